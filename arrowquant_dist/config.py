@@ -1,0 +1,59 @@
+"""What to do (QuantizationConfig → a QuantSpec a layer) and how to run it (RunConfig). YAML in, validated values out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class QuantSpec:
+    """How one layer is stored: resolved from the config, all fields final.
+
+    quant_type: `int8` `int4` `int3` `int2`, or `fp16` / `none` for a kept layer.
+    group_size: values a group; 0 with per_channel False = one scale for the tensor; ignored with per_channel True.
+    method: `rtn` or `mse`. row_dims: how many leading dimensions make up the rows.
+    keep_non_finite: store a layer that holds NaN or inf as `none` instead of failing.
+    """
+
+    quant_type: str
+    per_channel: bool = True
+    group_size: int = 128
+    symmetric: bool = True
+    method: str = "rtn"
+    integer_zero_points: bool = False
+    row_dims: int = 1
+    keep_non_finite: bool = False
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.quant_type in BITS
+
+    @property
+    def bits(self) -> int:
+        return BITS[self.quant_type]
+
+    @property
+    def quant_axis(self) -> int:
+        """The V2 column: -1 per tensor, 0 per channel or per group."""
+        return 0 if self.is_quantized and (self.per_channel or self.group_size > 0) else -1
+
+    @property
+    def stored_group_size(self) -> int:
+        """The V2 column: values a group, 0 per tensor and per channel."""
+        return self.group_size if self.is_quantized and not self.per_channel else 0
+
+    def groups_per_row(self, columns: int) -> int:
+        """How many scales a row of `columns` values has (per tensor: 0, its one scale belongs to no row)."""
+        if self.per_channel:
+            return 1
+        return -(-columns // self.group_size) if self.group_size else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> QuantSpec:
+        return cls(**values)

@@ -1,0 +1,144 @@
+"""The one tree of errors, grouped by what a handler would do about them.
+
+Every error has a stable `kind`, keyword fields that say where (`layer=`, `uri=`, `byte_range=`), a message that
+ends with a next step, and an `exit_code` for the command line: 2 for bad input or usage, 1 for a run that failed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ArrowQuantError(Exception):
+    """Root of all errors this package raises on purpose."""
+
+    kind: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        layer: str | None = None,
+        uri: str | None = None,
+        byte_range: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.layer = layer
+        self.uri = uri
+        self.byte_range = byte_range
+
+    def __str__(self) -> str:
+        where = [f"layer {self.layer!r}"] if self.layer is not None else []
+        where += [self.uri] if self.uri is not None else []
+        where += ["bytes {}-{}".format(*self.byte_range)] if self.byte_range is not None else []
+        return f"{', '.join(where)}: {self.message}" if where else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.layer, self.uri, self.byte_range)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`: kind, message and the place, as plain values."""
+        return {
+            "kind": self.kind,
+            "message": str(self),
+            "layer": self.layer,
+            "uri": self.uri,
+            "byte_range": list(self.byte_range) if self.byte_range is not None else None,
+        }
+
+
+def _rebuild(
+    cls: type[ArrowQuantError],
+    message: str,
+    layer: str | None,
+    uri: str | None,
+    byte_range: tuple[int, int] | None,
+) -> ArrowQuantError:
+    return cls(message, layer=layer, uri=uri, byte_range=byte_range)
+
+
+class InvalidConfig(ArrowQuantError):
+    """The configuration or the command line asks for something impossible. Change it and run again."""
+
+    kind = "invalid-config"
+    exit_code = 2
+
+
+class NotFound(ArrowQuantError):
+    """Nothing is at this URI. Check the spelling and the credentials."""
+
+    kind = "not-found"
+    exit_code = 2
+
+
+class InvalidCheckpoint(ArrowQuantError):
+    """The source is damaged or of a form that is not supported. Fetch it again or convert it."""
+
+    kind = "invalid-checkpoint"
+    exit_code = 2
+
+
+class UnquantizableWeights(ArrowQuantError):
+    """The weights hold values that no scale can represent (NaN, inf). Mend them or keep the layer."""
+
+    kind = "unquantizable-weights"
+    exit_code = 2
+
+
+class TargetConflict(ArrowQuantError):
+    """The target holds something else. Choose another target, or `--overwrite`."""
+
+    kind = "target-conflict"
+    exit_code = 2
+
+
+class MissingDependency(ArrowQuantError):
+    """An optional package is not installed."""
+
+    kind = "missing-dependency"
+    exit_code = 2
+
+
+class CorruptWeights(ArrowQuantError):
+    """Stored bytes are not what was written. Reading them again may help; loading them never does."""
+
+    kind = "corrupt-weights"
+
+
+class IncompleteDataset(ArrowQuantError):
+    """Parts or layers are missing. Run the same `quantize` command again to complete it."""
+
+    kind = "incomplete-dataset"
+
+
+class PartialRun(ArrowQuantError):
+    """Some shards failed; finished ones are kept. Run the same command again to resume."""
+
+    kind = "partial-run"
+
+
+class Interrupted(ArrowQuantError):
+    """The run was stopped from outside. Run the same command again to resume."""
+
+    kind = "interrupted"
+
+
+class StorageError(ArrowQuantError):
+    """Reading or writing failed (disk full, permissions, network). What was finished is kept."""
+
+    kind = "storage"
+
+
+class MemoryBudgetExceeded(ArrowQuantError):
+    """One piece needs more memory than the budget allows. Raise `memory_budget` or read by rows."""
+
+    kind = "memory-budget"
+
+
+class UnknownLayer(ArrowQuantError, KeyError):
+    """No layer of that name; the message has the nearest names."""
+
+    kind = "unknown-layer"
+    exit_code = 2

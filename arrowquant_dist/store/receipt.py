@@ -13,8 +13,8 @@ class StoredRange:
     """Where one value lies in its part file.
 
     [offset, offset + stored_nbytes) of the part holds it. compression `none`: exactly the value's bytes
-    (stored_nbytes == nbytes). compression `zstd`: one compressed Parquet page body; decompressed it is a 4-byte
-    little-endian length, then the value. nbytes: the value's size. An empty value has stored_nbytes 0.
+    (stored_nbytes == nbytes). compression `zstd`: one compressed Parquet page body; decompressed it is a
+    4-byte little-endian length, then the value. nbytes: the value's size. An empty value has stored_nbytes 0.
     """
 
     offset: int
@@ -52,7 +52,7 @@ class RowRecord:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A finished shard. part: path under the target. nbytes, hash (`xxh3_128:<hex>`): of the whole part file."""
+    """A finished shard. part: path under the target. nbytes, hash (`xxh3_128:<hex>`): of the part file."""
 
     shard: int
     attempt: str

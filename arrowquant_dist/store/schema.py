@@ -41,8 +41,8 @@ V2_SCHEMA = pa.schema(
 class StoredRow:
     """One row of a V2 dataset: a layer, or a row block of one.
 
-    data: uint8 [nbytes], packed codes or raw little-endian values. scales, zero_points: float32 [groups] in C order
-    of [rows, groups a row]; zero_points empty where symmetric, both empty where nothing is quantized.
+    data: uint8 [nbytes], packed codes or raw little-endian values. scales, zero_points: float32 [groups] in C
+    order of [rows, groups a row]; zero_points empty where symmetric, both empty where nothing is quantized.
     """
 
     layer_name: str
@@ -66,10 +66,11 @@ class StoredRow:
 
 
 def chunk_digests(data: np.ndarray) -> bytes:
-    """xxh3_128 digests (16 bytes, big-endian) of each 1 MiB of `data` (uint8 [n]), end to end; b"" for no data."""
+    """xxh3_128 digests (16 bytes, big-endian) of each 1 MiB of `data` (uint8 [n]); b"" for no data."""
     view = memoryview(data)
     return b"".join(
-        xxhash.xxh3_128_digest(view[start : start + CHUNK_NBYTES]) for start in range(0, len(view), CHUNK_NBYTES)
+        xxhash.xxh3_128_digest(view[start : start + CHUNK_NBYTES])
+        for start in range(0, len(view), CHUNK_NBYTES)
     )
 
 

@@ -1,0 +1,238 @@
+"""Objects under a root URI: byte ranges in, whole objects out, on local disk or behind fsspec.
+
+`Store.open` picks the way: local paths go straight to the operating system (store/local.py), everything else
+through fsspec (store/remote.py). Errors of either are translated there, once: what isn't there is NotFound,
+the rest StorageError.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, Self, cast
+
+import numpy as np
+
+from arrowquant_dist.errors import StorageError
+
+_READER_BUFFER_NBYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """Bytes [start, stop) of an object."""
+
+    start: int
+    stop: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object. path: relative to the store's root. version: changes when the object does (ETag, mtime)."""
+
+    path: str
+    nbytes: int
+    version: str
+
+
+class ObjectWriter(ABC):
+    """A new object, written front to back. It is there at the latest after `close`.
+
+    Leaving a `with` block by an exception, or dropping the writer unclosed, aborts: nothing stays behind.
+    """
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._position = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Writes all of `data` (any buffer), returns how many bytes. StorageError says if the disk is full."""
+        nbytes = memoryview(data).nbytes
+        if nbytes:
+            self._write(memoryview(data).cast("B"))
+        self._position += nbytes
+        return nbytes
+
+    def tell(self) -> int:
+        return self._position
+
+    def flush(self) -> None:
+        """Nothing to do: nothing is buffered here. Libraries call it."""
+        return
+
+    def writable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._close()
+
+    def abort(self) -> None:
+        """Drops the object. Safe to call after `close` or twice: then it does nothing."""
+        if not self.closed:
+            self.closed = True
+            self._abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        if error_type is None:
+            self.close()
+        else:
+            self.abort()
+
+    def __del__(self) -> None:
+        if not getattr(self, "closed", True):
+            self.abort()
+
+    @abstractmethod
+    def _write(self, data: memoryview) -> None: ...
+
+    @abstractmethod
+    def _close(self) -> None: ...
+
+    @abstractmethod
+    def _abort(self) -> None: ...
+
+
+class Store(ABC):
+    """A root URI. Paths are POSIX and relative to it; "" is the object at the root. Thread-safe, picklable.
+
+    uri: the root, safe to show: no credentials, no query.
+    """
+
+    uri: str
+
+    @classmethod
+    def open(cls, uri: str, storage_options: Mapping[str, Any] | None = None) -> Store:
+        """The store at `uri`: a local path, `file://` or any fsspec URL, with `storage_options`. No requests.
+
+        Raises InvalidConfig for an unknown protocol, MissingDependency where its package is not installed.
+        """
+        if is_local(uri):
+            from arrowquant_dist.store.local import LocalStore
+
+            return LocalStore(uri)
+        from arrowquant_dist.store.remote import RemoteStore
+
+        return RemoteStore(uri, storage_options)
+
+    def url(self, path: str) -> str:
+        """Full URI of an object, safe to show."""
+        return f"{self.uri.rstrip('/')}/{path}" if path else self.uri
+
+    def exists(self, path: str) -> bool:
+        """Whether an object (not a directory) is at `path`."""
+        raise NotImplementedError
+
+    def size(self, path: str) -> int:
+        """Bytes of an object. NotFound."""
+        return self.info(path).nbytes
+
+    @abstractmethod
+    def info(self, path: str) -> ObjectInfo:
+        """Size and version of an object. NotFound."""
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """A whole small object. NotFound."""
+
+    @abstractmethod
+    def read_into(self, path: str, start: int, out: np.ndarray) -> None:
+        """Fills `out` (C-contiguous) with the bytes from `start` on. StorageError if the object ends early."""
+
+    def read_range(self, path: str, byte_range: ByteRange) -> np.ndarray:
+        """Fresh, writable uint8 [byte_range.nbytes]. StorageError where the object ends before."""
+        out = np.empty(byte_range.nbytes, np.uint8)
+        self.read_into(path, byte_range.start, out)
+        return out
+
+    def open_reader(self, path: str) -> BinaryIO:
+        """A seekable reader over `read_into`, for libraries that want a file. NotFound."""
+        raw = _RangeReader(self, path, self.size(path))
+        return cast(BinaryIO, io.BufferedReader(raw, _READER_BUFFER_NBYTES))
+
+    @abstractmethod
+    def open_writer(self, path: str) -> ObjectWriter:
+        """A new object at `path`, replacing what is there; makes parent directories."""
+
+    @abstractmethod
+    def write(self, path: str, data: bytes) -> None:
+        """Replaces the object at `path`: readers see the old or the new content, nothing between."""
+
+    @abstractmethod
+    def create(self, path: str, data: bytes) -> bool:
+        """Makes the object, atomically with its content, if none is there. False if there is one already."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> list[ObjectInfo]:
+        """All objects in the directory `prefix` and below, sorted by path; [] where nothing is."""
+
+    @abstractmethod
+    def delete(self, paths: Iterable[str]) -> None:
+        """Removes objects; missing ones are fine."""
+
+    def check_path(self, path: str) -> str:
+        """`path` if it stays under the root, else StorageError: headers written by strangers name paths."""
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts or "\0" in path:
+            raise StorageError(f"the path {path!r} leads out of the folder; refused", uri=self.uri)
+        return path
+
+
+class _RangeReader(io.RawIOBase):
+    def __init__(self, store: Store, path: str, nbytes: int) -> None:
+        self._store, self._path, self._nbytes, self._position = store, path, nbytes, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._nbytes}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        nbytes = max(0, min(len(buffer), self._nbytes - self._position))
+        if nbytes:
+            self._store.read_into(self._path, self._position, np.frombuffer(buffer, np.uint8, nbytes))
+        self._position += nbytes
+        return nbytes
+
+
+def is_local(uri: str) -> bool:
+    """Whether `uri` is a path of this machine: no protocol, `file://` or `local://`."""
+    protocol, separator, _ = uri.partition("://")
+    return not separator or protocol in ("file", "local")
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Folder and last name: "s3://b/dir/f.bin" → ("s3://b/dir", "f.bin"), "x.bin" → (".", "x.bin")."""
+    head, _, name = uri.rstrip("/").rpartition("/")
+    if head.endswith(":/") or not name:  # a bare bucket or "/" has no folder
+        return uri, ""
+    return head or ("/" if uri.startswith("/") else "."), name
+
+
+def redact(uri: str) -> str:
+    """`uri` without what may be secret: user:password@ of each authority, and the query. Local paths stay."""
+    if is_local(uri):
+        return uri
+    bare = re.sub(r"[?#][^:]*?(?=::|$)", "", uri)
+    return re.sub(r"://[^/@]*@", "://", bare)

@@ -54,7 +54,7 @@ class ObjectWriter(ABC):
         self._position = 0
 
     def write(self, data: bytes | memoryview) -> int:
-        """Writes all of `data` (any buffer), returns how many bytes. StorageError says if the disk is full."""
+        """Writes all of `data` (any buffer), returns its bytes. StorageError says if the disk is full."""
         nbytes = memoryview(data).nbytes
         if nbytes:
             self._write(memoryview(data).cast("B"))
@@ -149,7 +149,7 @@ class Store(ABC):
 
     @abstractmethod
     def read_into(self, path: str, start: int, out: np.ndarray) -> None:
-        """Fills `out` (C-contiguous) with the bytes from `start` on. StorageError if the object ends early."""
+        """Fills `out` (C-contiguous) with the bytes from `start`. StorageError if the object ends early."""
 
     def read_range(self, path: str, byte_range: ByteRange) -> np.ndarray:
         """Fresh, writable uint8 [byte_range.nbytes]. StorageError where the object ends before."""

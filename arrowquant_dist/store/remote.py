@@ -64,7 +64,7 @@ class RemoteStore(Store):
     def read_into(self, path: str, start: int, out: np.ndarray) -> None:
         if out.size == 0:
             return
-        view = memoryview(out).cast("B")
+        view = out.data.cast("B")
         stop = start + len(view)
         with self._translated(path, (start, stop)):
             data = self._fs.cat_file(self._full(path), start=start, end=stop)
@@ -179,10 +179,10 @@ def _open_fs(uri: str, options: dict[str, Any]) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     try:
-        return url_to_fs(uri, **options)
+        fs, root = url_to_fs(uri, **options)
     except ImportError as error:
         raise MissingDependency(f"this protocol needs a package: {error}", uri=redact(uri)) from error
     except ValueError as error:
-        raise InvalidConfig(
-            f"not a URI that fsspec understands ({error}); check it", uri=redact(uri)
-        ) from error
+        message = f"not a URI that fsspec understands ({error}); check it"
+        raise InvalidConfig(message, uri=redact(uri)) from error
+    return fs, str(root)

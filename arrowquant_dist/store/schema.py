@@ -67,7 +67,7 @@ class StoredRow:
 
 def chunk_digests(data: np.ndarray) -> bytes:
     """xxh3_128 digests (16 bytes, big-endian) of each 1 MiB of `data` (uint8 [n]); b"" for no data."""
-    view = memoryview(data)
+    view = data.data.cast("B") if data.size else memoryview(b"")
     return b"".join(
         xxhash.xxh3_128_digest(view[start : start + CHUNK_NBYTES])
         for start in range(0, len(view), CHUNK_NBYTES)
@@ -77,6 +77,6 @@ def chunk_digests(data: np.ndarray) -> bytes:
 def row_checksum(digests: bytes, scales: np.ndarray, zero_points: np.ndarray) -> str:
     """`xxh3_128:<hex>` of chunk_digests ‖ scales ‖ zero_points."""
     state = xxhash.xxh3_128(digests)
-    state.update(memoryview(np.ascontiguousarray(scales, "<f4")).cast("B") if scales.size else b"")
-    state.update(memoryview(np.ascontiguousarray(zero_points, "<f4")).cast("B") if zero_points.size else b"")
+    state.update(np.ascontiguousarray(scales, "<f4").data.cast("B") if scales.size else b"")
+    state.update(np.ascontiguousarray(zero_points, "<f4").data.cast("B") if zero_points.size else b"")
     return f"xxh3_128:{state.hexdigest()}"

@@ -1,0 +1,80 @@
+"""What the receipts cannot tell: the run and the machine it ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+_PACKAGES = ("arrowquant-dist", "numpy", "numba", "pyarrow", "ray", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """The driver's machine, without anything that names it. cpus: those this process may use."""
+
+    system: str
+    cpus: int
+    memory_nbytes: int
+    python: str
+    versions: dict[str, str]
+
+    @classmethod
+    def here(cls) -> HostFacts:
+        """The facts of this machine. Versions come from package metadata, so nothing heavy is imported."""
+        import psutil
+
+        return cls(
+            system=f"{platform.system()} {platform.release()} {platform.machine()}",
+            cpus=_usable_cpus(),
+            memory_nbytes=int(psutil.virtual_memory().total),
+            python=platform.python_version(),
+            versions={name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> HostFacts:
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """The run as the driver saw it.
+
+    engine: `inline` or `ray`. started_at: ISO 8601 with time zone. wall_seconds: the driver's, planning
+    included. resumed_shards: indices of the shards whose receipts an earlier run had left at the target;
+    their work is not counted in this run's throughput.
+    """
+
+    engine: str
+    workers: int
+    started_at: str
+    wall_seconds: float
+    resumed_shards: tuple[int, ...]
+    host: HostFacts
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "resumed_shards": list(self.resumed_shards)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunFacts:
+        host = HostFacts.from_dict(values["host"])
+        return cls(**{**values, "resumed_shards": tuple(values["resumed_shards"]), "host": host})
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

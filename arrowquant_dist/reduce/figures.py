@@ -1,0 +1,323 @@
+"""The report as data: frozen, versioned, and valid JSON (a figure that is not finite is null)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.metrics import ErrorSums
+from arrowquant_dist.reduce.facts import RunFacts
+
+REPORT_VERSION = 1
+
+
+def finite(value: float) -> float | None:
+    """`value`, or None where JSON has no word for it."""
+    return float(value) if math.isfinite(value) else None
+
+
+def ratio(numerator: float, denominator: float) -> float | None:
+    """numerator / denominator; None where there is nothing to divide by."""
+    return finite(numerator / denominator) if denominator else None
+
+
+def is_measured(sums: ErrorSums) -> bool:
+    """Whether figures can be derived from `sums`: there are values, and no sum left the range of float64."""
+    return sums.count > 0 and all(map(math.isfinite, (sums.sum_w2, sums.sum_d2, sums.sum_e2, sums.max_error)))
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """Mean, extremes and standard deviation (ddof 0) of one figure over layers; a layer counts once."""
+
+    mean: float
+    min: float
+    max: float
+    std: float
+
+    @classmethod
+    def over(cls, values: Iterable[float]) -> Stat | None:
+        """Over the finite ones of `values`; None where there are none."""
+        kept = [float(value) for value in values if math.isfinite(value)]
+        if not kept:
+            return None
+        mean = math.fsum(kept) / len(kept)
+        variance = math.fsum((value - mean) ** 2 for value in kept) / len(kept)
+        return cls(mean, min(kept), max(kept), math.sqrt(variance))
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of some layers.
+
+    source_nbytes: in the source's dtypes. fp16_nbytes: 2 a value for floating-point layers (also of 8-bit
+    floats), integer and bool layers at their own size. data, scales, zero_points: uncompressed.
+    stored_nbytes: those values as they lie in the parts, compressed, without Parquet's framing.
+    """
+
+    layers: int
+    params: int
+    source_nbytes: int
+    fp16_nbytes: int
+    data_nbytes: int
+    scales_nbytes: int
+    zero_points_nbytes: int
+    stored_nbytes: int
+
+    @property
+    def compression_vs_source(self) -> float | None:
+        return ratio(self.source_nbytes, self.stored_nbytes)
+
+    @property
+    def compression_vs_fp16(self) -> float | None:
+        return ratio(self.fp16_nbytes, self.stored_nbytes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "compression_vs_source": self.compression_vs_source,
+            "compression_vs_fp16": self.compression_vs_fp16,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True)
+class Totals(Sizes):
+    """Sizes of the whole dataset.
+
+    parts_nbytes: of the part files, framing included; both ratios are against it.
+    aliases: tied tensors that are stored under another name, and counted nowhere else.
+    """
+
+    parts_nbytes: int
+    shards: int
+    aliases: int
+
+    @property
+    def compression_vs_source(self) -> float | None:
+        return ratio(self.source_nbytes, self.parts_nbytes)
+
+    @property
+    def compression_vs_fp16(self) -> float | None:
+        return ratio(self.fp16_nbytes, self.parts_nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How far the decoded weights of quantized layers are from the source's; kept layers do not count.
+
+    A Stat is over layers. sqnr_db leaves the lossless_layers (infinite SQNR) out. overall: of all these values
+    taken as one vector. unmeasured_layers: quantized, but empty or too large for float64 sums; in no figure here.
+    """
+
+    layers: int
+    unmeasured_layers: int
+    cosine: Stat | None
+    precision_loss: Stat | None
+    mse: Stat | None
+    sqnr_db: Stat | None
+    max_error: float | None
+    lossless_layers: int
+    overall_cosine: float | None
+    overall_mse: float | None
+    overall_sqnr_db: float | None
+
+    @classmethod
+    def over(cls, errors: Sequence[ErrorSums | None]) -> Accuracy | None:
+        """`errors`: of each quantized layer. None where there is no such layer, or none that is measured."""
+        measured = [sums for sums in errors if sums is not None and is_measured(sums)]
+        if not measured:
+            return None
+        overall = sum(measured, start=ErrorSums())
+        return cls(
+            layers=len(measured),
+            unmeasured_layers=len(errors) - len(measured),
+            cosine=Stat.over(sums.cosine for sums in measured),
+            precision_loss=Stat.over(sums.precision_loss for sums in measured),
+            mse=Stat.over(sums.mse for sums in measured),
+            sqnr_db=Stat.over(sums.sqnr_db for sums in measured),
+            max_error=finite(overall.max_error),
+            lossless_layers=sum(sums.sum_e2 == 0.0 for sums in measured),
+            overall_cosine=finite(overall.cosine),
+            overall_mse=finite(overall.mse),
+            overall_sqnr_db=finite(overall.sqnr_db),
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Accuracy:
+        stats = ("cosine", "precision_loss", "mse", "sqnr_db")
+        read = {name: Stat(**values[name]) if values[name] is not None else None for name in stats}
+        return cls(**{**values, **read})
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTypeFigures:
+    """Sizes and accuracy of the layers of one type (see layer_types)."""
+
+    layer_type: str
+    sizes: Sizes
+    accuracy: Accuracy | None
+
+    def to_dict(self) -> dict[str, Any]:
+        accuracy = asdict(self.accuracy) if self.accuracy is not None else None
+        return {"layer_type": self.layer_type, "sizes": self.sizes.to_dict(), "accuracy": accuracy}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LayerTypeFigures:
+        return cls(values["layer_type"], Sizes.from_dict(values["sizes"]), _accuracy(values["accuracy"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """How many quantized layers have a cosine in [low, high), 1 included in the first. share: of them all."""
+
+    label: str
+    low: float
+    high: float
+    layers: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuantTypeCount:
+    """Layers stored as one quant_type (`fp16` and `none`: kept)."""
+
+    quant_type: str
+    layers: int
+    params: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorstLayer:
+    """One of the quantized layers with the lowest cosine."""
+
+    layer_name: str
+    layer_type: str
+    shape: tuple[int, ...]
+    quant_type: str
+    cosine: float
+    mse: float | None
+    sqnr_db: float | None
+    max_error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLayer:
+    """A layer that is not quantized, and why."""
+
+    layer_name: str
+    shape: tuple[int, ...]
+    dtype: str
+    quant_type: str
+    params: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """phases: seconds in read, quantize, write, summed over workers and over all runs that made the dataset.
+
+    wall_seconds, params_per_second, source_nbytes_per_second: of the last run alone, without the shards that
+    it found finished (None where it found all). peak_memory_nbytes: resident set of the largest worker
+    process.
+    """
+
+    phases: dict[str, float]
+    wall_seconds: float
+    params_per_second: float | None
+    source_nbytes_per_second: float | None
+    peak_memory_nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything a run has to say; `report/report.json` is its `to_dict()`.
+
+    source: {uri, format}. config: as the plan resolved it. part_compression: `zstd` or `none`. notes: the
+    plan's.
+    """
+
+    source: dict[str, Any]
+    config: dict[str, Any]
+    fingerprint: str
+    part_compression: str
+    run: RunFacts
+    totals: Totals
+    layer_types: tuple[LayerTypeFigures, ...]
+    quant_types: tuple[QuantTypeCount, ...]
+    accuracy: Accuracy | None
+    distribution: tuple[Bucket, ...]
+    worst_layers: tuple[WorstLayer, ...]
+    kept_layers: tuple[KeptLayer, ...]
+    timing: Timing
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, derived ratios included, that `json.dumps(allow_nan=False)` takes."""
+        return {
+            "report_version": REPORT_VERSION,
+            "source": self.source,
+            "config": self.config,
+            "fingerprint": self.fingerprint,
+            "part_compression": self.part_compression,
+            "run": self.run.to_dict(),
+            "totals": self.totals.to_dict(),
+            "layer_types": [figures.to_dict() for figures in self.layer_types],
+            "quant_types": [asdict(count) for count in self.quant_types],
+            "accuracy": asdict(self.accuracy) if self.accuracy is not None else None,
+            "distribution": [asdict(bucket) for bucket in self.distribution],
+            "worst_layers": [{**asdict(layer), "shape": list(layer.shape)} for layer in self.worst_layers],
+            "kept_layers": [{**asdict(layer), "shape": list(layer.shape)} for layer in self.kept_layers],
+            "timing": asdict(self.timing),
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Report:
+        """The inverse of `to_dict`. Raises InvalidCheckpoint where it is no such report, or a newer one."""
+        version = values.get("report_version")
+        if version != REPORT_VERSION:
+            raise InvalidCheckpoint(
+                f"report_version is {version!r}, this program reads {REPORT_VERSION}; "
+                "use the release that wrote it"
+            )
+        try:
+            return cls._from_checked(values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidCheckpoint(
+                f"not a report of version {REPORT_VERSION} ({type(error).__name__}: {error}); "
+                "write it again with `quantize --overwrite`"
+            ) from error
+
+    @classmethod
+    def _from_checked(cls, values: Mapping[str, Any]) -> Report:
+        return cls(
+            source=dict(values["source"]),
+            config=dict(values["config"]),
+            fingerprint=str(values["fingerprint"]),
+            part_compression=str(values["part_compression"]),
+            run=RunFacts.from_dict(values["run"]),
+            totals=Totals.from_dict(values["totals"]),
+            layer_types=tuple(LayerTypeFigures.from_dict(figures) for figures in values["layer_types"]),
+            quant_types=tuple(QuantTypeCount(**count) for count in values["quant_types"]),
+            accuracy=_accuracy(values["accuracy"]),
+            distribution=tuple(Bucket(**bucket) for bucket in values["distribution"]),
+            worst_layers=tuple(
+                WorstLayer(**{**layer, "shape": tuple(layer["shape"])}) for layer in values["worst_layers"]
+            ),
+            kept_layers=tuple(
+                KeptLayer(**{**layer, "shape": tuple(layer["shape"])}) for layer in values["kept_layers"]
+            ),
+            timing=Timing(**values["timing"]),
+            notes=tuple(values["notes"]),
+        )
+
+
+def _accuracy(values: Mapping[str, Any] | None) -> Accuracy | None:
+    return Accuracy.from_dict(values) if values is not None else None

@@ -1,0 +1,162 @@
+"""Receipts → one row of figures a layer, and the proof that nothing of the plan is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from arrowquant_dist.config import BITS
+from arrowquant_dist.errors import IncompleteDataset
+from arrowquant_dist.metrics import ErrorSums
+from arrowquant_dist.plan import Plan
+from arrowquant_dist.reduce.layer_types import layer_type
+from arrowquant_dist.store.receipt import Receipt, RowRecord
+
+_RERUN = "run the same `quantize` command again to complete the dataset"
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMetrics:
+    """One layer, its row blocks added up.
+
+    quant_type, method: of the blocks; `a+b` where they differ (a kept layer is `fp16` where a block's values
+    fit and `none` elsewhere). data, scales, zero_points: bytes uncompressed; stored_nbytes: all of a row's
+    values as they lie in the part, compressed, without Parquet's framing. errors: None for integer and bool
+    layers.
+    """
+
+    layer_name: str
+    layer_type: str
+    shape: tuple[int, ...]
+    dtype: str
+    quant_type: str
+    method: str
+    quant_axis: int
+    group_size: int
+    row_blocks: int
+    params: int
+    source_nbytes: int
+    data_nbytes: int
+    scales_nbytes: int
+    zero_points_nbytes: int
+    stored_nbytes: int
+    kept_reason: str | None
+    errors: ErrorSums | None
+
+    @property
+    def is_quantized(self) -> bool:
+        return any(part in BITS for part in self.quant_type.split("+"))
+
+
+def combine_layers(receipts: Sequence[Receipt], plan: Plan) -> tuple[LayerMetrics, ...]:
+    """The layers of a finished run, in the plan's order.
+
+    Raises IncompleteDataset, naming them, where shards or layers are missing or told twice, or where the
+    rows of a layer do not cover it exactly once.
+    """
+    _check_shards(receipts, plan)
+    rows = _rows_by_layer(receipts)
+    planned = list(dict.fromkeys(block.layer.name for shard in plan.shards for block in shard.blocks))
+    missing = [name for name in planned if name not in rows]
+    if missing:
+        message = f"{len(missing)} of {len(planned)} layers are missing ({some_names(missing)}); {_RERUN}"
+        raise IncompleteDataset(message)
+    unplanned = sorted(rows.keys() - set(planned))
+    if unplanned:
+        raise IncompleteDataset(
+            f"{len(unplanned)} layers are not in the plan ({some_names(unplanned)}); "
+            "the target was written by another plan, start again with --overwrite"
+        )
+    for name in planned:
+        _check_cover(name, rows[name])
+    return tuple(_combine(rows[name]) for name in planned)
+
+
+def some_names(names: Iterable[object]) -> str:
+    """The first few of `names`, quoted, and how many more there are."""
+    listed = [repr(name) for name in names]
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
+
+
+def _check_shards(receipts: Sequence[Receipt], plan: Plan) -> None:
+    planned = {shard.index for shard in plan.shards}
+    told = [receipt.shard for receipt in receipts]
+    missing = sorted(planned - set(told))
+    if missing:
+        raise IncompleteDataset(
+            f"{len(missing)} of {len(planned)} shards are missing ({some_names(missing)}); {_RERUN}"
+        )
+    if len(told) != len(planned) or set(told) != planned:
+        surplus = sorted({shard for shard in told if shard not in planned or told.count(shard) > 1})
+        raise IncompleteDataset(
+            f"{len(surplus)} shards have a receipt that is one too many ({some_names(surplus)}); "
+            "keep the committed receipt of each planned shard alone"
+        )
+
+
+def _rows_by_layer(receipts: Sequence[Receipt]) -> dict[str, list[RowRecord]]:
+    rows: dict[str, list[RowRecord]] = {}
+    for receipt in sorted(receipts, key=lambda receipt: receipt.shard):
+        for row in receipt.rows:
+            rows.setdefault(row.layer_name, []).append(row)
+    for blocks in rows.values():
+        blocks.sort(key=lambda row: row.row_start)
+    return rows
+
+
+def _check_cover(name: str, blocks: Sequence[RowRecord]) -> None:
+    layer_shape, row_dims = blocks[0].layer_shape, blocks[0].row_dims
+    expected = math.prod(layer_shape[:row_dims])
+    reached = 0
+    for block in blocks:
+        if block.layer_shape != layer_shape or block.row_dims != row_dims:
+            raise IncompleteDataset(f"its row blocks disagree on the layer's shape; {_RERUN}", layer=name)
+        if block.row_start != reached:
+            what = "are missing" if block.row_start > reached else "are there twice"
+            low, high = sorted((reached, block.row_start))
+            raise IncompleteDataset(f"rows {low} to {high} of {expected} {what}; {_RERUN}", layer=name)
+        reached += _row_count(block)
+    if reached != expected:
+        raise IncompleteDataset(f"has rows up to {reached} of {expected}; {_RERUN}", layer=name)
+
+
+def _row_count(block: RowRecord) -> int:
+    """Rows of a block: a whole layer's shape begins with row_dims row dimensions, a block's with one."""
+    if block.shape == block.layer_shape:
+        return math.prod(block.shape[: block.row_dims])
+    return block.shape[0]
+
+
+def _combine(blocks: Sequence[RowRecord]) -> LayerMetrics:
+    first = blocks[0]
+    measured = [block.errors for block in blocks if block.errors is not None]
+    return LayerMetrics(
+        layer_name=first.layer_name,
+        layer_type=layer_type(first.layer_name),
+        shape=first.layer_shape,
+        dtype=first.dtype,
+        quant_type=_joined(block.quant_type for block in blocks) or "none",
+        method=_joined(block.method for block in blocks) or "",
+        quant_axis=max(block.quant_axis for block in blocks),
+        group_size=max(block.group_size for block in blocks),
+        row_blocks=len(blocks),
+        params=sum(block.num_params for block in blocks),
+        source_nbytes=sum(block.source_nbytes for block in blocks),
+        data_nbytes=sum(block.data.nbytes for block in blocks),
+        scales_nbytes=sum(block.scales.nbytes for block in blocks),
+        zero_points_nbytes=sum(block.zero_points.nbytes for block in blocks),
+        stored_nbytes=sum(
+            value.stored_nbytes
+            for block in blocks
+            for value in (block.data, block.scales, block.zero_points, block.chunk_digests)
+        ),
+        kept_reason=_joined((block.kept_reason for block in blocks), "; "),
+        errors=sum(measured, start=ErrorSums()) if measured else None,
+    )
+
+
+def _joined(values: Iterable[str | None], separator: str = "+") -> str | None:
+    return separator.join(dict.fromkeys(value for value in values if value)) or None

@@ -112,8 +112,9 @@ class Totals(Sizes):
 class Accuracy:
     """How far the decoded weights of quantized layers are from the source's; kept layers do not count.
 
-    A Stat is over layers. sqnr_db leaves the lossless_layers (infinite SQNR) out. overall: of all these values
-    taken as one vector. unmeasured_layers: quantized, but empty or too large for float64 sums; in no figure here.
+    A Stat is over layers. sqnr_db leaves the lossless_layers (infinite SQNR) out. overall: of all these
+    values taken as one vector. unmeasured_layers: quantized, but empty or too large for float64 sums; in no
+    figure here.
     """
 
     layers: int
@@ -144,7 +145,7 @@ class Accuracy:
             sqnr_db=Stat.over(sums.sqnr_db for sums in measured),
             max_error=finite(overall.max_error),
             lossless_layers=sum(sums.sum_e2 == 0.0 for sums in measured),
-            overall_cosine=finite(overall.cosine),
+            overall_cosine=overall.cosine if is_measured(overall) else None,
             overall_mse=finite(overall.mse),
             overall_sqnr_db=finite(overall.sqnr_db),
         )

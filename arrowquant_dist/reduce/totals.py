@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 
 from arrowquant_dist.dtypes import DTYPES
@@ -49,7 +50,7 @@ def reduce_receipts(receipts: Sequence[Receipt], plan: Plan, run: RunFacts) -> R
     quantized = [layer for layer in layers if layer.is_quantized]
     return Report(
         source={key: plan.source.get(key) for key in ("uri", "format")},
-        config=plan.config,
+        config=json.loads(json.dumps(plan.config, allow_nan=False)),  # plain lists, as they come back
         fingerprint=plan.fingerprint,
         part_compression=plan.compression,
         run=run,

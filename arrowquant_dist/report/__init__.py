@@ -1,0 +1,1 @@
+"""What the reducer found, for people: json, md, html, parquet, terminal."""

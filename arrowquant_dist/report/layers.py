@@ -1,0 +1,57 @@
+"""layers.parquet: the metrics, a row per layer."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arrowquant_dist.reduce.figures import finite, is_measured
+from arrowquant_dist.reduce.layers import LayerMetrics
+
+LAYERS_SCHEMA = pa.schema(
+    [
+        pa.field("layer_name", pa.string(), nullable=False),
+        pa.field("layer_type", pa.string(), nullable=False),
+        pa.field("shape", pa.list_(pa.int64()), nullable=False),
+        pa.field("dtype", pa.string(), nullable=False),
+        pa.field("quant_type", pa.string(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("quant_axis", pa.int32(), nullable=False),
+        pa.field("group_size", pa.int32(), nullable=False),
+        pa.field("row_blocks", pa.int64(), nullable=False),
+        pa.field("params", pa.int64(), nullable=False),
+        pa.field("source_nbytes", pa.int64(), nullable=False),
+        pa.field("data_nbytes", pa.int64(), nullable=False),
+        pa.field("scales_nbytes", pa.int64(), nullable=False),
+        pa.field("zero_points_nbytes", pa.int64(), nullable=False),
+        pa.field("stored_nbytes", pa.int64(), nullable=False),
+        pa.field("kept_reason", pa.string()),
+        pa.field("cosine", pa.float64()),
+        pa.field("precision_loss", pa.float64()),
+        pa.field("mse", pa.float64()),
+        pa.field("sqnr_db", pa.float64()),
+        pa.field("max_error", pa.float64()),
+    ],
+    {"arrowquant.layers_version": "1"},
+)
+_FIGURES = ("cosine", "precision_loss", "mse", "sqnr_db", "max_error")
+
+
+def layers_parquet(layers: Sequence[LayerMetrics]) -> bytes:
+    """The file's bytes. Figures are null where a layer has none, and sqnr_db where nothing was lost."""
+    table = pa.Table.from_pylist([_row(layer) for layer in layers], LAYERS_SCHEMA)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _row(layer: LayerMetrics) -> dict[str, Any]:
+    stored = {name: getattr(layer, name) for name in LAYERS_SCHEMA.names if name not in _FIGURES}
+    errors = layer.errors
+    if errors is None or not is_measured(errors):
+        return stored
+    return {**stored, **{name: finite(getattr(errors, name)) for name in _FIGURES}}

@@ -1,0 +1,263 @@
+"""A report as titled tables of text, which Markdown, HTML and the terminal each draw in their own way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from arrowquant_dist.reduce.figures import Accuracy, KeptLayer, LayerTypeFigures, Report, Stat
+from arrowquant_dist.report import text
+from arrowquant_dist.report.text import MISSING, LayerName
+
+WEIGHT_COSINE_NOTE = (
+    "Weight cosine is not accuracy. It says how far the stored weights are from the original ones, not what the "
+    "model makes of them: with all-MiniLM-L6-v2 at 2 bits, round-to-nearest keeps a mean weight cosine of 0.72 "
+    "while its embeddings have nothing to do with the model's any more (cosine 0.03 to the original's). Measure "
+    "the model's output too before you rely on it."
+)
+_NAMED_PER_REASON = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A titled table. align: `l` or `r` for each column. Cells are plain text, or LayerName for names."""
+
+    title: str
+    headers: tuple[str, ...]
+    align: str
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptGroup:
+    """Layers that stay unquantized for one reason, the largest first."""
+
+    reason: str
+    params: int
+    layers: tuple[KeptLayer, ...]
+
+    @property
+    def named(self) -> tuple[LayerName, ...]:
+        return tuple(LayerName(layer.layer_name) for layer in self.layers[:_NAMED_PER_REASON])
+
+    @property
+    def unnamed(self) -> int:
+        return max(0, len(self.layers) - _NAMED_PER_REASON)
+
+
+def essentials(report: Report) -> Table:
+    """What one wants to know first, two columns."""
+    totals, accuracy, timing = report.totals, report.accuracy, report.timing
+    kept = len(report.kept_layers)
+    rows: list[tuple[str, str]] = [
+        ("source", str(report.source.get("uri"))),
+        ("stored as", ", ".join(f"{count.quant_type} ({count.layers})" for count in report.quant_types)),
+        ("layers", f"{totals.layers}: {totals.layers - kept} quantized, {kept} kept"),
+        ("params", text.params(totals.params)),
+        ("size", f"{text.nbytes(totals.source_nbytes)} → {text.nbytes(totals.parts_nbytes)}"),
+        ("compression", _ratios(totals.compression_vs_source, totals.compression_vs_fp16)),
+        *_accuracy_lines(accuracy),
+        ("time", f"{text.seconds(timing.wall_seconds)} ({_phases(timing.phases)})"),
+        ("throughput", _throughput(report)),
+        ("peak memory", text.nbytes(timing.peak_memory_nbytes)),
+    ]
+    return Table("Essentials", ("", ""), "ll", tuple(rows))
+
+
+def _ratios(vs_source: float | None, vs_fp16: float | None) -> str:
+    return f"{text.times(vs_source)} smaller than the source, {text.times(vs_fp16)} than fp16"
+
+
+def _accuracy_lines(accuracy: Accuracy | None) -> Iterable[tuple[str, str]]:
+    if accuracy is None:
+        yield "weight cosine", "nothing is quantized"
+        return
+    if accuracy.cosine is not None:
+        stat = accuracy.cosine
+        spread = f"min {text.cosine(stat.min)}, std {text.small(stat.std)}"
+        yield "weight cosine", f"mean {text.cosine(stat.mean)}, {spread}"
+    if accuracy.precision_loss is not None:
+        yield "precision loss", f"mean {text.small(accuracy.precision_loss.mean)} (1 − cosine)"
+    if accuracy.sqnr_db is not None:
+        sqnr = accuracy.sqnr_db
+        yield "SQNR", f"mean {text.decibel(sqnr.mean)}, min {text.decibel(sqnr.min)}"
+    yield "max error", text.small(accuracy.max_error)
+
+
+def _phases(phases: dict[str, float]) -> str:
+    return (
+        ", ".join(f"{phase} {text.seconds(seconds)}" for phase, seconds in phases.items()) + " over workers"
+    )
+
+
+def _throughput(report: Report) -> str:
+    timing = report.timing
+    if timing.params_per_second is None:
+        return "every shard was finished before this run"
+    by_bytes = text.rate(timing.source_nbytes_per_second, "B")
+    return f"{text.rate(timing.params_per_second, 'params')}, {by_bytes}"
+
+
+def layer_types(report: Report) -> Table:
+    headers = (
+        "type",
+        "layers",
+        "params",
+        "source",
+        "fp16",
+        "stored",
+        "× source",
+        "× fp16",
+        "cosine",
+        "min cosine",
+    )
+    return Table(
+        "By layer type",
+        headers,
+        "lrrrrrrrrr",
+        tuple(_layer_type_row(figures) for figures in report.layer_types),
+    )
+
+
+def _layer_type_row(figures: LayerTypeFigures) -> tuple[str, ...]:
+    sizes = figures.sizes
+    stat = figures.accuracy.cosine if figures.accuracy is not None else None
+    return (
+        figures.layer_type,
+        str(sizes.layers),
+        text.params(sizes.params),
+        text.nbytes(sizes.source_nbytes),
+        text.nbytes(sizes.fp16_nbytes),
+        text.nbytes(sizes.stored_nbytes),
+        text.times(sizes.compression_vs_source),
+        text.times(sizes.compression_vs_fp16),
+        text.cosine(stat.mean if stat is not None else None),
+        text.cosine(stat.min if stat is not None else None),
+    )
+
+
+def accuracy(report: Report) -> Table:
+    """Mean, min, max, std over quantized layers, and the figure of all their values as one vector."""
+    figures = report.accuracy
+    rows: tuple[tuple[str, ...], ...] = ()
+    if figures is not None:
+        rows = (
+            ("cosine", *_stat(figures.cosine, text.cosine), text.cosine(figures.overall_cosine)),
+            ("precision loss (1 − cosine)", *_stat(figures.precision_loss, text.small), MISSING),
+            ("MSE", *_stat(figures.mse, text.small), text.small(figures.overall_mse)),
+            ("SQNR", *_stat(figures.sqnr_db, text.decibel), text.decibel(figures.overall_sqnr_db)),
+            ("max error", MISSING, MISSING, text.small(figures.max_error), MISSING, MISSING),
+        )
+    return Table(
+        "Error of the weights",
+        ("over quantized layers", "mean", "min", "max", "std", "overall"),
+        "lrrrrr",
+        rows,
+    )
+
+
+def _stat(stat: Stat | None, form: text.Form) -> tuple[str, str, str, str]:
+    if stat is None:
+        return MISSING, MISSING, MISSING, MISSING
+    return form(stat.mean), form(stat.min), form(stat.max), text.small(stat.std)
+
+
+def distribution(report: Report) -> Table:
+    rows = tuple(
+        (bucket.label, str(bucket.layers), text.share(bucket.share)) for bucket in report.distribution
+    )
+    return Table("Distribution of the weight cosine", ("cosine", "layers", "share"), "lrr", rows)
+
+
+def worst_layers(report: Report) -> Table:
+    rows = tuple(
+        (
+            LayerName(layer.layer_name),
+            layer.layer_type,
+            text.shape(layer.shape),
+            layer.quant_type,
+            text.cosine(layer.cosine),
+            text.decibel(layer.sqnr_db),
+            text.small(layer.max_error),
+        )
+        for layer in report.worst_layers
+    )
+    headers = ("layer", "type", "shape", "stored as", "cosine", "SQNR", "max error")
+    return Table("Layers with the lowest cosine", headers, "llllrrr", rows)
+
+
+def quant_types(report: Report) -> Table:
+    rows = tuple(
+        (count.quant_type, str(count.layers), text.params(count.params)) for count in report.quant_types
+    )
+    return Table("Stored as", ("type", "layers", "params"), "lrr", rows)
+
+
+def sizes(report: Report) -> Table:
+    totals = report.totals
+    rows = (
+        ("source, in its own dtypes", text.nbytes(totals.source_nbytes), str(totals.source_nbytes)),
+        ("source at fp16", text.nbytes(totals.fp16_nbytes), str(totals.fp16_nbytes)),
+        ("codes and kept values, uncompressed", text.nbytes(totals.data_nbytes), str(totals.data_nbytes)),
+        ("scales", text.nbytes(totals.scales_nbytes), str(totals.scales_nbytes)),
+        ("zero points", text.nbytes(totals.zero_points_nbytes), str(totals.zero_points_nbytes)),
+        (
+            f"values as stored ({report.part_compression})",
+            text.nbytes(totals.stored_nbytes),
+            str(totals.stored_nbytes),
+        ),
+        ("part files", text.nbytes(totals.parts_nbytes), str(totals.parts_nbytes)),
+    )
+    return Table("Bytes", ("what", "size", "bytes"), "lrr", rows)
+
+
+def run_facts(report: Report) -> Table:
+    run, host = report.run, report.run.host
+    rows = (
+        ("engine", f"{run.engine}, {run.workers} workers"),
+        ("started", run.started_at),
+        ("shards", f"{report.totals.shards}, {len(run.resumed_shards)} of them finished by an earlier run"),
+        ("tied tensors stored under another name", str(report.totals.aliases)),
+        ("host", f"{host.system}, {host.cpus} CPUs, {text.nbytes(host.memory_nbytes)}, Python {host.python}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in host.versions.items())),
+        ("fingerprint", report.fingerprint),
+    )
+    return Table("The run", ("", ""), "ll", rows)
+
+
+def kept_groups(report: Report) -> tuple[KeptGroup, ...]:
+    """Kept layers by reason; the reason that keeps most params first."""
+    by_reason: dict[str, list[KeptLayer]] = {}
+    for layer in report.kept_layers:
+        by_reason.setdefault(layer.reason, []).append(layer)
+    groups = [
+        KeptGroup(reason, sum(layer.params for layer in layers), _largest_first(layers))
+        for reason, layers in by_reason.items()
+    ]
+    return tuple(sorted(groups, key=lambda group: -group.params))
+
+
+def _largest_first(layers: Sequence[KeptLayer]) -> tuple[KeptLayer, ...]:
+    return tuple(sorted(layers, key=lambda layer: (-layer.params, layer.layer_name)))
+
+
+def config_lines(report: Report) -> tuple[str, ...]:
+    """The config as YAML, line by line."""
+    import yaml
+
+    return tuple(yaml.safe_dump(report.config, sort_keys=False, allow_unicode=False, width=100).splitlines())
+
+
+def tables(report: Report) -> tuple[Table, ...]:
+    """All tables of a full report, in reading order; those without rows are left out."""
+    every = (
+        essentials(report),
+        layer_types(report),
+        accuracy(report),
+        distribution(report),
+        worst_layers(report),
+        quant_types(report),
+        sizes(report),
+        run_facts(report),
+    )
+    return tuple(table for table in every if table.rows)

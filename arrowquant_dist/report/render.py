@@ -15,6 +15,7 @@ from arrowquant_dist.report.page import report_page
 from arrowquant_dist.store.files import Store
 
 REPORT_PATH = "report/report.json"
+_REWRITE = "write it again with `quantize --overwrite`"
 
 
 def render(report: Report, layers: Sequence[LayerMetrics]) -> dict[str, bytes]:
@@ -48,14 +49,16 @@ def load_report(uri: str, storage_options: Mapping[str, Any] | None = None) -> R
             uri=store.url(REPORT_PATH),
         ) from error
     try:
-        values = json.loads(content)
-        if not isinstance(values, dict):
-            raise InvalidCheckpoint(
-                "not a report but another kind of JSON; write it again with `quantize --overwrite`"
-            )
-        return Report.from_dict(values)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        message = f"the report is damaged ({error}); write it again with `quantize --overwrite`"
-        raise InvalidCheckpoint(message, uri=store.url(REPORT_PATH)) from error
+        return _parsed(content)
     except InvalidCheckpoint as error:
         raise InvalidCheckpoint(error.message, uri=store.url(REPORT_PATH)) from error
+
+
+def _parsed(content: bytes) -> Report:
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise InvalidCheckpoint(f"the report is damaged ({error}); {_REWRITE}") from error
+    if not isinstance(values, dict):
+        raise InvalidCheckpoint(f"JSON, but not a report; {_REWRITE}")
+    return Report.from_dict(values)

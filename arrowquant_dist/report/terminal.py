@@ -14,22 +14,17 @@ from arrowquant_dist.report import view
 from arrowquant_dist.report.text import printable
 from arrowquant_dist.report.view import Table
 
+_UNFOLDED = 400
+
 
 def console(file: TextIO) -> Console:
-    """A console on `file` that draws text as it is; into a pipe or file, lines are as long as their content."""
-    plain = Console(file=file, markup=False, emoji=False, highlight=False)
-    return (
-        plain
-        if plain.is_terminal
-        else Console(file=file, markup=False, emoji=False, highlight=False, width=_UNBOUND, soft_wrap=False)
-    )
-
-
-_UNBOUND = 400
+    """A console on `file` that draws text as it is; into a pipe or file, lines are not folded."""
+    width = None if file.isatty() else _UNFOLDED
+    return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
 
 
 def print_report(out: Console, report: Report) -> None:
-    """The essentials, sizes by layer type, the distribution of the cosine, and what the figures do not say."""
+    """The essentials, sizes by layer type, the cosine's distribution, and what it does not say."""
     print_table(out, view.essentials(report))
     print_table(out, view.layer_types(report))
     if report.accuracy is not None:

@@ -16,9 +16,10 @@ class LayerName(str):
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with control, format (bidi) and line-breaking characters as `\\x1b`.
+    """`text` on one line, with control, format (bidi) and line-breaking characters escaped.
 
-    What a terminal would act on never reaches it raw; a lone surrogate is escaped too, as it cannot be encoded.
+    What a terminal would act on never reaches it raw; a lone surrogate is escaped too, as it cannot
+    be encoded.
     """
     return "".join(_escaped(character) for character in text)
 

@@ -100,9 +100,11 @@ def _layer_types(layers: Sequence[LayerMetrics]) -> Iterable[LayerTypeFigures]:
 
 
 def _quant_types(layers: Sequence[LayerMetrics]) -> Iterable[QuantTypeCount]:
-    for quant_type in sorted({layer.quant_type for layer in layers}):
-        stored_so = [layer for layer in layers if layer.quant_type == quant_type]
-        yield QuantTypeCount(quant_type, len(stored_so), sum(layer.params for layer in stored_so))
+    by_type: dict[str, list[int]] = {}
+    for layer in layers:
+        by_type.setdefault(layer.quant_type, []).append(layer.params)
+    counts = [QuantTypeCount(name, len(params), sum(params)) for name, params in by_type.items()]
+    return sorted(counts, key=lambda count: (-count.params, count.quant_type))
 
 
 def _accuracy(layers: Sequence[LayerMetrics]) -> Accuracy | None:

@@ -61,7 +61,7 @@ def _kept(groups: Sequence[KeptGroup]) -> list[str]:
         return []
     blocks = ["## Layers that are not quantized"]
     for group in groups:
-        count = f"{len(group.layers)} layers, {text.params(group.params)} params"
+        count = f"{text.counted(len(group.layers), 'layer')}, {text.params(group.params)} params"
         names = ", ".join(map(name, group.named))
         more = f" and {group.unnamed} more (in layers.parquet)" if group.unnamed else ""
         blocks.append(f"**{escaped(group.reason)}**: {count}: {names}{more}")

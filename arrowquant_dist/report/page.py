@@ -49,7 +49,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.filters.update(params=text.params)
+    environment.filters.update(params=text.params, counted=text.counted)
     environment.tests["layer_name"] = lambda value: isinstance(value, LayerName)
     return environment
 

@@ -48,6 +48,11 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
     return f"{value:.{digits}f} {units[unit]}".strip()
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def times(value: float | None) -> str:
     """A compression ratio: `2.21×`."""
     return f"{value:.2f}×" if value is not None else MISSING

@@ -65,7 +65,7 @@ def essentials(report: Report) -> Table:
 
 
 def _ratios(vs_source: float | None, vs_fp16: float | None) -> str:
-    return f"{text.times(vs_source)} smaller than the source, {text.times(vs_fp16)} than fp16"
+    return f"{text.times(vs_fp16)} against fp16, {text.times(vs_source)} against the source"
 
 
 def _accuracy_lines(accuracy: Accuracy | None) -> Iterable[tuple[str, str]]:
@@ -214,7 +214,7 @@ def sizes(report: Report) -> Table:
 def run_facts(report: Report) -> Table:
     run, host = report.run, report.run.host
     rows = (
-        ("engine", f"{run.engine}, {run.workers} workers"),
+        ("engine", f"{run.engine}, {text.counted(run.workers, 'worker')}"),
         ("started", run.started_at),
         ("shards", f"{report.totals.shards}, {len(run.resumed_shards)} of them finished by an earlier run"),
         ("tied tensors stored under another name", str(report.totals.aliases)),

@@ -1,0 +1,57 @@
+"""A report as version 1 wrote it, with hostile names in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arrowquant_dist.metrics import ErrorSums
+from arrowquant_dist.reduce import LayerMetrics, Report
+
+GOLDEN = Path(__file__).parent / "golden_report.json"
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(GOLDEN.read_text())
+    return values
+
+
+@pytest.fixture(scope="session")
+def report(golden: dict[str, Any]) -> Report:
+    return Report.from_dict(golden)
+
+
+@pytest.fixture(scope="session")
+def layers(report: Report) -> tuple[LayerMetrics, ...]:
+    """One lossy layer with the worst layer's name, one lossless, one without errors."""
+    return (
+        layer_metrics(report.worst_layers[0].layer_name, ErrorSums(64, 4.0, 3.0, 1.0, 0.5)),
+        layer_metrics("lossless.weight", ErrorSums(64, 4.0, 4.0, 0.0, 0.0)),
+        layer_metrics("position_ids", None),
+    )
+
+
+def layer_metrics(name: str, errors: ErrorSums | None) -> LayerMetrics:
+    return LayerMetrics(
+        layer_name=name,
+        layer_type="other",
+        shape=(8, 8),
+        dtype="float32",
+        quant_type="int8",
+        method="rtn",
+        quant_axis=0,
+        group_size=0,
+        row_blocks=1,
+        params=64,
+        source_nbytes=256,
+        data_nbytes=64,
+        scales_nbytes=32,
+        zero_points_nbytes=0,
+        stored_nbytes=90,
+        kept_reason=None,
+        errors=errors,
+    )

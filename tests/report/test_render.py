@@ -1,0 +1,243 @@
+"""The files of report/: complete, stable, and inert whatever a layer is called."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from arrowquant_dist.errors import InvalidCheckpoint, NotFound
+from arrowquant_dist.reduce import LayerMetrics, Report
+from arrowquant_dist.reduce.figures import KeptLayer
+from arrowquant_dist.report.markdown import name as markdown_name
+from arrowquant_dist.report.markdown import report_markdown
+from arrowquant_dist.report.page import report_page
+from arrowquant_dist.report.render import load_report, render, report_json
+from arrowquant_dist.report.text import printable
+from arrowquant_dist.report.view import WEIGHT_COSINE_NOTE
+from arrowquant_dist.store.files import Store
+
+VOID = {"meta", "rect"}
+CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; raises on tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: dict[str, set[str]] = {}
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for key, value in attrs:
+            self.attributes.setdefault(key, set()).add(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(report: Report) -> Page:
+    return Page(report_page(report))
+
+
+def test_a_target_gets_four_files(report: Report, layers: tuple[LayerMetrics, ...]) -> None:
+    assert set(render(report, layers)) == {
+        "report/report.json",
+        "report/report.md",
+        "report/report.html",
+        "report/layers.parquet",
+    }
+
+
+def test_version_1_reads_and_writes_what_it_always_did(golden: dict[str, Any], report: Report) -> None:
+    assert json.loads(report_json(report)) == golden
+
+
+def test_the_schema_of_report_json_is_pinned(report: Report) -> None:
+    values = json.loads(report_json(report))
+    assert list(values) == [
+        "report_version",
+        "source",
+        "config",
+        "fingerprint",
+        "part_compression",
+        "run",
+        "totals",
+        "layer_types",
+        "quant_types",
+        "accuracy",
+        "distribution",
+        "worst_layers",
+        "kept_layers",
+        "timing",
+        "notes",
+    ]
+    assert values["report_version"] == 1
+    sizes = [
+        "layers",
+        "params",
+        "source_nbytes",
+        "fp16_nbytes",
+        "data_nbytes",
+        "scales_nbytes",
+        "zero_points_nbytes",
+        "stored_nbytes",
+        "compression_vs_source",
+        "compression_vs_fp16",
+    ]
+    assert sorted(values["totals"]) == sorted([*sizes, "parts_nbytes", "shards", "aliases"])
+    assert list(values["layer_types"][0]) == ["layer_type", "sizes", "accuracy"]
+    assert list(values["layer_types"][0]["sizes"]) == sizes
+    assert list(values["accuracy"]) == [
+        "layers",
+        "unmeasured_layers",
+        "cosine",
+        "precision_loss",
+        "mse",
+        "sqnr_db",
+        "max_error",
+        "lossless_layers",
+        "overall_cosine",
+        "overall_mse",
+        "overall_sqnr_db",
+    ]
+    assert list(values["accuracy"]["cosine"]) == ["mean", "min", "max", "std"]
+    assert list(values["run"]) == [
+        "engine",
+        "workers",
+        "started_at",
+        "wall_seconds",
+        "resumed_shards",
+        "host",
+    ]
+
+
+def test_the_page_shows_a_hostile_name_and_does_not_run_it(report: Report, page: Page) -> None:
+    hostile = report.worst_layers[0].layer_name
+    assert hostile.startswith("<script>")
+    assert printable(hostile) in page.text
+    assert "script" not in page.tags
+    assert "<script" not in report_page(report)
+
+
+def test_the_page_loads_nothing(page: Page) -> None:
+    assert not {"src", "href", "srcset", "action", "onload", "onclick"} & set(page.attributes)
+    assert "url(" not in page.text
+    assert {"svg", "table"} <= page.tags
+    assert any("default-src 'none'" in content for content in page.attributes["content"])
+
+
+def test_the_page_suits_light_and_dark(page: Page) -> None:
+    assert "prefers-color-scheme: dark" in page.text
+
+
+@pytest.mark.parametrize("form", [report_page, report_markdown])
+def test_every_report_says_that_cosine_is_not_accuracy(report: Report, form: Any) -> None:
+    content = form(report)
+    assert "Weight cosine is not accuracy" in content
+    assert "0.72" in content
+    assert "0.03" in WEIGHT_COSINE_NOTE
+
+
+@pytest.mark.parametrize("form", [report_page, report_markdown])
+def test_no_control_character_gets_into_a_report(report: Report, form: Any) -> None:
+    assert "\x1b" in report.worst_layers[0].layer_name
+    assert not CONTROLS.search(form(report))
+
+
+def test_markdown_tables_keep_their_columns(report: Report) -> None:
+    tables = re.findall(r"(?:^\|.*\|\n?)+", report_markdown(report), re.MULTILINE)
+    assert len(tables) >= 7
+    for table in tables:
+        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in table.strip().splitlines()}
+        assert len(columns) == 1, table
+
+
+@pytest.mark.parametrize("name", ["a|b", "a`b", "<b>", "a\\|b", "a\nb", "[x](y)", "*a*", "![i](u)", "&lt;"])
+def test_odd_names_are_inert_in_markdown(name: str) -> None:
+    shown = markdown_name(name)
+    inside = shown.removeprefix("<code>").removesuffix("</code>")
+    assert inside != shown
+    assert not set(re.sub(r"&#\d+;", "", inside)) & set("|`<>[]()*!\\&\n")
+
+
+def test_ordinary_names_stay_readable_in_markdown() -> None:
+    assert (
+        markdown_name("model.layers.0.self_attn.q_proj.weight") == "`model.layers.0.self_attn.q_proj.weight`"
+    )
+
+
+def test_notes_and_reasons_are_escaped_too(report: Report, page: Page) -> None:
+    assert "<i>matched</i>" in page.text
+    assert "<kept>" in page.text
+    markdown = report_markdown(report)
+    assert "<i>" not in markdown
+    assert "<kept>" not in markdown
+
+
+def test_a_thousand_kept_layers_are_counted_not_listed(report: Report) -> None:
+    kept = tuple(KeptLayer(f"norm{i}", (8,), "float32", "fp16", 8 + i, "1-D") for i in range(1000))
+    markdown = report_markdown(replace(report, kept_layers=kept))
+    assert "`norm999`, `norm998`" in markdown
+    assert "and 980 more" in markdown
+    assert "`norm5`" not in markdown
+
+
+def test_a_run_that_quantized_nothing_renders(report: Report) -> None:
+    empty = replace(report, accuracy=None, worst_layers=(), distribution=())
+    assert "nothing is quantized" in report_markdown(empty)
+    Page(report_page(empty))
+
+
+def test_layers_parquet_has_a_row_a_layer(report: Report, layers: tuple[LayerMetrics, ...]) -> None:
+    table = pq.read_table(io.BytesIO(render(report, layers)["report/layers.parquet"]))
+    rows = table.to_pylist()
+    assert [row["layer_name"] for row in rows] == [layer.layer_name for layer in layers]
+    lossy, lossless, integers = rows
+    errors = layers[0].errors
+    assert errors is not None
+    assert (lossy["cosine"], lossy["mse"], lossy["sqnr_db"]) == (errors.cosine, errors.mse, errors.sqnr_db)
+    assert (lossless["cosine"], lossless["sqnr_db"]) == (1.0, None)
+    assert integers["cosine"] is None
+
+
+def test_a_report_is_loaded_from_its_target(report: Report, layers: tuple[LayerMetrics, ...]) -> None:
+    store = Store.open("memory://report/target")
+    for path, content in render(report, layers).items():
+        store.write(path, content)
+    assert load_report("memory://report/target") == report
+
+
+def test_a_target_without_a_report_says_how_to_get_one() -> None:
+    with pytest.raises(NotFound, match=r"report/report.json: no report here.*run the same"):
+        load_report("memory://report/nothing")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe{", b'{"report_version": 99}', b'{"report_version": 1}']
+)
+def test_a_damaged_report_names_its_file(content: bytes) -> None:
+    Store.open("memory://report/damaged").write("report/report.json", content)
+    with pytest.raises(InvalidCheckpoint, match=r"damaged/report/report.json: "):
+        load_report("memory://report/damaged")

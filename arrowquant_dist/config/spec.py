@@ -1,11 +1,15 @@
-"""What to do (QuantizationConfig → a QuantSpec a layer) and how to run it (RunConfig). YAML in, validated values out."""
+"""How one layer is stored, resolved and final."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from arrowquant_dist.dtypes import DTYPES
+
 BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2}
+QUANT_TYPES = (*BITS, "fp16")
+_FP16_NBYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +17,9 @@ class QuantSpec:
     """How one layer is stored: resolved from the config, all fields final.
 
     quant_type: `int8` `int4` `int3` `int2`, or `fp16` / `none` for a kept layer.
-    group_size: values a group; 0 with per_channel False = one scale for the tensor; ignored with per_channel True.
-    method: `rtn` or `mse`. row_dims: how many leading dimensions make up the rows.
+    group_size: values a group; 0 with per_channel False = one scale for the tensor; ignored with per_channel
+    True.
+    method: `rtn` or `mse`, `none` for a kept layer. row_dims: how many leading dimensions make up the rows.
     keep_non_finite: store a layer that holds NaN or inf as `none` instead of failing.
     """
 
@@ -57,3 +62,14 @@ class QuantSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> QuantSpec:
         return cls(**values)
+
+
+def kept_spec(dtype: str, row_dims: int = 1) -> QuantSpec:
+    """The spec of a layer that stays unquantized: `fp16` where the source's `dtype` is a wider float, else
+    `none`.
+
+    A value that fp16 can't hold is only found when it is read; the worker then stores the block as `none`.
+    """
+    source = DTYPES[dtype]
+    quant_type = "fp16" if source.is_float and source.itemsize > _FP16_NBYTES else "none"
+    return QuantSpec(quant_type, per_channel=False, group_size=0, method="none", row_dims=row_dims)

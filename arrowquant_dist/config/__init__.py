@@ -1,0 +1,26 @@
+"""What to do (QuantizationConfig → a QuantSpec a layer) and how to run it (RunConfig).
+
+YAML in, validated values out.
+"""
+
+from arrowquant_dist.config.load import load_config, parse_config
+from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig
+from arrowquant_dist.config.resolve import ResolvedLayer, SpecResolver, resolve_layer
+from arrowquant_dist.config.run import RunConfig, parse_size
+from arrowquant_dist.config.spec import BITS, QUANT_TYPES, QuantSpec, kept_spec
+
+__all__ = [
+    "BITS",
+    "QUANT_TYPES",
+    "LayerOverride",
+    "QuantSpec",
+    "QuantizationConfig",
+    "ResolvedLayer",
+    "RunConfig",
+    "SpecResolver",
+    "kept_spec",
+    "load_config",
+    "parse_config",
+    "parse_size",
+    "resolve_layer",
+]

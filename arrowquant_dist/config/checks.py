@@ -1,0 +1,102 @@
+"""Strict checks of single values, whose errors name key and reason: a bool is no number, "128" is not 128."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from arrowquant_dist.errors import InvalidConfig
+
+_KINDS = {
+    bool: "the yes/no value",
+    int: "the number",
+    float: "the number",
+    str: "the text",
+    list: "the list",
+    tuple: "the list",
+    dict: "the mapping",
+}
+
+
+def invalid(key: str, reason: str) -> InvalidConfig:
+    return InvalidConfig(f"{key}: {reason}")
+
+
+@contextmanager
+def within(prefix: str) -> Iterator[None]:
+    """Names the place of a nested value: `group_size: …` becomes `overrides[0].group_size: …`."""
+    try:
+        yield
+    except InvalidConfig as error:
+        raise InvalidConfig(f"{prefix}.{error.message}", uri=error.uri) from error
+
+
+def shown(value: Any) -> str:
+    """`value` with its kind, cut short: it may be huge, or a YAML alias bomb whose repr never ends."""
+    if value is None:
+        return "nothing (null)"
+    return f"{_KINDS.get(type(value), f'the {type(value).__name__}')} {reprlib.repr(value)}"
+
+
+def check_bool(key: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise invalid(key, f"must be true or false, not {shown(value)}")
+
+
+def check_whole(key: str, value: Any, lowest: int, highest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        hint = "; leave out the quotes" if isinstance(value, str) and value.isdecimal() else ""
+        raise invalid(key, f"must be a whole number, not {shown(value)}{hint}")
+    if not lowest <= value <= highest:
+        raise invalid(key, f"must be from {lowest} to {highest}, not {shown(value)}")
+
+
+def check_text(key: str, value: Any) -> None:
+    if not isinstance(value, str):
+        hint = (
+            "; quote it, YAML reads yes, no, on and off as true and false" if isinstance(value, bool) else ""
+        )
+        raise invalid(key, f"must be a text, not {shown(value)}{hint}")
+    if not value:
+        raise invalid(key, "must not be empty")
+
+
+def check_choice(key: str, value: Any, choices: Collection[str]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        near = nearest(value, choices) if isinstance(value, str) else None
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise invalid(key, f"must be one of {', '.join(choices)}, not {shown(value)}{hint}")
+
+
+def check_mapping(key: str, value: Any) -> Mapping[str, Any]:
+    """`value`, whose keys are texts."""
+    if not isinstance(value, Mapping):
+        raise invalid(key, f"must be a mapping of keys to values, not {shown(value)}")
+    for name in value:
+        if not isinstance(name, str):
+            raise invalid(key, f"has the key {reprlib.repr(name)}, which is not a text; quote it")
+    return value
+
+
+def check_keys(given: Mapping[str, Any], known: Collection[str], elsewhere: Mapping[str, str]) -> None:
+    """Refuses unknown keys and names the nearest known one. elsewhere: {key: where it belongs}."""
+    for key in given:
+        if key in known:
+            continue
+        if key in elsewhere:
+            raise invalid(_plain(key), f"does not belong here; it belongs {elsewhere[key]}")
+        near = nearest(key, known)
+        hint = f"the nearest is {near!r}" if near else f"known are {', '.join(known)}"
+        raise invalid(_plain(key), f"is not a known key; {hint}")
+
+
+def _plain(key: str) -> str:
+    return key if key.isidentifier() and len(key) <= 60 else reprlib.repr(key)
+
+
+def nearest(word: str, known: Collection[str]) -> str | None:
+    found = difflib.get_close_matches(word[:200], known, n=1, cutoff=0.5)
+    return found[0] if found else None

@@ -1,0 +1,245 @@
+"""What to do: the config of a whole checkpoint, and what it says of a single layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from arrowquant_dist.config.checks import (
+    check_bool,
+    check_choice,
+    check_keys,
+    check_mapping,
+    check_text,
+    check_whole,
+    invalid,
+    shown,
+    within,
+)
+from arrowquant_dist.config.patterns import check_pattern
+from arrowquant_dist.config.spec import QUANT_TYPES, QuantSpec
+from arrowquant_dist.errors import InvalidConfig
+
+METHODS = ("rtn", "mse", "gptq")
+NON_FINITE = ("error", "keep")
+MAX_GROUP_SIZE = 1 << 20
+MAX_ROW_DIMS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOverride:
+    """What the config says of the layers that match `layers`; None: as the config has it.
+
+    quant_type `fp16` keeps the layers. A `group_size` without `per_channel` asks for groups (`per_channel:
+    false`).
+    """
+
+    layers: str
+    quant_type: str | None = None
+    per_channel: bool | None = None
+    group_size: int | None = None
+    symmetric: bool | None = None
+    method: str | None = None
+    integer_zero_points: bool | None = None
+    row_dims: int | None = None
+
+    def __post_init__(self) -> None:
+        check_pattern("layers", self.layers)
+        if all(getattr(self, name) is None for name in _names(LayerOverride)[1:]):
+            raise invalid(
+                "layers", f"{self.layers!r} is all there is; say what is different for these layers"
+            )
+        if self.per_channel is None and self.group_size is not None:
+            object.__setattr__(self, "per_channel", False)
+        _check_values(self)
+        if self.quant_type == "fp16" and self.method is not None:
+            raise invalid("method", f"{self.method} has no effect on fp16; leave one of them out")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys that are given, as in YAML."""
+        values = {name: getattr(self, name) for name in _names(LayerOverride)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LayerOverride:
+        """Raises InvalidConfig, which names the key."""
+        check_keys(values, _names(cls), {"mixed_precision_layers": "at the top of the file"})
+        if "layers" not in values:
+            raise invalid("layers", "is missing; say which layers are meant")
+        for name, value in values.items():
+            if value is None:
+                raise invalid(name, "has no value; leave the key out or give it one")
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationConfig:
+    """How a checkpoint is quantized. Lists are stored as tuples; mappings in `overrides` become
+    LayerOverrides.
+
+    quant_type: int8 int4 int3 int2, or fp16: keep every layer that no override quantizes.
+    per_channel: a scale a row, and group_size has no effect. Else group_size values a group, 0: a scale a
+    tensor.
+    mixed_precision_layers: patterns of layers that stay unquantized.
+    method: rtn or mse; None: rtn for int8 and mse below, for each layer by its own type.
+    integer_zero_points: whole zero points; only where symmetric is False.
+    non_finite: what NaN or inf in a layer does: `error`, or `keep` the layer as it is.
+    row_dims: {pattern: leading dimensions that make up the rows}, 2 for fused experts. The last match wins,
+    and layers with no more dimensions than that are left alone.
+    hessians: where `calibrate` wrote its Hessians.
+    overrides: the last match wins, as a whole: what it doesn't say is as it is here, not as in an earlier
+    override.
+
+    Raises InvalidConfig, which names the field.
+    """
+
+    quant_type: str = "int8"
+    per_channel: bool = True
+    group_size: int = 128
+    symmetric: bool = True
+    mixed_precision_layers: Sequence[str] = ()
+    method: str | None = None
+    integer_zero_points: bool = False
+    non_finite: str = "error"
+    row_dims: Mapping[str, int] = field(default_factory=dict, hash=False)
+    hessians: str | None = None
+    overrides: Sequence[LayerOverride] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("quant_type", "per_channel", "group_size", "symmetric", "integer_zero_points"):
+            if getattr(self, name) is None:
+                raise invalid(name, "has no value; leave the key out or give it one")
+        _check_values(self)
+        check_choice("non_finite", self.non_finite, NON_FINITE)
+        if self.hessians is not None:
+            check_text("hessians", self.hessians)
+        words = _as_tuple("mixed_precision_layers", self.mixed_precision_layers)
+        for index, word in enumerate(words):
+            check_pattern(f"mixed_precision_layers[{index}]", word)
+        object.__setattr__(self, "mixed_precision_layers", words)
+        object.__setattr__(self, "row_dims", _checked_row_dims(self.row_dims))
+        given = enumerate(_as_tuple("overrides", self.overrides))
+        overrides = tuple(_as_override(index, value) for index, value in given)
+        object.__setattr__(self, "overrides", overrides)
+        self._check_pairs()
+
+    def spec(self, override: LayerOverride | None = None, row_dims: int = 1) -> QuantSpec:
+        """How a layer is quantized that no rule keeps, under the override that wins for it.
+
+        Its quant_type may be `fp16`, which says to keep the layer (see `kept_spec`). Settings without effect
+        are
+        normalized: group_size is 0 with per_channel, integer_zero_points False where symmetric.
+        """
+
+        def value(name: str) -> Any:
+            own = getattr(override, name, None)
+            return getattr(self, name) if own is None else own
+
+        quant_type, per_channel, symmetric = value("quant_type"), value("per_channel"), value("symmetric")
+        return QuantSpec(
+            quant_type=quant_type,
+            per_channel=per_channel,
+            group_size=0 if per_channel else value("group_size"),
+            symmetric=symmetric,
+            method=value("method") or ("rtn" if quant_type == "int8" else "mse"),
+            integer_zero_points=value("integer_zero_points") and not symmetric,
+            row_dims=row_dims,
+            keep_non_finite=self.non_finite == "keep",
+        )
+
+    def replace(self, **changes: Any) -> QuantizationConfig:
+        """A copy with the fields that are given; None leaves a field as it is, like a flag not typed."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        check_keys(given, _names(QuantizationConfig), {})
+        return replace(self, **given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, as in YAML, all of them; no credentials."""
+        return {
+            **{name: getattr(self, name) for name in _names(QuantizationConfig)},
+            "mixed_precision_layers": list(self.mixed_precision_layers),
+            "row_dims": dict(self.row_dims),
+            "hessians": without_credentials(self.hessians) if self.hessians is not None else None,
+            "overrides": [override.to_dict() for override in self.overrides],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> QuantizationConfig:
+        """The inverse of `to_dict`; keys may be left out. Raises InvalidConfig, which names the key."""
+        values = check_mapping("config", values)
+        check_keys(values, _names(cls), {})
+        return cls(**values)
+
+    def _check_pairs(self) -> None:
+        if self.symmetric and self.integer_zero_points:
+            raise invalid(
+                "integer_zero_points", "needs symmetric: false; symmetric scales have no zero points"
+            )
+        if self.method == "gptq":
+            raise self._no_gptq("method")
+        for index, override in enumerate(self.overrides):
+            if override.method == "gptq":
+                raise self._no_gptq(f"overrides[{index}].method")
+            if override.integer_zero_points and self.spec(override).symmetric:
+                reason = "needs symmetric: false for these layers; symmetric scales have no zero points"
+                raise invalid(f"overrides[{index}].integer_zero_points", reason)
+
+    def _no_gptq(self, key: str) -> InvalidConfig:
+        if self.hessians is None:
+            return invalid(key, "gptq needs hessians, which calibrate writes; choose mse or rtn without them")
+        return invalid(key, "gptq comes with calibrate, not in this version; choose mse or rtn")
+
+
+def without_credentials(uri: str) -> str:
+    """`uri` without user:password@ and without the query, where signed URLs have their signature."""
+    if "://" not in uri:
+        return uri
+    return re.sub(r"://[^/@]*@", "://", re.sub(r"[?#].*", "", uri))
+
+
+def _names(cls: type) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(cls))
+
+
+def _check_values(values: QuantizationConfig | LayerOverride) -> None:
+    """The fields that config and override share; None is none given."""
+    if values.quant_type is not None:
+        check_choice("quant_type", values.quant_type, QUANT_TYPES)
+    if values.per_channel is not None:
+        check_bool("per_channel", values.per_channel)
+    if values.group_size is not None:
+        check_whole("group_size", values.group_size, 0, MAX_GROUP_SIZE)
+    if values.symmetric is not None:
+        check_bool("symmetric", values.symmetric)
+    if values.method is not None:
+        check_choice("method", values.method, METHODS)
+    if values.integer_zero_points is not None:
+        check_bool("integer_zero_points", values.integer_zero_points)
+    if isinstance(values, LayerOverride) and values.row_dims is not None:
+        check_whole("row_dims", values.row_dims, 1, MAX_ROW_DIMS)
+
+
+def _as_tuple(key: str, values: Any) -> tuple[Any, ...]:
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        hint = f"; write [{values}]" if isinstance(values, str) else ""
+        raise invalid(key, f"must be a list, not {shown(values)}{hint}")
+    return tuple(values)
+
+
+def _as_override(index: int, value: Any) -> LayerOverride:
+    if isinstance(value, LayerOverride):
+        return value
+    key = f"overrides[{index}]"
+    values = check_mapping(key, value)
+    with within(key):
+        return LayerOverride.from_dict(values)
+
+
+def _checked_row_dims(values: Any) -> dict[str, int]:
+    checked = dict(check_mapping("row_dims", values))
+    for pattern, dims in checked.items():
+        check_pattern(f"row_dims[{pattern!r}]", pattern)
+        check_whole(f"row_dims[{pattern!r}]", dims, 1, MAX_ROW_DIMS)
+    return checked

@@ -1,0 +1,201 @@
+"""Config + layers → the spec of each, or the reason why it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from arrowquant_dist.config.checks import invalid
+from arrowquant_dist.config.patterns import Matcher, matcher, nearest_names
+from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig
+from arrowquant_dist.config.spec import BITS, QuantSpec, kept_spec
+from arrowquant_dist.dtypes import DTYPES
+
+FUSED_EXPERTS_DIMS = 3  # [experts, out, in]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedLayer:
+    """kept_reason: why the layer stays unquantized, None where it doesn't."""
+
+    spec: QuantSpec
+    kept_reason: str | None
+
+
+def resolve_layer(config: QuantizationConfig, name: str, shape: tuple[int, ...], dtype: str) -> ResolvedLayer:
+    """What `config` says of a single layer. dtype: a key of DTYPES."""
+    return SpecResolver(config).resolve(name, shape, dtype)
+
+
+class SpecResolver:
+    """Resolves a checkpoint's layers one after the other, and then knows which patterns were good for
+    nothing.
+
+    Equal specs are one object, so 200,000 layers hold a handful of them.
+
+    Order of decision: what can't be quantized (integers, bool, no values, fewer than 2 dimensions) is kept;
+    then the last matching override, where it says a quant_type; then mixed_precision_layers; then the config
+    with whatever else that override says. So an override with a quant_type wins over mixed_precision_layers.
+    """
+
+    def __init__(self, config: QuantizationConfig) -> None:
+        self.config = config
+        self._overrides = [_OverrideUse(o, matcher(o.layers)) for o in config.overrides]
+        self._words = [_WordUse(word, matcher(word)) for word in config.mixed_precision_layers]
+        self._row_dims = [_WordUse(p, matcher(p)) for p in config.row_dims]
+        self._specs: dict[QuantSpec, QuantSpec] = {}
+        self._resolved: dict[ResolvedLayer, ResolvedLayer] = {}
+
+    def resolve(self, name: str, shape: tuple[int, ...], dtype: str) -> ResolvedLayer:
+        never = _why_never(shape, dtype)
+        winner = self._winner(name, never)
+        row_dims = self._rows_of(name, len(shape), winner)
+        word = self._first_word(name)
+        override = winner.override if winner is not None else None
+        says_type = override is not None and override.quant_type is not None
+        if never is not None:
+            return self._kept(dtype, row_dims, never)
+        if word is not None and not says_type:
+            return self._kept(dtype, row_dims, f"mixed_precision_layers: {word}")
+        if winner is not None:
+            winner.decides += 1
+        spec = self.config.spec(override, row_dims)
+        if spec.quant_type in BITS:
+            return self._shared(ResolvedLayer(spec, None))
+        reason = (
+            f"override: {override.layers}"
+            if override is not None and says_type
+            else f"quant_type {spec.quant_type}"
+        )
+        return self._kept(dtype, row_dims, reason)
+
+    def check_matches(self, names: Iterable[str]) -> None:
+        """After the last layer: InvalidConfig for an override, or a pattern of row_dims, that was good for
+        nothing.
+
+        names: the layers' names, for the nearest ones in the message.
+        """
+        names = list(names)
+        for index, use in enumerate(self._overrides):
+            key = f"overrides[{index}].layers"
+            if not use.matches:
+                raise invalid(
+                    key, f"{use.override.layers!r} matches no layer{_hint(use.override.layers, names)}"
+                )
+            asks = (use.override.quant_type or self.config.quant_type) in BITS
+            if asks and use.unquantizable is not None and not use.quantizable:
+                reason = f"matches only layers that can't be quantized, such as {use.unquantizable}"
+                raise invalid(key, f"{use.override.layers!r} {reason}; say quant_type: fp16, or leave it out")
+            if use.override.row_dims is not None and not use.row_dims_fit:
+                reason = f"{use.override.row_dims} leaves no columns; no matching layer has more dimensions"
+                raise invalid(f"overrides[{index}].row_dims", reason)
+        for word in self._row_dims:
+            if not word.matches:
+                dims = self.config.row_dims[word.pattern]
+                reason = f"matches no layer with more than {dims} dimensions{_hint(word.pattern, names)}"
+                raise invalid(f"row_dims[{word.pattern!r}]", reason)
+
+    def notes(self) -> list[str]:
+        """After the last layer: what has no effect but is no error, for people."""
+        notes = [
+            f"mixed_precision_layers: {word.pattern!r} matches no layer"
+            for word in self._words
+            if not word.matches
+        ]
+        notes += [
+            f"overrides[{index}] ({use.override.layers!r}) has no effect: a later override, "
+            "mixed_precision_layers or a layer's own nature decides for all its layers"
+            for index, use in enumerate(self._overrides)
+            if use.matches and not use.decides and not use.row_dims_fit
+        ]
+        config = self.config
+        if config.per_channel and config.quant_type in BITS:
+            default = QuantizationConfig.__dataclass_fields__["group_size"].default
+            if config.group_size != default:
+                notes.append(
+                    f"group_size {config.group_size} has no effect with per_channel: true; "
+                    "per_channel: false makes groups"
+                )
+            if config.quant_type != "int8":
+                notes.append(
+                    f"{config.quant_type} with one scale a row is coarse; per_channel: false (groups of "
+                    f"{config.group_size}) is far more accurate"
+                )
+        return notes
+
+    def _winner(self, name: str, never: str | None) -> _OverrideUse | None:
+        winner = None
+        for use in self._overrides:
+            if use.match(name):
+                use.matches += 1
+                if never is None:
+                    use.quantizable += 1
+                elif use.unquantizable is None:
+                    use.unquantizable = f"{name} ({never})"
+                winner = use
+        return winner
+
+    def _first_word(self, name: str) -> str | None:
+        first = None
+        for word in self._words:
+            if word.match(name):
+                word.matches += 1
+                first = first or word.pattern
+        return first
+
+    def _rows_of(self, name: str, dims: int, winner: _OverrideUse | None) -> int:
+        if dims <= 1:
+            return 1
+        row_dims = 2 if dims == FUSED_EXPERTS_DIMS and "experts" in name else 1
+        for word in self._row_dims:
+            if word.match(name) and self.config.row_dims[word.pattern] < dims:
+                word.matches += 1
+                row_dims = self.config.row_dims[word.pattern]
+        own = winner.override.row_dims if winner is not None else None
+        if winner is not None and own is not None and own < dims:
+            winner.row_dims_fit += 1
+            row_dims = own
+        return row_dims
+
+    def _kept(self, dtype: str, row_dims: int, reason: str) -> ResolvedLayer:
+        spec = kept_spec(dtype, row_dims)
+        return self._shared(ResolvedLayer(spec, reason))
+
+    def _shared(self, resolved: ResolvedLayer) -> ResolvedLayer:
+        known = self._resolved.get(resolved)
+        if known is None:
+            spec = self._specs.setdefault(resolved.spec, resolved.spec)
+            known = self._resolved[resolved] = replace(resolved, spec=spec)
+        return known
+
+
+class _WordUse:
+    def __init__(self, pattern: str, match: Matcher) -> None:
+        self.pattern, self.match = pattern, match
+        self.matches = 0
+
+
+class _OverrideUse:
+    """unquantizable: the first layer matched that can't be quantized, with the reason."""
+
+    def __init__(self, override: LayerOverride, match: Matcher) -> None:
+        self.override, self.match = override, match
+        self.matches = self.quantizable = self.decides = self.row_dims_fit = 0
+        self.unquantizable: str | None = None
+
+
+def _why_never(shape: tuple[int, ...], dtype: str) -> str | None:
+    if not DTYPES[dtype].is_float:
+        return "bool" if dtype == "bool" else f"integer dtype {dtype}"
+    if 0 in shape:
+        return "empty"
+    return f"{len(shape)}-D" if len(shape) < 2 else None
+
+
+def _hint(pattern: str, names: list[str]) -> str:
+    near = nearest_names(pattern, names)
+    return (
+        f"; the nearest names are {', '.join(near)}"
+        if near
+        else f"; the first layers are {', '.join(names[:3])}"
+    )

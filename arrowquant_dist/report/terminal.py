@@ -1,43 +1,59 @@
-"""Tables on the terminal, with rich. No text is taken for markup, and no control character gets through."""
+"""Tables for the terminal, drawn with rich; plain aligned lines for pipes, files and very long tables.
+
+No text is taken for markup, and no control character of a name gets through.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TextIO
-
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.report import view
 from arrowquant_dist.report.text import printable
 from arrowquant_dist.report.view import Table
 
-_UNFOLDED = 400
+_DRAWN_ROWS = 1000  # rich takes a third of a millisecond a row
 
 
-def console(file: TextIO) -> Console:
-    """A console on `file` that draws text as it is; into a pipe or file, lines are not folded."""
-    width = None if file.isatty() else _UNFOLDED
-    return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
-
-
-def print_report(out: Console, report: Report) -> None:
+def print_report(out: TextIO, report: Report) -> None:
     """The essentials, sizes by layer type, the cosine's distribution, and what it does not say."""
     print_table(out, view.essentials(report))
     print_table(out, view.layer_types(report))
     if report.accuracy is not None:
         print_table(out, view.distribution(report))
-        out.print(Text(view.WEIGHT_COSINE_NOTE, style="dim"))
+        print_text(out, view.WEIGHT_COSINE_NOTE)
     for note in report.notes:
-        out.print(Text(f"note: {printable(note)}"))
+        print_text(out, f"note: {note}")
 
 
-def print_table(out: Console, table: Table) -> None:
-    """A titled table; two columns without headers are drawn as facts."""
+def print_table(out: TextIO, table: Table) -> None:
+    """A titled table; one without headers is a list of facts."""
+    if out.isatty() and len(table.rows) <= _DRAWN_ROWS:
+        _draw(out, table)
+    else:
+        out.writelines(f"{line}\n" for line in _plain_lines(table))
+
+
+def print_text(out: TextIO, text: str) -> None:
+    """One paragraph; folded at words by a terminal's width."""
+    if not out.isatty():
+        out.write(f"{printable(text)}\n")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(file=out).print(Text(printable(text)))
+
+
+def _draw(out: TextIO, table: Table) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
     headed = any(table.headers)
-    drawn = RichTable(
+    drawn = Drawn(
         title=Text(table.title),
         title_justify="left",
         show_header=headed,
@@ -47,4 +63,19 @@ def print_table(out: Console, table: Table) -> None:
         drawn.add_column(Text(printable(header)), justify="right" if side == "r" else "left", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(printable(cell)) for cell in row))
-    out.print(drawn)
+    Console(file=out).print(drawn)
+
+
+def _plain_lines(table: Table) -> Iterator[str]:
+    headed = [table.headers] if any(table.headers) else []
+    rows = [tuple(map(printable, row)) for row in (*headed, *table.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    yield table.title
+    for row in rows:
+        yield "  ".join(("", *_aligned(row, widths, table.align))).rstrip()
+    yield ""
+
+
+def _aligned(row: Iterable[str], widths: Iterable[int], align: str) -> Iterator[str]:
+    for cell, width, side in zip(row, widths, align, strict=True):
+        yield cell.rjust(width) if side == "r" else cell.ljust(width)

@@ -11,7 +11,7 @@ from arrowquant_dist.reduce import Report
 from arrowquant_dist.report.compare import comparison
 from arrowquant_dist.report.markdown import table_markdown
 from arrowquant_dist.report.page import comparison_page
-from arrowquant_dist.report.terminal import console, print_report, print_table
+from arrowquant_dist.report.terminal import print_report, print_table
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +36,42 @@ def test_a_comparison_is_drawn_in_every_form(report: Report, other: Report) -> N
     assert "Weight cosine is not accuracy" in page
     assert "a\\|b" in markdown
     out = io.StringIO()
-    print_table(console(out), comparison(reports))
+    print_table(out, comparison(reports))
     assert "<b>int8" in out.getvalue()
 
 
-def test_the_terminal_gets_no_escape_sequence_of_a_name(report: Report) -> None:
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("out_type", [io.StringIO, Terminal])
+def test_no_name_acts_on_the_terminal(
+    report: Report, out_type: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     hostile = replace(report, source={"uri": "\x1b]0;owned\x07[bold]x[/]", "format": "torch"})
-    out = io.StringIO()
-    print_report(console(out), hostile)
-    assert "\x1b" not in out.getvalue()
+    out = out_type()
+    print_report(out, hostile)
+    assert "\x1b]0" not in out.getvalue()
+    assert "\x07" not in out.getvalue()
     assert "\\x1b]0;owned\\x07[bold]x[/]" in out.getvalue()
+
+
+def test_a_pipe_gets_aligned_lines_without_escape_sequences(report: Report) -> None:
+    out = io.StringIO()
+    print_report(out, report)
+    lines = out.getvalue().splitlines()
+    assert "\x1b" not in out.getvalue()
+    head = next(line for line in lines if "min cosine" in line)
+    assert (
+        head.index("layers") + len("layers")
+        == next(line for line in lines if line.startswith("  embeddings")).index(" 1 ") + 2
+    )
 
 
 def test_a_pipe_gets_whole_lines(report: Report) -> None:
     uri = "s3://bucket/" + "long-name/" * 30
     out = io.StringIO()
-    print_report(console(out), replace(report, source={"uri": uri, "format": "torch"}))
+    print_report(out, replace(report, source={"uri": uri, "format": "torch"}))
     assert uri in out.getvalue()

@@ -142,3 +142,10 @@ class UnknownLayer(ArrowQuantError, KeyError):
 
     kind = "unknown-layer"
     exit_code = 2
+
+
+class ModelMismatch(ArrowQuantError):
+    """The module's parameters are not the dataset's layers. Load into the model it came from, or `strict=False`."""
+
+    kind = "model-mismatch"
+    exit_code = 2

@@ -1,0 +1,252 @@
+"""Loads in order, several at once, under one memory budget that random access shares."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded
+
+T = TypeVar("T")
+U = TypeVar("U")
+Lane = Callable[[], None]
+
+LOADS_AHEAD_PER_WORKER = 4
+THREAD_NAME = "arrowquant-load"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Load(Generic[T]):
+    """Something to read. `begin` takes the memory; it returns lanes that fill it, and the way to the result.
+
+    peak_nbytes: memory from `begin` until the last lane is done. result_nbytes: from then on, at most
+    peak_nbytes. Lanes run side by side, in any thread.
+    """
+
+    name: str
+    peak_nbytes: int
+    result_nbytes: int
+    begin: Callable[[], tuple[Sequence[Lane], Callable[[], T]]]
+
+    def then(self, change: Callable[[T], U], extra_nbytes: int = 0) -> Load[U]:
+        """The same load with its result changed, which takes `extra_nbytes` more."""
+
+        def begin() -> tuple[Sequence[Lane], Callable[[], U]]:
+            lanes, result = self.begin()
+            return lanes, lambda: change(result())
+
+        return Load(self.name, self.peak_nbytes + extra_nbytes, self.result_nbytes + extra_nbytes, begin)
+
+
+class Budget:
+    """Bytes in flight: everything from a load's beginning until its result is the caller's. Thread-safe.
+
+    `used` never passes `limit_nbytes`, `peak` is the most it has been. Who needs room and finds none makes
+    the streams give up what they hold ahead of time, and waits for what is being read right now.
+    """
+
+    def __init__(self, limit_nbytes: int) -> None:
+        self.limit_nbytes = limit_nbytes
+        self.used = 0
+        self.peak = 0
+        self.changed = threading.Condition()  # its lock, which re-enters, guards the streams' state too
+        self.streams: list[Stream[Any]] = []
+        self.waiting = 0  # how many need room: nobody reads ahead meanwhile
+
+    def try_take(self, nbytes: int) -> bool:
+        with self.changed:
+            if self.used + nbytes > self.limit_nbytes:
+                return False
+            self.used += nbytes
+            self.peak = max(self.peak, self.used)
+            return True
+
+    def take(self, nbytes: int, name: str) -> None:
+        """Takes the bytes as soon as there is room. MemoryBudgetExceeded where there can never be."""
+        if nbytes > self.limit_nbytes:
+            message = (
+                f"needs {nbytes} bytes of memory at once, and the budget has {self.limit_nbytes}; raise "
+                "memory_budget, or read by rows: loader.read(name, rows=slice(start, stop))"
+            )
+            raise MemoryBudgetExceeded(message, layer=name)
+        with self.changed:
+            self.waiting += 1
+            try:
+                while not self.try_take(nbytes):
+                    if not any(stream.give_up_one() for stream in [*self.streams]):
+                        self.changed.wait()
+            finally:
+                self.waiting -= 1
+
+    def give(self, nbytes: int) -> None:
+        with self.changed:
+            self.used -= nbytes
+            self.changed.notify_all()
+
+
+def load_now(load: Load[T], budget: Budget) -> T:
+    """The result of one load, which is the caller's and no longer counts."""
+    budget.take(load.peak_nbytes, load.name)
+    try:
+        lanes, result = load.begin()
+        if len(lanes) == 1:
+            lanes[0]()
+        else:
+            with ThreadPoolExecutor(max(1, len(lanes)), THREAD_NAME) as pool:
+                for future in [pool.submit(lane) for lane in lanes]:
+                    future.result()
+        return result()
+    finally:
+        budget.give(load.peak_nbytes)
+
+
+class Stream(Generic[T]):
+    """The results of `loads` in their order, read ahead by `workers` threads as far as the budget goes.
+
+    A result counts until the next one is handed over, since a loop's variable holds it as long, or until
+    somebody needs the room. A failed load raises when its turn comes, and ends the stream.
+    """
+
+    def __init__(self, loads: Iterable[Load[T]], budget: Budget, workers: int) -> None:
+        self._todo = deque(loads)
+        self._ahead: deque[_Running[T]] = deque()
+        self._held_nbytes = 0
+        self._is_reading_ahead = False
+        self._is_closed = False
+        self._budget = budget
+        self._most_ahead = LOADS_AHEAD_PER_WORKER * workers
+        self.pool = ThreadPoolExecutor(workers, THREAD_NAME)
+
+    def __iter__(self) -> Generator[T]:
+        with self._budget.changed:
+            self._budget.streams.append(self)
+        try:
+            while (running := self._take_next()) is not None:
+                yield self._hand_over(running)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Drops what is ahead. Threads end with the block they are at; nothing waits for them here, since
+        this may run in one of them (the garbage collector finishes an iterator wherever it likes)."""
+        with self._budget.changed:
+            self._is_closed = True
+            while self.give_up_one():
+                pass
+            if self in self._budget.streams:
+                self._budget.streams.remove(self)
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def give_up_one(self) -> bool:
+        """Drops the load that is furthest ahead, to be read again in its turn, or forgets the last result.
+
+        False if there is nothing to give up. Called under the budget's lock.
+        """
+        if self._ahead:
+            running = self._ahead.pop()
+            self._todo.appendleft(running.load)
+            running.drop()
+        elif self._held_nbytes:
+            nbytes, self._held_nbytes = self._held_nbytes, 0
+            self._budget.give(nbytes)
+        else:
+            return False
+        return True
+
+    def read_ahead(self) -> None:
+        """Begins as many loads as the budget has room for. Called when a load has begun or finished."""
+        with self._budget.changed:
+            if self._is_closed or self._budget.waiting or self._is_reading_ahead:
+                return
+            self._is_reading_ahead = (
+                True  # a load that finishes at once calls this again, before it is in line
+            )
+            while (
+                self._todo
+                and len(self._ahead) < self._most_ahead
+                and self._budget.try_take(self._todo[0].peak_nbytes)
+            ):
+                self._ahead.append(_Running(self._todo.popleft(), self, self._budget))
+            self._is_reading_ahead = False
+
+    def _take_next(self) -> _Running[T] | None:
+        with self._budget.changed:
+            if self._is_closed:
+                raise InvalidConfig("the loader was closed while it was read; open another")
+            if self._ahead:
+                running = self._ahead.popleft()
+            elif self._todo:
+                load = self._todo.popleft()
+                if not self._budget.try_take(load.peak_nbytes):
+                    self.give_up_one()  # nothing is ahead: the caller's last result
+                    self._budget.take(load.peak_nbytes, load.name)
+                running = _Running(load, self, self._budget)
+            else:
+                return None
+        self.read_ahead()
+        return running
+
+    def _hand_over(self, running: _Running[T]) -> T:
+        try:
+            result = running.result()
+        except BaseException:
+            running.drop()
+            raise
+        with self._budget.changed:
+            self._budget.give(self._held_nbytes)
+            self._held_nbytes = running.load.result_nbytes
+        return result
+
+
+class _Running(Generic[T]):
+    """A load whose lanes are in the pool, and whose memory has been taken from the budget."""
+
+    def __init__(self, load: Load[T], stream: Stream[T], budget: Budget) -> None:
+        self.load, self._stream, self._budget = load, stream, budget
+        self._is_dropped = False
+        self._failure: MemoryError | None = None
+        lanes: Sequence[Lane] = ()
+        try:
+            lanes, self._result = load.begin()
+        except MemoryError as error:  # kept for the load's turn: this may run in a thread of the pool
+            self._failure = error
+        self._unfinished = len(lanes)
+        if not lanes:
+            budget.give(load.peak_nbytes - load.result_nbytes)
+        self._futures = [stream.pool.submit(lane) for lane in lanes]
+        for future in self._futures:
+            future.add_done_callback(self._lane_done)
+
+    def result(self) -> T:
+        """Waits for the lanes. Raises what the first of them raised."""
+        if self._failure is not None:
+            raise self._failure
+        for future in self._futures:
+            future.result()
+        result = self._result
+        del self._result  # it holds the memory that is now the caller's
+        return result()
+
+    def drop(self) -> None:
+        """Gives the memory back, as soon as no lane works on it."""
+        with self._budget.changed:
+            if self._is_dropped:
+                return
+            self._is_dropped = True
+            if self._unfinished == 0:
+                self._budget.give(self.load.result_nbytes)
+        for future in self._futures:
+            future.cancel()
+
+    def _lane_done(self, _: Future[None]) -> None:
+        with self._budget.changed:
+            self._unfinished -= 1
+            if self._unfinished:
+                return
+            kept = 0 if self._is_dropped else self.load.result_nbytes
+            self._budget.give(self.load.peak_nbytes - kept)
+        self._stream.read_ahead()

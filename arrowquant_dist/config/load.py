@@ -56,7 +56,7 @@ def _read(uri: str, storage_options: Mapping[str, Any] | None) -> bytes:
 def _parse(values: Mapping[str, Any]) -> tuple[QuantizationConfig, RunConfig]:
     run_keys = {f.name: "under 'run:'" for f in fields(RunConfig)}
     check_keys(values, [*(f.name for f in fields(QuantizationConfig)), "run"], run_keys)
-    run_values = check_mapping("run", values.get("run") or {})
+    run_values = check_mapping("run", {} if values.get("run") is None else values["run"])
     quantization_keys = {
         f.name: "at the top of the file, not under 'run:'" for f in fields(QuantizationConfig)
     }

@@ -1,20 +1,23 @@
-"""Layer table + config → shards: which rows of which layers each worker turns into a part, and how."""
+"""What a plan is made of: row blocks in shards."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.dtypes import DTYPES
 
 
 @dataclass(frozen=True, slots=True)
 class RowBlock:
     """Rows [row_start, row_start + rows) of `layer`, stored as one V2 row.
 
-    The layer is seen as [prod(shape[:row_dims]), columns]. kept_reason: why a layer stays unquantized, or None.
+    The layer is seen as [prod(shape[:row_dims]), columns]. kept_reason: why a layer stays unquantized, or
+    None.
     """
 
     layer: Layer
@@ -41,6 +44,11 @@ class RowBlock:
         return self.rows * self.columns
 
     @property
+    def source_nbytes(self) -> int:
+        """Size of the block's values in the source's dtype."""
+        return self.num_params * DTYPES[self.layer.dtype].itemsize
+
+    @property
     def value_range(self) -> tuple[int, int]:
         """[start, stop) of this block's values among the layer's values in C order."""
         return self.row_start * self.columns, (self.row_start + self.rows) * self.columns
@@ -48,18 +56,23 @@ class RowBlock:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The row blocks that one worker turns into one part file."""
+    """The row blocks that one worker turns into one part file, in the order of the source's bytes."""
 
     index: int
     blocks: tuple[RowBlock, ...]
+
+    @property
+    def source_nbytes(self) -> int:
+        return sum(block.source_nbytes for block in self.blocks)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Everything a run does, fixed before the first weight is read.
 
-    fingerprint: `xxh3_128:<hex>` over source, config and whatever of the run settings changes bytes.
-    source: {uri, format, files: [{uri, nbytes, version}]}, URIs without credentials. config: as given, resolved.
+    fingerprint: `xxh3_128:<hex>` over source, layers, specs, blocks and shards: equal plans make equal bytes.
+    source: {uri, format, files: [{uri, nbytes, version}]}, URIs without credentials.
+    config: QuantizationConfig.to_dict(), and under `run` the run settings that change bytes.
     notes: for people (a word of mixed_precision_layers that matched nothing …).
     """
 
@@ -71,3 +84,14 @@ class Plan:
     fingerprint: str
     sidecars: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def blocks(self) -> Iterator[RowBlock]:
+        """Every row block, in the order of the source's bytes."""
+        return (block for shard in self.shards for block in shard.blocks)
+
+    def differences(self, other: Plan) -> list[str]:
+        """What makes `other` another plan, for people; empty where the fingerprints are equal."""
+        from arrowquant_dist.plan.differences import differences
+
+        return differences(self, other)

@@ -1,0 +1,33 @@
+"""Layer table + config → shards: which rows of which layers each worker turns into a part, and how."""
+
+from arrowquant_dist.plan.blocks import Plan, RowBlock, Shard
+from arrowquant_dist.plan.differences import differences
+from arrowquant_dist.plan.make import make_plan
+from arrowquant_dist.plan.sizes import expected_nbytes, worker_memory_nbytes
+from arrowquant_dist.plan.summary import KeptLayer, PlanSummary, TypeTotals, summarize
+from arrowquant_dist.plan.table import (
+    PLAN_TABLE_SCHEMA,
+    plan_from_bytes,
+    plan_from_table,
+    plan_table,
+    plan_to_bytes,
+)
+
+__all__ = [
+    "PLAN_TABLE_SCHEMA",
+    "KeptLayer",
+    "Plan",
+    "PlanSummary",
+    "RowBlock",
+    "Shard",
+    "TypeTotals",
+    "differences",
+    "expected_nbytes",
+    "make_plan",
+    "plan_from_bytes",
+    "plan_from_table",
+    "plan_table",
+    "plan_to_bytes",
+    "summarize",
+    "worker_memory_nbytes",
+]

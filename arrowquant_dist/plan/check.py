@@ -1,0 +1,88 @@
+"""What has to be true of a source's layers before a plan is made. The readers check what they read; this is
+the last gate before weights are: a wrong layer table would otherwise surface in the middle of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from arrowquant_dist.checkpoint.table import RAW, Checkpoint, Layer
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.store.files import redact
+
+MAX_NAME_NBYTES = 1 << 16
+_MAX_INT64 = (1 << 63) - 1
+
+
+def check_checkpoint(checkpoint: Checkpoint) -> None:
+    """Raises InvalidCheckpoint, which names layer and file."""
+    if not checkpoint.layers:
+        raise InvalidCheckpoint("holds no layers; is this the model's folder?", uri=redact(checkpoint.uri))
+    sizes = {file.uri: file.nbytes for file in checkpoint.files}
+    for layer in checkpoint.layers:
+        _check_name(layer)
+        _check_values(layer)
+        if layer.encoding == RAW:
+            _check_range(layer, sizes.get(layer.uri))
+    _check_unique(checkpoint.layers)
+    _check_aliases(checkpoint)
+
+
+def _check_name(layer: Layer) -> None:
+    if not layer.name:
+        raise InvalidCheckpoint("a layer has no name", uri=redact(layer.uri))
+    try:
+        nbytes = len(layer.name.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidCheckpoint(
+            f"the layer name {layer.name!a} is not Unicode", uri=redact(layer.uri)
+        ) from error
+    if nbytes > MAX_NAME_NBYTES:
+        message = f"a layer name has {nbytes} bytes, at most {MAX_NAME_NBYTES} can be"
+        raise InvalidCheckpoint(message, layer=layer.name[:100], uri=redact(layer.uri))
+
+
+def _check_values(layer: Layer) -> None:
+    if layer.dtype not in DTYPES:
+        known = ", ".join(DTYPES)
+        raise _wrong(
+            layer, f"the dtype {layer.dtype!r} is not supported; convert the layer to one of {known}"
+        )
+    if any(size < 0 for size in layer.shape):
+        raise _wrong(layer, f"the shape {list(layer.shape)} has a negative dimension")
+    if layer.source_nbytes > _MAX_INT64:
+        raise _wrong(layer, f"the shape {list(layer.shape)} stands for more bytes than any file can hold")
+
+
+def _check_range(layer: Layer, file_nbytes: int | None) -> None:
+    if layer.nbytes != layer.source_nbytes:
+        shape = f"{list(layer.shape)} of {layer.dtype}"
+        raise _wrong(layer, f"has {layer.nbytes} bytes, its shape {shape} needs {layer.source_nbytes}")
+    stop = layer.offset + layer.nbytes
+    if layer.offset < 0 or (file_nbytes is not None and stop > file_nbytes):
+        message = (
+            f"its bytes {layer.offset} to {stop} are outside the file ({file_nbytes} bytes); fetch it again"
+        )
+        raise _wrong(layer, message)
+
+
+def _check_unique(layers: Iterable[Layer]) -> None:
+    seen: dict[str, Layer] = {}
+    for layer in layers:
+        first = seen.setdefault(layer.name, layer)
+        if first is not layer:
+            raise _wrong(layer, f"is there twice, also in {redact(first.uri)}; keep one of them")
+
+
+def _check_aliases(checkpoint: Checkpoint) -> None:
+    names = {layer.name for layer in checkpoint.layers}
+    for alias, stored in checkpoint.aliases.items():
+        if alias in names or stored not in names:
+            message = f"is tied to {stored!r}, " + (
+                "but stored too" if alias in names else "which is no layer"
+            )
+            raise InvalidCheckpoint(message, layer=alias, uri=redact(checkpoint.uri))
+
+
+def _wrong(layer: Layer, message: str) -> InvalidCheckpoint:
+    return InvalidCheckpoint(message, layer=layer.name, uri=redact(layer.uri))

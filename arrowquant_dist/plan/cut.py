@@ -1,0 +1,144 @@
+"""Layers → row blocks that a worker can hold → shards of about equal bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.config import ResolvedLayer
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig
+from arrowquant_dist.plan.blocks import RowBlock, Shard
+from arrowquant_dist.plan.sizes import data_row_nbytes, scales_row_nbytes
+from arrowquant_dist.store.files import redact
+
+MAX_DIMENSION = (1 << 31) - 1  # V2's `shape` is int32
+MAX_VALUE_NBYTES = (1 << 31) - (1 << 20)  # a Parquet value stays below 2 GiB, its page's header included
+MAX_BLOCKS = 1_000_000
+
+MIN_SHARD_NBYTES = 8 << 20  # below, a part's own cost (requests, footer, commit) outweighs it
+SHARDS_AT_LEAST = 32  # where there is enough, so that workers can share a small model too
+BLOCK_OVERHEAD_NBYTES = 4096  # what a row block costs besides its bytes: thousands of tiny ones fill a shard
+
+
+def cut_layer(layer: Layer, resolved: ResolvedLayer, block_bytes: int) -> list[RowBlock]:
+    """The layer's row blocks, in order: as few of about equal size as stay within `block_bytes`, at least one
+    row.
+
+    Raises InvalidCheckpoint for a dimension that V2 can't hold, InvalidConfig for rows beyond a Parquet
+    value.
+    """
+    spec = resolved.spec
+    rows, columns = math.prod(layer.shape[: spec.row_dims]), math.prod(layer.shape[spec.row_dims :])
+    if max(layer.shape[spec.row_dims :], default=0) > MAX_DIMENSION:
+        raise _too_long(layer, spec.row_dims)
+    count = max(1, -(-rows // _rows_at_most(layer, resolved, columns, block_bytes)))
+    if count > MAX_BLOCKS:
+        message = f"would be cut into {count} row blocks, at most {MAX_BLOCKS} can be; raise block_bytes"
+        raise InvalidConfig(message, layer=layer.name, uri=redact(layer.uri))
+    if count == 1:
+        if max(layer.shape, default=0) > MAX_DIMENSION:
+            raise _too_long(layer, 0)
+        return [RowBlock(layer, spec, 0, rows, resolved.kept_reason)]
+    starts = [rows * index // count for index in range(count + 1)]
+    return [
+        RowBlock(layer, spec, start, stop - start, resolved.kept_reason)
+        for start, stop in zip(starts, starts[1:], strict=False)
+    ]
+
+
+def group_shards(blocks: Sequence[RowBlock], shard_bytes: int) -> tuple[Shard, ...]:
+    """Runs of neighbouring blocks, of about equal source bytes and at most `shard_bytes`.
+
+    A single block, or the blocks of a layer with one scale for the tensor (whose worker passes over all of it
+    twice), stay together whatever they have. The blocks and the settings alone decide, not how many workers
+    come.
+    """
+    atoms = _atoms(blocks)
+    ends = np.cumsum([_weight(blocks[start:stop]) for start, stop in atoms], dtype=np.int64)
+    target = min(shard_bytes, max(MIN_SHARD_NBYTES, int(ends[-1]) // SHARDS_AT_LEAST))
+    cuts = _merge_small(ends, _even_cuts(ends, target), target // 4, shard_bytes)
+    edges = [0, *(atoms[cut - 1][1] for cut in cuts)]
+    pairs = zip(edges, edges[1:], strict=False)
+    return tuple(Shard(index, tuple(blocks[a:b])) for index, (a, b) in enumerate(pairs))
+
+
+def _rows_at_most(layer: Layer, resolved: ResolvedLayer, columns: int, block_bytes: int) -> int:
+    """How many rows a block may have: by its bytes, and by what V2 and Parquet can hold."""
+    spec = resolved.spec
+    source = columns * DTYPES[layer.dtype].itemsize  # what is stored of values that only `none` can hold
+    stored = max(source, data_row_nbytes(spec, columns, layer.dtype), scales_row_nbytes(spec, columns))
+    if stored > MAX_VALUE_NBYTES:
+        message = (
+            f"a row of {columns} values is more than a Parquet value can hold; make rows shorter by row_dims"
+        )
+        raise InvalidConfig(message, layer=layer.name, uri=redact(layer.uri))
+    by_source = max(1, block_bytes // source) if source else MAX_DIMENSION
+    return min(by_source, MAX_VALUE_NBYTES // max(1, stored), MAX_DIMENSION)
+
+
+def _too_long(layer: Layer, first: int) -> InvalidCheckpoint:
+    message = f"the dimension {max(layer.shape[first:])} does not fit V2's int32 shape"
+    return InvalidCheckpoint(message, layer=layer.name, uri=redact(layer.uri))
+
+
+def _atoms(blocks: Sequence[RowBlock]) -> list[tuple[int, int]]:
+    """[start, stop) of the blocks that must share a shard."""
+    atoms: list[tuple[int, int]] = []
+    for index, block in enumerate(blocks):
+        per_tensor = block.spec.is_quantized and block.spec.quant_axis == -1
+        if per_tensor and block.row_start > 0:
+            atoms[-1] = (atoms[-1][0], index + 1)
+        else:
+            atoms.append((index, index + 1))
+    return atoms
+
+
+def _weight(blocks: Sequence[RowBlock]) -> int:
+    return sum(block.source_nbytes + BLOCK_OVERHEAD_NBYTES for block in blocks)
+
+
+def _even_cuts(ends: np.ndarray, target: int) -> list[int]:
+    """Where shards end: as few as `target` allows, and then the smallest limit that needs no more of them."""
+    cuts = _cuts(ends, target, len(ends))
+    low, high = 1, target
+    while low < high:
+        limit = (low + high) // 2
+        tried = _cuts(ends, limit, len(cuts))
+        if tried[-1] == len(ends):
+            cuts, high = tried, limit
+        else:
+            low = limit + 1
+    return cuts
+
+
+def _cuts(ends: np.ndarray, limit: int, most: int) -> list[int]:
+    """Greedy: each shard takes what fits in `limit`, at least one atom; gives up after `most` shards.
+
+    ends: int64 [n], cumulative weights. The last cut is n where all fits.
+    """
+    cuts: list[int] = []
+    cut = before = 0
+    while cut < len(ends) and len(cuts) < most:
+        cut = max(cut + 1, int(np.searchsorted(ends, before + limit, side="right")))
+        cuts.append(cut)
+        before = int(ends[cut - 1])
+    return cuts
+
+
+def _merge_small(ends: np.ndarray, cuts: list[int], small: int, limit: int) -> list[int]:
+    """Joins two neighbours of which one is below `small`, where both stay within `limit`.
+
+    Such scraps lie between big layers (the norms beside an embedding), and each would be a part of its own.
+    """
+    merged: list[tuple[int, int]] = []  # (weight, cut)
+    for weight, cut in zip(np.diff(ends[np.array(cuts) - 1], prepend=0).tolist(), cuts, strict=True):
+        last = merged[-1][0] if merged else limit
+        if min(weight, last) < small and weight + last <= limit:
+            merged[-1] = (weight + last, cut)
+        else:
+            merged.append((weight, cut))
+    return [cut for _, cut in merged]

@@ -1,0 +1,83 @@
+"""Checkpoint + config + run settings → plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from arrowquant_dist.checkpoint.table import Checkpoint, Layer
+from arrowquant_dist.config import QuantizationConfig, RunConfig, SpecResolver
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.plan.blocks import Plan, RowBlock
+from arrowquant_dist.plan.check import check_checkpoint
+from arrowquant_dist.plan.cut import MAX_BLOCKS, cut_layer, group_shards
+from arrowquant_dist.plan.fingerprint import fingerprint
+from arrowquant_dist.store.files import redact
+
+_LONG_ROW = 64  # a 3-D layer whose last dimension is this long is more likely fused experts than a
+convolution _SHOWN_NAMES = 3
+
+
+def make_plan(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig) -> Plan:
+    """Everything of a run, checked and fixed before the first weight is read.
+
+    Layers are taken in the order of their bytes in the source, so that a shard reads neighbours. The same
+    source and settings make the same plan on any machine, whatever the engine and its workers.
+
+    Raises InvalidCheckpoint for a layer table that can't be true, InvalidConfig for a config that doesn't fit
+    it.
+    """
+    check_checkpoint(checkpoint)
+    layers = sorted(checkpoint.layers, key=lambda layer: (layer.uri, layer.offset))
+    blocks, notes = _resolve_and_cut(layers, config, run.block_bytes)
+    shards = group_shards(blocks, run.shard_bytes)
+    files = [{"uri": redact(f.uri), "nbytes": f.nbytes, "version": f.version} for f in checkpoint.files]
+    return Plan(
+        shards=shards,
+        aliases=dict(checkpoint.aliases),
+        source={"uri": redact(checkpoint.uri), "format": checkpoint.format, "files": files},
+        config={**config.to_dict(), "run": run.byte_settings()},
+        compression=run.compression,
+        fingerprint=fingerprint(shards, checkpoint.aliases, files, run.compression),
+        sidecars=tuple(checkpoint.sidecars),
+        notes=tuple(notes),
+    )
+
+
+def _resolve_and_cut(
+    layers: Iterable[Layer], config: QuantizationConfig, block_bytes: int
+) -> tuple[list[RowBlock], list[str]]:
+    resolver = SpecResolver(config)
+    blocks: list[RowBlock] = []
+    for layer in layers:
+        blocks += cut_layer(layer, resolver.resolve(layer.name, layer.shape, layer.dtype), block_bytes)
+        if len(blocks) > MAX_BLOCKS:
+            raise InvalidConfig(f"the plan has more than {MAX_BLOCKS} row blocks; raise block_bytes")
+    resolver.check_matches(layer.name for layer in layers)
+    return blocks, [*resolver.notes(), *_layout_notes(blocks, block_bytes)]
+
+
+def _layout_notes(blocks: Iterable[RowBlock], block_bytes: int) -> list[str]:
+    long_rows: dict[str, Any] = {}
+    stacked: dict[str, Any] = {}
+    for block in blocks:
+        layer = block.layer
+        if block.rows == 1 and block.source_nbytes > block_bytes:
+            long_rows.setdefault(layer.name)
+        is_stack = len(layer.shape) == 3 and layer.shape[-1] >= _LONG_ROW
+        if is_stack and block.spec.is_quantized and block.spec.row_dims == 1:
+            stacked.setdefault(layer.name)
+    notes = []
+    if long_rows:
+        reason = "one row is larger than block_bytes, so each row is a block and memory grows with it"
+        notes.append(f"{_some(long_rows)}: {reason}")
+    if stacked:
+        reason = "3-D, a row is everything below the first dimension; if these are fused experts, say row_dims: 2"
+        notes.append(f"{_some(stacked)}: {reason}")
+    return notes
+
+
+def _some(names: Iterable[str]) -> str:
+    every = list(names)
+    more = f" and {len(every) - _SHOWN_NAMES} more" if len(every) > _SHOWN_NAMES else ""
+    return ", ".join(every[:_SHOWN_NAMES]) + more

@@ -1,0 +1,52 @@
+"""Bytes that a plan stands for: what is stored, and the memory that a worker needs for it."""
+
+from __future__ import annotations
+
+from arrowquant_dist.checkpoint.table import RAW
+from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.plan.blocks import Plan, RowBlock
+
+SCALE_NBYTES = 4  # float32, a zero point as well
+
+# The bound of a worker's memory, in multiples of its largest block's bytes: measured peaks, rounded up.
+INTERPRETER_NBYTES = 300 << 20  # Python, numpy, pyarrow, numba with compiled kernels, an idle Ray worker
+RAW_COPIES = 2  # the bytes read, and one scratch copy (a cast to fp16, a digest of what is not contiguous)
+DECODED_COPIES = 4  # strided and dataset sources: the stored bytes and Parquet's two copies, then the values
+WRITER_COPIES = {"none": 3, "zstd": 4}  # the codes, and what Parquet's writer holds of them besides
+
+
+def data_row_nbytes(spec: QuantSpec, columns: int, dtype: str) -> int:
+    """Bytes of one row of `data`: a row of codes starts on a byte of its own."""
+    if spec.is_quantized:
+        return (columns * spec.bits + 7) // 8
+    return columns * (2 if spec.quant_type == "fp16" else DTYPES[dtype].itemsize)
+
+
+def scales_row_nbytes(spec: QuantSpec, columns: int) -> int:
+    """Bytes of one row's `scales`; 0 where a row has none of its own (per tensor, kept)."""
+    return SCALE_NBYTES * spec.groups_per_row(columns) if spec.is_quantized else 0
+
+
+def expected_nbytes(block: RowBlock) -> int:
+    """Bytes of data, scales and zero points of the block, before compression.
+
+    Exact, but for a kept block planned as fp16 that holds a value fp16 can't: its source's bytes are stored.
+    """
+    spec, columns = block.spec, block.columns
+    data = block.rows * data_row_nbytes(spec, columns, block.layer.dtype)
+    scales = block.rows * scales_row_nbytes(spec, columns)
+    if spec.is_quantized and spec.quant_axis == -1:
+        scales = SCALE_NBYTES
+    return data + (scales if spec.symmetric else 2 * scales)
+
+
+def worker_memory_nbytes(plan: Plan) -> int:
+    """Upper bound of one worker's memory: a function of its largest row block, not of the model."""
+    writer = WRITER_COPIES[plan.compression]
+
+    def block_nbytes(block: RowBlock) -> int:
+        copies = RAW_COPIES if block.layer.encoding == RAW else DECODED_COPIES
+        return copies * block.source_nbytes + writer * expected_nbytes(block)
+
+    return INTERPRETER_NBYTES + max(map(block_nbytes, plan.blocks), default=0)

@@ -1,0 +1,115 @@
+"""A plan in figures, for `--dry-run`: costs and exceptions before anything is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.plan.blocks import Plan, RowBlock
+from arrowquant_dist.plan.sizes import expected_nbytes, worker_memory_nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class TypeTotals:
+    """What is stored as one quant type. expected_nbytes: before compression."""
+
+    layers: int
+    params: int
+    source_nbytes: int
+    expected_nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLayer:
+    """A layer that stays unquantized. is_matrix: a float of 2 or more dimensions, so quantizing it was a choice."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    quant_type: str
+    reason: str
+    is_matrix: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """types: {quant_type: totals}, largest first. source_dtypes: {dtype: layers}.
+
+    worker_memory_nbytes: upper bound of one worker's memory. kept: every layer that stays unquantized, in the
+    order of the source; print `kept_matrices` by name, the rest as `kept_reasons` counts them.
+    """
+
+    source: str
+    format: str
+    fingerprint: str
+    layers: int
+    row_blocks: int
+    shards: int
+    params: int
+    source_nbytes: int
+    expected_nbytes: int
+    worker_memory_nbytes: int
+    compression: str
+    types: dict[str, TypeTotals]
+    source_dtypes: dict[str, int]
+    kept: tuple[KeptLayer, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def quantized_layers(self) -> int:
+        return self.layers - len(self.kept)
+
+    @property
+    def kept_matrices(self) -> tuple[KeptLayer, ...]:
+        return tuple(layer for layer in self.kept if layer.is_matrix)
+
+    @property
+    def kept_reasons(self) -> dict[str, int]:
+        """{reason: layers}, most frequent first."""
+        return dict(Counter(layer.reason for layer in self.kept).most_common())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return asdict(self)
+
+
+def summarize(plan: Plan) -> PlanSummary:
+    blocks = list(plan.blocks)
+    first = [block for block in blocks if block.row_start == 0]  # one block of each layer
+    types = {name: _totals(name, blocks) for name in {block.spec.quant_type for block in first}}
+    ranked = sorted(types.items(), key=lambda pair: (-pair[1].source_nbytes, pair[0]))
+    return PlanSummary(
+        source=plan.source["uri"],
+        format=plan.source["format"],
+        fingerprint=plan.fingerprint,
+        layers=len(first),
+        row_blocks=len(blocks),
+        shards=len(plan.shards),
+        params=sum(totals.params for totals in types.values()),
+        source_nbytes=sum(totals.source_nbytes for totals in types.values()),
+        expected_nbytes=sum(totals.expected_nbytes for totals in types.values()),
+        worker_memory_nbytes=worker_memory_nbytes(plan),
+        compression=plan.compression,
+        types=dict(ranked),
+        source_dtypes=dict(Counter(block.layer.dtype for block in first).most_common()),
+        kept=tuple(_kept(block, block.kept_reason) for block in first if block.kept_reason is not None),
+        notes=plan.notes,
+    )
+
+
+def _totals(quant_type: str, blocks: list[RowBlock]) -> TypeTotals:
+    own = [block for block in blocks if block.spec.quant_type == quant_type]
+    return TypeTotals(
+        layers=sum(block.row_start == 0 for block in own),
+        params=sum(block.num_params for block in own),
+        source_nbytes=sum(block.source_nbytes for block in own),
+        expected_nbytes=sum(map(expected_nbytes, own)),
+    )
+
+
+def _kept(block: RowBlock, reason: str) -> KeptLayer:
+    layer = block.layer
+    is_matrix = len(layer.shape) >= 2 and DTYPES[layer.dtype].is_float and layer.num_params > 0
+    return KeptLayer(layer.name, layer.shape, layer.dtype, block.spec.quant_type, reason, is_matrix)

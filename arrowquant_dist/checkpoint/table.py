@@ -11,6 +11,8 @@ import pyarrow as pa
 from arrowquant_dist.dtypes import DTYPES
 
 RAW = "raw"  # `nbytes` little-endian values in C order from `offset` of the object at `uri`
+STRIDED = "strided:"  # + JSON list of strides, in values
+DATASET = "dataset"
 
 LAYER_TABLE_SCHEMA = pa.schema(
     [
@@ -30,9 +32,10 @@ LAYER_TABLE_SCHEMA = pa.schema(
 class Layer:
     """One named tensor of a checkpoint.
 
-    shape: () for a scalar. dtype: a key of `DTYPES`. offset, nbytes: the object's byte range that holds the values.
-    encoding: how to read that range: `raw`; `strided:<json>` (a torch view that is not contiguous);
-    `dataset` (a layer of a V1/V2 dataset, decoded through its rows).
+    shape: () for a scalar. dtype: a key of `DTYPES`. offset, nbytes: the object's byte range that holds the
+    values. encoding: how to read that range: `raw`; `strided:<json>` (a torch view that is not contiguous: its
+    strides in values); `dataset` (a layer of the V1/V2 dataset at `uri`, decoded through its rows; offset 0,
+    nbytes those of the decoded values).
     """
 
     name: str
@@ -55,8 +58,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One object of the source that weights are read from; `nbytes` and `version` (ETag, mtime or digest of the
-    header) go into the fingerprint, so that a source changed in between is noticed."""
+    """One object of the source that weights are read from.
+
+    nbytes and version (ETag, mtime …) go into the fingerprint, so that a source changed in between is noticed.
+    """
 
     uri: str
     nbytes: int

@@ -1,0 +1,54 @@
+"""A V1 or V2 dataset as a source, to quantize it anew. Names and shapes now, values on demand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from arrowquant_dist.checkpoint.sidecars import choose_sidecars
+from arrowquant_dist.checkpoint.table import DATASET, Checkpoint, Layer, SourceFile
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint
+from arrowquant_dist.store.files import ObjectInfo, Store
+
+if TYPE_CHECKING:
+    from arrowquant_dist.store.layers import StoredLayer
+
+
+def open_dataset(uri: str, store: Store, storage_options: Mapping[str, Any] | None = None) -> Checkpoint:
+    """The layers of a target, a Parquet file or a folder of them; no `data` is read.
+
+    Raises InvalidCheckpoint where files, rows or shapes contradict each other or some are missing.
+    """
+    from arrowquant_dist.store.dataset import Dataset
+
+    try:
+        dataset = Dataset.open(uri, storage_options)
+    except (CorruptWeights, IncompleteDataset) as error:
+        raise InvalidCheckpoint(
+            error.message, layer=error.layer, uri=error.uri, byte_range=error.byte_range
+        ) from error
+    if not dataset.layers:
+        raise InvalidCheckpoint("the dataset has no layers; choose another source", uri=store.uri)
+    layers = [_layer(name, entry, store.uri) for name, entry in dataset.layers.items()]
+    listing = store.list()
+    return Checkpoint(
+        store.uri,
+        f"v{dataset.schema_version}",
+        tuple(layers),
+        tuple(SourceFile(store.url(i.path), i.nbytes, i.version) for i in listing if _holds_weights(i)),
+        dict(dataset.aliases),
+        choose_sidecars(listing),
+    )
+
+
+def _layer(name: str, stored: StoredLayer, uri: str) -> Layer:
+    shape = tuple(stored.shape)
+    return Layer(name, shape, stored.dtype, uri, 0, math.prod(shape) * DTYPES[stored.dtype].itemsize, DATASET)
+
+
+def _holds_weights(info: ObjectInfo) -> bool:
+    """A part, the index or the manifest; also the object at the root, whose path is empty."""
+    folder = info.path.split("/", 1)[0]
+    return info.path in ("", "manifest.json") or (info.path.endswith(".parquet") and folder != "report")

@@ -1,0 +1,152 @@
+"""safetensors files: their headers → layers. Nothing in a header is believed before it is checked.
+
+The format: 8 bytes little-endian header length, the header (JSON: name → dtype, shape, data_offsets), the
+values. The tensors' ranges follow each other without gaps or overlaps and end where the file ends.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections import Counter
+from typing import Any, NoReturn
+
+from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.dtypes import BY_SAFETENSORS
+from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.store.files import ByteRange, ObjectInfo, Store
+
+MAX_HEADER_NBYTES = 100_000_000  # the format's own limit
+MAX_DIMS = 64  # numpy's and torch's limit
+_LENGTH_NBYTES = 8
+_FIRST_READ_NBYTES = 1 << 18  # most headers fit: one request a file
+_MAX_VALUE = 2**63 - 1
+_MAX_NAME = 4096
+_AGAIN = "download the file again"
+
+
+def read_layers(store: Store, info: ObjectInfo) -> list[Layer]:
+    """The layers of one file, in file order. Raises InvalidCheckpoint, naming file, tensor and reason."""
+    uri = store.url(info.path)
+    header_nbytes, header = _read_header(store, info, uri)
+    entries = _parse_json(header, uri)
+    _check_metadata(entries.pop("__metadata__", None) or {}, uri)
+    data_start = _LENGTH_NBYTES + header_nbytes
+    layers = [_layer(name, entry, data_start, uri) for name, entry in entries.items()]
+    layers.sort(key=lambda layer: (layer.offset, layer.nbytes))
+    _check_ranges(layers, data_start, info.nbytes, uri)
+    return layers
+
+
+def _read_header(store: Store, info: ObjectInfo, uri: str) -> tuple[int, bytes]:
+    if info.nbytes < _LENGTH_NBYTES + 2:
+        _refuse(f"the file has {info.nbytes} bytes, too few for a safetensors header; {_AGAIN}", uri)
+    first = store.read_range(info.path, ByteRange(0, min(info.nbytes, _FIRST_READ_NBYTES))).tobytes()
+    nbytes = int.from_bytes(first[:_LENGTH_NBYTES], "little")
+    if nbytes > MAX_HEADER_NBYTES:
+        _refuse(
+            f"its header claims {nbytes} bytes, over the format's 100 MB; this is no safetensors file", uri
+        )
+    stop = _LENGTH_NBYTES + nbytes
+    if stop > info.nbytes:
+        _refuse(f"cut off: the header needs {stop} bytes, the file has {info.nbytes}; {_AGAIN}", uri)
+    if stop <= len(first):
+        return nbytes, first[_LENGTH_NBYTES:stop]
+    return nbytes, first[_LENGTH_NBYTES:] + store.read_range(info.path, ByteRange(len(first), stop)).tobytes()
+
+
+def _parse_json(header: bytes, uri: str) -> dict[str, Any]:
+    if not header.startswith(b"{"):
+        _refuse("its header does not begin with '{'; this is no safetensors file", uri)
+    # A tensor takes 50 characters and three brackets. Far more of them are a bomb: a bracket is 64 bytes of
+    # memory, a number 8.
+    if header.count(b"[") + header.count(b"{") > 1000 + len(header) // 10:
+        _refuse("its header is nested JSON, not a table of tensors", uri)
+    if header.count(b",") > 1000 + len(header) // 3:
+        _refuse("its header is a list of numbers, not a table of tensors", uri)
+
+    def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries = dict(pairs)
+        if len(entries) != len(pairs):
+            name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+            _refuse(f"its header has the key {reprlib.repr(name)} twice", uri)
+        return entries
+
+    def refuse_constant(text: str) -> NoReturn:
+        _refuse(f"its header holds {text}, which is no JSON", uri)
+
+    try:
+        text = header.decode("utf-8")
+        return dict(json.loads(text, object_pairs_hook=refuse_duplicates, parse_constant=refuse_constant))
+    except (ValueError, RecursionError) as error:
+        raise InvalidCheckpoint(f"its header is not readable JSON ({error}); {_AGAIN}", uri=uri) from error
+
+
+def _layer(name: str, entry: Any, data_start: int, uri: str) -> Layer:
+    _check_name(name, uri)
+    if not isinstance(entry, dict):
+        _refuse("its entry is not an object with dtype, shape and data_offsets", uri, name)
+    dtype = BY_SAFETENSORS.get(entry.get("dtype")) if isinstance(entry.get("dtype"), str) else None
+    if dtype is None:
+        _refuse(
+            f"dtype {reprlib.repr(entry.get('dtype'))} is not supported; convert it to one of "
+            f"{', '.join(BY_SAFETENSORS)}",
+            uri,
+            name,
+        )
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if not _are_counts(shape) or len(shape) > MAX_DIMS:
+        _refuse(f"shape {reprlib.repr(shape)} is not a list of at most {MAX_DIMS} sizes", uri, name)
+    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        _refuse(f"data_offsets {reprlib.repr(offsets)} are not a begin and an end", uri, name)
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes != offsets[1] - offsets[0]:
+        _refuse(
+            f"shape {reprlib.repr(shape)} of {dtype.name} takes {nbytes} bytes, "
+            f"its data_offsets hold {offsets[1] - offsets[0]}",
+            uri,
+            name,
+        )
+    return Layer(name, tuple(shape), dtype.name, uri, data_start + offsets[0], nbytes)
+
+
+def _check_ranges(layers: list[Layer], data_start: int, file_nbytes: int, uri: str) -> None:
+    """The tensors, sorted by offset, cover the file from `data_start` to its end, each byte once."""
+    stop = data_start
+    for layer in layers:
+        if layer.offset != stop:
+            kind = "overlap" if layer.offset < stop else "leave a gap"
+            _refuse(
+                f"its bytes {kind} before it: they begin at {layer.offset}, expected {stop}", uri, layer.name
+            )
+        stop += layer.nbytes
+    if stop > file_nbytes:
+        cut = next(layer.name for layer in layers if layer.offset + layer.nbytes > file_nbytes)
+        _refuse(f"cut off: the tensors need {stop} bytes, the file has {file_nbytes}; {_AGAIN}", uri, cut)
+    if stop < file_nbytes:
+        _refuse(f"{file_nbytes - stop} bytes after the last tensor belong to none; {_AGAIN}", uri)
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        type(value) is int and 0 <= value <= _MAX_VALUE for value in values
+    )
+
+
+def _check_name(name: str, uri: str) -> None:
+    if len(name) > _MAX_NAME:
+        _refuse(f"the name {reprlib.repr(name)} of a tensor has {len(name)} characters", uri)
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidCheckpoint(f"the name {name!r} of a tensor is not valid Unicode", uri=uri) from error
+
+
+def _check_metadata(metadata: Any, uri: str) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        _refuse("its __metadata__ is not an object of strings", uri)
+
+
+def _refuse(message: str, uri: str, layer: str | None = None) -> NoReturn:
+    raise InvalidCheckpoint(message, layer=layer, uri=uri)

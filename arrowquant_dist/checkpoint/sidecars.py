@@ -1,0 +1,49 @@
+"""The small files that make weights a model: config, tokenizer, README. Never code."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from arrowquant_dist.store.files import ObjectInfo
+
+MAX_SIDECAR_NBYTES = 32 << 20
+_PATTERNS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*.json",
+    "tokenizer*.txt",
+    "tokenizer*.model",
+    "vocab*.json",
+    "vocab*.txt",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",  # sentencepiece
+    "*.tiktoken",
+    "tekken.json",
+    "chat_template*.json",
+    "chat_template*.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "README.md",
+    "LICENSE*",
+)
+_CODE = (".py", ".pyc", ".so", ".sh", ".js", ".ipynb")
+
+
+def choose_sidecars(listing: list[ObjectInfo]) -> tuple[str, ...]:
+    """Paths of the known small files in a source's folder, sorted. Code and large files are left out."""
+    return tuple(
+        sorted(info.path for info in listing if info.nbytes <= MAX_SIDECAR_NBYTES and _is_known(info.path))
+    )
+
+
+def _is_known(path: str) -> bool:
+    if path.lower().endswith(_CODE):
+        return False
+    # A pattern's * must not reach into subfolders.
+    return any(fnmatchcase(path, p) and path.count("/") == p.count("/") for p in _PATTERNS)

@@ -1,0 +1,198 @@
+"""PyTorch `.bin` / `.pt` / `.pth`: names, shapes and places of the tensors, through weights_only, without values.
+
+torch loads a rebuilt archive (see torch_zip.py) under FakeTensorMode: tensors have shapes, strides and, as
+`_checkpoint_offset` of their storage, which record they come from. torch is imported inside the functions only.
+"""
+
+from __future__ import annotations
+
+import pickle
+import reprlib
+import struct
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from arrowquant_dist.checkpoint.pickle_scan import check_pickle
+from arrowquant_dist.checkpoint.strided import encode_strides, is_contiguous, span
+from arrowquant_dist.checkpoint.table import RAW, Layer
+from arrowquant_dist.checkpoint.torch_zip import TorchArchive, read_archive, rebuild_archive
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.store.files import ByteRange, ObjectInfo, Store
+
+_MAX_NAME = 4096
+_NESTED_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
+_TRAINING_KEYS = ("optim", "sched", "scaler", "amp", "callbacks", "loops", "rng", "args", "config", "epoch")
+_SAVE_AGAIN = "save `model.state_dict()` with torch.save, or convert the file to safetensors"
+_LOAD_LOCK = threading.Lock()  # fake mode and torch's unpickler keep state beside the thread's own
+# torch's unpickler lets through whatever a damaged pickle makes Python say.
+_TORCH_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.PickleError,
+    struct.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A tensor as the pickle describes it. storage: its record's key. offset, strides: in values."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    storage: str
+    offset: int
+    strides: tuple[int, ...]
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        return self.storage, self.offset, self.shape, self.strides, self.dtype
+
+
+def read_layers(store: Store, info: ObjectInfo) -> tuple[list[Layer], dict[str, str]]:
+    """The layers of one file in file order, and {name: stored name} of tied ones. Raises InvalidCheckpoint."""
+    uri = store.url(info.path)
+    archive = read_archive(store, info)
+    check_pickle(archive.pickle, uri)
+    layers: list[Layer] = []
+    aliases: dict[str, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    for view in _load_views(archive, uri):
+        stored = first.setdefault(view.identity, view.name)
+        if stored != view.name and 0 not in view.shape:
+            aliases[view.name] = stored
+        else:
+            layers.append(_layer(view, archive.storages[view.storage], uri))
+    return sorted(layers, key=lambda layer: layer.offset), aliases
+
+
+def _layer(view: _View, record: ByteRange, uri: str) -> Layer:
+    itemsize = DTYPES[view.dtype].itemsize
+    nbytes = span(view.shape, view.strides) * itemsize
+    start = view.offset * itemsize
+    if nbytes and not 0 <= start <= start + nbytes <= record.nbytes:
+        _refuse(
+            f"its values go beyond its storage of {record.nbytes} bytes; download the file again",
+            uri,
+            view.name,
+        )
+    contiguous = nbytes == 0 or is_contiguous(view.shape, view.strides)
+    encoding = RAW if contiguous else encode_strides(view.strides)
+    offset = record.start + start if nbytes else record.start
+    layer = Layer(view.name, view.shape, view.dtype, uri, offset, nbytes, encoding)
+    if encoding != RAW and layer.source_nbytes > max(record.nbytes, 1 << 30):
+        _refuse("it repeats its storage over a GiB of values; save it contiguous", uri, view.name)
+    return layer
+
+
+def _load_views(archive: TorchArchive, uri: str) -> list[_View]:
+    """All tensors of the state dict, in its order."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    buffer, keys = rebuild_archive(archive)
+    try:
+        with _LOAD_LOCK, FakeTensorMode():
+            loaded = torch.load(buffer, weights_only=True)
+            state = _find_state(loaded, uri)
+            return [
+                _view(name, value, keys, uri) for name, value in state.items() if _is_tensor(name, value, uri)
+            ]
+    except InvalidCheckpoint:
+        raise
+    except _TORCH_ERRORS as error:
+        reason = str(error).split("\n", 1)[0][:300]
+        raise InvalidCheckpoint(
+            f"torch's weights_only does not load it ({reason}); {_SAVE_AGAIN}", uri=uri
+        ) from error
+
+
+def _find_state(loaded: Any, uri: str) -> Mapping[Any, Any]:
+    """The one dict of tensors in `loaded`: itself, or what it has under `state_dict`, `model` …"""
+    import torch
+
+    if not isinstance(loaded, dict):
+        _refuse(f"it holds a {type(loaded).__name__}, no dict of tensors; {_SAVE_AGAIN}", uri)
+    if any(isinstance(value, torch.Tensor) for value in loaded.values()):
+        return loaded
+    nested = {key: value for key, value in loaded.items() if isinstance(value, dict) and _has_tensors(value)}
+    known = [key for key in nested if key in _NESTED_KEYS]
+    others = [key for key in nested if key not in known and not _is_training_state(key)]
+    chosen = known if len(known) == 1 and not others else others if not known and len(others) == 1 else []
+    if chosen:
+        return dict(nested[chosen[0]])
+    if nested:
+        _refuse(f"it has several dicts of tensors ({reprlib.repr(list(nested))}); save the one to use", uri)
+    _refuse(f"it holds no tensors; {_SAVE_AGAIN}", uri)
+
+
+def _is_training_state(key: Any) -> bool:
+    return isinstance(key, str) and any(word in key.lower() for word in _TRAINING_KEYS)
+
+
+def _has_tensors(value: Any) -> bool:
+    """Whether a tensor is anywhere in nested containers. Each is looked at once, however often it is shared."""
+    import torch
+
+    seen: set[int] = set()
+    todo = [value]
+    while todo:
+        found = todo.pop()
+        if isinstance(found, torch.Tensor):
+            return True
+        if isinstance(found, dict | list | tuple | set) and id(found) not in seen:
+            seen.add(id(found))
+            todo.extend(found.values() if isinstance(found, dict) else found)
+    return False
+
+
+def _is_tensor(name: Any, value: Any, uri: str) -> bool:
+    """Whether an entry is a tensor; False for a harmless setting beside them, else InvalidCheckpoint."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        if not isinstance(name, str) or len(name) > _MAX_NAME or not _is_unicode(name):
+            _refuse(f"the name {reprlib.repr(name)} of a tensor is no usable text; {_SAVE_AGAIN}", uri)
+        return True
+    if _has_tensors(value):
+        _refuse(
+            f"its entry {reprlib.repr(name)} holds tensors inside a {type(value).__name__}; {_SAVE_AGAIN}",
+            uri,
+        )
+    return False
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _view(name: str, tensor: Any, keys: dict[int, str], uri: str) -> _View:
+    import torch
+
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.layout != torch.strided or dtype not in DTYPES:
+        _refuse(f"{dtype} values ({tensor.layout}) are not supported; convert the tensor", uri, name)
+    if tensor.is_neg() or tensor.is_conj():
+        _refuse("it is a lazy negation or conjugate; save it after .resolve_neg().resolve_conj()", uri, name)
+    key = keys.get(getattr(tensor.untyped_storage(), "_checkpoint_offset", -1))
+    if key is None:
+        _refuse(f"it has no values in the file; {_SAVE_AGAIN}", uri, name)
+    return _View(name, tuple(tensor.shape), dtype, key, tensor.storage_offset(), tuple(tensor.stride()))
+
+
+def _refuse(message: str, uri: str, layer: str | None = None) -> NoReturn:
+    raise InvalidCheckpoint(message, uri=uri, layer=layer)

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
 from arrowquant_dist.checkpoint import safetensors, torch_pickle, weight_map
 from arrowquant_dist.checkpoint.dataset import open_dataset
@@ -91,7 +91,7 @@ def _open_folder(uri: str, store: Store, storage_options: Mapping[str, Any] | No
             return _read(store, files, listing, storage_options)
     if any(path.endswith(".parquet") for path in paths):
         return open_dataset(uri, store, storage_options)
-    _refuse_nothing(store, listing)
+    raise _nothing_found(store, listing)
 
 
 def _list_folder(store: Store) -> list[ObjectInfo]:
@@ -195,9 +195,7 @@ def _read_file(store: Store, info: ObjectInfo) -> _File:
         return _File(kind, *torch_pickle.read_layers(store, info))
     if kind == _SAFETENSORS:
         return _File(kind, safetensors.read_layers(store, info), {})
-    raise InvalidCheckpoint(
-        "a Parquet file among weights; give the dataset's folder", uri=store.url(info.path)
-    )
+    raise InvalidCheckpoint("this is Parquet; give the dataset's folder", uri=store.url(info.path))
 
 
 def _sniff(store: Store, info: ObjectInfo) -> str:
@@ -217,8 +215,8 @@ def _sniff(store: Store, info: ObjectInfo) -> str:
         return _SAFETENSORS
     if head.startswith(b"\x80") and b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." in head:
         raise InvalidCheckpoint(
-            "this is PyTorch's old format from before 1.6; torch.load(…, weights_only=True) and torch.save it "
-            "again, or convert it to safetensors",
+            "this is PyTorch's format from before 1.6; load it with torch.load(…, weights_only=True) and "
+            "torch.save it again, or convert it to safetensors",
             uri=uri,
         )
     kind = _kind_by_name(uri)
@@ -227,14 +225,14 @@ def _sniff(store: Store, info: ObjectInfo) -> str:
     return kind
 
 
-def _refuse_nothing(store: Store, listing: Sequence[ObjectInfo]) -> NoReturn:
+def _nothing_found(store: Store, listing: Sequence[ObjectInfo]) -> InvalidCheckpoint:
     names = [info.path for info in listing if info.path.count("/") == 0]
     if is_local(store.uri):
         names += [f"{path.name}/" for path in Path(store.uri).iterdir() if path.is_dir()]
     else:
         names += sorted({f"{info.path.split('/', 1)[0]}/" for info in listing if "/" in info.path})
     there = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    raise InvalidCheckpoint(
+    return InvalidCheckpoint(
         f"no weights here. Looked for {_LOOKED_FOR}; found {there or 'an empty folder'}. "
         "Give the folder or file that holds them",
         uri=store.uri,

@@ -1,8 +1,8 @@
 """Looks through a pickle before anything loads it: operations, names, sizes. Nothing is built or called.
 
-torch's weights_only unpickler refuses what could run code, but it would still take memory or time without end for
-some pickles (`bytearray(10**12)`, a tuple of tuples whose hash takes years). Those are refused here, and a name
-that weights_only does not allow is found without importing torch.
+torch's weights_only unpickler refuses what could run code, but it would still take memory or time without end
+for some pickles (`bytearray(10**12)`, a tuple of tuples whose hash takes years). Those are refused here, and
+a name that weights_only does not allow is found without importing torch.
 """
 
 from __future__ import annotations
@@ -52,17 +52,20 @@ _SPECIAL = {
     "torch._utils _rebuild_meta_tensor_no_storage": "tensors without values (meta device)",
     "torch._utils _rebuild_wrapper_subclass": "tensor subclasses",
 }
-_OPERATIONS = frozenset(
-    "APPEND APPENDS BINFLOAT BINGET BININT BININT1 BININT2 BINPERSID BINPUT BINUNICODE BUILD EMPTY_DICT "
-    "EMPTY_LIST EMPTY_SET EMPTY_TUPLE GLOBAL LONG1 LONG_BINGET LONG_BINPUT MARK NEWFALSE NEWOBJ NEWTRUE NONE "
-    "PROTO REDUCE SETITEM SETITEMS SHORT_BINSTRING STOP TUPLE TUPLE1 TUPLE2 TUPLE3".split()
-)
+# fmt: off
+_OPERATIONS = frozenset({
+    "APPEND", "APPENDS", "BINFLOAT", "BINGET", "BININT", "BININT1", "BININT2", "BINPERSID", "BINPUT",
+    "BINUNICODE", "BUILD", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "EMPTY_TUPLE", "GLOBAL", "LONG1",
+    "LONG_BINGET", "LONG_BINPUT", "MARK", "NEWFALSE", "NEWOBJ", "NEWTRUE", "NONE", "PROTO", "REDUCE",
+    "SETITEM", "SETITEMS", "SHORT_BINSTRING", "STOP", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+})
+# fmt: on
 _STORAGE_OR_DTYPE = re.compile(r"torch(\.cuda)? (\w+Storage|(b?float|complex|u?int|bool|qu?int)\w*)")
 _SAVE_AGAIN = "save `model.state_dict()` with torch.save, or convert the file to safetensors"
 
 
 def check_pickle(data: bytes, uri: str) -> None:
-    """Raises InvalidCheckpoint unless `data` is a pickle of plain containers and tensors; names what it isn't."""
+    """Raises InvalidCheckpoint, with the reason, unless `data` holds plain containers and tensors alone."""
     scan = _Scan(uri)
     try:
         for operation, argument, _ in pickletools.genops(data):
@@ -120,9 +123,7 @@ class _Scan:
         values = min(1 + sum(self._stack[start:]), _MAX_COUNT)
         del self._stack[start:]
         if operation.name.startswith("TUPLE") and values > _MAX_TUPLE_VALUES:
-            self._refuse(
-                f"its pickle holds a tuple of over {_MAX_TUPLE_VALUES} values; this is no state dict"
-            )
+            self._refuse(f"its pickle has a tuple of over {_MAX_TUPLE_VALUES} values; this is no state dict")
         self._stack.extend([values] * len(operation.stack_after))
 
     def _check_global(self, name: str) -> None:
@@ -130,8 +131,8 @@ class _Scan:
             self._refuse(f"it holds {_SPECIAL[name]}, which have no plain values; {_SAVE_AGAIN}")
         if name not in _ALLOWED and not _is_plain(name):
             self._refuse(
-                f"its pickle asks for {name.replace(' ', '.')!r}, which weights_only does not allow: it could "
-                f"run code, so nothing of the file was loaded; {_SAVE_AGAIN}"
+                f"its pickle asks for {name.replace(' ', '.')!r}, which weights_only does not allow as it "
+                f"could run code; nothing of the file was loaded; {_SAVE_AGAIN}"
             )
 
     def _refuse(self, message: str) -> NoReturn:

@@ -13,7 +13,6 @@ import numpy as np
 
 from arrowquant_dist.checkpoint.strided import decode_strides, gather
 from arrowquant_dist.checkpoint.table import DATASET, RAW, Layer, SourceFile
-from arrowquant_dist.checkpoint.weight_map import side_by_side
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.store.files import Store, split_uri
@@ -51,7 +50,7 @@ class SourceReader:
         self._datasets: dict[str, Dataset] = {}
 
     def read(self, slices: Sequence[tuple[Layer, int, int]]) -> list[np.ndarray]:
-        """Values [start, stop), in C order, of each (layer, start, stop): uint8 [n · itemsize], little-endian.
+        """Values [start, stop), in C order, of each (layer, start, stop): little-endian uint8 [n · itemsize].
 
         Slices that lie within 64 KiB of each other come in one read and share its buffer: a result may be a
         view that keeps the others alive. Every result is aligned to its dtype. Memory: the slices and the
@@ -121,10 +120,8 @@ class SourceReader:
             if uri not in self._datasets:
                 inside = [file for file in self._files if file == uri or file.startswith(f"{uri}/")]
                 store = Store.open(uri, self._options)
-                side_by_side(
-                    lambda file: self._check_unchanged(store, file.removeprefix(uri).lstrip("/"), file),
-                    inside,
-                )
+                for file in inside:
+                    self._check_unchanged(store, file.removeprefix(uri).lstrip("/"), file)
                 self._datasets[uri] = Dataset.open(uri, self._options)
             return self._datasets[uri]
 
@@ -135,8 +132,8 @@ class SourceReader:
         info = store.info(path)
         if (info.nbytes, info.version) != (planned.nbytes, planned.version):
             raise InvalidCheckpoint(
-                f"the file changed since the plan was made ({planned.nbytes} bytes, version {planned.version}; "
-                f"now {info.nbytes}, {info.version}); put it back, or plan anew with --overwrite",
+                f"the file changed since the plan was made (from {planned.nbytes} bytes, version "
+                f"{planned.version}, to {info.nbytes}, {info.version}); put it back, or use --overwrite",
                 uri=uri,
             )
 

@@ -87,28 +87,24 @@ def _layer(name: str, entry: Any, data_start: int, uri: str) -> Layer:
     _check_name(name, uri)
     if not isinstance(entry, dict):
         _refuse("its entry is not an object with dtype, shape and data_offsets", uri, name)
-    dtype = BY_SAFETENSORS.get(entry.get("dtype")) if isinstance(entry.get("dtype"), str) else None
+    code = entry.get("dtype")
+    dtype = BY_SAFETENSORS.get(code) if isinstance(code, str) else None
     if dtype is None:
-        _refuse(
-            f"dtype {reprlib.repr(entry.get('dtype'))} is not supported; convert it to one of "
-            f"{', '.join(BY_SAFETENSORS)}",
-            uri,
-            name,
-        )
-    shape, offsets = entry.get("shape"), entry.get("data_offsets")
-    if not _are_counts(shape) or len(shape) > MAX_DIMS:
-        _refuse(f"shape {reprlib.repr(shape)} is not a list of at most {MAX_DIMS} sizes", uri, name)
-    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        _refuse(f"data_offsets {reprlib.repr(offsets)} are not a begin and an end", uri, name)
+        known = ", ".join(BY_SAFETENSORS)
+        _refuse(f"dtype {reprlib.repr(code)} is not supported; convert it to one of {known}", uri, name)
+    shape, offsets = _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
+    if shape is None or len(shape) > MAX_DIMS:
+        given = reprlib.repr(entry.get("shape"))
+        _refuse(f"shape {given} is not a list of at most {MAX_DIMS} sizes; {_AGAIN}", uri, name)
+    if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
+        given = reprlib.repr(entry.get("data_offsets"))
+        _refuse(f"data_offsets {given} are not a begin and an end; {_AGAIN}", uri, name)
+    start, stop = offsets
     nbytes = math.prod(shape) * dtype.itemsize
-    if nbytes != offsets[1] - offsets[0]:
-        _refuse(
-            f"shape {reprlib.repr(shape)} of {dtype.name} takes {nbytes} bytes, "
-            f"its data_offsets hold {offsets[1] - offsets[0]}",
-            uri,
-            name,
-        )
-    return Layer(name, tuple(shape), dtype.name, uri, data_start + offsets[0], nbytes)
+    if nbytes != stop - start:
+        given = f"{reprlib.repr(list(shape))} of {dtype.name}"
+        _refuse(f"{given} takes {nbytes} bytes, its data_offsets hold {stop - start}; {_AGAIN}", uri, name)
+    return Layer(name, shape, dtype.name, uri, data_start + start, nbytes)
 
 
 def _check_ranges(layers: list[Layer], data_start: int, file_nbytes: int, uri: str) -> None:
@@ -128,10 +124,11 @@ def _check_ranges(layers: list[Layer], data_start: int, file_nbytes: int, uri: s
         _refuse(f"{file_nbytes - stop} bytes after the last tensor belong to none; {_AGAIN}", uri)
 
 
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        type(value) is int and 0 <= value <= _MAX_VALUE for value in values
-    )
+def _counts(values: Any) -> tuple[int, ...] | None:
+    """`values` if it is a list of int64 that are not negative (JSON's true is no number here), else None."""
+    if isinstance(values, list) and all(type(v) is int and 0 <= v <= _MAX_VALUE for v in values):
+        return tuple(values)
+    return None
 
 
 def _check_name(name: str, uri: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from arrowquant_dist.store.files import ObjectInfo
@@ -35,7 +36,7 @@ _PATTERNS = (
 _CODE = (".py", ".pyc", ".so", ".sh", ".js", ".ipynb")
 
 
-def choose_sidecars(listing: list[ObjectInfo]) -> tuple[str, ...]:
+def choose_sidecars(listing: Iterable[ObjectInfo]) -> tuple[str, ...]:
     """Paths of the known small files in a source's folder, sorted. Code and large files are left out."""
     return tuple(
         sorted(info.path for info in listing if info.nbytes <= MAX_SIDECAR_NBYTES and _is_known(info.path))

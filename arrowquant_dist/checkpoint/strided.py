@@ -52,7 +52,7 @@ def gather(
 ) -> np.ndarray:
     """Values `values.start:values.stop` in C order of the view, as uint8 [n · itemsize].
 
-    offset: bytes, of the view's first value. Needs memory for the rows that hold the values and _WINDOW_NBYTES.
+    offset: bytes, of the view's first value. Memory: the rows that hold the values, and _WINDOW_NBYTES.
     """
     if len(values) == 0:
         return np.empty(0, np.uint8)

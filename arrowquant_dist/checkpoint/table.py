@@ -33,9 +33,9 @@ class Layer:
     """One named tensor of a checkpoint.
 
     shape: () for a scalar. dtype: a key of `DTYPES`. offset, nbytes: the object's byte range that holds the
-    values. encoding: how to read that range: `raw`; `strided:<json>` (a torch view that is not contiguous: its
-    strides in values); `dataset` (a layer of the V1/V2 dataset at `uri`, decoded through its rows; offset 0,
-    nbytes those of the decoded values).
+    values. encoding: how to read that range: `raw`; `strided:<json>` (a torch view that is not contiguous:
+    its strides in values); `dataset` (a layer of the V1/V2 dataset at `uri`, decoded through its rows; offset
+    0, nbytes those of the decoded values).
     """
 
     name: str
@@ -60,7 +60,7 @@ class Layer:
 class SourceFile:
     """One object of the source that weights are read from.
 
-    nbytes and version (ETag, mtime …) go into the fingerprint, so that a source changed in between is noticed.
+    nbytes and version (ETag, mtime …) go into the fingerprint: a source that changed in between is noticed.
     """
 
     uri: str

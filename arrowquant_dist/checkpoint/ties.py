@@ -2,9 +2,9 @@
 
 torch files share storages and say so themselves. safetensors files cannot: their writers drop one of the two
 tensors or write both. Copies are looked for only among the few names that models tie (embeddings and output
-heads), by content, whatever config.json says: that tells what the model's code will do, the bytes tell what is
-there. This is the one place where planning reads weights: 128 KiB of each candidate, and all of those that agree
-so far.
+heads), by content, whatever config.json says: that tells what the model's code will do, the bytes tell what
+is there. This is the one place where planning reads weights: 128 KiB of each candidate, and all of those that
+agree so far.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _repeated(layers: Sequence[Layer], digest: Callable[[Layer], bytes]) -> list
 def _digest(reader: SourceReader, layer: Layer, ranges: Iterable[tuple[int, int]]) -> bytes:
     state = xxhash.xxh3_128()
     for start, stop in ranges:
-        state.update(memoryview(reader.read([(layer, start, stop)])[0]))
+        state.update(reader.read([(layer, start, stop)])[0].data)
     return bytes(state.digest())
 
 

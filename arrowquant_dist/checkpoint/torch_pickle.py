@@ -1,7 +1,8 @@
-"""PyTorch `.bin` / `.pt` / `.pth`: names, shapes and places of the tensors, through weights_only, without values.
+"""PyTorch `.bin` / `.pt` / `.pth`: names, shapes and places of the tensors, through weights_only alone.
 
 torch loads a rebuilt archive (see torch_zip.py) under FakeTensorMode: tensors have shapes, strides and, as
-`_checkpoint_offset` of their storage, which record they come from. torch is imported inside the functions only.
+`_checkpoint_offset` of their storage, which record they come from; no value is read. torch is imported inside
+the functions.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class _View:
 
 
 def read_layers(store: Store, info: ObjectInfo) -> tuple[list[Layer], dict[str, str]]:
-    """The layers of one file in file order, and {name: stored name} of tied ones. Raises InvalidCheckpoint."""
+    """The layers of one file in file order, {name: stored name} of tied ones. Raises InvalidCheckpoint."""
     uri = store.url(info.path)
     archive = read_archive(store, info)
     check_pickle(archive.pickle, uri)
@@ -133,7 +134,7 @@ def _find_state(loaded: Any, uri: str) -> Mapping[Any, Any]:
         return dict(nested[chosen[0]])
     if nested:
         _refuse(f"it has several dicts of tensors ({reprlib.repr(list(nested))}); save the one to use", uri)
-    _refuse(f"it holds no tensors; {_SAVE_AGAIN}", uri)
+    raise InvalidCheckpoint(f"it holds no tensors; {_SAVE_AGAIN}", uri=uri)
 
 
 def _is_training_state(key: Any) -> bool:
@@ -141,7 +142,7 @@ def _is_training_state(key: Any) -> bool:
 
 
 def _has_tensors(value: Any) -> bool:
-    """Whether a tensor is anywhere in nested containers. Each is looked at once, however often it is shared."""
+    """Whether a tensor is anywhere in nested containers. Each is looked at once, however often shared."""
     import torch
 
     seen: set[int] = set()
@@ -166,7 +167,7 @@ def _is_tensor(name: Any, value: Any, uri: str) -> bool:
         return True
     if _has_tensors(value):
         _refuse(
-            f"its entry {reprlib.repr(name)} holds tensors inside a {type(value).__name__}; {_SAVE_AGAIN}",
+            f"its entry {reprlib.repr(name)} is a {type(value).__name__} of tensors; {_SAVE_AGAIN}",
             uri,
         )
     return False

@@ -111,7 +111,7 @@ def _check_kind(archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo], p
 
 
 def _locate(store: Store, info: ObjectInfo, record: zipfile.ZipInfo) -> ByteRange:
-    """Where a record's content is. Its local header says: names and padding there differ from the directory."""
+    """Where a record's content is. Its local header says so: its padding is not in the directory."""
     uri = store.url(info.path)
     start, size = record.header_offset, _LOCAL_HEADER.size
     if start + size > info.nbytes:

@@ -83,9 +83,7 @@ def check_numbered(store: Store, paths: Sequence[str]) -> None:
         first = 0 if _sibling(match, 0) in paths else 1
         missing = sorted({_sibling(match, first + number) for number in range(count)}.difference(paths))
         if missing:
-            _refuse(
-                f"{len(missing)} of {count} files are missing: {_some(missing)}; download them", store.uri
-            )
+            _refuse(f"{len(missing)} of {count} files are missing: {_some(missing)}; get them", store.uri)
 
 
 def merge_files(

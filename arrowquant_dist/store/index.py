@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -95,9 +95,8 @@ def read_index(data: bytes) -> list[IndexEntry]:
     columns["layer_shape"] = [tuple(shape) for shape in columns["layer_shape"]]
     for value in _RANGES:
         columns[value] = list(map(StoredRange, *(columns[f"{value}_{field}"] for field in _RANGE_FIELDS)))
-    names = [field.name for field in _RECORD_FIELDS] + [*_RANGES]
-    fields = zip(*(columns[name] for name in names), strict=True)
-    records = [RowRecord(errors=None, **dict(zip(names, values, strict=True))) for values in fields]
+    columns["errors"] = [None] * table.num_rows
+    records = map(RowRecord, *(columns[field.name] for field in fields(RowRecord)))
     return list(map(IndexEntry, columns["part"], columns["shard"], records))
 
 

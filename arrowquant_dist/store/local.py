@@ -20,6 +20,7 @@ from arrowquant_dist.store.files import ObjectInfo, ObjectWriter, Store
 
 TEMPORARY_MARK = ".tmp-"  # in the name of every temporary file
 _CACHED_FILES = 64
+_PUBLISH_ATTEMPTS = 3
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _FULL = "free some space and run the same command again, finished work is kept"
 _HINTS = {
@@ -124,13 +125,20 @@ class LocalStore(Store):
         """Writes `data` beside its final path, then puts it there in one step."""
         with self._translated(path):
             target = self._local(path)
-            temporary = target.with_name(f".{target.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}")
-            try:
-                with _LocalWriter(temporary, self._open_new(temporary, os.O_EXCL), self.url(path)) as writer:
-                    writer.write(data)
-                place(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
+            for attempt in range(_PUBLISH_ATTEMPTS):
+                temporary = target.with_name(f".{target.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}")
+                descriptor = self._open_new(temporary, os.O_EXCL)
+                try:
+                    with _LocalWriter(temporary, descriptor, self.url(path)) as writer:
+                        writer.write(data)
+                    place(temporary, target)
+                except FileNotFoundError:  # another process swept the temporary file away
+                    if attempt + 1 == _PUBLISH_ATTEMPTS:
+                        raise
+                else:
+                    return
+                finally:
+                    temporary.unlink(missing_ok=True)
 
     @staticmethod
     def _open_new(target: Path, flags: int) -> int:

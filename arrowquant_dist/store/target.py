@@ -46,6 +46,7 @@ class Target:
     def __init__(self, store: Store, fingerprint: str | None = None) -> None:
         self.store = store
         self._fingerprint = fingerprint
+        self._is_cleared = False
 
     @classmethod
     def open(
@@ -94,9 +95,10 @@ class Target:
     def start(self, plan_table: pa.Table) -> pa.Table:
         """Makes this the target's plan unless it has one; returns the plan that counts.
 
-        The caller compares the two fingerprints. TargetConflict where the target holds files of others.
+        The caller compares the two fingerprints. TargetConflict where the target holds files of others, unless
+        `clear` has just left them there.
         """
-        if self.state() == "foreign":
+        if not self._is_cleared and self.state() == "foreign":
             foreign = self._foreign({info.path for info in self.store.list()})
             shown = ", ".join(foreign[:_NAMED]) + (" …" if len(foreign) > _NAMED else "")
             message = f"the target holds other files ({shown}); choose an empty or new one"
@@ -131,7 +133,7 @@ class Target:
         self.store.delete([path for path in paths if is_commit(path)])
         self.store.delete([path for path in paths if _is_ours(path) and path != PLAN_PATH])
         self.store.delete([PLAN_PATH])
-        self._fingerprint = None
+        self._fingerprint, self._is_cleared = None, True
 
     def part_path(self, shard: int, attempt: str) -> str:
         return f"{WEIGHTS_FOLDER}/shard={shard:05d}/part-{attempt}.parquet"

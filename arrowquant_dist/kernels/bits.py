@@ -1,0 +1,159 @@
+"""Bits to float32 and back, and the few single operations that Numba has no exact, vectorizable spelling for.
+
+Each is one LLVM instruction or two, so loops over them vectorize; none depends on the CPU's model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+_F32 = ir.FloatType()
+_I32 = ir.IntType(32)
+
+
+@intrinsic
+def to_float32(_typing: Any, bits: Any) -> Any:
+    """The float32 value of source bits: int32 → float32, uint16 → bfloat16, int16 → float16. Exact."""
+
+    def from_float32(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], _F32)
+
+    def from_bfloat16(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.bitcast(builder.shl(builder.zext(args[0], _I32), ir.Constant(_I32, 16)), _F32)
+
+    def from_float16(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), _F32)
+
+    codegens = {types.int32: from_float32, types.uint16: from_bfloat16, types.int16: from_float16}
+    return types.float32(bits), codegens[bits]
+
+
+@intrinsic
+def magnitude(_typing: Any, bits: Any) -> Any:
+    """The bits without the sign, as unsigned: grows with |value|; inf and NaN are the largest."""
+    unsigned = types.uint32 if bits == types.int32 else types.uint16
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        kind = args[0].type
+        return builder.and_(args[0], ir.Constant(kind, (1 << (kind.width - 1)) - 1))
+
+    return unsigned(bits), codegen
+
+
+@intrinsic
+def ordered(_typing: Any, bits: Any) -> Any:
+    """Signed integer that sorts as the value does (-0 below +0): the map is its own inverse on signed bits."""
+    signed = types.int32 if bits == types.int32 else types.int16
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        kind = args[0].type
+        sign = builder.ashr(args[0], ir.Constant(kind, kind.width - 1))
+        return builder.xor(args[0], builder.and_(sign, ir.Constant(kind, (1 << (kind.width - 1)) - 1)))
+
+    return signed(bits), codegen
+
+
+@intrinsic
+def as_bits(_typing: Any, value: Any, like: Any) -> Any:
+    """`value` (an integer as wide as `like`) retyped as `like`: what turns a magnitude into source bits again."""
+
+    def codegen(_context: Any, _builder: Any, _signature: Any, args: Any) -> Any:
+        return args[0]
+
+    return like(value, like), codegen
+
+
+def _pick(comparison: str) -> Any:
+    def codegen(_context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = signature.args[0]
+        if kind == types.float32:
+            chosen = builder.fcmp_ordered(comparison, args[0], args[1])
+        elif kind.signed:
+            chosen = builder.icmp_signed(comparison, args[0], args[1])
+        else:
+            chosen = builder.icmp_unsigned(comparison, args[0], args[1])
+        return builder.select(chosen, args[0], args[1])
+
+    return codegen
+
+
+@intrinsic
+def larger(_typing: Any, left: Any, right: Any) -> Any:
+    """max of two numbers of one type, without Numba's widening and NaN rules; `right` where they are equal."""
+    return left(left, left), _pick(">")
+
+
+@intrinsic
+def smaller(_typing: Any, left: Any, right: Any) -> Any:
+    """min of two numbers of one type; `right` where they are equal."""
+    return left(left, left), _pick("<")
+
+
+@intrinsic
+def round_half_even(_typing: Any, value: Any) -> Any:
+    """float32 rounded to an integer, ties to even."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.call(builder.module.declare_intrinsic("llvm.rint", [_F32]), args)
+
+    return types.float32(types.float32), codegen
+
+
+@intrinsic
+def to_code(_typing: Any, value: Any) -> Any:
+    """An integral float32 in [-128, 127] as a byte in two's complement."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.trunc(builder.fptosi(args[0], _I32), ir.IntType(8))
+
+    return types.uint8(types.float32), codegen
+
+
+@intrinsic
+def from_code(_typing: Any, code: Any) -> Any:
+    """A byte in two's complement as float32."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.sitofp(builder.sext(args[0], _I32), _F32)
+
+    return types.float32(types.uint8), codegen
+
+
+@intrinsic
+def float32_bits(_typing: Any, value: Any) -> Any:
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], _I32)
+
+    return types.int32(types.float32), codegen
+
+
+@intrinsic
+def to_bits(_typing: Any, value: Any, like: Any) -> Any:
+    """float32 → bits of the dtype that `like`'s integer type stands for, rounded half to even, held within the
+    dtype's finite range (a decoded weight never becomes inf)."""
+
+    def clamp(builder: Any, value: Any, limit: float) -> Any:
+        for bound, comparison in ((limit, "<"), (-limit, ">")):
+            constant = ir.Constant(_F32, bound)
+            value = builder.select(builder.fcmp_ordered(comparison, value, constant), value, constant)
+        return value
+
+    def float32(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], _I32)
+
+    def bfloat16(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        bits = builder.bitcast(clamp(builder, args[0], 3.3895313892515355e38), _I32)
+        odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
+        rounded = builder.add(builder.add(bits, ir.Constant(_I32, 0x7FFF)), odd)
+        return builder.trunc(builder.lshr(rounded, ir.Constant(_I32, 16)), ir.IntType(16))
+
+    def float16(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        half = builder.fptrunc(clamp(builder, args[0], 65504.0), ir.HalfType())
+        return builder.bitcast(half, ir.IntType(16))
+
+    codegens = {types.int32: float32, types.uint16: bfloat16, types.int16: float16}
+    return like(types.float32, like), codegens[like]

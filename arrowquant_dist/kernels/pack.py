@@ -1,0 +1,125 @@
+"""Packed rows: unsigned codes u = q - qmin, low bits first, each row from a byte of its own.
+
+int2: byte = u0 | u1<<2 | u2<<4 | u3<<6; int4: byte = u0 | u1<<4; int3: the same dense bit order, 8 codes in 3 bytes.
+Where columns · bits is a multiple of 32 a packed row is, read as little-endian int32, compressed-tensors'
+pack-quantized. A last byte's spare bits are 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from arrowquant_dist.kernels.compile import kernel
+
+
+def packed_nbytes(columns: int, bits: int) -> int:
+    """Bytes of one packed row."""
+    return -(-columns * bits // 8)
+
+
+@kernel
+def _pack_bits(codes, bits, start, packed):  # type: ignore[no-untyped-def]
+    """The plain loop, from code `start` (on a byte boundary) to the row's end."""
+    bias = 1 << (bits - 1)
+    mask = (1 << bits) - 1
+    word = 0
+    held = 0
+    at = start * bits // 8
+    for j in range(start, codes.size):
+        word |= ((np.int64(codes[j]) + bias) & mask) << held
+        held += bits
+        if held >= 8:
+            packed[at] = np.uint8(word & 255)
+            word >>= 8
+            held -= 8
+            at += 1
+    if held > 0:
+        packed[at] = np.uint8(word & 255)
+
+
+@kernel
+def _pack_twos(words, packed):  # type: ignore[no-untyped-def]
+    """words: uint32 [n], four codes each. packed: uint8 [n]."""
+    for j in range(packed.size):
+        word = np.uint32(words[j] ^ np.uint32(0x02020202)) & np.uint32(0x03030303)
+        packed[j] = np.uint8((word | (word >> 6) | (word >> 12) | (word >> 18)) & 255)
+
+
+@kernel
+def _pack_fours(words, packed):  # type: ignore[no-untyped-def]
+    """words: uint16 [n], two codes each. packed: uint8 [n]."""
+    for j in range(packed.size):
+        word = np.uint32(words[j] ^ np.uint16(0x0808)) & np.uint32(0x0F0F)
+        packed[j] = np.uint8((word | (word >> 4)) & 255)
+
+
+@kernel
+def pack_row(codes, bits, packed):  # type: ignore[no-untyped-def]
+    """codes: uint8 [columns], signed codes in two's complement. packed: uint8 [packed_nbytes(columns, bits)]."""
+    done = 0
+    if bits == 2:
+        done = codes.size & ~3
+        _pack_twos(codes[:done].view(np.uint32), packed[: done >> 2])
+    elif bits == 4:
+        done = codes.size & ~1
+        _pack_fours(codes[:done].view(np.uint16), packed[: done >> 1])
+    if done < codes.size:
+        _pack_bits(codes, bits, done, packed)
+
+
+@kernel
+def _unpack_bits(packed, bits, start, codes):  # type: ignore[no-untyped-def]
+    bias = 1 << (bits - 1)
+    mask = (1 << bits) - 1
+    for j in range(start, codes.size):
+        at = j * bits
+        word = np.int64(packed[at >> 3])
+        if (at & 7) + bits > 8:
+            word |= np.int64(packed[(at >> 3) + 1]) << 8
+        codes[j] = np.uint8((((word >> (at & 7)) & mask) - bias) & 255)
+
+
+@kernel
+def _unpack_twos(packed, words):  # type: ignore[no-untyped-def]
+    for j in range(packed.size):
+        byte = np.uint32(packed[j])
+        spread = (byte | (byte << 6) | (byte << 12) | (byte << 18)) & np.uint32(0x03030303)
+        # u - 2 in two's complement, byte by byte: flip the high bit, then extend it over the byte's upper six
+        signed = spread ^ np.uint32(0x02020202)
+        words[j] = np.uint32(signed | ((signed & np.uint32(0x02020202)) * np.uint32(0x7E)))
+
+
+@kernel
+def _unpack_fours(packed, words):  # type: ignore[no-untyped-def]
+    for j in range(packed.size):
+        byte = np.uint32(packed[j])
+        signed = ((byte | (byte << 4)) & np.uint32(0x0F0F)) ^ np.uint32(0x0808)
+        words[j] = np.uint16(signed | ((signed & np.uint32(0x0808)) * np.uint32(0x1E)))
+
+
+@kernel
+def unpack_row(packed, bits, codes):  # type: ignore[no-untyped-def]
+    """The way back: packed: uint8; codes: uint8 [columns], signed codes in two's complement."""
+    done = 0
+    if bits == 2:
+        done = codes.size & ~3
+        _unpack_twos(packed[: done >> 2], codes[:done].view(np.uint32))
+    elif bits == 4:
+        done = codes.size & ~1
+        _unpack_fours(packed[: done >> 1], codes[:done].view(np.uint16))
+    if done < codes.size:
+        _unpack_bits(packed, bits, done, codes)
+
+
+@kernel
+def pack_rows(codes: np.ndarray, bits: int, packed: np.ndarray) -> None:
+    """codes: uint8 [rows, columns], signed codes of `bits` bits in two's complement → packed: uint8 [rows, row bytes]."""
+    for i in range(codes.shape[0]):
+        pack_row(codes[i], bits, packed[i])
+
+
+@kernel
+def unpack_rows(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
+    """packed: uint8 [rows, row bytes] → codes: uint8 [rows, columns], signed codes in two's complement."""
+    for i in range(codes.shape[0]):
+        unpack_row(packed[i], bits, codes[i])

@@ -1,0 +1,117 @@
+"""Rows of weights → codes, scales, zero points and error sums. One function a method, one pass over each row.
+
+All take: bits: source bits [rows, columns] (int32 float32, uint16 bfloat16, int16 float16), C order. group: values a
+group (columns for one scale a row). qmin, qmax: float32. width: bits a code. codes: uint8 [rows, row bytes]. scales,
+zero_points: float32 [rows, groups]; zero_points are [rows, 0] where symmetric. scratch: uint8 [columns]. sums: float64
+[4], as encode_run's. All return the first row that holds NaN or inf, or -1; what was written is then meaningless.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from arrowquant_dist.kernels.compile import kernel
+from arrowquant_dist.kernels.encode import encode_run
+from arrowquant_dist.kernels.mse import (
+    asymmetric_mse_scale,
+    symmetric_mse_scale,
+    whole_asymmetric_mse_scale,
+)
+from arrowquant_dist.kernels.pack import pack_row
+from arrowquant_dist.kernels.rtn import asymmetric_scale, symmetric_scale, whole_asymmetric_scale
+from arrowquant_dist.kernels.spans import largest_magnitude, span
+
+_INF = np.float32(np.inf)
+
+
+@kernel
+def _encode_row(row, group, scales, zero_points, qmin, qmax, width, codes, scratch, sums):  # type: ignore[no-untyped-def]
+    """zero_points: float32 [groups], or [0] for none."""
+    plain = codes if width == 8 else scratch
+    for k in range(scales.size):
+        stop = min((k + 1) * group, row.size)
+        zero_point = zero_points[k] if zero_points.size > 0 else np.float32(0.0)
+        encode_run(row[k * group : stop], scales[k], zero_point, qmin, qmax, plain[k * group : stop], sums)
+    if width != 8:
+        pack_row(plain, width, codes)
+
+
+@kernel
+def quantize_rtn_symmetric(bits, group, qmin, qmax, width, codes, scales, zero_points, scratch, sums):  # type: ignore[no-untyped-def]
+    for i in range(bits.shape[0]):
+        row = bits[i]
+        for k in range(scales.shape[1]):
+            top = largest_magnitude(row[k * group : min((k + 1) * group, row.size)])
+            if not (top < _INF):
+                return i
+            scales[i, k] = symmetric_scale(top, qmax)
+        _encode_row(row, group, scales[i], zero_points[i], qmin, qmax, width, codes[i], scratch, sums)
+    return -1
+
+
+@kernel
+def quantize_rtn_asymmetric(bits, group, qmin, qmax, width, whole, codes, scales, zero_points, scratch, sums):  # type: ignore[no-untyped-def]
+    """whole: zero points are whole numbers in [qmin, qmax]."""
+    for i in range(bits.shape[0]):
+        row = bits[i]
+        for k in range(scales.shape[1]):
+            low, high = span(row[k * group : min((k + 1) * group, row.size)])
+            if not (low > -_INF and high < _INF):
+                return i
+            if whole:
+                scales[i, k], zero_points[i, k] = whole_asymmetric_scale(low, high, qmin, qmax)
+            else:
+                scales[i, k], zero_points[i, k] = asymmetric_scale(low, high, qmin, qmax)
+        _encode_row(row, group, scales[i], zero_points[i], qmin, qmax, width, codes[i], scratch, sums)
+    return -1
+
+
+@kernel
+def quantize_mse_symmetric(
+    bits, group, qmin, qmax, width, starts, steps, codes, scales, zero_points, scratch, sums, y, found
+):  # type: ignore[no-untyped-def]
+    """starts, steps, y, found: see symmetric_mse_scale."""
+    for i in range(bits.shape[0]):
+        row = bits[i]
+        for k in range(scales.shape[1]):
+            run = row[k * group : min((k + 1) * group, row.size)]
+            low, high = span(run)
+            if not (low > -_INF and high < _INF):
+                return i
+            scales[i, k] = symmetric_mse_scale(run, low, high, starts, steps, qmin, qmax, y, found)
+        _encode_row(row, group, scales[i], zero_points[i], qmin, qmax, width, codes[i], scratch, sums)
+    return -1
+
+
+@kernel
+def quantize_mse_asymmetric(
+    bits, group, qmin, qmax, width, whole, starts, steps, codes, scales, zero_points, scratch, sums, y, found
+):  # type: ignore[no-untyped-def]
+    """whole: zero points are whole numbers. starts, steps, y, found: see asymmetric_mse_scale."""
+    for i in range(bits.shape[0]):
+        row = bits[i]
+        for k in range(scales.shape[1]):
+            run = row[k * group : min((k + 1) * group, row.size)]
+            low, high = span(run)
+            if not (low > -_INF and high < _INF):
+                return i
+            if whole:
+                scales[i, k], zero_points[i, k] = whole_asymmetric_mse_scale(
+                    run, low, high, starts, steps, qmin, qmax, y, found
+                )
+            else:
+                scales[i, k], zero_points[i, k] = asymmetric_mse_scale(
+                    run, low, high, starts, steps, qmin, qmax, y, found
+                )
+        _encode_row(row, group, scales[i], zero_points[i], qmin, qmax, width, codes[i], scratch, sums)
+    return -1
+
+
+@kernel
+def quantize_with_scale(bits, scale, zero_point, qmin, qmax, width, codes, scratch, sums):  # type: ignore[no-untyped-def]
+    """One given scale and zero point for all rows (per tensor). The values are known to be finite."""
+    for i in range(bits.shape[0]):
+        plain = codes[i] if width == 8 else scratch
+        encode_run(bits[i], scale, zero_point, qmin, qmax, plain, sums)
+        if width != 8:
+            pack_row(plain, width, codes[i])

@@ -1,0 +1,39 @@
+"""Largest magnitude, minimum and maximum of a run of source bits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from arrowquant_dist.kernels.bits import as_bits, larger, magnitude, ordered, smaller, to_float32
+from arrowquant_dist.kernels.compile import kernel
+
+
+@kernel
+def largest_magnitude(run):  # type: ignore[no-untyped-def]
+    """run: source bits [n], n ≥ 1. Returns max|x| as float32; inf or NaN where the run holds one."""
+    top = magnitude(run[0])
+    for j in range(run.size):
+        top = larger(magnitude(run[j]), top)
+    return to_float32(as_bits(top, run[0]))
+
+
+@kernel
+def span(run):  # type: ignore[no-untyped-def]
+    """run: source bits [n], n ≥ 1. Returns (min, max) as float32; one is not finite where the run holds inf or NaN."""
+    low = ordered(run[0])
+    high = low
+    for j in range(run.size):
+        key = ordered(run[j])
+        low = smaller(key, low)
+        high = larger(key, high)
+    return (
+        to_float32(as_bits(ordered(as_bits(low, run[0])), run[0])),
+        to_float32(as_bits(ordered(as_bits(high, run[0])), run[0])),
+    )
+
+
+def first_non_finite(bits: np.ndarray) -> int:
+    """Index of the first NaN or inf among source bits (int32, uint16 or int16, any shape), in C order; -1 if none."""
+    exponent = {"i4": 0x7F800000, "u2": 0x7F80, "i2": 0x7C00}[bits.dtype.str[1:]]
+    bad = np.flatnonzero((bits.reshape(-1) & exponent) == exponent)
+    return int(bad[0]) if bad.size else -1

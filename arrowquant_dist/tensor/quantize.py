@@ -1,0 +1,240 @@
+"""Values + spec → a QuantizedTensor with its error sums."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from arrowquant_dist.config import QuantizationConfig, QuantSpec, resolve_layer
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import InvalidConfig, UnquantizableWeights
+from arrowquant_dist.metrics import ErrorSums
+from arrowquant_dist.tensor.quantized import QuantizedTensor, row_nbytes
+from arrowquant_dist.tensor.scale import TensorScale, TensorSpan
+from arrowquant_dist.tensor.source import as_float32, check_finite, kernel_bits, matrix_shape
+
+if TYPE_CHECKING:
+    import torch
+
+_NO_SCALES = np.empty(0, np.float32)
+_FP16_MAX = 65504.0
+_KEPT_CHUNK = 1 << 20  # values of a kept layer that are converted and measured at a time
+_DESCENT_STEPS = 4
+
+# Starts of the search for the least squared error, by bits: (multiple of max|x| or of half the range, multiple of the
+# rms, offset of the zero point in codes). Found by trial on MiniLM and Gaussian weights.
+_SYMMETRIC_STARTS = {
+    2: [(0.0, 1.0), (0.0, -1.0)],
+    3: [(ratio / 3.5 * sign, 0.0) for ratio in (1.0, 0.85, 0.7) for sign in (1, -1)],
+    4: [(ratio / 7.5 * sign, 0.0) for ratio in (1.0, 0.92, 0.84) for sign in (1, -1)],
+    8: [(ratio / 127.0, 0.0) for ratio in (1.0, 0.99, 0.97, 0.95)],
+}
+_ASYMMETRIC_STARTS = {
+    2: [(0.0, 1.0, offset) for offset in (-0.4, -0.2, 0.0, 0.2, 0.4)],
+    3: [(ratio / 3.5, 0.0, offset) for ratio in (0.95, 0.8) for offset in (-0.33, 0.0, 0.33)],
+    4: [(ratio / 7.5, 0.0, offset) for ratio in (1.0, 0.92, 0.84) for offset in (-0.33, 0.0, 0.33)],
+    8: [(ratio / 127.5, 0.0, 0.0) for ratio in (1.0, 0.99, 0.97, 0.95)],
+}
+
+
+def quantize_tensor(
+    weight: torch.Tensor | np.ndarray, config: QuantizationConfig, name: str = ""
+) -> QuantizedTensor:
+    """Quantizes one weight in memory, on the calling thread.
+
+    weight: a CPU torch tensor (not copied where it is contiguous) or a numpy array, any dtype of DTYPES. name: what
+    `mixed_precision_layers` and `overrides` are matched with. Tensors with fewer than 2 dimensions, integers and bools
+    are kept, as in a checkpoint. Raises UnquantizableWeights on NaN or inf.
+    """
+    values, shape, dtype = _as_bytes(weight)
+    resolved = resolve_layer(config, name, shape, dtype)
+    return quantize_values(values, shape, dtype, resolved.spec, layer=name or None)
+
+
+def _as_bytes(weight: Any) -> tuple[np.ndarray, tuple[int, ...], str]:
+    """(uint8 [nbytes], shape, dtype name) of a torch tensor or numpy array."""
+    if isinstance(weight, np.ndarray):
+        dtype = weight.dtype.name
+        array = np.ascontiguousarray(weight, weight.dtype.newbyteorder("<"))
+    else:
+        import torch
+
+        if not isinstance(weight, torch.Tensor):
+            raise InvalidConfig(f"a weight is a torch tensor or a numpy array, not {type(weight).__name__}")
+        dtype = str(weight.dtype).removeprefix("torch.")
+        array = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    if dtype not in DTYPES:
+        raise InvalidConfig(
+            f"dtype {dtype} is not supported; convert the weight to one of {', '.join(DTYPES)}"
+        )
+    return array.reshape(-1).view(np.uint8), tuple(int(n) for n in weight.shape), dtype
+
+
+def quantize_values(
+    values: np.ndarray,
+    shape: tuple[int, ...],
+    dtype: str,
+    spec: QuantSpec,
+    *,
+    scale: TensorScale | None = None,
+    layer: str | None = None,
+    layer_shape: tuple[int, ...] | None = None,
+    first_value: int = 0,
+) -> QuantizedTensor:
+    """Quantizes or keeps one layer or row block.
+
+    values: uint8 [nbytes], little-endian, C order, of `shape` and `dtype`; left untouched. scale: the layer's, for specs
+    per tensor (default: of these values). layer, layer_shape, first_value: for errors, the name, the whole layer's shape
+    and where in it these values begin. Raises UnquantizableWeights on NaN or inf, unless the spec keeps them.
+    """
+    if not DTYPES[dtype].is_float:
+        return _raw(values, shape, dtype, spec.row_dims, None)
+    if not spec.is_quantized or not values.size:
+        return _keep(values, shape, dtype, spec, layer, layer_shape or shape, first_value)
+    quantized = _quantize(values, shape, dtype, spec, scale)
+    if quantized is None:
+        if not spec.keep_non_finite:
+            check_finite(values, dtype, layer_shape or shape, first_value, layer)
+            raise UnquantizableWeights(
+                "has float64 values beyond float32, which no scale can represent; add it to mixed_precision_layers",
+                layer=layer,
+            )
+        return _raw(values, shape, dtype, spec.row_dims, _measure(values, values, dtype, dtype))
+    return quantized
+
+
+def _quantize(
+    values: np.ndarray, shape: tuple[int, ...], dtype: str, spec: QuantSpec, scale: TensorScale | None
+) -> QuantizedTensor | None:
+    """None where a value is not finite in float32."""
+    rows, columns = matrix_shape(shape, spec.row_dims)
+    bits = _aligned(kernel_bits(values, dtype)).reshape(rows, columns)
+    codes = np.empty((rows, row_nbytes(spec.quant_type, columns, dtype)), np.uint8)
+    sums = np.zeros(4)
+    if spec.quant_axis < 0:
+        found = _per_tensor(bits, values, dtype, spec, scale, codes, sums)
+    else:
+        found = _per_group(bits, spec, codes, sums)
+    if found is None:
+        return None
+    scales, zero_points = found
+    return QuantizedTensor(
+        shape,
+        dtype,
+        spec.quant_type,
+        codes.reshape(-1),
+        scales,
+        zero_points,
+        spec.quant_axis,
+        spec.stored_group_size,
+        spec.row_dims,
+        ErrorSums(rows * columns, *(float(v) for v in sums)),
+    )
+
+
+def _aligned(bits: np.ndarray) -> np.ndarray:
+    """Kernels are compiled for aligned, writable arrays; a view that is neither is copied."""
+    return bits if bits.flags.aligned and bits.flags.writeable else bits.copy()
+
+
+def _limits(spec: QuantSpec) -> tuple[np.float32, np.float32]:
+    return np.float32(-(1 << (spec.bits - 1))), np.float32((1 << (spec.bits - 1)) - 1)
+
+
+def _per_tensor(
+    bits: np.ndarray,
+    values: np.ndarray,
+    dtype: str,
+    spec: QuantSpec,
+    scale: TensorScale | None,
+    codes: np.ndarray,
+    sums: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    from arrowquant_dist.kernels.quantize import quantize_with_scale
+    from arrowquant_dist.kernels.spans import first_non_finite
+
+    if first_non_finite(bits) >= 0:
+        return None
+    if scale is None:
+        span = TensorSpan()
+        span.add(values, dtype, spec)
+        scale = span.scale(spec)
+    scratch = np.empty(bits.shape[1], np.uint8)
+    chosen = (np.float32(scale.scale), np.float32(scale.zero_point))
+    quantize_with_scale(bits, *chosen, *_limits(spec), spec.bits, codes, scratch, sums)
+    zero_points = _NO_SCALES if spec.symmetric else np.array([chosen[1]], np.float32)
+    return np.array([chosen[0]], np.float32), zero_points
+
+
+def _per_group(
+    bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, sums: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    from arrowquant_dist.kernels import quantize as kernels
+
+    rows, columns = bits.shape
+    groups = spec.groups_per_row(columns)
+    group = columns if spec.per_channel else spec.group_size
+    scales = np.empty((rows, groups), np.float32)
+    zero_points = np.empty((rows, 0 if spec.symmetric else groups), np.float32)
+    out = (codes, scales, zero_points, np.empty(columns, np.uint8), sums)
+    head = (bits, group, *_limits(spec), spec.bits)
+    whole = () if spec.symmetric else (spec.integer_zero_points,)
+    if spec.method == "rtn":
+        run = kernels.quantize_rtn_symmetric if spec.symmetric else kernels.quantize_rtn_asymmetric
+        bad = run(*head, *whole, *out)
+    else:
+        run = kernels.quantize_mse_symmetric if spec.symmetric else kernels.quantize_mse_asymmetric
+        starts = np.array((_SYMMETRIC_STARTS if spec.symmetric else _ASYMMETRIC_STARTS)[spec.bits])
+        fit_scratch = (np.empty(min(group, columns), np.float32), np.empty((len(starts), 3)))
+        bad = run(*head, *whole, starts, _DESCENT_STEPS, *out, *fit_scratch)
+    return None if bad >= 0 else (scales.reshape(-1), zero_points.reshape(-1))
+
+
+def _keep(
+    values: np.ndarray,
+    shape: tuple[int, ...],
+    dtype: str,
+    spec: QuantSpec,
+    layer: str | None,
+    layer_shape: tuple[int, ...],
+    first_value: int,
+) -> QuantizedTensor:
+    """fp16 where the source is wider and every value is finite in fp16, else raw."""
+    if not spec.keep_non_finite and values.size:
+        check_finite(values, dtype, layer_shape, first_value, layer)
+    if spec.quant_type != "none" and DTYPES[dtype].itemsize > 2:
+        wide = values.view(DTYPES[dtype].bits)
+        with np.errstate(over="ignore", invalid="ignore"):
+            half = wide.astype(np.float16)
+        if np.isfinite(half).all():
+            stored = half.view(np.uint8)
+            errors = _measure(values, stored, dtype, "float16")
+            return QuantizedTensor(
+                shape, dtype, "fp16", stored, _NO_SCALES, _NO_SCALES, -1, 0, spec.row_dims, errors
+            )
+    return _raw(values, shape, dtype, spec.row_dims, _measure(values, values, dtype, dtype))
+
+
+def _raw(
+    values: np.ndarray, shape: tuple[int, ...], dtype: str, row_dims: int, errors: ErrorSums | None
+) -> QuantizedTensor:
+    return QuantizedTensor(shape, dtype, "none", values, _NO_SCALES, _NO_SCALES, -1, 0, row_dims, errors)
+
+
+def _measure(values: np.ndarray, stored: np.ndarray, dtype: str, stored_dtype: str) -> ErrorSums:
+    """Error sums of a kept layer, in float64; NaN and inf count as 0, since they are stored byte for byte."""
+    total = ErrorSums()
+    wide, narrow = DTYPES[dtype].itemsize * _KEPT_CHUNK, DTYPES[stored_dtype].itemsize * _KEPT_CHUNK
+    for k in range(-(-values.size // wide)):
+        x = _as_float64(values[k * wide : (k + 1) * wide], dtype)
+        d = x if stored is values else _as_float64(stored[k * narrow : (k + 1) * narrow], stored_dtype)
+        e = x - d
+        top = float(np.abs(e).max()) if e.size else 0.0
+        total += ErrorSums(x.size, float(x @ x), float(d @ d), float(e @ e), top)
+    return total
+
+
+def _as_float64(values: np.ndarray, dtype: str) -> np.ndarray:
+    wide = values.view("<f8") if dtype == "float64" else as_float32(values, dtype).astype(np.float64)
+    return np.where(np.isfinite(wide), wide, 0.0)

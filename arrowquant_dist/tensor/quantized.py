@@ -1,0 +1,184 @@
+"""A tensor, or row block, as V2 stores it, and its decoded values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from arrowquant_dist.config import BITS
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.metrics import ErrorSums
+from arrowquant_dist.tensor.source import matrix_shape
+
+if TYPE_CHECKING:
+    import torch
+
+_FLOAT8_LIMITS = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
+
+
+def row_nbytes(quant_type: str, columns: int, dtype: str) -> int:
+    """Bytes of one stored row: packed codes from a byte of their own, or raw values (fp16: 2 bytes each)."""
+    if quant_type in BITS:
+        return -(-columns * BITS[quant_type] // 8)
+    return columns * (2 if quant_type == "fp16" else DTYPES[dtype].itemsize)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedTensor:
+    """shape: this tensor's (a block's [rows, *rest]). dtype: of the source. quant_type: int8 int4 int3 int2 fp16 none.
+
+    codes: uint8 [rows · row bytes], packed as V2's `data`; raw little-endian values where nothing is quantized.
+    scales, zero_points: float32, [rows · groups a row], [1] per tensor, [0] where not quantized (zero_points: where
+    symmetric). quant_axis, group_size, row_dims: as in V2. errors: sums against the source, where they were measured.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    quant_type: str
+    codes: np.ndarray
+    scales: np.ndarray
+    zero_points: np.ndarray
+    quant_axis: int
+    group_size: int
+    row_dims: int = 1
+    errors: ErrorSums | None = None
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """(rows, columns)"""
+        return matrix_shape(self.shape, self.row_dims)
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes: codes, scales and zero points."""
+        return self.codes.nbytes + self.scales.nbytes + self.zero_points.nbytes
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """cosine, precision_loss, mse, sqnr_db, max_error against the source; {} where nothing was measured."""
+        if self.errors is None:
+            return {}
+        names = ("cosine", "precision_loss", "mse", "sqnr_db", "max_error")
+        return {name: getattr(self.errors, name) for name in names}
+
+    def rows(self, start: int, stop: int) -> QuantizedTensor:
+        """Rows [start, stop), 0 ≤ start ≤ stop ≤ rows, of the matrix view; shares memory. shape: [rows, *rest]."""
+        rows, columns = self.matrix_shape
+        if not 0 <= start <= stop <= rows:
+            raise IndexError(f"rows {start}:{stop} of {rows}")
+        width = row_nbytes(self.quant_type, columns, self.dtype)
+        per_row = self.scales.size // rows if self.quant_axis == 0 and rows else 0
+        part = slice(start * per_row, stop * per_row) if per_row else slice(None)
+        return replace(
+            self,
+            shape=(stop - start, *self.shape[self.row_dims :]),
+            row_dims=1,
+            codes=self.codes[start * width : stop * width],
+            scales=self.scales[part],
+            zero_points=self.zero_points[part],
+            errors=None,
+        )
+
+    def values(self, dtype: str | None = None) -> np.ndarray:
+        """Decoded values [*shape] in fresh memory, as the bits of `dtype` (default: the source's): bfloat16 → uint16,
+        float8 → uint8. x̂ = (q - zero_point) · scale in float32, then rounded to `dtype`, never to inf."""
+        wanted = dtype or self.dtype
+        out = np.empty(self.shape, DTYPES[wanted].bits)
+        self.values_into(out.reshape(-1).view(np.uint8), wanted)
+        return out
+
+    def values_into(self, out: np.ndarray, dtype: str) -> None:
+        """As `values`, into `out`: uint8, num_params · itemsize bytes, aligned to the itemsize."""
+        if self.quant_type in BITS:
+            self._decode(out, dtype)
+        elif self.quant_type == "none" and dtype == self.dtype:
+            out[:] = self.codes
+        else:
+            stored = "float16" if self.quant_type == "fp16" else self.dtype
+            _convert(self.codes, stored, out, dtype)
+
+    def _decode(self, out: np.ndarray, dtype: str) -> None:
+        from arrowquant_dist.kernels.decode import dequantize_rows
+        from arrowquant_dist.tensor.source import kernel_bits
+
+        if dtype not in ("float32", "bfloat16", "float16"):
+            wide = np.empty(math.prod(self.shape), np.float32)
+            self._decode(wide.view(np.uint8), "float32")
+            _convert(wide.view(np.uint8), "float32", out, dtype)
+            return
+        rows, columns = self.matrix_shape
+        if rows == 0 or columns == 0:
+            return
+        per_tensor = self.quant_axis < 0
+        group = self.group_size or columns
+        shape = (rows, 1) if per_tensor else (rows, -(-columns // group))
+        scales = np.full(shape, self.scales[0]) if per_tensor else self.scales.reshape(shape)
+        zero_points = np.empty((rows, 0), np.float32)
+        if self.zero_points.size:
+            zero_points = (
+                np.full(shape, self.zero_points[0]) if per_tensor else self.zero_points.reshape(shape)
+            )
+        dequantize_rows(
+            _writable(self.codes).reshape(rows, -1),
+            BITS[self.quant_type],
+            group,
+            _writable(scales),
+            _writable(zero_points),
+            np.empty(columns, np.uint8),
+            kernel_bits(out, dtype).reshape(rows, columns),
+        )
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Decoded values as a torch tensor of its own memory; dtype: default the source's."""
+        import torch
+
+        name = str(dtype).removeprefix("torch.") if dtype is not None else self.dtype
+        bits = self.values(name)
+        tensor = torch.from_numpy(bits.reshape(-1).view(np.uint8))
+        return tensor.view(getattr(torch, name)).reshape(self.shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scalar fields, for people and logs."""
+        return {
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "quant_type": self.quant_type,
+            "quant_axis": self.quant_axis,
+            "group_size": self.group_size,
+            "row_dims": self.row_dims,
+            "nbytes": self.nbytes,
+            **self.metrics,
+        }
+
+
+def _writable(array: np.ndarray) -> np.ndarray:
+    """The same memory marked writable, since kernels are compiled for one kind of array; they write outputs only."""
+    if array.flags.writeable:
+        return array
+    view = np.frombuffer(array, array.dtype).reshape(array.shape) if not array.size else array
+    interface = dict(view.__array_interface__)
+    interface["data"] = (interface["data"][0], False)
+    return np.asarray(_Borrowed(interface, array))
+
+
+class _Borrowed:
+    """Keeps `owner` alive while numpy looks at its memory."""
+
+    def __init__(self, interface: dict[str, Any], owner: np.ndarray) -> None:
+        self.__array_interface__ = interface
+        self.owner = owner
+
+
+def _convert(source: np.ndarray, source_dtype: str, out: np.ndarray, dtype: str) -> None:
+    """Between dtypes that no kernel covers (kept layers, float64, float8, integers), through torch's conversions;
+    finite values beyond float8's range become its largest, since torch would make them NaN."""
+    import torch
+
+    tensor = torch.from_numpy(source if source.flags.writeable else source.copy())
+    tensor = tensor.view(getattr(torch, source_dtype))
+    if dtype in _FLOAT8_LIMITS:
+        tensor = tensor.to(torch.float32).clamp(-_FLOAT8_LIMITS[dtype], _FLOAT8_LIMITS[dtype])
+    torch.from_numpy(out).view(getattr(torch, dtype)).copy_(tensor)

@@ -1,0 +1,93 @@
+"""Source values as the kernels take them: integer arrays that hold float bits."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import UnquantizableWeights
+
+_KERNEL_BITS = {"float32": "<i4", "bfloat16": "<u2", "float16": "<i2"}
+
+
+def matrix_shape(shape: tuple[int, ...], row_dims: int) -> tuple[int, int]:
+    """(rows, columns) of a layer or block seen as a matrix; a 0-D tensor is 1 × 1."""
+    return math.prod(shape[:row_dims]), math.prod(shape[row_dims:])
+
+
+def kernel_bits(values: np.ndarray, dtype: str) -> np.ndarray:
+    """values: uint8 [nbytes], little-endian values of a float dtype. Returns int32, uint16 or int16 bits [values].
+
+    float32, bfloat16 and float16 are views. float64 is rounded to float32 (beyond its range: inf), float8 widened
+    exactly; both take 4 bytes a value.
+    """
+    if dtype in _KERNEL_BITS:
+        return values.view(_KERNEL_BITS[dtype])
+    if dtype == "float64":
+        with np.errstate(over="ignore", invalid="ignore"):
+            return values.view("<f8").astype(np.float32).view("<i4")
+    return _float8_table(dtype)[values].view("<i4")
+
+
+@cache
+def _float8_table(dtype: str) -> np.ndarray:
+    """float32 [256]: the value of each float8 code (OCP 8-bit floating point: e4m3fn has no inf, e5m2 is IEEE-like)."""
+    exponent_bits, bias = {"float8_e4m3fn": (4, 7), "float8_e5m2": (5, 15)}[dtype]
+    mantissa_bits = 7 - exponent_bits
+    codes = np.arange(256)
+    mantissa = (codes & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits)
+    exponent = (codes >> mantissa_bits) & ((1 << exponent_bits) - 1)
+    value = np.where(exponent == 0, np.ldexp(mantissa, 1 - bias), np.ldexp(1.0 + mantissa, exponent - bias))
+    if dtype == "float8_e4m3fn":
+        value[(codes & 0x7F) == 0x7F] = np.nan
+    else:
+        special = exponent == 31
+        value[special] = np.where(mantissa[special] == 0, np.inf, np.nan)
+    return np.where(codes & 0x80, -value, value).astype(np.float32)
+
+
+def check_finite(
+    values: np.ndarray, dtype: str, shape: tuple[int, ...], first_value: int, layer: str | None
+) -> None:
+    """Raises UnquantizableWeights that names the first NaN or inf among `values` (uint8 [nbytes]).
+
+    shape: of the whole layer; first_value: the index, in C order, of these values' first in it.
+    """
+    from arrowquant_dist.kernels.spans import first_non_finite
+
+    if dtype == "float64":
+        bad = np.flatnonzero(~np.isfinite(values.view("<f8")))
+        index = int(bad[0]) if bad.size else -1
+    else:
+        index = first_non_finite(kernel_bits(values, dtype))
+    if index >= 0:
+        raise _non_finite(values, dtype, index, shape, first_value, layer)
+
+
+def _non_finite(
+    values: np.ndarray, dtype: str, index: int, shape: tuple[int, ...], first_value: int, layer: str | None
+) -> UnquantizableWeights:
+    itemsize = DTYPES[dtype].itemsize
+    raw = values[index * itemsize : (index + 1) * itemsize]
+    value = raw.view("<f8")[0] if dtype == "float64" else kernel_bits(raw, dtype).view("u1")
+    if dtype != "float64":
+        value = as_float32(raw, dtype)[0]
+    where = [int(i) for i in np.unravel_index(first_value + index, shape)] if shape else []
+    return UnquantizableWeights(
+        f"{'NaN' if np.isnan(value) else 'inf'} at index {where}; mend the source, or say `non_finite: keep` in the "
+        "config to store such a layer unquantized",
+        layer=layer,
+    )
+
+
+def as_float32(values: np.ndarray, dtype: str) -> np.ndarray:
+    """values: uint8 [nbytes] of a float dtype. Returns float32 [values]."""
+    bits = kernel_bits(values, dtype)
+    if bits.dtype == np.dtype("<i4"):
+        return bits.view("<f4")
+    if bits.dtype == np.dtype("<u2"):
+        return (bits.astype("<u4") << 16).view("<f4")
+    return bits.view("<f2").astype(np.float32)

@@ -51,14 +51,14 @@ def _read_header(store: Store, info: ObjectInfo, uri: str) -> tuple[int, bytes]:
     stop = _LENGTH_NBYTES + nbytes
     if stop > info.nbytes:
         _refuse(f"cut off: the header needs {stop} bytes, the file has {info.nbytes}; {_AGAIN}", uri)
+    if not first.startswith(b"{", _LENGTH_NBYTES):
+        _refuse("its header does not begin with '{'; this is no safetensors file", uri)
     if stop <= len(first):
         return nbytes, first[_LENGTH_NBYTES:stop]
     return nbytes, first[_LENGTH_NBYTES:] + store.read_range(info.path, ByteRange(len(first), stop)).tobytes()
 
 
 def _parse_json(header: bytes, uri: str) -> dict[str, Any]:
-    if not header.startswith(b"{"):
-        _refuse("its header does not begin with '{'; this is no safetensors file", uri)
     # A tensor takes 50 characters and three brackets. Far more of them are a bomb: a bracket is 64 bytes of
     # memory, a number 8.
     if header.count(b"[") + header.count(b"{") > 1000 + len(header) // 10:

@@ -1,0 +1,79 @@
+"""V1 and V2 datasets as sources: names and shapes at once, decoded values when asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.errors import InvalidCheckpoint
+from tests.checkpoint.checkpoint_files import read_all
+from tests.store.encoder import kept_row, random_row, write_v1, write_v2
+
+RNG = np.random.default_rng(11)
+
+
+def test_a_v1_file_is_a_checkpoint_of_raw_values(tmp_path: Path) -> None:
+    values = {"w": np.arange(12, dtype="<f4").reshape(3, 4), "ids": np.arange(5), "scalar": np.array(2.5)}
+    dtypes = {"w": "float32", "ids": "int64", "scalar": "float64"}
+    path = write_v1(tmp_path / "m.parquet", [kept_row(n, v, dtypes[n]) for n, v in values.items()])
+    checkpoint = open_checkpoint(str(path))
+    assert checkpoint.format == "v1"
+    assert {x.name: (x.dtype, x.shape) for x in checkpoint.layers} == {
+        n: (dtypes[n], v.shape) for n, v in values.items()
+    }
+    assert read_all(checkpoint) == {name: value.tobytes() for name, value in values.items()}
+
+
+def test_a_v2_file_is_decoded_to_the_source_s_dtype(tmp_path: Path) -> None:
+    row = random_row(RNG, "w", 6, 9, "int4", group_size=4, symmetric=False)
+    path = write_v2(tmp_path / "m.parquet", [row])
+    checkpoint = open_checkpoint(str(path))
+    assert checkpoint.format == "v2"
+    layer = checkpoint.layers[0]
+    assert (layer.name, layer.shape, layer.dtype, layer.source_nbytes) == ("w", (6, 9), "float32", 216)
+    with SourceReader(files=checkpoint.files) as reader:
+        part, whole = reader.read([(layer, 13, 31), (layer, 0, 54)])
+    np.testing.assert_allclose(whole.view("<f4"), row.decoded.reshape(-1), rtol=1e-6, atol=1e-6)
+    assert part.tobytes() == whole[13 * 4 : 31 * 4].tobytes()
+
+
+@pytest.mark.parametrize("folder", ["", "weights/shard=00000", "shard=00000"])
+def test_a_folder_of_parquet_files_without_a_manifest(tmp_path: Path, folder: str) -> None:
+    write_v2(tmp_path / folder / "part-a.parquet", [random_row(RNG, "a", 2, 3, "int8")])
+    write_v2(tmp_path / folder / "part-b.parquet", [random_row(RNG, "b", 2, 3, "int2")])
+    checkpoint = open_checkpoint(str(tmp_path))
+    assert [layer.name for layer in checkpoint.layers] == ["a", "b"]
+    assert len(checkpoint.files) == 2
+    assert {len(values) for values in read_all(checkpoint).values()} == {24}
+
+
+def test_a_dataset_file_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
+    path = write_v2(tmp_path / "a.parquet", [random_row(RNG, "a", 2, 3, "int8")])
+    checkpoint = open_checkpoint(str(tmp_path))
+    write_v2(path, [random_row(RNG, "a", 2, 3, "int8"), random_row(RNG, "b", 2, 3, "int8")])
+    with (
+        SourceReader(files=checkpoint.files) as reader,
+        pytest.raises(InvalidCheckpoint, match="changed since"),
+    ):
+        reader.read([(checkpoint.layers[0], 0, 6)])
+
+
+@pytest.mark.parametrize(
+    "data", [b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1", b""], ids=["short", "zeros", "empty"]
+)
+def test_a_damaged_parquet_file_is_bad_input(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "m.parquet"
+    path.write_bytes(data)
+    for uri in (path, tmp_path):
+        with pytest.raises(InvalidCheckpoint):
+            open_checkpoint(str(uri))
+
+
+def test_missing_blocks_are_bad_input(tmp_path: Path) -> None:
+    row = random_row(RNG, "w", 2, 3, "int8", layer_shape=[5, 3], row_start=0)
+    with pytest.raises(InvalidCheckpoint, match="w"):
+        open_checkpoint(str(write_v2(tmp_path / "m.parquet", [row])))

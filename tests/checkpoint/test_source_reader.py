@@ -1,0 +1,174 @@
+"""Values come as they lie in the file: sliced, coalesced, aligned, and only from the source of the plan."""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.checkpoint.strided import decode_strides, encode_strides, gather, is_contiguous, span
+from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.errors import ArrowQuantError, InvalidCheckpoint, NotFound
+from arrowquant_dist.store.files import Store
+from tests.checkpoint.checkpoint_files import entry, safetensors_bytes
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    save_file(
+        {f"w{i}": torch.arange(1000, dtype=torch.int32) + 1000 * i for i in range(8)},
+        tmp_path / "m.safetensors",
+    )
+    return open_checkpoint(str(tmp_path / "m.safetensors"))
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The (start, nbytes) of each range that stores are asked for."""
+    asked: list[tuple[int, int]] = []
+    cls = type(Store.open("/"))
+    original = cls.read_into
+
+    def counting(self: Store, path: str, start: int, out: np.ndarray) -> None:
+        asked.append((start, out.nbytes))
+        original(self, path, start, out)
+
+    monkeypatch.setattr(cls, "read_into", counting)
+    return asked
+
+
+def test_slices_are_those_values_in_the_order_asked(checkpoint: Checkpoint) -> None:
+    a, b = checkpoint.layers[1], checkpoint.layers[5]
+    with SourceReader() as reader:
+        found = reader.read([(b, 10, 20), (a, 0, 1000), (b, 0, 0), (a, 999, 1000), (b, 5, 15)])
+    expected = [range(5010, 5020), range(1000, 2000), range(0), range(1999, 2000), range(5005, 5015)]
+    for values, wanted in zip(found, expected, strict=True):
+        assert values.dtype == np.uint8
+        assert values.ndim == 1
+        assert values.view("<i4").tolist() == list(wanted)
+
+
+def test_neighbours_come_in_one_request(checkpoint: Checkpoint, requests: list[tuple[int, int]]) -> None:
+    with SourceReader() as reader:
+        reader.read([(layer, 0, 1000) for layer in checkpoint.layers])
+    assert requests == [(checkpoint.layers[0].offset, 8 * 4000)]
+
+
+def test_distant_slices_come_in_requests_of_their_own(
+    tmp_path: Path, requests: list[tuple[int, int]]
+) -> None:
+    save_file({"w": torch.zeros(1 << 20, dtype=torch.uint8)}, tmp_path / "m.safetensors")
+    layer = open_checkpoint(str(tmp_path / "m.safetensors")).layers[0]
+    requests.clear()
+    with SourceReader() as reader:
+        reader.read([(layer, 0, 100), (layer, 100 + (64 << 10), 70_000), (layer, 500_000, 500_001)])
+    assert requests == [(layer.offset, 70_000), (layer.offset + 500_000, 1)]
+
+
+def test_results_are_aligned_even_where_the_file_is_not(tmp_path: Path) -> None:
+    header = {"a": entry("U8", [1], 0, 1), "b": entry("F64", [3], 1, 25), "c": entry("BF16", [2], 25, 29)}
+    (tmp_path / "m.safetensors").write_bytes(safetensors_bytes(header, bytes(range(29))))
+    layers = open_checkpoint(str(tmp_path / "m.safetensors")).layers
+    with SourceReader() as reader:
+        found = reader.read([(layer, 0, layer.num_params) for layer in layers])
+    assert [values.ctypes.data % size for values, size in zip(found, (1, 8, 2), strict=True)] == [0, 0, 0]
+    assert b"".join(values.tobytes() for values in found) == bytes(range(29))
+
+
+def test_one_reader_serves_many_threads(checkpoint: Checkpoint) -> None:
+    with SourceReader(files=checkpoint.files) as reader, ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda layer: reader.read([(layer, 0, 1000)])[0], checkpoint.layers * 20)
+        firsts = [int(values.view("<i4")[0]) for values in found]
+    assert firsts == [1000 * i for i in range(8)] * 20
+
+
+def test_a_reader_can_be_used_again_after_closing(checkpoint: Checkpoint) -> None:
+    reader = SourceReader()
+    first = reader.read([(checkpoint.layers[0], 0, 5)])
+    reader.close()
+    assert reader.read([(checkpoint.layers[0], 0, 5)])[0].tobytes() == first[0].tobytes()
+
+
+def test_a_file_that_changed_since_the_plan_is_refused(checkpoint: Checkpoint) -> None:
+    path = Path(checkpoint.files[0].uri)
+    os.utime(path, ns=(1, 1))
+    with (
+        SourceReader(files=checkpoint.files) as reader,
+        pytest.raises(InvalidCheckpoint, match="changed since"),
+    ):
+        reader.read([(checkpoint.layers[0], 0, 1)])
+
+
+def test_a_file_cut_or_removed_after_planning_is_an_error_of_ours(checkpoint: Checkpoint) -> None:
+    path = Path(checkpoint.files[0].uri)
+    os.truncate(path, path.stat().st_size - 10)
+    last = checkpoint.layers[-1]
+    with SourceReader() as reader, pytest.raises(ArrowQuantError, match="too early"):
+        reader.read([(last, 0, last.num_params)])
+    path.unlink()
+    with SourceReader() as reader, pytest.raises(NotFound):
+        reader.read([(last, 0, 1)])
+
+
+@st.composite
+def views(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """A storage and a view of it: permuted, stepped, cut, repeated."""
+    shape = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
+    storage = np.arange(math.prod(shape), dtype=np.int32)
+    view = storage.reshape(shape).transpose(draw(st.permutations(range(len(shape)))))
+    for axis in range(view.ndim):
+        start, step = draw(st.integers(0, view.shape[axis] - 1)), draw(st.integers(1, 3))
+        view = view[(slice(None),) * axis + (slice(start, None, step),)]
+    if draw(st.booleans()):
+        view = np.broadcast_to(view[None], (draw(st.integers(1, 3)), *view.shape))
+    return storage, view
+
+
+@settings(max_examples=300, deadline=None)
+@given(pair=views(), data=st.data(), window=st.sampled_from([4, 64, 1 << 20]))
+def test_a_view_is_gathered_whatever_its_strides_and_the_window(
+    pair: tuple[np.ndarray, np.ndarray], data: st.DataObject, window: int
+) -> None:
+    storage, view = pair
+    raw = storage.view(np.uint8)
+    strides = tuple(stride // 4 for stride in view.strides)
+    start = data.draw(st.integers(0, view.size))
+    stop = data.draw(st.integers(start, view.size))
+    offset = view.__array_interface__["data"][0] - storage.__array_interface__["data"][0]
+
+    def read_into(at: int, out: np.ndarray) -> None:
+        assert at + out.size <= raw.size
+        out[:] = raw[at : at + out.size]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("arrowquant_dist.checkpoint.strided._SMALL_NBYTES", window)
+        found = gather(read_into, offset, view.shape, strides, 4, range(start, stop))
+    assert found.view("<i4").tolist() == view.reshape(-1)[start:stop].tolist()
+    assert decode_strides(encode_strides(strides)) == strides
+    assert span(view.shape, strides) == (int(view.max()) - int(view.min()) + 1)
+    if is_contiguous(view.shape, strides):
+        assert view.flags.c_contiguous
+
+
+def test_rows_of_a_tall_transposed_view_take_little_memory_and_read_little() -> None:
+    rows, columns = 1 << 20, 64
+    read: list[int] = []
+
+    def read_into(_: int, out: np.ndarray) -> None:
+        read.append(out.size)
+        out[:] = 0
+
+    found = gather(read_into, 0, (rows, columns), (1, rows), 4, range(1000 * columns))
+    assert found.size == 1000 * columns * 4
+    assert sum(read) == found.size
+    assert max(read) <= 64 << 10

@@ -1,0 +1,54 @@
+"""How a command ends: results on stdout, errors as one line on stderr (or JSON), and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from arrowquant_dist.errors import ArrowQuantError, Interrupted
+
+RESUMES = "interrupted; what is finished is kept, run the same command again to resume"
+
+
+@contextmanager
+def outcome(*, as_json: bool, if_interrupted: str = "interrupted") -> Iterator[None]:
+    """Maps what a command raises to output and exit code. Errors of other kinds keep their traceback."""
+    try:
+        yield
+        sys.stdout.flush()  # a reader that went away shows here, not at the interpreter's exit
+    except ArrowQuantError as error:
+        _tell(error, as_json=as_json)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        interrupted = Interrupted(if_interrupted)
+        _tell(interrupted, as_json=as_json)
+        raise typer.Exit(interrupted.exit_code) from error
+    except BrokenPipeError as error:
+        _drop_output()
+        raise typer.Exit(1) from error
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """One JSON document on stdout, ASCII only: no name in it reaches a terminal raw."""
+    typer.echo(json.dumps(values, indent=2, allow_nan=False))
+
+
+def _tell(error: ArrowQuantError, *, as_json: bool) -> None:
+    from arrowquant_dist.report.text import printable
+
+    if as_json:
+        print_json({"error": error.to_dict()})
+    else:
+        typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+
+
+def _drop_output() -> None:
+    """Nobody reads any more: what is still buffered goes nowhere, without a complaint at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())

@@ -1,0 +1,60 @@
+"""The program `arrowquant` and its commands."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from arrowquant_dist.cli.quantize import quantize
+from arrowquant_dist.cli.read import inspect, report, verify
+
+app = typer.Typer(
+    name="arrowquant",
+    help="Quantizes checkpoints into a V2 Parquet dataset, and looks at what came out.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # with it, --help would import rich
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program on `arguments`, by default the process's, and exits: 0 done, 1 failed, 2 bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an ASCII-only terminal is no reason to fail
+    app(args=arguments, prog_name="arrowquant")
+
+
+def _print_version(*, wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        try:
+            version = metadata.version("arrowquant-dist")
+        except metadata.PackageNotFoundError:
+            version = "(not installed)"
+        typer.echo(f"arrowquant {version}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(quantize)
+app.command()(inspect)
+app.command()(verify)
+app.command()(report)

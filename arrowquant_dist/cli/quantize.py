@@ -1,0 +1,120 @@
+"""`arrowquant quantize`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from arrowquant_dist.cli.outcome import RESUMES, outcome, print_json
+
+if TYPE_CHECKING:
+    from arrowquant_dist.driver import Outcome
+
+    from arrowquant_dist.config import QuantizationConfig, RunConfig
+
+_QUANT_TYPES = "int8|int4|int3|int2|fp16"
+
+
+def quantize(
+    source: Annotated[str, typer.Argument(help="A directory, a file, a URL (s3://, hf:// …), or `minilm`.")],
+    target: Annotated[str, typer.Argument(help="Where the dataset goes: a directory or a URL.")],
+    *,
+    config: Annotated[
+        str | None, typer.Option(help="YAML file; the options below win over it.", metavar="FILE")
+    ] = None,
+    quant: Annotated[str | None, typer.Option(help="Type of the codes.", metavar=_QUANT_TYPES)] = None,
+    method: Annotated[str | None, typer.Option(help="How scales are chosen.", metavar="rtn|mse|gptq")] = None,
+    per_channel: Annotated[
+        bool | None, typer.Option("--per-channel/--per-group", help="A scale a row, or a scale a group.")
+    ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="Values a group; 0: one scale a tensor. Means --per-group.", metavar="N"),
+    ] = None,
+    symmetric: Annotated[
+        bool | None, typer.Option("--symmetric/--asymmetric", help="Without or with zero points.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Who runs the workers.", metavar="auto|inline|ray")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="How many workers; default: as many as CPUs.", metavar="N")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan; read and write no weights.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at the target.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The report (or plan) as JSON, and nothing else.")
+    ] = False,
+) -> None:
+    """Quantize a checkpoint into a dataset. The same command again resumes an interrupted run."""
+    with outcome(as_json=as_json, if_interrupted=RESUMES):
+        if group_size is not None and per_channel is None:
+            per_channel = False
+        quantization, run = _configs(config)
+        quantization = quantization.replace(
+            quant_type=quant,
+            method=method,
+            per_channel=per_channel,
+            group_size=group_size,
+            symmetric=symmetric,
+        )
+        run = run.replace(engine=engine, address=address, workers=workers, overwrite=overwrite or None)
+        if dry_run:
+            _show_plan(source, target, quantization, run, as_json=as_json)
+        else:
+            _show_outcome(_run(source, target, quantization, run, as_json=as_json), as_json=as_json)
+
+
+def _configs(config: str | None) -> tuple[QuantizationConfig, RunConfig]:
+    from arrowquant_dist.config import QuantizationConfig, RunConfig, load_config
+
+    return load_config(config) if config is not None else (QuantizationConfig(), RunConfig())
+
+
+def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, *, as_json: bool) -> Outcome:
+    from arrowquant_dist import driver
+
+    if as_json:
+        return driver.quantize(source, target, config, run)
+    from arrowquant_dist.cli.progress import shown_progress
+
+    with shown_progress(sys.stderr, "quantize") as on_event:
+        return driver.quantize(source, target, config, run, on_event)
+
+
+def _show_outcome(result: Outcome, *, as_json: bool) -> None:
+    if as_json:
+        done = {"target": result.target, "already_finished": result.already_finished}
+        print_json({**done, "report": result.report.to_dict()})
+        return
+    from arrowquant_dist.report.terminal import print_report, print_text
+
+    if result.already_finished:
+        print_text(sys.stdout, f"{result.target} is finished already; this is the report of that run.")
+    print_report(sys.stdout, result.report)
+    if not result.already_finished:
+        print_text(sys.stdout, f"written to {result.target}; the whole report is in its report/ folder.")
+
+
+def _show_plan(
+    source: str, target: str, config: QuantizationConfig, run: RunConfig, *, as_json: bool
+) -> None:
+    from arrowquant_dist import driver
+    from arrowquant_dist.plan import summarize
+
+    summary = summarize(driver.plan_only(source, target, config, run))
+    if as_json:
+        print_json(summary.to_dict())
+        return
+    from arrowquant_dist.report.planned import plan_tables
+    from arrowquant_dist.report.terminal import print_table, print_text
+
+    for table in plan_tables(summary):
+        print_table(sys.stdout, table)
+    for note in summary.notes:
+        print_text(sys.stdout, f"note: {note}")

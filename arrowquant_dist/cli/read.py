@@ -1,0 +1,159 @@
+"""`arrowquant inspect`, `verify` and `report`: the commands that change nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from arrowquant_dist.cli.outcome import outcome, print_json
+from arrowquant_dist.errors import StorageError
+
+if TYPE_CHECKING:
+    from arrowquant_dist.reduce import Report
+    from arrowquant_dist.store.verify import VerifyReport
+
+_JSON = typer.Option("--json", help="JSON on stdout, and nothing else.")
+_SHOWN_PROBLEMS = 100
+_CONFIG = typer.Option(
+    help="YAML file whose run.storage_options say how to reach the storage.", metavar="FILE"
+)
+
+
+def inspect(
+    uri: Annotated[str, typer.Argument(help="A checkpoint or a dataset.")],
+    *,
+    config: Annotated[str | None, _CONFIG] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """List the layers of a checkpoint or dataset, with sizes. Reads headers alone."""
+    with outcome(as_json=as_json):
+        from arrowquant_dist.report.contents import layers_table, read_contents, totals_table
+        from arrowquant_dist.report.terminal import print_table
+
+        contents = read_contents(uri, _storage_options(config))
+        if as_json:
+            print_json(contents.to_dict())
+        else:
+            print_table(sys.stdout, layers_table(contents))
+            print_table(sys.stdout, totals_table(contents))
+
+
+def verify(
+    target: Annotated[str, typer.Argument(help="A dataset.")],
+    *,
+    config: Annotated[str | None, _CONFIG] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Check every checksum and the completeness of a dataset.
+
+    Ends with 1 where something is wrong, and names it.
+    """
+    with outcome(as_json=as_json):
+        found = _verify(target, _storage_options(config), as_json=as_json)
+        if as_json:
+            print_json(found.to_dict())
+        else:
+            _show_findings(found)
+        sys.stdout.flush()
+        if not found.is_sound:
+            raise typer.Exit(1)
+
+
+def report(
+    target: Annotated[str, typer.Argument(help="A finished dataset.")],
+    others: Annotated[
+        list[str] | None, typer.Argument(help="More targets, after --compare.", hidden=True)
+    ] = None,
+    *,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Other targets, side by side with TARGET.", metavar="OTHER…")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a self-contained page instead.", metavar="FILE")
+    ] = None,
+    config: Annotated[str | None, _CONFIG] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Show sizes, compression and weight errors of a dataset."""
+    if others and not compare:
+        raise typer.BadParameter(f"{others[0]!r}: one target at a time, or several with --compare")
+    with outcome(as_json=as_json):
+        from arrowquant_dist.report.render import load_report
+        from arrowquant_dist.store.files import redact
+
+        options = _storage_options(config)
+        uris = [target, *(compare or ()), *(others or ())]
+        reports = [(redact(uri), load_report(uri, options)) for uri in uris]
+        if html is not None:
+            _write_page(html, reports)
+            if not as_json:
+                typer.echo(f"written to {html}")
+        if as_json:
+            loaded = [{"target": uri, "report": one.to_dict()} for uri, one in reports]
+            print_json({"reports": loaded} if compare else reports[0][1].to_dict())
+        elif html is None:
+            _show(reports)
+
+
+def _storage_options(config: str | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    from arrowquant_dist.config import load_config
+
+    return load_config(config)[1].options_of_target
+
+
+def _verify(target: str, options: dict[str, Any], *, as_json: bool) -> VerifyReport:
+    from arrowquant_dist.store.verify import verify as verify_dataset
+
+    if as_json:
+        return verify_dataset(target, options)
+    from arrowquant_dist.cli.progress import Bytes, shown_progress
+
+    with shown_progress(sys.stderr, "verify") as on_event:
+        return verify_dataset(target, options, lambda done, total: on_event(Bytes(done, total)))
+
+
+def _show_findings(found: VerifyReport) -> None:
+    from arrowquant_dist.report import text
+    from arrowquant_dist.report.terminal import print_text
+
+    for problem in found.problems[:_SHOWN_PROBLEMS]:
+        print_text(sys.stdout, f"{problem.kind}: {problem}")
+    more = len(found.problems) - _SHOWN_PROBLEMS
+    if more > 0:
+        print_text(sys.stdout, f"… and {more} more; --json has them all")
+    checked = (
+        f"{text.counted(found.layers, 'layer')}, {text.counted(found.rows, 'row')}, "
+        f"{text.counted(found.objects, 'object')}, {text.nbytes(found.nbytes)}"
+    )
+    verdict = "sound" if found.is_sound else f"NOT sound, {text.counted(len(found.problems), 'problem')}"
+    print_text(sys.stdout, f"{found.uri}: {verdict}; checked {checked}")
+
+
+def _write_page(file: Path, reports: list[tuple[str, Report]]) -> None:
+    from arrowquant_dist.report.page import comparison_page, report_page
+
+    page = report_page(reports[0][1]) if len(reports) == 1 else comparison_page(reports)
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise StorageError(
+            f"the page can't be written ({reason}); choose another file", uri=str(file)
+        ) from error
+
+
+def _show(reports: list[tuple[str, Report]]) -> None:
+    from arrowquant_dist.report.compare import comparison
+    from arrowquant_dist.report.terminal import print_report, print_table, print_text
+    from arrowquant_dist.report.view import WEIGHT_COSINE_NOTE
+
+    if len(reports) == 1:
+        print_report(sys.stdout, reports[0][1])
+    else:
+        print_table(sys.stdout, comparison(reports))
+        print_text(sys.stdout, WEIGHT_COSINE_NOTE)

@@ -1,0 +1,141 @@
+"""What a checkpoint or dataset holds: a row a layer, from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from arrowquant_dist.report import text
+from arrowquant_dist.report.text import MISSING, LayerName
+from arrowquant_dist.report.view import Table
+
+_DATASETS = ("v1", "v2")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerContents:
+    """One layer. source_nbytes: decoded, in its dtype. quant_type, stored_nbytes: of datasets, else None."""
+
+    layer_name: str
+    shape: tuple[int, ...]
+    dtype: str
+    params: int
+    source_nbytes: int
+    quant_type: str | None
+    stored_nbytes: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "shape": list(self.shape)}
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All layers at a URI.
+
+    format: `safetensors` `torch` `v1` `v2`. aliases: {name: stored name} of tied tensors.
+    """
+
+    uri: str
+    format: str
+    layers: tuple[LayerContents, ...]
+    aliases: dict[str, str]
+
+    @property
+    def is_dataset(self) -> bool:
+        return self.format in _DATASETS
+
+    @property
+    def params(self) -> int:
+        return sum(layer.params for layer in self.layers)
+
+    @property
+    def source_nbytes(self) -> int:
+        return sum(layer.source_nbytes for layer in self.layers)
+
+    @property
+    def stored_nbytes(self) -> int | None:
+        return sum(layer.stored_nbytes or 0 for layer in self.layers) if self.is_dataset else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return {
+            "uri": self.uri,
+            "format": self.format,
+            "totals": {
+                "layers": len(self.layers),
+                "params": self.params,
+                "source_nbytes": self.source_nbytes,
+                "stored_nbytes": self.stored_nbytes,
+            },
+            "aliases": self.aliases,
+            "layers": [layer.to_dict() for layer in self.layers],
+        }
+
+
+def read_contents(uri: str, storage_options: Mapping[str, Any] | None = None) -> Contents:
+    """Reads headers, or a dataset's index. Raises what `open_checkpoint` and `Dataset.open` raise."""
+    from arrowquant_dist.checkpoint.open import open_checkpoint
+
+    checkpoint = open_checkpoint(uri, storage_options)
+    stored = _stored(uri, storage_options) if checkpoint.format in _DATASETS else {}
+    layers = []
+    for layer in checkpoint.layers:
+        quant_type, stored_nbytes = stored.get(layer.name, (None, None))
+        layers.append(
+            LayerContents(
+                layer_name=layer.name,
+                shape=layer.shape,
+                dtype=layer.dtype,
+                params=layer.num_params,
+                source_nbytes=layer.source_nbytes,
+                quant_type=quant_type,
+                stored_nbytes=stored_nbytes,
+            )
+        )
+    return Contents(checkpoint.uri, checkpoint.format, tuple(layers), dict(checkpoint.aliases))
+
+
+def _stored(uri: str, storage_options: Mapping[str, Any] | None) -> dict[str, tuple[str, int]]:
+    from arrowquant_dist.store.dataset import Dataset
+
+    dataset = Dataset.open(uri, storage_options)
+    return {name: (layer.quant_type, layer.stored_nbytes) for name, layer in dataset.layers.items()}
+
+
+def layers_table(contents: Contents) -> Table:
+    """A row a layer; datasets also say how and how large it is stored."""
+    headers: tuple[str, ...] = ("layer", "dtype", "shape", "params", "size")
+    align = "lllrr"
+    if contents.is_dataset:
+        headers, align = (*headers, "stored as", "stored"), align + "lr"
+    return Table("Layers", headers, align, tuple(_row(layer, contents) for layer in contents.layers))
+
+
+def _row(layer: LayerContents, contents: Contents) -> tuple[str, ...]:
+    row = (
+        LayerName(layer.layer_name),
+        layer.dtype,
+        text.shape(layer.shape),
+        text.params(layer.params),
+        text.nbytes(layer.source_nbytes),
+    )
+    if not contents.is_dataset:
+        return row
+    stored = text.nbytes(layer.stored_nbytes) if layer.stored_nbytes is not None else MISSING
+    return (*row, layer.quant_type or MISSING, stored)
+
+
+def totals_table(contents: Contents) -> Table:
+    """The whole in a few lines."""
+    rows = [
+        ("source", contents.uri),
+        ("format", contents.format),
+        ("layers", str(len(contents.layers))),
+        ("params", text.params(contents.params)),
+        ("size", text.nbytes(contents.source_nbytes)),
+    ]
+    if contents.stored_nbytes is not None:
+        rows.append(("stored", text.nbytes(contents.stored_nbytes)))
+    rows += [("tied", f"{name} = {stored}") for name, stored in contents.aliases.items()]
+    return Table("Totals", ("", ""), "ll", tuple(rows))

@@ -1,0 +1,187 @@
+"""The program as a whole: what it imports, how it ends, what it prints where."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from arrowquant_dist.cli import app
+from arrowquant_dist.cli.outcome import outcome
+from arrowquant_dist.errors import (
+    ArrowQuantError,
+    CorruptWeights,
+    IncompleteDataset,
+    InvalidCheckpoint,
+    InvalidConfig,
+    NotFound,
+    PartialRun,
+    StorageError,
+    TargetConflict,
+    UnquantizableWeights,
+)
+
+HEAVY = {
+    "torch",
+    "ray",
+    "pyarrow",
+    "numba",
+    "transformers",
+    "numpy",
+    "pandas",
+    "rich",
+    "jinja2",
+    "yaml",
+    "fsspec",
+}
+GOLDEN = Path(__file__).parents[1] / "report" / "golden_report.json"
+COMMANDS = ("quantize", "inspect", "verify", "report")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], check=False, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), *((command, "--help") for command in COMMANDS)]
+)
+def test_help_and_version_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    code = """
+import sys
+from arrowquant_dist.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+print("MODULES", *{name.partition(".")[0] for name in sys.modules})
+"""
+    done = python(code, *arguments)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split("MODULES")[1].split())
+    assert "typer" in loaded
+    assert not loaded & HEAVY
+
+
+def test_help_names_every_command() -> None:
+    shown = run("--help").stdout
+    assert all(f"\n  {command} " in shown for command in COMMANDS)
+
+
+def test_the_module_is_the_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "arrowquant_dist", "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.startswith("Usage: arrowquant ")
+    assert all(f"\n  {command} " in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("no-such-command",),
+        ("quantize",),
+        ("quantize", "a"),
+        ("quantize", "a", "b", "--no-such-option"),
+        ("quantize", "a", "b", "--workers", "many"),
+        ("report",),
+        ("report", "a", "b"),
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (InvalidConfig, 2),
+        (NotFound, 2),
+        (InvalidCheckpoint, 2),
+        (UnquantizableWeights, 2),
+        (TargetConflict, 2),
+        (CorruptWeights, 1),
+        (IncompleteDataset, 1),
+        (PartialRun, 1),
+        (StorageError, 1),
+    ],
+)
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_error_is_one_line_and_its_exit_code(
+    kind: type[ArrowQuantError], code: int, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = kind("went wrong;\n  do this", layer="a\x1b[2Jb", uri="s3://b/x")
+    with pytest.raises(typer.Exit) as raised, outcome(as_json=form == "json"):
+        raise error
+    assert raised.value.exit_code == code
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    if form == "json":
+        assert json.loads(out) == {"error": error.to_dict()}
+        assert err == ""
+    else:
+        assert out == ""
+        assert err == "error: layer 'a\\x1b[2Jb', s3://b/x: went wrong; do this\n"
+
+
+def test_an_error_that_nobody_meant_keeps_its_traceback() -> None:
+    code = "from arrowquant_dist.cli.outcome import outcome\nwith outcome(as_json=False): {}['x']"
+    done = python(code)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "KeyError: 'x'" in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    code = """
+import sys
+from arrowquant_dist.cli.outcome import outcome, print_json
+import typer
+app = typer.Typer(pretty_exceptions_enable=False)
+@app.command()
+def flood() -> None:
+    with outcome(as_json=True):
+        for _ in range(10000):
+            print_json({"x": "y" * 100})
+app()
+"""
+    read_end, write_end = os.pipe()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=write_end, stderr=subprocess.PIPE) as process:
+        os.close(write_end)
+        os.read(read_end, 10)
+        os.close(read_end)
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 1
+
+
+def test_an_ascii_terminal_gets_escapes_and_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.json").write_bytes(GOLDEN.read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-m", "arrowquant_dist", "report", str(tmp_path)],
+        check=True,
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert b"\\u2265 0.9999" in done.stdout
+    assert done.stderr == b""

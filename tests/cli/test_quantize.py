@@ -1,0 +1,200 @@
+"""`quantize`: what the options become, and how it ends. The driver is a stand-in that records its call."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner, Result
+
+from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.cli import app
+from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.errors import TargetConflict
+from arrowquant_dist.plan import Plan, make_plan
+from arrowquant_dist.reduce import Report
+
+GOLDEN = Path(__file__).parents[1] / "report" / "golden_report.json"
+
+
+@dataclass(frozen=True)
+class Event:
+    done_nbytes: int
+    total_nbytes: int
+    done_rows: int = 0
+    total_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    report: Report
+    already_finished: bool
+    target: str
+
+
+@dataclass
+class Driver:
+    """Records its last call; raises or finishes as it is told to."""
+
+    raises: BaseException | None = None
+    already_finished: bool = False
+    places: tuple[str, str] = ("", "")
+    config: QuantizationConfig = field(default_factory=QuantizationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def quantize(
+        self,
+        source: str,
+        target: str,
+        config: QuantizationConfig,
+        run: RunConfig,
+        on_event: Callable[[Any], None] | None = None,
+    ) -> Outcome:
+        self.places, self.config, self.run = (source, target), config, run
+        if on_event is not None:
+            on_event(Event(0, 1000))
+            on_event(Event(1000, 1000))
+        if self.raises is not None:
+            raise self.raises
+        return Outcome(Report.from_dict(json.loads(GOLDEN.read_text())), self.already_finished, target)
+
+    def plan_only(self, source: str, target: str, config: QuantizationConfig, run: RunConfig) -> Plan:
+        self.places = source, target
+        return make_plan(open_checkpoint(source), config, run)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    stand_in = Driver()
+    module = ModuleType("arrowquant_dist.driver")
+    module.__dict__.update(quantize=stand_in.quantize, plan_only=stand_in.plan_only)
+    monkeypatch.setitem(sys.modules, "arrowquant_dist.driver", module)
+    monkeypatch.setattr("arrowquant_dist.driver", module, raising=False)
+    return stand_in
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["quantize", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), QuantizationConfig()),
+        (("--quant", "int2", "--method", "rtn"), QuantizationConfig("int2", method="rtn")),
+        (
+            ("--quant", "int4", "--group-size", "64"),
+            QuantizationConfig("int4", per_channel=False, group_size=64),
+        ),
+        (("--per-group", "--asymmetric"), QuantizationConfig(per_channel=False, symmetric=False)),
+        (("--per-channel", "--group-size", "64"), QuantizationConfig(group_size=64)),
+    ],
+)
+def test_options_become_the_config(
+    driver: Driver, options: tuple[str, ...], expected: QuantizationConfig
+) -> None:
+    assert run("a", "b", *options).exit_code == 0
+    assert driver.places == ("a", "b")
+    assert driver.config == expected
+
+
+def test_run_options_become_the_run(driver: Driver) -> None:
+    assert (
+        run("a", "b", "--engine", "ray", "--address", "auto", "--workers", "3", "--overwrite").exit_code == 0
+    )
+    assert driver.run == RunConfig(engine="ray", address="auto", workers=3, overwrite=True)
+
+
+def test_options_win_over_the_config_file(driver: Driver, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "quant_type: int4\ngroup_size: 32\nper_channel: false\nrun: {workers: 7, overwrite: true}\n"
+    )
+    assert run("a", "b", "--config", config, "--quant", "int2").exit_code == 0
+    assert driver.config == QuantizationConfig("int2", per_channel=False, group_size=32)
+    assert driver.run == RunConfig(workers=7, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "options", [("--quant", "int5"), ("--method", "magic"), ("--workers", "0"), ("--engine", "x")]
+)
+def test_impossible_options_are_bad_input(driver: Driver, options: tuple[str, ...]) -> None:
+    result = run("a", "b", *options)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+
+
+def test_a_run_ends_with_its_report_on_stdout_and_progress_on_stderr(driver: Driver) -> None:
+    result = run("a", "out/b")
+    assert result.exit_code == 0
+    assert "weight cosine" in result.stdout
+    assert "out/b" in result.stdout
+    assert result.stderr.startswith("quantize: 1.00 kB of 1.00 kB, 100.0 %")
+
+
+def test_json_is_all_that_is_printed(driver: Driver) -> None:
+    result = run("a", "out/b", "--json")
+    assert result.stderr == ""
+    values = json.loads(result.stdout)
+    assert (values["target"], values["already_finished"]) == ("out/b", False)
+    assert values["report"] == json.loads(GOLDEN.read_text())
+
+
+def test_a_finished_target_says_so_and_ends_with_0(driver: Driver) -> None:
+    driver.already_finished = True
+    result = run("a", "out/b")
+    assert result.exit_code == 0
+    assert "out/b is finished already" in result.stdout
+
+
+def test_an_interrupted_run_says_how_to_resume(driver: Driver) -> None:
+    driver.raises = KeyboardInterrupt()
+    result = run("a", "b")
+    assert result.exit_code == 1
+    assert "the same command again to resume" in result.stderr
+    assert "Traceback" not in result.output
+    assert json.loads(run("a", "b", "--json").stdout)["error"]["kind"] == "interrupted"
+
+
+def test_a_target_of_another_plan_is_refused_in_one_line(driver: Driver) -> None:
+    driver.raises = TargetConflict("holds another plan; --overwrite", uri="out/b")
+    result = run("a", "out/b")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == "error: out/b: holds another plan; --overwrite"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    tensors = {"a.weight": np.ones((8, 16), np.float32), "embed\x1b[2J": np.ones((4, 16), np.float32)}
+    save_file({**tensors, "norm.weight": np.ones(4, np.float32)}, path)
+    return path
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    driver: Driver, checkpoint: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("mixed_precision_layers: [embed, lm_head]\n")
+    before = sorted(tmp_path.iterdir())
+    result = run(checkpoint, tmp_path / "out", "--config", config, "--dry-run")
+    assert result.exit_code == 0
+    assert "3: 1 quantized, 2 kept" in result.stdout
+    assert "embed\\x1b[2J" in result.stdout
+    assert "\x1b" not in result.stdout
+    assert "lm_head" in result.stdout  # a word that matches nothing is noted
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_dry_run_as_json_is_the_summary(driver: Driver, checkpoint: Path, tmp_path: Path) -> None:
+    values = json.loads(run(checkpoint, tmp_path / "out", "--dry-run", "--json").stdout)
+    assert (values["layers"], values["shards"]) == (3, 1)
+    assert [layer["name"] for layer in values["kept"]] == ["norm.weight"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from arrowquant_dist.config.checks import invalid
 from arrowquant_dist.config.patterns import Matcher, matcher, nearest_names
@@ -44,30 +44,41 @@ class SpecResolver:
         self._words = [_WordUse(word, matcher(word)) for word in config.mixed_precision_layers]
         self._row_dims = [_WordUse(p, matcher(p)) for p in config.row_dims]
         self._specs: dict[QuantSpec, QuantSpec] = {}
-        self._resolved: dict[ResolvedLayer, ResolvedLayer] = {}
+        self._known: dict[tuple[object, ...], ResolvedLayer] = {}
 
     def resolve(self, name: str, shape: tuple[int, ...], dtype: str) -> ResolvedLayer:
+        """dtype: a key of DTYPES."""
         never = _why_never(shape, dtype)
         winner = self._winner(name, never)
         row_dims = self._rows_of(name, len(shape), winner)
         word = self._first_word(name)
-        override = winner.override if winner is not None else None
-        says_type = override is not None and override.quant_type is not None
-        if never is not None:
-            return self._kept(dtype, row_dims, never)
-        if word is not None and not says_type:
-            return self._kept(dtype, row_dims, f"mixed_precision_layers: {word}")
-        if winner is not None:
+        if winner is not None and never is None and (word is None or winner.override.quant_type is not None):
             winner.decides += 1
-        spec = self.config.spec(override, row_dims)
-        if spec.quant_type in BITS:
-            return self._shared(ResolvedLayer(spec, None))
-        reason = (
-            f"override: {override.layers}"
-            if override is not None and says_type
-            else f"quant_type {spec.quant_type}"
-        )
-        return self._kept(dtype, row_dims, reason)
+        key = (never, word, winner, row_dims, dtype)
+        known = self._known.get(key)
+        if known is None:
+            override = winner.override if winner is not None else None
+            spec, reason = self._decide(never, word, override, row_dims, dtype)
+            known = self._known[key] = ResolvedLayer(self._specs.setdefault(spec, spec), reason)
+        return known
+
+    def _decide(
+        self, never: str | None, word: str | None, override: LayerOverride | None, row_dims: int, dtype: str
+    ) -> tuple[QuantSpec, str | None]:
+        """Spec and kept_reason, in the order of decision above."""
+        said = override.quant_type if override is not None else None
+        if never is not None:
+            reason = never
+        elif word is not None and said is None:
+            reason = f"mixed_precision_layers: {word}"
+        else:
+            spec = self.config.spec(override, row_dims)
+            if spec.quant_type in BITS:
+                return spec, None
+            reason = f"quant_type {spec.quant_type}"
+            if override is not None and said is not None:
+                reason = f"override: {override.layers}"
+        return kept_spec(dtype, row_dims), reason
 
     def check_matches(self, names: Iterable[str]) -> None:
         """After the last layer: InvalidConfig for an override, or a pattern of row_dims, that was good for
@@ -156,17 +167,6 @@ class SpecResolver:
             winner.row_dims_fit += 1
             row_dims = own
         return row_dims
-
-    def _kept(self, dtype: str, row_dims: int, reason: str) -> ResolvedLayer:
-        spec = kept_spec(dtype, row_dims)
-        return self._shared(ResolvedLayer(spec, reason))
-
-    def _shared(self, resolved: ResolvedLayer) -> ResolvedLayer:
-        known = self._resolved.get(resolved)
-        if known is None:
-            spec = self._specs.setdefault(resolved.spec, resolved.spec)
-            known = self._resolved[resolved] = replace(resolved, spec=spec)
-        return known
 
 
 class _WordUse:

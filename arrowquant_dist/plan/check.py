@@ -21,9 +21,9 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
     sizes = {file.uri: file.nbytes for file in checkpoint.files}
     for layer in checkpoint.layers:
         _check_name(layer)
-        _check_values(layer)
+        source_nbytes = _check_values(layer)
         if layer.encoding == RAW:
-            _check_range(layer, sizes.get(layer.uri))
+            _check_range(layer, source_nbytes, sizes.get(layer.uri))
     _check_unique(checkpoint.layers)
     _check_aliases(checkpoint)
 
@@ -42,22 +42,25 @@ def _check_name(layer: Layer) -> None:
         raise InvalidCheckpoint(message, layer=layer.name[:100], uri=redact(layer.uri))
 
 
-def _check_values(layer: Layer) -> None:
+def _check_values(layer: Layer) -> int:
+    """Returns the size of the layer's values."""
     if layer.dtype not in DTYPES:
         known = ", ".join(DTYPES)
         raise _wrong(
             layer, f"the dtype {layer.dtype!r} is not supported; convert the layer to one of {known}"
         )
-    if any(size < 0 for size in layer.shape):
+    if layer.shape and min(layer.shape) < 0:
         raise _wrong(layer, f"the shape {list(layer.shape)} has a negative dimension")
-    if layer.source_nbytes > _MAX_INT64:
+    source_nbytes = layer.source_nbytes
+    if source_nbytes > _MAX_INT64:
         raise _wrong(layer, f"the shape {list(layer.shape)} stands for more bytes than any file can hold")
+    return source_nbytes
 
 
-def _check_range(layer: Layer, file_nbytes: int | None) -> None:
-    if layer.nbytes != layer.source_nbytes:
+def _check_range(layer: Layer, source_nbytes: int, file_nbytes: int | None) -> None:
+    if layer.nbytes != source_nbytes:
         shape = f"{list(layer.shape)} of {layer.dtype}"
-        raise _wrong(layer, f"has {layer.nbytes} bytes, its shape {shape} needs {layer.source_nbytes}")
+        raise _wrong(layer, f"has {layer.nbytes} bytes, its shape {shape} needs {source_nbytes}")
     stop = layer.offset + layer.nbytes
     if layer.offset < 0 or (file_nbytes is not None and stop > file_nbytes):
         message = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from arrowquant_dist.config import ResolvedLayer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig
 from arrowquant_dist.plan.blocks import RowBlock, Shard
-from arrowquant_dist.plan.sizes import data_row_nbytes, scales_row_nbytes
+from arrowquant_dist.plan.sizes import SCALE_NBYTES, data_row_nbytes, scales_row_nbytes
 from arrowquant_dist.store.files import redact
 
 MAX_DIMENSION = (1 << 31) - 1  # V2's `shape` is int32
@@ -33,6 +34,10 @@ def cut_layer(layer: Layer, resolved: ResolvedLayer, block_bytes: int) -> list[R
     """
     spec = resolved.spec
     rows, columns = math.prod(layer.shape[: spec.row_dims]), math.prod(layer.shape[spec.row_dims :])
+    # Nearly all layers: no array of theirs can outgrow a Parquet value, even with a scale for each code.
+    nbytes = rows * columns * DTYPES[layer.dtype].itemsize
+    if 0 < nbytes <= block_bytes and nbytes <= MAX_VALUE_NBYTES // SCALE_NBYTES:
+        return [RowBlock(layer, spec, 0, rows, resolved.kept_reason)]
     if max(layer.shape[spec.row_dims :], default=0) > MAX_DIMENSION:
         raise _too_long(layer, spec.row_dims)
     count = max(1, -(-rows // _rows_at_most(layer, resolved, columns, block_bytes)))
@@ -43,10 +48,9 @@ def cut_layer(layer: Layer, resolved: ResolvedLayer, block_bytes: int) -> list[R
         if max(layer.shape, default=0) > MAX_DIMENSION:
             raise _too_long(layer, 0)
         return [RowBlock(layer, spec, 0, rows, resolved.kept_reason)]
-    starts = [rows * index // count for index in range(count + 1)]
+    edges = [rows * index // count for index in range(count + 1)]
     return [
-        RowBlock(layer, spec, start, stop - start, resolved.kept_reason)
-        for start, stop in zip(starts, starts[1:], strict=False)
+        RowBlock(layer, spec, start, stop - start, resolved.kept_reason) for start, stop in pairwise(edges)
     ]
 
 
@@ -57,13 +61,13 @@ def group_shards(blocks: Sequence[RowBlock], shard_bytes: int) -> tuple[Shard, .
     twice), stay together whatever they have. The blocks and the settings alone decide, not how many workers
     come.
     """
-    atoms = _atoms(blocks)
-    ends = np.cumsum([_weight(blocks[start:stop]) for start, stop in atoms], dtype=np.int64)
+    starts = _atom_starts(blocks)
+    weights = np.array([block.source_nbytes + BLOCK_OVERHEAD_NBYTES for block in blocks], np.int64)
+    ends = np.cumsum(np.add.reduceat(weights, starts))
     target = min(shard_bytes, max(MIN_SHARD_NBYTES, int(ends[-1]) // SHARDS_AT_LEAST))
     cuts = _merge_small(ends, _even_cuts(ends, target), target // 4, shard_bytes)
-    edges = [0, *(atoms[cut - 1][1] for cut in cuts)]
-    pairs = zip(edges, edges[1:], strict=False)
-    return tuple(Shard(index, tuple(blocks[a:b])) for index, (a, b) in enumerate(pairs))
+    edges = [0, *(starts[cut] for cut in cuts[:-1]), len(blocks)]
+    return tuple(Shard(index, tuple(blocks[a:b])) for index, (a, b) in enumerate(pairwise(edges)))
 
 
 def _rows_at_most(layer: Layer, resolved: ResolvedLayer, columns: int, block_bytes: int) -> int:
@@ -85,20 +89,13 @@ def _too_long(layer: Layer, first: int) -> InvalidCheckpoint:
     return InvalidCheckpoint(message, layer=layer.name, uri=redact(layer.uri))
 
 
-def _atoms(blocks: Sequence[RowBlock]) -> list[tuple[int, int]]:
-    """[start, stop) of the blocks that must share a shard."""
-    atoms: list[tuple[int, int]] = []
-    for index, block in enumerate(blocks):
-        per_tensor = block.spec.is_quantized and block.spec.quant_axis == -1
-        if per_tensor and block.row_start > 0:
-            atoms[-1] = (atoms[-1][0], index + 1)
-        else:
-            atoms.append((index, index + 1))
-    return atoms
-
-
-def _weight(blocks: Sequence[RowBlock]) -> int:
-    return sum(block.source_nbytes + BLOCK_OVERHEAD_NBYTES for block in blocks)
+def _atom_starts(blocks: Sequence[RowBlock]) -> list[int]:
+    """Where the runs of blocks begin that must share a shard: each block's own, but for per-tensor layers."""
+    return [
+        index
+        for index, block in enumerate(blocks)
+        if block.row_start == 0 or not block.spec.is_quantized or block.spec.quant_axis == 0
+    ]
 
 
 def _even_cuts(ends: np.ndarray, target: int) -> list[int]:

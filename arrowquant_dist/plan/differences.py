@@ -11,14 +11,15 @@ _SHOWN = 3
 
 
 def differences(here: Plan, there: Plan) -> list[str]:
-    """What `there` has that `here` hasn't and the other way round, a few lines; empty for equal fingerprints."""
+    """What `there` has that `here` hasn't and the other way round, in a few lines.
+
+    Empty for equal fingerprints.
+    """
     if here.fingerprint == there.fingerprint:
         return []
     lines = [
         *_of_values(_flat(here.config), _flat(there.config)),
-        *_of_values(
-            *({k: v for k, v in plan.source.items() if k != "files"} for plan in (here, there)), "source "
-        ),
+        *_of_values(_place(here), _place(there)),
         *_of_items("source file", _files(here), _files(there)),
         *_of_items("alias", here.aliases, there.aliases),
         *_of_items("layer", _layers(here), _layers(there)),
@@ -28,10 +29,10 @@ def differences(here: Plan, there: Plan) -> list[str]:
     return lines or ["the plans were made by different versions of this package"]
 
 
-def _of_values(here: Mapping[str, Any], there: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _of_values(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     keys = dict.fromkeys([*here, *there])
     return [
-        f"{prefix}{key}: {here.get(key)!r} here, {there.get(key)!r} there"
+        f"{key}: {here.get(key)!r} here, {there.get(key)!r} there"
         for key in keys
         if here.get(key) != there.get(key)
     ]
@@ -50,6 +51,10 @@ def _of_items(what: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> l
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     run = config.get("run", {})
     return {**{k: v for k, v in config.items() if k != "run"}, **{f"run.{k}": v for k, v in run.items()}}
+
+
+def _place(plan: Plan) -> dict[str, Any]:
+    return {"source": plan.source.get("uri"), "source format": plan.source.get("format")}
 
 
 def _files(plan: Plan) -> dict[str, Any]:

@@ -22,7 +22,8 @@ PLAN_VERSION = 1
 def fingerprint(
     shards: Iterable[Shard], aliases: Mapping[str, str], files: Iterable[Mapping[str, Any]], compression: str
 ) -> str:
-    """`xxh3_128:<hex>` over lines of canonical JSON: versions, source files, aliases, then each row block.
+    """`xxh3_128:<hex>` over lines of canonical JSON: versions, source files and aliases, each shard's
+    row blocks, the specs.
 
     Neither engine, workers nor addresses are in it, nor credentials, nor what only people read.
     """
@@ -33,19 +34,17 @@ def fingerprint(
         "aliases": dict(aliases),
         "files": sorted(files, key=lambda file: str(file["uri"])),
     }
-    state = xxhash.xxh3_128(_json(head))
+    state = xxhash.xxh3_128(_json(head).encode())
     shown = lru_cache(maxsize=None)(redact)
-    specs: dict[QuantSpec, str] = {}
+    specs: dict[QuantSpec, int] = {}  # numbered as they appear
     for shard in shards:
-        lines = []
+        rows = []
         for block in shard.blocks:
-            layer, spec = block.layer, block.spec
-            if spec not in specs:
-                specs[spec] = _json(spec.to_dict())
-            where = [layer.name, layer.shape, layer.dtype, shown(layer.uri), layer.offset, layer.nbytes]
-            rows = [layer.encoding, shard.index, block.row_start, block.rows]
-            lines.append(f"\n{_json(where + rows)}{specs[spec]}")
-        state.update("".join(lines))
+            layer, spec = block.layer, specs.setdefault(block.spec, len(specs))
+            where = (layer.name, layer.shape, layer.dtype, shown(layer.uri), layer.offset, layer.nbytes)
+            rows.append((*where, layer.encoding, block.row_start, block.rows, spec))
+        state.update(f"\n{_json([shard.index, rows])}".encode())
+    state.update(f"\n{_json([spec.to_dict() for spec in specs])}".encode())
     return f"xxh3_128:{state.hexdigest()}"
 
 

@@ -10,14 +10,16 @@ from arrowquant_dist.config import QuantizationConfig, RunConfig, SpecResolver
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.plan.blocks import Plan, RowBlock
 from arrowquant_dist.plan.check import check_checkpoint
+from arrowquant_dist.plan.collector import collector_paused
 from arrowquant_dist.plan.cut import MAX_BLOCKS, cut_layer, group_shards
 from arrowquant_dist.plan.fingerprint import fingerprint
 from arrowquant_dist.store.files import redact
 
-_LONG_ROW = 64  # a 3-D layer whose last dimension is this long is more likely fused experts than a
-convolution _SHOWN_NAMES = 3
+_LONG_ROW = 64  # columns from which a 3-D layer is more likely fused experts than a convolution
+_SHOWN_NAMES = 3
 
 
+@collector_paused()
 def make_plan(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig) -> Plan:
     """Everything of a run, checked and fixed before the first weight is read.
 
@@ -72,7 +74,7 @@ def _layout_notes(blocks: Iterable[RowBlock], block_bytes: int) -> list[str]:
         reason = "one row is larger than block_bytes, so each row is a block and memory grows with it"
         notes.append(f"{_some(long_rows)}: {reason}")
     if stacked:
-        reason = "3-D, a row is everything below the first dimension; if these are fused experts, say row_dims: 2"
+        reason = "3-D, a row is all below the first dimension; if these are fused experts, say row_dims: 2"
         notes.append(f"{_some(stacked)}: {reason}")
     return notes
 

@@ -23,7 +23,7 @@ class TypeTotals:
 
 @dataclass(frozen=True, slots=True)
 class KeptLayer:
-    """A layer that stays unquantized. is_matrix: a float of 2 or more dimensions, so quantizing it was a choice."""
+    """A layer that stays unquantized. is_matrix: a float of 2 or more dimensions, kept by choice."""
 
     name: str
     shape: tuple[int, ...]

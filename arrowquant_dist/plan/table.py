@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
 
 from arrowquant_dist.checkpoint.table import RAW, Layer
+from arrowquant_dist.columns import arrow_batch
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import CorruptWeights, TargetConflict
 from arrowquant_dist.plan.blocks import Plan, RowBlock, Shard
-from arrowquant_dist.plan.fingerprint import PLAN_VERSION
+from arrowquant_dist.plan.collector import collector_paused
+from arrowquant_dist.plan.fingerprint import PLAN_VERSION, fingerprint
 from arrowquant_dist.store.files import redact
 
 _PREFIX = "arrowquant."
@@ -28,6 +32,10 @@ _SPEC_FIELDS = [
     ("row_dims", pa.int32()),
     ("keep_non_finite", pa.bool_()),
 ]
+_LAYER_FIELDS = ("layer_name", "layer_shape", "dtype", "uri", "layer_offset", "layer_nbytes", "encoding")
+_BLOCK_FIELDS = ("shard", "row_start", "rows", "kept_reason")
+_spec_values = attrgetter(*(name for name, _ in _SPEC_FIELDS))
+_BATCH_ROWS = 1 << 14  # bounds the Python objects that are there at a time
 # shape, num_params, offset and nbytes are the block's own, `layer_…` those of the whole layer. Where a
 # layer's encoding is not raw, a block's bytes are no range of their own, and offset and nbytes are the
 # layer's.
@@ -53,6 +61,7 @@ PLAN_TABLE_SCHEMA = pa.schema(
 )
 
 
+@collector_paused()
 def plan_table(plan: Plan) -> pa.Table:
     """The plan as a table of PLAN_TABLE_SCHEMA; what isn't a row's is JSON in the schema's metadata.
 
@@ -60,36 +69,15 @@ def plan_table(plan: Plan) -> pa.Table:
     storage options alone.
     """
     shown = lru_cache(maxsize=None)(redact)
-    blocks = [(shard.index, block) for shard in plan.shards for block in shard.blocks]
-    make: dict[str, Callable[[int, RowBlock], Any]] = {
-        "layer_name": lambda _, b: b.layer.name,
-        "shape": lambda _, b: b.shape,
-        "dtype": lambda _, b: b.layer.dtype,
-        "num_params": lambda _, b: b.num_params,
-        "uri": lambda _, b: shown(b.layer.uri),
-        "offset": lambda _, b: _byte_range(b)[0],
-        "nbytes": lambda _, b: _byte_range(b)[1],
-        "encoding": lambda _, b: b.layer.encoding,
-        "layer_shape": lambda _, b: b.layer.shape,
-        "layer_offset": lambda _, b: b.layer.offset,
-        "layer_nbytes": lambda _, b: b.layer.nbytes,
-        "shard": lambda shard, _: shard,
-        "row_start": lambda _, b: b.row_start,
-        "rows": lambda _, b: b.rows,
-        "kept_reason": lambda _, b: b.kept_reason,
-    }
-    columns = []
-    for f in PLAN_TABLE_SCHEMA:
-        get = make.get(f.name)
-        values = (
-            [get(shard, block) for shard, block in blocks]
-            if get is not None
-            else [getattr(block.spec, f.name) for _, block in blocks]
-        )
-        columns.append(pa.array(values, f.type))
-    return pa.table(columns, PLAN_TABLE_SCHEMA.with_metadata(_metadata(plan)))
+    schema = PLAN_TABLE_SCHEMA.with_metadata(_metadata(plan))
+    numbered = ((shard.index, block) for shard in plan.shards for block in shard.blocks)
+    batches = []
+    while rows := [_row(shard, block, shown) for shard, block in islice(numbered, _BATCH_ROWS)]:
+        batches.append(arrow_batch(zip(*rows, strict=True), schema))
+    return pa.Table.from_batches(batches, schema)
 
 
+@collector_paused()
 def plan_from_table(table: pa.Table) -> Plan:
     """The inverse of `plan_table`.
 
@@ -99,11 +87,18 @@ def plan_from_table(table: pa.Table) -> Plan:
     metadata = _read_metadata(table)
     if not table.schema.equals(PLAN_TABLE_SCHEMA, check_metadata=False):
         raise CorruptWeights("the plan's table has other columns than a plan; choose another target")
+    if any(table[f.name].null_count for f in PLAN_TABLE_SCHEMA if f.name != "kept_reason"):
+        raise CorruptWeights("the plan's table has empty cells; choose another target or --overwrite")
     shards = _shards(table)
+    source = metadata["source"]
+    made = fingerprint(shards, metadata["aliases"], source["files"], metadata["compression"])
+    if made != metadata["fingerprint"]:
+        message = f"the plan's fingerprint is {metadata['fingerprint']}, its content's is {made}"
+        raise CorruptWeights(f"{message}; choose another target or --overwrite")
     return Plan(
         shards=shards,
         aliases=metadata["aliases"],
-        source=metadata["source"],
+        source=source,
         config=metadata["config"],
         compression=metadata["compression"],
         fingerprint=metadata["fingerprint"],
@@ -118,7 +113,7 @@ def plan_to_bytes(plan: Plan) -> bytes:
     table = plan_table(plan)
     with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def plan_from_bytes(data: bytes) -> Plan:
@@ -127,16 +122,22 @@ def plan_from_bytes(data: bytes) -> Plan:
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise CorruptWeights(f"the plan is damaged, choose another target or --overwrite ({error})") from error
+        message = "the plan is damaged; choose another target or --overwrite"
+        raise CorruptWeights(f"{message} ({error})") from error
     return plan_from_table(table)
 
 
-def _byte_range(block: RowBlock) -> tuple[int, int]:
-    """(offset, nbytes) of the block in its object."""
-    layer = block.layer
-    if layer.encoding != RAW:
-        return layer.offset, layer.nbytes
-    return layer.offset + block.value_range[0] * DTYPES[layer.dtype].itemsize, block.source_nbytes
+def _row(shard: int, block: RowBlock, shown: Callable[[str], str]) -> tuple[Any, ...]:
+    """The block as a row of PLAN_TABLE_SCHEMA."""
+    layer, spec = block.layer, block.spec
+    columns = block.columns
+    offset, nbytes = layer.offset, layer.nbytes
+    if layer.encoding == RAW:
+        row_nbytes = columns * DTYPES[layer.dtype].itemsize
+        offset, nbytes = offset + block.row_start * row_nbytes, block.rows * row_nbytes
+    own = (layer.name, block.shape, layer.dtype, block.rows * columns, shown(layer.uri), offset, nbytes)
+    whole = (layer.encoding, layer.shape, layer.offset, layer.nbytes, shard, block.row_start, block.rows)
+    return (*own, *whole, *_spec_values(spec), block.kept_reason)
 
 
 def _metadata(plan: Plan) -> dict[str, str]:
@@ -172,15 +173,25 @@ def _shards(table: pa.Table) -> tuple[Shard, ...]:
     specs: dict[tuple[Any, ...], QuantSpec] = {}
     layers: dict[str, Layer] = {}
     shards: dict[int, list[RowBlock]] = {}
-    spec_rows = zip(*(table[name].to_pylist() for name, _ in _SPEC_FIELDS), strict=True)
-    names = ("layer_name", "layer_shape", "dtype", "uri", "layer_offset", "layer_nbytes", "encoding")
-    layer_rows = zip(*(table[name].to_pylist() for name in names), strict=True)
-    block_rows = zip(*(table[n].to_pylist() for n in ("shard", "row_start", "rows", "kept_reason")),
-    strict=True) for spec_row, layer_row, (shard, row_start, rows, reason) in zip(
-        spec_rows, layer_rows, block_rows, strict=True
-    ):
-        spec = specs.get(spec_row) or specs.setdefault(spec_row, QuantSpec(*spec_row))
-        name, shape, *rest = layer_row
-        layer = layers.get(name) or layers.setdefault(name, Layer(name, tuple(shape), *rest))
-        shards.setdefault(shard, []).append(RowBlock(layer, spec, row_start, rows, reason))
+    for batch in table.to_batches(_BATCH_ROWS):
+        spec_rows = _tuples(batch, [name for name, _ in _SPEC_FIELDS])
+        layer_rows = _tuples(batch, _LAYER_FIELDS)
+        for spec_row, layer_row, (shard, row_start, rows, reason) in zip(
+            spec_rows, layer_rows, _tuples(batch, _BLOCK_FIELDS), strict=True
+        ):
+            spec = specs.get(spec_row)
+            if spec is None:
+                spec = specs[spec_row] = QuantSpec(*spec_row)
+            name, shape, dtype, uri, offset, nbytes, encoding = layer_row
+            layer = layers.get(name) if row_start else None
+            if layer is None:
+                layer = layers[name] = Layer(name, tuple(shape), dtype, uri, offset, nbytes, encoding)
+            blocks = shards.get(shard)
+            if blocks is None:
+                blocks = shards[shard] = []
+            blocks.append(RowBlock(layer, spec, row_start, rows, reason))
     return tuple(Shard(index, tuple(blocks)) for index, blocks in shards.items())
+
+
+def _tuples(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    return zip(*(batch.column(name).to_pylist() for name in names), strict=True)

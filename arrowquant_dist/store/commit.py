@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from arrowquant_dist.errors import NotFound, StorageError
+from arrowquant_dist.errors import NotFound, StorageError, TargetConflict
 from arrowquant_dist.store.files import Store
 from arrowquant_dist.store.receipt import Receipt
 
@@ -35,11 +35,12 @@ def commit_path(shard: int) -> str:
     return f"{COMMITS_FOLDER}/{shard:05d}.json"
 
 
-def write_commit(store: Store, receipt: Receipt, fingerprint: str) -> bool:
+def write_commit(store: Store, receipt: Receipt, fingerprint: str, is_current: Callable[[], bool]) -> bool:
     """Publishes the shard if nobody has. True: this receipt counts; False: another attempt's does.
 
-    A commit of another plan, or one that is not whole, is in nobody's use and gives way. StorageError where
-    the outcome stays unknown; the part must not be deleted then.
+    A commit of another plan, or one that is not whole, is in nobody's use and gives way if `is_current` says
+    that the target's plan still has our fingerprint, else TargetConflict. StorageError where the outcome
+    stays unknown; the part must not be deleted then.
     """
     path = commit_path(receipt.shard)
     values = {"commit_version": _COMMIT_VERSION, "fingerprint": fingerprint, "receipt": receipt.to_dict()}
@@ -55,6 +56,9 @@ def write_commit(store: Store, receipt: Receipt, fingerprint: str) -> bool:
         winner = _attempt_at(store, path, fingerprint)
         if winner is not None:
             return winner == receipt.attempt
+        if not is_current():
+            message = "the run was overwritten by one of another plan; nothing of this one counts"
+            raise TargetConflict(message, uri=store.uri)
         store.delete([path])
     raise StorageError("the commit could not be written; run the same command again", uri=store.url(path))
 

@@ -95,7 +95,7 @@ class Target:
     def start(self, plan_table: pa.Table) -> pa.Table:
         """Makes this the target's plan unless it has one; returns the plan that counts.
 
-        The caller compares the two fingerprints. TargetConflict where the target holds files of others, unless
+        The caller compares their fingerprints. TargetConflict where the target holds files of others, unless
         `clear` has just left them there.
         """
         if not self._is_cleared and self.state() == "foreign":
@@ -156,9 +156,9 @@ class Target:
         """Publishes a finished shard, the first attempt wins. False: another has; this one's part is deleted.
 
         The receipt that counts then is in `receipts()`. StorageError: the outcome is unknown, and nothing is
-        deleted.
+        deleted. TargetConflict: the run was overwritten by another plan's.
         """
-        if write_commit(self.store, receipt, self.fingerprint):
+        if write_commit(self.store, receipt, self.fingerprint, self._is_current):
             return True
         self.store.delete([receipt.part])
         return False
@@ -212,6 +212,10 @@ class Target:
             if self.manifest() is None:
                 raise
             return False
+
+    def _is_current(self) -> bool:
+        """Whether the plan at the target, read anew, is still the one this is about."""
+        return Target(self.store).fingerprint == self.fingerprint
 
     def _check_parts(self, manifest: Manifest) -> None:
         sizes = {info.path: info.nbytes for info in self.store.list(WEIGHTS_FOLDER)}

@@ -1,0 +1,47 @@
+"""arrowquant-dist: quantizes checkpoints that do not fit on one machine into V2 Parquet datasets, and streams them back.
+
+The public names are imported when they are first used, so `import arrowquant_dist` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from arrowquant_dist.config import QuantizationConfig, RunConfig
+    from arrowquant_dist.driver import ArrowQuantizer
+    from arrowquant_dist.errors import ArrowQuantError
+    from arrowquant_dist.loader import WeightLoader
+    from arrowquant_dist.tensor import QuantizedTensor, quantize_tensor
+
+__all__ = [
+    "ArrowQuantError",
+    "ArrowQuantizer",
+    "QuantizationConfig",
+    "QuantizedTensor",
+    "RunConfig",
+    "WeightLoader",
+    "quantize_tensor",
+]
+
+_MODULES = {
+    "ArrowQuantError": "errors",
+    "ArrowQuantizer": "driver",
+    "QuantizationConfig": "config",
+    "QuantizedTensor": "tensor",
+    "RunConfig": "config",
+    "WeightLoader": "loader",
+    "quantize_tensor": "tensor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,61 @@
+"""Workers as threads of this process: kernels, hashing, compression and I/O release the GIL."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from arrowquant_dist.engine.run import OnDone, largest_first, raise_failures
+from arrowquant_dist.errors import Interrupted
+from arrowquant_dist.plan import RowBlock, Shard
+from arrowquant_dist.store.receipt import Receipt
+from arrowquant_dist.worker import ShardWorker, WorkerContext
+
+
+class InlineEngine:
+    """workers: threads, by default as many as CPUs this process may use."""
+
+    name = "inline"
+
+    def __init__(self, workers: int | None) -> None:
+        self.workers = workers or usable_cpus()
+
+    def run(self, context: WorkerContext, shards: Sequence[Shard], on_done: OnDone) -> None:
+        """See Engine.run. Ctrl-C stops each worker after its row block, removes unfinished parts, raises Interrupted."""
+        stop = threading.Event()
+        worker = ShardWorker(context)
+
+        def on_block(block: RowBlock) -> None:
+            on_done(1, block.source_nbytes)
+
+        self.workers = min(self.workers, max(len(shards), 1))
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="worker") as pool:
+            running = {
+                shard.index: pool.submit(worker.run, shard, on_block, stop.is_set)
+                for shard in largest_first(shards)
+            }
+            try:
+                wait(running.values())
+            except KeyboardInterrupt as error:
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise Interrupted("interrupted; the same command resumes the run") from error
+        raise_failures(_failures(running), len(shards))
+
+
+def _failures(running: dict[int, Future[Receipt]]) -> dict[int, Exception]:
+    failures: dict[int, Exception] = {}
+    for index, future in running.items():
+        error = future.exception()
+        if isinstance(error, Exception):
+            failures[index] = error
+        elif error is not None:  # SystemExit and the like
+            raise error
+    return failures
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

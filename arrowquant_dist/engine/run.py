@@ -1,0 +1,49 @@
+"""What engines have in common: their interface, and how failures of several shards become one error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from arrowquant_dist.errors import ArrowQuantError, Interrupted, PartialRun
+from arrowquant_dist.plan import Shard
+from arrowquant_dist.worker import WorkerContext
+
+OnDone = Callable[[int, int], None]  # (row blocks, source bytes) done since the last call; from any thread
+
+
+class Engine(Protocol):
+    """workers: how many run at a time; known once `run` was called."""
+
+    name: str
+    workers: int
+
+    def run(self, context: WorkerContext, shards: Sequence[Shard], on_done: OnDone) -> None:
+        """Returns when every shard is committed. A shard that fails does not stop the others: its error is raised
+        when the rest has finished, and everything finished is kept."""
+
+
+def largest_first(shards: Sequence[Shard]) -> list[Shard]:
+    """The order of dispatch that leaves the shortest tail."""
+    return sorted(shards, key=lambda shard: (-shard.source_nbytes, shard.index))
+
+
+def raise_failures(failures: dict[int, Exception], total: int) -> None:
+    """Raises for {shard: what it failed with}, nothing if there is none.
+
+    One cause is raised as it is; of several the first is named and the others counted, and bad input stays bad input.
+    """
+    if not failures:
+        return
+    causes = [failures[index] for index in sorted(failures)]
+    first = next((c for c in causes if not isinstance(c, Interrupted)), causes[0])
+    unexpected = next((c for c in causes if not isinstance(c, ArrowQuantError)), None)
+    if unexpected is not None:
+        raise unexpected
+    if len(causes) == 1 or isinstance(first, Interrupted):
+        raise first
+    others = "; ".join(str(cause) for cause in causes if cause is not first)[:2000]
+    message = f"{len(causes)} of {total} shards failed: {first}; {others}"
+    if all(isinstance(c, ArrowQuantError) and c.exit_code == 2 for c in causes):
+        raise type(first)(message)  # type: ignore[arg-type]
+    raise PartialRun(f"{message}; finished shards are kept, the same command resumes") from first

@@ -1,0 +1,216 @@
+"""One shard: read → quantize → measure → write → commit → receipt. Plain Python: engines only call `run`."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import sys
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.checkpoint.table import SourceFile
+from arrowquant_dist.errors import Interrupted
+from arrowquant_dist.plan import RowBlock, Shard
+from arrowquant_dist.store.part import PartInfo, PartWriter
+from arrowquant_dist.store.receipt import Receipt
+from arrowquant_dist.store.schema import StoredRow, chunk_digests, row_checksum
+from arrowquant_dist.store.target import Target
+from arrowquant_dist.tensor import QuantizedTensor, TensorScale, TensorSpan, quantize_values
+from arrowquant_dist.tensor.source import check_finite
+
+BATCH_NBYTES = 16 << 20  # neighbouring small blocks are read together up to this much
+
+OnBlock = Callable[[RowBlock], None]
+ShouldStop = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """What every worker of a run needs to know; small, and travels to other machines.
+
+    fingerprint: of the plan, so that a commit says which plan it belongs to. Options may hold secrets: no repr.
+    """
+
+    target: str
+    fingerprint: str
+    compression: str
+    files: tuple[SourceFile, ...]
+    source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    target_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class ShardWorker:
+    """Turns shards into committed part files, one at a time; several may run in one process, a thread each.
+
+    Memory: the largest row block's source bytes, its codes, and what the part writer holds of them
+    (plan.worker_memory_nbytes is the bound), whatever the shard's size.
+    """
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._reader = SourceReader(context.source_options, context.files)
+        self._target = Target.open(context.target, context.target_options, context.fingerprint)
+
+    def run(self, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
+        """Writes and commits the shard; the receipt that counts may be another attempt's that was first.
+
+        on_block is called after each row block. Where should_stop() turns true, or anything fails, the unfinished
+        part is deleted and nothing is committed. Raises Interrupted, and what reading and quantizing raise.
+        """
+        attempt = uuid.uuid4().hex[:16]
+        path = self._target.part_path(shard.index, attempt)
+        clock = _Clock()
+        with PartWriter(self._target.store, path, self._context.compression) as writer:
+            scales = self._tensor_scales(shard, clock)
+            for batch in _batches(shard):
+                with clock.phase("read"):
+                    values = self._read(batch)
+                for block in batch:
+                    if should_stop():
+                        raise Interrupted("the run was stopped; the same command resumes it")
+                    self._add(block, values.pop(0), scales.get(block.layer.name), writer, clock)
+                    on_block(block)
+            with clock.phase("write"):
+                part = writer.close()
+        receipt = _receipt(shard, attempt, part, clock.seconds)
+        if not self._target.commit(receipt):
+            return self._target.receipts()[shard.index]
+        return receipt
+
+    def _read(self, batch: list[RowBlock]) -> list[np.ndarray]:
+        return self._reader.read([(block.layer, *block.value_range) for block in batch])
+
+    def _add(
+        self,
+        block: RowBlock,
+        values: np.ndarray,
+        scale: TensorScale | None,
+        writer: PartWriter,
+        clock: _Clock,
+    ) -> None:
+        with clock.phase("quantize"):
+            quantized = quantize_values(
+                values,
+                block.shape,
+                block.layer.dtype,
+                block.spec,
+                scale=scale,
+                layer=block.layer.name,
+                layer_shape=block.layer.shape,
+                first_value=block.value_range[0],
+            )
+            row = _stored_row(block, quantized)
+        with clock.phase("write"):
+            writer.add(
+                row,
+                source_nbytes=block.source_nbytes,
+                method=block.spec.method if quantized.scales.size else "none",
+                kept_reason=_kept_reason(block, quantized),
+                errors=quantized.errors,
+            )
+
+    def _tensor_scales(self, shard: Shard, clock: _Clock) -> dict[str, TensorScale]:
+        """The scale of each layer that has one for all its row blocks: read once before it is quantized.
+
+        The plan keeps all blocks of such a layer in one shard. Layers of one block need no first pass.
+        """
+        cut = defaultdict(list)
+        for block in shard.blocks:
+            if block.spec.is_quantized and block.spec.quant_axis < 0 and not block.is_whole:
+                cut[block.layer.name].append(block)
+        return {name: self._tensor_scale(blocks, clock) for name, blocks in cut.items()}
+
+    def _tensor_scale(self, blocks: list[RowBlock], clock: _Clock) -> TensorScale:
+        span = TensorSpan()
+        for block in blocks:
+            with clock.phase("read"):
+                (values,) = self._read([block])
+            with clock.phase("quantize"):
+                layer = block.layer
+                if not block.spec.keep_non_finite:
+                    check_finite(values, layer.dtype, layer.shape, block.value_range[0], layer.name)
+                span.add(values, layer.dtype, block.spec)
+        return span.scale(blocks[0].spec)
+
+
+class _Clock:
+    """Wall seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds = {"read": 0.0, "quantize": 0.0, "write": 0.0}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+
+def _batches(shard: Shard) -> Iterator[list[RowBlock]]:
+    """Runs of neighbours to read together: up to BATCH_NBYTES, or one block that is larger."""
+    batch: list[RowBlock] = []
+    nbytes = 0
+    for block in shard.blocks:
+        if batch and nbytes + block.source_nbytes > BATCH_NBYTES:
+            yield batch
+            batch, nbytes = [], 0
+        batch.append(block)
+        nbytes += block.source_nbytes
+    if batch:
+        yield batch
+
+
+def _stored_row(block: RowBlock, quantized: QuantizedTensor) -> StoredRow:
+    digests = chunk_digests(quantized.codes)
+    return StoredRow(
+        layer_name=block.layer.name,
+        shape=quantized.shape,
+        dtype=quantized.dtype,
+        data=quantized.codes,
+        quant_type=quantized.quant_type,
+        scales=quantized.scales,
+        zero_points=quantized.zero_points,
+        quant_axis=quantized.quant_axis,
+        group_size=quantized.group_size,
+        layer_shape=block.layer.shape,
+        row_dims=block.spec.row_dims,
+        row_start=block.row_start,
+        chunk_digests=digests,
+        checksum=row_checksum(digests, quantized.scales, quantized.zero_points),
+    )
+
+
+def _kept_reason(block: RowBlock, quantized: QuantizedTensor) -> str | None:
+    if block.spec.is_quantized and not quantized.scales.size and block.num_params:
+        return "holds NaN or inf (non_finite: keep)"
+    return block.kept_reason
+
+
+def _receipt(shard: Shard, attempt: str, part: PartInfo, seconds: dict[str, float]) -> Receipt:
+    return Receipt(
+        shard=shard.index,
+        attempt=attempt,
+        part=part.path,
+        nbytes=part.nbytes,
+        hash=part.hash,
+        rows=part.records,
+        seconds=dict(seconds),
+        peak_memory_nbytes=peak_memory_nbytes(),
+        worker=socket.gethostname(),
+    )
+
+
+def peak_memory_nbytes() -> int:
+    """The process's largest resident set so far; Linux counts it in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

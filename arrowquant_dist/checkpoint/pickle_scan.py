@@ -72,7 +72,7 @@ def check_pickle(data: bytes, uri: str) -> None:
             scan.step(operation, argument)
     except InvalidCheckpoint:
         raise
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
+    except (ValueError, LookupError, OverflowError, Warning) as error:
         raise InvalidCheckpoint(
             f"its pickle is damaged ({error}); download the file again", uri=uri
         ) from error
@@ -90,11 +90,12 @@ class _Scan:
 
     def step(self, operation: pickletools.OpcodeInfo, argument: Any) -> None:
         name = operation.name
-        if name not in _OPERATIONS or (name == "PROTO" and argument != _PROTOCOL):
+        if name == "PROTO" and argument != _PROTOCOL:
             self._refuse(
-                f"its pickle uses {name} of protocol {operation.proto}, which weights_only does not read; "
-                f"{_SAVE_AGAIN}"
+                f"its pickle is of protocol {argument}, weights_only reads protocol 2; {_SAVE_AGAIN}"
             )
+        if name not in _OPERATIONS:
+            self._refuse(f"its pickle uses {name}, which weights_only does not read; {_SAVE_AGAIN}")
         if name == "GLOBAL":
             self._check_global(argument)
         elif name == "LONG1" and abs(argument) >= 2**63:

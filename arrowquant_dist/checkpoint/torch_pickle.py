@@ -7,11 +7,13 @@ the functions.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import reprlib
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -39,6 +41,7 @@ _TORCH_ERRORS = (
     RuntimeError,
     TypeError,
     ValueError,
+    Warning,  # where the caller made them errors
     pickle.PickleError,
     struct.error,
 )
@@ -103,7 +106,7 @@ def _load_views(archive: TorchArchive, uri: str) -> list[_View]:
 
     buffer, keys = rebuild_archive(archive)
     try:
-        with _LOAD_LOCK, FakeTensorMode():
+        with _LOAD_LOCK, _without_log(), FakeTensorMode():
             loaded = torch.load(buffer, weights_only=True)
             state = _find_state(loaded, uri)
             return [
@@ -112,10 +115,22 @@ def _load_views(archive: TorchArchive, uri: str) -> list[_View]:
     except InvalidCheckpoint:
         raise
     except _TORCH_ERRORS as error:
-        reason = str(error).split("\n", 1)[0][:300]
+        text = str(error).partition("WeightsUnpickler error:")
+        reason = (text[2] or text[0]).strip().split("\n", 1)[0][:300]
         raise InvalidCheckpoint(
             f"torch's weights_only does not load it ({reason}); {_SAVE_AGAIN}", uri=uri
         ) from error
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Fake mode logs a traceback for each tensor that cannot be; our error says it once."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was_disabled
 
 
 def _find_state(loaded: Any, uri: str) -> Mapping[Any, Any]:

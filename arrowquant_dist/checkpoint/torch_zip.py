@@ -85,7 +85,7 @@ def _check_records(archive: zipfile.ZipFile, file_nbytes: int, uri: str) -> dict
             )
         if record.flag_bits & 1:
             _refuse(f"its record {record.filename!r} is encrypted; save it without a password", uri)
-        if record.header_offset + record.file_size > file_nbytes:
+        if not 0 <= record.header_offset <= file_nbytes - record.file_size:
             _refuse(f"its record {record.filename!r} goes beyond the end of the file; {_AGAIN}", uri)
         if record.filename in records:
             _refuse(f"its record {record.filename!r} is there twice; {_AGAIN}", uri)

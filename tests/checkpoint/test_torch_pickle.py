@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.pickle_scan import check_pickle
@@ -330,3 +332,63 @@ def test_a_directory_of_a_claimed_terabyte_is_refused(tmp_path: Path) -> None:
     path.write_bytes(bytes(data))
     with pytest.raises(InvalidCheckpoint, match="zip"):
         open_checkpoint(str(path))
+
+
+@pytest.fixture(scope="module")
+def archive_records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("fuzz")
+    base = torch.arange(12.0).reshape(3, 4)
+    state = {"a": base, "t": base.t(), "p": torch.nn.Parameter(torch.ones(2)), "e": torch.zeros(0, 3)}
+    with zipfile.ZipFile(saved(folder, {"model": state, "optimizer": {"betas": (0.9, 0.99)}})) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_mutated_pickle_is_one_error_or_tensors_inside_the_file(
+    tmp_path: Path, archive_records: dict[str, bytes], data: st.DataObject
+) -> None:
+    pickled = bytearray(archive_records["pytorch_model/data.pkl"])
+    for _ in range(data.draw(st.integers(1, 3))):
+        position = data.draw(st.integers(0, len(pickled) - 1))
+        kept = data.draw(st.sampled_from([0, 1]))
+        pickled[position : position + 1 - kept] = data.draw(st.binary(max_size=2))
+    path = tmp_path / "mutated.bin"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, record in archive_records.items():
+            archive.writestr(name, bytes(pickled) if name.endswith("data.pkl") else record)
+    try:
+        checkpoint = open_checkpoint(str(path))
+    except InvalidCheckpoint:
+        return
+    sizes = {layer.name: layer.source_nbytes for layer in checkpoint.layers}
+    assert {name: len(values) for name, values in read_all(checkpoint).items()} == sizes
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edits=st.lists(st.tuples(st.integers(1, 700), st.integers(0, 255)), min_size=1, max_size=3))
+def test_a_mutated_zip_directory_is_one_error_or_tensors_inside_the_file(
+    tmp_path: Path, edits: list[tuple[int, int]]
+) -> None:
+    content = bytearray(Path(saved(tmp_path, TENSOR)).read_bytes())
+    for from_end, byte in edits:
+        content[-from_end] = byte
+    path = tmp_path / "mutated.bin"
+    path.write_bytes(content)
+    try:
+        checkpoint = open_checkpoint(str(path))
+    except InvalidCheckpoint:
+        return
+    assert {name: len(values) for name, values in read_all(checkpoint).items()} == {"w": 8}
+
+
+def test_the_error_says_what_weights_only_says(tmp_path: Path) -> None:
+    source = saved(tmp_path, TENSOR)
+    path = rezipped(
+        source, tmp_path, {"data.pkl": raw_pickle(b"}(", b"X\x01\x00\x00\x00w", b"cmath\nsin\n", b"u")}
+    )
+    with pytest.raises(InvalidCheckpoint, match=r"math\.sin"):
+        open_checkpoint(path)
+    path = rezipped(source, tmp_path, {"data.pkl": raw_pickle(b"ctorch\nSize\n", b"K\x01b")})
+    with pytest.raises(InvalidCheckpoint, match=r"Can only build Tensor.*safetensors"):
+        open_checkpoint(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,10 @@ RESUMES = "interrupted; what is finished is kept, run the same command again to 
 
 @contextmanager
 def outcome(*, as_json: bool, if_interrupted: str = "interrupted") -> Iterator[None]:
-    """Maps what a command raises to output and exit code. Errors of other kinds keep their traceback."""
+    """Maps what a command raises to output and exit code. Errors of other kinds keep their traceback.
+
+    A reader that goes away (BrokenPipeError) is typer's to handle: it ends quietly, with 1.
+    """
     try:
         yield
         sys.stdout.flush()  # a reader that went away shows here, not at the interpreter's exit
@@ -29,9 +31,6 @@ def outcome(*, as_json: bool, if_interrupted: str = "interrupted") -> Iterator[N
         interrupted = Interrupted(if_interrupted)
         _tell(interrupted, as_json=as_json)
         raise typer.Exit(interrupted.exit_code) from error
-    except BrokenPipeError as error:
-        _drop_output()
-        raise typer.Exit(1) from error
 
 
 def print_json(values: Mapping[str, Any]) -> None:
@@ -46,9 +45,3 @@ def _tell(error: ArrowQuantError, *, as_json: bool) -> None:
         print_json({"error": error.to_dict()})
     else:
         typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
-
-
-def _drop_output() -> None:
-    """Nobody reads any more: what is still buffered goes nowhere, without a complaint at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())

@@ -10,16 +10,17 @@ import typer
 from arrowquant_dist.cli.outcome import RESUMES, outcome, print_json
 
 if TYPE_CHECKING:
-    from arrowquant_dist.driver import Outcome
-
     from arrowquant_dist.config import QuantizationConfig, RunConfig
+    from arrowquant_dist.driver import Outcome
 
 _QUANT_TYPES = "int8|int4|int3|int2|fp16"
 
 
 def quantize(
-    source: Annotated[str, typer.Argument(help="A directory, a file, a URL (s3://, hf:// …), or `minilm`.")],
-    target: Annotated[str, typer.Argument(help="Where the dataset goes: a directory or a URL.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A directory, a file, a URL, or `minilm`.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="Where the dataset goes: a directory or a URL.")
+    ],
     *,
     config: Annotated[
         str | None, typer.Option(help="YAML file; the options below win over it.", metavar="FILE")
@@ -77,6 +78,9 @@ def _configs(config: str | None) -> tuple[QuantizationConfig, RunConfig]:
 
 
 def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, *, as_json: bool) -> Outcome:
+    from arrowquant_dist.cli.startup import skip_unused_imports
+
+    skip_unused_imports()
     from arrowquant_dist import driver
 
     if as_json:

@@ -23,7 +23,7 @@ _CONFIG = typer.Option(
 
 
 def inspect(
-    uri: Annotated[str, typer.Argument(help="A checkpoint or a dataset.")],
+    uri: Annotated[str, typer.Argument(metavar="URI", help="A checkpoint or a dataset.")],
     *,
     config: Annotated[str | None, _CONFIG] = None,
     as_json: Annotated[bool, _JSON] = False,
@@ -42,7 +42,7 @@ def inspect(
 
 
 def verify(
-    target: Annotated[str, typer.Argument(help="A dataset.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A dataset.")],
     *,
     config: Annotated[str | None, _CONFIG] = None,
     as_json: Annotated[bool, _JSON] = False,
@@ -63,9 +63,9 @@ def verify(
 
 
 def report(
-    target: Annotated[str, typer.Argument(help="A finished dataset.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A finished dataset.")],
     others: Annotated[
-        list[str] | None, typer.Argument(help="More targets, after --compare.", hidden=True)
+        list[str] | None, typer.Argument(metavar="OTHER", help="More targets, after --compare.", hidden=True)
     ] = None,
     *,
     compare: Annotated[

@@ -163,7 +163,8 @@ def test_every_report_says_that_cosine_is_not_accuracy(report: Report, form: Any
 @pytest.mark.parametrize("form", [report_page, report_markdown])
 def test_no_control_character_gets_into_a_report(report: Report, form: Any) -> None:
     assert "\x1b" in report.worst_layers[0].layer_name
-    assert not CONTROLS.search(form(report))
+    hostile = replace(report, source={"uri": "a\x1b[2J\x9b"}, notes=("b\x07",), config={"c\x08": ["\x1b"]})
+    assert not CONTROLS.search(form(hostile))
 
 
 def test_markdown_tables_keep_their_columns(report: Report) -> None:

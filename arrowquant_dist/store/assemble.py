@@ -8,12 +8,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from arrowquant_dist.tensor import QuantizedTensor
 
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.store.dataset import Dataset, Piece, pieces
 from arrowquant_dist.store.layers import StoredLayer
 from arrowquant_dist.store.prefetch import Lane, Load
+from arrowquant_dist.tensor import QuantizedTensor
+
+DIRECT_DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,30 +44,21 @@ class Assembler:
     def values(self, rows: Rows, dtype: str) -> Load[np.ndarray]:
         """Decoded values: fresh memory [*rows.shape], numpy bits of `dtype`."""
         found = pieces(rows.layer, rows.start, rows.stop)
-        row_nbytes = rows.layer.columns * DTYPES[dtype].itemsize
-
-        def decode(piece: Piece) -> np.ndarray:
-            values: np.ndarray = self._read(piece).values(dtype)
-            return values.reshape(piece.rows, rows.layer.columns)
-
-        def begin_one() -> tuple[Sequence[Lane], Callable[[], np.ndarray]]:
-            whole: list[np.ndarray] = []
-            return [lambda: whole.append(decode(found[0]))], lambda: whole[0].reshape(rows.shape)
+        columns = rows.layer.columns
 
         def begin() -> tuple[Sequence[Lane], Callable[[], np.ndarray]]:
-            out = np.empty((rows.stop - rows.start, rows.layer.columns), DTYPES[dtype].bits)
+            out = np.empty((rows.stop - rows.start, columns), DTYPES[dtype].bits)
 
             def fill(piece: Piece) -> None:
                 first = piece.block.row_start + piece.start - rows.start
-                out[first : first + piece.rows] = decode(piece)
+                place = out[first : first + piece.rows].reshape(-1)
+                self._read(piece).values_into(place.view(np.uint8), dtype)
 
             return _lanes(fill, found, lanes), lambda: out.reshape(rows.shape)
 
+        wide = 0 if dtype in DIRECT_DTYPES else 4  # others are decoded to float32 first
+        costs = [self._read_nbytes(piece) + wide * piece.rows * columns for piece in found]
         result_nbytes = rows.num_params * DTYPES[dtype].itemsize
-        if len(found) == 1:
-            peak = result_nbytes + self._read_nbytes(found[0])
-            return Load(rows.layer.name, peak, result_nbytes, begin_one)
-        costs = [self._read_nbytes(piece) + piece.rows * row_nbytes for piece in found]
         lanes, extra = self._fit(costs, result_nbytes)
         return Load(rows.layer.name, result_nbytes + extra, result_nbytes, begin)
 

@@ -76,6 +76,8 @@ class BareFile:
             file = pq.ParquetFile(reader, page_checksum_verification=True)
             self._metadata = file.metadata
             self.version = self._schema_version(file.schema_arrow)
+            leaves = [file.schema.column(i).path for i in range(len(file.schema.names))]
+            self._data_index = leaves.index("data")
             groups = range(self._metadata.num_row_groups)
             self._group_rows = [self._metadata.row_group(group).num_rows for group in groups]
             names = [name for name in _SMALL if name in V1_SCHEMA.names or self.version == "2"]
@@ -109,8 +111,7 @@ class BareFile:
         return ByteRange(start, start + column.total_compressed_size)
 
     def _data_column(self, group: int) -> Any:
-        columns = self._metadata.row_group(group)
-        return next(c for c in map(columns.column, range(columns.num_columns)) if c.path_in_schema == "data")
+        return self._metadata.row_group(group).column(self._data_index)
 
     def _row_group(self, group: int, counter: ReadCounter) -> pa.Table:
         if self._group_rows[group] == 1:
@@ -185,7 +186,13 @@ class BareFile:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError, EOFError) as error:
+        except (
+            pa.ArrowException,
+            OSError,
+            EOFError,
+            ValueError,
+            MemoryError,
+        ) as error:  # damage looks like any
             raise self._corrupt(f"Parquet cannot read it ({error})") from error
 
     def _corrupt(self, problem: str, layer: str | None = None) -> CorruptWeights:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from arrowquant_dist.tensor import QuantizedTensor
 
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidConfig, NotFound, UnknownLayer
 from arrowquant_dist.store.bare import BareFile, KeptGroup, ReadCounter
 from arrowquant_dist.store.files import ByteRange, Store
 from arrowquant_dist.store.layers import StoredBlock, StoredLayer, group_layers
+from arrowquant_dist.store.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.store.ranges import peak_nbytes, read_values
-from arrowquant_dist.store.schema import CHUNK_NBYTES
+from arrowquant_dist.store.schema import CHUNK_NBYTES, SCHEMA_VERSION
 from arrowquant_dist.store.values import Values, check_digests, check_finite
+from arrowquant_dist.tensor import QuantizedTensor
 
-MANIFEST_PATH = "manifest.json"
 PLAN_PATH = "run/plan.arrow"
 WEIGHTS_FOLDER = "weights"
 
@@ -50,14 +50,17 @@ class Dataset:
         store: Store,
         layers: Mapping[str, StoredLayer],
         schema_version: str,
-        files: Mapping[str, BareFile],
+        *,
+        manifest: Manifest | None = None,
+        files: Mapping[str, BareFile] | None = None,
     ) -> None:
         self.uri = store.uri
         self.layers = layers
-        self.aliases: Mapping[str, str] = {}
+        self.aliases: Mapping[str, str] = manifest.aliases if manifest is not None else {}
         self.schema_version = schema_version
+        self.manifest = manifest
         self._store = store
-        self._files = files
+        self._files = files or {}
         self._counter = ReadCounter()
 
     @classmethod
@@ -68,7 +71,7 @@ class Dataset:
         rows or shapes contradict each other, IncompleteDataset for an unfinished target and for missing rows.
         """
         store = Store.open(uri, storage_options)
-        return _open_bare(store)
+        return _open_indexed(store) if store.exists(MANIFEST_PATH) else _open_bare(store)
 
     @property
     def kept_nbytes(self) -> int:
@@ -144,6 +147,9 @@ class Dataset:
             except CorruptWeights as error:
                 layer, where = block.layer_name, error.byte_range
                 raise CorruptWeights(error.message, layer=layer, uri=url, byte_range=where) from error
+            except NotFound as error:
+                message = "a part that the dataset needs is gone; fetch it again, or quantize anew"
+                raise IncompleteDataset(message, layer=block.layer_name, uri=url) from error
         check_finite(values, block, url)
         if verify:
             check_digests(values, block, url, place)
@@ -191,8 +197,32 @@ def _tensor(values: Values, piece: Piece) -> QuantizedTensor:
     )
 
 
+def alias_errors(manifest: Manifest, layers: Container[str], uri: str) -> list[CorruptWeights]:
+    """Tied names that point to no layer, or hide one. uri: of the manifest."""
+    return [
+        CorruptWeights(f"it is tied to {stored!r}, and that cannot be; quantize anew", layer=alias, uri=uri)
+        for alias, stored in manifest.aliases.items()
+        if stored not in layers or alias in layers
+    ]
+
+
+def _open_indexed(store: Store) -> Dataset:
+    manifest = Manifest.read(store)
+    try:
+        entries = manifest.read_index(store)
+    except NotFound as error:
+        message = "the index that the manifest names is gone; fetch it again, or quantize anew"
+        raise IncompleteDataset(message, uri=store.url(manifest.index.path)) from error
+    blocks = [StoredBlock.from_record(entry.part, entry.record) for entry in entries]
+    layers, errors = group_layers(blocks, store.url)
+    errors += alias_errors(manifest, layers, store.url(MANIFEST_PATH))
+    if errors:
+        raise errors[0]
+    return Dataset(store, layers, SCHEMA_VERSION, manifest=manifest)
+
+
 def _open_bare(store: Store) -> Dataset:
-    paths = _parquet_paths(store)
+    paths = bare_paths(store)
     kept = KeptGroup()
     files = {path: BareFile(store, path, kept) for path in paths}
     blocks = [block for file in files.values() for block in file.blocks]
@@ -204,10 +234,10 @@ def _open_bare(store: Store) -> Dataset:
         if problem is not None:
             message = f"{problem}; fetch the object again"
             raise CorruptWeights(message, layer=block.layer_name, uri=store.url(block.path))
-    return Dataset(store, layers, max((file.version for file in files.values()), default="2"), files)
+    return Dataset(store, layers, max(file.version for file in files.values()), files=files)
 
 
-def _parquet_paths(store: Store) -> Sequence[str]:
+def bare_paths(store: Store) -> Sequence[str]:
     """The Parquet files of a folder without a manifest, or "" for a store that is itself one."""
     if store.exists(""):
         return [""]

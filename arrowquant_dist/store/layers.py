@@ -11,7 +11,7 @@ from itertools import pairwise
 from arrowquant_dist.config import BITS
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset
-from arrowquant_dist.store.receipt import StoredRange
+from arrowquant_dist.store.receipt import RowRecord, StoredRange
 from arrowquant_dist.store.schema import CHUNK_NBYTES
 
 MAX_NBYTES = 1 << 62
@@ -56,6 +56,30 @@ class StoredBlock:
     num_params: int
     checksum: str
     ranges: BlobRanges | None = None
+
+    @classmethod
+    def from_record(cls, path: str, record: RowRecord) -> StoredBlock:
+        """What the index says of a row in the part at `path`."""
+        ranges = BlobRanges(
+            record.compression, record.data, record.scales, record.zero_points, record.chunk_digests
+        )
+        return cls(
+            layer_name=record.layer_name,
+            path=path,
+            row_group=record.row_group,
+            row_in_group=record.row_in_group,
+            shape=record.shape,
+            layer_shape=record.layer_shape,
+            row_dims=record.row_dims,
+            row_start=record.row_start,
+            dtype=record.dtype,
+            quant_type=record.quant_type,
+            quant_axis=record.quant_axis,
+            group_size=record.group_size,
+            num_params=record.num_params,
+            checksum=record.checksum,
+            ranges=ranges,
+        )
 
     @property
     def is_whole(self) -> bool:

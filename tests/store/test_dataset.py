@@ -189,7 +189,7 @@ def test_rows_are_the_slice_of_the_whole(
 
 
 def test_blocks_of_fused_experts_are_rows_of_experts_times_outputs(tmp_path: Path) -> None:
-    layer = {"layer_shape": [2, 3, 4], "row_dims": 2}
+    layer: dict[str, Any] = {"layer_shape": [2, 3, 4], "row_dims": 2}
     halves = [
         random_row(RNG, "experts.w", rows, 4, "int4", group_size=2, row_start=start, **layer)
         for start, rows in ((0, 4), (4, 2))

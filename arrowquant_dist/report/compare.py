@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 
 from arrowquant_dist.reduce.figures import Accuracy, Report, Stat
 from arrowquant_dist.report import text
-from arrowquant_dist.report.text import MISSING
 from arrowquant_dist.report.view import Table
 
 _LINES: tuple[tuple[str, Callable[[Report], str]], ...] = (
     ("stored as", lambda r: ", ".join(f"{count.quant_type} ({count.layers})" for count in r.quant_types)),
-    ("method", lambda r: str(r.config.get("method") or MISSING)),
+    ("method", lambda r: str(r.config.get("method") or "default")),
     ("layers", lambda r: str(r.totals.layers)),
     ("kept layers", lambda r: str(len(r.kept_layers))),
     ("params", lambda r: text.params(r.totals.params)),

@@ -6,33 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.reduce import LayerMetrics, Report
 
 GOLDEN = Path(__file__).parent / "golden_report.json"
 
 
-@pytest.fixture(scope="session")
-def golden() -> dict[str, Any]:
+def golden_values() -> dict[str, Any]:
     values: dict[str, Any] = json.loads(GOLDEN.read_text())
     return values
 
 
-@pytest.fixture(scope="session")
-def report(golden: dict[str, Any]) -> Report:
-    return Report.from_dict(golden)
-
-
-@pytest.fixture(scope="session")
-def layers(report: Report) -> tuple[LayerMetrics, ...]:
-    """One lossy layer with the worst layer's name, one lossless, one without errors."""
-    return (
-        layer_metrics(report.worst_layers[0].layer_name, ErrorSums(64, 4.0, 3.0, 1.0, 0.5)),
-        layer_metrics("lossless.weight", ErrorSums(64, 4.0, 4.0, 0.0, 0.0)),
-        layer_metrics("position_ids", None),
-    )
+def golden_report() -> Report:
+    return Report.from_dict(golden_values())
 
 
 def layer_metrics(name: str, errors: ErrorSums | None) -> LayerMetrics:

@@ -10,15 +10,26 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from arrowquant_dist.errors import NotFound, StorageError, TargetConflict
+from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.store.files import Store
-from arrowquant_dist.store.receipt import Receipt
+from arrowquant_dist.store.receipt import Receipt, RowRecord, StoredRange
 
 COMMITS_FOLDER = "run/commits"
 _NAME = re.compile(rf"{COMMITS_FOLDER}/(\d{{5,}})\.json")
 _COMMIT_VERSION = 1
+_ROW_FIELDS = [field.name for field in fields(RowRecord)]
+_RANGE_NAMES = [field.name for field in fields(StoredRange)]
+_RECORD_COLUMNS = {
+    "data": _RANGE_NAMES,
+    "scales": _RANGE_NAMES,
+    "zero_points": _RANGE_NAMES,
+    "chunk_digests": _RANGE_NAMES,
+    "errors": [field.name for field in fields(ErrorSums)],
+}
 _READERS = 16  # commits read side by side; each is one small request
 _ATTEMPTS = 3  # a stale commit is removed and the place tried again
 
@@ -43,8 +54,8 @@ def write_commit(store: Store, receipt: Receipt, fingerprint: str, is_current: C
     stays unknown; the part must not be deleted then.
     """
     path = commit_path(receipt.shard)
-    values = {"commit_version": _COMMIT_VERSION, "fingerprint": fingerprint, "receipt": receipt.to_dict()}
-    data = json.dumps(values).encode()
+    values = {"commit_version": _COMMIT_VERSION, "fingerprint": fingerprint, "receipt": _packed(receipt)}
+    data = json.dumps(values, separators=(",", ":")).encode()
     for _ in range(_ATTEMPTS):
         try:
             if store.create(path, data):
@@ -69,7 +80,7 @@ def read_commit(store: Store, path: str, fingerprint: str) -> Commit:
         values = json.loads(store.read(path))
         if values["commit_version"] != _COMMIT_VERSION or values["fingerprint"] != fingerprint:
             return Commit(path, None)
-        receipt = Receipt.from_dict(values["receipt"])
+        receipt = _unpacked(values["receipt"])
     except (NotFound, ValueError, TypeError, KeyError, AttributeError):
         return Commit(path, None)
     return Commit(path, receipt if commit_path(receipt.shard) == path else None)
@@ -88,6 +99,29 @@ def is_commit(path: str) -> bool:
 
 def commits_by_shard(commits: Iterable[Commit]) -> dict[int, Receipt]:
     return {commit.receipt.shard: commit.receipt for commit in commits if commit.receipt is not None}
+
+
+def _packed(receipt: Receipt) -> dict[str, Any]:
+    """The receipt as a dict, its rows as columns and its records as lists: a third of the bytes."""
+    values = receipt.to_dict()
+    rows = {name: [_plain(row[name]) for row in values["rows"]] for name in _ROW_FIELDS}
+    return values | {"rows": rows}
+
+
+def _unpacked(values: dict[str, Any]) -> Receipt:
+    """The receipt of `_packed`. ValueError, KeyError or TypeError where it is none."""
+    columns = [[_named(name, value) for value in values["rows"][name]] for name in _ROW_FIELDS]
+    rows = [dict(zip(_ROW_FIELDS, row, strict=True)) for row in zip(*columns, strict=True)]
+    return Receipt.from_dict(values | {"rows": rows})
+
+
+def _plain(value: Any) -> Any:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def _named(column: str, value: Any) -> Any:
+    names = _RECORD_COLUMNS.get(column)
+    return dict(zip(names, value, strict=True)) if names and value is not None else value
 
 
 def _attempt_at(store: Store, path: str, fingerprint: str) -> str | None:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from arrowquant_dist.columns import arrow_batch
 from arrowquant_dist.errors import CorruptWeights
 from arrowquant_dist.store.receipt import RowRecord, StoredRange
 
@@ -74,9 +74,9 @@ def write_index(rows: Iterable[tuple[str, int, RowRecord]]) -> bytes:
     for value in _RANGES:
         ranges = [getattr(record, value) for record in records]
         columns += [[getattr(one, field) for one in ranges] for field in _RANGE_FIELDS]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, INDEX_SCHEMA, strict=True)]
+    table = pa.Table.from_batches([arrow_batch(columns, INDEX_SCHEMA)])
     out = io.BytesIO()
-    pq.write_table(pa.table(arrays, INDEX_SCHEMA), out, compression="zstd", write_page_checksum=True)
+    pq.write_table(table, out, compression="zstd", write_page_checksum=True)
     return out.getvalue()
 
 
@@ -85,10 +85,10 @@ def read_index(data: bytes) -> list[IndexEntry]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+        table = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read()
         table = table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
-        _check_ranges(table)
         columns = {name: table[name].to_pylist() for name in table.column_names}
+        _check_numbers(columns)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise CorruptWeights(f"{INDEX_PATH} is damaged ({error}); quantize again or fetch it anew") from error
     columns["shape"] = [tuple(shape) for shape in columns["shape"]]
@@ -100,13 +100,12 @@ def read_index(data: bytes) -> list[IndexEntry]:
     return list(map(IndexEntry, columns["part"], columns["shard"], records))
 
 
-def _check_ranges(table: pa.Table) -> None:
+def _check_numbers(columns: dict[str, list[Any]]) -> None:
     """ValueError where a number that becomes an offset or a size of memory is negative."""
     for name in [
         *(f"{value}_{field}" for value in _RANGES for field in _RANGE_FIELDS),
         "num_params",
         "row_start",
     ]:
-        column = table[name].to_numpy()
-        if column.size and int(np.min(column)) < 0:
-            raise ValueError(f"{name} has a negative number in row {int(np.argmin(column))}")
+        if min(columns[name], default=0) < 0:
+            raise ValueError(f"{name} has a negative number")

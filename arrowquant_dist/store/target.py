@@ -104,7 +104,8 @@ class Target:
             message = f"the target holds other files ({shown}); choose an empty or new one"
             raise TargetConflict(message, uri=self.store.uri)
         out = io.BytesIO()
-        with pa.ipc.new_file(out, plan_table.schema) as writer:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_file(out, plan_table.schema, options=options) as writer:
             writer.write_table(plan_table)
         if self.store.create(PLAN_PATH, out.getvalue()):
             self._fingerprint = _fingerprint_of(plan_table)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -248,3 +250,16 @@ def test_an_index_with_other_bytes_than_the_manifests_is_refused(place: Place) -
     place.put("index.parquet", make_index(make_receipt(attempt="z")))
     with pytest.raises(CorruptWeights, match="not those that the manifest lists"):
         make_manifest(make_receipt()).read_index(Store.open(place.uri))
+
+
+def test_reading_and_writing_an_index_imports_no_pandas() -> None:
+    code = (
+        "import sys\n"
+        "from tests.store.test_index_manifest import make_receipt\n"
+        "from arrowquant_dist.store.index import read_index, write_index\n"
+        "receipt = make_receipt()\n"
+        "before = 'pandas' in sys.modules\n"
+        "read_index(write_index((receipt.part, 0, row) for row in receipt.rows))\n"
+        "sys.exit(not before and 'pandas' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

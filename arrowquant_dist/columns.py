@@ -16,10 +16,9 @@ import pyarrow as pa
 
 
 def arrow_array(values: Sequence[Any], dtype: pa.DataType) -> pa.Array:
-    """`values`, None for null, as an array of `dtype`: a number, bool, string, binary or a list of one of
-    these.
+    """`values`, None for null, as an array of `dtype`: a number, bool, string, binary, or a list of these.
 
-    Numbers must fit `dtype`; OverflowError otherwise. Null in a list of its own is no case here.
+    Raises OverflowError for numbers beyond `dtype`, and for more bytes or items than its offsets can count.
     """
     validity = _validity(values)
     nulls = 0 if validity is None else sum(value is None for value in values)
@@ -40,7 +39,7 @@ def _buffers(values: Sequence[Any], dtype: pa.DataType) -> tuple[list[pa.Buffer]
     if pa.types.is_boolean(dtype):
         return [pa.py_buffer(np.packbits(np.array(values, bool), bitorder="little"))], []
     if pa.types.is_integer(dtype) or pa.types.is_floating(dtype):
-        return [pa.py_buffer(np.array(values, np.dtype(str(dtype).replace("double", "float64"))))], []
+        return [pa.py_buffer(np.array(values, _numpy_dtype(dtype)))], []
     offsets = _offset_dtype(dtype)
     if pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
         child = arrow_array(list(chain.from_iterable(values)), dtype.value_type)
@@ -48,6 +47,12 @@ def _buffers(values: Sequence[Any], dtype: pa.DataType) -> tuple[list[pa.Buffer]
     if pa.types.is_string(dtype) or pa.types.is_large_string(dtype):
         values = [value.encode() for value in values]
     return [_offsets(values, offsets), pa.py_buffer(b"".join(values))], []
+
+
+def _numpy_dtype(dtype: pa.DataType) -> np.dtype:
+    """Of a number; pyarrow's own `to_pandas_dtype` is one more way to import pandas."""
+    kind = "f" if pa.types.is_floating(dtype) else "i" if pa.types.is_signed_integer(dtype) else "u"
+    return np.dtype(f"<{kind}{dtype.bit_width // 8}")
 
 
 def _offset_dtype(dtype: pa.DataType) -> np.dtype:
@@ -72,4 +77,6 @@ def _zero(dtype: pa.DataType) -> Any:
     """What stands in the buffers where null is."""
     if pa.types.is_boolean(dtype) or pa.types.is_integer(dtype) or pa.types.is_floating(dtype):
         return 0
+    if pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
+        return ()
     return "" if pa.types.is_string(dtype) or pa.types.is_large_string(dtype) else b""

@@ -91,7 +91,7 @@ class Plan:
         return (block for shard in self.shards for block in shard.blocks)
 
     def differences(self, other: Plan) -> list[str]:
-        """What makes `other` another plan, for people; empty where the fingerprints are equal."""
+        """What has changed from this plan to `other`, for people; empty where the fingerprints are equal."""
         from arrowquant_dist.plan.differences import differences
 
         return differences(self, other)

@@ -10,40 +10,40 @@ from arrowquant_dist.plan.blocks import Plan, RowBlock
 _SHOWN = 3
 
 
-def differences(here: Plan, there: Plan) -> list[str]:
-    """What `there` has that `here` hasn't and the other way round, in a few lines.
+def differences(before: Plan, now: Plan) -> list[str]:
+    """What has changed from `before` to `now`, in a few lines.
 
     Empty for equal fingerprints.
     """
-    if here.fingerprint == there.fingerprint:
+    if before.fingerprint == now.fingerprint:
         return []
     lines = [
-        *_of_values(_flat(here.config), _flat(there.config)),
-        *_of_values(_place(here), _place(there)),
-        *_of_items("source file", _files(here), _files(there)),
-        *_of_items("alias", here.aliases, there.aliases),
-        *_of_items("layer", _layers(here), _layers(there)),
+        *_of_values(_flat(before.config), _flat(now.config)),
+        *_of_values(_place(before), _place(now)),
+        *_of_items("source file", _files(before), _files(now)),
+        *_of_items("alias", before.aliases, now.aliases),
+        *_of_items("layer", _layers(before), _layers(now)),
     ]
     if not lines:
-        lines = _of_items("row blocks of layer", _layout(here), _layout(there))
+        lines = _of_items("row blocks of layer", _layout(before), _layout(now))
     return lines or ["the plans were made by different versions of this package"]
 
 
-def _of_values(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    keys = dict.fromkeys([*here, *there])
+def _of_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    keys = dict.fromkeys([*before, *now])
     return [
-        f"{key}: {here.get(key)!r} here, {there.get(key)!r} there"
+        f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
         for key in keys
-        if here.get(key) != there.get(key)
+        if before.get(key) != now.get(key)
     ]
 
 
-def _of_items(what: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+def _of_items(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line for each way to differ, with the first few names."""
     ways = {
-        "only here": [name for name in here if name not in there],
-        "only there": [name for name in there if name not in here],
-        "changed": [name for name, value in here.items() if name in there and there[name] != value],
+        "gone": [name for name in before if name not in now],
+        "new": [name for name in now if name not in before],
+        "changed": [name for name, value in before.items() if name in now and now[name] != value],
     }
     return [f"{what} {way}: {_some(names)}" for way, names in ways.items() if names]
 

@@ -1,0 +1,61 @@
+"""Arrow arrays from buffers are those that pyarrow makes of the same values."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arrowquant_dist.columns import arrow_array, arrow_batch
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+_KINDS: dict[pa.DataType, st.SearchStrategy[Any]] = {
+    pa.int32(): st.integers(-(1 << 31), (1 << 31) - 1),
+    pa.int64(): st.integers(-(1 << 63), (1 << 63) - 1),
+    pa.uint8(): st.integers(0, 255),
+    pa.float32(): st.floats(width=32, allow_nan=False),
+    pa.float64(): st.floats(allow_nan=False),
+    pa.bool_(): st.booleans(),
+    pa.string(): _TEXT,
+    pa.large_string(): _TEXT,
+    pa.binary(): st.binary(max_size=5),
+    pa.large_binary(): st.binary(max_size=5),
+    pa.list_(pa.int64()): st.lists(st.integers(-9, 9), max_size=4),
+    pa.list_(pa.string()): st.lists(_TEXT, max_size=3),
+}
+
+
+@pytest.mark.parametrize("dtype", _KINDS, ids=str)
+@given(data=st.data())
+def test_an_array_equals_pyarrows(dtype: pa.DataType, data: st.DataObject) -> None:
+    values = data.draw(st.lists(_KINDS[dtype] | st.none(), max_size=20))
+    array = arrow_array(values, dtype)
+    array.validate(full=True)
+    assert array.equals(pa.array(values, dtype))
+    assert array.null_count == values.count(None)
+
+
+def test_a_number_beyond_its_type_is_an_error() -> None:
+    with pytest.raises(OverflowError):
+        arrow_array([1 << 31], pa.int32())
+
+
+def test_a_batch_has_its_schema_and_its_metadata() -> None:
+    schema = pa.schema([("a", pa.int64()), ("b", pa.string())], {"key": "value"})
+    batch = arrow_batch([(1, 2), ("x", None)], schema)
+    assert batch.schema.equals(schema, check_metadata=True)
+    assert batch.to_pylist() == [{"a": 1, "b": "x"}, {"a": 2, "b": None}]
+
+
+def test_no_table_of_ours_imports_pandas() -> None:
+    program = (
+        "import sys, pyarrow as pa; from arrowquant_dist.columns import arrow_array as a;"
+        "a([1], pa.int64()); a(['x', None], pa.string()); a([[1]], pa.list_(pa.int64())); a([True], pa.bool_());"
+        "sys.exit('pandas' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -37,7 +37,7 @@ def parse_size(text: str | int, key: str = "size") -> int:
             raise invalid(key, f"must not be negative, not {shown(text)}")
         return text
     match = (
-        re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([a-z]*)", text.strip().lower())
+        re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-z]*)", text.strip().lower())
         if isinstance(text, str)
         else None
     )

@@ -6,7 +6,7 @@ import io
 from dataclasses import replace
 
 import pytest
-from report_samples import golden_report
+from tests.report.report_samples import golden_report
 
 from arrowquant_dist.reduce import Report
 from arrowquant_dist.report.compare import comparison

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from report_samples import golden_report, golden_values, layer_metrics
+from tests.report.report_samples import golden_report, golden_values, layer_metrics
 
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
 from arrowquant_dist.metrics import ErrorSums

@@ -1,4 +1,4 @@
-"""arrowquant-dist: quantizes checkpoints that do not fit on one machine into V2 Parquet datasets, and streams them back.
+"""Quantizes checkpoints that do not fit on one machine into V2 Parquet datasets, and streams them back.
 
 The public names are imported when they are first used, so `import arrowquant_dist` costs nothing.
 """

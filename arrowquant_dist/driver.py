@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig
-from arrowquant_dist.engine import Engine, choose_engine
+from arrowquant_dist.engine import choose_engine
 from arrowquant_dist.errors import IncompleteDataset, InvalidConfig, TargetConflict
 from arrowquant_dist.plan import (
     Plan,
@@ -66,7 +66,8 @@ def quantize(
     plan = make_plan(checkpoint, config, run)
     dataset = _start(Target.open(target, run.options_of_target), checkpoint, plan, run)
     if dataset.state() == "finished":
-        return Outcome(load_report(target, run.options_of_target), True, dataset.store.uri)
+        report = load_report(target, run.options_of_target)
+        return Outcome(report, already_finished=True, target=dataset.store.uri)
     resumed = dataset.receipts()
     missing = [shard for shard in plan.shards if shard.index not in resumed]
     engine = choose_engine(run, worker_memory_nbytes(plan))
@@ -79,7 +80,7 @@ def quantize(
     )
     report = reduce_receipts(receipts, plan, facts)
     _publish(dataset, plan, receipts, report, _sidecars(checkpoint, run))
-    return Outcome(report, False, dataset.store.uri)
+    return Outcome(report, already_finished=False, target=dataset.store.uri)
 
 
 def plan_only(source: str, target: str, config: QuantizationConfig, run: RunConfig) -> Plan:

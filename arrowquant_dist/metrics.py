@@ -31,7 +31,7 @@ class ErrorSums:
 
     @property
     def cosine(self) -> float:
-        """Cosine of the angle between w and d; 1 where both are zero, 0 where one is.
+        """Cosine of the angle between w and d; 1 where both are zero, 0 where one is, NaN where a sum is not finite.
 
         Σwd = (Σw² + Σd² - Σe²) / 2, which keeps the digits of 1 - cosine where d is close to w.
         """
@@ -39,7 +39,7 @@ class ErrorSums:
             return 1.0 if self.sum_w2 == self.sum_d2 else 0.0
         dot = (self.sum_w2 + self.sum_d2 - self.sum_e2) / 2
         cosine = dot / (math.sqrt(self.sum_w2) * math.sqrt(self.sum_d2))
-        return max(-1.0, min(1.0, cosine))
+        return cosine if math.isnan(cosine) else max(-1.0, min(1.0, cosine))
 
     @property
     def precision_loss(self) -> float:

@@ -1,8 +1,8 @@
 """What a `quantize` process does not need, and would take half of a small run's time to import.
 
-pyarrow imports pandas, where it is installed, to ask whether a list is a Series; numba imports scipy.linalg to see if there
-is a BLAS for `np.dot`, which no kernel here uses. Both ask once and remember the answer. Only the program does this, before
-it has threads: a library must not hide modules from its process.
+pyarrow imports pandas, where it is installed, to ask whether a list is a Series; numba imports scipy.linalg to
+see if there is a BLAS for `np.dot`, which no kernel here uses. Both ask once and remember the answer. Only the
+program does this, before it has threads: a library must not hide modules from its process.
 """
 
 from __future__ import annotations
@@ -41,6 +41,6 @@ class _Absent(MetaPathFinder):
     def __init__(self, module: str) -> None:
         self._module = module
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+    def find_spec(self, fullname: str, *_: Any) -> None:
         if fullname == self._module:
             raise ModuleNotFoundError(f"{fullname} is not looked for", name=fullname)

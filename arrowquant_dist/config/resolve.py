@@ -78,7 +78,7 @@ class SpecResolver:
             reason = f"quant_type {spec.quant_type}"
             if override is not None and said is not None:
                 reason = f"override: {override.layers}"
-        return kept_spec(dtype, row_dims), reason
+        return kept_spec(dtype, row_dims, self.config.non_finite), reason
 
     def check_matches(self, names: Iterable[str]) -> None:
         """After the last layer: InvalidConfig for an override, or a pattern of row_dims, that was good for

@@ -64,7 +64,7 @@ class QuantSpec:
         return cls(**values)
 
 
-def kept_spec(dtype: str, row_dims: int = 1) -> QuantSpec:
+def kept_spec(dtype: str, row_dims: int = 1, non_finite: str = "error") -> QuantSpec:
     """The spec of a layer that stays unquantized: `fp16` where the source's `dtype` is a wider float, else
     `none`.
 
@@ -72,4 +72,11 @@ def kept_spec(dtype: str, row_dims: int = 1) -> QuantSpec:
     """
     source = DTYPES[dtype]
     quant_type = "fp16" if source.is_float and source.itemsize > _FP16_NBYTES else "none"
-    return QuantSpec(quant_type, per_channel=False, group_size=0, method="none", row_dims=row_dims)
+    return QuantSpec(
+        quant_type,
+        per_channel=False,
+        group_size=0,
+        method="none",
+        row_dims=row_dims,
+        keep_non_finite=non_finite == "keep",
+    )

@@ -23,7 +23,8 @@ class InlineEngine:
         self.workers = workers or usable_cpus()
 
     def run(self, context: WorkerContext, shards: Sequence[Shard], on_done: OnDone) -> None:
-        """See Engine.run. Ctrl-C stops each worker after its row block, removes unfinished parts, raises Interrupted."""
+        """See Engine.run. Ctrl-C stops each worker after its row block, removes unfinished parts and raises
+        Interrupted."""
         stop = threading.Event()
         worker = ShardWorker(context)
 

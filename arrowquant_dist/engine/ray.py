@@ -23,7 +23,7 @@ from arrowquant_dist.worker import ShardWorker, WorkerContext
 ATTEMPTS = 4  # of a shard, before actors that die under it fail the run
 IN_FLIGHT = 2  # calls an actor: the next shard waits at the actor, the rest stay free for others
 _LOCAL_STORE_NBYTES = 80 << 20
-_THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 class _Actor:
@@ -147,4 +147,5 @@ def _cause(error: RayTaskError) -> Exception:
     cause = error.cause
     if isinstance(cause, ArrowQuantError):
         return type(cause)(cause.message, layer=cause.layer, uri=cause.uri, byte_range=cause.byte_range)
-    return error
+    failure: Exception = error
+    return failure

@@ -45,5 +45,5 @@ def raise_failures(failures: dict[int, Exception], total: int) -> None:
     others = "; ".join(str(cause) for cause in causes if cause is not first)[:2000]
     message = f"{len(causes)} of {total} shards failed: {first}; {others}"
     if all(isinstance(c, ArrowQuantError) and c.exit_code == 2 for c in causes):
-        raise type(first)(message)  # type: ignore[arg-type]
+        raise type(first)(message)
     raise PartialRun(f"{message}; finished shards are kept, the same command resumes") from first

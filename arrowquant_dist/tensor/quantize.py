@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _NO_SCALES = np.empty(0, np.float32)
 _FP16_MAX = 65504.0
 _KEPT_CHUNK = 1 << 20  # values of a kept layer that are converted and measured at a time
-_DESCENT_STEPS = 4
+_DESCENT_STEPS = 3
 
 # Starts of the search for the least squared error, by bits: (multiple of max|x| or of half the range, multiple of the
 # rms, offset of the zero point in codes). Found by trial on MiniLM and Gaussian weights.
@@ -31,9 +31,9 @@ _SYMMETRIC_STARTS = {
     8: [(ratio / 127.0, 0.0) for ratio in (1.0, 0.99, 0.97, 0.95)],
 }
 _ASYMMETRIC_STARTS = {
-    2: [(0.0, 1.0, offset) for offset in (-0.4, -0.2, 0.0, 0.2, 0.4)],
+    2: [(0.0, 1.0, offset) for offset in (-0.35, 0.0, 0.35)],
     3: [(ratio / 3.5, 0.0, offset) for ratio in (0.95, 0.8) for offset in (-0.33, 0.0, 0.33)],
-    4: [(ratio / 7.5, 0.0, offset) for ratio in (1.0, 0.92, 0.84) for offset in (-0.33, 0.0, 0.33)],
+    4: [(ratio / 7.5, 0.0, offset) for ratio in (0.98, 0.91) for offset in (-0.33, 0.0, 0.33)],
     8: [(ratio / 127.5, 0.0, 0.0) for ratio in (1.0, 0.99, 0.97, 0.95)],
 }
 

@@ -82,19 +82,19 @@ def _pick(comparison: str) -> Any:
 
 
 @intrinsic
-def larger(_typing: Any, left: Any, right: Any) -> Any:
+def larger(_typing: Any, left: Any, _right: Any) -> Any:
     """max of two numbers of one type, without Numba's widening and NaN rules; `right` where they are equal."""
     return left(left, left), _pick(">")
 
 
 @intrinsic
-def smaller(_typing: Any, left: Any, right: Any) -> Any:
+def smaller(_typing: Any, left: Any, _right: Any) -> Any:
     """min of two numbers of one type; `right` where they are equal."""
     return left(left, left), _pick("<")
 
 
 @intrinsic
-def round_half_even(_typing: Any, value: Any) -> Any:
+def round_half_even(_typing: Any, _value: Any) -> Any:
     """float32 rounded to an integer, ties to even."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
@@ -104,7 +104,7 @@ def round_half_even(_typing: Any, value: Any) -> Any:
 
 
 @intrinsic
-def to_code(_typing: Any, value: Any) -> Any:
+def to_code(_typing: Any, _value: Any) -> Any:
     """An integral float32 in [-128, 127] as a byte in two's complement."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
@@ -114,7 +114,7 @@ def to_code(_typing: Any, value: Any) -> Any:
 
 
 @intrinsic
-def from_code(_typing: Any, code: Any) -> Any:
+def from_code(_typing: Any, _code: Any) -> Any:
     """A byte in two's complement as float32."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
@@ -124,7 +124,7 @@ def from_code(_typing: Any, code: Any) -> Any:
 
 
 @intrinsic
-def float32_bits(_typing: Any, value: Any) -> Any:
+def float32_bits(_typing: Any, _value: Any) -> Any:
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.bitcast(args[0], _I32)
 
@@ -132,7 +132,7 @@ def float32_bits(_typing: Any, value: Any) -> Any:
 
 
 @intrinsic
-def to_bits(_typing: Any, value: Any, like: Any) -> Any:
+def to_bits(_typing: Any, _value: Any, like: Any) -> Any:
     """float32 → bits of the dtype that `like`'s integer type stands for, rounded half to even, held within the
     dtype's finite range (a decoded weight never becomes inf)."""
 

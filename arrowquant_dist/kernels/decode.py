@@ -10,22 +10,32 @@ from arrowquant_dist.kernels.pack import unpack_row
 
 
 @kernel
-def _decode_symmetric_run(codes, scale, out):  # type: ignore[no-untyped-def]
+def _decode_symmetric_run(codes: np.ndarray, scale: np.float32, out: np.ndarray) -> None:
     for j in range(codes.size):
         out[j] = to_bits(from_code(codes[j]) * scale, out[j])
 
 
 @kernel
-def _decode_run(codes, scale, zero_point, out):  # type: ignore[no-untyped-def]
+def _decode_run(codes: np.ndarray, scale: np.float32, zero_point: np.float32, out: np.ndarray) -> None:
     for j in range(codes.size):
         out[j] = to_bits((from_code(codes[j]) - zero_point) * scale, out[j])
 
 
 @kernel
-def dequantize_rows(codes, width, group, scales, zero_points, scratch, out):  # type: ignore[no-untyped-def]
-    """codes: uint8 [rows, row bytes], packed, `width` bits a code. group: values a scale. scales: float32 [rows, groups];
-    zero_points: the same, or [rows, 0] where symmetric. scratch: uint8 [columns]. out: int32 (float32), uint16 (bfloat16)
-    or int16 (float16) bits [rows, columns]; a value beyond the dtype's range becomes its largest finite one.
+def dequantize_rows(
+    codes: np.ndarray,
+    width: int,
+    group: int,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    scratch: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Decodes packed rows.
+
+    codes: uint8 [rows, row bytes], `width` bits a code. group: values a scale. scales: float32 [rows, groups];
+    zero_points: the same, or [rows, 0] where symmetric. scratch: uint8 [columns]. out: int32 (float32), uint16
+    (bfloat16) or int16 (float16) bits [rows, columns]; a value beyond the dtype's range becomes its largest finite one.
     """
     for i in range(out.shape[0]):
         plain = codes[i]

@@ -18,7 +18,14 @@ _CHUNK = 4096  # values whose metrics are summed in float32 before they are adde
 
 
 @kernel
-def _encode_chunk(run, scale, zero_point, qmin, qmax, codes):  # type: ignore[no-untyped-def]
+def _encode_chunk(
+    run: np.ndarray,
+    scale: np.float32,
+    zero_point: np.float32,
+    qmin: np.float32,
+    qmax: np.float32,
+    codes: np.ndarray,
+) -> tuple[np.float32, np.float32, np.float32, np.int32]:
     """Float32 (Σx², Σx̂², Σ(x-x̂)², max|x-x̂|) of up to _CHUNK values; writes their codes."""
     x_sum = np.float32(0.0)
     d_sum = np.float32(0.0)
@@ -38,7 +45,14 @@ def _encode_chunk(run, scale, zero_point, qmin, qmax, codes):  # type: ignore[no
 
 
 @kernel
-def _encode_wide_chunk(run, scale, zero_point, qmin, qmax, codes):  # type: ignore[no-untyped-def]
+def _encode_wide_chunk(
+    run: np.ndarray,
+    scale: np.float32,
+    zero_point: np.float32,
+    qmin: np.float32,
+    qmax: np.float32,
+    codes: np.ndarray,
+) -> tuple[float, float, float, np.int32]:
     """_encode_chunk with float64 sums, for scales whose squares leave float32; the same codes."""
     x_sum = 0.0
     d_sum = 0.0
@@ -58,7 +72,15 @@ def _encode_wide_chunk(run, scale, zero_point, qmin, qmax, codes):  # type: igno
 
 
 @kernel
-def encode_run(run, scale, zero_point, qmin, qmax, codes, sums):  # type: ignore[no-untyped-def]
+def encode_run(
+    run: np.ndarray,
+    scale: np.float32,
+    zero_point: np.float32,
+    qmin: np.float32,
+    qmax: np.float32,
+    codes: np.ndarray,
+    sums: np.ndarray,
+) -> None:
     """q = round(x / scale + zero_point) clamped to [qmin, qmax], in IEEE float32, ties to even.
 
     run: source bits [n]. scale, zero_point, qmin, qmax: float32 (zero_point 0 where symmetric). codes: uint8 [n], the

@@ -4,9 +4,9 @@ For fixed codes q the best scale (and zero point) of x ≈ scale · (q - zero_po
 a fixed scale the best codes are the rounded ones. Each step lowers Σ(x - x̂)², so a start descends to a local minimum;
 the starts are spread over clipping ratios and offsets, each is rounded once, and the best ones descend.
 
-Everything that chooses runs on x centred and scaled to small integers y, |y| ≤ Y: sums of q, q² and q·y over a chunk stay
-below 2^24 and are exact in float32, so their order, and with it the CPU's vector width, changes nothing. Y = 8191 is
-1/1000 of a step of 4 bits; the codes themselves are made from x, not from y.
+Everything that chooses runs on x centred and scaled to small integers y, |y| ≤ Y: sums of q, q² and q·y over a chunk
+stay below 2^24 and are exact in float32, so their order, and with it the CPU's vector width, changes nothing. Y = 8191
+is 1/1000 of a step of 4 bits; the codes themselves are made from x, not from y.
 
 Scales are rounded to bfloat16's 8 significant bits, zero points to 1/64: less than 0.1 % of the error that rounding the
 weights makes, half the bytes once compressed, and exporters whose scales are bfloat16 lose nothing.
@@ -35,13 +35,15 @@ _SMALLEST = np.float32(1e-30)
 
 
 @kernel
-def _grid_size(qmin):  # type: ignore[no-untyped-def]
+def _grid_size(qmin: np.float32) -> tuple[np.float32, int]:
     """(Y, chunk) such that |q| · Y · chunk < 2^24 for codes down to qmin."""
     return (np.float32(8191.0), 128) if qmin >= np.float32(-8.0) else (np.float32(4095.0), 32)
 
 
 @kernel
-def _to_grid(run, centre, factor, y):  # type: ignore[no-untyped-def]
+def _to_grid(
+    run: np.ndarray, centre: np.float32, factor: np.float32, y: np.ndarray
+) -> tuple[np.float32, np.float32]:
     """y = round((x - centre) · factor). Returns float32 (Σy, Σ round(y/32)²) of up to 128 values, both exact."""
     total = np.float32(0.0)
     squares = np.float32(0.0)
@@ -55,7 +57,7 @@ def _to_grid(run, centre, factor, y):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _grid(run, centre, factor, y):  # type: ignore[no-untyped-def]
+def _grid(run: np.ndarray, centre: np.float32, factor: np.float32, y: np.ndarray) -> tuple[float, float]:
     """_to_grid over a run of any length. Returns float64 (mean of y, root mean square of y about it)."""
     total = 0.0
     squares = 0.0
@@ -68,7 +70,9 @@ def _grid(run, centre, factor, y):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _code_sums(y, inverse, offset, qmin, qmax):  # type: ignore[no-untyped-def]
+def _code_sums(
+    y: np.ndarray, inverse: np.float32, offset: np.float32, qmin: np.float32, qmax: np.float32
+) -> tuple[np.float32, np.float32, np.float32]:
     """Float32 (Σq, Σq², Σq·y) for q = round(y · inverse + offset) clamped; exact for up to a chunk of values."""
     q_sum = np.float32(0.0)
     qq_sum = np.float32(0.0)
@@ -82,7 +86,9 @@ def _code_sums(y, inverse, offset, qmin, qmax):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _sums(y, chunk, inverse, zero_point, qmin, qmax):  # type: ignore[no-untyped-def]
+def _sums(
+    y: np.ndarray, chunk: int, inverse: float, zero_point: float, qmin: np.float32, qmax: np.float32
+) -> tuple[float, float, float]:
     """_code_sums over any number of values, in float64, chunk by chunk in order."""
     factor = np.float32(inverse)
     offset = np.float32(zero_point)
@@ -95,7 +101,9 @@ def _sums(y, chunk, inverse, zero_point, qmin, qmax):  # type: ignore[no-untyped
 
 
 @kernel
-def _step_symmetric(y, chunk, inverse, qmin, qmax):  # type: ignore[no-untyped-def]
+def _step_symmetric(
+    y: np.ndarray, chunk: int, inverse: float, qmin: np.float32, qmax: np.float32
+) -> tuple[float, float]:
     """One least-squares step from scale 1 / inverse. Returns (gain, next inverse): with the next scale the squared
     error of these codes is Σy² - gain."""
     _, qq, qy = _sums(y, chunk, inverse, 0.0, qmin, qmax)
@@ -105,7 +113,15 @@ def _step_symmetric(y, chunk, inverse, qmin, qmax):  # type: ignore[no-untyped-d
 
 
 @kernel
-def _step_asymmetric(y, mean, chunk, inverse, zero_point, qmin, qmax):  # type: ignore[no-untyped-def]
+def _step_asymmetric(
+    y: np.ndarray,
+    mean: float,
+    chunk: int,
+    inverse: float,
+    zero_point: float,
+    qmin: np.float32,
+    qmax: np.float32,
+) -> tuple[float, float, float]:
     """One step of regressing y on q. Returns (gain, inverse, zero_point); the error is Σ(y - mean)² - gain."""
     q, qq, qy = _sums(y, chunk, inverse, zero_point, qmin, qmax)
     q_mean = q / np.float64(y.size)
@@ -118,7 +134,7 @@ def _step_asymmetric(y, mean, chunk, inverse, zero_point, qmin, qmax):  # type: 
 
 
 @kernel
-def _largest(found):  # type: ignore[no-untyped-def]
+def _largest(found: np.ndarray) -> int:
     """The row of `found` whose first value, the gain, is largest."""
     best = 0
     for k in range(1, found.shape[0]):
@@ -128,7 +144,17 @@ def _largest(found):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _fit_symmetric(y, chunk, rms, top, starts, steps, qmin, qmax, found):  # type: ignore[no-untyped-def]
+def _fit_symmetric(
+    y: np.ndarray,
+    chunk: int,
+    rms: float,
+    top: float,
+    starts: np.ndarray,
+    steps: int,
+    qmin: np.float32,
+    qmax: np.float32,
+    found: np.ndarray,
+) -> float:
     """found: float64 [starts, ≥ 2], scratch. Returns the inverse of the best scale found, in units of y."""
     for k in range(starts.shape[0]):
         start = 1.0 / (starts[k, 0] * top + starts[k, 1] * rms)
@@ -147,7 +173,18 @@ def _fit_symmetric(y, chunk, rms, top, starts, steps, qmin, qmax, found):  # typ
 
 
 @kernel
-def _fit_asymmetric(y, chunk, mean, rms, top, starts, steps, qmin, qmax, found):  # type: ignore[no-untyped-def]
+def _fit_asymmetric(
+    y: np.ndarray,
+    chunk: int,
+    mean: float,
+    rms: float,
+    top: float,
+    starts: np.ndarray,
+    steps: int,
+    qmin: np.float32,
+    qmax: np.float32,
+    found: np.ndarray,
+) -> tuple[float, float]:
     """found: float64 [starts, 3], scratch. Returns the best (inverse scale, zero_point) found, in units of y."""
     middle = 0.5 * (np.float64(qmin) + np.float64(qmax))
     for k in range(starts.shape[0]):
@@ -173,13 +210,23 @@ def _fit_asymmetric(y, chunk, mean, rms, top, starts, steps, qmin, qmax, found):
 
 
 @kernel
-def short_float(value):  # type: ignore[no-untyped-def]
+def short_float(value: float) -> np.float32:
     """float64 → the nearest float32 with 8 significant bits (a bfloat16)."""
     return to_float32(to_bits(np.float32(value), np.uint16(0)))
 
 
 @kernel
-def symmetric_mse_scale(run, low, high, starts, steps, qmin, qmax, y, found):  # type: ignore[no-untyped-def]
+def symmetric_mse_scale(
+    run: np.ndarray,
+    low: np.float32,
+    high: np.float32,
+    starts: np.ndarray,
+    steps: int,
+    qmin: np.float32,
+    qmax: np.float32,
+    y: np.ndarray,
+    found: np.ndarray,
+) -> np.float32:
     """run: source bits [n] with minimum `low` and maximum `high`. Returns the float32 scale, negative where the levels
     -2^(b-1) … 2^(b-1)-1 serve the group better turned round. y: float32 [≥ n], found: float64 [starts, ≥ 2], scratch.
     starts: float64 [starts, ≥ 2], each a start as (multiple of max|x|, multiple of the rms)."""
@@ -197,7 +244,17 @@ def symmetric_mse_scale(run, low, high, starts, steps, qmin, qmax, y, found):  #
 
 
 @kernel
-def asymmetric_mse_scale(run, low, high, starts, steps, qmin, qmax, y, found):  # type: ignore[no-untyped-def]
+def asymmetric_mse_scale(
+    run: np.ndarray,
+    low: np.float32,
+    high: np.float32,
+    starts: np.ndarray,
+    steps: int,
+    qmin: np.float32,
+    qmax: np.float32,
+    y: np.ndarray,
+    found: np.ndarray,
+) -> tuple[np.float32, np.float32]:
     """As symmetric_mse_scale; returns float32 (scale, zero_point). starts: [starts, 3], the third an offset of the
     zero point in codes; `found`: [starts, 3]; multiples of half the range and of the rms about the mean."""
     if low == high:
@@ -220,7 +277,17 @@ def asymmetric_mse_scale(run, low, high, starts, steps, qmin, qmax, y, found):  
 
 
 @kernel
-def whole_asymmetric_mse_scale(run, low, high, starts, steps, qmin, qmax, y, found):  # type: ignore[no-untyped-def]
+def whole_asymmetric_mse_scale(
+    run: np.ndarray,
+    low: np.float32,
+    high: np.float32,
+    starts: np.ndarray,
+    steps: int,
+    qmin: np.float32,
+    qmax: np.float32,
+    y: np.ndarray,
+    found: np.ndarray,
+) -> tuple[np.float32, np.float32]:
     """As asymmetric_mse_scale, with the zero point rounded to a whole number in [qmin, qmax]."""
     scale, zero_point = asymmetric_mse_scale(run, low, high, starts, steps, qmin, qmax, y, found)
     return scale, min(max(round_half_even(zero_point), qmin), qmax)

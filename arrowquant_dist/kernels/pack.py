@@ -18,11 +18,11 @@ def packed_nbytes(columns: int, bits: int) -> int:
 
 
 @kernel
-def _pack_bits(codes, bits, start, packed):  # type: ignore[no-untyped-def]
+def _pack_bits(codes: np.ndarray, bits: int, start: int, packed: np.ndarray) -> None:
     """The plain loop, from code `start` (on a byte boundary) to the row's end."""
     bias = 1 << (bits - 1)
     mask = (1 << bits) - 1
-    word = 0
+    word = np.int64(0)
     held = 0
     at = start * bits // 8
     for j in range(start, codes.size):
@@ -38,7 +38,7 @@ def _pack_bits(codes, bits, start, packed):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _pack_twos(words, packed):  # type: ignore[no-untyped-def]
+def _pack_twos(words: np.ndarray, packed: np.ndarray) -> None:
     """words: uint32 [n], four codes each. packed: uint8 [n]."""
     for j in range(packed.size):
         word = np.uint32(words[j] ^ np.uint32(0x02020202)) & np.uint32(0x03030303)
@@ -46,7 +46,7 @@ def _pack_twos(words, packed):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _pack_fours(words, packed):  # type: ignore[no-untyped-def]
+def _pack_fours(words: np.ndarray, packed: np.ndarray) -> None:
     """words: uint16 [n], two codes each. packed: uint8 [n]."""
     for j in range(packed.size):
         word = np.uint32(words[j] ^ np.uint16(0x0808)) & np.uint32(0x0F0F)
@@ -54,7 +54,7 @@ def _pack_fours(words, packed):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def pack_row(codes, bits, packed):  # type: ignore[no-untyped-def]
+def pack_row(codes: np.ndarray, bits: int, packed: np.ndarray) -> None:
     """codes: uint8 [columns], signed codes in two's complement. packed: uint8 [packed_nbytes(columns, bits)]."""
     done = 0
     if bits == 2:
@@ -68,7 +68,7 @@ def pack_row(codes, bits, packed):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _unpack_bits(packed, bits, start, codes):  # type: ignore[no-untyped-def]
+def _unpack_bits(packed: np.ndarray, bits: int, start: int, codes: np.ndarray) -> None:
     bias = 1 << (bits - 1)
     mask = (1 << bits) - 1
     for j in range(start, codes.size):
@@ -80,7 +80,7 @@ def _unpack_bits(packed, bits, start, codes):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _unpack_twos(packed, words):  # type: ignore[no-untyped-def]
+def _unpack_twos(packed: np.ndarray, words: np.ndarray) -> None:
     for j in range(packed.size):
         byte = np.uint32(packed[j])
         spread = (byte | (byte << 6) | (byte << 12) | (byte << 18)) & np.uint32(0x03030303)
@@ -90,7 +90,7 @@ def _unpack_twos(packed, words):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _unpack_fours(packed, words):  # type: ignore[no-untyped-def]
+def _unpack_fours(packed: np.ndarray, words: np.ndarray) -> None:
     for j in range(packed.size):
         byte = np.uint32(packed[j])
         signed = ((byte | (byte << 4)) & np.uint32(0x0F0F)) ^ np.uint32(0x0808)
@@ -98,7 +98,7 @@ def _unpack_fours(packed, words):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def unpack_row(packed, bits, codes):  # type: ignore[no-untyped-def]
+def unpack_row(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
     """The way back: packed: uint8; codes: uint8 [columns], signed codes in two's complement."""
     done = 0
     if bits == 2:
@@ -113,7 +113,7 @@ def unpack_row(packed, bits, codes):  # type: ignore[no-untyped-def]
 
 @kernel
 def pack_rows(codes: np.ndarray, bits: int, packed: np.ndarray) -> None:
-    """codes: uint8 [rows, columns], signed codes of `bits` bits in two's complement → packed: uint8 [rows, row bytes]."""
+    """codes: uint8 [rows, columns], signed codes in two's complement. packed: uint8 [rows, row bytes]."""
     for i in range(codes.shape[0]):
         pack_row(codes[i], bits, packed[i])
 

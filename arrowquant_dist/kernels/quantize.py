@@ -25,7 +25,18 @@ _INF = np.float32(np.inf)
 
 
 @kernel
-def _encode_row(row, group, scales, zero_points, qmin, qmax, width, codes, scratch, sums):  # type: ignore[no-untyped-def]
+def _encode_row(
+    row: np.ndarray,
+    group: int,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    qmin: np.float32,
+    qmax: np.float32,
+    width: int,
+    codes: np.ndarray,
+    scratch: np.ndarray,
+    sums: np.ndarray,
+) -> None:
     """zero_points: float32 [groups], or [0] for none."""
     plain = codes if width == 8 else scratch
     for k in range(scales.size):
@@ -37,7 +48,18 @@ def _encode_row(row, group, scales, zero_points, qmin, qmax, width, codes, scrat
 
 
 @kernel
-def quantize_rtn_symmetric(bits, group, qmin, qmax, width, codes, scales, zero_points, scratch, sums):  # type: ignore[no-untyped-def]
+def quantize_rtn_symmetric(
+    bits: np.ndarray,
+    group: int,
+    qmin: np.float32,
+    qmax: np.float32,
+    width: int,
+    codes: np.ndarray,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    scratch: np.ndarray,
+    sums: np.ndarray,
+) -> int:
     for i in range(bits.shape[0]):
         row = bits[i]
         for k in range(scales.shape[1]):
@@ -50,7 +72,19 @@ def quantize_rtn_symmetric(bits, group, qmin, qmax, width, codes, scales, zero_p
 
 
 @kernel
-def quantize_rtn_asymmetric(bits, group, qmin, qmax, width, whole, codes, scales, zero_points, scratch, sums):  # type: ignore[no-untyped-def]
+def quantize_rtn_asymmetric(
+    bits: np.ndarray,
+    group: int,
+    qmin: np.float32,
+    qmax: np.float32,
+    width: int,
+    whole: np.bool_,
+    codes: np.ndarray,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    scratch: np.ndarray,
+    sums: np.ndarray,
+) -> int:
     """whole: zero points are whole numbers in [qmin, qmax]."""
     for i in range(bits.shape[0]):
         row = bits[i]
@@ -68,8 +102,21 @@ def quantize_rtn_asymmetric(bits, group, qmin, qmax, width, whole, codes, scales
 
 @kernel
 def quantize_mse_symmetric(
-    bits, group, qmin, qmax, width, starts, steps, codes, scales, zero_points, scratch, sums, y, found
-):  # type: ignore[no-untyped-def]
+    bits: np.ndarray,
+    group: int,
+    qmin: np.float32,
+    qmax: np.float32,
+    width: int,
+    starts: np.ndarray,
+    steps: int,
+    codes: np.ndarray,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    scratch: np.ndarray,
+    sums: np.ndarray,
+    y: np.ndarray,
+    found: np.ndarray,
+) -> int:
     """starts, steps, y, found: see symmetric_mse_scale."""
     for i in range(bits.shape[0]):
         row = bits[i]
@@ -85,8 +132,22 @@ def quantize_mse_symmetric(
 
 @kernel
 def quantize_mse_asymmetric(
-    bits, group, qmin, qmax, width, whole, starts, steps, codes, scales, zero_points, scratch, sums, y, found
-):  # type: ignore[no-untyped-def]
+    bits: np.ndarray,
+    group: int,
+    qmin: np.float32,
+    qmax: np.float32,
+    width: int,
+    whole: np.bool_,
+    starts: np.ndarray,
+    steps: int,
+    codes: np.ndarray,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    scratch: np.ndarray,
+    sums: np.ndarray,
+    y: np.ndarray,
+    found: np.ndarray,
+) -> int:
     """whole: zero points are whole numbers. starts, steps, y, found: see asymmetric_mse_scale."""
     for i in range(bits.shape[0]):
         row = bits[i]
@@ -108,7 +169,17 @@ def quantize_mse_asymmetric(
 
 
 @kernel
-def quantize_with_scale(bits, scale, zero_point, qmin, qmax, width, codes, scratch, sums):  # type: ignore[no-untyped-def]
+def quantize_with_scale(
+    bits: np.ndarray,
+    scale: np.float32,
+    zero_point: np.float32,
+    qmin: np.float32,
+    qmax: np.float32,
+    width: int,
+    codes: np.ndarray,
+    scratch: np.ndarray,
+    sums: np.ndarray,
+) -> None:
     """One given scale and zero point for all rows (per tensor). The values are known to be finite."""
     for i in range(bits.shape[0]):
         plain = codes[i] if width == 8 else scratch

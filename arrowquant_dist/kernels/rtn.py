@@ -14,7 +14,7 @@ _SMALLEST = np.float32(1e-45)  # float32's smallest denormal
 
 
 @kernel
-def symmetric_scale(top, qmax):  # type: ignore[no-untyped-def]
+def symmetric_scale(top: np.float32, qmax: np.float32) -> np.float32:
     """top: max|x|, finite. Returns the float32 scale; 1 where all values are 0.
 
     A scale that underflows becomes the smallest denormal; one whose largest decoded value, qmax · scale, would round to
@@ -31,7 +31,9 @@ def symmetric_scale(top, qmax):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def asymmetric_scale(low, high, qmin, qmax):  # type: ignore[no-untyped-def]
+def asymmetric_scale(
+    low: np.float32, high: np.float32, qmin: np.float32, qmax: np.float32
+) -> tuple[np.float32, np.float32]:
     """low, high: min and max, finite. Returns float32 (scale, zero_point), computed in float64, rounded once.
 
     A constant group c decodes exactly: scale |c|, zero point 0, code ±1 (scale 1, code 0 for c = 0).
@@ -45,7 +47,9 @@ def asymmetric_scale(low, high, qmin, qmax):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def whole_asymmetric_scale(low, high, qmin, qmax):  # type: ignore[no-untyped-def]
+def whole_asymmetric_scale(
+    low: np.float32, high: np.float32, qmin: np.float32, qmax: np.float32
+) -> tuple[np.float32, np.float32]:
     """As asymmetric_scale, with a whole zero point in [qmin, qmax]: the range is widened to hold 0."""
     low = min(low, np.float32(0.0))
     high = max(high, np.float32(0.0))
@@ -59,6 +63,6 @@ def whole_asymmetric_scale(low, high, qmin, qmax):  # type: ignore[no-untyped-de
 
 
 @kernel
-def constant_scale(value):  # type: ignore[no-untyped-def]
+def constant_scale(value: np.float32) -> np.float32:
     """The scale with which code ±1 decodes to `value` exactly; 1 for 0."""
     return np.float32(1.0) if value == np.float32(0.0) else np.float32(abs(value))

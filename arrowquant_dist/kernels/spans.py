@@ -9,7 +9,7 @@ from arrowquant_dist.kernels.compile import kernel
 
 
 @kernel
-def largest_magnitude(run):  # type: ignore[no-untyped-def]
+def largest_magnitude(run: np.ndarray) -> np.float32:
     """run: source bits [n], n ≥ 1. Returns max|x| as float32; inf or NaN where the run holds one."""
     top = magnitude(run[0])
     for j in range(run.size):
@@ -18,7 +18,7 @@ def largest_magnitude(run):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def span(run):  # type: ignore[no-untyped-def]
+def span(run: np.ndarray) -> tuple[np.float32, np.float32]:
     """run: source bits [n], n ≥ 1. Returns (min, max) as float32; one is not finite where the run holds inf or NaN."""
     low = ordered(run[0])
     high = low

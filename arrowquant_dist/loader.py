@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,21 +12,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
-from arrowquant_dist.tensor import QuantizedTensor
 
 from arrowquant_dist.config import parse_size
 from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded, ModelMismatch
 from arrowquant_dist.store.assemble import Assembler, Rows
 from arrowquant_dist.store.dataset import Dataset
+from arrowquant_dist.store.files import is_local
 from arrowquant_dist.store.layers import StoredLayer
 from arrowquant_dist.store.prefetch import Budget, Load, Stream, load_now
+from arrowquant_dist.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
 
-DEFAULT_WORKERS = 4
+REMOTE_WORKERS = 8
 DECODED_DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -54,10 +56,11 @@ class WeightLoader:
     right after the one it is stored under, as a tensor of its own.
 
     memory_budget: bytes or text as "2GiB"; bounds what is in flight, stored and decoded bytes together, of
-    all that this loader does at a time. A layer that does not fit alone raises MemoryBudgetExceeded. verify:
-    checksums of all that is read (CorruptWeights names layer, object and bytes). dequantize=False gives
-    QuantizedTensors. dtype: of floating-point layers, instead of the source's. workers: threads that read
-    and decode.
+    all that this loader does at a time (what malloc keeps of freed memory comes on top). A layer that does
+    not fit alone raises MemoryBudgetExceeded. verify: checksums of all that is read (CorruptWeights names
+    layer, object and bytes). dequantize=False gives QuantizedTensors. dtype: of floating-point layers,
+    instead of the source's. workers: threads that read and decode, by default as many as there are CPUs, and
+    8 where requests go over a network.
 
     Opening reads no weights. Raises NotFound, CorruptWeights, IncompleteDataset, InvalidConfig. Thread-safe.
     """
@@ -71,11 +74,13 @@ class WeightLoader:
         verify: bool = True,
         dequantize: bool = True,
         dtype: torch.dtype | str | None = None,
-        workers: int = DEFAULT_WORKERS,
+        workers: int | None = None,
     ) -> None:
         self._dtype = _dtype_name(dtype)
         if self._dtype is not None and not dequantize:
             raise InvalidConfig("dtype goes with dequantize=True only; leave one of them out")
+        if workers is None:
+            workers = os.cpu_count() or 1 if is_local(uri) else REMOTE_WORKERS
         if workers < 1:
             raise InvalidConfig(f"workers is {workers}; at least 1 is needed")
         limit = parse_size(memory_budget, "memory_budget")
@@ -87,7 +92,7 @@ class WeightLoader:
                 "write the file with a row group per layer"
             )
             raise MemoryBudgetExceeded(message, uri=self._dataset.uri)
-        # Layers of a decoded row group come one after another; several threads would decode it over and over.
+        # Layers of an open row group come one after another; several threads would reopen it over and over.
         self._workers = 1 if kept else workers
         self._budget = Budget(limit - kept)
         self._assembler = Assembler(self._dataset, self._workers, limit - kept, verify)

@@ -18,6 +18,7 @@ from arrowquant_dist.store.schema import V1_SCHEMA, V2_SCHEMA
 from arrowquant_dist.store.values import Values
 
 VERSION_KEY = b"arrowquant.schema_version"
+READ_BUFFER_NBYTES = 1 << 20
 BLOBS = ("data", "scales", "zero_points", "chunk_digests")
 _SMALL = {
     "layer_name": pa.string(),
@@ -47,27 +48,35 @@ class ReadCounter:
 
 
 class KeptGroup:
-    """The last row group of several rows, decoded: its next row is likely to be read next. Thread-safe."""
+    """The row group that was read last, open after that row: the next one is likely to follow. Thread-safe.
+
+    Row by row, since a whole row group, decoded at once, takes up to five times its size.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._key: tuple[str, int] | None = None
-        self._table: pa.Table | None = None
+        self._rows: Iterator[pa.RecordBatch] = iter(())
+        self._next = 0
 
-    def get(self, key: tuple[str, int], decode: Callable[[], pa.Table]) -> pa.Table:
+    def row(self, key: tuple[str, int], row: int, start: Callable[[], Iterator[pa.RecordBatch]]) -> Any:
+        """Row `row` of the row group `key`, whose rows `start` gives from the first on. None if it has fewer."""
         with self._lock:
-            if self._key != key:
-                self._key = self._table = None  # before the next one is decoded, not after
-                self._table = decode()
-                self._key = key
-            return self._table
+            if self._key != key or row < self._next:
+                self._key, self._rows = None, iter(())  # the old one's memory goes before the new one's comes
+                self._key, self._rows, self._next = key, start(), 0
+            found = None
+            while self._next <= row:
+                found = next(self._rows, None)
+                self._next += 1
+            return found
 
 
 class BareFile:
-    """One Parquet file. Reading a value decodes its whole row group; one of several rows goes into `kept`.
+    """One Parquet file. A row group of several rows is read from its first on, so best in their order.
 
     version: `1` or `2`. blocks: its rows, unchecked (see layers.group_layers). kept_nbytes: the most memory
-    that its row groups take in `kept`. Raises CorruptWeights for what is not V1 or V2.
+    that such a row group takes in `kept`. Raises CorruptWeights for what is not V1 or V2.
     """
 
     def __init__(self, store: Store, path: str, kept: KeptGroup) -> None:
@@ -87,8 +96,10 @@ class BareFile:
 
     def read(self, block: StoredBlock, counter: ReadCounter) -> Values:
         """The block's values, as the caller's own memory. CorruptWeights where Parquet cannot decode them."""
-        table = self._row_group(block.row_group, counter)
-        blobs = {name: _blob(table[name], block.row_in_group) for name in table.column_names}
+        batch = self._row(block, counter)
+        if batch is None:
+            raise self._corrupt("its row group has fewer rows than it says", block.layer_name)
+        blobs = {name: _blob(batch[name]) for name in batch.schema.names}
         data, scales, zero_points, digests = (blobs.get(name, np.empty(0, np.uint8)) for name in BLOBS)
         problem = sizes_problem(block, data.size, scales.size, zero_points.size, digests.size)
         if problem is not None:
@@ -113,22 +124,32 @@ class BareFile:
     def _data_column(self, group: int) -> Any:
         return self._metadata.row_group(group).column(self._data_index)
 
-    def _row_group(self, group: int, counter: ReadCounter) -> pa.Table:
+    def _row(self, block: StoredBlock, counter: ReadCounter) -> pa.RecordBatch | None:
+        group = block.row_group
         if self._group_rows[group] == 1:
-            return self._decode(group, counter)
-        return self._kept.get((self._path, group), lambda: self._decode(group, counter))
+            return next(self._rows(group, counter), None)
+        return self._kept.row((self._path, group), block.row_in_group, lambda: self._rows(group, counter))
 
-    def _decode(self, group: int, counter: ReadCounter) -> pa.Table:
+    def _rows(self, group: int, counter: ReadCounter) -> Iterator[pa.RecordBatch]:
+        """The blobs of a row group's rows, one at a time."""
         columns = self._metadata.row_group(group)
         counter.add(sum(columns.column(i).total_compressed_size for i in range(columns.num_columns)))
-        columns = [name for name in BLOBS if name in V1_SCHEMA.names or self.version == "2"]
+        names = [name for name in BLOBS if name in V1_SCHEMA.names or self.version == "2"]
         with self._translated(), self._store.open_reader(self._path) as reader:
-            file = pq.ParquetFile(reader, metadata=self._metadata, page_checksum_verification=True)
-            return file.read_row_group(group, columns=columns, use_threads=False)
+            file = pq.ParquetFile(
+                reader,
+                metadata=self._metadata,
+                page_checksum_verification=True,
+                pre_buffer=False,
+                buffer_size=READ_BUFFER_NBYTES,
+            )
+            yield from file.iter_batches(1, row_groups=[group], columns=names, use_threads=False)
 
     def _nbytes(self, group: int) -> int:
+        """Memory that decoding a row group takes: a stored page, and twice what is in it."""
         columns = self._metadata.row_group(group)
-        return sum(columns.column(i).total_uncompressed_size for i in range(columns.num_columns))
+        chunks = [columns.column(i) for i in range(columns.num_columns)]
+        return sum(chunk.total_compressed_size + 2 * chunk.total_uncompressed_size for chunk in chunks)
 
     def _schema_version(self, schema: pa.Schema) -> str:
         missing = [name for name in V1_SCHEMA.names if name not in schema.names]
@@ -204,13 +225,9 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _blob(column: pa.ChunkedArray, row: int) -> np.ndarray:
-    """Value `row` of a binary column, uint8, copied out of Arrow's memory through its buffers."""
-    for chunk in column.chunks:
-        if row < len(chunk):
-            _, offsets, data = chunk.buffers()
-            width = np.int64 if pa.types.is_large_binary(chunk.type) else np.int32
-            start, stop = np.frombuffer(offsets, width)[chunk.offset + row :][:2]
-            return np.frombuffer(data, np.uint8)[start:stop].copy() if stop > start else np.empty(0, np.uint8)
-        row -= len(chunk)
-    raise IndexError(row)
+def _blob(column: pa.Array) -> np.ndarray:
+    """The only value of a binary column, uint8, copied out of Arrow's memory through its buffers."""
+    _, offsets, data = column.buffers()
+    width = np.int64 if pa.types.is_large_binary(column.type) else np.int32
+    start, stop = np.frombuffer(offsets, width)[column.offset :][:2]
+    return np.frombuffer(data, np.uint8)[start:stop].copy() if stop > start else np.empty(0, np.uint8)

@@ -75,7 +75,7 @@ class Dataset:
 
     @property
     def kept_nbytes(self) -> int:
-        """Memory held between reads: the decoded row group of bare files that have several rows in one."""
+        """Memory held between reads: the open row group of bare files that have several rows in one."""
         return max((file.kept_nbytes for file in self._files.values()), default=0)
 
     @property
@@ -128,7 +128,7 @@ class Dataset:
         block = piece.block
         if block.ranges is not None:
             return peak_nbytes(block.ranges, _byte_range(piece, verify=verify))
-        copies = 2 if self.kept_nbytes else 4  # page, decoded value, our copy; and the compressed page
+        copies = 2 if self.kept_nbytes else 4  # decoded and our copy; a page of its own comes in two forms
         return copies * block.stored_nbytes
 
     def read_piece(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:

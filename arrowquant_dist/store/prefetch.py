@@ -199,6 +199,7 @@ class Stream(Generic[T]):
         with self._budget.changed:
             self._budget.give(self._held_nbytes)
             self._held_nbytes = running.load.result_nbytes
+        self.read_ahead()
         return result
 
 

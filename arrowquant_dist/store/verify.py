@@ -158,7 +158,8 @@ def _check_target(store: Store, findings: _Findings) -> None:
         manifest = Manifest.read(store)
         _check_strays(store, manifest, findings)
         blocks = _check_index(store, manifest, findings)
-        nbytes = sum(file.nbytes for file in (*manifest.parts, *manifest.sidecars))
+        nbytes = sum(part.nbytes for part in manifest.parts)
+        nbytes += sum(sidecar.nbytes for sidecar in manifest.sidecars)
         findings.expect(nbytes + 2 * sum(block.stored_nbytes for block in blocks))
         for sidecar in manifest.sidecars:
             with findings.noting():

@@ -82,7 +82,7 @@ class QuantizationConfig:
     quant_type: int8 int4 int3 int2, or fp16: keep every layer that no override quantizes.
     per_channel: a scale a row, and group_size has no effect. Else group_size values a group, 0: a scale a
     tensor.
-    mixed_precision_layers: patterns of layers that stay unquantized.
+    mixed_precision_layers: patterns of layers that stay unquantized, unless an override says their quant_type.
     method: rtn or mse; None: rtn for int8 and mse below, for each layer by its own type.
     integer_zero_points: whole zero points; only where symmetric is False.
     non_finite: what NaN or inf in a layer does: `error`, or `keep` the layer as it is.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
@@ -35,6 +35,16 @@ _SPEC_FIELDS = [
 _LAYER_FIELDS = ("layer_name", "layer_shape", "dtype", "uri", "layer_offset", "layer_nbytes", "encoding")
 _BLOCK_FIELDS = ("shard", "row_start", "rows", "kept_reason")
 _spec_values = attrgetter(*(name for name, _ in _SPEC_FIELDS))
+_METADATA_TYPES: dict[str, type] = {
+    "plan_version": int,
+    "fingerprint": str,
+    "source": dict,
+    "config": dict,
+    "aliases": dict,
+    "compression": str,
+    "sidecars": list,
+    "notes": list,
+}
 _BATCH_ROWS = 1 << 14  # bounds the Python objects that are there at a time
 # shape, num_params, offset and nbytes are the block's own, `layer_…` those of the whole layer. Where a
 # layer's encoding is not raw, a block's bytes are no range of their own, and offset and nbytes are the
@@ -155,16 +165,25 @@ def _metadata(plan: Plan) -> dict[str, str]:
 
 
 def _read_metadata(table: pa.Table) -> dict[str, Any]:
-    raw = {k.decode(): v for k, v in (table.schema.metadata or {}).items()}
-    names = ("plan_version", "fingerprint", "source", "config", "aliases", "compression", "sidecars", "notes")
     try:
-        metadata = {name: json.loads(raw[_PREFIX + name]) for name in names}
-    except (KeyError, ValueError) as error:
-        message = "the plan's metadata is damaged, choose another target or --overwrite"
+        metadata = _parse_metadata({k.decode(): v for k, v in (table.schema.metadata or {}).items()})
+    except (KeyError, TypeError, ValueError) as error:
+        message = "the plan's metadata is damaged; choose another target or --overwrite"
         raise CorruptWeights(f"{message} ({error!r})") from error
     if metadata["plan_version"] != PLAN_VERSION:
         made = f"the plan is of version {metadata['plan_version']}, this package makes {PLAN_VERSION}"
         raise TargetConflict(f"{made}; finish it with the version that began it, or choose another target")
+    return metadata
+
+
+def _parse_metadata(raw: Mapping[str, bytes]) -> dict[str, Any]:
+    """Raises KeyError, TypeError or ValueError for what `_metadata` would not have written."""
+    metadata = {name: json.loads(raw[_PREFIX + name]) for name in _METADATA_TYPES}
+    for name, kind in _METADATA_TYPES.items():
+        if not isinstance(metadata[name], kind):
+            raise TypeError(f"{name} is no {kind.__name__}")
+    if not all("uri" in file for file in metadata["source"]["files"]):
+        raise ValueError("a source file has no uri")
     return metadata
 
 

@@ -1,0 +1,97 @@
+"""Made-up checkpoints for plans: layer tables alone, since a plan never looks at weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from itertools import count
+
+from hypothesis import strategies as st
+
+from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
+from arrowquant_dist.config import LayerOverride, QuantizationConfig, RunConfig
+from arrowquant_dist.dtypes import DTYPES
+
+URI = "s3://bucket/model"
+
+
+def checkpoint(
+    layers: Mapping[str, tuple[int, ...]], dtype: str = "float32", *, aliases: Mapping[str, str] | None = None
+) -> Checkpoint:
+    """One file with layers of these shapes, end to end."""
+    return of_layers(raw_layers((name, shape, dtype) for name, shape in layers.items()), aliases)
+
+
+def raw_layers(
+    described: Iterable[tuple[str, tuple[int, ...], str]], uri: str = f"{URI}/a.safetensors"
+) -> list[Layer]:
+    layers: list[Layer] = []
+    for name, shape, dtype in described:
+        offset = layers[-1].offset + layers[-1].nbytes if layers else 100
+        layers.append(Layer(name, shape, dtype, uri, offset, math.prod(shape) * DTYPES[dtype].itemsize))
+    return layers
+
+
+def of_layers(layers: Iterable[Layer], aliases: Mapping[str, str] | None = None) -> Checkpoint:
+    layers = tuple(layers)
+    ends: dict[str, int] = {}
+    for layer in layers:
+        ends[layer.uri] = max(ends.get(layer.uri, 0), layer.offset + layer.nbytes)
+    files = tuple(SourceFile(uri, nbytes, "v1") for uri, nbytes in ends.items())
+    return Checkpoint(URI, "safetensors", layers, files, dict(aliases or {}), ("config.json",))
+
+
+_SHAPES = st.one_of(
+    st.just(()),
+    st.lists(st.integers(0, 100_000), min_size=1, max_size=1),
+    st.lists(st.integers(1, 3_000), min_size=2, max_size=2),
+    st.lists(st.integers(0, 60), min_size=2, max_size=4),
+).map(tuple)
+_NAMES = st.text("abé.0 \"\n'{}", min_size=1, max_size=8) | st.sampled_from(
+    ["model.embed_tokens.weight", "layers.0.mlp.experts.w1", "lm_head.weight"]
+)
+
+
+@st.composite
+def checkpoints(draw: st.DrawFn) -> Checkpoint:
+    """A few layers of any shape and dtype in two files, some of them not raw."""
+    names = draw(st.lists(_NAMES, min_size=1, max_size=8, unique=True))
+    described = [(name, draw(_SHAPES), draw(st.sampled_from(sorted(DTYPES)))) for name in names]
+    middle = draw(st.integers(0, len(described)))
+    layers = [
+        *raw_layers(described[:middle]),
+        *raw_layers(described[middle:], f"{URI}/b.safetensors"),
+    ]
+    encodings = ["raw", "raw", "raw", "dataset", "strided:[1, 2]"]
+    layers = [
+        Layer(
+            layer.name,
+            layer.shape,
+            layer.dtype,
+            layer.uri,
+            layer.offset,
+            layer.nbytes,
+            draw(st.sampled_from(encodings)),
+        )
+        for layer in layers
+    ]
+    alias = next(f"alias {i}" for i in count() if f"alias {i}" not in names)
+    return of_layers(layers, {alias: names[0]} if draw(st.booleans()) else {})
+
+
+CONFIGS = st.builds(
+    QuantizationConfig,
+    quant_type=st.sampled_from(["int8", "int4", "int3", "int2", "fp16"]),
+    per_channel=st.booleans(),
+    group_size=st.sampled_from([0, 1, 7, 128, 1 << 20]),
+    symmetric=st.booleans(),
+    mixed_precision_layers=st.sampled_from([(), ("embed", "lm_head"), ("/[ab]$/",)]),
+    non_finite=st.sampled_from(["error", "keep"]),
+    overrides=st.sampled_from([(), (LayerOverride("*", quant_type="fp16"),)]),
+)
+RUNS = st.builds(
+    RunConfig,
+    block_bytes=st.sampled_from([64 << 10, 100_000, 64 << 20]),
+    shard_bytes=st.sampled_from([64 << 10, 1 << 20, 512 << 20]),
+    compression=st.sampled_from(["zstd", "none"]),
+)

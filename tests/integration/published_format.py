@@ -64,7 +64,7 @@ def decode_row(row: dict[str, Any]) -> np.ndarray:
     codes = unpack(row["data"], BITS[row["quant_type"]], rows, columns)
     scales = _per_value(row, "scales", rows, columns)
     zero_points = _per_value(row, "zero_points", rows, columns) if row["zero_points"] else 0.0
-    return np.asarray(unsigned - (1 << (bits - 1)), np.float64)
+    return np.asarray((codes - zero_points) * scales, np.float64).reshape(shape)
 
 
 def unpack(data: bytes, bits: int, rows: int, columns: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
+from arrowquant_dist.config import LayerOverride
 from arrowquant_dist.driver import Progress, plan_only, quantize
 from arrowquant_dist.errors import InvalidConfig, TargetConflict, UnquantizableWeights
 from tests.datasets import manifest_of, rows_of, weights_of
@@ -67,7 +68,7 @@ def test_overwrite_replaces_the_dataset(source: str, tmp_path: Path) -> None:
 
 def test_overwrite_with_a_bad_config_loses_nothing(source: str, tmp_path: Path) -> None:
     quantize(source, str(tmp_path / "out"), CONFIG, RunConfig())
-    bad = QuantizationConfig("int4", overrides=({"layers": "no.such.*", "quant_type": "int8"},))
+    bad = QuantizationConfig("int4", overrides=[LayerOverride("no.such.*", quant_type="int8")])
     with pytest.raises(InvalidConfig, match="matches no layer"):
         quantize(source, str(tmp_path / "out"), bad, RunConfig(overwrite=True))
     assert weights_of(tmp_path / "out")

@@ -66,7 +66,7 @@ def test_a_tensor_has_one_scale_however_it_is_cut(
     symmetric: bool,  # noqa: FBT001
 ) -> None:
     config = QuantizationConfig("int4", per_channel=False, group_size=0, symmetric=symmetric, method=method)
-    scales = {}
+    scales: dict[str, set[object]] = {}
     for name, block_bytes in (("cut", BLOCK), ("whole", 64 << 20)):
         plan, context = _started(source, tmp_path / name, config, RunConfig(block_bytes=block_bytes))
         receipts = [ShardWorker(context).run(shard, _ignore, _never) for shard in plan.shards]
@@ -143,7 +143,10 @@ def test_metrics_of_a_receipt_are_those_of_the_decoded_weights(source: str, tmp_
     from arrowquant_dist.driver import quantize
 
     report = quantize(
-        source, str(tmp_path / "out"), QuantizationConfig("int2", False, 128, False), RunConfig()
+        source,
+        str(tmp_path / "out"),
+        QuantizationConfig("int2", per_channel=False, group_size=128, symmetric=False),
+        RunConfig(),
     ).report
     original = load_file(Path(source) / "model.safetensors")
     worst = {layer.layer_name: layer for layer in report.worst_layers}

@@ -1,0 +1,36 @@
+"""`python -m tests.benchmarks [SECTION …]`: every table, both sides measured in this run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+from tests.benchmarks import files, kernels, limits, minilm
+from tests.benchmarks.table import Table, show
+
+_SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
+    "minilm": lambda _: minilm.tables(),
+    "process": lambda given: minilm.process_tables(given.runs),
+    "kernels": lambda given: kernels.tables(given.side, given.runs),
+    "files": lambda given: files.tables(given.params, given.runs, given.folder),
+    "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(_SECTIONS)}; default all")
+    parser.add_argument("--runs", type=int, default=5, help="rounds; the best of each side counts")
+    parser.add_argument("--params", type=int, default=750_000_000, help="of the checkpoint of `files`")
+    parser.add_argument("--side", type=int, default=4096, help="of the square matrix of `kernels`")
+    parser.add_argument("--folder", help="for temporary files: on the disk to measure")
+    given = parser.parse_args()
+    unknown = [name for name in given.sections if name not in _SECTIONS]
+    if unknown:
+        parser.error(f"no section {', '.join(unknown)}; there are {', '.join(_SECTIONS)}")
+    show(chain.from_iterable(_SECTIONS[name](given) for name in given.sections or _SECTIONS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""In memory, one thread against one thread, on the same bfloat16 matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+
+from arrowquant_dist import QuantizationConfig, QuantizedTensor, quantize_tensor
+from tests.benchmarks.peers import GROUP, quantizers
+from tests.benchmarks.source import bfloat16_bits
+from tests.benchmarks.table import Row, Table, Target, ratio_of
+from tests.benchmarks.timing import best_seconds
+
+_UNIT = "Mparam/s"
+_SHIFTS = torch.tensor([0, 2, 4, 6], dtype=torch.uint8)
+
+
+def tables(side: int, runs: int) -> Iterator[Table]:
+    """side: of the square matrix. runs: rounds, of which the best counts."""
+    with _one_thread():
+        bits = bfloat16_bits(np.random.default_rng(0), side * side)
+        weight = torch.from_numpy(bits).view(torch.bfloat16).reshape(side, side)
+        title = f"{side}×{side} bfloat16, one thread, best of {runs}"
+        yield Table(f"Quantize {title}", tuple(_quantize_rows(weight, runs)))
+        yield Table(f"Dequantize to float32 {title}", tuple(_dequantize_rows(weight, runs)))
+
+
+def grouped(bits: int, *, symmetric: bool, method: str = "mse") -> QuantizationConfig:
+    return QuantizationConfig(
+        quant_type=f"int{bits}", per_channel=False, group_size=GROUP, symmetric=symmetric, method=method
+    )
+
+
+def _quantize_rows(weight: torch.Tensor, runs: int) -> Iterator[Row]:
+    yield from _against_peers(
+        weight, runs, 8, {"int8 per channel rtn": QuantizationConfig("int8")}, ratio_of(25)
+    )
+    for bits in (4, 2):
+        ours = {
+            f"int{bits} g{GROUP} asymmetric mse": grouped(bits, symmetric=False),
+            f"int{bits} g{GROUP} symmetric mse": grouped(bits, symmetric=True),
+        }
+        yield from _against_peers(weight, runs, bits, ours, ratio_of(2))
+        rtn = {f"int{bits} g{GROUP} symmetric rtn": grouped(bits, symmetric=True, method="rtn")}
+        yield from _against_peers(weight, runs, bits, rtn, None)
+
+
+def _against_peers(
+    weight: torch.Tensor, runs: int, bits: int, ours: Mapping[str, QuantizationConfig], target: Target | None
+) -> Iterator[Row]:
+    """target: against the first peer; where there is none, our figures alone are against that one."""
+    peers = quantizers(bits) if target else quantizers(bits)[:1]
+    contenders: dict[str, Callable[[], object]] = {
+        name: partial(quantize_tensor, weight, config) for name, config in ours.items()
+    }
+    contenders |= {peer.name: partial(peer.run, weight) for peer in peers if peer.run}
+    rate = _rates(best_seconds(contenders, runs), weight.numel())
+    first = next(iter(ours))
+    for peer in peers:
+        for name in ours:
+            if peer is peers[0] or name == first:
+                yield Row(
+                    name,
+                    rate[name],
+                    _UNIT,
+                    peer.name,
+                    rate.get(peer.name),
+                    target if peer is peers[0] else None,
+                )
+
+
+def _dequantize_rows(weight: torch.Tensor, runs: int) -> Iterator[Row]:
+    yield from _decoded(
+        "int8", quantize_tensor(weight, QuantizationConfig("int8")), _torch_int8, _torch_int8_best, runs
+    )
+    two_bits = quantize_tensor(weight, grouped(2, symmetric=False))
+    yield from _decoded(f"int2 g{GROUP} asymmetric", two_bits, _torch_int2, _torch_int2_best, runs)
+
+
+def _decoded(
+    name: str,
+    q: QuantizedTensor,
+    plain: Callable[[QuantizedTensor], torch.Tensor],
+    best: Callable[[QuantizedTensor, torch.Tensor], dict[str, Callable[[], object]]],
+    runs: int,
+) -> Iterator[Row]:
+    """Against torch as one writes it, and against the fastest spelling into memory that exists already."""
+    expected = q.dequantize(torch.float32)
+    assert torch.allclose(plain(q), expected, atol=1e-6)
+    out = torch.empty(q.shape, dtype=torch.float32)
+    spellings = best(q, out)
+    for spelling in spellings.values():
+        out.zero_()
+        spelling()
+        assert torch.allclose(out, expected, atol=1e-6)
+    ours_into, fresh, fresh_torch = "ours, into", "ours", "torch"
+    raw = np.empty(q.shape, np.float32).reshape(-1).view(np.uint8)
+    seconds = best_seconds(
+        {
+            fresh: partial(q.dequantize, torch.float32),
+            fresh_torch: partial(plain, q),
+            ours_into: partial(q.values_into, raw, "float32"),
+            **spellings,
+        },
+        runs,
+    )
+    rate = _rates(seconds, expected.numel())
+    yield Row(f"{name} → float32", rate[fresh], _UNIT, "torch's arithmetic", rate[fresh_torch], ratio_of(3))
+    fastest = max(spellings, key=rate.__getitem__)
+    yield Row(f"{name} → float32, in place", rate[ours_into], _UNIT, f"torch, {fastest}", rate[fastest])
+
+
+def _torch_int8(q: QuantizedTensor) -> torch.Tensor:
+    codes, scales = _int8_parts(q)
+    return codes.to(torch.float32) * scales
+
+
+def _torch_int8_best(q: QuantizedTensor, out: torch.Tensor) -> dict[str, Callable[[], object]]:
+    codes, scales = _int8_parts(q)
+    return {
+        "mul(codes, scales, out=)": lambda: torch.mul(codes, scales, out=out),
+        "out.copy_(codes).mul_(scales)": lambda: out.copy_(codes).mul_(scales),
+    }
+
+
+def _int8_parts(q: QuantizedTensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(q.codes).view(torch.int8).reshape(q.shape), torch.from_numpy(q.scales)[:, None]
+
+
+def _torch_int2(q: QuantizedTensor) -> torch.Tensor:
+    packed, scales, zero_points = _int2_parts(q)
+    codes = ((packed[:, None] >> _SHIFTS) & 3).reshape(-1, GROUP)
+    return ((codes.to(torch.float32) - 2 - zero_points) * scales).reshape(q.shape)
+
+
+def _torch_int2_best(q: QuantizedTensor, out: torch.Tensor) -> dict[str, Callable[[], object]]:
+    packed, scales, zero_points = _int2_parts(q)
+    grouped_out, shifted = out.view(-1, GROUP), zero_points + 2
+    fours, codes = out.view(-1, 4), torch.empty(packed.numel(), 4, dtype=torch.uint8)
+    all_bytes = torch.arange(256, dtype=torch.uint8)[:, None]
+    table = ((all_bytes >> _SHIFTS) & 3).to(torch.float32)
+
+    def with_shifts() -> None:
+        torch.bitwise_right_shift(packed[:, None], _SHIFTS, out=codes).bitwise_and_(3)
+        fours.copy_(codes)
+        grouped_out.sub_(shifted).mul_(scales)
+
+    def with_table() -> None:
+        torch.index_select(table, 0, packed.to(torch.int32), out=fours)
+        grouped_out.sub_(shifted).mul_(scales)
+
+    return {"shifts, out=, sub_, mul_": with_shifts, "table of bytes, out=, sub_, mul_": with_table}
+
+
+def _int2_parts(q: QuantizedTensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    column = (torch.from_numpy(q.scales)[:, None], torch.from_numpy(q.zero_points)[:, None])
+    return torch.from_numpy(q.codes), *column
+
+
+def _rates(seconds: Mapping[str, float], count: int) -> dict[str, float]:
+    return {name: count / 1e6 / taken for name, taken in seconds.items()}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

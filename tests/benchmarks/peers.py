@@ -1,0 +1,149 @@
+"""Other quantizers, each as a function of a bfloat16 weight; None where it is not installed.
+
+Peers do what their users call: they take the same matrix in memory and return their own quantized form of it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+GROUP = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """run: quantizes a weight; None: not installed."""
+
+    name: str
+    run: Callable[[torch.Tensor], object] | None
+
+
+def quantizers(bits: int) -> list[Peer]:
+    """Those that know this many bits; torchao first, which the targets are about."""
+    found = [_torchao(bits), _quanto(bits)]
+    if bits == 8:
+        found.append(Peer("torch abs().amax → round → clamp", plain_int8))
+    if bits in _GGUF:
+        found.append(_gguf(bits))
+    return found
+
+
+def plain_int8(weight: torch.Tensor) -> object:
+    """What one writes in torch without a library; a scale a row."""
+    import torch
+
+    values = weight.to(torch.float32)
+    scales = values.abs().amax(1, keepdim=True) / 127
+    return (values / scales).round().clamp(-128, 127).to(torch.int8), scales
+
+
+def _torchao(bits: int) -> Peer:
+    what = "Int8WeightOnlyConfig" if bits == 8 else f"IntxWeightOnlyConfig int{bits} g{GROUP}"
+    if not installed("torchao"):
+        return Peer(f"torchao {what}", None)
+    with _quiet():
+        import torch
+        from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
+        from torchao.quantization.granularity import PerGroup
+
+    def run(weight: torch.Tensor) -> object:
+        config = (
+            Int8WeightOnlyConfig()
+            if bits == 8
+            else IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=PerGroup(GROUP))
+        )
+        linear = _linear(weight)
+        with _quiet():
+            quantize_(linear, config)
+        return linear
+
+    return Peer(f"torchao {version('torchao')} {what}", run)
+
+
+def _quanto(bits: int) -> Peer:
+    what = f"qint{bits}"
+    if not installed("optimum.quanto"):
+        return Peer(f"optimum-quanto {what}", None)
+    with _quiet():
+        import torch
+        from optimum import quanto
+
+    def run(weight: torch.Tensor) -> object:
+        model = torch.nn.Sequential(_linear(weight))
+        with _quiet():
+            quanto.quantize(model, weights=getattr(quanto, what))
+            quanto.freeze(model)
+        return model
+
+    return Peer(f"optimum-quanto {version('optimum-quanto')} {what}", run)
+
+
+_GGUF = {8: "Q8_0", 4: "Q4_0"}
+
+
+def _gguf(bits: int) -> Peer:
+    what = _GGUF[bits]
+    encode = gguf_encoder(what)
+    if encode is None:
+        return Peer(f"gguf-py {what}", None)
+
+    def run(weight: torch.Tensor) -> object:
+        import torch
+
+        return encode(weight.view(torch.uint16).numpy())
+
+    return Peer(f"gguf-py {version('gguf')} {what}", run)
+
+
+def gguf_encoder(what: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """bfloat16 bits [..., columns] → bytes of a GGUF type, as gguf's own converter does: widened, then in numpy."""
+    if not installed("gguf"):
+        return None
+    from gguf import GGMLQuantizationType, quants
+
+    kind = GGMLQuantizationType[what]
+
+    def encode(bits: np.ndarray) -> np.ndarray:
+        wide = (bits.astype(np.uint32) << 16).view(np.float32)
+        encoded: np.ndarray = quants.quantize(wide, kind)
+        return encoded
+
+    return encode
+
+
+def installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it
+        return False
+
+
+def _linear(weight: torch.Tensor) -> torch.nn.Linear:
+    """A layer around `weight`, which is not copied."""
+    import torch
+
+    rows, columns = weight.shape
+    linear = torch.nn.Linear(columns, rows, bias=False, dtype=weight.dtype, device="meta")
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return linear
+
+
+@contextmanager
+def _quiet() -> Iterator[Any]:
+    """Without the deprecation notes of other people's imports."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

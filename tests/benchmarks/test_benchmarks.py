@@ -1,0 +1,94 @@
+"""The benchmarks can be run: every table is built, on sizes that say nothing about speed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arrowquant_dist.checkpoint.open import open_checkpoint
+from tests.benchmarks import files, kernels, limits, minilm
+from tests.benchmarks.gguf_files import write_gguf
+from tests.benchmarks.source import shapes, write_checkpoint
+from tests.benchmarks.table import NOT_INSTALLED, Row, Table, at_least, at_most, ratio_of, render
+
+SMALL = 1_500_000
+
+
+def check(tables: Iterable[Table]) -> list[Row]:
+    rows = [row for table in tables for row in table.rows]
+    assert rows
+    assert all(math.isfinite(row.ours) and row.ours > 0 for row in rows)
+    return rows
+
+
+def test_kernels_are_measured_against_every_peer_that_is_installed() -> None:
+    rows = check(kernels.tables(128, 1))
+    assert {"int8 per channel rtn", "int8 → float32", "int2 g128 asymmetric → float32"} <= {
+        r.name for r in rows
+    }
+    plain = next(row for row in rows if row.peer == "torch abs().amax → round → clamp")
+    assert plain.ratio == plain.ours / (plain.theirs or 0)
+
+
+def test_files_are_measured_against_a_plain_copy(tmp_path: Path) -> None:
+    rows = check(files.tables(SMALL, 1, str(tmp_path)))
+    assert any(row.peer.startswith("plain copy") and row.theirs for row in rows)
+    assert not list(tmp_path.iterdir())
+
+
+def test_minilm_reaches_the_accuracy_and_size_of_int8() -> None:
+    rows = check(minilm.tables(["int8"]))
+    assert [row.name for row in rows if row.met is False] == []
+
+
+def test_limits_of_the_machine_are_measured(tmp_path: Path) -> None:
+    assert len(check(limits.tables(1 << 16, 1, str(tmp_path)))) == 7
+
+
+def test_the_checkpoint_is_the_same_every_time_and_a_valid_one(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
+    counts = {write_checkpoint(path, SMALL) for path in paths}
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    layers = open_checkpoint(str(paths[0])).layers
+    assert {layer.name: layer.shape for layer in layers} == shapes(SMALL)
+    assert counts == {sum(int(np.prod(layer.shape)) for layer in layers)}
+
+
+def test_a_checkpoint_of_the_size_asked_for() -> None:
+    params = sum(int(np.prod(shape)) for shape in shapes(750_000_000).values())
+    assert abs(params - 750_000_000) < 30_000_000
+
+
+def test_llama_cpp_gets_the_same_values(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    source, target = tmp_path / "model.safetensors", tmp_path / "model.gguf"
+    write_checkpoint(source, SMALL)
+    write_gguf(source, target, SMALL)
+    tensors = gguf.GGUFReader(target).tensors
+    assert len(tensors) == len(shapes(SMALL))
+    written = b"".join(tensor.data.tobytes() for tensor in tensors)
+    assert source.read_bytes().endswith(written)
+
+
+def test_a_peer_that_is_not_installed_is_said_to_be_so_and_fails_nothing() -> None:
+    row = Row("int8", 100.0, "Mparam/s", "torchao", None, ratio_of(25))
+    assert row.met is None
+    assert NOT_INSTALLED in render(Table("Kernels", (row,)))
+
+
+@pytest.mark.parametrize(
+    ("row", "met"),
+    [
+        (Row("rate", 10.0, "", "peer", 2.0, ratio_of(5)), True),
+        (Row("rate", 9.9, "", "peer", 2.0, ratio_of(5)), False),
+        (Row("cosine", 0.9, "", target=at_least(0.9)), True),
+        (Row("memory", 1025.0, "MiB", target=at_most(1024)), False),
+        (Row("no target", 1.0, ""), None),
+    ],
+)
+def test_a_target_is_met_or_not(row: Row, *, met: bool | None) -> None:
+    assert row.met is met

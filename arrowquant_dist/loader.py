@@ -138,8 +138,8 @@ class WeightLoader:
         A tensor is cast to its parameter's dtype and device; a parameter on the meta device is replaced by
         one of the source's dtype. Tied parameters stay tied, and one name of them is enough. Names that are
         missing or left over, unless strict is False, and shapes that differ, always, raise one ModelMismatch
-        before anything is read. Hooks of `load_state_dict` are not run, and what is not in the module's state
-        dict is left alone.
+        before anything is read. Hooks of `load_state_dict` are not run. Buffers that the module's state dict
+        leaves out are left alone, on the meta device filled if the dataset has them.
         """
         slots = _Slots(module)
         loaded = slots.compare({name: self._dataset.layer(name).shape for name in self.keys()}, strict=strict)
@@ -217,7 +217,12 @@ class WeightLoader:
 
 
 class _Slots:
-    """Where a module keeps its tensors, by the keys of its state dict. Several keys may share one tensor."""
+    """Where a module keeps its tensors, by the keys of its state dict. Several keys may share one tensor.
+
+    Buffers outside the state dict (not persistent) are computed by the module, from what its config says, and
+    more exactly than a checkpoint of another age may hold them: such a name is expected, never missing, and
+    taken only where the module has nothing, on the meta device.
+    """
 
     def __init__(self, module: torch.nn.Module) -> None:
         import torch
@@ -225,6 +230,11 @@ class _Slots:
         self._module = module
         state = module.state_dict(keep_vars=True).items()
         self._tensors = {key: value for key, value in state if isinstance(value, torch.Tensor)}
+        buffers = module.named_buffers(remove_duplicate=False)
+        computed = {name: buffer for name, buffer in buffers if name not in self._tensors}
+        self._computed = {name for name, buffer in computed.items() if not buffer.is_meta}
+        self._optional = {name for name in computed if name not in self._computed}
+        self._tensors.update((name, computed[name]) for name in self._optional)
         self._tied: dict[int, list[str]] = {}
         for key, value in self._tensors.items():
             self._tied.setdefault(id(value), []).append(key)
@@ -232,9 +242,11 @@ class _Slots:
     def compare(self, shapes: Mapping[str, tuple[int, ...]], *, strict: bool) -> LoadedKeys:
         """shapes: of every name of the dataset. Raises ModelMismatch with all that does not go together."""
         missing = [
-            key for key, value in self._tensors.items() if not any(k in shapes for k in self._tied[id(value)])
+            key
+            for key, value in self._tensors.items()
+            if key not in self._optional and not any(k in shapes for k in self._tied[id(value)])
         ]
-        unexpected = [name for name in shapes if name not in self._tensors]
+        unexpected = [name for name in shapes if name not in self._tensors and name not in self._computed]
         problems = [
             f"{name!r} has shape {list(shape)}, the module's {list(self._tensors[name].shape)}"
             for name, shape in shapes.items()

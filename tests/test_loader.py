@@ -410,7 +410,7 @@ print(most - before)
 """
 
 
-@pytest.mark.parametrize("kind", ["v1", "v2", "none", "zstd"])
+@pytest.mark.parametrize("kind", ["v1", "none", "zstd"])
 def test_the_process_grows_by_no_more_than_the_budget(tmp_path: Path, kind: str) -> None:
     """Measured from outside the accounting: the resident set, while a loop runs over 128 MiB.
 
@@ -422,8 +422,6 @@ def test_the_process_grows_by_no_more_than_the_budget(tmp_path: Path, kind: str)
         rng = np.random.default_rng(0)
         values = [kept_row(f"layer{i}", rng.random((256, 1024), "<f4"), "float32") for i in range(32)]
         path, budget = str(write_v1(tmp_path / "big.parquet", values)), 120 * MIB  # one row group of 32 MiB
-    elif kind == "v2":
-        path = str(write_v2(tmp_path / "big.parquet", rows))
     else:
         path = make_target(tmp_path / "big", [rows], compression=kind)
     command = [sys.executable, "-c", GROWTH, path, str(budget)]
@@ -559,6 +557,27 @@ def test_parameters_keep_their_dtype_and_memory(tied_file: tuple[Path, Tied]) ->
     assert weight.dtype == torch.float16
     assert torch.equal(weight, original.embed.weight.half())
     assert model.norm.get_buffer("num_batches_tracked").dtype == torch.int64
+
+
+class Computed(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("positions", torch.arange(4), persistent=False)
+        self.register_buffer("other", torch.arange(2), persistent=False)
+        self.linear = torch.nn.Linear(2, 2, bias=False)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", [0, 1, 2, 3]), ("meta", [3, 2, 1, 0])])
+def test_computed_buffers_are_taken_only_where_there_are_none(
+    tmp_path: Path, device: str, expected: list[int]
+) -> None:
+    rows = [*rows_of(Computed()), kept_row("positions", np.array([3, 2, 1, 0], "<i8"), "int64")]
+    loader = WeightLoader(str(write_v2(tmp_path / "w.parquet", rows)))
+    with torch.device(device):
+        model = Computed()
+    assert loader.load_into(model) == ([], [])
+    assert model.get_buffer("positions").tolist() == expected
+    assert "positions" not in model.state_dict()
 
 
 def test_what_does_not_go_together_is_one_error_before_anything_is_changed(

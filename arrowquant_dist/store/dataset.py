@@ -18,11 +18,9 @@ from arrowquant_dist.store.layers import StoredBlock, StoredLayer, group_layers
 from arrowquant_dist.store.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.store.ranges import peak_nbytes, read_values
 from arrowquant_dist.store.schema import CHUNK_NBYTES, SCHEMA_VERSION
+from arrowquant_dist.store.target import PLAN_PATH, WEIGHTS_FOLDER
 from arrowquant_dist.store.values import Values, check_digests, check_finite
 from arrowquant_dist.tensor import QuantizedTensor
-
-PLAN_PATH = "run/plan.arrow"
-WEIGHTS_FOLDER = "weights"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset
 from arrowquant_dist.store.receipt import RowRecord, StoredRange
 from arrowquant_dist.store.schema import CHUNK_NBYTES
+from arrowquant_dist.tensor import row_nbytes
 
 MAX_NBYTES = 1 << 62
 STORED_TYPES = frozenset({*BITS, "fp16", "none"})
@@ -105,11 +106,7 @@ class StoredBlock:
     @property
     def row_nbytes(self) -> int:
         """Bytes of one row in `data`; each row starts on a byte of its own."""
-        if self.quant_type == "none":
-            return self.columns * DTYPES[self.dtype].itemsize
-        if self.quant_type == "fp16":
-            return self.columns * 2
-        return -(-self.columns * BITS[self.quant_type] // 8)
+        return row_nbytes(self.quant_type, self.columns, self.dtype)
 
     @property
     def data_nbytes(self) -> int:

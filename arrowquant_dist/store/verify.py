@@ -17,11 +17,12 @@ import xxhash
 
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, NotFound
 from arrowquant_dist.store.bare import BareFile, KeptGroup
-from arrowquant_dist.store.dataset import PLAN_PATH, WEIGHTS_FOLDER, Dataset, alias_errors, bare_paths
+from arrowquant_dist.store.dataset import Dataset, alias_errors, bare_paths
 from arrowquant_dist.store.files import Store
 from arrowquant_dist.store.layers import StoredBlock, block_problem, group_layers
 from arrowquant_dist.store.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile
 from arrowquant_dist.store.schema import SCHEMA_VERSION
+from arrowquant_dist.store.target import PLAN_PATH, WEIGHTS_FOLDER
 
 READ_NBYTES = 8 << 20
 WORKERS = 4

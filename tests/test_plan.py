@@ -294,6 +294,11 @@ def test_shards_are_balanced() -> None:
     assert max(sizes) < 1.25 * sum(sizes) / len(sizes)
 
 
+def test_the_last_shard_is_no_remnant() -> None:
+    plan = make_plan(checkpoint({f"layers.{i}.w": (512, 512) for i in range(11)}), INT8, RUN)
+    assert sorted(len(shard.blocks) for shard in plan.shards) == [5, 6]
+
+
 def test_a_small_model_still_feeds_two_workers() -> None:
     shapes = {"embed": (30522, 384), **{f"layers.{i}.w": (1536, 384) for i in range(18)}}
     plan = make_plan(checkpoint(shapes), INT8, RUN)

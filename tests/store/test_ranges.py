@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from arrowquant_dist.errors import CorruptWeights, StorageError
@@ -131,10 +133,6 @@ def test_a_part_that_was_cut_is_an_error(tmp_path: Path, compression: str) -> No
 
 
 def test_pages_that_inflate_beyond_their_value_are_refused(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    import pyarrow as pa
-
     [record] = write_part(tmp_path, [kept_row("w", np.zeros(1000, "u1"), "uint8")], "zstd")
     bomb: bytes = pa.Codec("zstd").compress(bytes(1 << 20), asbytes=True)
     path = tmp_path / PART
@@ -142,6 +140,17 @@ def test_pages_that_inflate_beyond_their_value_are_refused(tmp_path: Path) -> No
     path.write_bytes(content + bomb)
     place: Any = replace(record.data, offset=len(content), stored_nbytes=len(bomb))
     with pytest.raises(CorruptWeights):
+        open_part(tmp_path, [replace(record, data=place)]).read_rows("w", 0, 1000)
+
+
+def test_a_page_that_says_another_length_is_refused(tmp_path: Path) -> None:
+    [record] = write_part(tmp_path, [kept_row("w", np.zeros(1000, "u1"), "uint8")], "zstd")
+    page: bytes = pa.Codec("zstd").compress((999).to_bytes(4, "little") + bytes(1000), asbytes=True)
+    path = tmp_path / PART
+    content = path.read_bytes()
+    path.write_bytes(content + page)
+    place = replace(record.data, offset=len(content), stored_nbytes=len(page))
+    with pytest.raises(CorruptWeights, match="holds 999 bytes"):
         open_part(tmp_path, [replace(record, data=place)]).read_rows("w", 0, 1000)
 
 

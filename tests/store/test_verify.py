@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,8 +219,6 @@ def rewrite_index(target: Path, change: Callable[[list[Any]], list[Any]]) -> Non
 
 
 def changed(entries: list[Any], layer: str, **fields: Any) -> list[Any]:
-    from dataclasses import replace
-
     return [(p, s, replace(r, **fields) if r.layer_name == layer else r) for p, s, r in entries]
 
 
@@ -242,6 +241,14 @@ def test_an_index_that_does_not_say_what_the_parts_hold_is_found(target: Path, w
     rewrite_index(target, INDEX_EDITS[what])
     report = verify(str(target))
     assert {problem.layer for problem in report.problems} - {None}
+
+
+@pytest.mark.parametrize("what", ["another dtype", "another shape"])
+def test_the_parquet_rows_contradict_an_edited_index_also_without_a_plan(target: Path, what: str) -> None:
+    (target / "run/plan.arrow").unlink()
+    rewrite_index(target, INDEX_EDITS[what])
+    problems = verify(str(target)).problems
+    assert any(p.layer == "norm" and "than the Parquet file" in p.message for p in problems)
 
 
 def test_a_changed_sidecar_is_found(target: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import SourceFile
-from arrowquant_dist.errors import Interrupted
+from arrowquant_dist.errors import IncompleteDataset, Interrupted
 from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.store.part import PartInfo, PartWriter
 from arrowquant_dist.store.receipt import Receipt
@@ -81,9 +81,15 @@ class ShardWorker:
             with clock.phase("write"):
                 part = writer.close()
         receipt = _receipt(shard, attempt, part, clock.seconds)
-        if not self._target.commit(receipt):
-            return self._target.receipts()[shard.index]
-        return receipt
+        if self._target.commit(receipt):
+            return receipt
+        counting = self._target.receipts().get(shard.index)
+        if (
+            counting is None
+        ):  # its part is gone: that commit was removed just now, and the shard is to be done again
+            message = f"shard {shard.index}: the attempt that was first has lost its part; run the same command again"
+            raise IncompleteDataset(message, uri=self._target.store.uri)
+        return counting
 
     def _read(self, batch: list[RowBlock]) -> list[np.ndarray]:
         return self._reader.read([(block.layer, *block.value_range) for block in batch])

@@ -38,7 +38,7 @@ class _Actor:
 
 class RayEngine:
     """address: of a cluster; None starts a Ray on this machine for the run. workers: actors, by default as many as the
-    cluster has CPUs. memory_nbytes: what the scheduler sets aside for each."""
+    cluster has CPUs. memory_nbytes: what a cluster's scheduler sets aside for each."""
 
     name = "ray"
 
@@ -81,7 +81,7 @@ class RayEngine:
         self.workers = min(self._wanted or max(cpus, 1), max(len(shards), 1))
         actor_class = ray.remote(_Actor).options(
             num_cpus=1,
-            memory=self._memory_nbytes,
+            memory=self._memory_nbytes if self._address is not None else None,
             max_restarts=-1,
             max_task_retries=0,
             scheduling_strategy="SPREAD",

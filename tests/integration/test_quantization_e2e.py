@@ -21,7 +21,7 @@ import pytest
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, WeightLoader
 from tests.integration.conftest import Targets
-from tests.integration.published_format import BITS, Layer, cosine, read_layers, read_table
+from tests.integration.layers import QUANTIZED, Layer, cosine, read_layers, read_table
 
 V1_COLUMNS = {
     "layer_name": (pa.string(),),
@@ -81,7 +81,7 @@ class Measurements:
 
 def _measure(target: Path, weights: dict[str, np.ndarray]) -> Measured:
     layers = read_layers(target)
-    quantized = [name for name, layer in layers.items() if layer.quant_type in BITS]
+    quantized = [name for name, layer in layers.items() if layer.quant_type in QUANTIZED]
     floats = [w for w in weights.values() if w.dtype.kind == "f"]
     others = [w for w in weights.values() if w.dtype.kind != "f"]
     return Measured(

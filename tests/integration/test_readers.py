@@ -16,7 +16,7 @@ import pytest
 import xxhash
 
 from tests.integration.conftest import Targets
-from tests.integration.published_format import read_layers
+from tests.integration.layers import read_layers
 
 Rows = Any  # an iterable of {column: value}, whatever the library calls it
 COLUMNS = ["layer_name", "shape", "dtype", "quant_type", "data", "scales", "zero_points", "checksum"]

@@ -1,0 +1,80 @@
+"""`arrowquant` as a process of its own, checkpoints to give it, and what it left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+# Whoever started pytest in the background had SIGINT ignored for all that it starts.
+_MAIN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+{before}
+from arrowquant_dist.cli import main
+main()
+"""
+SECONDS = 120
+
+
+def start(*arguments: object, before: str = "") -> subprocess.Popen[str]:
+    """The program at work. before: Python that its process runs first."""
+    code = _MAIN.format(before=before)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """How it ended, at the latest after SECONDS."""
+    try:
+        out, err = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
+    return end(start(*arguments, before=before))
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Returns as soon as it happened; fails if the process ends first."""
+    deadline = time.monotonic() + SECONDS
+    while not happened():
+        assert process.poll() is None, f"ended before it was interrupted: {process.communicate()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def commits(target: Path) -> int:
+    return len([*(target / "run" / "commits").glob("*.json")])
+
+
+def is_published(target: Path) -> bool:
+    return (target / "manifest.json").exists()
+
+
+def parts(target: Path) -> set[str]:
+    return {str(f.relative_to(target)) for f in (target / "weights").rglob("*") if f.is_file()}
+
+
+def write_checkpoint(path: Path, layers: int, rows: int, columns: int) -> Path:
+    """`layers` float32 matrices and a bias each."""
+    rng = np.random.default_rng(5)
+    tensors = {
+        f"layers.{i}.weight": rng.standard_normal((rows, columns), np.float32) * 0.02 for i in range(layers)
+    }
+    biases = {f"layers.{i}.bias": np.full(rows, 0.5 * i, np.float32) for i in range(layers)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({**tensors, **biases}, path)
+    return path

@@ -38,10 +38,9 @@ def dequantize_rows(
     (bfloat16) or int16 (float16) bits [rows, columns]; a value beyond the dtype's range becomes its largest finite one.
     """
     for i in range(out.shape[0]):
-        plain = codes[i]
         if width != 8:
-            plain = scratch
-            unpack_row(codes[i], width, plain)
+            unpack_row(codes[i], width, scratch)
+        plain = codes[i] if width == 8 else scratch
         row = out[i]
         for k in range(scales.shape[1]):
             start = k * group

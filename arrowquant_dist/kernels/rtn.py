@@ -10,24 +10,38 @@ import numpy as np
 
 from arrowquant_dist.kernels.compile import kernel
 
-_SMALLEST = np.float32(1e-45)  # float32's smallest denormal
+_NORMAL = np.float32(1.1754943508222875e-38)  # float32's smallest normal number
+_MAX = np.float32(3.4028234663852886e38)
+
+
+@kernel
+def _decodable(scale: np.float32, reach: np.float32) -> np.float32:
+    """The largest scale, up to `scale`, with which codes up to `reach` steps from zero decode to finite values."""
+    if scale * reach <= _MAX:
+        return scale
+    scale = min(scale, np.float32(_MAX / reach))
+    return scale if scale * reach <= _MAX else np.nextafter(scale, np.float32(0.0))
+
+
+@kernel
+def _covering(width: np.float64, steps: np.float64) -> np.float32:
+    """width / steps in float32; among the denormals rounded up, where rounding down would clip the largest values."""
+    scale = np.float32(width / steps)
+    if scale < _NORMAL and np.float64(scale) * steps < width:
+        return np.nextafter(scale, _NORMAL)
+    return scale
 
 
 @kernel
 def symmetric_scale(top: np.float32, qmax: np.float32) -> np.float32:
     """top: max|x|, finite. Returns the float32 scale; 1 where all values are 0.
 
-    A scale that underflows becomes the smallest denormal; one whose largest decoded value, qmax · scale, would round to
-    inf becomes the next smaller float32.
+    Not more than 1 ulp from the formula: denormal scales are rounded up, and one whose largest decoded value,
+    qmax · scale, would round to inf becomes the next smaller float32.
     """
     if top == np.float32(0.0):
         return np.float32(1.0)
-    scale = np.float32(top / qmax)
-    if scale == np.float32(0.0):
-        return _SMALLEST
-    if np.float32(scale * qmax) > np.float32(3.4028234663852886e38):
-        scale = np.nextafter(scale, np.float32(0.0))
-    return scale
+    return _decodable(_covering(np.float64(top), np.float64(qmax)), qmax)
 
 
 @kernel
@@ -40,10 +54,9 @@ def asymmetric_scale(
     """
     if low == high:
         return constant_scale(low), np.float32(0.0)
-    scale = np.float32((np.float64(high) - np.float64(low)) / (np.float64(qmax) - np.float64(qmin)))
-    if scale == np.float32(0.0):
-        scale = _SMALLEST
-    return scale, np.float32(np.float64(qmin) - np.float64(low) / np.float64(scale))
+    scale = _covering(np.float64(high) - np.float64(low), np.float64(qmax) - np.float64(qmin))
+    zero_point = np.float32(np.float64(qmin) - np.float64(low) / np.float64(scale))
+    return _decodable(scale, max(abs(qmin - zero_point), abs(qmax - zero_point))), zero_point
 
 
 @kernel
@@ -55,11 +68,10 @@ def whole_asymmetric_scale(
     high = max(high, np.float32(0.0))
     if low == high:
         return np.float32(1.0), np.float32(0.0)
-    scale = np.float32((np.float64(high) - np.float64(low)) / (np.float64(qmax) - np.float64(qmin)))
-    if scale == np.float32(0.0):
-        scale = _SMALLEST
-    zero_point = np.rint(np.float64(qmin) - np.float64(low) / np.float64(scale))
-    return scale, np.float32(min(max(zero_point, np.float64(qmin)), np.float64(qmax)))
+    scale = _covering(np.float64(high) - np.float64(low), np.float64(qmax) - np.float64(qmin))
+    real = np.rint(np.float64(qmin) - np.float64(low) / np.float64(scale))
+    zero_point = np.float32(min(max(real, np.float64(qmin)), np.float64(qmax)))
+    return _decodable(scale, max(abs(qmin - zero_point), abs(qmax - zero_point))), zero_point
 
 
 @kernel

@@ -7,6 +7,8 @@ import numpy as np
 from arrowquant_dist.kernels.bits import as_bits, larger, magnitude, ordered, smaller, to_float32
 from arrowquant_dist.kernels.compile import kernel
 
+_CHUNK = 1 << 16  # values that first_non_finite looks at together: they stay in the cache
+
 
 @kernel
 def largest_magnitude(run: np.ndarray) -> np.float32:
@@ -33,7 +35,14 @@ def span(run: np.ndarray) -> tuple[np.float32, np.float32]:
 
 
 def first_non_finite(bits: np.ndarray) -> int:
-    """Index of the first NaN or inf among source bits (int32, uint16 or int16, any shape), in C order; -1 if none."""
-    exponent = {"i4": 0x7F800000, "u2": 0x7F80, "i2": 0x7C00}[bits.dtype.str[1:]]
-    bad = np.flatnonzero((bits.reshape(-1) & exponent) == exponent)
-    return int(bad[0]) if bad.size else -1
+    """Index of the first NaN or inf among source bits, in C order; -1 if none.
+
+    bits: int32, uint16 or int16, or int64 (float64), any shape, C order.
+    """
+    exponent = {"i8": 0x7FF << 52, "i4": 0x7F800000, "u2": 0x7F80, "i2": 0x7C00}[bits.dtype.str[1:]]
+    flat = bits.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        bad = (flat[start : start + _CHUNK] & exponent) == exponent
+        if bad.any():
+            return start + int(bad.argmax())
+    return -1

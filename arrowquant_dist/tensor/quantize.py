@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +13,12 @@ from arrowquant_dist.errors import InvalidConfig, UnquantizableWeights
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.tensor.quantized import QuantizedTensor, row_nbytes
 from arrowquant_dist.tensor.scale import TensorScale, TensorSpan
-from arrowquant_dist.tensor.source import as_float32, check_finite, kernel_bits, matrix_shape
+from arrowquant_dist.tensor.source import as_float32, check_finite, kernel_bits, matrix_shape, read_only
 
 if TYPE_CHECKING:
     import torch
 
 _NO_SCALES = np.empty(0, np.float32)
-_FP16_MAX = 65504.0
 _KEPT_CHUNK = 1 << 20  # values of a kept layer that are converted and measured at a time
 _DESCENT_STEPS = 3
 
@@ -45,11 +45,12 @@ def quantize_tensor(
 
     weight: a CPU torch tensor (not copied where it is contiguous) or a numpy array, any dtype of DTYPES. name: what
     `mixed_precision_layers` and `overrides` are matched with. Tensors with fewer than 2 dimensions, integers and bools
-    are kept, as in a checkpoint. Raises UnquantizableWeights on NaN or inf.
+    are kept, as in a checkpoint. The result shares no memory with `weight`. Raises UnquantizableWeights on NaN or inf.
     """
     values, shape, dtype = _as_bytes(weight)
-    resolved = resolve_layer(config, name, shape, dtype)
-    return quantize_values(values, shape, dtype, resolved.spec, layer=name or None)
+    spec = resolve_layer(config, name, shape, dtype).spec
+    quantized = quantize_values(values, shape, dtype, spec, layer=name or None)
+    return replace(quantized, codes=values.copy()) if quantized.codes is values else quantized
 
 
 def _as_bytes(weight: Any) -> tuple[np.ndarray, tuple[int, ...], str]:
@@ -84,9 +85,10 @@ def quantize_values(
 ) -> QuantizedTensor:
     """Quantizes or keeps one layer or row block.
 
-    values: uint8 [nbytes], little-endian, C order, of `shape` and `dtype`; left untouched. scale: the layer's, for specs
-    per tensor (default: of these values). layer, layer_shape, first_value: for errors, the name, the whole layer's shape
-    and where in it these values begin. Raises UnquantizableWeights on NaN or inf, unless the spec keeps them.
+    values: uint8 [nbytes], little-endian, C order, of `shape` and `dtype`; left untouched. Values that are kept in the
+    source's dtype are `values` itself, not a copy. scale: the layer's, for specs per tensor (default: of these values).
+    layer, layer_shape, first_value: for errors, the name, the whole layer's shape and where in it these values begin.
+    Raises UnquantizableWeights on NaN or inf, unless the spec keeps them.
     """
     if not DTYPES[dtype].is_float:
         return _raw(values, shape, dtype, spec.row_dims, None)
@@ -109,7 +111,7 @@ def _quantize(
 ) -> QuantizedTensor | None:
     """None where a value is not finite in float32."""
     rows, columns = matrix_shape(shape, spec.row_dims)
-    bits = _aligned(kernel_bits(values, dtype)).reshape(rows, columns)
+    bits = read_only(kernel_bits(values, dtype)).reshape(rows, columns)
     codes = np.empty((rows, row_nbytes(spec.quant_type, columns, dtype)), np.uint8)
     sums = np.zeros(4)
     if spec.quant_axis < 0:
@@ -131,11 +133,6 @@ def _quantize(
         spec.row_dims,
         ErrorSums(rows * columns, *(float(v) for v in sums)),
     )
-
-
-def _aligned(bits: np.ndarray) -> np.ndarray:
-    """Kernels are compiled for aligned, writable arrays; a view that is neither is copied."""
-    return bits if bits.flags.aligned and bits.flags.writeable else bits.copy()
 
 
 def _limits(spec: QuantSpec) -> tuple[np.float32, np.float32]:

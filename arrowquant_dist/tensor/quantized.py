@@ -11,12 +11,10 @@ import numpy as np
 from arrowquant_dist.config import BITS
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.metrics import ErrorSums
-from arrowquant_dist.tensor.source import matrix_shape
+from arrowquant_dist.tensor.source import kernel_bits, matrix_shape, read_only
 
 if TYPE_CHECKING:
     import torch
-
-_FLOAT8_LIMITS = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
 
 
 def row_nbytes(quant_type: str, columns: int, dtype: str) -> int:
@@ -83,8 +81,11 @@ class QuantizedTensor:
         )
 
     def values(self, dtype: str | None = None) -> np.ndarray:
-        """Decoded values [*shape] in fresh memory, as the bits of `dtype` (default: the source's): bfloat16 → uint16,
-        float8 → uint8. x̂ = (q - zero_point) · scale in float32, then rounded to `dtype`, never to inf."""
+        """Decoded values [*shape] in fresh memory, as the bits of `dtype` (default: the source's).
+
+        bfloat16 comes as uint16, float8 as uint8. x̂ = (q - zero_point) · scale in float32, then rounded to `dtype`;
+        what is finite stays finite.
+        """
         wanted = dtype or self.dtype
         out = np.empty(self.shape, DTYPES[wanted].bits)
         self.values_into(out.reshape(-1).view(np.uint8), wanted)
@@ -102,7 +103,6 @@ class QuantizedTensor:
 
     def _decode(self, out: np.ndarray, dtype: str) -> None:
         from arrowquant_dist.kernels.decode import dequantize_rows
-        from arrowquant_dist.tensor.source import kernel_bits
 
         if dtype not in ("float32", "bfloat16", "float16"):
             wide = np.empty(math.prod(self.shape), np.float32)
@@ -110,26 +110,21 @@ class QuantizedTensor:
             _convert(wide.view(np.uint8), "float32", out, dtype)
             return
         rows, columns = self.matrix_shape
-        if rows == 0 or columns == 0:
-            return
-        per_tensor = self.quant_axis < 0
-        group = self.group_size or columns
-        shape = (rows, 1) if per_tensor else (rows, -(-columns // group))
-        scales = np.full(shape, self.scales[0]) if per_tensor else self.scales.reshape(shape)
-        zero_points = np.empty((rows, 0), np.float32)
-        if self.zero_points.size:
-            zero_points = (
-                np.full(shape, self.zero_points[0]) if per_tensor else self.zero_points.reshape(shape)
+        if rows and columns:
+            dequantize_rows(
+                read_only(self.codes).reshape(rows, -1),
+                BITS[self.quant_type],
+                self.group_size or columns,
+                self._by_row(self.scales),
+                self._by_row(self.zero_points),
+                np.empty(columns, np.uint8),
+                kernel_bits(out, dtype).reshape(rows, columns),
             )
-        dequantize_rows(
-            _writable(self.codes).reshape(rows, -1),
-            BITS[self.quant_type],
-            group,
-            _writable(scales),
-            _writable(zero_points),
-            np.empty(columns, np.uint8),
-            kernel_bits(out, dtype).reshape(rows, columns),
-        )
+
+    def _by_row(self, scales: np.ndarray) -> np.ndarray:
+        """Scales or zero points as [rows, groups a row]; one for the whole tensor is repeated."""
+        rows, _ = self.matrix_shape
+        return read_only(np.tile(scales, (rows, 1)) if self.quant_axis < 0 else scales.reshape(rows, -1))
 
     def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Decoded values as a torch tensor of its own memory; dtype: default the source's."""
@@ -154,31 +149,19 @@ class QuantizedTensor:
         }
 
 
-def _writable(array: np.ndarray) -> np.ndarray:
-    """The same memory marked writable, since kernels are compiled for one kind of array; they write outputs only."""
-    if array.flags.writeable:
-        return array
-    view = np.frombuffer(array, array.dtype).reshape(array.shape) if not array.size else array
-    interface = dict(view.__array_interface__)
-    interface["data"] = (interface["data"][0], False)
-    return np.asarray(_Borrowed(interface, array))
-
-
-class _Borrowed:
-    """Keeps `owner` alive while numpy looks at its memory."""
-
-    def __init__(self, interface: dict[str, Any], owner: np.ndarray) -> None:
-        self.__array_interface__ = interface
-        self.owner = owner
-
-
 def _convert(source: np.ndarray, source_dtype: str, out: np.ndarray, dtype: str) -> None:
-    """Between dtypes that no kernel covers (kept layers, float64, float8, integers), through torch's conversions;
-    finite values beyond float8's range become its largest, since torch would make them NaN."""
+    """Between dtypes that no kernel covers (kept layers, float64, float8, integers), through torch's conversions.
+
+    source, out: uint8. Finite values beyond the range of `dtype` become its largest, never inf or NaN.
+    """
     import torch
 
     tensor = torch.from_numpy(source if source.flags.writeable else source.copy())
     tensor = tensor.view(getattr(torch, source_dtype))
-    if dtype in _FLOAT8_LIMITS:
-        tensor = tensor.to(torch.float32).clamp(-_FLOAT8_LIMITS[dtype], _FLOAT8_LIMITS[dtype])
-    torch.from_numpy(out).view(getattr(torch, dtype)).copy_(tensor)
+    wanted: torch.dtype = getattr(torch, dtype)
+    if tensor.is_floating_point() and wanted.is_floating_point:
+        limit = torch.finfo(wanted).max
+        if limit < torch.finfo(tensor.dtype).max:
+            wide = tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+            tensor = wide.clamp(-limit, limit).where(wide.isfinite(), wide)
+    torch.from_numpy(out).view(wanted).copy_(tensor)

@@ -29,7 +29,18 @@ def kernel_bits(values: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "float64":
         with np.errstate(over="ignore", invalid="ignore"):
             return values.view("<f8").astype(np.float32).view("<i4")
-    return _float8_table(dtype)[values].view("<i4")
+    wide: np.ndarray = _float8_table(dtype)[values]
+    return wide.view("<i4")
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A read-only view, which is how kernels take their inputs: one compilation serves arrays of every kind.
+
+    Only misaligned arrays are copied.
+    """
+    view = array.view() if array.flags.aligned else array.copy()
+    view.flags.writeable = False
+    return view
 
 
 @cache
@@ -58,29 +69,16 @@ def check_finite(
     """
     from arrowquant_dist.kernels.spans import first_non_finite
 
-    if dtype == "float64":
-        bad = np.flatnonzero(~np.isfinite(values.view("<f8")))
-        index = int(bad[0]) if bad.size else -1
-    else:
-        index = first_non_finite(kernel_bits(values, dtype))
-    if index >= 0:
-        raise _non_finite(values, dtype, index, shape, first_value, layer)
-
-
-def _non_finite(
-    values: np.ndarray, dtype: str, index: int, shape: tuple[int, ...], first_value: int, layer: str | None
-) -> UnquantizableWeights:
-    itemsize = DTYPES[dtype].itemsize
-    raw = values[index * itemsize : (index + 1) * itemsize]
-    value = raw.view("<f8")[0] if dtype == "float64" else kernel_bits(raw, dtype).view("u1")
-    if dtype != "float64":
-        value = as_float32(raw, dtype)[0]
-    where = [int(i) for i in np.unravel_index(first_value + index, shape)] if shape else []
-    return UnquantizableWeights(
-        f"{'NaN' if np.isnan(value) else 'inf'} at index {where}; mend the source, or say `non_finite: keep` in the "
-        "config to store such a layer unquantized",
-        layer=layer,
-    )
+    bad = first_non_finite(values.view("<i8") if dtype == "float64" else kernel_bits(values, dtype))
+    if bad >= 0:
+        itemsize = DTYPES[dtype].itemsize
+        value = as_float32(values[bad * itemsize : (bad + 1) * itemsize], dtype)[0]
+        where = [int(i) for i in np.unravel_index(first_value + bad, shape)] if shape else []
+        raise UnquantizableWeights(
+            f"{'NaN' if np.isnan(value) else 'inf'} at index {where}; mend the source, or say `non_finite: keep` in "
+            "the config to store such a layer unquantized",
+            layer=layer,
+        )
 
 
 def as_float32(values: np.ndarray, dtype: str) -> np.ndarray:

@@ -16,7 +16,7 @@ from tests.benchmarks.copying import copy_half, warm
 from tests.benchmarks.gguf_files import gguf_job, llama_job, write_gguf
 from tests.benchmarks.source import write_checkpoint
 from tests.benchmarks.table import Row, Table, at_most, ratio_of
-from tests.benchmarks.timing import run_process
+from tests.benchmarks.timing import run_process, settle
 
 THREADS = 2
 _UNIT = "Mparam/s"
@@ -71,15 +71,21 @@ def _measure(
     best = dict.fromkeys(jobs, float("inf"))
     for _ in range(runs):
         for name, config in _CONFIGS.items():
-            warm(source)
+            _prepare(source, count)
             ours[name] = ours[name].best_with(_quantize(place, source, config))
         for name, job in jobs.items():
-            warm(source)
+            _prepare(source, count)
             with _emptied(place / "out"):
                 start = time.perf_counter()
                 job()
                 best[name] = min(best[name], time.perf_counter() - start)
     return ours, {name: counts[name] / 1e6 / seconds for name, seconds in best.items()}
+
+
+def _prepare(source: Path, count: int) -> None:
+    """The same for every contender: the source in the page cache, and memory at hand for what it will write."""
+    warm(source)
+    settle(2 * count)
 
 
 def _peer_jobs(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import mmap
 import os
 import subprocess
 import sys
@@ -9,6 +11,8 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 
 def best_seconds(contenders: Mapping[str, Callable[[], object]], runs: int) -> dict[str, float]:
@@ -30,30 +34,50 @@ def _timed(call: Callable[[], object], best: dict[str, float], name: str) -> Non
     del result
 
 
+# Started between this process and the measured one: Linux counts what a process was forked from (here: torch, and
+# what `settle` touched) into its ru_maxrss, so it has to be forked from something small.
+_LAUNCHER = """
+import json, os, sys, time
+start = time.perf_counter()
+process = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(process, 0)
+found = [time.perf_counter() - start, os.waitstatus_to_exitcode(status), usage.ru_maxrss]
+with open(sys.argv[1], "w") as file:
+    json.dump(found, file)
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessRun:
-    """One process, from its start to its end. cpu_seconds: user and system. peak_nbytes: its largest resident set."""
+    """One process, from its start to its end. peak_nbytes: its largest resident set."""
 
     seconds: float
-    cpu_seconds: float
     peak_nbytes: int
     output: str
 
 
 def run_process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> ProcessRun:
-    """Runs `command` to its end. Raises RuntimeError, with what it wrote to stderr, where it fails."""
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            command, stdout=output, stderr=errors, env={**os.environ, **(environment or {})}
+    """Runs `command`, whose first word is a path, to its end. Raises RuntimeError, with its stderr, where it fails."""
+    with tempfile.NamedTemporaryFile("r") as found:
+        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, found.name]
+        done = subprocess.run(
+            [*launcher, *command],
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=True,
         )
-        # wait4 and not Popen.wait: it says what this one child used, not the largest of all so far
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        errors.seek(0)
-        if process.returncode != 0:
-            raise RuntimeError(f"{command} ended with {process.returncode}: {errors.read()[-2000:]}")
-        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return ProcessRun(seconds, usage.ru_utime + usage.ru_stime, peak, output.read())
+        seconds, code, peak = json.load(found)
+    if code != 0:
+        raise RuntimeError(f"{command} ended with {code}: {done.stderr[-2000:]}")
+    return ProcessRun(seconds, peak * (1 if sys.platform == "darwin" else 1024), done.stdout)
+
+
+def settle(nbytes: int) -> None:
+    """Touches so much memory and frees it, just before something is measured.
+
+    A virtual machine may give free memory back to its host, and needs 3 s of kernel time a GiB to get it again:
+    measured, a plain copy took 2.1 s in a machine that had been idle, and 0.3 s directly afterwards.
+    """
+    touched = np.empty(nbytes, np.uint8)
+    touched[:: mmap.PAGESIZE] = 1

@@ -101,49 +101,6 @@ def _sums(
 
 
 @kernel
-def _step_symmetric(
-    y: np.ndarray, chunk: int, inverse: float, qmin: np.float32, qmax: np.float32
-) -> tuple[float, float]:
-    """One least-squares step from scale 1 / inverse. Returns (gain, next inverse): with the next scale the squared
-    error of these codes is Σy² - gain."""
-    _, qq, qy = _sums(y, chunk, inverse, 0.0, qmin, qmax)
-    if qq <= 0.0 or qy == 0.0:
-        return -1.0, inverse
-    return qy * qy / qq, qq / qy
-
-
-@kernel
-def _step_asymmetric(
-    y: np.ndarray,
-    mean: float,
-    chunk: int,
-    inverse: float,
-    zero_point: float,
-    qmin: np.float32,
-    qmax: np.float32,
-) -> tuple[float, float, float]:
-    """One step of regressing y on q. Returns (gain, inverse, zero_point); the error is Σ(y - mean)² - gain."""
-    q, qq, qy = _sums(y, chunk, inverse, zero_point, qmin, qmax)
-    q_mean = q / np.float64(y.size)
-    variance = qq - q * q_mean
-    covariance = qy - q * mean
-    if variance <= 0.0 or covariance <= 0.0:
-        return -1.0, inverse, zero_point
-    inverse = variance / covariance
-    return covariance * covariance / variance, inverse, q_mean - mean * inverse
-
-
-@kernel
-def _largest(found: np.ndarray) -> int:
-    """The row of `found` whose first value, the gain, is largest."""
-    best = 0
-    for k in range(1, found.shape[0]):
-        if found[k, 0] > found[best, 0]:
-            best = k
-    return best
-
-
-@kernel
 def _fit_symmetric(
     y: np.ndarray,
     chunk: int,
@@ -153,23 +110,48 @@ def _fit_symmetric(
     steps: int,
     qmin: np.float32,
     qmax: np.float32,
-    found: np.ndarray,
 ) -> float:
-    """found: float64 [starts, ≥ 2], scratch. Returns the inverse of the best scale found, in units of y."""
+    """Returns the inverse of the best scale found, in units of y; 0 where every start rounds all to 0.
+
+    With the least-squares scale Σqy / Σq² the squared error of codes q is Σy² - (Σqy)² / Σq²: of two sets of codes the
+    one with the larger gain (Σqy)² / Σq² is better, which is compared without a division.
+    """
+    of_top = 1.0 / top
+    of_rms = 1.0 / rms
+    qq = 1.0
+    qy = 0.0
     for k in range(starts.shape[0]):
-        start = 1.0 / (starts[k, 0] * top + starts[k, 1] * rms)
-        found[k, 0], found[k, 1] = _step_symmetric(y, chunk, start, qmin, qmax)
-    best = _largest(found)
-    gain = found[best, 0]
-    inverse = found[best, 1]
-    trial = inverse
+        start = starts[k, 0] * of_top + starts[k, 1] * of_rms
+        _, next_qq, next_qy = _sums(y, chunk, start, 0.0, qmin, qmax)
+        if next_qy * next_qy * qq > qy * qy * next_qq:
+            qq = next_qq
+            qy = next_qy
     for _ in range(steps):
-        next_gain, trial = _step_symmetric(y, chunk, trial, qmin, qmax)
-        if next_gain <= gain:
+        if qy == 0.0:
+            return 0.0
+        _, next_qq, next_qy = _sums(y, chunk, qq / qy, 0.0, qmin, qmax)
+        if next_qy * next_qy * qq <= qy * qy * next_qq:
             break
-        gain = next_gain
-        inverse = trial
-    return inverse
+        qq = next_qq
+        qy = next_qy
+    return qq / qy if qy != 0.0 else 0.0
+
+
+@kernel
+def _moments(
+    y: np.ndarray,
+    mean: float,
+    share: float,
+    chunk: int,
+    inverse: float,
+    zero_point: float,
+    qmin: np.float32,
+    qmax: np.float32,
+) -> tuple[float, float, float]:
+    """Of the codes q of y: (Σ(q - q̄)², Σ(q - q̄)(y - ȳ), q̄). mean: ȳ. share: 1 / n."""
+    q, qq, qy = _sums(y, chunk, inverse, zero_point, qmin, qmax)
+    q_mean = q * share
+    return qq - q * q_mean, qy - q * mean, q_mean
 
 
 @kernel
@@ -183,30 +165,38 @@ def _fit_asymmetric(
     steps: int,
     qmin: np.float32,
     qmax: np.float32,
-    found: np.ndarray,
 ) -> tuple[float, float]:
-    """found: float64 [starts, 3], scratch. Returns the best (inverse scale, zero_point) found, in units of y."""
+    """Returns the best (inverse scale, zero_point) found, in units of y; inverse 0 where every start rounds all to one
+    code. As _fit_symmetric, with y regressed on q: the gain is covariance² / variance."""
     middle = 0.5 * (np.float64(qmin) + np.float64(qmax))
+    share = 1.0 / np.float64(y.size)
+    of_top = 1.0 / top
+    of_rms = 1.0 / rms
+    variance = 1.0
+    covariance = 0.0
+    q_mean = 0.0
     for k in range(starts.shape[0]):
-        start = 1.0 / (starts[k, 0] * top + starts[k, 1] * rms)
+        start = starts[k, 0] * of_top + starts[k, 1] * of_rms
         # a start made of the range is centred on the range, one made of the rms on the mean
-        centre = mean if starts[k, 1] > 0.0 else 0.0
+        centre = mean if starts[k, 1] != 0.0 else 0.0
         offset = middle + starts[k, 2] - centre * start
-        found[k, 0], found[k, 1], found[k, 2] = _step_asymmetric(y, mean, chunk, start, offset, qmin, qmax)
-    best = _largest(found)
-    gain = found[best, 0]
-    inverse = found[best, 1]
-    zero_point = found[best, 2]
-    trial = inverse
-    trial_zero = zero_point
+        v, c, q = _moments(y, mean, share, chunk, start, offset, qmin, qmax)
+        if c > 0.0 and v > 0.0 and c * c * variance > covariance * covariance * v:
+            variance = v
+            covariance = c
+            q_mean = q
+    if covariance == 0.0:
+        return 0.0, 0.0
     for _ in range(steps):
-        next_gain, trial, trial_zero = _step_asymmetric(y, mean, chunk, trial, trial_zero, qmin, qmax)
-        if next_gain <= gain:
+        inverse = variance / covariance
+        v, c, q = _moments(y, mean, share, chunk, inverse, q_mean - mean * inverse, qmin, qmax)
+        if not (c > 0.0 and v > 0.0 and c * c * variance > covariance * covariance * v):
             break
-        gain = next_gain
-        inverse = trial
-        zero_point = trial_zero
-    return inverse, zero_point
+        variance = v
+        covariance = c
+        q_mean = q
+    inverse = variance / covariance
+    return inverse, q_mean - mean * inverse
 
 
 @kernel
@@ -225,11 +215,10 @@ def symmetric_mse_scale(
     qmin: np.float32,
     qmax: np.float32,
     y: np.ndarray,
-    found: np.ndarray,
 ) -> np.float32:
     """run: source bits [n] with minimum `low` and maximum `high`. Returns the float32 scale, negative where the levels
-    -2^(b-1) … 2^(b-1)-1 serve the group better turned round. y: float32 [≥ n], found: float64 [starts, ≥ 2], scratch.
-    starts: float64 [starts, ≥ 2], each a start as (multiple of max|x|, multiple of the rms)."""
+    -2^(b-1) … 2^(b-1)-1 serve the group better turned round. y: float32 [≥ n], scratch.
+    starts: float64 [starts, ≥ 2], each an inverse scale as a multiple of 1 / max|x| plus one of 1 / rms."""
     if low == high:
         return constant_scale(low) if low >= np.float32(0.0) else -constant_scale(low)
     top = max(abs(low), abs(high))
@@ -239,7 +228,9 @@ def symmetric_mse_scale(
     factor = np.float32(limit / top)
     mean, rms = _grid(run, np.float32(0.0), factor, y)
     rms = np.sqrt(rms * rms + mean * mean)
-    inverse = _fit_symmetric(y[: run.size], chunk, rms, np.float64(limit), starts, steps, qmin, qmax, found)
+    inverse = _fit_symmetric(y[: run.size], chunk, rms, np.float64(limit), starts, steps, qmin, qmax)
+    if inverse == 0.0:
+        return symmetric_scale(top, qmax)
     return short_float(1.0 / (inverse * np.float64(factor)))
 
 
@@ -253,10 +244,9 @@ def asymmetric_mse_scale(
     qmin: np.float32,
     qmax: np.float32,
     y: np.ndarray,
-    found: np.ndarray,
 ) -> tuple[np.float32, np.float32]:
     """As symmetric_mse_scale; returns float32 (scale, zero_point). starts: [starts, 3], the third an offset of the
-    zero point in codes; `found`: [starts, 3]; multiples of half the range and of the rms about the mean."""
+    zero point in codes; multiples of the inverses of half the range and of the rms about the mean."""
     if low == high:
         return constant_scale(low), np.float32(0.0)
     centre = low * np.float32(0.5) + high * np.float32(0.5)
@@ -267,8 +257,10 @@ def asymmetric_mse_scale(
     factor = np.float32(limit / half)
     mean, rms = _grid(run, centre, factor, y)
     inverse, zero_point = _fit_asymmetric(
-        y[: run.size], chunk, mean, rms, np.float64(limit), starts, steps, qmin, qmax, found
+        y[: run.size], chunk, mean, rms, np.float64(limit), starts, steps, qmin, qmax
     )
+    if inverse == 0.0:
+        return asymmetric_scale(low, high, qmin, qmax)
     rounded = short_float(1.0 / (inverse * np.float64(factor)))
     unit = np.float64(rounded) * np.float64(factor)
     zero_point += mean * inverse - mean / unit
@@ -286,8 +278,7 @@ def whole_asymmetric_mse_scale(
     qmin: np.float32,
     qmax: np.float32,
     y: np.ndarray,
-    found: np.ndarray,
 ) -> tuple[np.float32, np.float32]:
     """As asymmetric_mse_scale, with the zero point rounded to a whole number in [qmin, qmax]."""
-    scale, zero_point = asymmetric_mse_scale(run, low, high, starts, steps, qmin, qmax, y, found)
+    scale, zero_point = asymmetric_mse_scale(run, low, high, starts, steps, qmin, qmax, y)
     return scale, min(max(round_half_even(zero_point), qmin), qmax)

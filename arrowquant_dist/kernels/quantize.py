@@ -115,9 +115,8 @@ def quantize_mse_symmetric(
     scratch: np.ndarray,
     sums: np.ndarray,
     y: np.ndarray,
-    found: np.ndarray,
 ) -> int:
-    """starts, steps, y, found: see symmetric_mse_scale."""
+    """starts, steps, y: see symmetric_mse_scale."""
     for i in range(bits.shape[0]):
         row = bits[i]
         for k in range(scales.shape[1]):
@@ -125,7 +124,7 @@ def quantize_mse_symmetric(
             low, high = span(run)
             if not (low > -_INF and high < _INF):
                 return i
-            scales[i, k] = symmetric_mse_scale(run, low, high, starts, steps, qmin, qmax, y, found)
+            scales[i, k] = symmetric_mse_scale(run, low, high, starts, steps, qmin, qmax, y)
         _encode_row(row, group, scales[i], zero_points[i], qmin, qmax, width, codes[i], scratch, sums)
     return -1
 
@@ -146,9 +145,8 @@ def quantize_mse_asymmetric(
     scratch: np.ndarray,
     sums: np.ndarray,
     y: np.ndarray,
-    found: np.ndarray,
 ) -> int:
-    """whole: zero points are whole numbers. starts, steps, y, found: see asymmetric_mse_scale."""
+    """whole: zero points are whole numbers. starts, steps, y: see asymmetric_mse_scale."""
     for i in range(bits.shape[0]):
         row = bits[i]
         for k in range(scales.shape[1]):
@@ -158,11 +156,11 @@ def quantize_mse_asymmetric(
                 return i
             if whole:
                 scales[i, k], zero_points[i, k] = whole_asymmetric_mse_scale(
-                    run, low, high, starts, steps, qmin, qmax, y, found
+                    run, low, high, starts, steps, qmin, qmax, y
                 )
             else:
                 scales[i, k], zero_points[i, k] = asymmetric_mse_scale(
-                    run, low, high, starts, steps, qmin, qmax, y, found
+                    run, low, high, starts, steps, qmin, qmax, y
                 )
         _encode_row(row, group, scales[i], zero_points[i], qmin, qmax, width, codes[i], scratch, sums)
     return -1

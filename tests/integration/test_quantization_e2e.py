@@ -22,13 +22,12 @@ import pytest
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, WeightLoader
 from tests.integration.conftest import Targets
 from tests.integration.layers import QUANTIZED, Layer, cosine, read_layers, read_table
+from tests.integration.v1 import SCHEMA as V1_SCHEMA
+from tests.integration.v1 import write_v1
 
-V1_COLUMNS = {
-    "layer_name": (pa.string(),),
-    "shape": (pa.list_(pa.int32()),),
-    "dtype": (pa.string(),),
+V1_COLUMNS: dict[str, tuple[pa.DataType, ...]] = {
+    **{name: (V1_SCHEMA.field(name).type,) for name in V1_SCHEMA.names},
     "data": (pa.binary(), pa.large_binary()),
-    "num_params": (pa.int64(),),
 }
 V2_COLUMNS = {
     **V1_COLUMNS,
@@ -247,7 +246,7 @@ class TestSchemaCompatibility:
             "ids": np.arange(12).reshape(3, 4),
             "half": np.ones((2, 3), np.float16),
         }
-        write_v1(source, ids, None)
+        write_v1(source, ids)
         ArrowQuantizer(config).quantize(str(source), str(target))
         for row in read_table(target).select(list(V1_COLUMNS)).to_pylist():
             values = np.frombuffer(row["data"], row["dtype"]).reshape(row["shape"])
@@ -291,16 +290,3 @@ class TestPerformanceBenchmarks:
         largest = max(w.nbytes for w in weights.values())
         assert largest < peak < 64 << 30
         assert largest < in_flight <= 128 * MIB
-
-
-def write_v1(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None) -> None:
-    """As the tools wrote it that V1 comes from: plain pyarrow, a row a tensor."""
-    columns = {
-        "layer_name": list(tensors),
-        "shape": [list(t.shape) for t in tensors.values()],
-        "dtype": [str(t.dtype) for t in tensors.values()],
-        "data": [t.tobytes() for t in tensors.values()],
-        "num_params": [t.size for t in tensors.values()],
-    }
-    schema = pa.schema([(name, types[0]) for name, types in V1_COLUMNS.items()], metadata)
-    pq.write_table(pa.table(columns, schema), path)

@@ -1,0 +1,66 @@
+"""A worker's memory is a function of block_bytes, not of the model or of its largest layer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.integration.program import run
+
+MIB = 1 << 20
+CONFIG = """
+quant_type: {quant_type}
+per_channel: false
+group_size: 128
+run: {{block_bytes: 4MiB, shard_bytes: {shard_bytes}MiB, compression: {compression}, workers: 1}}
+"""
+
+
+def write_checkpoint(path: Path, layers: int, layer_mib: int) -> Path:
+    """`layers` bf16 layers of 4096 columns, written block by block: this process must not be what is large."""
+    rows = layer_mib * MIB // 8192
+    header = {}
+    for i in range(layers):
+        offsets = [i * layer_mib * MIB, (i + 1) * layer_mib * MIB]
+        header[f"layers.{i}.weight"] = {"dtype": "BF16", "shape": [rows, 4096], "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    # Values near 0.01 with random mantissas: finite, and not what zstd can make small.
+    block = np.random.default_rng(1).integers(0x3C00, 0x3D00, MIB // 2, np.uint16).tobytes()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _ in range(layers * layer_mib):
+            file.write(block)
+    return path
+
+
+def peak_nbytes(source: Path, target: Path, config: str) -> int:
+    """Resident set of a process that quantizes `source`, as the kernel counted it."""
+    file = target.with_suffix(".yaml")
+    file.write_text(config)
+    before = (
+        "import atexit, resource, sys; atexit.register(lambda: "
+        "sys.stderr.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)))"
+    )
+    done = run("quantize", source, target, "--config", file, "--json", before=before)
+    assert done.returncode == 0, done.stderr
+    reported = json.loads(done.stdout)["report"]["timing"]["peak_memory_nbytes"]
+    measured = int(done.stderr)
+    assert 0.9 * measured <= reported <= measured  # index and report are written after the last shard
+    return measured
+
+
+@pytest.mark.parametrize(("quant_type", "compression"), [("int8", "zstd"), ("int4", "none")])
+def test_a_worker_s_memory_does_not_grow_with_the_model_or_its_layers(
+    tmp_path: Path, quant_type: str, compression: str
+) -> None:
+    config = CONFIG.format(quant_type=quant_type, compression=compression, shard_bytes=256)
+    small = write_checkpoint(tmp_path / "small.safetensors", 2, 16)
+    many = write_checkpoint(tmp_path / "many.safetensors", 24, 16)
+    large = write_checkpoint(tmp_path / "large.safetensors", 1, 384)
+    peaks = {p.stem: peak_nbytes(p, tmp_path / p.stem, config) for p in (small, many, large)}
+    # 12 times the bytes; the difference allowed is that of allocators and of the threads' stacks.
+    assert peaks["many"] - peaks["small"] < 48 * MIB, peaks
+    assert peaks["large"] - peaks["small"] < 48 * MIB, peaks

@@ -13,7 +13,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "minilm": lambda _: minilm.tables(),
     "process": lambda given: minilm.process_tables(given.runs),
     "kernels": lambda given: kernels.tables(given.side, given.runs),
-    "files": lambda given: files.tables(given.params, given.runs, given.folder),
+    "files": lambda given: files.tables(given.params, given.runs, given.folder, given.idle),
     "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
 }
 
@@ -25,6 +25,12 @@ def main() -> None:
     parser.add_argument("--params", type=int, default=750_000_000, help="of the checkpoint of `files`")
     parser.add_argument("--side", type=int, default=4096, help="of the square matrix of `kernels`")
     parser.add_argument("--folder", help="for temporary files: on the disk to measure")
+    parser.add_argument(
+        "--idle",
+        type=float,
+        default=0.0,
+        help="seconds to wait before each job of `files`: memory is cold then",
+    )
     given = parser.parse_args()
     unknown = [name for name in given.sections if name not in _SECTIONS]
     if unknown:

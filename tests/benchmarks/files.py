@@ -47,14 +47,16 @@ class _Ours:
         )
 
 
-def tables(params: int, runs: int, folder: str | None) -> Iterator[Table]:
-    """folder: on the disk to measure; by default where temporary files go. Needs about 4 bytes a parameter there."""
+def tables(params: int, runs: int, folder: str | None, idle: float = 0.0) -> Iterator[Table]:
+    """folder: on the disk to measure; by default where temporary files go. Needs about 4 bytes a parameter there.
+    idle: seconds to wait before each job; 0: its memory is touched just before (see `settle`)."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
         source = place / "model.safetensors"
         count = write_checkpoint(source, params)
-        ours, theirs = _measure(place, source, params, count, runs)
+        ours, theirs = _measure(place, source, params, count, runs, idle)
     title = f"{count / 1e9:.3g} B parameters bfloat16, {THREADS} threads, best of {runs}"
+    title += f", memory idle for {idle:g} s" if idle else ", memory touched just before"
     yield Table(f"File to dataset, {title}", tuple(_rate_rows(ours, theirs, count)))
     yield Table(
         "Peak memory of the process",
@@ -63,7 +65,7 @@ def tables(params: int, runs: int, folder: str | None) -> Iterator[Table]:
 
 
 def _measure(
-    place: Path, source: Path, params: int, count: int, runs: int
+    place: Path, source: Path, params: int, count: int, runs: int, idle: float
 ) -> tuple[dict[str, _Ours], dict[str, float]]:
     """Ours by config; the others' Mparam/s. All take turns; outputs are deleted at once."""
     jobs, counts = _peer_jobs(place, source, params, count)
@@ -71,10 +73,10 @@ def _measure(
     best = dict.fromkeys(jobs, float("inf"))
     for _ in range(runs):
         for name, config in _CONFIGS.items():
-            _prepare(source, count)
+            _prepare(source, count, idle)
             ours[name] = ours[name].best_with(_quantize(place, source, config))
         for name, job in jobs.items():
-            _prepare(source, count)
+            _prepare(source, count, idle)
             with _emptied(place / "out"):
                 start = time.perf_counter()
                 job()
@@ -82,10 +84,13 @@ def _measure(
     return ours, {name: counts[name] / 1e6 / seconds for name, seconds in best.items()}
 
 
-def _prepare(source: Path, count: int) -> None:
-    """The same for every contender: the source in the page cache, and memory at hand for what it will write."""
+def _prepare(source: Path, count: int, idle: float) -> None:
+    """The same for every contender: the source in the page cache, and memory at hand for what it will write, or none."""
     warm(source)
-    settle(2 * count)
+    if idle:
+        time.sleep(idle)
+    else:
+        settle(2 * count)
 
 
 def _peer_jobs(

@@ -1,7 +1,8 @@
-"""In memory, one thread against one thread, on the same bfloat16 matrix."""
+"""In memory, one thread against one thread, on the same bfloat16 matrix; CPU time of that thread."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -58,7 +59,7 @@ def _against_peers(
         name: partial(quantize_tensor, weight, config) for name, config in ours.items()
     }
     contenders |= {peer.name: partial(peer.run, weight) for peer in peers if peer.run}
-    rate = _rates(best_seconds(contenders, runs), weight.numel())
+    rate = _rates(best_seconds(contenders, runs, time.thread_time), weight.numel())
     first = next(iter(ours))
     for peer in peers:
         for name in ours:
@@ -107,6 +108,7 @@ def _decoded(
             **spellings,
         },
         runs,
+        time.thread_time,
     )
     rate = _rates(seconds, expected.numel())
     yield Row(f"{name} → float32", rate[fresh], _UNIT, "torch's arithmetic", rate[fresh_torch], ratio_of(3))

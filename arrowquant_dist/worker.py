@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections import defaultdict
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from arrowquant_dist.arena import Arena
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import SourceFile
 from arrowquant_dist.errors import IncompleteDataset, Interrupted
@@ -58,6 +60,7 @@ class ShardWorker:
         self._context = context
         self._reader = SourceReader(context.source_options, context.files)
         self._target = Target.open(context.target, context.target_options, context.fingerprint)
+        self._memory = _Memory()
 
     def run(self, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
         """Writes and commits the shard; the receipt that counts may be another attempt's that was first.
@@ -92,7 +95,9 @@ class ShardWorker:
         return counting
 
     def _read(self, batch: list[RowBlock]) -> list[np.ndarray]:
-        return self._reader.read([(block.layer, *block.value_range) for block in batch])
+        self._memory.values.reset()
+        slices = [(block.layer, *block.value_range) for block in batch]
+        return self._reader.read(slices, self._memory.values.take)
 
     def _add(
         self,
@@ -103,6 +108,7 @@ class ShardWorker:
         clock: _Clock,
     ) -> None:
         with clock.phase("quantize"):
+            self._memory.codes.reset()
             quantized = quantize_values(
                 values,
                 block.shape,
@@ -112,6 +118,7 @@ class ShardWorker:
                 layer=block.layer.name,
                 layer_shape=block.layer.shape,
                 first_value=block.value_range[0],
+                allocate=self._memory.codes.take,
             )
             row = _stored_row(block, quantized)
         with clock.phase("write"):
@@ -145,6 +152,14 @@ class ShardWorker:
                     check_finite(values, layer.dtype, layer.shape, block.value_range[0], layer.name)
                 span.add(values, layer.dtype, block.spec)
         return span.scale(blocks[0].spec)
+
+
+class _Memory(threading.local):
+    """Each thread's buffers, kept from block to block: what was read is done with before the next read."""
+
+    def __init__(self) -> None:
+        self.values = Arena()
+        self.codes = Arena()
 
 
 class _Clock:

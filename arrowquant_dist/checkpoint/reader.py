@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.checkpoint.strided import decode_strides, gather
 from arrowquant_dist.checkpoint.table import DATASET, RAW, Layer, SourceFile
 from arrowquant_dist.dtypes import DTYPES
@@ -49,12 +50,13 @@ class SourceReader:
         self._objects: dict[str, tuple[Store, str]] = {}
         self._datasets: dict[str, Dataset] = {}
 
-    def read(self, slices: Sequence[tuple[Layer, int, int]]) -> list[np.ndarray]:
+    def read(self, slices: Sequence[tuple[Layer, int, int]], allocate: Allocate = fresh) -> list[np.ndarray]:
         """Values [start, stop), in C order, of each (layer, start, stop): little-endian uint8 [n · itemsize].
 
         Slices that lie within 64 KiB of each other come in one read and share its buffer: a result may be a
-        view that keeps the others alive. Every result is aligned to its dtype. Memory: the slices and the
-        gaps between them; 16 MiB more for strided layers, a stored block more for datasets.
+        view that keeps the others alive. allocate: where raw ranges are read into. Every result is aligned to
+        its dtype. Memory: the slices and the gaps between them; 16 MiB more for strided layers, a stored block
+        more for datasets.
         Raises InvalidCheckpoint for a source that changed, NotFound, StorageError, CorruptWeights.
         """
         results: list[np.ndarray] = [np.empty(0, np.uint8)] * len(slices)
@@ -69,7 +71,7 @@ class SourceReader:
             else:
                 results[index] = self._gather(layer, start, stop)
         for uri, wanted in raw.items():
-            self._read_raw(uri, wanted, results)
+            self._read_raw(uri, wanted, results, allocate)
         return results
 
     def close(self) -> None:
@@ -85,11 +87,13 @@ class SourceReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read_raw(self, uri: str, wanted: list[_Wanted], results: list[np.ndarray]) -> None:
+    def _read_raw(
+        self, uri: str, wanted: list[_Wanted], results: list[np.ndarray], allocate: Allocate
+    ) -> None:
         store, path = self._object(uri)
         for run in _coalesce(wanted):
             start = run[0].start
-            buffer = np.empty(max(piece.stop for piece in run) - start, np.uint8)
+            buffer = allocate(max(piece.stop for piece in run) - start)
             store.read_into(path, start, buffer)
             for piece in run:
                 view = buffer[piece.start - start : piece.stop - start]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import QuantizationConfig, QuantSpec, resolve_layer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidConfig, UnquantizableWeights
@@ -24,18 +25,25 @@ _DESCENT_STEPS = 3
 
 # Starts of the search for the least squared error, by bits: inverse scales as (multiple of 1 / max|x|, or of the
 # inverse of half the range; multiple of 1 / rms), and an offset of the zero point in codes. Found by trial on MiniLM
-# and Gaussian weights; more of them, or more steps, gain under 0.0001 of mean cosine.
+# and Gaussian weights; more of them, or more steps, gain under 0.0001 of mean cosine. The last of each is rtn's scale,
+# so that no group, such as one of few different values, is worse off than under rtn.
 _SYMMETRIC_STARTS = {
-    2: [(0.0, 1.0), (0.0, -1.0)],
-    3: [(sign * 3.5 / ratio, 0.0) for ratio in (1.0, 0.85, 0.7) for sign in (1, -1)],
-    4: [(sign * 7.5 / ratio, 0.0) for ratio in (1.0, 0.92, 0.84) for sign in (1, -1)],
-    8: [(127.0 / ratio, 0.0) for ratio in (1.0, 0.99, 0.97, 0.95)],
+    2: [(0.0, 1.0), (0.0, -1.0), (1.0, 0.0)],
+    3: [*((sign * 3.5 / ratio, 0.0) for ratio in (1.0, 0.85, 0.7) for sign in (1, -1)), (3.0, 0.0)],
+    4: [*((sign * 7.5 / ratio, 0.0) for ratio in (1.0, 0.92, 0.84) for sign in (1, -1)), (7.0, 0.0)],
+    8: [(127.0 / ratio, 0.0) for ratio in (0.95, 0.97, 0.99, 1.0)],
 }
 _ASYMMETRIC_STARTS = {
-    2: [(0.0, 1.0, offset) for offset in (-0.35, 0.0, 0.35)],
-    3: [(3.5 / ratio, 0.0, offset) for ratio in (0.95, 0.8) for offset in (-0.33, 0.0, 0.33)],
-    4: [(7.5 / ratio, 0.0, offset) for ratio in (0.98, 0.91) for offset in (-0.33, 0.0, 0.33)],
-    8: [(127.5 / ratio, 0.0, 0.0) for ratio in (1.0, 0.99, 0.97, 0.95)],
+    2: [*((0.0, 1.0, offset) for offset in (-0.35, 0.0, 0.35)), (1.5, 0.0, 0.0)],
+    3: [
+        *((3.5 / ratio, 0.0, offset) for ratio in (0.95, 0.8) for offset in (-0.33, 0.0, 0.33)),
+        (3.5, 0.0, 0.0),
+    ],
+    4: [
+        *((7.5 / ratio, 0.0, offset) for ratio in (0.98, 0.91) for offset in (-0.33, 0.0, 0.33)),
+        (7.5, 0.0, 0.0),
+    ],
+    8: [(127.5 / ratio, 0.0, 0.0) for ratio in (0.95, 0.97, 0.99, 1.0)],
 }
 
 
@@ -83,19 +91,21 @@ def quantize_values(
     layer: str | None = None,
     layer_shape: tuple[int, ...] | None = None,
     first_value: int = 0,
+    allocate: Allocate = fresh,
 ) -> QuantizedTensor:
     """Quantizes or keeps one layer or row block.
 
     values: uint8 [nbytes], little-endian, C order, of `shape` and `dtype`; left untouched. Values that are kept in the
     source's dtype are `values` itself, not a copy. scale: the layer's, for specs per tensor (default: of these values).
     layer, layer_shape, first_value: for errors, the name, the whole layer's shape and where in it these values begin.
+    allocate: memory for the codes.
     Raises UnquantizableWeights on NaN or inf, unless the spec keeps them.
     """
     if not DTYPES[dtype].is_float:
         return _raw(values, shape, dtype, spec.row_dims, None)
     if not spec.is_quantized or not values.size:
         return _keep(values, shape, dtype, spec, layer, layer_shape or shape, first_value)
-    quantized = _quantize(values, shape, dtype, spec, scale)
+    quantized = _quantize(values, shape, dtype, spec, scale, allocate)
     if quantized is None:
         if not spec.keep_non_finite:
             check_finite(values, dtype, layer_shape or shape, first_value, layer)
@@ -108,12 +118,18 @@ def quantize_values(
 
 
 def _quantize(
-    values: np.ndarray, shape: tuple[int, ...], dtype: str, spec: QuantSpec, scale: TensorScale | None
+    values: np.ndarray,
+    shape: tuple[int, ...],
+    dtype: str,
+    spec: QuantSpec,
+    scale: TensorScale | None,
+    allocate: Allocate,
 ) -> QuantizedTensor | None:
     """None where a value is not finite in float32."""
     rows, columns = matrix_shape(shape, spec.row_dims)
     bits = read_only(kernel_bits(values, dtype)).reshape(rows, columns)
-    codes = np.empty((rows, row_nbytes(spec.quant_type, columns, dtype)), np.uint8)
+    width = row_nbytes(spec.quant_type, columns, dtype)
+    codes = allocate(rows * width).reshape(rows, width)
     sums = np.zeros(4)
     if spec.quant_axis < 0:
         found = _per_tensor(bits, values, dtype, spec, scale, codes, sums)

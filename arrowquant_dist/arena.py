@@ -1,0 +1,46 @@
+"""Memory that is handed out again: fresh pages cost more than the work done in them.
+
+A block's source bytes and codes are tens of MiB, which the allocator gives back to the system each time; to touch such
+memory anew took several times as long as to quantize into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Allocate = Callable[[int], np.ndarray]  # nbytes → uint8 [nbytes], uninitialised
+
+_ALIGNMENT = 64
+
+
+def fresh(nbytes: int) -> np.ndarray:
+    """Memory of its own: uint8 [nbytes], uninitialised."""
+    return np.empty(nbytes, np.uint8)
+
+
+class Arena:
+    """Hands out pieces of one buffer until `reset`, which makes all of them invalid. Not thread-safe: one a thread.
+
+    The buffer is as large as the largest piece so far; what does not fit beside earlier pieces is fresh memory.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = fresh(0)
+        self._used = 0
+
+    def take(self, nbytes: int) -> np.ndarray:
+        """uint8 [nbytes], uninitialised, aligned to 64 bytes where it is a piece of the buffer."""
+        if self._used == 0 and nbytes > self._buffer.size:
+            self._buffer = fresh(0)  # let go of the old one first
+            self._buffer = fresh(nbytes)
+        start = -(-self._used // _ALIGNMENT) * _ALIGNMENT
+        if start + nbytes > self._buffer.size:
+            return fresh(nbytes)
+        self._used = start + nbytes
+        return self._buffer[start : self._used]
+
+    def reset(self) -> None:
+        """Makes the whole buffer free again."""
+        self._used = 0

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arrowquant_dist.arena import Arena
+
+
+@given(st.lists(st.lists(st.integers(0, 5000), max_size=6), max_size=6))
+def test_pieces_taken_between_two_resets_never_overlap(rounds: list[list[int]]) -> None:
+    arena = Arena()
+    for sizes in rounds:
+        arena.reset()
+        pieces = [arena.take(size) for size in sizes]
+        for number, piece in enumerate(pieces):
+            piece[:] = number
+        for number, (piece, size) in enumerate(zip(pieces, sizes, strict=True)):
+            assert piece.size == size
+            assert (piece == number).all()
+
+
+def test_memory_is_handed_out_again_after_a_reset() -> None:
+    arena = Arena()
+    first = arena.take(1000)
+    arena.reset()
+    assert np.shares_memory(first, arena.take(900))

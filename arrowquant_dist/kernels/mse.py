@@ -8,8 +8,9 @@ Everything that chooses runs on x centred and scaled to small integers y, |y| �
 stay below 2^24 and are exact in float32, so their order, and with it the CPU's vector width, changes nothing. Y = 8191
 is 1/1000 of a step of 4 bits; the codes themselves are made from x, not from y.
 
-Scales are rounded to bfloat16's 8 significant bits, zero points to 1/64: less than 0.1 % of the error that rounding the
-weights makes, half the bytes once compressed, and exporters whose scales are bfloat16 lose nothing.
+Below 8 bits scales are rounded to bfloat16's 8 significant bits, and real zero points to 1/64: less than 0.1 % of the
+error that rounding the weights makes, half the bytes once compressed, and exporters whose scales are bfloat16 lose
+nothing.
 
 What did not work: starting from the full range alone (int2 asymmetric 0.9336 mean cosine on MiniLM where five offsets
 give 0.9375); more than four steps of descent; descending from more than two starts (under 0.0001).
@@ -27,7 +28,12 @@ from arrowquant_dist.kernels.bits import (
     to_float32,
 )
 from arrowquant_dist.kernels.compile import kernel, plus, plus_product
-from arrowquant_dist.kernels.rtn import asymmetric_scale, constant_scale, symmetric_scale
+from arrowquant_dist.kernels.rtn import (
+    asymmetric_scale,
+    constant_scale,
+    symmetric_scale,
+    whole_asymmetric_scale,
+)
 
 # Outside, 1/span or scale · code could leave float32: such groups take the rtn scale.
 _LARGEST = np.float32(1e37)
@@ -36,8 +42,10 @@ _SMALLEST = np.float32(1e-30)
 
 @kernel
 def _grid_size(qmin: np.float32) -> tuple[np.float32, int]:
-    """(Y, chunk) such that |q| · Y · chunk < 2^24 for codes down to qmin."""
-    return (np.float32(8191.0), 128) if qmin >= np.float32(-8.0) else (np.float32(4095.0), 32)
+    """(Y, chunk) such that |q| · Y · chunk < 2^24 for levels down to qmin, or up to -qmin; at most 255 of them."""
+    if qmin >= np.float32(-15.0):
+        return np.float32(8191.0), 128
+    return np.float32(4095.0), 32 if qmin >= np.float32(-128.0) else 16
 
 
 @kernel
@@ -126,15 +134,25 @@ def _fit_symmetric(
         if next_qy * next_qy * qq > qy * qy * next_qq:
             qq = next_qq
             qy = next_qy
+    qq, qy = _descend_symmetric(y, chunk, qq, qy, steps, qmin, qmax)
+    return qq / qy if qy != 0.0 else 0.0
+
+
+@kernel
+def _descend_symmetric(
+    y: np.ndarray, chunk: int, qq: float, qy: float, steps: int, qmin: np.float32, qmax: np.float32
+) -> tuple[float, float]:
+    """Least squares and rounding in turn, from the sums of some codes, as long as the gain grows. Returns the last
+    (Σq², Σqy)."""
     for _ in range(steps):
         if qy == 0.0:
-            return 0.0
+            break
         _, next_qq, next_qy = _sums(y, chunk, qq / qy, 0.0, qmin, qmax)
         if next_qy * next_qy * qq <= qy * qy * next_qq:
             break
         qq = next_qq
         qy = next_qy
-    return qq / qy if qy != 0.0 else 0.0
+    return qq, qy
 
 
 @kernel
@@ -206,6 +224,13 @@ def short_float(value: float) -> np.float32:
 
 
 @kernel
+def _stored_scale(value: float, qmin: np.float32) -> np.float32:
+    """float64 → the float32 that is stored: short below 8 bits. At 8, half a unit of a short scale's last digit moves
+    the outermost levels by a quarter of a step, which clips the largest values."""
+    return short_float(value) if qmin >= np.float32(-8.0) else np.float32(value)
+
+
+@kernel
 def symmetric_mse_scale(
     run: np.ndarray,
     low: np.float32,
@@ -231,7 +256,7 @@ def symmetric_mse_scale(
     inverse = _fit_symmetric(y[: run.size], chunk, rms, np.float64(limit), starts, steps, qmin, qmax)
     if inverse == 0.0:
         return symmetric_scale(top, qmax)
-    return short_float(1.0 / (inverse * np.float64(factor)))
+    return _stored_scale(1.0 / (inverse * np.float64(factor)), qmin)
 
 
 @kernel
@@ -261,7 +286,7 @@ def asymmetric_mse_scale(
     )
     if inverse == 0.0:
         return asymmetric_scale(low, high, qmin, qmax)
-    rounded = short_float(1.0 / (inverse * np.float64(factor)))
+    rounded = _stored_scale(1.0 / (inverse * np.float64(factor)), qmin)
     unit = np.float64(rounded) * np.float64(factor)
     zero_point += mean * inverse - mean / unit
     zero_point -= np.float64(centre) / np.float64(rounded)
@@ -279,6 +304,33 @@ def whole_asymmetric_mse_scale(
     qmax: np.float32,
     y: np.ndarray,
 ) -> tuple[np.float32, np.float32]:
-    """As asymmetric_mse_scale, with the zero point rounded to a whole number in [qmin, qmax]."""
-    scale, zero_point = asymmetric_mse_scale(run, low, high, starts, steps, qmin, qmax, y)
-    return scale, min(max(round_half_even(zero_point), qmin), qmax)
+    """As asymmetric_mse_scale, with a whole zero point in [qmin, qmax]: the real one's neighbours and rtn's are tried.
+
+    With a zero point given, the scale is a regression through zero on the levels q - zero_point.
+    """
+    rtn_scale, rtn_zero_point = whole_asymmetric_scale(low, high, qmin, qmax)
+    top = max(abs(low), abs(high))
+    if not (top < _LARGEST and high * np.float32(0.5) - low * np.float32(0.5) > _SMALLEST):
+        return rtn_scale, rtn_zero_point
+    real_scale, real = asymmetric_mse_scale(run, low, high, starts, steps, qmin, qmax, y)
+    limit, chunk = _grid_size(qmin - qmax)
+    factor = np.float32(limit / top)
+    _grid(run, np.float32(0.0), factor, y)
+    qq = 1.0
+    qy = 0.0
+    zero_point = rtn_zero_point
+    for trial in (np.floor(real), np.ceil(real), rtn_zero_point):
+        held = min(max(trial, qmin), qmax)
+        for scale in (real_scale, rtn_scale):
+            start = 1.0 / (np.float64(scale) * np.float64(factor))
+            _, next_qq, next_qy = _sums(y[: run.size], chunk, start, 0.0, qmin - held, qmax - held)
+            next_qq, next_qy = _descend_symmetric(
+                y[: run.size], chunk, next_qq, next_qy, steps, qmin - held, qmax - held
+            )
+            if next_qy * next_qy * qq > qy * qy * next_qq:
+                qq = next_qq
+                qy = next_qy
+                zero_point = held
+    if qy <= 0.0:
+        return rtn_scale, rtn_zero_point
+    return _stored_scale(qy / qq / np.float64(factor), qmin), zero_point

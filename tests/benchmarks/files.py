@@ -85,7 +85,7 @@ def _measure(
 
 
 def _prepare(source: Path, count: int, idle: float) -> None:
-    """The same for every contender: the source in the page cache, and memory at hand for what it will write, or none."""
+    """The same for every contender: the source in the page cache; memory at hand for what it writes, or none."""
     warm(source)
     if idle:
         time.sleep(idle)

@@ -15,23 +15,27 @@ from dataclasses import dataclass
 import numpy as np
 
 
-def best_seconds(
+def all_seconds(
     contenders: Mapping[str, Callable[[], object]],
     runs: int,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, float]:
-    """The fastest of `runs` rounds of each, after one that does not count. What a call returns is let go of outside
-    of the measured time.
+) -> dict[str, list[float]]:
+    """Seconds of each of `runs` rounds, after one that does not count. What a call returns is let go of outside of the
+    measured time.
 
     clock: time.thread_time for what runs on the calling thread alone; it stands still while others have the CPU.
     """
-    best = dict.fromkeys(contenders, float("inf"))
+    found: dict[str, list[float]] = {name: [] for name in contenders}
     for call in contenders.values():
         _seconds(call, clock)
     for _ in range(runs):
         for name, call in contenders.items():
-            best[name] = min(best[name], _seconds(call, clock))
-    return best
+            found[name].append(_seconds(call, clock))
+    return found
+
+
+def best_seconds(contenders: Mapping[str, Callable[[], object]], runs: int) -> dict[str, float]:
+    return {name: min(seconds) for name, seconds in all_seconds(contenders, runs).items()}
 
 
 def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:

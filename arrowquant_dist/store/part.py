@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,7 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 import xxhash
+from isal import isal_zlib
 
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.metrics import ErrorSums
@@ -191,13 +191,15 @@ class PartWriter:
         prefix = pages.blob_prefix(blob.nbytes)
         raw_nbytes = len(prefix) + blob.nbytes
         if self._codec is None:
-            header = pages.page_header(1, raw_nbytes, raw_nbytes, zlib.crc32(blob, zlib.crc32(prefix)))
+            header = pages.page_header(
+                1, raw_nbytes, raw_nbytes, isal_zlib.crc32(blob, isal_zlib.crc32(prefix))
+            )
             self._write(header + prefix)
             offset = self._sink.tell()
             self._write(blob)
             return StoredRange(offset, blob.nbytes, blob.nbytes), len(header) + raw_nbytes
         body = memoryview(self._codec.compress(self._joined(prefix, blob)))
-        header = pages.page_header(1, raw_nbytes, body.nbytes, zlib.crc32(body))
+        header = pages.page_header(1, raw_nbytes, body.nbytes, isal_zlib.crc32(body))
         self._write(header)
         offset = self._sink.tell()
         self._write(body)

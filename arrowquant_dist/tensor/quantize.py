@@ -30,7 +30,7 @@ _DESCENT_STEPS = 3
 _SYMMETRIC_STARTS = {
     2: [(0.0, 1.0), (0.0, -1.0), (1.0, 0.0)],
     3: [*((sign * 3.5 / ratio, 0.0) for ratio in (1.0, 0.85, 0.7) for sign in (1, -1)), (3.0, 0.0)],
-    4: [*((sign * 7.5 / ratio, 0.0) for ratio in (1.0, 0.92, 0.84) for sign in (1, -1)), (7.0, 0.0)],
+    4: [*((sign * 7.5 / ratio, 0.0) for ratio in (1.0, 0.9) for sign in (1, -1)), (7.0, 0.0)],
     8: [(127.0 / ratio, 0.0) for ratio in (0.95, 0.97, 0.99, 1.0)],
 }
 _ASYMMETRIC_STARTS = {
@@ -40,7 +40,7 @@ _ASYMMETRIC_STARTS = {
         (3.5, 0.0, 0.0),
     ],
     4: [
-        *((7.5 / ratio, 0.0, offset) for ratio in (0.98, 0.91) for offset in (-0.33, 0.0, 0.33)),
+        *((7.5 / 0.92, 0.0, offset) for offset in (-0.33, 0.0, 0.33)),
         (7.5, 0.0, 0.0),
     ],
     8: [(127.5 / ratio, 0.0, 0.0) for ratio in (0.95, 0.97, 0.99, 1.0)],

@@ -136,6 +136,14 @@ def _rate_rows(ours: Mapping[str, _Ours], theirs: Mapping[str, float], count: in
     yield against(plain, _COPY, 0.7)
     yield Row(f"{plain}, the run alone", inside[plain], _UNIT, _COPY, theirs[_COPY])
     yield Row(f"{zstd}, the run alone", inside[zstd], _UNIT, _COPY, theirs[_COPY])
+    yield Row(
+        f"{zstd}, the run alone",
+        inside[zstd],
+        _UNIT,
+        "gguf-py Q8_0",
+        theirs.get("gguf-py Q8_0"),
+        ratio_of(2.5),
+    )
     yield against(four, "llama.cpp Q4_0")
     yield against(four, "gguf-py Q4_0")
     yield against(two, _COPY)

@@ -6,13 +6,13 @@ import io
 from dataclasses import replace
 
 import pytest
-from tests.report.report_samples import golden_report
 
 from arrowquant_dist.reduce import Report
 from arrowquant_dist.report.compare import comparison
 from arrowquant_dist.report.markdown import table_markdown
 from arrowquant_dist.report.page import comparison_page
 from arrowquant_dist.report.terminal import print_report, print_table
+from tests.report.report_samples import golden_report
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tests.report.report_samples import golden_report, golden_values, layer_metrics
 
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
 from arrowquant_dist.metrics import ErrorSums
@@ -24,6 +23,7 @@ from arrowquant_dist.report.render import load_report, render, report_json
 from arrowquant_dist.report.text import printable
 from arrowquant_dist.report.view import WEIGHT_COSINE_NOTE
 from arrowquant_dist.store.files import Store
+from tests.report.report_samples import golden_report, golden_values, layer_metrics
 
 VOID = {"meta", "rect"}
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")

@@ -1,0 +1,97 @@
+"""The map of the package holds: which way imports point, what is imported when, how large a module gets."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+PACKAGE = CHECKOUT / "arrowquant_dist"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MAX_LINES = 400
+# Seconds to import and hundreds of MiB, so a function that needs one imports it.
+HEAVY = {"torch", "transformers", "pandas", "ray", "datasets", "matplotlib", "scipy"}
+TOP_LEVEL = {
+    ".ci",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "arrowquant_dist",
+    "cluster",
+    "configs",
+    "pyproject.toml",
+    "tests",
+}
+
+
+def test_imports_point_one_way() -> None:
+    """The contracts of pyproject.toml, as `lint-imports` checks them."""
+    program = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([program, "--no-cache"], cwd=CHECKOUT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_libraries_wait_inside_functions(module: Path) -> None:
+    allowed = {"ray"} if module == PACKAGE / "engine" / "ray.py" else set()
+    assert not imported_at_once(ast.parse(module.read_text())) & HEAVY - allowed
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_can_be_read_in_one_sitting(module: Path) -> None:
+    assert len(module.read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["quantize", "--help"], ["--version"]])
+def test_help_imports_no_numbers(arguments: list[str]) -> None:
+    code = """
+import sys
+from arrowquant_dist.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code
+print("MODULES", *{name.partition(".")[0] for name in sys.modules})
+"""
+    command = [sys.executable, "-c", code, *arguments]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert not set(shown.split("MODULES")[1].split()) & (HEAVY | {"numpy", "pyarrow", "numba", "fsspec"})
+
+
+def test_nothing_lies_about_at_the_top() -> None:
+    if not (CHECKOUT / ".git").exists():
+        pytest.skip("only git knows what belongs to the project")
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=CHECKOUT, check=True, capture_output=True, text=True
+    ).stdout
+    assert {line.split("/", 1)[0] for line in listed.splitlines()} <= TOP_LEVEL
+
+
+def test_every_folder_of_tests_is_a_package() -> None:
+    """So that modules of one name in two folders are two modules."""
+    folders = {path.parent for path in (CHECKOUT / "tests").rglob("*.py")}
+    assert not [folder for folder in folders if not (folder / "__init__.py").exists()]
+
+
+def imported_at_once(module: ast.Module) -> set[str]:
+    """Top-level packages that are imported with the module, types' imports aside."""
+    found: set[str] = set()
+    waiting: list[ast.stmt] = list(module.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+    return found

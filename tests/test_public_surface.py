@@ -53,17 +53,16 @@ def test_importing_the_package_imports_nothing_else() -> None:
 def test_the_readme_lists_the_commands_and_their_options() -> None:
     usage = block("Command line")
     assert set(re.findall(r"^arrowquant (\w+)", usage, re.MULTILINE)) == set(COMMANDS)
-    quantize = {option for parameter in COMMANDS["quantize"].params for option in parameter.opts}
     listed = usage.split("arrowquant inspect", 1)[0]
     assert set(re.findall(r"--[a-z-]+", listed)) == {
         option
         for parameter in COMMANDS["quantize"].params
         for option in (*parameter.opts, *parameter.secondary_opts)
         if option.startswith("--")
-    }, quantize
+    }
 
 
-def test_the_config_of_the_readme_has_every_key_and_works() -> None:
+def test_the_config_of_the_readme_is_one() -> None:
     values = yaml.safe_load(block("Config", "yaml"))
     run = values.pop("run")
     assert isinstance(QuantizationConfig.from_dict(values), QuantizationConfig)

@@ -52,7 +52,7 @@ def matrices(draw: st.DrawFn, max_rows: int = 4, max_columns: int = 40) -> np.nd
     top = 1e-42 if kind == "tiny" else draw(st.sampled_from([1.0, 0.02, 1e-30, 1e4, 1e30, FLOAT32_MAX]))
     values = draw(hnp.arrays(np.float32, shape, elements=_elements(top)))
     if kind == "offset":
-        return np.float32(values / 8 + np.float32(top / 2))
+        return np.asarray(values / 8 + np.float32(top / 2), np.float32)
     if kind == "sparse":
         values[draw(hnp.arrays(np.bool_, shape))] = 0.0
     return values
@@ -133,7 +133,8 @@ class Group:
 def groups(source: torch.Tensor, q: QuantizedTensor) -> list[Group]:
     """All groups of a quantized matrix, in the order of its scales; a per-tensor scale has one."""
     values = source.to(torch.float32).numpy()
-    codes = reference.unpacked_rows(q.codes.tobytes(), *values.shape, BITS[q.quant_type])
+    rows, columns = values.shape
+    codes = reference.unpacked_rows(q.codes.tobytes(), rows, columns, BITS[q.quant_type])
     zero_points = q.zero_points if q.zero_points.size else np.zeros_like(q.scales)
     if q.quant_axis < 0:
         return [Group(values.ravel(), codes.ravel(), q.scales[0], zero_points[0])]

@@ -15,6 +15,44 @@ _F32 = ir.FloatType()
 _I32 = ir.IntType(32)
 
 
+def _converts_halves(context: Any) -> bool:
+    """Whether the CPU compiled for has instructions for float16. Else LLVM calls functions of a library that isn't
+    there, and ends the process: on an x86 without F16C, as many virtual machines are."""
+    triple, _, features = context.codegen().magic_tuple()
+    return triple.startswith(("aarch64", "arm64")) or "+f16c" in features.split(",")
+
+
+def _half_to_float(builder: Any, half: Any) -> Any:
+    """The bits of a float16 → float32, by integer arithmetic."""
+    wide = builder.zext(half, _I32)
+    size = builder.and_(wide, ir.Constant(_I32, 0x7FFF))
+    shifted = builder.shl(size, ir.Constant(_I32, 13))
+    denormal = builder.fmul(builder.uitofp(size, _F32), ir.Constant(_F32, 2.0**-24))
+    normal = builder.add(shifted, ir.Constant(_I32, (127 - 15) << 23))
+    special = builder.or_(shifted, ir.Constant(_I32, 0x7F800000))
+    bits = builder.select(
+        builder.icmp_unsigned("<", size, ir.Constant(_I32, 0x400)), builder.bitcast(denormal, _I32), normal
+    )
+    bits = builder.select(builder.icmp_unsigned(">=", size, ir.Constant(_I32, 0x7C00)), special, bits)
+    sign = builder.shl(builder.and_(wide, ir.Constant(_I32, 0x8000)), ir.Constant(_I32, 16))
+    return builder.bitcast(builder.or_(bits, sign), _F32)
+
+
+def _float_to_half(builder: Any, value: Any) -> Any:
+    """float32 → the bits of a float16, half to even, by integer arithmetic. |value| ≤ 65504."""
+    bits = builder.bitcast(value, _I32)
+    size = builder.and_(bits, ir.Constant(_I32, 0x7FFFFFFF))
+    odd = builder.and_(builder.lshr(size, ir.Constant(_I32, 13)), ir.Constant(_I32, 1))
+    rounded = builder.add(builder.add(size, ir.Constant(_I32, 0xFFF - ((127 - 15) << 23))), odd)
+    normal = builder.lshr(rounded, ir.Constant(_I32, 13))
+    scaled = builder.fmul(builder.bitcast(size, _F32), ir.Constant(_F32, 2.0**24))
+    steps = builder.call(builder.module.declare_intrinsic("llvm.rint", [_F32]), [scaled])
+    is_denormal = builder.icmp_unsigned("<", size, ir.Constant(_I32, (127 - 14) << 23))
+    half = builder.select(is_denormal, builder.fptosi(steps, _I32), normal)
+    sign = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 0x8000))
+    return builder.trunc(builder.or_(half, sign), ir.IntType(16))
+
+
 @intrinsic
 def to_float32(_typing: Any, bits: Any) -> Any:
     """The float32 value of source bits: int32 → float32, uint16 → bfloat16, int16 → float16. Exact."""
@@ -25,7 +63,9 @@ def to_float32(_typing: Any, bits: Any) -> Any:
     def from_bfloat16(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.bitcast(builder.shl(builder.zext(args[0], _I32), ir.Constant(_I32, 16)), _F32)
 
-    def from_float16(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+    def from_float16(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        if not _converts_halves(context):
+            return _half_to_float(builder, args[0])
         return builder.fpext(builder.bitcast(args[0], ir.HalfType()), _F32)
 
     codegens = {types.int32: from_float32, types.uint16: from_bfloat16, types.int16: from_float16}
@@ -151,9 +191,11 @@ def to_bits(_typing: Any, _value: Any, like: Any) -> Any:
         rounded = builder.add(builder.add(bits, ir.Constant(_I32, 0x7FFF)), odd)
         return builder.trunc(builder.lshr(rounded, ir.Constant(_I32, 16)), ir.IntType(16))
 
-    def float16(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        half = builder.fptrunc(clamp(builder, args[0], 65504.0), ir.HalfType())
-        return builder.bitcast(half, ir.IntType(16))
+    def float16(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        value = clamp(builder, args[0], 65504.0)
+        if not _converts_halves(context):
+            return _float_to_half(builder, value)
+        return builder.bitcast(builder.fptrunc(value, ir.HalfType()), ir.IntType(16))
 
     codegens = {types.int32: float32, types.uint16: bfloat16, types.int16: float16}
     return like(types.float32, like), codegens[like]

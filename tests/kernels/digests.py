@@ -1,0 +1,81 @@
+"""What the kernels make of fixed weights, as digests: `python -m tests.kernels.digests` prints them as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from itertools import product
+
+import numpy as np
+
+from arrowquant_dist.config import BITS, QuantSpec
+from arrowquant_dist.tensor import QuantizedTensor, quantize_values
+
+_SHAPE = (6, 203)
+_DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+
+
+def _weights(dtype: str) -> np.ndarray:
+    """uint8: rows of different magnitude and shape, by integer arithmetic alone."""
+    numbers = np.arange(_SHAPE[0] * _SHAPE[1], dtype=np.uint64)
+    mixed = (numbers * 2654435761 + 12345) % 1000003 % 2001
+    values = ((mixed.astype(np.float32) - 1000) / 1024).reshape(_SHAPE) ** 3
+    values *= np.array([[1], [0.01], [4], [0.3], [2], [100]], np.float32)
+    values += np.array([[0], [0], [1], [0], [-5], [0]], np.float32)
+    if dtype == "bfloat16":
+        values = (values.view("<u4") >> 16).astype("<u2")
+    return values.astype(_DTYPES[dtype]).reshape(-1).view(np.uint8)
+
+
+def _specs() -> list[QuantSpec]:
+    scopes = [(True, 0), (False, 64), (False, 0)]
+    kinds = [(True, False), (False, False), (False, True)]
+    return [
+        QuantSpec(quant_type, per_channel, group_size, symmetric, method, whole)
+        for quant_type, method, (per_channel, group_size), (symmetric, whole) in product(
+            BITS, ("rtn", "mse"), scopes, kinds
+        )
+    ]
+
+
+def _digest(q: QuantizedTensor) -> str:
+    parts = (q.codes, q.scales, q.zero_points, q.values())
+    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
+
+
+def halves_to_floats() -> tuple[np.ndarray, np.ndarray]:
+    """Every finite float16, and what the kernels read it as (float32): a group of one value decodes to it exactly."""
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)]
+    spec = QuantSpec("int8", per_channel=True, group_size=0, symmetric=False)
+    return halves, quantize_values(halves.view(np.uint8), (halves.size, 1), "float16", spec).values(
+        "float32"
+    )[:, 0]
+
+
+def floats_to_halves() -> tuple[np.ndarray, np.ndarray]:
+    """float32 numbers on and beside each tie between two float16, and what the kernels round them to."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    ties = (halves[:-1] + halves[1:]) / 2
+    tiny = np.array([1e-45, 2.9e-8, 3e-8, 65519.0, 65520.0, 1e30], np.float32)
+    floats = np.concatenate([halves, ties, np.nextafter(ties, 0), np.nextafter(ties, np.float32(9e9)), tiny])
+    floats = np.concatenate([floats, -floats]).astype(np.float32)
+    ones = np.ones(floats.size, np.uint8)
+    q = QuantizedTensor((floats.size, 1), "float32", "int8", ones, floats, np.empty(0, np.float32), 0, 0)
+    return floats, q.values("float16")[:, 0]
+
+
+def digests(dtypes: list[str]) -> dict[str, str]:
+    """Of codes, scales, zero points and decoded values, by spec, for weights of each dtype."""
+    found = {
+        f"{dtype} {spec}": _digest(quantize_values(_weights(dtype), _SHAPE, dtype, spec))
+        for dtype, spec in product(dtypes, _specs())
+    }
+    for convert in (halves_to_floats, floats_to_halves):
+        found[convert.__name__] = hashlib.sha256(convert()[1].tobytes()).hexdigest()[:16]
+    return found
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(digests(sys.argv[1:])))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.table import Checkpoint
@@ -23,7 +24,7 @@ from arrowquant_dist.plan import (
 )
 from arrowquant_dist.reduce import HostFacts, Report, RunFacts, combine_layers, reduce_receipts
 from arrowquant_dist.report.render import load_report, render
-from arrowquant_dist.store.files import Store, redact
+from arrowquant_dist.store.files import Store, is_local, redact
 from arrowquant_dist.store.index import write_index
 from arrowquant_dist.store.manifest import Manifest
 from arrowquant_dist.store.receipt import Receipt
@@ -125,12 +126,22 @@ def _refuse_difference(dataset: Target, started: Plan, plan: Plan) -> None:
 
 def _refuse_own_source(dataset: Target, checkpoint: Checkpoint) -> None:
     """A target that holds a file of its own source would be overwritten while it is read."""
-    folder = dataset.store.uri.rstrip("/") + "/"
-    inside = [file.uri for file in checkpoint.files if redact(file.uri).startswith(folder)]
-    if inside:
-        raise InvalidConfig(
-            f"the target holds the source itself ({redact(inside[0])}); choose another target"
-        )
+    folder = _real_place(dataset.store.uri)
+    for file in checkpoint.files:
+        if any(place.startswith(f"{folder}/") for place in _real_places(redact(file.uri))):
+            message = f"the target holds the source itself ({redact(file.uri)}); choose another target"
+            raise InvalidConfig(message)
+
+
+def _real_places(uri: str) -> tuple[str, str]:
+    """Where a file is, and where its bytes are: a local one may be a link into a cache."""
+    folder, _, name = uri.rpartition("/")
+    return f"{_real_place(folder)}/{name}", _real_place(uri)
+
+
+def _real_place(uri: str) -> str:
+    """One spelling of a place: local ones without links and `..`, so that no other name hides that two are one."""
+    return str(Path(uri).resolve()) if is_local(uri) else uri.rstrip("/")
 
 
 def _context(target: str, checkpoint: Checkpoint, plan: Plan, run: RunConfig) -> WorkerContext:

@@ -89,10 +89,18 @@ def test_the_source_is_never_the_target(source: Path, place: str) -> None:
         assert [f.name for f in source.parent.iterdir()] == [source.name]
 
 
-def test_a_dataset_is_not_overwritten_by_itself(source: Path, target: Path) -> None:
+@pytest.mark.parametrize("name", ["target", "link", "source/../target", "target/weights"])
+@pytest.mark.parametrize("as_target", [False, True], ids=["as source", "as target"])
+def test_a_dataset_is_not_overwritten_by_itself_under_any_name(
+    source: Path, target: Path, name: str, *, as_target: bool
+) -> None:
     assert run("quantize", source, target).returncode == 0
     before = weights_of(target)
-    error_of(run("quantize", target, target, "--quant", "int2", "--overwrite"), 2)
+    target.with_name("link").symlink_to(target)
+    other = f"{target.parent}/{name}"
+    pair = (target, other) if as_target else (other, target)
+    line = error_of(run("quantize", *pair, "--quant", "int2", "--overwrite"), 2)
+    assert "the source itself" in line
     assert weights_of(target) == before
 
 

@@ -101,7 +101,8 @@ class Target:
         if not self._is_cleared and self.state() == "foreign":
             foreign = self._foreign({info.path for info in self.store.list()})
             shown = ", ".join(foreign[:_NAMED]) + (" …" if len(foreign) > _NAMED else "")
-            message = f"the target holds other files ({shown}); choose an empty or new one"
+            found = f"holds other files ({shown})" if foreign != [""] else "is a file"
+            message = f"the target {found}; choose an empty or new folder"
             raise TargetConflict(message, uri=self.store.uri)
         out = io.BytesIO()
         options = pa.ipc.IpcWriteOptions(compression="zstd")

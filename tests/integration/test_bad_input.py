@@ -80,6 +80,12 @@ def test_a_target_with_other_files_is_refused_and_left_alone(source: Path, targe
         assert [f.name for f in target.iterdir()] == ["thesis.tex"]
 
 
+def test_a_target_that_is_a_file_is_refused(source: Path, target: Path) -> None:
+    target.write_text("the only copy")
+    assert "is a file" in error_of(run("quantize", source, target), 2)
+    assert target.read_text() == "the only copy"
+
+
 @pytest.mark.parametrize("place", [".", "model.safetensors"])
 def test_the_source_is_never_the_target(source: Path, place: str) -> None:
     before = source.read_bytes()

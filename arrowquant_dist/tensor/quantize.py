@@ -65,20 +65,24 @@ def quantize_tensor(
 def _as_bytes(weight: Any) -> tuple[np.ndarray, tuple[int, ...], str]:
     """(uint8 [nbytes], shape, dtype name) of a torch tensor or numpy array."""
     if isinstance(weight, np.ndarray):
-        dtype = weight.dtype.name
-        array = np.ascontiguousarray(weight, weight.dtype.newbyteorder("<"))
+        dtype = _known(weight.dtype.name)
+        array = np.ascontiguousarray(weight, weight.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
     else:
         import torch
 
         if not isinstance(weight, torch.Tensor):
             raise InvalidConfig(f"a weight is a torch tensor or a numpy array, not {type(weight).__name__}")
-        dtype = str(weight.dtype).removeprefix("torch.")
+        dtype = _known(str(weight.dtype).removeprefix("torch."))
         array = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return array, tuple(int(n) for n in weight.shape), dtype
+
+
+def _known(dtype: str) -> str:
     if dtype not in DTYPES:
         raise InvalidConfig(
             f"dtype {dtype} is not supported; convert the weight to one of {', '.join(DTYPES)}"
         )
-    return array.reshape(-1).view(np.uint8), tuple(int(n) for n in weight.shape), dtype
+    return dtype
 
 
 def quantize_values(
@@ -244,7 +248,8 @@ def _measure(values: np.ndarray, stored: np.ndarray, dtype: str, stored_dtype: s
         d = x if stored is values else _as_float64(stored[k * narrow : (k + 1) * narrow], stored_dtype)
         e = x - d
         top = float(np.abs(e).max()) if e.size else 0.0
-        total += ErrorSums(x.size, float(x @ x), float(d @ d), float(e @ e), top)
+        with np.errstate(over="ignore"):  # squares of float64 values beyond float32
+            total += ErrorSums(x.size, float(x @ x), float(d @ d), float(e @ e), top)
     return total
 
 

@@ -93,6 +93,8 @@ class QuantizedTensor:
 
     def values_into(self, out: np.ndarray, dtype: str) -> None:
         """As `values`, into `out`: uint8, num_params · itemsize bytes, aligned to the itemsize."""
+        if not out.size:
+            return
         if self.quant_type in BITS:
             self._decode(out, dtype)
         elif self.quant_type == "none" and dtype == self.dtype:
@@ -110,16 +112,15 @@ class QuantizedTensor:
             _convert(wide.view(np.uint8), "float32", out, dtype)
             return
         rows, columns = self.matrix_shape
-        if rows and columns:
-            dequantize_rows(
-                read_only(self.codes).reshape(rows, -1),
-                BITS[self.quant_type],
-                self.group_size or columns,
-                self._by_row(self.scales),
-                self._by_row(self.zero_points),
-                np.empty(columns, np.uint8),
-                kernel_bits(out, dtype).reshape(rows, columns),
-            )
+        dequantize_rows(
+            read_only(self.codes).reshape(rows, -1),
+            BITS[self.quant_type],
+            self.group_size or columns,
+            self._by_row(self.scales),
+            self._by_row(self.zero_points),
+            np.empty(columns, np.uint8),
+            kernel_bits(out, dtype).reshape(rows, columns),
+        )
 
     def _by_row(self, scales: np.ndarray) -> np.ndarray:
         """Scales or zero points as [rows, groups a row]; one for the whole tensor is repeated."""
@@ -131,9 +132,9 @@ class QuantizedTensor:
         import torch
 
         name = str(dtype).removeprefix("torch.") if dtype is not None else self.dtype
-        bits = self.values(name)
-        tensor = torch.from_numpy(bits.reshape(-1).view(np.uint8))
-        return tensor.view(getattr(torch, name)).reshape(self.shape)
+        tensor = torch.empty(self.shape, dtype=getattr(torch, name))
+        self.values_into(tensor.reshape(-1).view(torch.uint8).numpy(), name)
+        return tensor
 
     def to_dict(self) -> dict[str, Any]:
         """The scalar fields, for people and logs."""

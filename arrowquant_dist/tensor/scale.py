@@ -63,14 +63,16 @@ class TensorSpan:
         """The scale that `spec` chooses for these values."""
         qmin, qmax = -(1 << (spec.bits - 1)), (1 << (spec.bits - 1)) - 1
         rtn = self._rtn(spec, np.float32(qmin), np.float32(qmax))
-        if self.histogram is not None and self._is_resolved(rtn.scale):
+        if self.histogram is not None and self._is_resolved(spec):
             return _least_squares(self.histogram, rtn, spec, qmin, qmax)
         return rtn
 
-    def _is_resolved(self, step: float) -> bool:
-        """Whether bfloat16 tells values apart that are a step of the scale apart, well within float32's range."""
+    def _is_resolved(self, spec: QuantSpec) -> bool:
+        """Whether bfloat16 tells values apart that are a step of the codes apart, well within float32's range."""
         top = max(abs(self.low), abs(self.high))
-        return self.low < self.high and _SMALLEST < top < _LARGEST and step > top * _BFLOAT16_STEP
+        width = 2 * top if spec.symmetric else self.high - self.low
+        is_wide = width / ((1 << spec.bits) - 1) > top * _BFLOAT16_STEP
+        return self.low < self.high and _SMALLEST < top < _LARGEST and is_wide
 
     def _rtn(self, spec: QuantSpec, qmin: np.float32, qmax: np.float32) -> TensorScale:
         from arrowquant_dist.kernels.rtn import asymmetric_scale, symmetric_scale, whole_asymmetric_scale

@@ -146,8 +146,9 @@ class Target:
         A commit that cannot be read, is of another plan, or whose part is not there in its size, is none: it
         is deleted, and the shard is done again. That is safe, since `publish` looks at every part once more.
         """
-        sizes = {info.path: info.nbytes for info in self.store.list(WEIGHTS_FOLDER)}
         commits = read_commits(self.store, self.fingerprint)
+        # Listed after: a commit that another driver's worker lands meanwhile is either unseen or has its part here.
+        sizes = {info.path: info.nbytes for info in self.store.list(WEIGHTS_FOLDER)}
         whole = [
             c for c in commits if c.receipt is not None and sizes.get(c.receipt.part) == c.receipt.nbytes
         ]

@@ -11,7 +11,7 @@ import pytest
 
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, StorageError, TargetConflict
 from arrowquant_dist.store.commit import commit_path
-from arrowquant_dist.store.files import Store
+from arrowquant_dist.store.files import ObjectInfo, Store
 from arrowquant_dist.store.index import write_index
 from arrowquant_dist.store.manifest import Manifest
 from arrowquant_dist.store.part import PartWriter
@@ -100,6 +100,23 @@ def test_a_run_goes_from_empty_to_finished(place: Place) -> None:
         "weights/shard=00001/part-a.parquet",
     ]
     assert {entry.part for entry in manifest.read_index(target.store)} == {r.part for r in receipts.values()}
+
+
+def test_a_commit_that_lands_while_receipts_are_read_stays(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, other = started(place), Target.open(place.uri)
+    listed = target.store.list
+
+    def list_and_then_commit(prefix: str = "") -> list[ObjectInfo]:
+        found = listed(prefix)
+        monkeypatch.undo()
+        assert other.commit(work(other, 0, "b"))
+        return found
+
+    monkeypatch.setattr(target.store, "list", list_and_then_commit)
+    target.receipts()
+    assert list(other.receipts()) == [0]
 
 
 def test_weights_is_a_plain_hive_dataset(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from arrowquant_dist.config import BITS, QuantSpec
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 
-_SHAPE = (6, 203)
+_SHAPE = (60, 203)
 _DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
 
@@ -21,8 +21,8 @@ def _weights(dtype: str) -> np.ndarray:
     numbers = np.arange(_SHAPE[0] * _SHAPE[1], dtype=np.uint64)
     mixed = (numbers * 2654435761 + 12345) % 1000003 % 2001
     values = ((mixed.astype(np.float32) - 1000) / 1024).reshape(_SHAPE) ** 3
-    values *= np.array([[1], [0.01], [4], [0.3], [2], [100]], np.float32)
-    values += np.array([[0], [0], [1], [0], [-5], [0]], np.float32)
+    values *= np.resize(np.array([1, 0.01, 4, 0.3, 2, 100], np.float32), (_SHAPE[0], 1))
+    values += np.resize(np.array([0, 0, 1, 0, -5, 0], np.float32), (_SHAPE[0], 1))
     if dtype == "bfloat16":
         values = (values.view("<u4") >> 16).astype("<u2")
     return values.astype(_DTYPES[dtype]).reshape(-1).view(np.uint8)

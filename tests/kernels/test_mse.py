@@ -60,6 +60,15 @@ def test_real_weights_have_clearly_less_error_than_under_rtn(quant_type: str, ze
     assert mse < 0.95 * rtn
 
 
+@pytest.mark.parametrize("quant_type", ["int2", "int3", "int4"])
+def test_groups_far_from_zero_lose_no_more_than_those_about_it(quant_type: str) -> None:
+    """The zero point is many steps away there, so it has to follow the rounding of the scale."""
+    source = torch.randn(64, 512, generator=torch.Generator().manual_seed(3))
+    spec = group_spec(quant_type, 128, "mse", "real")
+    near, far = (quantized(source + offset, spec).metrics["mse"] for offset in (0.0, 300.0))
+    assert far == pytest.approx(near, rel=0.01)
+
+
 @pytest.mark.parametrize("zero_points", ["none", "real"])
 def test_small_groups_come_near_the_best_of_all_codes(zero_points: str) -> None:
     source = torch.randn(120, 6, generator=torch.Generator().manual_seed(4))

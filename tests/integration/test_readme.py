@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import CHECKOUT
+from tests.integration.conftest import Targets
 from tests.integration.layers import read_layers
 
 README = (CHECKOUT / "README.md").read_text()
@@ -19,6 +21,18 @@ README = (CHECKOUT / "README.md").read_text()
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| `[\w-]+\.yaml` \|.*", README, re.MULTILINE))
+def test_the_table_of_the_readme_is_what_comes_out(targets: Targets, row: str) -> None:
+    config, *shown = (cell.strip(" `") for cell in row.strip("|").split("|"))
+    size, vs_fp16, vs_source, mean, least = (float(cell.split()[0].strip("×")) for cell in shown[:5])
+    report = json.loads((targets[config.removesuffix(".yaml")] / "report" / "report.json").read_text())
+    totals, cosine = report["totals"], report["accuracy"]["cosine"]
+    assert size * 1e6 == pytest.approx(totals["parts_nbytes"], rel=0.01)
+    assert vs_fp16 == pytest.approx(totals["compression_vs_fp16"], abs=0.01)
+    assert vs_source == pytest.approx(totals["compression_vs_source"], abs=0.05)
+    assert (mean, least) == pytest.approx((cosine["mean"], cosine["min"]), abs=0.001)
 
 
 @pytest.fixture

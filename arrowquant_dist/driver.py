@@ -22,7 +22,7 @@ from arrowquant_dist.plan import (
     plan_table,
     worker_memory_nbytes,
 )
-from arrowquant_dist.reduce import HostFacts, Report, RunFacts, combine_layers, reduce_receipts
+from arrowquant_dist.reduce import HostFacts, Report, RunFacts, combine_layers, reduce_layers
 from arrowquant_dist.report.render import load_report, render
 from arrowquant_dist.store.files import Store, is_local, redact
 from arrowquant_dist.store.index import write_index
@@ -79,8 +79,9 @@ def quantize(
     facts = RunFacts(
         engine.name, engine.workers, started_at.isoformat(), seconds, tuple(resumed), HostFacts.here()
     )
-    report = reduce_receipts(receipts, plan, facts)
-    _publish(dataset, plan, receipts, report, _sidecars(checkpoint, run))
+    layers = combine_layers(receipts, plan)
+    report = reduce_layers(layers, receipts, plan, facts)
+    _publish(dataset, plan, receipts, render(report, layers), _sidecars(checkpoint, run))
     return Outcome(report, already_finished=False, target=dataset.store.uri)
 
 
@@ -106,10 +107,7 @@ def _start(dataset: Target, checkpoint: Checkpoint, plan: Plan, run: RunConfig) 
 
 
 def _refuse_others(dataset: Target, plan: Plan) -> None:
-    if dataset.state() == "foreign":
-        raise TargetConflict(
-            "the target holds other files; choose an empty or new one", uri=dataset.store.uri
-        )
+    dataset.refuse_foreign()
     planned = dataset.planned()
     if planned is not None:
         _refuse_difference(dataset, plan_from_table(planned), plan)
@@ -207,7 +205,11 @@ def _sidecars(checkpoint: Checkpoint, run: RunConfig) -> dict[str, bytes]:
 
 
 def _publish(
-    dataset: Target, plan: Plan, receipts: Sequence[Receipt], report: Report, sidecars: dict[str, bytes]
+    dataset: Target,
+    plan: Plan,
+    receipts: Sequence[Receipt],
+    report_files: dict[str, bytes],
+    sidecars: dict[str, bytes],
 ) -> None:
     """Index, report and sidecars, then the manifest, which makes all of it a dataset."""
     index = write_index((receipt.part, receipt.shard, row) for receipt in receipts for row in receipt.rows)
@@ -221,7 +223,7 @@ def _publish(
         compression=plan.compression,
         aliases=plan.aliases,
     )
-    dataset.publish(manifest, index, {**sidecars, **render(report, combine_layers(receipts, plan))})
+    dataset.publish(manifest, index, {**sidecars, **report_files})
 
 
 class ArrowQuantizer:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -12,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +18,7 @@ from arrowquant_dist.arena import Arena
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import SourceFile
 from arrowquant_dist.errors import IncompleteDataset, Interrupted
+from arrowquant_dist.machine import peak_memory_nbytes
 from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.store.part import PartInfo, PartWriter
 from arrowquant_dist.store.receipt import Receipt
@@ -88,9 +86,8 @@ class ShardWorker:
         if self._target.commit(receipt):
             return receipt
         counting = self._target.receipts().get(shard.index)
-        if (
-            counting is None
-        ):  # its part is gone: that commit was removed just now, and the shard is to be done again
+        if counting is None:
+            # its part is gone: that commit was removed just now, and the shard is to be done again
             message = f"shard {shard.index}: the attempt that was first has lost its part; run the same command again"
             raise IncompleteDataset(message, uri=self._target.store.uri)
         return counting
@@ -230,16 +227,3 @@ def _receipt(shard: Shard, attempt: str, part: PartInfo, seconds: dict[str, floa
         peak_memory_nbytes=peak_memory_nbytes(),
         worker=socket.gethostname(),
     )
-
-
-def peak_memory_nbytes() -> int:
-    """The process's largest resident set so far.
-
-    Linux: what the kernel counts for this program; getrusage there begins with what its parent had when it forked.
-    """
-    try:
-        status = Path("/proc/self/status").read_text("ascii")
-        return int(status.split("VmHWM:")[1].split(maxsplit=1)[0]) * 1024
-    except (OSError, IndexError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from arrowquant_dist.engine.run import OnDone, largest_first, raise_failures
 from arrowquant_dist.errors import Interrupted
+from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.store.receipt import Receipt
 from arrowquant_dist.worker import ShardWorker, WorkerContext
@@ -55,8 +55,3 @@ def _failures(running: dict[int, Future[Receipt]]) -> dict[int, Exception]:
         elif error is not None:  # SystemExit and the like
             raise error
     return failures
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,9 +14,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from arrowquant_dist.engine.inline import usable_cpus
 from arrowquant_dist.engine.run import OnDone, largest_first, raise_failures
 from arrowquant_dist.errors import ArrowQuantError, Interrupted, PartialRun, StorageError
+from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.plan import Shard
 from arrowquant_dist.worker import ShardWorker, WorkerContext
 
@@ -145,7 +145,5 @@ class _Dispatch:
 def _cause(error: RayTaskError) -> Exception:
     """The exception that the worker raised; Ray derives the one it raises here from it."""
     cause = error.cause
-    if isinstance(cause, ArrowQuantError):
-        return type(cause)(cause.message, layer=cause.layer, uri=cause.uri, byte_range=cause.byte_range)
-    failure: Exception = error
+    failure: Exception = cause if isinstance(cause, ArrowQuantError) else error
     return failure

@@ -169,8 +169,8 @@ def quantize_mse_asymmetric(
 @kernel
 def quantize_with_scale(
     bits: np.ndarray,
-    scale: np.float32,
-    zero_point: np.float32,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
     qmin: np.float32,
     qmax: np.float32,
     width: int,
@@ -178,9 +178,7 @@ def quantize_with_scale(
     scratch: np.ndarray,
     sums: np.ndarray,
 ) -> None:
-    """One given scale and zero point for all rows (per tensor). The values are known to be finite."""
+    """One given scale for all rows (per tensor). scales: float32 [1]; zero_points: [1], or [0] where symmetric. The
+    values are known to be finite."""
     for i in range(bits.shape[0]):
-        plain = codes[i] if width == 8 else scratch
-        encode_run(bits[i], scale, zero_point, qmin, qmax, plain, sums)
-        if width != 8:
-            pack_row(plain, width, codes[i])
+        _encode_row(bits[i], bits.shape[1], scales, zero_points, qmin, qmax, width, codes[i], scratch, sums)

@@ -13,8 +13,9 @@ from arrowquant_dist.config import ResolvedLayer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig
 from arrowquant_dist.plan.blocks import RowBlock, Shard
-from arrowquant_dist.plan.sizes import SCALE_NBYTES, data_row_nbytes, scales_row_nbytes
+from arrowquant_dist.plan.sizes import SCALE_NBYTES, scales_row_nbytes
 from arrowquant_dist.store.files import redact
+from arrowquant_dist.tensor import row_nbytes
 
 MAX_DIMENSION = (1 << 31) - 1  # V2's `shape` is int32
 MAX_VALUE_NBYTES = (1 << 31) - (1 << 20)  # a Parquet value stays below 2 GiB, its page's header included
@@ -74,7 +75,7 @@ def _rows_at_most(layer: Layer, resolved: ResolvedLayer, columns: int, block_byt
     """How many rows a block may have: by its bytes, and by what V2 and Parquet can hold."""
     spec = resolved.spec
     source = columns * DTYPES[layer.dtype].itemsize  # what is stored of values that only `none` can hold
-    stored = max(source, data_row_nbytes(spec, columns, layer.dtype), scales_row_nbytes(spec, columns))
+    stored = max(source, row_nbytes(spec.quant_type, columns, layer.dtype), scales_row_nbytes(spec, columns))
     if stored > MAX_VALUE_NBYTES:
         message = (
             f"a row of {columns} values is more than a Parquet value can hold; make rows shorter by row_dims"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from arrowquant_dist.checkpoint.table import RAW
 from arrowquant_dist.config import QuantSpec
-from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.plan.blocks import Plan, RowBlock
+from arrowquant_dist.tensor import row_nbytes
 
 SCALE_NBYTES = 4  # float32, a zero point as well
 
@@ -14,13 +14,6 @@ INTERPRETER_NBYTES = 300 << 20  # Python, numpy, pyarrow, numba with compiled ke
 RAW_COPIES = 2  # the bytes read, and one scratch copy (a cast to fp16, a digest of what is not contiguous)
 DECODED_COPIES = 4  # strided and dataset sources: the stored bytes and Parquet's two copies, then the values
 WRITER_COPIES = {"none": 3, "zstd": 4}  # the codes, and what Parquet's writer holds of them besides
-
-
-def data_row_nbytes(spec: QuantSpec, columns: int, dtype: str) -> int:
-    """Bytes of one row of `data`: a row of codes starts on a byte of its own."""
-    if spec.is_quantized:
-        return (columns * spec.bits + 7) // 8
-    return columns * (2 if spec.quant_type == "fp16" else DTYPES[dtype].itemsize)
 
 
 def scales_row_nbytes(spec: QuantSpec, columns: int) -> int:
@@ -34,7 +27,7 @@ def expected_nbytes(block: RowBlock) -> int:
     Exact, but for a kept block planned as fp16 that holds a value fp16 can't: its source's bytes are stored.
     """
     spec, columns = block.spec, block.columns
-    data = block.rows * data_row_nbytes(spec, columns, block.layer.dtype)
+    data = block.rows * row_nbytes(spec.quant_type, columns, block.layer.dtype)
     scales = block.rows * scales_row_nbytes(spec, columns)
     if spec.is_quantized and spec.quant_axis == -1:
         scales = SCALE_NBYTES

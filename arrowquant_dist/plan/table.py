@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from arrowquant_dist.checkpoint.table import RAW, Layer
+from arrowquant_dist.checkpoint.table import LAYER_TABLE_SCHEMA, RAW, Layer
 from arrowquant_dist.columns import arrow_batch
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.dtypes import DTYPES
@@ -51,14 +51,7 @@ _BATCH_ROWS = 1 << 14  # bounds the Python objects that are there at a time
 # layer's.
 PLAN_TABLE_SCHEMA = pa.schema(
     [
-        ("layer_name", pa.string()),
-        ("shape", pa.list_(pa.int64())),
-        ("dtype", pa.string()),
-        ("num_params", pa.int64()),
-        ("uri", pa.string()),
-        ("offset", pa.int64()),
-        ("nbytes", pa.int64()),
-        ("encoding", pa.string()),
+        *LAYER_TABLE_SCHEMA,
         ("layer_shape", pa.list_(pa.int64())),
         ("layer_offset", pa.int64()),
         ("layer_nbytes", pa.int64()),

@@ -3,6 +3,6 @@
 from arrowquant_dist.reduce.facts import HostFacts, RunFacts
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.reduce.layers import LayerMetrics, combine_layers
-from arrowquant_dist.reduce.totals import reduce_receipts
+from arrowquant_dist.reduce.totals import reduce_layers
 
-__all__ = ["HostFacts", "LayerMetrics", "Report", "RunFacts", "combine_layers", "reduce_receipts"]
+__all__ = ["HostFacts", "LayerMetrics", "Report", "RunFacts", "combine_layers", "reduce_layers"]

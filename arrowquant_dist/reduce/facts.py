@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
+
+from arrowquant_dist.machine import usable_cpus
 
 _PACKAGES = ("arrowquant-dist", "numpy", "numba", "pyarrow", "ray", "torch")
 
@@ -28,7 +29,7 @@ class HostFacts:
 
         return cls(
             system=f"{platform.system()} {platform.release()} {platform.machine()}",
-            cpus=_usable_cpus(),
+            cpus=usable_cpus(),
             memory_nbytes=int(psutil.virtual_memory().total),
             python=platform.python_version(),
             versions={name: version for name in _PACKAGES if (version := _version(name)) is not None},
@@ -65,12 +66,6 @@ class RunFacts:
     def from_dict(cls, values: dict[str, Any]) -> RunFacts:
         host = HostFacts.from_dict(values["host"])
         return cls(**{**values, "resumed_shards": tuple(values["resumed_shards"]), "host": host})
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _version(package: str) -> str | None:

@@ -25,7 +25,7 @@ from arrowquant_dist.reduce.figures import (
     ratio,
 )
 from arrowquant_dist.reduce.layer_types import LAYER_TYPES
-from arrowquant_dist.reduce.layers import LayerMetrics, combine_layers
+from arrowquant_dist.reduce.layers import LayerMetrics
 from arrowquant_dist.store.receipt import Receipt
 
 _BUCKETS = (
@@ -40,13 +40,10 @@ _BUCKETS = (
 _WORST = 10
 
 
-def reduce_receipts(receipts: Sequence[Receipt], plan: Plan, run: RunFacts) -> Report:
-    """All figures of a finished run.
-
-    Raises IncompleteDataset, naming the first few and counting the rest, where shards or layers are missing
-    or told twice, or where rows do not cover their layer exactly once.
-    """
-    layers = combine_layers(receipts, plan)
+def reduce_layers(
+    layers: Sequence[LayerMetrics], receipts: Sequence[Receipt], plan: Plan, run: RunFacts
+) -> Report:
+    """All figures of a finished run. layers: what combine_layers made of the receipts, and thereby checked."""
     quantized = [layer for layer in layers if layer.is_quantized]
     return Report(
         source={key: plan.source.get(key) for key in ("uri", "format")},

@@ -98,12 +98,8 @@ class Target:
         The caller compares their fingerprints. TargetConflict where the target holds files of others, unless
         `clear` has just left them there.
         """
-        if not self._is_cleared and self.state() == "foreign":
-            foreign = self._foreign({info.path for info in self.store.list()})
-            shown = ", ".join(foreign[:_NAMED]) + (" …" if len(foreign) > _NAMED else "")
-            found = f"holds other files ({shown})" if foreign != [""] else "is a file"
-            message = f"the target {found}; choose an empty or new folder"
-            raise TargetConflict(message, uri=self.store.uri)
+        if not self._is_cleared:
+            self.refuse_foreign()
         out = io.BytesIO()
         options = pa.ipc.IpcWriteOptions(compression="zstd")
         with pa.ipc.new_file(out, plan_table.schema, options=options) as writer:
@@ -115,6 +111,15 @@ class Target:
         if planned is None:  # another driver's --overwrite removed it just now
             raise TargetConflict("another run is clearing the target; run one at a time", uri=self.store.uri)
         return planned
+
+    def refuse_foreign(self) -> None:
+        """TargetConflict, naming a few, where the target holds files of others and no run."""
+        if self.state() == "foreign":
+            foreign = self._foreign({info.path for info in self.store.list()})
+            shown = ", ".join(foreign[:_NAMED]) + (" …" if len(foreign) > _NAMED else "")
+            found = f"holds other files ({shown})" if foreign != [""] else "is a file"
+            message = f"the target {found}; choose an empty or new folder"
+            raise TargetConflict(message, uri=self.store.uri)
 
     def clear(self) -> None:
         """Deletes what is ours, for `--overwrite`; files of others stay. TargetConflict if it never was ours.

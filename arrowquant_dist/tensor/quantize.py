@@ -179,10 +179,10 @@ def _per_tensor(
         span.add(values, dtype, spec)
         scale = span.scale(spec)
     scratch = np.empty(bits.shape[1], np.uint8)
-    chosen = (np.float32(scale.scale), np.float32(scale.zero_point))
-    quantize_with_scale(bits, *chosen, *_limits(spec), spec.bits, codes, scratch, sums)
-    zero_points = _NO_SCALES if spec.symmetric else np.array([chosen[1]], np.float32)
-    return np.array([chosen[0]], np.float32), zero_points
+    scales = np.array([scale.scale], np.float32)
+    zero_points = _NO_SCALES if spec.symmetric else np.array([scale.zero_point], np.float32)
+    quantize_with_scale(bits, scales, zero_points, *_limits(spec), spec.bits, codes, scratch, sums)
+    return scales, zero_points
 
 
 def _per_group(

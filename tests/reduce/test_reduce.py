@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import IncompleteDataset, InvalidCheckpoint
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.plan import Plan, RowBlock, Shard
-from arrowquant_dist.reduce import HostFacts, Report, RunFacts, combine_layers, reduce_receipts
+from arrowquant_dist.reduce import HostFacts, Report, RunFacts, combine_layers, reduce_layers
 from arrowquant_dist.store.receipt import Receipt, RowRecord, StoredRange
 
 HOST = HostFacts("Linux 6.1 x86_64", 2, 8 << 30, "3.11.7", {"numpy": "2.0"})
@@ -147,6 +148,11 @@ def receipts_of(pieces: tuple[tuple[tuple[Made, int, int], ...], ...] = PIECES) 
 def plain_cosine(layer: Made) -> float:
     w, d = layer.values.ravel(), layer.decoded.ravel()
     return float(w @ d / np.sqrt((w @ w) * (d @ d)))
+
+
+def reduce_receipts(receipts: Sequence[Receipt], plan: Plan, run: RunFacts) -> Report:
+    """As the driver does."""
+    return reduce_layers(combine_layers(receipts, plan), receipts, plan, run)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,36 @@
+"""`seaweedfs`: the session's server, started at first use. `bucket`: a bucket of the test's own."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.servers.objects import Objects
+from tests.servers.seaweedfs import SeaweedFS
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """uri: s3://name. storage_options: fsspec's. objects: its content by other means."""
+
+    uri: str
+    storage_options: dict[str, Any]
+    objects: Objects
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    server = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(seaweedfs: SeaweedFS) -> Iterator[Bucket]:
+    name = f"test-{secrets.token_hex(6)}"
+    yield Bucket(seaweedfs.make_bucket(name), seaweedfs.storage_options, seaweedfs.objects)
+    seaweedfs.drop_bucket(name)

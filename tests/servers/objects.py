@@ -1,0 +1,95 @@
+"""Objects of an S3 server by botocore alone: set-up and checks that bypass the code under test and s3fs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import botocore.config
+import botocore.session
+
+_DELETE_AT_ONCE = 1000  # what DeleteObjects takes
+
+
+class Objects:
+    """A signed client; URIs are s3://bucket/key."""
+
+    def __init__(self, endpoint_url: str, key: str, secret: str) -> None:
+        self.client: Any = botocore.session.Session().create_client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=endpoint_url,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            config=botocore.config.Config(
+                connect_timeout=5,
+                read_timeout=30,
+                retries={"max_attempts": 8, "mode": "standard"},
+                s3={"addressing_style": "path"},
+            ),
+        )
+
+    def put(self, uri: str, content: bytes) -> None:
+        bucket, key = _split(uri)
+        self.client.put_object(Bucket=bucket, Key=key, Body=content)
+
+    def get(self, uri: str) -> bytes:
+        bucket, key = _split(uri)
+        body: bytes = self.client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return body
+
+    def delete(self, uri: str) -> None:
+        bucket, key = _split(uri)
+        self.client.delete_object(Bucket=bucket, Key=key)
+
+    def sizes(self, root: str) -> dict[str, int]:
+        """{path below root: bytes} of every object there."""
+        bucket, prefix = _folder(root)
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        found = (entry for page in pages for entry in page.get("Contents", ()))
+        return {entry["Key"].removeprefix(prefix): entry["Size"] for entry in found}
+
+    def uploads(self, root: str) -> list[str]:
+        """Paths below root with a multipart upload that is neither completed nor aborted."""
+        bucket, prefix = _folder(root)
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket)
+        keys = (upload["Key"] for page in pages for upload in page.get("Uploads", ()))
+        return [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+
+    def upload_folder(self, folder: Path, root: str) -> None:
+        """Every file below `folder` to the same path below `root`."""
+        for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+            self.put(f"{root}/{file.relative_to(folder).as_posix()}", file.read_bytes())
+
+    def download_folder(self, root: str, folder: Path) -> Path:
+        """Every object below `root` to the same path below `folder`, which is returned."""
+        for path in self.sizes(root):
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(self.get(f"{root}/{path}"))
+        return folder
+
+    def clear(self, bucket: str) -> None:
+        """Deletes every object of the bucket and aborts its uploads."""
+        for upload in self._open_uploads(bucket):
+            self.client.abort_multipart_upload(Bucket=bucket, **upload)
+        keys = [*self.sizes(f"s3://{bucket}")]
+        for start in range(0, len(keys), _DELETE_AT_ONCE):
+            named = [{"Key": key} for key in keys[start : start + _DELETE_AT_ONCE]]
+            self.client.delete_objects(Bucket=bucket, Delete={"Objects": named, "Quiet": True})
+
+    def _open_uploads(self, bucket: str) -> Iterator[dict[str, str]]:
+        for page in self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket):
+            for upload in page.get("Uploads", ()):
+                yield {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _folder(root: str) -> tuple[str, str]:
+    bucket, key = _split(root.rstrip("/"))
+    return bucket, f"{key}/" if key else ""

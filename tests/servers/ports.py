@@ -1,0 +1,30 @@
+"""TCP ports of 127.0.0.1 for servers."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+
+GRPC_OFFSET = 10_000  # SeaweedFS listens there too
+# Below Linux' ephemeral ports (32,768 and up) with the twin, and above those of Ray's workers (10,002 to 19,999).
+_LOWEST, _HIGHEST = 20_000, 22_700
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` ports on which nobody listens, nor on their twins GRPC_OFFSET above."""
+    found: list[int] = []
+    while len(found) < count:
+        port = _LOWEST + secrets.randbelow(_HIGHEST - _LOWEST)
+        if port not in found and _is_free(port) and _is_free(port + GRPC_OFFSET):
+            found.append(port)
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with contextlib.closing(socket.socket()) as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

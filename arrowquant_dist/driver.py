@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig
-from arrowquant_dist.engine import choose_engine
+from arrowquant_dist.engine import EngineEvent, EngineFacts, choose_engine
+from arrowquant_dist.engine.run import finished
 from arrowquant_dist.errors import IncompleteDataset, InvalidConfig, TargetConflict
 from arrowquant_dist.plan import (
     Plan,
@@ -34,12 +35,13 @@ from arrowquant_dist.worker import WorkerContext
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is done of the source, shards of an earlier run included."""
+    """What is done of the source, shards of an earlier run included. workers_alive: 0 before the engine has any."""
 
     done_nbytes: int
     total_nbytes: int
-    done_rows: int
-    total_rows: int
+    done_layers: int
+    total_layers: int
+    workers_alive: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +65,28 @@ def quantize(
     finished shards are kept at the target, and no manifest makes them a dataset.
     """
     started_at, start = datetime.now(UTC), time.perf_counter()
-    checkpoint = open_checkpoint(source, run.options_of_source)
+    checkpoint = open_checkpoint(source, run.source_storage)
     plan = make_plan(checkpoint, config, run)
-    dataset = _start(Target.open(target, run.options_of_target), checkpoint, plan, run)
+    dataset = _start(Target.open(target, run.target_storage), checkpoint, plan, run)
     if dataset.state() == "finished":
-        report = load_report(target, run.options_of_target)
+        report = load_report(target, run.target_storage)
         return Outcome(report, already_finished=True, target=dataset.store.uri)
     resumed = dataset.receipts()
     missing = [shard for shard in plan.shards if shard.index not in resumed]
     engine = choose_engine(run, worker_memory_nbytes(plan))
+    ran = EngineFacts()
     if missing:
-        engine.run(_context(target, checkpoint, plan, run), missing, _counted(plan, missing, on_event))
+        ran = engine.run(_context(target, checkpoint, plan, run), missing, _counted(plan, missing, on_event))
     receipts = _receipts(dataset, plan)
     seconds = time.perf_counter() - start
     facts = RunFacts(
-        engine.name, engine.workers, started_at.isoformat(), seconds, tuple(resumed), HostFacts.here()
+        engine.name,
+        engine.workers,
+        started_at.isoformat(),
+        seconds,
+        tuple(resumed),
+        HostFacts.here(),
+        **asdict(ran),
     )
     layers = combine_layers(receipts, plan)
     report = reduce_layers(layers, receipts, plan, facts)
@@ -87,9 +96,9 @@ def quantize(
 
 def plan_only(source: str, target: str, config: QuantizationConfig, run: RunConfig) -> Plan:
     """The plan of the same call of `quantize`: headers are read and everything is checked, nothing is written."""
-    checkpoint = open_checkpoint(source, run.options_of_source)
+    checkpoint = open_checkpoint(source, run.source_storage)
     plan = make_plan(checkpoint, config, run)
-    dataset = Target.open(target, run.options_of_target)
+    dataset = Target.open(target, run.target_storage)
     _refuse_own_source(dataset, checkpoint)
     if not run.overwrite:
         _refuse_others(dataset, plan)
@@ -148,17 +157,17 @@ def _context(target: str, checkpoint: Checkpoint, plan: Plan, run: RunConfig) ->
         plan.fingerprint,
         plan.compression,
         checkpoint.files,
-        run.options_of_source,
-        run.options_of_target,
+        run.source_storage,
+        run.target_storage,
     )
 
 
-def _counted(plan: Plan, missing: Sequence[Shard], on_event: OnEvent | None) -> Callable[[int, int], None]:
-    """An engine's OnDone that adds up and reports; from any thread."""
+def _counted(plan: Plan, missing: Sequence[Shard], on_event: OnEvent | None) -> Callable[[EngineEvent], None]:
+    """What an engine calls, which adds up and reports; from any thread."""
     if on_event is None:
-        return lambda _rows, _nbytes: None
+        return lambda _: None
     counter = _Counter(plan, missing, on_event)
-    counter.add(0, 0)
+    counter.add(finished([], 0))
     return counter.add
 
 
@@ -168,21 +177,22 @@ class _Counter:
     missing: Sequence[Shard]
     on_event: OnEvent
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _done: tuple[int, int] = (0, 0)
-    _total: tuple[int, int] = (0, 0)
+    _nbytes: int = 0
+    _layers: int = 0
+    _total: EngineEvent = field(default_factory=lambda: finished([], 0))
 
     def __post_init__(self) -> None:
-        def count(shards: Sequence[Shard]) -> tuple[int, int]:
-            return sum(len(s.blocks) for s in shards), sum(s.source_nbytes for s in shards)
+        self._total = finished(list(self.plan.blocks), 0)
+        left = finished([block for shard in self.missing for block in shard.blocks], 0)
+        self._nbytes, self._layers = self._total.nbytes - left.nbytes, self._total.layers - left.layers
 
-        self._total = count(self.plan.shards)
-        left = count(self.missing)
-        self._done = (self._total[0] - left[0], self._total[1] - left[1])
-
-    def add(self, rows: int, nbytes: int) -> None:
+    def add(self, event: EngineEvent) -> None:
         with self._lock:
-            self._done = (self._done[0] + rows, self._done[1] + nbytes)
-            self.on_event(Progress(self._done[1], self._total[1], self._done[0], self._total[0]))
+            self._nbytes += event.nbytes
+            self._layers += event.layers
+            total = self._total
+            progress = Progress(self._nbytes, total.nbytes, self._layers, total.layers, event.workers_alive)
+            self.on_event(progress)
 
 
 def _receipts(dataset: Target, plan: Plan) -> list[Receipt]:
@@ -200,7 +210,7 @@ def _sidecars(checkpoint: Checkpoint, run: RunConfig) -> dict[str, bytes]:
     """The small files that belong to the model: tokenizer, config, README."""
     if not checkpoint.sidecars:
         return {}
-    store = Store.open(checkpoint.uri, run.options_of_source)
+    store = Store.open(checkpoint.uri, run.source_storage)
     return {path: store.read(path) for path in checkpoint.sidecars}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
-from arrowquant_dist.config import parse_size
+from arrowquant_dist.config import Storage, parse_size
 from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded, ModelMismatch
 from arrowquant_dist.store.assemble import Assembler, Rows
 from arrowquant_dist.store.dataset import Dataset
@@ -84,7 +84,7 @@ class WeightLoader:
         if workers < 1:
             raise InvalidConfig(f"workers is {workers}; at least 1 is needed")
         limit = parse_size(memory_budget, "memory_budget")
-        self._dataset = Dataset.open(uri, storage_options)
+        self._dataset = Dataset.open(uri, Storage(storage_options or {}))
         kept = self._dataset.kept_nbytes
         if kept > limit:
             message = (

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from arrowquant_dist.arena import Arena
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import SourceFile
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import IncompleteDataset, Interrupted
 from arrowquant_dist.machine import peak_memory_nbytes
 from arrowquant_dist.plan import RowBlock, Shard
-from arrowquant_dist.store.part import PartInfo, PartWriter
+from arrowquant_dist.store.part import PartWriter
 from arrowquant_dist.store.receipt import Receipt
 from arrowquant_dist.store.schema import StoredRow, chunk_digests, row_checksum
 from arrowquant_dist.store.target import Target
+from arrowquant_dist.store.traffic import Transferred
 from arrowquant_dist.tensor import QuantizedTensor, TensorScale, TensorSpan, quantize_values
 from arrowquant_dist.tensor.source import check_finite
 
@@ -44,8 +46,8 @@ class WorkerContext:
     fingerprint: str
     compression: str
     files: tuple[SourceFile, ...]
-    source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    target_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    source_storage: Storage = DEFAULT_STORAGE
+    target_storage: Storage = DEFAULT_STORAGE
 
 
 class ShardWorker:
@@ -55,10 +57,11 @@ class ShardWorker:
     (plan.worker_memory_nbytes is the bound), whatever the shard's size.
     """
 
-    def __init__(self, context: WorkerContext) -> None:
+    def __init__(self, context: WorkerContext, node: str | None = None) -> None:
         self._context = context
-        self._reader = SourceReader(context.source_options, context.files)
-        self._target = Target.open(context.target, context.target_options, context.fingerprint)
+        self._node = node or socket.gethostname()
+        self._reader = SourceReader(context.source_storage, context.files)
+        self._target = Target.open(context.target, context.target_storage, context.fingerprint)
         self._memory = _Memory()
 
     def run(self, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
@@ -67,6 +70,7 @@ class ShardWorker:
         on_block is called after each row block. Where should_stop() turns true, or anything fails, the unfinished
         part is deleted and nothing is committed. Raises Interrupted, and what reading and quantizing raise.
         """
+        started, before = time.perf_counter(), self._transferred()
         attempt = uuid.uuid4().hex[:16]
         path = self._target.part_path(shard.index, attempt)
         clock = _Clock()
@@ -82,7 +86,23 @@ class ShardWorker:
                     on_block(block)
             with clock.phase("write"):
                 part = writer.close()
-        receipt = _receipt(shard, attempt, part, clock.seconds)
+        transferred = self._transferred() - before
+        receipt = Receipt(
+            shard=shard.index,
+            attempt=attempt,
+            part=part.path,
+            nbytes=part.nbytes,
+            hash=part.hash,
+            rows=part.records,
+            seconds=dict(clock.seconds),
+            wall_seconds=time.perf_counter() - started,
+            peak_memory_nbytes=peak_memory_nbytes(),
+            worker=f"{socket.gethostname()}/{os.getpid()}",
+            node=self._node,
+            read_nbytes=transferred.read_nbytes,
+            written_nbytes=transferred.written_nbytes,
+            retries=transferred.retries,
+        )
         if self._target.commit(receipt):
             return receipt
         counting = self._target.receipts().get(shard.index)
@@ -91,6 +111,9 @@ class ShardWorker:
             message = f"shard {shard.index}: the attempt that was first has lost its part; run the same command again"
             raise IncompleteDataset(message, uri=self._target.store.uri)
         return counting
+
+    def _transferred(self) -> Transferred:
+        return self._reader.transferred + self._target.store.traffic.total
 
     def _read(self, batch: list[RowBlock]) -> list[np.ndarray]:
         self._memory.values.reset()
@@ -213,17 +236,3 @@ def _kept_reason(block: RowBlock, quantized: QuantizedTensor) -> str | None:
     if block.spec.is_quantized and not quantized.scales.size and block.num_params:
         return "holds NaN or inf (non_finite: keep)"
     return block.kept_reason
-
-
-def _receipt(shard: Shard, attempt: str, part: PartInfo, seconds: dict[str, float]) -> Receipt:
-    return Receipt(
-        shard=shard.index,
-        attempt=attempt,
-        part=part.path,
-        nbytes=part.nbytes,
-        hash=part.hash,
-        rows=part.records,
-        seconds=dict(seconds),
-        peak_memory_nbytes=peak_memory_nbytes(),
-        worker=socket.gethostname(),
-    )

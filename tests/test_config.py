@@ -226,8 +226,8 @@ def test_credentials_of_a_config_url_are_not_shown() -> None:
 def test_storage_options_are_in_no_repr() -> None:
     run = RunConfig(storage_options={"secret": "hunter2"}, target_storage_options={"key": "hunter2"})
     assert "hunter2" not in repr(run)
-    assert run.options_of_source == {"secret": "hunter2"}
-    assert run.options_of_target == {"secret": "hunter2", "key": "hunter2"}
+    assert run.source_storage.options == {"secret": "hunter2"}
+    assert run.target_storage.options == {"secret": "hunter2", "key": "hunter2"}
 
 
 # -- round trip --------------------------------------------------------------------------------------------------

@@ -35,7 +35,8 @@ def test_progress_ends_at_the_total_and_never_goes_back(source: str, tmp_path: P
         == sum(w.nbytes for w in random_weights(4, 512, 512, torch.float32).values())
     )
     assert [p.done_nbytes for p in seen] == sorted(p.done_nbytes for p in seen)
-    assert seen[-1].done_rows == seen[-1].total_rows == 8
+    assert seen[-1].done_layers == seen[-1].total_layers == 8
+    assert {p.workers_alive for p in seen} == {0, 2}
 
 
 def test_a_finished_target_is_left_alone_and_answers_with_its_report(source: str, tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from arrowquant_dist.checkpoint.sidecars import choose_sidecars
 from arrowquant_dist.checkpoint.table import DATASET, Checkpoint, Layer, SourceFile
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint
 from arrowquant_dist.store.files import ObjectInfo, Store
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.store.layers import StoredLayer
 
 
-def open_dataset(uri: str, store: Store, storage_options: Mapping[str, Any] | None = None) -> Checkpoint:
+def open_dataset(uri: str, store: Store, storage: Storage = DEFAULT_STORAGE) -> Checkpoint:
     """The layers of a target, a Parquet file or a folder of them; no `data` is read.
 
     Raises InvalidCheckpoint where files, rows or shapes contradict each other or some are missing.
@@ -24,7 +24,7 @@ def open_dataset(uri: str, store: Store, storage_options: Mapping[str, Any] | No
     from arrowquant_dist.store.dataset import Dataset
 
     try:
-        dataset = Dataset.open(uri, storage_options)
+        dataset = Dataset.open(uri, storage)
     except (CorruptWeights, IncompleteDataset) as error:
         raise InvalidCheckpoint(
             error.message, layer=error.layer, uri=error.uri, byte_range=error.byte_range

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from arrowquant_dist.checkpoint import safetensors, torch_pickle, weight_map
 from arrowquant_dist.checkpoint.dataset import open_dataset
@@ -14,6 +13,7 @@ from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.sidecars import choose_sidecars
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.checkpoint.ties import find_ties
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import InvalidCheckpoint, MissingDependency, NotFound, StorageError
 from arrowquant_dist.store.files import ByteRange, ObjectInfo, Store, is_local, split_uri
 
@@ -47,7 +47,7 @@ _LOOKED_FOR = (
 )
 
 
-def open_checkpoint(uri: str, storage_options: Mapping[str, Any] | None = None) -> Checkpoint:
+def open_checkpoint(uri: str, storage: Storage = DEFAULT_STORAGE) -> Checkpoint:
     """Reads all headers of the checkpoint at `uri`: a directory, a file, any fsspec URL, or `minilm`.
 
     `minilm` is the model of the extra `[minilm]`; a folder of that name is `./minilm`. In a directory an
@@ -55,17 +55,17 @@ def open_checkpoint(uri: str, storage_options: Mapping[str, Any] | None = None) 
     Raises NotFound, InvalidCheckpoint, MissingDependency; StorageError where reading fails.
     """
     uri = _find_minilm() if uri == MINILM else uri
-    store = Store.open(uri, storage_options)
+    store = Store.open(uri, storage)
     if not store.exists(""):
-        return _open_folder(uri, store, storage_options)
+        return _open_folder(uri, store, storage)
     folder, name = split_uri(uri)
     if name.endswith(_INDEX):
-        parent = Store.open(folder, storage_options)
-        return _open_index(parent, name, _list_folder(parent), storage_options)
+        parent = Store.open(folder, storage)
+        return _open_index(parent, name, _list_folder(parent), storage)
     info = store.info("")
     if _sniff(store, info) == _DATASET:
-        return open_dataset(uri, store, storage_options)
-    return _read(store, [info], [], storage_options)
+        return open_dataset(uri, store, storage)
+    return _read(store, [info], [], storage)
 
 
 def _find_minilm() -> str:
@@ -75,22 +75,22 @@ def _find_minilm() -> str:
     return str(Path(found.origin).parent / "model")
 
 
-def _open_folder(uri: str, store: Store, storage_options: Mapping[str, Any] | None) -> Checkpoint:
+def _open_folder(uri: str, store: Store, storage: Storage) -> Checkpoint:
     listing = _list_folder(store)
     paths = [info.path for info in listing]
     if "manifest.json" in paths and any(_is_in_weights(path) or path == "index.parquet" for path in paths):
-        return open_dataset(uri, store, storage_options)
+        return open_dataset(uri, store, storage)
     top = [info for info in listing if "/" not in info.path]
     for kind, preferred in ((_SAFETENSORS, "model.safetensors"), (_TORCH, "pytorch_model.bin")):
         index = _choose_index([info.path for info in top], kind, preferred, store)
         if index is not None:
-            return _open_index(store, index, listing, storage_options)
+            return _open_index(store, index, listing, storage)
         files = _choose_files(top, kind, preferred)
         if files:
             weight_map.check_numbered(store, [info.path for info in files])
-            return _read(store, files, listing, storage_options)
+            return _read(store, files, listing, storage)
     if any(path.endswith(".parquet") for path in paths):
-        return open_dataset(uri, store, storage_options)
+        return open_dataset(uri, store, storage)
     raise _nothing_found(store, listing)
 
 
@@ -147,12 +147,10 @@ def _kind_by_name(path: str) -> str | None:
     return _SUFFIXES.get(PurePosixPath(path).suffix.lower())
 
 
-def _open_index(
-    store: Store, index: str, listing: Sequence[ObjectInfo], storage_options: Mapping[str, Any] | None
-) -> Checkpoint:
+def _open_index(store: Store, index: str, listing: Sequence[ObjectInfo], storage: Storage) -> Checkpoint:
     promised = weight_map.read_weight_map(store, index)
     files = weight_map.find_files(store, index, promised)
-    checkpoint = _read(store, files, listing, storage_options)
+    checkpoint = _read(store, files, listing, storage)
     names = [*(layer.name for layer in checkpoint.layers), *checkpoint.aliases]
     weight_map.check_promised(store, index, promised, names)
     return checkpoint
@@ -162,14 +160,14 @@ def _read(
     store: Store,
     files: Sequence[ObjectInfo],
     listing: Sequence[ObjectInfo],
-    storage_options: Mapping[str, Any] | None,
+    storage: Storage,
 ) -> Checkpoint:
     """The checkpoint in these files, their headers read many at a time; copies of tied weights dropped."""
     parts = weight_map.side_by_side(lambda info: _read_file(store, info), files)
     layers, aliases = weight_map.merge_files([(part.layers, part.aliases) for part in parts])
     if not layers:
         raise InvalidCheckpoint("it holds no tensors; choose another source", uri=store.uri)
-    with SourceReader(storage_options) as reader:
+    with SourceReader(storage) as reader:
         ties = find_ties(layers, reader)
     aliases = {name: ties.get(stored, stored) for name, stored in aliases.items()} | ties
     return Checkpoint(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.checkpoint.strided import decode_strides, gather
 from arrowquant_dist.checkpoint.table import DATASET, RAW, Layer, SourceFile
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.store.files import Store, split_uri
+from arrowquant_dist.store.traffic import Transferred
 
 if TYPE_CHECKING:
     from arrowquant_dist.store.dataset import Dataset
@@ -40,10 +42,8 @@ class SourceReader:
     files: those of the plan. An object of them that has changed since is refused when it is first read.
     """
 
-    def __init__(
-        self, storage_options: Mapping[str, Any] | None = None, files: Iterable[SourceFile] = ()
-    ) -> None:
-        self._options = storage_options
+    def __init__(self, storage: Storage = DEFAULT_STORAGE, files: Iterable[SourceFile] = ()) -> None:
+        self._storage = storage
         self._files = {file.uri: file for file in files}
         self._lock = threading.Lock()
         self._stores: dict[str, Store] = {}
@@ -73,6 +73,14 @@ class SourceReader:
         for uri, wanted in raw.items():
             self._read_raw(uri, wanted, results, allocate)
         return results
+
+    @property
+    def transferred(self) -> Transferred:
+        """What was read so far, of all objects that are open."""
+        with self._lock:
+            totals = [store.traffic.total for store in self._stores.values()]
+            totals += [dataset.transferred for dataset in self._datasets.values()]
+        return sum(totals, Transferred())
 
     def close(self) -> None:
         """Lets go of open files and connections; the reader opens them again when it is used again."""
@@ -112,7 +120,7 @@ class SourceReader:
             if uri not in self._objects:
                 root, path = split_uri(uri)
                 if root not in self._stores:
-                    self._stores[root] = Store.open(root, self._options)
+                    self._stores[root] = Store.open(root, self._storage)
                 self._check_unchanged(self._stores[root], path, uri)
                 self._objects[uri] = self._stores[root], path
             return self._objects[uri]
@@ -123,10 +131,10 @@ class SourceReader:
         with self._lock:
             if uri not in self._datasets:
                 inside = [file for file in self._files if file == uri or file.startswith(f"{uri}/")]
-                store = Store.open(uri, self._options)
+                store = Store.open(uri, self._storage)
                 for file in inside:
                     self._check_unchanged(store, file.removeprefix(uri).lstrip("/"), file)
-                self._datasets[uri] = Dataset.open(uri, self._options)
+                self._datasets[uri] = Dataset.open(uri, self._storage)
             return self._datasets[uri]
 
     def _check_unchanged(self, store: Store, path: str, uri: str) -> None:

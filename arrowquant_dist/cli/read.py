@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from arrowquant_dist.cli.outcome import outcome, print_json
 from arrowquant_dist.errors import StorageError
 
 if TYPE_CHECKING:
+    from arrowquant_dist.config import Storage
     from arrowquant_dist.reduce import Report
     from arrowquant_dist.store.verify import VerifyReport
 
@@ -33,7 +34,7 @@ def inspect(
         from arrowquant_dist.report.contents import layers_table, read_contents, totals_table
         from arrowquant_dist.report.terminal import print_table
 
-        contents = read_contents(uri, _storage_options(config))
+        contents = read_contents(uri, _storage(config))
         if as_json:
             print_json(contents.to_dict())
         else:
@@ -52,7 +53,7 @@ def verify(
     Ends with 1 where something is wrong, and names it.
     """
     with outcome(as_json=as_json):
-        found = _verify(target, _storage_options(config), as_json=as_json)
+        found = _verify(target, _storage(config), as_json=as_json)
         if as_json:
             print_json(found.to_dict())
         else:
@@ -84,9 +85,9 @@ def report(
         from arrowquant_dist.report.render import load_report
         from arrowquant_dist.store.files import redact
 
-        options = _storage_options(config)
+        storage = _storage(config)
         uris = [target, *(compare or ()), *(others or ())]
-        reports = [(redact(uri), load_report(uri, options)) for uri in uris]
+        reports = [(redact(uri), load_report(uri, storage)) for uri in uris]
         if html is not None:
             _write_page(html, reports)
             if not as_json:
@@ -98,23 +99,23 @@ def report(
             _show(reports)
 
 
-def _storage_options(config: str | None) -> dict[str, Any]:
+def _storage(config: str | None) -> Storage:
+    from arrowquant_dist.config import Storage, load_config
+
     if config is None:
-        return {}
-    from arrowquant_dist.config import load_config
-
-    return load_config(config)[1].options_of_target
+        return Storage()
+    return load_config(config)[1].target_storage
 
 
-def _verify(target: str, options: dict[str, Any], *, as_json: bool) -> VerifyReport:
+def _verify(target: str, storage: Storage, *, as_json: bool) -> VerifyReport:
     from arrowquant_dist.store.verify import verify as verify_dataset
 
     if as_json:
-        return verify_dataset(target, options)
+        return verify_dataset(target, storage)
     from arrowquant_dist.cli.progress import Bytes, shown_progress
 
     with shown_progress(sys.stderr, "verify") as on_event:
-        return verify_dataset(target, options, lambda done, total: on_event(Bytes(done, total)))
+        return verify_dataset(target, storage, lambda done, total: on_event(Bytes(done, total)))
 
 
 def _show_findings(found: VerifyReport) -> None:

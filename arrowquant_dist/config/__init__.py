@@ -6,11 +6,14 @@ YAML in, validated values out.
 from arrowquant_dist.config.load import load_config, parse_config
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig
 from arrowquant_dist.config.resolve import ResolvedLayer, SpecResolver, resolve_layer
-from arrowquant_dist.config.run import RunConfig, parse_size
+from arrowquant_dist.config.run import RunConfig
+from arrowquant_dist.config.sizes import parse_size
 from arrowquant_dist.config.spec import BITS, QUANT_TYPES, QuantSpec, kept_spec
+from arrowquant_dist.config.storage import DEFAULT_STORAGE, Storage, Transfer
 
 __all__ = [
     "BITS",
+    "DEFAULT_STORAGE",
     "QUANT_TYPES",
     "LayerOverride",
     "QuantSpec",
@@ -18,6 +21,8 @@ __all__ = [
     "ResolvedLayer",
     "RunConfig",
     "SpecResolver",
+    "Storage",
+    "Transfer",
     "kept_spec",
     "load_config",
     "parse_config",

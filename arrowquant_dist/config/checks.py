@@ -54,6 +54,13 @@ def check_whole(key: str, value: Any, lowest: int, highest: int) -> None:
         raise invalid(key, f"must be from {lowest} to {highest}, not {shown(value)}")
 
 
+def check_number(key: str, value: Any, lowest: float, highest: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise invalid(key, f"must be a number, not {shown(value)}")
+    if not lowest <= value <= highest:
+        raise invalid(key, f"must be from {lowest:g} to {highest:g}, not {shown(value)}")
+
+
 def check_text(key: str, value: Any) -> None:
     if not isinstance(value, str):
         hint = (

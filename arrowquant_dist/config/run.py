@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -12,40 +11,19 @@ from arrowquant_dist.config.checks import (
     check_choice,
     check_keys,
     check_mapping,
+    check_number,
     check_text,
     check_whole,
     invalid,
-    shown,
+    within,
 )
+from arrowquant_dist.config.sizes import GIB, KIB, MIB, TIB, checked_size
+from arrowquant_dist.config.storage import Storage, Transfer
 
 COMPRESSIONS = ("zstd", "none")
 ENGINES = ("auto", "inline", "ray")
 MAX_WORKERS = 100_000
-KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
-_UNITS: dict[str, int] = {
-    "": 1,
-    "b": 1,
-    **{f"{prefix}ib": 1 << 10 * (power + 1) for power, prefix in enumerate("kmgt")},
-    **{f"{prefix}b": 1000 ** (power + 1) for power, prefix in enumerate("kmgt")},
-}
-
-
-def parse_size(text: str | int, key: str = "size") -> int:
-    """Bytes: 1048576, "64MiB", "2GB" (1000s), "1.5 GiB". Raises InvalidConfig naming `key`."""
-    if isinstance(text, int) and not isinstance(text, bool):
-        if text < 0:
-            raise invalid(key, f"must not be negative, not {shown(text)}")
-        return text
-    match = (
-        re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-z]*)", text.strip().lower())
-        if isinstance(text, str)
-        else None
-    )
-    if match is None or match[2] not in _UNITS:
-        raise invalid(key, f"must be a size such as 64MiB, 2GB or a number of bytes, not {shown(text)}")
-    whole, _, fraction = match[1].partition(".")
-    unit = _UNITS[match[2]]
-    return int(whole) * unit + (int(fraction) * unit // 10 ** len(fraction) if fraction else 0)
+MAX_SHARD_ATTEMPTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +37,9 @@ class RunConfig:
     compression: of the parts, `zstd` or `none` (plain ranges for serving).
     engine: `inline` (threads), `ray`, or `auto`: ray where there is an address. workers: how many, None: as
     many as there are CPUs. overwrite: replace what is at the target.
+    shard_attempts: how often a shard is tried whose worker dies, hangs or cannot reach its storage. shard_deadline:
+    seconds after which a worker that has not finished a shard counts as hung; None: from what other shards took.
+    transfer: how requests to object stores are split, timed and repeated.
     storage_options: fsspec's, for source and target; source_storage_options and target_storage_options come
     on top for one of them. They may hold secrets, so they are in no repr, fingerprint or report.
 
@@ -72,6 +53,9 @@ class RunConfig:
     address: str | None = None
     workers: int | None = None
     overwrite: bool = False
+    shard_attempts: int = 4
+    shard_deadline: float | None = None
+    transfer: Transfer = field(default_factory=Transfer)
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     source_storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     target_storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
@@ -88,16 +72,21 @@ class RunConfig:
         if self.workers is not None:
             check_whole("workers", self.workers, 1, MAX_WORKERS)
         check_bool("overwrite", self.overwrite)
+        check_whole("shard_attempts", self.shard_attempts, 1, MAX_SHARD_ATTEMPTS)
+        if self.shard_deadline is not None:
+            check_number("shard_deadline", self.shard_deadline, 0.1, 7 * 24 * 3600.0)
+        with within("transfer"):
+            object.__setattr__(self, "transfer", Transfer.of(self.transfer))
         for name in _OPTIONS:
             object.__setattr__(self, name, dict(check_mapping(name, getattr(self, name))))
 
     @property
-    def options_of_source(self) -> dict[str, Any]:
-        return {**self.storage_options, **self.source_storage_options}
+    def source_storage(self) -> Storage:
+        return Storage({**self.storage_options, **self.source_storage_options}, self.transfer)
 
     @property
-    def options_of_target(self) -> dict[str, Any]:
-        return {**self.storage_options, **self.target_storage_options}
+    def target_storage(self) -> Storage:
+        return Storage({**self.storage_options, **self.target_storage_options}, self.transfer)
 
     def replace(self, **changes: Any) -> RunConfig:
         """A copy with the fields that are given; None leaves a field as it is, like a flag not typed."""
@@ -116,18 +105,8 @@ class RunConfig:
         return cls(**values)
 
     def _set_size(self, name: str, lowest: int, highest: int) -> None:
-        nbytes = parse_size(getattr(self, name), name)
-        if not lowest <= nbytes <= highest:
-            limits = f"from {_size_text(lowest)} to {_size_text(highest)}"
-            raise invalid(name, f"must be {limits}, not {shown(getattr(self, name))}")
-        object.__setattr__(self, name, nbytes)
+        object.__setattr__(self, name, checked_size(name, getattr(self, name), lowest, highest))
 
 
 _OPTIONS = ("storage_options", "source_storage_options", "target_storage_options")
 _NAMES = tuple(f.name for f in fields(RunConfig))
-
-
-def _size_text(nbytes: int) -> str:
-    unit = max((unit for unit in (KIB, MIB, GIB, TIB) if nbytes % unit == 0), default=1)
-    names = {1: "bytes", KIB: "KiB", MIB: "MiB", GIB: "GiB", TIB: "TiB"}
-    return f"{nbytes // unit} {names[unit]}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from arrowquant_dist.config import RunConfig
-from arrowquant_dist.engine.run import Engine, OnDone
+from arrowquant_dist.engine.run import Engine, EngineEvent, EngineFacts, OnEvent
 
 
 def choose_engine(run: RunConfig, worker_memory_nbytes: int) -> Engine:
@@ -23,4 +23,4 @@ def choose_engine(run: RunConfig, worker_memory_nbytes: int) -> Engine:
     return InlineEngine(run.workers)
 
 
-__all__ = ["Engine", "OnDone", "choose_engine"]
+__all__ = ["Engine", "EngineEvent", "EngineFacts", "OnEvent", "choose_engine"]

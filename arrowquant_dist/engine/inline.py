@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from arrowquant_dist.engine.run import OnDone, largest_first, raise_failures
+from arrowquant_dist.engine.run import EngineFacts, OnEvent, finished, largest_first, raise_failures
 from arrowquant_dist.errors import Interrupted
 from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.plan import RowBlock, Shard
@@ -22,14 +24,15 @@ class InlineEngine:
     def __init__(self, workers: int | None) -> None:
         self.workers = workers or usable_cpus()
 
-    def run(self, context: WorkerContext, shards: Sequence[Shard], on_done: OnDone) -> None:
+    def run(self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent) -> EngineFacts:
         """See Engine.run. Ctrl-C stops each worker after its row block, removes unfinished parts and raises
         Interrupted."""
+        started = time.perf_counter()
         stop = threading.Event()
         worker = ShardWorker(context)
 
         def on_block(block: RowBlock) -> None:
-            on_done(1, block.source_nbytes)
+            on_event(finished([block], self.workers))
 
         self.workers = min(self.workers, max(len(shards), 1))
         with ThreadPoolExecutor(self.workers, thread_name_prefix="worker") as pool:
@@ -44,6 +47,8 @@ class InlineEngine:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise Interrupted("interrupted; the same command resumes the run") from error
         raise_failures(_failures(running), len(shards))
+        seconds = time.perf_counter() - started
+        return EngineFacts(nodes=(socket.gethostname(),), worker_seconds=self.workers * seconds)
 
 
 def _failures(running: dict[int, Future[Receipt]]) -> dict[int, Exception]:

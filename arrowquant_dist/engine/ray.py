@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from arrowquant_dist.engine.run import OnDone, largest_first, raise_failures
+from arrowquant_dist.engine.run import EngineFacts, OnEvent, finished, largest_first, raise_failures
 from arrowquant_dist.errors import ArrowQuantError, Interrupted, PartialRun, StorageError
 from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.plan import Shard
@@ -48,13 +48,13 @@ class RayEngine:
         self._memory_nbytes = memory_nbytes
         self.workers = workers or 0
 
-    def run(self, context: WorkerContext, shards: Sequence[Shard], on_done: OnDone) -> None:
+    def run(self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent) -> EngineFacts:
         """See Engine.run."""
         owns_ray = not ray.is_initialized()
         if owns_ray:
             self._connect()
         try:
-            self._run(context, shards, on_done)
+            return self._run(context, shards, on_event)
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted; the same command resumes the run") from error
         finally:
@@ -76,7 +76,7 @@ class RayEngine:
                 f"no Ray cluster can be reached ({error}); check --address", uri=self._address
             ) from error
 
-    def _run(self, context: WorkerContext, shards: Sequence[Shard], on_done: OnDone) -> None:
+    def _run(self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent) -> EngineFacts:
         cpus = int(ray.cluster_resources().get("CPU", 1))
         self.workers = min(self._wanted or max(cpus, 1), max(len(shards), 1))
         actor_class = ray.remote(_Actor).options(
@@ -87,20 +87,21 @@ class RayEngine:
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": _THREADS},
         )
-        dispatch = _Dispatch([actor_class.remote(context) for _ in range(self.workers)], shards, on_done)
+        dispatch = _Dispatch([actor_class.remote(context) for _ in range(self.workers)], shards, on_event)
         raise_failures(dispatch.run(), len(shards))
+        return EngineFacts()
 
 
 class _Dispatch:
     """The loop that hands out shards, largest first, at most IN_FLIGHT an actor, and again when an actor died."""
 
-    def __init__(self, actors: Sequence[Any], shards: Sequence[Shard], on_done: OnDone) -> None:
+    def __init__(self, actors: Sequence[Any], shards: Sequence[Shard], on_event: OnEvent) -> None:
         self._actors = actors
         self._waiting = deque(largest_first(shards))
         self._attempts = dict.fromkeys((shard.index for shard in shards), 0)
         self._running: dict[Any, tuple[Shard, int]] = {}
         self._load = [0] * len(actors)
-        self._on_done = on_done
+        self._on_event = on_event
         self._failures: dict[int, Exception] = {}
 
     def run(self) -> dict[int, Exception]:
@@ -128,7 +129,7 @@ class _Dispatch:
         except RayError as error:
             self._retry(shard, error)
         else:
-            self._on_done(len(shard.blocks), shard.source_nbytes)
+            self._on_event(finished(shard.blocks, len(self._actors)))
 
     def _retry(self, shard: Shard, error: RayError) -> None:
         self._attempts[shard.index] += 1

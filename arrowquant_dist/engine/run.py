@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from arrowquant_dist.errors import ArrowQuantError, Interrupted, PartialRun
-from arrowquant_dist.plan import Shard
+from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.worker import WorkerContext
 
-OnDone = Callable[[int, int], None]  # (row blocks, source bytes) done since the last call; from any thread
+
+@dataclass(frozen=True, slots=True)
+class EngineEvent:
+    """What was done since the last event, and who is there now.
+
+    layers: those whose first row block is among the `rows` row blocks. nbytes: of the source. workers_alive: threads,
+    or actors that answer.
+    """
+
+    rows: int
+    nbytes: int
+    layers: int
+    workers_alive: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine knows of its run that receipts do not tell.
+
+    nodes: names of the machines that finished a shard. shard_retries: attempts after a shard's first that were made
+    because its worker died, hung or could not reach its storage. stolen: attempts begun at the tail beside one that was
+    still running. wasted_seconds: workers' time in attempts that did not count. worker_seconds: the time that workers
+    were there, busy or not.
+    """
+
+    nodes: tuple[str, ...] = ()
+    shard_retries: int = 0
+    stolen: int = 0
+    wasted_seconds: float = 0.0
+    worker_seconds: float = 0.0
+
+
+OnEvent = Callable[[EngineEvent], None]  # from any thread
 
 
 class Engine(Protocol):
@@ -18,9 +51,15 @@ class Engine(Protocol):
     name: str
     workers: int
 
-    def run(self, context: WorkerContext, shards: Sequence[Shard], on_done: OnDone) -> None:
+    def run(self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent) -> EngineFacts:
         """Returns when every shard is committed. A shard that fails does not stop the others: its error is raised
         when the rest has finished, and everything finished is kept."""
+
+
+def finished(blocks: Sequence[RowBlock], workers_alive: int) -> EngineEvent:
+    """The event of these row blocks."""
+    nbytes = sum(block.source_nbytes for block in blocks)
+    return EngineEvent(len(blocks), nbytes, sum(block.row_start == 0 for block in blocks), workers_alive)
 
 
 def largest_first(shards: Sequence[Shard]) -> list[Shard]:

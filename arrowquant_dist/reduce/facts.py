@@ -49,7 +49,7 @@ class RunFacts:
 
     engine: `inline` or `ray`. started_at: ISO 8601 with time zone. wall_seconds: the driver's, planning
     included. resumed_shards: indices of the shards whose receipts an earlier run had left at the target;
-    their work is not counted in this run's throughput.
+    their work is not counted in this run's throughput. nodes … worker_seconds: see engine.EngineFacts.
     """
 
     engine: str
@@ -58,14 +58,20 @@ class RunFacts:
     wall_seconds: float
     resumed_shards: tuple[int, ...]
     host: HostFacts
+    nodes: tuple[str, ...] = ()
+    shard_retries: int = 0
+    stolen: int = 0
+    wasted_seconds: float = 0.0
+    worker_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "resumed_shards": list(self.resumed_shards)}
+        return {**asdict(self), "resumed_shards": list(self.resumed_shards), "nodes": list(self.nodes)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunFacts:
         host = HostFacts.from_dict(values["host"])
-        return cls(**{**values, "resumed_shards": tuple(values["resumed_shards"]), "host": host})
+        lists = {name: tuple(values[name]) for name in ("resumed_shards", "nodes")}
+        return cls(**{**values, **lists, "host": host})
 
 
 def _version(package: str) -> str | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.report import text
 from arrowquant_dist.report.text import MISSING, LayerName
 from arrowquant_dist.report.view import Table
@@ -73,12 +73,12 @@ class Contents:
         }
 
 
-def read_contents(uri: str, storage_options: Mapping[str, Any] | None = None) -> Contents:
+def read_contents(uri: str, storage: Storage = DEFAULT_STORAGE) -> Contents:
     """Reads headers, or a dataset's index. Raises what `open_checkpoint` and `Dataset.open` raise."""
     from arrowquant_dist.checkpoint.open import open_checkpoint
 
-    checkpoint = open_checkpoint(uri, storage_options)
-    stored = _stored(uri, storage_options) if checkpoint.format in _DATASETS else {}
+    checkpoint = open_checkpoint(uri, storage)
+    stored = _stored(uri, storage) if checkpoint.format in _DATASETS else {}
     layers = []
     for layer in checkpoint.layers:
         quant_type, stored_nbytes = stored.get(layer.name, (None, None))
@@ -96,10 +96,10 @@ def read_contents(uri: str, storage_options: Mapping[str, Any] | None = None) ->
     return Contents(checkpoint.uri, checkpoint.format, tuple(layers), dict(checkpoint.aliases))
 
 
-def _stored(uri: str, storage_options: Mapping[str, Any] | None) -> dict[str, tuple[str, int]]:
+def _stored(uri: str, storage: Storage) -> dict[str, tuple[str, int]]:
     from arrowquant_dist.store.dataset import Dataset
 
-    dataset = Dataset.open(uri, storage_options)
+    dataset = Dataset.open(uri, storage)
     return {name: (layer.quant_type, layer.stored_nbytes) for name, layer in dataset.layers.items()}
 
 

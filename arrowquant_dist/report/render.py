@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.reduce.layers import LayerMetrics
@@ -33,13 +33,13 @@ def report_json(report: Report) -> bytes:
     return json.dumps(report.to_dict(), indent=2, allow_nan=False).encode() + b"\n"
 
 
-def load_report(uri: str, storage_options: Mapping[str, Any] | None = None) -> Report:
+def load_report(uri: str, storage: Storage = DEFAULT_STORAGE) -> Report:
     """The report of the finished dataset at `uri`.
 
     Raises NotFound where there is none (nothing there, or the run did not finish), InvalidCheckpoint where
     report.json is damaged or of another version.
     """
-    store = Store.open(uri, storage_options)
+    store = Store.open(uri, storage)
     try:
         content = store.read(REPORT_PATH)
     except NotFound as error:

@@ -20,7 +20,7 @@ from arrowquant_dist.store.receipt import Receipt, RowRecord, StoredRange
 
 COMMITS_FOLDER = "run/commits"
 _NAME = re.compile(rf"{COMMITS_FOLDER}/(\d{{5,}})\.json")
-_COMMIT_VERSION = 1
+_COMMIT_VERSION = 2
 _ROW_FIELDS = [field.name for field in fields(RowRecord)]
 _RANGE_NAMES = [field.name for field in fields(StoredRange)]
 _RECORD_COLUMNS = {

@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidConfig, NotFound, UnknownLayer
 from arrowquant_dist.store.bare import BareFile, KeptGroup, ReadCounter
@@ -19,6 +19,7 @@ from arrowquant_dist.store.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.store.ranges import peak_nbytes, read_values
 from arrowquant_dist.store.schema import CHUNK_NBYTES, SCHEMA_VERSION
 from arrowquant_dist.store.target import PLAN_PATH, WEIGHTS_FOLDER
+from arrowquant_dist.store.traffic import Transferred
 from arrowquant_dist.store.values import Values, check_digests, check_finite
 from arrowquant_dist.tensor import QuantizedTensor
 
@@ -62,14 +63,19 @@ class Dataset:
         self._counter = ReadCounter()
 
     @classmethod
-    def open(cls, uri: str, storage_options: Mapping[str, Any] | None = None) -> Dataset:
+    def open(cls, uri: str, storage: Storage = DEFAULT_STORAGE) -> Dataset:
         """Reads what is known without weights: manifest and index, or the small columns of each Parquet file.
 
         uri: a target, a V1 or V2 file, or a folder of them. Raises NotFound, CorruptWeights where index,
         rows or shapes contradict each other, IncompleteDataset for an unfinished target and for missing rows.
         """
-        store = Store.open(uri, storage_options)
+        store = Store.open(uri, storage)
         return _open_indexed(store) if store.exists(MANIFEST_PATH) else _open_bare(store)
+
+    @property
+    def transferred(self) -> Transferred:
+        """What was read so far."""
+        return self._store.traffic.total
 
     @property
     def kept_nbytes(self) -> int:

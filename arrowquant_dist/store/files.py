@@ -10,14 +10,16 @@ from __future__ import annotations
 import io
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import StorageError
+from arrowquant_dist.store.traffic import Traffic
 
 _READER_BUFFER_NBYTES = 1 << 20
 
@@ -108,14 +110,16 @@ class ObjectWriter(ABC):
 class Store(ABC):
     """A root URI. Paths are POSIX and relative to it; "" is the object at the root. Thread-safe, picklable.
 
-    uri: the root, safe to show: no credentials, no query.
+    uri: the root, safe to show: no credentials, no query. traffic: of weights and parts, what `read_into` read and
+    writers wrote, since this store was opened.
     """
 
     uri: str
+    traffic: Traffic
 
     @classmethod
-    def open(cls, uri: str, storage_options: Mapping[str, Any] | None = None) -> Store:
-        """The store at `uri`: a local path, `file://` or any fsspec URL, with `storage_options`. No requests.
+    def open(cls, uri: str, storage: Storage = DEFAULT_STORAGE) -> Store:
+        """The store at `uri`: a local path, `file://` or any fsspec URL, reached by `storage`. No requests.
 
         Raises InvalidConfig for an unknown protocol, MissingDependency where its package is not installed.
         """
@@ -125,7 +129,7 @@ class Store(ABC):
             return LocalStore(uri)
         from arrowquant_dist.store.remote import RemoteStore
 
-        return RemoteStore(uri, storage_options)
+        return RemoteStore(uri, storage)
 
     def url(self, path: str) -> str:
         """Full URI of an object, safe to show."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from arrowquant_dist.errors import NotFound, StorageError
 from arrowquant_dist.store.files import ObjectInfo, ObjectWriter, Store
+from arrowquant_dist.store.traffic import Traffic
 
 TEMPORARY_MARK = ".tmp-"  # in the name of every temporary file
 _CACHED_FILES = 64
@@ -41,6 +42,7 @@ class LocalStore(Store):
         path = uri.split("://", 1)[1] if "://" in uri else uri
         self._root = Path(path).expanduser().absolute()
         self.uri = str(self._root)
+        self.traffic = Traffic()
         self._lock = threading.Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
 
@@ -74,12 +76,13 @@ class LocalStore(Store):
                 if count == 0:
                     raise short_read(self.url(path), start, len(view), done)
                 done += count
+        self.traffic.add(read_nbytes=done)
 
     def open_writer(self, path: str) -> ObjectWriter:
         self._forget(path)
         with self._translated(path):
             target = self._local(path)
-            return _LocalWriter(target, self._open_new(target, os.O_TRUNC), self.url(path))
+            return _LocalWriter(target, self._open_new(target, os.O_TRUNC), self.url(path), self.traffic)
 
     def write(self, path: str, data: bytes) -> None:
         self._forget(path)
@@ -129,7 +132,7 @@ class LocalStore(Store):
                 temporary = target.with_name(f".{target.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}")
                 descriptor = self._open_new(temporary, os.O_EXCL)
                 try:
-                    with _LocalWriter(temporary, descriptor, self.url(path)) as writer:
+                    with _LocalWriter(temporary, descriptor, self.url(path), self.traffic) as writer:
                         writer.write(data)
                     place(temporary, target)
                 except FileNotFoundError:  # another process swept the temporary file away
@@ -198,9 +201,9 @@ class _File:
 
 
 class _LocalWriter(ObjectWriter):
-    def __init__(self, path: Path, descriptor: int, url: str) -> None:
+    def __init__(self, path: Path, descriptor: int, url: str, traffic: Traffic) -> None:
         super().__init__()
-        self._path, self._descriptor, self._url = path, descriptor, url
+        self._path, self._descriptor, self._url, self._traffic = path, descriptor, url, traffic
 
     def _write(self, data: memoryview) -> None:
         done = 0
@@ -209,6 +212,7 @@ class _LocalWriter(ObjectWriter):
                 done += os.write(self._descriptor, data[done:])
         except OSError as error:
             raise storage_error(error, self._url) from error
+        self._traffic.add(written_nbytes=done)
 
     def _close(self) -> None:
         try:

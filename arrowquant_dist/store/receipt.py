@@ -52,7 +52,13 @@ class RowRecord:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A finished shard. part: path under the target. nbytes, hash (`xxh3_128:<hex>`): of the part file."""
+    """A finished shard. part: path under the target. nbytes, hash (`xxh3_128:<hex>`): of the part file.
+
+    seconds: of `read`, `quantize` and `write`, which overlap, each how long something of it was at work or waited for
+    the storage. wall_seconds: from the start of this attempt to its commit. peak_memory_nbytes: peak resident set of
+    the worker's process so far. worker: the process, `host/pid`; node: its machine, as the engine names it.
+    read_nbytes, written_nbytes, retries: of this attempt's requests.
+    """
 
     shard: int
     attempt: str
@@ -60,9 +66,14 @@ class Receipt:
     nbytes: int
     hash: str
     rows: tuple[RowRecord, ...]
-    seconds: dict[str, float]  # read, quantize, write: wall seconds of each phase in this worker
-    peak_memory_nbytes: int  # peak resident set of the worker's process
+    seconds: dict[str, float]
+    peak_memory_nbytes: int
     worker: str
+    node: str
+    wall_seconds: float
+    read_nbytes: int
+    written_nbytes: int
+    retries: int
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

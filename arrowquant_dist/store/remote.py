@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, MissingDependency, NotFound, StorageError
 from arrowquant_dist.store.files import ObjectInfo, ObjectWriter, Store, redact
 from arrowquant_dist.store.local import short_read, storage_error
+from arrowquant_dist.store.traffic import Traffic
 
 _MEMORY_LOCK = threading.Lock()  # memory:// checks and writes in two steps
 _VERSION_KEYS = (
@@ -32,15 +34,16 @@ _VERSION_KEYS = (
 class RemoteStore(Store):
     """A root URL behind an fsspec file system."""
 
-    def __init__(self, uri: str, storage_options: Mapping[str, Any] | None = None) -> None:
-        self._secret_uri, self._options = uri, dict(storage_options or {})
+    def __init__(self, uri: str, storage: Storage = DEFAULT_STORAGE) -> None:
+        self._secret_uri, self._storage = uri, storage
+        self.traffic = Traffic()
         self.uri = redact(uri).rstrip("/") or redact(uri)
-        self._fs, root = _open_fs(uri, self._options)
+        self._fs, root = _open_fs(uri, dict(storage.options))
         self._root = root.rstrip("/")
         self._is_memory = "memory" in self._fs.protocol
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteStore, (self._secret_uri, self._options)
+        return RemoteStore, (self._secret_uri, self._storage)
 
     def exists(self, path: str) -> bool:
         try:
@@ -71,6 +74,7 @@ class RemoteStore(Store):
         if len(data) != len(view):
             raise short_read(self.url(path), start, len(view), len(data))
         view[:] = data
+        self.traffic.add(read_nbytes=len(view))
 
     def open_writer(self, path: str) -> ObjectWriter:
         with self._translated(path):
@@ -150,6 +154,7 @@ class _RemoteWriter(ObjectWriter):
     def _write(self, data: memoryview) -> None:
         with self._store._translated(self._path):
             self._file.write(data)
+        self._store.traffic.add(written_nbytes=len(data))
 
     def _close(self) -> None:
         with self._store._translated(self._path):

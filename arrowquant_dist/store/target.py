@@ -6,10 +6,11 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import (
     CorruptWeights,
     IncompleteDataset,
@@ -49,11 +50,9 @@ class Target:
         self._is_cleared = False
 
     @classmethod
-    def open(
-        cls, uri: str, storage_options: Mapping[str, Any] | None = None, fingerprint: str | None = None
-    ) -> Target:
+    def open(cls, uri: str, storage: Storage = DEFAULT_STORAGE, fingerprint: str | None = None) -> Target:
         """The target at `uri`. No requests. fingerprint: of its plan, where it is known (in workers)."""
-        return cls(Store.open(uri, storage_options), fingerprint)
+        return cls(Store.open(uri, storage), fingerprint)
 
     @property
     def fingerprint(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, NotFound
 from arrowquant_dist.store.bare import BareFile, KeptGroup
 from arrowquant_dist.store.dataset import Dataset, alias_errors, bare_paths
@@ -65,7 +66,7 @@ class VerifyReport:
 
 
 def verify(
-    uri: str, storage_options: Mapping[str, Any] | None = None, on_progress: OnProgress | None = None
+    uri: str, storage: Storage = DEFAULT_STORAGE, on_progress: OnProgress | None = None
 ) -> VerifyReport:
     """Reads every byte of a dataset, three times where it is a target, and lists what is wrong.
 
@@ -74,7 +75,7 @@ def verify(
     else lies among the parts. Of bare files: their rows; and of a folder, that nothing says whether it is
     complete. Memory: a few times the largest block for each of 4 threads. Raises NotFound where nothing is.
     """
-    store = Store.open(uri, storage_options)
+    store = Store.open(uri, storage)
     findings = _Findings(store, on_progress)
     if store.exists(MANIFEST_PATH):
         _check_target(store, findings)

@@ -11,6 +11,7 @@ import numpy as np
 
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.config import Storage
 
 
 def safetensors_bytes(header: Any, data: bytes = b"", *, length: int | None = None) -> bytes:
@@ -25,7 +26,7 @@ def entry(dtype: str, shape: list[Any], start: int, stop: int) -> dict[str, Any]
 
 def read_all(checkpoint: Checkpoint, options: Mapping[str, Any] | None = None) -> dict[str, bytes]:
     """{name: raw bytes} of all layers, read at once."""
-    with SourceReader(options, checkpoint.files) as reader:
+    with SourceReader(Storage(options or {}), checkpoint.files) as reader:
         values = reader.read([(layer, 0, layer.num_params) for layer in checkpoint.layers])
     return {layer.name: value.tobytes() for layer, value in zip(checkpoint.layers, values, strict=True)}
 

@@ -140,6 +140,11 @@ def receipts_of(pieces: tuple[tuple[tuple[Made, int, int], ...], ...] = PIECES) 
             seconds={"read": 0.5, "quantize": 1.0 + index, "write": 0.25},
             peak_memory_nbytes=(100 + index) << 20,
             worker=f"w{index}",
+            node="n",
+            wall_seconds=1.5 + index,
+            read_nbytes=5000,
+            written_nbytes=1000,
+            retries=index,
         )
         for index, blocks in enumerate(pieces)
     ]

@@ -42,7 +42,9 @@ def make_target(
     target.start(_plan_table([row for rows in shards for row in rows], said))
     for shard, rows in enumerate(shards):
         part = write_part(target, target.part_path(shard, "0"), rows, compression)
-        receipt = Receipt(shard, "0", part.path, part.nbytes, part.hash, part.records, {}, 0, "test")
+        receipt = Receipt(
+            shard, "0", part.path, part.nbytes, part.hash, part.records, {}, 0, "w", "n", 0.0, 0, 0, 0
+        )
         assert target.commit(receipt)
     receipts = target.receipts()
     index = write_index((r.part, r.shard, record) for r in receipts.values() for record in r.rows)

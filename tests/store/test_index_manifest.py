@@ -57,7 +57,22 @@ def make_record(i: int = 0, **changes: Any) -> RowRecord:
 def make_receipt(shard: int = 0, rows: int = 2, attempt: str = "a", nbytes: int = 5000) -> Receipt:
     part = f"weights/shard={shard:05d}/part-{attempt}.parquet"
     records = tuple(make_record(i) for i in range(rows))
-    return Receipt(shard, attempt, part, nbytes, "xxh3_128:ab", records, {"read": 0.5}, 1 << 20, "host-1")
+    return Receipt(
+        shard,
+        attempt,
+        part,
+        nbytes,
+        "xxh3_128:ab",
+        records,
+        {"read": 0.5},
+        1 << 20,
+        "host-1/7",
+        "host-1",
+        1.5,
+        9,
+        8,
+        1,
+    )
 
 
 def make_index(*receipts: Receipt) -> bytes:

@@ -41,7 +41,9 @@ def work(target: Target, shard: int, attempt: str) -> Receipt:
     row = make_row(f"layer-{shard}", 100)
     writer.add(row, source_nbytes=400, method="rtn", kept_reason=None, errors=None)
     info = writer.close()
-    return Receipt(shard, attempt, info.path, info.nbytes, info.hash, info.records, {}, 1, "w")
+    return Receipt(
+        shard, attempt, info.path, info.nbytes, info.hash, info.records, {}, 1, "w", "n", 0.5, 3, 2, 1
+    )
 
 
 def publish(target: Target, config: str = "") -> Manifest:

@@ -1,0 +1,47 @@
+"""Sizes as people write them: "64MiB", "2GB", or a number of bytes."""
+
+from __future__ import annotations
+
+import re
+
+from arrowquant_dist.config.checks import invalid, shown
+
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+_UNITS: dict[str, int] = {
+    "": 1,
+    "b": 1,
+    **{f"{prefix}ib": 1 << 10 * (power + 1) for power, prefix in enumerate("kmgt")},
+    **{f"{prefix}b": 1000 ** (power + 1) for power, prefix in enumerate("kmgt")},
+}
+
+
+def parse_size(text: str | int, key: str = "size") -> int:
+    """Bytes: 1048576, "64MiB", "2GB" (1000s), "1.5 GiB". Raises InvalidConfig naming `key`."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        if text < 0:
+            raise invalid(key, f"must not be negative, not {shown(text)}")
+        return text
+    match = (
+        re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-z]*)", text.strip().lower())
+        if isinstance(text, str)
+        else None
+    )
+    if match is None or match[2] not in _UNITS:
+        raise invalid(key, f"must be a size such as 64MiB, 2GB or a number of bytes, not {shown(text)}")
+    whole, _, fraction = match[1].partition(".")
+    unit = _UNITS[match[2]]
+    return int(whole) * unit + (int(fraction) * unit // 10 ** len(fraction) if fraction else 0)
+
+
+def checked_size(key: str, text: str | int, lowest: int, highest: int) -> int:
+    """Bytes of `text`. Raises InvalidConfig, naming `key` and the limits, where they are beyond these."""
+    nbytes = parse_size(text, key)
+    if not lowest <= nbytes <= highest:
+        raise invalid(key, f"must be from {_size_text(lowest)} to {_size_text(highest)}, not {shown(text)}")
+    return nbytes
+
+
+def _size_text(nbytes: int) -> str:
+    unit = max((unit for unit in (KIB, MIB, GIB, TIB) if nbytes % unit == 0), default=1)
+    names = {1: "bytes", KIB: "KiB", MIB: "MiB", GIB: "GiB", TIB: "TiB"}
+    return f"{nbytes // unit} {names[unit]}"

@@ -1,0 +1,61 @@
+"""How objects are reached: fsspec's options, and how requests over a network are split, timed and repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from arrowquant_dist.config.checks import check_keys, check_number, check_whole, invalid, shown
+from arrowquant_dist.config.sizes import KIB, MIB, checked_size
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """How requests to an object store go. Local paths have no use for it.
+
+    range_bytes: a longer read is split into ranges of this size, read side by side. upload_bytes: a part of a
+    multipart upload; 5 MiB is S3's lowest. requests: in flight at a time, of one open store.
+    connect_timeout, request_timeout: seconds until a connection stands, and until a request that makes no progress is
+    given up. retries: how often a request is repeated that failed in a way that may pass (time-out, reset, 429, 5xx),
+    after waits that double from `backoff` seconds up to 30, each between half and all of it at random.
+
+    Raises InvalidConfig, which names the field.
+    """
+
+    range_bytes: int = 8 * MIB
+    upload_bytes: int = 16 * MIB
+    requests: int = 8
+    connect_timeout: float = 10.0
+    request_timeout: float = 60.0
+    retries: int = 8
+    backoff: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("range_bytes", 64 * KIB), ("upload_bytes", 5 * MIB)):
+            object.__setattr__(self, name, checked_size(name, getattr(self, name), lowest, 512 * MIB))
+        check_whole("requests", self.requests, 1, 256)
+        check_whole("retries", self.retries, 0, 100)
+        for name, lowest_seconds in (("connect_timeout", 0.05), ("request_timeout", 0.05), ("backoff", 0.0)):
+            check_number(name, getattr(self, name), lowest_seconds, 3600.0)
+
+    @classmethod
+    def of(cls, value: Transfer | Mapping[str, Any]) -> Transfer:
+        """`value`, or the Transfer of a mapping whose keys may be left out. Raises InvalidConfig."""
+        if isinstance(value, Transfer):
+            return value
+        if not isinstance(value, Mapping):
+            raise invalid("transfer", f"must be a mapping of keys to values, not {shown(value)}")
+        check_keys(value, [f.name for f in fields(cls)], {})
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """options: fsspec's storage_options; they may hold secrets, so they are in no repr."""
+
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    transfer: Transfer = field(default_factory=Transfer)
+
+
+DEFAULT_STORAGE = Storage()

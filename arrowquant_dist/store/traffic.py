@@ -1,0 +1,46 @@
+"""What went over the wire, for receipts, metrics and reports."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """Bytes of answers and of bodies sent, repeats included; requests that were repeated."""
+
+    read_nbytes: int = 0
+    written_nbytes: int = 0
+    retries: int = 0
+
+    def __sub__(self, other: Transferred) -> Transferred:
+        return Transferred(
+            self.read_nbytes - other.read_nbytes,
+            self.written_nbytes - other.written_nbytes,
+            self.retries - other.retries,
+        )
+
+    def __add__(self, other: Transferred) -> Transferred:
+        return Transferred(
+            self.read_nbytes + other.read_nbytes,
+            self.written_nbytes + other.written_nbytes,
+            self.retries + other.retries,
+        )
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Counts of one store, added to by any thread."""
+
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _total: Transferred = field(default_factory=Transferred)
+
+    @property
+    def total(self) -> Transferred:
+        with self._lock:
+            return self._total
+
+    def add(self, *, read_nbytes: int = 0, written_nbytes: int = 0, retries: int = 0) -> None:
+        with self._lock:
+            self._total += Transferred(read_nbytes, written_nbytes, retries)

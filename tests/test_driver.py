@@ -36,7 +36,7 @@ def test_progress_ends_at_the_total_and_never_goes_back(source: str, tmp_path: P
     )
     assert [p.done_nbytes for p in seen] == sorted(p.done_nbytes for p in seen)
     assert seen[-1].done_layers == seen[-1].total_layers == 8
-    assert {p.workers_alive for p in seen} == {0, 2}
+    assert seen[-1].workers_alive > 0
 
 
 def test_a_finished_target_is_left_alone_and_answers_with_its_report(source: str, tmp_path: Path) -> None:

@@ -74,6 +74,14 @@ class SourceReader:
             self._read_raw(uri, wanted, results, allocate)
         return results
 
+    def announce(self, slices: Sequence[tuple[Layer, int, int]]) -> None:
+        """Says what the next `read` is going to ask for; local storage fetches it meanwhile."""
+        for layer, start, stop in slices:
+            if layer.encoding == RAW and stop > start:
+                itemsize = DTYPES[layer.dtype].itemsize
+                store, path = self._object(layer.uri)
+                store.announce(path, layer.offset + start * itemsize, (stop - start) * itemsize)
+
     @property
     def transferred(self) -> Transferred:
         """What was read so far, of all objects that are open."""

@@ -29,17 +29,20 @@ class InlineEngine:
         Interrupted."""
         started = time.perf_counter()
         stop = threading.Event()
-        worker = ShardWorker(context)
+        threads = threading.local()
+
+        def run_shard(shard: Shard) -> Receipt:
+            if not hasattr(threads, "worker"):
+                threads.worker = ShardWorker(context)
+            receipt: Receipt = threads.worker.run(shard, on_block, stop.is_set)
+            return receipt
 
         def on_block(block: RowBlock) -> None:
             on_event(finished([block], self.workers))
 
         self.workers = min(self.workers, max(len(shards), 1))
         with ThreadPoolExecutor(self.workers, thread_name_prefix="worker") as pool:
-            running = {
-                shard.index: pool.submit(worker.run, shard, on_block, stop.is_set)
-                for shard in largest_first(shards)
-            }
+            running = {shard.index: pool.submit(run_shard, shard) for shard in largest_first(shards)}
             try:
                 wait(running.values())
             except KeyboardInterrupt as error:

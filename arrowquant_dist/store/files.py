@@ -155,6 +155,9 @@ class Store(ABC):
     def read_into(self, path: str, start: int, out: np.ndarray) -> None:
         """Fills `out` (C-contiguous) with the bytes from `start`. StorageError if the object ends early."""
 
+    def announce(self, path: str, start: int, nbytes: int) -> None:  # noqa: B027 - a hint, nothing to do for most
+        """Says that this range is read next."""
+
     def read_range(self, path: str, byte_range: ByteRange) -> np.ndarray:
         """Fresh, writable uint8 [byte_range.nbytes]. StorageError where the object ends before."""
         out = np.empty(byte_range.nbytes, np.uint8)

@@ -78,6 +78,11 @@ class LocalStore(Store):
                 done += count
         self.traffic.add(read_nbytes=done)
 
+    def announce(self, path: str, start: int, nbytes: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            with self._translated(path, (start, start + nbytes)):
+                os.posix_fadvise(self._open_cached(path).descriptor, start, nbytes, os.POSIX_FADV_WILLNEED)
+
     def open_writer(self, path: str) -> ObjectWriter:
         self._forget(path)
         with self._translated(path):

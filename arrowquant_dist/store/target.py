@@ -19,7 +19,14 @@ from arrowquant_dist.errors import (
     StorageError,
     TargetConflict,
 )
-from arrowquant_dist.store.commit import commits_by_shard, is_commit, read_commits, write_commit
+from arrowquant_dist.store.commit import (
+    commit_path,
+    commits_by_shard,
+    is_commit,
+    read_commit,
+    read_commits,
+    write_commit,
+)
 from arrowquant_dist.store.files import Store
 from arrowquant_dist.store.index import INDEX_PATH
 from arrowquant_dist.store.local import TEMPORARY_MARK
@@ -158,6 +165,15 @@ class Target:
         ]
         self.store.delete([commit.path for commit in commits if commit not in whole])
         return commits_by_shard(whole)
+
+    def receipt(self, shard: int) -> Receipt | None:
+        """Of one shard: what `receipts` has for it, in two requests. A stale commit is left alone."""
+        found = read_commit(self.store, commit_path(shard), self.fingerprint).receipt
+        try:
+            whole = found is not None and self.store.size(found.part) == found.nbytes
+        except NotFound:
+            return None
+        return found if whole else None
 
     def commit(self, receipt: Receipt) -> bool:
         """Publishes a finished shard, the first attempt wins. False: another has; this one's part is deleted.

@@ -1,15 +1,13 @@
-"""One shard: read → quantize → measure → write → commit → receipt. Plain Python: engines only call `run`."""
+"""The worker: turns shards into committed part files, one at a time."""
 
 from __future__ import annotations
 
 import os
 import socket
-import threading
-import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +19,7 @@ from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import IncompleteDataset, Interrupted
 from arrowquant_dist.machine import peak_memory_nbytes
 from arrowquant_dist.plan import RowBlock, Shard
+from arrowquant_dist.store.files import is_local
 from arrowquant_dist.store.part import PartWriter
 from arrowquant_dist.store.receipt import Receipt
 from arrowquant_dist.store.schema import StoredRow, chunk_digests, row_checksum
@@ -28,8 +27,8 @@ from arrowquant_dist.store.target import Target
 from arrowquant_dist.store.traffic import Transferred
 from arrowquant_dist.tensor import QuantizedTensor, TensorScale, TensorSpan, quantize_values
 from arrowquant_dist.tensor.source import check_finite
-
-BATCH_NBYTES = 16 << 20  # neighbouring small blocks are read together up to this much
+from arrowquant_dist.worker.batches import ReadAhead, ReadInTurn, batches_of
+from arrowquant_dist.worker.clock import Clock
 
 OnBlock = Callable[[RowBlock], None]
 ShouldStop = Callable[[], bool]
@@ -51,10 +50,12 @@ class WorkerContext:
 
 
 class ShardWorker:
-    """Turns shards into committed part files, one at a time; several may run in one process, a thread each.
+    """Turns shards into committed part files, one at a time. Not thread-safe: a worker a thread.
 
-    Memory: the largest row block's source bytes, its codes, and what the part writer holds of them
-    (plan.worker_memory_nbytes is the bound), whatever the shard's size.
+    The next batch of row blocks is read while this one is quantized, and what was written before is still on its way
+    to an object store. Memory: two batches' source bytes (one from local files), the codes of a block, and what the
+    part writer holds (plan.worker_memory_nbytes is the bound), whatever the shard's size.
+    node: the machine's name in receipts; default its host name.
     """
 
     def __init__(self, context: WorkerContext, node: str | None = None) -> None:
@@ -62,7 +63,9 @@ class ShardWorker:
         self._node = node or socket.gethostname()
         self._reader = SourceReader(context.source_storage, context.files)
         self._target = Target.open(context.target, context.target_storage, context.fingerprint)
-        self._memory = _Memory()
+        from_disk = all(is_local(file.uri) for file in context.files)
+        self._read_batches = ReadInTurn(self._reader) if from_disk else ReadAhead(self._reader)
+        self._codes = Arena()
 
     def run(self, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
         """Writes and commits the shard; the receipt that counts may be another attempt's that was first.
@@ -70,19 +73,16 @@ class ShardWorker:
         on_block is called after each row block. Where should_stop() turns true, or anything fails, the unfinished
         part is deleted and nothing is committed. Raises Interrupted, and what reading and quantizing raise.
         """
-        started, before = time.perf_counter(), self._transferred()
+        clock, before = Clock(), self._transferred()
         attempt = uuid.uuid4().hex[:16]
         path = self._target.part_path(shard.index, attempt)
-        clock = _Clock()
         with PartWriter(self._target.store, path, self._context.compression) as writer:
             scales = self._tensor_scales(shard, clock)
-            for batch in _batches(shard):
-                with clock.phase("read"):
-                    values = self._read(batch)
-                for block in batch:
+            with closing(self._read_batches(batches_of(shard.blocks), clock)) as batches:
+                for block, values in batches:
                     if should_stop():
                         raise Interrupted("the run was stopped; the same command resumes it")
-                    self._add(block, values.pop(0), scales.get(block.layer.name), writer, clock)
+                    self._add(block, values, scales.get(block.layer.name), writer, clock)
                     on_block(block)
             with clock.phase("write"):
                 part = writer.close()
@@ -95,7 +95,7 @@ class ShardWorker:
             hash=part.hash,
             rows=part.records,
             seconds=dict(clock.seconds),
-            wall_seconds=time.perf_counter() - started,
+            wall_seconds=clock.wall_seconds,
             peak_memory_nbytes=peak_memory_nbytes(),
             worker=f"{socket.gethostname()}/{os.getpid()}",
             node=self._node,
@@ -105,7 +105,7 @@ class ShardWorker:
         )
         if self._target.commit(receipt):
             return receipt
-        counting = self._target.receipts().get(shard.index)
+        counting = self._target.receipt(shard.index)
         if counting is None:
             # its part is gone: that commit was removed just now, and the shard is to be done again
             message = f"shard {shard.index}: the attempt that was first has lost its part; run the same command again"
@@ -115,21 +115,16 @@ class ShardWorker:
     def _transferred(self) -> Transferred:
         return self._reader.transferred + self._target.store.traffic.total
 
-    def _read(self, batch: list[RowBlock]) -> list[np.ndarray]:
-        self._memory.values.reset()
-        slices = [(block.layer, *block.value_range) for block in batch]
-        return self._reader.read(slices, self._memory.values.take)
-
     def _add(
         self,
         block: RowBlock,
         values: np.ndarray,
         scale: TensorScale | None,
         writer: PartWriter,
-        clock: _Clock,
+        clock: Clock,
     ) -> None:
         with clock.phase("quantize"):
-            self._memory.codes.reset()
+            self._codes.reset()
             quantized = quantize_values(
                 values,
                 block.shape,
@@ -139,7 +134,7 @@ class ShardWorker:
                 layer=block.layer.name,
                 layer_shape=block.layer.shape,
                 first_value=block.value_range[0],
-                allocate=self._memory.codes.take,
+                allocate=self._codes.take,
             )
             row = _stored_row(block, quantized)
         with clock.phase("write"):
@@ -151,7 +146,7 @@ class ShardWorker:
                 errors=quantized.errors,
             )
 
-    def _tensor_scales(self, shard: Shard, clock: _Clock) -> dict[str, TensorScale]:
+    def _tensor_scales(self, shard: Shard, clock: Clock) -> dict[str, TensorScale]:
         """The scale of each layer that has one for all its row blocks: read once before it is quantized.
 
         The plan keeps all blocks of such a layer in one shard. Layers of one block need no first pass.
@@ -162,54 +157,16 @@ class ShardWorker:
                 cut[block.layer.name].append(block)
         return {name: self._tensor_scale(blocks, clock) for name, blocks in cut.items()}
 
-    def _tensor_scale(self, blocks: list[RowBlock], clock: _Clock) -> TensorScale:
+    def _tensor_scale(self, blocks: list[RowBlock], clock: Clock) -> TensorScale:
         span = TensorSpan()
-        for block in blocks:
-            with clock.phase("read"):
-                (values,) = self._read([block])
-            with clock.phase("quantize"):
-                layer = block.layer
-                if not block.spec.keep_non_finite:
-                    check_finite(values, layer.dtype, layer.shape, block.value_range[0], layer.name)
-                span.add(values, layer.dtype, block.spec)
+        with closing(self._read_batches(batches_of(blocks), clock)) as batches:
+            for block, values in batches:
+                with clock.phase("quantize"):
+                    layer = block.layer
+                    if not block.spec.keep_non_finite:
+                        check_finite(values, layer.dtype, layer.shape, block.value_range[0], layer.name)
+                    span.add(values, layer.dtype, block.spec)
         return span.scale(blocks[0].spec)
-
-
-class _Memory(threading.local):
-    """Each thread's buffers, kept from block to block: what was read is done with before the next read."""
-
-    def __init__(self) -> None:
-        self.values = Arena()
-        self.codes = Arena()
-
-
-class _Clock:
-    """Wall seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds = {"read": 0.0, "quantize": 0.0, "write": 0.0}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - start
-
-
-def _batches(shard: Shard) -> Iterator[list[RowBlock]]:
-    """Runs of neighbours to read together: up to BATCH_NBYTES, or one block that is larger."""
-    batch: list[RowBlock] = []
-    nbytes = 0
-    for block in shard.blocks:
-        if batch and nbytes + block.source_nbytes > BATCH_NBYTES:
-            yield batch
-            batch, nbytes = [], 0
-        batch.append(block)
-        nbytes += block.source_nbytes
-    if batch:
-        yield batch
 
 
 def _stored_row(block: RowBlock, quantized: QuantizedTensor) -> StoredRow:

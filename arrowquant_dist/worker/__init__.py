@@ -1,0 +1,5 @@
+"""One shard: read → quantize → measure → write → commit → receipt. Plain Python: engines only call `run`."""
+
+from arrowquant_dist.worker.shard import OnBlock, ShardWorker, ShouldStop, WorkerContext
+
+__all__ = ["OnBlock", "ShardWorker", "ShouldStop", "WorkerContext"]

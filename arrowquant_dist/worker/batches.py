@@ -1,0 +1,86 @@
+"""A shard's blocks in batches, the next one on its way while this one is quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from arrowquant_dist.arena import Arena
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.plan import RowBlock
+from arrowquant_dist.worker.clock import Clock
+
+MIN_BATCH_NBYTES = 16 << 20  # neighbouring small blocks are read together up to this much
+
+Batch = list[RowBlock]
+Blocks = Generator[
+    tuple[RowBlock, np.ndarray]
+]  # each block and its values, uint8, good until the next is asked for
+
+
+class ReadAhead:
+    """For sources over a network: a thread reads the next batch while the caller works on this one."""
+
+    def __init__(self, reader: SourceReader) -> None:
+        self._reader = reader
+        self._arenas = (Arena(), Arena())
+
+    def __call__(self, batches: Sequence[Batch], clock: Clock) -> Blocks:
+        """The blocks of all batches, in order."""
+        with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
+            ahead = None
+            for number, batch in enumerate(batches):
+                now = ahead or thread.submit(self._read, batch, number)
+                with clock.phase("read"):
+                    values = now.result()
+                ahead = None
+                if number + 1 < len(batches):
+                    ahead = thread.submit(self._read, batches[number + 1], number + 1)
+                yield from zip(batch, values, strict=True)
+
+    def _read(self, batch: Batch, number: int) -> list[np.ndarray]:
+        return read_batch(self._reader, batch, self._arenas[number % 2])
+
+
+class ReadInTurn:
+    """For local files: the kernel is told what comes next and reads it ahead; a thread would only take a second CPU."""
+
+    def __init__(self, reader: SourceReader) -> None:
+        self._reader = reader
+        self._arena = Arena()
+
+    def __call__(self, batches: Sequence[Batch], clock: Clock) -> Blocks:
+        """The blocks of all batches, in order."""
+        for number, batch in enumerate(batches):
+            with clock.phase("read"):
+                if number + 1 < len(batches):
+                    self._reader.announce(_slices(batches[number + 1]))
+                values = read_batch(self._reader, batch, self._arena)
+            yield from zip(batch, values, strict=True)
+
+
+def read_batch(reader: SourceReader, batch: Batch, arena: Arena) -> list[np.ndarray]:
+    """The values of each block, in memory of `arena`."""
+    arena.reset()
+    return reader.read(_slices(batch), arena.take)
+
+
+def batches_of(blocks: Sequence[RowBlock]) -> list[Batch]:
+    """Runs of neighbours to read together: up to the bytes of the largest block, or MIN_BATCH_NBYTES."""
+    limit = max([MIN_BATCH_NBYTES, *(block.source_nbytes for block in blocks)])
+    batches: list[Batch] = []
+    nbytes = limit
+    for block in blocks:
+        if nbytes + block.source_nbytes > limit:
+            batches.append([])
+            nbytes = 0
+        batches[-1].append(block)
+        nbytes += block.source_nbytes
+    return batches
+
+
+def _slices(batch: Batch) -> list[tuple[Layer, int, int]]:
+    return [(block.layer, *block.value_range) for block in batch]

@@ -1,0 +1,27 @@
+"""How long the phases of a shard took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Clock:
+    """Wall seconds by phase, of one thread; what happens aside of it shows only as far as it is waited for."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.seconds = {"read": 0.0, "quantize": 0.0, "write": 0.0}
+
+    @property
+    def wall_seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start

@@ -13,9 +13,9 @@ _DELETE_AT_ONCE = 1000  # what DeleteObjects takes
 
 
 class Objects:
-    """A signed client; URIs are s3://bucket/key."""
+    """A signed client; URIs are s3://bucket/key. patient: tries again, with backoff; else one second, once."""
 
-    def __init__(self, endpoint_url: str, key: str, secret: str) -> None:
+    def __init__(self, endpoint_url: str, key: str, secret: str, *, patient: bool = True) -> None:
         self.client: Any = botocore.session.Session().create_client(
             "s3",
             region_name="us-east-1",
@@ -23,9 +23,9 @@ class Objects:
             aws_access_key_id=key,
             aws_secret_access_key=secret,
             config=botocore.config.Config(
-                connect_timeout=5,
-                read_timeout=30,
-                retries={"max_attempts": 8, "mode": "standard"},
+                connect_timeout=5 if patient else 1,
+                read_timeout=30 if patient else 1,
+                retries={"total_max_attempts": 8 if patient else 1, "mode": "standard"},
                 s3={"addressing_style": "path"},
             ),
         )

@@ -16,7 +16,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.servers.objects import Objects
-from tests.servers.ports import free_ports
+from tests.servers.ports import GRPC_OFFSET, free_ports
 
 SECONDS_TO_START = 60.0
 
@@ -39,6 +39,7 @@ class SeaweedFS:
         (folder / "s3.json").write_text(json.dumps(_identity(self.key, self.secret)))
         self._command = _command(weed, folder, self._ports)
         self.objects = Objects(self.endpoint_url, self.key, self.secret)
+        self._probe = Objects(self.endpoint_url, self.key, self.secret, patient=False)
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
         self.restart()
@@ -90,6 +91,8 @@ class SeaweedFS:
     def stop(self) -> None:
         """A kill: SIGTERM takes it more than 20 s to follow, and nobody needs the data any more."""
         self.kill()
+        for name, port in self._ports.items():
+            Path(f"/tmp/seaweedfs-{name}-grpc-{port + GRPC_OFFSET}.sock").unlink(missing_ok=True)  # noqa: S108
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _wait(self) -> None:
@@ -105,8 +108,8 @@ class SeaweedFS:
     def _answers(self) -> bool:
         """Whether a signed PUT works: S3 answers a second before the volumes do. The PUT makes its bucket."""
         try:
-            self.objects.put("s3://ready/object", b"x")
-            return self.objects.get("s3://ready/object") == b"x"
+            self._probe.put("s3://ready/object", b"x")
+            return self._probe.get("s3://ready/object") == b"x"
         except (BotoCoreError, ClientError):
             return False
 
@@ -132,6 +135,10 @@ def _command(weed: str, folder: Path, ports: dict[str, int]) -> list[str]:
     return [
         *(weed, "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *("-master.telemetry=false", "-master.telemetry.url=http://127.0.0.1:9/"),
+        *(
+            "-master.electionTimeout=1s",
+            "-master.heartbeatInterval=100ms",
+        ),  # a restart takes 10 s more without
         *(f"-{name}.port={port}" for name, port in ports.items()),
         *("-filer", f"-filer.localSocket={folder}/filer.sock"),
         *("-s3", f"-s3.config={folder}/s3.json", f"-s3.localSocket={folder}/s3.sock"),

@@ -1,0 +1,196 @@
+"""An HTTP/1.1 proxy on 127.0.0.1 that fails by a script. It knows nothing of S3, and of the code under test."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+from asyncio import IncompleteReadError, StreamReader, StreamWriter
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from tests.servers.faults import Fault, Injected, Kind, Script
+from tests.servers.http import Message, read_answer, read_request
+
+T = TypeVar("T")
+TRICKLE_NBYTES, TRICKLE_SECONDS = 4096, 0.05
+_LIMIT = 1 << 18
+_REFUSALS = {
+    Kind.SLOW_DOWN: (503, "Slow Down", "SlowDown"),
+    Kind.INTERNAL_ERROR: (500, "Internal Server Error", "InternalError"),
+}
+
+
+class FaultProxy:
+    """In front of 127.0.0.1:port, in a thread of its own; Host goes through, so signatures stay valid.
+
+    Use it as a context manager. endpoint_url: where clients turn to. injected: the faults that happened.
+    requests: how many were seen. on_request: called with each one's (method, path), from the proxy's thread.
+    """
+
+    def __init__(self, port: int, *faults: Fault, seed: int = 0) -> None:
+        self._upstream = port
+        self._script = Script(faults, seed)
+        self.requests = 0
+        self.on_request: Callable[[str, str], None] = lambda _method, _path: None
+        self._connections: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
+
+    @property
+    def injected(self) -> list[Injected]:
+        return self._script.injected
+
+    def rewrite(self, *faults: Fault, seed: int = 0) -> None:
+        """Another script from now on; `injected` and `requests` begin anew."""
+        self._script, self.requests = Script(faults, seed), 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._server = self._wait(asyncio.start_server(self._accept, "127.0.0.1", 0, limit=_LIMIT))
+        self.endpoint_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._wait(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    async def _stop(self) -> None:
+        self._server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        upstream = _Upstream(self._upstream)
+        try:
+            # The end of the client, of the server, or of a reset that this proxy made.
+            with suppress(ConnectionError, IncompleteReadError, asyncio.CancelledError):
+                while await self._serve(reader, writer, upstream):
+                    pass
+        finally:
+            self._connections.discard(task)
+            upstream.close()
+            writer.close()
+
+    async def _serve(self, reader: StreamReader, writer: StreamWriter, upstream: _Upstream) -> bool:
+        """One request and its answer; whether the connection goes on."""
+        request = await read_request(reader, writer)
+        method, path = request.start[:2]
+        self.requests += 1
+        self.on_request(method, path)
+        script = self._script
+        number = script.choose(method, path, request.head.decode("latin-1"))
+        kind = script.kind(number)
+
+        def happened() -> None:
+            assert number is not None
+            script.happened(number, method, path)
+
+        if kind in _REFUSALS:
+            happened()
+            answer = _refusal(kind, method)
+        elif kind in {Kind.RESET_REQUEST, Kind.STALLED_HEADERS}:
+            happened()
+            return await _reset(writer) if kind is Kind.RESET_REQUEST else await _stall(reader)
+        else:
+            answer = await upstream.ask(request, method)
+            if kind is Kind.LOST_RESPONSE and answer.start[1].startswith("2"):
+                happened()
+                return await _reset(writer)
+            if kind is not None and kind.needs_body and answer.body and answer.start[1].startswith("2"):
+                happened()
+                if kind is not Kind.FLIPPED_BYTE:
+                    return await _spoil(kind, answer, reader, writer)
+                index, mask = script.byte_to_flip(len(answer.body))
+                body = bytearray(answer.body)
+                body[index] ^= mask
+                answer = Message(answer.head, bytes(body))
+        writer.write(answer.head + answer.body)
+        await writer.drain()
+        return not (request.closes or answer.closes)
+
+
+class _Upstream:
+    """A connection to the server, opened when it is needed and after the server closed it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[StreamReader, StreamWriter] | None = None
+
+    async def ask(self, request: Message, method: str) -> Message:
+        """Raises ConnectionError or IncompleteReadError where the server is gone."""
+        if self._streams is None or self._streams[0].at_eof() or self._streams[1].is_closing():
+            self.close()
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=_LIMIT)
+        reader, writer = self._streams
+        writer.write(request.head + request.body)
+        await writer.drain()
+        answer = await read_answer(reader, method)
+        if answer.closes:
+            self.close()
+        return answer
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+
+async def _spoil(kind: Kind, answer: Message, reader: StreamReader, writer: StreamWriter) -> bool:
+    if kind is Kind.TRICKLE:
+        return await _trickle(answer, writer)
+    writer.write(answer.head + answer.body[: len(answer.body) // 2])
+    await writer.drain()
+    if kind is Kind.STALLED_BODY:
+        return await _stall(reader)
+    return await _reset(writer) if kind is Kind.RESET_BODY else False
+
+
+async def _trickle(answer: Message, writer: StreamWriter) -> bool:
+    writer.write(answer.head)
+    for start in range(0, len(answer.body), TRICKLE_NBYTES):
+        writer.write(answer.body[start : start + TRICKLE_NBYTES])
+        await writer.drain()
+        await asyncio.sleep(TRICKLE_SECONDS)
+    return True
+
+
+async def _stall(reader: StreamReader) -> bool:
+    """Nothing, until the client has enough of it."""
+    while await reader.read(_LIMIT):
+        pass
+    return False
+
+
+async def _reset(writer: StreamWriter) -> bool:
+    """RST instead of FIN, once the client had time to read what was sent."""
+    await asyncio.sleep(0.01)
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+    return False
+
+
+def _refusal(kind: Kind, method: str) -> Message:
+    """As S3 says it; the answer to HEAD has no body."""
+    status, reason, code = _REFUSALS[kind]
+    text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{kind.value}</Message></Error>"
+    body = b"" if method == "HEAD" else text.encode()
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return Message(head.encode(), body)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from tests.benchmarks import files, kernels, limits, minilm
+from tests.benchmarks import big, cluster, files, kernels, limits, minilm
 from tests.benchmarks.table import Table, show
 
 _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
@@ -14,6 +14,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "process": lambda given: minilm.process_tables(given.runs),
     "kernels": lambda given: kernels.tables(given.side, given.runs),
     "files": lambda given: files.tables(given.params, given.runs, given.folder, given.idle),
+    "cluster": lambda given: cluster.tables(given.models, given.runs, given.folder),
     "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
 }
 
@@ -23,6 +24,13 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(_SECTIONS)}; default all")
     parser.add_argument("--runs", type=int, default=5, help="rounds; the best of each side counts")
     parser.add_argument("--params", type=int, default=750_000_000, help="of the checkpoint of `files`")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["1B"],
+        choices=big.MODELS,
+        help="of `cluster`; the first is what others are held to",
+    )
     parser.add_argument("--side", type=int, default=4096, help="of the square matrix of `kernels`")
     parser.add_argument("--folder", help="for temporary files: on the disk to measure")
     parser.add_argument(

@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -33,14 +34,15 @@ def llama(hidden: int, inner: int, layers: int, vocabulary: int) -> Tensors:
 LLAMA_7B = llama(4096, 11008, 32, 32000)
 LLAMA_1B = llama(2048, 5632, 20, 32000)
 ONE_LAYER_OF_8_GB: Tensors = [("model.embed_tokens.weight", (1 << 20, 4096)), ("model.norm.weight", (4096,))]
-MODELS = {"7B": LLAMA_7B, "1B": LLAMA_1B, "8GB-layer": ONE_LAYER_OF_8_GB}
+LLAMA_3B = llama(3200, 8640, 26, 32000)
+MODELS = {"3B": LLAMA_3B, "7B": LLAMA_7B, "1B": LLAMA_1B, "8GB-layer": ONE_LAYER_OF_8_GB}
 
 
 def write_checkpoint(folder: Path, tensors: Tensors, shard_nbytes: int = SHARD_NBYTES) -> int:
     """Gaussian weights of the tensors, in as many files as needed and an index. Returns their bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     files = list(_grouped(tensors, shard_nbytes))
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, group in enumerate(files, 1):
         file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
         _write_file(folder / file, group)
@@ -79,7 +81,7 @@ def _write_file(path: Path, tensors: Tensors) -> None:
             _write_values(file, pool, number * 4096, _nbytes(tensor))
 
 
-def _write_values(file, pool: memoryview, start: int, nbytes: int) -> None:  # type: ignore[no-untyped-def]
+def _write_values(file: BinaryIO, pool: memoryview, start: int, nbytes: int) -> None:
     """Values from the pool, from another place for each tensor, so that no two are alike."""
     while nbytes:
         start %= len(pool)

@@ -1,0 +1,72 @@
+"""What the actors of a run take, seen from outside: resident memory of each, idle and at its peak."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+ACTOR_NAMES = ("ray::_Actor", "ray::WorkerActor", "ray::ShardActor")
+_SECONDS_BETWEEN = 0.02
+
+
+@dataclass
+class ActorMemory:
+    """Watches the processes below `root` while it is entered. idle: {pid: bytes when it was first seen as an actor}."""
+
+    root: int
+    idle: dict[int, int] = field(default_factory=dict)
+    peak: dict[int, int] = field(default_factory=dict)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def above_idle_nbytes(self) -> int:
+        """Of the actor that grew most."""
+        return max((self.peak[pid] - idle for pid, idle in self.idle.items()), default=0)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_SECONDS_BETWEEN):
+            for pid in self._actors():
+                found = _resident_and_peak(pid)
+                if found is not None:
+                    self.idle.setdefault(pid, found[0])
+                    self.peak[pid] = found[1]
+
+    def _actors(self) -> list[int]:
+        try:
+            below = psutil.Process(self.root).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        return [process.pid for process in below if _is_actor(process)]
+
+
+def _is_actor(process: psutil.Process) -> bool:
+    try:
+        return str(process.name()).startswith("ray::") and any(
+            line.startswith(ACTOR_NAMES) for line in process.cmdline()
+        )
+    except psutil.Error:
+        return False
+
+
+def _resident_and_peak(pid: int) -> tuple[int, int] | None:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii")
+        return tuple(int(status.split(f"{key}:")[1].split(maxsplit=1)[0]) << 10 for key in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
+    except (OSError, IndexError):
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Self
@@ -198,7 +199,7 @@ class PartWriter:
             offset = self._sink.tell()
             self._write(blob)
             return StoredRange(offset, blob.nbytes, blob.nbytes), len(header) + raw_nbytes
-        body = memoryview(self._codec.compress(self._joined(prefix, blob)))
+        body = memoryview(self._codec.compress(self._joined(prefix, blob), memory_pool=_pool()))
         header = pages.page_header(1, raw_nbytes, body.nbytes, isal_zlib.crc32(body))
         self._write(header)
         offset = self._sink.tell()
@@ -218,6 +219,12 @@ class PartWriter:
     def _write(self, data: bytes | memoryview) -> None:
         self._hash.update(data)
         self._sink.write(data)
+
+
+@cache
+def _pool() -> pa.MemoryPool:
+    """Of compressed pages. Arrow's default one keeps what was freed for itself: 60 MiB a worker more, no faster."""
+    return pa.system_memory_pool()
 
 
 def _created_by() -> str:

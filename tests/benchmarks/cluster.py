@@ -23,7 +23,7 @@ LLAMA_CPP_Q8_0 = (
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """wall: seconds of the whole process. engine: of the workers' time alone. above_idle: bytes of the largest actor."""
+    """wall: seconds of the process, engine: of the workers alone. above_idle: bytes, of the largest actor."""
 
     wall: float
     engine: float

@@ -73,7 +73,7 @@ def quantize(
         return Outcome(report, already_finished=True, target=dataset.store.uri)
     resumed = dataset.receipts()
     missing = [shard for shard in plan.shards if shard.index not in resumed]
-    engine = choose_engine(run, worker_memory_nbytes(plan))
+    engine = choose_engine(run, worker_memory_nbytes(plan, run.transfer))
     ran = EngineFacts()
     if missing:
         ran = engine.run(_context(target, checkpoint, plan, run), missing, _counted(plan, missing, on_event))

@@ -2,13 +2,18 @@
 
 A commit holds the whole receipt, and the fingerprint of the plan it belongs to: a zombie of a run that was
 overwritten meanwhile cannot slip its part into the new one.
+
+A commit is stale if it cannot be read, is of another plan, or its part is gone. Nothing here deletes or replaces one:
+between looking and deleting, somebody else may have made a good one of it. The next attempt takes the next place
+(00000.json, then 00000.1.json …), and the first place that is not stale counts. What is stale stays so, and each
+place is taken once, so everybody who looks after that sees the same receipt.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any
@@ -19,8 +24,10 @@ from arrowquant_dist.store.files import Store
 from arrowquant_dist.store.receipt import Receipt, RowRecord, StoredRange
 
 COMMITS_FOLDER = "run/commits"
-_NAME = re.compile(rf"{COMMITS_FOLDER}/(\d{{5,}})\.json")
+READERS = 32  # commits read side by side; each is one small request
+_NAME = re.compile(rf"{COMMITS_FOLDER}/(\d{{5,}})(?:\.(\d{{1,2}}))?\.json")
 _COMMIT_VERSION = 2
+_PLACES = 32  # of a shard; each but the first stands for a stale commit before it
 _ROW_FIELDS = [field.name for field in fields(RowRecord)]
 _RANGE_NAMES = [field.name for field in fields(StoredRange)]
 _RECORD_COLUMNS = {
@@ -30,8 +37,6 @@ _RECORD_COLUMNS = {
     "chunk_digests": _RANGE_NAMES,
     "errors": [field.name for field in fields(ErrorSums)],
 }
-_READERS = 16  # commits read side by side; each is one small request
-_ATTEMPTS = 3  # a stale commit is removed and the place tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,63 +47,99 @@ class Commit:
     receipt: Receipt | None
 
 
-def commit_path(shard: int) -> str:
-    return f"{COMMITS_FOLDER}/{shard:05d}.json"
-
-
-def write_commit(store: Store, receipt: Receipt, fingerprint: str, is_current: Callable[[], bool]) -> bool:
-    """Publishes the shard if nobody has. True: this receipt counts; False: another attempt's does.
-
-    A commit of another plan, or one that is not whole, is in nobody's use and gives way if `is_current` says
-    that the target's plan still has our fingerprint, else TargetConflict. StorageError where the outcome
-    stays unknown; the part must not be deleted then.
-    """
-    path = commit_path(receipt.shard)
-    values = {"commit_version": _COMMIT_VERSION, "fingerprint": fingerprint, "receipt": _packed(receipt)}
-    data = json.dumps(values, separators=(",", ":")).encode()
-    for _ in range(_ATTEMPTS):
-        try:
-            if store.create(path, data):
-                return True
-        except StorageError:
-            # The answer may be lost and the write landed: our own attempt's id there says so.
-            if _attempt_at(store, path, fingerprint) is None:
-                raise
-        winner = _attempt_at(store, path, fingerprint)
-        if winner is not None:
-            return winner == receipt.attempt
-        if not is_current():
-            message = "the run was overwritten by one of another plan; nothing of this one counts"
-            raise TargetConflict(message, uri=store.uri)
-        store.delete([path])
-    raise StorageError("the commit could not be written; run the same command again", uri=store.url(path))
-
-
-def read_commit(store: Store, path: str, fingerprint: str) -> Commit:
-    """One commit; its receipt is None if there is none of this plan. StorageError."""
-    try:
-        values = json.loads(store.read(path))
-        if values["commit_version"] != _COMMIT_VERSION or values["fingerprint"] != fingerprint:
-            return Commit(path, None)
-        receipt = _unpacked(values["receipt"])
-    except (NotFound, ValueError, TypeError, KeyError, AttributeError):
-        return Commit(path, None)
-    return Commit(path, receipt if commit_path(receipt.shard) == path else None)
-
-
-def read_commits(store: Store, fingerprint: str) -> list[Commit]:
-    """All commits, by shard."""
-    paths = [info.path for info in store.list(COMMITS_FOLDER) if is_commit(info.path)]
-    with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(lambda path: read_commit(store, path, fingerprint), paths))
+def commit_path(shard: int, place: int = 0) -> str:
+    return f"{COMMITS_FOLDER}/{shard:05d}{f'.{place}' if place else ''}.json"
 
 
 def is_commit(path: str) -> bool:
     return _NAME.fullmatch(path) is not None
 
 
-def commits_by_shard(commits: Iterable[Commit]) -> dict[int, Receipt]:
-    return {commit.receipt.shard: commit.receipt for commit in commits if commit.receipt is not None}
+def place_of(path: str) -> tuple[int, int]:
+    """Shard and place of a commit's path."""
+    numbers = path.removeprefix(f"{COMMITS_FOLDER}/").removesuffix(".json").split(".")
+    return int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else 0
+
+
+def write_commit(store: Store, receipt: Receipt, fingerprint: str, is_current: Callable[[], bool]) -> bool:
+    """Publishes the shard if nobody has. True: this receipt counts; False: another attempt's does.
+
+    is_current: whether the target's plan is still ours, asked before a place behind a stale commit is taken; if not,
+    TargetConflict. StorageError where the outcome stays unknown; the part must not be deleted then.
+    """
+    values = {"commit_version": _COMMIT_VERSION, "fingerprint": fingerprint, "receipt": _packed(receipt)}
+    data = json.dumps(values, separators=(",", ":")).encode()
+    for place in range(_PLACES):
+        path = commit_path(receipt.shard, place)
+        try:
+            if store.create(path, data):
+                return True
+        except StorageError:
+            # The answer may be lost and the write landed: our own attempt's id there says so.
+            landed = read_commit(store, path, fingerprint)
+            if landed is None or landed.receipt is None:
+                raise
+        found = read_commit(store, path, fingerprint)
+        winner = found.receipt if found is not None else None
+        if winner is not None and winner.attempt == receipt.attempt:
+            return True
+        if winner is not None and has_part(store, winner):
+            return False
+        if not is_current():
+            message = "the run was overwritten by another one; nothing of this one counts"
+            raise TargetConflict(message, uri=store.uri)
+    message = f"{_PLACES} commits of the shard are stale; start anew with --overwrite"
+    raise StorageError(message, uri=store.url(commit_path(receipt.shard)))
+
+
+def read_counting(store: Store, shard: int, fingerprint: str) -> Receipt | None:
+    """The receipt that counts for one shard, if any: two requests, and two more for each stale commit."""
+    for place in range(_PLACES):
+        found = read_commit(store, commit_path(shard, place), fingerprint)
+        if found is None:
+            return None
+        if found.receipt is not None and has_part(store, found.receipt):
+            return found.receipt
+    return None
+
+
+def has_part(store: Store, receipt: Receipt) -> bool:
+    """Whether the receipt's part is there in its size. StorageError."""
+    try:
+        return store.size(receipt.part) == receipt.nbytes
+    except NotFound:
+        return False
+
+
+def read_commit(store: Store, path: str, fingerprint: str) -> Commit | None:
+    """One commit; None if nothing is there. StorageError."""
+    try:
+        values = json.loads(store.read(path))
+        if values["commit_version"] != _COMMIT_VERSION or values["fingerprint"] != fingerprint:
+            return Commit(path, None)
+        receipt = _unpacked(values["receipt"])
+    except NotFound:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return Commit(path, None)
+    return Commit(path, receipt if place_of(path)[0] == receipt.shard else None)
+
+
+def read_commits(store: Store, paths: Sequence[str], fingerprint: str) -> list[Commit]:
+    """Those of `paths` that are there, READERS at a time."""
+    with ThreadPoolExecutor(READERS) as readers:
+        found = readers.map(lambda path: read_commit(store, path, fingerprint), paths)
+        return [commit for commit in found if commit is not None]
+
+
+def counting_receipts(commits: Iterable[Commit], has_part: Callable[[Receipt], bool]) -> dict[int, Receipt]:
+    """{shard: receipt} of the first commit of each shard that is not stale, by shard."""
+    counting: dict[int, Receipt] = {}
+    for commit in sorted(commits, key=lambda commit: place_of(commit.path)):
+        receipt = commit.receipt
+        if receipt is not None and receipt.shard not in counting and has_part(receipt):
+            counting[receipt.shard] = receipt
+    return counting
 
 
 def _packed(receipt: Receipt) -> dict[str, Any]:
@@ -122,8 +163,3 @@ def _plain(value: Any) -> Any:
 def _named(column: str, value: Any) -> Any:
     names = _RECORD_COLUMNS.get(column)
     return dict(zip(names, value, strict=True)) if names and value is not None else value
-
-
-def _attempt_at(store: Store, path: str, fingerprint: str) -> str | None:
-    receipt = read_commit(store, path, fingerprint).receipt
-    return receipt.attempt if receipt is not None else None

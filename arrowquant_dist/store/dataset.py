@@ -15,10 +15,10 @@ from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCon
 from arrowquant_dist.store.bare import BareFile, KeptGroup, ReadCounter
 from arrowquant_dist.store.files import ByteRange, Store
 from arrowquant_dist.store.layers import StoredBlock, StoredLayer, group_layers
+from arrowquant_dist.store.layout import PLAN_PATH, WEIGHTS_FOLDER
 from arrowquant_dist.store.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.store.ranges import peak_nbytes, read_values
 from arrowquant_dist.store.schema import CHUNK_NBYTES, SCHEMA_VERSION
-from arrowquant_dist.store.target import PLAN_PATH, WEIGHTS_FOLDER
 from arrowquant_dist.store.traffic import Transferred
 from arrowquant_dist.store.values import Values, check_digests, check_finite
 from arrowquant_dist.tensor import QuantizedTensor

@@ -1,11 +1,20 @@
-"""The target URI as a place: where everything lies, what is ours, and in which order it is written."""
+"""The target URI as a place: what is ours there, and in which order it is written.
+
+All of it is made so that any number of drivers and workers may be at it, and any of them may stop at any request:
+
+- parts have names of their own, and what decides (plan, commits, index, sidecars, manifest) is created, never replaced;
+- each plan has an id of its run: a driver whose run was overwritten meanwhile takes its manifest back;
+- only `clear` and the removal of what no manifest names delete anything.
+"""
 
 from __future__ import annotations
 
 import io
 import json
-import re
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -20,29 +29,26 @@ from arrowquant_dist.errors import (
     TargetConflict,
 )
 from arrowquant_dist.store.commit import (
-    commit_path,
-    commits_by_shard,
-    is_commit,
-    read_commit,
+    counting_receipts,
+    place_of,
     read_commits,
+    read_counting,
     write_commit,
 )
-from arrowquant_dist.store.files import Store
-from arrowquant_dist.store.index import INDEX_PATH
-from arrowquant_dist.store.local import TEMPORARY_MARK
-from arrowquant_dist.store.manifest import MANIFEST_PATH, Manifest
+from arrowquant_dist.store.files import Store, is_local
+from arrowquant_dist.store.index import INDEX_PATH, read_index
+from arrowquant_dist.store.layout import PLAN_PATH, Listing, part_path
+from arrowquant_dist.store.manifest import MANIFEST_PATH, Manifest, StoredFile
 from arrowquant_dist.store.receipt import Receipt
 
-PLAN_PATH = "run/plan.arrow"
-WEIGHTS_FOLDER = "weights"
-REPORT_FOLDER = "report"
 FINGERPRINT_KEY = b"arrowquant.fingerprint"
+SIDECARS_KEY = b"arrowquant.sidecars"
+RUN_KEY = b"arrowquant.run"  # an id of the run that wrote the plan: equal plans of two runs are told apart
 
 State = Literal["empty", "started", "finished", "foreign"]
+Files = Mapping[str, bytes]  # {path under the target: content}
 
-_REPORT = re.compile(rf"{REPORT_FOLDER}/(report\.(json|md|html)|layers\.parquet)")
-_PART = re.compile(rf"{WEIGHTS_FOLDER}/shard=\d{{5,}}/part-[^/]+\.parquet")
-_NAMED = 3  # foreign files that an error lists
+_NAMED = 3  # files that an error lists
 
 
 class Target:
@@ -54,6 +60,7 @@ class Target:
     def __init__(self, store: Store, fingerprint: str | None = None) -> None:
         self.store = store
         self._fingerprint = fingerprint
+        self._run: bytes | None = None
         self._is_cleared = False
 
     @classmethod
@@ -69,14 +76,29 @@ class Target:
             raise IncompleteDataset(message, uri=self.store.uri)
         return self._fingerprint or ""
 
-    def state(self) -> State:
+    def look(self) -> Listing:
+        """What is there now: one listing, which the methods below take so that they need none of their own.
+
+        TargetConflict where the target, or a folder it is in, is a file.
+        """
+        listing = Listing.of(self.store)
+        if "" in listing:
+            raise TargetConflict("the target is a file; choose an empty or new folder", uri=self.store.uri)
+        if not listing.sizes and is_local(self.store.uri):
+            for folder in Path(self.store.uri).parents:
+                if folder.is_file():
+                    message = f"the target lies in {folder}, which is a file; choose another target"
+                    raise TargetConflict(message, uri=self.store.uri)
+        return listing
+
+    def state(self, listing: Listing | None = None) -> State:
         """`finished`: a manifest of ours; `started`: a plan; `foreign`: none of these, but other files."""
-        paths = {info.path for info in self.store.list()}
-        if MANIFEST_PATH in paths and self._is_manifest_ours():
+        listing = listing or self.look()
+        if MANIFEST_PATH in listing and self._is_manifest_ours():
             return "finished"
-        if PLAN_PATH in paths:
+        if PLAN_PATH in listing:
             return "started"
-        return "foreign" if self._foreign(paths) else "empty"
+        return "foreign" if listing.foreign else "empty"
 
     def manifest(self) -> Manifest | None:
         """The manifest of a finished target, validated; else None."""
@@ -96,135 +118,210 @@ class Target:
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             message = f"the plan of the run is damaged ({error}); start anew with --overwrite"
             raise CorruptWeights(message, uri=uri) from error
+        self._run = (table.schema.metadata or {}).get(RUN_KEY)
         return table
 
-    def start(self, plan_table: pa.Table) -> pa.Table:
+    def start(self, plan_table: pa.Table, listing: Listing | None = None) -> pa.Table:
         """Makes this the target's plan unless it has one; returns the plan that counts.
 
         The caller compares their fingerprints. TargetConflict where the target holds files of others, unless
         `clear` has just left them there.
         """
+        listing = listing or self.look()
         if not self._is_cleared:
-            self.refuse_foreign()
-        out = io.BytesIO()
-        options = pa.ipc.IpcWriteOptions(compression="zstd")
-        with pa.ipc.new_file(out, plan_table.schema, options=options) as writer:
-            writer.write_table(plan_table)
-        if self.store.create(PLAN_PATH, out.getvalue()):
-            self._fingerprint = _fingerprint_of(plan_table)
+            self.refuse_foreign(listing)
+            if PLAN_PATH in listing and (planned := self.planned()) is not None:
+                return planned
+        run = json.dumps(uuid.uuid4().hex).encode()
+        if self.store.create(PLAN_PATH, _plan_file(plan_table, run)):
+            self._fingerprint, self._run = _fingerprint_of(plan_table), run
             return plan_table
         planned = self.planned()
         if planned is None:  # another driver's --overwrite removed it just now
             raise TargetConflict("another run is clearing the target; run one at a time", uri=self.store.uri)
         return planned
 
-    def refuse_foreign(self) -> None:
+    def refuse_foreign(self, listing: Listing | None = None) -> None:
         """TargetConflict, naming a few, where the target holds files of others and no run."""
-        if self.state() == "foreign":
-            foreign = self._foreign({info.path for info in self.store.list()})
+        listing = listing or self.look()
+        if self.state(listing) == "foreign":
+            foreign = listing.foreign
             shown = ", ".join(foreign[:_NAMED]) + (" …" if len(foreign) > _NAMED else "")
-            found = f"holds other files ({shown})" if foreign != [""] else "is a file"
-            message = f"the target {found}; choose an empty or new folder"
+            message = f"the target holds other files ({shown}); choose an empty or new folder"
             raise TargetConflict(message, uri=self.store.uri)
 
-    def clear(self) -> None:
+    def refuse_other_sidecars(self, sidecars: Files, listing: Listing) -> None:
+        """TargetConflict where a file lies in a sidecar's place that is not it: it would have to be replaced."""
+        for path in sidecars.keys() & listing.sizes.keys():
+            if self.store.read(path) != sidecars[path]:
+                raise _other_sidecar(self.store.url(path))
+
+    def clear(self, listing: Listing | None = None) -> None:
         """Deletes what is ours, for `--overwrite`; files of others stay. TargetConflict if it never was ours.
 
         The manifest goes first: from then on this is no dataset. The plan goes last: until then a clear that
-        was interrupted can be told from files of somebody else, and repeated.
+        was interrupted can be told from files of somebody else, and repeated. After the plan the manifest once
+        more: one that another driver created meanwhile names parts that are gone; from now on it sees so itself.
         """
-        state = self.state()
+        listing = listing or self.look()
+        state = self.state(listing)
         if state == "empty":
             return
         if state == "foreign":
             message = "the target holds files of others and no run; nothing was deleted, choose another one"
             raise TargetConflict(message, uri=self.store.uri)
         sidecars = self._sidecars()
-        paths = [info.path for info in self.store.list()]
+        decided = {PLAN_PATH, MANIFEST_PATH, INDEX_PATH, *listing.commits}
         self.store.delete([MANIFEST_PATH])
         self.store.delete([INDEX_PATH, *sidecars])
-        self.store.delete([path for path in paths if is_commit(path)])
-        self.store.delete([path for path in paths if _is_ours(path) and path != PLAN_PATH])
+        self.store.delete(listing.commits)
+        self.store.delete([path for path in listing.ours if path not in decided])
         self.store.delete([PLAN_PATH])
-        self._fingerprint, self._is_cleared = None, True
+        self.store.delete([MANIFEST_PATH])
+        self._fingerprint, self._run, self._is_cleared = None, None, True
 
     def part_path(self, shard: int, attempt: str) -> str:
-        return f"{WEIGHTS_FOLDER}/shard={shard:05d}/part-{attempt}.parquet"
+        return part_path(shard, attempt)
 
-    def receipts(self) -> dict[int, Receipt]:
-        """The committed shards of this target's plan.
+    def receipts(
+        self, listing: Listing | None = None, known: Mapping[int, Receipt] | None = None
+    ) -> dict[int, Receipt]:
+        """The committed shards of this target's plan, by shard.
 
-        A commit that cannot be read, is of another plan, or whose part is not there in its size, is none: it
-        is deleted, and the shard is done again. That is safe, since `publish` looks at every part once more.
+        A commit that cannot be read, is of another plan, or whose part is not there in its size, is none: the
+        shard is done again, and that attempt's commit counts. known: what an earlier call returned; a commit never
+        changes, so those are not read again.
         """
-        commits = read_commits(self.store, self.fingerprint)
-        # Listed after: a commit that another driver's worker lands meanwhile is either unseen or has its part here.
-        sizes = {info.path: info.nbytes for info in self.store.list(WEIGHTS_FOLDER)}
-        whole = [
-            c for c in commits if c.receipt is not None and sizes.get(c.receipt.part) == c.receipt.nbytes
-        ]
-        self.store.delete([commit.path for commit in commits if commit not in whole])
-        return commits_by_shard(whole)
+        fingerprint, listing = self.fingerprint, listing or self.look()
+
+        def has_part(receipt: Receipt) -> bool:
+            return listing.holds(receipt.part, receipt.nbytes)
+
+        counting = {shard: receipt for shard, receipt in (known or {}).items() if has_part(receipt)}
+        unread = [path for path in listing.commits if place_of(path)[0] not in counting]
+        counting |= counting_receipts(read_commits(self.store, unread, fingerprint), has_part)
+        return dict(sorted(counting.items()))
 
     def receipt(self, shard: int) -> Receipt | None:
-        """Of one shard: what `receipts` has for it, in two requests. A stale commit is left alone."""
-        found = read_commit(self.store, commit_path(shard), self.fingerprint).receipt
-        try:
-            whole = found is not None and self.store.size(found.part) == found.nbytes
-        except NotFound:
-            return None
-        return found if whole else None
+        """Of one shard: what `receipts` has for it, in two requests."""
+        return read_counting(self.store, shard, self.fingerprint)
 
     def commit(self, receipt: Receipt) -> bool:
         """Publishes a finished shard, the first attempt wins. False: another has; this one's part is deleted.
 
-        The receipt that counts then is in `receipts()`. StorageError: the outcome is unknown, and nothing is
-        deleted. TargetConflict: the run was overwritten by another plan's.
+        The receipt that counts then is `receipt(shard)`. StorageError: the outcome is unknown, and nothing is
+        deleted. TargetConflict: the run was overwritten by another, and the part is deleted.
         """
-        if write_commit(self.store, receipt, self.fingerprint, self._is_current):
-            return True
+        try:
+            if write_commit(self.store, receipt, self.fingerprint, self._is_of_current_plan):
+                return True
+        except TargetConflict:
+            self.store.delete([receipt.part])
+            raise
         self.store.delete([receipt.part])
         return False
 
-    def publish(self, manifest: Manifest, index: bytes, files: Mapping[str, bytes]) -> Manifest:
-        """Makes the dataset: index, report files and sidecars, then the manifest; then removes what lost.
+    def publish(
+        self,
+        manifest: Manifest,
+        index: bytes,
+        files: Files,
+        *,
+        report: Callable[[], Files] = dict,
+        listing: Listing | None = None,
+    ) -> Manifest:
+        """Makes the dataset: index and sidecars, the report, then the manifest; then removes what lost.
 
-        manifest: of the receipts in `receipts()`, so that every driver of a plan publishes the same index.
-        files: {path: content} of report/ and the sidecars. Returns the manifest that counts, which is another
-        driver's if that was first. IncompleteDataset where a part is not there, TargetConflict where the
-        dataset there is of another plan.
+        manifest: of the receipts in `receipts()`, so that every driver of a plan publishes the same rows.
+        files: the sidecars that the manifest lists, which are never replaced, and others, which are.
+        report: files too, asked for when all of those are written. listing: taken after the last commit.
+        Returns the manifest that counts, which is another driver's if that was first. IncompleteDataset where a
+        part is not there, TargetConflict where the run was overwritten meanwhile, or the dataset there is of
+        another plan.
         """
-        existing = self.manifest()
-        if existing is None:
-            self._check_parts(manifest)
-            self.store.write(INDEX_PATH, index)
-            for path, data in files.items():
-                self.store.write(path, data)
-            existing = manifest if self._create_manifest(manifest) else Manifest.read(self.store)
-        if existing.fingerprint != manifest.fingerprint:
+        listing = listing or self.look()
+        counting = self.manifest()
+        if counting is None:
+            counting = self._publish(manifest, index, files, report, listing)
+        if counting.fingerprint != manifest.fingerprint:
             message = "another plan's dataset was published here meanwhile; choose another target"
             raise TargetConflict(message, uri=self.store.uri)
-        self.sweep()
-        return existing
+        self.sweep(counting, listing)
+        return counting
 
-    def sweep(self) -> list[str]:
+    def sweep(self, manifest: Manifest | None = None, listing: Listing | None = None) -> list[str]:
         """Removes parts that the manifest does not name, and temporary files; returns their paths.
 
-        Without a manifest it goes by the commits, which takes parts from attempts that are still being
-        written: only when no other run is at work.
+        Nothing without a manifest: attempts may be at work then. IncompleteDataset where a part that it names is
+        not there: others may be what is left of the dataset.
         """
-        manifest = self.manifest()
-        if manifest is not None:
-            kept = {part.path for part in manifest.parts}
-        else:
-            kept = {receipt.part for receipt in self.receipts().values()}
-        losers = [
-            info.path
-            for info in self.store.list()
-            if _is_temporary(info.path) or (_PART.fullmatch(info.path) and info.path not in kept)
-        ]
+        manifest = manifest or self.manifest()
+        if manifest is None:
+            return []
+        listing = listing or self.look()
+        if _missing_parts(manifest, listing):
+            listing = self.look()  # the manifest may be younger than the listing
+            self._refuse_missing_parts(manifest, listing)
+        losers = listing.leftovers([part.path for part in manifest.parts])
         self.store.delete(losers)
         return losers
+
+    def _publish(
+        self, manifest: Manifest, index: bytes, files: Files, report: Callable[[], Files], listing: Listing
+    ) -> Manifest:
+        self._refuse_missing_parts(manifest, listing)
+        self._refuse_overwritten()
+        index, replaced = self._place_index(index)
+        manifest = replace(manifest, index=StoredFile.of(INDEX_PATH, index))
+        sidecars = {sidecar.path for sidecar in manifest.sidecars}
+        for path, data in files.items():
+            if path in sidecars:
+                self._place_sidecar(path, data)
+            else:
+                self.store.write(path, data)
+        for path, data in report().items():
+            self.store.write(path, data)
+        if not self._create_manifest(manifest):
+            counting = Manifest.read(self.store)
+            if replaced is not None and StoredFile.of(INDEX_PATH, replaced) == counting.index:
+                self.store.write(INDEX_PATH, replaced)
+            return counting
+        if not self._is_current():
+            # The run was overwritten while this was at it: parts may be gone, so this is no dataset.
+            self.store.delete([MANIFEST_PATH])
+            self._refuse_overwritten()
+        return manifest
+
+    def _place_index(self, index: bytes) -> tuple[bytes, bytes | None]:
+        """The bytes of index.parquet from now on, and those that had to give way to them, if any.
+
+        Another driver, of another version perhaps, may be about to publish the index that it left there: where that
+        has the same rows it stays, and is ours too. One with other rows is a leftover (a part was lost since).
+        """
+        found = self._create(INDEX_PATH, index)
+        if found == index or _has_the_rows_of(found, index):
+            return found, None
+        self.store.write(INDEX_PATH, index)
+        return index, found
+
+    def _place_sidecar(self, path: str, data: bytes) -> None:
+        if self._create(path, data) != data:
+            raise _other_sidecar(self.store.url(path))
+
+    def _create(self, path: str, data: bytes) -> bytes:
+        """What is at `path` from now on: `data`, or what was there already."""
+        try:
+            if self.store.create(path, data):
+                return data
+        except StorageError:
+            # The write may have landed and its answer got lost; then something is there.
+            if not self.store.exists(path):
+                raise
+        try:
+            return self.store.read(path)
+        except NotFound as error:
+            message = "another run is clearing the target; run one at a time"
+            raise TargetConflict(message, uri=self.store.uri) from error
 
     def _create_manifest(self, manifest: Manifest) -> bool:
         data = manifest.to_bytes()
@@ -232,20 +329,35 @@ class Target:
             return self.store.create(MANIFEST_PATH, data)
         except StorageError:
             # The write may have landed and its answer got lost. If so there is a manifest, whoever's it is.
-            if self.manifest() is None:
+            found = self.manifest()
+            if found is None:
                 raise
-            return False
+            return found == manifest
 
     def _is_current(self) -> bool:
-        """Whether the plan at the target, read anew, is still the one this is about."""
+        """Whether the plan at the target, read anew, is still the one of this run."""
+        there = Target(self.store)
+        return there.planned() is not None and (there._fingerprint, there._run) == (
+            self.fingerprint,
+            self._run,
+        )
+
+    def _is_of_current_plan(self) -> bool:
+        """Whether the plan at the target, read anew, is an equal one."""
         return Target(self.store).fingerprint == self.fingerprint
 
-    def _check_parts(self, manifest: Manifest) -> None:
-        sizes = {info.path: info.nbytes for info in self.store.list(WEIGHTS_FOLDER)}
-        missing = [part.path for part in manifest.parts if sizes.get(part.path) != part.nbytes]
+    def _refuse_overwritten(self) -> None:
+        if not self._is_current():
+            message = "the run was overwritten by another one; nothing of this one counts"
+            raise TargetConflict(message, uri=self.store.uri)
+
+    def _refuse_missing_parts(self, manifest: Manifest, listing: Listing) -> None:
+        missing = _missing_parts(manifest, listing)
         if missing:
             shown = ", ".join(missing[:_NAMED])
             message = f"{len(missing)} parts are missing or cut ({shown}); run the same command again"
+            if MANIFEST_PATH in listing:
+                message = f"{len(missing)} parts of the dataset are missing or cut ({shown}); quantize with --overwrite"
             raise IncompleteDataset(message, uri=self.store.uri)
 
     def _is_manifest_ours(self) -> bool:
@@ -256,33 +368,51 @@ class Target:
             return False
         return isinstance(values, dict) and values.get("format") == "arrowquant"
 
-    def _sidecars(self) -> list[str]:
-        """Copied files that the manifest lists; none where it cannot be read."""
+    def _sidecars(self) -> set[str]:
+        """Copied files: those that the manifest lists, and those of the plan; none where they cannot be read.
+
+        A run that was killed while it published left the plan's without a manifest. They are ours: a file of
+        others in their place was refused.
+        """
+        sidecars: set[str] = set()
         try:
             manifest = self.manifest()
+            if manifest is not None:
+                return {sidecar.path for sidecar in manifest.sidecars}
+            planned = self.planned()
+            if planned is not None:
+                sidecars |= set(json.loads((planned.schema.metadata or {}).get(SIDECARS_KEY, b"[]")))
         except (CorruptWeights, InvalidCheckpoint):
-            return []
-        return [sidecar.path for sidecar in manifest.sidecars] if manifest is not None else []
-
-    @staticmethod
-    def _foreign(paths: set[str]) -> list[str]:
-        return sorted(path for path in paths if not _is_temporary(path))
+            return sidecars
+        return sidecars
 
 
-def _is_ours(path: str) -> bool:
-    """Whether only this package makes such a path in a target that has a plan or manifest of ours."""
-    return (
-        path in (PLAN_PATH, MANIFEST_PATH, INDEX_PATH)
-        or _REPORT.fullmatch(path) is not None
-        or is_commit(path)
-        or _PART.fullmatch(path) is not None
-        or _is_temporary(path)
+def _missing_parts(manifest: Manifest, listing: Listing) -> list[str]:
+    return [part.path for part in manifest.parts if not listing.holds(part.path, part.nbytes)]
+
+
+def _has_the_rows_of(found: bytes, index: bytes) -> bool:
+    try:
+        return read_index(found) == read_index(index)
+    except CorruptWeights:
+        return False
+
+
+def _other_sidecar(url: str) -> TargetConflict:
+    message = (
+        "this file is not the source's; remove it, or choose another target, and run the same command again"
     )
+    return TargetConflict(message, uri=url)
 
 
-def _is_temporary(path: str) -> bool:
-    name = path.rpartition("/")[2]
-    return name.startswith(".") and TEMPORARY_MARK in name
+def _plan_file(plan_table: pa.Table, run: bytes) -> bytes:
+    """The plan as an Arrow file, with the run's id."""
+    table = plan_table.replace_schema_metadata({**(plan_table.schema.metadata or {}), RUN_KEY: run})
+    out = io.BytesIO()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(out, table.schema, options=options) as writer:
+        writer.write_table(table)
+    return out.getvalue()
 
 
 def _fingerprint_of(table: pa.Table) -> str:

@@ -21,9 +21,9 @@ from arrowquant_dist.store.bare import BareFile, KeptGroup
 from arrowquant_dist.store.dataset import Dataset, alias_errors, bare_paths
 from arrowquant_dist.store.files import Store
 from arrowquant_dist.store.layers import StoredBlock, block_problem, group_layers
+from arrowquant_dist.store.layout import PLAN_PATH, WEIGHTS_FOLDER
 from arrowquant_dist.store.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile
 from arrowquant_dist.store.schema import SCHEMA_VERSION
-from arrowquant_dist.store.target import PLAN_PATH, WEIGHTS_FOLDER
 
 READ_NBYTES = 8 << 20
 WORKERS = 4

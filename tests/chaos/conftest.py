@@ -1,0 +1,36 @@
+"""One checkpoint, what a quiet run makes of it, and a line on the terminal for every case."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.chaos.runs import Source, Weights, quiet_weights, write_source
+
+Note = Callable[[str], None]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return write_source(tmp_path_factory.mktemp("chaos") / "source")
+
+
+@pytest.fixture(scope="session")
+def quiet(checkpoint: Source, tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """Codes, scales and zero points of a run that nothing disturbed."""
+    return quiet_weights(checkpoint, tmp_path_factory.mktemp("quiet") / "target")
+
+
+@pytest.fixture(autouse=True)
+def note(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Iterator[Note]:
+    """Says what befell the run; printed with the case's name and seconds when it ends."""
+    notes: list[str] = []
+    start = time.perf_counter()
+    yield notes.append
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and notes:
+        line = f"\n  {request.node.name}: {'; '.join(notes)}; {time.perf_counter() - start:.1f} s"
+        with capsys.disabled():
+            reporter.write_line(line)

@@ -1,0 +1,96 @@
+"""The run that gets disturbed, and what has to hold after it, read by other means than the code under test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from arrowquant_dist import QuantizationConfig, RunConfig
+from arrowquant_dist.config import Storage
+from arrowquant_dist.driver import quantize
+from arrowquant_dist.store.verify import verify
+from tests.datasets import manifest_of, weights_of
+from tests.servers.objects import Objects
+
+LAYERS, ROWS, COLUMNS = 6, 2048, 1024
+CONFIG = QuantizationConfig("int8")
+# Hundreds of requests: ranges of a quarter of a row block, 13 shards.
+TRANSFER: dict[str, Any] = {
+    "range_bytes": 256 << 10,
+    "upload_bytes": 5 << 20,
+    "requests": 8,
+    "connect_timeout": 2.0,
+    "request_timeout": 1.5,
+    "retries": 10,
+    "backoff": 0.02,
+}
+RUN = RunConfig(block_bytes=1 << 20, shard_bytes=4 << 20, engine="inline", workers=2, transfer=TRANSFER)  # type: ignore[arg-type]
+# Two shards whose parts are large enough to be uploaded in pieces.
+LARGE_PARTS = RUN.replace(shard_bytes=40 << 20)
+
+Weights = dict[tuple[str, int], tuple[bytes, bytes, bytes]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder with the checkpoint, 50 MB of float32."""
+
+    folder: Path
+
+    @property
+    def uri(self) -> str:
+        return str(self.folder)
+
+
+def write_source(folder: Path) -> Source:
+    """By the safetensors package."""
+    rng = np.random.default_rng(8)
+    folder.mkdir(parents=True)
+    tensors = {f"layers.{i}.weight": rng.standard_normal((ROWS, COLUMNS), np.float32) for i in range(LAYERS)}
+    norms = {f"layers.{i}.norm": np.ones(COLUMNS, np.float32) for i in range(LAYERS)}
+    save_file({**tensors, **norms}, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "chaos"}')
+    return Source(folder)
+
+
+def quiet_weights(source: Source, target: Path) -> Weights:
+    quantize(source.uri, str(target), CONFIG, RUN)
+    return weights_of(target)
+
+
+def assert_whole(target: Path, quiet: Weights) -> None:
+    """The local dataset verifies, has the quiet run's bytes, and there is nothing that it doesn't name."""
+    report = verify(str(target))
+    assert report.is_sound, report.problems
+    _assert_same_rows(weights_of(target), quiet)
+    named = {part["path"] for part in manifest_of(target)["parts"]}
+    found = {str(f.relative_to(target)) for f in (target / "weights").rglob("*") if f.is_file()}
+    assert found == named
+    commits = [f.name for f in (target / "run" / "commits").iterdir()]
+    assert len(commits) == len(named), commits
+
+
+def assert_whole_in(
+    objects: Objects, uri: str, storage: dict[str, Any], quiet: Weights, scratch: Path
+) -> None:
+    """The same of a dataset on the server; and no upload was left open."""
+    report = verify(uri, Storage(storage))
+    assert report.is_sound, report.problems
+    assert_whole(objects.download_folder(uri, scratch), quiet)
+    assert objects.uploads(uri) == []
+
+
+def assert_unpublished(objects: Objects, uri: str) -> None:
+    """No manifest makes a dataset of what is there, and no upload was left open."""
+    assert "manifest.json" not in objects.sizes(uri)
+    assert objects.uploads(uri) == []
+
+
+def _assert_same_rows(found: Weights, quiet: Weights) -> None:
+    assert found.keys() == quiet.keys()
+    wrong = [key for key, row in found.items() if row != quiet[key]]
+    assert not wrong, f"other codes or scales than the quiet run's in {wrong[:5]}"

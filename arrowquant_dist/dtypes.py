@@ -17,6 +17,8 @@ class Dtype:
 
     name: torch's name (`bfloat16`). itemsize: bytes a value. bits: numpy dtype that holds a value's bits
     (float32 → float32, bfloat16 → uint16, float8 → uint8). is_float: can be quantized. safetensors: code in headers.
+    float8_e8m0fnu (powers of two) and float4_e2m1fn_x2 (two values a byte, and so counted and shaped as torch does) are
+    what scales and codes come in: no floats to quantize.
     """
 
     name: str
@@ -26,9 +28,13 @@ class Dtype:
     safetensors: str
 
 
+_NOT_QUANTIZED = ("float8_e8m0fnu", "float4_e2m1fn_x2")
+
+
 def _dtype(name: str, bits: str, safetensors: str) -> Dtype:
     numpy_dtype = np.dtype(bits).newbyteorder("<")
-    return Dtype(name, numpy_dtype.itemsize, numpy_dtype, "float" in name, safetensors)
+    is_float = "float" in name and name not in _NOT_QUANTIZED
+    return Dtype(name, numpy_dtype.itemsize, numpy_dtype, is_float, safetensors)
 
 
 DTYPES: dict[str, Dtype] = {
@@ -40,6 +46,8 @@ DTYPES: dict[str, Dtype] = {
         _dtype("bfloat16", "u2", "BF16"),
         _dtype("float8_e4m3fn", "u1", "F8_E4M3"),
         _dtype("float8_e5m2", "u1", "F8_E5M2"),
+        _dtype("float8_e8m0fnu", "u1", "F8_E8M0"),
+        _dtype("float4_e2m1fn_x2", "u1", "F4"),
         _dtype("int64", "i8", "I64"),
         _dtype("int32", "i4", "I32"),
         _dtype("int16", "i2", "I16"),

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from arrowquant_dist.checkpoint import safetensors, torch_pickle, weight_map
 from arrowquant_dist.checkpoint.dataset import open_dataset
+from arrowquant_dist.checkpoint.quantized.find import find_quantized
+from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig, read_model_config
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.sidecars import choose_sidecars
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
@@ -151,7 +157,7 @@ def _open_index(store: Store, index: str, listing: Sequence[ObjectInfo], storage
     promised = weight_map.read_weight_map(store, index)
     files = weight_map.find_files(store, index, promised)
     checkpoint = _read(store, files, listing, storage)
-    names = [*(layer.name for layer in checkpoint.layers), *checkpoint.aliases]
+    names = [*(layer.name for layer in checkpoint.layers), *checkpoint.aliases, *checkpoint.decoded]
     weight_map.check_promised(store, index, promised, names)
     return checkpoint
 
@@ -168,16 +174,42 @@ def _read(
     if not layers:
         raise InvalidCheckpoint("it holds no tensors; choose another source", uri=store.uri)
     with SourceReader(storage) as reader:
-        ties = find_ties(layers, reader)
-    aliases = {name: ties.get(stored, stored) for name, stored in aliases.items()} | ties
+        found = find_quantized(
+            layers, aliases, lambda: _model_config(store, storage), partial(_read_small, reader)
+        )
+        ties = find_ties(found.layers, reader)
+    aliases = {name: ties.get(stored, stored) for name, stored in found.aliases.items()} | ties
     return Checkpoint(
         store.uri,
         parts[0].kind,
-        tuple(layer for layer in layers if layer.name not in ties),
+        tuple(layer for layer in found.layers if layer.name not in ties),
         tuple(SourceFile(store.url(info.path), info.nbytes, info.version) for info in files),
         aliases,
         choose_sidecars(listing),
+        found.decoded,
+        found.notes,
     )
+
+
+def _read_small(reader: SourceReader, layers: Sequence[Layer]) -> list[np.ndarray]:
+    """All values of each, the files' side by side."""
+    by_file: dict[str, list[int]] = defaultdict(list)
+    for index, layer in enumerate(layers):
+        by_file[layer.uri].append(index)
+    found: dict[int, np.ndarray] = {}
+
+    def read(indices: list[int]) -> None:
+        values = reader.read([(layers[i], 0, layers[i].num_params) for i in indices])
+        found.update(zip(indices, values, strict=True))
+
+    weight_map.side_by_side(read, list(by_file.values()))
+    return [found[index] for index in range(len(layers))]
+
+
+def _model_config(store: Store, storage: Storage) -> ModelConfig:
+    """Of the folder that `store` is, or that the file it is lies in."""
+    folder = Store.open(split_uri(store.uri)[0], storage) if store.exists("") else store
+    return read_model_config(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +224,7 @@ def _read_file(store: Store, info: ObjectInfo) -> _File:
     if kind == _TORCH:
         return _File(kind, *torch_pickle.read_layers(store, info))
     if kind == _SAFETENSORS:
-        return _File(kind, safetensors.read_layers(store, info), {})
+        return _File(kind, *safetensors.read_layers(store, info))
     raise InvalidCheckpoint("this is Parquet; give the dataset's folder", uri=store.url(info.path))
 
 

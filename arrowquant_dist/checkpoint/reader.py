@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from arrowquant_dist.arena import Allocate, fresh
+from arrowquant_dist.checkpoint.quantized.columns import TransposedSlice
+from arrowquant_dist.checkpoint.quantized.encoding import is_transposed
+from arrowquant_dist.checkpoint.quantized.read import ScaledSlice
 from arrowquant_dist.checkpoint.strided import decode_strides, gather
-from arrowquant_dist.checkpoint.table import DATASET, RAW, Layer, SourceFile
+from arrowquant_dist.checkpoint.table import DATASET, RAW, SCALED, Layer, SourceFile
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.store.dataset import Dataset
 
 _GAP_NBYTES = 64 << 10  # reading so much too much costs less than another request
+_ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,42 @@ class _Wanted:
     stop: int
     index: int
     itemsize: int
+
+
+class _Request:
+    """What slices take: ranges of objects, and what is to be made of them.
+
+    found: uint8, the answer to each slice, and behind them the ranges that scaled ones are made of. raw: {uri: ranges
+    to read into `found`}. scaled: (slice, how to decode it, its ranges in `found`). others: slices read in other ways.
+    """
+
+    def __init__(self, slices: Sequence[tuple[Layer, int, int]]) -> None:
+        self.found: list[np.ndarray] = [np.empty(0, np.uint8)] * len(slices)
+        self.raw: dict[str, list[_Wanted]] = defaultdict(list)
+        self.scaled: list[tuple[int, ScaledSlice, range]] = []
+        self.others: list[int] = []
+        for index, (layer, start, stop) in enumerate(slices):
+            if layer.encoding == RAW:
+                itemsize = DTYPES[layer.dtype].itemsize
+                first = layer.offset + start * itemsize
+                wanted = _Wanted(first, first + (stop - start) * itemsize, index, itemsize)
+                self.raw[layer.uri].append(wanted)
+            elif layer.encoding.startswith(SCALED) and not is_transposed(layer):
+                self._add_scaled(index, ScaledSlice.of(layer, start, stop))
+            else:
+                self.others.append(index)
+
+    @property
+    def decoded_nbytes(self) -> list[int]:
+        return [scaled.decoded_nbytes for _, scaled, _ in self.scaled]
+
+    def _add_scaled(self, index: int, scaled: ScaledSlice) -> None:
+        first = len(self.found)
+        for piece in scaled.pieces:
+            wanted = _Wanted(piece.start, piece.stop, len(self.found), piece.itemsize)
+            self.raw[piece.uri].append(wanted)
+            self.found.append(np.empty(0, np.uint8))
+        self.scaled.append((index, scaled, range(first, len(self.found))))
 
 
 class SourceReader:
@@ -55,32 +95,31 @@ class SourceReader:
 
         Slices that lie within 64 KiB of each other come in one read and share its buffer: a result may be a
         view that keeps the others alive. allocate: where raw ranges are read into. Every result is aligned to
-        its dtype. Memory: the slices and the gaps between them; 16 MiB more for strided layers, a stored block
-        more for datasets.
+        its dtype. Memory: the slices and the gaps between them; for scaled layers also the codes and scales of the
+        rows asked for; 16 MiB more for strided and transposed layers, a stored block more for datasets.
         Raises InvalidCheckpoint for a source that changed, NotFound, StorageError, CorruptWeights.
         """
-        results: list[np.ndarray] = [np.empty(0, np.uint8)] * len(slices)
-        raw: dict[str, list[_Wanted]] = defaultdict(list)
-        for index, (layer, start, stop) in enumerate(slices):
-            if layer.encoding == RAW:
-                itemsize = DTYPES[layer.dtype].itemsize
-                first = layer.offset + start * itemsize
-                raw[layer.uri].append(_Wanted(first, first + (stop - start) * itemsize, index, itemsize))
-            elif layer.encoding == DATASET:
-                results[index] = self._dataset(layer.uri).read_values(layer.name, start, stop)
-            else:
-                results[index] = self._gather(layer, start, stop)
-        for uri, wanted in raw.items():
-            self._read_raw(uri, wanted, results, allocate)
+        request = _Request(slices)
+        runs = {uri: _coalesce(wanted) for uri, wanted in request.raw.items()}
+        allocate = _pieces_of(allocate, runs.values(), request.decoded_nbytes)
+        for uri, runs_of_object in runs.items():
+            self._read_raw(uri, runs_of_object, request.found, allocate)
+        results = request.found[: len(slices)]
+        for index, scaled, parts in request.scaled:
+            results[index] = scaled.decode(
+                request.found[parts.start : parts.stop], allocate(scaled.decoded_nbytes)
+            )
+        for index in request.others:
+            results[index] = self._read_other(*slices[index], allocate)
         return results
 
     def announce(self, slices: Sequence[tuple[Layer, int, int]]) -> None:
         """Says what the next `read` is going to ask for; local storage fetches it meanwhile."""
-        for layer, start, stop in slices:
-            if layer.encoding == RAW and stop > start:
-                itemsize = DTYPES[layer.dtype].itemsize
-                store, path = self._object(layer.uri)
-                store.announce(path, layer.offset + start * itemsize, (stop - start) * itemsize)
+        for uri, wanted in _Request(slices).raw.items():
+            store, path = self._object(uri)
+            for piece in wanted:
+                if piece.stop > piece.start:
+                    store.announce(path, piece.start, piece.stop - piece.start)
 
     @property
     def transferred(self) -> Transferred:
@@ -104,10 +143,10 @@ class SourceReader:
         self.close()
 
     def _read_raw(
-        self, uri: str, wanted: list[_Wanted], results: list[np.ndarray], allocate: Allocate
+        self, uri: str, runs: list[list[_Wanted]], results: list[np.ndarray], allocate: Allocate
     ) -> None:
         store, path = self._object(uri)
-        for run in _coalesce(wanted):
+        for run in runs:
             start = run[0].start
             buffer = allocate(max(piece.stop for piece in run) - start)
             store.read_into(path, start, buffer)
@@ -115,6 +154,18 @@ class SourceReader:
                 view = buffer[piece.start - start : piece.stop - start]
                 # Kernels are compiled for aligned arrays; files need not align.
                 results[piece.index] = view.copy() if view.ctypes.data % piece.itemsize else view
+
+    def _read_other(self, layer: Layer, start: int, stop: int, allocate: Allocate) -> np.ndarray:
+        """Of layers whose slices are no few ranges: decoded or gathered by what knows their form."""
+        if layer.encoding == DATASET:
+            return self._dataset(layer.uri).read_values(layer.name, start, stop)
+        if layer.encoding.startswith(SCALED):
+            return TransposedSlice.of(layer, start, stop).read(self._read_into, allocate)
+        return self._gather(layer, start, stop)
+
+    def _read_into(self, uri: str, start: int, out: np.ndarray) -> None:
+        store, path = self._object(uri)
+        store.read_into(path, start, out)
 
     def _gather(self, layer: Layer, start: int, stop: int) -> np.ndarray:
         store, path = self._object(layer.uri)
@@ -172,3 +223,24 @@ def _coalesce(wanted: Iterable[_Wanted]) -> list[list[_Wanted]]:
             stop = 0
         stop = max(stop, piece.stop)
     return runs
+
+
+def _pieces_of(
+    allocate: Allocate, runs: Iterable[list[list[_Wanted]]], decoded_nbytes: list[int]
+) -> Allocate:
+    """Where values are decoded from what is read, memory for both in one piece: an arena keeps only the largest."""
+    if not decoded_nbytes:
+        return allocate
+    sizes = [max(piece.stop for piece in run) - run[0].start for of_object in runs for run in of_object]
+    left = allocate(sum(_aligned(nbytes) for nbytes in (*sizes, *decoded_nbytes)))
+
+    def take(nbytes: int) -> np.ndarray:
+        nonlocal left
+        piece, left = left[:nbytes], left[_aligned(nbytes) :]
+        return piece if piece.size == nbytes else allocate(nbytes)
+
+    return take
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT

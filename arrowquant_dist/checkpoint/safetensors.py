@@ -1,7 +1,8 @@
 """safetensors files: their headers → layers. Nothing in a header is believed before it is checked.
 
 The format: 8 bytes little-endian header length, the header (JSON: name → dtype, shape, data_offsets), the
-values. The tensors' ranges follow each other without gaps or overlaps and end where the file ends.
+values. The tensors' ranges follow each other without gaps or overlaps and end where the file ends. Some writers give
+tied tensors one range; they are read as one tensor of several names, where the format's own library refuses the file.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ _LENGTH_NBYTES = 8
 _FIRST_READ_NBYTES = 1 << 18  # most headers fit: one request a file
 _MAX_VALUE = 2**63 - 1
 _MAX_NAME = 4096
+_PAIRS = "float4_e2m1fn_x2"
 _AGAIN = "download the file again"
 
 
-def read_layers(store: Store, info: ObjectInfo) -> list[Layer]:
-    """The layers of one file, in file order. Raises InvalidCheckpoint, naming file, tensor and reason."""
+def read_layers(store: Store, info: ObjectInfo) -> tuple[list[Layer], dict[str, str]]:
+    """The layers of one file, in file order, {name: stored name} of those with the same range, dtype and shape.
+
+    Raises InvalidCheckpoint, naming file, tensor and reason.
+    """
     uri = store.url(info.path)
     header_nbytes, header = _read_header(store, info, uri)
     entries = _parse_json(header, uri)
@@ -35,8 +40,28 @@ def read_layers(store: Store, info: ObjectInfo) -> list[Layer]:
     data_start = _LENGTH_NBYTES + header_nbytes
     layers = [_layer(name, entry, data_start, uri) for name, entry in entries.items()]
     layers.sort(key=lambda layer: (layer.offset, layer.nbytes))
+    aliases = _same_ranges(layers)
+    if aliases:
+        layers = [layer for layer in layers if layer.name not in aliases]
     _check_ranges(layers, data_start, info.nbytes, uri)
-    return layers
+    return layers, aliases
+
+
+def _same_ranges(layers: list[Layer]) -> dict[str, str]:
+    """Of layers sorted by range. What shares a range but not dtype and shape is left for `_check_ranges` to refuse."""
+    aliases: dict[str, str] = {}
+    first: Layer | None = None
+    for layer in layers:
+        same = (
+            first is not None
+            and layer.nbytes
+            and (layer.offset, layer.nbytes) == (first.offset, first.nbytes)
+        )
+        if first is not None and same and (layer.dtype, layer.shape) == (first.dtype, first.shape):
+            aliases[layer.name] = first.name
+        else:
+            first = layer
+    return aliases
 
 
 def _read_header(store: Store, info: ObjectInfo, uri: str) -> tuple[int, bytes]:
@@ -99,12 +124,21 @@ def _layer(name: str, entry: Any, data_start: int, uri: str) -> Layer:
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
         given = reprlib.repr(entry.get("data_offsets"))
         _refuse(f"data_offsets {given} are not a begin and an end; {_AGAIN}", uri, name)
+    if dtype.name == _PAIRS:
+        shape = _halved(shape, uri, name)
     start, stop = offsets
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes != stop - start:
         given = f"{reprlib.repr(list(shape))} of {dtype.name}"
         _refuse(f"{given} takes {nbytes} bytes, its data_offsets hold {stop - start}; {_AGAIN}", uri, name)
     return Layer(name, shape, dtype.name, uri, data_start + start, nbytes)
+
+
+def _halved(shape: tuple[int, ...], uri: str, name: str) -> tuple[int, ...]:
+    """As torch counts the values of float4_e2m1fn_x2, which are pairs; the format counts each."""
+    if not shape or shape[-1] % 2:
+        _refuse(f"shape {reprlib.repr(list(shape))} of F4 has no whole bytes in a row; {_AGAIN}", uri, name)
+    return (*shape[:-1], shape[-1] // 2)
 
 
 def _check_ranges(layers: list[Layer], data_start: int, file_nbytes: int, uri: str) -> None:

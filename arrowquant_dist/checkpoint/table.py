@@ -12,6 +12,7 @@ from arrowquant_dist.dtypes import DTYPES
 
 RAW = "raw"  # `nbytes` little-endian values in C order from `offset` of the object at `uri`
 STRIDED = "strided:"  # + JSON list of strides, in values
+SCALED = "scaled:"  # + JSON of checkpoint/quantized/encoding.py
 DATASET = "dataset"
 
 LAYER_TABLE_SCHEMA = pa.schema(
@@ -34,8 +35,9 @@ class Layer:
 
     shape: () for a scalar. dtype: a key of `DTYPES`. offset, nbytes: the object's byte range that holds the
     values. encoding: how to read that range: `raw`; `strided:<json>` (a torch view that is not contiguous:
-    its strides in values); `dataset` (a layer of the V1/V2 dataset at `uri`, decoded through its rows; offset
-    0, nbytes those of the decoded values).
+    its strides in values); `scaled:<json>` (codes of a quantized checkpoint, with the places of their scales;
+    shape and dtype are those of the decoded values, nbytes those of the codes); `dataset` (a layer of the
+    V1/V2 dataset at `uri`, decoded through its rows; offset 0, nbytes those of the decoded values).
     """
 
     name: str
@@ -74,7 +76,9 @@ class Checkpoint:
 
     layers: each stored tensor once, in file order. aliases: {name: stored name} of tied tensors.
     sidecars: paths under `uri` of the small files that belong to a model (config.json, tokenizer, README …).
-    format: `safetensors` `torch` `v1` `v2`.
+    format: `safetensors` `torch` `v1` `v2`. decoded: {name of a stored tensor: layer that it is a part of} of
+    codes, scales and what else a quantized source has instead of values; layers, aliases and decoded together
+    name every tensor of the source. notes: for people.
     """
 
     uri: str
@@ -83,6 +87,8 @@ class Checkpoint:
     files: tuple[SourceFile, ...]
     aliases: dict[str, str] = field(default_factory=dict)
     sidecars: tuple[str, ...] = ()
+    decoded: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def layer_table(layers: Iterable[Layer]) -> pa.Table:

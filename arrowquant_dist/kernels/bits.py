@@ -53,6 +53,21 @@ def _float_to_half(builder: Any, value: Any) -> Any:
     return builder.trunc(builder.or_(half, sign), ir.IntType(16))
 
 
+def float_to_bfloat16(builder: Any, value: Any) -> Any:
+    """float32 → the bits of a bfloat16, half to even; beyond its range inf. `value` is not NaN."""
+    bits = builder.bitcast(value, _I32)
+    odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
+    rounded = builder.add(builder.add(bits, ir.Constant(_I32, 0x7FFF)), odd)
+    return builder.trunc(builder.lshr(rounded, ir.Constant(_I32, 16)), ir.IntType(16))
+
+
+def float_to_float16(context: Any, builder: Any, value: Any) -> Any:
+    """float32 → the bits of a float16, half to even. |value| ≤ 65504."""
+    if not _converts_halves(context):
+        return _float_to_half(builder, value)
+    return builder.bitcast(builder.fptrunc(value, ir.HalfType()), ir.IntType(16))
+
+
 @intrinsic
 def to_float32(_typing: Any, bits: Any) -> Any:
     """The float32 value of source bits: int32 → float32, uint16 → bfloat16, int16 → float16. Exact."""
@@ -186,16 +201,10 @@ def to_bits(_typing: Any, _value: Any, like: Any) -> Any:
         return builder.bitcast(args[0], _I32)
 
     def bfloat16(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        bits = builder.bitcast(clamp(builder, args[0], 3.3895313892515355e38), _I32)
-        odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
-        rounded = builder.add(builder.add(bits, ir.Constant(_I32, 0x7FFF)), odd)
-        return builder.trunc(builder.lshr(rounded, ir.Constant(_I32, 16)), ir.IntType(16))
+        return float_to_bfloat16(builder, clamp(builder, args[0], 3.3895313892515355e38))
 
     def float16(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        value = clamp(builder, args[0], 65504.0)
-        if not _converts_halves(context):
-            return _float_to_half(builder, value)
-        return builder.bitcast(builder.fptrunc(value, ir.HalfType()), ir.IntType(16))
+        return float_to_float16(context, builder, clamp(builder, args[0], 65504.0))
 
     codegens = {types.int32: float32, types.uint16: bfloat16, types.int16: float16}
     return like(types.float32, like), codegens[like]

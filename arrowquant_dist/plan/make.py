@@ -42,7 +42,7 @@ def make_plan(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig
         compression=run.compression,
         fingerprint=fingerprint(shards, checkpoint.aliases, files, run.compression),
         sidecars=tuple(checkpoint.sidecars),
-        notes=tuple(notes),
+        notes=(*checkpoint.notes, *notes),
     )
 
 

@@ -124,7 +124,7 @@ def plan_from_bytes(data: bytes) -> Plan:
     try:
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # of damaged names
         message = "the plan is damaged; choose another target or --overwrite"
         raise CorruptWeights(f"{message} ({error})") from error
     return plan_from_table(table)

@@ -45,7 +45,12 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 @cache
 def _float8_table(dtype: str) -> np.ndarray:
-    """float32 [256]: the value of each float8 code (OCP 8-bit floating point: e4m3fn has no inf, e5m2 is IEEE-like)."""
+    """float32 [256]: the value of each float8 code (OCP 8-bit floating point: e4m3fn has no inf, e5m2 is IEEE-like, e8m0 is
+    an exponent alone)."""
+    if dtype == "float8_e8m0fnu":
+        powers = np.full(256, np.nan, np.float32)
+        powers[:255] = np.ldexp(1.0, np.arange(255) - 127)
+        return powers
     exponent_bits, bias = {"float8_e4m3fn": (4, 7), "float8_e5m2": (5, 15)}[dtype]
     mantissa_bits = 7 - exponent_bits
     codes = np.arange(256)

@@ -13,6 +13,8 @@ from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import Storage
 
+NOT_CAST = "float4_e2m1fn_x2"  # torch only views bytes as this dtype
+
 
 def safetensors_bytes(header: Any, data: bytes = b"", *, length: int | None = None) -> bytes:
     """A file with this header (JSON value, or its bytes), `data`, and a claimed header `length`."""

@@ -19,10 +19,10 @@ from safetensors.torch import save, save_file
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.dtypes import BY_SAFETENSORS, DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint
-from tests.checkpoint.checkpoint_files import entry, read_all, safetensors_bytes
+from tests.checkpoint.checkpoint_files import NOT_CAST, entry, read_all, safetensors_bytes
 
 _deserialize: Any = safetensors.deserialize  # untyped there
-ALL_DTYPES = {name: torch.ones(3).to(getattr(torch, name)) for name in DTYPES}
+ALL_DTYPES = {name: torch.ones(3).to(getattr(torch, name)) for name in DTYPES if name != NOT_CAST}
 
 
 def open_bytes(folder: Path, data: bytes) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
@@ -37,9 +37,14 @@ def open_bytes(folder: Path, data: bytes) -> dict[str, tuple[str, tuple[int, ...
 def reference(data: bytes) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """The same by the safetensors package."""
     return {
-        name: (BY_SAFETENSORS[info["dtype"]].name, tuple(info["shape"]), bytes(info["data"]))
+        name: (BY_SAFETENSORS[info["dtype"]].name, _as_torch(info), bytes(info["data"]))
         for name, info in _deserialize(data)
     }
+
+
+def _as_torch(info: dict[str, Any]) -> tuple[int, ...]:
+    *lead, last = info["shape"] or [0]
+    return (*lead, last // 2) if info["dtype"] == "F4" else tuple(info["shape"])
 
 
 def test_minilm_has_every_tensor_byte_for_byte() -> None:
@@ -61,6 +66,7 @@ def test_every_dtype_scalars_and_empty_tensors_come_through(tmp_path: Path) -> N
         **ALL_DTYPES,
         "scalar": torch.tensor(2.5, dtype=torch.bfloat16),
         "empty": torch.zeros(0, 7),
+        "pairs": torch.arange(12, dtype=torch.uint8).reshape(3, 4).view(torch.float4_e2m1fn_x2),
         "empty inside": torch.zeros(3, 0, 2, dtype=torch.int8),
         "many dims": torch.ones(1, 2, 1, 3, 1, 2),
         "名前/../<b>": torch.ones(2),
@@ -116,7 +122,7 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
     "entry is a number": (safetensors_bytes({"w": 3}), "not an object"),
     "nothing in the entry": (safetensors_bytes({"w": {}}), "dtype"),
     "dtype is a list": (safetensors_bytes({"w": entry([], [1], 0, 4)}, b"1234"), "dtype"),  # type: ignore[arg-type]
-    "unknown dtype": (safetensors_bytes({"w": entry("F4", [1], 0, 4)}, b"1234"), "'F4' is not supported"),
+    "unknown dtype": (safetensors_bytes({"w": entry("F6_E2M3", [1], 0, 4)}, b"1234"), "'F6_E2M3' is not"),
     "negative size": (safetensors_bytes({"w": entry("F32", [-1], 0, 4)}, b"1234"), "shape"),
     "size is a float": (safetensors_bytes({"w": entry("F32", [1.0], 0, 4)}, b"1234"), "shape"),
     "size is true": (safetensors_bytes({"w": entry("F32", [True], 0, 4)}, b"1234"), "shape"),
@@ -149,6 +155,15 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
         safetensors_bytes({"v": entry("U8", [3], 0, 3), "w": entry("U8", [2], 2, 4)}, b"1234"),
         "overlap",
     ),
+    "one range, two shapes": (
+        safetensors_bytes({"v": entry("U8", [2], 0, 2), "w": entry("U8", [1, 2], 0, 2)}, b"12"),
+        "layer 'w'.*overlap",
+    ),
+    "one range, two dtypes": (
+        safetensors_bytes({"v": entry("U8", [2], 0, 2), "w": entry("I8", [2], 0, 2)}, b"12"),
+        "overlap",
+    ),
+    "half a byte a row": (safetensors_bytes({"w": entry("F4", [2, 3], 0, 3)}, b"123"), "no whole bytes"),
     "gap": (safetensors_bytes({"v": entry("U8", [1], 0, 1), "w": entry("U8", [2], 2, 4)}, b"1234"), "gap"),
     "gap at the start": (safetensors_bytes({"w": entry("U8", [3], 1, 4)}, b"1234"), "gap"),
     "bytes left over": (safetensors_bytes({"w": entry("U8", [3], 0, 3)}, b"1234"), "belong to none"),
@@ -233,7 +248,10 @@ def agrees_with_reference(folder: Path, data: bytes) -> None:
         ours = open_bytes(folder, data)
     except InvalidCheckpoint:
         return
-    assert ours == reference(data)
+    try:
+        assert ours == reference(data)
+    except SafetensorError:  # which knows no tied tensors
+        assert open_checkpoint(str(folder / "model.safetensors")).aliases
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -251,7 +269,7 @@ def test_a_random_header_reads_as_the_reference_does_or_is_refused(tmp_path: Pat
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shapes=st.lists(st.lists(st.integers(0, 4), max_size=4), min_size=1, max_size=6),
-    dtype=st.sampled_from(sorted(DTYPES)),
+    dtype=st.sampled_from(sorted(ALL_DTYPES)),
     seed=st.integers(0, 99),
 )
 def test_what_the_package_writes_is_read(

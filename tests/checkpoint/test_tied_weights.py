@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
+from tests.checkpoint.checkpoint_files import entry, read_all, safetensors_bytes
 
 WEIGHT = torch.randn(3000, 64)  # three 256 KiB samples' worth
 
@@ -66,3 +67,18 @@ def test_equal_bytes_of_another_shape_or_dtype_are_kept(tmp_path: Path) -> None:
     }
     save_file(tensors, tmp_path / "model.safetensors")
     assert len(open_checkpoint(str(tmp_path)).layers) == 3
+
+
+def test_names_of_one_range_are_one_layer(tmp_path: Path) -> None:
+    header = {
+        "first": entry("U8", [2], 0, 2),
+        "same": entry("U8", [2], 0, 2),
+        "other": entry("U8", [2], 2, 4),
+        "again": entry("U8", [2], 0, 2),
+        "empty": entry("U8", [0], 4, 4),
+        "empty too": entry("U8", [0], 4, 4),
+    }
+    (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(header, b"abcd"))
+    checkpoint = open_checkpoint(str(tmp_path))
+    assert read_all(checkpoint) == {"first": b"ab", "other": b"cd", "empty": b"", "empty too": b""}
+    assert checkpoint.aliases == {"same": "first", "again": "first"}

@@ -7,7 +7,7 @@ import torch
 from arrowquant_dist.tensor.source import as_float32, matrix_shape, read_only
 
 
-@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"])
 def test_every_float8_code_means_what_torch_says(dtype: str) -> None:
     codes = np.arange(256, dtype=np.uint8)
     expected = torch.from_numpy(codes).view(getattr(torch, dtype)).to(torch.float32).numpy()

@@ -1,0 +1,70 @@
+"""4-bit floats (e2m1) with a power of two (e8m0) each 32: MXFP4, of gpt-oss and others.
+
+gpt-oss stores X_blocks [experts, out, groups, 16] and X_scales [experts, out, groups]. The layer is X [experts, in,
+out], as in the model's bfloat16 releases and as transformers decodes it: the stored matrices transposed. The reference
+checkpoint of the same model has X.blocks and X.scales, whose layer X stays [experts, out, in].
+compressed-tensors' mxfp4-pack-quantized has X_packed [out, in / 2] and X_scale [out, in / 32], DeepSeek-V4's experts X
+itself and its scales.
+"""
+
+from __future__ import annotations
+
+from arrowquant_dist.checkpoint.quantized.encoding import E2M1, Scaled
+from arrowquant_dist.checkpoint.quantized.tensors import Tensors, refuse
+from arrowquant_dist.checkpoint.table import Layer
+
+E8M0 = "float8_e8m0fnu"
+_GROUP = 32
+_GROUP_NBYTES = 16
+_SCALE_DTYPES = ("uint8", E8M0)
+_CODE_DTYPES = ("uint8", "int8", "float4_e2m1fn_x2")
+
+
+def add_experts(tensors: Tensors) -> None:
+    """Adds the layers of blocks and scales. Blocks without scales stay as they are. InvalidCheckpoint names misfits."""
+    for between, transposed in (("_", True), (".", False)):
+        for codes in tensors.by_name.values():
+            base = codes.name.removesuffix(f"{between}blocks")
+            scales = tensors.by_name.get(f"{base}{between}scales")
+            if base == codes.name or scales is None or not _are_blocks(codes):
+                continue
+            _check(codes, scales, codes.shape[:-1])
+            experts, rows, groups = codes.shape[:-1]
+            columns = groups * _GROUP
+            shape = (experts, columns, rows) if transposed else (experts, rows, columns)
+            place = tensors.place(scales, E8M0)
+            scaled = Scaled(E2M1, (1, _GROUP), place, transposed=transposed)
+            tensors.place(codes)
+            tensors.add(codes, base, shape, scaled, [scales.name])
+
+
+def add_packed(tensors: Tensors) -> None:
+    """Adds the layers of packed pairs with a scale each 32 values: X_packed and X_scale, or X and X_scale of e8m0."""
+    for codes in tensors.by_name.values():
+        base = codes.name.removesuffix("_packed")
+        scales = tensors.scales_of(base) if codes.dtype in _CODE_DTYPES and codes.shape else None
+        if scales is None or scales.dtype not in (_SCALE_DTYPES if base != codes.name else (E8M0,)):
+            continue
+        shape = (*codes.shape[:-1], codes.shape[-1] * 2)
+        _check(codes, scales, (*codes.shape[:-1], shape[-1] // _GROUP))
+        tensors.place(codes)
+        scaled = Scaled(E2M1, (1, _GROUP), tensors.place(scales, E8M0))
+        tensors.add(codes, base, shape, scaled, [scales.name])
+
+
+def _are_blocks(codes: Layer) -> bool:
+    return codes.dtype == "uint8" and len(codes.shape) == 4 and codes.shape[-1] == _GROUP_NBYTES
+
+
+def _check(codes: Layer, scales: Layer, shape: tuple[int, ...]) -> None:
+    if (
+        scales.dtype not in _SCALE_DTYPES
+        or scales.shape != shape
+        or shape[-1] * _GROUP_NBYTES != _row_nbytes(codes)
+    ):
+        message = f"{list(scales.shape)} of {scales.dtype} are no powers of two for each 32 of {codes.name}"
+        refuse(f"{message} {list(codes.shape)}; download the file again", scales)
+
+
+def _row_nbytes(codes: Layer) -> int:
+    return codes.shape[-1] * (codes.shape[-2] if _are_blocks(codes) else 1)

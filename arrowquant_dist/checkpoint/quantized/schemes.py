@@ -1,0 +1,134 @@
+"""compressed-tensors' `quantization_config`: how the weights of each module are quantized."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
+from arrowquant_dist.checkpoint.quantized.scales import Block
+from arrowquant_dist.errors import InvalidCheckpoint
+
+METHOD = "compressed-tensors"
+_DENSE, _MIXED = "dense", "mixed-precision"
+_FORMATS = (
+    "pack-quantized",
+    "int-quantized",
+    "float-quantized",
+    "naive-quantized",
+    "mxfp4-pack-quantized",
+    "mxfp8-quantized",
+    _DENSE,
+)
+_REGEX = "re:"
+_MAX_TARGET = 1024
+_INSTEAD = (
+    "decompress the model first (transformers loads it with run_compressed=False, then save_pretrained), or give "
+    "the model that it was made from"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How the weights of some modules are quantized.
+
+    targets: names of modules, `re:` and a regex that begins them, or classes (which checkpoints do not tell).
+    blocks: (rows, columns) that share a scale, beyond a tensor's and a row's.
+    """
+
+    targets: tuple[str, ...]
+    bits: int
+    symmetric: bool
+    blocks: tuple[Block, ...]
+
+    def names(self, module: str) -> bool:
+        """Whether a target is the module's name; one that is only a class is not."""
+        return any(
+            re.match(target.removeprefix(_REGEX), module) if target.startswith(_REGEX) else target == module
+            for target in self.targets
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Schemes:
+    """Those of a model, none where it is not compressed-tensors'."""
+
+    all: tuple[Scheme, ...] = ()
+
+    def of(self, module: str) -> list[Scheme]:
+        """Those that a module may have: the ones that name it before the ones that may mean its class."""
+        return sorted(self.all, key=lambda scheme: not scheme.names(module))
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [block for scheme in self.all for block in scheme.blocks]
+
+
+def read_schemes(config: ModelConfig) -> Schemes:
+    """Raises InvalidCheckpoint for a format that can't be decoded, or a config that makes no sense, naming it."""
+    given = config.quantization
+    if config.method != METHOD and "config_groups" not in given:
+        return Schemes()
+    sparsity = given.get("sparsity_config")
+    if isinstance(sparsity, dict) and sparsity.get("format", _DENSE) != _DENSE:
+        _refuse_format(sparsity["format"], config)
+    groups = given.get("config_groups")
+    if not isinstance(groups, dict):
+        _refuse("its quantization_config has no config_groups; download it again", config)
+    whole = given.get("format", _DENSE)
+    if whole not in (*_FORMATS, _MIXED):
+        _refuse_format(whole, config)
+    schemes = [_scheme(name, group, config) for name, group in groups.items()]
+    return Schemes(tuple(scheme for scheme in schemes if scheme is not None))
+
+
+def _scheme(name: str, group: Any, config: ModelConfig) -> Scheme | None:
+    """None for a group that leaves weights as they are."""
+    if not isinstance(group, dict):
+        _refuse(f"config_groups' {name} is no object with targets and weights; write it out", config)
+    own = group.get("format")
+    if own is not None and own not in _FORMATS:
+        _refuse_format(own, config)
+    weights, targets = group.get("weights"), group.get("targets")
+    if weights is None:
+        return None
+    if not isinstance(weights, dict) or not isinstance(targets, list):
+        _refuse(f"config_groups' {name} is no object with targets and weights; download it again", config)
+    bits, symmetric = weights.get("num_bits", 8), weights.get("symmetric", True)
+    if type(bits) is not int or not isinstance(symmetric, bool):
+        _refuse(f"config_groups' {name} has num_bits {bits!r}, symmetric {symmetric!r}; correct it", config)
+    return Scheme(tuple(_target(t, config) for t in targets), bits, symmetric, _blocks(name, weights, config))
+
+
+def _blocks(name: str, weights: Mapping[str, Any], config: ModelConfig) -> tuple[Block, ...]:
+    group_size, block = weights.get("group_size"), weights.get("block_structure")
+    if isinstance(block, str):  # "128x128", as older versions wrote it
+        block = [int(size) if size.isdecimal() else 0 for size in block.split("x")]
+    sizes = [block] if block is not None else []
+    if group_size is not None and group_size != -1:
+        sizes.append([1, group_size])
+    for size in sizes:
+        if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
+            _refuse(f"config_groups' {name} has groups or blocks of {size!r}; correct it", config)
+    return tuple((size[0], size[1]) for size in sizes)
+
+
+def _target(target: Any, config: ModelConfig) -> str:
+    if not isinstance(target, str) or len(target) > _MAX_TARGET:
+        _refuse(f"the target {str(target)[:100]!r} is no name; correct config_groups", config)
+    try:
+        re.compile(target.removeprefix(_REGEX) if target.startswith(_REGEX) else "")
+    except (re.error, RecursionError, OverflowError) as error:
+        _refuse(f"the target {target!r} is no valid regex ({error}); correct config_groups", config)
+    return target
+
+
+def _refuse_format(name: Any, config: ModelConfig) -> NoReturn:
+    known = ", ".join(_FORMATS)
+    _refuse(f"compressed-tensors' format {name!r} can't be decoded, only {known}; {_INSTEAD}", config)
+
+
+def _refuse(message: str, config: ModelConfig) -> NoReturn:
+    raise InvalidCheckpoint(message, uri=config.uri)

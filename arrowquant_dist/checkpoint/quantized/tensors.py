@@ -1,0 +1,55 @@
+"""The stored tensors of a checkpoint by name, and what became of them when codes and scales were put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from arrowquant_dist.checkpoint.quantized.encoding import Place, Scaled
+from arrowquant_dist.checkpoint.table import RAW, Layer
+from arrowquant_dist.errors import InvalidCheckpoint
+
+_WEIGHT = ".weight"
+
+
+@dataclass(slots=True)
+class Tensors:
+    """by_name: every stored tensor, those that share their bytes with another too. dtype: what codes are decoded to.
+
+    layers: {name of the codes: the layer they became}. parts: {name of a tensor: the layer that it is a part of}.
+    """
+
+    by_name: Mapping[str, Layer]
+    dtype: str
+    layers: dict[str, Layer] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
+
+    def add(self, codes: Layer, name: str, shape: tuple[int, ...], scaled: Scaled, parts: list[str]) -> None:
+        """Makes `codes` the layer `name` of `shape`, and of what `parts` names no layers of their own."""
+        if name != codes.name and name in self.by_name:
+            refuse(f"it is there a second time, as {codes.name}; keep one of them", self.by_name[name])
+        nbytes = codes.nbytes
+        layer = Layer(name, shape, self.dtype, codes.uri, codes.offset, nbytes, scaled.encode(codes.uri))
+        self.layers[codes.name] = layer
+        self.parts |= dict.fromkeys(parts, name)
+        if name != codes.name:
+            self.parts[codes.name] = name
+
+    def scales_of(self, name: str) -> Layer | None:
+        """X_scale_inv, X_scale, or for X.weight also X.scale: what is called the scales of X."""
+        names = [name + "_scale_inv", name + "_scale"]
+        if name.endswith(_WEIGHT):
+            names.append(name.removesuffix(_WEIGHT) + ".scale")
+        return next((self.by_name[found] for found in names if found in self.by_name), None)
+
+    def place(self, layer: Layer, dtype: str | None = None) -> Place:
+        if layer.encoding != RAW:
+            refuse(
+                "its values are not contiguous, which codes and scales have to be; save it contiguous", layer
+            )
+        return Place.of(layer, dtype)
+
+
+def refuse(message: str, layer: Layer) -> NoReturn:
+    raise InvalidCheckpoint(message, layer=layer.name, uri=layer.uri)

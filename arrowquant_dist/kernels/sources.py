@@ -1,0 +1,209 @@
+"""Codes of quantized sources → values: x = (code - zero point) · scale in IEEE float32, rounded once to the dtype asked
+for, half to even. What is too large for it becomes inf and NaN stays NaN, as in torch, so that the check for them
+sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from arrowquant_dist.kernels.bits import float_to_bfloat16, float_to_float16, from_code, to_float32
+from arrowquant_dist.kernels.compile import kernel
+from arrowquant_dist.kernels.pack import unpack_row
+
+E4M3, E5M2, INT8, PACKED, E2M1 = range(5)  # kinds of codes; PACKED: offset binary, low bits first
+TILE_ROWS = 64  # rows of codes that are decoded before they are written as columns
+
+_F32 = ir.FloatType()
+
+
+@intrinsic
+def _rounded(_typing: Any, _value: Any, like: Any) -> Any:
+    """float32 → bits of the dtype that `like`'s integer type stands for."""
+
+    def float32(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    def bfloat16(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        is_nan = builder.fcmp_unordered("uno", args[0], args[0])
+        nan = ir.Constant(ir.IntType(16), 0x7FC0)
+        return builder.select(is_nan, nan, float_to_bfloat16(builder, args[0]))
+
+    def float16(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        value = args[0]
+        finite = value
+        for bound, comparison in ((65504.0, "<"), (-65504.0, ">")):
+            constant = ir.Constant(_F32, bound)
+            finite = builder.select(builder.fcmp_ordered(comparison, finite, constant), finite, constant)
+        half = float_to_float16(context, builder, finite)
+        size = builder.call(builder.module.declare_intrinsic("llvm.fabs", [_F32]), [value])
+        too_large = builder.fcmp_ordered(">=", size, ir.Constant(_F32, 65520.0))
+        upper = builder.lshr(builder.bitcast(value, ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        sign = builder.and_(builder.trunc(upper, ir.IntType(16)), ir.Constant(ir.IntType(16), 0x8000))
+        half = builder.select(too_large, builder.or_(sign, ir.Constant(ir.IntType(16), 0x7C00)), half)
+        is_nan = builder.fcmp_unordered("uno", value, value)
+        return builder.select(is_nan, ir.Constant(ir.IntType(16), 0x7E00), half)
+
+    codegens = {types.int32: float32, types.uint16: bfloat16, types.int16: float16}
+    return like(types.float32, like), codegens[like]
+
+
+@kernel
+def _e4m3_run(codes: np.ndarray, scale: np.float32, out: np.ndarray) -> None:
+    """float8_e4m3fn: shifted to the left its bits are float16's, but for the exponent's bias and the NaN."""
+    for j in range(out.size):
+        code = np.int32(codes[j])
+        half = np.int16(((code & 0x80) << 8) | ((code & 0x7F) << 7))
+        value = to_float32(half) * np.float32(256.0)
+        if code & 0x7F == 0x7F:
+            value = np.float32(np.nan)
+        out[j] = _rounded(value * scale, out[j])
+
+
+@kernel
+def _e5m2_run(codes: np.ndarray, scale: np.float32, out: np.ndarray) -> None:
+    """float8_e5m2: the upper half of a float16."""
+    for j in range(out.size):
+        out[j] = _rounded(to_float32(np.int16(np.int32(codes[j]) << 8)) * scale, out[j])
+
+
+@kernel
+def _e2m1_run(codes: np.ndarray, scale: np.float32, out: np.ndarray) -> None:
+    """float4_e2m1 in the low four bits of each byte: shifted to the left, float16's bits with another bias."""
+    for j in range(out.size):
+        code = np.int32(codes[j])
+        half = np.int16(((code & 8) << 12) | ((code & 7) << 9))
+        out[j] = _rounded(to_float32(half) * np.float32(16384.0) * scale, out[j])
+
+
+@kernel
+def _int_run(codes: np.ndarray, scale: np.float32, zero_point: np.float32, out: np.ndarray) -> None:
+    for j in range(out.size):
+        out[j] = _rounded((from_code(codes[j]) - zero_point) * scale, out[j])
+
+
+@kernel
+def _int_row_of_groups(
+    codes: np.ndarray, groups: np.ndarray, scales: np.ndarray, zero_points: np.ndarray, out: np.ndarray
+) -> None:
+    """groups: int32 [columns], the group of each column (activation order)."""
+    for j in range(out.size):
+        group = groups[j]
+        zero_point = zero_points[group] if zero_points.size else np.float32(0.0)
+        out[j] = _rounded((from_code(codes[j]) - zero_point) * scales[group], out[j])
+
+
+@kernel
+def _unpack_nibbles(packed: np.ndarray, codes: np.ndarray) -> None:
+    """codes: uint8 [n], two of each byte, the low four bits first."""
+    for j in range(codes.size >> 1):
+        codes[2 * j] = packed[j] & np.uint8(15)
+        codes[2 * j + 1] = packed[j] >> np.uint8(4)
+
+
+@kernel
+def _unpack(kind: int, bits: int, packed: np.ndarray, codes: np.ndarray) -> None:
+    if kind == E2M1:
+        _unpack_nibbles(packed, codes)
+    elif bits == 8:
+        for j in range(codes.size):
+            codes[j] = packed[j] ^ np.uint8(128)
+    else:
+        unpack_row(packed, bits, codes)
+
+
+@kernel
+def _run(kind: int, codes: np.ndarray, scale: np.float32, zero_point: np.float32, out: np.ndarray) -> None:
+    if kind == E4M3:
+        _e4m3_run(codes, scale, out)
+    elif kind == E5M2:
+        _e5m2_run(codes, scale, out)
+    elif kind == E2M1:
+        _e2m1_run(codes, scale, out)
+    else:
+        _int_run(codes, scale, zero_point, out)
+
+
+@kernel
+def _row(
+    kind: int,
+    codes: np.ndarray,
+    group: int,
+    groups: np.ndarray,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """One row of unpacked codes; scales: float32 [groups of the row]; zero_points: the same, or [0]."""
+    if groups.size:
+        _int_row_of_groups(codes, groups, scales, zero_points, out)
+        return
+    for k in range(scales.size):
+        start = k * group
+        stop = min(start + group, out.size)
+        zero_point = zero_points[k] if zero_points.size else np.float32(0.0)
+        _run(kind, codes[start:stop], scales[k], zero_point, out[start:stop])
+
+
+@kernel
+def decode_rows(
+    kind: int,
+    bits: int,
+    codes: np.ndarray,
+    scale_rows: np.ndarray,
+    group: int,
+    groups: np.ndarray,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    scratch: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Decodes rows of codes, each with the scales of its own or of its block's.
+
+    kind: E4M3 … E2M1; bits: of a PACKED code (2, 4 or 8). codes: uint8 [rows, row bytes]. scale_rows: int64 [rows], the
+    row of `scales` and `zero_points` that holds for each. group: columns a scale. groups: int32 [columns], the scale
+    of each column where they are not in order, else [0]. scales: float32 [scale rows, groups]; zero_points: the same,
+    or [scale rows, 0]. scratch: uint8 [columns]. out: int32 (float32), uint16 (bfloat16) or int16 (float16) bits
+    [rows, columns].
+    """
+    packed = kind in (PACKED, E2M1)
+    for i in range(out.shape[0]):
+        if packed:
+            _unpack(kind, bits, codes[i], scratch)
+        at = scale_rows[i]
+        plain = scratch if packed else codes[i]
+        _row(kind, plain, group, groups, scales[at], zero_points[at], out[i])
+
+
+@kernel
+def decode_columns(
+    kind: int,
+    codes: np.ndarray,
+    group: int,
+    scales: np.ndarray,
+    scratch: np.ndarray,
+    tile: np.ndarray,
+    skipped: int,
+    out: np.ndarray,
+) -> None:
+    """Decodes rows of codes into columns: the layer has them the other way round.
+
+    codes: uint8 [rows, row bytes]. scales: float32 [rows, groups]. scratch: uint8 [codes of a row]. tile: as out,
+    [TILE_ROWS, codes of a row]. skipped: codes at a row's beginning that are left out. out: bits [codes, rows].
+    """
+    none = np.float32(0.0)
+    for first in range(0, codes.shape[0], tile.shape[0]):
+        rows = min(tile.shape[0], codes.shape[0] - first)
+        for i in range(rows):
+            _unpack(kind, 4, codes[first + i], scratch)
+            for k in range(scales.shape[1]):
+                start = k * group
+                stop = min(start + group, scratch.size)
+                _run(kind, scratch[start:stop], scales[first + i, k], none, tile[i, start:stop])
+        for j in range(out.shape[0]):
+            for i in range(rows):
+                out[j, first + i] = tile[i, skipped + j]

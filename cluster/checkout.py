@@ -1,0 +1,10 @@
+"""The checkout that these scripts lie in: its package is the one they use and send, installed or not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "arrowquant_dist"
+sys.path.insert(0, str(ROOT))

@@ -1,0 +1,8 @@
+"""`arrowquant` with the variables that were sent along: the job's driver. Its workers have them from Ray's hook."""
+
+from job_environment import load
+
+load()
+from arrowquant_dist.cli import main  # noqa: E402 variables first: libraries read some of them when they are imported
+
+main()

@@ -1,0 +1,79 @@
+"""cluster/local.py: several nodes on this machine, and nothing of them left."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.conftest import CHECKOUT
+
+LOCAL = CHECKOUT / "cluster" / "local.py"
+_SEEN = """
+import json, ray
+ray.init(log_to_driver=False, logging_level="ERROR")
+print(json.dumps({node["NodeManagerAddress"]: node["Resources"].get("CPU", 0) for node in ray.nodes()}))
+"""
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(LOCAL), *map(str, arguments)]
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=200, env={**os.environ, **environment}
+    )
+
+
+def is_running(pid: int) -> bool:
+    return bool(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+
+
+def test_it_is_a_head_without_cpus_and_workers_of_one_until_down(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    up = run("up", "--nodes", 1, "--state", state)
+    assert up.returncode == 0, up.stderr
+    cluster = json.loads(state.read_text())
+    pids = [node["pid"] for node in cluster["nodes"]]
+    families = [child.pid for pid in pids for child in psutil.Process(pid).children(recursive=True)]
+    try:
+        assert len(pids) == 2
+        exports = dict(
+            line.removeprefix("export ").split("=", 1) for line in up.stdout.splitlines() if "export " in line
+        )
+        seen = subprocess.run(
+            [sys.executable, "-c", _SEEN],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **exports},
+        )
+        assert sorted(json.loads(seen.stdout.splitlines()[-1]).values()) == [0, 1]
+        again = run("up", "--state", state)
+        assert again.returncode == 2
+        assert "up already" in again.stderr
+    finally:
+        assert run("down", "--state", state).returncode == 0
+    assert not [pid for pid in [*pids, *families] if is_running(pid)]
+    assert not Path(cluster["folder"]).exists()
+    assert not state.exists()
+
+
+def test_down_leaves_a_process_alone_that_only_has_the_pid_of_one_of_ours(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        node = {"name": "head", "pid": stranger.pid, "created": 1.0}
+        folder = tmp_path / "folder"
+        state.write_text(json.dumps({"address": "", "dashboard": "", "folder": str(folder), "nodes": [node]}))
+        assert run("down", "--state", state).returncode == 0
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_down_without_a_cluster_is_fine(tmp_path: Path) -> None:
+    assert run("down", "--state", tmp_path / "state.json").returncode == 0

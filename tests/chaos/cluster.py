@@ -1,0 +1,133 @@
+"""A Ray of several nodes on this machine, whose actors and nodes get killed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+SECONDS = 60.0
+_STORE_NBYTES = 80 << 20
+
+
+class Nodes:
+    """A head without CPUs, where drivers connect, and worker nodes of one CPU each; ended by `stop`."""
+
+    def __init__(self, workers: int = 2) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "object_store_memory": _STORE_NBYTES, "include_dashboard": False}
+        self._cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+        self._workers: list[Any] = []
+        self.fill(workers)
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def fill(self, workers: int = 2) -> None:
+        """Adds nodes until there are so many."""
+        while len(self._workers) < workers:
+            node = self._cluster.add_node(num_cpus=1, object_store_memory=_STORE_NBYTES, wait=False)
+            self._workers.append(node)
+        self._cluster.wait_for_nodes()
+
+    def remove_hard(self) -> None:
+        """The oldest worker node with all its processes, at once."""
+        self._cluster.remove_node(self._workers.pop(0), allow_graceful=False)
+
+    def preempt(self, seconds: float) -> None:
+        """Tells the oldest worker node that it has so many seconds, then takes it away: like a cloud's notice."""
+        import ray
+
+        node_id = self._workers[0].node_id
+        deadline = int((time.time() + seconds) * 1000)
+        reason = _preemption()
+        accepted, message = ray._raylet.GcsClient(address=self.address).drain_node(
+            node_id, reason, "spot", deadline
+        )
+        assert accepted, message
+        time.sleep(seconds)
+        self.remove_hard()
+
+    def stop(self) -> None:
+        self._cluster.shutdown()
+
+
+def _preemption() -> int:
+    from ray.core.generated import autoscaler_pb2
+
+    return int(autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"))
+
+
+def actors() -> list[psutil.Process]:
+    """The actors' processes on every node of this machine that this process started."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            name = process.cmdline()[0] if process.cmdline() else ""
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        if name.startswith("ray::") and "IDLE" not in name and "ashboard" not in name:
+            found.append(process)
+    return found
+
+
+def commits(target: Path) -> int:
+    """Finished shards of a local target."""
+    return len([*(target / "run" / "commits").glob("*.json")])
+
+
+class Blow(threading.Thread):
+    """Does `strike` once, `delay` seconds after the target has `after` commits, while the run goes on."""
+
+    def __init__(
+        self, strike: Callable[[], None], done: Callable[[], int], after: int, delay: float = 0.0
+    ) -> None:
+        super().__init__(name="blow")
+        self._strike, self._done, self._after, self._delay = strike, done, after, delay
+        self._over = threading.Event()
+        self.error: BaseException | None = None
+        self.struck_after: int | None = None
+
+    def run(self) -> None:
+        while self._done() < self._after:
+            if self._over.wait(0.002):
+                return
+        if self._over.wait(self._delay):
+            return
+        self.struck_after = self._done()
+        try:
+            self._strike()
+        except BaseException as error:  # noqa: BLE001 (raised in the test's own thread)
+            self.error = error
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self.join(SECONDS)
+        if error is None and self.error is not None:
+            raise self.error
+
+
+def kill_one(number: int) -> None:
+    """SIGKILL for one of the actors that are there, once there are any."""
+    deadline = time.monotonic() + SECONDS
+    while not (alive := actors()):
+        assert time.monotonic() < deadline, "no actor to kill"
+        time.sleep(0.002)
+    victim = alive[number % len(alive)]
+    try:
+        victim.kill()
+    except psutil.NoSuchProcess:
+        kill_one(number)

@@ -1,0 +1,297 @@
+"""A Ray cluster that loses actors, nodes and drivers: the dataset is that of a quiet run, whatever is lost when."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from arrowquant_dist import RunConfig
+from arrowquant_dist.driver import Outcome, quantize
+from tests.chaos.cluster import Blow, Nodes, actors, commits, kill_one
+from tests.chaos.conftest import Note
+from tests.chaos.runs import (
+    CONFIG,
+    RUN,
+    TRANSFER,
+    Source,
+    Weights,
+    assert_whole,
+    assert_whole_in,
+)
+from tests.integration.program import end, start
+from tests.servers.fault_proxy import FaultProxy
+from tests.servers.faults import Fault, Kind
+from tests.servers.fixtures import Bucket
+from tests.servers.seaweedfs import SeaweedFS
+
+SHARDS = 49
+MOMENTS = 20
+_QUICK_MOMENTS = (1, 8)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    nodes = Nodes()
+    yield nodes
+    nodes.stop()
+
+
+@pytest.fixture
+def cluster(nodes: Nodes) -> Nodes:
+    """Two worker nodes, whatever the test before did to them."""
+    nodes.fill(2)
+    return nodes
+
+
+@pytest.fixture
+def run(cluster: Nodes) -> RunConfig:
+    """Fifty small shards on two actors."""
+    return RUN.replace(engine="ray", address=cluster.address, shard_bytes=1 << 20, workers=2)
+
+
+CONFIG_FILE = """
+quant_type: int8
+run:
+  block_bytes: 1MiB
+  shard_bytes: 1MiB
+  workers: %d
+"""
+
+
+def command(source: str, target: str, config: Path, cluster: Nodes, workers: int) -> tuple[str, ...]:
+    config.write_text(CONFIG_FILE % workers)
+    engine = ("--engine", "ray", "--address", cluster.address)
+    return "quantize", source, target, "--config", str(config), *engine
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def disturbed(source: Source, target: Path, run: RunConfig, blow: Blow) -> Outcome:
+    with blow:
+        outcome = quantize(source.uri, str(target), CONFIG, run)
+    assert blow.struck_after is not None, "the run was over before the blow"
+    assert blow.struck_after < SHARDS, "the blow came after the last commit"
+    return outcome
+
+
+def at(seed: int, strike: Callable[[], None], target: Path) -> Blow:
+    """At a random moment: up to 40 ms after a random commit."""
+    moment = Random(seed)  # noqa: S311
+    return Blow(strike, lambda: commits(target), moment.randrange(SHARDS - 8), moment.random() * 0.04)
+
+
+def moments() -> list[object]:
+    return [
+        pytest.param(seed, marks=() if seed in _QUICK_MOMENTS else (pytest.mark.slow,))
+        for seed in range(MOMENTS)
+    ]
+
+
+@pytest.mark.parametrize("seed", moments())
+def test_an_actor_killed_at_a_random_moment(
+    run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note, seed: int
+) -> None:
+    target = tmp_path / "target"
+    blow = at(seed, lambda: kill_one(seed), target)
+    disturbed(checkpoint, target, run, blow)
+    note(f"killed after {blow.struck_after} commits")
+    assert_whole(target, quiet)
+
+
+@pytest.mark.slow
+def test_actors_killed_again_and_again(
+    run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
+) -> None:
+    target = tmp_path / "target"
+    killed: list[int] = []
+
+    def strike() -> None:
+        for _ in range(4):
+            kill_one(len(killed))
+            killed.append(commits(target))
+            time.sleep(0.3)
+
+    blow = Blow(strike, lambda: commits(target), 1)
+    disturbed(checkpoint, target, run.replace(shard_attempts=20), blow)
+    note(f"killed after {killed} commits")
+    assert_whole(target, quiet)
+
+
+def test_a_node_removed_hard_and_another_one_added(
+    cluster: Nodes, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
+) -> None:
+    target = tmp_path / "target"
+    driver = start(*command(checkpoint.uri, str(target), tmp_path / "c.yaml", cluster, 2))
+    wait_until(lambda: commits(target) >= 5, driver)
+    cluster.remove_hard()
+    note(f"node lost after {commits(target)} commits")
+    cluster.fill(2)
+    done = end(driver)
+    assert done.returncode == 0, done.stderr
+    assert_whole(target, quiet)
+
+
+@pytest.mark.slow
+def test_a_node_removed_hard_is_not_missed_for_long(
+    cluster: Nodes, run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
+) -> None:
+    """Nothing takes its place: the other node does it all."""
+    target = tmp_path / "target"
+    blow = at(31, cluster.remove_hard, target)
+    disturbed(checkpoint, target, run, blow)
+    note(f"node lost after {blow.struck_after} commits")
+    assert_whole(target, quiet)
+
+
+@pytest.mark.slow
+def test_a_node_preempted(
+    cluster: Nodes, run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
+) -> None:
+    target = tmp_path / "target"
+    blow = at(32, lambda: cluster.preempt(seconds=0.5), target)
+    disturbed(checkpoint, target, run, blow)
+    note(f"told after {blow.struck_after} commits")
+    assert_whole(target, quiet)
+
+
+@pytest.mark.slow
+def test_an_actor_that_hangs(
+    run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
+) -> None:
+    target = tmp_path / "target"
+    stopped = []
+
+    def strike() -> None:
+        stopped.append(actors()[0])
+        stopped[0].send_signal(signal.SIGSTOP)
+
+    blow = at(33, strike, target)
+    try:
+        disturbed(checkpoint, target, run.replace(shard_deadline=3.0), blow)
+    finally:
+        for process in stopped:
+            if process.is_running():
+                process.kill()
+    note(f"stopped after {blow.struck_after} commits")
+    assert_whole(target, quiet)
+
+
+@pytest.mark.parametrize("after", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_driver_killed_and_started_again(
+    cluster: Nodes, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note, after: int
+) -> None:
+    target = tmp_path / "target"
+    arguments = command(checkpoint.uri, str(target), tmp_path / "c.yaml", cluster, 2)
+    first = start(*arguments)
+    wait_until(lambda: commits(target) >= after, first)
+    first.kill()
+    end(first)
+    assert not (target / "manifest.json").exists()
+    note(f"killed after {commits(target)} commits")
+    again = end(start(*arguments))
+    assert again.returncode == 0, again.stderr
+    assert_whole(target, quiet)
+
+
+@pytest.mark.slow
+def test_two_drivers_on_one_target(
+    cluster: Nodes, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
+) -> None:
+    target = tmp_path / "target"
+    arguments = command(checkpoint.uri, str(target), tmp_path / "c.yaml", cluster, 1)
+    both = [end(process) for process in [start(*arguments), start(*arguments)]]
+    note("exit codes {} and {}".format(*(done.returncode for done in both)))
+    assert [done.returncode for done in both] == [0, 0], [done.stderr for done in both]
+    assert_whole(target, quiet)
+
+
+@pytest.fixture
+def away(bucket: Bucket, checkpoint: Source) -> str:
+    """The bucket's URI with the checkpoint at /source."""
+    bucket.objects.upload_folder(checkpoint.folder, f"{bucket.uri}/source")
+    return bucket.uri
+
+
+def away_commits(bucket: Bucket) -> int:
+    return len(bucket.objects.sizes(f"{bucket.uri}/target/run/commits"))
+
+
+@pytest.mark.parametrize("seed", [41, *(pytest.param(s, marks=pytest.mark.slow) for s in (42, 43))])
+def test_an_actor_killed_between_a_source_and_a_target_that_fail_too(
+    run: RunConfig,
+    away: str,
+    seaweedfs: SeaweedFS,
+    bucket: Bucket,
+    quiet: Weights,
+    tmp_path: Path,
+    note: Note,
+    seed: int,
+) -> None:
+    faults = [
+        Fault(Kind.SLOW_DOWN, probability=0.05),
+        Fault(Kind.RESET_BODY, "GET", probability=0.03),
+        Fault(Kind.LOST_RESPONSE, "PUT|POST", probability=0.05),
+    ]
+    with FaultProxy(seaweedfs.port, *faults, seed=seed) as proxy:
+        options = seaweedfs.options_at(proxy.endpoint_url)
+        moment = Random(seed)  # noqa: S311
+        blow = Blow(lambda: kill_one(seed), lambda: away_commits(bucket), moment.randrange(SHARDS - 8))
+        with blow:
+            quantize(f"{away}/source", f"{away}/target", CONFIG, run.replace(storage_options=options))
+        assert blow.struck_after is not None
+        note(f"{len(proxy.injected)} of {proxy.requests} requests failed")
+    note(f"killed after {blow.struck_after} commits")
+    assert_whole_in(bucket.objects, f"{away}/target", bucket.storage_options, quiet, tmp_path / "downloaded")
+
+
+@pytest.mark.slow
+def test_a_node_lost_between_source_and_target_on_a_server(
+    cluster: Nodes, run: RunConfig, away: str, bucket: Bucket, quiet: Weights, tmp_path: Path, note: Note
+) -> None:
+    blow = Blow(cluster.remove_hard, lambda: away_commits(bucket), 10)
+    changed = run.replace(storage_options=bucket.storage_options, transfer=TRANSFER)
+    with blow:
+        quantize(f"{away}/source", f"{away}/target", CONFIG, changed)
+    note(f"node lost after {blow.struck_after} commits")
+    assert_whole_in(bucket.objects, f"{away}/target", bucket.storage_options, quiet, tmp_path / "downloaded")
+
+
+def with_credentials(config: Path, server: SeaweedFS) -> None:
+    """Actors do not inherit the driver's environment: the config file says where the server is."""
+    options = json.dumps(server.storage_options)  # JSON is YAML
+    config.write_text(f"{config.read_text()}  storage_options: {options}\n")
+
+
+@pytest.mark.slow
+def test_two_drivers_on_one_target_on_a_server_one_of_them_killed(
+    cluster: Nodes,
+    away: str,
+    seaweedfs: SeaweedFS,
+    bucket: Bucket,
+    quiet: Weights,
+    tmp_path: Path,
+    note: Note,
+) -> None:
+    arguments = command(f"{away}/source", f"{away}/target", tmp_path / "c.yaml", cluster, 1)
+    with_credentials(tmp_path / "c.yaml", seaweedfs)
+    victim, other = start(*arguments), start(*arguments)
+    wait_until(lambda: away_commits(bucket) >= 5, victim)
+    note(f"killed after {away_commits(bucket)} commits")
+    victim.kill()
+    end(victim)
+    done = end(other)
+    assert done.returncode == 0, done.stderr
+    assert_whole_in(bucket.objects, f"{away}/target", bucket.storage_options, quiet, tmp_path / "downloaded")

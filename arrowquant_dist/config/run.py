@@ -38,7 +38,7 @@ class RunConfig:
     engine: `inline` (threads), `ray`, or `auto`: ray where there is an address. workers: how many, None: as
     many as there are CPUs. overwrite: replace what is at the target.
     shard_attempts: how often a shard is tried whose worker dies, hangs or cannot reach its storage. shard_deadline:
-    seconds after which a worker that has not finished a shard counts as hung; None: from what other shards took.
+    seconds without a finished row block after which a worker counts as hung; None: from what other shards took.
     transfer: how requests to object stores are split, timed and repeated.
     storage_options: fsspec's, for source and target; source_storage_options and target_storage_options come
     on top for one of them. They may hold secrets, so they are in no repr, fingerprint or report.

@@ -15,9 +15,10 @@ def choose_engine(run: RunConfig, worker_memory_nbytes: int) -> Engine:
     """`inline`, `ray`, or for `auto`: ray where an address is given or RAY_ADDRESS is set, else inline."""
     address = run.address or os.environ.get("RAY_ADDRESS") or None
     if run.engine == "ray" or (run.engine == "auto" and address is not None):
-        from arrowquant_dist.engine.ray import RayEngine
+        from arrowquant_dist.engine.ray import Patience, RayEngine
 
-        return RayEngine(address, run.workers, worker_memory_nbytes)
+        patience = Patience(attempts=run.shard_attempts, deadline=run.shard_deadline)
+        return RayEngine(address, run.workers, worker_memory_nbytes, patience)
     from arrowquant_dist.engine.inline import InlineEngine
 
     return InlineEngine(run.workers)

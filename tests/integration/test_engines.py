@@ -64,7 +64,7 @@ class Killer(threading.Thread):
         while self.killed is None:
             if commits(self._target):
                 for process in psutil.Process().children(recursive=True):
-                    if process.name().startswith("ray::_Actor"):
+                    if process.name().startswith("ray::ShardActor"):
                         os.kill(process.pid, signal.SIGKILL)
                         self.killed = process.pid
                         return

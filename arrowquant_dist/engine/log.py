@@ -1,0 +1,55 @@
+"""One line a shard, for logs that machines read: JSON at INFO on the logger `arrowquant_dist.shards`.
+
+The engine's process writes it, not the worker: it knows what became of attempts whose worker is gone, and its output is
+what `ray job logs` shows. A library's caller decides where it goes; the program shows it on stderr unless that is a
+terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from arrowquant_dist.plan import Shard
+
+SHARDS = logging.getLogger("arrowquant_dist.shards")
+_ERROR_CHARS = 300
+
+
+def log_attempt(shard: Shard, attempt: int, outcome: str, node: str, **figures: Any) -> None:
+    """attempt: from 1. outcome: `done`, or what became of it. figures: plain values; an `error` is cut short."""
+    if not SHARDS.isEnabledFor(logging.INFO):
+        return
+    error = figures.get("error")
+    figures |= {"error": str(error)[:_ERROR_CHARS]} if error is not None else {}
+    line = {
+        "shard": shard.index,
+        "attempt": attempt,
+        "outcome": outcome,
+        "node": node,
+        "layers": sum(block.row_start == 0 for block in shard.blocks),
+        "row_blocks": len(shard.blocks),
+        "source_bytes": shard.source_nbytes,
+        **{name: value for name, value in figures.items() if value is not None},
+    }
+    SHARDS.info(json.dumps(line, separators=(",", ":")))
+
+
+@contextmanager
+def shown_shards(out: TextIO) -> Iterator[None]:
+    """Writes the lines on `out`, nothing if that is a terminal: a bar is there."""
+    if out.isatty():
+        yield
+        return
+    handler, level = logging.StreamHandler(out), SHARDS.level
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    SHARDS.addHandler(handler)
+    SHARDS.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        SHARDS.setLevel(level)
+        SHARDS.removeHandler(handler)

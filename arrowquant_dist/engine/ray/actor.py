@@ -1,0 +1,138 @@
+"""The actor: a ShardWorker in another process, which can be asked how far it is and told to stop."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from arrowquant_dist.engine.ray.cluster import kernels_digest
+from arrowquant_dist.engine.ray.metrics import WorkerMetrics
+from arrowquant_dist.errors import (
+    ArrowQuantError,
+    CorruptWeights,
+    IncompleteDataset,
+    Interrupted,
+    MemoryBudgetExceeded,
+    StorageError,
+)
+from arrowquant_dist.plan import RowBlock, Shard
+from arrowquant_dist.store.receipt import Receipt
+from arrowquant_dist.store.target import Target
+from arrowquant_dist.worker import ShardWorker, WorkerContext
+
+WATCH = "watch"  # the concurrency group of `progress` and `stop`: a thread beside the one that runs shards
+DONE, FOUND, BEATEN, STOPPED, FAILED = "done", "found", "beaten", "stopped", "failed"
+
+_MAY_PASS = (StorageError, CorruptWeights, IncompleteDataset)
+_STAYS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_MEMORY = "a worker got no memory for a row block; lower block_bytes or give the nodes more memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who answers. node: its name in receipts. kernels: digest of the code that codes and scales depend on."""
+
+    node: str
+    node_id: str
+    kernels: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How an attempt ended; a few hundred bytes, whatever the shard.
+
+    outcome: `done`: its part counts; `found`: an earlier attempt's did already, nothing was done; `beaten`: another
+    attempt was first; `stopped`: it was told to; `failed`: by `error`, which may pass elsewhere or later where
+    may_pass. seconds: by phase.
+    """
+
+    outcome: str
+    seconds: dict[str, float]
+    wall_seconds: float = 0.0
+    read_nbytes: int = 0
+    written_nbytes: int = 0
+    retries: int = 0
+    error: ArrowQuantError | None = None
+    may_pass: bool = False
+
+
+class ShardActor:
+    """One shard at a time; `progress` and `stop`, called in the group WATCH, are answered meanwhile.
+
+    Attempts have tickets, numbers from 1 that the driver gives: an attempt can be stopped before it begins, which takes
+    it back from the actor's queue.
+    """
+
+    def __init__(self, context: WorkerContext) -> None:
+        node_id = ray.get_runtime_context().get_node_id()
+        self._hello = Hello(f"{socket.gethostname()}/{node_id[:8]}", node_id, kernels_digest())
+        self._worker = ShardWorker(context, self._hello.node)
+        self._target = Target.open(context.target, context.target_storage, context.fingerprint)
+        self._process = f"{socket.gethostname()}/{os.getpid()}"
+        self._metrics = WorkerMetrics()
+        self._progress = (0, 0)
+        self._stopped: set[int] = set()
+
+    def hello(self) -> Hello:
+        """Answered as soon as the actor is there."""
+        return self._hello
+
+    def progress(self) -> tuple[int, int]:
+        """The ticket at work and its finished row blocks; ticket 0 before the first."""
+        self._metrics.flush()
+        return self._progress
+
+    def stop(self, tickets: Collection[int]) -> None:
+        """These attempts end after their row block, or do not begin."""
+        self._stopped.update(tickets)
+
+    def run(self, ticket: int, shard: Shard, *, look_first: bool) -> Result:
+        """One attempt. look_first: an earlier one may have been committed, whatever became of its worker.
+
+        Errors of this package are returned, others raised.
+        """
+        self._progress = (ticket, 0)
+        try:
+            if ticket in self._stopped:
+                return Result(STOPPED, {})
+            if look_first and self._target.receipt(shard.index) is not None:
+                return Result(FOUND, {})
+            return self._result(self._worker.run(shard, self._count, lambda: ticket in self._stopped))
+        except Interrupted:
+            return Result(STOPPED, {})
+        except ArrowQuantError as error:
+            return Result(FAILED, {}, error=error, may_pass=may_pass(error))
+        except MemoryError:
+            return Result(FAILED, {}, error=MemoryBudgetExceeded(_NO_MEMORY), may_pass=True)
+        finally:
+            self._metrics.flush()
+
+    def _count(self, block: RowBlock) -> None:
+        ticket, blocks = self._progress
+        self._progress = (ticket, blocks + 1)
+        self._metrics.add_block(block)
+
+    def _result(self, receipt: Receipt) -> Result:
+        if receipt.worker != self._process:
+            return Result(BEATEN, {})
+        self._metrics.add_receipt(receipt)
+        return Result(
+            DONE,
+            receipt.seconds,
+            receipt.wall_seconds,
+            receipt.read_nbytes,
+            receipt.written_nbytes,
+            receipt.retries,
+        )
+
+
+def may_pass(error: ArrowQuantError) -> bool:
+    """Whether another attempt may end better: storage that was out of reach, bytes that were damaged on their way."""
+    cause: Any = error.__cause__
+    return isinstance(error, _MAY_PASS) and getattr(cause, "errno", None) not in _STAYS

@@ -1,0 +1,106 @@
+"""The cluster as it is: connecting to it, how many workers it holds, which nodes are about to go."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from arrowquant_dist.errors import InvalidConfig, MissingDependency, StorageError
+from arrowquant_dist.machine import usable_cpus
+
+UNKNOWN_CLUSTER_WORKERS = 8  # asked for where there is no CPU yet, and nobody says how many there can be
+_LOCAL_STORE_NBYTES = 80 << 20
+_OTHER_VERSION = "Version mismatch"
+_log = logging.getLogger("arrowquant_dist.engine")
+
+
+def connect(address: str | None, workers: int | None) -> None:
+    """Joins the cluster at `address`; None starts a Ray on this machine. StorageError, InvalidConfig."""
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        options |= {
+            "num_cpus": workers or usable_cpus(),
+            "object_store_memory": _LOCAL_STORE_NBYTES,
+            "include_dashboard": False,
+        }
+    elif address.startswith(("ray://", "http://", "https://")):
+        message = (
+            f"address: {address!r} is no address of a cluster to run on; give the head's host:6379, or submit the "
+            "command with `ray job submit`"
+        )
+        raise InvalidConfig(message)
+    try:
+        ray.init(address or "local", **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if _OTHER_VERSION in str(error):
+            message = (
+                f"the cluster runs another version of Ray or Python ({_one_line(error)}); use the same here"
+            )
+            raise MissingDependency(message) from error
+        message = f"no Ray cluster can be reached ({_one_line(error)}); check --address"
+        raise StorageError(message, uri=address) from error
+
+
+def default_workers() -> int:
+    """As many as the cluster has CPUs, or will have once its autoscaler has added every node that it may."""
+    workers = max(int(ray.cluster_resources().get("CPU", 0)), _autoscaled_cpus())
+    if workers:
+        return workers
+    _log.warning("the cluster has no CPUs yet; asking for %d workers (--workers N)", UNKNOWN_CLUSTER_WORKERS)
+    return UNKNOWN_CLUSTER_WORKERS
+
+
+def _autoscaled_cpus() -> int:
+    """CPUs of all nodes that the autoscaler may add; 0 where there is none, or it has no upper bound."""
+    from ray._private.state import state
+
+    most = state.get_max_resources_from_cluster_config() or {}
+    cpus = int(most.get("CPU", 0))
+    return cpus if cpus < 1 << 31 else 0
+
+
+def draining_nodes() -> set[str]:
+    """Ids of nodes that were told to go: preempted, or scaled down."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
+def has_room(memory_nbytes: int | None) -> bool:
+    """Whether a node is there that could hold a worker if it did nothing else."""
+    return any(_fits(node["Resources"], memory_nbytes) for node in ray.nodes() if node["Alive"])
+
+
+def no_room_message(memory_nbytes: int | None) -> str:
+    """What a worker needs and what there is."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = max((int(node.get("CPU", 0)) for node in alive), default=0)
+    memory = max((node.get("memory", 0) for node in alive if node.get("CPU", 0) >= 1), default=0)
+    needs = "1 CPU" + (f" and {_mib(memory_nbytes)}" if memory_nbytes else "")
+    has = f"the largest has {cpus} CPUs" + (f" and {_mib(memory)}" if cpus else "")
+    return f"none of the cluster's {len(alive)} nodes can hold a worker: it needs {needs}, {has}"
+
+
+def kernels_digest() -> str:
+    """Of the code that codes and scales depend on: workers that have another are not of this run."""
+    folder = Path(__file__).parents[2] / "kernels"
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()[
+        :16
+    ]
+
+
+def _fits(resources: Mapping[str, float], memory_nbytes: int | None) -> bool:
+    return resources.get("CPU", 0) >= 1 and resources.get("memory", 0) >= (memory_nbytes or 0)
+
+
+def _mib(nbytes: float) -> str:
+    return f"{nbytes / (1 << 20):.0f} MiB"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,117 @@
+"""The actors of a run: asked for, there, gone, and asked for again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from arrowquant_dist.engine.ray.actor import Hello
+from arrowquant_dist.engine.ray.cluster import kernels_digest
+from arrowquant_dist.engine.ray.failures import start_failure
+from arrowquant_dist.errors import MissingDependency
+from arrowquant_dist.plan import Shard
+
+_START_FAILURES = 3  # in a row, with no actor alive, until the run is given up
+_LONGEST_PAUSE = 30.0
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """A shard in an actor's hands. number: from 1, of this shard. call: the ref of its Result.
+
+    started: None while it waits at the actor behind another. blocks: finished row blocks; moved: when that last
+    changed. told: when it was told to stop. Times are of time.monotonic.
+    """
+
+    ticket: int
+    shard: Shard
+    number: int
+    call: Any
+    started: float | None
+    moved: float
+    blocks: int = 0
+    told: float | None = None
+
+    def seconds(self, now: float) -> float:
+        return now - self.started if self.started is not None else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """An actor. since: when it answered first, None before. question: the ref of a `progress` without an answer."""
+
+    handle: Any
+    greeting: Any
+    node: str = ""
+    node_id: str = ""
+    since: float | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    question: Any = None
+    asked: float = 0.0
+    is_leaving: bool = False
+
+
+class Crew:
+    """create: makes an actor, which may wait for room in the cluster. A lost actor is not restarted but replaced: Ray
+    says then why it was lost (preempted or not), and a call on the new one waits instead of failing while there is no
+    room for it."""
+
+    def __init__(self, create: Callable[[], Any]) -> None:
+        self._create = create
+        self._failures = 0
+        self._not_before = 0.0
+        self._kernels = kernels_digest()
+        self.seats: list[Seat] = []
+        self.worker_seconds = 0.0
+        self.without_any_since = time.monotonic()
+
+    @property
+    def alive(self) -> list[Seat]:
+        return [seat for seat in self.seats if seat.since is not None]
+
+    def fill(self, wanted: int, now: float) -> list[Seat]:
+        """Asks for actors until there are `wanted`; returns the new ones."""
+        new: list[Seat] = []
+        while len(self.seats) < wanted and now >= self._not_before:
+            handle = self._create()
+            new.append(Seat(handle, handle.hello.remote()))
+            self.seats.append(new[-1])
+        return new
+
+    def welcome(self, seat: Seat, hello: Hello, now: float) -> None:
+        """The actor answered. MissingDependency where its package is not the driver's."""
+        if hello.kernels != self._kernels:
+            message = (
+                f"node {hello.node} has another version of arrowquant-dist than the driver; install the same "
+                "one everywhere, or submit the job with its --working-dir"
+            )
+            raise MissingDependency(message)
+        seat.node, seat.node_id, seat.since = hello.node, hello.node_id, now
+        self._failures = 0
+
+    def remove(self, seat: Seat, now: float) -> None:
+        """Ends the actor, which may be gone already."""
+        ray.kill(seat.handle, no_restart=True)
+        self.seats.remove(seat)
+        if seat.since is not None:
+            self.worker_seconds += now - seat.since
+            if not self.alive:
+                self.without_any_since = now
+
+    def start_failed(self, seat: Seat, error: RayError, now: float) -> None:
+        """An actor could not be made. The next one is asked for after a pause; raises when it is hopeless."""
+        self.remove(seat, now)
+        self._failures += 1
+        if self._failures >= _START_FAILURES and not self.alive:
+            raise start_failure(error) from error
+        self._not_before = now + min(2.0 ** (self._failures - 1), _LONGEST_PAUSE)
+
+    def dismiss(self, now: float) -> None:
+        """Ends all of them: none outlives the run, but where its node is out of reach."""
+        for seat in list(self.seats):
+            self.remove(seat, now)

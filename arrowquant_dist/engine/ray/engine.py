@@ -1,0 +1,113 @@
+"""RayEngine: connects, asks for actors, dispatches, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import ray
+
+from arrowquant_dist.engine.ray.actor import WATCH, ShardActor
+from arrowquant_dist.engine.ray.cluster import connect, default_workers
+from arrowquant_dist.engine.ray.crew import Crew
+from arrowquant_dist.engine.ray.dispatch import Dispatch
+from arrowquant_dist.engine.ray.ledger import Ledger
+from arrowquant_dist.engine.ray.pace import Patience
+from arrowquant_dist.engine.run import EngineFacts, OnEvent, raise_failures
+from arrowquant_dist.errors import Interrupted
+from arrowquant_dist.plan import Shard
+from arrowquant_dist.worker import WorkerContext
+
+_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_TERMINATED_SECONDS = 2.0  # `ray job stop` kills the driver 3 s after its SIGTERM
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, in the main thread."""
+
+
+class RayEngine:
+    """address: of a cluster; None starts a Ray on this machine for the run. A Ray that the caller is connected to is
+    used instead, and stays. workers: actors, by default as many as the cluster has CPUs, or may get from its
+    autoscaler. memory_nbytes: what a cluster's scheduler sets aside for each."""
+
+    name = "ray"
+
+    def __init__(
+        self, address: str | None, workers: int | None, memory_nbytes: int, patience: Patience | None = None
+    ) -> None:
+        self._address = address
+        self._wanted = workers
+        self._memory_nbytes = memory_nbytes
+        self._patience = patience or Patience()
+        self.workers = workers or 0
+
+    def run(self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent) -> EngineFacts:
+        """See Engine.run. Ctrl-C or SIGTERM stops each worker after its row block, and raises Interrupted."""
+        owns_ray = not ray.is_initialized()
+        with _handler_restored():
+            try:
+                if owns_ray:
+                    connect(self._address, self._wanted)
+                _raise_on_sigterm()
+                is_alone = owns_ray and self._address is None
+                return self._run(context, shards, on_event, None if is_alone else self._memory_nbytes)
+            except KeyboardInterrupt as error:
+                raise Interrupted("interrupted; the same command resumes the run") from error
+            finally:
+                if owns_ray:
+                    ray.shutdown()
+
+    def _run(
+        self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent, memory_nbytes: int | None
+    ) -> EngineFacts:
+        self.workers = min(self._wanted or default_workers(), max(len(shards), 1))
+        actor_class = ray.remote(concurrency_groups={WATCH: 1})(ShardActor).options(
+            num_cpus=1,
+            memory=memory_nbytes,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": _THREADS},
+        )
+        crew = Crew(lambda: actor_class.remote(context))
+        ledger = Ledger(shards, on_event, self._patience)
+        dispatch = Dispatch(crew, ledger, self._patience, self.workers, memory_nbytes)
+        try:
+            dispatch.run()
+            dispatch.stop(self._patience.farewell)
+        except KeyboardInterrupt as error:
+            is_terminated = isinstance(error, _Terminated)
+            dispatch.stop(_TERMINATED_SECONDS if is_terminated else self._patience.farewell)
+            raise
+        finally:
+            crew.dismiss(time.monotonic())
+        raise_failures(ledger.failures, len(shards))
+        return ledger.facts(crew.worker_seconds)
+
+
+@contextmanager
+def _handler_restored() -> Iterator[None]:
+    """Gives SIGTERM back to whom it belonged: Ray takes it, too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _raise_on_sigterm() -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> Any:
+    raise _Terminated

@@ -1,0 +1,48 @@
+"""What Ray's exceptions say of a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
+
+from arrowquant_dist.errors import ArrowQuantError, MissingDependency
+
+_NO_IMPORT = ("failed to import", "No module named")
+
+
+def raised(error: RayTaskError) -> Exception:
+    """The exception that the worker raised; Ray derives the one it raises here from it."""
+    cause = error.cause
+    failure: Exception = cause if isinstance(cause, ArrowQuantError) else error
+    return failure
+
+
+def loss(error: RayError) -> str:
+    """Why the worker is gone, in a word or two."""
+    if isinstance(error, OutOfMemoryError) or "memory monitor" in str(error):
+        return "out of memory"
+    if isinstance(error, ActorUnavailableError):
+        return "out of reach"
+    return "died" if isinstance(error, RayActorError) else type(error).__name__
+
+
+def is_preempted(error: RayError) -> bool:
+    return isinstance(error, RayActorError) and bool(error.preempted)
+
+
+def start_failure(error: RayError) -> Exception:
+    """Why actors cannot be made, as an error of ours where one is known."""
+    cause: Any = getattr(error, "cause", None)
+    if isinstance(cause, ArrowQuantError):
+        known: Exception = cause
+        return known
+    if any(mark in str(error) for mark in _NO_IMPORT):
+        last = str(error).strip().splitlines()[-1].strip()
+        message = (
+            f"the cluster's nodes cannot import what a worker needs ({last[:300]}); install the same version of "
+            "arrowquant-dist on them, or submit the job with its --working-dir"
+        )
+        return MissingDependency(message)
+    failure: Exception = error
+    return failure

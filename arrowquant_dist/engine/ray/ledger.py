@@ -1,0 +1,123 @@
+"""Which shards are open, waiting, done or given up, and what that cost."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+
+from arrowquant_dist.engine.ray.metrics import DriverMetrics
+from arrowquant_dist.engine.ray.pace import Patience
+from arrowquant_dist.engine.run import EngineFacts, OnEvent, finished, largest_first
+from arrowquant_dist.errors import PartialRun
+from arrowquant_dist.plan import Shard
+
+_LONGEST_BACKOFF = 30.0
+
+
+class Ledger:
+    """open: {index: shard} of those that are neither done nor given up; failures: {index: error} of the latter."""
+
+    def __init__(self, shards: Sequence[Shard], on_event: OnEvent, patience: Patience) -> None:
+        self.open = {shard.index: shard for shard in shards}
+        self.failures: dict[int, Exception] = {}
+        self.begun: Counter[int] = Counter()
+        self.metrics = DriverMetrics()
+        self.wasted_seconds = 0.0
+        self._waiting = largest_first(shards)
+        self._not_before: dict[int, float] = {}
+        self._failed: Counter[int] = Counter()
+        self._again: set[int] = set()
+        self._tried: defaultdict[int, set[object]] = defaultdict(set)
+        self._reported: Counter[int] = Counter()
+        self._nodes: set[str] = set()
+        self._retries = self._stolen = 0
+        self._on_event, self._patience = on_event, patience
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def take(self, worker: object, others: Collection[object], now: float) -> Shard | None:
+        """The largest shard that waits for this worker: one that failed goes to a worker that did not try it yet, if
+        there is one among `others`, after a pause."""
+        for place, shard in enumerate(self._waiting):
+            if self._not_before.get(shard.index, 0.0) > now:
+                continue
+            tried = self._tried.get(shard.index, set())
+            if worker in tried and any(other not in tried for other in others):
+                continue
+            return self._waiting.pop(place)
+        return None
+
+    def began(self, shard: Shard, *, is_second: bool) -> int:
+        """Counts an attempt; returns its number, from 1. is_second: beside one that is still at work."""
+        self.begun[shard.index] += 1
+        if is_second:
+            self._stolen += 1
+            self.metrics.stolen()
+        elif shard.index in self._again:
+            self._again.discard(shard.index)
+            self._retries += 1
+            self.metrics.retried()
+        return self.begun[shard.index]
+
+    def put_back(self, shard: Shard, *, is_again: bool) -> None:
+        """It waits once more. is_again: it was begun."""
+        if shard.index in self.open:
+            self._again |= {shard.index} if is_again else set()
+            self._waiting = largest_first([*self._waiting, shard])
+
+    def retry(self, shard: Shard, worker: object, error: Exception | str, now: float) -> bool:
+        """An attempt failed in a way that may pass: by an error, or its worker was lost. False: it was the last."""
+        self._failed[shard.index] += 1
+        self._tried[shard.index].add(worker)
+        failed = self._failed[shard.index]
+        if failed >= self._patience.attempts:
+            self.give_up(shard, error if isinstance(error, Exception) else _lost(shard, error, failed))
+            return False
+        if isinstance(error, Exception):
+            pause = self._patience.backoff * 2 ** (failed - 1)
+            self._not_before[shard.index] = now + min(pause, _LONGEST_BACKOFF)
+        return True
+
+    def give_up(self, shard: Shard, error: Exception) -> None:
+        if self.open.pop(shard.index, None) is not None:
+            self.failures[shard.index] = error
+
+    def advance(self, shard: Shard, blocks: int, alive: int) -> None:
+        """So many of its row blocks are finished, by whichever attempt; told once."""
+        told = self._reported[shard.index]
+        if blocks > told:
+            self._reported[shard.index] = blocks
+            self._on_event(finished(shard.blocks[told:blocks], alive))
+
+    def finish(self, shard: Shard, node: str | None, alive: int) -> None:
+        """It is committed; node: of the worker, where it is this run's work."""
+        if node is not None:
+            self._nodes.add(node)
+        if self.open.pop(shard.index, None) is not None:
+            self.advance(shard, len(shard.blocks), alive)
+            self.metrics.committed()
+
+    def show(self, alive: int) -> None:
+        """Says how many workers there are."""
+        self.metrics.show(alive, len(self.open))
+        self._on_event(finished((), alive))
+
+    def facts(self, worker_seconds: float) -> EngineFacts:
+        return EngineFacts(
+            nodes=tuple(sorted(self._nodes)),
+            shard_retries=self._retries,
+            stolen=self._stolen,
+            wasted_seconds=self.wasted_seconds,
+            worker_seconds=worker_seconds,
+        )
+
+
+def _lost(shard: Shard, why: str, attempts: int) -> PartialRun:
+    names = [block.layer.name for block in shard.blocks]
+    message = (
+        f"shard {shard.index} ({names[0]!r} … {names[-1]!r}) was given up after {attempts} attempts, its worker was "
+        f"lost each time (last: {why}); look at the nodes' memory and Ray's logs, the same command resumes"
+    )
+    return PartialRun(message)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+import pyarrow as pa
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig
-from arrowquant_dist.engine import EngineEvent, EngineFacts, choose_engine
+from arrowquant_dist.engine import Engine, EngineEvent, EngineFacts, choose_engine
 from arrowquant_dist.engine.run import finished
-from arrowquant_dist.errors import IncompleteDataset, InvalidConfig, TargetConflict
+from arrowquant_dist.errors import (
+    ArrowQuantError,
+    IncompleteDataset,
+    Interrupted,
+    InvalidConfig,
+    TargetConflict,
+)
 from arrowquant_dist.plan import (
     Plan,
     Shard,
@@ -23,11 +32,13 @@ from arrowquant_dist.plan import (
     plan_table,
     worker_memory_nbytes,
 )
-from arrowquant_dist.reduce import HostFacts, Report, RunFacts, combine_layers, reduce_layers
+from arrowquant_dist.plan.collector import collector_paused
+from arrowquant_dist.reduce import HostFacts, LayerMetrics, Report, RunFacts, combine_layers, reduce_layers
 from arrowquant_dist.report.render import load_report, render
 from arrowquant_dist.store.files import Store, is_local, redact
 from arrowquant_dist.store.index import write_index
-from arrowquant_dist.store.manifest import Manifest
+from arrowquant_dist.store.layout import PLAN_PATH, Listing
+from arrowquant_dist.store.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.store.receipt import Receipt
 from arrowquant_dist.store.target import Target
 from arrowquant_dist.worker import WorkerContext
@@ -64,33 +75,43 @@ def quantize(
     Raises an ArrowQuantError: bad input before the first weight is read or written, or what stopped the run; then the
     finished shards are kept at the target, and no manifest makes them a dataset.
     """
-    started_at, start = datetime.now(UTC), time.perf_counter()
-    checkpoint = open_checkpoint(source, run.source_storage)
-    plan = make_plan(checkpoint, config, run)
-    dataset = _start(Target.open(target, run.target_storage), checkpoint, plan, run)
-    if dataset.state() == "finished":
-        report = load_report(target, run.target_storage)
-        return Outcome(report, already_finished=True, target=dataset.store.uri)
-    resumed = dataset.receipts()
-    missing = [shard for shard in plan.shards if shard.index not in resumed]
-    engine = choose_engine(run, worker_memory_nbytes(plan, run.transfer))
-    ran = EngineFacts()
+    clock = _Clock()
+    with clock.phase("planning"):
+        checkpoint = open_checkpoint(source, run.source_storage)
+        plan = make_plan(checkpoint, config, run)
+        dataset = Target.open(target, run.target_storage)
+        found = _look(dataset, checkpoint, run)
+        if MANIFEST_PATH in found:
+            return _finished(dataset, plan, found, target, run)
+        sidecars = _sidecars(checkpoint, run)
+        _start(dataset, plan, sidecars, found)
+        earlier = dataset.receipts(found)
+    missing = [shard for shard in plan.shards if shard.index not in earlier]
+    engine, ran = choose_engine(run, worker_memory_nbytes(plan)), EngineFacts()
     if missing:
-        ran = engine.run(_context(target, checkpoint, plan, run), missing, _counted(plan, missing, on_event))
-    receipts = _receipts(dataset, plan)
-    seconds = time.perf_counter() - start
-    facts = RunFacts(
-        engine.name,
-        engine.workers,
-        started_at.isoformat(),
-        seconds,
-        tuple(resumed),
-        HostFacts.here(),
-        **asdict(ran),
-    )
-    layers = combine_layers(receipts, plan)
-    report = reduce_layers(layers, receipts, plan, facts)
-    _publish(dataset, plan, receipts, render(report, layers), _sidecars(checkpoint, run))
+        with clock.phase("running"):
+            ran = _run(
+                engine,
+                dataset,
+                _context(target, checkpoint, plan, run),
+                missing,
+                _counted(plan, missing, on_event),
+            )
+        with clock.phase("reducing"):
+            found = dataset.look()
+        if MANIFEST_PATH in found:  # another driver of this plan was first
+            return _finished(dataset, plan, found, target, run)
+    with clock.phase("reducing"), collector_paused():
+        receipts = _receipts(dataset, plan, found, earlier)
+        layers = combine_layers(receipts, plan)
+
+    def make_report() -> Report:
+        return reduce_layers(layers, receipts, plan, clock.facts(engine, ran, resumed=tuple(earlier)))
+
+    with clock.phase("publishing"):
+        report = _publish(dataset, plan, receipts, layers, sidecars, make_report, found)
+    if report is None:
+        return _finished(dataset, plan, found, target, run)
     return Outcome(report, already_finished=False, target=dataset.store.uri)
 
 
@@ -100,33 +121,49 @@ def plan_only(source: str, target: str, config: QuantizationConfig, run: RunConf
     plan = make_plan(checkpoint, config, run)
     dataset = Target.open(target, run.target_storage)
     _refuse_own_source(dataset, checkpoint)
-    if not run.overwrite:
-        _refuse_others(dataset, plan)
+    found = dataset.look()
+    dataset.refuse_foreign(found)
+    if not run.overwrite and PLAN_PATH in found:
+        _refuse_difference(dataset, dataset.planned(), plan)
     return plan
 
 
-def _start(dataset: Target, checkpoint: Checkpoint, plan: Plan, run: RunConfig) -> Target:
-    """The target with this plan in it, new or as it was; TargetConflict where it holds anything else."""
+def _look(dataset: Target, checkpoint: Checkpoint, run: RunConfig) -> Listing:
+    """What is at the target, or is left of it by --overwrite."""
     _refuse_own_source(dataset, checkpoint)
+    found = dataset.look()
     if run.overwrite:
-        dataset.clear()
-    started = plan_from_table(dataset.start(plan_table(plan)))
+        return dataset.clear(found)
+    dataset.refuse_foreign(found)
+    return found
+
+
+def _start(dataset: Target, plan: Plan, sidecars: Mapping[str, bytes], found: Listing) -> None:
+    """The target gets this plan, or has it; TargetConflict where it holds anything else."""
+    dataset.refuse_other_sidecars(sidecars, found)
+    started = dataset.start(plan_table(plan), found)
     _refuse_difference(dataset, started, plan)
-    return dataset
 
 
-def _refuse_others(dataset: Target, plan: Plan) -> None:
-    dataset.refuse_foreign()
-    planned = dataset.planned()
-    if planned is not None:
-        _refuse_difference(dataset, plan_from_table(planned), plan)
-
-
-def _refuse_difference(dataset: Target, started: Plan, plan: Plan) -> None:
-    if started.fingerprint != plan.fingerprint:
+def _finished(dataset: Target, plan: Plan, found: Listing, target: str, run: RunConfig) -> Outcome:
+    """The outcome of whoever published the dataset, which is all there; what lost against its parts is removed."""
+    manifest = dataset.manifest()
+    if manifest is not None and manifest.fingerprint != plan.fingerprint:
+        _refuse_difference(dataset, dataset.planned(), plan)
         raise TargetConflict(
-            f"the target holds another plan's run ({'; '.join(started.differences(plan))}); "
-            "choose another target, or --overwrite to replace it",
+            "another plan's dataset is here; choose another target, or --overwrite", uri=dataset.store.uri
+        )
+    dataset.sweep(manifest, found)
+    report = load_report(target, run.target_storage)
+    return Outcome(report, already_finished=True, target=dataset.store.uri)
+
+
+def _refuse_difference(dataset: Target, planned: pa.Table | None, plan: Plan) -> None:
+    """planned: the plan at the target, `dataset.fingerprint` is its."""
+    if planned is not None and dataset.fingerprint != plan.fingerprint:
+        differences = "; ".join(plan_from_table(planned).differences(plan))
+        raise TargetConflict(
+            f"the target holds another plan's run ({differences}); choose another target, or --overwrite to replace it",
             uri=dataset.store.uri,
         )
 
@@ -191,13 +228,43 @@ class _Counter:
             self._nbytes += event.nbytes
             self._layers += event.layers
             total = self._total
-            progress = Progress(self._nbytes, total.nbytes, self._layers, total.layers, event.workers_alive)
-            self.on_event(progress)
+            self.on_event(
+                Progress(
+                    done_nbytes=_within(self._nbytes, total.nbytes),
+                    total_nbytes=total.nbytes,
+                    done_layers=_within(self._layers, total.layers),
+                    total_layers=total.layers,
+                    workers_alive=event.workers_alive,
+                )
+            )
 
 
-def _receipts(dataset: Target, plan: Plan) -> list[Receipt]:
+def _within(count: int, total: int) -> int:
+    """An attempt that died may be taken back or done twice; more than all, or less than nothing, is never done."""
+    return max(0, min(count, total))
+
+
+def _run(
+    engine: Engine,
+    dataset: Target,
+    context: WorkerContext,
+    missing: Sequence[Shard],
+    on_event: Callable[[EngineEvent], None],
+) -> EngineFacts:
+    """Returns when every shard is committed, by whomever."""
+    try:
+        return engine.run(context, missing, on_event)
+    except Interrupted:
+        raise
+    except ArrowQuantError:
+        if dataset.manifest() is None:
+            raise
+        return EngineFacts()  # another driver has done all of it meanwhile, and published
+
+
+def _receipts(dataset: Target, plan: Plan, found: Listing, earlier: Mapping[int, Receipt]) -> list[Receipt]:
     """Every shard's, in order: what the target says, not what this process remembers."""
-    receipts = dataset.receipts()
+    receipts = dataset.receipts(found, known=earlier)
     missing = [shard.index for shard in plan.shards if shard.index not in receipts]
     if missing:
         shown = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
@@ -218,10 +285,12 @@ def _publish(
     dataset: Target,
     plan: Plan,
     receipts: Sequence[Receipt],
-    report_files: dict[str, bytes],
-    sidecars: dict[str, bytes],
-) -> None:
-    """Index, report and sidecars, then the manifest, which makes all of it a dataset."""
+    layers: Sequence[LayerMetrics],
+    sidecars: Mapping[str, bytes],
+    make_report: Callable[[], Report],
+    found: Listing,
+) -> Report | None:
+    """Index, sidecars and report, then the manifest, which makes all of it a dataset. None: another driver did."""
     index = write_index((receipt.part, receipt.shard, row) for receipt in receipts for row in receipt.rows)
     manifest = Manifest.of(
         receipts,
@@ -233,7 +302,55 @@ def _publish(
         compression=plan.compression,
         aliases=plan.aliases,
     )
-    dataset.publish(manifest, index, {**sidecars, **report_files})
+    reports: list[Report] = []
+
+    def report_files() -> dict[str, bytes]:
+        reports.append(make_report())
+        return render(reports[0], layers)
+
+    published = dataset.publish(manifest, index, sidecars, report=report_files, listing=found)
+    return reports[0] if reports and published == replace(manifest, index=published.index) else None
+
+
+class _Clock:
+    """Seconds of the driver's phases, and since it began."""
+
+    def __init__(self) -> None:
+        self._started_at, self._started = datetime.now(UTC), time.perf_counter()
+        self._seconds: dict[str, float] = {}
+        self._open: tuple[str, float] | None = None
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._open = name, time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds, self._open = self._so_far(), None
+
+    def facts(self, engine: Engine, ran: EngineFacts, resumed: tuple[int, ...]) -> RunFacts:
+        """The run until now."""
+        return RunFacts(
+            engine=engine.name,
+            workers=engine.workers,
+            started_at=self._started_at.isoformat(),
+            wall_seconds=time.perf_counter() - self._started,
+            resumed_shards=resumed,
+            host=HostFacts.here(),
+            phases=self._so_far(),
+            shard_retries=ran.shard_retries,
+            stolen=ran.stolen,
+            wasted_seconds=ran.wasted_seconds,
+            worker_seconds=ran.worker_seconds,
+        )
+
+    def _so_far(self) -> dict[str, float]:
+        """The open phase included, up to now."""
+        seconds = dict(self._seconds)
+        if self._open is not None:
+            name, since = self._open
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - since
+        return seconds
 
 
 class ArrowQuantizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -48,8 +48,11 @@ class RunFacts:
     """The run as the driver saw it.
 
     engine: `inline` or `ray`. started_at: ISO 8601 with time zone. wall_seconds: the driver's, planning
-    included. resumed_shards: indices of the shards whose receipts an earlier run had left at the target;
-    their work is not counted in this run's throughput. nodes … worker_seconds: see engine.EngineFacts.
+    included, up to the report. phases: of those, seconds of `planning` (headers, plan, what is at the target),
+    `running` (the engine), `reducing` (receipts and layers) and `publishing` (index and sidecars; report and
+    manifest come after). resumed_shards: indices of the shards whose receipts an earlier run had left at the
+    target; their work is not counted in this run's throughput. shard_retries … worker_seconds: see
+    engine.EngineFacts.
     """
 
     engine: str
@@ -58,20 +61,19 @@ class RunFacts:
     wall_seconds: float
     resumed_shards: tuple[int, ...]
     host: HostFacts
-    nodes: tuple[str, ...] = ()
+    phases: dict[str, float] = field(default_factory=dict)
     shard_retries: int = 0
     stolen: int = 0
     wasted_seconds: float = 0.0
     worker_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "resumed_shards": list(self.resumed_shards), "nodes": list(self.nodes)}
+        return {**asdict(self), "resumed_shards": list(self.resumed_shards)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunFacts:
         host = HostFacts.from_dict(values["host"])
-        lists = {name: tuple(values[name]) for name in ("resumed_shards", "nodes")}
-        return cls(**{**values, **lists, "host": host})
+        return cls(**{**values, "resumed_shards": tuple(values["resumed_shards"]), "host": host})
 
 
 def _version(package: str) -> str | None:

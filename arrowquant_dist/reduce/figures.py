@@ -10,8 +10,9 @@ from typing import Any, Self
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.reduce.facts import RunFacts
+from arrowquant_dist.reduce.work import WorkFigures
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 
 
 def finite(value: float) -> float | None:
@@ -249,6 +250,7 @@ class Report:
     fingerprint: str
     part_compression: str
     run: RunFacts
+    work: WorkFigures
     totals: Totals
     layer_types: tuple[LayerTypeFigures, ...]
     quant_types: tuple[QuantTypeCount, ...]
@@ -268,6 +270,7 @@ class Report:
             "fingerprint": self.fingerprint,
             "part_compression": self.part_compression,
             "run": self.run.to_dict(),
+            "work": self.work.to_dict(),
             "totals": self.totals.to_dict(),
             "layer_types": [figures.to_dict() for figures in self.layer_types],
             "quant_types": [asdict(count) for count in self.quant_types],
@@ -304,6 +307,7 @@ class Report:
             fingerprint=str(values["fingerprint"]),
             part_compression=str(values["part_compression"]),
             run=RunFacts.from_dict(values["run"]),
+            work=WorkFigures.from_dict(values["work"]),
             totals=Totals.from_dict(values["totals"]),
             layer_types=tuple(LayerTypeFigures.from_dict(figures) for figures in values["layer_types"]),
             quant_types=tuple(QuantTypeCount(**count) for count in values["quant_types"]),

@@ -26,6 +26,7 @@ from arrowquant_dist.reduce.figures import (
 )
 from arrowquant_dist.reduce.layer_types import LAYER_TYPES
 from arrowquant_dist.reduce.layers import LayerMetrics
+from arrowquant_dist.reduce.work import WorkFigures, source_nbytes
 from arrowquant_dist.store.receipt import Receipt
 
 _BUCKETS = (
@@ -51,6 +52,7 @@ def reduce_layers(
         fingerprint=plan.fingerprint,
         part_compression=plan.compression,
         run=run,
+        work=WorkFigures.of(receipts, run),
         totals=_totals(layers, receipts, plan),
         layer_types=tuple(_layer_types(layers)),
         quant_types=tuple(_quant_types(layers)),
@@ -153,14 +155,14 @@ def _timing(receipts: Sequence[Receipt], run: RunFacts) -> Timing:
     for receipt in sorted(receipts, key=lambda receipt: receipt.shard):
         for phase, seconds in receipt.seconds.items():
             phases[phase] = phases.get(phase, 0.0) + seconds
-    fresh = [
-        row for receipt in receipts if receipt.shard not in set(run.resumed_shards) for row in receipt.rows
-    ]
-    params, source_nbytes = sum(row.num_params for row in fresh), sum(row.source_nbytes for row in fresh)
+    earlier = set(run.resumed_shards)
+    fresh = [receipt for receipt in receipts if receipt.shard not in earlier]
+    params = sum(row.num_params for receipt in fresh for row in receipt.rows)
+    read_nbytes = sum(map(source_nbytes, fresh))
     return Timing(
         phases=phases,
         wall_seconds=run.wall_seconds,
         params_per_second=ratio(params, run.wall_seconds) if fresh else None,
-        source_nbytes_per_second=ratio(source_nbytes, run.wall_seconds) if fresh else None,
+        source_nbytes_per_second=ratio(read_nbytes, run.wall_seconds) if fresh else None,
         peak_memory_nbytes=max((receipt.peak_memory_nbytes for receipt in receipts), default=0),
     )

@@ -27,6 +27,7 @@ _LINES: tuple[tuple[str, Callable[[Report], str]], ...] = (
     ("wall time", lambda r: text.seconds(r.timing.wall_seconds)),
     ("throughput", lambda r: text.rate(r.timing.params_per_second, "params")),
     ("peak memory", lambda r: text.nbytes(r.timing.peak_memory_nbytes)),
+    ("workers' time that was useful", lambda r: _share(r.work.efficiency)),
     ("engine", lambda r: f"{r.run.engine}, {text.counted(r.run.workers, 'worker')}"),
 )
 
@@ -42,3 +43,7 @@ def _stat(report: Report, figure: str, of: str) -> float | None:
     accuracy: Accuracy | None = report.accuracy
     stat: Stat | None = getattr(accuracy, figure) if accuracy is not None else None
     return getattr(stat, of) if stat is not None else None
+
+
+def _share(value: float | None) -> str:
+    return text.share(value) if value is not None else text.MISSING

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from arrowquant_dist.reduce.figures import Accuracy, KeptLayer, LayerTypeFigures, Report, Stat
@@ -16,6 +16,7 @@ WEIGHT_COSINE_NOTE = (
     "original's). Measure the model's output too before you rely on it."
 )
 _NAMED_PER_REASON = 20
+_NAMED_NODES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,10 @@ def essentials(report: Report) -> Table:
         ("size", f"{text.nbytes(totals.source_nbytes)} → {text.nbytes(totals.parts_nbytes)}"),
         ("compression", _ratios(totals.compression_vs_source, totals.compression_vs_fp16)),
         *_accuracy_lines(accuracy),
-        ("time", f"{text.seconds(timing.wall_seconds)} ({_phases(timing.phases)})"),
+        ("time", f"{text.seconds(timing.wall_seconds)} ({_phases(timing.phases)} over workers)"),
         ("throughput", _throughput(report)),
+        ("workers", _workers(report)),
+        ("repeated", _repeated(report)),
         ("peak memory", text.nbytes(timing.peak_memory_nbytes)),
     ]
     return Table("Essentials", ("", ""), "ll", tuple(rows))
@@ -84,10 +87,8 @@ def _accuracy_lines(accuracy: Accuracy | None) -> Iterable[tuple[str, str]]:
     yield "max error", text.small(accuracy.max_error)
 
 
-def _phases(phases: dict[str, float]) -> str:
-    return (
-        ", ".join(f"{phase} {text.seconds(seconds)}" for phase, seconds in phases.items()) + " over workers"
-    )
+def _phases(phases: Mapping[str, float]) -> str:
+    return ", ".join(f"{phase} {text.seconds(seconds)}" for phase, seconds in phases.items()) or MISSING
 
 
 def _throughput(report: Report) -> str:
@@ -96,6 +97,26 @@ def _throughput(report: Report) -> str:
         return "every shard was finished before this run"
     by_bytes = text.rate(timing.source_nbytes_per_second, "B")
     return f"{text.rate(timing.params_per_second, 'params')}, {by_bytes}"
+
+
+def _workers(report: Report) -> str:
+    run, work = report.run, report.work
+    if not work.this_run.shards:
+        return "had nothing to do"
+    nodes = text.counted(len(work.nodes), "node")
+    busy = f", {text.share(work.efficiency)} of their time useful" if work.efficiency is not None else ""
+    wasted = work.wasted_share or 0.0
+    lost = f", {text.share(wasted)} wasted ({text.seconds(run.wasted_seconds)})" if wasted else ""
+    return f"{run.workers} ({run.engine}) on {nodes}{busy}{lost}"
+
+
+def _repeated(report: Report) -> str:
+    run, work = report.run, report.work
+    requests = work.this_run.request_retries
+    if not (run.shard_retries or run.stolen or requests):
+        return "nothing"
+    shards = f"{text.counted(run.shard_retries, 'shard')}, {run.stolen} more at the tail"
+    return f"{shards}; {text.counted(requests, 'request')}"
 
 
 def layer_types(report: Report) -> Table:
@@ -216,13 +237,58 @@ def run_facts(report: Report) -> Table:
     rows = (
         ("engine", f"{run.engine}, {text.counted(run.workers, 'worker')}"),
         ("started", run.started_at),
+        ("driver", _phases(run.phases)),
         ("shards", f"{report.totals.shards}, {len(run.resumed_shards)} of them finished by an earlier run"),
+        ("over the wire", _over_the_wire(report)),
+        ("rate of a busy worker", _worker_rates(report)),
         ("tied tensors stored under another name", str(report.totals.aliases)),
         ("host", f"{host.system}, {host.cpus} CPUs, {text.nbytes(host.memory_nbytes)}, Python {host.python}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in host.versions.items())),
         ("fingerprint", report.fingerprint),
     )
     return Table("The run", ("", ""), "ll", rows)
+
+
+def _over_the_wire(report: Report) -> str:
+    work = report.work
+    read, written = work.this_run.read_nbytes, work.this_run.written_nbytes
+    each = f" ({work.read_per_source:.2f} for a byte of weights)" if work.read_per_source is not None else ""
+    return f"{text.nbytes(read)} read{each}, {text.nbytes(written)} written by this run's workers"
+
+
+def _worker_rates(report: Report) -> str:
+    rates = [share.source_nbytes_per_second for share in report.work.workers]
+    stat = Stat.over(rate for rate in rates if rate is not None)
+    if stat is None:
+        return MISSING
+    spread = f"min {text.rate(stat.min, 'B')}, max {text.rate(stat.max, 'B')}"
+    return (
+        f"mean {text.rate(stat.mean, 'B')}, {spread}, of {text.counted(len(rates), 'process', 'processes')}"
+    )
+
+
+def nodes(report: Report) -> Table:
+    """What each machine did, the fastest first; of many the fastest and the slowest."""
+    shares = report.work.nodes
+    if len(shares) > _NAMED_NODES:
+        shares = (*shares[: _NAMED_NODES // 2], *shares[-_NAMED_NODES // 2 :])
+    rows = tuple(
+        (
+            LayerName(share.name),
+            str(share.workers),
+            str(share.shards),
+            text.nbytes(share.source_nbytes),
+            text.nbytes(share.part_nbytes),
+            text.seconds(share.busy_seconds),
+            text.rate(share.source_nbytes_per_second, "B"),
+        )
+        for share in shares
+    )
+    headers = ("node", "processes", "shards", "source", "parts", "busy", "rate while busy")
+    title = (
+        "Nodes" if len(rows) == len(report.work.nodes) else f"Nodes, {len(rows)} of {len(report.work.nodes)}"
+    )
+    return Table(title, headers, "lrrrrrr", rows)
 
 
 def kept_groups(report: Report) -> tuple[KeptGroup, ...]:
@@ -259,5 +325,6 @@ def tables(report: Report) -> tuple[Table, ...]:
         quant_types(report),
         sizes(report),
         run_facts(report),
+        nodes(report),
     )
     return tuple(table for table in every if table.rows)

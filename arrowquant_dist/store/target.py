@@ -156,8 +156,10 @@ class Target:
             if self.store.read(path) != sidecars[path]:
                 raise _other_sidecar(self.store.url(path))
 
-    def clear(self, listing: Listing | None = None) -> None:
-        """Deletes what is ours, for `--overwrite`; files of others stay. TargetConflict if it never was ours.
+    def clear(self, listing: Listing | None = None) -> Listing:
+        """Deletes what is ours, for `--overwrite`; returns the files of others, which stay.
+
+        TargetConflict if it never was ours.
 
         The manifest goes first: from then on this is no dataset. The plan goes last: until then a clear that
         was interrupted can be told from files of somebody else, and repeated. After the plan the manifest once
@@ -166,7 +168,7 @@ class Target:
         listing = listing or self.look()
         state = self.state(listing)
         if state == "empty":
-            return
+            return listing
         if state == "foreign":
             message = "the target holds files of others and no run; nothing was deleted, choose another one"
             raise TargetConflict(message, uri=self.store.uri)
@@ -179,6 +181,8 @@ class Target:
         self.store.delete([PLAN_PATH])
         self.store.delete([MANIFEST_PATH])
         self._fingerprint, self._run, self._is_cleared = None, None, True
+        deleted = {*listing.ours, *sidecars}
+        return Listing({path: nbytes for path, nbytes in listing.sizes.items() if path not in deleted})
 
     def part_path(self, shard: int, attempt: str) -> str:
         return part_path(shard, attempt)

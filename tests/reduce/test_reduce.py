@@ -281,6 +281,33 @@ def test_throughput_leaves_out_what_an_earlier_run_had_finished() -> None:
     assert everything.timing.params_per_second is None
 
 
+def test_work_is_told_apart_by_run_and_by_machine() -> None:
+    receipts = receipts_of()  # shard i: worker w{i}, 1.5 + i seconds, i requests repeated
+    receipts[2] = replace(receipts[2], node="m", worker="w0")
+    facts = replace(RUN, resumed_shards=(0,), worker_seconds=12.0, wasted_seconds=3.0)
+    work = reduce_receipts(receipts, plan_of(), facts).work
+    source = [sum(row.source_nbytes for row in receipt.rows) for receipt in receipts]
+    assert (work.earlier_runs.shards, work.earlier_runs.busy_seconds) == (1, 1.5)
+    assert (work.this_run.shards, work.this_run.busy_seconds) == (2, 2.5 + 3.5)
+    assert (work.this_run.request_retries, work.this_run.read_nbytes) == (3, 10_000)
+    assert work.this_run.source_nbytes == source[1] + source[2]
+    assert work.efficiency == 6.0 / 12.0
+    assert work.wasted_share == 3.0 / 12.0
+    assert work.read_per_source == 10_000 / (source[1] + source[2])
+    nodes = {share.name: share for share in work.nodes}
+    assert (nodes["n"].shards, nodes["n"].workers, nodes["n"].source_nbytes) == (2, 2, source[0] + source[1])
+    assert nodes["m"].source_nbytes_per_second == source[2] / 3.5
+    assert {share.name: share.shards for share in work.workers} == {"w0": 2, "w1": 1}
+    rates = [share.source_nbytes_per_second or 0.0 for share in work.workers]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_a_run_that_found_all_finished_has_no_efficiency() -> None:
+    work = reduce_receipts(receipts_of(), plan_of(), replace(RUN, resumed_shards=(0, 1, 2))).work
+    assert work.this_run.shards == 0
+    assert (work.efficiency, work.wasted_share, work.read_per_source) == (None, None, None)
+
+
 def test_the_order_of_receipts_changes_nothing(report: Report) -> None:
     assert reduce_receipts(receipts_of()[::-1], plan_of(), RUN) == report
 
@@ -394,7 +421,10 @@ def test_a_report_comes_back_from_its_json(report: Report) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"report_version": 2},
+        {"report_version": 1},
+        {"report_version": 3},
+        {"work": {}},
+        {"work": {"nodes": 3}},
         {"report_version": None},
         {"totals": {}},
         {"totals": None},

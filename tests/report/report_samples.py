@@ -1,4 +1,4 @@
-"""A report as version 1 wrote it, with hostile names in it."""
+"""A report as version 2 writes it, with hostile names in it."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_a_target_gets_four_files(report: Report, layers: tuple[LayerMetrics, ..
     }
 
 
-def test_version_1_reads_and_writes_what_it_always_did(report: Report) -> None:
+def test_version_2_reads_and_writes_what_it_always_did(report: Report) -> None:
     assert json.loads(report_json(report)) == golden_values()
 
 
@@ -100,6 +100,7 @@ def test_the_schema_of_report_json_is_pinned(report: Report) -> None:
         "fingerprint",
         "part_compression",
         "run",
+        "work",
         "totals",
         "layer_types",
         "quant_types",
@@ -110,7 +111,7 @@ def test_the_schema_of_report_json_is_pinned(report: Report) -> None:
         "timing",
         "notes",
     ]
-    assert values["report_version"] == 1
+    assert values["report_version"] == 2
     sizes = [
         "layers",
         "params",
@@ -147,7 +148,23 @@ def test_the_schema_of_report_json_is_pinned(report: Report) -> None:
         "wall_seconds",
         "resumed_shards",
         "host",
+        "phases",
+        "shard_retries",
+        "stolen",
+        "wasted_seconds",
+        "worker_seconds",
     ]
+    work = values["work"]
+    assert list(work) == [
+        "this_run",
+        "earlier_runs",
+        "nodes",
+        "workers",
+        "efficiency",
+        "wasted_share",
+        "read_per_source",
+    ]
+    assert list(work["nodes"][0]) == list(work["workers"][0])
 
 
 def test_the_page_shows_a_hostile_name_and_does_not_run_it(report: Report, page: Page) -> None:
@@ -214,6 +231,29 @@ def test_notes_and_reasons_are_escaped_too(report: Report, page: Page) -> None:
     assert "<kept>" not in markdown
 
 
+@pytest.mark.parametrize("form", [report_page, report_markdown])
+def test_who_did_the_work_and_what_was_lost_is_in_every_report(report: Report, form: Any) -> None:
+    content = re.sub(r"\\|&lt;|&gt;", "", form(report))
+    for said in (
+        "2 (inline) on 2 nodes, 75.0 % of their time useful, 5.0 % wasted (0.50 s)",
+        "2 shards, 1 more at the tail; 3 requests",
+        "planning 0.25 s, running 1.50 s, reducing 0.12 s, publishing 0.12 s",
+        "1.10 kB read (1.10 for a byte of weights), 2.00 kB written by this run's workers",
+        "mean 179 B/s, min 114 B/s, max 272 B/s, of 3 processes",
+    ):
+        assert said in content.replace("&#39;", "'"), said
+    assert "rate while busy" in content
+
+
+def test_of_many_nodes_the_fastest_and_the_slowest_are_named(report: Report) -> None:
+    nodes = tuple(replace(report.work.nodes[0], name=f"node-{i}") for i in range(300))
+    markdown = report_markdown(replace(report, work=replace(report.work, nodes=nodes)))
+    assert "Nodes, 20 of 300" in markdown
+    assert "`node-9`" in markdown
+    assert "`node-290`" in markdown
+    assert "`node-150`" not in markdown
+
+
 def test_a_thousand_kept_layers_are_counted_not_listed(report: Report) -> None:
     kept = tuple(KeptLayer(f"norm{i}", (8,), "float32", "fp16", 8 + i, "1-D") for i in range(1000))
     markdown = report_markdown(replace(report, kept_layers=kept))
@@ -253,7 +293,7 @@ def test_a_target_without_a_report_says_how_to_get_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"\xff\xfe{", b'{"report_version": 99}', b'{"report_version": 1}']
+    "content", [b"", b"{", b"[]", b"\xff\xfe{", b'{"report_version": 99}', b'{"report_version": 2}']
 )
 def test_a_damaged_report_names_its_file(content: bytes) -> None:
     Store.open("memory://report/damaged").write("report/report.json", content)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from arrowquant_dist.config.checks import check_keys, check_number, check_whole, invalid, shown
+from arrowquant_dist.config.checks import check_bool, check_keys, check_number, check_whole, invalid, shown
 from arrowquant_dist.config.sizes import KIB, MIB, checked_size
 
 
@@ -15,10 +15,15 @@ class Transfer:
     """How requests to an object store go. Local paths have no use for it.
 
     range_bytes: a longer read is split into ranges of this size, read side by side. upload_bytes: a part of a
-    multipart upload; 5 MiB is S3's lowest. requests: in flight at a time, of one open store.
-    connect_timeout, request_timeout: seconds until a connection stands, and until a request that makes no progress is
-    given up. retries: how often a request is repeated that failed in a way that may pass (time-out, reset, 429, 5xx),
-    after waits that double from `backoff` seconds up to 30, each between half and all of it at random.
+    multipart upload, three of which a writer keeps in memory; 5 MiB is S3's lowest. requests: in flight at a time, of
+    one open store.
+    connect_timeout: seconds until a connection stands. request_timeout: seconds without a byte until a request is
+    given up; one that sends a body may take 4 s more for each MiB of it.
+    retries: how often a request is repeated that failed in a way that may pass (time-out, reset, cut answer, 429, 5xx),
+    after waits that double from `backoff` seconds up to 30, each between half and all of it at random: by default 31 to
+    62 s altogether, so that a server may restart meanwhile.
+    read_twice: every range is read twice, and taken when both answers are equal. Over https the connection notices a
+    wrong byte; over plain http nothing else would.
 
     Raises InvalidConfig, which names the field.
     """
@@ -30,10 +35,12 @@ class Transfer:
     request_timeout: float = 60.0
     retries: int = 8
     backoff: float = 0.25
+    read_twice: bool = False
 
     def __post_init__(self) -> None:
         for name, lowest in (("range_bytes", 64 * KIB), ("upload_bytes", 5 * MIB)):
             object.__setattr__(self, name, checked_size(name, getattr(self, name), lowest, 512 * MIB))
+        check_bool("read_twice", self.read_twice)
         check_whole("requests", self.requests, 1, 256)
         check_whole("retries", self.retries, 0, 100)
         for name, lowest_seconds in (("connect_timeout", 0.05), ("request_timeout", 0.05), ("backoff", 0.0)):

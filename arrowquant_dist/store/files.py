@@ -1,7 +1,7 @@
 """Objects under a root URI: byte ranges in, whole objects out, on local disk or behind fsspec.
 
 `Store.open` picks the way: local paths go straight to the operating system (store/local.py), everything else
-through fsspec (store/remote.py). Errors of either are translated there, once: what isn't there is NotFound,
+through fsspec (store/remote/). Errors of either are translated there, once: what isn't there is NotFound,
 the rest StorageError.
 """
 
@@ -179,7 +179,15 @@ class Store(ABC):
 
     @abstractmethod
     def create(self, path: str, data: bytes) -> bool:
-        """Makes the object, atomically with its content, if none is there. False if there is one already."""
+        """Makes the object, atomically with its content, if none is there. False if there is one already.
+
+        Where answers can get lost (any network), True as well if the very same bytes are there: they count as our own,
+        so what has to be told apart has to differ, as commits do by their attempt's id.
+        """
+
+    def abandon_uploads(self, prefix: str = "") -> None:  # noqa: B027 - most storages have none
+        """Gives up what was begun to be written in the directory `prefix` and below, by writers that died: nobody sees
+        it, but it takes space. A writer that is still at work there fails."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> list[ObjectInfo]:

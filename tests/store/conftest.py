@@ -7,16 +7,21 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from tests.store.places import LocalPlace, MemoryPlace, Place
+from arrowquant_dist.config import Storage
+from tests.servers.fixtures import Bucket
+from tests.store.places import LocalPlace, MemoryPlace, Place, S3Place
 
 
-@pytest.fixture(params=["local", "file", "memory"])
+@pytest.fixture(params=["local", "file", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     root = tmp_path / "root"
     if request.param == "local":
         yield LocalPlace(str(root), root)
     elif request.param == "file":
         yield LocalPlace(f"file://{root}", root)
+    elif request.param == "s3":
+        bucket: Bucket = request.getfixturevalue("bucket")
+        yield S3Place(f"{bucket.uri}/a/root", Storage(bucket.storage_options), bucket.objects)
     else:
         name = f"/test-{uuid.uuid4().hex}"
         yield MemoryPlace(f"memory:/{name}", name)

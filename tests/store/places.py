@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import fsspec
 
+from arrowquant_dist.config import Storage
+from tests.servers.objects import Objects
+
 
 class Place(Protocol):
-    """A fresh, empty root. put, get, paths: by other means than the store's."""
+    """A fresh, empty root. storage: what reaches it. put, get, paths: by other means than the store's."""
 
     uri: str
+
+    @property
+    def storage(self) -> Storage: ...
 
     def put(self, path: str, data: bytes) -> None: ...
     def get(self, path: str) -> bytes: ...
@@ -23,6 +29,7 @@ class Place(Protocol):
 class LocalPlace:
     uri: str
     root: Path
+    storage: Storage = field(default_factory=Storage)
 
     def put(self, path: str, data: bytes) -> None:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +46,7 @@ class LocalPlace:
 class MemoryPlace:
     uri: str
     root: str
+    storage: Storage = field(default_factory=Storage)
 
     def put(self, path: str, data: bytes) -> None:
         fsspec.filesystem("memory").pipe_file(f"{self.root}/{path}", data)
@@ -49,3 +57,22 @@ class MemoryPlace:
     def paths(self) -> list[str]:
         found = fsspec.filesystem("memory").find(self.root)
         return sorted(name.removeprefix(self.root + "/") for name in found)
+
+
+@dataclass
+class S3Place:
+    """A folder of a bucket of a real server."""
+
+    uri: str
+    storage: Storage
+    objects: Objects
+
+    def put(self, path: str, data: bytes) -> None:
+        self.objects.put(f"{self.uri}/{path}", data)
+
+    def get(self, path: str) -> bytes:
+        return self.objects.get(f"{self.uri}/{path}")
+
+    def paths(self) -> list[str]:
+        assert self.objects.uploads(self.uri) == []  # an unfinished upload takes space like a file
+        return sorted(self.objects.sizes(self.uri))

@@ -21,7 +21,7 @@ from tests.store.places import Place
 def test_objects_are_read_whole_and_by_ranges(place: Place) -> None:
     data = bytes(range(256)) * 40
     place.put("a/b.bin", data)
-    store = Store.open(place.uri)
+    store = Store.open(place.uri, place.storage)
     assert store.read("a/b.bin") == data
     assert store.size("a/b.bin") == len(data)
     got = store.read_range("a/b.bin", ByteRange(300, 1700))
@@ -34,13 +34,13 @@ def test_read_into_fills_memory_of_any_dtype_and_shape(place: Place) -> None:
     values = np.arange(60, dtype=np.float32).reshape(5, 12)
     place.put("v", b"head" + values.tobytes())
     out = np.zeros_like(values)
-    Store.open(place.uri).read_into("v", 4, out)
+    Store.open(place.uri, place.storage).read_into("v", 4, out)
     assert np.array_equal(out, values)
 
 
 def test_a_root_that_is_one_object_has_the_empty_path(place: Place) -> None:
     place.put("model.bin", b"12345")
-    store = Store.open(f"{place.uri}/model.bin")
+    store = Store.open(f"{place.uri}/model.bin", place.storage)
     assert store.exists("")
     assert store.read_range("", ByteRange(1, 3)).tobytes() == b"23"
     assert [info.path for info in store.list()] == [""]
@@ -50,7 +50,7 @@ def test_a_root_that_is_one_object_has_the_empty_path(place: Place) -> None:
 def test_ranges_behind_the_end_name_object_and_bytes(place: Place) -> None:
     place.put("short", b"123")
     with pytest.raises(StorageError, match="2 bytes too early") as caught:
-        Store.open(place.uri).read_range("short", ByteRange(1, 5))
+        Store.open(place.uri, place.storage).read_range("short", ByteRange(1, 5))
     assert caught.value.byte_range == (1, 5)
     assert caught.value.uri is not None
     assert caught.value.uri.endswith("/short")
@@ -72,12 +72,12 @@ def test_what_is_not_an_object_is_not_found(
 ) -> None:
     place.put("folder/x", b"1")
     with pytest.raises(NotFound):
-        call(Store.open(place.uri), path)
-    assert not Store.open(place.uri).exists(path)
+        call(Store.open(place.uri, place.storage), path)
+    assert not Store.open(place.uri, place.storage).exists(path)
 
 
 def test_an_absent_root_is_empty(place: Place) -> None:
-    store = Store.open(place.uri)
+    store = Store.open(place.uri, place.storage)
     assert store.list() == []
     assert store.list("folder") == []
     assert not store.exists("")
@@ -86,7 +86,7 @@ def test_an_absent_root_is_empty(place: Place) -> None:
 def test_a_list_is_recursive_sorted_and_knows_sizes_and_versions(place: Place) -> None:
     for path in ("b", "a/z", "a/c/d", "ab"):
         place.put(path, path.encode())
-    store = Store.open(place.uri)
+    store = Store.open(place.uri, place.storage)
     found = store.list()
     assert [info.path for info in found] == ["a/c/d", "a/z", "ab", "b"]
     assert [info.path for info in store.list("a")] == ["a/c/d", "a/z"]
@@ -96,7 +96,7 @@ def test_a_list_is_recursive_sorted_and_knows_sizes_and_versions(place: Place) -
 
 def test_a_version_changes_with_the_object(place: Place) -> None:
     place.put("x", b"1")
-    store = Store.open(place.uri)
+    store = Store.open(place.uri, place.storage)
     before = store.info("x")
     place.put("x", b"22")
     assert store.info("x").version != before.version
@@ -104,7 +104,7 @@ def test_a_version_changes_with_the_object(place: Place) -> None:
 
 def test_a_write_replaces_and_leaves_nothing_else(place: Place) -> None:
     place.put("dir/x", b"old and longer")
-    store = Store.open(place.uri)
+    store = Store.open(place.uri, place.storage)
     store.read_range("dir/x", ByteRange(0, 3))
     store.write("dir/x", b"new")
     store.write("other/y", b"")
@@ -115,7 +115,7 @@ def test_a_write_replaces_and_leaves_nothing_else(place: Place) -> None:
 
 def test_a_writer_takes_any_buffer_and_knows_its_position(place: Place) -> None:
     values = np.arange(1000, dtype=np.int32)
-    with Store.open(place.uri).open_writer("deep/er/w") as writer:
+    with Store.open(place.uri, place.storage).open_writer("deep/er/w") as writer:
         assert writer.write(b"head") == 4
         assert writer.write(values.data) == 4000
         assert writer.write(b"") == 0
@@ -125,7 +125,7 @@ def test_a_writer_takes_any_buffer_and_knows_its_position(place: Place) -> None:
 
 @pytest.mark.parametrize("how", ["error", "abort", "dropped"])
 def test_an_unfinished_writer_leaves_nothing(place: Place, how: str) -> None:
-    store = Store.open(place.uri)
+    store = Store.open(place.uri, place.storage)
     writer = store.open_writer("w")
     writer.write(b"half")
     if how == "error":
@@ -141,7 +141,7 @@ def test_an_unfinished_writer_leaves_nothing(place: Place, how: str) -> None:
 def test_the_reader_seeks_like_a_file(place: Place) -> None:
     data = np.random.default_rng(1).bytes(3 << 20)
     place.put("r", data)
-    with Store.open(place.uri).open_reader("r") as reader:
+    with Store.open(place.uri, place.storage).open_reader("r") as reader:
         reader.seek(-10, os.SEEK_END)
         assert reader.read() == data[-10:]
         reader.seek(100)
@@ -152,7 +152,7 @@ def test_the_reader_seeks_like_a_file(place: Place) -> None:
 
 
 def test_create_makes_an_object_once(place: Place) -> None:
-    store = Store.open(place.uri)
+    store = Store.open(place.uri, place.storage)
     assert store.create("run/c.json", b"first")
     assert not store.create("run/c.json", b"second")
     assert place.get("run/c.json") == b"first"
@@ -160,7 +160,7 @@ def test_create_makes_an_object_once(place: Place) -> None:
 
 
 def test_racing_creates_have_one_winner_with_its_whole_content(place: Place) -> None:
-    stores = [Store.open(place.uri) for _ in range(12)]
+    stores = [Store.open(place.uri, place.storage) for _ in range(12)]
     start = threading.Barrier(len(stores))
     won: list[int] = []
 
@@ -215,7 +215,7 @@ def test_create_works_where_there_are_no_hard_links(tmp_path: Path, monkeypatch:
 def test_delete_does_not_mind_what_is_gone(place: Place) -> None:
     place.put("a/b/c", b"1")
     place.put("a/d", b"1")
-    Store.open(place.uri).delete(["a/b/c", "never/there"])
+    Store.open(place.uri, place.storage).delete(["a/b/c", "never/there"])
     assert place.paths() == ["a/d"]
 
 
@@ -229,7 +229,7 @@ def test_emptied_folders_go_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "a\0b"])
 def test_paths_that_lead_out_are_refused(place: Place, path: str) -> None:
-    store = Store.open(place.uri)
+    store = Store.open(place.uri, place.storage)
     for call in (store.read, store.open_writer, store.info):
         with pytest.raises(StorageError, match="leads out"):
             call(path)
@@ -237,7 +237,7 @@ def test_paths_that_lead_out_are_refused(place: Place, path: str) -> None:
 
 def test_a_store_survives_pickling(place: Place) -> None:
     place.put("x", b"1")
-    assert pickle.loads(pickle.dumps(Store.open(place.uri))).read("x") == b"1"  # noqa: S301
+    assert pickle.loads(pickle.dumps(Store.open(place.uri, place.storage))).read("x") == b"1"  # noqa: S301
 
 
 def test_many_threads_read_more_files_than_stay_open(tmp_path: Path) -> None:
@@ -362,16 +362,14 @@ def test_local_paths_do_not_import_fsspec(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", check, str(tmp_path)], check=True)
 
 
-def test_errors_of_libraries_behind_fsspec_are_translated() -> None:
-    from arrowquant_dist.store.remote import RemoteStore
+def test_errors_of_libraries_behind_fsspec_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
 
-    store = RemoteStore("memory://errors")
+    def broken(self: MemoryFileSystem, path: str) -> bytes:
+        raise RuntimeError(f"the library's own, at {path}")
 
-    class Broken:
-        def cat_file(self, path: str) -> bytes:
-            raise RuntimeError(f"the library's own, at {path}")
-
-    store._fs = Broken()
+    store = Store.open("memory://errors")
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", broken)
     with pytest.raises(ArrowQuantError, match="the library's own") as caught:
         store.read("x")
     assert isinstance(caught.value, StorageError)

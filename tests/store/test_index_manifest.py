@@ -163,7 +163,7 @@ def test_a_receipt_survives_json() -> None:
 def test_a_manifest_sums_what_was_committed_and_survives_storage(place: Place) -> None:
     manifest = make_manifest(make_receipt(1, attempt="b"), make_receipt(0))
     place.put("manifest.json", manifest.to_bytes())
-    assert Manifest.read(Store.open(place.uri)) == manifest
+    assert Manifest.read(Store.open(place.uri, place.storage)) == manifest
     assert [part.shard for part in manifest.parts] == [0, 1]
     totals = manifest.totals
     assert (totals.layers, totals.rows, totals.num_params, totals.source_nbytes) == (2, 4, 24, 48)
@@ -176,7 +176,7 @@ def test_a_manifest_sums_what_was_committed_and_survives_storage(place: Place) -
 
 def test_an_absent_manifest_is_not_found(place: Place) -> None:
     with pytest.raises(NotFound):
-        Manifest.read(Store.open(place.uri))
+        Manifest.read(Store.open(place.uri, place.storage))
 
 
 def _change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -239,7 +239,7 @@ def test_the_index_is_checked_against_the_manifest(place: Place) -> None:
     receipt = make_receipt()
     index = make_index(receipt)
     place.put("index.parquet", index)
-    entries = make_manifest(receipt).read_index(Store.open(place.uri))
+    entries = make_manifest(receipt).read_index(Store.open(place.uri, place.storage))
     assert [entry.record.layer_name for entry in entries] == [row.layer_name for row in receipt.rows]
 
 
@@ -258,13 +258,13 @@ def test_an_index_that_contradicts_the_manifest_is_refused(
     index = make_index(indexed)
     place.put("index.parquet", index)
     with pytest.raises(CorruptWeights, match=message):
-        make_manifest(listed, index=index).read_index(Store.open(place.uri))
+        make_manifest(listed, index=index).read_index(Store.open(place.uri, place.storage))
 
 
 def test_an_index_with_other_bytes_than_the_manifests_is_refused(place: Place) -> None:
     place.put("index.parquet", make_index(make_receipt(attempt="z")))
     with pytest.raises(CorruptWeights, match="not those that the manifest lists"):
-        make_manifest(make_receipt()).read_index(Store.open(place.uri))
+        make_manifest(make_receipt()).read_index(Store.open(place.uri, place.storage))
 
 
 def test_reading_and_writing_an_index_imports_no_pandas() -> None:

@@ -119,7 +119,9 @@ def test_any_rows_are_read_back_by_parquet_and_by_ranges(
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 def test_the_info_tells_size_and_hash_of_the_file_everywhere(place: Place, compression: str) -> None:
     rows = [make_row("a", 10), make_row("b", 2 * MIB), make_row("c", 0, 0)]
-    info = write(Store.open(place.uri), "weights/shard=00000/part-x.parquet", compression, rows)
+    info = write(
+        Store.open(place.uri, place.storage), "weights/shard=00000/part-x.parquet", compression, rows
+    )
     file = place.get(info.path)
     assert info.nbytes == len(file)
     assert info.hash == f"xxh3_128:{xxhash.xxh3_128_hexdigest(file)}"
@@ -195,10 +197,13 @@ def test_rows_may_be_reused_by_the_caller_after_add(tmp_path: Path) -> None:
 
 
 def test_an_aborted_or_failed_part_leaves_no_file(place: Place) -> None:
-    writer = PartWriter(Store.open(place.uri), "weights/p.parquet", "none")
+    writer = PartWriter(Store.open(place.uri, place.storage), "weights/p.parquet", "none")
     writer.add(make_row("a", 2 * MIB), source_nbytes=1, method="rtn", kept_reason=None, errors=None)
     writer.abort()
-    with pytest.raises(KeyError), PartWriter(Store.open(place.uri), "weights/q.parquet", "none"):
+    with (
+        pytest.raises(KeyError),
+        PartWriter(Store.open(place.uri, place.storage), "weights/q.parquet", "none"),
+    ):
         raise KeyError
     assert place.paths() == []
 

@@ -30,7 +30,7 @@ def plan(fingerprint: str = "xxh3_128:f") -> pa.Table:
 
 
 def started(place: Place, fingerprint: str = "xxh3_128:f") -> Target:
-    target = Target.open(place.uri)
+    target = Target.open(place.uri, place.storage)
     target.start(plan(fingerprint))
     return target
 
@@ -71,7 +71,7 @@ def finished(place: Place) -> Target:
 
 
 def test_opening_and_asking_has_no_side_effects(place: Place) -> None:
-    target = Target.open(place.uri)
+    target = Target.open(place.uri, place.storage)
     assert target.state() == "empty"
     assert target.planned() is None
     assert target.manifest() is None
@@ -85,10 +85,10 @@ def test_a_run_goes_from_empty_to_finished(place: Place) -> None:
     assert target.receipts() == {}
     for receipt in receipts.values():
         assert target.commit(receipt)
-    assert Target.open(place.uri).receipts() == receipts
+    assert Target.open(place.uri, place.storage).receipts() == receipts
     manifest = publish(target)
     assert target.state() == "finished"
-    assert Target.open(place.uri).manifest() == manifest
+    assert Target.open(place.uri, place.storage).manifest() == manifest
     assert place.paths() == [
         "config.json",
         "index.parquet",
@@ -107,7 +107,7 @@ def test_a_run_goes_from_empty_to_finished(place: Place) -> None:
 def test_a_commit_that_lands_while_receipts_are_read_stays(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, other = started(place), Target.open(place.uri)
+    target, other = started(place), Target.open(place.uri, place.storage)
     listed = target.store.list
 
     def list_and_then_commit(prefix: str = "") -> list[ObjectInfo]:
@@ -133,11 +133,11 @@ def test_weights_is_a_plain_hive_dataset(tmp_path: Path) -> None:
 
 def test_the_first_plan_counts_and_later_starts_get_it(place: Place) -> None:
     started(place, "xxh3_128:1")
-    late = Target.open(place.uri)
+    late = Target.open(place.uri, place.storage)
     got = late.start(plan("xxh3_128:2"))
     assert got.equals(plan())
     assert late.fingerprint == "xxh3_128:1"
-    planned = Target.open(place.uri).planned()
+    planned = Target.open(place.uri, place.storage).planned()
     assert planned is not None
     assert planned.equals(got, check_metadata=True)
 
@@ -149,7 +149,7 @@ def test_a_fingerprint_may_be_json(place: Place) -> None:
 def test_files_of_others_are_never_built_into(place: Place) -> None:
     for name in ("a.txt", "model.safetensors", "weights/shard=00000/part-a.parquet", "z"):
         place.put(name, b"1")
-    target = Target.open(place.uri)
+    target = Target.open(place.uri, place.storage)
     assert target.state() == "foreign"
     with pytest.raises(TargetConflict, match=r"a\.txt, model\.safetensors, .* …"):
         target.start(plan())
@@ -160,30 +160,30 @@ def test_files_of_others_are_never_built_into(place: Place) -> None:
 
 def test_somebody_elses_manifest_makes_a_folder_foreign(place: Place) -> None:
     place.put("manifest.json", b'{"format": "other"}')
-    assert Target.open(place.uri).state() == "foreign"
+    assert Target.open(place.uri, place.storage).state() == "foreign"
 
 
 def test_a_leftover_temporary_file_is_not_foreign(place: Place) -> None:
     place.put("run/.plan.arrow.tmp-0123", b"")
-    assert Target.open(place.uri).state() == "empty"
+    assert Target.open(place.uri, place.storage).state() == "empty"
 
 
 def test_a_damaged_plan_is_named(place: Place) -> None:
     place.put("run/plan.arrow", b"ARROW1 but not really")
     with pytest.raises(CorruptWeights, match="--overwrite"):
-        Target.open(place.uri).planned()
+        Target.open(place.uri, place.storage).planned()
 
 
 def test_a_target_without_a_plan_has_no_fingerprint(place: Place) -> None:
     with pytest.raises(IncompleteDataset, match="no run was started"):
-        Target.open(place.uri).receipts()
+        Target.open(place.uri, place.storage).receipts()
 
 
 def test_the_first_attempt_wins_and_the_losers_part_goes(place: Place) -> None:
     target = started(place)
     first, second = work(target, 0, "a"), work(target, 0, "b")
     assert target.commit(first)
-    assert not Target.open(place.uri).commit(second)
+    assert not Target.open(place.uri, place.storage).commit(second)
     assert target.receipts() == {0: first}
     assert not any("part-b" in path for path in place.paths())
 
@@ -220,7 +220,7 @@ def test_a_commit_whose_answer_got_lost_counts(place: Place) -> None:
     target = _losing(started(place), landed=True)
     receipt = work(target, 0, "a")
     assert target.commit(receipt)
-    assert Target.open(place.uri).receipts() == {0: receipt}
+    assert Target.open(place.uri, place.storage).receipts() == {0: receipt}
 
 
 def test_a_commit_of_unknown_outcome_keeps_its_part(place: Place) -> None:
@@ -235,11 +235,11 @@ def test_a_manifest_whose_answer_got_lost_counts(place: Place) -> None:
     target = started(place)
     target.commit(work(target, 0, "a"))
     manifest = publish(_losing(target, landed=True))
-    assert Target.open(place.uri).manifest() == manifest
+    assert Target.open(place.uri, place.storage).manifest() == manifest
 
 
 def _drop_part(place: Place, receipt: Receipt) -> None:
-    Store.open(place.uri).delete([receipt.part])
+    Store.open(place.uri, place.storage).delete([receipt.part])
 
 
 def _cut_part(place: Place, receipt: Receipt) -> None:
@@ -276,7 +276,7 @@ def test_a_commit_that_does_not_hold_is_dropped_and_the_shard_done_again(
 def test_a_zombie_of_an_overwritten_run_cannot_slip_its_part_in(place: Place) -> None:
     zombie = started(place, "xxh3_128:old")
     stale = work(zombie, 0, "zombie")
-    current = Target.open(place.uri)
+    current = Target.open(place.uri, place.storage)
     current.clear()
     current.start(plan("xxh3_128:new"))
     stale = work(zombie, 0, "zombie")
@@ -293,7 +293,7 @@ def test_a_zombie_of_an_overwritten_run_cannot_slip_its_part_in(place: Place) ->
 
 def test_a_zombie_that_comes_second_is_told_so_and_leaves_no_part(place: Place) -> None:
     zombie = started(place, "xxh3_128:old")
-    current = Target.open(place.uri)
+    current = Target.open(place.uri, place.storage)
     current.clear()
     current.start(plan("xxh3_128:new"))
     assert current.commit(work(current, 0, "a"))
@@ -329,7 +329,7 @@ def test_of_two_drivers_the_second_returns_the_firsts_manifest(place: Place) -> 
     for shard in range(2):
         target.commit(work(target, shard, "a"))
     first = publish(target, "first")
-    assert publish(Target.open(place.uri), "second") == first
+    assert publish(Target.open(place.uri, place.storage), "second") == first
     assert first.config == {"name": "first"}
 
 
@@ -339,7 +339,7 @@ def test_racing_drivers_end_in_one_dataset(place: Place) -> None:
     got: list[Manifest] = []
 
     def drive(i: int) -> None:
-        own = Target.open(place.uri)
+        own = Target.open(place.uri, place.storage)
         own.start(plan())
         start.wait()
         for shard in range(3):
@@ -380,7 +380,7 @@ def test_clear_removes_what_is_ours_alone_and_a_new_run_may_follow(place: Place)
     assert place.paths() == ["notes.txt", "report/mine.md", "run/log", "weights/readme"]
     assert target.start(plan("xxh3_128:new")).equals(plan("xxh3_128:new"))
     assert target.fingerprint == "xxh3_128:new"
-    assert Target.open(place.uri).state() == "started"
+    assert Target.open(place.uri, place.storage).state() == "started"
 
 
 def test_a_clear_that_was_interrupted_can_be_repeated(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,7 +399,7 @@ def test_a_clear_that_was_interrupted_can_be_repeated(place: Place, monkeypatch:
         with pytest.raises(KeyboardInterrupt):
             target.clear()
     assert calls[0] == ["manifest.json"]
-    again = Target.open(place.uri)
+    again = Target.open(place.uri, place.storage)
     assert again.state() == "started"
     again.clear()
     assert again.store.list("weights") == []
@@ -407,14 +407,14 @@ def test_a_clear_that_was_interrupted_can_be_repeated(place: Place, monkeypatch:
 
 
 def test_clearing_an_empty_target_does_nothing(place: Place) -> None:
-    Target.open(place.uri).clear()
+    Target.open(place.uri, place.storage).clear()
     assert place.paths() == []
 
 
 def test_a_damaged_manifest_beside_a_plan_can_be_overwritten(place: Place) -> None:
     finished(place)
     place.put("manifest.json", b'{"format": "arrowq')
-    target = Target.open(place.uri)
+    target = Target.open(place.uri, place.storage)
     assert target.state() == "started"
     target.clear()
     assert [path for path in place.paths() if path != "config.json"] == []

@@ -22,7 +22,7 @@ from arrowquant_dist.dtypes import DTYPES
 _CHUNK_NBYTES = 8 << 20
 _SAMPLE_NBYTES = 64 << 10
 _TIED_NAMES = re.compile(
-    r"(?:.*\.)?(?:lm_head|lm_head\.decoder|predictions|predictions\.decoder|embed_tokens|shared|wte"
+    r"(?:.*\.)?(?:lm_head|shared_head\.head|lm_head\.decoder|predictions|predictions\.decoder|embed_tokens|shared|wte"
     r"|word_embeddings|tok_embeddings|embed_in|embed_out)\.(?:weight|bias)|output\.weight"
 )
 

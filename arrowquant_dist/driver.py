@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.table import Checkpoint
-from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.config import QuantizationConfig, RunConfig, Storage
 from arrowquant_dist.engine import Engine, EngineEvent, EngineFacts, choose_engine
 from arrowquant_dist.engine.run import finished
 from arrowquant_dist.errors import (
@@ -32,7 +33,6 @@ from arrowquant_dist.plan import (
     plan_table,
     worker_memory_nbytes,
 )
-from arrowquant_dist.plan.collector import collector_paused
 from arrowquant_dist.reduce import HostFacts, LayerMetrics, Report, RunFacts, combine_layers, reduce_layers
 from arrowquant_dist.report.render import load_report, render
 from arrowquant_dist.store.files import Store, is_local, redact
@@ -42,6 +42,9 @@ from arrowquant_dist.store.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.store.receipt import Receipt
 from arrowquant_dist.store.target import Target
 from arrowquant_dist.worker import WorkerContext
+
+_REQUESTS = 4  # times as many at a time as a worker's
+_MOST_REQUESTS = 256  # what Transfer takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def quantize(
     with clock.phase("planning"):
         checkpoint = open_checkpoint(source, run.source_storage)
         plan = make_plan(checkpoint, config, run)
-        dataset = Target.open(target, run.target_storage)
+        dataset = Target.open(target, _storage(run))
         found = _look(dataset, checkpoint, run)
         if MANIFEST_PATH in found:
             return _finished(dataset, plan, found, target, run)
@@ -119,13 +122,20 @@ def plan_only(source: str, target: str, config: QuantizationConfig, run: RunConf
     """The plan of the same call of `quantize`: headers are read and everything is checked, nothing is written."""
     checkpoint = open_checkpoint(source, run.source_storage)
     plan = make_plan(checkpoint, config, run)
-    dataset = Target.open(target, run.target_storage)
+    dataset = Target.open(target, _storage(run))
     _refuse_own_source(dataset, checkpoint)
     found = dataset.look()
     dataset.refuse_foreign(found)
     if not run.overwrite and PLAN_PATH in found:
         _refuse_difference(dataset, dataset.planned(), plan)
     return plan
+
+
+def _storage(run: RunConfig) -> Storage:
+    """As workers reach the target, with more requests in flight: the driver's are many and small."""
+    storage = run.target_storage
+    requests = min(_REQUESTS * storage.transfer.requests, _MOST_REQUESTS)
+    return replace(storage, transfer=replace(storage.transfer, requests=requests))
 
 
 def _look(dataset: Target, checkpoint: Checkpoint, run: RunConfig) -> Listing:
@@ -154,7 +164,7 @@ def _finished(dataset: Target, plan: Plan, found: Listing, target: str, run: Run
             "another plan's dataset is here; choose another target, or --overwrite", uri=dataset.store.uri
         )
     dataset.sweep(manifest, found)
-    report = load_report(target, run.target_storage)
+    report = load_report(target, _storage(run))
     return Outcome(report, already_finished=True, target=dataset.store.uri)
 
 

@@ -21,12 +21,15 @@ from typing import Any
 from arrowquant_dist.errors import NotFound, StorageError, TargetConflict
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.store.files import Store
+from arrowquant_dist.store.manifest import hash_of
 from arrowquant_dist.store.receipt import Receipt, RowRecord, StoredRange
 
 COMMITS_FOLDER = "run/commits"
 READERS = 32  # commits read side by side; each is one small request
 _NAME = re.compile(rf"{COMMITS_FOLDER}/(\d{{5,}})(?:\.(\d{{1,2}}))?\.json")
-_COMMIT_VERSION = 2
+_COMMIT_VERSION = 3
+_BODY = b',"receipt":'
+_READS = 3  # of what is no commit
 _PLACES = 32  # of a shard; each but the first stands for a stale commit before it
 _ROW_FIELDS = [field.name for field in fields(RowRecord)]
 _RANGE_NAMES = [field.name for field in fields(StoredRange)]
@@ -67,8 +70,7 @@ def write_commit(store: Store, receipt: Receipt, fingerprint: str, is_current: C
     is_current: whether the target's plan is still ours, asked before a place behind a stale commit is taken; if not,
     TargetConflict. StorageError where the outcome stays unknown; the part must not be deleted then.
     """
-    values = {"commit_version": _COMMIT_VERSION, "fingerprint": fingerprint, "receipt": _packed(receipt)}
-    data = json.dumps(values, separators=(",", ":")).encode()
+    data = _commit_bytes(receipt, fingerprint)
     for place in range(_PLACES):
         path = commit_path(receipt.shard, place)
         try:
@@ -112,17 +114,19 @@ def has_part(store: Store, receipt: Receipt) -> bool:
 
 
 def read_commit(store: Store, path: str, fingerprint: str) -> Commit | None:
-    """One commit; None if nothing is there. StorageError."""
-    try:
-        values = json.loads(store.read(path))
-        if values["commit_version"] != _COMMIT_VERSION or values["fingerprint"] != fingerprint:
-            return Commit(path, None)
-        receipt = _unpacked(values["receipt"])
-    except NotFound:
-        return None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return Commit(path, None)
-    return Commit(path, receipt if place_of(path)[0] == receipt.shard else None)
+    """One commit; None if nothing is there. StorageError.
+
+    What is no commit is read again: a byte that was flipped on the way must not make it stale for one reader alone.
+    """
+    for _ in range(_READS):
+        try:
+            receipt = _receipt_in(store.read(path), fingerprint)
+        except NotFound:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+        return Commit(path, receipt if receipt is not None and place_of(path)[0] == receipt.shard else None)
+    return Commit(path, None)
 
 
 def read_commits(store: Store, paths: Sequence[str], fingerprint: str) -> list[Commit]:
@@ -140,6 +144,28 @@ def counting_receipts(commits: Iterable[Commit], has_part: Callable[[Receipt], b
         if receipt is not None and receipt.shard not in counting and has_part(receipt):
             counting[receipt.shard] = receipt
     return counting
+
+
+def _commit_bytes(receipt: Receipt, fingerprint: str) -> bytes:
+    """One JSON object; `receipt` comes last, and `checksum` is of its text."""
+    body = _json(_packed(receipt))
+    head = {"commit_version": _COMMIT_VERSION, "fingerprint": fingerprint, "checksum": hash_of(body)}
+    return _json(head)[:-1] + _BODY + body + b"}"
+
+
+def _receipt_in(data: bytes, fingerprint: str) -> Receipt | None:
+    """None where it is of another plan or version. ValueError, KeyError or TypeError where it is no commit."""
+    head, _, body = data.partition(_BODY)
+    values = json.loads(head + b"}")
+    if values["commit_version"] != _COMMIT_VERSION or values["fingerprint"] != fingerprint:
+        return None
+    if values["checksum"] != hash_of(body[:-1]):
+        raise ValueError("not the receipt that was written")
+    return _unpacked(json.loads(body[:-1]))
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":")).encode()
 
 
 def _packed(receipt: Receipt) -> dict[str, Any]:

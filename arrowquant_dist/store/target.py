@@ -37,7 +37,7 @@ from arrowquant_dist.store.commit import (
 )
 from arrowquant_dist.store.files import Store, is_local
 from arrowquant_dist.store.index import INDEX_PATH, read_index
-from arrowquant_dist.store.layout import PLAN_PATH, Listing, part_path
+from arrowquant_dist.store.layout import PLAN_PATH, WEIGHTS_FOLDER, Listing, part_path
 from arrowquant_dist.store.manifest import MANIFEST_PATH, Manifest, StoredFile
 from arrowquant_dist.store.receipt import Receipt
 
@@ -256,6 +256,7 @@ class Target:
     def sweep(self, manifest: Manifest | None = None, listing: Listing | None = None) -> list[str]:
         """Removes parts that the manifest does not name, and temporary files; returns their paths.
 
+        Uploads of parts that were begun and not ended are given up too: whoever is at them has lost.
         Nothing without a manifest: attempts may be at work then. IncompleteDataset where a part that it names is
         not there: others may be what is left of the dataset.
         """
@@ -268,6 +269,7 @@ class Target:
             self._refuse_missing_parts(manifest, listing)
         losers = listing.leftovers([part.path for part in manifest.parts])
         self.store.delete(losers)
+        self.store.abandon_uploads(WEIGHTS_FOLDER)
         return losers
 
     def _publish(

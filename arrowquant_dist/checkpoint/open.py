@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from arrowquant_dist.checkpoint import safetensors, torch_pickle, weight_map
+from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.dataset import open_dataset
 from arrowquant_dist.checkpoint.quantized.find import find_quantized
 from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig, read_model_config
@@ -162,6 +163,7 @@ def _open_index(store: Store, index: str, listing: Sequence[ObjectInfo], storage
     return checkpoint
 
 
+@collector_paused()
 def _read(
     store: Store,
     files: Sequence[ObjectInfo],

@@ -78,6 +78,8 @@ def _check_unique(layers: Iterable[Layer]) -> None:
 
 
 def _check_aliases(checkpoint: Checkpoint) -> None:
+    if not checkpoint.aliases:
+        return
     names = {layer.name for layer in checkpoint.layers}
     for alias, stored in checkpoint.aliases.items():
         if alias in names or stored not in names:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer
 from arrowquant_dist.config import QuantizationConfig, RunConfig, SpecResolver
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.plan.blocks import Plan, RowBlock
 from arrowquant_dist.plan.check import check_checkpoint
-from arrowquant_dist.plan.collector import collector_paused
 from arrowquant_dist.plan.cut import MAX_BLOCKS, cut_layer, group_shards
 from arrowquant_dist.plan.fingerprint import fingerprint
 from arrowquant_dist.store.files import redact

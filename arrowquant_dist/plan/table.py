@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
+import xxhash
 
+from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.table import LAYER_TABLE_SCHEMA, RAW, Layer
 from arrowquant_dist.columns import arrow_batch
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import CorruptWeights, TargetConflict
 from arrowquant_dist.plan.blocks import Plan, RowBlock, Shard
-from arrowquant_dist.plan.collector import collector_paused
 from arrowquant_dist.plan.fingerprint import PLAN_VERSION, fingerprint
 from arrowquant_dist.store.files import redact
 
@@ -38,6 +39,7 @@ _spec_values = attrgetter(*(name for name, _ in _SPEC_FIELDS))
 _METADATA_TYPES: dict[str, type] = {
     "plan_version": int,
     "fingerprint": str,
+    "kept_reasons": str,
     "source": dict,
     "config": dict,
     "aliases": dict,
@@ -98,6 +100,8 @@ def plan_from_table(table: pa.Table) -> Plan:
     if made != metadata["fingerprint"]:
         message = f"the plan's fingerprint is {metadata['fingerprint']}, its content's is {made}"
         raise CorruptWeights(f"{message}; choose another target or --overwrite")
+    if _digest_of_reasons(shards) != metadata["kept_reasons"]:
+        raise CorruptWeights("the plan's kept_reason column is damaged; choose another target or --overwrite")
     return Plan(
         shards=shards,
         aliases=metadata["aliases"],
@@ -147,6 +151,7 @@ def _metadata(plan: Plan) -> dict[str, str]:
     values = {
         "plan_version": PLAN_VERSION,
         "fingerprint": plan.fingerprint,
+        "kept_reasons": _digest_of_reasons(plan.shards),
         "source": plan.source,
         "config": plan.config,
         "aliases": plan.aliases,
@@ -155,6 +160,14 @@ def _metadata(plan: Plan) -> dict[str, str]:
         "notes": list(plan.notes),
     }
     return {_PREFIX + name: json.dumps(value) for name, value in values.items()}
+
+
+def _digest_of_reasons(shards: Iterable[Shard]) -> str:
+    """xxh3_128, hex. What people read of a row is in no fingerprint, and damaged all the same where a bit flips."""
+    state = xxhash.xxh3_128()
+    for shard in shards:
+        state.update("\0".join(block.kept_reason or "" for block in shard.blocks))
+    return str(state.hexdigest())
 
 
 def _read_metadata(table: pa.Table) -> dict[str, Any]:
@@ -184,6 +197,7 @@ def _shards(table: pa.Table) -> tuple[Shard, ...]:
     """Blocks of one layer share their Layer, equal specs are one object."""
     specs: dict[tuple[Any, ...], QuantSpec] = {}
     layers: dict[str, Layer] = {}
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
     shards: dict[int, list[RowBlock]] = {}
     for batch in table.to_batches(_BATCH_ROWS):
         spec_rows = _tuples(batch, [name for name, _ in _SPEC_FIELDS])
@@ -197,7 +211,8 @@ def _shards(table: pa.Table) -> tuple[Shard, ...]:
             name, shape, dtype, uri, offset, nbytes, encoding = layer_row
             layer = layers.get(name) if row_start else None
             if layer is None:
-                layer = layers[name] = Layer(name, tuple(shape), dtype, uri, offset, nbytes, encoding)
+                whole = shapes.setdefault(tuple(shape), tuple(shape))
+                layer = layers[name] = Layer(name, whole, dtype, uri, offset, nbytes, encoding)
             blocks = shards.get(shard)
             if blocks is None:
                 blocks = shards[shard] = []
@@ -206,4 +221,13 @@ def _shards(table: pa.Table) -> tuple[Shard, ...]:
 
 
 def _tuples(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    return zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+    return zip(*(_values(batch.column(name), name) for name in names), strict=True)
+
+
+def _values(column: pa.Array, name: str) -> list[Any]:
+    """Texts that are the same are one object: 200,000 layers have a few hundred URIs, dtypes and reasons."""
+    if not pa.types.is_string(column.type) or name == "layer_name":
+        return list(column.to_pylist())
+    encoded = column.dictionary_encode(null_encoding="encode")
+    texts = encoded.dictionary.to_pylist()
+    return [texts[index] for index in encoded.indices.to_pylist()]

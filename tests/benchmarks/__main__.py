@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from tests.benchmarks import big, cluster, files, kernels, limits, minilm
+from tests.benchmarks import big, cluster, files, kernels, limits, minilm, planning
 from tests.benchmarks.table import Table, show
 
 _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
@@ -15,6 +15,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "kernels": lambda given: kernels.tables(given.side, given.runs),
     "files": lambda given: files.tables(given.params, given.runs, given.folder, given.idle),
     "cluster": lambda given: cluster.tables(given.models, given.runs, given.folder),
+    "planning": lambda given: planning.tables(given.runs, given.folder),
     "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
 }
 

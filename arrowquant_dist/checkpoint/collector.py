@@ -1,4 +1,4 @@
-"""Python's cycle collector, out of the way while a plan is made."""
+"""Python's cycle collector, out of the way while headers are read and a plan is made."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pyarrow as pa
 
 from arrowquant_dist.checkpoint.collector import collector_paused
-from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig, Storage

@@ -166,7 +166,7 @@ def _digest_of_reasons(shards: Iterable[Shard]) -> str:
     """xxh3_128, hex. What people read of a row is in no fingerprint, and damaged all the same where a bit flips."""
     state = xxhash.xxh3_128()
     for shard in shards:
-        state.update("\0".join(block.kept_reason or "" for block in shard.blocks))
+        state.update("\0".join(block.kept_reason or "" for block in shard.blocks).encode())
     return str(state.hexdigest())
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.checkpoint.sidecars import published
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig, Storage
 from arrowquant_dist.engine import Engine, EngineEvent, EngineFacts, choose_engine
@@ -288,7 +289,7 @@ def _sidecars(checkpoint: Checkpoint, run: RunConfig) -> dict[str, bytes]:
     if not checkpoint.sidecars:
         return {}
     store = Store.open(checkpoint.uri, run.source_storage)
-    return {path: store.read(path) for path in checkpoint.sidecars}
+    return {path: published(path, store.read(path), checkpoint) for path in checkpoint.sidecars}
 
 
 def _publish(

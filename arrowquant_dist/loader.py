@@ -337,7 +337,7 @@ def _torch(values: np.ndarray, dtype: str) -> torch.Tensor:
     if dtype == "bfloat16":
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
     tensor = torch.from_numpy(values)
-    return tensor.view(getattr(torch, dtype)) if dtype.startswith("float8") else tensor
+    return tensor.view(getattr(torch, dtype)) if dtype.startswith(("float8", "float4")) else tensor
 
 
 def _named(names: Sequence[str], value: Any) -> list[tuple[str, Any]]:

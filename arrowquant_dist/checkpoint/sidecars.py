@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
+from arrowquant_dist.checkpoint.quantized.model_config import QUANTIZATION_KEYS
+from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.store.files import ObjectInfo
 
 MAX_SIDECAR_NBYTES = 32 << 20
+_CONFIG = "config.json"
 _PATTERNS = (
-    "config.json",
+    _CONFIG,
     "generation_config.json",
     "tokenizer*.json",
     "tokenizer*.txt",
@@ -41,6 +45,21 @@ def choose_sidecars(listing: Iterable[ObjectInfo]) -> tuple[str, ...]:
     return tuple(
         sorted(info.path for info in listing if info.nbytes <= MAX_SIDECAR_NBYTES and _is_known(info.path))
     )
+
+
+def published(path: str, data: bytes, checkpoint: Checkpoint) -> bytes:
+    """What a target has of a sidecar: the same bytes, but for the config.json of a source whose codes were decoded.
+
+    That no longer says how the weights were quantized: its reader would look for scales that are not there.
+    """
+    if path != _CONFIG or not checkpoint.decoded:
+        return data
+    config = json.loads(data)
+    inner = config.get("text_config")
+    for place in (config, inner) if isinstance(inner, dict) else (config,):
+        for key in QUANTIZATION_KEYS:
+            place.pop(key, None)
+    return json.dumps(config, indent=2, ensure_ascii=False).encode()
 
 
 def _is_known(path: str) -> bool:

@@ -186,7 +186,9 @@ class _OverrideUse:
 
 def _why_never(shape: tuple[int, ...], dtype: str) -> str | None:
     if not DTYPES[dtype].is_float:
-        return "bool" if dtype == "bool" else f"integer dtype {dtype}"
+        return (
+            "bool" if dtype == "bool" else f"dtype {dtype}" if "float" in dtype else f"integer dtype {dtype}"
+        )
     if 0 in shape:
         return "empty"
     return f"{len(shape)}-D" if len(shape) < 2 else None

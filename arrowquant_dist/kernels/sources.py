@@ -16,7 +16,7 @@ from arrowquant_dist.kernels.compile import kernel
 from arrowquant_dist.kernels.pack import unpack_row
 
 E4M3, E5M2, INT8, PACKED, E2M1 = range(5)  # kinds of codes; PACKED: offset binary, low bits first
-TILE_ROWS = 64  # rows of codes that are decoded before they are written as columns
+TILE_ROWS = 32  # rows of codes that are decoded before they are written as columns: a cache line each
 
 _F32 = ir.FloatType()
 
@@ -193,7 +193,7 @@ def decode_columns(
     """Decodes rows of codes into columns: the layer has them the other way round.
 
     codes: uint8 [rows, row bytes]. scales: float32 [rows, groups]. scratch: uint8 [codes of a row]. tile: as out,
-    [TILE_ROWS, codes of a row]. skipped: codes at a row's beginning that are left out. out: bits [codes, rows].
+    [TILE_ROWS, at least codes of a row]. skipped: codes at a row's beginning that are left out. out: bits [codes, rows].
     """
     none = np.float32(0.0)
     for first in range(0, codes.shape[0], tile.shape[0]):

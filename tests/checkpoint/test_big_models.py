@@ -130,7 +130,10 @@ def test_every_name_of_every_header_is_there_once(model: Path) -> None:
         frozenset(("model.embed_tokens.weight", f"{mtp}.embed_tokens.weight")),
         frozenset(("lm_head.weight", f"{mtp}.shared_head.head.weight")),
     }
-    assert checkpoint.notes == ()
+    codes = sum(name.endswith("_scale_inv") for name in checkpoint.decoded)
+    assert checkpoint.notes == (
+        f"{codes} layers are decoded from codes (float8_e4m3fn) and scales to bfloat16",
+    )
 
 
 def test_the_dataset_gives_every_layer_of_the_model_and_no_scales(model: Path, tmp_path: Path) -> None:
@@ -138,6 +141,8 @@ def test_the_dataset_gives_every_layer_of_the_model_and_no_scales(model: Path, t
     target = str(tmp_path / "int8")
     quantize(str(model), target, QuantizationConfig(), RunConfig(engine="inline"))
     expected = {name for name in tensors if not name.endswith("_scale_inv")}
+    published = json.loads((tmp_path / "int8" / "config.json").read_text())
+    assert published == {key: value for key, value in CONFIG.items() if key != "quantization_config"}
     loaded = dict(WeightLoader(target))
     assert loaded.keys() == expected
     for name, values in loaded.items():
@@ -177,6 +182,30 @@ def test_an_index_that_names_a_scale_that_no_file_has_is_an_error(model: Path, t
         InvalidCheckpoint, match=r"1 tensors that it names are in none of its files: model.layers.9"
     ):
         open_checkpoint(str(tmp_path))
+
+
+def test_scales_and_pairs_on_their_own_come_through(tmp_path: Path) -> None:
+    tensors = {
+        "powers": torch.arange(64, dtype=torch.uint8).reshape(8, 8).view(torch.float8_e8m0fnu),
+        "pairs": torch.arange(64, dtype=torch.uint8).reshape(8, 8).view(torch.float4_e2m1fn_x2),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    target = str(tmp_path / "int8")
+    report = quantize(str(tmp_path), target, QuantizationConfig(), RunConfig(engine="inline")).report
+    assert report is not None
+    for name, values in WeightLoader(target):
+        assert_equal(values, tensors[name])
+
+
+def test_copies_of_codes_and_scales_are_tied(tmp_path: Path) -> None:
+    codes = {"model.embed_tokens.weight": float8(300, 64), "model.embed_tokens.weight_scale": scales(300, 1)}
+    copies = {name.replace("model.embed_tokens", "lm_head"): tensor.clone() for name, tensor in codes.items()}
+    save_file({**codes, **copies}, tmp_path / "model.safetensors")
+    checkpoint = open_checkpoint(str(tmp_path))
+    assert len(checkpoint.layers) == len(checkpoint.aliases) == 1
+    copies["lm_head.weight_scale"][7] *= 2
+    save_file({**codes, **copies}, tmp_path / "model.safetensors")
+    assert open_checkpoint(str(tmp_path)).aliases == {}
 
 
 # -- blocks of layers that are larger than a worker -------------------------------------------------------------------

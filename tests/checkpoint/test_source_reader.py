@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -158,6 +159,40 @@ def test_a_view_is_gathered_whatever_its_strides_and_the_window(
     assert span(view.shape, strides) == (int(view.max()) - int(view.min()) + 1)
     if is_contiguous(view.shape, strides):
         assert view.flags.c_contiguous
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ({"w": ("F8_E4M3", [1 << 16, 1 << 13]), "w_scale_inv": ("F32", [512, 64])}, "w"),
+        ({"e_blocks": ("U8", [64, 1 << 12, 128, 16]), "e_scales": ("U8", [64, 1 << 12, 128])}, "e"),
+    ],
+)
+def test_a_slice_of_codes_takes_memory_for_itself_alone(
+    tmp_path: Path, header: dict[str, tuple[str, list[int]]], name: str
+) -> None:
+    """Half a GiB of holes: 4 MiB of values are decoded from it in 24 MiB, 16 of them the window of transposed ones."""
+    entries, stop = {}, 0
+    for key, (dtype, shape) in header.items():
+        nbytes = math.prod(shape) * (4 if dtype == "F32" else 1)
+        entries[key] = entry(dtype, shape, stop, stop + nbytes)
+        stop += nbytes
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(safetensors_bytes(entries))
+    os.truncate(path, path.stat().st_size + stop)
+    (layer,) = open_checkpoint(str(path)).layers
+    assert layer.name == name
+    count = 4 * MIB // 2
+    with SourceReader() as reader:
+        reader.read([(layer, 0, 1 << 13)])  # compiles
+        tracemalloc.start()
+        reader.read([(layer, layer.num_params // 2, layer.num_params // 2 + count)])
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < (24 if name == "e" else 8) * MIB
 
 
 def test_rows_of_a_tall_transposed_view_take_little_memory_and_read_little() -> None:

@@ -16,6 +16,8 @@ from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.tensor.source import as_float32
 
+_PADDING = 32  # values between a tile's rows: rows of 2^n bytes would share the cache's sets
+
 ReadInto = Callable[[str, int, np.ndarray], None]  # (uri, offset, uint8 out)
 
 
@@ -78,7 +80,7 @@ class TransposedSlice:
             group,
             as_float32(found.reshape(-1), scales.dtype).reshape(grid.rows, -1),
             np.empty(len(groups) * group, np.uint8),
-            np.empty((TILE_ROWS, len(groups) * group), out.dtype),
+            np.empty((TILE_ROWS, len(groups) * group + _PADDING), out.dtype),
             columns.start - groups.start * group,
             out,
         )

@@ -42,7 +42,7 @@ def add_integers(tensors: Tensors, schemes: Schemes, read_values: ReadValues) ->
         _add(tensors, codes, base, shape, schemes, [base + _SHAPE])
     for codes in tensors.by_name.values():
         has_scales = codes.dtype == "int8" and codes.name + _SCALE in tensors.by_name
-        if has_scales and codes.shape and codes.name not in tensors.layers:
+        if has_scales and codes.shape and codes.nbytes and codes.name not in tensors.layers:
             _add(tensors, codes, codes.name, codes.shape, schemes, [])
 
 

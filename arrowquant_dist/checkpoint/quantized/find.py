@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from arrowquant_dist.checkpoint.quantized.compressed import ReadValues, add_integers
+from arrowquant_dist.checkpoint.quantized.encoding import Scaled
 from arrowquant_dist.checkpoint.quantized.float8 import add_float8
 from arrowquant_dist.checkpoint.quantized.microscaled import add_experts, add_packed
 from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
@@ -72,6 +74,19 @@ def _collect(tensors: Tensors, layers: Sequence[Layer], aliases: Mapping[str, st
 
 
 def _notes(layers: Sequence[Layer], tensors: Tensors) -> tuple[str, ...]:
+    return (*_decoded_notes(tensors), *_unknown_notes(layers, tensors))
+
+
+def _decoded_notes(tensors: Tensors) -> list[str]:
+    """What is decoded from what."""
+    kinds = Counter(Scaled.decode(layer).codes for layer in tensors.layers.values())
+    return [
+        f"{count} layers are decoded from codes ({kind}) and scales to {tensors.dtype}"
+        for kind, count in kinds.most_common()
+    ]
+
+
+def _unknown_notes(layers: Sequence[Layer], tensors: Tensors) -> tuple[str, ...]:
     """About integers that look like another format's codes: they stay what they are."""
     codes = [layer.name for layer in layers if layer.dtype in _INTEGERS and _looks_coded(layer.name, tensors)]
     if not codes:

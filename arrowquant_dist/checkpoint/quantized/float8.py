@@ -28,7 +28,7 @@ def add_float8(tensors: Tensors, config: ModelConfig, blocks: Sequence[Block]) -
     """
     possible = [_block_size(config), *blocks, MICROSCALED]
     for codes in tensors.by_name.values():
-        scales = tensors.scales_of(codes.name) if codes.dtype in _CODES else None
+        scales = tensors.scales_of(codes.name) if codes.dtype in _CODES and codes.nbytes else None
         if scales is None:
             continue
         if not codes.shape:

@@ -42,7 +42,9 @@ def add_packed(tensors: Tensors) -> None:
     """Adds the layers of packed pairs with a scale each 32 values: X_packed and X_scale, or X and X_scale of e8m0."""
     for codes in tensors.by_name.values():
         base = codes.name.removesuffix("_packed")
-        scales = tensors.scales_of(base) if codes.dtype in _CODE_DTYPES and codes.shape else None
+        scales = (
+            tensors.scales_of(base) if codes.dtype in _CODE_DTYPES and codes.shape and codes.nbytes else None
+        )
         if scales is None or scales.dtype not in (_SCALE_DTYPES if base != codes.name else (E8M0,)):
             continue
         shape = (*codes.shape[:-1], codes.shape[-1] * 2)
@@ -53,7 +55,12 @@ def add_packed(tensors: Tensors) -> None:
 
 
 def _are_blocks(codes: Layer) -> bool:
-    return codes.dtype == "uint8" and len(codes.shape) == 4 and codes.shape[-1] == _GROUP_NBYTES
+    return (
+        codes.dtype == "uint8"
+        and codes.nbytes > 0
+        and len(codes.shape) == 4
+        and codes.shape[-1] == _GROUP_NBYTES
+    )
 
 
 def _check(codes: Layer, scales: Layer, shape: tuple[int, ...]) -> None:

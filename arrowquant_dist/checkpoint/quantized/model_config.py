@@ -10,6 +10,7 @@ from typing import Any
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
 from arrowquant_dist.store.files import Store
 
+QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 _DTYPES = ("bfloat16", "float16", "float32")
 _MAX_NBYTES = 32 << 20
 
@@ -54,8 +55,7 @@ def _model_config(config: Mapping[str, Any], uri: str) -> ModelConfig:
     named = [
         str(place.get(key)).removeprefix("torch.") for place in places for key in ("dtype", "torch_dtype")
     ]
-    keys = ("quantization_config", "compression_config")
-    found = [place[key] for place in places for key in keys if isinstance(place.get(key), dict)]
+    found = [place[key] for place in places for key in QUANTIZATION_KEYS if isinstance(place.get(key), dict)]
     return ModelConfig(
         uri,
         next((name for name in named if name in _DTYPES), "bfloat16"),

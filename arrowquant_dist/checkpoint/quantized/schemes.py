@@ -59,6 +59,8 @@ class Schemes:
 
     def of(self, module: str) -> list[Scheme]:
         """Those that a module may have: the ones that name it before the ones that may mean its class."""
+        if len(self.all) == 1:
+            return list(self.all)
         return sorted(self.all, key=lambda scheme: not scheme.names(module))
 
     @property

@@ -154,7 +154,7 @@ def _combine(blocks: Sequence[RowRecord]) -> LayerMetrics:
             for value in (block.data, block.scales, block.zero_points, block.chunk_digests)
         ),
         kept_reason=_joined((block.kept_reason for block in blocks), "; "),
-        errors=sum(measured, start=ErrorSums()) if measured else None,
+        errors=sum(measured[1:], start=measured[0]) if measured else None,
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from arrowquant_dist.columns import arrow_batch
 from arrowquant_dist.reduce.figures import finite, is_measured
 from arrowquant_dist.reduce.layers import LayerMetrics
 
@@ -43,15 +43,15 @@ _FIGURES = ("cosine", "precision_loss", "mse", "sqnr_db", "max_error")
 
 def layers_parquet(layers: Sequence[LayerMetrics]) -> bytes:
     """The file's bytes. Figures are null where a layer has none, and sqnr_db where nothing was lost."""
-    table = pa.Table.from_pylist([_row(layer) for layer in layers], LAYERS_SCHEMA)
+    measured = [
+        layer.errors if layer.errors is not None and is_measured(layer.errors) else None for layer in layers
+    ]
+    columns = [
+        [None if errors is None else finite(getattr(errors, name)) for errors in measured]
+        if name in _FIGURES
+        else [getattr(layer, name) for layer in layers]
+        for name in LAYERS_SCHEMA.names
+    ]
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(pa.Table.from_batches([arrow_batch(columns, LAYERS_SCHEMA)]), buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def _row(layer: LayerMetrics) -> dict[str, Any]:
-    stored = {name: getattr(layer, name) for name in LAYERS_SCHEMA.names if name not in _FIGURES}
-    errors = layer.errors
-    if errors is None or not is_measured(errors):
-        return stored
-    return {**stored, **{name: finite(getattr(errors, name)) for name in _FIGURES}}

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import lru_cache
+from itertools import starmap
 from typing import Any
 
 from arrowquant_dist.errors import NotFound, StorageError, TargetConflict
@@ -32,14 +35,6 @@ _BODY = b',"receipt":'
 _READS = 3  # of what is no commit
 _PLACES = 32  # of a shard; each but the first stands for a stale commit before it
 _ROW_FIELDS = [field.name for field in fields(RowRecord)]
-_RANGE_NAMES = [field.name for field in fields(StoredRange)]
-_RECORD_COLUMNS = {
-    "data": _RANGE_NAMES,
-    "scales": _RANGE_NAMES,
-    "zero_points": _RANGE_NAMES,
-    "chunk_digests": _RANGE_NAMES,
-    "errors": [field.name for field in fields(ErrorSums)],
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +171,32 @@ def _packed(receipt: Receipt) -> dict[str, Any]:
 
 
 def _unpacked(values: dict[str, Any]) -> Receipt:
-    """The receipt of `_packed`. ValueError, KeyError or TypeError where it is none."""
-    columns = [[_named(name, value) for value in values["rows"][name]] for name in _ROW_FIELDS]
-    rows = [dict(zip(_ROW_FIELDS, row, strict=True)) for row in zip(*columns, strict=True)]
-    return Receipt.from_dict(values | {"rows": rows})
+    """The receipt of `_packed`. ValueError, KeyError or TypeError where it is none.
+
+    Made without a dict a row, and what rows have in common is one object: a driver keeps those of every shard.
+    """
+    columns = [_column(name, values["rows"][name]) for name in _ROW_FIELDS]
+    rows = tuple(RowRecord(*row) for row in zip(*columns, strict=True))
+    return Receipt(**{**values, "rows": rows})
+
+
+def _column(name: str, values: list[Any]) -> Iterable[Any]:
+    if name in ("data", "scales", "zero_points", "chunk_digests"):
+        return starmap(StoredRange, values)
+    if name == "errors":
+        return (None if value is None else ErrorSums(*value) for value in values)
+    if name in ("shape", "layer_shape"):
+        return map(_shape, map(tuple, values))
+    if name in ("dtype", "quant_type", "compression", "method"):
+        return map(sys.intern, values)
+    return values
+
+
+@lru_cache(maxsize=4096)
+def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """An equal one that is there already, mostly."""
+    return shape
 
 
 def _plain(value: Any) -> Any:
     return list(value.values()) if isinstance(value, dict) else value
-
-
-def _named(column: str, value: Any) -> Any:
-    names = _RECORD_COLUMNS.get(column)
-    return dict(zip(names, value, strict=True)) if names and value is not None else value

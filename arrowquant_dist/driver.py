@@ -337,30 +337,31 @@ class _Clock:
         try:
             yield
         finally:
-            self._seconds, self._open = self._so_far(), None
+            self._seconds, self._open = self._until(time.perf_counter()), None
 
     def facts(self, engine: Engine, ran: EngineFacts, resumed: tuple[int, ...]) -> RunFacts:
         """The run until now."""
+        now = time.perf_counter()
         return RunFacts(
             engine=engine.name,
             workers=engine.workers,
             started_at=self._started_at.isoformat(),
-            wall_seconds=time.perf_counter() - self._started,
+            wall_seconds=now - self._started,
             resumed_shards=resumed,
             host=HostFacts.here(),
-            phases=self._so_far(),
+            phases=self._until(now),
             shard_retries=ran.shard_retries,
             stolen=ran.stolen,
             wasted_seconds=ran.wasted_seconds,
             worker_seconds=ran.worker_seconds,
         )
 
-    def _so_far(self) -> dict[str, float]:
-        """The open phase included, up to now."""
+    def _until(self, now: float) -> dict[str, float]:
+        """The open phase included."""
         seconds = dict(self._seconds)
         if self._open is not None:
             name, since = self._open
-            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - since
+            seconds[name] = seconds.get(name, 0.0) + now - since
         return seconds
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,18 @@ import torch
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
 from arrowquant_dist.config import LayerOverride
 from arrowquant_dist.driver import Progress, plan_only, quantize
-from arrowquant_dist.errors import InvalidConfig, TargetConflict, UnquantizableWeights
+from arrowquant_dist.engine import EngineEvent, EngineFacts, OnEvent
+from arrowquant_dist.engine.inline import InlineEngine
+from arrowquant_dist.engine.run import finished
+from arrowquant_dist.errors import (
+    IncompleteDataset,
+    InvalidConfig,
+    StorageError,
+    TargetConflict,
+    UnquantizableWeights,
+)
+from arrowquant_dist.plan import Shard
+from arrowquant_dist.worker import WorkerContext
 from tests.datasets import manifest_of, rows_of, weights_of
 from tests.sources import random_weights, save_checkpoint
 
@@ -37,6 +49,91 @@ def test_progress_ends_at_the_total_and_never_goes_back(source: str, tmp_path: P
     assert [p.done_nbytes for p in seen] == sorted(p.done_nbytes for p in seen)
     assert seen[-1].done_layers == seen[-1].total_layers == 8
     assert seen[-1].workers_alive > 0
+
+
+class Repeating(InlineEngine):
+    """Every row block is told twice, and taken back twice at the end: retries as an engine may tell them at worst."""
+
+    def run(self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent) -> EngineFacts:
+        def twice(event: EngineEvent) -> None:
+            on_event(event)
+            on_event(event)
+
+        facts = super().run(context, shards, twice)
+        blocks = [block for shard in shards for block in shard.blocks]
+        all_of_it = finished(blocks, 1)
+        for _ in range(3):
+            on_event(EngineEvent(-len(blocks), -all_of_it.nbytes, -all_of_it.layers, 1))
+        return facts
+
+
+def test_progress_stays_between_nothing_and_all_whatever_retries_do(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arrowquant_dist.driver.choose_engine", lambda run, *_: Repeating(run.workers))
+    seen: list[Progress] = []
+    quantize(source, str(tmp_path / "out"), CONFIG, RunConfig(workers=2), seen.append)
+    assert all(0 <= p.done_nbytes <= p.total_nbytes and 0 <= p.done_layers <= p.total_layers for p in seen)
+    assert seen[-1].done_layers == seen[-1].done_nbytes == 0
+
+
+def test_resumed_work_is_done_from_the_first_event_on(source: str, tmp_path: Path) -> None:
+    run = RunConfig(shard_bytes=1 << 20)
+    quantize(source, str(tmp_path / "out"), CONFIG, run)
+    (tmp_path / "out/manifest.json").unlink()
+    commits = sorted((tmp_path / "out/run/commits").iterdir())
+    commits[0].unlink()
+    seen: list[Progress] = []
+    report = quantize(source, str(tmp_path / "out"), CONFIG, run, seen.append).report
+    assert 0 < seen[0].done_nbytes < seen[0].total_nbytes == seen[-1].done_nbytes
+    work = report.work
+    assert (work.this_run.shards, work.earlier_runs.shards) == (1, len(commits) - 1)
+    assert work.this_run.source_nbytes + work.earlier_runs.source_nbytes == report.totals.source_nbytes
+
+
+def test_the_report_says_where_the_time_went(source: str, tmp_path: Path) -> None:
+    report = quantize(source, str(tmp_path / "out"), CONFIG, RunConfig(workers=2)).report
+    assert set(report.run.phases) == {"planning", "running", "reducing", "publishing"}
+    assert sum(report.run.phases.values()) <= report.run.wall_seconds
+    assert report.work.this_run.read_nbytes >= report.totals.source_nbytes
+    assert report.work.this_run.written_nbytes == report.totals.parts_nbytes
+    assert report.work.efficiency is not None
+    assert 0 < report.work.efficiency <= 1
+    assert [node.shards for node in report.work.nodes] == [report.totals.shards]
+
+
+def test_a_driver_whose_engine_fails_after_another_one_published_is_done_too(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = str(tmp_path / "out")
+
+    def outrun(*_: object) -> EngineFacts:
+        monkeypatch.undo()
+        quantize(source, target, CONFIG, RunConfig())
+        raise StorageError("an upload was given up")
+
+    monkeypatch.setattr(InlineEngine, "run", outrun)
+    outcome = quantize(source, target, CONFIG, RunConfig())
+    assert outcome.already_finished
+    assert outcome.report.totals.layers == 8
+
+
+def test_a_finished_target_that_lost_a_part_is_not_called_finished(source: str, tmp_path: Path) -> None:
+    quantize(source, str(tmp_path / "out"), CONFIG, RunConfig())
+    next((tmp_path / "out/weights").rglob("*.parquet")).unlink()
+    with pytest.raises(IncompleteDataset, match="--overwrite"):
+        quantize(source, str(tmp_path / "out"), CONFIG, RunConfig())
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_is_no_target_and_stays(source: str, tmp_path: Path, *, overwrite: bool) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("years of work")
+    for target in (file, file / "below"):
+        for call in (quantize, plan_only):
+            with pytest.raises(TargetConflict, match="file"):
+                call(source, str(target), CONFIG, RunConfig(overwrite=overwrite))
+    assert file.read_text() == "years of work"
 
 
 def test_a_finished_target_is_left_alone_and_answers_with_its_report(source: str, tmp_path: Path) -> None:

@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from arrowquant_dist.report import text
 
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
 _FIRST_INTERVAL_SECONDS = 5.0
 _LONGEST_INTERVAL_SECONDS = 300.0
+_WINDOW_SECONDS = 120.0  # what the rate is taken over
+_SAMPLE_SECONDS = 1.0
 
 
 class Progress(Protocol):
-    """What is done of a run's source; resumed work counts as done from the first event on."""
+    """What is done of a run's source; resumed work counts as done from the first event on.
+
+    total_layers: 0 where layers are not counted; then there are no workers to tell of either.
+    """
 
     @property
     def done_nbytes(self) -> int: ...
     @property
     def total_nbytes(self) -> int: ...
+    @property
+    def done_layers(self) -> int: ...
+    @property
+    def total_layers(self) -> int: ...
+    @property
+    def workers_alive(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +45,9 @@ class Bytes:
 
     done_nbytes: int
     total_nbytes: int
+    done_layers: int = 0
+    total_layers: int = 0
+    workers_alive: int = 0
 
 
 OnEvent = Callable[[Progress], None]
@@ -47,34 +65,35 @@ def shown_progress(out: TextIO, verb: str) -> Iterator[OnEvent]:
         lines.finish()
 
 
-@contextmanager
-def _bar(out: TextIO, verb: str) -> Iterator[OnEvent]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.progress import Progress as Bars
+@dataclass(slots=True)
+class Pace:
+    """How fast it goes, over the last two minutes or since the first event. Not thread-safe.
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=Console(file=out)) as bars:
-        task = bars.add_task(verb, total=None)
+    A run of hours slows down or speeds up as workers go and come, and what is left takes as long as it takes now. What
+    the first event brings was done before. Work that is lost to a retry comes off, so the rate is of what counts.
+    """
 
-        def on_event(event: Progress) -> None:
-            bars.update(task, completed=event.done_nbytes, total=event.total_nbytes)
+    _samples: deque[tuple[float, int]] = field(default_factory=deque)  # clock, bytes done
 
-        yield on_event
+    def add(self, now: float, done_nbytes: int) -> None:
+        samples = self._samples
+        if len(samples) > 1 and now - samples[-2][0] < _SAMPLE_SECONDS:
+            samples.pop()
+        samples.append((now, done_nbytes))
+        while len(samples) > 2 and samples[1][0] <= now - _WINDOW_SECONDS:
+            samples.popleft()
+
+    def nbytes_per_second(self, now: float) -> float | None:
+        """None where nothing was done yet."""
+        if not self._samples:
+            return None
+        (since, before), (_, done) = self._samples[0], self._samples[-1]
+        return (done - before) / (now - since) if now > since and done > before else None
+
+    def seconds_left(self, now: float, event: Progress) -> float | None:
+        """None where all is done, or nothing says how long it takes."""
+        left, rate = event.total_nbytes - event.done_nbytes, self.nbytes_per_second(now)
+        return left / rate if rate is not None and left > 0 else None
 
 
 @dataclass(slots=True)
@@ -88,19 +107,21 @@ class ProgressLines:
     verb: str
     clock: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _first: tuple[float, int] | None = None  # clock and bytes of the first event: what the rate counts from
+    _pace: Pace = field(default_factory=Pace)
+    _began: float | None = None
     _last: Progress | None = None
     _next: float = 0.0
 
     def on_event(self, event: Progress) -> None:
         with self._lock:
             now = self.clock()
-            if self._first is None:
-                self._first, self._next = (now, event.done_nbytes), now + _FIRST_INTERVAL_SECONDS
+            if self._began is None:
+                self._began, self._next = now, now + _FIRST_INTERVAL_SECONDS
+            self._pace.add(now, event.done_nbytes)
             self._last = event
             if now >= self._next:
                 self._write(event, now)
-                interval = (now - self._first[0]) / 10
+                interval = (now - self._began) / 10
                 self._next = now + min(max(interval, _FIRST_INTERVAL_SECONDS), _LONGEST_INTERVAL_SECONDS)
 
     def finish(self) -> None:
@@ -110,17 +131,71 @@ class ProgressLines:
                 self._write(self._last, self.clock())
 
     def _write(self, event: Progress, now: float) -> None:
-        done, total = event.done_nbytes, event.total_nbytes
-        share = text.share(done / total) if total else text.share(1.0)
-        self.out.write(
-            f"{self.verb}: {text.nbytes(done)} of {text.nbytes(total)}, {share}{self._pace(event, now)}\n"
-        )
+        said = [_done(event), *_layers(event), *_speed(self._pace, now, event), *_workers(event)]
+        self.out.write(f"{self.verb}: {', '.join(said)}\n")
         self.out.flush()
 
-    def _pace(self, event: Progress, now: float) -> str:
-        began, done_before = self._first or (now, 0)
-        done, seconds = event.done_nbytes - done_before, now - began
-        if done <= 0 or seconds <= 0:
-            return ""
-        rate, left = done / seconds, event.total_nbytes - event.done_nbytes
-        return f", {text.nbytes(rate)}/s" + (f", {text.seconds(left / rate)} left" if left > 0 else "")
+
+def _done(event: Progress) -> str:
+    done, total = event.done_nbytes, event.total_nbytes
+    share = text.share(done / total) if total else text.share(1.0)
+    return f"{text.nbytes(done)} of {text.nbytes(total)}, {share}"
+
+
+def _layers(event: Progress) -> list[str]:
+    return [f"{event.done_layers} of {event.total_layers} layers"] if event.total_layers else []
+
+
+def _speed(pace: Pace, now: float, event: Progress) -> list[str]:
+    rate, left = pace.nbytes_per_second(now), pace.seconds_left(now, event)
+    shown = [f"{text.nbytes(rate)}/s"] if rate is not None else []
+    return [*shown, f"{text.seconds(left)} left"] if left is not None else shown
+
+
+def _workers(event: Progress) -> list[str]:
+    return [text.counted(event.workers_alive, "worker")] if event.total_layers else []
+
+
+@contextmanager
+def _bar(out: TextIO, verb: str) -> Iterator[OnEvent]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    lock, pace = threading.Lock(), Pace()
+    last: list[Progress] = []
+
+    def said() -> str:
+        with lock:
+            if not last:
+                return ""
+            event = last[0]
+            done = f"{text.nbytes(event.done_nbytes)} of {text.nbytes(event.total_nbytes)}"
+            return ", ".join(
+                [done, *_layers(event), *_speed(pace, time.monotonic(), event), *_workers(event)]
+            )
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), _said_column(said))
+    with Bars(*columns, console=Console(file=out)) as bars:
+        task = bars.add_task(verb, total=None)
+
+        def on_event(event: Progress) -> None:
+            with lock:
+                last[:] = [event]
+                pace.add(time.monotonic(), event.done_nbytes)
+            bars.update(task, completed=event.done_nbytes, total=event.total_nbytes)
+
+        yield on_event
+
+
+def _said_column(said: Callable[[], str]) -> ProgressColumn:
+    """A column that asks at each refresh, so that rate and time left go on while nothing happens."""
+    from rich.progress import ProgressColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Said(ProgressColumn):
+        def render(self, task: Any) -> Text:  # noqa: ARG002 - rich's interface
+            return Text(said())
+
+    return Said(Column(no_wrap=True))  # a narrow terminal loses the end, not the line

@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from arrowquant_dist.cli.progress import ProgressLines, shown_progress
+from arrowquant_dist.cli.progress import Bytes, Pace, ProgressLines, shown_progress
+from arrowquant_dist.driver import Progress
 
-
-@dataclass(frozen=True)
-class Event:
-    done_nbytes: int
-    total_nbytes: int
+GB = 1_000_000_000
 
 
 @dataclass
@@ -35,7 +32,7 @@ class Run:
         lines = ProgressLines(self.out, "quantize", self.clock)
         for now, done in moments:
             self.clock.now = now
-            lines.on_event(Event(done, total))
+            lines.on_event(Bytes(done, total))
         lines.finish()
         return self.out.getvalue().splitlines()
 
@@ -47,13 +44,68 @@ def test_a_short_run_prints_one_line() -> None:
 
 
 def test_a_line_has_rate_and_time_left() -> None:
-    lines = Run().play((0, 0), (10, 1_000_000_000), total=4_000_000_000)
+    lines = Run().play((0, 0), (10, GB), total=4 * GB)
     assert lines[0] == "quantize: 1.00 GB of 4.00 GB, 25.0 %, 100.0 MB/s, 30.00 s left"
 
 
+def test_a_run_also_tells_layers_and_who_is_at_work() -> None:
+    out, clock = io.StringIO(), Clock()
+    lines = ProgressLines(out, "quantize", clock)
+    lines.on_event(Progress(0, 4 * GB, 0, 80, workers_alive=0))
+    clock.now = 10
+    lines.on_event(Progress(GB, 4 * GB, 20, 80, workers_alive=7))
+    assert out.getvalue() == (
+        "quantize: 1.00 GB of 4.00 GB, 25.0 %, 20 of 80 layers, 100.0 MB/s, 30.00 s left, 7 workers\n"
+    )
+
+
 def test_what_an_earlier_run_finished_does_not_count_in_the_rate() -> None:
-    lines = Run().play((0, 3_000_000_000), (10, 3_500_000_000), total=4_000_000_000)
+    lines = Run().play((0, 3 * GB), (10, 3_500_000_000), total=4 * GB)
     assert "50.0 MB/s, 10.00 s left" in lines[0]
+
+
+def test_the_time_left_is_by_how_fast_it_goes_now() -> None:
+    """An hour on one worker, then ten."""
+    pace = Pace()
+    for second in range(3600):
+        pace.add(second, second * 100)
+    for second in range(300):
+        pace.add(3600 + second, 360_000 + second * 1000)
+    assert pace.nbytes_per_second(3899) == pytest.approx(1000, rel=0.01)
+    assert pace.seconds_left(3899, Bytes(659_000, 759_000)) == pytest.approx(100, rel=0.01)
+
+
+def test_events_that_come_rarely_still_make_a_rate() -> None:
+    pace = Pace()
+    for hour in range(4):
+        pace.add(hour * 3600, hour * 36_000)
+    assert pace.nbytes_per_second(3 * 3600) == 10
+
+
+def test_a_rate_goes_down_while_nothing_happens() -> None:
+    pace = Pace()
+    pace.add(0, 0)
+    pace.add(10, 1000)
+    assert pace.nbytes_per_second(10) == 100
+    assert pace.nbytes_per_second(100) == 10
+
+
+def test_thousands_of_events_a_second_are_kept_as_a_few() -> None:
+    pace = Pace()
+    for event in range(100_000):
+        pace.add(event / 1000, event)
+    assert len(pace._samples) < 130
+    assert pace.nbytes_per_second(99.999) == pytest.approx(1000)
+
+
+def test_work_that_was_lost_is_no_progress() -> None:
+    pace = Pace()
+    for now, done in ((0, 0), (10, 1000), (20, 500)):
+        pace.add(now, done)
+    assert pace.nbytes_per_second(20) == 25
+    pace.add(30, 0)
+    assert pace.nbytes_per_second(30) is None
+    assert pace.seconds_left(30, Bytes(0, 10)) is None
 
 
 def test_a_run_of_a_day_prints_few_lines() -> None:
@@ -74,7 +126,7 @@ def test_a_failed_run_does_not_claim_a_last_line() -> None:
 
     def fail() -> None:
         with shown_progress(out, "quantize") as on_event:
-            on_event(Event(1, 2))
+            on_event(Bytes(1, 2))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -87,11 +139,12 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
     with shown_progress(out, "quantize") as on_event:
-        on_event(Event(0, 2_000_000))
-        on_event(Event(2_000_000, 2_000_000))
+        on_event(Progress(0, 2_000_000, 0, 9, 3))
+        on_event(Progress(2_000_000, 2_000_000, 9, 9, 3))
     assert "100%" in out.getvalue()
-    assert "2.0/2.0 MB" in out.getvalue()
+    assert "2.00 MB of 2.00 MB, 9 of 9 layers" in out.getvalue()
+    assert "3 workers" in out.getvalue()

@@ -29,8 +29,9 @@ GOLDEN = Path(__file__).parents[1] / "report" / "golden_report.json"
 class Event:
     done_nbytes: int
     total_nbytes: int
-    done_rows: int = 0
-    total_rows: int = 0
+    done_layers: int = 0
+    total_layers: int = 8
+    workers_alive: int = 2
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def test_a_run_ends_with_its_report_on_stdout_and_progress_on_stderr(driver: Dri
     assert result.exit_code == 0
     assert "weight cosine" in result.stdout
     assert "out/b" in result.stdout
-    assert result.stderr.startswith("quantize: 1.00 kB of 1.00 kB, 100.0 %")
+    assert result.stderr.startswith("quantize: 1.00 kB of 1.00 kB, 100.0 %, 0 of 8 layers")
+    assert "2 (inline) on 2 nodes, 75.0 % of their time useful" in result.stdout
 
 
 def test_json_is_all_that_is_printed(driver: Driver) -> None:

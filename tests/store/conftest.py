@@ -10,6 +10,9 @@ import pytest
 from arrowquant_dist.config import Storage
 from tests.servers.fixtures import Bucket
 from tests.store.places import LocalPlace, MemoryPlace, Place, S3Place
+from tests.store.s3_faults import flaky
+
+__all__ = ["flaky", "place"]
 
 
 @pytest.fixture(params=["local", "file", "memory", "s3"])

@@ -10,6 +10,7 @@ has no checksum of ranges. TLS covers the way there, and over plain http `Transf
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -64,9 +65,14 @@ class S3Client(Client):
             raise FileNotFoundError(path)
         return key
 
-    async def call(self, method: str, sent_nbytes: int = 0, **arguments: Any) -> Any:
-        """One request, with its body's answer if that is small. Raises botocore's errors, or TimeoutError."""
-        async with self.seconds(sent_nbytes):
+    async def call(self, method: str, body: bytes | None = None, **arguments: Any) -> Any:
+        """One request. Raises botocore's errors, or TimeoutError."""
+        if body is not None:
+            arguments["Body"] = io.BytesIO(
+                body
+            )  # sent in pieces; bytes would be copied by the event loop at once
+        await self._fs.set_session()  # reading S3's model takes a second of CPU on a busy machine, once
+        async with self.seconds(len(body or b"")):
             try:
                 return await self._fs._call_s3(method, Bucket=self.bucket, **arguments)
             except OSError as error:
@@ -110,13 +116,13 @@ class S3Client(Client):
         return _version(answer["ETag"], nbytes)
 
     async def write(self, path: str, data: bytes) -> None:
-        await self.call("put_object", len(data), Key=self.key(path), Body=data)
+        await self.call("put_object", data, Key=self.key(path))
 
     async def create(self, path: str, data: bytes) -> bool:
         """`If-None-Match: *`. A refusal may be the answer to our own write's repetition, since aiohttp repeats a PUT by
         itself where a kept connection breaks: then what is there is what we have."""
         try:
-            await self.call("put_object", len(data), Key=self.key(path), Body=data, IfNoneMatch="*")
+            await self.call("put_object", data, Key=self.key(path), IfNoneMatch="*")
         except Exception as error:
             if status_of(error) != 412:
                 raise

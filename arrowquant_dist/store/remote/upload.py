@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from concurrent.futures import Future
 from typing import Any
@@ -11,9 +12,7 @@ from arrowquant_dist.store.remote.faults import code_of
 from arrowquant_dist.store.remote.requests import Requests
 from arrowquant_dist.store.remote.s3 import S3Client
 
-PARTS_IN_FLIGHT = (
-    2  # besides the one that is filled: memory is 3 × upload_bytes, and what the connections copy of it
-)
+PARTS_IN_FLIGHT = 2  # besides the one that is filled: memory is 3 × upload_bytes
 _MOST_PARTS = 10_000  # S3's limit
 
 
@@ -25,7 +24,7 @@ class Upload:
 
     def __init__(self, client: S3Client, path: str, requests: Requests) -> None:
         self._client, self._path, self._requests = client, path, requests
-        self._buffer = bytearray()
+        self._buffer = io.BytesIO()
         self._upload: str | None = None
         self._in_flight: deque[Future[str]] = deque()
         self._etags: list[str] = []
@@ -34,10 +33,10 @@ class Upload:
     def write(self, data: memoryview) -> None:
         part_nbytes = self._client.transfer.upload_bytes
         while data:
-            room = part_nbytes - len(self._buffer)
-            self._buffer += data[:room]
+            room = part_nbytes - self._buffer.tell()
+            self._buffer.write(data[:room])
             data = data[room:]
-            if len(self._buffer) == part_nbytes:
+            if self._buffer.tell() == part_nbytes:
                 self._send()
 
     def close(self) -> None:
@@ -46,7 +45,7 @@ class Upload:
             self._requests.run(self._requests.persist(self._put))
             return
         try:
-            if self._buffer:
+            if self._buffer.tell():
                 self._send()
             self._wait(until=0)
             self._requests.run(self._complete(self._upload))
@@ -71,7 +70,7 @@ class Upload:
                 f"the object has more than {_MOST_PARTS} parts; raise transfer.upload_bytes, or choose smaller shards"
             )
         self._wait(until=PARTS_IN_FLIGHT - 1)
-        body, self._buffer = self._buffer, bytearray()
+        body, self._buffer = self._buffer.getvalue(), io.BytesIO()
         self._nbytes += len(body)
         self._in_flight.append(self._requests.submit(self._part(self._upload, number, body)))
 
@@ -82,19 +81,18 @@ class Upload:
             self._in_flight.popleft()
 
     async def _put(self) -> None:
-        self._client.traffic.add(written_nbytes=len(self._buffer))
-        await self._client.write(self._path, bytes(self._buffer))
+        self._client.traffic.add(written_nbytes=self._buffer.tell())
+        await self._client.write(self._path, self._buffer.getvalue())
 
     async def _start(self) -> str:
         answer = await self._client.call("create_multipart_upload", Key=self._client.key(self._path))
         return str(answer["UploadId"])
 
-    async def _part(self, upload: str, number: int, body: bytearray) -> str:
+    async def _part(self, upload: str, number: int, body: bytes) -> str:
         async def attempt() -> str:
             self._client.traffic.add(written_nbytes=len(body))
-            return str(
-                (await self._call("upload_part", upload, len(body), PartNumber=number, Body=body))["ETag"]
-            )
+            answer = await self._call("upload_part", upload, body, PartNumber=number)
+            return str(answer["ETag"])
 
         return await self._requests.persist(attempt)
 
@@ -102,7 +100,7 @@ class Upload:
         parts = [{"PartNumber": i, "ETag": etag} for i, etag in enumerate(self._etags, 1)]
 
         async def attempt() -> None:
-            await self._call("complete_multipart_upload", upload, 0, MultipartUpload={"Parts": parts})
+            await self._call("complete_multipart_upload", upload, MultipartUpload={"Parts": parts})
 
         try:
             await self._requests.persist(attempt)
@@ -118,6 +116,6 @@ class Upload:
         found = await self._requests.persist(lambda: self._client.info(self._path))
         return found.nbytes == self._nbytes and found.version.endswith(f"-{len(self._etags)}-{self._nbytes}")
 
-    async def _call(self, method: str, upload: str, sent_nbytes: int, **arguments: Any) -> Any:
+    async def _call(self, method: str, upload: str, body: bytes | None = None, **arguments: Any) -> Any:
         key = self._client.key(self._path)
-        return await self._client.call(method, sent_nbytes, Key=key, UploadId=upload, **arguments)
+        return await self._client.call(method, body, Key=key, UploadId=upload, **arguments)

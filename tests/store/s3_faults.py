@@ -1,0 +1,52 @@
+"""A bucket behind a proxy that fails by a script, and stores that reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from arrowquant_dist.config import Storage, Transfer
+from arrowquant_dist.store.files import Store
+from tests.servers.fault_proxy import FaultProxy
+from tests.servers.faults import Fault
+from tests.servers.fixtures import Bucket
+from tests.servers.seaweedfs import SeaweedFS
+
+# As small and as impatient as the settings go.
+PIECES = Transfer(range_bytes=64 << 10, upload_bytes=5 << 20, request_timeout=2.0, retries=6, backoff=0.01)
+
+
+@dataclass(frozen=True)
+class Flaky:
+    """store: through the proxy. bucket: behind it."""
+
+    bucket: Bucket
+    proxy: FaultProxy
+    options: dict[str, Any]
+
+    def store(self, transfer: Transfer = PIECES) -> Store:
+        return Store.open(self.bucket.uri, Storage(self.options, transfer))
+
+    def fail(self, *faults: Fault) -> None:
+        self.proxy.rewrite(*faults)
+
+    def put(self, path: str, data: bytes) -> None:
+        self.bucket.objects.put(f"{self.bucket.uri}/{path}", data)
+
+    def get(self, path: str) -> bytes:
+        return self.bucket.objects.get(f"{self.bucket.uri}/{path}")
+
+    def sizes(self) -> dict[str, int]:
+        return self.bucket.objects.sizes(self.bucket.uri)
+
+    def uploads(self) -> list[str]:
+        return self.bucket.objects.uploads(self.bucket.uri)
+
+
+@pytest.fixture
+def flaky(seaweedfs: SeaweedFS, bucket: Bucket) -> Iterator[Flaky]:
+    with FaultProxy(seaweedfs.port) as proxy:
+        yield Flaky(bucket, proxy, seaweedfs.options_at(proxy.endpoint_url))

@@ -62,7 +62,7 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
         *raw_layers(described[:middle]),
         *raw_layers(described[middle:], f"{URI}/b.safetensors"),
     ]
-    encodings = ["raw", "raw", "raw", "dataset", "strided:[1, 2]"]
+    encodings = ["raw", "raw", "raw", "dataset", "strided:[1, 2]", 'scaled:{"codes":"int8"}']
     layers = [
         Layer(
             layer.name,

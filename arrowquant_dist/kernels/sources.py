@@ -23,10 +23,13 @@ _F32 = ir.FloatType()
 
 @intrinsic
 def _rounded(_typing: Any, _value: Any, like: Any) -> Any:
-    """float32 → bits of the dtype that `like`'s integer type stands for."""
+    """float32 → bits of the dtype that `like`'s integer type stands for. NaN is one and the same: which of its many bit
+    patterns an operation gives depends on the CPU."""
 
     def float32(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(32))
+        is_nan = builder.fcmp_unordered("uno", args[0], args[0])
+        nan = ir.Constant(ir.IntType(32), 0x7FC00000)
+        return builder.select(is_nan, nan, builder.bitcast(args[0], ir.IntType(32)))
 
     def bfloat16(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         is_nan = builder.fcmp_unordered("uno", args[0], args[0])
@@ -193,7 +196,8 @@ def decode_columns(
     """Decodes rows of codes into columns: the layer has them the other way round.
 
     codes: uint8 [rows, row bytes]. scales: float32 [rows, groups]. scratch: uint8 [codes of a row]. tile: as out,
-    [TILE_ROWS, at least codes of a row]. skipped: codes at a row's beginning that are left out. out: bits [codes, rows].
+    [TILE_ROWS, at least codes of a row]. skipped: codes at a row's beginning that are left out. out: bits [codes,
+    rows].
     """
     none = np.float32(0.0)
     for first in range(0, codes.shape[0], tile.shape[0]):

@@ -131,9 +131,7 @@ def test_every_name_of_every_header_is_there_once(model: Path) -> None:
         frozenset(("lm_head.weight", f"{mtp}.shared_head.head.weight")),
     }
     codes = sum(name.endswith("_scale_inv") for name in checkpoint.decoded)
-    assert checkpoint.notes == (
-        f"{codes} layers are decoded from codes (float8_e4m3fn) and scales to bfloat16",
-    )
+    assert checkpoint.notes == (f"decoded from float8_e4m3fn codes and scales to bfloat16: {codes} layers",)
 
 
 def test_the_dataset_gives_every_layer_of_the_model_and_no_scales(model: Path, tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_unquantized_and_calibrated_tensors_stay(tmp_path: Path) -> None:
     }
     checkpoint = save_model(tmp_path, {**stored, **others}, config)
     assert {layer.name for layer in checkpoint.layers} == {"a.weight", *others}
-    assert checkpoint.notes == ("1 layers are decoded from codes (int8) and scales to bfloat16",)
+    assert checkpoint.notes == ("decoded from int8 codes and scales to bfloat16: 1 layer",)
 
 
 GROUPS = {"g": {"targets": ["Linear"], "weights": {"num_bits": 4, "strategy": "channel"}}}

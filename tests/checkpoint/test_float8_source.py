@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from compressed_tensors.compressors import BaseCompressor
@@ -65,6 +66,15 @@ def test_codes_are_those_of_the_decoded_checkpoint(tmp_path: Path) -> None:
         quantize(str(tmp_path / name), str(tmp_path / f"{name}-int4"), config, run)
     assert weights_of(tmp_path / "fp8-int4") == weights_of(tmp_path / "bf16-int4")
     assert len(weights_of(tmp_path / "fp8-int4")) > 4
+
+
+def test_object_storage_gives_the_same(tmp_path: Path) -> None:
+    save_model(tmp_path / "fp8", {"a.weight": float8(300, 500), "a.weight_scale_inv": scales(3, 4)}, DEEPSEEK)
+    fsspec.filesystem("memory").put(str(tmp_path / "fp8"), f"/{tmp_path.name}-fp8", recursive=True)
+    run = RunConfig(engine="inline", block_bytes=64 << 10)
+    for number, source in enumerate([str(tmp_path / "fp8"), f"memory://{tmp_path.name}-fp8"]):
+        quantize(source, str(tmp_path / f"out-{number}"), QuantizationConfig(), run)
+    assert weights_of(tmp_path / "out-0") == weights_of(tmp_path / "out-1")
 
 
 @pytest.mark.parametrize(

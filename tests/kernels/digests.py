@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 
 from arrowquant_dist.config import BITS, QuantSpec
+from arrowquant_dist.kernels import sources
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 
 _SHAPE = (60, 203)
@@ -66,6 +67,28 @@ def floats_to_halves() -> tuple[np.ndarray, np.ndarray]:
     return floats, q.values("float16")[:, 0]
 
 
+def decoded_sources() -> np.ndarray:
+    """uint8: every code of each kind by scales from tiny to too large, in each dtype that sources are decoded to."""
+    scales = np.array([[1.0], [0.37], [2**-130], [1e-30], [3e4], [1e38], [np.inf], [np.nan]], np.float32)
+    codes = np.broadcast_to(np.arange(256, dtype=np.uint8), (len(scales), 256)).copy()
+    found = []
+    for kind, bits, columns in sources_kinds():
+        for dtype in ("<i4", "<u2", "<i2"):
+            out = np.empty((len(scales), columns), dtype)
+            none, scratch = np.empty((len(scales), 0), np.float32), np.empty(columns, np.uint8)
+            rows, groups = np.arange(len(scales)), np.empty(0, np.int32)
+            sources.decode_rows(kind, bits, codes, rows, columns, groups, scales, none, scratch, out)
+            found.append(out.view(np.uint8).reshape(-1))
+    return np.concatenate(found)
+
+
+def sources_kinds() -> list[tuple[int, int, int]]:
+    """(kind, bits, values in 256 bytes) of each."""
+    packed = [(sources.PACKED, bits, 256 * 8 // bits) for bits in (2, 4, 8)]
+    plain = [(kind, 8, 256) for kind in (sources.E4M3, sources.E5M2, sources.INT8)]
+    return [*plain, *packed, (sources.E2M1, 4, 512)]
+
+
 def digests(dtypes: list[str]) -> dict[str, str]:
     """Of codes, scales, zero points and decoded values, by spec, for weights of each dtype."""
     found = {
@@ -74,6 +97,7 @@ def digests(dtypes: list[str]) -> dict[str, str]:
     }
     for convert in (halves_to_floats, floats_to_halves):
         found[convert.__name__] = hashlib.sha256(convert()[1].tobytes()).hexdigest()[:16]
+    found["decoded_sources"] = hashlib.sha256(decoded_sources().tobytes()).hexdigest()[:16]
     return found
 
 

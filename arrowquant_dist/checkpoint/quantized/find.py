@@ -81,7 +81,7 @@ def _decoded_notes(tensors: Tensors) -> list[str]:
     """What is decoded from what."""
     kinds = Counter(Scaled.decode(layer).codes for layer in tensors.layers.values())
     return [
-        f"{count} layers are decoded from codes ({kind}) and scales to {tensors.dtype}"
+        f"decoded from {kind} codes and scales to {tensors.dtype}: {count} {'layer' if count == 1 else 'layers'}"
         for kind, count in kinds.most_common()
     ]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.chaos.runs import Source, Weights, quiet_weights, write_source
+from tests.chaos.runs import LARGE_PARTS, Source, Weights, quiet_weights, write_source
 
 Note = Callable[[str], None]
 
@@ -21,6 +21,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Source:
 def quiet(checkpoint: Source, tmp_path_factory: pytest.TempPathFactory) -> Weights:
     """Codes, scales and zero points of a run that nothing disturbed."""
     return quiet_weights(checkpoint, tmp_path_factory.mktemp("quiet") / "target")
+
+
+@pytest.fixture(scope="session")
+def quiet_large(checkpoint: Source, tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """The same with one scale a layer."""
+    return quiet_weights(checkpoint, tmp_path_factory.mktemp("quiet") / "target", LARGE_PARTS)
 
 
 @pytest.fixture(autouse=True)

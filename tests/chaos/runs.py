@@ -16,8 +16,10 @@ from arrowquant_dist.store.verify import verify
 from tests.datasets import manifest_of, weights_of
 from tests.servers.objects import Objects
 
-LAYERS, ROWS, COLUMNS = 6, 2048, 1024
+LAYERS, ROWS, LARGE_ROWS, COLUMNS = 2, 2048, 8192, 1024
 CONFIG = QuantizationConfig("int8")
+# One scale for a whole layer: a layer is a shard, and the largest makes a part that is uploaded in two pieces.
+LARGE_PARTS = QuantizationConfig("int8", per_channel=False, group_size=0)
 # Hundreds of requests: ranges of a quarter of a row block, 13 shards.
 TRANSFER: dict[str, Any] = {
     "range_bytes": 256 << 10,
@@ -29,8 +31,6 @@ TRANSFER: dict[str, Any] = {
     "backoff": 0.02,
 }
 RUN = RunConfig(block_bytes=1 << 20, shard_bytes=4 << 20, engine="inline", workers=2, transfer=TRANSFER)  # type: ignore[arg-type]
-# Two shards whose parts are large enough to be uploaded in pieces.
-LARGE_PARTS = RUN.replace(shard_bytes=40 << 20)
 
 Weights = dict[tuple[str, int], tuple[bytes, bytes, bytes]]
 
@@ -50,15 +50,16 @@ def write_source(folder: Path) -> Source:
     """By the safetensors package."""
     rng = np.random.default_rng(8)
     folder.mkdir(parents=True)
-    tensors = {f"layers.{i}.weight": rng.standard_normal((ROWS, COLUMNS), np.float32) for i in range(LAYERS)}
+    rows = {**{f"layers.{i}": ROWS for i in range(LAYERS)}, "large": LARGE_ROWS}
+    tensors = {f"{name}.weight": rng.standard_normal((n, COLUMNS), np.float32) for name, n in rows.items()}
     norms = {f"layers.{i}.norm": np.ones(COLUMNS, np.float32) for i in range(LAYERS)}
     save_file({**tensors, **norms}, folder / "model.safetensors")
     (folder / "config.json").write_text('{"model_type": "chaos"}')
     return Source(folder)
 
 
-def quiet_weights(source: Source, target: Path) -> Weights:
-    quantize(source.uri, str(target), CONFIG, RUN)
+def quiet_weights(source: Source, target: Path, config: QuantizationConfig = CONFIG) -> Weights:
+    quantize(source.uri, str(target), config, RUN)
     return weights_of(target)
 
 

@@ -22,6 +22,7 @@ _REFUSALS = {
     Kind.SLOW_DOWN: (503, "Slow Down", "SlowDown"),
     Kind.INTERNAL_ERROR: (500, "Internal Server Error", "InternalError"),
 }
+_NOT_APPLIED = {*_REFUSALS, Kind.RESET_REQUEST, Kind.STALLED_HEADERS}
 
 
 class FaultProxy:
@@ -95,30 +96,24 @@ class FaultProxy:
         script = self._script
         number = script.choose(method, path, request.head.decode("latin-1"))
         kind = script.kind(number)
-
-        def happened() -> None:
+        if kind in _NOT_APPLIED or (kind is Kind.FLIPPED_UPLOAD and request.body):
             assert number is not None
             script.happened(number, method, path)
-
+        if kind is Kind.RESET_REQUEST:
+            return await _reset(writer)
+        if kind is Kind.STALLED_HEADERS:
+            return await _stall(reader)
         if kind in _REFUSALS:
-            happened()
             answer = _refusal(kind, method)
-        elif kind in {Kind.RESET_REQUEST, Kind.STALLED_HEADERS}:
-            happened()
-            return await _reset(writer) if kind is Kind.RESET_REQUEST else await _stall(reader)
         else:
+            if kind is Kind.FLIPPED_UPLOAD:
+                request = _flipped(request, script)
             answer = await upstream.ask(request, method)
-            if kind is Kind.LOST_RESPONSE and answer.start[1].startswith("2"):
-                happened()
-                return await _reset(writer)
-            if kind is not None and kind.needs_body and answer.body and answer.start[1].startswith("2"):
-                happened()
-                if kind is not Kind.FLIPPED_BYTE:
-                    return await _spoil(kind, answer, reader, writer)
-                index, mask = script.byte_to_flip(len(answer.body))
-                body = bytearray(answer.body)
-                body[index] ^= mask
-                answer = Message(answer.head, bytes(body))
+            if number is not None and kind is not Kind.FLIPPED_UPLOAD:
+                if _can_spoil(script.kind(number), answer):
+                    script.happened(number, method, path)
+                    return await _spoil(script, number, answer, reader, writer) and not answer.closes
+                script.spare(number)
         writer.write(answer.head + answer.body)
         await writer.drain()
         return not (request.closes or answer.closes)
@@ -150,14 +145,40 @@ class _Upstream:
             self._streams = None
 
 
-async def _spoil(kind: Kind, answer: Message, reader: StreamReader, writer: StreamWriter) -> bool:
+def _can_spoil(kind: Kind | None, answer: Message) -> bool:
+    """Whether the request was applied, and has a body where that is what is to be spoilt."""
+    applied = answer.start[1].startswith("2")
+    return applied and (kind is Kind.LOST_RESPONSE or bool(answer.body))
+
+
+async def _spoil(
+    script: Script, number: int, answer: Message, reader: StreamReader, writer: StreamWriter
+) -> bool:
+    """Sends what is to be sent of the answer; whether the connection goes on."""
+    kind = script.kind(number)
+    if kind is Kind.LOST_RESPONSE:
+        return await _reset(writer)
     if kind is Kind.TRICKLE:
         return await _trickle(answer, writer)
+    if kind is Kind.FLIPPED_BYTE:
+        answer = _flipped(answer, script)
+        writer.write(answer.head + answer.body)
+        await writer.drain()
+        return True
     writer.write(answer.head + answer.body[: len(answer.body) // 2])
     await writer.drain()
     if kind is Kind.STALLED_BODY:
         return await _stall(reader)
     return await _reset(writer) if kind is Kind.RESET_BODY else False
+
+
+def _flipped(message: Message, script: Script) -> Message:
+    if not message.body:
+        return message
+    index, mask = script.byte_to_flip(len(message.body))
+    body = bytearray(message.body)
+    body[index] ^= mask
+    return Message(message.head, bytes(body))
 
 
 async def _trickle(answer: Message, writer: StreamWriter) -> bool:

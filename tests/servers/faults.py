@@ -16,21 +16,12 @@ class Kind(Enum):
     RESET_REQUEST = "connection reset before the request is applied"
     RESET_BODY = "connection reset in the middle of the answer's body"
     TRUNCATED_BODY = "half of the body under the full Content-Length, then the end of the connection"
-    FLIPPED_BYTE = "one bit of one byte of the body is wrong"
+    FLIPPED_BYTE = "one bit of one byte of the answer's body is wrong"
+    FLIPPED_UPLOAD = "one bit of one byte of the request's body is wrong"
     STALLED_HEADERS = "the request is taken, then nothing"
     STALLED_BODY = "half of the body, then nothing"
     LOST_RESPONSE = "the request is applied, its answer is not sent"
     TRICKLE = "the body comes a few bytes at a time"
-
-    @property
-    def needs_body(self) -> bool:
-        return self in {
-            Kind.RESET_BODY,
-            Kind.TRUNCATED_BODY,
-            Kind.FLIPPED_BYTE,
-            Kind.STALLED_BODY,
-            Kind.TRICKLE,
-        }
 
 
 @dataclass(frozen=True)
@@ -78,11 +69,12 @@ class Script:
         self.injected: list[Injected] = []
 
     def choose(self, method: str, path: str, head: str) -> int | None:
-        """The number of the fault for this request."""
+        """The number of the fault for this request; to be followed by `happened` or `spare`."""
         for number, fault in enumerate(self._faults):
             if fault.matches(method, path, head):
                 self._matched[number] += 1
                 if self._fires(number, fault):
+                    self._hit[number] += 1
                     return number
         return None
 
@@ -90,9 +82,12 @@ class Script:
         return None if number is None else self._faults[number].kind
 
     def happened(self, number: int, method: str, path: str) -> None:
-        """It was carried out: a body to spoil was there, a request whose answer is to be lost was applied."""
-        self._hit[number] += 1
+        """It was carried out."""
         self.injected.append(Injected(self._faults[number].kind, method, path))
+
+    def spare(self, number: int) -> None:
+        """It was not: no body was there to spoil, or the request whose answer was to be lost was refused."""
+        self._hit[number] -= 1
 
     def byte_to_flip(self, nbytes: int) -> tuple[int, int]:
         """(index, mask)."""

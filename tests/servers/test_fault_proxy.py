@@ -153,6 +153,14 @@ def test_one_bit_of_one_byte_is_wrong(proxy: FaultProxy, client: _Client) -> Non
     assert client.ask("GET", "/a") == (200, BODY)
 
 
+def test_one_bit_of_what_is_sent_is_wrong(proxy: FaultProxy, client: _Client, server: _Server) -> None:
+    proxy.rewrite(Fault(Kind.FLIPPED_UPLOAD, "PUT"))
+    assert client.ask("PUT", "/a", BODY) == (200, b"")
+    wrong = [a ^ b for a, b in zip(server.kept[0], BODY, strict=True) if a != b]
+    assert [byte.bit_count() for byte in wrong] == [1]
+    assert kinds(proxy) == [Kind.FLIPPED_UPLOAD]
+
+
 @pytest.mark.parametrize("kind", [Kind.STALLED_HEADERS, Kind.STALLED_BODY])
 def test_a_stalled_answer_never_ends(proxy: FaultProxy, kind: Kind) -> None:
     proxy.rewrite(Fault(kind, limit=1))

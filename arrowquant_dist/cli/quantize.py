@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -82,13 +83,16 @@ def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, *
 
     skip_unused_imports()
     from arrowquant_dist import driver
+    from arrowquant_dist.engine.log import shown_shards
 
-    if as_json:
-        return driver.quantize(source, target, config, run)
-    from arrowquant_dist.cli.progress import shown_progress
+    # Ray prints on stdout what its nodes complain of; stdout is for the report alone.
+    with shown_shards(sys.stderr), redirect_stdout(sys.stderr):
+        if as_json:
+            return driver.quantize(source, target, config, run)
+        from arrowquant_dist.cli.progress import shown_progress
 
-    with shown_progress(sys.stderr, "quantize") as on_event:
-        return driver.quantize(source, target, config, run, on_event)
+        with shown_progress(sys.stderr, "quantize") as on_event:
+            return driver.quantize(source, target, config, run, on_event)
 
 
 def _show_outcome(result: Outcome, *, as_json: bool) -> None:

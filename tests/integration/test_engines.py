@@ -26,7 +26,7 @@ INT4 = QuantizationConfig("int4", per_channel=False, group_size=64, symmetric=Fa
 SIZES = RunConfig(block_bytes=1 << 20, shard_bytes=8 << 20, engine="inline")
 
 
-@pytest.mark.parametrize("config", ["int8", "int2-asymmetric"])
+@pytest.mark.parametrize("config", ["int8", pytest.param("int2-asymmetric", marks=pytest.mark.slow)])
 def test_ray_from_the_command_line_gives_what_threads_give(
     targets: Targets, tmp_path: Path, config: str
 ) -> None:
@@ -71,6 +71,7 @@ class Killer(threading.Thread):
             time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_killed_actor_costs_nothing_but_time(source: str, quiet: Path, tmp_path: Path) -> None:
     target = tmp_path / "ray"
     killer = Killer(target)

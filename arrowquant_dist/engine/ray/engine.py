@@ -34,17 +34,23 @@ class _Terminated(KeyboardInterrupt):
 class RayEngine:
     """address: of a cluster; None starts a Ray on this machine for the run. A Ray that the caller is connected to is
     used instead, and stays. workers: actors, by default as many as the cluster has CPUs, or may get from its
-    autoscaler. memory_nbytes: what a cluster's scheduler sets aside for each."""
+    autoscaler. memory_nbytes: what a cluster's scheduler sets aside for each. actor_class: for faults on purpose."""
 
     name = "ray"
 
     def __init__(
-        self, address: str | None, workers: int | None, memory_nbytes: int, patience: Patience | None = None
+        self,
+        address: str | None,
+        workers: int | None,
+        memory_nbytes: int,
+        patience: Patience | None = None,
+        actor_class: type[ShardActor] = ShardActor,
     ) -> None:
         self._address = address
         self._wanted = workers
         self._memory_nbytes = memory_nbytes
         self._patience = patience or Patience()
+        self._actor_class = actor_class
         self.workers = workers or 0
 
     def run(self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent) -> EngineFacts:
@@ -67,7 +73,7 @@ class RayEngine:
         self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent, memory_nbytes: int | None
     ) -> EngineFacts:
         self.workers = min(self._wanted or default_workers(), max(len(shards), 1))
-        actor_class = ray.remote(concurrency_groups={WATCH: 1})(ShardActor).options(
+        actor_class = ray.remote(concurrency_groups={WATCH: 1})(self._actor_class).options(
             num_cpus=1,
             memory=memory_nbytes,
             max_restarts=0,

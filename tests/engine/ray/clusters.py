@@ -1,0 +1,61 @@
+"""A Ray cluster of several nodes on this machine, whose nodes are lost, drained and added."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ray.cluster_utils import Cluster
+
+_STORE_NBYTES = 80 << 20
+METRICS_MILLISECONDS = 500
+
+
+class SmallCluster:
+    """A head without CPUs, and `nodes` of 1 CPU."""
+
+    def __init__(self, nodes: int) -> None:
+        head = {
+            "num_cpus": 0,
+            "object_store_memory": _STORE_NBYTES,
+            "include_dashboard": False,
+            "_system_config": {"metrics_report_interval_ms": METRICS_MILLISECONDS},
+        }
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.nodes: list[Any] = []
+        for _ in range(nodes):
+            self.add()
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add(self, **options: Any) -> Any:
+        """A new node of 1 CPU."""
+        node = self._cluster.add_node(
+            num_cpus=1, object_store_memory=_STORE_NBYTES, memory=2 << 30, **options
+        )
+        self.nodes.append(node)
+        return node
+
+    def lose(self, node: Any) -> None:
+        """The node is gone, with all its processes, at once."""
+        self.nodes.remove(node)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def drain(self, node: Any) -> None:
+        """The node is told that it will be preempted."""
+        ray = str(Path(sys.executable).with_name("ray"))
+        why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        which = ["--address", self.address, "--node-id", node.node_id, "--deadline-remaining-seconds", "600"]
+        subprocess.run([ray, "drain-node", *which, *why], check=True, capture_output=True)
+
+    def stop(self) -> None:
+        self._cluster.shutdown()
+
+
+def name_of(node: Any, names: tuple[str, ...]) -> bool:
+    """Whether this node is among the names of EngineFacts.nodes."""
+    return any(name.endswith(f"/{node.node_id[:8]}") for name in names)

@@ -1,0 +1,138 @@
+"""Runs of the Ray engine on a plan of many small shards, and what they left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import torch
+
+from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.engine import EngineEvent, EngineFacts
+from arrowquant_dist.engine.ray import Patience, RayEngine
+from arrowquant_dist.engine.ray.actor import ShardActor
+from arrowquant_dist.plan import Plan, make_plan, plan_table
+from arrowquant_dist.store.target import Target
+from arrowquant_dist.worker import ShardWorker, WorkerContext
+from tests.engine.ray.slow_actor import SlowActor
+from tests.sources import save_checkpoint
+
+SHARDS = 16
+MEMORY_NBYTES = 256 << 20
+QUICK = Patience(poll=0.2, backoff=0.1, stall=1.0, late=1.0, loser=3.0, farewell=2.0)
+SECONDS = 60
+
+
+@dataclass
+class Run:
+    """One plan at one target. facts: of the engine, once it is through."""
+
+    plan: Plan
+    context: WorkerContext
+    target: Path
+    events: list[EngineEvent] = field(default_factory=list)
+    facts: EngineFacts = field(default_factory=EngineFacts)
+
+    def engine(
+        self,
+        address: str | None,
+        workers: int | None = 2,
+        *,
+        patience: Patience = QUICK,
+        actor_class: type[ShardActor] = SlowActor,
+        memory_nbytes: int = MEMORY_NBYTES,
+    ) -> None:
+        """Runs all shards to their end."""
+        engine = RayEngine(address, workers, memory_nbytes, patience, actor_class)
+        self.facts = engine.run(self.context, self.plan.shards, self.events.append)
+
+    @contextmanager
+    def at_work(
+        self, address: str, after: int = 0, *, workers: int | None = 2, patience: Patience = QUICK
+    ) -> Iterator[None]:
+        """Runs beside the block, which is entered after so many commits; it ends with the run."""
+        with ThreadPoolExecutor(1) as thread:
+            running = thread.submit(self.engine, address, workers, patience=patience)
+            wait_until(lambda: self.commits >= after or running.done())
+            try:
+                yield
+            finally:
+                running.result(SECONDS)
+
+    @property
+    def commits(self) -> int:
+        return len([*(self.target / "run" / "commits").glob("*.json")])
+
+    def checksums(self) -> dict[tuple[str, int], str]:
+        """{layer and first row: checksum of codes, scales and zero points}, of what is committed."""
+        receipts = Target.open(str(self.target), fingerprint=self.context.fingerprint).receipts()
+        return {(row.layer_name, row.row_start): row.checksum for r in receipts.values() for row in r.rows}
+
+    def parts(self) -> int:
+        """Those of killed workers included, which `publish` removes."""
+        return len([*(self.target / "weights").rglob("part-*.parquet")])
+
+
+def start_run(
+    folder: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+    shards: int = SHARDS,
+    shard_bytes: int = 300 << 10,
+) -> Run:
+    """A target with a plan of a shard a layer, four row blocks each."""
+    if weights is None:
+        generator = torch.Generator().manual_seed(1)
+        weights = {f"layers.{i}.weight": torch.randn(256, 256, generator=generator) for i in range(shards)}
+    checkpoint = open_checkpoint(save_checkpoint(folder / "source", weights))
+    plan = make_plan(
+        checkpoint, QuantizationConfig(), RunConfig(block_bytes=64 << 10, shard_bytes=shard_bytes)
+    )
+    target = folder / "target"
+    Target.open(str(target)).start(plan_table(plan))
+    return Run(plan, WorkerContext(str(target), plan.fingerprint, plan.compression, checkpoint.files), target)
+
+
+def quiet_checksums(run: Run) -> dict[tuple[str, int], str]:
+    """What an undisturbed worker makes of the same plan."""
+    target = run.target.with_name("quiet")
+    Target.open(str(target)).start(plan_table(run.plan))
+    context = WorkerContext(str(target), run.plan.fingerprint, run.plan.compression, run.context.files)
+    worker = ShardWorker(context)
+    receipts = [worker.run(shard, lambda _: None, lambda: False) for shard in run.plan.shards]
+    return {(row.layer_name, row.row_start): row.checksum for r in receipts for row in r.rows}
+
+
+def actor_processes() -> list[psutil.Process]:
+    """Of every ShardActor under this process."""
+    return [p for p in psutil.Process().children(recursive=True) if _is_actor(p)]
+
+
+def _is_actor(process: psutil.Process) -> bool:
+    try:
+        name, status = process.name(), process.status()
+    except psutil.NoSuchProcess:
+        return False
+    is_actor = str(name).startswith(("ray::SlowActor", "ray::ShardActor"))
+    return is_actor and status != psutil.STATUS_ZOMBIE
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def total(events: Sequence[EngineEvent]) -> tuple[int, int, int]:
+    """Row blocks, bytes and layers."""
+    return (
+        sum(e.rows for e in events),
+        sum(e.nbytes for e in events),
+        sum(e.layers for e in events),
+    )

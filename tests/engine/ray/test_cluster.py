@@ -1,0 +1,213 @@
+"""The Ray engine on a cluster that loses workers and nodes: everything is committed once, whatever goes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+
+from arrowquant_dist.errors import MissingDependency, StorageError, UnquantizableWeights
+from tests.engine.ray.clusters import SmallCluster, name_of
+from tests.engine.ray.runs import (
+    QUICK,
+    SHARDS,
+    Run,
+    actor_processes,
+    quiet_checksums,
+    start_run,
+    total,
+    wait_until,
+)
+from tests.engine.ray.slow_actor import OtherVersion, faults
+
+LONG = replace(QUICK, deadline=600.0)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[SmallCluster]:
+    cluster = SmallCluster(nodes=2)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return start_run(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    yield
+    assert not ray.is_initialized()
+    wait_until(lambda: not actor_processes())
+
+
+def assert_whole(run: Run, killed: int = 0) -> None:
+    """Every shard is committed once, with the bytes of an undisturbed run, and was told once. killed: workers."""
+    assert run.checksums() == quiet_checksums(run)
+    shards, blocks = len(run.plan.shards), list(run.plan.blocks)
+    assert shards <= run.parts() <= shards + killed
+    assert total(run.events) == (len(blocks), sum(b.source_nbytes for b in blocks), shards)
+
+
+def test_two_nodes_share_the_work(cluster: SmallCluster, run: Run) -> None:
+    run.engine(cluster.address)
+    assert_whole(run)
+    assert all(name_of(node, run.facts.nodes) for node in cluster.nodes)
+    assert (run.facts.shard_retries, run.facts.stolen, run.facts.wasted_seconds) == (0, 0, 0.0)
+    assert run.facts.worker_seconds > SHARDS * 4 * 0.05
+    assert max(event.workers_alive for event in run.events) == 2
+
+
+def test_a_killed_worker_is_replaced_and_its_shard_done_again(cluster: SmallCluster, run: Run) -> None:
+    with run.at_work(cluster.address, after=3):
+        os.kill(actor_processes()[0].pid, signal.SIGKILL)
+    assert_whole(run, killed=1)
+    assert run.facts.shard_retries == 1
+    assert run.facts.wasted_seconds > 0
+    assert run.events[-1].workers_alive == 2
+
+
+def test_a_lost_node_is_done_without_and_a_new_one_is_used(cluster: SmallCluster, tmp_path: Path) -> None:
+    run = start_run(tmp_path, shards=40)
+    with run.at_work(cluster.address, after=2):
+        cluster.lose(cluster.nodes[0])
+        new = cluster.add()
+    assert_whole(run, killed=1)
+    assert name_of(new, run.facts.nodes)
+    assert run.facts.shard_retries == 1
+
+
+@pytest.mark.slow
+def test_a_preempted_node_gets_no_more_work_and_costs_no_attempt(
+    cluster: SmallCluster, tmp_path: Path
+) -> None:
+    run = start_run(tmp_path, shards=40)
+    draining = cluster.nodes[0]
+    with run.at_work(cluster.address, after=2, patience=replace(QUICK, attempts=1)):
+        cluster.drain(draining)
+        wait_until(lambda: not _workers_on(draining))
+        assert run.commits < 40
+        new = cluster.add()
+    cluster.lose(draining)
+    assert_whole(run)
+    assert name_of(new, run.facts.nodes)
+    assert run.facts.shard_retries == 0
+    assert run.facts.wasted_seconds < 0.5  # its second shard was taken back before it was begun
+
+
+def _workers_on(node: Any) -> list[str]:
+    from ray._private.state import actors
+
+    return [
+        actor["ActorID"]
+        for actor in actors().values()
+        if actor["State"] == "ALIVE" and actor["Address"]["NodeID"] == node.node_id
+    ]
+
+
+def test_a_worker_that_hangs_is_replaced_after_the_deadline(cluster: SmallCluster, run: Run) -> None:
+    patience = replace(QUICK, deadline=1.5, stall=600.0, late=600.0)
+    with run.at_work(cluster.address, after=2, patience=patience):
+        hung = _freeze()
+    assert_whole(run, killed=1)
+    assert run.facts.shard_retries == 1
+    assert run.facts.stolen == 0
+    assert run.facts.wasted_seconds > 1.0
+    wait_until(lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_at_the_tail_an_idle_worker_takes_the_shard_of_one_that_hangs(
+    cluster: SmallCluster, run: Run
+) -> None:
+    started = time.monotonic()
+    with run.at_work(cluster.address, after=SHARDS - 4, patience=LONG):
+        _freeze()
+    assert time.monotonic() - started < 30
+    assert_whole(run, killed=1)
+    assert run.facts.stolen == 1
+    assert run.facts.shard_retries == 0
+
+
+def _freeze() -> psutil.Process:
+    """Stops an actor in its tracks: it answers nothing, and is not dead."""
+    process = actor_processes()[0]
+    os.kill(process.pid, signal.SIGSTOP)
+    return process
+
+
+@pytest.mark.slow
+def test_a_shard_queued_at_a_worker_that_hangs_is_done_by_another(cluster: SmallCluster, run: Run) -> None:
+    """More shards wait than there are workers, so the frozen one has a second in hand."""
+    with run.at_work(cluster.address, after=1, patience=LONG):
+        _freeze()
+    assert_whole(run, killed=1)
+    assert run.facts.stolen == 1  # the one it was at; the queued one had not begun
+
+
+def test_storage_out_of_reach_is_tried_again(cluster: SmallCluster, run: Run) -> None:
+    faults(str(run.target)).mkdir()
+    for fault in ("3-1", "3-2", "7-1"):
+        (faults(str(run.target)) / fault).touch()
+    run.engine(cluster.address, patience=replace(QUICK, attempts=3))
+    assert_whole(run)
+    assert run.facts.shard_retries == 3
+
+
+def test_a_shard_whose_storage_stays_away_fails_the_run_after_the_rest(
+    cluster: SmallCluster, run: Run
+) -> None:
+    faults(str(run.target)).mkdir()
+    for number in range(9):
+        (faults(str(run.target)) / f"3-{number}").touch()
+    with pytest.raises(StorageError, match="the server is away"):
+        run.engine(cluster.address, patience=replace(QUICK, attempts=3))
+    assert run.commits == run.parts() == SHARDS - 1
+    assert len([*faults(str(run.target)).iterdir()]) == 9 - 3
+
+
+def test_a_bad_layer_fails_the_run_after_the_rest_and_is_not_tried_again(
+    cluster: SmallCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = {f"layers.{i}.weight": torch.ones(256, 256) for i in range(6)}
+    weights["layers.2.weight"][3, 5] = torch.nan
+    run = start_run(tmp_path, weights)
+    with (
+        caplog.at_level(logging.INFO, "arrowquant_dist.shards"),
+        pytest.raises(UnquantizableWeights, match=r"\[3, 5\]") as raised,
+    ):
+        run.engine(cluster.address)
+    assert raised.value.layer == "layers.2.weight"
+    assert run.commits == run.parts() == 5
+    lines = [json.loads(record.message) for record in caplog.records]
+    assert sorted(line["outcome"] for line in lines) == ["done"] * 5 + ["failed"]
+    failed = next(line for line in lines if line["outcome"] == "failed")
+    assert "layers.2.weight" in failed["error"]
+
+
+def test_a_node_with_another_version_of_the_package_is_refused(cluster: SmallCluster, run: Run) -> None:
+    with pytest.raises(MissingDependency, match=r"another version .* install the same"):
+        run.engine(cluster.address, actor_class=OtherVersion)
+    assert run.commits == 0
+
+
+def test_the_ray_of_the_caller_is_used_and_stays(cluster: SmallCluster, run: Run) -> None:
+    ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        run.engine(None)
+        assert ray.is_initialized()
+        assert_whole(run)
+        wait_until(lambda: not actor_processes())
+    finally:
+        ray.shutdown()

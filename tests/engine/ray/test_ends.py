@@ -1,0 +1,71 @@
+"""How runs end that cannot begin, or are stopped: as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import CHECKOUT
+from tests.engine.ray.clusters import SmallCluster
+from tests.engine.ray.runs import wait_until
+
+_DRIVER = """
+import signal, sys
+from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from arrowquant_dist.engine.ray.actor import ShardActor
+from arrowquant_dist.errors import ArrowQuantError
+from tests.engine.ray.runs import start_run
+from tests.engine.ray.slow_actor import SlowActor
+run = start_run(Path(sys.argv[1]), shards=60)
+address = sys.argv[2] if len(sys.argv) > 2 else None
+try:
+    run.engine(address, actor_class=ShardActor if address else SlowActor)
+except ArrowQuantError as error:
+    sys.exit(f"{error.kind}: {error}")
+"""
+
+
+def _driver(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", _DRIVER, str(folder), *arguments]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_driver_that_is_stopped_takes_its_unfinished_parts_along(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    driver = _driver(tmp_path)
+    commits = tmp_path / "target" / "run" / "commits"
+    wait_until(lambda: len([*commits.glob("*.json")]) > 3 or driver.poll() is not None, 60)
+    below = psutil.Process(driver.pid).children(recursive=True)
+    driver.send_signal(number)
+    _, told = driver.communicate(timeout=60)
+    assert driver.returncode == 1
+    assert "interrupted: interrupted; the same command resumes the run" in told
+    files = [f for f in (tmp_path / "target" / "weights").rglob("*") if f.is_file()]
+    assert 3 < len(files) < 60
+    assert len(files) == len([*commits.glob("*.json")])
+    assert not [p for p in psutil.wait_procs(below, timeout=10)[1] if p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.slow
+def test_nodes_without_the_package_are_a_clear_error(tmp_path: Path) -> None:
+    cluster = SmallCluster(nodes=0)
+    path = os.environ.pop("PYTHONPATH")
+    try:
+        cluster.add()
+        os.environ["PYTHONPATH"] = path
+        _, told = _driver(tmp_path, cluster.address).communicate(timeout=90)
+    finally:
+        os.environ["PYTHONPATH"] = str(CHECKOUT)
+        cluster.stop()
+    assert "missing-dependency: the cluster's nodes cannot import what a worker needs" in told
+    assert "arrowquant_dist" in told
+    assert "--working-dir" in told

@@ -1,0 +1,130 @@
+"""A cluster without workers at first, what it shows of a run, and what a run costs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+import ray
+import torch
+
+from arrowquant_dist.engine.ray.actor import ShardActor
+from arrowquant_dist.engine.ray.cluster import UNKNOWN_CLUSTER_WORKERS
+from arrowquant_dist.errors import PartialRun
+from tests.engine.ray.clusters import SmallCluster
+from tests.engine.ray.runs import QUICK, SHARDS, Run, quiet_checksums, start_run, total
+
+METRICS = (
+    "ray_arrowquant_row_blocks_total",
+    "ray_arrowquant_layers_total",
+    "ray_arrowquant_read_bytes_total",
+    "ray_arrowquant_written_bytes_total",
+    'phase="quantize"',
+    "ray_arrowquant_shards_total",
+    "ray_arrowquant_actors_alive",
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[SmallCluster]:
+    cluster = SmallCluster(nodes=0)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return start_run(tmp_path)
+
+
+def test_a_cluster_that_never_has_room_is_a_clear_error_in_time(cluster: SmallCluster, run: Run) -> None:
+    started = time.monotonic()
+    with pytest.raises(PartialRun, match=r"none of the cluster's 1 nodes .* 1 CPU and 256 MiB.* has 0 CPUs"):
+        run.engine(cluster.address, patience=replace(QUICK, placement=2.0))
+    assert 2 < time.monotonic() - started < 20
+
+
+def test_a_cluster_that_grows_from_zero_begins_with_its_first_node(
+    cluster: SmallCluster, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Seven more actors are asked for than there is room for: they keep no shard from the one that is there."""
+    with run.at_work(cluster.address, workers=None):
+        time.sleep(2)
+        cluster.add()
+    assert run.checksums() == quiet_checksums(run)
+    assert max(event.workers_alive for event in run.events) == 1
+    assert f"asking for {UNKNOWN_CLUSTER_WORKERS} workers" in caplog.text
+
+
+def test_metrics_are_where_prometheus_looks(cluster: SmallCluster, tmp_path: Path) -> None:
+    run = start_run(tmp_path, shards=30)
+    shown = ""
+    with run.at_work(cluster.address, after=3):
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and not all(metric in shown for metric in METRICS):
+            time.sleep(0.2)
+            shown = _exported()
+    missing = [metric for metric in METRICS if metric not in shown]
+    assert not missing
+    assert "layers.0" not in shown  # no name of a layer is a tag
+
+
+def _exported() -> str:
+    nodes = ray.nodes() if ray.is_initialized() else []
+    urls = [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in nodes]
+    return "".join(urlopen(url, timeout=5).read().decode() for url in urls)  # noqa: S310 - the agents of this test
+
+
+@pytest.mark.parametrize(("layers", "shard_bytes"), [(600, 64 << 20), (64, 300 << 10)])
+def test_the_object_store_holds_less_than_a_kilobyte_a_layer(
+    cluster: SmallCluster, tmp_path: Path, layers: int, shard_bytes: int
+) -> None:
+    """600 layers in one shard: its description is more than Ray sends along with a call, and goes to the store."""
+    name = "model.language_model.layers.{}.mlp.experts.down_proj.weight"
+    weights = {name.format(i): torch.full((64, 64), 0.5 + i) for i in range(layers)}
+    run = start_run(tmp_path, weights, shard_bytes=shard_bytes)
+    assert max(len(pickle.dumps(shard)) / len(shard.blocks) for shard in run.plan.shards) < 1000
+    ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        before = _stored_nbytes()
+        run.engine(None, 1, actor_class=ShardActor)
+        used = _stored_nbytes() - before
+    finally:
+        ray.shutdown()
+    assert total(run.events)[2] == layers
+    assert used / layers <= 1000
+
+
+def _stored_nbytes() -> int:
+    """Bytes of all objects ever made in the nodes' stores."""
+    from ray._private.internal_api import node_stats
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    stats = [
+        node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False)
+        for node in alive
+    ]
+    return sum(int(each.store_stats.cumulative_created_bytes) for each in stats)
+
+
+def test_a_shard_is_a_line_of_json(cluster: SmallCluster, run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "arrowquant_dist.shards"):
+        run.engine(cluster.address)
+    lines = [
+        json.loads(record.message) for record in caplog.records if record.name == "arrowquant_dist.shards"
+    ]
+    assert sorted(line["shard"] for line in lines) == list(range(SHARDS))
+    for line in lines:
+        assert (line["attempt"], line["outcome"], line["layers"], line["row_blocks"]) == (1, "done", 1, 4)
+        assert line["source_bytes"] == line["read_bytes"] == 256 * 256 * 4
+        assert line["written_bytes"] > 256 * 256 / 4
+        assert set(line["seconds"]) == {"read", "quantize", "write"}
+        assert line["worker_seconds"] >= sum(line["seconds"].values()) * 0.5
+    assert max(len(record.message) for record in caplog.records) < 500

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 CONFIG = "config.yaml"  # what --config is called in the job's folder
 RECONNECTS = 6  # waits of 1, 2, 4 … seconds for a job server that does not answer
-STOP_SECONDS = 30
+STOP_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)

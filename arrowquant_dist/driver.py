@@ -89,7 +89,8 @@ def quantize(
             return _finished(dataset, plan, found, target, run)
         sidecars = _sidecars(checkpoint, run)
         _start(dataset, plan, sidecars, found)
-        earlier = dataset.receipts(found)
+        with collector_paused():
+            earlier = dataset.receipts(found)
     missing = [shard for shard in plan.shards if shard.index not in earlier]
     engine, ran = choose_engine(run, worker_memory_nbytes(plan)), EngineFacts()
     if missing:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from tests.benchmarks import big, cluster, files, kernels, limits, minilm, planning
+from tests.benchmarks import big, cluster, files, kernels, limits, minilm, planning, reducing
 from tests.benchmarks.table import Table, show
 
 _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
@@ -16,6 +16,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "files": lambda given: files.tables(given.params, given.runs, given.folder, given.idle),
     "cluster": lambda given: cluster.tables(given.models, given.runs, given.folder),
     "planning": lambda given: planning.tables(given.runs, given.folder),
+    "reducing": lambda given: reducing.tables(given.layers, given.folder),
     "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
 }
 
@@ -33,6 +34,7 @@ def main() -> None:
         help="of `cluster`; the first is what others are held to",
     )
     parser.add_argument("--side", type=int, default=4096, help="of the square matrix of `kernels`")
+    parser.add_argument("--layers", type=int, default=reducing.LAYERS, help="of the run of `reducing`")
     parser.add_argument("--folder", help="for temporary files: on the disk to measure")
     parser.add_argument(
         "--idle",

@@ -45,9 +45,10 @@ class Dispatch:
         self._warned = False
         self._next_poll = 0.0
 
-    def run(self) -> None:
-        """Returns when no shard is open; attempts that lost may still be at work."""
+    def run(self, check: Callable[[], None]) -> None:
+        """Returns when no shard is open; attempts that lost may still be at work. check: called often, may raise."""
         while self._ledger.open:
+            check()
             now = time.monotonic()
             for seat in self._crew.fill(min(self._workers, len(self._ledger.open)), now):
                 self._calls[seat.greeting] = partial(self._greeted, seat)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from collections.abc import Sequence
 
 import ray
 
@@ -16,6 +12,7 @@ from arrowquant_dist.engine.ray.actor import WATCH, ShardActor
 from arrowquant_dist.engine.ray.cluster import connect, default_workers
 from arrowquant_dist.engine.ray.crew import Crew
 from arrowquant_dist.engine.ray.dispatch import Dispatch
+from arrowquant_dist.engine.ray.interrupt import Interrupts
 from arrowquant_dist.engine.ray.ledger import Ledger
 from arrowquant_dist.engine.ray.pace import Patience
 from arrowquant_dist.engine.run import EngineFacts, OnEvent, raise_failures
@@ -25,10 +22,6 @@ from arrowquant_dist.worker import WorkerContext
 
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _TERMINATED_SECONDS = 2.0  # `ray job stop` kills the driver 3 s after its SIGTERM
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, in the main thread."""
 
 
 class RayEngine:
@@ -56,13 +49,14 @@ class RayEngine:
     def run(self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent) -> EngineFacts:
         """See Engine.run. Ctrl-C or SIGTERM stops each worker after its row block, and raises Interrupted."""
         owns_ray = not ray.is_initialized()
-        with _handler_restored():
+        with Interrupts() as interrupts:
             try:
                 if owns_ray:
                     connect(self._address, self._wanted)
-                _raise_on_sigterm()
+                interrupts.take()
                 is_alone = owns_ray and self._address is None
-                return self._run(context, shards, on_event, None if is_alone else self._memory_nbytes)
+                memory_nbytes = None if is_alone else self._memory_nbytes
+                return self._run(context, shards, on_event, memory_nbytes, interrupts)
             except KeyboardInterrupt as error:
                 raise Interrupted("interrupted; the same command resumes the run") from error
             finally:
@@ -70,7 +64,12 @@ class RayEngine:
                     ray.shutdown()
 
     def _run(
-        self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent, memory_nbytes: int | None
+        self,
+        context: WorkerContext,
+        shards: Sequence[Shard],
+        on_event: OnEvent,
+        memory_nbytes: int | None,
+        interrupts: Interrupts,
     ) -> EngineFacts:
         self.workers = min(self._wanted or default_workers(), max(len(shards), 1))
         actor_class = ray.remote(concurrency_groups={WATCH: 1})(self._actor_class).options(
@@ -85,35 +84,13 @@ class RayEngine:
         ledger = Ledger(shards, on_event, self._patience)
         dispatch = Dispatch(crew, ledger, self._patience, self.workers, memory_nbytes)
         try:
-            dispatch.run()
+            dispatch.run(interrupts.check)
             dispatch.stop(self._patience.farewell)
-        except KeyboardInterrupt as error:
-            is_terminated = isinstance(error, _Terminated)
+        except KeyboardInterrupt:
+            is_terminated = interrupts.number == signal.SIGTERM
             dispatch.stop(_TERMINATED_SECONDS if is_terminated else self._patience.farewell)
             raise
         finally:
             crew.dismiss(time.monotonic())
         raise_failures(ledger.failures, len(shards))
         return ledger.facts(crew.worker_seconds)
-
-
-@contextmanager
-def _handler_restored() -> Iterator[None]:
-    """Gives SIGTERM back to whom it belonged: Ray takes it, too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
-
-
-def _raise_on_sigterm() -> None:
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> Any:
-    raise _Terminated

@@ -59,6 +59,8 @@ def open_checkpoint(uri: str, storage: Storage = DEFAULT_STORAGE) -> Checkpoint:
 
     `minilm` is the model of the extra `[minilm]`; a folder of that name is `./minilm`. In a directory an
     arrowquant target comes first, then safetensors, then PyTorch files, then bare Parquet.
+    Codes of a quantized model that can be decoded (float8 with scales, compressed-tensors, MXFP4) are layers of the
+    values they stand for, in the model's dtype; see checkpoint/quantized.
     Raises NotFound, InvalidCheckpoint, MissingDependency; StorageError where reading fails.
     """
     uri = _find_minilm() if uri == MINILM else uri

@@ -269,9 +269,17 @@ def _run(
     except Interrupted:
         raise
     except ArrowQuantError:
-        if dataset.manifest() is None:
+        if not _is_published(dataset):
             raise
-        return EngineFacts()  # another driver has done all of it meanwhile, and published
+        return EngineFacts()  # another driver has done all of it meanwhile
+
+
+def _is_published(dataset: Target) -> bool:
+    """No, too, where the target cannot be asked: what is known to have failed is then what to tell."""
+    try:
+        return dataset.manifest() is not None
+    except ArrowQuantError:
+        return False
 
 
 def _receipts(dataset: Target, plan: Plan, found: Listing, earlier: Mapping[int, Receipt]) -> list[Receipt]:

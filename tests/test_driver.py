@@ -20,6 +20,7 @@ from arrowquant_dist.errors import (
     UnquantizableWeights,
 )
 from arrowquant_dist.plan import Shard
+from arrowquant_dist.store.local import LocalStore
 from arrowquant_dist.worker import WorkerContext
 from tests.datasets import manifest_of, rows_of, weights_of
 from tests.sources import random_weights, save_checkpoint
@@ -116,6 +117,21 @@ def test_a_driver_whose_engine_fails_after_another_one_published_is_done_too(
     outcome = quantize(source, target, CONFIG, RunConfig())
     assert outcome.already_finished
     assert outcome.report.totals.layers == 8
+
+
+def test_what_failed_first_is_told_though_the_target_fails_too(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> EngineFacts:
+        monkeypatch.setattr(LocalStore, "read", fail_to_read)
+        raise StorageError("first")
+
+    def fail_to_read(*_: object) -> bytes:
+        raise StorageError("second")
+
+    monkeypatch.setattr(InlineEngine, "run", fail)
+    with pytest.raises(StorageError, match="first"):
+        quantize(source, str(tmp_path / "out"), CONFIG, RunConfig())
 
 
 def test_a_finished_target_that_lost_a_part_is_not_called_finished(source: str, tmp_path: Path) -> None:

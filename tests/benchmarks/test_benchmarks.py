@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
-from tests.benchmarks import files, kernels, limits, minilm
+from tests.benchmarks import files, kernels, limits, minilm, reducing
 from tests.benchmarks.gguf_files import write_gguf
 from tests.benchmarks.source import shapes, write_checkpoint
 from tests.benchmarks.table import NOT_INSTALLED, Row, Table, at_least, at_most, ratio_of, render
@@ -94,3 +94,13 @@ def test_a_peer_that_is_not_installed_is_said_to_be_so_and_fails_nothing() -> No
 )
 def test_a_target_is_met_or_not(row: Row, *, met: bool | None) -> None:
     assert row.met is met
+
+
+def test_the_driver_of_a_run_whose_shards_are_committed_is_measured(tmp_path: Path) -> None:
+    (table,) = reducing.tables(2000, str(tmp_path))
+    rows = {row.name: row.ours for row in table.rows}
+    assert "200 shards of 2,000 layers" in table.title
+    assert 0 < rows["peak memory of the process"] < 1
+    phases = [seconds for name, seconds in rows.items() if name.startswith("of the wall")]
+    assert len(phases) == 3
+    assert sum(phases) <= rows["wall, with report and manifest"]

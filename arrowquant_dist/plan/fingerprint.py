@@ -37,10 +37,15 @@ def fingerprint(
     state = xxhash.xxh3_128(_json(head).encode())
     shown = lru_cache(maxsize=None)(redact)
     specs: dict[QuantSpec, int] = {}  # numbered as they appear
+    numbers: dict[
+        int, int
+    ] = {}  # by id: a plan's equal specs are few objects, and hashing one costs more than the rest
     for shard in shards:
         rows = []
         for block in shard.blocks:
-            layer, spec = block.layer, specs.setdefault(block.spec, len(specs))
+            layer, spec = block.layer, numbers.get(id(block.spec))
+            if spec is None:
+                spec = numbers[id(block.spec)] = specs.setdefault(block.spec, len(specs))
             where = (layer.name, layer.shape, layer.dtype, shown(layer.uri), layer.offset, layer.nbytes)
             rows.append((*where, layer.encoding, block.row_start, block.rows, spec))
         state.update(f"\n{_json([shard.index, rows])}".encode())

@@ -14,7 +14,7 @@ from arrowquant_dist.store.receipt import Receipt
 class Work:
     """Attempts that counted, added up.
 
-    source_nbytes: of the weights, in the source's dtypes. read_nbytes, written_nbytes: over the wire, repeated
+    source_nbytes: of the weights, in the source's dtypes. read_nbytes, written_nbytes: from and to storage, repeated
     requests included. part_nbytes: of the parts. busy_seconds: of workers, from the start of an attempt to its commit.
     """
 
@@ -66,7 +66,7 @@ class WorkFigures:
     Of the last run alone, None where its engine had nothing to do or did not say:
     efficiency: this_run.busy_seconds over the seconds that workers were there (idle ones are what Ray takes to start,
     the tail, waits for work). wasted_share: the part of those that went into attempts that did not count.
-    read_per_source: bytes read over the wire for each byte of weights; 1 is the least, repeats and what is read twice
+    read_per_source: bytes read from storage for each byte of weights; 1 is the least, repeats and what is read twice
     make it more.
     """
 

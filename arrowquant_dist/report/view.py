@@ -239,7 +239,7 @@ def run_facts(report: Report) -> Table:
         ("started", run.started_at),
         ("driver", _phases(run.phases)),
         ("shards", f"{report.totals.shards}, {len(run.resumed_shards)} of them finished by an earlier run"),
-        ("over the wire", _over_the_wire(report)),
+        ("bytes moved", _bytes_moved(report)),
         ("rate of a busy worker", _worker_rates(report)),
         ("tied tensors stored under another name", str(report.totals.aliases)),
         ("host", f"{host.system}, {host.cpus} CPUs, {text.nbytes(host.memory_nbytes)}, Python {host.python}"),
@@ -249,7 +249,7 @@ def run_facts(report: Report) -> Table:
     return Table("The run", ("", ""), "ll", rows)
 
 
-def _over_the_wire(report: Report) -> str:
+def _bytes_moved(report: Report) -> str:
     work = report.work
     read, written = work.this_run.read_nbytes, work.this_run.written_nbytes
     each = f" ({work.read_per_source:.2f} for a byte of weights)" if work.read_per_source is not None else ""

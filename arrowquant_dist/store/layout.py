@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,7 +11,7 @@ from arrowquant_dist.store.commit import is_commit
 from arrowquant_dist.store.files import Store
 from arrowquant_dist.store.index import INDEX_PATH
 from arrowquant_dist.store.local import TEMPORARY_MARK
-from arrowquant_dist.store.manifest import MANIFEST_PATH
+from arrowquant_dist.store.manifest import MANIFEST_PATH, ManifestPart
 
 PLAN_PATH = "run/plan.arrow"
 WEIGHTS_FOLDER = "weights"
@@ -37,6 +37,10 @@ class Listing:
     def holds(self, path: str, nbytes: int) -> bool:
         """Whether the object is there in its size."""
         return self.sizes.get(path) == nbytes
+
+    def missing(self, parts: Iterable[ManifestPart]) -> list[str]:
+        """Paths of those that are not there in their size."""
+        return [part.path for part in parts if not self.holds(part.path, part.nbytes)]
 
     @property
     def commits(self) -> list[str]:

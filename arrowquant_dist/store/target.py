@@ -9,7 +9,6 @@ All of it is made so that any number of drivers and workers may be at it, and an
 
 from __future__ import annotations
 
-import io
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -39,11 +38,8 @@ from arrowquant_dist.store.files import Store, is_local
 from arrowquant_dist.store.index import INDEX_PATH, read_index
 from arrowquant_dist.store.layout import PLAN_PATH, WEIGHTS_FOLDER, Listing, part_path
 from arrowquant_dist.store.manifest import MANIFEST_PATH, Manifest, StoredFile
+from arrowquant_dist.store.plan_file import fingerprint_of, plan_file, read_plan_file, run_of, sidecars_of
 from arrowquant_dist.store.receipt import Receipt
-
-FINGERPRINT_KEY = b"arrowquant.fingerprint"
-SIDECARS_KEY = b"arrowquant.sidecars"
-RUN_KEY = b"arrowquant.run"  # an id of the run that wrote the plan: equal plans of two runs are told apart
 
 State = Literal["empty", "started", "finished", "foreign"]
 Files = Mapping[str, bytes]  # {path under the target: content}
@@ -111,14 +107,13 @@ class Target:
         """The plan at the target, or None. CorruptWeights where it cannot be read."""
         uri = self.store.url(PLAN_PATH)
         try:
-            table = pa.ipc.open_file(io.BytesIO(self.store.read(PLAN_PATH))).read_all()
-            self._fingerprint = _fingerprint_of(table)
+            table = read_plan_file(self.store.read(PLAN_PATH))
         except NotFound:
             return None
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             message = f"the plan of the run is damaged ({error}); start anew with --overwrite"
             raise CorruptWeights(message, uri=uri) from error
-        self._run = (table.schema.metadata or {}).get(RUN_KEY)
+        self._fingerprint, self._run = fingerprint_of(table), run_of(table)
         return table
 
     def start(self, plan_table: pa.Table, listing: Listing | None = None) -> pa.Table:
@@ -133,8 +128,8 @@ class Target:
             if PLAN_PATH in listing and (planned := self.planned()) is not None:
                 return planned
         run = json.dumps(uuid.uuid4().hex).encode()
-        if self.store.create(PLAN_PATH, _plan_file(plan_table, run)):
-            self._fingerprint, self._run = _fingerprint_of(plan_table), run
+        if self.store.create(PLAN_PATH, plan_file(plan_table, run)):
+            self._fingerprint, self._run = fingerprint_of(plan_table), run
             return plan_table
         planned = self.planned()
         if planned is None:  # another driver's --overwrite removed it just now
@@ -264,7 +259,7 @@ class Target:
         if manifest is None:
             return []
         listing = listing or self.look()
-        if _missing_parts(manifest, listing):
+        if listing.missing(manifest.parts):
             listing = self.look()  # the manifest may be younger than the listing
             self._refuse_missing_parts(manifest, listing)
         losers = listing.leftovers([part.path for part in manifest.parts])
@@ -358,7 +353,7 @@ class Target:
             raise TargetConflict(message, uri=self.store.uri)
 
     def _refuse_missing_parts(self, manifest: Manifest, listing: Listing) -> None:
-        missing = _missing_parts(manifest, listing)
+        missing = listing.missing(manifest.parts)
         if missing:
             shown = ", ".join(missing[:_NAMED])
             message = f"{len(missing)} parts are missing or cut ({shown}); run the same command again"
@@ -380,21 +375,14 @@ class Target:
         A run that was killed while it published left the plan's without a manifest. They are ours: a file of
         others in their place was refused.
         """
-        sidecars: set[str] = set()
         try:
             manifest = self.manifest()
             if manifest is not None:
                 return {sidecar.path for sidecar in manifest.sidecars}
             planned = self.planned()
-            if planned is not None:
-                sidecars |= set(json.loads((planned.schema.metadata or {}).get(SIDECARS_KEY, b"[]")))
+            return sidecars_of(planned) if planned is not None else set()
         except (CorruptWeights, InvalidCheckpoint):
-            return sidecars
-        return sidecars
-
-
-def _missing_parts(manifest: Manifest, listing: Listing) -> list[str]:
-    return [part.path for part in manifest.parts if not listing.holds(part.path, part.nbytes)]
+            return set()
 
 
 def _has_the_rows_of(found: bytes, index: bytes) -> bool:
@@ -409,19 +397,3 @@ def _other_sidecar(url: str) -> TargetConflict:
         "this file is not the source's; remove it, or choose another target, and run the same command again"
     )
     return TargetConflict(message, uri=url)
-
-
-def _plan_file(plan_table: pa.Table, run: bytes) -> bytes:
-    """The plan as an Arrow file, with the run's id."""
-    table = plan_table.replace_schema_metadata({**(plan_table.schema.metadata or {}), RUN_KEY: run})
-    out = io.BytesIO()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_file(out, table.schema, options=options) as writer:
-        writer.write_table(table)
-    return out.getvalue()
-
-
-def _fingerprint_of(table: pa.Table) -> str:
-    """From the schema's metadata, where it is text or JSON of it. KeyError."""
-    raw = (table.schema.metadata or {})[FINGERPRINT_KEY].decode()
-    return str(json.loads(raw)) if raw.startswith('"') else raw

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from arrowquant_dist.errors import IncompleteDataset, TargetConflict
-from arrowquant_dist.store import target as target_module
 from arrowquant_dist.store.commit import commit_path
 from arrowquant_dist.store.files import Store
 from arrowquant_dist.store.index import write_index
 from arrowquant_dist.store.manifest import Manifest, StoredFile
+from arrowquant_dist.store.plan_file import SIDECARS_KEY
 from arrowquant_dist.store.target import Target
 from tests.store.places import Place
 from tests.store.test_target import FILES, finished, plan, publish, started, work
@@ -280,7 +280,7 @@ def test_overwriting_a_run_that_was_killed_while_it_published_leaves_none_of_its
 ) -> None:
     target = Target.open(place.uri, place.storage)
     table = plan()
-    metadata = {**table.schema.metadata, target_module.SIDECARS_KEY: b'["config.json"]'}
+    metadata = {**table.schema.metadata, SIDECARS_KEY: b'["config.json"]'}
     target.start(table.replace_schema_metadata(metadata))
     place.put("config.json", b"{}")
     place.put("notes.txt", b"mine")

@@ -1,0 +1,47 @@
+"""run/plan.arrow as the target needs it: whose plan it is, of which run, and which files it copies."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pyarrow as pa
+
+FINGERPRINT_KEY = b"arrowquant.fingerprint"
+SIDECARS_KEY = b"arrowquant.sidecars"
+RUN_KEY = b"arrowquant.run"  # an id of the run that wrote the plan: equal plans of two runs are told apart
+
+
+def plan_file(plan_table: pa.Table, run: bytes) -> bytes:
+    """The plan as an Arrow file, with the run's id."""
+    table = plan_table.replace_schema_metadata({**(plan_table.schema.metadata or {}), RUN_KEY: run})
+    out = io.BytesIO()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(out, table.schema, options=options) as writer:
+        writer.write_table(table)
+    return out.getvalue()
+
+
+def read_plan_file(data: bytes) -> pa.Table:
+    """The inverse of `plan_file`. pa.ArrowException, OSError, ValueError or KeyError where it is damaged."""
+    table = pa.ipc.open_file(io.BytesIO(data)).read_all()
+    fingerprint_of(table)
+    return table
+
+
+def fingerprint_of(table: pa.Table) -> str:
+    """From the schema's metadata, where it is text or JSON of it. KeyError."""
+    raw = (table.schema.metadata or {})[FINGERPRINT_KEY].decode()
+    return str(json.loads(raw)) if raw.startswith('"') else raw
+
+
+def run_of(table: pa.Table) -> bytes | None:
+    run: bytes | None = (table.schema.metadata or {}).get(RUN_KEY)
+    return run
+
+
+def sidecars_of(table: pa.Table) -> set[str]:
+    """Paths of the files that the plan's run copies from the source. ValueError."""
+    paths: Any = json.loads((table.schema.metadata or {}).get(SIDECARS_KEY, b"[]"))
+    return set(paths)

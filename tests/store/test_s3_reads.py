@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from arrowquant_dist.config import Storage, Transfer
+from arrowquant_dist.config.storage import READERS
 from arrowquant_dist.errors import StorageError
 from arrowquant_dist.store.files import ByteRange, Store
 from arrowquant_dist.store.remote.requests import waits
@@ -25,10 +26,10 @@ DATA = np.random.default_rng(5).bytes((1 << 20) + 12_345)
 RANGE = r"\nrange:"
 
 
-@pytest.fixture
-def whole(flaky: Flaky) -> Flaky:
+@pytest.fixture(params=READERS)
+def whole(flaky: Flaky, request: pytest.FixtureRequest) -> Flaky:
     flaky.put("x", DATA)
-    return flaky
+    return replace(flaky, reader=request.param)
 
 
 def read(store: Store, start: int = 0, stop: int = len(DATA)) -> bytes:

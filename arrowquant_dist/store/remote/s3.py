@@ -25,6 +25,7 @@ from arrowquant_dist.store.traffic import Traffic
 
 _READ_NBYTES = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_NOT_FOR_US = (403, 404, 405, 501)  # to list uploads is a right of its own, and not every server can
 _MOST_SOCKETS = 4  # times `requests`: stores of one process with the same options share a session
 
 
@@ -82,7 +83,7 @@ class S3Client(Client):
 
     async def info(self, path: str) -> ObjectInfo:
         found = await self.call("head_object", Key=self.key(path))
-        return ObjectInfo(path, found["ContentLength"], _version(found["ETag"], found["ContentLength"]))
+        return ObjectInfo(path, found["ContentLength"], version_of(found["ETag"], found["ContentLength"]))
 
     async def read(self, path: str) -> bytes:
         answer = await self.call("get_object", Key=self.key(path))
@@ -113,7 +114,7 @@ class S3Client(Client):
                 self.traffic.add(read_nbytes=done)
         if done < len(view):
             raise ShortAnswer(f"{done} of {len(view)} bytes came")
-        return _version(answer["ETag"], nbytes)
+        return version_of(answer["ETag"], nbytes)
 
     async def write(self, path: str, data: bytes) -> None:
         await self.call("put_object", data, Key=self.key(path))
@@ -159,7 +160,12 @@ class S3Client(Client):
         below = f"{'/'.join(filter(None, (self._prefix, prefix)))}/".lstrip("/")
         more: dict[str, Any] = {}
         while True:
-            page = await self.call("list_multipart_uploads", Prefix=below, **more)
+            try:
+                page = await self.call("list_multipart_uploads", Prefix=below, **more)
+            except Exception as error:
+                if status_of(error) not in _NOT_FOR_US:
+                    raise
+                return
             for upload in page.get("Uploads", ()):
                 await self.abort_upload(upload["Key"], upload["UploadId"])
             if not page.get("IsTruncated"):
@@ -175,7 +181,7 @@ class S3Client(Client):
 
     def _listed(self, entry: Mapping[str, Any]) -> ObjectInfo:
         path = entry["Key"].removeprefix(self._prefix).lstrip("/") if self._prefix else entry["Key"]
-        return ObjectInfo(path, entry["Size"], _version(entry["ETag"], entry["Size"]))
+        return ObjectInfo(path, entry["Size"], version_of(entry["ETag"], entry["Size"]))
 
     async def _object_itself(self, path: str) -> list[ObjectInfo]:
         try:
@@ -203,7 +209,7 @@ def _object_nbytes(answer: Mapping[str, Any], start: int, stop: int) -> int:
     return nbytes
 
 
-def _version(etag: str, nbytes: int) -> str:
+def version_of(etag: str, nbytes: int) -> str:
     return f"{etag.strip(chr(34))}-{nbytes}"
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from tests.benchmarks import big, cluster, files, kernels, limits, minilm, planning, reducing
+from tests.benchmarks import big, cluster, files, kernels, limits, minilm, object_store, planning, reducing
 from tests.benchmarks.table import Table, show
 
 _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
@@ -17,6 +17,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "cluster": lambda given: cluster.tables(given.models, given.runs, given.folder),
     "planning": lambda given: planning.tables(given.runs, given.folder),
     "reducing": lambda given: reducing.tables(given.layers, given.folder),
+    "object-store": lambda given: object_store.tables(given.params, given.runs, given.folder),
     "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
 }
 

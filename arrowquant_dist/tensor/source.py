@@ -45,8 +45,8 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 @cache
 def _float8_table(dtype: str) -> np.ndarray:
-    """float32 [256]: the value of each float8 code (OCP 8-bit floating point: e4m3fn has no inf, e5m2 is IEEE-like, e8m0 is
-    an exponent alone)."""
+    """float32 [256]: the value of each float8 code (OCP 8-bit floating point: e4m3fn has no inf, e5m2 is IEEE-like,
+    e8m0 is an exponent alone)."""
     if dtype == "float8_e8m0fnu":
         powers = np.full(256, np.nan, np.float32)
         powers[:255] = np.ldexp(1.0, np.arange(255) - 127)

@@ -15,6 +15,10 @@ import numpy as np
 from simulation.rates import Cluster, Rates
 from simulation.work import Work
 
+from arrowquant_dist.store.commit import READERS
+
+_PUBLISHING = 10  # requests one after the other: listing, index, report, manifest
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -70,7 +74,7 @@ class Simulation:
         self._workers = [_Worker(number // cluster.workers_per_node) for number in range(self._count)]
         self._events: list[tuple[float, int, str, int, int]] = []
         self._driver_free = self._driver_busy = 0.0
-        self._spent = dict.fromkeys(("working", "network", "requests", "driver", "lost nodes", "tail"), 0.0)
+        self._spent = dict.fromkeys(("working", "storage", "requests", "driver", "lost nodes", "tail"), 0.0)
         self._lost = 0
 
     def run(self) -> Result:
@@ -92,7 +96,10 @@ class Simulation:
         for worker in self._workers:
             if worker.ready:
                 self._spent["tail"] += now - worker.idle_since if not worker.queue else now - worker.began
-        return self._result(begin, now, rates.reducing_seconds * float(self._work.rows.sum()))
+        after = rates.reducing_seconds * float(self._work.rows.sum())
+        if cluster.network:
+            after += cluster.latency * (self._work.shards / READERS + _PUBLISHING)
+        return self._result(begin, now, after)
 
     def _result(self, begin: float, end: float, after: float) -> Result:
         running = end - begin
@@ -187,9 +194,9 @@ def _shard_seconds(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Of each shard: seconds of CPU, seconds in all, and what is waited for beyond the CPU."""
     cpu = work.params / rates.params_per_second + rates.shard_seconds
+    if not cluster.network:  # local files: all of it is in the workers' rate, and no S3 client is at work
+        return cpu, cpu, ["storage"] * work.shards
     cpu = cpu + work.read * rates.read_cpu + work.written * rates.write_cpu
-    if not cluster.network:  # local files: all of it is in the workers' rate
-        return cpu, cpu, ["network"] * work.shards
     share = cluster.network / min(workers, cluster.workers_per_node)
     rate = min(share, cluster.requests * cluster.stream)
     reading = work.read / rate + work.gets / cluster.requests * cluster.latency
@@ -202,5 +209,5 @@ def _shard_seconds(
     return (
         cpu,
         seconds,
-        ["requests" if a > max(c, n) else "network" for a, c, n in zip(asking, cpu, network, strict=True)],
+        ["requests" if a > max(c, n) else "storage" for a, c, n in zip(asking, cpu, network, strict=True)],
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of the program. The defaults: 2 shared vCPUs, int8 per channel from bfloat16, zstd, medians of three runs.
+    """Of the program. The defaults: 2 shared vCPUs, int8 per channel from bfloat16, zstd, by measure.py while
+    nothing else ran there.
 
     params_per_second: of one worker on one CPU, file to Parquet part, reading from the page cache.
     shard_seconds: what a shard costs a worker besides its weights. read_cpu, write_cpu: seconds of the worker's CPU a
@@ -28,15 +29,15 @@ class Rates:
 
 
 MEASURED = Rates(
-    params_per_second=300e6,
-    shard_seconds=0.008,
-    read_cpu=0.63e-9,
-    write_cpu=1.86e-9,
-    dispatch_seconds=0.001,
-    dispatch_seconds_per_worker=0.0,
-    actor_seconds=6.5,
-    planning_seconds=26e-6,
-    reducing_seconds=126e-6,
+    params_per_second=570e6,
+    shard_seconds=0.0033,
+    read_cpu=0.81e-9,
+    write_cpu=1.94e-9,
+    dispatch_seconds=0.8e-3,
+    dispatch_seconds_per_worker=11e-6,
+    actor_seconds=4.9,
+    planning_seconds=11e-6,
+    reducing_seconds=59e-6,
 )
 
 

@@ -31,7 +31,10 @@ class Nodes:
         return str(self._cluster.address)
 
     def fill(self, workers: int = 2) -> None:
-        """Adds nodes until there are so many."""
+        """Adds nodes until there are so many that live."""
+        for node in [node for node in self._workers if not node.remaining_processes_alive()]:
+            self._workers.remove(node)
+            self._cluster.remove_node(node, allow_graceful=False)
         while len(self._workers) < workers:
             node = self._cluster.add_node(num_cpus=1, object_store_memory=_STORE_NBYTES, wait=False)
             self._workers.append(node)
@@ -73,7 +76,9 @@ def actors() -> list[psutil.Process]:
             name = process.cmdline()[0] if process.cmdline() else ""
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
-        if name.startswith("ray::") and "IDLE" not in name and "ashboard" not in name:
+        if (
+            name.startswith("ray::") and "Actor" in name
+        ):  # there are agents of Ray's own, which take their node along
             found.append(process)
     return found
 

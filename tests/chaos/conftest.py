@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.chaos.runs import LARGE_PARTS, Source, Weights, quiet_weights, write_source
+from tests.servers.seaweedfs import SeaweedFS
 
 Note = Callable[[str], None]
 
@@ -27,6 +28,14 @@ def quiet(checkpoint: Source, tmp_path_factory: pytest.TempPathFactory) -> Weigh
 def quiet_large(checkpoint: Source, tmp_path_factory: pytest.TempPathFactory) -> Weights:
     """The same with one scale a layer."""
     return quiet_weights(checkpoint, tmp_path_factory.mktemp("quiet") / "target", LARGE_PARTS)
+
+
+@pytest.fixture(scope="session")
+def stored(seaweedfs: SeaweedFS, checkpoint: Source) -> str:
+    """The checkpoint's URI on the server. Nobody changes it."""
+    uri = f"{seaweedfs.make_bucket('chaos-source')}/source"
+    seaweedfs.objects.upload_folder(checkpoint.folder, uri)
+    return uri
 
 
 @pytest.fixture(autouse=True)

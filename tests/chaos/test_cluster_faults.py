@@ -112,6 +112,19 @@ def test_an_actor_killed_at_a_random_moment(
 
 
 @pytest.mark.slow
+def test_an_actor_killed_as_soon_as_it_is_there(
+    run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
+) -> None:
+    target = tmp_path / "target"
+    blow = Blow(lambda: kill_one(0), lambda: len(actors()), 1)
+    with blow:
+        quantize(checkpoint.uri, str(target), CONFIG, run)
+    assert blow.struck_after is not None
+    note("killed while it started")
+    assert_whole(target, quiet)
+
+
+@pytest.mark.slow
 def test_actors_killed_again_and_again(
     run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
 ) -> None:
@@ -130,6 +143,7 @@ def test_actors_killed_again_and_again(
     assert_whole(target, quiet)
 
 
+@pytest.mark.slow
 def test_a_node_removed_hard_and_another_one_added(
     cluster: Nodes, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
 ) -> None:
@@ -189,7 +203,8 @@ def test_an_actor_that_hangs(
     assert_whole(target, quiet)
 
 
-@pytest.mark.parametrize("after", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [2, 20])
 def test_a_driver_killed_and_started_again(
     cluster: Nodes, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note, after: int
 ) -> None:
@@ -218,21 +233,15 @@ def test_two_drivers_on_one_target(
     assert_whole(target, quiet)
 
 
-@pytest.fixture
-def away(bucket: Bucket, checkpoint: Source) -> str:
-    """The bucket's URI with the checkpoint at /source."""
-    bucket.objects.upload_folder(checkpoint.folder, f"{bucket.uri}/source")
-    return bucket.uri
-
-
 def away_commits(bucket: Bucket) -> int:
     return len(bucket.objects.sizes(f"{bucket.uri}/target/run/commits"))
 
 
-@pytest.mark.parametrize("seed", [41, *(pytest.param(s, marks=pytest.mark.slow) for s in (42, 43))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [41, 42, 43])
 def test_an_actor_killed_between_a_source_and_a_target_that_fail_too(
     run: RunConfig,
-    away: str,
+    stored: str,
     seaweedfs: SeaweedFS,
     bucket: Bucket,
     quiet: Weights,
@@ -250,23 +259,27 @@ def test_an_actor_killed_between_a_source_and_a_target_that_fail_too(
         moment = Random(seed)  # noqa: S311
         blow = Blow(lambda: kill_one(seed), lambda: away_commits(bucket), moment.randrange(SHARDS - 8))
         with blow:
-            quantize(f"{away}/source", f"{away}/target", CONFIG, run.replace(storage_options=options))
+            quantize(stored, f"{bucket.uri}/target", CONFIG, run.replace(storage_options=options))
         assert blow.struck_after is not None
         note(f"{len(proxy.injected)} of {proxy.requests} requests failed")
     note(f"killed after {blow.struck_after} commits")
-    assert_whole_in(bucket.objects, f"{away}/target", bucket.storage_options, quiet, tmp_path / "downloaded")
+    assert_whole_in(
+        bucket.objects, f"{bucket.uri}/target", bucket.storage_options, quiet, tmp_path / "downloaded"
+    )
 
 
 @pytest.mark.slow
 def test_a_node_lost_between_source_and_target_on_a_server(
-    cluster: Nodes, run: RunConfig, away: str, bucket: Bucket, quiet: Weights, tmp_path: Path, note: Note
+    cluster: Nodes, run: RunConfig, stored: str, bucket: Bucket, quiet: Weights, tmp_path: Path, note: Note
 ) -> None:
     blow = Blow(cluster.remove_hard, lambda: away_commits(bucket), 10)
     changed = run.replace(storage_options=bucket.storage_options, transfer=TRANSFER)
     with blow:
-        quantize(f"{away}/source", f"{away}/target", CONFIG, changed)
+        quantize(stored, f"{bucket.uri}/target", CONFIG, changed)
     note(f"node lost after {blow.struck_after} commits")
-    assert_whole_in(bucket.objects, f"{away}/target", bucket.storage_options, quiet, tmp_path / "downloaded")
+    assert_whole_in(
+        bucket.objects, f"{bucket.uri}/target", bucket.storage_options, quiet, tmp_path / "downloaded"
+    )
 
 
 def with_credentials(config: Path, server: SeaweedFS) -> None:
@@ -278,14 +291,14 @@ def with_credentials(config: Path, server: SeaweedFS) -> None:
 @pytest.mark.slow
 def test_two_drivers_on_one_target_on_a_server_one_of_them_killed(
     cluster: Nodes,
-    away: str,
+    stored: str,
     seaweedfs: SeaweedFS,
     bucket: Bucket,
     quiet: Weights,
     tmp_path: Path,
     note: Note,
 ) -> None:
-    arguments = command(f"{away}/source", f"{away}/target", tmp_path / "c.yaml", cluster, 1)
+    arguments = command(stored, f"{bucket.uri}/target", tmp_path / "c.yaml", cluster, 1)
     with_credentials(tmp_path / "c.yaml", seaweedfs)
     victim, other = start(*arguments), start(*arguments)
     wait_until(lambda: away_commits(bucket) >= 5, victim)
@@ -294,4 +307,6 @@ def test_two_drivers_on_one_target_on_a_server_one_of_them_killed(
     end(victim)
     done = end(other)
     assert done.returncode == 0, done.stderr
-    assert_whole_in(bucket.objects, f"{away}/target", bucket.storage_options, quiet, tmp_path / "downloaded")
+    assert_whole_in(
+        bucket.objects, f"{bucket.uri}/target", bucket.storage_options, quiet, tmp_path / "downloaded"
+    )

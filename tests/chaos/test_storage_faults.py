@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +40,13 @@ from tests.servers.seaweedfs import SeaweedFS
 
 @dataclass(frozen=True)
 class Place:
-    """A checkpoint and an empty target in one bucket, reached through a proxy; checked behind its back."""
+    """A checkpoint on a server and an empty target, reached through a proxy; checked behind its back."""
 
+    source: str
     proxy: FaultProxy
     bucket: Bucket
     options: dict[str, Any]
     scratch: Path
-
-    @property
-    def source(self) -> str:
-        return f"{self.bucket.uri}/source"
 
     @property
     def target(self) -> str:
@@ -66,10 +63,9 @@ class Place:
 
 
 @pytest.fixture
-def place(seaweedfs: SeaweedFS, bucket: Bucket, checkpoint: Source, tmp_path: Path) -> Iterator[Place]:
-    bucket.objects.upload_folder(checkpoint.folder, f"{bucket.uri}/source")
+def place(seaweedfs: SeaweedFS, bucket: Bucket, stored: str, tmp_path: Path) -> Iterator[Place]:
     with FaultProxy(seaweedfs.port) as proxy:
-        yield Place(proxy, bucket, seaweedfs.options_at(proxy.endpoint_url), tmp_path)
+        yield Place(stored, proxy, bucket, seaweedfs.options_at(proxy.endpoint_url), tmp_path)
 
 
 def befell(proxy: FaultProxy) -> str:
@@ -97,12 +93,22 @@ PASSING = {
         Fault(Kind.STALLED_BODY, "GET", probability=0.01, limit=2),
     ),
 }
-QUICK = {"10 % of requests 503", "truncated bodies", "stalled bodies", "everything at once"}
+# The rest is for `pytest tests/chaos -m ''`: each takes 3 to 6 s.
+QUICK = {
+    "10 % of requests 503",
+    "truncated bodies",
+    "stalled bodies",
+    "a commit",
+    "completion",
+    "commits",
+    "small objects",
+}
 
 
-def cases(faults: dict[str, Any]) -> list[Any]:
-    marks = {name: () if name in QUICK else (pytest.mark.slow,) for name in faults}
-    return [pytest.param(value, id=name, marks=marks[name]) for name, value in faults.items()]
+def cases(values: Mapping[str, Any]) -> list[Any]:
+    """A parameter for each, slow but for the QUICK ones."""
+    marks = {name: () if name in QUICK else (pytest.mark.slow,) for name in values}
+    return [pytest.param(value, id=name, marks=marks[name]) for name, value in values.items()]
 
 
 @pytest.mark.parametrize("faults", cases(PASSING))
@@ -117,43 +123,43 @@ def test_faults_that_pass_cost_nothing_but_time(
 
 
 LOST = {
-    "a part": ("PUT", r"/target/weights/", 3),
-    "a commit": ("PUT", r"/target/run/commits/", 3),
-    "the plan": ("PUT", r"/target/run/plan", 1),
-    "the manifest": ("PUT", r"/target/manifest\.json", 1),
+    "a part": Fault(Kind.LOST_RESPONSE, "PUT", r"/target/weights/", limit=3),
+    "a commit": Fault(Kind.LOST_RESPONSE, "PUT", r"/target/run/commits/", limit=3),
+    "the plan": Fault(Kind.LOST_RESPONSE, "PUT", r"/target/run/plan", limit=1),
+    "the manifest": Fault(Kind.LOST_RESPONSE, "PUT", r"/target/manifest\.json", limit=1),
 }
 
 
-@pytest.mark.parametrize(("method", "path", "limit"), [pytest.param(*v, id=k) for k, v in LOST.items()])
+@pytest.mark.parametrize("fault", cases(LOST))
 def test_a_write_is_applied_once_whose_answer_is_lost(
-    place: Place, quiet: Weights, note: Note, method: str, path: str, limit: int
+    place: Place, quiet: Weights, note: Note, fault: Fault
 ) -> None:
-    place.proxy.rewrite(Fault(Kind.LOST_RESPONSE, method, path, limit=limit))
+    place.proxy.rewrite(fault)
     place.quantize()
     note(befell(place.proxy))
-    assert len(place.proxy.injected) == limit
+    assert len(place.proxy.injected) == fault.limit
     place.assert_whole(quiet)
 
 
 LOST_UPLOADS = {
-    "start": ("POST", r"\?uploads"),
-    "piece": ("PUT", r"partNumber="),
-    "completion": ("POST", r"uploadId="),
+    "start": Fault(Kind.LOST_RESPONSE, "POST", r"\?uploads", limit=1),
+    "piece": Fault(Kind.LOST_RESPONSE, "PUT", r"partNumber=", limit=1),
+    "completion": Fault(Kind.LOST_RESPONSE, "POST", r"uploadId=", limit=1),
 }
 
 
-@pytest.mark.parametrize(("method", "path"), [pytest.param(*v, id=k) for k, v in LOST_UPLOADS.items()])
+@pytest.mark.parametrize("fault", cases(LOST_UPLOADS))
 def test_an_upload_is_whole_though_an_answer_is_lost(
-    place: Place, quiet_large: Weights, note: Note, method: str, path: str
+    place: Place, quiet_large: Weights, note: Note, fault: Fault
 ) -> None:
-    place.proxy.rewrite(Fault(Kind.LOST_RESPONSE, method, path, limit=1))
+    place.proxy.rewrite(fault)
     place.quantize(LARGE_PARTS)
     note(befell(place.proxy))
     assert len(place.proxy.injected) == 1
     place.assert_whole(quiet_large)
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_upload_that_fails_for_good_is_given_up(
     place: Place, quiet_large: Weights, note: Note, number: int
 ) -> None:
@@ -174,7 +180,7 @@ STAYING = {
 }
 
 
-@pytest.mark.parametrize("fault", [pytest.param(fault, id=name) for name, fault in STAYING.items()])
+@pytest.mark.parametrize("fault", cases(STAYING))
 def test_a_fault_that_stays_is_an_error_and_publishes_nothing(
     place: Place, quiet: Weights, note: Note, fault: Fault
 ) -> None:
@@ -196,7 +202,7 @@ FLIPS = {
 }
 
 
-@pytest.mark.parametrize("fault", [pytest.param(fault, id=name) for name, fault in FLIPS.items()])
+@pytest.mark.parametrize("fault", cases(FLIPS))
 def test_a_flipped_byte_that_the_protocol_notices_costs_a_request(
     place: Place, quiet: Weights, note: Note, fault: Fault
 ) -> None:
@@ -216,6 +222,23 @@ def test_a_flipped_byte_of_the_source_is_noticed_where_reads_are_made_twice(
     place.quantize(read_twice=True)
     note(befell(place.proxy))
     assert place.proxy.injected
+    place.assert_whole(quiet)
+
+
+@pytest.mark.slow
+def test_what_a_dead_attempt_left_at_the_target_is_gone(place: Place, quiet: Weights, note: Note) -> None:
+    """A part, and an upload that was neither completed nor given up."""
+    objects, name = place.bucket.objects, place.bucket.uri.removeprefix("s3://")
+    place.proxy.rewrite(Fault(Kind.SLOW_DOWN, "PUT", r"/target/manifest"))
+    with pytest.raises(StorageError):
+        place.quantize(retries=0)
+    left = "weights/shard=00000/part-dead{}.parquet"
+    objects.put(f"{place.target}/{left.format(1)}", b"half of it")
+    objects.client.create_multipart_upload(Bucket=name, Key=f"target/{left.format(2)}")
+    assert objects.uploads(place.target) == [left.format(2)]
+    place.proxy.rewrite()
+    place.quantize()
+    note("a part and an upload")
     place.assert_whole(quiet)
 
 
@@ -242,6 +265,7 @@ def _loads(loader: WeightLoader, name: str, right: torch.Tensor) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_verify_finds_a_flipped_byte(place: Place, note: Note) -> None:
     place.quantize()
     place.proxy.rewrite(Fault(Kind.FLIPPED_BYTE, "GET", r"/target/weights"))
@@ -256,36 +280,39 @@ def test_a_source_that_is_replaced_mid_run_is_an_error(place: Place, checkpoint:
     """Half of one checkpoint and half of another is a dataset of neither."""
     content = bytearray((checkpoint.folder / "model.safetensors").read_bytes())
     content[-4:] = b"\0\0\0\0"
-    objects, uri = place.bucket.objects, f"{place.source}/model.safetensors"
+    objects, source = place.bucket.objects, f"{place.bucket.uri}/source"
+    objects.upload_folder(checkpoint.folder, source)
     reads = 0
 
-    def replace(_method: str, path: str) -> None:
+    def count(_method: str, path: str) -> None:
         nonlocal reads
         reads += "model.safetensors" in path
         if reads == 60:
-            objects.put(uri, bytes(content))
+            objects.put(f"{source}/model.safetensors", bytes(content))
 
-    place.proxy.on_request = replace
+    place.proxy.on_request = count
     with pytest.raises(ArrowQuantError, match=r"replaced|changed"):
-        place.quantize()
+        replace(place, source=source).quantize()
     note(f"replaced at read 60 of {reads}")
     assert_unpublished(objects, place.target)
 
 
-@pytest.mark.parametrize("request_number", [40, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("request_number", [40, 150])
 def test_a_server_that_is_killed_and_comes_back(
     checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note, request_number: int
 ) -> None:
     server = SeaweedFS(tmp_path / "server")
     try:
         bucket = Bucket(server.make_bucket("killed"), server.storage_options, server.objects)
-        bucket.objects.upload_folder(checkpoint.folder, f"{bucket.uri}/source")
+        source = f"{bucket.uri}/source"
+        bucket.objects.upload_folder(checkpoint.folder, source)
         with FaultProxy(server.port) as proxy:
             restart = threading.Thread(target=server.restart)
             proxy.on_request = lambda _method, _path: (
                 restart.start() if proxy.requests == request_number else None
             )
-            place = Place(proxy, bucket, server.options_at(proxy.endpoint_url), tmp_path)
+            place = Place(source, proxy, bucket, server.options_at(proxy.endpoint_url), tmp_path)
             place.quantize(retries=12, backoff=0.2)
             restart.join()
             note(f"killed at request {request_number} of {proxy.requests}")

@@ -105,7 +105,7 @@ def test_a_nodes_network_is_shared_by_its_workers() -> None:
     cluster = replace(QUIET, network=1e6, latency=0.0, workers_per_node=4)
     result = run(work(16), 4, cluster=cluster)
     assert result.running_seconds >= 16 * 2e6 / 1e6
-    assert result.bound == "network"
+    assert result.bound == "storage"
 
 
 def test_lost_nodes_cost_time_and_no_shard() -> None:
@@ -136,7 +136,7 @@ def test_the_command_prints_a_row_for_each_number_of_workers() -> None:
 def test_json_has_the_shares(capsys: pytest.CaptureFixture[str]) -> None:
     assert simulate.main(["--model", "8B", "--workers", "2", "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)["results"]
-    assert set(result["shares"]) == {"working", "network", "requests", "driver", "lost nodes", "tail"}
+    assert set(result["shares"]) == {"working", "storage", "requests", "driver", "lost nodes", "tail"}
 
 
 @pytest.mark.parametrize("wrong", [["--workers", "two"], ["--shard-bytes", "1 byte"], ["--quant", "int5"]])

@@ -280,6 +280,6 @@ def test_row_blocks_add_up_to_the_layer(spec: QuantSpec) -> None:
 
 
 def test_every_dtype_of_a_checkpoint_is_taken() -> None:
-    for dtype in DTYPES:
+    for dtype in DTYPES.keys() - {"float4_e2m1fn_x2"}:  # torch makes none of these: test_sources has them
         weight = torch.ones(2, 4).to(getattr(torch, dtype))
         assert torch.equal(quantize_tensor(weight, _INT8).dequantize().double(), weight.double())

@@ -25,8 +25,8 @@ class SmallCluster:
         }
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: list[Any] = []
-        for _ in range(nodes):
-            self.add()
+        self._draining: list[Any] = []
+        self.fill(nodes)
 
     @property
     def address(self) -> str:
@@ -40,6 +40,13 @@ class SmallCluster:
         self.nodes.append(node)
         return node
 
+    def fill(self, nodes: int) -> None:
+        """To so many that take work."""
+        for node in [node for node in self.nodes if node in self._draining]:
+            self.lose(node)
+        while len(self.nodes) < nodes:
+            self.add()
+
     def lose(self, node: Any) -> None:
         """The node is gone, with all its processes, at once."""
         self.nodes.remove(node)
@@ -50,6 +57,7 @@ class SmallCluster:
         ray = str(Path(sys.executable).with_name("ray"))
         why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
         which = ["--address", self.address, "--node-id", node.node_id, "--deadline-remaining-seconds", "600"]
+        self._draining.append(node)
         subprocess.run([ray, "drain-node", *which, *why], check=True, capture_output=True)
 
     def stop(self) -> None:

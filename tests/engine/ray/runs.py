@@ -20,7 +20,7 @@ from arrowquant_dist.engine.ray.actor import ShardActor
 from arrowquant_dist.plan import Plan, make_plan, plan_table
 from arrowquant_dist.store.target import Target
 from arrowquant_dist.worker import ShardWorker, WorkerContext
-from tests.engine.ray.slow_actor import SlowActor
+from tests.engine.ray.slow_actor import SlowActor, hold
 from tests.sources import save_checkpoint
 
 SHARDS = 16
@@ -64,6 +64,20 @@ class Run:
                 yield
             finally:
                 running.result(SECONDS)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No shard is finished meanwhile."""
+        file = hold(str(self.target))
+        file.touch()
+        try:
+            yield
+        finally:
+            file.unlink()
+
+    def wait_alive(self, workers: int) -> None:
+        """Until the run says that there are so many."""
+        wait_until(lambda: bool(self.events) and self.events[-1].workers_alive == workers, 30)
 
     @property
     def commits(self) -> int:

@@ -19,14 +19,22 @@ def faults(target: str) -> Path:
     return Path(f"{target}.faults")
 
 
+def hold(target: str) -> Path:
+    """While this file is there, no row block is finished."""
+    return Path(f"{target}.hold")
+
+
 class SlowWorker(ShardWorker):
     def __init__(self, context: WorkerContext, node: str) -> None:
         super().__init__(context, node)
         self._faults = faults(context.target)
+        self._hold = hold(context.target)
 
     def run(self, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
         def slowly(block: RowBlock) -> None:
             time.sleep(BLOCK_SECONDS)
+            while self._hold.exists():
+                time.sleep(BLOCK_SECONDS)
             on_block(block)
 
         for fault in self._faults.glob(f"{shard.index}-*"):

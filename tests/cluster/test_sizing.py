@@ -1,0 +1,40 @@
+"""The tables of cluster/sizing.md are what its commands print."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+import simulate
+
+from tests.conftest import CHECKOUT
+
+PAGE = (CHECKOUT / "cluster" / "sizing.md").read_text()
+TABLES = re.findall(r"```\n(python cluster/simulate\.py .*)\n```\n\n((?:\|.*\n)+)", PAGE)
+
+
+def _rows(table: str) -> list[list[str]]:
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def _minutes(cell: str) -> float:
+    number, unit = cell.split()
+    return float(number) * {"min": 1, "h": 60}[unit]
+
+
+def test_there_is_one_for_each_model() -> None:
+    assert {"8B", "70B", "405B", "671B"} <= {shlex.split(command)[3] for command, _ in TABLES}
+
+
+@pytest.mark.parametrize(("command", "table"), TABLES, ids=[command[27:] for command, _ in TABLES])
+def test_a_table_is_what_its_command_prints(
+    command: str, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Within 15 %, so that not each new rate needs a new page."""
+    assert simulate.main(shlex.split(command)[2:]) == 0
+    told, shown = _rows(table), _rows(capsys.readouterr().out)
+    assert [row[:2] for row in told] == [row[:2] for row in shown]
+    for there, here in zip(told, shown, strict=True):
+        assert _minutes(there[2]) == pytest.approx(_minutes(here[2]), rel=0.15, abs=0.15)

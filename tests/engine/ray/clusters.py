@@ -21,7 +21,11 @@ class SmallCluster:
             "num_cpus": 0,
             "object_store_memory": _STORE_NBYTES,
             "include_dashboard": False,
-            "_system_config": {"metrics_report_interval_ms": METRICS_MILLISECONDS},
+            "_system_config": {
+                "metrics_report_interval_ms": METRICS_MILLISECONDS,
+                "health_check_period_ms": 1000,  # a lost node is noticed in seconds, not in a quarter of a minute
+                "health_check_failure_threshold": 3,
+            },
         }
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: list[Any] = []

@@ -136,7 +136,7 @@ def _is_actor(process: psutil.Process) -> bool:
     return is_actor and status != psutil.STATUS_ZOMBIE
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 15.0) -> None:
+def wait_until(happened: Callable[[], bool], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline

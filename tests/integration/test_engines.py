@@ -84,6 +84,7 @@ def test_a_killed_actor_costs_nothing_but_time(source: str, quiet: Path, tmp_pat
     assert verify(str(target)).is_sound
 
 
+@pytest.mark.slow
 def test_a_bad_layer_is_the_same_error_from_an_actor(tmp_path: Path) -> None:
     source, target = tmp_path / "bad.safetensors", tmp_path / "target"
     weight = np.ones((64, 64), np.float32)

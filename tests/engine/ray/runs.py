@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import ray
 import torch
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
@@ -56,14 +57,30 @@ class Run:
     def at_work(
         self, address: str, after: int = 0, *, workers: int | None = 2, patience: Patience = QUICK
     ) -> Iterator[None]:
-        """Runs beside the block, which is entered after so many commits; it ends with the run."""
-        with ThreadPoolExecutor(1) as thread:
-            running = thread.submit(self.engine, address, workers, patience=patience)
-            wait_until(lambda: self.commits >= after or running.done())
+        """Runs beside the block, which is entered after so many commits; it ends with the run.
+
+        A run that does not end loses its Ray, and fails by that.
+        """
+        errors: list[BaseException] = []
+
+        def work() -> None:
             try:
-                yield
-            finally:
-                running.result(SECONDS)
+                self.engine(address, workers, patience=patience)
+            except BaseException as error:  # noqa: BLE001 (raised in the test's own thread)
+                errors.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            wait_until(lambda: self.commits >= after or not thread.is_alive())
+            yield
+            thread.join(SECONDS)
+            assert not thread.is_alive(), "the run does not end"
+        finally:
+            if thread.is_alive():
+                ray.shutdown()
+        if errors:
+            raise errors[0]
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -80,7 +80,7 @@ def start(nodes: int, dashboard_port: int) -> LocalCluster:
     )  # short: Ray makes sockets below, and their paths have a limit
     gcs, dashboard = _free_port(), dashboard_port or _free_port()
     cluster = LocalCluster(f"{_host(0)}:{gcs}", f"http://127.0.0.1:{dashboard}", str(folder), ())
-    head = ["--head", f"--port={gcs}", "--num-cpus=0", f"--temp-dir={folder}/ray", "--disable-usage-stats"]
+    head = ["--head", f"--port={gcs}", "--num-cpus=0", "--disable-usage-stats"]
     head += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
     head += [f"--ray-client-server-port={_free_port()}"]
     worker = [f"--address={cluster.address}", "--num-cpus=1"]
@@ -120,7 +120,9 @@ def _start_node(index: int, arguments: Sequence[str], cluster: LocalCluster, und
     ports = ["node-manager-port", "object-manager-port", "dashboard-agent-listen-port"]
     ports += ["dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port"]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments]
-    command += [f"--node-ip-address={_host(index)}", f"--object-store-memory={_STORE_NBYTES}"]
+    # A folder each, as on machines of their own: in one, a node unpacks a job's package while another reads it.
+    command += [f"--temp-dir={folder}/{name}", f"--node-ip-address={_host(index)}"]
+    command += [f"--object-store-memory={_STORE_NBYTES}"]
     command += ["--min-worker-port=0", "--max-worker-port=0", *(f"--{port}={_free_port()}" for port in ports)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # a job's `python` is this one
     pid = os.posix_spawn(

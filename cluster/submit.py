@@ -152,11 +152,18 @@ def follow(client: JobSubmissionClient, submission_id: str) -> int:
 
 
 def stop(client: JobSubmissionClient, submission_id: str) -> None:
-    """Stops the job, and returns when it has ended or STOP_SECONDS later."""
-    client.stop_job(submission_id)
+    """Stops the job, and returns when it has ended. StorageError where that takes longer than STOP_SECONDS."""
+    why: Exception | None = None
     deadline = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < deadline and not client.get_job_status(submission_id).is_terminal():
-        time.sleep(0.2)
+    while time.monotonic() < deadline:
+        try:
+            if client.get_job_status(submission_id).is_terminal():
+                return
+            client.stop_job(submission_id)  # again: one that is about to start may not hear the first
+        except (OSError, RuntimeError) as error:
+            why = error
+        time.sleep(0.5)
+    raise StorageError(f"job {submission_id} did not stop within {STOP_SECONDS} s ({why})") from why
 
 
 def parsed(arguments: Sequence[str]) -> dict[str, Any]:
@@ -284,10 +291,10 @@ def _run(options: argparse.Namespace) -> int:
         job = Job(job.arguments, job.name, job.config, job.metadata, job.variables, installed=True)
     client = _client(options.address)
     submission_id, is_new = submit(client, job)
-    print(f"job {submission_id} {'submitted' if is_new else 'is running already'}", file=sys.stderr)
-    if options.no_wait:
-        return 0
     try:
+        print(f"job {submission_id} {'submitted' if is_new else 'is running already'}", file=sys.stderr)
+        if options.no_wait:
+            return 0
         return follow(client, submission_id)
     except KeyboardInterrupt:
         if options.stop_on_interrupt:

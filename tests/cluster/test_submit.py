@@ -68,7 +68,7 @@ def test_a_job_is_followed_to_its_end_once_however_often_it_is_submitted(
     started = submit(cluster, "--no-wait", "--metadata", "team=blue", *command)
     assert started.returncode == 0, started.stderr
     other = submit(cluster, *command, "--quant", "int2")
-    assert other.returncode == 2
+    assert other.returncode == 2, other.stdout + other.stderr
     assert "runs on this target with other settings" in other.stderr
     followed = submit(cluster, *command)
     assert followed.returncode == 0, followed.stdout + followed.stderr
@@ -114,7 +114,7 @@ def test_a_secret_reaches_driver_and_workers_and_shows_nowhere(
     shown = [done.stdout, done.stderr, client.get_job_logs("secret"), repr(client.get_job_info("secret"))]
     assert not [text for text in shown if options["secret"] in text]
     assert not watch.seen
-    logs = [path for path in Path(cluster.folder, "ray").rglob("logs/**/*") if path.is_file()]
+    logs = [path for path in Path(cluster.folder).rglob("logs/**/*") if path.is_file()]
     assert logs
     assert not [path for path in logs if options["secret"].encode() in path.read_bytes()]
 
@@ -159,8 +159,11 @@ def test_a_stopped_job_is_a_failure_and_the_same_command_resumes(
         assert follower.stderr is not None
         assert any("submitted" in line for line in follower.stderr)
         follower.send_signal(signal.SIGINT)
-        assert follower.wait(60) == 1
+        said = follower.stderr.read()
+        assert follower.wait(60) == 1, said
+        assert "stopped; the same command resumes" in said
     assert client.get_job_status("stopped") == "STOPPED"
-    assert submit(cluster, *command).returncode == 0
+    done = submit(cluster, *command)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert client.get_job_status("stopped-2") == "SUCCEEDED"
     assert verify(str(target)).is_sound

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+
+import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -19,3 +22,24 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
 )
 os.environ.pop("RAY_ADDRESS", None)  # would turn engine `auto` to somebody's cluster
+
+
+_STATUS = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Ends the process at once, with pytest's own exit code, where Ray was used in it.
+
+    gRPC threads of a Ray 2.60 that was started and stopped several times in one process run on while the interpreter
+    is taken down, and crash it (SIGSEGV, after the summary). Fixtures have ended by now, servers included.
+    """
+    if _STATUS in config.stash and "ray._raylet" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[_STATUS])

@@ -31,13 +31,14 @@ def test_ray_from_the_command_line_gives_what_threads_give(
     targets: Targets, tmp_path: Path, config: str
 ) -> None:
     target = tmp_path / "ray"
+    before = psutil.Process().children(recursive=True)  # servers of other tests
     file = CHECKOUT / "configs" / f"{config}.yaml"
     done = run("quantize", "minilm", target, "--config", file, "--engine", "ray", "--workers", 2)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert weights_of(target) == weights_of(targets[config])
     assert verify(str(target)).is_sound
-    assert not psutil.Process().children(recursive=True)  # the Ray that it started ended with it
+    assert {*psutil.Process().children(recursive=True)} <= {*before}  # the Ray that it started ended with it
 
 
 @pytest.fixture

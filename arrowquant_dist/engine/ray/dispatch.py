@@ -316,6 +316,8 @@ class Dispatch:
         figures: dict[str, Any] = {"worker_seconds": round(attempt.seconds(time.monotonic()), 3)}
         if result is not None:
             figures |= {
+                # a shard that waited behind another began before the driver heard of the other's end
+                "worker_seconds": round(max(result.wall_seconds, attempt.seconds(time.monotonic())), 3),
                 "seconds": {phase: round(seconds, 3) for phase, seconds in result.seconds.items()},
                 "read_bytes": result.read_nbytes,
                 "written_bytes": result.written_nbytes,

@@ -8,7 +8,6 @@ from typing import Any
 
 from arrowquant_dist.config.checks import (
     check_bool,
-    check_choice,
     check_keys,
     check_number,
     check_whole,
@@ -16,8 +15,6 @@ from arrowquant_dist.config.checks import (
     shown,
 )
 from arrowquant_dist.config.sizes import KIB, MIB, checked_size
-
-READERS = ("s3fs", "obstore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +31,6 @@ class Transfer:
     62 s altogether, so that a server may restart meanwhile.
     read_twice: every range is read twice, and taken when both answers are equal. Over https the connection notices a
     wrong byte; over plain http nothing else would.
-    reader: of ranges of s3:// objects: `s3fs`, or `obstore` (extra `[fast-s3]`), which takes less CPU, and range_bytes
-    of memory more for each request in flight.
 
     Raises InvalidConfig, which names the field.
     """
@@ -48,13 +43,11 @@ class Transfer:
     retries: int = 8
     backoff: float = 0.25
     read_twice: bool = False
-    reader: str = "s3fs"
 
     def __post_init__(self) -> None:
         for name, lowest in (("range_bytes", 64 * KIB), ("upload_bytes", 5 * MIB)):
             object.__setattr__(self, name, checked_size(name, getattr(self, name), lowest, 512 * MIB))
         check_bool("read_twice", self.read_twice)
-        check_choice("reader", self.reader, READERS)
         check_whole("requests", self.requests, 1, 256)
         check_whole("retries", self.retries, 0, 100)
         for name, lowest_seconds in (("connect_timeout", 0.05), ("request_timeout", 0.05), ("backoff", 0.0)):

@@ -21,7 +21,6 @@ import numpy as np
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
 from arrowquant_dist.config import Storage, Transfer
-from arrowquant_dist.config.storage import READERS
 from arrowquant_dist.store.files import Store
 from tests.benchmarks.source import write_checkpoint
 from tests.benchmarks.table import Row, Table, ratio_of
@@ -45,12 +44,11 @@ class Measured:
 
 
 def tables(params: int, runs: int, folder: str | None) -> Iterator[Table]:
-    """folder: on the disk that the server writes to. The last tables need about 6 bytes a parameter there."""
+    """folder: on the disk that the server writes to. The last table needs about 6 bytes a parameter there."""
     with _server(folder) as server:
         yield from _read_tables(server, runs)
         yield from _write_tables(server, runs)
-        for reader in READERS:
-            yield _copy_table(server, params, runs, folder, reader)
+        yield _copy_table(server, params, runs, folder)
 
 
 def _read_tables(server: SeaweedFS, runs: int) -> Iterator[Table]:
@@ -86,9 +84,6 @@ def _readers(server: SeaweedFS, uri: str, out: np.ndarray) -> Iterator[tuple[str
             fill(start, answer)
 
     yield "ours", lambda: store.read_into("x", 0, out)
-    if find_spec("obstore") is not None:
-        fast = Store.open(uri, Storage(server.storage_options, Transfer(reader="obstore")))
-        yield "ours, reader obstore", lambda: fast.read_into("x", 0, out)
     yield "s3fs, whole", lambda: view.__setitem__(slice(None), fs.cat_file(path))
     yield "s3fs, cat_ranges", cat_ranges
     arrow = _pyarrow(server).open_input_file(path)
@@ -141,14 +136,14 @@ def _writers(server: SeaweedFS, uri: str, data: bytes) -> Iterator[tuple[str, Ca
         )
 
 
-def _copy_table(server: SeaweedFS, params: int, runs: int, folder: str | None, reader: str) -> Table:
+def _copy_table(server: SeaweedFS, params: int, runs: int, folder: str | None) -> Table:
     """Bucket to bucket: int8 by the inline engine with two workers, and two threads that copy with the same client."""
     source, nbytes = _upload_checkpoint(server, params, folder)
     jobs: dict[str, Callable[[str], object]] = {
-        "quantize int8, uncompressed": partial(_quantize, server, reader, source, "none"),
-        "quantize int8, zstd": partial(_quantize, server, reader, source, "zstd"),
-        "copy of all bytes": partial(_copy, server, reader, source, nbytes, nbytes),
-        "copy that writes half, as int8 does": partial(_copy, server, reader, source, nbytes, nbytes // 2),
+        "quantize int8, uncompressed": partial(_quantize, server, source, "none"),
+        "quantize int8, zstd": partial(_quantize, server, source, "zstd"),
+        "copy of all bytes": partial(_copy, server, source, nbytes, nbytes),
+        "copy that writes half, as int8 does": partial(_copy, server, source, nbytes, nbytes // 2),
     }
     found: dict[str, Measured] = {}
     for _ in range(runs):
@@ -161,7 +156,7 @@ def _copy_table(server: SeaweedFS, params: int, runs: int, folder: str | None, r
     rows = [
         Row(name, rates[name], _UNIT, peer, rates[peer], ratio_of(0.8)) for name in ours for peer in peers
     ]
-    title = f"Bucket to bucket, {nbytes / 2e9:.3g} B parameters bfloat16, {WORKERS} workers, reader {reader}"
+    title = f"Bucket to bucket, {nbytes / 2e9:.3g} B parameters bfloat16, {WORKERS} workers"
     return Table(f"{title}, best of {runs}", tuple(rows))
 
 
@@ -178,23 +173,22 @@ def _upload_checkpoint(server: SeaweedFS, params: int, folder: str | None) -> tu
         return f"{source}/model.safetensors", path.stat().st_size
 
 
-def _quantize(server: SeaweedFS, reader: str, source: str, compression: str, target: str) -> None:
+def _quantize(server: SeaweedFS, source: str, compression: str, target: str) -> None:
     run = RunConfig(
         engine="inline",
         workers=WORKERS,
         compression=compression,
-        transfer=Transfer(reader=reader),
         storage_options=server.storage_options,
     )
     ArrowQuantizer(QuantizationConfig("int8"), run).quantize(source, target)
 
 
-def _copy(server: SeaweedFS, reader: str, source: str, nbytes: int, written: int, target: str) -> None:
+def _copy(server: SeaweedFS, source: str, nbytes: int, written: int, target: str) -> None:
     """Threads take turns in blocks: all bytes are read, `written` of them go to an object a thread."""
     root, _, name = source.rpartition("/")
 
     def lane(k: int) -> None:
-        storage = Storage(server.storage_options, Transfer(reader=reader))
+        storage = Storage(server.storage_options)
         store = Store.open(root, storage)
         buffer = np.empty(BLOCK_NBYTES, np.uint8)
         with Store.open(target, storage).open_writer(f"copy-{k}") as writer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -26,10 +26,9 @@ class Flaky:
     bucket: Bucket
     proxy: FaultProxy
     options: dict[str, Any]
-    reader: str = "s3fs"
 
     def store(self, transfer: Transfer = PIECES) -> Store:
-        return Store.open(self.bucket.uri, Storage(self.options, replace(transfer, reader=self.reader)))
+        return Store.open(self.bucket.uri, Storage(self.options, transfer))
 
     def fail(self, *faults: Fault) -> None:
         self.proxy.rewrite(*faults)

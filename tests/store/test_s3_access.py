@@ -8,15 +8,13 @@ import os
 import subprocess
 import sys
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from arrowquant_dist.config import Storage, Transfer
-from arrowquant_dist.config.storage import READERS
-from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, MissingDependency, NotFound, StorageError
+from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, NotFound, StorageError
 from arrowquant_dist.store.files import ByteRange, Store
 from arrowquant_dist.store.remote.secrets import Secrets
 from tests.servers.fixtures import Bucket
@@ -37,7 +35,6 @@ def shown(error: BaseException) -> str:
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(
     ("changes", "hint"),
     [
@@ -52,9 +49,8 @@ def test_wrong_credentials_fail_at_once_and_are_not_shown(
     caplog: pytest.LogCaptureFixture,
     changes: dict[str, Any],
     hint: str,
-    reader: str,
 ) -> None:
-    store = Store.open(bucket.uri, Storage(options(seaweedfs, **changes), replace(PATIENT, reader=reader)))
+    store = Store.open(bucket.uri, Storage(options(seaweedfs, **changes), PATIENT))
     with caplog.at_level(logging.INFO), pytest.raises(StorageError, match=hint) as caught:
         store.read_range("x", ByteRange(0, 10))
     assert store.traffic.total.retries == 0
@@ -92,32 +88,29 @@ def test_a_server_that_is_down_is_asked_again() -> None:
 
 _READ = """
 import sys
-from arrowquant_dist.config import Storage, Transfer
+from arrowquant_dist.config import Storage
 from arrowquant_dist.store.files import ByteRange, Store
-store = Store.open(sys.argv[1], Storage(transfer=Transfer(reader=sys.argv[2])))
+store = Store.open(sys.argv[1], Storage())
 print(store.read_range("x", ByteRange(0, store.size("x"))).tobytes().decode())
 """
 
 
-def read_elsewhere(uri: str, environment: dict[str, str], reader: str = "s3fs") -> str:
+def read_elsewhere(uri: str, environment: dict[str, str]) -> str:
     """What another process reads with nothing but this environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FSSPEC_"))}
-    command = [sys.executable, "-c", _READ, uri, reader]
+    command = [sys.executable, "-c", _READ, uri]
     done = subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=False)
     return done.stdout.strip() or done.stderr
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_credentials_and_endpoint_come_from_the_environment(
-    seaweedfs: SeaweedFS, bucket: Bucket, reader: str
-) -> None:
+def test_credentials_and_endpoint_come_from_the_environment(seaweedfs: SeaweedFS, bucket: Bucket) -> None:
     bucket.objects.put(f"{bucket.uri}/x", b"from the environment")
     environment = {
         "AWS_ACCESS_KEY_ID": seaweedfs.key,
         "AWS_SECRET_ACCESS_KEY": seaweedfs.secret,
         "AWS_ENDPOINT_URL": seaweedfs.endpoint_url,
     }
-    assert read_elsewhere(bucket.uri, environment, reader) == "from the environment"
+    assert read_elsewhere(bucket.uri, environment) == "from the environment"
 
 
 def test_credentials_and_endpoint_come_from_fsspecs_configuration(
@@ -136,18 +129,6 @@ def test_no_credentials_at_all_is_said(seaweedfs: SeaweedFS, bucket: Bucket, tmp
         "HOME": str(tmp_path),
     }
     assert "there are no credentials; set them in the environment" in read_elsewhere(bucket.uri, environment)
-
-
-def test_the_fast_reader_refuses_options_that_it_would_leave_out(seaweedfs: SeaweedFS) -> None:
-    given = options(seaweedfs, requester_pays=True)
-    with pytest.raises(InvalidConfig, match="does not know the option 'requester_pays'; use reader s3fs"):
-        Store.open("s3://b", Storage(given, replace(PATIENT, reader="obstore")))
-
-
-def test_the_fast_reader_has_to_be_installed(seaweedfs: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("arrowquant_dist.store.remote.open.find_spec", lambda _: None)
-    with pytest.raises(MissingDependency, match="fast-s3"):
-        Store.open("s3://b", Storage(seaweedfs.storage_options, replace(PATIENT, reader="obstore")))
 
 
 def test_the_users_own_botocore_settings_count(seaweedfs: SeaweedFS, bucket: Bucket) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from arrowquant_dist.config import Storage, Transfer
-from arrowquant_dist.config.storage import READERS
 from arrowquant_dist.errors import StorageError
 from arrowquant_dist.store.files import ByteRange, Store
 from arrowquant_dist.store.remote.requests import waits
@@ -26,10 +25,10 @@ DATA = np.random.default_rng(5).bytes((1 << 20) + 12_345)
 RANGE = r"\nrange:"
 
 
-@pytest.fixture(params=READERS)
-def whole(flaky: Flaky, request: pytest.FixtureRequest) -> Flaky:
+@pytest.fixture
+def whole(flaky: Flaky) -> Flaky:
     flaky.put("x", DATA)
-    return replace(flaky, reader=request.param)
+    return flaky
 
 
 def read(store: Store, start: int = 0, stop: int = len(DATA)) -> bytes:

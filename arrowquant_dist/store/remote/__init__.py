@@ -2,8 +2,7 @@
 
 objects.py: the Store. requests.py: how requests run and are repeated. faults.py: which failures may pass, and what they
 mean. secrets.py: what errors never say. client.py: the requests themselves; s3.py: through s3fs's client;
-filesystem.py: through any fsspec file system; obstore.py: S3's ranges, faster. upload.py: parts sent while the caller
-goes on.
+filesystem.py: through any fsspec file system. upload.py: parts sent while the caller goes on.
 """
 
 from arrowquant_dist.store.remote.objects import RemoteStore

@@ -12,7 +12,7 @@ from arrowquant_dist.errors import ArrowQuantError, NotFound, StorageError
 from arrowquant_dist.store.local import storage_error
 from arrowquant_dist.store.remote.secrets import Secrets
 
-PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
+_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
 _PASSING_CODES = frozenset(
     {
         "BadDigest",  # these five: the body was cut or changed on its way
@@ -155,7 +155,7 @@ def _verdict(error: BaseException) -> bool | None:
     """None where this link of the chain does not say."""
     status = status_of(error)
     if status is not None:
-        return status in PASSING_STATUS or code_of(error) in _PASSING_CODES
+        return status in _PASSING_STATUS or code_of(error) in _PASSING_CODES
     if isinstance(error, _LASTING_TYPES):
         return False
     if isinstance(error, TimeoutError | ConnectionError | EOFError) or _passes_by_name(error):

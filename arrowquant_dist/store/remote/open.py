@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 from arrowquant_dist.config import Storage
@@ -34,16 +33,7 @@ def _open(uri: str, storage: Storage, traffic: Traffic) -> Client:
     if uri.partition("://")[0] in _S3:
         from arrowquant_dist.store.remote.s3 import S3Client, s3_options
 
-        options = s3_options(options, storage.transfer)
-        fs, root = url_to_fs(uri, **options)
-        if storage.transfer.reader == "obstore":
-            if find_spec("obstore") is None:
-                raise MissingDependency(
-                    "transfer.reader obstore needs `pip install 'arrowquant-dist[fast-s3]'`"
-                )
-            from arrowquant_dist.store.remote.obstore import ObstoreClient
-
-            return ObstoreClient(fs, root, storage.transfer, traffic, options)
+        fs, root = url_to_fs(uri, **s3_options(options, storage.transfer))
         return S3Client(fs, root, storage.transfer, traffic)
     from arrowquant_dist.store.remote.filesystem import FileSystemClient
 

@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 from arrowquant_dist.config import Transfer
@@ -16,6 +16,7 @@ from arrowquant_dist.store.traffic import Traffic
 T = TypeVar("T")
 LONGEST_WAIT = 30.0
 _SECONDS_TO_CANCEL = 10.0
+_SECONDS_UNHEARD = 0.5
 
 
 class Requests:
@@ -30,6 +31,9 @@ class Requests:
         ended = threading.Event()
         future = asyncio.run_coroutine_threadsafe(_signalled(work, ended), self._loop)
         try:
+            # Not one long wait: a signal that another thread gets does not wake this one, and Ctrl-C would be unheard.
+            while not wait([future], timeout=_SECONDS_UNHEARD).done:
+                pass
             return future.result()
         except BaseException:
             future.cancel()
@@ -49,7 +53,7 @@ class Requests:
 
     async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """The result of the first attempt that succeeds. Raises the error that does not pass, or the last one."""
-        for wait in waits(self._transfer):
+        for pause in waits(self._transfer):
             try:
                 async with self._slots:
                     return await attempt()
@@ -57,7 +61,7 @@ class Requests:
                 if not may_pass(error):
                     raise
             self._traffic.add(retries=1)
-            await asyncio.sleep(wait)
+            await asyncio.sleep(pause)
         async with self._slots:
             return await attempt()
 

@@ -20,6 +20,11 @@ def fresh(nbytes: int) -> np.ndarray:
     return np.empty(nbytes, np.uint8)
 
 
+def aligned(nbytes: int) -> int:
+    """`nbytes`, rounded up to where an arena's next piece begins."""
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+
+
 class Arena:
     """Hands out pieces of one buffer until `reset`, which makes all of them invalid. Not thread-safe: one a thread.
 
@@ -35,7 +40,7 @@ class Arena:
         if self._used == 0 and nbytes > self._buffer.size:
             self._buffer = fresh(0)  # let go of the old one first
             self._buffer = fresh(nbytes)
-        start = -(-self._used // _ALIGNMENT) * _ALIGNMENT
+        start = aligned(self._used)
         if start + nbytes > self._buffer.size:
             return fresh(nbytes)
         self._used = start + nbytes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from arrowquant_dist.arena import Allocate, fresh
+from arrowquant_dist.arena import Allocate, aligned, fresh
 from arrowquant_dist.checkpoint.quantized.columns import TransposedSlice
 from arrowquant_dist.checkpoint.quantized.encoding import is_transposed
 from arrowquant_dist.checkpoint.quantized.read import ScaledSlice
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from arrowquant_dist.store.dataset import Dataset
 
 _GAP_NBYTES = 64 << 10  # reading so much too much costs less than another request
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,15 +231,11 @@ def _pieces_of(
     if not decoded_nbytes:
         return allocate
     sizes = [max(piece.stop for piece in run) - run[0].start for of_object in runs for run in of_object]
-    left = allocate(sum(_aligned(nbytes) for nbytes in (*sizes, *decoded_nbytes)))
+    left = allocate(sum(aligned(nbytes) for nbytes in (*sizes, *decoded_nbytes)))
 
     def take(nbytes: int) -> np.ndarray:
         nonlocal left
-        piece, left = left[:nbytes], left[_aligned(nbytes) :]
+        piece, left = left[:nbytes], left[aligned(nbytes) :]
         return piece if piece.size == nbytes else allocate(nbytes)
 
     return take
-
-
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT

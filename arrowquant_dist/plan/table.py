@@ -21,6 +21,7 @@ from arrowquant_dist.errors import CorruptWeights, TargetConflict
 from arrowquant_dist.plan.blocks import Plan, RowBlock, Shard
 from arrowquant_dist.plan.fingerprint import PLAN_VERSION, fingerprint
 from arrowquant_dist.store.files import redact
+from arrowquant_dist.store.plan_file import arrow_file
 
 _PREFIX = "arrowquant."
 _SPEC_FIELDS = [
@@ -116,11 +117,7 @@ def plan_from_table(table: pa.Table) -> Plan:
 
 def plan_to_bytes(plan: Plan) -> bytes:
     """The table as an Arrow IPC file, what `run/plan.arrow` holds. Equal plans give equal bytes."""
-    sink = pa.BufferOutputStream()
-    table = plan_table(plan)
-    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+    return arrow_file(plan_table(plan))
 
 
 def plan_from_bytes(data: bytes) -> Plan:

@@ -10,19 +10,10 @@ from typing import Any, Self
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.reduce.facts import RunFacts
+from arrowquant_dist.reduce.ratios import finite, ratio
 from arrowquant_dist.reduce.work import WorkFigures
 
 REPORT_VERSION = 2
-
-
-def finite(value: float) -> float | None:
-    """`value`, or None where JSON has no word for it."""
-    return float(value) if math.isfinite(value) else None
-
-
-def ratio(numerator: float, denominator: float) -> float | None:
-    """numerator / denominator; None where there is nothing to divide by."""
-    return finite(numerator / denominator) if denominator else None
 
 
 def is_measured(sums: ErrorSums) -> bool:

@@ -20,12 +20,11 @@ from arrowquant_dist.reduce.figures import (
     Timing,
     Totals,
     WorstLayer,
-    finite,
     is_measured,
-    ratio,
 )
 from arrowquant_dist.reduce.layer_types import LAYER_TYPES
 from arrowquant_dist.reduce.layers import LayerMetrics
+from arrowquant_dist.reduce.ratios import finite, ratio
 from arrowquant_dist.reduce.work import WorkFigures, source_nbytes
 from arrowquant_dist.store.receipt import Receipt
 

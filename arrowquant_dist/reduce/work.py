@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from arrowquant_dist.reduce.facts import RunFacts
+from arrowquant_dist.reduce.ratios import ratio
 from arrowquant_dist.store.receipt import Receipt
 
 
@@ -87,9 +88,9 @@ class WorkFigures:
             earlier_runs=Work.of(receipt for receipt in receipts if receipt.shard in earlier),
             nodes=_shares(receipts, lambda receipt: receipt.node),
             workers=_shares(receipts, lambda receipt: receipt.worker),
-            efficiency=_ratio(this_run.busy_seconds, run.worker_seconds),
-            wasted_share=_ratio(run.wasted_seconds, run.worker_seconds),
-            read_per_source=_ratio(this_run.read_nbytes, this_run.source_nbytes),
+            efficiency=ratio(this_run.busy_seconds, run.worker_seconds),
+            wasted_share=ratio(run.wasted_seconds, run.worker_seconds),
+            read_per_source=ratio(this_run.read_nbytes, this_run.source_nbytes),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,9 +125,5 @@ def _share(name: str, receipts: Sequence[Receipt]) -> Share:
         source_nbytes=work.source_nbytes,
         part_nbytes=work.part_nbytes,
         busy_seconds=work.busy_seconds,
-        source_nbytes_per_second=_ratio(work.source_nbytes, work.busy_seconds),
+        source_nbytes_per_second=ratio(work.source_nbytes, work.busy_seconds),
     )
-
-
-def _ratio(numerator: float, denominator: float) -> float | None:
-    return numerator / denominator if denominator else None

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from arrowquant_dist.columns import arrow_batch
-from arrowquant_dist.reduce.figures import finite, is_measured
+from arrowquant_dist.reduce.figures import is_measured
 from arrowquant_dist.reduce.layers import LayerMetrics
+from arrowquant_dist.reduce.ratios import finite
 
 LAYERS_SCHEMA = pa.schema(
     [

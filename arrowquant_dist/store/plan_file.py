@@ -16,11 +16,16 @@ RUN_KEY = b"arrowquant.run"  # an id of the run that wrote the plan: equal plans
 def plan_file(plan_table: pa.Table, run: bytes) -> bytes:
     """The plan as an Arrow file, with the run's id."""
     table = plan_table.replace_schema_metadata({**(plan_table.schema.metadata or {}), RUN_KEY: run})
-    out = io.BytesIO()
+    return arrow_file(table)
+
+
+def arrow_file(table: pa.Table) -> bytes:
+    """The table as an Arrow IPC file. Equal tables give equal bytes."""
+    sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_file(out, table.schema, options=options) as writer:
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table)
-    return out.getvalue()
+    return bytes(sink.getvalue())
 
 
 def read_plan_file(data: bytes) -> pa.Table:

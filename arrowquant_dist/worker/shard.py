@@ -55,12 +55,13 @@ class ShardWorker:
     The next batch of row blocks is read while this one is quantized, and what was written before is still on its way
     to an object store. Memory: two batches' source bytes (one from local files), the codes of a block, and what the
     part writer holds (plan.worker_memory_nbytes is the bound), whatever the shard's size.
-    node: the machine's name in receipts; default its host name.
+    node: the machine's name in receipts; default its host name. name: this process's there, `host/pid`.
     """
 
     def __init__(self, context: WorkerContext, node: str | None = None) -> None:
         self._context = context
         self._node = node or socket.gethostname()
+        self.name = f"{socket.gethostname()}/{os.getpid()}"
         self._reader = SourceReader(context.source_storage, context.files)
         self._target = Target.open(context.target, context.target_storage, context.fingerprint)
         from_disk = all(is_local(file.uri) for file in context.files)
@@ -97,7 +98,7 @@ class ShardWorker:
             seconds=dict(clock.seconds),
             wall_seconds=clock.wall_seconds,
             peak_memory_nbytes=peak_memory_nbytes(),
-            worker=f"{socket.gethostname()}/{os.getpid()}",
+            worker=self.name,
             node=self._node,
             read_nbytes=transferred.read_nbytes,
             written_nbytes=transferred.written_nbytes,
@@ -105,12 +106,16 @@ class ShardWorker:
         )
         if self._target.commit(receipt):
             return receipt
-        counting = self._target.receipt(shard.index)
+        counting = self.committed(shard.index)
         if counting is None:
             # its part is gone: that commit was removed just now, and the shard is to be done again
             message = f"shard {shard.index}: the attempt that was first has lost its part; run the same command again"
             raise IncompleteDataset(message, uri=self._target.store.uri)
         return counting
+
+    def committed(self, shard: int) -> Receipt | None:
+        """The receipt that counts for a shard, whoever made it; None where there is none yet."""
+        return self._target.receipt(shard)
 
     def _transferred(self) -> Transferred:
         return self._reader.transferred + self._target.store.traffic.total

@@ -8,9 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import psutil
+from tests.actors import actor_processes
 
-ACTOR_NAMES = ("ray::_Actor", "ray::WorkerActor", "ray::ShardActor")
 _SECONDS_BETWEEN = 0.02
 
 
@@ -41,27 +40,11 @@ class ActorMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(_SECONDS_BETWEEN):
-            for pid in self._actors():
+            for pid in [process.pid for process in actor_processes(self.root)]:
                 found = _resident_and_peak(pid)
                 if found is not None:
                     self.idle.setdefault(pid, found[0])
                     self.peak[pid] = found[1]
-
-    def _actors(self) -> list[int]:
-        try:
-            below = psutil.Process(self.root).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
-        return [process.pid for process in below if _is_actor(process)]
-
-
-def _is_actor(process: psutil.Process) -> bool:
-    try:
-        return str(process.name()).startswith("ray::") and any(
-            line.startswith(ACTOR_NAMES) for line in process.cmdline()
-        )
-    except psutil.Error:
-        return False
 
 
 def _resident_and_peak(pid: int) -> tuple[int, int] | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
+
+from tests.actors import actor_processes
 
 SECONDS = 60.0
 _STORE_NBYTES = 80 << 20
@@ -68,26 +69,6 @@ def _preemption() -> int:
     return int(autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"))
 
 
-def actors() -> list[psutil.Process]:
-    """The actors' processes on every node of this machine that this process started."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            name = process.cmdline()[0] if process.cmdline() else ""
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue
-        if (
-            name.startswith("ray::") and "Actor" in name
-        ):  # there are agents of Ray's own, which take their node along
-            found.append(process)
-    return found
-
-
-def commits(target: Path) -> int:
-    """Finished shards of a local target."""
-    return len([*(target / "run" / "commits").glob("*.json")])
-
-
 class Blow(threading.Thread):
     """Does `strike` once, `delay` seconds after the target has `after` commits, while the run goes on."""
 
@@ -128,7 +109,7 @@ class Blow(threading.Thread):
 def kill_one(number: int) -> None:
     """SIGKILL for one of the actors that are there, once there are any."""
     deadline = time.monotonic() + SECONDS
-    while not (alive := actors()):
+    while not (alive := actor_processes()):
         assert time.monotonic() < deadline, "no actor to kill"
         time.sleep(0.002)
     victim = alive[number % len(alive)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ import pytest
 
 from arrowquant_dist import RunConfig
 from arrowquant_dist.driver import Outcome, quantize
-from tests.chaos.cluster import Blow, Nodes, actors, commits, kill_one
+from tests.actors import actor_processes
+from tests.chaos.cluster import Blow, Nodes, kill_one
 from tests.chaos.conftest import Note
 from tests.chaos.runs import (
     CONFIG,
@@ -25,13 +25,14 @@ from tests.chaos.runs import (
     assert_whole,
     assert_whole_in,
 )
-from tests.integration.program import end, start
+from tests.integration.program import commits, end, start, wait_for
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.faults import Fault, Kind
 from tests.servers.fixtures import Bucket
 from tests.servers.seaweedfs import SeaweedFS
 
 SHARDS = 49
+WAIT_SECONDS = 60
 MOMENTS = 20
 _QUICK_MOMENTS = (1, 8)
 
@@ -71,14 +72,6 @@ def command(source: str, target: str, config: Path, cluster: Nodes, workers: int
     return "quantize", source, target, "--config", str(config), *engine
 
 
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def disturbed(source: Source, target: Path, run: RunConfig, blow: Blow) -> Outcome:
     with blow:
         outcome = quantize(source.uri, str(target), CONFIG, run)
@@ -116,7 +109,7 @@ def test_an_actor_killed_as_soon_as_it_is_there(
     run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
 ) -> None:
     target = tmp_path / "target"
-    blow = Blow(lambda: kill_one(0), lambda: len(actors()), 1)
+    blow = Blow(lambda: kill_one(0), lambda: len(actor_processes()), 1)
     with blow:
         quantize(checkpoint.uri, str(target), CONFIG, run)
     assert blow.struck_after is not None
@@ -149,7 +142,7 @@ def test_a_node_removed_hard_and_another_one_added(
 ) -> None:
     target = tmp_path / "target"
     driver = start(*command(checkpoint.uri, str(target), tmp_path / "c.yaml", cluster, 2))
-    wait_until(lambda: commits(target) >= 5, driver)
+    wait_for(lambda: commits(target) >= 5, driver, WAIT_SECONDS)
     cluster.remove_hard()
     note(f"node lost after {commits(target)} commits")
     cluster.fill(2)
@@ -189,7 +182,7 @@ def test_an_actor_that_hangs(
     stopped = []
 
     def strike() -> None:
-        stopped.append(actors()[0])
+        stopped.append(actor_processes()[0])
         stopped[0].send_signal(signal.SIGSTOP)
 
     blow = at(33, strike, target)
@@ -211,7 +204,7 @@ def test_a_driver_killed_and_started_again(
     target = tmp_path / "target"
     arguments = command(checkpoint.uri, str(target), tmp_path / "c.yaml", cluster, 2)
     first = start(*arguments)
-    wait_until(lambda: commits(target) >= after, first)
+    wait_for(lambda: commits(target) >= after, first, WAIT_SECONDS)
     first.kill()
     end(first)
     assert not (target / "manifest.json").exists()
@@ -301,7 +294,7 @@ def test_two_drivers_on_one_target_on_a_server_one_of_them_killed(
     arguments = command(stored, f"{bucket.uri}/target", tmp_path / "c.yaml", cluster, 1)
     with_credentials(tmp_path / "c.yaml", seaweedfs)
     victim, other = start(*arguments), start(*arguments)
-    wait_until(lambda: away_commits(bucket) >= 5, victim)
+    wait_for(lambda: away_commits(bucket) >= 5, victim, WAIT_SECONDS)
     note(f"killed after {away_commits(bucket)} commits")
     victim.kill()
     end(victim)

@@ -47,9 +47,9 @@ def run(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str
     return end(start(*arguments, before=before))
 
 
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str], seconds: float = SECONDS) -> None:
     """Returns as soon as it happened; fails if the process ends first."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + seconds
     while not happened():
         assert process.poll() is None, f"ended before it was interrupted: {process.communicate()}"
         assert time.monotonic() < deadline

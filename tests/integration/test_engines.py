@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
 from arrowquant_dist.errors import UnquantizableWeights
 from arrowquant_dist.store.verify import verify
+from tests.actors import actor_processes
 from tests.conftest import CHECKOUT
 from tests.datasets import manifest_of, weights_of
 from tests.integration.conftest import Targets
@@ -64,11 +65,10 @@ class Killer(threading.Thread):
     def run(self) -> None:
         while self.killed is None:
             if commits(self._target):
-                for process in psutil.Process().children(recursive=True):
-                    if process.name().startswith("ray::ShardActor"):
-                        os.kill(process.pid, signal.SIGKILL)
-                        self.killed = process.pid
-                        return
+                for process in actor_processes():
+                    os.kill(process.pid, signal.SIGKILL)
+                    self.killed = process.pid
+                    return
             time.sleep(0.005)
 
 

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from arrowquant_dist.arena import Allocate
-from arrowquant_dist.checkpoint.quantized.encoding import Grid, Scaled
-from arrowquant_dist.checkpoint.quantized.read import OUT_BITS, kernel_kind
+from arrowquant_dist.checkpoint.quantized.read import OUT_BITS, Slice, kernel_kind
 from arrowquant_dist.checkpoint.strided import gather
-from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.tensor.source import as_float32
 
@@ -22,22 +20,8 @@ ReadInto = Callable[[str, int, np.ndarray], None]  # (uri, offset, uint8 out)
 
 
 @dataclass(frozen=True, slots=True)
-class TransposedSlice:
-    """Values [start, stop), in C order, of a transposed layer.
-
-    Memory: their rows' codes, scales and values, and 16 MiB.
-    """
-
-    layer: Layer
-    scaled: Scaled
-    grid: Grid
-    start: int
-    stop: int
-
-    @classmethod
-    def of(cls, layer: Layer, start: int, stop: int) -> TransposedSlice:
-        scaled = Scaled.decode(layer)
-        return cls(layer, scaled, Grid.of(layer.shape, scaled), start, stop)
+class TransposedSlice(Slice):
+    """Of a transposed layer. Memory: the rows' codes, scales and values, and 16 MiB."""
 
     def read(self, read_into: ReadInto, allocate: Allocate) -> np.ndarray:
         """uint8 [(stop - start) · itemsize], in memory from `allocate`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -27,11 +28,8 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class ScaledSlice:
-    """Values [start, stop), in C order, of a scaled layer that is not transposed: what to read, then how to decode it.
-
-    Memory: the codes of the rows that the values lie in, their scales, and the rows' values.
-    """
+class Slice:
+    """Values [start, stop), in C order, of a scaled layer."""
 
     layer: Layer
     scaled: Scaled
@@ -40,9 +38,17 @@ class ScaledSlice:
     stop: int
 
     @classmethod
-    def of(cls, layer: Layer, start: int, stop: int) -> ScaledSlice:
+    def of(cls, layer: Layer, start: int, stop: int) -> Self:
         scaled = Scaled.decode(layer)
         return cls(layer, scaled, Grid.of(layer.shape, scaled), start, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledSlice(Slice):
+    """Of a layer that is not transposed: what to read, then how to decode it.
+
+    Memory: the codes of the rows that the values lie in, their scales, and the rows' values.
+    """
 
     @property
     def rows(self) -> range:

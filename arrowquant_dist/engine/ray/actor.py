@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from arrowquant_dist.errors import (
 )
 from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.store.receipt import Receipt
-from arrowquant_dist.store.target import Target
 from arrowquant_dist.worker import ShardWorker, WorkerContext
 
 WATCH = "watch"  # the concurrency group of `progress` and `stop`: a thread beside the one that runs shards
@@ -73,8 +71,6 @@ class ShardActor:
         node_id = ray.get_runtime_context().get_node_id()
         self._hello = Hello(f"{socket.gethostname()}/{node_id[:8]}", node_id, kernels_digest())
         self._worker = ShardWorker(context, self._hello.node)
-        self._target = Target.open(context.target, context.target_storage, context.fingerprint)
-        self._process = f"{socket.gethostname()}/{os.getpid()}"
         self._metrics = WorkerMetrics()
         self._progress = (0, 0)
         self._stopped: set[int] = set()
@@ -101,7 +97,7 @@ class ShardActor:
         try:
             if ticket in self._stopped:
                 return Result(STOPPED, {})
-            if look_first and self._target.receipt(shard.index) is not None:
+            if look_first and self._worker.committed(shard.index) is not None:
                 return Result(FOUND, {})
             return self._result(self._worker.run(shard, self._count, lambda: ticket in self._stopped))
         except Interrupted:
@@ -119,7 +115,7 @@ class ShardActor:
         self._metrics.add_block(block)
 
     def _result(self, receipt: Receipt) -> Result:
-        if receipt.worker != self._process:
+        if receipt.worker != self._worker.name:
             return Result(BEATEN, {})
         self._metrics.add_receipt(receipt)
         return Result(

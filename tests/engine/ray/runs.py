@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import ray
 import torch
 
@@ -22,6 +21,7 @@ from arrowquant_dist.plan import Plan, make_plan, plan_table
 from arrowquant_dist.store.target import Target
 from arrowquant_dist.worker import ShardWorker, WorkerContext
 from tests.engine.ray.slow_actor import SlowActor, hold
+from tests.integration.program import commits
 from tests.sources import save_checkpoint
 
 SHARDS = 16
@@ -98,7 +98,7 @@ class Run:
 
     @property
     def commits(self) -> int:
-        return len([*(self.target / "run" / "commits").glob("*.json")])
+        return commits(self.target)
 
     def checksums(self) -> dict[tuple[str, int], str]:
         """{layer and first row: checksum of codes, scales and zero points}, of what is committed."""
@@ -137,20 +137,6 @@ def quiet_checksums(run: Run) -> dict[tuple[str, int], str]:
     worker = ShardWorker(context)
     receipts = [worker.run(shard, lambda _: None, lambda: False) for shard in run.plan.shards]
     return {(row.layer_name, row.row_start): row.checksum for r in receipts for row in r.rows}
-
-
-def actor_processes() -> list[psutil.Process]:
-    """Of every ShardActor under this process."""
-    return [p for p in psutil.Process().children(recursive=True) if _is_actor(p)]
-
-
-def _is_actor(process: psutil.Process) -> bool:
-    try:
-        name, status = process.name(), process.status()
-    except psutil.NoSuchProcess:
-        return False
-    is_actor = str(name).startswith(("ray::SlowActor", "ray::ShardActor"))
-    return is_actor and status != psutil.STATUS_ZOMBIE
 
 
 def wait_until(happened: Callable[[], bool], seconds: float = 30.0) -> None:

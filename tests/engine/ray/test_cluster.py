@@ -17,12 +17,12 @@ import ray
 import torch
 
 from arrowquant_dist.errors import MissingDependency, StorageError, UnquantizableWeights
+from tests.actors import actor_processes
 from tests.engine.ray.clusters import SmallCluster, name_of
 from tests.engine.ray.runs import (
     QUICK,
     SHARDS,
     Run,
-    actor_processes,
     quiet_checksums,
     start_run,
     total,
@@ -45,11 +45,6 @@ def cluster(nodes: SmallCluster) -> SmallCluster:
     """Two nodes, whatever the test before did to them."""
     nodes.fill(2)
     return nodes
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return start_run(tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -47,11 +47,6 @@ def grown(cluster: SmallCluster) -> SmallCluster:
     return cluster
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return start_run(tmp_path)
-
-
 def test_a_cluster_that_never_has_room_is_a_clear_error_in_time(cluster: SmallCluster, run: Run) -> None:
     started = time.monotonic()
     with pytest.raises(PartialRun, match=r"none of the cluster's 1 nodes .* 1 CPU and 256 MiB.* has 0 CPUs"):

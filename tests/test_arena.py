@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,3 +26,17 @@ def test_memory_is_handed_out_again_after_a_reset() -> None:
     first = arena.take(1000)
     arena.reset()
     assert np.shares_memory(first, arena.take(900))
+
+
+def test_an_arena_that_is_reserved_does_not_grow_between_pieces() -> None:
+    arena = Arena()
+    arena.reserve(1000)
+    small = arena.take(10)
+    arena.reset()
+    large = arena.take(1000)
+    assert np.shares_memory(small, large)
+
+
+def test_memory_that_there_is_not_is_a_memory_error() -> None:
+    with pytest.raises(MemoryError):
+        Arena().reserve(1 << 60)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import xxhash
 from isal import isal_zlib
 
+from arrowquant_dist.arena import Arena
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.store import pages
@@ -58,7 +59,7 @@ class PartWriter:
             raise InvalidConfig(f"compression {compression!r} is not known; use one of {[*pages.CODECS]}")
         self._path, self._compression = path, compression
         self._codec = pa.Codec("zstd", compression_level=ZSTD_LEVEL) if compression == "zstd" else None
-        self._scratch = np.empty(0, np.uint8)
+        self._scratch = Arena()
         self._hash = xxhash.xxh3_128()
         self._groups: list[pages.RowGroup] = []
         self._records: dict[int, RowRecord] = {}
@@ -208,10 +209,8 @@ class PartWriter:
 
     def _joined(self, prefix: bytes, blob: memoryview) -> np.ndarray:
         """Both, to be one zstd frame, in memory that is kept: fresh pages of memory would cost more."""
-        nbytes = len(prefix) + blob.nbytes
-        if self._scratch.nbytes < nbytes:
-            self._scratch = np.empty(nbytes, np.uint8)
-        joined = self._scratch[:nbytes]
+        self._scratch.reset()
+        joined = self._scratch.take(len(prefix) + blob.nbytes)
         joined[: len(prefix)] = np.frombuffer(prefix, np.uint8)
         joined[len(prefix) :] = np.frombuffer(blob, np.uint8)
         return joined

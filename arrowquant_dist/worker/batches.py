@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from arrowquant_dist.arena import Arena
+from arrowquant_dist.arena import Arena, aligned
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.plan import RowBlock
@@ -30,6 +30,8 @@ class ReadAhead:
 
     def __call__(self, batches: Sequence[Batch], clock: Clock) -> Blocks:
         """The blocks of all batches, in order."""
+        for arena in self._arenas:
+            arena.reserve(_largest_nbytes(batches))
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
             ahead = None
             for number, batch in enumerate(batches):
@@ -54,6 +56,7 @@ class ReadInTurn:
 
     def __call__(self, batches: Sequence[Batch], clock: Clock) -> Blocks:
         """The blocks of all batches, in order."""
+        self._arena.reserve(_largest_nbytes(batches))
         for number, batch in enumerate(batches):
             with clock.phase("read"):
                 if number + 1 < len(batches):
@@ -80,6 +83,11 @@ def batches_of(blocks: Sequence[RowBlock]) -> list[Batch]:
         batches[-1].append(block)
         nbytes += block.source_nbytes
     return batches
+
+
+def _largest_nbytes(batches: Sequence[Batch]) -> int:
+    """What reading any of them takes; more for layers that are decoded."""
+    return max((sum(aligned(block.source_nbytes) for block in batch) for batch in batches), default=0)
 
 
 def _slices(batch: Batch) -> list[tuple[Layer, int, int]]:

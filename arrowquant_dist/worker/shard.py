@@ -18,7 +18,7 @@ from arrowquant_dist.checkpoint.table import SourceFile
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import IncompleteDataset, Interrupted
 from arrowquant_dist.machine import peak_memory_nbytes
-from arrowquant_dist.plan import RowBlock, Shard
+from arrowquant_dist.plan import RowBlock, Shard, expected_nbytes
 from arrowquant_dist.store.files import is_local
 from arrowquant_dist.store.part import PartWriter
 from arrowquant_dist.store.receipt import Receipt
@@ -77,6 +77,7 @@ class ShardWorker:
         clock, before = Clock(), self._transferred()
         attempt = uuid.uuid4().hex[:16]
         path = self._target.part_path(shard.index, attempt)
+        self._codes.reserve(max(map(expected_nbytes, shard.blocks), default=0))
         with PartWriter(self._target.store, path, self._context.compression) as writer:
             scales = self._tensor_scales(shard, clock)
             with closing(self._read_batches(batches_of(shard.blocks), clock)) as batches:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.benchmarks.actors import ActorMemory
 from tests.benchmarks.table import Row, Table, Target, at_most
 
 _MIB = 1 << 20
+_REST_SECONDS = 6.0
 LLAMA_CPP_Q8_0 = (
     126.0  # Mparam/s on 2 threads, file to file: measured when the project began, not in this run
 )
@@ -61,7 +64,16 @@ def _in_turns(
     return found
 
 
+def _rest() -> None:
+    """So that each run finds the machine in the same state: what the run before wrote is on the disk, and its memory
+    free. On virtual machines free memory goes back to the host within seconds, and to touch it again costs more than
+    to compress into it: a run right after another, which uses what that one has just let go of, looks much faster."""
+    os.sync()
+    time.sleep(_REST_SECONDS)
+
+
 def _run(source: Path, target: Path, engine: str, workers: int) -> Measured:
+    _rest()
     settings = json.dumps({"engine": engine, "workers": workers})
     command = [sys.executable, "-m", "tests.benchmarks.run_one", str(source), str(target), settings]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
 
 from arrowquant_dist.engine.ray.actor import WATCH, ShardActor
-from arrowquant_dist.engine.ray.cluster import connect, default_workers
+from arrowquant_dist.engine.ray.cluster import WORKER_ENVIRONMENT, connect, default_workers
 from arrowquant_dist.engine.ray.crew import Crew
 from arrowquant_dist.engine.ray.dispatch import Dispatch
 from arrowquant_dist.engine.ray.interrupt import Interrupts
@@ -20,7 +21,6 @@ from arrowquant_dist.errors import Interrupted
 from arrowquant_dist.plan import Shard
 from arrowquant_dist.worker import WorkerContext
 
-_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _TERMINATED_SECONDS = 2.0  # `ray job stop` kills the driver 3 s after its SIGTERM
 
 
@@ -55,34 +55,37 @@ class RayEngine:
                     connect(self._address, self._wanted)
                 interrupts.take()
                 is_alone = owns_ray and self._address is None
-                memory_nbytes = None if is_alone else self._memory_nbytes
-                return self._run(context, shards, on_event, memory_nbytes, interrupts)
+                needs = {} if is_alone else self._needs()
+                return self._run(context, shards, on_event, needs, interrupts)
             except KeyboardInterrupt as error:
                 raise Interrupted("interrupted; the same command resumes the run") from error
             finally:
                 if owns_ray:
                     ray.shutdown()
 
+    def _needs(self) -> dict[str, Any]:
+        """What a worker on a cluster that others use, or set up, is given besides its CPU."""
+        return {"memory": self._memory_nbytes, "runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
+
     def _run(
         self,
         context: WorkerContext,
         shards: Sequence[Shard],
         on_event: OnEvent,
-        memory_nbytes: int | None,
+        needs: Mapping[str, Any],
         interrupts: Interrupts,
     ) -> EngineFacts:
         self.workers = min(self._wanted or default_workers(), max(len(shards), 1))
         actor_class = ray.remote(concurrency_groups={WATCH: 1})(self._actor_class).options(
             num_cpus=1,
-            memory=memory_nbytes,
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": _THREADS},
+            **needs,
         )
         crew = Crew(lambda: actor_class.remote(context))
         ledger = Ledger(shards, on_event, self._patience)
-        dispatch = Dispatch(crew, ledger, self._patience, self.workers, memory_nbytes)
+        dispatch = Dispatch(crew, ledger, self._patience, self.workers, needs.get("memory"))
         try:
             dispatch.run(interrupts.check)
             dispatch.stop(self._patience.farewell)

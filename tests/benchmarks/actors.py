@@ -10,7 +10,7 @@ from typing import Self
 
 from tests.actors import actor_processes
 
-_SECONDS_BETWEEN = 0.02
+_SECONDS_BETWEEN = 0.1  # to look at all processes takes milliseconds, which the workers would miss
 
 
 @dataclass

@@ -15,6 +15,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrowquant_dist import arena
 from arrowquant_dist.errors import InvalidConfig, StorageError
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.store import pages
@@ -236,7 +237,10 @@ def test_an_unknown_compression_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("compression", "copies"), [("none", 0.1), ("zstd", 2.6)])
-def test_memory_beyond_the_row_is_bounded(tmp_path: Path, compression: str, copies: float) -> None:
+def test_memory_beyond_the_row_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str, copies: float
+) -> None:
+    monkeypatch.setattr(arena, "_pages", arena.fresh)  # whose memory is traced
     row = make_row("a", 32 * MIB)
     writer = PartWriter(Store.open(str(tmp_path)), "a.parquet", compression)
     usual = pa.default_memory_pool()

@@ -17,8 +17,10 @@ from arrowquant_dist.machine import usable_cpus
 
 UNKNOWN_CLUSTER_WORKERS = 8  # asked for where there is no CPU yet, and nobody says how many there can be
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-# glibc keeps up to 60 MiB of freed pages, by their sizes and order: a worker's peak would depend on the model.
-WORKER_ENVIRONMENT = {**_ONE_THREAD, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+# glibc keeps up to 60 MiB of freed memory, by its sizes and order: a worker's peak would depend on the model. What it
+# gives back has to be touched anew each time, which huge pages make cheap. Other systems' libraries ignore this.
+_LARGE_PIECES = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={1 << 20}:glibc.malloc.hugetlb=1"}
+WORKER_ENVIRONMENT = {**_ONE_THREAD, **_LARGE_PIECES}
 _LOCAL_STORE_NBYTES = 80 << 20
 _OTHER_VERSION = "Version mismatch"
 _log = logging.getLogger("arrowquant_dist.engine")

@@ -83,7 +83,7 @@ def disturbed(source: Source, target: Path, run: RunConfig, blow: Blow) -> Outco
 def at(seed: int, strike: Callable[[], None], target: Path) -> Blow:
     """At a random moment: up to 40 ms after a random commit."""
     moment = Random(seed)  # noqa: S311
-    return Blow(strike, lambda: commits(target), moment.randrange(SHARDS - 8), moment.random() * 0.04)
+    return Blow(strike, lambda: commits(target), moment.randrange(SHARDS // 2), moment.random() * 0.04)
 
 
 def moments() -> list[object]:
@@ -250,7 +250,7 @@ def test_an_actor_killed_between_a_source_and_a_target_that_fail_too(
     with FaultProxy(seaweedfs.port, *faults, seed=seed) as proxy:
         options = seaweedfs.options_at(proxy.endpoint_url)
         moment = Random(seed)  # noqa: S311
-        blow = Blow(lambda: kill_one(seed), lambda: away_commits(bucket), moment.randrange(SHARDS - 8))
+        blow = Blow(lambda: kill_one(seed), lambda: away_commits(bucket), moment.randrange(SHARDS // 2))
         with blow:
             quantize(stored, f"{bucket.uri}/target", CONFIG, run.replace(storage_options=options))
         assert blow.struck_after is not None

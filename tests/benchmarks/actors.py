@@ -10,6 +10,7 @@ from typing import Self
 
 from tests.actors import actor_processes
 
+_SECONDS_BEFORE = 0.02  # until the first actor is seen: idle is what it has before its first shard
 _SECONDS_BETWEEN = 0.1  # to look at all processes takes milliseconds, which the workers would miss
 
 
@@ -39,7 +40,7 @@ class ActorMemory:
         return max((self.peak[pid] - idle for pid, idle in self.idle.items()), default=0)
 
     def _watch(self) -> None:
-        while not self._stop.wait(_SECONDS_BETWEEN):
+        while not self._stop.wait(_SECONDS_BETWEEN if self.idle else _SECONDS_BEFORE):
             for pid in [process.pid for process in actor_processes(self.root)]:
                 found = _resident_and_peak(pid)
                 if found is not None:

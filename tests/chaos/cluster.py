@@ -70,28 +70,41 @@ def _preemption() -> int:
 
 
 class Blow(threading.Thread):
-    """Does `strike` once, `delay` seconds after the target has `after` commits, while the run goes on."""
+    """Does `strike` whenever the target has one of the numbers `after` of commits, rising, while the run goes on.
+
+    delay: seconds from then on. struck_after: the commits that were there when each strike was done.
+    """
 
     def __init__(
-        self, strike: Callable[[], None], done: Callable[[], int], after: int, delay: float = 0.0
+        self, strike: Callable[[], None], done: Callable[[], int], *after: int, delay: float = 0.0
     ) -> None:
-        super().__init__(name="blow")
+        super().__init__(name="blow", daemon=True)
         self._strike, self._done, self._after, self._delay = strike, done, after, delay
         self._over = threading.Event()
-        self.error: BaseException | None = None
-        self.struck_after: int | None = None
+        self._error: BaseException | None = None
+        self.struck_after: list[int] = []
 
     def run(self) -> None:
-        while self._done() < self._after:
-            if self._over.wait(0.002):
-                return
-        if self._over.wait(self._delay):
-            return
-        self.struck_after = self._done()
         try:
-            self._strike()
+            for after in self._after:
+                if not self._is_time(after):
+                    return
+                self._strike()
+                self.struck_after.append(self._done())
         except BaseException as error:  # noqa: BLE001 (raised in the test's own thread)
-            self.error = error
+            self._error = error
+
+    def _is_time(self, after: int) -> bool:
+        """Waits for it; False if the run is over first."""
+        while self._done() < after:
+            if self._over.wait(0.002):
+                return False
+        return not self._over.wait(self._delay)
+
+    def assert_landed(self, commits: int) -> None:
+        """Every strike was done while the run had commits to make. commits: of the whole run."""
+        assert len(self.struck_after) == len(self._after), f"over after {self.struck_after} of {self._after}"
+        assert self.struck_after[-1] < commits, "the blow came after the last commit"
 
     def __enter__(self) -> Self:
         self.start()
@@ -102,13 +115,14 @@ class Blow(threading.Thread):
     ) -> None:
         self._over.set()
         self.join(SECONDS)
-        if error is None and self.error is not None:
-            raise self.error
+        if error is None and self._error is not None:
+            raise self._error
+        assert error is not None or not self.is_alive(), "the blow does not end"
 
 
 def kill_one(number: int) -> None:
     """SIGKILL for one of the actors that are there, once there are any."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + SECONDS / 2
     while not (alive := actor_processes()):
         assert time.monotonic() < deadline, "no actor to kill"
         time.sleep(0.002)
@@ -117,3 +131,11 @@ def kill_one(number: int) -> None:
         victim.kill()
     except psutil.NoSuchProcess:
         kill_one(number)
+
+
+def wait_for_no_actor() -> None:
+    """An earlier run's are not to be taken for the next one's."""
+    deadline = time.monotonic() + SECONDS
+    while actor_processes():
+        assert time.monotonic() < deadline, "an actor outlives its run"
+        time.sleep(0.01)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.chaos.runs import LARGE_PARTS, Source, Weights, quiet_weights, write_source
+from tests.chaos.runs import LARGE_PARTS, TIMES_LONG, Source, Weights, quiet_weights, write_source
 from tests.servers.seaweedfs import SeaweedFS
 
 Note = Callable[[str], None]
@@ -28,6 +29,23 @@ def quiet(checkpoint: Source, tmp_path_factory: pytest.TempPathFactory) -> Weigh
 def quiet_large(checkpoint: Source, tmp_path_factory: pytest.TempPathFactory) -> Weights:
     """The same with one scale a layer."""
     return quiet_weights(checkpoint, tmp_path_factory.mktemp("quiet") / "target", LARGE_PARTS)
+
+
+@pytest.fixture(scope="session")
+def long_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    """Enough work for a run on a cluster to be struck in its midst: 0.8 s of it on two actors."""
+    source = write_source(tmp_path_factory.mktemp("chaos-long") / "source", TIMES_LONG)
+    yield source
+    shutil.rmtree(source.folder)
+
+
+@pytest.fixture(scope="session")
+def long_quiet(long_checkpoint: Source, tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """What a quiet run makes of that."""
+    target = tmp_path_factory.mktemp("quiet") / "target"
+    weights = quiet_weights(long_checkpoint, target)
+    shutil.rmtree(target)
+    return weights
 
 
 @pytest.fixture(scope="session")

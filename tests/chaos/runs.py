@@ -17,6 +17,7 @@ from tests.datasets import manifest_of, weights_of
 from tests.servers.objects import Objects
 
 LAYERS, ROWS, LARGE_ROWS, COLUMNS = 2, 2048, 8192, 1024
+TIMES_LONG = 8
 CONFIG = QuantizationConfig("int8")
 # One scale for a whole layer: a layer is a shard, and the largest makes a part that is uploaded in two pieces.
 LARGE_PARTS = QuantizationConfig("int8", per_channel=False, group_size=0)
@@ -37,25 +38,26 @@ Weights = dict[tuple[str, int], tuple[bytes, bytes, bytes]]
 
 @dataclass(frozen=True)
 class Source:
-    """A folder with the checkpoint, 50 MB of float32."""
+    """A folder with the checkpoint. shards: how many a run has whose shards are 1 MiB."""
 
     folder: Path
+    shards: int
 
     @property
     def uri(self) -> str:
         return str(self.folder)
 
 
-def write_source(folder: Path) -> Source:
-    """By the safetensors package."""
+def write_source(folder: Path, times: int = 1) -> Source:
+    """By the safetensors package: `times` 50 MB of float32."""
     rng = np.random.default_rng(8)
     folder.mkdir(parents=True)
-    rows = {**{f"layers.{i}": ROWS for i in range(LAYERS)}, "large": LARGE_ROWS}
+    rows = {**{f"layers.{i}": ROWS * times for i in range(LAYERS)}, "large": LARGE_ROWS * times}
     tensors = {f"{name}.weight": rng.standard_normal((n, COLUMNS), np.float32) for name, n in rows.items()}
     norms = {f"layers.{i}.norm": np.ones(COLUMNS, np.float32) for i in range(LAYERS)}
     save_file({**tensors, **norms}, folder / "model.safetensors")
     (folder / "config.json").write_text('{"model_type": "chaos"}')
-    return Source(folder)
+    return Source(folder, shards=sum(rows.values()) * COLUMNS * 4 // (1 << 20) + len(norms))
 
 
 def quiet_weights(source: Source, target: Path, config: QuantizationConfig = CONFIG) -> Weights:

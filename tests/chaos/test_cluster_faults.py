@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -14,7 +15,7 @@ import pytest
 from arrowquant_dist import RunConfig
 from arrowquant_dist.driver import Outcome, quantize
 from tests.actors import actor_processes
-from tests.chaos.cluster import Blow, Nodes, kill_one
+from tests.chaos.cluster import Blow, Nodes, kill_one, wait_for_no_actor
 from tests.chaos.conftest import Note
 from tests.chaos.runs import (
     CONFIG,
@@ -31,7 +32,6 @@ from tests.servers.faults import Fault, Kind
 from tests.servers.fixtures import Bucket
 from tests.servers.seaweedfs import SeaweedFS
 
-SHARDS = 49
 WAIT_SECONDS = 60
 MOMENTS = 20
 _QUICK_MOMENTS = (1, 8)
@@ -46,15 +46,22 @@ def nodes() -> Iterator[Nodes]:
 
 @pytest.fixture
 def cluster(nodes: Nodes) -> Nodes:
-    """Two worker nodes, whatever the test before did to them."""
+    """Two worker nodes without actors, whatever the test before did to them."""
     nodes.fill(2)
+    wait_for_no_actor()
     return nodes
 
 
 @pytest.fixture
 def run(cluster: Nodes) -> RunConfig:
-    """Fifty small shards on two actors."""
+    """Shards of one row block, on two actors."""
     return RUN.replace(engine="ray", address=cluster.address, shard_bytes=1 << 20, workers=2)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "target"
+    shutil.rmtree(tmp_path / "target", ignore_errors=True)
 
 
 CONFIG_FILE = """
@@ -75,15 +82,16 @@ def command(source: str, target: str, config: Path, cluster: Nodes, workers: int
 def disturbed(source: Source, target: Path, run: RunConfig, blow: Blow) -> Outcome:
     with blow:
         outcome = quantize(source.uri, str(target), CONFIG, run)
-    assert blow.struck_after is not None, "the run was over before the blow"
-    assert blow.struck_after < SHARDS, "the blow came after the last commit"
+    assert commits(target) == source.shards
+    blow.assert_landed(source.shards)
     return outcome
 
 
-def at(seed: int, strike: Callable[[], None], target: Path) -> Blow:
-    """At a random moment: up to 40 ms after a random commit."""
+def at(seed: int, strike: Callable[[], None], target: Path, source: Source) -> Blow:
+    """At a random moment of the first two thirds: after a commit, within the time that a shard takes."""
     moment = Random(seed)  # noqa: S311
-    return Blow(strike, lambda: commits(target), moment.randrange(SHARDS // 2), moment.random() * 0.04)
+    after = moment.randrange(1, source.shards * 2 // 3)
+    return Blow(strike, lambda: commits(target), after, delay=moment.random() * 0.005)
 
 
 def moments() -> list[object]:
@@ -95,114 +103,102 @@ def moments() -> list[object]:
 
 @pytest.mark.parametrize("seed", moments())
 def test_an_actor_killed_at_a_random_moment(
-    run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note, seed: int
+    run: RunConfig, long_checkpoint: Source, long_quiet: Weights, target: Path, note: Note, seed: int
 ) -> None:
-    target = tmp_path / "target"
-    blow = at(seed, lambda: kill_one(seed), target)
-    disturbed(checkpoint, target, run, blow)
+    blow = at(seed, lambda: kill_one(seed), target, long_checkpoint)
+    disturbed(long_checkpoint, target, run, blow)
     note(f"killed after {blow.struck_after} commits")
-    assert_whole(target, quiet)
+    assert_whole(target, long_quiet)
 
 
 @pytest.mark.slow
 def test_an_actor_killed_as_soon_as_it_is_there(
-    run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
+    run: RunConfig, long_checkpoint: Source, long_quiet: Weights, target: Path, note: Note
 ) -> None:
-    target = tmp_path / "target"
-    blow = Blow(lambda: kill_one(0), lambda: len(actor_processes()), 1)
-    with blow:
-        quantize(checkpoint.uri, str(target), CONFIG, run)
-    assert blow.struck_after is not None
+    blow = Blow(lambda: kill_one(0), lambda: commits(target), 0)
+    disturbed(long_checkpoint, target, run, blow)
+    assert blow.struck_after == [0]
     note("killed while it started")
-    assert_whole(target, quiet)
+    assert_whole(target, long_quiet)
 
 
 @pytest.mark.slow
 def test_actors_killed_again_and_again(
-    run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
+    run: RunConfig, long_checkpoint: Source, long_quiet: Weights, target: Path, note: Note
 ) -> None:
-    target = tmp_path / "target"
-    killed: list[int] = []
-
-    def strike() -> None:
-        for _ in range(4):
-            kill_one(len(killed))
-            killed.append(commits(target))
-            time.sleep(0.3)
-
-    blow = Blow(strike, lambda: commits(target), 1)
-    disturbed(checkpoint, target, run.replace(shard_attempts=20), blow)
-    note(f"killed after {killed} commits")
-    assert_whole(target, quiet)
+    """Each time there are more commits: of the two, of the other one, of those that take their places."""
+    moments = [long_checkpoint.shards * sixths // 6 for sixths in range(1, 5)]
+    numbers = count()
+    blow = Blow(lambda: kill_one(next(numbers)), lambda: commits(target), 1, *moments)
+    disturbed(long_checkpoint, target, run.replace(shard_attempts=20), blow)
+    note(f"killed after {blow.struck_after} commits")
+    assert_whole(target, long_quiet)
 
 
 @pytest.mark.slow
 def test_a_node_removed_hard_and_another_one_added(
-    cluster: Nodes, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
+    cluster: Nodes, long_checkpoint: Source, long_quiet: Weights, target: Path, note: Note
 ) -> None:
-    target = tmp_path / "target"
-    driver = start(*command(checkpoint.uri, str(target), tmp_path / "c.yaml", cluster, 2))
+    driver = start(*command(long_checkpoint.uri, str(target), target.with_name("c.yaml"), cluster, 2))
     wait_for(lambda: commits(target) >= 5, driver, WAIT_SECONDS)
     cluster.remove_hard()
-    note(f"node lost after {commits(target)} commits")
+    lost_after = commits(target)
+    assert lost_after < long_checkpoint.shards
+    note(f"node lost after {lost_after} commits")
     cluster.fill(2)
     done = end(driver)
     assert done.returncode == 0, done.stderr
-    assert_whole(target, quiet)
+    assert_whole(target, long_quiet)
 
 
 @pytest.mark.slow
 def test_a_node_removed_hard_is_not_missed_for_long(
-    cluster: Nodes, run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
+    cluster: Nodes, run: RunConfig, long_checkpoint: Source, long_quiet: Weights, target: Path, note: Note
 ) -> None:
     """Nothing takes its place: the other node does it all."""
-    target = tmp_path / "target"
-    blow = at(31, cluster.remove_hard, target)
-    disturbed(checkpoint, target, run, blow)
+    blow = Blow(cluster.remove_hard, lambda: commits(target), 20)
+    disturbed(long_checkpoint, target, run, blow)
     note(f"node lost after {blow.struck_after} commits")
-    assert_whole(target, quiet)
+    assert_whole(target, long_quiet)
 
 
 @pytest.mark.slow
 def test_a_node_preempted(
-    cluster: Nodes, run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
+    cluster: Nodes, run: RunConfig, long_checkpoint: Source, long_quiet: Weights, target: Path, note: Note
 ) -> None:
-    target = tmp_path / "target"
-    blow = at(32, lambda: cluster.preempt(seconds=0.5), target)
-    disturbed(checkpoint, target, run, blow)
-    note(f"told after {blow.struck_after} commits")
-    assert_whole(target, quiet)
+    blow = Blow(lambda: cluster.preempt(seconds=0.2), lambda: commits(target), 1)
+    disturbed(long_checkpoint, target, run, blow)
+    note(f"told, and lost after {blow.struck_after} commits")
+    assert_whole(target, long_quiet)
 
 
 @pytest.mark.slow
 def test_an_actor_that_hangs(
-    run: RunConfig, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note
+    run: RunConfig, long_checkpoint: Source, long_quiet: Weights, target: Path, note: Note
 ) -> None:
-    target = tmp_path / "target"
     stopped = []
 
     def strike() -> None:
         stopped.append(actor_processes()[0])
         stopped[0].send_signal(signal.SIGSTOP)
 
-    blow = at(33, strike, target)
+    blow = at(33, strike, target, long_checkpoint)
     try:
-        disturbed(checkpoint, target, run.replace(shard_deadline=3.0), blow)
+        disturbed(long_checkpoint, target, run.replace(shard_deadline=3.0), blow)
     finally:
         for process in stopped:
             if process.is_running():
                 process.kill()
     note(f"stopped after {blow.struck_after} commits")
-    assert_whole(target, quiet)
+    assert_whole(target, long_quiet)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [2, 20])
 def test_a_driver_killed_and_started_again(
-    cluster: Nodes, checkpoint: Source, quiet: Weights, tmp_path: Path, note: Note, after: int
+    cluster: Nodes, long_checkpoint: Source, long_quiet: Weights, target: Path, note: Note, after: int
 ) -> None:
-    target = tmp_path / "target"
-    arguments = command(checkpoint.uri, str(target), tmp_path / "c.yaml", cluster, 2)
+    arguments = command(long_checkpoint.uri, str(target), target.with_name("c.yaml"), cluster, 2)
     first = start(*arguments)
     wait_for(lambda: commits(target) >= after, first, WAIT_SECONDS)
     first.kill()
@@ -211,7 +207,7 @@ def test_a_driver_killed_and_started_again(
     note(f"killed after {commits(target)} commits")
     again = end(start(*arguments))
     assert again.returncode == 0, again.stderr
-    assert_whole(target, quiet)
+    assert_whole(target, long_quiet)
 
 
 @pytest.mark.slow
@@ -234,6 +230,7 @@ def away_commits(bucket: Bucket) -> int:
 @pytest.mark.parametrize("seed", [41, 42, 43])
 def test_an_actor_killed_between_a_source_and_a_target_that_fail_too(
     run: RunConfig,
+    checkpoint: Source,
     stored: str,
     seaweedfs: SeaweedFS,
     bucket: Bucket,
@@ -250,10 +247,11 @@ def test_an_actor_killed_between_a_source_and_a_target_that_fail_too(
     with FaultProxy(seaweedfs.port, *faults, seed=seed) as proxy:
         options = seaweedfs.options_at(proxy.endpoint_url)
         moment = Random(seed)  # noqa: S311
-        blow = Blow(lambda: kill_one(seed), lambda: away_commits(bucket), moment.randrange(SHARDS // 2))
+        after = moment.randrange(1, checkpoint.shards // 2)
+        blow = Blow(lambda: kill_one(seed), lambda: away_commits(bucket), after)
         with blow:
             quantize(stored, f"{bucket.uri}/target", CONFIG, run.replace(storage_options=options))
-        assert blow.struck_after is not None
+        blow.assert_landed(checkpoint.shards)
         note(f"{len(proxy.injected)} of {proxy.requests} requests failed")
     note(f"killed after {blow.struck_after} commits")
     assert_whole_in(
@@ -263,12 +261,20 @@ def test_an_actor_killed_between_a_source_and_a_target_that_fail_too(
 
 @pytest.mark.slow
 def test_a_node_lost_between_source_and_target_on_a_server(
-    cluster: Nodes, run: RunConfig, stored: str, bucket: Bucket, quiet: Weights, tmp_path: Path, note: Note
+    cluster: Nodes,
+    run: RunConfig,
+    checkpoint: Source,
+    stored: str,
+    bucket: Bucket,
+    quiet: Weights,
+    tmp_path: Path,
+    note: Note,
 ) -> None:
     blow = Blow(cluster.remove_hard, lambda: away_commits(bucket), 10)
     changed = run.replace(storage_options=bucket.storage_options, transfer=TRANSFER)
     with blow:
         quantize(stored, f"{bucket.uri}/target", CONFIG, changed)
+    blow.assert_landed(checkpoint.shards)
     note(f"node lost after {blow.struck_after} commits")
     assert_whole_in(
         bucket.objects, f"{bucket.uri}/target", bucket.storage_options, quiet, tmp_path / "downloaded"

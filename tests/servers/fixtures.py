@@ -1,14 +1,17 @@
-"""`seaweedfs`: the session's server, started at first use. `bucket`: a bucket of the test's own."""
+"""`seaweedfs`, `gcs`, `azurite`: the session's servers, started at first use. `bucket`: a bucket of the test's own."""
 
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from tests.servers.azurite import PROGRAM, Azurite
+from tests.servers.gcs import Gcs
 from tests.servers.objects import Objects
 from tests.servers.seaweedfs import SeaweedFS
 
@@ -34,3 +37,22 @@ def bucket(seaweedfs: SeaweedFS) -> Iterator[Bucket]:
     name = f"test-{secrets.token_hex(6)}"
     yield Bucket(seaweedfs.make_bucket(name), seaweedfs.storage_options, seaweedfs.objects)
     seaweedfs.drop_bucket(name)
+
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gcs]:
+    with pytest.MonkeyPatch.context() as environment:
+        # Google's newer protocol, that gcsfs tries first, is not among what the emulator speaks.
+        environment.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        server = Gcs(tmp_path_factory.mktemp("gcs"))
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    if shutil.which(PROGRAM) is None:
+        pytest.skip("azurite is not installed (npm install -g azurite)")
+    server = Azurite(tmp_path_factory.mktemp("azurite"))
+    yield server
+    server.stop()

@@ -17,8 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.servers.objects import Objects
 from tests.servers.ports import GRPC_OFFSET, free_ports
-
-SECONDS_TO_START = 60.0
+from tests.servers.processes import SECONDS_TO_START, kill, watch
 
 
 class SeaweedFS:
@@ -66,10 +65,7 @@ class SeaweedFS:
         """SIGKILL: like a power cut, without what a shutdown would flush."""
         for process in (self._watchdog, self._process):
             if process is not None:
-                process.kill()
-                process.wait()
-                if process.stdin is not None:
-                    process.stdin.close()
+                kill(process)
         self._watchdog = self._process = None
 
     def restart(self) -> None:
@@ -85,7 +81,7 @@ class SeaweedFS:
                 stderr=log,
                 start_new_session=True,
             )
-        self._watchdog = _watch(self._process.pid)
+        self._watchdog = watch(self._process.pid)
         self._wait()
 
     def stop(self) -> None:
@@ -112,17 +108,6 @@ class SeaweedFS:
             return self._probe.get("s3://ready/object") == b"x"
         except (BotoCoreError, ClientError):
             return False
-
-
-def _watch(pid: int) -> subprocess.Popen[bytes]:
-    """A process that outlives this one by a moment, to kill `pid`: its stdin ends when this process does, however."""
-    return subprocess.Popen(
-        ["/bin/sh", "-c", f"cat; kill -9 {pid}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
 
 def _identity(key: str, secret: str) -> dict[str, Any]:

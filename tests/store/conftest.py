@@ -8,14 +8,16 @@ import fsspec
 import pytest
 
 from arrowquant_dist.config import Storage
+from tests.servers.azurite import Azurite
 from tests.servers.fixtures import Bucket
-from tests.store.places import LocalPlace, MemoryPlace, Place, S3Place
+from tests.servers.gcs import Gcs
+from tests.store.places import EmulatedPlace, LocalPlace, MemoryPlace, Place, S3Place
 from tests.store.s3_faults import flaky
 
 __all__ = ["flaky", "place"]
 
 
-@pytest.fixture(params=["local", "file", "memory", "s3"])
+@pytest.fixture(params=["local", "file", "memory", "s3", "gcs", "azurite"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     root = tmp_path / "root"
     if request.param == "local":
@@ -25,6 +27,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     elif request.param == "s3":
         bucket: Bucket = request.getfixturevalue("bucket")
         yield S3Place(f"{bucket.uri}/a/root", Storage(bucket.storage_options), bucket.objects)
+    elif request.param in ("gcs", "azurite"):
+        server: Gcs | Azurite = request.getfixturevalue(request.param)
+        yield EmulatedPlace(f"{server.uri}/{uuid.uuid4().hex}/root", server)
     else:
         name = f"/test-{uuid.uuid4().hex}"
         yield MemoryPlace(f"memory:/{name}", name)

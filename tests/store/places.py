@@ -9,6 +9,8 @@ from typing import Protocol
 import fsspec
 
 from arrowquant_dist.config import Storage
+from tests.servers.azurite import Azurite
+from tests.servers.gcs import Gcs
 from tests.servers.objects import Objects
 
 
@@ -76,3 +78,28 @@ class S3Place:
     def paths(self) -> list[str]:
         assert self.objects.uploads(self.uri) == []  # an unfinished upload takes space like a file
         return sorted(self.objects.sizes(self.uri))
+
+
+@dataclass
+class EmulatedPlace:
+    """A folder of an emulator's bucket. storage: what reaches it through fsspec."""
+
+    uri: str
+    server: Gcs | Azurite
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.server.storage_options)
+
+    def put(self, path: str, data: bytes) -> None:
+        self.server.put(self._name(path), data)
+
+    def get(self, path: str) -> bytes:
+        return self.server.get(self._name(path))
+
+    def paths(self) -> list[str]:
+        root = self._name("")
+        return [name.removeprefix(root) for name in self.server.names(root)]
+
+    def _name(self, path: str) -> str:
+        return f"{self.uri.removeprefix(self.server.uri + '/')}/{path}"

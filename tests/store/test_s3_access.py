@@ -164,6 +164,8 @@ def test_a_uri_with_something_secret_in_it_is_refused_and_not_shown(uri: str) ->
         "{'Authorization': 'Bearer 0a1b2c'}",
         "proxy http://user:0a1b2c@proxy:3128 refused",
         "sent x-amz-security-token=0a1b2c&x=1",
+        "connection AccountName=a;AccountKey=0a1b2c;x refused",
+        "token sv=2026&sig=0a1b2c refused",
     ],
 )
 def test_errors_of_libraries_are_shown_without_what_is_secret_in_them(said: str) -> None:

@@ -28,6 +28,8 @@ _CREATING: dict[str, dict[str, Any]] = {
     "abfs": {"overwrite": False},
     "abfss": {"overwrite": False},
 }
+# What asks each for the range alone. hf:// reads 5 MiB ahead otherwise.
+_READING: dict[str, dict[str, Any]] = {"hf": {"cache_type": "none"}}
 _VERSION_KEYS = (
     "ETag",
     "etag",
@@ -52,6 +54,7 @@ class FileSystemClient(Client):
         self.loop = fs.loop if fs.async_impl else get_loop()
         self._threads = None if fs.async_impl else ThreadPoolExecutor(transfer.requests, "fsspec")
         self._protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+        self._reading = next((_READING[name] for name in self._protocols if name in _READING), {})
 
     async def info(self, path: str) -> ObjectInfo:
         self._fs.invalidate_cache()
@@ -65,7 +68,8 @@ class FileSystemClient(Client):
 
     async def read_into(self, path: str, start: int, view: memoryview) -> None:
         stop = start + len(view)
-        data = await self._call("cat_file", len(view), self._full(path), start=start, end=stop)
+        options = {"start": start, "end": stop, **self._reading}
+        data = await self._call("cat_file", len(view), self._full(path), **options)
         self.traffic.add(read_nbytes=len(data))
         if len(data) > len(view):
             raise StorageError("the storage does not answer ranges; copy the object to one that does")
@@ -101,6 +105,8 @@ class FileSystemClient(Client):
             found = await self._call("find", 0, self._full(prefix), detail=True)
         except FileNotFoundError:
             return [], None
+        if not isinstance(found, Mapping):  # adlfs names an object that is the root, without its details
+            found = {name: await self._call("info", 0, name) for name in found}
         files = (item for item in found.items() if item[1]["type"] == "file")
         return [_info(name.removeprefix(self._root).lstrip("/"), info) for name, info in files], None
 
@@ -154,13 +160,15 @@ class FileSink:
 
     def abort(self) -> None:
         """Uploads in flight are given up; where the file system can't, what it wrote is deleted."""
-        if hasattr(self._file, "discard"):
-            self._file.discard()
+        try:
+            if hasattr(self._file, "discard"):
+                self._file.discard()
+            else:
+                self._file.close()
+        finally:
             with suppress(AttributeError):
                 self._file.closed = True  # or its finalizer would publish what was discarded
-        else:
-            self._file.close()
-        self._delete()
+            self._delete()
 
 
 def _info(path: str, found: Mapping[str, Any]) -> ObjectInfo:

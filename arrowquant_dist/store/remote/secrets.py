@@ -20,6 +20,7 @@ _ENVIRONMENT = re.compile(r"(?i)secret|token$|password|access_key|connection_str
 _PATTERNS = (
     (re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?)[^\r\n'\"]+"), rf"\1{_SHOWN}"),
     (re.compile(r"(?i)\b((?:x-amz-)?(?:credential|signature|security-token)=)[^\s&,'\"]+"), rf"\1{_SHOWN}"),
+    (re.compile(r"(?i)\b((?:accountkey|sharedaccesssignature|sig)=)[^\s&;,'\"]+"), rf"\1{_SHOWN}"),
     (re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\")]+"), rf"\1?{_SHOWN}"),
     (re.compile(r"://[^\s/@'\"]*@"), "://"),
 )

@@ -14,9 +14,9 @@ METRICS_MILLISECONDS = 500
 
 
 class SmallCluster:
-    """A head without CPUs, and `nodes` of 1 CPU."""
+    """A head without CPUs, and `nodes` of 1 CPU. settings: Ray's own, of all nodes."""
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, **settings: float) -> None:
         head = {
             "num_cpus": 0,
             "object_store_memory": _STORE_NBYTES,
@@ -25,6 +25,7 @@ class SmallCluster:
                 "metrics_report_interval_ms": METRICS_MILLISECONDS,
                 "health_check_period_ms": 1000,  # a lost node is noticed in seconds, not in a quarter of a minute
                 "health_check_failure_threshold": 3,
+                **settings,
             },
         }
         self._cluster = Cluster(initialize_head=True, head_node_args=head)

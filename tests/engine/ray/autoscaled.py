@@ -1,0 +1,125 @@
+"""A head without CPUs whose autoscaler, Ray's own, starts and ends nodes on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.servers.ports import free_ports
+from tests.servers.processes import kill, watch
+
+_SECONDS_TO_START = 60
+_STORE_NBYTES = 80 << 20
+_NODE_NBYTES = 1 << 30
+_HEAD, _NODE = "ray.head.default", "cpu"
+_PROVIDER = "tests.engine.ray.node_provider.LocalNodes"
+# What `ray up` would fill in.
+_EMPTY_LISTS = (
+    *("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"),
+    *("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files"),
+    *("rsync_exclude", "rsync_filter"),
+)
+
+
+class AutoscaledCluster:
+    """nodes: of 1 CPU, the autoscaler may start at most, from none. idle_minutes: until it ends one again."""
+
+    def __init__(self, folder: Path, nodes: int, idle_minutes: float) -> None:
+        (port,) = free_ports(1)
+        self.address = f"127.0.0.1:{port}"
+        config, self._log = folder / "autoscaler.json", folder / "head.log"
+        config.write_text(json.dumps(_config(self.address, nodes, idle_minutes)))
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=0"]
+        command += [f"--port={port}", "--node-ip-address=127.0.0.1", f"--autoscaling-config={config}"]
+        command += [f"--object-store-memory={_STORE_NBYTES}", "--include-dashboard=false"]
+        environment = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", **self.environment}
+        with self._log.open("wb") as log:
+            self._head = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._watchdog = watch(self._head.pid)
+        self._wait()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of whoever connects to it: it asks for no token."""
+        return {"RAY_AUTH_MODE": "disabled"}
+
+    @property
+    def nodes(self) -> int:
+        """How many raylets there are besides the head's."""
+        return sum(map(_is_raylet, self._family())) - 1
+
+    def stop(self) -> None:
+        """The nodes are children of the autoscaler's, which is one of the head's."""
+        family = self._family()
+        kill(self._watchdog)
+        kill(self._head)
+        for process in family:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(family, 10)
+
+    def _family(self) -> list[psutil.Process]:
+        return list(psutil.Process(self._head.pid).children(recursive=True))
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _SECONDS_TO_START
+        while "runtime started" not in (said := self._log.read_text(errors="replace")):
+            assert self._head.poll() is None, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.1)
+
+
+def _is_raylet(process: psutil.Process) -> bool:
+    try:
+        return bool(process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _config(address: str, nodes: int, idle_minutes: float) -> dict[str, Any]:
+    """Of the cluster launcher; file_mounts and the like are empty."""
+    node = {
+        "resources": {"CPU": 1, "memory": _NODE_NBYTES, "object_store_memory": _STORE_NBYTES},
+        "node_config": {},
+        "min_workers": 0,
+        "max_workers": nodes,
+    }
+    head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    return {
+        "cluster_name": "tests",
+        "max_workers": nodes,
+        "upscaling_speed": 20,
+        "idle_timeout_minutes": idle_minutes,
+        "provider": {
+            "type": "external",
+            "module": _PROVIDER,
+            "gcs_address": address,
+            "launch_multiple": True,
+            "use_node_id_as_ip": True,  # all nodes have one
+            "disable_node_updaters": True,
+        },
+        "available_node_types": {_HEAD: head, _NODE: node},
+        "head_node_type": _HEAD,
+        "auth": {},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
+        "docker": {},
+        "no_restart": False,
+        **{name: [] for name in _EMPTY_LISTS},
+    }

@@ -1,0 +1,43 @@
+"""A ShardActor that takes more and more memory, where a file says so, until it is killed for it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from arrowquant_dist.engine.ray.actor import ShardActor
+from arrowquant_dist.plan import Shard
+from arrowquant_dist.store.receipt import Receipt
+from arrowquant_dist.worker import OnBlock, ShardWorker, ShouldStop, WorkerContext
+
+GREED_NBYTES = 4 << 30
+_STEP_NBYTES = 64 << 20
+_SECONDS = 60
+
+
+def greed(target: str) -> Path:
+    """The file beside the target that the next shard takes away, and is greedy."""
+    return Path(f"{target}.greed")
+
+
+class GreedyWorker(ShardWorker):
+    def __init__(self, context: WorkerContext, node: str) -> None:
+        super().__init__(context, node)
+        self._greed = greed(context.target)
+
+    def run(self, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
+        try:
+            self._greed.unlink()
+        except FileNotFoundError:
+            return super().run(shard, on_block, should_stop)
+        taken = [np.ones(_STEP_NBYTES, np.uint8) for _ in range(GREED_NBYTES // _STEP_NBYTES)]
+        time.sleep(_SECONDS)
+        raise AssertionError(f"nobody minds {len(taken)} pieces")
+
+
+class GreedyActor(ShardActor):
+    def __init__(self, context: WorkerContext) -> None:
+        super().__init__(context)
+        self._worker = GreedyWorker(context, self._hello.node)

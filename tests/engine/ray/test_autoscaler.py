@@ -1,0 +1,48 @@
+"""Ray's own autoscaler: a run begins on a cluster of no workers, gets the nodes it needs, and they go when it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.datasets import weights_of
+from tests.engine.ray.autoscaled import AutoscaledCluster
+from tests.engine.ray.runs import wait_until
+from tests.integration.program import end, start
+
+NODES = 2
+CONFIG = "quant_type: int8\nrun: {block_bytes: 1MiB, shard_bytes: 1MiB}\n"
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AutoscaledCluster]:
+    cluster = AutoscaledCluster(tmp_path_factory.mktemp("autoscaled"), NODES, idle_minutes=0.05)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.mark.timeout(200)
+def test_a_run_gets_all_nodes_that_there_may_be_and_they_go_with_it(
+    cluster: AutoscaledCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More workers are asked for than there will be: this autoscaler does not say how many it may start."""
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG)
+    quantize = ("quantize", "minilm", str(tmp_path / "target"), "--config", str(config))
+    assert cluster.nodes == 0
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    driver = start(*quantize, "--address", cluster.address)
+    wait_until(lambda: cluster.nodes == NODES)
+    done = end(driver)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "target/report/report.json").read_text())
+    assert report["run"]["engine"] == "ray"
+    wait_until(lambda: cluster.nodes == 0, 60)
+
+    quiet = ("quantize", "minilm", str(tmp_path / "quiet"), "--config", str(config), "--engine", "inline")
+    assert end(start(*quiet)).returncode == 0
+    assert weights_of(tmp_path / "target") == weights_of(tmp_path / "quiet")

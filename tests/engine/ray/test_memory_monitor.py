@@ -1,0 +1,45 @@
+"""Ray's memory monitor kills a worker that takes too much: its shard is done again elsewhere, and the log says why."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from tests.engine.ray.clusters import SmallCluster
+from tests.engine.ray.greedy_actor import GREED_NBYTES, GreedyActor, greed
+from tests.engine.ray.runs import QUICK, Run, quiet_checksums
+
+_WORKERS_NBYTES = 1 << 30  # two of them, with room
+PATIENT = replace(QUICK, stall=30.0, late=30.0, deadline=30.0)  # nobody takes the shard over before that
+
+
+@pytest.fixture
+def cluster() -> Iterator[SmallCluster]:
+    memory = psutil.virtual_memory()
+    assert memory.available > 1.5 * GREED_NBYTES, "too little memory is free here"
+    limit = memory.total - memory.available + _WORKERS_NBYTES + GREED_NBYTES // 4
+    monitor = {"memory_usage_threshold": limit / memory.total, "memory_monitor_refresh_ms": 100}
+    cluster = SmallCluster(nodes=2, **monitor)
+    yield cluster
+    cluster.stop()
+
+
+def test_a_worker_killed_for_its_memory_is_replaced(
+    cluster: SmallCluster, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    greed(str(run.target)).touch()
+    with caplog.at_level(logging.INFO, "arrowquant_dist.shards"):
+        run.engine(cluster.address, actor_class=GreedyActor, patience=PATIENT)
+    assert run.checksums() == quiet_checksums(run)
+    lines = [
+        json.loads(record.message) for record in caplog.records if record.name == "arrowquant_dist.shards"
+    ]
+    lost = [line["outcome"] for line in lines if line["outcome"] != "done"]
+    # Both nodes are on one machine, and the other one's monitor may find that its worker is to blame.
+    assert lost in (["out of memory"], ["out of memory"] * 2)
+    assert run.facts.shard_retries == len(lost)

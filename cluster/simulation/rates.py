@@ -31,13 +31,13 @@ class Rates:
 MEASURED = Rates(
     params_per_second=570e6,
     shard_seconds=0.0033,
-    read_cpu=0.81e-9,
-    write_cpu=1.94e-9,
-    dispatch_seconds=0.8e-3,
-    dispatch_seconds_per_worker=11e-6,
-    actor_seconds=4.9,
-    planning_seconds=11e-6,
-    reducing_seconds=59e-6,
+    read_cpu=0.61e-9,
+    write_cpu=1.5e-9,
+    dispatch_seconds=0.53e-3,
+    dispatch_seconds_per_worker=15e-6,
+    actor_seconds=3.0,
+    planning_seconds=8.8e-6,
+    reducing_seconds=41e-6,
 )
 
 

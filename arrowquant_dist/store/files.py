@@ -246,8 +246,11 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def redact(uri: str) -> str:
-    """`uri` without what may be secret: user:password@ of each authority, and the query. Local paths stay."""
+    """`uri` without what may be secret: user:password@ of each authority, and the query. Local paths stay.
+
+    abfs://container@account.dfs.core.windows.net is how Azure's clients name a place: a container is no user.
+    """
     if is_local(uri):
         return uri
     bare = re.sub(r"[?#][^:]*?(?=::|$)", "", uri)
-    return re.sub(r"://[^/@]*@", "://", bare)
+    return re.sub(r"(?<![A-Za-z])(abfss?://[^/@:]*@)|://[^/@]*@", lambda found: found[1] or "://", bare)

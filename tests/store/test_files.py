@@ -314,6 +314,11 @@ def test_a_full_disk_says_so_and_that_the_same_command_resumes(tmp_path: Path) -
     [
         ("s3://key:secret@bucket/dir", "s3://bucket/dir"),
         ("https://host/a.bin?token=1#x", "https://host/a.bin"),
+        (
+            "abfs://container@account.dfs.core.windows.net/x",
+            "abfs://container@account.dfs.core.windows.net/x",
+        ),
+        ("abfss://user:secret@account.dfs.core.windows.net/x", "abfss://account.dfs.core.windows.net/x"),
         ("zip://in::https://u:p@h/a?q=1::x", "zip://in::https://h/a::x"),
         ("hf://datasets/user/name@main/x", "hf://datasets/user/name@main/x"),
         ("/local/a?b@c", "/local/a?b@c"),

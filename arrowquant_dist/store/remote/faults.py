@@ -75,22 +75,28 @@ _PASSING_ERRNO = frozenset(
     }
 )
 _LASTING_TYPES = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-_CREDENTIALS = (
-    "set them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE), in fsspec's configuration, "
-    "or in storage_options of the config file"
-)
+_ENVIRONMENT = {
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "gcs": "GOOGLE_APPLICATION_CREDENTIALS",
+    **dict.fromkeys(
+        ("az", "abfs", "abfss"), "AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCOUNT_NAME and _KEY"
+    ),
+    "hf": "HF_TOKEN",
+}
+_ENVIRONMENT_OF_S3 = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE"
 _HINTS = {
-    "InvalidAccessKeyId": f"the access key is not known there; {_CREDENTIALS}",
-    "SignatureDoesNotMatch": f"the secret does not belong to the access key; {_CREDENTIALS}",
-    "InvalidToken": f"the session token is not valid; {_CREDENTIALS}",
-    "ExpiredToken": f"the session token has expired, get a new one; {_CREDENTIALS}",
-    "NoCredentialsError": f"there are no credentials; {_CREDENTIALS}, or say `anon: true` there",
+    "InvalidAccessKeyId": "the access key is not known there; {credentials}",
+    "SignatureDoesNotMatch": "the secret does not belong to the access key; {credentials}",
+    "InvalidToken": "the session token is not valid; {credentials}",
+    "ExpiredToken": "the session token has expired, get a new one; {credentials}",
+    "NoCredentialsError": "there are no credentials; {credentials}, or say `anon: true` there",
     "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
     "NoSuchBucket": "the bucket does not exist; create it, or check its name and the endpoint",
     "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION or the endpoint",
     "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_DEFAULT_REGION or the endpoint",
 }
-_DENIED = f"access denied; check what these credentials may do, or use others: {_CREDENTIALS}"
+_DENIED = "access denied; check what these credentials may do, or use others: {credentials}"
+_LONGEST = 500  # characters of what a library said; Azure's errors are pages of XML
 _DEEPEST = 10
 
 
@@ -134,21 +140,37 @@ def translated(
         plain = storage_error(error, url, byte_range)
         said = secrets.hidden_in(plain.message)
     else:
-        said = f"{type(error).__name__}: {secrets.hidden_in(str(error))}"
+        said = f"{type(error).__name__}: {_one_line(secrets.hidden_in(str(error)))}"
     code, status = code_of(error), status_of(error)
     if code == "NoSuchBucket":
         return NotFound(_HINTS[code], uri=url)
     if isinstance(error, FileNotFoundError) or status == 404:
         return NotFound("nothing is there; check the spelling and the credentials", uri=url)
-    if may_pass(error):
-        hint = "the storage was asked again and again in vain; run the same command again, or raise transfer.retries"
-    elif code in _HINTS:
-        hint = _HINTS[code]
-    elif isinstance(error, PermissionError) or status in (401, 403):
-        hint = _DENIED
-    else:
-        hint = "the storage failed, look at the cause and run the same command again"
+    hint = _hint(error, code, status).format(credentials=_credentials(url))
     return StorageError(f"{hint} ({said})", uri=url, byte_range=byte_range)
+
+
+def _hint(error: BaseException, code: str, status: int | None) -> str:
+    """What to do about it; `{credentials}` stands for where those are set."""
+    if may_pass(error):
+        return "the storage was asked again and again in vain; run the same command again, or raise transfer.retries"
+    if code in _HINTS:
+        return _HINTS[code]
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return _DENIED
+    return "the storage failed, look at the cause and run the same command again"
+
+
+def _credentials(url: str) -> str:
+    """Where they are set for that kind of storage."""
+    variables = _ENVIRONMENT.get(url.partition("://")[0], _ENVIRONMENT_OF_S3)
+    places = "in fsspec's configuration, or in storage_options of the config file"
+    return f"set them in the environment ({variables}), {places}"
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
 
 
 def _verdict(error: BaseException) -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,8 @@ class FileSystemClient(Client):
 
         super().__init__(transfer, traffic)
         self._fs, self._root = fs, root.rstrip("/")
+        # What it logs of requests that failed, tracebacks too, goes where the user sends logs, not to the terminal.
+        logging.getLogger(type(fs).__module__.partition(".")[0]).addHandler(logging.NullHandler())
         self.loop = fs.loop if fs.async_impl else get_loop()
         self._threads = None if fs.async_impl else ThreadPoolExecutor(transfer.requests, "fsspec")
         self._protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)

@@ -13,7 +13,16 @@ _SHORTEST = 6  # characters of a secret; shorter ones would blot out words
 _PUBLIC = frozenset(
     (
         *("endpoint_url", "region_name", "profile", "use_ssl", "signature_version", "addressing_style"),
-        *("project", "access", "consistency", "protocol", "mode", "cache_type", "default_cache_type"),
+        *(
+            "account_name",
+            "project",
+            "access",
+            "consistency",
+            "protocol",
+            "mode",
+            "cache_type",
+            "default_cache_type",
+        ),
     )
 )
 _ENVIRONMENT = re.compile(r"(?i)secret|token$|password|access_key|connection_string|api_?key|account_key")

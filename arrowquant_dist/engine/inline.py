@@ -8,12 +8,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from arrowquant_dist.engine.log import figures_of, log_attempt
 from arrowquant_dist.engine.run import EngineFacts, OnEvent, finished, largest_first, raise_failures
 from arrowquant_dist.errors import Interrupted
 from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.store.receipt import Receipt
-from arrowquant_dist.worker import ShardWorker, WorkerContext
+from arrowquant_dist.worker import OnBlock, ShardWorker, ShouldStop, WorkerContext
 
 
 class InlineEngine:
@@ -34,8 +35,7 @@ class InlineEngine:
         def run_shard(shard: Shard) -> Receipt:
             if not hasattr(threads, "worker"):
                 threads.worker = ShardWorker(context)
-            receipt: Receipt = threads.worker.run(shard, on_block, stop.is_set)
-            return receipt
+            return _logged(threads.worker, shard, on_block, stop.is_set)
 
         def on_block(block: RowBlock) -> None:
             on_event(finished([block], self.workers))
@@ -52,6 +52,22 @@ class InlineEngine:
         raise_failures(_failures(running), len(shards))
         seconds = time.perf_counter() - started
         return EngineFacts(nodes=(socket.gethostname(),), worker_seconds=self.workers * seconds)
+
+
+def _logged(worker: ShardWorker, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
+    started, node = time.perf_counter(), socket.gethostname()
+    try:
+        receipt = worker.run(shard, on_block, should_stop)
+    except Exception as error:
+        outcome = "stopped" if isinstance(error, Interrupted) else "failed"
+        log_attempt(
+            shard, 1, outcome, node, worker_seconds=round(time.perf_counter() - started, 3), error=error
+        )
+        raise
+    outcome = "done" if receipt.worker == worker.name else "beaten"
+    seconds = round(time.perf_counter() - started, 3)
+    log_attempt(shard, 1, outcome, node, worker_seconds=seconds, **figures_of(receipt))
+    return receipt
 
 
 def _failures(running: dict[int, Future[Receipt]]) -> dict[int, Exception]:

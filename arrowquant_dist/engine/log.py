@@ -11,12 +11,25 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from arrowquant_dist.plan import Shard
 
 SHARDS = logging.getLogger("arrowquant_dist.shards")
 _ERROR_CHARS = 300
+
+
+class Spent(Protocol):
+    """What an attempt took: seconds by phase, bytes from and to storage, requests that were repeated."""
+
+    @property
+    def seconds(self) -> dict[str, float]: ...
+    @property
+    def read_nbytes(self) -> int: ...
+    @property
+    def written_nbytes(self) -> int: ...
+    @property
+    def retries(self) -> int: ...
 
 
 def log_attempt(shard: Shard, attempt: int, outcome: str, node: str, **figures: Any) -> None:
@@ -36,6 +49,15 @@ def log_attempt(shard: Shard, attempt: int, outcome: str, node: str, **figures: 
         **{name: value for name, value in figures.items() if value is not None},
     }
     SHARDS.info(json.dumps(line, separators=(",", ":")))
+
+
+def figures_of(spent: Spent) -> dict[str, Any]:
+    return {
+        "seconds": {phase: round(seconds, 3) for phase, seconds in spent.seconds.items()},
+        "read_bytes": spent.read_nbytes,
+        "written_bytes": spent.written_nbytes,
+        "request_retries": spent.retries,
+    }
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from arrowquant_dist.engine.log import log_attempt
+from arrowquant_dist.engine.log import figures_of, log_attempt
 from arrowquant_dist.engine.ray import actor, cluster, failures
 from arrowquant_dist.engine.ray.crew import Attempt, Crew, Seat
 from arrowquant_dist.engine.ray.ledger import Ledger
@@ -318,10 +318,7 @@ class Dispatch:
             figures |= {
                 # a shard that waited behind another began before the driver heard of the other's end
                 "worker_seconds": round(max(result.wall_seconds, attempt.seconds(time.monotonic())), 3),
-                "seconds": {phase: round(seconds, 3) for phase, seconds in result.seconds.items()},
-                "read_bytes": result.read_nbytes,
-                "written_bytes": result.written_nbytes,
-                "request_retries": result.retries,
+                **figures_of(result),
                 "error": result.error,
             }
         log_attempt(attempt.shard, attempt.number, outcome, seat.node, **figures, **more)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
 
 from arrowquant_dist.engine.log import figures_of, log_attempt
 from arrowquant_dist.engine.run import EngineFacts, OnEvent, finished, largest_first, raise_failures
@@ -55,18 +57,19 @@ class InlineEngine:
 
 
 def _logged(worker: ShardWorker, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
-    started, node = time.perf_counter(), socket.gethostname()
+    started = time.perf_counter()
+
+    def log(outcome: str, **figures: Any) -> None:
+        seconds = round(time.perf_counter() - started, 3)
+        node = socket.gethostname()
+        log_attempt(shard, 1, outcome, node, logging.DEBUG, worker_seconds=seconds, **figures)
+
     try:
         receipt = worker.run(shard, on_block, should_stop)
     except Exception as error:
-        outcome = "stopped" if isinstance(error, Interrupted) else "failed"
-        log_attempt(
-            shard, 1, outcome, node, worker_seconds=round(time.perf_counter() - started, 3), error=error
-        )
+        log("stopped" if isinstance(error, Interrupted) else "failed", error=error)
         raise
-    outcome = "done" if receipt.worker == worker.name else "beaten"
-    seconds = round(time.perf_counter() - started, 3)
-    log_attempt(shard, 1, outcome, node, worker_seconds=seconds, **figures_of(receipt))
+    log("done" if receipt.worker == worker.name else "beaten", **figures_of(receipt))
     return receipt
 
 

@@ -1,4 +1,5 @@
-"""One line a shard, for logs that machines read: JSON at INFO on the logger `arrowquant_dist.shards`.
+"""One line a shard, for logs that machines read: JSON on the logger `arrowquant_dist.shards`, at INFO from the Ray
+engine and at DEBUG from the inline one, whose command says a failure in one line and nothing else.
 
 The engine's process writes it, not the worker: it knows what became of attempts whose worker is gone, and its output is
 what `ray job logs` shows. A library's caller decides where it goes; the program shows it on stderr unless that is a
@@ -32,9 +33,11 @@ class Spent(Protocol):
     def retries(self) -> int: ...
 
 
-def log_attempt(shard: Shard, attempt: int, outcome: str, node: str, **figures: Any) -> None:
+def log_attempt(
+    shard: Shard, attempt: int, outcome: str, node: str, level: int = logging.INFO, **figures: Any
+) -> None:
     """attempt: from 1. outcome: `done`, or what became of it. figures: plain values; an `error` is cut short."""
-    if not SHARDS.isEnabledFor(logging.INFO):
+    if not SHARDS.isEnabledFor(level):
         return
     error = figures.get("error")
     figures |= {"error": str(error)[:_ERROR_CHARS]} if error is not None else {}
@@ -48,7 +51,7 @@ def log_attempt(shard: Shard, attempt: int, outcome: str, node: str, **figures: 
         "source_bytes": shard.source_nbytes,
         **{name: value for name, value in figures.items() if value is not None},
     }
-    SHARDS.info(json.dumps(line, separators=(",", ":")))
+    SHARDS.log(level, json.dumps(line, separators=(",", ":")))
 
 
 def figures_of(spent: Spent) -> dict[str, Any]:

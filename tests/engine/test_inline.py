@@ -24,7 +24,7 @@ def lines_of(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
 
 def test_a_shard_is_a_line_of_json(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = save_checkpoint(tmp_path / "source", {f"l{i}.weight": torch.randn(256, 256) for i in range(3)})
-    with caplog.at_level(logging.INFO, "arrowquant_dist.shards"):
+    with caplog.at_level(logging.DEBUG, "arrowquant_dist.shards"):
         ArrowQuantizer(QuantizationConfig(), RUN).quantize(source, str(tmp_path / "target"))
     lines = lines_of(caplog)
     assert sorted(str(line["shard"]) for line in lines) == ["0", "1", "2"]
@@ -37,7 +37,7 @@ def test_a_shard_is_a_line_of_json(tmp_path: Path, caplog: pytest.LogCaptureFixt
 def test_a_shard_that_fails_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     weights = {"good.weight": torch.randn(256, 256), "bad.weight": torch.full((256, 256), torch.nan)}
     source = save_checkpoint(tmp_path / "source", weights)
-    with caplog.at_level(logging.INFO, "arrowquant_dist.shards"), pytest.raises(UnquantizableWeights):
+    with caplog.at_level(logging.DEBUG, "arrowquant_dist.shards"), pytest.raises(UnquantizableWeights):
         ArrowQuantizer(QuantizationConfig(), RUN).quantize(source, str(tmp_path / "target"))
     lines = {line["outcome"]: line for line in lines_of(caplog)}
     assert set(lines) == {"done", "failed"}

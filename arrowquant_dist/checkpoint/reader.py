@@ -145,10 +145,9 @@ class SourceReader:
         self, uri: str, runs: list[list[_Wanted]], results: list[np.ndarray], allocate: Allocate
     ) -> None:
         store, path = self._object(uri)
-        for run in runs:
-            start = run[0].start
-            buffer = allocate(max(piece.stop for piece in run) - start)
-            store.read_into(path, start, buffer)
+        reads = [(run[0].start, allocate(max(piece.stop for piece in run) - run[0].start)) for run in runs]
+        store.read_all_into(path, reads)
+        for run, (start, buffer) in zip(runs, reads, strict=True):
             for piece in run:
                 view = buffer[piece.start - start : piece.stop - start]
                 # Kernels are compiled for aligned arrays; files need not align.
@@ -206,6 +205,11 @@ class SourceReader:
                 f"{planned.version}, to {info.nbytes}, {info.version}); put it back, or use --overwrite",
                 uri=uri,
             )
+
+
+def is_plain(layer: Layer) -> bool:
+    """Whether all that `read` holds of the layer is the memory of its results, codes and scales at most beside them."""
+    return layer.encoding == RAW or (layer.encoding.startswith(SCALED) and not is_transposed(layer))
 
 
 def _coalesce(wanted: Iterable[_Wanted]) -> list[list[_Wanted]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Self, cast
@@ -154,6 +154,11 @@ class Store(ABC):
     @abstractmethod
     def read_into(self, path: str, start: int, out: np.ndarray) -> None:
         """Fills `out` (C-contiguous) with the bytes from `start`. StorageError if the object ends early."""
+
+    def read_all_into(self, path: str, reads: Sequence[tuple[int, np.ndarray]]) -> None:
+        """`read_into` for each (start, out), over a network side by side. An error's byte range spans them all."""
+        for start, out in reads:
+            self.read_into(path, start, out)
 
     def announce(self, path: str, start: int, nbytes: int) -> None:  # noqa: B027 - a hint, nothing to do for most
         """Says that this range is read next."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from arrowquant_dist.arena import Arena, aligned
-from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.checkpoint.reader import SourceReader, is_plain
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.plan import RowBlock
 from arrowquant_dist.worker.clock import Clock
 
+BATCHES_AHEAD = 2
 MIN_BATCH_NBYTES = 16 << 20  # neighbouring small blocks are read together up to this much
 
 Batch = list[RowBlock]
@@ -22,29 +24,34 @@ Blocks = Generator[
 
 
 class ReadAhead:
-    """For sources over a network: a thread reads the next batch while the caller works on this one."""
+    """For sources over a network: threads read the next batches while the caller works on this one.
+
+    Two of them, so that the requests of one follow those of the other without a pause for the storage's latency; one
+    where a layer is made of more than the bytes that are read: its memory would be there twice as well.
+    """
 
     def __init__(self, reader: SourceReader) -> None:
         self._reader = reader
-        self._arenas = (Arena(), Arena())
+        self._arenas = tuple(Arena() for _ in range(BATCHES_AHEAD + 1))
 
     def __call__(self, batches: Sequence[Batch], clock: Clock) -> Blocks:
         """The blocks of all batches, in order."""
-        for arena in self._arenas:
+        ahead = BATCHES_AHEAD if all(is_plain(block.layer) for batch in batches for block in batch) else 1
+        arenas = self._arenas[: ahead + 1]
+        for arena in arenas:
             arena.reserve(_largest_nbytes(batches))
-        with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
-            ahead = None
-            for number, batch in enumerate(batches):
-                now = ahead or thread.submit(self._read, batch, number)
-                with clock.phase("read"):
-                    values = now.result()
-                ahead = None
-                if number + 1 < len(batches):
-                    ahead = thread.submit(self._read, batches[number + 1], number + 1)
-                yield from zip(batch, values, strict=True)
+        with ThreadPoolExecutor(ahead, thread_name_prefix="read-ahead") as threads:
 
-    def _read(self, batch: Batch, number: int) -> list[np.ndarray]:
-        return read_batch(self._reader, batch, self._arenas[number % 2])
+            def begin(number: int) -> Future[list[np.ndarray]]:
+                return threads.submit(read_batch, self._reader, batches[number], arenas[number % len(arenas)])
+
+            reads = deque(begin(number) for number in range(min(ahead, len(batches))))
+            for number, batch in enumerate(batches):
+                with clock.phase("read"):
+                    values = reads.popleft().result()
+                if number + ahead < len(batches):  # where the batch before this one was, which is done with
+                    reads.append(begin(number + ahead))
+                yield from zip(batch, values, strict=True)
 
 
 class ReadInTurn:

@@ -52,9 +52,9 @@ class WorkerContext:
 class ShardWorker:
     """Turns shards into committed part files, one at a time. Not thread-safe: a worker a thread.
 
-    The next batch of row blocks is read while this one is quantized, and what was written before is still on its way
-    to an object store. Memory: two batches' source bytes (one from local files), the codes of a block, and what the
-    part writer holds (plan.worker_memory_nbytes is the bound), whatever the shard's size.
+    The next two batches of row blocks are read while this one is quantized, and what was written before is still on
+    its way to an object store. Memory: three batches' source bytes (one from local files), the codes of a block, and
+    what the part writer holds (plan.worker_memory_nbytes is the bound), whatever the shard's size.
     node: the machine's name in receipts; default its host name. name: this process's there, `host/pid`.
     """
 

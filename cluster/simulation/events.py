@@ -199,7 +199,9 @@ def _shard_seconds(
     cpu = cpu + work.read * rates.read_cpu + work.written * rates.write_cpu
     share = cluster.network / min(workers, cluster.workers_per_node)
     rate = min(share, cluster.requests * cluster.stream)
-    reading = work.read / rate + work.gets / cluster.requests * cluster.latency
+    # Two batches are read ahead, so requests follow each other: the network bounds them, or how many are in flight.
+    in_flight = (work.gets * cluster.latency + work.read / cluster.stream) / cluster.requests
+    reading = np.maximum(work.read / rate, in_flight)
     writing = work.written / rate + cluster.latency
     asking = np.maximum(work.gets * workers / cluster.gets, work.puts * workers / cluster.puts)
     # Before the first block is there, and after the last: the upload's end and the commit.

@@ -38,6 +38,21 @@ def test_read_into_fills_memory_of_any_dtype_and_shape(place: Place) -> None:
     assert np.array_equal(out, values)
 
 
+def test_several_ranges_of_an_object_are_read_at_once(place: Place) -> None:
+    data = np.random.default_rng(2).bytes(100_000)
+    place.put("many", data)
+    outs = [
+        (start, np.zeros(nbytes, np.uint8))
+        for start, nbytes in ((90_000, 10_000), (0, 1), (500, 0), (7, 60_000))
+    ]
+    store = Store.open(place.uri, place.storage)
+    store.read_all_into("many", outs)
+    assert all(out.tobytes() == data[start : start + out.size] for start, out in outs)
+    store.read_all_into("many", [])
+    with pytest.raises(StorageError, match="bytes too early"):
+        store.read_all_into("many", [(0, np.zeros(10, np.uint8)), (99_995, np.zeros(10, np.uint8))])
+
+
 def test_a_root_that_is_one_object_has_the_empty_path(place: Place) -> None:
     place.put("model.bin", b"12345")
     store = Store.open(f"{place.uri}/model.bin", place.storage)

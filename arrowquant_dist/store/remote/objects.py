@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -59,11 +59,15 @@ class RemoteStore(Store):
             return self._run(lambda: self._client.read(path))
 
     def read_into(self, path: str, start: int, out: np.ndarray) -> None:
-        if out.size == 0:
+        self.read_all_into(path, [(start, out)])
+
+    def read_all_into(self, path: str, reads: Sequence[tuple[int, np.ndarray]]) -> None:
+        views = [(start, out.data.cast("B")) for start, out in reads if out.size]
+        if not views:
             return
-        view = out.data.cast("B")
-        with self._translated(path, (start, start + len(view))):
-            self._requests.run(self._read_pieces(path, start, view))
+        span = min(start for start, _ in views), max(start + len(view) for start, view in views)
+        with self._translated(path, span):
+            self._requests.run(self._read_pieces(path, views))
 
     def open_writer(self, path: str) -> ObjectWriter:
         self._versions.pop(path, None)
@@ -107,10 +111,11 @@ class RemoteStore(Store):
     def _run(self, attempt: Callable[[], Awaitable[T]]) -> T:
         return self._requests.run(self._requests.persist(attempt))
 
-    async def _read_pieces(self, path: str, start: int, view: memoryview) -> None:
+    async def _read_pieces(self, path: str, views: Sequence[tuple[int, memoryview]]) -> None:
         step = self._storage.transfer.range_bytes
         await side_by_side(
             self._requests.persist(partial(self._read_piece, path, start + at, view[at : at + step]))
+            for start, view in views
             for at in range(0, len(view), step)
         )
 

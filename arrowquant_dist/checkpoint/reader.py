@@ -57,7 +57,7 @@ class _Request:
                 first = layer.offset + start * itemsize
                 wanted = _Wanted(first, first + (stop - start) * itemsize, index, itemsize)
                 self.raw[layer.uri].append(wanted)
-            elif layer.encoding.startswith(SCALED) and not is_transposed(layer):
+            elif is_plain(layer):
                 self._add_scaled(index, ScaledSlice.of(layer, start, stop))
             else:
                 self.others.append(index)

@@ -55,6 +55,7 @@ def log_attempt(
 
 
 def figures_of(spent: Spent) -> dict[str, Any]:
+    """By the names that the line has for them."""
     return {
         "seconds": {phase: round(seconds, 3) for phase, seconds in spent.seconds.items()},
         "read_bytes": spent.read_nbytes,

@@ -15,9 +15,7 @@ SCALE_NBYTES = 4  # float32, a zero point as well
 INTERPRETER_NBYTES = 300 << 20  # Python, numpy, pyarrow, numba with compiled kernels, an idle Ray worker
 RAW_COPIES = 3  # the bytes at work, and those of two batches that are read ahead meanwhile
 SCALED_COPIES = 5  # the same with their codes, of which bfloat16's have half as many bytes
-DECODED_COPIES = (
-    4  # strided, transposed and dataset sources: the stored bytes, Parquet's two copies, then the values
-)
+DECODED_COPIES = 4  # strided, transposed, dataset: the stored bytes, Parquet's two copies, then the values
 WRITER_COPIES = {"none": 3, "zstd": 4}  # the codes, and what Parquet's writer holds of them besides
 RANGE_COPIES = 2  # of each range in flight: the pieces of the answer as they come, and these joined
 UPLOADS = 3  # parts of an upload: one that fills, and those on their way

@@ -131,11 +131,3 @@ def kill_one(number: int) -> None:
         victim.kill()
     except psutil.NoSuchProcess:
         kill_one(number)
-
-
-def wait_for_no_actor() -> None:
-    """An earlier run's are not to be taken for the next one's."""
-    deadline = time.monotonic() + SECONDS
-    while actor_processes():
-        assert time.monotonic() < deadline, "an actor outlives its run"
-        time.sleep(0.01)

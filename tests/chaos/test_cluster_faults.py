@@ -15,7 +15,7 @@ import pytest
 from arrowquant_dist import RunConfig
 from arrowquant_dist.driver import Outcome, quantize
 from tests.actors import actor_processes
-from tests.chaos.cluster import Blow, Nodes, kill_one, wait_for_no_actor
+from tests.chaos.cluster import Blow, Nodes, kill_one
 from tests.chaos.conftest import Note
 from tests.chaos.runs import (
     CONFIG,
@@ -26,6 +26,7 @@ from tests.chaos.runs import (
     assert_whole,
     assert_whole_in,
 )
+from tests.engine.ray.runs import wait_until
 from tests.integration.program import commits, end, start, wait_for
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.faults import Fault, Kind
@@ -48,7 +49,7 @@ def nodes() -> Iterator[Nodes]:
 def cluster(nodes: Nodes) -> Nodes:
     """Two worker nodes without actors, whatever the test before did to them."""
     nodes.fill(2)
-    wait_for_no_actor()
+    wait_until(lambda: not actor_processes(), WAIT_SECONDS)  # an earlier run's are not this one's
     return nodes
 
 

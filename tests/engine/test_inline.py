@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -11,22 +10,17 @@ import torch
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
 from arrowquant_dist.errors import UnquantizableWeights
+from tests.shard_lines import shard_lines
 from tests.sources import save_checkpoint
 
 RUN = RunConfig(engine="inline", workers=2, block_bytes=64 << 10, shard_bytes=300 << 10)
-
-
-def lines_of(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
-    return [
-        json.loads(record.message) for record in caplog.records if record.name == "arrowquant_dist.shards"
-    ]
 
 
 def test_a_shard_is_a_line_of_json(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = save_checkpoint(tmp_path / "source", {f"l{i}.weight": torch.randn(256, 256) for i in range(3)})
     with caplog.at_level(logging.DEBUG, "arrowquant_dist.shards"):
         ArrowQuantizer(QuantizationConfig(), RUN).quantize(source, str(tmp_path / "target"))
-    lines = lines_of(caplog)
+    lines = shard_lines(caplog)
     assert sorted(str(line["shard"]) for line in lines) == ["0", "1", "2"]
     for line in lines:
         assert (line["attempt"], line["outcome"], line["layers"], line["row_blocks"]) == (1, "done", 1, 4)
@@ -39,6 +33,6 @@ def test_a_shard_that_fails_says_why(tmp_path: Path, caplog: pytest.LogCaptureFi
     source = save_checkpoint(tmp_path / "source", weights)
     with caplog.at_level(logging.DEBUG, "arrowquant_dist.shards"), pytest.raises(UnquantizableWeights):
         ArrowQuantizer(QuantizationConfig(), RUN).quantize(source, str(tmp_path / "target"))
-    lines = {line["outcome"]: line for line in lines_of(caplog)}
+    lines = {line["outcome"]: line for line in shard_lines(caplog)}
     assert set(lines) == {"done", "failed"}
     assert "bad.weight" in str(lines["failed"]["error"])

@@ -12,22 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
-from arrowquant_dist.config import Storage, Transfer
+from arrowquant_dist import ArrowQuantizer, WeightLoader
+from arrowquant_dist.config import Storage
 from arrowquant_dist.store.verify import verify
 from tests.datasets import weights_of
+from tests.integration.sizes import INT8, SIZES
 from tests.servers.azurite import Azurite
+from tests.servers.folders import download, upload
 from tests.servers.gcs import Gcs
 from tests.servers.hub import MODEL, Hub
-
-INT8 = QuantizationConfig("int8")
-SIZES = RunConfig(
-    engine="inline",
-    workers=2,
-    block_bytes=8 << 20,
-    shard_bytes=32 << 20,
-    transfer=Transfer(range_bytes=4 << 20, upload_bytes=5 << 20),
-)
 
 
 @pytest.fixture(params=["gcs", "azurite"])
@@ -43,31 +36,22 @@ def on_disk(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def upload(server: Gcs | Azurite, folder: Path, root: str) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            server.put(f"{root}/{file.relative_to(folder).as_posix()}", file.read_bytes())
-
-
-def download(server: Gcs | Azurite, root: str, folder: Path) -> Path:
-    for name in server.names(f"{root}/"):
-        file = folder / name.removeprefix(f"{root}/")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(server.get(name))
-    return folder
+def downloaded(server: Gcs | Azurite, root: str, folder: Path) -> Path:
+    paths = [name.removeprefix(f"{root}/") for name in server.names(f"{root}/")]
+    return download(paths, server.get, root, folder)
 
 
 def test_minilm_goes_from_cloud_to_cloud_and_comes_out_as_on_disk(
     server: Gcs | Azurite, minilm: Path, on_disk: Path, weights: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    upload(server, minilm, "models/minilm")
+    upload(minilm, server.put, "models/minilm")
     source, target = f"{server.uri}/models/minilm", f"{server.uri}/datasets/int8"
     run = SIZES.replace(storage_options=server.storage_options)
     quantizer = ArrowQuantizer(INT8, run)
     quantizer.quantize(source, target)
     assert verify(target, Storage(server.storage_options)).is_sound
 
-    stored = download(server, "datasets/int8", tmp_path / "stored")
+    stored = downloaded(server, "datasets/int8", tmp_path / "stored")
     assert weights_of(stored) == weights_of(on_disk)
     assert verify(str(stored)).is_sound
 
@@ -88,7 +72,7 @@ def test_a_run_that_died_is_resumed_there(
     run = SIZES.replace(target_storage_options=server.storage_options)
     ArrowQuantizer(INT8, run).quantize(str(minilm), target)
     assert verify(target, Storage(server.storage_options)).is_sound
-    stored = download(server, "datasets/resumed", tmp_path / "stored")
+    stored = downloaded(server, "datasets/resumed", tmp_path / "stored")
     assert weights_of(stored) == weights_of(on_disk)
     kept = json.loads((stored / "run/commits/00000.json").read_text())
     assert kept == json.loads((on_disk / "run/commits/00000.json").read_text())

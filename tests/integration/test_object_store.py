@@ -7,22 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
-from arrowquant_dist.config import Storage, Transfer
+from arrowquant_dist import ArrowQuantizer, RunConfig, WeightLoader
+from arrowquant_dist.config import Storage
 from arrowquant_dist.store.verify import verify
 from tests.datasets import weights_of
+from tests.integration.sizes import INT8, SIZES
 from tests.servers.fixtures import Bucket
-
-INT8 = QuantizationConfig("int8")
-# Small, so that layers are cut, reads are split and parts go up in several pieces.
-SIZES = RunConfig(
-    engine="inline",
-    workers=2,
-    block_bytes=8 << 20,
-    shard_bytes=32 << 20,
-    compression="none",
-    transfer=Transfer(range_bytes=1 << 20, upload_bytes=5 << 20),
-)
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tests.servers.ports import free_ports
-from tests.servers.processes import ServerProcess
+from tests.servers.processes import ServerProcess, listens
 
 PROGRAM = "azurite-blob"
 _CONTAINER = "container"
@@ -40,11 +39,11 @@ class Azurite:
             "--disableTelemetry",
             "--skipApiVersionCheck",
         ]
-        self._server = ServerProcess(command, folder, port, dict(os.environ))
+        self._server = ServerProcess(command, folder, lambda: listens(port))
         self._container.create_container()
 
     def stop(self) -> None:
-        self._server.stop()
+        self._server.kill()
 
     def put(self, name: str, data: bytes) -> None:
         """By Microsoft's own client, as the next two."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tests.servers.ports import free_ports
-from tests.servers.processes import ServerProcess
+from tests.servers.processes import ServerProcess, listens
 
 _BUCKET = "bucket"
 
@@ -23,11 +22,11 @@ class Gcs:
         (port,) = free_ports(1)
         self._endpoint_url = f"http://127.0.0.1:{port}"
         self.storage_options = {"endpoint_url": self._endpoint_url, "token": "anon", "project": "tests"}
-        command = [sys.executable, "-m", "tests.servers.gcs_emulator", str(port)]
-        self._server = ServerProcess(command, folder, port, dict(os.environ))
+        command = [sys.executable, "-m", "tests.servers.gcs_emulator", str(port), _BUCKET]
+        self._server = ServerProcess(command, folder, lambda: listens(port))
 
     def stop(self) -> None:
-        self._server.stop()
+        self._server.kill()
 
     def put(self, name: str, data: bytes) -> None:
         """By Google's own client, as the next two."""

@@ -1,4 +1,4 @@
-"""`python -m tests.servers.gcs_emulator PORT`: gcp-storage-emulator with what it leaves out and a run relies on.
+"""`python -m tests.servers.gcs_emulator PORT BUCKET`: gcp-storage-emulator with what it leaves out and a run relies on.
 
 As Google documents it: `ifGenerationMatch=0` is answered with 412 where an object is, and the deletion of an upload
 with 499. One request at a time, so a create is atomic.
@@ -16,8 +16,6 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers.buckets import create_bucket
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage
-
-BUCKET = "bucket"
 
 
 class _TakenError(Exception):
@@ -72,12 +70,12 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         self.end_headers()
 
 
-def main(port: int) -> None:
+def main(port: int, bucket: str) -> None:
     storage = _Objects(use_memory_fs=True)
-    create_bucket(BUCKET, storage)
+    create_bucket(bucket, storage)
     with HTTPServer(("127.0.0.1", port), partial(_Handler, storage)) as server:
         server.serve_forever()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2])

@@ -9,6 +9,8 @@ from typing import Any
 import botocore.config
 import botocore.session
 
+from tests.servers import folders
+
 _DELETE_AT_ONCE = 1000  # what DeleteObjects takes
 
 
@@ -59,16 +61,11 @@ class Objects:
 
     def upload_folder(self, folder: Path, root: str) -> None:
         """Every file below `folder` to the same path below `root`."""
-        for file in sorted(f for f in folder.rglob("*") if f.is_file()):
-            self.put(f"{root}/{file.relative_to(folder).as_posix()}", file.read_bytes())
+        folders.upload(folder, self.put, root)
 
     def download_folder(self, root: str, folder: Path) -> Path:
         """Every object below `root` to the same path below `folder`, which is returned."""
-        for path in self.sizes(root):
-            file = folder / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(self.get(f"{root}/{path}"))
-        return folder
+        return folders.download(self.sizes(root), self.get, root, folder)
 
     def clear(self, bucket: str) -> None:
         """Deletes every object of the bucket and aborts its uploads."""

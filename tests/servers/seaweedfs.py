@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.servers.objects import Objects
 from tests.servers.ports import GRPC_OFFSET, free_ports
-from tests.servers.processes import SECONDS_TO_START, kill, watch
+from tests.servers.processes import ServerProcess
 
 
 class SeaweedFS:
@@ -39,8 +37,7 @@ class SeaweedFS:
         self._command = _command(weed, folder, self._ports)
         self.objects = Objects(self.endpoint_url, self.key, self.secret)
         self._probe = Objects(self.endpoint_url, self.key, self.secret, patient=False)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._server: ServerProcess | None = None
         self.restart()
 
     @property
@@ -63,26 +60,14 @@ class SeaweedFS:
 
     def kill(self) -> None:
         """SIGKILL: like a power cut, without what a shutdown would flush."""
-        for process in (self._watchdog, self._process):
-            if process is not None:
-                kill(process)
-        self._watchdog = self._process = None
+        if self._server is not None:
+            self._server.kill()
+        self._server = None
 
     def restart(self) -> None:
         """On the same ports and data, killed first if it still runs."""
         self.kill()
-        with (self.folder / "log.txt").open("ab") as log:
-            # A session of its own: Ctrl-C on the tests must not take it from under their clean-up.
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._watchdog = watch(self._process.pid)
-        self._wait()
+        self._server = ServerProcess(self._command, self.folder, self._answers)
 
     def stop(self) -> None:
         """A kill: SIGTERM takes it more than 20 s to follow, and nobody needs the data any more."""
@@ -90,16 +75,6 @@ class SeaweedFS:
         for name, port in self._ports.items():
             Path(f"/tmp/seaweedfs-{name}-grpc-{port + GRPC_OFFSET}.sock").unlink(missing_ok=True)  # noqa: S108
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _wait(self) -> None:
-        deadline = time.monotonic() + SECONDS_TO_START
-        while not self._answers():
-            assert self._process is not None
-            code = self._process.poll()
-            log = (self.folder / "log.txt").read_text(errors="replace")[-2000:]
-            assert code is None, f"weed ended with {code}: {log}"
-            assert time.monotonic() < deadline, f"no answer within {SECONDS_TO_START} s: {log}"
-            time.sleep(0.1)
 
     def _answers(self) -> bool:
         """Whether a signed PUT works: S3 answers a second before the volumes do. The PUT makes its bucket."""

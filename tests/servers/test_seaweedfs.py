@@ -63,7 +63,7 @@ import os, signal, sys
 from pathlib import Path
 from tests.servers.seaweedfs import SeaweedFS
 server = SeaweedFS(Path(sys.argv[1]))
-print(server._process.pid, flush=True)
+print(server._server.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -20,6 +20,7 @@ from arrowquant_dist.store.remote.faults import status_of
 from arrowquant_dist.store.remote.requests import Requests
 from arrowquant_dist.store.traffic import Traffic
 
+_NOWHERE = logging.NullHandler()  # one, which a logger takes once, however many clients there are
 _MEMORY_LOCK = threading.Lock()  # memory:// checks and writes in two steps
 # How each says "only if nothing is there" to _pipe_file. Others ignore such a word, and would overwrite in silence.
 _CREATING: dict[str, dict[str, Any]] = {
@@ -53,7 +54,7 @@ class FileSystemClient(Client):
         super().__init__(transfer, traffic)
         self._fs, self._root = fs, root.rstrip("/")
         # What it logs of requests that failed, tracebacks too, goes where the user sends logs, not to the terminal.
-        logging.getLogger(type(fs).__module__.partition(".")[0]).addHandler(logging.NullHandler())
+        logging.getLogger(type(fs).__module__.partition(".")[0]).addHandler(_NOWHERE)
         self.loop = fs.loop if fs.async_impl else get_loop()
         self._threads = None if fs.async_impl else ThreadPoolExecutor(transfer.requests, "fsspec")
         self._protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tests.servers.ports import free_ports
-from tests.servers.processes import kill, watch
+from tests.servers.processes import ServerProcess
 
-_SECONDS_TO_START = 60
 _STORE_NBYTES = 80 << 20
 _NODE_NBYTES = 1 << 30
 _HEAD, _NODE = "ray.head.default", "cpu"
@@ -34,23 +30,16 @@ class AutoscaledCluster:
     def __init__(self, folder: Path, nodes: int, idle_minutes: float) -> None:
         (port,) = free_ports(1)
         self.address = f"127.0.0.1:{port}"
-        config, self._log = folder / "autoscaler.json", folder / "head.log"
+        config = folder / "autoscaler.json"
         config.write_text(json.dumps(_config(self.address, nodes, idle_minutes)))
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=0"]
         command += [f"--port={port}", "--node-ip-address=127.0.0.1", f"--autoscaling-config={config}"]
         command += [f"--object-store-memory={_STORE_NBYTES}", "--include-dashboard=false"]
         environment = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", **self.environment}
-        with self._log.open("wb") as log:
-            self._head = subprocess.Popen(
-                command,
-                env={**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._watchdog = watch(self._head.pid)
-        self._wait()
+        log = folder / "log.txt"
+        self._head = ServerProcess(
+            command, folder, lambda: "runtime started" in log.read_text(errors="replace"), environment
+        )
 
     @property
     def environment(self) -> dict[str, str]:
@@ -65,8 +54,7 @@ class AutoscaledCluster:
     def stop(self) -> None:
         """The nodes are children of the autoscaler's, which is one of the head's."""
         family = self._family()
-        kill(self._watchdog)
-        kill(self._head)
+        self._head.kill()
         for process in family:
             try:
                 process.kill()
@@ -76,13 +64,6 @@ class AutoscaledCluster:
 
     def _family(self) -> list[psutil.Process]:
         return list(psutil.Process(self._head.pid).children(recursive=True))
-
-    def _wait(self) -> None:
-        deadline = time.monotonic() + _SECONDS_TO_START
-        while "runtime started" not in (said := self._log.read_text(errors="replace")):
-            assert self._head.poll() is None, said
-            assert time.monotonic() < deadline, said
-            time.sleep(0.1)
 
 
 def _is_raylet(process: psutil.Process) -> bool:

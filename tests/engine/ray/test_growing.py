@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
 import time
@@ -20,6 +19,7 @@ from arrowquant_dist.engine.ray.cluster import UNKNOWN_CLUSTER_WORKERS
 from arrowquant_dist.errors import PartialRun
 from tests.engine.ray.clusters import SmallCluster
 from tests.engine.ray.runs import QUICK, SHARDS, Run, quiet_checksums, start_run, total
+from tests.shard_lines import shard_lines
 
 METRICS = (
     "ray_arrowquant_row_blocks_total",
@@ -121,9 +121,7 @@ def _stored_nbytes() -> int:
 def test_a_shard_is_a_line_of_json(grown: SmallCluster, run: Run, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "arrowquant_dist.shards"):
         run.engine(grown.address)
-    lines = [
-        json.loads(record.message) for record in caplog.records if record.name == "arrowquant_dist.shards"
-    ]
+    lines = shard_lines(caplog)
     assert sorted(line["shard"] for line in lines) == list(range(SHARDS))
     for line in lines:
         assert (line["attempt"], line["outcome"], line["layers"], line["row_blocks"]) == (1, "done", 1, 4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +12,7 @@ import pytest
 from tests.engine.ray.clusters import SmallCluster
 from tests.engine.ray.greedy_actor import GREED_NBYTES, GreedyActor, greed
 from tests.engine.ray.runs import QUICK, Run, quiet_checksums
+from tests.shard_lines import shard_lines
 
 _WORKERS_NBYTES = 1 << 30  # two of them, with room
 PATIENT = replace(QUICK, stall=30.0, late=30.0, deadline=30.0)  # nobody takes the shard over before that
@@ -36,9 +36,7 @@ def test_a_worker_killed_for_its_memory_is_replaced(
     with caplog.at_level(logging.INFO, "arrowquant_dist.shards"):
         run.engine(cluster.address, actor_class=GreedyActor, patience=PATIENT)
     assert run.checksums() == quiet_checksums(run)
-    lines = [
-        json.loads(record.message) for record in caplog.records if record.name == "arrowquant_dist.shards"
-    ]
+    lines = shard_lines(caplog)
     lost = [line["outcome"] for line in lines if line["outcome"] != "done"]
     # Both nodes are on one machine, and the other one's monitor may find that its worker is to blame.
     assert lost in (["out of memory"], ["out of memory"] * 2)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from arrowquant_dist.errors import NotFound, StorageError
+from arrowquant_dist.store.disk import CachedFile, Disk, NewFile
 from arrowquant_dist.store.files import ObjectInfo, ObjectWriter, Store
 from arrowquant_dist.store.traffic import Traffic
 
@@ -45,6 +46,7 @@ class LocalStore(Store):
         self.traffic = Traffic()
         self._lock = threading.Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
+        self._disk = Disk()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalStore, (self.uri,)
@@ -87,7 +89,8 @@ class LocalStore(Store):
         self._forget(path)
         with self._translated(path):
             target = self._local(path)
-            return _LocalWriter(target, self._open_new(target, os.O_TRUNC), self.url(path), self.traffic)
+            file = self._disk.make(target, self._open_new(target, os.O_TRUNC))
+            return _LocalWriter(target, file, self.url(path), self.traffic)
 
     def write(self, path: str, data: bytes) -> None:
         self._forget(path)
@@ -137,7 +140,9 @@ class LocalStore(Store):
                 temporary = target.with_name(f".{target.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}")
                 descriptor = self._open_new(temporary, os.O_EXCL)
                 try:
-                    with _LocalWriter(temporary, descriptor, self.url(path), self.traffic) as writer:
+                    with _LocalWriter(
+                        temporary, CachedFile(descriptor), self.url(path), self.traffic
+                    ) as writer:
                         writer.write(data)
                     place(temporary, target)
                 except FileNotFoundError:  # another process swept the temporary file away
@@ -206,28 +211,29 @@ class _File:
 
 
 class _LocalWriter(ObjectWriter):
-    def __init__(self, path: Path, descriptor: int, url: str, traffic: Traffic) -> None:
+    def __init__(self, path: Path, file: NewFile, url: str, traffic: Traffic) -> None:
         super().__init__()
-        self._path, self._descriptor, self._url, self._traffic = path, descriptor, url, traffic
+        self._path, self._file, self._url, self._traffic = path, file, url, traffic
 
     def _write(self, data: memoryview) -> None:
-        done = 0
         try:
-            while done < len(data):
-                done += os.write(self._descriptor, data[done:])
+            self._file.write(data)
         except OSError as error:
             raise storage_error(error, self._url) from error
-        self._traffic.add(written_nbytes=done)
+        self._traffic.add(written_nbytes=len(data))
 
     def _close(self) -> None:
         try:
-            os.close(self._descriptor)
-        except OSError as error:  # a quota or a network file system may say so only now
+            self._file.close()
+        except OSError as error:  # of the last pieces; a quota or a network file system may say so only now
+            self._remove()
             raise storage_error(error, self._url) from error
 
     def _abort(self) -> None:
-        with suppress(OSError):
-            os.close(self._descriptor)
+        self._file.abandon()
+        self._remove()
+
+    def _remove(self) -> None:
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 

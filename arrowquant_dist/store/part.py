@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 from isal import isal_zlib
 
-from arrowquant_dist.arena import Arena
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.store import pages
+from arrowquant_dist.store.compress import ZstdFrames
 from arrowquant_dist.store.files import Store
 from arrowquant_dist.store.receipt import RowRecord, StoredRange
 from arrowquant_dist.store.schema import V2_SCHEMA, StoredRow
 
 BIG_VALUE_NBYTES = 1 << 20  # rows with as much data get a row group of their own
 GROUP_NBYTES = 4 << 20  # smaller ones share a row group of about this much data
-ZSTD_LEVEL = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +47,16 @@ class _PendingRow:
 class PartWriter:
     """Writes one part file front to back; nothing is ever read back, so object stores need no second pass.
 
-    compression: `zstd` (level 1) or `none`, for the four blob columns; the small columns are plain. Memory
-    beyond the row given to `add`: 4 MiB of waiting small rows and, under zstd, twice the largest value.
+    compression: `zstd` (level 1) or `none`, for the four blob columns; the small columns are plain. frames: what
+    compresses, kept by a worker from part to part. Memory beyond the row given to `add`: 4 MiB of waiting small rows
+    and, under zstd, the largest value once more.
     """
 
-    def __init__(self, store: Store, path: str, compression: str) -> None:
+    def __init__(self, store: Store, path: str, compression: str, frames: ZstdFrames | None = None) -> None:
         if compression not in pages.CODECS:
             raise InvalidConfig(f"compression {compression!r} is not known; use one of {[*pages.CODECS]}")
         self._path, self._compression = path, compression
-        self._codec = pa.Codec("zstd", compression_level=ZSTD_LEVEL) if compression == "zstd" else None
-        self._scratch = Arena()
+        self._frames = (frames or ZstdFrames()) if compression == "zstd" else None
         self._hash = xxhash.xxh3_128()
         self._groups: list[pages.RowGroup] = []
         self._records: dict[int, RowRecord] = {}
@@ -192,7 +189,7 @@ class PartWriter:
         """A page with this one value. Returns where the value is, and the page's size before compression."""
         prefix = pages.blob_prefix(blob.nbytes)
         raw_nbytes = len(prefix) + blob.nbytes
-        if self._codec is None:
+        if self._frames is None:
             header = pages.page_header(
                 1, raw_nbytes, raw_nbytes, isal_zlib.crc32(blob, isal_zlib.crc32(prefix))
             )
@@ -200,30 +197,16 @@ class PartWriter:
             offset = self._sink.tell()
             self._write(blob)
             return StoredRange(offset, blob.nbytes, blob.nbytes), len(header) + raw_nbytes
-        body = memoryview(self._codec.compress(self._joined(prefix, blob), memory_pool=_pool()))
+        body = self._frames.compress(prefix, blob)
         header = pages.page_header(1, raw_nbytes, body.nbytes, isal_zlib.crc32(body))
         self._write(header)
         offset = self._sink.tell()
         self._write(body)
         return StoredRange(offset, body.nbytes if blob.nbytes else 0, blob.nbytes), len(header) + raw_nbytes
 
-    def _joined(self, prefix: bytes, blob: memoryview) -> np.ndarray:
-        """Both, to be one zstd frame, in memory that is kept: fresh pages of memory would cost more."""
-        self._scratch.reset()
-        joined = self._scratch.take(len(prefix) + blob.nbytes)
-        joined[: len(prefix)] = np.frombuffer(prefix, np.uint8)
-        joined[len(prefix) :] = np.frombuffer(blob, np.uint8)
-        return joined
-
     def _write(self, data: bytes | memoryview) -> None:
         self._hash.update(data)
         self._sink.write(data)
-
-
-@cache
-def _pool() -> pa.MemoryPool:
-    """Of compressed pages. Arrow's default one keeps what was freed for itself: 60 MiB a worker more, no faster."""
-    return pa.system_memory_pool()
 
 
 def _created_by() -> str:

@@ -19,6 +19,7 @@ from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import IncompleteDataset, Interrupted
 from arrowquant_dist.machine import peak_memory_nbytes
 from arrowquant_dist.plan import RowBlock, Shard, expected_nbytes
+from arrowquant_dist.store.compress import ZstdFrames
 from arrowquant_dist.store.files import is_local
 from arrowquant_dist.store.part import PartWriter
 from arrowquant_dist.store.receipt import Receipt
@@ -67,6 +68,7 @@ class ShardWorker:
         from_disk = all(is_local(file.uri) for file in context.files)
         self._read_batches = ReadInTurn(self._reader) if from_disk else ReadAhead(self._reader)
         self._codes = Arena()
+        self._frames = ZstdFrames()
 
     def run(self, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
         """Writes and commits the shard; the receipt that counts may be another attempt's that was first.
@@ -78,7 +80,7 @@ class ShardWorker:
         attempt = uuid.uuid4().hex[:16]
         path = self._target.part_path(shard.index, attempt)
         self._codes.reserve(max(map(expected_nbytes, shard.blocks), default=0))
-        with PartWriter(self._target.store, path, self._context.compression) as writer:
+        with PartWriter(self._target.store, path, self._context.compression, self._frames) as writer:
             scales = self._tensor_scales(shard, clock)
             with closing(self._read_batches(batches_of(shard.blocks), clock)) as batches:
                 for block, values in batches:

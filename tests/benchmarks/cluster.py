@@ -1,4 +1,5 @@
-"""Runs of the sizes that the project is for: Ray actors against threads, two actors against one, memory by model."""
+"""Runs of the sizes that the project is for: Ray actors against threads, two actors against one, memory by model; and
+what llama.cpp and a plain copy do on the same machine in the same minutes."""
 
 from __future__ import annotations
 
@@ -9,19 +10,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks import big
 from tests.benchmarks.actors import ActorMemory
-from tests.benchmarks.table import Row, Table, Target, at_most
+from tests.benchmarks.copying import copy_half
+from tests.benchmarks.gguf_files import llama_job, write_gguf
+from tests.benchmarks.source import write_checkpoint
+from tests.benchmarks.table import Row, Table, Target, at_most, ratio_of
+from tests.benchmarks.timing import emptied
 
 _MIB = 1 << 20
 _REST_SECONDS = 6.0
-LLAMA_CPP_Q8_0 = (
-    126.0  # Mparam/s on 2 threads, file to file: measured when the project began, not in this run
+_THREADS = 2
+_LLAMA_PARAMS = (
+    1_000_000_000  # of the file that llama.cpp quantizes: it stays in the page cache, as others' need not
 )
+_LLAMA = "llama.cpp Q8_0, file to file"
+_COPY = "plain copy, reads all, writes half"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,33 +43,61 @@ class Measured:
     above_idle: int
 
 
+Jobs = Mapping[str, Callable[[], Measured]]
+
+
 def tables(models: list[str], runs: int, folder: str | None) -> Iterator[Table]:
-    """folder: on the disk to measure; the largest model needs 20 GB there."""
+    """folder: on the disk to measure; the largest model needs 26 GB there."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         place = Path(temporary)
         above_idle: dict[str, int] = {}
+        llama = _llama_jobs(place)
         for model in models:
             source = place / model
-            big.write_checkpoint(source, big.MODELS[model])
-            engines = {"inline 2": ("inline", 2), "ray 2": ("ray", 2), "ray 1": ("ray", 1)}
-            found = _in_turns(source, place / "target", engines, runs)
+            params = big.write_checkpoint(source, big.MODELS[model]) // 2
+            found = _in_turns(_our_jobs(source, place) | _copy_jobs(source, place, params) | llama, runs)
             above_idle[model] = max(run.above_idle for run in found["ray 2"])
             best = {name: min(measured, key=lambda one: one.wall) for name, measured in found.items()}
-            yield Table(
-                f"{model}: {best['ray 2'].params / 1e9:.2f} B parameters, int8 zstd, {source.parent}",
-                _rows(best, found),
-            )
+            title = f"{model}: {params / 1e9:.2f} B parameters, int8 zstd, best of {runs}, {source.parent}"
+            yield Table(title, _rows(best, above_idle[model]))
             shutil.rmtree(source)
         yield Table("memory of an actor above its idle, by model", tuple(_memory_rows(above_idle)))
 
 
-def _in_turns(
-    source: Path, target: Path, engines: dict[str, tuple[str, int]], runs: int
-) -> dict[str, list[Measured]]:
-    found: dict[str, list[Measured]] = {name: [] for name in engines}
+def _our_jobs(source: Path, place: Path) -> dict[str, Callable[[], Measured]]:
+    engines = {"inline 2": ("inline", 2), "ray 2": ("ray", 2), "ray 1": ("ray", 1)}
+    return {name: partial(_run, source, place / "target", *how) for name, how in engines.items()}
+
+
+def _copy_jobs(source: Path, place: Path, params: int) -> dict[str, Callable[[], Measured]]:
+    """The least that a run could do."""
+
+    def copy() -> None:
+        for file in source.glob("*.safetensors"):
+            copy_half(file, place / "copies", _THREADS)
+
+    return {_COPY: partial(_timed, copy, params, place / "copies")}
+
+
+def _llama_jobs(place: Path) -> dict[str, Callable[[], Measured]]:
+    """Empty where it is not installed."""
+    gguf, out = place / "llama.gguf", place / "llama"
+    job = llama_job(gguf, out, "Q8_0", _THREADS)
+    if job is None:
+        return {}
+    plain = place / "llama.safetensors"
+    params = write_checkpoint(plain, _LLAMA_PARAMS)
+    write_gguf(plain, gguf, _LLAMA_PARAMS)
+    plain.unlink()
+    return {_LLAMA: partial(_timed, job, params, out)}
+
+
+def _in_turns(jobs: Jobs, runs: int) -> dict[str, list[Measured]]:
+    found: dict[str, list[Measured]] = {name: [] for name in jobs}
     for _ in range(runs):
-        for name, (engine, workers) in engines.items():
-            found[name].append(_run(source, target, engine, workers))
+        for name, job in jobs.items():
+            _rest()
+            found[name].append(job())
     return found
 
 
@@ -72,54 +109,44 @@ def _rest() -> None:
     time.sleep(_REST_SECONDS)
 
 
+def _timed(job: Callable[[], object], params: int, folder: Path) -> Measured:
+    with emptied(folder):
+        started = time.perf_counter()
+        job()
+        seconds = time.perf_counter() - started
+    return Measured(seconds, seconds, params, 0)
+
+
 def _run(source: Path, target: Path, engine: str, workers: int) -> Measured:
-    _rest()
     settings = json.dumps({"engine": engine, "workers": workers})
     command = [sys.executable, "-m", "tests.benchmarks.run_one", str(source), str(target), settings]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    with ActorMemory(process.pid) as memory:
-        out, _ = process.communicate()
+    with emptied(target):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        with ActorMemory(process.pid) as memory:
+            out, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"{command} failed")
-    shutil.rmtree(target)
     said = json.loads(out.splitlines()[-1])
     return Measured(said["wall"], said["engine"], said["params"], memory.above_idle_nbytes)
 
 
-def _rows(best: dict[str, Measured], found: dict[str, list[Measured]]) -> tuple[Row, ...]:
+def _rows(best: Mapping[str, Measured], above_idle: int) -> tuple[Row, ...]:
     inline, two, one = best["inline 2"], best["ray 2"], best["ray 1"]
-    rate = two.params / two.wall / 1e6
+    rates = {name: run.params / run.wall / 1e6 for name, run in best.items()}
+    whole, unit = "whole process, ray 2 workers", "Mparam/s"
     return (
-        Row(
-            "whole process, ray 2 workers",
-            two.wall,
-            "s",
-            "inline 2 workers",
-            inline.wall,
-            Target(1.5, at_most=True, of_ratio=True),
-        ),
-        Row(
-            "whole process, ray 2 workers",
-            rate,
-            "Mparam/s",
-            "llama.cpp Q8_0, as noted",
-            LLAMA_CPP_Q8_0,
-            Target(2.5, of_ratio=True),
-        ),
+        Row(whole, two.wall, "s", "inline 2 workers", inline.wall, Target(1.5, at_most=True, of_ratio=True)),
+        Row(whole, rates["ray 2"], unit, _LLAMA, rates.get(_LLAMA), ratio_of(2.5)),
+        Row(whole, rates["ray 2"], unit, _COPY, rates[_COPY]),
         Row(
             "ray: rate of 2 workers",
             two.params / two.engine / 1e6,
-            "Mparam/s",
+            unit,
             "1 worker",
             one.params / one.engine / 1e6,
-            Target(1.8, of_ratio=True),
+            ratio_of(1.8),
         ),
-        Row(
-            "memory of an actor above its idle",
-            max(run.above_idle for run in found["ray 2"]) / _MIB,
-            "MiB",
-            target=at_most(1024),
-        ),
+        Row("memory of an actor above its idle", above_idle / _MIB, "MiB", target=at_most(1024)),
     )
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from tests.benchmarks.copying import copy_half, warm
 from tests.benchmarks.gguf_files import gguf_job, llama_job, write_gguf
 from tests.benchmarks.source import write_checkpoint
 from tests.benchmarks.table import Row, Table, at_most, ratio_of
-from tests.benchmarks.timing import run_process, settle
+from tests.benchmarks.timing import emptied, run_process, settle
 
 THREADS = 2
 _UNIT = "Mparam/s"
@@ -77,7 +75,7 @@ def _measure(
             ours[name] = ours[name].best_with(_quantize(place, source, config))
         for name, job in jobs.items():
             _prepare(source, count, idle)
-            with _emptied(place / "out"):
+            with emptied(place / "out"):
                 start = time.perf_counter()
                 job()
                 best[name] = min(best[name], time.perf_counter() - start)
@@ -116,7 +114,7 @@ def _quantize(place: Path, source: Path, config: str) -> _Ours:
     (place / "config.yaml").write_text(config)
     command = [sys.executable, "-m", "arrowquant_dist", "quantize", str(source), str(place / "out")]
     options = ["--config", str(place / "config.yaml"), "--engine", "inline", "--workers", str(THREADS)]
-    with _emptied(place / "out"):
+    with emptied(place / "out"):
         run = run_process([*command, *options, "--json"])
     wall = json.loads(run.output)["report"]["run"]["wall_seconds"]
     return replace(_Ours(run.seconds, wall), peak_nbytes=run.peak_nbytes)
@@ -147,13 +145,3 @@ def _rate_rows(ours: Mapping[str, _Ours], theirs: Mapping[str, float], count: in
     yield against(four, "llama.cpp Q4_0")
     yield against(four, "gguf-py Q4_0")
     yield against(two, _COPY)
-
-
-@contextmanager
-def _emptied(folder: Path) -> Iterator[None]:
-    """A new empty folder, gone afterwards with all that was written to it."""
-    folder.mkdir()
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder)

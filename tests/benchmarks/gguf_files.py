@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +61,8 @@ def llama_job(gguf: Path, folder: Path, what: str, threads: int) -> Callable[[],
         return None
     import llama_cpp
 
+    llama_cpp.llama_log_set(_silent(), None)
+
     def run() -> None:
         params = llama_cpp.llama_model_quantize_default_params()
         params.nthread, params.ftype = threads, getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{what}")
@@ -67,6 +71,14 @@ def llama_job(gguf: Path, folder: Path, what: str, threads: int) -> Callable[[],
             raise RuntimeError(f"llama.cpp did not quantize {gguf}")
 
     return run
+
+
+@cache
+def _silent() -> Any:
+    """A log of llama.cpp's that says nothing; it writes a line a tensor, and has to stay while llama.cpp is used."""
+    import llama_cpp
+
+    return llama_cpp.llama_log_callback(lambda *_: None)
 
 
 def write_gguf(source: Path, target: Path, params: int) -> None:

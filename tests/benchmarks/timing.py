@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -93,3 +96,13 @@ def settle(nbytes: int) -> None:
     """
     touched = np.empty(nbytes, np.uint8)
     touched[:: mmap.PAGESIZE] = 1
+
+
+@contextmanager
+def emptied(folder: Path) -> Iterator[None]:
+    """A new empty folder for what a measured job writes, gone afterwards with all that is in it."""
+    folder.mkdir()
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)

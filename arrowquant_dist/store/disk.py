@@ -15,12 +15,14 @@ import errno
 import mmap
 import os
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 _PIECE_NBYTES = 8 << 20  # of a direct write: a multiple of any disk's block
+_PIECES = 6  # at most, of a file: as many bytes as an upload holds
 _LEARNT_NBYTES = 32 << 20  # smaller files say little
 _TRIAL_EVERY = 16  # files: the other way may have become the faster one
 _NEWEST = 0.5  # share of the last file in a way's rate
@@ -59,7 +61,7 @@ class CachedFile:
 class Disk:
     """Makes files by the way that was faster so far: each once, then the faster one, and the other one now and then.
 
-    Learns by files of 32 MiB and more. Used by one thread; others may, and only learn the worse. Memory: 16 MiB once
+    Learns by files of 32 MiB and more. Used by one thread; others may, and only learn the worse. Memory: 48 MiB once
     a direct file was made.
     """
 
@@ -89,8 +91,8 @@ class Disk:
         """8 MiB that begin where a page does."""
         return self._pieces.pop() if self._pieces else mmap.mmap(-1, _PIECE_NBYTES)
 
-    def give_back(self, *pieces: mmap.mmap) -> None:
-        self._pieces += pieces
+    def give_back(self, piece: mmap.mmap) -> None:
+        self._pieces.append(piece)
 
     def submit(self, descriptor: int, direct: int, piece: mmap.mmap, offset: int) -> Future[None]:
         if self._thread is None:
@@ -129,13 +131,13 @@ class Disk:
 
 
 class DirectFile:
-    """Past the page cache, in pieces that are written by another thread while the next one is filled."""
+    """Past the page cache, in pieces that another thread writes while the next ones are filled."""
 
     def __init__(self, disk: Disk, descriptor: int, direct: int) -> None:
         self._disk, self._descriptor, self._direct = disk, descriptor, direct
-        self._filling, self._other = disk.take_piece(), disk.take_piece()
+        self._filling = disk.take_piece()
         self._filled = self._offset = 0
-        self._at_work: Future[None] | None = None
+        self._at_work: deque[tuple[Future[None], mmap.mmap]] = deque()
 
     def write(self, data: memoryview) -> None:
         while data:
@@ -148,7 +150,8 @@ class DirectFile:
 
     def close(self) -> None:
         try:
-            self._wait()
+            while self._at_work:
+                self._disk.give_back(self._written())
             with memoryview(self._filling) as rest:  # no whole block, so by the other descriptor
                 _pwrite_all(self._descriptor, rest[: self._filled], self._offset)
         except OSError:
@@ -158,28 +161,31 @@ class DirectFile:
         os.close(self._descriptor)
 
     def abandon(self) -> None:
-        with suppress(OSError):
-            self._wait()
+        for work, piece in self._at_work:
+            work.exception()  # what is at work still needs its piece and the descriptors
+            self._disk.give_back(piece)
         self._let_go()
         with suppress(OSError):
             os.close(self._descriptor)
 
     def _send(self) -> None:
-        self._wait()
-        self._at_work = self._disk.submit(self._descriptor, self._direct, self._filling, self._offset)
-        self._filling, self._other = self._other, self._filling
+        piece = self._written() if len(self._at_work) == _PIECES - 1 else self._disk.take_piece()
+        work = self._disk.submit(self._descriptor, self._direct, self._filling, self._offset)
+        self._at_work.append((work, self._filling))
+        self._filling, self._filled = piece, 0
         self._offset += _PIECE_NBYTES
-        self._filled = 0
 
-    def _wait(self) -> None:
-        at_work, self._at_work = self._at_work, None
-        if at_work is not None:
-            at_work.result()
+    def _written(self) -> mmap.mmap:
+        """The piece that was sent first, once it is written."""
+        work, piece = self._at_work[0]
+        work.result()
+        self._at_work.popleft()
+        return piece
 
     def _let_go(self) -> None:
         with suppress(OSError):
             os.close(self._direct)
-        self._disk.give_back(self._filling, self._other)
+        self._disk.give_back(self._filling)
 
 
 class _Timed:

@@ -30,6 +30,7 @@ _LLAMA_PARAMS = (
     1_000_000_000  # of the file that llama.cpp quantizes: it stays in the page cache, as others' need not
 )
 _LLAMA = "llama.cpp Q8_0, file to file"
+_PLAIN = "ray 2, uncompressed"
 _COPY = "plain copy, reads all, writes half"
 
 
@@ -65,7 +66,12 @@ def tables(models: list[str], runs: int, folder: str | None) -> Iterator[Table]:
 
 
 def _our_jobs(source: Path, place: Path) -> dict[str, Callable[[], Measured]]:
-    engines = {"inline 2": ("inline", 2), "ray 2": ("ray", 2), "ray 1": ("ray", 1)}
+    engines = {
+        "inline 2": ("inline", 2, "zstd"),
+        "ray 2": ("ray", 2, "zstd"),
+        "ray 1": ("ray", 1, "zstd"),
+        _PLAIN: ("ray", 2, "none"),  # as llama.cpp writes
+    }
     return {name: partial(_run, source, place / "target", *how) for name, how in engines.items()}
 
 
@@ -117,8 +123,8 @@ def _timed(job: Callable[[], object], params: int, folder: Path) -> Measured:
     return Measured(seconds, seconds, params, 0)
 
 
-def _run(source: Path, target: Path, engine: str, workers: int) -> Measured:
-    settings = json.dumps({"engine": engine, "workers": workers})
+def _run(source: Path, target: Path, engine: str, workers: int, compression: str) -> Measured:
+    settings = json.dumps({"engine": engine, "workers": workers, "compression": compression})
     command = [sys.executable, "-m", "tests.benchmarks.run_one", str(source), str(target), settings]
     with emptied(target):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -137,6 +143,7 @@ def _rows(best: Mapping[str, Measured], above_idle: int) -> tuple[Row, ...]:
     return (
         Row(whole, two.wall, "s", "inline 2 workers", inline.wall, Target(1.5, at_most=True, of_ratio=True)),
         Row(whole, rates["ray 2"], unit, _LLAMA, rates.get(_LLAMA), ratio_of(2.5)),
+        Row(f"{whole}, uncompressed", rates[_PLAIN], unit, _LLAMA, rates.get(_LLAMA), ratio_of(2.5)),
         Row(whole, rates["ray 2"], unit, _COPY, rates[_COPY]),
         Row(
             "ray: rate of 2 workers",

@@ -51,7 +51,7 @@ def way(maker: Disk, folder: Path) -> type[NewFile]:
 
 
 @settings(deadline=None, max_examples=40)
-@given(sizes=st.lists(st.integers(0, 3 * PIECE), max_size=8), seed=st.integers(0, 1 << 30))
+@given(sizes=st.lists(st.integers(0, 9 * PIECE), max_size=8), seed=st.integers(0, 1 << 30))
 def test_a_direct_file_has_every_byte(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], seed: int
 ) -> None:
@@ -70,9 +70,9 @@ def test_memory_is_used_again_from_file_to_file_and_nothing_stays_open(tmp_path:
     before = open_files()
     for number in range(3):
         file = direct(maker, tmp_path / str(number))
-        file.write(memoryview(bytes(5 * PIECE + 1)))
+        file.write(memoryview(bytes(9 * PIECE + 1)))
         file.abandon() if number == 1 else file.close()
-    assert len(maker._pieces) == 2
+    assert len(maker._pieces) == disk._PIECES
     assert open_files() == before
 
 
@@ -113,7 +113,7 @@ def test_a_direct_write_that_is_refused_goes_the_other_way(
     assert not maker.knows_direct
 
 
-@pytest.mark.parametrize("pieces", [1, 4])
+@pytest.mark.parametrize("pieces", [1, 9])
 def test_an_error_of_the_other_thread_is_raised_at_the_latest_by_close(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int
 ) -> None:

@@ -100,10 +100,14 @@ class Disk:
         return self._thread.submit(self._write_piece, descriptor, direct, piece, offset)
 
     def _way(self) -> type[NewFile]:
-        if not self.knows_direct or CachedFile not in self._rates:
+        if not self.knows_direct:
             return CachedFile
-        if DirectFile not in self._rates:
-            return DirectFile
+        for way in (
+            DirectFile,
+            CachedFile,
+        ):  # the one that takes memory first: it is the same then for short runs
+            if way not in self._rates:
+                return way
         slower, faster = sorted(self._rates, key=lambda way: self._rates[way])
         return slower if self._files % _TRIAL_EVERY == 0 else faster
 

@@ -29,10 +29,8 @@ class ZstdFrames:
             for piece in pieces:
                 stream.write(piece)
             stream.flush()
-            end = sink.tell() + len(
-                _FRAME_END
-            )  # closing the stream closes the sink, which then does not tell
-        frame = room.data[:end]
+            flushed = sink.tell()  # closing the stream closes the sink, which then does not tell
+        frame = room.data[: flushed + len(_FRAME_END)]
         if frame[-len(_FRAME_END) :] != _FRAME_END:
             raise RuntimeError("pyarrow ended a zstd frame in an unknown way")
         return frame

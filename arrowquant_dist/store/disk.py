@@ -102,10 +102,8 @@ class Disk:
     def _way(self) -> type[NewFile]:
         if not self.knows_direct:
             return CachedFile
-        for way in (
-            DirectFile,
-            CachedFile,
-        ):  # the one that takes memory first: it is the same then for short runs
+        # first the one that takes memory: it is the same then for short runs
+        for way in (DirectFile, CachedFile):
             if way not in self._rates:
                 return way
         slower, faster = sorted(self._rates, key=lambda way: self._rates[way])

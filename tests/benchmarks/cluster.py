@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.benchmarks import big
 from tests.benchmarks.actors import ActorMemory
-from tests.benchmarks.copying import copy_half
+from tests.benchmarks.copying import COPY, copy_half
 from tests.benchmarks.gguf_files import llama_job, write_gguf
 from tests.benchmarks.source import write_checkpoint
 from tests.benchmarks.table import Row, Table, Target, at_most, ratio_of
@@ -31,7 +31,6 @@ _LLAMA_PARAMS = (
 )
 _LLAMA = "llama.cpp Q8_0, file to file"
 _PLAIN = "ray 2, uncompressed"
-_COPY = "plain copy, reads all, writes half"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ def _copy_jobs(source: Path, place: Path, params: int) -> dict[str, Callable[[],
         for file in source.glob("*.safetensors"):
             copy_half(file, place / "copies", _THREADS)
 
-    return {_COPY: partial(_timed, copy, params, place / "copies")}
+    return {COPY: partial(_timed, copy, params, place / "copies")}
 
 
 def _llama_jobs(place: Path) -> dict[str, Callable[[], Measured]]:
@@ -144,7 +143,7 @@ def _rows(best: Mapping[str, Measured], above_idle: int) -> tuple[Row, ...]:
         Row(whole, two.wall, "s", "inline 2 workers", inline.wall, Target(1.5, at_most=True, of_ratio=True)),
         Row(whole, rates["ray 2"], unit, _LLAMA, rates.get(_LLAMA), ratio_of(2.5)),
         Row(f"{whole}, uncompressed", rates[_PLAIN], unit, _LLAMA, rates.get(_LLAMA), ratio_of(2.5)),
-        Row(whole, rates["ray 2"], unit, _COPY, rates[_COPY]),
+        Row(whole, rates["ray 2"], unit, COPY, rates[COPY]),
         Row(
             "ray: rate of 2 workers",
             two.params / two.engine / 1e6,

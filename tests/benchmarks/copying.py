@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CHUNK_NBYTES = 8 << 20
+COPY = "plain copy, reads all, writes half"
 
 
 def copy_half(source: Path, folder: Path, threads: int) -> None:

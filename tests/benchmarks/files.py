@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.benchmarks.copying import copy_half, warm
+from tests.benchmarks.copying import COPY, copy_half, warm
 from tests.benchmarks.gguf_files import gguf_job, llama_job, write_gguf
 from tests.benchmarks.source import write_checkpoint
 from tests.benchmarks.table import Row, Table, at_most, ratio_of
@@ -26,7 +26,6 @@ _CONFIGS = {
     "int2 g128 asymmetric": "quant_type: int2\nper_channel: false\nsymmetric: false\n",
 }
 _WRITTEN_AS_GGUF = ("Q8_0", "Q4_0")
-_COPY = "plain copy, reads all, writes half"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ def _peer_jobs(
     part = min(_GGUF_SLICE, count) // 2048 * 2048
     as_gguf = place / "model.gguf"
     found: dict[str, tuple[Callable[[], object] | None, int]] = {
-        _COPY: (lambda: copy_half(source, out, THREADS), count)
+        COPY: (lambda: copy_half(source, out, THREADS), count)
     }
     for what in _WRITTEN_AS_GGUF:
         found[f"gguf-py {what}"] = gguf_job(source, out, what, part, THREADS), part
@@ -131,9 +130,9 @@ def _rate_rows(ours: Mapping[str, _Ours], theirs: Mapping[str, float], count: in
     zstd, plain, four, two = _CONFIGS
     yield against(zstd, "llama.cpp Q8_0", 2.5)
     yield against(zstd, "gguf-py Q8_0", 2.5)
-    yield against(plain, _COPY, 0.7)
-    yield Row(f"{plain}, the run alone", inside[plain], _UNIT, _COPY, theirs[_COPY])
-    yield Row(f"{zstd}, the run alone", inside[zstd], _UNIT, _COPY, theirs[_COPY])
+    yield against(plain, COPY, 0.7)
+    yield Row(f"{plain}, the run alone", inside[plain], _UNIT, COPY, theirs[COPY])
+    yield Row(f"{zstd}, the run alone", inside[zstd], _UNIT, COPY, theirs[COPY])
     yield Row(
         f"{zstd}, the run alone",
         inside[zstd],
@@ -144,4 +143,4 @@ def _rate_rows(ours: Mapping[str, _Ours], theirs: Mapping[str, float], count: in
     )
     yield against(four, "llama.cpp Q4_0")
     yield against(four, "gguf-py Q4_0")
-    yield against(two, _COPY)
+    yield against(two, COPY)

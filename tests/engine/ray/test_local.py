@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from arrowquant_dist.engine.ray.cluster import WORKER_ENVIRONMENT
 _LOCAL = """
 import json, os
 import psutil, ray
+from ray._private.node import Node
 from arrowquant_dist.engine.ray.cluster import WORKER_ENVIRONMENT, connect
 
 connect(None, 1)
@@ -21,7 +23,10 @@ variables = ray.get(ray.remote(lambda: {name: os.environ.get(name) for name in W
 running = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
 here = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
 ray.shutdown()
-print(json.dumps({"variables": variables, "here": here, "running": running}))
+methods = [getattr(Node, name).__name__ for name in ("start_api_server", "start_monitor", "start_log_monitor")]
+ray_variables = [name for name in os.environ if name.startswith("RAY_raylet")]
+said = {"variables": variables, "here": here, "running": running, "methods": methods, "ray_variables": ray_variables}
+print(json.dumps(said))
 """
 
 
@@ -40,6 +45,11 @@ def test_its_workers_have_one_thread_and_the_caller_keeps_its_own(local: dict[st
     assert local["here"]["OMP_NUM_THREADS"] == "7"
 
 
-def test_it_runs_no_autoscaler(local: dict[str, list[str]]) -> None:
+def test_it_runs_nothing_that_it_has_no_use_for(local: dict[str, list[str]]) -> None:
     assert any("raylet" in line for line in local["running"])
-    assert not [line for line in local["running"] if "monitor.py" in line and "log_monitor" not in line]
+    assert not [line for line in local["running"] if re.search(r"monitor\.py|dashboard/dashboard\.py", line)]
+
+
+def test_a_ray_that_the_caller_starts_later_is_whole(local: dict[str, list[str]]) -> None:
+    assert local["methods"] == ["start_api_server", "start_monitor", "start_log_monitor"]
+    assert not local["ray_variables"]

@@ -2,7 +2,8 @@
 
 A page cache that grows takes memory that nobody has touched before. Where a hypervisor has to find that memory first, a
 GiB of it costs 2 to 3 s of kernel time, ten times as much as to quantize what is in it; a slow disk, on the other hand,
-is what a page cache is for. So files are written by both ways, the time is taken, and the faster one is kept to.
+is what a page cache is for. So where direct writes are waited for, files are written by both ways, the time is taken,
+and the faster one is kept to.
 
 Tried as well: RWF_DONTCACHE (Linux 6.14) starts the way to the disk at once and frees the pages afterwards, and
 posix_fadvise drops them later; both still take fresh pages while the disk is at work, and saved half of what direct
@@ -26,6 +27,7 @@ _PIECES = 6  # at most, of a file: as many bytes as an upload holds
 _LEARNT_NBYTES = 32 << 20  # smaller files say little
 _TRIAL_EVERY = 16  # files: the other way may have become the faster one
 _NEWEST = 0.5  # share of the last file in a way's rate
+_WAITS = 0.75  # share of a direct file's seconds, from which on the page cache may be much faster
 
 
 class NewFile(Protocol):
@@ -43,6 +45,8 @@ class NewFile(Protocol):
 class CachedFile:
     """Through the page cache. descriptor: this object's from now on."""
 
+    waited = 0.0  # not to be told from copying
+
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
@@ -59,7 +63,8 @@ class CachedFile:
 
 
 class Disk:
-    """Makes files by the way that was faster so far: each once, then the faster one, and the other one now and then.
+    """Makes direct files while these are not waited for; then by the way that was faster so far: each once, and the
+    slower one now and then.
 
     Learns by files of 32 MiB and more. Used by one thread; others may, and only learn the worse. Memory: 48 MiB once
     a direct file was made.
@@ -69,6 +74,7 @@ class Disk:
         self.knows_direct = hasattr(os, "O_DIRECT")
         self._rates: dict[type[NewFile], float] = {}
         self._files = 0
+        self._waits = False
         self._pieces: list[mmap.mmap] = []
         self._thread: ThreadPoolExecutor | None = None
 
@@ -79,9 +85,12 @@ class Disk:
             CachedFile(descriptor) if direct is None else DirectFile(self, descriptor, direct), self
         )
 
-    def learn(self, way: type[NewFile], nbytes: int, seconds: float) -> None:
+    def learn(self, way: type[NewFile], nbytes: int, seconds: float, waited: float) -> None:
+        """waited: of these seconds, for the disk; the page cache would take the rest of them as well, to copy."""
         if nbytes < _LEARNT_NBYTES:
             return
+        if way is DirectFile:
+            self._waits = waited > _WAITS * seconds
         rate = nbytes / max(seconds, 1e-9)
         before = self._rates.get(way, rate)
         self._rates[way] = before + _NEWEST * (rate - before)
@@ -103,9 +112,10 @@ class Disk:
         if not self.knows_direct:
             return CachedFile
         # first the one that takes memory: it is the same then for short runs
-        for way in (DirectFile, CachedFile):
-            if way not in self._rates:
-                return way
+        if DirectFile not in self._rates or not self._waits:
+            return DirectFile
+        if CachedFile not in self._rates:
+            return CachedFile
         slower, faster = sorted(self._rates, key=lambda way: self._rates[way])
         return slower if self._files % _TRIAL_EVERY == 0 else faster
 
@@ -133,9 +143,10 @@ class Disk:
 
 
 class DirectFile:
-    """Past the page cache, in pieces that another thread writes while the next ones are filled."""
+    """Past the page cache, in pieces that another thread writes while the next ones are filled. waited: seconds."""
 
     def __init__(self, disk: Disk, descriptor: int, direct: int) -> None:
+        self.waited = 0.0
         self._disk, self._descriptor, self._direct = disk, descriptor, direct
         self._filling = disk.take_piece()
         self._filled = self._offset = 0
@@ -180,7 +191,9 @@ class DirectFile:
     def _written(self) -> mmap.mmap:
         """The piece that was sent first, once it is written."""
         work, piece = self._at_work[0]
+        begun = time.perf_counter()
         work.result()
+        self.waited += time.perf_counter() - begun
         self._at_work.popleft()
         return piece
 
@@ -206,7 +219,8 @@ class _Timed:
     def close(self) -> None:
         begun = time.perf_counter()
         self._file.close()
-        self._disk.learn(type(self._file), self._nbytes, self._seconds + time.perf_counter() - begun)
+        seconds = self._seconds + time.perf_counter() - begun
+        self._disk.learn(type(self._file), self._nbytes, seconds, self._file.waited)
 
     def abandon(self) -> None:
         self._file.abandon()

@@ -47,7 +47,7 @@ class _PendingRow:
 class PartWriter:
     """Writes one part file front to back; nothing is ever read back, so object stores need no second pass.
 
-    compression: `zstd` (level 1) or `none`, for the four blob columns; the small columns are plain. frames: what
+    compression: `zstd` or `none`, for the four blob columns; the small columns are plain. frames: what
     compresses, kept by a worker from part to part. Memory beyond the row given to `add`: 4 MiB of waiting small rows
     and, under zstd, the largest value once more.
     """

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,29 +153,65 @@ def test_a_limit_within_a_block_is_told_as_one(tmp_path: Path) -> None:
     assert done.stdout.split() == [str(errno.EFBIG)]
 
 
+def learn(maker: Disk, way: type[NewFile], seconds: float) -> None:
+    """Of a file that was waited for, if it was direct."""
+    maker.learn(way, 100 * MIB, seconds, 0.9 * seconds if way is DirectFile else 0.0)
+
+
 def test_each_way_is_tried_and_the_faster_one_kept_to(tmp_path: Path) -> None:
     maker = Disk()
     assert way(maker, tmp_path) is DirectFile
-    maker.learn(DirectFile, 100 * MIB, 0.5)
+    learn(maker, DirectFile, 0.5)
     assert way(maker, tmp_path) is CachedFile
-    maker.learn(CachedFile, 100 * MIB, 1.0)
+    learn(maker, CachedFile, 1.0)
     assert way(maker, tmp_path) is DirectFile
     for _ in range(3):
-        maker.learn(DirectFile, 100 * MIB, 4.0)
+        learn(maker, DirectFile, 4.0)
     assert way(maker, tmp_path) is CachedFile
 
 
 def test_the_slower_way_gets_another_chance(tmp_path: Path) -> None:
     maker = Disk()
-    maker.learn(DirectFile, 100 * MIB, 4.0)
+    learn(maker, DirectFile, 4.0)
     found = []
     for _ in range(2 * disk._TRIAL_EVERY):
-        maker.learn(CachedFile, 100 * MIB, 1.0)
+        learn(maker, CachedFile, 1.0)
         found.append(way(maker, tmp_path))
     assert found.count(DirectFile) == 2
 
 
+def test_direct_files_that_are_not_waited_for_are_kept_to(tmp_path: Path) -> None:
+    maker = Disk()
+    for _ in range(2 * disk._TRIAL_EVERY):
+        maker.learn(DirectFile, 100 * MIB, 0.1, 0.05)
+        assert way(maker, tmp_path) is DirectFile
+    learn(maker, DirectFile, 4.0)
+    assert way(maker, tmp_path) is CachedFile
+
+
+def test_a_direct_file_knows_how_long_it_was_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker, real = Disk(), os.pwrite
+
+    def slow(descriptor: int, data: memoryview, offset: int) -> int:
+        time.sleep(0.05)
+        return real(descriptor, data, offset)
+
+    quick = direct(maker, tmp_path / "quick")
+    quick.write(memoryview(bytes(PIECE)))
+    assert quick.waited == 0
+    quick.close()
+    monkeypatch.setattr(os, "pwrite", slow)
+    file = direct(maker, tmp_path / "file")
+    file.write(memoryview(bytes((disk._PIECES + 3) * PIECE)))
+    file.close()
+    assert file.waited > 0.3
+
+
 def test_small_files_teach_nothing(tmp_path: Path) -> None:
     maker = Disk()
-    maker.learn(DirectFile, MIB, 1e-9)
+    maker.learn(DirectFile, MIB, 1e-9, 1e-9)
     assert way(maker, tmp_path) is DirectFile
+    learn(maker, DirectFile, 1.0)
+    assert way(maker, tmp_path) is CachedFile

@@ -11,9 +11,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks import big
 from tests.benchmarks.actors import ActorMemory
@@ -31,6 +33,7 @@ _LLAMA_PARAMS = (
 )
 _LLAMA = "llama.cpp Q8_0, file to file"
 _PLAIN = "ray 2, uncompressed"
+_APART = "two processes of one worker, side by side"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ def tables(models: list[str], runs: int, folder: str | None) -> Iterator[Table]:
         for model in models:
             source = place / model
             params = big.write_checkpoint(source, big.MODELS[model]) // 2
-            found = _in_turns(_our_jobs(source, place) | _copy_jobs(source, place, params) | llama, runs)
+            limits = _apart_jobs(source, place) | _copy_jobs(source, place, params)
+            found = _in_turns(_our_jobs(source, place) | limits | llama, runs)
             above_idle[model] = max(run.above_idle for run in found["ray 2"])
             best = {name: min(measured, key=lambda one: one.wall) for name, measured in found.items()}
             title = f"{model}: {params / 1e9:.2f} B parameters, int8 zstd, best of {runs}, {source.parent}"
@@ -72,6 +76,11 @@ def _our_jobs(source: Path, place: Path) -> dict[str, Callable[[], Measured]]:
         _PLAIN: ("ray", 2, "none"),  # as llama.cpp writes
     }
     return {name: partial(_run, source, place / "target", *how) for name, how in engines.items()}
+
+
+def _apart_jobs(source: Path, place: Path) -> dict[str, Callable[[], Measured]]:
+    """What two CPUs, one memory and one disk have to give to two workers that share nothing: each does the whole."""
+    return {_APART: partial(_side_by_side, source, [place / "left", place / "right"])}
 
 
 def _copy_jobs(source: Path, place: Path, params: int) -> dict[str, Callable[[], Measured]]:
@@ -123,20 +132,40 @@ def _timed(job: Callable[[], object], params: int, folder: Path) -> Measured:
 
 
 def _run(source: Path, target: Path, engine: str, workers: int, compression: str) -> Measured:
-    settings = json.dumps({"engine": engine, "workers": workers, "compression": compression})
-    command = [sys.executable, "-m", "tests.benchmarks.run_one", str(source), str(target), settings]
     with emptied(target):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = _start(source, target, engine, workers, compression)
         with ActorMemory(process.pid) as memory:
-            out, _ = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"{command} failed")
-    said = json.loads(out.splitlines()[-1])
+            said = _said(process)
     return Measured(said["wall"], said["engine"], said["params"], memory.above_idle_nbytes)
 
 
+def _side_by_side(source: Path, targets: list[Path]) -> Measured:
+    with ExitStack() as folders:
+        for target in targets:
+            folders.enter_context(emptied(target))
+        runs = [_said(process) for process in [_start(source, one, "inline", 1, "zstd") for one in targets]]
+    params = sum(run["params"] for run in runs)
+    return Measured(max(run["wall"] for run in runs), max(run["engine"] for run in runs), params, 0)
+
+
+def _start(source: Path, target: Path, engine: str, workers: int, compression: str) -> subprocess.Popen[str]:
+    settings = json.dumps({"engine": engine, "workers": workers, "compression": compression})
+    command = [sys.executable, "-m", "tests.benchmarks.run_one", str(source), str(target), settings]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _said(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What run_one printed."""
+    out, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{process.args!r} failed")
+    said: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return said
+
+
 def _rows(best: Mapping[str, Measured], above_idle: int) -> tuple[Row, ...]:
-    inline, two, one = best["inline 2"], best["ray 2"], best["ray 1"]
+    inline, two = best["inline 2"], best["ray 2"]
+    of_workers = {name: run.params / run.engine / 1e6 for name, run in best.items()}
     rates = {name: run.params / run.wall / 1e6 for name, run in best.items()}
     whole, unit = "whole process, ray 2 workers", "Mparam/s"
     return (
@@ -146,12 +175,13 @@ def _rows(best: Mapping[str, Measured], above_idle: int) -> tuple[Row, ...]:
         Row(whole, rates["ray 2"], unit, COPY, rates[COPY]),
         Row(
             "ray: rate of 2 workers",
-            two.params / two.engine / 1e6,
+            of_workers["ray 2"],
             unit,
             "1 worker",
-            one.params / one.engine / 1e6,
+            of_workers["ray 1"],
             ratio_of(1.8),
         ),
+        Row("ray: rate of 2 workers", of_workers["ray 2"], unit, _APART, of_workers[_APART]),
         Row("memory of an actor above its idle", above_idle / _MIB, "MiB", target=at_most(1024)),
     )
 

@@ -33,6 +33,10 @@ class ZstdFrames:
         self._workspace = Workspace()
         self._codec = pa.Codec("zstd")
 
+    def load(self) -> None:
+        """Makes the kernel ready, which takes seconds where it was never compiled: no value has to wait for it then."""
+        self._coded(b"", memoryview(bytes(_LARGE_NBYTES)))
+
     def compress(self, prefix: bytes, value: memoryview) -> memoryview:
         """One frame of `prefix` and `value`, less than 4 GiB; good until the next call."""
         if value.nbytes < _LARGE_NBYTES:

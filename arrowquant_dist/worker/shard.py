@@ -69,6 +69,8 @@ class ShardWorker:
         self._read_batches = ReadInTurn(self._reader) if from_disk else ReadAhead(self._reader)
         self._codes = Arena()
         self._frames = ZstdFrames()
+        if context.compression == "zstd":
+            self._frames.load()
 
     def run(self, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
         """Writes and commits the shard; the receipt that counts may be another attempt's that was first.

@@ -45,7 +45,7 @@ class ZstdFrames:
 
     def _coded(self, prefix: bytes, value: memoryview) -> memoryview | None:
         """None where zstd does better."""
-        values = np.frombuffer(value, np.uint8)
+        values = np.frombuffer(value.toreadonly(), np.uint8)  # one type of array: the kernel is compiled once
         nbytes = len(prefix) + values.size
         raw = (len(prefix) << 3).to_bytes(3, "little")  # the header of a block that is stored as it is
         start = _FRAME_START + nbytes.to_bytes(4, "little") + raw + prefix

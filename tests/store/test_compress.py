@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrowquant_dist.kernels import zstd
 from arrowquant_dist.kernels.zstd import BLOCK_NBYTES
 from arrowquant_dist.store.compress import ZstdFrames
 from tests.kernels.test_zstd import codes
@@ -83,3 +84,12 @@ def test_a_frame_of_ours_says_its_size_and_needs_a_small_window() -> None:
     assert frame[:6] == bytes.fromhex("28b52ffd8038")
     assert int.from_bytes(frame[6:10], "little") == 4 + 4 * LARGE
     assert 1 << (10 + (frame[5] >> 3)) == BLOCK_NBYTES
+
+
+def test_the_kernel_is_compiled_for_one_type_of_value() -> None:
+    frames = ZstdFrames()
+    frames.load()
+    before = len(zstd._write_coded_blocks.signatures)
+    compressed(usual(LARGE), frames)
+    frames.compress(PREFIX, memoryview(usual(LARGE).tobytes()))
+    assert len(zstd._write_coded_blocks.signatures) == before

@@ -231,7 +231,7 @@ def test_what_a_dead_attempt_left_at_the_target_is_gone(place: Place, quiet: Wei
     objects, name = place.bucket.objects, place.bucket.uri.removeprefix("s3://")
     place.proxy.rewrite(Fault(Kind.SLOW_DOWN, "PUT", r"/target/manifest"))
     with pytest.raises(StorageError):
-        place.quantize(retries=0)
+        place.quantize(retries=3)
     left = "weights/shard=00000/part-dead{}.parquet"
     objects.put(f"{place.target}/{left.format(1)}", b"half of it")
     objects.client.create_multipart_upload(Bucket=name, Key=f"target/{left.format(2)}")

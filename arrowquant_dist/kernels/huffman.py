@@ -61,8 +61,7 @@ def code_lengths(counts: np.ndarray, scratch: np.ndarray, lengths: np.ndarray) -
                 merged[at] = before[2 * j] + before[2 * j + 1]
                 j += 1
             is_symbol[level * _PACKAGES + at] = takes_symbol
-        for at in range(SYMBOLS + packages):
-            before[at] = merged[at]
+        before, merged = merged, before
         packages = (SYMBOLS + packages) // 2
     lengths[:] = 0
     taken = 2 * SYMBOLS - 2
@@ -83,9 +82,8 @@ def pair_table(lengths: np.ndarray, codes: np.ndarray, table: np.ndarray) -> Non
     lengths: int64 [256], complete. codes: uint64 [256], scratch. table: uint64 [PAIRS], is filled.
     """
     code = np.uint64(0)
-    for bits in range(
-        MAX_BITS, 0, -1
-    ):  # the longest are the smallest numbers, and count in the order of symbols
+    # the longest are the smallest numbers, and count in the order of symbols
+    for bits in range(MAX_BITS, 0, -1):
         for symbol in range(SYMBOLS):
             if lengths[symbol] == bits:
                 codes[symbol] = code

@@ -136,8 +136,8 @@ def _first_state(state: np.ndarray, bits: int, find: int) -> int:
 
 
 @kernel
-def write_tree(lengths: np.ndarray, scratch: np.ndarray, out: np.ndarray, at: int) -> int:
-    """The description of a code at out[at:]. Returns where it ends; -1 if the weights cannot be described so.
+def write_tree(lengths: np.ndarray, scratch: np.ndarray, out: np.ndarray) -> int:
+    """The description of a code in the first bytes of `out`. Returns how many; 0 if it would take too many.
 
     lengths: int64 [256], complete, each in [1, MAX_BITS]; at least two differ among the first 255. scratch: int64
     [TREE_SCRATCH]. out: uint8, with room for 2 · MAX_TREE_NBYTES.
@@ -154,7 +154,7 @@ def write_tree(lengths: np.ndarray, scratch: np.ndarray, out: np.ndarray, at: in
     for symbol in range(SYMBOLS):
         weight[symbol] = longest + 1 - lengths[symbol]
     _share_states(weight, share)
-    end = _pack(fields, _describe_shares(share, fields), out, at + 1)
+    end = _pack(fields, _describe_shares(share, fields), out, 1)
     _make_states(share, state, scratch[_SPREAD:_NEXT], scratch[_NEXT:_BITS], bits, find)
     # two states take turns, from the last weight to the first
     w = weight[_NUMBERS - 1]
@@ -173,8 +173,7 @@ def write_tree(lengths: np.ndarray, scratch: np.ndarray, out: np.ndarray, at: in
     fields[count + 1] = other << 8 | _TABLE_LOG
     fields[count + 2] = 1 << 8 | 1
     end = _pack(fields, count + 3, out, end)
-    nbytes = end - at - 1
-    if nbytes >= MAX_TREE_NBYTES:
-        return -1
-    out[at] = nbytes
+    if end > MAX_TREE_NBYTES:
+        return 0
+    out[0] = end - 1
     return end

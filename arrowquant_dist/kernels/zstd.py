@@ -67,13 +67,10 @@ def write_blocks(
     """
     for first in range(0, sizes.size, _SEGMENT_BLOCKS):
         start, end = first * BLOCK_NBYTES, (first + _SEGMENT_BLOCKS) * BLOCK_NBYTES
-        at = _write_segment(values[start:end], out, at, sizes[first : first + _SEGMENT_BLOCKS], workspace)
+        segment, found = values[start:end], sizes[first : first + _SEGMENT_BLOCKS]
+        tree_nbytes = _make_code(segment, workspace)
+        at = _write_segment(segment, out, at, found, tree_nbytes, workspace.table, workspace.streams)
     return at
-
-
-def _write_segment(segment: np.ndarray, out: np.ndarray, at: int, sizes: np.ndarray, w: Workspace) -> int:
-    """Returns where its blocks end."""
-    return int(_write_coded_blocks(segment, out, at, sizes, _make_code(segment, w), w.table, w.streams))
 
 
 def _make_code(segment: np.ndarray, w: Workspace) -> int:
@@ -86,7 +83,7 @@ def _make_code(segment: np.ndarray, w: Workspace) -> int:
     if nbits - int(counts @ w.lengths) <= nbits // _LEAST_GAIN:
         return 0
     pair_table(w.lengths, w.codes, w.table)
-    return max(int(write_tree(w.lengths, w.scratch, w.streams, 0)), 0)
+    return int(write_tree(w.lengths, w.scratch, w.streams))
 
 
 @kernel
@@ -174,7 +171,7 @@ def _write_coded(
 
 
 @kernel
-def _write_coded_blocks(
+def _write_segment(
     segment: np.ndarray,
     out: np.ndarray,
     at: int,
@@ -183,7 +180,7 @@ def _write_coded_blocks(
     table: np.ndarray,
     streams: np.ndarray,
 ) -> int:
-    """Returns where they end. tree_nbytes: 0 to store all of them as they are."""
+    """Returns where its blocks end. tree_nbytes: 0 to store all of them as they are."""
     is_coded = tree_nbytes > 0
     for block in range(sizes.size):
         begun = at

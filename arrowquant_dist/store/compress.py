@@ -11,9 +11,8 @@ from arrowquant_dist.kernels.zstd import BLOCK_NBYTES, Workspace, block_count, b
 _LARGE_NBYTES = 1 << 18  # a code of their own would cost smaller values more time than it saves
 _ONE_IN = 64  # blocks are compressed by zstd as well, to compare
 _WORTH = 0.99  # zstd's size among ours that is worth its time
-_FRAME_START = (
-    b"\x28\xb5\x2f\xfd\x80\x38"  # magic, size in four bytes, a window of one block (RFC 8878, 3.1.1.1)
-)
+# magic, then: the size follows in four bytes, and the window is one block (RFC 8878, 3.1.1.1)
+_FRAME_START = b"\x28\xb5\x2f\xfd\x80\x38"
 _FRAME_END = b"\x01\x00\x00"  # an empty last block
 
 

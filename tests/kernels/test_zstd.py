@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arrowquant_dist.kernels.zstd import BLOCK_NBYTES, Workspace, block_count, blocks_bound, write_blocks
-from tests.kernels.weights import numerics
+from tests.kernels.weights import codes, numerics
 
 START = bytes.fromhex("28b52ffd8038")  # magic; a size in four bytes follows the window of 128 KiB
 END = bytes.fromhex("010000")  # the last block, empty
@@ -31,12 +31,6 @@ def blocks_of(values: np.ndarray) -> tuple[bytes, np.ndarray]:
 def read(blocks: bytes, nbytes: int) -> np.ndarray:
     frame = START + nbytes.to_bytes(4, "little") + blocks + END
     return np.frombuffer(CODEC.decompress(frame, nbytes), np.uint8)
-
-
-def codes(nbytes: int, spread: float, seed: int = 0) -> np.ndarray:
-    """int8 codes of normal weights."""
-    normal = np.random.default_rng(seed).standard_normal(nbytes) * spread
-    return np.clip(np.rint(normal), -127, 127).astype(np.int8).view(np.uint8)
 
 
 def mixed(nbytes: int, likely: list[float], seed: int) -> np.ndarray:

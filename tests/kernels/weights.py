@@ -145,3 +145,9 @@ def groups(source: torch.Tensor, q: QuantizedTensor) -> list[Group]:
         Group(x, q, scale, zero_point)
         for (x, q), scale, zero_point in zip(pairs, q.scales, zero_points, strict=True)
     ]
+
+
+def codes(nbytes: int, spread: float, seed: int = 0) -> np.ndarray:
+    """int8 codes of normal weights, as bytes."""
+    normal = np.random.default_rng(seed).standard_normal(nbytes) * spread
+    return np.clip(np.rint(normal), -127, 127).astype(np.int8).view(np.uint8)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from arrowquant_dist.kernels import zstd
 from arrowquant_dist.kernels.zstd import BLOCK_NBYTES
 from arrowquant_dist.store.compress import ZstdFrames
-from tests.kernels.test_zstd import codes
+from tests.kernels.weights import codes
 
 CODEC = pa.Codec("zstd", compression_level=1)
 PREFIX = b"\x01\x02\x03\x04"
@@ -89,7 +89,7 @@ def test_a_frame_of_ours_says_its_size_and_needs_a_small_window() -> None:
 def test_the_kernel_is_compiled_for_one_type_of_value() -> None:
     frames = ZstdFrames()
     frames.load()
-    before = len(zstd._write_coded_blocks.signatures)
+    before = len(zstd._write_segment.signatures)
     compressed(usual(LARGE), frames)
     frames.compress(PREFIX, memoryview(usual(LARGE).tobytes()))
-    assert len(zstd._write_coded_blocks.signatures) == before
+    assert len(zstd._write_segment.signatures) == before

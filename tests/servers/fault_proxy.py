@@ -29,13 +29,14 @@ class FaultProxy:
     """In front of 127.0.0.1:port, in a thread of its own; Host goes through, so signatures stay valid.
 
     Use it as a context manager. endpoint_url: where clients turn to. injected: the faults that happened.
-    requests: how many were seen. on_request: called with each one's (method, path), from the proxy's thread.
+    requests: how many were seen; most_at_once: the most that were not answered yet at a time. on_request: called
+    with each one's (method, path), from the proxy's thread.
     """
 
     def __init__(self, port: int, *faults: Fault, seed: int = 0) -> None:
         self._upstream = port
         self._script = Script(faults, seed)
-        self.requests = 0
+        self.requests = self.most_at_once = self._at_once = 0
         self.on_request: Callable[[str, str], None] = lambda _method, _path: None
         self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -46,8 +47,8 @@ class FaultProxy:
         return self._script.injected
 
     def rewrite(self, *faults: Fault, seed: int = 0) -> None:
-        """Another script from now on; `injected` and `requests` begin anew."""
-        self._script, self.requests = Script(faults, seed), 0
+        """Another script from now on; `injected`, `requests` and `most_at_once` begin anew."""
+        self._script, self.requests, self.most_at_once = Script(faults, seed), 0, 0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -90,8 +91,18 @@ class FaultProxy:
     async def _serve(self, reader: StreamReader, writer: StreamWriter, upstream: _Upstream) -> bool:
         """One request and its answer; whether the connection goes on."""
         request = await read_request(reader, writer)
-        method, path = request.start[:2]
         self.requests += 1
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            return await self._answer(request, reader, writer, upstream)
+        finally:
+            self._at_once -= 1
+
+    async def _answer(
+        self, request: Message, reader: StreamReader, writer: StreamWriter, upstream: _Upstream
+    ) -> bool:
+        method, path = request.start[:2]
         self.on_request(method, path)
         script = self._script
         number = script.choose(method, path, request.head.decode("latin-1"))

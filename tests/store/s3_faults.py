@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -15,8 +15,9 @@ from tests.servers.faults import Fault
 from tests.servers.fixtures import Bucket
 from tests.servers.seaweedfs import SeaweedFS
 
-# As small and as impatient as the settings go.
-PIECES = Transfer(range_bytes=64 << 10, upload_bytes=5 << 20, request_timeout=2.0, retries=6, backoff=0.01)
+# As small as the settings go; patient, so that a pause of the machine is no fault that nobody injected.
+PIECES = Transfer(range_bytes=64 << 10, upload_bytes=5 << 20, request_timeout=60.0, retries=6, backoff=0.01)
+IMPATIENT = replace(PIECES, request_timeout=2.0)  # where something stalls
 
 
 @dataclass(frozen=True)

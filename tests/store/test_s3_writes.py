@@ -16,7 +16,7 @@ from arrowquant_dist.config import Storage
 from arrowquant_dist.errors import StorageError
 from arrowquant_dist.store.files import Store
 from tests.servers.faults import Fault, Kind
-from tests.store.s3_faults import PIECES, Flaky
+from tests.store.s3_faults import IMPATIENT, PIECES, Flaky
 
 PART = PIECES.upload_bytes
 DATA = np.random.default_rng(6).bytes(2 * PART + 1_000_000)
@@ -75,7 +75,7 @@ PASSING = {
 @pytest.mark.parametrize("name", PASSING)
 def test_an_upload_is_whole_whatever_requests_fail(flaky: Flaky, name: str) -> None:
     flaky.fail(*PASSING[name])
-    store = flaky.store()
+    store = flaky.store(IMPATIENT)
     upload(store)
     assert flaky.get("w") == DATA
     assert flaky.proxy.injected
@@ -86,7 +86,7 @@ def test_an_upload_is_whole_whatever_requests_fail(flaky: Flaky, name: str) -> N
 def test_a_small_object_is_whole_whatever_requests_fail(flaky: Flaky) -> None:
     for kind in (Kind.SLOW_DOWN, Kind.RESET_REQUEST, Kind.STALLED_HEADERS, Kind.LOST_RESPONSE):
         flaky.fail(Fault(kind, "PUT", nth=1))
-        upload(flaky.store(), kind.value.encode())
+        upload(flaky.store(IMPATIENT), kind.value.encode())
         assert flaky.get("w") == kind.value.encode()
         assert len(flaky.proxy.injected) == 1
 
@@ -166,7 +166,7 @@ def test_racing_creates_have_one_winner_under_faults(flaky: Flaky, kind: Kind) -
     won: list[bytes] = []
 
     def race(data: bytes) -> None:
-        if flaky.store().create("c", data):
+        if flaky.store(IMPATIENT).create("c", data):
             won.append(data)
 
     threads = [threading.Thread(target=race, args=(data,)) for data in contents]
@@ -179,11 +179,11 @@ def test_racing_creates_have_one_winner_under_faults(flaky: Flaky, kind: Kind) -
 
 def test_what_is_interrupted_ends_at_once(flaky: Flaky) -> None:
     """Ctrl-C reaches a thread that waits for requests; they end with it, not after their time-outs."""
-    store = flaky.store(replace(PIECES, request_timeout=60))
+    store = flaky.store()
     flaky.put("x", b"1")
     flaky.fail(Fault(Kind.STALLED_HEADERS))
     threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGINT]).start()
     started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         store.read("x")
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < PIECES.request_timeout / 2

@@ -22,9 +22,10 @@ def arrow_array(values: Sequence[Any], dtype: pa.DataType) -> pa.Array:
     """
     validity = _validity(values)
     nulls = 0 if validity is None else sum(value is None for value in values)
-    buffers, children = _buffers(
-        [_zero(dtype) if v is None else v for v in values] if nulls else values, dtype
-    )
+    if nulls:
+        zero = _zero(dtype)
+        values = [zero if value is None else value for value in values]
+    buffers, children = _buffers(values, dtype)
     return pa.Array.from_buffers(dtype, len(values), [validity, *buffers], nulls, children=children)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -66,7 +67,7 @@ def group_shards(blocks: Sequence[RowBlock], shard_bytes: int) -> tuple[Shard, .
     weights = np.array([block.source_nbytes + BLOCK_OVERHEAD_NBYTES for block in blocks], np.int64)
     ends = np.cumsum(np.add.reduceat(weights, starts))
     target = min(shard_bytes, max(MIN_SHARD_NBYTES, int(ends[-1]) // SHARDS_AT_LEAST))
-    cuts = _merge_small(ends, _even_cuts(ends, target), target // 4, shard_bytes)
+    cuts = _merge_small(ends, _even_cuts(ends.tolist(), target), target // 4, shard_bytes)
     edges = [0, *(starts[cut] for cut in cuts[:-1]), len(blocks)]
     return tuple(Shard(index, tuple(blocks[a:b])) for index, (a, b) in enumerate(pairwise(edges)))
 
@@ -99,7 +100,7 @@ def _atom_starts(blocks: Sequence[RowBlock]) -> list[int]:
     ]
 
 
-def _even_cuts(ends: np.ndarray, target: int) -> list[int]:
+def _even_cuts(ends: Sequence[int], target: int) -> list[int]:
     """Where shards end: as few as `target` allows, and then the smallest limit that needs no more of them."""
     cuts = _cuts(ends, target, len(ends))
     low, high = 1, target
@@ -113,17 +114,17 @@ def _even_cuts(ends: np.ndarray, target: int) -> list[int]:
     return cuts
 
 
-def _cuts(ends: np.ndarray, limit: int, most: int) -> list[int]:
+def _cuts(ends: Sequence[int], limit: int, most: int) -> list[int]:
     """Greedy: each shard takes what fits in `limit`, at least one atom; gives up after `most` shards.
 
-    ends: int64 [n], cumulative weights. The last cut is n where all fits.
+    ends: n cumulative weights. The last cut is n where all fits.
     """
     cuts: list[int] = []
     cut = before = 0
     while cut < len(ends) and len(cuts) < most:
-        cut = max(cut + 1, int(np.searchsorted(ends, before + limit, side="right")))
+        cut = max(cut + 1, bisect_right(ends, before + limit, lo=cut))
         cuts.append(cut)
-        before = int(ends[cut - 1])
+        before = ends[cut - 1]
     return cuts
 
 

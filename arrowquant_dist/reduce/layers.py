@@ -47,7 +47,7 @@ class LayerMetrics:
 
     @property
     def is_quantized(self) -> bool:
-        return any(part in BITS for part in self.quant_type.split("+"))
+        return not BITS.keys().isdisjoint(self.quant_type.split("+"))
 
 
 def combine_layers(receipts: Sequence[Receipt], plan: Plan) -> tuple[LayerMetrics, ...]:

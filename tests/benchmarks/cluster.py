@@ -140,10 +140,13 @@ def _run(source: Path, target: Path, engine: str, workers: int, compression: str
 
 
 def _side_by_side(source: Path, targets: list[Path]) -> Measured:
-    with ExitStack() as folders:
+    with ExitStack() as stack:
+        processes = []
         for target in targets:
-            folders.enter_context(emptied(target))
-        runs = [_said(process) for process in [_start(source, one, "inline", 1, "zstd") for one in targets]]
+            stack.enter_context(emptied(target))
+            processes.append(_start(source, target, "inline", 1, "zstd"))
+            stack.callback(_end, processes[-1])
+        runs = [_said(process) for process in processes]
     params = sum(run["params"] for run in runs)
     return Measured(max(run["wall"] for run in runs), max(run["engine"] for run in runs), params, 0)
 
@@ -152,6 +155,12 @@ def _start(source: Path, target: Path, engine: str, workers: int, compression: s
     settings = json.dumps({"engine": engine, "workers": workers, "compression": compression})
     command = [sys.executable, "-m", "tests.benchmarks.run_one", str(source), str(target), settings]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Where another one failed before this one was done."""
+    process.kill()
+    process.wait()
 
 
 def _said(process: subprocess.Popen[str]) -> dict[str, Any]:

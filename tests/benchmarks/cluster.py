@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,35 +132,37 @@ def _timed(job: Callable[[], object], params: int, folder: Path) -> Measured:
 
 
 def _run(source: Path, target: Path, engine: str, workers: int, compression: str) -> Measured:
-    with emptied(target):
-        process = _start(source, target, engine, workers, compression)
-        with ActorMemory(process.pid) as memory:
-            said = _said(process)
+    with (
+        emptied(target),
+        _started(source, target, engine, workers, compression) as process,
+        ActorMemory(process.pid) as memory,
+    ):
+        said = _said(process)
     return Measured(said["wall"], said["engine"], said["params"], memory.above_idle_nbytes)
 
 
 def _side_by_side(source: Path, targets: list[Path]) -> Measured:
     with ExitStack() as stack:
-        processes = []
         for target in targets:
             stack.enter_context(emptied(target))
-            processes.append(_start(source, target, "inline", 1, "zstd"))
-            stack.callback(_end, processes[-1])
+        processes = [stack.enter_context(_started(source, one, "inline", 1, "zstd")) for one in targets]
         runs = [_said(process) for process in processes]
     params = sum(run["params"] for run in runs)
     return Measured(max(run["wall"] for run in runs), max(run["engine"] for run in runs), params, 0)
 
 
-def _start(source: Path, target: Path, engine: str, workers: int, compression: str) -> subprocess.Popen[str]:
+@contextmanager
+def _started(
+    source: Path, target: Path, engine: str, workers: int, compression: str
+) -> Iterator[subprocess.Popen[str]]:
+    """run_one at work; it ends with the block, however that ends."""
     settings = json.dumps({"engine": engine, "workers": workers, "compression": compression})
     command = [sys.executable, "-m", "tests.benchmarks.run_one", str(source), str(target), settings]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Where another one failed before this one was done."""
-    process.kill()
-    process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _said(process: subprocess.Popen[str]) -> dict[str, Any]:

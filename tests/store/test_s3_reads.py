@@ -77,9 +77,11 @@ def test_each_range_is_repeated_on_its_own_until_it_is_right(whole: Flaky, name:
 def test_stalled_ranges_are_given_up_after_the_request_timeout_and_repeated(whole: Flaky, kind: Kind) -> None:
     whole.fail(Fault(kind, header=RANGE, limit=2))
     started = time.perf_counter()
-    assert read(whole.store(IMPATIENT)) == DATA
-    assert IMPATIENT.request_timeout <= time.perf_counter() - started < Transfer().request_timeout
-    assert len(whole.proxy.injected) == 2
+    store = whole.store(IMPATIENT)
+    assert read(store) == DATA
+    assert IMPATIENT.request_timeout <= time.perf_counter() - started < 5 * IMPATIENT.request_timeout
+    assert len(whole.proxy.injected) == 2 <= whole.proxy.requests - 17
+    assert store.traffic.total.read_nbytes >= len(DATA)
 
 
 def test_a_slow_connection_is_not_given_up_while_bytes_come(whole: Flaky) -> None:

@@ -186,4 +186,4 @@ def test_what_is_interrupted_ends_at_once(flaky: Flaky) -> None:
     started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         store.read("x")
-    assert time.perf_counter() - started < PIECES.request_timeout / 2
+    assert time.perf_counter() - started < 5

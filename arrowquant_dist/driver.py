@@ -29,6 +29,7 @@ from arrowquant_dist.errors import (
 from arrowquant_dist.plan import (
     Plan,
     Shard,
+    differences,
     make_plan,
     plan_from_table,
     plan_table,
@@ -36,12 +37,13 @@ from arrowquant_dist.plan import (
 )
 from arrowquant_dist.reduce import HostFacts, LayerMetrics, Report, RunFacts, combine_layers, reduce_layers
 from arrowquant_dist.report.render import load_report, render
-from arrowquant_dist.store.files import Store, is_local, redact
-from arrowquant_dist.store.index import write_index
-from arrowquant_dist.store.layout import PLAN_PATH, Listing
-from arrowquant_dist.store.manifest import MANIFEST_PATH, Manifest
-from arrowquant_dist.store.receipt import Receipt
-from arrowquant_dist.store.target import Target
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.uris import is_local, redact
+from arrowquant_dist.target.index import write_index
+from arrowquant_dist.target.layout import PLAN_PATH, Listing
+from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
+from arrowquant_dist.target.receipt import Receipt
+from arrowquant_dist.target.target import Target
 from arrowquant_dist.worker import WorkerContext
 
 _REQUESTS = 4  # times as many at a time as a worker's
@@ -173,9 +175,9 @@ def _finished(dataset: Target, plan: Plan, found: Listing, target: str, run: Run
 def _refuse_difference(dataset: Target, planned: pa.Table | None, plan: Plan) -> None:
     """planned: the plan at the target, `dataset.fingerprint` is its."""
     if planned is not None and dataset.fingerprint != plan.fingerprint:
-        differences = "; ".join(plan_from_table(planned).differences(plan))
+        changes = "; ".join(differences(plan_from_table(planned), plan))
         raise TargetConflict(
-            f"the target holds another plan's run ({differences}); choose another target, or --overwrite to replace it",
+            f"the target holds another plan's run ({changes}); choose another target, or --overwrite to replace it",
             uri=dataset.store.uri,
         )
 
@@ -297,7 +299,7 @@ def _sidecars(checkpoint: Checkpoint, run: RunConfig) -> dict[str, bytes]:
     """The small files that belong to the model: tokenizer, config, README."""
     if not checkpoint.sidecars:
         return {}
-    store = Store.open(checkpoint.uri, run.source_storage)
+    store = open_store(checkpoint.uri, run.source_storage)
     return {path: published(path, store.read(path), checkpoint) for path in checkpoint.sidecars}
 
 

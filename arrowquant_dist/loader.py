@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 import numpy as np
 
 from arrowquant_dist.config import Storage, parse_size
+from arrowquant_dist.dataset.assemble import Assembler, Rows
+from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.prefetch import Budget, Load, Stream, load_now
 from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded, ModelMismatch
-from arrowquant_dist.store.assemble import Assembler, Rows
-from arrowquant_dist.store.dataset import Dataset
-from arrowquant_dist.store.files import is_local
-from arrowquant_dist.store.layers import StoredLayer
-from arrowquant_dist.store.prefetch import Budget, Load, Stream, load_now
+from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.tensor import QuantizedTensor
 
 if TYPE_CHECKING:

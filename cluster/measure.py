@@ -31,7 +31,8 @@ from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig, Storage
 from arrowquant_dist.driver import quantize
 from arrowquant_dist.plan import make_plan
-from arrowquant_dist.store.files import Store
+from arrowquant_dist.storage.base import Store
+from arrowquant_dist.storage.open import open_store
 from tests.benchmarks.big import Tensors as Shapes
 from tests.benchmarks.big import llama, write_checkpoint
 
@@ -173,7 +174,7 @@ def _client_seconds() -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         server = SeaweedFS(Path(folder))
         try:
-            store = Store.open(server.make_bucket("measure"), Storage(server.storage_options))
+            store = open_store(server.make_bucket("measure"), Storage(server.storage_options))
             written = _cpu(lambda: _write(store, data))
             read = _cpu(lambda: _read(store, nbytes))
         finally:

@@ -37,7 +37,7 @@ import job_environment
 from checkout import PACKAGE
 
 from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, StorageError
-from arrowquant_dist.store.files import is_local, redact
+from arrowquant_dist.storage.uris import is_local, redact
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -10,7 +10,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 
-pytest_plugins = ["tests.servers.fixtures"]
+pytest_plugins = ["tests.servers.fixtures", "tests.storage.fixtures"]
 
 # Before any test imports these libraries. A program or a Ray worker that a test starts takes the package from here too,
 # not from site-packages, where `pip install .` put a copy that may be older.

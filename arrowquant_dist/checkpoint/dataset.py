@@ -10,10 +10,10 @@ from arrowquant_dist.checkpoint.table import DATASET, Checkpoint, Layer, SourceF
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint
-from arrowquant_dist.store.files import ObjectInfo, Store
+from arrowquant_dist.storage.base import ObjectInfo, Store
 
 if TYPE_CHECKING:
-    from arrowquant_dist.store.layers import StoredLayer
+    from arrowquant_dist.dataset.layers import StoredLayer
 
 
 def open_dataset(uri: str, store: Store, storage: Storage = DEFAULT_STORAGE) -> Checkpoint:
@@ -21,7 +21,7 @@ def open_dataset(uri: str, store: Store, storage: Storage = DEFAULT_STORAGE) -> 
 
     Raises InvalidCheckpoint where files, rows or shapes contradict each other or some are missing.
     """
-    from arrowquant_dist.store.dataset import Dataset
+    from arrowquant_dist.dataset.dataset import Dataset
 
     try:
         dataset = Dataset.open(uri, storage)

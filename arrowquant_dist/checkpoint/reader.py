@@ -20,11 +20,13 @@ from arrowquant_dist.checkpoint.table import DATASET, RAW, SCALED, Layer, Source
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint
-from arrowquant_dist.store.files import Store, split_uri
-from arrowquant_dist.store.traffic import Transferred
+from arrowquant_dist.storage.base import Store
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.traffic import Transferred
+from arrowquant_dist.storage.uris import split_uri
 
 if TYPE_CHECKING:
-    from arrowquant_dist.store.dataset import Dataset
+    from arrowquant_dist.dataset.dataset import Dataset
 
 _GAP_NBYTES = 64 << 10  # reading so much too much costs less than another request
 
@@ -177,18 +179,18 @@ class SourceReader:
             if uri not in self._objects:
                 root, path = split_uri(uri)
                 if root not in self._stores:
-                    self._stores[root] = Store.open(root, self._storage)
+                    self._stores[root] = open_store(root, self._storage)
                 self._check_unchanged(self._stores[root], path, uri)
                 self._objects[uri] = self._stores[root], path
             return self._objects[uri]
 
     def _dataset(self, uri: str) -> Dataset:
-        from arrowquant_dist.store.dataset import Dataset
+        from arrowquant_dist.dataset.dataset import Dataset
 
         with self._lock:
             if uri not in self._datasets:
                 inside = [file for file in self._files if file == uri or file.startswith(f"{uri}/")]
-                store = Store.open(uri, self._storage)
+                store = open_store(uri, self._storage)
                 for file in inside:
                     self._check_unchanged(store, file.removeprefix(uri).lstrip("/"), file)
                 self._datasets[uri] = Dataset.open(uri, self._storage)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.dtypes import BY_SAFETENSORS
 from arrowquant_dist.errors import InvalidCheckpoint
-from arrowquant_dist.store.files import ByteRange, ObjectInfo, Store
+from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
 
 MAX_HEADER_NBYTES = 100_000_000  # the format's own limit
 MAX_DIMS = 64  # numpy's and torch's limit

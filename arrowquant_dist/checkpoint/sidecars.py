@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from arrowquant_dist.checkpoint.quantized.model_config import QUANTIZATION_KEYS
 from arrowquant_dist.checkpoint.table import Checkpoint
-from arrowquant_dist.store.files import ObjectInfo
+from arrowquant_dist.storage.base import ObjectInfo
 
 MAX_SIDECAR_NBYTES = 32 << 20
 _CONFIG = "config.json"

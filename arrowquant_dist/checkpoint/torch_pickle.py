@@ -23,7 +23,7 @@ from arrowquant_dist.checkpoint.table import RAW, Layer
 from arrowquant_dist.checkpoint.torch_zip import TorchArchive, read_archive, rebuild_archive
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint
-from arrowquant_dist.store.files import ByteRange, ObjectInfo, Store
+from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
 
 _MAX_NAME = 4096
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
-from arrowquant_dist.store.files import ObjectInfo, Store
+from arrowquant_dist.storage.base import ObjectInfo, Store
 
 MAX_INDEX_NBYTES = 100_000_000
 _HEADER_THREADS = 16

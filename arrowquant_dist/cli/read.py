@@ -14,7 +14,7 @@ from arrowquant_dist.errors import StorageError
 if TYPE_CHECKING:
     from arrowquant_dist.config import Storage
     from arrowquant_dist.reduce import Report
-    from arrowquant_dist.store.verify import VerifyReport
+    from arrowquant_dist.verify import VerifyReport
 
 _JSON = typer.Option("--json", help="JSON on stdout, and nothing else.")
 _SHOWN_PROBLEMS = 100
@@ -83,7 +83,7 @@ def report(
         raise typer.BadParameter(f"{others[0]!r}: one target at a time, or several with --compare")
     with outcome(as_json=as_json):
         from arrowquant_dist.report.render import load_report
-        from arrowquant_dist.store.files import redact
+        from arrowquant_dist.storage.uris import redact
 
         storage = _storage(config)
         uris = [target, *(compare or ()), *(others or ())]
@@ -108,7 +108,7 @@ def _storage(config: str | None) -> Storage:
 
 
 def _verify(target: str, storage: Storage, *, as_json: bool) -> VerifyReport:
-    from arrowquant_dist.store.verify import verify as verify_dataset
+    from arrowquant_dist.verify import verify as verify_dataset
 
     if as_json:
         return verify_dataset(target, storage)

@@ -15,7 +15,7 @@ from arrowquant_dist.engine.run import EngineFacts, OnEvent, finished, largest_f
 from arrowquant_dist.errors import Interrupted
 from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.plan import RowBlock, Shard
-from arrowquant_dist.store.receipt import Receipt
+from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.worker import OnBlock, ShardWorker, ShouldStop, WorkerContext
 
 

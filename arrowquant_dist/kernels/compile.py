@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numba.core.caching import IndexDataCacheFile
 
-_SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+_SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))))
 
 
 def _cached(dispatcher: Any) -> Any:

@@ -89,9 +89,3 @@ class Plan:
     def blocks(self) -> Iterator[RowBlock]:
         """Every row block, in the order of the source's bytes."""
         return (block for shard in self.shards for block in shard.blocks)
-
-    def differences(self, other: Plan) -> list[str]:
-        """What has changed from this plan to `other`, for people; empty where the fingerprints are equal."""
-        from arrowquant_dist.plan.differences import differences
-
-        return differences(self, other)

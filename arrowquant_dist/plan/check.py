@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from arrowquant_dist.checkpoint.table import RAW, Checkpoint, Layer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint
-from arrowquant_dist.store.files import redact
+from arrowquant_dist.storage.uris import redact
 
 MAX_NAME_NBYTES = 1 << 16
 _MAX_INT64 = (1 << 63) - 1

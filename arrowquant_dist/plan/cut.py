@@ -15,7 +15,7 @@ from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig
 from arrowquant_dist.plan.blocks import RowBlock, Shard
 from arrowquant_dist.plan.sizes import SCALE_NBYTES, scales_row_nbytes
-from arrowquant_dist.store.files import redact
+from arrowquant_dist.storage.uris import redact
 from arrowquant_dist.tensor import row_nbytes
 
 MAX_DIMENSION = (1 << 31) - 1  # V2's `shape` is int32

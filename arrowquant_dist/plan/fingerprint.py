@@ -10,9 +10,9 @@ from typing import Any
 import xxhash
 
 from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.plan.blocks import Shard
-from arrowquant_dist.store.files import redact
-from arrowquant_dist.store.schema import SCHEMA_VERSION
+from arrowquant_dist.storage.uris import redact
 
 # Raise it whenever an equal plan would make other bytes than before (kernels, layout): a run that was begun
 # by an older version must not be completed by a newer one.

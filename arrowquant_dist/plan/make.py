@@ -13,7 +13,7 @@ from arrowquant_dist.plan.blocks import Plan, RowBlock
 from arrowquant_dist.plan.check import check_checkpoint
 from arrowquant_dist.plan.cut import MAX_BLOCKS, cut_layer, group_shards
 from arrowquant_dist.plan.fingerprint import fingerprint
-from arrowquant_dist.store.files import redact
+from arrowquant_dist.storage.uris import redact
 
 _LONG_ROW = 64  # columns from which a 3-D layer is more likely fused experts than a convolution
 _SHOWN_NAMES = 3

@@ -20,8 +20,8 @@ from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import CorruptWeights, TargetConflict
 from arrowquant_dist.plan.blocks import Plan, RowBlock, Shard
 from arrowquant_dist.plan.fingerprint import PLAN_VERSION, fingerprint
-from arrowquant_dist.store.files import redact
-from arrowquant_dist.store.plan_file import arrow_file
+from arrowquant_dist.storage.uris import redact
+from arrowquant_dist.target.plan_file import arrow_file
 
 _PREFIX = "arrowquant."
 _SPEC_FIELDS = [

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from arrowquant_dist.config import BITS
 from arrowquant_dist.errors import IncompleteDataset
+from arrowquant_dist.format.record import RowRecord
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.plan import Plan
 from arrowquant_dist.reduce.layer_types import layer_type
-from arrowquant_dist.store.receipt import Receipt, RowRecord
+from arrowquant_dist.target.receipt import Receipt
 
 _RERUN = "run the same `quantize` command again to complete the dataset"
 _SHOWN = 5

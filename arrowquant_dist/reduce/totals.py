@@ -26,7 +26,7 @@ from arrowquant_dist.reduce.layer_types import LAYER_TYPES
 from arrowquant_dist.reduce.layers import LayerMetrics
 from arrowquant_dist.reduce.ratios import finite, ratio
 from arrowquant_dist.reduce.work import WorkFigures, source_nbytes
-from arrowquant_dist.store.receipt import Receipt
+from arrowquant_dist.target.receipt import Receipt
 
 _BUCKETS = (
     ("≥ 0.9999", 0.9999, 1.0),

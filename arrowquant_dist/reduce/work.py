@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from arrowquant_dist.reduce.facts import RunFacts
 from arrowquant_dist.reduce.ratios import ratio
-from arrowquant_dist.store.receipt import Receipt
+from arrowquant_dist.target.receipt import Receipt
 
 
 @dataclass(frozen=True, slots=True)

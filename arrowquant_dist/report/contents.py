@@ -97,7 +97,7 @@ def read_contents(uri: str, storage: Storage = DEFAULT_STORAGE) -> Contents:
 
 
 def _stored(uri: str, storage: Storage) -> dict[str, tuple[str, int]]:
-    from arrowquant_dist.store.dataset import Dataset
+    from arrowquant_dist.dataset.dataset import Dataset
 
     dataset = Dataset.open(uri, storage)
     return {name: (layer.quant_type, layer.stored_nbytes) for name, layer in dataset.layers.items()}

@@ -12,7 +12,7 @@ from arrowquant_dist.reduce.layers import LayerMetrics
 from arrowquant_dist.report.layers import layers_parquet
 from arrowquant_dist.report.markdown import report_markdown
 from arrowquant_dist.report.page import report_page
-from arrowquant_dist.store.files import Store
+from arrowquant_dist.storage.open import open_store
 
 REPORT_PATH = "report/report.json"
 _REWRITE = "write it again with `quantize --overwrite`"
@@ -39,7 +39,7 @@ def load_report(uri: str, storage: Storage = DEFAULT_STORAGE) -> Report:
     Raises NotFound where there is none (nothing there, or the run did not finish), InvalidCheckpoint where
     report.json is damaged or of another version.
     """
-    store = Store.open(uri, storage)
+    store = open_store(uri, storage)
     try:
         content = store.read(REPORT_PATH)
     except NotFound as error:

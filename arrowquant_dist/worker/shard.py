@@ -17,15 +17,15 @@ from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import SourceFile
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import IncompleteDataset, Interrupted
+from arrowquant_dist.format.compression import ZstdFrames
+from arrowquant_dist.format.parquet.part import PartWriter
+from arrowquant_dist.format.schema import StoredRow, chunk_digests, row_checksum
 from arrowquant_dist.machine import peak_memory_nbytes
 from arrowquant_dist.plan import RowBlock, Shard, expected_nbytes
-from arrowquant_dist.store.compress import ZstdFrames
-from arrowquant_dist.store.files import is_local
-from arrowquant_dist.store.part import PartWriter
-from arrowquant_dist.store.receipt import Receipt
-from arrowquant_dist.store.schema import StoredRow, chunk_digests, row_checksum
-from arrowquant_dist.store.target import Target
-from arrowquant_dist.store.traffic import Transferred
+from arrowquant_dist.storage.traffic import Transferred
+from arrowquant_dist.storage.uris import is_local
+from arrowquant_dist.target.receipt import Receipt
+from arrowquant_dist.target.target import Target
 from arrowquant_dist.tensor import QuantizedTensor, TensorScale, TensorSpan, quantize_values
 from arrowquant_dist.tensor.source import check_finite
 from arrowquant_dist.worker.batches import ReadAhead, ReadInTurn, batches_of

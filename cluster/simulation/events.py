@@ -15,7 +15,7 @@ import numpy as np
 from simulation.rates import Cluster, Rates
 from simulation.work import Work
 
-from arrowquant_dist.store.commit import READERS
+from arrowquant_dist.target.commit import READERS
 
 _PUBLISHING = 10  # requests one after the other: listing, index, report, manifest
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
 from arrowquant_dist.config import Storage, Transfer
-from arrowquant_dist.store.files import Store
+from arrowquant_dist.storage.open import open_store
 from tests.benchmarks.source import write_checkpoint
 from tests.benchmarks.table import Row, Table, ratio_of
 from tests.servers.seaweedfs import SeaweedFS
@@ -54,7 +54,7 @@ def tables(params: int, runs: int, folder: str | None) -> Iterator[Table]:
 def _read_tables(server: SeaweedFS, runs: int) -> Iterator[Table]:
     uri = server.make_bucket("reads")
     data = np.random.default_rng(0).integers(0, 256, _OBJECT_NBYTES, np.uint8)
-    with Store.open(uri, Storage(server.storage_options)).open_writer("x") as writer:
+    with open_store(uri, Storage(server.storage_options)).open_writer("x") as writer:
         writer.write(data.data)
     out = np.empty_like(data)
     found = _rounds(dict(_readers(server, uri, out)), runs)
@@ -64,7 +64,7 @@ def _read_tables(server: SeaweedFS, runs: int) -> Iterator[Table]:
 
 
 def _readers(server: SeaweedFS, uri: str, out: np.ndarray) -> Iterator[tuple[str, Callable[[], object]]]:
-    store = Store.open(uri, Storage(server.storage_options))
+    store = open_store(uri, Storage(server.storage_options))
     fs = _s3fs(server)
     path, view = f"{uri.removeprefix('s3://')}/x", out.data
     starts = range(0, len(view), _RANGE)
@@ -109,7 +109,7 @@ def _write_tables(server: SeaweedFS, runs: int) -> Iterator[Table]:
 def _writers(server: SeaweedFS, uri: str, data: bytes) -> Iterator[tuple[str, Callable[[], object]]]:
     """One object each, replaced every round, its bytes handed over in pieces as a worker's are."""
     store, fs, path = (
-        Store.open(uri, Storage(server.storage_options)),
+        open_store(uri, Storage(server.storage_options)),
         _s3fs(server),
         uri.removeprefix("s3://"),
     )
@@ -163,7 +163,7 @@ def _copy_table(server: SeaweedFS, params: int, runs: int, folder: str | None) -
 def _upload_checkpoint(server: SeaweedFS, params: int, folder: str | None) -> tuple[str, int]:
     """Its URI and bytes."""
     source = server.make_bucket("source")
-    store = Store.open(source, Storage(server.storage_options))
+    store = open_store(source, Storage(server.storage_options))
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".safetensors") as file:
         path = Path(file.name)
         write_checkpoint(path, params)
@@ -189,9 +189,9 @@ def _copy(server: SeaweedFS, source: str, nbytes: int, written: int, target: str
 
     def lane(k: int) -> None:
         storage = Storage(server.storage_options)
-        store = Store.open(root, storage)
+        store = open_store(root, storage)
         buffer = np.empty(BLOCK_NBYTES, np.uint8)
-        with Store.open(target, storage).open_writer(f"copy-{k}") as writer:
+        with open_store(target, storage).open_writer(f"copy-{k}") as writer:
             for start in range(k * BLOCK_NBYTES, nbytes, WORKERS * BLOCK_NBYTES):
                 view = buffer[: min(BLOCK_NBYTES, nbytes - start)]
                 store.read_into(name, start, view)

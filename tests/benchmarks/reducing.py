@@ -18,11 +18,12 @@ from unittest.mock import patch
 
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.format.record import RowRecord, StoredRange
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.plan import RowBlock, Shard, make_plan, plan_table
-from arrowquant_dist.store.commit import write_commit
-from arrowquant_dist.store.receipt import Receipt, RowRecord, StoredRange
-from arrowquant_dist.store.target import Target
+from arrowquant_dist.target.commit import write_commit
+from arrowquant_dist.target.receipt import Receipt
+from arrowquant_dist.target.target import Target
 from tests.benchmarks.table import Row, Table, at_most
 from tests.benchmarks.timing import run_process
 

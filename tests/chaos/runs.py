@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from arrowquant_dist import QuantizationConfig, RunConfig
 from arrowquant_dist.config import Storage
 from arrowquant_dist.driver import quantize
-from arrowquant_dist.store.verify import verify
+from arrowquant_dist.verify import verify
 from tests.datasets import manifest_of, weights_of
 from tests.servers.objects import Objects
 

@@ -19,7 +19,7 @@ from arrowquant_dist import QuantizationConfig, WeightLoader
 from arrowquant_dist.config import Storage
 from arrowquant_dist.driver import quantize
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, StorageError
-from arrowquant_dist.store.verify import verify
+from arrowquant_dist.verify import verify
 from tests.chaos.conftest import Note
 from tests.chaos.runs import (
     CONFIG,

@@ -11,7 +11,7 @@ from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.errors import InvalidCheckpoint
 from tests.checkpoint.checkpoint_files import read_all
-from tests.store.encoder import kept_row, random_row, write_v1, write_v2
+from tests.format.encoder import kept_row, random_row, write_v1, write_v2
 
 RNG = np.random.default_rng(11)
 

@@ -20,7 +20,8 @@ from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.strided import decode_strides, encode_strides, gather, is_contiguous, span
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.errors import ArrowQuantError, InvalidCheckpoint, NotFound
-from arrowquant_dist.store.files import Store
+from arrowquant_dist.storage.base import Store
+from arrowquant_dist.storage.open import open_store
 from tests.checkpoint.checkpoint_files import entry, safetensors_bytes
 
 
@@ -37,7 +38,7 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The (start, nbytes) of each range that stores are asked for."""
     asked: list[tuple[int, int]] = []
-    cls = type(Store.open("/"))
+    cls = type(open_store("/"))
     original = cls.read_into
 
     def counting(self: Store, path: str, start: int, out: np.ndarray) -> None:

@@ -12,9 +12,9 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
 from arrowquant_dist.cli import app
-from arrowquant_dist.store.files import Store
-from arrowquant_dist.store.part import PartWriter
-from arrowquant_dist.store.schema import StoredRow, chunk_digests, row_checksum
+from arrowquant_dist.format.parquet.part import PartWriter
+from arrowquant_dist.format.schema import StoredRow, chunk_digests, row_checksum
+from arrowquant_dist.storage.open import open_store
 
 GOLDEN = Path(__file__).parents[1] / "report" / "golden_report.json"
 HOSTILE = "a\x1b[2J<script>[bold]"
@@ -89,7 +89,7 @@ def make_dataset(folder: Path, told: np.ndarray) -> Path:
         chunk_digests=digests,
         checksum=row_checksum(digests, scales, none),
     )
-    with PartWriter(Store.open(str(folder)), "part.parquet", "none") as writer:
+    with PartWriter(open_store(str(folder)), "part.parquet", "none") as writer:
         writer.add(row, source_nbytes=256, method="rtn", kept_reason=None, errors=None)
         writer.close()
     return folder / "part.parquet"

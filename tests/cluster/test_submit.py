@@ -17,7 +17,7 @@ import psutil
 import pytest
 from safetensors.numpy import save
 
-from arrowquant_dist.store.verify import verify
+from arrowquant_dist.verify import verify
 from tests.conftest import CHECKOUT
 from tests.servers.fixtures import Bucket
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
 from arrowquant_dist.errors import UnquantizableWeights
-from arrowquant_dist.store.verify import verify
+from arrowquant_dist.verify import verify
 from tests.actors import actor_processes
 from tests.conftest import CHECKOUT
 from tests.datasets import manifest_of, weights_of

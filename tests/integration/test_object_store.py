@@ -9,7 +9,7 @@ import pytest
 
 from arrowquant_dist import ArrowQuantizer, RunConfig, WeightLoader
 from arrowquant_dist.config import Storage
-from arrowquant_dist.store.verify import verify
+from arrowquant_dist.verify import verify
 from tests.datasets import weights_of
 from tests.integration.sizes import INT8, SIZES
 from tests.servers.fixtures import Bucket

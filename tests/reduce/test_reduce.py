@@ -14,10 +14,11 @@ from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import IncompleteDataset, InvalidCheckpoint
+from arrowquant_dist.format.record import RowRecord, StoredRange
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.plan import Plan, RowBlock, Shard
 from arrowquant_dist.reduce import HostFacts, Report, RunFacts, combine_layers, reduce_layers
-from arrowquant_dist.store.receipt import Receipt, RowRecord, StoredRange
+from arrowquant_dist.target.receipt import Receipt
 
 HOST = HostFacts("Linux 6.1 x86_64", 2, 8 << 30, "3.11.7", {"numpy": "2.0"})
 RUN = RunFacts("inline", 2, "2026-01-02T03:04:05+00:00", 2.0, (), HOST)

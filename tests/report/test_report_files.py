@@ -22,7 +22,7 @@ from arrowquant_dist.report.page import report_page
 from arrowquant_dist.report.render import load_report, render, report_json
 from arrowquant_dist.report.text import printable
 from arrowquant_dist.report.view import WEIGHT_COSINE_NOTE
-from arrowquant_dist.store.files import Store
+from arrowquant_dist.storage.open import open_store
 from tests.report.report_samples import golden_report, golden_values, layer_metrics
 
 VOID = {"meta", "rect"}
@@ -281,7 +281,7 @@ def test_layers_parquet_has_a_row_a_layer(report: Report, layers: tuple[LayerMet
 
 
 def test_a_report_is_loaded_from_its_target(report: Report, layers: tuple[LayerMetrics, ...]) -> None:
-    store = Store.open("memory://report/target")
+    store = open_store("memory://report/target")
     for path, content in render(report, layers).items():
         store.write(path, content)
     assert load_report("memory://report/target") == report
@@ -296,6 +296,6 @@ def test_a_target_without_a_report_says_how_to_get_one() -> None:
     "content", [b"", b"{", b"[]", b"\xff\xfe{", b'{"report_version": 99}', b'{"report_version": 2}']
 )
 def test_a_damaged_report_names_its_file(content: bytes) -> None:
-    Store.open("memory://report/damaged").write("report/report.json", content)
+    open_store("memory://report/damaged").write("report/report.json", content)
     with pytest.raises(InvalidCheckpoint, match=r"damaged/report/report.json: "):
         load_report("memory://report/damaged")

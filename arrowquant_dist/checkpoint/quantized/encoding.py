@@ -10,7 +10,7 @@ from typing import Any
 
 from arrowquant_dist.checkpoint.table import SCALED, Layer
 from arrowquant_dist.dtypes import DTYPES
-from arrowquant_dist.store.files import redact
+from arrowquant_dist.storage.uris import redact
 
 PACKED_BITS = {"packed2": 2, "packed4": 4, "packed8": 8}
 E2M1 = "e2m1"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
-from arrowquant_dist.store.files import Store
+from arrowquant_dist.storage.base import Store
 
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 _DTYPES = ("bfloat16", "float16", "float32")

@@ -21,7 +21,7 @@ from arrowquant_dist.errors import (
     StorageError,
 )
 from arrowquant_dist.plan import RowBlock, Shard
-from arrowquant_dist.store.receipt import Receipt
+from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.worker import ShardWorker, WorkerContext
 
 WATCH = "watch"  # the concurrency group of `progress` and `stop`: a thread beside the one that runs shards

@@ -139,7 +139,7 @@ def no_room_message(memory_nbytes: int | None) -> str:
 def kernels_digest() -> str:
     """Of the code that codes and scales depend on: workers that have another are not of this run."""
     folder = Path(__file__).parents[2] / "kernels"
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()[
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))).hexdigest()[
         :16
     ]
 

@@ -12,7 +12,7 @@ import threading
 from ray.util.metrics import Counter, Gauge
 
 from arrowquant_dist.plan import RowBlock
-from arrowquant_dist.store.receipt import Receipt
+from arrowquant_dist.target.receipt import Receipt
 
 
 class WorkerMetrics:

@@ -9,7 +9,7 @@ import numpy as np
 
 from arrowquant_dist.engine.ray.actor import ShardActor
 from arrowquant_dist.plan import Shard
-from arrowquant_dist.store.receipt import Receipt
+from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.worker import OnBlock, ShardWorker, ShouldStop, WorkerContext
 
 GREED_NBYTES = 4 << 30

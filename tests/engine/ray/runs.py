@@ -18,7 +18,7 @@ from arrowquant_dist.engine import EngineEvent, EngineFacts
 from arrowquant_dist.engine.ray import Patience, RayEngine
 from arrowquant_dist.engine.ray.actor import ShardActor
 from arrowquant_dist.plan import Plan, make_plan, plan_table
-from arrowquant_dist.store.target import Target
+from arrowquant_dist.target.target import Target
 from arrowquant_dist.worker import ShardWorker, WorkerContext
 from tests.engine.ray.slow_actor import SlowActor, hold
 from tests.integration.program import commits

@@ -8,7 +8,7 @@ from pathlib import Path
 from arrowquant_dist.engine.ray.actor import Hello, ShardActor
 from arrowquant_dist.errors import StorageError
 from arrowquant_dist.plan import RowBlock, Shard
-from arrowquant_dist.store.receipt import Receipt
+from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.worker import OnBlock, ShardWorker, ShouldStop, WorkerContext
 
 BLOCK_SECONDS = 0.05

@@ -8,7 +8,7 @@ from arrowquant_dist.engine.ray.ledger import Ledger
 from arrowquant_dist.engine.ray.pace import Patience
 from arrowquant_dist.errors import PartialRun, StorageError
 from arrowquant_dist.plan import Shard, make_plan
-from tests.plan_sources import checkpoint
+from tests.plan.plan_sources import checkpoint
 
 AWAY = StorageError("away")
 

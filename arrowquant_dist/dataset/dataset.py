@@ -1,0 +1,262 @@
+"""A dataset at rest as layers to read: a manifest and its index, or V1 and V2 Parquet files as they are."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.dataset.bare import BareFile, KeptGroup, ReadCounter
+from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layers
+from arrowquant_dist.dataset.ranges import peak_nbytes, read_values
+from arrowquant_dist.dataset.values import Values, check_digests, check_finite
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidConfig, NotFound, UnknownLayer
+from arrowquant_dist.format.schema import CHUNK_NBYTES, SCHEMA_VERSION
+from arrowquant_dist.storage.base import ByteRange, Store
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.traffic import Transferred
+from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
+from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
+from arrowquant_dist.tensor import QuantizedTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows [start, stop) of a block, counted from the block's first."""
+
+    block: StoredBlock
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+class Dataset:
+    """The layers of one dataset, readable whole, by block or by rows. Thread-safe.
+
+    layers: by name, in storage order. aliases: {name: stored name} of tied tensors. schema_version: `1` or
+    `2`. manifest: None for bare files, whose rows are verified but whose completeness nobody vouches for.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        layers: Mapping[str, StoredLayer],
+        schema_version: str,
+        *,
+        manifest: Manifest | None = None,
+        files: Mapping[str, BareFile] | None = None,
+    ) -> None:
+        self.uri = store.uri
+        self.layers = layers
+        self.aliases: Mapping[str, str] = manifest.aliases if manifest is not None else {}
+        self.schema_version = schema_version
+        self.manifest = manifest
+        self._store = store
+        self._files = files or {}
+        self._counter = ReadCounter()
+
+    @classmethod
+    def open(cls, uri: str, storage: Storage = DEFAULT_STORAGE) -> Dataset:
+        """Reads what is known without weights: manifest and index, or the small columns of each Parquet file.
+
+        uri: a target, a V1 or V2 file, or a folder of them. Raises NotFound, CorruptWeights where index,
+        rows or shapes contradict each other, IncompleteDataset for an unfinished target and for missing rows.
+        """
+        store = open_store(uri, storage)
+        return _open_indexed(store) if store.exists(MANIFEST_PATH) else _open_bare(store)
+
+    @property
+    def transferred(self) -> Transferred:
+        """What was read so far."""
+        return self._store.traffic.total
+
+    @property
+    def kept_nbytes(self) -> int:
+        """Memory held between reads: the open row group of bare files that have several rows in one."""
+        return max((file.kept_nbytes for file in self._files.values()), default=0)
+
+    @property
+    def nbytes_read(self) -> int:
+        """Bytes asked of the store for weights so far."""
+        return self._counter.nbytes
+
+    def layer(self, name: str) -> StoredLayer:
+        """The layer that `name`, or what it is an alias of, is stored as. UnknownLayer has near names."""
+        stored = self.layers.get(self.aliases.get(name, name))
+        if stored is None:
+            near = difflib.get_close_matches(name, [*self.layers, *self.aliases], 3, 0.5)
+            hint = f"did you mean {', '.join(near)}?" if near else f"it has {len(self.layers)} others"
+            raise UnknownLayer(f"the dataset has no such layer; {hint}", layer=name, uri=self.uri)
+        return stored
+
+    def read_block(self, block: StoredBlock, *, verify: bool = True) -> QuantizedTensor:
+        """A whole block, in memory of its own. verify: its checksum; CorruptWeights has the byte range."""
+        return self.read_piece(Piece(block, 0, block.rows), verify=verify)
+
+    def read_rows(self, name: str, start: int, stop: int, *, verify: bool = True) -> list[QuantizedTensor]:
+        """Rows [start, stop) of a layer seen as [prod(shape[:row_dims]), columns], a piece for each block.
+
+        Reads those rows' bytes alone where the dataset is indexed and uncompressed (with verify: their 1 MiB
+        chunks), else the blocks they are in.
+        """
+        layer = self.layer(name)
+        if not 0 <= start <= stop <= layer.rows:
+            message = f"rows {start}-{stop} are not within its {layer.rows}; ask for rows that it has"
+            raise InvalidConfig(message, layer=name, uri=self.uri)
+        return [self.read_piece(piece, verify=verify) for piece in pieces(layer, start, stop)]
+
+    def read_values(self, name: str, start: int, stop: int, *, verify: bool = True) -> np.ndarray:
+        """Values [start, stop) of a layer in C order, decoded to its dtype: fresh uint8 [n · itemsize]."""
+        layer = self.layer(name)
+        itemsize = DTYPES[layer.dtype].itemsize
+        if start >= stop or layer.columns == 0:
+            return np.empty(0, np.uint8)
+        first, last = start // layer.columns, -(-stop // layer.columns)
+        found = [
+            tensor.values().reshape(-1).view(np.uint8)
+            for tensor in self.read_rows(name, first, last, verify=verify)
+        ]
+        whole = found[0] if len(found) == 1 else np.concatenate(found)
+        skipped = start - first * layer.columns
+        return whole[skipped * itemsize : (skipped + stop - start) * itemsize]
+
+    def piece_nbytes(self, piece: Piece, *, verify: bool = True) -> int:
+        """Memory that `read_piece` takes at its peak, its result included."""
+        block = piece.block
+        if block.ranges is not None:
+            return peak_nbytes(block.ranges, _byte_range(piece, verify=verify))
+        copies = 2 if self.kept_nbytes else 4  # decoded and our copy; a page of its own comes in two forms
+        return copies * block.stored_nbytes
+
+    def read_piece(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
+        """Some rows of one block, in memory of their own; otherwise as `read_block`."""
+        block = piece.block
+        url = self._store.url(block.path)
+        if block.ranges is None:
+            file = self._files[block.path]
+            values, place = file.read(block, self._counter), file.data_range(block)
+        else:
+            wanted = _byte_range(piece, verify=verify)
+            data = block.ranges.data
+            place = ByteRange(data.offset, data.offset + data.stored_nbytes)
+            try:
+                values = read_values(lambda part: self._fetch(block.path, part), block.ranges, wanted)
+            except CorruptWeights as error:
+                layer, where = block.layer_name, error.byte_range
+                raise CorruptWeights(error.message, layer=layer, uri=url, byte_range=where) from error
+            except NotFound as error:
+                message = "a part that the dataset needs is gone; fetch it again, or quantize anew"
+                raise IncompleteDataset(message, layer=block.layer_name, uri=url) from error
+        check_finite(values, block, url)
+        if verify:
+            check_digests(values, block, url, place)
+        return _tensor(values, piece)
+
+    def _fetch(self, path: str, byte_range: ByteRange) -> np.ndarray:
+        self._counter.add(byte_range.nbytes)
+        return self._store.read_range(path, byte_range)
+
+
+def pieces(layer: StoredLayer, start: int, stop: int) -> list[Piece]:
+    """What rows [start, stop) of a layer are stored in."""
+    return [
+        Piece(block, max(start - block.row_start, 0), min(stop - block.row_start, block.rows))
+        for block in layer.blocks
+        if max(start, block.row_start) < min(stop, block.row_stop) or layer.rows == 0
+    ]
+
+
+def _byte_range(piece: Piece, *, verify: bool) -> ByteRange:
+    """The piece's bytes in `data`; to verify them, widened to the chunks that have digests."""
+    block = piece.block
+    start, stop = piece.start * block.row_nbytes, piece.stop * block.row_nbytes
+    if not verify:
+        return ByteRange(start, stop)
+    start = start // CHUNK_NBYTES * CHUNK_NBYTES
+    return ByteRange(start, min(-(-stop // CHUNK_NBYTES) * CHUNK_NBYTES, block.data_nbytes))
+
+
+def _tensor(values: Values, piece: Piece) -> QuantizedTensor:
+    block, start, stop = piece.block, piece.start, piece.stop
+    is_all = stop - start == block.rows
+    groups = block.groups_per_row
+    numbers = slice(start * groups, stop * groups) if groups else slice(None)
+    return QuantizedTensor(
+        shape=block.shape if is_all else (stop - start, *block.layer_shape[block.row_dims :]),
+        dtype=block.dtype,
+        quant_type=block.quant_type,
+        codes=values.data[start * block.row_nbytes - values.start : stop * block.row_nbytes - values.start],
+        scales=values.scales[numbers],
+        zero_points=values.zero_points[numbers],
+        quant_axis=block.quant_axis,
+        group_size=block.group_size,
+        row_dims=block.own_row_dims if is_all else 1,
+    )
+
+
+def alias_errors(manifest: Manifest, layers: Container[str], uri: str) -> list[CorruptWeights]:
+    """Tied names that point to no layer, or hide one. uri: of the manifest."""
+    return [
+        CorruptWeights(f"it is tied to {stored!r}, and that cannot be; quantize anew", layer=alias, uri=uri)
+        for alias, stored in manifest.aliases.items()
+        if stored not in layers or alias in layers
+    ]
+
+
+def _open_indexed(store: Store) -> Dataset:
+    manifest = Manifest.read(store)
+    try:
+        entries = manifest.read_index(store)
+    except NotFound as error:
+        message = "the index that the manifest names is gone; fetch it again, or quantize anew"
+        raise IncompleteDataset(message, uri=store.url(manifest.index.path)) from error
+    blocks = [StoredBlock.from_record(entry.part, entry.record) for entry in entries]
+    layers, errors = group_layers(blocks, store.url)
+    errors += alias_errors(manifest, layers, store.url(MANIFEST_PATH))
+    if errors:
+        raise errors[0]
+    return Dataset(store, layers, SCHEMA_VERSION, manifest=manifest)
+
+
+def _open_bare(store: Store) -> Dataset:
+    paths = bare_paths(store)
+    kept = KeptGroup()
+    files = {path: BareFile(store, path, kept) for path in paths}
+    blocks = [block for file in files.values() for block in file.blocks]
+    layers, errors = group_layers(blocks, store.url)
+    if errors:
+        raise errors[0]
+    for block in blocks:
+        problem = files[block.path].size_problem(block)
+        if problem is not None:
+            message = f"{problem}; fetch the object again"
+            raise CorruptWeights(message, layer=block.layer_name, uri=store.url(block.path))
+    return Dataset(store, layers, max(file.version for file in files.values()), files=files)
+
+
+def bare_paths(store: Store) -> Sequence[str]:
+    """The Parquet files of a folder without a manifest, or "" for a store that is itself one."""
+    if store.exists(""):
+        return [""]
+    if store.exists(PLAN_PATH):
+        message = "the run that writes it has not finished; run the same quantize command again"
+        raise IncompleteDataset(message, uri=store.uri)
+    paths = [info.path for info in store.list() if _is_data(info.path)]
+    in_weights = [path for path in paths if path.startswith(f"{WEIGHTS_FOLDER}/")]
+    if not paths:
+        message = "no manifest.json and no .parquet file here; check the spelling"
+        raise NotFound(message, uri=store.uri)
+    return in_weights or paths
+
+
+def _is_data(path: str) -> bool:
+    """Parquet files that are not hidden, as other readers of such folders see it."""
+    return path.endswith(".parquet") and not any(part[0] in "._" for part in PurePosixPath(path).parts)

@@ -1,0 +1,98 @@
+"""Values of a row by plain byte ranges of its part: what the index makes possible, without Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+
+from arrowquant_dist.dataset.layers import BlobRanges
+from arrowquant_dist.dataset.values import Values
+from arrowquant_dist.errors import CorruptWeights
+from arrowquant_dist.format.record import StoredRange
+from arrowquant_dist.storage.base import ByteRange
+
+ZSTD_PREFIX_NBYTES = 4  # a decompressed page begins with the value's length
+COALESCE_NBYTES = 256 << 10  # reading across such a gap is cheaper than another request
+
+Fetch = Callable[[ByteRange], np.ndarray]  # fresh uint8 memory with a range of the row's object
+
+
+def read_values(fetch: Fetch, ranges: BlobRanges, part: ByteRange) -> Values:
+    """Bytes `part` of the row's data, and the whole of its three small values, in memory of their own.
+
+    One request where they lie side by side, as they do when all of the data is wanted. Compressed data is one
+    page: all of it is read, and `part` taken from it. Raises CorruptWeights, which the caller gives layer and
+    URI, where a page does not decompress to its size.
+    """
+    wanted = _wanted(ranges, part)
+    stored = [np.empty(0, np.uint8)] * len(wanted)
+    for extent, members in _extents(wanted):
+        memory = fetch(extent)
+        for i in members:
+            where = _byte_range(wanted[i])
+            stored[i] = memory[where.start - extent.start : where.stop - extent.start]
+    if ranges.compression == "none":
+        values = stored
+    else:
+        values = [_decompress(page, value) for page, value in zip(stored, wanted, strict=True)]
+        if part.nbytes < ranges.data.nbytes:  # a copy, so that a few rows do not keep a whole page in memory
+            values[0] = values[0][part.start : part.stop].copy()
+    scales, zero_points = (value.copy().view("<f4") for value in values[1:3])
+    return Values(values[0], scales, zero_points, values[3].tobytes(), part.start)
+
+
+def peak_nbytes(ranges: BlobRanges, part: ByteRange) -> int:
+    """Memory that `read_values` takes at its peak, its result included."""
+    small = ranges.scales.nbytes + ranges.zero_points.nbytes + ranges.chunk_digests.nbytes
+    fetched = sum(extent.nbytes for extent, _ in _extents(_wanted(ranges, part))) + 2 * small
+    if ranges.compression == "none":
+        return fetched
+    return fetched + ranges.data.nbytes + (part.nbytes if part.nbytes < ranges.data.nbytes else 0)
+
+
+def _wanted(ranges: BlobRanges, part: ByteRange) -> tuple[StoredRange, ...]:
+    data = ranges.data
+    if ranges.compression == "none":
+        data = StoredRange(data.offset + part.start, part.nbytes, part.nbytes)
+    return data, ranges.scales, ranges.zero_points, ranges.chunk_digests
+
+
+def _byte_range(value: StoredRange) -> ByteRange:
+    return ByteRange(value.offset, value.offset + value.stored_nbytes)
+
+
+def _extents(wanted: tuple[StoredRange, ...]) -> list[tuple[ByteRange, list[int]]]:
+    """What to fetch, neighbours in one request, and which of `wanted` are in it. Empty values are in none."""
+    extents: list[tuple[ByteRange, list[int]]] = []
+    for i in sorted(range(len(wanted)), key=lambda i: wanted[i].offset):
+        where = _byte_range(wanted[i])
+        if where.nbytes == 0:
+            continue
+        if extents and where.start <= extents[-1][0].stop + COALESCE_NBYTES:
+            extent, members = extents.pop()
+            extents.append((ByteRange(extent.start, max(extent.stop, where.stop)), [*members, i]))
+        else:
+            extents.append((where, [i]))
+    return extents
+
+
+def _decompress(page: np.ndarray, value: StoredRange) -> np.ndarray:
+    """The value in a zstd page body: its length as 4 little-endian bytes, then the value."""
+    if value.nbytes == 0:
+        return np.empty(0, np.uint8)
+    where = _byte_range(value)
+    try:
+        plain = pa.Codec("zstd").decompress(pa.py_buffer(page), value.nbytes + ZSTD_PREFIX_NBYTES)
+    except (OSError, pa.ArrowException) as error:
+        message = f"the page does not decompress ({error}); fetch the object again or quantize anew"
+        raise CorruptWeights(message, byte_range=(where.start, where.stop)) from error
+    decoded = np.frombuffer(plain, np.uint8)
+    length = int.from_bytes(decoded[:ZSTD_PREFIX_NBYTES].tobytes(), "little")
+    if length != value.nbytes or decoded.size != value.nbytes + ZSTD_PREFIX_NBYTES:
+        message = (
+            f"the page holds {length} bytes, not {value.nbytes}; fetch the object again or quantize anew"
+        )
+        raise CorruptWeights(message, byte_range=(where.start, where.stop))
+    return decoded[ZSTD_PREFIX_NBYTES:]

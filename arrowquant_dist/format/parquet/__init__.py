@@ -1,0 +1,1 @@
+"""Parquet files of V2 rows, written front to back."""

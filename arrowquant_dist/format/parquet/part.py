@@ -1,0 +1,216 @@
+"""A part file: V2 rows as they come, one page a value, and where in the file each value lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import xxhash
+from isal import isal_zlib
+
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.format.compression import ZstdFrames
+from arrowquant_dist.format.parquet import pages
+from arrowquant_dist.format.record import RowRecord, StoredRange
+from arrowquant_dist.format.schema import V2_SCHEMA, StoredRow
+from arrowquant_dist.metrics import ErrorSums
+from arrowquant_dist.storage.base import Store
+
+BIG_VALUE_NBYTES = 1 << 20  # rows with as much data get a row group of their own
+GROUP_NBYTES = 4 << 20  # smaller ones share a row group of about this much data
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """A finished part file. hash: `xxh3_128:<hex>` of all its bytes. records: in the order of `add`."""
+
+    path: str
+    nbytes: int
+    hash: str
+    records: tuple[RowRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _PendingRow:
+    """A row and its blobs as bytes. record: given its group, place and ranges, makes the record."""
+
+    position: int
+    row: StoredRow
+    blobs: dict[str, memoryview]
+    record: Callable[[int, int, dict[str, StoredRange]], RowRecord]
+
+
+class PartWriter:
+    """Writes one part file front to back; nothing is ever read back, so object stores need no second pass.
+
+    compression: `zstd` or `none`, for the four blob columns; the small columns are plain. frames: what
+    compresses, kept by a worker from part to part. Memory beyond the row given to `add`: 4 MiB of waiting small rows
+    and, under zstd, the largest value once more.
+    """
+
+    def __init__(self, store: Store, path: str, compression: str, frames: ZstdFrames | None = None) -> None:
+        if compression not in pages.CODECS:
+            raise InvalidConfig(f"compression {compression!r} is not known; use one of {[*pages.CODECS]}")
+        self._path, self._compression = path, compression
+        self._frames = (frames or ZstdFrames()) if compression == "zstd" else None
+        self._hash = xxhash.xxh3_128()
+        self._groups: list[pages.RowGroup] = []
+        self._records: dict[int, RowRecord] = {}
+        self._pending: list[_PendingRow] = []
+        self._pending_nbytes = 0
+        self._count = 0
+        self._url = store.url(path)
+        self._sink = store.open_writer(path)
+        self._write(pages.MAGIC)
+
+    def add(
+        self,
+        row: StoredRow,
+        *,
+        source_nbytes: int,
+        method: str,
+        kept_reason: str | None,
+        errors: ErrorSums | None,
+    ) -> None:
+        """Stores a row. Its arrays are the caller's again on return.
+
+        Raises InvalidConfig for a value that Parquet cannot hold (2 GiB), StorageError.
+        """
+
+        def record(group: int, place: int, ranges: dict[str, StoredRange]) -> RowRecord:
+            return RowRecord(
+                layer_name=row.layer_name,
+                row_start=row.row_start,
+                shape=row.shape,
+                layer_shape=row.layer_shape,
+                row_dims=row.row_dims,
+                dtype=row.dtype,
+                quant_type=row.quant_type,
+                quant_axis=row.quant_axis,
+                group_size=row.group_size,
+                num_params=row.num_params,
+                source_nbytes=source_nbytes,
+                row_group=group,
+                row_in_group=place,
+                compression=self._compression,
+                checksum=row.checksum,
+                method=method,
+                kept_reason=kept_reason,
+                errors=errors,
+                **ranges,
+            )
+
+        blobs = self._blobs(row)
+        pending = _PendingRow(self._count, row, blobs, record)
+        self._count += 1
+        if row.data.nbytes >= BIG_VALUE_NBYTES:
+            self._write_group([pending])
+            return
+        self._pending.append(pending)
+        self._pending_nbytes += sum(blob.nbytes for blob in blobs.values())
+        if self._pending_nbytes >= GROUP_NBYTES:
+            self._flush()
+
+    def close(self) -> PartInfo:
+        """Writes what waits and the footer. StorageError leaves no part behind."""
+        try:
+            self._flush()
+            self._write(pages.footer(self._groups, _created_by()))
+            nbytes = self._sink.tell()
+            self._sink.close()
+        except BaseException:
+            self.abort()
+            raise
+        records = tuple(self._records[i] for i in range(self._count))
+        return PartInfo(self._path, nbytes, f"xxh3_128:{self._hash.hexdigest()}", records)
+
+    def abort(self) -> None:
+        """Deletes the unfinished file."""
+        self._pending.clear()
+        self._sink.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.abort()  # nothing after `close`
+
+    def _blobs(self, row: StoredRow) -> dict[str, memoryview]:
+        """The row's four values; of small rows copies, since these wait for company."""
+        arrays = {
+            "data": row.data,
+            "scales": np.ascontiguousarray(row.scales, "<f4"),
+            "zero_points": np.ascontiguousarray(row.zero_points, "<f4"),
+            "chunk_digests": np.frombuffer(row.chunk_digests, np.uint8),
+        }
+        blobs = {
+            name: array.data.cast("B") if array.size else memoryview(b"") for name, array in arrays.items()
+        }
+        if max(blob.nbytes for blob in blobs.values()) > pages.MAX_VALUE_NBYTES:
+            message = "one row of a dataset holds less than 2 GiB; set run.block_bytes lower"
+            raise InvalidConfig(message, layer=row.layer_name, uri=self._url)
+        if row.data.nbytes >= BIG_VALUE_NBYTES:
+            return blobs
+        return {name: memoryview(bytes(blob)) for name, blob in blobs.items()}
+
+    def _flush(self) -> None:
+        rows, self._pending, self._pending_nbytes = self._pending, [], 0
+        if rows:
+            self._write_group(rows)
+
+    def _write_group(self, rows: list[_PendingRow]) -> None:
+        ranges: list[dict[str, StoredRange]] = [{} for _ in rows]
+        chunks = []
+        for field in V2_SCHEMA:
+            start = self._sink.tell()
+            if field.name in pages.BLOB_COLUMNS:
+                raw_nbytes = 0
+                for row, found in zip(rows, ranges, strict=True):
+                    found[field.name], page_nbytes = self._write_blob(row.blobs[field.name])
+                    raw_nbytes += page_nbytes
+                nbytes = self._sink.tell() - start
+                chunks.append(
+                    pages.ColumnChunk(field.name, start, nbytes, raw_nbytes, len(rows), self._compression)
+                )
+            else:
+                page, chunk = pages.small_page(field, [getattr(row.row, field.name) for row in rows])
+                self._write(page)
+                chunks.append(replace(chunk, offset=start))
+        group = len(self._groups)
+        self._groups.append(pages.RowGroup(len(rows), tuple(chunks)))
+        for place, (row, found) in enumerate(zip(rows, ranges, strict=True)):
+            self._records[row.position] = row.record(group, place, found)
+
+    def _write_blob(self, blob: memoryview) -> tuple[StoredRange, int]:
+        """A page with this one value. Returns where the value is, and the page's size before compression."""
+        prefix = pages.blob_prefix(blob.nbytes)
+        raw_nbytes = len(prefix) + blob.nbytes
+        if self._frames is None:
+            header = pages.page_header(
+                1, raw_nbytes, raw_nbytes, isal_zlib.crc32(blob, isal_zlib.crc32(prefix))
+            )
+            self._write(header + prefix)
+            offset = self._sink.tell()
+            self._write(blob)
+            return StoredRange(offset, blob.nbytes, blob.nbytes), len(header) + raw_nbytes
+        body = self._frames.compress(prefix, blob)
+        header = pages.page_header(1, raw_nbytes, body.nbytes, isal_zlib.crc32(body))
+        self._write(header)
+        offset = self._sink.tell()
+        self._write(body)
+        return StoredRange(offset, body.nbytes if blob.nbytes else 0, blob.nbytes), len(header) + raw_nbytes
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._hash.update(data)
+        self._sink.write(data)
+
+
+def _created_by() -> str:
+    try:
+        return f"arrowquant-dist version {version('arrowquant-dist')}"
+    except PackageNotFoundError:  # run from a checkout
+        return "arrowquant-dist version 0"

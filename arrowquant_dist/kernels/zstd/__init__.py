@@ -1,0 +1,1 @@
+"""zstd frames whose blocks are Huffman coded alone, for codes of weights."""

@@ -1,0 +1,1 @@
+"""Bytes at places: local disk, object stores, anything behind fsspec."""

@@ -1,0 +1,243 @@
+"""Objects on local disk, without fsspec: pread into the caller's memory, rename and link for atomicity."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from stat import S_ISDIR
+from typing import Any
+
+import numpy as np
+
+from arrowquant_dist.errors import NotFound
+from arrowquant_dist.storage.base import TEMPORARY_MARK, ObjectInfo, ObjectWriter, Store
+from arrowquant_dist.storage.disk import CachedFile, Disk, NewFile
+from arrowquant_dist.storage.system_errors import short_read, storage_error
+from arrowquant_dist.storage.traffic import Traffic
+
+_CACHED_FILES = 64
+_PUBLISH_ATTEMPTS = 3
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+class LocalStore(Store):
+    """A directory, or a single file, of this machine."""
+
+    def __init__(self, uri: str) -> None:
+        path = uri.split("://", 1)[1] if "://" in uri else uri
+        self._root = Path(path).expanduser().absolute()
+        self.uri = str(self._root)
+        self.traffic = Traffic()
+        self._lock = threading.Lock()
+        self._files: OrderedDict[str, _File] = OrderedDict()
+        self._disk = Disk()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalStore, (self.uri,)
+
+    def exists(self, path: str) -> bool:
+        with self._translated(path):
+            return self._local(path).is_file()
+
+    def info(self, path: str) -> ObjectInfo:
+        with self._translated(path):
+            stat = self._local(path).stat()
+            if S_ISDIR(stat.st_mode):
+                raise IsADirectoryError(path)
+            return self._info(path, stat)
+
+    def read(self, path: str) -> bytes:
+        with self._translated(path):
+            return self._local(path).read_bytes()
+
+    def read_into(self, path: str, start: int, out: np.ndarray) -> None:
+        if out.size == 0:
+            return
+        view = out.data.cast("B")
+        done = 0
+        with self._translated(path, (start, start + len(view))):
+            file = self._open_cached(path)
+            while done < len(view):
+                count = os.preadv(file.descriptor, [view[done:]], start + done)
+                if count == 0:
+                    raise short_read(self.url(path), start, len(view), done)
+                done += count
+        self.traffic.add(read_nbytes=done)
+
+    def announce(self, path: str, start: int, nbytes: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            with self._translated(path, (start, start + nbytes)):
+                os.posix_fadvise(self._open_cached(path).descriptor, start, nbytes, os.POSIX_FADV_WILLNEED)
+
+    def open_writer(self, path: str) -> ObjectWriter:
+        self._forget(path)
+        with self._translated(path):
+            target = self._local(path)
+            file = self._disk.make(target, self._open_new(target, os.O_TRUNC))
+            return _LocalWriter(target, file, self.url(path), self.traffic)
+
+    def write(self, path: str, data: bytes) -> None:
+        self._forget(path)
+        self._publish(path, data, os.replace)
+
+    def create(self, path: str, data: bytes) -> bool:
+        if self.exists(path):
+            return False
+        try:
+            self._publish(path, data, _link)
+        except FileExistsError:
+            return False
+        return True
+
+    def list(self, prefix: str = "") -> list[ObjectInfo]:
+        with self._translated(prefix):
+            start = self._local(prefix)
+            if start.is_file():
+                return [self.info(prefix)]
+            found = []
+            for folder, _, names in os.walk(start):
+                for name in names:
+                    file = Path(folder, name)
+                    with suppress(FileNotFoundError):  # removed since, or a dangling link
+                        found.append(self._info(file.relative_to(self._root).as_posix(), file.stat()))
+            return sorted(found, key=lambda info: info.path)
+
+    def delete(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self._forget(path)
+            with self._translated(path):
+                self._local(path).unlink(missing_ok=True)
+                self._remove_empty_parents(path)
+
+    def _local(self, path: str) -> Path:
+        return self._root / self.check_path(path) if path else self._root
+
+    @staticmethod
+    def _info(path: str, stat: os.stat_result) -> ObjectInfo:
+        return ObjectInfo(path, stat.st_size, f"{stat.st_mtime_ns}-{stat.st_size}")
+
+    def _publish(self, path: str, data: bytes, place: Callable[[Path, Path], None]) -> None:
+        """Writes `data` beside its final path, then puts it there in one step."""
+        with self._translated(path):
+            target = self._local(path)
+            for attempt in range(_PUBLISH_ATTEMPTS):
+                temporary = target.with_name(f".{target.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}")
+                descriptor = self._open_new(temporary, os.O_EXCL)
+                try:
+                    with _LocalWriter(
+                        temporary, CachedFile(descriptor), self.url(path), self.traffic
+                    ) as writer:
+                        writer.write(data)
+                    place(temporary, target)
+                except FileNotFoundError:  # another process swept the temporary file away
+                    if attempt + 1 == _PUBLISH_ATTEMPTS:
+                        raise
+                else:
+                    return
+                finally:
+                    temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def _open_new(target: Path, flags: int) -> int:
+        while True:  # `delete` elsewhere may remove the empty folder between mkdir and open
+            try:
+                return os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o666)
+            except FileNotFoundError:
+                target.parent.mkdir(parents=True, exist_ok=True)
+
+    def _open_cached(self, path: str) -> _File:
+        """The open file of `path`. It stays open while the caller holds it, whatever the cache drops."""
+        with self._lock:
+            file = self._files.get(path)
+            if file is None:
+                file = self._files[path] = _File(self._local(path))
+                if len(self._files) > _CACHED_FILES:
+                    self._files.popitem(last=False)
+            self._files.move_to_end(path)
+            return file
+
+    def _forget(self, path: str) -> None:
+        with self._lock:
+            self._files.pop(path, None)
+
+    def _remove_empty_parents(self, path: str) -> None:
+        for parent in self._local(path).parents:
+            if parent == self._root or not parent.is_relative_to(self._root):
+                return
+            try:
+                parent.rmdir()
+            except OSError:  # not empty, or gone already
+                return
+
+    @contextmanager
+    def _translated(self, path: str, byte_range: tuple[int, int] | None = None) -> Iterator[None]:
+        try:
+            yield
+        except FileExistsError:
+            raise
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFound("there is no such file; check the path", uri=self.url(path)) from error
+        except IsADirectoryError as error:
+            raise NotFound("this is a folder, not a file; check the path", uri=self.url(path)) from error
+        except OSError as error:
+            raise storage_error(error, self.url(path), byte_range) from error
+
+
+class _File:
+    """An open descriptor that closes when the last one who holds it lets go."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class _LocalWriter(ObjectWriter):
+    def __init__(self, path: Path, file: NewFile, url: str, traffic: Traffic) -> None:
+        super().__init__()
+        self._path, self._file, self._url, self._traffic = path, file, url, traffic
+
+    def _write(self, data: memoryview) -> None:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise storage_error(error, self._url) from error
+        self._traffic.add(written_nbytes=len(data))
+
+    def _close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:  # of the last pieces; a quota or a network file system may say so only now
+            self._remove()
+            raise storage_error(error, self._url) from error
+
+    def _abort(self) -> None:
+        self._file.abandon()
+        self._remove()
+
+    def _remove(self) -> None:
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, target: Path) -> None:
+    """Gives `temporary` its final name unless that is taken: FileExistsError."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        if temporary.stat().st_nlink < 2:  # 2: our own link landed and its answer got lost (NFS)
+            raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # No hard links here. Only the content's atomicity is lost: readers of such objects validate them.
+        with target.open("xb") as file:
+            file.write(temporary.read_bytes())

@@ -1,0 +1,183 @@
+"""Any fsspec file system, by the methods that all of them have."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from arrowquant_dist.config import Transfer
+from arrowquant_dist.errors import StorageError
+from arrowquant_dist.storage.base import ObjectInfo
+from arrowquant_dist.storage.remote.client import Client, ShortAnswer, Sink, ends_early, no_conditional_create
+from arrowquant_dist.storage.remote.faults import status_of
+from arrowquant_dist.storage.remote.requests import Requests
+from arrowquant_dist.storage.traffic import Traffic
+
+_NOWHERE = logging.NullHandler()  # one, which a logger takes once, however many clients there are
+_MEMORY_LOCK = threading.Lock()  # memory:// checks and writes in two steps
+# How each says "only if nothing is there" to _pipe_file. Others ignore such a word, and would overwrite in silence.
+_CREATING: dict[str, dict[str, Any]] = {
+    "gs": {"mode": "create"},
+    "gcs": {"mode": "create"},
+    "az": {"overwrite": False},
+    "abfs": {"overwrite": False},
+    "abfss": {"overwrite": False},
+}
+# What asks each for the range alone. hf:// reads 5 MiB ahead otherwise.
+_READING: dict[str, dict[str, Any]] = {"hf": {"cache_type": "none"}}
+_VERSION_KEYS = (
+    "ETag",
+    "etag",
+    "blob_id",
+    "sha",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "created",
+)
+
+
+class FileSystemClient(Client):
+    """fs: async ones run on their loop, with time-outs of ours; others in threads, with those that they have."""
+
+    def __init__(self, fs: Any, root: str, transfer: Transfer, traffic: Traffic) -> None:
+        from fsspec.asyn import get_loop
+
+        super().__init__(transfer, traffic)
+        self._fs, self._root = fs, root.rstrip("/")
+        # What it logs of requests that failed, tracebacks too, goes where the user sends logs, not to the terminal.
+        logging.getLogger(type(fs).__module__.partition(".")[0]).addHandler(_NOWHERE)
+        self.loop = fs.loop if fs.async_impl else get_loop()
+        self._threads = None if fs.async_impl else ThreadPoolExecutor(transfer.requests, "fsspec")
+        self._protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+        self._reading = next((_READING[name] for name in self._protocols if name in _READING), {})
+
+    async def info(self, path: str) -> ObjectInfo:
+        self._fs.invalidate_cache()
+        found = await self._call("info", 0, self._full(path))
+        if found["type"] == "directory":
+            raise FileNotFoundError(path)
+        return _info(path, found)
+
+    async def read(self, path: str) -> bytes:
+        return bytes(await self._call("cat_file", 0, self._full(path)))
+
+    async def read_into(self, path: str, start: int, view: memoryview) -> None:
+        stop = start + len(view)
+        options = {"start": start, "end": stop, **self._reading}
+        data = await self._call("cat_file", len(view), self._full(path), **options)
+        self.traffic.add(read_nbytes=len(data))
+        if len(data) > len(view):
+            raise StorageError("the storage does not answer ranges; copy the object to one that does")
+        if len(data) < len(view):
+            nbytes = (await self.info(path)).nbytes
+            if nbytes < stop:
+                raise ends_early(stop, nbytes)
+            raise ShortAnswer(f"{len(data)} of {len(view)} bytes came")
+        view[:] = data
+
+    async def write(self, path: str, data: bytes) -> None:
+        await self._call("pipe_file", len(data), self._full(path), data)
+
+    async def create(self, path: str, data: bytes) -> bool:
+        if "memory" in self._protocols:
+            return bool(await self._threaded(self._create_in_memory, path, data))
+        how = next((_CREATING[name] for name in sorted(self._protocols) if name in _CREATING), None)
+        if how is None:
+            raise no_conditional_create(path)
+        try:
+            await self._call("pipe_file", len(data), self._full(path), data, **how)
+        except Exception as error:
+            is_taken = isinstance(error, FileExistsError) or type(error).__name__ == "ResourceExistsError"
+            if not is_taken and status_of(error) != 412:
+                raise
+            return await self.read(path) == data  # our own, if its answer was lost
+        return True
+
+    async def list_page(self, prefix: str, after: str | None) -> tuple[list[ObjectInfo], str | None]:
+        del after  # fsspec gives all at once
+        self._fs.invalidate_cache()
+        try:
+            found = await self._call("find", 0, self._full(prefix), detail=True)
+        except FileNotFoundError:
+            return [], None
+        if not isinstance(found, Mapping):  # adlfs names an object that is the root, without its details
+            found = {name: await self._call("info", 0, name) for name in found}
+        files = (item for item in found.items() if item[1]["type"] == "file")
+        return [_info(name.removeprefix(self._root).lstrip("/"), info) for name, info in files], None
+
+    async def delete(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            with suppress(FileNotFoundError):
+                await self._call("rm_file", 0, self._full(path))
+
+    def open_sink(self, path: str, requests: Requests) -> Sink:
+        file = self._fs.open(self._full(path), "wb", block_size=self.transfer.upload_bytes)
+
+        def delete() -> None:
+            requests.run(self.delete([path]))
+
+        return FileSink(file, self.traffic, delete)
+
+    def _create_in_memory(self, path: str, data: bytes) -> bool:
+        with _MEMORY_LOCK:
+            if self._fs.exists(self._full(path)):
+                return False
+            self._fs.pipe_file(self._full(path), data)
+            return True
+
+    def _full(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    async def _call(self, method: str, nbytes: int, *arguments: Any, **options: Any) -> Any:
+        """nbytes: how much of a body is sent or read."""
+        if self._threads is not None:
+            return await self._threaded(getattr(self._fs, method), *arguments, **options)
+        async with self.seconds(nbytes):
+            return await getattr(self._fs, f"_{method}")(*arguments, **options)
+
+    async def _threaded(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(function, *arguments, **options))
+
+
+class FileSink:
+    """A file of fsspec's. What it uploads, it uploads while the caller waits, repeated as its library does."""
+
+    def __init__(self, file: Any, traffic: Traffic, delete: Callable[[], None]) -> None:
+        self._file, self._traffic, self._delete = file, traffic, delete
+
+    def write(self, data: memoryview) -> None:
+        self._file.write(data)
+        self._traffic.add(written_nbytes=len(data))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def abort(self) -> None:
+        """Uploads in flight are given up; where the file system can't, what it wrote is deleted."""
+        try:
+            if hasattr(self._file, "discard"):
+                self._file.discard()
+            else:
+                self._file.close()
+        finally:
+            with suppress(AttributeError):
+                self._file.closed = True  # or its finalizer would publish what was discarded
+            self._delete()
+
+
+def _info(path: str, found: Mapping[str, Any]) -> ObjectInfo:
+    version = next((found[key] for key in _VERSION_KEYS if found.get(key)), "unknown")
+    if isinstance(version, datetime):  # memory:// says so in `info` and a number in `find`
+        version = version.timestamp()
+    nbytes = int(found["size"] or 0)
+    return ObjectInfo(path, nbytes, f"{str(version).strip(chr(34))}-{nbytes}")

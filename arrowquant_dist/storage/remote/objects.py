@@ -1,0 +1,169 @@
+"""A root URL behind fsspec: what a Store promises, made of single requests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import xxhash
+
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, NotFound, StorageError
+from arrowquant_dist.storage.base import ObjectInfo, ObjectWriter, Store
+from arrowquant_dist.storage.remote.client import Client, ShortAnswer, Sink
+from arrowquant_dist.storage.remote.faults import translated
+from arrowquant_dist.storage.remote.open import open_client
+from arrowquant_dist.storage.remote.requests import Requests, side_by_side
+from arrowquant_dist.storage.remote.secrets import Secrets
+from arrowquant_dist.storage.traffic import Traffic
+from arrowquant_dist.storage.uris import redact
+
+T = TypeVar("T")
+
+
+class RemoteStore(Store):
+    """Ranges that are read of one object are of one version of it, where the storage tells versions (S3 does)."""
+
+    def __init__(self, uri: str, storage: Storage = DEFAULT_STORAGE) -> None:
+        if redact(uri) != uri:
+            message = "a URI with credentials or a query is not taken, it would be shown; use storage_options"
+            raise InvalidConfig(message, uri=redact(uri))
+        self._storage = storage
+        self.uri = uri.rstrip("/") or uri
+        self.traffic = Traffic()
+        self._client: Client = open_client(uri, storage, self.traffic)
+        self._requests = Requests(self._client.loop, storage.transfer, self.traffic)
+        self._versions: dict[str, str] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteStore, (self.uri, self._storage)
+
+    def exists(self, path: str) -> bool:
+        try:
+            self.info(path)
+        except NotFound:
+            return False
+        return True
+
+    def info(self, path: str) -> ObjectInfo:
+        with self._translated(path):
+            found = self._run(lambda: self._client.info(path))
+        self._versions[path] = found.version
+        return found
+
+    def read(self, path: str) -> bytes:
+        with self._translated(path):
+            return self._run(lambda: self._client.read(path))
+
+    def read_into(self, path: str, start: int, out: np.ndarray) -> None:
+        self.read_all_into(path, [(start, out)])
+
+    def read_all_into(self, path: str, reads: Sequence[tuple[int, np.ndarray]]) -> None:
+        views = [(start, out.data.cast("B")) for start, out in reads if out.size]
+        if not views:
+            return
+        span = min(start for start, _ in views), max(start + len(view) for start, view in views)
+        with self._translated(path, span):
+            self._requests.run(self._read_pieces(path, views))
+
+    def open_writer(self, path: str) -> ObjectWriter:
+        self._versions.pop(path, None)
+        with self._translated(path):
+            return _RemoteWriter(self, path, self._client.open_sink(path, self._requests))
+
+    def write(self, path: str, data: bytes) -> None:
+        self._versions.pop(path, None)
+        with self._translated(path):
+            self._run(lambda: self._client.write(path, data))
+
+    def create(self, path: str, data: bytes) -> bool:
+        self._versions.pop(path, None)
+        with self._translated(path):
+            return self._run(lambda: self._client.create(path, data))
+
+    def list(self, prefix: str = "") -> list[ObjectInfo]:
+        found: list[ObjectInfo] = []
+        after: str | None = None
+        with self._translated(prefix):
+            while True:
+                page, after = self._run(partial(self._client.list_page, prefix, after))
+                found += page
+                if after is None:
+                    return sorted(found, key=lambda info: info.path)
+
+    def delete(self, paths: Iterable[str]) -> None:
+        checked = [self.check_path(path) for path in paths]
+        for path in checked:
+            self._versions.pop(path, None)
+        at_once = self._client.delete_at_once
+        batches = [checked[first : first + at_once] for first in range(0, len(checked), at_once)]
+        with self._translated(""):
+            deleting = (self._requests.persist(partial(self._client.delete, batch)) for batch in batches)
+            self._requests.run(side_by_side(deleting))
+
+    def abandon_uploads(self, prefix: str = "") -> None:
+        with self._translated(prefix):
+            self._run(lambda: self._client.abandon_uploads(prefix))
+
+    def _run(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        return self._requests.run(self._requests.persist(attempt))
+
+    async def _read_pieces(self, path: str, views: Sequence[tuple[int, memoryview]]) -> None:
+        step = self._storage.transfer.range_bytes
+        await side_by_side(
+            self._requests.persist(partial(self._read_piece, path, start + at, view[at : at + step]))
+            for start, view in views
+            for at in range(0, len(view), step)
+        )
+
+    async def _read_piece(self, path: str, start: int, view: memoryview) -> None:
+        version = await self._client.read_into(path, start, view)
+        if self._storage.transfer.read_twice:
+            before = xxhash.xxh3_128_digest(view)
+            await self._client.read_into(path, start, view)
+            if xxhash.xxh3_128_digest(view) != before:
+                raise ShortAnswer("two readings of the same bytes differ")
+        if version is not None and self._versions.setdefault(path, version) != version:
+            raise StorageError("the object was replaced while it was read; put it back, or start anew")
+
+    @contextmanager
+    def _translated(self, path: str, byte_range: tuple[int, int] | None = None) -> Iterator[None]:
+        """Every library behind fsspec has errors of its own, often no OSError; all of them end here."""
+        if path:
+            self.check_path(path)
+        try:
+            yield
+        except Exception as error:
+            secrets = Secrets(self._storage.options)
+            ours = translated(error, self.url(path), byte_range, secrets)
+            if ours is error:
+                raise
+            raise ours from (None if secrets.are_in(error) else error)
+
+
+class _RemoteWriter(ObjectWriter):
+    def __init__(self, store: RemoteStore, path: str, sink: Sink) -> None:
+        super().__init__()
+        self._store, self._path, self._sink = store, path, sink
+
+    def _write(self, data: memoryview) -> None:
+        with self._store._translated(self._path):
+            self._sink.write(data)
+
+    def _close(self) -> None:
+        with self._store._translated(self._path):
+            self._sink.close()
+
+    def _abort(self) -> None:
+        """Does what it can: nobody can see what stays behind, and `abandon_uploads` finds it later."""
+        if (
+            self._store._requests.is_own_thread
+        ):  # of a writer that was dropped; waiting there would wait for itself
+            threading.Thread(target=self._sink.abort, daemon=True).start()
+            return
+        with suppress(ArrowQuantError), self._store._translated(self._path):
+            self._sink.abort()

@@ -1,0 +1,95 @@
+"""Requests on fsspec's event loop: so many at a time, repeated while their failure may pass."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
+
+from arrowquant_dist.config import Transfer
+from arrowquant_dist.storage.remote.faults import may_pass
+from arrowquant_dist.storage.traffic import Traffic
+
+T = TypeVar("T")
+LONGEST_WAIT = 30.0
+_SECONDS_TO_CANCEL = 10.0
+_SECONDS_UNHEARD = 0.5
+
+
+class Requests:
+    """Thread-safe. `run`, `submit` are called from any thread but the loop's; coroutines run on the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transfer: Transfer, traffic: Traffic) -> None:
+        self._loop, self._transfer, self._traffic = loop, transfer, traffic
+        self._slots = asyncio.Semaphore(transfer.requests)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`. Whatever interrupts the caller cancels it, and it has ended when this returns."""
+        ended = threading.Event()
+        future = asyncio.run_coroutine_threadsafe(_signalled(work, ended), self._loop)
+        try:
+            # Not one long wait: a signal that another thread gets does not wake this one, and Ctrl-C would be unheard.
+            while not wait([future], timeout=_SECONDS_UNHEARD).done:
+                pass
+            return future.result()
+        except BaseException:
+            future.cancel()
+            ended.wait(_SECONDS_TO_CANCEL)
+            raise
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether this is the loop's thread, where `run` would wait for itself: a finalizer may get there."""
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
+    async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The result of the first attempt that succeeds. Raises the error that does not pass, or the last one."""
+        for pause in waits(self._transfer):
+            try:
+                async with self._slots:
+                    return await attempt()
+            except Exception as error:
+                if not may_pass(error):
+                    raise
+            self._traffic.add(retries=1)
+            await asyncio.sleep(pause)
+        async with self._slots:
+            return await attempt()
+
+
+def waits(transfer: Transfer) -> Iterable[float]:
+    """Seconds before each repetition: `backoff`, doubled up to 30 s; between half and all of it, at random.
+
+    The default settings' eight waits take 31 to 62 s, so that a server may restart meanwhile.
+    """
+    for attempt in range(transfer.retries):
+        longest = min(LONGEST_WAIT, transfer.backoff * 2.0**attempt)
+        yield longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+async def side_by_side(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results. After the first error the rest is cancelled, and has ended when that error is raised."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+async def _signalled(work: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+    try:
+        return await work
+    finally:
+        ended.set()

@@ -1,0 +1,121 @@
+"""An object sent to S3 in parts, while the caller makes the next ones."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from concurrent.futures import Future
+from typing import Any
+
+from arrowquant_dist.errors import StorageError
+from arrowquant_dist.storage.remote.faults import code_of
+from arrowquant_dist.storage.remote.requests import Requests
+from arrowquant_dist.storage.remote.s3 import S3Client
+
+PARTS_IN_FLIGHT = 2  # besides the one that is filled: memory is 3 × upload_bytes
+_MOST_PARTS = 10_000  # S3's limit
+
+
+class Upload:
+    """One PUT for what is no larger than a part. Nothing can be seen at `path` before `close`.
+
+    Parts are all of `upload_bytes` but the last, as some servers want it, each repeated on its own. Used by one thread.
+    """
+
+    def __init__(self, client: S3Client, path: str, requests: Requests) -> None:
+        self._client, self._path, self._requests = client, path, requests
+        self._buffer = io.BytesIO()
+        self._upload: str | None = None
+        self._in_flight: deque[Future[str]] = deque()
+        self._etags: list[str] = []
+        self._nbytes = 0
+
+    def write(self, data: memoryview) -> None:
+        part_nbytes = self._client.transfer.upload_bytes
+        while data:
+            room = part_nbytes - self._buffer.tell()
+            self._buffer.write(data[:room])
+            data = data[room:]
+            if self._buffer.tell() == part_nbytes:
+                self._send()
+
+    def close(self) -> None:
+        """Once this returns the object is there. After an error the outcome may be unknown; no upload is left open."""
+        if self._upload is None:
+            self._requests.run(self._requests.persist(self._put))
+            return
+        try:
+            if self._buffer.tell():
+                self._send()
+            self._wait(until=0)
+            self._requests.run(self._complete(self._upload))
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        for part in self._in_flight:
+            part.cancel()
+        if self._upload is not None:
+            upload, self._upload = self._upload, None
+            key = self._client.key(self._path)
+            self._requests.run(self._requests.persist(lambda: self._client.abort_upload(key, upload)))
+
+    def _send(self) -> None:
+        if self._upload is None:
+            self._upload = self._requests.run(self._requests.persist(self._start))
+        number = len(self._etags) + len(self._in_flight) + 1
+        if number > _MOST_PARTS:
+            raise StorageError(
+                f"the object has more than {_MOST_PARTS} parts; raise transfer.upload_bytes, or choose smaller shards"
+            )
+        self._wait(until=PARTS_IN_FLIGHT - 1)
+        body, self._buffer = self._buffer.getvalue(), io.BytesIO()
+        self._nbytes += len(body)
+        self._in_flight.append(self._requests.submit(self._part(self._upload, number, body)))
+
+    def _wait(self, until: int) -> None:
+        """Until at most so many parts are in flight; raises what one of them failed with."""
+        while len(self._in_flight) > until:
+            self._etags.append(self._in_flight[0].result())
+            self._in_flight.popleft()
+
+    async def _put(self) -> None:
+        self._client.traffic.add(written_nbytes=self._buffer.tell())
+        await self._client.write(self._path, self._buffer.getvalue())
+
+    async def _start(self) -> str:
+        answer = await self._client.call("create_multipart_upload", Key=self._client.key(self._path))
+        return str(answer["UploadId"])
+
+    async def _part(self, upload: str, number: int, body: bytes) -> str:
+        async def attempt() -> str:
+            self._client.traffic.add(written_nbytes=len(body))
+            answer = await self._call("upload_part", upload, body, PartNumber=number)
+            return str(answer["ETag"])
+
+        return await self._requests.persist(attempt)
+
+    async def _complete(self, upload: str) -> None:
+        parts = [{"PartNumber": i, "ETag": etag} for i, etag in enumerate(self._etags, 1)]
+
+        async def attempt() -> None:
+            await self._call("complete_multipart_upload", upload, MultipartUpload={"Parts": parts})
+
+        try:
+            await self._requests.persist(attempt)
+        except Exception as error:
+            if code_of(error) != "NoSuchUpload" or not await self._has_landed():
+                raise
+
+    async def _has_landed(self) -> bool:
+        """Whether an attempt was carried out whose answer got lost: an object of as many bytes and parts is there.
+
+        Its path is the attempt's own (`Target.part_path`), so it is nobody else's.
+        """
+        found = await self._requests.persist(lambda: self._client.info(self._path))
+        return found.nbytes == self._nbytes and found.version.endswith(f"-{len(self._etags)}-{self._nbytes}")
+
+    async def _call(self, method: str, upload: str, body: bytes | None = None, **arguments: Any) -> Any:
+        key = self._client.key(self._path)
+        return await self._client.call(method, body, Key=key, UploadId=upload, **arguments)

@@ -1,0 +1,32 @@
+"""What the operating system's errors mean, with a next step."""
+
+from __future__ import annotations
+
+import errno
+
+from arrowquant_dist.errors import StorageError
+
+_FULL = "free some space and run the same command again, finished work is kept"
+_HINTS = {
+    errno.ENOSPC: f"the disk is full; {_FULL}",
+    errno.EDQUOT: f"the disk quota is full; {_FULL}",
+    errno.EFBIG: "the file is larger than this system allows; raise the limit or choose smaller shards",
+    errno.EACCES: "permission denied; check the owner and the mode",
+    errno.EPERM: "permission denied; check the owner and the mode",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EMFILE: "too many open files; raise `ulimit -n`",
+}
+
+
+def storage_error(error: OSError, url: str, byte_range: tuple[int, int] | None = None) -> StorageError:
+    """What the operating system said, with a next step."""
+    hint = _HINTS.get(error.errno or 0, "look at the cause and run the same command again")
+    return StorageError(f"{hint} ({error.strerror or error})", uri=url, byte_range=byte_range)
+
+
+def short_read(url: str, start: int, wanted: int, got: int) -> StorageError:
+    return StorageError(
+        f"the object ends {wanted - got} bytes too early; it was cut or replaced since it was listed",
+        uri=url,
+        byte_range=(start, start + wanted),
+    )

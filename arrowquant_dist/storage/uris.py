@@ -1,0 +1,30 @@
+"""URIs as text: which are of this machine, their parts, and what of them may be shown."""
+
+from __future__ import annotations
+
+import re
+
+
+def is_local(uri: str) -> bool:
+    """Whether `uri` is a path of this machine: no protocol, `file://` or `local://`."""
+    protocol, separator, _ = uri.partition("://")
+    return not separator or protocol in ("file", "local")
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Folder and last name: "s3://b/dir/f.bin" → ("s3://b/dir", "f.bin"), "x.bin" → (".", "x.bin")."""
+    head, _, name = uri.rstrip("/").rpartition("/")
+    if head.endswith(":/") or not name:  # a bare bucket or "/" has no folder
+        return uri, ""
+    return head or ("/" if uri.startswith("/") else "."), name
+
+
+def redact(uri: str) -> str:
+    """`uri` without what may be secret: user:password@ of each authority, and the query. Local paths stay.
+
+    abfs://container@account.dfs.core.windows.net is how Azure's clients name a place: a container is no user.
+    """
+    if is_local(uri):
+        return uri
+    bare = re.sub(r"[?#][^:]*?(?=::|$)", "", uri)
+    return re.sub(r"(?<![A-Za-z])(abfss?://[^/@:]*@)|://[^/@]*@", lambda found: found[1] or "://", bare)

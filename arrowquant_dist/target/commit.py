@@ -1,0 +1,219 @@
+"""run/commits/: a small object a finished shard, the first one wins. What is not committed does not exist.
+
+A commit holds the whole receipt, and the fingerprint of the plan it belongs to: a zombie of a run that was
+overwritten meanwhile cannot slip its part into the new one.
+
+A commit is stale if it cannot be read, is of another plan, or its part is gone. Nothing here deletes or replaces one:
+between looking and deleting, somebody else may have made a good one of it. The next attempt takes the next place
+(00000.json, then 00000.1.json …), and the first place that is not stale counts. What is stale stays so, and each
+place is taken once, so everybody who looks after that sees the same receipt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import lru_cache, partial
+from itertools import starmap
+from typing import Any
+
+from arrowquant_dist.errors import NotFound, StorageError, TargetConflict
+from arrowquant_dist.format.record import RowRecord, StoredRange
+from arrowquant_dist.metrics import ErrorSums
+from arrowquant_dist.storage.base import Store
+from arrowquant_dist.target.manifest import hash_of
+from arrowquant_dist.target.receipt import Receipt
+
+COMMITS_FOLDER = "run/commits"
+READERS = 32  # commits read side by side; each is one small request
+_NAME = re.compile(rf"{COMMITS_FOLDER}/(\d{{5,}})(?:\.(\d{{1,2}}))?\.json")
+_COMMIT_VERSION = 3
+_BODY = b',"receipt":'
+_READS = 3  # of what is no commit
+_BATCH = 1024  # commits that are read, and not parsed yet, at a time
+_PLACES = 32  # of a shard; each but the first stands for a stale commit before it
+_ROW_FIELDS = [field.name for field in fields(RowRecord)]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What is at a commit's path. receipt: None where it cannot be read, or is of another plan."""
+
+    path: str
+    receipt: Receipt | None
+
+
+def commit_path(shard: int, place: int = 0) -> str:
+    return f"{COMMITS_FOLDER}/{shard:05d}{f'.{place}' if place else ''}.json"
+
+
+def is_commit(path: str) -> bool:
+    return _NAME.fullmatch(path) is not None
+
+
+def place_of(path: str) -> tuple[int, int]:
+    """Shard and place of a commit's path."""
+    numbers = path.removeprefix(f"{COMMITS_FOLDER}/").removesuffix(".json").split(".")
+    return int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else 0
+
+
+def write_commit(store: Store, receipt: Receipt, fingerprint: str, is_current: Callable[[], bool]) -> bool:
+    """Publishes the shard if nobody has. True: this receipt counts; False: another attempt's does.
+
+    is_current: whether the target's plan is still ours, asked before a place behind a stale commit is taken; if not,
+    TargetConflict. StorageError where the outcome stays unknown; the part must not be deleted then.
+    """
+    data = _commit_bytes(receipt, fingerprint)
+    for place in range(_PLACES):
+        path = commit_path(receipt.shard, place)
+        try:
+            if store.create(path, data):
+                return True
+        except StorageError:
+            # The answer may be lost and the write landed: our own attempt's id there says so.
+            landed = read_commit(store, path, fingerprint)
+            if landed is None or landed.receipt is None:
+                raise
+        found = read_commit(store, path, fingerprint)
+        winner = found.receipt if found is not None else None
+        if winner is not None and winner.attempt == receipt.attempt:
+            return True
+        if winner is not None and has_part(store, winner):
+            return False
+        if not is_current():
+            message = "the run was overwritten by another one; nothing of this one counts"
+            raise TargetConflict(message, uri=store.uri)
+    message = f"{_PLACES} commits of the shard are stale; start anew with --overwrite"
+    raise StorageError(message, uri=store.url(commit_path(receipt.shard)))
+
+
+def read_counting(store: Store, shard: int, fingerprint: str) -> Receipt | None:
+    """The receipt that counts for one shard, if any: two requests, and two more for each stale commit."""
+    for place in range(_PLACES):
+        found = read_commit(store, commit_path(shard, place), fingerprint)
+        if found is None:
+            return None
+        if found.receipt is not None and has_part(store, found.receipt):
+            return found.receipt
+    return None
+
+
+def has_part(store: Store, receipt: Receipt) -> bool:
+    """Whether the receipt's part is there in its size. StorageError."""
+    try:
+        return store.size(receipt.part) == receipt.nbytes
+    except NotFound:
+        return False
+
+
+def read_commit(store: Store, path: str, fingerprint: str) -> Commit | None:
+    """One commit; None if nothing is there. StorageError."""
+    data = _read(store, path)
+    return _commit(store, path, data, fingerprint) if data is not None else None
+
+
+def read_commits(store: Store, paths: Sequence[str], fingerprint: str) -> Iterator[Commit]:
+    """Those of `paths` that are there, read READERS at a time.
+
+    They are parsed in this thread: where the reading threads did so, they got in each other's way (1.3 times the CPU).
+    """
+    with ThreadPoolExecutor(READERS) as readers:
+        for first in range(0, len(paths), _BATCH):
+            batch = paths[first : first + _BATCH]
+            for path, data in zip(batch, readers.map(partial(_read, store), batch), strict=True):
+                if data is not None:
+                    yield _commit(store, path, data, fingerprint)
+
+
+def _read(store: Store, path: str) -> bytes | None:
+    try:
+        return store.read(path)
+    except NotFound:
+        return None
+
+
+def _commit(store: Store, path: str, data: bytes | None, fingerprint: str) -> Commit:
+    """What is no commit is read again: a byte that was flipped on the way must not make it stale for one reader."""
+    for _ in range(_READS):
+        try:
+            receipt = _receipt_in(data or b"", fingerprint)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            data = _read(store, path)
+            continue
+        return Commit(path, receipt if receipt is not None and place_of(path)[0] == receipt.shard else None)
+    return Commit(path, None)
+
+
+def counting_receipts(commits: Iterable[Commit], has_part: Callable[[Receipt], bool]) -> dict[int, Receipt]:
+    """{shard: receipt} of the first commit of each shard that is not stale, by shard."""
+    counting: dict[int, Receipt] = {}
+    for commit in sorted(commits, key=lambda commit: place_of(commit.path)):
+        receipt = commit.receipt
+        if receipt is not None and receipt.shard not in counting and has_part(receipt):
+            counting[receipt.shard] = receipt
+    return counting
+
+
+def _commit_bytes(receipt: Receipt, fingerprint: str) -> bytes:
+    """One JSON object; `receipt` comes last, and `checksum` is of its text."""
+    body = _json(_packed(receipt))
+    head = {"commit_version": _COMMIT_VERSION, "fingerprint": fingerprint, "checksum": hash_of(body)}
+    return _json(head)[:-1] + _BODY + body + b"}"
+
+
+def _receipt_in(data: bytes, fingerprint: str) -> Receipt | None:
+    """None where it is of another plan or version. ValueError, KeyError or TypeError where it is no commit."""
+    head, _, body = data.partition(_BODY)
+    values = json.loads(head + b"}")
+    if values["commit_version"] != _COMMIT_VERSION or values["fingerprint"] != fingerprint:
+        return None
+    if values["checksum"] != hash_of(body[:-1]):
+        raise ValueError("not the receipt that was written")
+    return _unpacked(json.loads(body[:-1]))
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":")).encode()
+
+
+def _packed(receipt: Receipt) -> dict[str, Any]:
+    """The receipt as a dict, its rows as columns and its records as lists: a third of the bytes."""
+    values = receipt.to_dict()
+    rows = {name: [_plain(row[name]) for row in values["rows"]] for name in _ROW_FIELDS}
+    return values | {"rows": rows}
+
+
+def _unpacked(values: dict[str, Any]) -> Receipt:
+    """The receipt of `_packed`. ValueError, KeyError or TypeError where it is none.
+
+    Made without a dict a row, and what rows have in common is one object: a driver keeps those of every shard.
+    """
+    columns = [_column(name, values["rows"][name]) for name in _ROW_FIELDS]
+    rows = tuple(RowRecord(*row) for row in zip(*columns, strict=True))
+    return Receipt(**{**values, "rows": rows})
+
+
+def _column(name: str, values: list[Any]) -> Iterable[Any]:
+    if name in ("data", "scales", "zero_points", "chunk_digests"):
+        return starmap(StoredRange, values)
+    if name == "errors":
+        return (None if value is None else ErrorSums(*value) for value in values)
+    if name in ("shape", "layer_shape"):
+        return map(_shape, map(tuple, values))
+    if name in ("dtype", "quant_type", "compression", "method"):
+        return map(sys.intern, values)
+    return values
+
+
+@lru_cache(maxsize=4096)
+def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """An equal one that is there already, mostly."""
+    return shape
+
+
+def _plain(value: Any) -> Any:
+    return list(value.values()) if isinstance(value, dict) else value

@@ -1,0 +1,296 @@
+"""manifest.json: what is in a dataset. It alone makes parts a dataset, so it is written last."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import PurePosixPath
+from typing import Any, Self
+
+import xxhash
+
+from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint
+from arrowquant_dist.format.schema import SCHEMA_VERSION
+from arrowquant_dist.storage.base import Store
+from arrowquant_dist.target.index import INDEX_PATH, IndexEntry, read_index
+from arrowquant_dist.target.receipt import Receipt
+
+MANIFEST_PATH = "manifest.json"
+MANIFEST_VERSION = 1
+_FORMAT = "arrowquant"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A whole object of the target. path: under the target. hash: `xxh3_128:<hex>` of its bytes."""
+
+    path: str
+    nbytes: int
+    hash: str
+
+    @classmethod
+    def of(cls, path: str, data: bytes) -> Self:
+        return cls(path, len(data), hash_of(data))
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestPart:
+    """A committed part file."""
+
+    path: str
+    shard: int
+    rows: int
+    nbytes: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over all rows. source_nbytes: in the source's dtypes. nbytes: of the part files."""
+
+    layers: int
+    rows: int
+    num_params: int
+    source_nbytes: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a finished dataset holds, and what made it.
+
+    created_at: UTC, ISO 8601. versions: of what wrote it. source: {uri, format, files}, without credentials.
+    aliases: {name: stored name} of tied tensors. sidecars: files copied from the source.
+    """
+
+    created_at: str
+    versions: dict[str, str]
+    fingerprint: str
+    source: dict[str, Any]
+    config: dict[str, Any]
+    compression: str
+    aliases: dict[str, str]
+    totals: Totals
+    index: StoredFile
+    parts: tuple[ManifestPart, ...]
+    sidecars: tuple[StoredFile, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        receipts: Iterable[Receipt],
+        *,
+        index: bytes,
+        sidecars: Mapping[str, bytes],
+        fingerprint: str,
+        source: dict[str, Any],
+        config: dict[str, Any],
+        compression: str,
+        aliases: dict[str, str],
+    ) -> Manifest:
+        """The manifest of these committed shards, as of now. index: the bytes of index.parquet."""
+        ordered = sorted(receipts, key=lambda receipt: receipt.shard)
+        return cls(
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=_versions(),
+            fingerprint=fingerprint,
+            source=source,
+            config=config,
+            compression=compression,
+            aliases=dict(aliases),
+            totals=_totals(ordered),
+            index=StoredFile.of(INDEX_PATH, index),
+            parts=tuple(ManifestPart(r.part, r.shard, len(r.rows), r.nbytes, r.hash) for r in ordered),
+            sidecars=tuple(StoredFile.of(path, data) for path, data in sorted(sidecars.items())),
+        )
+
+    @classmethod
+    def read(cls, store: Store) -> Manifest:
+        """The manifest of the target at `store`. NotFound, CorruptWeights, InvalidCheckpoint."""
+        return cls.from_bytes(store.read(MANIFEST_PATH), store.url(MANIFEST_PATH))
+
+    def read_index(self, store: Store) -> list[IndexEntry]:
+        """The rows of the index, checked against this manifest. CorruptWeights, NotFound.
+
+        Every entry's part is in `parts`, its ranges lie within it, and each part has as many rows as said.
+        """
+        uri = store.url(self.index.path)
+        data = store.read(self.index.path)
+        if StoredFile.of(self.index.path, data) != self.index:
+            message = f"its {len(data)} bytes are not those that the manifest lists; fetch it again"
+            raise CorruptWeights(message, uri=uri)
+        entries = read_index(data)
+        missing = {part.path: part.rows for part in self.parts}
+        sizes = {part.path: part.nbytes for part in self.parts}
+        for entry in entries:
+            if entry.part not in sizes:
+                message = f"the index has a row in {entry.part!r}, which the manifest does not list"
+                raise CorruptWeights(message, layer=entry.record.layer_name, uri=uri)
+            missing[entry.part] -= 1
+            record = entry.record
+            for value in (record.data, record.scales, record.zero_points, record.chunk_digests):
+                if value.offset + value.stored_nbytes > sizes[entry.part]:
+                    where = (value.offset, value.offset + value.stored_nbytes)
+                    message = f"the index points behind the end of {entry.part}; quantize again"
+                    raise CorruptWeights(message, layer=record.layer_name, uri=uri, byte_range=where)
+        wrong = [path for path, rows in missing.items() if rows]
+        if wrong:
+            message = f"the index has another number of rows than the manifest for {', '.join(wrong[:3])}"
+            raise CorruptWeights(message, uri=uri)
+        return entries
+
+    def to_dict(self) -> dict[str, Any]:
+        head = {"format": _FORMAT, "schema_version": SCHEMA_VERSION, "manifest_version": MANIFEST_VERSION}
+        return {**head, **asdict(self)}
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(self.to_dict(), indent=2).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, uri: str) -> Manifest:
+        """Parses and validates. uri: for errors."""
+        try:
+            values = json.loads(data)
+        except ValueError as error:
+            message = f"this is not JSON ({error}); the manifest is damaged or not of arrowquant"
+            raise CorruptWeights(message, uri=uri) from error
+        return cls.from_dict(values, uri)
+
+    @classmethod
+    def from_dict(cls, values: Any, uri: str = MANIFEST_PATH) -> Manifest:
+        """Validates everything that decides what is read. CorruptWeights names the field that is wrong.
+
+        InvalidCheckpoint: not an arrowquant manifest, or one of a newer version.
+        """
+        if not isinstance(values, dict) or values.get("format") != _FORMAT:
+            raise InvalidCheckpoint("this manifest is not of arrowquant; check the URI", uri=uri)
+        fields = _Fields(values, "", uri)
+        if (
+            fields.number("manifest_version") > MANIFEST_VERSION
+            or fields.text("schema_version") != SCHEMA_VERSION
+        ):
+            newer = (
+                f"manifest_version {values['manifest_version']}, schema_version {values['schema_version']}"
+            )
+            message = f"written by a newer arrowquant-dist ({newer}); update this one"
+            raise InvalidCheckpoint(message, uri=uri)
+        totals = fields.record("totals")
+        manifest = cls(
+            created_at=fields.text("created_at"),
+            versions=fields.texts("versions"),
+            fingerprint=fields.text("fingerprint"),
+            source=fields.mapping("source"),
+            config=fields.mapping("config"),
+            compression=fields.text("compression"),
+            aliases=fields.texts("aliases"),
+            totals=Totals(**{name: totals.number(name) for name in Totals.__dataclass_fields__}),
+            index=_stored_file(fields.record("index")),
+            parts=tuple(_part(part) for part in fields.records("parts")),
+            sidecars=tuple(_stored_file(sidecar) for sidecar in fields.records("sidecars")),
+        )
+        _check_parts(manifest, fields)
+        return manifest
+
+
+def hash_of(data: bytes) -> str:
+    """`xxh3_128:<hex>` of `data`."""
+    return f"xxh3_128:{xxhash.xxh3_128_hexdigest(data)}"
+
+
+class _Fields:
+    """Typed access to a JSON object; what is wrong becomes CorruptWeights with the field's full name."""
+
+    def __init__(self, values: dict[str, Any], prefix: str, uri: str) -> None:
+        self._values, self._prefix, self._uri = values, prefix, uri
+
+    def wrong(self, name: str, expected: str) -> CorruptWeights:
+        message = f"`{self._prefix}{name}` of the manifest is not {expected}; fetch it again or quantize anew"
+        return CorruptWeights(message, uri=self._uri)
+
+    def text(self, name: str) -> str:
+        value = self._values.get(name)
+        if not isinstance(value, str):
+            raise self.wrong(name, "a string")
+        return value
+
+    def number(self, name: str) -> int:
+        value = self._values.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise self.wrong(name, "a whole number from 0 on")
+        return value
+
+    def path(self, name: str) -> str:
+        value = self.text(name)
+        pure = PurePosixPath(value)
+        if not value or pure.is_absolute() or ".." in pure.parts or "\0" in value:
+            raise self.wrong(name, "a path under the target")
+        return value
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        value = self._values.get(name)
+        if not isinstance(value, dict):
+            raise self.wrong(name, "an object")
+        return value
+
+    def texts(self, name: str) -> dict[str, str]:
+        value = self.mapping(name)
+        if not all(isinstance(one, str) for one in value.values()):
+            raise self.wrong(name, "an object of strings")
+        return value
+
+    def record(self, name: str) -> _Fields:
+        return _Fields(self.mapping(name), f"{self._prefix}{name}.", self._uri)
+
+    def records(self, name: str) -> list[_Fields]:
+        values = self._values.get(name)
+        if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+            raise self.wrong(name, "a list of objects")
+        return [_Fields(value, f"{self._prefix}{name}[{i}].", self._uri) for i, value in enumerate(values)]
+
+
+def _stored_file(fields: _Fields) -> StoredFile:
+    return StoredFile(fields.path("path"), fields.number("nbytes"), fields.text("hash"))
+
+
+def _part(fields: _Fields) -> ManifestPart:
+    return ManifestPart(
+        fields.path("path"),
+        fields.number("shard"),
+        fields.number("rows"),
+        fields.number("nbytes"),
+        fields.text("hash"),
+    )
+
+
+def _check_parts(manifest: Manifest, fields: _Fields) -> None:
+    parts = manifest.parts
+    if len({part.path for part in parts}) < len(parts) or len({part.shard for part in parts}) < len(parts):
+        raise fields.wrong("parts", "a list of different parts of different shards")
+    if sum(part.rows for part in parts) != manifest.totals.rows:
+        raise fields.wrong("totals.rows", "the sum of its parts' rows")
+
+
+def _totals(receipts: Iterable[Receipt]) -> Totals:
+    receipts = list(receipts)
+    rows = [row for receipt in receipts for row in receipt.rows]
+    return Totals(
+        layers=len({row.layer_name for row in rows}),
+        rows=len(rows),
+        num_params=sum(row.num_params for row in rows),
+        source_nbytes=sum(row.source_nbytes for row in rows),
+        nbytes=sum(receipt.nbytes for receipt in receipts),
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("arrowquant-dist", "pyarrow", "numpy", "numba"):
+        try:
+            versions[name.replace("-", "_")] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from a checkout
+            versions[name.replace("-", "_")] = "unknown"
+    return versions

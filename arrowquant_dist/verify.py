@@ -1,0 +1,325 @@
+"""Whether a dataset is all there and what was written: every object, every row, and that they agree."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.dataset.bare import BareFile, KeptGroup
+from arrowquant_dist.dataset.dataset import Dataset, alias_errors, bare_paths
+from arrowquant_dist.dataset.layers import StoredBlock, block_problem, group_layers
+from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, NotFound
+from arrowquant_dist.format.schema import SCHEMA_VERSION
+from arrowquant_dist.storage.base import Store
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
+from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile
+
+READ_NBYTES = 8 << 20
+WORKERS = 4
+STRAY = "stray-object"
+
+OnProgress = Callable[[int, int], None]  # bytes done, bytes in all; called from several threads
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. kind: that of the error that reading would raise, or `stray-object`."""
+
+    kind: str
+    message: str
+    layer: str | None = None
+    uri: str | None = None
+    byte_range: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return str(ArrowQuantError(self.message, layer=self.layer, uri=self.uri, byte_range=self.byte_range))
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What was checked, and what is wrong with it. objects, nbytes: of the files with weights."""
+
+    uri: str
+    problems: tuple[Problem, ...]
+    objects: int
+    layers: int
+    rows: int
+    nbytes: int
+
+    @property
+    def is_sound(self) -> bool:
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"is_sound": self.is_sound, **asdict(self)}
+
+
+def verify(
+    uri: str, storage: Storage = DEFAULT_STORAGE, on_progress: OnProgress | None = None
+) -> VerifyReport:
+    """Reads every byte of a dataset, three times where it is a target, and lists what is wrong.
+
+    Of a target: the manifest against index, parts and plan; size and hash of every object; each row's
+    checksums by its byte ranges, and again as Parquet has it; that every layer is covered once; that nothing
+    else lies among the parts. Of bare files: their rows; and of a folder, that nothing says whether it is
+    complete. Memory: a few times the largest block for each of 4 threads. Raises NotFound where nothing is.
+    """
+    store = open_store(uri, storage)
+    findings = _Findings(store, on_progress)
+    if store.exists(MANIFEST_PATH):
+        _check_target(store, findings)
+    else:
+        _check_bare(store, findings)
+    return findings.report()
+
+
+class _Findings:
+    """What was checked so far, and what is wrong. Thread-safe."""
+
+    def __init__(self, store: Store, on_progress: OnProgress | None) -> None:
+        self.uri = store.uri
+        self._on_progress = on_progress
+        self._lock = threading.Lock()
+        self._problems: list[Problem] = []
+        self._counts = {"objects": 0, "layers": 0, "rows": 0, "nbytes": 0}
+        self._done = self._todo = 0
+
+    def note(self, error: ArrowQuantError, kind: str | None = None) -> None:
+        problem = Problem(kind or error.kind, error.message, error.layer, error.uri, error.byte_range)
+        with self._lock:
+            self._problems.append(problem)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """What is raised inside becomes a problem, and ends the block alone."""
+        try:
+            yield
+        except ArrowQuantError as error:
+            self.note(error)
+
+    def expect(self, nbytes: int) -> None:
+        self._todo += nbytes
+
+    def advance(self, nbytes: int) -> None:
+        with self._lock:
+            self._done = min(self._done + nbytes, self._todo)
+            done = self._done
+        if self._on_progress is not None:
+            self._on_progress(done, self._todo)
+
+    def count(self, **counts: int) -> None:
+        with self._lock:
+            for name, number in counts.items():
+                self._counts[name] += number
+
+    def report(self) -> VerifyReport:
+        problems = sorted(self._problems, key=lambda p: (p.uri or "", p.layer or "", p.byte_range or (0, 0)))
+        return VerifyReport(self.uri, tuple(problems), **self._counts)
+
+
+def _check_bare(store: Store, findings: _Findings) -> None:
+    try:
+        paths = bare_paths(store)
+    except IncompleteDataset as error:
+        findings.note(error)
+        return
+    if paths != [""]:
+        message = (
+            f"without {MANIFEST_PATH} nothing says whether all of it is here; run the same command again"
+        )
+        findings.note(IncompleteDataset(message, uri=store.uri))
+    kept = KeptGroup()
+    files = {}
+    for path in paths:
+        with findings.noting():
+            files[path] = BareFile(store, path, kept)
+            findings.count(objects=1, nbytes=store.size(path))
+    blocks = _check_layers([block for file in files.values() for block in file.blocks], store, findings)
+    findings.expect(sum(block.stored_nbytes for block in blocks))
+    dataset = Dataset(store, {}, SCHEMA_VERSION, files=files)
+    for block in blocks:
+        with findings.noting():
+            dataset.read_block(block)
+        findings.count(rows=1)
+        findings.advance(block.stored_nbytes)
+
+
+def _check_target(store: Store, findings: _Findings) -> None:
+    with findings.noting():
+        manifest = Manifest.read(store)
+        _check_strays(store, manifest, findings)
+        blocks = _check_index(store, manifest, findings)
+        nbytes = sum(part.nbytes for part in manifest.parts)
+        nbytes += sum(sidecar.nbytes for sidecar in manifest.sidecars)
+        findings.expect(nbytes + 2 * sum(block.stored_nbytes for block in blocks))
+        for sidecar in manifest.sidecars:
+            with findings.noting():
+                _check_object(store, sidecar, findings)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            check = partial(_check_part, store, findings)
+            of_parts = [[block for block in blocks if block.path == part.path] for part in manifest.parts]
+            list(pool.map(check, manifest.parts, of_parts))
+
+
+def _check_layers(blocks: Sequence[StoredBlock], store: Store, findings: _Findings) -> list[StoredBlock]:
+    """Notes what is wrong with the layers; returns the blocks that can be read."""
+    layers, errors = group_layers(blocks, store.url)
+    for error in errors:
+        findings.note(error)
+    findings.count(layers=len(layers))
+    return [block for block in blocks if block_problem(block) is None]
+
+
+def _check_index(store: Store, manifest: Manifest, findings: _Findings) -> list[StoredBlock]:
+    """The index against the manifest and the plan; returns the blocks that can be read."""
+    try:
+        entries = manifest.read_index(store)
+    except NotFound:
+        message = "the index that the manifest names is not here; fetch it again"
+        findings.note(IncompleteDataset(message, uri=store.url(manifest.index.path)))
+        return []
+    except ArrowQuantError as error:
+        findings.note(error)
+        return []
+    blocks = [StoredBlock.from_record(entry.part, entry.record) for entry in entries]
+    uri = store.url(MANIFEST_PATH)
+    for wrong in alias_errors(manifest, {block.layer_name for block in blocks}, uri):
+        findings.note(wrong)
+    totals = manifest.totals
+    found = {
+        "layers": len({block.layer_name for block in blocks}),
+        "num_params": sum(block.num_params for block in blocks),
+        "source_nbytes": sum(entry.record.source_nbytes for entry in entries),
+        "nbytes": sum(part.nbytes for part in manifest.parts),
+    }
+    for name, number in found.items():
+        if getattr(totals, name) != number:
+            message = f"`totals.{name}` of the manifest is {getattr(totals, name)}, its rows have {number}"
+            findings.note(CorruptWeights(f"{message}; fetch it again", uri=uri))
+    if store.exists(PLAN_PATH):
+        with findings.noting():
+            _check_plan(store, manifest, blocks, findings)
+    return _check_layers(blocks, store, findings)
+
+
+def _check_plan(store: Store, manifest: Manifest, blocks: Sequence[StoredBlock], findings: _Findings) -> None:
+    """What was planned is what is there: every row block once, from the same source by the same config."""
+    uri = store.url(PLAN_PATH)
+    try:
+        table = pa.ipc.open_file(pa.BufferReader(store.read(PLAN_PATH))).read_all()
+        rows = table.select(["layer_name", "row_start", "shape", "layer_shape", "dtype"]).to_pylist()
+        metadata = {key.decode(): json.loads(value) for key, value in (table.schema.metadata or {}).items()}
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise CorruptWeights(f"the plan is damaged ({error}); fetch it again", uri=uri) from error
+    planned = {
+        (row["layer_name"], row["row_start"], *map(tuple, (row["shape"], row["layer_shape"])), row["dtype"])
+        for row in rows
+    }
+    stored = {(b.layer_name, b.row_start, b.shape, b.layer_shape, b.dtype) for b in blocks}
+    for name, start, shape, *_ in sorted(planned - stored):
+        message = f"the block {list(shape)} from row {start} on was planned and is not in the index"
+        findings.note(IncompleteDataset(f"{message}; quantize anew", layer=name, uri=uri))
+    for name, start, shape, *_ in sorted(stored - planned):
+        message = f"the block {list(shape)} from row {start} on was never planned; quantize anew"
+        findings.note(CorruptWeights(message, layer=name, uri=uri))
+    for name in ("fingerprint", "source", "config", "aliases", "compression"):
+        if metadata.get(f"arrowquant.{name}") != getattr(manifest, name):
+            message = f"`{name}` of the manifest is not that of {PLAN_PATH}; fetch both again"
+            findings.note(CorruptWeights(message, uri=store.url(MANIFEST_PATH)))
+
+
+def _check_strays(store: Store, manifest: Manifest, findings: _Findings) -> None:
+    known = {part.path for part in manifest.parts}
+    for info in store.list(WEIGHTS_FOLDER):
+        if info.path not in known:
+            message = "the manifest does not list it, but what reads the folder would find it; remove it"
+            findings.note(ArrowQuantError(message, uri=store.url(info.path)), STRAY)
+
+
+def _check_object(store: Store, file: StoredFile | ManifestPart, findings: _Findings) -> None:
+    """Size and hash of a whole object. Raises CorruptWeights, IncompleteDataset."""
+    uri = store.url(file.path)
+    try:
+        nbytes = store.size(file.path)
+    except NotFound as error:
+        message = "the manifest lists it, and it is not here; fetch it again, or quantize anew"
+        raise IncompleteDataset(message, uri=uri) from error
+    if nbytes != file.nbytes:
+        message = f"it has {nbytes} bytes, the manifest says {file.nbytes}; fetch it again"
+        raise CorruptWeights(message, uri=uri)
+    state = xxhash.xxh3_128()
+    memory = np.empty(min(READ_NBYTES, nbytes), np.uint8)
+    for start in range(0, nbytes, READ_NBYTES):
+        piece = memory[: min(READ_NBYTES, nbytes - start)]
+        store.read_into(file.path, start, piece)
+        state.update(piece.data)
+        findings.advance(piece.nbytes)
+    if f"xxh3_128:{state.hexdigest()}" != file.hash:
+        raise CorruptWeights("its hash is not the manifest's; fetch it again", uri=uri)
+
+
+def _check_part(store: Store, findings: _Findings, part: ManifestPart, blocks: Sequence[StoredBlock]) -> None:
+    findings.count(objects=1, rows=len(blocks), nbytes=part.nbytes)
+    try:
+        _check_object(store, part, findings)
+    except IncompleteDataset as error:
+        for block in blocks:
+            findings.note(IncompleteDataset(error.message, layer=block.layer_name, uri=error.uri))
+        if not blocks:
+            findings.note(error)
+        return
+    except ArrowQuantError as error:  # what of it is wrong is for the rows to say
+        findings.note(error)
+    indexed = Dataset(store, {}, SCHEMA_VERSION)
+    sound = []
+    for block in blocks:
+        with findings.noting():
+            indexed.read_block(block)
+            sound.append(block)
+        findings.advance(block.stored_nbytes)
+    with findings.noting():
+        file = BareFile(store, part.path, KeptGroup())
+        _check_parquet(store, file, blocks, sound, findings)
+
+
+def _check_parquet(
+    store: Store,
+    file: BareFile,
+    blocks: Sequence[StoredBlock],
+    sound: Sequence[StoredBlock],
+    findings: _Findings,
+) -> None:
+    """The part as other programs read it: the rows that the index says, with the values it points to.
+
+    sound: the blocks whose values by range have the row's checksum. Those that Parquet gives have to have it
+    too, so both are the same.
+    """
+    dataset = Dataset(store, {}, SCHEMA_VERSION, files={block.path: file for block in blocks})
+    said = {(block.row_group, block.row_in_group): replace(block, ranges=None) for block in blocks}
+    for row in file.blocks:
+        expected = said.pop((row.row_group, row.row_in_group), None)
+        if row != expected:
+            message = "the index says another thing of this row than the Parquet file; quantize anew"
+            findings.note(CorruptWeights(message, layer=row.layer_name, uri=store.url(row.path)))
+    for block in said.values():
+        message = "the index has this row, the Parquet file does not; fetch it again"
+        findings.note(CorruptWeights(message, layer=block.layer_name, uri=store.url(block.path)))
+    readable = set(file.blocks)
+    for block in sound:
+        row = replace(block, ranges=None)
+        if row in readable:
+            with findings.noting():
+                dataset.read_block(row)
+        findings.advance(block.stored_nbytes)

@@ -1,0 +1,81 @@
+"""The files in configs/: complete, valid, and on real MiniLM of the sizes that their comments promise."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.config import QuantizationConfig, RunConfig, load_config
+from arrowquant_dist.plan import PlanSummary, make_plan, summarize
+
+FOLDER = Path(__file__).parents[2] / "configs"
+FILES = sorted(FOLDER.glob("*.yaml"))
+NAMES = [file.stem for file in FILES]
+
+
+def _summary(name: str) -> PlanSummary:
+    config, run = load_config(FOLDER / f"{name}.yaml")
+    return summarize(make_plan(open_checkpoint("minilm"), config, run))
+
+
+def test_there_is_one_for_each_documented_setup() -> None:
+    assert set(NAMES) == {"int8", "int4", "int2", "int2-asymmetric", "mixed"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_a_file_is_complete_and_every_setting_has_its_comment(file: Path) -> None:
+    values = yaml.safe_load(file.read_text())
+    assert {"quant_type", "per_channel", "symmetric", "mixed_precision_layers", "overrides", "run"} <= set(
+        values
+    )
+    assert set(values) <= {f.name for f in fields(QuantizationConfig)} | {"run"}
+    assert {"block_bytes", "shard_bytes", "compression"} == set(values["run"])
+    assert file.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_the_run_section_spells_out_the_defaults(file: Path) -> None:
+    assert load_config(file)[1] == RunConfig()
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "int2", "int2-asymmetric"])
+def test_all_layers_of_minilm_with_two_dimensions_are_quantized(name: str) -> None:
+    summary = _summary(name)
+    assert summary.kept_matrices == ()
+    assert summary.quantized_layers == 40
+    assert set(summary.kept_reasons) == {"1-D", "integer dtype int64"}
+    assert summary.notes == ()
+
+
+def test_mixed_keeps_the_embeddings_and_notes_that_there_is_no_head() -> None:
+    summary = _summary("mixed")
+    kept = {layer.name for layer in summary.kept_matrices}
+    assert kept == {f"embeddings.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")}
+    assert {layer.quant_type for layer in summary.kept_matrices} == {"fp16"}
+    assert summary.notes == ("mixed_precision_layers: 'lm_head' matches no layer",)
+
+
+@pytest.mark.parametrize(
+    ("name", "times_smaller"), [("int8", 1.97), ("int4", 3.5), ("int2", 7.0), ("int2-asymmetric", 6.3)]
+)
+def test_minilm_is_as_much_smaller_than_fp16_as_the_comments_say(name: str, times_smaller: float) -> None:
+    """Before compression, which int8's 2.15 needs."""
+    summary = _summary(name)
+    assert 2 * summary.params / summary.expected_nbytes > times_smaller
+
+
+@pytest.mark.parametrize(("quant_type", "method"), [("int8", "rtn"), ("int4", "mse"), ("int2", "mse")])
+def test_another_type_on_the_command_line_gets_its_own_method(quant_type: str, method: str) -> None:
+    config = load_config(FOLDER / "int8.yaml")[0].replace(quant_type=quant_type)
+    assert config.spec().method == method
+
+
+def test_minilm_is_shared_by_two_workers() -> None:
+    config, run = load_config(FOLDER / "int8.yaml")
+    sizes = sorted(shard.source_nbytes for shard in make_plan(open_checkpoint("minilm"), config, run).shards)
+    assert sizes[-1] < 1.15 * sum(sizes[:-1])
+    assert summarize(make_plan(open_checkpoint("minilm"), config, run)).worker_memory_nbytes < 1 << 30

@@ -1,0 +1,166 @@
+"""Loads run ahead in order, never beyond the budget, and stop when nobody wants them any more."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arrowquant_dist.dataset.prefetch import THREAD_NAME, Budget, Lane, Load, Stream, load_now
+from arrowquant_dist.errors import CorruptWeights, MemoryBudgetExceeded
+
+
+def a_load(
+    number: int, nbytes: int = 10, result_nbytes: int = 5, work: Lane = lambda: None, lanes: int = 1
+) -> Load[int]:
+    def begin() -> tuple[Sequence[Lane], Callable[[], int]]:
+        return [work] * lanes, lambda: number
+
+    return Load(f"load{number}", nbytes, result_nbytes, begin)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def fail() -> None:
+    raise CorruptWeights("broken")
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 50), st.floats(0, 1)), max_size=25),
+    workers=st.integers(1, 4),
+    limit=st.integers(50, 200),
+    lanes=st.integers(0, 3),
+)
+def test_results_come_in_order_within_the_budget(
+    sizes: list[tuple[int, float]], workers: int, limit: int, lanes: int
+) -> None:
+    budget = Budget(limit)
+    loads = [a_load(i, peak, int(peak * kept), lanes=lanes) for i, (peak, kept) in enumerate(sizes)]
+    assert list(Stream(loads, budget, workers)) == list(range(len(sizes)))
+    assert budget.peak <= limit
+    wait_until(lambda: budget.used == 0)
+
+
+def test_loads_are_begun_ahead_as_far_as_the_budget_goes() -> None:
+    begun: list[int] = []
+    lock = threading.Lock()
+
+    def counted(number: int) -> Load[int]:
+        def begin() -> tuple[Sequence[Lane], Callable[[], int]]:
+            with lock:
+                begun.append(number)
+            return [lambda: None], lambda: number
+
+        return Load(f"load{number}", 10, 10, begin)
+
+    stream = iter(Stream([counted(i) for i in range(10)], Budget(40), workers=2))
+    assert next(stream) == 0
+    wait_until(lambda: begun == [0, 1, 2, 3])
+    assert next(stream) == 1  # makes room for one more
+    wait_until(lambda: begun == [0, 1, 2, 3, 4])
+    stream.close()
+
+
+def test_an_error_is_raised_in_its_turn_and_gives_all_memory_back() -> None:
+    budget = Budget(100)
+    loads = [a_load(0), a_load(1), a_load(2, work=fail), a_load(3)]
+    stream = iter(Stream(loads, budget, workers=3))
+    assert [next(stream), next(stream)] == [0, 1]
+    with pytest.raises(CorruptWeights):
+        next(stream)
+    with pytest.raises(StopIteration):
+        next(stream)
+    wait_until(lambda: budget.used == 0)
+
+
+def test_a_load_beyond_the_budget_is_refused_in_its_turn() -> None:
+    budget = Budget(20)
+    stream = iter(Stream([a_load(0), a_load(1, 21), a_load(2)], budget, workers=1))
+    assert next(stream) == 0
+    with pytest.raises(MemoryBudgetExceeded, match="needs 21 bytes"):
+        next(stream)
+    wait_until(lambda: budget.used == 0)
+
+
+def test_no_memory_is_an_error_in_its_turn() -> None:
+    def begin() -> tuple[Sequence[Lane], Callable[[], int]]:
+        raise MemoryError
+
+    budget = Budget(100)
+    stream = iter(Stream([a_load(0), Load("no", 10, 5, begin)], budget, workers=1))
+    assert next(stream) == 0
+    with pytest.raises(MemoryError):
+        next(stream)
+    wait_until(lambda: budget.used == 0)
+
+
+def test_random_access_takes_the_room_of_what_was_read_ahead_and_that_is_read_again() -> None:
+    budget = Budget(40)
+    stream = iter(Stream([a_load(i, 10, 10) for i in range(6)], budget, workers=2))
+    assert next(stream) == 0
+    wait_until(lambda: budget.used == 40)
+    assert load_now(a_load(99, 40), budget) == 99
+    assert list(stream) == [1, 2, 3, 4, 5]
+    assert budget.peak <= 40
+    wait_until(lambda: budget.used == 0)
+
+
+def test_random_access_waits_for_what_is_being_read() -> None:
+    budget = Budget(10)
+    gate, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        done.set()
+        assert gate.wait(10)
+
+    first = threading.Thread(target=load_now, args=(a_load(0, 10, work=hold), budget))
+    first.start()
+    assert done.wait(10)
+    results: list[int] = []
+    second = threading.Thread(target=lambda: results.append(load_now(a_load(1, 10), budget)))
+    second.start()
+    second.join(0.05)
+    assert results == []
+    gate.set()
+    second.join(10)
+    first.join(10)
+    assert results == [1]
+    assert budget.used == 0
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_a_failed_load_gives_its_memory_back(lanes: int) -> None:
+    budget = Budget(10)
+    with pytest.raises(CorruptWeights):
+        load_now(a_load(0, 10, work=fail, lanes=lanes), budget)
+    assert budget.used == 0
+
+
+def test_an_interrupt_while_waiting_ends_the_stream() -> None:
+    budget = Budget(100)
+    gate = threading.Event()
+    stream = iter(Stream([a_load(i, work=lambda: _wait(gate)) for i in range(8)], budget, workers=2))
+    main = threading.get_ident()
+    timer = threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    gate.set()
+    timer.join()
+    wait_until(lambda: budget.used == 0)
+    wait_until(lambda: not any(thread.name.startswith(THREAD_NAME) for thread in threading.enumerate()))
+
+
+def _wait(gate: threading.Event) -> None:
+    assert gate.wait(10)

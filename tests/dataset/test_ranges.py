@@ -1,0 +1,165 @@
+"""What part files hold is read by plain ranges: only those bytes, and each of them verified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.layers import StoredBlock, group_layers
+from arrowquant_dist.errors import CorruptWeights, StorageError
+from arrowquant_dist.format.record import RowRecord
+from arrowquant_dist.format.schema import CHUNK_NBYTES
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.target.target import Target
+from tests.format.encoder import Row, kept_row, random_row, signed
+from tests.target import targets
+
+PART = "weights/shard=00000/part-0.parquet"
+
+
+def write_part(root: Path, rows: Sequence[Row], compression: str) -> tuple[RowRecord, ...]:
+    return targets.write_part(Target.open(str(root)), PART, rows, compression).records
+
+
+def open_part(root: Path, records: Sequence[RowRecord]) -> Dataset:
+    store = open_store(str(root))
+    layers, errors = group_layers([StoredBlock.from_record(PART, record) for record in records], store.url)
+    assert errors == []
+    return Dataset(store, layers, "2")
+
+
+def big_row(rows: int = 40, columns: int = 100_000) -> Row:
+    """int8, 4 MB: several chunks, and no row ends where a chunk does."""
+    codes = np.random.default_rng(0).integers(-128, 128, (rows, columns), dtype=np.int8)
+    row = kept_row("big", codes, "int8")
+    scales = np.ones((rows, 1), "<f4").tobytes()
+    how = {"dtype": "float32", "quant_type": "int8", "quant_axis": 0, "scales": scales}
+    return Row(signed({**row.columns, **how}), codes)
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_every_row_of_a_part_is_read_as_it_was_written(tmp_path: Path, compression: str) -> None:
+    rng = np.random.default_rng(4)
+    rows = [
+        kept_row("scalar", np.array(1.5, "<f4"), "float32"),
+        random_row(rng, "w2", 5, 9, "int2", group_size=4, symmetric=False),
+        big_row(),
+        kept_row("empty", np.zeros((0, 3), "<f4"), "float32"),
+        random_row(rng, "w3", 4, 9, "int3"),
+    ]
+    dataset = open_part(tmp_path, write_part(tmp_path, rows, compression))
+    for row in rows:
+        [block] = dataset.layer(row.name).blocks
+        np.testing.assert_allclose(dataset.read_block(block).values(), row.decoded, rtol=1e-6, atol=1e-6)
+        for start, stop in ((0, 1), (1, 4), (3, 4)):
+            if stop <= block.rows:
+                [piece] = dataset.read_rows(row.name, start, stop)
+                expected = np.atleast_2d(row.decoded)[start:stop].reshape(piece.shape)
+                np.testing.assert_allclose(piece.values(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("verify", "slack"), [(True, 2 * CHUNK_NBYTES), (False, 0)])
+def test_rows_of_an_uncompressed_part_cost_their_own_bytes(tmp_path: Path, verify: Any, slack: int) -> None:
+    dataset = open_part(tmp_path, write_part(tmp_path, [big_row()], "none"))
+    dataset.read_rows("big", 20, 22, verify=verify)
+    others = 40 * 4 + 4 * 16 + 500  # and the headers between them
+    assert 200_000 <= dataset.nbytes_read <= 200_000 + others + slack
+
+
+def test_a_whole_block_is_one_request(tmp_path: Path) -> None:
+    records = write_part(tmp_path, [big_row()], "none")
+    dataset = open_part(tmp_path, records)
+    dataset.read_block(dataset.layer("big").blocks[0])
+    assert dataset.nbytes_read <= records[0].data.nbytes + 2000  # with the headers between the values
+
+
+FLIPS = ["data", "scales", "zero_points", "chunk_digests"]
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("value", FLIPS)
+def test_a_flipped_byte_names_layer_object_and_range(tmp_path: Path, compression: str, value: str) -> None:
+    rng = np.random.default_rng(4)
+    row = random_row(rng, "w", 64, 999, "int4", group_size=32, symmetric=False)
+    [record] = write_part(tmp_path, [row], compression)
+    place = getattr(record, value)
+    content = bytearray((tmp_path / PART).read_bytes())
+    for offset in {
+        place.offset,
+        place.offset + place.stored_nbytes // 2,
+        place.offset + place.stored_nbytes - 1,
+    }:
+        content[offset] ^= 1
+        (tmp_path / PART).write_bytes(content)
+        with pytest.raises(CorruptWeights) as caught:
+            open_part(tmp_path, [record]).read_rows("w", 0, 64)
+        assert caught.value.layer == "w"
+        assert str(caught.value.uri).endswith(PART)
+        if value == "data":
+            assert caught.value.byte_range is not None
+            assert caught.value.byte_range[0] <= offset < caught.value.byte_range[1]
+        content[offset] ^= 1
+
+
+def test_the_range_of_a_flipped_byte_is_its_chunk(tmp_path: Path) -> None:
+    [record] = write_part(tmp_path, [big_row()], "none")
+    content = bytearray((tmp_path / PART).read_bytes())
+    offset = record.data.offset + 2 * CHUNK_NBYTES + 5
+    content[offset] ^= 1
+    (tmp_path / PART).write_bytes(content)
+    dataset = open_part(tmp_path, [record])
+    for first, last in ((0, 40), (21, 22)):
+        with pytest.raises(CorruptWeights) as caught:
+            dataset.read_rows("big", first, last)
+        start = record.data.offset + 2 * CHUNK_NBYTES
+        assert caught.value.byte_range == (start, start + CHUNK_NBYTES)
+    dataset.read_rows("big", 0, 10)  # in sound chunks
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_a_part_that_was_cut_is_an_error(tmp_path: Path, compression: str) -> None:
+    [record] = write_part(tmp_path, [big_row()], compression)
+    content = (tmp_path / PART).read_bytes()
+    (tmp_path / PART).write_bytes(content[: record.data.offset + 1000])
+    with pytest.raises((CorruptWeights, StorageError), match="part-0"):
+        open_part(tmp_path, [record]).read_rows("big", 0, 40)
+
+
+def test_pages_that_inflate_beyond_their_value_are_refused(tmp_path: Path) -> None:
+    [record] = write_part(tmp_path, [kept_row("w", np.zeros(1000, "u1"), "uint8")], "zstd")
+    bomb: bytes = pa.Codec("zstd").compress(bytes(1 << 20), asbytes=True)
+    path = tmp_path / PART
+    content = path.read_bytes()
+    path.write_bytes(content + bomb)
+    place: Any = replace(record.data, offset=len(content), stored_nbytes=len(bomb))
+    with pytest.raises(CorruptWeights):
+        open_part(tmp_path, [replace(record, data=place)]).read_rows("w", 0, 1000)
+
+
+def test_a_page_that_says_another_length_is_refused(tmp_path: Path) -> None:
+    [record] = write_part(tmp_path, [kept_row("w", np.zeros(1000, "u1"), "uint8")], "zstd")
+    page: bytes = pa.Codec("zstd").compress((999).to_bytes(4, "little") + bytes(1000), asbytes=True)
+    path = tmp_path / PART
+    content = path.read_bytes()
+    path.write_bytes(content + page)
+    place = replace(record.data, offset=len(content), stored_nbytes=len(page))
+    with pytest.raises(CorruptWeights, match="holds 999 bytes"):
+        open_part(tmp_path, [replace(record, data=place)]).read_rows("w", 0, 1000)
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_results_are_writable_memory_of_their_own(tmp_path: Path, compression: str) -> None:
+    row = random_row(np.random.default_rng(0), "w", 3, 8, "int8", symmetric=False)
+    dataset = open_part(tmp_path, write_part(tmp_path, [row], compression))
+    [first] = dataset.read_rows("w", 0, 3)
+    for array in (first.codes, first.scales, first.zero_points):
+        array[...] = 0
+    [again] = dataset.read_rows("w", 0, 3)
+    np.testing.assert_allclose(again.values(), row.decoded, rtol=1e-6)

@@ -1,0 +1,95 @@
+"""Values as zstd frames: any reader's, no larger than zstd's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arrowquant_dist.format.compression import ZstdFrames
+from arrowquant_dist.kernels.zstd import frames as kernel_frames
+from arrowquant_dist.kernels.zstd.frames import BLOCK_NBYTES
+from tests.kernels.weights import codes
+
+CODEC = pa.Codec("zstd", compression_level=1)
+PREFIX = b"\x01\x02\x03\x04"
+LARGE = 1 << 18
+
+
+def compressed(value: np.ndarray, frames: ZstdFrames | None = None) -> bytes:
+    return bytes((frames or ZstdFrames()).compress(PREFIX, value.data.cast("B")))
+
+
+def read(frame: bytes, nbytes: int) -> bytes:
+    return CODEC.decompress(frame, nbytes, asbytes=True)  # type: ignore[no-any-return]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    nbytes=st.one_of(st.integers(1, 4000), st.integers(LARGE - 9, LARGE + 9), st.integers(LARGE, 9 * LARGE)),
+    spread=st.sampled_from([0.0, 0.3, 3.0, 30.0, 300.0]),
+    offset=st.integers(0, 3),
+)
+def test_any_value_is_read_back_behind_its_prefix(nbytes: int, spread: float, offset: int) -> None:
+    value = codes(nbytes + offset, spread)[offset:]
+    assert read(compressed(value), 4 + nbytes) == PREFIX + value.tobytes()
+
+
+def zeros(nbytes: int) -> np.ndarray:
+    return np.zeros(nbytes, np.uint8)
+
+
+def copies(nbytes: int) -> np.ndarray:
+    return np.resize(codes(5000, 30), nbytes)
+
+
+def few(nbytes: int) -> np.ndarray:
+    return codes(nbytes, 1.5)
+
+
+def half_zeros(nbytes: int) -> np.ndarray:
+    return np.concatenate([zeros(nbytes // 2), codes(nbytes // 2, 30)])
+
+
+def usual(nbytes: int) -> np.ndarray:
+    return codes(nbytes, 30)
+
+
+@pytest.mark.parametrize("make", [zeros, copies, few, half_zeros, usual])
+@pytest.mark.parametrize("nbytes", [1000, LARGE, 5_000_000, 40_000_000])
+def test_a_frame_is_not_much_larger_than_zstds(make: object, nbytes: int) -> None:
+    value = make(nbytes)  # type: ignore[operator]
+    frame = compressed(value)
+    assert len(frame) < 1.02 * CODEC.compress(value).size + 100
+    assert read(frame, 4 + nbytes) == PREFIX + value.tobytes()
+
+
+def test_frames_of_one_maker_follow_each_other_in_any_order() -> None:
+    frames = ZstdFrames()
+    for value in (
+        usual(3 * LARGE),
+        zeros(9 * LARGE),
+        usual(10),
+        usual(LARGE),
+        copies(2 * LARGE),
+        usual(8 * LARGE),
+    ):
+        assert read(compressed(value, frames), 4 + value.size) == PREFIX + value.tobytes()
+
+
+def test_a_frame_of_ours_says_its_size_and_needs_a_small_window() -> None:
+    frame = compressed(usual(4 * LARGE))
+    assert frame[:6] == bytes.fromhex("28b52ffd8038")
+    assert int.from_bytes(frame[6:10], "little") == 4 + 4 * LARGE
+    assert 1 << (10 + (frame[5] >> 3)) == BLOCK_NBYTES
+
+
+def test_the_kernel_is_compiled_for_one_type_of_value() -> None:
+    frames = ZstdFrames()
+    frames.load()
+    before = len(kernel_frames._write_segment.signatures)
+    compressed(usual(LARGE), frames)
+    frames.compress(PREFIX, memoryview(usual(LARGE).tobytes()))
+    assert len(kernel_frames._write_segment.signatures) == before

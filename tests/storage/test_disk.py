@@ -1,0 +1,217 @@
+"""Files by either way have what was written, errors are not lost on the way, and the faster way is kept to."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arrowquant_dist.errors import StorageError
+from arrowquant_dist.storage import disk
+from arrowquant_dist.storage.disk import CachedFile, DirectFile, Disk, NewFile
+from arrowquant_dist.storage.local import LocalStore
+
+MIB = 1 << 20
+PIECE = 64 << 10
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="this system has no O_DIRECT")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_pieces() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk, "_PIECE_NBYTES", PIECE)
+        yield
+
+
+def empty(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+
+def direct(maker: Disk, path: Path) -> DirectFile:
+    return DirectFile(maker, empty(path), os.open(path, os.O_WRONLY | os.O_DIRECT))
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def way(maker: Disk, folder: Path) -> type[NewFile]:
+    """How the next file is made."""
+    file = maker.make(folder / "next", empty(folder / "next"))
+    file.abandon()
+    return type(file._file)  # type: ignore[attr-defined]
+
+
+@settings(deadline=None, max_examples=40)
+@given(sizes=st.lists(st.integers(0, 9 * PIECE), max_size=8), seed=st.integers(0, 1 << 30))
+def test_a_direct_file_has_every_byte(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], seed: int
+) -> None:
+    path = tmp_path_factory.mktemp("direct") / "file"
+    content = (seed.to_bytes(4, "little") + bytes(range(256))) * (sum(sizes) // 260 + 1)
+    file, start = direct(Disk(), path), 0
+    for size in sizes:
+        file.write(memoryview(content)[start : start + size])
+        start += size
+    file.close()
+    assert path.read_bytes() == content[:start]
+
+
+def test_memory_is_used_again_from_file_to_file_and_nothing_stays_open(tmp_path: Path) -> None:
+    maker = Disk()
+    before = open_files()
+    for number in range(3):
+        file = direct(maker, tmp_path / str(number))
+        file.write(memoryview(bytes(9 * PIECE + 1)))
+        file.abandon() if number == 1 else file.close()
+    assert len(maker._pieces) == disk._PIECES
+    assert open_files() == before
+
+
+def test_a_file_system_without_direct_writes_gets_cached_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker, real = Disk(), os.open
+    assert way(maker, tmp_path) is DirectFile
+
+    def refuse(path: Path, flags: int, *more: int) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "no")
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert way(maker, tmp_path) is CachedFile
+    assert not maker.knows_direct
+
+
+def test_a_direct_write_that_is_refused_goes_the_other_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk whose blocks are larger than what a piece is a multiple of says so at the first write."""
+    maker, real = Disk(), os.pwrite
+    file = direct(maker, tmp_path / "file")
+
+    def refuse(descriptor: int, data: memoryview, offset: int) -> int:
+        if descriptor == file._direct:
+            raise OSError(errno.EINVAL, "no")
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    content = os.urandom(3 * PIECE + 5)
+    file.write(memoryview(content))
+    file.close()
+    assert (tmp_path / "file").read_bytes() == content
+    assert not maker.knows_direct
+
+
+@pytest.mark.parametrize("pieces", [1, 9])
+def test_an_error_of_the_other_thread_is_raised_at_the_latest_by_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    before = open_files()
+    store = LocalStore(str(tmp_path))
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StorageError, match="disk is full"), store.open_writer("file") as writer:
+        writer.write(bytes(pieces * PIECE))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert open_files() == before
+
+
+_LIMITED = """
+import os, resource, signal, sys
+from pathlib import Path
+from arrowquant_dist.storage.disk import DirectFile, Disk
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_001, 10_000_001))
+path = Path(sys.argv[1])
+descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+file = DirectFile(Disk(), descriptor, os.open(path, os.O_WRONLY | os.O_DIRECT))
+try:
+    file.write(memoryview(bytes(30_000_000)))
+    file.close()
+except OSError as error:
+    print(error.errno)
+"""
+
+
+def test_a_limit_within_a_block_is_told_as_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _LIMITED, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(errno.EFBIG)]
+
+
+def learn(maker: Disk, way: type[NewFile], seconds: float) -> None:
+    """Of a file that was waited for, if it was direct."""
+    maker.learn(way, 100 * MIB, seconds, 0.9 * seconds if way is DirectFile else 0.0)
+
+
+def test_each_way_is_tried_and_the_faster_one_kept_to(tmp_path: Path) -> None:
+    maker = Disk()
+    assert way(maker, tmp_path) is DirectFile
+    learn(maker, DirectFile, 0.5)
+    assert way(maker, tmp_path) is CachedFile
+    learn(maker, CachedFile, 1.0)
+    assert way(maker, tmp_path) is DirectFile
+    for _ in range(3):
+        learn(maker, DirectFile, 4.0)
+    assert way(maker, tmp_path) is CachedFile
+
+
+def test_the_slower_way_gets_another_chance(tmp_path: Path) -> None:
+    maker = Disk()
+    learn(maker, DirectFile, 4.0)
+    found = []
+    for _ in range(2 * disk._TRIAL_EVERY):
+        learn(maker, CachedFile, 1.0)
+        found.append(way(maker, tmp_path))
+    assert found.count(DirectFile) == 2
+
+
+def test_direct_files_that_are_not_waited_for_are_kept_to(tmp_path: Path) -> None:
+    maker = Disk()
+    for _ in range(2 * disk._TRIAL_EVERY):
+        maker.learn(DirectFile, 100 * MIB, 0.1, 0.05)
+        assert way(maker, tmp_path) is DirectFile
+    learn(maker, DirectFile, 4.0)
+    assert way(maker, tmp_path) is CachedFile
+
+
+def test_a_direct_file_knows_how_long_it_was_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker, real = Disk(), os.pwrite
+
+    def slow(descriptor: int, data: memoryview, offset: int) -> int:
+        time.sleep(0.05)
+        return real(descriptor, data, offset)
+
+    quick = direct(maker, tmp_path / "quick")
+    quick.write(memoryview(bytes(PIECE)))
+    assert quick.waited == 0
+    quick.close()
+    monkeypatch.setattr(os, "pwrite", slow)
+    file = direct(maker, tmp_path / "file")
+    file.write(memoryview(bytes((disk._PIECES + 3) * PIECE)))
+    file.close()
+    assert file.waited > 0.3
+
+
+def test_small_files_teach_nothing(tmp_path: Path) -> None:
+    maker = Disk()
+    maker.learn(DirectFile, MIB, 1e-9, 1e-9)
+    assert way(maker, tmp_path) is DirectFile
+    learn(maker, DirectFile, 1.0)
+    assert way(maker, tmp_path) is CachedFile

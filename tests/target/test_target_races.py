@@ -1,0 +1,351 @@
+"""Several drivers and zombies at one target, in the orders that hurt; on every kind of storage."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from arrowquant_dist.errors import IncompleteDataset, TargetConflict
+from arrowquant_dist.storage.base import Store
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.uris import is_local
+from arrowquant_dist.target.commit import commit_path
+from arrowquant_dist.target.index import write_index
+from arrowquant_dist.target.manifest import Manifest, StoredFile
+from arrowquant_dist.target.plan_file import SIDECARS_KEY
+from arrowquant_dist.target.target import Target
+from tests.storage.places import Place
+from tests.target.test_target import FILES, finished, plan, publish, started, work
+
+
+class Watched:
+    """A store that calls `before` or `after` around each of its methods that change something."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.before: Callable[[str, Any], None] = lambda *_: None
+        self.after: Callable[[str, Any], None] = lambda *_: None
+
+    def __getattr__(self, name: str) -> Any:
+        own = getattr(self._store, name)
+        if name not in {"create", "write", "delete"}:
+            return own
+
+        def watched(paths: Any, *data: bytes) -> Any:
+            self.before(name, paths)
+            result = own(paths, *data)
+            self.after(name, paths)
+            return result
+
+        return watched
+
+
+def watched(target: Target) -> Watched:
+    watcher = Watched(target.store)
+    target.store = watcher  # type: ignore[assignment]
+    return watcher
+
+
+def once(wanted: tuple[str, Any], action: Callable[[], object]) -> Callable[[str, Any], None]:
+    """Calls `action` at the first call of a method with such paths."""
+    done: list[bool] = []
+
+    def act(name: str, paths: Any) -> None:
+        if (name, paths) == wanted and not done:
+            done.append(True)
+            action()
+
+    return act
+
+
+def committed(place: Place, fingerprint: str = "xxh3_128:f") -> Target:
+    target = started(place, fingerprint)
+    for shard in range(2):
+        assert target.commit(work(target, shard, "a"))
+    return target
+
+
+def is_sound(place: Place) -> bool:
+    """Whether the manifest's index and parts are those that are there."""
+    store = open_store(place.uri, place.storage)
+    manifest = Manifest.read(store)
+    manifest.read_index(store)
+    parts = [path for path in place.paths() if path.startswith("weights/")]
+    return parts == [part.path for part in manifest.parts]
+
+
+def opened(place: Place) -> Target:
+    """Of another driver of the same plan."""
+    target = Target.open(place.uri, place.storage)
+    target.start(plan())
+    return target
+
+
+def test_a_driver_that_looked_before_another_published_leaves_that_ones_index_alone(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their packages differ, and so the bytes of the same rows."""
+    first, late = committed(place), opened(place)
+    watched(late).before = once(("create", "index.parquet"), lambda: publish(first, "first"))
+    monkeypatch.setattr("tests.target.test_target.write_index", _index_of_another_version)
+    assert publish(late, "late").config == {"name": "first"}
+    assert is_sound(place)
+
+
+_versions = iter(range(1_000))
+
+
+def _index_of_another_version(rows: Any) -> bytes:
+    """The same rows in other bytes each time."""
+    import io
+
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(write_index(rows)))
+    out = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({"written_by": str(next(_versions))}), out)
+    return out.getvalue()
+
+
+def test_indexes_of_two_versions_have_the_same_rows_and_other_bytes(place: Place) -> None:
+    receipts = committed(place).receipts().values()
+    indexes = [
+        _index_of_another_version((r.part, r.shard, row) for r in receipts for row in r.rows) for _ in "ab"
+    ]
+    assert indexes[0] != indexes[1]
+
+
+def test_drivers_of_many_versions_that_publish_at_once_end_in_one_dataset(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.target.test_target.write_index", _index_of_another_version)
+    committed(place)
+    drivers = [opened(place) for _ in range(4)]
+    start = threading.Barrier(len(drivers))
+    got: list[Manifest] = []
+
+    def drive(i: int) -> None:
+        start.wait()
+        got.append(publish(drivers[i], f"driver {i}"))
+
+    threads = [threading.Thread(target=drive, args=(i,)) for i in range(len(drivers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == len(drivers)
+    assert all(manifest == got[0] for manifest in got)
+    assert is_sound(place)
+
+
+def test_an_index_of_other_rows_is_a_leftover_and_gives_way(place: Place) -> None:
+    target = committed(place)
+    place.put("index.parquet", write_index([]))
+    publish(target)
+    assert is_sound(place)
+
+
+def test_an_index_that_gave_way_comes_back_when_its_driver_publishes_first(place: Place) -> None:
+    target, other = committed(place), opened(place)
+    receipts = other.receipts()
+    rows = [(r.part, r.shard, row) for r in receipts.values() for row in r.rows]
+    theirs = write_index(reversed(rows))
+    place.put("index.parquet", theirs)
+    manifest = Manifest.of(
+        receipts.values(),
+        index=theirs,
+        sidecars={"config.json": FILES["config.json"]},
+        fingerprint=other.fingerprint,
+        source={},
+        config={"name": "other"},
+        compression="none",
+        aliases={},
+    )
+    published = once(
+        ("write", "index.parquet"), lambda: other.store.create("manifest.json", manifest.to_bytes())
+    )
+    watched(target).before = published
+    assert publish(target).config == {"name": "other"}
+    assert place.get("index.parquet") == theirs
+    assert manifest.index == StoredFile.of("index.parquet", theirs)
+
+
+def test_a_driver_whose_run_is_overwritten_while_it_publishes_takes_its_manifest_back(place: Place) -> None:
+    """Even by an equal plan: its parts are gone."""
+    target, other = committed(place), Target.open(place.uri, place.storage)
+
+    def overwrite() -> None:
+        other.clear()
+        other.start(plan())
+
+    watched(target).before = once(("create", "manifest.json"), overwrite)
+    with pytest.raises(TargetConflict, match="overwritten"):
+        publish(target)
+    assert "manifest.json" not in place.paths()
+    for shard in range(2):
+        assert other.commit(work(other, shard, "b"))
+    publish(other)
+    assert is_sound(place)
+
+
+def test_a_manifest_that_comes_while_the_target_is_cleared_goes_too(place: Place) -> None:
+    """Its driver sees the old plan still, so it is the clearing one that has to take it away."""
+    target, other = committed(place), Target.open(place.uri, place.storage)
+    watched(other).before = once(("delete", ["run/plan.arrow"]), lambda: publish_blindly(target))
+    other.clear()
+    assert place.paths() == []
+
+
+def publish_blindly(target: Target) -> None:
+    """As a driver that had looked at everything a moment ago."""
+    target.store.create("manifest.json", b'{"format": "arrowquant"}')
+
+
+def test_an_overwritten_run_cannot_publish_what_it_committed_later(place: Place) -> None:
+    old, new = started(place), Target.open(place.uri, place.storage)
+    new.clear()
+    new.start(plan("xxh3_128:new"))
+    for shard in range(2):
+        assert old.commit(work(old, shard, "zombie"))
+    with pytest.raises(TargetConflict, match="overwritten"):
+        publish(old)
+    assert not {"manifest.json", "index.parquet"} & set(place.paths())
+    for shard in range(2):
+        assert new.commit(work(new, shard, "a"))
+    publish(new)
+    assert is_sound(place)
+
+
+def test_two_workers_that_find_the_same_stale_commit_end_with_one_that_counts(place: Place) -> None:
+    target, other = committed(place), opened(place)
+    target.store.delete([work(target, 0, "a").part])
+    mine, theirs = work(target, 0, "mine"), work(other, 0, "theirs")
+    # Between this one's look at the stale commit and what it does about it, the other one is done.
+    watched(target).after = once(("create", commit_path(0)), lambda: other.commit(theirs))
+    assert not target.commit(mine)
+    assert target.receipts()[0] == other.receipts()[0] == theirs == target.receipt(0)
+    assert mine.part not in place.paths()
+    publish(target)
+    assert is_sound(place)
+
+
+def test_looking_for_receipts_deletes_nothing(place: Place) -> None:
+    target = committed(place)
+    place.put(commit_path(0), b"damaged")
+    before = place.paths()
+    assert list(target.receipts()) == [1]
+    assert place.paths() == before
+
+
+def test_a_zombie_that_commits_after_all_is_published_leaves_nothing(place: Place) -> None:
+    finished(place)
+    zombie = opened(place)
+    before = place.paths()
+    assert not zombie.commit(work(zombie, 0, "zombie"))
+    assert place.paths() == before
+    assert is_sound(place)
+
+
+def test_what_a_killed_zombie_left_goes_with_the_next_look(place: Place) -> None:
+    work(finished(place), 1, "killed")
+    assert not is_sound(place)
+    publish(opened(place))
+    assert is_sound(place)
+
+
+def test_nothing_is_swept_where_the_dataset_has_lost_a_part(place: Place) -> None:
+    """What lies beside may be all that is left of it."""
+    target = finished(place)
+    spare = work(target, 0, "spare")
+    target.store.delete(["weights/shard=00000/part-a.parquet"])
+    with pytest.raises(IncompleteDataset, match=r"shard=00000/part-a\.parquet.*--overwrite"):
+        target.sweep()
+    assert spare.part in place.paths()
+
+
+def test_a_sidecar_that_somebody_else_put_there_is_refused_and_kept(place: Place) -> None:
+    target = committed(place)
+    place.put("config.json", b"mine")
+    with pytest.raises(TargetConflict, match="not the source's"):
+        target.refuse_other_sidecars({"config.json": b"{}"}, target.look())
+    with pytest.raises(TargetConflict, match=r"config\.json: this file is not the source's"):
+        publish(target)
+    assert place.get("config.json") == b"mine"
+    assert "manifest.json" not in place.paths()
+
+
+def test_overwriting_a_run_that_was_killed_while_it_published_leaves_none_of_its_sidecars(
+    place: Place,
+) -> None:
+    target = Target.open(place.uri, place.storage)
+    table = plan()
+    metadata = {**table.schema.metadata, SIDECARS_KEY: b'["config.json"]'}
+    target.start(table.replace_schema_metadata(metadata))
+    place.put("config.json", b"{}")
+    place.put("notes.txt", b"mine")
+    assert set(target.clear().sizes) == {"notes.txt"}
+    assert place.paths() == ["notes.txt"]
+
+
+def test_a_flipped_byte_of_a_commit_is_noticed(place: Place) -> None:
+    target = committed(place)
+    data = bytearray(place.get(commit_path(0)))
+    at = data.index(b"layer-0") + 6  # another name, and still JSON
+    data[at] ^= 1
+    place.put(commit_path(0), bytes(data))
+    assert list(target.receipts()) == [1]
+
+
+def test_a_commit_that_was_read_wrongly_once_counts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = committed(place)
+    read = target.store.read
+    flipped: set[str] = set()
+
+    def flips_once(path: str) -> bytes:
+        data = read(path)
+        if path in flipped:
+            return data
+        flipped.add(path)
+        return data.replace(b"layer-", b"lAyer-")
+
+    monkeypatch.setattr(target.store, "read", flips_once)
+    assert list(target.receipts()) == [0, 1]
+
+
+def test_a_receipt_that_is_known_is_not_read_again_unless_its_part_is_gone(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = committed(place)
+    known = target.receipts()
+    reads: list[str] = []
+    read = target.store.read
+
+    def counted(path: str) -> bytes:
+        reads.append(path)
+        return read(path)
+
+    monkeypatch.setattr(target.store, "read", counted)
+    assert target.receipts(target.look(), known) == known
+    assert reads == []
+    target.store.delete([known[0].part])
+    assert list(target.receipts(target.look(), known)) == [1]
+    assert set(reads) == {commit_path(0)}
+
+
+def test_a_file_is_no_target(place: Place) -> None:
+    place.put("model.bin", b"x")
+    for action in (Target.look, Target.state, Target.clear, lambda target: target.start(plan())):
+        with pytest.raises(TargetConflict, match="is a file"):
+            action(Target.open(f"{place.uri}/model.bin", place.storage))
+    assert place.paths() == ["model.bin"]
+
+
+def test_a_place_below_a_file_is_no_target(place: Place) -> None:
+    if not is_local(place.uri):
+        pytest.skip("object stores have such places")
+    place.put("model.bin", b"x")
+    with pytest.raises(TargetConflict, match=r"lies in .*model\.bin, which is a file"):
+        Target.open(f"{place.uri}/model.bin/a/b", place.storage).look()

@@ -38,7 +38,7 @@ from arrowquant_dist.target.commit import (
     write_commit,
 )
 from arrowquant_dist.target.index import INDEX_PATH, read_index
-from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER, Listing, part_path
+from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER, Listing
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, StoredFile
 from arrowquant_dist.target.plan_file import fingerprint_of, plan_file, read_plan_file, run_of, sidecars_of
 from arrowquant_dist.target.receipt import Receipt
@@ -180,9 +180,6 @@ class Target:
         self._fingerprint, self._run, self._is_cleared = None, None, True
         deleted = {*listing.ours, *sidecars}
         return Listing({path: nbytes for path, nbytes in listing.sizes.items() if path not in deleted})
-
-    def part_path(self, shard: int, attempt: str) -> str:
-        return part_path(shard, attempt)
 
     def receipts(
         self, listing: Listing | None = None, known: Mapping[int, Receipt] | None = None

@@ -24,6 +24,7 @@ from arrowquant_dist.machine import peak_memory_nbytes
 from arrowquant_dist.plan import RowBlock, Shard, expected_nbytes
 from arrowquant_dist.storage.traffic import Transferred
 from arrowquant_dist.storage.uris import is_local
+from arrowquant_dist.target.layout import part_path
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.tensor import QuantizedTensor, TensorScale, TensorSpan, quantize_values
@@ -80,7 +81,7 @@ class ShardWorker:
         """
         clock, before = Clock(), self._transferred()
         attempt = uuid.uuid4().hex[:16]
-        path = self._target.part_path(shard.index, attempt)
+        path = part_path(shard.index, attempt)
         self._codes.reserve(max(map(expected_nbytes, shard.blocks), default=0))
         with PartWriter(self._target.store, path, self._context.compression, self._frames) as writer:
             scales = self._tensor_scales(shard, clock)

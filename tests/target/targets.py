@@ -14,6 +14,7 @@ import pyarrow as pa
 from arrowquant_dist.format.parquet.part import PartInfo, PartWriter
 from arrowquant_dist.format.schema import StoredRow
 from arrowquant_dist.target.index import write_index
+from arrowquant_dist.target.layout import part_path
 from arrowquant_dist.target.manifest import Manifest
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.target import Target
@@ -41,7 +42,7 @@ def make_target(
     }
     target.start(_plan_table([row for rows in shards for row in rows], said))
     for shard, rows in enumerate(shards):
-        part = write_part(target, target.part_path(shard, "0"), rows, compression)
+        part = write_part(target, part_path(shard, "0"), rows, compression)
         receipt = Receipt(
             shard, "0", part.path, part.nbytes, part.hash, part.records, {}, 0, "w", "n", 0.0, 0, 0, 0
         )

@@ -15,6 +15,7 @@ from arrowquant_dist.storage.base import ObjectInfo, Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.target.commit import commit_path
 from arrowquant_dist.target.index import write_index
+from arrowquant_dist.target.layout import part_path
 from arrowquant_dist.target.manifest import Manifest
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.target import Target
@@ -38,7 +39,7 @@ def started(place: Place, fingerprint: str = "xxh3_128:f") -> Target:
 
 def work(target: Target, shard: int, attempt: str) -> Receipt:
     """A shard as a worker leaves it: its part written, nothing committed."""
-    writer = PartWriter(target.store, target.part_path(shard, attempt), "none")
+    writer = PartWriter(target.store, part_path(shard, attempt), "none")
     row = make_row(f"layer-{shard}", 100)
     writer.add(row, source_nbytes=400, method="rtn", kept_reason=None, errors=None)
     info = writer.close()

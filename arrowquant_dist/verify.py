@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
@@ -21,14 +20,17 @@ from arrowquant_dist.dataset.dataset import Dataset, alias_errors, bare_paths
 from arrowquant_dist.dataset.layers import StoredBlock, block_problem, group_layers
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, NotFound
 from arrowquant_dist.format.schema import SCHEMA_VERSION
+from arrowquant_dist.plan import plan_from_table
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile
+from arrowquant_dist.target.plan_file import read_plan_file
 
 READ_NBYTES = 8 << 20
 WORKERS = 4
 STRAY = "stray-object"
+_SAID_TWICE = ("fingerprint", "source", "config", "aliases", "compression")  # by the plan and the manifest
 
 OnProgress = Callable[[int, int], None]  # bytes done, bytes in all; called from several threads
 
@@ -169,8 +171,16 @@ def _check_target(store: Store, findings: _Findings) -> None:
                 _check_object(store, sidecar, findings)
         with ThreadPoolExecutor(WORKERS) as pool:
             check = partial(_check_part, store, findings)
-            of_parts = [[block for block in blocks if block.path == part.path] for part in manifest.parts]
-            list(pool.map(check, manifest.parts, of_parts))
+            of_parts = by_part(blocks)
+            list(pool.map(check, manifest.parts, (of_parts.get(part.path, []) for part in manifest.parts)))
+
+
+def by_part(blocks: Iterable[StoredBlock]) -> dict[str, list[StoredBlock]]:
+    """{path: its blocks}, in one pass: a large dataset has thousands of parts and hundreds of thousands of blocks."""
+    of_parts: defaultdict[str, list[StoredBlock]] = defaultdict(list)
+    for block in blocks:
+        of_parts[block.path].append(block)
+    return of_parts
 
 
 def _check_layers(blocks: Sequence[StoredBlock], store: Store, findings: _Findings) -> list[StoredBlock]:
@@ -217,15 +227,10 @@ def _check_index(store: Store, manifest: Manifest, findings: _Findings) -> list[
 def _check_plan(store: Store, manifest: Manifest, blocks: Sequence[StoredBlock], findings: _Findings) -> None:
     """What was planned is what is there: every row block once, from the same source by the same config."""
     uri = store.url(PLAN_PATH)
-    try:
-        table = pa.ipc.open_file(pa.BufferReader(store.read(PLAN_PATH))).read_all()
-        rows = table.select(["layer_name", "row_start", "shape", "layer_shape", "dtype"]).to_pylist()
-        metadata = {key.decode(): json.loads(value) for key, value in (table.schema.metadata or {}).items()}
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise CorruptWeights(f"the plan is damaged ({error}); fetch it again", uri=uri) from error
+    plan = plan_from_table(read_plan_file(store.read(PLAN_PATH), uri))
     planned = {
-        (row["layer_name"], row["row_start"], *map(tuple, (row["shape"], row["layer_shape"])), row["dtype"])
-        for row in rows
+        (block.layer.name, block.row_start, block.shape, block.layer.shape, block.layer.dtype)
+        for block in plan.blocks
     }
     stored = {(b.layer_name, b.row_start, b.shape, b.layer_shape, b.dtype) for b in blocks}
     for name, start, shape, *_ in sorted(planned - stored):
@@ -234,8 +239,8 @@ def _check_plan(store: Store, manifest: Manifest, blocks: Sequence[StoredBlock],
     for name, start, shape, *_ in sorted(stored - planned):
         message = f"the block {list(shape)} from row {start} on was never planned; quantize anew"
         findings.note(CorruptWeights(message, layer=name, uri=uri))
-    for name in ("fingerprint", "source", "config", "aliases", "compression"):
-        if metadata.get(f"arrowquant.{name}") != getattr(manifest, name):
+    for name in _SAID_TWICE:
+        if getattr(plan, name) != getattr(manifest, name):
             message = f"`{name}` of the manifest is not that of {PLAN_PATH}; fetch both again"
             findings.note(CorruptWeights(message, uri=store.url(MANIFEST_PATH)))
 

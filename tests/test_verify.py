@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, NotFound
 from arrowquant_dist.target.index import read_index, write_index
 from arrowquant_dist.target.manifest import hash_of
-from arrowquant_dist.verify import VerifyReport, verify
+from arrowquant_dist.verify import VerifyReport, by_part, verify
 from tests.format.encoder import Row, kept_row, random_row, write_v1, write_v2
 from tests.target.targets import make_target
 
 RNG = np.random.default_rng(11)
+BLOCK = StoredBlock("w", "", 0, 0, (1, 4), (100, 4), 1, 0, "float32", "int8", 0, 0, 4, "xxh3_128:0")
 
 
 def some_shards() -> list[list[Row]]:
@@ -295,3 +297,13 @@ def test_every_problem_reads_as_an_error(target: Path) -> None:
     for problem in verify(str(target)).problems:
         assert str(problem).startswith(f"layer {problem.layer!r}, {problem.uri}")
         assert issubclass(ArrowQuantError, Exception)
+
+
+def test_each_block_is_given_to_its_part_in_one_pass() -> None:
+    """2,000 parts of 200,000 rows: whatever looks at every block for every part never ends."""
+    blocks = [replace(BLOCK, path=f"part-{row % 7}", row_start=row) for row in range(100)]
+    once = iter(blocks)  # nobody can go through it a second time
+    found = by_part(once)
+    assert list(found) == [f"part-{part}" for part in range(7)]
+    assert all(block.path == path for path, own in found.items() for block in own)
+    assert sorted(block.row_start for own in found.values() for block in own) == list(range(100))

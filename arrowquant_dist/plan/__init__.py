@@ -7,10 +7,8 @@ from arrowquant_dist.plan.sizes import expected_nbytes, worker_memory_nbytes
 from arrowquant_dist.plan.summary import KeptLayer, PlanSummary, TypeTotals, summarize
 from arrowquant_dist.plan.table import (
     PLAN_TABLE_SCHEMA,
-    plan_from_bytes,
     plan_from_table,
     plan_table,
-    plan_to_bytes,
 )
 
 __all__ = [
@@ -24,10 +22,8 @@ __all__ = [
     "differences",
     "expected_nbytes",
     "make_plan",
-    "plan_from_bytes",
     "plan_from_table",
     "plan_table",
-    "plan_to_bytes",
     "summarize",
     "worker_memory_nbytes",
 ]

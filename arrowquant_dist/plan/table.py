@@ -21,7 +21,6 @@ from arrowquant_dist.errors import CorruptWeights, TargetConflict
 from arrowquant_dist.plan.blocks import Plan, RowBlock, Shard
 from arrowquant_dist.plan.fingerprint import PLAN_VERSION, fingerprint
 from arrowquant_dist.storage.uris import redact
-from arrowquant_dist.target.plan_file import arrow_file
 
 _PREFIX = "arrowquant."
 _SPEC_FIELDS = [
@@ -113,22 +112,6 @@ def plan_from_table(table: pa.Table) -> Plan:
         sidecars=tuple(metadata["sidecars"]),
         notes=tuple(metadata["notes"]),
     )
-
-
-def plan_to_bytes(plan: Plan) -> bytes:
-    """The table as an Arrow IPC file, what `run/plan.arrow` holds. Equal plans give equal bytes."""
-    return arrow_file(plan_table(plan))
-
-
-def plan_from_bytes(data: bytes) -> Plan:
-    """The inverse of `plan_to_bytes`. Raises as `plan_from_table`."""
-    try:
-        table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # of damaged names
-        message = "the plan is damaged; choose another target or --overwrite"
-        raise CorruptWeights(f"{message} ({error})") from error
-    return plan_from_table(table)
 
 
 def _row(shard: int, block: RowBlock, shown: Callable[[str], str]) -> tuple[Any, ...]:

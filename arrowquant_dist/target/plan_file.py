@@ -8,19 +8,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from arrowquant_dist.errors import CorruptWeights
+
 FINGERPRINT_KEY = b"arrowquant.fingerprint"
 SIDECARS_KEY = b"arrowquant.sidecars"
 RUN_KEY = b"arrowquant.run"  # an id of the run that wrote the plan: equal plans of two runs are told apart
 
 
 def plan_file(plan_table: pa.Table, run: bytes) -> bytes:
-    """The plan as an Arrow file, with the run's id."""
+    """The plan as an Arrow IPC file, with the run's id. Equal plans and ids give equal bytes."""
     table = plan_table.replace_schema_metadata({**(plan_table.schema.metadata or {}), RUN_KEY: run})
-    return arrow_file(table)
-
-
-def arrow_file(table: pa.Table) -> bytes:
-    """The table as an Arrow IPC file. Equal tables give equal bytes."""
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
@@ -28,10 +25,18 @@ def arrow_file(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def read_plan_file(data: bytes) -> pa.Table:
-    """The inverse of `plan_file`. pa.ArrowException, OSError, ValueError or KeyError where it is damaged."""
-    table = pa.ipc.open_file(io.BytesIO(data)).read_all()
-    fingerprint_of(table)
+def read_plan_file(data: bytes, uri: str) -> pa.Table:
+    """The inverse of `plan_file`, with buffers that were checked. uri: for errors. CorruptWeights where it is damaged.
+
+    What the columns say is for `plan.plan_from_table` to check.
+    """
+    try:
+        table = pa.ipc.open_file(io.BytesIO(data)).read_all()
+        table.validate(full=True)
+        fingerprint_of(table)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # ValueError: names that are no UTF-8
+        message = f"the plan of the run is damaged ({error}); fetch it again, or start anew with --overwrite"
+        raise CorruptWeights(message, uri=uri) from error
     return table
 
 

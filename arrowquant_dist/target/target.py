@@ -107,14 +107,10 @@ class Target:
 
     def planned(self) -> pa.Table | None:
         """The plan at the target, or None. CorruptWeights where it cannot be read."""
-        uri = self.store.url(PLAN_PATH)
         try:
-            table = read_plan_file(self.store.read(PLAN_PATH))
+            table = read_plan_file(self.store.read(PLAN_PATH), self.store.url(PLAN_PATH))
         except NotFound:
             return None
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            message = f"the plan of the run is damaged ({error}); start anew with --overwrite"
-            raise CorruptWeights(message, uri=uri) from error
         self._fingerprint, self._run = fingerprint_of(table), run_of(table)
         return table
 

@@ -104,7 +104,8 @@ def measure(folder: str) -> dict[str, float]:
     from arrowquant_dist.checkpoint.open import open_checkpoint
     from arrowquant_dist.config import QuantizationConfig, RunConfig
     from arrowquant_dist.machine import peak_memory_nbytes
-    from arrowquant_dist.plan import make_plan, plan_from_bytes, plan_to_bytes
+    from arrowquant_dist.plan import make_plan
+    from tests.plan.plan_bytes import read_again, written
 
     config = QuantizationConfig("int4", per_channel=False, mixed_precision_layers=["embed", "lm_head"])
     found = {"idle": peak_memory_nbytes() / _MIB, "cpu": 0.0}
@@ -117,8 +118,8 @@ def measure(folder: str) -> dict[str, float]:
 
     checkpoint = timed("open", lambda: open_checkpoint(folder))
     plan = timed("plan", lambda: make_plan(checkpoint, config, RunConfig()))
-    data = timed("to bytes", lambda: plan_to_bytes(plan))
-    if timed("from bytes", lambda: plan_from_bytes(data)).fingerprint != plan.fingerprint:
+    data = timed("to bytes", lambda: written(plan))
+    if timed("from bytes", lambda: read_again(data)).fingerprint != plan.fingerprint:
         raise RuntimeError("the plan came back as another one")
     found["planning"] = sum(found[phase] for phase in _PHASES[1:])
     found["all"] = found["open"] + found["planning"]

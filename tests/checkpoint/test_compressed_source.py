@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from arrowquant_dist import QuantizationConfig
 from arrowquant_dist.config import RunConfig
 from arrowquant_dist.errors import InvalidCheckpoint
-from arrowquant_dist.plan import make_plan, plan_from_bytes, plan_to_bytes
+from arrowquant_dist.plan import make_plan
 from tests.checkpoint.quantized_models import Tensors, assert_equal, assert_slices, save_model, values_of
+from tests.plan.plan_bytes import read_again, written
 
 PACKED, INTEGERS = "pack-quantized", "int-quantized"
 STRATEGIES: list[dict[str, Any]] = [
@@ -133,7 +134,7 @@ def test_any_slice_is_decoded_alone(asymmetric: Any, edges: list[int]) -> None:
 
 def test_a_plan_remembers_every_part(asymmetric: Any) -> None:
     plan = make_plan(asymmetric, QuantizationConfig(), RunConfig(block_bytes=64 << 10))
-    again = plan_from_bytes(plan_to_bytes(plan))
+    again = read_again(written(plan))
     assert again == plan
     assert {block.layer for block in again.blocks} == set(asymmetric.layers)
 

@@ -18,7 +18,7 @@ from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.config import RunConfig
 from arrowquant_dist.driver import quantize
 from arrowquant_dist.errors import InvalidCheckpoint, UnquantizableWeights
-from arrowquant_dist.plan import make_plan, plan_from_bytes, plan_to_bytes
+from arrowquant_dist.plan import make_plan
 from tests.checkpoint.quantized_models import (
     assert_equal,
     assert_slices,
@@ -29,6 +29,7 @@ from tests.checkpoint.quantized_models import (
     values_of,
 )
 from tests.datasets import weights_of
+from tests.plan.plan_bytes import read_again, written
 
 DEEPSEEK = {"quant_method": "fp8", "weight_block_size": [128, 128]}
 SHAPES = [(256, 384), (130, 200), (1, 7), (129, 128)]
@@ -150,7 +151,7 @@ def test_scales_may_lie_in_another_file_and_a_plan_remembers_where(tmp_path: Pat
     for values in values_of(checkpoint).values():
         assert_equal(values, by_blocks(weight, scale, 128, 128))
     plan = make_plan(checkpoint, QuantizationConfig(), RunConfig(block_bytes=64 << 10))
-    again = plan_from_bytes(plan_to_bytes(plan))
+    again = read_again(written(plan))
     assert again == plan
     planned = {block.layer.name: block.layer for block in again.blocks}
     assert planned == {layer.name: layer for layer in checkpoint.layers}

@@ -19,9 +19,10 @@ from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import RunConfig
 from arrowquant_dist.driver import quantize
 from arrowquant_dist.errors import InvalidCheckpoint
-from arrowquant_dist.plan import make_plan, plan_from_bytes, plan_to_bytes
+from arrowquant_dist.plan import make_plan
 from tests.checkpoint.quantized_models import Tensors, assert_equal, assert_slices, save_model, values_of
 from tests.datasets import weights_of
+from tests.plan.plan_bytes import read_again, written
 
 CONFIG = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
 NAME = "model.layers.0.mlp.experts.gate_up_proj"
@@ -88,7 +89,7 @@ def test_rows_are_the_inputs_of_each_expert_and_a_plan_remembers_the_parts(exper
     plan = make_plan(experts, QuantizationConfig(), RunConfig())
     block = next(block for block in plan.blocks if block.layer.name == NAME)
     assert (block.spec.row_dims, block.rows, block.columns) == (2, 3 * 160, 10)
-    assert plan_from_bytes(plan_to_bytes(plan)) == plan
+    assert read_again(written(plan)) == plan
 
 
 def test_part_of_an_expert_takes_part_of_its_codes(tmp_path: Path) -> None:

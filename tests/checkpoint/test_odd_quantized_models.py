@@ -15,8 +15,9 @@ from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.config import RunConfig
 from arrowquant_dist.dtypes import BY_SAFETENSORS
 from arrowquant_dist.errors import InvalidCheckpoint
-from arrowquant_dist.plan import make_plan, plan_from_bytes, plan_to_bytes
+from arrowquant_dist.plan import make_plan
 from tests.checkpoint.checkpoint_files import entry, read_all, safetensors_bytes
+from tests.plan.plan_bytes import read_again, written
 
 Entries = dict[str, tuple[str, list[int]]]
 SOUND: list[Entries] = [
@@ -91,4 +92,4 @@ def test_any_names_shapes_and_dtypes_end_in_layers_or_in_one_error(
     assert {*values, *checkpoint.aliases, *checkpoint.decoded} == {*header, *made}
     assert all(len(values[layer.name]) == layer.source_nbytes for layer in checkpoint.layers)
     plan = make_plan(checkpoint, QuantizationConfig(), RunConfig())
-    assert plan_from_bytes(plan_to_bytes(plan)) == plan
+    assert read_again(written(plan)) == plan

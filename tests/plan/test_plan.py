@@ -19,12 +19,18 @@ from arrowquant_dist.plan import (
     differences,
     expected_nbytes,
     make_plan,
-    plan_from_bytes,
-    plan_to_bytes,
     summarize,
     worker_memory_nbytes,
 )
-from tests.plan.plan_sources import CONFIGS, RUNS, checkpoint, checkpoints, of_layers, raw_layers
+from tests.plan.plan_bytes import read_again, written
+from tests.plan.plan_sources import (
+    CONFIGS,
+    RUNS,
+    checkpoint,
+    checkpoints,
+    of_layers,
+    raw_layers,
+)
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 INT8, RUN = QuantizationConfig(), RunConfig()
@@ -395,7 +401,7 @@ def test_a_plan_shows_no_credentials() -> None:
     source = replace(of_layers(layers), uri="s3://key:hunter2@bucket/?sig=hunter2")
     run = RunConfig(storage_options={"secret": "hunter2"})
     plan = make_plan(source, INT8.replace(hessians="s3://k:hunter2@b/h"), run)
-    assert b"hunter2" not in plan_to_bytes(plan)
+    assert b"hunter2" not in written(plan)
     assert "hunter2" not in repr((plan.source, plan.config, plan.notes))
     clean = replace(
         source, uri="s3://bucket/", layers=tuple(replace(x, uri="s3://bucket/a.safetensors") for x in layers)
@@ -496,5 +502,5 @@ def test_two_hundred_thousand_layers_are_planned_and_read_back_in_seconds() -> N
     config = QuantizationConfig("int4", per_channel=False, mixed_precision_layers=["embed", "lm_head"])
     start = time.process_time()
     plan = make_plan(source, config, RUN)
-    assert plan_from_bytes(plan_to_bytes(plan)).fingerprint == plan.fingerprint
+    assert read_again(written(plan)).fingerprint == plan.fingerprint
     assert time.process_time() - start < 15  # about 4 where nothing else runs

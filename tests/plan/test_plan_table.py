@@ -17,11 +17,10 @@ from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, TargetConfli
 from arrowquant_dist.plan import (
     PLAN_TABLE_SCHEMA,
     make_plan,
-    plan_from_bytes,
     plan_from_table,
     plan_table,
-    plan_to_bytes,
 )
+from tests.plan.plan_bytes import read_again, written
 from tests.plan.plan_sources import CONFIGS, RUNS, checkpoint, checkpoints
 
 CONFIG = QuantizationConfig("int4", per_channel=False, mixed_precision_layers=["embed", "lm_head"])
@@ -39,9 +38,9 @@ def test_a_plan_comes_back_from_its_table_and_its_bytes_whole(
 ) -> None:
     plan = make_plan(source, config, run)
     assert plan_from_table(plan_table(plan)) == plan
-    data = plan_to_bytes(plan)
-    assert plan_from_bytes(data) == plan
-    assert plan_to_bytes(plan_from_bytes(data)) == data
+    data = written(plan)
+    assert read_again(data) == plan
+    assert written(read_again(data)) == data
 
 
 def test_the_table_is_a_layer_table_with_a_row_for_each_block() -> None:
@@ -126,7 +125,7 @@ def test_a_plan_of_another_version_is_refused_and_says_what_to_do() -> None:
         plan_from_table(_with_metadata(_TABLE, "plan_version", 99))
 
 
-_BYTES = plan_to_bytes(PLAN)
+_BYTES = written(PLAN)
 
 
 @settings(deadline=None, max_examples=150)
@@ -135,7 +134,7 @@ def test_a_flipped_byte_gives_the_same_plan_or_one_clear_error(place: int, mask:
     damaged = bytearray(_BYTES)
     damaged[place] ^= mask
     try:
-        plan = plan_from_bytes(bytes(damaged))
+        plan = read_again(bytes(damaged))
     except ArrowQuantError:
         return
     assert plan.shards == PLAN.shards
@@ -143,5 +142,5 @@ def test_a_flipped_byte_gives_the_same_plan_or_one_clear_error(place: int, mask:
 
 @pytest.mark.parametrize("data", [b"", b"ARROW1", _BYTES[:100], _BYTES[:-1], b"\x00" * 1000])
 def test_bytes_that_are_no_plan_are_refused(data: bytes) -> None:
-    with pytest.raises(CorruptWeights, match="the plan is damaged"):
-        plan_from_bytes(data)
+    with pytest.raises(CorruptWeights, match="the plan of the run is damaged"):
+        read_again(data)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
+from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.format.parquet.part import PartInfo, PartWriter
 from arrowquant_dist.format.schema import StoredRow
+from arrowquant_dist.plan import Plan, RowBlock, Shard, plan_table
+from arrowquant_dist.plan.fingerprint import fingerprint
 from arrowquant_dist.target.index import write_index
 from arrowquant_dist.target.layout import part_path
 from arrowquant_dist.target.manifest import Manifest
@@ -33,14 +35,8 @@ def make_target(
 ) -> str:
     """Publishes `shards` at `root` (a folder or an fsspec URI) and returns it."""
     target = Target.open(str(root))
-    said: dict[str, Any] = {
-        "fingerprint": "xxh3_128:" + "0" * 32,
-        "source": {"uri": "/models/m", "format": "safetensors", "files": []},
-        "config": {"quant_type": "int8"},
-        "aliases": dict(aliases or {}),
-        "compression": compression,
-    }
-    target.start(_plan_table([row for rows in shards for row in rows], said))
+    plan = make_plan(shards, compression, aliases or {})
+    target.start(plan_table(plan))
     for shard, rows in enumerate(shards):
         part = write_part(target, part_path(shard, "0"), rows, compression)
         receipt = Receipt(
@@ -49,9 +45,43 @@ def make_target(
         assert target.commit(receipt)
     receipts = target.receipts()
     index = write_index((r.part, r.shard, record) for r in receipts.values() for record in r.rows)
-    manifest = Manifest.of(receipts.values(), index=index, sidecars=sidecars or {}, **said)
+    manifest = Manifest.of(
+        receipts.values(),
+        index=index,
+        sidecars=sidecars or {},
+        fingerprint=plan.fingerprint,
+        source=plan.source,
+        config=plan.config,
+        aliases=plan.aliases,
+        compression=compression,
+    )
     target.publish(manifest, index, dict(sidecars or {}))
     return str(root)
+
+
+def make_plan(shards: Sequence[Sequence[Row]], compression: str, aliases: Mapping[str, str]) -> Plan:
+    """The plan of a run that would have made these rows."""
+    planned = tuple(
+        Shard(index, tuple(_row_block(row.columns) for row in rows)) for index, rows in enumerate(shards)
+    )
+    return Plan(
+        shards=planned,
+        aliases=dict(aliases),
+        source={"uri": "/models/m", "format": "safetensors", "files": []},
+        config={"quant_type": "int8"},
+        compression=compression,
+        fingerprint=fingerprint(planned, aliases, [], compression),
+    )
+
+
+def _row_block(columns: Mapping[str, Any]) -> RowBlock:
+    shape, row_dims = tuple(columns["layer_shape"]), columns["row_dims"]
+    nbytes = math.prod(shape) * WIDTHS[columns["dtype"]]
+    layer = Layer(columns["layer_name"], shape, columns["dtype"], "/models/m/w", 0, nbytes)
+    is_whole = tuple(columns["shape"]) == shape
+    rows = math.prod(shape[:row_dims]) if is_whole else columns["shape"][0]
+    spec = QuantSpec(columns["quant_type"], group_size=columns["group_size"], row_dims=row_dims)
+    return RowBlock(layer, spec, columns["row_start"], rows)
 
 
 def write_part(target: Target, path: str, rows: Sequence[Row], compression: str) -> PartInfo:
@@ -67,17 +97,3 @@ def stored_row(row: Row) -> StoredRow:
     shapes = {name: tuple(values[name]) for name in ("shape", "layer_shape")}
     numbers = {name: np.frombuffer(values[name], "<f4") for name in ("scales", "zero_points")}
     return StoredRow(**{**values, **shapes, **numbers, "data": np.frombuffer(values["data"], np.uint8)})
-
-
-def _plan_table(rows: Sequence[Row], said: Mapping[str, Any]) -> pa.Table:
-    kinds = {
-        "layer_name": pa.string(),
-        "row_start": pa.int64(),
-        "shape": pa.list_(pa.int64()),
-        "layer_shape": pa.list_(pa.int64()),
-        "dtype": pa.string(),
-    }
-    metadata = {f"arrowquant.{name}": json.dumps(value) for name, value in said.items()}
-    return pa.table(
-        {name: [row.columns[name] for row in rows] for name in kinds}, pa.schema([*kinds.items()], metadata)
-    )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.node import Node
 
+from arrowquant_dist.engine.ray import private
 from arrowquant_dist.errors import InvalidConfig, MissingDependency, StorageError
 from arrowquant_dist.machine import usable_cpus
 
@@ -28,9 +28,6 @@ _QUICK_START = {
     "RAY_raylet_client_connect_timeout_milliseconds": "20",
     "RAY_raylet_client_num_connect_attempts": "500",
 }
-# Of Ray's processes, those a local run has no use for: without a dashboard its API server reports usage and no more,
-# the autoscaler has nothing to add, and the workers' output stays in their files. They take 2 s to start, and to end.
-_NEEDLESS = ("start_api_server", "start_monitor", "start_log_monitor")
 _OTHER_VERSION = "Version mismatch"
 _log = logging.getLogger("arrowquant_dist.engine")
 
@@ -51,21 +48,8 @@ def connect(address: str | None, workers: int | None) -> None:
 
 def _start_local(cpus: int) -> None:
     """A Ray of our own, whose processes have WORKER_ENVIRONMENT: to make one for its workers takes half a second."""
-    with _environment(WORKER_ENVIRONMENT | _QUICK_START), _without(Node, _NEEDLESS):
+    with _environment(WORKER_ENVIRONMENT | _QUICK_START), private.without_needless_processes():
         _init("local", num_cpus=cpus, object_store_memory=_LOCAL_STORE_NBYTES, include_dashboard=False)
-
-
-@contextmanager
-def _without(cls: type, methods: Sequence[str]) -> Iterator[None]:
-    """Meanwhile these methods do nothing."""
-    kept = {name: getattr(cls, name) for name in methods}
-    for name in methods:
-        setattr(cls, name, lambda *_args, **_options: None)
-    try:
-        yield
-    finally:
-        for name, method in kept.items():
-            setattr(cls, name, method)
 
 
 @contextmanager
@@ -98,27 +82,11 @@ def _init(address: str, **options: Any) -> None:
 
 def default_workers() -> int:
     """As many as the cluster has CPUs, or will have once its autoscaler has added every node that it may."""
-    workers = max(int(ray.cluster_resources().get("CPU", 0)), _autoscaled_cpus())
+    workers = max(int(ray.cluster_resources().get("CPU", 0)), private.autoscaled_cpus())
     if workers:
         return workers
     _log.warning("the cluster has no CPUs yet; asking for %d workers (--workers N)", UNKNOWN_CLUSTER_WORKERS)
     return UNKNOWN_CLUSTER_WORKERS
-
-
-def _autoscaled_cpus() -> int:
-    """CPUs of all nodes that the autoscaler may add; 0 where there is none, or it has no upper bound."""
-    from ray._private.state import state
-
-    most = state.get_max_resources_from_cluster_config() or {}
-    cpus = int(most.get("CPU", 0))
-    return cpus if cpus < 1 << 31 else 0
-
-
-def draining_nodes() -> set[str]:
-    """Ids of nodes that were told to go: preempted, or scaled down."""
-    from ray._private.state import state
-
-    return set(state.get_draining_nodes())
 
 
 def has_room(memory_nbytes: int | None) -> bool:

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from arrowquant_dist.engine.log import figures_of, log_attempt
-from arrowquant_dist.engine.ray import actor, cluster, failures
+from arrowquant_dist.engine.ray import actor, cluster, failures, private
 from arrowquant_dist.engine.ray.crew import Attempt, Crew, Seat
 from arrowquant_dist.engine.ray.ledger import Ledger
 from arrowquant_dist.engine.ray.pace import Pace, Patience, is_slow
@@ -261,7 +261,7 @@ class Dispatch:
     # --- looking
 
     def _look_around(self, now: float) -> None:
-        draining = cluster.draining_nodes()
+        draining = private.draining_nodes()
         for seat in self._crew.alive:
             seat.is_leaving = seat.node_id in draining
             self._look_at(seat, now)

@@ -45,6 +45,7 @@ from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.worker import WorkerContext
+from arrowquant_dist.worker.sinks.v2 import V2Parts
 
 _REQUESTS = 4  # times as many at a time as a worker's
 _MOST_REQUESTS = 256  # what Transfer takes
@@ -206,7 +207,7 @@ def _context(target: str, checkpoint: Checkpoint, plan: Plan, run: RunConfig) ->
     return WorkerContext(
         target,
         plan.fingerprint,
-        plan.compression,
+        V2Parts(plan.compression),
         checkpoint.files,
         run.source_storage,
         run.target_storage,

@@ -1,4 +1,4 @@
-"""The worker: turns shards into committed part files, one at a time."""
+"""The worker: turns shards into committed parts, one at a time."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import SourceFile
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import IncompleteDataset, Interrupted
-from arrowquant_dist.format.compression import ZstdFrames
-from arrowquant_dist.format.parquet.part import PartWriter
-from arrowquant_dist.format.schema import StoredRow, chunk_digests, row_checksum
+from arrowquant_dist.format.parquet.part import PartInfo
 from arrowquant_dist.machine import peak_memory_nbytes
 from arrowquant_dist.plan import RowBlock, Shard, expected_nbytes
 from arrowquant_dist.storage.traffic import Transferred
 from arrowquant_dist.storage.uris import is_local
-from arrowquant_dist.target.layout import part_path
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.tensor import QuantizedTensor, TensorScale, TensorSpan, quantize_values
 from arrowquant_dist.tensor.source import check_finite
 from arrowquant_dist.worker.batches import ReadAhead, ReadInTurn, batches_of
 from arrowquant_dist.worker.clock import Clock
+from arrowquant_dist.worker.sink import Part, SinkSpec
 
 OnBlock = Callable[[RowBlock], None]
 ShouldStop = Callable[[], bool]
@@ -40,23 +38,24 @@ ShouldStop = Callable[[], bool]
 class WorkerContext:
     """What every worker of a run needs to know; small, and travels to other machines.
 
-    fingerprint: of the plan, so that a commit says which plan it belongs to. Options may hold secrets: no repr.
+    fingerprint: of the plan, so that a commit says which plan it belongs to. sink: what is written. Options may hold
+    secrets: no repr.
     """
 
     target: str
     fingerprint: str
-    compression: str
+    sink: SinkSpec
     files: tuple[SourceFile, ...]
     source_storage: Storage = DEFAULT_STORAGE
     target_storage: Storage = DEFAULT_STORAGE
 
 
 class ShardWorker:
-    """Turns shards into committed part files, one at a time. Not thread-safe: a worker a thread.
+    """Turns shards into committed parts, one at a time. Not thread-safe: a worker a thread.
 
     The next two batches of row blocks are read while this one is quantized, and what was written before is still on
     its way to an object store. Memory: three batches' source bytes (one from local files), the codes of a block, and
-    what the part writer holds (plan.worker_memory_nbytes is the bound), whatever the shard's size.
+    what the sink holds (plan.worker_memory_nbytes is the bound), whatever the shard's size.
     node: the machine's name in receipts; default its host name. name: this process's there, `host/pid`.
     """
 
@@ -69,9 +68,7 @@ class ShardWorker:
         from_disk = all(is_local(file.uri) for file in context.files)
         self._read_batches = ReadInTurn(self._reader) if from_disk else ReadAhead(self._reader)
         self._codes = Arena()
-        self._frames = ZstdFrames()
-        if context.compression == "zstd":
-            self._frames.load()
+        self._sink = context.sink.open(self._target.store)
 
     def run(self, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
         """Writes and commits the shard; the receipt that counts may be another attempt's that was first.
@@ -81,35 +78,15 @@ class ShardWorker:
         """
         clock, before = Clock(), self._transferred()
         attempt = uuid.uuid4().hex[:16]
-        path = part_path(shard.index, attempt)
         self._codes.reserve(max(map(expected_nbytes, shard.blocks), default=0))
-        with PartWriter(self._target.store, path, self._context.compression, self._frames) as writer:
-            scales = self._tensor_scales(shard, clock)
-            with closing(self._read_batches(batches_of(shard.blocks), clock)) as batches:
-                for block, values in batches:
-                    if should_stop():
-                        raise Interrupted("the run was stopped; the same command resumes it")
-                    self._add(block, values, scales.get(block.layer.name), writer, clock)
-                    on_block(block)
+        part = self._sink.open_part(shard, attempt)
+        try:
+            self._fill(part, shard, clock, on_block, should_stop)
             with clock.phase("write"):
-                part = writer.close()
-        transferred = self._transferred() - before
-        receipt = Receipt(
-            shard=shard.index,
-            attempt=attempt,
-            part=part.path,
-            nbytes=part.nbytes,
-            hash=part.hash,
-            rows=part.records,
-            seconds=dict(clock.seconds),
-            wall_seconds=clock.wall_seconds,
-            peak_memory_nbytes=peak_memory_nbytes(),
-            worker=self.name,
-            node=self._node,
-            read_nbytes=transferred.read_nbytes,
-            written_nbytes=transferred.written_nbytes,
-            retries=transferred.retries,
-        )
+                written = part.close()
+        finally:
+            part.abort()  # nothing after `close`
+        receipt = self._receipt(shard, attempt, written, clock, self._transferred() - before)
         if self._target.commit(receipt):
             return receipt
         counting = self.committed(shard.index)
@@ -126,36 +103,55 @@ class ShardWorker:
     def _transferred(self) -> Transferred:
         return self._reader.transferred + self._target.store.traffic.total
 
-    def _add(
-        self,
-        block: RowBlock,
-        values: np.ndarray,
-        scale: TensorScale | None,
-        writer: PartWriter,
-        clock: Clock,
+    def _fill(
+        self, part: Part, shard: Shard, clock: Clock, on_block: OnBlock, should_stop: ShouldStop
     ) -> None:
-        with clock.phase("quantize"):
-            self._codes.reset()
-            quantized = quantize_values(
-                values,
-                block.shape,
-                block.layer.dtype,
-                block.spec,
-                scale=scale,
-                layer=block.layer.name,
-                layer_shape=block.layer.shape,
-                first_value=block.value_range[0],
-                allocate=self._codes.take,
-            )
-            row = _stored_row(block, quantized)
-        with clock.phase("write"):
-            writer.add(
-                row,
-                source_nbytes=block.source_nbytes,
-                method=block.spec.method if quantized.scales.size else "none",
-                kept_reason=_kept_reason(block, quantized),
-                errors=quantized.errors,
-            )
+        """Reads, quantizes and writes the shard's row blocks, in their order."""
+        scales = self._tensor_scales(shard, clock)
+        with closing(self._read_batches(batches_of(shard.blocks), clock)) as batches:
+            for block, values in batches:
+                if should_stop():
+                    raise Interrupted("the run was stopped; the same command resumes it")
+                with clock.phase("quantize"):
+                    quantized = self._quantize(block, values, scales.get(block.layer.name))
+                with clock.phase("write"):
+                    part.add(block, quantized)
+                on_block(block)
+
+    def _quantize(self, block: RowBlock, values: np.ndarray, scale: TensorScale | None) -> QuantizedTensor:
+        """The block's codes, in memory that the next block takes over."""
+        self._codes.reset()
+        return quantize_values(
+            values,
+            block.shape,
+            block.layer.dtype,
+            block.spec,
+            scale=scale,
+            layer=block.layer.name,
+            layer_shape=block.layer.shape,
+            first_value=block.value_range[0],
+            allocate=self._codes.take,
+        )
+
+    def _receipt(
+        self, shard: Shard, attempt: str, written: PartInfo, clock: Clock, transferred: Transferred
+    ) -> Receipt:
+        return Receipt(
+            shard=shard.index,
+            attempt=attempt,
+            part=written.path,
+            nbytes=written.nbytes,
+            hash=written.hash,
+            rows=written.records,
+            seconds=dict(clock.seconds),
+            wall_seconds=clock.wall_seconds,
+            peak_memory_nbytes=peak_memory_nbytes(),
+            worker=self.name,
+            node=self._node,
+            read_nbytes=transferred.read_nbytes,
+            written_nbytes=transferred.written_nbytes,
+            retries=transferred.retries,
+        )
 
     def _tensor_scales(self, shard: Shard, clock: Clock) -> dict[str, TensorScale]:
         """The scale of each layer that has one for all its row blocks: read once before it is quantized.
@@ -178,29 +174,3 @@ class ShardWorker:
                         check_finite(values, layer.dtype, layer.shape, block.value_range[0], layer.name)
                     span.add(values, layer.dtype, block.spec)
         return span.scale(blocks[0].spec)
-
-
-def _stored_row(block: RowBlock, quantized: QuantizedTensor) -> StoredRow:
-    digests = chunk_digests(quantized.codes)
-    return StoredRow(
-        layer_name=block.layer.name,
-        shape=quantized.shape,
-        dtype=quantized.dtype,
-        data=quantized.codes,
-        quant_type=quantized.quant_type,
-        scales=quantized.scales,
-        zero_points=quantized.zero_points,
-        quant_axis=quantized.quant_axis,
-        group_size=quantized.group_size,
-        layer_shape=block.layer.shape,
-        row_dims=block.spec.row_dims,
-        row_start=block.row_start,
-        chunk_digests=digests,
-        checksum=row_checksum(digests, quantized.scales, quantized.zero_points),
-    )
-
-
-def _kept_reason(block: RowBlock, quantized: QuantizedTensor) -> str | None:
-    if block.spec.is_quantized and not quantized.scales.size and block.num_params:
-        return "holds NaN or inf (non_finite: keep)"
-    return block.kept_reason

@@ -13,6 +13,7 @@ from arrowquant_dist.errors import Interrupted, InvalidCheckpoint, Unquantizable
 from arrowquant_dist.plan import Plan, RowBlock, make_plan, plan_table
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.worker import ShardWorker, WorkerContext
+from arrowquant_dist.worker.sinks.v2 import V2Parts
 from tests.sources import random_weights, save_checkpoint
 
 BLOCK = 64 << 10
@@ -25,7 +26,7 @@ def _started(
     checkpoint = open_checkpoint(source)
     plan = make_plan(checkpoint, config, run)
     Target.open(str(target)).start(plan_table(plan))
-    return plan, WorkerContext(str(target), plan.fingerprint, plan.compression, checkpoint.files)
+    return plan, WorkerContext(str(target), plan.fingerprint, V2Parts(plan.compression), checkpoint.files)
 
 
 def _ignore(_block: RowBlock) -> None:

@@ -111,7 +111,7 @@ class Upload:
     async def _has_landed(self) -> bool:
         """Whether an attempt was carried out whose answer got lost: an object of as many bytes and parts is there.
 
-        Its path is the attempt's own (`Target.part_path`), so it is nobody else's.
+        Its path is the attempt's own (`target.layout.part_path`), so it is nobody else's.
         """
         found = await self._requests.persist(lambda: self._client.info(self._path))
         return found.nbytes == self._nbytes and found.version.endswith(f"-{len(self._etags)}-{self._nbytes}")

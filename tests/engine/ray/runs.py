@@ -20,6 +20,7 @@ from arrowquant_dist.engine.ray.actor import ShardActor
 from arrowquant_dist.plan import Plan, make_plan, plan_table
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.worker import ShardWorker, WorkerContext
+from arrowquant_dist.worker.sinks.v2 import V2Parts
 from tests.engine.ray.slow_actor import SlowActor, hold
 from tests.integration.program import commits
 from tests.sources import save_checkpoint
@@ -126,14 +127,18 @@ def start_run(
     )
     target = folder / "target"
     Target.open(str(target)).start(plan_table(plan))
-    return Run(plan, WorkerContext(str(target), plan.fingerprint, plan.compression, checkpoint.files), target)
+    return Run(
+        plan,
+        WorkerContext(str(target), plan.fingerprint, V2Parts(plan.compression), checkpoint.files),
+        target,
+    )
 
 
 def quiet_checksums(run: Run) -> dict[tuple[str, int], str]:
     """What an undisturbed worker makes of the same plan."""
     target = run.target.with_name("quiet")
     Target.open(str(target)).start(plan_table(run.plan))
-    context = WorkerContext(str(target), run.plan.fingerprint, run.plan.compression, run.context.files)
+    context = WorkerContext(str(target), run.plan.fingerprint, run.context.sink, run.context.files)
     worker = ShardWorker(context)
     receipts = [worker.run(shard, lambda _: None, lambda: False) for shard in run.plan.shards]
     return {(row.layer_name, row.row_start): row.checksum for r in receipts for row in r.rows}

@@ -1,0 +1,40 @@
+"""What a row block became, as a row of V2 says it."""
+
+from __future__ import annotations
+
+from arrowquant_dist.format.schema import StoredRow, chunk_digests, row_checksum
+from arrowquant_dist.plan import RowBlock
+from arrowquant_dist.tensor import QuantizedTensor
+
+
+def stored_row(block: RowBlock, quantized: QuantizedTensor) -> StoredRow:
+    """The V2 row, with its digests. Shares the arrays of `quantized`."""
+    digests = chunk_digests(quantized.codes)
+    return StoredRow(
+        layer_name=block.layer.name,
+        shape=quantized.shape,
+        dtype=quantized.dtype,
+        data=quantized.codes,
+        quant_type=quantized.quant_type,
+        scales=quantized.scales,
+        zero_points=quantized.zero_points,
+        quant_axis=quantized.quant_axis,
+        group_size=quantized.group_size,
+        layer_shape=block.layer.shape,
+        row_dims=block.spec.row_dims,
+        row_start=block.row_start,
+        chunk_digests=digests,
+        checksum=row_checksum(digests, quantized.scales, quantized.zero_points),
+    )
+
+
+def method_of(block: RowBlock, quantized: QuantizedTensor) -> str:
+    """What chose its scales; `none` where it has none, whatever was planned."""
+    return block.spec.method if quantized.scales.size else "none"
+
+
+def kept_reason_of(block: RowBlock, quantized: QuantizedTensor) -> str | None:
+    """Why it is not quantized: the plan's reason, or what its values turned out to hold. None where it is."""
+    if block.spec.is_quantized and not quantized.scales.size and block.num_params:
+        return "holds NaN or inf (non_finite: keep)"
+    return block.kept_reason

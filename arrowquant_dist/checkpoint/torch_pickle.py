@@ -1,26 +1,25 @@
 """PyTorch `.bin` / `.pt` / `.pth`: names, shapes and places of the tensors, through weights_only alone.
 
-torch loads a rebuilt archive (see torch_zip.py) under FakeTensorMode: tensors have shapes, strides and, as
-`_checkpoint_offset` of their storage, which record they come from; no value is read. torch is imported inside
-the functions.
+torch loads a rebuilt archive (see torch_zip.py) without memory for values: tensors have shapes and strides, and which
+record they come from is found by torch_private.py, or by public names alone in torch_storages.py. No value is read.
+torch is imported inside the functions.
 """
 
 from __future__ import annotations
 
-import logging
 import pickle
 import reprlib
 import struct
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from arrowquant_dist.checkpoint import torch_private, torch_storages
 from arrowquant_dist.checkpoint.pickle_scan import check_pickle
 from arrowquant_dist.checkpoint.strided import encode_strides, is_contiguous, span
 from arrowquant_dist.checkpoint.table import RAW, Layer
-from arrowquant_dist.checkpoint.torch_zip import TorchArchive, read_archive, rebuild_archive
+from arrowquant_dist.checkpoint.torch_zip import TorchArchive, read_archive
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
@@ -101,16 +100,14 @@ def _layer(view: _View, record: ByteRange, uri: str) -> Layer:
 
 def _load_views(archive: TorchArchive, uri: str) -> list[_View]:
     """All tensors of the state dict, in its order."""
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    buffer, keys = rebuild_archive(archive)
+    way = torch_private if torch_private.is_there() else torch_storages
     try:
-        with _LOAD_LOCK, _without_log(), FakeTensorMode():
-            loaded = torch.load(buffer, weights_only=True)
+        with _LOAD_LOCK, way.loaded(archive) as (loaded, key_of):
             state = _find_state(loaded, uri)
             return [
-                _view(name, value, keys, uri) for name, value in state.items() if _is_tensor(name, value, uri)
+                _view(name, value, key_of(value), uri)
+                for name, value in state.items()
+                if _is_tensor(name, value, uri)
             ]
     except InvalidCheckpoint:
         raise
@@ -120,17 +117,6 @@ def _load_views(archive: TorchArchive, uri: str) -> list[_View]:
         raise InvalidCheckpoint(
             f"torch's weights_only does not load it ({reason}); {_SAVE_AGAIN}", uri=uri
         ) from error
-
-
-@contextmanager
-def _without_log() -> Iterator[None]:
-    """Fake mode logs a traceback for each tensor that cannot be; our error says it once."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    was_disabled, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = was_disabled
 
 
 def _find_state(loaded: Any, uri: str) -> Mapping[Any, Any]:
@@ -196,7 +182,7 @@ def _is_unicode(name: str) -> bool:
     return True
 
 
-def _view(name: str, tensor: Any, keys: dict[int, str], uri: str) -> _View:
+def _view(name: str, tensor: Any, key: str | None, uri: str) -> _View:
     import torch
 
     dtype = str(tensor.dtype).removeprefix("torch.")
@@ -204,7 +190,6 @@ def _view(name: str, tensor: Any, keys: dict[int, str], uri: str) -> _View:
         _refuse(f"{dtype} values ({tensor.layout}) are not supported; convert the tensor", uri, name)
     if tensor.is_neg() or tensor.is_conj():
         _refuse("it is a lazy negation or conjugate; save it after .resolve_neg().resolve_conj()", uri, name)
-    key = keys.get(getattr(tensor.untyped_storage(), "_checkpoint_offset", -1))
     if key is None:
         _refuse(f"it has no values in the file; {_SAVE_AGAIN}", uri, name)
     return _View(name, tuple(tensor.shape), dtype, key, tensor.storage_offset(), tuple(tensor.stride()))

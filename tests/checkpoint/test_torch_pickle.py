@@ -19,12 +19,22 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from arrowquant_dist.checkpoint import torch_private
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.pickle_scan import check_pickle
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint
 from tests.checkpoint.checkpoint_files import NOT_CAST, read_all
+
+
+@pytest.fixture(params=["private", "public"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every claim holds in both ways of reading: with torch's private names, and where torch has them no more."""
+    if request.param == "public":
+        monkeypatch.setattr(torch_private, "_MODULE", "torch._subclasses.moved")
+    assert torch_private.is_there() == (request.param == "private")
+    return str(request.param)
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
@@ -174,6 +184,7 @@ def test_nothing_runs_and_torch_is_not_even_imported_for_a_pickle_that_calls(tmp
     path = saved(tmp_path, {"w": torch.ones(2), "x": Custom()})
     code = f"""
 import sys
+from arrowquant_dist.checkpoint import torch_private
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.errors import InvalidCheckpoint
 try:
@@ -391,4 +402,17 @@ def test_the_error_says_what_weights_only_says(tmp_path: Path) -> None:
         open_checkpoint(path)
     path = rezipped(source, tmp_path, {"data.pkl": raw_pickle(b"ctorch\nSize\n", b"K\x01b")})
     with pytest.raises(InvalidCheckpoint, match=r"Can only build Tensor.*safetensors"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("way", ["public"], indirect=True)
+@pytest.mark.parametrize(
+    "other", [torch.ones(2, 2), torch.ones(3)[1:], torch.ones(2).half(), {"v": torch.ones(2)}]
+)
+def test_a_tensor_that_torch_sees_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Any
+) -> None:
+    path = saved(tmp_path, {"w": torch.ones(2)})
+    monkeypatch.setattr(torch, "load", lambda *_arguments, **_options: {"w": other})
+    with pytest.raises(InvalidCheckpoint, match="safetensors"):
         open_checkpoint(path)

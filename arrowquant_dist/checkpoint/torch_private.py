@@ -1,0 +1,59 @@
+"""What the reader of PyTorch files uses of torch beyond its public API.
+
+Written for torch 2.13. Under FakeTensorMode `torch.load` takes no memory for values, and `_checkpoint_offset` of a
+storage says which record of the archive it comes from. Where a torch has one of them no more, torch_storages.py finds
+the same by public names, and reads the pickle twice for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from arrowquant_dist.checkpoint.torch_zip import TorchArchive, rebuild_archive
+
+_MODULE, _OFFSET = "torch._subclasses.fake_tensor", "_checkpoint_offset"
+
+
+def is_there() -> bool:
+    """Whether this torch has the names."""
+    import torch
+
+    return _fake_mode() is not None and hasattr(torch.UntypedStorage, _OFFSET)
+
+
+@contextmanager
+def loaded(archive: TorchArchive) -> Iterator[tuple[Any, Callable[[Any], str | None]]]:
+    """What weights_only makes of the pickle, and what tells the key of a tensor's storage."""
+    import torch
+
+    buffer, keys = rebuild_archive(archive)
+    fake_mode = _fake_mode()
+    assert fake_mode is not None  # noqa: S101 - is_there() was asked
+    with _without_log(), fake_mode():
+        yield (
+            torch.load(buffer, weights_only=True),
+            lambda tensor: keys.get(getattr(tensor.untyped_storage(), _OFFSET)),
+        )
+
+
+def _fake_mode() -> Callable[[], Any] | None:
+    try:
+        found: Callable[[], Any] | None = getattr(import_module(_MODULE), "FakeTensorMode", None)
+    except ImportError:
+        return None
+    return found
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Fake mode logs a traceback for each tensor that cannot be; our error says it once."""
+    logger = logging.getLogger(_MODULE)
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was_disabled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
@@ -17,7 +17,7 @@ from arrowquant_dist.checkpoint.table import LAYER_TABLE_SCHEMA, RAW, Layer
 from arrowquant_dist.columns import arrow_batch
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.dtypes import DTYPES
-from arrowquant_dist.errors import CorruptWeights, TargetConflict
+from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint
 from arrowquant_dist.plan.blocks import Plan, RowBlock, Shard
 from arrowquant_dist.plan.fingerprint import PLAN_VERSION, fingerprint
 from arrowquant_dist.storage.uris import redact
@@ -47,6 +47,7 @@ _METADATA_TYPES: dict[str, type] = {
     "sidecars": list,
     "notes": list,
 }
+_UNKNOWN = {f"{_PREFIX}kept_reasons": b'""'}  # the first releases did not write it
 _BATCH_ROWS = 1 << 14  # bounds the Python objects that are there at a time
 # shape, num_params, offset and nbytes are the block's own, `layer_…` those of the whole layer. Where a
 # layer's encoding is not raw, a block's bytes are no range of their own, and offset and nbytes are the
@@ -86,8 +87,7 @@ def plan_table(plan: Plan) -> pa.Table:
 def plan_from_table(table: pa.Table) -> Plan:
     """The inverse of `plan_table`.
 
-    Raises CorruptWeights where the table is no plan, TargetConflict where another version of the package made
-    it.
+    Raises CorruptWeights where the table is no plan, InvalidCheckpoint where a newer release made it.
     """
     metadata = _read_metadata(table)
     if not table.schema.equals(PLAN_TABLE_SCHEMA, check_metadata=False):
@@ -100,7 +100,7 @@ def plan_from_table(table: pa.Table) -> Plan:
     if made != metadata["fingerprint"]:
         message = f"the plan's fingerprint is {metadata['fingerprint']}, its content's is {made}"
         raise CorruptWeights(f"{message}; choose another target or --overwrite")
-    if _digest_of_reasons(shards) != metadata["kept_reasons"]:
+    if metadata["kept_reasons"] not in ("", _digest_of_reasons(shards)):
         raise CorruptWeights("the plan's kept_reason column is damaged; choose another target or --overwrite")
     return Plan(
         shards=shards,
@@ -156,15 +156,18 @@ def _read_metadata(table: pa.Table) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         message = "the plan's metadata is damaged; choose another target or --overwrite"
         raise CorruptWeights(f"{message} ({error!r})") from error
-    if metadata["plan_version"] != PLAN_VERSION:
-        made = f"the plan is of version {metadata['plan_version']}, this package makes {PLAN_VERSION}"
-        raise TargetConflict(f"{made}; finish it with the version that began it, or choose another target")
+    if metadata["plan_version"] > PLAN_VERSION:
+        message = (
+            f"plan_version is {metadata['plan_version']}, this release reads up to {PLAN_VERSION}; "
+            "update arrowquant-dist"
+        )
+        raise InvalidCheckpoint(message)
     return metadata
 
 
-def _parse_metadata(raw: Mapping[str, bytes]) -> dict[str, Any]:
+def _parse_metadata(raw: dict[str, bytes]) -> dict[str, Any]:
     """Raises KeyError, TypeError or ValueError for what `_metadata` would not have written."""
-    metadata = {name: json.loads(raw[_PREFIX + name]) for name in _METADATA_TYPES}
+    metadata = {name: json.loads((_UNKNOWN | raw)[_PREFIX + name]) for name in _METADATA_TYPES}
     for name, kind in _METADATA_TYPES.items():
         if not isinstance(metadata[name], kind):
             raise TypeError(f"{name} is no {kind.__name__}")

@@ -11,9 +11,8 @@ from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.reduce.facts import RunFacts
 from arrowquant_dist.reduce.ratios import finite, ratio
+from arrowquant_dist.reduce.versions import REPORT_VERSION, upgraded
 from arrowquant_dist.reduce.work import WorkFigures
-
-REPORT_VERSION = 2
 
 
 def is_measured(sums: ErrorSums) -> bool:
@@ -232,8 +231,8 @@ class Timing:
 class Report:
     """Everything a run has to say; `report/report.json` is its `to_dict()`.
 
-    source: {uri, format}. config: as the plan resolved it. part_compression: `zstd` or `none`. notes: the
-    plan's.
+    source: {uri, format}. config: as the plan resolved it. part_compression: `zstd` or `none`. work: None in reports
+    of version 1, which did not have it. notes: the plan's.
     """
 
     source: dict[str, Any]
@@ -241,7 +240,7 @@ class Report:
     fingerprint: str
     part_compression: str
     run: RunFacts
-    work: WorkFigures
+    work: WorkFigures | None
     totals: Totals
     layer_types: tuple[LayerTypeFigures, ...]
     quant_types: tuple[QuantTypeCount, ...]
@@ -261,7 +260,7 @@ class Report:
             "fingerprint": self.fingerprint,
             "part_compression": self.part_compression,
             "run": self.run.to_dict(),
-            "work": self.work.to_dict(),
+            "work": self.work.to_dict() if self.work is not None else None,
             "totals": self.totals.to_dict(),
             "layer_types": [figures.to_dict() for figures in self.layer_types],
             "quant_types": [asdict(count) for count in self.quant_types],
@@ -275,18 +274,15 @@ class Report:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
-        """The inverse of `to_dict`. Raises InvalidCheckpoint where it is no such report, or a newer one."""
-        version = values.get("report_version")
-        if version != REPORT_VERSION:
-            raise InvalidCheckpoint(
-                f"report_version is {version!r}, this program reads {REPORT_VERSION}; "
-                "use the release that wrote it"
-            )
+        """The inverse of `to_dict`, of this release and of older ones.
+
+        Raises InvalidCheckpoint where it is no report, or a newer one.
+        """
         try:
-            return cls._from_checked(values)
+            return cls._from_checked(upgraded(values))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidCheckpoint(
-                f"not a report of version {REPORT_VERSION} ({type(error).__name__}: {error}); "
+                f"not a report of version {values['report_version']} ({type(error).__name__}: {error}); "
                 "write it again with `quantize --overwrite`"
             ) from error
 
@@ -298,7 +294,7 @@ class Report:
             fingerprint=str(values["fingerprint"]),
             part_compression=str(values["part_compression"]),
             run=RunFacts.from_dict(values["run"]),
-            work=WorkFigures.from_dict(values["work"]),
+            work=WorkFigures.from_dict(values["work"]) if values["work"] is not None else None,
             totals=Totals.from_dict(values["totals"]),
             layer_types=tuple(LayerTypeFigures.from_dict(figures) for figures in values["layer_types"]),
             quant_types=tuple(QuantTypeCount(**count) for count in values["quant_types"]),

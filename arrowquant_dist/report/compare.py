@@ -27,7 +27,7 @@ _LINES: tuple[tuple[str, Callable[[Report], str]], ...] = (
     ("wall time", lambda r: text.seconds(r.timing.wall_seconds)),
     ("throughput", lambda r: text.rate(r.timing.params_per_second, "params")),
     ("peak memory", lambda r: text.nbytes(r.timing.peak_memory_nbytes)),
-    ("workers' time that was useful", lambda r: _share(r.work.efficiency)),
+    ("workers' time that was useful", lambda r: _share(r.work.efficiency if r.work is not None else None)),
     ("engine", lambda r: f"{r.run.engine}, {text.counted(r.run.workers, 'worker')}"),
 )
 

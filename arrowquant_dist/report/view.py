@@ -101,6 +101,8 @@ def _throughput(report: Report) -> str:
 
 def _workers(report: Report) -> str:
     run, work = report.run, report.work
+    if work is None:
+        return f"{run.workers} ({run.engine})"
     if not work.this_run.shards:
         return "had nothing to do"
     nodes = text.counted(len(work.nodes), "node")
@@ -112,10 +114,12 @@ def _workers(report: Report) -> str:
 
 def _repeated(report: Report) -> str:
     run, work = report.run, report.work
+    shards = f"{text.counted(run.shard_retries, 'shard')}, {run.stolen} more at the tail"
+    if work is None:
+        return f"{shards}; requests were not counted"
     requests = work.this_run.request_retries
     if not (run.shard_retries or run.stolen or requests):
         return "nothing"
-    shards = f"{text.counted(run.shard_retries, 'shard')}, {run.stolen} more at the tail"
     return f"{shards}; {text.counted(requests, 'request')}"
 
 
@@ -251,13 +255,16 @@ def run_facts(report: Report) -> Table:
 
 def _bytes_moved(report: Report) -> str:
     work = report.work
+    if work is None:
+        return MISSING
     read, written = work.this_run.read_nbytes, work.this_run.written_nbytes
     each = f" ({work.read_per_source:.2f} for a byte of weights)" if work.read_per_source is not None else ""
     return f"{text.nbytes(read)} read{each}, {text.nbytes(written)} written by this run's workers"
 
 
 def _worker_rates(report: Report) -> str:
-    rates = [share.source_nbytes_per_second for share in report.work.workers]
+    workers = report.work.workers if report.work is not None else ()
+    rates = [share.source_nbytes_per_second for share in workers]
     stat = Stat.over(rate for rate in rates if rate is not None)
     if stat is None:
         return MISSING
@@ -269,7 +276,8 @@ def _worker_rates(report: Report) -> str:
 
 def nodes(report: Report) -> Table:
     """What each machine did, the fastest first; of many the fastest and the slowest."""
-    shares = report.work.nodes
+    every = report.work.nodes if report.work is not None else ()
+    shares = every
     if len(shares) > _NAMED_NODES:
         shares = (*shares[: _NAMED_NODES // 2], *shares[-_NAMED_NODES // 2 :])
     rows = tuple(
@@ -285,9 +293,7 @@ def nodes(report: Report) -> Table:
         for share in shares
     )
     headers = ("node", "processes", "shards", "source", "parts", "busy", "rate while busy")
-    title = (
-        "Nodes" if len(rows) == len(report.work.nodes) else f"Nodes, {len(rows)} of {len(report.work.nodes)}"
-    )
+    title = "Nodes" if len(rows) == len(every) else f"Nodes, {len(rows)} of {len(every)}"
     return Table(title, headers, "lrrrrrr", rows)
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import pyarrow as pa
 
 from arrowquant_dist.columns import arrow_batch
-from arrowquant_dist.errors import CorruptWeights
+from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint
 from arrowquant_dist.format.record import RowRecord, StoredRange
 
 INDEX_PATH = "index.parquet"
+INDEX_VERSION = 1
+_VERSION_KEY = "arrowquant.index_version"
 
 _RANGES = ("data", "scales", "zero_points", "chunk_digests")
 _RANGE_FIELDS = ("offset", "stored_nbytes", "nbytes")
@@ -47,7 +49,7 @@ INDEX_SCHEMA = pa.schema(
             for field in _RANGE_FIELDS
         ),
     ],
-    {"arrowquant.index_version": "1"},
+    {_VERSION_KEY: str(INDEX_VERSION)},
 )
 
 
@@ -81,11 +83,15 @@ def write_index(rows: Iterable[tuple[str, int, RowRecord]]) -> bytes:
 
 
 def read_index(data: bytes) -> list[IndexEntry]:
-    """The rows of index.parquet, in its order. CorruptWeights where it is damaged or ranges are negative."""
+    """The rows of index.parquet, in its order.
+
+    CorruptWeights where it is damaged or ranges are negative, InvalidCheckpoint where a newer release wrote it.
+    """
     import pyarrow.parquet as pq
 
     try:
         table = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read()
+        _check_version(table.schema)
         table = table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
         columns = {name: table[name].to_pylist() for name in table.column_names}
         _check_numbers(columns)
@@ -98,6 +104,16 @@ def read_index(data: bytes) -> list[IndexEntry]:
     columns["errors"] = [None] * table.num_rows
     records = map(RowRecord, *(columns[field.name] for field in fields(RowRecord)))
     return list(map(IndexEntry, columns["part"], columns["shard"], records))
+
+
+def _check_version(schema: pa.Schema) -> None:
+    """ValueError where it is no number: the index is damaged."""
+    version = int((schema.metadata or {}).get(_VERSION_KEY.encode(), b"1"))
+    if version > INDEX_VERSION:
+        message = (
+            f"index_version is {version}, this release reads up to {INDEX_VERSION}; update arrowquant-dist"
+        )
+        raise InvalidCheckpoint(message, uri=INDEX_PATH)
 
 
 def _check_numbers(columns: dict[str, list[Any]]) -> None:

@@ -88,6 +88,7 @@ def test_resumed_work_is_done_from_the_first_event_on(source: str, tmp_path: Pat
     report = quantize(source, str(tmp_path / "out"), CONFIG, run, seen.append).report
     assert 0 < seen[0].done_nbytes < seen[0].total_nbytes == seen[-1].done_nbytes
     work = report.work
+    assert work is not None
     assert (work.this_run.shards, work.earlier_runs.shards) == (1, len(commits) - 1)
     assert work.this_run.source_nbytes + work.earlier_runs.source_nbytes == report.totals.source_nbytes
 
@@ -96,6 +97,7 @@ def test_the_report_says_where_the_time_went(source: str, tmp_path: Path) -> Non
     report = quantize(source, str(tmp_path / "out"), CONFIG, RunConfig(workers=2)).report
     assert set(report.run.phases) == {"planning", "running", "reducing", "publishing"}
     assert sum(report.run.phases.values()) <= report.run.wall_seconds
+    assert report.work is not None
     assert report.work.this_run.read_nbytes >= report.totals.source_nbytes
     assert report.work.this_run.written_nbytes == report.totals.parts_nbytes
     assert report.work.efficiency is not None

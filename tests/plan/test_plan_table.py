@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from arrowquant_dist.checkpoint.table import LAYER_TABLE_SCHEMA, Checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig
-from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, TargetConflict
+from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, InvalidCheckpoint
 from arrowquant_dist.plan import (
     PLAN_TABLE_SCHEMA,
     make_plan,
@@ -120,8 +120,8 @@ def test_a_table_that_is_no_plan_or_was_changed_is_refused(table: pa.Table, mess
         plan_from_table(table)
 
 
-def test_a_plan_of_another_version_is_refused_and_says_what_to_do() -> None:
-    with pytest.raises(TargetConflict, match=r"is of version 99.*or choose another target"):
+def test_a_plan_of_a_newer_version_is_refused_and_says_what_to_do() -> None:
+    with pytest.raises(InvalidCheckpoint, match=r"is 99, .* up to \d+; update"):
         plan_from_table(_with_metadata(_TABLE, "plan_version", 99))
 
 

@@ -287,6 +287,7 @@ def test_work_is_told_apart_by_run_and_by_machine() -> None:
     receipts[2] = replace(receipts[2], node="m", worker="w0")
     facts = replace(RUN, resumed_shards=(0,), worker_seconds=12.0, wasted_seconds=3.0)
     work = reduce_receipts(receipts, plan_of(), facts).work
+    assert work is not None
     source = [sum(row.source_nbytes for row in receipt.rows) for receipt in receipts]
     assert (work.earlier_runs.shards, work.earlier_runs.busy_seconds) == (1, 1.5)
     assert (work.this_run.shards, work.this_run.busy_seconds) == (2, 2.5 + 3.5)
@@ -305,6 +306,7 @@ def test_work_is_told_apart_by_run_and_by_machine() -> None:
 
 def test_a_run_that_found_all_finished_has_no_efficiency() -> None:
     work = reduce_receipts(receipts_of(), plan_of(), replace(RUN, resumed_shards=(0, 1, 2))).work
+    assert work is not None
     assert work.this_run.shards == 0
     assert (work.efficiency, work.wasted_share, work.read_per_source) == (None, None, None)
 

@@ -246,6 +246,7 @@ def test_who_did_the_work_and_what_was_lost_is_in_every_report(report: Report, f
 
 
 def test_of_many_nodes_the_fastest_and_the_slowest_are_named(report: Report) -> None:
+    assert report.work is not None
     nodes = tuple(replace(report.work.nodes[0], name=f"node-{i}") for i in range(300))
     markdown = report_markdown(replace(report, work=replace(report.work, nodes=nodes)))
     assert "Nodes, 20 of 300" in markdown

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from arrowquant_dist.engine.ray.cluster import kernels_digest
+from arrowquant_dist.code_digest import code_digest
 from arrowquant_dist.engine.ray.metrics import WorkerMetrics
 from arrowquant_dist.errors import (
     ArrowQuantError,
@@ -34,11 +34,11 @@ _NO_MEMORY = "a worker got no memory for a row block; lower block_bytes or give 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who answers. node: its name in receipts. kernels: digest of the code that codes and scales depend on."""
+    """Who answers. node: its name in receipts. code: its code_digest."""
 
     node: str
     node_id: str
-    kernels: str
+    code: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class ShardActor:
 
     def __init__(self, context: WorkerContext) -> None:
         node_id = ray.get_runtime_context().get_node_id()
-        self._hello = Hello(f"{socket.gethostname()}/{node_id[:8]}", node_id, kernels_digest())
+        self._hello = Hello(f"{socket.gethostname()}/{node_id[:8]}", node_id, code_digest())
         self._worker = ShardWorker(context, self._hello.node)
         self._metrics = WorkerMetrics()
         self._progress = (0, 0)

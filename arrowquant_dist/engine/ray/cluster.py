@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -102,14 +100,6 @@ def no_room_message(memory_nbytes: int | None) -> str:
     needs = "1 CPU" + (f" and {_mib(memory_nbytes)}" if memory_nbytes else "")
     has = f"the largest has {cpus} CPUs" + (f" and {_mib(memory)}" if cpus else "")
     return f"none of the cluster's {len(alive)} nodes can hold a worker: it needs {needs}, {has}"
-
-
-def kernels_digest() -> str:
-    """Of the code that codes and scales depend on: workers that have another are not of this run."""
-    folder = Path(__file__).parents[2] / "kernels"
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))).hexdigest()[
-        :16
-    ]
 
 
 def _fits(resources: Mapping[str, float], memory_nbytes: int | None) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from arrowquant_dist.code_digest import code_digest
 from arrowquant_dist.engine.ray.actor import Hello
-from arrowquant_dist.engine.ray.cluster import kernels_digest
 from arrowquant_dist.engine.ray.failures import start_failure
 from arrowquant_dist.errors import MissingDependency
 from arrowquant_dist.plan import Shard
@@ -65,7 +65,7 @@ class Crew:
         self._create = create
         self._failures = 0
         self._not_before = 0.0
-        self._kernels = kernels_digest()
+        self._code = code_digest()
         self.seats: list[Seat] = []
         self.worker_seconds = 0.0
         self.without_any_since = time.monotonic()
@@ -85,7 +85,7 @@ class Crew:
 
     def welcome(self, seat: Seat, hello: Hello, now: float) -> None:
         """The actor answered. MissingDependency where its package is not the driver's."""
-        if hello.kernels != self._kernels:
+        if hello.code != self._code:
             message = (
                 f"node {hello.node} has another version of arrowquant-dist than the driver; install the same "
                 "one everywhere, or submit the job with its --working-dir"

@@ -1,0 +1,121 @@
+"""The digest of the code that decides bytes holds all of it: what nodes, and resumed runs, have to have in common."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arrowquant_dist.code_digest import DECIDES_BYTES, code_digest, digest_of
+from tests.conftest import CHECKOUT
+
+PACKAGE = CHECKOUT / "arrowquant_dist"
+
+# What a worker imports and no byte of a dataset depends on. An entry of DECIDES_BYTES within one of these counts.
+CHANGES_NO_BYTES = (
+    "__init__.py",  # names
+    "errors.py",  # words
+    "machine.py",  # figures of the machine
+    "metrics.py",  # how far the stored values are from the source's: for the report
+    "code_digest.py",
+    "config",  # is resolved into specs before a worker begins, and a plan's fingerprint holds those
+    "plan",  # what it says is in its fingerprint
+    "storage",  # moves bytes and makes none
+    "target",  # which parts count, not what is in them
+)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package's modules."""
+    return shutil.copytree(
+        PACKAGE, tmp_path / "arrowquant_dist", ignore=shutil.ignore_patterns("__pycache__")
+    )
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "kernels/rtn.py",
+        "kernels/zstd/frames.py",
+        "tensor/quantize.py",
+        "checkpoint/safetensors.py",
+        "checkpoint/quantized/read.py",
+        "format/schema.py",
+        "worker/shard.py",
+        "config/spec.py",
+    ],
+)
+def test_other_code_that_decides_bytes_is_another_digest(package: Path, module: str) -> None:
+    before = digest_of(package)
+    path = package / module
+    path.write_text(path.read_text() + "\n_ANOTHER = 1\n")
+    assert digest_of(package) != before
+
+
+def test_a_module_under_another_name_is_another_digest(package: Path) -> None:
+    before = digest_of(package)
+    (package / "kernels" / "rtn.py").rename(package / "kernels" / "round.py")
+    assert digest_of(package) != before
+
+
+def test_equal_code_elsewhere_is_the_same_digest(package: Path) -> None:
+    (package / "report" / "text.py").write_text("")
+    assert digest_of(package) == code_digest()
+
+
+def test_all_that_a_worker_imports_is_in_the_digest_or_changes_no_bytes() -> None:
+    reached = _reached("arrowquant_dist.worker.shard")
+    assert len(reached) > 50
+    assert not sorted(
+        p for p in reached if not _covered(p, DECIDES_BYTES) and not _covered(p, CHANGES_NO_BYTES)
+    )
+
+
+def test_the_lists_name_only_what_is_there() -> None:
+    assert not [name for name in (*DECIDES_BYTES, *CHANGES_NO_BYTES) if not (PACKAGE / name).exists()]
+
+
+def _covered(path: str, names: tuple[str, ...]) -> bool:
+    return any(path == name or path.startswith(f"{name}/") for name in names)
+
+
+def _reached(module: str) -> set[str]:
+    """Paths under the package of `module` and all that it imports, in functions too and by way of others."""
+    reached: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _path(name)
+        if path is None or name in reached:
+            continue
+        reached[name] = path.relative_to(PACKAGE).as_posix()
+        waiting += [name.rpartition(".")[0], *_imported(ast.parse(path.read_text()))]
+    return set(reached.values())
+
+
+def _path(module: str) -> Path | None:
+    """The file of a module of ours, None for others and for names that a module defines."""
+    place = CHECKOUT.joinpath(*module.split("."))
+    if not module.startswith("arrowquant_dist"):
+        return None
+    return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.exists()), None)
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Modules, and names that may be modules, types' imports aside."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)

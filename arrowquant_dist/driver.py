@@ -30,6 +30,7 @@ from arrowquant_dist.plan import (
     Plan,
     Shard,
     differences,
+    is_same_work,
     make_plan,
     plan_from_table,
     plan_table,
@@ -98,13 +99,8 @@ def quantize(
     engine, ran = choose_engine(run, worker_memory_nbytes(plan)), EngineFacts()
     if missing:
         with clock.phase("running"):
-            ran = _run(
-                engine,
-                dataset,
-                _context(target, checkpoint, plan, run),
-                missing,
-                _counted(plan, missing, on_event),
-            )
+            context = _context(target, checkpoint, plan, run)
+            ran = _run(engine, dataset, context, missing, _counted(plan, missing, on_event))
         with clock.phase("reducing"):
             found = dataset.look()
         if MANIFEST_PATH in found:  # another driver of this plan was first
@@ -131,7 +127,9 @@ def plan_only(source: str, target: str, config: QuantizationConfig, run: RunConf
     _refuse_own_source(dataset, checkpoint)
     found = dataset.look()
     dataset.refuse_foreign(found)
-    if not run.overwrite and PLAN_PATH in found:
+    if not run.overwrite and MANIFEST_PATH in found:
+        _refuse_other_work(dataset, dataset.manifest(), plan)
+    elif not run.overwrite and PLAN_PATH in found:
         _refuse_difference(dataset, dataset.planned(), plan)
     return plan
 
@@ -163,11 +161,7 @@ def _start(dataset: Target, plan: Plan, sidecars: Mapping[str, bytes], found: Li
 def _finished(dataset: Target, plan: Plan, found: Listing, target: str, run: RunConfig) -> Outcome:
     """The outcome of whoever published the dataset, which is all there; what lost against its parts is removed."""
     manifest = dataset.manifest()
-    if manifest is not None and manifest.fingerprint != plan.fingerprint:
-        _refuse_difference(dataset, dataset.planned(), plan)
-        raise TargetConflict(
-            "another plan's dataset is here; choose another target, or --overwrite", uri=dataset.store.uri
-        )
+    _refuse_other_work(dataset, manifest, plan)
     dataset.sweep(manifest, found)
     report = load_report(target, _storage(run))
     return Outcome(report, already_finished=True, target=dataset.store.uri)
@@ -181,6 +175,18 @@ def _refuse_difference(dataset: Target, planned: pa.Table | None, plan: Plan) ->
             f"the target holds another plan's run ({changes}); choose another target, or --overwrite to replace it",
             uri=dataset.store.uri,
         )
+
+
+def _refuse_other_work(dataset: Target, manifest: Manifest | None, plan: Plan) -> None:
+    """Of a finished dataset: where other code has done the same work, it is what was asked for."""
+    if manifest is None or manifest.fingerprint == plan.fingerprint:
+        return
+    planned = dataset.planned()
+    if planned is None or dataset.fingerprint != manifest.fingerprint:
+        message = "another plan's dataset is here; choose another target, or --overwrite"
+        raise TargetConflict(message, uri=dataset.store.uri)
+    if not is_same_work(plan_from_table(planned), plan):
+        _refuse_difference(dataset, planned, plan)
 
 
 def _refuse_own_source(dataset: Target, checkpoint: Checkpoint) -> None:

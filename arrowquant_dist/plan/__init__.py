@@ -1,7 +1,7 @@
 """Layer table + config → shards: which rows of which layers each worker turns into a part, and how."""
 
 from arrowquant_dist.plan.blocks import Plan, RowBlock, Shard
-from arrowquant_dist.plan.differences import differences
+from arrowquant_dist.plan.differences import differences, is_same_work
 from arrowquant_dist.plan.make import make_plan
 from arrowquant_dist.plan.sizes import expected_nbytes, worker_memory_nbytes
 from arrowquant_dist.plan.summary import KeptLayer, PlanSummary, TypeTotals, summarize
@@ -21,6 +21,7 @@ __all__ = [
     "TypeTotals",
     "differences",
     "expected_nbytes",
+    "is_same_work",
     "make_plan",
     "plan_from_table",
     "plan_table",

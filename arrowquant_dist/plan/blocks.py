@@ -70,7 +70,8 @@ class Shard:
 class Plan:
     """Everything a run does, fixed before the first weight is read.
 
-    fingerprint: `xxh3_128:<hex>` over source, layers, specs, blocks and shards: equal plans make equal bytes.
+    fingerprint: `xxh3_128:<hex>` over source, layers, specs, blocks, shards and code: equal plans make equal bytes.
+    code: the code_digest of the package that made the plan, and is to carry it out.
     source: {uri, format, files: [{uri, nbytes, version}]}, URIs without credentials.
     config: QuantizationConfig.to_dict(), and under `run` the run settings that change bytes.
     notes: for people (a word of mixed_precision_layers that matched nothing …).
@@ -82,6 +83,7 @@ class Plan:
     config: dict[str, Any]
     compression: str
     fingerprint: str
+    code: str
     sidecars: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

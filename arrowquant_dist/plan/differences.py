@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from arrowquant_dist.plan.blocks import Plan, RowBlock
+from arrowquant_dist.plan.fingerprint import fingerprint
 
+OTHER_CODE = "made by another version of this package's code; finish it with that version"
 _SHOWN = 3
 
 
@@ -17,6 +19,7 @@ def differences(before: Plan, now: Plan) -> list[str]:
     """
     if before.fingerprint == now.fingerprint:
         return []
+    code = [] if before.code == now.code else [OTHER_CODE]
     lines = [
         *_of_values(_flat(before.config), _flat(now.config)),
         *_of_values(_place(before), _place(now)),
@@ -24,9 +27,17 @@ def differences(before: Plan, now: Plan) -> list[str]:
         *_of_items("alias", before.aliases, now.aliases),
         *_of_items("layer", _layers(before), _layers(now)),
     ]
-    if not lines:
-        lines = _of_items("row blocks of layer", _layout(before), _layout(now))
-    return lines or ["the plans were made by different versions of this package"]
+    return [*code, *(lines or _of_items("row blocks of layer", _layout(before), _layout(now)))]
+
+
+def is_same_work(before: Plan, now: Plan) -> bool:
+    """Whether the plans differ in the code that carries them out at most.
+
+    A dataset that the one has finished is then what the other asks for; a run that the one has begun is still not for
+    the other to complete.
+    """
+    made = fingerprint(before.shards, before.aliases, before.source["files"], before.compression, now.code)
+    return made == now.fingerprint
 
 
 def _of_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

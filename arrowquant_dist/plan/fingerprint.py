@@ -14,15 +14,18 @@ from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.plan.blocks import Shard
 from arrowquant_dist.storage.uris import redact
 
-# Raise it whenever an equal plan would make other bytes than before (kernels, layout): a run that was begun
-# by an older version must not be completed by a newer one.
+# Of the plan's form. What other code would make of an equal plan is the matter of its code_digest.
 PLAN_VERSION = 1
 
 
 def fingerprint(
-    shards: Iterable[Shard], aliases: Mapping[str, str], files: Iterable[Mapping[str, Any]], compression: str
+    shards: Iterable[Shard],
+    aliases: Mapping[str, str],
+    files: Iterable[Mapping[str, Any]],
+    compression: str,
+    code: str,
 ) -> str:
-    """`xxh3_128:<hex>` over lines of canonical JSON: versions, source files and aliases, each shard's
+    """`xxh3_128:<hex>` over lines of canonical JSON: versions, code, source files and aliases, each shard's
     row blocks, the specs.
 
     Neither engine, workers nor addresses are in it, nor credentials, nor what only people read.
@@ -30,6 +33,7 @@ def fingerprint(
     head = {
         "plan_version": PLAN_VERSION,
         "schema_version": SCHEMA_VERSION,
+        "code": code,
         "compression": compression,
         "aliases": dict(aliases),
         "files": sorted(files, key=lambda file: str(file["uri"])),

@@ -7,6 +7,7 @@ from typing import Any
 
 from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer
+from arrowquant_dist.code_digest import code_digest
 from arrowquant_dist.config import QuantizationConfig, RunConfig, SpecResolver
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.plan.blocks import Plan, RowBlock
@@ -34,13 +35,15 @@ def make_plan(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig
     blocks, notes = _resolve_and_cut(layers, config, run.block_bytes)
     shards = group_shards(blocks, run.shard_bytes)
     files = [{"uri": redact(f.uri), "nbytes": f.nbytes, "version": f.version} for f in checkpoint.files]
+    code = code_digest()
     return Plan(
         shards=shards,
         aliases=dict(checkpoint.aliases),
         source={"uri": redact(checkpoint.uri), "format": checkpoint.format, "files": files},
         config={**config.to_dict(), "run": run.byte_settings()},
         compression=run.compression,
-        fingerprint=fingerprint(shards, checkpoint.aliases, files, run.compression),
+        fingerprint=fingerprint(shards, checkpoint.aliases, files, run.compression, code),
+        code=code,
         sidecars=tuple(checkpoint.sidecars),
         notes=(*checkpoint.notes, *notes),
     )

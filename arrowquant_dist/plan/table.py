@@ -39,6 +39,7 @@ _spec_values = attrgetter(*(name for name, _ in _SPEC_FIELDS))
 _METADATA_TYPES: dict[str, type] = {
     "plan_version": int,
     "fingerprint": str,
+    "code": str,
     "kept_reasons": str,
     "source": dict,
     "config": dict,
@@ -96,7 +97,9 @@ def plan_from_table(table: pa.Table) -> Plan:
         raise CorruptWeights("the plan's table has empty cells; choose another target or --overwrite")
     shards = _shards(table)
     source = metadata["source"]
-    made = fingerprint(shards, metadata["aliases"], source["files"], metadata["compression"])
+    made = fingerprint(
+        shards, metadata["aliases"], source["files"], metadata["compression"], metadata["code"]
+    )
     if made != metadata["fingerprint"]:
         message = f"the plan's fingerprint is {metadata['fingerprint']}, its content's is {made}"
         raise CorruptWeights(f"{message}; choose another target or --overwrite")
@@ -109,6 +112,7 @@ def plan_from_table(table: pa.Table) -> Plan:
         config=metadata["config"],
         compression=metadata["compression"],
         fingerprint=metadata["fingerprint"],
+        code=metadata["code"],
         sidecars=tuple(metadata["sidecars"]),
         notes=tuple(metadata["notes"]),
     )
@@ -131,6 +135,7 @@ def _metadata(plan: Plan) -> dict[str, str]:
     values = {
         "plan_version": PLAN_VERSION,
         "fingerprint": plan.fingerprint,
+        "code": plan.code,
         "kept_reasons": _digest_of_reasons(plan.shards),
         "source": plan.source,
         "config": plan.config,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,49 @@ def test_another_config_is_refused_and_says_what_differs(source: str, tmp_path: 
     with pytest.raises(TargetConflict, match=r"quant_type.*--overwrite"):
         quantize(source, str(tmp_path / "out"), QuantizationConfig("int4"), RunConfig())
     assert manifest_of(tmp_path / "out") == before
+
+
+@pytest.fixture
+def newer_code(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From when it is called, this package is of other code."""
+    return lambda: monkeypatch.setattr("arrowquant_dist.plan.make.code_digest", lambda: "0123456789abcdef")
+
+
+def test_a_run_that_other_code_began_is_not_completed(
+    source: str, tmp_path: Path, newer_code: Callable[[], None]
+) -> None:
+    target = str(tmp_path / "out")
+    quantize(source, target, CONFIG, RunConfig())
+    (tmp_path / "out" / "manifest.json").unlink()
+    newer_code()
+    for refused in (quantize, plan_only):
+        with pytest.raises(TargetConflict, match="another version of this package's code; finish it with"):
+            refused(source, target, CONFIG, RunConfig())
+
+
+def test_what_other_code_has_finished_is_finished(
+    source: str, tmp_path: Path, newer_code: Callable[[], None]
+) -> None:
+    target = str(tmp_path / "out")
+    first = quantize(source, target, CONFIG, RunConfig())
+    newer_code()
+    again = quantize(source, target, CONFIG, RunConfig())
+    assert again.already_finished
+    assert again.report == first.report
+    plan_only(source, target, CONFIG, RunConfig())
+    with pytest.raises(TargetConflict, match="quant_type: was 'int8', is 'int4'"):
+        quantize(source, target, CONFIG.replace(quant_type="int4"), RunConfig())
+
+
+def test_a_manifest_of_another_plan_beside_this_plan_is_no_finished_dataset(
+    source: str, tmp_path: Path
+) -> None:
+    quantize(source, str(tmp_path / "out"), CONFIG, RunConfig())
+    path = tmp_path / "out" / "manifest.json"
+    text = path.read_text()
+    path.write_text(text.replace(json.loads(text)["fingerprint"], "xxh3_128:" + "0" * 32))
+    with pytest.raises(TargetConflict, match="another plan's dataset is here"):
+        quantize(source, str(tmp_path / "out"), CONFIG, RunConfig())
 
 
 def test_overwrite_replaces_the_dataset(source: str, tmp_path: Path) -> None:

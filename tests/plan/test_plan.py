@@ -18,10 +18,13 @@ from arrowquant_dist.plan import (
     Plan,
     differences,
     expected_nbytes,
+    is_same_work,
     make_plan,
     summarize,
     worker_memory_nbytes,
 )
+from arrowquant_dist.plan.differences import OTHER_CODE
+from arrowquant_dist.plan.fingerprint import fingerprint
 from tests.plan.plan_bytes import read_again, written
 from tests.plan.plan_sources import (
     CONFIGS,
@@ -392,8 +395,23 @@ def test_settings_that_change_no_byte_keep_the_fingerprint() -> None:
 
 
 def test_the_fingerprint_is_the_same_on_every_machine() -> None:
-    """Pinned: a change here means that no run begun before it can be completed; raise PLAN_VERSION with it."""
-    assert make_plan(BASE, INT8, RUN).fingerprint == "xxh3_128:3883503dce164d47384409af4192757b"
+    """Pinned: a change here means that a finished dataset is no longer known to be what was asked for; raise
+    PLAN_VERSION with it."""
+    plan = make_plan(BASE, INT8, RUN)
+    made = fingerprint(plan.shards, plan.aliases, plan.source["files"], plan.compression, code="")
+    assert made == "xxh3_128:f9a4959575506f5fa4bcf5662a8bfe31"
+
+
+def test_other_code_is_another_plan_of_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = make_plan(BASE, INT8, RUN)
+    monkeypatch.setattr("arrowquant_dist.plan.make.code_digest", lambda: "0123456789abcdef")
+    now, other = make_plan(BASE, INT8, RUN), make_plan(BASE, INT8.replace(quant_type="int4"), RUN)
+    assert now.code == "0123456789abcdef"
+    assert before.fingerprint != now.fingerprint
+    assert differences(before, now) == [OTHER_CODE]
+    assert is_same_work(before, now)
+    assert not is_same_work(before, other)
+    assert differences(before, other)[:2] == [OTHER_CODE, "quant_type: was 'int8', is 'int4'"]
 
 
 def test_a_plan_shows_no_credentials() -> None:

@@ -124,6 +124,7 @@ def plan_of(pieces: tuple[tuple[tuple[Made, int, int], ...], ...] = PIECES) -> P
         config,
         "zstd",
         "xxh3_128:ab",
+        "0123456789abcdef",
         (),
         ("a note",),
     )

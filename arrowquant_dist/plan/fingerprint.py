@@ -33,11 +33,12 @@ def fingerprint(
     head = {
         "plan_version": PLAN_VERSION,
         "schema_version": SCHEMA_VERSION,
-        "code": code,
         "compression": compression,
         "aliases": dict(aliases),
         "files": sorted(files, key=lambda file: str(file["uri"])),
     }
+    if code:  # the first releases did not know of it
+        head["code"] = code
     state = xxhash.xxh3_128(_json(head).encode())
     shown = lru_cache(maxsize=None)(redact)
     specs: dict[QuantSpec, int] = {}  # numbered as they appear

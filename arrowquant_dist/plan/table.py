@@ -48,7 +48,9 @@ _METADATA_TYPES: dict[str, type] = {
     "sidecars": list,
     "notes": list,
 }
-_UNKNOWN = {f"{_PREFIX}kept_reasons": b'""'}  # the first releases did not write it
+_UNKNOWN = {
+    f"{_PREFIX}{name}": b'""' for name in ("kept_reasons", "code")
+}  # the first releases wrote neither
 _BATCH_ROWS = 1 << 14  # bounds the Python objects that are there at a time
 # shape, num_params, offset and nbytes are the block's own, `layer_…` those of the whole layer. Where a
 # layer's encoding is not raw, a block's bytes are no range of their own, and offset and nbytes are the

@@ -205,12 +205,12 @@ def _check_index(store: Store, manifest: Manifest, findings: _Findings) -> list[
         return []
     blocks = [StoredBlock.from_record(entry.part, entry.record) for entry in entries]
     uri = store.url(MANIFEST_PATH)
-    for wrong in alias_errors(manifest, {block.layer_name for block in blocks}, uri):
+    for wrong in alias_errors(manifest, {block.header.layer_name for block in blocks}, uri):
         findings.note(wrong)
     totals = manifest.totals
     found = {
-        "layers": len({block.layer_name for block in blocks}),
-        "num_params": sum(block.num_params for block in blocks),
+        "layers": len({block.header.layer_name for block in blocks}),
+        "num_params": sum(block.header.num_params for block in blocks),
         "source_nbytes": sum(entry.record.source_nbytes for entry in entries),
         "nbytes": sum(part.nbytes for part in manifest.parts),
     }
@@ -232,7 +232,8 @@ def _check_plan(store: Store, manifest: Manifest, blocks: Sequence[StoredBlock],
         (block.layer.name, block.row_start, block.shape, block.layer.shape, block.layer.dtype)
         for block in plan.blocks
     }
-    stored = {(b.layer_name, b.row_start, b.shape, b.layer_shape, b.dtype) for b in blocks}
+    rows = (block.header for block in blocks)
+    stored = {(row.layer_name, row.row_start, row.shape, row.layer_shape, row.dtype) for row in rows}
     for name, start, shape, *_ in sorted(planned - stored):
         message = f"the block {list(shape)} from row {start} on was planned and is not in the index"
         findings.note(IncompleteDataset(f"{message}; quantize anew", layer=name, uri=uri))
@@ -281,7 +282,7 @@ def _check_part(store: Store, findings: _Findings, part: ManifestPart, blocks: S
         _check_object(store, part, findings)
     except IncompleteDataset as error:
         for block in blocks:
-            findings.note(IncompleteDataset(error.message, layer=block.layer_name, uri=error.uri))
+            findings.note(IncompleteDataset(error.message, layer=block.header.layer_name, uri=error.uri))
         if not blocks:
             findings.note(error)
         return
@@ -317,10 +318,10 @@ def _check_parquet(
         expected = said.pop((row.row_group, row.row_in_group), None)
         if row != expected:
             message = "the index says another thing of this row than the Parquet file; quantize anew"
-            findings.note(CorruptWeights(message, layer=row.layer_name, uri=store.url(row.path)))
+            findings.note(CorruptWeights(message, layer=row.header.layer_name, uri=store.url(row.path)))
     for block in said.values():
         message = "the index has this row, the Parquet file does not; fetch it again"
-        findings.note(CorruptWeights(message, layer=block.layer_name, uri=store.url(block.path)))
+        findings.note(CorruptWeights(message, layer=block.header.layer_name, uri=store.url(block.path)))
     readable = set(file.blocks)
     for block in sound:
         row = replace(block, ranges=None)

@@ -14,6 +14,8 @@ import pytest
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, NotFound
+from arrowquant_dist.format.record import RowRecord
+from arrowquant_dist.format.row import HEADER_NAMES, RowHeader
 from arrowquant_dist.target.index import read_index, write_index
 from arrowquant_dist.target.manifest import hash_of
 from arrowquant_dist.verify import VerifyReport, by_part, verify
@@ -21,7 +23,7 @@ from tests.format.encoder import Row, kept_row, random_row, write_v1, write_v2
 from tests.target.targets import make_target
 
 RNG = np.random.default_rng(11)
-BLOCK = StoredBlock("w", "", 0, 0, (1, 4), (100, 4), 1, 0, "float32", "int8", 0, 0, 4, "xxh3_128:0")
+HEADER = RowHeader("w", 0, (1, 4), (100, 4), 1, "float32", "int8", 0, 0, 4, "xxh3_128:0")
 
 
 def some_shards() -> list[list[Row]]:
@@ -98,8 +100,10 @@ def test_any_flipped_byte_of_a_part_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["data", "scales", "zero_points", "chunk_digests"])
 @pytest.mark.parametrize("end", ["first", "last"])
 def test_a_flipped_byte_of_a_value_names_its_layer(target: Path, value: str, end: str) -> None:
-    entry = next(e for e in read_index((target / "index.parquet").read_bytes()) if e.record.layer_name == "w")
-    place = getattr(entry.record, value)
+    entry = next(
+        e for e in read_index((target / "index.parquet").read_bytes()) if e.record.header.layer_name == "w"
+    )
+    place = getattr(entry.record.ranges, value)
     part = target / entry.part
     content = bytearray(part.read_bytes())
     content[place.offset if end == "first" else place.offset + place.stored_nbytes - 1] ^= 4
@@ -221,12 +225,19 @@ def rewrite_index(target: Path, change: Callable[[list[Any]], list[Any]]) -> Non
 
 
 def changed(entries: list[Any], layer: str, **fields: Any) -> list[Any]:
-    return [(p, s, replace(r, **fields) if r.layer_name == layer else r) for p, s, r in entries]
+    """fields: of the header, or of the record itself."""
+
+    def change(record: RowRecord) -> RowRecord:
+        own = {name: value for name, value in fields.items() if name not in HEADER_NAMES}
+        header = {name: value for name, value in fields.items() if name in HEADER_NAMES}
+        return replace(record, **own, header=replace(record.header, **header))
+
+    return [(p, s, change(r) if r.header.layer_name == layer else r) for p, s, r in entries]
 
 
 INDEX_EDITS: dict[str, Callable[[list[Any]], list[Any]]] = {
-    "a layer is left out": lambda entries: [e for e in entries if e[2].layer_name != "head"],
-    "a block is left out": lambda entries: [e for e in entries if e[2].row_start == 0],
+    "a layer is left out": lambda entries: [e for e in entries if e[2].header.layer_name != "head"],
+    "a block is left out": lambda entries: [e for e in entries if e[2].header.row_start == 0],
     "a row twice": lambda entries: [*entries, entries[-1]],
     "another name": lambda entries: changed(entries, "head", layer_name="tail"),
     "another dtype": lambda entries: changed(entries, "norm", dtype="int32"),
@@ -301,9 +312,10 @@ def test_every_problem_reads_as_an_error(target: Path) -> None:
 
 def test_each_block_is_given_to_its_part_in_one_pass() -> None:
     """2,000 parts of 200,000 rows: whatever looks at every block for every part never ends."""
-    blocks = [replace(BLOCK, path=f"part-{row % 7}", row_start=row) for row in range(100)]
+    headers = [replace(HEADER, row_start=row) for row in range(100)]
+    blocks = [StoredBlock(header, f"part-{row % 7}", 0, 0) for row, header in enumerate(headers)]
     once = iter(blocks)  # nobody can go through it a second time
     found = by_part(once)
     assert list(found) == [f"part-{part}" for part in range(7)]
     assert all(block.path == path for path, own in found.items() for block in own)
-    assert sorted(block.row_start for own in found.values() for block in own) == list(range(100))
+    assert sorted(block.header.row_start for own in found.values() for block in own) == list(range(100))

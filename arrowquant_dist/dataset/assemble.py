@@ -50,7 +50,7 @@ class Assembler:
             out = np.empty((rows.stop - rows.start, columns), DTYPES[dtype].bits)
 
             def fill(piece: Piece) -> None:
-                first = piece.block.row_start + piece.start - rows.start
+                first = piece.block.header.row_start + piece.start - rows.start
                 place = out[first : first + piece.rows].reshape(-1)
                 self._read(piece).values_into(place.view(np.uint8), dtype)
 
@@ -67,7 +67,7 @@ class Assembler:
         found = pieces(rows.layer, rows.start, rows.stop)
         if rows.layer.quant_type == "mixed" or not found:
             return self._raw(rows)
-        nbytes = [piece.rows * piece.block.row_nbytes for piece in found]
+        nbytes = [piece.rows * piece.block.header.row_nbytes for piece in found]
         offsets = np.cumsum([0, *nbytes])
 
         def begin() -> tuple[Sequence[Lane], Callable[[], QuantizedTensor]]:
@@ -85,7 +85,7 @@ class Assembler:
                 rows, codes, found, [parts[i] for i in range(len(found))]
             )
 
-        numbers = sum(16 * piece.rows * max(1, piece.block.groups_per_row) for piece in found)
+        numbers = sum(16 * piece.rows * max(1, piece.block.header.groups_per_row) for piece in found)
         result_nbytes = sum(nbytes) + numbers
         costs = [self._read_nbytes(piece) for piece in found]
         lanes, extra = self._fit(costs, result_nbytes)

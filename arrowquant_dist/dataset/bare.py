@@ -11,28 +11,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arrowquant_dist.dataset.layers import StoredBlock, sizes_problem
+from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.dataset.values import Values
 from arrowquant_dist.errors import CorruptWeights
-from arrowquant_dist.format.schema import V1_SCHEMA, V2_SCHEMA
+from arrowquant_dist.format.row import (
+    BLOB_NAMES,
+    COLUMNS,
+    HEADER_COLUMNS,
+    BlobColumn,
+    Blobs,
+    SmallColumn,
+    headers_of,
+    sizes_problem,
+)
+from arrowquant_dist.format.schema import V1_SCHEMA, VERSION_KEY
 from arrowquant_dist.storage.base import ByteRange, Store
 
-VERSION_KEY = b"arrowquant.schema_version"
 READ_BUFFER_NBYTES = 1 << 20
-BLOBS = ("data", "scales", "zero_points", "chunk_digests")
-_SMALL = {
-    "layer_name": pa.string(),
-    "shape": pa.list_(pa.int64()),
-    "dtype": pa.string(),
-    "num_params": pa.int64(),
-    "quant_type": pa.string(),
-    "quant_axis": pa.int64(),
-    "group_size": pa.int64(),
-    "layer_shape": pa.list_(pa.int64()),
-    "row_dims": pa.int64(),
-    "row_start": pa.int64(),
-    "checksum": pa.string(),
-}
 
 
 class ReadCounter:
@@ -85,12 +80,16 @@ class BareFile:
             file = pq.ParquetFile(reader, page_checksum_verification=True)
             self._metadata = file.metadata
             self.version = self._schema_version(file.schema_arrow)
+            self._names = self._known_names(file.schema_arrow)
             leaves = [file.schema.column(i).path for i in range(len(file.schema.names))]
             self._data_index = leaves.index("data")
             groups = range(self._metadata.num_row_groups)
             self._group_rows = [self._metadata.row_group(group).num_rows for group in groups]
-            names = [name for name in _SMALL if name in V1_SCHEMA.names or self.version == "2"]
-            small = {name: self._plain(file.read(columns=[name]), name) for name in names}
+            small = {
+                column.name: self._plain(file.read(columns=[column.name]), column)
+                for column in HEADER_COLUMNS
+                if column.name in self._names
+            }
         self.kept_nbytes = max((self._nbytes(g) for g in groups if self._group_rows[g] > 1), default=0)
         self.blocks = tuple(self._blocks(small))
 
@@ -98,21 +97,21 @@ class BareFile:
         """The block's values, as the caller's own memory. CorruptWeights where Parquet cannot decode them."""
         batch = self._row(block, counter)
         if batch is None:
-            raise self._corrupt("its row group has fewer rows than it says", block.layer_name)
-        blobs = {name: _blob(batch[name]) for name in batch.schema.names}
-        data, scales, zero_points, digests = (blobs.get(name, np.empty(0, np.uint8)) for name in BLOBS)
-        problem = sizes_problem(block, data.size, scales.size, zero_points.size, digests.size)
+            raise self._corrupt("its row group has fewer rows than it says", block.header.layer_name)
+        blobs = [_blob(batch[name]) if name in self._names else np.empty(0, np.uint8) for name in BLOB_NAMES]
+        problem = sizes_problem(block.header, Blobs(*(blob.size for blob in blobs)))
         if problem is not None:
-            raise self._corrupt(problem, block.layer_name)
-        return Values(data, scales.view("<f4"), zero_points.view("<f4"), digests.tobytes())
+            raise self._corrupt(problem, block.header.layer_name)
+        return Values.of(blobs)
 
     def size_problem(self, block: StoredBlock) -> str | None:
         """What Parquet's own sizes rule out: no memory is taken for a shape that its file cannot fill."""
         column = self._data_column(block.row_group)
         if column.has_dictionary_page and self._group_rows[block.row_group] > 1:  # equal ones are stored once
             return None
-        if block.data_nbytes > column.total_uncompressed_size:
-            return f"data has at most {column.total_uncompressed_size} bytes, but needs {block.data_nbytes}"
+        nbytes = block.header.data_nbytes
+        if nbytes > column.total_uncompressed_size:
+            return f"data has at most {column.total_uncompressed_size} bytes, but needs {nbytes}"
         return None
 
     def data_range(self, block: StoredBlock) -> ByteRange:
@@ -134,7 +133,7 @@ class BareFile:
         """The blobs of a row group's rows, one at a time."""
         columns = self._metadata.row_group(group)
         counter.add(sum(columns.column(i).total_compressed_size for i in range(columns.num_columns)))
-        names = [name for name in BLOBS if name in V1_SCHEMA.names or self.version == "2"]
+        names = [name for name in BLOB_NAMES if name in self._names]
         with self._translated(), self._store.open_reader(self._path) as reader:
             file = pq.ParquetFile(
                 reader,
@@ -155,26 +154,35 @@ class BareFile:
         missing = [name for name in V1_SCHEMA.names if name not in schema.names]
         if missing:
             raise self._corrupt(f"not a V1 or V2 file, the column {missing[0]!r} is missing")
-        is_v1 = not any(name in schema.names for name in V2_SCHEMA.names if name not in V1_SCHEMA.names)
-        version: str = (
-            (schema.metadata or {}).get(VERSION_KEY, b"1" if is_v1 else b"2").decode("utf-8", "replace")
-        )
+        is_v1 = not any(column.name in schema.names for column in COLUMNS if column.since == "2")
+        default = b"1" if is_v1 else b"2"
+        version: str = (schema.metadata or {}).get(VERSION_KEY.encode(), default).decode("utf-8", "replace")
         if version not in {"1", "2"}:
             raise self._corrupt(f"schema version {version!r} is not known; a newer release may read it")
-        wanted = V1_SCHEMA if version == "1" else V2_SCHEMA
-        for name in wanted.names:
-            if name not in schema.names:
-                raise self._corrupt(f"the column {name!r} of V{version} is missing")
-            if name in BLOBS and not _is_binary(schema.field(name).type):
-                raise self._corrupt(f"the column {name!r} is {schema.field(name).type}, not binary")
         return version
 
-    def _plain(self, table: pa.Table, name: str) -> list[Any]:
-        column = table[name]
+    def _known_names(self, schema: pa.Schema) -> frozenset[str]:
+        """The columns to read: those that the version has, which have to be there, and those that any file may have."""
+        names = set()
+        for column in COLUMNS:
+            name = column.name
+            if column.since is not None and column.since > self.version:
+                continue
+            if name not in schema.names:
+                if column.since is None:
+                    continue
+                raise self._corrupt(f"the column {name!r} of V{self.version} is missing")
+            if isinstance(column, BlobColumn) and not _is_binary(schema.field(name).type):
+                raise self._corrupt(f"the column {name!r} is {schema.field(name).type}, not binary")
+            names.add(name)
+        return frozenset(names)
+
+    def _plain(self, table: pa.Table, column: SmallColumn) -> list[Any]:
+        name, stored = column.name, table[column.name]
         try:
-            values: list[Any] = column.cast(_SMALL[name]).to_pylist()
+            values: list[Any] = stored.cast(column.wide_type).to_pylist()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise self._corrupt(f"the column {name!r} is {column.type}, not {_SMALL[name]}") from error
+            raise self._corrupt(f"the column {name!r} is {stored.type}, not {column.wide_type}") from error
         if len(values) != sum(self._group_rows):
             raise self._corrupt(f"the column {name!r} has {len(values)} of {sum(self._group_rows)} values")
         if any(value is None or (isinstance(value, list) and None in value) for value in values):
@@ -182,26 +190,11 @@ class BareFile:
         return values
 
     def _blocks(self, small: dict[str, list[Any]]) -> Iterator[StoredBlock]:
+        # as str(tensor.dtype) spells it in some V1 files
+        small["dtype"] = [dtype.removeprefix("torch.") for dtype in small["dtype"]]
         places = [(group, row) for group, rows in enumerate(self._group_rows) for row in range(rows)]
-        for i, (group, row) in enumerate(places):
-            of = {name: values[i] for name, values in small.items()}
-            shape = tuple(of["shape"])
-            yield StoredBlock(
-                layer_name=of["layer_name"],
-                path=self._path,
-                row_group=group,
-                row_in_group=row,
-                shape=shape,
-                layer_shape=tuple(of.get("layer_shape", shape)),
-                row_dims=of.get("row_dims", 1),
-                row_start=of.get("row_start", 0),
-                dtype=of["dtype"].removeprefix("torch."),  # as str(tensor.dtype) spells it in some V1 files
-                quant_type=of.get("quant_type", "none"),
-                quant_axis=of.get("quant_axis", -1),
-                group_size=of.get("group_size", 0),
-                num_params=of["num_params"],
-                checksum=of.get("checksum", ""),
-            )
+        for (group, row), header in zip(places, headers_of(small, len(places)), strict=True):
+            yield StoredBlock(header, self._path, group, row)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

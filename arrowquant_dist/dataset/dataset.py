@@ -16,7 +16,8 @@ from arrowquant_dist.dataset.ranges import peak_nbytes, read_values
 from arrowquant_dist.dataset.values import Values, check_digests, check_finite
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidConfig, NotFound, UnknownLayer
-from arrowquant_dist.format.schema import CHUNK_NBYTES, SCHEMA_VERSION
+from arrowquant_dist.format.digests import CHUNK_NBYTES
+from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.traffic import Transferred
@@ -99,7 +100,7 @@ class Dataset:
 
     def read_block(self, block: StoredBlock, *, verify: bool = True) -> QuantizedTensor:
         """A whole block, in memory of its own. verify: its checksum; CorruptWeights has the byte range."""
-        return self.read_piece(Piece(block, 0, block.rows), verify=verify)
+        return self.read_piece(Piece(block, 0, block.header.rows), verify=verify)
 
     def read_rows(self, name: str, start: int, stop: int, *, verify: bool = True) -> list[QuantizedTensor]:
         """Rows [start, stop) of a layer seen as [prod(shape[:row_dims]), columns], a piece for each block.
@@ -150,11 +151,11 @@ class Dataset:
             try:
                 values = read_values(lambda part: self._fetch(block.path, part), block.ranges, wanted)
             except CorruptWeights as error:
-                layer, where = block.layer_name, error.byte_range
+                layer, where = block.header.layer_name, error.byte_range
                 raise CorruptWeights(error.message, layer=layer, uri=url, byte_range=where) from error
             except NotFound as error:
                 message = "a part that the dataset needs is gone; fetch it again, or quantize anew"
-                raise IncompleteDataset(message, layer=block.layer_name, uri=url) from error
+                raise IncompleteDataset(message, layer=block.header.layer_name, uri=url) from error
         check_finite(values, block, url)
         if verify:
             check_digests(values, block, url, place)
@@ -168,37 +169,37 @@ class Dataset:
 def pieces(layer: StoredLayer, start: int, stop: int) -> list[Piece]:
     """What rows [start, stop) of a layer are stored in."""
     return [
-        Piece(block, max(start - block.row_start, 0), min(stop - block.row_start, block.rows))
-        for block in layer.blocks
-        if max(start, block.row_start) < min(stop, block.row_stop) or layer.rows == 0
+        Piece(block, max(start - row.row_start, 0), min(stop - row.row_start, row.rows))
+        for block, row in ((block, block.header) for block in layer.blocks)
+        if max(start, row.row_start) < min(stop, row.row_stop) or layer.rows == 0
     ]
 
 
 def _byte_range(piece: Piece, *, verify: bool) -> ByteRange:
     """The piece's bytes in `data`; to verify them, widened to the chunks that have digests."""
-    block = piece.block
-    start, stop = piece.start * block.row_nbytes, piece.stop * block.row_nbytes
+    row = piece.block.header
+    start, stop = piece.start * row.row_nbytes, piece.stop * row.row_nbytes
     if not verify:
         return ByteRange(start, stop)
     start = start // CHUNK_NBYTES * CHUNK_NBYTES
-    return ByteRange(start, min(-(-stop // CHUNK_NBYTES) * CHUNK_NBYTES, block.data_nbytes))
+    return ByteRange(start, min(-(-stop // CHUNK_NBYTES) * CHUNK_NBYTES, row.data_nbytes))
 
 
 def _tensor(values: Values, piece: Piece) -> QuantizedTensor:
-    block, start, stop = piece.block, piece.start, piece.stop
-    is_all = stop - start == block.rows
-    groups = block.groups_per_row
+    row, start, stop = piece.block.header, piece.start, piece.stop
+    is_all = stop - start == row.rows
+    groups = row.groups_per_row
     numbers = slice(start * groups, stop * groups) if groups else slice(None)
     return QuantizedTensor(
-        shape=block.shape if is_all else (stop - start, *block.layer_shape[block.row_dims :]),
-        dtype=block.dtype,
-        quant_type=block.quant_type,
-        codes=values.data[start * block.row_nbytes - values.start : stop * block.row_nbytes - values.start],
-        scales=values.scales[numbers],
-        zero_points=values.zero_points[numbers],
-        quant_axis=block.quant_axis,
-        group_size=block.group_size,
-        row_dims=block.own_row_dims if is_all else 1,
+        shape=row.shape if is_all else (stop - start, *row.layer_shape[row.row_dims :]),
+        dtype=row.dtype,
+        quant_type=row.quant_type,
+        codes=values.blobs.data[start * row.row_nbytes - values.start : stop * row.row_nbytes - values.start],
+        scales=values.blobs.scales[numbers],
+        zero_points=values.blobs.zero_points[numbers],
+        quant_axis=row.quant_axis,
+        group_size=row.group_size,
+        row_dims=row.own_row_dims if is_all else 1,
     )
 
 
@@ -238,7 +239,7 @@ def _open_bare(store: Store) -> Dataset:
         problem = files[block.path].size_problem(block)
         if problem is not None:
             message = f"{problem}; fetch the object again"
-            raise CorruptWeights(message, layer=block.layer_name, uri=store.url(block.path))
+            raise CorruptWeights(message, layer=block.header.layer_name, uri=store.url(block.path))
     return Dataset(store, layers, max(file.version for file in files.values()), files=files)
 
 

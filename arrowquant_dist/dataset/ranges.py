@@ -7,10 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from arrowquant_dist.dataset.layers import BlobRanges
 from arrowquant_dist.dataset.values import Values
 from arrowquant_dist.errors import CorruptWeights
-from arrowquant_dist.format.record import StoredRange
+from arrowquant_dist.format.record import BlobRanges, StoredRange
 from arrowquant_dist.storage.base import ByteRange
 
 ZSTD_PREFIX_NBYTES = 4  # a decompressed page begins with the value's length
@@ -20,7 +19,7 @@ Fetch = Callable[[ByteRange], np.ndarray]  # fresh uint8 memory with a range of 
 
 
 def read_values(fetch: Fetch, ranges: BlobRanges, part: ByteRange) -> Values:
-    """Bytes `part` of the row's data, and the whole of its three small values, in memory of their own.
+    """Bytes `part` of the row's data, and the whole of its other values, in memory of their own.
 
     One request where they lie side by side, as they do when all of the data is wanted. Compressed data is one
     page: all of it is read, and `part` taken from it. Raises CorruptWeights, which the caller gives layer and
@@ -39,13 +38,13 @@ def read_values(fetch: Fetch, ranges: BlobRanges, part: ByteRange) -> Values:
         values = [_decompress(page, value) for page, value in zip(stored, wanted, strict=True)]
         if part.nbytes < ranges.data.nbytes:  # a copy, so that a few rows do not keep a whole page in memory
             values[0] = values[0][part.start : part.stop].copy()
-    scales, zero_points = (value.copy().view("<f4") for value in values[1:3])
-    return Values(values[0], scales, zero_points, values[3].tobytes(), part.start)
+    data, *small = values
+    return Values.of((data, *(value.copy() for value in small)), part.start)
 
 
 def peak_nbytes(ranges: BlobRanges, part: ByteRange) -> int:
     """Memory that `read_values` takes at its peak, its result included."""
-    small = ranges.scales.nbytes + ranges.zero_points.nbytes + ranges.chunk_digests.nbytes
+    small = sum(value.nbytes for value in ranges) - ranges.data.nbytes
     fetched = sum(extent.nbytes for extent, _ in _extents(_wanted(ranges, part))) + 2 * small
     if ranges.compression == "none":
         return fetched
@@ -53,10 +52,10 @@ def peak_nbytes(ranges: BlobRanges, part: ByteRange) -> int:
 
 
 def _wanted(ranges: BlobRanges, part: ByteRange) -> tuple[StoredRange, ...]:
-    data = ranges.data
+    data, *small = ranges
     if ranges.compression == "none":
         data = StoredRange(data.offset + part.start, part.nbytes, part.nbytes)
-    return data, ranges.scales, ranges.zero_points, ranges.chunk_digests
+    return data, *small
 
 
 def _byte_range(value: StoredRange) -> ByteRange:

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import starmap
+from typing import Any
 
+from arrowquant_dist.format.row import (
+    BLOB_NAMES,
+    COLUMNS,
+    HEADER_NAMES,
+    Blobs,
+    RowHeader,
+    headers_of,
+    sizes_problem,
+)
 from arrowquant_dist.metrics import ErrorSums
 
 
@@ -22,28 +34,73 @@ class StoredRange:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobRanges(Blobs[StoredRange]):
+    """Where a row's values lie in its object: what reads them with plain ranges, without Parquet."""
+
+    compression: str
+
+
+@dataclass(frozen=True, slots=True)
 class RowRecord:
     """One V2 row without its blobs: a row of index.parquet, and of the metrics."""
 
-    layer_name: str
-    row_start: int
-    shape: tuple[int, ...]
-    layer_shape: tuple[int, ...]
-    row_dims: int
-    dtype: str
-    quant_type: str
-    quant_axis: int
-    group_size: int
-    num_params: int
+    header: RowHeader
+    ranges: BlobRanges
     source_nbytes: int
     row_group: int
     row_in_group: int
-    compression: str
-    data: StoredRange
-    scales: StoredRange
-    zero_points: StoredRange
-    chunk_digests: StoredRange
-    checksum: str
     method: str
     kept_reason: str | None
     errors: ErrorSums | None  # None for integer and bool layers
+
+
+_OWN_NAMES = tuple(field.name for field in fields(RowRecord) if field.name not in {"header", "ranges"})
+_RANGES_NAMES = tuple(field.name for field in fields(BlobRanges))
+
+# A record as columns of plain values, in the order of the index (version 1) and of commits (version 3).
+RECORD_NAMES = (
+    *(name for name in HEADER_NAMES if name != "checksum"),
+    *("source_nbytes", "row_group", "row_in_group", "compression"),
+    *BLOB_NAMES,
+    *("checksum", "method", "kept_reason", "errors"),
+)
+_NO_RANGE = StoredRange(0, 0, 0)
+_OPTIONAL_NAMES = frozenset(column.name for column in COLUMNS if column.since is None)
+
+
+def columns_of(records: Sequence[RowRecord]) -> dict[str, list[Any]]:
+    """{name: a value a record} of RECORD_NAMES."""
+    headers, ranges = [record.header for record in records], [record.ranges for record in records]
+    holders: dict[str, Sequence[Any]] = dict.fromkeys(HEADER_NAMES, headers)
+    holders |= dict.fromkeys(_RANGES_NAMES, ranges)
+    holders |= dict.fromkeys(_OWN_NAMES, records)
+    return {name: [getattr(one, name) for one in holders[name]] for name in RECORD_NAMES}
+
+
+def records_of(columns: Mapping[str, Iterable[Any]], count: int) -> Iterator[RowRecord]:
+    """The `count` records of `columns_of`. KeyError where a column is missing, unless a file may lack it.
+
+    Made without a dict a row, and what rows have in common is one object: a driver keeps those of every shard.
+    """
+    missing = {*RECORD_NAMES} - columns.keys()
+    if not missing <= _OPTIONAL_NAMES:
+        raise KeyError(*sorted(missing - _OPTIONAL_NAMES))
+    headers = headers_of({name: columns[name] for name in HEADER_NAMES if name in columns}, count)
+    ranges = starmap(
+        BlobRanges, zip(*(columns.get(name, [_NO_RANGE] * count) for name in _RANGES_NAMES), strict=True)
+    )
+    own = (columns[name] for name in _OWN_NAMES)
+    return starmap(RowRecord, zip(headers, ranges, *own, strict=True))
+
+
+def ranges_problem(row: RowHeader, ranges: BlobRanges) -> str | None:
+    """What is impossible about where a row's values lie, and about their sizes; None if nothing."""
+    if ranges.compression not in {"none", "zstd"}:
+        return f"compression {ranges.compression!r} is not known"
+    if min(min(value.offset, value.stored_nbytes, value.nbytes) for value in ranges) < 0:
+        return "a byte range is negative"
+    if ranges.compression == "none" and any(value.stored_nbytes != value.nbytes for value in ranges):
+        return "an uncompressed value's stored size differs from its size"
+    if any(value.stored_nbytes > value.nbytes + value.nbytes // 128 + 1024 for value in ranges):
+        return "a compressed value is larger than zstd makes it"
+    return sizes_problem(row, Blobs(*(value.nbytes for value in ranges)))

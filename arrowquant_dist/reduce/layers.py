@@ -102,58 +102,48 @@ def _rows_by_layer(receipts: Sequence[Receipt]) -> dict[str, list[RowRecord]]:
     rows: dict[str, list[RowRecord]] = {}
     for receipt in sorted(receipts, key=lambda receipt: receipt.shard):
         for row in receipt.rows:
-            rows.setdefault(row.layer_name, []).append(row)
+            rows.setdefault(row.header.layer_name, []).append(row)
     for blocks in rows.values():
-        blocks.sort(key=lambda row: row.row_start)
+        blocks.sort(key=lambda row: row.header.row_start)
     return rows
 
 
 def _check_cover(name: str, blocks: Sequence[RowRecord]) -> None:
-    layer_shape, row_dims = blocks[0].layer_shape, blocks[0].row_dims
-    expected = math.prod(layer_shape[:row_dims])
+    first = blocks[0].header
+    expected = math.prod(first.layer_shape[: first.row_dims])
     reached = 0
-    for block in blocks:
-        if block.layer_shape != layer_shape or block.row_dims != row_dims:
+    for row in (block.header for block in blocks):
+        if row.layer_shape != first.layer_shape or row.row_dims != first.row_dims:
             raise IncompleteDataset(f"its row blocks disagree on the layer's shape; {_RERUN}", layer=name)
-        if block.row_start != reached:
-            what = "are missing" if block.row_start > reached else "are there twice"
-            low, high = sorted((reached, block.row_start))
+        if row.row_start != reached:
+            what = "are missing" if row.row_start > reached else "are there twice"
+            low, high = sorted((reached, row.row_start))
             raise IncompleteDataset(f"rows {low} to {high} of {expected} {what}; {_RERUN}", layer=name)
-        reached += _row_count(block)
+        reached = row.row_stop
     if reached != expected:
         raise IncompleteDataset(f"has rows up to {reached} of {expected}; {_RERUN}", layer=name)
 
 
-def _row_count(block: RowRecord) -> int:
-    """Rows of a block: a whole layer's shape begins with row_dims row dimensions, a block's with one."""
-    if block.shape == block.layer_shape:
-        return math.prod(block.shape[: block.row_dims])
-    return block.shape[0]
-
-
 def _combine(blocks: Sequence[RowRecord]) -> LayerMetrics:
-    first = blocks[0]
+    rows = [block.header for block in blocks]
+    ranges = [block.ranges for block in blocks]
     measured = [block.errors for block in blocks if block.errors is not None]
     return LayerMetrics(
-        layer_name=first.layer_name,
-        layer_type=layer_type(first.layer_name),
-        shape=first.layer_shape,
-        dtype=first.dtype,
-        quant_type=_joined(block.quant_type for block in blocks) or "none",
+        layer_name=rows[0].layer_name,
+        layer_type=layer_type(rows[0].layer_name),
+        shape=rows[0].layer_shape,
+        dtype=rows[0].dtype,
+        quant_type=_joined(row.quant_type for row in rows) or "none",
         method=_joined(block.method for block in blocks) or "",
-        quant_axis=max(block.quant_axis for block in blocks),
-        group_size=max(block.group_size for block in blocks),
+        quant_axis=max(row.quant_axis for row in rows),
+        group_size=max(row.group_size for row in rows),
         row_blocks=len(blocks),
-        params=sum(block.num_params for block in blocks),
+        params=sum(row.num_params for row in rows),
         source_nbytes=sum(block.source_nbytes for block in blocks),
-        data_nbytes=sum(block.data.nbytes for block in blocks),
-        scales_nbytes=sum(block.scales.nbytes for block in blocks),
-        zero_points_nbytes=sum(block.zero_points.nbytes for block in blocks),
-        stored_nbytes=sum(
-            value.stored_nbytes
-            for block in blocks
-            for value in (block.data, block.scales, block.zero_points, block.chunk_digests)
-        ),
+        data_nbytes=sum(of.data.nbytes for of in ranges),
+        scales_nbytes=sum(of.scales.nbytes for of in ranges),
+        zero_points_nbytes=sum(of.zero_points.nbytes for of in ranges),
+        stored_nbytes=sum(value.stored_nbytes for of in ranges for value in of),
         kept_reason=_joined((block.kept_reason for block in blocks), "; "),
         errors=sum(measured[1:], start=measured[0]) if measured else None,
     )

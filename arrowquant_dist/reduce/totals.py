@@ -156,7 +156,7 @@ def _timing(receipts: Sequence[Receipt], run: RunFacts) -> Timing:
             phases[phase] = phases.get(phase, 0.0) + seconds
     earlier = set(run.resumed_shards)
     fresh = [receipt for receipt in receipts if receipt.shard not in earlier]
-    params = sum(row.num_params for receipt in fresh for row in receipt.rows)
+    params = sum(row.header.num_params for receipt in fresh for row in receipt.rows)
     read_nbytes = sum(map(source_nbytes, fresh))
     return Timing(
         phases=phases,

@@ -16,13 +16,14 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from functools import lru_cache, partial
+from dataclasses import astuple, dataclass, fields
+from functools import partial
 from itertools import starmap
 from typing import Any
 
 from arrowquant_dist.errors import NotFound, StorageError, TargetConflict
-from arrowquant_dist.format.record import RowRecord, StoredRange
+from arrowquant_dist.format.record import StoredRange, columns_of, records_of
+from arrowquant_dist.format.row import BLOB_NAMES
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.target.manifest import hash_of
@@ -36,7 +37,6 @@ _BODY = b',"receipt":'
 _READS = 3  # of what is no commit
 _BATCH = 1024  # commits that are read, and not parsed yet, at a time
 _PLACES = 32  # of a shard; each but the first stands for a stale commit before it
-_ROW_FIELDS = [field.name for field in fields(RowRecord)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,38 +182,20 @@ def _json(values: dict[str, Any]) -> bytes:
 
 def _packed(receipt: Receipt) -> dict[str, Any]:
     """The receipt as a dict, its rows as columns and its records as lists: a third of the bytes."""
-    values = receipt.to_dict()
-    rows = {name: [_plain(row[name]) for row in values["rows"]] for name in _ROW_FIELDS}
+    values = {field.name: getattr(receipt, field.name) for field in fields(Receipt)}
+    rows = {name: [_plain(value) for value in column] for name, column in columns_of(receipt.rows).items()}
     return values | {"rows": rows}
 
 
 def _unpacked(values: dict[str, Any]) -> Receipt:
-    """The receipt of `_packed`. ValueError, KeyError or TypeError where it is none.
-
-    Made without a dict a row, and what rows have in common is one object: a driver keeps those of every shard.
-    """
-    columns = [_column(name, values["rows"][name]) for name in _ROW_FIELDS]
-    rows = tuple(RowRecord(*row) for row in zip(*columns, strict=True))
-    return Receipt(**{**values, "rows": rows})
-
-
-def _column(name: str, values: list[Any]) -> Iterable[Any]:
-    if name in ("data", "scales", "zero_points", "chunk_digests"):
-        return starmap(StoredRange, values)
-    if name == "errors":
-        return (None if value is None else ErrorSums(*value) for value in values)
-    if name in ("shape", "layer_shape"):
-        return map(_shape, map(tuple, values))
-    if name in ("dtype", "quant_type", "compression", "method"):
-        return map(sys.intern, values)
-    return values
-
-
-@lru_cache(maxsize=4096)
-def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """An equal one that is there already, mostly."""
-    return shape
+    """The receipt of `_packed`. ValueError, KeyError or TypeError where it is none."""
+    rows: dict[str, Any] = values["rows"]
+    count = len(rows["layer_name"])
+    rows |= {name: starmap(StoredRange, rows[name]) for name in BLOB_NAMES if name in rows}
+    rows |= {name: map(sys.intern, rows[name]) for name in ("compression", "method")}
+    rows["errors"] = (None if sums is None else ErrorSums(*sums) for sums in rows["errors"])
+    return Receipt(**{**values, "rows": tuple(records_of(rows, count))})
 
 
 def _plain(value: Any) -> Any:
-    return list(value.values()) if isinstance(value, dict) else value
+    return [*astuple(value)] if isinstance(value, (StoredRange, ErrorSums)) else value

@@ -5,52 +5,46 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
 from arrowquant_dist.columns import arrow_batch
 from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint
-from arrowquant_dist.format.record import RowRecord, StoredRange
+from arrowquant_dist.format.record import RECORD_NAMES, RowRecord, StoredRange, columns_of, records_of
+from arrowquant_dist.format.row import BLOB_NAMES, COLUMNS, HEADER_COLUMNS
 
 INDEX_PATH = "index.parquet"
 INDEX_VERSION = 1
 _VERSION_KEY = "arrowquant.index_version"
 
-_RANGES = ("data", "scales", "zero_points", "chunk_digests")
-_RANGE_FIELDS = ("offset", "stored_nbytes", "nbytes")
-_RECORD_FIELDS = [
-    pa.field("layer_name", pa.string(), nullable=False),
-    pa.field("row_start", pa.int64(), nullable=False),
-    pa.field("shape", pa.list_(pa.int64()), nullable=False),
-    pa.field("layer_shape", pa.list_(pa.int64()), nullable=False),
-    pa.field("row_dims", pa.int32(), nullable=False),
-    pa.field("dtype", pa.string(), nullable=False),
-    pa.field("quant_type", pa.string(), nullable=False),
-    pa.field("quant_axis", pa.int32(), nullable=False),
-    pa.field("group_size", pa.int32(), nullable=False),
-    pa.field("num_params", pa.int64(), nullable=False),
-    pa.field("source_nbytes", pa.int64(), nullable=False),
-    pa.field("row_group", pa.int32(), nullable=False),
-    pa.field("row_in_group", pa.int32(), nullable=False),
-    pa.field("compression", pa.string(), nullable=False),
-    pa.field("checksum", pa.string(), nullable=False),
-    pa.field("method", pa.string(), nullable=False),
-    pa.field("kept_reason", pa.string()),
-]
+_OF_RECORD = {
+    "source_nbytes": pa.field("source_nbytes", pa.int64(), nullable=False),
+    "row_group": pa.field("row_group", pa.int32(), nullable=False),
+    "row_in_group": pa.field("row_in_group", pa.int32(), nullable=False),
+    "compression": pa.field("compression", pa.string(), nullable=False),
+    "method": pa.field("method", pa.string(), nullable=False),
+    "kept_reason": pa.field("kept_reason", pa.string()),
+}
+_FIELDS = {column.name: column.index_field for column in HEADER_COLUMNS} | _OF_RECORD
+_RANGE_FIELDS = tuple(field.name for field in fields(StoredRange))
+_RANGE_COLUMNS = {name: [f"{name}_{field}" for field in _RANGE_FIELDS] for name in BLOB_NAMES}
 INDEX_SCHEMA = pa.schema(
     [
         pa.field("part", pa.string(), nullable=False),
         pa.field("shard", pa.int32(), nullable=False),
-        *_RECORD_FIELDS,
-        *(
-            pa.field(f"{value}_{field}", pa.int64(), nullable=False)
-            for value in _RANGES
-            for field in _RANGE_FIELDS
-        ),
+        *(_FIELDS[name] for name in RECORD_NAMES if name in _FIELDS),
+        *(pa.field(name, pa.int64(), nullable=False) for name in chain(*_RANGE_COLUMNS.values())),
     ],
     {_VERSION_KEY: str(INDEX_VERSION)},
 )
+_OPTIONAL = {
+    name
+    for column in COLUMNS
+    if column.since is None
+    for name in _RANGE_COLUMNS.get(column.name, [column.name])
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +65,15 @@ def write_index(rows: Iterable[tuple[str, int, RowRecord]]) -> bytes:
         parts.append(part)
         shards.append(shard)
         records.append(record)
-    columns: list[list[Any]] = [parts, shards]
-    columns += [[getattr(record, field.name) for record in records] for field in _RECORD_FIELDS]
-    for value in _RANGES:
-        ranges = [getattr(record, value) for record in records]
-        columns += [[getattr(one, field) for one in ranges] for field in _RANGE_FIELDS]
-    table = pa.Table.from_batches([arrow_batch(columns, INDEX_SCHEMA)])
+    columns: dict[str, list[Any]] = {"part": parts, "shard": shards, **columns_of(records)}
+    for value, names in _RANGE_COLUMNS.items():
+        ranges = columns[value]
+        columns |= {
+            name: [getattr(one, field) for one in ranges]
+            for name, field in zip(names, _RANGE_FIELDS, strict=True)
+        }
+    batch = arrow_batch([columns[name] for name in INDEX_SCHEMA.names], INDEX_SCHEMA)
+    table = pa.Table.from_batches([batch])
     out = io.BytesIO()
     pq.write_table(table, out, compression="zstd", write_page_checksum=True)
     return out.getvalue()
@@ -92,18 +89,19 @@ def read_index(data: bytes) -> list[IndexEntry]:
     try:
         table = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read()
         _check_version(table.schema)
-        table = table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+        schema = pa.schema(
+            field for field in INDEX_SCHEMA if field.name in table.column_names or field.name not in _OPTIONAL
+        )
+        table = table.select(schema.names).cast(schema)
         columns = {name: table[name].to_pylist() for name in table.column_names}
         _check_numbers(columns)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise CorruptWeights(f"{INDEX_PATH} is damaged ({error}); quantize again or fetch it anew") from error
-    columns["shape"] = [tuple(shape) for shape in columns["shape"]]
-    columns["layer_shape"] = [tuple(shape) for shape in columns["layer_shape"]]
-    for value in _RANGES:
-        columns[value] = list(map(StoredRange, *(columns[f"{value}_{field}"] for field in _RANGE_FIELDS)))
+    for value, names in _RANGE_COLUMNS.items():
+        if columns.keys() >= {*names}:
+            columns[value] = list(map(StoredRange, *(columns.pop(name) for name in names)))
     columns["errors"] = [None] * table.num_rows
-    records = map(RowRecord, *(columns[field.name] for field in fields(RowRecord)))
-    return list(map(IndexEntry, columns["part"], columns["shard"], records))
+    return list(map(IndexEntry, columns["part"], columns["shard"], records_of(columns, table.num_rows)))
 
 
 def _check_version(schema: pa.Schema) -> None:
@@ -118,10 +116,6 @@ def _check_version(schema: pa.Schema) -> None:
 
 def _check_numbers(columns: dict[str, list[Any]]) -> None:
     """ValueError where a number that becomes an offset or a size of memory is negative."""
-    for name in [
-        *(f"{value}_{field}" for value in _RANGES for field in _RANGE_FIELDS),
-        "num_params",
-        "row_start",
-    ]:
-        if min(columns[name], default=0) < 0:
+    for name in (*chain(*_RANGE_COLUMNS.values()), "num_params", "row_start"):
+        if min(columns.get(name, ()), default=0) < 0:
             raise ValueError(f"{name} has a negative number")

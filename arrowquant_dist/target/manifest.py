@@ -129,14 +129,14 @@ class Manifest:
         for entry in entries:
             if entry.part not in sizes:
                 message = f"the index has a row in {entry.part!r}, which the manifest does not list"
-                raise CorruptWeights(message, layer=entry.record.layer_name, uri=uri)
+                raise CorruptWeights(message, layer=entry.record.header.layer_name, uri=uri)
             missing[entry.part] -= 1
             record = entry.record
-            for value in (record.data, record.scales, record.zero_points, record.chunk_digests):
+            for value in record.ranges:
                 if value.offset + value.stored_nbytes > sizes[entry.part]:
                     where = (value.offset, value.offset + value.stored_nbytes)
                     message = f"the index points behind the end of {entry.part}; quantize again"
-                    raise CorruptWeights(message, layer=record.layer_name, uri=uri, byte_range=where)
+                    raise CorruptWeights(message, layer=record.header.layer_name, uri=uri, byte_range=where)
         wrong = [path for path, rows in missing.items() if rows]
         if wrong:
             message = f"the index has another number of rows than the manifest for {', '.join(wrong[:3])}"
@@ -278,9 +278,9 @@ def _totals(receipts: Iterable[Receipt]) -> Totals:
     receipts = list(receipts)
     rows = [row for receipt in receipts for row in receipt.rows]
     return Totals(
-        layers=len({row.layer_name for row in rows}),
+        layers=len({row.header.layer_name for row in rows}),
         rows=len(rows),
-        num_params=sum(row.num_params for row in rows),
+        num_params=sum(row.header.num_params for row in rows),
         source_nbytes=sum(row.source_nbytes for row in rows),
         nbytes=sum(receipt.nbytes for receipt in receipts),
     )

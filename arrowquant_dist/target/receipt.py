@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from arrowquant_dist.format.record import RowRecord, StoredRange
-from arrowquant_dist.metrics import ErrorSums
+from arrowquant_dist.format.record import RowRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +31,3 @@ class Receipt:
     read_nbytes: int
     written_nbytes: int
     retries: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Receipt:
-        return cls(**{**values, "rows": tuple(_row_from_dict(row) for row in values["rows"])})
-
-
-def _row_from_dict(values: dict[str, Any]) -> RowRecord:
-    ranges = {k: StoredRange(**values[k]) for k in ("data", "scales", "zero_points", "chunk_digests")}
-    errors = values["errors"]
-    return RowRecord(
-        **{
-            **values,
-            **ranges,
-            "shape": tuple(values["shape"]),
-            "layer_shape": tuple(values["layer_shape"]),
-            "errors": ErrorSums.from_dict(errors) if errors is not None else None,
-        }
-    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from arrowquant_dist.format.schema import StoredRow, chunk_digests, row_checksum
+import numpy as np
+
+from arrowquant_dist.format.digests import chunk_digests, row_checksum
+from arrowquant_dist.format.row import Blobs, RowHeader, StoredRow
 from arrowquant_dist.plan import RowBlock
 from arrowquant_dist.tensor import QuantizedTensor
 
@@ -10,22 +13,26 @@ from arrowquant_dist.tensor import QuantizedTensor
 def stored_row(block: RowBlock, quantized: QuantizedTensor) -> StoredRow:
     """The V2 row, with its digests. Shares the arrays of `quantized`."""
     digests = chunk_digests(quantized.codes)
-    return StoredRow(
+    header = RowHeader(
         layer_name=block.layer.name,
+        row_start=block.row_start,
         shape=quantized.shape,
-        dtype=quantized.dtype,
-        data=quantized.codes,
-        quant_type=quantized.quant_type,
-        scales=quantized.scales,
-        zero_points=quantized.zero_points,
-        quant_axis=quantized.quant_axis,
-        group_size=quantized.group_size,
         layer_shape=block.layer.shape,
         row_dims=block.spec.row_dims,
-        row_start=block.row_start,
-        chunk_digests=digests,
+        dtype=quantized.dtype,
+        quant_type=quantized.quant_type,
+        quant_axis=quantized.quant_axis,
+        group_size=quantized.group_size,
+        num_params=block.num_params,
         checksum=row_checksum(digests, quantized.scales, quantized.zero_points),
     )
+    blobs = Blobs(
+        data=quantized.codes,
+        scales=quantized.scales,
+        zero_points=quantized.zero_points,
+        chunk_digests=np.frombuffer(digests, np.uint8),
+    )
+    return StoredRow(header, blobs)
 
 
 def method_of(block: RowBlock, quantized: QuantizedTensor) -> str:

@@ -18,7 +18,8 @@ from unittest.mock import patch
 
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import QuantizationConfig, RunConfig
-from arrowquant_dist.format.record import RowRecord, StoredRange
+from arrowquant_dist.format.record import BlobRanges, RowRecord, StoredRange
+from arrowquant_dist.format.row import RowHeader
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.plan import RowBlock, Shard, make_plan, plan_table
 from arrowquant_dist.target.commit import write_commit
@@ -109,7 +110,7 @@ def _receipt(shard: Shard) -> Receipt:
         shard=shard.index,
         attempt=attempt,
         part=f"weights/shard={shard.index:05d}/part-{attempt}.parquet",
-        nbytes=sum(row.data.stored_nbytes + 20_000 for row in rows),
+        nbytes=sum(row.ranges.data.stored_nbytes + 20_000 for row in rows),
         hash=f"xxh3_128:{chance.getrandbits(128):032x}",
         rows=rows,
         seconds={"read": chance.random(), "quantize": chance.random(), "write": chance.random()},
@@ -126,7 +127,8 @@ def _receipt(shard: Shard) -> Receipt:
 def _record(block: RowBlock, place: int, chance: random.Random) -> RowRecord:
     data = block.num_params
     at = place * (data + 20_000)
-    return RowRecord(
+    errors = ErrorSums(data, 1e3 * chance.random(), 1e3 * chance.random(), chance.random(), chance.random())
+    header = RowHeader(
         layer_name=block.layer.name,
         row_start=block.row_start,
         shape=block.shape,
@@ -137,21 +139,16 @@ def _record(block: RowBlock, place: int, chance: random.Random) -> RowRecord:
         quant_axis=0,
         group_size=0,
         num_params=data,
-        source_nbytes=block.source_nbytes,
-        row_group=place,
-        row_in_group=0,
-        compression="zstd",
+        checksum=f"xxh3_128:{chance.getrandbits(128):032x}",
+    )
+    ranges = BlobRanges(
         data=StoredRange(at + 60, data - chance.randrange(1000), data),
         scales=StoredRange(at + data + 100, 8000, 8192),
         zero_points=StoredRange(at + data + 9000, 0, 0),
         chunk_digests=StoredRange(at + data + 9100, 112, 112),
-        checksum=f"xxh3_128:{chance.getrandbits(128):032x}",
-        method="rtn",
-        kept_reason=None,
-        errors=ErrorSums(
-            data, 1e3 * chance.random(), 1e3 * chance.random(), chance.random(), chance.random()
-        ),
+        compression="zstd",
     )
+    return RowRecord(header, ranges, block.source_nbytes, place, 0, "rtn", None, errors)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
 from arrowquant_dist.cli import app
+from arrowquant_dist.format.digests import chunk_digests, row_checksum
 from arrowquant_dist.format.parquet.part import PartWriter
-from arrowquant_dist.format.schema import StoredRow, chunk_digests, row_checksum
+from arrowquant_dist.format.row import Blobs, RowHeader, StoredRow
 from arrowquant_dist.storage.open import open_store
 
 GOLDEN = Path(__file__).parents[1] / "report" / "golden_report.json"
@@ -73,22 +74,20 @@ def make_dataset(folder: Path, told: np.ndarray) -> Path:
     """A V2 file of one int8 layer, 64 codes of 7, whose checksums are those of the codes `told`."""
     data, scales, none = np.full(64, 7, np.uint8), np.ones(8, np.float32), np.empty(0, np.float32)
     digests = chunk_digests(told)
-    row = StoredRow(
+    header = RowHeader(
         layer_name=HOSTILE,
+        row_start=0,
         shape=(8, 8),
-        dtype="float32",
-        data=data,
-        quant_type="int8",
-        scales=scales,
-        zero_points=none,
-        quant_axis=0,
-        group_size=0,
         layer_shape=(8, 8),
         row_dims=1,
-        row_start=0,
-        chunk_digests=digests,
+        dtype="float32",
+        quant_type="int8",
+        quant_axis=0,
+        group_size=0,
+        num_params=64,
         checksum=row_checksum(digests, scales, none),
     )
+    row = StoredRow(header, Blobs(data, scales, none, np.frombuffer(digests, np.uint8)))
     with PartWriter(open_store(str(folder)), "part.parquet", "none") as writer:
         writer.add(row, source_nbytes=256, method="rtn", kept_reason=None, errors=None)
         writer.close()

@@ -128,7 +128,7 @@ def test_a_folder_of_files_is_one_dataset(tmp_path: Path) -> None:
     for uri in (tmp_path, tmp_path / "weights"):
         dataset = Dataset.open(str(uri))
         np.testing.assert_allclose(whole(dataset, "w"), values, rtol=1e-6)
-        assert [block.row_start for block in dataset.layers["w"].blocks] == [0, 3, 4]
+        assert [block.header.row_start for block in dataset.layers["w"].blocks] == [0, 3, 4]
 
 
 def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:

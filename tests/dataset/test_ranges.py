@@ -14,8 +14,8 @@ import pytest
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredBlock, group_layers
 from arrowquant_dist.errors import CorruptWeights, StorageError
-from arrowquant_dist.format.record import RowRecord
-from arrowquant_dist.format.schema import CHUNK_NBYTES
+from arrowquant_dist.format.digests import CHUNK_NBYTES
+from arrowquant_dist.format.record import RowRecord, StoredRange
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.target.target import Target
 from tests.format.encoder import Row, kept_row, random_row, signed
@@ -33,6 +33,10 @@ def open_part(root: Path, records: Sequence[RowRecord]) -> Dataset:
     layers, errors = group_layers([StoredBlock.from_record(PART, record) for record in records], store.url)
     assert errors == []
     return Dataset(store, layers, "2")
+
+
+def with_data_at(record: RowRecord, place: StoredRange) -> RowRecord:
+    return replace(record, ranges=replace(record.ranges, data=place))
 
 
 def big_row(rows: int = 40, columns: int = 100_000) -> Row:
@@ -59,7 +63,7 @@ def test_every_row_of_a_part_is_read_as_it_was_written(tmp_path: Path, compressi
         [block] = dataset.layer(row.name).blocks
         np.testing.assert_allclose(dataset.read_block(block).values(), row.decoded, rtol=1e-6, atol=1e-6)
         for start, stop in ((0, 1), (1, 4), (3, 4)):
-            if stop <= block.rows:
+            if stop <= block.header.rows:
                 [piece] = dataset.read_rows(row.name, start, stop)
                 expected = np.atleast_2d(row.decoded)[start:stop].reshape(piece.shape)
                 np.testing.assert_allclose(piece.values(), expected, rtol=1e-6, atol=1e-6)
@@ -77,7 +81,7 @@ def test_a_whole_block_is_one_request(tmp_path: Path) -> None:
     records = write_part(tmp_path, [big_row()], "none")
     dataset = open_part(tmp_path, records)
     dataset.read_block(dataset.layer("big").blocks[0])
-    assert dataset.nbytes_read <= records[0].data.nbytes + 2000  # with the headers between the values
+    assert dataset.nbytes_read <= records[0].ranges.data.nbytes + 2000  # with the headers between the values
 
 
 FLIPS = ["data", "scales", "zero_points", "chunk_digests"]
@@ -89,7 +93,7 @@ def test_a_flipped_byte_names_layer_object_and_range(tmp_path: Path, compression
     rng = np.random.default_rng(4)
     row = random_row(rng, "w", 64, 999, "int4", group_size=32, symmetric=False)
     [record] = write_part(tmp_path, [row], compression)
-    place = getattr(record, value)
+    place = getattr(record.ranges, value)
     content = bytearray((tmp_path / PART).read_bytes())
     for offset in {
         place.offset,
@@ -111,14 +115,14 @@ def test_a_flipped_byte_names_layer_object_and_range(tmp_path: Path, compression
 def test_the_range_of_a_flipped_byte_is_its_chunk(tmp_path: Path) -> None:
     [record] = write_part(tmp_path, [big_row()], "none")
     content = bytearray((tmp_path / PART).read_bytes())
-    offset = record.data.offset + 2 * CHUNK_NBYTES + 5
+    offset = record.ranges.data.offset + 2 * CHUNK_NBYTES + 5
     content[offset] ^= 1
     (tmp_path / PART).write_bytes(content)
     dataset = open_part(tmp_path, [record])
     for first, last in ((0, 40), (21, 22)):
         with pytest.raises(CorruptWeights) as caught:
             dataset.read_rows("big", first, last)
-        start = record.data.offset + 2 * CHUNK_NBYTES
+        start = record.ranges.data.offset + 2 * CHUNK_NBYTES
         assert caught.value.byte_range == (start, start + CHUNK_NBYTES)
     dataset.read_rows("big", 0, 10)  # in sound chunks
 
@@ -127,7 +131,7 @@ def test_the_range_of_a_flipped_byte_is_its_chunk(tmp_path: Path) -> None:
 def test_a_part_that_was_cut_is_an_error(tmp_path: Path, compression: str) -> None:
     [record] = write_part(tmp_path, [big_row()], compression)
     content = (tmp_path / PART).read_bytes()
-    (tmp_path / PART).write_bytes(content[: record.data.offset + 1000])
+    (tmp_path / PART).write_bytes(content[: record.ranges.data.offset + 1000])
     with pytest.raises((CorruptWeights, StorageError), match="part-0"):
         open_part(tmp_path, [record]).read_rows("big", 0, 40)
 
@@ -138,9 +142,9 @@ def test_pages_that_inflate_beyond_their_value_are_refused(tmp_path: Path) -> No
     path = tmp_path / PART
     content = path.read_bytes()
     path.write_bytes(content + bomb)
-    place: Any = replace(record.data, offset=len(content), stored_nbytes=len(bomb))
+    place = replace(record.ranges.data, offset=len(content), stored_nbytes=len(bomb))
     with pytest.raises(CorruptWeights):
-        open_part(tmp_path, [replace(record, data=place)]).read_rows("w", 0, 1000)
+        open_part(tmp_path, [with_data_at(record, place)]).read_rows("w", 0, 1000)
 
 
 def test_a_page_that_says_another_length_is_refused(tmp_path: Path) -> None:
@@ -149,9 +153,9 @@ def test_a_page_that_says_another_length_is_refused(tmp_path: Path) -> None:
     path = tmp_path / PART
     content = path.read_bytes()
     path.write_bytes(content + page)
-    place = replace(record.data, offset=len(content), stored_nbytes=len(page))
+    place = replace(record.ranges.data, offset=len(content), stored_nbytes=len(page))
     with pytest.raises(CorruptWeights, match="holds 999 bytes"):
-        open_part(tmp_path, [replace(record, data=place)]).read_rows("w", 0, 1000)
+        open_part(tmp_path, [with_data_at(record, place)]).read_rows("w", 0, 1000)
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])

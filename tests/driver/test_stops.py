@@ -90,7 +90,8 @@ def weights(target: str) -> dict[tuple[str, int], bytes]:
     dataset = Dataset.open(target)
     blocks = [block for layer in dataset.layers.values() for block in layer.blocks]
     return {
-        (block.layer_name, block.row_start): dataset.read_block(block).codes.tobytes() for block in blocks
+        (block.header.layer_name, block.header.row_start): dataset.read_block(block).codes.tobytes()
+        for block in blocks
     }
 
 

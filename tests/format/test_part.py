@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 from arrowquant_dist import arena
 from arrowquant_dist.errors import InvalidConfig, StorageError
+from arrowquant_dist.format.digests import chunk_digests, row_checksum
 from arrowquant_dist.format.parquet import pages
 from arrowquant_dist.format.parquet.part import PartInfo, PartWriter
 from arrowquant_dist.format.record import RowRecord, StoredRange
-from arrowquant_dist.format.schema import V2_SCHEMA, StoredRow, chunk_digests, row_checksum
+from arrowquant_dist.format.row import BLOB_NAMES, HEADER_NAMES, Blobs, RowHeader, StoredRow
+from arrowquant_dist.format.schema import V2_SCHEMA
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
@@ -40,37 +42,36 @@ def make_row(
     digests = chunk_digests(data)
     checksum = row_checksum(digests, scales, zero_points)
     layer_shape = shape and (nbytes + row_start, 1)
-    return StoredRow(
-        name,
-        shape,
-        "float32",
-        data,
-        "int8",
-        scales,
-        zero_points,
-        0,
-        0,
-        layer_shape,
-        1,
-        row_start,
-        digests,
-        checksum,
+    header = RowHeader(
+        layer_name=name,
+        row_start=row_start,
+        shape=shape,
+        layer_shape=layer_shape,
+        row_dims=1,
+        dtype="float32",
+        quant_type="int8",
+        quant_axis=0,
+        group_size=0,
+        num_params=nbytes if shape else 1,
+        checksum=checksum,
     )
+    return StoredRow(header, Blobs(data, scales, zero_points, np.frombuffer(digests, np.uint8)))
 
 
 def write(store: Store, path: str, compression: str, rows: list[StoredRow]) -> PartInfo:
     writer = PartWriter(store, path, compression)
     for row in rows:
-        writer.add(row, source_nbytes=4 * row.num_params, method="rtn", kept_reason=None, errors=ERRORS)
+        writer.add(
+            row, source_nbytes=4 * row.header.num_params, method="rtn", kept_reason=None, errors=ERRORS
+        )
     return writer.close()
 
 
 def expected(row: StoredRow) -> dict[str, Any]:
     """The row as Parquet readers give it."""
-    blobs = {name: getattr(row, name) for name in pages.BLOB_COLUMNS}
-    values = {name: v if isinstance(v, bytes) else v.tobytes() for name, v in blobs.items()}
-    small = {f.name: getattr(row, f.name) for f in V2_SCHEMA if f.name not in values}
-    return values | {name: [*v] if isinstance(v, tuple) else v for name, v in small.items()}
+    blobs = {name: getattr(row.blobs, name).tobytes() for name in BLOB_NAMES}
+    small = {name: getattr(row.header, name) for name in HEADER_NAMES}
+    return blobs | {name: [*v] if isinstance(v, tuple) else v for name, v in small.items()}
 
 
 def value_at(file: bytes, where: StoredRange, compression: str) -> bytes:
@@ -87,10 +88,10 @@ def value_at(file: bytes, where: StoredRange, compression: str) -> bytes:
 def check_ranges(
     file: bytes, rows: list[StoredRow], records: tuple[RowRecord, ...], compression: str
 ) -> None:
-    assert [record.layer_name for record in records] == [row.layer_name for row in rows]
+    assert [record.header.layer_name for record in records] == [row.header.layer_name for row in rows]
     for row, record in zip(rows, records, strict=True):
-        for name in pages.BLOB_COLUMNS:
-            assert value_at(file, getattr(record, name), compression) == expected(row)[name]
+        for name in BLOB_NAMES:
+            assert value_at(file, getattr(record.ranges, name), compression) == expected(row)[name]
 
 
 SIZES = st.one_of(st.integers(0, 300), st.sampled_from([MIB - 1, MIB, MIB + 1, 3 * MIB + 5]))
@@ -115,7 +116,7 @@ def test_any_rows_are_read_back_by_parquet_and_by_ranges(
     assert table.schema.equals(V2_SCHEMA)
     assert table.schema.metadata[b"arrowquant.schema_version"] == b"2"
     got = {row["layer_name"]: row for row in table.to_pylist()}
-    assert got == {row.layer_name: expected(row) for row in rows}
+    assert got == {row.header.layer_name: expected(row) for row in rows}
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
@@ -139,7 +140,7 @@ def test_records_say_in_which_row_group_each_row_is(tmp_path: Path, compression:
     for record in info.records:
         group = file.read_row_group(record.row_group, columns=["layer_name", "row_start"])
         assert group.slice(record.row_in_group, 1).to_pylist() == [
-            {"layer_name": record.layer_name, "row_start": record.row_start}
+            {"layer_name": record.header.layer_name, "row_start": record.header.row_start}
         ]
 
 
@@ -161,7 +162,7 @@ def test_duckdb_and_polars_read_the_same_and_skip_by_statistics(tmp_path: Path) 
         path = str(tmp_path / f"weights/shard=0/{compression}.parquet")
         names = [field.name for field in V2_SCHEMA]
         found = duckdb.sql(f"select {', '.join(names)} from '{path}'").fetchall()  # noqa: S608
-        want = {row.layer_name: expected(row) for row in rows}
+        want = {row.header.layer_name: expected(row) for row in rows}
         assert {row[0]: dict(zip(names, row, strict=True)) for row in found} == want
         frame = polars.read_parquet(path, hive_partitioning=False)
         assert {row["layer_name"]: row for row in frame.to_dicts()} == want
@@ -175,7 +176,7 @@ def test_duckdb_and_polars_read_the_same_and_skip_by_statistics(tmp_path: Path) 
 def test_a_flipped_byte_fails_the_page_checksum(tmp_path: Path) -> None:
     info = write(open_store(str(tmp_path)), "a.parquet", "none", [make_row("a", 2 * MIB)])
     file = bytearray((tmp_path / "a.parquet").read_bytes())
-    file[info.records[0].data.offset + 1000] ^= 1
+    file[info.records[0].ranges.data.offset + 1000] ^= 1
     with pytest.raises(OSError, match="CRC"):
         pq.ParquetFile(pa.BufferReader(bytes(file)), page_checksum_verification=True).read()
 
@@ -189,11 +190,11 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_rows_may_be_reused_by_the_caller_after_add(tmp_path: Path) -> None:
     row = make_row("a", 1000)
-    data = row.data.tobytes()
+    data = row.blobs.data.tobytes()
     writer = PartWriter(open_store(str(tmp_path)), "a.parquet", "none")
     writer.add(row, source_nbytes=1, method="rtn", kept_reason=None, errors=None)
-    row.data[:] = 0
-    row.scales[:] = 0
+    row.blobs.data[:] = 0
+    row.blobs.scales[:] = 0
     writer.close()
     assert pq.read_table(tmp_path / "a.parquet")["data"][0].as_py() == data
 
@@ -253,7 +254,7 @@ def test_memory_beyond_the_row_is_bounded(
     tracemalloc.stop()
     pa.set_memory_pool(usual)
     writer.close()
-    peak = (python_peak + pool.max_memory()) / row.data.nbytes
+    peak = (python_peak + pool.max_memory()) / row.blobs.data.nbytes
     assert peak < copies
     assert compression == "none" or peak > 1  # what is measured is what is taken
 

@@ -14,7 +14,8 @@ from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import IncompleteDataset, InvalidCheckpoint
-from arrowquant_dist.format.record import RowRecord, StoredRange
+from arrowquant_dist.format.record import BlobRanges, RowRecord, StoredRange
+from arrowquant_dist.format.row import RowHeader
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.plan import Plan, RowBlock, Shard
 from arrowquant_dist.reduce import HostFacts, Report, RunFacts, combine_layers, reduce_layers
@@ -45,7 +46,7 @@ class Made:
         errors = error_sums(self.rows(self.values, start, stop), self.rows(self.decoded, start, stop))
         data_nbytes = block.num_params if self.spec.is_quantized else 2 * block.num_params
         scales_nbytes = 4 * block.rows if self.spec.is_quantized else 0
-        return RowRecord(
+        header = RowHeader(
             layer_name=self.layer.name,
             row_start=start,
             shape=block.shape,
@@ -56,15 +57,21 @@ class Made:
             quant_axis=self.spec.quant_axis,
             group_size=self.spec.stored_group_size,
             num_params=block.num_params,
-            source_nbytes=block.num_params * DTYPES[self.layer.dtype].itemsize,
-            row_group=0,
-            row_in_group=0,
-            compression="zstd",
+            checksum="xxh3_128:00",
+        )
+        ranges = BlobRanges(
             data=StoredRange(4, data_nbytes - 1, data_nbytes),
             scales=StoredRange(4, scales_nbytes, scales_nbytes),
             zero_points=StoredRange(4, 0, 0),
             chunk_digests=StoredRange(4, 16, 16),
-            checksum="xxh3_128:00",
+            compression="zstd",
+        )
+        return RowRecord(
+            header=header,
+            ranges=ranges,
+            source_nbytes=block.num_params * DTYPES[self.layer.dtype].itemsize,
+            row_group=0,
+            row_in_group=0,
             method="rtn",
             kept_reason=self.kept_reason,
             errors=errors if is_float else None,
@@ -333,7 +340,8 @@ def test_blocks_of_a_layer_become_one_row(report: Report) -> None:
 def test_blocks_stored_differently_say_so() -> None:
     receipts = receipts_of()
     rows = list(receipts[1].rows)
-    rows[0] = replace(rows[0], quant_type="none", kept_reason="holds NaN", errors=None)
+    header = replace(rows[0].header, quant_type="none")
+    rows[0] = replace(rows[0], header=header, kept_reason="holds NaN", errors=None)
     receipts[1] = replace(receipts[1], rows=tuple(rows))
     embed = combine_layers(receipts, plan_of())[0]
     assert (embed.quant_type, embed.kept_reason, embed.is_quantized) == ("int8+none", "holds NaN", True)

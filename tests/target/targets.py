@@ -12,7 +12,7 @@ import numpy as np
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.format.parquet.part import PartInfo, PartWriter
-from arrowquant_dist.format.schema import StoredRow
+from arrowquant_dist.format.row import BLOB_COLUMNS, Blobs, StoredRow, headers_of
 from arrowquant_dist.plan import Plan, RowBlock, Shard, plan_table
 from arrowquant_dist.plan.fingerprint import fingerprint
 from arrowquant_dist.target.index import write_index
@@ -94,7 +94,5 @@ def write_part(target: Target, path: str, rows: Sequence[Row], compression: str)
 
 
 def stored_row(row: Row) -> StoredRow:
-    values = {name: value for name, value in row.columns.items() if name != "num_params"}
-    shapes = {name: tuple(values[name]) for name in ("shape", "layer_shape")}
-    numbers = {name: np.frombuffer(values[name], "<f4") for name in ("scales", "zero_points")}
-    return StoredRow(**{**values, **shapes, **numbers, "data": np.frombuffer(values["data"], np.uint8)})
+    [header] = headers_of({name: [value] for name, value in row.columns.items()}, 1)
+    return StoredRow(header, Blobs(*(np.frombuffer(row.columns[c.name], c.dtype) for c in BLOB_COLUMNS)))

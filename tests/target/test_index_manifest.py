@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint, NotFound
-from arrowquant_dist.format.record import RowRecord, StoredRange
+from arrowquant_dist.format.record import BlobRanges, RowRecord, StoredRange
+from arrowquant_dist.format.row import RowHeader
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.target.commit import commit_path, read_commit, write_commit
 from arrowquant_dist.target.index import IndexEntry, read_index, write_index
 from arrowquant_dist.target.manifest import Manifest, StoredFile
 from arrowquant_dist.target.receipt import Receipt
@@ -26,9 +28,9 @@ PART = "weights/shard=00000/part-a.parquet"
 
 
 def make_record(i: int = 0, **changes: Any) -> RowRecord:
+    """changes: of the record; of its header, as `header={…}`."""
     at = 1000 * i
-    ranges = [StoredRange(at + 100 * k, 50 + k, 60 + k) for k in range(4)]
-    record = RowRecord(
+    header = RowHeader(
         layer_name=f"model.layers.{i}.weight",
         row_start=i,
         shape=(2, 3),
@@ -39,20 +41,17 @@ def make_record(i: int = 0, **changes: Any) -> RowRecord:
         quant_axis=0,
         group_size=0,
         num_params=6,
-        source_nbytes=12,
-        row_group=i,
-        row_in_group=0,
-        compression="zstd",
-        data=ranges[0],
-        scales=ranges[1],
-        zero_points=ranges[2],
-        chunk_digests=ranges[3],
         checksum="xxh3_128:00",
-        method="rtn",
-        kept_reason=None,
-        errors=ErrorSums(6, 1.0, 1.0, 0.5, 0.25),
     )
-    return replace(record, **changes)
+    ranges = BlobRanges(
+        data=StoredRange(at, 50, 60),
+        scales=StoredRange(at + 100, 51, 61),
+        zero_points=StoredRange(at + 200, 52, 62),
+        chunk_digests=StoredRange(at + 300, 53, 63),
+        compression="zstd",
+    )
+    record = RowRecord(header, ranges, 12, i, 0, "rtn", None, ErrorSums(6, 1.0, 1.0, 0.5, 0.25))
+    return replace(record, **{**changes, "header": replace(header, **changes.get("header", {}))})
 
 
 def make_receipt(shard: int = 0, rows: int = 2, attempt: str = "a", nbytes: int = 5000) -> Receipt:
@@ -96,9 +95,14 @@ def make_manifest(*receipts: Receipt, index: bytes | None = None) -> Manifest:
 def test_an_index_gives_back_every_row_without_its_metrics() -> None:
     records = [
         make_record(0),
-        make_record(1, shape=(), layer_shape=(), kept_reason="1-D", quant_type="fp16", errors=None),
-        make_record(2, layer_name="größe/😀", row_start=1 << 40, num_params=1 << 50),
-        make_record(3, data=StoredRange(1 << 45, 0, 0)),
+        make_record(
+            1,
+            header={"shape": (), "layer_shape": (), "quant_type": "fp16"},
+            kept_reason="1-D",
+            errors=None,
+        ),
+        make_record(2, header={"layer_name": "größe/😀", "row_start": 1 << 40, "num_params": 1 << 50}),
+        make_record(3, ranges=replace(make_record().ranges, data=StoredRange(1 << 45, 0, 0))),
     ]
     rows = [(f"weights/shard={i:05d}/part-x.parquet", i, record) for i, record in enumerate(records)]
     want = [IndexEntry(part, shard, replace(record, errors=None)) for part, shard, record in rows]
@@ -155,10 +159,14 @@ def test_a_damaged_index_is_refused(damage: Callable[[bytes], bytes]) -> None:
         read_index(damage(make_index(make_receipt())))
 
 
-def test_a_receipt_survives_json() -> None:
+def test_a_receipt_survives_its_commit(place: Place) -> None:
     receipt = make_receipt()
     receipt = replace(receipt, rows=(*receipt.rows, make_record(5, errors=None, kept_reason="integers")))
-    assert Receipt.from_dict(json.loads(json.dumps(receipt.to_dict()))) == receipt
+    store = open_store(place.uri, place.storage)
+    assert write_commit(store, receipt, "xxh3_128:f", lambda: True)
+    found = read_commit(store, commit_path(receipt.shard), "xxh3_128:f")
+    assert found is not None
+    assert found.receipt == receipt
 
 
 def test_a_manifest_sums_what_was_committed_and_survives_storage(place: Place) -> None:
@@ -241,7 +249,9 @@ def test_the_index_is_checked_against_the_manifest(place: Place) -> None:
     index = make_index(receipt)
     place.put("index.parquet", index)
     entries = make_manifest(receipt).read_index(open_store(place.uri, place.storage))
-    assert [entry.record.layer_name for entry in entries] == [row.layer_name for row in receipt.rows]
+    assert [entry.record.header.layer_name for entry in entries] == [
+        row.header.layer_name for row in receipt.rows
+    ]
 
 
 @pytest.mark.parametrize(

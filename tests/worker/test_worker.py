@@ -48,7 +48,7 @@ def test_a_shard_becomes_one_committed_part_with_a_row_for_each_block(source: st
     done: list[RowBlock] = []
     for shard in plan.shards:
         receipt = ShardWorker(context).run(shard, done.append, _never)
-        assert [(r.layer_name, r.row_start) for r in receipt.rows] == [
+        assert [(r.header.layer_name, r.header.row_start) for r in receipt.rows] == [
             (b.layer.name, b.row_start) for b in shard.blocks
         ]
         assert (tmp_path / "out" / receipt.part).stat().st_size == receipt.nbytes
@@ -116,10 +116,10 @@ def test_a_layer_with_nan_is_kept_byte_for_byte_where_the_config_says_so(
     config = QuantizationConfig("int8", per_channel=False, group_size=group_size, non_finite="keep")
     plan, context = _started(source, tmp_path / "out", config, RunConfig())
     rows = [row for shard in plan.shards for row in ShardWorker(context).run(shard, _ignore, _never).rows]
-    assert {row.layer_name: row.quant_type for row in rows} == dict.fromkeys(weights, "none")
-    matrix = next(row for row in rows if row.layer_name == "layers.0.weight")
+    assert {row.header.layer_name: row.header.quant_type for row in rows} == dict.fromkeys(weights, "none")
+    matrix = next(row for row in rows if row.header.layer_name == "layers.0.weight")
     assert matrix.kept_reason == "holds NaN or inf (non_finite: keep)"
-    assert matrix.data.nbytes == weights["layers.0.weight"].nbytes
+    assert matrix.ranges.data.nbytes == weights["layers.0.weight"].nbytes
 
 
 def test_a_second_attempt_loses_and_returns_the_receipt_that_counts(source: str, tmp_path: Path) -> None:

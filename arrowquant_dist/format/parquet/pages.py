@@ -19,20 +19,19 @@ import numpy as np
 import pyarrow as pa
 
 from arrowquant_dist.format.parquet import thrift
+from arrowquant_dist.format.row import SmallColumn
 from arrowquant_dist.format.schema import V2_SCHEMA
 
 MAGIC = b"PAR1"
 CODECS = {"none": 0, "zstd": 6}
 MAX_VALUE_NBYTES = (1 << 31) - (1 << 20)  # a page's size is an int32; zstd may add to it
-BLOB_COLUMNS = ("data", "scales", "zero_points", "chunk_digests")
 
-_INT32, _INT64, _BYTE_ARRAY = 1, 2, 6
+_PHYSICAL_TYPES = {pa.int32(): 1, pa.int64(): 2, pa.string(): 6, pa.binary(): 6, pa.large_binary(): 6}
 _REQUIRED, _OPTIONAL, _REPEATED = 0, 1, 2
 _UTF8, _LIST = 0, 3  # converted types
 _PLAIN, _RLE = 0, 3
 _STRING_TYPE = thrift.struct(thrift.nested(1, thrift.struct()))
 _LIST_TYPE = thrift.struct(thrift.nested(3, thrift.struct()))
-_STATISTICS_COLUMNS = ("layer_name", "row_start")  # what queries filter by: engines skip the other row groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +75,13 @@ def blob_prefix(nbytes: int) -> bytes:
     return nbytes.to_bytes(4, "little")
 
 
-def small_page(field: pa.Field, values: Sequence[Any]) -> tuple[bytes, ColumnChunk]:
+def small_page(column: SmallColumn, values: Sequence[Any]) -> tuple[bytes, ColumnChunk]:
     """One uncompressed page, header included, with a small column's `values`; its chunk with offset 0."""
-    body, num_values = _body(field.type, values)
+    body, num_values = _body(column.type, values)
     header = page_header(num_values, len(body), len(body), zlib.crc32(body))
     page = header + body
-    statistics = _statistics(field, values) if field.name in _STATISTICS_COLUMNS else None
-    return page, ColumnChunk(field.name, 0, len(page), len(page), num_values, "none", statistics)
+    statistics = _statistics(column.type, values) if column.has_statistics else None
+    return page, ColumnChunk(column.name, 0, len(page), len(page), num_values, "none", statistics)
 
 
 def footer(groups: Sequence[RowGroup], created_by: str) -> bytes:
@@ -130,11 +129,11 @@ def _levels(levels: Sequence[int]) -> bytes:
     return len(body).to_bytes(4, "little") + body
 
 
-def _statistics(field: pa.Field, values: Sequence[Any]) -> tuple[bytes, bytes]:
-    if pa.types.is_string(field.type):
+def _statistics(kind: pa.DataType, values: Sequence[Any]) -> tuple[bytes, bytes]:
+    if pa.types.is_string(kind):
         raw = [value.encode() for value in values]
         return min(raw), max(raw)
-    return _plain(field.type, [min(values)]), _plain(field.type, [max(values)])
+    return _plain(kind, [min(values)]), _plain(kind, [max(values)])
 
 
 def _row_group(ordinal: int, group: RowGroup) -> bytes:
@@ -196,5 +195,5 @@ def _field_elements(field: pa.Field) -> list[bytes]:
 
 
 def _physical(kind: pa.DataType) -> int:
-    kind = kind.value_type if pa.types.is_list(kind) else kind
-    return _INT32 if pa.types.is_int32(kind) else _INT64 if pa.types.is_int64(kind) else _BYTE_ARRAY
+    """Parquet's number for a type. KeyError for one that no column of V2 had when this was written."""
+    return _PHYSICAL_TYPES[kind.value_type if pa.types.is_list(kind) else kind]

@@ -15,8 +15,8 @@ from isal import isal_zlib
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.format.compression import ZstdFrames
 from arrowquant_dist.format.parquet import pages
-from arrowquant_dist.format.record import RowRecord, StoredRange
-from arrowquant_dist.format.schema import V2_SCHEMA, StoredRow
+from arrowquant_dist.format.record import BlobRanges, RowRecord, StoredRange
+from arrowquant_dist.format.row import BLOB_COLUMNS, COLUMNS, BlobColumn, Blobs, RowHeader, StoredRow
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.storage.base import Store
 
@@ -36,18 +36,18 @@ class PartInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _PendingRow:
-    """A row and its blobs as bytes. record: given its group, place and ranges, makes the record."""
+    """A row whose blobs are bytes. record: given its group, place and ranges, makes the record."""
 
     position: int
-    row: StoredRow
-    blobs: dict[str, memoryview]
-    record: Callable[[int, int, dict[str, StoredRange]], RowRecord]
+    header: RowHeader
+    blobs: Blobs[memoryview]
+    record: Callable[[int, int, BlobRanges], RowRecord]
 
 
 class PartWriter:
     """Writes one part file front to back; nothing is ever read back, so object stores need no second pass.
 
-    compression: `zstd` or `none`, for the four blob columns; the small columns are plain. frames: what
+    compression: `zstd` or `none`, for the blob columns; the small columns are plain. frames: what
     compresses, kept by a worker from part to part. Memory beyond the row given to `add`: 4 MiB of waiting small rows
     and, under zstd, the largest value once more.
     """
@@ -81,37 +81,26 @@ class PartWriter:
         Raises InvalidConfig for a value that Parquet cannot hold (2 GiB), StorageError.
         """
 
-        def record(group: int, place: int, ranges: dict[str, StoredRange]) -> RowRecord:
+        def record(group: int, place: int, ranges: BlobRanges) -> RowRecord:
             return RowRecord(
-                layer_name=row.layer_name,
-                row_start=row.row_start,
-                shape=row.shape,
-                layer_shape=row.layer_shape,
-                row_dims=row.row_dims,
-                dtype=row.dtype,
-                quant_type=row.quant_type,
-                quant_axis=row.quant_axis,
-                group_size=row.group_size,
-                num_params=row.num_params,
+                header=row.header,
+                ranges=ranges,
                 source_nbytes=source_nbytes,
                 row_group=group,
                 row_in_group=place,
-                compression=self._compression,
-                checksum=row.checksum,
                 method=method,
                 kept_reason=kept_reason,
                 errors=errors,
-                **ranges,
             )
 
         blobs = self._blobs(row)
-        pending = _PendingRow(self._count, row, blobs, record)
+        pending = _PendingRow(self._count, row.header, blobs, record)
         self._count += 1
-        if row.data.nbytes >= BIG_VALUE_NBYTES:
+        if row.blobs.data.nbytes >= BIG_VALUE_NBYTES:
             self._write_group([pending])
             return
         self._pending.append(pending)
-        self._pending_nbytes += sum(blob.nbytes for blob in blobs.values())
+        self._pending_nbytes += sum(blob.nbytes for blob in blobs)
         if self._pending_nbytes >= GROUP_NBYTES:
             self._flush()
 
@@ -139,23 +128,15 @@ class PartWriter:
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.abort()  # nothing after `close`
 
-    def _blobs(self, row: StoredRow) -> dict[str, memoryview]:
-        """The row's four values; of small rows copies, since these wait for company."""
-        arrays = {
-            "data": row.data,
-            "scales": np.ascontiguousarray(row.scales, "<f4"),
-            "zero_points": np.ascontiguousarray(row.zero_points, "<f4"),
-            "chunk_digests": np.frombuffer(row.chunk_digests, np.uint8),
-        }
-        blobs = {
-            name: array.data.cast("B") if array.size else memoryview(b"") for name, array in arrays.items()
-        }
-        if max(blob.nbytes for blob in blobs.values()) > pages.MAX_VALUE_NBYTES:
+    def _blobs(self, row: StoredRow) -> Blobs[memoryview]:
+        """The row's values as bytes; of small rows copies, since these wait for company."""
+        blobs = [_bytes(values, column) for values, column in zip(row.blobs, BLOB_COLUMNS, strict=True)]
+        if max(blob.nbytes for blob in blobs) > pages.MAX_VALUE_NBYTES:
             message = "one row of a dataset holds less than 2 GiB; set run.block_bytes lower"
-            raise InvalidConfig(message, layer=row.layer_name, uri=self._url)
-        if row.data.nbytes >= BIG_VALUE_NBYTES:
-            return blobs
-        return {name: memoryview(bytes(blob)) for name, blob in blobs.items()}
+            raise InvalidConfig(message, layer=row.header.layer_name, uri=self._url)
+        if row.blobs.data.nbytes < BIG_VALUE_NBYTES:
+            blobs = [memoryview(bytes(blob)) for blob in blobs]
+        return Blobs(*blobs)
 
     def _flush(self) -> None:
         rows, self._pending, self._pending_nbytes = self._pending, [], 0
@@ -165,25 +146,26 @@ class PartWriter:
     def _write_group(self, rows: list[_PendingRow]) -> None:
         ranges: list[dict[str, StoredRange]] = [{} for _ in rows]
         chunks = []
-        for field in V2_SCHEMA:
-            start = self._sink.tell()
-            if field.name in pages.BLOB_COLUMNS:
+        for column in COLUMNS:
+            start, name = self._sink.tell(), column.name
+            if isinstance(column, BlobColumn):
                 raw_nbytes = 0
                 for row, found in zip(rows, ranges, strict=True):
-                    found[field.name], page_nbytes = self._write_blob(row.blobs[field.name])
+                    found[name], page_nbytes = self._write_blob(getattr(row.blobs, name))
                     raw_nbytes += page_nbytes
                 nbytes = self._sink.tell() - start
                 chunks.append(
-                    pages.ColumnChunk(field.name, start, nbytes, raw_nbytes, len(rows), self._compression)
+                    pages.ColumnChunk(name, start, nbytes, raw_nbytes, len(rows), self._compression)
                 )
             else:
-                page, chunk = pages.small_page(field, [getattr(row.row, field.name) for row in rows])
+                page, chunk = pages.small_page(column, [getattr(row.header, name) for row in rows])
                 self._write(page)
                 chunks.append(replace(chunk, offset=start))
         group = len(self._groups)
         self._groups.append(pages.RowGroup(len(rows), tuple(chunks)))
         for place, (row, found) in enumerate(zip(rows, ranges, strict=True)):
-            self._records[row.position] = row.record(group, place, found)
+            where = BlobRanges(**found, compression=self._compression)
+            self._records[row.position] = row.record(group, place, where)
 
     def _write_blob(self, blob: memoryview) -> tuple[StoredRange, int]:
         """A page with this one value. Returns where the value is, and the page's size before compression."""
@@ -207,6 +189,11 @@ class PartWriter:
     def _write(self, data: bytes | memoryview) -> None:
         self._hash.update(data)
         self._sink.write(data)
+
+
+def _bytes(values: np.ndarray, column: BlobColumn) -> memoryview:
+    """Where they are, if they are contiguous."""
+    return np.ascontiguousarray(values, column.dtype).data.cast("B") if values.size else memoryview(b"")
 
 
 def _created_by() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from arrowquant_dist.engine import EngineEvent, EngineFacts
 from arrowquant_dist.engine.ray import Patience, RayEngine
 from arrowquant_dist.engine.ray.actor import ShardActor
 from arrowquant_dist.plan import Plan, make_plan, plan_table
+from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.worker import ShardWorker, WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
@@ -104,7 +105,7 @@ class Run:
     def checksums(self) -> dict[tuple[str, int], str]:
         """{layer and first row: checksum of codes, scales and zero points}, of what is committed."""
         receipts = Target.open(str(self.target), fingerprint=self.context.fingerprint).receipts()
-        return {(row.layer_name, row.row_start): row.checksum for r in receipts.values() for row in r.rows}
+        return _checksums(receipts.values())
 
     def parts(self) -> int:
         """Those of killed workers included, which `publish` removes."""
@@ -141,7 +142,12 @@ def quiet_checksums(run: Run) -> dict[tuple[str, int], str]:
     context = WorkerContext(str(target), run.plan.fingerprint, run.context.sink, run.context.files)
     worker = ShardWorker(context)
     receipts = [worker.run(shard, lambda _: None, lambda: False) for shard in run.plan.shards]
-    return {(row.layer_name, row.row_start): row.checksum for r in receipts for row in r.rows}
+    return _checksums(receipts)
+
+
+def _checksums(receipts: Iterable[Receipt]) -> dict[tuple[str, int], str]:
+    headers = (row.header for receipt in receipts for row in receipt.rows)
+    return {(header.layer_name, header.row_start): header.checksum for header in headers}
 
 
 def wait_until(happened: Callable[[], bool], seconds: float = 30.0) -> None:

@@ -1,0 +1,42 @@
+"""What verifies a row: digests of each 1 MiB of its data, and a checksum of them with its small values."""
+
+from __future__ import annotations
+
+import numpy as np
+import xxhash
+
+CHUNK_NBYTES = 1 << 20
+DIGEST_NBYTES = 16
+
+
+def chunk_digests(data: np.ndarray) -> bytes:
+    """xxh3_128 digests (16 bytes, big-endian) of each 1 MiB of `data` (uint8 [n]); b"" for no data."""
+    view = data.data.cast("B") if data.size else memoryview(b"")
+    return b"".join(
+        xxhash.xxh3_128_digest(view[start : start + CHUNK_NBYTES])
+        for start in range(0, len(view), CHUNK_NBYTES)
+    )
+
+
+def row_checksum(digests: bytes, scales: np.ndarray, zero_points: np.ndarray) -> str:
+    """`xxh3_128:<hex>` of chunk_digests ‖ scales ‖ zero_points."""
+    state = xxhash.xxh3_128(digests)
+    state.update(np.ascontiguousarray(scales, "<f4").data.cast("B") if scales.size else b"")
+    state.update(np.ascontiguousarray(zero_points, "<f4").data.cast("B") if zero_points.size else b"")
+    return f"xxh3_128:{state.hexdigest()}"
+
+
+def first_wrong_chunk(data: np.ndarray, start: int, digests: bytes) -> int | None:
+    """Index in the row of the first chunk of `data` whose digest is another; None if all are as they should be.
+
+    data: uint8, bytes [start, start + len(data)) of the row's; start is a multiple of CHUNK_NBYTES, and the end is
+    too, or is the end of the row's data. digests: of the whole row.
+    """
+    first = start // CHUNK_NBYTES
+    found = chunk_digests(data)
+    expected = digests[first * DIGEST_NBYTES :][: len(found)]
+    if found == expected:
+        return None
+    starts = range(0, len(found), DIGEST_NBYTES)
+    wrong = next(i for i in starts if found[i:][:DIGEST_NBYTES] != expected[i:][:DIGEST_NBYTES])
+    return first + wrong // DIGEST_NBYTES

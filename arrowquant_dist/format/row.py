@@ -1,0 +1,265 @@
+"""A V2 row: its columns, its fields, its blobs, and what can be wrong with it. Everything else is derived from here.
+
+A new column is a line in COLUMNS and a field of RowHeader, or of Blobs. Parts, the index, commits and every reader
+then have it; whoever makes a row gives it a value, and whoever needs the value takes it from the header or the blobs.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from itertools import repeat, starmap
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from arrowquant_dist.config import BITS
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.format.digests import CHUNK_NBYTES, DIGEST_NBYTES
+from arrowquant_dist.tensor import row_nbytes
+
+MAX_NBYTES = 1 << 62
+STORED_TYPES = frozenset({*BITS, "fp16", "none"})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a part file. type: Arrow's, in a part.
+
+    since: the first schema version all of whose files have it; None for a column that any file may lack, and whose
+    values then are the column's default, or empty.
+    """
+
+    name: str
+    type: pa.DataType
+    since: str | None = "2"
+
+    @property
+    def field(self) -> pa.Field:
+        return pa.field(self.name, self.type, nullable=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SmallColumn(Column):
+    """A column of RowHeader: stored plain in parts, and a column of the index.
+
+    default: what a row has whose file lacks it. index_type: in the index, where it is another. has_statistics: queries
+    filter by it, and engines skip the row groups that its bounds rule out. repeats: few strings stand in many rows.
+    """
+
+    default: Any = None
+    index_type: pa.DataType | None = None
+    has_statistics: bool = False
+    repeats: bool = False
+
+    @property
+    def index_field(self) -> pa.Field:
+        return pa.field(self.name, self.index_type or self.type, nullable=False)
+
+    @property
+    def wide_type(self) -> pa.DataType:
+        """What any writer's column of this kind can be cast to."""
+        if pa.types.is_list(self.type):
+            return pa.list_(pa.int64())
+        return pa.int64() if pa.types.is_integer(self.type) else self.type
+
+    def shared(self, values: Iterable[Any]) -> Iterable[Any]:
+        """`values` as Arrow or JSON give them, as the header has them: shapes are tuples, and of equal shapes and of
+        strings that repeat there is one object, since a driver keeps those of all rows."""
+        if pa.types.is_list(self.type):
+            return map(_one_tuple, map(tuple, values))
+        return map(sys.intern, values) if self.repeats else values
+
+
+@dataclass(frozen=True, slots=True)
+class BlobColumn(Column):
+    """A column of Blobs: a page a value in parts, and a byte range in the index. dtype: numpy's, of what is in it."""
+
+    dtype: str = "u1"
+
+
+@lru_cache(maxsize=4096)
+def _one_tuple(values: tuple[int, ...]) -> tuple[int, ...]:
+    """An equal one that is there already, mostly."""
+    return values
+
+
+# In the order of a file.
+COLUMNS: tuple[SmallColumn | BlobColumn, ...] = (
+    SmallColumn("layer_name", pa.string(), since="1", has_statistics=True),
+    SmallColumn("shape", pa.list_(pa.int32()), since="1", index_type=pa.list_(pa.int64())),
+    SmallColumn("dtype", pa.string(), since="1", repeats=True),
+    BlobColumn("data", pa.large_binary(), since="1"),
+    SmallColumn("num_params", pa.int64(), since="1"),
+    SmallColumn("quant_type", pa.string(), default="none", repeats=True),
+    BlobColumn("scales", pa.binary(), dtype="<f4"),
+    BlobColumn("zero_points", pa.binary(), dtype="<f4"),
+    SmallColumn("quant_axis", pa.int32(), default=-1),
+    SmallColumn("group_size", pa.int32(), default=0),
+    SmallColumn("layer_shape", pa.list_(pa.int64())),  # default: the row's own shape
+    SmallColumn("row_dims", pa.int32(), default=1),
+    SmallColumn("row_start", pa.int64(), default=0, has_statistics=True),
+    BlobColumn("chunk_digests", pa.binary()),
+    SmallColumn("checksum", pa.string(), default=""),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RowHeader:
+    """The small columns of a row: rows [row_start, row_stop) of a layer, the layer seen as [rows, columns].
+
+    The columns' contents are DESIGN's, in the order of the index. checksum: "" in V1.
+    """
+
+    layer_name: str
+    row_start: int
+    shape: tuple[int, ...]
+    layer_shape: tuple[int, ...]
+    row_dims: int
+    dtype: str
+    quant_type: str
+    quant_axis: int
+    group_size: int
+    num_params: int
+    checksum: str
+
+    @property
+    def is_whole(self) -> bool:
+        return self.row_start == 0 and self.shape == self.layer_shape
+
+    @property
+    def own_row_dims(self) -> int:
+        """How many leading dimensions of `shape` make up the rows: a block of fused experts has one."""
+        return self.row_dims if self.is_whole else 1
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.shape[: self.own_row_dims])
+
+    @property
+    def row_stop(self) -> int:
+        return self.row_start + self.rows
+
+    @property
+    def columns(self) -> int:
+        return math.prod(self.layer_shape[self.row_dims :])
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one row in `data`; each row starts on a byte of its own."""
+        return row_nbytes(self.quant_type, self.columns, self.dtype)
+
+    @property
+    def data_nbytes(self) -> int:
+        return self.rows * self.row_nbytes
+
+    @property
+    def groups_per_row(self) -> int:
+        """Scales a row has; 0 where the block has one for all, or none."""
+        if self.quant_type not in BITS or self.quant_axis != 0:
+            return 0
+        return -(-self.columns // self.group_size) if self.group_size else 1
+
+    @property
+    def scale_count(self) -> int:
+        if self.quant_type not in BITS:
+            return 0
+        return self.rows * self.groups_per_row if self.quant_axis == 0 else 1
+
+    @property
+    def digests_nbytes(self) -> int:
+        return DIGEST_NBYTES * -(-self.data_nbytes // CHUNK_NBYTES) if self.checksum else 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blobs(Generic[T]):
+    """What is said of each of a row's values: their arrays, sizes, or places. Iterates over them in a file's order."""
+
+    data: T
+    scales: T
+    zero_points: T
+    chunk_digests: T
+
+    def __iter__(self) -> Iterator[T]:
+        return (getattr(self, name) for name in BLOB_NAMES)
+
+
+_SMALL = {column.name: column for column in COLUMNS if isinstance(column, SmallColumn)}
+_BLOBS = {column.name: column for column in COLUMNS if isinstance(column, BlobColumn)}
+HEADER_COLUMNS = tuple(_SMALL[field.name] for field in fields(RowHeader))
+BLOB_COLUMNS = tuple(_BLOBS[field.name] for field in fields(Blobs))
+HEADER_NAMES = tuple(column.name for column in HEADER_COLUMNS)
+BLOB_NAMES = tuple(column.name for column in BLOB_COLUMNS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredRow:
+    """One row of a V2 dataset: a layer, or a row block of one.
+
+    blobs: data uint8 [nbytes], packed codes or raw little-endian values. scales, zero_points float32 [groups] in C
+    order of [rows, groups a row]; zero_points empty where symmetric, both empty where nothing is quantized.
+    chunk_digests uint8.
+    """
+
+    header: RowHeader
+    blobs: Blobs[np.ndarray]
+
+
+def headers_of(columns: Mapping[str, Iterable[Any]], count: int) -> Iterator[RowHeader]:
+    """The headers of `count` rows from their small columns' values; a column that is not there has its default.
+
+    layer_name, shape, dtype and num_params have to be there, and `shape` as a sequence. ValueError for other counts.
+    """
+    found = {"layer_shape": columns["shape"], **columns}
+    values = [
+        column.shared(found[column.name]) if column.name in found else repeat(column.default, count)
+        for column in HEADER_COLUMNS
+    ]
+    return starmap(RowHeader, zip(*values, strict=True))
+
+
+def row_problem(row: RowHeader) -> str | None:
+    """What is impossible about a row, known before any memory is taken for its values; None if nothing."""
+    if row.dtype not in DTYPES:
+        return f"dtype {row.dtype!r} is not known"
+    if row.quant_type not in STORED_TYPES:
+        return f"quant_type {row.quant_type!r} is not known"
+    if row.quant_type != "none" and not DTYPES[row.dtype].is_float:
+        return f"quant_type {row.quant_type!r} does not go with dtype {row.dtype!r}"
+    if min((*row.shape, *row.layer_shape, row.row_start, row.group_size), default=0) < 0:
+        return "a dimension, row_start or group_size is negative"
+    if not 1 <= row.row_dims <= max(1, len(row.layer_shape)):
+        return f"row_dims {row.row_dims} does not go with the layer's shape {list(row.layer_shape)}"
+    if math.prod(row.layer_shape) * DTYPES[row.dtype].itemsize > MAX_NBYTES:
+        return f"shape {list(row.layer_shape)} is too large to be one"
+    if not row.is_whole and row.shape[1:] != row.layer_shape[row.row_dims :]:
+        return f"shape {list(row.shape)} is not a run of rows of {list(row.layer_shape)}"
+    if not row.is_whole and not row.shape:
+        return "a scalar cannot be a row block"
+    if row.row_stop > math.prod(row.layer_shape[: row.row_dims]):
+        return f"rows {row.row_start}-{row.row_stop} lie outside the layer, {list(row.layer_shape)}"
+    if row.num_params != math.prod(row.shape):
+        return f"num_params is {row.num_params}, but shape {list(row.shape)} has others"
+    if row.quant_axis not in {-1, 0} or (row.group_size > 0 and row.quant_axis != 0):
+        return f"quant_axis {row.quant_axis} with group_size {row.group_size} is not a V2 layout"
+    return None
+
+
+def sizes_problem(row: RowHeader, nbytes: Blobs[int]) -> str | None:
+    """What is wrong with the sizes of a row's values; None if nothing. V1 has no digests."""
+    if nbytes.data != row.data_nbytes:
+        return f"data has {nbytes.data} bytes, but shape and quant_type need {row.data_nbytes}"
+    if nbytes.chunk_digests != row.digests_nbytes:
+        return f"chunk_digests has {nbytes.chunk_digests} bytes, but the data needs {row.digests_nbytes}"
+    expected = 4 * row.scale_count
+    if nbytes.scales != expected and not (row.num_params == 0 and nbytes.scales == 0):
+        return f"scales has {nbytes.scales} bytes, but the groups need {expected}"
+    if nbytes.zero_points not in {0, nbytes.scales}:
+        return f"zero_points has {nbytes.zero_points} bytes, scales {nbytes.scales}"
+    return None

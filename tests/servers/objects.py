@@ -41,6 +41,11 @@ class Objects:
         body: bytes = self.client.get_object(Bucket=bucket, Key=key)["Body"].read()
         return body
 
+    def content_type(self, uri: str) -> str:
+        bucket, key = _split(uri)
+        kind: str = self.client.head_object(Bucket=bucket, Key=key)["ContentType"]
+        return kind
+
     def delete(self, uri: str) -> None:
         bucket, key = _split(uri)
         self.client.delete_object(Bucket=bucket, Key=key)

@@ -17,6 +17,7 @@ from arrowquant_dist.errors import StorageError
 from arrowquant_dist.storage.base import ObjectInfo
 from arrowquant_dist.storage.remote.client import Client, ShortAnswer, Sink, ends_early, no_conditional_create
 from arrowquant_dist.storage.remote.faults import status_of
+from arrowquant_dist.storage.remote.fsspec_private import coroutine_of
 from arrowquant_dist.storage.remote.requests import Requests
 from arrowquant_dist.storage.traffic import Traffic
 
@@ -56,7 +57,7 @@ class FileSystemClient(Client):
         # What it logs of requests that failed, tracebacks too, goes where the user sends logs, not to the terminal.
         logging.getLogger(type(fs).__module__.partition(".")[0]).addHandler(_NOWHERE)
         self.loop = fs.loop if fs.async_impl else get_loop()
-        self._threads = None if fs.async_impl else ThreadPoolExecutor(transfer.requests, "fsspec")
+        self._threads = ThreadPoolExecutor(transfer.requests, "fsspec")  # no thread until one is needed
         self._protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
         self._reading = next((_READING[name] for name in self._protocols if name in _READING), {})
 
@@ -139,10 +140,11 @@ class FileSystemClient(Client):
 
     async def _call(self, method: str, nbytes: int, *arguments: Any, **options: Any) -> Any:
         """nbytes: how much of a body is sent or read."""
-        if self._threads is not None:
-            return await self._threaded(getattr(self._fs, method), *arguments, **options)
+        in_thread = partial(self._threaded, getattr(self._fs, method))
+        if not self._fs.async_impl:
+            return await in_thread(*arguments, **options)
         async with self.seconds(nbytes):
-            return await getattr(self._fs, f"_{method}")(*arguments, **options)
+            return await (coroutine_of(self._fs, method) or in_thread)(*arguments, **options)
 
     async def _threaded(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         loop = asyncio.get_running_loop()

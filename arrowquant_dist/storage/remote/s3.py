@@ -22,6 +22,7 @@ from arrowquant_dist.storage.base import ObjectInfo
 from arrowquant_dist.storage.remote.client import Client, ShortAnswer, Sink, ends_early
 from arrowquant_dist.storage.remote.faults import status_of
 from arrowquant_dist.storage.remote.requests import Requests
+from arrowquant_dist.storage.remote.s3fs_private import call_s3
 from arrowquant_dist.storage.traffic import Traffic
 
 _READ_NBYTES = 1 << 20
@@ -76,7 +77,7 @@ class S3Client(Client):
         await self._fs.set_session()  # reading S3's model takes a second of CPU on a busy machine, once
         async with self.seconds(len(body or b"")):
             try:
-                return await self._fs._call_s3(method, Bucket=self.bucket, **arguments)
+                return await call_s3(self._fs, method, {"Bucket": self.bucket, **arguments})
             except OSError as error:
                 if error.__cause__ is not None and hasattr(error.__cause__, "response"):
                     raise error.__cause__ from None  # s3fs's translation loses the code

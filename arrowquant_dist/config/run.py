@@ -18,7 +18,7 @@ from arrowquant_dist.config.checks import (
     within,
 )
 from arrowquant_dist.config.sizes import GIB, KIB, MIB, TIB, checked_size
-from arrowquant_dist.config.storage import Storage, Transfer
+from arrowquant_dist.config.storage import DIRECT_WRITES, Storage, Transfer
 
 COMPRESSIONS = ("zstd", "none")
 ENGINES = ("auto", "inline", "ray")
@@ -39,6 +39,8 @@ class RunConfig:
     many as there are CPUs. overwrite: replace what is at the target.
     shard_attempts: how often a shard is tried whose worker dies, hangs or cannot reach its storage. shard_deadline:
     seconds without a finished row block after which a worker counts as hung; None: from what other shards took.
+    direct_writes: how parts on local disk are written. `auto`: past the page cache (O_DIRECT) where that is no slower;
+    `never`: through it alone, for disks and file systems that do not bear direct writes well.
     transfer: how requests to object stores are split, timed and repeated.
     storage_options: fsspec's, for source and target; source_storage_options and target_storage_options come
     on top for one of them. They may hold secrets, so they are in no repr, fingerprint or report.
@@ -55,6 +57,7 @@ class RunConfig:
     overwrite: bool = False
     shard_attempts: int = 4
     shard_deadline: float | None = None
+    direct_writes: str = "auto"
     transfer: Transfer = field(default_factory=Transfer)
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     source_storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
@@ -75,6 +78,7 @@ class RunConfig:
         check_whole("shard_attempts", self.shard_attempts, 1, MAX_SHARD_ATTEMPTS)
         if self.shard_deadline is not None:
             check_number("shard_deadline", self.shard_deadline, 0.1, 7 * 24 * 3600.0)
+        check_choice("direct_writes", self.direct_writes, DIRECT_WRITES)
         with within("transfer"):
             object.__setattr__(self, "transfer", Transfer.of(self.transfer))
         for name in _OPTIONS:
@@ -86,7 +90,8 @@ class RunConfig:
 
     @property
     def target_storage(self) -> Storage:
-        return Storage({**self.storage_options, **self.target_storage_options}, self.transfer)
+        options = {**self.storage_options, **self.target_storage_options}
+        return Storage(options, self.transfer, self.direct_writes)
 
     def replace(self, **changes: Any) -> RunConfig:
         """A copy with the fields that are given; None leaves a field as it is, like a flag not typed."""

@@ -1,4 +1,5 @@
-"""How objects are reached: fsspec's options, and how requests over a network are split, timed and repeated."""
+"""How objects are reached: fsspec's options, how requests over a network are split, timed and repeated, and how files
+of this machine are written."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from arrowquant_dist.config.checks import (
     shown,
 )
 from arrowquant_dist.config.sizes import KIB, MIB, checked_size
+
+DIRECT_WRITES = ("auto", "never")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,12 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """options: fsspec's storage_options; they may hold secrets, so they are in no repr."""
+    """options: fsspec's storage_options; they may hold secrets, so they are in no repr. direct_writes: of local files,
+    `auto` (past the page cache where that is no slower) or `never`."""
 
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     transfer: Transfer = field(default_factory=Transfer)
+    direct_writes: str = "auto"
 
 
 DEFAULT_STORAGE = Storage()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 
@@ -20,6 +24,7 @@ _WORTH = 0.99  # zstd's size among ours that is worth its time
 # magic, then: the size follows in four bytes, and the window is one block (RFC 8878, 3.1.1.1)
 _FRAME_START = b"\x28\xb5\x2f\xfd\x80\x38"
 _FRAME_END = b"\x01\x00\x00"  # an empty last block
+_log = logging.getLogger("arrowquant_dist.format")
 
 
 class ZstdFrames:
@@ -28,6 +33,9 @@ class ZstdFrames:
     Large values are Huffman-coded by the package's own kernel, at 1.7 times the rate of zstd's level 1 and to the
     same size within a hundredth, since codes of weights hold no repetitions. Where a sample says that zstd makes them
     smaller (zeros, copies, bytes of which few occur), and for small values, it is zstd, at level 1.
+
+    The kernel's frames are used once pyarrow's zstd has decoded a few of them in this process: the checksums of a
+    dataset are made of what was to be compressed, and none of them would notice a frame that says something else.
 
     Arrow's one-shot codec makes new memory for each result, which for tens of MiB costs as much as to compress into
     it; its stream writes where it is told to, and takes the pieces of a value without joining them first.
@@ -40,26 +48,31 @@ class ZstdFrames:
 
     def load(self) -> None:
         """Makes the kernel ready, which takes seconds where it was never compiled: no value has to wait for it then."""
-        self._coded(b"", memoryview(bytes(_LARGE_NBYTES)))
+        _KERNEL.is_right()
 
     def compress(self, prefix: bytes, value: memoryview) -> memoryview:
         """One frame of `prefix` and `value`, less than 4 GiB; good until the next call."""
         if value.nbytes < _LARGE_NBYTES:
             return memoryview(self._codec.compress(prefix + value))
-        return self._coded(prefix, value) or self._streamed(prefix, value)
+        coded = self._coded(prefix, value) if _KERNEL.is_right() else None
+        return coded or self._streamed(prefix, value)
 
     def _coded(self, prefix: bytes, value: memoryview) -> memoryview | None:
-        """None where zstd does better."""
-        values = np.frombuffer(value.toreadonly(), np.uint8)  # one type of array: the kernel is compiled once
+        """By the kernel; None where zstd does better."""
+        values = _as_array(value)
+        sizes = np.empty(block_count(values.size), np.int64)
+        frame = self.frame_of_kernel(prefix, values, sizes)
+        return None if self._zstd_is_smaller(values, sizes) else frame
+
+    def frame_of_kernel(self, prefix: bytes, values: np.ndarray, sizes: np.ndarray) -> memoryview:
+        """By the kernel, whatever the size of it. values: uint8 [n]. sizes: int64 [blocks], becomes each block's bytes.
+        Good until the next call."""
         nbytes = len(prefix) + values.size
         raw = (len(prefix) << 3).to_bytes(3, "little")  # the header of a block that is stored as it is
         start = _FRAME_START + nbytes.to_bytes(4, "little") + raw + prefix
         frame = self._room(len(start) + blocks_bound(values.size) + len(_FRAME_END))
-        sizes = np.empty(block_count(values.size), np.int64)
         frame[: len(start)] = np.frombuffer(start, np.uint8)
         end = write_blocks(values, frame, len(start), sizes, self._workspace)
-        if self._zstd_is_smaller(values, sizes):
-            return None
         stop = end + len(_FRAME_END)
         frame[end:stop] = np.frombuffer(_FRAME_END, np.uint8)
         return frame[:stop].data
@@ -88,3 +101,55 @@ class ZstdFrames:
     def _room(self, nbytes: int) -> np.ndarray:
         self._memory.reset()
         return self._memory.take(nbytes)
+
+
+class _KernelCheck:
+    """Whether frames of the kernel are what zstd's own decoder makes the same values of; looked at once a process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._verdict: bool | None = None
+
+    def is_right(self) -> bool:
+        with self._lock:
+            if self._verdict is None:
+                self._verdict = all(_is_read_back(value) for value in _samples())
+                if not self._verdict:
+                    _log.warning(
+                        "the zstd kernel writes wrong frames on this machine: pyarrow compresses instead"
+                    )
+            return self._verdict
+
+
+_KERNEL = _KernelCheck()
+
+
+def _is_read_back(value: np.ndarray) -> bool:
+    """Whether pyarrow decodes the kernel's frame of a value to that value."""
+    values, prefix = _as_array(value.data), b"\x03\x02\x01\x00"
+    frame = ZstdFrames().frame_of_kernel(prefix, values, np.empty(block_count(values.size), np.int64))
+    try:
+        found = pa.Codec("zstd").decompress(frame, len(prefix) + values.size, asbytes=True)
+    except OSError:  # "Corrupt ZSTD compressed data"
+        return False
+    return bool(found == prefix + value.tobytes())
+
+
+def _samples() -> Iterator[np.ndarray]:
+    """uint8 values of each kind that the kernel tells apart, of three blocks, the last of them short and of an odd
+    length: codes of 1 to 7 bits of entropy, noise that is stored as it is, one byte over and over, and codes
+    after a block of noise."""
+    noise = np.random.default_rng(1).integers(0, 256, 2 * BLOCK_NBYTES + 12_345, np.uint8)
+    normal = noise.astype(np.int16) - 128
+    for step in (1, 2):
+        normal = normal + np.roll(normal, step)  # of four
+    codes = [(normal // step).astype(np.uint8) for step in (4, 8, 40, 200)]
+    yield from codes
+    yield noise
+    yield np.full(noise.size, 7, np.uint8)
+    yield np.concatenate([noise[:BLOCK_NBYTES], codes[2][BLOCK_NBYTES:]])
+
+
+def _as_array(value: memoryview) -> np.ndarray:
+    """uint8 [n], read-only: of one type of array, so that the kernel is compiled once."""
+    return np.frombuffer(value.toreadonly(), np.uint8)

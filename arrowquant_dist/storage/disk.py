@@ -63,15 +63,16 @@ class CachedFile:
 
 
 class Disk:
-    """Makes direct files while these are not waited for; then by the way that was faster so far: each once, and the
-    slower one now and then.
+    """direct_writes `auto`: makes direct files while these are not waited for; then by the way that was faster so far:
+    each once, and the slower one now and then. `never`: cached files alone.
 
     Learns by files of 32 MiB and more. Used by one thread; others may, and only learn the worse. Memory: 48 MiB once
     a direct file was made.
     """
 
-    def __init__(self) -> None:
-        self.knows_direct = hasattr(os, "O_DIRECT")
+    def __init__(self, direct_writes: str = "auto") -> None:
+        self.direct_writes = direct_writes
+        self.knows_direct = direct_writes != "never" and hasattr(os, "O_DIRECT")
         self._rates: dict[type[NewFile], float] = {}
         self._files = 0
         self._waits = False

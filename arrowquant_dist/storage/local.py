@@ -27,19 +27,19 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 class LocalStore(Store):
-    """A directory, or a single file, of this machine."""
+    """A directory, or a single file, of this machine. direct_writes: see config.Storage."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, direct_writes: str = "auto") -> None:
         path = uri.split("://", 1)[1] if "://" in uri else uri
         self._root = Path(path).expanduser().absolute()
         self.uri = str(self._root)
         self.traffic = Traffic()
         self._lock = threading.Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
-        self._disk = Disk()
+        self._disk = Disk(direct_writes)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LocalStore, (self.uri,)
+        return LocalStore, (self.uri, self._disk.direct_writes)
 
     def exists(self, path: str) -> bool:
         with self._translated(path):

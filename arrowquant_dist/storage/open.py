@@ -16,7 +16,7 @@ def open_store(uri: str, storage: Storage = DEFAULT_STORAGE) -> Store:
     if is_local(uri):
         from arrowquant_dist.storage.local import LocalStore
 
-        return LocalStore(uri)
+        return LocalStore(uri, storage.direct_writes)
     from arrowquant_dist.storage.remote import RemoteStore
 
     return RemoteStore(uri, storage)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrowquant_dist.format import compression
 from arrowquant_dist.format.compression import ZstdFrames
 from arrowquant_dist.kernels.zstd import frames as kernel_frames
 from arrowquant_dist.kernels.zstd.frames import BLOCK_NBYTES
@@ -93,3 +98,77 @@ def test_the_kernel_is_compiled_for_one_type_of_value() -> None:
     compressed(usual(LARGE), frames)
     frames.compress(PREFIX, memoryview(usual(LARGE).tobytes()))
     assert len(kernel_frames._write_segment.signatures) == before
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has compressed nothing yet."""
+    monkeypatch.setattr(compression, "_KERNEL", compression._KernelCheck())
+
+
+def with_wrong_byte(at: Callable[[int, int], int]) -> Callable[..., int]:
+    """The kernel, with one bit of what it writes turned over. at: of the first byte and the end of it, to a byte."""
+
+    def write(values: np.ndarray, out: np.ndarray, start: int, *more: Any) -> int:
+        end = kernel_frames.write_blocks(values, out, start, *more)
+        out[at(start, end)] ^= 1
+        return end
+
+    return write
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    "at",
+    [lambda start, _end: start, lambda start, _end: start + 5000, lambda _start, end: end - 2],
+    ids=["header", "first block", "last block"],
+)
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_frames_are_zstds_where_the_kernel_writes_a_wrong_byte(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    at: Callable[[int, int], int],
+    is_loaded: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """Nobody else would notice: a part's checksums are made of what was to be compressed."""
+    monkeypatch.setattr(compression, "write_blocks", with_wrong_byte(at))
+    value = usual(3 * LARGE)
+    with caplog.at_level(logging.INFO):
+        frames = ZstdFrames()
+        if is_loaded:
+            frames.load()
+        for _ in range(2):
+            assert read(compressed(value, frames), 4 + value.size) == PREFIX + value.tobytes()
+        assert read(compressed(value), 4 + value.size) == PREFIX + value.tobytes()
+    assert [record.message for record in caplog.records] == [
+        "the zstd kernel writes wrong frames on this machine: pyarrow compresses instead"
+    ]
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_kernel_that_writes_what_zstd_reads_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def count(value: np.ndarray) -> bool:
+        calls.append(value.size)
+        return True
+
+    monkeypatch.setattr(compression, "_is_read_back", count)
+    for _ in range(2):
+        compressed(usual(LARGE))
+    assert len(calls) == len(list(compression._samples()))
+
+
+def test_the_kernel_is_looked_at_with_values_of_every_kind() -> None:
+    """Blocks that are coded, stored, and cut short; from one symbol to all of them."""
+    samples = list(compression._samples())
+    assert {-(-value.size // BLOCK_NBYTES) for value in samples} == {3}
+    assert all(value.size % BLOCK_NBYTES % 16 for value in samples)
+    symbols = sorted(len(np.unique(value)) for value in samples)
+    assert symbols[0] == 1
+    assert symbols[-1] == 256
+    sizes = {
+        len(compression.ZstdFrames().frame_of_kernel(b"", v, np.empty(3, np.int64))) // 10_000
+        for v in samples
+    }
+    assert len(sizes) >= 6

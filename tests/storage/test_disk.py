@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -14,10 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrowquant_dist.config import RunConfig
 from arrowquant_dist.errors import StorageError
 from arrowquant_dist.storage import disk
 from arrowquant_dist.storage.disk import CachedFile, DirectFile, Disk, NewFile
 from arrowquant_dist.storage.local import LocalStore
+from arrowquant_dist.storage.open import open_store
 
 MIB = 1 << 20
 PIECE = 64 << 10
@@ -91,6 +94,35 @@ def test_a_file_system_without_direct_writes_gets_cached_ones(
     monkeypatch.setattr(os, "open", refuse)
     assert way(maker, tmp_path) is CachedFile
     assert not maker.knows_direct
+
+
+def opened_directly(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Of files that are opened from now on, those that are opened past the page cache."""
+    found: list[Path] = []
+    real = os.open
+
+    def watch(path: Path, flags: int, *more: int) -> int:
+        if flags & os.O_DIRECT:
+            found.append(path)
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", watch)
+    return found
+
+
+@pytest.mark.parametrize(("direct_writes", "count"), [("auto", 1), ("never", 0)])
+def test_whether_parts_go_past_the_page_cache_is_a_setting_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct_writes: str, count: int
+) -> None:
+    """It reaches the store of a worker in another process too."""
+    run = RunConfig(direct_writes=direct_writes)
+    store = pickle.loads(pickle.dumps(open_store(str(tmp_path), run.target_storage)))  # noqa: S301 - ours
+    found = opened_directly(monkeypatch)
+    content = os.urandom(3 * PIECE + 5)
+    with store.open_writer("part") as writer:
+        writer.write(content)
+    assert (tmp_path / "part").read_bytes() == content
+    assert len(found) == count
 
 
 def test_a_direct_write_that_is_refused_goes_the_other_way(

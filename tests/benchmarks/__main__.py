@@ -6,7 +6,18 @@ import argparse
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from tests.benchmarks import big, cluster, files, kernels, limits, minilm, object_store, planning, reducing
+from tests.benchmarks import (
+    big,
+    cluster,
+    files,
+    kernels,
+    limits,
+    minilm,
+    object_store,
+    planning,
+    reducing,
+    verifying,
+)
 from tests.benchmarks.table import Table, show
 
 _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
@@ -17,6 +28,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "cluster": lambda given: cluster.tables(given.models, given.runs, given.folder),
     "planning": lambda given: planning.tables(given.runs, given.folder),
     "reducing": lambda given: reducing.tables(given.layers, given.folder),
+    "verifying": lambda given: verifying.tables(given.parts, given.folder),
     "object-store": lambda given: object_store.tables(given.params, given.runs, given.folder),
     "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
 }
@@ -36,6 +48,7 @@ def main() -> None:
     )
     parser.add_argument("--side", type=int, default=4096, help="of the square matrix of `kernels`")
     parser.add_argument("--layers", type=int, default=reducing.LAYERS, help="of the run of `reducing`")
+    parser.add_argument("--parts", type=int, default=verifying.PARTS, help="of the dataset of `verifying`")
     parser.add_argument("--folder", help="for temporary files: on the disk to measure")
     parser.add_argument(
         "--idle",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
-from tests.benchmarks import files, kernels, limits, minilm, reducing
+from tests.benchmarks import files, kernels, limits, minilm, reducing, verifying
 from tests.benchmarks.gguf_files import write_gguf
 from tests.benchmarks.source import shapes, write_checkpoint
 from tests.benchmarks.table import NOT_INSTALLED, Row, Table, at_least, at_most, ratio_of, render
@@ -104,3 +104,9 @@ def test_the_driver_of_a_run_whose_shards_are_committed_is_measured(tmp_path: Pa
     phases = [seconds for name, seconds in rows.items() if name.startswith("of the wall")]
     assert len(phases) == 3
     assert sum(phases) <= rows["wall, with report and manifest"]
+
+
+def test_verifying_is_measured_on_as_many_parts_as_asked_for(tmp_path: Path) -> None:
+    (table,) = verifying.tables(8, str(tmp_path))
+    assert table.title == "verify of 800 rows in 8 parts"
+    assert {row.name: row.theirs for row in table.rows}["CPU a row"]

@@ -12,6 +12,7 @@ from arrowquant_dist.reduce.layers import LayerMetrics
 from arrowquant_dist.report.layers import layers_parquet
 from arrowquant_dist.report.markdown import report_markdown
 from arrowquant_dist.report.page import report_page
+from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 
 REPORT_PATH = "report/report.json"
@@ -39,7 +40,11 @@ def load_report(uri: str, storage: Storage = DEFAULT_STORAGE) -> Report:
     Raises NotFound where there is none (nothing there, or the run did not finish), InvalidCheckpoint where
     report.json is damaged or of another version.
     """
-    store = open_store(uri, storage)
+    return read_report(open_store(uri, storage))
+
+
+def read_report(store: Store) -> Report:
+    """As `load_report`, of the dataset at `store`."""
     try:
         content = store.read(REPORT_PATH)
     except NotFound as error:

@@ -17,14 +17,18 @@ WEIGHTS_FOLDER = "weights"
 REPORT_FOLDER = "report"
 
 _REPORT = re.compile(rf"{REPORT_FOLDER}/(report\.(json|md|html)|layers\.parquet)")
-_PART = re.compile(rf"{WEIGHTS_FOLDER}/shard=\d{{5,}}/part-[^/]+\.parquet")
+_PART = re.compile(rf"{WEIGHTS_FOLDER}/shard=\d{{5,}}/part-[^/]+\.[a-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Every object at a target, as one listing saw them. sizes: {path under the target: bytes}."""
+    """Every object at a target, as one listing saw them.
+
+    sizes: {path under the target: bytes}. beside: files of others that lay beside a run of ours, which is cleared now.
+    """
 
     sizes: Mapping[str, int]
+    beside: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, store: Store) -> Self:
@@ -53,7 +57,12 @@ class Listing:
     @property
     def foreign(self) -> list[str]:
         """What speaks against starting a run here: everything, where nothing of ours says that one was started."""
-        return sorted(path for path in self.sizes if not _is_temporary(path))
+        return sorted(path for path in self.sizes if path not in self.beside and not _is_temporary(path))
+
+    def cleared_of(self, paths: Collection[str]) -> Listing:
+        """What is left when `paths`, everything of ours, are deleted. It does not speak against a new run."""
+        left = {path: nbytes for path, nbytes in self.sizes.items() if path not in paths}
+        return Listing(left, frozenset(left))
 
     def leftovers(self, parts: Collection[str]) -> list[str]:
         """Parts that are not among `parts`, and temporary files."""
@@ -65,8 +74,9 @@ class Listing:
         ]
 
 
-def part_path(shard: int, attempt: str) -> str:
-    return f"{WEIGHTS_FOLDER}/shard={shard:05d}/part-{attempt}.parquet"
+def part_path(shard: int, attempt: str, suffix: str = "parquet") -> str:
+    """Where an attempt at a shard puts its object. suffix: says what a sink writes; lower-case letters and digits."""
+    return f"{WEIGHTS_FOLDER}/shard={shard:05d}/part-{attempt}.{suffix}"
 
 
 def _is_ours(path: str) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -12,12 +13,38 @@ from arrowquant_dist.errors import CorruptWeights
 
 FINGERPRINT_KEY = b"arrowquant.fingerprint"
 SIDECARS_KEY = b"arrowquant.sidecars"
-RUN_KEY = b"arrowquant.run"  # an id of the run that wrote the plan: equal plans of two runs are told apart
+RUN_KEY = b"arrowquant.run"  # the id of the run that wrote the plan
 
 
-def plan_file(plan_table: pa.Table, run: bytes) -> bytes:
-    """The plan as an Arrow IPC file, with the run's id. Equal plans and ids give equal bytes."""
-    table = plan_table.replace_schema_metadata({**(plan_table.schema.metadata or {}), RUN_KEY: run})
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """Whose run it is. fingerprint: of its plan. run_id: of the run, so that equal plans of two runs are told apart."""
+
+    fingerprint: str
+    run_id: bytes | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedRun:
+    """The plan at a target, as it was found. sidecars: paths of the files that its run copies from the source."""
+
+    table: pa.Table
+    identity: RunIdentity
+    sidecars: frozenset[str]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Self:
+        """table: with the run's id, as `read_plan_file` returns it."""
+        identity = RunIdentity(fingerprint_of(table), run_of(table))
+        return cls(table, identity, frozenset(sidecars_of(table)))
+
+
+def with_run_id(plan_table: pa.Table, run_id: bytes) -> pa.Table:
+    return plan_table.replace_schema_metadata({**(plan_table.schema.metadata or {}), RUN_KEY: run_id})
+
+
+def plan_file(table: pa.Table) -> bytes:
+    """The plan as an Arrow IPC file. Equal plans and ids give equal bytes."""
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
@@ -34,6 +61,7 @@ def read_plan_file(data: bytes, uri: str) -> pa.Table:
         table = pa.ipc.open_file(io.BytesIO(data)).read_all()
         table.validate(full=True)
         fingerprint_of(table)
+        sidecars_of(table)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # ValueError: names that are no UTF-8
         message = f"the plan of the run is damaged ({error}); fetch it again, or start anew with --overwrite"
         raise CorruptWeights(message, uri=uri) from error

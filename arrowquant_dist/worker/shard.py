@@ -23,6 +23,7 @@ from arrowquant_dist.plan import RowBlock, Shard, expected_nbytes
 from arrowquant_dist.storage.traffic import Transferred
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.receipt import Receipt
+from arrowquant_dist.target.shards import CommittedShards
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.tensor import QuantizedTensor, TensorScale, TensorSpan, quantize_values
 from arrowquant_dist.tensor.source import check_finite
@@ -64,7 +65,8 @@ class ShardWorker:
         self._node = node or socket.gethostname()
         self.name = f"{socket.gethostname()}/{os.getpid()}"
         self._reader = SourceReader(context.source_storage, context.files)
-        self._target = Target.open(context.target, context.target_storage, context.fingerprint)
+        self._target = Target.open(context.target, context.target_storage)
+        self._shards = CommittedShards(self._target, context.fingerprint)
         from_disk = all(is_local(file.uri) for file in context.files)
         self._read_batches = ReadInTurn(self._reader) if from_disk else ReadAhead(self._reader)
         self._codes = Arena()
@@ -87,7 +89,7 @@ class ShardWorker:
         finally:
             part.abort()  # nothing after `close`
         receipt = self._receipt(shard, attempt, written, clock, self._transferred() - before)
-        if self._target.commit(receipt):
+        if self._shards.commit(receipt):
             return receipt
         counting = self.committed(shard.index)
         if counting is None:
@@ -98,7 +100,7 @@ class ShardWorker:
 
     def committed(self, shard: int) -> Receipt | None:
         """The receipt that counts for a shard, whoever made it; None where there is none yet."""
-        return self._target.receipt(shard)
+        return self._shards.receipt(shard)
 
     def _transferred(self) -> Transferred:
         return self._reader.transferred + self._target.store.traffic.total

@@ -75,7 +75,7 @@ def checkpoint(layers: int) -> Checkpoint:
 def prepare(folder: Path, layers: int) -> dict[str, object]:
     plan = make_plan(checkpoint(layers), QuantizationConfig(), _RUN)
     target = Target.open(str(folder / "target"))
-    target.start(plan_table(plan))
+    target.start(plan_table(plan), target.look())
     for shard in plan.shards:
         receipt = _receipt(shard)
         part = folder / "target" / receipt.part
@@ -92,7 +92,7 @@ def run(folder: Path, layers: int) -> dict[str, object]:
 
     table = checkpoint(layers)
     started, cpu_started = time.perf_counter(), time.process_time()
-    with patch("arrowquant_dist.driver.open_checkpoint", lambda *_: table):
+    with patch("arrowquant_dist.driver.run.open_checkpoint", lambda *_: table):
         report = quantize("/models/m", str(folder / "target"), QuantizationConfig(), _RUN).report
     return {
         "seconds": time.perf_counter() - started,

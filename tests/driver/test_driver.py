@@ -72,7 +72,7 @@ class Repeating(InlineEngine):
 def test_progress_stays_between_nothing_and_all_whatever_retries_do(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arrowquant_dist.driver.choose_engine", lambda run, *_: Repeating(run.workers))
+    monkeypatch.setattr("arrowquant_dist.driver.run.choose_engine", lambda run, *_: Repeating(run.workers))
     seen: list[Progress] = []
     quantize(source, str(tmp_path / "out"), CONFIG, RunConfig(workers=2), seen.append)
     assert all(0 <= p.done_nbytes <= p.total_nbytes and 0 <= p.done_layers <= p.total_layers for p in seen)

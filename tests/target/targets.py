@@ -18,9 +18,11 @@ from arrowquant_dist.plan.fingerprint import fingerprint
 from arrowquant_dist.target.index import write_index
 from arrowquant_dist.target.layout import part_path
 from arrowquant_dist.target.manifest import Manifest
+from arrowquant_dist.target.publish import prepare, publish
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.target import Target
 from tests.format.encoder import Row
+from tests.target.drivers import start
 
 WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "uint8": 1}
 
@@ -34,16 +36,15 @@ def make_target(
     sidecars: Mapping[str, bytes] | None = None,
 ) -> str:
     """Publishes `shards` at `root` (a folder or an fsspec URI) and returns it."""
-    target = Target.open(str(root))
     plan = make_plan(shards, compression, aliases or {})
-    target.start(plan_table(plan))
+    driver = start(Target.open(str(root)), plan_table(plan))
     for shard, rows in enumerate(shards):
-        part = write_part(target, part_path(shard, "0"), rows, compression)
+        part = write_part(driver.target, part_path(shard, "0"), rows, compression)
         receipt = Receipt(
             shard, "0", part.path, part.nbytes, part.hash, part.records, {}, 0, "w", "n", 0.0, 0, 0, 0
         )
-        assert target.commit(receipt)
-    receipts = target.receipts()
+        assert driver.commit(receipt)
+    receipts = driver.receipts()
     index = write_index((r.part, r.shard, record) for r in receipts.values() for record in r.rows)
     manifest = Manifest.of(
         receipts.values(),
@@ -55,7 +56,8 @@ def make_target(
         aliases=plan.aliases,
         compression=compression,
     )
-    target.publish(manifest, index, dict(sidecars or {}))
+    draft = prepare(driver.target, driver.run, manifest, index, sidecars or {}, driver.target.look())
+    publish(driver.target, draft, {})
     return str(root)
 
 

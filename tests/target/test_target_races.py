@@ -12,13 +12,26 @@ from arrowquant_dist.errors import IncompleteDataset, TargetConflict
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local
+from arrowquant_dist.target.clear import sweep
 from arrowquant_dist.target.commit import commit_path
 from arrowquant_dist.target.index import write_index
 from arrowquant_dist.target.manifest import Manifest, StoredFile
 from arrowquant_dist.target.plan_file import SIDECARS_KEY
+from arrowquant_dist.target.publish import Published
 from arrowquant_dist.target.target import Target
 from tests.storage.places import Place
-from tests.target.test_target import FILES, finished, plan, publish, started, work
+from tests.target.drivers import (
+    SIDECARS,
+    Driver,
+    at,
+    begin,
+    cleared,
+    committed,
+    finished,
+    make_manifest,
+    overwrite,
+    plan,
+)
 
 
 class Watched:
@@ -43,9 +56,9 @@ class Watched:
         return watched
 
 
-def watched(target: Target) -> Watched:
-    watcher = Watched(target.store)
-    target.store = watcher  # type: ignore[assignment]
+def watched(driver: Driver) -> Watched:
+    watcher = Watched(driver.store)
+    driver.target.store = watcher  # type: ignore[assignment]
     return watcher
 
 
@@ -61,13 +74,6 @@ def once(wanted: tuple[str, Any], action: Callable[[], object]) -> Callable[[str
     return act
 
 
-def committed(place: Place, fingerprint: str = "xxh3_128:f") -> Target:
-    target = started(place, fingerprint)
-    for shard in range(2):
-        assert target.commit(work(target, shard, "a"))
-    return target
-
-
 def is_sound(place: Place) -> bool:
     """Whether the manifest's index and parts are those that are there."""
     store = open_store(place.uri, place.storage)
@@ -77,21 +83,16 @@ def is_sound(place: Place) -> bool:
     return parts == [part.path for part in manifest.parts]
 
 
-def opened(place: Place) -> Target:
-    """Of another driver of the same plan."""
-    target = Target.open(place.uri, place.storage)
-    target.start(plan())
-    return target
-
-
 def test_a_driver_that_looked_before_another_published_leaves_that_ones_index_alone(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their packages differ, and so the bytes of the same rows."""
-    first, late = committed(place), opened(place)
-    watched(late).before = once(("create", "index.parquet"), lambda: publish(first, "first"))
-    monkeypatch.setattr("tests.target.test_target.write_index", _index_of_another_version)
-    assert publish(late, "late").config == {"name": "first"}
+    first, late = committed(place), begin(place)
+    watched(late).before = once(("create", "index.parquet"), lambda: first.publish("first"))
+    monkeypatch.setattr("tests.target.drivers.write_index", _index_of_another_version)
+    published = late.publish("late")
+    assert not published.is_ours
+    assert published.manifest.config == {"name": "first"}
     assert is_sound(place)
 
 
@@ -121,15 +122,15 @@ def test_indexes_of_two_versions_have_the_same_rows_and_other_bytes(place: Place
 def test_drivers_of_many_versions_that_publish_at_once_end_in_one_dataset(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.target.test_target.write_index", _index_of_another_version)
+    monkeypatch.setattr("tests.target.drivers.write_index", _index_of_another_version)
     committed(place)
-    drivers = [opened(place) for _ in range(4)]
+    drivers = [begin(place) for _ in range(4)]
     start = threading.Barrier(len(drivers))
-    got: list[Manifest] = []
+    got: list[Published] = []
 
     def drive(i: int) -> None:
         start.wait()
-        got.append(publish(drivers[i], f"driver {i}"))
+        got.append(drivers[i].publish(f"driver {i}"))
 
     threads = [threading.Thread(target=drive, args=(i,)) for i in range(len(drivers))]
     for thread in threads:
@@ -137,142 +138,134 @@ def test_drivers_of_many_versions_that_publish_at_once_end_in_one_dataset(
     for thread in threads:
         thread.join()
     assert len(got) == len(drivers)
-    assert all(manifest == got[0] for manifest in got)
+    assert all(published.manifest == got[0].manifest for published in got)
+    assert [published.is_ours for published in got].count(True) == 1
     assert is_sound(place)
 
 
 def test_an_index_of_other_rows_is_a_leftover_and_gives_way(place: Place) -> None:
-    target = committed(place)
+    driver = committed(place)
     place.put("index.parquet", write_index([]))
-    publish(target)
+    driver.publish()
     assert is_sound(place)
 
 
 def test_an_index_that_gave_way_comes_back_when_its_driver_publishes_first(place: Place) -> None:
-    target, other = committed(place), opened(place)
+    driver, other = committed(place), begin(place)
     receipts = other.receipts()
     rows = [(r.part, r.shard, row) for r in receipts.values() for row in r.rows]
     theirs = write_index(reversed(rows))
     place.put("index.parquet", theirs)
-    manifest = Manifest.of(
-        receipts.values(),
-        index=theirs,
-        sidecars={"config.json": FILES["config.json"]},
-        fingerprint=other.fingerprint,
-        source={},
-        config={"name": "other"},
-        compression="none",
-        aliases={},
-    )
+    manifest = make_manifest(list(receipts.values()), theirs, other.run.fingerprint, "other")
     published = once(
         ("write", "index.parquet"), lambda: other.store.create("manifest.json", manifest.to_bytes())
     )
-    watched(target).before = published
-    assert publish(target).config == {"name": "other"}
+    watched(driver).before = published
+    outcome = driver.publish()
+    assert not outcome.is_ours
+    assert outcome.manifest.config == {"name": "other"}
     assert place.get("index.parquet") == theirs
     assert manifest.index == StoredFile.of("index.parquet", theirs)
 
 
 def test_a_driver_whose_run_is_overwritten_while_it_publishes_takes_its_manifest_back(place: Place) -> None:
     """Even by an equal plan: its parts are gone."""
-    target, other = committed(place), Target.open(place.uri, place.storage)
-
-    def overwrite() -> None:
-        other.clear()
-        other.start(plan())
-
-    watched(target).before = once(("create", "manifest.json"), overwrite)
+    driver, others = committed(place), []
+    fingerprint = driver.run.fingerprint
+    watched(driver).before = once(
+        ("create", "manifest.json"), lambda: others.append(overwrite(place, fingerprint))
+    )
     with pytest.raises(TargetConflict, match="overwritten"):
-        publish(target)
+        driver.publish()
     assert "manifest.json" not in place.paths()
+    [other] = others
     for shard in range(2):
-        assert other.commit(work(other, shard, "b"))
-    publish(other)
+        assert other.commit(other.work(shard, "b"))
+    other.publish()
     assert is_sound(place)
 
 
 def test_a_manifest_that_comes_while_the_target_is_cleared_goes_too(place: Place) -> None:
     """Its driver sees the old plan still, so it is the clearing one that has to take it away."""
-    target, other = committed(place), Target.open(place.uri, place.storage)
-    watched(other).before = once(("delete", ["run/plan.arrow"]), lambda: publish_blindly(target))
-    other.clear()
+    driver, other = committed(place), begin(place)
+    watched(other).before = once(("delete", ["run/plan.arrow"]), lambda: publish_blindly(driver))
+    cleared(other.target)
     assert place.paths() == []
 
 
-def publish_blindly(target: Target) -> None:
+def publish_blindly(driver: Driver) -> None:
     """As a driver that had looked at everything a moment ago."""
-    target.store.create("manifest.json", b'{"format": "arrowquant"}')
+    driver.store.create("manifest.json", b'{"format": "arrowquant"}')
 
 
 def test_an_overwritten_run_cannot_publish_what_it_committed_later(place: Place) -> None:
-    old, new = started(place), Target.open(place.uri, place.storage)
-    new.clear()
-    new.start(plan("xxh3_128:new"))
+    old = begin(place)
+    new = overwrite(place, "xxh3_128:new")
     for shard in range(2):
-        assert old.commit(work(old, shard, "zombie"))
+        assert old.commit(old.work(shard, "zombie"))
     with pytest.raises(TargetConflict, match="overwritten"):
-        publish(old)
+        old.publish()
     assert not {"manifest.json", "index.parquet"} & set(place.paths())
     for shard in range(2):
-        assert new.commit(work(new, shard, "a"))
-    publish(new)
+        assert new.commit(new.work(shard, "a"))
+    new.publish()
     assert is_sound(place)
 
 
 def test_two_workers_that_find_the_same_stale_commit_end_with_one_that_counts(place: Place) -> None:
-    target, other = committed(place), opened(place)
-    target.store.delete([work(target, 0, "a").part])
-    mine, theirs = work(target, 0, "mine"), work(other, 0, "theirs")
+    driver, other = committed(place), begin(place)
+    driver.store.delete([driver.work(0, "a").part])
+    mine, theirs = driver.work(0, "mine"), other.work(0, "theirs")
     # Between this one's look at the stale commit and what it does about it, the other one is done.
-    watched(target).after = once(("create", commit_path(0)), lambda: other.commit(theirs))
-    assert not target.commit(mine)
-    assert target.receipts()[0] == other.receipts()[0] == theirs == target.receipt(0)
+    watched(driver).after = once(("create", commit_path(0)), lambda: other.commit(theirs))
+    assert not driver.commit(mine)
+    assert driver.receipts()[0] == other.receipts()[0] == theirs == driver.shards.receipt(0)
     assert mine.part not in place.paths()
-    publish(target)
+    driver.publish()
     assert is_sound(place)
 
 
 def test_looking_for_receipts_deletes_nothing(place: Place) -> None:
-    target = committed(place)
+    driver = committed(place)
     place.put(commit_path(0), b"damaged")
     before = place.paths()
-    assert list(target.receipts()) == [1]
+    assert list(driver.receipts()) == [1]
     assert place.paths() == before
 
 
 def test_a_zombie_that_commits_after_all_is_published_leaves_nothing(place: Place) -> None:
     finished(place)
-    zombie = opened(place)
+    zombie = begin(place)
     before = place.paths()
-    assert not zombie.commit(work(zombie, 0, "zombie"))
+    assert not zombie.commit(zombie.work(0, "zombie"))
     assert place.paths() == before
     assert is_sound(place)
 
 
 def test_what_a_killed_zombie_left_goes_with_the_next_look(place: Place) -> None:
-    work(finished(place), 1, "killed")
+    finished(place).work(1, "killed")
     assert not is_sound(place)
-    publish(opened(place))
+    begin(place).publish()
     assert is_sound(place)
 
 
 def test_nothing_is_swept_where_the_dataset_has_lost_a_part(place: Place) -> None:
     """What lies beside may be all that is left of it."""
-    target = finished(place)
-    spare = work(target, 0, "spare")
-    target.store.delete(["weights/shard=00000/part-a.parquet"])
+    driver = finished(place)
+    spare = driver.work(0, "spare")
+    driver.store.delete(["weights/shard=00000/part-a.parquet"])
     with pytest.raises(IncompleteDataset, match=r"shard=00000/part-a\.parquet.*--overwrite"):
-        target.sweep()
+        sweep(driver.target, Manifest.read(driver.store), driver.target.look())
     assert spare.part in place.paths()
 
 
 def test_a_sidecar_that_somebody_else_put_there_is_refused_and_kept(place: Place) -> None:
-    target = committed(place)
+    driver = committed(place)
     place.put("config.json", b"mine")
     with pytest.raises(TargetConflict, match="not the source's"):
-        target.refuse_other_sidecars({"config.json": b"{}"}, target.look())
+        driver.target.refuse_other_sidecars(SIDECARS, driver.target.look())
     with pytest.raises(TargetConflict, match=r"config\.json: this file is not the source's"):
-        publish(target)
+        driver.publish()
     assert place.get("config.json") == b"mine"
     assert "manifest.json" not in place.paths()
 
@@ -280,28 +273,28 @@ def test_a_sidecar_that_somebody_else_put_there_is_refused_and_kept(place: Place
 def test_overwriting_a_run_that_was_killed_while_it_published_leaves_none_of_its_sidecars(
     place: Place,
 ) -> None:
-    target = Target.open(place.uri, place.storage)
+    target = at(place)
     table = plan()
     metadata = {**table.schema.metadata, SIDECARS_KEY: b'["config.json"]'}
-    target.start(table.replace_schema_metadata(metadata))
+    target.start(table.replace_schema_metadata(metadata), target.look())
     place.put("config.json", b"{}")
     place.put("notes.txt", b"mine")
-    assert set(target.clear().sizes) == {"notes.txt"}
+    assert set(cleared(target).sizes) == {"notes.txt"}
     assert place.paths() == ["notes.txt"]
 
 
 def test_a_flipped_byte_of_a_commit_is_noticed(place: Place) -> None:
-    target = committed(place)
+    driver = committed(place)
     data = bytearray(place.get(commit_path(0)))
     at = data.index(b"layer-0") + 6  # another name, and still JSON
     data[at] ^= 1
     place.put(commit_path(0), bytes(data))
-    assert list(target.receipts()) == [1]
+    assert list(driver.receipts()) == [1]
 
 
 def test_a_commit_that_was_read_wrongly_once_counts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = committed(place)
-    read = target.store.read
+    driver = committed(place)
+    read = driver.store.read
     flipped: set[str] = set()
 
     def flips_once(path: str) -> bytes:
@@ -311,33 +304,33 @@ def test_a_commit_that_was_read_wrongly_once_counts(place: Place, monkeypatch: p
         flipped.add(path)
         return data.replace(b"layer-", b"lAyer-")
 
-    monkeypatch.setattr(target.store, "read", flips_once)
-    assert list(target.receipts()) == [0, 1]
+    monkeypatch.setattr(driver.store, "read", flips_once)
+    assert list(driver.receipts()) == [0, 1]
 
 
 def test_a_receipt_that_is_known_is_not_read_again_unless_its_part_is_gone(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = committed(place)
-    known = target.receipts()
+    driver = committed(place)
+    known = driver.receipts()
     reads: list[str] = []
-    read = target.store.read
+    read = driver.store.read
 
     def counted(path: str) -> bytes:
         reads.append(path)
         return read(path)
 
-    monkeypatch.setattr(target.store, "read", counted)
-    assert target.receipts(target.look(), known) == known
+    monkeypatch.setattr(driver.store, "read", counted)
+    assert driver.shards.receipts(driver.target.look(), known) == known
     assert reads == []
-    target.store.delete([known[0].part])
-    assert list(target.receipts(target.look(), known)) == [1]
+    driver.store.delete([known[0].part])
+    assert list(driver.shards.receipts(driver.target.look(), known)) == [1]
     assert set(reads) == {commit_path(0)}
 
 
 def test_a_file_is_no_target(place: Place) -> None:
     place.put("model.bin", b"x")
-    for action in (Target.look, Target.state, Target.clear, lambda target: target.start(plan())):
+    for action in (Target.look, cleared, lambda target: target.start(plan(), target.look())):
         with pytest.raises(TargetConflict, match="is a file"):
             action(Target.open(f"{place.uri}/model.bin", place.storage))
     assert place.paths() == ["model.bin"]

@@ -15,6 +15,7 @@ from arrowquant_dist.target.target import Target
 from arrowquant_dist.worker import ShardWorker, WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
 from tests.sources import random_weights, save_checkpoint
+from tests.target.drivers import start
 
 BLOCK = 64 << 10
 
@@ -25,7 +26,7 @@ def _started(
     """A plan at its target, and the context for its workers."""
     checkpoint = open_checkpoint(source)
     plan = make_plan(checkpoint, config, run)
-    Target.open(str(target)).start(plan_table(plan))
+    start(Target.open(str(target)), plan_table(plan))
     return plan, WorkerContext(str(target), plan.fingerprint, V2Parts(plan.compression), checkpoint.files)
 
 
@@ -55,7 +56,8 @@ def test_a_shard_becomes_one_committed_part_with_a_row_for_each_block(source: st
         assert set(receipt.seconds) == {"read", "quantize", "write"}
     assert done == list(plan.blocks)
     assert len(done) > 6  # the matrices were cut
-    assert set(Target.open(str(tmp_path / "out")).receipts()) == {shard.index for shard in plan.shards}
+    driver = start(Target.open(str(tmp_path / "out")), plan_table(plan))
+    assert set(driver.receipts()) == {shard.index for shard in plan.shards}
 
 
 @pytest.mark.parametrize("method", ["rtn", "mse"])
@@ -88,7 +90,7 @@ def test_a_stopped_shard_leaves_no_part_and_no_commit(source: str, tmp_path: Pat
     with pytest.raises(Interrupted, match="the same command resumes"):
         ShardWorker(context).run(plan.shards[0], done.append, lambda: len(done) == 2)
     assert not list((tmp_path / "out").rglob("*.parquet"))
-    assert not Target.open(str(tmp_path / "out")).receipts()
+    assert not start(Target.open(str(tmp_path / "out")), plan_table(plan)).receipts()
 
 
 def test_a_nan_names_its_layer_and_its_index_in_the_whole_layer(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from arrowquant_dist.worker.sinks.v2 import V2Parts
 from tests.engine.ray.slow_actor import SlowActor, hold
 from tests.integration.program import commits
 from tests.sources import save_checkpoint
+from tests.target.drivers import start
 
 SHARDS = 16
 MEMORY_NBYTES = 256 << 20
@@ -104,7 +105,7 @@ class Run:
 
     def checksums(self) -> dict[tuple[str, int], str]:
         """{layer and first row: checksum of codes, scales and zero points}, of what is committed."""
-        receipts = Target.open(str(self.target), fingerprint=self.context.fingerprint).receipts()
+        receipts = start(Target.open(str(self.target)), plan_table(self.plan)).receipts()
         return _checksums(receipts.values())
 
     def parts(self) -> int:
@@ -127,7 +128,7 @@ def start_run(
         checkpoint, QuantizationConfig(), RunConfig(block_bytes=64 << 10, shard_bytes=shard_bytes)
     )
     target = folder / "target"
-    Target.open(str(target)).start(plan_table(plan))
+    start(Target.open(str(target)), plan_table(plan))
     return Run(
         plan,
         WorkerContext(str(target), plan.fingerprint, V2Parts(plan.compression), checkpoint.files),
@@ -138,7 +139,7 @@ def start_run(
 def quiet_checksums(run: Run) -> dict[tuple[str, int], str]:
     """What an undisturbed worker makes of the same plan."""
     target = run.target.with_name("quiet")
-    Target.open(str(target)).start(plan_table(run.plan))
+    start(Target.open(str(target)), plan_table(run.plan))
     context = WorkerContext(str(target), run.plan.fingerprint, run.context.sink, run.context.files)
     worker = ShardWorker(context)
     receipts = [worker.run(shard, lambda _: None, lambda: False) for shard in run.plan.shards]

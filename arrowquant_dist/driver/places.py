@@ -1,0 +1,55 @@
+"""A run's two places: how the driver reaches the target, that it is not the source, and the files that come along."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from arrowquant_dist.checkpoint.sidecars import published
+from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.config import RunConfig, Storage
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.uris import is_local, redact
+from arrowquant_dist.target.target import Target
+
+_REQUESTS = 4  # times as many at a time as a worker's
+_MOST_REQUESTS = 256  # what Transfer takes
+
+
+def open_target(target: str, run: RunConfig) -> Target:
+    """As workers reach it, with more requests in flight: the driver's are many and small."""
+    return Target.open(target, _many_requests(run.target_storage))
+
+
+def refuse_own_source(dataset: Target, checkpoint: Checkpoint) -> None:
+    """A target that holds a file of its own source would be overwritten while it is read: InvalidConfig."""
+    folder = _real_place(dataset.store.uri)
+    for file in checkpoint.files:
+        if any(place.startswith(f"{folder}/") for place in _real_places(redact(file.uri))):
+            message = f"the target holds the source itself ({redact(file.uri)}); choose another target"
+            raise InvalidConfig(message)
+
+
+def read_sidecars(checkpoint: Checkpoint, run: RunConfig) -> dict[str, bytes]:
+    """The small files that belong to the model, as the target gets them: tokenizer, config, README."""
+    if not checkpoint.sidecars:
+        return {}
+    store = open_store(checkpoint.uri, run.source_storage)
+    return {path: published(path, store.read(path), checkpoint) for path in checkpoint.sidecars}
+
+
+def _many_requests(storage: Storage) -> Storage:
+    requests = min(_REQUESTS * storage.transfer.requests, _MOST_REQUESTS)
+    return replace(storage, transfer=replace(storage.transfer, requests=requests))
+
+
+def _real_places(uri: str) -> tuple[str, str]:
+    """Where a file is, and where its bytes are: a local one may be a link into a cache."""
+    folder, _, name = uri.rpartition("/")
+    return f"{_real_place(folder)}/{name}", _real_place(uri)
+
+
+def _real_place(uri: str) -> str:
+    """One spelling of a place: local ones without links and `..`, so that no other name hides that two are one."""
+    return str(Path(uri).resolve()) if is_local(uri) else uri.rstrip("/")

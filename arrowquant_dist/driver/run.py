@@ -1,0 +1,143 @@
+"""quantize(): plan → engine → reduce → publish. The story, top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from arrowquant_dist.checkpoint.collector import collector_paused
+from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.driver.clock import RunClock
+from arrowquant_dist.driver.earlier import finished_outcome, refuse_difference, refuse_other_run
+from arrowquant_dist.driver.outcome import Outcome
+from arrowquant_dist.driver.places import open_target, read_sidecars, refuse_own_source
+from arrowquant_dist.driver.progress import OnProgress, counted
+from arrowquant_dist.driver.shards import in_order, run_shards
+from arrowquant_dist.engine import EngineFacts, choose_engine
+from arrowquant_dist.plan import Plan, make_plan, plan_table, worker_memory_nbytes
+from arrowquant_dist.reduce import combine_layers, reduce_layers
+from arrowquant_dist.report.render import render
+from arrowquant_dist.target.clear import clear
+from arrowquant_dist.target.index import write_index
+from arrowquant_dist.target.layout import Listing
+from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
+from arrowquant_dist.target.plan_file import RunIdentity
+from arrowquant_dist.target.publish import Draft, prepare, publish
+from arrowquant_dist.target.receipt import Receipt
+from arrowquant_dist.target.shards import CommittedShards
+from arrowquant_dist.target.target import Target
+from arrowquant_dist.worker import WorkerContext
+from arrowquant_dist.worker.sinks.v2 import V2Parts
+
+
+def quantize(
+    source: str,
+    target: str,
+    config: QuantizationConfig,
+    run: RunConfig,
+    on_progress: OnProgress | None = None,
+) -> Outcome:
+    """Quantizes the checkpoint at `source` into the dataset at `target`; the same call again resumes or is done.
+
+    Raises an ArrowQuantError: bad input before the first weight is read or written, or what stopped the run; then the
+    finished shards are kept at the target, and no manifest makes them a dataset.
+    """
+    clock = RunClock()
+    with clock.phase("planning"):
+        checkpoint = open_checkpoint(source, run.source_storage)
+        plan = make_plan(checkpoint, config, run)
+        dataset = open_target(target, run)
+        found = _look(dataset, checkpoint, run)
+        if MANIFEST_PATH in found:
+            return finished_outcome(dataset, plan, found)
+        sidecars = read_sidecars(checkpoint, run)
+        identity = _start(dataset, plan, sidecars, found)
+        shards = CommittedShards(dataset, plan.fingerprint)
+        with collector_paused():
+            earlier = shards.receipts(found, known={})
+    missing = [shard for shard in plan.shards if shard.index not in earlier]
+    engine, ran = choose_engine(run, worker_memory_nbytes(plan)), EngineFacts()
+    if missing:
+        with clock.phase("running"):
+            context = _context(target, checkpoint, plan, run)
+            ran = run_shards(engine, dataset, context, missing, counted(plan, missing, on_progress))
+        with clock.phase("reducing"):
+            found = dataset.look()
+        if MANIFEST_PATH in found:  # another driver of this plan was first
+            return finished_outcome(dataset, plan, found)
+    with clock.phase("reducing"), collector_paused():
+        receipts = in_order(shards.receipts(found, known=earlier), plan, dataset.store.uri)
+        layers = combine_layers(receipts, plan)
+    with clock.phase("publishing"):
+        draft = _prepare(dataset, identity, plan, receipts, sidecars, found)
+        report = reduce_layers(layers, receipts, plan, clock.facts(engine, ran, resumed=tuple(earlier)))
+        published = publish(dataset, draft, render(report, layers))
+    if not published.is_ours:
+        return finished_outcome(dataset, plan, found)
+    return Outcome(report, already_finished=False, target=dataset.store.uri)
+
+
+def plan_only(source: str, target: str, config: QuantizationConfig, run: RunConfig) -> Plan:
+    """The plan of the same call of `quantize`: headers are read and everything is checked, nothing is written."""
+    checkpoint = open_checkpoint(source, run.source_storage)
+    plan = make_plan(checkpoint, config, run)
+    dataset = open_target(target, run)
+    refuse_own_source(dataset, checkpoint)
+    found = dataset.look()
+    dataset.refuse_foreign(found)
+    if not run.overwrite:
+        refuse_other_run(dataset, plan, found)
+    return plan
+
+
+def _look(dataset: Target, checkpoint: Checkpoint, run: RunConfig) -> Listing:
+    """What is at the target, or is left of it by --overwrite."""
+    refuse_own_source(dataset, checkpoint)
+    found = dataset.look()
+    if run.overwrite:
+        return clear(dataset, found)
+    dataset.refuse_foreign(found)
+    return found
+
+
+def _start(dataset: Target, plan: Plan, sidecars: Mapping[str, bytes], found: Listing) -> RunIdentity:
+    """The target gets this plan, or has it; TargetConflict where it holds anything else."""
+    dataset.refuse_other_sidecars(sidecars, found)
+    planned = dataset.start(plan_table(plan), found)
+    refuse_difference(dataset, planned, plan)
+    return planned.identity
+
+
+def _context(target: str, checkpoint: Checkpoint, plan: Plan, run: RunConfig) -> WorkerContext:
+    return WorkerContext(
+        target,
+        plan.fingerprint,
+        V2Parts(plan.compression),
+        checkpoint.files,
+        run.source_storage,
+        run.target_storage,
+    )
+
+
+def _prepare(
+    dataset: Target,
+    identity: RunIdentity,
+    plan: Plan,
+    receipts: Sequence[Receipt],
+    sidecars: Mapping[str, bytes],
+    found: Listing,
+) -> Draft:
+    """Everything of the dataset but its report and its manifest."""
+    index = write_index((receipt.part, receipt.shard, row) for receipt in receipts for row in receipt.rows)
+    manifest = Manifest.of(
+        receipts,
+        index=index,
+        sidecars=sidecars,
+        fingerprint=plan.fingerprint,
+        source=plan.source,
+        config=plan.config,
+        compression=plan.compression,
+        aliases=plan.aliases,
+    )
+    return prepare(dataset, identity, manifest, index, sidecars, found)

@@ -43,7 +43,7 @@ def package(tmp_path: Path) -> Path:
         "kernels/zstd/frames.py",
         "tensor/quantize.py",
         "checkpoint/safetensors.py",
-        "checkpoint/quantized/read.py",
+        "checkpoint/encodings/rows.py",
         "format/schema.py",
         "worker/shard.py",
         "config/spec.py",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arrowquant_dist.columns import arrow_array, arrow_batch
+from arrowquant_dist.columns import arrow_array, arrow_batch, python_values
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 _KINDS: dict[pa.DataType, st.SearchStrategy[Any]] = {
@@ -28,6 +28,9 @@ _KINDS: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.list_(pa.int64()): st.lists(st.integers(-9, 9), max_size=4),
     pa.list_(pa.string()): st.lists(_TEXT, max_size=3),
 }
+_PLACE = pa.struct([("uri", pa.string()), ("shape", pa.list_(pa.int64()))])
+_STRUCT = pa.struct([("bits", pa.int64()), ("scales", _PLACE)])
+_PLACES = st.tuples(_TEXT, st.lists(st.integers(-9, 9), max_size=3))
 
 
 @pytest.mark.parametrize("dtype", _KINDS, ids=str)
@@ -39,6 +42,24 @@ def test_an_array_equals_pyarrows(dtype: pa.DataType, data: st.DataObject) -> No
     array.validate(full=True)
     assert array.equals(pa.array(values, dtype))
     assert array.null_count == values.count(None)
+
+
+@settings(deadline=None, max_examples=50)
+@given(values=st.lists(st.none() | st.tuples(st.integers(-9, 9), st.none() | _PLACES), max_size=20))
+def test_a_tuple_is_a_struct_as_pyarrow_makes_it_of_a_dict(values: list[tuple[Any, ...] | None]) -> None:
+    def named(place: tuple[Any, ...] | None) -> dict[str, Any] | None:
+        return None if place is None else {"uri": place[0], "shape": place[1]}
+
+    array = arrow_array(values, _STRUCT)
+    array.validate(full=True)
+    dicts = [None if value is None else {"bits": value[0], "scales": named(value[1])} for value in values]
+    assert array.equals(pa.array(dicts, _STRUCT))
+
+
+def test_texts_that_are_the_same_come_back_as_one_object() -> None:
+    first, nothing, second = python_values(pa.array(["é" * 99, None, "é" * 99]))
+    assert (first, nothing) == ("é" * 99, None)
+    assert first is second
 
 
 def test_a_number_beyond_its_type_is_an_error() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from arrowquant_dist.checkpoint.encodings.dataset import DATASET_ROWS
 from arrowquant_dist.checkpoint.sidecars import choose_sidecars
-from arrowquant_dist.checkpoint.table import DATASET, Checkpoint, Layer, SourceFile
+from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint
@@ -45,7 +46,8 @@ def open_dataset(uri: str, store: Store, storage: Storage = DEFAULT_STORAGE) -> 
 
 def _layer(name: str, stored: StoredLayer, uri: str) -> Layer:
     shape = tuple(stored.shape)
-    return Layer(name, shape, stored.dtype, uri, 0, math.prod(shape) * DTYPES[stored.dtype].itemsize, DATASET)
+    nbytes = math.prod(shape) * DTYPES[stored.dtype].itemsize
+    return Layer(name, shape, stored.dtype, uri, 0, nbytes, DATASET_ROWS)
 
 
 def _holds_weights(info: ObjectInfo) -> bool:

@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-
+from arrowquant_dist.checkpoint.encodings.encoding import Encoding
+from arrowquant_dist.checkpoint.encodings.raw import RAW
 from arrowquant_dist.dtypes import DTYPES
-
-RAW = "raw"  # `nbytes` little-endian values in C order from `offset` of the object at `uri`
-STRIDED = "strided:"  # + JSON list of strides, in values
-SCALED = "scaled:"  # + JSON of checkpoint/quantized/encoding.py
-DATASET = "dataset"
-
-LAYER_TABLE_SCHEMA = pa.schema(
-    [
-        ("layer_name", pa.string()),
-        ("shape", pa.list_(pa.int64())),
-        ("dtype", pa.string()),
-        ("num_params", pa.int64()),
-        ("uri", pa.string()),
-        ("offset", pa.int64()),
-        ("nbytes", pa.int64()),
-        ("encoding", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One named tensor of a checkpoint.
 
-    shape: () for a scalar. dtype: a key of `DTYPES`. offset, nbytes: the object's byte range that holds the
-    values. encoding: how to read that range: `raw`; `strided:<json>` (a torch view that is not contiguous:
-    its strides in values); `scaled:<json>` (codes of a quantized checkpoint, with the places of their scales;
-    shape and dtype are those of the decoded values, nbytes those of the codes); `dataset` (a layer of the
-    V1/V2 dataset at `uri`, decoded through its rows; offset 0, nbytes those of the decoded values).
+    shape, dtype: of its values; () for a scalar, a key of `DTYPES`. offset, nbytes: the byte range of the object at
+    `uri` that holds them, or the codes that they are decoded from. encoding: how values follow from that range.
     """
 
     name: str
@@ -46,7 +24,7 @@ class Layer:
     uri: str
     offset: int
     nbytes: int
-    encoding: str = RAW
+    encoding: Encoding = RAW
 
     @property
     def num_params(self) -> int:
@@ -89,21 +67,3 @@ class Checkpoint:
     sidecars: tuple[str, ...] = ()
     decoded: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-def layer_table(layers: Iterable[Layer]) -> pa.Table:
-    """The Arrow form of `layers`, a row each, schema LAYER_TABLE_SCHEMA."""
-    rows = list(layers)
-    columns = [
-        [layer.name for layer in rows],
-        [list(layer.shape) for layer in rows],
-        [layer.dtype for layer in rows],
-        [layer.num_params for layer in rows],
-        [layer.uri for layer in rows],
-        [layer.offset for layer in rows],
-        [layer.nbytes for layer in rows],
-        [layer.encoding for layer in rows],
-    ]
-    return pa.table(
-        [pa.array(c, f.type) for c, f in zip(columns, LAYER_TABLE_SCHEMA, strict=True)], LAYER_TABLE_SCHEMA
-    )

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import xxhash
 
 from arrowquant_dist.checkpoint.reader import SourceReader
-from arrowquant_dist.checkpoint.table import RAW, SCALED, Layer
+from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.dtypes import DTYPES
 
 _CHUNK_NBYTES = 8 << 20
@@ -31,7 +31,7 @@ def find_ties(layers: Iterable[Layer], reader: SourceReader) -> dict[str, str]:
     """{name: stored name} of layers that repeat an earlier one byte for byte. Takes 8 MiB of memory."""
     groups: dict[tuple[str, tuple[int, ...]], list[Layer]] = defaultdict(list)
     for layer in layers:
-        if layer.encoding.startswith((RAW, SCALED)) and layer.nbytes and _TIED_NAMES.fullmatch(layer.name):
+        if layer.encoding.may_be_a_copy and layer.nbytes and _TIED_NAMES.fullmatch(layer.name):
             groups[layer.dtype, layer.shape].append(layer)
     ties: dict[str, str] = {}
     for group in groups.values():

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from arrowquant_dist.checkpoint import torch_private, torch_storages
+from arrowquant_dist.checkpoint.encodings.raw import RAW
+from arrowquant_dist.checkpoint.encodings.strided import Strided, is_contiguous, span
 from arrowquant_dist.checkpoint.pickle_scan import check_pickle
-from arrowquant_dist.checkpoint.strided import encode_strides, is_contiguous, span
-from arrowquant_dist.checkpoint.table import RAW, Layer
+from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.checkpoint.torch_zip import TorchArchive, read_archive
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint
@@ -90,10 +91,10 @@ def _layer(view: _View, record: ByteRange, uri: str) -> Layer:
             view.name,
         )
     contiguous = nbytes == 0 or is_contiguous(view.shape, view.strides)
-    encoding = RAW if contiguous else encode_strides(view.strides)
+    encoding = RAW if contiguous else Strided(view.strides)
     offset = record.start + start if nbytes else record.start
     layer = Layer(view.name, view.shape, view.dtype, uri, offset, nbytes, encoding)
-    if encoding != RAW and layer.source_nbytes > max(record.nbytes, 1 << 30):
+    if not contiguous and layer.source_nbytes > max(record.nbytes, 1 << 30):
         _refuse("it repeats its storage over a GiB of values; save it contiguous", uri, view.name)
     return layer
 

@@ -12,10 +12,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from arrowquant_dist.kernels.bits import float_to_bfloat16, float_to_float16, from_code, to_float32
+from arrowquant_dist.kernels.code_kinds import E2M1, E4M3, E5M2, PACKED
 from arrowquant_dist.kernels.compile import kernel
 from arrowquant_dist.kernels.pack import unpack_row
 
-E4M3, E5M2, INT8, PACKED, E2M1 = range(5)  # kinds of codes; PACKED: offset binary, low bits first
 TILE_ROWS = 32  # rows of codes that are decoded before they are written as columns: a cache line each
 
 _F32 = ir.FloatType()

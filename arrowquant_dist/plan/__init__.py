@@ -1,18 +1,14 @@
 """Layer table + config → shards: which rows of which layers each worker turns into a part, and how."""
 
-from arrowquant_dist.plan.blocks import Plan, RowBlock, Shard
+from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, RowBlock, Shard
 from arrowquant_dist.plan.differences import differences, is_same_work
 from arrowquant_dist.plan.make import make_plan
 from arrowquant_dist.plan.sizes import expected_nbytes, worker_memory_nbytes
 from arrowquant_dist.plan.summary import KeptLayer, PlanSummary, TypeTotals, summarize
-from arrowquant_dist.plan.table import (
-    PLAN_TABLE_SCHEMA,
-    plan_from_table,
-    plan_table,
-)
+from arrowquant_dist.plan.table import plan_from_table, plan_table
 
 __all__ = [
-    "PLAN_TABLE_SCHEMA",
+    "PLAN_VERSION",
     "KeptLayer",
     "Plan",
     "PlanSummary",

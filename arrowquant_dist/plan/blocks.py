@@ -11,6 +11,10 @@ from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.dtypes import DTYPES
 
+# Of the plan's form: its table and what its fingerprint is over. What other code would make of an equal plan is the
+# matter of its code_digest.
+PLAN_VERSION = 2
+
 
 @dataclass(frozen=True, slots=True)
 class RowBlock:
@@ -71,10 +75,11 @@ class Plan:
     """Everything a run does, fixed before the first weight is read.
 
     fingerprint: `xxh3_128:<hex>` over source, layers, specs, blocks, shards and code: equal plans make equal bytes.
-    code: the code_digest of the package that made the plan, and is to carry it out.
+    code: the code_digest of the package that made the plan, and is to carry it out; "" of one of version 1.
     source: {uri, format, files: [{uri, nbytes, version}]}, URIs without credentials.
     config: QuantizationConfig.to_dict(), and under `run` the run settings that change bytes.
-    notes: for people (a word of mixed_precision_layers that matched nothing …).
+    notes: for people (a word of mixed_precision_layers that matched nothing …). version: of the package's plans that
+    made it; fingerprints of two versions are never equal.
     """
 
     shards: tuple[Shard, ...]
@@ -86,6 +91,7 @@ class Plan:
     code: str
     sidecars: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    version: int = PLAN_VERSION
 
     @property
     def blocks(self) -> Iterator[RowBlock]:

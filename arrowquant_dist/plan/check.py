@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from arrowquant_dist.checkpoint.table import RAW, Checkpoint, Layer
+from arrowquant_dist.checkpoint.table import Checkpoint, Layer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.storage.uris import redact
@@ -21,9 +21,8 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
     sizes = {file.uri: file.nbytes for file in checkpoint.files}
     for layer in checkpoint.layers:
         _check_name(layer)
-        source_nbytes = _check_values(layer)
-        if layer.encoding == RAW:
-            _check_range(layer, source_nbytes, sizes.get(layer.uri))
+        _check_values(layer)
+        layer.encoding.check(layer, sizes)
     _check_unique(checkpoint.layers)
     _check_aliases(checkpoint)
 
@@ -42,8 +41,7 @@ def _check_name(layer: Layer) -> None:
         raise InvalidCheckpoint(message, layer=layer.name[:100], uri=redact(layer.uri))
 
 
-def _check_values(layer: Layer) -> int:
-    """Returns the size of the layer's values."""
+def _check_values(layer: Layer) -> None:
     if layer.dtype not in DTYPES:
         known = ", ".join(DTYPES)
         raise _wrong(
@@ -51,22 +49,8 @@ def _check_values(layer: Layer) -> int:
         )
     if layer.shape and min(layer.shape) < 0:
         raise _wrong(layer, f"the shape {list(layer.shape)} has a negative dimension")
-    source_nbytes = layer.source_nbytes
-    if source_nbytes > _MAX_INT64:
+    if layer.source_nbytes > _MAX_INT64:
         raise _wrong(layer, f"the shape {list(layer.shape)} stands for more bytes than any file can hold")
-    return source_nbytes
-
-
-def _check_range(layer: Layer, source_nbytes: int, file_nbytes: int | None) -> None:
-    if layer.nbytes != source_nbytes:
-        shape = f"{list(layer.shape)} of {layer.dtype}"
-        raise _wrong(layer, f"has {layer.nbytes} bytes, its shape {shape} needs {source_nbytes}")
-    stop = layer.offset + layer.nbytes
-    if layer.offset < 0 or (file_nbytes is not None and stop > file_nbytes):
-        message = (
-            f"its bytes {layer.offset} to {stop} are outside the file ({file_nbytes} bytes); fetch it again"
-        )
-        raise _wrong(layer, message)
 
 
 def _check_unique(layers: Iterable[Layer]) -> None:

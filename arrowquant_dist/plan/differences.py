@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from arrowquant_dist.checkpoint.encodings.columns import describe
 from arrowquant_dist.plan.blocks import Plan, RowBlock
 from arrowquant_dist.plan.fingerprint import fingerprint
+from arrowquant_dist.storage.uris import redact
 
 OTHER_CODE = "made by another version of this package's code; finish it with that version"
 _SHOWN = 3
@@ -78,7 +80,8 @@ def _layers(plan: Plan) -> dict[str, Any]:
 
 def _identity(block: RowBlock) -> tuple[Any, ...]:
     layer = block.layer
-    return layer.shape, layer.dtype, layer.offset, layer.nbytes, layer.encoding, block.spec
+    encoding = describe(layer.encoding, redact)
+    return layer.shape, layer.dtype, layer.offset, layer.nbytes, encoding, block.spec
 
 
 def _layout(plan: Plan) -> dict[str, list[tuple[int, int, int]]]:

@@ -9,13 +9,11 @@ from typing import Any
 
 import xxhash
 
+from arrowquant_dist.checkpoint.encodings.columns import describe
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.format.schema import SCHEMA_VERSION
-from arrowquant_dist.plan.blocks import Shard
+from arrowquant_dist.plan.blocks import PLAN_VERSION, Shard
 from arrowquant_dist.storage.uris import redact
-
-# Of the plan's form. What other code would make of an equal plan is the matter of its code_digest.
-PLAN_VERSION = 1
 
 
 def fingerprint(
@@ -33,12 +31,11 @@ def fingerprint(
     head = {
         "plan_version": PLAN_VERSION,
         "schema_version": SCHEMA_VERSION,
+        "code": code,
         "compression": compression,
         "aliases": dict(aliases),
         "files": sorted(files, key=lambda file: str(file["uri"])),
     }
-    if code:  # the first releases did not know of it
-        head["code"] = code
     state = xxhash.xxh3_128(_json(head).encode())
     shown = lru_cache(maxsize=None)(redact)
     specs: dict[QuantSpec, int] = {}  # numbered as they appear
@@ -52,7 +49,7 @@ def fingerprint(
             if spec is None:
                 spec = numbers[id(block.spec)] = specs.setdefault(block.spec, len(specs))
             where = (layer.name, layer.shape, layer.dtype, shown(layer.uri), layer.offset, layer.nbytes)
-            rows.append((*where, layer.encoding, block.row_start, block.rows, spec))
+            rows.append((*where, describe(layer.encoding, shown), block.row_start, block.rows, spec))
         state.update(f"\n{_json([shard.index, rows])}".encode())
     state.update(f"\n{_json([spec.to_dict() for spec in specs])}".encode())
     return f"xxh3_128:{state.hexdigest()}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from arrowquant_dist.checkpoint.reader import is_plain
-from arrowquant_dist.checkpoint.table import RAW, Layer
 from arrowquant_dist.config import QuantSpec, Transfer
 from arrowquant_dist.plan.blocks import Plan, RowBlock
 from arrowquant_dist.tensor import row_nbytes
@@ -13,9 +11,6 @@ SCALE_NBYTES = 4  # float32, a zero point as well
 
 # The bound of a worker's memory, in multiples of its largest block's bytes: measured peaks, rounded up.
 INTERPRETER_NBYTES = 300 << 20  # Python, numpy, pyarrow, numba with compiled kernels, an idle Ray worker
-RAW_COPIES = 3  # the bytes at work, and those of two batches that are read ahead meanwhile
-SCALED_COPIES = 5  # the same with their codes, of which bfloat16's have half as many bytes
-DECODED_COPIES = 4  # strided, transposed, dataset: the stored bytes, Parquet's two copies, then the values
 WRITER_COPIES = {"none": 3, "zstd": 4}  # the codes, and what Parquet's writer holds of them besides
 RANGE_COPIES = 2  # of each range in flight: the pieces of the answer as they come, and these joined
 UPLOADS = 3  # parts of an upload: one that fills, and those on their way
@@ -39,12 +34,6 @@ def expected_nbytes(block: RowBlock) -> int:
     return data + (scales if spec.symmetric else 2 * scales)
 
 
-def _copies(layer: Layer) -> int:
-    if layer.encoding == RAW:
-        return RAW_COPIES
-    return SCALED_COPIES if is_plain(layer) else DECODED_COPIES
-
-
 def worker_memory_nbytes(plan: Plan, transfer: Transfer = _TRANSFER) -> int:
     """Upper bound of one worker's memory: a function of its largest row block, not of the model.
 
@@ -53,7 +42,7 @@ def worker_memory_nbytes(plan: Plan, transfer: Transfer = _TRANSFER) -> int:
     writer = WRITER_COPIES[plan.compression]
 
     def block_nbytes(block: RowBlock) -> int:
-        return _copies(block.layer) * block.source_nbytes + writer * expected_nbytes(block)
+        return block.layer.encoding.cost.copies * block.source_nbytes + writer * expected_nbytes(block)
 
     requests = RANGE_COPIES * transfer.requests * transfer.range_bytes + UPLOADS * transfer.upload_bytes
     return INTERPRETER_NBYTES + requests + max(map(block_nbytes, plan.blocks), default=0)

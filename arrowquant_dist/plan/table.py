@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from itertools import islice
-from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
 import xxhash
 
 from arrowquant_dist.checkpoint.collector import collector_paused
-from arrowquant_dist.checkpoint.table import LAYER_TABLE_SCHEMA, RAW, Layer
-from arrowquant_dist.columns import arrow_batch
-from arrowquant_dist.config import QuantSpec
-from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.checkpoint.encodings.columns import are_encoding_fields, read_encodings
 from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint
-from arrowquant_dist.plan.blocks import Plan, RowBlock, Shard
-from arrowquant_dist.plan.fingerprint import PLAN_VERSION, fingerprint
+from arrowquant_dist.plan import version1
+from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, Shard
+from arrowquant_dist.plan.fingerprint import fingerprint
+from arrowquant_dist.plan.rows import BLOCK_SCHEMA, read_shards, write_rows
 from arrowquant_dist.storage.uris import redact
 
 _PREFIX = "arrowquant."
-_SPEC_FIELDS = [
-    ("quant_type", pa.string()),
-    ("per_channel", pa.bool_()),
-    ("group_size", pa.int64()),
-    ("symmetric", pa.bool_()),
-    ("method", pa.string()),
-    ("integer_zero_points", pa.bool_()),
-    ("row_dims", pa.int32()),
-    ("keep_non_finite", pa.bool_()),
-]
-_LAYER_FIELDS = ("layer_name", "layer_shape", "dtype", "uri", "layer_offset", "layer_nbytes", "encoding")
-_BLOCK_FIELDS = ("shard", "row_start", "rows", "kept_reason")
-_spec_values = attrgetter(*(name for name, _ in _SPEC_FIELDS))
+_OTHER_COLUMNS = "the plan's table has other columns than a plan; choose another target"
 _METADATA_TYPES: dict[str, type] = {
     "plan_version": int,
     "fingerprint": str,
@@ -48,94 +33,95 @@ _METADATA_TYPES: dict[str, type] = {
     "sidecars": list,
     "notes": list,
 }
-_UNKNOWN = {
-    f"{_PREFIX}{name}": b'""' for name in ("kept_reasons", "code")
-}  # the first releases wrote neither
-_BATCH_ROWS = 1 << 14  # bounds the Python objects that are there at a time
-# shape, num_params, offset and nbytes are the block's own, `layer_…` those of the whole layer. Where a
-# layer's encoding is not raw, a block's bytes are no range of their own, and offset and nbytes are the
-# layer's.
-PLAN_TABLE_SCHEMA = pa.schema(
-    [
-        *LAYER_TABLE_SCHEMA,
-        ("layer_shape", pa.list_(pa.int64())),
-        ("layer_offset", pa.int64()),
-        ("layer_nbytes", pa.int64()),
-        ("shard", pa.int32()),
-        ("row_start", pa.int64()),
-        ("rows", pa.int64()),
-        *_SPEC_FIELDS,
-        ("kept_reason", pa.string()),
-    ]
-)
 
 
 @collector_paused()
 def plan_table(plan: Plan) -> pa.Table:
-    """The plan as a table of PLAN_TABLE_SCHEMA; what isn't a row's is JSON in the schema's metadata.
+    """A plan of this version as a table, a row for each block; what isn't a row's is JSON in the schema's metadata.
 
-    URIs are without credentials and queries, so a plan that came through a table reads private sources by
-    storage options alone.
+    Columns: BLOCK_SCHEMA, then those of the encodings that the layers have. URIs are without credentials and queries,
+    so a plan that came through a table reads private sources by storage options alone.
     """
-    shown = lru_cache(maxsize=None)(redact)
-    schema = PLAN_TABLE_SCHEMA.with_metadata(_metadata(plan))
-    numbered = ((shard.index, block) for shard in plan.shards for block in shard.blocks)
-    batches = []
-    while rows := [_row(shard, block, shown) for shard, block in islice(numbered, _BATCH_ROWS)]:
-        batches.append(arrow_batch(zip(*rows, strict=True), schema))
-    return pa.Table.from_batches(batches, schema)
+    table = write_rows(plan.shards, lru_cache(maxsize=None)(redact))
+    return table.replace_schema_metadata(_metadata(plan))
 
 
 @collector_paused()
 def plan_from_table(table: pa.Table) -> Plan:
-    """The inverse of `plan_table`.
+    """The plan of a table that `plan_table` made, this one's or that of an older release.
 
     Raises CorruptWeights where the table is no plan, InvalidCheckpoint where a newer release made it.
     """
     metadata = _read_metadata(table)
-    if not table.schema.equals(PLAN_TABLE_SCHEMA, check_metadata=False):
-        raise CorruptWeights("the plan's table has other columns than a plan; choose another target")
-    if any(table[f.name].null_count for f in PLAN_TABLE_SCHEMA if f.name != "kept_reason"):
-        raise CorruptWeights("the plan's table has empty cells; choose another target or --overwrite")
-    shards = _shards(table)
-    source = metadata["source"]
-    made = fingerprint(
-        shards, metadata["aliases"], source["files"], metadata["compression"], metadata["code"]
-    )
+    shards, made = _READERS[metadata["plan_version"]](table, metadata)
     if made != metadata["fingerprint"]:
-        message = f"the plan's fingerprint is {metadata['fingerprint']}, its content's is {made}"
-        raise CorruptWeights(f"{message}; choose another target or --overwrite")
-    if metadata["kept_reasons"] not in ("", _digest_of_reasons(shards)):
+        raise _other_fingerprint(metadata["fingerprint"], made)
+    if metadata["kept_reasons"] not in (version1.NO_REASONS, _digest_of_reasons(shards)):
         raise CorruptWeights("the plan's kept_reason column is damaged; choose another target or --overwrite")
     return Plan(
         shards=shards,
         aliases=metadata["aliases"],
-        source=source,
+        source=metadata["source"],
         config=metadata["config"],
         compression=metadata["compression"],
         fingerprint=metadata["fingerprint"],
         code=metadata["code"],
         sidecars=tuple(metadata["sidecars"]),
         notes=tuple(metadata["notes"]),
+        version=metadata["plan_version"],
     )
 
 
-def _row(shard: int, block: RowBlock, shown: Callable[[str], str]) -> tuple[Any, ...]:
-    """The block as a row of PLAN_TABLE_SCHEMA."""
-    layer, spec = block.layer, block.spec
-    columns = block.columns
-    offset, nbytes = layer.offset, layer.nbytes
-    if layer.encoding == RAW:
-        row_nbytes = columns * DTYPES[layer.dtype].itemsize
-        offset, nbytes = offset + block.row_start * row_nbytes, block.rows * row_nbytes
-    own = (layer.name, block.shape, layer.dtype, block.rows * columns, shown(layer.uri), offset, nbytes)
-    whole = (layer.encoding, layer.shape, layer.offset, layer.nbytes, shard, block.row_start, block.rows)
-    return (*own, *whole, *_spec_values(spec), block.kept_reason)
+def _read_current(table: pa.Table, metadata: Mapping[str, Any]) -> tuple[tuple[Shard, ...], str]:
+    """The shards, and the fingerprint of what was read."""
+    blocks, encodings = list(table.schema)[: len(BLOCK_SCHEMA)], list(table.schema)[len(BLOCK_SCHEMA) :]
+    if blocks != list(BLOCK_SCHEMA) or not are_encoding_fields(encodings):
+        raise CorruptWeights(_OTHER_COLUMNS)
+    _check_cells(table, [*BLOCK_SCHEMA.names, encodings[0].name])
+    try:
+        shards = read_shards(table, read_encodings)
+    except ValueError as error:
+        message = f"the plan's encodings are damaged ({error}); choose another target or --overwrite"
+        raise CorruptWeights(message) from error
+    return shards, fingerprint(shards, *_hashed(metadata), metadata["code"])
+
+
+def _read_version1(table: pa.Table, metadata: Mapping[str, Any]) -> tuple[tuple[Shard, ...], str]:
+    """The same of a plan of version 1. Its encodings are parsed once its fingerprint has shown that they are whole."""
+    if list(table.schema) != list(version1.SCHEMA):
+        raise CorruptWeights(_OTHER_COLUMNS)
+    _check_cells(table, version1.SCHEMA.names)
+    made = version1.fingerprint(table, *_hashed(metadata))
+    if made != metadata["fingerprint"]:
+        raise _other_fingerprint(metadata["fingerprint"], made)
+    return read_shards(table, version1.read_encodings), made
+
+
+_READERS: Mapping[int, Callable[[pa.Table, Mapping[str, Any]], tuple[tuple[Shard, ...], str]]] = {
+    version1.VERSION: _read_version1,
+    PLAN_VERSION: _read_current,
+}
+
+
+def _hashed(metadata: Mapping[str, Any]) -> tuple[dict[str, str], list[dict[str, Any]], str]:
+    """What a fingerprint is over besides the shards: aliases, source files, compression."""
+    return metadata["aliases"], metadata["source"]["files"], metadata["compression"]
+
+
+def _check_cells(table: pa.Table, names: Iterable[str]) -> None:
+    """Only what is said of a kept layer may be null."""
+    if any(table[name].null_count for name in names if name != "kept_reason"):
+        raise CorruptWeights("the plan's table has empty cells; choose another target or --overwrite")
+
+
+def _other_fingerprint(expected: str, made: str) -> CorruptWeights:
+    message = f"the plan's fingerprint is {expected}, its content's is {made}"
+    return CorruptWeights(f"{message}; choose another target or --overwrite")
 
 
 def _metadata(plan: Plan) -> dict[str, str]:
     values = {
-        "plan_version": PLAN_VERSION,
+        "plan_version": plan.version,
         "fingerprint": plan.fingerprint,
         "code": plan.code,
         "kept_reasons": _digest_of_reasons(plan.shards),
@@ -158,66 +144,27 @@ def _digest_of_reasons(shards: Iterable[Shard]) -> str:
 
 
 def _read_metadata(table: pa.Table) -> dict[str, Any]:
+    """Of a version that is read here."""
     try:
-        metadata = _parse_metadata({k.decode(): v for k, v in (table.schema.metadata or {}).items()})
+        raw = {key.decode(): value for key, value in (table.schema.metadata or {}).items()}
+        version = json.loads(raw[f"{_PREFIX}plan_version"])
+        if version > PLAN_VERSION:
+            made = f"plan_version is {version}, this release reads up to {PLAN_VERSION}"
+            raise InvalidCheckpoint(f"{made}; update arrowquant-dist")
+        return _parse_metadata(version1.METADATA | raw if version == version1.VERSION else raw)
     except (KeyError, TypeError, ValueError) as error:
         message = "the plan's metadata is damaged; choose another target or --overwrite"
         raise CorruptWeights(f"{message} ({error!r})") from error
-    if metadata["plan_version"] > PLAN_VERSION:
-        message = (
-            f"plan_version is {metadata['plan_version']}, this release reads up to {PLAN_VERSION}; "
-            "update arrowquant-dist"
-        )
-        raise InvalidCheckpoint(message)
-    return metadata
 
 
-def _parse_metadata(raw: dict[str, bytes]) -> dict[str, Any]:
+def _parse_metadata(raw: Mapping[str, bytes]) -> dict[str, Any]:
     """Raises KeyError, TypeError or ValueError for what `_metadata` would not have written."""
-    metadata = {name: json.loads((_UNKNOWN | raw)[_PREFIX + name]) for name in _METADATA_TYPES}
+    metadata = {name: json.loads(raw[_PREFIX + name]) for name in _METADATA_TYPES}
     for name, kind in _METADATA_TYPES.items():
         if not isinstance(metadata[name], kind):
             raise TypeError(f"{name} is no {kind.__name__}")
+    if metadata["plan_version"] not in _READERS:
+        raise ValueError(f"there is no version {metadata['plan_version']}")
     if not all("uri" in file for file in metadata["source"]["files"]):
         raise ValueError("a source file has no uri")
     return metadata
-
-
-def _shards(table: pa.Table) -> tuple[Shard, ...]:
-    """Blocks of one layer share their Layer, equal specs are one object."""
-    specs: dict[tuple[Any, ...], QuantSpec] = {}
-    layers: dict[str, Layer] = {}
-    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
-    shards: dict[int, list[RowBlock]] = {}
-    for batch in table.to_batches(_BATCH_ROWS):
-        spec_rows = _tuples(batch, [name for name, _ in _SPEC_FIELDS])
-        layer_rows = _tuples(batch, _LAYER_FIELDS)
-        for spec_row, layer_row, (shard, row_start, rows, reason) in zip(
-            spec_rows, layer_rows, _tuples(batch, _BLOCK_FIELDS), strict=True
-        ):
-            spec = specs.get(spec_row)
-            if spec is None:
-                spec = specs[spec_row] = QuantSpec(*spec_row)
-            name, shape, dtype, uri, offset, nbytes, encoding = layer_row
-            layer = layers.get(name) if row_start else None
-            if layer is None:
-                whole = shapes.setdefault(tuple(shape), tuple(shape))
-                layer = layers[name] = Layer(name, whole, dtype, uri, offset, nbytes, encoding)
-            blocks = shards.get(shard)
-            if blocks is None:
-                blocks = shards[shard] = []
-            blocks.append(RowBlock(layer, spec, row_start, rows, reason))
-    return tuple(Shard(index, tuple(blocks)) for index, blocks in shards.items())
-
-
-def _tuples(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    return zip(*(_values(batch.column(name), name) for name in names), strict=True)
-
-
-def _values(column: pa.Array, name: str) -> list[Any]:
-    """Texts that are the same are one object: 200,000 layers have a few hundred URIs, dtypes and reasons."""
-    if not pa.types.is_string(column.type) or name == "layer_name":
-        return list(column.to_pylist())
-    encoded = column.dictionary_encode(null_encoding="encode")
-    texts = encoded.dictionary.to_pylist()
-    return [texts[index] for index in encoded.indices.to_pylist()]

@@ -9,12 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from arrowquant_dist.arena import Arena, aligned
-from arrowquant_dist.checkpoint.reader import SourceReader, is_plain
+from arrowquant_dist.checkpoint.encodings.encoding import IN_PLACE
+from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.plan import RowBlock
 from arrowquant_dist.worker.clock import Clock
 
-BATCHES_AHEAD = 2
+BATCHES_AHEAD = IN_PLACE.batches_ahead  # at most
 MIN_BATCH_NBYTES = 16 << 20  # neighbouring small blocks are read together up to this much
 
 Batch = list[RowBlock]
@@ -36,7 +37,8 @@ class ReadAhead:
 
     def __call__(self, batches: Sequence[Batch], clock: Clock) -> Blocks:
         """The blocks of all batches, in order."""
-        ahead = BATCHES_AHEAD if all(is_plain(block.layer) for batch in batches for block in batch) else 1
+        costs = (block.layer.encoding.cost for batch in batches for block in batch)
+        ahead = min((cost.batches_ahead for cost in costs), default=BATCHES_AHEAD)
         arenas = self._arenas[: ahead + 1]
         for arena in arenas:
             arena.reserve(_largest_nbytes(batches))

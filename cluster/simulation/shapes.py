@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 from checkout import ROOT  # noqa: F401 first: the package is found through it
 
-from arrowquant_dist.checkpoint.quantized.encoding import Place, Scaled
+from arrowquant_dist.checkpoint.encodings.float8 import Float8Blocks
+from arrowquant_dist.checkpoint.encodings.place import Place
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.dtypes import DTYPES
 
@@ -105,7 +106,7 @@ def checkpoint_of(tensors: Tensors) -> Checkpoint:
         if scales:
             grid = tuple(-(-size // 128) for size in shape)
             place = Place(uri, offset + nbytes, "float32", grid)
-            encoding = Scaled(dtype, (128, 128), place).encode(uri)
+            encoding = Float8Blocks(dtype, (128, 128), place)
             layers.append(Layer(name, shape, "bfloat16", uri, offset, nbytes, encoding))
         else:
             layers.append(Layer(name, shape, dtype, uri, offset, nbytes))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from simulation.shapes import Tensors, checkpoint_of
 
-from arrowquant_dist.checkpoint.table import RAW
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.plan import Plan, RowBlock, expected_nbytes, make_plan
 from arrowquant_dist.worker.batches import batches_of
@@ -55,7 +54,7 @@ def work_of_plan(plan: Plan, run: RunConfig) -> Work:
                 sum(batches),
                 written,
                 sum(-(-nbytes // run.transfer.range_bytes) for nbytes in batches)
-                + sum(block.layer.encoding != RAW for block in shard.blocks),  # a request for its scales
+                + sum(len(block.layer.encoding.places) for block in shard.blocks),  # a request for its scales
                 -(-written // run.transfer.upload_bytes) + _OWN_REQUESTS,
                 batches[0],
             ]

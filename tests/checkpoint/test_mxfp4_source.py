@@ -98,8 +98,8 @@ def test_part_of_an_expert_takes_part_of_its_codes(tmp_path: Path) -> None:
     (layer,) = (layer for layer in checkpoint.layers if layer.name == NAME)
     read: list[int] = []
     with SourceReader(files=checkpoint.files) as reader:
-        original = reader._read_into
-        reader._read_into = lambda uri, at, out: (read.append(out.nbytes), original(uri, at, out))  # type: ignore[method-assign,assignment,func-returns-value]
+        original = reader.read_into
+        reader.read_into = lambda uri, at, out: (read.append(out.nbytes), original(uri, at, out))  # type: ignore[method-assign,assignment,func-returns-value]
         reader.read([(layer, 0, rows * 32 * groups // 2)])  # half of the first expert's inputs
     codes = rows * groups * 16
     assert sum(read) <= codes + codes // 8

@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import save, save_file
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
-from arrowquant_dist.checkpoint.table import LAYER_TABLE_SCHEMA, layer_table
 from arrowquant_dist.errors import ArrowQuantError, InvalidCheckpoint, MissingDependency, NotFound
 from tests.checkpoint.checkpoint_files import entry, read_all, safetensors_bytes
 
@@ -269,14 +268,6 @@ def test_the_version_of_a_file_changes_with_it(tmp_path: Path) -> None:
     assert before[0].nbytes == path.stat().st_size
     os.utime(path, ns=(1, 1))
     assert open_checkpoint(str(tmp_path)).files != before
-
-
-def test_the_layer_table_is_arrow() -> None:
-    checkpoint = open_checkpoint("minilm")
-    table = layer_table(checkpoint.layers)
-    assert table.schema == LAYER_TABLE_SCHEMA
-    assert table.num_rows == len(checkpoint.layers)
-    assert sum(table["num_params"].to_pylist()) == sum(layer.num_params for layer in checkpoint.layers)
 
 
 def test_minilm_without_its_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

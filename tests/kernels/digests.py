@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 
 from arrowquant_dist.config import BITS, QuantSpec
-from arrowquant_dist.kernels import sources
+from arrowquant_dist.kernels import code_kinds, sources
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 
 _SHAPE = (60, 203)
@@ -84,9 +84,9 @@ def decoded_sources() -> np.ndarray:
 
 def sources_kinds() -> list[tuple[int, int, int]]:
     """(kind, bits, values in 256 bytes) of each."""
-    packed = [(sources.PACKED, bits, 256 * 8 // bits) for bits in (2, 4, 8)]
-    plain = [(kind, 8, 256) for kind in (sources.E4M3, sources.E5M2, sources.INT8)]
-    return [*plain, *packed, (sources.E2M1, 4, 512)]
+    packed = [(code_kinds.PACKED, bits, 256 * 8 // bits) for bits in (2, 4, 8)]
+    plain = [(kind, 8, 256) for kind in (code_kinds.E4M3, code_kinds.E5M2, code_kinds.INT8)]
+    return [*plain, *packed, (code_kinds.E2M1, 4, 512)]
 
 
 def digests(dtypes: list[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from arrowquant_dist.kernels import sources
+from arrowquant_dist.kernels import code_kinds, sources
 
 _DTYPES = {torch.float32: "<i4", torch.bfloat16: "<u2", torch.float16: "<i2"}
 _SCALES = np.array([[1.0], [-0.37], [2**-130], [1e-30], [3e4], [1e38]], np.float32)
@@ -38,9 +38,9 @@ def assert_same(found: torch.Tensor, values: torch.Tensor, dtype: torch.dtype) -
 @pytest.mark.parametrize(
     ("kind", "source"),
     [
-        (sources.E4M3, torch.float8_e4m3fn),
-        (sources.E5M2, torch.float8_e5m2),
-        (sources.INT8, torch.int8),
+        (code_kinds.E4M3, torch.float8_e4m3fn),
+        (code_kinds.E5M2, torch.float8_e5m2),
+        (code_kinds.INT8, torch.int8),
     ],
 )
 def test_every_byte_by_scales_that_round_underflow_and_overflow(
@@ -59,7 +59,7 @@ def test_packed_codes_less_their_zero_points(bits: int, dtype: torch.dtype, miss
     stream = np.unpackbits(codes, bitorder="little").reshape(-1, bits)[:columns]
     plain = stream.astype(np.int64) @ (1 << np.arange(bits)) - (1 << (bits - 1))
     zero_points = np.full((len(_SCALES), 1), -1.0, np.float32)
-    found = decode(sources.PACKED, bits, codes, columns, dtype, zero_points)
+    found = decode(code_kinds.PACKED, bits, codes, columns, dtype, zero_points)
     assert_same(found, torch.from_numpy(plain + 1), dtype)
 
 
@@ -68,7 +68,7 @@ def test_pairs_of_four_bit_floats_the_low_one_first(dtype: torch.dtype) -> None:
     codes = np.arange(256, dtype=np.uint8)
     values = np.array([*_E2M1, *(-value for value in _E2M1)])
     plain = np.stack([values[codes & 15], values[codes >> 4]], 1).reshape(-1)
-    assert_same(decode(sources.E2M1, 4, codes, 512, dtype), torch.from_numpy(plain), dtype)
+    assert_same(decode(code_kinds.E2M1, 4, codes, 512, dtype), torch.from_numpy(plain), dtype)
 
 
 def test_columns_are_the_rows_decoded_the_other_way_round() -> None:
@@ -79,6 +79,8 @@ def test_columns_are_the_rows_decoded_the_other_way_round() -> None:
     straight, turned = np.empty((rows, width), np.uint16), np.empty((taken, rows), np.uint16)
     none, groups, scratch = np.empty((rows, 0), np.float32), np.empty(0, np.int32), np.empty(width, np.uint8)
     tile = np.empty((sources.TILE_ROWS, width + 7), np.uint16)
-    sources.decode_rows(sources.E2M1, 4, codes, np.arange(rows), 32, groups, scales, none, scratch, straight)
-    sources.decode_columns(sources.E2M1, codes, 32, scales, scratch, tile, skipped, turned)
+    sources.decode_rows(
+        code_kinds.E2M1, 4, codes, np.arange(rows), 32, groups, scales, none, scratch, straight
+    )
+    sources.decode_columns(code_kinds.E2M1, codes, 32, scales, scratch, tile, skipped, turned)
     np.testing.assert_array_equal(turned, straight[:, skipped : skipped + taken].T)

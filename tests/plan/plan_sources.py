@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import count
 
 from hypothesis import strategies as st
 
+from arrowquant_dist.checkpoint.encodings.dataset import DATASET_ROWS
+from arrowquant_dist.checkpoint.encodings.float8 import Float8Blocks
+from arrowquant_dist.checkpoint.encodings.int8 import Int8
+from arrowquant_dist.checkpoint.encodings.microscaled import Microscaled
+from arrowquant_dist.checkpoint.encodings.packed import PackedInts
+from arrowquant_dist.checkpoint.encodings.place import Place
+from arrowquant_dist.checkpoint.encodings.raw import RAW
+from arrowquant_dist.checkpoint.encodings.strided import Strided
+from arrowquant_dist.checkpoint.encodings.transposed import TransposedMicroscaled
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import LayerOverride, QuantizationConfig, RunConfig
 from arrowquant_dist.dtypes import DTYPES
@@ -51,6 +61,32 @@ _NAMES = st.text("abé.0 \"\n'{}", min_size=1, max_size=8) | st.sampled_from(
     ["model.embed_tokens.weight", "layers.0.mlp.experts.w1", "lm_head.weight"]
 )
 
+_SIZES = st.integers(0, 1 << 40)
+PLACES = st.builds(
+    Place,
+    st.sampled_from([f"{URI}/a.safetensors", f"{URI}/scales.safetensors", "/data/é.bin"]),
+    _SIZES,
+    st.sampled_from(sorted(DTYPES)),
+    st.lists(_SIZES, max_size=3).map(tuple),
+)
+_BLOCKS = st.tuples(_SIZES, _SIZES)
+ENCODINGS = st.one_of(
+    st.just(RAW),
+    st.just(DATASET_ROWS),
+    st.builds(Strided, st.lists(_SIZES, max_size=3).map(tuple)),
+    st.builds(Float8Blocks, st.sampled_from(["float8_e4m3fn", "float8_e5m2"]), _BLOCKS, PLACES),
+    st.builds(Int8, _BLOCKS, PLACES, st.none() | PLACES, st.none() | PLACES),
+    st.builds(
+        PackedInts, st.sampled_from([2, 4, 8]), _BLOCKS, PLACES, st.none() | PLACES, st.none() | PLACES
+    ),
+    st.builds(Microscaled, PLACES),
+    st.builds(TransposedMicroscaled, PLACES),
+)  # of any kind, with any numbers
+_SMALL = Place(f"{URI}/a.safetensors", 0, "float32", (1,))
+ENCODED = st.sampled_from(
+    [RAW, RAW, RAW, DATASET_ROWS, Strided((1, 2)), Int8((1, 2), _SMALL, None, None), Microscaled(_SMALL)]
+)  # with parts that are in the file
+
 
 @st.composite
 def checkpoints(draw: st.DrawFn) -> Checkpoint:
@@ -62,19 +98,7 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
         *raw_layers(described[:middle]),
         *raw_layers(described[middle:], f"{URI}/b.safetensors"),
     ]
-    encodings = ["raw", "raw", "raw", "dataset", "strided:[1, 2]", 'scaled:{"codes":"int8"}']
-    layers = [
-        Layer(
-            layer.name,
-            layer.shape,
-            layer.dtype,
-            layer.uri,
-            layer.offset,
-            layer.nbytes,
-            draw(st.sampled_from(encodings)),
-        )
-        for layer in layers
-    ]
+    layers = [replace(layer, encoding=draw(ENCODED)) for layer in layers]
     alias = next(f"alias {i}" for i in count() if f"alias {i}" not in names)
     return of_layers(layers, {alias: names[0]} if draw(st.booleans()) else {})
 

@@ -12,7 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from arrowquant_dist.checkpoint.quantized.encoding import PACKED_BITS, Grid, Place, Scaled, row_nbytes
+from arrowquant_dist.checkpoint.encodings.encoding import Encoding
+from arrowquant_dist.checkpoint.encodings.int8 import Int8
+from arrowquant_dist.checkpoint.encodings.packed import PACKED_BITS, PackedInts, words_of
+from arrowquant_dist.checkpoint.encodings.place import Place
+from arrowquant_dist.checkpoint.encodings.rows import Block, matrix_of
+from arrowquant_dist.checkpoint.encodings.zero_points import word_rows
 from arrowquant_dist.checkpoint.quantized.scales import check_scales, find_block
 from arrowquant_dist.checkpoint.quantized.schemes import Scheme, Schemes
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors, refuse
@@ -22,9 +27,7 @@ from arrowquant_dist.errors import InvalidCheckpoint
 ReadValues = Callable[[Sequence[Layer]], list[np.ndarray]]  # small raw layers → uint8 [nbytes] each
 
 _PACKED, _SCALE, _SHAPE, _ZERO_POINT, _GROUPS = "_packed", "_scale", "_shape", "_zero_point", "_g_idx"
-_WORD_BITS = 32
 _MAX_DIMS = 3
-_BITS = {bits: codes for codes, bits in PACKED_BITS.items()}
 
 
 def add_integers(tensors: Tensors, schemes: Schemes, read_values: ReadValues) -> None:
@@ -73,67 +76,79 @@ def _add(
     reasons = []
     for scheme in schemes.of(base.rpartition(".")[0]):
         try:
-            scaled, used = _scaled(tensors, codes, base, shape, scales, scheme)
+            encoding, used = _encoding(tensors, codes, base, shape, scales, scheme)
         except InvalidCheckpoint as error:
             reasons.append(error)
             continue
-        tensors.add(codes, base, shape, scaled, [*parts, scales.name, *used])
+        tensors.add(codes, base, shape, encoding, [*parts, scales.name, *used])
         return
     raise reasons[0]
 
 
-def _scaled(
+def _encoding(
     tensors: Tensors, codes: Layer, base: str, shape: tuple[int, ...], scales: Layer, scheme: Scheme
-) -> tuple[Scaled, list[str]]:
+) -> tuple[Encoding, list[str]]:
     """As the scheme has it, with the names of what else is used. InvalidCheckpoint where the tensors do not fit it."""
-    kind = "int8" if codes.dtype == "int8" else _BITS.get(scheme.bits)
-    if kind is None:
+    bits = None if codes.dtype == "int8" else scheme.bits
+    if bits is not None:
+        _check_codes(codes, shape, bits)
+    block = find_block(shape, scales, scheme.blocks)
+    place, used = tensors.place(scales), []
+    zero_points = groups = None
+    if not scheme.symmetric:
+        found = _companion(codes, base + _ZERO_POINT, tensors)
+        zero_points = _zero_points(tensors, found, _scale_grid(shape, block), scales, bits)
+        used.append(found.name)
+    if base + _GROUPS in tensors.by_name:
+        found = tensors.by_name[base + _GROUPS]
+        groups = _groups(tensors, found, shape)
+        used.append(found.name)
+    if bits is None:
+        return Int8(block, place, zero_points, groups), used
+    return PackedInts(bits, block, place, zero_points, groups), used
+
+
+def _check_codes(codes: Layer, shape: tuple[int, ...], bits: int) -> None:
+    """Of packed integers."""
+    if bits not in PACKED_BITS:
         refuse(
-            f"packed integers of {scheme.bits} bits are not supported, only 2, 4 and 8; decompress the model",
+            f"packed integers of {bits} bits are not supported, only 2, 4 and 8; decompress the model",
             codes,
         )
-    words = (
-        (*shape[:-1], row_nbytes(kind, shape[-1]) // _word_nbytes(codes)) if shape and min(shape) > 0 else ()
-    )
+    words = (*shape[:-1], words_of(shape[-1], bits)) if shape and min(shape) > 0 else ()
     if codes.shape != words:
-        message = (
-            f"codes of shape {list(codes.shape)} are no {scheme.bits}-bit weights of shape {list(shape)}"
-        )
+        message = f"codes of shape {list(codes.shape)} are no {bits}-bit weights of shape {list(shape)}"
         refuse(f"{message}; download the file again", codes)
-    used = []
-    block = find_block(shape, scales, scheme.blocks)
-    scaled = Scaled(kind, block, tensors.place(scales))
-    if not scheme.symmetric:
-        zero_points = _companion(codes, base + _ZERO_POINT, tensors)
-        used.append(zero_points.name)
-        place = _zero_points(tensors, zero_points, Grid.of(shape, scaled), scales, kind)
-        scaled = Scaled(kind, block, scaled.scales, place)
-    groups = tensors.by_name.get(base + _GROUPS)
-    if groups is not None:
-        if groups.dtype != "int32" or groups.shape != shape[-1:] or len(shape) != 2:
-            refuse(
-                f"{list(groups.shape)} of {groups.dtype} are not the groups of the columns of {list(shape)}",
-                groups,
-            )
-        used.append(groups.name)
-        scaled = Scaled(kind, block, scaled.scales, scaled.zero_points, tensors.place(groups))
-    return scaled, used
 
 
-def _word_nbytes(codes: Layer) -> int:
-    return 1 if codes.dtype == "int8" else _WORD_BITS // 8
+def _scale_grid(shape: tuple[int, ...], block: Block) -> tuple[int, int]:
+    """Rows and columns of a matrix of scales."""
+    rows, columns = matrix_of(shape)
+    return -(-rows // block[0]), -(-columns // block[1])
 
 
-def _zero_points(tensors: Tensors, zero_points: Layer, grid: Grid, scales: Layer, kind: str) -> Place:
-    """int8 in the scales' shape, or packed down the rows: int32 […, words, groups]."""
-    bits = PACKED_BITS.get(kind, 8)
-    words = (*scales.shape[:-2], -(-grid.scale_rows * bits // _WORD_BITS), grid.scale_columns)
+def _zero_points(
+    tensors: Tensors, zero_points: Layer, grid: tuple[int, int], scales: Layer, bits: int | None
+) -> Place:
+    """int8 in the scales' shape, or packed down the rows: int32 […, words, groups]. grid: of scales."""
     one_to_one = zero_points.dtype == "int8" and math.prod(zero_points.shape) == math.prod(scales.shape)
-    packed = zero_points.dtype == "int32" and kind in PACKED_BITS and zero_points.shape == words
-    if not (one_to_one or packed):
+    if not (one_to_one or (bits is not None and _are_packed(zero_points, grid, scales, bits))):
         message = f"zero points {list(zero_points.shape)} of {zero_points.dtype} do not fit scales {list(scales.shape)}"
         refuse(f"{message}; download the file again", zero_points)
     return tensors.place(zero_points)
+
+
+def _are_packed(zero_points: Layer, grid: tuple[int, int], scales: Layer, bits: int) -> bool:
+    rows, columns = grid
+    words = (*scales.shape[:-2], word_rows(rows, bits), columns)
+    return zero_points.dtype == "int32" and zero_points.shape == words
+
+
+def _groups(tensors: Tensors, groups: Layer, shape: tuple[int, ...]) -> Place:
+    if groups.dtype != "int32" or groups.shape != shape[-1:] or len(shape) != 2:
+        message = f"{list(groups.shape)} of {groups.dtype} are not the groups of the columns of {list(shape)}"
+        refuse(message, groups)
+    return tensors.place(groups)
 
 
 def _companion(codes: Layer, name: str, tensors: Tensors) -> Layer:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from arrowquant_dist.checkpoint.quantized.compressed import ReadValues, add_integers
-from arrowquant_dist.checkpoint.quantized.encoding import Scaled
 from arrowquant_dist.checkpoint.quantized.float8 import add_float8
 from arrowquant_dist.checkpoint.quantized.microscaled import add_experts, add_packed
 from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
@@ -79,10 +78,10 @@ def _notes(layers: Sequence[Layer], tensors: Tensors) -> tuple[str, ...]:
 
 def _decoded_notes(tensors: Tensors) -> list[str]:
     """What is decoded from what."""
-    kinds = Counter(Scaled.decode(layer).codes for layer in tensors.layers.values())
+    labels = Counter(layer.encoding.label for layer in tensors.layers.values())
     return [
-        f"decoded from {kind} codes and scales to {tensors.dtype}: {count} {'layer' if count == 1 else 'layers'}"
-        for kind, count in kinds.most_common()
+        f"decoded from {label} to {tensors.dtype}: {count} {'layer' if count == 1 else 'layers'}"
+        for label, count in labels.most_common()
     ]
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from arrowquant_dist.checkpoint.quantized.encoding import Scaled
+from arrowquant_dist.checkpoint.encodings.float8 import FLOAT8_CODES, Float8Blocks
+from arrowquant_dist.checkpoint.encodings.rows import Block
 from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
-from arrowquant_dist.checkpoint.quantized.scales import Block, check_scales, find_block
+from arrowquant_dist.checkpoint.quantized.scales import check_scales, find_block
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors, refuse
 from arrowquant_dist.errors import InvalidCheckpoint
 
 DEFAULT_BLOCK = (128, 128)
 MICROSCALED = (1, 32)  # mxfp8
-_CODES = ("float8_e4m3fn", "float8_e5m2")
 
 
 def add_float8(tensors: Tensors, config: ModelConfig, blocks: Sequence[Block]) -> None:
@@ -28,7 +28,7 @@ def add_float8(tensors: Tensors, config: ModelConfig, blocks: Sequence[Block]) -
     """
     possible = [_block_size(config), *blocks, MICROSCALED]
     for codes in tensors.by_name.values():
-        scales = tensors.scales_of(codes.name) if codes.dtype in _CODES and codes.nbytes else None
+        scales = tensors.scales_of(codes.name) if codes.dtype in FLOAT8_CODES and codes.nbytes else None
         if scales is None:
             continue
         if not codes.shape:
@@ -38,8 +38,8 @@ def add_float8(tensors: Tensors, config: ModelConfig, blocks: Sequence[Block]) -
         if scales.dtype != "uint8":
             check_scales(scales)
         block = find_block(codes.shape, scales, possible)
-        scaled = Scaled(tensors.place(codes).dtype, block, tensors.place(scales, dtype))
-        tensors.add(codes, codes.name, codes.shape, scaled, [scales.name])
+        encoding = Float8Blocks(tensors.place(codes).dtype, block, tensors.place(scales, dtype))
+        tensors.add(codes, codes.name, codes.shape, encoding, [scales.name])
 
 
 def _block_size(config: ModelConfig) -> Block:

@@ -9,20 +9,19 @@ itself and its scales.
 
 from __future__ import annotations
 
-from arrowquant_dist.checkpoint.quantized.encoding import E2M1, Scaled
+from arrowquant_dist.checkpoint.encodings.microscaled import GROUP, GROUP_NBYTES, Microscaled
+from arrowquant_dist.checkpoint.encodings.transposed import TransposedMicroscaled
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors, refuse
 from arrowquant_dist.checkpoint.table import Layer
 
 E8M0 = "float8_e8m0fnu"
-_GROUP = 32
-_GROUP_NBYTES = 16
 _SCALE_DTYPES = ("uint8", E8M0)
 _CODE_DTYPES = ("uint8", "int8", "float4_e2m1fn_x2")
 
 
 def add_experts(tensors: Tensors) -> None:
     """Adds the layers of blocks and scales. Blocks without scales stay as they are. InvalidCheckpoint names misfits."""
-    for between, transposed in (("_", True), (".", False)):
+    for between in ("_", "."):
         for codes in tensors.by_name.values():
             base = codes.name.removesuffix(f"{between}blocks")
             scales = tensors.by_name.get(f"{base}{between}scales")
@@ -30,12 +29,14 @@ def add_experts(tensors: Tensors) -> None:
                 continue
             _check(codes, scales, codes.shape[:-1])
             experts, rows, groups = codes.shape[:-1]
-            columns = groups * _GROUP
-            shape = (experts, columns, rows) if transposed else (experts, rows, columns)
+            columns = groups * GROUP
             place = tensors.place(scales, E8M0)
-            scaled = Scaled(E2M1, (1, _GROUP), place, transposed=transposed)
             tensors.place(codes)
-            tensors.add(codes, base, shape, scaled, [scales.name])
+            if between == "_":
+                stored = TransposedMicroscaled(place)
+                tensors.add(codes, base, (experts, columns, rows), stored, [scales.name])
+            else:
+                tensors.add(codes, base, (experts, rows, columns), Microscaled(place), [scales.name])
 
 
 def add_packed(tensors: Tensors) -> None:
@@ -48,10 +49,9 @@ def add_packed(tensors: Tensors) -> None:
         if scales is None or scales.dtype not in (_SCALE_DTYPES if base != codes.name else (E8M0,)):
             continue
         shape = (*codes.shape[:-1], codes.shape[-1] * 2)
-        _check(codes, scales, (*codes.shape[:-1], shape[-1] // _GROUP))
+        _check(codes, scales, (*codes.shape[:-1], shape[-1] // GROUP))
         tensors.place(codes)
-        scaled = Scaled(E2M1, (1, _GROUP), tensors.place(scales, E8M0))
-        tensors.add(codes, base, shape, scaled, [scales.name])
+        tensors.add(codes, base, shape, Microscaled(tensors.place(scales, E8M0)), [scales.name])
 
 
 def _are_blocks(codes: Layer) -> bool:
@@ -59,7 +59,7 @@ def _are_blocks(codes: Layer) -> bool:
         codes.dtype == "uint8"
         and codes.nbytes > 0
         and len(codes.shape) == 4
-        and codes.shape[-1] == _GROUP_NBYTES
+        and codes.shape[-1] == GROUP_NBYTES
     )
 
 
@@ -67,7 +67,7 @@ def _check(codes: Layer, scales: Layer, shape: tuple[int, ...]) -> None:
     if (
         scales.dtype not in _SCALE_DTYPES
         or scales.shape != shape
-        or shape[-1] * _GROUP_NBYTES != _row_nbytes(codes)
+        or shape[-1] * GROUP_NBYTES != _row_nbytes(codes)
     ):
         message = f"{list(scales.shape)} of {scales.dtype} are no powers of two for each 32 of {codes.name}"
         refuse(f"{message} {list(codes.shape)}; download the file again", scales)

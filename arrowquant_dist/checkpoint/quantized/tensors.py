@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from arrowquant_dist.checkpoint.quantized.encoding import Place, Scaled
-from arrowquant_dist.checkpoint.table import RAW, Layer
+from arrowquant_dist.checkpoint.encodings.encoding import Encoding
+from arrowquant_dist.checkpoint.encodings.place import Place
+from arrowquant_dist.checkpoint.encodings.raw import RAW
+from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.errors import InvalidCheckpoint
 
 _WEIGHT = ".weight"
@@ -25,12 +27,13 @@ class Tensors:
     layers: dict[str, Layer] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
 
-    def add(self, codes: Layer, name: str, shape: tuple[int, ...], scaled: Scaled, parts: list[str]) -> None:
+    def add(
+        self, codes: Layer, name: str, shape: tuple[int, ...], encoding: Encoding, parts: list[str]
+    ) -> None:
         """Makes `codes` the layer `name` of `shape`, and of what `parts` names no layers of their own."""
         if name != codes.name and name in self.by_name:
             refuse(f"it is there a second time, as {codes.name}; keep one of them", self.by_name[name])
-        nbytes = codes.nbytes
-        layer = Layer(name, shape, self.dtype, codes.uri, codes.offset, nbytes, scaled.encode(codes.uri))
+        layer = Layer(name, shape, self.dtype, codes.uri, codes.offset, codes.nbytes, encoding)
         self.layers[codes.name] = layer
         self.parts |= dict.fromkeys(parts, name)
         if name != codes.name:
@@ -44,11 +47,12 @@ class Tensors:
         return next((self.by_name[found] for found in names if found in self.by_name), None)
 
     def place(self, layer: Layer, dtype: str | None = None) -> Place:
+        """Where a stored tensor is. dtype: what its bytes mean, where its own does not say it (uint8 for e8m0)."""
         if layer.encoding != RAW:
             refuse(
                 "its values are not contiguous, which codes and scales have to be; save it contiguous", layer
             )
-        return Place.of(layer, dtype)
+        return Place(layer.uri, layer.offset, dtype or layer.dtype, layer.shape)
 
 
 def refuse(message: str, layer: Layer) -> NoReturn:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
-from arrowquant_dist.checkpoint.table import STRIDED
+from arrowquant_dist.arena import Allocate
+from arrowquant_dist.checkpoint.encodings.encoding import (
+    REASSEMBLED,
+    Encoding,
+    ReadCost,
+    Source,
+    SourceRange,
+    Stored,
+)
+from arrowquant_dist.dtypes import DTYPES
 
 _WINDOW_NBYTES = 16 << 20  # the most that is read at once on top of the result
 _SMALL_NBYTES = 64 << 10  # a span this small is one request whatever it wastes
@@ -17,12 +28,39 @@ _WASTE = 4  # a span of up to so many times the needed bytes is one request
 ReadInto = Callable[[int, np.ndarray], None]  # (offset in the object, uint8 out)
 
 
-def encode_strides(strides: Sequence[int]) -> str:
-    return STRIDED + json.dumps(list(strides))
+@dataclass(frozen=True, slots=True)
+class Strided(Encoding):
+    """A view of a storage. strides: in values, one for each dimension; the layer's bytes begin at its first value."""
+
+    strides: tuple[int, ...]
+    kind: ClassVar[str] = "strided"
+    cost: ClassVar[ReadCost] = REASSEMBLED
+    may_be_a_copy: ClassVar[bool] = (
+        False  # views of one storage are tied already, and a few rows can be many requests
+    )
+
+    @property
+    def label(self) -> str:
+        return f"a view with strides {list(self.strides)}"
+
+    def slice(self, layer: Stored, start: int, stop: int) -> StridedSlice:
+        return StridedSlice(layer, self.strides, range(start, stop))
 
 
-def decode_strides(encoding: str) -> tuple[int, ...]:
-    return tuple(json.loads(encoding.removeprefix(STRIDED)))
+@dataclass(frozen=True, slots=True)
+class StridedSlice:
+    """Values of a view. Memory: the rows that they lie in, and _WINDOW_NBYTES."""
+
+    layer: Stored
+    strides: tuple[int, ...]
+    span: range
+    ranges: ClassVar[Sequence[SourceRange]] = ()
+    decoded_nbytes: ClassVar[int] = 0
+
+    def values(self, _found: Sequence[np.ndarray], source: Source, _allocate: Allocate) -> np.ndarray:
+        layer = self.layer
+        read_into, itemsize = partial(source.read_into, layer.uri), DTYPES[layer.dtype].itemsize
+        return gather(read_into, layer.offset, layer.shape, self.strides, itemsize, self.span)
 
 
 def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:

@@ -1,0 +1,155 @@
+"""Encodings as columns of the plan's table, and as plain values for its fingerprint.
+
+Column `encoding` has the kind's name. A kind whose type has fields has a column of that name too, where a plan uses it:
+a struct of the fields, null in the rows of other kinds. So a plan has the columns of the kinds in it, and a new kind
+changes no plan that does without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from types import NoneType
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+import pyarrow as pa
+
+from arrowquant_dist.checkpoint.encodings.encoding import Encoding
+from arrowquant_dist.checkpoint.encodings.place import Place
+from arrowquant_dist.checkpoint.encodings.registry import BY_KIND, ENCODINGS
+from arrowquant_dist.columns import python_values
+
+KIND_FIELD = pa.field("encoding", pa.string())
+_INTS = pa.list_(pa.int64())
+# What a field of an encoding may be, besides a dataclass of such fields; `| None` where there may be none.
+_ARROW_TYPES = {int: pa.int64(), str: pa.string(), tuple[int, ...]: _INTS, tuple[int, int]: _INTS}
+
+Shown = Callable[[str], str]  # a URI without what may be secret
+
+
+class _Field(NamedTuple):
+    name: str
+    kind: Any  # a type of _ARROW_TYPES, or a dataclass
+    is_optional: bool
+
+
+def encoding_fields(used: Iterable[type[Encoding]]) -> list[pa.Field]:
+    """The columns of a plan that uses these kinds."""
+    kinds = set(used)
+    structs = [kind for kind in ENCODINGS if kind in kinds and _fields_of(kind)]
+    return [KIND_FIELD, *(pa.field(kind.kind, _arrow_type(kind)) for kind in structs)]
+
+
+def encoding_columns(
+    encodings: Sequence[Encoding], columns: Sequence[pa.Field], shown: Shown
+) -> Iterator[Sequence[Any]]:
+    """The values of each of the columns that `encoding_fields` made, structs as tuples, as `arrow_batch` takes them."""
+    kinds = [encoding.kind for encoding in encodings]
+    yield kinds
+    for column in columns[1:]:
+        yield [
+            _cells(encoding, shown) if kind == column.name else None
+            for kind, encoding in zip(kinds, encodings, strict=True)
+        ]
+
+
+def are_encoding_fields(found: Sequence[pa.Field]) -> bool:
+    """Whether these are columns that `encoding_fields` makes, of kinds that are known here."""
+    return list(found) == encoding_fields(BY_KIND[field.name] for field in found if field.name in BY_KIND)
+
+
+def read_encodings(batch: pa.RecordBatch) -> list[Encoding]:
+    """The encoding of each row; equal ones are one object. ValueError for what `encoding_columns` would not write."""
+    kinds = python_values(batch.column(KIND_FIELD.name))
+    by_kind = {kind: _read_kind(kind, batch) for kind in dict.fromkeys(kinds)}
+    found = [by_kind[kind][row] for row, kind in enumerate(kinds)]
+    encodings = [encoding for encoding in found if encoding is not None]
+    if len(encodings) != len(found):
+        raise ValueError("an encoding is empty")
+    return encodings
+
+
+def describe(encoding: Encoding, shown: Shown) -> dict[str, Any]:
+    """Its kind and fields as plain values; what is not there is left out."""
+    return {"kind": encoding.kind, **_plain(encoding, shown)}
+
+
+@cache
+def _fields_of(cls: Any) -> tuple[_Field, ...]:
+    hints = get_type_hints(cls)
+    found = []
+    for field in fields(cls):
+        parts = [part for part in get_args(hints[field.name]) if part is not NoneType]
+        is_optional = NoneType in get_args(hints[field.name])
+        found.append(_Field(field.name, parts[0] if is_optional else hints[field.name], is_optional))
+    return tuple(found)
+
+
+@cache
+def _arrow_type(kind: Any) -> pa.DataType:
+    if _is_struct(kind):
+        return pa.struct([(field.name, _arrow_type(field.kind)) for field in _fields_of(kind)])
+    return _ARROW_TYPES[kind]
+
+
+def _is_struct(kind: Any) -> bool:
+    return is_dataclass(kind)
+
+
+def _cells(value: Any, shown: Shown) -> tuple[Any, ...]:
+    """The fields of a dataclass as an Arrow struct's."""
+    if isinstance(value, Place):
+        return shown(value.uri), value.offset, value.dtype, value.shape
+    found = (getattr(value, field.name) for field in _fields_of(value.__class__))
+    return tuple(_cells(cell, shown) if _is_struct(cell) else cell for cell in found)
+
+
+def _plain(value: Any, shown: Shown) -> dict[str, Any]:
+    """The fields of a dataclass as JSON has them."""
+    if isinstance(value, Place):
+        return {"uri": shown(value.uri), "offset": value.offset, "dtype": value.dtype, "shape": value.shape}
+    found = ((field.name, getattr(value, field.name)) for field in _fields_of(value.__class__))
+    return {
+        name: _plain(cell, shown) if _is_struct(cell) else cell for name, cell in found if cell is not None
+    }
+
+
+def _read_kind(kind: str, batch: pa.RecordBatch) -> list[Encoding | None]:
+    """For each row, where it has one of this kind."""
+    if kind not in BY_KIND:
+        raise ValueError(f"there is no encoding {kind!r}")
+    if not _fields_of(BY_KIND[kind]):
+        return [_only(BY_KIND[kind])] * batch.num_rows
+    if kind not in batch.schema.names:
+        raise ValueError(f"the encodings {kind!r} have no column")
+    return _read_structs(batch.column(kind), BY_KIND[kind], {})
+
+
+@cache
+def _only(kind: type[Encoding]) -> Encoding:
+    """The one instance of a type without fields."""
+    return kind()
+
+
+def _read_structs(array: pa.StructArray, cls: Any, seen: dict[Any, Any]) -> list[Any]:
+    """The dataclass of each struct, None where it is null. seen: equal values so far, to have them once."""
+    children = array.flatten()  # null where the struct is
+    columns = []
+    for field, child in zip(_fields_of(cls), children, strict=True):
+        if not field.is_optional and child.null_count != array.null_count:
+            raise ValueError(f"{field.name} of an encoding is empty")
+        columns.append(_read_values(child, field.kind, seen))
+    rows = zip(array.is_valid().to_pylist(), zip(*columns, strict=True), strict=True)
+    made = (cls(*cells) if is_valid else None for is_valid, cells in rows)
+    return [seen.setdefault(value, value) for value in made]
+
+
+def _read_values(array: pa.Array, kind: Any, seen: dict[Any, Any]) -> list[Any]:
+    if _is_struct(kind):
+        return _read_structs(array, kind, seen)
+    values = python_values(array)
+    if _arrow_type(kind) != _INTS:
+        return values
+    items = (None if value is None else tuple(value) for value in values)
+    return [seen.setdefault(item, item) for item in items]

@@ -1,0 +1,55 @@
+"""Layers of a V1 or V2 dataset: decoded from its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from arrowquant_dist.arena import Allocate
+from arrowquant_dist.checkpoint.encodings.encoding import (
+    REASSEMBLED,
+    Encoding,
+    ReadCost,
+    Source,
+    SourceRange,
+    Stored,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRows(Encoding):
+    """The rows of the dataset at the layer's `uri` that have its name; `offset` is 0, `nbytes` that of the values."""
+
+    kind: ClassVar[str] = "dataset"
+    cost: ClassVar[ReadCost] = REASSEMBLED
+    may_be_a_copy: ClassVar[bool] = False  # a dataset names its aliases
+
+    @property
+    def label(self) -> str:
+        return "rows of a dataset"
+
+    def slice(self, layer: Stored, start: int, stop: int) -> DatasetSlice:
+        return DatasetSlice(layer, start, stop)
+
+    def check(self, layer: Stored, sizes: Mapping[str, int]) -> None:
+        """Nothing: where a dataset's bytes are is its own affair, and it checks each row that it reads."""
+
+
+DATASET_ROWS = DatasetRows()
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSlice:
+    """Values of a dataset's layer. Memory: a stored block, and the values."""
+
+    layer: Stored
+    start: int
+    stop: int
+    ranges: ClassVar[Sequence[SourceRange]] = ()
+    decoded_nbytes: ClassVar[int] = 0
+
+    def values(self, _found: Sequence[np.ndarray], source: Source, _allocate: Allocate) -> np.ndarray:
+        return source.dataset(self.layer.uri).read_values(self.layer.name, self.start, self.stop)

@@ -1,0 +1,148 @@
+"""What every way of storing a layer's values answers: how they are read, what that takes, and what has to be true."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
+
+from arrowquant_dist.arena import Allocate
+from arrowquant_dist.checkpoint.encodings.place import Place
+from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.storage.base import ByteRange
+from arrowquant_dist.storage.uris import redact
+
+if TYPE_CHECKING:
+    from arrowquant_dist.dataset.dataset import Dataset
+
+
+class Stored(Protocol):
+    """What an encoding is told of the layer that it stores: a `Layer` of checkpoint/table.py, all but its encoding."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def uri(self) -> str: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def source_nbytes(self) -> int: ...
+
+
+class Source(Protocol):
+    """What is read from: the objects of a checkpoint, by URI."""
+
+    def read_into(self, uri: str, offset: int, out: np.ndarray) -> None:
+        """The bytes of the object from `offset` on fill `out`, uint8."""
+
+    def dataset(self, uri: str) -> Dataset:
+        """The V1 or V2 dataset at `uri`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRange:
+    """Bytes [start, stop) of the object at `uri`: values of `itemsize` bytes."""
+
+    uri: str
+    start: int
+    stop: int
+    itemsize: int
+
+
+class Slice(Protocol):
+    """Values [start, stop), in C order, of a layer."""
+
+    @property
+    def ranges(self) -> Sequence[SourceRange]:
+        """What is to be read for it, together with the ranges of other slices; none where `values` reads by itself."""
+
+    @property
+    def decoded_nbytes(self) -> int:
+        """What `values` asks `allocate` for."""
+
+    def values(self, found: Sequence[np.ndarray], source: Source, allocate: Allocate) -> np.ndarray:
+        """The values: little-endian uint8 [(stop - start) · itemsize].
+
+        found: uint8, the bytes of each range. Raises InvalidCheckpoint, StorageError, CorruptWeights.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCost:
+    """What it takes of a worker to read row blocks.
+
+    batches_ahead: batches of blocks that are read over a network while one is worked on. copies: of the bytes of the
+    largest block's values, what the batch at work and those ahead of it hold together: measured peaks, rounded up.
+    """
+
+    batches_ahead: int
+    copies: int
+
+
+IN_PLACE = ReadCost(batches_ahead=2, copies=3)  # values are where they were read to: one copy a batch
+WITH_CODES = ReadCost(
+    batches_ahead=2, copies=5
+)  # and their codes beside them: half as many bytes as bfloat16's values
+REASSEMBLED = ReadCost(
+    batches_ahead=1, copies=4
+)  # what is read, with Parquet's two copies of it, and then the values
+
+
+class Encoding(ABC):
+    """A way of storing values. Its instances are frozen and hold what is not the same for all layers stored so.
+
+    kind: its name in plans. cost: of reading. may_be_a_copy: whether copies of its layers are looked for by content
+    (checkpoint/ties.py): not where the source itself says what is tied, or where a part takes very many requests.
+    """
+
+    __slots__ = ()
+
+    kind: ClassVar[str]
+    cost: ClassVar[ReadCost]
+    may_be_a_copy: ClassVar[bool]
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What it is, for people."""
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Stored tensors that the values follow from, besides the layer's own bytes."""
+        return ()
+
+    @abstractmethod
+    def slice(self, layer: Stored, start: int, stop: int) -> Slice:
+        """Values [start, stop) of `layer`, which is stored so."""
+
+    def byte_range(self, layer: Stored, _start: int, _stop: int) -> ByteRange:
+        """Where values [start, stop) are in the object; the layer's bytes, where they are no range of their own."""
+        return ByteRange(layer.offset, layer.offset + layer.nbytes)
+
+    def check(self, layer: Stored, sizes: Mapping[str, int]) -> None:
+        """What has to be true of `layer` before a plan is made. sizes: {URI: bytes} of the source's files.
+
+        Raises InvalidCheckpoint, which names layer and file.
+        """
+        check_inside(layer, layer.uri, ByteRange(layer.offset, layer.offset + layer.nbytes), sizes)
+        for place in self.places:
+            check_inside(layer, place.uri, ByteRange(place.offset, place.offset + place.nbytes), sizes)
+
+
+def check_inside(layer: Stored, uri: str, found: ByteRange, sizes: Mapping[str, int]) -> None:
+    """InvalidCheckpoint where bytes that a layer needs are not in their file."""
+    nbytes = sizes.get(uri)
+    if found.start < 0 or (nbytes is not None and found.stop > nbytes):
+        message = (
+            f"its bytes {found.start} to {found.stop} are outside the file ({nbytes} bytes); fetch it again"
+        )
+        raise InvalidCheckpoint(message, layer=layer.name, uri=redact(uri))

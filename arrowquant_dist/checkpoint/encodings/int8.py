@@ -1,0 +1,42 @@
+"""int8 codes (compressed-tensors' int-quantized): x = (code - zero point) · scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from arrowquant_dist.checkpoint.encodings.encoding import WITH_CODES, Encoding, ReadCost, Stored
+from arrowquant_dist.checkpoint.encodings.place import Place, present
+from arrowquant_dist.checkpoint.encodings.rows import Block, Codes, Grid, RowSlice, matrix_of
+from arrowquant_dist.checkpoint.encodings.zero_points import ZeroPoints
+from arrowquant_dist.kernels.code_kinds import INT8
+
+_BITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Int8(Encoding):
+    """block: rows and columns that share a scale. scales: as in `Grid.of`. zero_points: int8 in the scales' shape, None
+    where they are 0. groups: int32 [columns], the scale of each column, None where groups are runs of columns."""
+
+    block: Block
+    scales: Place
+    zero_points: Place | None
+    groups: Place | None
+    kind: ClassVar[str] = "int8"
+    cost: ClassVar[ReadCost] = WITH_CODES
+    may_be_a_copy: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        return "int8 codes and scales"
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return present(self.scales, self.zero_points, self.groups)
+
+    def slice(self, layer: Stored, start: int, stop: int) -> RowSlice:
+        matrix = matrix_of(layer.shape)
+        grid = Grid.of(matrix, matrix[1], self.block, self.scales)
+        zero_points = ZeroPoints.of(self.zero_points, _BITS, grid.scale_rows)
+        return RowSlice(layer, start, stop, Codes(INT8, _BITS), grid, self.scales, zero_points, self.groups)

@@ -1,0 +1,43 @@
+"""4-bit floats (e2m1), two a byte, with a power of two for each 32 of a row: MXFP4."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from arrowquant_dist.checkpoint.encodings.encoding import WITH_CODES, Encoding, ReadCost, Stored
+from arrowquant_dist.checkpoint.encodings.place import Place
+from arrowquant_dist.checkpoint.encodings.rows import Codes, Grid, RowSlice, matrix_of
+from arrowquant_dist.kernels.code_kinds import E2M1
+
+GROUP = 32  # values of a row that share a scale
+GROUP_NBYTES = 16  # of their codes
+E2M1_CODES = Codes(E2M1, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Microscaled(Encoding):
+    """The low four bits of a byte come first. scales: […, rows, groups], of float8_e8m0fnu."""
+
+    scales: Place
+    kind: ClassVar[str] = "microscaled"
+    cost: ClassVar[ReadCost] = WITH_CODES
+    may_be_a_copy: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        return "e2m1 codes and scales"
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return (self.scales,)
+
+    def slice(self, layer: Stored, start: int, stop: int) -> RowSlice:
+        return RowSlice(
+            layer, start, stop, E2M1_CODES, e2m1_grid(matrix_of(layer.shape), self.scales), self.scales
+        )
+
+
+def e2m1_grid(matrix: tuple[int, int], scales: Place) -> Grid:
+    """matrix: rows and columns of codes."""
+    return Grid.of(matrix, -(-matrix[1] // 2), (1, GROUP), scales)

@@ -1,0 +1,31 @@
+"""Where a stored tensor is that other values follow from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from arrowquant_dist.dtypes import DTYPES
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A stored tensor: `shape` of `dtype`, little-endian in C order, from `offset` of the object at `uri`."""
+
+    uri: str
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def itemsize(self) -> int:
+        return DTYPES[self.dtype].itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.itemsize
+
+
+def present(*places: Place | None) -> tuple[Place, ...]:
+    """Those that there are."""
+    return tuple(place for place in places if place is not None)

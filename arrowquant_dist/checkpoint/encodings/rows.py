@@ -1,0 +1,173 @@
+"""Values of codes that lie in the order of the values, row after row, with scales for blocks of rows and columns.
+
+x = (code - zero point) · scale, in float32, rounded once to the layer's dtype. The codes lie in matrices of `rows` ×
+`columns`, one for each index of the layer's leading dimensions, from the layer's `offset`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from arrowquant_dist.arena import Allocate
+from arrowquant_dist.checkpoint.encodings.encoding import Source, SourceRange, Stored
+from arrowquant_dist.checkpoint.encodings.place import Place
+from arrowquant_dist.checkpoint.encodings.zero_points import ZeroPoints
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.tensor.source import as_float32
+
+OUT_BITS = {"float32": "<i4", "bfloat16": "<u2", "float16": "<i2"}  # as the kernels take them
+
+Block = tuple[int, int]  # rows and columns of a matrix that share a scale
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """What the codes are. kind: of kernels/code_kinds.py. bits: of one of them."""
+
+    kind: int
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The matrices of codes, and of scales, of one layer: sizes that follow from its shape and its blocks."""
+
+    rows: int
+    columns: int
+    row_nbytes: int
+    block: Block
+    scale_rows: int
+    scale_columns: int
+    single_scale: bool
+
+    @classmethod
+    def of(cls, matrix: tuple[int, int], row_nbytes: int, block: Block, scales: Place) -> Grid:
+        """matrix: rows and columns of codes. row_nbytes: bytes of a row of them. scales: one for each block in C
+        order, matrix after matrix, or a single one for all."""
+        (rows, columns), (block_rows, block_columns) = matrix, block
+        return cls(
+            rows,
+            columns,
+            row_nbytes,
+            block,
+            -(-rows // block_rows),
+            -(-columns // block_columns),
+            math.prod(scales.shape) == 1,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RowSlice:
+    """Values [start, stop) of a layer: what to read, then how to decode it.
+
+    groups: int32 [columns], the scale of each column where groups are not runs of columns.
+    Memory: the codes of the rows that the values lie in, their scales, and the rows' values.
+    """
+
+    layer: Stored
+    start: int
+    stop: int
+    codes: Codes
+    grid: Grid
+    scales: Place
+    zero_points: ZeroPoints | None = None
+    groups: Place | None = None
+
+    @property
+    def rows(self) -> range:
+        """The rows of codes, counted over all matrices, that hold the values."""
+        if self.start >= self.stop:
+            return range(0)
+        return range(self.start // self.grid.columns, -(-self.stop // self.grid.columns))
+
+    @property
+    def decoded_nbytes(self) -> int:
+        """Of all values of `rows`."""
+        return len(self.rows) * self.grid.columns * DTYPES[self.layer.dtype].itemsize
+
+    @property
+    def ranges(self) -> list[SourceRange]:
+        """Codes, scales, and zero points and groups where there are any. Empty where `rows` is."""
+        rows, grid, layer = self.rows, self.grid, self.layer
+        if not rows:
+            return []
+        first, last = (layer.offset + row * grid.row_nbytes for row in (rows.start, rows.stop))
+        found = [
+            SourceRange(layer.uri, first, last, 1),
+            _rows_of(self.scales, self._scale_rows, grid.scale_columns),
+        ]
+        if self.zero_points is not None:
+            stored = self.zero_points.stored_rows(self._scale_rows)
+            found.append(_rows_of(self.zero_points.place, stored, grid.scale_columns))
+        if self.groups is not None:
+            found.append(_rows_of(self.groups, range(1), grid.columns))
+        return found
+
+    def values(self, found: Sequence[np.ndarray], _source: Source, allocate: Allocate) -> np.ndarray:
+        from arrowquant_dist.kernels.sources import decode_rows
+
+        out = allocate(self.decoded_nbytes)
+        if not found:
+            return out
+        grid, scale_rows, rest = self.grid, self._scale_rows, iter(found)
+        codes = next(rest).reshape(len(self.rows), grid.row_nbytes)
+        scales = as_float32(next(rest), self.scales.dtype).reshape(-1, grid.scale_columns)
+        zero_points = np.empty((len(scales), 0), np.float32)
+        if self.zero_points is not None:
+            zero_points = self.zero_points.decode(next(rest), scale_rows, grid.scale_columns)
+        groups = next(rest).view("<i4") if self.groups is not None else np.empty(0, np.int32)
+        decode_rows(
+            self.codes.kind,
+            self.codes.bits,
+            codes,
+            self._scale_row(np.arange(self.rows.start, self.rows.stop)) - scale_rows.start,
+            grid.block[1],
+            self._checked(groups),
+            np.ascontiguousarray(scales),
+            zero_points,
+            np.empty(grid.columns, np.uint8),
+            out.view(OUT_BITS[self.layer.dtype]).reshape(len(self.rows), grid.columns),
+        )
+        itemsize, first = DTYPES[self.layer.dtype].itemsize, self.rows.start * grid.columns
+        return out[(self.start - first) * itemsize : (self.stop - first) * itemsize]
+
+    def _scale_row(self, rows: np.ndarray) -> np.ndarray:
+        """int64: the row of scales, counted over all matrices, of each row of codes."""
+        grid = self.grid
+        if grid.single_scale:
+            return np.zeros_like(rows)
+        found: np.ndarray = rows // grid.rows * grid.scale_rows + rows % grid.rows // grid.block[0]
+        return found
+
+    @property
+    def _scale_rows(self) -> range:
+        first, last = self._scale_row(np.array([self.rows.start, self.rows.stop - 1])).tolist()
+        return range(first, last + 1)
+
+    def _checked(self, groups: np.ndarray) -> np.ndarray:
+        """groups, which a kernel takes as indices; none where -1 says that the columns are in order after all."""
+        if groups.size and groups.min() == -1:
+            return groups[:0]
+        if groups.size and not 0 <= groups.min() <= groups.max() < self.grid.scale_columns:
+            message = (
+                f"its g_idx has groups beyond its {self.grid.scale_columns} scales a row; download it again"
+            )
+            raise InvalidCheckpoint(message, layer=self.layer.name, uri=self.layer.uri)
+        return groups
+
+
+def matrix_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of each of the matrices that a layer of `shape`, at least 1-D, is a stack of."""
+    return shape[-2] if len(shape) > 1 else 1, shape[-1]
+
+
+def _rows_of(place: Place, rows: range, columns: int) -> SourceRange:
+    """Rows of a stored tensor that is seen as a matrix of so many columns."""
+    row_nbytes = columns * place.itemsize
+    start = place.offset + rows.start * row_nbytes
+    return SourceRange(place.uri, start, start + len(rows) * row_nbytes, place.itemsize)

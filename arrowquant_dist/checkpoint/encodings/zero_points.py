@@ -1,0 +1,59 @@
+"""The zero points of compressed-tensors' integers, in the two ways that they are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from arrowquant_dist.checkpoint.encodings.place import Place
+
+WORD_BITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroPoints:
+    """One for each scale: int8 in the scales' shape; or of `bits` bits, offset binary, packed down the rows of each
+    matrix into words: int32 […, words, groups].
+
+    scale_rows: of one matrix. Rows of scales and of words are counted over all matrices.
+    """
+
+    place: Place
+    bits: int
+    scale_rows: int
+
+    @classmethod
+    def of(cls, place: Place | None, bits: int, scale_rows: int) -> ZeroPoints | None:
+        """None where they are all 0, and so not stored."""
+        return None if place is None else cls(place, bits, scale_rows)
+
+    @property
+    def are_packed(self) -> bool:
+        return self.place.dtype != "int8"
+
+    def stored_rows(self, rows: range) -> range:
+        """The rows as they are stored that hold the zero points of some rows of scales."""
+        if not self.are_packed:
+            return rows
+        return range(self._word_row(rows.start), self._word_row(rows.stop - 1) + 1)
+
+    def decode(self, found: np.ndarray, rows: range, columns: int) -> np.ndarray:
+        """found: uint8, the bytes of `stored_rows(rows)`. Returns float32 [rows, columns]."""
+        if not self.are_packed:
+            return found.view(np.int8).reshape(-1, columns).astype(np.float32)
+        words = found.view("<u4").reshape(-1, columns)
+        at = np.array([self._word_row(row) for row in rows]) - self._word_row(rows.start)
+        shifts = np.arange(rows.start, rows.stop) % self.scale_rows * self.bits % WORD_BITS
+        mask = np.uint32((1 << self.bits) - 1)
+        unsigned: np.ndarray = (words[at] >> shifts[:, None].astype(np.uint32)) & mask
+        return (unsigned.astype(np.int32) - (1 << (self.bits - 1))).astype(np.float32)
+
+    def _word_row(self, scale_row: int) -> int:
+        words = word_rows(self.scale_rows, self.bits)
+        return scale_row // self.scale_rows * words + scale_row % self.scale_rows * self.bits // WORD_BITS
+
+
+def word_rows(scale_rows: int, bits: int) -> int:
+    """Rows of words for the zero points of one matrix's `scale_rows`."""
+    return -(-scale_rows * bits // WORD_BITS)

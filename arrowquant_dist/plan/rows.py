@@ -1,0 +1,136 @@
+"""Row blocks as rows of the plan's table, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+from itertools import islice
+from operator import attrgetter
+from typing import Any
+
+import pyarrow as pa
+
+from arrowquant_dist.checkpoint.encodings.columns import encoding_columns, encoding_fields
+from arrowquant_dist.checkpoint.encodings.encoding import Encoding
+from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.columns import arrow_batch, python_values
+from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.plan.blocks import RowBlock, Shard
+
+# The columns of the spec's fields have their names.
+_SPEC_FIELDS = [
+    ("quant_type", pa.string()),
+    ("per_channel", pa.bool_()),
+    ("group_size", pa.int64()),
+    ("symmetric", pa.bool_()),
+    ("method", pa.string()),
+    ("integer_zero_points", pa.bool_()),
+    ("row_dims", pa.int32()),
+    ("keep_non_finite", pa.bool_()),
+]
+# What each plan has; columns of the encodings in it come behind (checkpoint/encodings/columns.py). shape, num_params,
+# offset and nbytes are the block's own, `layer_…` those of the whole layer. Where a block's bytes are no range of
+# their own, offset and nbytes are the layer's.
+BLOCK_SCHEMA = pa.schema(
+    [
+        ("layer_name", pa.string()),
+        ("shape", pa.list_(pa.int64())),
+        ("dtype", pa.string()),
+        ("num_params", pa.int64()),
+        ("uri", pa.string()),
+        ("offset", pa.int64()),
+        ("nbytes", pa.int64()),
+        ("layer_shape", pa.list_(pa.int64())),
+        ("layer_offset", pa.int64()),
+        ("layer_nbytes", pa.int64()),
+        ("shard", pa.int32()),
+        ("row_start", pa.int64()),
+        ("rows", pa.int64()),
+        *_SPEC_FIELDS,
+        ("kept_reason", pa.string()),
+    ]
+)
+BATCH_ROWS = 1 << 14  # bounds the Python objects that are there at a time
+_LAYER_COLUMNS = ("layer_name", "layer_shape", "dtype", "uri", "layer_offset", "layer_nbytes")
+_BLOCK_COLUMNS = ("shard", "row_start", "rows", "kept_reason")
+_spec_values = attrgetter(*(name for name, _ in _SPEC_FIELDS))
+
+ReadEncodings = Callable[[pa.RecordBatch], Sequence[Encoding]]  # of each row
+
+
+def write_rows(shards: Iterable[Shard], shown: Callable[[str], str]) -> pa.Table:
+    """A row for each block, in order. shown: a URI without what may be secret."""
+    shards = list(shards)
+    used = {type(block.layer.encoding) for shard in shards for block in shard.blocks}
+    encoded = encoding_fields(used)
+    schema = pa.schema([*BLOCK_SCHEMA, *encoded])
+    numbered = ((shard.index, block) for shard in shards for block in shard.blocks)
+    batches = []
+    while some := list(islice(numbered, BATCH_ROWS)):
+        rows = [_row(shard, block, shown) for shard, block in some]
+        encodings = [block.layer.encoding for _, block in some]
+        columns = [*zip(*rows, strict=True), *encoding_columns(encodings, encoded, shown)]
+        batches.append(arrow_batch(columns, schema))
+    return pa.Table.from_batches(batches, schema)
+
+
+def read_shards(table: pa.Table, read_encodings: ReadEncodings) -> tuple[Shard, ...]:
+    """The shards of a table with the columns of BLOCK_SCHEMA, or those that it had when the table was written: what
+    a spec lacks is its default. Blocks of one layer share their Layer, equal specs are one object.
+
+    Raises what `read_encodings` does.
+    """
+    spec_columns = [f.name for f in fields(QuantSpec) if f.name in table.schema.names]
+    specs: dict[tuple[Any, ...], QuantSpec] = {}
+    layers: dict[str, Layer] = {}
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+    shards: dict[int, list[RowBlock]] = {}
+    for batch in table.to_batches(BATCH_ROWS):
+        for spec_row, layer_row, encoding, (shard, row_start, rows, reason) in zip(
+            tuples(batch, spec_columns),
+            tuples(batch, _LAYER_COLUMNS),
+            read_encodings(batch),
+            tuples(batch, _BLOCK_COLUMNS),
+            strict=True,
+        ):
+            spec = specs.get(spec_row)
+            if spec is None:
+                spec = specs[spec_row] = QuantSpec(**dict(zip(spec_columns, spec_row, strict=True)))
+            name, shape, dtype, uri, offset, nbytes = layer_row
+            layer = layers.get(name) if row_start else None
+            if layer is None:
+                whole = shapes.setdefault(tuple(shape), tuple(shape))
+                layer = layers[name] = Layer(name, whole, dtype, uri, offset, nbytes, encoding)
+            blocks = shards.get(shard)
+            if blocks is None:
+                blocks = shards[shard] = []
+            blocks.append(RowBlock(layer, spec, row_start, rows, reason))
+    return tuple(Shard(index, tuple(blocks)) for index, blocks in shards.items())
+
+
+def tuples(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """The rows of some columns."""
+    columns = [batch.column(name) for name in names]
+    # A name is there once, or a few times: to look for equal ones would cost more than it saves.
+    values = [
+        list(column.to_pylist()) if name == "layer_name" else python_values(column)
+        for name, column in zip(names, columns, strict=True)
+    ]
+    return zip(*values, strict=True)
+
+
+def _row(shard: int, block: RowBlock, shown: Callable[[str], str]) -> tuple[Any, ...]:
+    """The block as a row of BLOCK_SCHEMA."""
+    layer = block.layer
+    stored = layer.encoding.byte_range(layer, *block.value_range)
+    own = (
+        layer.name,
+        block.shape,
+        layer.dtype,
+        block.num_params,
+        shown(layer.uri),
+        stored.start,
+        stored.nbytes,
+    )
+    whole = (layer.shape, layer.offset, layer.nbytes, shard, block.row_start, block.rows)
+    return (*own, *whole, *_spec_values(block.spec), block.kept_reason)

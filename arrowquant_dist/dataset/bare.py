@@ -190,10 +190,12 @@ class BareFile:
         return values
 
     def _blocks(self, small: dict[str, list[Any]]) -> Iterator[StoredBlock]:
-        # as str(tensor.dtype) spells it in some V1 files
-        small["dtype"] = [dtype.removeprefix("torch.") for dtype in small["dtype"]]
+        dtypes = [
+            dtype.removeprefix("torch.") for dtype in small["dtype"]
+        ]  # str(tensor.dtype), in some V1 files
         places = [(group, row) for group, rows in enumerate(self._group_rows) for row in range(rows)]
-        for (group, row), header in zip(places, headers_of(small, len(places)), strict=True):
+        headers = headers_of({**small, "dtype": dtypes}, len(places))
+        for (group, row), header in zip(places, headers, strict=True):
             yield StoredBlock(header, self._path, group, row)
 
     @contextmanager

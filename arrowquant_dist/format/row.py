@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import repeat, starmap
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,7 @@ class Column:
 
     name: str
     type: pa.DataType
-    since: str | None = "2"
+    since: Literal["1", "2"] | None = "2"
 
     @property
     def field(self) -> pa.Field:
@@ -114,7 +114,7 @@ COLUMNS: tuple[SmallColumn | BlobColumn, ...] = (
 class RowHeader:
     """The small columns of a row: rows [row_start, row_stop) of a layer, the layer seen as [rows, columns].
 
-    The columns' contents are DESIGN's, in the order of the index. checksum: "" in V1.
+    README.md says what each holds. They stand in the order of the index. checksum: "" in V1.
     """
 
     layer_name: str

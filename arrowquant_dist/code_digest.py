@@ -18,6 +18,7 @@ from pathlib import Path
 
 DECIDES_BYTES = (
     "kernels",
+    "methods",
     "tensor",
     "format",
     "checkpoint",

@@ -21,6 +21,7 @@ CHANGES_NO_BYTES = (
     "machine.py",  # figures of the machine
     "metrics.py",  # how far the stored values are from the source's: for the report
     "code_digest.py",
+    "method_names.py",
     "config",  # is resolved into specs before a worker begins, and a plan's fingerprint holds those
     "plan",  # what it says is in its fingerprint
     "storage",  # moves bytes and makes none
@@ -41,6 +42,7 @@ def package(tmp_path: Path) -> Path:
     [
         "kernels/rtn.py",
         "kernels/zstd/frames.py",
+        "methods/mse.py",
         "tensor/quantize.py",
         "checkpoint/safetensors.py",
         "checkpoint/encodings/rows.py",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from arrowquant_dist.cli.outcome import RESUMES, outcome, print_json
+from arrowquant_dist.method_names import METHODS
 
 if TYPE_CHECKING:
     from arrowquant_dist.config import QuantizationConfig, RunConfig
@@ -27,7 +28,9 @@ def quantize(
         str | None, typer.Option(help="YAML file; the options below win over it.", metavar="FILE")
     ] = None,
     quant: Annotated[str | None, typer.Option(help="Type of the codes.", metavar=_QUANT_TYPES)] = None,
-    method: Annotated[str | None, typer.Option(help="How scales are chosen.", metavar="rtn|mse|gptq")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="How scales are chosen.", metavar="|".join(METHODS))
+    ] = None,
     per_channel: Annotated[
         bool | None, typer.Option("--per-channel/--per-group", help="A scale a row, or a scale a group.")
     ] = None,

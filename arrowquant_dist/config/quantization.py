@@ -20,9 +20,8 @@ from arrowquant_dist.config.checks import (
 )
 from arrowquant_dist.config.patterns import check_pattern
 from arrowquant_dist.config.spec import QUANT_TYPES, QuantSpec
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.method_names import METHODS
 
-METHODS = ("rtn", "mse", "gptq")
 NON_FINITE = ("error", "keep")
 MAX_GROUP_SIZE = 1 << 20
 MAX_ROW_DIMS = 8
@@ -83,12 +82,12 @@ class QuantizationConfig:
     per_channel: a scale a row, and group_size has no effect. Else group_size values a group, 0: a scale a
     tensor.
     mixed_precision_layers: patterns of layers that stay unquantized, unless an override says their quant_type.
-    method: rtn or mse; None: rtn for int8 and mse below, for each layer by its own type.
+    method: a name of METHODS; None: rtn for int8 and mse below, for each layer by its own type.
     integer_zero_points: whole zero points; only where symmetric is False.
     non_finite: what NaN or inf in a layer does: `error`, or `keep` the layer as it is.
     row_dims: {pattern: leading dimensions that make up the rows}, 2 for fused experts. The last match wins,
     and layers with no more dimensions than that are left alone.
-    hessians: where `calibrate` wrote its Hessians.
+    hessians: where `calibrate` wrote its Hessians; read for layers whose method needs them.
     overrides: the last match wins, as a whole: what it doesn't say is as it is here, not as in an earlier
     override.
 
@@ -177,19 +176,17 @@ class QuantizationConfig:
             raise invalid(
                 "integer_zero_points", "needs symmetric: false; symmetric scales have no zero points"
             )
-        if self.method == "gptq":
-            raise self._no_gptq("method")
+        self._check_side_input("method", self.method)
         for index, override in enumerate(self.overrides):
-            if override.method == "gptq":
-                raise self._no_gptq(f"overrides[{index}].method")
+            self._check_side_input(f"overrides[{index}].method", override.method)
             if override.integer_zero_points and self.spec(override).symmetric:
                 reason = "needs symmetric: false for these layers; symmetric scales have no zero points"
                 raise invalid(f"overrides[{index}].integer_zero_points", reason)
 
-    def _no_gptq(self, key: str) -> InvalidConfig:
-        if self.hessians is None:
-            return invalid(key, "gptq needs hessians, which calibrate writes; choose mse or rtn without them")
-        return invalid(key, "gptq comes with calibrate, not in this version; choose mse or rtn")
+    def _check_side_input(self, key: str, method: str | None) -> None:
+        needed = METHODS[method] if method is not None else None
+        if needed is not None and getattr(self, needed) is None:
+            raise invalid(key, f"{method} needs {needed}; say where they are, or choose mse or rtn")
 
 
 def without_credentials(uri: str) -> str:

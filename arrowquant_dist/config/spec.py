@@ -19,7 +19,7 @@ class QuantSpec:
     quant_type: `int8` `int4` `int3` `int2`, or `fp16` / `none` for a kept layer.
     group_size: values a group; 0 with per_channel False = one scale for the tensor; ignored with per_channel
     True.
-    method: `rtn` or `mse`, `none` for a kept layer. row_dims: how many leading dimensions make up the rows.
+    method: a name of METHODS, `none` for a kept layer. row_dims: how many leading dimensions make up the rows.
     keep_non_finite: store a layer that holds NaN or inf as `none` instead of failing.
     """
 

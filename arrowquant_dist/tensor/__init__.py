@@ -2,12 +2,9 @@
 
 from arrowquant_dist.tensor.quantize import quantize_tensor, quantize_values
 from arrowquant_dist.tensor.quantized import QuantizedTensor, row_nbytes
-from arrowquant_dist.tensor.scale import TensorScale, TensorSpan
 
 __all__ = [
     "QuantizedTensor",
-    "TensorScale",
-    "TensorSpan",
     "quantize_tensor",
     "quantize_values",
     "row_nbytes",

@@ -11,9 +11,9 @@ from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import QuantizationConfig, QuantSpec, resolve_layer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidConfig, UnquantizableWeights
+from arrowquant_dist.methods import NOTHING, Given, method_of, side_input_of
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.tensor.quantized import QuantizedTensor, row_nbytes
-from arrowquant_dist.tensor.scale import TensorScale, TensorSpan
 from arrowquant_dist.tensor.source import as_float32, check_finite, kernel_bits, matrix_shape, read_only
 
 if TYPE_CHECKING:
@@ -21,30 +21,6 @@ if TYPE_CHECKING:
 
 _NO_SCALES = np.empty(0, np.float32)
 _KEPT_CHUNK = 1 << 20  # values of a kept layer that are converted and measured at a time
-_DESCENT_STEPS = 3
-
-# Starts of the search for the least squared error, by bits: inverse scales as (multiple of 1 / max|x|, or of the
-# inverse of half the range; multiple of 1 / rms), and an offset of the zero point in codes. Found by trial on MiniLM
-# and Gaussian weights; more of them, or more steps, gain under 0.0001 of mean cosine. The last of each is rtn's scale,
-# so that no group, such as one of few different values, is worse off than under rtn.
-_SYMMETRIC_STARTS = {
-    2: [(0.0, 1.0), (0.0, -1.0), (1.0, 0.0)],
-    3: [*((sign * 3.5 / ratio, 0.0) for ratio in (1.0, 0.85, 0.7) for sign in (1, -1)), (3.0, 0.0)],
-    4: [*((sign * 7.5 / ratio, 0.0) for ratio in (1.0, 0.9) for sign in (1, -1)), (7.0, 0.0)],
-    8: [(127.0 / ratio, 0.0) for ratio in (0.95, 0.97, 0.99, 1.0)],
-}
-_ASYMMETRIC_STARTS = {
-    2: [*((0.0, 1.0, offset) for offset in (-0.35, 0.0, 0.35)), (1.5, 0.0, 0.0)],
-    3: [
-        *((3.5 / ratio, 0.0, offset) for ratio in (0.95, 0.8) for offset in (-0.33, 0.0, 0.33)),
-        (3.5, 0.0, 0.0),
-    ],
-    4: [
-        *((7.5 / 0.92, 0.0, offset) for offset in (-0.33, 0.0, 0.33)),
-        (7.5, 0.0, 0.0),
-    ],
-    8: [(127.5 / ratio, 0.0, 0.0) for ratio in (0.95, 0.97, 0.99, 1.0)],
-}
 
 
 def quantize_tensor(
@@ -58,6 +34,12 @@ def quantize_tensor(
     """
     values, shape, dtype = _as_bytes(weight)
     spec = resolve_layer(config, name, shape, dtype).spec
+    side_input = side_input_of(spec.method)
+    if side_input is not None:
+        message = (
+            f"{spec.method} needs {side_input.config_field}, which only checkpoints have; choose rtn or mse"
+        )
+        raise InvalidConfig(message, layer=name or None)
     quantized = quantize_values(values, shape, dtype, spec, layer=name or None)
     return replace(quantized, codes=values.copy()) if quantized.codes is values else quantized
 
@@ -91,7 +73,7 @@ def quantize_values(
     dtype: str,
     spec: QuantSpec,
     *,
-    scale: TensorScale | None = None,
+    given: Given = NOTHING,
     layer: str | None = None,
     layer_shape: tuple[int, ...] | None = None,
     first_value: int = 0,
@@ -100,7 +82,7 @@ def quantize_values(
     """Quantizes or keeps one layer or row block.
 
     values: uint8 [nbytes], little-endian, C order, of `shape` and `dtype`; left untouched. Values that are kept in the
-    source's dtype are `values` itself, not a copy. scale: the layer's, for specs per tensor (default: of these values).
+    source's dtype are `values` itself, not a copy. given: what the spec's method is given besides.
     layer, layer_shape, first_value: for errors, the name, the whole layer's shape and where in it these values begin.
     allocate: memory for the codes.
     Raises UnquantizableWeights on NaN or inf, unless the spec keeps them.
@@ -109,7 +91,7 @@ def quantize_values(
         return _raw(values, shape, dtype, spec.row_dims, None)
     if not spec.is_quantized or not values.size:
         return _keep(values, shape, dtype, spec, layer, layer_shape or shape, first_value)
-    quantized = _quantize(values, shape, dtype, spec, scale, allocate)
+    quantized = _quantize(values, shape, dtype, spec, given, allocate)
     if quantized is None:
         if not spec.keep_non_finite:
             check_finite(values, dtype, layer_shape or shape, first_value, layer)
@@ -122,90 +104,28 @@ def quantize_values(
 
 
 def _quantize(
-    values: np.ndarray,
-    shape: tuple[int, ...],
-    dtype: str,
-    spec: QuantSpec,
-    scale: TensorScale | None,
-    allocate: Allocate,
+    values: np.ndarray, shape: tuple[int, ...], dtype: str, spec: QuantSpec, given: Given, allocate: Allocate
 ) -> QuantizedTensor | None:
     """None where a value is not finite in float32."""
     rows, columns = matrix_shape(shape, spec.row_dims)
     bits = read_only(kernel_bits(values, dtype)).reshape(rows, columns)
     width = row_nbytes(spec.quant_type, columns, dtype)
     codes = allocate(rows * width).reshape(rows, width)
-    sums = np.zeros(4)
-    if spec.quant_axis < 0:
-        found = _per_tensor(bits, values, dtype, spec, scale, codes, sums)
-    else:
-        found = _per_group(bits, spec, codes, sums)
+    found = method_of(spec).quantize(bits, spec, codes, given)
     if found is None:
         return None
-    scales, zero_points = found
     return QuantizedTensor(
         shape,
         dtype,
         spec.quant_type,
         codes.reshape(-1),
-        scales,
-        zero_points,
+        found.scales,
+        found.zero_points,
         spec.quant_axis,
         spec.stored_group_size,
         spec.row_dims,
-        ErrorSums(rows * columns, *(float(v) for v in sums)),
+        found.errors,
     )
-
-
-def _limits(spec: QuantSpec) -> tuple[np.float32, np.float32]:
-    return np.float32(-(1 << (spec.bits - 1))), np.float32((1 << (spec.bits - 1)) - 1)
-
-
-def _per_tensor(
-    bits: np.ndarray,
-    values: np.ndarray,
-    dtype: str,
-    spec: QuantSpec,
-    scale: TensorScale | None,
-    codes: np.ndarray,
-    sums: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray] | None:
-    from arrowquant_dist.kernels.quantize import quantize_with_scale
-    from arrowquant_dist.kernels.spans import first_non_finite
-
-    if first_non_finite(bits) >= 0:
-        return None
-    if scale is None:
-        span = TensorSpan()
-        span.add(values, dtype, spec)
-        scale = span.scale(spec)
-    scratch = np.empty(bits.shape[1], np.uint8)
-    scales = np.array([scale.scale], np.float32)
-    zero_points = _NO_SCALES if spec.symmetric else np.array([scale.zero_point], np.float32)
-    quantize_with_scale(bits, scales, zero_points, *_limits(spec), spec.bits, codes, scratch, sums)
-    return scales, zero_points
-
-
-def _per_group(
-    bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, sums: np.ndarray
-) -> tuple[np.ndarray, np.ndarray] | None:
-    from arrowquant_dist.kernels import quantize as kernels
-
-    rows, columns = bits.shape
-    groups = spec.groups_per_row(columns)
-    group = columns if spec.per_channel else spec.group_size
-    scales = np.empty((rows, groups), np.float32)
-    zero_points = np.empty((rows, 0 if spec.symmetric else groups), np.float32)
-    out = (codes, scales, zero_points, np.empty(columns, np.uint8), sums)
-    head = (bits, group, *_limits(spec), spec.bits)
-    whole = () if spec.symmetric else (spec.integer_zero_points,)
-    if spec.method == "rtn":
-        run = kernels.quantize_rtn_symmetric if spec.symmetric else kernels.quantize_rtn_asymmetric
-        bad = run(*head, *whole, *out)
-    else:
-        run = kernels.quantize_mse_symmetric if spec.symmetric else kernels.quantize_mse_asymmetric
-        starts = np.array((_SYMMETRIC_STARTS if spec.symmetric else _ASYMMETRIC_STARTS)[spec.bits])
-        bad = run(*head, *whole, starts, _DESCENT_STEPS, *out, np.empty(min(group, columns), np.float32))
-    return None if bad >= 0 else (scales.reshape(-1), zero_points.reshape(-1))
 
 
 def _keep(

@@ -19,14 +19,15 @@ from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import IncompleteDataset, Interrupted
 from arrowquant_dist.format.parquet.part import PartInfo
 from arrowquant_dist.machine import peak_memory_nbytes
+from arrowquant_dist.methods import Given, TensorScale, span_of
 from arrowquant_dist.plan import RowBlock, Shard, expected_nbytes
 from arrowquant_dist.storage.traffic import Transferred
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.shards import CommittedShards
 from arrowquant_dist.target.target import Target
-from arrowquant_dist.tensor import QuantizedTensor, TensorScale, TensorSpan, quantize_values
-from arrowquant_dist.tensor.source import check_finite
+from arrowquant_dist.tensor import QuantizedTensor, quantize_values
+from arrowquant_dist.tensor.source import check_finite, kernel_bits, read_only
 from arrowquant_dist.worker.batches import ReadAhead, ReadInTurn, batches_of
 from arrowquant_dist.worker.clock import Clock
 from arrowquant_dist.worker.sink import Part, SinkSpec
@@ -128,7 +129,7 @@ class ShardWorker:
             block.shape,
             block.layer.dtype,
             block.spec,
-            scale=scale,
+            given=Given(scale, row_start=block.row_start),
             layer=block.layer.name,
             layer_shape=block.layer.shape,
             first_value=block.value_range[0],
@@ -167,12 +168,12 @@ class ShardWorker:
         return {name: self._tensor_scale(blocks, clock) for name, blocks in cut.items()}
 
     def _tensor_scale(self, blocks: list[RowBlock], clock: Clock) -> TensorScale:
-        span = TensorSpan()
+        span = span_of(blocks[0].spec)
         with closing(self._read_batches(batches_of(blocks), clock)) as batches:
             for block, values in batches:
                 with clock.phase("quantize"):
                     layer = block.layer
                     if not block.spec.keep_non_finite:
                         check_finite(values, layer.dtype, layer.shape, block.value_range[0], layer.name)
-                    span.add(values, layer.dtype, block.spec)
-        return span.scale(blocks[0].spec)
+                    span.add(read_only(kernel_bits(values, layer.dtype)))
+        return span.scale()

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from arrowquant_dist.config import QuantSpec
-from arrowquant_dist.tensor import QuantizedTensor, TensorScale, TensorSpan, quantize_values
+from arrowquant_dist.methods import Given, TensorScale
+from arrowquant_dist.methods.per_tensor import TensorSpan
+from arrowquant_dist.tensor import QuantizedTensor, quantize_values
+from arrowquant_dist.tensor.source import kernel_bits, read_only
 
 _SPECS = [
     QuantSpec(quant_type, per_channel=False, group_size=0, symmetric=symmetric, method=method)
@@ -28,14 +31,14 @@ def _bytes(tensor: torch.Tensor) -> np.ndarray:
 
 def _quantized(weight: torch.Tensor, spec: QuantSpec, scale: TensorScale | None = None) -> QuantizedTensor:
     dtype = str(weight.dtype).removeprefix("torch.")
-    return quantize_values(_bytes(weight), tuple(weight.shape), dtype, spec, scale=scale)
+    return quantize_values(_bytes(weight), tuple(weight.shape), dtype, spec, given=Given(scale))
 
 
 def _scale(blocks: list[torch.Tensor], spec: QuantSpec) -> TensorScale:
-    span = TensorSpan()
+    span = TensorSpan(spec)
     for block in blocks:
-        span.add(_bytes(block), str(block.dtype).removeprefix("torch."), spec)
-    return span.scale(spec)
+        span.add(read_only(kernel_bits(_bytes(block), str(block.dtype).removeprefix("torch."))))
+    return span.scale()
 
 
 def _weights(dtype: torch.dtype = torch.float32) -> torch.Tensor:

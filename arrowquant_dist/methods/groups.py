@@ -1,0 +1,58 @@
+"""Scales by row or group: what the kernels that choose them take, and fill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.methods.method import Found
+from arrowquant_dist.metrics import ErrorSums
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupArrays:
+    """The arguments that all kernels of kernels/quantize.py by row or group share, in their order.
+
+    group: values a group, at most all columns. taken: bits, group, qmin, qmax, bits a code. filled: codes, scales, zero
+    points, scratch for a row's codes, error sums.
+    """
+
+    group: int
+    taken: tuple[Any, ...]
+    filled: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, bits: np.ndarray, spec: QuantSpec, codes: np.ndarray) -> Self:
+        """bits, codes: as Method.quantize has them."""
+        rows, columns = bits.shape
+        groups = spec.groups_per_row(columns)
+        group = columns if spec.per_channel else spec.group_size
+        scales = np.empty((rows, groups), np.float32)
+        zero_points = np.empty((rows, 0 if spec.symmetric else groups), np.float32)
+        return cls(
+            min(group, columns),
+            (bits, group, *code_limits(spec), spec.bits),
+            (codes, scales, zero_points, np.empty(columns, np.uint8), np.zeros(4)),
+        )
+
+    def found(self, bad_row: int) -> Found | None:
+        """bad_row: what the kernel returned, the first row with NaN or inf or -1."""
+        if bad_row >= 0:
+            return None
+        codes, scales, zero_points, scratch, sums = self.filled
+        return Found(
+            scales.reshape(-1), zero_points.reshape(-1), error_sums(codes.shape[0] * scratch.size, sums)
+        )
+
+
+def code_limits(spec: QuantSpec) -> tuple[np.float32, np.float32]:
+    """(qmin, qmax)"""
+    return np.float32(-(1 << (spec.bits - 1))), np.float32((1 << (spec.bits - 1)) - 1)
+
+
+def error_sums(count: int, sums: np.ndarray) -> ErrorSums:
+    """sums: float64 [4] as the kernels have filled it, over `count` values."""
+    return ErrorSums(count, *(float(v) for v in sums))

@@ -1,0 +1,115 @@
+"""One scale for a whole tensor: what has to be known of all its values before the first one is quantized.
+
+A layer cut into row blocks is read twice: a TensorSpan is taken of each block, they add up to the layer's, in any order
+to the same result, and its scale then quantizes every block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.methods.groups import code_limits, error_sums
+from arrowquant_dist.methods.least_squares import least_squares
+from arrowquant_dist.methods.method import Found, Given, TensorScale
+
+# Where float32 has room for every scale and decoded value; elsewhere the rtn scale serves.
+_SMALLEST, _LARGEST = 1e-30, 1e37
+_BFLOAT16_STEP = 2.0**-8  # of a value: the distance to the next bfloat16, at most
+_NO_ZERO_POINTS = np.empty(0, np.float32)
+
+
+class PerTensor:
+    """`rtn` or `mse` with one scale for the tensor. name: which of them."""
+
+    side_input = None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def span(self, spec: QuantSpec, /) -> TensorSpan:
+        """See TensorMethod.span."""
+        return TensorSpan(spec)
+
+    def quantize(self, bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, /) -> Found | None:
+        """See Method.quantize."""
+        from arrowquant_dist.kernels.quantize import quantize_with_scale
+        from arrowquant_dist.kernels.spans import first_non_finite
+
+        if first_non_finite(bits) >= 0:
+            return None
+        scale = given.scale
+        if scale is None:
+            span = self.span(spec)
+            span.add(bits)
+            scale = span.scale()
+        scales = np.array([scale.scale], np.float32)
+        zero_points = _NO_ZERO_POINTS if spec.symmetric else np.array([scale.zero_point], np.float32)
+        scratch, sums = np.empty(bits.shape[1], np.uint8), np.zeros(4)
+        quantize_with_scale(bits, scales, zero_points, *code_limits(spec), spec.bits, codes, scratch, sums)
+        return Found(scales, zero_points, error_sums(bits.size, sums))
+
+
+@dataclass(slots=True)
+class TensorSpan:
+    """Minimum, maximum and, for `mse`, a histogram of a tensor's values rounded to bfloat16 (int64 [65536], exact)."""
+
+    spec: QuantSpec
+    low: float = np.inf
+    high: float = -np.inf
+    histogram: np.ndarray | None = None
+
+    def add(self, bits: np.ndarray) -> None:
+        """bits: of a row block, as Method.quantize has them, any shape. Where NaN or inf is among them they add
+        nothing: such a block is kept."""
+        from arrowquant_dist.kernels.spans import span
+
+        if not bits.size:
+            return
+        bits = bits.reshape(-1)
+        low, high = span(bits)
+        if not (np.isfinite(low) and np.isfinite(high)):
+            return
+        self.low = min(self.low, float(low))
+        self.high = max(self.high, float(high))
+        if self.spec.method == "mse":
+            counts = np.bincount(_bfloat16_bits(bits), minlength=1 << 16)
+            self.histogram = counts if self.histogram is None else self.histogram + counts
+
+    def scale(self) -> TensorScale:
+        """The scale that the spec chooses for these values."""
+        qmin, qmax = code_limits(self.spec)
+        rtn = self._rtn(qmin, qmax)
+        if self.histogram is not None and self._is_resolved():
+            return least_squares(self.histogram, rtn, self.spec, int(qmin), int(qmax))
+        return rtn
+
+    def _is_resolved(self) -> bool:
+        """Whether bfloat16 tells values apart that are a step of the codes apart, well within float32's range."""
+        top = max(abs(self.low), abs(self.high))
+        width = 2 * top if self.spec.symmetric else self.high - self.low
+        is_wide = width / ((1 << self.spec.bits) - 1) > top * _BFLOAT16_STEP
+        return self.low < self.high and _SMALLEST < top < _LARGEST and is_wide
+
+    def _rtn(self, qmin: np.float32, qmax: np.float32) -> TensorScale:
+        from arrowquant_dist.kernels.rtn import asymmetric_scale, symmetric_scale, whole_asymmetric_scale
+
+        low, high = np.float32(self.low), np.float32(self.high)
+        if self.spec.symmetric:
+            return TensorScale(float(symmetric_scale(max(abs(low), abs(high)), qmax)), 0.0)
+        choose = whole_asymmetric_scale if self.spec.integer_zero_points else asymmetric_scale
+        scale, zero_point = choose(low, high, qmin, qmax)
+        return TensorScale(float(scale), float(zero_point))
+
+
+def _bfloat16_bits(bits: np.ndarray) -> np.ndarray:
+    """bits: source bits [n] of finite values. Returns the high 16 bits of each as float32, rounded half to even."""
+    if bits.dtype == np.dtype("<u2"):
+        return bits
+    wide = bits if bits.dtype == np.dtype("<i4") else bits.view("<f2").astype(np.float32)
+    wide = wide.view("<u4")
+    rounded = (wide.astype(np.uint64) + 0x7FFF + ((wide >> 16) & 1)) >> 16
+    overflow = (rounded & 0x7F80) == 0x7F80  # rounded up to inf: stay below
+    return np.where(overflow, rounded - 1, rounded).astype(np.uint16)

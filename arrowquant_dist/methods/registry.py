@@ -1,0 +1,38 @@
+"""The methods that there are, in one place: a new one is a file beside this, a line here and one in method_names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.methods.method import Method, SideInput, Span, TensorMethod
+from arrowquant_dist.methods.mse import Mse
+from arrowquant_dist.methods.per_tensor import PerTensor
+from arrowquant_dist.methods.rtn import Rtn
+
+_BY_GROUP: Iterable[Method] = (Rtn(), Mse())
+_PER_TENSOR: Iterable[TensorMethod] = (PerTensor("rtn"), PerTensor("mse"))
+
+BY_GROUP = {method.name: method for method in _BY_GROUP}  # a scale a row, or a group
+PER_TENSOR = {method.name: method for method in _PER_TENSOR}
+
+
+def method_of(spec: QuantSpec) -> Method:
+    """What quantizes layers of `spec`, which is_quantized. InvalidConfig where its method has no such scales."""
+    method = BY_GROUP.get(spec.method) if spec.quant_axis == 0 else PER_TENSOR.get(spec.method)
+    if method is None:
+        scales = "scales by row or group" if spec.quant_axis == 0 else "scale for a whole tensor"
+        raise InvalidConfig(f"method: {spec.method} has no {scales}; choose another method or group_size")
+    return method
+
+
+def span_of(spec: QuantSpec) -> Span:
+    """What has to be taken of a layer before its first row block is quantized. spec: with one scale for the tensor."""
+    return PER_TENSOR[spec.method].span(spec)
+
+
+def side_input_of(name: str) -> SideInput | None:
+    """What the method of this name needs beside the values; None for nothing."""
+    own = [methods[name].side_input for methods in (BY_GROUP, PER_TENSOR) if name in methods]
+    return next((side for side in own if side is not None), None)

@@ -21,8 +21,8 @@ _WINDOW_SECONDS = 120.0  # what the rate is taken over
 _SAMPLE_SECONDS = 1.0
 
 
-class Progress(Protocol):
-    """What is done of a run's source; resumed work counts as done from the first event on.
+class HowFar(Protocol):
+    """What is done of a command's source; resumed work counts as done from the first event on.
 
     total_layers: 0 where layers are not counted; then there are no workers to tell of either.
     """
@@ -41,7 +41,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """Progress that is counted in bytes alone."""
+    """HowFar, counted in bytes alone."""
 
     done_nbytes: int
     total_nbytes: int
@@ -50,18 +50,18 @@ class Bytes:
     workers_alive: int = 0
 
 
-OnEvent = Callable[[Progress], None]
+Show = Callable[[HowFar], None]
 
 
 @contextmanager
-def shown_progress(out: TextIO, verb: str) -> Iterator[OnEvent]:
+def shown_progress(out: TextIO, verb: str) -> Iterator[Show]:
     """A callback that shows events on `out`; may be called from any thread. verb: `quantize`."""
     if out.isatty():
-        with _bar(out, verb) as on_event:
-            yield on_event
+        with _bar(out, verb) as show:
+            yield show
     else:
         lines = ProgressLines(out, verb)
-        yield lines.on_event
+        yield lines.show
         lines.finish()
 
 
@@ -90,7 +90,7 @@ class Pace:
         (since, before), (_, done) = self._samples[0], self._samples[-1]
         return (done - before) / (now - since) if now > since and done > before else None
 
-    def seconds_left(self, now: float, event: Progress) -> float | None:
+    def seconds_left(self, now: float, event: HowFar) -> float | None:
         """None where all is done, or nothing says how long it takes."""
         left, rate = event.total_nbytes - event.done_nbytes, self.nbytes_per_second(now)
         return left / rate if rate is not None and left > 0 else None
@@ -109,10 +109,10 @@ class ProgressLines:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pace: Pace = field(default_factory=Pace)
     _began: float | None = None
-    _last: Progress | None = None
+    _last: HowFar | None = None
     _next: float = 0.0
 
-    def on_event(self, event: Progress) -> None:
+    def show(self, event: HowFar) -> None:
         with self._lock:
             now = self.clock()
             if self._began is None:
@@ -130,40 +130,39 @@ class ProgressLines:
             if self._last is not None:
                 self._write(self._last, self.clock())
 
-    def _write(self, event: Progress, now: float) -> None:
+    def _write(self, event: HowFar, now: float) -> None:
         said = [_done(event), *_layers(event), *_speed(self._pace, now, event), *_workers(event)]
         self.out.write(f"{self.verb}: {', '.join(said)}\n")
         self.out.flush()
 
 
-def _done(event: Progress) -> str:
+def _done(event: HowFar) -> str:
     done, total = event.done_nbytes, event.total_nbytes
     share = text.share(done / total) if total else text.share(1.0)
     return f"{text.nbytes(done)} of {text.nbytes(total)}, {share}"
 
 
-def _layers(event: Progress) -> list[str]:
+def _layers(event: HowFar) -> list[str]:
     return [f"{event.done_layers} of {event.total_layers} layers"] if event.total_layers else []
 
 
-def _speed(pace: Pace, now: float, event: Progress) -> list[str]:
+def _speed(pace: Pace, now: float, event: HowFar) -> list[str]:
     rate, left = pace.nbytes_per_second(now), pace.seconds_left(now, event)
     shown = [f"{text.nbytes(rate)}/s"] if rate is not None else []
     return [*shown, f"{text.seconds(left)} left"] if left is not None else shown
 
 
-def _workers(event: Progress) -> list[str]:
+def _workers(event: HowFar) -> list[str]:
     return [text.counted(event.workers_alive, "worker")] if event.total_layers else []
 
 
 @contextmanager
-def _bar(out: TextIO, verb: str) -> Iterator[OnEvent]:
+def _bar(out: TextIO, verb: str) -> Iterator[Show]:
     from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-    from rich.progress import Progress as Bars
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
     lock, pace = threading.Lock(), Pace()
-    last: list[Progress] = []
+    last: list[HowFar] = []
 
     def said() -> str:
         with lock:
@@ -176,16 +175,16 @@ def _bar(out: TextIO, verb: str) -> Iterator[OnEvent]:
             )
 
     columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), _said_column(said))
-    with Bars(*columns, console=Console(file=out)) as bars:
+    with Progress(*columns, console=Console(file=out)) as bars:
         task = bars.add_task(verb, total=None)
 
-        def on_event(event: Progress) -> None:
+        def show(event: HowFar) -> None:
             with lock:
                 last[:] = [event]
                 pace.add(time.monotonic(), event.done_nbytes)
             bars.update(task, completed=event.done_nbytes, total=event.total_nbytes)
 
-        yield on_event
+        yield show
 
 
 def _said_column(said: Callable[[], str]) -> ProgressColumn:

@@ -94,8 +94,8 @@ def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, *
             return driver.quantize(source, target, config, run)
         from arrowquant_dist.cli.progress import shown_progress
 
-        with shown_progress(sys.stderr, "quantize") as on_event:
-            return driver.quantize(source, target, config, run, on_event)
+        with shown_progress(sys.stderr, "quantize") as show:
+            return driver.quantize(source, target, config, run, show)
 
 
 def _show_outcome(result: Outcome, *, as_json: bool) -> None:

@@ -114,8 +114,8 @@ def _verify(target: str, storage: Storage, *, as_json: bool) -> VerifyReport:
         return verify_dataset(target, storage)
     from arrowquant_dist.cli.progress import Bytes, shown_progress
 
-    with shown_progress(sys.stderr, "verify") as on_event:
-        return verify_dataset(target, storage, lambda done, total: on_event(Bytes(done, total)))
+    with shown_progress(sys.stderr, "verify") as show:
+        return verify_dataset(target, storage, lambda done, total: show(Bytes(done, total)))
 
 
 def _show_findings(found: VerifyReport) -> None:

@@ -54,6 +54,19 @@ class RowRecord:
     errors: ErrorSums | None  # None for integer and bool layers
 
 
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """A finished part: one object with the rows of a shard.
+
+    path: under the target. hash: `xxh3_128:<hex>` of all its bytes. records: in the order of the shard's row blocks.
+    """
+
+    path: str
+    nbytes: int
+    hash: str
+    records: tuple[RowRecord, ...]
+
+
 _OWN_NAMES = tuple(field.name for field in fields(RowRecord) if field.name not in {"header", "ranges"})
 _RANGES_NAMES = tuple(field.name for field in fields(BlobRanges))
 

@@ -17,7 +17,7 @@ from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import SourceFile
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import IncompleteDataset, Interrupted
-from arrowquant_dist.format.parquet.part import PartInfo
+from arrowquant_dist.format.record import PartInfo
 from arrowquant_dist.machine import peak_memory_nbytes
 from arrowquant_dist.methods import Given, TensorScale, span_of
 from arrowquant_dist.plan import RowBlock, Shard, expected_nbytes

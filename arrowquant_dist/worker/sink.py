@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from arrowquant_dist.format.parquet.part import PartInfo
+from arrowquant_dist.format.record import PartInfo
 from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.tensor import QuantizedTensor

@@ -32,7 +32,7 @@ class Run:
         lines = ProgressLines(self.out, "quantize", self.clock)
         for now, done in moments:
             self.clock.now = now
-            lines.on_event(Bytes(done, total))
+            lines.show(Bytes(done, total))
         lines.finish()
         return self.out.getvalue().splitlines()
 
@@ -51,9 +51,9 @@ def test_a_line_has_rate_and_time_left() -> None:
 def test_a_run_also_tells_layers_and_who_is_at_work() -> None:
     out, clock = io.StringIO(), Clock()
     lines = ProgressLines(out, "quantize", clock)
-    lines.on_event(Progress(0, 4 * GB, 0, 80, workers_alive=0))
+    lines.show(Progress(0, 4 * GB, 0, 80, workers_alive=0))
     clock.now = 10
-    lines.on_event(Progress(GB, 4 * GB, 20, 80, workers_alive=7))
+    lines.show(Progress(GB, 4 * GB, 20, 80, workers_alive=7))
     assert out.getvalue() == (
         "quantize: 1.00 GB of 4.00 GB, 25.0 %, 20 of 80 layers, 100.0 MB/s, 30.00 s left, 7 workers\n"
     )
@@ -125,8 +125,8 @@ def test_a_failed_run_does_not_claim_a_last_line() -> None:
     out = io.StringIO()
 
     def fail() -> None:
-        with shown_progress(out, "quantize") as on_event:
-            on_event(Bytes(1, 2))
+        with shown_progress(out, "quantize") as show:
+            show(Bytes(1, 2))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -142,9 +142,9 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
-    with shown_progress(out, "quantize") as on_event:
-        on_event(Progress(0, 2_000_000, 0, 9, 3))
-        on_event(Progress(2_000_000, 2_000_000, 9, 9, 3))
+    with shown_progress(out, "quantize") as show:
+        show(Progress(0, 2_000_000, 0, 9, 3))
+        show(Progress(2_000_000, 2_000_000, 9, 9, 3))
     assert "100%" in out.getvalue()
     assert "2.00 MB of 2.00 MB, 9 of 9 layers" in out.getvalue()
     assert "3 workers" in out.getvalue()

@@ -57,12 +57,12 @@ class Driver:
         target: str,
         config: QuantizationConfig,
         run: RunConfig,
-        on_event: Callable[[Any], None] | None = None,
+        on_progress: Callable[[Any], None] | None = None,
     ) -> Outcome:
         self.places, self.config, self.run = (source, target), config, run
-        if on_event is not None:
-            on_event(Event(0, 1000))
-            on_event(Event(1000, 1000))
+        if on_progress is not None:
+            on_progress(Event(0, 1000))
+            on_progress(Event(1000, 1000))
         if self.raises is not None:
             raise self.raises
         return Outcome(Report.from_dict(json.loads(GOLDEN.read_text())), self.already_finished, target)

@@ -19,8 +19,8 @@ from arrowquant_dist import arena
 from arrowquant_dist.errors import InvalidConfig, StorageError
 from arrowquant_dist.format.digests import chunk_digests, row_checksum
 from arrowquant_dist.format.parquet import pages
-from arrowquant_dist.format.parquet.part import PartInfo, PartWriter
-from arrowquant_dist.format.record import RowRecord, StoredRange
+from arrowquant_dist.format.parquet.part import PartWriter
+from arrowquant_dist.format.record import PartInfo, RowRecord, StoredRange
 from arrowquant_dist.format.row import BLOB_NAMES, HEADER_NAMES, Blobs, RowHeader, StoredRow
 from arrowquant_dist.format.schema import V2_SCHEMA
 from arrowquant_dist.metrics import ErrorSums

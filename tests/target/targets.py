@@ -11,7 +11,8 @@ import numpy as np
 
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.config import QuantSpec
-from arrowquant_dist.format.parquet.part import PartInfo, PartWriter
+from arrowquant_dist.format.parquet.part import PartWriter
+from arrowquant_dist.format.record import PartInfo
 from arrowquant_dist.format.row import BLOB_COLUMNS, Blobs, StoredRow, headers_of
 from arrowquant_dist.plan import Plan, RowBlock, Shard, plan_table
 from arrowquant_dist.plan.fingerprint import fingerprint

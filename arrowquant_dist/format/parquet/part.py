@@ -15,23 +15,13 @@ from isal import isal_zlib
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.format.compression import ZstdFrames
 from arrowquant_dist.format.parquet import pages
-from arrowquant_dist.format.record import BlobRanges, RowRecord, StoredRange
+from arrowquant_dist.format.record import BlobRanges, PartInfo, RowRecord, StoredRange
 from arrowquant_dist.format.row import BLOB_COLUMNS, COLUMNS, BlobColumn, Blobs, RowHeader, StoredRow
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.storage.base import Store
 
 BIG_VALUE_NBYTES = 1 << 20  # rows with as much data get a row group of their own
 GROUP_NBYTES = 4 << 20  # smaller ones share a row group of about this much data
-
-
-@dataclass(frozen=True, slots=True)
-class PartInfo:
-    """A finished part file. hash: `xxh3_128:<hex>` of all its bytes. records: in the order of `add`."""
-
-    path: str
-    nbytes: int
-    hash: str
-    records: tuple[RowRecord, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from arrowquant_dist.format.compression import ZstdFrames
-from arrowquant_dist.format.parquet.part import PartInfo, PartWriter
+from arrowquant_dist.format.parquet.part import PartWriter
+from arrowquant_dist.format.record import PartInfo
 from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.target.layout import part_path

@@ -11,15 +11,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from arrowquant_dist.kernels.numba_private import converts_halves
+
 _F32 = ir.FloatType()
 _I32 = ir.IntType(32)
-
-
-def _converts_halves(context: Any) -> bool:
-    """Whether the CPU compiled for has instructions for float16. Else LLVM calls functions of a library that isn't
-    there, and ends the process: on an x86 without F16C, as many virtual machines are."""
-    triple, _, features = context.codegen().magic_tuple()
-    return triple.startswith(("aarch64", "arm64")) or "+f16c" in features.split(",")
 
 
 def _half_to_float(builder: Any, half: Any) -> Any:
@@ -63,7 +58,7 @@ def float_to_bfloat16(builder: Any, value: Any) -> Any:
 
 def float_to_float16(context: Any, builder: Any, value: Any) -> Any:
     """float32 → the bits of a float16, half to even. |value| ≤ 65504."""
-    if not _converts_halves(context):
+    if not converts_halves(context):
         return _float_to_half(builder, value)
     return builder.bitcast(builder.fptrunc(value, ir.HalfType()), ir.IntType(16))
 
@@ -79,7 +74,7 @@ def to_float32(_typing: Any, bits: Any) -> Any:
         return builder.bitcast(builder.shl(builder.zext(args[0], _I32), ir.Constant(_I32, 16)), _F32)
 
     def from_float16(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        if not _converts_halves(context):
+        if not converts_halves(context):
             return _half_to_float(builder, args[0])
         return builder.fpext(builder.bitcast(args[0], ir.HalfType()), _F32)
 

@@ -8,22 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
-from numba.core.caching import IndexDataCacheFile
 
-_SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))))
+from arrowquant_dist.kernels.numba_private import compiled
 
-
-def _cached(dispatcher: Any) -> Any:
-    """Ties the kernel's cache to the text of all kernels. By itself Numba looks at the date of the one file that a
-    function stands in, and goes on with old code when a function that it calls, in another file, has changed."""
-    cache = dispatcher._cache
-    cache._cache_file = IndexDataCacheFile(
-        cache_path=cache.cache_path,
-        filename_base=cache._impl.filename_base,
-        source_stamp=_SOURCES.hexdigest(),
-    )
-    return dispatcher
+_TEXT = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
+_SOURCES = hashlib.sha256(_TEXT).hexdigest()
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -32,14 +21,14 @@ def kernel(function: Callable[..., Any]) -> Any:
     It goes without Numba's reference counts: counting each view of a row or group cost more than the work on it (int4
     rtn: 700 against 2,000 Mparam/s).
     """
-    return _cached(njit(function, cache=True, nogil=True, error_model="numpy", _nrt=False))
+    return compiled(function, _SOURCES, nogil=True, error_model="numpy")
 
 
 def any_order(function: Callable[..., Any]) -> Any:
     """A kernel of sums whose order, and whose fused multiply-adds, the compiler may choose: exact all the same (small
     integers), or metrics, which choose nothing."""
     fast = {"reassoc", "contract"}
-    return _cached(njit(function, cache=True, nogil=True, error_model="numpy", fastmath=fast, _nrt=False))
+    return compiled(function, _SOURCES, nogil=True, error_model="numpy", fastmath=fast)
 
 
 @any_order

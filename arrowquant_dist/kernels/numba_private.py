@@ -1,0 +1,95 @@
+"""What the kernels use of Numba beyond its documented API (`njit`, `numba.extending.intrinsic`, llvmlite's `ir`).
+
+Written for Numba 0.68. Where a later Numba has a name no more, the kernels are made without it, to the same results:
+
+- `_nrt=False` leaves out reference counts. Without it kernels count each view of a row or group.
+- `_cache` ties what is compiled to the text of all kernels. Without it what is compiled lies in a folder that is named
+  by that text, and in none where there is no place to write: code of other kernels never runs.
+- `make_array` gives the address of an array's values. Without it memory.py goes by index.
+- `codegen` says for which CPU is compiled. Without it float16 is converted by integer arithmetic, as on CPUs that have
+  no instruction for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from numba import config, njit
+
+_CACHE, _COUNTS, _CODEGEN = "_cache", "_nrt", "codegen"
+_FOLDER = Path(__file__).parent / "__pycache__"  # Numba's own choice, where the user did not make another
+
+
+def compiled(function: Callable[..., Any], sources: str, **options: Any) -> Any:
+    """`function` by njit, without reference counts, cached on disk for kernels whose text has the digest `sources`."""
+    if _knows_counts():
+        options[_COUNTS] = False
+    dispatcher = njit(function, cache=True, **options)
+    return dispatcher if _tie(dispatcher, sources) else _compiled_in_folder(function, sources, options)
+
+
+def has_pointers() -> bool:
+    """Whether `data_pointer` and `nothing` work here."""
+    context = _named("numba.core.base", "BaseContext")
+    return hasattr(context, "make_array") and hasattr(context, "get_dummy_value")
+
+
+def data_pointer(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
+    """LLVM's pointer to the first value of an array; for an intrinsic's code."""
+    return context.make_array(array_type)(context, builder, array).data
+
+
+def nothing(context: Any) -> Any:
+    """What an intrinsic's code gives back that returns no value."""
+    return context.get_dummy_value()
+
+
+def converts_halves(context: Any) -> bool:
+    """Whether the CPU compiled for is known to have instructions for float16. Else LLVM calls functions of a library
+    that isn't there, and ends the process: on an x86 without F16C, as many virtual machines are."""
+    magic_tuple = getattr(getattr(context, _CODEGEN, lambda: None)(), "magic_tuple", None)
+    if magic_tuple is None:
+        return False
+    triple, _, features = magic_tuple()
+    return triple.startswith(("aarch64", "arm64")) or "+f16c" in features.split(",")
+
+
+@cache
+def _knows_counts() -> bool:
+    options = getattr(getattr(njit(has_pointers), "targetdescr", None), "options", None)
+    return hasattr(options, _COUNTS)
+
+
+def _tie(dispatcher: Any, sources: str) -> bool:
+    """By itself Numba looks at the date of the one file that a function stands in, and goes on with old code when a
+    function that it calls, in another file, has changed. False where it cannot be told otherwise."""
+    file_of = _named("numba.core.caching", "IndexDataCacheFile")
+    kept: Any = getattr(dispatcher, _CACHE, None)
+    name = getattr(getattr(kept, "_impl", None), "filename_base", None)
+    if file_of is None or name is None or not hasattr(kept, "_cache_file"):
+        return False
+    kept._cache_file = file_of(cache_path=kept.cache_path, filename_base=name, source_stamp=sources)
+    return True
+
+
+def _compiled_in_folder(function: Callable[..., Any], sources: str, options: dict[str, Any]) -> Any:
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(Path(before or _FOLDER) / f"kernels-{sources[:16]}")
+    try:
+        return njit(function, cache=True, **options)
+    except RuntimeError:  # nowhere to write: each process compiles for itself
+        return njit(function, **options)
+    finally:
+        config.CACHE_DIR = before
+
+
+def _named(module: str, name: str) -> Any:
+    """None where this Numba has no such thing."""
+    try:
+        return getattr(import_module(module), name, None)
+    except ImportError:
+        return None

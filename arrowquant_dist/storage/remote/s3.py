@@ -68,14 +68,17 @@ class S3Client(Client):
             raise FileNotFoundError(path)
         return key
 
-    async def call(self, method: str, body: bytes | None = None, **arguments: Any) -> Any:
-        """One request. Raises botocore's errors, or TimeoutError."""
+    async def call(self, method: str, body: io.BytesIO | None = None, **arguments: Any) -> Any:
+        """One request. Raises botocore's errors, or TimeoutError.
+
+        body: all of it is sent, from where it is: the event loop would copy bytes at once, and aiohttp takes the buffer
+        of a BytesIO, which Python copies for one that was made of bytes.
+        """
         if body is not None:
-            arguments["Body"] = io.BytesIO(
-                body
-            )  # sent in pieces; bytes would be copied by the event loop at once
+            body.seek(0)
+            arguments["Body"] = body
         await self._fs.set_session()  # reading S3's model takes a second of CPU on a busy machine, once
-        async with self.seconds(len(body or b"")):
+        async with self.seconds(body.getbuffer().nbytes if body is not None else 0):
             try:
                 return await call_s3(self._fs, method, {"Bucket": self.bucket, **arguments})
             except OSError as error:
@@ -119,13 +122,13 @@ class S3Client(Client):
         return _version(answer["ETag"], nbytes)
 
     async def write(self, path: str, data: bytes) -> None:
-        await self.call("put_object", data, Key=self.key(path))
+        await self.call("put_object", io.BytesIO(data), Key=self.key(path))
 
     async def create(self, path: str, data: bytes) -> bool:
         """`If-None-Match: *`. A refusal may be the answer to our own write's repetition, since aiohttp repeats a PUT by
         itself where a kept connection breaks: then what is there is what we have."""
         try:
-            await self.call("put_object", data, Key=self.key(path), IfNoneMatch="*")
+            await self.call("put_object", io.BytesIO(data), Key=self.key(path), IfNoneMatch="*")
         except Exception as error:
             if status_of(error) != 412:
                 raise

@@ -70,8 +70,8 @@ class Upload:
                 f"the object has more than {_MOST_PARTS} parts; raise transfer.upload_bytes, or choose smaller shards"
             )
         self._wait(until=PARTS_IN_FLIGHT - 1)
-        body, self._buffer = self._buffer.getvalue(), io.BytesIO()
-        self._nbytes += len(body)
+        body, self._buffer = self._buffer, io.BytesIO()
+        self._nbytes += body.tell()
         self._in_flight.append(self._requests.submit(self._part(self._upload, number, body)))
 
     def _wait(self, until: int) -> None:
@@ -81,16 +81,16 @@ class Upload:
             self._in_flight.popleft()
 
     async def _put(self) -> None:
-        self._client.traffic.add(written_nbytes=self._buffer.tell())
-        await self._client.write(self._path, self._buffer.getvalue())
+        self._client.traffic.add(written_nbytes=self._buffer.getbuffer().nbytes)
+        await self._client.call("put_object", self._buffer, Key=self._client.key(self._path))
 
     async def _start(self) -> str:
         answer = await self._client.call("create_multipart_upload", Key=self._client.key(self._path))
         return str(answer["UploadId"])
 
-    async def _part(self, upload: str, number: int, body: bytes) -> str:
+    async def _part(self, upload: str, number: int, body: io.BytesIO) -> str:
         async def attempt() -> str:
-            self._client.traffic.add(written_nbytes=len(body))
+            self._client.traffic.add(written_nbytes=body.getbuffer().nbytes)
             answer = await self._call("upload_part", upload, body, PartNumber=number)
             return str(answer["ETag"])
 
@@ -116,6 +116,6 @@ class Upload:
         found = await self._requests.persist(lambda: self._client.info(self._path))
         return found.nbytes == self._nbytes and found.version.endswith(f"-{len(self._etags)}-{self._nbytes}")
 
-    async def _call(self, method: str, upload: str, body: bytes | None = None, **arguments: Any) -> Any:
+    async def _call(self, method: str, upload: str, body: io.BytesIO | None = None, **arguments: Any) -> Any:
         key = self._client.key(self._path)
         return await self._client.call(method, body, Key=key, UploadId=upload, **arguments)

@@ -24,6 +24,7 @@ from typing import Protocol
 
 _PIECE_NBYTES = 8 << 20  # of a direct write: a multiple of any disk's block
 _PIECES = 6  # at most, of a file: as many bytes as an upload holds
+HELD_NBYTES = _PIECES * _PIECE_NBYTES  # of a store that has written a direct file
 _LEARNT_NBYTES = 32 << 20  # smaller files say little
 _TRIAL_EVERY = 16  # files: the other way may have become the faster one
 _NEWEST = 0.5  # share of the last file in a way's rate

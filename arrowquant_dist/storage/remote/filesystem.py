@@ -21,6 +21,9 @@ from arrowquant_dist.storage.remote.fsspec_private import coroutine_of
 from arrowquant_dist.storage.remote.requests import Requests
 from arrowquant_dist.storage.traffic import Traffic
 
+COPIES_OF_A_RANGE = 2  # the pieces of an answer as they come, and these joined
+COPIES_OF_A_PART = 2  # what a file has buffered, and that again for its request
+
 _NOWHERE = logging.NullHandler()  # one, which a logger takes once, however many clients there are
 _MEMORY_LOCK = threading.Lock()  # memory:// checks and writes in two steps
 # How each says "only if nothing is there" to _pipe_file. Others ignore such a word, and would overwrite in silence.
@@ -121,12 +124,13 @@ class FileSystemClient(Client):
                 await self._call("rm_file", 0, self._full(path))
 
     def open_sink(self, path: str, requests: Requests) -> Sink:
-        file = self._fs.open(self._full(path), "wb", block_size=self.transfer.upload_bytes)
+        part_nbytes = self.transfer.upload_bytes
+        file = self._fs.open(self._full(path), "wb", block_size=part_nbytes)
 
         def delete() -> None:
             requests.run(self.delete([path]))
 
-        return FileSink(file, self.traffic, delete)
+        return FileSink(file, part_nbytes, self.traffic, delete)
 
     def _create_in_memory(self, path: str, data: bytes) -> bool:
         with _MEMORY_LOCK:
@@ -152,13 +156,19 @@ class FileSystemClient(Client):
 
 
 class FileSink:
-    """A file of fsspec's. What it uploads, it uploads while the caller waits, repeated as its library does."""
+    """A file of fsspec's. What it uploads, it uploads while the caller waits, repeated as its library does.
 
-    def __init__(self, file: Any, traffic: Traffic, delete: Callable[[], None]) -> None:
-        self._file, self._traffic, self._delete = file, traffic, delete
+    part_nbytes: the file sends its buffer when this is as large, after a write. So it is given no more at a time: of a
+    value that is written whole it would hold all.
+    """
+
+    def __init__(self, file: Any, part_nbytes: int, traffic: Traffic, delete: Callable[[], None]) -> None:
+        self._file, self._part_nbytes = file, part_nbytes
+        self._traffic, self._delete = traffic, delete
 
     def write(self, data: memoryview) -> None:
-        self._file.write(data)
+        for start in range(0, len(data), self._part_nbytes):
+            self._file.write(data[start : start + self._part_nbytes])
         self._traffic.add(written_nbytes=len(data))
 
     def close(self) -> None:

@@ -13,6 +13,11 @@ from arrowquant_dist.storage.traffic import Traffic
 _S3 = ("s3", "s3a")
 
 
+def is_s3(uri: str) -> bool:
+    """Whether `uri` is reached by S3's own client, and not by what all of fsspec's file systems have."""
+    return uri.partition("://")[0] in _S3
+
+
 def open_client(uri: str, storage: Storage, traffic: Traffic) -> Client:
     """No requests. InvalidConfig for an unknown protocol or option, MissingDependency where a package is missing."""
     secrets = Secrets(storage.options)
@@ -30,7 +35,7 @@ def _open(uri: str, storage: Storage, traffic: Traffic) -> Client:
     from fsspec.core import url_to_fs
 
     options: dict[str, Any] = dict(storage.options)
-    if uri.partition("://")[0] in _S3:
+    if is_s3(uri):
         from arrowquant_dist.storage.remote.s3 import S3Client, s3_options
 
         fs, root = url_to_fs(uri, **s3_options(options, storage.transfer))

@@ -25,7 +25,7 @@ from arrowquant_dist.storage.remote.requests import Requests
 from arrowquant_dist.storage.remote.s3fs_private import call_s3
 from arrowquant_dist.storage.traffic import Traffic
 
-_READ_NBYTES = 1 << 20
+READ_NBYTES = 1 << 20  # of an answer at a time: what a request holds of it
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _NOT_FOR_US = (403, 404, 405, 501)  # to list uploads is a right of its own, and not every server can
 _MOST_SOCKETS = 4  # times `requests`: stores of one process with the same options share a session
@@ -110,7 +110,7 @@ class S3Client(Client):
             nbytes = _object_nbytes(answer, start, stop)
             done = 0
             try:
-                while chunk := await body.read(_READ_NBYTES):
+                while chunk := await body.read(READ_NBYTES):
                     if done + len(chunk) > len(view):
                         raise ShortAnswer(f"more than {len(view)} bytes came")
                     view[done : done + len(chunk)] = chunk

@@ -12,7 +12,8 @@ from arrowquant_dist.storage.remote.faults import code_of
 from arrowquant_dist.storage.remote.requests import Requests
 from arrowquant_dist.storage.remote.s3 import S3Client
 
-PARTS_IN_FLIGHT = 2  # besides the one that is filled: memory is 3 × upload_bytes
+PARTS_IN_FLIGHT = 2
+PARTS_HELD = PARTS_IN_FLIGHT + 1  # the one that is filled
 _MOST_PARTS = 10_000  # S3's limit
 
 

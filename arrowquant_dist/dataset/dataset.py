@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dataset.bare import BareFile, KeptGroup, ReadCounter
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layers
@@ -114,20 +115,36 @@ class Dataset:
             raise InvalidConfig(message, layer=name, uri=self.uri)
         return [self.read_piece(piece, verify=verify) for piece in pieces(layer, start, stop)]
 
-    def read_values(self, name: str, start: int, stop: int, *, verify: bool = True) -> np.ndarray:
-        """Values [start, stop) of a layer in C order, decoded to its dtype: fresh uint8 [n · itemsize]."""
+    def read_values(
+        self, name: str, start: int, stop: int, allocate: Allocate = fresh, *, verify: bool = True
+    ) -> np.ndarray:
+        """Values [start, stop) of a layer in C order, decoded to its dtype: uint8 [n · itemsize], from `allocate`.
+
+        Memory: a stored row besides, and its values where not all of them are wanted.
+        """
         layer = self.layer(name)
-        itemsize = DTYPES[layer.dtype].itemsize
-        if start >= stop or layer.columns == 0:
-            return np.empty(0, np.uint8)
-        first, last = start // layer.columns, -(-stop // layer.columns)
-        found = [
-            tensor.values().reshape(-1).view(np.uint8)
-            for tensor in self.read_rows(name, first, last, verify=verify)
-        ]
-        whole = found[0] if len(found) == 1 else np.concatenate(found)
-        skipped = start - first * layer.columns
-        return whole[skipped * itemsize : (skipped + stop - start) * itemsize]
+        itemsize, columns = DTYPES[layer.dtype].itemsize, layer.columns
+        out = allocate(max(stop - start, 0) * itemsize)
+        if not out.size:
+            return out
+        for piece in pieces(layer, start // columns, -(-stop // columns)):
+            first = (piece.block.header.row_start + piece.start) * columns
+            last = first + piece.rows * columns
+            tensor = self.read_piece(piece, verify=verify)
+            part = out[(max(first, start) - start) * itemsize : (min(last, stop) - start) * itemsize]
+            if start <= first and last <= stop:
+                tensor.values_into(part, layer.dtype)
+            else:
+                skipped = (max(first, start) - first) * itemsize
+                part[:] = tensor.values().reshape(-1).view(np.uint8)[skipped : skipped + part.size]
+        return out
+
+    @property
+    def largest_row_nbytes(self) -> int:
+        """Memory that reading any one row takes at its peak, its codes included, and what is held from row to row."""
+        blocks = (block for layer in self.layers.values() for block in layer.blocks)
+        rows = (self.piece_nbytes(Piece(block, 0, block.header.rows)) for block in blocks)
+        return self.kept_nbytes + max(rows, default=0)
 
     def piece_nbytes(self, piece: Piece, *, verify: bool = True) -> int:
         """Memory that `read_piece` takes at its peak, its result included."""

@@ -152,11 +152,20 @@ class QuantizedTensor:
         }
 
 
+_EXACT = {("float16", "float32"), ("float16", "float64"), ("float32", "float64")}
+
+
 def _convert(source: np.ndarray, source_dtype: str, out: np.ndarray, dtype: str) -> None:
     """Between dtypes that no kernel covers (kept layers, float64, float8, integers), through torch's conversions.
 
     source, out: uint8. Finite values beyond the range of `dtype` become its largest, never inf or NaN.
     """
+    if (
+        source_dtype,
+        dtype,
+    ) in _EXACT:  # torch, to import which takes more memory than a row block, says the same
+        np.copyto(out.view(DTYPES[dtype].bits), source.view(DTYPES[source_dtype].bits))
+        return
     import torch
 
     tensor = torch.from_numpy(source if source.flags.writeable else source.copy())

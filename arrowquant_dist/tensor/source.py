@@ -10,6 +10,7 @@ import numpy as np
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import UnquantizableWeights
 
+_WIDENED_AT_ONCE = 1 << 18
 _KERNEL_BITS = {"float32": "<i4", "bfloat16": "<u2", "float16": "<i2"}
 
 
@@ -29,8 +30,7 @@ def kernel_bits(values: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "float64":
         with np.errstate(over="ignore", invalid="ignore"):
             return values.view("<f8").astype(np.float32).view("<i4")
-    wide: np.ndarray = _float8_table(dtype)[values]
-    return wide.view("<i4")
+    return _widened(values, _float8_table(dtype)).view("<i4")
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -41,6 +41,15 @@ def read_only(array: np.ndarray) -> np.ndarray:
     view = array.view() if array.flags.aligned else array.copy()
     view.flags.writeable = False
     return view
+
+
+def _widened(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """float32 [codes]: table[code] for each. numpy makes an int64 of each index, so they are taken some at a time."""
+    wide = np.empty(codes.size, np.float32)
+    for start in range(0, codes.size, _WIDENED_AT_ONCE):
+        part = slice(start, start + _WIDENED_AT_ONCE)
+        wide[part] = table[codes[part]]
+    return wide
 
 
 @cache

@@ -41,6 +41,7 @@ def open_dataset(uri: str, store: Store, storage: Storage = DEFAULT_STORAGE) -> 
         tuple(SourceFile(store.url(i.path), i.nbytes, i.version) for i in listing if _holds_weights(i)),
         dict(dataset.aliases),
         choose_sidecars(listing),
+        largest_row_nbytes=dataset.largest_row_nbytes,
     )
 
 

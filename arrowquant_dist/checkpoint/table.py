@@ -56,7 +56,8 @@ class Checkpoint:
     sidecars: paths under `uri` of the small files that belong to a model (config.json, tokenizer, README …).
     format: `safetensors` `torch` `v1` `v2`. decoded: {name of a stored tensor: layer that it is a part of} of
     codes, scales and what else a quantized source has instead of values; layers, aliases and decoded together
-    name every tensor of the source. notes: for people.
+    name every tensor of the source. notes: for people. largest_row_nbytes: memory that it takes to read any one row of
+    a source that is a dataset, whose rows may be larger than what is read of them.
     """
 
     uri: str
@@ -67,3 +68,4 @@ class Checkpoint:
     sidecars: tuple[str, ...] = ()
     decoded: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    largest_row_nbytes: int = 0

@@ -118,7 +118,7 @@ def _show_plan(
     from arrowquant_dist import driver
     from arrowquant_dist.plan import summarize
 
-    summary = summarize(driver.plan_only(source, target, config, run))
+    summary = summarize(driver.plan_only(source, target, config, run), target, run)
     if as_json:
         print_json(summary.to_dict())
         return

@@ -57,7 +57,7 @@ def quantize(
         with collector_paused():
             earlier = shards.receipts(found, known={})
     missing = [shard for shard in plan.shards if shard.index not in earlier]
-    engine, ran = choose_engine(run, worker_memory_nbytes(plan)), EngineFacts()
+    engine, ran = choose_engine(run, worker_memory_nbytes(plan, target, run)), EngineFacts()
     if missing:
         with clock.phase("running"):
             context = _context(target, checkpoint, plan, run)

@@ -3,7 +3,8 @@
 from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, RowBlock, Shard
 from arrowquant_dist.plan.differences import differences, is_same_work
 from arrowquant_dist.plan.make import make_plan
-from arrowquant_dist.plan.sizes import expected_nbytes, worker_memory_nbytes
+from arrowquant_dist.plan.memory import worker_memory_nbytes
+from arrowquant_dist.plan.sizes import expected_nbytes
 from arrowquant_dist.plan.summary import KeptLayer, PlanSummary, TypeTotals, summarize
 from arrowquant_dist.plan.table import plan_from_table, plan_table
 

@@ -76,7 +76,8 @@ class Plan:
 
     fingerprint: `xxh3_128:<hex>` over source, layers, specs, blocks, shards and code: equal plans make equal bytes.
     code: the code_digest of the package that made the plan, and is to carry it out; "" of one of version 1.
-    source: {uri, format, files: [{uri, nbytes, version}]}, URIs without credentials.
+    source: {uri, format, files: [{uri, nbytes, version}]}, URIs without credentials; of a dataset also
+    largest_row_nbytes (see Checkpoint).
     config: QuantizationConfig.to_dict(), and under `run` the run settings that change bytes.
     notes: for people (a word of mixed_precision_layers that matched nothing …). version: of the package's plans that
     made it; fingerprints of two versions are never equal.

@@ -36,10 +36,13 @@ def make_plan(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig
     shards = group_shards(blocks, run.shard_bytes)
     files = [{"uri": redact(f.uri), "nbytes": f.nbytes, "version": f.version} for f in checkpoint.files]
     code = code_digest()
+    source: dict[str, Any] = {"uri": redact(checkpoint.uri), "format": checkpoint.format, "files": files}
+    if checkpoint.largest_row_nbytes:
+        source["largest_row_nbytes"] = checkpoint.largest_row_nbytes
     return Plan(
         shards=shards,
         aliases=dict(checkpoint.aliases),
-        source={"uri": redact(checkpoint.uri), "format": checkpoint.format, "files": files},
+        source=source,
         config={**config.to_dict(), "run": run.byte_settings()},
         compression=run.compression,
         fingerprint=fingerprint(shards, checkpoint.aliases, files, run.compression, code),

@@ -6,9 +6,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from arrowquant_dist.config import RunConfig
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.plan.blocks import Plan, RowBlock
-from arrowquant_dist.plan.sizes import expected_nbytes, worker_memory_nbytes
+from arrowquant_dist.plan.memory import worker_memory_nbytes
+from arrowquant_dist.plan.sizes import expected_nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ class PlanSummary:
         return asdict(self)
 
 
-def summarize(plan: Plan) -> PlanSummary:
+def summarize(plan: Plan, target: str, run: RunConfig) -> PlanSummary:
+    """target, run: of the run that the plan is for; a worker's memory depends on them."""
     blocks = list(plan.blocks)
     first = [block for block in blocks if block.row_start == 0]  # one block of each layer
     types = {name: _totals(name, blocks) for name in {block.spec.quant_type for block in first}}
@@ -90,7 +93,7 @@ def summarize(plan: Plan) -> PlanSummary:
         params=sum(totals.params for totals in types.values()),
         source_nbytes=sum(totals.source_nbytes for totals in types.values()),
         expected_nbytes=sum(totals.expected_nbytes for totals in types.values()),
-        worker_memory_nbytes=worker_memory_nbytes(plan),
+        worker_memory_nbytes=worker_memory_nbytes(plan, target, run),
         compression=plan.compression,
         types=dict(ranked),
         source_dtypes=dict(Counter(block.layer.dtype for block in first).most_common()),

@@ -9,16 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from arrowquant_dist.arena import Arena, aligned
-from arrowquant_dist.checkpoint.encodings.encoding import IN_PLACE
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.plan import RowBlock
+from arrowquant_dist.plan.batches import Batch, read_ahead
 from arrowquant_dist.worker.clock import Clock
 
-BATCHES_AHEAD = IN_PLACE.batches_ahead  # at most
-MIN_BATCH_NBYTES = 16 << 20  # neighbouring small blocks are read together up to this much
-
-Batch = list[RowBlock]
 Blocks = Generator[
     tuple[RowBlock, np.ndarray]
 ]  # each block and its values, uint8, good until the next is asked for
@@ -27,18 +23,17 @@ Blocks = Generator[
 class ReadAhead:
     """For sources over a network: threads read the next batches while the caller works on this one.
 
-    Two of them, so that the requests of one follow those of the other without a pause for the storage's latency; one
-    where a layer is made of more than the bytes that are read: its memory would be there twice as well.
+    How many, the layers' encodings say.
     """
 
     def __init__(self, reader: SourceReader) -> None:
         self._reader = reader
-        self._arenas = tuple(Arena() for _ in range(BATCHES_AHEAD + 1))
+        self._arenas: list[Arena] = []
 
     def __call__(self, batches: Sequence[Batch], clock: Clock) -> Blocks:
         """The blocks of all batches, in order."""
-        costs = (block.layer.encoding.cost for batch in batches for block in batch)
-        ahead = min((cost.batches_ahead for cost in costs), default=BATCHES_AHEAD)
+        ahead = read_ahead(block for batch in batches for block in batch)
+        self._arenas += (Arena() for _ in range(len(self._arenas), ahead + 1))
         arenas = self._arenas[: ahead + 1]
         for arena in arenas:
             arena.reserve(_largest_nbytes(batches))
@@ -78,20 +73,6 @@ def read_batch(reader: SourceReader, batch: Batch, arena: Arena) -> list[np.ndar
     """The values of each block, in memory of `arena`."""
     arena.reset()
     return reader.read(_slices(batch), arena.take)
-
-
-def batches_of(blocks: Sequence[RowBlock]) -> list[Batch]:
-    """Runs of neighbours to read together: up to the bytes of the largest block, or MIN_BATCH_NBYTES."""
-    limit = max([MIN_BATCH_NBYTES, *(block.source_nbytes for block in blocks)])
-    batches: list[Batch] = []
-    nbytes = limit
-    for block in blocks:
-        if nbytes + block.source_nbytes > limit:
-            batches.append([])
-            nbytes = 0
-        batches[-1].append(block)
-        nbytes += block.source_nbytes
-    return batches
 
 
 def _largest_nbytes(batches: Sequence[Batch]) -> int:

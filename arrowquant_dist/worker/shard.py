@@ -21,6 +21,7 @@ from arrowquant_dist.format.record import PartInfo
 from arrowquant_dist.machine import peak_memory_nbytes
 from arrowquant_dist.methods import Given, TensorScale, span_of
 from arrowquant_dist.plan import RowBlock, Shard, expected_nbytes
+from arrowquant_dist.plan.batches import batches_of
 from arrowquant_dist.storage.traffic import Transferred
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.receipt import Receipt
@@ -28,7 +29,7 @@ from arrowquant_dist.target.shards import CommittedShards
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 from arrowquant_dist.tensor.source import check_finite, kernel_bits, read_only
-from arrowquant_dist.worker.batches import ReadAhead, ReadInTurn, batches_of
+from arrowquant_dist.worker.batches import ReadAhead, ReadInTurn
 from arrowquant_dist.worker.clock import Clock
 from arrowquant_dist.worker.sink import Part, SinkSpec
 

@@ -9,7 +9,7 @@ from simulation.shapes import Tensors, checkpoint_of
 
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.plan import Plan, RowBlock, expected_nbytes, make_plan
-from arrowquant_dist.worker.batches import batches_of
+from arrowquant_dist.plan.batches import batches_of
 
 STORED = {"zstd": 0.89, "none": 1.0}  # of int8 codes; fewer bits compress to 0.85 and 0.96
 _OWN_REQUESTS = 5  # of a shard: begin and end of its upload, commit, and what the client asks besides

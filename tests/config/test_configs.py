@@ -19,7 +19,7 @@ NAMES = [file.stem for file in FILES]
 
 def _summary(name: str) -> PlanSummary:
     config, run = load_config(FOLDER / f"{name}.yaml")
-    return summarize(make_plan(open_checkpoint("minilm"), config, run))
+    return summarize(make_plan(open_checkpoint("minilm"), config, run), "out", run)
 
 
 def test_there_is_one_for_each_documented_setup() -> None:
@@ -78,4 +78,7 @@ def test_minilm_is_shared_by_two_workers() -> None:
     config, run = load_config(FOLDER / "int8.yaml")
     sizes = sorted(shard.source_nbytes for shard in make_plan(open_checkpoint("minilm"), config, run).shards)
     assert sizes[-1] < 1.15 * sum(sizes[:-1])
-    assert summarize(make_plan(open_checkpoint("minilm"), config, run)).worker_memory_nbytes < 1 << 30
+    assert (
+        summarize(make_plan(open_checkpoint("minilm"), config, run), "out", run).worker_memory_nbytes
+        < 1 << 30
+    )

@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
-from arrowquant_dist.config import LayerOverride
+from arrowquant_dist.config import LayerOverride, Transfer
 from arrowquant_dist.driver import Progress, plan_only, quantize
-from arrowquant_dist.engine import EngineEvent, EngineFacts, OnEvent
+from arrowquant_dist.engine import Engine, EngineEvent, EngineFacts, OnEvent, choose_engine
 from arrowquant_dist.engine.inline import InlineEngine
 from arrowquant_dist.engine.run import finished
 from arrowquant_dist.errors import (
@@ -20,7 +21,7 @@ from arrowquant_dist.errors import (
     TargetConflict,
     UnquantizableWeights,
 )
-from arrowquant_dist.plan import Shard
+from arrowquant_dist.plan import Shard, summarize
 from arrowquant_dist.storage.local import LocalStore
 from arrowquant_dist.worker import WorkerContext
 from tests.datasets import manifest_of, rows_of, weights_of
@@ -77,6 +78,25 @@ def test_progress_stays_between_nothing_and_all_whatever_retries_do(
     quantize(source, str(tmp_path / "out"), CONFIG, RunConfig(workers=2), seen.append)
     assert all(0 <= p.done_nbytes <= p.total_nbytes and 0 <= p.done_layers <= p.total_layers for p in seen)
     assert seen[-1].done_layers == seen[-1].done_nbytes == 0
+
+
+def test_an_engine_is_told_the_memory_that_a_dry_run_shows(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the settings of this run: what it is set apart on a cluster is what a worker takes there."""
+    remote, target = "memory://told/source", "memory://told/out"
+    fsspec.filesystem("memory").put(source, "/told/source", recursive=True)
+    told: list[int] = []
+
+    def choose(run: RunConfig, nbytes: int) -> Engine:
+        told.append(nbytes)
+        return choose_engine(run, nbytes)
+
+    monkeypatch.setattr("arrowquant_dist.driver.run.choose_engine", choose)
+    for run in (RunConfig(), RunConfig(transfer=Transfer(requests=1, range_bytes=64 << 10))):
+        quantize(remote, target, CONFIG, run.replace(overwrite=True))
+        assert told[-1] == summarize(plan_only(remote, target, CONFIG, run), target, run).worker_memory_nbytes
+    assert told[0] - told[1] > 4 << 20  # what fewer and smaller ranges hold less
 
 
 def test_resumed_work_is_done_from_the_first_event_on(source: str, tmp_path: Path) -> None:

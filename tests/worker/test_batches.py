@@ -18,7 +18,8 @@ from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.plan import RowBlock, make_plan
-from arrowquant_dist.worker.batches import BATCHES_AHEAD, Batch, ReadAhead, ReadInTurn, batches_of
+from arrowquant_dist.plan.batches import Batch, batches_of
+from arrowquant_dist.worker.batches import ReadAhead, ReadInTurn
 from arrowquant_dist.worker.clock import Clock
 from tests.sources import save_checkpoint
 
@@ -94,7 +95,7 @@ def test_two_batches_are_on_their_way_while_one_is_worked_on(
     reader = Slowly()
     for _ in ReadAhead(reader)(in_batches_of_one(blocks_of(tmp_path, weights)), Clock()):
         time.sleep(0.001)
-    assert reader.most == BATCHES_AHEAD == 2
+    assert reader.most == 2
 
 
 def test_one_is_where_a_layer_takes_more_than_its_own_memory(tmp_path: Path) -> None:

@@ -10,13 +10,12 @@ import numpy as np
 
 from arrowquant_dist.arena import Allocate
 from arrowquant_dist.checkpoint.encodings.encoding import (
-    REASSEMBLED,
     Encoding,
-    ReadCost,
     Source,
     SourceRange,
     Stored,
 )
+from arrowquant_dist.dtypes import DTYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class DatasetRows(Encoding):
     """The rows of the dataset at the layer's `uri` that have its name; `offset` is 0, `nbytes` that of the values."""
 
     kind: ClassVar[str] = "dataset"
-    cost: ClassVar[ReadCost] = REASSEMBLED
+    batches_ahead: ClassVar[int] = 1
     may_be_a_copy: ClassVar[bool] = False  # a dataset names its aliases
 
     @property
@@ -43,13 +42,17 @@ DATASET_ROWS = DatasetRows()
 
 @dataclass(frozen=True, slots=True)
 class DatasetSlice:
-    """Values of a dataset's layer. Memory: a stored block, and the values."""
+    """Values of a dataset's layer. Memory, besides: a stored row, of which `Checkpoint.largest_row_nbytes` tells."""
 
     layer: Stored
     start: int
     stop: int
     ranges: ClassVar[Sequence[SourceRange]] = ()
-    decoded_nbytes: ClassVar[int] = 0
+    beside_nbytes: ClassVar[int] = 0
 
-    def values(self, _found: Sequence[np.ndarray], source: Source, _allocate: Allocate) -> np.ndarray:
-        return source.dataset(self.layer.uri).read_values(self.layer.name, self.start, self.stop)
+    @property
+    def decoded_nbytes(self) -> int:
+        return (self.stop - self.start) * DTYPES[self.layer.dtype].itemsize
+
+    def values(self, _found: Sequence[np.ndarray], source: Source, allocate: Allocate) -> np.ndarray:
+        return source.dataset(self.layer.uri).read_values(self.layer.name, self.start, self.stop, allocate)

@@ -69,6 +69,10 @@ class Slice(Protocol):
     def decoded_nbytes(self) -> int:
         """What `values` asks `allocate` for."""
 
+    @property
+    def beside_nbytes(self) -> int:
+        """What `values` holds at its peak besides: of memory, a worker's bound counts all three."""
+
     def values(self, found: Sequence[np.ndarray], source: Source, allocate: Allocate) -> np.ndarray:
         """The values: little-endian uint8 [(stop - start) · itemsize].
 
@@ -76,38 +80,19 @@ class Slice(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class ReadCost:
-    """What it takes of a worker to read row blocks.
-
-    batches_ahead: batches of blocks that are read over a network while one is worked on. copies: of the bytes of the
-    largest block's values, what the batch at work and those ahead of it hold together: measured peaks, rounded up.
-    """
-
-    batches_ahead: int
-    copies: int
-
-
-IN_PLACE = ReadCost(batches_ahead=2, copies=3)  # values are where they were read to: one copy a batch
-WITH_CODES = ReadCost(
-    batches_ahead=2, copies=5
-)  # and their codes beside them: half as many bytes as bfloat16's values
-REASSEMBLED = ReadCost(
-    batches_ahead=1, copies=4
-)  # what is read, with Parquet's two copies of it, and then the values
-
-
 class Encoding(ABC):
     """A way of storing values. Its instances are frozen and hold what is not the same for all layers stored so.
 
-    kind: its name in plans. cost: of reading. may_be_a_copy: whether copies of its layers are looked for by content
+    kind: its name in plans. batches_ahead: of row blocks, that are read over a network while one is worked on: two, so
+    that the requests of one follow those of the other without a pause; one where making the values takes much more than
+    what is read, or requests of its own. may_be_a_copy: whether copies of its layers are looked for by content
     (checkpoint/ties.py): not where the source itself says what is tied, or where a part takes very many requests.
     """
 
     __slots__ = ()
 
     kind: ClassVar[str]
-    cost: ClassVar[ReadCost]
+    batches_ahead: ClassVar[int] = 2
     may_be_a_copy: ClassVar[bool]
 
     @property

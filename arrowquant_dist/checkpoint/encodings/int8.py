@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from arrowquant_dist.checkpoint.encodings.encoding import WITH_CODES, Encoding, ReadCost, Stored
+from arrowquant_dist.checkpoint.encodings.encoding import Encoding, Stored
 from arrowquant_dist.checkpoint.encodings.place import Place, present
 from arrowquant_dist.checkpoint.encodings.rows import Block, Codes, Grid, RowSlice, matrix_of
 from arrowquant_dist.checkpoint.encodings.zero_points import ZeroPoints
@@ -24,7 +24,6 @@ class Int8(Encoding):
     zero_points: Place | None
     groups: Place | None
     kind: ClassVar[str] = "int8"
-    cost: ClassVar[ReadCost] = WITH_CODES
     may_be_a_copy: ClassVar[bool] = True
 
     @property

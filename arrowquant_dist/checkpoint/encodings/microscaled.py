@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from arrowquant_dist.checkpoint.encodings.encoding import WITH_CODES, Encoding, ReadCost, Stored
+from arrowquant_dist.checkpoint.encodings.encoding import Encoding, Stored
 from arrowquant_dist.checkpoint.encodings.place import Place
 from arrowquant_dist.checkpoint.encodings.rows import Codes, Grid, RowSlice, matrix_of
 from arrowquant_dist.kernels.code_kinds import E2M1
@@ -21,7 +21,6 @@ class Microscaled(Encoding):
 
     scales: Place
     kind: ClassVar[str] = "microscaled"
-    cost: ClassVar[ReadCost] = WITH_CODES
     may_be_a_copy: ClassVar[bool] = True
 
     @property

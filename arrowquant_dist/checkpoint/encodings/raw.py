@@ -10,9 +10,7 @@ import numpy as np
 
 from arrowquant_dist.arena import Allocate
 from arrowquant_dist.checkpoint.encodings.encoding import (
-    IN_PLACE,
     Encoding,
-    ReadCost,
     Source,
     SourceRange,
     Stored,
@@ -28,7 +26,6 @@ class Raw(Encoding):
     """`nbytes` bytes of values from `offset` of the object at `uri`."""
 
     kind: ClassVar[str] = "raw"
-    cost: ClassVar[ReadCost] = IN_PLACE
     may_be_a_copy: ClassVar[bool] = True
 
     @property
@@ -60,6 +57,7 @@ class RawSlice:
 
     ranges: tuple[SourceRange]
     decoded_nbytes: ClassVar[int] = 0
+    beside_nbytes: ClassVar[int] = 0
 
     def values(self, found: Sequence[np.ndarray], _source: Source, _allocate: Allocate) -> np.ndarray:
         return found[0]

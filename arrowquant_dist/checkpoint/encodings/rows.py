@@ -22,6 +22,10 @@ from arrowquant_dist.tensor.source import as_float32
 
 OUT_BITS = {"float32": "<i4", "bfloat16": "<u2", "float16": "<i2"}  # as the kernels take them
 
+_SCALE_NBYTES = 4  # as float32
+_ZERO_POINT_NBYTES = 16  # words, shifted, as integers, as float32
+_ROW_NBYTES = 24  # its number and its row of scales, int64, and what that is computed of
+
 Block = tuple[int, int]  # rows and columns of a matrix that share a scale
 
 
@@ -89,6 +93,15 @@ class RowSlice:
     def decoded_nbytes(self) -> int:
         """Of all values of `rows`."""
         return len(self.rows) * self.grid.columns * DTYPES[self.layer.dtype].itemsize
+
+    @property
+    def beside_nbytes(self) -> int:
+        """The scales as float32, the zero points on their way to that, and which of them each row has."""
+        if not self.rows:
+            return 0
+        scales = len(self._scale_rows) * self.grid.scale_columns
+        zero_points = scales if self.zero_points is not None else 0
+        return _SCALE_NBYTES * scales + _ZERO_POINT_NBYTES * zero_points + _ROW_NBYTES * len(self.rows)
 
     @property
     def ranges(self) -> list[SourceRange]:

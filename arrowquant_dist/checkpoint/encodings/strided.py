@@ -6,22 +6,21 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 
 from arrowquant_dist.arena import Allocate
 from arrowquant_dist.checkpoint.encodings.encoding import (
-    REASSEMBLED,
     Encoding,
-    ReadCost,
     Source,
     SourceRange,
     Stored,
 )
 from arrowquant_dist.dtypes import DTYPES
 
-_WINDOW_NBYTES = 16 << 20  # the most that is read at once on top of the result
+WINDOW_NBYTES = 16 << 20  # the most that is read at once on top of the result
 _SMALL_NBYTES = 64 << 10  # a span this small is one request whatever it wastes
 _WASTE = 4  # a span of up to so many times the needed bytes is one request
 
@@ -34,7 +33,7 @@ class Strided(Encoding):
 
     strides: tuple[int, ...]
     kind: ClassVar[str] = "strided"
-    cost: ClassVar[ReadCost] = REASSEMBLED
+    batches_ahead: ClassVar[int] = 1
     may_be_a_copy: ClassVar[bool] = (
         False  # views of one storage are tied already, and a few rows can be many requests
     )
@@ -49,18 +48,26 @@ class Strided(Encoding):
 
 @dataclass(frozen=True, slots=True)
 class StridedSlice:
-    """Values of a view. Memory: the rows that they lie in, and _WINDOW_NBYTES."""
+    """Values of a view."""
 
     layer: Stored
     strides: tuple[int, ...]
     span: range
     ranges: ClassVar[Sequence[SourceRange]] = ()
-    decoded_nbytes: ClassVar[int] = 0
 
-    def values(self, _found: Sequence[np.ndarray], source: Source, _allocate: Allocate) -> np.ndarray:
-        layer = self.layer
+    @property
+    def decoded_nbytes(self) -> int:
+        return len(self.span) * DTYPES[self.layer.dtype].itemsize
+
+    @property
+    def beside_nbytes(self) -> int:
+        return min(WINDOW_NBYTES, max(_SMALL_NBYTES, _WASTE * self.decoded_nbytes))
+
+    def values(self, _found: Sequence[np.ndarray], source: Source, allocate: Allocate) -> np.ndarray:
+        layer, out = self.layer, allocate(self.decoded_nbytes)
         read_into, itemsize = partial(source.read_into, layer.uri), DTYPES[layer.dtype].itemsize
-        return gather(read_into, layer.offset, layer.shape, self.strides, itemsize, self.span)
+        gather(read_into, layer.offset, layer.shape, self.strides, itemsize, self.span, out)
+        return out
 
 
 def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
@@ -87,27 +94,29 @@ def gather(
     strides: tuple[int, ...],
     itemsize: int,
     values: range,
-) -> np.ndarray:
-    """Values `values.start:values.stop` in C order of the view, as uint8 [n · itemsize].
+    out: np.ndarray,
+) -> None:
+    """Values `values.start:values.stop` in C order of the view, into `out`: uint8 [n · itemsize], C-contiguous.
 
-    offset: bytes, of the view's first value. Memory: the rows that hold the values, and _WINDOW_NBYTES.
+    offset: bytes, of the view's first value. Memory: WINDOW_NBYTES.
     """
     if len(values) == 0:
-        return np.empty(0, np.uint8)
+        return
     if not shape:
         shape, strides = (1,), (1,)
     inner = math.prod(shape[1:])
-    while len(shape) > 1 and values.start // inner == (values.stop - 1) // inner:  # inside one row: its rows
-        row = values.start // inner
-        offset += row * strides[0] * itemsize
-        values = range(values.start - row * inner, values.stop - row * inner)
-        shape, strides = shape[1:], strides[1:]
-        inner = math.prod(shape[1:])
-    first, last = values.start // inner, -(-values.stop // inner)
-    rows = np.empty((last - first, *shape[1:], itemsize), np.uint8)
-    _fill(read_into, offset + first * strides[0] * itemsize, rows, strides)
-    skipped = (values.start - first * inner) * itemsize
-    return rows.reshape(-1)[skipped : skipped + len(values) * itemsize]
+    # A row that is wanted in part has rows of its own: read whole, it might be larger than all that is wanted.
+    first_whole = min(-(-values.start // inner) * inner, values.stop)
+    last_whole = max(values.stop // inner * inner, values.start)
+    for start, stop in pairwise(sorted({values.start, first_whole, last_whole, values.stop})):
+        row = start // inner
+        part = out[(start - values.start) * itemsize : (stop - values.start) * itemsize]
+        at = offset + row * strides[0] * itemsize
+        if start % inner or stop % inner:
+            own = range(start - row * inner, stop - row * inner)
+            gather(read_into, at, shape[1:], strides[1:], itemsize, own, part)
+        else:
+            _fill(read_into, at, part.reshape(-1, *shape[1:], itemsize), strides)
 
 
 def _fill(read_into: ReadInto, offset: int, out: np.ndarray, strides: tuple[int, ...]) -> None:
@@ -117,7 +126,7 @@ def _fill(read_into: ReadInto, offset: int, out: np.ndarray, strides: tuple[int,
     """
     shape, itemsize = out.shape[:-1], out.shape[-1]
     nbytes = span(shape, strides) * itemsize
-    if nbytes <= max(_SMALL_NBYTES, min(_WINDOW_NBYTES, _WASTE * out.size)):
+    if nbytes <= max(_SMALL_NBYTES, min(WINDOW_NBYTES, _WASTE * out.size)):
         window = np.empty(nbytes, np.uint8)
         read_into(offset, window)
         byte_strides = [stride * itemsize for stride in strides]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from arrowquant_dist.arena import Allocate
 from arrowquant_dist.checkpoint.encodings.encoding import (
-    REASSEMBLED,
     Encoding,
-    ReadCost,
     Source,
     SourceRange,
     Stored,
@@ -21,10 +19,11 @@ from arrowquant_dist.checkpoint.encodings.encoding import (
 from arrowquant_dist.checkpoint.encodings.microscaled import E2M1_CODES, GROUP, GROUP_NBYTES, e2m1_grid
 from arrowquant_dist.checkpoint.encodings.place import Place
 from arrowquant_dist.checkpoint.encodings.rows import OUT_BITS, Grid, matrix_of
-from arrowquant_dist.checkpoint.encodings.strided import gather
+from arrowquant_dist.checkpoint.encodings.strided import WINDOW_NBYTES, gather
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.tensor.source import as_float32
 
+_SCALE_NBYTES = 4  # as float32
 _PADDING = 32  # values between a tile's rows: rows of 2^n bytes would share the cache's sets
 
 
@@ -34,7 +33,7 @@ class TransposedMicroscaled(Encoding):
 
     scales: Place
     kind: ClassVar[str] = "transposed_microscaled"
-    cost: ClassVar[ReadCost] = REASSEMBLED
+    batches_ahead: ClassVar[int] = 1
     may_be_a_copy: ClassVar[bool] = True
 
     @property
@@ -75,6 +74,13 @@ class TransposedSlice:
     def decoded_nbytes(self) -> int:
         """Of all values of `rows`."""
         return len(self.rows) * self.grid.rows * DTYPES[self.layer.dtype].itemsize
+
+    @property
+    def beside_nbytes(self) -> int:
+        """The codes and scales of whole groups of columns, of one matrix at a time, and what gathers them."""
+        groups = min(len(self.rows) // GROUP + 2, self.grid.scale_columns)
+        of_group = GROUP_NBYTES + self.scales.itemsize + _SCALE_NBYTES
+        return self.grid.rows * groups * of_group + WINDOW_NBYTES
 
     def values(self, _found: Sequence[np.ndarray], source: Source, allocate: Allocate) -> np.ndarray:
         rows, width, itemsize = self.rows, self.grid.rows, DTYPES[self.layer.dtype].itemsize
@@ -128,15 +134,10 @@ def _column_bytes(
     """
     (uri, offset), (index, rows, row_nbytes) = place, matrix
     start = offset + index * rows * row_nbytes + columns.start
-    window = (rows, len(columns))
-    return gather(
-        lambda at, buffer: source.read_into(uri, at, buffer),
-        start,
-        window,
-        (row_nbytes, 1),
-        1,
-        range(math.prod(window)),
-    ).reshape(window)
+    found = np.empty((rows, len(columns)), np.uint8)
+    every = range(found.size)
+    gather(partial(source.read_into, uri), start, found.shape, (row_nbytes, 1), 1, every, found.reshape(-1))
+    return found
 
 
 def _times(span: range, factor: int) -> range:

@@ -1,0 +1,114 @@
+"""The bound of a worker's memory: the largest of each thing that it holds, of all that its plan may give it to do.
+
+A worker keeps its buffers from shard to shard, so their maxima add up even where no one row block has all of them. What
+each room holds, that room says (`Slice.beside_nbytes` of the encodings, `storage.memory`); what is counted here is what
+a worker makes of them. tests/integration/test_worker_memory.py measures it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from arrowquant_dist.arena import aligned
+from arrowquant_dist.config import RunConfig
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.plan.batches import Batch, batches_of, read_ahead
+from arrowquant_dist.plan.blocks import Plan, RowBlock, Shard
+from arrowquant_dist.plan.sizes import expected_nbytes
+from arrowquant_dist.storage.memory import reading_nbytes, writing_nbytes
+from arrowquant_dist.storage.uris import is_local
+
+_MIB = 1 << 20
+# Python, numpy, pyarrow, Ray and the kernels: 255 MiB where their machine code comes from Numba's cache, and 330 where
+# a worker compiles it, the first on its machine.
+PROCESS_NBYTES = 360 * _MIB
+REMOTE_NBYTES = 64 * _MIB  # fsspec's file system, what it is made of (botocore, aiohttp), and its connections
+ROW_NBYTES = 6 << 10  # of a shard: its block, its record, and that as the text of a commit
+SMALL_ROWS_NBYTES = 8 * _MIB  # that wait for company in a row group, and the one that ends the wait
+_CONVERTED = {
+    "float64",
+    "float8_e4m3fn",
+    "float8_e5m2",
+}  # to float32 before they are quantized: 4 bytes a value
+_FLOAT16_NBYTES = 3  # a value that is kept as fp16: itself, and whether it is finite
+_MEASURED_VALUES = 1 << 20  # of a kept block at a time,
+_MEASURED_NBYTES = 40  # a value: five float64
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What reading holds. batches: their buffers. beside: what is needed to make values of them."""
+
+    batches: int = 0
+    beside: int = 0
+
+
+def worker_memory_nbytes(plan: Plan, target: str, run: RunConfig) -> int:
+    """Upper bound of one worker's memory: a function of the largest row block and the settings, not of the model.
+
+    target: where its parts go. run: the settings that `plan` was made with, transfer among them.
+    """
+    sources = [file["uri"] for file in plan.source["files"]]
+    is_remote = not all(map(is_local, sources))
+    read = _read(plan.shards, is_remote=is_remote, row_nbytes=plan.source.get("largest_row_nbytes", 0))
+    part = max((sum(map(_stored_nbytes, shard.blocks)) for shard in plan.shards), default=0)
+    frame = max(map(_stored_nbytes, plan.blocks), default=0) if plan.compression == "zstd" else 0
+    return sum(
+        (
+            PROCESS_NBYTES,
+            REMOTE_NBYTES if is_remote or not is_local(target) else 0,
+            ROW_NBYTES * max((len(shard.blocks) for shard in plan.shards), default=0),
+            read.batches,
+            read.beside,
+            max((reading_nbytes(uri, run.source_storage, read.batches) for uri in sources), default=0),
+            max(map(expected_nbytes, plan.blocks), default=0),
+            max(map(_quantizing_nbytes, plan.blocks), default=0),
+            min(SMALL_ROWS_NBYTES, part),
+            frame,
+            writing_nbytes(target, run.target_storage, part),
+        )
+    )
+
+
+def _read(shards: Iterable[Shard], *, is_remote: bool, row_nbytes: int) -> _Read:
+    """Of all shards. row_nbytes: of a dataset's rows, the largest; one is read at a time, also ahead of the work."""
+    buffers: list[int] = []  # a worker's, each as large as the largest batch of a shard that needs so many
+    beside = 0
+    for shard in shards:
+        found = [_batch(batch) for batch in batches_of(shard.blocks)]
+        largest = max((batch.batches for batch in found), default=0)
+        ahead = min(read_ahead(shard.blocks), len(found) - 1) if is_remote else 0
+        buffers = [max(pair) for pair in zip_longest(buffers, [largest] * (ahead + 1), fillvalue=0)]
+        beside = max(beside, max(ahead, 1) * max((batch.beside for batch in found), default=0))
+    return _Read(sum(buffers), beside + row_nbytes)
+
+
+def _batch(batch: Batch) -> _Read:
+    """What a batch's blocks are read into, side by side, and the most that the values of one need besides."""
+    nbytes = beside = 0
+    for block in batch:
+        made = block.layer.encoding.slice(block.layer, *block.value_range)
+        nbytes += aligned(made.decoded_nbytes) + sum(aligned(r.stop - r.start) for r in made.ranges)
+        beside = max(beside, made.beside_nbytes)
+    return _Read(nbytes, beside)
+
+
+def _stored_nbytes(block: RowBlock) -> int:
+    """The most that may be stored of a block: values that its type cannot hold are stored as they are."""
+    may_be_kept = block.spec.quant_type == "fp16" or block.spec.keep_non_finite
+    return max(expected_nbytes(block), block.source_nbytes if may_be_kept else 0)
+
+
+def _quantizing_nbytes(block: RowBlock) -> int:
+    """Of the making of a block's codes, besides these."""
+    dtype = block.layer.dtype
+    converted = 4 * block.num_params if dtype in _CONVERTED else 0
+    if block.spec.is_quantized or not DTYPES[dtype].is_float:
+        return converted
+    measured = _MEASURED_NBYTES * min(block.num_params, _MEASURED_VALUES)
+    return (
+        max(converted, _FLOAT16_NBYTES * block.num_params if block.spec.quant_type == "fp16" else 0)
+        + measured
+    )

@@ -78,7 +78,7 @@ RECORD_NAMES = (
     *("checksum", "method", "kept_reason", "errors"),
 )
 _NO_RANGE = StoredRange(0, 0, 0)
-_OPTIONAL_NAMES = frozenset(column.name for column in COLUMNS if column.since is None)
+_REQUIRED_NAMES = {*RECORD_NAMES} - {column.name for column in COLUMNS if column.since is None}
 
 
 def columns_of(records: Sequence[RowRecord]) -> dict[str, list[Any]]:
@@ -95,15 +95,13 @@ def records_of(columns: Mapping[str, Iterable[Any]], count: int) -> Iterator[Row
 
     Made without a dict a row, and what rows have in common is one object: a driver keeps those of every shard.
     """
-    missing = {*RECORD_NAMES} - columns.keys()
-    if not missing <= _OPTIONAL_NAMES:
-        raise KeyError(*sorted(missing - _OPTIONAL_NAMES))
-    headers = headers_of({name: columns[name] for name in HEADER_NAMES if name in columns}, count)
-    ranges = starmap(
-        BlobRanges, zip(*(columns.get(name, [_NO_RANGE] * count) for name in _RANGES_NAMES), strict=True)
-    )
+    missing = _REQUIRED_NAMES - columns.keys()
+    if missing:
+        raise KeyError(*sorted(missing))
+    ranges = zip(*(columns.get(name, [_NO_RANGE] * count) for name in _RANGES_NAMES), strict=True)
     own = (columns[name] for name in _OWN_NAMES)
-    return starmap(RowRecord, zip(headers, ranges, *own, strict=True))
+    headers = headers_of(columns, count)
+    return starmap(RowRecord, zip(headers, starmap(BlobRanges, ranges), *own, strict=True))
 
 
 def ranges_problem(row: RowHeader, ranges: BlobRanges) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import repeat, starmap
@@ -69,25 +69,12 @@ class SmallColumn(Column):
             return pa.list_(pa.int64())
         return pa.int64() if pa.types.is_integer(self.type) else self.type
 
-    def shared(self, values: Iterable[Any]) -> Iterable[Any]:
-        """`values` as Arrow or JSON give them, as the header has them: shapes are tuples, and of equal shapes and of
-        strings that repeat there is one object, since a driver keeps those of all rows."""
-        if pa.types.is_list(self.type):
-            return map(_one_tuple, map(tuple, values))
-        return map(sys.intern, values) if self.repeats else values
-
 
 @dataclass(frozen=True, slots=True)
 class BlobColumn(Column):
     """A column of Blobs: a page a value in parts, and a byte range in the index. dtype: numpy's, of what is in it."""
 
     dtype: str = "u1"
-
-
-@lru_cache(maxsize=4096)
-def _one_tuple(values: tuple[int, ...]) -> tuple[int, ...]:
-    """An equal one that is there already, mostly."""
-    return values
 
 
 # In the order of a file.
@@ -212,16 +199,38 @@ class StoredRow:
 
 
 def headers_of(columns: Mapping[str, Iterable[Any]], count: int) -> Iterator[RowHeader]:
-    """The headers of `count` rows from their small columns' values; a column that is not there has its default.
+    """The headers of `count` rows from their small columns' values, as Arrow or JSON give them.
 
-    layer_name, shape, dtype and num_params have to be there, and `shape` as a sequence. ValueError for other counts.
+    A column that is not there has its default; layer_name, shape, dtype and num_params have to be there. ValueError for
+    another count. Equal shapes, and equal strings that repeat, are one object: a driver keeps those of all rows.
     """
-    found = {"layer_shape": columns["shape"], **columns}
+    if "layer_shape" not in columns:
+        columns = {**columns, "layer_shape": columns["shape"]}
     values = [
-        column.shared(found[column.name]) if column.name in found else repeat(column.default, count)
-        for column in HEADER_COLUMNS
+        as_held(columns[column.name]) if column.name in columns else repeat(column.default, count)
+        for column, as_held in _AS_HELD
     ]
     return starmap(RowHeader, zip(*values, strict=True))
+
+
+def _tuples(values: Iterable[Iterable[int]]) -> Iterator[tuple[int, ...]]:
+    return map(_one_tuple, map(tuple, values))
+
+
+@lru_cache(maxsize=4096)
+def _one_tuple(values: tuple[int, ...]) -> tuple[int, ...]:
+    """An equal one that is there already, mostly."""
+    return values
+
+
+def _strings(values: Iterable[str]) -> Iterator[str]:
+    return map(sys.intern, values)
+
+
+_AS_HELD: tuple[tuple[SmallColumn, Callable[[Any], Iterable[Any]]], ...] = tuple(
+    (column, _tuples if pa.types.is_list(column.type) else _strings if column.repeats else iter)
+    for column in HEADER_COLUMNS
+)
 
 
 def row_problem(row: RowHeader) -> str | None:

@@ -8,11 +8,13 @@ Written for Numba 0.68. Where a later Numba has a name no more, the kernels are 
 - `make_array` gives the address of an array's values. Without it memory.py goes by index.
 - `codegen` says for which CPU is compiled. Without it float16 is converted by integer arithmetic, as on CPUs that have
   no instruction for it.
+- `arraymath` is what looks for a BLAS when it is imported. Without it the program starts half a second later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +32,12 @@ def compiled(function: Callable[..., Any], sources: str, **options: Any) -> Any:
         options[_COUNTS] = False
     dispatcher = njit(function, cache=True, **options)
     return dispatcher if _tie(dispatcher, sources) else _compiled_in_folder(function, sources, options)
+
+
+def look_for_blas() -> None:
+    """Numba imports scipy.linalg now or never; nothing where this Numba does so elsewhere."""
+    with suppress(ImportError):
+        import_module("numba.np.arraymath")
 
 
 def has_pointers() -> bool:

@@ -158,7 +158,10 @@ class PartWriter:
             self._records[row.position] = row.record(group, place, where)
 
     def _write_blob(self, blob: memoryview) -> tuple[StoredRange, int]:
-        """A page with this one value. Returns where the value is, and the page's size before compression."""
+        """A page with this one value. Returns where the value is, and the page's size before compression.
+
+        Its CRC-32 is by ISA-L, at 31 GB/s of a core; zlib's, the same number, goes at 4.
+        """
         prefix = pages.blob_prefix(blob.nbytes)
         raw_nbytes = len(prefix) + blob.nbytes
         if self._frames is None:

@@ -11,9 +11,9 @@ import pickletools
 import re
 from typing import Any, NoReturn
 
+from arrowquant_dist.checkpoint.torch_private import NAMES_IN_FILES, SPECIAL_NAMES_IN_FILES
 from arrowquant_dist.errors import InvalidCheckpoint
 
-MAX_PICKLE_NBYTES = 64 << 20  # a tensor takes about 200 bytes
 _MAX_CALLS = 2_000_000
 _MAX_TUPLE_VALUES = 10_000
 _MAX_COUNT = 1 << 40  # counting further would only make long integers
@@ -23,21 +23,15 @@ _PROTOCOL = 2  # what torch.save writes, and all that weights_only reads
 # store. Storages and dtypes come on top, see _is_plain.
 _ALLOWED = frozenset(
     {
+        *NAMES_IN_FILES,
         "collections OrderedDict",
         "collections Counter",
         "torch.nn.parameter Parameter",
-        "torch.serialization _get_layout",
         "torch Size",
         "torch Tensor",
         "torch device",
         "torch.storage UntypedStorage",
         "torch.storage TypedStorage",
-        "torch._utils _rebuild_parameter",
-        "torch._utils _rebuild_parameter_with_state",
-        "torch._utils _rebuild_tensor",
-        "torch._utils _rebuild_tensor_v2",
-        "torch._utils _rebuild_tensor_v3",
-        "torch._tensor _rebuild_from_type_v2",
         "_codecs encode",
         "builtins set",
         "builtins complex",
@@ -45,13 +39,6 @@ _ALLOWED = frozenset(
         "__builtin__ complex",
     }
 )
-_SPECIAL = {
-    "torch._utils _rebuild_sparse_tensor": "sparse tensors",
-    "torch._utils _rebuild_qtensor": "tensors that torch has quantized",
-    "torch._utils _rebuild_nested_tensor": "nested tensors",
-    "torch._utils _rebuild_meta_tensor_no_storage": "tensors without values (meta device)",
-    "torch._utils _rebuild_wrapper_subclass": "tensor subclasses",
-}
 # fmt: off
 _OPERATIONS = frozenset({
     "APPEND", "APPENDS", "BINFLOAT", "BINGET", "BININT", "BININT1", "BININT2", "BINPERSID", "BINPUT",
@@ -128,8 +115,10 @@ class _Scan:
         self._stack.extend([values] * len(operation.stack_after))
 
     def _check_global(self, name: str) -> None:
-        if name in _SPECIAL:
-            self._refuse(f"it holds {_SPECIAL[name]}, which have no plain values; {_SAVE_AGAIN}")
+        if name in SPECIAL_NAMES_IN_FILES:
+            self._refuse(
+                f"it holds {SPECIAL_NAMES_IN_FILES[name]}, which have no plain values; {_SAVE_AGAIN}"
+            )
         if name not in _ALLOWED and not _is_plain(name):
             self._refuse(
                 f"its pickle asks for {name.replace(' ', '.')!r}, which weights_only does not allow as it "

@@ -15,6 +15,25 @@ from typing import Any
 
 from arrowquant_dist.checkpoint.torch_zip import TorchArchive, rebuild_archive
 
+# What torch.save writes into a state dict's pickle: `module name` of private functions, which cannot change since
+# files have them. The first are those that weights_only calls for plain tensors, the others make what has no plain
+# values. pickle_scan.py compares texts with them; nothing here looks them up in torch.
+NAMES_IN_FILES = (
+    "torch._utils _rebuild_parameter",
+    "torch._utils _rebuild_parameter_with_state",
+    "torch._utils _rebuild_tensor",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3",
+    "torch._tensor _rebuild_from_type_v2",
+    "torch.serialization _get_layout",
+)
+SPECIAL_NAMES_IN_FILES = {
+    "torch._utils _rebuild_sparse_tensor": "sparse tensors",
+    "torch._utils _rebuild_qtensor": "tensors that torch has quantized",
+    "torch._utils _rebuild_nested_tensor": "nested tensors",
+    "torch._utils _rebuild_meta_tensor_no_storage": "tensors without values (meta device)",
+    "torch._utils _rebuild_wrapper_subclass": "tensor subclasses",
+}
 _MODULE, _OFFSET = "torch._subclasses.fake_tensor", "_checkpoint_offset"
 
 

@@ -9,11 +9,11 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
 
-from arrowquant_dist.checkpoint.pickle_scan import MAX_PICKLE_NBYTES
 from arrowquant_dist.checkpoint.weight_map import side_by_side
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
 
+MAX_PICKLE_NBYTES = 64 << 20  # a tensor takes about 200 bytes
 _MAX_DIRECTORY_NBYTES = 32 << 20  # an entry takes about 100 bytes
 _MAX_READ_NBYTES = max(_MAX_DIRECTORY_NBYTES, MAX_PICKLE_NBYTES)
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")

@@ -82,4 +82,6 @@ def run_of(table: pa.Table) -> bytes | None:
 def sidecars_of(table: pa.Table) -> set[str]:
     """Paths of the files that the plan's run copies from the source. ValueError."""
     paths: Any = json.loads((table.schema.metadata or {}).get(SIDECARS_KEY, b"[]"))
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise ValueError("its sidecars are no list of paths")
     return set(paths)

@@ -11,6 +11,7 @@ import torch
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
 from arrowquant_dist.config import LayerOverride, Transfer
 from arrowquant_dist.driver import Progress, plan_only, quantize
+from arrowquant_dist.driver.earlier import finished_outcome
 from arrowquant_dist.engine import Engine, EngineEvent, EngineFacts, OnEvent, choose_engine
 from arrowquant_dist.engine.inline import InlineEngine
 from arrowquant_dist.engine.run import finished
@@ -23,6 +24,7 @@ from arrowquant_dist.errors import (
 )
 from arrowquant_dist.plan import Shard, summarize
 from arrowquant_dist.storage.local import LocalStore
+from arrowquant_dist.target.target import Target
 from arrowquant_dist.worker import WorkerContext
 from tests.datasets import manifest_of, rows_of, weights_of
 from tests.sources import random_weights, save_checkpoint
@@ -162,6 +164,27 @@ def test_a_finished_target_that_lost_a_part_is_not_called_finished(source: str, 
     next((tmp_path / "out/weights").rglob("*.parquet")).unlink()
     with pytest.raises(IncompleteDataset, match="--overwrite"):
         quantize(source, str(tmp_path / "out"), CONFIG, RunConfig())
+
+
+def test_a_dataset_that_is_being_cleared_is_not_called_finished(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest is there when the target is listed, and gone when it is read."""
+    quantize(source, str(tmp_path / "out"), CONFIG, RunConfig())
+    read = LocalStore.read
+
+    def clears_meanwhile(store: LocalStore, path: str) -> bytes:
+        if path == "manifest.json":
+            store.delete([path])
+        return read(store, path)
+
+    monkeypatch.setattr(LocalStore, "read", clears_meanwhile)
+    with pytest.raises(TargetConflict, match="another run is clearing the target"):
+        finished_outcome(
+            Target.open(str(tmp_path / "out")),
+            plan_only(source, str(tmp_path / "new"), CONFIG, RunConfig()),
+            Target.open(str(tmp_path / "out")).look(),
+        )
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -13,7 +13,7 @@ from arrowquant_dist.target.index import write_index
 from arrowquant_dist.target.layout import Listing, part_path
 from arrowquant_dist.target.manifest import Manifest
 from arrowquant_dist.target.plan_file import RunIdentity
-from arrowquant_dist.target.publish import Published, prepare, publish
+from arrowquant_dist.target.publish import Draft, Published, prepare, publish
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.shards import CommittedShards
 from arrowquant_dist.target.target import State, Target
@@ -55,13 +55,17 @@ class Driver:
             shard, attempt, info.path, info.nbytes, info.hash, info.records, {}, 1, "w", "n", 0.5, 3, 2, 1
         )
 
-    def publish(self, config: str = "") -> Published:
+    def index(self) -> bytes:
+        return write_index((r.part, r.shard, row) for r in self.receipts().values() for row in r.rows)
+
+    def prepare(self, config: str = "") -> Draft:
         """All that is committed. config: to tell manifests apart."""
-        receipts = self.receipts()
-        index = write_index((r.part, r.shard, row) for r in receipts.values() for row in r.rows)
-        manifest = make_manifest(list(receipts.values()), index, self.run.fingerprint, config)
-        draft = prepare(self.target, self.run, manifest, index, SIDECARS, self.target.look())
-        return publish(self.target, draft, REPORT)
+        index = self.index()
+        manifest = make_manifest([*self.receipts().values()], index, self.run.fingerprint, config)
+        return prepare(self.target, self.run, manifest, index, SIDECARS, self.target.look())
+
+    def publish(self, config: str = "") -> Published:
+        return publish(self.target, self.prepare(config), REPORT)
 
 
 def make_manifest(receipts: list[Receipt], index: bytes, fingerprint: str, config: str = "") -> Manifest:

@@ -14,6 +14,7 @@ from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.target.clear import sweep
 from arrowquant_dist.target.commit import commit_path
 from arrowquant_dist.target.index import write_index
+from arrowquant_dist.target.plan_file import SIDECARS_KEY, plan_file
 from arrowquant_dist.target.publish import Published, prepare
 from arrowquant_dist.target.receipt import Receipt
 from tests.storage.places import LocalPlace, Place
@@ -135,6 +136,17 @@ def test_a_damaged_plan_is_named(place: Place) -> None:
     place.put("run/plan.arrow", b"ARROW1 but not really")
     with pytest.raises(CorruptWeights, match="--overwrite"):
         at(place).planned()
+
+
+@pytest.mark.parametrize("sidecars", [b"[1", b"[1]", b"{}", b"7"])
+def test_a_plan_whose_list_of_sidecars_is_damaged_can_be_overwritten(place: Place, sidecars: bytes) -> None:
+    table = plan()
+    damaged = table.replace_schema_metadata({**table.schema.metadata, SIDECARS_KEY: sidecars})
+    place.put("run/plan.arrow", plan_file(damaged))
+    with pytest.raises(CorruptWeights, match="--overwrite"):
+        at(place).planned()
+    cleared(at(place))
+    assert place.paths() == []
 
 
 def test_a_target_without_a_plan_holds_nobodys_run(place: Place) -> None:

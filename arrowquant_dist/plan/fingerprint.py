@@ -42,6 +42,7 @@ def fingerprint(
     numbers: dict[
         int, int
     ] = {}  # by id: a plan's equal specs are few objects, and hashing one costs more than the rest
+    encoding, described = None, {}  # the last one: most neighbours share theirs
     for shard in shards:
         rows = []
         for block in shard.blocks:
@@ -49,7 +50,9 @@ def fingerprint(
             if spec is None:
                 spec = numbers[id(block.spec)] = specs.setdefault(block.spec, len(specs))
             where = (layer.name, layer.shape, layer.dtype, shown(layer.uri), layer.offset, layer.nbytes)
-            rows.append((*where, describe(layer.encoding, shown), block.row_start, block.rows, spec))
+            if layer.encoding is not encoding:
+                encoding, described = layer.encoding, describe(layer.encoding, shown)
+            rows.append((*where, described, block.row_start, block.rows, spec))
         state.update(f"\n{_json([shard.index, rows])}".encode())
     state.update(f"\n{_json([spec.to_dict() for spec in specs])}".encode())
     return f"xxh3_128:{state.hexdigest()}"

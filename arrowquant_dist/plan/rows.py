@@ -121,16 +121,10 @@ def tuples(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[tuple[Any, .
 
 def _row(shard: int, block: RowBlock, shown: Callable[[str], str]) -> tuple[Any, ...]:
     """The block as a row of BLOCK_SCHEMA."""
-    layer = block.layer
-    stored = layer.encoding.byte_range(layer, *block.value_range)
-    own = (
-        layer.name,
-        block.shape,
-        layer.dtype,
-        block.num_params,
-        shown(layer.uri),
-        stored.start,
-        stored.nbytes,
-    )
+    layer, columns = block.layer, block.columns
+    start, stop = block.row_start * columns, (block.row_start + block.rows) * columns
+    stored = layer.encoding.byte_range(layer, start, stop)
+    values = (layer.name, block.shape, layer.dtype, stop - start)
+    place = (shown(layer.uri), stored.start, stored.nbytes)
     whole = (layer.shape, layer.offset, layer.nbytes, shard, block.row_start, block.rows)
-    return (*own, *whole, *_spec_values(block.spec), block.kept_reason)
+    return (*values, *place, *whole, *_spec_values(block.spec), block.kept_reason)

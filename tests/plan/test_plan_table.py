@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -15,10 +16,12 @@ from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, InvalidCheckpoint
 from arrowquant_dist.plan import (
+    Plan,
     make_plan,
     plan_from_table,
     plan_table,
 )
+from tests.plan import every_kind
 from tests.plan.plan_bytes import read_again, written
 from tests.plan.plan_sources import CONFIGS, RUNS, checkpoint, checkpoints
 
@@ -28,6 +31,7 @@ PLAN = make_plan(
     CONFIG,
     RunConfig(block_bytes=1 << 20),
 )
+EVERY = make_plan(every_kind.SOURCE, every_kind.CONFIG, every_kind.RUN)
 
 
 @settings(deadline=None, max_examples=150)
@@ -82,19 +86,44 @@ def test_duckdb_reads_the_table() -> None:
     ]
 
 
+def test_encodings_are_typed_columns() -> None:
+    connection = duckdb.connect()
+    connection.register("plan", plan_table(EVERY))
+    query = (
+        "select layer_name, encoding, packed.bits, packed.block, packed.zero_points.offset, float8.scales.uri,"
+        " strided.strides from plan where layer_name in ('packed.weight', 'view.weight', 'norm.weight',"
+        " 'float8_elsewhere.weight') and row_start = 0 order by 1"
+    )
+    assert connection.execute(query).fetchall() == [
+        ("float8_elsewhere.weight", "float8", None, None, None, "s3://bucket/model/b.bin", None),
+        ("norm.weight", "raw", None, None, None, None, None),
+        ("packed.weight", "packed", 4, [1, 32], 520_000, None, None),
+        ("view.weight", "strided", None, None, None, None, [1, 50]),
+    ]
+
+
+def test_a_plan_has_the_columns_of_the_kinds_in_it() -> None:
+    assert plan_table(PLAN).schema.names[-2:] == ["kept_reason", "encoding"]
+    kinds = ["strided", "float8", "int8", "packed", "microscaled", "transposed_microscaled"]
+    assert plan_table(EVERY).schema.names[-8:] == ["kept_reason", "encoding", *kinds]
+
+
 def _with_metadata(table: pa.Table, name: str, value: object) -> pa.Table:
     return table.replace_schema_metadata(
         {**table.schema.metadata, f"arrowquant.{name}".encode(): json.dumps(value)}
     )
 
 
-def _with_column(table: pa.Table, name: str, values: list[object]) -> pa.Table:
+def _with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
     field = table.schema.field(name)
     return table.set_column(table.schema.names.index(name), field, pa.array(values, field.type))
 
 
 _TABLE = plan_table(PLAN)
 _ROWS = _TABLE.num_rows
+_EVERY = plan_table(EVERY)
+_RENAMED = _EVERY.rename_columns({"packed": "pocked"}).replace_schema_metadata(_EVERY.schema.metadata)
+_MOVED = pa.array([{"strides": [2, 50]}] * _EVERY.num_rows, _EVERY.schema.field("strided").type)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +142,17 @@ _ROWS = _TABLE.num_rows
         (_with_metadata(_TABLE, "compression", "none"), "fingerprint"),
         (_with_metadata(_TABLE, "source", {"uri": "x"}), "metadata is damaged"),
         (_with_metadata(_TABLE, "aliases", [1]), "metadata is damaged"),
+        (_with_metadata(_TABLE, "plan_version", 0), "metadata is damaged"),
+        (_with_column(_TABLE, "encoding", ["dataset"] * _ROWS), "fingerprint"),
+        (_with_column(_TABLE, "encoding", ["rabbit"] * _ROWS), "there is no encoding 'rabbit'"),
+        (_with_column(_TABLE, "encoding", ["packed"] * _ROWS), "the encodings 'packed' have no column"),
+        (_with_column(_TABLE, "encoding", [None] * _ROWS), "empty cells"),
+        (_with_column(_EVERY, "encoding", ["packed"] * _EVERY.num_rows), "an encoding is empty"),
+        (_with_column(_EVERY, "strided", [None] * _EVERY.num_rows), "an encoding is empty"),
+        (_with_column(_EVERY, "strided", [{}] * _EVERY.num_rows), "strides of an encoding is empty"),
+        (_with_column(_EVERY, "strided", _MOVED), "fingerprint"),
+        (_EVERY.append_column("rabbit", pa.array([1] * _EVERY.num_rows)), "other columns"),
+        (_RENAMED, "other columns"),
     ],
 )
 def test_a_table_that_is_no_plan_or_was_changed_is_refused(table: pa.Table, message: str) -> None:
@@ -128,16 +168,19 @@ def test_a_plan_of_a_newer_version_is_refused_and_says_what_to_do() -> None:
 _BYTES = written(PLAN)
 
 
+@pytest.mark.parametrize("plan", [PLAN, EVERY], ids=["raw", "every kind"])
 @settings(deadline=None, max_examples=150)
-@given(st.integers(0, len(_BYTES) - 1), st.integers(1, 255))
-def test_a_flipped_byte_gives_the_same_plan_or_one_clear_error(place: int, mask: int) -> None:
-    damaged = bytearray(_BYTES)
-    damaged[place] ^= mask
+@given(data=st.data(), mask=st.integers(1, 255))
+def test_a_flipped_byte_gives_the_same_plan_or_one_clear_error(
+    plan: Plan, data: st.DataObject, mask: int
+) -> None:
+    damaged = bytearray(written(plan))
+    damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= mask
     try:
-        plan = read_again(bytes(damaged))
+        found = read_again(bytes(damaged))
     except ArrowQuantError:
         return
-    assert plan.shards == PLAN.shards
+    assert found.shards == plan.shards
 
 
 @pytest.mark.parametrize("data", [b"", b"ARROW1", _BYTES[:100], _BYTES[:-1], b"\x00" * 1000])

@@ -2,13 +2,14 @@
 
 Column `encoding` has the kind's name. A kind whose type has fields has a column of that name too, where a plan uses it:
 a struct of the fields, null in the rows of other kinds. So a plan has the columns of the kinds in it, and a new kind
-changes no plan that does without it.
+changes no plan that does without it. Fields are numbers, texts, tuples of numbers and Places, `| None` where there may
+be none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from functools import cache
 from types import NoneType
 from typing import Any, NamedTuple, get_args, get_type_hints
@@ -22,15 +23,22 @@ from arrowquant_dist.columns import python_values
 
 KIND_FIELD = pa.field("encoding", pa.string())
 _INTS = pa.list_(pa.int64())
-# What a field of an encoding may be, besides a dataclass of such fields; `| None` where there may be none.
-_ARROW_TYPES = {int: pa.int64(), str: pa.string(), tuple[int, ...]: _INTS, tuple[int, int]: _INTS}
+_ARROW_TYPES = {
+    int: pa.int64(),
+    str: pa.string(),
+    tuple[int, ...]: _INTS,
+    tuple[int, int]: _INTS,
+    Place: pa.struct(
+        [("uri", pa.string()), ("offset", pa.int64()), ("dtype", pa.string()), ("shape", _INTS)]
+    ),
+}
 
 Shown = Callable[[str], str]  # a URI without what may be secret
 
 
 class _Field(NamedTuple):
     name: str
-    kind: Any  # a type of _ARROW_TYPES, or a dataclass
+    kind: Any  # of _ARROW_TYPES
     is_optional: bool
 
 
@@ -38,7 +46,7 @@ def encoding_fields(used: Iterable[type[Encoding]]) -> list[pa.Field]:
     """The columns of a plan that uses these kinds."""
     kinds = set(used)
     structs = [kind for kind in ENCODINGS if kind in kinds and _fields_of(kind)]
-    return [KIND_FIELD, *(pa.field(kind.kind, _arrow_type(kind)) for kind in structs)]
+    return [KIND_FIELD, *(pa.field(kind.kind, _struct_of(kind)) for kind in structs)]
 
 
 def encoding_columns(
@@ -48,8 +56,9 @@ def encoding_columns(
     kinds = [encoding.kind for encoding in encodings]
     yield kinds
     for column in columns[1:]:
+        names = [field.name for field in _fields_of(BY_KIND[column.name])]
         yield [
-            _cells(encoding, shown) if kind == column.name else None
+            tuple([_cell(getattr(encoding, name), shown) for name in names]) if kind == column.name else None
             for kind, encoding in zip(kinds, encodings, strict=True)
         ]
 
@@ -72,47 +81,33 @@ def read_encodings(batch: pa.RecordBatch) -> list[Encoding]:
 
 def describe(encoding: Encoding, shown: Shown) -> dict[str, Any]:
     """Its kind and fields as plain values; what is not there is left out."""
-    return {"kind": encoding.kind, **_plain(encoding, shown)}
+    found: dict[str, Any] = {"kind": encoding.kind}
+    for name, _, _ in _fields_of(type(encoding)):
+        value = getattr(encoding, name)
+        if value is not None:
+            found[name] = _cell(value, shown)
+    return found
 
 
 @cache
-def _fields_of(cls: Any) -> tuple[_Field, ...]:
+def _fields_of(cls: type) -> tuple[_Field, ...]:
     hints = get_type_hints(cls)
     found = []
     for field in fields(cls):
-        parts = [part for part in get_args(hints[field.name]) if part is not NoneType]
-        is_optional = NoneType in get_args(hints[field.name])
-        found.append(_Field(field.name, parts[0] if is_optional else hints[field.name], is_optional))
+        hint = hints[field.name]
+        is_optional = NoneType in get_args(hint)
+        found.append(_Field(field.name, get_args(hint)[0] if is_optional else hint, is_optional))
     return tuple(found)
 
 
-@cache
-def _arrow_type(kind: Any) -> pa.DataType:
-    if _is_struct(kind):
-        return pa.struct([(field.name, _arrow_type(field.kind)) for field in _fields_of(kind)])
-    return _ARROW_TYPES[kind]
+def _struct_of(cls: type) -> pa.DataType:
+    return pa.struct([(field.name, _ARROW_TYPES[field.kind]) for field in _fields_of(cls)])
 
 
-def _is_struct(kind: Any) -> bool:
-    return is_dataclass(kind)
-
-
-def _cells(value: Any, shown: Shown) -> tuple[Any, ...]:
-    """The fields of a dataclass as an Arrow struct's."""
+def _cell(value: Any, shown: Shown) -> Any:
     if isinstance(value, Place):
         return shown(value.uri), value.offset, value.dtype, value.shape
-    found = (getattr(value, field.name) for field in _fields_of(value.__class__))
-    return tuple(_cells(cell, shown) if _is_struct(cell) else cell for cell in found)
-
-
-def _plain(value: Any, shown: Shown) -> dict[str, Any]:
-    """The fields of a dataclass as JSON has them."""
-    if isinstance(value, Place):
-        return {"uri": shown(value.uri), "offset": value.offset, "dtype": value.dtype, "shape": value.shape}
-    found = ((field.name, getattr(value, field.name)) for field in _fields_of(value.__class__))
-    return {
-        name: _plain(cell, shown) if _is_struct(cell) else cell for name, cell in found if cell is not None
-    }
+    return value
 
 
 def _read_kind(kind: str, batch: pa.RecordBatch) -> list[Encoding | None]:
@@ -123,7 +118,8 @@ def _read_kind(kind: str, batch: pa.RecordBatch) -> list[Encoding | None]:
         return [_only(BY_KIND[kind])] * batch.num_rows
     if kind not in batch.schema.names:
         raise ValueError(f"the encodings {kind!r} have no column")
-    return _read_structs(batch.column(kind), BY_KIND[kind], {})
+    seen: dict[Any, Any] = {None: None}
+    return [seen.setdefault(value, value) for value in _read_structs(batch.column(kind), BY_KIND[kind])]
 
 
 @cache
@@ -132,24 +128,26 @@ def _only(kind: type[Encoding]) -> Encoding:
     return kind()
 
 
-def _read_structs(array: pa.StructArray, cls: Any, seen: dict[Any, Any]) -> list[Any]:
-    """The dataclass of each struct, None where it is null. seen: equal values so far, to have them once."""
-    children = array.flatten()  # null where the struct is
+def _read_structs(array: pa.StructArray, cls: Any) -> Iterator[Any]:
+    """An instance of `cls`, a dataclass, for each struct; None where it is null."""
     columns = []
-    for field, child in zip(_fields_of(cls), children, strict=True):
+    for field, child in zip(_fields_of(cls), array.flatten(), strict=True):  # null where the struct is
         if not field.is_optional and child.null_count != array.null_count:
             raise ValueError(f"{field.name} of an encoding is empty")
-        columns.append(_read_values(child, field.kind, seen))
-    rows = zip(array.is_valid().to_pylist(), zip(*columns, strict=True), strict=True)
-    made = (cls(*cells) if is_valid else None for is_valid, cells in rows)
-    return [seen.setdefault(value, value) for value in made]
+        columns.append(_read_values(child, field.kind))
+    rows = zip(*columns, strict=True)
+    if not array.null_count:
+        return (cls(*cells) for cells in rows)
+    are_valid = array.is_valid().to_pylist()
+    return (cls(*cells) if valid else None for valid, cells in zip(are_valid, rows, strict=True))
 
 
-def _read_values(array: pa.Array, kind: Any, seen: dict[Any, Any]) -> list[Any]:
-    if _is_struct(kind):
-        return _read_structs(array, kind, seen)
+def _read_values(array: pa.Array, kind: Any) -> Iterable[Any]:
+    if kind is Place:
+        return _read_structs(array, Place)
     values = python_values(array)
-    if _arrow_type(kind) != _INTS:
+    if _ARROW_TYPES[kind] != _INTS:
         return values
+    seen: dict[Any, Any] = {}  # most layers have the shape of another
     items = (None if value is None else tuple(value) for value in values)
     return [seen.setdefault(item, item) for item in items]

@@ -117,7 +117,8 @@ def _even_cuts(ends: Sequence[int], target: int) -> list[int]:
 def _cuts(ends: Sequence[int], limit: int, most: int) -> list[int]:
     """Greedy: each shard takes what fits in `limit`, at least one atom; gives up after `most` shards.
 
-    ends: n cumulative weights. The last cut is n where all fits.
+    ends: n cumulative weights, the last cut is n where all fits. A list, for `bisect`: numpy's searchsorted for one
+    value at a time was a good part of 5 s that a driver of 200,000 layers lost (25.6 s instead of 30.9).
     """
     cuts: list[int] = []
     cut = before = 0

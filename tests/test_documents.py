@@ -1,0 +1,168 @@
+"""What the documents say of the code is true of it: rooms, files, functions, tests, links and versions."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+PACKAGE = CHECKOUT / "arrowquant_dist"
+INSIDE = PACKAGE / "README.md"
+CONTRIBUTING = CHECKOUT / "CONTRIBUTING.md"
+FOR_DEVELOPERS = (INSIDE, CONTRIBUTING)
+DOCUMENTS = sorted(
+    path for folder in (".", "arrowquant_dist", "cluster") for path in (CHECKOUT / folder).rglob("*.md")
+)
+PLACEHOLDER = "NEW"  # stands for a file that is to be added
+
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def test_the_rooms_are_those_of_the_contract() -> None:
+    shown = re.search(r"```\n(.*?)```", section(INSIDE, "The rooms"), re.DOTALL)
+    assert shown is not None
+    floors = [set(re.split(r"\s{2,}", line)[0].split(" | ")) for line in shown[1].splitlines()]
+    assert floors == contract()
+
+
+def test_each_room_has_its_paragraph_and_each_paragraph_a_room() -> None:
+    paragraphs = section(INSIDE, "The rooms").split("### A paragraph a room", 1)[1]
+    assert sorted(re.findall(r"\*\*`(\w+)`\*\*", paragraphs)) == sorted(set().union(*contract()))
+
+
+def test_the_modules_that_know_private_names_are_listed() -> None:
+    listed = set(re.findall(r"`([\w/]*private\.py)`", section(INSIDE, "The rooms")))
+    assert listed == {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*private.py")}
+
+
+def test_a_layer_lives_in_ten_steps_and_each_names_its_functions() -> None:
+    steps = re.findall(r"^(\d+)\. (.*)$", section(INSIDE, "The life of a layer"), re.MULTILINE)
+    assert [int(number) for number, _ in steps] == list(range(1, 11))
+    assert [step for _, step in steps if "::" not in step] == []
+
+
+def test_each_guarantee_names_the_test_that_holds_it() -> None:
+    rows = re.findall(
+        r"^\| (?!what|---)(.*) \| (.*) \|$", section(INSIDE, "What has to stay true"), re.MULTILINE
+    )
+    assert len(rows) > 30
+    assert [claim for claim, held_by in rows if not re.search(r"`tests/[\w/]+\.py::test_\w+`", held_by)] == []
+
+
+@pytest.mark.parametrize("document", FOR_DEVELOPERS, ids=lambda path: path.name + "-" + path.parent.name)
+def test_every_file_function_and_test_that_is_named_exists(document: Path) -> None:
+    assert [named for named in code_spans(document) if not exists(named)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_every_link_leads_to_a_file(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", prose(document))
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_readme_leads_to_what_developers_read() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", prose(CHECKOUT / "README.md"))
+    assert {"arrowquant_dist/README.md", "CONTRIBUTING.md"} <= set(links)
+
+
+def test_the_versions_are_those_of_the_code() -> None:
+    rows = re.findall(
+        r"^\| `[\w.]+` \| `([\w/.]+)::(\w+)` \| (\d+) \|", CONTRIBUTING.read_text(), re.MULTILINE
+    )
+    assert len(rows) == 6
+    for path, name, now in rows:
+        module = importlib.import_module(f"arrowquant_dist.{path.removesuffix('.py').replace('/', '.')}")
+        assert str(getattr(module, name)) == now, (path, name)
+
+
+def test_the_version_of_the_package_is_the_one_of_the_project() -> None:
+    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"| package | pyproject.toml, CHANGELOG.md | {version} |" in CONTRIBUTING.read_text()
+
+
+def test_a_name_that_is_not_there_is_noticed() -> None:
+    assert exists("driver/run.py::quantize")
+    assert not exists("driver/run.py::quantise")
+    assert not exists("driver/ran.py")
+    assert exists("worker/shard.py::ShardWorker.run")
+    assert not exists("worker/shard.py::ShardWorker.ran")
+    assert exists("tests/test_documents.py::test_a_name_that_is_not_there_is_noticed")
+    assert not exists("no_such_name")
+
+
+def prose(document: Path) -> str:
+    """The document without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def section(document: Path, heading: str) -> str:
+    return document.read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def contract() -> list[set[str]]:
+    """The floors of the layers contract, from above, without the package's name."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    [layers] = [
+        one["layers"] for one in project["tool"]["importlinter"]["contracts"] if one["type"] == "layers"
+    ]
+    return [{name.removeprefix("arrowquant_dist.") for name in floor.split(" | ")} for floor in layers]
+
+
+def code_spans(document: Path) -> list[str]:
+    """What stands in backticks and looks like a path or a name of this repository."""
+    spans = re.findall(r"`([^`\n]+)`", prose(document))
+    is_name = re.compile(r"[\w/.-]+\.(py|yaml|toml)(::[\w.]+)?|[\w/]+/|_*[A-Za-z]\w*(\.\w+)*")
+    found = [span for span in spans if is_name.fullmatch(span) and PLACEHOLDER not in span]
+    return [
+        span for span in found if "/" in span or "_" in span.strip("_") or re.search(r"[a-z][A-Z]|\.py", span)
+    ]
+
+
+def exists(named: str) -> bool:
+    path, _, name = named.partition("::")
+    if "/" not in path and not re.search(r"\.(py|yaml|toml)$", path):
+        return not known_names().isdisjoint({path, path.rpartition(".")[2]})
+    place = next((root / path for root in (PACKAGE, CHECKOUT) if (root / path).exists()), None)
+    return place is not None and (not name or defines(place, tuple(name.split("."))))
+
+
+def defines(path: Path, names: tuple[str, ...]) -> bool:
+    """Whether a module has a class, function or value of that name, or a class a member."""
+    body = ast.parse(path.read_text()).body
+    for name in names[:-1]:
+        body = next((node.body for node in body if isinstance(node, ast.ClassDef) and node.name == name), [])
+    return names[-1] in {found for node in body for found in bound_by(node)}
+
+
+def bound_by(node: ast.AST) -> list[str]:
+    if isinstance(node, Definition):
+        return [node.name]
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return [node.target.id]
+    return []
+
+
+@cache
+def known_names() -> frozenset[str]:
+    """What the package binds, takes as an argument or has as a text (columns, keys, options), and what tests bind."""
+    found = {PACKAGE.name}
+    for path in [*PACKAGE.rglob("*.py"), *(CHECKOUT / "tests").rglob("*.py")]:
+        found.add(path.stem)
+        for node in ast.walk(ast.parse(path.read_text())):
+            found.update(bound_by(node))
+            if PACKAGE not in path.parents:
+                continue
+            if isinstance(node, ast.arg):
+                found.add(node.arg)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return frozenset(found)

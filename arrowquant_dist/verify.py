@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
-from arrowquant_dist.dataset.bare import BareFile, KeptGroup
+from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup
 from arrowquant_dist.dataset.dataset import Dataset, alias_errors, bare_paths
 from arrowquant_dist.dataset.layers import StoredBlock, block_problem, group_layers
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, NotFound
@@ -32,7 +32,7 @@ WORKERS = 4
 STRAY = "stray-object"
 _SAID_TWICE = ("fingerprint", "source", "config", "aliases", "compression")  # by the plan and the manifest
 
-OnProgress = Callable[[int, int], None]  # bytes done, bytes in all; called from several threads
+OnBytes = Callable[[int, int], None]  # bytes done, bytes in all; called from several threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,7 @@ class VerifyReport:
         return {"is_sound": self.is_sound, **asdict(self)}
 
 
-def verify(
-    uri: str, storage: Storage = DEFAULT_STORAGE, on_progress: OnProgress | None = None
-) -> VerifyReport:
+def verify(uri: str, storage: Storage = DEFAULT_STORAGE, on_progress: OnBytes | None = None) -> VerifyReport:
     """Reads every byte of a dataset, three times where it is a target, and lists what is wrong.
 
     Of a target: the manifest against index, parts and plan; size and hash of every object; each row's
@@ -90,7 +88,7 @@ def verify(
 class _Findings:
     """What was checked so far, and what is wrong. Thread-safe."""
 
-    def __init__(self, store: Store, on_progress: OnProgress | None) -> None:
+    def __init__(self, store: Store, on_progress: OnBytes | None) -> None:
         self.uri = store.uri
         self._on_progress = on_progress
         self._lock = threading.Lock()
@@ -142,7 +140,7 @@ def _check_bare(store: Store, findings: _Findings) -> None:
             f"without {MANIFEST_PATH} nothing says whether all of it is here; run the same command again"
         )
         findings.note(IncompleteDataset(message, uri=store.uri))
-    kept = KeptGroup()
+    kept = OpenRowGroup()
     files = {}
     for path in paths:
         with findings.noting():
@@ -296,7 +294,7 @@ def _check_part(store: Store, findings: _Findings, part: ManifestPart, blocks: S
             sound.append(block)
         findings.advance(block.stored_nbytes)
     with findings.noting():
-        file = BareFile(store, part.path, KeptGroup())
+        file = BareFile(store, part.path, OpenRowGroup())
         _check_parquet(store, file, blocks, sound, findings)
 
 

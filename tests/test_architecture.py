@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 400
 # Seconds to import and hundreds of MiB, so a function that needs one imports it.
 HEAVY = {"torch", "transformers", "pandas", "ray", "datasets", "matplotlib", "scipy"}
+# The same thing in two modules: a command and what it calls, a reader a file format, a twin for another version or for
+# when a library's private names are gone.
+ONE_MEANING = {"quantize", "verify", "read_layers", "fingerprint", "read_encodings", "loaded"}
 TOP_LEVEL = {
     ".ci",
     ".gitignore",
@@ -66,6 +70,14 @@ print("MODULES", *{name.partition(".")[0] for name in sys.modules})
     assert not set(shown.split("MODULES")[1].split()) & (HEAVY | {"numpy", "pyarrow", "numba", "fsspec"})
 
 
+def test_a_public_name_means_one_thing() -> None:
+    modules: defaultdict[str, list[str]] = defaultdict(list)
+    for module in MODULES:
+        for name in defined(ast.parse(module.read_text())) - ONE_MEANING:
+            modules[name].append(str(module.relative_to(PACKAGE)))
+    assert not {name: found for name, found in modules.items() if len(found) > 1}
+
+
 def test_nothing_lies_about_at_the_top() -> None:
     if not (CHECKOUT / ".git").exists():
         pytest.skip("only git knows what belongs to the project")
@@ -96,3 +108,15 @@ def imported_at_once(module: ast.Module) -> set[str]:
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             waiting += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
     return found
+
+
+def defined(module: ast.Module) -> set[str]:
+    """Public classes, functions and constants of a module."""
+    found: set[str] = set()
+    for node in module.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in found if not name.startswith("_") and len(name) > 1}

@@ -175,7 +175,7 @@ def _read(
     storage: Storage,
 ) -> Checkpoint:
     """The checkpoint in these files, their headers read many at a time; copies of tied weights dropped."""
-    parts = weight_map.side_by_side(lambda info: _read_file(store, info), files)
+    parts = weight_map.in_threads(lambda info: _read_file(store, info), files)
     layers, aliases = weight_map.merge_files([(part.layers, part.aliases) for part in parts])
     if not layers:
         raise InvalidCheckpoint("it holds no tensors; choose another source", uri=store.uri)
@@ -208,7 +208,7 @@ def _read_small(reader: SourceReader, layers: Sequence[Layer]) -> list[np.ndarra
         values = reader.read([(layers[i], 0, layers[i].num_params) for i in indices])
         found.update(zip(indices, values, strict=True))
 
-    weight_map.side_by_side(read, list(by_file.values()))
+    weight_map.in_threads(read, list(by_file.values()))
     return [found[index] for index in range(len(layers))]
 
 

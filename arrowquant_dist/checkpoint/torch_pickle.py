@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from arrowquant_dist.checkpoint import torch_private, torch_storages
 from arrowquant_dist.checkpoint.encodings.raw import RAW
-from arrowquant_dist.checkpoint.encodings.strided import Strided, is_contiguous, span
+from arrowquant_dist.checkpoint.encodings.strided import Strided, is_contiguous, view_extent
 from arrowquant_dist.checkpoint.pickle_scan import check_pickle
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.checkpoint.torch_zip import TorchArchive, read_archive
@@ -82,7 +82,7 @@ def read_layers(store: Store, info: ObjectInfo) -> tuple[list[Layer], dict[str, 
 
 def _layer(view: _View, record: ByteRange, uri: str) -> Layer:
     itemsize = DTYPES[view.dtype].itemsize
-    nbytes = span(view.shape, view.strides) * itemsize
+    nbytes = view_extent(view.shape, view.strides) * itemsize
     start = view.offset * itemsize
     if nbytes and not 0 <= start <= start + nbytes <= record.nbytes:
         _refuse(

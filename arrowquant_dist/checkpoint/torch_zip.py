@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
 
-from arrowquant_dist.checkpoint.weight_map import side_by_side
+from arrowquant_dist.checkpoint.weight_map import in_threads
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
 
@@ -51,7 +51,7 @@ def read_archive(store: Store, info: ObjectInfo) -> TorchArchive:
         raise InvalidCheckpoint(f"its zip is damaged or cut off ({error}); {_AGAIN}", uri=uri) from error
     folder = f"{prefix}data/"
     stored = [record for name, record in records.items() if name.startswith(folder)]
-    ranges = side_by_side(lambda record: _locate(store, info, record), stored)
+    ranges = in_threads(lambda record: _locate(store, info, record), stored)
     keys = [record.filename.removeprefix(folder) for record in stored]
     return TorchArchive(pickle, dict(zip(keys, ranges, strict=True)))
 

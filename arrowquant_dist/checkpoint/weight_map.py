@@ -52,7 +52,7 @@ def find_files(store: Store, index_path: str, weight_map: dict[str, str]) -> lis
         except NotFound:
             return None
 
-    found = side_by_side(look, paths)
+    found = in_threads(look, paths)
     missing = [path for path, info in zip(paths, found, strict=True) if info is None]
     if missing:
         _refuse(
@@ -109,7 +109,7 @@ def merge_files(
     return layers, aliases
 
 
-def side_by_side(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+def in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
     """`function` of each item, in order, many requests at a time. The first error ends it."""
     if len(items) < 2:
         return [function(item) for item in items]

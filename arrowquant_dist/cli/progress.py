@@ -66,7 +66,7 @@ def shown_progress(out: TextIO, verb: str) -> Iterator[Show]:
 
 
 @dataclass(slots=True)
-class Pace:
+class RecentRate:
     """How fast it goes, over the last two minutes or since the first event. Not thread-safe.
 
     A run of hours slows down or speeds up as workers go and come, and what is left takes as long as it takes now. What
@@ -107,7 +107,7 @@ class ProgressLines:
     verb: str
     clock: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _pace: Pace = field(default_factory=Pace)
+    _pace: RecentRate = field(default_factory=RecentRate)
     _began: float | None = None
     _last: HowFar | None = None
     _next: float = 0.0
@@ -146,7 +146,7 @@ def _layers(event: HowFar) -> list[str]:
     return [f"{event.done_layers} of {event.total_layers} layers"] if event.total_layers else []
 
 
-def _speed(pace: Pace, now: float, event: HowFar) -> list[str]:
+def _speed(pace: RecentRate, now: float, event: HowFar) -> list[str]:
     rate, left = pace.nbytes_per_second(now), pace.seconds_left(now, event)
     shown = [f"{text.nbytes(rate)}/s"] if rate is not None else []
     return [*shown, f"{text.seconds(left)} left"] if left is not None else shown
@@ -161,7 +161,7 @@ def _bar(out: TextIO, verb: str) -> Iterator[Show]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-    lock, pace = threading.Lock(), Pace()
+    lock, pace = threading.Lock(), RecentRate()
     last: list[HowFar] = []
 
     def said() -> str:

@@ -42,7 +42,7 @@ class ReadCounter:
             self.nbytes += nbytes
 
 
-class KeptGroup:
+class OpenRowGroup:
     """The row group that was read last, open after that row: the next one is likely to follow. Thread-safe.
 
     Row by row, since a whole row group, decoded at once, takes up to five times its size.
@@ -74,7 +74,7 @@ class BareFile:
     that such a row group takes in `kept`. Raises CorruptWeights for what is not V1 or V2.
     """
 
-    def __init__(self, store: Store, path: str, kept: KeptGroup) -> None:
+    def __init__(self, store: Store, path: str, kept: OpenRowGroup) -> None:
         self._store, self._path, self._kept = store, path, kept
         with self._translated(), store.open_reader(path) as reader:
             file = pq.ParquetFile(reader, page_checksum_verification=True)

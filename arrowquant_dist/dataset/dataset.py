@@ -11,10 +11,10 @@ import numpy as np
 
 from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
-from arrowquant_dist.dataset.bare import BareFile, KeptGroup, ReadCounter
+from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layers
 from arrowquant_dist.dataset.ranges import peak_nbytes, read_values
-from arrowquant_dist.dataset.values import Values, check_digests, check_finite
+from arrowquant_dist.dataset.values import Values, check_digests, check_finite_scales
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidConfig, NotFound, UnknownLayer
 from arrowquant_dist.format.digests import CHUNK_NBYTES
@@ -173,7 +173,7 @@ class Dataset:
             except NotFound as error:
                 message = "a part that the dataset needs is gone; fetch it again, or quantize anew"
                 raise IncompleteDataset(message, layer=block.header.layer_name, uri=url) from error
-        check_finite(values, block, url)
+        check_finite_scales(values, block, url)
         if verify:
             check_digests(values, block, url, place)
         return _tensor(values, piece)
@@ -246,7 +246,7 @@ def _open_indexed(store: Store) -> Dataset:
 
 def _open_bare(store: Store) -> Dataset:
     paths = bare_paths(store)
-    kept = KeptGroup()
+    kept = OpenRowGroup()
     files = {path: BareFile(store, path, kept) for path in paths}
     blocks = [block for file in files.values() for block in file.blocks]
     layers, errors = group_layers(blocks, store.url)

@@ -31,7 +31,7 @@ class Values:
         return cls(Blobs(*typed), start)
 
 
-def check_finite(values: Values, block: StoredBlock, url: str) -> None:
+def check_finite_scales(values: Values, block: StoredBlock, url: str) -> None:
     """Raises CorruptWeights where a scale or zero point is NaN or inf. No checksum is needed to know that."""
     for name, numbers in (("scales", values.blobs.scales), ("zero_points", values.blobs.zero_points)):
         finite = np.isfinite(numbers)

@@ -25,7 +25,7 @@ class Progress:
 OnProgress = Callable[[Progress], None]  # from any thread, one call at a time
 
 
-def counted(plan: Plan, missing: Sequence[Shard], on_progress: OnProgress | None) -> OnEvent:
+def counting_events(plan: Plan, missing: Sequence[Shard], on_progress: OnProgress | None) -> OnEvent:
     """What an engine calls with its events. on_progress is called at once, with what an earlier run has done."""
     if on_progress is None:
         return lambda _: None

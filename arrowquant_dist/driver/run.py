@@ -12,7 +12,7 @@ from arrowquant_dist.driver.clock import RunClock
 from arrowquant_dist.driver.earlier import finished_outcome, refuse_difference, refuse_other_run
 from arrowquant_dist.driver.outcome import Outcome
 from arrowquant_dist.driver.places import open_target, read_sidecars, refuse_own_source
-from arrowquant_dist.driver.progress import OnProgress, counted
+from arrowquant_dist.driver.progress import OnProgress, counting_events
 from arrowquant_dist.driver.shards import in_order, run_shards
 from arrowquant_dist.engine import EngineFacts, choose_engine
 from arrowquant_dist.plan import Plan, make_plan, plan_table, worker_memory_nbytes
@@ -61,7 +61,7 @@ def quantize(
     if missing:
         with clock.phase("running"):
             context = _context(target, checkpoint, plan, run)
-            ran = run_shards(engine, dataset, context, missing, counted(plan, missing, on_progress))
+            ran = run_shards(engine, dataset, context, missing, counting_events(plan, missing, on_progress))
         with clock.phase("reducing"):
             found = dataset.look()
         if MANIFEST_PATH in found:  # another driver of this plan was first

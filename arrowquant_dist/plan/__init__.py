@@ -5,17 +5,17 @@ from arrowquant_dist.plan.differences import differences, is_same_work
 from arrowquant_dist.plan.make import make_plan
 from arrowquant_dist.plan.memory import worker_memory_nbytes
 from arrowquant_dist.plan.sizes import expected_nbytes
-from arrowquant_dist.plan.summary import KeptLayer, PlanSummary, TypeTotals, summarize
+from arrowquant_dist.plan.summary import PlanSummary, TypeTotals, UnquantizedLayer, summarize
 from arrowquant_dist.plan.table import plan_from_table, plan_table
 
 __all__ = [
     "PLAN_VERSION",
-    "KeptLayer",
     "Plan",
     "PlanSummary",
     "RowBlock",
     "Shard",
     "TypeTotals",
+    "UnquantizedLayer",
     "differences",
     "expected_nbytes",
     "is_same_work",

@@ -13,13 +13,13 @@ from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.config import ResolvedLayer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig
+from arrowquant_dist.format.parquet.pages import MAX_VALUE_NBYTES
 from arrowquant_dist.plan.blocks import RowBlock, Shard
 from arrowquant_dist.plan.sizes import SCALE_NBYTES, scales_row_nbytes
 from arrowquant_dist.storage.uris import redact
 from arrowquant_dist.tensor import row_nbytes
 
 MAX_DIMENSION = (1 << 31) - 1  # V2's `shape` is int32
-MAX_VALUE_NBYTES = (1 << 31) - (1 << 20)  # a Parquet value stays below 2 GiB, its page's header included
 MAX_BLOCKS = 1_000_000
 
 MIN_SHARD_NBYTES = 8 << 20  # below, a part's own cost (requests, footer, commit) outweighs it

@@ -24,7 +24,7 @@ class TypeTotals:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptLayer:
+class UnquantizedLayer:
     """A layer that stays unquantized. is_matrix: a float of 2 or more dimensions, kept by choice."""
 
     name: str
@@ -56,7 +56,7 @@ class PlanSummary:
     compression: str
     types: dict[str, TypeTotals]
     source_dtypes: dict[str, int]
-    kept: tuple[KeptLayer, ...]
+    kept: tuple[UnquantizedLayer, ...]
     notes: tuple[str, ...]
 
     @property
@@ -64,7 +64,7 @@ class PlanSummary:
         return self.layers - len(self.kept)
 
     @property
-    def kept_matrices(self) -> tuple[KeptLayer, ...]:
+    def kept_matrices(self) -> tuple[UnquantizedLayer, ...]:
         return tuple(layer for layer in self.kept if layer.is_matrix)
 
     @property
@@ -112,7 +112,7 @@ def _totals(quant_type: str, blocks: list[RowBlock]) -> TypeTotals:
     )
 
 
-def _kept(block: RowBlock, reason: str) -> KeptLayer:
+def _kept(block: RowBlock, reason: str) -> UnquantizedLayer:
     layer = block.layer
     is_matrix = len(layer.shape) >= 2 and DTYPES[layer.dtype].is_float and layer.num_params > 0
-    return KeptLayer(layer.name, layer.shape, layer.dtype, block.spec.quant_type, reason, is_matrix)
+    return UnquantizedLayer(layer.name, layer.shape, layer.dtype, block.spec.quant_type, reason, is_matrix)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.report import text, view
 from arrowquant_dist.report.text import LayerName, printable
-from arrowquant_dist.report.view import KeptGroup, Table
+from arrowquant_dist.report.view import KeptByReason, Table
 
 _PLAIN_NAME = re.compile(r"[\w./:+ -]+", re.ASCII)
 _SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
@@ -56,7 +56,7 @@ def code_block(lines: Sequence[str]) -> str:
     return "\n".join(f"    {printable(line)}" for line in lines)
 
 
-def _kept(groups: Sequence[KeptGroup]) -> list[str]:
+def _kept(groups: Sequence[KeptByReason]) -> list[str]:
     if not groups:
         return []
     blocks = ["## Layers that are not quantized"]

@@ -30,7 +30,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptGroup:
+class KeptByReason:
     """Layers that stay unquantized for one reason, the largest first."""
 
     reason: str
@@ -297,13 +297,13 @@ def nodes(report: Report) -> Table:
     return Table(title, headers, "lrrrrrr", rows)
 
 
-def kept_groups(report: Report) -> tuple[KeptGroup, ...]:
+def kept_groups(report: Report) -> tuple[KeptByReason, ...]:
     """Kept layers by reason; the reason that keeps most params first."""
     by_reason: dict[str, list[KeptLayer]] = {}
     for layer in report.kept_layers:
         by_reason.setdefault(layer.reason, []).append(layer)
     groups = [
-        KeptGroup(reason, sum(layer.params for layer in layers), _largest_first(layers))
+        KeptByReason(reason, sum(layer.params for layer in layers), _largest_first(layers))
         for reason, layers in by_reason.items()
     ]
     return tuple(sorted(groups, key=lambda group: -group.params))

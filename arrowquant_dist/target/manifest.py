@@ -49,7 +49,7 @@ class ManifestPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class ManifestTotals:
     """Sums over all rows. source_nbytes: in the source's dtypes. nbytes: of the part files."""
 
     layers: int
@@ -74,7 +74,7 @@ class Manifest:
     config: dict[str, Any]
     compression: str
     aliases: dict[str, str]
-    totals: Totals
+    totals: ManifestTotals
     index: StoredFile
     parts: tuple[ManifestPart, ...]
     sidecars: tuple[StoredFile, ...] = ()
@@ -187,7 +187,9 @@ class Manifest:
             config=fields.mapping("config"),
             compression=fields.text("compression"),
             aliases=fields.texts("aliases"),
-            totals=Totals(**{name: totals.number(name) for name in Totals.__dataclass_fields__}),
+            totals=ManifestTotals(
+                **{name: totals.number(name) for name in ManifestTotals.__dataclass_fields__}
+            ),
             index=_stored_file(fields.record("index")),
             parts=tuple(_part(part) for part in fields.records("parts")),
             sidecars=tuple(_stored_file(sidecar) for sidecar in fields.records("sidecars")),
@@ -274,10 +276,10 @@ def _check_parts(manifest: Manifest, fields: _Fields) -> None:
         raise fields.wrong("totals.rows", "the sum of its parts' rows")
 
 
-def _totals(receipts: Iterable[Receipt]) -> Totals:
+def _totals(receipts: Iterable[Receipt]) -> ManifestTotals:
     receipts = list(receipts)
     rows = [row for receipt in receipts for row in receipt.rows]
-    return Totals(
+    return ManifestTotals(
         layers=len({row.header.layer_name for row in rows}),
         rows=len(rows),
         num_params=sum(row.header.num_params for row in rows),

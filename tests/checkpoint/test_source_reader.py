@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from arrowquant_dist.checkpoint.encodings.strided import gather, is_contiguous, span
+from arrowquant_dist.checkpoint.encodings.strided import gather, is_contiguous, view_extent
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Checkpoint
@@ -157,7 +157,7 @@ def test_a_view_is_gathered_whatever_its_strides_and_the_window(
         found = np.empty(4 * (stop - start), np.uint8)
         gather(read_into, offset, view.shape, strides, 4, range(start, stop), found)
     assert found.view("<i4").tolist() == view.reshape(-1)[start:stop].tolist()
-    assert span(view.shape, strides) == (int(view.max()) - int(view.min()) + 1)
+    assert view_extent(view.shape, strides) == (int(view.max()) - int(view.min()) + 1)
     if is_contiguous(view.shape, strides):
         assert view.flags.c_contiguous
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from arrowquant_dist.cli.progress import Bytes, Pace, ProgressLines, shown_progress
+from arrowquant_dist.cli.progress import Bytes, ProgressLines, RecentRate, shown_progress
 from arrowquant_dist.driver import Progress
 
 GB = 1_000_000_000
@@ -66,7 +66,7 @@ def test_what_an_earlier_run_finished_does_not_count_in_the_rate() -> None:
 
 def test_the_time_left_is_by_how_fast_it_goes_now() -> None:
     """An hour on one worker, then ten."""
-    pace = Pace()
+    pace = RecentRate()
     for second in range(3600):
         pace.add(second, second * 100)
     for second in range(300):
@@ -76,14 +76,14 @@ def test_the_time_left_is_by_how_fast_it_goes_now() -> None:
 
 
 def test_events_that_come_rarely_still_make_a_rate() -> None:
-    pace = Pace()
+    pace = RecentRate()
     for hour in range(4):
         pace.add(hour * 3600, hour * 36_000)
     assert pace.nbytes_per_second(3 * 3600) == 10
 
 
 def test_a_rate_goes_down_while_nothing_happens() -> None:
-    pace = Pace()
+    pace = RecentRate()
     pace.add(0, 0)
     pace.add(10, 1000)
     assert pace.nbytes_per_second(10) == 100
@@ -91,7 +91,7 @@ def test_a_rate_goes_down_while_nothing_happens() -> None:
 
 
 def test_thousands_of_events_a_second_are_kept_as_a_few() -> None:
-    pace = Pace()
+    pace = RecentRate()
     for event in range(100_000):
         pace.add(event / 1000, event)
     assert len(pace._samples) < 130
@@ -99,7 +99,7 @@ def test_thousands_of_events_a_second_are_kept_as_a_few() -> None:
 
 
 def test_work_that_was_lost_is_no_progress() -> None:
-    pace = Pace()
+    pace = RecentRate()
     for now, done in ((0, 0), (10, 1000), (20, 500)):
         pace.add(now, done)
     assert pace.nbytes_per_second(20) == 25

@@ -106,7 +106,7 @@ READ = """
 [entry] = read_index(store.read("index.parquet"))
 block = StoredBlock.from_record(PART, entry.record)
 by_range = read_values(lambda part: store.read_range(PART, part), block.ranges, ByteRange(0, 6))
-file = BareFile(store, PART, KeptGroup())
+file = BareFile(store, PART, OpenRowGroup())
 [bare] = file.blocks
 by_parquet = file.read(bare, ReadCounter())
 print(json.dumps({
@@ -123,7 +123,7 @@ print(json.dumps({
 IMPORTS = """
 import json, sys
 import numpy as np
-from arrowquant_dist.dataset.bare import BareFile, KeptGroup, ReadCounter
+from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter
 from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.dataset.ranges import read_values
 from arrowquant_dist.format.parquet.part import PartWriter

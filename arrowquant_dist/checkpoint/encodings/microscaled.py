@@ -11,7 +11,7 @@ from arrowquant_dist.checkpoint.encodings.rows import Codes, Grid, RowSlice, mat
 from arrowquant_dist.kernels.code_kinds import E2M1
 
 GROUP = 32  # values of a row that share a scale
-GROUP_NBYTES = 16  # of their codes
+GROUP_CODES_NBYTES = 16  # of their codes
 E2M1_CODES = Codes(E2M1, 4)
 
 

@@ -80,7 +80,7 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return True
 
 
-def span(shape: Sequence[int], strides: Sequence[int]) -> int:
+def view_extent(shape: Sequence[int], strides: Sequence[int]) -> int:
     """Values from the first to behind the last one of a view; 0 where it is empty."""
     if 0 in shape:
         return 0
@@ -125,7 +125,7 @@ def _fill(read_into: ReadInto, offset: int, out: np.ndarray, strides: tuple[int,
     Where its span is too long or too wasteful to read at once, the dimension that spreads it most is halved.
     """
     shape, itemsize = out.shape[:-1], out.shape[-1]
-    nbytes = span(shape, strides) * itemsize
+    nbytes = view_extent(shape, strides) * itemsize
     if nbytes <= max(_SMALL_NBYTES, min(WINDOW_NBYTES, _WASTE * out.size)):
         window = np.empty(nbytes, np.uint8)
         read_into(offset, window)

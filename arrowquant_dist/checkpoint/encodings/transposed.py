@@ -16,7 +16,7 @@ from arrowquant_dist.checkpoint.encodings.encoding import (
     SourceRange,
     Stored,
 )
-from arrowquant_dist.checkpoint.encodings.microscaled import E2M1_CODES, GROUP, GROUP_NBYTES, e2m1_grid
+from arrowquant_dist.checkpoint.encodings.microscaled import E2M1_CODES, GROUP, GROUP_CODES_NBYTES, e2m1_grid
 from arrowquant_dist.checkpoint.encodings.place import Place
 from arrowquant_dist.checkpoint.encodings.rows import OUT_BITS, Grid, matrix_of
 from arrowquant_dist.checkpoint.encodings.strided import WINDOW_NBYTES, gather
@@ -106,7 +106,7 @@ class TransposedSlice:
         codes = _column_bytes(
             (self.layer.uri, self.layer.offset),
             (matrix, grid.rows, grid.row_nbytes),
-            _times(groups, GROUP_NBYTES),
+            _times(groups, GROUP_CODES_NBYTES),
             source,
         )
         found = _column_bytes(

@@ -9,7 +9,7 @@ itself and its scales.
 
 from __future__ import annotations
 
-from arrowquant_dist.checkpoint.encodings.microscaled import GROUP, GROUP_NBYTES, Microscaled
+from arrowquant_dist.checkpoint.encodings.microscaled import GROUP, GROUP_CODES_NBYTES, Microscaled
 from arrowquant_dist.checkpoint.encodings.transposed import TransposedMicroscaled
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors, refuse
 from arrowquant_dist.checkpoint.table import Layer
@@ -59,7 +59,7 @@ def _are_blocks(codes: Layer) -> bool:
         codes.dtype == "uint8"
         and codes.nbytes > 0
         and len(codes.shape) == 4
-        and codes.shape[-1] == GROUP_NBYTES
+        and codes.shape[-1] == GROUP_CODES_NBYTES
     )
 
 
@@ -67,7 +67,7 @@ def _check(codes: Layer, scales: Layer, shape: tuple[int, ...]) -> None:
     if (
         scales.dtype not in _SCALE_DTYPES
         or scales.shape != shape
-        or shape[-1] * GROUP_NBYTES != _row_nbytes(codes)
+        or shape[-1] * GROUP_CODES_NBYTES != _row_nbytes(codes)
     ):
         message = f"{list(scales.shape)} of {scales.dtype} are no powers of two for each 32 of {codes.name}"
         refuse(f"{message} {list(codes.shape)}; download the file again", scales)

@@ -103,7 +103,7 @@ class ShardActor:
         except Interrupted:
             return Result(STOPPED, {})
         except ArrowQuantError as error:
-            return Result(FAILED, {}, error=error, may_pass=may_pass(error))
+            return Result(FAILED, {}, error=error, may_pass=may_pass_elsewhere(error))
         except MemoryError:
             return Result(FAILED, {}, error=MemoryBudgetExceeded(_NO_MEMORY), may_pass=True)
         finally:
@@ -128,7 +128,7 @@ class ShardActor:
         )
 
 
-def may_pass(error: ArrowQuantError) -> bool:
+def may_pass_elsewhere(error: ArrowQuantError) -> bool:
     """Whether another attempt may end better: storage that was out of reach, bytes that were damaged on their way."""
     cause: Any = error.__cause__
     return isinstance(error, _MAY_PASS) and getattr(cause, "errno", None) not in _STAYS

@@ -16,7 +16,7 @@ from arrowquant_dist.storage.traffic import Traffic
 _SLOWEST_SEND = 256 << 10  # bytes a second that a body which is sent has to reach
 
 
-class Sink(Protocol):
+class NewObject(Protocol):
     """A new object in the making; errors are the library's."""
 
     def write(self, data: memoryview) -> None: ...
@@ -62,7 +62,7 @@ class Client(ABC):
         """At most `delete_at_once`; missing ones are fine."""
 
     @abstractmethod
-    def open_sink(self, path: str, requests: Requests) -> Sink: ...
+    def new_object(self, path: str, requests: Requests) -> NewObject: ...
 
     async def abandon_uploads(self, prefix: str) -> None:  # noqa: B027 - most have none
         """Aborts unfinished uploads below the folder `prefix`, where this storage keeps such things."""

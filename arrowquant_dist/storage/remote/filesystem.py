@@ -15,7 +15,13 @@ from typing import Any
 from arrowquant_dist.config import Transfer
 from arrowquant_dist.errors import StorageError
 from arrowquant_dist.storage.base import ObjectInfo
-from arrowquant_dist.storage.remote.client import Client, ShortAnswer, Sink, ends_early, no_conditional_create
+from arrowquant_dist.storage.remote.client import (
+    Client,
+    NewObject,
+    ShortAnswer,
+    ends_early,
+    no_conditional_create,
+)
 from arrowquant_dist.storage.remote.faults import status_of
 from arrowquant_dist.storage.remote.fsspec_private import coroutine_of
 from arrowquant_dist.storage.remote.requests import Requests
@@ -123,7 +129,7 @@ class FileSystemClient(Client):
             with suppress(FileNotFoundError):
                 await self._call("rm_file", 0, self._full(path))
 
-    def open_sink(self, path: str, requests: Requests) -> Sink:
+    def new_object(self, path: str, requests: Requests) -> NewObject:
         part_nbytes = self.transfer.upload_bytes
         file = self._fs.open(self._full(path), "wb", block_size=part_nbytes)
 

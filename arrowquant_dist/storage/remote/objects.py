@@ -14,7 +14,7 @@ import xxhash
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, NotFound, StorageError
 from arrowquant_dist.storage.base import ObjectInfo, ObjectWriter, Store
-from arrowquant_dist.storage.remote.client import Client, ShortAnswer, Sink
+from arrowquant_dist.storage.remote.client import Client, NewObject, ShortAnswer
 from arrowquant_dist.storage.remote.faults import translated
 from arrowquant_dist.storage.remote.open import open_client
 from arrowquant_dist.storage.remote.requests import Requests, side_by_side
@@ -73,7 +73,7 @@ class RemoteStore(Store):
     def open_writer(self, path: str) -> ObjectWriter:
         self._versions.pop(path, None)
         with self._translated(path):
-            return _RemoteWriter(self, path, self._client.open_sink(path, self._requests))
+            return _RemoteWriter(self, path, self._client.new_object(path, self._requests))
 
     def write(self, path: str, data: bytes) -> None:
         self._versions.pop(path, None)
@@ -146,7 +146,7 @@ class RemoteStore(Store):
 
 
 class _RemoteWriter(ObjectWriter):
-    def __init__(self, store: RemoteStore, path: str, sink: Sink) -> None:
+    def __init__(self, store: RemoteStore, path: str, sink: NewObject) -> None:
         super().__init__()
         self._store, self._path, self._sink = store, path, sink
 

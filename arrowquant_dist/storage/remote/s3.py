@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from arrowquant_dist.config import Transfer
 from arrowquant_dist.errors import StorageError
 from arrowquant_dist.storage.base import ObjectInfo
-from arrowquant_dist.storage.remote.client import Client, ShortAnswer, Sink, ends_early
+from arrowquant_dist.storage.remote.client import Client, NewObject, ShortAnswer, ends_early
 from arrowquant_dist.storage.remote.faults import status_of
 from arrowquant_dist.storage.remote.requests import Requests
 from arrowquant_dist.storage.remote.s3fs_private import call_s3
@@ -156,7 +156,7 @@ class S3Client(Client):
             if problem.get("Code") not in {"NoSuchKey", None}:
                 raise _refusal(problem)
 
-    def open_sink(self, path: str, requests: Requests) -> Sink:
+    def new_object(self, path: str, requests: Requests) -> NewObject:
         from arrowquant_dist.storage.remote.upload import Upload
 
         return Upload(self, path, requests)

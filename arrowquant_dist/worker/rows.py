@@ -35,7 +35,7 @@ def stored_row(block: RowBlock, quantized: QuantizedTensor) -> StoredRow:
     return StoredRow(header, blobs)
 
 
-def method_of(block: RowBlock, quantized: QuantizedTensor) -> str:
+def recorded_method(block: RowBlock, quantized: QuantizedTensor) -> str:
     """What chose its scales; `none` where it has none, whatever was planned."""
     return block.spec.method if quantized.scales.size else "none"
 

@@ -14,7 +14,7 @@ from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.target.layout import part_path
 from arrowquant_dist.tensor import QuantizedTensor
-from arrowquant_dist.worker.rows import kept_reason_of, method_of, stored_row
+from arrowquant_dist.worker.rows import kept_reason_of, recorded_method, stored_row
 
 _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _NOTHING = StoredRange(0, 0, 0)
@@ -56,7 +56,7 @@ class SafetensorsPart:
                 source_nbytes=block.source_nbytes,
                 row_group=0,
                 row_in_group=len(self._records),
-                method=method_of(block, quantized),
+                method=recorded_method(block, quantized),
                 kept_reason=kept_reason_of(block, quantized),
                 errors=quantized.errors,
             )

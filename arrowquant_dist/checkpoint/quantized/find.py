@@ -23,7 +23,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundLayers:
     """As in Checkpoint."""
 
     layers: list[Layer]
@@ -37,14 +37,14 @@ def find_quantized(
     aliases: Mapping[str, str],
     read_config: Callable[[], ModelConfig],
     read_values: ReadValues,
-) -> Found:
+) -> FoundLayers:
     """Layers and aliases of the files, with codes and scales put together; as they are where there are none.
 
     read_config, read_values: called where tensors look like codes. Raises InvalidCheckpoint for what can't be true
     or is of a format that can't be decoded, and what they raise.
     """
     if not any(layer.name.endswith(_MARKS) for layer in layers):
-        return Found(list(layers), dict(aliases), {}, ())
+        return FoundLayers(list(layers), dict(aliases), {}, ())
     stored = {layer.name: layer for layer in layers}
     tied = {name: replace(stored[first], name=name) for name, first in aliases.items()}
     config = read_config()
@@ -57,7 +57,7 @@ def find_quantized(
     return _collect(tensors, layers, aliases)
 
 
-def _collect(tensors: Tensors, layers: Sequence[Layer], aliases: Mapping[str, str]) -> Found:
+def _collect(tensors: Tensors, layers: Sequence[Layer], aliases: Mapping[str, str]) -> FoundLayers:
     """In the order of `layers`. Names that shared their codes are tied where they share their scales as well."""
     kept = [tensors.layers.get(layer.name, layer) for layer in layers if _stays(layer.name, tensors)]
     tied: dict[str, str] = {}
@@ -69,7 +69,7 @@ def _collect(tensors: Tensors, layers: Sequence[Layer], aliases: Mapping[str, st
             tied[own.name] = stored.name
         else:
             kept.append(own)
-    return Found(kept, tied, tensors.parts, _notes(kept, tensors))
+    return FoundLayers(kept, tied, tensors.parts, _notes(kept, tensors))
 
 
 def _notes(layers: Sequence[Layer], tensors: Tensors) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.target.layout import part_path
 from arrowquant_dist.tensor import QuantizedTensor
-from arrowquant_dist.worker.rows import kept_reason_of, method_of, stored_row
+from arrowquant_dist.worker.rows import kept_reason_of, recorded_method, stored_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class V2Part:
         self._writer.add(
             stored_row(block, quantized),
             source_nbytes=block.source_nbytes,
-            method=method_of(block, quantized),
+            method=recorded_method(block, quantized),
             kept_reason=kept_reason_of(block, quantized),
             errors=quantized.errors,
         )

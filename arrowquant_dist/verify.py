@@ -27,7 +27,7 @@ from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile
 from arrowquant_dist.target.plan_file import read_plan_file
 
-READ_NBYTES = 8 << 20
+_READ_NBYTES = 8 << 20
 WORKERS = 4
 STRAY = "stray-object"
 _SAID_TWICE = ("fingerprint", "source", "config", "aliases", "compression")  # by the plan and the manifest
@@ -264,9 +264,9 @@ def _check_object(store: Store, file: StoredFile | ManifestPart, findings: _Find
         message = f"it has {nbytes} bytes, the manifest says {file.nbytes}; fetch it again"
         raise CorruptWeights(message, uri=uri)
     state = xxhash.xxh3_128()
-    memory = np.empty(min(READ_NBYTES, nbytes), np.uint8)
-    for start in range(0, nbytes, READ_NBYTES):
-        piece = memory[: min(READ_NBYTES, nbytes - start)]
+    memory = np.empty(min(_READ_NBYTES, nbytes), np.uint8)
+    for start in range(0, nbytes, _READ_NBYTES):
+        piece = memory[: min(_READ_NBYTES, nbytes - start)]
         store.read_into(file.path, start, piece)
         state.update(piece.data)
         findings.advance(piece.nbytes)

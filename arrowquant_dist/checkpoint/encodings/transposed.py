@@ -81,7 +81,7 @@ class TransposedSlice:
     def beside_nbytes(self) -> int:
         """The codes and scales of whole groups of columns, of one matrix at a time, and what gathers them."""
         groups = min(len(self.rows) // GROUP + 2, self.grid.scale_columns)
-        of_group = GROUP_NBYTES + self.scales.itemsize + _SCALE_NBYTES
+        of_group = GROUP_CODES_NBYTES + self.scales.itemsize + _SCALE_NBYTES
         return self.grid.rows * groups * of_group + WINDOW_NBYTES
 
     def values(self, _found: Sequence[np.ndarray], source: Source, allocate: Allocate) -> np.ndarray:

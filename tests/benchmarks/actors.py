@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.actors import actor_processes
+from tests.processes import actor_processes
 
 _SECONDS_BEFORE = 0.02  # until the first actor is seen: idle is what it has before its first shard
 _SECONDS_BETWEEN = 0.1  # to look at all processes takes milliseconds, which the workers would miss

@@ -10,9 +10,9 @@ from typing import Any, Self
 
 import psutil
 
-from tests.actors import actor_processes
+from arrowquant_dist.driver import Progress
+from tests.processes import actor_processes
 
-SECONDS = 60.0
 _STORE_NBYTES = 80 << 20
 
 
@@ -69,10 +69,15 @@ def _preemption() -> int:
     return int(autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"))
 
 
+class NobodyThere(Exception):
+    """There is nothing to strike yet."""
+
+
 class Blow(threading.Thread):
     """Does `strike` whenever the target has one of the numbers `after` of commits, rising, while the run goes on.
 
-    delay: seconds from then on. struck_after: the commits that were there when each strike was done.
+    delay: seconds from then on. struck_after: the commits that were there when each strike was done. The run's driver
+    calls `hold_back` with its progress, and so does not reach the last fifth before all is struck.
     """
 
     def __init__(
@@ -80,19 +85,24 @@ class Blow(threading.Thread):
     ) -> None:
         super().__init__(name="blow", daemon=True)
         self._strike, self._done, self._after, self._delay = strike, done, after, delay
-        self._over = threading.Event()
+        self._over, self._through = threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self.struck_after: list[int] = []
 
     def run(self) -> None:
         try:
             for after in self._after:
-                if not self._is_time(after):
+                if not self._is_time(after) or not self._has_struck():
                     return
-                self._strike()
                 self.struck_after.append(self._done())
         except BaseException as error:  # noqa: BLE001 (raised in the test's own thread)
             self._error = error
+        finally:
+            self._through.set()
+
+    def hold_back(self, progress: Progress) -> None:
+        if progress.done_nbytes > 0.8 * progress.total_nbytes:
+            self._through.wait()
 
     def _is_time(self, after: int) -> bool:
         """Waits for it; False if the run is over first."""
@@ -100,6 +110,17 @@ class Blow(threading.Thread):
             if self._over.wait(0.002):
                 return False
         return not self._over.wait(self._delay)
+
+    def _has_struck(self) -> bool:
+        """Strikes as soon as somebody is there; False if the run is over first."""
+        while True:
+            try:
+                self._strike()
+            except NobodyThere:
+                if self._over.wait(0.002):
+                    return False
+            else:
+                return True
 
     def assert_landed(self, commits: int) -> None:
         """Every strike was done while the run had commits to make. commits: of the whole run."""
@@ -114,20 +135,17 @@ class Blow(threading.Thread):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        self.join(SECONDS)
+        self.join()
         if error is None and self._error is not None:
             raise self._error
-        assert error is not None or not self.is_alive(), "the blow does not end"
 
 
 def kill_one(number: int) -> None:
-    """SIGKILL for one of the actors that are there, once there are any."""
-    deadline = time.monotonic() + SECONDS / 2
-    while not (alive := actor_processes()):
-        assert time.monotonic() < deadline, "no actor to kill"
-        time.sleep(0.002)
-    victim = alive[number % len(alive)]
+    """SIGKILL for one of the actors that are there. NobodyThere if there is none."""
+    alive = actor_processes()
+    if not alive:
+        raise NobodyThere
     try:
-        victim.kill()
-    except psutil.NoSuchProcess:
-        kill_one(number)
+        alive[number % len(alive)].kill()
+    except psutil.NoSuchProcess as error:
+        raise NobodyThere from error

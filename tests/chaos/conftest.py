@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -58,12 +57,11 @@ def stored(seaweedfs: SeaweedFS, checkpoint: Source) -> str:
 
 @pytest.fixture(autouse=True)
 def note(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Iterator[Note]:
-    """Says what befell the run; printed with the case's name and seconds when it ends."""
+    """Says what befell the run; printed with the case's name when it ends."""
     notes: list[str] = []
-    start = time.perf_counter()
     yield notes.append
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and notes:
-        line = f"\n  {request.node.name}: {'; '.join(notes)}; {time.perf_counter() - start:.1f} s"
+        line = f"\n  {request.node.name}: {'; '.join(notes)}"
         with capsys.disabled():
             reporter.write_line(line)

@@ -14,7 +14,6 @@ import pytest
 
 from arrowquant_dist import RunConfig
 from arrowquant_dist.driver import Outcome, quantize
-from tests.actors import actor_processes
 from tests.chaos.cluster import Blow, Nodes, kill_one
 from tests.chaos.conftest import Note
 from tests.chaos.runs import (
@@ -26,14 +25,14 @@ from tests.chaos.runs import (
     assert_whole,
     assert_whole_in,
 )
-from tests.engine.ray.runs import wait_until
 from tests.integration.program import commits, end, start, wait_for
+from tests.processes import actor_processes
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.faults import Fault, Kind
 from tests.servers.fixtures import Bucket
 from tests.servers.seaweedfs import SeaweedFS
+from tests.waiting import until
 
-WAIT_SECONDS = 60
 MOMENTS = 20
 _QUICK_MOMENTS = (1, 8)
 
@@ -49,7 +48,7 @@ def nodes() -> Iterator[Nodes]:
 def cluster(nodes: Nodes) -> Nodes:
     """Two worker nodes without actors, whatever the test before did to them."""
     nodes.fill(2)
-    wait_until(lambda: not actor_processes(), WAIT_SECONDS)  # an earlier run's are not this one's
+    until(lambda: not actor_processes())  # an earlier run's are not this one's
     return nodes
 
 
@@ -82,7 +81,7 @@ def command(source: str, target: str, config: Path, cluster: Nodes, workers: int
 
 def disturbed(source: Source, target: Path, run: RunConfig, blow: Blow) -> Outcome:
     with blow:
-        outcome = quantize(source.uri, str(target), CONFIG, run)
+        outcome = quantize(source.uri, str(target), CONFIG, run, blow.hold_back)
     assert commits(target) == source.shards
     blow.assert_landed(source.shards)
     return outcome
@@ -141,7 +140,7 @@ def test_a_node_removed_hard_and_another_one_added(
     cluster: Nodes, long_checkpoint: Source, long_quiet: Weights, target: Path, note: Note
 ) -> None:
     driver = start(*command(long_checkpoint.uri, str(target), target.with_name("c.yaml"), cluster, 2))
-    wait_for(lambda: commits(target) >= 5, driver, WAIT_SECONDS)
+    wait_for(lambda: commits(target) >= 5, driver)
     cluster.remove_hard()
     lost_after = commits(target)
     assert lost_after < long_checkpoint.shards
@@ -201,7 +200,7 @@ def test_a_driver_killed_and_started_again(
 ) -> None:
     arguments = command(long_checkpoint.uri, str(target), target.with_name("c.yaml"), cluster, 2)
     first = start(*arguments)
-    wait_for(lambda: commits(target) >= after, first, WAIT_SECONDS)
+    wait_for(lambda: commits(target) >= after, first)
     first.kill()
     end(first)
     assert not (target / "manifest.json").exists()
@@ -251,7 +250,8 @@ def test_an_actor_killed_between_a_source_and_a_target_that_fail_too(
         after = moment.randrange(1, checkpoint.shards // 2)
         blow = Blow(lambda: kill_one(seed), lambda: away_commits(bucket), after)
         with blow:
-            quantize(stored, f"{bucket.uri}/target", CONFIG, run.replace(storage_options=options))
+            storing = run.replace(storage_options=options)
+            quantize(stored, f"{bucket.uri}/target", CONFIG, storing, blow.hold_back)
         blow.assert_landed(checkpoint.shards)
         note(f"{len(proxy.injected)} of {proxy.requests} requests failed")
     note(f"killed after {blow.struck_after} commits")
@@ -274,7 +274,7 @@ def test_a_node_lost_between_source_and_target_on_a_server(
     blow = Blow(cluster.remove_hard, lambda: away_commits(bucket), 10)
     changed = run.replace(storage_options=bucket.storage_options, transfer=TRANSFER)
     with blow:
-        quantize(stored, f"{bucket.uri}/target", CONFIG, changed)
+        quantize(stored, f"{bucket.uri}/target", CONFIG, changed, blow.hold_back)
     blow.assert_landed(checkpoint.shards)
     note(f"node lost after {blow.struck_after} commits")
     assert_whole_in(
@@ -301,7 +301,7 @@ def test_two_drivers_on_one_target_on_a_server_one_of_them_killed(
     arguments = command(stored, f"{bucket.uri}/target", tmp_path / "c.yaml", cluster, 1)
     with_credentials(tmp_path / "c.yaml", seaweedfs)
     victim, other = start(*arguments), start(*arguments)
-    wait_for(lambda: away_commits(bucket) >= 5, victim, WAIT_SECONDS)
+    wait_for(lambda: away_commits(bucket) >= 5, victim)
     note(f"killed after {away_commits(bucket)} commits")
     victim.kill()
     end(victim)

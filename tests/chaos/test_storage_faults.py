@@ -357,7 +357,6 @@ def test_a_full_disk_is_an_error_and_room_is_all_it_takes(
             str(tmp_path / "run.yaml"),
         ],
         check=True,
-        timeout=120,
         env={**os.environ, "TARGET": str(target), "OUT": str(out)},
     )
     said = (out / "first.txt").read_text()

@@ -50,7 +50,7 @@ def run(*arguments: str) -> Result:
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], check=False, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *arguments], check=False, capture_output=True, text=True
     )
 
 
@@ -85,7 +85,6 @@ def test_the_module_is_the_program() -> None:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert done.stdout.startswith("Usage: arrowquant ")
     assert all(f"\n  {command} " in done.stdout for command in COMMANDS)
@@ -171,7 +170,7 @@ app()
         os.close(read_end)
         assert process.stderr is not None
         assert process.stderr.read() == b""
-        assert process.wait(timeout=60) == 1
+        assert process.wait() == 1
 
 
 def test_an_ascii_terminal_gets_escapes_and_no_failure(tmp_path: Path) -> None:
@@ -181,7 +180,6 @@ def test_an_ascii_terminal_gets_escapes_and_no_failure(tmp_path: Path) -> None:
         [sys.executable, "-m", "arrowquant_dist", "report", str(tmp_path)],
         check=True,
         capture_output=True,
-        timeout=60,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )
     assert b"\\u2265 0.9999" in done.stdout

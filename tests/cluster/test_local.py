@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from tests.conftest import CHECKOUT
+from tests.processes import is_alive
 
 LOCAL = CHECKOUT / "cluster" / "local.py"
 _SEEN = """
@@ -23,12 +24,8 @@ print(json.dumps({node["NodeManagerAddress"]: node["Resources"].get("CPU", 0) fo
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(LOCAL), *map(str, arguments)]
     return subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=200, env={**os.environ, **environment}
+        command, check=False, capture_output=True, text=True, env={**os.environ, **environment}
     )
-
-
-def is_running(pid: int) -> bool:
-    return bool(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
 
 
 def test_it_is_a_head_without_cpus_and_workers_of_one_until_down(tmp_path: Path) -> None:
@@ -56,14 +53,14 @@ def test_it_is_a_head_without_cpus_and_workers_of_one_until_down(tmp_path: Path)
         assert "up already" in again.stderr
     finally:
         assert run("down", "--state", state).returncode == 0
-    assert not [pid for pid in [*pids, *families] if is_running(pid)]
+    assert not [pid for pid in [*pids, *families] if is_alive(pid)]
     assert not Path(cluster["folder"]).exists()
     assert not state.exists()
 
 
 def test_down_leaves_a_process_alone_that_only_has_the_pid_of_one_of_ours(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
-    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         node = {"name": "head", "pid": stranger.pid, "created": 1.0}
         folder = tmp_path / "folder"
@@ -71,8 +68,7 @@ def test_down_leaves_a_process_alone_that_only_has_the_pid_of_one_of_ours(tmp_pa
         assert run("down", "--state", state).returncode == 0
         assert stranger.poll() is None
     finally:
-        stranger.kill()
-        stranger.wait()
+        stranger.communicate()
 
 
 def test_down_without_a_cluster_is_fine(tmp_path: Path) -> None:

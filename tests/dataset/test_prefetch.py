@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from arrowquant_dist.dataset.prefetch import THREAD_NAME, Budget, Lane, Load, Stream, load_now
 from arrowquant_dist.errors import CorruptWeights, MemoryBudgetExceeded
+from tests.waiting import is_waiting, until
 
 
 def a_load(
@@ -22,13 +22,6 @@ def a_load(
         return [work] * lanes, lambda: number
 
     return Load(f"load{number}", nbytes, result_nbytes, begin)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def fail() -> None:
@@ -49,7 +42,7 @@ def test_results_come_in_order_within_the_budget(
     loads = [a_load(i, peak, int(peak * kept), lanes=lanes) for i, (peak, kept) in enumerate(sizes)]
     assert list(Stream(loads, budget, workers)) == list(range(len(sizes)))
     assert budget.peak <= limit
-    wait_until(lambda: budget.used == 0)
+    until(lambda: budget.used == 0)
 
 
 def test_loads_are_begun_ahead_as_far_as_the_budget_goes() -> None:
@@ -66,9 +59,9 @@ def test_loads_are_begun_ahead_as_far_as_the_budget_goes() -> None:
 
     stream = iter(Stream([counted(i) for i in range(10)], Budget(40), workers=2))
     assert next(stream) == 0
-    wait_until(lambda: begun == [0, 1, 2, 3])
+    until(lambda: begun == [0, 1, 2, 3])
     assert next(stream) == 1  # makes room for one more
-    wait_until(lambda: begun == [0, 1, 2, 3, 4])
+    until(lambda: begun == [0, 1, 2, 3, 4])
     stream.close()
 
 
@@ -81,7 +74,7 @@ def test_an_error_is_raised_in_its_turn_and_gives_all_memory_back() -> None:
         next(stream)
     with pytest.raises(StopIteration):
         next(stream)
-    wait_until(lambda: budget.used == 0)
+    until(lambda: budget.used == 0)
 
 
 def test_a_load_beyond_the_budget_is_refused_in_its_turn() -> None:
@@ -90,7 +83,7 @@ def test_a_load_beyond_the_budget_is_refused_in_its_turn() -> None:
     assert next(stream) == 0
     with pytest.raises(MemoryBudgetExceeded, match="needs 21 bytes"):
         next(stream)
-    wait_until(lambda: budget.used == 0)
+    until(lambda: budget.used == 0)
 
 
 def test_no_memory_is_an_error_in_its_turn() -> None:
@@ -102,18 +95,18 @@ def test_no_memory_is_an_error_in_its_turn() -> None:
     assert next(stream) == 0
     with pytest.raises(MemoryError):
         next(stream)
-    wait_until(lambda: budget.used == 0)
+    until(lambda: budget.used == 0)
 
 
 def test_random_access_takes_the_room_of_what_was_read_ahead_and_that_is_read_again() -> None:
     budget = Budget(40)
     stream = iter(Stream([a_load(i, 10, 10) for i in range(6)], budget, workers=2))
     assert next(stream) == 0
-    wait_until(lambda: budget.used == 40)
+    until(lambda: budget.used == 40)
     assert load_now(a_load(99, 40), budget) == 99
     assert list(stream) == [1, 2, 3, 4, 5]
     assert budget.peak <= 40
-    wait_until(lambda: budget.used == 0)
+    until(lambda: budget.used == 0)
 
 
 def test_random_access_waits_for_what_is_being_read() -> None:
@@ -122,19 +115,19 @@ def test_random_access_waits_for_what_is_being_read() -> None:
 
     def hold() -> None:
         done.set()
-        assert gate.wait(10)
+        gate.wait()
 
     first = threading.Thread(target=load_now, args=(a_load(0, 10, work=hold), budget))
     first.start()
-    assert done.wait(10)
+    done.wait()
     results: list[int] = []
     second = threading.Thread(target=lambda: results.append(load_now(a_load(1, 10), budget)))
     second.start()
-    second.join(0.05)
+    until(lambda: budget.waiting)
     assert results == []
     gate.set()
-    second.join(10)
-    first.join(10)
+    second.join()
+    first.join()
     assert results == [1]
     assert budget.used == 0
 
@@ -149,18 +142,23 @@ def test_a_failed_load_gives_its_memory_back(lanes: int) -> None:
 
 def test_an_interrupt_while_waiting_ends_the_stream() -> None:
     budget = Budget(100)
-    gate = threading.Event()
-    stream = iter(Stream([a_load(i, work=lambda: _wait(gate)) for i in range(8)], budget, workers=2))
-    main = threading.get_ident()
-    timer = threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGINT))
-    timer.start()
+    gate, main = threading.Event(), threading.get_ident()
+    begun: list[int] = []
+
+    def work() -> None:
+        begun.append(1)
+        gate.wait()
+
+    def interrupt_once_it_waits() -> None:
+        until(lambda: len(begun) == 2 and is_waiting(main))
+        signal.pthread_kill(main, signal.SIGINT)
+
+    stream = iter(Stream([a_load(i, work=work) for i in range(8)], budget, workers=2))
+    other = threading.Thread(target=interrupt_once_it_waits)
+    other.start()
     with pytest.raises(KeyboardInterrupt):
         next(stream)
     gate.set()
-    timer.join()
-    wait_until(lambda: budget.used == 0)
-    wait_until(lambda: not any(thread.name.startswith(THREAD_NAME) for thread in threading.enumerate()))
-
-
-def _wait(gate: threading.Event) -> None:
-    assert gate.wait(10)
+    other.join()
+    until(lambda: budget.used == 0)
+    until(lambda: not any(thread.name.startswith(THREAD_NAME) for thread in threading.enumerate()))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+
+from tests.waiting import until
 
 # Whoever started pytest in the background had SIGINT ignored for all that it starts.
 _MAIN = """
@@ -19,7 +20,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from arrowquant_dist.cli import main
 main()
 """
-SECONDS = 120
 
 
 def start(*arguments: object, before: str = "") -> subprocess.Popen[str]:
@@ -35,9 +35,9 @@ def start(*arguments: object, before: str = "") -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """How it ended, at the latest after SECONDS."""
+    """How it ended. It ends with the test at the latest."""
     try:
-        out, err = process.communicate(timeout=SECONDS)
+        out, err = process.communicate()
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
@@ -47,13 +47,16 @@ def run(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str
     return end(start(*arguments, before=before))
 
 
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str], seconds: float = SECONDS) -> None:
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Returns as soon as it happened; fails if the process ends first."""
-    deadline = time.monotonic() + seconds
-    while not happened():
+
+    def has_happened() -> bool:
+        if happened():
+            return True
         assert process.poll() is None, f"ended before it was interrupted: {process.communicate()}"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+        return False
+
+    until(has_happened)
 
 
 def commits(target: Path) -> int:

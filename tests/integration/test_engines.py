@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +14,12 @@ from safetensors.numpy import save_file
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
 from arrowquant_dist.errors import UnquantizableWeights
 from arrowquant_dist.verify import verify
-from tests.actors import actor_processes
 from tests.conftest import CHECKOUT
 from tests.datasets import manifest_of, weights_of
 from tests.integration.conftest import Targets
 from tests.integration.program import commits, parts, run, write_checkpoint
+from tests.processes import actor_processes
+from tests.waiting import until
 
 INT4 = QuantizationConfig("int4", per_channel=False, group_size=64, symmetric=False)
 SIZES = RunConfig(block_bytes=1 << 20, shard_bytes=8 << 20, engine="inline")
@@ -63,13 +61,10 @@ class Killer(threading.Thread):
         self.killed: int | None = None
 
     def run(self) -> None:
-        while self.killed is None:
-            if commits(self._target):
-                for process in actor_processes():
-                    os.kill(process.pid, signal.SIGKILL)
-                    self.killed = process.pid
-                    return
-            time.sleep(0.005)
+        until(lambda: commits(self._target))
+        process = actor_processes()[0]
+        process.kill()
+        self.killed = process.pid
 
 
 @pytest.mark.slow
@@ -78,7 +73,7 @@ def test_a_killed_actor_costs_nothing_but_time(source: str, quiet: Path, tmp_pat
     killer = Killer(target)
     killer.start()
     ArrowQuantizer(INT4, SIZES.replace(engine="ray", workers=2)).quantize(source, str(target))
-    killer.join(10)
+    killer.join()
     assert killer.killed is not None, "no actor was found to kill"
     assert weights_of(target) == weights_of(quiet)
     assert len(parts(target)) == len(manifest_of(target)["parts"])

@@ -7,8 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from arrowquant_dist.errors import (
 from arrowquant_dist.loader import WeightLoader
 from tests.format.encoder import Row, bf16_bits, bf16_values, kept_row, random_row, signed, write_v1, write_v2
 from tests.target.targets import make_target
+from tests.waiting import until
 
 MIB = 1 << 20
 
@@ -40,13 +39,6 @@ def float32_rows(count: int, shape: tuple[int, ...] = (4, 6)) -> list[Row]:
 
 def loader_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -298,7 +290,7 @@ def test_a_corrupt_layer_raises_at_its_turn_and_ends_the_threads(tmp_path: Path)
         seen.extend(name for name, _ in loader)
     assert seen == [f"layer{i}" for i in range(5)]
     assert caught.value.layer == "layer5"
-    wait_until(lambda: not loader_threads())
+    until(lambda: not loader_threads())
     assert WeightLoader(str(tmp_path / "w.parquet"), verify=False)["layer5"].abs().sum() == 0
 
 
@@ -307,7 +299,7 @@ def test_leaving_the_loop_ends_the_threads(tmp_path: Path) -> None:
     for name, _ in loader:
         assert name == "layer0"
         break
-    wait_until(lambda: not loader_threads())
+    until(lambda: not loader_threads())
     assert len(list(loader)) == 50
 
 
@@ -318,7 +310,7 @@ def test_an_abandoned_iterator_ends_the_threads(tmp_path: Path) -> None:
     cycle.append(cycle)
     del cycle
     gc.collect()
-    wait_until(lambda: not loader_threads())
+    until(lambda: not loader_threads())
 
 
 def test_an_interrupt_ends_the_threads(tmp_path: Path) -> None:
@@ -331,7 +323,7 @@ def test_an_interrupt_ends_the_threads(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         consume()
-    wait_until(lambda: not loader_threads())
+    until(lambda: not loader_threads())
 
 
 def test_a_closed_loader_says_so(tmp_path: Path) -> None:
@@ -380,39 +372,35 @@ def test_what_is_in_flight_stays_within_the_budget(tmp_path: Path, workers: int)
 
 
 GROWTH = """
-import sys, threading, time
-import numba, psutil, torch
+import sys, threading
+from pathlib import Path
+import numba, torch
+from arrowquant_dist.dataset.prefetch import THREAD_NAME
 from arrowquant_dist.loader import WeightLoader
+from tests.waiting import until
 
-resident = lambda: psutil.Process().memory_info().rss
+def resident(name):  # VmRSS, or VmHWM: the most of it so far
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) << 10
+
 loader = WeightLoader(sys.argv[1], memory_budget=int(sys.argv[2]), workers=4)
 pairs = iter(loader)
 float(next(pairs)[1][0, 0])  # what is loaded and compiled once is not the budget's
 pairs.close()
 loader.close()
-time.sleep(0.2)
-before, most, done = resident(), 0, False
-
-def sample():
-    global most
-    while not done:
-        most = max(most, resident())
-        time.sleep(0.0005)
-
-sampler = threading.Thread(target=sample)
-sampler.start()
+until(lambda: not any(thread.name.startswith(THREAD_NAME) for thread in threading.enumerate()))
+before = resident("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the most is taken from now on
 loader = WeightLoader(sys.argv[1], memory_budget=int(sys.argv[2]), workers=4)
 for name, tensor in loader:
     float(tensor[0, 0])
-done = True
-sampler.join()
-print(most - before)
+print(resident("VmHWM") - before)
 """
 
 
 @pytest.mark.parametrize("kind", ["v1", "none", "zstd"])
 def test_the_process_grows_by_no_more_than_the_budget(tmp_path: Path, kind: str) -> None:
-    """Measured from outside the accounting: the resident set, while a loop runs over 128 MiB.
+    """Measured from outside the accounting: the kernel's peak of the resident set, of a loop over 128 MiB.
 
     What malloc keeps of freed memory, up to twice its threshold in each arena, is not the loader's to bound.
     """

@@ -29,14 +29,14 @@ class FaultProxy:
     """In front of 127.0.0.1:port, in a thread of its own; Host goes through, so signatures stay valid.
 
     Use it as a context manager. endpoint_url: where clients turn to. injected: the faults that happened.
-    requests: how many were seen; most_at_once: the most that were not answered yet at a time. on_request: called
-    with each one's (method, path), from the proxy's thread.
+    requests: how many were seen; at_once: those that are not answered yet; most_at_once: the most of these at a time.
+    on_request: called with each one's (method, path), from the proxy's thread.
     """
 
     def __init__(self, port: int, *faults: Fault, seed: int = 0) -> None:
         self._upstream = port
         self._script = Script(faults, seed)
-        self.requests = self.most_at_once = self._at_once = 0
+        self.requests = self.most_at_once = self.at_once = 0
         self.on_request: Callable[[str, str], None] = lambda _method, _path: None
         self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -65,7 +65,7 @@ class FaultProxy:
         self._loop.close()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _stop(self) -> None:
         self._server.close()
@@ -92,12 +92,12 @@ class FaultProxy:
         """One request and its answer; whether the connection goes on."""
         request = await read_request(reader, writer)
         self.requests += 1
-        self._at_once += 1
-        self.most_at_once = max(self.most_at_once, self._at_once)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             return await self._answer(request, reader, writer, upstream)
         finally:
-            self._at_once -= 1
+            self.at_once -= 1
 
     async def _answer(
         self, request: Message, reader: StreamReader, writer: StreamWriter, upstream: _Upstream

@@ -15,9 +15,11 @@ _DELETE_AT_ONCE = 1000  # what DeleteObjects takes
 
 
 class Objects:
-    """A signed client; URIs are s3://bucket/key. patient: tries again, with backoff; else one second, once."""
+    """A signed client; URIs are s3://bucket/key. attempts: at each request, with backoff; seconds: for each."""
 
-    def __init__(self, endpoint_url: str, key: str, secret: str, *, patient: bool = True) -> None:
+    def __init__(
+        self, endpoint_url: str, key: str, secret: str, *, attempts: int = 8, seconds: float = 60.0
+    ) -> None:
         self.client: Any = botocore.session.Session().create_client(
             "s3",
             region_name="us-east-1",
@@ -25,9 +27,9 @@ class Objects:
             aws_access_key_id=key,
             aws_secret_access_key=secret,
             config=botocore.config.Config(
-                connect_timeout=5 if patient else 1,
-                read_timeout=30 if patient else 1,
-                retries={"total_max_attempts": 8 if patient else 1, "mode": "standard"},
+                connect_timeout=seconds,
+                read_timeout=seconds,
+                retries={"total_max_attempts": attempts, "mode": "standard"},
                 s3={"addressing_style": "path"},
             ),
         )

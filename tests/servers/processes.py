@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-_SECONDS_TO_START = 60.0
+from tests.waiting import until
 
 
 class ServerProcess:
@@ -54,13 +53,12 @@ class ServerProcess:
                 process.stdin.close()
 
     def _wait(self, is_ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _SECONDS_TO_START
-        while not is_ready():
+        def runs_and_is_ready() -> bool:
             code = self._process.poll()
-            said = self._log.read_text(errors="replace")[-2000:]
-            assert code is None, f"it ended with {code}: {said}"
-            assert time.monotonic() < deadline, f"not ready within {_SECONDS_TO_START} s: {said}"
-            time.sleep(0.1)
+            assert code is None, f"it ended with {code}: {self._log.read_text(errors='replace')[-2000:]}"
+            return is_ready()
+
+        until(runs_and_is_ready)
 
 
 def listens(port: int) -> bool:

@@ -36,7 +36,7 @@ class SeaweedFS:
         (folder / "s3.json").write_text(json.dumps(_identity(self.key, self.secret)))
         self._command = _command(weed, folder, self._ports)
         self.objects = Objects(self.endpoint_url, self.key, self.secret)
-        self._probe = Objects(self.endpoint_url, self.key, self.secret, patient=False)
+        self._probe = Objects(self.endpoint_url, self.key, self.secret, attempts=1, seconds=5.0)
         self._server: ServerProcess | None = None
         self.restart()
 

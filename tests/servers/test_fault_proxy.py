@@ -63,7 +63,7 @@ def server() -> Iterator[_Server]:
 class _Client:
     """A request a call, each on its own connection unless `connection` is kept."""
 
-    def __init__(self, proxy: FaultProxy, seconds: float = 10) -> None:
+    def __init__(self, proxy: FaultProxy, seconds: float | None = None) -> None:
         self._connection = http.client.HTTPConnection(
             proxy.endpoint_url.removeprefix("http://"), timeout=seconds
         )
@@ -162,13 +162,12 @@ def test_one_bit_of_what_is_sent_is_wrong(proxy: FaultProxy, client: _Client, se
 
 
 @pytest.mark.parametrize("kind", [Kind.STALLED_HEADERS, Kind.STALLED_BODY])
-def test_a_stalled_answer_never_ends(proxy: FaultProxy, kind: Kind) -> None:
+def test_a_stalled_answer_never_ends(proxy: FaultProxy, client: _Client, kind: Kind) -> None:
     proxy.rewrite(Fault(kind, limit=1))
-    client = _Client(proxy, seconds=0.3)
+    impatient = _Client(proxy, seconds=0.3)
     with pytest.raises(TimeoutError):
-        client.ask("GET", "/a")
+        impatient.ask("GET", "/a")
     assert client.ask("GET", "/a") == (200, BODY)
-    client.close()
 
 
 def test_a_request_whose_answer_is_lost_was_applied(
@@ -213,7 +212,7 @@ def test_signed_requests_pass_and_an_upload_completes_whose_answer_was_lost(
 ) -> None:
     name = bucket.uri.removeprefix("s3://")
     with FaultProxy(seaweedfs.port, Fault(Kind.LOST_RESPONSE, "POST", "uploadId=", limit=1)) as proxy:
-        objects = Objects(proxy.endpoint_url, seaweedfs.key, seaweedfs.secret, patient=False)
+        objects = Objects(proxy.endpoint_url, seaweedfs.key, seaweedfs.secret, attempts=1)
         upload = objects.client.create_multipart_upload(Bucket=name, Key="a")["UploadId"]
         part = objects.client.upload_part(Bucket=name, Key="a", UploadId=upload, PartNumber=1, Body=BODY)
         with pytest.raises(Exception, match=r"closed|reset|aborted"):

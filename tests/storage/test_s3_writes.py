@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +16,7 @@ from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from tests.servers.faults import Fault, Kind
 from tests.storage.s3_faults import IMPATIENT, PIECES, Flaky
+from tests.waiting import is_waiting, until
 
 PART = PIECES.upload_bytes
 DATA = np.random.default_rng(6).bytes(2 * PART + 1_000_000)
@@ -55,7 +54,7 @@ def test_parts_go_up_while_the_caller_goes_on(flaky: Flaky) -> None:
     flaky.proxy.on_request = lambda _method, path: sent.set() if "partNumber=1" in path else None
     writer = flaky.store().open_writer("w")
     writer.write(DATA[:PART])
-    assert sent.wait(5)
+    sent.wait()
     assert flaky.sizes() == {}
     writer.write(DATA[PART:])
     writer.close()
@@ -179,12 +178,20 @@ def test_racing_creates_have_one_winner_under_faults(flaky: Flaky, kind: Kind) -
 
 
 def test_what_is_interrupted_ends_at_once(flaky: Flaky) -> None:
-    """Ctrl-C reaches a thread that waits for requests; they end with it, not after their time-outs."""
-    store = flaky.store()
+    """Ctrl-C reaches a thread that waits for requests; they end with it, not after their time-outs: those are hours."""
+    store = flaky.store(replace(PIECES, request_timeout=3600.0))
     flaky.put("x", b"1")
     flaky.fail(Fault(Kind.STALLED_HEADERS))
-    threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGINT]).start()
-    started = time.perf_counter()
+    main = threading.get_ident()
+
+    def interrupt_once_it_waits() -> None:
+        until(lambda: flaky.proxy.requests and is_waiting(main))
+        signal.pthread_kill(main, signal.SIGINT)
+
+    other = threading.Thread(target=interrupt_once_it_waits)
+    other.start()
     with pytest.raises(KeyboardInterrupt):
         store.read("x")
-    assert time.perf_counter() - started < 5
+    other.join()
+    until(lambda: not flaky.proxy.at_once)
+    assert flaky.proxy.requests == 1

@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,20 +196,26 @@ def test_racing_creates_have_one_winner_with_its_whole_content(place: Place) -> 
 
 
 _RACE = """
-import sys, time
+import sys
 from arrowquant_dist.storage.open import open_store
-store, i, at = open_store(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-time.sleep(max(0, at - time.time()))
+store, i = open_store(sys.argv[1]), int(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.read()
 wins = [store.create(f"c{n}", bytes([i]) * 50_000) for n in range(50)]
 print("".join("x" if won else "." for won in wins))
 """
 
 
 def test_racing_processes_have_one_winner_each_time(tmp_path: Path) -> None:
-    at = str(time.time() + 1.5)
     command = [sys.executable, "-c", _RACE, str(tmp_path)]
-    racers = [subprocess.Popen([*command, str(i), at], stdout=subprocess.PIPE, text=True) for i in range(3)]
-    wins = [racer.communicate(timeout=60)[0].strip() for racer in racers]
+    gate, gate_of_all = os.pipe()
+    racers = [
+        subprocess.Popen([*command, str(i)], stdin=gate, stdout=subprocess.PIPE, text=True) for i in range(3)
+    ]
+    os.close(gate)
+    assert [racer.stdout.readline() for racer in racers if racer.stdout] == ["ready\n"] * 3
+    os.close(gate_of_all)
+    wins = [racer.communicate()[0].strip() for racer in racers]
     for n in range(50):
         winner = [i for i, won in enumerate(wins) if won[n] == "x"]
         assert len(winner) == 1

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.plan import RowBlock, make_plan
 from arrowquant_dist.plan.batches import Batch, batches_of
-from arrowquant_dist.worker.batches import ReadAhead, ReadInTurn
+from arrowquant_dist.worker.batches import Blocks, ReadAhead, ReadInTurn
 from arrowquant_dist.worker.clock import Clock
 from tests.sources import save_checkpoint
 
@@ -27,30 +25,54 @@ BLOCK = 1 << 20
 LAYERS = 40
 
 
-class Slowly(SourceReader):
-    """Takes its time, and counts how many reads are at it at once."""
+class Counting(SourceReader):
+    """Counts how many reads are at it at once, and how many are through."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.most = 0
-        self._now = 0
-        self._counting = threading.Lock()
-        self._random = random.Random(3)  # noqa: S311 - no secret
+        self.now = self.most = self.through = 0
+        self.changed = threading.Condition()
 
     def read(self, slices: Sequence[tuple[Layer, int, int]], allocate: Allocate) -> list[np.ndarray]:  # type: ignore[override]
-        with self._counting:
-            self._now += 1
-            self.most = max(self.most, self._now)
-            pause = self._random.random() * 0.004
-        time.sleep(pause)
+        with self.changed:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.may_begin(slices))
         try:
             return super().read(slices, allocate)
         finally:
-            with self._counting:
-                self._now -= 1
+            with self.changed:
+                self.now -= 1
+                self.through += 1
+                self.changed.notify_all()
+
+    def may_begin(self, slices: Sequence[tuple[Layer, int, int]]) -> bool:
+        return bool(slices)
 
 
-class OneTooFew(Slowly):
+class Held(Counting):
+    """Reads no block before it is wanted. blocks: in batches of one."""
+
+    def __init__(self, blocks: Sequence[RowBlock]) -> None:
+        super().__init__()
+        self._numbers = {block.layer.name: number for number, block in enumerate(blocks)}
+        self._wanted = 0
+
+    def may_begin(self, slices: Sequence[tuple[Layer, int, int]]) -> bool:
+        return all(self._numbers[layer.name] <= self._wanted for layer, _, _ in slices)
+
+    def work_through(self, blocks: Blocks, ahead: int) -> None:
+        """Goes on from each block once so many reads wait behind it, or as many as there are left."""
+        for _ in blocks:
+            waiting = min(ahead, len(self._numbers) - 1 - self._wanted)
+            with self.changed:
+                self.changed.wait_for(lambda: self.now >= waiting)  # noqa: B023
+                self._wanted += 1
+                self.changed.notify_all()
+
+
+class OneTooFew(Counting):
     def read(self, slices: Sequence[tuple[Layer, int, int]], allocate: Allocate) -> list[np.ndarray]:  # type: ignore[override]
         if any(layer.name == "layers.20.weight" for layer, _, _ in slices):
             raise OSError("gone")
@@ -78,10 +100,13 @@ def weights() -> dict[str, torch.Tensor]:
 def test_each_block_has_its_own_values_until_the_next_is_asked_for(
     tmp_path: Path, weights: dict[str, torch.Tensor], read: type[ReadAhead] | type[ReadInTurn]
 ) -> None:
-    blocks = blocks_of(tmp_path, weights)
-    seen = []
-    for block, values in read(Slowly())(in_batches_of_one(blocks), Clock()):
-        time.sleep(0.002)  # what reads ahead meanwhile must not write there
+    blocks, reader = blocks_of(tmp_path, weights), Counting()
+    ahead = 2 if read is ReadAhead else 0
+    seen: list[RowBlock] = []
+    for block, values in read(reader)(in_batches_of_one(blocks), Clock()):
+        enough = min(len(seen) + 1 + ahead, LAYERS)
+        with reader.changed:
+            reader.changed.wait_for(lambda: reader.through >= enough)  # noqa: B023
         start, stop = block.value_range
         expected = weights[block.layer.name].reshape(-1)[start:stop].numpy()
         assert np.array_equal(values.view(np.float32), expected)
@@ -92,9 +117,10 @@ def test_each_block_has_its_own_values_until_the_next_is_asked_for(
 def test_two_batches_are_on_their_way_while_one_is_worked_on(
     tmp_path: Path, weights: dict[str, torch.Tensor]
 ) -> None:
-    reader = Slowly()
-    for _ in ReadAhead(reader)(in_batches_of_one(blocks_of(tmp_path, weights)), Clock()):
-        time.sleep(0.001)
+    blocks = blocks_of(tmp_path, weights)
+    reader = Held(blocks)
+    reader.work_through(ReadAhead(reader)(in_batches_of_one(blocks), Clock()), ahead=2)
+    assert reader.through == LAYERS
     assert reader.most == 2
 
 
@@ -107,8 +133,9 @@ def test_one_is_where_a_layer_takes_more_than_its_own_memory(tmp_path: Path) -> 
     ArrowQuantizer(QuantizationConfig()).quantize(source, str(tmp_path / "dataset"))
     checkpoint = open_checkpoint(str(tmp_path / "dataset"))
     blocks = list(make_plan(checkpoint, QuantizationConfig("int4"), RunConfig()).blocks)
-    reader = Slowly()
-    assert len(list(ReadAhead(reader)(in_batches_of_one(blocks), Clock()))) == len(blocks)
+    reader = Held(blocks)
+    reader.work_through(ReadAhead(reader)(in_batches_of_one(blocks), Clock()), 1)
+    assert reader.through == len(blocks)
     assert reader.most == 1
 
 
@@ -132,11 +159,11 @@ def test_what_fails_is_raised_in_its_turn_and_no_thread_stays(
 
 def test_whoever_stops_early_leaves_no_thread(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     batches = batches_of(blocks_of(tmp_path, weights))
-    blocks = ReadAhead(Slowly())(batches, Clock())
+    blocks = ReadAhead(Counting())(batches, Clock())
     next(blocks)
     blocks.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
 
 
 def test_nothing_is_nothing() -> None:
-    assert list(ReadAhead(Slowly())([], Clock())) == []
+    assert list(ReadAhead(Counting())([], Clock())) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +24,7 @@ class Attempt:
     """A shard in an actor's hands. number: from 1, of this shard. call: the ref of its Result.
 
     started: None while it waits at the actor behind another. blocks: finished row blocks; moved: when that last
-    changed. told: when it was told to stop. Times are of time.monotonic.
+    changed. told: when it was told to stop. Times are of the dispatch's clock.
     """
 
     ticket: int
@@ -57,18 +56,18 @@ class Seat:
 
 
 class Crew:
-    """create: makes an actor, which may wait for room in the cluster. A lost actor is not restarted but replaced: Ray
-    says then why it was lost (preempted or not), and a call on the new one waits instead of failing while there is no
-    room for it."""
+    """create: makes an actor, which may wait for room in the cluster. now: when the run begins. A lost actor is not
+    restarted but replaced: Ray says then why it was lost (preempted or not), and a call on the new one waits instead
+    of failing while there is no room for it."""
 
-    def __init__(self, create: Callable[[], Any]) -> None:
+    def __init__(self, create: Callable[[], Any], now: float) -> None:
         self._create = create
         self._failures = 0
         self._not_before = 0.0
         self._code = code_digest()
         self.seats: list[Seat] = []
         self.worker_seconds = 0.0
-        self.without_any_since = time.monotonic()
+        self.without_any_since = now
 
     @property
     def alive(self) -> list[Seat]:

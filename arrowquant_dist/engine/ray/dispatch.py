@@ -32,13 +32,20 @@ _log = logging.getLogger("arrowquant_dist.engine")
 
 
 class Dispatch:
-    """workers: actors at most. memory_nbytes: what the scheduler sets aside for each, for messages."""
+    """workers: actors at most. memory_nbytes: what the scheduler sets aside for each, for messages. clock: seconds
+    that only grow, the crew's too."""
 
     def __init__(
-        self, crew: Crew, ledger: Ledger, patience: Patience, workers: int, memory_nbytes: int | None
+        self,
+        crew: Crew,
+        ledger: Ledger,
+        patience: Patience,
+        workers: int,
+        memory_nbytes: int | None,
+        clock: Callable[[], float],
     ) -> None:
         self._crew, self._ledger, self._patience = crew, ledger, patience
-        self._workers, self._memory_nbytes = workers, memory_nbytes
+        self._workers, self._memory_nbytes, self._clock = workers, memory_nbytes, clock
         self._pace = Pace()
         self._calls: dict[Any, Callable[[], None]] = {}
         self._tickets = itertools.count(1)
@@ -49,21 +56,21 @@ class Dispatch:
         """Returns when no shard is open; attempts that lost may still be at work. check: called often, may raise."""
         while self._ledger.open:
             check()
-            now = time.monotonic()
+            now = self._clock()
             for seat in self._crew.fill(min(self._workers, len(self._ledger.open)), now):
                 self._calls[seat.greeting] = partial(self._greeted, seat)
             self._deal(now)
             self._answer()
-            if time.monotonic() >= self._next_poll:
-                self._look_around(time.monotonic())
-                self._next_poll = time.monotonic() + self._patience.poll
+            if self._clock() >= self._next_poll:
+                self._look_around(self._clock())
+                self._next_poll = self._clock() + self._patience.poll
 
     def stop(self, seconds: float) -> None:
         """Tells every attempt at work to stop, and waits so long for them to delete their parts."""
-        deadline = time.monotonic() + seconds
+        deadline = self._clock() + seconds
         for seat in self._crew.alive:
             self._tell(seat, seat.attempts)
-        while time.monotonic() < deadline and any(seat.attempts for seat in self._crew.alive):
+        while self._clock() < deadline and any(seat.attempts for seat in self._crew.alive):
             self._answer()
 
     def _answer(self) -> None:
@@ -152,7 +159,7 @@ class Dispatch:
         """Tells them to stop."""
         new = [attempt for attempt in attempts if attempt.told is None]
         for attempt in new:
-            attempt.told = time.monotonic()
+            attempt.told = self._clock()
         if new:
             stop = seat.handle.stop.options(concurrency_group=actor.WATCH)
             stop.remote([attempt.ticket for attempt in new])
@@ -160,7 +167,7 @@ class Dispatch:
     # --- hearing
 
     def _greeted(self, seat: Seat) -> None:
-        now = time.monotonic()
+        now = self._clock()
         try:
             hello = ray.get(seat.greeting)
         except RayError as error:
@@ -178,7 +185,7 @@ class Dispatch:
             return
         for attempt in seat.attempts:
             if attempt.ticket == ticket and blocks > attempt.blocks:
-                attempt.blocks, attempt.moved = blocks, time.monotonic()
+                attempt.blocks, attempt.moved = blocks, self._clock()
                 if attempt.shard.index in self._ledger.open:
                     self._ledger.advance(attempt.shard, blocks, len(self._crew.alive))
 
@@ -201,10 +208,10 @@ class Dispatch:
         """The attempt is over; the next one of this actor begins now."""
         seat.attempts.remove(attempt)
         for behind in seat.attempts[:1]:
-            behind.started = behind.moved = time.monotonic()
+            behind.started = behind.moved = self._clock()
 
     def _hear(self, seat: Seat, attempt: Attempt, result: actor.Result) -> None:
-        shard, now = attempt.shard, time.monotonic()
+        shard, now = attempt.shard, self._clock()
         self._log(seat, attempt, result.outcome, result)
         if result.outcome == actor.FAILED and result.error is not None:
             self._waste(attempt)
@@ -230,7 +237,7 @@ class Dispatch:
                 self._tell(seat, [a for a in seat.attempts if a.shard is attempt.shard])
 
     def _waste(self, attempt: Attempt) -> None:
-        self._ledger.wasted_seconds += attempt.seconds(time.monotonic())
+        self._ledger.wasted_seconds += attempt.seconds(self._clock())
 
     # --- losing
 
@@ -238,7 +245,7 @@ class Dispatch:
         """The actor is gone, or is made to go. is_fault: that counts against the shard which it was at."""
         if seat not in self._crew.seats:
             return
-        now = time.monotonic()
+        now = self._clock()
         attempts, seat.attempts = seat.attempts, []
         for call in [seat.question, *(attempt.call for attempt in attempts)]:
             self._calls.pop(call, None)
@@ -313,11 +320,11 @@ class Dispatch:
     ) -> None:
         if attempt.started is None:
             return
-        figures: dict[str, Any] = {"worker_seconds": round(attempt.seconds(time.monotonic()), 3)}
+        figures: dict[str, Any] = {"worker_seconds": round(attempt.seconds(self._clock()), 3)}
         if result is not None:
             figures |= {
                 # a shard that waited behind another began before the driver heard of the other's end
-                "worker_seconds": round(max(result.wall_seconds, attempt.seconds(time.monotonic())), 3),
+                "worker_seconds": round(max(result.wall_seconds, attempt.seconds(self._clock())), 3),
                 **figures_of(result),
                 "error": result.error,
             }

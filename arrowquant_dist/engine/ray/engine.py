@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -27,7 +27,8 @@ _TERMINATED_SECONDS = 2.0  # `ray job stop` kills the driver 3 s after its SIGTE
 class RayEngine:
     """address: of a cluster; None starts a Ray on this machine for the run. A Ray that the caller is connected to is
     used instead, and stays. workers: actors, by default as many as the cluster has CPUs, or may get from its
-    autoscaler. memory_nbytes: what a cluster's scheduler sets aside for each. actor_class: for faults on purpose."""
+    autoscaler. memory_nbytes: what a cluster's scheduler sets aside for each. actor_class: for faults on purpose.
+    clock: that `patience` is counted on, in seconds."""
 
     name = "ray"
 
@@ -38,12 +39,13 @@ class RayEngine:
         memory_nbytes: int,
         patience: Patience | None = None,
         actor_class: type[ShardActor] = ShardActor,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
         self._wanted = workers
         self._memory_nbytes = memory_nbytes
         self._patience = patience or Patience()
-        self._actor_class = actor_class
+        self._actor_class, self._clock = actor_class, clock
         self.workers = workers or 0
 
     def run(self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent) -> EngineFacts:
@@ -83,9 +85,9 @@ class RayEngine:
             scheduling_strategy="SPREAD",
             **needs,
         )
-        crew = Crew(lambda: actor_class.remote(context))
+        crew = Crew(lambda: actor_class.remote(context), self._clock())
         ledger = Ledger(shards, on_event, self._patience)
-        dispatch = Dispatch(crew, ledger, self._patience, self.workers, needs.get("memory"))
+        dispatch = Dispatch(crew, ledger, self._patience, self.workers, needs.get("memory"), self._clock)
         try:
             dispatch.run(interrupts.check)
             dispatch.stop(self._patience.farewell)
@@ -94,6 +96,6 @@ class RayEngine:
             dispatch.stop(_TERMINATED_SECONDS if is_terminated else self._patience.farewell)
             raise
         finally:
-            crew.dismiss(time.monotonic())
+            crew.dismiss(self._clock())
         raise_failures(ledger.failures, len(shards))
         return ledger.facts(crew.worker_seconds)

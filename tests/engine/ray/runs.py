@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,15 +23,25 @@ from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.worker import ShardWorker, WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
-from tests.engine.ray.slow_actor import SlowActor, hold
+from tests.engine.ray.held_actor import HeldActor, begun, hold_at
 from tests.integration.program import commits
 from tests.sources import save_checkpoint
 from tests.target.drivers import start
+from tests.waiting import until
 
 SHARDS = 16
 MEMORY_NBYTES = 256 << 20
-QUICK = Patience(poll=0.2, backoff=0.1, stall=1.0, late=1.0, loser=3.0, farewell=2.0)
-SECONDS = 60
+# Polls often. What else it waits for is far off, so that no pause of a busy machine comes near it.
+QUICK = Patience(poll=0.2, backoff=0.1, stall=600.0, late=600.0, loser=600.0, farewell=60.0)
+
+
+class SetClock:
+    """The driver's clock: the machine's, and as many seconds ahead of it as a test says."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
 
 
 @dataclass
@@ -42,6 +53,9 @@ class Run:
     target: Path
     events: list[EngineEvent] = field(default_factory=list)
     facts: EngineFacts = field(default_factory=EngineFacts)
+    _clock: SetClock = field(default_factory=SetClock)
+    _heard: int = 0
+    _thread: threading.Thread = field(default_factory=threading.Thread)
 
     def engine(
         self,
@@ -49,20 +63,21 @@ class Run:
         workers: int | None = 2,
         *,
         patience: Patience = QUICK,
-        actor_class: type[ShardActor] = SlowActor,
+        actor_class: type[ShardActor] = HeldActor,
         memory_nbytes: int = MEMORY_NBYTES,
     ) -> None:
         """Runs all shards to their end."""
-        engine = RayEngine(address, workers, memory_nbytes, patience, actor_class)
+        engine = RayEngine(address, workers, memory_nbytes, patience, actor_class, self._clock)
         self.facts = engine.run(self.context, self.plan.shards, self.events.append)
 
     @contextmanager
     def at_work(
         self, address: str, after: int = 0, *, workers: int | None = 2, patience: Patience = QUICK
     ) -> Iterator[None]:
-        """Runs beside the block, which is entered after so many commits; it ends with the run.
+        """Runs beside the block, which is entered after so many commits, and ends with it.
 
-        A run that does not end loses its Ray, and fails by that.
+        Nothing is committed before all `workers` are there, nor in the block until `go_on`. A run that does not end
+        loses its Ray, and fails by that.
         """
         errors: list[BaseException] = []
 
@@ -72,32 +87,61 @@ class Run:
             except BaseException as error:  # noqa: BLE001 (raised in the test's own thread)
                 errors.append(error)
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
+        self._thread = threading.Thread(target=work, daemon=True)
+        self.go_on(to=0)
+        self._thread.start()
         try:
-            wait_until(lambda: self.commits >= after or not thread.is_alive())
+            if after:
+                self.wait_alive(workers or 1)
+                self.go_on(after)
+                self._wait(lambda: self.commits >= after)
             yield
-            thread.join(SECONDS)
-            assert not thread.is_alive(), "the run does not end"
+            self.go_on()
+            self._thread.join()
         finally:
-            if thread.is_alive():
+            if self.is_at_work:
                 ray.shutdown()
         if errors:
             raise errors[0]
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """No shard is finished meanwhile."""
-        file = hold(str(self.target))
-        file.touch()
-        try:
-            yield
-        finally:
-            file.unlink()
+    @property
+    def is_at_work(self) -> bool:
+        return self._thread.is_alive()
+
+    def go_on(self, to: int = sys.maxsize) -> None:
+        """Until there are so many commits."""
+        hold_at(str(self.target), to)
 
     def wait_alive(self, workers: int) -> None:
-        """Until the run says that there are so many."""
-        wait_until(lambda: bool(self.events) and self.events[-1].workers_alive == workers, 30)
+        """Until the run says that there are so many, from what the last call came to on."""
+
+        def is_said() -> bool:
+            while self._heard < len(self.events) and self.events[self._heard].workers_alive != workers:
+                self._heard += 1
+            return self._heard < len(self.events)
+
+        self._wait(is_said)
+
+    def go_on_by_one(self) -> None:
+        """Until the driver hears of one commit more than there are now; then nothing is finished."""
+        commits = self.commits
+        self.go_on(commits + 1)
+        self._wait(lambda: total(self.events)[2] > commits)
+
+    def pass_seconds(self, seconds: float) -> None:
+        """Puts the driver's clock forward, and lets it look around by that."""
+        self._clock.ahead += seconds
+        looks = len(self.events) + 3  # the first may have been under way
+        until(lambda: len(self.events) >= looks or not self.is_at_work)
+
+    def _wait(self, happened: Callable[[], bool]) -> None:
+        until(lambda: happened() or not self.is_at_work)
+        assert happened(), "the run was over first"
+
+    @property
+    def begun(self) -> list[int]:
+        """The shards that workers began, in order, each as often as that happened."""
+        return sorted(map(int, begun(str(self.target)).read_text().split()))
 
     @property
     def commits(self) -> int:
@@ -149,13 +193,6 @@ def quiet_checksums(run: Run) -> dict[tuple[str, int], str]:
 def _checksums(receipts: Iterable[Receipt]) -> dict[tuple[str, int], str]:
     headers = (row.header for receipt in receipts for row in receipt.rows)
     return {(header.layer_name, header.row_start): header.checksum for header in headers}
-
-
-def wait_until(happened: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def total(events: Sequence[EngineEvent]) -> tuple[int, int, int]:

@@ -10,8 +10,8 @@ import pytest
 
 from tests.datasets import weights_of
 from tests.engine.ray.autoscaled import AutoscaledCluster
-from tests.engine.ray.runs import wait_until
 from tests.integration.program import end, start
+from tests.waiting import until
 
 NODES = 2
 CONFIG = "quant_type: int8\nrun: {block_bytes: 1MiB, shard_bytes: 1MiB}\n"
@@ -24,7 +24,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AutoscaledClus
     cluster.stop()
 
 
-@pytest.mark.timeout(200)
 def test_a_run_gets_all_nodes_that_there_may_be_and_they_go_with_it(
     cluster: AutoscaledCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,12 +35,12 @@ def test_a_run_gets_all_nodes_that_there_may_be_and_they_go_with_it(
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
     driver = start(*quantize, "--address", cluster.address)
-    wait_until(lambda: cluster.nodes == NODES)
+    until(lambda: cluster.nodes == NODES)
     done = end(driver)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "target/report/report.json").read_text())
     assert report["run"]["engine"] == "ray"
-    wait_until(lambda: cluster.nodes == 0, 60)
+    until(lambda: cluster.nodes == 0)
 
     quiet = ("quantize", "minilm", str(tmp_path / "quiet"), "--config", str(config), "--engine", "inline")
     assert end(start(*quiet)).returncode == 0

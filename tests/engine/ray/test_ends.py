@@ -13,20 +13,24 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from tests.engine.ray.clusters import SmallCluster
-from tests.engine.ray.runs import wait_until
+from tests.engine.ray.held_actor import hold_at
+from tests.processes import is_alive
+from tests.waiting import until
 
 _DRIVER = """
 import signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
+from arrowquant_dist.engine.ray import engine
 from arrowquant_dist.engine.ray.actor import ShardActor
 from arrowquant_dist.errors import ArrowQuantError
 from tests.engine.ray.runs import start_run
-from tests.engine.ray.slow_actor import SlowActor
-run = start_run(Path(sys.argv[1]), shards=60)
+from tests.engine.ray.held_actor import HeldActor
+engine._TERMINATED_SECONDS = 60.0  # no SIGKILL follows here
+run = start_run(Path(sys.argv[1]), shards=16)
 address = sys.argv[2] if len(sys.argv) > 2 else None
 try:
-    run.engine(address, actor_class=ShardActor if address else SlowActor)
+    run.engine(address, actor_class=ShardActor if address else HeldActor)
 except ArrowQuantError as error:
     sys.exit(f"{error.kind}: {error}")
 """
@@ -41,18 +45,19 @@ def _driver(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_a_driver_that_is_stopped_takes_its_unfinished_parts_along(
     tmp_path: Path, number: signal.Signals
 ) -> None:
+    hold_at(str(tmp_path / "target"), 4)
     driver = _driver(tmp_path)
     commits = tmp_path / "target" / "run" / "commits"
-    wait_until(lambda: len([*commits.glob("*.json")]) > 3 or driver.poll() is not None, 60)
+    until(lambda: len([*commits.glob("*.json")]) > 3 or driver.poll() is not None)
     below = psutil.Process(driver.pid).children(recursive=True)
     driver.send_signal(number)
-    _, told = driver.communicate(timeout=60)
+    _, told = driver.communicate()
     assert driver.returncode == 1
     assert "interrupted: interrupted; the same command resumes the run" in told
     files = [f for f in (tmp_path / "target" / "weights").rglob("*") if f.is_file()]
-    assert 3 < len(files) < 60
+    assert 3 < len(files) < 16
     assert len(files) == len([*commits.glob("*.json")])
-    assert not [p for p in psutil.wait_procs(below, timeout=10)[1] if p.status() != psutil.STATUS_ZOMBIE]
+    until(lambda: not any(is_alive(process.pid) for process in below))
 
 
 @pytest.mark.slow
@@ -62,7 +67,7 @@ def test_nodes_without_the_package_are_a_clear_error(tmp_path: Path) -> None:
     try:
         cluster.add()
         os.environ["PYTHONPATH"] = path
-        _, told = _driver(tmp_path, cluster.address).communicate(timeout=90)
+        _, told = _driver(tmp_path, cluster.address).communicate()
     finally:
         os.environ["PYTHONPATH"] = str(CHECKOUT)
         cluster.stop()

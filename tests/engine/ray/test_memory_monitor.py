@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 
 import psutil
 import pytest
 
 from tests.engine.ray.clusters import SmallCluster
 from tests.engine.ray.greedy_actor import GREED_NBYTES, GreedyActor, greed
-from tests.engine.ray.runs import QUICK, Run, quiet_checksums
+from tests.engine.ray.runs import Run, quiet_checksums
 from tests.shard_lines import shard_lines
 
 _WORKERS_NBYTES = 1 << 30  # two of them, with room
-PATIENT = replace(QUICK, stall=30.0, late=30.0, deadline=30.0)  # nobody takes the shard over before that
 
 
 @pytest.fixture
@@ -34,7 +32,7 @@ def test_a_worker_killed_for_its_memory_is_replaced(
 ) -> None:
     greed(str(run.target)).touch()
     with caplog.at_level(logging.INFO, "arrowquant_dist.shards"):
-        run.engine(cluster.address, actor_class=GreedyActor, patience=PATIENT)
+        run.engine(cluster.address, actor_class=GreedyActor)
     assert run.checksums() == quiet_checksums(run)
     lines = shard_lines(caplog)
     lost = [line["outcome"] for line in lines if line["outcome"] != "done"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from arrowquant_dist.dataset.prefetch import THREAD_NAME, Budget, Lane, Load, Stream, load_now
 from arrowquant_dist.errors import CorruptWeights, MemoryBudgetExceeded
-from tests.waiting import is_waiting, until
+from tests.waiting import until, waits_for_a_result
 
 
 def a_load(
@@ -150,7 +150,7 @@ def test_an_interrupt_while_waiting_ends_the_stream() -> None:
         gate.wait()
 
     def interrupt_once_it_waits() -> None:
-        until(lambda: len(begun) == 2 and is_waiting(main))
+        until(lambda: len(begun) == 2 and waits_for_a_result(main))
         signal.pthread_kill(main, signal.SIGINT)
 
     stream = iter(Stream([a_load(i, work=work) for i in range(8)], budget, workers=2))

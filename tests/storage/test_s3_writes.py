@@ -16,7 +16,7 @@ from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from tests.servers.faults import Fault, Kind
 from tests.storage.s3_faults import IMPATIENT, PIECES, Flaky
-from tests.waiting import is_waiting, until
+from tests.waiting import until, waits_for_a_result
 
 PART = PIECES.upload_bytes
 DATA = np.random.default_rng(6).bytes(2 * PART + 1_000_000)
@@ -185,7 +185,7 @@ def test_what_is_interrupted_ends_at_once(flaky: Flaky) -> None:
     main = threading.get_ident()
 
     def interrupt_once_it_waits() -> None:
-        until(lambda: flaky.proxy.requests and is_waiting(main))
+        until(lambda: flaky.proxy.requests and waits_for_a_result(main))
         signal.pthread_kill(main, signal.SIGINT)
 
     other = threading.Thread(target=interrupt_once_it_waits)

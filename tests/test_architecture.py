@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.conftest import CHECKOUT
 PACKAGE = CHECKOUT / "arrowquant_dist"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 400
+MAX_SHARE = 0.2  # of the package's lines, in one room
 # Seconds to import and hundreds of MiB, so a function that needs one imports it.
 HEAVY = {"torch", "transformers", "pandas", "ray", "datasets", "matplotlib", "scipy"}
 # The same thing in two modules: a command and what it calls, a reader a file format, a twin for another version or for
@@ -41,6 +44,21 @@ def test_imports_point_one_way() -> None:
     program = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([program, "--no-cache"], cwd=CHECKOUT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_no_imports_go_in_circles() -> None:
+    """Imports inside functions and those of types alone are counted as well."""
+    names = {module_name(path): path for path in MODULES}
+    sorter = TopologicalSorter({name: imported(path, names) for name, path in names.items()})
+    sorter.prepare()  # CycleError names the modules of a circle
+
+
+def test_no_room_outgrows_the_others() -> None:
+    lines: Counter[str] = Counter()
+    for module in MODULES:
+        lines[module.relative_to(PACKAGE).parts[0]] += len(module.read_text().splitlines())
+    (room, most), *_ = lines.most_common()
+    assert most <= MAX_SHARE * lines.total(), room
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -120,3 +138,20 @@ def defined(module: ast.Module) -> set[str]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             found |= {target.id for target in targets if isinstance(target, ast.Name)}
     return {name for name in found if not name.startswith("_") and len(name) > 1}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(CHECKOUT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path, modules: Collection[str]) -> set[str]:
+    """Those of `modules` that the one at `path` imports, wherever in it the import stands."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else node.module for name in inside}
+    return (found & set(modules)) - {module_name(path)}

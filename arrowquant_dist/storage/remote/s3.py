@@ -19,10 +19,11 @@ from typing import Any, ClassVar
 from arrowquant_dist.config import Transfer
 from arrowquant_dist.errors import StorageError
 from arrowquant_dist.storage.base import ObjectInfo
-from arrowquant_dist.storage.remote.client import Client, NewObject, ShortAnswer, ends_early
+from arrowquant_dist.storage.remote.client import NewObject, ShortAnswer, ends_early
 from arrowquant_dist.storage.remote.faults import status_of
 from arrowquant_dist.storage.remote.requests import Requests
 from arrowquant_dist.storage.remote.s3fs_private import call_s3
+from arrowquant_dist.storage.remote.upload import MultipartClient, Upload
 from arrowquant_dist.storage.traffic import Traffic
 
 READ_NBYTES = 1 << 20  # of an answer at a time: what a request holds of it
@@ -49,7 +50,7 @@ def s3_options(options: Mapping[str, Any], transfer: Transfer) -> dict[str, Any]
     return {**given, "config_kwargs": {**ours, **(given.get("config_kwargs") or {})}}
 
 
-class S3Client(Client):
+class S3Client(MultipartClient):
     """root: bucket/prefix. One in its protocol's eyes; SeaweedFS, MinIO, R2 and others as well."""
 
     delete_at_once: ClassVar[int] = 1000
@@ -157,8 +158,6 @@ class S3Client(Client):
                 raise _refusal(problem)
 
     def new_object(self, path: str, requests: Requests) -> NewObject:
-        from arrowquant_dist.storage.remote.upload import Upload
-
         return Upload(self, path, requests)
 
     async def abandon_uploads(self, prefix: str) -> None:

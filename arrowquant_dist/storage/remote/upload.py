@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import io
+from abc import abstractmethod
 from collections import deque
 from concurrent.futures import Future
 from typing import Any
 
 from arrowquant_dist.errors import StorageError
+from arrowquant_dist.storage.remote.client import Client
 from arrowquant_dist.storage.remote.faults import code_of
 from arrowquant_dist.storage.remote.requests import Requests
-from arrowquant_dist.storage.remote.s3 import S3Client
 
 PARTS_IN_FLIGHT = 2
 PARTS_HELD = PARTS_IN_FLIGHT + 1  # the one that is filled
 _MOST_PARTS = 10_000  # S3's limit
+
+
+class MultipartClient(Client):
+    """A client of a storage that takes objects in parts, by S3's calls."""
+
+    @abstractmethod
+    def key(self, path: str) -> str:
+        """The object's name in its bucket."""
+
+    @abstractmethod
+    async def call(self, method: str, body: io.BytesIO | None = None, **arguments: Any) -> Any:
+        """One call of S3's, by botocore's name for it. body: what it sends besides `arguments`."""
+
+    @abstractmethod
+    async def abort_upload(self, key: str, upload: str) -> None:
+        """Gives up an upload that was begun; fine where it is gone."""
 
 
 class Upload:
@@ -23,7 +40,7 @@ class Upload:
     Parts are all of `upload_bytes` but the last, as some servers want it, each repeated on its own. Used by one thread.
     """
 
-    def __init__(self, client: S3Client, path: str, requests: Requests) -> None:
+    def __init__(self, client: MultipartClient, path: str, requests: Requests) -> None:
         self._client, self._path, self._requests = client, path, requests
         self._buffer = io.BytesIO()
         self._upload: str | None = None

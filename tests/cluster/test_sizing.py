@@ -7,7 +7,10 @@ import shlex
 
 import pytest
 import simulate
+from simulation.shapes import MODELS, checkpoint_of
 
+from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.plan import make_plan, worker_memory_nbytes
 from tests.conftest import CHECKOUT
 
 PAGE = (CHECKOUT / "cluster" / "sizing.md").read_text()
@@ -38,3 +41,11 @@ def test_a_table_is_what_its_command_prints(
     assert [row[:2] for row in told] == [row[:2] for row in shown]
     for there, here in zip(told, shown, strict=True):
         assert _minutes(there[2]) == pytest.approx(_minutes(here[2]), rel=0.15, abs=0.15)
+
+
+@pytest.mark.parametrize(("told", "block_bytes"), re.findall(r"([\d.]+) GiB (?:a worker )?at (\d+MiB)", PAGE))
+def test_a_worker_takes_as_much_memory_as_it_says(told: str, block_bytes: str) -> None:
+    run = RunConfig.from_dict({"block_bytes": block_bytes})
+    plans = [make_plan(checkpoint_of(MODELS[name]()), QuantizationConfig(), run) for name in ("8B", "671B")]
+    most = max(worker_memory_nbytes(plan, "s3://models/out", run) for plan in plans)
+    assert float(told) == pytest.approx(most / 2**30, rel=0.05)

@@ -33,7 +33,7 @@ class Part(Protocol):
         """
 
     def close(self) -> PartInfo:
-        """Ends the object, which is whole and durable on return; what the receipt says of it."""
+        """Ends the object, which is whole and in its place on return; what the receipt says of it."""
 
     def abort(self) -> None:
         """Deletes the unfinished object. Nothing after `close`."""

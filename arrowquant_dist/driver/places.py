@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +23,10 @@ def open_target(target: str, run: RunConfig) -> Target:
     return Target.open(target, _many_requests(run.target_storage))
 
 
-def refuse_own_source(dataset: Target, checkpoint: Checkpoint) -> None:
-    """A target that holds a file of its own source would be overwritten while it is read: InvalidConfig."""
+def refuse_own_source(dataset: Target, read: Iterable[Checkpoint]) -> None:
+    """A target that holds a file of what is read for it would be overwritten meanwhile: InvalidConfig."""
     folder = _real_place(dataset.store.uri)
-    for file in checkpoint.files:
+    for file in (file for checkpoint in read for file in checkpoint.files):
         if any(place.startswith(f"{folder}/") for place in _real_places(redact(file.uri))):
             message = f"the target holds the source itself ({redact(file.uri)}); choose another target"
             raise InvalidConfig(message)

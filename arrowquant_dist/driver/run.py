@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.open import open_checkpoint
@@ -15,7 +15,14 @@ from arrowquant_dist.driver.places import open_target, read_sidecars, refuse_own
 from arrowquant_dist.driver.progress import OnProgress, counting_events
 from arrowquant_dist.driver.shards import in_order, run_shards
 from arrowquant_dist.engine import EngineFacts, choose_engine
-from arrowquant_dist.plan import Plan, make_plan, plan_table, worker_memory_nbytes
+from arrowquant_dist.plan import (
+    Plan,
+    SideInputs,
+    make_plan,
+    open_side_inputs,
+    plan_table,
+    worker_memory_nbytes,
+)
 from arrowquant_dist.reduce import combine_layers, reduce_layers
 from arrowquant_dist.report.render import render
 from arrowquant_dist.target.clear import clear
@@ -46,9 +53,10 @@ def quantize(
     clock = RunClock()
     with clock.phase("planning"):
         checkpoint = open_checkpoint(source, run.source_storage)
-        plan = make_plan(checkpoint, config, run)
+        side_inputs = open_side_inputs(config, run.source_storage)
+        plan = make_plan(checkpoint, config, run, side_inputs)
         dataset = open_target(target, run)
-        found = _look(dataset, checkpoint, run)
+        found = _look(dataset, [checkpoint, *side_inputs.values()], run)
         if MANIFEST_PATH in found:
             return finished_outcome(dataset, plan, found)
         sidecars = read_sidecars(checkpoint, run)
@@ -60,7 +68,7 @@ def quantize(
     engine, ran = choose_engine(run, worker_memory_nbytes(plan, target, run)), EngineFacts()
     if missing:
         with clock.phase("running"):
-            context = _context(target, checkpoint, plan, run)
+            context = _context(target, checkpoint, side_inputs, plan, run)
             ran = run_shards(engine, dataset, context, missing, counting_events(plan, missing, on_progress))
         with clock.phase("reducing"):
             found = dataset.look()
@@ -81,9 +89,10 @@ def quantize(
 def plan_only(source: str, target: str, config: QuantizationConfig, run: RunConfig) -> Plan:
     """The plan of the same call of `quantize`: headers are read and everything is checked, nothing is written."""
     checkpoint = open_checkpoint(source, run.source_storage)
-    plan = make_plan(checkpoint, config, run)
+    side_inputs = open_side_inputs(config, run.source_storage)
+    plan = make_plan(checkpoint, config, run, side_inputs)
     dataset = open_target(target, run)
-    refuse_own_source(dataset, checkpoint)
+    refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
     found = dataset.look()
     dataset.refuse_foreign(found)
     if not run.overwrite:
@@ -91,9 +100,9 @@ def plan_only(source: str, target: str, config: QuantizationConfig, run: RunConf
     return plan
 
 
-def _look(dataset: Target, checkpoint: Checkpoint, run: RunConfig) -> Listing:
-    """What is at the target, or is left of it by --overwrite."""
-    refuse_own_source(dataset, checkpoint)
+def _look(dataset: Target, read: Iterable[Checkpoint], run: RunConfig) -> Listing:
+    """What is at the target, or is left of it by --overwrite. read: what it is made of."""
+    refuse_own_source(dataset, read)
     found = dataset.look()
     if run.overwrite:
         return clear(dataset, found)
@@ -109,7 +118,9 @@ def _start(dataset: Target, plan: Plan, sidecars: Mapping[str, bytes], found: Li
     return planned.identity
 
 
-def _context(target: str, checkpoint: Checkpoint, plan: Plan, run: RunConfig) -> WorkerContext:
+def _context(
+    target: str, checkpoint: Checkpoint, side_inputs: SideInputs, plan: Plan, run: RunConfig
+) -> WorkerContext:
     return WorkerContext(
         target,
         plan.fingerprint,
@@ -117,6 +128,7 @@ def _context(target: str, checkpoint: Checkpoint, plan: Plan, run: RunConfig) ->
         checkpoint.files,
         run.source_storage,
         run.target_storage,
+        tuple(file for side_input in side_inputs.values() for file in side_input.files),
     )
 
 

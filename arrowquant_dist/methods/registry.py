@@ -18,12 +18,16 @@ BY_GROUP = {method.name: method for method in _BY_GROUP}  # a scale a row, or a 
 PER_TENSOR = {method.name: method for method in _PER_TENSOR}
 
 
-def method_of(spec: QuantSpec) -> Method:
-    """What quantizes layers of `spec`, which is_quantized. InvalidConfig where its method has no such scales."""
+def method_of(spec: QuantSpec, layer: str | None = None) -> Method:
+    """What quantizes layers of `spec`, which is_quantized. InvalidConfig where its method has no such scales.
+
+    layer: named in the error.
+    """
     method = BY_GROUP.get(spec.method) if spec.quant_axis == 0 else PER_TENSOR.get(spec.method)
     if method is None:
         scales = "scales by row or group" if spec.quant_axis == 0 else "scale for a whole tensor"
-        raise InvalidConfig(f"method: {spec.method} has no {scales}; choose another method or group_size")
+        message = f"method: {spec.method} has no {scales}; choose another method or group_size"
+        raise InvalidConfig(message, layer=layer)
     return method
 
 

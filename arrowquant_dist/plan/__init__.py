@@ -4,6 +4,7 @@ from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, RowBlock, Shard
 from arrowquant_dist.plan.differences import differences, is_same_work
 from arrowquant_dist.plan.make import make_plan
 from arrowquant_dist.plan.memory import worker_memory_nbytes
+from arrowquant_dist.plan.side_inputs import SideInputs, open_side_inputs
 from arrowquant_dist.plan.sizes import expected_nbytes
 from arrowquant_dist.plan.summary import PlanSummary, TypeTotals, UnquantizedLayer, summarize
 from arrowquant_dist.plan.table import plan_from_table, plan_table
@@ -14,12 +15,14 @@ __all__ = [
     "PlanSummary",
     "RowBlock",
     "Shard",
+    "SideInputs",
     "TypeTotals",
     "UnquantizedLayer",
     "differences",
     "expected_nbytes",
     "is_same_work",
     "make_plan",
+    "open_side_inputs",
     "plan_from_table",
     "plan_table",
     "summarize",

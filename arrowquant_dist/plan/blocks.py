@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from arrowquant_dist.checkpoint.table import Layer
@@ -21,7 +21,7 @@ class RowBlock:
     """Rows [row_start, row_start + rows) of `layer`, stored as one V2 row.
 
     The layer is seen as [prod(shape[:row_dims]), columns]. kept_reason: why a layer stays unquantized, or
-    None.
+    None. side_tensors: what the spec's method needs of the layer besides, in the order of its SideInput's `shapes`.
     """
 
     layer: Layer
@@ -29,6 +29,7 @@ class RowBlock:
     row_start: int
     rows: int
     kept_reason: str | None = None
+    side_tensors: tuple[Layer, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -78,6 +79,7 @@ class Plan:
     code: the code_digest of the package that made the plan, and is to carry it out; "" of one of version 1.
     source: {uri, format, files: [{uri, nbytes, version}]}, URIs without credentials; of a dataset also
     largest_row_nbytes (see Checkpoint).
+    side_inputs: {field of the config: the same of the side input there}, for methods that need one.
     config: QuantizationConfig.to_dict(), and under `run` the run settings that change bytes.
     notes: for people (a word of mixed_precision_layers that matched nothing …). version: of the package's plans that
     made it; fingerprints of two versions are never equal.
@@ -92,6 +94,7 @@ class Plan:
     code: str
     sidecars: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    side_inputs: dict[str, Any] = field(default_factory=dict)
     version: int = PLAN_VERSION
 
     @property

@@ -25,7 +25,8 @@ def differences(before: Plan, now: Plan) -> list[str]:
     lines = [
         *_of_values(_flat(before.config), _flat(now.config)),
         *_of_values(_place(before), _place(now)),
-        *_of_items("source file", _files(before), _files(now)),
+        *_of_items("source file", _files(before.source), _files(now.source)),
+        *_of_items("side input", _side_files(before), _side_files(now)),
         *_of_items("alias", before.aliases, now.aliases),
         *_of_items("layer", _layers(before), _layers(now)),
     ]
@@ -38,8 +39,8 @@ def is_same_work(before: Plan, now: Plan) -> bool:
     A dataset that the one has finished is then what the other asks for; a run that the one has begun is still not for
     the other to complete.
     """
-    made = fingerprint(before.shards, before.aliases, before.source["files"], before.compression, now.code)
-    return made == now.fingerprint
+    hashed = (before.aliases, before.source["files"], before.compression, now.code, before.side_inputs)
+    return fingerprint(before.shards, *hashed) == now.fingerprint
 
 
 def _of_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -70,8 +71,12 @@ def _place(plan: Plan) -> dict[str, Any]:
     return {"source": plan.source.get("uri"), "source format": plan.source.get("format")}
 
 
-def _files(plan: Plan) -> dict[str, Any]:
-    return {file["uri"]: (file["nbytes"], file["version"]) for file in plan.source.get("files", ())}
+def _files(source: Mapping[str, Any]) -> dict[str, Any]:
+    return {file["uri"]: (file["nbytes"], file["version"]) for file in source.get("files", ())}
+
+
+def _side_files(plan: Plan) -> dict[str, Any]:
+    return {uri: file for side in plan.side_inputs.values() for uri, file in _files(side).items()}
 
 
 def _layers(plan: Plan) -> dict[str, Any]:

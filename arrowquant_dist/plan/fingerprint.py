@@ -22,9 +22,10 @@ def fingerprint(
     files: Iterable[Mapping[str, Any]],
     compression: str,
     code: str,
+    side_inputs: Mapping[str, Mapping[str, Any]],
 ) -> str:
     """`xxh3_128:<hex>` over lines of canonical JSON: versions, code, source files and aliases, each shard's
-    row blocks, the specs.
+    row blocks, the specs; and the files and places of side inputs, where there are any.
 
     Neither engine, workers nor addresses are in it, nor credentials, nor what only people read.
     """
@@ -34,8 +35,10 @@ def fingerprint(
         "code": code,
         "compression": compression,
         "aliases": dict(aliases),
-        "files": sorted(files, key=lambda file: str(file["uri"])),
+        "files": _sorted(files),
     }
+    if side_inputs:
+        head["side_files"] = {field: _sorted(side["files"]) for field, side in side_inputs.items()}
     state = xxhash.xxh3_128(_json(head).encode())
     shown = lru_cache(maxsize=None)(redact)
     specs: dict[QuantSpec, int] = {}  # numbered as they appear
@@ -52,10 +55,17 @@ def fingerprint(
             where = (layer.name, layer.shape, layer.dtype, shown(layer.uri), layer.offset, layer.nbytes)
             if layer.encoding is not encoding:
                 encoding, described = layer.encoding, describe(layer.encoding, shown)
-            rows.append((*where, described, block.row_start, block.rows, spec))
+            row: tuple[Any, ...] = (*where, described, block.row_start, block.rows, spec)
+            if block.side_tensors:
+                row += tuple((shown(t.uri), t.offset, t.nbytes) for t in block.side_tensors)
+            rows.append(row)
         state.update(f"\n{_json([shard.index, rows])}".encode())
     state.update(f"\n{_json([spec.to_dict() for spec in specs])}".encode())
     return f"xxh3_128:{state.hexdigest()}"
+
+
+def _sorted(files: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(files, key=lambda file: str(file["uri"]))
 
 
 def _json(value: Any) -> str:

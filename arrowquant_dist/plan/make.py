@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from arrowquant_dist.checkpoint.collector import collector_paused
@@ -14,51 +15,58 @@ from arrowquant_dist.plan.blocks import Plan, RowBlock
 from arrowquant_dist.plan.check import check_checkpoint
 from arrowquant_dist.plan.cut import MAX_BLOCKS, cut_layer, group_shards
 from arrowquant_dist.plan.fingerprint import fingerprint
-from arrowquant_dist.storage.uris import redact
+from arrowquant_dist.plan.side_inputs import SideInputs, SideTensors, described, described_source
 
 _LONG_ROW = 64  # columns from which a 3-D layer is more likely fused experts than a convolution
 _SHOWN_NAMES = 3
+_NO_SIDE_INPUTS: SideInputs = {}
 
 
 @collector_paused()
-def make_plan(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig) -> Plan:
+def make_plan(
+    checkpoint: Checkpoint,
+    config: QuantizationConfig,
+    run: RunConfig,
+    side_inputs: SideInputs = _NO_SIDE_INPUTS,
+) -> Plan:
     """Everything of a run, checked and fixed before the first weight is read.
 
     Layers are taken in the order of their bytes in the source, so that a shard reads neighbours. The same
     source and settings make the same plan on any machine, whatever the engine and its workers.
+    side_inputs: what `open_side_inputs` has found for the config.
 
     Raises InvalidCheckpoint for a layer table that can't be true, InvalidConfig for a config that doesn't fit
     it.
     """
     check_checkpoint(checkpoint)
     layers = sorted(checkpoint.layers, key=lambda layer: (layer.uri, layer.offset))
-    blocks, notes = _resolve_and_cut(layers, config, run.block_bytes)
+    blocks, notes = _resolve_and_cut(layers, config, run.block_bytes, SideTensors(side_inputs))
     shards = group_shards(blocks, run.shard_bytes)
-    files = [{"uri": redact(f.uri), "nbytes": f.nbytes, "version": f.version} for f in checkpoint.files]
-    code = code_digest()
-    source: dict[str, Any] = {"uri": redact(checkpoint.uri), "format": checkpoint.format, "files": files}
-    if checkpoint.largest_row_nbytes:
-        source["largest_row_nbytes"] = checkpoint.largest_row_nbytes
+    source, side, code = described_source(checkpoint), described(side_inputs), code_digest()
+    hashed = (checkpoint.aliases, source["files"], run.compression, code, side)
     return Plan(
         shards=shards,
         aliases=dict(checkpoint.aliases),
         source=source,
         config={**config.to_dict(), "run": run.byte_settings()},
         compression=run.compression,
-        fingerprint=fingerprint(shards, checkpoint.aliases, files, run.compression, code),
+        fingerprint=fingerprint(shards, *hashed),
         code=code,
         sidecars=tuple(checkpoint.sidecars),
         notes=(*checkpoint.notes, *notes),
+        side_inputs=side,
     )
 
 
 def _resolve_and_cut(
-    layers: Iterable[Layer], config: QuantizationConfig, block_bytes: int
+    layers: Iterable[Layer], config: QuantizationConfig, block_bytes: int, side: SideTensors
 ) -> tuple[list[RowBlock], list[str]]:
     resolver = SpecResolver(config)
     blocks: list[RowBlock] = []
     for layer in layers:
-        blocks += cut_layer(layer, resolver.resolve(layer.name, layer.shape, layer.dtype), block_bytes)
+        resolved = resolver.resolve(layer.name, layer.shape, layer.dtype)
+        cut, tensors = cut_layer(layer, resolved, block_bytes), side.of(layer, resolved.spec)
+        blocks += [replace(block, side_tensors=tensors) for block in cut] if tensors else cut
         if len(blocks) > MAX_BLOCKS:
             raise InvalidConfig(f"the plan has more than {MAX_BLOCKS} row blocks; raise block_bytes")
     resolver.check_matches(layer.name for layer in layers)

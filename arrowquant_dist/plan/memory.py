@@ -14,6 +14,7 @@ from itertools import zip_longest
 from arrowquant_dist.arena import aligned
 from arrowquant_dist.config import RunConfig
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.methods import method_of
 from arrowquant_dist.plan.batches import Batch, batches_of, read_ahead
 from arrowquant_dist.plan.blocks import Plan, RowBlock, Shard
 from arrowquant_dist.plan.sizes import expected_nbytes
@@ -51,6 +52,8 @@ def worker_memory_nbytes(plan: Plan, target: str, run: RunConfig) -> int:
     target: where its parts go. run: the settings that `plan` was made with, transfer among them.
     """
     sources = [file["uri"] for file in plan.source["files"]]
+    sides = [file["uri"] for side in plan.side_inputs.values() for file in side["files"]]
+    side = max(map(_side_nbytes, plan.blocks), default=0) if sides else 0
     is_remote = not all(map(is_local, sources))
     read = _read(plan.shards, is_remote=is_remote, row_nbytes=plan.source.get("largest_row_nbytes", 0))
     part = max((sum(map(_stored_nbytes, shard.blocks)) for shard in plan.shards), default=0)
@@ -58,13 +61,16 @@ def worker_memory_nbytes(plan: Plan, target: str, run: RunConfig) -> int:
     return sum(
         (
             PROCESS_NBYTES,
-            REMOTE_NBYTES if is_remote or not is_local(target) else 0,
+            REMOTE_NBYTES if is_remote or not all(map(is_local, [target, *sides])) else 0,
             ROW_NBYTES * max((len(shard.blocks) for shard in plan.shards), default=0),
             read.batches,
             read.beside,
             max((reading_nbytes(uri, run.source_storage, read.batches) for uri in sources), default=0),
             max(map(expected_nbytes, plan.blocks), default=0),
             max(map(_quantizing_nbytes, plan.blocks), default=0),
+            max(map(_method_nbytes, plan.blocks), default=0) if sides else 0,
+            side,
+            max((reading_nbytes(uri, run.source_storage, side) for uri in sides), default=0),
             min(SMALL_ROWS_NBYTES, part),
             frame,
             writing_nbytes(target, run.target_storage, part),
@@ -99,6 +105,17 @@ def _stored_nbytes(block: RowBlock) -> int:
     """The most that may be stored of a block: values that its type cannot hold are stored as they are."""
     may_be_kept = block.spec.quant_type == "fp16" or block.spec.keep_non_finite
     return max(expected_nbytes(block), block.source_nbytes if may_be_kept else 0)
+
+
+def _side_nbytes(block: RowBlock) -> int:
+    """Of what the block's method needs of the layer besides, as it is stored; a worker keeps one layer's at a time."""
+    return sum(aligned(tensor.nbytes) for tensor in block.side_tensors)
+
+
+def _method_nbytes(block: RowBlock) -> int:
+    """Of what the method makes of that."""
+    side_input = method_of(block.spec).side_input if block.side_tensors else None
+    return 0 if side_input is None else side_input.work_nbytes(block.rows, block.columns)
 
 
 def _quantizing_nbytes(block: RowBlock) -> int:

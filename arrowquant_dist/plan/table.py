@@ -17,6 +17,7 @@ from arrowquant_dist.plan import version1
 from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, Shard
 from arrowquant_dist.plan.fingerprint import fingerprint
 from arrowquant_dist.plan.rows import BLOCK_SCHEMA, read_shards, write_rows
+from arrowquant_dist.plan.side_tensors import parse_side_tensors, side_tensors, with_side_tensors
 from arrowquant_dist.storage.uris import redact
 
 _PREFIX = "arrowquant."
@@ -32,6 +33,8 @@ _METADATA_TYPES: dict[str, type] = {
     "compression": str,
     "sidecars": list,
     "notes": list,
+    "side_inputs": dict,
+    "side_tensors": dict,
 }
 
 
@@ -68,6 +71,7 @@ def plan_from_table(table: pa.Table) -> Plan:
         code=metadata["code"],
         sidecars=tuple(metadata["sidecars"]),
         notes=tuple(metadata["notes"]),
+        side_inputs=metadata["side_inputs"],
         version=metadata["plan_version"],
     )
 
@@ -83,7 +87,9 @@ def _read_current(table: pa.Table, metadata: Mapping[str, Any]) -> tuple[tuple[S
     except ValueError as error:
         message = f"the plan's encodings are damaged ({error}); choose another target or --overwrite"
         raise CorruptWeights(message) from error
-    return shards, fingerprint(shards, *_hashed(metadata), metadata["code"])
+    if metadata["side_tensors"]:
+        shards = with_side_tensors(shards, metadata["side_tensors"])
+    return shards, fingerprint(shards, *_hashed(metadata), metadata["code"], metadata["side_inputs"])
 
 
 def _read_version1(table: pa.Table, metadata: Mapping[str, Any]) -> tuple[tuple[Shard, ...], str]:
@@ -131,6 +137,8 @@ def _metadata(plan: Plan) -> dict[str, str]:
         "compression": plan.compression,
         "sidecars": list(plan.sidecars),
         "notes": list(plan.notes),
+        "side_inputs": plan.side_inputs,
+        "side_tensors": side_tensors(plan.shards, redact),
     }
     return {_PREFIX + name: json.dumps(value) for name, value in values.items()}
 
@@ -165,6 +173,8 @@ def _parse_metadata(raw: Mapping[str, bytes]) -> dict[str, Any]:
             raise TypeError(f"{name} is no {kind.__name__}")
     if metadata["plan_version"] not in _READERS:
         raise ValueError(f"there is no version {metadata['plan_version']}")
-    if not all("uri" in file for file in metadata["source"]["files"]):
-        raise ValueError("a source file has no uri")
+    for source in (metadata["source"], *metadata["side_inputs"].values()):
+        if not all("uri" in file for file in source["files"]):
+            raise ValueError("a source file has no uri")
+    metadata["side_tensors"] = parse_side_tensors(metadata["side_tensors"])
     return metadata

@@ -57,7 +57,12 @@ SCHEMA = pa.schema(
 )
 NO_REASONS = ""  # in place of a digest of what is said of kept layers
 # What the first releases did not write, or nobody did then.
-METADATA = {"arrowquant.kept_reasons": json.dumps(NO_REASONS).encode(), "arrowquant.code": b'""'}
+METADATA = {
+    "arrowquant.kept_reasons": json.dumps(NO_REASONS).encode(),
+    "arrowquant.code": b'""',
+    "arrowquant.side_inputs": b"{}",
+    "arrowquant.side_tensors": b"{}",
+}
 _SCHEMA_VERSION = "2"  # of V2
 _LAYER = ("layer_name", "layer_shape", "dtype", "uri", "layer_offset", "layer_nbytes", "encoding")
 _SPEC = (

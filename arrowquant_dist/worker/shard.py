@@ -31,6 +31,7 @@ from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 from arrowquant_dist.tensor.source import check_finite, kernel_bits, read_only
 from arrowquant_dist.worker.batches import ReadAhead, ReadInTurn
 from arrowquant_dist.worker.clock import Clock
+from arrowquant_dist.worker.side_inputs import SidePreparer
 from arrowquant_dist.worker.sink import Part, SinkSpec
 
 OnBlock = Callable[[RowBlock], None]
@@ -41,8 +42,8 @@ ShouldStop = Callable[[], bool]
 class WorkerContext:
     """What every worker of a run needs to know; small, and travels to other machines.
 
-    fingerprint: of the plan, so that a commit says which plan it belongs to. sink: what is written. Options may hold
-    secrets: no repr.
+    fingerprint: of the plan, so that a commit says which plan it belongs to. sink: what is written. files: of the
+    source; side_files: of the methods' side inputs, reached as the source is. Options may hold secrets: no repr.
     """
 
     target: str
@@ -51,6 +52,7 @@ class WorkerContext:
     files: tuple[SourceFile, ...]
     source_storage: Storage = DEFAULT_STORAGE
     target_storage: Storage = DEFAULT_STORAGE
+    side_files: tuple[SourceFile, ...] = ()
 
 
 class ShardWorker:
@@ -71,6 +73,8 @@ class ShardWorker:
         self._shards = CommittedShards(self._target, context.fingerprint)
         from_disk = all(is_local(file.uri) for file in context.files)
         self._read_batches = ReadInTurn(self._reader) if from_disk else ReadAhead(self._reader)
+        self._side_reader = SourceReader(context.source_storage, context.side_files)
+        self._side = SidePreparer(self._side_reader)
         self._codes = Arena()
         self._sink = context.sink.open(self._target.store)
 
@@ -105,7 +109,7 @@ class ShardWorker:
         return self._shards.receipt(shard)
 
     def _transferred(self) -> Transferred:
-        return self._reader.transferred + self._target.store.traffic.total
+        return self._reader.transferred + self._side_reader.transferred + self._target.store.traffic.total
 
     def _fill(
         self, part: Part, shard: Shard, clock: Clock, on_block: OnBlock, should_stop: ShouldStop
@@ -116,13 +120,14 @@ class ShardWorker:
             for block, values in batches:
                 if should_stop():
                     raise Interrupted("the run was stopped; the same command resumes it")
+                scale, side = scales.get(block.layer.name), self._side.side_of(block, clock)
                 with clock.phase("quantize"):
-                    quantized = self._quantize(block, values, scales.get(block.layer.name))
+                    quantized = self._quantize(block, values, Given(scale, side, block.row_start))
                 with clock.phase("write"):
                     part.add(block, quantized)
                 on_block(block)
 
-    def _quantize(self, block: RowBlock, values: np.ndarray, scale: TensorScale | None) -> QuantizedTensor:
+    def _quantize(self, block: RowBlock, values: np.ndarray, given: Given) -> QuantizedTensor:
         """The block's codes, in memory that the next block takes over."""
         self._codes.reset()
         return quantize_values(
@@ -130,7 +135,7 @@ class ShardWorker:
             block.shape,
             block.layer.dtype,
             block.spec,
-            given=Given(scale, row_start=block.row_start),
+            given=given,
             layer=block.layer.name,
             layer_shape=block.layer.shape,
             first_value=block.value_range[0],
@@ -166,6 +171,8 @@ class ShardWorker:
         for block in shard.blocks:
             if block.spec.is_quantized and block.spec.quant_axis < 0 and not block.is_whole:
                 cut[block.layer.name].append(block)
+        if cut:
+            self._side.release()
         return {name: self._tensor_scale(blocks, clock) for name, blocks in cut.items()}
 
     def _tensor_scale(self, blocks: list[RowBlock], clock: Clock) -> TensorScale:

@@ -399,7 +399,9 @@ def test_the_fingerprint_is_the_same_on_every_machine() -> None:
     """Pinned: a change here means that a finished dataset is no longer known to be what was asked for; raise
     PLAN_VERSION with it."""
     plan = make_plan(BASE, INT8, RUN)
-    made = fingerprint(plan.shards, plan.aliases, plan.source["files"], plan.compression, code="")
+    made = fingerprint(
+        plan.shards, plan.aliases, plan.source["files"], plan.compression, code="", side_inputs={}
+    )
     assert made == "xxh3_128:09f4eade032cf8cadd628a7000721cb9"
 
 

@@ -73,7 +73,7 @@ def make_plan(shards: Sequence[Sequence[Row]], compression: str, aliases: Mappin
         source={"uri": "/models/m", "format": "safetensors", "files": []},
         config={"quant_type": "int8"},
         compression=compression,
-        fingerprint=fingerprint(planned, aliases, [], compression, "0123456789abcdef"),
+        fingerprint=fingerprint(planned, aliases, [], compression, "0123456789abcdef", {}),
         code="0123456789abcdef",
     )
 

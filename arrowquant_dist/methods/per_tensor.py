@@ -18,6 +18,7 @@ from arrowquant_dist.methods.method import Found, Given, TensorScale
 # Where float32 has room for every scale and decoded value; elsewhere the rtn scale serves.
 _SMALLEST, _LARGEST = 1e-30, 1e37
 _BFLOAT16_STEP = 2.0**-8  # of a value: the distance to the next bfloat16, at most
+_COUNTED_AT_ONCE = 1 << 18  # values, that numpy makes several int64 of
 _NO_ZERO_POINTS = np.empty(0, np.float32)
 
 
@@ -75,8 +76,11 @@ class TensorSpan:
         self.low = min(self.low, float(low))
         self.high = max(self.high, float(high))
         if self.spec.method == "mse":
-            counts = np.bincount(_bfloat16_bits(bits), minlength=1 << 16)
-            self.histogram = counts if self.histogram is None else self.histogram + counts
+            if self.histogram is None:
+                self.histogram = np.zeros(1 << 16, np.int64)
+            for start in range(0, bits.size, _COUNTED_AT_ONCE):
+                some = _bfloat16_bits(bits[start : start + _COUNTED_AT_ONCE])
+                self.histogram += np.bincount(some, minlength=1 << 16)
 
     def scale(self) -> TensorScale:
         """The scale that the spec chooses for these values."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import io
 import re
+import tokenize
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -59,6 +61,18 @@ def test_each_guarantee_names_the_test_that_holds_it() -> None:
 @pytest.mark.parametrize("document", FOR_DEVELOPERS, ids=lambda path: path.name + "-" + path.parent.name)
 def test_every_file_function_and_test_that_is_named_exists(document: Path) -> None:
     assert [named for named in code_spans(document) if not exists(named)] == []
+
+
+@pytest.mark.parametrize(
+    "module", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_a_module_that_a_comment_or_docstring_names_exists(module: Path) -> None:
+    tokens = tokenize.generate_tokens(io.StringIO(module.read_text()).readline)
+    prose = (token.string for token in tokens if token.type in (tokenize.COMMENT, tokenize.STRING))
+    named = {name for text in prose for name in re.findall(r"(?<![\w*{/])[\w/]+\.py\b", text)}
+    assert (
+        sorted(name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in modules())) == []
+    )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
@@ -139,6 +153,12 @@ def defines(path: Path, names: tuple[str, ...]) -> bool:
     for name in names[:-1]:
         body = next((node.body for node in body if isinstance(node, ast.ClassDef) and node.name == name), [])
     return names[-1] in {found for node in body for found in bound_by(node)}
+
+
+@cache
+def modules() -> tuple[str, ...]:
+    folders = (PACKAGE, CHECKOUT / "tests", CHECKOUT / "cluster")
+    return tuple(path.relative_to(CHECKOUT).as_posix() for folder in folders for path in folder.rglob("*.py"))
 
 
 def bound_by(node: ast.AST) -> list[str]:

@@ -161,7 +161,7 @@ def test_denormal_groups_keep_half_a_step(quant_type: str, zero_points: str) -> 
 @given(sources(max_columns=12), specs())
 def test_rows_are_quantized_alike_in_any_block(source: torch.Tensor, spec: QuantSpec) -> None:
     if spec.quant_axis < 0:
-        return  # the layer's scale is found first: tests/tensor/test_scale.py
+        return  # the layer's scale is found first: tests/methods/test_per_tensor.py
     whole = quantized(source, spec)
     for i in range(source.shape[0]):
         row, expected = quantized(source[i : i + 1], spec), whole.rows(i, i + 1)

@@ -179,13 +179,19 @@ def _coalesce(wanted: Iterable[_Wanted]) -> list[list[_Wanted]]:
     for piece in sorted(wanted, key=lambda piece: (piece.start, piece.stop)):
         if piece.start == piece.stop:
             continue
-        if runs and piece.start - stop <= _GAP_NBYTES:
+        if runs and piece.start - stop <= _GAP_NBYTES and _may_follow(piece, runs[-1][0].start):
             runs[-1].append(piece)
         else:
             runs.append([piece])
             stop = 0
         stop = max(stop, piece.stop)
     return runs
+
+
+def _may_follow(piece: _Wanted, start: int) -> bool:
+    """Whether a piece may lie in a buffer that begins with byte `start` of the object. Where it would not be aligned
+    there it has to be copied, which is worth a request only for few bytes: many are memory that nobody counts."""
+    return (piece.start - start) % piece.itemsize == 0 or piece.stop - piece.start <= _GAP_NBYTES
 
 
 def _pieces_of(

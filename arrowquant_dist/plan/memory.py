@@ -56,8 +56,9 @@ def worker_memory_nbytes(plan: Plan, target: str, run: RunConfig) -> int:
     side = max(map(_side_nbytes, plan.blocks), default=0) if sides else 0
     is_remote = not all(map(is_local, sources))
     read = _read(plan.shards, is_remote=is_remote, row_nbytes=plan.source.get("largest_row_nbytes", 0))
-    part = max((sum(map(_stored_nbytes, shard.blocks)) for shard in plan.shards), default=0)
-    frame = max(map(_stored_nbytes, plan.blocks), default=0) if plan.compression == "zstd" else 0
+    stored = [[_stored_nbytes(block) for block in shard.blocks] for shard in plan.shards]
+    part = max(map(sum, stored), default=0)
+    frame = max(map(max, stored), default=0) if plan.compression == "zstd" else 0
     return sum(
         (
             PROCESS_NBYTES,

@@ -21,6 +21,8 @@ from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from tests.checkpoint.checkpoint_files import entry, safetensors_bytes
 
+MIB = 1 << 20
+
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Checkpoint:
@@ -74,6 +76,23 @@ def test_distant_slices_come_in_requests_of_their_own(
     assert requests == [(layer.offset, 70_000), (layer.offset + 500_000, 1)]
 
 
+def test_large_values_behind_odd_ones_are_aligned_where_they_are_read_to(tmp_path: Path) -> None:
+    odd = {"a": entry("U8", [5], 0, 5), "b": entry("F32", [MIB], 5, 5 + 4 * MIB)}
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(safetensors_bytes(odd, bytes(5 + 4 * MIB)))
+    taken: list[np.ndarray] = []
+
+    def allocate(nbytes: int) -> np.ndarray:
+        taken.append(np.empty(nbytes, np.uint8))
+        return taken[-1]
+
+    checkpoint = open_checkpoint(str(path))
+    with SourceReader() as reader:
+        found = reader.read([(layer, 0, layer.num_params) for layer in checkpoint.layers], allocate)
+    assert all(any(np.shares_memory(values, memory) for memory in taken) for values in found)
+    assert all(values.ctypes.data % 4 == 0 for values in found if values.size > 5)
+
+
 def test_results_are_aligned_even_where_the_file_is_not(tmp_path: Path) -> None:
     header = {"a": entry("U8", [1], 0, 1), "b": entry("F64", [3], 1, 25), "c": entry("BF16", [2], 25, 29)}
     (tmp_path / "m.safetensors").write_bytes(safetensors_bytes(header, bytes(range(29))))
@@ -117,9 +136,6 @@ def test_a_file_cut_or_removed_after_planning_is_an_error_of_ours(checkpoint: Ch
     path.unlink()
     with SourceReader() as reader, pytest.raises(NotFound):
         reader.read([(last, 0, 1)])
-
-
-MIB = 1 << 20
 
 
 @pytest.mark.parametrize(

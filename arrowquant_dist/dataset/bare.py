@@ -72,6 +72,7 @@ class BareFile:
 
     version: `1` or `2`. blocks: its rows, unchecked (see layers.group_layers). kept_nbytes: the most memory
     that such a row group takes in `kept`. Raises CorruptWeights for what is not V1 or V2.
+    No thread of Arrow's reads: one that lets go of a Python object while the interpreter ends takes the process down.
     """
 
     def __init__(self, store: Store, path: str, kept: OpenRowGroup) -> None:
@@ -86,7 +87,7 @@ class BareFile:
             groups = range(self._metadata.num_row_groups)
             self._group_rows = [self._metadata.row_group(group).num_rows for group in groups]
             small = {
-                column.name: self._plain(file.read(columns=[column.name]), column)
+                column.name: self._plain(file.read(columns=[column.name], use_threads=False), column)
                 for column in HEADER_COLUMNS
                 if column.name in self._names
             }

@@ -87,7 +87,8 @@ def read_index(data: bytes) -> list[IndexEntry]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read()
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        table = file.read(use_threads=False)  # as in dataset.bare: no Python object for a thread of Arrow's
         _check_version(table.schema)
         schema = pa.schema(
             field for field in INDEX_SCHEMA if field.name in table.column_names or field.name not in _OPTIONAL

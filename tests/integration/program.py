@@ -1,4 +1,4 @@
-"""`arrowquant` as a process of its own, checkpoints to give it, and what it left behind."""
+"""`arrowquant` as a process of its own, or called in this one, checkpoints to give it, and what it left behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
+from arrowquant_dist.cli import app
 from tests.waiting import until
 
 # Whoever started pytest in the background had SIGINT ignored for all that it starts.
@@ -45,6 +47,15 @@ def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
 
 def run(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
     return end(start(*arguments, before=before))
+
+
+def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The program in this process: the same but for what a process's start and end add."""
+    words = [*map(str, arguments)]
+    result = CliRunner().invoke(app, words)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return subprocess.CompletedProcess(words, result.exit_code, result.stdout, result.stderr)
 
 
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:

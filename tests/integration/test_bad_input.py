@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.datasets import weights_of
-from tests.integration.program import commits, is_published, parts, run, write_checkpoint
+from tests.integration.program import call, commits, is_published, parts, run, write_checkpoint
 
 FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))"
 
@@ -41,7 +41,7 @@ def test_a_truncated_file_is_named_before_anything_is_written(
     source: Path, target: Path, kept_nbytes: int
 ) -> None:
     source.write_bytes(source.read_bytes()[:kept_nbytes])
-    assert str(source) in error_of(run("quantize", source.parent, target), 2)
+    assert str(source) in error_of(call("quantize", source.parent, target), 2)
     assert not target.exists()
 
 
@@ -57,7 +57,7 @@ def test_a_bad_value_is_named_by_layer_and_index(
     assert "layer 'layers.1.weight'" in line
     assert "[300, 77]" in line
     assert not is_published(target)
-    assert run("verify", target).returncode == 1
+    assert call("verify", target).returncode == 1
 
 
 def test_a_layer_with_nan_is_kept_where_the_config_says_so(source: Path, target: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_layer_with_nan_is_kept_where_the_config_says_so(source: Path, target:
     save_file(tensors, source)
     config = source.with_name("keep.yaml")
     config.write_text("quant_type: int8\nnon_finite: keep\n")
-    assert run("quantize", source, target, "--config", config).returncode == 0
+    assert call("quantize", source, target, "--config", config).returncode == 0
     data, scales, _ = weights_of(target)["layers.1.weight", 0]
     assert (data, scales) == (tensors["layers.1.weight"].tobytes(), b"")
 
@@ -75,14 +75,14 @@ def test_a_target_with_other_files_is_refused_and_left_alone(source: Path, targe
     target.mkdir()
     (target / "thesis.tex").write_text("the only copy")
     for more in ([], ["--overwrite"], ["--dry-run"]):
-        line = error_of(run("quantize", source, target, *more), 2)
+        line = error_of(call("quantize", source, target, *more), 2)
         assert str(target) in line
         assert [f.name for f in target.iterdir()] == ["thesis.tex"]
 
 
 def test_a_target_that_is_a_file_is_refused(source: Path, target: Path) -> None:
     target.write_text("the only copy")
-    assert "is a file" in error_of(run("quantize", source, target), 2)
+    assert "is a file" in error_of(call("quantize", source, target), 2)
     assert target.read_text() == "the only copy"
 
 
@@ -90,7 +90,7 @@ def test_a_target_that_is_a_file_is_refused(source: Path, target: Path) -> None:
 def test_the_source_is_never_the_target(source: Path, place: str) -> None:
     before = source.read_bytes()
     for more in ([], ["--overwrite"], ["--dry-run"]):
-        error_of(run("quantize", source.parent, source.parent / place, *more), 2)
+        error_of(call("quantize", source.parent, source.parent / place, *more), 2)
         assert source.read_bytes() == before
         assert [f.name for f in source.parent.iterdir()] == [source.name]
 
@@ -100,12 +100,12 @@ def test_the_source_is_never_the_target(source: Path, place: str) -> None:
 def test_a_dataset_is_not_overwritten_by_itself_under_any_name(
     source: Path, target: Path, name: str, *, as_target: bool
 ) -> None:
-    assert run("quantize", source, target).returncode == 0
+    assert call("quantize", source, target).returncode == 0
     before = weights_of(target)
     target.with_name("link").symlink_to(target)
     other = f"{target.parent}/{name}"
     pair = (target, other) if as_target else (other, target)
-    line = error_of(run("quantize", *pair, "--quant", "int2", "--overwrite"), 2)
+    line = error_of(call("quantize", *pair, "--quant", "int2", "--overwrite"), 2)
     assert "the source itself" in line
     assert weights_of(target) == before
 
@@ -128,7 +128,7 @@ def test_a_wrong_config_names_the_key_and_the_nearest_known_one(
 ) -> None:
     config = source.with_name("config.yaml")
     config.write_text(text)
-    line = error_of(run("quantize", source, target, "--config", config), 2)
+    line = error_of(call("quantize", source, target, "--config", config), 2)
     assert all(word in line for word in named)
     assert not target.exists()
 
@@ -147,7 +147,7 @@ def test_a_full_disk_is_named_and_what_was_finished_is_kept(source: Path, target
     save_file(tensors, source)
     config, whole = source.with_name("config.yaml"), source.with_name("quiet")
     config.write_text("quant_type: int8\nrun: {shard_bytes: 1MiB, block_bytes: 1MiB}\n")
-    assert run("quantize", source, whole, "--config", config).returncode == 0
+    assert call("quantize", source, whole, "--config", config).returncode == 0
     line = error_of(run("quantize", source, target, "--config", config, before=FULL_DISK), 1)
     assert str(target) in line
     assert "File too large" in line
@@ -155,7 +155,7 @@ def test_a_full_disk_is_named_and_what_was_finished_is_kept(source: Path, target
     finished = commits(target)
     assert 0 < finished < commits(whole)
     assert len(parts(target)) == finished  # nothing half written is left
-    done = run("quantize", source, target, "--config", config, "--json")
+    done = call("quantize", source, target, "--config", config, "--json")
     assert done.returncode == 0
     assert len(json.loads(done.stdout)["report"]["run"]["resumed_shards"]) == finished
     assert weights_of(target) == weights_of(whole)

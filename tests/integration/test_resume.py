@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.datasets import manifest_of, weights_of
+from tests.held_worker import begun, hold_at
 from tests.integration.program import (
+    call,
     commits,
     end,
     is_published,
@@ -25,15 +28,20 @@ quant_type: int4
 per_channel: false
 group_size: 64
 symmetric: false
-run: {block_bytes: 2MiB, shard_bytes: 8MiB, workers: 1}
+run: {block_bytes: 256KiB, shard_bytes: 1MiB, workers: 1}
+"""
+HELD = """
+from arrowquant_dist.engine import inline
+from tests.held_worker import HeldWorker
+inline.ShardWorker = HeldWorker
 """
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A 300 MiB checkpoint and a config that makes a long run of it."""
+    """A checkpoint, and a config that makes a run of 20 shards of it."""
     folder = tmp_path_factory.mktemp("resume")
-    write_checkpoint(folder / "source" / "model.safetensors", 19, 2048, 2048)
+    write_checkpoint(folder / "source" / "model.safetensors", 19, 512, 512)
     (folder / "config.yaml").write_text(CONFIG)
     return folder
 
@@ -42,7 +50,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quiet(place: Path) -> Path:
     """The target of an undisturbed run."""
     target = place / "quiet"
-    done = run(*command(place, target))
+    done = call(*command(place, target))
     assert done.returncode == 0, done.stderr
     return target
 
@@ -57,7 +65,8 @@ def command(place: Path, target: Path, *more: object) -> tuple[object, ...]:
 
 def stop_midway(place: Path, target: Path, how: signal.Signals) -> tuple[int, str]:
     """Exit code and stderr of a run that got the signal after its third commit."""
-    process = start(*command(place, target))
+    hold_at(str(target), 3)
+    process = start(*command(place, target), before=HELD)
     wait_for(lambda: commits(target) >= 3, process)
     process.send_signal(how)
     done = end(process)
@@ -73,7 +82,7 @@ def test_ctrl_c_ends_with_1_and_says_how_to_go_on(place: Path, tmp_path: Path) -
     assert "Traceback" not in err
     # Nothing is left of the shard that it was at.
     assert len(parts(target)) == commits(target)
-    verified = run("verify", target)
+    verified = call("verify", target)
     assert verified.returncode != 0
 
 
@@ -95,19 +104,19 @@ def test_the_same_command_again_makes_the_dataset_of_an_undisturbed_run(
         assert (target / "run" / "commits" / name).stat().st_mtime_ns == modified
     assert weights_of(target) == weights_of(quiet)
     assert len(parts(target)) == shards(quiet)  # what the killed run left behind is gone
-    assert run("verify", target).returncode == 0
+    assert call("verify", target).returncode == 0
 
 
 def test_a_finished_target_says_so_and_stays_as_it_is(place: Path, quiet: Path) -> None:
     before = {f: f.stat().st_mtime_ns for f in quiet.rglob("*") if f.is_file()}
-    again = run(*command(place, quiet))
+    again = call(*command(place, quiet))
     assert again.returncode == 0
     assert "finished already" in again.stdout
     assert {f: f.stat().st_mtime_ns for f in quiet.rglob("*") if f.is_file()} == before
 
 
 def test_workers_and_engine_are_no_other_plan(place: Path, quiet: Path) -> None:
-    assert "finished already" in run(*command(place, quiet, "--workers", 2, "--engine", "inline")).stdout
+    assert "finished already" in call(*command(place, quiet, "--workers", 2, "--engine", "inline")).stdout
 
 
 @pytest.mark.parametrize(
@@ -122,30 +131,30 @@ def test_another_config_is_refused_and_what_differs_is_named(
     place: Path, quiet: Path, options: tuple[object, ...], named: str
 ) -> None:
     before = sorted(parts(quiet))
-    refused = run(*command(place, quiet, *options))
+    refused = call(*command(place, quiet, *options))
     assert refused.returncode == 2
     assert named in refused.stderr
     assert "--overwrite" in refused.stderr
     assert sorted(parts(quiet)) == before
-    assert run(*command(place, quiet, *options, "--dry-run")).returncode == 2
+    assert call(*command(place, quiet, *options, "--dry-run")).returncode == 2
 
 
 def test_another_source_is_refused(place: Path, quiet: Path, tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path / "other" / "model.safetensors", 1, 64, 64)
-    refused = run("quantize", other, quiet, "--config", place / "config.yaml")
+    refused = call("quantize", other, quiet, "--config", place / "config.yaml")
     assert refused.returncode == 2
     assert "another plan" in refused.stderr
 
 
 def test_overwrite_replaces_the_dataset(tmp_path: Path) -> None:
     source, target = write_checkpoint(tmp_path / "m.safetensors", 3, 64, 64), tmp_path / "target"
-    assert run("quantize", source, target).returncode == 0
+    assert call("quantize", source, target).returncode == 0
     first = weights_of(target)
-    assert run("quantize", source, target, "--quant", "int4").returncode == 2
+    assert call("quantize", source, target, "--quant", "int4").returncode == 2
     assert weights_of(target) == first
-    replaced = run("quantize", source, target, "--quant", "int4", "--overwrite")
+    replaced = call("quantize", source, target, "--quant", "int4", "--overwrite")
     assert replaced.returncode == 0, replaced.stderr
-    assert run("verify", target).returncode == 0
+    assert call("verify", target).returncode == 0
     second = weights_of(target)
     assert second.keys() == first.keys()
     assert len(second["layers.0.weight", 0][0]) * 2 == len(first["layers.0.weight", 0][0])
@@ -154,8 +163,12 @@ def test_overwrite_replaces_the_dataset(tmp_path: Path) -> None:
 
 def test_two_drivers_on_one_target_end_in_one_dataset(place: Path, quiet: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    both = [end(process) for process in [start(*command(place, target)), start(*command(place, target))]]
+    hold_at(str(target), 0)
+    drivers = [start(*command(place, target), before=HELD) for _ in range(2)]
+    wait_for(lambda: len(begun(str(target))) == 2, drivers[0])
+    hold_at(str(target), sys.maxsize)
+    both = [end(driver) for driver in drivers]
     assert [done.returncode for done in both] == [0, 0], [done.stderr for done in both]
     assert weights_of(target) == weights_of(quiet)
     assert len(parts(target)) == shards(quiet)
-    assert run("verify", target).returncode == 0
+    assert call("verify", target).returncode == 0

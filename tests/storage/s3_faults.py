@@ -18,7 +18,7 @@ from tests.servers.seaweedfs import SeaweedFS
 
 # As small as the settings go; patient, so that a pause of the machine is no fault that nobody injected.
 PIECES = Transfer(range_bytes=64 << 10, upload_bytes=5 << 20, request_timeout=60.0, retries=6, backoff=0.01)
-IMPATIENT = replace(PIECES, request_timeout=2.0)  # where something stalls
+IMPATIENT = replace(PIECES, request_timeout=1.0, retries=20)  # where something stalls
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.worker import ShardWorker, WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
-from tests.engine.ray.held_actor import HeldActor, begun, hold_at
+from tests.engine.ray.held_actor import HeldActor
+from tests.held_worker import begun, hold_at
 from tests.integration.program import commits
 from tests.sources import save_checkpoint
 from tests.target.drivers import start
@@ -141,7 +142,7 @@ class Run:
     @property
     def begun(self) -> list[int]:
         """The shards that workers began, in order, each as often as that happened."""
-        return sorted(map(int, begun(str(self.target)).read_text().split()))
+        return sorted(begun(str(self.target)))
 
     @property
     def commits(self) -> int:

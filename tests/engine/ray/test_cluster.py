@@ -17,8 +17,9 @@ import torch
 
 from arrowquant_dist.errors import MissingDependency, StorageError, UnquantizableWeights
 from tests.engine.ray.clusters import SmallCluster, name_of
-from tests.engine.ray.held_actor import OtherVersion, faults
+from tests.engine.ray.held_actor import OtherVersion
 from tests.engine.ray.runs import QUICK, SHARDS, Run, quiet_checksums, start_run, total
+from tests.held_worker import faults
 from tests.processes import actor_processes, is_alive
 from tests.waiting import until
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from tests.engine.ray.clusters import SmallCluster
-from tests.engine.ray.held_actor import hold_at
+from tests.held_worker import hold_at
 from tests.processes import is_alive
 from tests.waiting import until
 

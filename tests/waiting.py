@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from types import FrameType
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between two looks: more the longer it takes
@@ -20,8 +22,34 @@ def until(happened: Callable[[], object]) -> None:
         pause = min(1.2 * pause, _LONGEST_PAUSE)
 
 
-def waits_for_a_result(thread: int) -> bool:
-    """Whether the thread of this ident is in Future.result, or in concurrent.futures.wait, and asleep."""
+@contextmanager
+def interrupted(when: Callable[[], object]) -> Iterator[None]:
+    """Ctrl-C for this thread, raised once in the block: when `when` says something true and the thread waits for a
+    result of concurrent.futures."""
+    here, heard = threading.get_ident(), [False]
+
+    def hear(*_: object) -> None:
+        if not heard[0]:
+            heard[0] = True
+            raise KeyboardInterrupt
+
+    def send() -> None:
+        until(lambda: when() and _waits_for_a_result(here))
+        while not heard[0]:  # a signal that comes just before the thread falls asleep does not wake it
+            signal.pthread_kill(here, signal.SIGINT)
+            time.sleep(_FIRST_PAUSE)
+
+    before = signal.signal(signal.SIGINT, hear)
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    try:
+        yield
+    finally:
+        sender.join()
+        signal.signal(signal.SIGINT, before)
+
+
+def _waits_for_a_result(thread: int) -> bool:
     frame: FrameType | None = sys._current_frames()[thread]
     is_asleep = frame is not None and frame.f_code is threading.Condition.wait.__code__
     while frame is not None and frame.f_code not in (Future.result.__code__, wait.__code__):

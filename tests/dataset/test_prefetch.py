@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Sequence
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from arrowquant_dist.dataset.prefetch import THREAD_NAME, Budget, Lane, Load, Stream, load_now
 from arrowquant_dist.errors import CorruptWeights, MemoryBudgetExceeded
-from tests.waiting import until, waits_for_a_result
+from tests.waiting import interrupted, until
 
 
 def a_load(
@@ -142,23 +141,16 @@ def test_a_failed_load_gives_its_memory_back(lanes: int) -> None:
 
 def test_an_interrupt_while_waiting_ends_the_stream() -> None:
     budget = Budget(100)
-    gate, main = threading.Event(), threading.get_ident()
+    gate = threading.Event()
     begun: list[int] = []
 
     def work() -> None:
         begun.append(1)
         gate.wait()
 
-    def interrupt_once_it_waits() -> None:
-        until(lambda: len(begun) == 2 and waits_for_a_result(main))
-        signal.pthread_kill(main, signal.SIGINT)
-
     stream = iter(Stream([a_load(i, work=work) for i in range(8)], budget, workers=2))
-    other = threading.Thread(target=interrupt_once_it_waits)
-    other.start()
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(lambda: len(begun) == 2), pytest.raises(KeyboardInterrupt):
         next(stream)
     gate.set()
-    other.join()
     until(lambda: budget.used == 0)
     until(lambda: not any(thread.name.startswith(THREAD_NAME) for thread in threading.enumerate()))

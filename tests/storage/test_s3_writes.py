@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import threading
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from tests.servers.faults import Fault, Kind
 from tests.storage.s3_faults import IMPATIENT, PIECES, Flaky
-from tests.waiting import until, waits_for_a_result
+from tests.waiting import interrupted, until
 
 PART = PIECES.upload_bytes
 DATA = np.random.default_rng(6).bytes(2 * PART + 1_000_000)
@@ -182,16 +181,7 @@ def test_what_is_interrupted_ends_at_once(flaky: Flaky) -> None:
     store = flaky.store(replace(PIECES, request_timeout=3600.0))
     flaky.put("x", b"1")
     flaky.fail(Fault(Kind.STALLED_HEADERS))
-    main = threading.get_ident()
-
-    def interrupt_once_it_waits() -> None:
-        until(lambda: flaky.proxy.requests and waits_for_a_result(main))
-        signal.pthread_kill(main, signal.SIGINT)
-
-    other = threading.Thread(target=interrupt_once_it_waits)
-    other.start()
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(lambda: flaky.proxy.requests), pytest.raises(KeyboardInterrupt):
         store.read("x")
-    other.join()
     until(lambda: not flaky.proxy.at_once)
     assert flaky.proxy.requests == 1

@@ -23,6 +23,8 @@ HEAVY = {"torch", "transformers", "pandas", "ray", "datasets", "matplotlib", "sc
 # The same thing in two modules: a command and what it calls, a reader a file format, a twin for another version or for
 # when a library's private names are gone.
 ONE_MEANING = {"quantize", "verify", "read_layers", "fingerprint", "read_encodings", "loaded"}
+# `cluster` is tested beside the package, `loader` has more tests than a file holds.
+OTHER_TESTS = {"benchmarks", "chaos", "cluster", "integration", "loader", "servers", "versions"}
 TOP_LEVEL = {
     ".ci",
     ".gitignore",
@@ -103,6 +105,16 @@ def test_nothing_lies_about_at_the_top() -> None:
         ["git", "ls-files"], cwd=CHECKOUT, check=True, capture_output=True, text=True
     ).stdout
     assert {line.split("/", 1)[0] for line in listed.splitlines()} <= TOP_LEVEL
+
+
+def test_tests_lie_as_what_they_test() -> None:
+    """A folder of tests is one of the package's; beside these is only what tests all of it, or helps to."""
+    rooms = {path.parent.relative_to(PACKAGE) for path in MODULES}
+    found = {path.parent.relative_to(CHECKOUT / "tests") for path in (CHECKOUT / "tests").rglob("*.py")}
+    assert {str(folder) for folder in found - rooms} == OTHER_TESTS
+    at_top = {path.stem.removeprefix("test_") for path in (CHECKOUT / "tests").glob("test_*.py")}
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    assert at_top - modules == {"architecture", "documents", "private_names", "public_surface"}
 
 
 def test_every_folder_of_tests_is_a_package() -> None:

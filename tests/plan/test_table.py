@@ -15,12 +15,7 @@ from hypothesis import strategies as st
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, InvalidCheckpoint
-from arrowquant_dist.plan import (
-    Plan,
-    make_plan,
-    plan_from_table,
-    plan_table,
-)
+from arrowquant_dist.plan import Plan, make_plan, plan_from_table, plan_table
 from tests.plan import every_kind
 from tests.plan.plan_bytes import read_again, written
 from tests.plan.plan_sources import CONFIGS, RUNS, checkpoint, checkpoints

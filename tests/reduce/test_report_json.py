@@ -1,0 +1,34 @@
+"""A report comes back from its JSON, and nothing else does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.reduce import Report
+
+
+def test_a_report_comes_back_from_its_json(report: Report) -> None:
+    assert Report.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"report_version": 1},
+        {"report_version": 3},
+        {"work": {}},
+        {"work": {"nodes": 3}},
+        {"report_version": None},
+        {"totals": {}},
+        {"totals": None},
+        {"run": {"engine": "inline"}},
+        {"worst_layers": [{"shape": 3}]},
+        {"accuracy": {"cosine": 1}},
+    ],
+)
+def test_what_is_no_report_is_refused(report: Report, change: dict[str, object]) -> None:
+    with pytest.raises(InvalidCheckpoint, match="report"):
+        Report.from_dict({**report.to_dict(), **change})

@@ -109,17 +109,3 @@ def unpack_row(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
         _unpack_fours(packed[: done >> 1], codes[:done].view(np.uint16))
     if done < codes.size:
         _unpack_bits(packed, bits, done, codes)
-
-
-@kernel
-def pack_rows(codes: np.ndarray, bits: int, packed: np.ndarray) -> None:
-    """codes: uint8 [rows, columns], signed codes in two's complement. packed: uint8 [rows, row bytes]."""
-    for i in range(codes.shape[0]):
-        pack_row(codes[i], bits, packed[i])
-
-
-@kernel
-def unpack_rows(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
-    """packed: uint8 [rows, row bytes] → codes: uint8 [rows, columns], signed codes in two's complement."""
-    for i in range(codes.shape[0]):
-        unpack_row(packed[i], bits, codes[i])

@@ -63,16 +63,18 @@ def read_plan_file(data: bytes, uri: str) -> pa.Table:
         table.validate(full=True)
         fingerprint_of(table)
         sidecars_of(table)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # ValueError: names that are no UTF-8
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:  # ValueError: no UTF-8 too
         message = f"the plan of the run is damaged ({error}); fetch it again, or start anew with --overwrite"
         raise CorruptWeights(message, uri=uri) from error
     return table
 
 
 def fingerprint_of(table: pa.Table) -> str:
-    """From the schema's metadata, where it is text or JSON of it. KeyError."""
-    raw = (table.schema.metadata or {})[FINGERPRINT_KEY].decode()
-    return str(json.loads(raw)) if raw.startswith('"') else raw
+    """From the schema's metadata. KeyError, ValueError, TypeError."""
+    fingerprint = json.loads((table.schema.metadata or {})[FINGERPRINT_KEY])
+    if not isinstance(fingerprint, str):
+        raise TypeError("its fingerprint is no text")
+    return fingerprint
 
 
 def run_of(table: pa.Table) -> bytes | None:

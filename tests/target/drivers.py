@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -83,7 +84,7 @@ def make_manifest(receipts: list[Receipt], index: bytes, fingerprint: str, confi
 
 def plan(fingerprint: str = "xxh3_128:f") -> pa.Table:
     return pa.table({"layer_name": ["a", "b"]}).replace_schema_metadata(
-        {"arrowquant.fingerprint": fingerprint}
+        {"arrowquant.fingerprint": json.dumps(fingerprint)}
     )
 
 

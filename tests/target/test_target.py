@@ -107,10 +107,6 @@ def test_the_first_plan_counts_and_later_starts_get_it(place: Place) -> None:
     assert planned.identity == got.identity
 
 
-def test_a_fingerprint_may_be_json(place: Place) -> None:
-    assert begin(place, '"xxh3_128:f"').run.fingerprint == "xxh3_128:f"
-
-
 def test_files_of_others_are_never_built_into(place: Place) -> None:
     for name in ("a.txt", "model.safetensors", "weights/shard=00000/part-a.parquet", "z"):
         place.put(name, b"1")

@@ -1,7 +1,8 @@
 """What older releases wrote is read as it was meant; what a newer one wrote is refused in one sentence.
 
-report-1, report-2: targets of one source, as the releases wrote them that made reports of version 1 and 2. Manifest,
-index and plan are of version 1 in both, the commits of version 2 and 3. None of it is ever made anew.
+Targets of one source, each named for what its release had new. report-1: commits of version 2. report-2: commits of
+version 3. plan-2: the same with a plan of version 2; the plans of the others are of version 1. Manifest and index are
+of version 1 in all of them. None of it is ever made anew.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from arrowquant_dist.target.manifest import Manifest
 from arrowquant_dist.target.plan_file import read_plan_file
 from arrowquant_dist.verify import verify
 
-TARGETS = [Path(__file__).parent / name for name in ("report-1", "report-2")]
+TARGETS = [Path(__file__).parent / name for name in ("report-1", "report-2", "plan-2")]
 LAYERS = {
     "embed.weight": (40, 24),
     "layers.0.proj.weight": (24, 72),

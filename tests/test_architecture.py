@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -25,6 +26,14 @@ HEAVY = {"torch", "transformers", "pandas", "ray", "datasets", "matplotlib", "sc
 ONE_MEANING = {"quantize", "verify", "read_layers", "fingerprint", "read_encodings", "loaded"}
 # `cluster` is tested beside the package, `loader` has more tests than a file holds.
 OTHER_TESTS = {"benchmarks", "chaos", "cluster", "integration", "loader", "servers", "versions"}
+CLOCKS = {
+    "waiting.py": "pauses between two looks",
+    "held_worker.py": "so does the worker that is held",
+    "engine/ray/runs.py": "the driver's clock, which tests put forward",
+    "storage/test_s3_reads.py": "nothing is given up before its time: there is no upper bound",
+    "integration/test_quantization_e2e.py": "prints a rate",
+    "chaos/cluster.py": "a cloud's notice is a time",
+}
 TOP_LEVEL = {
     ".ci",
     ".gitignore",
@@ -115,6 +124,14 @@ def test_tests_lie_as_what_they_test() -> None:
     at_top = {path.stem.removeprefix("test_") for path in (CHECKOUT / "tests").glob("test_*.py")}
     modules = {path.stem for path in PACKAGE.glob("*.py")}
     assert at_top - modules == {"architecture", "documents", "private_names", "public_surface"}
+
+
+def test_tests_wait_for_what_happens_and_not_for_a_while() -> None:
+    """A pause or a deadline that is enough on a quiet machine is not on a busy one. See tests/waiting.py."""
+    pauses = re.compile(r"\btime\.(sleep|time|monotonic|perf_counter|process_time)\(")
+    modules = (CHECKOUT / "tests").rglob("*.py")
+    found = {str(path.relative_to(CHECKOUT / "tests")) for path in modules if pauses.search(path.read_text())}
+    assert {name for name in found if not name.startswith("benchmarks/")} == set(CLOCKS)
 
 
 def test_every_folder_of_tests_is_a_package() -> None:

@@ -19,7 +19,6 @@ from arrowquant_dist.worker import WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
 
 MIB = 1 << 20
-_SECONDS = 240
 # ray: what an actor's process has loaded. pickle: as Ray brings a context and shards to it.
 _WORKER = """
 import json, pickle, sys
@@ -77,7 +76,6 @@ def taken(source: str, target: str, config: QuantizationConfig, run: RunConfig, 
         [sys.executable, "-c", _WORKER, str(told)],
         env={**os.environ, **WORKER_ENVIRONMENT},
         stdout=subprocess.PIPE,
-        timeout=_SECONDS,
         check=True,
     )
     idle, peak = json.loads(done.stdout)

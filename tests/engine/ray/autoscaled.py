@@ -25,15 +25,15 @@ _EMPTY_LISTS = (
 
 
 class AutoscaledCluster:
-    """nodes: of 1 CPU, the autoscaler may start at most, from none. idle_minutes: until it ends one again."""
+    """nodes: of 1 CPU, the autoscaler may start at most, from none."""
 
-    def __init__(self, folder: Path, nodes: int, idle_minutes: float) -> None:
+    def __init__(self, folder: Path, nodes: int) -> None:
         (port,) = free_ports(1)
         self.address = f"127.0.0.1:{port}"
-        config = folder / "autoscaler.json"
-        config.write_text(json.dumps(_config(self.address, nodes, idle_minutes)))
+        self._config, self._nodes = folder / "autoscaler.json", nodes
+        self._keep_idle_nodes(minutes=60.0)
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=0"]
-        command += [f"--port={port}", "--node-ip-address=127.0.0.1", f"--autoscaling-config={config}"]
+        command += [f"--port={port}", "--node-ip-address=127.0.0.1", f"--autoscaling-config={self._config}"]
         command += [f"--object-store-memory={_STORE_NBYTES}", "--include-dashboard=false"]
         environment = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", **self.environment}
         log = folder / "log.txt"
@@ -45,6 +45,10 @@ class AutoscaledCluster:
     def environment(self) -> dict[str, str]:
         """Of whoever connects to it: it asks for no token."""
         return {"RAY_AUTH_MODE": "disabled"}
+
+    def end_idle_nodes(self) -> None:
+        """From now on. Before, a node that waits for its worker to come up, however long, would be one of them."""
+        self._keep_idle_nodes(minutes=0.02)
 
     @property
     def nodes(self) -> int:
@@ -61,6 +65,12 @@ class AutoscaledCluster:
             except psutil.NoSuchProcess:
                 continue
         psutil.wait_procs(family, 10)
+
+    def _keep_idle_nodes(self, minutes: float) -> None:
+        """The autoscaler reads its configuration anew each time that it looks around."""
+        new = self._config.with_suffix(".new")
+        new.write_text(json.dumps(_config(self.address, self._nodes, minutes)))
+        new.replace(self._config)
 
     def _family(self) -> list[psutil.Process]:
         return list(psutil.Process(self._head.pid).children(recursive=True))

@@ -19,7 +19,7 @@ CONFIG = "quant_type: int8\nrun: {block_bytes: 1MiB, shard_bytes: 1MiB}\n"
 
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AutoscaledCluster]:
-    cluster = AutoscaledCluster(tmp_path_factory.mktemp("autoscaled"), NODES, idle_minutes=0.05)
+    cluster = AutoscaledCluster(tmp_path_factory.mktemp("autoscaled"), NODES)
     yield cluster
     cluster.stop()
 
@@ -40,6 +40,7 @@ def test_a_run_gets_all_nodes_that_there_may_be_and_they_go_with_it(
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "target/report/report.json").read_text())
     assert report["run"]["engine"] == "ray"
+    cluster.end_idle_nodes()
     until(lambda: cluster.nodes == 0)
 
     quiet = ("quantize", "minilm", str(tmp_path / "quiet"), "--config", str(config), "--engine", "inline")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -21,6 +20,7 @@ from tests.engine.ray.held_actor import OtherVersion
 from tests.engine.ray.runs import QUICK, SHARDS, Run, quiet_checksums, start_run, total
 from tests.held_worker import faults
 from tests.processes import actor_processes, is_alive
+from tests.shard_lines import shard_lines
 from tests.waiting import until
 
 STEALING = replace(QUICK, deadline=6000.0, stall=50.0, farewell=2.0)  # a frozen worker does not say farewell
@@ -188,7 +188,7 @@ def test_a_bad_layer_fails_the_run_after_the_rest_and_is_not_tried_again(
         run.engine(cluster.address)
     assert raised.value.layer == "layers.2.weight"
     assert run.commits == run.parts() == 5
-    lines = [json.loads(record.message) for record in caplog.records]
+    lines = shard_lines(caplog)
     assert sorted(line["outcome"] for line in lines) == ["done"] * 5 + ["failed"]
     failed = next(line for line in lines if line["outcome"] == "failed")
     assert "layers.2.weight" in failed["error"]

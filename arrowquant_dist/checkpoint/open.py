@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from arrowquant_dist.checkpoint import safetensors, torch_pickle, weight_map
+from arrowquant_dist.checkpoint import safetensors, weight_map
 from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.dataset import open_dataset
 from arrowquant_dist.checkpoint.quantized.find import find_quantized
@@ -228,6 +228,8 @@ class _File:
 def _read_file(store: Store, info: ObjectInfo) -> _File:
     kind = _sniff(store, info)
     if kind == _TORCH:
+        from arrowquant_dist.checkpoint import torch_pickle
+
         return _File(kind, *torch_pickle.read_layers(store, info))
     if kind == _SAFETENSORS:
         return _File(kind, *safetensors.read_layers(store, info))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from arrowquant_dist.checkpoint.quantized.compressed import ReadValues, add_integers
-from arrowquant_dist.checkpoint.quantized.float8 import add_float8
-from arrowquant_dist.checkpoint.quantized.microscaled import add_experts, add_packed
-from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
-from arrowquant_dist.checkpoint.quantized.schemes import read_schemes
-from arrowquant_dist.checkpoint.quantized.tensors import Tensors
 from arrowquant_dist.checkpoint.table import Layer
+
+if TYPE_CHECKING:
+    from arrowquant_dist.checkpoint.quantized.compressed import ReadValues
+    from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
+    from arrowquant_dist.checkpoint.quantized.tensors import Tensors
 
 _MARKS = (
     *("_scale_inv", "_scale", ".scale", "_scales", ".scales", "_packed"),  # decoded
@@ -45,6 +45,22 @@ def find_quantized(
     """
     if not any(layer.name.endswith(_MARKS) for layer in layers):
         return FoundLayers(list(layers), dict(aliases), {}, ())
+    return _put_together(layers, aliases, read_config, read_values)
+
+
+def _put_together(
+    layers: Sequence[Layer],
+    aliases: Mapping[str, str],
+    read_config: Callable[[], ModelConfig],
+    read_values: ReadValues,
+) -> FoundLayers:
+    # Of no use to most checkpoints, which have nothing that looks like codes.
+    from arrowquant_dist.checkpoint.quantized.compressed import add_integers
+    from arrowquant_dist.checkpoint.quantized.float8 import add_float8
+    from arrowquant_dist.checkpoint.quantized.microscaled import add_experts, add_packed
+    from arrowquant_dist.checkpoint.quantized.schemes import read_schemes
+    from arrowquant_dist.checkpoint.quantized.tensors import Tensors
+
     stored = {layer.name: layer for layer in layers}
     tied = {name: replace(stored[first], name=name) for name, first in aliases.items()}
     config = read_config()

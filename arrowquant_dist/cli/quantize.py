@@ -82,11 +82,13 @@ def _configs(config: str | None) -> tuple[QuantizationConfig, RunConfig]:
 
 
 def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, *, as_json: bool) -> Outcome:
+    from arrowquant_dist.checkpoint.collector import collector_paused
     from arrowquant_dist.cli.startup import skip_unused_imports
 
-    skip_unused_imports()
-    from arrowquant_dist import driver
-    from arrowquant_dist.engine.log import shown_shards
+    with collector_paused():  # modules stay: to search them for cycles takes a tenth of importing them
+        skip_unused_imports()
+        from arrowquant_dist import driver
+        from arrowquant_dist.engine.log import shown_shards
 
     # Ray prints on stdout what its nodes complain of; stdout is for the report alone.
     with shown_shards(sys.stderr), redirect_stdout(sys.stderr):

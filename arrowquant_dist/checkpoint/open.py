@@ -162,7 +162,8 @@ def _open_index(store: Store, index: str, listing: Sequence[ObjectInfo], storage
     promised = weight_map.read_weight_map(store, index)
     files = weight_map.find_files(store, index, promised)
     checkpoint = _read(store, files, listing, storage)
-    names = [*(layer.name for layer in checkpoint.layers), *checkpoint.aliases, *checkpoint.decoded]
+    names = [*(layer.name for layer in checkpoint.layers), *checkpoint.aliases]
+    names += [*checkpoint.decoded, *checkpoint.left_out]
     weight_map.check_promised(store, index, promised, names)
     return checkpoint
 
@@ -194,6 +195,8 @@ def _read(
         choose_sidecars(listing),
         found.decoded,
         found.notes,
+        left_out=found.left_out,
+        kept={ties.get(name, name): why for name, why in found.kept.items()},
     )
 
 

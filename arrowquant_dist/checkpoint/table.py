@@ -55,9 +55,11 @@ class Checkpoint:
     layers: each stored tensor once, in file order. aliases: {name: stored name} of tied tensors.
     sidecars: paths under `uri` of the small files that belong to a model (config.json, tokenizer, README …).
     format: `safetensors` `torch` `v1` `v2`. decoded: {name of a stored tensor: layer that it is a part of} of
-    codes, scales and what else a quantized source has instead of values; layers, aliases and decoded together
-    name every tensor of the source. notes: for people. largest_row_nbytes: memory that it takes to read any one row of
-    a source that is a dataset, whose rows may be larger than what is read of them.
+    codes, scales and what else a quantized source has instead of values. left_out: {name of a stored tensor: why} of
+    what belongs to the way that codes were computed with and to no layer. Layers, aliases, decoded and left_out
+    together name every tensor of the source. kept: {layer: why} of layers that are to stay byte for byte whatever a
+    config says, such as codes that can't be decoded and their scales. notes: for people. largest_row_nbytes: memory
+    that it takes to read any one row of a source that is a dataset, whose rows may be larger than what is read of them.
     """
 
     uri: str
@@ -69,3 +71,5 @@ class Checkpoint:
     decoded: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     largest_row_nbytes: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)

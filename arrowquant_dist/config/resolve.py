@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arrowquant_dist.config.checks import invalid
 from arrowquant_dist.config.patterns import Matcher, matcher, nearest_names
@@ -33,7 +33,8 @@ class SpecResolver:
 
     Equal specs are one object, so 200,000 layers hold a handful of them.
 
-    Order of decision: what can't be quantized (integers, bool, no values, fewer than 2 dimensions) is kept;
+    Order of decision: what the source asks to keep byte for byte (codes that can't be decoded), and what can't be
+    quantized (integers, bool, no values, fewer than 2 dimensions), is kept;
     then the last matching override, where it says a quant_type; then mixed_precision_layers; then the config
     with whatever else that override says. So an override with a quant_type wins over mixed_precision_layers.
     """
@@ -46,19 +47,23 @@ class SpecResolver:
         self._specs: dict[QuantSpec, QuantSpec] = {}
         self._known: dict[tuple[object, ...], ResolvedLayer] = {}
 
-    def resolve(self, name: str, shape: tuple[int, ...], dtype: str) -> ResolvedLayer:
-        """dtype: a key of DTYPES."""
-        never = _why_never(shape, dtype)
+    def resolve(
+        self, name: str, shape: tuple[int, ...], dtype: str, kept: str | None = None
+    ) -> ResolvedLayer:
+        """dtype: a key of DTYPES. kept: why the source asks to store the layer byte for byte, if it does."""
+        never = kept or _why_never(shape, dtype)
         winner = self._winner(name, never)
         row_dims = self._rows_of(name, len(shape), winner)
         word = self._first_word(name)
         if winner is not None and never is None and (word is None or winner.override.quant_type is not None):
             winner.decides += 1
-        key = (never, word, winner, row_dims, dtype)
+        key = (kept, never, word, winner, row_dims, dtype)
         known = self._known.get(key)
         if known is None:
             override = winner.override if winner is not None else None
             spec, reason = self._decide(never, word, override, row_dims, dtype)
+            if kept is not None:
+                spec = replace(spec, quant_type="none", keep_non_finite=True)
             known = self._known[key] = ResolvedLayer(self._specs.setdefault(spec, spec), reason)
         return known
 

@@ -81,6 +81,7 @@ class Plan:
     largest_row_nbytes (see Checkpoint).
     side_inputs: {field of the config: the same of the side input there}, for methods that need one.
     config: QuantizationConfig.to_dict(), and under `run` the run settings that change bytes.
+    left_out: {name of a tensor of the source: why it is no layer}, as in Checkpoint.
     notes: for people (a word of mixed_precision_layers that matched nothing …). version: of the package's plans that
     made it; fingerprints of two versions are never equal.
     """
@@ -96,6 +97,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     side_inputs: dict[str, Any] = field(default_factory=dict)
     version: int = PLAN_VERSION
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def blocks(self) -> Iterator[RowBlock]:

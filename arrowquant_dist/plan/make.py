@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,9 @@ def make_plan(
     """
     check_checkpoint(checkpoint)
     layers = sorted(checkpoint.layers, key=lambda layer: (layer.uri, layer.offset))
-    blocks, notes = _resolve_and_cut(layers, config, run.block_bytes, SideTensors(side_inputs))
+    blocks, notes = _resolve_and_cut(
+        layers, checkpoint.kept, config, run.block_bytes, SideTensors(side_inputs)
+    )
     shards = group_shards(blocks, run.shard_bytes)
     source, side, code = described_source(checkpoint), described(side_inputs), code_digest()
     hashed = (checkpoint.aliases, source["files"], run.compression, code, side)
@@ -55,16 +57,22 @@ def make_plan(
         sidecars=tuple(checkpoint.sidecars),
         notes=(*checkpoint.notes, *notes),
         side_inputs=side,
+        left_out=dict(checkpoint.left_out),
     )
 
 
 def _resolve_and_cut(
-    layers: Iterable[Layer], config: QuantizationConfig, block_bytes: int, side: SideTensors
+    layers: Iterable[Layer],
+    kept: Mapping[str, str],
+    config: QuantizationConfig,
+    block_bytes: int,
+    side: SideTensors,
 ) -> tuple[list[RowBlock], list[str]]:
+    """kept: as in Checkpoint."""
     resolver = SpecResolver(config)
     blocks: list[RowBlock] = []
     for layer in layers:
-        resolved = resolver.resolve(layer.name, layer.shape, layer.dtype)
+        resolved = resolver.resolve(layer.name, layer.shape, layer.dtype, kept.get(layer.name))
         cut, tensors = cut_layer(layer, resolved, block_bytes), side.of(layer, resolved.spec)
         blocks += [replace(block, side_tensors=tensors) for block in cut] if tensors else cut
         if len(blocks) > MAX_BLOCKS:

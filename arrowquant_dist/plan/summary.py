@@ -40,7 +40,8 @@ class PlanSummary:
     """types: {quant_type: totals}, largest first. source_dtypes: {dtype: layers}.
 
     worker_memory_nbytes: upper bound of one worker's memory. kept: every layer that stays unquantized, in the
-    order of the source; print `kept_matrices` by name, the rest as `kept_reasons` counts them.
+    order of the source; print `kept_matrices` by name, the rest as `kept_reasons` counts them. left_out: as in
+    Plan; the notes say it in short.
     """
 
     source: str
@@ -58,6 +59,7 @@ class PlanSummary:
     source_dtypes: dict[str, int]
     kept: tuple[UnquantizedLayer, ...]
     notes: tuple[str, ...]
+    left_out: dict[str, str]
 
     @property
     def quantized_layers(self) -> int:
@@ -99,6 +101,7 @@ def summarize(plan: Plan, target: str, run: RunConfig) -> PlanSummary:
         source_dtypes=dict(Counter(block.layer.dtype for block in first).most_common()),
         kept=tuple(_kept(block, block.kept_reason) for block in first if block.kept_reason is not None),
         notes=plan.notes,
+        left_out=plan.left_out,
     )
 
 

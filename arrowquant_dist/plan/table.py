@@ -35,7 +35,10 @@ _METADATA_TYPES: dict[str, type] = {
     "notes": list,
     "side_inputs": dict,
     "side_tensors": dict,
+    "left_out": dict,
 }
+# What the first releases that wrote a version did not have.
+_DEFAULTS = {_PREFIX + "left_out": b"{}"}
 
 
 @collector_paused()
@@ -73,6 +76,7 @@ def plan_from_table(table: pa.Table) -> Plan:
         notes=tuple(metadata["notes"]),
         side_inputs=metadata["side_inputs"],
         version=metadata["plan_version"],
+        left_out=metadata["left_out"],
     )
 
 
@@ -139,6 +143,7 @@ def _metadata(plan: Plan) -> dict[str, str]:
         "notes": list(plan.notes),
         "side_inputs": plan.side_inputs,
         "side_tensors": side_tensors(plan.shards, redact),
+        "left_out": plan.left_out,
     }
     return {_PREFIX + name: json.dumps(value) for name, value in values.items()}
 
@@ -159,7 +164,7 @@ def _read_metadata(table: pa.Table) -> dict[str, Any]:
         if version > PLAN_VERSION:
             made = f"plan_version is {version}, this release reads up to {PLAN_VERSION}"
             raise InvalidCheckpoint(f"{made}; update arrowquant-dist")
-        return _parse_metadata(version1.METADATA | raw if version == version1.VERSION else raw)
+        return _parse_metadata(_DEFAULTS | (version1.METADATA | raw if version == version1.VERSION else raw))
     except (KeyError, TypeError, ValueError) as error:
         message = "the plan's metadata is damaged; choose another target or --overwrite"
         raise CorruptWeights(f"{message} ({error!r})") from error
@@ -176,5 +181,7 @@ def _parse_metadata(raw: Mapping[str, bytes]) -> dict[str, Any]:
     for source in (metadata["source"], *metadata["side_inputs"].values()):
         if not all("uri" in file for file in source["files"]):
             raise ValueError("a source file has no uri")
+    if not all(isinstance(why, str) for why in metadata["left_out"].values()):
+        raise ValueError("left_out has a reason that is no text")
     metadata["side_tensors"] = parse_side_tensors(metadata["side_tensors"])
     return metadata

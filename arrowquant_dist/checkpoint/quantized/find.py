@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -29,6 +28,8 @@ class FoundLayers:
     layers: list[Layer]
     aliases: dict[str, str]
     decoded: dict[str, str]
+    left_out: dict[str, str]
+    kept: dict[str, str]
     notes: tuple[str, ...]
 
 
@@ -44,7 +45,7 @@ def find_quantized(
     or is of a format that can't be decoded, and what they raise.
     """
     if not any(layer.name.endswith(_MARKS) for layer in layers):
-        return FoundLayers(list(layers), dict(aliases), {}, ())
+        return FoundLayers(list(layers), dict(aliases), {}, {}, {}, ())
     return _put_together(layers, aliases, read_config, read_values)
 
 
@@ -85,20 +86,14 @@ def _collect(tensors: Tensors, layers: Sequence[Layer], aliases: Mapping[str, st
             tied[own.name] = stored.name
         else:
             kept.append(own)
-    return FoundLayers(kept, tied, tensors.parts, _notes(kept, tensors))
+    reasons = {tied.get(name, name): why for name, why in tensors.kept.items()}
+    return FoundLayers(kept, tied, tensors.parts, tensors.left_out, reasons, _notes(kept, tensors))
 
 
 def _notes(layers: Sequence[Layer], tensors: Tensors) -> tuple[str, ...]:
-    return (*_decoded_notes(tensors), *_unknown_notes(layers, tensors))
+    from arrowquant_dist.checkpoint.quantized.notes import found_notes
 
-
-def _decoded_notes(tensors: Tensors) -> list[str]:
-    """What is decoded from what."""
-    labels = Counter(layer.encoding.label for layer in tensors.layers.values())
-    return [
-        f"decoded from {label} to {tensors.dtype}: {count} {'layer' if count == 1 else 'layers'}"
-        for label, count in labels.most_common()
-    ]
+    return (*found_notes(tensors), *_unknown_notes(layers, tensors))
 
 
 def _unknown_notes(layers: Sequence[Layer], tensors: Tensors) -> tuple[str, ...]:
@@ -120,4 +115,4 @@ def _looks_coded(name: str, tensors: Tensors) -> bool:
 
 def _stays(name: str, tensors: Tensors) -> bool:
     """Whether a tensor is a layer, or has become one, and is not only a part of another."""
-    return name in tensors.layers or name not in tensors.parts
+    return name in tensors.layers or not (name in tensors.parts or name in tensors.left_out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -20,12 +20,15 @@ class Tensors:
     """by_name: every stored tensor, those that share their bytes with another too. dtype: what codes are decoded to.
 
     layers: {name of the codes: the layer they became}. parts: {name of a tensor: the layer that it is a part of}.
+    left_out: {name of a tensor: why it is no layer}. kept: {name of a tensor: why it stays byte for byte}.
     """
 
     by_name: Mapping[str, Layer]
     dtype: str
     layers: dict[str, Layer] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
 
     def add(
         self, codes: Layer, name: str, shape: tuple[int, ...], encoding: Encoding, parts: list[str]
@@ -38,6 +41,19 @@ class Tensors:
         self.parts |= dict.fromkeys(parts, name)
         if name != codes.name:
             self.parts[codes.name] = name
+
+    def is_free(self, name: str) -> bool:
+        """Whether a stored tensor has not become, or gone into, anything yet."""
+        taken: tuple[Mapping[str, object], ...] = (self.layers, self.parts, self.left_out, self.kept)
+        return name in self.by_name and not any(name in found for found in taken)
+
+    def leave_out(self, names: Iterable[str], why: str) -> None:
+        """These are no layers of the full-precision model: the plan lists them, the dataset does without them."""
+        self.left_out |= {name: why for name in names if self.is_free(name)}
+
+    def keep(self, names: Iterable[str], why: str) -> None:
+        """These are layers that stay byte for byte. why: as a plan says it of a layer, "codes of HQQ, which …"."""
+        self.kept |= {name: why for name in names if self.is_free(name)}
 
     def scales_of(self, name: str) -> Layer | None:
         """X_scale_inv, X_scale, or for X.weight also X.scale: what is called the scales of X."""

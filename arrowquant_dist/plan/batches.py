@@ -15,9 +15,9 @@ def batches_of(blocks: Sequence[RowBlock]) -> list[Batch]:
     """Runs of neighbours to read together: up to the bytes of the largest block, or MIN_BATCH_NBYTES."""
     limit = max([MIN_BATCH_NBYTES, *(block.source_nbytes for block in blocks)])
     batches: list[Batch] = []
-    nbytes = limit
+    nbytes = 0
     for block in blocks:
-        if nbytes + block.source_nbytes > limit:
+        if not batches or nbytes + block.source_nbytes > limit:  # a first block may have no bytes at all
             batches.append([])
             nbytes = 0
         batches[-1].append(block)

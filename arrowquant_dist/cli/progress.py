@@ -19,12 +19,14 @@ _FIRST_INTERVAL_SECONDS = 5.0
 _LONGEST_INTERVAL_SECONDS = 300.0
 _WINDOW_SECONDS = 120.0  # what the rate is taken over
 _SAMPLE_SECONDS = 1.0
+_TELLING_SECONDS, _TELLING_SHARE = 5.0, 0.01  # of work, before it says how long the rest takes
 
 
 class HowFar(Protocol):
     """What is done of a command's source; resumed work counts as done from the first event on.
 
-    total_layers: 0 where layers are not counted; then there are no workers to tell of either.
+    total_layers: 0 where layers are not counted; then there are no workers to tell of either. compiling: what kernels
+    are being compiled for, "" for nothing.
     """
 
     @property
@@ -37,6 +39,8 @@ class HowFar(Protocol):
     def total_layers(self) -> int: ...
     @property
     def workers_alive(self) -> int: ...
+    @property
+    def compiling(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Bytes:
     done_layers: int = 0
     total_layers: int = 0
     workers_alive: int = 0
+    compiling: str = ""
 
 
 Show = Callable[[HowFar], None]
@@ -67,16 +72,24 @@ def shown_progress(out: TextIO, verb: str) -> Iterator[Show]:
 
 @dataclass(slots=True)
 class RecentRate:
-    """How fast it goes, over the last two minutes or since the first event. Not thread-safe.
+    """How fast it goes, over the last two minutes or since the work began. Not thread-safe.
 
     A run of hours slows down or speeds up as workers go and come, and what is left takes as long as it takes now. What
     the first event brings was done before. Work that is lost to a retry comes off, so the rate is of what counts.
+
+    Work begins with the last event before something is done: until then workers are waited for and kernels compiled,
+    which tells nothing of what is to come. Nothing is said of the time left before it has told something itself: five
+    seconds of work, and a hundredth of all of it.
     """
 
     _samples: deque[tuple[float, int]] = field(default_factory=deque)  # clock, bytes done
+    _begin: tuple[float, int] | None = None  # of the work
 
     def add(self, now: float, done_nbytes: int) -> None:
         samples = self._samples
+        if self._begin is None or (len(samples) < 2 and done_nbytes <= self._begin[1]):
+            self._begin = now, done_nbytes
+            samples.clear()
         if len(samples) > 1 and now - samples[-2][0] < _SAMPLE_SECONDS:
             samples.pop()
         samples.append((now, done_nbytes))
@@ -93,14 +106,19 @@ class RecentRate:
     def seconds_left(self, now: float, event: HowFar) -> float | None:
         """None where all is done, or nothing says how long it takes."""
         left, rate = event.total_nbytes - event.done_nbytes, self.nbytes_per_second(now)
-        return left / rate if rate is not None and left > 0 else None
+        if rate is None or self._begin is None or left <= 0:
+            return None
+        since, before = self._begin
+        says_enough = event.done_nbytes - before >= _TELLING_SHARE * event.total_nbytes
+        return left / rate if says_enough and now - since >= _TELLING_SECONDS else None
 
 
 @dataclass(slots=True)
 class ProgressLines:
     """Plain lines: the first after 5 s, then at growing intervals of at most 5 min, and one at the end.
 
-    A log of a run of hours stays short, and one of a minute still says something.
+    A log of a run of hours stays short, and one of a minute still says something. What kernels are compiled for is said
+    at once, and once.
     """
 
     out: TextIO
@@ -111,6 +129,7 @@ class ProgressLines:
     _began: float | None = None
     _last: HowFar | None = None
     _next: float = 0.0
+    _compiled: set[str] = field(default_factory=set)
 
     def show(self, event: HowFar) -> None:
         with self._lock:
@@ -119,6 +138,10 @@ class ProgressLines:
                 self._began, self._next = now, now + _FIRST_INTERVAL_SECONDS
             self._pace.add(now, event.done_nbytes)
             self._last = event
+            if event.compiling and event.compiling not in self._compiled:
+                self._compiled.add(event.compiling)
+                self.out.write(f"{self.verb}: {_compiling(event)}, once on a machine\n")
+                self.out.flush()
             if now >= self._next:
                 self._write(event, now)
                 interval = (now - self._began) / 10
@@ -134,6 +157,10 @@ class ProgressLines:
         said = [_done(event), *_layers(event), *_speed(self._pace, now, event), *_workers(event)]
         self.out.write(f"{self.verb}: {', '.join(said)}\n")
         self.out.flush()
+
+
+def _compiling(event: HowFar) -> str:
+    return f"compiling kernels for {event.compiling}"
 
 
 def _done(event: HowFar) -> str:
@@ -169,6 +196,8 @@ def _bar(out: TextIO, verb: str) -> Iterator[Show]:
             if not last:
                 return ""
             event = last[0]
+            if event.compiling:
+                return _compiling(event)
             done = f"{text.nbytes(event.done_nbytes)} of {text.nbytes(event.total_nbytes)}"
             return ", ".join(
                 [done, *_layers(event), *_speed(pace, time.monotonic(), event), *_workers(event)]

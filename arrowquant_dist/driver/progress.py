@@ -13,13 +13,15 @@ from arrowquant_dist.plan import Plan, Shard
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is done of the source, shards of an earlier run included. workers_alive: 0 before the engine has any."""
+    """What is done of the source, shards of an earlier run included. workers_alive: 0 before the engine has any.
+    compiling: what a worker compiles kernels for, "" for nothing."""
 
     done_nbytes: int
     total_nbytes: int
     done_layers: int
     total_layers: int
     workers_alive: int
+    compiling: str = ""
 
 
 OnProgress = Callable[[Progress], None]  # from any thread, one call at a time
@@ -54,6 +56,7 @@ class _Counter:
                     done_layers=_within(self._layers, total.layers),
                     total_layers=total.layers,
                     workers_alive=event.workers_alive,
+                    compiling=event.compiling,
                 )
             )
 

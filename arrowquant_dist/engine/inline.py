@@ -11,7 +11,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from arrowquant_dist.engine.log import figures_of, log_attempt
-from arrowquant_dist.engine.run import EngineFacts, OnEvent, finished, largest_first, raise_failures
+from arrowquant_dist.engine.run import (
+    EngineFacts,
+    OnEvent,
+    compiles,
+    finished,
+    largest_first,
+    raise_failures,
+)
 from arrowquant_dist.errors import Interrupted
 from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.plan import RowBlock, Shard
@@ -36,11 +43,14 @@ class InlineEngine:
 
         def run_shard(shard: Shard) -> Receipt:
             if not hasattr(threads, "worker"):
-                threads.worker = ShardWorker(context)
+                threads.worker = ShardWorker(context, on_compile=on_compile)
             return _logged(threads.worker, shard, on_block, stop.is_set)
 
         def on_block(block: RowBlock) -> None:
             on_event(finished([block], self.workers))
+
+        def on_compile(purpose: str) -> None:
+            on_event(compiles(purpose, self.workers))
 
         self.workers = min(self.workers, max(len(shards), 1))
         with ThreadPoolExecutor(self.workers, thread_name_prefix="worker") as pool:

@@ -16,13 +16,14 @@ class EngineEvent:
     """What was done since the last event, and who is there now.
 
     layers: those whose first row block is among the `rows` row blocks. nbytes: of the source. workers_alive: threads,
-    or actors that answer.
+    or actors that answer. compiling: what kernels are being compiled for, "" for nothing.
     """
 
     rows: int
     nbytes: int
     layers: int
     workers_alive: int
+    compiling: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,11 @@ def finished(blocks: Sequence[RowBlock], workers_alive: int) -> EngineEvent:
     """The event of these row blocks."""
     nbytes = sum(block.source_nbytes for block in blocks)
     return EngineEvent(len(blocks), nbytes, sum(block.row_start == 0 for block in blocks), workers_alive)
+
+
+def compiles(purpose: str, workers_alive: int) -> EngineEvent:
+    """The event of a worker that compiles kernels for `purpose`; of one that has done so where that is ""."""
+    return EngineEvent(0, 0, 0, workers_alive, purpose)
 
 
 def largest_first(shards: Sequence[Shard]) -> list[Shard]:

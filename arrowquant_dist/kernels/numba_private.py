@@ -8,13 +8,15 @@ Written for Numba 0.68. Where a later Numba has a name no more, the kernels are 
 - `make_array` gives the address of an array's values. Without it memory.py goes by index.
 - `codegen` says for which CPU is compiled. Without it float16 is converted by integer arithmetic, as on CPUs that have
   no instruction for it.
+- `event` tells when a kernel is compiled. Without it nobody is told.
 - `arraymath` is what looks for a BLAS when it is imported. Without it the program starts half a second later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +34,29 @@ def compiled(function: Callable[..., Any], sources: str, **options: Any) -> Any:
         options[_COUNTS] = False
     dispatcher = njit(function, cache=True, **options)
     return dispatcher if _tie(dispatcher, sources) else _compiled_in_folder(function, sources, options)
+
+
+@contextmanager
+def when_compiling(on_start: Callable[[], None]) -> Iterator[None]:
+    """Calls on_start for each function that this thread begins to compile meanwhile."""
+    names = [_named("numba.core.event", name) for name in ("Listener", "register", "unregister")]
+    if None in names:
+        yield
+        return
+    listener_class, register, unregister = names
+    thread = threading.get_ident()
+
+    def tell(_listener: Any, _event: Any) -> None:
+        if threading.get_ident() == thread:
+            on_start()
+
+    members = {"on_start": tell, "on_end": lambda _listener, _event: None}
+    listener = type("Listener", (listener_class,), members)()
+    register("numba:compile", listener)
+    try:
+        yield
+    finally:
+        unregister("numba:compile", listener)
 
 
 def look_for_blas() -> None:

@@ -12,7 +12,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
-        self.seconds = {"read": 0.0, "quantize": 0.0, "write": 0.0}
+        self.seconds = {"read": 0.0, "quantize": 0.0, "write": 0.0, "compile": 0.0}
 
     @property
     def wall_seconds(self) -> float:

@@ -31,8 +31,9 @@ from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 from arrowquant_dist.tensor.source import check_finite, kernel_bits, read_only
 from arrowquant_dist.worker.batches import ReadAhead, ReadInTurn
 from arrowquant_dist.worker.clock import Clock
+from arrowquant_dist.worker.kernels import COMPILE, Kernels, OnCompile
 from arrowquant_dist.worker.side_inputs import SidePreparer
-from arrowquant_dist.worker.sink import Part, SinkSpec
+from arrowquant_dist.worker.sink import Part, Sink, SinkSpec
 
 OnBlock = Callable[[RowBlock], None]
 ShouldStop = Callable[[], bool]
@@ -61,10 +62,13 @@ class ShardWorker:
     The next two batches of row blocks are read while this one is quantized, and what was written before is still on
     its way to an object store. Memory: three batches' source bytes (one from local files), the codes of a block, and
     what the sink holds (plan.worker_memory_nbytes is the bound), whatever the shard's size.
-    node: the machine's name in receipts; default its host name. name: this process's there, `host/pid`.
+    node: the machine's name in receipts; default its host name. on_compile: told what kernels are being compiled for.
+    name: this process's in receipts, `host/pid`.
     """
 
-    def __init__(self, context: WorkerContext, node: str | None = None) -> None:
+    def __init__(
+        self, context: WorkerContext, node: str | None = None, on_compile: OnCompile = lambda _: None
+    ) -> None:
         self._context = context
         self._node = node or socket.gethostname()
         self.name = f"{socket.gethostname()}/{os.getpid()}"
@@ -76,7 +80,8 @@ class ShardWorker:
         self._side_reader = SourceReader(context.source_storage, context.side_files)
         self._side = SidePreparer(self._side_reader)
         self._codes = Arena()
-        self._sink = context.sink.open(self._target.store)
+        self._kernels = Kernels(self._reader, on_compile)
+        self._sink: Sink | None = None
 
     def run(self, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
         """Writes and commits the shard; the receipt that counts may be another attempt's that was first.
@@ -86,8 +91,9 @@ class ShardWorker:
         """
         clock, before = Clock(), self._transferred()
         attempt = uuid.uuid4().hex[:16]
+        self._kernels.prepare(shard.blocks, clock)
         self._codes.reserve(max(map(expected_nbytes, shard.blocks), default=0))
-        part = self._sink.open_part(shard, attempt)
+        part = self._open_sink(clock).open_part(shard, attempt)
         try:
             self._fill(part, shard, clock, on_block, should_stop)
             with clock.phase("write"):
@@ -107,6 +113,12 @@ class ShardWorker:
     def committed(self, shard: int) -> Receipt | None:
         """The receipt that counts for a shard, whoever made it; None where there is none yet."""
         return self._shards.receipt(shard)
+
+    def _open_sink(self, clock: Clock) -> Sink:
+        if self._sink is None:
+            with clock.phase(COMPILE), self._kernels.told("compression"):
+                self._sink = self._context.sink.open(self._target.store)
+        return self._sink
 
     def _transferred(self) -> Transferred:
         return self._reader.transferred + self._side_reader.transferred + self._target.store.traffic.total

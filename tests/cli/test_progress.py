@@ -75,6 +75,38 @@ def test_the_time_left_is_by_how_fast_it_goes_now() -> None:
     assert pace.seconds_left(3899, Bytes(659_000, 759_000)) == pytest.approx(100, rel=0.01)
 
 
+def test_nothing_is_said_of_the_time_left_before_the_work_has_told_something() -> None:
+    """Five seconds of it, and a hundredth of all."""
+    pace = RecentRate()
+    pace.add(0, 0)
+    pace.add(4, 50)
+    assert pace.seconds_left(4, Bytes(50, 1000)) is None
+    pace.add(10, 60)
+    assert pace.seconds_left(10, Bytes(60, 10_000)) is None
+    pace.add(20, 100)
+    assert pace.seconds_left(20, Bytes(100, 10_000)) == pytest.approx(1980)
+
+
+def test_waiting_and_compiling_are_no_work() -> None:
+    pace = RecentRate()
+    for now in (0, 10, 60):
+        pace.add(now, 700)
+    pace.add(66, 1300)
+    assert pace.nbytes_per_second(66) == 100
+    assert pace.seconds_left(66, Bytes(1300, 2000)) == 7
+
+
+def test_what_is_compiled_is_said_at_once_and_once() -> None:
+    out, clock = io.StringIO(), Clock()
+    lines = ProgressLines(out, "quantize", clock)
+    for purpose in ("", "int4 by mse", "", "int4 by mse", "compression"):
+        lines.show(Progress(0, GB, 0, 8, workers_alive=2, compiling=purpose))
+    assert out.getvalue().splitlines() == [
+        "quantize: compiling kernels for int4 by mse, once on a machine",
+        "quantize: compiling kernels for compression, once on a machine",
+    ]
+
+
 def test_events_that_come_rarely_still_make_a_rate() -> None:
     pace = RecentRate()
     for hour in range(4):
@@ -143,8 +175,10 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
     with shown_progress(out, "quantize") as show:
+        show(Progress(0, 2_000_000, 0, 9, 3, compiling="int2 by mse"))
         show(Progress(0, 2_000_000, 0, 9, 3))
         show(Progress(2_000_000, 2_000_000, 9, 9, 3))
     assert "100%" in out.getvalue()
+    assert "left" not in out.getvalue()
     assert "2.00 MB of 2.00 MB, 9 of 9 layers" in out.getvalue()
     assert "3 workers" in out.getvalue()

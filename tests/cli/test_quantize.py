@@ -32,6 +32,7 @@ class Event:
     done_layers: int = 0
     total_layers: int = 8
     workers_alive: int = 2
+    compiling: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,15 @@ def run(*arguments: object) -> Result:
     ("options", "expected"),
     [
         ((), QuantizationConfig()),
-        (("--quant", "int2", "--method", "rtn"), QuantizationConfig("int2", method="rtn")),
+        (("--quant", "int8"), QuantizationConfig("int8")),
+        (("--quant", "int4"), QuantizationConfig("int4", per_channel=False, group_size=128, symmetric=False)),
+        (
+            ("--quant", "int2", "--method", "rtn"),
+            QuantizationConfig("int2", per_channel=False, symmetric=False, method="rtn"),
+        ),
+        (("--quant", "int3", "--per-channel"), QuantizationConfig("int3")),
+        (("--quant", "int4", "--symmetric"), QuantizationConfig("int4")),
+        (("--quant", "int4", "--asymmetric"), QuantizationConfig("int4", symmetric=False)),
         (
             ("--quant", "int4", "--group-size", "64"),
             QuantizationConfig("int4", per_channel=False, group_size=64),

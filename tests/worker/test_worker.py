@@ -53,7 +53,7 @@ def test_a_shard_becomes_one_committed_part_with_a_row_for_each_block(source: st
             (b.layer.name, b.row_start) for b in shard.blocks
         ]
         assert (tmp_path / "out" / receipt.part).stat().st_size == receipt.nbytes
-        assert set(receipt.seconds) == {"read", "quantize", "write"}
+        assert set(receipt.seconds) == {"read", "quantize", "write", "compile"}
     assert done == list(plan.blocks)
     assert len(done) > 6  # the matrices were cut
     driver = start(Target.open(str(tmp_path / "out")), plan_table(plan))

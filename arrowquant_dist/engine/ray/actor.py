@@ -60,6 +60,15 @@ class Result:
     may_pass: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ActorProgress:
+    """ticket: at work; 0 before the first. blocks: its finished row blocks. compiling: what for, "" for nothing."""
+
+    ticket: int
+    blocks: int
+    compiling: str
+
+
 class ShardActor:
     """One shard at a time; `progress` and `stop`, called in the group WATCH, are answered meanwhile.
 
@@ -70,19 +79,19 @@ class ShardActor:
     def __init__(self, context: WorkerContext) -> None:
         node_id = ray.get_runtime_context().get_node_id()
         self._hello = Hello(f"{socket.gethostname()}/{node_id[:8]}", node_id, code_digest())
-        self._worker = ShardWorker(context, self._hello.node)
+        self._worker = ShardWorker(context, self._hello.node, self._compile)
         self._metrics = WorkerMetrics()
         self._progress = (0, 0)
+        self._compiling = ""
         self._stopped: set[int] = set()
 
     def hello(self) -> Hello:
         """Answered as soon as the actor is there."""
         return self._hello
 
-    def progress(self) -> tuple[int, int]:
-        """The ticket at work and its finished row blocks; ticket 0 before the first."""
+    def progress(self) -> ActorProgress:
         self._metrics.flush()
-        return self._progress
+        return ActorProgress(*self._progress, self._compiling)
 
     def stop(self, tickets: Collection[int]) -> None:
         """These attempts end after their row block, or do not begin."""
@@ -108,6 +117,9 @@ class ShardActor:
             return Result(FAILED, {}, error=MemoryBudgetExceeded(_NO_MEMORY), may_pass=True)
         finally:
             self._metrics.flush()
+
+    def _compile(self, purpose: str) -> None:
+        self._compiling = purpose
 
     def _count(self, block: RowBlock) -> None:
         ticket, blocks = self._progress

@@ -179,15 +179,17 @@ class Dispatch:
     def _told_progress(self, seat: Seat) -> None:
         question, seat.question = seat.question, None
         try:
-            ticket, blocks = ray.get(question)
+            told: actor.ActorProgress = ray.get(question)
         except RayError as error:
             self._lose(seat, failures.loss(error), is_fault=not failures.is_preempted(error))
             return
+        if told.compiling:
+            self._ledger.compiles(told.compiling, len(self._crew.alive))
         for attempt in seat.attempts:
-            if attempt.ticket == ticket and blocks > attempt.blocks:
-                attempt.blocks, attempt.moved = blocks, self._clock()
+            if attempt.ticket == told.ticket and told.blocks > attempt.blocks:
+                attempt.blocks, attempt.moved = told.blocks, self._clock()
                 if attempt.shard.index in self._ledger.open:
-                    self._ledger.advance(attempt.shard, blocks, len(self._crew.alive))
+                    self._ledger.advance(attempt.shard, told.blocks, len(self._crew.alive))
 
     def _ended(self, seat: Seat, attempt: Attempt) -> None:
         try:

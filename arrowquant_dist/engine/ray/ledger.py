@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from arrowquant_dist.engine.ray.metrics import DriverMetrics
 from arrowquant_dist.engine.ray.pace import Patience
-from arrowquant_dist.engine.run import EngineFacts, OnEvent, finished, largest_first
+from arrowquant_dist.engine.run import EngineFacts, OnEvent, compiles, finished, largest_first
 from arrowquant_dist.errors import PartialRun
 from arrowquant_dist.plan import Shard
 
@@ -103,6 +103,10 @@ class Ledger:
         """Says how many workers there are."""
         self.metrics.show(alive, len(self.open))
         self._on_event(finished((), alive))
+
+    def compiles(self, purpose: str, alive: int) -> None:
+        """A worker compiles kernels for it."""
+        self._on_event(compiles(purpose, alive))
 
     def facts(self, worker_seconds: float) -> EngineFacts:
         return EngineFacts(

@@ -1,0 +1,84 @@
+"""Kernels are made ready before the first row block that needs them, in a phase of their own: compiled, which takes
+seconds for each of them and is done once on a machine, or found in Numba's cache, which takes milliseconds.
+
+Nothing that is told of a run's pace then depends on who compiled, and no row block waits in the middle of a shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from arrowquant_dist.checkpoint.encodings.raw import RAW
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.kernels.numba_private import when_compiling
+from arrowquant_dist.methods import side_input_of
+from arrowquant_dist.plan import RowBlock
+from arrowquant_dist.tensor import quantize_values
+from arrowquant_dist.worker.clock import Clock
+
+OnCompile = Callable[[str], None]  # what kernels are being compiled for; "" when that is over
+
+COMPILE = "compile"  # the phase
+_SAMPLE_COLUMNS = 2
+_SAMPLE_NBYTES = 1 << 20  # of the source, at most; what takes more for one row is compiled when it is read
+
+
+class Kernels:
+    """Those that a worker has made ready. on_compile: called only where something is compiled."""
+
+    def __init__(self, reader: SourceReader, on_compile: OnCompile) -> None:
+        self._reader, self._on_compile = reader, on_compile
+        self._ready: set[tuple[Any, ...]] = set()
+
+    @contextmanager
+    def told(self, purpose: str) -> Iterator[None]:
+        """What the block makes ready is for `purpose`."""
+        said: list[str] = []
+
+        def tell() -> None:
+            if not said:
+                said.append(purpose)
+                self._on_compile(purpose)
+
+        try:
+            with when_compiling(tell):
+                yield
+        finally:
+            if said:
+                self._on_compile("")
+
+    def prepare(self, blocks: Iterable[RowBlock], clock: Clock) -> None:
+        """For all that these row blocks need. Reads one row of a layer for each way of storing codes."""
+        new = {key: block for block in blocks if (key := _key(block)) not in self._ready}
+        if not new:
+            return
+        with clock.phase(COMPILE):
+            for key, block in new.items():
+                if block.num_params and block.layer.encoding != RAW:
+                    self._decode(block)
+                if block.spec.is_quantized and side_input_of(block.spec.method) is None:
+                    with self.told(f"{block.spec.quant_type} by {block.spec.method}"):
+                        _quantize_sample(block.layer.dtype, block.spec)
+                self._ready.add(key)
+
+    def _decode(self, block: RowBlock) -> None:
+        layer, columns = block.layer, block.columns
+        ranges = layer.encoding.slice(layer, 0, columns).ranges
+        if sum(piece.stop - piece.start for piece in ranges) <= _SAMPLE_NBYTES:
+            with self.told(f"reading {layer.encoding.label}"):
+                self._reader.read([(layer, 0, columns)])
+
+
+def _key(block: RowBlock) -> tuple[Any, ...]:
+    return block.layer.dtype, block.spec, type(block.layer.encoding)
+
+
+def _quantize_sample(dtype: str, spec: QuantSpec) -> None:
+    shape = (*[1] * spec.row_dims, _SAMPLE_COLUMNS)
+    quantize_values(np.zeros(_SAMPLE_COLUMNS * DTYPES[dtype].itemsize, np.uint8), shape, dtype, spec)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -34,7 +35,13 @@ import psutil
 START_SECONDS = 90
 STOP_SECONDS = 20
 _ACCESS = "access"  # the file of the cluster's token
+_TELLING = re.compile(r"error|exception|fail|refus|denied|can't|cannot|unable|in use", re.IGNORECASE)
+_LINE_CHARS = 300
 _STORE_NBYTES = 80 << 20  # the least that Ray takes; a run puts no weights there
+
+
+class NotStarted(Exception):
+    """A node did not come up; says why, and where its whole log is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ class LocalCluster:
 def start(nodes: int, dashboard_port: int) -> LocalCluster:
     """A head and `nodes` worker nodes, up and answering. dashboard_port: 0 takes a free one.
 
-    Raises TimeoutError or ChildProcessError with the log of what didn't start; nothing stays behind then.
+    Raises NotStarted for a node that does not come up, whose log stays; nothing else does then.
     """
     folder = Path(
         tempfile.mkdtemp(prefix="aq-")
@@ -160,10 +167,21 @@ def _wait(is_ready: Callable[[], bool], node: Node, folder: Path) -> None:
     deadline, log = time.monotonic() + START_SECONDS, _log(folder, node.name)
     while not is_ready():
         if not _is_running(node):
-            raise ChildProcessError(f"{node.name} ended while it was starting:\n{log.read_text()}")
+            raise _not_started(f"{node.name} ended while it was starting", log)
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{node.name} did not start within {START_SECONDS} s:\n{log.read_text()}")
+            raise _not_started(f"{node.name} did not start within {START_SECONDS} s", log)
         time.sleep(0.1)
+
+
+def _not_started(what: str, log: Path) -> NotStarted:
+    """With the last line of the log that tells of an error, or else its last; the log is kept outside its folder."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    telling = [line for line in lines if _TELLING.search(line)] or lines
+    said = telling[-1][:_LINE_CHARS] if telling else "it said nothing"
+    descriptor, kept = tempfile.mkstemp(prefix=f"arrowquant-{log.stem}-", suffix=".log")
+    os.close(descriptor)
+    shutil.copyfile(log, kept)
+    return NotStarted(f"{what}: {said} (its log is {kept})")
 
 
 def _is_running(node: Node) -> bool:
@@ -212,7 +230,7 @@ def _free_port() -> int:
 def _up(options: argparse.Namespace) -> int:
     state: Path = options.state
     if state.exists():
-        cluster = LocalCluster.from_json(state.read_text())
+        cluster = _noted(state)
         if any(map(_is_running, cluster.nodes)):
             print(f"a cluster is up already, at {cluster.address}; `down` stops it", file=sys.stderr)
             return 2
@@ -223,17 +241,28 @@ def _up(options: argparse.Namespace) -> int:
     return 0
 
 
+def _noted(state: Path) -> LocalCluster:
+    """What `up` noted. ValueError for a file that is something else."""
+    try:
+        return LocalCluster.from_json(state.read_text())
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{state} is no note of a cluster that `up` made; remove it") from error
+
+
 def _down(options: argparse.Namespace) -> int:
     state: Path = options.state
     if not state.exists():
         print("no cluster is up", file=sys.stderr)
         return 0
-    stop(LocalCluster.from_json(state.read_text()))
+    stop(_noted(state))
     state.unlink()
     return 0
 
 
 def _run(options: argparse.Namespace) -> int:
+    if shutil.which(options.command[0]) is None:
+        print(f"error: there is no command {options.command[0]!r} to run", file=sys.stderr)
+        return 2
     with running(options.nodes, options.dashboard_port) as cluster:
         try:
             return subprocess.run(
@@ -250,6 +279,16 @@ def _show(cluster: LocalCluster) -> None:
         print(f"export {name}={value}")
 
 
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be between {least} and {most}, not {value}")
+        return value
+
+    return number
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -264,8 +303,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=about)
         command.set_defaults(act=act)
         if name != "down":
-            command.add_argument("--nodes", type=int, default=2, help="worker nodes (default 2)")
-            command.add_argument("--dashboard-port", type=int, default=0, help="default: a free one")
+            command.add_argument("--nodes", type=_between(0, 250), default=2, help="worker nodes (default 2)")
+            command.add_argument(
+                "--dashboard-port", type=_between(0, 65535), default=0, help="default: a free one"
+            )
         if name == "run":
             command.add_argument("command", nargs="+", metavar="-- COMMAND")
         else:
@@ -273,7 +314,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "--state", type=Path, default=default_state, help="where `up` notes its pids"
             )
     options = parser.parse_args(arguments)
-    return int(options.act(options))
+    try:
+        return int(options.act(options))
+    except (NotStarted, OSError, ValueError, psutil.Error) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

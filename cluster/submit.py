@@ -7,7 +7,8 @@ The exit code is the command's: 0 done, 1 failed, 2 bad input or usage (then not
 
 The same command again is always right. While its job runs it follows that job, so that no two run on one target; after
 the job ended, however it ended, it submits a new one, which resumes from what is at the target. A job's name is made of
-its command and target (or is --submission-id), and later attempts have a number behind it.
+its command and target (or is --submission-id), and later attempts have a number behind it. What runs under that name
+with other arguments, another content of the config's file or another version of the package is refused, not followed.
 
 Ctrl-C detaches: the job goes on (with --stop-on-interrupt it is stopped). --no-wait submits and returns.
 """
@@ -36,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 import job_environment
 from checkout import PACKAGE
 
+from arrowquant_dist.code_digest import code_digest
 from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, StorageError
 from arrowquant_dist.storage.uris import is_local, redact
 
@@ -44,20 +46,24 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 CONFIG = "config.yaml"  # what --config is called in the job's folder
+_OWN_METADATA = "arrowquant."  # of a job: what its command line does not tell
+_CONFIG_SHA256, _CODE = f"{_OWN_METADATA}config", f"{_OWN_METADATA}code"
+_CLUSTERS = "installed"  # the code of a job that uses the cluster's package
 RECONNECTS = 6  # waits of 1, 2, 4 … seconds for a job server that does not answer
 STOP_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """arguments: of `arrowquant`, as the job gets them. name: what attempts at it are called. config: a file to send.
+    """arguments: of `arrowquant`, as the job gets them. name: what attempts at it are called. config: the content of a
+    file to send, which may hold secrets. installed: the package of the cluster's image is used.
 
     variables: for the job's processes; they may be secrets, so they are in no repr.
     """
 
     arguments: tuple[str, ...]
     name: str
-    config: Path | None
+    config: bytes | None = field(repr=False)
     metadata: Mapping[str, str]
     variables: Mapping[str, str] = field(repr=False)
     installed: bool = False
@@ -67,16 +73,24 @@ class Job:
         module = job_environment.__name__ if self.variables else PACKAGE.name
         return shlex.join(["python", "-m", module, *self.arguments])
 
+    @property
+    def content(self) -> dict[str, str]:
+        """What decides the outcome beside the arguments, as metadata of the job."""
+        config = {} if self.config is None else {_CONFIG_SHA256: hashlib.sha256(self.config).hexdigest()}
+        return {**config, _CODE: _CLUSTERS if self.installed else code_digest()}
+
 
 def job_of(
     arguments: Sequence[str],
     submission_id: str | None = None,
     metadata: Sequence[str] = (),
     names: Sequence[str] = (),
+    *,
+    installed: bool = False,
 ) -> Job:
     """What to submit for a command line. Raises InvalidConfig for one that can't be right on a cluster.
 
-    metadata: texts "key=value". names: of variables of this environment that the job shall have.
+    metadata: texts "key=value". names: of variables of this environment that the job shall have. installed: see Job.
     """
     parameters = parsed(arguments)
     places = [str(parameters[key]) for key in ("source", "target", "uri") if parameters.get(key)]
@@ -87,15 +101,15 @@ def job_of(
         raise InvalidConfig(f"--env: {', '.join(missing)} is not set here; export it first")
     if wrong := [text for text in metadata if not re.fullmatch(r"[^=]+=.*", text)]:
         raise InvalidConfig(f"--metadata: must be key=value, not {wrong[0]!r}")
-    config = Path(parameters["config"]) if parameters.get("config") else None
-    if config is not None and not config.is_file():
-        raise InvalidConfig("there is no such config file; check --config", uri=str(config))
+    if own := [text for text in metadata if text.startswith(_OWN_METADATA)]:
+        raise InvalidConfig(f"--metadata: {_OWN_METADATA}… is taken by this program; rename {own[0]!r}")
     return Job(
         arguments=tuple(_with_config(arguments, str(parameters.get("config")))),
         name=submission_id or _name(arguments[0], places[-1] if places else ""),
-        config=config,
+        config=_read_config(Path(parameters["config"])) if parameters.get("config") else None,
         metadata=dict(text.split("=", 1) for text in metadata),
         variables={name: os.environ[name] for name in names},
+        installed=installed,
     )
 
 
@@ -108,11 +122,7 @@ def submit(client: JobSubmissionClient, job: Job) -> tuple[str, bool]:
         attempts = _attempts(client, job.name)
         running = [attempt for attempt in attempts if not attempt.status.is_terminal()]
         if running:
-            if running[0].entrypoint != job.entrypoint:
-                message = (
-                    f"job {running[0].submission_id} runs on this target with other settings; wait or stop it"
-                )
-                raise InvalidConfig(message)
+            _refuse_other(running[0], job)
             return str(running[0].submission_id), False
         wanted = f"{job.name}-{len(attempts) + 1}" if attempts else job.name
         with _packed(job) as runtime_env:
@@ -121,7 +131,7 @@ def submit(client: JobSubmissionClient, job: Job) -> tuple[str, bool]:
                     entrypoint=job.entrypoint,
                     submission_id=wanted,
                     runtime_env=runtime_env,
-                    metadata=dict(job.metadata),
+                    metadata={**job.metadata, **job.content},
                 ), True
             except RuntimeError as error:
                 if len(_attempts(client, job.name)) == len(attempts):
@@ -215,6 +225,32 @@ def _name(command: str, place: str) -> str:
     return f"{command}-{readable}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
 
+def _read_config(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or "it can't be read"
+        raise InvalidConfig(
+            f"there is no such config file to read ({reason}); check --config", uri=str(path)
+        ) from error
+
+
+def _refuse_other(running: Any, job: Job) -> None:
+    """InvalidConfig where the job that runs under this name does something else, as far as can be told: what was
+    submitted by other means has not said what is in its config."""
+    theirs = running.metadata or {}
+    if running.entrypoint != job.entrypoint:
+        what = "other settings"
+    elif theirs.get(_CONFIG_SHA256) != job.content.get(_CONFIG_SHA256):
+        what = "another config" if _CONFIG_SHA256 in theirs else "a config that it has not told"
+    elif theirs.get(_CODE, job.content[_CODE]) != job.content[_CODE]:
+        what = "another version of the package"
+    else:
+        return
+    message = f"job {running.submission_id} runs on this target with {what}; wait for it, or stop it"
+    raise InvalidConfig(message)
+
+
 def _attempts(client: JobSubmissionClient, name: str) -> list[Any]:
     """The jobs of that name, newest first."""
     pattern = re.compile(rf"{re.escape(name)}(-\d+)?")
@@ -226,23 +262,25 @@ def _attempts(client: JobSubmissionClient, name: str) -> list[Any]:
 def _packed(job: Job) -> Iterator[dict[str, Any]]:
     """A runtime env with what the job needs: the package and its config, and apart from them its variables.
 
-    Two packages, so that the code's is the same each time and its compiled kernels are found again.
+    Packages of their own, so that the code's is the same each time, and so its folder on a node: the kernels that were
+    compiled there are found again, whatever the config of the job before.
     """
     with tempfile.TemporaryDirectory() as folder:
         working_dir, environment = Path(folder) / "job", Path(folder) / job_environment.__name__
         ignored = shutil.ignore_patterns("__pycache__")
         working_dir.mkdir()
+        # A folder of the job's own even where it is empty: Python looks for modules there first.
+        (working_dir / CONFIG).write_bytes(job.config or b"")
+        modules: list[str] = []
+        runtime_env: dict[str, Any] = {"working_dir": str(working_dir), "py_modules": modules}
         if not job.installed:
-            shutil.copytree(PACKAGE, working_dir / PACKAGE.name, ignore=ignored)
-        if job.config is not None:
-            shutil.copyfile(job.config, working_dir / CONFIG)
-        runtime_env: dict[str, Any] = {"working_dir": str(working_dir)}
+            modules.append(str(shutil.copytree(PACKAGE, Path(folder) / PACKAGE.name, ignore=ignored)))
         if job.variables:
             shutil.copytree(Path(job_environment.__file__).parent, environment, ignore=ignored)
             # The package is named by a hash of its content, which must not tell whether a guessed value is right.
             values = {"variables": dict(job.variables), "salt": secrets.token_hex(32)}
             (environment / job_environment.VALUES).write_text(json.dumps(values))
-            runtime_env["py_modules"] = [str(environment)]
+            modules.append(str(environment))
             runtime_env["worker_process_setup_hook"] = f"{job_environment.__name__}.load"
         yield runtime_env
 
@@ -286,9 +324,9 @@ def _client(address: str | None) -> JobSubmissionClient:
 
 
 def _run(options: argparse.Namespace) -> int:
-    job = job_of(options.command, options.submission_id, options.metadata, options.env)
-    if options.installed:
-        job = Job(job.arguments, job.name, job.config, job.metadata, job.variables, installed=True)
+    job = job_of(
+        options.command, options.submission_id, options.metadata, options.env, installed=options.installed
+    )
     client = _client(options.address)
     submission_id, is_new = submit(client, job)
     try:

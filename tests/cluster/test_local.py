@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.conftest import CHECKOUT
 from tests.processes import is_alive
@@ -73,3 +76,35 @@ def test_down_leaves_a_process_alone_that_only_has_the_pid_of_one_of_ours(tmp_pa
 
 def test_down_without_a_cluster_is_fine(tmp_path: Path) -> None:
     assert run("down", "--state", tmp_path / "state.json").returncode == 0
+
+
+def test_a_node_that_does_not_come_up_is_one_line_with_its_reason_and_its_log() -> None:
+    with socket.socket() as taken, tempfile.TemporaryDirectory() as folder:  # Ray's sockets need a short path
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run("run", "--nodes", 1, "--dashboard-port", port, "--", "true", TMPDIR=folder)
+        assert done.returncode == 1
+        [line] = done.stderr.splitlines()
+        assert line.startswith("error: head ended while it was starting: ")
+        assert str(port) in line
+        [log] = Path(folder).glob("arrowquant-head-*.log")
+        assert str(log) in line
+        assert str(port) in log.read_text()
+        assert not list(Path(folder).glob("aq-*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("run", "--", "no-such-command"), 2, "no-such-command"),
+        (("run", "--nodes", "-1", "--", "true"), 2, "must be between 0 and 250"),
+        (("run", "--dashboard-port", "99999", "--", "true"), 2, "must be between 0 and 65535"),
+        (("down", "--state", CHECKOUT / "README.md"), 1, "no note of a cluster"),
+    ],
+)
+def test_what_cannot_work_is_one_line(arguments: tuple[object, ...], code: int, said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == code
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

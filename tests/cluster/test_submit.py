@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,12 +63,20 @@ def test_a_job_is_followed_to_its_end_once_however_often_it_is_submitted(
     cluster: local.LocalCluster, client: JobSubmissionClient, tmp_path: Path
 ) -> None:
     target = tmp_path / "minilm-int8"
-    command = ("--", "quantize", "minilm", target, "--config", CONFIG, "--workers", 2)
+    config = tmp_path / "config.yaml"
+    shutil.copyfile(CONFIG, config)
+    command = ("--", "quantize", "minilm", target, "--config", config, "--workers", 2)
     started = submit(cluster, "--no-wait", "--metadata", "team=blue", *command)
     assert started.returncode == 0, started.stderr
     other = submit(cluster, *command, "--quant", "int2")
     assert other.returncode == 2, other.stdout + other.stderr
     assert "runs on this target with other settings" in other.stderr
+    content = CONFIG.read_text()
+    config.write_text(content.replace("int8", "int2"))
+    other = submit(cluster, *command)
+    assert other.returncode == 2, other.stdout + other.stderr
+    assert "runs on this target with another config" in other.stderr
+    config.write_text(content)
     followed = submit(cluster, *command)
     assert followed.returncode == 0, followed.stdout + followed.stderr
     assert "is running already" in followed.stderr
@@ -78,7 +87,23 @@ def test_a_job_is_followed_to_its_end_once_however_often_it_is_submitted(
     assert "is finished already" in again.stdout.replace("\n", " ")
     first, second = sorted(job.submission_id or "" for job in client.list_jobs() if job.submission_id)
     assert second == f"{first}-2"
-    assert client.get_job_info(first).metadata == {"team": "blue"}
+    metadata = client.get_job_info(first).metadata or {}
+    assert metadata["team"] == "blue"
+    assert set(metadata) == {"team", "arrowquant.config", "arrowquant.code"}
+
+
+def test_a_job_with_another_config_runs_the_code_where_the_one_before_has_compiled_it(
+    cluster: local.LocalCluster, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        config = tmp_path / f"{number}.yaml"
+        config.write_text(f"quant_type: int8\nrun: {{workers: {number}}}\n")
+        done = submit(
+            cluster, "--", "quantize", tmp_path / "nothing", tmp_path / "target", "--config", config
+        )
+        assert done.returncode == 2, done.stdout + done.stderr
+    packages = {path.parent.name for path in Path(cluster.folder).rglob("_ray_pkg_*/arrowquant_dist")}
+    assert len(packages) == 1
 
 
 def test_bad_input_ends_with_its_own_exit_code_and_message(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import submit
+from ray.job_submission import JobStatus
 
 from arrowquant_dist.errors import InvalidConfig
 
@@ -30,9 +32,104 @@ def test_the_config_file_goes_along_under_a_name_of_the_jobs_folder(spelling: st
     config.write_text("quant_type: int4")
     options = [part.format(config) for part in spelling.split(" ")]
     job = submit.job_of(["quantize", SOURCE, TARGET, *options, "--workers", "4"])
-    assert job.config == config
+    assert job.config == b"quant_type: int4"
+    assert "int4" not in repr(job)
     assert str(tmp_path) not in job.entrypoint
     assert "config.yaml --workers 4" in job.entrypoint
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job as the job server tells of it."""
+
+    entrypoint: str
+    metadata: dict[str, str] | None
+    submission_id: str = "quantize-model"
+    start_time: int = 1
+    status: JobStatus = JobStatus.RUNNING
+
+
+class Jobs:
+    """A job server on which one job runs."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+
+    def list_jobs(self) -> list[Running]:
+        return [self.running]
+
+
+def job(tmp_path: Path, content: str | None = None, *, installed: bool = False) -> submit.Job:
+    arguments = ["quantize", SOURCE, TARGET]
+    if content is not None:
+        (tmp_path / "c.yaml").write_text(content)
+        arguments += ["--config", str(tmp_path / "c.yaml")]
+    return submit.job_of(arguments, "quantize-model", installed=installed)
+
+
+def submitted(running: submit.Job, metadata: dict[str, str] | None, asked: submit.Job) -> tuple[str, bool]:
+    return submit.submit(Jobs(Running(running.entrypoint, metadata)), asked)
+
+
+def test_the_same_command_with_the_same_content_follows_the_job_that_runs(tmp_path: Path) -> None:
+    for content in (None, "quant_type: int4"):
+        asked = job(tmp_path, content)
+        running = {**asked.content, "team": "blue"}
+        assert submitted(asked, running, asked) == ("quantize-model", False)
+
+
+@pytest.mark.parametrize(
+    ("running", "asked"),
+    [("quant_type: int4", "quant_type: int2"), ("quant_type: int4", "quant_type: int4 ")],
+)
+def test_the_same_command_with_another_content_of_its_config_is_refused(
+    tmp_path: Path, running: str, asked: str
+) -> None:
+    first, second = job(tmp_path, running), job(tmp_path, asked)
+    assert first.entrypoint == second.entrypoint
+    with pytest.raises(InvalidConfig, match="quantize-model runs on this target with another config"):
+        submitted(first, first.content, second)
+
+
+def test_a_job_that_has_not_told_its_config_is_not_followed(tmp_path: Path) -> None:
+    """It was submitted by other means, or by an older submit.py."""
+    asked = job(tmp_path, "quant_type: int4")
+    for metadata in (None, {}, {"team": "blue"}):
+        with pytest.raises(InvalidConfig, match="a config that it has not told"):
+            submitted(asked, metadata, asked)
+    without = job(tmp_path)
+    assert submitted(without, None, without) == ("quantize-model", False)
+
+
+def test_a_job_of_another_version_of_the_package_is_not_followed(tmp_path: Path) -> None:
+    sent, clusters = job(tmp_path), job(tmp_path, installed=True)
+    with pytest.raises(InvalidConfig, match="another version of the package"):
+        submitted(sent, clusters.content, sent)
+    with pytest.raises(InvalidConfig, match="another version of the package"):
+        submitted(clusters, {**clusters.content, "arrowquant.code": "0123456789abcdef"}, clusters)
+
+
+def test_metadata_of_ones_own_cannot_pass_for_the_programs() -> None:
+    with pytest.raises(InvalidConfig, match="is taken by this program"):
+        submit.job_of(["quantize", SOURCE, TARGET], metadata=["arrowquant.config=1"])
+
+
+def test_the_code_s_package_is_the_same_whatever_config_goes_along(tmp_path: Path) -> None:
+    def sent(content: str) -> tuple[list[str], dict[str, bytes], list[str]]:
+        with submit._packed(job(tmp_path, content)) as runtime_env:
+            folders = [Path(module) for module in runtime_env["py_modules"]]
+            files = {
+                str(path.relative_to(folder)): path.read_bytes()
+                for folder in folders
+                for path in folder.rglob("*.py")
+            }
+            there = [path.name for path in Path(runtime_env["working_dir"]).iterdir()]
+            return [folder.name for folder in folders], files, there
+
+    first, second = sent("quant_type: int4"), sent("quant_type: int2")
+    assert first == second
+    assert first[0] == ["arrowquant_dist"]
+    assert first[2] == ["config.yaml"]
 
 
 def test_arguments_reach_the_shell_quoted() -> None:
@@ -78,6 +175,9 @@ def test_metadata_is_key_and_value() -> None:
         submit.job_of(["quantize", SOURCE, TARGET], metadata=["team"])
 
 
-def test_without_a_job_server_the_error_says_what_to_look_at(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_job_server_the_error_says_what_to_look_at(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")  # what the program makes of it goes with this test
     assert submit.main(["--address", "http://127.0.0.1:9", "--", "quantize", SOURCE, TARGET]) == 1
     assert "is the cluster up" in capsys.readouterr().err

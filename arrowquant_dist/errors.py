@@ -80,6 +80,12 @@ class InvalidCheckpoint(ArrowQuantError):
     exit_code = 2
 
 
+class SourceChanged(InvalidCheckpoint):
+    """A file of the source is not the one that the run was planned with. Put it back, or begin anew with it."""
+
+    kind = "source-changed"
+
+
 class UnquantizableWeights(ArrowQuantError):
     """The weights hold values that no scale can represent (NaN, inf). Mend them or keep the layer."""
 

@@ -6,9 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from arrowquant_dist.checkpoint.encodings.dataset import DATASET_ROWS
-from arrowquant_dist.checkpoint.sidecars import choose_sidecars
+from arrowquant_dist.checkpoint.sidecars import choose_sidecars, sidecar_files
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
-from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint
 from arrowquant_dist.storage.base import ObjectInfo, Store
@@ -17,15 +16,21 @@ if TYPE_CHECKING:
     from arrowquant_dist.dataset.layers import StoredLayer
 
 
-def open_dataset(uri: str, store: Store, storage: Storage = DEFAULT_STORAGE) -> Checkpoint:
+def open_dataset(store: Store) -> Checkpoint:
     """The layers of a target, a Parquet file or a folder of them; no `data` is read.
 
     Raises InvalidCheckpoint where files, rows or shapes contradict each other or some are missing.
     """
     from arrowquant_dist.dataset.dataset import Dataset
 
+    listing = store.list()
+    weights = [info for info in listing if _holds_weights(info)]
+    store.settle(weights)
+    for info in weights:
+        store.pin(info)
     try:
-        dataset = Dataset.open(uri, storage)
+        dataset = Dataset.of(store)
+        store.confirm()
     except (CorruptWeights, IncompleteDataset) as error:
         raise InvalidCheckpoint(
             error.message, layer=error.layer, uri=error.uri, byte_range=error.byte_range
@@ -33,15 +38,16 @@ def open_dataset(uri: str, store: Store, storage: Storage = DEFAULT_STORAGE) -> 
     if not dataset.layers:
         raise InvalidCheckpoint("the dataset has no layers; choose another source", uri=store.uri)
     layers = [_layer(name, entry, store.uri) for name, entry in dataset.layers.items()]
-    listing = store.list()
+    sidecars = choose_sidecars(listing)
     return Checkpoint(
         store.uri,
         f"v{dataset.schema_version}",
         tuple(layers),
-        tuple(SourceFile(store.url(i.path), i.nbytes, i.version) for i in listing if _holds_weights(i)),
+        tuple(SourceFile(store.url(i.path), i.nbytes, i.version) for i in weights),
         dict(dataset.aliases),
-        choose_sidecars(listing),
+        sidecars,
         largest_row_nbytes=dataset.largest_row_nbytes,
+        sidecar_files=sidecar_files(store, sidecars, listing),
     )
 
 

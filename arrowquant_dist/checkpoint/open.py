@@ -17,7 +17,7 @@ from arrowquant_dist.checkpoint.dataset import open_dataset
 from arrowquant_dist.checkpoint.quantized.find import find_quantized
 from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig, read_model_config
 from arrowquant_dist.checkpoint.reader import SourceReader
-from arrowquant_dist.checkpoint.sidecars import choose_sidecars
+from arrowquant_dist.checkpoint.sidecars import choose_sidecars, sidecar_files
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.checkpoint.ties import find_ties
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
@@ -68,14 +68,14 @@ def open_checkpoint(uri: str, storage: Storage = DEFAULT_STORAGE) -> Checkpoint:
     uri = _find_minilm() if uri == MINILM else uri
     store = open_store(uri, storage)
     if not store.exists(""):
-        return _open_folder(uri, store, storage)
+        return _open_folder(store, storage)
     folder, name = split_uri(uri)
     if name.endswith(_INDEX):
         parent = open_store(folder, storage)
         return _open_index(parent, name, _list_folder(parent), storage)
     info = store.info("")
     if _sniff(store, info) == _DATASET:
-        return open_dataset(uri, store, storage)
+        return open_dataset(store)
     return _read(store, [info], [], storage)
 
 
@@ -86,11 +86,11 @@ def _find_minilm() -> str:
     return str(Path(found.origin).parent / "model")
 
 
-def _open_folder(uri: str, store: Store, storage: Storage) -> Checkpoint:
+def _open_folder(store: Store, storage: Storage) -> Checkpoint:
     listing = _list_folder(store)
     paths = [info.path for info in listing]
     if "manifest.json" in paths and any(_is_in_weights(path) or path == "index.parquet" for path in paths):
-        return open_dataset(uri, store, storage)
+        return open_dataset(store)
     top = [info for info in listing if "/" not in info.path]
     for kind, preferred in ((_SAFETENSORS, "model.safetensors"), (_TORCH, "pytorch_model.bin")):
         index = _choose_index([info.path for info in top], kind, preferred, store)
@@ -101,7 +101,7 @@ def _open_folder(uri: str, store: Store, storage: Storage) -> Checkpoint:
             weight_map.check_numbered(store, [info.path for info in files])
             return _read(store, files, listing, storage)
     if any(path.endswith(".parquet") for path in paths):
-        return open_dataset(uri, store, storage)
+        return open_dataset(store)
     raise _nothing_found(store, listing)
 
 
@@ -176,27 +176,33 @@ def _read(
     storage: Storage,
 ) -> Checkpoint:
     """The checkpoint in these files, their headers read many at a time; copies of tied weights dropped."""
+    store.settle(files)
+    source_files = tuple(SourceFile(store.url(info.path), info.nbytes, info.version) for info in files)
     parts = weight_map.in_threads(lambda info: _read_file(store, info), files)
     layers, aliases = weight_map.merge_files([(part.layers, part.aliases) for part in parts])
     if not layers:
         raise InvalidCheckpoint("it holds no tensors; choose another source", uri=store.uri)
-    with SourceReader(storage) as reader:
+    with SourceReader(storage, source_files) as reader:
         found = find_quantized(
             layers, aliases, lambda: _model_config(store, storage), partial(_read_small, reader)
         )
         ties = find_ties(found.layers, reader)
+        reader.confirm()
+    store.confirm()
+    sidecars = choose_sidecars(listing)
     aliases = {name: ties.get(stored, stored) for name, stored in found.aliases.items()} | ties
     return Checkpoint(
         store.uri,
         parts[0].kind,
         tuple(layer for layer in found.layers if layer.name not in ties),
-        tuple(SourceFile(store.url(info.path), info.nbytes, info.version) for info in files),
+        source_files,
         aliases,
-        choose_sidecars(listing),
+        sidecars,
         found.decoded,
         found.notes,
         left_out=found.left_out,
         kept={ties.get(name, name): why for name, why in found.kept.items()},
+        sidecar_files=sidecar_files(store, sidecars, listing),
     )
 
 
@@ -229,6 +235,8 @@ class _File:
 
 
 def _read_file(store: Store, info: ObjectInfo) -> _File:
+    """Its headers, of the file as it was listed."""
+    store.pin(info)
     kind = _sniff(store, info)
     if kind == _TORCH:
         from arrowquant_dist.checkpoint import torch_pickle

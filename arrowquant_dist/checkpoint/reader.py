@@ -13,8 +13,7 @@ import numpy as np
 from arrowquant_dist.arena import Allocate, aligned, fresh
 from arrowquant_dist.checkpoint.table import Layer, SourceFile
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
-from arrowquant_dist.errors import InvalidCheckpoint
-from arrowquant_dist.storage.base import Store
+from arrowquant_dist.storage.base import ObjectInfo, Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.traffic import Transferred
 from arrowquant_dist.storage.uris import split_uri
@@ -59,7 +58,8 @@ class _Request:
 class SourceReader:
     """Reads slices of a checkpoint's layers. Thread-safe; stores and datasets are opened once and kept.
 
-    files: those of the plan. An object of them that has changed since is refused when it is first read.
+    files: those of the plan. Of them it reads what they were then: an object that has changed since is refused when it
+    is opened, and one that changes later by `confirm`.
     """
 
     def __init__(self, storage: Storage = DEFAULT_STORAGE, files: Iterable[SourceFile] = ()) -> None:
@@ -76,7 +76,7 @@ class SourceReader:
         Slices that lie within 64 KiB of each other come in one read and share its buffer: a result may be a
         view that keeps the others alive. allocate: where ranges are read into, and codes decoded. Every result is
         aligned to its dtype. Memory: the slices and the gaps between them, and what the encodings of their layers say.
-        Raises InvalidCheckpoint for a source that changed, NotFound, StorageError, CorruptWeights.
+        Raises SourceChanged for a source that changed, NotFound, StorageError, CorruptWeights.
         """
         request = _Request(slices)
         runs = {uri: _coalesce(wanted) for uri, wanted in request.ranges.items()}
@@ -103,7 +103,8 @@ class SourceReader:
         store.read_into(path, offset, out)
 
     def dataset(self, uri: str) -> Dataset:
-        """Opened when it is first asked for; its objects are compared with the plan then."""
+        """Opened when it is first asked for; its objects are compared with the plan then, and those that it reads later
+        as it reads them."""
         from arrowquant_dist.dataset.dataset import Dataset
 
         with self._lock:
@@ -111,9 +112,17 @@ class SourceReader:
                 inside = [file for file in self._files if file == uri or file.startswith(f"{uri}/")]
                 store = open_store(uri, self._storage)
                 for file in inside:
-                    self._check_unchanged(store, file.removeprefix(uri).lstrip("/"), file)
-                self._datasets[uri] = Dataset.open(uri, self._storage)
+                    path = self._pin(store, file.removeprefix(uri).lstrip("/"), file)
+                    store.check(path)
+                self._datasets[uri] = Dataset.of(store)
             return self._datasets[uri]
+
+    def confirm(self) -> None:
+        """SourceChanged, which names the file, unless all that was read since the last call was as planned, and is."""
+        with self._lock:
+            stores = [*self._stores.values(), *(dataset.store for dataset in self._datasets.values())]
+        for store in stores:
+            store.confirm()
 
     @property
     def transferred(self) -> Transferred:
@@ -155,21 +164,16 @@ class SourceReader:
                 root, path = split_uri(uri)
                 if root not in self._stores:
                     self._stores[root] = open_store(root, self._storage)
-                self._check_unchanged(self._stores[root], path, uri)
+                if uri in self._files:
+                    self._stores[root].check(self._pin(self._stores[root], path, uri))
                 self._objects[uri] = self._stores[root], path
             return self._objects[uri]
 
-    def _check_unchanged(self, store: Store, path: str, uri: str) -> None:
-        planned = self._files.get(uri)
-        if planned is None:
-            return
-        info = store.info(path)
-        if (info.nbytes, info.version) != (planned.nbytes, planned.version):
-            raise InvalidCheckpoint(
-                f"the file changed since the plan was made (from {planned.nbytes} bytes, version "
-                f"{planned.version}, to {info.nbytes}, {info.version}); put it back, or use --overwrite",
-                uri=uri,
-            )
+    def _pin(self, store: Store, path: str, uri: str) -> str:
+        """The store reads the file at `uri`, its `path`, as it is in the plan."""
+        planned = self._files[uri]
+        store.pin(ObjectInfo(path, planned.nbytes, planned.version))
+        return path
 
 
 def _coalesce(wanted: Iterable[_Wanted]) -> list[list[_Wanted]]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from arrowquant_dist.checkpoint.quantized.model_config import QUANTIZATION_KEYS
-from arrowquant_dist.checkpoint.table import Checkpoint
-from arrowquant_dist.storage.base import ObjectInfo
+from arrowquant_dist.checkpoint.table import Checkpoint, SourceFile
+from arrowquant_dist.storage.base import ObjectInfo, Store
 
 MAX_SIDECAR_NBYTES = 32 << 20
 _CONFIG = "config.json"
@@ -45,6 +45,14 @@ def choose_sidecars(listing: Iterable[ObjectInfo]) -> tuple[str, ...]:
     return tuple(
         sorted(info.path for info in listing if info.nbytes <= MAX_SIDECAR_NBYTES and _is_known(info.path))
     )
+
+
+def sidecar_files(
+    store: Store, sidecars: Iterable[str], listing: Iterable[ObjectInfo]
+) -> tuple[SourceFile, ...]:
+    """What they were when the source's folder was listed."""
+    listed = {info.path: info for info in listing}
+    return tuple(SourceFile(store.url(path), listed[path].nbytes, listed[path].version) for path in sidecars)
 
 
 def published(path: str, data: bytes, checkpoint: Checkpoint) -> bytes:

@@ -38,9 +38,9 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One object of the source that weights are read from.
+    """One object of the source, as it was when its headers were read.
 
-    nbytes and version (ETag, mtime …) go into the fingerprint: a source that changed in between is noticed.
+    nbytes and version (see ObjectInfo) go into the fingerprint: a source that changed in between is noticed.
     """
 
     uri: str
@@ -52,8 +52,10 @@ class SourceFile:
 class Checkpoint:
     """Everything known of a source from its headers.
 
-    layers: each stored tensor once, in file order. aliases: {name: stored name} of tied tensors.
-    sidecars: paths under `uri` of the small files that belong to a model (config.json, tokenizer, README …).
+    layers: each stored tensor once, in file order. files: what they are read from. aliases: {name: stored name} of tied
+    tensors.
+    sidecars: paths under `uri` of the small files that belong to a model (config.json, tokenizer, README …);
+    sidecar_files: the same, as they were.
     format: `safetensors` `torch` `v1` `v2`. decoded: {name of a stored tensor: layer that it is a part of} of
     codes, scales and what else a quantized source has instead of values. left_out: {name of a stored tensor: why} of
     what belongs to the way that codes were computed with and to no layer. Layers, aliases, decoded and left_out
@@ -73,3 +75,4 @@ class Checkpoint:
     largest_row_nbytes: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    sidecar_files: tuple[SourceFile, ...] = ()

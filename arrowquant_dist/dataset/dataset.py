@@ -61,7 +61,7 @@ class Dataset:
         self.aliases: Mapping[str, str] = manifest.aliases if manifest is not None else {}
         self.schema_version = schema_version
         self.manifest = manifest
-        self._store = store
+        self.store = store
         self._files = files or {}
         self._counter = ReadCounter()
 
@@ -72,13 +72,17 @@ class Dataset:
         uri: a target, a V1 or V2 file, or a folder of them. Raises NotFound, CorruptWeights where index,
         rows or shapes contradict each other, IncompleteDataset for an unfinished target and for missing rows.
         """
-        store = open_store(uri, storage)
+        return cls.of(open_store(uri, storage))
+
+    @classmethod
+    def of(cls, store: Store) -> Dataset:
+        """As `open`, of the dataset at `store`."""
         return _open_indexed(store) if store.exists(MANIFEST_PATH) else _open_bare(store)
 
     @property
     def transferred(self) -> Transferred:
         """What was read so far."""
-        return self._store.traffic.total
+        return self.store.traffic.total
 
     @property
     def kept_nbytes(self) -> int:
@@ -157,7 +161,7 @@ class Dataset:
     def read_piece(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
         """Some rows of one block, in memory of their own; otherwise as `read_block`."""
         block = piece.block
-        url = self._store.url(block.path)
+        url = self.store.url(block.path)
         if block.ranges is None:
             file = self._files[block.path]
             values, place = file.read(block, self._counter), file.data_range(block)
@@ -180,7 +184,7 @@ class Dataset:
 
     def _fetch(self, path: str, byte_range: ByteRange) -> np.ndarray:
         self._counter.add(byte_range.nbytes)
-        return self._store.read_range(path, byte_range)
+        return self.store.read_range(path, byte_range)
 
 
 def pieces(layer: StoredLayer, start: int, stop: int) -> list[Piece]:

@@ -10,6 +10,7 @@ from arrowquant_dist.checkpoint.sidecars import published
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import RunConfig, Storage
 from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.storage.base import ObjectInfo
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local, redact
 from arrowquant_dist.target.target import Target
@@ -33,11 +34,18 @@ def refuse_own_source(dataset: Target, read: Iterable[Checkpoint]) -> None:
 
 
 def read_sidecars(checkpoint: Checkpoint, run: RunConfig) -> dict[str, bytes]:
-    """The small files that belong to the model, as the target gets them: tokenizer, config, README."""
+    """The small files that belong to the model, as the target gets them: tokenizer, config, README.
+
+    SourceChanged where one is not what it was when the run was planned.
+    """
     if not checkpoint.sidecars:
         return {}
     store = open_store(checkpoint.uri, run.source_storage)
-    return {path: published(path, store.read(path), checkpoint) for path in checkpoint.sidecars}
+    for path, file in zip(checkpoint.sidecars, checkpoint.sidecar_files, strict=True):
+        store.pin(ObjectInfo(path, file.nbytes, file.version))
+    sidecars = {path: published(path, store.read(path), checkpoint) for path in checkpoint.sidecars}
+    store.confirm()
+    return sidecars
 
 
 def _many_requests(storage: Storage) -> Storage:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from arrowquant_dist.errors import ArrowQuantError, Interrupted, PartialRun
+from arrowquant_dist.errors import ArrowQuantError, Interrupted, PartialRun, SourceChanged
 from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.worker import WorkerContext
 
@@ -76,7 +76,8 @@ def largest_first(shards: Sequence[Shard]) -> list[Shard]:
 def raise_failures(failures: dict[int, Exception], total: int) -> None:
     """Raises for {shard: what it failed with}, nothing if there is none.
 
-    One cause is raised as it is; of several the first is named and the others counted, and bad input stays bad input.
+    One cause is raised as it is, as is a changed file of the source that many shards met; of several the first is named
+    and the others counted, and bad input stays bad input.
     """
     if not failures:
         return
@@ -85,7 +86,8 @@ def raise_failures(failures: dict[int, Exception], total: int) -> None:
     unexpected = next((c for c in causes if not isinstance(c, ArrowQuantError)), None)
     if unexpected is not None:
         raise unexpected
-    if len(causes) == 1 or isinstance(first, Interrupted):
+    is_one = all(isinstance(c, SourceChanged) and c.uri == getattr(first, "uri", None) for c in causes)
+    if len(causes) == 1 or is_one or isinstance(first, Interrupted):
         raise first
     others = "; ".join(str(cause) for cause in causes if cause is not first)[:2000]
     message = f"{len(causes)} of {total} shards failed: {first}; {others}"

@@ -13,7 +13,7 @@ from arrowquant_dist.dtypes import DTYPES
 
 # Of the plan's form: its table and what its fingerprint is over. What other code would make of an equal plan is the
 # matter of its code_digest.
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ class Plan:
 
     fingerprint: `xxh3_128:<hex>` over source, layers, specs, blocks, shards and code: equal plans make equal bytes.
     code: the code_digest of the package that made the plan, and is to carry it out; "" of one of version 1.
-    source: {uri, format, files: [{uri, nbytes, version}]}, URIs without credentials; of a dataset also
-    largest_row_nbytes (see Checkpoint).
+    source: {uri, format, files: [{uri, nbytes, version}]}, URIs without credentials; of a model's folder also sidecars,
+    as files; of a dataset also largest_row_nbytes (see Checkpoint).
     side_inputs: {field of the config: the same of the side input there}, for methods that need one.
     config: QuantizationConfig.to_dict(), and under `run` the run settings that change bytes.
     left_out: {name of a tensor of the source: why it is no layer}, as in Checkpoint.

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from arrowquant_dist.checkpoint.encodings.columns import describe
-from arrowquant_dist.plan.blocks import Plan, RowBlock
-from arrowquant_dist.plan.fingerprint import fingerprint
+from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, RowBlock
+from arrowquant_dist.plan.fingerprint import fingerprint, source_files
+from arrowquant_dist.storage.pins import what_differs
 from arrowquant_dist.storage.uris import redact
 
 OTHER_CODE = "made by another version of this package's code; finish it with that version"
@@ -25,8 +26,8 @@ def differences(before: Plan, now: Plan) -> list[str]:
     lines = [
         *_of_values(_flat(before.config), _flat(now.config)),
         *_of_values(_place(before), _place(now)),
-        *_of_items("source file", _files(before.source), _files(now.source)),
-        *_of_items("side input", _side_files(before), _side_files(now)),
+        *_of_files("source file", _files(before.source), _files(now.source, before.version)),
+        *_of_files("side input", _side_files(before), _side_files(now)),
         *_of_items("alias", before.aliases, now.aliases),
         *_of_items("layer", _layers(before), _layers(now)),
     ]
@@ -39,8 +40,23 @@ def is_same_work(before: Plan, now: Plan) -> bool:
     A dataset that the one has finished is then what the other asks for; a run that the one has begun is still not for
     the other to complete.
     """
-    hashed = (before.aliases, before.source["files"], before.compression, now.code, before.side_inputs)
+    source = _in_words_of(now.source, before.source, before.version)
+    sides = {
+        field: _in_words_of(now.side_inputs.get(field, {"files": []}), side, before.version)
+        for field, side in before.side_inputs.items()
+    }
+    hashed = (before.aliases, source_files(source), before.compression, now.code, sides)
     return fingerprint(before.shards, *hashed) == now.fingerprint
+
+
+def _in_words_of(now: Mapping[str, Any], before: Mapping[str, Any], version: int) -> Mapping[str, Any]:
+    """`before`, a source in a plan of that version; or `now`, where the older release did not know as much of the files
+    and all that it knew is the same."""
+    if version >= PLAN_VERSION:
+        return before
+    known, found = _files(before), _files(now, version)
+    same = known.keys() == found.keys() and not any(what_differs(known[uri], found[uri]) for uri in known)
+    return now if same else before
 
 
 def _of_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -71,8 +87,18 @@ def _place(plan: Plan) -> dict[str, Any]:
     return {"source": plan.source.get("uri"), "source format": plan.source.get("format")}
 
 
-def _files(source: Mapping[str, Any]) -> dict[str, Any]:
-    return {file["uri"]: (file["nbytes"], file["version"]) for file in source.get("files", ())}
+def _of_files(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """As `_of_items`, and what of a file has changed."""
+    lines = _of_items(what, dict.fromkeys(before), dict.fromkeys(now))
+    both = {uri: what_differs(was, now[uri]) for uri, was in before.items() if uri in now}
+    changed = [f"{uri} ({', '.join(items)})" for uri, items in both.items() if items]
+    return [*lines, f"{what} changed: {_some(changed)}"] if changed else lines
+
+
+def _files(source: Mapping[str, Any], known_to: int = PLAN_VERSION) -> dict[str, tuple[int, str]]:
+    """{uri: size and version}. known_to: a version of plans; the older ones have no sidecars."""
+    of = source_files(source) if known_to >= PLAN_VERSION else source["files"]
+    return {file["uri"]: (file["nbytes"], file["version"]) for file in of}
 
 
 def _side_files(plan: Plan) -> dict[str, Any]:

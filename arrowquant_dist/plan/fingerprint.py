@@ -15,6 +15,13 @@ from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.plan.blocks import PLAN_VERSION, Shard
 from arrowquant_dist.storage.uris import redact
 
+VERSION_2 = 2  # whose files had no ctime and inode, and whose sidecars were not in it
+
+
+def source_files(source: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """All objects that a plan's source, or side input, was made of."""
+    return [*source["files"], *source.get("sidecars", ())]
+
 
 def fingerprint(
     shards: Iterable[Shard],
@@ -23,14 +30,15 @@ def fingerprint(
     compression: str,
     code: str,
     side_inputs: Mapping[str, Mapping[str, Any]],
+    version: int = PLAN_VERSION,
 ) -> str:
     """`xxh3_128:<hex>` over lines of canonical JSON: versions, code, source files and aliases, each shard's
-    row blocks, the specs; and the files and places of side inputs, where there are any.
+    row blocks, the specs; and the files and places of side inputs, where there are any. version: PLAN_VERSION, or 2.
 
     Neither engine, workers nor addresses are in it, nor credentials, nor what only people read.
     """
     head = {
-        "plan_version": PLAN_VERSION,
+        "plan_version": version,
         "schema_version": SCHEMA_VERSION,
         "code": code,
         "compression": compression,
@@ -38,7 +46,7 @@ def fingerprint(
         "files": _sorted(files),
     }
     if side_inputs:
-        head["side_files"] = {field: _sorted(side["files"]) for field, side in side_inputs.items()}
+        head["side_files"] = {field: _sorted(source_files(side)) for field, side in side_inputs.items()}
     state = xxhash.xxh3_128(_json(head).encode())
     shown = lru_cache(maxsize=None)(redact)
     specs: dict[QuantSpec, int] = {}  # numbered as they appear

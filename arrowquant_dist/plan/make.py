@@ -14,7 +14,7 @@ from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.plan.blocks import Plan, RowBlock
 from arrowquant_dist.plan.check import check_checkpoint
 from arrowquant_dist.plan.cut import MAX_BLOCKS, cut_layer, group_shards
-from arrowquant_dist.plan.fingerprint import fingerprint
+from arrowquant_dist.plan.fingerprint import fingerprint, source_files
 from arrowquant_dist.plan.side_inputs import SideInputs, SideTensors, described, described_source
 
 _LONG_ROW = 64  # columns from which a 3-D layer is more likely fused experts than a convolution
@@ -45,7 +45,7 @@ def make_plan(
     )
     shards = group_shards(blocks, run.shard_bytes)
     source, side, code = described_source(checkpoint), described(side_inputs), code_digest()
-    hashed = (checkpoint.aliases, source["files"], run.compression, code, side)
+    hashed = (checkpoint.aliases, source_files(source), run.compression, code, side)
     return Plan(
         shards=shards,
         aliases=dict(checkpoint.aliases),

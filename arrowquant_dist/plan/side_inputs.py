@@ -7,12 +7,12 @@ headers, its files' identities go into the plan's fingerprint, and a file that c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from arrowquant_dist.checkpoint.encodings.raw import RAW
 from arrowquant_dist.checkpoint.open import open_checkpoint
-from arrowquant_dist.checkpoint.table import Checkpoint, Layer
+from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import QuantizationConfig, QuantSpec, Storage
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.method_names import METHODS
@@ -41,11 +41,20 @@ def described(side_inputs: SideInputs) -> dict[str, Any]:
 
 def described_source(checkpoint: Checkpoint) -> dict[str, Any]:
     """Plan.source."""
-    files = [{"uri": redact(f.uri), "nbytes": f.nbytes, "version": f.version} for f in checkpoint.files]
-    source: dict[str, Any] = {"uri": redact(checkpoint.uri), "format": checkpoint.format, "files": files}
+    source: dict[str, Any] = {
+        "uri": redact(checkpoint.uri),
+        "format": checkpoint.format,
+        "files": _described(checkpoint.files),
+    }
+    if checkpoint.sidecar_files:
+        source["sidecars"] = _described(checkpoint.sidecar_files)
     if checkpoint.largest_row_nbytes:
         source["largest_row_nbytes"] = checkpoint.largest_row_nbytes
     return source
+
+
+def _described(files: Iterable[SourceFile]) -> list[dict[str, Any]]:
+    return [{"uri": redact(f.uri), "nbytes": f.nbytes, "version": f.version} for f in files]
 
 
 class SideTensors:

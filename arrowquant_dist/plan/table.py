@@ -15,7 +15,7 @@ from arrowquant_dist.checkpoint.encodings.columns import are_encoding_fields, re
 from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint
 from arrowquant_dist.plan import version1
 from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, Shard
-from arrowquant_dist.plan.fingerprint import fingerprint
+from arrowquant_dist.plan.fingerprint import VERSION_2, fingerprint, source_files
 from arrowquant_dist.plan.rows import BLOCK_SCHEMA, read_shards, write_rows
 from arrowquant_dist.plan.side_tensors import parse_side_tensors, side_tensors, with_side_tensors
 from arrowquant_dist.storage.uris import redact
@@ -93,7 +93,8 @@ def _read_current(table: pa.Table, metadata: Mapping[str, Any]) -> tuple[tuple[S
         raise CorruptWeights(message) from error
     if metadata["side_tensors"]:
         shards = with_side_tensors(shards, metadata["side_tensors"])
-    return shards, fingerprint(shards, *_hashed(metadata), metadata["code"], metadata["side_inputs"])
+    code, side_inputs, version = (metadata[name] for name in ("code", "side_inputs", "plan_version"))
+    return shards, fingerprint(shards, *_hashed(metadata), code, side_inputs, version)
 
 
 def _read_version1(table: pa.Table, metadata: Mapping[str, Any]) -> tuple[tuple[Shard, ...], str]:
@@ -109,13 +110,14 @@ def _read_version1(table: pa.Table, metadata: Mapping[str, Any]) -> tuple[tuple[
 
 _READERS: Mapping[int, Callable[[pa.Table, Mapping[str, Any]], tuple[tuple[Shard, ...], str]]] = {
     version1.VERSION: _read_version1,
+    VERSION_2: _read_current,
     PLAN_VERSION: _read_current,
 }
 
 
-def _hashed(metadata: Mapping[str, Any]) -> tuple[dict[str, str], list[dict[str, Any]], str]:
+def _hashed(metadata: Mapping[str, Any]) -> tuple[dict[str, str], list[Mapping[str, Any]], str]:
     """What a fingerprint is over besides the shards: aliases, source files, compression."""
-    return metadata["aliases"], metadata["source"]["files"], metadata["compression"]
+    return metadata["aliases"], source_files(metadata["source"]), metadata["compression"]
 
 
 def _check_cells(table: pa.Table, names: Iterable[str]) -> None:
@@ -179,7 +181,7 @@ def _parse_metadata(raw: Mapping[str, bytes]) -> dict[str, Any]:
     if metadata["plan_version"] not in _READERS:
         raise ValueError(f"there is no version {metadata['plan_version']}")
     for source in (metadata["source"], *metadata["side_inputs"].values()):
-        if not all("uri" in file for file in source["files"]):
+        if not all("uri" in file for file in source_files(source)):
             raise ValueError("a source file has no uri")
     if not all(isinstance(why, str) for why in metadata["left_out"].values()):
         raise ValueError("left_out has a reason that is no text")

@@ -36,7 +36,7 @@ class ByteRange:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object. path: relative to the store's root. version: changes when the object does (ETag, mtime)."""
+    """One object. path: relative to the store's root. version: another one when the object is (ETag …)."""
 
     path: str
     nbytes: int
@@ -118,6 +118,22 @@ class Store(ABC):
     def url(self, path: str) -> str:
         """Full URI of an object, safe to show."""
         return f"{self.uri.rstrip('/')}/{path}" if path else self.uri
+
+    def settle(self, objects: Iterable[ObjectInfo]) -> None:  # noqa: B027 - nothing to do where versions count writes
+        """Returns once whatever changes one of these gives it another version."""
+
+    @abstractmethod
+    def pin(self, info: ObjectInfo) -> None:
+        """From now on the object is read as this one alone: SourceChanged from `check`, `confirm`, or a read."""
+
+    @abstractmethod
+    def check(self, path: str) -> None:
+        """SourceChanged where the object there is not the pinned one. NotFound. No request where reads tell."""
+
+    @abstractmethod
+    def confirm(self) -> None:
+        """SourceChanged unless every pinned object that was read since the last call is the one that was pinned, and
+        was all the time. NotFound."""
 
     def exists(self, path: str) -> bool:
         """Whether an object (not a directory) is at `path`."""

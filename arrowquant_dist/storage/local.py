@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ import numpy as np
 from arrowquant_dist.errors import NotFound
 from arrowquant_dist.storage.base import TEMPORARY_MARK, ObjectInfo, ObjectWriter, Store
 from arrowquant_dist.storage.disk import CachedFile, Disk, NewFile
+from arrowquant_dist.storage.pins import Pins, file_version, seconds_until_settled
 from arrowquant_dist.storage.system_errors import short_read, storage_error
 from arrowquant_dist.storage.traffic import Traffic
 
@@ -36,10 +38,34 @@ class LocalStore(Store):
         self.traffic = Traffic()
         self._lock = threading.Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
+        self._pins = Pins()
         self._disk = Disk(direct_writes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalStore, (self.uri, self._disk.direct_writes)
+
+    def settle(self, objects: Iterable[ObjectInfo]) -> None:
+        """Waits a tick of the file system's clock where one of them was written just now."""
+        changes = [0.0]
+        for info in objects:
+            with suppress(OSError):  # gone meanwhile: for whoever reads it to say
+                changes.append(self._local(info.path).stat().st_ctime_ns / 1e9)
+        time.sleep(seconds_until_settled(max(changes), time.time()))
+
+    def pin(self, info: ObjectInfo) -> None:
+        self._pins.add(info)
+
+    def check(self, path: str) -> None:
+        with self._translated(path):
+            self._open_cached(path)
+
+    def confirm(self) -> None:
+        """By opening each anew: a network file system may say from memory what a name stands for, but asks its server
+        when it opens one. An open file of another inode, or one that was written to, differs from it."""
+        for path in self._pins.take_read():
+            with self._translated(path):
+                now = _File(self._local(path))
+                self._pins.check(self._info(path, os.fstat(now.descriptor)), self.url(path))
 
     def exists(self, path: str) -> bool:
         with self._translated(path):
@@ -53,6 +79,7 @@ class LocalStore(Store):
             return self._info(path, stat)
 
     def read(self, path: str) -> bytes:
+        self._pins.read(path)
         with self._translated(path):
             return self._local(path).read_bytes()
 
@@ -120,7 +147,7 @@ class LocalStore(Store):
 
     @staticmethod
     def _info(path: str, stat: os.stat_result) -> ObjectInfo:
-        return ObjectInfo(path, stat.st_size, f"{stat.st_mtime_ns}-{stat.st_size}")
+        return ObjectInfo(path, stat.st_size, file_version(stat))
 
     def _publish(self, path: str, data: bytes, place: Callable[[Path, Path], None]) -> None:
         """Writes `data` beside its final path, then puts it there in one step."""
@@ -156,10 +183,14 @@ class LocalStore(Store):
         with self._lock:
             file = self._files.get(path)
             if file is None:
-                file = self._files[path] = _File(self._local(path))
+                file = _File(self._local(path))
+                if path in self._pins:
+                    self._pins.check(self._info(path, os.fstat(file.descriptor)), self.url(path))
+                self._files[path] = file
                 if len(self._files) > _CACHED_FILES:
                     self._files.popitem(last=False)
             self._files.move_to_end(path)
+            self._pins.read(path)
             return file
 
     def _forget(self, path: str) -> None:

@@ -87,7 +87,8 @@ class ShardWorker:
         """Writes and commits the shard; the receipt that counts may be another attempt's that was first.
 
         on_block is called after each row block. Where should_stop() turns true, or anything fails, the unfinished
-        part is deleted and nothing is committed. Raises Interrupted, and what reading and quantizing raise.
+        part is deleted and nothing is committed; so it is where the source is not, or does not stay, the planned one
+        (SourceChanged). Raises Interrupted, and what reading and quantizing raise.
         """
         clock, before = Clock(), self._transferred()
         attempt = uuid.uuid4().hex[:16]
@@ -96,6 +97,8 @@ class ShardWorker:
         part = self._open_sink(clock).open_part(shard, attempt)
         try:
             self._fill(part, shard, clock, on_block, should_stop)
+            self._reader.confirm()
+            self._side_reader.confirm()
             with clock.phase("write"):
                 written = part.close()
         finally:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from arrowquant_dist.checkpoint.table import Checkpoint, SourceFile
 from arrowquant_dist.config import QuantizationConfig, RunConfig
-from arrowquant_dist.plan import differences, is_same_work, make_plan
+from arrowquant_dist.plan import Plan, differences, is_same_work, make_plan
 from arrowquant_dist.plan.differences import OTHER_CODE
 from arrowquant_dist.plan.fingerprint import fingerprint
-from tests.plan.plan_bytes import written
+from tests.plan.plan_bytes import read_again, written
 from tests.plan.plan_sources import CONFIGS, RUNS, checkpoint, checkpoints, of_layers, raw_layers
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -56,7 +56,7 @@ def _touched(file: SourceFile) -> SourceFile:
             replace(BASE, files=tuple(map(_touched, BASE.files))),
             INT8,
             RUN,
-            f"source file changed: {BASE.files[0].uri}",
+            f"source file changed: {BASE.files[0].uri} (ETag or version)",
         ),
         (replace(BASE, aliases={}), INT8, RUN, "alias gone: tied"),
         (checkpoint({"a": (2000, 300), "b": (2000, 300)}, aliases={"tied": "a"}), INT8, RUN, "layer gone: c"),
@@ -85,7 +85,7 @@ def test_the_fingerprint_is_the_same_on_every_machine() -> None:
     made = fingerprint(
         plan.shards, plan.aliases, plan.source["files"], plan.compression, code="", side_inputs={}
     )
-    assert made == "xxh3_128:09f4eade032cf8cadd628a7000721cb9"
+    assert made == "xxh3_128:35e1023eb9ee76dd1450201303942ab7"
 
 
 def test_other_code_is_another_plan_of_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,3 +112,48 @@ def test_a_plan_shows_no_credentials() -> None:
     )
     clean = replace(clean, files=of_layers(clean.layers).files)
     assert make_plan(clean, INT8, RUN).fingerprint == plan.fingerprint
+
+
+LOCAL = replace(
+    BASE,
+    files=tuple(SourceFile(file.uri, file.nbytes, "17-80-19-4") for file in BASE.files),
+    sidecar_files=(SourceFile("/models/config.json", 5, "3-5-4-6"),),
+)
+
+
+def of_version_2(plan: Plan) -> Plan:
+    """As releases before wrote it: mtime and size of each file, and none of the sidecars."""
+    source = {name: value for name, value in plan.source.items() if name != "sidecars"}
+    files = [{**file, "version": "-".join(file["version"].split("-")[:2])} for file in source["files"]]
+    made = fingerprint(
+        plan.shards, plan.aliases, files, plan.compression, plan.code, side_inputs={}, version=2
+    )
+    return replace(plan, source={**source, "files": files}, fingerprint=made, version=2)
+
+
+def test_a_plan_of_version_2_is_read_and_compared_by_what_it_knows_of_its_source() -> None:
+    now = make_plan(LOCAL, INT8, RUN)
+    before = read_again(written(of_version_2(now)))
+    assert before.version == 2
+    assert before.fingerprint != now.fingerprint
+    assert is_same_work(before, now)
+    assert differences(before, now) == []
+    touched = replace(LOCAL, files=tuple(replace(file, version="18-80-20-4") for file in LOCAL.files))
+    other = make_plan(touched, INT8, RUN)
+    assert not is_same_work(before, other)
+    assert differences(before, other) == [f"source file changed: {LOCAL.files[0].uri} (mtime)"]
+    assert not is_same_work(before, make_plan(LOCAL, INT8.replace(quant_type="int4"), RUN))
+
+
+def test_every_file_of_the_source_is_in_the_fingerprint() -> None:
+    before = make_plan(LOCAL, INT8, RUN)
+    for changed, line in (
+        (replace(LOCAL, files=tuple(replace(f, version="17-80-19-5") for f in LOCAL.files)), "inode"),
+        (replace(LOCAL, files=tuple(replace(f, version="17-80-20-4") for f in LOCAL.files)), "ctime"),
+        (replace(LOCAL, sidecar_files=(SourceFile("/models/config.json", 6, "3-6-4-6"),)), "size"),
+    ):
+        now = make_plan(changed, INT8, RUN)
+        assert now.fingerprint != before.fingerprint
+        assert not is_same_work(before, now)
+        [found] = differences(before, now)
+        assert found.endswith(f"({line})")

@@ -31,6 +31,7 @@ class Client(ABC):
     """
 
     delete_at_once: ClassVar[int] = 1
+    tells_versions: ClassVar[bool] = False  # whether `read_into` does
     loop: asyncio.AbstractEventLoop
 
     def __init__(self, transfer: Transfer, traffic: Traffic) -> None:

@@ -14,6 +14,7 @@ import xxhash
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, NotFound, StorageError
 from arrowquant_dist.storage.base import ObjectInfo, ObjectWriter, Store
+from arrowquant_dist.storage.pins import Pins
 from arrowquant_dist.storage.remote.client import Client, NewObject, ShortAnswer
 from arrowquant_dist.storage.remote.faults import translated
 from arrowquant_dist.storage.remote.open import open_client
@@ -26,7 +27,8 @@ T = TypeVar("T")
 
 
 class RemoteStore(Store):
-    """Ranges that are read of one object are of one version of it, where the storage tells versions (S3 does)."""
+    """Ranges that are read of one object are of one version of it, where the storage tells versions (S3 does): then a
+    pinned object costs no request besides. Where it does not, a pinned one is asked for before and after."""
 
     def __init__(self, uri: str, storage: Storage = DEFAULT_STORAGE) -> None:
         if redact(uri) != uri:
@@ -38,9 +40,21 @@ class RemoteStore(Store):
         self._client: Client = open_client(uri, storage, self.traffic)
         self._requests = Requests(self._client.loop, storage.transfer, self.traffic)
         self._versions: dict[str, str] = {}
+        self._pins = Pins()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteStore, (self.uri, self._storage)
+
+    def pin(self, info: ObjectInfo) -> None:
+        self._pins.add(info)
+
+    def check(self, path: str) -> None:
+        if not self._client.tells_versions:
+            self._pins.check(self.info(path), self.url(path))
+
+    def confirm(self) -> None:
+        for path in self._pins.take_read():
+            self._pins.check(self.info(path), self.url(path))
 
     def exists(self, path: str) -> bool:
         try:
@@ -56,6 +70,7 @@ class RemoteStore(Store):
         return found
 
     def read(self, path: str) -> bytes:
+        self._pins.read(path)
         with self._translated(path):
             return self._run(lambda: self._client.read(path))
 
@@ -66,6 +81,8 @@ class RemoteStore(Store):
         views = [(start, out.data.cast("B")) for start, out in reads if out.size]
         if not views:
             return
+        if not self._client.tells_versions:
+            self._pins.read(path)
         span = min(start for start, _ in views), max(start + len(view) for start, view in views)
         with self._translated(path, span):
             self._requests.run(self._read_pieces(path, views))
@@ -127,7 +144,9 @@ class RemoteStore(Store):
             await self._client.read_into(path, start, view)
             if xxhash.xxh3_128_digest(view) != before:
                 raise ShortAnswer("two readings of the same bytes differ")
-        if version is not None and self._versions.setdefault(path, version) != version:
+        if version is not None and path in self._pins:
+            self._pins.check_version(path, version, self.url(path))
+        elif version is not None and self._versions.setdefault(path, version) != version:
             raise StorageError("the object was replaced while it was read; put it back, or start anew")
 
     @contextmanager

@@ -54,6 +54,7 @@ class S3Client(MultipartClient):
     """root: bucket/prefix. One in its protocol's eyes; SeaweedFS, MinIO, R2 and others as well."""
 
     delete_at_once: ClassVar[int] = 1000
+    tells_versions: ClassVar[bool] = True
 
     def __init__(self, fs: Any, root: str, transfer: Transfer, traffic: Traffic) -> None:
         super().__init__(transfer, traffic)

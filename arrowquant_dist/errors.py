@@ -2,15 +2,42 @@
 
 Every error has a stable `kind`, keyword fields that say where (`layer=`, `uri=`, `byte_range=`), a message that
 ends with a next step, and an `exit_code` for the command line: 2 for bad input or usage, 1 for a run that failed.
+
+Messages stay short whatever is wrong with however many layers: `listed` names five and counts the others, `shortened`
+takes the middle out of a name that a stranger made long.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
+
+LISTED = 5  # names that an error lists
+NAME_CHARS = 120  # of a name
+MESSAGE_CHARS = 2_000  # of a whole message
+_MARK_CHARS = 32  # room for what stands in the place of those that are left out
+
+
+def shortened(text: str, longest: int = NAME_CHARS) -> str:
+    """`text`, or where it has more than `longest` characters its beginning and end, and how many are left out."""
+    if len(text) <= longest:
+        return text
+    half = (longest - _MARK_CHARS) // 2
+    return f"{text[:half]}…({len(text) - 2 * half} characters)…{text[-half:]}"
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first five of `names`, each shortened, and how many more there are: "a, b, c, d, e and 7 more"."""
+    every = [*names]
+    more = f" and {len(every) - LISTED} more" if len(every) > LISTED else ""
+    return ", ".join(shortened(str(name)) for name in every[:LISTED]) + more
 
 
 class ArrowQuantError(Exception):
-    """Root of all errors this package raises on purpose."""
+    """Root of all errors this package raises on purpose.
+
+    message: shortened to MESSAGE_CHARS. layer: the whole name, as the dataset or source has it; shown shortened.
+    """
 
     kind: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
@@ -23,6 +50,7 @@ class ArrowQuantError(Exception):
         uri: str | None = None,
         byte_range: tuple[int, int] | None = None,
     ) -> None:
+        message = shortened(message, MESSAGE_CHARS)
         super().__init__(message)
         self.message = message
         self.layer = layer
@@ -30,8 +58,8 @@ class ArrowQuantError(Exception):
         self.byte_range = byte_range
 
     def __str__(self) -> str:
-        where = [f"layer {self.layer!r}"] if self.layer is not None else []
-        where += [self.uri] if self.uri is not None else []
+        where = [f"layer {shortened(self.layer)!r}"] if self.layer is not None else []
+        where += [shortened(self.uri, MESSAGE_CHARS)] if self.uri is not None else []
         where += ["bytes {}-{}".format(*self.byte_range)] if self.byte_range is not None else []
         return f"{', '.join(where)}: {self.message}" if where else self.message
 

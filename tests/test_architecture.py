@@ -24,8 +24,8 @@ HEAVY = {"torch", "transformers", "pandas", "ray", "datasets", "matplotlib", "sc
 # The same thing in two modules: a command and what it calls, a reader a file format, a twin for another version or for
 # when a library's private names are gone.
 ONE_MEANING = {"quantize", "verify", "read_layers", "fingerprint", "read_encodings", "loaded"}
-# `cluster` is tested beside the package, `loader` has more tests than a file holds.
-OTHER_TESTS = {"benchmarks", "chaos", "cluster", "integration", "loader", "servers", "versions"}
+# `cluster` is tested beside the package.
+OTHER_TESTS = {"benchmarks", "chaos", "cluster", "integration", "servers", "versions"}
 CLOCKS = {
     "waiting.py": "pauses between two looks",
     "held_worker.py": "so does the worker that is held",

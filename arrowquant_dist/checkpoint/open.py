@@ -21,7 +21,7 @@ from arrowquant_dist.checkpoint.sidecars import choose_sidecars, sidecar_files
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.checkpoint.ties import find_ties
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
-from arrowquant_dist.errors import InvalidCheckpoint, MissingDependency, NotFound, StorageError
+from arrowquant_dist.errors import InvalidCheckpoint, MissingDependency, NotFound, StorageError, listed
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local, split_uri
@@ -49,7 +49,6 @@ _FOREIGN = {
 }
 _CONVERT = "convert it to safetensors, or give another source"
 _MAGIC_NBYTES = 32
-_SHOWN = 8
 _LOOKED_FOR = (
     "manifest.json with weights/ (a target), model.safetensors.index.json, *.safetensors, "
     "pytorch_model.bin.index.json, *.bin, *.pt, *.pth, *.ckpt, *.parquet"
@@ -142,7 +141,7 @@ def _choose_index(paths: Sequence[str], kind: str, preferred: str, store: Store)
     if preferred in paths or not found:
         return None
     if len(found) > 1:
-        raise InvalidCheckpoint(f"several indexes: {', '.join(found)}; give one of them", uri=store.uri)
+        raise InvalidCheckpoint(f"several indexes: {listed(found)}; give one of them", uri=store.uri)
     return found[0]
 
 
@@ -280,9 +279,8 @@ def _nothing_found(store: Store, listing: Sequence[ObjectInfo]) -> InvalidCheckp
         names += [f"{path.name}/" for path in Path(store.uri).iterdir() if path.is_dir()]
     else:
         names += sorted({f"{info.path.split('/', 1)[0]}/" for info in listing if "/" in info.path})
-    there = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     return InvalidCheckpoint(
-        f"no weights here. Looked for {_LOOKED_FOR}; found {there or 'an empty folder'}. "
+        f"no weights here. Looked for {_LOOKED_FOR}; found {listed(names) or 'an empty folder'}. "
         "Give the folder or file that holds them",
         uri=store.uri,
     )

@@ -10,12 +10,11 @@ from pathlib import PurePosixPath
 from typing import Any, NoReturn, TypeVar
 
 from arrowquant_dist.checkpoint.table import Layer
-from arrowquant_dist.errors import InvalidCheckpoint, NotFound
+from arrowquant_dist.errors import InvalidCheckpoint, NotFound, listed
 from arrowquant_dist.storage.base import ObjectInfo, Store
 
 MAX_INDEX_NBYTES = 100_000_000
 _HEADER_THREADS = 16
-_SHOWN = 3
 _NUMBERED = re.compile(r"(?P<stem>.*)-(?P<number>\d+)-of-(?P<count>\d+)(?P<suffix>\.\w+)")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -56,7 +55,7 @@ def find_files(store: Store, index_path: str, weight_map: dict[str, str]) -> lis
     missing = [path for path, info in zip(paths, found, strict=True) if info is None]
     if missing:
         _refuse(
-            f"{len(missing)} of the {len(paths)} files it names are missing: {_some(missing)}; download them",
+            f"{len(missing)} of the {len(paths)} files it names are missing: {listed(missing)}; download them",
             store.url(index_path),
         )
     return [info for info in found if info is not None]
@@ -67,7 +66,7 @@ def check_promised(store: Store, index_path: str, weight_map: dict[str, str], na
     missing = sorted(weight_map.keys() - set(names))
     if missing:
         _refuse(
-            f"{len(missing)} tensors that it names are in none of its files: {_some(missing)}; "
+            f"{len(missing)} tensors that it names are in none of its files: {listed(missing)}; "
             "download the checkpoint again",
             store.url(index_path),
         )
@@ -83,7 +82,7 @@ def check_numbered(store: Store, paths: Sequence[str]) -> None:
         first = 0 if _sibling(match, 0) in paths else 1
         missing = sorted({_sibling(match, first + number) for number in range(count)}.difference(paths))
         if missing:
-            _refuse(f"{len(missing)} of {count} files are missing: {_some(missing)}; get them", store.uri)
+            _refuse(f"{len(missing)} of {count} files are missing: {listed(missing)}; get them", store.uri)
 
 
 def merge_files(
@@ -129,10 +128,6 @@ def _is_safe(file: Any) -> bool:
 
 def _sibling(match: re.Match[str], number: int) -> str:
     return f"{match['stem']}-{number:0{len(match['number'])}d}-of-{match['count']}{match['suffix']}"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _refuse(message: str, uri: str, layer: str | None = None) -> NoReturn:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.errors import InvalidConfig, listed
 
 _KINDS = {
     bool: "the yes/no value",
@@ -96,7 +96,7 @@ def check_keys(given: Mapping[str, Any], known: Collection[str], elsewhere: Mapp
         if key in elsewhere:
             raise invalid(_plain(key), f"does not belong here; it belongs {elsewhere[key]}")
         near = nearest(key, known)
-        hint = f"the nearest is {near!r}" if near else f"known are {', '.join(known)}"
+        hint = f"the nearest is {near!r}" if near else f"known are {listed(known)}"
         raise invalid(_plain(key), f"is not a known key; {hint}")
 
 

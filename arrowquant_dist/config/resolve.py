@@ -10,6 +10,7 @@ from arrowquant_dist.config.patterns import Matcher, matcher, nearest_names
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig
 from arrowquant_dist.config.spec import BITS, QuantSpec, kept_spec
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import listed
 
 FUSED_EXPERTS_DIMS = 3  # [experts, out, in]
 
@@ -202,7 +203,5 @@ def _why_never(shape: tuple[int, ...], dtype: str) -> str | None:
 def _hint(pattern: str, names: list[str]) -> str:
     near = nearest_names(pattern, names)
     return (
-        f"; the nearest names are {', '.join(near)}"
-        if near
-        else f"; the first layers are {', '.join(names[:3])}"
+        f"; the nearest names are {listed(near)}" if near else f"; the first layers are {listed(names[:3])}"
     )

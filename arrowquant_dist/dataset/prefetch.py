@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -108,10 +109,12 @@ class Stream(Generic[T]):
     """The results of `loads` in their order, read ahead by `workers` threads as far as the budget goes.
 
     A result counts until the next one is handed over, since a loop's variable holds it as long, or until
-    somebody needs the room. A failed load raises when its turn comes, and ends the stream.
+    somebody needs the room. A failed load raises when its turn comes, and ends the stream. In a child that was
+    forked meanwhile there are no threads, and their locks may be shut for ever: there it raises InvalidConfig.
     """
 
     def __init__(self, loads: Iterable[Load[T]], budget: Budget, workers: int) -> None:
+        self._pid = os.getpid()
         self._todo = deque(loads)
         self._ahead: deque[_Running[T]] = deque()
         self._held_nbytes = 0
@@ -133,6 +136,8 @@ class Stream(Generic[T]):
     def close(self) -> None:
         """Drops what is ahead. Threads end with the block they are at; nothing waits for them here, since
         this may run in one of them (the garbage collector finishes an iterator wherever it likes)."""
+        if self._pid != os.getpid():
+            return
         with self._budget.changed:
             self._is_closed = True
             while self.give_up_one():
@@ -174,6 +179,9 @@ class Stream(Generic[T]):
             self._is_reading_ahead = False
 
     def _take_next(self) -> _Running[T] | None:
+        if self._pid != os.getpid():
+            message = "this iteration was begun in the process that this one was forked from; begin another one here"
+            raise InvalidConfig(message)
         with self._budget.changed:
             if self._is_closed:
                 raise InvalidConfig("the loader was closed while it was read; open another")

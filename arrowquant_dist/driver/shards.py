@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from arrowquant_dist.engine import Engine, EngineFacts, OnEvent
-from arrowquant_dist.errors import ArrowQuantError, IncompleteDataset, Interrupted
+from arrowquant_dist.errors import ArrowQuantError, IncompleteDataset, Interrupted, listed
 from arrowquant_dist.plan import Plan, Shard
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.worker import WorkerContext
-
-_NAMED = 5  # shards that an error lists
 
 
 def run_shards(
@@ -32,8 +30,10 @@ def in_order(receipts: Mapping[int, Receipt], plan: Plan, uri: str) -> list[Rece
     """Every shard's receipt. IncompleteDataset, naming a few, where some have none."""
     missing = [shard.index for shard in plan.shards if shard.index not in receipts]
     if missing:
-        shown = ", ".join(map(str, missing[:_NAMED])) + (" …" if len(missing) > _NAMED else "")
-        message = f"{len(missing)} of {len(plan.shards)} shards are not committed ({shown}); run the same command again"
+        message = (
+            f"{len(missing)} of {len(plan.shards)} shards are not committed ({listed(missing)}); "
+            "run the same command again"
+        )
         raise IncompleteDataset(message, uri=uri)
     return [receipts[shard.index] for shard in plan.shards]
 

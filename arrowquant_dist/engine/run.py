@@ -6,9 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from arrowquant_dist.errors import ArrowQuantError, Interrupted, PartialRun, SourceChanged
+from arrowquant_dist.errors import (
+    LISTED,
+    ArrowQuantError,
+    Interrupted,
+    PartialRun,
+    SourceChanged,
+    shortened,
+)
 from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.worker import WorkerContext
+
+_CAUSE_CHARS = 240  # of each failure beside the first, in an error that lists several
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +98,10 @@ def raise_failures(failures: dict[int, Exception], total: int) -> None:
     is_one = all(isinstance(c, SourceChanged) and c.uri == getattr(first, "uri", None) for c in causes)
     if len(causes) == 1 or is_one or isinstance(first, Interrupted):
         raise first
-    others = "; ".join(str(cause) for cause in causes if cause is not first)[:2000]
-    message = f"{len(causes)} of {total} shards failed: {first}; {others}"
+    others = [cause for cause in causes if cause is not first]
+    shown = "; ".join(shortened(str(cause), _CAUSE_CHARS) for cause in others[:LISTED])
+    more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+    message = f"{len(causes)} of {total} shards failed: {first}; {shown}{more}"
     if all(isinstance(c, ArrowQuantError) and c.exit_code == 2 for c in causes):
         raise type(first)(message)
     raise PartialRun(f"{message}; finished shards are kept, the same command resumes") from first

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from arrowquant_dist.checkpoint.encodings.columns import describe
+from arrowquant_dist.errors import listed, shortened
 from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, RowBlock
 from arrowquant_dist.plan.fingerprint import fingerprint, source_files
 from arrowquant_dist.storage.pins import what_differs
 from arrowquant_dist.storage.uris import redact
 
 OTHER_CODE = "made by another version of this package's code; finish it with that version"
-_SHOWN = 3
 
 
 def differences(before: Plan, now: Plan) -> list[str]:
@@ -62,7 +62,7 @@ def _in_words_of(now: Mapping[str, Any], before: Mapping[str, Any], version: int
 def _of_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     keys = dict.fromkeys([*before, *now])
     return [
-        f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
+        f"{shortened(key)}: was {shortened(repr(before.get(key)))}, is {shortened(repr(now.get(key)))}"
         for key in keys
         if before.get(key) != now.get(key)
     ]
@@ -75,7 +75,7 @@ def _of_items(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> l
         "new": [name for name in now if name not in before],
         "changed": [name for name, value in before.items() if name in now and now[name] != value],
     }
-    return [f"{what} {way}: {_some(names)}" for way, names in ways.items() if names]
+    return [f"{what} {way}: {listed(names)}" for way, names in ways.items() if names]
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _of_files(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> l
     lines = _of_items(what, dict.fromkeys(before), dict.fromkeys(now))
     both = {uri: what_differs(was, now[uri]) for uri, was in before.items() if uri in now}
     changed = [f"{uri} ({', '.join(items)})" for uri, items in both.items() if items]
-    return [*lines, f"{what} changed: {_some(changed)}"] if changed else lines
+    return [*lines, f"{what} changed: {listed(changed)}"] if changed else lines
 
 
 def _files(source: Mapping[str, Any], known_to: int = PLAN_VERSION) -> dict[str, tuple[int, str]]:
@@ -121,9 +121,3 @@ def _layout(plan: Plan) -> dict[str, list[tuple[int, int, int]]]:
         for block in shard.blocks:
             layout.setdefault(block.layer.name, []).append((shard.index, block.row_start, block.rows))
     return layout
-
-
-def _some(names: Iterable[str]) -> str:
-    every = list(names)
-    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
-    return ", ".join(every[:_SHOWN]) + more

@@ -10,7 +10,7 @@ from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer
 from arrowquant_dist.code_digest import code_digest
 from arrowquant_dist.config import QuantizationConfig, RunConfig, SpecResolver
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.plan.blocks import Plan, RowBlock
 from arrowquant_dist.plan.check import check_checkpoint
 from arrowquant_dist.plan.cut import MAX_BLOCKS, cut_layer, group_shards
@@ -18,7 +18,6 @@ from arrowquant_dist.plan.fingerprint import fingerprint, source_files
 from arrowquant_dist.plan.side_inputs import SideInputs, SideTensors, described, described_source
 
 _LONG_ROW = 64  # columns from which a 3-D layer is more likely fused experts than a convolution
-_SHOWN_NAMES = 3
 _NO_SIDE_INPUTS: SideInputs = {}
 
 
@@ -94,14 +93,8 @@ def _layout_notes(blocks: Iterable[RowBlock], block_bytes: int) -> list[str]:
     notes = []
     if long_rows:
         reason = "one row is larger than block_bytes, so each row is a block and memory grows with it"
-        notes.append(f"{_some(long_rows)}: {reason}")
+        notes.append(f"{listed(long_rows)}: {reason}")
     if stacked:
         reason = "3-D, a row is all below the first dimension; if these are fused experts, say row_dims: 2"
-        notes.append(f"{_some(stacked)}: {reason}")
+        notes.append(f"{listed(stacked)}: {reason}")
     return notes
-
-
-def _some(names: Iterable[str]) -> str:
-    every = list(names)
-    more = f" and {len(every) - _SHOWN_NAMES} more" if len(every) > _SHOWN_NAMES else ""
-    return ", ".join(every[:_SHOWN_NAMES]) + more

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from arrowquant_dist.config import BITS
-from arrowquant_dist.errors import IncompleteDataset
+from arrowquant_dist.errors import IncompleteDataset, listed
 from arrowquant_dist.format.record import RowRecord
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.plan import Plan
@@ -15,7 +15,6 @@ from arrowquant_dist.reduce.layer_types import layer_type
 from arrowquant_dist.target.receipt import Receipt
 
 _RERUN = "run the same `quantize` command again to complete the dataset"
-_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +61,19 @@ def combine_layers(receipts: Sequence[Receipt], plan: Plan) -> tuple[LayerMetric
     planned = list(dict.fromkeys(block.layer.name for shard in plan.shards for block in shard.blocks))
     missing = [name for name in planned if name not in rows]
     if missing:
-        message = f"{len(missing)} of {len(planned)} layers are missing ({some_names(missing)}); {_RERUN}"
+        message = (
+            f"{len(missing)} of {len(planned)} layers are missing ({listed(map(repr, missing))}); {_RERUN}"
+        )
         raise IncompleteDataset(message)
     unplanned = sorted(rows.keys() - set(planned))
     if unplanned:
         raise IncompleteDataset(
-            f"{len(unplanned)} layers are not in the plan ({some_names(unplanned)}); "
+            f"{len(unplanned)} layers are not in the plan ({listed(map(repr, unplanned))}); "
             "the target was written by another plan, start again with --overwrite"
         )
     for name in planned:
         _check_cover(name, rows[name])
     return tuple(_combine(rows[name]) for name in planned)
-
-
-def some_names(names: Iterable[object]) -> str:
-    """The first few of `names`, quoted, and how many more there are."""
-    listed = [repr(name) for name in names]
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more
 
 
 def _check_shards(receipts: Sequence[Receipt], plan: Plan) -> None:
@@ -88,12 +82,12 @@ def _check_shards(receipts: Sequence[Receipt], plan: Plan) -> None:
     missing = sorted(planned - set(told))
     if missing:
         raise IncompleteDataset(
-            f"{len(missing)} of {len(planned)} shards are missing ({some_names(missing)}); {_RERUN}"
+            f"{len(missing)} of {len(planned)} shards are missing ({listed(missing)}); {_RERUN}"
         )
     if len(told) != len(planned) or set(told) != planned:
         surplus = sorted({shard for shard in told if shard not in planned or told.count(shard) > 1})
         raise IncompleteDataset(
-            f"{len(surplus)} shards have a receipt that is one too many ({some_names(surplus)}); "
+            f"{len(surplus)} shards have a receipt that is one too many ({listed(surplus)}); "
             "keep the committed receipt of each planned shard alone"
         )
 

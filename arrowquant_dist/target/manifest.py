@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import xxhash
 
-from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint
+from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint, listed
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.target.index import INDEX_PATH, IndexEntry, read_index
@@ -139,7 +139,7 @@ class Manifest:
                     raise CorruptWeights(message, layer=record.header.layer_name, uri=uri, byte_range=where)
         wrong = [path for path, rows in missing.items() if rows]
         if wrong:
-            message = f"the index has another number of rows than the manifest for {', '.join(wrong[:3])}"
+            message = f"the index has another number of rows than the manifest for {listed(wrong)}"
             raise CorruptWeights(message, uri=uri)
         return entries
 

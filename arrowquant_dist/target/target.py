@@ -20,7 +20,7 @@ from typing import Literal
 import pyarrow as pa
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
-from arrowquant_dist.errors import IncompleteDataset, NotFound, TargetConflict
+from arrowquant_dist.errors import IncompleteDataset, NotFound, TargetConflict, listed
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local
@@ -30,8 +30,6 @@ from arrowquant_dist.target.plan_file import PlannedRun, RunIdentity, plan_file,
 
 State = Literal["empty", "started", "finished", "foreign"]
 Files = Mapping[str, bytes]  # {path under the target: content}
-
-_NAMED = 3  # files that an error lists
 
 
 class Target:
@@ -111,9 +109,9 @@ class Target:
     def refuse_foreign(self, listing: Listing) -> None:
         """TargetConflict, naming a few, where the target holds files of others and no run."""
         if self.state(listing) == "foreign":
-            foreign = listing.foreign
-            shown = ", ".join(foreign[:_NAMED]) + (" …" if len(foreign) > _NAMED else "")
-            message = f"the target holds other files ({shown}); choose an empty or new folder"
+            message = (
+                f"the target holds other files ({listed(listing.foreign)}); choose an empty or new folder"
+            )
             raise TargetConflict(message, uri=self.store.uri)
 
     def refuse_other_sidecars(self, sidecars: Files, listing: Listing) -> None:
@@ -126,7 +124,7 @@ class Target:
         """IncompleteDataset where a part that the manifest names is not there in its size."""
         missing = listing.missing(manifest.parts)
         if missing:
-            shown = ", ".join(missing[:_NAMED])
+            shown = listed(missing)
             message = f"{len(missing)} parts are missing or cut ({shown}); run the same command again"
             if MANIFEST_PATH in listing:
                 message = f"{len(missing)} parts of the dataset are missing or cut ({shown}); quantize with --overwrite"

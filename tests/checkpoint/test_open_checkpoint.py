@@ -157,10 +157,10 @@ BAD_FOLDERS: dict[str, tuple[Files, str]] = {
     "index without its files": (
         {
             "model.safetensors.index.json": index(
-                a="1.safetensors", b="2.safetensors", c="3.safetensors", d="4"
+                a="1.safetensors", b="2.safetensors", c="3.safetensors", d="4", e="5", f="6"
             )
         },
-        "4 of the 4 files it names are missing: .* and 1 more",
+        "6 of the 6 files it names are missing: .* and 1 more",
     ),
     "index with tensors that no file has": (
         {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.errors import listed
 
 if TYPE_CHECKING:
     from arrowquant_dist.checkpoint.quantized.compressed import ReadValues
@@ -18,7 +19,6 @@ _MARKS = (
     *(".qweight", ".absmax", ".bitmask", ".compressed"),  # refused, or kept with a note
 )
 _INTEGERS = ("int8", "uint8", "int32")
-_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,8 @@ def _unknown_notes(layers: Sequence[Layer], tensors: Tensors) -> tuple[str, ...]
     codes = [layer.name for layer in layers if layer.dtype in _INTEGERS and _looks_coded(layer.name, tensors)]
     if not codes:
         return ()
-    more = f" and {len(codes) - _SHOWN} more" if len(codes) > _SHOWN else ""
     return (
-        f"{', '.join(codes[:_SHOWN])}{more}: integers that look like codes of a quantizer whose format is not decoded "
+        f"{listed(codes)}: integers that look like codes of a quantizer whose format is not decoded "
         "(GPTQ, AWQ, bitsandbytes …), kept as they are; to quantize the weights, give the model they were made from",
     )
 

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors
-
-_SHOWN = 5
+from arrowquant_dist.errors import listed
 
 
 def found_notes(tensors: Tensors) -> tuple[str, ...]:
     return (*_decoded(tensors), *_kept(tensors.kept), *_left_out(tensors.left_out))
-
-
-def some(names: Iterable[str]) -> str:
-    """Five of them, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
-    return ", ".join(every[:_SHOWN]) + more
 
 
 def _decoded(tensors: Tensors) -> list[str]:
@@ -32,13 +24,13 @@ def _decoded(tensors: Tensors) -> list[str]:
 
 def _kept(kept: Mapping[str, str]) -> list[str]:
     return [
-        f"{some(names)}: {why}; they stay byte for byte. To quantize the weights, give the model they were made from"
+        f"{listed(names)}: {why}; they stay byte for byte. To quantize the weights, give the model they were made from"
         for why, names in _by_reason(kept).items()
     ]
 
 
 def _left_out(left_out: Mapping[str, str]) -> list[str]:
-    return [f"left out of the dataset, {why}: {some(names)}" for why, names in _by_reason(left_out).items()]
+    return [f"left out of the dataset, {why}: {listed(names)}" for why, names in _by_reason(left_out).items()]
 
 
 def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:

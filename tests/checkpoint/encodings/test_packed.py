@@ -302,5 +302,5 @@ def test_codes_of_other_formats_are_kept_and_noted(tmp_path: Path) -> None:
     for name, tensor in tensors.items():
         assert_equal(found[name], tensor)
     (note,) = checkpoint.notes
-    assert "and 1 more: integers that look like codes" in note
+    assert "a.qweight, d.weight_packed, c.weight, b.weight: integers that look like codes" in note
     assert note in make_plan(checkpoint, QuantizationConfig(), RunConfig()).notes

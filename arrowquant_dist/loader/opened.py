@@ -1,0 +1,133 @@
+"""A dataset that a loader has opened, in the process that opened it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from arrowquant_dist.config import Storage
+from arrowquant_dist.config.checks import shown
+from arrowquant_dist.dataset.assemble import Assembler, Rows
+from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.prefetch import Budget, Lane, Load, load_now
+from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded
+
+REMOTE_WORKERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderSettings:
+    """What a loader was asked for, checked. memory_nbytes: its budget. workers: None for as many as fit the place."""
+
+    uri: str
+    storage: Storage
+    memory_nbytes: int
+    verify: bool
+    dequantize: bool
+    dtype: str | None
+    workers: int | None
+
+
+class OpenDataset:
+    """A dataset, the memory budget of all that is read of it, and the process that both belong to.
+
+    names: {stored name: it and its aliases}, in storage order. After a fork the child has neither the threads that
+    read, nor those of fsspec, and locks that these held stay shut: it has to open the dataset anew.
+    """
+
+    def __init__(self, settings: LoaderSettings, *, is_local: bool) -> None:
+        self.pid = os.getpid()
+        self.dataset = Dataset.open(settings.uri, settings.storage)
+        kept = self.dataset.kept_nbytes
+        if kept > settings.memory_nbytes:
+            message = (
+                f"decoding a row group of it takes {kept} bytes, and memory_budget is {settings.memory_nbytes}; raise "
+                "it, or write the file with a row group per layer"
+            )
+            raise MemoryBudgetExceeded(message, uri=self.dataset.uri)
+        workers = settings.workers or (os.cpu_count() or 1 if is_local else REMOTE_WORKERS)
+        # Layers of an open row group come one after another; several threads would reopen it over and over.
+        self.workers = 1 if kept else workers
+        self.budget = Budget(settings.memory_nbytes - kept)
+        self.assembler = Assembler(self.dataset, self.workers, self.budget.limit_nbytes, settings.verify)
+        self.names = _names_by_layer(self.dataset)
+
+    @property
+    def is_of_this_process(self) -> bool:
+        return self.pid == os.getpid()
+
+    def differ(self, first: StoredLayer, second: StoredLayer, dtypes: tuple[str, str]) -> bool:
+        """Whether two layers of one shape have different values, decoded to `dtypes`; some rows at a time, so that
+        both fit the budget."""
+        rows = first.shape[0] if first.shape else 0
+        step = max(rows, 1)
+        while step > 1 and self._both(first, second, _run(first, 0, step), dtypes).peak_nbytes > self._limit:
+            step = -(-step // 2)
+        runs = [_run(first, start, step) for start in range(0, max(rows, 1), step)]
+        return not all(
+            _are_equal(load_now(self._both(first, second, run, dtypes), self.budget)) for run in runs
+        )
+
+    @property
+    def _limit(self) -> int:
+        return self.budget.limit_nbytes
+
+    def _both(
+        self, first: StoredLayer, second: StoredLayer, rows: slice | None, dtypes: tuple[str, str]
+    ) -> Load[tuple[np.ndarray, np.ndarray]]:
+        one = self.assembler.values(rows_of(first, rows), dtypes[0])
+        other = self.assembler.values(rows_of(second, rows), dtypes[1])
+
+        def begin() -> tuple[Sequence[Lane], Any]:
+            lanes, result = one.begin()
+            more, other_result = other.begin()
+            return [*lanes, *more], lambda: (result(), other_result())
+
+        peak = one.peak_nbytes + other.peak_nbytes
+        return Load(one.name, peak, one.result_nbytes + other.result_nbytes, begin)
+
+
+def rows_of(layer: StoredLayer, rows: slice | None) -> Rows:
+    """`rows` of the layer's first dimension, all where None, as rows of the matrix that it is stored as."""
+    if rows is None:
+        return Rows(layer, 0, layer.rows, layer.shape)
+    if not isinstance(rows, slice) or rows.step not in {None, 1}:
+        message = f"rows is {shown(rows)}; give a slice with step 1, as rows=slice(0, 1024)"
+        raise InvalidConfig(message, layer=layer.name)
+    if not layer.shape:
+        raise InvalidConfig("a scalar has no rows; read it whole", layer=layer.name)
+    try:
+        start, stop, _ = rows.indices(layer.shape[0])
+    except TypeError as error:
+        message = f"rows is {shown(rows)}; give a slice of whole numbers, as rows=slice(0, 1024)"
+        raise InvalidConfig(message, layer=layer.name) from error
+    stop = max(start, stop)
+    inner = math.prod(layer.shape[1 : layer.row_dims])
+    return Rows(layer, start * inner, stop * inner, (stop - start, *layer.shape[1:]))
+
+
+def _run(layer: StoredLayer, start: int, step: int) -> slice | None:
+    return slice(start, start + step) if layer.shape else None
+
+
+def _names_by_layer(dataset: Dataset) -> dict[str, list[str]]:
+    names = {stored: [stored] for stored in dataset.layers}
+    for alias, stored in dataset.aliases.items():
+        names[stored].append(alias)
+    return names
+
+
+def _are_equal(pair: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Whether two arrays of one shape have the same dtype and bytes."""
+    first, second = pair
+    return first.dtype == second.dtype and np.array_equal(_bytes(first), _bytes(second))
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1).view(np.uint8)

@@ -1,0 +1,180 @@
+"""Where a torch module keeps its tensors, and whether a dataset's layers go there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.errors import InvalidConfig, ModelMismatch, listed, shortened
+from arrowquant_dist.loader.memory import has_memory, identity_of, repeats_itself, storage_of
+
+if TYPE_CHECKING:
+    import torch
+
+DECODED_DTYPES = ("float32", "float16", "bfloat16", "float64")
+_HINT = "load into the model it came from, or pass strict=False for names that differ"
+
+
+class LoadedKeys(NamedTuple):
+    """Names that `load_into` left alone: of the module without weights, of the dataset without a place."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class Slots:
+    """A module's tensors by the keys of its state dict. Several keys may share one tensor, or its memory.
+
+    Buffers outside the state dict (not persistent) are computed by the module, from what its config says, and
+    more exactly than a checkpoint of another age may hold them: such a name is expected, never missing, and
+    taken only where the module has nothing, on the meta device.
+
+    tensors: {key: tensor}. Raises InvalidConfig for what is no module.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        import torch
+
+        _check_module(module)
+        self._module = module
+        state = module.state_dict(keep_vars=True).items()
+        self.tensors = {key: value for key, value in state if isinstance(value, torch.Tensor)}
+        buffers = module.named_buffers(remove_duplicate=False)
+        computed = {name: buffer for name, buffer in buffers if name not in self.tensors}
+        self._computed = {name for name, buffer in computed.items() if not buffer.is_meta}
+        self._optional = {name for name in computed if name not in self._computed}
+        self.tensors.update((name, computed[name]) for name in self._optional)
+        self._keys: dict[object, list[str]] = {}
+        for key, value in self.tensors.items():
+            self._keys.setdefault(identity_of(value), []).append(key)
+
+    def compare(self, layers: Mapping[str, StoredLayer], *, strict: bool) -> LoadedKeys:
+        """layers: by every name of the dataset. Raises ModelMismatch with what does not go together."""
+        missing = [
+            key
+            for key, value in self.tensors.items()
+            if key not in self._optional and not any(k in layers for k in self._keys[identity_of(value)])
+        ]
+        unexpected = [name for name in layers if name not in self.tensors and name not in self._computed]
+        found = [(name, layer) for name, layer in layers.items() if name in self.tensors]
+        problems = [*self._problems(found)]
+        if strict and missing:
+            problems.append(f"missing from the dataset: {listed(missing)}")
+        if strict and unexpected:
+            problems.append(f"not in the module: {listed(unexpected)}")
+        if problems:
+            raise self.mismatch(f"does not go with the dataset; {'; '.join(problems)}; {_HINT}")
+        return LoadedKeys(missing, unexpected)
+
+    def mismatch(self, message: str) -> ModelMismatch:
+        return ModelMismatch(f"{type(self._module).__name__} {message}")
+
+    def keys_for(self, names: Sequence[str]) -> list[str]:
+        """One key for each place in memory that has any of `names`."""
+        found = {identity_of(self.tensors[name]): name for name in reversed(names) if name in self.tensors}
+        return [name for name in names if name in found.values()]
+
+    def dtype(self, key: str) -> str | None:
+        """What to decode to for the key's tensor: its own dtype, None on meta or where that is no such."""
+        tensor = self.tensors[key]
+        name = str(tensor.dtype).removeprefix("torch.")
+        return name if not tensor.is_meta and name in DECODED_DTYPES else None
+
+    def fill(self, keys: Sequence[str], tensor: torch.Tensor) -> None:
+        is_taken = False
+        for key in keys:
+            old = self.tensors[key]
+            try:
+                if old.is_meta:
+                    self._replace(old, tensor.clone() if is_taken else tensor)
+                    is_taken = True
+                else:
+                    _copy_into(old, tensor)
+            except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
+                reason = shortened(" ".join(str(error).split()))
+                message = f"does not take {shortened(key)!r} ({reason}); load into a plain module"
+                raise self.mismatch(message) from error
+
+    def _problems(self, found: Sequence[tuple[str, StoredLayer]]) -> Iterator[str]:
+        """What makes it impossible to fill the module, whether names have to agree or not."""
+        kinds: dict[str, list[str]] = {}
+        for name, layer in found:
+            kind = _problem(self.tensors[name], layer)
+            if kind is not None:
+                kinds.setdefault(kind[0], []).append(f"{shortened(name)!r} {kind[1]}".rstrip())
+        for reason, names in kinds.items():
+            yield f"{reason}: {listed(names)}" if reason else listed(names)
+        elsewhere = self._elsewhere([name for name, _ in found])
+        if elsewhere:
+            yield f"made for the state dict alone, no tensors of the module: {listed(elsewhere)}"
+
+    def _elsewhere(self, names: Sequence[str]) -> list[str]:
+        """Keys whose tensors a hook of the state dict has made: what is copied there, the module never sees."""
+        own = [*self._module.parameters(), *self._module.buffers()]
+        identities, storages = {id(tensor) for tensor in own}, {storage_of(tensor) for tensor in own}
+        return [
+            name
+            for name in names
+            if id(self.tensors[name]) not in identities
+            and (self.tensors[name].is_meta or storage_of(self.tensors[name]) not in storages)
+        ]
+
+    def _replace(self, old: torch.Tensor, tensor: torch.Tensor) -> None:
+        """Puts `tensor` in the place of a meta tensor, under every key that it has."""
+        import torch
+
+        new = tensor
+        if isinstance(old, torch.nn.Parameter):
+            new = torch.nn.Parameter(tensor, requires_grad=old.requires_grad and tensor.is_floating_point())
+        for key in self._keys[identity_of(old)]:
+            owner, _, leaf = key.rpartition(".")
+            setattr(self._module.get_submodule(owner), leaf, new)
+            self.tensors[key] = new
+
+
+def _check_module(module: object) -> None:
+    import torch
+
+    if isinstance(module, torch.nn.Module):
+        return
+    if isinstance(module, type):
+        message = f"load_into fills a module, not the class {module.__name__}; make one of it first"
+    else:
+        message = f"load_into fills a torch.nn.Module, not {_article(module)}; pass the model itself"
+    raise InvalidConfig(message)
+
+
+def _article(value: object) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def _problem(tensor: torch.Tensor, layer: StoredLayer) -> tuple[str, str] | None:
+    """(what is wrong with several alike, what of this one) where the layer cannot be put there."""
+    import torch
+
+    if torch.nn.parameter.is_lazy(tensor):
+        return "not initialized yet, so run the module once first", ""
+    if tuple(tensor.shape) != layer.shape:
+        return "", f"has shape {list(layer.shape)}, the module's {list(tensor.shape)}"
+    dtype = getattr(torch, layer.dtype)
+    if not tensor.is_meta and not torch.can_cast(dtype, tensor.dtype):
+        return "", f"is {layer.dtype}, the module's {str(tensor.dtype).removeprefix('torch.')}"
+    if repeats_itself(tensor):
+        return "several values of the module share one place in memory", ""
+    if not tensor.is_meta and tensor.numel() and not has_memory(tensor):
+        return "no plain tensors that can be filled", f"({type(tensor).__name__}, {tensor.layout})"
+    return None
+
+
+def _copy_into(old: torch.Tensor, tensor: torch.Tensor) -> None:
+    """RuntimeError where a whole number does not fit into the module's dtype."""
+    import torch
+
+    with torch.no_grad():
+        old.copy_(tensor)
+        is_whole = (
+            not tensor.is_floating_point() and old.dtype != tensor.dtype and not old.is_floating_point()
+        )
+        if is_whole and not torch.equal(old.to(tensor.dtype), tensor.to(old.device)):
+            raise RuntimeError(f"its values do not fit into {old.dtype}")

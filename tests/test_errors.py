@@ -1,0 +1,66 @@
+"""Every error of the package stays short, says where, and survives the way to another process."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+
+import pytest
+
+from arrowquant_dist.errors import LISTED, MESSAGE_CHARS, ArrowQuantError, listed, shortened
+
+
+def _tree(root: type[ArrowQuantError]) -> Iterator[type[ArrowQuantError]]:
+    yield root
+    for branch in root.__subclasses__():
+        yield from _tree(branch)
+
+
+ERRORS = sorted(_tree(ArrowQuantError), key=lambda error: error.__name__)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_error_stays_short_whatever_it_is_about(error: type[ArrowQuantError]) -> None:
+    raised = error(
+        f"these are wrong: {'x' * 403_072}; load it again",
+        layer="y" * 100_000,
+        uri=f"s3://bucket/{'z' * 100_000}",
+        byte_range=(3, 9),
+    )
+    said = str(raised)
+    assert len(said) < 2 * MESSAGE_CHARS + 400
+    for part in ("layer 'yyyy", "s3://bucket/", "bytes 3-9", "these are wrong: xxx", "; load it again"):
+        assert part in said
+    assert len(raised.to_dict()["message"]) == len(said)
+    assert raised.to_dict()["layer"] == "y" * 100_000
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_error_is_the_same_after_pickling(error: type[ArrowQuantError]) -> None:
+    raised = error("m" * 9_000, layer="a.weight", uri="/x", byte_range=(0, 1))
+    again = pickle.loads(pickle.dumps(raised))  # noqa: S301
+    assert type(again) is error
+    assert str(again) == str(raised)
+    assert again.to_dict() == raised.to_dict()
+
+
+def test_short_messages_are_left_alone() -> None:
+    assert str(ArrowQuantError("m" * MESSAGE_CHARS)) == "m" * MESSAGE_CHARS
+
+
+def test_five_names_are_listed_and_the_others_counted() -> None:
+    assert listed("abcde") == "a, b, c, d, e"
+    assert listed(range(403)) == "0, 1, 2, 3, 4 and 398 more"
+    assert listed([]) == ""
+    assert len(listed(["n" * 1_000_000] * 1_000)) < LISTED * 140
+
+
+@pytest.mark.parametrize("count", [120, 121, 100_000])
+def test_a_long_name_keeps_its_beginning_and_its_end(count: int) -> None:
+    name = "a" * (count - 60) + "b" * 60
+    short = shortened(name)
+    assert len(short) <= 120
+    assert (short == name) == (count <= 120)
+    assert short.startswith("a" * 44)
+    assert short.endswith("b" * 44)
+    assert count <= 120 or f"({count - 88} characters)" in short

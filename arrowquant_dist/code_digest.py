@@ -22,6 +22,7 @@ DECIDES_BYTES = (
     "tensor",
     "format",
     "checkpoint",
+    "encodings",
     "dataset",  # is a source as well
     "worker",
     "plan/blocks.py",  # which values a row block has

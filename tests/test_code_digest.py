@@ -45,7 +45,7 @@ def package(tmp_path: Path) -> Path:
         "methods/mse.py",
         "tensor/quantize.py",
         "checkpoint/safetensors.py",
-        "checkpoint/encodings/rows.py",
+        "encodings/rows.py",
         "format/schema.py",
         "worker/shard.py",
         "config/spec.py",

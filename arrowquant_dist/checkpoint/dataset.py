@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from arrowquant_dist.checkpoint.encodings.dataset import DATASET_ROWS
 from arrowquant_dist.checkpoint.sidecars import choose_sidecars, sidecar_files
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.encodings.dataset import DATASET_ROWS
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint
 from arrowquant_dist.storage.base import ObjectInfo, Store
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from arrowquant_dist.checkpoint.encodings.encoding import Encoding
-from arrowquant_dist.checkpoint.encodings.raw import RAW
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.encodings.encoding import Encoding
+from arrowquant_dist.encodings.raw import RAW
 
 
 @dataclass(frozen=True, slots=True)

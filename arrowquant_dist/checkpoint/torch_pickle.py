@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from arrowquant_dist.checkpoint import torch_private, torch_storages
-from arrowquant_dist.checkpoint.encodings.raw import RAW
-from arrowquant_dist.checkpoint.encodings.strided import Strided, is_contiguous, view_extent
 from arrowquant_dist.checkpoint.pickle_scan import check_pickle
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.checkpoint.torch_zip import TorchArchive, read_archive
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.encodings.raw import RAW
+from arrowquant_dist.encodings.strided import Strided, is_contiguous, view_extent
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from arrowquant_dist.checkpoint.encodings.columns import describe
+from arrowquant_dist.encodings.columns import describe
 from arrowquant_dist.errors import listed, shortened
 from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, RowBlock
 from arrowquant_dist.plan.fingerprint import fingerprint, source_files

@@ -9,8 +9,8 @@ from typing import Any
 
 import xxhash
 
-from arrowquant_dist.checkpoint.encodings.columns import describe
 from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.encodings.columns import describe
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.plan.blocks import PLAN_VERSION, Shard
 from arrowquant_dist.storage.uris import redact

@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from arrowquant_dist.checkpoint.encodings.columns import encoding_columns, encoding_fields
-from arrowquant_dist.checkpoint.encodings.encoding import Encoding
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.columns import arrow_batch, python_values
 from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.encodings.columns import encoding_columns, encoding_fields
+from arrowquant_dist.encodings.encoding import Encoding
 from arrowquant_dist.plan.blocks import RowBlock, Shard
 
 # The columns of the spec's fields have their names.
@@ -28,7 +28,7 @@ _SPEC_FIELDS = [
     ("row_dims", pa.int32()),
     ("keep_non_finite", pa.bool_()),
 ]
-# What each plan has; columns of the encodings in it come behind (checkpoint/encodings/columns.py). shape, num_params,
+# What each plan has; columns of the encodings in it come behind (encodings/columns.py). shape, num_params,
 # offset and nbytes are the block's own, `layer_…` those of the whole layer. Where a block's bytes are no range of
 # their own, offset and nbytes are the layer's.
 BLOCK_SCHEMA = pa.schema(

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from arrowquant_dist.checkpoint.encodings.raw import RAW
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import QuantizationConfig, QuantSpec, Storage
+from arrowquant_dist.encodings.raw import RAW
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.method_names import METHODS
 from arrowquant_dist.methods import method_of

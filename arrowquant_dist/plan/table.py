@@ -11,7 +11,7 @@ import pyarrow as pa
 import xxhash
 
 from arrowquant_dist.checkpoint.collector import collector_paused
-from arrowquant_dist.checkpoint.encodings.columns import are_encoding_fields, read_encodings
+from arrowquant_dist.encodings.columns import are_encoding_fields, read_encodings
 from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint
 from arrowquant_dist.plan import version1
 from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, Shard

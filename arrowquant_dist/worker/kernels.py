@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from arrowquant_dist.checkpoint.encodings.raw import RAW
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.encodings.raw import RAW
 from arrowquant_dist.kernels.numba_private import when_compiling
 from arrowquant_dist.methods import side_input_of
 from arrowquant_dist.plan import RowBlock

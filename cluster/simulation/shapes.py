@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 
 from checkout import ROOT  # noqa: F401 first: the package is found through it
 
-from arrowquant_dist.checkpoint.encodings.float8 import Float8Blocks
-from arrowquant_dist.checkpoint.encodings.place import Place
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.encodings.float8 import Float8Blocks
+from arrowquant_dist.encodings.place import Place
 
 URI = "s3://models/model"
 FILE_NBYTES = 5_000_000_000

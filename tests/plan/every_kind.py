@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from arrowquant_dist.checkpoint.encodings.dataset import DATASET_ROWS
-from arrowquant_dist.checkpoint.encodings.float8 import Float8Blocks
-from arrowquant_dist.checkpoint.encodings.int8 import Int8
-from arrowquant_dist.checkpoint.encodings.microscaled import Microscaled
-from arrowquant_dist.checkpoint.encodings.packed import PackedInts
-from arrowquant_dist.checkpoint.encodings.place import Place
-from arrowquant_dist.checkpoint.encodings.strided import Strided
-from arrowquant_dist.checkpoint.encodings.transposed import TransposedMicroscaled
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.encodings.dataset import DATASET_ROWS
+from arrowquant_dist.encodings.float8 import Float8Blocks
+from arrowquant_dist.encodings.int8 import Int8
+from arrowquant_dist.encodings.microscaled import Microscaled
+from arrowquant_dist.encodings.packed import PackedInts
+from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.encodings.strided import Strided
+from arrowquant_dist.encodings.transposed import TransposedMicroscaled
 
 A, B, D = "s3://bucket/model/a.safetensors", "s3://bucket/model/b.bin", "s3://bucket/dataset"
 E8M0 = "float8_e8m0fnu"

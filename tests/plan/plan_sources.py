@@ -9,18 +9,18 @@ from itertools import count
 
 from hypothesis import strategies as st
 
-from arrowquant_dist.checkpoint.encodings.dataset import DATASET_ROWS
-from arrowquant_dist.checkpoint.encodings.float8 import Float8Blocks
-from arrowquant_dist.checkpoint.encodings.int8 import Int8
-from arrowquant_dist.checkpoint.encodings.microscaled import Microscaled
-from arrowquant_dist.checkpoint.encodings.packed import PackedInts
-from arrowquant_dist.checkpoint.encodings.place import Place
-from arrowquant_dist.checkpoint.encodings.raw import RAW
-from arrowquant_dist.checkpoint.encodings.strided import Strided
-from arrowquant_dist.checkpoint.encodings.transposed import TransposedMicroscaled
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import LayerOverride, QuantizationConfig, RunConfig
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.encodings.dataset import DATASET_ROWS
+from arrowquant_dist.encodings.float8 import Float8Blocks
+from arrowquant_dist.encodings.int8 import Int8
+from arrowquant_dist.encodings.microscaled import Microscaled
+from arrowquant_dist.encodings.packed import PackedInts
+from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.encodings.raw import RAW
+from arrowquant_dist.encodings.strided import Strided
+from arrowquant_dist.encodings.transposed import TransposedMicroscaled
 
 URI = "s3://bucket/model"
 

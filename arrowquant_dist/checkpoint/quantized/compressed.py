@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from arrowquant_dist.checkpoint.encodings.encoding import Encoding
-from arrowquant_dist.checkpoint.encodings.int8 import Int8
-from arrowquant_dist.checkpoint.encodings.packed import PACKED_BITS, PackedInts, words_of
-from arrowquant_dist.checkpoint.encodings.place import Place
-from arrowquant_dist.checkpoint.encodings.rows import Block, matrix_of
-from arrowquant_dist.checkpoint.encodings.zero_points import word_rows
 from arrowquant_dist.checkpoint.quantized.scales import check_scales, find_block
 from arrowquant_dist.checkpoint.quantized.schemes import Scheme, Schemes
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors, refuse
 from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.encodings.encoding import Encoding
+from arrowquant_dist.encodings.int8 import Int8
+from arrowquant_dist.encodings.packed import PACKED_BITS, PackedInts, words_of
+from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.encodings.rows import Block, matrix_of
+from arrowquant_dist.encodings.zero_points import word_rows
 from arrowquant_dist.errors import InvalidCheckpoint
 
 ReadValues = Callable[[Sequence[Layer]], list[np.ndarray]]  # small raw layers → uint8 [nbytes] each

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from arrowquant_dist.checkpoint.encodings.float8 import FLOAT8_CODES, Float8Blocks
-from arrowquant_dist.checkpoint.encodings.rows import Block
 from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
 from arrowquant_dist.checkpoint.quantized.scales import check_scales, find_block
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors, refuse
+from arrowquant_dist.encodings.float8 import FLOAT8_CODES, Float8Blocks
+from arrowquant_dist.encodings.rows import Block
 from arrowquant_dist.errors import InvalidCheckpoint
 
 DEFAULT_BLOCK = (128, 128)

@@ -9,10 +9,10 @@ itself and its scales.
 
 from __future__ import annotations
 
-from arrowquant_dist.checkpoint.encodings.microscaled import GROUP, GROUP_CODES_NBYTES, Microscaled
-from arrowquant_dist.checkpoint.encodings.transposed import TransposedMicroscaled
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors, refuse
 from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.encodings.microscaled import GROUP, GROUP_CODES_NBYTES, Microscaled
+from arrowquant_dist.encodings.transposed import TransposedMicroscaled
 
 E8M0 = "float8_e8m0fnu"
 _SCALE_DTYPES = ("uint8", E8M0)

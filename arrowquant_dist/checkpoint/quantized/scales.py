@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from arrowquant_dist.checkpoint.encodings.rows import Block
 from arrowquant_dist.checkpoint.quantized.tensors import refuse
 from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.encodings.rows import Block
 from arrowquant_dist.errors import InvalidCheckpoint
 
 SCALE_DTYPES = ("float32", "bfloat16", "float16", "float8_e8m0fnu")

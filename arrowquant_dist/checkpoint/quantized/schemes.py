@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from arrowquant_dist.checkpoint.encodings.rows import Block
 from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
+from arrowquant_dist.encodings.rows import Block
 from arrowquant_dist.errors import InvalidCheckpoint
 
 METHOD = "compressed-tensors"

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from arrowquant_dist.checkpoint.encodings.encoding import Encoding
-from arrowquant_dist.checkpoint.encodings.place import Place
-from arrowquant_dist.checkpoint.encodings.raw import RAW
 from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.encodings.encoding import Encoding
+from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.encodings.raw import RAW
 from arrowquant_dist.errors import InvalidCheckpoint
 
 _WEIGHT = ".weight"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from arrowquant_dist.checkpoint.encodings.encoding import Encoding, Stored
-from arrowquant_dist.checkpoint.encodings.place import Place, present
-from arrowquant_dist.checkpoint.encodings.rows import Block, Codes, Grid, RowSlice, matrix_of
-from arrowquant_dist.checkpoint.encodings.zero_points import ZeroPoints
+from arrowquant_dist.encodings.encoding import Encoding, Stored
+from arrowquant_dist.encodings.place import Place, present
+from arrowquant_dist.encodings.rows import Block, Codes, Grid, RowSlice, matrix_of
+from arrowquant_dist.encodings.zero_points import ZeroPoints
 from arrowquant_dist.kernels.code_kinds import INT8
 
 _BITS = 8

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arrowquant_dist.checkpoint.encodings.strided import gather, is_contiguous, view_extent
+from arrowquant_dist.encodings.strided import gather, is_contiguous, view_extent
 
 
 @st.composite
@@ -43,7 +43,7 @@ def test_a_view_is_gathered_whatever_its_strides_and_the_window(
         out[:] = raw[at : at + out.size]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("arrowquant_dist.checkpoint.encodings.strided._SMALL_NBYTES", window)
+        patch.setattr("arrowquant_dist.encodings.strided._SMALL_NBYTES", window)
         found = np.empty(4 * (stop - start), np.uint8)
         gather(read_into, offset, view.shape, strides, 4, range(start, stop), found)
     assert found.view("<i4").tolist() == view.reshape(-1)[start:stop].tolist()

@@ -15,25 +15,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arrowquant_dist.arena import Allocate
-from arrowquant_dist.checkpoint.encodings import columns
-from arrowquant_dist.checkpoint.encodings.columns import (
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
+from arrowquant_dist.columns import arrow_batch
+from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.encodings import columns
+from arrowquant_dist.encodings.columns import (
     describe,
     encoding_columns,
     encoding_fields,
     read_encodings,
 )
-from arrowquant_dist.checkpoint.encodings.encoding import (
+from arrowquant_dist.encodings.encoding import (
     Encoding,
     Source,
     SourceRange,
     Stored,
 )
-from arrowquant_dist.checkpoint.encodings.place import Place
-from arrowquant_dist.checkpoint.encodings.registry import BY_KIND, ENCODINGS
-from arrowquant_dist.checkpoint.reader import SourceReader
-from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
-from arrowquant_dist.columns import arrow_batch
-from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.encodings.registry import BY_KIND, ENCODINGS
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.plan import make_plan
 from arrowquant_dist.plan.rows import BLOCK_SCHEMA

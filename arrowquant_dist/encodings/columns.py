@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 import pyarrow as pa
 
-from arrowquant_dist.checkpoint.encodings.encoding import Encoding
-from arrowquant_dist.checkpoint.encodings.place import Place
-from arrowquant_dist.checkpoint.encodings.registry import BY_KIND, ENCODINGS
 from arrowquant_dist.columns import python_values
+from arrowquant_dist.encodings.encoding import Encoding
+from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.encodings.registry import BY_KIND, ENCODINGS
 
 KIND_FIELD = pa.field("encoding", pa.string())
 _INTS = pa.list_(pa.int64())

@@ -9,13 +9,13 @@ from typing import ClassVar
 import numpy as np
 
 from arrowquant_dist.arena import Allocate
-from arrowquant_dist.checkpoint.encodings.encoding import (
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.encodings.encoding import (
     Encoding,
     Source,
     SourceRange,
     Stored,
 )
-from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.storage.base import ByteRange
 from arrowquant_dist.storage.uris import redact

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from arrowquant_dist.arena import Allocate
-from arrowquant_dist.checkpoint.encodings.encoding import Source, SourceRange, Stored
-from arrowquant_dist.checkpoint.encodings.place import Place
-from arrowquant_dist.checkpoint.encodings.zero_points import ZeroPoints
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.encodings.encoding import Source, SourceRange, Stored
+from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.encodings.zero_points import ZeroPoints
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.tensor.source import as_float32
 

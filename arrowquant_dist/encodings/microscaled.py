@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from arrowquant_dist.checkpoint.encodings.encoding import Encoding, Stored
-from arrowquant_dist.checkpoint.encodings.place import Place
-from arrowquant_dist.checkpoint.encodings.rows import Codes, Grid, RowSlice, matrix_of
+from arrowquant_dist.encodings.encoding import Encoding, Stored
+from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.encodings.rows import Codes, Grid, RowSlice, matrix_of
 from arrowquant_dist.kernels.code_kinds import E2M1
 
 GROUP = 32  # values of a row that share a scale

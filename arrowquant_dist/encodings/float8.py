@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from arrowquant_dist.checkpoint.encodings.encoding import Encoding, Stored
-from arrowquant_dist.checkpoint.encodings.place import Place
-from arrowquant_dist.checkpoint.encodings.rows import Block, Codes, Grid, RowSlice, matrix_of
+from arrowquant_dist.encodings.encoding import Encoding, Stored
+from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.encodings.rows import Block, Codes, Grid, RowSlice, matrix_of
 from arrowquant_dist.kernels.code_kinds import E4M3, E5M2
 
 FLOAT8_CODES = {"float8_e4m3fn": Codes(E4M3, 8), "float8_e5m2": Codes(E5M2, 8)}

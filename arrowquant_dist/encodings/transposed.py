@@ -10,17 +10,17 @@ from typing import ClassVar
 import numpy as np
 
 from arrowquant_dist.arena import Allocate
-from arrowquant_dist.checkpoint.encodings.encoding import (
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.encodings.encoding import (
     Encoding,
     Source,
     SourceRange,
     Stored,
 )
-from arrowquant_dist.checkpoint.encodings.microscaled import E2M1_CODES, GROUP, GROUP_CODES_NBYTES, e2m1_grid
-from arrowquant_dist.checkpoint.encodings.place import Place
-from arrowquant_dist.checkpoint.encodings.rows import OUT_BITS, Grid, matrix_of
-from arrowquant_dist.checkpoint.encodings.strided import WINDOW_NBYTES, gather
-from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.encodings.microscaled import E2M1_CODES, GROUP, GROUP_CODES_NBYTES, e2m1_grid
+from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.encodings.rows import OUT_BITS, Grid, matrix_of
+from arrowquant_dist.encodings.strided import WINDOW_NBYTES, gather
 from arrowquant_dist.tensor.source import as_float32
 
 _SCALE_NBYTES = 4  # as float32

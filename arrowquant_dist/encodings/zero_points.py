@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arrowquant_dist.checkpoint.encodings.place import Place
+from arrowquant_dist.encodings.place import Place
 
 WORD_BITS = 32
 

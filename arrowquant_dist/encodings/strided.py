@@ -12,13 +12,13 @@ from typing import ClassVar
 import numpy as np
 
 from arrowquant_dist.arena import Allocate
-from arrowquant_dist.checkpoint.encodings.encoding import (
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.encodings.encoding import (
     Encoding,
     Source,
     SourceRange,
     Stored,
 )
-from arrowquant_dist.dtypes import DTYPES
 
 WINDOW_NBYTES = 16 << 20  # the most that is read at once on top of the result
 _SMALL_NBYTES = 64 << 10  # a span this small is one request whatever it wastes

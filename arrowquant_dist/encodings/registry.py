@@ -1,0 +1,25 @@
+"""Every way of storing weights that is known."""
+
+from __future__ import annotations
+
+from arrowquant_dist.encodings.dataset import DatasetRows
+from arrowquant_dist.encodings.encoding import Encoding
+from arrowquant_dist.encodings.float8 import Float8Blocks
+from arrowquant_dist.encodings.int8 import Int8
+from arrowquant_dist.encodings.microscaled import Microscaled
+from arrowquant_dist.encodings.packed import PackedInts
+from arrowquant_dist.encodings.raw import Raw
+from arrowquant_dist.encodings.strided import Strided
+from arrowquant_dist.encodings.transposed import TransposedMicroscaled
+
+ENCODINGS: tuple[type[Encoding], ...] = (
+    Raw,
+    Strided,
+    Float8Blocks,
+    Int8,
+    PackedInts,
+    Microscaled,
+    TransposedMicroscaled,
+    DatasetRows,
+)
+BY_KIND: dict[str, type[Encoding]] = {encoding.kind: encoding for encoding in ENCODINGS}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from arrowquant_dist.checkpoint.quantized.model_config import QUANTIZATION_KEYS
+from arrowquant_dist.checkpoint.quantized.model_config import MLX_KEY, QUANTIZATION_KEYS, is_mlx
 from arrowquant_dist.checkpoint.table import Checkpoint, SourceFile
 from arrowquant_dist.storage.base import ObjectInfo, Store
 
@@ -67,6 +67,8 @@ def published(path: str, data: bytes, checkpoint: Checkpoint) -> bytes:
     for place in (config, inner) if isinstance(inner, dict) else (config,):
         for key in QUANTIZATION_KEYS:
             place.pop(key, None)
+        if is_mlx(place.get(MLX_KEY)):
+            del place[MLX_KEY]
     return json.dumps(config, indent=2, ensure_ascii=False).encode()
 
 

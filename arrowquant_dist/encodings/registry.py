@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from arrowquant_dist.encodings.affine import Affine
+from arrowquant_dist.encodings.awq import Awq
 from arrowquant_dist.encodings.dataset import DatasetRows
 from arrowquant_dist.encodings.encoding import Encoding
 from arrowquant_dist.encodings.float8 import Float8Blocks
+from arrowquant_dist.encodings.gptq import Gptq
 from arrowquant_dist.encodings.int8 import Int8
+from arrowquant_dist.encodings.llm_int8 import LlmInt8
 from arrowquant_dist.encodings.microscaled import Microscaled
 from arrowquant_dist.encodings.packed import PackedInts
 from arrowquant_dist.encodings.raw import Raw
@@ -20,6 +24,10 @@ ENCODINGS: tuple[type[Encoding], ...] = (
     PackedInts,
     Microscaled,
     TransposedMicroscaled,
+    Gptq,
+    Awq,
+    Affine,
+    LlmInt8,
     DatasetRows,
 )
 BY_KIND: dict[str, type[Encoding]] = {encoding.kind: encoding for encoding in ENCODINGS}

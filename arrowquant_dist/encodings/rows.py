@@ -1,7 +1,8 @@
 """Values of codes that lie in the order of the values, row after row, with scales for blocks of rows and columns.
 
-x = (code - zero point) · scale, in float32, rounded once to the layer's dtype. The codes lie in matrices of `rows` ×
-`columns`, one for each index of the layer's leading dimensions, from the layer's `offset`.
+x = (code - zero point) · scale (affine codes: code · scale + bias), in float32, rounded once to the layer's dtype. The
+codes lie in matrices of `rows` × `columns`, one for each index of the layer's leading dimensions, from the layer's
+`offset`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from arrowquant_dist.arena import Allocate
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.encodings.encoding import Source, SourceRange, Stored
 from arrowquant_dist.encodings.place import Place
-from arrowquant_dist.encodings.zero_points import ZeroPoints
+from arrowquant_dist.encodings.zero_points import BesideScales
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.tensor.source import as_float32
 
@@ -79,7 +80,7 @@ class RowSlice:
     codes: Codes
     grid: Grid
     scales: Place
-    zero_points: ZeroPoints | None = None
+    zero_points: BesideScales | None = None
     groups: Place | None = None
 
     @property
@@ -116,7 +117,8 @@ class RowSlice:
         ]
         if self.zero_points is not None:
             stored = self.zero_points.stored_rows(self._scale_rows)
-            found.append(_rows_of(self.zero_points.place, stored, grid.scale_columns))
+            columns = self.zero_points.stored_columns(grid.scale_columns)
+            found.append(_rows_of(self.zero_points.place, stored, columns))
         if self.groups is not None:
             found.append(_rows_of(self.groups, range(1), grid.columns))
         return found

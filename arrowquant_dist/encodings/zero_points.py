@@ -1,20 +1,38 @@
-"""The zero points of compressed-tensors' integers, in the two ways that they are stored."""
+"""What is stored beside scales, a number for each: zero points in the ways that there are, and biases."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.tensor.source import as_float32
 
 WORD_BITS = 32
 
 
+class BesideScales(Protocol):
+    """A number for each scale. Rows are those of the scales' matrices, counted over all of them."""
+
+    @property
+    def place(self) -> Place: ...
+
+    def stored_rows(self, rows: range) -> range:
+        """The rows as they are stored that hold the numbers of some rows of scales."""
+
+    def stored_columns(self, columns: int) -> int:
+        """How many values are stored in a row for so many scales."""
+
+    def decode(self, found: np.ndarray, rows: range, columns: int) -> np.ndarray:
+        """found: uint8, the bytes of `stored_rows(rows)`. Returns float32 [rows, columns]."""
+
+
 @dataclass(frozen=True, slots=True)
 class ZeroPoints:
-    """One for each scale: int8 in the scales' shape; or of `bits` bits, offset binary, packed down the rows of each
-    matrix into words: int32 […, words, groups].
+    """Of compressed-tensors' integers, one for each scale: int8 in the scales' shape; or of `bits` bits, offset binary,
+    packed down the rows of each matrix into words: int32 […, words, groups].
 
     scale_rows: of one matrix. Rows of scales and of words are counted over all matrices.
     """
@@ -33,13 +51,14 @@ class ZeroPoints:
         return self.place.dtype != "int8"
 
     def stored_rows(self, rows: range) -> range:
-        """The rows as they are stored that hold the zero points of some rows of scales."""
         if not self.are_packed:
             return rows
         return range(self._word_row(rows.start), self._word_row(rows.stop - 1) + 1)
 
+    def stored_columns(self, columns: int) -> int:
+        return columns
+
     def decode(self, found: np.ndarray, rows: range, columns: int) -> np.ndarray:
-        """found: uint8, the bytes of `stored_rows(rows)`. Returns float32 [rows, columns]."""
         if not self.are_packed:
             return found.view(np.int8).reshape(-1, columns).astype(np.float32)
         words = found.view("<u4").reshape(-1, columns)
@@ -52,6 +71,22 @@ class ZeroPoints:
     def _word_row(self, scale_row: int) -> int:
         words = word_rows(self.scale_rows, self.bits)
         return scale_row // self.scale_rows * words + scale_row % self.scale_rows * self.bits // WORD_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class Biases:
+    """Floats in the scales' shape."""
+
+    place: Place
+
+    def stored_rows(self, rows: range) -> range:
+        return rows
+
+    def stored_columns(self, columns: int) -> int:
+        return columns
+
+    def decode(self, found: np.ndarray, _rows: range, columns: int) -> np.ndarray:
+        return as_float32(found, self.place.dtype).reshape(-1, columns)
 
 
 def word_rows(scale_rows: int, bits: int) -> int:

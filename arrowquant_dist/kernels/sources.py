@@ -1,6 +1,9 @@
-"""Codes of quantized sources → values: x = (code - zero point) · scale in IEEE float32, rounded once to the dtype asked
-for, half to even. What is too large for it becomes inf and NaN stays NaN, as in torch, so that the check for them
-sees it."""
+"""Codes of quantized sources → values in IEEE float32, rounded once to the dtype asked for, half to even.
+
+x = (code - zero point) · scale; of affine codes code · scale + bias; of bitsandbytes' code · scale · (1 / 127). Each
+operation is rounded by itself. What is too large for the dtype becomes inf and NaN stays NaN, as in torch, so that the
+check for them sees it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from arrowquant_dist.kernels.bits import float_to_bfloat16, float_to_float16, from_code, to_float32
-from arrowquant_dist.kernels.code_kinds import E2M1, E4M3, E5M2, PACKED
+from arrowquant_dist.kernels.code_kinds import AFFINE, E2M1, E4M3, E5M2, INT8_OF_127, PACKED
 from arrowquant_dist.kernels.compile import kernel
 from arrowquant_dist.kernels.pack import unpack_row
 
@@ -90,6 +93,20 @@ def _int_run(codes: np.ndarray, scale: np.float32, zero_point: np.float32, out: 
 
 
 @kernel
+def _int_of_127_run(codes: np.ndarray, scale: np.float32, out: np.ndarray) -> None:
+    """In bitsandbytes' order of operations."""
+    for j in range(out.size):
+        out[j] = _rounded(from_code(codes[j]) * scale * np.float32(1.0 / 127.0), out[j])
+
+
+@kernel
+def _affine_run(codes: np.ndarray, scale: np.float32, bias: np.float32, out: np.ndarray) -> None:
+    """codes: unsigned."""
+    for j in range(out.size):
+        out[j] = _rounded(np.float32(codes[j]) * scale + bias, out[j])
+
+
+@kernel
 def _int_row_of_groups(
     codes: np.ndarray, groups: np.ndarray, scales: np.ndarray, zero_points: np.ndarray, out: np.ndarray
 ) -> None:
@@ -117,6 +134,10 @@ def _unpack(kind: int, bits: int, packed: np.ndarray, codes: np.ndarray) -> None
             codes[j] = packed[j] ^ np.uint8(128)
     else:
         unpack_row(packed, bits, codes)
+    if kind == AFFINE:
+        half = np.uint8(1 << (bits - 1))
+        for j in range(codes.size):
+            codes[j] = np.uint8(codes[j] + half)
 
 
 @kernel
@@ -127,6 +148,10 @@ def _run(kind: int, codes: np.ndarray, scale: np.float32, zero_point: np.float32
         _e5m2_run(codes, scale, out)
     elif kind == E2M1:
         _e2m1_run(codes, scale, out)
+    elif kind == AFFINE:
+        _affine_run(codes, scale, zero_point, out)
+    elif kind == INT8_OF_127:
+        _int_of_127_run(codes, scale, out)
     else:
         _int_run(codes, scale, zero_point, out)
 
@@ -167,19 +192,33 @@ def decode_rows(
 ) -> None:
     """Decodes rows of codes, each with the scales of its own or of its block's.
 
-    kind: E4M3 … E2M1; bits: of a PACKED code (2, 4 or 8). codes: uint8 [rows, row bytes]. scale_rows: int64 [rows], the
-    row of `scales` and `zero_points` that holds for each. group: columns a scale. groups: int32 [columns], the scale
-    of each column where they are not in order, else [0]. scales: float32 [scale rows, groups]; zero_points: the same,
-    or [scale rows, 0]. scratch: uint8 [columns]. out: int32 (float32), uint16 (bfloat16) or int16 (float16) bits
-    [rows, columns].
+    kind: of code_kinds.py; bits: of a PACKED or AFFINE code (1 to 8). codes: uint8 [rows, row bytes]. scale_rows: int64
+    [rows], the row of `scales` and `zero_points` that holds for each. group: columns a scale. groups: int32 [columns],
+    the scale of each column where they are not in order, else [0]. scales: float32 [scale rows, groups]; zero_points:
+    the same, or [scale rows, 0]. scratch: uint8 [columns]. out: int32 (float32), uint16 (bfloat16) or int16 (float16)
+    bits [rows, columns].
     """
-    packed = kind in (PACKED, E2M1)
+    packed = kind in (PACKED, AFFINE, E2M1)
     for i in range(out.shape[0]):
         if packed:
             _unpack(kind, bits, codes[i], scratch)
         at = scale_rows[i]
         plain = scratch if packed else codes[i]
         _row(kind, plain, group, groups, scales[at], zero_points[at], out[i])
+
+
+@kernel
+def turn_fields(words: np.ndarray, shifts: np.ndarray, mask: int, codes: np.ndarray) -> None:
+    """Fields of words → codes, the columns of the words as rows.
+
+    words: uint32 [rows, columns]. shifts: uint32 [fields of a word], in the order of the codes. codes: uint8 [columns ·
+    fields, rows].
+    """
+    for w in range(words.shape[1]):
+        for k in range(shifts.size):
+            at = w * shifts.size + k
+            for i in range(words.shape[0]):
+                codes[at, i] = np.uint8((words[i, w] >> shifts[k]) & mask)
 
 
 @kernel

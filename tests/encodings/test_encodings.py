@@ -52,7 +52,7 @@ def as_batch(encodings: Sequence[Encoding]) -> pa.RecordBatch:
 
 @pytest.mark.parametrize("kind", ENCODINGS)
 def test_an_encoding_is_frozen_and_has_its_fields_alone(kind: type[Encoding]) -> None:
-    encoding = next(x.encoding for x in every_kind.LAYERS if type(x.encoding) is kind)
+    encoding = next(x.encoding for x in every_kind.EVERY if type(x.encoding) is kind)
     assert not hasattr(encoding, "__dict__")
     assert hash(encoding) == hash(pickle.loads(pickle.dumps(encoding)))  # noqa: S301 - ours
     assert is_dataclass(encoding)
@@ -90,11 +90,11 @@ def test_columns_and_descriptions_show_no_credentials() -> None:
     assert read_encodings(as_batch([secret])) == [layer.encoding]
 
 
-@pytest.mark.parametrize("layer", every_kind.LAYERS[1:], ids=lambda layer: layer.name)
+@pytest.mark.parametrize("layer", every_kind.EVERY[1:], ids=lambda layer: layer.name)
 def test_bytes_beyond_their_file_are_refused_before_a_weight_is_read(layer: Layer) -> None:
     beyond = replace(layer, offset=1_000_000)
     with pytest.raises(InvalidCheckpoint, match=f"layer '{layer.name}'.*outside the file"):
-        make_plan(replace(every_kind.SOURCE, layers=(beyond,), aliases={}), every_kind.CONFIG, every_kind.RUN)
+        make_plan(replace(every_kind.NOW, layers=(beyond,), aliases={}), every_kind.CONFIG, every_kind.RUN)
 
 
 def test_scales_beyond_their_file_are_refused_and_the_file_is_named() -> None:

@@ -296,7 +296,7 @@ def test_codes_of_other_formats_are_kept_and_noted(tmp_path: Path) -> None:
         "c.weight_scale": torch.ones(8, 1),
         "d.weight_packed": torch.ones(8, 4, dtype=torch.int32),
     }
-    checkpoint = save_model(tmp_path, tensors, {"quant_method": "gptq", "bits": 4})
+    checkpoint = save_model(tmp_path, tensors, {"quant_method": "another", "bits": 4})
     found = values_of(checkpoint)
     assert found.keys() == tensors.keys()
     for name, tensor in tensors.items():

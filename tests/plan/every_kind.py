@@ -1,12 +1,19 @@
-"""A source with a layer of each kind of encoding, the one that `version1.arrow` was made of."""
+"""A source with a layer of each kind of encoding. SOURCE and LAYERS are those that `version1.arrow` was made of, NOW
+has the kinds that came after it too."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.encodings.affine import Affine
+from arrowquant_dist.encodings.awq import Awq
 from arrowquant_dist.encodings.dataset import DATASET_ROWS
 from arrowquant_dist.encodings.float8 import Float8Blocks
+from arrowquant_dist.encodings.gptq import LESS_ONE, Gptq
 from arrowquant_dist.encodings.int8 import Int8
+from arrowquant_dist.encodings.llm_int8 import LlmInt8
 from arrowquant_dist.encodings.microscaled import Microscaled
 from arrowquant_dist.encodings.packed import PackedInts
 from arrowquant_dist.encodings.place import Place
@@ -62,6 +69,29 @@ SOURCE = Checkpoint(
     ("config.json",),
     notes=("a note",),
 )
+LATER = (
+    Layer(
+        *("gptq.weight", (64, 96), "float16", A, 920_000, 3072),
+        Gptq(
+            *(4, 32, Place(A, 930_000, "float16", (3, 64)), Place(A, 931_000, "int32", (3, 8)), LESS_ONE),
+            Place(A, 932_000, "int32", (96,)),
+        ),
+    ),
+    Layer(
+        *("awq.weight", (64, 96), "float16", A, 940_000, 3072),
+        Awq(32, Place(A, 950_000, "float16", (3, 64)), Place(A, 951_000, "int32", (3, 8))),
+    ),
+    Layer(
+        *("mlx.weight", (64, 96), "bfloat16", A, 960_000, 2304),
+        Affine(3, 32, Place(A, 970_000, "bfloat16", (64, 3)), Place(A, 971_000, "bfloat16", (64, 3))),
+    ),
+    Layer(
+        *("llm_int8.weight", (64, 96), "float16", A, 980_000, 6144),
+        LlmInt8(Place(A, 990_000, "float32", (64,))),
+    ),
+)
+EVERY = (*LAYERS, *LATER)
+NOW = replace(SOURCE, layers=EVERY)
 CONFIG = QuantizationConfig(
     "int4", per_channel=False, group_size=32, mixed_precision_layers=["embed", "gone"]
 )

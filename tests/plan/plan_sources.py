@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import LayerOverride, QuantizationConfig, RunConfig
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.encodings.affine import Affine
+from arrowquant_dist.encodings.awq import Awq
 from arrowquant_dist.encodings.dataset import DATASET_ROWS
 from arrowquant_dist.encodings.float8 import Float8Blocks
+from arrowquant_dist.encodings.gptq import LESS_ONE, PLAIN, Gptq
 from arrowquant_dist.encodings.int8 import Int8
+from arrowquant_dist.encodings.llm_int8 import LlmInt8
 from arrowquant_dist.encodings.microscaled import Microscaled
 from arrowquant_dist.encodings.packed import PackedInts
 from arrowquant_dist.encodings.place import Place
@@ -81,6 +85,10 @@ ENCODINGS = st.one_of(
     ),
     st.builds(Microscaled, PLACES),
     st.builds(TransposedMicroscaled, PLACES),
+    st.builds(Gptq, _SIZES, _SIZES, PLACES, PLACES, st.sampled_from([LESS_ONE, PLAIN]), st.none() | PLACES),
+    st.builds(Awq, _SIZES, PLACES, PLACES),
+    st.builds(Affine, _SIZES, _SIZES, PLACES, PLACES),
+    st.builds(LlmInt8, PLACES),
 )  # of any kind, with any numbers
 _SMALL = Place(f"{URI}/a.safetensors", 0, "float32", (1,))
 ENCODED = st.sampled_from(

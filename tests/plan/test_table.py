@@ -26,7 +26,7 @@ PLAN = make_plan(
     CONFIG,
     RunConfig(block_bytes=1 << 20),
 )
-EVERY = make_plan(every_kind.SOURCE, every_kind.CONFIG, every_kind.RUN)
+EVERY = make_plan(every_kind.NOW, every_kind.CONFIG, every_kind.RUN)
 
 
 @settings(deadline=None, max_examples=150)
@@ -100,7 +100,8 @@ def test_encodings_are_typed_columns() -> None:
 def test_a_plan_has_the_columns_of_the_kinds_in_it() -> None:
     assert plan_table(PLAN).schema.names[-2:] == ["kept_reason", "encoding"]
     kinds = ["strided", "float8", "int8", "packed", "microscaled", "transposed_microscaled"]
-    assert plan_table(EVERY).schema.names[-8:] == ["kept_reason", "encoding", *kinds]
+    kinds += ["gptq", "awq", "affine", "llm_int8"]
+    assert plan_table(EVERY).schema.names[-len(kinds) - 2 :] == ["kept_reason", "encoding", *kinds]
 
 
 def _with_metadata(table: pa.Table, name: str, value: object) -> pa.Table:

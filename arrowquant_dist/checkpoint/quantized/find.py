@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _MARKS = (
     *("_scale_inv", "_scale", ".scale", "_scales", ".scales", "_packed"),  # decoded
-    *(".qweight", ".absmax", ".bitmask", ".compressed"),  # refused, or kept with a note
+    *(".qweight", ".qzeros", ".SCB", ".weight_format", ".biases"),  # decoded
+    *(".B", ".absmax", ".bitmask", ".compressed"),  # refused, or kept with a note
 )
 _INTEGERS = ("int8", "uint8", "int32")
 
@@ -58,9 +59,12 @@ def _put_together(
     # Of no use to most checkpoints, which have nothing that looks like codes.
     from arrowquant_dist.checkpoint.quantized.compressed import add_integers
     from arrowquant_dist.checkpoint.quantized.float8 import add_float8
+    from arrowquant_dist.checkpoint.quantized.llm_int8 import add_llm_int8
     from arrowquant_dist.checkpoint.quantized.microscaled import add_experts, add_packed
+    from arrowquant_dist.checkpoint.quantized.mlx import add_mlx
     from arrowquant_dist.checkpoint.quantized.schemes import read_schemes
     from arrowquant_dist.checkpoint.quantized.tensors import Tensors
+    from arrowquant_dist.checkpoint.quantized.words import add_words
 
     stored = {layer.name: layer for layer in layers}
     tied = {name: replace(stored[first], name=name) for name, first in aliases.items()}
@@ -70,6 +74,9 @@ def _put_together(
     add_experts(tensors)
     add_packed(tensors)
     add_integers(tensors, schemes, read_values)
+    add_words(tensors, config)
+    add_mlx(tensors, config)
+    add_llm_int8(tensors, config, read_values)
     add_float8(tensors, config, schemes.blocks)
     return _collect(tensors, layers, aliases)
 

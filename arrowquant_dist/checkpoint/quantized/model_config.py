@@ -1,16 +1,20 @@
-"""What config.json says of a quantized checkpoint."""
+"""What config.json, and the files that others wrote in its place, say of a quantized checkpoint."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
 from arrowquant_dist.storage.base import Store
 
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
+# Where AutoGPTQ and AutoAWQ put what config.json has no quantization_config for: whose it is.
+QUANTIZATION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+MLX_KEY = "quantization"
+_CONFIG = "config.json"
 _DTYPES = ("bfloat16", "float16", "float32")
 _MAX_NBYTES = 32 << 20
 
@@ -18,13 +22,14 @@ _MAX_NBYTES = 32 << 20
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """dtype: what weights are decoded to: the model's `dtype` (`torch_dtype`) where that is bfloat16, float16 or
-    float32, else bfloat16. quantization: the model's `quantization_config`, {} where it has none.
-    uri: of config.json.
+    float32, else bfloat16. quantization: the model's `quantization_config`, or that of a file of QUANTIZATION_FILES, {}
+    where it has none. mlx: its `quantization` where that is MLX's, else {}. uri: of the file that has these.
     """
 
     uri: str
     dtype: str = "bfloat16"
     quantization: Mapping[str, Any] = field(default_factory=dict)
+    mlx: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -33,19 +38,37 @@ class ModelConfig:
 
 def read_model_config(folder: Store) -> ModelConfig:
     """Of the model in `folder`; defaults where it has no config.json. InvalidCheckpoint for one that is no JSON."""
-    uri = folder.url("config.json")
+    found = _model_config(_read(folder, _CONFIG) or {}, folder.url(_CONFIG))
+    if found.quantization or found.mlx:
+        return found
+    for name, method in QUANTIZATION_FILES.items():
+        given = _read(folder, name)
+        if given is not None:
+            return replace(found, uri=folder.url(name), quantization={"quant_method": method, **given})
+    return found
+
+
+def is_mlx(settings: Any) -> bool:
+    """Whether it is what MLX writes as `quantization` and, again, as `quantization_config`."""
+    is_own = isinstance(settings, dict) and "quant_method" not in settings
+    return is_own and "group_size" in settings and ("bits" in settings or "mode" in settings)
+
+
+def _read(folder: Store, name: str) -> Mapping[str, Any] | None:
+    """None where it is not there."""
+    uri = folder.url(name)
     try:
-        if folder.size("config.json") > _MAX_NBYTES:
+        if folder.size(name) > _MAX_NBYTES:
             raise InvalidCheckpoint(f"larger than {_MAX_NBYTES} bytes; this is no model's config", uri=uri)
-        config = json.loads(folder.read("config.json").decode("utf-8"))
+        config = json.loads(folder.read(name).decode("utf-8"))
     except NotFound:
-        return ModelConfig(uri)
+        return None
     except (ValueError, RecursionError) as error:
         message = f"not readable JSON ({error}), and it says how the weights are quantized; download it again"
         raise InvalidCheckpoint(message, uri=uri) from error
     if not isinstance(config, dict):
         raise InvalidCheckpoint("not an object of settings; download it again", uri=uri)
-    return _model_config(config, uri)
+    return config
 
 
 def _model_config(config: Mapping[str, Any], uri: str) -> ModelConfig:
@@ -56,8 +79,10 @@ def _model_config(config: Mapping[str, Any], uri: str) -> ModelConfig:
         str(place.get(key)).removeprefix("torch.") for place in places for key in ("dtype", "torch_dtype")
     ]
     found = [place[key] for place in places for key in QUANTIZATION_KEYS if isinstance(place.get(key), dict)]
+    mlx = [place[key] for place in places for key in (MLX_KEY, *QUANTIZATION_KEYS) if is_mlx(place.get(key))]
     return ModelConfig(
         uri,
         next((name for name in named if name in _DTYPES), "bfloat16"),
         found[0] if found else {},
+        mlx[0] if mlx else {},
     )

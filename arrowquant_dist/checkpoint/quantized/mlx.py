@@ -1,0 +1,140 @@
+"""MLX's codes: uint32 X.weight with X.scales, and X.biases where they are affine.
+
+config.json's `quantization` has bits, group size and mode, of all modules or of one by its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
+from arrowquant_dist.checkpoint.quantized.tensors import Tensors, refuse
+from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.encodings.affine import AFFINE_BITS, Affine
+from arrowquant_dist.encodings.encoding import Encoding
+from arrowquant_dist.encodings.float8 import Float8Blocks
+from arrowquant_dist.encodings.microscaled import Microscaled
+from arrowquant_dist.errors import InvalidCheckpoint
+
+_CODES, _SCALES, _BIASES = ".weight", ".scales", ".biases"
+_FLOATS = ("float16", "bfloat16", "float32")
+_E8M0, _GROUP = "float8_e8m0fnu", 32  # of mxfp4 and mxfp8
+_MXFP_BITS = {"mxfp4": 4, "mxfp8": 8}
+_AFFINE = "affine"
+_AGAIN = "download the checkpoint again"
+
+
+@dataclass(frozen=True, slots=True)
+class _Mode:
+    """How a module is quantized. bits, group_size: None where the config is silent."""
+
+    name: str
+    bits: int | None
+    group_size: int | None
+
+
+def add_mlx(tensors: Tensors, config: ModelConfig) -> None:
+    """Adds the layers of MLX's codes, and keeps those of modes that can't be decoded.
+
+    Raises InvalidCheckpoint for codes without scales or biases, or with those of another shape than the config says.
+    """
+    for scales in list(tensors.by_name.values()):
+        base = scales.name.removesuffix(_SCALES)
+        codes = tensors.by_name.get(base + _CODES)
+        if base == scales.name or codes is None or codes.dtype != "uint32":
+            continue
+        mode = _mode(base, config)
+        biases = tensors.by_name.get(base + _BIASES)
+        if mode.name not in (_AFFINE, *_MXFP_BITS):
+            names = [codes.name, scales.name, base + _BIASES, base + ".global_scale"]
+            tensors.keep(names, f"codes of MLX's mode {mode.name!r}, which can't be decoded")
+            continue
+        if not codes.shape or not codes.nbytes:
+            refuse(f"{list(codes.shape)} of uint32 are no codes of a matrix; {_AGAIN}", codes)
+        tensors.place(codes)
+        if mode.name == _AFFINE:
+            _add_affine(tensors, codes, scales, biases, mode)
+        else:
+            _add_microscaled(tensors, codes, scales, mode)
+    _check_alone(tensors, config)
+
+
+def _mode(module: str, config: ModelConfig) -> _Mode:
+    given = config.mlx
+    own = given.get(module, given)
+    if own is True:
+        own = given
+    if not isinstance(own, dict):
+        _refuse(f"it has {own!r} for {module}, which has codes and scales", config)
+    found: list[int | None] = []
+    for key in ("bits", "group_size"):
+        number = own.get(key, given.get(key))
+        if number is not None and (type(number) is not int or number < 1):
+            _refuse(f"its {key} {number!r} of {module} is no number of them", config)
+        found.append(number)
+    return _Mode(str(own.get("mode", given.get("mode", _AFFINE))), *found)
+
+
+def _add_affine(tensors: Tensors, codes: Layer, scales: Layer, biases: Layer | None, mode: _Mode) -> None:
+    base = codes.name.removesuffix(_CODES)
+    if biases is None:
+        refuse(f"these are codes of MLX, and {base}{_BIASES} is not there; {_AGAIN}", codes)
+    if mode.bits is None or mode.group_size is None:
+        message = (
+            "its shape does not tell how many bits codes have; add `bits` and `group_size` to config.json's"
+        )
+        refuse(f"{message} quantization", codes)
+    if mode.bits not in AFFINE_BITS:
+        refuse(f"MLX's codes of {mode.bits} bits are not supported, only 1 to 8", codes)
+    for part in (scales, biases):
+        if part.dtype not in _FLOATS or part.shape[:-1] != codes.shape[:-1] or part.shape != scales.shape:
+            refuse(f"{list(part.shape)} of {part.dtype} do not fit codes {list(codes.shape)}; {_AGAIN}", part)
+    shape = _shape(codes, scales, mode.bits, mode.group_size)
+    encoding = Affine(mode.bits, mode.group_size, tensors.place(scales), tensors.place(biases))
+    tensors.add(codes, codes.name, shape, encoding, [scales.name, biases.name])
+
+
+def _add_microscaled(tensors: Tensors, codes: Layer, scales: Layer, mode: _Mode) -> None:
+    bits = _MXFP_BITS[mode.name]
+    if mode.bits not in (None, bits) or mode.group_size not in (None, _GROUP):
+        refuse(
+            f"the config says {mode.bits} bits in groups of {mode.group_size}, which are not {mode.name}",
+            codes,
+        )
+    if scales.dtype not in ("uint8", _E8M0) or scales.shape[:-1] != codes.shape[:-1]:
+        refuse(
+            f"{list(scales.shape)} of {scales.dtype} do not fit codes {list(codes.shape)}; {_AGAIN}", scales
+        )
+    shape = _shape(codes, scales, bits, _GROUP)
+    place = tensors.place(scales, _E8M0)
+    encoding: Encoding = (
+        Microscaled(place) if bits == 4 else Float8Blocks("float8_e4m3fn", (1, _GROUP), place)
+    )
+    tensors.add(codes, codes.name, shape, encoding, [scales.name])
+
+
+def _shape(codes: Layer, scales: Layer, bits: int, group_size: int) -> tuple[int, ...]:
+    """Of the values: the codes fill their words, and their groups are whole."""
+    columns = scales.shape[-1] * group_size
+    if columns * bits != codes.shape[-1] * 32:
+        refuse(
+            f"{codes.shape[-1]} words and {scales.shape[-1]} scales a row are not those of {bits} bits in groups of "
+            f"{group_size}, as the config says; {_AGAIN}",
+            codes,
+        )
+    return (*codes.shape[:-1], columns)
+
+
+def _check_alone(tensors: Tensors, config: ModelConfig) -> None:
+    """Codes without scales, in a model that is MLX's."""
+    if not config.mlx:
+        return
+    for codes in tensors.by_name.values():
+        if codes.dtype == "uint32" and codes.name.endswith(_CODES) and tensors.is_free(codes.name):
+            scales = codes.name.removesuffix(_CODES) + _SCALES
+            refuse(f"these are codes of MLX, and {scales} is not there; {_AGAIN}", codes)
+
+
+def _refuse(message: str, config: ModelConfig) -> NoReturn:
+    raise InvalidCheckpoint(f"quantization: {message}; correct it", uri=config.uri)

@@ -1,0 +1,106 @@
+"""What a model's config says of the codes of one module: bits and group size, which modules may have of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
+from arrowquant_dist.errors import InvalidCheckpoint
+
+WHOLE_ROW = -1  # as a group size
+
+_BITS = ("bits", "w_bit")
+_GROUP_SIZE = ("group_size", "q_group_size")
+_NOT, _ALSO = "-:", "+:"  # how GPTQModel's `dynamic` marks modules that are not quantized, and those that are
+_FULL_BITS = 16  # of modules that are left as they are
+_NOT_QUANTIZED = {_BITS[0]: _FULL_BITS}
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSettings:
+    """None where the config is silent. group_size: inputs that share a scale, or WHOLE_ROW. is_quantized: False where
+    it says that the module is not."""
+
+    bits: int | None
+    group_size: int | None
+    is_quantized: bool = True
+
+
+def settings_of(config: ModelConfig, module: str) -> ModuleSettings:
+    """InvalidCheckpoint, which names the config, for numbers that are none."""
+    given = config.quantization
+    own = _dynamic(given.get("dynamic"), module, config)
+    if own is None:
+        own = _extra(given.get("extra_config"), module, config)
+    bits = _number(own or {}, given, _BITS, config)
+    group_size = _number(own or {}, given, _GROUP_SIZE, config)
+    if bits is not None and bits >= _FULL_BITS:
+        return ModuleSettings(None, None, is_quantized=False)
+    if group_size is not None and group_size < 1 and group_size != WHOLE_ROW:
+        _refuse(f"its group_size {group_size} is none", config)
+    return ModuleSettings(bits, group_size)
+
+
+def _dynamic(rules: Any, module: str, config: ModelConfig) -> Mapping[str, Any] | None:
+    """GPTQModel's {regex that begins the names of modules: their settings}; the first that matches holds."""
+    for pattern, own in _rules("dynamic", rules, config).items():
+        name = pattern.removeprefix(_NOT).removeprefix(_ALSO)
+        if name == module or _compiled(name, config).match(module):
+            return _NOT_QUANTIZED if pattern.startswith(_NOT) else _own("dynamic", own, config)
+    return None
+
+
+def _extra(rules: Any, module: str, config: ModelConfig) -> Mapping[str, Any] | None:
+    """auto-round's {name of a module, or a regex in it: its settings}; a name holds before a regex."""
+    rules = _rules("extra_config", rules, config)
+    if module in rules:
+        return _own("extra_config", rules[module], config)
+    for pattern, own in rules.items():
+        if not pattern.replace(".", "").replace("_", "").isalnum() and _compiled(pattern, config).search(
+            module
+        ):
+            return _own("extra_config", own, config)
+    return None
+
+
+def _rules(key: str, rules: Any, config: ModelConfig) -> Mapping[str, Any]:
+    if rules is None:
+        return {}
+    if not isinstance(rules, dict):
+        _refuse(f"{key} is no object of modules and their settings", config)
+    return rules
+
+
+def _own(key: str, own: Any, config: ModelConfig) -> Mapping[str, Any]:
+    if own is False:
+        return _NOT_QUANTIZED
+    if own is None:
+        return {}
+    if not isinstance(own, dict):
+        _refuse(f"{key} has {own!r} for a module's settings", config)
+    return own
+
+
+def _compiled(pattern: str, config: ModelConfig) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        _refuse(f"{pattern[:100]!r} is no valid regex ({error})", config)
+
+
+def _number(
+    own: Mapping[str, Any], given: Mapping[str, Any], keys: tuple[str, ...], config: ModelConfig
+) -> int | None:
+    found = [place[key] for place in (own, given) for key in keys if place.get(key) is not None]
+    if not found:
+        return None
+    if type(found[0]) is not int:
+        _refuse(f"its {keys[0]} {found[0]!r} is no whole number", config)
+    return found[0]
+
+
+def _refuse(message: str, config: ModelConfig) -> NoReturn:
+    raise InvalidCheckpoint(f"quantization_config: {message}; correct it", uri=config.uri)

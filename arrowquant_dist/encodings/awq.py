@@ -1,0 +1,62 @@
+"""AWQ's integers as AutoAWQ's GEMM kernels take them: words run along the outputs, eight of them each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from arrowquant_dist.encodings.encoding import Stored
+from arrowquant_dist.encodings.packed import words_of
+from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.encodings.rows import Codes
+from arrowquant_dist.encodings.turned import PackedField, TurnedInts
+from arrowquant_dist.kernels.code_kinds import INT8
+
+AWQ_BITS = 4
+_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # which four bits of a word, from the low ones up, each of its outputs has
+_SHIFTS = np.array(_ORDER, np.uint32) * np.uint32(AWQ_BITS)
+_MASK = (1 << AWQ_BITS) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Awq(TurnedInts):
+    """4-bit codes in int32 words [inputs, outputs / 8], outputs 0, 2, 4, 6, 1, 3, 5, 7 of each from the low bits up.
+
+    group: inputs that share a scale. scales: [groups, outputs]. zeros: int32 [groups, outputs / 8], as the codes.
+    """
+
+    group: int
+    scales: Place
+    zeros: Place
+    kind: ClassVar[str] = "awq"
+
+    @property
+    def label(self) -> str:
+        return "AWQ's 4-bit codes and scales"
+
+    @property
+    def zero_bits(self) -> int:
+        return AWQ_BITS
+
+    @property
+    def codes(self) -> Codes:
+        return Codes(INT8, 8)
+
+    def words(self, layer: Stored) -> PackedField:
+        outputs, inputs = layer.shape
+        return PackedField(
+            Place(layer.uri, layer.offset, "int32", (inputs, words_of(outputs, AWQ_BITS))), AWQ_BITS
+        )
+
+    def turned(self, words: np.ndarray, inputs: int) -> np.ndarray:
+        from arrowquant_dist.kernels.sources import turn_fields
+
+        codes = np.empty((words.shape[1] * len(_ORDER), inputs), np.uint8)
+        turn_fields(words, _SHIFTS, _MASK, codes)
+        return codes
+
+    def zero_points(self, words: np.ndarray, _outputs: int) -> np.ndarray:
+        zeros: np.ndarray = (words[:, :, None] >> _SHIFTS) & np.uint32(_MASK)
+        return zeros.reshape(len(words), -1).astype(np.float32).T

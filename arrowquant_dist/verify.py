@@ -11,9 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-import xxhash
-
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup
 from arrowquant_dist.dataset.dataset import Dataset, alias_errors, bare_paths
@@ -23,11 +20,11 @@ from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.plan import plan_from_table
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.target.intact import hash_of_object
 from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile
 from arrowquant_dist.target.plan_file import read_plan_file
 
-_READ_NBYTES = 8 << 20
 WORKERS = 4
 STRAY = "stray-object"
 _SAID_TWICE = ("fingerprint", "source", "config", "aliases", "compression")  # by the plan and the manifest
@@ -263,14 +260,7 @@ def _check_object(store: Store, file: StoredFile | ManifestPart, findings: _Find
     if nbytes != file.nbytes:
         message = f"it has {nbytes} bytes, the manifest says {file.nbytes}; fetch it again"
         raise CorruptWeights(message, uri=uri)
-    state = xxhash.xxh3_128()
-    memory = np.empty(min(_READ_NBYTES, nbytes), np.uint8)
-    for start in range(0, nbytes, _READ_NBYTES):
-        piece = memory[: min(_READ_NBYTES, nbytes - start)]
-        store.read_into(file.path, start, piece)
-        state.update(piece.data)
-        findings.advance(piece.nbytes)
-    if f"xxh3_128:{state.hexdigest()}" != file.hash:
+    if hash_of_object(store, file.path, nbytes, findings.advance) != file.hash:
         raise CorruptWeights("its hash is not the manifest's; fetch it again", uri=uri)
 
 

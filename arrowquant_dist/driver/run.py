@@ -27,6 +27,7 @@ from arrowquant_dist.reduce import combine_layers, reduce_layers
 from arrowquant_dist.report.render import render
 from arrowquant_dist.target.clear import clear
 from arrowquant_dist.target.index import write_index
+from arrowquant_dist.target.intact import without_damaged
 from arrowquant_dist.target.layout import Listing
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.target.plan_file import RunIdentity
@@ -63,7 +64,7 @@ def quantize(
         identity = _start(dataset, plan, sidecars, found)
         shards = CommittedShards(dataset, plan.fingerprint)
         with collector_paused():
-            earlier = shards.receipts(found, known={})
+            earlier = without_damaged(dataset.store, shards.receipts(found, known={}))
     missing = [shard for shard in plan.shards if shard.index not in earlier]
     engine, ran = choose_engine(run, worker_memory_nbytes(plan, target, run)), EngineFacts()
     if missing:

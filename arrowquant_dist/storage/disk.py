@@ -22,6 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from arrowquant_dist.storage.durable import sync_file
+
 _PIECE_NBYTES = 8 << 20  # of a direct write: a multiple of any disk's block
 _PIECES = 6  # at most, of a file: as many bytes as an upload holds
 HELD_NBYTES = _PIECES * _PIECE_NBYTES  # of a store that has written a direct file
@@ -32,7 +34,8 @@ _WAITS = 0.75  # share of a direct file's seconds, from which on the page cache 
 
 
 class NewFile(Protocol):
-    """Written front to back. OSErrors are the system's, of this write or an earlier one; `close` has the last word.
+    """Written front to back. OSErrors are the system's, of this write or an earlier one; `close` has the last word:
+    once it returns the bytes are on the disk.
 
     After `close`, whatever it raises, nothing is held any more.
     """
@@ -56,7 +59,10 @@ class CachedFile:
             data = data[os.write(self._descriptor, data) :]
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        try:
+            sync_file(self._descriptor)
+        finally:
+            os.close(self._descriptor)
 
     def abandon(self) -> None:
         with suppress(OSError):
@@ -169,6 +175,7 @@ class DirectFile:
                 self._disk.give_back(self._written())
             with memoryview(self._filling) as rest:  # no whole block, so by the other descriptor
                 _pwrite_all(self._descriptor, rest[: self._filled], self._offset)
+            sync_file(self._descriptor)  # the rest, the size, and what the disk itself has cached
         except OSError:
             self.abandon()
             raise

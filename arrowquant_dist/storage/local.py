@@ -19,6 +19,7 @@ import numpy as np
 from arrowquant_dist.errors import NotFound
 from arrowquant_dist.storage.base import TEMPORARY_MARK, ObjectInfo, ObjectWriter, Store
 from arrowquant_dist.storage.disk import CachedFile, Disk, NewFile
+from arrowquant_dist.storage.durable import Folders, sync_file
 from arrowquant_dist.storage.pins import Pins, file_version, seconds_until_settled
 from arrowquant_dist.storage.system_errors import short_read, storage_error
 from arrowquant_dist.storage.traffic import Traffic
@@ -39,6 +40,7 @@ class LocalStore(Store):
         self._lock = threading.Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
         self._pins = Pins()
+        self._folders = Folders(self._root)
         self._disk = Disk(direct_writes)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -107,7 +109,7 @@ class LocalStore(Store):
         with self._translated(path):
             target = self._local(path)
             file = self._disk.make(target, self._open_new(target, os.O_TRUNC))
-            return _LocalWriter(target, file, self.url(path), self.traffic)
+            return _LocalWriter(target, file, self.url(path), self.traffic, self._folders.sync)
 
     def write(self, path: str, data: bytes) -> None:
         self._forget(path)
@@ -136,11 +138,15 @@ class LocalStore(Store):
             return sorted(found, key=lambda info: info.path)
 
     def delete(self, paths: Iterable[str]) -> None:
+        folders = set()
         for path in paths:
             self._forget(path)
             with self._translated(path):
                 self._local(path).unlink(missing_ok=True)
+                folders.add(self._local(path).parent)
                 self._remove_empty_parents(path)
+        with self._translated(""):
+            self._folders.sync_removed(folders)
 
     def _local(self, path: str) -> Path:
         return self._root / self.check_path(path) if path else self._root
@@ -158,10 +164,11 @@ class LocalStore(Store):
                 descriptor = self._open_new(temporary, os.O_EXCL)
                 try:
                     with _LocalWriter(
-                        temporary, CachedFile(descriptor), self.url(path), self.traffic
+                        temporary, CachedFile(descriptor), self.url(path), self.traffic, _unnamed
                     ) as writer:
                         writer.write(data)
                     place(temporary, target)
+                    self._folders.sync(target.parent)
                 except FileNotFoundError:  # another process swept the temporary file away
                     if attempt + 1 == _PUBLISH_ATTEMPTS:
                         raise
@@ -170,13 +177,12 @@ class LocalStore(Store):
                 finally:
                     temporary.unlink(missing_ok=True)
 
-    @staticmethod
-    def _open_new(target: Path, flags: int) -> int:
+    def _open_new(self, target: Path, flags: int) -> int:
         while True:  # `delete` elsewhere may remove the empty folder between mkdir and open
             try:
                 return os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o666)
             except FileNotFoundError:
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self._folders.make(target.parent)
 
     def _open_cached(self, path: str) -> _File:
         """The open file of `path`. It stays open while the caller holds it, whatever the cache drops."""
@@ -232,9 +238,14 @@ class _File:
 
 
 class _LocalWriter(ObjectWriter):
-    def __init__(self, path: Path, file: NewFile, url: str, traffic: Traffic) -> None:
+    """sync: brings the names of a folder to the disk."""
+
+    def __init__(
+        self, path: Path, file: NewFile, url: str, traffic: Traffic, sync: Callable[[Path], None]
+    ) -> None:
         super().__init__()
         self._path, self._file, self._url, self._traffic = path, file, url, traffic
+        self._sync = sync
 
     def _write(self, data: memoryview) -> None:
         try:
@@ -246,6 +257,7 @@ class _LocalWriter(ObjectWriter):
     def _close(self) -> None:
         try:
             self._file.close()
+            self._sync(self._path.parent)
         except OSError as error:  # of the last pieces; a quota or a network file system may say so only now
             self._remove()
             raise storage_error(error, self._url) from error
@@ -257,6 +269,10 @@ class _LocalWriter(ObjectWriter):
     def _remove(self) -> None:
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
+
+
+def _unnamed(_folder: Path) -> None:
+    """For a temporary file: its name may be lost."""
 
 
 def _link(temporary: Path, target: Path) -> None:
@@ -272,3 +288,5 @@ def _link(temporary: Path, target: Path) -> None:
         # No hard links here. Only the content's atomicity is lost: readers of such objects validate them.
         with target.open("xb") as file:
             file.write(temporary.read_bytes())
+            file.flush()
+            sync_file(file.fileno())

@@ -1,0 +1,82 @@
+"""Whether parts hold what was written: their bytes against the hashes of their receipts.
+
+A run that resumes reads the parts of the run before it once, on local disk: a disk that said that they were there and
+lost power all the same may have them in their size with other bytes. Not on object stores: these say that an object is
+there when it is safe, and have compared what came with the checksums of what was sent; to read all of it again would
+take as long as to quantize it.
+
+Cost: as fast as the disk reads, 4 parts at a time (1.5 GB/s on a virtual disk, 10 GB/s where they are still cached).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import xxhash
+
+from arrowquant_dist.errors import NotFound, StorageError
+from arrowquant_dist.storage.base import Store
+from arrowquant_dist.storage.uris import is_local
+from arrowquant_dist.target.receipt import Receipt
+
+_READ_NBYTES = 8 << 20  # at a time, in each of
+_READERS = 4
+_LOG = logging.getLogger("arrowquant_dist.resume")
+
+
+def hash_of_object(
+    store: Store, path: str, nbytes: int, on_bytes: Callable[[int], None] = lambda _: None
+) -> str:
+    """`xxh3_128:<hex>` of an object of so many bytes. on_bytes: called with how many were read just now.
+
+    NotFound, StorageError.
+    """
+    state = xxhash.xxh3_128()
+    memory = np.empty(min(_READ_NBYTES, nbytes), np.uint8)
+    for start in range(0, nbytes, _READ_NBYTES):
+        piece = memory[: min(_READ_NBYTES, nbytes - start)]
+        store.read_into(path, start, piece)
+        state.update(piece.data)
+        on_bytes(piece.nbytes)
+    return f"xxh3_128:{state.hexdigest()}"
+
+
+def without_damaged(store: Store, receipts: Mapping[int, Receipt]) -> dict[int, Receipt]:
+    """The receipts of an earlier run whose parts are what they say; the others' parts are deleted, and each is told of.
+
+    A part never changes once it is committed, so one with another hash is nobody's any more, and a commit without its
+    part is stale for everybody: the next attempt takes its place.
+    """
+    if not is_local(store.uri):
+        return dict(receipts)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="hash") as readers:
+        are_sound = list(readers.map(partial(_is_sound, store), receipts.values()))
+    damaged = [
+        receipt for receipt, is_sound in zip(receipts.values(), are_sound, strict=True) if not is_sound
+    ]
+    for receipt in damaged:
+        message = "shard %d is done again: its part holds other bytes than were written (%s)"
+        _LOG.warning(message, receipt.shard, store.url(receipt.part))
+    store.delete([receipt.part for receipt in damaged])
+    return {
+        receipt.shard: receipt
+        for receipt, is_sound in zip(receipts.values(), are_sound, strict=True)
+        if is_sound
+    }
+
+
+def _is_sound(store: Store, receipt: Receipt) -> bool:
+    """Two readings have to agree that it is not: one may have gone wrong on its way."""
+    try:
+        return any(hash_of_object(store, receipt.part, receipt.nbytes) == receipt.hash for _ in range(2))
+    except NotFound:
+        return False
+    except StorageError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno != errno.EIO:
+            raise  # not its fault
+        return False  # cut meanwhile, or the disk has lost some of it

@@ -7,16 +7,15 @@ tied tensors one range; they are read as one tensor of several names, where the 
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
-from collections import Counter
 from typing import Any, NoReturn
 
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.dtypes import BY_SAFETENSORS
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
+from arrowquant_dist.strict_json import parse_json
 
 MAX_HEADER_NBYTES = 100_000_000  # the format's own limit
 MAX_DIMS = 64  # numpy's and torch's limit
@@ -91,20 +90,9 @@ def _parse_json(header: bytes, uri: str) -> dict[str, Any]:
     if header.count(b",") > 1000 + len(header) // 3:
         _refuse("its header is a list of numbers, not a table of tensors", uri)
 
-    def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        entries = dict(pairs)
-        if len(entries) != len(pairs):
-            name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-            _refuse(f"its header has the key {reprlib.repr(name)} twice", uri)
-        return entries
-
-    def refuse_constant(text: str) -> NoReturn:
-        _refuse(f"its header holds {text}, which is no JSON", uri)
-
     try:
-        text = header.decode("utf-8")
-        return dict(json.loads(text, object_pairs_hook=refuse_duplicates, parse_constant=refuse_constant))
-    except (ValueError, RecursionError) as error:
+        return dict(parse_json(header))
+    except (TypeError, ValueError) as error:
         raise InvalidCheckpoint(f"its header is not readable JSON ({error}); {_AGAIN}", uri=uri) from error
 
 

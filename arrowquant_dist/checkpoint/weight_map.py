@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound, listed
 from arrowquant_dist.storage.base import ObjectInfo, Store
+from arrowquant_dist.strict_json import parse_json
 
 MAX_INDEX_NBYTES = 100_000_000
 _HEADER_THREADS = 16
@@ -26,8 +26,8 @@ def read_weight_map(store: Store, path: str) -> dict[str, str]:
     if store.size(path) > MAX_INDEX_NBYTES:
         _refuse(f"the index is larger than {MAX_INDEX_NBYTES} bytes; this is none", uri)
     try:
-        index = json.loads(store.read(path).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        index = parse_json(store.read(path))
+    except ValueError as error:
         raise InvalidCheckpoint(
             f"the index is not readable JSON ({error}); download it again", uri=uri
         ) from error

@@ -19,6 +19,7 @@ from arrowquant_dist.plan.fingerprint import VERSION_2, fingerprint, source_file
 from arrowquant_dist.plan.rows import BLOCK_SCHEMA, read_shards, write_rows
 from arrowquant_dist.plan.side_tensors import parse_side_tensors, side_tensors, with_side_tensors
 from arrowquant_dist.storage.uris import redact
+from arrowquant_dist.strict_json import parse_json
 
 _PREFIX = "arrowquant."
 _OTHER_COLUMNS = "the plan's table has other columns than a plan; choose another target"
@@ -162,7 +163,7 @@ def _read_metadata(table: pa.Table) -> dict[str, Any]:
     """Of a version that is read here."""
     try:
         raw = {key.decode(): value for key, value in (table.schema.metadata or {}).items()}
-        version = json.loads(raw[f"{_PREFIX}plan_version"])
+        version = parse_json(raw[f"{_PREFIX}plan_version"])
         if version > PLAN_VERSION:
             made = f"plan_version is {version}, this release reads up to {PLAN_VERSION}"
             raise InvalidCheckpoint(f"{made}; update arrowquant-dist")
@@ -174,7 +175,7 @@ def _read_metadata(table: pa.Table) -> dict[str, Any]:
 
 def _parse_metadata(raw: Mapping[str, bytes]) -> dict[str, Any]:
     """Raises KeyError, TypeError or ValueError for what `_metadata` would not have written."""
-    metadata = {name: json.loads(raw[_PREFIX + name]) for name in _METADATA_TYPES}
+    metadata = {name: parse_json(raw[_PREFIX + name]) for name in _METADATA_TYPES}
     for name, kind in _METADATA_TYPES.items():
         if not isinstance(metadata[name], kind):
             raise TypeError(f"{name} is no {kind.__name__}")

@@ -26,6 +26,7 @@ from arrowquant_dist.encodings.raw import RAW
 from arrowquant_dist.encodings.strided import Strided
 from arrowquant_dist.encodings.transposed import TransposedMicroscaled
 from arrowquant_dist.plan.rows import BATCH_ROWS, tuples
+from arrowquant_dist.strict_json import parse_json
 
 VERSION = 1
 SCHEMA = pa.schema(
@@ -119,7 +120,7 @@ def _encoding(text: str, uri: str) -> Encoding:
     if text == "dataset":
         return DATASET_ROWS
     kind, _, described = text.partition(":")
-    values = json.loads(described)
+    values = parse_json(described.encode())
     if kind == "strided":
         return Strided(tuple(values))
     if kind == "scaled":

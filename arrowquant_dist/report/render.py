@@ -14,6 +14,7 @@ from arrowquant_dist.report.markdown import report_markdown
 from arrowquant_dist.report.page import report_page
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.strict_json import parse_json
 
 REPORT_PATH = "report/report.json"
 _REWRITE = "write it again with `quantize --overwrite`"
@@ -61,7 +62,7 @@ def read_report(store: Store) -> Report:
 
 def _parsed(content: bytes) -> Report:
     try:
-        values = json.loads(content)
+        values = parse_json(content)
     except ValueError as error:
         raise InvalidCheckpoint(f"the report is damaged ({error}); {_REWRITE}") from error
     if not isinstance(values, dict):

@@ -26,6 +26,7 @@ from arrowquant_dist.format.record import StoredRange, columns_of, records_of
 from arrowquant_dist.format.row import BLOB_NAMES
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.storage.base import Store
+from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.manifest import hash_of
 from arrowquant_dist.target.receipt import Receipt
 
@@ -168,12 +169,12 @@ def _commit_bytes(receipt: Receipt, fingerprint: str) -> bytes:
 def _receipt_in(data: bytes, fingerprint: str) -> Receipt | None:
     """None where it is of another plan or version. ValueError, KeyError or TypeError where it is no commit."""
     head, _, body = data.partition(_BODY)
-    values = json.loads(head + b"}")
+    values = parse_json(head + b"}")
     if values["commit_version"] != _COMMIT_VERSION or values["fingerprint"] != fingerprint:
         return None
     if values["checksum"] != hash_of(body[:-1]):
         raise ValueError("not the receipt that was written")
-    return _unpacked(json.loads(body[:-1]))
+    return _unpacked(parse_json(body[:-1]))
 
 
 def _json(values: dict[str, Any]) -> bytes:

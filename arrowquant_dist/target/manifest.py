@@ -16,6 +16,7 @@ import xxhash
 from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint, listed
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import Store
+from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.index import INDEX_PATH, IndexEntry, read_index
 from arrowquant_dist.target.receipt import Receipt
 
@@ -154,7 +155,7 @@ class Manifest:
     def from_bytes(cls, data: bytes, uri: str) -> Manifest:
         """Parses and validates. uri: for errors."""
         try:
-            values = json.loads(data)
+            values = parse_json(data)
         except ValueError as error:
             message = f"this is not JSON ({error}); the manifest is damaged or not of arrowquant"
             raise CorruptWeights(message, uri=uri) from error

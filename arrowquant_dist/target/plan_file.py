@@ -1,18 +1,28 @@
-"""run/plan.arrow as the target needs it: whose plan it is, of which run, and which files it copies."""
+"""run/plan.arrow as the target needs it: whose plan it is, of which run, and which files it copies.
+
+The file is an Arrow IPC file with a seal before its footer, where Arrow's readers do not look: the digest of all other
+bytes. Arrow trusts what it reads (a flipped bit in a buffer's offset has ended the process), so a sealed file is given
+to it only if the digest is right. Files of releases before the seal are validated as far as Arrow can.
+"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Self
 
 import pyarrow as pa
+import xxhash
 
 from arrowquant_dist.errors import CorruptWeights
+from arrowquant_dist.strict_json import parse_json
 
 FINGERPRINT_KEY = b"arrowquant.fingerprint"
 SIDECARS_KEY = b"arrowquant.sidecars"
 RUN_KEY = b"arrowquant.run"  # the id of the run that wrote the plan
+_SEAL = (
+    b"aqd-xxh3"  # on both sides of the digest, so that damage to one of them does not make a file unsealed
+)
+_TAIL_NBYTES = 10  # of an Arrow file: the footer's length and the magic
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +53,12 @@ def with_run_id(plan_table: pa.Table, run_id: bytes) -> pa.Table:
 
 
 def plan_file(table: pa.Table) -> bytes:
-    """The plan as an Arrow IPC file. Equal plans and ids give equal bytes."""
+    """The plan as a sealed Arrow IPC file. Equal plans and ids give equal bytes."""
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table)
-    return bytes(sink.getvalue())
+    return _sealed(bytes(sink.getvalue()))
 
 
 def read_plan_file(data: bytes, uri: str) -> pa.Table:
@@ -57,6 +67,7 @@ def read_plan_file(data: bytes, uri: str) -> pa.Table:
     What the columns say is for `plan.plan_from_table` to check.
     """
     try:
+        _check_seal(data)
         # as in dataset.bare: no Python object for a thread of Arrow's
         options = pa.ipc.IpcReadOptions(use_threads=False)
         table = pa.ipc.open_file(pa.BufferReader(data), options=options).read_all()
@@ -69,9 +80,36 @@ def read_plan_file(data: bytes, uri: str) -> pa.Table:
     return table
 
 
+def _sealed(data: bytes) -> bytes:
+    footer = _footer_start(data)
+    return data[:footer] + _seal_of(data[:footer], data[footer:]) + data[footer:]
+
+
+def _check_seal(data: bytes) -> None:
+    """ValueError where a sealed file is not what was written."""
+    if _SEAL not in data:
+        return
+    footer = _footer_start(data)
+    seal = max(footer - len(_seal_of(b"", b"")), 0)
+    if data[seal:footer] != _seal_of(data[:seal], data[footer:]):
+        raise ValueError("its bytes are not those that were written")
+
+
+def _seal_of(*parts: bytes) -> bytes:
+    state = xxhash.xxh3_128()
+    for part in parts:
+        state.update(part)
+    return _SEAL + bytes(state.digest()) + _SEAL
+
+
+def _footer_start(data: bytes) -> int:
+    length = int.from_bytes(data[-_TAIL_NBYTES : -_TAIL_NBYTES + 4], "little")
+    return max(len(data) - _TAIL_NBYTES - length, 0)
+
+
 def fingerprint_of(table: pa.Table) -> str:
     """From the schema's metadata. KeyError, ValueError, TypeError."""
-    fingerprint = json.loads((table.schema.metadata or {})[FINGERPRINT_KEY])
+    fingerprint = parse_json((table.schema.metadata or {})[FINGERPRINT_KEY])
     if not isinstance(fingerprint, str):
         raise TypeError("its fingerprint is no text")
     return fingerprint
@@ -84,7 +122,7 @@ def run_of(table: pa.Table) -> bytes | None:
 
 def sidecars_of(table: pa.Table) -> set[str]:
     """Paths of the files that the plan's run copies from the source. ValueError."""
-    paths: Any = json.loads((table.schema.metadata or {}).get(SIDECARS_KEY, b"[]"))
+    paths: Any = parse_json((table.schema.metadata or {}).get(SIDECARS_KEY, b"[]"))
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise ValueError("its sidecars are no list of paths")
     return set(paths)

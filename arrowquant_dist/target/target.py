@@ -24,6 +24,7 @@ from arrowquant_dist.errors import IncompleteDataset, NotFound, TargetConflict, 
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local
+from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.layout import PLAN_PATH, Listing
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.target.plan_file import PlannedRun, RunIdentity, plan_file, read_plan_file, with_run_id
@@ -133,7 +134,7 @@ class Target:
     def _is_manifest_ours(self) -> bool:
         """Whether it says so; a damaged one beside a plan of ours is still no file of somebody else."""
         try:
-            values = json.loads(self.store.read(MANIFEST_PATH))
+            values = parse_json(self.store.read(MANIFEST_PATH))
         except (ValueError, NotFound):
             return False
         return isinstance(values, dict) and values.get("format") == "arrowquant"

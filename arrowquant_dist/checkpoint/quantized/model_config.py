@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
 from arrowquant_dist.storage.base import Store
+from arrowquant_dist.strict_json import parse_json
 
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 # Where AutoGPTQ and AutoAWQ put what config.json has no quantization_config for: whose it is.
@@ -60,10 +60,10 @@ def _read(folder: Store, name: str) -> Mapping[str, Any] | None:
     try:
         if folder.size(name) > _MAX_NBYTES:
             raise InvalidCheckpoint(f"larger than {_MAX_NBYTES} bytes; this is no model's config", uri=uri)
-        config = json.loads(folder.read(name).decode("utf-8"))
+        config = parse_json(folder.read(name))
     except NotFound:
         return None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         message = f"not readable JSON ({error}), and it says how the weights are quantized; download it again"
         raise InvalidCheckpoint(message, uri=uri) from error
     if not isinstance(config, dict):

@@ -25,7 +25,7 @@ HEAVY = {"torch", "transformers", "pandas", "ray", "datasets", "matplotlib", "sc
 # when a library's private names are gone.
 ONE_MEANING = {"quantize", "verify", "read_layers", "fingerprint", "read_encodings", "loaded"}
 # `cluster` is tested beside the package.
-OTHER_TESTS = {"benchmarks", "chaos", "cluster", "integration", "servers", "versions"}
+OTHER_TESTS = {"benchmarks", "chaos", "fuzz", "cluster", "integration", "servers", "versions"}
 CLOCKS = {
     "waiting.py": "pauses between two looks",
     "held_worker.py": "so does the worker that is held",

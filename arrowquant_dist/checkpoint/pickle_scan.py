@@ -1,134 +1,171 @@
-"""Looks through a pickle before anything loads it: operations, names, sizes. Nothing is built or called.
+"""Walks through a pickle before anything loads it: every operation, name and argument. Nothing is built or called.
 
-torch's weights_only unpickler refuses what could run code, but it would still take memory or time without end
-for some pickles (`bytearray(10**12)`, a tuple of tuples whose hash takes years). Those are refused here, and
-a name that weights_only does not allow is found without importing torch.
+torch's weights_only unpickler refuses what could run code, but for some pickles of a few KB it takes memory or time
+without end: chained `_codecs.encode(x, "hex")`, `bytearray(10**12)`, sets of colliding keys, a million tensors that are
+one pair of memo entries. So a pickle is walked here first, as the unpickler would, with stand-ins for what it would
+make. A name is allowed for the arguments that torch.save gives it and for no others, everything that copies or hashes
+its argument is counted, and the sum may be no more than a small multiple of the pickle's size. What passes is then
+loaded in time and memory that are linear in that size.
 """
 
 from __future__ import annotations
 
 import pickletools
-import re
-from typing import Any, NoReturn
+from typing import Any
 
-from arrowquant_dist.checkpoint.torch_private import NAMES_IN_FILES, SPECIAL_NAMES_IN_FILES
+from arrowquant_dist.checkpoint.pickle_calls import (
+    SAVE_AGAIN,
+    Dict,
+    Made,
+    Name,
+    PickleBudget,
+    Tuple,
+    build,
+    call,
+    fill,
+    is_known,
+    new,
+    refuse_pickle,
+    storage,
+)
+from arrowquant_dist.checkpoint.torch_private import SPECIAL_NAMES_IN_FILES
 from arrowquant_dist.errors import InvalidCheckpoint
 
-_MAX_CALLS = 2_000_000
-_MAX_TUPLE_VALUES = 10_000
-_MAX_COUNT = 1 << 40  # counting further would only make long integers
+_MAX_OPERATIONS = 3_000_000  # a tensor takes 30 or 40
 _PROTOCOL = 2  # what torch.save writes, and all that weights_only reads
-
-# What state dicts are made of: the part of weights_only's list that takes no memory by itself and that we can
-# store. Storages and dtypes come on top, see _is_plain.
-_ALLOWED = frozenset(
-    {
-        *NAMES_IN_FILES,
-        "collections OrderedDict",
-        "collections Counter",
-        "torch.nn.parameter Parameter",
-        "torch Size",
-        "torch Tensor",
-        "torch device",
-        "torch.storage UntypedStorage",
-        "torch.storage TypedStorage",
-        "_codecs encode",
-        "builtins set",
-        "builtins complex",
-        "__builtin__ set",
-        "__builtin__ complex",
-    }
-)
-# fmt: off
-_OPERATIONS = frozenset({
-    "APPEND", "APPENDS", "BINFLOAT", "BINGET", "BININT", "BININT1", "BININT2", "BINPERSID", "BINPUT",
-    "BINUNICODE", "BUILD", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "EMPTY_TUPLE", "GLOBAL", "LONG1",
-    "LONG_BINGET", "LONG_BINPUT", "MARK", "NEWFALSE", "NEWOBJ", "NEWTRUE", "NONE", "PROTO", "REDUCE",
-    "SETITEM", "SETITEMS", "SHORT_BINSTRING", "STOP", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
-})
-# fmt: on
-_STORAGE_OR_DTYPE = re.compile(r"torch(\.cuda)? (\w+Storage|(b?float|complex|u?int|bool|qu?int)\w*)")
-_SAVE_AGAIN = "save `model.state_dict()` with torch.save, or convert the file to safetensors"
 
 
 def check_pickle(data: bytes, uri: str) -> None:
-    """Raises InvalidCheckpoint, with the reason, unless `data` holds plain containers and tensors alone."""
-    scan = _Scan(uri)
+    """Raises InvalidCheckpoint, with the reason, unless `data` holds plain containers and tensors alone, and loads in
+    time and memory linear in its size."""
+    walk = _Walk(len(data))
     try:
         for operation, argument, _ in pickletools.genops(data):
-            scan.step(operation, argument)
-    except InvalidCheckpoint:
-        raise
+            walk.step(operation.name, argument)
+    except InvalidCheckpoint as error:
+        raise InvalidCheckpoint(error.message, uri=uri) from error
     except (ValueError, LookupError, OverflowError, Warning) as error:
+        reason = str(error)[:200]
         raise InvalidCheckpoint(
-            f"its pickle is damaged ({error}); download the file again", uri=uri
+            f"its pickle is damaged ({reason}); download the file again", uri=uri
         ) from error
 
 
-class _Scan:
-    """The unpickler's stack with a number for each object: how many values one meets walking through it."""
+class _Walk:
+    """The unpickler's stack and memo. Numbers, texts, tuples and lists are themselves."""
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._stack: list[int] = []
+    def __init__(self, nbytes: int) -> None:
+        self._stack: list[Any] = []
         self._marks: list[int] = []
-        self._memo: dict[int, int] = {}
-        self._calls = 0
+        self._memo: dict[int, Any] = {}
+        self._operations = 0
+        self._budget = PickleBudget(nbytes)
 
-    def step(self, operation: pickletools.OpcodeInfo, argument: Any) -> None:
-        name = operation.name
-        if name == "PROTO" and argument != _PROTOCOL:
-            self._refuse(
-                f"its pickle is of protocol {argument}, weights_only reads protocol 2; {_SAVE_AGAIN}"
-            )
-        if name not in _OPERATIONS:
-            self._refuse(f"its pickle uses {name}, which weights_only does not read; {_SAVE_AGAIN}")
-        if name == "GLOBAL":
-            self._check_global(argument)
-        elif name == "LONG1" and abs(argument) >= 2**63:
-            self._refuse(f"its pickle holds an integer beyond 64 bits; {_SAVE_AGAIN}")
-        elif name in ("REDUCE", "NEWOBJ", "BINPERSID"):
-            self._calls += 1
-            if self._calls > _MAX_CALLS:
-                self._refuse(f"its pickle makes more than {_MAX_CALLS} objects; this is no state dict")
-        if name == "MARK":
-            self._marks.append(len(self._stack))
+    def step(self, name: str, argument: Any) -> None:
+        self._operations += 1
+        if self._operations > _MAX_OPERATIONS:
+            refuse_pickle(f"its pickle takes more than {_MAX_OPERATIONS} steps; this is no state dict")
+        if name in _CONSTANTS:
+            self._stack.append(_CONSTANTS[name])
+        elif name in _LITERALS:
+            self._stack.append(argument)
         elif name in ("BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = self._stack[-1]
+            self._memo[argument] = self._top()
         elif name in ("BINGET", "LONG_BINGET"):
             self._stack.append(self._memo[argument])
+        elif name == "MARK":
+            self._marks.append(len(self._stack))
         else:
-            self._apply(operation)
+            self._apply(name, argument)
 
-    def _apply(self, operation: pickletools.OpcodeInfo) -> None:
-        before = operation.stack_before
-        if pickletools.markobject in before:
-            start = self._marks.pop() - before.index(pickletools.markobject)
-        else:
-            start = len(self._stack) - len(before)
-        if start < 0:
+    def _apply(self, name: str, argument: Any) -> None:
+        match name:
+            case "GLOBAL":
+                self._global(argument)
+            case "EMPTY_LIST":
+                self._stack.append([])
+            case "EMPTY_DICT":
+                self._stack.append(Dict())
+            case "EMPTY_SET":
+                self._stack.append(Made("set"))
+            case "TUPLE":
+                self._stack.append(Tuple.of(self._pop_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                self._stack.append(Tuple.of([self._pop() for _ in range(int(name[-1]))][::-1]))
+            case "APPEND":
+                self._extend([self._pop()])
+            case "APPENDS":
+                self._extend(self._pop_mark())
+            case "SETITEM":
+                value, key = self._pop(), self._pop()
+                fill(self._top(), (key, value), self._budget)
+            case "SETITEMS":
+                items = self._pop_mark()
+                fill(self._top(), items, self._budget)
+            case "BINPERSID":
+                self._stack.append(storage(self._pop()))
+            case "REDUCE":
+                arguments, function = self._pop(), self._pop()
+                self._stack.append(call(function, arguments, self._budget))
+            case "NEWOBJ":
+                arguments, function = self._pop(), self._pop()
+                self._stack.append(new(function, arguments, self._budget))
+            case "BUILD":
+                state = self._pop()
+                build(self._top(), state, self._budget)
+            case "LONG1":
+                self._long(argument)
+            case "PROTO":
+                self._proto(argument)
+            case "STOP":
+                self._pop()
+            case _:
+                refuse_pickle(f"its pickle uses {name}, which weights_only does not read; {SAVE_AGAIN}")
+
+    def _pop(self) -> Any:
+        if not self._stack or (self._marks and len(self._stack) <= self._marks[-1]):
             raise IndexError("it takes more from the stack than there is")
-        values = min(1 + sum(self._stack[start:]), _MAX_COUNT)
+        return self._stack.pop()
+
+    def _pop_mark(self) -> list[Any]:
+        start = self._marks.pop()
+        items = self._stack[start:]
         del self._stack[start:]
-        if operation.name.startswith("TUPLE") and values > _MAX_TUPLE_VALUES:
-            self._refuse(f"its pickle has a tuple of over {_MAX_TUPLE_VALUES} values; this is no state dict")
-        self._stack.extend([values] * len(operation.stack_after))
+        return items
 
-    def _check_global(self, name: str) -> None:
+    def _top(self) -> Any:
+        value = self._pop()
+        self._stack.append(value)
+        return value
+
+    def _proto(self, version: int) -> None:
+        if version != _PROTOCOL:
+            refuse_pickle(f"its pickle is of protocol {version}, weights_only reads protocol 2; {SAVE_AGAIN}")
+
+    def _long(self, value: int) -> None:
+        if abs(value) >= 2**63:
+            refuse_pickle(f"its pickle holds an integer beyond 64 bits; {SAVE_AGAIN}")
+        self._stack.append(value)
+
+    def _global(self, name: str) -> None:
         if name in SPECIAL_NAMES_IN_FILES:
-            self._refuse(
-                f"it holds {SPECIAL_NAMES_IN_FILES[name]}, which have no plain values; {_SAVE_AGAIN}"
+            refuse_pickle(
+                f"it holds {SPECIAL_NAMES_IN_FILES[name]}, which have no plain values; {SAVE_AGAIN}"
             )
-        if name not in _ALLOWED and not _is_plain(name):
-            self._refuse(
-                f"its pickle asks for {name.replace(' ', '.')!r}, which weights_only does not allow as it "
-                f"could run code; nothing of the file was loaded; {_SAVE_AGAIN}"
+        if not is_known(name):
+            refuse_pickle(
+                f"its pickle asks for {name.replace(' ', '.')[:200]!r}, which weights_only does not allow as it "
+                f"could run code; nothing of the file was loaded; {SAVE_AGAIN}"
             )
+        self._stack.append(Name(name))
 
-    def _refuse(self, message: str) -> NoReturn:
-        raise InvalidCheckpoint(message, uri=self._uri)
+    def _extend(self, items: list[Any]) -> None:
+        match self._top():
+            case list(target):
+                target.extend(items)
+            case _:
+                raise ValueError("values are appended to what is no list")
 
 
-def _is_plain(name: str) -> bool:
-    """Storage classes (`torch FloatStorage`) and dtypes (`torch float8_e4m3fn`)."""
-    return _STORAGE_OR_DTYPE.fullmatch(name) is not None
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_LITERALS = frozenset({"BINFLOAT", "BININT", "BININT1", "BININT2", "BINUNICODE", "SHORT_BINSTRING"})

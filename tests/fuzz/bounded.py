@@ -1,0 +1,60 @@
+"""Runs one hostile input in a process of its own, with a limit of memory, and says how it ended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import CHECKOUT
+
+MAX_RESIDENT_NBYTES = 1_500_000_000
+_SECONDS = 120  # of a machine that many tests share; what hangs is what never ends
+_CODE = """
+import json, resource, sys
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+from arrowquant_dist.cli import main
+try:
+    main()
+finally:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    sys.stderr.write(f"\\npeak={peak}\\n")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """returncode: negative where a signal ended it. error: what it wrote to stderr. peak_nbytes: resident."""
+
+    returncode: int
+    output: str
+    error: str
+    peak_nbytes: int
+
+    @property
+    def is_one_sentence(self) -> bool:
+        """Bad input, said in one line, within bounds."""
+        lines = self.error.splitlines()
+        return (
+            self.returncode == 2
+            and len(lines) == 1
+            and len(lines[0]) < 2000
+            and "Traceback" not in self.error
+            and self.peak_nbytes < MAX_RESIDENT_NBYTES
+        )
+
+
+def arrowquant(*arguments: str, cwd: Path) -> Ended:
+    """The program as a user runs it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _CODE, *arguments],
+        check=False,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        env={"PYTHONPATH": str(CHECKOUT), "PATH": "/usr/bin:/bin", "HOME": str(cwd)},
+    )
+    error, _, peak = done.stderr.rpartition("\npeak=")
+    return Ended(done.returncode, done.stdout, error.strip(), int(peak or 0))

@@ -202,6 +202,7 @@ def _read(
         left_out=found.left_out,
         kept={ties.get(name, name): why for name, why in found.kept.items()},
         sidecar_files=sidecar_files(store, sidecars, listing),
+        unscaled=found.unscaled,
     )
 
 

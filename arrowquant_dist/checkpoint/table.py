@@ -60,8 +60,10 @@ class Checkpoint:
     codes, scales and what else a quantized source has instead of values. left_out: {name of a stored tensor: why} of
     what belongs to the way that codes were computed with and to no layer. Layers, aliases, decoded and left_out
     together name every tensor of the source. kept: {layer: why} of layers that are to stay byte for byte whatever a
-    config says, such as codes that can't be decoded and their scales. notes: for people. largest_row_nbytes: memory
-    that it takes to read any one row of a source that is a dataset, whose rows may be larger than what is read of them.
+    config says, such as codes that can't be decoded and their scales. unscaled: {layer: its neighbours} of float8
+    layers whose scales nobody knows: no plan is made of them unless the config says that they have none. notes: for
+    people. largest_row_nbytes: memory that it takes to read any one row of a source that is a dataset, whose rows may
+    be larger than what is read of them.
     """
 
     uri: str
@@ -76,3 +78,4 @@ class Checkpoint:
     left_out: dict[str, str] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     sidecar_files: tuple[SourceFile, ...] = ()
+    unscaled: dict[str, tuple[str, ...]] = field(default_factory=dict)

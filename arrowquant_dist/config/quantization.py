@@ -87,6 +87,8 @@ class QuantizationConfig:
     non_finite: what NaN or inf in a layer does: `error`, or `keep` the layer as it is.
     row_dims: {pattern: leading dimensions that make up the rows}, 2 for fused experts. The last match wins,
     and layers with no more dimensions than that are left alone.
+    unscaled_float8: patterns of float8 layers that have no scales: their numbers are the weights. Others whose scales
+    nobody knows are an error.
     hessians: where `calibrate` wrote its Hessians; read for layers whose method needs them.
     overrides: the last match wins, as a whole: what it doesn't say is as it is here, not as in an earlier
     override.
@@ -105,6 +107,7 @@ class QuantizationConfig:
     row_dims: Mapping[str, int] = field(default_factory=dict, hash=False)
     hessians: str | None = None
     overrides: Sequence[LayerOverride] = ()
+    unscaled_float8: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name in ("quant_type", "per_channel", "group_size", "symmetric", "integer_zero_points"):
@@ -114,10 +117,11 @@ class QuantizationConfig:
         check_choice("non_finite", self.non_finite, NON_FINITE)
         if self.hessians is not None:
             check_text("hessians", self.hessians)
-        words = _as_tuple("mixed_precision_layers", self.mixed_precision_layers)
-        for index, word in enumerate(words):
-            check_pattern(f"mixed_precision_layers[{index}]", word)
-        object.__setattr__(self, "mixed_precision_layers", words)
+        for key in ("mixed_precision_layers", "unscaled_float8"):
+            words = _as_tuple(key, getattr(self, key))
+            for index, word in enumerate(words):
+                check_pattern(f"{key}[{index}]", word)
+            object.__setattr__(self, key, words)
         object.__setattr__(self, "row_dims", _checked_row_dims(self.row_dims))
         given = enumerate(_as_tuple("overrides", self.overrides))
         overrides = tuple(_as_override(index, value) for index, value in given)
@@ -155,14 +159,19 @@ class QuantizationConfig:
         return replace(self, **given)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, as in YAML, all of them; no credentials."""
-        return {
-            **{name: getattr(self, name) for name in _names(QuantizationConfig)},
+        """The fields as plain values, as in YAML; no credentials."""
+        values = {
+            **{name: getattr(self, name) for name in _names(QuantizationConfig) if name != "unscaled_float8"},
             "mixed_precision_layers": list(self.mixed_precision_layers),
             "row_dims": dict(self.row_dims),
             "hessians": without_credentials(self.hessians) if self.hessians is not None else None,
             "overrides": [override.to_dict() for override in self.overrides],
         }
+        if (
+            self.unscaled_float8
+        ):  # which earlier releases did not have: configs without it stay equal to theirs
+            values["unscaled_float8"] = list(self.unscaled_float8)
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QuantizationConfig:

@@ -16,15 +16,20 @@ import numpy as np
 from arrowquant_dist.arena import Allocate
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.encodings.encoding import Source, SourceRange, Stored
+from arrowquant_dist.encodings.global_scale import FACTOR_ROW_NBYTES, GlobalScale
 from arrowquant_dist.encodings.place import Place
 from arrowquant_dist.encodings.zero_points import BesideScales
 from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.kernels.code_kinds import E2M1, E4M3, E5M2
+from arrowquant_dist.storage.uris import redact
 from arrowquant_dist.tensor.source import as_float32
 
 OUT_BITS = {"float32": "<i4", "bfloat16": "<u2", "float16": "<i2"}  # as the kernels take them
 
 _SCALE_NBYTES = 4  # as float32
 _ZERO_POINT_NBYTES = 16  # words, shifted, as integers, as float32
+_FLOAT_CODES = (E4M3, E5M2, E2M1)
+_NO_SIGNS = np.uint8(0x77)  # of codes of 8 bits, or of two of 4
 _ROW_NBYTES = 24  # its number and its row of scales, int64, and what that is computed of
 
 Block = tuple[int, int]  # rows and columns of a matrix that share a scale
@@ -82,6 +87,7 @@ class RowSlice:
     scales: Place
     zero_points: BesideScales | None = None
     groups: Place | None = None
+    global_scale: GlobalScale | None = None
 
     @property
     def rows(self) -> range:
@@ -97,11 +103,14 @@ class RowSlice:
 
     @property
     def beside_nbytes(self) -> int:
-        """The scales as float32, the zero points on their way to that, and which of them each row has."""
+        """The scales as float32, once more with what they share, the zero points on their way to that, and which of
+        them each row has."""
         if not self.rows:
             return 0
         scales = len(self._scale_rows) * self.grid.scale_columns
         zero_points = scales if self.zero_points is not None else 0
+        if self.global_scale is not None:
+            scales = 2 * scales + FACTOR_ROW_NBYTES // _SCALE_NBYTES * len(self._scale_rows)
         return _SCALE_NBYTES * scales + _ZERO_POINT_NBYTES * zero_points + _ROW_NBYTES * len(self.rows)
 
     @property
@@ -121,6 +130,8 @@ class RowSlice:
             found.append(_rows_of(self.zero_points.place, stored, columns))
         if self.groups is not None:
             found.append(_rows_of(self.groups, range(1), grid.columns))
+        if self.global_scale is not None:
+            found.append(self.global_scale.source_range)
         return found
 
     def values(self, found: Sequence[np.ndarray], _source: Source, allocate: Allocate) -> np.ndarray:
@@ -136,6 +147,11 @@ class RowSlice:
         if self.zero_points is not None:
             zero_points = self.zero_points.decode(next(rest), scale_rows, grid.scale_columns)
         groups = next(rest).view("<i4") if self.groups is not None else np.empty(0, np.int32)
+        shared = scales[0, 0] if grid.single_scale else 1.0
+        if self.global_scale is not None:
+            scales, shared = self.global_scale.applied(scales, next(rest), scale_rows)
+        if self.codes.kind in _FLOAT_CODES:
+            check_factors(scales, shared, codes, self.layer)
         decode_rows(
             self.codes.kind,
             self.codes.bits,
@@ -174,6 +190,23 @@ class RowSlice:
             )
             raise InvalidCheckpoint(message, layer=self.layer.name, uri=self.layer.uri)
         return groups
+
+
+def check_factors(scales: np.ndarray, shared: float, codes: np.ndarray, layer: Stored) -> None:
+    """Of floats: no library writes a negative scale, nor one that makes nothing of codes that are not 0. NaN and inf
+    make values that are found later.
+
+    scales: float32. shared: the scale of all of them, 1 where each has one of its own (blocks of nearly nothing may
+    have 0). codes: uint8, those of the values to decode.
+    """
+    if scales.min() < 0:
+        wrong = "some of its scales are negative"
+    elif shared == 0 and (codes & _NO_SIGNS).any():
+        wrong = "its scale is 0, and its codes are not"
+    else:
+        return
+    message = f"{wrong}; download the file again, or give the model that it was made from"
+    raise InvalidCheckpoint(message, layer=layer.name, uri=redact(layer.uri))
 
 
 def matrix_of(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -250,3 +250,21 @@ def decode_columns(
         for j in range(out.shape[0]):
             for i in range(rows):
                 out[j, first + i] = tile[i, skipped + j]
+
+
+@kernel
+def decode_row_pairs(
+    codes: np.ndarray, skipped: int, scales: np.ndarray, group: int, first: int, out: np.ndarray
+) -> None:
+    """Decodes e2m1 codes of which a byte holds two of one column: of an even row in the low four bits, and the next.
+
+    codes: uint8 [byte rows, columns]. skipped: 1 where `out` begins with an odd row. scales: float32 [scale rows,
+    columns], a row for each `group` rows. first: where in its group `out` begins. out: bits [rows, columns].
+    """
+    for i in range(out.shape[0]):
+        packed, scale = codes[(i + skipped) >> 1], scales[(i + first) // group]
+        shift = np.int32(4 * ((i + skipped) & 1))
+        for j in range(out.shape[1]):
+            code = (np.int32(packed[j]) >> shift) & np.int32(15)
+            half = np.int16(((code & 8) << 12) | ((code & 7) << 9))
+            out[i, j] = _rounded(to_float32(half) * np.float32(16384.0) * scale[j], out[i, j])

@@ -16,6 +16,7 @@ from arrowquant_dist.plan.check import check_checkpoint
 from arrowquant_dist.plan.cut import MAX_BLOCKS, cut_layer, group_shards
 from arrowquant_dist.plan.fingerprint import fingerprint, source_files
 from arrowquant_dist.plan.side_inputs import SideInputs, SideTensors, described, described_source
+from arrowquant_dist.plan.unscaled import check_unscaled
 
 _LONG_ROW = 64  # columns from which a 3-D layer is more likely fused experts than a convolution
 _NO_SIDE_INPUTS: SideInputs = {}
@@ -38,6 +39,7 @@ def make_plan(
     it.
     """
     check_checkpoint(checkpoint)
+    check_unscaled(checkpoint, config.unscaled_float8)
     layers = sorted(checkpoint.layers, key=lambda layer: (layer.uri, layer.offset))
     blocks, notes = _resolve_and_cut(
         layers, checkpoint.kept, config, run.block_bytes, SideTensors(side_inputs)

@@ -89,7 +89,8 @@ def test_any_names_shapes_and_dtypes_end_in_layers_or_in_one_error(
     event("decoded" if checkpoint.decoded else "kept")
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     made = {layer.name for layer in checkpoint.layers if layer.name in checkpoint.decoded.values()}
-    assert {*values, *checkpoint.aliases, *checkpoint.decoded} == {*header, *made}
+    assert {*values, *checkpoint.aliases, *checkpoint.decoded, *checkpoint.left_out} == {*header, *made}
     assert all(len(values[layer.name]) == layer.source_nbytes for layer in checkpoint.layers)
-    plan = make_plan(checkpoint, QuantizationConfig(), RunConfig())
+    config = QuantizationConfig(unscaled_float8=["*"] if checkpoint.unscaled else [])
+    plan = make_plan(checkpoint, config, RunConfig())
     assert read_again(written(plan)) == plan

@@ -200,7 +200,7 @@ def test_each_module_has_the_scheme_that_names_it(tmp_path: Path) -> None:
         assert_equal(found[name], values)
 
 
-def test_unquantized_and_calibrated_tensors_stay(tmp_path: Path) -> None:
+def test_unquantized_tensors_stay_and_calibrated_ones_are_left_out(tmp_path: Path) -> None:
     weights = {"num_bits": 8, "symmetric": True, "strategy": "channel"}
     stored, _, config = compressed(INTEGERS, (8, 16), weights)
     others = {
@@ -209,8 +209,9 @@ def test_unquantized_and_calibrated_tensors_stay(tmp_path: Path) -> None:
         "a.weight_zero_point": torch.zeros(8, 1),
     }
     checkpoint = save_model(tmp_path, {**stored, **others}, config)
-    assert {layer.name for layer in checkpoint.layers} == {"a.weight", *others}
-    assert checkpoint.notes == ("decoded from int8 codes and scales to bfloat16: 1 layer",)
+    assert {layer.name for layer in checkpoint.layers} == {"a.weight", "lm_head.weight"}
+    assert checkpoint.left_out.keys() == {"a.input_scale", "a.weight_zero_point"}
+    assert checkpoint.notes[0] == "decoded from int8 codes and scales to bfloat16: 1 layer"
 
 
 GROUPS = {"g": {"targets": ["Linear"], "weights": {"num_bits": 4, "strategy": "channel"}}}
@@ -219,11 +220,7 @@ GROUPS = {"g": {"targets": ["Linear"], "weights": {"num_bits": 4, "strategy": "c
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (
-            {"format": "nvfp4-pack-quantized"},
-            "format 'nvfp4-pack-quantized' can't be decoded.*run_compressed=False",
-        ),
-        ({"format": "marlin-24"}, "format 'marlin-24' can't"),
+        ({"format": "marlin-24"}, "format 'marlin-24' can't be decoded.*run_compressed=False"),
         (
             {"format": "dense", "sparsity_config": {"format": "sparse-24-bitmask"}},
             "format 'sparse-24-bitmask' can't",
@@ -301,6 +298,9 @@ def test_codes_of_other_formats_are_kept_and_noted(tmp_path: Path) -> None:
     assert found.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert_equal(found[name], tensor)
-    (note,) = checkpoint.notes
-    assert "a.qweight, d.weight_packed, c.weight, b.weight: integers that look like codes" in note
-    assert note in make_plan(checkpoint, QuantizationConfig(), RunConfig()).notes
+    plan = make_plan(checkpoint, QuantizationConfig(), RunConfig())
+    assert {block.spec.quant_type for block in plan.blocks} == {"none"}
+    assert checkpoint.kept.keys() == tensors.keys()
+    assert checkpoint.kept["a.scales"] == "codes of the unknown method 'another', which can't be decoded"
+    assert checkpoint.kept["b.weight.absmax"].startswith("codes of bitsandbytes")
+    assert [note in plan.notes for note in checkpoint.notes] == [True, True]

@@ -15,8 +15,10 @@ from arrowquant_dist.encodings.gptq import LESS_ONE, Gptq
 from arrowquant_dist.encodings.int8 import Int8
 from arrowquant_dist.encodings.llm_int8 import LlmInt8
 from arrowquant_dist.encodings.microscaled import Microscaled
+from arrowquant_dist.encodings.nvfp4 import Nvfp4
 from arrowquant_dist.encodings.packed import PackedInts
 from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.encodings.row_pairs import Nvfp4RowPairs
 from arrowquant_dist.encodings.strided import Strided
 from arrowquant_dist.encodings.transposed import TransposedMicroscaled
 
@@ -88,6 +90,16 @@ LATER = (
     Layer(
         *("llm_int8.weight", (64, 96), "float16", A, 980_000, 6144),
         LlmInt8(Place(A, 990_000, "float32", (64,))),
+    ),
+    Layer(
+        *("nvfp4.weight", (2, 64, 32), "bfloat16", A, 920_000, 2048),
+        Nvfp4(16, Place(A, 925_000, "float8_e4m3fn", (2, 64, 2)), None, Place(A, 926_000, "float32", (1,))),
+    ),
+    Layer(
+        *("experts.gate_up_proj", (2, 32, 64), "bfloat16", A, 930_000, 2048),
+        Nvfp4RowPairs(
+            16, Place(A, 935_000, "float8_e4m3fn", (2, 2, 64)), Place(A, 936_000, "float32", (2,)), None
+        ),
     ),
 )
 EVERY = (*LAYERS, *LATER)

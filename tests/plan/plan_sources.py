@@ -20,9 +20,11 @@ from arrowquant_dist.encodings.gptq import LESS_ONE, PLAIN, Gptq
 from arrowquant_dist.encodings.int8 import Int8
 from arrowquant_dist.encodings.llm_int8 import LlmInt8
 from arrowquant_dist.encodings.microscaled import Microscaled
+from arrowquant_dist.encodings.nvfp4 import Nvfp4
 from arrowquant_dist.encodings.packed import PackedInts
 from arrowquant_dist.encodings.place import Place
 from arrowquant_dist.encodings.raw import RAW
+from arrowquant_dist.encodings.row_pairs import Nvfp4RowPairs
 from arrowquant_dist.encodings.strided import Strided
 from arrowquant_dist.encodings.transposed import TransposedMicroscaled
 
@@ -89,6 +91,8 @@ ENCODINGS = st.one_of(
     st.builds(Awq, _SIZES, PLACES, PLACES),
     st.builds(Affine, _SIZES, _SIZES, PLACES, PLACES),
     st.builds(LlmInt8, PLACES),
+    st.builds(Nvfp4, st.sampled_from([16, 32]), PLACES, st.none() | PLACES, st.none() | PLACES),
+    st.builds(Nvfp4RowPairs, st.sampled_from([16, 32]), PLACES, st.none() | PLACES, st.none() | PLACES),
 )  # of any kind, with any numbers
 _SMALL = Place(f"{URI}/a.safetensors", 0, "float32", (1,))
 ENCODED = st.sampled_from(

@@ -38,14 +38,15 @@ def add_integers(tensors: Tensors, schemes: Schemes, read_values: ReadValues) ->
     """
     if not schemes.all:
         return
-    packed = [t for t in tensors.by_name.values() if t.name.endswith(_PACKED) and t.dtype == "int32"]
+    free = [tensor for tensor in tensors.by_name.values() if tensors.is_free(tensor.name)]
+    packed = [tensor for tensor in free if tensor.name.endswith(_PACKED) and tensor.dtype == "int32"]
     shapes = _read_shapes(packed, tensors, read_values)
     for codes, shape in zip(packed, shapes, strict=True):
         base = codes.name.removesuffix(_PACKED)
         _add(tensors, codes, base, shape, schemes, [base + _SHAPE])
-    for codes in tensors.by_name.values():
+    for codes in free:
         has_scales = codes.dtype == "int8" and codes.name + _SCALE in tensors.by_name
-        if has_scales and codes.shape and codes.nbytes and codes.name not in tensors.layers:
+        if has_scales and codes.shape and codes.nbytes and tensors.is_free(codes.name):
             _add(tensors, codes, codes.name, codes.shape, schemes, [])
 
 

@@ -7,19 +7,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from arrowquant_dist.checkpoint.table import Layer
-from arrowquant_dist.errors import listed
 
 if TYPE_CHECKING:
     from arrowquant_dist.checkpoint.quantized.compressed import ReadValues
     from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
     from arrowquant_dist.checkpoint.quantized.tensors import Tensors
 
-_MARKS = (
-    *("_scale_inv", "_scale", ".scale", "_scales", ".scales", "_packed"),  # decoded
-    *(".qweight", ".qzeros", ".SCB", ".weight_format", ".biases"),  # decoded
-    *(".B", ".absmax", ".bitmask", ".compressed"),  # refused, or kept with a note
+# What codes come in: a model without tensors of these dtypes, and of these names, is not looked at any further.
+_CODE_DTYPES = frozenset(
+    (
+        *("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float4_e2m1fn_x2"),
+        *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64"),
+    )
 )
-_INTEGERS = ("int8", "uint8", "int32")
+_CODE_NAMES = (".W_q", ".Qidxs", ".codes", ".SCB", ".bitmask", ".compressed")  # of wider integers, or none
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class FoundLayers:
     decoded: dict[str, str]
     left_out: dict[str, str]
     kept: dict[str, str]
+    unscaled: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
 
 
@@ -45,8 +47,8 @@ def find_quantized(
     read_config, read_values: called where tensors look like codes. Raises InvalidCheckpoint for what can't be true
     or is of a format that can't be decoded, and what they raise.
     """
-    if not any(layer.name.endswith(_MARKS) for layer in layers):
-        return FoundLayers(list(layers), dict(aliases), {}, {}, {}, ())
+    if not any(layer.dtype in _CODE_DTYPES or layer.name.endswith(_CODE_NAMES) for layer in layers):
+        return FoundLayers(list(layers), dict(aliases), {}, {}, {}, {}, ())
     return _put_together(layers, aliases, read_config, read_values)
 
 
@@ -57,13 +59,21 @@ def _put_together(
     read_values: ReadValues,
 ) -> FoundLayers:
     # Of no use to most checkpoints, which have nothing that looks like codes.
+    from arrowquant_dist.checkpoint.quantized.activations import leave_out_scales
+    from arrowquant_dist.checkpoint.quantized.comfyui import keep_comfyui
     from arrowquant_dist.checkpoint.quantized.compressed import add_integers
     from arrowquant_dist.checkpoint.quantized.float8 import add_float8
     from arrowquant_dist.checkpoint.quantized.llm_int8 import add_llm_int8
     from arrowquant_dist.checkpoint.quantized.microscaled import add_experts, add_packed
     from arrowquant_dist.checkpoint.quantized.mlx import add_mlx
+    from arrowquant_dist.checkpoint.quantized.nvfp4 import add_nvfp4
     from arrowquant_dist.checkpoint.quantized.schemes import read_schemes
     from arrowquant_dist.checkpoint.quantized.tensors import Tensors
+    from arrowquant_dist.checkpoint.quantized.undecoded import (
+        keep_known_formats,
+        keep_unknown,
+        refuse_mixtures,
+    )
     from arrowquant_dist.checkpoint.quantized.words import add_words
 
     stored = {layer.name: layer for layer in layers}
@@ -71,18 +81,28 @@ def _put_together(
     config = read_config()
     schemes = read_schemes(config)
     tensors = Tensors({**stored, **tied}, config.dtype)
+    # What can't be decoded though it looks so; what can be; what belongs to that; what is left.
+    keep_known_formats(tensors)
+    keep_comfyui(tensors, config, read_values)
     add_experts(tensors)
+    add_nvfp4(tensors)
     add_packed(tensors)
     add_integers(tensors, schemes, read_values)
     add_words(tensors, config)
     add_mlx(tensors, config)
     add_llm_int8(tensors, config, read_values)
     add_float8(tensors, config, schemes.blocks)
+    leave_out_scales(tensors, config)
+    keep_unknown(tensors, config)
+    refuse_mixtures(tensors, config)
     return _collect(tensors, layers, aliases)
 
 
 def _collect(tensors: Tensors, layers: Sequence[Layer], aliases: Mapping[str, str]) -> FoundLayers:
     """In the order of `layers`. Names that shared their codes are tied where they share their scales as well."""
+    from arrowquant_dist.checkpoint.quantized.notes import found_notes
+    from arrowquant_dist.checkpoint.quantized.unscaled import find_unscaled
+
     kept = [tensors.layers.get(layer.name, layer) for layer in layers if _stays(layer.name, tensors)]
     tied: dict[str, str] = {}
     for name, first in aliases.items():
@@ -94,29 +114,9 @@ def _collect(tensors: Tensors, layers: Sequence[Layer], aliases: Mapping[str, st
         else:
             kept.append(own)
     reasons = {tied.get(name, name): why for name, why in tensors.kept.items()}
-    return FoundLayers(kept, tied, tensors.parts, tensors.left_out, reasons, _notes(kept, tensors))
-
-
-def _notes(layers: Sequence[Layer], tensors: Tensors) -> tuple[str, ...]:
-    from arrowquant_dist.checkpoint.quantized.notes import found_notes
-
-    return (*found_notes(tensors), *_unknown_notes(layers, tensors))
-
-
-def _unknown_notes(layers: Sequence[Layer], tensors: Tensors) -> tuple[str, ...]:
-    """About integers that look like another format's codes: they stay what they are."""
-    codes = [layer.name for layer in layers if layer.dtype in _INTEGERS and _looks_coded(layer.name, tensors)]
-    if not codes:
-        return ()
-    return (
-        f"{listed(codes)}: integers that look like codes of a quantizer whose format is not decoded "
-        "(GPTQ, AWQ, bitsandbytes …), kept as they are; to quantize the weights, give the model they were made from",
+    return FoundLayers(
+        kept, tied, tensors.parts, tensors.left_out, reasons, find_unscaled(tensors), found_notes(tensors)
     )
-
-
-def _looks_coded(name: str, tensors: Tensors) -> bool:
-    beside = (f"{name}.absmax", f"{name}_scale", f"{name}_scale_inv")
-    return name.endswith((".qweight", "_packed")) or any(other in tensors.by_name for other in beside)
 
 
 def _stays(name: str, tensors: Tensors) -> bool:

@@ -1,7 +1,7 @@
 """float8 weights with scales beside them: x = code · scale.
 
-X_scale_inv is DeepSeek's, a scale each 128 × 128; X_scale, one a tensor, a row or a block, compressed-tensors'
-float-quantized and others'; X.scale beside X.weight that of DeepSeek's own code.
+One scale a tensor, a matrix of a stack, a row, a column, or a block of 128 × 128 or what the config says; what they are
+called is in names.py.
 """
 
 from __future__ import annotations
@@ -10,26 +10,32 @@ from collections.abc import Sequence
 from typing import Any
 
 from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
+from arrowquant_dist.checkpoint.quantized.names import decoded_name
 from arrowquant_dist.checkpoint.quantized.scales import check_scales, find_block
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors, refuse
+from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.encodings.float8 import FLOAT8_CODES, Float8Blocks
 from arrowquant_dist.encodings.rows import Block
 from arrowquant_dist.errors import InvalidCheckpoint
 
 DEFAULT_BLOCK = (128, 128)
 MICROSCALED = (1, 32)  # mxfp8
+_FBGEMM = "fbgemm_fp8"
+_STACK_DIMS = 3
 
 
 def add_float8(tensors: Tensors, config: ModelConfig, blocks: Sequence[Block]) -> None:
     """Adds the layers of float8 codes that have scales. blocks: that other parts of the config name.
 
-    Codes without scales stay float8 layers, scales without codes layers of their own.
+    Scales without codes are layers of their own; codes without scales, too, which a plan asks about.
     Raises InvalidCheckpoint for scales that do not fit, naming them.
     """
     possible = [_block_size(config), *blocks, MICROSCALED]
     for codes in tensors.by_name.values():
-        scales = tensors.scales_of(codes.name) if codes.dtype in FLOAT8_CODES and codes.nbytes else None
-        if scales is None:
+        if codes.dtype not in FLOAT8_CODES or not codes.nbytes or not tensors.is_free(codes.name):
+            continue
+        scales = tensors.scales_of(codes.name)
+        if scales is None or scales.nbytes == 0:
             continue
         if not codes.shape:
             refuse("a single float8 value with a scale is not supported; convert it to a float", codes)
@@ -37,9 +43,18 @@ def add_float8(tensors: Tensors, config: ModelConfig, blocks: Sequence[Block]) -
         dtype = "float8_e8m0fnu" if scales.dtype == "uint8" else scales.dtype
         if scales.dtype != "uint8":
             check_scales(scales)
-        block = find_block(codes.shape, scales, possible)
+        block = _find_block(codes, scales, config, possible)
         encoding = Float8Blocks(tensors.place(codes).dtype, block, tensors.place(scales, dtype))
-        tensors.add(codes, codes.name, codes.shape, encoding, [scales.name])
+        tensors.add(codes, decoded_name(codes.name), codes.shape, encoding, [scales.name])
+
+
+def _find_block(codes: Layer, scales: Layer, config: ModelConfig, possible: Sequence[Block]) -> Block:
+    shape = codes.shape
+    if config.method == _FBGEMM and len(shape) == _STACK_DIMS and scales.shape == (shape[0], shape[2], 1):
+        return shape[
+            1
+        ], 1  # its experts are stored transposed, [experts, in, out], with a scale for each output
+    return find_block(shape, scales, possible)
 
 
 def _block_size(config: ModelConfig) -> Block:

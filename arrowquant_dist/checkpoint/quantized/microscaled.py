@@ -25,7 +25,8 @@ def add_experts(tensors: Tensors) -> None:
         for codes in tensors.by_name.values():
             base = codes.name.removesuffix(f"{between}blocks")
             scales = tensors.by_name.get(f"{base}{between}scales")
-            if base == codes.name or scales is None or not _are_blocks(codes):
+            is_free = tensors.is_free(codes.name)
+            if base == codes.name or scales is None or not _are_blocks(codes) or not is_free:
                 continue
             _check(codes, scales, codes.shape[:-1])
             experts, rows, groups = codes.shape[:-1]
@@ -42,10 +43,15 @@ def add_experts(tensors: Tensors) -> None:
 def add_packed(tensors: Tensors) -> None:
     """Adds the layers of packed pairs with a scale each 32 values: X_packed and X_scale, or X and X_scale of e8m0."""
     for codes in tensors.by_name.values():
+        if (
+            codes.dtype not in _CODE_DTYPES
+            or not codes.nbytes
+            or not codes.shape
+            or not tensors.is_free(codes.name)
+        ):
+            continue
         base = codes.name.removesuffix("_packed")
-        scales = (
-            tensors.scales_of(base) if codes.dtype in _CODE_DTYPES and codes.shape and codes.nbytes else None
-        )
+        scales = tensors.scales_of(base)
         if scales is None or scales.dtype not in (_SCALE_DTYPES if base != codes.name else (E8M0,)):
             continue
         shape = (*codes.shape[:-1], codes.shape[-1] * 2)

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors
 from arrowquant_dist.errors import listed
 
+CODES = "codes of"  # how the reason begins that is said of codes and what belongs to them
+_INSTEAD = "To quantize the weights, give the model that they were made from"
+
 
 def found_notes(tensors: Tensors) -> tuple[str, ...]:
     return (*_decoded(tensors), *_kept(tensors.kept), *_left_out(tensors.left_out))
@@ -24,7 +27,8 @@ def _decoded(tensors: Tensors) -> list[str]:
 
 def _kept(kept: Mapping[str, str]) -> list[str]:
     return [
-        f"{listed(names)}: {why}; they stay byte for byte. To quantize the weights, give the model they were made from"
+        f"{listed(names)}: {why}; they stay byte for byte"
+        + (f". {_INSTEAD}" if why.startswith(CODES) else "")
         for why, names in _by_reason(kept).items()
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from arrowquant_dist.checkpoint.quantized.names import HALVES
 from arrowquant_dist.checkpoint.quantized.tensors import refuse
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.encodings.rows import Block
@@ -22,17 +23,25 @@ def find_block(shape: tuple[int, ...], scales: Layer, blocks: Sequence[Block]) -
     """(rows, columns) that share a scale of `scales`.
 
     shape: of the values. blocks: what else the scales may be for, besides the whole tensor, a matrix of a stack of
-    them, or a row. Raises InvalidCheckpoint where their shape fits none.
+    them, a row, a column ([…, 1, columns] or, where these are not as many as rows, [columns, 1] after the leading
+    dimensions), and the halves of two matrices that were put together ([…, 2] of w13). Raises InvalidCheckpoint where
+    their shape fits none.
     """
     lead, rows, columns = shape[:-2], shape[-2] if len(shape) > 1 else 1, shape[-1]
+    fitting: dict[tuple[int, ...], Block] = {lead: (rows, columns), (*lead, 1, 1): (rows, columns)}
+    if lead:
+        fitting |= {(*lead, 1): (rows, columns)}
+        if rows % 2 == 0 and HALVES in scales.name:
+            fitting |= {(*lead, 2): (rows // 2, columns), (*lead, 2, 1): (rows // 2, columns)}
+        fitting |= {(*lead, columns, 1): (rows, 1)}
+    fitting |= {(*lead, 1, columns): (rows, 1), (*lead, rows): (1, columns), (*lead, rows, 1): (1, columns)}
     if math.prod(scales.shape) == 1:
         return rows, columns
-    if lead and scales.shape in (lead, (*lead, 1, 1)):
-        return rows, columns
-    if scales.shape in ((*lead, rows), (*lead, rows, 1)):
-        return 1, columns
+    if scales.shape in fitting:
+        return fitting[scales.shape]
     for block in blocks:
-        if scales.shape == (*lead, -(-rows // block[0]), -(-columns // block[1])):
+        grid = (-(-rows // block[0]), -(-columns // block[1]))
+        if scales.shape in ((*lead, *grid), (*lead, grid[0], 1, grid[1], 1)):
             return block
     tried = ", ".join("x".join(map(str, block)) for block in blocks)
     message = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ _FORMATS = (
     "int-quantized",
     "float-quantized",
     "naive-quantized",
+    "nvfp4-pack-quantized",
     "mxfp4-pack-quantized",
     "mxfp8-quantized",
     _DENSE,
 )
+_ONLINE = ("input", "output", "k_cache", "q_attn")  # where a transform is applied while the model runs
+_NOT_DONE = "which weights alone would not do"
 _REGEX = "re:"
 _MAX_TARGET = 1024
 _INSTEAD = (
@@ -71,8 +75,12 @@ class Schemes:
 def read_schemes(config: ModelConfig) -> Schemes:
     """Raises InvalidCheckpoint for a format that can't be decoded, or a config that makes no sense, naming it."""
     given = config.quantization
-    if config.method != METHOD and "config_groups" not in given:
+    is_named = config.method == METHOD
+    if not is_named and (
+        config.method or "config_groups" not in given
+    ):  # ModelOpt has config_groups of its own
         return Schemes()
+    _refuse_transforms(config)
     sparsity = given.get("sparsity_config")
     if isinstance(sparsity, dict) and sparsity.get("format", _DENSE) != _DENSE:
         _refuse_format(sparsity["format"], config)
@@ -84,6 +92,16 @@ def read_schemes(config: ModelConfig) -> Schemes:
         _refuse_format(whole, config)
     schemes = [_scheme(name, group, config) for name, group in groups.items()]
     return Schemes(tuple(scheme for scheme in schemes if scheme is not None))
+
+
+def _refuse_transforms(config: ModelConfig) -> None:
+    """Rotations that the model undoes while it runs: its weights are not those of the full-precision release."""
+    transforms = config.quantization.get("transform_config")
+    text = json.dumps(transforms) if transforms else ""
+    if any(f'"location": "{place}"' in text for place in _ONLINE):
+        _refuse(
+            f"its transform_config rotates activations while the model runs, {_NOT_DONE}; {_INSTEAD}", config
+        )
 
 
 def _scheme(name: str, group: Any, config: ModelConfig) -> Scheme | None:

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from arrowquant_dist.checkpoint.quantized.names import scale_names
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.encodings.encoding import Encoding
 from arrowquant_dist.encodings.place import Place
 from arrowquant_dist.encodings.raw import RAW
 from arrowquant_dist.errors import InvalidCheckpoint
-
-_WEIGHT = ".weight"
 
 
 @dataclass(slots=True)
@@ -55,12 +54,9 @@ class Tensors:
         """These are layers that stay byte for byte. why: as a plan says it of a layer, "codes of HQQ, which …"."""
         self.kept |= {name: why for name in names if self.is_free(name)}
 
-    def scales_of(self, name: str) -> Layer | None:
-        """X_scale_inv, X_scale, or for X.weight also X.scale: what is called the scales of X."""
-        names = [name + "_scale_inv", name + "_scale"]
-        if name.endswith(_WEIGHT):
-            names.append(name.removesuffix(_WEIGHT) + ".scale")
-        return next((self.by_name[found] for found in names if found in self.by_name), None)
+    def scales_of(self, codes: str) -> Layer | None:
+        """Those of the tensor `codes`, by their name."""
+        return next((self.by_name[found] for found in scale_names(codes) if found in self.by_name), None)
 
     def place(self, layer: Layer, dtype: str | None = None) -> Place:
         """Where a stored tensor is. dtype: what its bytes mean, where its own does not say it (uint8 for e8m0)."""

@@ -1,0 +1,111 @@
+"""Scales of activations and of the key-value cache, and markers: what stands beside decoded weights and is none of the
+full-precision model's.
+
+Names alone would take a model's own parameters: a `logit_scale`, the `scale` of a norm. So a tensor is left out only
+where what it belongs to was decoded, under a name that quantizers give and models do not. What is not clear stays, and
+a note names it.
+"""
+
+from __future__ import annotations
+
+from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
+from arrowquant_dist.checkpoint.quantized.names import WEIGHT, module_of
+from arrowquant_dist.checkpoint.quantized.tensors import Tensors
+from arrowquant_dist.checkpoint.table import Layer
+
+LEFT_OUT = "since full-precision models have no scales of activations"
+UNCLEAR = "scales beside decoded weights, of which it is not clear what they are for"
+# Beside the weight of a decoded M.weight; of fused experts X they are X_input_scale, X_act_scale …
+_OF_WEIGHTS = (
+    *(
+        "input_scale",
+        "input_scale_inv",
+        "input_scale_ub",
+        "input_global_scale",
+        "input_zero_point",
+        "input_amax",
+    ),
+    *(
+        "output_scale",
+        "output_global_scale",
+        "output_zero_point",
+        "output_amax",
+        "scale_input",
+        "scale_output",
+    ),
+    *("activation_scale", "activation_zero_point", "input_activation_scale", "output_activation_scale"),
+    *(
+        "act_scale",
+        "qscale_act",
+        "weight_scalar",
+        "weight_zero_point",
+        "comfy_quant",
+        "q_scale",
+        "k_scale",
+        "v_scale",
+    ),
+)
+# In an attention module whose projections were decoded, or in a module of its.
+_OF_ATTENTION = (
+    *("q_scale", "k_scale", "v_scale", "kv_scale", "k_cache_scale", "v_cache_scale", "kv_cache_scale"),
+    *("k_zero_point", "v_zero_point", "prob_output_scale", "qscale_act"),
+)
+_MARKERS = ("scaled_fp8",)  # of a whole file: ComfyUI's
+_ENDINGS = tuple({*_OF_WEIGHTS, *_OF_ATTENTION, *_MARKERS})
+_UNCLEAR_ENDINGS = ("scale", "scales", "scale_inv", "zero_point", "zero_points", "amax")
+_CACHE_KEYS = ("kv_cache_scheme", "kv_cache_quant_algo")  # of a config that has scales for each head
+
+
+def leave_out_scales(tensors: Tensors, config: ModelConfig) -> None:
+    """Leaves out what belongs to layers that were decoded, and keeps what may belong to them byte for byte."""
+    made = [layer.name for layer in tensors.layers.values()]
+    if not made:
+        return
+    beside = _beside(made)
+    attention = {module_of(module_of(name)) for name in made if name.endswith(WEIGHT)} - {""}
+    has_heads = any(config.quantization.get(key) for key in _CACHE_KEYS)
+    for tensor in tensors.by_name.values():
+        if not tensor.name.endswith(_UNCLEAR_ENDINGS + _ENDINGS) or not tensors.is_free(tensor.name):
+            continue
+        if _has_name(tensor.name, _MARKERS) or _belongs(tensor.name, _OF_WEIGHTS, beside):
+            tensors.leave_out([tensor.name], LEFT_OUT)
+        elif _is_of_attention(tensor.name, attention):
+            is_clear = tensor.num_params == 1 or has_heads
+            (tensors.leave_out if is_clear else tensors.keep)(
+                [tensor.name], LEFT_OUT if is_clear else UNCLEAR
+            )
+        elif _may_belong(tensor, beside):
+            tensors.keep([tensor.name], UNCLEAR)
+
+
+def _beside(made: list[str]) -> set[str]:
+    """What the names of tensors begin with that belong to these layers."""
+    found = {f"{module_of(name)}." for name in made if name.endswith(WEIGHT)}
+    for name in made:
+        if not name.endswith(WEIGHT):
+            found |= {f"{name}_", f"{name}.", f"{name.removesuffix('_weight')}_"}
+    return found
+
+
+def _belongs(name: str, endings: tuple[str, ...], beside: set[str]) -> bool:
+    return any(name.endswith(ending) and name.removesuffix(ending) in beside for ending in endings)
+
+
+def _has_name(name: str, known: tuple[str, ...]) -> bool:
+    return name.rpartition(".")[2] in known
+
+
+def _is_of_attention(name: str, attention: set[str]) -> bool:
+    """self_attn.k_scale, self_attn.attn.k_scale, attention.kv_fake_quantizer.qscale_act."""
+    module = name.rpartition(".")[0]
+    return _has_name(name, _OF_ATTENTION) and (module in attention or module.rpartition(".")[0] in attention)
+
+
+def _may_belong(tensor: Layer, beside: set[str]) -> bool:
+    """Whether it is called like scales of a layer that was decoded: a part of its module or of its name."""
+    module, dot, last = tensor.name.rpartition(".")
+    if f"{module}{dot}" in beside and last.endswith(_UNCLEAR_ENDINGS):
+        return True
+    return any(
+        f"{tensor.name[:at]}_" in beside for at, character in enumerate(tensor.name) if character == "_"
+    ) and last.endswith(_UNCLEAR_ENDINGS)

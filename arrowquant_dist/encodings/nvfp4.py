@@ -1,0 +1,49 @@
+"""4-bit floats (e2m1), two a byte, with a float8 scale for each 16 of a row and one float32 beside these: NVFP4."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from arrowquant_dist.encodings.encoding import Encoding, Stored
+from arrowquant_dist.encodings.global_scale import GlobalScale
+from arrowquant_dist.encodings.microscaled import E2M1_CODES
+from arrowquant_dist.encodings.place import Place, present
+from arrowquant_dist.encodings.rows import Grid, RowSlice, matrix_of
+
+
+@dataclass(frozen=True, slots=True)
+class Nvfp4(Encoding):
+    """The low four bits of a byte come first: x = code · (scale · factor), or code · (scale / divisor).
+
+    group: values of a row that share a scale. scales: […, rows, groups]. factor, divisor: as in `GlobalScale`.
+    """
+
+    group: int
+    scales: Place
+    factor: Place | None
+    divisor: Place | None
+    kind: ClassVar[str] = "nvfp4"
+    may_be_a_copy: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        return "NVFP4 codes and scales"
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return present(self.scales, self.factor, self.divisor)
+
+    def slice(self, layer: Stored, start: int, stop: int) -> RowSlice:
+        rows, columns = matrix_of(layer.shape)
+        grid = Grid.of((rows, columns), columns // 2, (1, self.group), self.scales)
+        shared = GlobalScale.of(self.factor, self.divisor, layer_rows(layer))
+        return RowSlice(layer, start, stop, E2M1_CODES, grid, self.scales, global_scale=shared)
+
+
+def layer_rows(layer: Stored) -> int:
+    """Rows of all its matrices."""
+    rows = 1
+    for size in layer.shape[:-1]:
+        rows *= size
+    return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ _KINDS = {
     tuple: "the list",
     dict: "the mapping",
 }
+_MAX_SHOWN_CHARS = 18  # the shortest keys that clouds give out have 20
+_MAX_SHOWN_BITS = 1024
+_MAX_OPTIONS = 10_000
+_SECRET = re.compile(r"(?i)secret|token|password|passwd|credential|[_-]key|://")
 
 
 def invalid(key: str, reason: str) -> InvalidConfig:
@@ -35,10 +40,29 @@ def within(prefix: str) -> Iterator[None]:
 
 
 def shown(value: Any) -> str:
-    """`value` with its kind, cut short: it may be huge, or a YAML alias bomb whose repr never ends."""
+    """`value` with its kind, cut short: it may be huge, or a YAML alias bomb whose repr never ends.
+
+    Of lists and mappings the kind alone: they may be a part of the file that holds credentials.
+    """
     if value is None:
         return "nothing (null)"
-    return f"{_KINDS.get(type(value), f'the {type(value).__name__}')} {reprlib.repr(value)}"
+    if isinstance(value, int) and value.bit_length() > _MAX_SHOWN_BITS:
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, str) and not _may_be_shown(value):
+        return f"the text of {len(value)} characters"
+    if isinstance(value, list | tuple | Mapping) and len(value):
+        return kind_of(value)
+    return f"{kind_of(value)} {reprlib.repr(value)}"
+
+
+def kind_of(value: Any) -> str:
+    """All that may be said of a value that may be a secret."""
+    return _KINDS.get(type(value), f"the {type(value).__name__}")
+
+
+def _may_be_shown(text: str) -> bool:
+    """Whether a text is neither a URL, which may have credentials, nor a key, a token, or words around one."""
+    return len(text) <= _MAX_SHOWN_CHARS and not _SECRET.search(text)
 
 
 def check_bool(key: str, value: Any) -> None:
@@ -86,6 +110,31 @@ def check_mapping(key: str, value: Any) -> Mapping[str, Any]:
         if not isinstance(name, str):
             raise invalid(key, f"has the key {reprlib.repr(name)}, which is not a text; quote it")
     return value
+
+
+def check_options(key: str, value: Any) -> dict[str, Any]:
+    """A copy of options that may hold credentials, so that nothing of them is said. At most _MAX_OPTIONS values in
+    sum, counted as often as YAML's aliases repeat them."""
+    if not isinstance(value, Mapping):
+        raise invalid(key, f"must be a mapping of keys to values, not {kind_of(value)}")
+    if not all(isinstance(name, str) for name in value):
+        raise invalid(key, "has a key which is not a text; quote it")
+    if _count(value, _MAX_OPTIONS) > _MAX_OPTIONS:
+        raise invalid(key, f"has more than {_MAX_OPTIONS} values, or holds itself; write out what is needed")
+    return dict(value)
+
+
+def _count(value: Any, most: int) -> int:
+    """Values in nested lists and mappings; it stops counting beyond `most`."""
+    counted, todo = 0, [value]
+    while todo and counted <= most:
+        found = todo.pop()
+        counted += 1
+        if isinstance(found, Mapping):
+            todo += [*found.values()]
+        elif isinstance(found, list | tuple):
+            todo += found
+    return counted
 
 
 def check_keys(given: Mapping[str, Any], known: Collection[str], elsewhere: Mapping[str, str]) -> None:

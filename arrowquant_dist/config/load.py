@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from arrowquant_dist.config.checks import check_keys, check_mapping, within
-from arrowquant_dist.config.quantization import QuantizationConfig, without_credentials
+from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig, without_credentials
 from arrowquant_dist.config.run import RunConfig
+from arrowquant_dist.config.storage import Transfer
 from arrowquant_dist.errors import InvalidConfig
 
 MAX_CONFIG_NBYTES = 1 << 20
+_MAX_NUMBER_CHARS = 64
+_MAX_MERGED_KEYS = 10_000
+# What Python says where a tag promises another value than there is.
+_OF_TAGS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+_KNOWN_KEYS = frozenset(
+    f.name for kind in (QuantizationConfig, LayerOverride, RunConfig, Transfer) for f in fields(kind)
+)
+_KEY_TWICE = re.compile(r"the key '[a-z_]+' is there twice")
+# Words of the file in PyYAML's sentences: an alias, a tag, a character, a number.
+_QUOTED = re.compile(r"(['\"]).*\1|(?<=with base \d\d: ).*", re.DOTALL)
 
 
 def load_config(
@@ -27,10 +40,10 @@ def load_config(
         data = _read(uri, storage_options)
     except Exception as error:
         # What stands behind fsspec has errors of its own, often no OSError; each means: no config.
-        message = (
-            f"the config can't be read; check the path and the credentials ({type(error).__name__}: {error})"
-        )
-        raise InvalidConfig(message, uri=without_credentials(uri)) from error
+        message = f"the config can't be read; check the path and the credentials ({type(error).__name__}"
+        if storage_options:  # any of which the error may repeat
+            raise InvalidConfig(f"{message})", uri=without_credentials(uri)) from None
+        raise InvalidConfig(f"{message}: {error})", uri=without_credentials(uri)) from error
     return parse_config(data, uri)
 
 
@@ -71,8 +84,24 @@ def _yaml(data: bytes) -> Any:
         raise InvalidConfig(f"is larger than {MAX_CONFIG_NBYTES} bytes, too large for a config")
     import yaml
 
-    class UniqueKeys(yaml.SafeLoader):
-        """YAML keeps the last of two equal keys without a word; here that is an error."""
+    try:
+        # A safe loader: plain values alone, no Python objects.
+        values = yaml.load(data, _loader())  # noqa: S506
+    except (yaml.YAMLError, *_OF_TAGS) as error:
+        # Not `from error`: its text shows the lines around the place, and with them whatever secrets they hold.
+        raise InvalidConfig(f"is not valid YAML: {_reason(error)}") from None
+    if values is None:
+        raise InvalidConfig("is empty; write at least quant_type, or leave the config out")
+    return values
+
+
+@cache
+def _loader() -> Any:
+    import yaml
+
+    class StrictLoader(yaml.SafeLoader):
+        """YAML keeps the last of two equal keys without a word; here that is an error. So are numbers that take longer
+        to read than anyone takes to write them."""
 
         def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
             node = super().compose_mapping_node(anchor)
@@ -80,17 +109,37 @@ def _yaml(data: bytes) -> Any:
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                     if key.value in seen:
-                        message = f"the key {key.value[:80]!r} is there twice"
+                        shown = f"the key {key.value!r}" if key.value in _KNOWN_KEYS else "a key"
+                        message = f"{shown} is there twice"
                         raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
                     seen.add(key.value)
             return node
 
-    try:
-        # A safe loader: plain values alone, no Python objects.
-        values = yaml.load(data, UniqueKeys)  # noqa: S506
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InvalidConfig(f"is not valid YAML: {reason}") from error
-    if values is None:
-        raise InvalidConfig("is empty; write at least quant_type, or leave the config out")
-    return values
+        def flatten_mapping(self, node: Any) -> None:
+            super().flatten_mapping(node)
+            if len(node.value) > _MAX_MERGED_KEYS:  # merges of merges double them
+                message = f"a mapping is merged of more than {_MAX_MERGED_KEYS} keys"
+                raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+
+        def construct_scalar(self, node: Any) -> Any:
+            is_number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+            if is_number and len(node.value) > _MAX_NUMBER_CHARS:
+                message = f"a number has {len(node.value)} characters"
+                raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+            return super().construct_scalar(node)
+
+    return StrictLoader
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong and where, without a word of the file itself: any line of it may hold a secret."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    problem = getattr(error, "problem", None)
+    said = problem if isinstance(problem, str) else "a value is not what it looks like, or no text"
+    if _KEY_TWICE.fullmatch(said) is None:
+        said = _QUOTED.sub("…", said)
+    mark = getattr(error, "problem_mark", None)
+    return (
+        f"{said[:200]} (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else said[:200]
+    )

@@ -229,7 +229,7 @@ def _check_values(values: QuantizationConfig | LayerOverride) -> None:
 
 def _as_tuple(key: str, values: Any) -> tuple[Any, ...]:
     if isinstance(values, str) or not isinstance(values, Sequence):
-        hint = f"; write [{values}]" if isinstance(values, str) else ""
+        hint = f"; write [{values}]" if isinstance(values, str) and values in shown(values) else ""
         raise invalid(key, f"must be a list, not {shown(values)}{hint}")
     return tuple(values)
 

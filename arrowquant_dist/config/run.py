@@ -10,8 +10,8 @@ from arrowquant_dist.config.checks import (
     check_bool,
     check_choice,
     check_keys,
-    check_mapping,
     check_number,
+    check_options,
     check_text,
     check_whole,
     invalid,
@@ -82,7 +82,7 @@ class RunConfig:
         with within("transfer"):
             object.__setattr__(self, "transfer", Transfer.of(self.transfer))
         for name in _OPTIONS:
-            object.__setattr__(self, name, dict(check_mapping(name, getattr(self, name))))
+            object.__setattr__(self, name, check_options(name, getattr(self, name)))
 
     @property
     def source_storage(self) -> Storage:

@@ -21,16 +21,23 @@ def parse_size(text: str | int, key: str = "size") -> int:
         if text < 0:
             raise invalid(key, f"must not be negative, not {shown(text)}")
         return text
-    match = (
-        re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-z]*)", text.strip().lower())
-        if isinstance(text, str)
-        else None
-    )
-    if match is None or match[2] not in _UNITS:
+    match = _match(text) if isinstance(text, str) else None
+    if match is None:
         raise invalid(key, f"must be a size such as 64MiB, 2GB or a number of bytes, not {shown(text)}")
     whole, _, fraction = match[1].partition(".")
     unit = _UNITS[match[2]]
     return int(whole) * unit + (int(fraction) * unit // 10 ** len(fraction) if fraction else 0)
+
+
+def is_size(text: str) -> bool:
+    """Whether `parse_size` takes it."""
+    return _match(text) is not None
+
+
+def _match(text: str) -> re.Match[str] | None:
+    """The number and the unit."""
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-z]*)", text.strip().lower())
+    return match if match is not None and match[2] in _UNITS else None
 
 
 def checked_size(key: str, text: str | int, lowest: int, highest: int) -> int:

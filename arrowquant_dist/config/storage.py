@@ -13,11 +13,12 @@ from arrowquant_dist.config.checks import (
     check_number,
     check_whole,
     invalid,
-    shown,
+    kind_of,
 )
-from arrowquant_dist.config.sizes import KIB, MIB, checked_size
+from arrowquant_dist.config.sizes import KIB, MIB, checked_size, is_size
 
 DIRECT_WRITES = ("auto", "never")
+_SIZES = {"range_bytes": 64 * KIB, "upload_bytes": 5 * MIB}  # and the lowest of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Transfer:
     read_twice: bool = False
 
     def __post_init__(self) -> None:
-        for name, lowest in (("range_bytes", 64 * KIB), ("upload_bytes", 5 * MIB)):
+        for name, lowest in _SIZES.items():
             object.__setattr__(self, name, checked_size(name, getattr(self, name), lowest, 512 * MIB))
         check_bool("read_twice", self.read_twice)
         check_whole("requests", self.requests, 1, 256)
@@ -62,8 +63,14 @@ class Transfer:
         if isinstance(value, Transfer):
             return value
         if not isinstance(value, Mapping):
-            raise invalid("transfer", f"must be a mapping of keys to values, not {shown(value)}")
+            raise invalid("transfer", f"must be a mapping of keys to values, not {kind_of(value)}")
         check_keys(value, [f.name for f in fields(cls)], {})
+        for (
+            name,
+            given,
+        ) in value.items():  # a text stands where options of the storage might, so it is not shown
+            if isinstance(given, str) and (name not in _SIZES or not is_size(given)):
+                raise invalid(name, "must be a number, not a text")
         return cls(**value)
 
 

@@ -24,6 +24,7 @@ COMPRESSIONS = ("zstd", "none")
 ENGINES = ("auto", "inline", "ray")
 MAX_WORKERS = 100_000
 MAX_SHARD_ATTEMPTS = 100
+MAX_EXPANSION = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class RunConfig:
     seconds without a finished row block after which a worker counts as hung; None: from what other shards took.
     direct_writes: how parts on local disk are written. `auto`: past the page cache (O_DIRECT) where that is no slower;
     `never`: through it alone, for disks and file systems that do not bear direct writes well.
+    max_expansion: how many times the bytes of its files a source's layers may take, in its own dtypes. Codes of 1 bit
+    that are decoded to float32 take 32 times; a source that takes far more is likely made to fill a disk.
     transfer: how requests to object stores are split, timed and repeated.
     storage_options: fsspec's, for source and target; source_storage_options and target_storage_options come
     on top for one of them. They may hold secrets, so they are in no repr, fingerprint or report.
@@ -58,6 +61,7 @@ class RunConfig:
     shard_attempts: int = 4
     shard_deadline: float | None = None
     direct_writes: str = "auto"
+    max_expansion: int = 64
     transfer: Transfer = field(default_factory=Transfer)
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     source_storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
@@ -79,6 +83,7 @@ class RunConfig:
         if self.shard_deadline is not None:
             check_number("shard_deadline", self.shard_deadline, 0.1, 7 * 24 * 3600.0)
         check_choice("direct_writes", self.direct_writes, DIRECT_WRITES)
+        check_whole("max_expansion", self.max_expansion, 1, MAX_EXPANSION)
         with within("transfer"):
             object.__setattr__(self, "transfer", Transfer.of(self.transfer))
         for name in _OPTIONS:

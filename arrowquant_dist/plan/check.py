@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer
 from arrowquant_dist.dtypes import DTYPES
-from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.errors import InvalidCheckpoint, listed
 from arrowquant_dist.storage.uris import redact
 
 MAX_NAME_NBYTES = 1 << 16
 _MAX_INT64 = (1 << 63) - 1
+_FREE_NBYTES = 256 << 20  # so much may come of a file of any size
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
@@ -25,6 +26,25 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
         layer.encoding.check(layer, sizes)
     _check_unique(checkpoint.layers)
     _check_aliases(checkpoint)
+
+
+def check_expansion(checkpoint: Checkpoint, max_expansion: int) -> None:
+    """Raises InvalidCheckpoint, which names the largest layers, where all of them take more than `max_expansion` times
+    the bytes of the source's files, decoded to the source's dtypes.
+
+    Codes of 1 bit take 32 times as much as float32, and a few of these may lie compressed. Beyond that it is files
+    that say more than they hold: views of a storage with strides of 0, runs of equal values, gigabytes of zeros.
+    """
+    source_nbytes = sum(file.nbytes for file in checkpoint.files)
+    layers_nbytes = sum(layer.source_nbytes for layer in checkpoint.layers)
+    if layers_nbytes > max_expansion * source_nbytes + _FREE_NBYTES:
+        largest = sorted(checkpoint.layers, key=lambda layer: -layer.source_nbytes)
+        message = (
+            f"its layers take {layers_nbytes} bytes, more than {max_expansion} times the {source_nbytes} of its files; "
+            f"the largest are {listed(layer.name for layer in largest)}; raise max_expansion under 'run:' in the "
+            "config if you trust the source"
+        )
+        raise InvalidCheckpoint(message, uri=redact(checkpoint.uri))
 
 
 def _check_name(layer: Layer) -> None:

@@ -12,7 +12,7 @@ from arrowquant_dist.code_digest import code_digest
 from arrowquant_dist.config import QuantizationConfig, RunConfig, SpecResolver
 from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.plan.blocks import Plan, RowBlock
-from arrowquant_dist.plan.check import check_checkpoint
+from arrowquant_dist.plan.check import check_checkpoint, check_expansion
 from arrowquant_dist.plan.cut import MAX_BLOCKS, cut_layer, group_shards
 from arrowquant_dist.plan.fingerprint import fingerprint, source_files
 from arrowquant_dist.plan.side_inputs import SideInputs, SideTensors, described, described_source
@@ -44,6 +44,7 @@ def make_plan(
     blocks, notes = _resolve_and_cut(
         layers, checkpoint.kept, config, run.block_bytes, SideTensors(side_inputs)
     )
+    check_expansion(checkpoint, run.max_expansion)
     shards = group_shards(blocks, run.shard_bytes)
     source, side, code = described_source(checkpoint), described(side_inputs), code_digest()
     hashed = (checkpoint.aliases, source_files(source), run.compression, code, side)

@@ -25,6 +25,7 @@ CHANGES_NO_BYTES = (
     "method_names.py",
     "config",  # is resolved into specs before a worker begins, and a plan's fingerprint holds those
     "plan",  # what it says is in its fingerprint
+    "folder",  # which files are the source: a plan has the layers that were found in them
     "storage",  # moves bytes and makes none
     "target",  # which parts count, not what is in them
 )

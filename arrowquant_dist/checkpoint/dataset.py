@@ -5,26 +5,33 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from arrowquant_dist.checkpoint.sidecars import choose_sidecars, sidecar_files
-from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
+from arrowquant_dist.checkpoint.table import Checkpoint, Layer, as_listed
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.encodings.dataset import DATASET_ROWS
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint
+from arrowquant_dist.folder.components import named_components
+from arrowquant_dist.folder.listing import SourceFolder, is_hidden
+from arrowquant_dist.folder.sidecars import Sidecars, choose_sidecars
 from arrowquant_dist.storage.base import ObjectInfo, Store
 
 if TYPE_CHECKING:
     from arrowquant_dist.dataset.layers import StoredLayer
 
 
-def open_dataset(store: Store) -> Checkpoint:
-    """The layers of a target, a Parquet file or a folder of them; no `data` is read.
+def open_dataset(store: Store, folder: SourceFolder | None) -> Checkpoint:
+    """The layers of a target, a Parquet file or a folder of them; no `data` is read. folder: None for a file.
 
     Raises InvalidCheckpoint where files, rows or shapes contradict each other or some are missing.
     """
     from arrowquant_dist.dataset.dataset import Dataset
 
-    listing = store.list()
-    weights = [info for info in listing if _holds_weights(info)]
+    weights = [info for info in store.list() if _holds_weights(info)]
+    if folder is not None:
+        for path in [
+            *(info.path for info in weights),
+            *(path for path in folder.folders() if _is_read(path)),
+        ]:
+            folder.check(path)
     store.settle(weights)
     for info in weights:
         store.pin(info)
@@ -38,17 +45,27 @@ def open_dataset(store: Store) -> Checkpoint:
     if not dataset.layers:
         raise InvalidCheckpoint("the dataset has no layers; choose another source", uri=store.uri)
     layers = [_layer(name, entry, store.uri) for name, entry in dataset.layers.items()]
-    sidecars = choose_sidecars(listing)
+    sidecars = _sidecars(folder) if folder is not None else Sidecars(())
     return Checkpoint(
         store.uri,
         f"v{dataset.schema_version}",
         tuple(layers),
-        tuple(SourceFile(store.url(i.path), i.nbytes, i.version) for i in weights),
+        as_listed(store, weights),
         dict(dataset.aliases),
-        sidecars,
+        sidecars.paths,
+        notes=sidecars.notes,
         largest_row_nbytes=dataset.largest_row_nbytes,
-        sidecar_files=sidecar_files(store, sidecars, listing),
+        sidecar_files=as_listed(store, sidecars.files),
     )
+
+
+def _sidecars(folder: SourceFolder) -> Sidecars:
+    return choose_sidecars(folder, [component.path for component in named_components(folder)])
+
+
+def _is_read(folder: str) -> bool:
+    """Whether a folder of a dataset can hold parts."""
+    return folder == "weights" or "=" in folder
 
 
 def _layer(name: str, stored: StoredLayer, uri: str) -> Layer:
@@ -60,4 +77,6 @@ def _layer(name: str, stored: StoredLayer, uri: str) -> Layer:
 def _holds_weights(info: ObjectInfo) -> bool:
     """A part, the index or the manifest; also the object at the root, whose path is empty."""
     folder = info.path.split("/", 1)[0]
+    if any(is_hidden(part) for part in info.path.split("/")):
+        return False
     return info.path in ("", "manifest.json") or (info.path.endswith(".parquet") and folder != "report")

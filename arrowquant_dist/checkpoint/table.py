@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.encodings.encoding import Encoding
 from arrowquant_dist.encodings.raw import RAW
+from arrowquant_dist.storage.base import ObjectInfo, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class SourceFile:
     uri: str
     nbytes: int
     version: str
+
+
+def as_listed(store: Store, infos: Iterable[ObjectInfo]) -> tuple[SourceFile, ...]:
+    """Objects of a store as they were listed."""
+    return tuple(SourceFile(store.url(info.path), info.nbytes, info.version) for info in infos)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,16 @@ torch is imported inside the functions.
 from __future__ import annotations
 
 import pickle
-import reprlib
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from arrowquant_dist.checkpoint import torch_private, torch_storages
+from arrowquant_dist.checkpoint.pickle_calls import SAVE_AGAIN
 from arrowquant_dist.checkpoint.pickle_scan import check_pickle
+from arrowquant_dist.checkpoint.state_dicts import find_state_dict, left_out_note
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.checkpoint.torch_zip import TorchArchive, read_archive
 from arrowquant_dist.dtypes import DTYPES
@@ -25,10 +26,6 @@ from arrowquant_dist.encodings.strided import Strided, is_contiguous, view_exten
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
 
-_MAX_NAME = 4096
-_NESTED_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
-_TRAINING_KEYS = ("optim", "sched", "scaler", "amp", "callbacks", "loops", "rng", "args", "config", "epoch")
-_SAVE_AGAIN = "save `model.state_dict()` with torch.save, or convert the file to safetensors"
 _LOAD_LOCK = threading.Lock()  # fake mode and torch's unpickler keep state beside the thread's own
 # torch's unpickler lets through whatever a damaged pickle makes Python say.
 _TORCH_ERRORS = (
@@ -63,21 +60,22 @@ class _View:
         return self.storage, self.offset, self.shape, self.strides, self.dtype
 
 
-def read_layers(store: Store, info: ObjectInfo) -> tuple[list[Layer], dict[str, str]]:
-    """The layers of one file in file order, {name: stored name} of tied ones. Raises InvalidCheckpoint."""
+def read_layers(store: Store, info: ObjectInfo) -> tuple[list[Layer], dict[str, str], list[str]]:
+    """The layers of one file in file order, {name: stored name} of tied ones, notes. Raises InvalidCheckpoint."""
     uri = store.url(info.path)
     archive = read_archive(store, info)
     check_pickle(archive.pickle, uri)
     layers: list[Layer] = []
     aliases: dict[str, str] = {}
     first: dict[tuple[Any, ...], str] = {}
-    for view in _load_views(archive, uri):
+    views, left_out = _load_views(archive, uri)
+    for view in views:
         stored = first.setdefault(view.identity, view.name)
         if stored != view.name and 0 not in view.shape:
             aliases[view.name] = stored
         else:
             layers.append(_layer(view, archive.storages[view.storage], uri))
-    return sorted(layers, key=lambda layer: layer.offset), aliases
+    return sorted(layers, key=lambda layer: layer.offset), aliases, left_out_note(info.path or uri, left_out)
 
 
 def _layer(view: _View, record: ByteRange, uri: str) -> Layer:
@@ -99,88 +97,22 @@ def _layer(view: _View, record: ByteRange, uri: str) -> Layer:
     return layer
 
 
-def _load_views(archive: TorchArchive, uri: str) -> list[_View]:
-    """All tensors of the state dict, in its order."""
+def _load_views(archive: TorchArchive, uri: str) -> tuple[list[_View], Sequence[str]]:
+    """All tensors of the state dict, in its order, and what the file holds beside it."""
     way = torch_private if torch_private.is_there() else torch_storages
     try:
         with _LOAD_LOCK, way.loaded(archive) as (loaded, key_of):
-            state = _find_state(loaded, uri)
-            return [
-                _view(name, value, key_of(value), uri)
-                for name, value in state.items()
-                if _is_tensor(name, value, uri)
-            ]
+            state = find_state_dict(loaded, uri)
+            views = [_view(name, value, key_of(value), uri) for name, value in state.tensors.items()]
+            return views, state.left_out
     except InvalidCheckpoint:
         raise
     except _TORCH_ERRORS as error:
         text = str(error).partition("WeightsUnpickler error:")
         reason = (text[2] or text[0]).strip().split("\n", 1)[0][:300]
         raise InvalidCheckpoint(
-            f"torch's weights_only does not load it ({reason}); {_SAVE_AGAIN}", uri=uri
+            f"torch's weights_only does not load it ({reason}); {SAVE_AGAIN}", uri=uri
         ) from error
-
-
-def _find_state(loaded: Any, uri: str) -> Mapping[Any, Any]:
-    """The one dict of tensors in `loaded`: itself, or what it has under `state_dict`, `model` …"""
-    import torch
-
-    if not isinstance(loaded, dict):
-        _refuse(f"it holds a {type(loaded).__name__}, no dict of tensors; {_SAVE_AGAIN}", uri)
-    if any(isinstance(value, torch.Tensor) for value in loaded.values()):
-        return loaded
-    nested = {key: value for key, value in loaded.items() if isinstance(value, dict) and _has_tensors(value)}
-    known = [key for key in nested if key in _NESTED_KEYS]
-    others = [key for key in nested if key not in known and not _is_training_state(key)]
-    chosen = known if len(known) == 1 and not others else others if not known and len(others) == 1 else []
-    if chosen:
-        return dict(nested[chosen[0]])
-    if nested:
-        _refuse(f"it has several dicts of tensors ({reprlib.repr(list(nested))}); save the one to use", uri)
-    raise InvalidCheckpoint(f"it holds no tensors; {_SAVE_AGAIN}", uri=uri)
-
-
-def _is_training_state(key: Any) -> bool:
-    return isinstance(key, str) and any(word in key.lower() for word in _TRAINING_KEYS)
-
-
-def _has_tensors(value: Any) -> bool:
-    """Whether a tensor is anywhere in nested containers. Each is looked at once, however often shared."""
-    import torch
-
-    seen: set[int] = set()
-    todo = [value]
-    while todo:
-        found = todo.pop()
-        if isinstance(found, torch.Tensor):
-            return True
-        if isinstance(found, dict | list | tuple | set) and id(found) not in seen:
-            seen.add(id(found))
-            todo.extend(found.values() if isinstance(found, dict) else found)
-    return False
-
-
-def _is_tensor(name: Any, value: Any, uri: str) -> bool:
-    """Whether an entry is a tensor; False for a harmless setting beside them, else InvalidCheckpoint."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        if not isinstance(name, str) or len(name) > _MAX_NAME or not _is_unicode(name):
-            _refuse(f"the name {reprlib.repr(name)} of a tensor is no usable text; {_SAVE_AGAIN}", uri)
-        return True
-    if _has_tensors(value):
-        _refuse(
-            f"its entry {reprlib.repr(name)} is a {type(value).__name__} of tensors; {_SAVE_AGAIN}",
-            uri,
-        )
-    return False
-
-
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _view(name: str, tensor: Any, key: str | None, uri: str) -> _View:
@@ -192,7 +124,7 @@ def _view(name: str, tensor: Any, key: str | None, uri: str) -> _View:
     if tensor.is_neg() or tensor.is_conj():
         _refuse("it is a lazy negation or conjugate; save it after .resolve_neg().resolve_conj()", uri, name)
     if key is None:
-        _refuse(f"it has no values in the file; {_SAVE_AGAIN}", uri, name)
+        _refuse(f"it has no values in the file; {SAVE_AGAIN}", uri, name)
     return _View(name, tuple(tensor.shape), dtype, key, tensor.storage_offset(), tuple(tensor.stride()))
 
 

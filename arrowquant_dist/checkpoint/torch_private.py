@@ -54,7 +54,7 @@ def loaded(archive: TorchArchive) -> Iterator[tuple[Any, Callable[[Any], str | N
     assert fake_mode is not None  # noqa: S101 - is_there() was asked
     with _without_log(), fake_mode():
         yield (
-            torch.load(buffer, weights_only=True),
+            torch.load(buffer, map_location="meta", weights_only=True),  # whatever device it was saved from
             lambda tensor: keys.get(getattr(tensor.untyped_storage(), _OFFSET)),
         )
 

@@ -9,8 +9,8 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
 
-from arrowquant_dist.checkpoint.weight_map import in_threads
 from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.folder.threads import in_threads
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
 
 MAX_PICKLE_NBYTES = 64 << 20  # a tensor takes about 200 bytes

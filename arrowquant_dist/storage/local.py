@@ -11,12 +11,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 import numpy as np
 
-from arrowquant_dist.errors import NotFound
+from arrowquant_dist.errors import NotFound, StorageError
 from arrowquant_dist.storage.base import TEMPORARY_MARK, ObjectInfo, ObjectWriter, Store
 from arrowquant_dist.storage.disk import CachedFile, Disk, NewFile
 from arrowquant_dist.storage.durable import Folders, sync_file
@@ -76,14 +76,17 @@ class LocalStore(Store):
     def info(self, path: str) -> ObjectInfo:
         with self._translated(path):
             stat = self._local(path).stat()
-            if S_ISDIR(stat.st_mode):
-                raise IsADirectoryError(path)
+            _refuse_other_than_regular(stat, path)
             return self._info(path, stat)
 
     def read(self, path: str) -> bytes:
+        """To the size that it has when it is opened, or was pinned with: a file that grows has an end for us."""
         self._pins.read(path)
-        with self._translated(path):
-            return self._local(path).read_bytes()
+        with self._translated(path), open(_open_regular(self._local(path)), "rb") as file:
+            stat = os.fstat(file.fileno())
+            if path in self._pins:
+                self._pins.check(self._info(path, stat), self.url(path))
+            return file.read(stat.st_size)
 
     def read_into(self, path: str, start: int, out: np.ndarray) -> None:
         if out.size == 0:
@@ -222,6 +225,9 @@ class LocalStore(Store):
             raise NotFound("there is no such file; check the path", uri=self.url(path)) from error
         except IsADirectoryError as error:
             raise NotFound("this is a folder, not a file; check the path", uri=self.url(path)) from error
+        except _NoRegularFileError as error:
+            message = "this is no regular file (a FIFO, socket or device); put the file itself here"
+            raise StorageError(message, uri=self.url(path)) from error
         except OSError as error:
             raise storage_error(error, self.url(path), byte_range) from error
 
@@ -230,11 +236,39 @@ class _File:
     """An open descriptor that closes when the last one who holds it lets go."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = _open_regular(path)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
+
+
+class _NoRegularFileError(OSError):
+    """A FIFO, socket or device, which may have no end and may never answer."""
+
+
+def _open_regular(path: Path) -> int:
+    """A descriptor to read from. Opening a FIFO does not wait for its writer, and what was opened is what is looked at:
+    nothing can be put in its place in between."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise _NoRegularFileError(path) from error
+        raise
+    try:
+        _refuse_other_than_regular(os.fstat(descriptor), str(path))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _refuse_other_than_regular(stat: os.stat_result, path: str) -> None:
+    if S_ISDIR(stat.st_mode):
+        raise IsADirectoryError(path)
+    if not S_ISREG(stat.st_mode):
+        raise _NoRegularFileError(path)
 
 
 class _LocalWriter(ObjectWriter):

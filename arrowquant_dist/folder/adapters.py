@@ -1,0 +1,49 @@
+"""Adapters (LoRA and its kin): a difference to a model, which is none itself. Found by name, and by what is in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from arrowquant_dist.errors import InvalidCheckpoint, NotFound, StorageError, listed
+from arrowquant_dist.storage.base import Store
+from arrowquant_dist.strict_json import parse_json
+
+ADAPTER_CONFIG = "adapter_config.json"
+_MAX_CONFIG_NBYTES = 1 << 20
+_SHOWN_NAME = 100
+_TENSOR = re.compile(
+    r"(^|.*[._])(lora_(a|b|up|down|mid|magnitude_vector|embedding_[ab]|e|te\d?|unet|transformer)|lora\.(up|down)|hada_w\d(_[abt])?"
+    r"|hada_t\d|lokr_w\d(_[ab])?|lokr_t2|oft_(r|blocks|diag)|boft_r|ia3_l|vera_lambda_[bd]|dora_scale|prompt_embeddings"
+    r"|lycoris_.*)([._].*|$)",
+    re.IGNORECASE,
+)
+_BESIDE = re.compile(r".*(\.alpha|\.diff|\.diff_b|\.rank_num|\.scalar)|base_model\.model\..*")
+
+
+def are_of_adapter(names: Collection[str]) -> bool:
+    """Whether a file's tensors are an adapter's: its own matrices, and nothing but what is saved beside these."""
+    own = [name for name in names if _TENSOR.match(name)]
+    return bool(own) and all(_TENSOR.match(name) or _BESIDE.fullmatch(name) for name in names)
+
+
+def adapter_error(store: Store, paths: Collection[str], path: str = "") -> InvalidCheckpoint:
+    """Of a source that is only an adapter. store: of the folder. paths: its files. path: the folder below."""
+    base = _base_model(store, f"{path}/{ADAPTER_CONFIG}" if path else ADAPTER_CONFIG)
+    to = f"{base!r}" if base else "the model that it was trained on"
+    message = (
+        f"this is an adapter ({listed(sorted(paths))}) and no model; merge it into {to} "
+        "(with peft: merge_and_unload()), save that and give it as the source"
+    )
+    return InvalidCheckpoint(message, uri=store.url(path))
+
+
+def _base_model(store: Store, config: str) -> str | None:
+    """What its config says, if it says it: this only makes an error more helpful."""
+    try:
+        if store.size(config) > _MAX_CONFIG_NBYTES:
+            return None
+        name = parse_json(store.read(config)).get("base_model_name_or_path")
+    except (NotFound, StorageError, ValueError, AttributeError):
+        return None
+    return name[:_SHOWN_NAME] if isinstance(name, str) else None

@@ -1,0 +1,105 @@
+"""What else is in a source's folder: datasets, folders that nothing names, and the error where no weights are found."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from arrowquant_dist.errors import InvalidCheckpoint, listed
+from arrowquant_dist.folder.adapters import adapter_error
+from arrowquant_dist.folder.components import PIPELINE, Component
+from arrowquant_dist.folder.listing import SourceFolder
+from arrowquant_dist.folder.names import is_weights
+from arrowquant_dist.folder.sidecars import is_targets_own
+from arrowquant_dist.folder.weights import adapters_in
+
+_MANIFEST, _INDEX, _WEIGHTS = "manifest.json", "index.parquet", "weights"
+_PARQUET = ".parquet"
+_MOST_FOLDERS = 200
+_MOST_FILES = 2_000
+_SHOWN = 8
+_LOOKED_FOR = (
+    "manifest.json with weights/ (a target), model.safetensors.index.json, *.safetensors, "
+    "pytorch_model.bin.index.json, *.bin, *.pt, *.pth, *.ckpt, *.parquet"
+)
+
+
+def is_target(folder: SourceFolder) -> bool:
+    """Whether a run of ours wrote it."""
+    paths = {info.path for info in folder.files()}
+    return _MANIFEST in paths and (_INDEX in paths or _has_parquet(folder, _WEIGHTS))
+
+
+def has_parquet(folder: SourceFolder) -> bool:
+    """Whether Parquet files lie at the top, in weights/ or in the `key=value` folders of a partitioned dataset."""
+    below = [path for path in folder.folders() if path == _WEIGHTS or "=" in path]
+    return any(info.path.endswith(_PARQUET) for info in folder.files()) or any(
+        _has_parquet(folder, path) for path in below
+    )
+
+
+def remaining_notes(folder: SourceFolder, taken: Collection[str], named: Collection[str]) -> list[str]:
+    """taken: the folders whose weights are the source. named: those that its configs name."""
+    notes = []
+    if "" not in taken:
+        beside = [info.path for info in folder.files() if is_weights(info.path)]
+        if beside:
+            what = f"the weights are those of the folders that its config names ({listed(sorted(taken))})"
+            notes.append(f"{what}; files beside these folders were left out: {listed(beside)}")
+    others = [path for path in _folders_with_weights(folder) if path not in named]
+    if others:
+        notes.append(
+            f"folders with weights that no config here names were left out: {listed(others)}. "
+            "To quantize one of them, give it as the source"
+        )
+    own = [info.path for info in folder.files() if is_targets_own(info.path)]
+    if own:
+        notes.append(f"named as what a target itself has, and not copied: {listed(own)}")
+    return notes
+
+
+def nothing_found(folder: SourceFolder, component: Component) -> InvalidCheckpoint:
+    """Why a folder has no weights: it is an adapter, incomplete, or no model."""
+    adapters = adapters_in(folder, component.path)
+    uri = folder.store.url(component.path)
+    if adapters:
+        return adapter_error(folder.store, adapters, component.path)
+    if component.named_by and component.needs_weights:
+        message = f"{component.named_by} names this folder, and it has no weights; download them"
+        return InvalidCheckpoint(message, uri=uri)
+    with_weights = _folders_with_weights(folder)
+    if with_weights and not folder.find(PIPELINE):
+        return _weights_below(folder, with_weights)
+    names = [info.path for info in folder.files(component.path)]
+    names += [f"{path}/" for path in folder.folders(component.path)]
+    there = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return InvalidCheckpoint(
+        f"no weights here. Looked for {_LOOKED_FOR}; found {there or 'an empty folder'}. "
+        "Give the folder or file that holds them",
+        uri=uri,
+    )
+
+
+def _weights_below(folder: SourceFolder, paths: list[str]) -> InvalidCheckpoint:
+    shown = listed([f"{path}/" for path in paths])
+    adapters = [path for path in paths if adapters_in(folder, path)]
+    if len(adapters) == len(paths):
+        return adapter_error(
+            folder.store, [path for at in paths for path in adapters_in(folder, at)], paths[0]
+        )
+    message = f"no weights here, and no config that names those below; give one of these folders: {shown}"
+    return InvalidCheckpoint(message, uri=folder.store.uri)
+
+
+def _folders_with_weights(folder: SourceFolder) -> list[str]:
+    """Those that lie directly in the source's. A bounded look at their files: a home directory has many."""
+    return list(_with_weights(folder))
+
+
+def _with_weights(folder: SourceFolder) -> Iterator[str]:
+    for path in folder.folders()[:_MOST_FOLDERS]:
+        if any(is_weights(name) for name in folder.peek(path, _MOST_FILES)):
+            yield path
+
+
+def _has_parquet(folder: SourceFolder, path: str) -> bool:
+    return any(info.path.endswith(_PARQUET) for info in folder.tree(path))

@@ -1,0 +1,215 @@
+"""Which weight files of a folder are the model: one set of them, never two copies, and never a silent choice.
+
+Repositories have the same model several times: in another container, precision or naming, as a whole and in numbered
+files, with averaged copies, adapters and a trainer's state beside it. The likeliest is taken by its name (see
+`names.Grade`), safetensors before PyTorch files, what an index names before what only lies there; what is left out is
+named to the user. Where two are equally likely it is an error.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from arrowquant_dist.errors import InvalidCheckpoint, listed
+from arrowquant_dist.folder.index import (
+    find_files,
+    missing_numbers,
+    number_of,
+    read_weight_map,
+    refuse_missing,
+)
+from arrowquant_dist.folder.listing import SourceFolder
+from arrowquant_dist.folder.names import (
+    PARQUET,
+    SAFETENSORS,
+    TORCH,
+    Grade,
+    grade_of,
+    index_of,
+    is_adapter,
+    is_training_state,
+    is_weights,
+    stem_of,
+    weight_kind,
+)
+from arrowquant_dist.storage.base import ObjectInfo
+
+_USUAL = ("model", "pytorch_model", "diffusion_pytorch_model")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFiles:
+    """The files that are the model. index: the path of what names them, with promised: {tensor: path of its file}."""
+
+    files: tuple[ObjectInfo, ...]
+    index: str | None = None
+    promised: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> list[str]:
+        return [info.path for info in self.files]
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """Files that are one checkpoint. whole: the name that it would have in one file. index: or its index's path."""
+
+    whole: str
+    kind: str
+    paths: tuple[str, ...] = ()
+    index: str | None = None
+    is_numbered: bool = False
+
+
+def choose_weights(folder: SourceFolder, path: str = "") -> WeightFiles | None:
+    """The weights directly in `path`; None where there are none, or only those of adapters and trainers.
+
+    Raises InvalidCheckpoint where two sets are equally likely, or files are missing.
+    """
+    sets = _sets(folder, path)
+    stems = {stem_of(found.whole) for found in sets}
+    graded = [(grade_of(found.whole, stems), found) for found in sets]
+    for grade in Grade:
+        for kind in (SAFETENSORS, TORCH):
+            alike = [found for own, found in graded if own == grade and found.kind == kind]
+            if alike:
+                return _choose(alike, folder, path)
+    return None
+
+
+def weights_of_index(folder: SourceFolder, index: str) -> WeightFiles:
+    """The files that an index names. InvalidCheckpoint where one is missing, or not to be read."""
+    promised = read_weight_map(folder.store, index)
+    for path in sorted(set(promised.values())):
+        folder.check(path)
+    files, missing = find_files(folder.store, promised.values())
+    refuse_missing(folder.store, index, missing, len(files) + len(missing))
+    return WeightFiles(tuple(files), index, promised)
+
+
+def choice_notes(folder: SourceFolder, path: str, chosen: WeightFiles) -> list[str]:
+    """What was taken, where something else was there too; and what was not."""
+    taken = {*chosen.paths, chosen.index}
+    beside = [info.path for info in folder.files(path) if info.path not in taken]
+    others = [path for path in beside if is_weights(_name(path)) and index_of(_name(path)) is None]
+    adapters = [path for path in others if is_adapter(_name(path))]
+    training = [path for path in others if is_training_state(_name(path))]
+    copies = [path for path in others if path not in adapters and path not in training]
+    notes = []
+    if copies:
+        notes.append(
+            f"the weights are {_described(chosen)}; other weight files were left out: {listed(copies)}"
+        )
+    elif len(chosen.files) > 1 and chosen.index is None and number_of(_name(chosen.paths[0])) is None:
+        notes.append(f"the weights are {_described(chosen)} together")
+    if adapters:
+        notes.append(
+            f"the weights are {_described(chosen)}; an adapter beside them was left out: {listed(adapters)}. "
+            "Merge it into the model to have both"
+        )
+    if training:
+        notes.append(f"a trainer's state was left out: {listed(training)}")
+    return notes
+
+
+def adapters_in(folder: SourceFolder, path: str = "") -> list[str]:
+    """Paths of the adapter files directly in a folder."""
+    return [info.path for info in folder.files(path) if is_adapter(_name(info.path))]
+
+
+def _sets(folder: SourceFolder, path: str) -> list[_Set]:
+    numbered: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    found: list[_Set] = []
+    files = folder.files(path)
+    openvino = {f"{info.path.removesuffix('.xml')}.bin" for info in files if info.path.endswith(".xml")}
+    for info in files:
+        name = _name(info.path)
+        whole, kind = index_of(name), weight_kind(index_of(name) or name)
+        if kind in (None, PARQUET) or is_adapter(name) or info.path in openvino:
+            continue
+        if whole is not None:
+            found.append(_Set(whole, kind or "", index=info.path))
+        elif (number := number_of(name)) is not None:
+            numbered[number].append(info.path)
+        else:
+            found.append(_Set(name, kind or "", (info.path,)))
+    found += [
+        _Set(whole, weight_kind(whole) or "", tuple(paths), is_numbered=True)
+        for (whole, _), paths in numbered.items()
+    ]
+    return found
+
+
+def _choose(sets: Sequence[_Set], folder: SourceFolder, path: str) -> WeightFiles:
+    """Of sets that are equally likely by their kind and grade."""
+    for usual in _USUAL:
+        named = [found for found in sets if stem_of(found.whole) == usual]
+        if named:
+            return _most_certain(named, folder, path)
+    return _most_certain(sets, folder, path)
+
+
+def _most_certain(sets: Sequence[_Set], folder: SourceFolder, path: str) -> WeightFiles:
+    indexes = [found.index for found in sets if found.index is not None]
+    numbered = [found for found in sets if found.is_numbered]
+    wholes = [p for found in sets if found.index is None and not found.is_numbered for p in found.paths]
+    if len(indexes) > 1:
+        message = f"several indexes: {', '.join(indexes)}; give one of them"
+        raise InvalidCheckpoint(message, uri=folder.store.url(path))
+    if indexes and not (wholes and _is_stale(indexes[0], folder)):
+        return weights_of_index(folder, indexes[0])
+    is_usual = stem_of(sets[0].whole) in _USUAL
+    if numbered and not (wholes and is_usual):
+        return _files(_only_complete(numbered, folder, path), folder)
+    _refuse_slices(wholes, folder)
+    return _files(wholes, folder)
+
+
+def _is_stale(index: str, folder: SourceFolder) -> bool:
+    """Whether an index beside a whole file names others that are gone."""
+    return bool(find_files(folder.store, read_weight_map(folder.store, index).values())[1])
+
+
+def _only_complete(numbered: Sequence[_Set], folder: SourceFolder, path: str) -> tuple[str, ...]:
+    complete = [found for found in numbered if not missing_numbers(found.paths)]
+    if len(complete) > 1:
+        names = ", ".join(found.paths[0] for found in complete)
+        message = (
+            f"several complete sets of numbered files ({names} …) and no index that says which of them is the model; "
+            "move the others away"
+        )
+        raise InvalidCheckpoint(message, uri=folder.store.url(path))
+    if complete:
+        return complete[0].paths
+    missing = missing_numbers(numbered[0].paths)
+    count = len(missing) + len(numbered[0].paths)
+    message = f"{len(missing)} of {count} files are missing: {listed(missing)}; get them"
+    raise InvalidCheckpoint(message, uri=folder.store.url(path))
+
+
+def _refuse_slices(paths: Sequence[str], folder: SourceFolder) -> None:
+    slices = [path for path in paths if _name(path).startswith("consolidated.0")]
+    if len(slices) > 1:
+        message = (
+            f"each of {listed(slices)} has a slice of every tensor, one for each GPU that the model was made for; "
+            "convert them to one checkpoint"
+        )
+        raise InvalidCheckpoint(message, uri=folder.store.url(slices[0]))
+
+
+def _files(paths: Sequence[str], folder: SourceFolder) -> WeightFiles:
+    for path in paths:
+        folder.check(path)
+    return WeightFiles(tuple(find_files(folder.store, paths)[0]))
+
+
+def _described(chosen: WeightFiles) -> str:
+    if chosen.index is not None:
+        return f"those that {chosen.index} names"
+    return listed(chosen.paths)
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]

@@ -30,7 +30,7 @@ def least_squares(
 
     bits = np.flatnonzero(histogram)
     weight = histogram[bits].astype(np.float64)
-    x = (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    x = _values(bits)
     fit = _through_zero if spec.symmetric else _with_offset
     found = []
     for scale, zero_point in _starts(float(x.min()), float(x.max()), spec, qmin, qmax):
@@ -38,7 +38,10 @@ def least_squares(
     _, scale, zero_point = max(found)
     if spec.integer_zero_points:
         scale, zero_point = _whole(x, weight, TensorScale(scale, zero_point), rtn, qmin, qmax)
-    return TensorScale(float(short_float(scale)), float(np.float32(zero_point)))
+    stored = (
+        short_float(scale) if spec.bits < 8 else np.float32(scale)
+    )  # as by row or group: see kernels/mse.py
+    return TensorScale(float(stored), float(np.float32(zero_point)))
 
 
 def _starts(low: float, high: float, spec: QuantSpec, qmin: int, qmax: int) -> Iterator[tuple[float, float]]:
@@ -98,3 +101,55 @@ def _with_offset(x: np.ndarray, weight: np.ndarray, q: np.ndarray) -> Fitted | N
         return None
     scale = covariance / variance
     return covariance**2 / variance, scale, mean_q - mean_x / scale
+
+
+def is_worse(
+    histogram: np.ndarray,
+    remainders: np.ndarray | None,
+    found: TensorScale,
+    rtn: TensorScale,
+    qmin: np.float32,
+    qmax: np.float32,
+) -> bool:
+    """Whether Σ(x - x̂)² may be larger by `found` than by `rtn`. histogram, remainders: a TensorSpan's.
+
+    A value b + r that was counted as b and gets b's code q adds (b + r - x̂)² = (b - x̂)² + 2r(b - x̂) + r². Σr is known
+    for each b, and Σr² is the same for both scales. Where another code is nearer to b + r, the error is only smaller:
+    for `found` that is left out, for `rtn` all values of b count as if they were where it makes the most of it.
+    """
+    bits = np.flatnonzero(histogram)
+    b = _values(bits)
+    count = histogram[bits].astype(np.float64)
+    unit = _half_units(bits)
+    left = np.zeros(b.size) if remainders is None else remainders[bits] * unit
+    ours, theirs = (_error_at(b, _codes(b, scale, qmin, qmax), scale) for scale in (found, rtn))
+    excess = count * (ours**2 - theirs**2) + 2.0 * left * (ours - theirs)
+    if remainders is not None:
+        codes = _codes(b, rtn, qmin, qmax)
+        for edge in (b - 65536.0 * unit, b + 65536.0 * unit):
+            other = _codes(edge, rtn, qmin, qmax)
+            saved = _error_at(edge, codes, rtn) ** 2 - _error_at(edge, other, rtn) ** 2
+            excess += count * np.where(other != codes, np.maximum(saved, 0.0), 0.0)
+    return float(excess.sum()) > 0.0
+
+
+def _codes(x: np.ndarray, scale: TensorScale, qmin: np.float32, qmax: np.float32) -> np.ndarray:
+    """As the kernels choose them, in float32."""
+    real = x.astype(np.float32) / np.float32(scale.scale) + np.float32(scale.zero_point)
+    return np.asarray(np.clip(np.rint(real), qmin, qmax))
+
+
+def _error_at(x: np.ndarray, codes: np.ndarray, scale: TensorScale) -> np.ndarray:
+    decoded = (codes - np.float32(scale.zero_point)) * np.float32(scale.scale)
+    return np.asarray(x - decoded.astype(np.float64))
+
+
+def _values(bits: np.ndarray) -> np.ndarray:
+    """float64: the bfloat16 numbers that these bits are."""
+    return np.asarray((bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64))
+
+
+def _half_units(bits: np.ndarray) -> np.ndarray:
+    """Half of a unit of float32's last digit at these bfloat16 numbers, with their sign."""
+    exponent = np.maximum((bits >> 7) & 0xFF, 1)
+    return np.asarray(np.where(bits & 0x8000, -1.0, 1.0) * np.exp2(exponent - 127.0 - 24.0))

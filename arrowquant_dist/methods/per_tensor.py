@@ -12,7 +12,7 @@ import numpy as np
 
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.methods.groups import code_limits, error_sums
-from arrowquant_dist.methods.least_squares import least_squares
+from arrowquant_dist.methods.least_squares import is_worse, least_squares
 from arrowquant_dist.methods.method import Found, Given, TensorScale
 
 # Where float32 has room for every scale and decoded value; elsewhere the rtn scale serves.
@@ -55,12 +55,17 @@ class PerTensor:
 
 @dataclass(slots=True)
 class TensorSpan:
-    """Minimum, maximum and, for `mse`, a histogram of a tensor's values rounded to bfloat16 (int64 [65536], exact)."""
+    """Minimum, maximum and, for `mse`, a histogram of a tensor's values rounded to bfloat16 (int64 [65536], exact).
+
+    remainders: int64 [65536], what rounding has taken from the values of each number, summed up, in halves of a unit of
+    float32's last digit there; None where nothing was taken from any.
+    """
 
     spec: QuantSpec
     low: float = np.inf
     high: float = -np.inf
     histogram: np.ndarray | None = None
+    remainders: np.ndarray | None = None
 
     def add(self, bits: np.ndarray) -> None:
         """bits: of a row block, as Method.quantize has them, any shape. Where NaN or inf is among them they add
@@ -79,16 +84,29 @@ class TensorSpan:
             if self.histogram is None:
                 self.histogram = np.zeros(1 << 16, np.int64)
             for start in range(0, bits.size, _COUNTED_AT_ONCE):
-                some = _bfloat16_bits(bits[start : start + _COUNTED_AT_ONCE])
-                self.histogram += np.bincount(some, minlength=1 << 16)
+                self._count(self.histogram, bits[start : start + _COUNTED_AT_ONCE])
 
     def scale(self) -> TensorScale:
         """The scale that the spec chooses for these values."""
         qmin, qmax = code_limits(self.spec)
         rtn = self._rtn(qmin, qmax)
         if self.histogram is not None and self._is_resolved():
-            return least_squares(self.histogram, rtn, self.spec, int(qmin), int(qmax))
+            found = least_squares(self.histogram, rtn, self.spec, int(qmin), int(qmax))
+            if not is_worse(self.histogram, self.remainders, found, rtn, qmin, qmax):
+                return found
         return rtn
+
+    def _count(self, histogram: np.ndarray, bits: np.ndarray) -> None:
+        some = _bfloat16_bits(bits)
+        histogram += np.bincount(some, minlength=1 << 16)
+        if bits.dtype == np.dtype("<u2"):
+            return
+        left = _remainders(bits, some)
+        if left.any():
+            if self.remainders is None:
+                self.remainders = np.zeros(1 << 16, np.int64)
+            # in float64 at first, exactly: fewer than 2^18 numbers below 2^17
+            self.remainders += np.bincount(some, left, 1 << 16).astype(np.int64)
 
     def _is_resolved(self) -> bool:
         """Whether bfloat16 tells values apart that are a step of the codes apart, well within float32's range."""
@@ -112,8 +130,20 @@ def _bfloat16_bits(bits: np.ndarray) -> np.ndarray:
     """bits: source bits [n] of finite values. Returns the high 16 bits of each as float32, rounded half to even."""
     if bits.dtype == np.dtype("<u2"):
         return bits
-    wide = bits if bits.dtype == np.dtype("<i4") else bits.view("<f2").astype(np.float32)
-    wide = wide.view("<u4")
+    wide = _float32_bits(bits)
     rounded = (wide.astype(np.uint64) + 0x7FFF + ((wide >> 16) & 1)) >> 16
     overflow = (rounded & 0x7F80) == 0x7F80  # rounded up to inf: stay below
     return np.where(overflow, rounded - 1, rounded).astype(np.uint16)
+
+
+def _remainders(bits: np.ndarray, rounded: np.ndarray) -> np.ndarray:
+    """int64 [n]: |x| less the bfloat16 number it was rounded to, in halves of that number's unit in the last digit of
+    float32. Below a power of two the unit is half as large as above it."""
+    left = _float32_bits(bits).astype(np.int64) - (rounded.astype(np.int64) << 16)
+    is_power = (rounded & 0x7F) == 0
+    return np.where(is_power & (left < 0), left, 2 * left)
+
+
+def _float32_bits(bits: np.ndarray) -> np.ndarray:
+    wide = bits if bits.dtype == np.dtype("<i4") else bits.view("<f2").astype(np.float32)
+    return wide.view("<u4")

@@ -35,8 +35,8 @@ GOLDEN = {
     ),
     ("int8", "mse", "real"): (
         "8023787f7f802e56807f80b0847f037f5380807f",
-        "b9a5163cf4c9b03be9e8e83b1a85003cef9a8c3bb0b0303b",
-        "0000ac4100e8894200b08dc200e070c200c097420086a2c3",
+        "b9a5163cf4c9b03be9e8e83b1a85003cef9a8c3bb1b0303b",
+        "0000ac4100e889428db08dc200e070c200c09742d185a2c3",
     ),
     ("int8", "mse", "whole"): (
         "8023777e7f802e56817f80b0847f037f5380ef7f",
@@ -57,8 +57,8 @@ GOLDEN = {
     ("int4", "mse", "none"): ("90ed0a97f69b0ba508fb", "00002e3e0000093e00004e3e000039be0000df3d0000333e", ""),
     ("int4", "mse", "real"): (
         "a0ff0fdaf030f0f80df0",
-        "00001e3e0000ba3d0000f73d0000083e0000933d00003c3d",
-        "00007c3f00006a40008094c0000081c00080884000809cc1",
+        "00001e3e0000ba3d7777f73d0000083e0000933dbcbb3b3d",
+        "00007c3f00006a40ee6994c0000081c0008088402eba9cc1",
     ),
     ("int4", "mse", "whole"): (
         "a0ff0ecaf130f0f80cf7",
@@ -79,8 +79,8 @@ GOLDEN = {
     ("int3", "mse", "none"): ("a7b49305e3def102", "0000edbe0000b3be0000b6be0000fd3e000093be000098be", ""),
     ("int3", "mse", "real"): (
         "e87fd43808ce1b38",
-        "0000a93e0000473e0000853e0000903e00001f3e0000c93d",
-        "0000903e0000c03f00001bc0000010c00000e23f00c016c1",
+        "0000a93e0000473e4992843e0000903e00001f3e9224c93d",
+        "0000903e0000c03f12961bc0000010c00000e23fa38b16c1",
     ),
     ("int3", "mse", "whole"): (
         "e07fb030083e173b",
@@ -100,9 +100,9 @@ GOLDEN = {
     ),
     ("int2", "mse", "none"): ("f9a30e3b2d0f", "00008b3f0000fa3e0000b43f000029bf0000c33e0000603f", ""),
     ("int2", "mse", "real"): (
-        "f8e308c42908",
-        "0000453f0000d83e0000683f0000293f0000fd3e0000b03e",
-        "000050be0000f03e0000c6bf00008ebf000090be000063c0",
+        "f8e30cc4290c",
+        "0000453f0000d83eabaa1a3f0000293f0000fd3eabaa6a3e",
+        "000050be0000f03e58eea9bf00008ebf000090be8c2e8ac0",
     ),
     ("int2", "mse", "whole"): (
         "f8a30cc42d0d",
@@ -112,7 +112,7 @@ GOLDEN = {
 }
 TENSOR_GOLDEN = {
     ("int8", "rtn"): ("80074d52179cf004d779ccedce7fdf0ffead2b69", "b7b6363c", "6e8196c0"),
-    ("int8", "mse"): ("80074d53179cf004d77accedce7fdf0ffead2b69", "0000363c", "9fc494c0"),
+    ("int8", "mse"): ("80074d52179cf004d77accedce7fdf0ffead2b69", "2d75363c", "9fc494c0"),
     ("int4", "rtn"): ("80cc2987f564f58637ea", "2222423e", "f34b3fbf"),
     ("int4", "mse"): ("80cc1986f564f48527ea", "0000393e", "8b957cbf"),
     ("int3", "rtn"): ("a0cd8c3a9a3e2e35", "0000d03e", "d9891dbf"),

@@ -23,7 +23,7 @@ from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.target.intact import hash_of_object
 from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile
-from arrowquant_dist.target.plan_file import read_plan_file
+from arrowquant_dist.target.plan_file import PlannedRun, read_plan_file
 
 WORKERS = 4
 STRAY = "stray-object"
@@ -159,11 +159,12 @@ def _check_target(store: Store, findings: _Findings) -> None:
         _check_strays(store, manifest, findings)
         blocks = _check_index(store, manifest, findings)
         nbytes = sum(part.nbytes for part in manifest.parts)
-        nbytes += sum(sidecar.nbytes for sidecar in manifest.sidecars)
+        others = (*manifest.sidecars, *manifest.report)
+        nbytes += sum(file.nbytes for file in others)
         findings.expect(nbytes + 2 * sum(block.stored_nbytes for block in blocks))
-        for sidecar in manifest.sidecars:
+        for file in others:
             with findings.noting():
-                _check_object(store, sidecar, findings)
+                _check_object(store, file, findings)
         with ThreadPoolExecutor(WORKERS) as pool:
             check = partial(_check_part, store, findings)
             of_parts = by_part(blocks)
@@ -222,7 +223,11 @@ def _check_index(store: Store, manifest: Manifest, findings: _Findings) -> list[
 def _check_plan(store: Store, manifest: Manifest, blocks: Sequence[StoredBlock], findings: _Findings) -> None:
     """What was planned is what is there: every row block once, from the same source by the same config."""
     uri = store.url(PLAN_PATH)
-    plan = plan_from_table(read_plan_file(store.read(PLAN_PATH), uri))
+    table = read_plan_file(store.read(PLAN_PATH), uri)
+    if not manifest.is_of(PlannedRun.of(table).identity):
+        message = "the run whose plan is here has not finished, the manifest is left of one before it; quantize anew"
+        findings.note(IncompleteDataset(message, uri=store.url(MANIFEST_PATH)))
+    plan = plan_from_table(table)
     planned = {
         (block.layer.name, block.row_start, block.shape, block.layer.shape, block.layer.dtype)
         for block in plan.blocks

@@ -240,6 +240,7 @@ def _open_indexed(store: Store) -> Dataset:
     except NotFound as error:
         message = "the index that the manifest names is gone; fetch it again, or quantize anew"
         raise IncompleteDataset(message, uri=store.url(manifest.index.path)) from error
+    manifest.refuse_cleared(store)
     blocks = [StoredBlock.from_record(entry.part, entry.record) for entry in entries]
     layers, errors = group_layers(blocks, store.url)
     errors += alias_errors(manifest, layers, store.url(MANIFEST_PATH))

@@ -1,4 +1,8 @@
-"""What an earlier run, or another driver, left at the target, and whether it is this plan's."""
+"""What an earlier run, or another driver, left at the target, and whether it is this plan's.
+
+A manifest counts if it is of the run whose plan is there. One that is not was left by a driver that slept while its run
+was overwritten: the target is then as if it were not there, and the run that publishes next removes it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,8 @@ from arrowquant_dist.report.render import read_report
 from arrowquant_dist.target.clear import sweep
 from arrowquant_dist.target.layout import PLAN_PATH, Listing
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
-from arrowquant_dist.target.plan_file import PlannedRun
-from arrowquant_dist.target.target import Target, being_cleared
+from arrowquant_dist.target.plan_file import PlannedRun, RunIdentity
+from arrowquant_dist.target.target import Target, being_cleared, overwritten
 
 
 def refuse_difference(dataset: Target, planned: PlannedRun, plan: Plan) -> None:
@@ -25,34 +29,57 @@ def refuse_difference(dataset: Target, planned: PlannedRun, plan: Plan) -> None:
 
 def refuse_other_run(dataset: Target, plan: Plan, found: Listing) -> None:
     """TargetConflict where the target holds a dataset, or a run, that is another plan's."""
-    if MANIFEST_PATH in found:
-        manifest = dataset.manifest()
-        if manifest is not None:
-            _refuse_other_work(dataset, manifest, plan)
-    elif PLAN_PATH in found:
-        planned = dataset.planned()
-        if planned is not None:
-            refuse_difference(dataset, planned, plan)
+    manifest = dataset.manifest() if MANIFEST_PATH in found else None
+    planned = dataset.planned() if PLAN_PATH in found else None
+    if manifest is not None and _counts(manifest, planned):
+        _refuse_other_work(dataset, manifest, planned, plan)
+    elif planned is not None:
+        refuse_difference(dataset, planned, plan)
 
 
-def finished_outcome(dataset: Target, plan: Plan, found: Listing) -> Outcome:
+def finished_outcome(
+    dataset: Target, plan: Plan, found: Listing, run: RunIdentity | None = None
+) -> Outcome | None:
     """The outcome of whoever published the dataset, which is all there; what lost against its parts is removed.
 
-    TargetConflict where it is another plan's, IncompleteDataset where a part of it is gone.
+    run: whose it has to be; None where this driver has none yet. None where no manifest counts. TargetConflict where it
+    is another plan's, or another run's, IncompleteDataset where a part of it is gone.
     """
-    manifest = dataset.manifest()
+    if MANIFEST_PATH not in found:
+        return None
+    manifest, planned = dataset.manifest(), dataset.planned()
     if manifest is None:  # it was there a moment ago
         raise being_cleared(dataset.store.uri)
-    _refuse_other_work(dataset, manifest, plan)
-    sweep(dataset, manifest, found)
-    return Outcome(read_report(dataset.store), already_finished=True, target=dataset.store.uri)
+    if run is not None and (planned is None or planned.identity != run):
+        raise overwritten(dataset.store.uri)
+    if not _counts(manifest, planned):
+        return None
+    _refuse_other_work(dataset, manifest, planned, plan)
+    if planned is None:  # a copy of a dataset: nobody is at work here, and nobody has lost
+        dataset.refuse_missing_parts(manifest, found)
+    else:
+        sweep(dataset, manifest, found)
+    report = read_report(dataset.store, manifest)
+    return Outcome(report, already_finished=True, target=dataset.store.uri)
 
 
-def _refuse_other_work(dataset: Target, manifest: Manifest, plan: Plan) -> None:
+def published_outcome(dataset: Target, plan: Plan, found: Listing, run: RunIdentity) -> Outcome:
+    """That of another driver of this run, which has published it. TargetConflict where that is gone again."""
+    outcome = finished_outcome(dataset, plan, found, run)
+    if outcome is None:
+        raise being_cleared(dataset.store.uri)
+    return outcome
+
+
+def _counts(manifest: Manifest, planned: PlannedRun | None) -> bool:
+    """Where there is no plan nothing speaks against it: datasets are copied without their `run/`."""
+    return planned is None or manifest.is_of(planned.identity)
+
+
+def _refuse_other_work(dataset: Target, manifest: Manifest, planned: PlannedRun | None, plan: Plan) -> None:
     """Of a finished dataset: where other code has done the same work, it is what was asked for."""
     if manifest.fingerprint == plan.fingerprint:
         return
-    planned = dataset.planned()
     if planned is None or planned.identity.fingerprint != manifest.fingerprint:
         message = "another plan's dataset is here; choose another target, or --overwrite"
         raise TargetConflict(message, uri=dataset.store.uri)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.driver.clock import RunClock
-from arrowquant_dist.driver.earlier import finished_outcome, refuse_difference, refuse_other_run
+from arrowquant_dist.driver.earlier import (
+    finished_outcome,
+    published_outcome,
+    refuse_difference,
+    refuse_other_run,
+)
 from arrowquant_dist.driver.outcome import Outcome
 from arrowquant_dist.driver.places import open_target, read_sidecars, refuse_own_source
 from arrowquant_dist.driver.progress import OnProgress, counting_events
@@ -25,11 +30,11 @@ from arrowquant_dist.plan import (
 )
 from arrowquant_dist.reduce import combine_layers, reduce_layers
 from arrowquant_dist.report.render import render
-from arrowquant_dist.target.clear import clear
+from arrowquant_dist.target.clear import clear, refuse_uncleared
 from arrowquant_dist.target.index import write_index
 from arrowquant_dist.target.intact import without_damaged
 from arrowquant_dist.target.layout import Listing
-from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
+from arrowquant_dist.target.manifest import Manifest
 from arrowquant_dist.target.plan_file import RunIdentity
 from arrowquant_dist.target.publish import Draft, prepare, publish
 from arrowquant_dist.target.receipt import Receipt
@@ -57,33 +62,34 @@ def quantize(
         side_inputs = open_side_inputs(config, run.source_storage)
         plan = make_plan(checkpoint, config, run, side_inputs)
         dataset = open_target(target, run)
-        found = _look(dataset, [checkpoint, *side_inputs.values()], run)
-        if MANIFEST_PATH in found:
-            return finished_outcome(dataset, plan, found)
+        refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
         sidecars = read_sidecars(checkpoint, run)
+        found = _look(dataset, sidecars, run)
+        if (finished := finished_outcome(dataset, plan, found)) is not None:
+            return finished
         identity = _start(dataset, plan, sidecars, found)
-        shards = CommittedShards(dataset, plan.fingerprint)
+        shards = CommittedShards(dataset, plan.fingerprint, identity.name)
         with collector_paused():
             earlier = without_damaged(dataset.store, shards.receipts(found, known={}))
     missing = [shard for shard in plan.shards if shard.index not in earlier]
     engine, ran = choose_engine(run, worker_memory_nbytes(plan, target, run)), EngineFacts()
     if missing:
         with clock.phase("running"):
-            context = _context(target, checkpoint, side_inputs, plan, run)
+            context = _context(target, checkpoint, side_inputs, plan, identity, run)
             ran = run_shards(engine, dataset, context, missing, counting_events(plan, missing, on_progress))
         with clock.phase("reducing"):
             found = dataset.look()
-        if MANIFEST_PATH in found:  # another driver of this plan was first
-            return finished_outcome(dataset, plan, found)
+        if (finished := finished_outcome(dataset, plan, found, identity)) is not None:
+            return finished  # another driver of this run was first
     with clock.phase("reducing"), collector_paused():
         receipts = in_order(shards.receipts(found, known=earlier), plan, dataset.store.uri)
         layers = combine_layers(receipts, plan)
     with clock.phase("publishing"):
         draft = _prepare(dataset, identity, plan, receipts, sidecars, found)
         report = reduce_layers(layers, receipts, plan, clock.facts(engine, ran, resumed=tuple(earlier)))
-        published = publish(dataset, draft, render(report, layers))
+        published = publish(dataset, draft, render(report, layers, identity.name))
     if not published.is_ours:
-        return finished_outcome(dataset, plan, found)
+        return published_outcome(dataset, plan, dataset.look(), identity)
     return Outcome(report, already_finished=False, target=dataset.store.uri)
 
 
@@ -94,20 +100,21 @@ def plan_only(source: str, target: str, config: QuantizationConfig, run: RunConf
     plan = make_plan(checkpoint, config, run, side_inputs)
     dataset = open_target(target, run)
     refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
-    found = dataset.look()
-    dataset.refuse_foreign(found)
-    if not run.overwrite:
+    found, sidecars = dataset.look(), read_sidecars(checkpoint, run)
+    if run.overwrite:
+        refuse_uncleared(dataset, found, sidecars)
+    else:
+        dataset.refuse_foreign(found, sidecars)
         refuse_other_run(dataset, plan, found)
     return plan
 
 
-def _look(dataset: Target, read: Iterable[Checkpoint], run: RunConfig) -> Listing:
-    """What is at the target, or is left of it by --overwrite. read: what it is made of."""
-    refuse_own_source(dataset, read)
+def _look(dataset: Target, sidecars: Mapping[str, bytes], run: RunConfig) -> Listing:
+    """What is at the target, or is left of it by --overwrite."""
     found = dataset.look()
     if run.overwrite:
-        return clear(dataset, found)
-    dataset.refuse_foreign(found)
+        return clear(dataset, found, sidecars)
+    dataset.refuse_foreign(found, sidecars)
     return found
 
 
@@ -120,7 +127,12 @@ def _start(dataset: Target, plan: Plan, sidecars: Mapping[str, bytes], found: Li
 
 
 def _context(
-    target: str, checkpoint: Checkpoint, side_inputs: SideInputs, plan: Plan, run: RunConfig
+    target: str,
+    checkpoint: Checkpoint,
+    side_inputs: SideInputs,
+    plan: Plan,
+    identity: RunIdentity,
+    run: RunConfig,
 ) -> WorkerContext:
     return WorkerContext(
         target,
@@ -130,6 +142,7 @@ def _context(
         run.source_storage,
         run.target_storage,
         tuple(file for side_input in side_inputs.values() for file in side_input.files),
+        identity.name,
     )
 
 

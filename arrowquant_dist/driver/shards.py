@@ -8,7 +8,7 @@ from arrowquant_dist.engine import Engine, EngineFacts, OnEvent
 from arrowquant_dist.errors import ArrowQuantError, IncompleteDataset, Interrupted, listed
 from arrowquant_dist.plan import Plan, Shard
 from arrowquant_dist.target.receipt import Receipt
-from arrowquant_dist.target.target import Target
+from arrowquant_dist.target.target import Target, overwritten
 from arrowquant_dist.worker import WorkerContext
 
 
@@ -21,9 +21,10 @@ def run_shards(
     except Interrupted:
         raise
     except ArrowQuantError:
-        if not _is_published(dataset):
-            raise
-        return EngineFacts()  # another driver has done all of it meanwhile
+        if _is_published(dataset, context):
+            return EngineFacts()  # another driver has done all of it meanwhile
+        _refuse_overwritten(dataset, context)
+        raise
 
 
 def in_order(receipts: Mapping[int, Receipt], plan: Plan, uri: str) -> list[Receipt]:
@@ -38,9 +39,20 @@ def in_order(receipts: Mapping[int, Receipt], plan: Plan, uri: str) -> list[Rece
     return [receipts[shard.index] for shard in plan.shards]
 
 
-def _is_published(dataset: Target) -> bool:
+def _refuse_overwritten(dataset: Target, context: WorkerContext) -> None:
+    """TargetConflict where that is why the shards failed, each by itself."""
+    try:
+        planned = dataset.planned()
+    except ArrowQuantError:
+        return
+    if planned is None or planned.identity.name != context.run:
+        raise overwritten(dataset.store.uri)
+
+
+def _is_published(dataset: Target, context: WorkerContext) -> bool:
     """No, too, where the target cannot be asked: what is known to have failed is then what to tell."""
     try:
-        return dataset.manifest() is not None
+        manifest = dataset.manifest()
     except ArrowQuantError:
         return False
+    return manifest is not None and manifest.run in (None, context.run)

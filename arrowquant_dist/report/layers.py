@@ -42,8 +42,11 @@ LAYERS_SCHEMA = pa.schema(
 _FIGURES = ("cosine", "precision_loss", "mse", "sqnr_db", "max_error")
 
 
-def layers_parquet(layers: Sequence[LayerMetrics]) -> bytes:
-    """The file's bytes. Figures are null where a layer has none, and sqnr_db where nothing was lost."""
+def layers_parquet(layers: Sequence[LayerMetrics], run: str = "") -> bytes:
+    """The file's bytes. Figures are null where a layer has none, and sqnr_db where nothing was lost.
+
+    run: the run's id, for the schema's metadata.
+    """
     measured = [
         layer.errors if layer.errors is not None and is_measured(layer.errors) else None for layer in layers
     ]
@@ -53,6 +56,8 @@ def layers_parquet(layers: Sequence[LayerMetrics]) -> bytes:
         else [getattr(layer, name) for layer in layers]
         for name in LAYERS_SCHEMA.names
     ]
+    table = pa.Table.from_batches([arrow_batch(columns, LAYERS_SCHEMA)])
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_batches([arrow_batch(columns, LAYERS_SCHEMA)]), buffer, compression="zstd")
+    whose = {**LAYERS_SCHEMA.metadata, "arrowquant.run": run}
+    pq.write_table(table.replace_schema_metadata(whose), buffer, compression="zstd")
     return buffer.getvalue()

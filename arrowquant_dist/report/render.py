@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
@@ -15,49 +16,77 @@ from arrowquant_dist.report.page import report_page
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.strict_json import parse_json
+from arrowquant_dist.target.layout import PLAN_PATH
+from arrowquant_dist.target.manifest import Manifest, StoredFile
 
 REPORT_PATH = "report/report.json"
 _REWRITE = "write it again with `quantize --overwrite`"
 
 
-def render(report: Report, layers: Sequence[LayerMetrics]) -> dict[str, bytes]:
-    """{path under the target: content} of report.json, report.md, report.html and layers.parquet."""
+def render(report: Report, layers: Sequence[LayerMetrics], run: str = "") -> dict[str, bytes]:
+    """{path under the target: content} of report.json, report.md, report.html and layers.parquet.
+
+    run: the run's id, which is in each of them, so that one of another run is not taken for this one's.
+    """
+    mark = f"<!-- arrowquant.run {run} -->\n"
     return {
-        REPORT_PATH: report_json(report),
-        "report/report.md": report_markdown(report).encode(),
-        "report/report.html": report_page(report).encode(),
-        "report/layers.parquet": layers_parquet(layers),
+        REPORT_PATH: report_json(report, run),
+        "report/report.md": f"{report_markdown(report)}\n{mark}".encode(),
+        "report/report.html": f"{report_page(report)}\n{mark}".encode(),
+        "report/layers.parquet": layers_parquet(layers, run),
     }
 
 
-def report_json(report: Report) -> bytes:
-    """UTF-8 JSON, indented, never NaN or Infinity, ending with a newline."""
-    return json.dumps(report.to_dict(), indent=2, allow_nan=False).encode() + b"\n"
+def report_json(report: Report, run: str = "") -> bytes:
+    """UTF-8 JSON, indented, never NaN or Infinity, ending with a newline. run: as `run_id` beside the report's own."""
+    values = report.to_dict() | ({"run_id": run} if run else {})
+    return json.dumps(values, indent=2, allow_nan=False).encode() + b"\n"
 
 
 def load_report(uri: str, storage: Storage = DEFAULT_STORAGE) -> Report:
-    """The report of the finished dataset at `uri`.
+    """The report of the finished dataset at `uri`, or of what somebody has copied of one.
 
     Raises NotFound where there is none (nothing there, or the run did not finish), InvalidCheckpoint where
-    report.json is damaged or of another version.
+    report.json is damaged or of another version, or is not the one that the manifest names.
     """
-    return read_report(open_store(uri, storage))
-
-
-def read_report(store: Store) -> Report:
-    """As `load_report`, of the dataset at `store`."""
+    store = open_store(uri, storage)
     try:
-        content = store.read(REPORT_PATH)
+        manifest = Manifest.read(store)
+    except NotFound:
+        if store.exists(PLAN_PATH):  # what lies there may be another run's
+            raise _no_report(store.url(REPORT_PATH)) from None
+        return _read(store, REPORT_PATH)
+    manifest.refuse_cleared(store)
+    return read_report(store, manifest)
+
+
+def read_report(store: Store, manifest: Manifest) -> Report:
+    """As `load_report`, of the dataset at `store` that has this manifest."""
+    named = {PurePosixPath(file.path).name: file for file in manifest.report}
+    said = named.get(PurePosixPath(REPORT_PATH).name)
+    return _read(store, REPORT_PATH) if said is None else _read(store, said.path, said)
+
+
+def _read(store: Store, path: str, said: StoredFile | None = None) -> Report:
+    """said: what the manifest says of it."""
+    try:
+        content = store.read(path)
     except NotFound as error:
-        raise NotFound(
-            "no report here: the target is not one of this program's, or its run did not finish; "
-            "run the same `quantize` command again",
-            uri=store.url(REPORT_PATH),
-        ) from error
+        raise _no_report(store.url(path)) from error
+    if said is not None and StoredFile.of(path, content) != said:
+        raise InvalidCheckpoint(f"not the report that the manifest names; {_REWRITE}", uri=store.url(path))
     try:
         return _parsed(content)
     except InvalidCheckpoint as error:
-        raise InvalidCheckpoint(error.message, uri=store.url(REPORT_PATH)) from error
+        raise InvalidCheckpoint(error.message, uri=store.url(path)) from error
+
+
+def _no_report(url: str) -> NotFound:
+    message = (
+        "no report here: the target is not one of this program's, or its run did not finish; "
+        "run the same `quantize` command again"
+    )
+    return NotFound(message, uri=url)
 
 
 def _parsed(content: bytes) -> Report:

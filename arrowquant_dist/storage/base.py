@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Self, cast
@@ -41,6 +41,14 @@ class ObjectInfo:
     path: str
     nbytes: int
     version: str
+
+
+@dataclass(frozen=True, slots=True)
+class BegunUpload:
+    """An object that is written in pieces, and not there yet. key: its full name at the storage. upload: its id."""
+
+    key: str
+    upload: str
 
 
 class ObjectWriter(ABC):
@@ -169,6 +177,17 @@ class Store(ABC):
         self.read_into(path, byte_range.start, out)
         return out
 
+    def read_versioned(self, path: str) -> tuple[bytes, str]:
+        """A whole small object and the version that has this content. NotFound.
+
+        Looks before and after it reads, so it is for what is rarely asked.
+        """
+        while True:
+            before = self.info(path)
+            data = self.read(path)
+            if self.info(path) == before:
+                return data, before.version
+
     def open_reader(self, path: str) -> BinaryIO:
         """A seekable reader over `read_into`, for libraries that want a file. NotFound."""
         raw = _RangeReader(self, path, self.size(path))
@@ -190,9 +209,17 @@ class Store(ABC):
         so what has to be told apart has to differ, as commits do by their attempt's id.
         """
 
-    def abandon_uploads(self, prefix: str = "") -> None:  # noqa: B027 - most storages have none
-        """Gives up what was begun to be written in the directory `prefix` and below, by writers that died: nobody sees
-        it, but it takes space. A writer that is still at work there fails."""
+    def begun_uploads(self, prefix: str = "") -> Sequence[BegunUpload]:  # noqa: ARG002 - most storages have none
+        """What was begun to be written in the directory `prefix` and below, and not ended: nobody sees it, but it takes
+        space."""
+        return []
+
+    def abandon(self, uploads: Iterable[BegunUpload]) -> None:  # noqa: B027 - most storages have none
+        """Gives them up. A writer that is still at work on one fails."""
+
+    def abandon_uploads(self, prefix: str = "") -> None:
+        """Gives up all that `begun_uploads` has now, by writers that died."""
+        self.abandon(self.begun_uploads(prefix))
 
     @abstractmethod
     def list(self, prefix: str = "") -> list[ObjectInfo]:
@@ -200,7 +227,19 @@ class Store(ABC):
 
     @abstractmethod
     def delete(self, paths: Iterable[str]) -> None:
-        """Removes objects; missing ones are fine."""
+        """Removes objects, in their order where they go one by one; missing ones are fine.
+
+        Whatever is there goes, whoever made it: for names that nobody else can have. `delete_unchanged` is for others.
+        """
+
+    @abstractmethod
+    def delete_unchanged(self, versions: Mapping[str, str]) -> Sequence[str]:
+        """Removes the objects that still have the version that `list` or `info` said; missing ones are fine.
+
+        versions: {path: version}. Returns the paths at which another object is now; those stay. Looking and deleting
+        are one step on local disk, in memory:// and on S3 (`If-Match`), where versions of equal content are equal.
+        Elsewhere, and with S3 servers that do not know the condition, another object that comes in between is lost.
+        """
 
     def check_path(self, path: str) -> str:
         """`path` if it stays under the root, else StorageError: headers written by strangers name paths."""

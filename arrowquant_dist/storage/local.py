@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
@@ -20,7 +20,8 @@ from arrowquant_dist.errors import NotFound, StorageError
 from arrowquant_dist.storage.base import TEMPORARY_MARK, ObjectInfo, ObjectWriter, Store
 from arrowquant_dist.storage.disk import CachedFile, Disk, NewFile
 from arrowquant_dist.storage.durable import Folders, sync_file
-from arrowquant_dist.storage.pins import Pins, file_version, seconds_until_settled
+from arrowquant_dist.storage.locks import locked_file
+from arrowquant_dist.storage.pins import Pins, file_version, is_version_of, seconds_until_settled
 from arrowquant_dist.storage.system_errors import short_read, storage_error
 from arrowquant_dist.storage.traffic import Traffic
 
@@ -150,6 +151,22 @@ class LocalStore(Store):
                 self._remove_empty_parents(path)
         with self._translated(""):
             self._folders.sync_removed(folders)
+
+    def delete_unchanged(self, versions: Mapping[str, str]) -> Sequence[str]:
+        changed, folders = [], set()
+        for path, version in versions.items():
+            self._forget(path)
+            with self._translated(path), suppress(FileNotFoundError):
+                with locked_file(self._local(path)) as stat:
+                    if not is_version_of(version, stat):
+                        changed.append(path)
+                        continue
+                    self._local(path).unlink()
+                folders.add(self._local(path).parent)
+                self._remove_empty_parents(path)
+        with self._translated(""):
+            self._folders.sync_removed(folders)
+        return changed
 
     def _local(self, path: str) -> Path:
         return self._root / self.check_path(path) if path else self._root

@@ -21,6 +21,14 @@ def file_version(stat: os.stat_result) -> str:
     return f"{stat.st_mtime_ns}-{stat.st_size}-{stat.st_ctime_ns}-{stat.st_ino}"
 
 
+def is_version_of(version: str, stat: os.stat_result) -> bool:
+    """Whether it was of this file with this content, its ctime aside: a link that comes or goes changes that, and a
+    file gets its name by one and loses the name that it was written under."""
+    mtime, size, _, inode = range(len(_OF_A_FILE))
+    was, is_now = version.split("-"), file_version(stat).split("-")
+    return len(was) == len(is_now) and all(was[part] == is_now[part] for part in (mtime, size, inode))
+
+
 def what_differs(before: tuple[int, str], now: tuple[int, str]) -> list[str]:
     """Of two (nbytes, version) of one object, in words; [] where nothing that both tell does.
 

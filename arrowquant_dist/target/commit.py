@@ -1,9 +1,11 @@
 """run/commits/: a small object a finished shard, the first one wins. What is not committed does not exist.
 
-A commit holds the whole receipt, and the fingerprint of the plan it belongs to: a zombie of a run that was
-overwritten meanwhile cannot slip its part into the new one.
+A commit holds the whole receipt, the fingerprint of the plan and the id of the run it belongs to: a zombie of a run
+that was overwritten meanwhile cannot slip its part into the new one, not even where their plans are equal. Its part
+would be the right one, byte for byte; but its own run's drivers, which may still be at it, take that part for one that
+lost. (Commits of older releases have no run; they count by the fingerprint.)
 
-A commit is stale if it cannot be read, is of another plan, or its part is gone. Nothing here deletes or replaces one:
+A commit is stale if it cannot be read, is of another run, or its part is gone. Nothing here deletes or replaces one:
 between looking and deleting, somebody else may have made a good one of it. The next attempt takes the next place
 (00000.json, then 00000.1.json …), and the first place that is not stale counts. What is stale stays so, and each
 place is taken once, so everybody who looks after that sees the same receipt.
@@ -42,7 +44,7 @@ _PLACES = 32  # of a shard; each but the first stands for a stale commit before 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What is at a commit's path. receipt: None where it cannot be read, or is of another plan."""
+    """What is at a commit's path. receipt: None where it cannot be read, or is of another run."""
 
     path: str
     receipt: Receipt | None
@@ -62,13 +64,16 @@ def place_of(path: str) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else 0
 
 
-def write_commit(store: Store, receipt: Receipt, fingerprint: str, is_current: Callable[[], bool]) -> bool:
+def write_commit(
+    store: Store, receipt: Receipt, fingerprint: str, is_current: Callable[[], bool], run: str | None = None
+) -> bool:
     """Publishes the shard if nobody has. True: this receipt counts; False: another attempt's does.
 
-    is_current: whether the target's plan is still ours, asked before a place behind a stale commit is taken; if not,
-    TargetConflict. StorageError where the outcome stays unknown; the part must not be deleted then.
+    run: its id, here and below; None: runs with equal plans are not told apart. is_current: whether the target's plan
+    is still ours, asked before a place behind a stale commit is taken; if not, TargetConflict. StorageError where the
+    outcome stays unknown; the part must not be deleted then.
     """
-    data = _commit_bytes(receipt, fingerprint)
+    data = _commit_bytes(receipt, fingerprint, run)
     for place in range(_PLACES):
         path = commit_path(receipt.shard, place)
         try:
@@ -76,10 +81,10 @@ def write_commit(store: Store, receipt: Receipt, fingerprint: str, is_current: C
                 return True
         except StorageError:
             # The answer may be lost and the write landed: our own attempt's id there says so.
-            landed = read_commit(store, path, fingerprint)
+            landed = read_commit(store, path, fingerprint, run)
             if landed is None or landed.receipt is None:
                 raise
-        found = read_commit(store, path, fingerprint)
+        found = read_commit(store, path, fingerprint, run)
         winner = found.receipt if found is not None else None
         if winner is not None and winner.attempt == receipt.attempt:
             return True
@@ -92,10 +97,10 @@ def write_commit(store: Store, receipt: Receipt, fingerprint: str, is_current: C
     raise StorageError(message, uri=store.url(commit_path(receipt.shard)))
 
 
-def read_counting(store: Store, shard: int, fingerprint: str) -> Receipt | None:
+def read_counting(store: Store, shard: int, fingerprint: str, run: str | None = None) -> Receipt | None:
     """The receipt that counts for one shard, if any: two requests, and two more for each stale commit."""
     for place in range(_PLACES):
-        found = read_commit(store, commit_path(shard, place), fingerprint)
+        found = read_commit(store, commit_path(shard, place), fingerprint, run)
         if found is None:
             return None
         if found.receipt is not None and has_part(store, found.receipt):
@@ -111,13 +116,15 @@ def has_part(store: Store, receipt: Receipt) -> bool:
         return False
 
 
-def read_commit(store: Store, path: str, fingerprint: str) -> Commit | None:
+def read_commit(store: Store, path: str, fingerprint: str, run: str | None = None) -> Commit | None:
     """One commit; None if nothing is there. StorageError."""
     data = _read(store, path)
-    return _commit(store, path, data, fingerprint) if data is not None else None
+    return _commit(store, path, data, fingerprint, run) if data is not None else None
 
 
-def read_commits(store: Store, paths: Sequence[str], fingerprint: str) -> Iterator[Commit]:
+def read_commits(
+    store: Store, paths: Sequence[str], fingerprint: str, run: str | None = None
+) -> Iterator[Commit]:
     """Those of `paths` that are there, read READERS at a time.
 
     They are parsed in this thread: where the reading threads did so, they got in each other's way (1.3 times the CPU).
@@ -127,7 +134,7 @@ def read_commits(store: Store, paths: Sequence[str], fingerprint: str) -> Iterat
             batch = paths[first : first + _BATCH]
             for path, data in zip(batch, readers.map(partial(_read, store), batch), strict=True):
                 if data is not None:
-                    yield _commit(store, path, data, fingerprint)
+                    yield _commit(store, path, data, fingerprint, run)
 
 
 def _read(store: Store, path: str) -> bytes | None:
@@ -137,11 +144,11 @@ def _read(store: Store, path: str) -> bytes | None:
         return None
 
 
-def _commit(store: Store, path: str, data: bytes | None, fingerprint: str) -> Commit:
+def _commit(store: Store, path: str, data: bytes | None, fingerprint: str, run: str | None) -> Commit:
     """What is no commit is read again: a byte that was flipped on the way must not make it stale for one reader."""
     for _ in range(_READS):
         try:
-            receipt = _receipt_in(data or b"", fingerprint)
+            receipt = _receipt_in(data or b"", fingerprint, run)
         except (ValueError, TypeError, KeyError, AttributeError):
             data = _read(store, path)
             continue
@@ -159,18 +166,21 @@ def counting_receipts(commits: Iterable[Commit], has_part: Callable[[Receipt], b
     return counting
 
 
-def _commit_bytes(receipt: Receipt, fingerprint: str) -> bytes:
+def _commit_bytes(receipt: Receipt, fingerprint: str, run: str | None) -> bytes:
     """One JSON object; `receipt` comes last, and `checksum` is of its text."""
     body = _json(_packed(receipt))
-    head = {"commit_version": _COMMIT_VERSION, "fingerprint": fingerprint, "checksum": hash_of(body)}
+    whose = {"fingerprint": fingerprint, **({} if run is None else {"run": run})}
+    head = {"commit_version": _COMMIT_VERSION, **whose, "checksum": hash_of(body)}
     return _json(head)[:-1] + _BODY + body + b"}"
 
 
-def _receipt_in(data: bytes, fingerprint: str) -> Receipt | None:
-    """None where it is of another plan or version. ValueError, KeyError or TypeError where it is no commit."""
+def _receipt_in(data: bytes, fingerprint: str, run: str | None) -> Receipt | None:
+    """None where it is of another run, plan or version. ValueError, KeyError or TypeError where it is no commit."""
     head, _, body = data.partition(_BODY)
     values = parse_json(head + b"}")
     if values["commit_version"] != _COMMIT_VERSION or values["fingerprint"] != fingerprint:
+        return None
+    if None not in (run, values.get("run")) and values["run"] != run:
         return None
     if values["checksum"] != hash_of(body[:-1]):
         raise ValueError("not the receipt that was written")

@@ -105,6 +105,11 @@ def read_index(data: bytes) -> list[IndexEntry]:
     return list(map(IndexEntry, columns["part"], columns["shard"], records_of(columns, table.num_rows)))
 
 
+def is_index(data: bytes) -> bool:
+    """Whether it is an index of ours, perhaps a damaged one: the key stands in a Parquet file's last bytes as it is."""
+    return data[:4] == b"PAR1" and _VERSION_KEY.encode() in data
+
+
 def _check_version(schema: pa.Schema) -> None:
     """ValueError where it is no number: the index is damaged."""
     version = int((schema.metadata or {}).get(_VERSION_KEY.encode(), b"1"))

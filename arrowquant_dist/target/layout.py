@@ -1,11 +1,20 @@
-"""Where everything of a target lies, and what one listing of it tells."""
+"""Where everything of a target lies, and what one listing of it tells.
+
+Names are of two kinds. Plain ones (the plan, the commits, index.parquet, report/report.json, the manifest, what is
+copied from the source) are the same in every run: an object there is created where nothing is, and deleted only if it
+still is the one that was seen. Own ones carry the id of an attempt or a run, which nobody is given twice: parts, what
+is temporary, and the index and the report of a run that found their plain names taken by another's.
+"""
 
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Self
+
+import xxhash
 
 from arrowquant_dist.storage.base import TEMPORARY_MARK, Store
 from arrowquant_dist.target.commit import is_commit
@@ -16,8 +25,12 @@ PLAN_PATH = "run/plan.arrow"
 WEIGHTS_FOLDER = "weights"
 REPORT_FOLDER = "report"
 
-_REPORT = re.compile(rf"{REPORT_FOLDER}/(report\.(json|md|html)|layers\.parquet)")
+_RUN = "[0-9a-f]{32}"
+_REPORT = re.compile(rf"{REPORT_FOLDER}/(?:({_RUN})/)?(?:report\.(?:json|md|html)|layers\.parquet)")
+_OWN_INDEX = re.compile(rf"index-({_RUN})-[0-9a-f]{{16}}\.parquet")
 _PART = re.compile(rf"{WEIGHTS_FOLDER}/shard=\d{{5,}}/part-[^/]+\.[a-z0-9]+")
+_PART_OF_A_WORKER = re.compile(rf"{WEIGHTS_FOLDER}/shard=\d{{5,}}/part-[0-9a-f]{{16}}\.[a-z0-9]+")
+_NOTE = re.compile(rf"run/kept-{_RUN}\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +38,18 @@ class Listing:
     """Every object at a target, as one listing saw them.
 
     sizes: {path under the target: bytes}. beside: files of others that lay beside a run of ours, which is cleared now.
+    versions: {path: that of the object}.
     """
 
     sizes: Mapping[str, int]
     beside: frozenset[str] = frozenset()
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: Store) -> Self:
-        return cls({info.path: info.nbytes for info in store.list()})
+        found = store.list()
+        sizes = {info.path: info.nbytes for info in found}
+        return cls(sizes, versions={info.path: info.version for info in found})
 
     def __contains__(self, path: str) -> bool:
         return path in self.sizes
@@ -55,22 +72,43 @@ class Listing:
         return [path for path in self.sizes if _is_ours(path)]
 
     @property
+    def own(self) -> list[str]:
+        """Of these, what has a name of its own."""
+        return [path for path in self.sizes if _has_own_name(path)]
+
+    @property
+    def notes(self) -> list[str]:
+        """Where a clear says which copied files it has left (clear.py)."""
+        return [path for path in self.sizes if _NOTE.fullmatch(path) is not None]
+
+    @property
+    def traces(self) -> list[str]:
+        """What by its name alone says that a run of ours was here, where no plan and no manifest does."""
+        return [path for path in self.foreign if is_commit(path) or _is_surely_ours(path)]
+
+    @property
+    def strange(self) -> list[str]:
+        """What nothing but the source has a name for, if these are traces."""
+        return [path for path in self.foreign if not _is_ours(path)]
+
+    @property
     def foreign(self) -> list[str]:
         """What speaks against starting a run here: everything, where nothing of ours says that one was started."""
         return sorted(path for path in self.sizes if path not in self.beside and not _is_temporary(path))
 
-    def cleared_of(self, paths: Collection[str]) -> Listing:
-        """What is left when `paths`, everything of ours, are deleted. It does not speak against a new run."""
-        left = {path: nbytes for path, nbytes in self.sizes.items() if path not in paths}
-        return Listing(left, frozenset(left))
+    def after_clear(self) -> Listing:
+        """The same, of which nothing speaks against a new run."""
+        return replace(self, beside=frozenset(self.sizes))
 
-    def leftovers(self, parts: Collection[str]) -> list[str]:
-        """Parts that are not among `parts`, and temporary files."""
+    def leftovers(self, parts: Collection[str], run: str | None = None) -> list[str]:
+        """Parts that are not among `parts`, temporary files, and what other runs than `run` have under own names."""
         kept = set(parts)
         return [
             path
             for path in self.sizes
-            if _is_temporary(path) or (_PART.fullmatch(path) is not None and path not in kept)
+            if _is_temporary(path)
+            or (_PART.fullmatch(path) is not None and path not in kept)
+            or _owner(path) not in (None, run)
         ]
 
 
@@ -79,14 +117,48 @@ def part_path(shard: int, attempt: str, suffix: str = "parquet") -> str:
     return f"{WEIGHTS_FOLDER}/shard={shard:05d}/part-{attempt}.{suffix}"
 
 
+def own_index_path(run: str, index: bytes) -> str:
+    """Of a run that finds INDEX_PATH taken by another index: each has a name of its own."""
+    return f"index-{run}-{xxhash.xxh3_64_hexdigest(index)}.parquet"
+
+
+def own_report_path(run: str, path: str) -> str:
+    """Of a run that finds a file of the report taken by another run's. path: the plain one."""
+    return f"{REPORT_FOLDER}/{run}/{path.removeprefix(f'{REPORT_FOLDER}/')}"
+
+
+def new_note_path() -> str:
+    return f"run/kept-{uuid.uuid4().hex}.json"
+
+
 def _is_ours(path: str) -> bool:
     return (
         path in (PLAN_PATH, MANIFEST_PATH, INDEX_PATH)
         or _REPORT.fullmatch(path) is not None
         or is_commit(path)
-        or _PART.fullmatch(path) is not None
+        or _has_own_name(path)
+    )
+
+
+def _has_own_name(path: str) -> bool:
+    return (
+        _PART.fullmatch(path) is not None
+        or _owner(path) is not None
+        or _NOTE.fullmatch(path) is not None
         or _is_temporary(path)
     )
+
+
+def _is_surely_ours(path: str) -> bool:
+    """By its name alone, where no plan and no manifest says that a run was here."""
+    own = (_PART_OF_A_WORKER, _OWN_INDEX, _NOTE)
+    return any(name.fullmatch(path) is not None for name in own)
+
+
+def _owner(path: str) -> str | None:
+    """The run whose id is in the name of an index or a file of a report."""
+    found = _OWN_INDEX.fullmatch(path) or _REPORT.fullmatch(path)
+    return found[1] if found is not None else None
 
 
 def _is_temporary(path: str) -> bool:

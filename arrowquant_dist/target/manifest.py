@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import PurePosixPath
@@ -13,15 +13,16 @@ from typing import Any, Self
 
 import xxhash
 
-from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint, listed
+from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint, listed
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.index import INDEX_PATH, IndexEntry, read_index
+from arrowquant_dist.target.plan_file import RunIdentity
 from arrowquant_dist.target.receipt import Receipt
 
 MANIFEST_PATH = "manifest.json"
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 _FORMAT = "arrowquant"
 
 
@@ -65,7 +66,8 @@ class Manifest:
     """What a finished dataset holds, and what made it.
 
     created_at: UTC, ISO 8601. versions: of what wrote it. source: {uri, format, files}, without credentials.
-    aliases: {name: stored name} of tied tensors. sidecars: files copied from the source.
+    aliases: {name: stored name} of tied tensors. sidecars: files copied from the source. run: the id of the run, whose
+    plan it has to be at the target (plan_file.RunIdentity.name); report: the report's files. Version 1 says neither.
     """
 
     created_at: str
@@ -79,6 +81,8 @@ class Manifest:
     index: StoredFile
     parts: tuple[ManifestPart, ...]
     sidecars: tuple[StoredFile, ...] = ()
+    run: str | None = None
+    report: tuple[StoredFile, ...] = ()
 
     @classmethod
     def of(
@@ -93,7 +97,10 @@ class Manifest:
         compression: str,
         aliases: dict[str, str],
     ) -> Manifest:
-        """The manifest of these committed shards, as of now. index: the bytes of index.parquet."""
+        """The manifest of these committed shards, as of now; whose run it is and what is in the report comes later.
+
+        index: the bytes of index.parquet.
+        """
         ordered = sorted(receipts, key=lambda receipt: receipt.shard)
         return cls(
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -113,6 +120,23 @@ class Manifest:
     def read(cls, store: Store) -> Manifest:
         """The manifest of the target at `store`. NotFound, CorruptWeights, InvalidCheckpoint."""
         return cls.from_bytes(store.read(MANIFEST_PATH), store.url(MANIFEST_PATH))
+
+    def is_of(self, run: RunIdentity) -> bool:
+        """Whether a driver of that run made it; of version 1, one with an equal plan."""
+        return self.run == run.name if self.run is not None else self.fingerprint == run.fingerprint
+
+    def refuse_cleared(self, store: Store) -> None:
+        """IncompleteDataset where its first part is gone: one small request.
+
+        A driver that was stopped before its manifest may wake and create it when another run has begun to replace its
+        own. That one has deleted the parts by then, this one first, and no part's name is ever given twice.
+        """
+        if self.parts and not store.exists(self.parts[0].path):
+            message = (
+                "the manifest names parts that are gone: it is left of a run that another one replaces, or only "
+                "a part of the dataset is here; run the quantize command again, or fetch it anew"
+            )
+            raise IncompleteDataset(message, uri=store.url(self.parts[0].path))
 
     def read_index(self, store: Store) -> list[IndexEntry]:
         """The rows of the index, checked against this manifest. CorruptWeights, NotFound.
@@ -195,6 +219,9 @@ class Manifest:
             parts=tuple(_part(part) for part in fields.records("parts")),
             sidecars=tuple(_stored_file(sidecar) for sidecar in fields.records("sidecars")),
         )
+        if values["manifest_version"] > 1:
+            report = tuple(_stored_file(file) for file in fields.records("report"))
+            manifest = replace(manifest, run=fields.optional_text("run"), report=report)
         _check_parts(manifest, fields)
         return manifest
 
@@ -219,6 +246,9 @@ class _Fields:
         if not isinstance(value, str):
             raise self.wrong(name, "a string")
         return value
+
+    def optional_text(self, name: str) -> str | None:
+        return None if self._values.get(name) is None else self.text(name)
 
     def number(self, name: str) -> int:
         value = self._values.get(name)

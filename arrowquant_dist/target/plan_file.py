@@ -7,6 +7,7 @@ to it only if the digest is right. Files of releases before the seal are validat
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ _SEAL = (
     b"aqd-xxh3"  # on both sides of the digest, so that damage to one of them does not make a file unsealed
 )
 _TAIL_NBYTES = 10  # of an Arrow file: the footer's length and the magic
+_RUN_ID = re.compile(rb'"([0-9a-f]{32})"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,19 @@ class RunIdentity:
 
     fingerprint: str
     run_id: bytes | None
+
+    @property
+    def name(self) -> str:
+        """32 hexadecimal digits, as manifest, commits, reports and names of objects have it.
+
+        Of a plan without an id, as the first release wrote them, or with a damaged one: a hash of what it has.
+        """
+        found = _RUN_ID.fullmatch(self.run_id or b"")
+        return (
+            found[1].decode()
+            if found
+            else xxhash.xxh3_128_hexdigest(self.fingerprint.encode() + (self.run_id or b""))
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,10 +20,14 @@ from arrowquant_dist.target.target import Target
 
 @dataclass(frozen=True, slots=True)
 class CommittedShards:
-    """fingerprint: of the plan. Commits of other plans are not seen, whatever the target's plan is now."""
+    """fingerprint: of the plan; run: the id of its run, None where equal plans need not be told apart.
+
+    Commits of others are not seen, whatever the target's plan is now.
+    """
 
     target: Target
     fingerprint: str
+    run: str | None = None
 
     def receipts(self, listing: Listing, known: Mapping[int, Receipt]) -> dict[int, Receipt]:
         """The committed shards, by shard.
@@ -38,12 +42,14 @@ class CommittedShards:
 
         counting = {shard: receipt for shard, receipt in known.items() if has_part(receipt)}
         unread = [path for path in listing.commits if place_of(path)[0] not in counting]
-        counting |= counting_receipts(read_commits(self.target.store, unread, self.fingerprint), has_part)
+        counting |= counting_receipts(
+            read_commits(self.target.store, unread, self.fingerprint, self.run), has_part
+        )
         return dict(sorted(counting.items()))
 
     def receipt(self, shard: int) -> Receipt | None:
         """Of one shard: what `receipts` has for it, in two requests."""
-        return read_counting(self.target.store, shard, self.fingerprint)
+        return read_counting(self.target.store, shard, self.fingerprint, self.run)
 
     def commit(self, receipt: Receipt) -> bool:
         """Publishes a finished shard, the first attempt wins. False: another has; this one's part is deleted.
@@ -53,7 +59,7 @@ class CommittedShards:
         """
         store = self.target.store
         try:
-            if write_commit(store, receipt, self.fingerprint, self._is_of_current_plan):
+            if write_commit(store, receipt, self.fingerprint, self._is_current, self.run):
                 return True
         except TargetConflict:
             store.delete([receipt.part])
@@ -61,6 +67,7 @@ class CommittedShards:
         store.delete([receipt.part])
         return False
 
-    def _is_of_current_plan(self) -> bool:
-        """Whether the plan at the target, read anew, is an equal one."""
-        return self.target.current().fingerprint == self.fingerprint
+    def _is_current(self) -> bool:
+        """Whether the plan at the target, read anew, is this run's."""
+        current = self.target.current()
+        return current.fingerprint == self.fingerprint and self.run in (None, current.name)

@@ -2,9 +2,11 @@
 
 All of it is made so that any number of drivers and workers may be at it, and any of them may stop at any request:
 
-- parts have names of their own, and what decides (plan, commits, index, sidecars, manifest) is created, never replaced;
-- each plan has an id of its run: a driver whose run was overwritten meanwhile takes its manifest back (publish.py);
-- only `clear` and the removal of what no manifest names delete what others made (clear.py).
+- names are plain or own (layout.py): what has a plain one is created where nothing is, and never replaced;
+- each plan has an id of its run, which commits and the manifest have too: what is of another run than the plan's is
+  nothing, whoever left it, and a driver whose run was overwritten meanwhile notices and leaves (publish.py);
+- only `clear` and the removal of what no manifest names delete what others made: an object with a plain name only if it
+  is still the one that was seen, and any other only if its run or attempt is known to be over (clear.py).
 
 A place remembers nothing: what a method found is what it returns, and what it needs of an earlier look it is given.
 """
@@ -14,8 +16,10 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, Self
 
 import pyarrow as pa
 
@@ -25,12 +29,36 @@ from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
+from arrowquant_dist.target.index import INDEX_PATH, is_index
 from arrowquant_dist.target.layout import PLAN_PATH, Listing
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.target.plan_file import PlannedRun, RunIdentity, plan_file, read_plan_file, with_run_id
 
-State = Literal["empty", "started", "finished", "foreign"]
+State = Literal["empty", "started", "finished", "left", "foreign"]
 Files = Mapping[str, bytes]  # {path under the target: content}
+NO_FILES: Files = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a clear leaves at a target until a plan is there again. copied: from the old source and the new one; others:
+    what is not ours."""
+
+    copied: frozenset[str]
+    others: frozenset[str]
+
+    @classmethod
+    def of(cls, store: Store, path: str) -> Self:
+        """Nothing, where the note is gone or cannot be read."""
+        try:
+            values = parse_json(store.read(path))
+            copied, others = (frozenset(map(str, values[name])) for name in ("copied", "others"))
+        except (NotFound, ValueError, KeyError, TypeError):
+            return cls(frozenset(), frozenset())
+        return cls(copied, others)
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"copied": sorted(self.copied), "others": sorted(self.others)}).encode()
 
 
 class Target:
@@ -59,13 +87,17 @@ class Target:
                     raise TargetConflict(message, uri=self.store.uri)
         return listing
 
-    def state(self, listing: Listing) -> State:
-        """`finished`: a manifest of ours; `started`: a plan; `foreign`: none of these, but other files."""
+    def state(self, listing: Listing, sidecars: Files = NO_FILES) -> State:
+        """`finished`: a manifest of ours; `started`: a plan; `left`: none of these, but what a run of ours leaves when
+        both are gone, and nothing else; `foreign`: other files. sidecars: that a new run copies; equal ones are left.
+        """
         if MANIFEST_PATH in listing and self._is_manifest_ours():
             return "finished"
         if PLAN_PATH in listing:
             return "started"
-        return "foreign" if listing.foreign else "empty"
+        if not listing.foreign:
+            return "empty"
+        return "left" if self._is_left(listing, sidecars) else "foreign"
 
     def manifest(self) -> Manifest | None:
         """The manifest of a finished target, validated; else None."""
@@ -101,15 +133,23 @@ class Target:
             return planned
         table = with_run_id(plan_table, json.dumps(uuid.uuid4().hex).encode())
         if self.store.create(PLAN_PATH, plan_file(table)):
+            self.store.delete(listing.notes)  # the plan says now which files were copied
             return PlannedRun.of(table)
         planned = self.planned()
         if planned is None:  # another driver's --overwrite removed it just now
             raise being_cleared(self.store.uri)
         return planned
 
-    def refuse_foreign(self, listing: Listing) -> None:
-        """TargetConflict, naming a few, where the target holds files of others and no run."""
-        if self.state(listing) == "foreign":
+    def refuse_foreign(self, listing: Listing, sidecars: Files = NO_FILES) -> None:
+        """TargetConflict, naming a few, where the target holds files of others, or what is left, and no run."""
+        state = self.state(listing, sidecars)
+        if state == "left":
+            message = (
+                "the target holds parts or commits of a run whose plan is gone: it was being overwritten when that "
+                "was stopped; --overwrite clears them"
+            )
+            raise TargetConflict(message, uri=self.store.uri)
+        if state == "foreign":
             message = (
                 f"the target holds other files ({listed(listing.foreign)}); choose an empty or new folder"
             )
@@ -131,6 +171,27 @@ class Target:
                 message = f"{len(missing)} parts of the dataset are missing or cut ({shown}); quantize with --overwrite"
             raise IncompleteDataset(message, uri=self.store.uri)
 
+    def is_of(self, run: RunIdentity) -> bool:
+        """Whether the plan at the target, read anew, is that of this run."""
+        planned = self.planned()
+        return planned is not None and planned.identity == run
+
+    def noted(self, listing: Listing) -> Note:
+        """What an interrupted clear says that it has left."""
+        notes = [Note.of(self.store, path) for path in listing.notes]
+        return Note(
+            frozenset().union(*(note.copied for note in notes)),
+            frozenset().union(*(note.others for note in notes)),
+        )
+
+    def _is_left(self, listing: Listing, sidecars: Files) -> bool:
+        has_index = INDEX_PATH in listing and is_index(self.store.read(INDEX_PATH))
+        if not (listing.traces or has_index) or (INDEX_PATH in listing.foreign and not has_index):
+            return False
+        noted = self.noted(listing)
+        others = (path for path in listing.strange if path not in noted.copied | noted.others)
+        return all(path in sidecars and self.store.read(path) == sidecars[path] for path in others)
+
     def _is_manifest_ours(self) -> bool:
         """Whether it says so; a damaged one beside a plan of ours is still no file of somebody else."""
         try:
@@ -138,6 +199,10 @@ class Target:
         except (ValueError, NotFound):
             return False
         return isinstance(values, dict) and values.get("format") == "arrowquant"
+
+
+def overwritten(uri: str) -> TargetConflict:
+    return TargetConflict("the run was overwritten by another one; nothing of this one counts", uri=uri)
 
 
 def being_cleared(uri: str) -> TargetConflict:

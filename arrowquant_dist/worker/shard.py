@@ -43,7 +43,8 @@ ShouldStop = Callable[[], bool]
 class WorkerContext:
     """What every worker of a run needs to know; small, and travels to other machines.
 
-    fingerprint: of the plan, so that a commit says which plan it belongs to. sink: what is written. files: of the
+    fingerprint: of the plan, so that a commit says which plan it belongs to; run: the id
+    of its run, None where equal plans need not be told apart. sink: what is written. files: of the
     source; side_files: of the methods' side inputs, reached as the source is. Options may hold secrets: no repr.
     """
 
@@ -54,6 +55,7 @@ class WorkerContext:
     source_storage: Storage = DEFAULT_STORAGE
     target_storage: Storage = DEFAULT_STORAGE
     side_files: tuple[SourceFile, ...] = ()
+    run: str | None = None
 
 
 class ShardWorker:
@@ -74,7 +76,7 @@ class ShardWorker:
         self.name = f"{socket.gethostname()}/{os.getpid()}"
         self._reader = SourceReader(context.source_storage, context.files)
         self._target = Target.open(context.target, context.target_storage)
-        self._shards = CommittedShards(self._target, context.fingerprint)
+        self._shards = CommittedShards(self._target, context.fingerprint, context.run)
         from_disk = all(is_local(file.uri) for file in context.files)
         self._read_batches = ReadInTurn(self._reader) if from_disk else ReadAhead(self._reader)
         self._side_reader = SourceReader(context.source_storage, context.side_files)

@@ -23,7 +23,7 @@ from tests.sources import random_weights, save_checkpoint
 
 CONFIG = QuantizationConfig()
 RUN = RunConfig(workers=1, shard_bytes=64 << 10, engine="inline")
-CHANGES = ("create", "write", "delete")
+CHANGES = ("create", "write", "delete", "delete_unchanged", "abandon")
 
 
 class Killed(BaseException):
@@ -39,7 +39,7 @@ class Death:
 
     def __call__(self, name: str, own: Callable[..., Any]) -> Callable[..., Any]:
         def dying(store: Store, paths: Any, *data: bytes) -> Any:
-            if name == "delete" and not list(paths):
+            if name not in ("create", "write") and not paths:
                 return None
             self.changes.append(f"{name} {paths}")
             if len(self.changes) > self.at and not self.landed:
@@ -146,15 +146,15 @@ def test_a_sidecar_that_changed_between_two_runs_is_refused_before_any_work(
     source: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first run died between its sidecar and its manifest; the second would have to replace it."""
-    write = store_type(target).write
+    create = store_type(target).create
 
-    def dying(store: Store, path: str, data: bytes) -> None:
+    def dying(store: Store, path: str, data: bytes) -> bool:
         if path == "report/report.json":
             raise Killed
-        write(store, path, data)
+        return create(store, path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_type(target), "write", dying)
+        patch.setattr(store_type(target), "create", dying)
         with pytest.raises(Killed):
             quantize(source, target, CONFIG, RUN)
     (Path(source) / "config.json").write_text('{"a": 2}')

@@ -118,6 +118,53 @@ def test_a_version_changes_with_the_object(place: Place) -> None:
     assert store.info("x").version != before.version
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_changed_since_it_was_listed_is_not_deleted(place: Place, count: int) -> None:
+    """Alone and among others: S3 has a request for each."""
+    store = open_store(place.uri, place.storage)
+    others = [f"folder/{i}" for i in range(1, count)]
+    for path in ("folder/x", *others):
+        store.create(path, b"old")
+    seen = {info.path: info.version for info in store.list()}
+    place.put("folder/x", b"another")
+    assert store.delete_unchanged({**seen, "folder/gone": seen["folder/x"]}) == ["folder/x"]
+    assert place.paths() == ["folder/x"]
+    assert place.get("folder/x") == b"another"
+    data, version = store.read_versioned("folder/x")
+    assert data == b"another"
+    assert store.delete_unchanged({"folder/x": version}) == []
+    assert store.delete_unchanged({"folder/x": version}) == []
+    assert store.delete_unchanged({}) == []
+    assert place.paths() == []
+    with pytest.raises(NotFound):
+        store.read_versioned("folder/x")
+
+
+def test_another_object_that_comes_right_after_the_look_stays(
+    place: Place, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Where looking and deleting are one step, which is not so of Google's and Azure's clients."""
+    kind = request.node.callspec.params["place"]
+    if kind not in ("memory", "s3"):
+        pytest.skip("it has no request to look with; tests/storage/test_locks.py has the local ones")
+    store = open_store(place.uri, place.storage)
+    for path in ("a/x", "a/y"):
+        store.create(path, b"old")
+    seen = {info.path: info.version for info in store.list()}
+    looked = store._versions_of  # type: ignore[attr-defined]
+
+    def look_and_lose(paths: list[str]) -> dict[str, str]:
+        found: dict[str, str] = looked(paths)
+        place.put("a/x", b"another")
+        return found
+
+    monkeypatch.setattr(store, "_versions_of", look_and_lose)
+    assert store.delete_unchanged(seen) == ["a/x"]
+    assert store.delete_unchanged({"a/x": seen["a/x"]}) == ["a/x"]
+    assert place.get("a/x") == b"another"
+    assert place.paths() == ["a/x"]
+
+
 def test_a_write_replaces_and_leaves_nothing_else(place: Place) -> None:
     place.put("dir/x", b"old and longer")
     store = open_store(place.uri, place.storage)

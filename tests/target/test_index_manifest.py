@@ -195,7 +195,7 @@ def test_a_manifest_sums_what_was_committed_and_survives_storage(place: Place) -
     assert manifest.versions["pyarrow"] == pa.__version__
     assert manifest.sidecars == (StoredFile.of("config.json", b"{}"),)
     head = json.loads(manifest.to_bytes())
-    assert (head["format"], head["schema_version"], head["manifest_version"]) == ("arrowquant", "2", 1)
+    assert (head["format"], head["schema_version"], head["manifest_version"]) == ("arrowquant", "2", 2)
 
 
 def test_an_absent_manifest_is_not_found(place: Place) -> None:

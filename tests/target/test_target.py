@@ -1,22 +1,26 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, StorageError, TargetConflict
 from arrowquant_dist.storage.base import ObjectInfo, Store
 from arrowquant_dist.storage.open import open_store
-from arrowquant_dist.target.clear import sweep
+from arrowquant_dist.target.clear import clear, sweep
 from arrowquant_dist.target.commit import commit_path
 from arrowquant_dist.target.index import write_index
 from arrowquant_dist.target.plan_file import SIDECARS_KEY, plan_file
 from arrowquant_dist.target.publish import Published, prepare
 from arrowquant_dist.target.receipt import Receipt
+from arrowquant_dist.target.target import Files, Target
 from tests.storage.places import LocalPlace, Place
 from tests.target.drivers import (
     SIDECARS,
@@ -333,34 +337,88 @@ def test_clear_removes_what_is_ours_alone_and_a_new_run_may_follow(place: Place)
     for path in ("notes.txt", "weights/readme", "report/mine.md", "run/log"):
         place.put(path, b"mine")
     left = cleared(target)
-    assert place.paths() == sorted(left.sizes) == ["notes.txt", "report/mine.md", "run/log", "weights/readme"]
+    stays = ["notes.txt", "report/mine.md", "run/log", "weights/readme"]
+    assert place.paths() == sorted(left.sizes) == sorted([*stays, *left.notes])
     planned = target.start(plan("xxh3_128:new"), left)
     assert planned.table.equals(plan("xxh3_128:new"))
     assert planned.identity.fingerprint == "xxh3_128:new"
     assert state(place) == "started"
+    assert place.paths() == sorted([*stays, "run/plan.arrow"])
 
 
-def test_a_clear_that_was_interrupted_can_be_repeated(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = finished(place).target
-    delete = type(target.store).delete
-    calls: list[list[str]] = []
+class Killed(BaseException):
+    """What no handler is prepared for."""
 
-    def killed_after_the_manifest(store: Store, paths: list[str]) -> None:
-        calls.append(list(paths))
-        if len(calls) > 1:
-            raise KeyboardInterrupt
-        delete(store, paths)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(type(target.store), "delete", killed_after_the_manifest)
-        with pytest.raises(KeyboardInterrupt):
-            cleared(target)
-    assert calls[0] == ["manifest.json"]
-    again = at(place)
-    assert state(place) == "started"
-    cleared(again)
-    assert again.store.list("weights") == []
-    assert again.store.list("run") == []
+class _Dies:
+    """A store that strikes at its n-th change, before or after the change."""
+
+    def __init__(self, store: Store, at: int, *, landed: bool) -> None:
+        self._store, self._at, self._landed = store, at, landed
+        self.changes: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        own = getattr(self._store, name)
+        if name not in ("create", "write", "delete", "delete_unchanged"):
+            return own
+
+        def dying(paths: Any, *data: bytes) -> Any:
+            if not paths:
+                return own(paths, *data)
+            self.changes.append(f"{name} {paths}")
+            strikes = len(self.changes) > self._at
+            if strikes and not self._landed:
+                raise Killed
+            result = own(paths, *data)
+            if strikes:
+                raise Killed
+            return result
+
+        return dying
+
+
+@pytest.mark.parametrize("sidecars", [{}, SIDECARS], ids=["other-source", "same-source"])
+def test_a_clear_that_died_at_any_change_can_be_repeated(place: Place, sidecars: Files) -> None:
+    """A death before a change is one after the change before it. By a run that copies the same files as the cleared
+    one, and by one that copies none of these, one after the other; what is not ours stays."""
+    place.put("notes.txt", b"mine")
+    at_change = 0
+    while True:
+        target = finished_beside_others(place)
+        dying = _Dies(target.store, at_change, landed=True)
+        target.store = dying  # type: ignore[assignment]
+        try:
+            clear(target, target.look(), sidecars)
+        except Killed:
+            pass
+        else:
+            break
+        assert "manifest.json" in dying.changes[0]
+        assert "manifest.json" not in place.paths()
+        again, theirs = at(place), SIDECARS if at_change % 2 else {}
+        planned = again.start(plan_that_copies(theirs), clear(again, again.look(), theirs))
+        assert planned.identity == again.current()
+        assert {*place.paths()} - {*theirs} == {"notes.txt", "run/plan.arrow"}, dying.changes[-1]
+        left = cleared(at(place))
+        assert place.paths() == sorted(["notes.txt", *left.notes])
+        at_change += 1
+    assert at_change >= 5
+
+
+def plan_that_copies(sidecars: Files) -> pa.Table:
+    table = plan()
+    copied = json.dumps([*sidecars]).encode()
+    return table.replace_schema_metadata({**table.schema.metadata, SIDECARS_KEY: copied})
+
+
+def finished_beside_others(place: Place) -> Target:
+    target = at(place)
+    left = target.look().after_clear()
+    driver = Driver(target, target.start(plan_that_copies(SIDECARS), left).identity)
+    for shard in range(2):
+        assert driver.commit(driver.work(shard, "a"))
+    assert driver.publish().is_ours
+    return target
 
 
 def test_clearing_an_empty_target_does_nothing(place: Place) -> None:
@@ -372,5 +430,5 @@ def test_a_damaged_manifest_beside_a_plan_can_be_overwritten(place: Place) -> No
     finished(place)
     place.put("manifest.json", b'{"format": "arrowq')
     assert state(place) == "started"
-    cleared(at(place))
-    assert [path for path in place.paths() if path != "config.json"] == []
+    left = cleared(at(place))
+    assert [path for path in place.paths() if path not in left.notes] == ["config.json"]

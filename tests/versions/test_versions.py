@@ -119,7 +119,7 @@ def newer_plan(path: Path) -> None:
 READERS: list[tuple[str, Callable[[Path], None], Callable[[Path], object]]] = [
     (
         "manifest.json",
-        _json(lambda values: values.update(manifest_version=2)),
+        _json(lambda values: values.update(manifest_version=3)),
         lambda path: Manifest.from_bytes(path.read_bytes(), "manifest.json"),
     ),
     (

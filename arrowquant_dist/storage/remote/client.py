@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from arrowquant_dist.config import Transfer
 from arrowquant_dist.errors import StorageError
-from arrowquant_dist.storage.base import ObjectInfo
+from arrowquant_dist.storage.base import BegunUpload, ObjectInfo
 from arrowquant_dist.storage.remote.requests import Requests
 from arrowquant_dist.storage.traffic import Traffic
 
@@ -63,10 +63,19 @@ class Client(ABC):
         """At most `delete_at_once`; missing ones are fine."""
 
     @abstractmethod
+    async def delete_unchanged(self, versions: Mapping[str, str]) -> list[str]:
+        """At most `delete_at_once`, {path: version}. Returns those that were not deleted: another object was there, or
+        none, where the answer does not tell."""
+
+    @abstractmethod
     def new_object(self, path: str, requests: Requests) -> NewObject: ...
 
-    async def abandon_uploads(self, prefix: str) -> None:  # noqa: B027 - most have none
-        """Aborts unfinished uploads below the folder `prefix`, where this storage keeps such things."""
+    async def begun_uploads(self, prefix: str) -> list[BegunUpload]:  # noqa: ARG002 - most have none
+        """Unfinished uploads below the folder `prefix`, where this storage keeps such things."""
+        return []
+
+    async def abandon(self, upload: BegunUpload) -> None:  # noqa: B027 - most have none
+        """Aborts one; it may have ended."""
 
     def seconds(self, sent_nbytes: int = 0) -> asyncio.Timeout:
         """What an attempt may take that sends so much and whose answer is small; TimeoutError after that."""

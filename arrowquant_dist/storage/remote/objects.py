@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from posixpath import commonpath, dirname
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ import xxhash
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, NotFound, StorageError
-from arrowquant_dist.storage.base import ObjectInfo, ObjectWriter, Store
+from arrowquant_dist.storage.base import BegunUpload, ObjectInfo, ObjectWriter, Store
 from arrowquant_dist.storage.pins import Pins
 from arrowquant_dist.storage.remote.client import Client, NewObject, ShortAnswer
 from arrowquant_dist.storage.remote.faults import translated
@@ -122,9 +123,40 @@ class RemoteStore(Store):
             deleting = (self._requests.persist(partial(self._client.delete, batch)) for batch in batches)
             self._requests.run(side_by_side(deleting))
 
-    def abandon_uploads(self, prefix: str = "") -> None:
+    def delete_unchanged(self, versions: Mapping[str, str]) -> Sequence[str]:
+        """A look comes before each request, for servers that do not know its condition."""
+        paths = [self.check_path(path) for path in versions]
+        at_once = max(self._client.delete_at_once, 1)
+        changed = []
+        for first in range(0, len(paths), at_once):
+            batch = paths[first : first + at_once]
+            found = self._versions_of(batch)
+            wanted = {path: found[path] for path in batch if found.get(path) == versions[path]}
+            changed += [path for path in batch if path in found and path not in wanted]
+            for path in batch:
+                self._versions.pop(path, None)
+            with self._translated(""):
+                refused = self._run(partial(self._client.delete_unchanged, wanted)) if wanted else []
+            changed += [path for path in refused if self.exists(path)]
+        return changed
+
+    def _versions_of(self, paths: Sequence[str]) -> dict[str, str]:
+        """Of the objects that are there: of one by asking, of several by listing their folder."""
+        if len(paths) == 1:
+            try:
+                return {paths[0]: self.info(paths[0]).version}
+            except NotFound:
+                return {}
+        return {info.path: info.version for info in self.list(commonpath(map(dirname, paths)))}
+
+    def begun_uploads(self, prefix: str = "") -> Sequence[BegunUpload]:
         with self._translated(prefix):
-            self._run(lambda: self._client.abandon_uploads(prefix))
+            return self._run(lambda: self._client.begun_uploads(prefix))
+
+    def abandon(self, uploads: Iterable[BegunUpload]) -> None:
+        for upload in uploads:
+            with self._translated(""):
+                self._run(partial(self._client.abandon, upload))
 
     def _run(self, attempt: Callable[[], Awaitable[T]]) -> T:
         return self._requests.run(self._requests.persist(attempt))

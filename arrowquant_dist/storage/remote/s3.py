@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from arrowquant_dist.config import Transfer
 from arrowquant_dist.errors import StorageError
-from arrowquant_dist.storage.base import ObjectInfo
+from arrowquant_dist.storage.base import BegunUpload, ObjectInfo
 from arrowquant_dist.storage.remote.client import NewObject, ShortAnswer, ends_early
 from arrowquant_dist.storage.remote.faults import status_of
 from arrowquant_dist.storage.remote.requests import Requests
@@ -158,24 +158,52 @@ class S3Client(MultipartClient):
             if problem.get("Code") not in {"NoSuchKey", None}:
                 raise _refusal(problem)
 
+    async def delete_unchanged(self, versions: Mapping[str, str]) -> list[str]:
+        """`If-Match` for one; for several the ETag of each. AWS knows both since 2025, SeaweedFS since 2026."""
+        tags = {path: version.rpartition("-")[0] for path, version in versions.items()}
+        if len(tags) == 1:
+            return await self._delete_one_unchanged(*tags.popitem())
+        by_key = {self.key(path): path for path in tags}
+        named = [{"Key": key, "ETag": f'"{tags[path]}"'} for key, path in by_key.items()]
+        answer = await self.call("delete_objects", Delete={"Objects": named, "Quiet": True})
+        changed = []
+        for problem in answer.get("Errors", ()):
+            if problem.get("Code") == "PreconditionFailed":
+                changed.append(by_key[problem["Key"]])
+            elif problem.get("Code") not in {"NoSuchKey", None}:
+                raise _refusal(problem)
+        return changed
+
+    async def _delete_one_unchanged(self, path: str, tag: str) -> list[str]:
+        try:
+            await self.call("delete_object", Key=self.key(path), IfMatch=f'"{tag}"')
+        except Exception as error:
+            if status_of(error) not in (404, 412):
+                raise
+            return [path]
+        return []
+
     def new_object(self, path: str, requests: Requests) -> NewObject:
         return Upload(self, path, requests)
 
-    async def abandon_uploads(self, prefix: str) -> None:
+    async def begun_uploads(self, prefix: str) -> list[BegunUpload]:
         below = f"{'/'.join(filter(None, (self._prefix, prefix)))}/".lstrip("/")
         more: dict[str, Any] = {}
+        found: list[BegunUpload] = []
         while True:
             try:
                 page = await self.call("list_multipart_uploads", Prefix=below, **more)
             except Exception as error:
                 if status_of(error) not in _NOT_FOR_US:
                     raise
-                return
-            for upload in page.get("Uploads", ()):
-                await self.abort_upload(upload["Key"], upload["UploadId"])
+                return found
+            found += (BegunUpload(upload["Key"], upload["UploadId"]) for upload in page.get("Uploads", ()))
             if not page.get("IsTruncated"):
-                return
+                return found
             more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    async def abandon(self, upload: BegunUpload) -> None:
+        await self.abort_upload(upload.key, upload.upload)
 
     async def abort_upload(self, key: str, upload: str) -> None:
         try:

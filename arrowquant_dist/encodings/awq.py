@@ -1,4 +1,4 @@
-"""AWQ's integers as AutoAWQ's GEMM kernels take them: words run along the outputs, eight of them each."""
+"""AWQ's integers as AutoAWQ's kernels take them: eight outputs in a word of GEMM's, eight inputs in one of GEMV's."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from arrowquant_dist.encodings.encoding import Stored
+from arrowquant_dist.encodings.encoding import Encoding, Stored
 from arrowquant_dist.encodings.packed import words_of
-from arrowquant_dist.encodings.place import Place
-from arrowquant_dist.encodings.rows import Codes
+from arrowquant_dist.encodings.place import Place, present
+from arrowquant_dist.encodings.rows import Codes, Grid, RowSlice
 from arrowquant_dist.encodings.turned import PackedField, TurnedInts
-from arrowquant_dist.kernels.code_kinds import INT8
+from arrowquant_dist.encodings.zero_points import NibbleZeros
+from arrowquant_dist.kernels.code_kinds import INT8, PACKED
 
 AWQ_BITS = 4
 _ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # which four bits of a word, from the low ones up, each of its outputs has
@@ -60,3 +61,38 @@ class Awq(TurnedInts):
     def zero_points(self, words: np.ndarray, _outputs: int) -> np.ndarray:
         zeros: np.ndarray = (words[:, :, None] >> _SHIFTS) & np.uint32(_MASK)
         return zeros.reshape(len(words), -1).astype(np.float32).T
+
+
+@dataclass(frozen=True, slots=True)
+class AwqRows(Encoding):
+    """4-bit codes in int32 words [outputs, inputs / 8], from the low bits up. group: inputs that share a scale. scales:
+    [outputs, at least groups], what is more is padding. zeros: int32 [outputs, of eight scales each], as the codes."""
+
+    group: int
+    scales: Place
+    zeros: Place
+    kind: ClassVar[str] = "awq_rows"
+    may_be_a_copy: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        return "AWQ's 4-bit codes and scales"
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return present(self.scales, self.zeros)
+
+    def slice(self, layer: Stored, start: int, stop: int) -> RowSlice:
+        outputs, inputs = layer.shape
+        grid = Grid(
+            rows=outputs,
+            columns=inputs,
+            row_nbytes=inputs * AWQ_BITS // 8,
+            block=(1, self.group),
+            scale_rows=outputs,
+            scale_columns=self.scales.shape[1],
+            single_scale=False,
+        )
+        return RowSlice(
+            layer, start, stop, Codes(PACKED, AWQ_BITS), grid, self.scales, NibbleZeros(self.zeros)
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arrowquant_dist.encodings.affine import Affine
-from arrowquant_dist.encodings.awq import Awq
+from arrowquant_dist.encodings.awq import Awq, AwqRows
 from arrowquant_dist.encodings.dataset import DatasetRows
 from arrowquant_dist.encodings.encoding import Encoding
 from arrowquant_dist.encodings.float8 import Float8Blocks
@@ -28,6 +28,7 @@ ENCODINGS: tuple[type[Encoding], ...] = (
     TransposedMicroscaled,
     Gptq,
     Awq,
+    AwqRows,
     Affine,
     LlmInt8,
     Nvfp4,

@@ -11,6 +11,7 @@ from arrowquant_dist.encodings.place import Place
 from arrowquant_dist.tensor.source import as_float32
 
 WORD_BITS = 32
+_NIBBLES = 8  # of a word
 
 
 class BesideScales(Protocol):
@@ -71,6 +72,24 @@ class ZeroPoints:
     def _word_row(self, scale_row: int) -> int:
         words = word_rows(self.scale_rows, self.bits)
         return scale_row // self.scale_rows * words + scale_row % self.scale_rows * self.bits // WORD_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class NibbleZeros:
+    """Of unsigned 4-bit codes, packed along the rows from the low bits up: int32 [rows, scales / 8]."""
+
+    place: Place
+
+    def stored_rows(self, rows: range) -> range:
+        return rows
+
+    def stored_columns(self, columns: int) -> int:
+        return columns // _NIBBLES
+
+    def decode(self, found: np.ndarray, _rows: range, columns: int) -> np.ndarray:
+        nibbles = np.stack([found & 15, found >> 4], axis=-1).reshape(-1, columns)
+        # Kernels take codes as signed, half of their range below what is stored, and zeros with them.
+        return nibbles.astype(np.float32) - np.float32(8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,19 @@ class Words:
             f"{name}.scales": torch.from_numpy(self.scales),
         }
 
+    def gemv(self, name: str = "a") -> Tensors:
+        """As many zeros and scales an output as fill words, and more where groups are small."""
+        count = len(self.zeros)
+        group = self.codes.shape[0] // count
+        times = {32: 4, 64: 2}.get(group, 1)
+        width = -(-count // (8 * times)) * 8 * times
+        padding = ((0, 0), (0, width - count))
+        return {
+            f"{name}.qweight": words(pack(self.codes.T, 4)),
+            f"{name}.qzeros": words(pack(np.pad(self.zeros.T, padding), 4)),
+            f"{name}.scales": torch.from_numpy(np.pad(self.scales.T, padding)),
+        }
+
 
 def pack(values: np.ndarray, bits: int) -> np.ndarray:
     """[rows, columns] → uint32 [rows, ⌈columns · bits / 32⌉], dense from the low bits up."""

@@ -96,6 +96,39 @@ def test_a_plan_remembers_every_part(odd: Checkpoint) -> None:
     assert {block.layer for block in again.blocks} == set(odd.layers)
 
 
+@pytest.mark.parametrize(
+    ("shape", "group"), [((24, 128), 32), ((9, 128), 64), ((40, 256), 128), ((3, 96), -1)]
+)
+def test_the_layout_of_gemv_has_rows_of_codes_and_more_scales_than_groups(
+    tmp_path: Path, shape: tuple[int, int], group: int
+) -> None:
+    made = Words.random(shape, 4, shape[1] if group == -1 else group)
+    checkpoint = save(tmp_path, made.gemv(), {**CONFIG, "group_size": group, "version": "gemv"})
+    assert_equal(values_of(checkpoint)["a.weight"], made.weight())
+    assert_slices(checkpoint, "a.weight", [(5, 7), (shape[1] + 1, shape[1] * 3 - 1)])
+
+
+def test_a_gemv_model_with_too_few_scales_is_an_error(tmp_path: Path) -> None:
+    made = Words.random((24, 128), 4, 32)
+    with pytest.raises(InvalidCheckpoint, match=r"\[24, 32\] are not those of 128 inputs in groups of 2"):
+        save(tmp_path, made.gemv(), {**CONFIG, "group_size": 2, "version": "gemv"})
+
+
+def test_codes_behind_scaled_activations_are_no_weights_of_the_full_precision_model(tmp_path: Path) -> None:
+    """Of Falcon, MPT, StarCoder2 …: AutoAWQ adds a module that divides what the layer multiplies."""
+    made = Words.random((64, 96), 4, 32)
+    tensors = {**made.awq("mlp.down"), "mlp.act.scales": torch.ones(96, dtype=torch.float16)}
+    checkpoint = save(tmp_path, tensors, CONFIG)
+    why = "codes of AWQ with scaled activations (mlp.act.scales), which can't be decoded"
+    assert checkpoint.kept == dict.fromkeys(tensors, why)
+
+
+def test_a_config_without_a_dtype_leaves_it_to_the_scales(tmp_path: Path) -> None:
+    made = Words.random((64, 96), 4, 32)
+    found = values_of(save_model(tmp_path, made.awq(), CONFIG))
+    assert_equal(found["a.weight"], made.weight(torch.float16))
+
+
 _I32 = torch.int32
 
 

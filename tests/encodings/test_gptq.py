@@ -214,8 +214,9 @@ _I32 = torch.int32
         (
             {"a.g_idx": torch.zeros(96, dtype=torch.int64)},
             {},
-            r"'a.g_idx'.*groups of int64 are not supported",
+            r"'a.g_idx'.*\[96\] of int64 are no groups of inputs",
         ),
+        ({"a.g_idx": torch.zeros((), dtype=_I32)}, {}, r"'a.g_idx'.*\[\] of int32 are no groups of inputs"),
         ({}, {"bits": 8}, r"the config says 8 bits, which codes \[12, 64\].*they are of 4 bits"),
         ({}, {"bits": 5}, r"the config says 5 bits"),
         ({}, {"group_size": 128}, r"are not those of 96 inputs in groups of 128"),

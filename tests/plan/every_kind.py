@@ -8,7 +8,7 @@ from dataclasses import replace
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.encodings.affine import Affine
-from arrowquant_dist.encodings.awq import Awq
+from arrowquant_dist.encodings.awq import Awq, AwqRows
 from arrowquant_dist.encodings.dataset import DATASET_ROWS
 from arrowquant_dist.encodings.float8 import Float8Blocks
 from arrowquant_dist.encodings.gptq import LESS_ONE, Gptq
@@ -82,6 +82,10 @@ LATER = (
     Layer(
         *("awq.weight", (64, 96), "float16", A, 940_000, 3072),
         Awq(32, Place(A, 950_000, "float16", (3, 64)), Place(A, 951_000, "int32", (3, 8))),
+    ),
+    Layer(
+        *("gemv.weight", (64, 96), "float16", A, 955_000, 3072),
+        AwqRows(32, Place(A, 958_100, "float16", (64, 8)), Place(A, 959_200, "int32", (64, 1))),
     ),
     Layer(
         *("mlx.weight", (64, 96), "bfloat16", A, 960_000, 2304),

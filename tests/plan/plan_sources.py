@@ -13,7 +13,7 @@ from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import LayerOverride, QuantizationConfig, RunConfig
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.encodings.affine import Affine
-from arrowquant_dist.encodings.awq import Awq
+from arrowquant_dist.encodings.awq import Awq, AwqRows
 from arrowquant_dist.encodings.dataset import DATASET_ROWS
 from arrowquant_dist.encodings.float8 import Float8Blocks
 from arrowquant_dist.encodings.gptq import LESS_ONE, PLAIN, Gptq
@@ -89,6 +89,7 @@ ENCODINGS = st.one_of(
     st.builds(TransposedMicroscaled, PLACES),
     st.builds(Gptq, _SIZES, _SIZES, PLACES, PLACES, st.sampled_from([LESS_ONE, PLAIN]), st.none() | PLACES),
     st.builds(Awq, _SIZES, PLACES, PLACES),
+    st.builds(AwqRows, _SIZES, PLACES, PLACES),
     st.builds(Affine, _SIZES, _SIZES, PLACES, PLACES),
     st.builds(LlmInt8, PLACES),
     st.builds(Nvfp4, st.sampled_from([16, 32]), PLACES, st.none() | PLACES, st.none() | PLACES),

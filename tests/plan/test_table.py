@@ -100,7 +100,7 @@ def test_encodings_are_typed_columns() -> None:
 def test_a_plan_has_the_columns_of_the_kinds_in_it() -> None:
     assert plan_table(PLAN).schema.names[-2:] == ["kept_reason", "encoding"]
     kinds = ["strided", "float8", "int8", "packed", "microscaled", "transposed_microscaled"]
-    kinds += ["gptq", "awq", "affine", "llm_int8", "nvfp4", "nvfp4_row_pairs"]
+    kinds += ["gptq", "awq", "awq_rows", "affine", "llm_int8", "nvfp4", "nvfp4_row_pairs"]
     assert plan_table(EVERY).schema.names[-len(kinds) - 2 :] == ["kept_reason", "encoding", *kinds]
 
 

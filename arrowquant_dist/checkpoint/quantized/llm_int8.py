@@ -6,7 +6,7 @@ Of its formats a state dict has but 0, rows as they are; the others are of old k
 from __future__ import annotations
 
 from arrowquant_dist.checkpoint.quantized.compressed import ReadValues
-from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
+from arrowquant_dist.checkpoint.quantized.model_config import FLOATS, ModelConfig
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors, refuse
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.encodings.llm_int8 import LlmInt8
@@ -14,7 +14,6 @@ from arrowquant_dist.encodings.llm_int8 import LlmInt8
 _METHOD = "bitsandbytes"
 _CODES, _MAXIMA, _FORMAT = ".weight", ".SCB", ".weight_format"
 _FORMATS = ("row", "col32", "col_turing", "col_ampere")
-_FLOATS = ("float32", "float16", "bfloat16")
 _AGAIN = "download the checkpoint again"
 
 
@@ -32,10 +31,11 @@ def add_llm_int8(tensors: Tensors, config: ModelConfig, read_values: ReadValues)
             if needed not in tensors.by_name:
                 refuse(f"these are int8 codes of bitsandbytes, and {needed} is not there; {_AGAIN}", part)
     _check_formats(tensors, [codes for codes, _ in found], read_values)
+    dtype = config.dtype_or(_dtype_beside(tensors))
     for codes, maxima in found:
         if codes.dtype != "int8" or len(codes.shape) != 2 or not codes.nbytes:
             refuse(f"{list(codes.shape)} of {codes.dtype} are no int8 codes of a matrix; {_AGAIN}", codes)
-        if maxima.dtype not in _FLOATS or maxima.shape not in ((codes.shape[0],), (codes.shape[0], 1)):
+        if maxima.dtype not in FLOATS or maxima.shape not in ((codes.shape[0],), (codes.shape[0], 1)):
             message = (
                 f"{list(maxima.shape)} of {maxima.dtype} are not the maxima of rows of {list(codes.shape)}"
             )
@@ -43,7 +43,17 @@ def add_llm_int8(tensors: Tensors, config: ModelConfig, read_values: ReadValues)
         tensors.place(codes)
         form = codes.name.removesuffix(_CODES) + _FORMAT
         parts = [maxima.name, *([form] if form in tensors.by_name else [])]
-        tensors.add(codes, codes.name, codes.shape, LlmInt8(tensors.place(maxima)), parts)
+        tensors.add(codes, codes.name, codes.shape, LlmInt8(tensors.place(maxima)), parts, dtype)
+
+
+def _dtype_beside(tensors: Tensors) -> str:
+    """Of what else the model has (norms, embeddings); float16, which int8 codes are made of, where it has nothing."""
+    floats = [
+        layer.dtype
+        for layer in tensors.by_name.values()
+        if layer.dtype in FLOATS and _MAXIMA not in layer.name
+    ]
+    return floats[0] if floats else "float16"
 
 
 def _check_formats(tensors: Tensors, codes: list[Layer], read_values: ReadValues) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NoReturn
 
-from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
+from arrowquant_dist.checkpoint.quantized.model_config import FLOATS, ModelConfig
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors, refuse
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.encodings.affine import AFFINE_BITS, Affine
@@ -18,7 +18,6 @@ from arrowquant_dist.encodings.microscaled import Microscaled
 from arrowquant_dist.errors import InvalidCheckpoint
 
 _CODES, _SCALES, _BIASES = ".weight", ".scales", ".biases"
-_FLOATS = ("float16", "bfloat16", "float32")
 _E8M0, _GROUP = "float8_e8m0fnu", 32  # of mxfp4 and mxfp8
 _MXFP_BITS = {"mxfp4": 4, "mxfp8": 8}
 _AFFINE = "affine"
@@ -54,7 +53,7 @@ def add_mlx(tensors: Tensors, config: ModelConfig) -> None:
             refuse(f"{list(codes.shape)} of uint32 are no codes of a matrix; {_AGAIN}", codes)
         tensors.place(codes)
         if mode.name == _AFFINE:
-            _add_affine(tensors, codes, scales, biases, mode)
+            _add_affine(tensors, codes, scales, biases, mode, config)
         else:
             _add_microscaled(tensors, codes, scales, mode)
     _check_alone(tensors, config)
@@ -76,7 +75,9 @@ def _mode(module: str, config: ModelConfig) -> _Mode:
     return _Mode(str(own.get("mode", given.get("mode", _AFFINE))), *found)
 
 
-def _add_affine(tensors: Tensors, codes: Layer, scales: Layer, biases: Layer | None, mode: _Mode) -> None:
+def _add_affine(
+    tensors: Tensors, codes: Layer, scales: Layer, biases: Layer | None, mode: _Mode, config: ModelConfig
+) -> None:
     base = codes.name.removesuffix(_CODES)
     if biases is None:
         refuse(f"these are codes of MLX, and {base}{_BIASES} is not there; {_AGAIN}", codes)
@@ -88,11 +89,12 @@ def _add_affine(tensors: Tensors, codes: Layer, scales: Layer, biases: Layer | N
     if mode.bits not in AFFINE_BITS:
         refuse(f"MLX's codes of {mode.bits} bits are not supported, only 1 to 8", codes)
     for part in (scales, biases):
-        if part.dtype not in _FLOATS or part.shape[:-1] != codes.shape[:-1] or part.shape != scales.shape:
+        if part.dtype not in FLOATS or part.shape[:-1] != codes.shape[:-1] or part.shape != scales.shape:
             refuse(f"{list(part.shape)} of {part.dtype} do not fit codes {list(codes.shape)}; {_AGAIN}", part)
     shape = _shape(codes, scales, mode.bits, mode.group_size)
     encoding = Affine(mode.bits, mode.group_size, tensors.place(scales), tensors.place(biases))
-    tensors.add(codes, codes.name, shape, encoding, [scales.name, biases.name])
+    dtype = config.dtype_or(scales.dtype)
+    tensors.add(codes, codes.name, shape, encoding, [scales.name, biases.name], dtype)
 
 
 def _add_microscaled(tensors: Tensors, codes: Layer, scales: Layer, mode: _Mode) -> None:

@@ -15,21 +15,30 @@ QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 QUANTIZATION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 MLX_KEY = "quantization"
 _CONFIG = "config.json"
-_DTYPES = ("bfloat16", "float16", "float32")
+FLOATS = ("bfloat16", "float16", "float32")
 _MAX_NBYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """dtype: what weights are decoded to: the model's `dtype` (`torch_dtype`) where that is bfloat16, float16 or
-    float32, else bfloat16. quantization: the model's `quantization_config`, or that of a file of QUANTIZATION_FILES, {}
-    where it has none. mlx: its `quantization` where that is MLX's, else {}. uri: of the file that has these.
+    """own_dtype: the model's `dtype` (`torch_dtype`), None where it is not of FLOATS. quantization: the model's
+    `quantization_config`, or that of a file of QUANTIZATION_FILES, {} where it has none. mlx: its `quantization` where
+    that is MLX's, else {}. uri: of the file that has these.
     """
 
     uri: str
-    dtype: str = "bfloat16"
+    own_dtype: str | None = None
     quantization: Mapping[str, Any] = field(default_factory=dict)
     mlx: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> str:
+        """What weights are decoded to."""
+        return self.dtype_or("bfloat16")
+
+    def dtype_or(self, silent: str) -> str:
+        """The same, for codes of which something else tells their model's dtype where the config is silent."""
+        return self.own_dtype or silent
 
     @property
     def method(self) -> str:
@@ -82,7 +91,7 @@ def _model_config(config: Mapping[str, Any], uri: str) -> ModelConfig:
     mlx = [place[key] for place in places for key in (MLX_KEY, *QUANTIZATION_KEYS) if is_mlx(place.get(key))]
     return ModelConfig(
         uri,
-        next((name for name in named if name in _DTYPES), "bfloat16"),
+        next((name for name in named if name in FLOATS), None),
         found[0] if found else {},
         mlx[0] if mlx else {},
     )

@@ -18,10 +18,10 @@ def found_notes(tensors: Tensors) -> tuple[str, ...]:
 
 def _decoded(tensors: Tensors) -> list[str]:
     """What is decoded from what."""
-    labels = Counter(layer.encoding.label for layer in tensors.layers.values())
+    labels = Counter((layer.encoding.label, layer.dtype) for layer in tensors.layers.values())
     return [
-        f"decoded from {label} to {tensors.dtype}: {count} {'layer' if count == 1 else 'layers'}"
-        for label, count in labels.most_common()
+        f"decoded from {label} to {dtype}: {count} {'layer' if count == 1 else 'layers'}"
+        for (label, dtype), count in labels.most_common()
     ]
 
 

@@ -30,12 +30,19 @@ class Tensors:
     kept: dict[str, str] = field(default_factory=dict)
 
     def add(
-        self, codes: Layer, name: str, shape: tuple[int, ...], encoding: Encoding, parts: list[str]
+        self,
+        codes: Layer,
+        name: str,
+        shape: tuple[int, ...],
+        encoding: Encoding,
+        parts: list[str],
+        dtype: str | None = None,
     ) -> None:
-        """Makes `codes` the layer `name` of `shape`, and of what `parts` names no layers of their own."""
+        """Makes `codes` the layer `name` of `shape`, and of what `parts` names no layers of their own. dtype: what they
+        are decoded to, where it is not that of all."""
         if name != codes.name and name in self.by_name:
             refuse(f"it is there a second time, as {codes.name}; keep one of them", self.by_name[name])
-        layer = Layer(name, shape, self.dtype, codes.uri, codes.offset, codes.nbytes, encoding)
+        layer = Layer(name, shape, dtype or self.dtype, codes.uri, codes.offset, codes.nbytes, encoding)
         self.layers[codes.name] = layer
         self.parts |= dict.fromkeys(parts, name)
         if name != codes.name:

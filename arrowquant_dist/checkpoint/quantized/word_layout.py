@@ -1,0 +1,69 @@
+"""How a config says that GPTQ's and AWQ's codes are laid out: the same names hold several layouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
+from arrowquant_dist.encodings.gptq import LESS_ONE, PLAIN, WORDS_LESS_ONE
+
+GPTQ_WORDS, AWQ_GEMM, AWQ_GEMV = "gptq", "gemm", "gemv"  # layouts that are decoded
+AWQ_METHOD = "awq"
+_AUTO_ROUND = ("auto-round", "autoround", "auto_round", "intel/auto-round")
+WORD_METHODS = (GPTQ_WORDS, AWQ_METHOD, *_AUTO_ROUND)
+_GPTQ_BITS = (2, 3, 4, 8)
+_AUTO_ROUND_BITS = (2, 3, 4, 5, 6, 7, 8)  # GPTQModel has 5 to 7 bits in another order
+
+
+@dataclass(frozen=True, slots=True)
+class WordLayout:
+    """name: of those that are decoded, "" where shapes have to tell GPTQ's from GEMM. stored_zeros: as of `Gptq`. bits:
+    that GPTQ's codes may have. unknown: what can't be decoded."""
+
+    name: str = ""
+    stored_zeros: str = LESS_ONE
+    bits: tuple[int, ...] = _GPTQ_BITS
+    unknown: str | None = None
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> WordLayout:
+        given = config.quantization
+        if config.method in _AUTO_ROUND:
+            return _auto_round(str(given.get("packing_format", "auto_round:auto_gptq")))
+        if config.method == AWQ_METHOD:
+            version = _first(given, ("version", "format", "checkpoint_format"), AWQ_GEMM)
+            return (
+                cls(version) if version in (AWQ_GEMM, AWQ_GEMV) else cls(unknown=f"AWQ's layout {version!r}")
+            )
+        if given.get("is_marlin_format") is True:
+            return cls(unknown="GPTQ's layout 'marlin'")
+        form = _first(given, ("checkpoint_format", "format"), GPTQ_WORDS)
+        if form == "gptq_v2":
+            return cls(config.method, PLAIN)
+        if form == GPTQ_WORDS:
+            return cls(config.method, WORDS_LESS_ONE if _is_gptqmodels(given) else LESS_ONE)
+        return cls(unknown=f"GPTQ's layout {form!r}")
+
+
+def _auto_round(packing: str) -> WordLayout:
+    bits = _AUTO_ROUND_BITS
+    if packing in ("auto_round:auto_gptq", "auto_round:gptq", "auto"):
+        return WordLayout(GPTQ_WORDS, LESS_ONE, bits)
+    if packing in ("auto_round:auto_awq", "auto_round:awq"):
+        return WordLayout(AWQ_GEMM)
+    if packing in ("auto_round", "auto_round:gptqmodel", "auto_round:exllamav2", "auto_round:tritonv2"):
+        return WordLayout(GPTQ_WORDS, PLAIN, bits)
+    return WordLayout(unknown=f"auto-round's layout {packing!r}")
+
+
+def _first(given: Any, keys: tuple[str, ...], default: str) -> str:
+    return next((str(given[key]).lower() for key in keys if given.get(key) is not None), default)
+
+
+def _is_gptqmodels(given: Any) -> bool:
+    """Whether GPTQModel wrote it, which takes the ones off whole words."""
+    meta = given.get("meta")
+    quantizers = meta.get("quantizer") if isinstance(meta, dict) else None
+    names = quantizers if isinstance(quantizers, list) else [quantizers]
+    return any(str(name).lower().startswith("gptqmodel") for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from arrowquant_dist import QuantizationConfig
+from arrowquant_dist.arena import fresh
 from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import RunConfig
 from arrowquant_dist.errors import InvalidCheckpoint
@@ -279,3 +282,24 @@ def test_words_of_another_size_are_read_for_a_few_rows_as_for_all(tmp_path: Path
     checkpoint = save(tmp_path, made.gptq(), config(made, 64))
     assert_slices(checkpoint, "a.weight", [(0, 64), (64 * 30_001, 64 * 30_007), (64 * 39_999, 64 * 40_000)])
     assert words(pack(made.codes.T, 8).T).shape == (16, 40_000)
+
+
+@pytest.mark.parametrize(("bits", "group"), [(2, 32), (8, 32), (8, 1024)])
+@pytest.mark.parametrize("rows", [slice(0, 1024), slice(100, 101), slice(33, 600)])
+@pytest.mark.parametrize("layout", ["gptq", "awq"])
+def test_decoding_holds_what_a_worker_s_bound_counts(
+    tmp_path: Path, layout: str, bits: int, group: int, rows: slice
+) -> None:
+    made = Words.random((1024, 1024), bits if layout == "gptq" else 4, group)
+    tensors = made.gptq() if layout == "gptq" else made.awq()
+    checkpoint = save(tmp_path, tensors, config(made, group, quant_method=layout))
+    (layer,) = checkpoint.layers
+    found = layer.encoding.slice(layer, rows.start * 1024, rows.stop * 1024)
+    with SourceReader() as reader:
+        reader.read([(layer, 0, 1024)])  # compiles
+        read = [np.fromfile(p.uri, np.uint8, p.stop - p.start, offset=p.start) for p in found.ranges]
+        tracemalloc.start()
+        found.values(read, reader, fresh)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak <= found.decoded_nbytes + found.beside_nbytes

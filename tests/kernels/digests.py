@@ -75,9 +75,10 @@ def decoded_sources() -> np.ndarray:
     for kind, bits, columns in sources_kinds():
         for dtype in ("<i4", "<u2", "<i2"):
             out = np.empty((len(scales), columns), dtype)
-            none, scratch = np.empty((len(scales), 0), np.float32), np.empty(columns, np.uint8)
+            zeros = scales[:, :1] if kind == code_kinds.AFFINE else scales[:, :0]  # one for each, or none
+            scratch = np.empty(columns, np.uint8)
             rows, groups = np.arange(len(scales)), np.empty(0, np.int32)
-            sources.decode_rows(kind, bits, codes, rows, columns, groups, scales, none, scratch, out)
+            sources.decode_rows(kind, bits, codes, rows, columns, groups, scales, zeros.copy(), scratch, out)
             found.append(out.view(np.uint8).reshape(-1))
     return np.concatenate(found)
 
@@ -86,7 +87,8 @@ def sources_kinds() -> list[tuple[int, int, int]]:
     """(kind, bits, values in 256 bytes) of each."""
     packed = [(code_kinds.PACKED, bits, 256 * 8 // bits) for bits in (2, 4, 8)]
     plain = [(kind, 8, 256) for kind in (code_kinds.E4M3, code_kinds.E5M2, code_kinds.INT8)]
-    return [*plain, *packed, (code_kinds.E2M1, 4, 512)]
+    packed += [(code_kinds.AFFINE, bits, 256 * 8 // bits) for bits in (3, 4)]
+    return [*plain, *packed, (code_kinds.E2M1, 4, 512), (code_kinds.INT8_OF_127, 8, 256)]
 
 
 def digests(dtypes: list[str]) -> dict[str, str]:

@@ -64,6 +64,42 @@ def test_packed_codes_less_their_zero_points(bits: int, dtype: torch.dtype, miss
 
 
 @pytest.mark.parametrize("dtype", _DTYPES)
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_affine_codes_are_unsigned_and_have_a_bias_added_to_their_product(
+    bits: int, dtype: torch.dtype
+) -> None:
+    codes = np.arange(256, dtype=np.uint8)
+    columns = 256 * 8 // bits
+    stream = np.unpackbits(codes, bitorder="little")[: columns * bits].reshape(-1, bits)
+    plain = (stream.astype(np.int64) @ (1 << np.arange(bits))).astype(np.float32)
+    biases = np.array([[0.0], [0.7], [-(2.0**-120)], [1e-28], [-1e4], [1e38]], np.float32)
+    found = decode(code_kinds.AFFINE, bits, codes, columns, dtype, biases)
+    with np.errstate(over="ignore"):
+        expected = torch.from_numpy(plain * _SCALES + biases).to(dtype)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
+def test_codes_of_127_are_multiplied_as_bitsandbytes_does(dtype: torch.dtype) -> None:
+    codes = np.arange(256, dtype=np.uint8)
+    with np.errstate(over="ignore"):
+        products = codes.view(np.int8).astype(np.float32) * _SCALES * np.float32(1 / 127)
+    found = decode(code_kinds.INT8_OF_127, 8, codes, 256, dtype)
+    assert torch.equal(found, torch.from_numpy(products).to(dtype))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (70, 16)])
+def test_fields_of_words_become_rows_in_the_order_of_the_shifts(shape: tuple[int, int]) -> None:
+    words = np.random.default_rng(0).integers(0, 1 << 32, shape, dtype=np.uint32)
+    order = (0, 4, 1, 5, 2, 6, 3, 7)
+    codes = np.empty((shape[1] * 8, shape[0]), np.uint8)
+    sources.turn_fields(words, np.array(order, np.uint32) * np.uint32(4), 15, codes)
+    for row, column in np.ndindex(shape):
+        nibbles = [int(words[row, column]) >> 4 * index & 15 for index in order]
+        assert codes[column * 8 : column * 8 + 8, row].tolist() == nibbles
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
 def test_pairs_of_four_bit_floats_the_low_one_first(dtype: torch.dtype) -> None:
     codes = np.arange(256, dtype=np.uint8)
     values = np.array([*_E2M1, *(-value for value in _E2M1)])

@@ -11,8 +11,12 @@ from arrowquant_dist.storage.base import Store
 from arrowquant_dist.strict_json import parse_json
 
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
-# Where AutoGPTQ and AutoAWQ put what config.json has no quantization_config for: whose it is.
-QUANTIZATION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+# Where AutoGPTQ, AutoAWQ and ModelOpt put what config.json has no quantization_config for: whose it is.
+QUANTIZATION_FILES = {
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+    "hf_quant_config.json": "modelopt",
+}
 MLX_KEY = "quantization"
 _CONFIG = "config.json"
 FLOATS = ("bfloat16", "float16", "float32")

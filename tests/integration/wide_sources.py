@@ -60,6 +60,21 @@ def experts(folder: Path, nbytes: int) -> str:
     return _save(folder, blocks)
 
 
+def nvfp4(folder: Path, nbytes: int) -> str:
+    """ModelOpt's, once with two values of a row in a byte and once with two of a column; nbytes: of all codes."""
+    rows = nbytes // 2 // 2048
+    tensors = {
+        "w.weight": ("U8", (rows, 2048)),
+        "w.weight_scale": ("F8_E4M3", (rows, 256)),
+        "w.weight_scale_2": ("F32", ()),
+        "e.up": ("U8", (1, rows, 2048)),
+        "e.up_weight_scale": ("F8_E4M3", (1, rows // 8, 2048)),
+        "e.up_weight_scale_2": ("F32", (1,)),
+    }
+    shared = {name: np.float32(0.01).tobytes() for name in tensors if name.endswith("_2")}
+    return _save(folder, tensors, {"quant_method": "modelopt"}, shared)
+
+
 def strided(folder: Path, nbytes: int) -> str:
     """A transposed float32 view in a PyTorch file."""
     folder.mkdir(parents=True)

@@ -9,11 +9,11 @@ a note names it.
 from __future__ import annotations
 
 from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
-from arrowquant_dist.checkpoint.quantized.names import WEIGHT, module_of
+from arrowquant_dist.checkpoint.quantized.names import WEIGHT
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors
 from arrowquant_dist.checkpoint.table import Layer
 
-LEFT_OUT = "since full-precision models have no scales of activations"
+LEFT_OUT = "as it only served to run the quantized model"
 UNCLEAR = "scales beside decoded weights, of which it is not clear what they are for"
 # Beside the weight of a decoded M.weight; of fused experts X they are X_input_scale, X_act_scale …
 _OF_WEIGHTS = (
@@ -62,7 +62,9 @@ def leave_out_scales(tensors: Tensors, config: ModelConfig) -> None:
     if not made:
         return
     beside = _beside(made)
-    attention = {module_of(module_of(name)) for name in made if name.endswith(WEIGHT)} - {""}
+    attention = {name.removesuffix(WEIGHT).rpartition(".")[0] for name in made if name.endswith(WEIGHT)} - {
+        ""
+    }
     has_heads = any(config.quantization.get(key) for key in _CACHE_KEYS)
     for tensor in tensors.by_name.values():
         if not tensor.name.endswith(_UNCLEAR_ENDINGS + _ENDINGS) or not tensors.is_free(tensor.name):
@@ -80,7 +82,7 @@ def leave_out_scales(tensors: Tensors, config: ModelConfig) -> None:
 
 def _beside(made: list[str]) -> set[str]:
     """What the names of tensors begin with that belong to these layers."""
-    found = {f"{module_of(name)}." for name in made if name.endswith(WEIGHT)}
+    found = {name.removesuffix(WEIGHT) + "." for name in made if name.endswith(WEIGHT)}
     for name in made:
         if not name.endswith(WEIGHT):
             found |= {f"{name}_", f"{name}.", f"{name.removesuffix('_weight')}_"}

@@ -23,8 +23,8 @@ def find_block(shape: tuple[int, ...], scales: Layer, blocks: Sequence[Block]) -
     """(rows, columns) that share a scale of `scales`.
 
     shape: of the values. blocks: what else the scales may be for, besides the whole tensor, a matrix of a stack of
-    them, a row, a column ([…, 1, columns] or, where these are not as many as rows, [columns, 1] after the leading
-    dimensions), and the halves of two matrices that were put together ([…, 2] of w13). Raises InvalidCheckpoint where
+    them, a row, a column ([…, 1, columns]; of a stack also [columns] and [columns, 1], where these are not as many as
+    rows), and the halves of two matrices that were put together ([…, 2] of w13). Raises InvalidCheckpoint where
     their shape fits none.
     """
     lead, rows, columns = shape[:-2], shape[-2] if len(shape) > 1 else 1, shape[-1]
@@ -33,7 +33,7 @@ def find_block(shape: tuple[int, ...], scales: Layer, blocks: Sequence[Block]) -
         fitting |= {(*lead, 1): (rows, columns)}
         if rows % 2 == 0 and HALVES in scales.name:
             fitting |= {(*lead, 2): (rows // 2, columns), (*lead, 2, 1): (rows // 2, columns)}
-        fitting |= {(*lead, columns, 1): (rows, 1)}
+        fitting |= {(*lead, columns): (rows, 1), (*lead, columns, 1): (rows, 1)}
     fitting |= {(*lead, 1, columns): (rows, 1), (*lead, rows): (1, columns), (*lead, rows, 1): (1, columns)}
     if math.prod(scales.shape) == 1:
         return rows, columns

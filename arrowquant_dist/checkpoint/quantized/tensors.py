@@ -50,8 +50,8 @@ class Tensors:
 
     def is_free(self, name: str) -> bool:
         """Whether a stored tensor has not become, or gone into, anything yet."""
-        taken: tuple[Mapping[str, object], ...] = (self.layers, self.parts, self.left_out, self.kept)
-        return name in self.by_name and not any(name in found for found in taken)
+        is_taken = name in self.layers or name in self.parts or name in self.kept or name in self.left_out
+        return not is_taken and name in self.by_name
 
     def leave_out(self, names: Iterable[str], why: str) -> None:
         """These are no layers of the full-precision model: the plan lists them, the dataset does without them."""

@@ -59,10 +59,13 @@ def why_kept(name: str) -> str:
 
 def keep_known_formats(tensors: Tensors) -> None:
     """Keeps the modules of formats that are known and not decoded."""
+    possible = _possible(tensors)
+    if not possible:
+        return
     modules = _by_module(tensors.by_name)
     for module, names in modules.items():
         own = {name[len(module) + 1 :] if module else name for name in names}
-        found = next((f for f in FORMATS if _is_of(f, module, own, modules, tensors)), None)
+        found = next((known for known in possible if _is_of(known, module, own, modules, tensors)), None)
         if found is not None:
             below = (name for child in found.below for name in modules.get(f"{module}.{child}", ()))
             tensors.keep([*names, *below], why_kept(found.name))
@@ -70,6 +73,18 @@ def keep_known_formats(tensors: Tensors) -> None:
             if name.endswith(_PRE_SCALE):  # of fused experts
                 stem = name.removesuffix(_PRE_SCALE)
                 tensors.keep((n for n in names if n.startswith(stem)), why_kept("ModelOpt (AWQ)"))
+
+
+def _possible(tensors: Tensors) -> list[Format]:
+    """The formats whose names are there at all: most models have none of them."""
+    last = {_last(name) for name in tensors.by_name}
+    if any(name.endswith(_PRE_SCALE) for name in last):
+        return list(FORMATS)
+
+    def is_there(name: str) -> bool:
+        return any(name in other for other in tensors.by_name) if name.endswith(".") else _last(name) in last
+
+    return [known for known in FORMATS if all(is_there(name) for name in reversed(known.has))]
 
 
 def keep_unknown(tensors: Tensors, config: ModelConfig) -> None:

@@ -59,6 +59,8 @@ def test_scales_are_found_under_every_name_that_is_in_use(
     [
         ((3, 8, 6), (3, 1, 6), (3, 1, 6)),  # a column
         ((3, 8, 6), (3, 6, 1), (3, 1, 6)),  # a column, as FBGEMM writes that of down_proj
+        ((3, 8, 6), (3, 6), (3, 1, 6)),  # a column, as ModelOpt writes that of experts [experts, in, out]
+        ((3, 8, 6), (3, 8), (3, 8, 1)),
         ((3, 8, 6), (3, 1), (3, 1, 1)),
         ((8, 6), (1, 6), (1, 6)),
         ((8, 6), (8,), (8, 1)),

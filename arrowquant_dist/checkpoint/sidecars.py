@@ -6,19 +6,24 @@ import json
 
 from arrowquant_dist.checkpoint.quantized.model_config import MLX_KEY, QUANTIZATION_KEYS, is_mlx
 from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.strict_json import parse_json
 
 _CONFIG = "config.json"
+_PARAMS, _MISTRAL_KEY = "params.json", "quantization"
 
 
 def published(path: str, data: bytes, checkpoint: Checkpoint) -> bytes:
-    """What a target has of a sidecar: the same bytes, but for the config.json of a folder whose codes were decoded.
+    """What a target has of a sidecar: the same bytes, but for the config.json, or Mistral's params.json, of a folder
+    whose codes were decoded.
 
     That no longer says how the weights were quantized: its reader would look for scales that are not there.
     """
     folder, _, name = path.rpartition("/")
     prefix = f"{folder.replace('/', '.')}." if folder else ""
-    if name != _CONFIG or not any(decoded.startswith(prefix) for decoded in checkpoint.decoded):
+    if name not in (_CONFIG, _PARAMS) or not any(d.startswith(prefix) for d in checkpoint.decoded):
         return data
+    if name == _PARAMS:
+        return _without_mistral_s(data)
     config = json.loads(data)
     inner = config.get("text_config")
     for place in (config, inner) if isinstance(inner, dict) else (config,):
@@ -27,3 +32,15 @@ def published(path: str, data: bytes, checkpoint: Checkpoint) -> bytes:
         if is_mlx(place.get(MLX_KEY)):
             del place[MLX_KEY]
     return json.dumps(config, indent=2, ensure_ascii=False).encode()
+
+
+def _without_mistral_s(data: bytes) -> bytes:
+    """Of a params.json, which nobody has read yet and which may be another program's."""
+    try:
+        params = parse_json(data)
+    except ValueError:
+        return data
+    if not isinstance(params, dict) or _MISTRAL_KEY not in params:
+        return data
+    rest = {key: value for key, value in params.items() if key != _MISTRAL_KEY}
+    return json.dumps(rest, indent=2, ensure_ascii=False).encode()

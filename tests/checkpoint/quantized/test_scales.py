@@ -167,6 +167,26 @@ def test_scaled_layers_need_no_word_of_the_config(tmp_path: Path) -> None:
     assert checkpoint.unscaled == {}
 
 
+def test_mistral_s_params_no_longer_speak_of_codes_either(tmp_path: Path) -> None:
+    save_model(
+        tmp_path / "fp8", {"w.weight": float8(4, 6), "w.qscale_weight": scales(1), "w.qscale_act": scales(1)}
+    )
+    params = {"dim": 6, "quantization": {"qformat_weight": "fp8_e4m3"}}
+    (tmp_path / "fp8" / "params.json").write_text(json.dumps(params))
+    (tmp_path / "fp8" / "hf_quant_config.json").write_text("{}")
+    quantize(str(tmp_path / "fp8"), str(tmp_path / "out"), QuantizationConfig(), RunConfig(engine="inline"))
+    assert json.loads((tmp_path / "out" / "params.json").read_text()) == {"dim": 6}
+    assert not (tmp_path / "out" / "hf_quant_config.json").exists()
+
+
+@pytest.mark.parametrize("params", ["[]", "{", '{"dim": 6}', '"quantization"'])
+def test_params_that_are_another_program_s_stay_as_they_are(tmp_path: Path, params: str) -> None:
+    save_model(tmp_path / "fp8", {"w.weight": float8(4, 6), "w.scale": scales(1)})
+    (tmp_path / "fp8" / "params.json").write_text(params)
+    quantize(str(tmp_path / "fp8"), str(tmp_path / "out"), QuantizationConfig(), RunConfig(engine="inline"))
+    assert (tmp_path / "out" / "params.json").read_text() == params
+
+
 def test_the_published_config_no_longer_speaks_of_codes_and_the_rest_of_it_stays(tmp_path: Path) -> None:
     tensors = {"a.weight": float8(4, 6), "a.scale_weight": scales(1), "scaled_fp8": torch.zeros(2)}
     save_model(tmp_path / "fp8", tensors, {"quant_method": "fp8"}, hidden_size=6)

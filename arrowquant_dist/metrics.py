@@ -11,7 +11,8 @@ from typing import Any
 class ErrorSums:
     """Sums over `count` values w and their decoded values d: Σw², Σd², Σ(w-d)², max|w-d|.
 
-    Sums of disjoint blocks combine with `+`; every figure is derived from them.
+    Sums of disjoint blocks combine with `+`; every figure is derived from them. nan, inf, minus_inf: how many values
+    are no numbers, which only kept layers have; they are stored as they are, and count as 0 in the sums.
     """
 
     count: int = 0
@@ -19,6 +20,9 @@ class ErrorSums:
     sum_d2: float = 0.0
     sum_e2: float = 0.0
     max_error: float = 0.0
+    nan: int = 0
+    inf: int = 0
+    minus_inf: int = 0
 
     def __add__(self, other: ErrorSums) -> ErrorSums:
         return ErrorSums(
@@ -27,7 +31,16 @@ class ErrorSums:
             self.sum_d2 + other.sum_d2,
             self.sum_e2 + other.sum_e2,
             max(self.max_error, other.max_error),
+            self.nan + other.nan,
+            self.inf + other.inf,
+            self.minus_inf + other.minus_inf,
         )
+
+    @property
+    def non_finite(self) -> str:
+        """How many values are no numbers, by kind, such as `3 NaN, 1 -inf`; empty where all of them are."""
+        counts = ((self.nan, "NaN"), (self.inf, "inf"), (self.minus_inf, "-inf"))
+        return ", ".join(f"{count} {kind}" for count, kind in counts if count)
 
     @property
     def cosine(self) -> float:

@@ -8,7 +8,7 @@ from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfi
 from arrowquant_dist.config.resolve import ResolvedLayer, SpecResolver, resolve_layer
 from arrowquant_dist.config.run import RunConfig
 from arrowquant_dist.config.sizes import parse_size
-from arrowquant_dist.config.spec import BITS, QUANT_TYPES, QuantSpec, kept_spec
+from arrowquant_dist.config.spec import BITS, QUANT_TYPES, QuantSpec, half_spec, kept_spec
 from arrowquant_dist.config.storage import DEFAULT_STORAGE, Storage, Transfer
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "SpecResolver",
     "Storage",
     "Transfer",
+    "half_spec",
     "kept_spec",
     "load_config",
     "parse_config",

@@ -31,8 +31,8 @@ MAX_ROW_DIMS = 8
 class LayerOverride:
     """What the config says of the layers that match `layers`; None: as the config has it.
 
-    quant_type `fp16` keeps the layers. A `group_size` without `per_channel` asks for groups (`per_channel:
-    false`).
+    quant_type `fp16` keeps the layers, any other one also quantizes what is kept by default. A `group_size` without
+    `per_channel` asks for groups (`per_channel: false`).
     """
 
     layers: str
@@ -78,13 +78,14 @@ class QuantizationConfig:
     """How a checkpoint is quantized. Lists are stored as tuples; mappings in `overrides` become
     LayerOverrides.
 
-    quant_type: int8 int4 int3 int2, or fp16: keep every layer that no override quantizes.
+    quant_type: int8 int4 int3 int2, or fp16: keep every layer that no override quantizes, matrices in 16 bits.
     per_channel: a scale a row, and group_size has no effect. Else group_size values a group, 0: a scale a
     tensor.
-    mixed_precision_layers: patterns of layers that stay unquantized, unless an override says their quant_type.
+    mixed_precision_layers: patterns of layers that stay unquantized, in 16 bits, unless an override says their
+    quant_type. What is kept anyway (vectors, see also config.families) is stored byte for byte all the same.
     method: a name of METHODS; None: rtn for int8 and mse below, for each layer by its own type.
     integer_zero_points: whole zero points; only where symmetric is False.
-    non_finite: what NaN or inf in a layer does: `error`, or `keep` the layer as it is.
+    non_finite: what NaN or inf in a layer that is to be quantized does: `error`, or `keep` the layer as it is.
     row_dims: {pattern: leading dimensions that make up the rows}, 2 for fused experts. The last match wins,
     and layers with no more dimensions than that are left alone.
     unscaled_float8: patterns of float8 layers that have no scales: their numbers are the weights. Others whose scales

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from arrowquant_dist.config.checks import invalid
+from arrowquant_dist.config.families import Described, Families
 from arrowquant_dist.config.patterns import Matcher, matcher, nearest_names
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig
-from arrowquant_dist.config.spec import BITS, QuantSpec, kept_spec
+from arrowquant_dist.config.spec import BITS, QuantSpec, half_spec, kept_spec
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import listed
 
@@ -35,13 +36,18 @@ class SpecResolver:
     Equal specs are one object, so 200,000 layers hold a handful of them.
 
     Order of decision: what the source asks to keep byte for byte (codes that can't be decoded), and what can't be
-    quantized (integers, bool, no values, fewer than 2 dimensions), is kept;
-    then the last matching override, where it says a quant_type; then mixed_precision_layers; then the config
-    with whatever else that override says. So an override with a quant_type wins over mixed_precision_layers.
+    quantized (integers, bool, no values, fewer than 2 dimensions), is kept as it is; then the last matching override
+    decides, where it says a quant_type; then vectors of more dimensions ([1, 1, C]) and what is no matrix of a product
+    (see `families`) are kept as they are; then come mixed_precision_layers, then the config with whatever else that
+    override says. So an override with a quant_type wins over all that is only a default, and
+    mixed_precision_layers change nothing about what is kept anyway.
+
+    layers: all of the checkpoint's, which tell what each of them is.
     """
 
-    def __init__(self, config: QuantizationConfig) -> None:
+    def __init__(self, config: QuantizationConfig, layers: Sequence[Described] = ()) -> None:
         self.config = config
+        self._families = Families(layers)
         self._overrides = [_OverrideUse(o, matcher(o.layers)) for o in config.overrides]
         self._words = [_WordUse(word, matcher(word)) for word in config.mixed_precision_layers]
         self._row_dims = [_WordUse(p, matcher(p)) for p in config.row_dims]
@@ -53,29 +59,37 @@ class SpecResolver:
     ) -> ResolvedLayer:
         """dtype: a key of DTYPES. kept: why the source asks to store the layer byte for byte, if it does."""
         never = kept or _why_never(shape, dtype)
+        usually = None if never is not None else _why_a_vector(shape) or self._families.why(name, shape)
         winner = self._winner(name, never)
         row_dims = self._rows_of(name, len(shape), winner)
         word = self._first_word(name)
-        if winner is not None and never is None and (word is None or winner.override.quant_type is not None):
-            winner.decides += 1
-        key = (kept, never, word, winner, row_dims, dtype)
+        if winner is not None and never is None:
+            winner.note_decision(name, usually, word)
+        key = (never, usually, word, winner, row_dims, dtype)
         known = self._known.get(key)
         if known is None:
             override = winner.override if winner is not None else None
-            spec, reason = self._decide(never, word, override, row_dims, dtype)
-            if kept is not None:
-                spec = replace(spec, quant_type="none", keep_non_finite=True)
+            spec, reason = self._decide(never, usually, word, override, row_dims, dtype)
             known = self._known[key] = ResolvedLayer(self._specs.setdefault(spec, spec), reason)
         return known
 
     def _decide(
-        self, never: str | None, word: str | None, override: LayerOverride | None, row_dims: int, dtype: str
+        self,
+        never: str | None,
+        usually: str | None,
+        word: str | None,
+        override: LayerOverride | None,
+        row_dims: int,
+        dtype: str,
     ) -> tuple[QuantSpec, str | None]:
-        """Spec and kept_reason, in the order of decision above."""
+        """Spec and kept_reason, in the order of decision above. never, usually: why the layer is kept whatever the
+        config says, and why it is kept where no override says a quant_type."""
         said = override.quant_type if override is not None else None
         if never is not None:
-            reason = never
-        elif word is not None and said is None:
+            return kept_spec(row_dims), never
+        if usually is not None and said is None:
+            return kept_spec(row_dims), usually
+        if word is not None and said is None:
             reason = f"mixed_precision_layers: {word}"
         else:
             spec = self.config.spec(override, row_dims)
@@ -84,7 +98,7 @@ class SpecResolver:
             reason = f"quant_type {spec.quant_type}"
             if override is not None and said is not None:
                 reason = f"override: {override.layers}"
-        return kept_spec(dtype, row_dims, self.config.non_finite), reason
+        return half_spec(dtype, row_dims), reason
 
     def check_matches(self, names: Iterable[str]) -> None:
         """After the last layer: InvalidConfig for an override, or a pattern of row_dims, that was good for
@@ -124,6 +138,12 @@ class SpecResolver:
             "mixed_precision_layers or a layer's own nature decides for all its layers"
             for index, use in enumerate(self._overrides)
             if use.matches and not use.decides and not use.row_dims_fit
+        ]
+        notes += [
+            f"overrides[{index}] ({use.override.layers!r}) quantizes {use.usually_kept_count} of the layers that are "
+            f"kept by default, such as {use.usually_kept}"
+            for index, use in enumerate(self._overrides)
+            if use.usually_kept is not None
         ]
         config = self.config
         if config.per_channel and config.quant_type in BITS:
@@ -182,12 +202,22 @@ class _WordUse:
 
 
 class _OverrideUse:
-    """unquantizable: the first layer matched that can't be quantized, with the reason."""
+    """unquantizable: the first layer matched that can't be quantized, with the reason. usually_kept: the first that is
+    quantized though it would be kept by default, with that reason; usually_kept_count: how many there are."""
 
     def __init__(self, override: LayerOverride, match: Matcher) -> None:
         self.override, self.match = override, match
-        self.matches = self.quantizable = self.decides = self.row_dims_fit = 0
+        self.matches = self.quantizable = self.decides = self.row_dims_fit = self.usually_kept_count = 0
         self.unquantizable: str | None = None
+        self.usually_kept: str | None = None
+
+    def note_decision(self, name: str, usually: str | None, word: str | None) -> None:
+        """That this override wins for a layer that could be quantized. usually, word: why it may yet be kept."""
+        if self.override.quant_type is not None or (usually is None and word is None):
+            self.decides += 1
+        if usually is not None and self.override.quant_type in BITS:
+            self.usually_kept_count += 1
+            self.usually_kept = self.usually_kept or f"{name} ({usually})"
 
 
 def _why_never(shape: tuple[int, ...], dtype: str) -> str | None:
@@ -198,6 +228,12 @@ def _why_never(shape: tuple[int, ...], dtype: str) -> str | None:
     if 0 in shape:
         return "empty"
     return f"{len(shape)}-D" if len(shape) < 2 else None
+
+
+def _why_a_vector(shape: tuple[int, ...]) -> str | None:
+    """Of two or more dimensions, at most one of them above 1."""
+    is_vector = 1 in shape and len(shape) - shape.count(1) < 2
+    return f"vector ({len(shape)}-D)" if is_vector else None
 
 
 def _hint(pattern: str, names: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from arrowquant_dist.dtypes import DTYPES
@@ -16,7 +16,7 @@ _FP16_NBYTES = 2
 class QuantSpec:
     """How one layer is stored: resolved from the config, all fields final.
 
-    quant_type: `int8` `int4` `int3` `int2`, or `fp16` / `none` for a kept layer.
+    quant_type: `int8` `int4` `int3` `int2`; for a kept layer `none`, its bytes as they are, or `fp16`.
     group_size: values a group; 0 with per_channel False = one scale for the tensor; ignored with per_channel
     True.
     method: a name of METHODS, `none` for a kept layer. row_dims: how many leading dimensions make up the rows.
@@ -64,19 +64,17 @@ class QuantSpec:
         return cls(**values)
 
 
-def kept_spec(dtype: str, row_dims: int = 1, non_finite: str = "error") -> QuantSpec:
-    """The spec of a layer that stays unquantized: `fp16` where the source's `dtype` is a wider float, else
+def kept_spec(row_dims: int = 1) -> QuantSpec:
+    """The spec of a layer that is stored byte for byte: `none`."""
+    return QuantSpec("none", per_channel=False, group_size=0, method="none", row_dims=row_dims)
+
+
+def half_spec(dtype: str, row_dims: int = 1) -> QuantSpec:
+    """The spec of a layer that is asked for in 16 bits: `fp16` where the source's `dtype` is a wider float, else
     `none`.
 
-    A value that fp16 can't hold is only found when it is read; the worker then stores the block as `none`.
+    Values that fp16 doesn't hold are only found when they are read; the worker then stores the block as `none`.
     """
     source = DTYPES[dtype]
-    quant_type = "fp16" if source.is_float and source.itemsize > _FP16_NBYTES else "none"
-    return QuantSpec(
-        quant_type,
-        per_channel=False,
-        group_size=0,
-        method="none",
-        row_dims=row_dims,
-        keep_non_finite=non_finite == "keep",
-    )
+    is_wider = source.is_float and source.itemsize > _FP16_NBYTES
+    return replace(kept_spec(row_dims), quant_type="fp16" if is_wider else "none")

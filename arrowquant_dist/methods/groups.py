@@ -55,4 +55,5 @@ def code_limits(spec: QuantSpec) -> tuple[np.float32, np.float32]:
 
 def error_sums(count: int, sums: np.ndarray) -> ErrorSums:
     """sums: float64 [4] as the kernels have filled it, over `count` values."""
-    return ErrorSums(count, *(float(v) for v in sums))
+    sum_w2, sum_d2, sum_e2, max_error = map(float, sums)
+    return ErrorSums(count, sum_w2, sum_d2, sum_e2, max_error)

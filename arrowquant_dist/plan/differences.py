@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from arrowquant_dist.encodings.columns import describe
@@ -22,6 +23,7 @@ def differences(before: Plan, now: Plan) -> list[str]:
     """
     if before.fingerprint == now.fingerprint:
         return []
+    before = _kept_as(now, before)
     code = [] if before.code == now.code else [OTHER_CODE]
     lines = [
         *_of_values(_flat(before.config), _flat(now.config)),
@@ -46,7 +48,24 @@ def is_same_work(before: Plan, now: Plan) -> bool:
         for field, side in before.side_inputs.items()
     }
     hashed = (before.aliases, source_files(source), before.compression, now.code, sides)
-    return fingerprint(before.shards, *hashed) == now.fingerprint
+    return fingerprint(_kept_as(now, before).shards, *hashed) == now.fingerprint
+
+
+def _kept_as(now: Plan, before: Plan) -> Plan:
+    """`before` with the specs of `now` for layers that both keep, for the same reason.
+
+    Earlier releases stored vectors in 16 bits; a dataset that they have finished stays finished all the same.
+    """
+    kept = {block.layer.name: block for block in now.blocks if block.kept_reason is not None}
+
+    def as_now(block: RowBlock) -> RowBlock:
+        same = kept.get(block.layer.name) if block.kept_reason is not None else None
+        if same is None or same.kept_reason != block.kept_reason or same.spec == block.spec:
+            return block
+        return replace(block, spec=same.spec)
+
+    shards = (replace(shard, blocks=tuple(map(as_now, shard.blocks))) for shard in before.shards)
+    return replace(before, shards=tuple(shards))
 
 
 def _in_words_of(now: Mapping[str, Any], before: Mapping[str, Any], version: int) -> Mapping[str, Any]:

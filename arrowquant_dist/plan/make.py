@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,14 +64,14 @@ def make_plan(
 
 
 def _resolve_and_cut(
-    layers: Iterable[Layer],
+    layers: Sequence[Layer],
     kept: Mapping[str, str],
     config: QuantizationConfig,
     block_bytes: int,
     side: SideTensors,
 ) -> tuple[list[RowBlock], list[str]]:
     """kept: as in Checkpoint."""
-    resolver = SpecResolver(config)
+    resolver = SpecResolver(config, layers)
     blocks: list[RowBlock] = []
     for layer in layers:
         resolved = resolver.resolve(layer.name, layer.shape, layer.dtype, kept.get(layer.name))

@@ -33,7 +33,7 @@ _CONVERTED = {
     "float8_e4m3fn",
     "float8_e5m2",
 }  # to float32 before they are quantized: 4 bytes a value
-_FLOAT16_NBYTES = 3  # a value that is kept as fp16: itself, and whether it is finite
+_FLOAT16_NBYTES = 2  # a value that is kept as fp16
 _MEASURED_VALUES = 1 << 20  # of a kept block at a time,
 _MEASURED_NBYTES = 40  # a value: five float64
 
@@ -122,11 +122,10 @@ def _method_nbytes(block: RowBlock) -> int:
 def _quantizing_nbytes(block: RowBlock) -> int:
     """Of the making of a block's codes, besides these."""
     dtype = block.layer.dtype
-    converted = 4 * block.num_params if dtype in _CONVERTED else 0
-    if block.spec.is_quantized or not DTYPES[dtype].is_float:
-        return converted
+    if not DTYPES[dtype].is_float:
+        return 0
     measured = _MEASURED_NBYTES * min(block.num_params, _MEASURED_VALUES)
-    return (
-        max(converted, _FLOAT16_NBYTES * block.num_params if block.spec.quant_type == "fp16" else 0)
-        + measured
-    )
+    if block.spec.is_quantized:
+        converted = 4 * block.num_params if dtype in _CONVERTED else 0
+        return converted + (measured if block.spec.keep_non_finite else 0)
+    return measured + (_FLOAT16_NBYTES * block.num_params if block.spec.quant_type == "fp16" else 0)

@@ -25,7 +25,7 @@ class TypeTotals:
 
 @dataclass(frozen=True, slots=True)
 class UnquantizedLayer:
-    """A layer that stays unquantized. is_matrix: a float of 2 or more dimensions, kept by choice."""
+    """A layer that stays unquantized. is_matrix: a float of 2 or more dimensions above 1, kept by choice or family."""
 
     name: str
     shape: tuple[int, ...]
@@ -117,5 +117,6 @@ def _totals(quant_type: str, blocks: list[RowBlock]) -> TypeTotals:
 
 def _kept(block: RowBlock, reason: str) -> UnquantizedLayer:
     layer = block.layer
-    is_matrix = len(layer.shape) >= 2 and DTYPES[layer.dtype].is_float and layer.num_params > 0
+    wide = sum(size > 1 for size in layer.shape)
+    is_matrix = wide >= 2 and DTYPES[layer.dtype].is_float and layer.num_params > 0
     return UnquantizedLayer(layer.name, layer.shape, layer.dtype, block.spec.quant_type, reason, is_matrix)

@@ -232,7 +232,7 @@ class Report:
     """Everything a run has to say; `report/report.json` is its `to_dict()`.
 
     source: {uri, format}. config: as the plan resolved it. part_compression: `zstd` or `none`. work: None in reports
-    of version 1, which did not have it. notes: the plan's.
+    of version 1, which did not have it. notes: the plan's, and what its values told (reduce.notes).
     """
 
     source: dict[str, Any]

@@ -24,6 +24,7 @@ from arrowquant_dist.reduce.figures import (
 )
 from arrowquant_dist.reduce.layer_types import LAYER_TYPES
 from arrowquant_dist.reduce.layers import LayerMetrics
+from arrowquant_dist.reduce.notes import value_notes
 from arrowquant_dist.reduce.ratios import finite, ratio
 from arrowquant_dist.reduce.work import WorkFigures, source_nbytes
 from arrowquant_dist.target.receipt import Receipt
@@ -60,7 +61,7 @@ def reduce_layers(
         worst_layers=_worst_layers(quantized),
         kept_layers=tuple(_kept_layer(layer) for layer in layers if not layer.is_quantized),
         timing=_timing(receipts, run),
-        notes=plan.notes,
+        notes=(*plan.notes, *value_notes(layers, plan)),
     )
 
 

@@ -36,6 +36,7 @@ LAYERS_SCHEMA = pa.schema(
         pa.field("mse", pa.float64()),
         pa.field("sqnr_db", pa.float64()),
         pa.field("max_error", pa.float64()),
+        pa.field("non_finite", pa.string()),
     ],
     {"arrowquant.layers_version": "1"},
 )
@@ -43,15 +44,19 @@ _FIGURES = ("cosine", "precision_loss", "mse", "sqnr_db", "max_error")
 
 
 def layers_parquet(layers: Sequence[LayerMetrics], run: str = "") -> bytes:
-    """The file's bytes. Figures are null where a layer has none, and sqnr_db where nothing was lost.
+    """The file's bytes. Figures are null where a layer has none, sqnr_db where nothing was lost, and non_finite where
+    all values are numbers; else it counts those that aren't, such as `3 NaN, 1 -inf`.
 
     run: the run's id, for the schema's metadata.
     """
     measured = [
         layer.errors if layer.errors is not None and is_measured(layer.errors) else None for layer in layers
     ]
+    non_finite = [layer.errors.non_finite or None if layer.errors is not None else None for layer in layers]
     columns = [
-        [None if errors is None else finite(getattr(errors, name)) for errors in measured]
+        non_finite
+        if name == "non_finite"
+        else [None if errors is None else finite(getattr(errors, name)) for errors in measured]
         if name in _FIGURES
         else [getattr(layer, name) for layer in layers]
         for name in LAYERS_SCHEMA.names

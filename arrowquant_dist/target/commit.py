@@ -39,6 +39,7 @@ _COMMIT_VERSION = 3
 _BODY = b',"receipt":'
 _READS = 3  # of what is no commit
 _BATCH = 1024  # commits that are read, and not parsed yet, at a time
+_FINITE_FIELDS = 5  # of ErrorSums, without the counts of what is no number
 _PLACES = 32  # of a shard; each but the first stands for a stale commit before it
 
 
@@ -209,4 +210,6 @@ def _unpacked(values: dict[str, Any]) -> Receipt:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, ErrorSums) and not value.non_finite:
+        return [*astuple(value)][:_FINITE_FIELDS]  # the rest is 0, as ErrorSums has it
     return [*astuple(value)] if isinstance(value, (StoredRange, ErrorSums)) else value

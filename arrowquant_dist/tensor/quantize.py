@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _NO_SCALES = np.empty(0, np.float32)
 _KEPT_CHUNK = 1 << 20  # values of a kept layer that are converted and measured at a time
+_LEAST_OF_10_BITS = 0x0200  # 2^-15 as the bits of a float16: 512 steps of its smallest values
+_INF = 0x7C00
 
 
 def quantize_tensor(
@@ -29,8 +32,9 @@ def quantize_tensor(
     """Quantizes one weight in memory, on the calling thread.
 
     weight: a CPU torch tensor (not copied where it is contiguous) or a numpy array, any dtype of DTYPES. name: what
-    `mixed_precision_layers` and `overrides` are matched with. Tensors with fewer than 2 dimensions, integers and bools
-    are kept, as in a checkpoint. The result shares no memory with `weight`. Raises UnquantizableWeights on NaN or inf.
+    `mixed_precision_layers` and `overrides` are matched with. Vectors, integers, bools, and what the name shows to be
+    no matrix of a product, are kept as in a checkpoint. The result shares no memory with `weight`. Raises
+    UnquantizableWeights on NaN or inf in a weight that is to be quantized.
     """
     values, shape, dtype = _as_bytes(weight)
     spec = resolve_layer(config, name, shape, dtype).spec
@@ -85,12 +89,11 @@ def quantize_values(
     source's dtype are `values` itself, not a copy. given: what the spec's method is given besides.
     layer, layer_shape, first_value: for errors, the name, the whole layer's shape and where in it these values begin.
     allocate: memory for the codes.
-    Raises UnquantizableWeights on NaN or inf, unless the spec keeps them.
+    Raises UnquantizableWeights on NaN or inf in what is to be quantized, unless the spec keeps them. What is kept may
+    hold them: `errors` counts them.
     """
-    if not DTYPES[dtype].is_float:
-        return _raw(values, shape, dtype, spec.row_dims, None)
-    if not spec.is_quantized or not values.size:
-        return _keep(values, shape, dtype, spec, layer, layer_shape or shape, first_value)
+    if not DTYPES[dtype].is_float or not spec.is_quantized or not values.size:
+        return _keep(values, shape, dtype, spec)
     quantized = _quantize(values, shape, dtype, spec, given, allocate)
     if quantized is None:
         if not spec.keep_non_finite:
@@ -99,7 +102,7 @@ def quantize_values(
                 "has float64 values beyond float32, which no scale can represent; add it to mixed_precision_layers",
                 layer=layer,
             )
-        return _raw(values, shape, dtype, spec.row_dims, _measure(values, values, dtype, dtype))
+        return _raw(values, shape, dtype, spec.row_dims)
     return quantized
 
 
@@ -128,51 +131,73 @@ def _quantize(
     )
 
 
-def _keep(
-    values: np.ndarray,
-    shape: tuple[int, ...],
-    dtype: str,
-    spec: QuantSpec,
-    layer: str | None,
-    layer_shape: tuple[int, ...],
-    first_value: int,
-) -> QuantizedTensor:
-    """fp16 where the source is wider and every value is finite in fp16, else raw."""
-    if not spec.keep_non_finite and values.size:
-        check_finite(values, dtype, layer_shape, first_value, layer)
-    if spec.quant_type != "none" and DTYPES[dtype].itemsize > 2:
-        wide = values.view(DTYPES[dtype].bits)
-        with np.errstate(over="ignore", invalid="ignore"):
-            half = wide.astype(np.float16)
-        if np.isfinite(half).all():
-            stored = half.view(np.uint8)
-            errors = _measure(values, stored, dtype, "float16")
-            return QuantizedTensor(
-                shape, dtype, "fp16", stored, _NO_SCALES, _NO_SCALES, -1, 0, spec.row_dims, errors
-            )
-    return _raw(values, shape, dtype, spec.row_dims, _measure(values, values, dtype, dtype))
+def _keep(values: np.ndarray, shape: tuple[int, ...], dtype: str, spec: QuantSpec) -> QuantizedTensor:
+    """fp16 where the spec asks for it and fp16 holds every value, else raw."""
+    half = _as_fp16(values, dtype) if spec.quant_type == "fp16" else None
+    if half is None:
+        return _raw(values, shape, dtype, spec.row_dims)
+    errors = _measure_fp16(values, dtype, half)
+    stored = half.view(np.uint8)
+    return QuantizedTensor(shape, dtype, "fp16", stored, _NO_SCALES, _NO_SCALES, -1, 0, spec.row_dims, errors)
 
 
-def _raw(
-    values: np.ndarray, shape: tuple[int, ...], dtype: str, row_dims: int, errors: ErrorSums | None
-) -> QuantizedTensor:
+def _raw(values: np.ndarray, shape: tuple[int, ...], dtype: str, row_dims: int) -> QuantizedTensor:
+    errors = _measure_raw(values, dtype) if DTYPES[dtype].is_float else None
     return QuantizedTensor(shape, dtype, "none", values, _NO_SCALES, _NO_SCALES, -1, 0, row_dims, errors)
 
 
-def _measure(values: np.ndarray, stored: np.ndarray, dtype: str, stored_dtype: str) -> ErrorSums:
-    """Error sums of a kept layer, in float64; NaN and inf count as 0, since they are stored byte for byte."""
+def _as_fp16(values: np.ndarray, dtype: str) -> np.ndarray | None:
+    """float16 [values] of float32 or float64 ones; None where fp16 doesn't hold every one of them.
+
+    It holds a value that it has exactly (0 and inf too), and one that it rounds to 10 bits of precision or more: from
+    2^-15 up, where its steps are 2^-24.
+    """
+    wide = values.view(DTYPES[dtype].bits)
+    half = np.empty(wide.size, np.float16)
+    for start in range(0, wide.size, _KEPT_CHUNK):
+        part = slice(start, start + _KEPT_CHUNK)
+        with np.errstate(over="ignore", invalid="ignore"):  # a NaN, or a value beyond fp16, which becomes inf
+            half[part] = wide[part]
+        magnitude = half[part].view(np.uint16) & 0x7FFF
+        in_doubt = (magnitude < _LEAST_OF_10_BITS) | (magnitude >= _INF)
+        if (half[part][in_doubt] != wide[part][in_doubt]).any():
+            return None
+    return half
+
+
+def _measure_raw(values: np.ndarray, dtype: str) -> ErrorSums:
+    """Error sums of a layer that is stored byte for byte, in float64; NaN and inf count as 0."""
     total = ErrorSums()
-    wide, narrow = DTYPES[dtype].itemsize * _KEPT_CHUNK, DTYPES[stored_dtype].itemsize * _KEPT_CHUNK
-    for k in range(-(-values.size // wide)):
-        x = _as_float64(values[k * wide : (k + 1) * wide], dtype)
-        d = x if stored is values else _as_float64(stored[k * narrow : (k + 1) * narrow], stored_dtype)
-        e = x - d
-        top = float(np.abs(e).max()) if e.size else 0.0
+    for x, non_finite in _chunks(values, dtype):
         with np.errstate(over="ignore"):  # squares of float64 values beyond float32
-            total += ErrorSums(x.size, float(x @ x), float(d @ d), float(e @ e), top)
+            sum_w2 = float(x @ x)
+        total += ErrorSums(x.size, sum_w2, sum_w2, 0.0, 0.0, *non_finite)
     return total
 
 
-def _as_float64(values: np.ndarray, dtype: str) -> np.ndarray:
-    wide = values.view("<f8") if dtype == "float64" else as_float32(values, dtype).astype(np.float64)
-    return np.where(np.isfinite(wide), wide, 0.0)
+def _measure_fp16(values: np.ndarray, dtype: str, half: np.ndarray) -> ErrorSums:
+    """As `_measure_raw`, of a layer that is stored as `half`."""
+    total = ErrorSums()
+    for index, (x, non_finite) in enumerate(_chunks(values, dtype)):
+        d = half[index * _KEPT_CHUNK :][: x.size].astype(np.float64)
+        if any(non_finite):
+            d[~np.isfinite(d)] = 0.0
+        e = x - d
+        top = float(np.abs(e).max())
+        total += ErrorSums(x.size, float(x @ x), float(d @ d), float(e @ e), top, *non_finite)
+    return total
+
+
+def _chunks(values: np.ndarray, dtype: str) -> Iterator[tuple[np.ndarray, tuple[int, int, int]]]:
+    """float64 values, _KEPT_CHUNK at a time, with 0 for those that are not finite; and how many of these are NaN, inf
+    and -inf."""
+    nbytes = _KEPT_CHUNK * DTYPES[dtype].itemsize
+    for start in range(0, values.size, nbytes):
+        chunk = values[start : start + nbytes]
+        x = chunk.view("<f8") if dtype == "float64" else as_float32(chunk, dtype).astype(np.float64)
+        finite = np.isfinite(x)
+        if finite.all():
+            yield x, (0, 0, 0)
+            continue
+        nan, inf = int(np.isnan(x).sum()), int(np.isposinf(x).sum())
+        yield np.where(finite, x, 0.0), (nan, inf, int(x.size - finite.sum()) - nan - inf)

@@ -114,9 +114,8 @@ def assert_complete(target: Path, weights: dict[str, np.ndarray], found: Measure
         assert layer.values.shape == original.shape
         if original.ndim >= 2 and original.dtype.kind == "f":
             assert layer.quant_type == quant_type
-        elif original.dtype.kind == "f":
-            np.testing.assert_array_equal(layer.values, original.astype(np.float16))
         else:
+            assert layer.quant_type == "none"
             np.testing.assert_array_equal(layer.values, original)
     report, manifest = report_of(target), json.loads((target / "manifest.json").read_text())
     assert report["totals"]["layers"] == manifest["totals"]["layers"] == len(weights)
@@ -147,8 +146,8 @@ class TestCompressionRatioValidation:
         self, measured: Measurements, weights: dict[str, np.ndarray]
     ) -> None:
         found = measured["int8"]
-        assert found.compression >= 2.15
-        assert sum(w.nbytes for w in weights.values()) / found.stored_nbytes >= 4.3
+        assert found.compression >= 2.14  # vectors are float32, as in the source
+        assert sum(w.nbytes for w in weights.values()) / found.stored_nbytes >= 4.28
 
     @pytest.mark.parametrize(("config", "target"), [("int2", 7.0), ("int2-asymmetric", 6.3)])
     def test_int2_compression_ratio_target(self, measured: Measurements, config: str, target: float) -> None:

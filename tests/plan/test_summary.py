@@ -22,7 +22,8 @@ GROUPS = QuantizationConfig("int4", per_channel=False)
         (GROUPS.replace(symmetric=False), (10, 129), "bfloat16", 10 * 65 + 2 * 10 * 2 * 4),
         (GROUPS.replace(quant_type="int3"), (10, 9), "bfloat16", 10 * 4 + 10 * 4),
         (GROUPS.replace(quant_type="int2", group_size=0), (10, 9), "bfloat16", 10 * 3 + 4),
-        (INT8, (10,), "float64", 20),
+        (INT8, (10,), "float64", 80),
+        (INT8.replace(mixed_precision_layers=["x"]), (10, 3), "float64", 60),
         (INT8, (10,), "int64", 80),
         (INT8, (), "bfloat16", 2),
         (INT8, (0, 7), "float32", 0),
@@ -44,7 +45,11 @@ def test_a_summary_adds_up_and_lists_what_stays_unquantized() -> None:
     assert summary.params == 301_000 * 64 + 128
     assert summary.source_nbytes == 4 * summary.params == sum(shard.source_nbytes for shard in plan.shards)
     assert summary.expected_nbytes == sum(map(expected_nbytes, plan.blocks))
-    assert {name: totals.layers for name, totals in summary.types.items()} == {"int4": 1, "fp16": 3}
+    assert {name: totals.layers for name, totals in summary.types.items()} == {
+        "int4": 1,
+        "fp16": 1,
+        "none": 2,
+    }
     assert [layer.name for layer in summary.kept_matrices] == ["embed.w"]
     assert summary.kept_reasons == {"1-D": 2, "mixed_precision_layers: embed": 1}
     assert summary.notes == ("mixed_precision_layers: 'lm_head' matches no layer",)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from arrowquant_dist.config import QuantizationConfig, QuantSpec, kept_spec
+from arrowquant_dist.config import QuantizationConfig, QuantSpec, half_spec, kept_spec
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidConfig, UnquantizableWeights
 from arrowquant_dist.tensor import QuantizedTensor, quantize_tensor, quantize_values
@@ -116,9 +116,12 @@ def test_a_contiguous_torch_weight_is_not_copied(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("weight", "quant_type"),
     [
-        (torch.tensor(3.25), "fp16"),
+        (torch.tensor(3.25), "none"),
         (torch.tensor(1.0, dtype=torch.bfloat16), "none"),
-        (_weights(7), "fp16"),
+        (_weights(7), "none"),
+        (_weights(1, 1, 7), "none"),
+        (_weights(7, 1), "none"),
+        (_weights(7).double(), "none"),
         (_weights(7).to(torch.bfloat16), "none"),
         (_weights(7).to(torch.float16), "none"),
         (torch.arange(6).reshape(2, 3), "none"),
@@ -135,16 +138,74 @@ def test_what_can_t_be_quantized_is_kept(weight: torch.Tensor, quant_type: str |
     back = q.dequantize()
     assert back.dtype == weight.dtype
     assert back.shape == weight.shape
-    expected = weight.half().to(weight.dtype) if q.quant_type == "fp16" else weight
-    assert torch.equal(back, expected)
+    assert torch.equal(back, weight)
+    assert bytes(q.codes) == bytes(_bytes(weight))
 
 
-@pytest.mark.parametrize("value", [65520.0, -1e30])
-def test_a_value_beyond_fp16_keeps_the_layer_byte_for_byte(value: float) -> None:
-    weight = torch.tensor([1.0, value, 3.000001])
-    q = quantize_tensor(weight, _INT8)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "value",
+    [65520.0, -1e30, 1e-9, -1e-6, 2.0**-15 * 0.999, 5e-324, float("nan")],
+    ids=["beyond", "far beyond", "to 0", "6 bits", "9 bits", "denormal", "NaN"],
+)
+def test_what_fp16_does_not_hold_keeps_its_block_byte_for_byte(value: float, dtype: str) -> None:
+    weight = torch.tensor([[1.0, 0.1], [value, 3.000001]], dtype=getattr(torch, dtype))
+    if weight[1, 0] == 0.0:
+        pytest.skip("no such value in this dtype")
+    q = quantize_tensor(weight, QuantizationConfig(mixed_precision_layers=["w"]), "w")
     assert q.quant_type == "none"
-    assert torch.equal(q.dequantize(), weight)
+    assert bytes(q.codes) == bytes(_bytes(weight))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fp16_holds_zeros_what_it_has_exactly_and_what_it_rounds_to_ten_bits(dtype: str) -> None:
+    """The least of these is rounded by 2^-25, half a step of fp16's smallest values: 2^-10 of itself."""
+    held = [0.0, -0.0, 0.1, 65504.0, 65519.0, 2.0**-24, -3 * 2.0**-24, 2.0**-15, 2.0**-15 * 1.0005]
+    weight = torch.tensor([held, [-value for value in held]], dtype=getattr(torch, dtype))
+    q = quantize_tensor(weight, QuantizationConfig("fp16"))
+    assert (q.quant_type, q.dtype, q.codes.nbytes) == ("fp16", dtype, 36)
+    back = q.dequantize()
+    assert torch.equal(back, weight.half().to(weight.dtype))
+    assert torch.equal(back.signbit(), weight.signbit())
+    assert ((back - weight).abs() <= weight.abs() * 2.0**-10).all()
+    expected = (weight.double() - weight.half().double()).square().mean().item()
+    assert q.metrics["mse"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_what_is_looked_at_in_pieces_is_held_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    from arrowquant_dist.tensor import quantize
+
+    monkeypatch.setattr(quantize, "_KEPT_CHUNK", 4)
+    weight = _weights(3, 7).abs() + 1.0
+    held = quantize_tensor(weight, QuantizationConfig("fp16"))
+    assert torch.equal(held.dequantize(), weight.half().float())
+    expected = (weight.double() - weight.half().double()).square().mean().item()
+    assert held.metrics["mse"] == pytest.approx(expected, rel=1e-9)
+    weight[2, 6] = 1e-8
+    assert quantize_tensor(weight, QuantizationConfig("fp16")).quant_type == "none"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"])
+def test_what_has_16_bits_or_fewer_stays_so_where_16_are_asked_for(dtype: str) -> None:
+    weight = _weights(4, 8).to(getattr(torch, dtype))
+    q = quantize_tensor(weight, QuantizationConfig("fp16"))
+    assert (q.quant_type, q.dtype) == ("none", dtype)
+    assert bytes(q.codes) == bytes(_bytes(weight))
+
+
+def test_a_rotary_table_a_running_variance_and_a_routing_bias_keep_every_bit() -> None:
+    for config in (_INT8, QuantizationConfig("fp16"), QuantizationConfig(mixed_precision_layers=["x"])):
+        for weight in (
+            1.0 / 1e8 ** (torch.arange(0, 128, 2) / 128),
+            torch.full((4,), 1e-9),
+            5.0 + 0.001 * torch.arange(64),
+            torch.tensor(1e-6),
+            torch.tensor(1e-6, dtype=torch.bfloat16),
+            torch.tensor(1e-6, dtype=torch.float64),
+        ):
+            q = quantize_tensor(weight, config, "x")
+            assert q.quant_type == "none"
+            assert torch.equal(q.dequantize(), weight)
 
 
 def test_the_result_shares_no_memory_with_the_weight() -> None:
@@ -204,7 +265,6 @@ _METHODS = [
     QuantSpec("int2", per_channel=False, group_size=4, symmetric=False, method="mse"),
     QuantSpec("int8", per_channel=False, group_size=0),
     QuantSpec("int2", per_channel=False, group_size=0, symmetric=False, method="mse"),
-    kept_spec("float32"),
 ]
 
 
@@ -231,7 +291,7 @@ def test_the_index_is_that_of_the_whole_layer(spec: QuantSpec) -> None:
         )
 
 
-@pytest.mark.parametrize("spec", _METHODS)
+@pytest.mark.parametrize("spec", [*_METHODS, kept_spec()])
 @pytest.mark.parametrize("dtype", _FLOATS)
 def test_such_layers_are_kept_byte_for_byte_where_asked(spec: QuantSpec, dtype: str) -> None:
     weight = _weights(5, 9)
@@ -244,8 +304,32 @@ def test_such_layers_are_kept_byte_for_byte_where_asked(spec: QuantSpec, dtype: 
     np.testing.assert_array_equal(q.values().reshape(-1).view(np.uint8), values)
 
 
+@pytest.mark.parametrize("asked_for", ["its bytes", "16 bits"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16", "float8_e5m2"])
+def test_nan_and_inf_in_what_is_kept_survive_and_are_counted(asked_for: str, dtype: str) -> None:
+    spec = kept_spec() if asked_for == "its bytes" else half_spec(dtype)
+    weight = torch.tensor([[float("nan"), 1.0, -2.0], [float("-inf"), float("-inf"), float("inf")]])
+    values = _bytes(weight.to(getattr(torch, dtype)))
+    q = quantize_values(values, (2, 3), dtype, spec)
+    np.testing.assert_array_equal(q.values().reshape(-1).view(np.uint8), values)
+    assert q.errors is not None
+    assert (q.errors.nan, q.errors.inf, q.errors.minus_inf) == (1, 1, 2)
+    assert q.errors.non_finite == "1 NaN, 1 inf, 2 -inf"
+    assert (q.errors.count, q.errors.sum_w2, q.errors.sum_d2, q.errors.sum_e2) == (6, 5.0, 5.0, 0.0)
+
+
+def test_inf_that_fp16_has_as_well_survives_in_it() -> None:
+    weight = torch.tensor([[float("-inf"), 0.0], [0.0, float("inf")]])
+    q = quantize_values(_bytes(weight), (2, 2), "float32", half_spec("float32"))
+    assert q.quant_type == "fp16"
+    assert torch.equal(q.dequantize(), weight)
+    assert q.errors is not None
+    assert q.errors.non_finite == "1 inf, 1 -inf"
+    assert q.metrics["cosine"] == 1.0
+
+
 def test_float64_beyond_float32_is_an_error_with_a_way_out() -> None:
-    weight = torch.tensor([[1.0, 1e300]], dtype=torch.float64)
+    weight = torch.tensor([[1.0, 1e300], [2.0, 3.0]], dtype=torch.float64)
     with pytest.raises(UnquantizableWeights, match="mixed_precision_layers"):
         quantize_tensor(weight, _INT8)
     kept = quantize_tensor(weight, QuantizationConfig(mixed_precision_layers=["big"]), "big")

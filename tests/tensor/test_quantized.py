@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from arrowquant_dist.config import QuantSpec, kept_spec
+from arrowquant_dist.config import QuantSpec, half_spec, kept_spec
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values, row_nbytes
 
@@ -21,7 +21,7 @@ _SPECS = {
     for quant_type in ("int8", "int4", "int3", "int2")
     for scope in ("channel", "group", "tensor")
     for symmetric in (True, False)
-} | {"fp16": kept_spec("float32"), "none": QuantSpec("none", per_channel=False, group_size=0, method="none")}
+} | {"fp16": half_spec("float32"), "none": kept_spec()}
 _FLOATS = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 
 
@@ -96,8 +96,7 @@ def test_finite_values_stay_finite_in_every_dtype(kind: str, source: str, dtype:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_inf_and_nan_of_a_kept_layer_stay_what_they_are(dtype: str) -> None:
     weight = torch.tensor([float("inf"), float("-inf"), float("nan"), 1.0], dtype=torch.float64)
-    spec = QuantSpec(**{**_SPECS["none"].to_dict(), "keep_non_finite": True})
-    decoded = _quantized(weight, spec).dequantize(getattr(torch, dtype)).double()
+    decoded = _quantized(weight, _SPECS["none"]).dequantize(getattr(torch, dtype)).double()
     assert torch.equal(decoded.nan_to_num(0.0, 1e9, -1e9), weight.nan_to_num(0.0, 1e9, -1e9))
     assert decoded[2].isnan()
 

@@ -1,0 +1,44 @@
+"""What people should know of a finished run that only its values could tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from arrowquant_dist.plan import Plan
+from arrowquant_dist.reduce.layers import LayerMetrics, some_names
+
+_NAMED = 20
+
+
+def value_notes(layers: Sequence[LayerMetrics], plan: Plan) -> tuple[str, ...]:
+    """Which layers hold NaN or inf, a note each, and which were asked for in 16 bits that could not be had."""
+    return (*_non_finite(layers), *_wider_than_asked(layers, plan))
+
+
+def _non_finite(layers: Sequence[LayerMetrics]) -> list[str]:
+    """Only kept layers can hold them."""
+    found = [layer for layer in layers if layer.errors is not None and layer.errors.non_finite]
+    notes = [
+        f"{layer.layer_name!r} holds {layer.errors.non_finite} among {layer.params} values, stored as they are"
+        for layer in found[:_NAMED]
+        if layer.errors is not None
+    ]
+    if len(found) > _NAMED:
+        more = len(found) - _NAMED
+        notes.append(f"{more} more kept layers hold NaN or inf; report/layers.parquet names all of them")
+    return notes
+
+
+def _wider_than_asked(layers: Sequence[LayerMetrics], plan: Plan) -> list[str]:
+    asked = {block.layer.name for block in plan.blocks if block.spec.quant_type == "fp16"}
+    wider = [
+        layer.layer_name
+        for layer in layers
+        if layer.layer_name in asked and "none" in layer.quant_type.split("+")
+    ]
+    if not wider:
+        return []
+    return [
+        f"asked for in 16 bits, but fp16 would not hold all values to 10 bits of precision: {some_names(wider)}; "
+        "the row blocks where that is so keep the source's dtype"
+    ]

@@ -52,10 +52,11 @@ def is_same_work(before: Plan, now: Plan) -> bool:
 
 
 def _kept_as(now: Plan, before: Plan) -> Plan:
-    """`before` with the specs of `now` for layers that both keep, for the same reason.
-
-    Earlier releases stored vectors in 16 bits; a dataset that they have finished stays finished all the same.
+    """`before`, and where it is of an earlier version, with the specs of `now` for layers that both keep for the same
+    reason: vectors were stored in 16 bits then, and a dataset that is finished stays finished all the same.
     """
+    if before.version >= PLAN_VERSION:
+        return before
     kept = {block.layer.name: block for block in now.blocks if block.kept_reason is not None}
 
     def as_now(block: RowBlock) -> RowBlock:

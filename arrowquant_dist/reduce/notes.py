@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from arrowquant_dist.errors import listed, shortened
 from arrowquant_dist.plan import Plan
-from arrowquant_dist.reduce.layers import LayerMetrics, some_names
+from arrowquant_dist.reduce.layers import LayerMetrics
 
 _NAMED = 20
 
@@ -17,11 +18,11 @@ def value_notes(layers: Sequence[LayerMetrics], plan: Plan) -> tuple[str, ...]:
 
 def _non_finite(layers: Sequence[LayerMetrics]) -> list[str]:
     """Only kept layers can hold them."""
-    found = [layer for layer in layers if layer.errors is not None and layer.errors.non_finite]
+    counts = ((layer, layer.errors.non_finite) for layer in layers if layer.errors is not None)
+    found = [(layer, count) for layer, count in counts if count]
     notes = [
-        f"{layer.layer_name!r} holds {layer.errors.non_finite} among {layer.params} values, stored as they are"
-        for layer in found[:_NAMED]
-        if layer.errors is not None
+        f"{shortened(layer.layer_name)!r} holds {count} among {layer.params} values, stored as they are"
+        for layer, count in found[:_NAMED]
     ]
     if len(found) > _NAMED:
         more = len(found) - _NAMED
@@ -39,6 +40,6 @@ def _wider_than_asked(layers: Sequence[LayerMetrics], plan: Plan) -> list[str]:
     if not wider:
         return []
     return [
-        f"asked for in 16 bits, but fp16 would not hold all values to 10 bits of precision: {some_names(wider)}; "
+        f"asked for in 16 bits, but fp16 would not hold all values to 10 bits of precision: {listed(wider)}; "
         "the row blocks where that is so keep the source's dtype"
     ]

@@ -182,7 +182,7 @@ class _LocalFolder(SourceFolder):
                 if is_hidden(entry.name):
                     continue
                 inside = _join(path, entry.name)
-                if entry.is_dir():
+                if _is_folder(entry):
                     found.folders.append(entry.name)
                 elif _problem(self._root / inside) is None:
                     found.files.append(self.store.info(inside))
@@ -220,6 +220,13 @@ class _LocalFolder(SourceFolder):
                 return [entry.name for entry in islice(entries, most) if not is_hidden(entry.name)]
         except OSError:
             return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _places(root: Path) -> tuple[Path, ...]:

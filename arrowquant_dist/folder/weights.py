@@ -81,7 +81,7 @@ def choose_weights(folder: SourceFolder, path: str = "") -> WeightFiles | None:
 
 def weights_of_index(folder: SourceFolder, index: str) -> WeightFiles:
     """The files that an index names. InvalidCheckpoint where one is missing, or not to be read."""
-    promised = read_weight_map(folder.store, index)
+    promised = _read_index(folder, index)
     for path in sorted(set(promised.values())):
         folder.check(path)
     files, missing = find_files(folder.store, promised.values())
@@ -169,7 +169,12 @@ def _most_certain(sets: Sequence[_Set], folder: SourceFolder, path: str) -> Weig
 
 def _is_stale(index: str, folder: SourceFolder) -> bool:
     """Whether an index beside a whole file names others that are gone."""
-    return bool(find_files(folder.store, read_weight_map(folder.store, index).values())[1])
+    return bool(find_files(folder.store, _read_index(folder, index).values())[1])
+
+
+def _read_index(folder: SourceFolder, index: str) -> dict[str, str]:
+    folder.check(index)
+    return read_weight_map(folder.store, index)
 
 
 def _only_complete(numbered: Sequence[_Set], folder: SourceFolder, path: str) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def put_in_memory(files: Files) -> str:
 
 def safetensors_of(*names: str, value: float = 1.0) -> bytes:
     """[2, 2] float32 tensors full of `value`."""
-    data: bytes = save({name: torch.full((2, 2), value) for name in names})
+    data: bytes = save({name: torch.full((2, 2), float(value)) for name in names})
     return data
 
 
@@ -49,7 +49,7 @@ def pickled(value: Any) -> bytes:
 
 
 def bin_of(*names: str, value: float = 1.0) -> bytes:
-    return pickled({name: torch.full((2, 2), value) for name in names})
+    return pickled({name: torch.full((2, 2), float(value)) for name in names})
 
 
 def index_of(**weight_map: str) -> bytes:

@@ -150,7 +150,10 @@ _MAGIC = (
 )
 _BINARY_MAGIC = (b"MZ", b"BZh")  # with a zero byte soon after: texts begin so too
 _GZIP = b"\x1f\x8b"
-_OLD_PICKLE = re.compile(rb"\((d|l)p\d|c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n|\(i[A-Za-z_]")
+# Of the protocols that have no mark of their own: containers that are remembered, and calls.
+_OLD_PICKLE = re.compile(
+    rb"\([dlt]p\d|[\]})]q[\0-\x1f]|\(?c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n|\(i[A-Za-z_]\w*\n"
+)
 _HEAD_NBYTES = 64
 
 

@@ -68,6 +68,7 @@ SOURCES: dict[str, Callable[[Path, int], str]] = {
     "float8": lambda folder, nbytes: wide_sources.float8(folder, nbytes // 2),
     "nvfp4": lambda folder, nbytes: wide_sources.nvfp4(folder, nbytes // 4),
     "packed": lambda folder, nbytes: wide_sources.packed(folder, nbytes // 4),
+    "gptq": lambda folder, nbytes: wide_sources.gptq(folder, nbytes // 4),
     "experts": lambda folder, nbytes: wide_sources.experts(folder, nbytes // 4),
     "strided": wide_sources.strided,
     "dataset": _dataset("zstd"),
@@ -84,7 +85,7 @@ def run_with(block: int, **settings: Any) -> RunConfig:
 
 
 _SLOW = pytest.mark.slow
-_WAYS = ["float8", "nvfp4", "packed", "strided", "dataset"]
+_WAYS = ["float8", "nvfp4", "packed", "gptq", "strided", "dataset"]
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,18 @@ def packed(folder: Path, nbytes: int) -> str:
     return _save(folder, tensors, quantization, {"w.weight_shape": np.array([rows, 4096], "<i8").tobytes()})
 
 
+def gptq(folder: Path, nbytes: int) -> str:
+    """GPTQ's 4 bits in groups of 128, whose words have the layer's rows as columns; nbytes: of the words, 8 float16
+    values each."""
+    outputs = nbytes // 2048
+    tensors = {
+        "w.qweight": ("I32", (512, outputs)),
+        "w.qzeros": ("I32", (32, outputs // 8)),
+        "w.scales": ("F16", (32, outputs)),
+    }
+    return _save(folder, tensors, {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False})
+
+
 def experts(folder: Path, nbytes: int) -> str:
     """gpt-oss' MXFP4, whose layers are transposed; nbytes: of the blocks, 2 bfloat16 values each."""
     matrices = max(nbytes // (4 * _MIB), 1)  # of 2048 × 4096 values

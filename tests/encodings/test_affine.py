@@ -128,7 +128,11 @@ def test_modules_may_have_bits_and_groups_of_their_own(tmp_path: Path) -> None:
 
 
 # sha256 of what mlx 0.32.4 dequantizes the tensors of `microscaled` to, as float32.
-MICROSCALED = {"mxfp4": (8, "1370a758980bc62a"), "mxfp8": (16, "16c7f8b9fb6075ad")}
+MICROSCALED = {
+    "mxfp4": (8, "1370a758980bc62a"),
+    "mxfp8": (16, "16c7f8b9fb6075ad"),
+    "nvfp4": (8, "a45cf455d329c983"),
+}
 
 
 def microscaled() -> dict[str, Tensors]:
@@ -139,7 +143,8 @@ def microscaled() -> dict[str, Tensors]:
         codes = generator.integers(0, 1 << 32, (6, words), dtype=np.uint32)
         if mode == "mxfp8":
             codes &= np.uint32(0x7E7E7E7E) ^ np.uint32(0x80808080)
-        scales = generator.integers(115, 135, (6, 2), dtype=np.uint8)
+        groups, low, high = (4, 1, 120) if mode == "nvfp4" else (2, 115, 135)
+        scales = generator.integers(low, high, (6, groups), dtype=np.uint8)
         found[mode] = {"a.weight": torch.from_numpy(codes), "a.scales": torch.from_numpy(scales)}
     return found
 
@@ -147,7 +152,7 @@ def microscaled() -> dict[str, Tensors]:
 @pytest.mark.parametrize("mode", MICROSCALED)
 def test_microscaled_modes_are_those_of_the_library(tmp_path: Path, mode: str) -> None:
     bits = int(mode[-1])
-    quantization = {"group_size": 32, "bits": bits, "mode": mode}
+    quantization = {"group_size": 16 if mode == "nvfp4" else 32, "bits": bits, "mode": mode}
     checkpoint = save(tmp_path, microscaled()[mode], quantization)
     found = values_of(checkpoint)["a.weight"]
     assert found.shape == (6, 64)
@@ -155,15 +160,17 @@ def test_microscaled_modes_are_those_of_the_library(tmp_path: Path, mode: str) -
     assert_slices(checkpoint, "a.weight", [(70, 201)])
 
 
-def test_a_mode_that_is_not_decoded_stays_byte_for_byte_and_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "what"), [("nf5", "MLX's mode 'nf5'"), ("nvfp4", "MLX's nvfp4 with a global scale")]
+)
+def test_what_is_not_decoded_stays_byte_for_byte_and_is_named(tmp_path: Path, mode: str, what: str) -> None:
     tensors = {
         "a.weight": torch.ones(6, 8, dtype=torch.uint32),
         "a.scales": torch.ones(6, 4, dtype=torch.uint8),
         "a.global_scale": torch.ones(()),
     }
-    checkpoint = save(tmp_path, tensors, {"group_size": 16, "bits": 4, "mode": "nf5"})
-    why = "codes of MLX's mode 'nf5', which can't be decoded"
-    assert checkpoint.kept == dict.fromkeys(tensors, why)
+    checkpoint = save(tmp_path, tensors, {"group_size": 16, "bits": 4, "mode": mode})
+    assert checkpoint.kept == dict.fromkeys(tensors, f"codes of {what}, which can't be decoded")
     plan = make_plan(checkpoint, QuantizationConfig(), RunConfig())
     assert {block.spec.quant_type for block in plan.blocks} == {"none"}
 

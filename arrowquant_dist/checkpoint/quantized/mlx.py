@@ -15,12 +15,15 @@ from arrowquant_dist.encodings.affine import AFFINE_BITS, Affine
 from arrowquant_dist.encodings.encoding import Encoding
 from arrowquant_dist.encodings.float8 import Float8Blocks
 from arrowquant_dist.encodings.microscaled import Microscaled
+from arrowquant_dist.encodings.nvfp4 import Nvfp4
 from arrowquant_dist.errors import InvalidCheckpoint
 
 _CODES, _SCALES, _BIASES = ".weight", ".scales", ".biases"
-_E8M0, _GROUP = "float8_e8m0fnu", 32  # of mxfp4 and mxfp8
-_MXFP_BITS = {"mxfp4": 4, "mxfp8": 8}
-_AFFINE = "affine"
+_GLOBAL = ".global_scale"
+_DEFAULT_BITS, _DEFAULT_GROUP = 4, 64
+_AFFINE, _E8M0, _E4M3 = "affine", "float8_e8m0fnu", "float8_e4m3fn"
+# {mode without biases: bits, values that share a scale, what the bytes of scales are}
+_FLOAT_MODES = {"mxfp4": (4, 32, _E8M0), "mxfp8": (8, 32, _E8M0), "nvfp4": (4, 16, _E4M3)}
 _AGAIN = "download the checkpoint again"
 
 
@@ -45,9 +48,10 @@ def add_mlx(tensors: Tensors, config: ModelConfig) -> None:
             continue
         mode = _mode(base, config)
         biases = tensors.by_name.get(base + _BIASES)
-        if mode.name not in (_AFFINE, *_MXFP_BITS):
-            names = [codes.name, scales.name, base + _BIASES, base + ".global_scale"]
-            tensors.keep(names, f"codes of MLX's mode {mode.name!r}, which can't be decoded")
+        unknown = _unknown(mode, base, tensors)
+        if unknown is not None:
+            names = [codes.name, scales.name, base + _BIASES, base + _GLOBAL]
+            tensors.keep(names, f"codes of {unknown}, which can't be decoded")
             continue
         if not codes.shape or not codes.nbytes:
             refuse(f"{list(codes.shape)} of uint32 are no codes of a matrix; {_AGAIN}", codes)
@@ -55,11 +59,12 @@ def add_mlx(tensors: Tensors, config: ModelConfig) -> None:
         if mode.name == _AFFINE:
             _add_affine(tensors, codes, scales, biases, mode, config)
         else:
-            _add_microscaled(tensors, codes, scales, mode)
+            _add_floats(tensors, codes, scales, mode)
     _check_alone(tensors, config)
 
 
 def _mode(module: str, config: ModelConfig) -> _Mode:
+    """Of the module's own settings, where it has any: MLX does not fill these up with the model's."""
     given = config.mlx
     own = given.get(module, given)
     if own is True:
@@ -68,11 +73,18 @@ def _mode(module: str, config: ModelConfig) -> _Mode:
         _refuse(f"it has {own!r} for {module}, which has codes and scales", config)
     found: list[int | None] = []
     for key in ("bits", "group_size"):
-        number = own.get(key, given.get(key))
+        number = own.get(key)
         if number is not None and (type(number) is not int or number < 1):
             _refuse(f"its {key} {number!r} of {module} is no number of them", config)
         found.append(number)
-    return _Mode(str(own.get("mode", given.get("mode", _AFFINE))), *found)
+    return _Mode(str(own.get("mode", _AFFINE)), *found)
+
+
+def _unknown(mode: _Mode, module: str, tensors: Tensors) -> str | None:
+    """What can't be decoded."""
+    if mode.name not in (_AFFINE, *_FLOAT_MODES):
+        return f"MLX's mode {mode.name!r}"
+    return "MLX's nvfp4 with a global scale" if module + _GLOBAL in tensors.by_name else None
 
 
 def _add_affine(
@@ -81,39 +93,48 @@ def _add_affine(
     base = codes.name.removesuffix(_CODES)
     if biases is None:
         refuse(f"these are codes of MLX, and {base}{_BIASES} is not there; {_AGAIN}", codes)
-    if mode.bits is None or mode.group_size is None:
-        message = (
-            "its shape does not tell how many bits codes have; add `bits` and `group_size` to config.json's"
-        )
-        refuse(f"{message} quantization", codes)
-    if mode.bits not in AFFINE_BITS:
-        refuse(f"MLX's codes of {mode.bits} bits are not supported, only 1 to 8", codes)
     for part in (scales, biases):
         if part.dtype not in FLOATS or part.shape[:-1] != codes.shape[:-1] or part.shape != scales.shape:
             refuse(f"{list(part.shape)} of {part.dtype} do not fit codes {list(codes.shape)}; {_AGAIN}", part)
-    shape = _shape(codes, scales, mode.bits, mode.group_size)
-    encoding = Affine(mode.bits, mode.group_size, tensors.place(scales), tensors.place(biases))
+    bits, group_size = _numbers(codes, mode)
+    shape = _shape(codes, scales, bits, group_size)
+    encoding = Affine(bits, group_size, tensors.place(scales), tensors.place(biases))
     dtype = config.dtype_or(scales.dtype)
     tensors.add(codes, codes.name, shape, encoding, [scales.name, biases.name], dtype)
 
 
-def _add_microscaled(tensors: Tensors, codes: Layer, scales: Layer, mode: _Mode) -> None:
-    bits = _MXFP_BITS[mode.name]
-    if mode.bits not in (None, bits) or mode.group_size not in (None, _GROUP):
+def _numbers(codes: Layer, mode: _Mode) -> tuple[int, int]:
+    """Bits and group size; shapes tell neither, so that one that is not said is MLX's default."""
+    if mode.bits is None and mode.group_size is None:
+        message = (
+            "its shape does not tell how many bits codes have; add `bits` and `group_size` to config.json's"
+        )
+        refuse(f"{message} quantization", codes)
+    bits = mode.bits or _DEFAULT_BITS
+    if bits not in AFFINE_BITS:
+        refuse(f"MLX's codes of {bits} bits are not supported, only 1 to 8", codes)
+    return bits, mode.group_size or _DEFAULT_GROUP
+
+
+def _add_floats(tensors: Tensors, codes: Layer, scales: Layer, mode: _Mode) -> None:
+    bits, group, dtype = _FLOAT_MODES[mode.name]
+    if mode.bits not in (None, bits) or mode.group_size not in (None, group):
         refuse(
             f"the config says {mode.bits} bits in groups of {mode.group_size}, which are not {mode.name}",
             codes,
         )
-    if scales.dtype not in ("uint8", _E8M0) or scales.shape[:-1] != codes.shape[:-1]:
+    if scales.dtype not in ("uint8", dtype) or scales.shape[:-1] != codes.shape[:-1]:
         refuse(
             f"{list(scales.shape)} of {scales.dtype} do not fit codes {list(codes.shape)}; {_AGAIN}", scales
         )
-    shape = _shape(codes, scales, bits, _GROUP)
-    place = tensors.place(scales, _E8M0)
-    encoding: Encoding = (
-        Microscaled(place) if bits == 4 else Float8Blocks("float8_e4m3fn", (1, _GROUP), place)
-    )
-    tensors.add(codes, codes.name, shape, encoding, [scales.name])
+    shape = _shape(codes, scales, bits, group)
+    place = tensors.place(scales, dtype)
+    encodings: dict[str, Encoding] = {
+        "mxfp4": Microscaled(place),
+        "mxfp8": Float8Blocks("float8_e4m3fn", (1, group), place),
+        "nvfp4": Nvfp4(group, place, None, None),
+    }
+    tensors.add(codes, codes.name, shape, encodings[mode.name], [scales.name])
 
 
 def _shape(codes: Layer, scales: Layer, bits: int, group_size: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from arrowquant_dist.errors import StorageError
 from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.worker import OnBlock, ShardWorker, ShouldStop, WorkerContext
+from arrowquant_dist.worker.kernels import OnCompile
 
 _LOOK_SECONDS = 0.01
 
@@ -42,8 +43,10 @@ def _hold(target: str) -> Path:
 
 
 class HeldWorker(ShardWorker):
-    def __init__(self, context: WorkerContext, node: str | None = None) -> None:
-        super().__init__(context, node)
+    def __init__(
+        self, context: WorkerContext, node: str | None = None, on_compile: OnCompile = lambda _: None
+    ) -> None:
+        super().__init__(context, node, on_compile)
         self._faults = faults(context.target)
         self._begun, self._hold = _begun(context.target), _hold(context.target)
         self._commits = Path(context.target) / "run" / "commits"

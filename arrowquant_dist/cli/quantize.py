@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from arrowquant_dist.cli.outcome import RESUMES, outcome, print_json
+from arrowquant_dist.errors import listed
 from arrowquant_dist.method_names import METHODS
 
 if TYPE_CHECKING:
@@ -61,6 +63,10 @@ def quantize(
         bool, typer.Option("--dry-run", help="Print the plan; read and write no weights.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at the target.")] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Do the damaged shards of a finished dataset again, and no others."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="The report (or plan) as JSON, and nothing else.")
     ] = False,
@@ -80,7 +86,13 @@ def quantize(
             group_size=group_size,
             symmetric=symmetric,
         )
-        run = run.replace(engine=engine, address=address, workers=workers, overwrite=overwrite or None)
+        run = run.replace(
+            engine=engine,
+            address=address,
+            workers=workers,
+            overwrite=overwrite or None,
+            repair=repair or None,
+        )
         if dry_run:
             _show_plan(source, target, quantization, run, as_json=as_json)
         else:
@@ -114,16 +126,28 @@ def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, *
 
 def _show_outcome(result: Outcome, *, as_json: bool) -> None:
     if as_json:
-        done = {"target": result.target, "already_finished": result.already_finished}
+        done: dict[str, Any] = {"target": result.target, "already_finished": result.already_finished}
+        if result.damaged is not None:
+            done["damaged"] = list(result.damaged)
         print_json({**done, "report": result.report.to_dict()})
         return
     from arrowquant_dist.report.terminal import print_report, print_text
 
-    if result.already_finished:
+    if result.damaged is not None:
+        print_text(sys.stdout, f"{result.target}: {_repaired(result.damaged)}")
+    elif result.already_finished:
         print_text(sys.stdout, f"{result.target} is finished already; this is the report of that run.")
     print_report(sys.stdout, result.report)
     if not result.already_finished:
         print_text(sys.stdout, f"written to {result.target}; the whole report is in its report/ folder.")
+
+
+def _repaired(damaged: Sequence[str]) -> str:
+    if not damaged:
+        return (
+            "every object holds what was written, there is nothing to repair; this is the report of that run."
+        )
+    return f"{len(damaged)} damaged objects were made again ({listed(damaged)}), all others are as they were."
 
 
 def _show_plan(

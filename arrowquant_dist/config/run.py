@@ -37,7 +37,8 @@ class RunConfig:
     block or one per-tensor layer has more.
     compression: of the parts, `zstd` or `none` (plain ranges for serving).
     engine: `inline` (threads), `ray`, or `auto`: ray where there is an address. workers: how many, None: as
-    many as there are CPUs. overwrite: replace what is at the target.
+    many as there are CPUs. overwrite: replace what is at the target. repair: do the
+    damaged shards of a finished dataset again.
     shard_attempts: how often a shard is tried whose worker dies, hangs or cannot reach its storage. shard_deadline:
     seconds without a finished row block after which a worker counts as hung; None: from what other shards took.
     direct_writes: how parts on local disk are written. `auto`: past the page cache (O_DIRECT) where that is no slower;
@@ -58,6 +59,7 @@ class RunConfig:
     address: str | None = None
     workers: int | None = None
     overwrite: bool = False
+    repair: bool = False
     shard_attempts: int = 4
     shard_deadline: float | None = None
     direct_writes: str = "auto"
@@ -79,6 +81,9 @@ class RunConfig:
         if self.workers is not None:
             check_whole("workers", self.workers, 1, MAX_WORKERS)
         check_bool("overwrite", self.overwrite)
+        check_bool("repair", self.repair)
+        if self.repair and self.overwrite:
+            raise invalid("repair", "keeps what is sound, and overwrite replaces all of it; choose one")
         check_whole("shard_attempts", self.shard_attempts, 1, MAX_SHARD_ATTEMPTS)
         if self.shard_deadline is not None:
             check_number("shard_deadline", self.shard_deadline, 0.1, 7 * 24 * 3600.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.open import open_checkpoint
@@ -18,6 +19,7 @@ from arrowquant_dist.driver.earlier import (
 from arrowquant_dist.driver.outcome import Outcome
 from arrowquant_dist.driver.places import open_target, read_sidecars, refuse_own_source
 from arrowquant_dist.driver.progress import OnProgress, counting_events
+from arrowquant_dist.driver.repair import find_damage
 from arrowquant_dist.driver.shards import in_order, run_shards
 from arrowquant_dist.engine import EngineFacts, choose_engine
 from arrowquant_dist.plan import (
@@ -65,12 +67,17 @@ def quantize(
         refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
         sidecars = read_sidecars(checkpoint, run)
         found = _look(dataset, sidecars, run)
-        if (finished := finished_outcome(dataset, plan, found)) is not None:
-            return finished
-        identity = _start(dataset, plan, sidecars, found)
+        repair = find_damage(dataset, plan, sidecars, found) if run.repair else None
+        if repair is None and (finished := finished_outcome(dataset, plan, found)) is not None:
+            return replace(finished, damaged=()) if run.repair else finished
+        if repair is not None:
+            plan, identity, earlier = repair.plan, repair.run, repair.receipts
+        else:
+            identity = _start(dataset, plan, sidecars, found)
         shards = CommittedShards(dataset, plan.fingerprint, identity.name)
-        with collector_paused():
-            earlier = without_damaged(dataset.store, shards.receipts(found, known={}))
+        if repair is None:
+            with collector_paused():
+                earlier = without_damaged(dataset.store, shards.receipts(found, known={}))
     missing = [shard for shard in plan.shards if shard.index not in earlier]
     engine, ran = choose_engine(run, worker_memory_nbytes(plan, target, run)), EngineFacts()
     if missing:
@@ -79,18 +86,21 @@ def quantize(
             ran = run_shards(engine, dataset, context, missing, counting_events(plan, missing, on_progress))
         with clock.phase("reducing"):
             found = dataset.look()
-        if (finished := finished_outcome(dataset, plan, found, identity)) is not None:
+        if repair is None and (finished := finished_outcome(dataset, plan, found, identity)) is not None:
             return finished  # another driver of this run was first
     with clock.phase("reducing"), collector_paused():
         receipts = in_order(shards.receipts(found, known=earlier), plan, dataset.store.uri)
         layers = combine_layers(receipts, plan)
+        if repair is not None:
+            found = repair.make_room(receipts)
     with clock.phase("publishing"):
         draft = _prepare(dataset, identity, plan, receipts, sidecars, found)
         report = reduce_layers(layers, receipts, plan, clock.facts(engine, ran, resumed=tuple(earlier)))
         published = publish(dataset, draft, render(report, layers, identity.name))
     if not published.is_ours:
         return published_outcome(dataset, plan, dataset.look(), identity)
-    return Outcome(report, already_finished=False, target=dataset.store.uri)
+    damaged = repair.damaged if repair is not None else None
+    return Outcome(report, already_finished=False, target=dataset.store.uri, damaged=damaged)
 
 
 def plan_only(source: str, target: str, config: QuantizationConfig, run: RunConfig) -> Plan:

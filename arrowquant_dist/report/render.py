@@ -20,6 +20,7 @@ from arrowquant_dist.target.layout import PLAN_PATH
 from arrowquant_dist.target.manifest import Manifest, StoredFile
 
 REPORT_PATH = "report/report.json"
+REPORT_PATHS = (REPORT_PATH, "report/report.md", "report/report.html", "report/layers.parquet")
 _REWRITE = "write it again with `quantize --overwrite`"
 
 

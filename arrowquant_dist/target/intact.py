@@ -46,6 +46,13 @@ def hash_of_object(
     return f"xxh3_128:{state.hexdigest()}"
 
 
+def sound_shards(store: Store, receipts: Mapping[int, Receipt]) -> set[int]:
+    """The shards whose parts hold what their receipts say; every part is read."""
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="hash") as readers:
+        are_sound = list(readers.map(partial(_is_sound, store), receipts.values()))
+    return {shard for shard, is_sound in zip(receipts, are_sound, strict=True) if is_sound}
+
+
 def without_damaged(store: Store, receipts: Mapping[int, Receipt]) -> dict[int, Receipt]:
     """The receipts of an earlier run whose parts are what they say; the others' parts are deleted, and each is told of.
 
@@ -54,20 +61,12 @@ def without_damaged(store: Store, receipts: Mapping[int, Receipt]) -> dict[int, 
     """
     if not is_local(store.uri):
         return dict(receipts)
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="hash") as readers:
-        are_sound = list(readers.map(partial(_is_sound, store), receipts.values()))
-    damaged = [
-        receipt for receipt, is_sound in zip(receipts.values(), are_sound, strict=True) if not is_sound
-    ]
-    for receipt in damaged:
-        message = "shard %d is done again: its part holds other bytes than were written (%s)"
-        _LOG.warning(message, receipt.shard, store.url(receipt.part))
-    store.delete([receipt.part for receipt in damaged])
-    return {
-        receipt.shard: receipt
-        for receipt, is_sound in zip(receipts.values(), are_sound, strict=True)
-        if is_sound
-    }
+    sound = sound_shards(store, receipts)
+    damaged = [receipt.part for shard, receipt in receipts.items() if shard not in sound]
+    for part in damaged:
+        _LOG.warning("done again, since it holds other bytes than were written: %s", store.url(part))
+    store.delete(damaged)
+    return {shard: receipt for shard, receipt in receipts.items() if shard in sound}
 
 
 def _is_sound(store: Store, receipt: Receipt) -> bool:

@@ -168,7 +168,7 @@ class Target:
             shown = listed(missing)
             message = f"{len(missing)} parts are missing or cut ({shown}); run the same command again"
             if MANIFEST_PATH in listing:
-                message = f"{len(missing)} parts of the dataset are missing or cut ({shown}); quantize with --overwrite"
+                message = f"{len(missing)} parts of the dataset are missing or cut ({shown}); quantize with --repair"
             raise IncompleteDataset(message, uri=self.store.uri)
 
     def is_of(self, run: RunIdentity) -> bool:

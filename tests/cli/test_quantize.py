@@ -40,6 +40,7 @@ class Outcome:
     report: Report
     already_finished: bool
     target: str
+    damaged: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Driver:
 
     raises: BaseException | None = None
     already_finished: bool = False
+    damaged: tuple[str, ...] | None = None
     places: tuple[str, str] = ("", "")
     config: QuantizationConfig = field(default_factory=QuantizationConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -66,7 +68,8 @@ class Driver:
             on_progress(Event(1000, 1000))
         if self.raises is not None:
             raise self.raises
-        return Outcome(Report.from_dict(json.loads(GOLDEN.read_text())), self.already_finished, target)
+        report = Report.from_dict(json.loads(GOLDEN.read_text()))
+        return Outcome(report, self.already_finished, target, self.damaged)
 
     def plan_only(self, source: str, target: str, config: QuantizationConfig, run: RunConfig) -> Plan:
         self.places = source, target
@@ -164,6 +167,20 @@ def test_a_finished_target_says_so_and_ends_with_0(driver: Driver) -> None:
     result = run("a", "out/b")
     assert result.exit_code == 0
     assert "out/b is finished already" in result.stdout
+
+
+def test_a_repair_says_what_was_made_again_or_that_there_was_nothing(driver: Driver) -> None:
+    driver.damaged = ("index.parquet", "weights/shard=00001/part-0.parquet")
+    result = run("a", "out/b", "--repair")
+    assert driver.run == RunConfig(repair=True)
+    assert (
+        "out/b: 2 damaged objects were made again (index.parquet, weights/shard=00001/part-0" in result.stdout
+    )
+    assert json.loads(run("a", "out/b", "--repair", "--json").stdout)["damaged"] == [*driver.damaged]
+    driver.damaged, driver.already_finished = (), True
+    result = run("a", "out/b", "--repair")
+    assert result.exit_code == 0
+    assert "out/b: every object holds what was written, there is nothing to repair" in result.stdout
 
 
 def test_an_interrupted_run_says_how_to_resume(driver: Driver) -> None:

@@ -162,7 +162,7 @@ def test_what_failed_first_is_told_though_the_target_fails_too(
 def test_a_finished_target_that_lost_a_part_is_not_called_finished(source: str, tmp_path: Path) -> None:
     quantize(source, str(tmp_path / "out"), CONFIG, RunConfig())
     next((tmp_path / "out/weights").rglob("*.parquet")).unlink()
-    with pytest.raises(IncompleteDataset, match="--overwrite"):
+    with pytest.raises(IncompleteDataset, match="--repair"):
         quantize(source, str(tmp_path / "out"), CONFIG, RunConfig())
 
 

@@ -254,7 +254,7 @@ def test_nothing_is_swept_where_the_dataset_has_lost_a_part(place: Place) -> Non
     driver = finished(place)
     spare = driver.work(0, "spare")
     driver.store.delete(["weights/shard=00000/part-a.parquet"])
-    with pytest.raises(IncompleteDataset, match=r"shard=00000/part-a\.parquet.*--overwrite"):
+    with pytest.raises(IncompleteDataset, match=r"shard=00000/part-a\.parquet.*--repair"):
         sweep(driver.target, Manifest.read(driver.store), driver.target.look())
     assert spare.part in place.paths()
 

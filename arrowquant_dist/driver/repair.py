@@ -1,0 +1,256 @@
+"""`--repair`: what of a finished dataset is damaged, and how that gives way to what is done again.
+
+Every object that the manifest names is read and compared with its hash, the manifest itself with plan and commits. A
+damaged part is deleted, which makes its commit stale (target/commit.py), so its shard is one that is missing, as after
+a run that was killed: it is done again by the plan that the dataset was made by, into a part of another name, and all
+other parts stay as they are. Before anything is published each row that was done again has to have the checksum that
+index or commits recorded of it; where one has not, source or code are not what they were, and the dataset stays as it
+is. Then the manifest gives way, with what else is damaged, and the run publishes as any other does.
+
+Readers meet an object that is gone, or no manifest, and say so; never another value: what they read they compare with
+the checksums of the manifest's index. A repair that was stopped is repeated: before its manifest gave way it is a
+repair still, of which a part is done, and after that an unfinished run all of whose shards are committed, which the
+ordinary command completes as well.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+
+from arrowquant_dist.driver.earlier import refuse_difference
+from arrowquant_dist.errors import (
+    ArrowQuantError,
+    CorruptWeights,
+    IncompleteDataset,
+    InvalidCheckpoint,
+    NotFound,
+)
+from arrowquant_dist.format.row import RowHeader
+from arrowquant_dist.plan import Plan, is_same_work, plan_from_table
+from arrowquant_dist.report.render import REPORT_PATH, REPORT_PATHS, read_report
+from arrowquant_dist.target.commit import place_of, read_commits
+from arrowquant_dist.target.intact import hash_of_object, sound_shards
+from arrowquant_dist.target.layout import PLAN_PATH, Listing
+from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile
+from arrowquant_dist.target.plan_file import PlannedRun, RunIdentity
+from arrowquant_dist.target.receipt import Receipt
+from arrowquant_dist.target.shards import CommittedShards
+from arrowquant_dist.target.target import Files, Target, being_cleared
+
+_LOG = logging.getLogger("arrowquant_dist.repair")
+_READERS = 4
+_SAID_TWICE = ("fingerprint", "source", "config", "aliases", "compression")  # by the plan and the manifest
+_Rows = Mapping[int, Sequence[RowHeader]]  # {shard: its rows, as they were recorded}
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """A damaged dataset. plan, run: it was made by. receipts: of the shards that are sound. damaged: paths under the
+    target. rows: what was recorded of them, by shard. gives_way: {path: version} of the
+    objects for which there is no room beside what is made again."""
+
+    target: Target
+    plan: Plan
+    run: RunIdentity
+    receipts: dict[int, Receipt]
+    damaged: tuple[str, ...]
+    rows: _Rows
+    gives_way: Mapping[str, str]
+
+    def make_room(self, receipts: Iterable[Receipt]) -> Listing:
+        """Takes the manifest and what is damaged away; returns what is there then.
+
+        InvalidCheckpoint, and all of it stays, where a row that was done again is not the one that was recorded: its
+        part is deleted.
+        """
+        for receipt in receipts:
+            if receipt.shard not in self.receipts:
+                self._refuse_other_rows(receipt)
+        if self.target.store.delete_unchanged(self.gives_way):
+            raise being_cleared(self.target.store.uri)
+        return self.target.look()
+
+    def _refuse_other_rows(self, receipt: Receipt) -> None:
+        recorded = self.rows.get(receipt.shard)
+        found = [row.header for row in receipt.rows]
+        if recorded is None or list(recorded) == found:
+            return
+        self.target.store.delete([receipt.part])
+        wrong = next((now for now in found if now not in recorded), found[0])
+        message = (
+            "its rows, done again, are not those that the dataset has: the source or the code is not what it was made "
+            "with; put it back, or make the whole dataset anew with --overwrite"
+        )
+        raise InvalidCheckpoint(message, layer=wrong.layer_name, uri=self.target.store.uri)
+
+
+def find_damage(target: Target, plan: Plan, sidecars: Files, listing: Listing) -> Repair | None:
+    """What is to be repaired, or None if there is no finished dataset or everything is as it was written. Its damaged
+    parts are deleted, and each damaged object is told of.
+
+    plan: of this command. TargetConflict, saying what differs, where the dataset is of another one; IncompleteDataset
+    where the plan that it was made by is gone, and something is damaged.
+    """
+    if MANIFEST_PATH not in listing:
+        return None
+    manifest, planned = _manifest(target, listing), _planned(target, listing)
+    if manifest is not None and planned is not None and not manifest.is_of(planned.identity):
+        return None  # no dataset: left by a driver whose run was overwritten
+    if planned is None:
+        _refuse_damage_without_plan(target, manifest, listing)
+        return None
+    if planned.identity.fingerprint != plan.fingerprint:
+        made_by = plan_from_table(planned.table)
+        if not is_same_work(made_by, plan):
+            refuse_difference(target, planned, plan)
+        plan = made_by
+    run = planned.identity
+    committed = CommittedShards(target, run.fingerprint, run.name).receipts(listing, known={})
+    rows = _recorded_rows(target, run, manifest, listing)
+    sound = sound_shards(target.store, committed)
+    receipts = {
+        shard: receipt
+        for shard, receipt in committed.items()
+        if shard in sound and [row.header for row in receipt.rows] == [*rows.get(shard, ())]
+    }
+    files = _damaged_files(target, manifest, sidecars)
+    parts = _damaged_parts(plan, manifest, receipts, committed)
+    says_otherwise = manifest is None or any(getattr(manifest, x) != getattr(plan, x) for x in _SAID_TWICE)
+    damaged = [*parts, *files, *([MANIFEST_PATH] if says_otherwise else [])]
+    if not damaged:
+        return None
+    for path in damaged:
+        _LOG.warning("damaged, and made again: %s", target.store.url(path))
+    target.store.delete([receipt.part for shard, receipt in committed.items() if shard not in receipts])
+    indexes = (
+        [manifest.index.path] if manifest is not None and parts else []
+    )  # of a part that is to be another one
+    gives_way = {
+        path: listing.versions[path] for path in (MANIFEST_PATH, *files, *indexes) if path in listing
+    }
+    return Repair(target, plan, run, receipts, tuple(damaged), rows, gives_way)
+
+
+def _manifest(target: Target, listing: Listing) -> Manifest | None:
+    """None where it is damaged. InvalidCheckpoint where a newer release wrote it."""
+    try:
+        return target.manifest()
+    except CorruptWeights:
+        return None
+    except InvalidCheckpoint:
+        if target.state(listing) == "finished":  # ours, and newer
+            raise
+        return None
+
+
+def _planned(target: Target, listing: Listing) -> PlannedRun | None:
+    """None where it is gone or damaged."""
+    if PLAN_PATH not in listing:
+        return None
+    try:
+        return target.planned()
+    except CorruptWeights:
+        return None
+
+
+def _refuse_damage_without_plan(target: Target, manifest: Manifest | None, listing: Listing) -> None:
+    damaged = [MANIFEST_PATH]
+    if manifest is not None:
+        damaged = listing.missing(manifest.parts) or _changed(target, manifest.parts)
+        damaged += _damaged_files(target, manifest, {})
+    if damaged:
+        message = (
+            f"damaged: {', '.join(damaged[:5])}; and the plan that the dataset was made by ({PLAN_PATH}) is damaged or "
+            "gone, so only all of it can be done again: quantize with --overwrite"
+        )
+        raise IncompleteDataset(message, uri=target.store.uri)
+
+
+def _recorded_rows(
+    target: Target, run: RunIdentity, manifest: Manifest | None, listing: Listing
+) -> dict[int, list[RowHeader]]:
+    """As the index has them, and where that is damaged the first commit of each shard that can be read."""
+    rows: dict[int, list[RowHeader]] = {}
+    commits = sorted(listing.commits, key=place_of)
+    for commit in read_commits(target.store, commits, run.fingerprint, run.name):
+        if commit.receipt is not None and commit.receipt.shard not in rows:
+            rows[commit.receipt.shard] = [row.header for row in commit.receipt.rows]
+    if manifest is None:
+        return rows
+    try:
+        entries = manifest.read_index(target.store)
+    except (ArrowQuantError, NotFound):
+        return rows
+    indexed: dict[int, list[RowHeader]] = {}
+    for entry in entries:
+        indexed.setdefault(entry.shard, []).append(entry.record.header)
+    return rows | indexed
+
+
+def _damaged_parts(
+    plan: Plan, manifest: Manifest | None, receipts: Mapping[int, Receipt], committed: Mapping[int, Receipt]
+) -> list[str]:
+    """Paths of the parts that are to be done again, and of those that the manifest has otherwise than their commits."""
+    said = {part.shard: part for part in manifest.parts} if manifest is not None else {}
+    damaged = []
+    for shard in plan.shards:
+        receipt, part = receipts.get(shard.index), said.get(shard.index)
+        if receipt is None:
+            known = part or committed.get(shard.index)
+            path = getattr(known, "path", None) or getattr(known, "part", f"shard {shard.index}")
+            damaged.append(str(path))
+        elif manifest is not None and part != _part_of(receipt):
+            damaged.append(part.path if part is not None else receipt.part)
+    return damaged
+
+
+def _part_of(receipt: Receipt) -> ManifestPart:
+    return ManifestPart(receipt.part, receipt.shard, len(receipt.rows), receipt.nbytes, receipt.hash)
+
+
+def _damaged_files(target: Target, manifest: Manifest | None, sidecars: Files) -> list[str]:
+    """Paths of index, sidecars and report where they are not what the manifest, or the source, has."""
+    if manifest is None:
+        return [path for path, data in sidecars.items() if _content(target, path) not in (data, None)]
+    damaged = _changed(target, [manifest.index, *manifest.sidecars, *manifest.report])
+    if not manifest.report:  # as the first releases wrote it: what of the report is gone, or cannot be read
+        damaged += [path for path in REPORT_PATHS if not target.store.exists(path)]
+        with suppress(NotFound):
+            damaged += [] if _is_readable(target, manifest) else [REPORT_PATH]
+    return damaged
+
+
+def _is_readable(target: Target, manifest: Manifest) -> bool:
+    try:
+        read_report(target.store, manifest)
+    except InvalidCheckpoint:
+        return False
+    return True
+
+
+def _changed(target: Target, files: Sequence[StoredFile | ManifestPart]) -> list[str]:
+    """Paths of those that are not there with their size and hash."""
+
+    def is_changed(file: StoredFile | ManifestPart) -> bool:
+        try:
+            if target.store.size(file.path) != file.nbytes:
+                return True
+            return hash_of_object(target.store, file.path, file.nbytes) != file.hash
+        except NotFound:
+            return True
+
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="repair") as readers:
+        return [
+            file.path for file, changed in zip(files, readers.map(is_changed, files), strict=True) if changed
+        ]
+
+
+def _content(target: Target, path: str) -> bytes | None:
+    try:
+        return target.store.read(path)
+    except NotFound:
+        return None

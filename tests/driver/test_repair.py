@@ -1,0 +1,307 @@
+"""A finished dataset of which something is damaged: that is made again, equal to what it was, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from arrowquant_dist import QuantizationConfig, RunConfig, WeightLoader
+from arrowquant_dist.driver import quantize
+from arrowquant_dist.errors import (
+    ArrowQuantError,
+    IncompleteDataset,
+    InvalidCheckpoint,
+    InvalidConfig,
+    TargetConflict,
+)
+from arrowquant_dist.storage.local import LocalStore
+from arrowquant_dist.tensor import quantize_values
+from arrowquant_dist.verify import verify
+from tests.datasets import rows_of, weights_of
+from tests.driver.test_stops import CHANGES, Death, Killed
+from tests.servers.fixtures import Bucket
+from tests.sources import random_weights, save_checkpoint
+
+CONFIG = QuantizationConfig()
+RUN = RunConfig(workers=1, shard_bytes=64 << 10, engine="inline")
+REPAIR = RUN.replace(repair=True)
+Damage = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A source, and its dataset, which nobody changes."""
+    folder = tmp_path_factory.mktemp("made")
+    source = save_checkpoint(folder / "source", random_weights(3, 64, 512, torch.float32))
+    (Path(source) / "config.json").write_text('{"a": 1}')
+    quantize(source, str(folder / "target"), CONFIG, RUN)
+    return source, folder / "target"
+
+
+@pytest.fixture
+def source(made: tuple[str, Path]) -> str:
+    return made[0]
+
+
+@pytest.fixture
+def target(made: tuple[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made[1], tmp_path / "target"))
+
+
+def gone(file: Path) -> None:
+    file.unlink()
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def zeroed(file: Path) -> None:
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def flipped(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 4
+    file.write_bytes(data)
+
+
+DAMAGES = [gone, cut, zeroed, flipped]
+
+
+def parts(target: Path) -> dict[int, Path]:
+    said = json.loads((target / "manifest.json").read_text())["parts"]
+    return {part["shard"]: target / part["path"] for part in said}
+
+
+def rows(target: Path) -> dict[Any, Any]:
+    return {key: {name: row[name] for name in row if name != "file"} for key, row in rows_of(target).items()}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("shards", [[1], [0, 2], [0, 1, 2, 3, 4, 5]])
+def test_damaged_parts_are_done_again_and_all_others_left_alone(
+    source: str, made: tuple[str, Path], target: Path, damage: Damage, shards: list[int]
+) -> None:
+    before = parts(target)
+    content = {shard: part.read_bytes() for shard, part in before.items()}
+    stats = {shard: part.stat() for shard, part in before.items()}
+    for shard in shards:
+        damage(before[shard])
+    outcome = quantize(source, str(target), CONFIG, REPAIR)
+    assert outcome.damaged == tuple(before[shard].relative_to(target).as_posix() for shard in shards)
+    assert not outcome.already_finished
+    assert rows(target) == rows(made[1])  # every column of every row
+    assert verify(str(target)).problems == ()
+    after = parts(target)
+    for shard, part in after.items():
+        if shard in shards:
+            assert part != before[shard]
+            assert part.read_bytes() == content[shard]
+        else:
+            assert part == before[shard]
+            assert (part.stat().st_ino, part.stat().st_mtime_ns) == (
+                stats[shard].st_ino,
+                stats[shard].st_mtime_ns,
+            )
+    assert sorted((target / "weights").rglob("*.parquet")) == sorted(after.values())
+    assert quantize(source, str(target), CONFIG, RUN).already_finished
+    assert quantize(source, str(target), CONFIG, REPAIR).damaged == ()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "index.parquet",
+        "config.json",
+        "report/report.json",
+        "report/report.html",
+        "report/layers.parquet",
+        "run/commits/00001.json",
+        "run/commits/00000.json",
+    ],
+)
+def test_whatever_is_damaged_the_dataset_is_sound_afterwards(
+    source: str, made: tuple[str, Path], target: Path, damage: Damage, name: str
+) -> None:
+    before = parts(target)
+    damage(target / name)
+    outcome = quantize(source, str(target), CONFIG, REPAIR)
+    assert outcome.damaged is not None
+    assert rows(target) == rows(made[1])
+    assert verify(str(target)).problems == ()
+    assert (target / "config.json").read_text() == '{"a": 1}'
+    assert json.loads((target / "report/report.json").read_text())["totals"]["layers"] == 6
+    if "commits" not in name:
+        assert parts(target) == before
+        assert outcome.damaged == (name,)
+    assert quantize(source, str(target), CONFIG, REPAIR).damaged == ()
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.md", "report.html", "layers.parquet"])
+def test_a_report_of_which_a_file_is_gone_is_made_again(source: str, target: Path, name: str) -> None:
+    gone(target / "report" / name)
+    assert quantize(source, str(target), CONFIG, REPAIR).damaged == (f"report/{name}",)
+    assert (target / "report" / name).exists()
+    assert quantize(source, str(target), CONFIG, REPAIR).damaged == ()
+
+
+@pytest.mark.parametrize(
+    "damage", [zeroed, cut, *(lambda file, at=at: at_byte(file, at) for at in range(0, 2000, 90))]
+)
+def test_a_damaged_manifest_is_made_again_from_plan_and_commits(
+    source: str, made: tuple[str, Path], target: Path, damage: Damage
+) -> None:
+    before = parts(target)
+    damage(target / "manifest.json")
+    assert quantize(source, str(target), CONFIG, REPAIR).report.totals.layers == 6
+    assert rows(target) == rows(made[1])
+    assert verify(str(target)).problems == ()
+    assert parts(target) == before
+
+
+def at_byte(file: Path, at: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+
+
+def test_nothing_damaged_changes_nothing(source: str, target: Path) -> None:
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    outcome = quantize(source, str(target), CONFIG, REPAIR)
+    assert outcome.already_finished
+    assert outcome.damaged == ()
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+
+
+def test_an_unfinished_target_is_resumed(source: str, made: tuple[str, Path], target: Path) -> None:
+    (target / "manifest.json").unlink()
+    gone(next(iter(target.rglob("part-*.parquet"))))
+    outcome = quantize(source, str(target), CONFIG, REPAIR)
+    assert not outcome.already_finished
+    assert rows(target) == rows(made[1])
+
+
+@pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
+def test_a_repair_that_died_at_any_change_can_be_repeated(
+    source: str,
+    made: tuple[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    landed: bool,  # noqa: FBT001
+) -> None:
+    at, ended = 0, False
+    while not ended:
+        target = Path(shutil.copytree(made[1], tmp_path / f"{at}"))
+        damaged = parts(target)[2]
+        zeroed(damaged)
+        zeroed(target / "index.parquet")
+        death = Death(at, landed=landed)
+        with monkeypatch.context() as patch:
+            for name in CHANGES:
+                patch.setattr(LocalStore, name, death(name, getattr(LocalStore, name)))
+            try:
+                quantize(source, str(target), CONFIG, REPAIR)
+                ended = True
+            except Killed:
+                pass
+        read_right_or_not_at_all(target, made[1])
+        again = RUN if at % 2 and not (target / "manifest.json").exists() else REPAIR
+        quantize(source, str(target), CONFIG, again)
+        assert rows(target) == rows(made[1]), death.changes
+        assert verify(str(target)).problems == (), death.changes
+        at += 1
+    assert at > 6
+
+
+def read_right_or_not_at_all(target: Path, sound: Path) -> None:
+    with WeightLoader(str(sound)) as loader:
+        expected = dict(loader)
+    try:
+        loader = WeightLoader(str(target))
+    except ArrowQuantError:
+        return
+    for name, weights in expected.items():
+        try:
+            found = loader[name]
+        except ArrowQuantError:
+            continue
+        assert torch.equal(found, weights)
+
+
+def test_another_config_or_source_is_refused(source: str, target: Path, tmp_path: Path) -> None:
+    zeroed(parts(target)[0])
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    with pytest.raises(TargetConflict, match="quant_type: was 'int8', is 'int4'"):
+        quantize(source, str(target), CONFIG.replace(quant_type="int4"), REPAIR)
+    other = shutil.copytree(source, tmp_path / "other")
+    with pytest.raises(TargetConflict, match="source: was"):
+        quantize(str(other), str(target), CONFIG, REPAIR)
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+
+
+def test_rows_that_come_out_otherwise_are_refused_and_the_dataset_stays(
+    source: str, made: tuple[str, Path], target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As other code would make them of the same source."""
+
+    def otherwise(values: Any, *given: Any, **named: Any) -> Any:
+        return quantize_values(np.zeros_like(values), *given, **named)
+
+    before = parts(target)
+    zeroed(before[1])
+    manifest = (target / "manifest.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("arrowquant_dist.worker.shard.quantize_values", otherwise)
+        with pytest.raises(
+            InvalidCheckpoint, match="its rows, done again, are not those that the dataset has"
+        ):
+            quantize(source, str(target), CONFIG, REPAIR)
+    assert (target / "manifest.json").read_bytes() == manifest
+    assert not before[1].parent.exists()
+    quantize(source, str(target), CONFIG, REPAIR)
+    assert rows(target) == rows(made[1])
+
+
+def test_the_ordinary_command_on_a_dataset_that_lacks_a_part_names_repair(source: str, target: Path) -> None:
+    gone(parts(target)[1])
+    with pytest.raises(IncompleteDataset, match=r"1 parts of the dataset are missing or cut .*--repair"):
+        quantize(source, str(target), CONFIG, RUN)
+
+
+def test_without_its_plan_a_damaged_dataset_is_refused_and_a_sound_one_is_sound(
+    source: str, target: Path
+) -> None:
+    shutil.rmtree(target / "run")
+    assert verify(str(target)).problems == ()
+    zeroed(parts(target)[1])
+    with pytest.raises(
+        IncompleteDataset, match=r"damaged: weights/shard=00001/.*the plan .* is damaged or gone"
+    ):
+        quantize(source, str(target), CONFIG, REPAIR)
+
+
+def test_repair_and_overwrite_exclude_each_other() -> None:
+    with pytest.raises(InvalidConfig, match=r"repair.* keeps what is sound"):
+        RunConfig(repair=True, overwrite=True)
+
+
+def test_a_dataset_in_a_bucket_is_repaired(made: tuple[str, Path], bucket: Bucket, tmp_path: Path) -> None:
+    source, local = made
+    uri, run = f"{bucket.uri}/target", REPAIR.replace(storage_options=bucket.storage_options)
+    bucket.objects.upload_folder(local, uri)
+    part = parts(local)[1].relative_to(local).as_posix()
+    bucket.objects.put(f"{uri}/{part}", bytes((local / part).stat().st_size))
+    assert quantize(source, uri, CONFIG, run).damaged == (part,)
+    assert quantize(source, uri, CONFIG, run).damaged == ()
+    stored = bucket.objects.download_folder(uri, tmp_path / "stored")
+    assert weights_of(stored) == weights_of(local)
+    assert verify(str(stored)).problems == ()

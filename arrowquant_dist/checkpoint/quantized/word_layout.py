@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ GPTQ_WORDS, AWQ_GEMM, AWQ_GEMV = "gptq", "gemm", "gemv"  # layouts that are deco
 AWQ_METHOD = "awq"
 _AUTO_ROUND = ("auto-round", "autoround", "auto_round", "intel/auto-round")
 WORD_METHODS = (GPTQ_WORDS, AWQ_METHOD, *_AUTO_ROUND)
+_ROTATION = ("rotation", "rotation_config")  # GPTQModel's, auto-round's
 _GPTQ_BITS = (2, 3, 4, 8)
 _AUTO_ROUND_BITS = (2, 3, 4, 5, 6, 7, 8)  # GPTQModel has 5 to 7 bits in another order
 
@@ -29,6 +31,8 @@ class WordLayout:
     @classmethod
     def of(cls, config: ModelConfig) -> WordLayout:
         given = config.quantization
+        if any(_meta(given).get(key) or given.get(key) for key in _ROTATION):
+            return cls(unknown="weights that were rotated")
         if config.method in _AUTO_ROUND:
             return _auto_round(str(given.get("packing_format", "auto_round:auto_gptq")))
         if config.method == AWQ_METHOD:
@@ -61,9 +65,13 @@ def _first(given: Any, keys: tuple[str, ...], default: str) -> str:
     return next((str(given[key]).lower() for key in keys if given.get(key) is not None), default)
 
 
+def _meta(given: Any) -> Mapping[str, Any]:
+    meta = given.get("meta")
+    return meta if isinstance(meta, dict) else {}
+
+
 def _is_gptqmodels(given: Any) -> bool:
     """Whether GPTQModel wrote it, which takes the ones off whole words."""
-    meta = given.get("meta")
-    quantizers = meta.get("quantizer") if isinstance(meta, dict) else None
+    quantizers = _meta(given).get("quantizer")
     names = quantizers if isinstance(quantizers, list) else [quantizers]
     return any(str(name).lower().startswith("gptqmodel") for name in names)

@@ -12,19 +12,24 @@ from arrowquant_dist.strict_json import parse_json
 ADAPTER_CONFIG = "adapter_config.json"
 _MAX_CONFIG_NBYTES = 1 << 20
 _SHOWN_NAME = 100
-_TENSOR = re.compile(
-    r"(^|.*[._])(lora_(a|b|up|down|mid|magnitude_vector|embedding_[ab]|e|te\d?|unet|transformer)|lora\.(up|down)|hada_w\d(_[abt])?"
-    r"|hada_t\d|lokr_w\d(_[ab])?|lokr_t2|oft_(r|blocks|diag)|boft_r|ia3_l|vera_lambda_[bd]|dora_scale|prompt_embeddings"
-    r"|lycoris_.*)([._].*|$)",
-    re.IGNORECASE,
+_MARKS = (
+    *("lora", "hada", "lokr", "oft_", "ia3", "vera", "dora", "prompt_embeddings", "lycoris", "base_model."),
+    *(".alpha", ".diff", ".rank_num", ".scalar"),
 )
-_BESIDE = re.compile(r".*(\.alpha|\.diff|\.diff_b|\.rank_num|\.scalar)|base_model\.model\..*")
+_TENSOR = (
+    r"(^|.*[._])(lora_(a|b|up|down|mid|magnitude_vector|embedding_[ab]|e|te\d?|unet|transformer)|lora\.(up|down)"
+    r"|hada_w\d(_[abt])?|hada_t\d|lokr_w\d(_[ab])?|lokr_t2|oft_(r|blocks|diag)|boft_r|ia3_l|vera_lambda_[bd]|dora_scale"
+    r"|prompt_embeddings|lycoris_.*)([._].*|$)"
+)
+_BESIDE = r".*(\.alpha|\.diff|\.diff_b|\.rank_num|\.scalar)|base_model\.model\..*"
 
 
 def are_of_adapter(names: Collection[str]) -> bool:
     """Whether a file's tensors are an adapter's: its own matrices, and nothing but what is saved beside these."""
-    own = [name for name in names if _TENSOR.match(name)]
-    return bool(own) and all(_TENSOR.match(name) or _BESIDE.fullmatch(name) for name in names)
+    if not all(any(mark in name.lower() for mark in _MARKS) for name in names):
+        return False  # soon told of most models, before an expression is compiled
+    is_own, is_beside = re.compile(_TENSOR, re.IGNORECASE).match, re.compile(_BESIDE).fullmatch
+    return any(is_own(name) for name in names) and all(is_own(name) or is_beside(name) for name in names)
 
 
 def adapter_error(store: Store, paths: Collection[str], path: str = "") -> InvalidCheckpoint:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from arrowquant_dist.errors import listed
 from arrowquant_dist.folder.adapters import ADAPTER_CONFIG
@@ -31,20 +30,20 @@ _FOLDERS = re.compile(
     r"|.*(tokenizer|processor).*"
 )
 # What a model does not open without: first where there are too many, and an error where it can't be read.
-_KNOWN = (
-    *("*config*.json", "tokenizer*", "vocab*", "merges*.txt", "special_tokens_map.json", "added_tokens.json"),
+_KNOWN_BEGINNINGS = (
     *(
-        "*.model",
-        "*.spm",
-        "*.tiktoken",
-        "tekken.json",
-        "chat_template*",
-        "*.jinja",
+        "tokenizer",
+        "vocab",
+        "merges",
+        "special_tokens_map",
+        "added_tokens",
+        "tekken",
+        "chat_template",
         "modules.json",
-        "model_index.json",
     ),
-    *("params.json", "README*", "LICENSE*", "NOTICE*", "*.bpe"),
+    *("model_index.json", "params.json", "README", "LICENSE", "NOTICE"),
 )
+_KNOWN_ENDS = (".model", ".spm", ".tiktoken", ".jinja", ".bpe")
 _CODE = (
     *(
         ".py",
@@ -225,7 +224,9 @@ def _is_wanted(path: str, left: Collection[str]) -> bool:
 
 
 def _is_known(path: str) -> bool:
-    return any(fnmatchcase(_name(path), pattern) for pattern in _KNOWN)
+    name = _name(path)
+    is_config = name.endswith(".json") and "config" in name
+    return is_config or name.startswith(_KNOWN_BEGINNINGS) or name.endswith(_KNOWN_ENDS)
 
 
 def _within_limits(found: Collection[ObjectInfo]) -> tuple[list[ObjectInfo], list[ObjectInfo]]:

@@ -33,6 +33,24 @@ SOUND: list[Entries] = [
         "a.weight_g_idx": ("I32", [4]),
     },
     {"e_blocks": ("U8", [2, 4, 2, 16]), "e_scales": ("U8", [2, 4, 2])},
+    {"a.weight": ("U8", [4, 32]), "a.weight_scale": ("F8_E4M3", [4, 4]), "a.weight_scale_2": ("F32", [])},
+    {
+        "a.weight_packed": ("U8", [4, 32]),
+        "a.weight_scale": ("F8_E4M3", [4, 4]),
+        "a.weight_global_scale": ("F32", [1]),
+        "a.input_global_scale": ("F32", [1]),
+    },
+    {"e": ("U8", [2, 16, 4]), "e_weight_scale": ("F8_E4M3", [2, 2, 4]), "e_weight_scale_2": ("F32", [2])},
+    {
+        "a.weight": ("F8_E4M3", [4, 32]),
+        "a.scale_weight": ("F32", []),
+        "a.comfy_quant": ("U8", [4]),
+        "scaled_fp8": ("F8_E4M3", [2]),
+        "k_scale": ("F32", []),
+    },
+    {"a.W_q": ("U8", [4, 32]), "a.scale": ("BF16", [4, 1]), "a.zero": ("BF16", [4, 1])},
+    {"a.weight": ("U8", [64, 1]), "a.weight.absmax": ("F32", [2]), "a.weight.quant_map": ("F32", [16])},
+    {"a.indices": ("I32", [1, 4]), "a.centroids.weight": ("BF16", [4, 4])},
     {"e.blocks": ("U8", [2, 4, 2, 16]), "e.scales": ("U8", [2, 4, 2]), "e_blocks": ("U8", [1, 1, 1, 16])},
 ]
 NAMES = sorted({name for model in SOUND for name in model} | {"e", "a.weight_g_idx"})

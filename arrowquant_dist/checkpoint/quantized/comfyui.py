@@ -6,7 +6,6 @@ lie in the order of a GPU's tiles, under the names that ModelOpt gives plain one
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,12 +14,14 @@ from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors
 from arrowquant_dist.checkpoint.quantized.undecoded import why_kept
 from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.strict_json import parse_json
 
 _MARKER = ".comfy_quant"
 _HEADER_KEY = "_quantization_metadata"
 _PLAIN = ("float8_e4m3fn", "float8_e5m2")  # whose codes and scales are as everybody's
 _BLOCKS = ("uint8", "float8_e8m0fnu", "float8_e4m3fn")  # dtypes of scales of blocks
 _MAX_MARKER = 1 << 16
+_MAX_HEADER = 100_000_000  # as safetensors has it
 _SIZE_NBYTES = 8  # of a safetensors header
 
 
@@ -61,6 +62,8 @@ def _of_header(uri: str, tensors: Tensors, read_values: ReadValues) -> dict[str,
     """What the header of a safetensors file says of the modules in it."""
     (size,) = read_values([Layer("header's size", (_SIZE_NBYTES,), "uint8", uri, 0, _SIZE_NBYTES)])
     nbytes = int.from_bytes(size.tobytes(), "little")
+    if nbytes > _MAX_HEADER:  # no safetensors file, whatever it is called
+        return {}
     (header,) = read_values([Layer("header", (nbytes,), "uint8", uri, _SIZE_NBYTES, nbytes)])
     metadata = _parsed(header.tobytes()).get("__metadata__")
     text = metadata.get(_HEADER_KEY) if isinstance(metadata, dict) else None
@@ -88,7 +91,7 @@ def _endings(name: str) -> list[str]:
 def _parsed(data: bytes) -> Mapping[str, Any]:
     """{} for what is no JSON object."""
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
+        found = parse_json(data)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -23,6 +23,7 @@ class Format:
 _DATA = "_data"  # of a tensor of torch that is a class of quanto's
 # The first one that fits counts.
 FORMATS = (
+    Format("SINQ", ("W_q", "meta")),
     Format("HQQ", ("W_q",)),
     Format("EXL2", ("q_weight", "q_scale")),
     Format("EXL3", ("trellis", "suh")),

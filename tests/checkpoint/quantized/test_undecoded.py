@@ -38,6 +38,7 @@ FORMATS: dict[str, Tensors] = {
         "meta_shape": ints(2),
         "bias": floats(64),
     },
+    "SINQ": {"W_q": ints(32, 64, dtype=U8), "meta": ints(90, dtype=U8), "bias": floats(64)},
     "bitsandbytes (4 bits)": {
         "weight": ints(512, 1, dtype=U8),
         "weight.absmax": ints(16, 4, dtype=U8),
@@ -102,19 +103,12 @@ FORMATS: dict[str, Tensors] = {
         "weight_scale_2": torch.ones(()),
         "pre_quant_scale": floats(4, 4),
     },
-    "GPTQ or AWQ": {
-        "qweight": ints(3, 64),
-        "qzeros": ints(2, 8),
-        "scales": floats(2, 64),
-        "bias": floats(8, 8),
-    },
     "an unknown format": {
         "weight": ints(16, 8, dtype=U8),
         "weight_scale": floats(16, 2),
         "other": floats(4, 4),
     },
 }
-FORMATS.pop("GPTQ or AWQ")  # decoded
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -23,7 +23,8 @@ from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.target.intact import hash_of_object
 from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile
-from arrowquant_dist.target.plan_file import PlannedRun, read_plan_file
+from arrowquant_dist.target.plan_file import read_plan_file
+from arrowquant_dist.target.target import Target
 
 WORKERS = 4
 STRAY = "stray-object"
@@ -156,6 +157,7 @@ def _check_bare(store: Store, findings: _Findings) -> None:
 def _check_target(store: Store, findings: _Findings) -> None:
     with findings.noting():
         manifest = Manifest.read(store)
+        _check_run(store, manifest, findings)
         _check_strays(store, manifest, findings)
         blocks = _check_index(store, manifest, findings)
         nbytes = sum(part.nbytes for part in manifest.parts)
@@ -223,11 +225,7 @@ def _check_index(store: Store, manifest: Manifest, findings: _Findings) -> list[
 def _check_plan(store: Store, manifest: Manifest, blocks: Sequence[StoredBlock], findings: _Findings) -> None:
     """What was planned is what is there: every row block once, from the same source by the same config."""
     uri = store.url(PLAN_PATH)
-    table = read_plan_file(store.read(PLAN_PATH), uri)
-    if not manifest.is_of(PlannedRun.of(table).identity):
-        message = "the run whose plan is here has not finished, the manifest is left of one before it; quantize anew"
-        findings.note(IncompleteDataset(message, uri=store.url(MANIFEST_PATH)))
-    plan = plan_from_table(table)
+    plan = plan_from_table(read_plan_file(store.read(PLAN_PATH), uri))
     planned = {
         (block.layer.name, block.row_start, block.shape, block.layer.shape, block.layer.dtype)
         for block in plan.blocks
@@ -244,6 +242,18 @@ def _check_plan(store: Store, manifest: Manifest, blocks: Sequence[StoredBlock],
         if getattr(plan, name) != getattr(manifest, name):
             message = f"`{name}` of the manifest is not that of {PLAN_PATH}; fetch both again"
             findings.note(CorruptWeights(message, uri=store.url(MANIFEST_PATH)))
+
+
+def _check_run(store: Store, manifest: Manifest, findings: _Findings) -> None:
+    """Whether the manifest counts: where it does not, most of what it names is gone."""
+    try:
+        planned = Target(store).planned()
+    except CorruptWeights:  # for `_check_plan` to say
+        return
+    if planned is not None and not manifest.is_of(planned.identity):
+        message = "the run whose plan is here has not finished, the manifest is left of one before it"
+        uri = store.url(MANIFEST_PATH)
+        findings.note(IncompleteDataset(f"{message}; run its quantize command again", uri=uri))
 
 
 def _check_strays(store: Store, manifest: Manifest, findings: _Findings) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.open import open_checkpoint
@@ -41,7 +42,7 @@ from arrowquant_dist.target.plan_file import RunIdentity
 from arrowquant_dist.target.publish import Draft, prepare, publish
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.shards import CommittedShards
-from arrowquant_dist.target.target import Target
+from arrowquant_dist.target.target import Files, Target
 from arrowquant_dist.worker import WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
 
@@ -65,11 +66,12 @@ def quantize(
         plan = make_plan(checkpoint, config, run, side_inputs)
         dataset = open_target(target, run)
         refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
-        sidecars = read_sidecars(checkpoint, run)
-        found = _look(dataset, sidecars, run)
-        repair = find_damage(dataset, plan, sidecars, found) if run.repair else None
+        read_once = cache(lambda: read_sidecars(checkpoint, run))
+        found = _look(dataset, read_once, run)
+        repair = find_damage(dataset, plan, read_once(), found) if run.repair else None
         if repair is None and (finished := finished_outcome(dataset, plan, found)) is not None:
             return replace(finished, damaged=()) if run.repair else finished
+        sidecars = read_once()
         if repair is not None:
             plan, identity, earlier = repair.plan, repair.run, repair.receipts
         else:
@@ -110,25 +112,31 @@ def plan_only(source: str, target: str, config: QuantizationConfig, run: RunConf
     plan = make_plan(checkpoint, config, run, side_inputs)
     dataset = open_target(target, run)
     refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
-    found, sidecars = dataset.look(), read_sidecars(checkpoint, run)
+    found = dataset.look()
     if run.overwrite:
-        refuse_uncleared(dataset, found, sidecars)
+        refuse_uncleared(dataset, found, read_sidecars(checkpoint, run))
     else:
-        dataset.refuse_foreign(found, sidecars)
+        _refuse_foreign(dataset, found, lambda: read_sidecars(checkpoint, run))
         refuse_other_run(dataset, plan, found)
     return plan
 
 
-def _look(dataset: Target, sidecars: Mapping[str, bytes], run: RunConfig) -> Listing:
+def _look(dataset: Target, sidecars: Callable[[], Files], run: RunConfig) -> Listing:
     """What is at the target, or is left of it by --overwrite."""
     found = dataset.look()
     if run.overwrite:
-        return clear(dataset, found, sidecars)
-    dataset.refuse_foreign(found, sidecars)
+        return clear(dataset, found, sidecars())
+    _refuse_foreign(dataset, found, sidecars)
     return found
 
 
-def _start(dataset: Target, plan: Plan, sidecars: Mapping[str, bytes], found: Listing) -> RunIdentity:
+def _refuse_foreign(dataset: Target, found: Listing, sidecars: Callable[[], Files]) -> None:
+    """sidecars: read only where they decide whose the files are that are there."""
+    if dataset.state(found) in ("left", "foreign"):
+        dataset.refuse_foreign(found, sidecars())
+
+
+def _start(dataset: Target, plan: Plan, sidecars: Files, found: Listing) -> RunIdentity:
     """The target gets this plan, or has it; TargetConflict where it holds anything else."""
     dataset.refuse_other_sidecars(sidecars, found)
     planned = dataset.start(plan_table(plan), found)
@@ -161,7 +169,7 @@ def _prepare(
     identity: RunIdentity,
     plan: Plan,
     receipts: Sequence[Receipt],
-    sidecars: Mapping[str, bytes],
+    sidecars: Files,
     found: Listing,
 ) -> Draft:
     """Everything of the dataset but its report and its manifest."""

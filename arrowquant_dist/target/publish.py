@@ -20,8 +20,8 @@ Drivers of different runs
   says which. So it does for an index of other rows, which this run left before a part of it was lost. Readers ask the
   manifest for these names.
 - A manifest counts for the plan of its run alone. The plan is read before anything is written, and once more after the
-  manifest (in `sweep`): if it is another run's now, parts may be gone. The driver says so, takes its own manifest back
-  if that is the object still there, and what has its own run's name.
+  manifest (in `sweep`): if it is another run's now, parts may be gone. The driver says so, and takes its manifest,
+  index and report back, each if that is the object still there.
 - It may also stop for ever between the two. Then its manifest stands in the way of the run whose plan counts. The
   driver of that one finds it, reads the plan once more, which is its own still, so the manifest's run is over for good:
   it deletes that very object, and creates its own. Readers are told of such a manifest (`Manifest.refuse_cleared`).
@@ -183,16 +183,16 @@ def _create_manifest(target: Target, run: RunIdentity, manifest: Manifest) -> Ma
 
 
 def _take_back(target: Target, manifest: Manifest) -> None:
-    """Deletes what this driver has left of a run that was overwritten: its manifest, and what has the run's name."""
+    """Deletes what this driver has left of a run that was overwritten: manifest, index and report, each if it is still
+    there. None of another run's is the same: an index names its attempts' parts, the others have its id."""
     store = target.store
-    try:
-        data, version = store.read_versioned(MANIFEST_PATH)
-    except NotFound:
-        pass
-    else:
-        if data == manifest.to_bytes():
-            store.delete_unchanged({MANIFEST_PATH: version})
-    store.delete([file.path for file in (manifest.index, *manifest.report) if f"{manifest.run}" in file.path])
+    for file in (StoredFile.of(MANIFEST_PATH, manifest.to_bytes()), manifest.index, *manifest.report):
+        try:
+            data, version = store.read_versioned(file.path)
+        except NotFound:
+            continue
+        if StoredFile.of(file.path, data) == file:
+            store.delete_unchanged({file.path: version})
 
 
 def _replaced(target: Target, run: RunIdentity, winner: Manifest | None) -> TargetConflict:

@@ -206,7 +206,9 @@ def overwritten(uri: str) -> TargetConflict:
 
 
 def being_cleared(uri: str) -> TargetConflict:
-    return TargetConflict("another run is clearing the target; run one at a time", uri=uri)
+    return TargetConflict(
+        "another run is clearing the target, or has begun there meanwhile; run one at a time", uri=uri
+    )
 
 
 def other_sidecar(url: str) -> TargetConflict:

@@ -38,7 +38,7 @@ class Driver:
 
     @property
     def shards(self) -> CommittedShards:
-        return CommittedShards(self.target, self.run.fingerprint)
+        return CommittedShards(self.target, self.run.fingerprint, self.run.name)
 
     def receipts(self) -> dict[int, Receipt]:
         return self.shards.receipts(self.target.look(), {})

@@ -18,6 +18,7 @@ from arrowquant_dist.target.index import write_index
 from arrowquant_dist.target.manifest import Manifest, StoredFile
 from arrowquant_dist.target.plan_file import SIDECARS_KEY
 from arrowquant_dist.target.publish import Published
+from arrowquant_dist.target.shards import CommittedShards
 from arrowquant_dist.target.target import Target
 from tests.storage.places import Place
 from tests.target.drivers import (
@@ -210,6 +211,50 @@ def test_an_overwritten_run_cannot_publish_what_it_committed_later(place: Place)
         assert new.commit(new.work(shard, "a"))
     new.publish()
     assert is_sound(place)
+
+
+def test_a_late_commit_of_a_run_with_an_equal_plan_is_not_the_new_runs(place: Place) -> None:
+    """Its part would be the right one; but the old run's driver, if it sleeps, takes it for one that lost."""
+    old = begin(place)
+    new = overwrite(place, old.run.fingerprint)
+    assert old.commit(old.work(0, "zombie"))
+    assert new.receipts() == {}
+    assert new.shards.receipt(0) is None
+    assert new.commit(new.work(0, "a"))
+    assert [receipt.attempt for receipt in new.receipts().values()] == ["a"]
+    assert new.commit(new.work(1, "b"))
+    with pytest.raises(TargetConflict, match="overwritten"):
+        old.commit(old.work(1, "zombie"))
+    new.publish()
+    assert is_sound(place)
+
+
+def test_a_commit_of_a_release_that_knew_no_runs_counts_by_its_plan(place: Place) -> None:
+    driver = begin(place)
+    receipt = driver.work(0, "a")
+    assert CommittedShards(driver.target, driver.run.fingerprint).commit(receipt)
+    assert b'"run"' not in place.get(commit_path(0)).partition(b'"receipt"')[0]
+    assert driver.receipts() == {0: receipt}
+
+
+def test_uploads_of_the_run_that_overwrote_ones_own_are_not_given_up(
+    place: Place, request: pytest.FixtureRequest
+) -> None:
+    if request.node.callspec.params["place"] != "s3":
+        pytest.skip("nothing else has uploads that were begun")
+    driver, begun = committed(place), []
+
+    def begin_another() -> None:
+        other = overwrite(place, driver.run.fingerprint)
+        writer = other.store.open_writer("weights/shard=00000/part-0123456789abcdef.parquet")
+        writer.write(bytes(48 << 20))
+        begun.append(writer)
+
+    watched(driver).after = once(("create", "manifest.json"), begin_another)
+    with pytest.raises(TargetConflict, match="overwritten"):
+        driver.publish()
+    begun[0].close()
+    assert "weights/shard=00000/part-0123456789abcdef.parquet" in place.paths()
 
 
 def test_two_workers_that_find_the_same_stale_commit_end_with_one_that_counts(place: Place) -> None:

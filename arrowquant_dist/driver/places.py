@@ -20,7 +20,17 @@ _MOST_REQUESTS = 256  # what Transfer takes
 
 
 def open_target(target: str, run: RunConfig) -> Target:
-    """As workers reach it, with more requests in flight: the driver's are many and small."""
+    """As workers reach it, with more requests in flight: the driver's are many and small.
+
+    InvalidConfig for a URL with names that object stores and what is before them do not agree about: `a//b`, `.`, `..`
+    are names of their own to some, and another way to say `a/b` to others.
+    """
+    scheme, _, path = target.partition("://")
+    path = path.lstrip("/") if scheme == "memory" else path
+    names = path.rstrip("/").split("/")
+    if not is_local(target) and (path.endswith("//") or not {"", ".", ".."}.isdisjoint(names)):
+        message = "the target has an empty name, `.` or `..` in it; spell it without them"
+        raise InvalidConfig(message, uri=redact(target))
     return Target.open(target, _many_requests(run.target_storage))
 
 

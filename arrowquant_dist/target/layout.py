@@ -12,18 +12,21 @@ import re
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Self
 
 import xxhash
 
 from arrowquant_dist.storage.base import TEMPORARY_MARK, Store
-from arrowquant_dist.target.commit import is_commit
+from arrowquant_dist.storage.uris import is_local
+from arrowquant_dist.target.commit import COMMITS_FOLDER, is_commit
 from arrowquant_dist.target.index import INDEX_PATH
 from arrowquant_dist.target.manifest import MANIFEST_PATH, ManifestPart
 
 PLAN_PATH = "run/plan.arrow"
 WEIGHTS_FOLDER = "weights"
 REPORT_FOLDER = "report"
+_FOLDERS = (WEIGHTS_FOLDER, "run", COMMITS_FOLDER, REPORT_FOLDER)
 
 _RUN = "[0-9a-f]{32}"
 _REPORT = re.compile(rf"{REPORT_FOLDER}/(?:({_RUN})/)?(?:report\.(?:json|md|html)|layers\.parquet)")
@@ -48,6 +51,8 @@ class Listing:
     @classmethod
     def of(cls, store: Store) -> Self:
         found = store.list()
+        for folder in links(store):  # which a listing does not follow: a link may lead anywhere
+            found += store.list(folder.relative_to(store.uri).as_posix())
         sizes = {info.path: info.nbytes for info in found}
         return cls(sizes, versions={info.path: info.version for info in found})
 
@@ -110,6 +115,13 @@ class Listing:
             or (_PART.fullmatch(path) is not None and path not in kept)
             or _owner(path) not in (None, run)
         ]
+
+
+def links(store: Store) -> list[Path]:
+    """The folders of the target that are links, to another disk perhaps. Only local ones can be."""
+    if not is_local(store.uri):
+        return []
+    return [path for name in _FOLDERS if (path := Path(store.uri, name)).is_symlink()]
 
 
 def part_path(shard: int, attempt: str, suffix: str = "parquet") -> str:

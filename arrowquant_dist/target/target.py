@@ -30,7 +30,7 @@ from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.index import INDEX_PATH, is_index
-from arrowquant_dist.target.layout import PLAN_PATH, Listing
+from arrowquant_dist.target.layout import PLAN_PATH, Listing, links
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.target.plan_file import PlannedRun, RunIdentity, plan_file, read_plan_file, with_run_id
 
@@ -75,8 +75,9 @@ class Target:
     def look(self) -> Listing:
         """What is there now: one listing, of which everything else here is given what it needs to know.
 
-        TargetConflict where the target, or a folder it is in, is a file.
+        TargetConflict where the target, or a folder it is in, is a file, or a link that leads nowhere.
         """
+        self._refuse_links_to_nothing()
         listing = Listing.of(self.store)
         if "" in listing:
             raise TargetConflict("the target is a file; choose an empty or new folder", uri=self.store.uri)
@@ -86,6 +87,13 @@ class Target:
                     message = f"the target lies in {folder}, which is a file; choose another target"
                     raise TargetConflict(message, uri=self.store.uri)
         return listing
+
+    def _refuse_links_to_nothing(self) -> None:
+        roots = [Path(self.store.uri)] if is_local(self.store.uri) else []
+        for path in (*links(self.store), *(root for root in roots if root.is_symlink())):
+            if not path.exists():
+                message = f"{path} is a link to {path.readlink()}, where nothing is; make that folder"
+                raise TargetConflict(f"{message}, or remove the link", uri=self.store.uri)
 
     def state(self, listing: Listing, sidecars: Files = NO_FILES) -> State:
         """`finished`: a manifest of ours; `started`: a plan; `left`: none of these, but what a run of ours leaves when

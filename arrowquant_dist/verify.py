@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage, check_storage
 from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup
 from arrowquant_dist.dataset.dataset import Dataset, alias_errors, bare_paths
 from arrowquant_dist.dataset.layers import StoredBlock, block_problem, group_layers
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, NotFound
 from arrowquant_dist.format.schema import SCHEMA_VERSION
+from arrowquant_dist.location import Location, location
 from arrowquant_dist.plan import plan_from_table
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
@@ -66,7 +67,9 @@ class VerifyReport:
         return {"is_sound": self.is_sound, **asdict(self)}
 
 
-def verify(uri: str, storage: Storage = DEFAULT_STORAGE, on_progress: OnBytes | None = None) -> VerifyReport:
+def verify(
+    uri: Location, storage: Storage = DEFAULT_STORAGE, on_progress: OnBytes | None = None
+) -> VerifyReport:
     """Reads every byte of a dataset, three times where it is a target, and lists what is wrong.
 
     Of a target: the manifest against index, parts and plan; size and hash of every object; each row's
@@ -74,7 +77,8 @@ def verify(uri: str, storage: Storage = DEFAULT_STORAGE, on_progress: OnBytes | 
     else lies among the parts. Of bare files: their rows; and of a folder, that nothing says whether it is
     complete. Memory: a few times the largest block for each of 4 threads. Raises NotFound where nothing is.
     """
-    store = open_store(uri, storage)
+    check_storage(storage)
+    store = open_store(location(uri, "uri"), storage)
     findings = _Findings(store, on_progress)
     if store.exists(MANIFEST_PATH):
         _check_target(store, findings)

@@ -18,6 +18,7 @@ PACKAGE = CHECKOUT / "arrowquant_dist"
 CHANGES_NO_BYTES = (
     "__init__.py",  # names
     "errors.py",  # words
+    "location.py",  # places as callers give them
     "machine.py",  # figures of the machine
     "metrics.py",  # how far the stored values are from the source's: for the report
     "code_digest.py",

@@ -20,7 +20,7 @@ from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig, read_
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, as_listed
 from arrowquant_dist.checkpoint.ties import find_ties
-from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage, check_storage
 from arrowquant_dist.errors import InvalidCheckpoint, MissingDependency, listed
 from arrowquant_dist.folder.adapters import adapter_error, are_of_adapter
 from arrowquant_dist.folder.components import TOP, Component, named_components
@@ -36,6 +36,7 @@ from arrowquant_dist.folder.weights import (
     choose_weights,
     weights_of_index,
 )
+from arrowquant_dist.location import Location, location
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local, split_uri
@@ -53,7 +54,7 @@ _CONVERT = "convert it to safetensors, or give another source"
 _MAGIC_NBYTES = 32
 
 
-def open_checkpoint(uri: str, storage: Storage = DEFAULT_STORAGE) -> Checkpoint:
+def open_checkpoint(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Checkpoint:
     """Reads all headers of the checkpoint at `uri`: a directory, a file, any fsspec URL, or `minilm`.
 
     `minilm` is the model of the extra `[minilm]`; a folder of that name is `./minilm`. In a directory an
@@ -62,7 +63,8 @@ def open_checkpoint(uri: str, storage: Storage = DEFAULT_STORAGE) -> Checkpoint:
     values they stand for, in the model's dtype; see checkpoint/quantized.
     Raises NotFound, InvalidCheckpoint, MissingDependency; StorageError where reading fails.
     """
-    uri = _find_minilm() if uri == MINILM else uri
+    check_storage(storage)
+    uri = _find_minilm() if isinstance(uri, str) and uri == MINILM else location(uri, "uri")
     store = open_store(uri, storage)
     if not store.exists(""):
         return _open_folder(uri, store, storage)

@@ -4,12 +4,12 @@ YAML in, validated values out.
 """
 
 from arrowquant_dist.config.load import load_config, parse_config
-from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig
+from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig, check_config
 from arrowquant_dist.config.resolve import ResolvedLayer, SpecResolver, resolve_layer
-from arrowquant_dist.config.run import RunConfig
+from arrowquant_dist.config.run import RunConfig, check_run
 from arrowquant_dist.config.sizes import parse_size
 from arrowquant_dist.config.spec import BITS, QUANT_TYPES, QuantSpec, half_spec, kept_spec
-from arrowquant_dist.config.storage import DEFAULT_STORAGE, Storage, Transfer
+from arrowquant_dist.config.storage import DEFAULT_STORAGE, Storage, Transfer, check_storage
 
 __all__ = [
     "BITS",
@@ -23,6 +23,9 @@ __all__ = [
     "SpecResolver",
     "Storage",
     "Transfer",
+    "check_config",
+    "check_run",
+    "check_storage",
     "half_spec",
     "kept_spec",
     "load_config",

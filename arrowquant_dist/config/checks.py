@@ -20,6 +20,16 @@ _KINDS = {
     tuple: "the list",
     dict: "the mapping",
 }
+# What other quantizers call it.
+_CALLED_HERE = {
+    **dict.fromkeys(
+        ("bits", "num_bits", "w_bits", "wbits", "nbits", "load_in_8bit", "load_in_4bit"), "quant_type"
+    ),
+    **dict.fromkeys(("sym", "asymmetric", "zero_point"), "symmetric"),
+    **dict.fromkeys(("q_group_size", "groupsize", "block_size"), "group_size"),
+    **dict.fromkeys(("ignore", "modules_to_not_convert", "skip_modules"), "mixed_precision_layers"),
+    **dict.fromkeys(("num_workers", "n_workers"), "workers"),
+}
 _MAX_SHOWN_CHARS = 18  # the shortest keys that clouds give out have 20
 _MAX_SHOWN_BITS = 1024
 _MAX_OPTIONS = 10_000
@@ -67,12 +77,13 @@ def _may_be_shown(text: str) -> bool:
 
 def check_bool(key: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise invalid(key, f"must be true or false, not {shown(value)}")
+        raise invalid(key, f"must be true or false, not {shown(value)}{_as_python(value, 'bool')}")
 
 
 def check_whole(key: str, value: Any, lowest: int, highest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        hint = "; leave out the quotes" if isinstance(value, str) and value.isdecimal() else ""
+        is_quoted = isinstance(value, str) and value.isdecimal()
+        hint = "; leave out the quotes" if is_quoted else _as_python(value, "int")
         raise invalid(key, f"must be a whole number, not {shown(value)}{hint}")
     if not lowest <= value <= highest:
         raise invalid(key, f"must be from {lowest} to {highest}, not {shown(value)}")
@@ -80,7 +91,7 @@ def check_whole(key: str, value: Any, lowest: int, highest: int) -> None:
 
 def check_number(key: str, value: Any, lowest: float, highest: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise invalid(key, f"must be a number, not {shown(value)}")
+        raise invalid(key, f"must be a number, not {shown(value)}{_as_python(value, 'float')}")
     if not lowest <= value <= highest:
         raise invalid(key, f"must be from {lowest:g} to {highest:g}, not {shown(value)}")
 
@@ -144,9 +155,15 @@ def check_keys(given: Mapping[str, Any], known: Collection[str], elsewhere: Mapp
             continue
         if key in elsewhere:
             raise invalid(_plain(key), f"does not belong here; it belongs {elsewhere[key]}")
-        near = nearest(key, known)
+        near = _CALLED_HERE[key] if _CALLED_HERE.get(key) in known else nearest(key, known)
         hint = f"the nearest is {near!r}" if near else f"known are {listed(known)}"
         raise invalid(_plain(key), f"is not a known key; {hint}")
+
+
+def _as_python(value: Any, kind: str) -> str:
+    """What to do about a number of numpy's or torch's, which neither YAML nor JSON has."""
+    is_foreign = type(value).__module__ in ("numpy", "torch", "decimal", "fractions")
+    return f"; give it as {kind}(…)" if is_foreign else ""
 
 
 def _plain(key: str) -> str:

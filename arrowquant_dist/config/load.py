@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from arrowquant_dist.config.checks import check_keys, check_mapping, within
+from arrowquant_dist.config.checks import check_keys, check_mapping, check_options, within
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig, without_credentials
 from arrowquant_dist.config.run import RunConfig
 from arrowquant_dist.config.storage import Transfer
 from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.location import Location, location
 
 MAX_CONFIG_NBYTES = 1 << 20
 _MAX_NUMBER_CHARS = 64
@@ -29,13 +30,15 @@ _QUOTED = re.compile(r"(['\"]).*\1|(?<=with base \d\d: ).*", re.DOTALL)
 
 
 def load_config(
-    path_or_uri: str | Path, storage_options: Mapping[str, Any] | None = None
+    path_or_uri: Location, storage_options: Mapping[str, Any] | None = None
 ) -> tuple[QuantizationConfig, RunConfig]:
     """Reads a config file, local or at any fsspec URL.
 
     Raises InvalidConfig, which names the file, the key and the reason; a file that can't be read is one too.
     """
-    uri = str(path_or_uri)
+    uri = location(path_or_uri, "the config file")
+    if storage_options is not None:
+        storage_options = check_options("storage_options", storage_options)
     try:
         data = _read(uri, storage_options)
     except Exception as error:

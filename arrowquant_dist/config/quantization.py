@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from arrowquant_dist.config.arguments import check_made, known_arguments
 from arrowquant_dist.config.checks import (
     check_bool,
     check_choice,
     check_keys,
     check_mapping,
-    check_text,
     check_whole,
     invalid,
     shown,
@@ -20,6 +20,7 @@ from arrowquant_dist.config.checks import (
 )
 from arrowquant_dist.config.patterns import check_pattern
 from arrowquant_dist.config.spec import QUANT_TYPES, QuantSpec
+from arrowquant_dist.location import Location, location
 from arrowquant_dist.method_names import METHODS
 
 NON_FINITE = ("error", "keep")
@@ -27,6 +28,7 @@ MAX_GROUP_SIZE = 1 << 20
 MAX_ROW_DIMS = 8
 
 
+@known_arguments
 @dataclass(frozen=True, slots=True)
 class LayerOverride:
     """What the config says of the layers that match `layers`; None: as the config has it.
@@ -73,6 +75,7 @@ class LayerOverride:
         return cls(**values)
 
 
+@known_arguments
 @dataclass(frozen=True, slots=True)
 class QuantizationConfig:
     """How a checkpoint is quantized. Lists are stored as tuples; mappings in `overrides` become
@@ -106,7 +109,7 @@ class QuantizationConfig:
     integer_zero_points: bool = False
     non_finite: str = "error"
     row_dims: Mapping[str, int] = field(default_factory=dict, hash=False)
-    hessians: str | None = None
+    hessians: Location | None = None
     overrides: Sequence[LayerOverride] = ()
     unscaled_float8: Sequence[str] = ()
 
@@ -117,7 +120,7 @@ class QuantizationConfig:
         _check_values(self)
         check_choice("non_finite", self.non_finite, NON_FINITE)
         if self.hessians is not None:
-            check_text("hessians", self.hessians)
+            object.__setattr__(self, "hessians", location(self.hessians, "hessians"))
         for key in ("mixed_precision_layers", "unscaled_float8"):
             words = _as_tuple(key, getattr(self, key))
             for index, word in enumerate(words):
@@ -165,7 +168,7 @@ class QuantizationConfig:
             **{name: getattr(self, name) for name in _names(QuantizationConfig) if name != "unscaled_float8"},
             "mixed_precision_layers": list(self.mixed_precision_layers),
             "row_dims": dict(self.row_dims),
-            "hessians": without_credentials(self.hessians) if self.hessians is not None else None,
+            "hessians": without_credentials(str(self.hessians)) if self.hessians is not None else None,
             "overrides": [override.to_dict() for override in self.overrides],
         }
         if (
@@ -197,6 +200,11 @@ class QuantizationConfig:
         needed = METHODS[method] if method is not None else None
         if needed is not None and getattr(self, needed) is None:
             raise invalid(key, f"{method} needs {needed}; say where they are, or choose mse or rtn")
+
+
+def check_config(config: Any) -> None:
+    """InvalidConfig for what is no QuantizationConfig."""
+    check_made("config", config, QuantizationConfig)
 
 
 def without_credentials(uri: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from arrowquant_dist.config.arguments import check_made, known_arguments
 from arrowquant_dist.config.checks import (
     check_bool,
     check_choice,
@@ -27,6 +28,7 @@ MAX_SHARD_ATTEMPTS = 100
 MAX_EXPANSION = 1_000_000_000
 
 
+@known_arguments
 @dataclass(frozen=True, slots=True)
 class RunConfig:
     """How a run goes, never what comes out; sizes may be given as texts ("64MiB"), and are stored in bytes.
@@ -125,3 +127,8 @@ class RunConfig:
 
 _OPTIONS = ("storage_options", "source_storage_options", "target_storage_options")
 _NAMES = tuple(f.name for f in fields(RunConfig))
+
+
+def check_run(run: Any) -> None:
+    """InvalidConfig for what is no RunConfig."""
+    check_made("run", run, RunConfig)

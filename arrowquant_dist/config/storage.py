@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from arrowquant_dist.config.arguments import known_arguments
 from arrowquant_dist.config.checks import (
     check_bool,
     check_keys,
@@ -21,6 +22,7 @@ DIRECT_WRITES = ("auto", "never")
 _SIZES = {"range_bytes": 64 * KIB, "upload_bytes": 5 * MIB}  # and the lowest of each
 
 
+@known_arguments
 @dataclass(frozen=True, slots=True)
 class Transfer:
     """How requests to an object store go. Local paths have no use for it.
@@ -85,3 +87,9 @@ class Storage:
 
 
 DEFAULT_STORAGE = Storage()
+
+
+def check_storage(storage: Any) -> None:
+    """InvalidConfig for what is no Storage; nothing of it is shown, since it may hold secrets."""
+    if not isinstance(storage, Storage):
+        raise invalid("storage", f"must be a Storage, not {kind_of(storage)}; pass Storage({{…options}})")

@@ -16,7 +16,14 @@ from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layer
 from arrowquant_dist.dataset.ranges import peak_nbytes, read_values
 from arrowquant_dist.dataset.values import Values, check_digests, check_finite_scales
 from arrowquant_dist.dtypes import DTYPES
-from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidConfig, NotFound, UnknownLayer
+from arrowquant_dist.errors import (
+    CorruptWeights,
+    IncompleteDataset,
+    InvalidConfig,
+    NotFound,
+    UnknownLayer,
+    listed,
+)
 from arrowquant_dist.format.digests import CHUNK_NBYTES
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import ByteRange, Store
@@ -99,7 +106,7 @@ class Dataset:
         stored = self.layers.get(self.aliases.get(name, name))
         if stored is None:
             near = difflib.get_close_matches(name, [*self.layers, *self.aliases], 3, 0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else f"it has {len(self.layers)} others"
+            hint = f"did you mean {listed(near)}?" if near else f"it has {len(self.layers)} others"
             raise UnknownLayer(f"the dataset has no such layer; {hint}", layer=name, uri=self.uri)
         return stored
 

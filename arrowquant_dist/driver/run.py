@@ -9,7 +9,7 @@ from functools import cache
 from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.table import Checkpoint
-from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.config import QuantizationConfig, RunConfig, check_config, check_run
 from arrowquant_dist.driver.clock import RunClock
 from arrowquant_dist.driver.earlier import (
     finished_outcome,
@@ -23,6 +23,7 @@ from arrowquant_dist.driver.progress import OnProgress, counting_events
 from arrowquant_dist.driver.repair import find_damage
 from arrowquant_dist.driver.shards import in_order, run_shards
 from arrowquant_dist.engine import EngineFacts, choose_engine
+from arrowquant_dist.location import Location, location
 from arrowquant_dist.plan import (
     Plan,
     SideInputs,
@@ -48,8 +49,8 @@ from arrowquant_dist.worker.sinks.v2 import V2Parts
 
 
 def quantize(
-    source: str,
-    target: str,
+    source: Location,
+    target: Location,
     config: QuantizationConfig,
     run: RunConfig,
     on_progress: OnProgress | None = None,
@@ -59,6 +60,7 @@ def quantize(
     Raises an ArrowQuantError: bad input before the first weight is read or written, or what stopped the run; then the
     finished shards are kept at the target, and no manifest makes them a dataset.
     """
+    target = _checked_target(target, config, run)
     clock = RunClock()
     with clock.phase("planning"):
         checkpoint = open_checkpoint(source, run.source_storage)
@@ -105,8 +107,9 @@ def quantize(
     return Outcome(report, already_finished=False, target=dataset.store.uri, damaged=damaged)
 
 
-def plan_only(source: str, target: str, config: QuantizationConfig, run: RunConfig) -> Plan:
+def plan_only(source: Location, target: Location, config: QuantizationConfig, run: RunConfig) -> Plan:
     """The plan of the same call of `quantize`: headers are read and everything is checked, nothing is written."""
+    target = _checked_target(target, config, run)
     checkpoint = open_checkpoint(source, run.source_storage)
     side_inputs = open_side_inputs(config, run.source_storage)
     plan = make_plan(checkpoint, config, run, side_inputs)
@@ -119,6 +122,12 @@ def plan_only(source: str, target: str, config: QuantizationConfig, run: RunConf
         _refuse_foreign(dataset, found, lambda: read_sidecars(checkpoint, run))
         refuse_other_run(dataset, plan, found)
     return plan
+
+
+def _checked_target(target: Location, config: QuantizationConfig, run: RunConfig) -> str:
+    check_config(config)
+    check_run(run)
+    return location(target, "target")
 
 
 def _look(dataset: Target, sidecars: Callable[[], Files], run: RunConfig) -> Listing:

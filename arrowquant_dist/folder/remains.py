@@ -16,7 +16,6 @@ _MANIFEST, _INDEX, _WEIGHTS = "manifest.json", "index.parquet", "weights"
 _PARQUET = ".parquet"
 _MOST_FOLDERS = 200
 _MOST_FILES = 2_000
-_SHOWN = 8
 _LOOKED_FOR = (
     "manifest.json with weights/ (a target), model.safetensors.index.json, *.safetensors, "
     "pytorch_model.bin.index.json, *.bin, *.pt, *.pth, *.ckpt, *.parquet"
@@ -71,7 +70,7 @@ def nothing_found(folder: SourceFolder, component: Component) -> InvalidCheckpoi
         return _weights_below(folder, with_weights)
     names = [info.path for info in folder.files(component.path)]
     names += [f"{path}/" for path in folder.folders(component.path)]
-    there = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    there = listed(names)
     return InvalidCheckpoint(
         f"no weights here. Looked for {_LOOKED_FOR}; found {there or 'an empty folder'}. "
         "Give the folder or file that holds them",

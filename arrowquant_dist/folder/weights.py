@@ -156,7 +156,7 @@ def _most_certain(sets: Sequence[_Set], folder: SourceFolder, path: str) -> Weig
     numbered = [found for found in sets if found.is_numbered]
     wholes = [p for found in sets if found.index is None and not found.is_numbered for p in found.paths]
     if len(indexes) > 1:
-        message = f"several indexes: {', '.join(indexes)}; give one of them"
+        message = f"several indexes: {listed(indexes)}; give one of them"
         raise InvalidCheckpoint(message, uri=folder.store.url(path))
     if indexes and not (wholes and _is_stale(indexes[0], folder)):
         return weights_of_index(folder, indexes[0])
@@ -180,7 +180,7 @@ def _read_index(folder: SourceFolder, index: str) -> dict[str, str]:
 def _only_complete(numbered: Sequence[_Set], folder: SourceFolder, path: str) -> tuple[str, ...]:
     complete = [found for found in numbered if not missing_numbers(found.paths)]
     if len(complete) > 1:
-        names = ", ".join(found.paths[0] for found in complete)
+        names = listed(found.paths[0] for found in complete)
         message = (
             f"several complete sets of numbered files ({names} …) and no index that says which of them is the model; "
             "move the others away"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 
 from arrowquant_dist.config import Storage, parse_size
-from arrowquant_dist.config.checks import check_bool, check_whole, shown
+from arrowquant_dist.config.checks import check_bool, check_options, check_whole, shown
 from arrowquant_dist.config.run import MAX_WORKERS
 from arrowquant_dist.dataset.assemble import Rows
 from arrowquant_dist.dataset.layers import StoredLayer
@@ -80,7 +80,9 @@ class WeightLoader:
         if workers is not None:
             check_whole("workers", workers, 1, MAX_WORKERS)
         limit = parse_size(memory_budget, "memory_budget")
-        storage = Storage(_options(storage_options))
+        storage = Storage(
+            {} if storage_options is None else check_options("storage_options", storage_options)
+        )
         self._start(LoaderSettings(place, storage, limit, verify, dequantize, name, workers))
 
     def _start(self, settings: LoaderSettings) -> None:
@@ -256,16 +258,6 @@ def _reopened(settings: LoaderSettings) -> WeightLoader:
     loader = WeightLoader.__new__(WeightLoader)
     loader._start(settings)
     return loader
-
-
-def _options(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is given is never shown: it may hold secrets."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
-        message = f'must be a mapping of texts to values, not a {type(given).__name__}; pass {{"key": …, "secret": …}}'
-        raise InvalidConfig(f"storage_options: {message}")
-    return dict(given)
 
 
 def _dtype_text(dtype: torch.dtype | str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.location import Location
 from arrowquant_dist.report import text
 from arrowquant_dist.report.text import MISSING, LayerName
 from arrowquant_dist.report.view import Table
@@ -73,12 +74,12 @@ class Contents:
         }
 
 
-def read_contents(uri: str, storage: Storage = DEFAULT_STORAGE) -> Contents:
+def read_contents(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Contents:
     """Reads headers, or a dataset's index. Raises what `open_checkpoint` and `Dataset.open` raise."""
     from arrowquant_dist.checkpoint.open import open_checkpoint
 
     checkpoint = open_checkpoint(uri, storage)
-    stored = _stored(uri, storage) if checkpoint.format in _DATASETS else {}
+    stored = _stored(checkpoint.uri, storage) if checkpoint.format in _DATASETS else {}
     layers = []
     for layer in checkpoint.layers:
         quant_type, stored_nbytes = stored.get(layer.name, (None, None))

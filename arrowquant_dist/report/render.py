@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage, check_storage
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
+from arrowquant_dist.location import Location, location
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.reduce.layers import LayerMetrics
 from arrowquant_dist.report.layers import layers_parquet
@@ -44,13 +45,14 @@ def report_json(report: Report, run: str = "") -> bytes:
     return json.dumps(values, indent=2, allow_nan=False).encode() + b"\n"
 
 
-def load_report(uri: str, storage: Storage = DEFAULT_STORAGE) -> Report:
+def load_report(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Report:
     """The report of the finished dataset at `uri`, or of what somebody has copied of one.
 
     Raises NotFound where there is none (nothing there, or the run did not finish), InvalidCheckpoint where
     report.json is damaged or of another version, or is not the one that the manifest names.
     """
-    store = open_store(uri, storage)
+    check_storage(storage)
+    store = open_store(location(uri, "uri"), storage)
     try:
         manifest = Manifest.read(store)
     except NotFound:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from arrowquant_dist.arena import Allocate, fresh
-from arrowquant_dist.config import QuantizationConfig, QuantSpec, resolve_layer
+from arrowquant_dist.config import QuantizationConfig, QuantSpec, check_config, resolve_layer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidConfig, UnquantizableWeights
 from arrowquant_dist.methods import NOTHING, Given, method_of, side_input_of
 from arrowquant_dist.metrics import ErrorSums
+from arrowquant_dist.tensor.given import check_name, given_bytes
 from arrowquant_dist.tensor.quantized import QuantizedTensor, row_nbytes
 from arrowquant_dist.tensor.source import as_float32, check_finite, kernel_bits, matrix_shape, read_only
 
@@ -31,12 +32,15 @@ def quantize_tensor(
 ) -> QuantizedTensor:
     """Quantizes one weight in memory, on the calling thread.
 
-    weight: a CPU torch tensor (not copied where it is contiguous) or a numpy array, any dtype of DTYPES. name: what
+    weight: a torch tensor (not copied where it is contiguous) or a numpy array, any dtype of DTYPES. name: what
     `mixed_precision_layers` and `overrides` are matched with. Vectors, integers, bools, and what the name shows to be
     no matrix of a product, are kept as in a checkpoint. The result shares no memory with `weight`. Raises
-    UnquantizableWeights on NaN or inf in a weight that is to be quantized.
+    UnquantizableWeights on NaN or inf in a weight that is to be quantized, InvalidConfig for one without values of its
+    own (meta, sparse, nested, a wrapper) and for what is no config.
     """
-    values, shape, dtype = _as_bytes(weight)
+    check_config(config)
+    check_name(name)
+    values, shape, dtype = given_bytes(weight)
     spec = resolve_layer(config, name, shape, dtype).spec
     side_input = side_input_of(spec.method)
     if side_input is not None:
@@ -46,29 +50,6 @@ def quantize_tensor(
         raise InvalidConfig(message, layer=name or None)
     quantized = quantize_values(values, shape, dtype, spec, layer=name or None)
     return replace(quantized, codes=values.copy()) if quantized.codes is values else quantized
-
-
-def _as_bytes(weight: Any) -> tuple[np.ndarray, tuple[int, ...], str]:
-    """(uint8 [nbytes], shape, dtype name) of a torch tensor or numpy array."""
-    if isinstance(weight, np.ndarray):
-        dtype = _known(weight.dtype.name)
-        array = np.ascontiguousarray(weight, weight.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
-    else:
-        import torch
-
-        if not isinstance(weight, torch.Tensor):
-            raise InvalidConfig(f"a weight is a torch tensor or a numpy array, not {type(weight).__name__}")
-        dtype = _known(str(weight.dtype).removeprefix("torch."))
-        array = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return array, tuple(int(n) for n in weight.shape), dtype
-
-
-def _known(dtype: str) -> str:
-    if dtype not in DTYPES:
-        raise InvalidConfig(
-            f"dtype {dtype} is not supported; convert the weight to one of {', '.join(DTYPES)}"
-        )
-    return dtype
 
 
 def quantize_values(

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arrowquant_dist.config import BITS
+from arrowquant_dist.config.checks import shown
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.tensor.source import kernel_bits, matrix_shape, read_only
 
@@ -83,10 +85,10 @@ class QuantizedTensor:
     def values(self, dtype: str | None = None) -> np.ndarray:
         """Decoded values [*shape] in fresh memory, as the bits of `dtype` (default: the source's).
 
-        bfloat16 comes as uint16, float8 as uint8. x̂ = (q - zero_point) · scale in float32, then rounded to `dtype`;
-        what is finite stays finite.
+        bfloat16 comes as uint16, float8 as uint8. x̂ = (q - zero_point) · scale in float32, then rounded to `dtype`, one
+        of the floating-point ones or the source's; what is finite stays finite. InvalidConfig for another.
         """
-        wanted = dtype or self.dtype
+        wanted = self._wanted(dtype)
         out = np.empty(self.shape, DTYPES[wanted].bits)
         self.values_into(out.reshape(-1).view(np.uint8), wanted)
         return out
@@ -127,16 +129,26 @@ class QuantizedTensor:
         rows, _ = self.matrix_shape
         return read_only(np.tile(scales, (rows, 1)) if self.quant_axis < 0 else scales.reshape(rows, -1))
 
-    def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Decoded values as a torch tensor of its own memory; dtype: default the source's."""
+    def dequantize(self, dtype: torch.dtype | str | None = None) -> torch.Tensor:
+        """Decoded values as a torch tensor of its own memory. dtype: as `values` has it, torch's or its name."""
         import torch
 
-        name = str(dtype).removeprefix("torch.") if dtype is not None else self.dtype
+        name = self._wanted(str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype)
         if 0 in self.shape:
             return torch.empty(self.shape, dtype=getattr(torch, name))
         # memory of numpy's, which asks for huge pages: decoding into torch's own took five times as long
         tensor = torch.from_numpy(self.values(name).reshape(-1).view(np.uint8))
         return tensor.view(getattr(torch, name)).reshape(self.shape)
+
+    def _wanted(self, dtype: str | None) -> str:
+        if dtype is None:
+            return self.dtype
+        is_known = isinstance(dtype, str) and dtype in DTYPES
+        if not is_known or not (DTYPES[dtype].is_float or dtype == self.dtype):
+            raise InvalidConfig(
+                f"dtype: {shown(dtype)} is no dtype to decode to; pass torch.float32 or torch.bfloat16"
+            )
+        return dtype
 
     def to_dict(self) -> dict[str, Any]:
         """The scalar fields, for people and logs."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from arrowquant_dist.config import (
     QuantizationConfig,
     QuantSpec,
     RunConfig,
+    Transfer,
     load_config,
     parse_config,
     parse_size,
@@ -307,3 +309,84 @@ def test_what_is_no_size_is_an_error(text: Any) -> None:
 def test_whole_numbers_of_bytes_are_exact(nbytes: int) -> None:
     assert parse_size(nbytes) == parse_size(str(nbytes)) == nbytes
     assert parse_size(f"{nbytes}KiB") == nbytes << 10
+
+
+# Arguments of Python callers
+
+
+@pytest.mark.parametrize(
+    ("cls", "placed", "named", "said"),
+    [
+        (QuantizationConfig, (), {"bits": 4}, "bits: is not a known key; the nearest is 'quant_type'"),
+        (QuantizationConfig, (), {"sym": True}, "the nearest is 'symmetric'"),
+        (QuantizationConfig, (), {"group_sise": 4}, "the nearest is 'group_size'"),
+        (QuantizationConfig, ("int4",) * 40, {}, "QuantizationConfig takes .* values, not 40"),
+        (QuantizationConfig, ("int4",), {"quant_type": "int8"}, "quant_type: is given twice"),
+        (QuantizationConfig, ("int4",), {"qqqq": 1}, "known are quant_type, .* and [0-9]+ more"),
+        (LayerOverride, (), {"quant_type": "int4"}, "layers: is missing"),
+        (LayerOverride, ("a",), {"bits": 4}, "the nearest is 'quant_type'"),
+        (RunConfig, (), {"worker": 3}, "the nearest is 'workers'"),
+        (RunConfig, (), {"num_workers": 3}, "the nearest is 'workers'"),
+        (RunConfig, (), {"engine": "Ray"}, "did you mean 'ray'"),
+        (RunConfig, (), {"engine": "threads"}, "must be one of auto, inline, ray"),
+        (RunConfig, (), {"engine": None}, "must be one of auto, inline, ray"),
+        (RunConfig, (), {"transfer": {"retry": 1}}, "the nearest is 'retries'"),
+        (Transfer, (), {"timeout": 3}, "timeout: is not a known key"),
+    ],
+)
+def test_an_unknown_argument_gets_the_nearest_name(
+    cls: type[Any], placed: tuple[Any, ...], named: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=said):
+        cls(*placed, **named)
+
+
+WRONG: tuple[Any, ...] = (
+    *(True, "128", 1.5, None, b"x", [], {}, object(), float("nan")),
+    *(np.int64(3), np.float32(2), np.array([True])[0]),
+)
+FIELDS = [
+    (cls, name)
+    for cls, names in (
+        (QuantizationConfig, ("quant_type", "per_channel", "group_size", "symmetric", "method", "row_dims")),
+        (
+            QuantizationConfig,
+            ("integer_zero_points", "non_finite", "mixed_precision_layers", "overrides", "hessians"),
+        ),
+        (
+            RunConfig,
+            ("block_bytes", "shard_bytes", "compression", "engine", "address", "workers", "overwrite"),
+        ),
+        (RunConfig, ("shard_attempts", "shard_deadline", "direct_writes", "transfer", "storage_options")),
+        (
+            Transfer,
+            (
+                "range_bytes",
+                "upload_bytes",
+                "requests",
+                "retries",
+                "backoff",
+                "read_twice",
+                "connect_timeout",
+            ),
+        ),
+    )
+    for name in names
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(("cls", "name"), FIELDS, ids=str)
+def test_a_value_of_a_wrong_type_is_refused_or_means_what_it_says(
+    cls: type[Any], name: str, wrong: Any
+) -> None:
+    """Never another error than ours, and what is taken is kept as it was given, or is none given."""
+    try:
+        kept = getattr(cls(**{name: wrong}), name)
+    except InvalidConfig as refused:
+        said = refused.message
+    else:
+        said = f"{name} was taken"
+        assert kept is wrong or kept == wrong or not wrong
+        assert isinstance(wrong, bool) == isinstance(kept, bool)
+    assert said.startswith(name)

@@ -262,3 +262,68 @@ def test_tensors_are_the_callers_own(tmp_path: Path) -> None:
     for row in rows:
         assert kept[row.name].numpy().tobytes() == row.columns["data"]
         assert loader[row.name].numpy().tobytes() == row.columns["data"]
+
+
+@pytest.mark.parametrize("name", [0, None, -1, 1.5, b"w", ("w",), slice(0, 1), np.int64(0)])
+def test_a_layer_is_asked_for_by_its_name(tmp_path: Path, name: Any) -> None:
+    loader = WeightLoader(
+        write_v2(tmp_path / "w.parquet", [kept_row("w", np.ones((4, 2), "<f4"), "float32")])
+    )
+    for ask in (loader.__getitem__, loader.read):
+        with pytest.raises(InvalidConfig, match=r"by its name, a text, not .*loader\.keys\(\) has the names"):
+            ask(name)
+    assert name not in loader
+    assert [] not in loader
+    with pytest.raises(KeyError):
+        loader["nope"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [5, "0:2", [0, 1], range(2), slice(None, None, 2), slice(3, 0, -1), slice("a", "b"), slice(0.5, 2)],
+)
+def test_rows_are_a_slice_of_whole_numbers(tmp_path: Path, rows: Any) -> None:
+    loader = WeightLoader(
+        write_v2(tmp_path / "w.parquet", [kept_row("w", np.ones((4, 2), "<f4"), "float32")])
+    )
+    with pytest.raises(InvalidConfig, match=r"give a slice .* as rows=slice\(0, 1024\)"):
+        loader.read("w", rows=rows)
+
+
+@pytest.mark.parametrize(
+    "rows", [slice(-3, None), slice(np.int64(1), np.int64(3)), slice(-1, -3), slice(2, 99)]
+)
+def test_rows_count_from_the_end_as_in_python(tmp_path: Path, rows: slice) -> None:
+    values = np.arange(8, dtype="<f4").reshape(4, 2)
+    loader = WeightLoader(write_v2(tmp_path / "w.parquet", [kept_row("w", values, "float32")]))
+    assert torch.equal(loader.read("w", rows=rows), torch.from_numpy(values[rows]))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"memory_budget": None}, "memory_budget: must be a size"),
+        ({"memory_budget": "lots"}, "memory_budget: must be a size"),
+        ({"memory_budget": True}, "memory_budget: must be a size"),
+        ({"memory_budget": 1.5}, "memory_budget: must be a size"),
+        ({"memory_budget": float("nan")}, "memory_budget: must be a size"),
+        ({"memory_budget": [2]}, "memory_budget: must be a size"),
+        ({"memory_budget": -1}, "memory_budget: must not be negative"),
+        ({"workers": "4"}, "workers: must be a whole number, .*leave out the quotes"),
+        ({"workers": True}, "workers: must be a whole number"),
+        ({"workers": 2.0}, "workers: must be a whole number"),
+        ({"workers": np.int64(4)}, r"workers: must be a whole number, .*give it as int\(…\)"),
+        ({"verify": "no"}, "verify: must be true or false"),
+        ({"dequantize": 0}, "dequantize: must be true or false"),
+        ({"dtype": np.float32}, "dtype is .*one of float32"),
+        ({"dtype": torch.int8}, "dtype is torch.int8; one of float32"),
+        ({"dtype": 32}, "dtype is 32; one of"),
+        ({"storage_options": ["hunter2"]}, "storage_options: must be a mapping"),
+        ({"storage_options": {1: "hunter2"}}, "storage_options: has a key which is not a text"),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_one_error(tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    path = write_v2(tmp_path / "w.parquet", [kept_row("w", np.ones((4, 2), "<f4"), "float32")])
+    with pytest.raises(InvalidConfig, match=said) as caught:
+        WeightLoader(path, **given)
+    assert "hunter2" not in str(caught.value)

@@ -1,0 +1,54 @@
+"""Settings given by name in Python: an unknown one is an error of ours, with the nearest name."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from functools import wraps
+from typing import Any, TypeVar
+
+from arrowquant_dist.config.checks import check_keys, invalid, shown
+from arrowquant_dist.errors import InvalidConfig
+
+T = TypeVar("T")
+
+
+def known_arguments(cls: type[T]) -> type[T]:
+    """A dataclass, decorated: InvalidConfig for arguments that it does not have, lacks or has twice. Python raises
+    TypeError there."""
+    make: Any = cls.__init__
+    known = fields(cls)  # type: ignore[arg-type]
+    names = [field.name for field in known]
+    needed = [f.name for f in known if f.default is MISSING and f.default_factory is MISSING]
+
+    @wraps(make)
+    def checked(self: T, *values: Any, **named: Any) -> None:
+        if len(values) > len(names):
+            message = f"{cls.__name__} takes {len(names)} values, not {len(values)}; give them by name"
+            raise InvalidConfig(message)
+        check_keys(named, names, {})
+        placed = dict(zip(names, values, strict=False))
+        for name in named:
+            if name in placed:
+                raise invalid(name, "is given twice, by its place and by its name; leave one of them out")
+        for name in needed:
+            if name not in placed and name not in named:
+                raise invalid(name, f"is missing; {cls.__name__} needs it")
+        make(self, *values, **named)
+
+    cls.__init__ = checked  # type: ignore[assignment, method-assign]
+    return cls
+
+
+def check_made(key: str, value: Any, cls: type) -> None:
+    """InvalidConfig for what is not a `cls`, an object of settings, saying how to make one."""
+    if isinstance(value, cls):
+        return
+    if isinstance(value, type):
+        hint = f"pass one that is made: {cls.__name__}()"
+    elif isinstance(value, dict):
+        hint = f"pass {cls.__name__}.from_dict(…) of it"
+    elif isinstance(value, str):
+        hint = f"pass {cls.__name__}(…), as {cls.__name__}({fields(cls)[0].name}={value[:20]!r})"
+    else:
+        hint = f"pass {cls.__name__}(…)"
+    raise invalid(key, f"must be a {cls.__name__}, not {shown(value)}; {hint}")

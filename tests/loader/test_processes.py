@@ -1,0 +1,171 @@
+"""A loader in other processes: pickled, copied, forked, and among torch's DataLoader workers."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.loader import WeightLoader
+from tests.conftest import CHECKOUT
+from tests.format.encoder import kept_row, write_v2
+from tests.servers.fixtures import Bucket
+
+LAYERS = 24
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_v2(
+        tmp_path / "w.parquet",
+        [kept_row(f"layer{i}", np.full((64, 64), i, "<f4"), "float32") for i in range(LAYERS)],
+    )
+
+
+def _unpickled(loader: WeightLoader) -> WeightLoader:
+    again: WeightLoader = pickle.loads(pickle.dumps(loader))  # noqa: S301
+    return again
+
+
+@pytest.mark.parametrize("copied", [_unpickled, copy.copy, copy.deepcopy])
+def test_a_copy_opens_the_dataset_anew_with_the_same_settings(
+    path: Path, copied: Callable[[WeightLoader], WeightLoader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    loader = WeightLoader(path.name, "3MiB", verify=False, dtype="float16", workers=2)
+    iterating = iter(loader)
+    next(iterating)
+    monkeypatch.chdir("/")
+    again = copied(loader)
+    assert again is not loader
+    assert [name for name, _ in again] == loader.keys()
+    assert torch.equal(again["layer3"], torch.full((64, 64), 3.0, dtype=torch.float16))
+    assert again._settings == loader._settings
+    loader.close()
+    assert again["layer1"][0, 0] == 1.0
+
+
+def test_a_closed_loader_has_no_copies(path: Path) -> None:
+    loader = WeightLoader(path)
+    loader.close()
+    with pytest.raises(InvalidConfig, match="this loader is closed"):
+        pickle.dumps(loader)
+
+
+def test_a_pickle_has_the_storage_options_and_nothing_shows_them(bucket: Bucket, path: Path) -> None:
+    bucket.objects.put(f"{bucket.uri}/w.parquet", path.read_bytes())
+    loader = WeightLoader(f"{bucket.uri}/w.parquet", storage_options=bucket.storage_options)
+    again = _unpickled(loader)
+    assert torch.equal(again["layer2"], loader["layer2"])
+    secret = bucket.storage_options["secret"]
+    for shown in (repr(again), str(again), repr(again._settings)):
+        assert secret not in shown
+    assert repr(again) == f"WeightLoader('{bucket.uri}/w.parquet', {LAYERS} layers)"
+
+
+FORKED = """
+import faulthandler, json, os, sys, threading, warnings
+warnings.simplefilter("ignore")  # Python warns of a fork beside threads: that is what this is about
+import torch
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.loader import WeightLoader
+
+uri, options, when = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+loader = WeightLoader(uri, storage_options=options, workers=2)
+iterating = iter(loader)
+if when != "idle":
+    name, tensor = next(iterating)
+held, forked = threading.Event(), threading.Event()
+
+def hold():
+    with loader._opened.budget.changed:
+        held.set()
+        forked.wait()
+
+if when == "locked":
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait()
+child = os.fork()
+if child == 0:
+    code = 1
+    try:
+        assert float(loader["layer5"][1, 1]) == 5.0
+        assert [float(tensor[0, 0]) for _, tensor in loader] == [float(i) for i in range(len(loader))]
+        if when != "idle":
+            try:
+                next(iterating)
+            except InvalidConfig as error:
+                assert "begin another one here" in str(error), error
+            else:
+                raise AssertionError("an iteration of another process went on")
+        del iterating
+        loader.close()
+        code = 0
+    finally:
+        os._exit(code)
+_, status = os.waitpid(child, 0)
+forked.set()
+assert os.waitstatus_to_exitcode(status) == 0
+rest = [float(tensor[0, 0]) for _, tensor in iterating]
+assert rest == [float(i) for i in range(len(loader) - len(rest), len(loader))], rest
+print("FINE", len(rest))
+"""
+
+
+def _fork(uri: str, options: dict[str, Any], when: str) -> str:
+    command = [sys.executable, "-c", FORKED, uri, json.dumps(options), when]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=CHECKOUT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("when", "left"), [("idle", LAYERS), ("iterating", LAYERS - 1), ("locked", LAYERS - 1)]
+)
+def test_a_forked_child_opens_anew_whatever_its_parent_is_doing(path: Path, when: str, left: int) -> None:
+    """The child has none of the threads that read, and locks that they held stay shut."""
+    assert _fork(str(path), {}, when) == f"FINE {left}"
+
+
+@pytest.mark.parametrize("when", ["iterating", "locked"])
+def test_a_forked_child_has_connections_of_its_own(bucket: Bucket, path: Path, when: str) -> None:
+    bucket.objects.put(f"{bucket.uri}/w.parquet", path.read_bytes())
+    said = _fork(f"{bucket.uri}/w.parquet", dict(bucket.storage_options), when)
+    assert said == f"FINE {LAYERS - 1}"
+
+
+class Layers(torch.utils.data.Dataset[float]):
+    """Asks a loader that it was made with, in whatever process it is."""
+
+    def __init__(self, loader: WeightLoader) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getitem__(self, index: int) -> float:
+        return float(self._loader[f"layer{index}"][0, 0])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_torchs_data_loader_reads_in_its_workers(path: Path, method: str) -> None:
+    batches = torch.utils.data.DataLoader(
+        Layers(WeightLoader(path)), batch_size=8, num_workers=2, multiprocessing_context=method
+    )
+    assert torch.cat([*batches]).tolist() == [float(i) for i in range(LAYERS)]
+
+
+def test_a_loader_is_of_the_process_that_opened_it(path: Path) -> None:
+    assert WeightLoader(path)._opened.pid == os.getpid()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from arrowquant_dist.checkpoint.quantized.linear_regex import begins, occurs
 from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
 from arrowquant_dist.errors import InvalidCheckpoint
 
@@ -48,7 +48,7 @@ def _dynamic(rules: Any, module: str, config: ModelConfig) -> Mapping[str, Any] 
     """GPTQModel's {regex that begins the names of modules: their settings}; the first that matches holds."""
     for pattern, own in _rules("dynamic", rules, config).items():
         name = pattern.removeprefix(_NOT).removeprefix(_ALSO)
-        if name == module or _compiled(name, config).match(module):
+        if name == module or _matches(begins, name, module, config):
             return _NOT_QUANTIZED if pattern.startswith(_NOT) else _own("dynamic", own, config)
     return None
 
@@ -59,8 +59,8 @@ def _extra(rules: Any, module: str, config: ModelConfig) -> Mapping[str, Any] | 
     if module in rules:
         return _own("extra_config", rules[module], config)
     for pattern, own in rules.items():
-        if not pattern.replace(".", "").replace("_", "").isalnum() and _compiled(pattern, config).search(
-            module
+        if not pattern.replace(".", "").replace("_", "").isalnum() and _matches(
+            occurs, pattern, module, config
         ):
             return _own("extra_config", own, config)
     return None
@@ -84,11 +84,11 @@ def _own(key: str, own: Any, config: ModelConfig) -> Mapping[str, Any]:
     return own
 
 
-def _compiled(pattern: str, config: ModelConfig) -> re.Pattern[str]:
+def _matches(match: Callable[[str, str], bool], pattern: str, module: str, config: ModelConfig) -> bool:
     try:
-        return re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        _refuse(f"{pattern[:100]!r} is no valid regex ({error})", config)
+        return match(pattern, module)
+    except ValueError as error:
+        _refuse(f"{pattern[:100]!r} is no valid regex, or none that is read here: it {error}", config)
 
 
 def _number(

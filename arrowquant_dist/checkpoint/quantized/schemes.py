@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from arrowquant_dist.checkpoint.quantized.linear_regex import begins
 from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
 from arrowquant_dist.encodings.rows import Block
 from arrowquant_dist.errors import InvalidCheckpoint
@@ -50,7 +50,7 @@ class Scheme:
     def names(self, module: str) -> bool:
         """Whether a target is the module's name; one that is only a class is not."""
         return any(
-            re.match(target.removeprefix(_REGEX), module) if target.startswith(_REGEX) else target == module
+            begins(target.removeprefix(_REGEX), module) if target.startswith(_REGEX) else target == module
             for target in self.targets
         )
 
@@ -138,10 +138,12 @@ def _blocks(name: str, weights: Mapping[str, Any], config: ModelConfig) -> tuple
 def _target(target: Any, config: ModelConfig) -> str:
     if not isinstance(target, str) or len(target) > _MAX_TARGET:
         _refuse(f"the target {str(target)[:100]!r} is no name; correct config_groups", config)
-    try:
-        re.compile(target.removeprefix(_REGEX) if target.startswith(_REGEX) else "")
-    except (re.error, RecursionError, OverflowError) as error:
-        _refuse(f"the target {target!r} is no valid regex ({error}); correct config_groups", config)
+    if target.startswith(_REGEX):
+        try:
+            begins(target.removeprefix(_REGEX), "")
+        except ValueError as error:
+            message = f"the target {target[:100]!r} is no valid regex, or none that is read here: it {error}"
+            raise InvalidCheckpoint(f"{message}; correct config_groups", uri=config.uri) from error
     return target
 
 

@@ -1,0 +1,196 @@
+"""Regular expressions of strangers, matched in time linear in the text: no pattern makes it explode.
+
+Python's `re` tries one way after the other, and `(a+)+$` has 2^n of them. Here all ways go on side by side: a state is
+what may come next, as a set of places in the pattern's program, each with the lookaheads that still have to come true
+or must not. States and the ways between them are kept, so that most characters of most names cost one look into a dict.
+google's re2 does the same and has no lookaheads, which targets like `^(?!.*(lm_head|gate)).*` need; it would be a
+dependency as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from arrowquant_dist.checkpoint.quantized.regex_syntax import Instruction, compile_program, is_word
+from arrowquant_dist.errors import InvalidCheckpoint
+
+_MAX_WORK = 2_000_000  # steps of one pattern, all its texts together: seconds
+_MAX_KEPT = 20_000  # ways between states
+
+Places = frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Thread:
+    """One way on. place: of the instruction that takes the next character. wanted: lookaheads, each as the places of
+    which one has to come to its end. unwanted: places none of which may."""
+
+    place: int
+    wanted: frozenset[Places] = frozenset()
+    unwanted: Places = frozenset()
+
+
+_State = frozenset[_Thread]
+_MATCH, _END = 0, 1
+_ACCEPTED: _State = frozenset({_Thread(_MATCH)})
+
+
+class LinearRegex:
+    """A pattern; ValueError where `regex_syntax` does not know it."""
+
+    def __init__(self, pattern: str) -> None:
+        self._program, first = compile_program(pattern)
+        self._pattern, self._work = pattern, _MAX_WORK
+        self._steps: dict[tuple[_State, str], _State] = {}
+        self._first = self._reached(first, "", is_first=True)
+
+    def begins(self, text: str) -> bool:
+        """Whether `text` begins with a match, as `re.match` says it. InvalidCheckpoint where the pattern takes
+        too much work."""
+        state = self._first
+        for char in text:
+            if state is _ACCEPTED or not state:
+                break
+            key = (state, char)
+            following = self._steps.get(key)
+            if following is None:
+                following = self._step(state, char)
+                if len(self._steps) >= _MAX_KEPT:
+                    self._steps.clear()
+                self._steps[key] = following
+            state = following
+        return any(_is_final(thread) for thread in state)
+
+    def _step(self, state: _State, char: str) -> _State:
+        threads: set[_Thread] = set()
+        for thread in state:
+            unwanted = self._after(thread.unwanted, char)
+            wanted = frozenset(self._after(places, char) for places in thread.wanted)
+            if _MATCH in unwanted or frozenset() in wanted:
+                continue
+            wanted = frozenset(places for places in wanted if _MATCH not in places)
+            for following in self._main_after(thread.place, char):
+                threads.add(
+                    _Thread(following.place, wanted | following.wanted, unwanted | following.unwanted)
+                )
+        if _Thread(_MATCH) in threads:
+            return _ACCEPTED
+        return frozenset(threads)
+
+    def _main_after(self, place: int, char: str) -> _State:
+        if place == _MATCH:
+            return _ACCEPTED
+        instruction = self._program[place]
+        if instruction.test is None or not instruction.test(char):
+            return frozenset()
+        return self._reached(instruction.next, char, is_first=False)
+
+    def _after(self, places: Places, char: str) -> Places:
+        """Of a lookahead's places."""
+        following: set[int] = set()
+        for place in places:
+            instruction = self._program[place]
+            if place == _MATCH:
+                following.add(_MATCH)
+            elif instruction.test is not None and instruction.test(char):
+                following |= self._reached_in_look(instruction.next, is_first=False)
+        self._spend(len(places) + len(following))
+        return frozenset(following)
+
+    def _reached(self, first: int, before: str, *, is_first: bool) -> _State:
+        """The threads at `first`, and at all that is reached from it without a character. before: the last one."""
+        threads: set[_Thread] = set()
+        seen: set[_Thread] = set()
+        todo = [_Thread(first)]
+        while todo:
+            thread = todo.pop()
+            if thread in seen:
+                continue
+            seen.add(thread)
+            self._spend(1)
+            instruction = self._program[thread.place]
+            if instruction.kind in ("char", "end", "match"):
+                threads.add(thread)
+            elif instruction.kind == "look":
+                todo += self._looking(thread, instruction, is_first=is_first)
+            elif instruction.kind == "boundary":
+                todo.append(self._at_boundary(thread, instruction, before))
+            elif instruction.kind != "start" or is_first:
+                todo.append(_Thread(instruction.next, thread.wanted, thread.unwanted))
+                if instruction.kind == "split":
+                    todo.append(_Thread(instruction.other, thread.wanted, thread.unwanted))
+        return _ACCEPTED if _Thread(_MATCH) in threads else frozenset(threads)
+
+    def _looking(self, thread: _Thread, instruction: Instruction, *, is_first: bool) -> list[_Thread]:
+        places = self._reached_in_look(instruction.other, is_first=is_first)
+        if _MATCH in places:
+            return [] if instruction.negated else [_Thread(instruction.next, thread.wanted, thread.unwanted)]
+        if instruction.negated:
+            return [_Thread(instruction.next, thread.wanted, thread.unwanted | places)]
+        return [_Thread(instruction.next, thread.wanted | {places}, thread.unwanted)]
+
+    def _at_boundary(self, thread: _Thread, instruction: Instruction, before: str) -> _Thread:
+        """A word begins or ends here if of the characters before and behind one is of a word: a lookahead for one."""
+        word = self._word()
+        wants_word = is_word(before) if before else False
+        if wants_word == instruction.negated:
+            return _Thread(instruction.next, thread.wanted | {frozenset({word})}, thread.unwanted)
+        return _Thread(instruction.next, thread.wanted, thread.unwanted | {word})
+
+    def _word(self) -> int:
+        """The place of an instruction that takes a character of a word."""
+        if self._program[-1].test is not is_word:
+            self._program.append(Instruction("char", _MATCH, test=is_word))
+        return len(self._program) - 1
+
+    def _reached_in_look(self, first: int, *, is_first: bool) -> Places:
+        reached: set[int] = set()
+        seen: set[int] = set()
+        todo = [first]
+        while todo:
+            place = todo.pop()
+            if place in seen:
+                continue
+            seen.add(place)
+            self._spend(1)
+            instruction = self._program[place]
+            if instruction.kind in ("char", "end", "match"):
+                reached.add(place)
+            elif instruction.kind != "start" or is_first:
+                todo.append(instruction.next)
+                if instruction.kind == "split":
+                    todo.append(instruction.other)
+        return frozenset(reached)
+
+    def _spend(self, work: int) -> None:
+        self._work -= work
+        if self._work < 0:
+            message = f"the regex {self._pattern[:100]!r} of its config takes too long; write a simpler one"
+            raise InvalidCheckpoint(message)
+
+
+def _is_final(thread: _Thread) -> bool:
+    """Whether a match ends where the text does."""
+    return (
+        thread.place in (_MATCH, _END)
+        and not (thread.unwanted & {_MATCH, _END})
+        and all(places & {_MATCH, _END} for places in thread.wanted)
+    )
+
+
+def begins(pattern: str, text: str) -> bool:
+    """Whether `text` begins with a match of `pattern`. ValueError, with the reason, where `pattern` is not known."""
+    return _regex(pattern).begins(text)
+
+
+def occurs(pattern: str, text: str) -> bool:
+    """Whether a match is anywhere in `text`; otherwise as `begins`."""
+    _regex(pattern)  # alone, or its brackets might close those around it
+    return _regex(f"[\\s\\S]*(?:{pattern})").begins(text)
+
+
+@lru_cache(maxsize=1024)
+def _regex(pattern: str) -> LinearRegex:
+    """With all that is known of it from texts before."""
+    return LinearRegex(pattern)

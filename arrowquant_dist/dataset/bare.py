@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,14 @@ import pyarrow.parquet as pq
 from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.dataset.values import Values
 from arrowquant_dist.errors import CorruptWeights
+from arrowquant_dist.format.parquet.limits import (
+    GuardedReader,
+    PageLimit,
+    check_footer,
+    is_text,
+    small_columns,
+    texts_of,
+)
 from arrowquant_dist.format.row import (
     BLOB_NAMES,
     COLUMNS,
@@ -28,6 +36,7 @@ from arrowquant_dist.format.schema import V1_SCHEMA, VERSION_KEY
 from arrowquant_dist.storage.base import ByteRange, Store
 
 READ_BUFFER_NBYTES = 1 << 20
+_SPARE_NBYTES, _SPARE_ROW_NBYTES = 1 << 16, 64  # of a column's pages beside the values
 
 
 class ReadCounter:
@@ -78,6 +87,7 @@ class BareFile:
     def __init__(self, store: Store, path: str, kept: OpenRowGroup) -> None:
         self._store, self._path, self._kept = store, path, kept
         with self._translated(), store.open_reader(path) as reader:
+            check_footer(reader)
             file = pq.ParquetFile(reader, page_checksum_verification=True)
             self._metadata = file.metadata
             self.version = self._schema_version(file.schema_arrow)
@@ -86,11 +96,7 @@ class BareFile:
             self._data_index = leaves.index("data")
             groups = range(self._metadata.num_row_groups)
             self._group_rows = [self._metadata.row_group(group).num_rows for group in groups]
-            small = {
-                column.name: self._plain(file.read(columns=[column.name], use_threads=False), column)
-                for column in HEADER_COLUMNS
-                if column.name in self._names
-            }
+            small = self._small_columns(reader, file.schema_arrow)
         self.kept_nbytes = max((self._nbytes(g) for g in groups if self._group_rows[g] > 1), default=0)
         self.blocks = tuple(self._blocks(small))
 
@@ -106,13 +112,19 @@ class BareFile:
         return Values.of(blobs)
 
     def size_problem(self, block: StoredBlock) -> str | None:
-        """What Parquet's own sizes rule out: no memory is taken for a shape that its file cannot fill."""
+        """What Parquet's own sizes rule out: no memory is taken for a shape that its file cannot fill, nor for pages
+        that hold more than their rows can need."""
         column = self._data_column(block.row_group)
-        if column.has_dictionary_page and self._group_rows[block.row_group] > 1:  # equal ones are stored once
-            return None
+        rows, has_dictionary = self._group_rows[block.row_group], column.has_dictionary_page
         nbytes = block.header.data_nbytes
-        if nbytes > column.total_uncompressed_size:
+        if nbytes > column.total_uncompressed_size and not (
+            has_dictionary and rows > 1
+        ):  # equal ones are stored once
             return f"data has at most {column.total_uncompressed_size} bytes, but needs {nbytes}"
+        if rows == 1 and column.total_uncompressed_size > _page_nbytes(
+            nbytes, 1, has_dictionary=has_dictionary
+        ):
+            return f"data has {column.total_uncompressed_size} bytes, but needs {nbytes}"
         return None
 
     def data_range(self, block: StoredBlock) -> ByteRange:
@@ -120,6 +132,24 @@ class BareFile:
         column = self._data_column(block.row_group)
         start = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)), default=0)
         return ByteRange(start, start + column.total_compressed_size)
+
+    def _small_columns(self, reader: BinaryIO, schema: pa.Schema) -> dict[str, list[Any]]:
+        """Texts come as a dictionary and indices, so that one that repeats takes no more memory than it does stored."""
+        columns = [column for column in HEADER_COLUMNS if column.name in self._names]
+        guarded = GuardedReader(reader)
+        guarded.limit(small_columns(self._metadata, [column.name for column in columns]))
+        texts = [
+            column.name
+            for column in columns
+            if is_text(column.type) and is_text(schema.field(column.name).type)
+        ]
+        file = pq.ParquetFile(
+            guarded, metadata=self._metadata, read_dictionary=texts, page_checksum_verification=True
+        )
+        return {
+            column.name: self._plain(file.read(columns=[column.name], use_threads=False), column)
+            for column in columns
+        }
 
     def _data_column(self, group: int) -> Any:
         return self._metadata.row_group(group).column(self._data_index)
@@ -136,14 +166,35 @@ class BareFile:
         counter.add(sum(columns.column(i).total_compressed_size for i in range(columns.num_columns)))
         names = [name for name in BLOB_NAMES if name in self._names]
         with self._translated(), self._store.open_reader(self._path) as reader:
+            guarded = GuardedReader(reader)
+            guarded.limit(self._page_limits(group))
             file = pq.ParquetFile(
-                reader,
+                guarded,
                 metadata=self._metadata,
                 page_checksum_verification=True,
                 pre_buffer=False,
                 buffer_size=READ_BUFFER_NBYTES,
             )
             yield from file.iter_batches(1, row_groups=[group], columns=names, use_threads=False)
+
+    def _page_limits(self, group: int) -> list[PageLimit]:
+        """What the rows of a row group need, by their headers."""
+        first = sum(self._group_rows[:group])
+        rows = [block.header for block in self.blocks[first : first + self._group_rows[group]]]
+        need = {
+            "data": sum(row.data_nbytes for row in rows),
+            "scales": sum(4 * row.scale_count for row in rows),
+            "zero_points": sum(4 * row.scale_count for row in rows),
+            "chunk_digests": sum(row.digests_nbytes for row in rows),
+        }
+        columns = self._metadata.row_group(group)
+        limits = []
+        for column in map(columns.column, range(columns.num_columns)):
+            nbytes = need.get(column.path_in_schema)
+            if nbytes is not None:
+                most = _page_nbytes(nbytes, len(rows), has_dictionary=column.has_dictionary_page)
+                limits.append(PageLimit.of(column, most, len(rows)))
+        return limits
 
     def _nbytes(self, group: int) -> int:
         """Memory that decoding a row group takes: a stored page, and twice what is in it."""
@@ -181,7 +232,10 @@ class BareFile:
     def _plain(self, table: pa.Table, column: SmallColumn) -> list[Any]:
         name, stored = column.name, table[column.name]
         try:
-            values: list[Any] = stored.cast(column.wide_type).to_pylist()
+            if pa.types.is_dictionary(stored.type):
+                values: list[Any] = texts_of(stored)
+            else:
+                values = stored.cast(column.wide_type).to_pylist()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise self._corrupt(f"the column {name!r} is {stored.type}, not {column.wide_type}") from error
         if len(values) != sum(self._group_rows):
@@ -215,6 +269,12 @@ class BareFile:
     def _corrupt(self, problem: str, layer: str | None = None) -> CorruptWeights:
         message = f"{problem}; fetch the object again or quantize anew"
         return CorruptWeights(message, layer=layer, uri=self._store.url(self._path))
+
+
+def _page_nbytes(nbytes: int, rows: int, *, has_dictionary: bool) -> int:
+    """What a column's pages may take for `nbytes` in so many rows: as much again for a dictionary that writers gave
+    up halfway."""
+    return nbytes * (2 if has_dictionary else 1) + _SPARE_NBYTES + _SPARE_ROW_NBYTES * rows
 
 
 def _is_binary(kind: pa.DataType) -> bool:

@@ -12,6 +12,13 @@ import pyarrow as pa
 
 from arrowquant_dist.columns import arrow_batch
 from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint
+from arrowquant_dist.format.parquet.limits import (
+    GuardedReader,
+    check_footer,
+    is_text,
+    small_columns,
+    texts_of,
+)
 from arrowquant_dist.format.record import RECORD_NAMES, RowRecord, StoredRange, columns_of, records_of
 from arrowquant_dist.format.row import BLOB_NAMES, COLUMNS, HEADER_COLUMNS
 
@@ -84,25 +91,47 @@ def read_index(data: bytes) -> list[IndexEntry]:
 
     CorruptWeights where it is damaged or ranges are negative, InvalidCheckpoint where a newer release wrote it.
     """
-    import pyarrow.parquet as pq
-
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        table = file.read(use_threads=False)  # as in dataset.bare: no Python object for a thread of Arrow's
-        _check_version(table.schema)
-        schema = pa.schema(
-            field for field in INDEX_SCHEMA if field.name in table.column_names or field.name not in _OPTIONAL
-        )
-        table = table.select(schema.names).cast(schema)
-        columns = {name: table[name].to_pylist() for name in table.column_names}
+        columns = _read_columns(data)
         _check_numbers(columns)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise CorruptWeights(f"{INDEX_PATH} is damaged ({error}); quantize again or fetch it anew") from error
     for value, names in _RANGE_COLUMNS.items():
         if columns.keys() >= {*names}:
             columns[value] = list(map(StoredRange, *(columns.pop(name) for name in names)))
-    columns["errors"] = [None] * table.num_rows
-    return list(map(IndexEntry, columns["part"], columns["shard"], records_of(columns, table.num_rows)))
+    rows = len(columns["part"])
+    columns["errors"] = [None] * rows
+    return list(map(IndexEntry, columns["part"], columns["shard"], records_of(columns, rows)))
+
+
+def _read_columns(data: bytes) -> dict[str, list[Any]]:
+    """The columns that this release knows, within what a file of this size may take. ValueError, Arrow's errors."""
+    import pyarrow.parquet as pq
+
+    check_footer(io.BytesIO(data))
+    metadata = pq.read_metadata(pa.BufferReader(data))
+    found = metadata.schema.to_arrow_schema()
+    _check_version(found)
+    schema = pa.schema(
+        field for field in INDEX_SCHEMA if field.name in found.names or field.name not in _OPTIONAL
+    )
+    texts = [field.name for field in schema if is_text(field.type) and is_text(found.field(field.name).type)]
+    reader = GuardedReader(io.BytesIO(data))
+    reader.limit(small_columns(metadata, schema.names))
+    file = pq.ParquetFile(
+        reader, metadata=metadata, read_dictionary=texts, page_checksum_verification=True, pre_buffer=False
+    )
+    # as in dataset.bare: no Python object for a thread of Arrow's
+    table = file.read(columns=schema.names, use_threads=False).select(schema.names)
+    return {field.name: _values(table[field.name], field) for field in schema}
+
+
+def _values(column: pa.ChunkedArray, field: pa.Field) -> list[Any]:
+    is_dictionary = pa.types.is_dictionary(column.type)
+    values: list[Any] = texts_of(column) if is_dictionary else column.cast(field.type).to_pylist()
+    if column.null_count and not field.nullable:
+        raise ValueError(f"{field.name} has nulls")
+    return values
 
 
 def is_index(data: bytes) -> bool:

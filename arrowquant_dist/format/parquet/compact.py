@@ -1,0 +1,80 @@
+"""Thrift's compact protocol, read: the fields of a struct one by one, others skipped. Writing is in thrift.py.
+
+Nothing is built that the caller does not ask for, and nothing takes more steps than the data has bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+TRUE, FALSE, I32, I64, BINARY, LIST, STRUCT = 1, 2, 5, 6, 8, 9, 12
+_BYTE, _I16, _DOUBLE, _SET, _MAP = 3, 4, 7, 10, 11
+_MAX_DEPTH = 16
+_MAX_VARINT_NBYTES = 10
+
+
+class Compact:
+    """A place in encoded bytes. EOFError where they end before a value does, ValueError for what is no value."""
+
+    def __init__(self, data: bytes, at: int = 0) -> None:
+        self.data, self.at = data, at
+
+    def fields(self) -> Iterator[tuple[int, int]]:
+        """(id, type) of a struct's fields. The caller reads or skips each value before it asks for the next."""
+        field = 0
+        while (head := self._byte()) != 0:
+            field = field + (head >> 4) if head >> 4 else self.integer()
+            yield field, head & 0xF
+
+    def elements(self) -> tuple[int, int]:
+        """The number of a list's elements, and their type."""
+        head = self._byte()
+        count = head >> 4 if head >> 4 != 0xF else self._varint()
+        if count > len(self.data) - self.at:
+            raise EOFError("a list has more elements than bytes follow")
+        return count, head & 0xF
+
+    def integer(self) -> int:
+        """Of 16, 32 or 64 bits."""
+        value = self._varint()
+        return value >> 1 ^ -(value & 1)
+
+    def skip(self, kind: int, depth: int = 0) -> None:
+        """A value that is not asked for."""
+        if depth > _MAX_DEPTH:
+            raise ValueError("it is nested too deep")
+        if kind in (TRUE, FALSE):
+            return
+        if kind in (_I16, I32, I64):
+            self._varint()
+        elif kind in (_BYTE, _DOUBLE):
+            self._advance(1 if kind == _BYTE else 8)
+        elif kind == BINARY:
+            self._advance(self._varint())
+        elif kind == STRUCT:
+            for _, inner in self.fields():
+                self.skip(inner, depth + 1)
+        elif kind in (LIST, _SET):
+            count, inner = self.elements()
+            for _ in range(count):
+                self.skip(_BYTE if inner in (TRUE, FALSE) else inner, depth + 1)
+        else:
+            raise ValueError(f"a value has the type {kind}, which is none of Parquet's")
+
+    def _byte(self) -> int:
+        self._advance(1)
+        return self.data[self.at - 1]
+
+    def _varint(self) -> int:
+        value = 0
+        for i in range(_MAX_VARINT_NBYTES):
+            byte = self._byte()
+            value |= (byte & 0x7F) << 7 * i
+            if byte < 0x80:
+                return value
+        raise ValueError("a number has more than 64 bits")
+
+    def _advance(self, nbytes: int) -> None:
+        if nbytes > len(self.data) - self.at:
+            raise EOFError("the bytes end before a value does")
+        self.at += nbytes

@@ -1,0 +1,289 @@
+"""What a Parquet file of strangers may cost: looked at before Arrow is given it, and while it reads.
+
+A few bytes of Parquet can stand for gigabytes: a page says how large it becomes, a run of equal values how often it
+repeats, a footer how many row groups there are, and Arrow takes memory for all of it first. So the footer is walked
+before Arrow parses it, and Arrow reads through a `GuardedReader`, which looks at each page's header as it passes and
+refuses the page that would exceed what its column may take.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NoReturn
+
+import pyarrow as pa
+
+from arrowquant_dist.format.parquet.compact import I32, I64, LIST, STRUCT, Compact
+
+MAX_ROWS = 1_000_000  # of a file: our own parts have thousands
+_MAX_FOOTER_NBYTES = 32 << 20
+_SMALL_FOOTER_NBYTES = 1 << 20  # whatever is in it, Arrow takes less than 300 MB for it
+_MAX_LEAVES = 256
+_MAX_SCHEMA_DEPTH = 8
+_CHUNK_NBYTES = 24  # of a footer, for each column of each row group; Arrow takes 600 of memory for it
+_ROW_NBYTES = 1  # of a file, for each row in it
+_FREE_ROWS = 1000
+_TAIL_NBYTES = 8  # the footer's length and the magic
+_MAX_TEXT_CHARS = 1 << 16  # as a layer's name may have
+_HEADER_NBYTES = 1 << 12  # most page headers are far shorter
+_MAX_HEADER_NBYTES = 16 << 20
+_FREE_NBYTES = 1 << 20  # of each column of a row group, and then so much for each row, on average:
+_VALUE_NBYTES = 256
+_VALUES = 8  # dimensions of a shape
+
+
+def check_footer(reader: BinaryIO) -> None:
+    """Raises ValueError, with the reason, where a file's footer would take Arrow more than a small multiple of its
+    bytes. What Arrow itself finds wrong (no Parquet at all, cut off) is left to Arrow."""
+    nbytes = reader.seek(0, io.SEEK_END)
+    reader.seek(max(nbytes - _TAIL_NBYTES, 0))
+    tail = reader.read(_TAIL_NBYTES)
+    length = int.from_bytes(tail[:4], "little")
+    if tail[4:] != b"PAR1" or length > nbytes - _TAIL_NBYTES:
+        return
+    if length > _MAX_FOOTER_NBYTES:
+        _refuse(f"its footer has {length} bytes, over {_MAX_FOOTER_NBYTES >> 20} MiB")
+    reader.seek(nbytes - _TAIL_NBYTES - length)
+    try:
+        _check_metadata(Compact(reader.read(length)), nbytes)
+    except EOFError as error:
+        raise ValueError(f"its footer is damaged: {error}") from error
+
+
+def _check_metadata(footer: Compact, nbytes: int) -> None:
+    leaves = rows = 0
+    for field, kind in footer.fields():
+        if (field, kind) == (2, LIST):
+            leaves = _leaves(footer)
+        elif (field, kind) == (3, I64):
+            rows = footer.integer()
+            most = min(nbytes // _ROW_NBYTES + _FREE_ROWS, MAX_ROWS)
+            if not 0 <= rows <= most:
+                _refuse(f"its footer says that it has {rows} rows, at most {most} can be in {nbytes} bytes")
+        elif (field, kind) == (4, LIST):
+            _check_row_groups(footer, leaves, rows)
+            return  # what follows is small
+        else:
+            footer.skip(kind)
+
+
+def _leaves(footer: Compact) -> int:
+    """The number of columns. The schema is a tree: its nodes, depth first, with the numbers of their children."""
+    count, kind = footer.elements()
+    leaves, open_nodes = 0, [1]
+    for _ in range(count):
+        children = 0
+        for field, inner in footer.fields() if kind == STRUCT else ():
+            if (field, inner) == (5, I32):
+                children = footer.integer()
+            else:
+                footer.skip(inner)
+        while open_nodes and open_nodes[-1] == 0:
+            open_nodes.pop()
+        if not open_nodes or children < 0:
+            _refuse("its schema is no tree")
+        open_nodes[-1] -= 1
+        if children:
+            open_nodes.append(children)
+        else:
+            leaves += 1
+        if len(open_nodes) > _MAX_SCHEMA_DEPTH or leaves > _MAX_LEAVES:
+            _refuse(f"its schema has more than {_MAX_LEAVES} columns or {_MAX_SCHEMA_DEPTH} levels")
+    return leaves
+
+
+def _check_row_groups(footer: Compact, leaves: int, rows: int) -> None:
+    count, kind = footer.elements()
+    if kind != STRUCT or count > rows + 1:
+        _refuse(f"its footer has {count} row groups for {rows} rows")
+    if count * leaves * _CHUNK_NBYTES > len(footer.data):
+        _refuse(f"its footer has {count} row groups of {leaves} columns in {len(footer.data)} bytes")
+    if len(footer.data) <= _SMALL_FOOTER_NBYTES:
+        return
+    for _ in range(count):
+        for field, inner in footer.fields():
+            if (field, inner) != (1, LIST):
+                footer.skip(inner, 1)
+                continue
+            columns, of = footer.elements()
+            if columns != leaves:
+                _refuse(f"a row group has {columns} of {leaves} columns")
+            for _ in range(columns):
+                footer.skip(of, 2)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether Arrow can read a column of this type as a dictionary and indices: its texts, each once."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind))
+
+
+def texts_of(column: pa.ChunkedArray) -> list[str | None]:
+    """Of such a dictionary and indices. Equal texts are one object: a text that repeats takes memory once.
+
+    ValueError where one is longer than any name may be.
+    """
+    texts: list[str | None] = []
+    for chunk in column.chunks:
+        dictionary = chunk.dictionary.cast(pa.string()).to_pylist()
+        if any(text is not None and len(text) > _MAX_TEXT_CHARS for text in dictionary):
+            raise ValueError(f"a text has more than {_MAX_TEXT_CHARS} characters")
+        texts += [None if index is None else dictionary[index] for index in chunk.indices.to_pylist()]
+    return texts
+
+
+def small_columns(metadata: Any, names: Iterable[str]) -> list[PageLimit]:
+    """Limits for columns whose values are short texts, numbers and shapes, in all row groups of Arrow's `metadata`."""
+    wanted = set(names)
+    limits = []
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        nbytes = _FREE_NBYTES + group.num_rows * _VALUE_NBYTES
+        values = _FREE_ROWS + group.num_rows * _VALUES
+        columns = map(group.column, range(group.num_columns))
+        limits += [
+            PageLimit.of(column, nbytes, values)
+            for column in columns
+            if column.path_in_schema.partition(".")[0] in wanted
+        ]
+    return limits
+
+
+@dataclass(slots=True)
+class PageLimit:
+    """What the pages of one column of one row group may take: bytes, when they are decompressed, and values.
+
+    start, stop: where they are in the file. The rest of each limit, and where the next header is, change as pages pass.
+    """
+
+    name: str
+    start: int
+    stop: int
+    nbytes: int
+    values: int
+
+    @classmethod
+    def of(cls, column: Any, nbytes: int, values: int) -> PageLimit:
+        """column: Arrow's metadata of it."""
+        places = (column.dictionary_page_offset, column.data_page_offset)
+        start = min((place for place in places if place), default=0)
+        return cls(column.path_in_schema, start, start + column.total_compressed_size, nbytes, values)
+
+
+class GuardedReader(io.RawIOBase):
+    """Reads from another reader, and raises ValueError instead of handing out a page that exceeds its column's limit.
+
+    Thread-safe as far as Arrow needs it: a seek and the read after it come from one thread.
+    """
+
+    def __init__(self, reader: BinaryIO) -> None:
+        self._reader = reader
+        self._limits: list[PageLimit] = []
+        self._lock = threading.Lock()
+
+    def limit(self, limits: Iterable[PageLimit]) -> None:
+        """Pages of these columns are looked at from now on."""
+        self._limits = [limit for limit in limits if limit.start < limit.stop]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._reader.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._reader.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int = -1) -> bytes:
+        with self._lock:
+            start = self._reader.tell()
+            data = self._reader.read(size)
+            for limit in self._limits:
+                while limit.start < min(limit.stop, start + len(data)):
+                    self._pass_page(limit, start, data)
+            self._reader.seek(start + len(data))
+        return data
+
+    def close(self) -> None:
+        self._reader.close()
+        super().close()
+
+    def _pass_page(self, limit: PageLimit, start: int, data: bytes) -> None:
+        """Takes the page at limit.start from the limit. data: what was just read, from `start`."""
+        most = min(limit.stop - limit.start, _MAX_HEADER_NBYTES)
+        given = data[limit.start - start :][:_HEADER_NBYTES] if limit.start >= start else b""
+        for nbytes in (
+            len(given),
+            *(size for size in (_HEADER_NBYTES, 1 << 16, 1 << 20) if size < most),
+            most,
+        ):
+            if nbytes > len(given):
+                self._reader.seek(limit.start)
+                given = self._reader.read(nbytes)
+            try:
+                header = _PageHeader.of(given)
+            except EOFError:
+                continue
+            break
+        else:
+            _refuse(f"a page of {limit.name!r} has no readable header")
+        limit.start += header.nbytes + header.stored_nbytes
+        limit.nbytes -= header.page_nbytes
+        limit.values -= header.values
+        if limit.nbytes < 0 or limit.values < 0:
+            _refuse(
+                f"a page of {limit.name!r} has {header.values} values in {header.page_nbytes} bytes, more than "
+                "the file's rows can need"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _PageHeader:
+    """nbytes: of the header. stored_nbytes, page_nbytes: of the page, compressed and not. values: 0 of a dictionary."""
+
+    nbytes: int
+    stored_nbytes: int
+    page_nbytes: int
+    values: int
+
+    @classmethod
+    def of(cls, data: bytes) -> _PageHeader:
+        """EOFError where `data` ends within it."""
+        header = Compact(data)
+        found = {2: -1, 3: -1}
+        values = 0
+        for field, kind in header.fields():
+            if field in found and kind == I32:
+                found[field] = header.integer()
+            elif field in (5, 8) and kind == STRUCT:  # of data pages, versions 1 and 2
+                values = _first_integer(header)
+            elif field == 7 and kind == STRUCT:
+                _first_integer(header)
+            else:
+                header.skip(kind)
+        if min(*found.values(), values) < 0:
+            _refuse("a page's header has negative sizes, or none")
+        return cls(header.at, found[3], found[2], values)
+
+
+def _first_integer(header: Compact) -> int:
+    value = -1
+    for field, kind in header.fields():
+        if (field, kind) == (1, I32):
+            value = header.integer()
+        else:
+            header.skip(kind, 1)
+    return value
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise ValueError(reason)

@@ -26,7 +26,7 @@ OnCompile = Callable[[str], None]  # what kernels are being compiled for; "" whe
 
 COMPILE = "compile"  # the phase
 _SAMPLE_COLUMNS = 2
-_SAMPLE_NBYTES = 1 << 20  # of the source, at most; what takes more for one row is compiled when it is read
+_SAMPLE_NBYTES = 1 << 20  # of the source, at most; what takes more for one row is left to its first read
 
 
 class Kernels:
@@ -70,7 +70,7 @@ class Kernels:
     def _decode(self, block: RowBlock) -> None:
         layer, columns = block.layer, block.columns
         ranges = layer.encoding.slice(layer, 0, columns).ranges
-        if sum(piece.stop - piece.start for piece in ranges) <= _SAMPLE_NBYTES:
+        if ranges and sum(piece.stop - piece.start for piece in ranges) <= _SAMPLE_NBYTES:
             with self.told(f"reading {layer.encoding.label}"):
                 self._reader.read([(layer, 0, columns)])
 

@@ -98,7 +98,8 @@ class ShardWorker:
         self._codes.reserve(max(map(expected_nbytes, shard.blocks), default=0))
         part = self._open_sink(clock).open_part(shard, attempt)
         try:
-            self._fill(part, shard, clock, on_block, should_stop)
+            with self._kernels.told("what is read"):
+                self._fill(part, shard, clock, on_block, should_stop)
             self._reader.confirm()
             self._side_reader.confirm()
             with clock.phase("write"):

@@ -5,8 +5,9 @@ told that an object is there, so what names another object (a commit its part, t
 disk without it. Names that were removed are brought there as well: of a dataset that is cleared the manifest goes
 first, and must not come back when the parts do not.
 
-Cost (ext4 on a virtual disk): two to four milliseconds a small object. Of parts it is the wait for what the page cache
-still holds of them; direct writes leave it next to nothing to do.
+Cost: five waits a shard and two for each small object, 2 to 5 ms each (ext4 on a busy virtual disk). Medians of runs
+with and without, in turns: MiniLM 1.58 and 1.48 s (80 waits), 0.75 B parameters 5.1 and 4.3 s (247 waits); what is in
+the page cache has to get to the disk anyway, and direct writes leave little to wait for.
 """
 
 from __future__ import annotations

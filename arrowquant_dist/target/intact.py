@@ -5,7 +5,8 @@ lost power all the same may have them in their size with other bytes. Not on obj
 there when it is safe, and have compared what came with the checksums of what was sent; to read all of it again would
 take as long as to quantize it.
 
-Cost: as fast as the disk reads, 4 parts at a time (1.5 GB/s on a virtual disk, 10 GB/s where they are still cached).
+Cost: as fast as the disk reads, 4 parts at a time in 8 MiB each (one thread: 2.3 GB/s on a busy virtual machine, 6.8
+where the parts are cached).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from arrowquant_dist.cli.streams import say
 from arrowquant_dist.errors import ArrowQuantError, Interrupted
 
 RESUMES = "interrupted; what is finished is kept, run the same command again to resume"
@@ -19,7 +20,8 @@ RESUMES = "interrupted; what is finished is kept, run the same command again to 
 def outcome(*, as_json: bool, if_interrupted: str = "interrupted") -> Iterator[None]:
     """Maps what a command raises to output and exit code. Errors of other kinds keep their traceback.
 
-    A reader that goes away (BrokenPipeError) is typer's to handle: it ends quietly, with 1.
+    A reader that goes away (BrokenPipeError) is typer's to handle: it ends quietly, with 1. Other streams that cannot
+    be written are main's (cli/streams.py).
     """
     try:
         yield
@@ -44,4 +46,4 @@ def _tell(error: ArrowQuantError, *, as_json: bool) -> None:
     if as_json:
         print_json({"error": error.to_dict()})
     else:
-        typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+        say(f"error: {printable(' '.join(str(error).split()))}")

@@ -11,6 +11,7 @@ import typer
 
 from arrowquant_dist.cli.quantize import quantize
 from arrowquant_dist.cli.read import inspect, report, verify
+from arrowquant_dist.cli.streams import end_with_terminal, fill_missing, give_up_output, is_of_output
 
 app = typer.Typer(
     name="arrowquant",
@@ -25,10 +26,21 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program on `arguments`, by default the process's, and exits: 0 done, 1 failed, 2 bad input."""
+    fill_missing()
+    end_with_terminal()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an ASCII-only terminal is no reason to fail
-    app(args=arguments, prog_name="arrowquant")
+    try:
+        try:
+            app(args=arguments, prog_name="arrowquant")
+        finally:
+            sys.stdout.flush()  # a full disk shows here, not at the interpreter's exit
+    except OSError as error:
+        if not is_of_output(error):
+            raise
+        give_up_output(error)
+        raise SystemExit(1) from None
 
 
 def _print_version(*, wanted: bool) -> None:

@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
+from arrowquant_dist.cli.streams import Unheard
 from arrowquant_dist.report import text
 
 if TYPE_CHECKING:
@@ -60,12 +61,14 @@ Show = Callable[[HowFar], None]
 
 @contextmanager
 def shown_progress(out: TextIO, verb: str) -> Iterator[Show]:
-    """A callback that shows events on `out`; may be called from any thread. verb: `quantize`."""
+    """A callback that shows events on `out`, as long as that can be written; may be called from any thread. verb:
+    `quantize`."""
+    heard = cast("TextIO", Unheard(out))
     if out.isatty():
-        with _bar(out, verb) as show:
+        with _bar(heard, verb) as show:
             yield show
     else:
-        lines = ProgressLines(out, verb)
+        lines = ProgressLines(heard, verb)
         yield lines.show
         lines.finish()
 

@@ -9,9 +9,9 @@ from typing import Any, Self
 
 
 class Interrupts:
-    """`with Interrupts() as interrupts`: SIGTERM, and SIGINT where it is Python's own, set `number`; a second one
-    raises KeyboardInterrupt. What handled them before does so again afterwards. Outside of the main thread nothing is
-    changed."""
+    """`with Interrupts() as interrupts`: SIGTERM, and SIGINT and SIGHUP where they are Python's own, set `number`; a
+    second one raises KeyboardInterrupt. What handled them before does so again afterwards. Outside of the main thread
+    nothing is changed."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -19,7 +19,7 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 self._before[number] = signal.getsignal(number)
         return self
 

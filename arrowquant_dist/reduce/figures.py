@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.field_types import check_types
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.reduce.facts import RunFacts
 from arrowquant_dist.reduce.ratios import finite, ratio
@@ -279,20 +280,22 @@ class Report:
         Raises InvalidCheckpoint where it is no report, or a newer one.
         """
         try:
-            return cls._from_checked(upgraded(values))
+            report = cls._from_checked(upgraded(values))
+            check_types(report, "")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidCheckpoint(
-                f"not a report of version {values['report_version']} ({type(error).__name__}: {error}); "
+                f"not a report of version {values['report_version']} ({type(error).__name__}: {str(error)[:200]}); "
                 "write it again with `quantize --overwrite`"
             ) from error
+        return report
 
     @classmethod
     def _from_checked(cls, values: Mapping[str, Any]) -> Report:
         return cls(
             source=dict(values["source"]),
             config=dict(values["config"]),
-            fingerprint=str(values["fingerprint"]),
-            part_compression=str(values["part_compression"]),
+            fingerprint=values["fingerprint"],
+            part_compression=values["part_compression"],
             run=RunFacts.from_dict(values["run"]),
             work=WorkFigures.from_dict(values["work"]) if values["work"] is not None else None,
             totals=Totals.from_dict(values["totals"]),

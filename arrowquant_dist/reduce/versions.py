@@ -6,6 +6,7 @@ nothing is made up for it.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     version = values.get("report_version")
     if type(version) is not int or version < 1:
         raise InvalidCheckpoint(
-            f"report_version is {version!r}, which no release wrote; fetch the report again"
+            f"report_version is {reprlib.repr(version)}, which no release wrote; fetch the report again"
         )
     if version > REPORT_VERSION:
         message = (

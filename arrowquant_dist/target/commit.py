@@ -20,10 +20,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from functools import partial
-from itertools import starmap
+from itertools import chain, starmap
+from types import NoneType
 from typing import Any
 
 from arrowquant_dist.errors import NotFound, StorageError, TargetConflict
+from arrowquant_dist.field_types import check_types
 from arrowquant_dist.format.record import StoredRange, columns_of, records_of
 from arrowquant_dist.format.row import BLOB_NAMES
 from arrowquant_dist.metrics import ErrorSums
@@ -40,6 +42,13 @@ _BODY = b',"receipt":'
 _READS = 3  # of what is no commit
 _BATCH = 1024  # commits that are read, and not parsed yet, at a time
 _FINITE_FIELDS = 5  # of ErrorSums, without the counts of what is no number
+_NESTED = frozenset(("shape", "layer_shape", *BLOB_NAMES))
+# Of rows' values; of those that are not here, int.
+_TYPES_OF_ROWS: dict[str, set[type]] = {
+    **{name: {str} for name in ("layer_name", "dtype", "quant_type", "compression", "checksum", "method")},
+    "kept_reason": {str, NoneType},
+    "errors": {list, NoneType},
+}
 _PLACES = 32  # of a shard; each but the first stands for a stale commit before it
 
 
@@ -203,10 +212,26 @@ def _unpacked(values: dict[str, Any]) -> Receipt:
     """The receipt of `_packed`. ValueError, KeyError or TypeError where it is none."""
     rows: dict[str, Any] = values["rows"]
     count = len(rows["layer_name"])
+    _check_columns(rows)
     rows |= {name: starmap(StoredRange, rows[name]) for name in BLOB_NAMES if name in rows}
     rows |= {name: map(sys.intern, rows[name]) for name in ("compression", "method")}
     rows["errors"] = (None if sums is None else ErrorSums(*sums) for sums in rows["errors"])
+    check_types(Receipt(**{**values, "rows": ()}), "receipt")
     return Receipt(**{**values, "rows": tuple(records_of(rows, count))})
+
+
+def _check_columns(rows: dict[str, Any]) -> None:
+    """TypeError where a value of a row has another type than a receipt's."""
+    for name, values in rows.items():
+        nested = name in _NESTED
+        expected = {list} if nested else _TYPES_OF_ROWS.get(name, {int})
+        inner = (
+            set(map(type, chain.from_iterable(values)))
+            if nested and set(map(type, values)) <= {list}
+            else set()
+        )
+        if not (set(map(type, values)) <= expected and inner <= {int}):
+            raise TypeError(f"{name} has values of another type")
 
 
 def _plain(value: Any) -> Any:

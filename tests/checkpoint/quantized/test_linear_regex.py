@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from arrowquant_dist.checkpoint.quantized import linear_regex
 from arrowquant_dist.checkpoint.quantized.linear_regex import LinearRegex, begins, occurs
+from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
+from arrowquant_dist.checkpoint.quantized.schemes import read_schemes
 from arrowquant_dist.errors import InvalidCheckpoint
 
 NAMES = [
@@ -175,3 +177,17 @@ def test_a_pattern_whose_ways_have_no_end_is_given_up_by_its_work(monkeypatch: p
     text = "".join(random_.choice("abcd") for _ in range(4096))
     with pytest.raises(InvalidCheckpoint, match=r"'\(\?:\.\|a.*takes too long"):
         LinearRegex("(?:.|a(?=.{20}b)|b(?=.{21}c)|c(?!.{22}a))*z").begins(text)
+
+
+@pytest.mark.timeout(60)
+def test_a_target_that_makes_re_explode_is_answered_in_a_source_s_config() -> None:
+    groups = {
+        name: {"targets": [target], "weights": {"num_bits": 8}}
+        for name, target in (("a", "re:(a+)+$"), ("b", "re:(.*a){25}$"))
+    }
+    given = {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": groups}
+    first, second = read_schemes(ModelConfig("config.json", quantization=given)).of("a" * 4000 + "b")
+    assert (first.targets, second.targets) == (("re:(a+)+$",), ("re:(.*a){25}$",))
+    groups["a"]["targets"] = [r"re:(a)\1"]
+    with pytest.raises(InvalidCheckpoint, match=r"the target 're:\(a\).*is no valid regex"):
+        read_schemes(ModelConfig("config.json", quantization=given))

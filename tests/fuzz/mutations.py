@@ -1,0 +1,48 @@
+"""Every JSON document that is one value away from a given one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+OTHERS: tuple[Any, ...] = (
+    *(None, True, -1, 10**39, 1.5, "", "x" * 1000, [], {}, [[]], {"x": {}}, ["a", 1], "\x1b[31m<b>\ud7ff"),
+)
+
+
+def mutated(document: Any) -> Iterator[tuple[str, Any]]:
+    """(what was changed, the document): each value replaced by each of OTHERS, or left out."""
+    for path in _paths(document):
+        for other in OTHERS:
+            yield f"{path} := {other!r:.20}", _replaced(document, path, other)
+        if path and isinstance(path[-1], str):
+            yield f"without {path}", _without(document, path)
+
+
+def _paths(value: Any) -> Iterator[tuple[str | int, ...]]:
+    yield ()
+    items: list[tuple[str | int, Any]] = []
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value[:2]))  # lists are of equal things
+    for key, inner in items:
+        for path in _paths(inner):
+            yield (key, *path)
+
+
+def _replaced(value: Any, path: tuple[str | int, ...], other: Any) -> Any:
+    if not path:
+        return other
+    copy: Any = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = _replaced(value[path[0]], path[1:], other)
+    return copy
+
+
+def _without(value: Any, path: tuple[str | int, ...]) -> Any:
+    copy: Any = dict(value) if isinstance(value, dict) else list(value)
+    if len(path) == 1:
+        del copy[path[0]]
+    else:
+        copy[path[0]] = _without(value[path[0]], path[1:])
+    return copy

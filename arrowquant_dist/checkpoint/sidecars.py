@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from arrowquant_dist.checkpoint.quantized.model_config import MLX_KEY, QUANTIZATION_KEYS, is_mlx
+from arrowquant_dist.checkpoint.quantized.model_config import MLX_KEY, QUANTIZATION_KEYS, is_mlx, places_in
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.strict_json import parse_json
 
@@ -25,8 +25,7 @@ def published(path: str, data: bytes, checkpoint: Checkpoint) -> bytes:
     if name == _PARAMS:
         return _without_mistral_s(data)
     config = json.loads(data)
-    inner = config.get("text_config")
-    for place in (config, inner) if isinstance(inner, dict) else (config,):
+    for place in places_in(config):
         for key in QUANTIZATION_KEYS:
             place.pop(key, None)
         if is_mlx(place.get(MLX_KEY)):

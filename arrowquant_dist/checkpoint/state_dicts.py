@@ -78,7 +78,8 @@ def find_state_dict(loaded: Any, uri: str) -> StateDict:
     import torch
 
     if not isinstance(loaded, dict):
-        _refuse(f"it holds a {type(loaded).__name__}, no dict of tensors; {SAVE_AGAIN}", uri)
+        what = "tensor" if isinstance(loaded, torch.Tensor) else type(loaded).__name__
+        _refuse(f"it holds a {what}, no dict of tensors; {SAVE_AGAIN}", uri)
     nested = [key for key, value in loaded.items() if isinstance(value, dict) and _has_tensors(value)]
     known = [key for key in nested if key in _NESTED_KEYS and _is_state_dict(loaded[key])]
     is_flat = any(isinstance(value, torch.Tensor) for value in loaded.values())

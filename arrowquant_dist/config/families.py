@@ -52,10 +52,11 @@ _PARAMETERS = {
         _LOGIT_BIAS,
     ),
     **dict.fromkeys(
-        ("pos_embed", "pos_embed_window", "pos_embedding", "pos_embeddings", "position_embedding",
-         "position_embeddings", "position_embedding_table", "positional_embedding", "positional_embeddings",
-         "positional_embedding_vlm", "position_enc", "time_embeddings", "temporal_embedding", "temporal_embeddings",
-         "mid_position_embeddings", "memory_temporal_positional_encoding", "class_embedding", "cls_token", "cls_tokens",
+        ("pos_embed", "pos_embed_window", "decoder_pos_embed", "pos_embedding", "pos_embeddings",
+         "position_embedding", "position_embeddings", "position_embedding_table", "positional_embedding",
+         "positional_embeddings", "positional_embedding_vlm", "position_enc", "time_embeddings", "temporal_embedding",
+         "temporal_embeddings", "mid_position_embeddings", "memory_temporal_positional_encoding", "class_embedding",
+         "cls_token", "cls_tokens",
          "class_token", "cls_register_token", "dist_token", "distillation_token", "mask_token", "mask_tokens",
          "register_tokens", "reg_token", "storage_tokens", "detection_tokens", "group_token", "query_tokens", "query",
          "probe", "latents", "latents_1d", "latents_2d", "latent_query", "pos_idx_to_embed", "text_prompt",
@@ -101,10 +102,11 @@ _WITHIN = {
     **dict.fromkeys((("kernel", name) for name in ("B", "C", "P", "Q")), _STATE_SPACE),
     **dict.fromkeys((("filter", name) for name in ("h", "gamma", "R", "p", "D")), _STATE_SPACE),
     ("gated_positional_embedding", "embedding"): _POSITIONS,
+    ("sconv", "static_weight"): _SHORT_CONVOLUTION,
 }  # fmt: skip
 _GATED_CONVOLUTION = re.compile(r"(?:^|\.)layers\.\d+\.conv\.conv\.weight")  # of LFM2
 
-_ROUTERS = re.compile(r"(?:^|\.)(?:gate|router|gate_weight)(?=\.|$)")
+_ROUTERS = re.compile(r"(?:^|\.)(?:gate|router|gate_weight|router_DE)(?=\.|$)")
 _EXPERTS = re.compile(r"(?:^|\.)(?![^.]*shared)[^.]*experts?(?=[._]|$)")
 
 

@@ -14,12 +14,12 @@ _MAX_CONFIG_NBYTES = 1 << 20
 _SHOWN_NAME = 100
 _MARKS = (
     *("lora", "hada", "lokr", "oft_", "ia3", "vera", "dora", "prompt_embeddings", "lycoris", "base_model."),
-    *(".alpha", ".diff", ".rank_num", ".scalar"),
+    *(".alpha", ".diff", ".rank_num", ".scalar", "emb_params"),
 )
 _TENSOR = (
-    r"(^|.*[._])(lora_(a|b|up|down|mid|magnitude_vector|embedding_[ab]|e|te\d?|unet|transformer)|lora\.(up|down)"
-    r"|hada_w\d(_[abt])?|hada_t\d|lokr_w\d(_[ab])?|lokr_t2|oft_(r|blocks|diag)|boft_r|ia3_l|vera_lambda_[bd]|dora_scale"
-    r"|prompt_embeddings|lycoris_.*)([._].*|$)"
+    r"(^|.*[._])(lora_(a|b|up|down|mid|magnitude_vector|embedding_[ab]|e|te\d?|unet|transformer|linear_layer)"
+    r"|lora\d*\.(up|down)|hada_w\d(_[abt])?|hada_t\d|lokr_w\d(_[ab])?|lokr_t2|oft_(r|blocks|diag)|boft_r|ia3_l"
+    r"|vera_lambda_[bd]|dora_scale|prompt_embeddings|lycoris_.*|emb_params)([._].*|$)"
 )
 _BESIDE = r".*(\.alpha|\.diff|\.diff_b|\.rank_num|\.scalar)|base_model\.model\..*"
 

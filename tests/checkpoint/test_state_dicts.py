@@ -113,6 +113,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a trainer's state": ({"optimizer": OPTIMIZER}, "a trainer's state alone"),
     "weights beside a part": ({"model": MODEL, "head.weight": torch.ones(3, 3)}, "in 'model' and beside it"),
     "nested deeper": ({"model": {"language_model": {"embedding": MODEL}}}, "'language_model' is a dict of tensors"),
+    "a tensor alone": (torch.ones(3, 3), "it holds a tensor, no dict of tensors"),
     "placeholders": (
         {"module": {"weight": torch.ones(0)}, "param_shapes": [{"weight": torch.Size([4, 4])}]},
         "ZeRO stage 3",

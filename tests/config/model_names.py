@@ -94,6 +94,11 @@ KEPT: dict[str, dict[str, tuple[Shape, str]]] = {
         "encoder.layers.0.blocks.0.attention.self.relative_position_bias_table": ((169, 3), LOGITS),
     },
     "t5": {"encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": ((32, 8), LOGITS)},
+    "vit_mae": {"decoder.decoder_pos_embed": ((1, 197, 512), POSITIONS)},
+    "inkling2": {
+        "model.layers.0.self_attn.k_proj.sconv.static_weight": ((4, 1024), CONV),
+    },
+    "llama4 (its makers' names)": {"layers.1.feed_forward.router_DE": ((5120, 16), ROUTER)},
     "vit": {"vit.embeddings.position_embeddings": ((1, 197, 768), POSITIONS)},
     "blip-2": {"query_tokens": ((1, 32, 768), POSITIONS)},
     "clip's own names": {
@@ -125,6 +130,8 @@ QUANTIZED: dict[str, dict[str, Shape]] = {
     "vmamba": {"layers.0.blocks.0.op.x_proj_weight": (4, 38, 192)},
     "recurrent_gemma": {"model.layers.0.temporal_block.rg_lru.input_gate_weight": (10, 256, 256)},
     "lfm2": {"model.layers.0.conv.in_proj.weight": (6144, 2048)},
+    "llama4 (its makers' names)": {"layers.1.feed_forward.experts.moe_w_in_eD_F": (81920, 8192)},
+    "inkling2": {"model.layers.0.self_attn.k_proj.weight": (1024, 4608)},
     "qwen3_next": {
         "model.layers.0.mlp.experts.7.gate_proj.weight": (512, 2048),
         "model.layers.0.mlp.shared_expert.gate_proj.weight": (512, 2048),

@@ -167,6 +167,9 @@ def test_an_adapter_alone_is_refused_and_says_what_it_belongs_to(put: Put, name:
         ["model.layers.0.self_attn.q_proj.lora_a", "model.layers.0.self_attn.q_proj.lora_b"],
         ["base_model.model.score.weight", "base_model.model.q.lora_A.weight"],
         ["prompt_embeddings"],
+        ["blocks.0.processor.qkv_lora1.down.weight", "blocks.0.processor.proj_lora2.up.weight"],
+        ["text_model.q.lora_linear_layer.down.weight", "text_model.q.lora_linear_layer.up.weight"],
+        ["emb_params"],
     ],
 )
 def test_an_adapter_is_known_by_its_tensors(put: Put, names: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,8 @@ QUANTIZATION_FILES = {
     "hf_quant_config.json": "modelopt",
 }
 MLX_KEY = "quantization"
+# Where models of text and images have the text model's settings.
+_TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 _CONFIG = "config.json"
 FLOATS = ("bfloat16", "float16", "float32")
 _MAX_NBYTES = 32 << 20
@@ -67,7 +69,7 @@ def is_mlx(settings: Any) -> bool:
     return is_own and "group_size" in settings and ("bits" in settings or "mode" in settings)
 
 
-def _read(folder: Store, name: str) -> Mapping[str, Any] | None:
+def _read(folder: Store, name: str) -> dict[str, Any] | None:
     """None where it is not there."""
     uri = folder.url(name)
     try:
@@ -84,12 +86,26 @@ def _read(folder: Store, name: str) -> Mapping[str, Any] | None:
     return config
 
 
-def _model_config(config: Mapping[str, Any], uri: str) -> ModelConfig:
-    """Models of text and images have the text model's settings under `text_config`."""
-    inner = config.get("text_config")
-    places = [config, inner] if isinstance(inner, dict) else [config]
+def places_in(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The config itself, then those of its parts, `text_config` or `thinker_config.text_config`, the text model's
+    first: any of them may say how the weights are quantized."""
+    found = [config]
+    for place in found:
+        parts = [
+            key
+            for key, value in place.items()
+            if isinstance(value, dict) and key not in (*QUANTIZATION_KEYS, MLX_KEY)
+        ]
+        found += [place[key] for key in sorted(parts, key=lambda key: key not in _TEXT_PARTS)]
+    return found
+
+
+def _model_config(config: dict[str, Any], uri: str) -> ModelConfig:
+    places = places_in(config)
     named = [
-        str(place.get(key)).removeprefix("torch.") for place in places for key in ("dtype", "torch_dtype")
+        str(place.get(key)).removeprefix("torch.")
+        for place in _of_text(config)
+        for key in ("dtype", "torch_dtype")
     ]
     found = [place[key] for place in places for key in QUANTIZATION_KEYS if isinstance(place.get(key), dict)]
     mlx = [place[key] for place in places for key in (MLX_KEY, *QUANTIZATION_KEYS) if is_mlx(place.get(key))]
@@ -99,3 +115,11 @@ def _model_config(config: Mapping[str, Any], uri: str) -> ModelConfig:
         found[0] if found else {},
         mlx[0] if mlx else {},
     )
+
+
+def _of_text(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The config and, of a model of text and images, the text model's in it: only these tell a dtype of all."""
+    place: Any = config
+    while isinstance(place, dict):
+        yield place
+        place = next((place[key] for key in _TEXT_PARTS if isinstance(place.get(key), dict)), None)

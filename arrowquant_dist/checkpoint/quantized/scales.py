@@ -16,7 +16,8 @@ SCALE_DTYPES = ("float32", "bfloat16", "float16", "float8_e8m0fnu")
 
 def check_scales(scales: Layer) -> None:
     if scales.dtype not in SCALE_DTYPES:
-        refuse(f"scales of {scales.dtype} are not supported, only {', '.join(SCALE_DTYPES)}", scales)
+        known = ", ".join(SCALE_DTYPES)
+        refuse(f"scales of {scales.dtype} are not supported, only {known}; convert them", scales)
 
 
 def find_block(shape: tuple[int, ...], scales: Layer, blocks: Sequence[Block]) -> Block:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from arrowquant_dist.checkpoint.quantized.formats import DECODED_METHODS, FORMATS, METHOD_LABELS, Format
 from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
-from arrowquant_dist.checkpoint.quantized.names import module_of
+from arrowquant_dist.checkpoint.quantized.names import WEIGHT, module_of
 from arrowquant_dist.checkpoint.quantized.notes import CODES
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors
 from arrowquant_dist.checkpoint.table import Layer
@@ -43,7 +43,12 @@ _WHOLE = (
     "codes",
 )
 _ENDINGS = re.compile(r"(?:_packed|_qweight|_weight|_codes|_blocks|_qdata|_quantized|_data|_int\d*)$")
-_CODE_NAMES = (".qweight", "_packed")  # which need no scales beside them
+_CODE_NAMES = (
+    ".qweight",
+    "_packed",
+    ".weight",
+)  # which need no scales beside them: no layer's weights are integers
+_STATE = ".quant_state."  # of bitsandbytes, between the name of the codes and the format's
 _SIGNS = {  # what the names beside codes tell, where config.json does not
     "GPTQ or AWQ": ("qweight", "qzeros"),
     "Marlin": ("B", "s"),
@@ -59,6 +64,7 @@ def why_kept(name: str) -> str:
 
 def keep_known_formats(tensors: Tensors) -> None:
     """Keeps the modules of formats that are known and not decoded."""
+    _keep_parameters(tensors)
     possible = _possible(tensors)
     if not possible:
         return
@@ -73,6 +79,20 @@ def keep_known_formats(tensors: Tensors) -> None:
             if name.endswith(_PRE_SCALE):  # of fused experts
                 stem = name.removesuffix(_PRE_SCALE)
                 tensors.keep((n for n in names if n.startswith(stem)), why_kept("ModelOpt (AWQ)"))
+
+
+def _keep_parameters(tensors: Tensors) -> None:
+    """Of bitsandbytes' parameters that are no module's weight, as fused experts are: X with X.absmax, X.quant_state…"""
+    stems = {name.partition(_STATE)[0] for name in tensors.by_name if _STATE in name}
+    stems = {stem for stem in stems if stem in tensors.by_name and not stem.endswith(WEIGHT)}
+    if stems:
+        parts = (name for name in tensors.by_name if stems & {name, *_owners(name)})
+        tensors.keep(parts, why_kept("bitsandbytes (4 bits)"))
+
+
+def _owners(name: str) -> tuple[str, str]:
+    """What X.quant_state.bitsandbytes__nf4 and X.absmax belong to."""
+    return name.partition(_STATE)[0], name.rpartition(".")[0]
 
 
 def _possible(tensors: Tensors) -> list[Format]:

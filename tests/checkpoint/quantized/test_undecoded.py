@@ -182,6 +182,39 @@ def test_only_what_belongs_to_the_codes_stays_where_a_module_has_more(tmp_path: 
     assert kept.keys() == tensors.keys() - {"experts.router"}
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"weight_mx": floats(16), "weight_ry": floats(8, 2)},
+        {"a": torch.ones(()), "b": torch.ones(())},
+        {"lut": floats(16, 4)},
+        {},
+    ],
+)
+def test_integers_that_are_a_layer_s_weight_are_codes_whatever_is_beside_them(
+    tmp_path: Path, beside: Tensors
+) -> None:
+    module = {
+        f"att.key.{last}": tensor for last, tensor in {"weight": ints(16, 8, dtype=U8), **beside}.items()
+    }
+    checkpoint = save_model(tmp_path, {**module, "head.weight": floats(4, 4)}, {"quant_method": "bitnet"})
+    assert checkpoint.kept == dict.fromkeys(module, "codes of BitNet, which can't be decoded")
+
+
+def test_bitsandbytes_codes_of_fused_experts_stay_with_all_that_belongs_to_them(tmp_path: Path) -> None:
+    codes = {
+        "experts.up_proj": ints(512, 1, dtype=U8),
+        "experts.up_proj.absmax": ints(16, 4, dtype=U8),
+        "experts.up_proj.nested_absmax": floats(4, 4),
+        "experts.up_proj.quant_map": floats(16, 4),
+        "experts.up_proj.quant_state.bitsandbytes__nf4": ints(90, dtype=U8),
+    }
+    checkpoint = save_model(
+        tmp_path, {**codes, "experts.down_proj": floats(2, 4, 4), "experts.bias": floats(4, 4)}
+    )
+    assert checkpoint.kept == dict.fromkeys(codes, "codes of bitsandbytes (4 bits), which can't be decoded")
+
+
 def test_a_method_that_is_decoded_in_part_is_refused_since_no_config_describes_both(tmp_path: Path) -> None:
     tensors = {
         "a.weight": float8(4, 6),

@@ -36,6 +36,7 @@ _OF_WEIGHTS = (
     *("activation_scale", "activation_zero_point", "input_activation_scale", "output_activation_scale"),
     *(
         "act_scale",
+        "activation_scaling_factor",
         "qscale_act",
         "weight_scalar",
         "weight_zero_point",
@@ -48,6 +49,7 @@ _OF_WEIGHTS = (
 # In an attention module whose projections were decoded, or in a module of its.
 _OF_ATTENTION = (
     *("q_scale", "k_scale", "v_scale", "kv_scale", "k_cache_scale", "v_cache_scale", "kv_cache_scale"),
+    "kv_cache_scaling_factor",
     *("k_zero_point", "v_zero_point", "prob_output_scale", "qscale_act"),
 )
 _MARKERS = ("scaled_fp8",)  # of a whole file: ComfyUI's

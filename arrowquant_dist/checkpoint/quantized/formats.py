@@ -13,17 +13,20 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Format:
     """has: names that a module of that format has, all of them, codes first; one that ends with a dot begins a name.
-    below: modules in it that belong to it, of which it has one at least where there are any."""
+    below: modules in it that belong to it, of which it has one at least where there are any. may_be_floats: the bytes
+    of the codes may be stored as those of floats, which some trainers ask for."""
 
     name: str
     has: tuple[str, ...]
     below: tuple[str, ...] = ()
+    may_be_floats: bool = False
 
 
 _DATA = "_data"  # of a tensor of torch that is a class of quanto's
 # The first one that fits counts.
 FORMATS = (
     Format("SINQ", ("W_q", "meta")),
+    Format("HQQ", ("W_q", "scale", "zero"), may_be_floats=True),
     Format("HQQ", ("W_q",)),
     Format("EXL2", ("q_weight", "q_scale")),
     Format("EXL3", ("trellis", "suh")),
@@ -37,13 +40,14 @@ FORMATS = (
     Format("SVDQuant", ("qweight", "wscales")),
     Format("QServe", ("qweight", "s1_scales")),
     Format("SqueezeLLM", ("qweight", "lookup_table")),
-    Format("bitsandbytes (4 bits)", ("weight", "weight.quant_state.")),
-    Format("bitsandbytes (4 bits)", ("weight", "weight.absmax", "weight.quant_map")),
+    Format("bitsandbytes (4 bits)", ("weight", "weight.quant_state."), may_be_floats=True),
+    Format("bitsandbytes (4 bits)", ("weight", "weight.absmax", "weight.quant_map"), may_be_floats=True),
     Format("bitsandbytes (in blocks)", ("weight", "weight.absmax")),
     Format("quanto", (f"weight.{_DATA}",)),
     # Weights that were divided by a scale of their inputs, or have a part beside their codes.
     Format("ModelOpt (AWQ)", ("weight", "weight_scale", "pre_quant_scale")),
     Format("ModelOpt (SVDQuant)", ("weight", "weight_scale", "svdquant_lora_a")),
+    Format("SDNQ", ("weight", "scale", "svd_up")),
     Format("torchao (AWQ)", ("_weight_qdata", "_weight_act_pre_scale")),
 )
 
@@ -73,6 +77,7 @@ METHOD_LABELS: Mapping[str, str] = {
     "quanto": "quanto",
     "quark": "Quark",
     "quip": "QuIP#",
+    "sdnq": "SDNQ",
     "sinq": "SINQ",
     "spqr": "SpQR",
     "torchao": "torchao",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 WEIGHT = ".weight"
 HALVES = "w13"  # vLLM's name of two matrices of an expert, one after the other
+FACTOR = "weights_scaling_factor"  # of TensorRT-LLM
 QDATA = "_qdata"  # of torchao's tensors
 
 
@@ -19,15 +20,15 @@ def scale_names(codes: str) -> list[str]:
 
     X_scale_inv: DeepSeek and transformers; X_scale: compressed-tensors, ModelOpt, FBGEMM, Quark, vLLM. Beside M.weight
     also M.scale (DeepSeek's own code), M.scale_weight (ComfyUI, Intel's neural compressor) and M.qscale_weight
-    (Mistral); for fused experts, whose codes are no M.weight, X_weight_scale; for torchao's M._weight_qdata
-    M._weight_scale.
+    (Mistral) and M.weights_scaling_factor (TensorRT-LLM); for fused experts, whose codes are no M.weight,
+    X_weight_scale; for torchao's M._weight_qdata M._weight_scale.
     """
     names = [f"{codes}_scale_inv", f"{codes}_scale"]
     if codes.endswith(WEIGHT):
         module = codes.removesuffix(WEIGHT)
         return [
             *names,
-            *(f"{module}.{name}" for name in ("scale", "scale_weight", "qscale_weight", "scale_inv")),
+            *(f"{module}.{name}" for name in ("scale", "scale_weight", "qscale_weight", "scale_inv", FACTOR)),
         ]
     if codes.endswith(QDATA):
         return [codes.removesuffix(QDATA) + "_scale"]

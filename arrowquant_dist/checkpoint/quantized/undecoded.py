@@ -150,7 +150,7 @@ def _is_of(
     if not all(name in own or _begins(name, own) for name in known.has[1:]):
         return False
     codes = tensors.by_name[f"{module}.{known.has[0]}" if module else known.has[0]]
-    if codes.dtype in _WIDE:
+    if codes.dtype in _WIDE and not known.may_be_floats:
         return False
     return not known.below or any(f"{module}.{child}" in modules for child in known.below)
 

@@ -36,6 +36,7 @@ EXPERTS = {"m.experts.down_proj": float8(2, 4, 6), "m.experts.down_proj_weight_s
             f"{ATTENTION}.{last}"
             for last in ("k_scale", "v_scale", "q_scale", "prob_output_scale", "kv_scale")
         ),
+        *(f"{ATTENTION}.k_proj.activation_scaling_factor", f"{ATTENTION}.kv_cache_scaling_factor"),
         *(f"{ATTENTION}.attn.k_scale", f"{ATTENTION}.kv_fake_quantizer.qscale_act"),
         "m.experts.down_proj_input_scale",
         "m.experts.down_proj_activation_scale",

@@ -31,6 +31,7 @@ def planned(checkpoint: Checkpoint, **config: object) -> Plan:
         ("a.b.weight", "a.b.scale_inv", None),
         ("a.b.weight", "a.b.scale_weight", None),
         ("a.b.weight", "a.b.qscale_weight", None),
+        ("a.b.weight", "a.b.weights_scaling_factor", None),
         ("experts.gate_up_proj", "experts.gate_up_proj_scale", None),
         ("experts.gate_up_proj", "experts.gate_up_proj_scale_inv", None),
         ("experts.gate_up_proj", "experts.gate_up_proj_weight_scale", None),

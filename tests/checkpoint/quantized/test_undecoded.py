@@ -215,6 +215,43 @@ def test_bitsandbytes_codes_of_fused_experts_stay_with_all_that_belongs_to_them(
     assert checkpoint.kept == dict.fromkeys(codes, "codes of bitsandbytes (4 bits), which can't be decoded")
 
 
+FLOAT_CODES: dict[str, Tensors] = {
+    "HQQ": {"W_q": floats(32, 64), "scale": floats(64, 32), "zero": floats(64, 32), "nbits": ints(1)},
+    "bitsandbytes (4 bits)": {
+        "weight": floats(16, 8),
+        "weight.absmax": ints(16, 4, dtype=U8),
+        "weight.quant_map": floats(16, 4),
+        "weight.quant_state.bitsandbytes__nf4": ints(90, dtype=U8),
+    },
+}
+
+
+@pytest.mark.parametrize("name", FLOAT_CODES)
+def test_codes_may_be_stored_as_floats_of_whose_bytes_they_are(tmp_path: Path, name: str) -> None:
+    module = {f"a.{last}": tensor for last, tensor in FLOAT_CODES[name].items()}
+    checkpoint = save_model(tmp_path, {**module, "b.weight": floats(4, 4), "b.scale": floats(4, 4)})
+    assert checkpoint.kept == dict.fromkeys(module, f"codes of {name}, which can't be decoded")
+
+
+@pytest.mark.parametrize(
+    "last", [["W_q", "W_k"], ["W_q", "scale"], ["codes", "codebooks"], ["weight", "scale"]]
+)
+def test_floats_of_a_plain_model_that_are_called_so_are_its_weights(tmp_path: Path, last: list[str]) -> None:
+    checkpoint = save_model(tmp_path, {f"attn.{name}": floats(8, 8) for name in last})
+    assert checkpoint.kept == {}
+
+
+def test_float8_with_a_part_of_low_rank_beside_its_codes_is_not_decoded_without_it(tmp_path: Path) -> None:
+    module = {
+        "q.weight": float8(8, 8),
+        "q.scale": floats(8, 1),
+        "q.svd_up": floats(8, 2),
+        "q.svd_down": floats(2, 8),
+    }
+    checkpoint = save_model(tmp_path, module, {"quant_method": "sdnq"})
+    assert checkpoint.kept == dict.fromkeys(module, "codes of SDNQ, which can't be decoded")
+
+
 def test_a_method_that_is_decoded_in_part_is_refused_since_no_config_describes_both(tmp_path: Path) -> None:
     tensors = {
         "a.weight": float8(4, 6),

@@ -199,7 +199,7 @@ def _check_index(store: Store, manifest: Manifest, findings: _Findings) -> list[
     try:
         entries = manifest.read_index(store)
     except NotFound:
-        message = "the index that the manifest names is not here; fetch it again"
+        message = "the index that the manifest names is not here; fetch it again, or quantize with --repair"
         findings.note(IncompleteDataset(message, uri=store.url(manifest.index.path)))
         return []
     except ArrowQuantError as error:
@@ -219,7 +219,7 @@ def _check_index(store: Store, manifest: Manifest, findings: _Findings) -> list[
     for name, number in found.items():
         if getattr(totals, name) != number:
             message = f"`totals.{name}` of the manifest is {getattr(totals, name)}, its rows have {number}"
-            findings.note(CorruptWeights(f"{message}; fetch it again", uri=uri))
+            findings.note(CorruptWeights(f"{message}; fetch it again, or quantize with --repair", uri=uri))
     if store.exists(PLAN_PATH):
         with findings.noting():
             _check_plan(store, manifest, blocks, findings)
@@ -274,13 +274,15 @@ def _check_object(store: Store, file: StoredFile | ManifestPart, findings: _Find
     try:
         nbytes = store.size(file.path)
     except NotFound as error:
-        message = "the manifest lists it, and it is not here; fetch it again, or quantize anew"
+        message = "the manifest lists it, and it is not here; fetch it again, or quantize with --repair"
         raise IncompleteDataset(message, uri=uri) from error
     if nbytes != file.nbytes:
-        message = f"it has {nbytes} bytes, the manifest says {file.nbytes}; fetch it again"
+        message = f"it has {nbytes} bytes, the manifest says {file.nbytes}; fetch it again, or quantize with --repair"
         raise CorruptWeights(message, uri=uri)
     if hash_of_object(store, file.path, nbytes, findings.advance) != file.hash:
-        raise CorruptWeights("its hash is not the manifest's; fetch it again", uri=uri)
+        raise CorruptWeights(
+            "its hash is not the manifest's; fetch it again, or quantize with --repair", uri=uri
+        )
 
 
 def _check_part(store: Store, findings: _Findings, part: ManifestPart, blocks: Sequence[StoredBlock]) -> None:

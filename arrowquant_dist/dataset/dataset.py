@@ -182,7 +182,7 @@ class Dataset:
                 layer, where = block.header.layer_name, error.byte_range
                 raise CorruptWeights(error.message, layer=layer, uri=url, byte_range=where) from error
             except NotFound as error:
-                message = "a part that the dataset needs is gone; fetch it again, or quantize anew"
+                message = "a part that the dataset needs is gone; fetch it again, or quantize with --repair"
                 raise IncompleteDataset(message, layer=block.header.layer_name, uri=url) from error
         check_finite_scales(values, block, url)
         if verify:
@@ -245,7 +245,7 @@ def _open_indexed(store: Store) -> Dataset:
     try:
         entries = manifest.read_index(store)
     except NotFound as error:
-        message = "the index that the manifest names is gone; fetch it again, or quantize anew"
+        message = "the index that the manifest names is gone; fetch it again, or quantize with --repair"
         raise IncompleteDataset(message, uri=store.url(manifest.index.path)) from error
     manifest.refuse_cleared(store)
     blocks = [StoredBlock.from_record(entry.part, entry.record) for entry in entries]

@@ -43,7 +43,7 @@ def finished_outcome(
     """The outcome of whoever published the dataset, which is all there; what lost against its parts is removed.
 
     run: whose it has to be; None where this driver has none yet. None where no manifest counts. TargetConflict where it
-    is another plan's, or another run's, IncompleteDataset where a part of it is gone.
+    is another plan's, or another run's, IncompleteDataset where an object of it is gone or has another size.
     """
     if MANIFEST_PATH not in found:
         return None
@@ -59,6 +59,7 @@ def finished_outcome(
         dataset.refuse_missing_parts(manifest, found)
     else:
         sweep(dataset, manifest, found)
+    dataset.refuse_missing_files(manifest, found)
     report = read_report(dataset.store, manifest)
     return Outcome(report, already_finished=True, target=dataset.store.uri)
 

@@ -4,8 +4,10 @@ Every object that the manifest names is read and compared with its hash, the man
 damaged part is deleted, which makes its commit stale (target/commit.py), so its shard is one that is missing, as after
 a run that was killed: it is done again by the plan that the dataset was made by, into a part of another name, and all
 other parts stay as they are. Before anything is published each row that was done again has to have the checksum that
-index or commits recorded of it; where one has not, source or code are not what they were, and the dataset stays as it
-is. Then the manifest gives way, with what else is damaged, and the run publishes as any other does.
+index or commits recorded of it, or where both are gone its part the hash that the manifest has; where one has not,
+source or code are not what they were, and the dataset stays as it is. A damaged sidecar is copied again only if the
+source's has the manifest's hash. Then the manifest gives way, with what else is damaged, and the run publishes as any
+other does. What nothing is recorded of any more is refused before anything is deleted.
 
 Readers meet an object that is gone, or no manifest, and say so; never another value: what they read they compare with
 the checksums of the manifest's index. A repair that was stopped is repeated: before its manifest gave way it is a
@@ -28,6 +30,7 @@ from arrowquant_dist.errors import (
     IncompleteDataset,
     InvalidCheckpoint,
     NotFound,
+    listed,
 )
 from arrowquant_dist.format.row import RowHeader
 from arrowquant_dist.plan import Plan, is_same_work, plan_from_table
@@ -35,7 +38,7 @@ from arrowquant_dist.report.render import REPORT_PATH, REPORT_PATHS, read_report
 from arrowquant_dist.target.commit import place_of, read_commits
 from arrowquant_dist.target.intact import hash_of_object, sound_shards
 from arrowquant_dist.target.layout import PLAN_PATH, Listing
-from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile
+from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile, hash_of
 from arrowquant_dist.target.plan_file import PlannedRun, RunIdentity
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.shards import CommittedShards
@@ -44,21 +47,41 @@ from arrowquant_dist.target.target import Files, Target, being_cleared
 _LOG = logging.getLogger("arrowquant_dist.repair")
 _READERS = 4
 _SAID_TWICE = ("fingerprint", "source", "config", "aliases", "compression")  # by the plan and the manifest
-_Rows = Mapping[int, Sequence[RowHeader]]  # {shard: its rows, as they were recorded}
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What is known of a dataset's shards. rows: {shard: its rows}, of index and commits. parts: {shard: its part}, as
+    the manifest has it, for shards whose rows nothing says."""
+
+    rows: Mapping[int, Sequence[RowHeader]]
+    parts: Mapping[int, ManifestPart]
+
+    def __contains__(self, shard: int) -> bool:
+        return shard in self.rows or shard in self.parts
+
+    def has(self, receipt: Receipt) -> bool:
+        """Whether it is of a part that holds what was recorded. Equal rows are enough: other releases of the libraries
+        write them in other bytes."""
+        rows, part = self.rows.get(receipt.shard), self.parts.get(receipt.shard)
+        if rows is not None:
+            return [*rows] == [row.header for row in receipt.rows]
+        return part is not None and _has_bytes_of(part, receipt)
 
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """A damaged dataset. plan, run: it was made by. receipts: of the shards that are sound. damaged: paths under the
-    target. rows: what was recorded of them, by shard. gives_way: {path: version} of the
-    objects for which there is no room beside what is made again."""
+    """A damaged dataset. plan, run: it was made by. receipts: of the shards that are sound. sidecars: that it has, or
+    gets again. damaged: paths under the target. recorded: what is known of its shards. gives_way: {path: version} of
+    the objects for which there is no room beside what is made again."""
 
     target: Target
     plan: Plan
     run: RunIdentity
     receipts: dict[int, Receipt]
+    sidecars: Files
     damaged: tuple[str, ...]
-    rows: _Rows
+    recorded: _Recorded
     gives_way: Mapping[str, str]
 
     def make_room(self, receipts: Iterable[Receipt]) -> Listing:
@@ -75,11 +98,11 @@ class Repair:
         return self.target.look()
 
     def _refuse_other_rows(self, receipt: Receipt) -> None:
-        recorded = self.rows.get(receipt.shard)
-        found = [row.header for row in receipt.rows]
-        if recorded is None or list(recorded) == found:
+        if self.recorded.has(receipt):
             return
         self.target.store.delete([receipt.part])
+        recorded = self.recorded.rows.get(receipt.shard, ())
+        found = [row.header for row in receipt.rows]
         wrong = next((now for now in found if now not in recorded), found[0])
         message = (
             "its rows, done again, are not those that the dataset has: the source or the code is not what it was made "
@@ -110,12 +133,10 @@ def find_damage(target: Target, plan: Plan, sidecars: Files, listing: Listing) -
         plan = made_by
     run = planned.identity
     committed = CommittedShards(target, run.fingerprint, run.name).receipts(listing, known={})
-    rows = _recorded_rows(target, run, manifest, listing)
+    recorded = _recorded(target, run, manifest, listing)
     sound = sound_shards(target.store, committed)
     receipts = {
-        shard: receipt
-        for shard, receipt in committed.items()
-        if shard in sound and [row.header for row in receipt.rows] == [*rows.get(shard, ())]
+        shard: receipt for shard, receipt in committed.items() if shard in sound and recorded.has(receipt)
     }
     files = _damaged_files(target, manifest, sidecars)
     parts = _damaged_parts(plan, manifest, receipts, committed)
@@ -123,6 +144,9 @@ def find_damage(target: Target, plan: Plan, sidecars: Files, listing: Listing) -
     damaged = [*parts, *files, *([MANIFEST_PATH] if says_otherwise else [])]
     if not damaged:
         return None
+    _refuse_unrecorded(target, plan, receipts, recorded)
+    if manifest is not None:
+        sidecars = _sidecars_of(target, manifest, files, sidecars)
     for path in damaged:
         _LOG.warning("damaged, and made again: %s", target.store.url(path))
     target.store.delete([receipt.part for shard, receipt in committed.items() if shard not in receipts])
@@ -132,7 +156,7 @@ def find_damage(target: Target, plan: Plan, sidecars: Files, listing: Listing) -
     gives_way = {
         path: listing.versions[path] for path in (MANIFEST_PATH, *files, *indexes) if path in listing
     }
-    return Repair(target, plan, run, receipts, tuple(damaged), rows, gives_way)
+    return Repair(target, plan, run, receipts, sidecars, tuple(damaged), recorded, gives_way)
 
 
 def _manifest(target: Target, listing: Listing) -> Manifest | None:
@@ -170,25 +194,62 @@ def _refuse_damage_without_plan(target: Target, manifest: Manifest | None, listi
         raise IncompleteDataset(message, uri=target.store.uri)
 
 
-def _recorded_rows(
-    target: Target, run: RunIdentity, manifest: Manifest | None, listing: Listing
-) -> dict[int, list[RowHeader]]:
-    """As the index has them, and where that is damaged the first commit of each shard that can be read."""
+def _recorded(target: Target, run: RunIdentity, manifest: Manifest | None, listing: Listing) -> _Recorded:
+    """As the index has the rows, and where that is damaged the first commit of each shard that can be read, and is of
+    the part that the manifest names."""
+    parts = {part.shard: part for part in manifest.parts} if manifest is not None else {}
     rows: dict[int, list[RowHeader]] = {}
     commits = sorted(listing.commits, key=place_of)
     for commit in read_commits(target.store, commits, run.fingerprint, run.name):
-        if commit.receipt is not None and commit.receipt.shard not in rows:
-            rows[commit.receipt.shard] = [row.header for row in commit.receipt.rows]
+        receipt = commit.receipt
+        if receipt is None or receipt.shard in rows:
+            continue
+        part = parts.get(receipt.shard)
+        if manifest is None or (part is not None and _has_bytes_of(part, receipt)):
+            rows[receipt.shard] = [row.header for row in receipt.rows]
     if manifest is None:
-        return rows
+        return _Recorded(rows, {})
     try:
         entries = manifest.read_index(target.store)
     except (ArrowQuantError, NotFound):
-        return rows
+        return _Recorded(rows, parts)
     indexed: dict[int, list[RowHeader]] = {}
     for entry in entries:
         indexed.setdefault(entry.shard, []).append(entry.record.header)
-    return rows | indexed
+    return _Recorded(rows | indexed, parts)
+
+
+def _refuse_unrecorded(
+    target: Target, plan: Plan, receipts: Mapping[int, Receipt], recorded: _Recorded
+) -> None:
+    unknown = [
+        shard.index for shard in plan.shards if shard.index not in receipts and shard.index not in recorded
+    ]
+    if unknown:
+        message = (
+            f"nothing says any more what the dataset had in {len(unknown)} of its shards ({listed(unknown)}): manifest "
+            "and commit are damaged or gone; make it anew with --overwrite"
+        )
+        raise IncompleteDataset(message, uri=target.store.uri)
+
+
+def _sidecars_of(target: Target, manifest: Manifest, damaged: Sequence[str], sidecars: Files) -> Files:
+    """The manifest's, of the target where they are sound, else of the source. sidecars: of that.
+
+    InvalidCheckpoint where the source's is another one.
+    """
+    files = {}
+    for said in manifest.sidecars:
+        data = sidecars.get(said.path) if said.path in damaged else target.store.read(said.path)
+        if data is None or StoredFile.of(said.path, data) != said:
+            now = f"{len(data)} bytes, {hash_of(data)}" if data is not None else "none"
+            message = (
+                f"it is damaged, and the source's is not what was copied (was {said.nbytes} bytes, {said.hash}; is "
+                f"{now}); put back the source's, or the code that copied it, or quantize with --overwrite"
+            )
+            raise InvalidCheckpoint(message, uri=target.store.url(said.path))
+        files[said.path] = data
+    return files
 
 
 def _damaged_parts(
@@ -210,6 +271,11 @@ def _damaged_parts(
 
 def _part_of(receipt: Receipt) -> ManifestPart:
     return ManifestPart(receipt.part, receipt.shard, len(receipt.rows), receipt.nbytes, receipt.hash)
+
+
+def _has_bytes_of(part: ManifestPart, receipt: Receipt) -> bool:
+    """Whatever its name is."""
+    return (part.rows, part.nbytes, part.hash) == (len(receipt.rows), receipt.nbytes, receipt.hash)
 
 
 def _damaged_files(target: Target, manifest: Manifest | None, sidecars: Files) -> list[str]:

@@ -73,9 +73,9 @@ def quantize(
         repair = find_damage(dataset, plan, read_once(), found) if run.repair else None
         if repair is None and (finished := finished_outcome(dataset, plan, found)) is not None:
             return replace(finished, damaged=()) if run.repair else finished
-        sidecars = read_once()
+        sidecars: Files = read_once()
         if repair is not None:
-            plan, identity, earlier = repair.plan, repair.run, repair.receipts
+            plan, identity, earlier, sidecars = repair.plan, repair.run, repair.receipts, repair.sidecars
         else:
             identity = _start(dataset, plan, sidecars, found)
         shards = CommittedShards(dataset, plan.fingerprint, identity.name)

@@ -95,7 +95,9 @@ def read_index(data: bytes) -> list[IndexEntry]:
         columns = _read_columns(data)
         _check_numbers(columns)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise CorruptWeights(f"{INDEX_PATH} is damaged ({error}); quantize again or fetch it anew") from error
+        raise CorruptWeights(
+            f"{INDEX_PATH} is damaged ({error}); fetch it again, or quantize with --repair"
+        ) from error
     for value, names in _RANGE_COLUMNS.items():
         if columns.keys() >= {*names}:
             columns[value] = list(map(StoredRange, *(columns.pop(name) for name in names)))

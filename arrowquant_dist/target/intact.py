@@ -5,8 +5,8 @@ lost power all the same may have them in their size with other bytes. Not on obj
 there when it is safe, and have compared what came with the checksums of what was sent; to read all of it again would
 take as long as to quantize it.
 
-Cost: as fast as the disk reads, 4 parts at a time in 8 MiB each (one thread: 2.3 GB/s on a busy virtual machine, 6.8
-where the parts are cached).
+4 parts at a time, in 8 MiB each. Measured on a busy virtual machine, one thread: 2.3 GB/s in the first pass over files
+that were written just before, 6.8 GB/s where they are in the page cache.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from arrowquant_dist.storage.base import TEMPORARY_MARK, Store
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.commit import COMMITS_FOLDER, is_commit
 from arrowquant_dist.target.index import INDEX_PATH
-from arrowquant_dist.target.manifest import MANIFEST_PATH, ManifestPart
+from arrowquant_dist.target.manifest import MANIFEST_PATH, ManifestPart, StoredFile
 
 PLAN_PATH = "run/plan.arrow"
 WEIGHTS_FOLDER = "weights"
@@ -63,9 +63,9 @@ class Listing:
         """Whether the object is there in its size."""
         return self.sizes.get(path) == nbytes
 
-    def missing(self, parts: Iterable[ManifestPart]) -> list[str]:
+    def missing(self, objects: Iterable[ManifestPart | StoredFile]) -> list[str]:
         """Paths of those that are not there in their size."""
-        return [part.path for part in parts if not self.holds(part.path, part.nbytes)]
+        return [one.path for one in objects if not self.holds(one.path, one.nbytes)]
 
     @property
     def commits(self) -> list[str]:

@@ -146,7 +146,10 @@ class Manifest:
         uri = store.url(self.index.path)
         data = store.read(self.index.path)
         if StoredFile.of(self.index.path, data) != self.index:
-            message = f"its {len(data)} bytes are not those that the manifest lists; fetch it again"
+            message = (
+                f"its {len(data)} bytes are not those that the manifest lists; fetch it again, or quantize with "
+                "--repair"
+            )
             raise CorruptWeights(message, uri=uri)
         entries = read_index(data)
         missing = {part.path: part.rows for part in self.parts}
@@ -181,7 +184,9 @@ class Manifest:
         try:
             values = parse_json(data)
         except ValueError as error:
-            message = f"this is not JSON ({error}); the manifest is damaged or not of arrowquant"
+            message = (
+                f"this is not JSON ({error}), so it is damaged; fetch it again, or quantize with --repair"
+            )
             raise CorruptWeights(message, uri=uri) from error
         return cls.from_dict(values, uri)
 
@@ -238,7 +243,7 @@ class _Fields:
         self._values, self._prefix, self._uri = values, prefix, uri
 
     def wrong(self, name: str, expected: str) -> CorruptWeights:
-        message = f"`{self._prefix}{name}` of the manifest is not {expected}; fetch it again or quantize anew"
+        message = f"`{self._prefix}{name}` of the manifest is not {expected}; fetch it again, or quantize with --repair"
         return CorruptWeights(message, uri=self._uri)
 
     def text(self, name: str) -> str:

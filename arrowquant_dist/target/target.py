@@ -179,6 +179,19 @@ class Target:
                 message = f"{len(missing)} parts of the dataset are missing or cut ({shown}); quantize with --repair"
             raise IncompleteDataset(message, uri=self.store.uri)
 
+    def refuse_missing_files(self, manifest: Manifest, listing: Listing) -> None:
+        """IncompleteDataset where index, report or a copied file is not there in its size."""
+        files = (manifest.index, *manifest.sidecars, *manifest.report)
+        if listing.missing(files):
+            listing = (
+                self.look()
+            )  # one that was at work when they were created may have passed their names before
+        if missing := listing.missing(files):
+            message = (
+                f"{len(missing)} files of the dataset are missing or of another size ({listed(missing)})"
+            )
+            raise IncompleteDataset(f"{message}; quantize with --repair", uri=self.store.uri)
+
     def is_of(self, run: RunIdentity) -> bool:
         """Whether the plan at the target, read anew, is that of this run."""
         planned = self.planned()

@@ -175,11 +175,11 @@ def at_byte(file: Path, at: int) -> None:
 
 
 def test_nothing_damaged_changes_nothing(source: str, target: Path) -> None:
-    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    before = contents(target)
     outcome = quantize(source, str(target), CONFIG, REPAIR)
     assert outcome.already_finished
     assert outcome.damaged == ()
-    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+    assert contents(target) == before
 
 
 def test_an_unfinished_target_is_resumed(source: str, made: tuple[str, Path], target: Path) -> None:
@@ -239,23 +239,18 @@ def read_right_or_not_at_all(target: Path, sound: Path) -> None:
 
 def test_another_config_or_source_is_refused(source: str, target: Path, tmp_path: Path) -> None:
     zeroed(parts(target)[0])
-    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    before = contents(target)
     with pytest.raises(TargetConflict, match="quant_type: was 'int8', is 'int4'"):
         quantize(source, str(target), CONFIG.replace(quant_type="int4"), REPAIR)
     other = shutil.copytree(source, tmp_path / "other")
     with pytest.raises(TargetConflict, match="source: was"):
         quantize(str(other), str(target), CONFIG, REPAIR)
-    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+    assert contents(target) == before
 
 
 def test_rows_that_come_out_otherwise_are_refused_and_the_dataset_stays(
     source: str, made: tuple[str, Path], target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As other code would make them of the same source."""
-
-    def otherwise(values: Any, *given: Any, **named: Any) -> Any:
-        return quantize_values(np.zeros_like(values), *given, **named)
-
     before = parts(target)
     zeroed(before[1])
     manifest = (target / "manifest.json").read_bytes()
@@ -271,10 +266,133 @@ def test_rows_that_come_out_otherwise_are_refused_and_the_dataset_stays(
     assert rows(target) == rows(made[1])
 
 
+def otherwise(values: Any, *given: Any, **named: Any) -> Any:
+    """As other code would make the rows of the same source."""
+    return quantize_values(np.zeros_like(values), *given, **named)
+
+
+@pytest.mark.parametrize("damage", [gone, zeroed])
+def test_a_shard_of_which_index_and_commit_are_gone_is_held_to_the_hash_in_the_manifest(
+    source: str, made: tuple[str, Path], target: Path, monkeypatch: pytest.MonkeyPatch, damage: Damage
+) -> None:
+    before = parts(target)
+    for name in ("index.parquet", "run/commits/00001.json"):
+        damage(target / name)
+    manifest = (target / "manifest.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("arrowquant_dist.worker.shard.quantize_values", otherwise)
+        with pytest.raises(
+            InvalidCheckpoint, match="its rows, done again, are not those that the dataset has"
+        ):
+            quantize(source, str(target), CONFIG, REPAIR)
+    assert (target / "manifest.json").read_bytes() == manifest
+    assert [*(target / "weights/shard=00001").glob("*")] in ([], [before[1]])
+    quantize(source, str(target), CONFIG, REPAIR)
+    assert rows(target) == rows(made[1])
+    assert verify(str(target)).problems == ()
+
+
+def test_what_a_stopped_repair_has_committed_says_nothing_of_what_the_dataset_had(
+    source: str, made: tuple[str, Path], target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither index nor commit of the shard are left, and other code has done it again and was killed."""
+    for name in ("index.parquet", "run/commits/00001.json"):
+        gone(target / name)
+    with monkeypatch.context() as patch:
+        patch.setattr("arrowquant_dist.worker.shard.quantize_values", otherwise)
+        patch.setattr("arrowquant_dist.driver.repair.Repair.make_room", killed)
+        with pytest.raises(Killed):
+            quantize(source, str(target), CONFIG, REPAIR)
+    assert (target / "run/commits/00001.json").exists()
+    quantize(source, str(target), CONFIG, REPAIR)
+    assert rows(target) == rows(made[1])
+    assert verify(str(target)).problems == ()
+
+
+def killed(*_: object) -> None:
+    raise Killed
+
+
+def test_a_shard_of_which_nothing_is_recorded_is_refused_and_everything_stays(
+    source: str, made: tuple[str, Path], target: Path
+) -> None:
+    zeroed(target / "manifest.json")
+    gone(target / "run/commits/00001.json")
+    before = contents(target)
+    with pytest.raises(
+        IncompleteDataset, match=r"had in 1 of its shards \(1\): manifest and commit are .* --overwrite"
+    ):
+        quantize(source, str(target), CONFIG, REPAIR)
+    assert contents(target) == before
+    quantize(source, str(target), CONFIG, RUN.replace(overwrite=True))
+    assert rows(target) == rows(made[1])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_sidecar_is_copied_again_only_if_it_is_the_one_that_the_manifest_has(
+    source: str, target: Path, monkeypatch: pytest.MonkeyPatch, damage: Damage
+) -> None:
+    damage(target / "config.json")
+    before = contents(target)
+    with monkeypatch.context() as patch:
+        patch.setattr("arrowquant_dist.driver.places.published", lambda *_: b'{"a": 2, "b": 3}')
+        with pytest.raises(
+            InvalidCheckpoint,
+            match=r"config\.json: it is damaged, .* \(was 8 bytes, xxh3_128:.*; is 16 bytes, xxh3_128:.*",
+        ):
+            quantize(source, str(target), CONFIG, REPAIR)
+    assert contents(target) == before
+    assert quantize(source, str(target), CONFIG, REPAIR).damaged == ("config.json",)
+    assert verify(str(target)).problems == ()
+    assert (target / "config.json").read_text() == '{"a": 1}'
+
+
+def test_a_sound_sidecar_stays_whatever_the_source_has_now(
+    source: str, made: tuple[str, Path], target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zeroed(parts(target)[1])
+    monkeypatch.setattr("arrowquant_dist.driver.places.published", lambda *_: b'{"a": 2}')
+    quantize(source, str(target), CONFIG, REPAIR)
+    assert (target / "config.json").read_text() == '{"a": 1}'
+    assert rows(target) == rows(made[1])
+    assert verify(str(target)).problems == ()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_the_ordinary_command_on_a_dataset_that_lacks_a_part_names_repair(source: str, target: Path) -> None:
     gone(parts(target)[1])
     with pytest.raises(IncompleteDataset, match=r"1 parts of the dataset are missing or cut .*--repair"):
         quantize(source, str(target), CONFIG, RUN)
+
+
+@pytest.mark.parametrize("damage", [gone, cut])
+@pytest.mark.parametrize(
+    "name", ["index.parquet", "config.json", "report/report.md", "report/layers.parquet"]
+)
+def test_the_ordinary_command_does_not_call_a_dataset_finished_that_lacks_a_file(
+    source: str, made: tuple[str, Path], target: Path, damage: Damage, name: str
+) -> None:
+    damage(target / name)
+    with pytest.raises(
+        IncompleteDataset, match=rf"1 files .* missing or of another size \({name}\); quantize with --repair"
+    ):
+        quantize(source, str(target), CONFIG, RUN)
+    assert quantize(source, str(target), CONFIG, REPAIR).damaged == (name,)
+    assert quantize(source, str(target), CONFIG, RUN).already_finished
+    assert rows(target) == rows(made[1])
+
+
+def test_a_dataset_whose_first_part_is_gone_is_verified_by_name(source: str, target: Path) -> None:
+    first = parts(target)[0]
+    gone(first)
+    problems = verify(str(target)).problems
+    assert {problem.uri for problem in problems} == {str(first)}
+    assert {problem.kind for problem in problems} == {"incomplete-dataset"}
+    with pytest.raises(IncompleteDataset, match="parts that are gone"):
+        WeightLoader(str(target))
 
 
 def test_without_its_plan_a_damaged_dataset_is_refused_and_a_sound_one_is_sound(

@@ -24,6 +24,11 @@ HEAVY = {"torch", "transformers", "pandas", "ray", "datasets", "matplotlib", "sc
 # The same thing in two modules: a command and what it calls, a reader a file format, a twin for another version or for
 # when a library's private names are gone.
 ONE_MEANING = {"quantize", "verify", "read_layers", "fingerprint", "read_encodings", "loaded"}
+# Each of these in LLVM's instructions and, where Numba compiles nothing, in Python.
+ONE_MEANING |= {
+    *("to_float32", "magnitude", "ordered", "as_bits", "larger", "smaller"),
+    *("round_half_even", "to_code", "from_code", "float32_bits", "to_bits"),
+}
 # `cluster` is tested beside the package.
 OTHER_TESTS = {"benchmarks", "chaos", "fuzz", "cluster", "integration", "servers", "versions"}
 CLOCKS = {

@@ -9,8 +9,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
+from arrowquant_dist.kernels import interpreted
+from arrowquant_dist.kernels.compile import instruction
 from arrowquant_dist.kernels.numba_private import converts_halves
 
 _F32 = ir.FloatType()
@@ -63,7 +64,7 @@ def float_to_float16(context: Any, builder: Any, value: Any) -> Any:
     return builder.bitcast(builder.fptrunc(value, ir.HalfType()), ir.IntType(16))
 
 
-@intrinsic
+@instruction(interpreted.to_float32)
 def to_float32(_typing: Any, bits: Any) -> Any:
     """The float32 value of source bits: int32 → float32, uint16 → bfloat16, int16 → float16. Exact."""
 
@@ -82,7 +83,7 @@ def to_float32(_typing: Any, bits: Any) -> Any:
     return types.float32(bits), codegens[bits]
 
 
-@intrinsic
+@instruction(interpreted.magnitude)
 def magnitude(_typing: Any, bits: Any) -> Any:
     """The bits without the sign, as unsigned: grows with |value|; inf and NaN are the largest."""
     unsigned = types.uint32 if bits == types.int32 else types.uint16
@@ -94,7 +95,7 @@ def magnitude(_typing: Any, bits: Any) -> Any:
     return unsigned(bits), codegen
 
 
-@intrinsic
+@instruction(interpreted.ordered)
 def ordered(_typing: Any, bits: Any) -> Any:
     """Signed integer that sorts as the value does (-0 below +0): the map is its own inverse on signed bits."""
     signed = types.int32 if bits == types.int32 else types.int16
@@ -107,7 +108,7 @@ def ordered(_typing: Any, bits: Any) -> Any:
     return signed(bits), codegen
 
 
-@intrinsic
+@instruction(interpreted.as_bits)
 def as_bits(_typing: Any, value: Any, like: Any) -> Any:
     """`value` (an integer as wide as `like`) retyped as `like`: what turns a magnitude into source bits again."""
 
@@ -131,19 +132,19 @@ def _pick(comparison: str) -> Any:
     return codegen
 
 
-@intrinsic
+@instruction(interpreted.larger)
 def larger(_typing: Any, left: Any, _right: Any) -> Any:
     """max of two numbers of one type, without Numba's widening and NaN rules; `right` where they are equal."""
     return left(left, left), _pick(">")
 
 
-@intrinsic
+@instruction(interpreted.smaller)
 def smaller(_typing: Any, left: Any, _right: Any) -> Any:
     """min of two numbers of one type; `right` where they are equal."""
     return left(left, left), _pick("<")
 
 
-@intrinsic
+@instruction(interpreted.round_half_even)
 def round_half_even(_typing: Any, _value: Any) -> Any:
     """float32 rounded to an integer, ties to even."""
 
@@ -153,7 +154,7 @@ def round_half_even(_typing: Any, _value: Any) -> Any:
     return types.float32(types.float32), codegen
 
 
-@intrinsic
+@instruction(interpreted.to_code)
 def to_code(_typing: Any, _value: Any) -> Any:
     """An integral float32 in [-128, 127] as a byte in two's complement."""
 
@@ -163,7 +164,7 @@ def to_code(_typing: Any, _value: Any) -> Any:
     return types.uint8(types.float32), codegen
 
 
-@intrinsic
+@instruction(interpreted.from_code)
 def from_code(_typing: Any, _code: Any) -> Any:
     """A byte in two's complement as float32."""
 
@@ -173,7 +174,7 @@ def from_code(_typing: Any, _code: Any) -> Any:
     return types.float32(types.uint8), codegen
 
 
-@intrinsic
+@instruction(interpreted.float32_bits)
 def float32_bits(_typing: Any, _value: Any) -> Any:
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.bitcast(args[0], _I32)
@@ -181,7 +182,7 @@ def float32_bits(_typing: Any, _value: Any) -> Any:
     return types.int32(types.float32), codegen
 
 
-@intrinsic
+@instruction(interpreted.to_bits)
 def to_bits(_typing: Any, _value: Any, like: Any) -> Any:
     """float32 → bits of the dtype that `like`'s integer type stands for, rounded half to even, held within the
     dtype's finite range (a decoded weight never becomes inf)."""

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numba.extending import intrinsic
 
-from arrowquant_dist.kernels.numba_private import compiled
+from arrowquant_dist.kernels.numba_private import compiled, is_interpreted
 
 _TEXT = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
 _SOURCES = hashlib.sha256(_TEXT).hexdigest()
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -21,14 +23,25 @@ def kernel(function: Callable[..., Any]) -> Any:
     It goes without Numba's reference counts: counting each view of a row or group cost more than the work on it (int4
     rtn: 700 against 2,000 Mparam/s).
     """
-    return compiled(function, _SOURCES, nogil=True, error_model="numpy")
+    return _quiet(function) if is_interpreted() else compiled(function, _SOURCES, **_OPTIONS)
 
 
 def any_order(function: Callable[..., Any]) -> Any:
     """A kernel of sums whose order, and whose fused multiply-adds, the compiler may choose: exact all the same (small
     integers), or metrics, which choose nothing."""
     fast = {"reassoc", "contract"}
-    return compiled(function, _SOURCES, nogil=True, error_model="numpy", fastmath=fast)
+    return function if is_interpreted() else compiled(function, _SOURCES, **_OPTIONS, fastmath=fast)
+
+
+def instruction(twin: Callable[..., Any]) -> Any:
+    """A decorator for what is made of LLVM's instructions: an intrinsic, or `twin`, the same in Python, where Numba
+    compiles nothing."""
+    return (lambda _: twin) if is_interpreted() else intrinsic
+
+
+def _quiet(function: Callable[..., Any]) -> Any:
+    """numpy's scalars warn of what machine words do without a word: dividing by 0, and carrying over."""
+    return np.errstate(all="ignore")(function)
 
 
 @any_order

@@ -1,6 +1,7 @@
 """Bytes and machine words anywhere in a byte array: little-endian, at any offset, without a check of the bounds.
 
-Each is one LLVM instruction or call where an array's address is to be had, else a loop over its bytes.
+Each is one LLVM instruction or call where an array's address is to be had and Numba compiles at all, else a loop over
+its bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from arrowquant_dist.kernels.compile import kernel
-from arrowquant_dist.kernels.numba_private import data_pointer, has_pointers, nothing
+from arrowquant_dist.kernels.numba_private import data_pointer, has_pointers, is_interpreted, nothing
 
 _WORD_NBYTES = 8
 
@@ -72,7 +73,7 @@ def _copy_bytes_by_bytes(source: np.ndarray, start: int, nbytes: int, out: np.nd
         out[at + i] = source[start + i]
 
 
-_AT_ONCE = has_pointers()
+_AT_ONCE = has_pointers() and not is_interpreted()
 
 # (array, at) → uint64: array[at] | array[at + 1] << 8. array: uint8 [n].
 load_pair = _load_pair_at_once if _AT_ONCE else _load_pair_by_bytes

@@ -59,6 +59,11 @@ def when_compiling(on_start: Callable[[], None]) -> Iterator[None]:
         unregister("numba:compile", listener)
 
 
+def is_interpreted() -> bool:
+    """Whether Numba leaves functions as they are, in Python (NUMBA_DISABLE_JIT=1)."""
+    return bool(config.DISABLE_JIT)
+
+
 def look_for_blas() -> None:
     """Numba imports scipy.linalg now or never; nothing where this Numba does so elsewhere."""
     with suppress(ImportError):

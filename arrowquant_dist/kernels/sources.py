@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
+from arrowquant_dist.kernels import interpreted
 from arrowquant_dist.kernels.bits import float_to_bfloat16, float_to_float16, from_code, to_float32
 from arrowquant_dist.kernels.code_kinds import AFFINE, E2M1, E4M3, E5M2, INT8_OF_127, PACKED
-from arrowquant_dist.kernels.compile import kernel
+from arrowquant_dist.kernels.compile import instruction, kernel
 from arrowquant_dist.kernels.pack import unpack_row
 
 TILE_ROWS = 32  # rows of codes that are decoded before they are written as columns: a cache line each
@@ -24,7 +24,7 @@ TILE_ROWS = 32  # rows of codes that are decoded before they are written as colu
 _F32 = ir.FloatType()
 
 
-@intrinsic
+@instruction(interpreted.rounded)
 def _rounded(_typing: Any, _value: Any, like: Any) -> Any:
     """float32 → bits of the dtype that `like`'s integer type stands for. NaN is one and the same: which of its many bit
     patterns an operation gives depends on the CPU."""

@@ -16,7 +16,7 @@ from tests.kernels.without_names import WITHOUT_NUMBAS_NAMES
 _SCALE = """
 import numpy as np
 from arrowquant_dist import QuantizationConfig, quantize_tensor
-print(quantize_tensor(np.float32([[127, 1]]), QuantizationConfig()).scales[0])
+print(quantize_tensor(np.float32([[127, 1], [1, 1]]), QuantizationConfig()).scales[0])
 """
 
 

@@ -6,9 +6,11 @@ The names are those that trainers, hubs and converters write.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from enum import IntEnum
 from pathlib import PurePosixPath
+
+from arrowquant_dist.errors import listed
 
 SAFETENSORS, TORCH, PARQUET = "safetensors", "torch", "dataset"
 _KINDS = {
@@ -87,6 +89,9 @@ _ADAPTERS = re.compile(
 _PARTS = {"ema", "vae", "projector", "lora", "loha", "lokr", "lycoris", "dora", "adapter"}
 _PART_NAMES = re.compile(r"(value_head|v_head|tokenizer|vocab|merges|spiece|sentencepiece)(?![a-z])")
 _VARIANT = re.compile(r"(?P<base>.+)[-_](?P<variant>[a-z0-9]+)")
+# Of Llama's makers, DeepSpeed and Megatron, TensorRT-LLM, vLLM. Not compiled: hardly any name begins so.
+_SLICE = r"(consolidated\.|mp_rank_|model-rank-|rank)(?P<rank>\d+)(_model_states|-part-\d+)?(\.(pth|pt|safetensors))?"
+_RANK = ("consolidated.", "mp_rank_", "model-rank-", "rank")
 _MERGED = {"merged", "fused"}
 _VARIANTS = {
     *(
@@ -150,6 +155,20 @@ def index_of(name: str) -> str | None:
         return None
     whole = PurePosixPath(match["whole"])
     return f"{whole.stem}{match['variant'] or ''}{whole.suffix}"
+
+
+def rank_of(name: str) -> str | None:
+    """Which GPU's slice of every tensor a file, or a folder, of this name has; None for others."""
+    match = re.fullmatch(_SLICE, name) if name.startswith(_RANK) else None
+    return None if match is None else match["rank"]
+
+
+def slices_reason(paths: Iterable[str]) -> str:
+    """Why files, or folders, of several ranks are no checkpoint."""
+    return (
+        f"each of {listed(list(paths))} has a slice of every tensor, one for each GPU that the model was made for; "
+        "convert them to one checkpoint"
+    )
 
 
 def stem_of(whole: str) -> str:

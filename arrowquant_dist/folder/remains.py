@@ -8,7 +8,7 @@ from arrowquant_dist.errors import InvalidCheckpoint, listed
 from arrowquant_dist.folder.adapters import adapter_error
 from arrowquant_dist.folder.components import PIPELINE, Component
 from arrowquant_dist.folder.listing import SourceFolder
-from arrowquant_dist.folder.names import is_weights
+from arrowquant_dist.folder.names import is_weights, rank_of, slices_reason
 from arrowquant_dist.folder.sidecars import is_targets_own
 from arrowquant_dist.folder.weights import adapters_in
 
@@ -85,6 +85,9 @@ def _weights_below(folder: SourceFolder, paths: list[str]) -> InvalidCheckpoint:
         return adapter_error(
             folder.store, [path for at in paths for path in adapters_in(folder, at)], paths[0]
         )
+    ranks = [path for path in paths if rank_of(path) is not None]
+    if len(ranks) > 1:
+        return InvalidCheckpoint(slices_reason(ranks), uri=folder.store.uri)
     message = f"no weights here, and no config that names those below; give one of these folders: {shown}"
     return InvalidCheckpoint(message, uri=folder.store.uri)
 

@@ -31,6 +31,8 @@ from arrowquant_dist.folder.names import (
     is_adapter,
     is_training_state,
     is_weights,
+    rank_of,
+    slices_reason,
     stem_of,
     weight_kind,
 )
@@ -195,13 +197,9 @@ def _only_complete(numbered: Sequence[_Set], folder: SourceFolder, path: str) ->
 
 
 def _refuse_slices(paths: Sequence[str], folder: SourceFolder) -> None:
-    slices = [path for path in paths if _name(path).startswith("consolidated.0")]
-    if len(slices) > 1:
-        message = (
-            f"each of {listed(slices)} has a slice of every tensor, one for each GPU that the model was made for; "
-            "convert them to one checkpoint"
-        )
-        raise InvalidCheckpoint(message, uri=folder.store.url(slices[0]))
+    ranks = {path: rank for path in paths if (rank := rank_of(_name(path))) is not None}
+    if len(set(ranks.values())) > 1:
+        raise InvalidCheckpoint(slices_reason(ranks), uri=folder.store.url(next(iter(ranks))))
 
 
 def _files(paths: Sequence[str], folder: SourceFolder) -> WeightFiles:

@@ -232,9 +232,30 @@ def test_an_index_whose_files_are_gone_gives_way_to_a_whole_model(put: Put) -> N
     assert values_of(uri) == {"a": MODEL}
 
 
-def test_tensor_parallel_slices_are_refused(put: Put) -> None:
-    with pytest.raises(InvalidCheckpoint, match="a slice of every tensor"):
-        open_checkpoint(put({"consolidated.00.pth": bin_of("a"), "consolidated.01.pth": bin_of("a")}))
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["consolidated.00.pth", "consolidated.01.pth"],
+        ["mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"],
+        ["rank0.safetensors", "rank1.safetensors"],
+        [
+            "model-rank-0-part-0.safetensors",
+            "model-rank-0-part-1.safetensors",
+            "model-rank-1-part-0.safetensors",
+        ],
+        ["mp_rank_00/model_optim_rng.pt", "mp_rank_01/model_optim_rng.pt"],
+    ],
+)
+def test_tensor_parallel_slices_are_refused(put: Put, names: list[str]) -> None:
+    with pytest.raises(
+        InvalidCheckpoint, match=r"each of .* has a slice of every tensor.*convert them to one"
+    ):
+        open_checkpoint(put(dict.fromkeys(names, bin_of("a"))))
+
+
+def test_parts_of_one_rank_are_the_whole_model(put: Put) -> None:
+    uri = put({f"model-rank-0-part-{i}.safetensors": safetensors_of("ab"[i]) for i in range(2)})
+    assert values_of(uri) == {"a": MODEL, "b": MODEL}
 
 
 def test_files_that_are_one_checkpoint_by_their_names_alone_are_told(put: Put) -> None:

@@ -68,11 +68,24 @@ class _Set:
 def choose_weights(folder: SourceFolder, path: str = "") -> WeightFiles | None:
     """The weights directly in `path`; None where there are none, or only those of adapters and trainers.
 
+    An index of whose files none is there, which converters copy along, counts only where nothing else is the model.
     Raises InvalidCheckpoint where two sets are equally likely, or files are missing.
     """
     sets = _sets(folder, path)
     stems = {stem_of(found.whole) for found in sets}
     graded = [(grade_of(found.whole, stems), found) for found in sets]
+    chosen = _likeliest(graded, folder, path)
+    if chosen is None or chosen.files or chosen.index is None:
+        return chosen
+    others = [
+        (grade, found) for grade, found in graded if grade == Grade.MODEL and found.index != chosen.index
+    ]
+    instead = _likeliest(others, folder, path)
+    return instead if instead is not None and instead.files else weights_of_index(folder, chosen.index)
+
+
+def _likeliest(graded: Sequence[tuple[Grade, _Set]], folder: SourceFolder, path: str) -> WeightFiles | None:
+    """As `_choose`, of the likeliest kind and grade that is there."""
     for grade in Grade:
         for kind in (SAFETENSORS, TORCH):
             alike = [found for own, found in graded if own == grade and found.kind == kind]
@@ -83,12 +96,18 @@ def choose_weights(folder: SourceFolder, path: str = "") -> WeightFiles | None:
 
 def weights_of_index(folder: SourceFolder, index: str) -> WeightFiles:
     """The files that an index names. InvalidCheckpoint where one is missing, or not to be read."""
+    found, missing = _find_promised(folder, index)
+    refuse_missing(folder.store, index, missing, len(found.files) + len(missing))
+    return found
+
+
+def _find_promised(folder: SourceFolder, index: str) -> tuple[WeightFiles, list[str]]:
+    """The files that an index names, and the paths of those that are missing."""
     promised = _read_index(folder, index)
     for path in sorted(set(promised.values())):
         folder.check(path)
     files, missing = find_files(folder.store, promised.values())
-    refuse_missing(folder.store, index, missing, len(files) + len(missing))
-    return WeightFiles(tuple(files), index, promised)
+    return WeightFiles(tuple(files), index, promised), missing
 
 
 def choice_notes(folder: SourceFolder, path: str, chosen: WeightFiles) -> list[str]:
@@ -106,6 +125,9 @@ def choice_notes(folder: SourceFolder, path: str, chosen: WeightFiles) -> list[s
         )
     elif len(chosen.files) > 1 and chosen.index is None and number_of(_name(chosen.paths[0])) is None:
         notes.append(f"the weights are {_described(chosen)} together")
+    indexes = [path for path in beside if index_of(_name(path)) is not None]
+    if indexes and chosen.index is None:
+        notes.append(f"the weights are {_described(chosen)}; not used: {listed(indexes)}, which names others")
     if adapters:
         notes.append(
             f"the weights are {_described(chosen)}; an adapter beside them was left out: {listed(adapters)}. "
@@ -145,7 +167,7 @@ def _sets(folder: SourceFolder, path: str) -> list[_Set]:
 
 
 def _choose(sets: Sequence[_Set], folder: SourceFolder, path: str) -> WeightFiles:
-    """Of sets that are equally likely by their kind and grade."""
+    """Of sets that are equally likely by their kind and grade. Without files: of an index whose files are all gone."""
     for usual in _USUAL:
         named = [found for found in sets if stem_of(found.whole) == usual]
         if named:
@@ -160,18 +182,19 @@ def _most_certain(sets: Sequence[_Set], folder: SourceFolder, path: str) -> Weig
     if len(indexes) > 1:
         message = f"several indexes: {listed(indexes)}; give one of them"
         raise InvalidCheckpoint(message, uri=folder.store.url(path))
-    if indexes and not (wholes and _is_stale(indexes[0], folder)):
-        return weights_of_index(folder, indexes[0])
+    if indexes:
+        found, missing = _find_promised(folder, indexes[0])
+        if not missing:
+            return found
+        if not found.files and not wholes:
+            return found
+        if not wholes:
+            refuse_missing(folder.store, indexes[0], missing, len(found.files) + len(missing))
     is_usual = stem_of(sets[0].whole) in _USUAL
     if numbered and not (wholes and is_usual):
         return _files(_only_complete(numbered, folder, path), folder)
     _refuse_slices(wholes, folder)
     return _files(wholes, folder)
-
-
-def _is_stale(index: str, folder: SourceFolder) -> bool:
-    """Whether an index beside a whole file names others that are gone."""
-    return bool(find_files(folder.store, _read_index(folder, index).values())[1])
 
 
 def _read_index(folder: SourceFolder, index: str) -> dict[str, str]:

@@ -232,6 +232,57 @@ def test_an_index_whose_files_are_gone_gives_way_to_a_whole_model(put: Put) -> N
     assert values_of(uri) == {"a": MODEL}
 
 
+STALE = {
+    "model.safetensors.index.json": index_of(a="model-00001-of-00002.safetensors", b="model-2.safetensors")
+}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"output.safetensors": safetensors_of("a")},
+        {"pytorch_model.bin": bin_of("a")},
+        {
+            "output-00001-of-00002.safetensors": safetensors_of("a"),
+            "output-00002-of-00002.safetensors": safetensors_of("b"),
+        },
+        numbered(stem="pytorch_model"),
+        {
+            "pytorch_model.bin.index.json": index_of(a="pytorch_model-1.bin"),
+            "pytorch_model-1.bin": bin_of("a"),
+        },
+    ],
+    ids=["quantized", "another kind", "quantized and numbered", "numbered", "another index"],
+)
+def test_an_index_that_was_copied_along_without_its_files_gives_way_to_the_model(
+    put: Put, files: Files
+) -> None:
+    uri = put({**STALE, **files})
+    assert set(values_of(uri).values()) == {MODEL}
+    assert len(values_of(uri)) == len([name for name in files if not name.endswith(".json")])
+    if not any(name.endswith(".json") for name in files):
+        assert "not used: model.safetensors.index.json, which names others" in notes_of(uri)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"mm_projector.safetensors": COPY},
+        {"model.fp16.safetensors": COPY},
+        {"consolidated.safetensors": COPY},
+        {"adapter_model.safetensors": ADAPTER},
+        {"pytorch_model.bin.index.json": index_of(a="gone.bin")},
+        {"model-2.safetensors": safetensors_of("b"), "pytorch_model.bin": bin_of("a")},
+    ],
+)
+def test_an_index_without_its_files_is_an_error_where_nothing_else_is_the_model(
+    put: Put, files: Files
+) -> None:
+    with pytest.raises(InvalidCheckpoint, match=r"of the 2 files it names are missing: model-00001-of-00002"):
+        open_checkpoint(put({**STALE, **files}))
+
+
 @pytest.mark.parametrize(
     "names",
     [

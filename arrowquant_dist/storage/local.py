@@ -337,7 +337,19 @@ def _link(temporary: Path, target: Path) -> None:
         if error.errno not in _NO_LINKS:
             raise
         # No hard links here. Only the content's atomicity is lost: readers of such objects validate them.
-        with target.open("xb") as file:
-            file.write(temporary.read_bytes())
-            file.flush()
-            sync_file(file.fileno())
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                _write_all(descriptor, temporary.read_bytes())
+                sync_file(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError:  # full, say: what there is of it is ours, and must not be in the next attempt's way
+            target.unlink(missing_ok=True)
+            raise
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from arrowquant_dist.checkpoint.table import Layer
@@ -43,6 +43,14 @@ class RowBlock:
     def shape(self) -> tuple[int, ...]:
         """The V2 row's `shape`: the layer's own, or [rows, *layer_shape[row_dims:]] of a block."""
         return self.layer.shape if self.is_whole else (self.rows, *self.layer.shape[self.spec.row_dims :])
+
+    @property
+    def own_spec(self) -> QuantSpec:
+        """The spec for values of `shape`: a part of a layer has its rows in one dimension, however many the layer has
+        them in."""
+        if self.spec.row_dims == 1 or self.is_whole:
+            return self.spec
+        return replace(self.spec, row_dims=1)
 
     @property
     def num_params(self) -> int:

@@ -152,7 +152,7 @@ class ShardWorker:
             values,
             block.shape,
             block.layer.dtype,
-            block.spec,
+            block.own_spec,
             given=given,
             layer=block.layer.name,
             layer_shape=block.layer.shape,

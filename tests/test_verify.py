@@ -290,6 +290,27 @@ def test_a_bare_file_is_verified_by_its_rows(tmp_path: Path) -> None:
     assert verify(str(write_v1(tmp_path / "v1.parquet", rows[:1]))).is_sound
 
 
+def test_an_impossible_row_beside_a_sound_one_is_found(tmp_path: Path) -> None:
+    """In one row group, whose pages are for both of them."""
+    good, bad = (random_row(RNG, name, 2, 3, "int8") for name in ("good", "bad"))
+    path = write_v2(tmp_path / "m.parquet", [good, bad.but(dtype="rtn")], row_group_size=2)
+    found = verify(path)
+    assert {problem.layer for problem in found.problems} == {"bad"}
+    assert "dtype 'rtn' is not known" in str(found.problems[0])
+
+
+def test_a_row_that_cannot_be_read_says_why_each_time_and_so_do_its_neighbours(tmp_path: Path) -> None:
+    rows = [kept_row(f"w{i}", np.arange(3000, dtype="<f4"), "float32") for i in range(3)]
+    path = write_v2(tmp_path / "m.parquet", rows, row_group_size=3)
+    data = bytearray(path.read_bytes())
+    data[data.index(rows[0].columns["data"])] ^= 1
+    path.write_bytes(data)
+    dataset = Dataset.open(str(path))
+    for name in ("w0", "w1", "w0", "w2"):
+        with pytest.raises(CorruptWeights, match="CRC"):
+            dataset.read_values(name, 0, 3)
+
+
 def test_a_folder_of_bare_files_is_never_known_to_be_complete(tmp_path: Path) -> None:
     write_v2(tmp_path / "a.parquet", some_shards()[0][:1])
     (tmp_path / "b.parquet").write_bytes(b"no parquet")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, as_listed
 from arrowquant_dist.dtypes import DTYPES
-from arrowquant_dist.encodings.dataset import DATASET_ROWS
-from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint
+from arrowquant_dist.encodings.dataset import DATASET_ROWS, as_a_source
+from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.folder.components import named_components
 from arrowquant_dist.folder.listing import SourceFolder, is_hidden
 from arrowquant_dist.folder.sidecars import Sidecars, choose_sidecars
@@ -35,13 +35,9 @@ def open_dataset(store: Store, folder: SourceFolder | None) -> Checkpoint:
     store.settle(weights)
     for info in weights:
         store.pin(info)
-    try:
+    with as_a_source():
         dataset = Dataset.of(store)
         store.confirm()
-    except (CorruptWeights, IncompleteDataset) as error:
-        raise InvalidCheckpoint(
-            error.message, layer=error.layer, uri=error.uri, byte_range=error.byte_range
-        ) from error
     if not dataset.layers:
         raise InvalidCheckpoint("the dataset has no layers; choose another source", uri=store.uri)
     layers = [_layer(name, entry, store.uri) for name, entry in dataset.layers.items()]

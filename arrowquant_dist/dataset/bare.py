@@ -30,6 +30,7 @@ from arrowquant_dist.format.row import (
     Blobs,
     SmallColumn,
     headers_of,
+    row_problem,
     sizes_problem,
 )
 from arrowquant_dist.format.schema import V1_SCHEMA, VERSION_KEY
@@ -68,11 +69,13 @@ class OpenRowGroup:
         with self._lock:
             if self._key != key or row < self._next:
                 self._key, self._rows = None, iter(())  # the old one's memory goes before the new one's comes
-                self._key, self._rows, self._next = key, start(), 0
+                self._rows, self._next = start(), 0
+            self._key = None  # a row that can't be read leaves nothing open
             found = None
             while self._next <= row:
                 found = next(self._rows, None)
                 self._next += 1
+            self._key = key
             return found
 
 
@@ -178,9 +181,13 @@ class BareFile:
             yield from file.iter_batches(1, row_groups=[group], columns=names, use_threads=False)
 
     def _page_limits(self, group: int) -> list[PageLimit]:
-        """What the rows of a row group need, by their headers."""
+        """What the rows of a row group need, by their headers. CorruptWeights where one of them is impossible."""
         first = sum(self._group_rows[:group])
         rows = [block.header for block in self.blocks[first : first + self._group_rows[group]]]
+        for row in rows:
+            problem = row_problem(row)
+            if problem is not None:
+                raise self._corrupt(problem, row.layer_name)
         need = {
             "data": sum(row.data_nbytes for row in rows),
             "scales": sum(4 * row.scale_count for row in rows),

@@ -13,6 +13,12 @@ from arrowquant_dist.format.record import BlobRanges, StoredRange
 from arrowquant_dist.storage.base import ByteRange
 
 ZSTD_PREFIX_NBYTES = 4  # a decompressed page begins with the value's length
+_LONGEST_HEADER = 18  # of a frame, as the magic, what it describes, window, dictionary and size take at most
+_MAGIC = b"\x28\xb5\x2f\xfd"
+_BLOCK_NBYTES, _LEAST_BLOCK_NBYTES = (
+    1 << 17,
+    4,
+)  # what a block of a frame has at most, and what it takes at least
 COALESCE_NBYTES = 256 << 10  # reading across such a gap is cheaper than another request
 
 Fetch = Callable[[ByteRange], np.ndarray]  # fresh uint8 memory with a range of the row's object
@@ -82,6 +88,7 @@ def _decompress(page: np.ndarray, value: StoredRange) -> np.ndarray:
     if value.nbytes == 0:
         return np.empty(0, np.uint8)
     where = _byte_range(value)
+    _check_frame(page, value)
     try:
         plain = pa.Codec("zstd").decompress(pa.py_buffer(page), value.nbytes + ZSTD_PREFIX_NBYTES)
     except (OSError, pa.ArrowException) as error:
@@ -95,3 +102,28 @@ def _decompress(page: np.ndarray, value: StoredRange) -> np.ndarray:
         )
         raise CorruptWeights(message, byte_range=(where.start, where.stop))
     return decoded[ZSTD_PREFIX_NBYTES:]
+
+
+def _check_frame(page: np.ndarray, value: StoredRange) -> None:
+    """CorruptWeights for a frame that can't become the value, before memory is taken for it: it says another size, or
+    says none and is too short."""
+    needed, found = value.nbytes + ZSTD_PREFIX_NBYTES, _content_nbytes(page[:_LONGEST_HEADER].tobytes())
+    if found is None and needed <= page.size // _LEAST_BLOCK_NBYTES * _BLOCK_NBYTES:
+        return
+    if found != needed:
+        holds = "too few" if found is None else f"{found}"
+        message = f"the page holds {holds} bytes, not {needed}; fetch the object again or quantize anew"
+        raise CorruptWeights(message, byte_range=(value.offset, value.offset + value.stored_nbytes))
+
+
+def _content_nbytes(frame: bytes) -> int | None:
+    """What the header of a zstd frame says that its content has (RFC 8878, 3.1.1.1); None where it says nothing, or is
+    no such header, which is for the decoder to say."""
+    if not frame.startswith(_MAGIC):
+        return None
+    described = frame[len(_MAGIC)]
+    is_single_segment = described >> 5 & 1
+    width = (is_single_segment, 2, 4, 8)[described >> 6]
+    at = len(_MAGIC) + 1 + (0 if is_single_segment else 1) + (0, 1, 2, 4)[described & 3]
+    found = int.from_bytes(frame[at : at + width], "little")
+    return (found + 256 if width == 2 else found) if width else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +17,18 @@ from arrowquant_dist.encodings.encoding import (
     SourceRange,
     Stored,
 )
+from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint
+
+
+@contextmanager
+def as_a_source() -> Iterator[None]:
+    """A damaged dataset, or one with gaps, is what any other damaged source is: InvalidCheckpoint."""
+    try:
+        yield
+    except (CorruptWeights, IncompleteDataset) as error:
+        raise InvalidCheckpoint(
+            error.message, layer=error.layer, uri=error.uri, byte_range=error.byte_range
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +68,11 @@ class DatasetSlice:
         return (self.stop - self.start) * DTYPES[self.layer.dtype].itemsize
 
     def values(self, _found: Sequence[np.ndarray], source: Source, allocate: Allocate) -> np.ndarray:
+        with as_a_source():
+            try:
+                return self._read(source, allocate)
+            except CorruptWeights:  # a byte may have been flipped on its way
+                return self._read(source, allocate)
+
+    def _read(self, source: Source, allocate: Allocate) -> np.ndarray:
         return source.dataset(self.layer.uri).read_values(self.layer.name, self.start, self.stop, allocate)

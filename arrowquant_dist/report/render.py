@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage, check_storage
-from arrowquant_dist.errors import InvalidCheckpoint, NotFound
+from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint, NotFound
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.reduce.layers import LayerMetrics
@@ -49,12 +49,14 @@ def load_report(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Report:
     """The report of the finished dataset at `uri`, or of what somebody has copied of one.
 
     Raises NotFound where there is none (nothing there, or the run did not finish), InvalidCheckpoint where
-    report.json is damaged or of another version, or is not the one that the manifest names.
+    report.json or the manifest is damaged or of another version, or is not the one that the manifest names.
     """
     check_storage(storage)
     store = open_store(location(uri, "uri"), storage)
     try:
         manifest = Manifest.read(store)
+    except CorruptWeights as error:
+        raise InvalidCheckpoint(error.message, uri=error.uri) from error
     except NotFound:
         if store.exists(PLAN_PATH):  # what lies there may be another run's
             raise _no_report(store.url(REPORT_PATH)) from None

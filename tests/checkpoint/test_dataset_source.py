@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from arrowquant_dist import ArrowQuantizer, QuantizationConfig
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.errors import InvalidCheckpoint
@@ -77,3 +78,26 @@ def test_missing_blocks_are_bad_input(tmp_path: Path) -> None:
     row = random_row(RNG, "w", 2, 3, "int8", layer_shape=[5, 3], row_start=0)
     with pytest.raises(InvalidCheckpoint, match="w"):
         open_checkpoint(str(write_v2(tmp_path / "m.parquet", [row])))
+
+
+@pytest.mark.parametrize("blob", ["scales", "data"])
+def test_a_dataset_whose_values_are_damaged_is_bad_input_like_any_other_source(
+    tmp_path: Path, blob: str
+) -> None:
+    """Headers are sound, so it is the worker that finds out."""
+    row = random_row(RNG, "w", 4, 6, "int8")
+    changed = bytes([row.columns[blob][0] ^ 1]) + row.columns[blob][1:]
+    write_v2(tmp_path / "m.parquet", [row.but(**{blob: changed})])
+    with pytest.raises(InvalidCheckpoint, match="w") as told:
+        ArrowQuantizer(QuantizationConfig()).quantize(tmp_path / "m.parquet", tmp_path / "out")
+    assert (told.value.exit_code, told.value.layer) == (2, "w")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_page_of_more_than_its_row_needs_is_bad_input_too(tmp_path: Path) -> None:
+    rows = [kept_row(f"w{i}", np.zeros((2, 3), "<f4"), "float32") for i in range(2)]
+    rows[1] = rows[1].but(data=bytes(1 << 24))
+    write_v1(tmp_path / "m.parquet", rows, compression="zstd", use_dictionary=False)
+    with pytest.raises(InvalidCheckpoint) as told:
+        ArrowQuantizer(QuantizationConfig()).quantize(tmp_path / "m.parquet", tmp_path / "out")
+    assert told.value.exit_code == 2

@@ -13,9 +13,11 @@ import pytest
 
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredBlock, group_layers
+from arrowquant_dist.dataset.ranges import read_values
 from arrowquant_dist.errors import CorruptWeights, StorageError
 from arrowquant_dist.format.digests import CHUNK_NBYTES
-from arrowquant_dist.format.record import RowRecord, StoredRange
+from arrowquant_dist.format.record import BlobRanges, RowRecord, StoredRange
+from arrowquant_dist.storage.base import ByteRange
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.target.target import Target
 from tests.format.encoder import Row, kept_row, random_row, signed
@@ -167,3 +169,48 @@ def test_results_are_writable_memory_of_their_own(tmp_path: Path, compression: s
         array[...] = 0
     [again] = dataset.read_rows("w", 0, 3)
     np.testing.assert_allclose(again.values(), row.decoded, rtol=1e-6)
+
+
+def page_of(value: bytes, *, is_sized: bool) -> bytes:
+    """A zstd page by pyarrow, whose header says the content's size or not."""
+    content = len(value).to_bytes(4, "little") + value
+    if is_sized:
+        sized: bytes = pa.Codec("zstd").compress(content, asbytes=True)
+        return sized
+    out = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(out, "zstd") as stream:
+        stream.write(content)
+    return bytes(out.getvalue())
+
+
+def read_page(page: bytes, nbytes: int) -> bytes:
+    empty = StoredRange(0, 0, 0)
+    ranges = BlobRanges(StoredRange(0, len(page), nbytes), empty, empty, empty, "zstd")
+    found = read_values(
+        lambda where: np.frombuffer(page, np.uint8)[where.start : where.stop], ranges, ByteRange(0, nbytes)
+    )
+    return found.blobs.data.tobytes()
+
+
+@pytest.mark.parametrize("is_sized", [True, False])
+@pytest.mark.parametrize("nbytes", [1, 200, 251, 252, 300, 65_531, 65_532, 100_000, 5_000_000])
+def test_pages_of_any_size_and_header_are_read(nbytes: int, is_sized: bool) -> None:  # noqa: FBT001
+    value = np.random.default_rng(0).integers(0, 9, nbytes, np.uint8).tobytes()
+    assert read_page(page_of(value, is_sized=is_sized), nbytes) == value
+    assert read_page(page_of(bytes(nbytes), is_sized=is_sized), nbytes) == bytes(nbytes)
+
+
+@pytest.mark.parametrize("is_sized", [True, False])
+@pytest.mark.parametrize("claimed", [1 << 45, (1 << 62) - 4])
+def test_a_page_that_cannot_become_the_value_is_refused_before_memory_is_taken(
+    claimed: int,
+    is_sized: bool,  # noqa: FBT001
+) -> None:
+    with pytest.raises(CorruptWeights, match="the page holds"):
+        read_page(page_of(b"abc" * 100, is_sized=is_sized), claimed)
+
+
+@pytest.mark.parametrize("claimed", [299, 301, 40])
+def test_a_page_of_another_size_is_refused(claimed: int) -> None:
+    with pytest.raises(CorruptWeights, match="the page holds 304 bytes, not"):
+        read_page(page_of(b"abc" * 100, is_sized=True), claimed)

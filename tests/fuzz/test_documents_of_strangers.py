@@ -92,6 +92,12 @@ def test_the_commands_say_it_in_one_sentence(target: Path, path: str, data: byte
     assert "Traceback" not in ended.output
 
 
+def test_a_report_whose_manifest_is_damaged_is_bad_input(target: Path) -> None:
+    (target / "manifest.json").write_bytes(DEEP)
+    with pytest.raises(InvalidCheckpoint, match="nested"):
+        load_report(str(target))
+
+
 @pytest.mark.parametrize("count", [300, pytest.param(6000, marks=pytest.mark.slow)], ids=["quick", "many"])
 def test_a_damaged_plan_never_reaches_arrow(count: int) -> None:
     good = plan_file(read_plan_file((STORED / "run" / "plan.arrow").read_bytes(), "plan.arrow"))

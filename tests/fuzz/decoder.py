@@ -1,4 +1,4 @@
-"""Datasets decoded from format/README.md's words by pyarrow and numpy alone: what the package's reading is held against.
+"""Datasets decoded from format/README.md's words by pyarrow and numpy alone, to compare the package with.
 
 Twice: as Parquet has the rows (`read_dataset`), and by the ranges of an index, whoever wrote it (`checked_by_ranges`).
 """
@@ -21,8 +21,12 @@ from tests.format.encoder import BITS, bf16_bits, bf16_values
 
 _CHUNK_NBYTES = 1 << 20
 _NUMPY = {
-    **{"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "bool": "u1"},
-    **{name: "u1" for name in ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float4_e2m1fn_x2")},
+    "float64": "<f8",
+    "float32": "<f4",
+    "float16": "<f2",
+    "bfloat16": "<u2",
+    "bool": "u1",
+    **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float4_e2m1fn_x2"), "u1"),
     **{f"{sign}int{bits}": f"<{sign or 'i'}{bits // 8}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 _LARGEST = {"float16": 65504.0, "bfloat16": float(np.uint32(0x7F7F0000).view(np.float32))}
@@ -139,10 +143,8 @@ def _quantized(row: Mapping[str, Any], rows: int, columns: int) -> Block:
     with np.errstate(over="ignore"):
         values = (codes - each_zero) * scales[which]
     bits = rounded(values.ravel(), row["dtype"])
-    quantized = (codes, scales[which], each_zero)
-    return Block(
-        row["row_start"], rows, row["quant_type"], bits, *(x.astype(np.float64) for x in quantized), which
-    )
+    q, scale, zero = (np.asarray(x, np.float64) for x in (codes, scales[which], each_zero))
+    return Block(row["row_start"], rows, row["quant_type"], bits, q, scale, zero, which)
 
 
 def _unpacked(data: bytes, rows: int, columns: int, bits: int) -> np.ndarray:
@@ -158,12 +160,12 @@ def _unpacked(data: bytes, rows: int, columns: int, bits: int) -> np.ndarray:
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
     """The bits of float32 values in `dtype`: nearest, ties to even, and what would overflow is its largest value."""
     if dtype == "float64":
-        return values.astype("<f8")
+        return np.asarray(values.astype("<f8"))
     if dtype == "float32":
         most = np.finfo(np.float32).max
-        return np.clip(values, -most, most).astype("<f4")
+        return np.asarray(np.clip(values, -most, most).astype("<f4"))
     clipped = np.clip(values, -_LARGEST[dtype], _LARGEST[dtype])
-    return bf16_bits(clipped) if dtype == "bfloat16" else clipped.astype("<f2")
+    return np.asarray(bf16_bits(clipped) if dtype == "bfloat16" else clipped.astype("<f2"))
 
 
 def as_float(bits: np.ndarray, dtype: str) -> np.ndarray:
@@ -205,15 +207,15 @@ def _by_range(root: Path, row: Mapping[str, Any], blob: str) -> bytes:
     assert nbytes < 1 << 26
     with (root / row["part"]).open("rb") as file:
         file.seek(offset)
-        found = file.read(stored)
+        found: bytes = file.read(stored)
     assert len(found) == stored
     if row["compression"] == "none":
         assert stored == nbytes
         return found
-    page = pa.Codec("zstd").decompress(found, nbytes + 4, asbytes=True)
+    page: bytes = pa.Codec("zstd").decompress(found, nbytes + 4, asbytes=True)
     assert page[:4] == nbytes.to_bytes(4, "little")
     assert len(page) == nbytes + 4
-    return bytes(page[4:])
+    return page[4:]
 
 
 def hash_of(data: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,19 @@ def mutated(document: Any) -> Iterator[tuple[str, Any]]:
             yield f"{path} := {other!r:.20}", _replaced(document, path, other)
         if path and isinstance(path[-1], str):
             yield f"without {path}", _without(document, path)
+
+
+def changed_at_random(document: Any, random_: random.Random) -> Any:
+    """One of `mutated`, or one whose number is another number."""
+    path = random_.choice([*_paths(document)])
+    value = document
+    for key in path:
+        value = value[key]
+    if path and isinstance(path[-1], str) and random_.random() < 0.1:
+        return _without(document, path)
+    if isinstance(value, int) and random_.random() < 0.5:
+        return _replaced(document, path, value + random_.choice([-1, 1, 2**31, -value, value, 10**12]))
+    return _replaced(document, path, random_.choice(OTHERS))
 
 
 def _paths(value: Any) -> Iterator[tuple[str | int, ...]]:

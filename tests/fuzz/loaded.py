@@ -1,0 +1,42 @@
+"""What a WeightLoader gives, against what the tests' own decoder says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from arrowquant_dist import WeightLoader
+from tests.fuzz.decoder import DecodedLayer, bits_dtype
+
+BUDGET_NBYTES = 1 << 28
+
+
+def check_loader(target: Path, layers: dict[str, DecodedLayer]) -> None:
+    """Gives what the decoder says, of every name."""
+    with WeightLoader(str(target), memory_budget=BUDGET_NBYTES) as loader:
+        assert set(loader.keys()) == layers.keys()
+        seen: dict[str, None] = {}
+        for name, tensor in loader:
+            assert name not in seen
+            seen[name] = None
+            layer = layers[name]
+            assert tuple(tensor.shape) == layer.shape
+            assert str(tensor.dtype) == f"torch.{layer.dtype}"
+            assert same_bits(raw(tensor), layer), name
+        assert seen.keys() == layers.keys()
+
+
+def same_bits(found: bytes, layer: DecodedLayer) -> bool:
+    """Zeros may differ in their sign where they were decoded: 0 · -scale."""
+    expected = layer.bits()
+    if found == expected:
+        return True
+    a, b = (np.frombuffer(data, bits_dtype(layer.dtype)) for data in (found, expected))
+    return layer.dtype.startswith("float") and bool((a == b).all())
+
+
+def raw(tensor: torch.Tensor) -> bytes:
+    flat = tensor.contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

@@ -16,6 +16,8 @@ import re
 from typing import Any, NoReturn
 
 MAX_DEPTH = 64  # what models, tokenizers and manifests have is below 10
+# A million tensors' header has half as many. Each takes 64 and 60 bytes of memory and may take 3 in the text.
+MAX_CONTAINERS, MAX_COMMAS = 8_000_000, 16_000_000
 _SHOWN_CHARS = 60
 _MAX_DIGITS = 40  # beyond any size there is; whether one fits its place is for the caller to say
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)  # one without an end matches too
@@ -30,9 +32,11 @@ _ODD_NUMBERS = (b"0" * _MAX_DIGITS, b"e000", b"e+000")
 def parse_json(data: bytes) -> Any:
     """The value of a JSON document in UTF-8. ValueError, with a reason that fits a sentence.
 
-    Beyond the grammar: at most MAX_DEPTH containers in each other, integers of at most _MAX_DIGITS digits, finite
+    Beyond the grammar: at most MAX_DEPTH containers in each other, MAX_CONTAINERS of them, MAX_COMMAS between values, integers of at most _MAX_DIGITS digits, finite
     numbers, no key twice in one object.
     """
+    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS or data.count(b",") > MAX_COMMAS:
+        raise ValueError("it has more lists, objects or values than any file of a model")
     if _is_deep(data):
         raise ValueError(f"its brackets are nested more than {MAX_DEPTH} deep, or do not match")
     text = data.decode("utf-8")

@@ -46,6 +46,8 @@ REFUSED = {
     "a key twice": (b'{"a": {"b": 1, "c": 2, "b": 3}}', "'b' twice"),
     "no UTF-8": (b'"\xff"', "utf-8"),
     "UTF-16": ('"a"'.encode("utf-16"), "utf-8"),
+    "lists without end": (b"[" + b"[]," * 8_000_000 + b"[]]", "more lists"),
+    "values without end": (b"[" + b"0," * 16_000_001 + b"0]", "more lists"),
     "nothing": (b"", "Expecting value"),
     "two documents": (b"1 2", "Extra data"),
 }

@@ -31,8 +31,15 @@ def main() -> int:
         for result in run_cases(cases, Path(folder), given.processes):
             results.append(result)
             if result.is_failure or given.each:
-                pass
+                head = f"{result.kind} {result.seed} {result.cpu_seconds:.1f} s"
+                _say(f"{head}: {result.ended[:_SHOWN_CHARS]}")
+    _say(summary(results))
     return int(any(result.is_failure for result in results))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def summary(results: list[Result]) -> str:

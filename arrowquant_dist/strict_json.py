@@ -32,8 +32,8 @@ _ODD_NUMBERS = (b"0" * _MAX_DIGITS, b"e000", b"e+000")
 def parse_json(data: bytes) -> Any:
     """The value of a JSON document in UTF-8. ValueError, with a reason that fits a sentence.
 
-    Beyond the grammar: at most MAX_DEPTH containers in each other, MAX_CONTAINERS of them, MAX_COMMAS between values, integers of at most _MAX_DIGITS digits, finite
-    numbers, no key twice in one object.
+    Beyond the grammar: at most MAX_DEPTH containers in each other, MAX_CONTAINERS of them, MAX_COMMAS between values,
+    integers of at most _MAX_DIGITS digits, finite numbers, no key twice in one object.
     """
     if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS or data.count(b",") > MAX_COMMAS:
         raise ValueError("it has more lists, objects or values than any file of a model")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, as_listed
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.encodings.dataset import DATASET_ROWS, as_a_source
-from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint
 from arrowquant_dist.folder.components import named_components
 from arrowquant_dist.folder.listing import SourceFolder, is_hidden
 from arrowquant_dist.folder.sidecars import Sidecars, choose_sidecars
 from arrowquant_dist.storage.base import ObjectInfo, Store
 
 if TYPE_CHECKING:
+    from arrowquant_dist.dataset.dataset import Dataset
     from arrowquant_dist.dataset.layers import StoredLayer
 
 
@@ -38,6 +40,7 @@ def open_dataset(store: Store, folder: SourceFolder | None) -> Checkpoint:
     with as_a_source():
         dataset = Dataset.of(store)
         store.confirm()
+        _check_sizes(dataset, weights, store)
     if not dataset.layers:
         raise InvalidCheckpoint("the dataset has no layers; choose another source", uri=store.uri)
     layers = [_layer(name, entry, store.uri) for name, entry in dataset.layers.items()]
@@ -53,6 +56,16 @@ def open_dataset(store: Store, folder: SourceFolder | None) -> Checkpoint:
         largest_row_nbytes=dataset.largest_row_nbytes,
         sidecar_files=as_listed(store, sidecars.files),
     )
+
+
+def _check_sizes(dataset: Dataset, weights: Sequence[ObjectInfo], store: Store) -> None:
+    """CorruptWeights for a part of another size than the manifest says: reading would find it only after much work."""
+    sizes = {info.path: info.nbytes for info in weights}
+    for part in dataset.manifest.parts if dataset.manifest is not None else ():
+        found = sizes.get(part.path, part.nbytes)  # one that is not listed here may be behind a link
+        if found != part.nbytes:
+            message = f"it has {found} bytes, the manifest says {part.nbytes}; fetch it again"
+            raise CorruptWeights(message, uri=store.url(part.path))
 
 
 def _sidecars(folder: SourceFolder) -> Sidecars:

@@ -246,6 +246,9 @@ class LocalStore(Store):
             message = "this is no regular file (a FIFO, socket or device); put the file itself here"
             raise StorageError(message, uri=self.url(path)) from error
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                message = f"the link {error.filename} leads to itself; remove it, or fetch what it stands for"
+                raise NotFound(message, uri=self.url(path)) from error
             raise storage_error(error, self.url(path), byte_range) from error
 
 

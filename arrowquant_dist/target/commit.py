@@ -24,6 +24,8 @@ from itertools import chain, starmap
 from types import NoneType
 from typing import Any
 
+import pyarrow as pa
+
 from arrowquant_dist.errors import NotFound, StorageError, TargetConflict
 from arrowquant_dist.field_types import check_types
 from arrowquant_dist.format.record import StoredRange, columns_of, records_of
@@ -31,6 +33,7 @@ from arrowquant_dist.format.row import BLOB_NAMES
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.strict_json import parse_json
+from arrowquant_dist.target.index import INDEX_SCHEMA
 from arrowquant_dist.target.manifest import hash_of
 from arrowquant_dist.target.receipt import Receipt
 
@@ -49,6 +52,8 @@ _TYPES_OF_ROWS: dict[str, set[type]] = {
     "kept_reason": {str, NoneType},
     "errors": {list, NoneType},
 }
+_INT32 = frozenset(field.name for field in INDEX_SCHEMA if field.type == pa.int32())
+_LARGEST_INT32, _LARGEST_INT64 = 2**31 - 1, 2**63 - 1
 _PLACES = 32  # of a shard; each but the first stands for a stale commit before it
 
 
@@ -221,7 +226,7 @@ def _unpacked(values: dict[str, Any]) -> Receipt:
 
 
 def _check_columns(rows: dict[str, Any]) -> None:
-    """TypeError where a value of a row has another type than a receipt's."""
+    """TypeError where a value of a row has another type than a receipt's, ValueError where the index can't hold it."""
     for name, values in rows.items():
         nested = name in _NESTED
         expected = {list} if nested else _TYPES_OF_ROWS.get(name, {int})
@@ -232,6 +237,11 @@ def _check_columns(rows: dict[str, Any]) -> None:
         )
         if not (set(map(type, values)) <= expected and inner <= {int}):
             raise TypeError(f"{name} has values of another type")
+        if nested or expected == {int}:
+            numbers = [*chain.from_iterable(values)] if nested else values
+            most = _LARGEST_INT32 if name in _INT32 else _LARGEST_INT64
+            if numbers and not -most <= min(numbers) <= max(numbers) <= most:
+                raise ValueError(f"{name} has numbers beyond those of the index")
 
 
 def _plain(value: Any) -> Any:

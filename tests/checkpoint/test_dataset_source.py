@@ -10,9 +10,10 @@ import pytest
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.reader import SourceReader
-from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.errors import InvalidCheckpoint, NotFound
 from tests.checkpoint.checkpoint_files import read_all
 from tests.format.encoder import kept_row, random_row, write_v1, write_v2
+from tests.target.targets import make_target
 
 RNG = np.random.default_rng(11)
 
@@ -101,3 +102,23 @@ def test_a_page_of_more_than_its_row_needs_is_bad_input_too(tmp_path: Path) -> N
     with pytest.raises(InvalidCheckpoint) as told:
         ArrowQuantizer(QuantizationConfig()).quantize(tmp_path / "m.parquet", tmp_path / "out")
     assert told.value.exit_code == 2
+
+
+@pytest.mark.parametrize("change", [-3, 3])
+def test_a_part_of_another_size_than_its_manifest_says_is_refused_before_any_work(
+    tmp_path: Path, change: int
+) -> None:
+    make_target(tmp_path, [[random_row(RNG, "w", 4, 6, "int8")]])
+    [part] = tmp_path.glob("weights/*/*.parquet")
+    data = part.read_bytes()
+    part.write_bytes(data[:change] if change < 0 else data + bytes(change))
+    with pytest.raises(InvalidCheckpoint, match=f"it has {len(data) + change} bytes, the manifest says"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_a_link_to_itself_is_bad_input(tmp_path: Path) -> None:
+    make_target(tmp_path, [[random_row(RNG, "w", 4, 6, "int8")]])
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "manifest.json").symlink_to("manifest.json")
+    with pytest.raises(NotFound, match="leads to itself"):
+        open_checkpoint(str(tmp_path))

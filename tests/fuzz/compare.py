@@ -79,7 +79,8 @@ def _check_bound(block: Block, x: np.ndarray, dtype: str, settings: dict[str, An
     )
     wrong = np.abs(inside - found) - allowed
     assert not (wrong > 0).any(), ("beyond half a scale", float(wrong.max()))
-    if settings.get("method") == "rtn" and not settings.get("integer_zero_points"):
+    by_rtn = settings.get("method") == "rtn" and says_nothing_of_single_layers(settings)
+    if by_rtn and not settings.get("integer_zero_points"):
         beyond = np.abs(inside - x) - allowed
         assert not (beyond > 0).any(), ("rtn clips", float(beyond.max()))
 
@@ -96,8 +97,7 @@ def _check_error(quantized: list[tuple[Block, np.ndarray]], dtype: str, settings
         found = as_float(block.bits, dtype).reshape(x.shape)
         count = int(block.groups.max()) + 1
         error = np.bincount(block.groups.ravel(), ((x - found) ** 2).ravel(), count)
-        asymmetric = bool(np.any(block.zero_points)) or not settings["symmetric"]
-        reference = _rtn_error(x, block, asymmetric=asymmetric, count=count)
+        reference = _rtn_error(x, block, count=count)
         slack = np.bincount(
             block.groups.ravel(),
             ((np.abs(x) * 2 * _EPSILON[dtype] + _SMALLEST[dtype]) ** 2).ravel(),
@@ -113,7 +113,7 @@ def _check_error(quantized: list[tuple[Block, np.ndarray]], dtype: str, settings
         )
 
 
-def _rtn_error(x: np.ndarray, block: Block, *, asymmetric: bool, count: int) -> np.ndarray:
+def _rtn_error(x: np.ndarray, block: Block, *, count: int) -> np.ndarray:
     """float64 sums for each group."""
     assert block.groups is not None
     bits = BITS[block.quant_type]
@@ -121,7 +121,7 @@ def _rtn_error(x: np.ndarray, block: Block, *, asymmetric: bool, count: int) -> 
     low, high = np.full(count, math.inf), np.full(count, -math.inf)
     np.minimum.at(low, block.groups, x)
     np.maximum.at(high, block.groups, x)
-    if asymmetric:
+    if not block.is_symmetric:
         scale = (high - low) / (qmax - qmin)
         zero = qmin - low / np.where(scale > 0, scale, 1)
     else:

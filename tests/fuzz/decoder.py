@@ -40,7 +40,7 @@ def bits_dtype(dtype: str) -> np.dtype[Any]:
 @dataclass(frozen=True, slots=True)
 class Block:
     """A row of the dataset. bits: its values in the layer's dtype, as bits, in C order. codes, scales, zero_points:
-    [rows, columns] each, float64; groups: the number of the scale of each value. None where nothing is quantized."""
+    [rows, columns] each, float64; groups: the number of the scale of each value; None where nothing is quantized."""
 
     row_start: int
     rows: int
@@ -50,6 +50,7 @@ class Block:
     scales: np.ndarray | None = None
     zero_points: np.ndarray | None = None
     groups: np.ndarray | None = None
+    is_symmetric: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,8 @@ def _block(row: Mapping[str, Any], columns: int) -> Block:
     if quant_type == "none":
         bits = np.frombuffer(row["data"], bits_dtype(dtype))
     elif quant_type == "fp16":
-        bits = rounded(np.frombuffer(row["data"], "<f2").astype(np.float32), dtype)
+        half = np.frombuffer(row["data"], "<f2").astype(np.float32)
+        bits = half.astype(bits_dtype(dtype)) if dtype != "bfloat16" else rounded(half, dtype)
     else:
         return _quantized(row, rows, columns)
     assert bits.size == rows * columns
@@ -144,7 +146,7 @@ def _quantized(row: Mapping[str, Any], rows: int, columns: int) -> Block:
         values = (codes - each_zero) * scales[which]
     bits = rounded(values.ravel(), row["dtype"])
     q, scale, zero = (np.asarray(x, np.float64) for x in (codes, scales[which], each_zero))
-    return Block(row["row_start"], rows, row["quant_type"], bits, q, scale, zero, which)
+    return Block(row["row_start"], rows, row["quant_type"], bits, q, scale, zero, which, not zero_points.size)
 
 
 def _unpacked(data: bytes, rows: int, columns: int, bits: int) -> np.ndarray:

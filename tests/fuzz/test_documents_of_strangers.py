@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -72,6 +73,29 @@ def test_a_commit_with_any_value_changed_does_not_count_or_is_a_receipt(target: 
         if found.receipt is not None:
             assert isinstance(found.receipt.nbytes, int), what
             assert all(isinstance(row.header.layer_name, str) for row in found.receipt.rows), what
+
+
+@pytest.mark.parametrize(
+    ("column", "number"),
+    [
+        *itertools.product(["row_dims", "row_in_group", "group_size"], [2**31, -(2**31), 10**12, 10**39]),
+        *itertools.product(["num_params", "shape", "data"], [2**63, -(2**63), 10**39]),
+    ],
+)
+def test_a_commit_whose_numbers_the_index_cannot_hold_does_not_count(
+    target: Path, column: str, number: int
+) -> None:
+    path = next((target / "run" / "commits").iterdir())
+    head, _, body = path.read_bytes().partition(b',"receipt":')
+    receipt, said = json.loads(body[:-1]), json.loads(head + b"}")
+    value = receipt["rows"][column][0]
+    receipt["rows"][column][0] = [*value[:-1], number] if isinstance(value, list) else number
+    text = json.dumps(receipt, separators=(",", ":")).encode()
+    new = json.dumps(said | {"checksum": hash_of(text)}).encode()
+    path.write_bytes(new[:-1] + b',"receipt":' + text + b"}")
+    found = read_commit(open_store(str(target)), f"run/commits/{path.name}", said["fingerprint"])
+    assert found is not None
+    assert found.receipt is None
 
 
 @pytest.mark.parametrize("path", ["manifest.json", "report/report.json", "run/commits/00000.json"])

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from arrowquant_dist.dataset.dataset import Dataset
@@ -288,6 +290,27 @@ def test_a_bare_file_is_verified_by_its_rows(tmp_path: Path) -> None:
     write_v2(path, [rows[0].but(data=bytes(32)), *rows[1:]])
     assert [problem.layer for problem in verify(str(path)).problems] == ["norm"]
     assert verify(str(write_v1(tmp_path / "v1.parquet", rows[:1]))).is_sound
+
+
+def test_values_without_a_checksum_are_not_given_out(tmp_path: Path) -> None:
+    """V1 has none; a V2 row from which it was taken, digests and all, is damaged."""
+    row = random_row(RNG, "w", 2, 3, "int8")
+    path = write_v2(tmp_path / "m.parquet", [row.but(checksum="", chunk_digests=b"")])
+    with pytest.raises(CorruptWeights, match="checksum is empty"):
+        Dataset.open(str(path))
+    make_target(tmp_path / "indexed", [[row]])
+    index = tmp_path / "indexed" / "index.parquet"
+    table = pq.read_table(index)
+    for name, empty in (("checksum", ""), ("chunk_digests_nbytes", 0), ("chunk_digests_stored_nbytes", 0)):
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.field(at), pa.array([empty], table.field(at).type))
+    pq.write_table(table, index)
+    manifest = json.loads((tmp_path / "indexed" / "manifest.json").read_bytes())
+    manifest["index"] |= {"nbytes": index.stat().st_size, "hash": hash_of(index.read_bytes())}
+    (tmp_path / "indexed" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CorruptWeights, match="checksum is empty"):
+        Dataset.open(str(tmp_path / "indexed"))
+    assert not verify(tmp_path / "indexed").is_sound
 
 
 def test_an_impossible_row_beside_a_sound_one_is_found(tmp_path: Path) -> None:

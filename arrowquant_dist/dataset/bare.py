@@ -258,6 +258,8 @@ class BareFile:
         places = [(group, row) for group, rows in enumerate(self._group_rows) for row in range(rows)]
         headers = headers_of({**small, "dtype": dtypes}, len(places))
         for (group, row), header in zip(places, headers, strict=True):
+            if self.version != "1" and not header.checksum:
+                raise self._corrupt("its checksum is empty", header.layer_name)
             yield StoredBlock(header, self._path, group, row)
 
     @contextmanager

@@ -85,6 +85,8 @@ def block_problem(block: StoredBlock) -> str | None:
     """What is impossible about a block, known before any memory is taken for its values; None if nothing."""
     problem = row_problem(block.header)
     if problem is None and block.ranges is not None:
+        if not block.header.checksum:
+            return "its checksum is empty"  # which only V1's may be, and no index has those
         return ranges_problem(block.header, block.ranges)
     return problem
 

@@ -47,9 +47,9 @@ _BATCH = 1024  # commits that are read, and not parsed yet, at a time
 _FINITE_FIELDS = 5  # of ErrorSums, without the counts of what is no number
 _NESTED = frozenset(("shape", "layer_shape", *BLOB_NAMES))
 # Of rows' values; of those that are not here, int.
+_TEXTS = {field.name: field.nullable for field in INDEX_SCHEMA if field.type == pa.string()}
 _TYPES_OF_ROWS: dict[str, set[type]] = {
-    **{name: {str} for name in ("layer_name", "dtype", "quant_type", "compression", "checksum", "method")},
-    "kept_reason": {str, NoneType},
+    **{name: {str, NoneType} if may_lack else {str} for name, may_lack in _TEXTS.items()},
     "errors": {list, NoneType},
 }
 _INT32 = frozenset(field.name for field in INDEX_SCHEMA if field.type == pa.int32())

@@ -255,7 +255,7 @@ def rehash(root: Path) -> None:
             if file.is_file() and root in file.resolve().parents:
                 data = file.read_bytes()
                 entry |= {"nbytes": len(data), "hash": hash_of(data)}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return
     path.write_text(json.dumps(manifest))
 

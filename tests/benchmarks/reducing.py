@@ -92,7 +92,10 @@ def run(folder: Path, layers: int) -> dict[str, object]:
 
     table = checkpoint(layers)
     started, cpu_started = time.perf_counter(), time.process_time()
-    with patch("arrowquant_dist.driver.run.open_checkpoint", lambda *_: table):
+    with (
+        patch("arrowquant_dist.driver.run.open_checkpoint", lambda *_: table),
+        patch("arrowquant_dist.driver.run.without_damaged", lambda _, receipts: receipts),  # parts are holes
+    ):
         report = quantize("/models/m", str(folder / "target"), QuantizationConfig(), _RUN).report
     return {
         "seconds": time.perf_counter() - started,

@@ -30,8 +30,11 @@ def plain(folder: Path, nbytes: int, dtype: str = "BF16", layers: int = 1, colum
 def float8(folder: Path, nbytes: int) -> str:
     """Blocks of 128 × 128; nbytes: of the codes, a bfloat16 value each."""
     rows = nbytes // 4096
-    tensors = {"w.weight": ("F8_E4M3", (rows, 4096)), "w.weight_scale_inv": ("F32", (-(-rows // 128), 32))}
-    return _save(folder, tensors, {"quant_method": "fp8", "weight_block_size": [128, 128]})
+    blocks = (-(-rows // 128), 32)
+    tensors = {"w.weight": ("F8_E4M3", (rows, 4096)), "w.weight_scale_inv": ("F32", blocks)}
+    scales = np.random.default_rng(2).uniform(0.001, 0.02, blocks).astype("<f4").tobytes()
+    config = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    return _save(folder, tensors, config, {"w.weight_scale_inv": scales})
 
 
 def packed(folder: Path, nbytes: int) -> str:

@@ -133,6 +133,6 @@ def test_a_shard_is_a_line_of_json(grown: SmallCluster, run: Run, caplog: pytest
         assert (line["attempt"], line["outcome"], line["layers"], line["row_blocks"]) == (1, "done", 1, 4)
         assert line["source_bytes"] == line["read_bytes"] == 256 * 256 * 4
         assert line["written_bytes"] > 256 * 256 / 4
-        assert set(line["seconds"]) == {"read", "quantize", "write"}
+        assert set(line["seconds"]) == {"read", "quantize", "write", "compile"}
         assert line["worker_seconds"] >= sum(line["seconds"].values()) * 0.5
     assert max(len(record.message) for record in caplog.records) < 500

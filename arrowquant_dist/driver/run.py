@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.open import open_checkpoint
@@ -20,7 +21,6 @@ from arrowquant_dist.driver.earlier import (
 from arrowquant_dist.driver.outcome import Outcome
 from arrowquant_dist.driver.places import open_target, read_sidecars, refuse_own_source
 from arrowquant_dist.driver.progress import OnProgress, counting_events
-from arrowquant_dist.driver.repair import find_damage
 from arrowquant_dist.driver.shards import in_order, run_shards
 from arrowquant_dist.engine import EngineFacts, choose_engine
 from arrowquant_dist.location import Location, location
@@ -47,6 +47,9 @@ from arrowquant_dist.target.target import Files, Target
 from arrowquant_dist.worker import WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
 
+if TYPE_CHECKING:
+    from arrowquant_dist.driver.repair import Repair
+
 
 def quantize(
     source: Location,
@@ -70,7 +73,7 @@ def quantize(
         refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
         read_once = cache(lambda: read_sidecars(checkpoint, run))
         found = _look(dataset, read_once, run)
-        repair = find_damage(dataset, plan, read_once(), found) if run.repair else None
+        repair = _find_damage(dataset, plan, read_once, found) if run.repair else None
         if repair is None and (finished := finished_outcome(dataset, plan, found)) is not None:
             return replace(finished, damaged=()) if run.repair else finished
         sidecars: Files = read_once()
@@ -128,6 +131,12 @@ def _checked_target(target: Location, config: QuantizationConfig, run: RunConfig
     check_config(config)
     check_run(run)
     return location(target, "target")
+
+
+def _find_damage(dataset: Target, plan: Plan, sidecars: Callable[[], Files], found: Listing) -> Repair | None:
+    from arrowquant_dist.driver.repair import find_damage  # no other run has to import it
+
+    return find_damage(dataset, plan, sidecars(), found)
 
 
 def _look(dataset: Target, sidecars: Callable[[], Files], run: RunConfig) -> Listing:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from arrowquant_dist.columns import python_values
 from arrowquant_dist.encodings.encoding import Encoding
 from arrowquant_dist.encodings.place import Place
-from arrowquant_dist.encodings.registry import BY_KIND, ENCODINGS
+from arrowquant_dist.encodings.registry import ENCODINGS
 
 KIND_FIELD = pa.field("encoding", pa.string())
 _INTS = pa.list_(pa.int64())
@@ -44,9 +44,8 @@ class _Field(NamedTuple):
 
 def encoding_fields(used: Iterable[type[Encoding]]) -> list[pa.Field]:
     """The columns of a plan that uses these kinds."""
-    kinds = set(used)
-    structs = [kind for kind in ENCODINGS if kind in kinds and _fields_of(kind)]
-    return [KIND_FIELD, *(pa.field(kind.kind, _struct_of(kind)) for kind in structs)]
+    structs = {kind.kind: kind for kind in used if _fields_of(kind)}
+    return [KIND_FIELD, *(pa.field(kind, _struct_of(structs[kind])) for kind in ENCODINGS if kind in structs)]
 
 
 def encoding_columns(
@@ -56,7 +55,7 @@ def encoding_columns(
     kinds = [encoding.kind for encoding in encodings]
     yield kinds
     for column in columns[1:]:
-        names = [field.name for field in _fields_of(BY_KIND[column.name])]
+        names = [field.name for field in _fields_of(ENCODINGS[column.name])]
         yield [
             tuple([_cell(getattr(encoding, name), shown) for name in names]) if kind == column.name else None
             for kind, encoding in zip(kinds, encodings, strict=True)
@@ -65,7 +64,7 @@ def encoding_columns(
 
 def are_encoding_fields(found: Sequence[pa.Field]) -> bool:
     """Whether these are columns that `encoding_fields` makes, of kinds that are known here."""
-    return list(found) == encoding_fields(BY_KIND[field.name] for field in found if field.name in BY_KIND)
+    return list(found) == encoding_fields(ENCODINGS[field.name] for field in found if field.name in ENCODINGS)
 
 
 def read_encodings(batch: pa.RecordBatch) -> list[Encoding]:
@@ -112,14 +111,14 @@ def _cell(value: Any, shown: Shown) -> Any:
 
 def _read_kind(kind: str, batch: pa.RecordBatch) -> list[Encoding | None]:
     """For each row, where it has one of this kind."""
-    if kind not in BY_KIND:
+    if kind not in ENCODINGS:
         raise ValueError(f"there is no encoding {kind!r}")
-    if not _fields_of(BY_KIND[kind]):
-        return [_only(BY_KIND[kind])] * batch.num_rows
+    if not _fields_of(ENCODINGS[kind]):
+        return [_only(ENCODINGS[kind])] * batch.num_rows
     if kind not in batch.schema.names:
         raise ValueError(f"the encodings {kind!r} have no column")
     seen: dict[Any, Any] = {None: None}
-    return [seen.setdefault(value, value) for value in _read_structs(batch.column(kind), BY_KIND[kind])]
+    return [seen.setdefault(value, value) for value in _read_structs(batch.column(kind), ENCODINGS[kind])]
 
 
 @cache

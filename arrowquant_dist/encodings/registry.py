@@ -1,38 +1,46 @@
-"""Every way of storing weights that is known."""
+"""Every way of storing weights that is known. A way is imported when a source, or a plan, has it."""
 
 from __future__ import annotations
 
-from arrowquant_dist.encodings.affine import Affine
-from arrowquant_dist.encodings.awq import Awq, AwqRows
-from arrowquant_dist.encodings.dataset import DatasetRows
-from arrowquant_dist.encodings.encoding import Encoding
-from arrowquant_dist.encodings.float8 import Float8Blocks
-from arrowquant_dist.encodings.gptq import Gptq
-from arrowquant_dist.encodings.int8 import Int8
-from arrowquant_dist.encodings.llm_int8 import LlmInt8
-from arrowquant_dist.encodings.microscaled import Microscaled
-from arrowquant_dist.encodings.nvfp4 import Nvfp4
-from arrowquant_dist.encodings.packed import PackedInts
-from arrowquant_dist.encodings.raw import Raw
-from arrowquant_dist.encodings.row_pairs import Nvfp4RowPairs
-from arrowquant_dist.encodings.strided import Strided
-from arrowquant_dist.encodings.transposed import TransposedMicroscaled
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 
-ENCODINGS: tuple[type[Encoding], ...] = (
-    Raw,
-    Strided,
-    Float8Blocks,
-    Int8,
-    PackedInts,
-    Microscaled,
-    TransposedMicroscaled,
-    Gptq,
-    Awq,
-    AwqRows,
-    Affine,
-    LlmInt8,
-    Nvfp4,
-    Nvfp4RowPairs,
-    DatasetRows,
-)
-BY_KIND: dict[str, type[Encoding]] = {encoding.kind: encoding for encoding in ENCODINGS}
+from arrowquant_dist.encodings.encoding import Encoding
+
+# {kind: (module beside this one, type)}; columns of plans are in this order.
+_TYPES = {
+    "raw": ("raw", "Raw"),
+    "strided": ("strided", "Strided"),
+    "float8": ("float8", "Float8Blocks"),
+    "int8": ("int8", "Int8"),
+    "packed": ("packed", "PackedInts"),
+    "microscaled": ("microscaled", "Microscaled"),
+    "transposed_microscaled": ("transposed", "TransposedMicroscaled"),
+    "gptq": ("gptq", "Gptq"),
+    "awq": ("awq", "Awq"),
+    "awq_rows": ("awq", "AwqRows"),
+    "affine": ("affine", "Affine"),
+    "llm_int8": ("llm_int8", "LlmInt8"),
+    "nvfp4": ("nvfp4", "Nvfp4"),
+    "nvfp4_row_pairs": ("row_pairs", "Nvfp4RowPairs"),
+    "dataset": ("dataset", "DatasetRows"),
+}
+
+
+class _Encodings(Mapping[str, type[Encoding]]):
+    def __getitem__(self, kind: str) -> type[Encoding]:
+        module, name = _TYPES[kind]
+        found: type[Encoding] = getattr(import_module(f"arrowquant_dist.encodings.{module}"), name)
+        return found
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in _TYPES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_TYPES)
+
+    def __len__(self) -> int:
+        return len(_TYPES)
+
+
+ENCODINGS: Mapping[str, type[Encoding]] = _Encodings()  # by kind

@@ -25,6 +25,7 @@ def check(tables: Iterable[Table]) -> list[Row]:
     return rows
 
 
+@pytest.mark.slow
 def test_kernels_are_measured_against_every_peer_that_is_installed() -> None:
     rows = check(kernels.tables(128, 1))
     assert {

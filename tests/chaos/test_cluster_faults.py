@@ -34,7 +34,7 @@ from tests.servers.seaweedfs import SeaweedFS
 from tests.waiting import until
 
 MOMENTS = 20
-_QUICK_MOMENTS = (1, 8)
+_QUICK_MOMENTS = (1,)
 
 
 @pytest.fixture(scope="module")

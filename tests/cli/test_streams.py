@@ -122,8 +122,8 @@ HANGUP = """
 import os, signal, sys
 from arrowquant_dist.cli.outcome import RESUMES, outcome
 from arrowquant_dist.cli.streams import end_with_terminal
-if sys.argv[1] == "nohup":
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+# What the tests were started with does not count: CI may run them where the signal is ignored.
+signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == "nohup" else signal.SIG_DFL)
 end_with_terminal()
 try:
     with outcome(as_json=False, if_interrupted=RESUMES):

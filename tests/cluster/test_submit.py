@@ -92,6 +92,7 @@ def test_a_job_is_followed_to_its_end_once_however_often_it_is_submitted(
     assert set(metadata) == {"team", "arrowquant.config", "arrowquant.code"}
 
 
+@pytest.mark.slow
 def test_a_job_with_another_config_runs_the_code_where_the_one_before_has_compiled_it(
     cluster: local.LocalCluster, tmp_path: Path
 ) -> None:

@@ -216,7 +216,9 @@ def test_a_driver_that_was_stopped_anywhere_changes_nothing_of_the_run_that_over
     assert changes >= (14 if run.overwrite else 7)
 
 
-@pytest.mark.parametrize("run", [RUN, OVERWRITING], ids=["plain", "overwriting"])
+@pytest.mark.parametrize(
+    "run", [RUN, pytest.param(OVERWRITING, marks=pytest.mark.slow)], ids=["plain", "overwriting"]
+)
 def test_nor_does_it_on_an_object_store(
     source: str, bucket: Bucket, run: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ from arrowquant_dist.encodings.encoding import (
     Stored,
 )
 from arrowquant_dist.encodings.place import Place
-from arrowquant_dist.encodings.registry import BY_KIND, ENCODINGS
+from arrowquant_dist.encodings.registry import ENCODINGS
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.plan import make_plan
 from arrowquant_dist.plan.rows import BLOCK_SCHEMA
@@ -50,7 +50,7 @@ def as_batch(encodings: Sequence[Encoding]) -> pa.RecordBatch:
     return batch
 
 
-@pytest.mark.parametrize("kind", ENCODINGS)
+@pytest.mark.parametrize("kind", ENCODINGS.values())
 def test_an_encoding_is_frozen_and_has_its_fields_alone(kind: type[Encoding]) -> None:
     encoding = next(x.encoding for x in every_kind.EVERY if type(x.encoding) is kind)
     assert not hasattr(encoding, "__dict__")
@@ -62,8 +62,8 @@ def test_an_encoding_is_frozen_and_has_its_fields_alone(kind: type[Encoding]) ->
 
 
 def test_every_kind_has_a_name_of_its_own_that_no_column_of_a_plan_has() -> None:
-    assert len(BY_KIND) == len(ENCODINGS)
-    assert not BY_KIND.keys() & {*BLOCK_SCHEMA.names, "encoding"}
+    assert [kind.kind for kind in ENCODINGS.values()] == list(ENCODINGS)
+    assert not ENCODINGS.keys() & {*BLOCK_SCHEMA.names, "encoding"}
 
 
 @settings(deadline=None, max_examples=200)
@@ -156,8 +156,7 @@ def test_a_new_way_of_storing_is_a_type_and_its_line_in_the_registry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checked, planned, written to a table, read from it, and its values from the file: without another change."""
-    monkeypatch.setattr(columns, "ENCODINGS", (*ENCODINGS, Halved))
-    monkeypatch.setattr(columns, "BY_KIND", {**BY_KIND, Halved.kind: Halved})
+    monkeypatch.setattr(columns, "ENCODINGS", {**ENCODINGS, Halved.kind: Halved})
     codes, scales = np.arange(-6, 6, dtype=np.int8), np.array([0.5, 2, 4], np.float32)
     path = tmp_path / "m.bin"
     path.write_bytes(codes.tobytes() + scales.tobytes())

@@ -20,10 +20,11 @@ from tests.fuzz.bounded import MAX_RESIDENT_NBYTES
 # What torch loads as it is, or refuses by itself, in no time: all others never get that far.
 HARMLESS = {"giant_shape", "giant_storage", "cycle", "deep", "shuffled", "huge_argument", "wrong_arguments"}
 _OPEN_ALL = """
-import resource, sys
+import sys
 from pathlib import Path
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.machine import peak_memory_nbytes
 from tests.fuzz.pickles import hostile_pickles, torch_file
 path = Path(sys.argv[1])
 for name, data in hostile_pickles(int(sys.argv[2]), int(sys.argv[3])):
@@ -33,7 +34,7 @@ for name, data in hostile_pickles(int(sys.argv[2]), int(sys.argv[3])):
         assert sum(layer.nbytes for layer in layers) <= 16 * len(layers), name
     except InvalidCheckpoint as error:
         assert len(str(error)) < 1000, name
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak_memory_nbytes())
 """
 
 

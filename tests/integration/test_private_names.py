@@ -37,6 +37,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "model.bin"
 
 
+@pytest.mark.slow
 def test_a_run_without_private_names_makes_the_same_dataset(
     tmp_path: Path,
     checkpoint: Path,

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -61,6 +62,7 @@ def test_kernels_make_the_same_bytes_without_machine_code() -> None:
     assert json.loads(done.stdout) == all_digests()
 
 
+@pytest.mark.slow
 def test_a_model_is_quantized_and_verified_without_machine_code(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(5)
     layers = {

@@ -46,6 +46,7 @@ def test_an_open_upload_is_listed_until_it_is_aborted(bucket: Bucket) -> None:
     assert bucket.objects.uploads(bucket.uri) == []
 
 
+@pytest.mark.slow
 def test_data_survive_a_kill(tmp_path: Path) -> None:
     server = SeaweedFS(tmp_path / "data")
     try:

@@ -154,6 +154,7 @@ def test_the_default_patience_outlasts_a_restart_of_half_a_minute(seed: int) -> 
     assert all(0.125 <= wait <= 30 for wait in default)
 
 
+@pytest.mark.slow
 def test_a_read_outlasts_a_restart_of_the_server(tmp_path: Path) -> None:
     server = SeaweedFS(tmp_path / "server")
     try:

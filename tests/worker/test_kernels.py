@@ -6,10 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numba
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
+
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.worker.kernels import Kernels
 
 _RUN = """
 import json, sys
@@ -34,6 +40,31 @@ def run(source: Path, target: Path, quant_type: str, cache: Path) -> tuple[list[
     return list(dict.fromkeys(filter(None, said))), phases
 
 
+def test_what_this_thread_compiles_is_told_once_and_that_it_is_over() -> None:
+    said: list[str] = []
+    with SourceReader() as reader:
+        kernels = Kernels(reader, said.append)
+        with kernels.told("nothing"):
+            pass
+        first, second = numba.njit(_double), numba.njit(_triple)
+        with kernels.told("int4 by mse"):
+            assert (first(2), second(2)) == (4, 6)
+        with kernels.told("int4 by mse, again"):
+            assert (first(2), second(2)) == (4, 6)
+        with kernels.told("what another thread does"), ThreadPoolExecutor(1) as other:
+            assert other.submit(numba.njit(_double), 2.0).result() == 4
+    assert said == ["int4 by mse", ""]
+
+
+def _double(value: float) -> float:
+    return 2 * value
+
+
+def _triple(value: float) -> float:
+    return 3 * value
+
+
+@pytest.mark.slow
 def test_it_is_said_what_is_compiled_for_and_not_what_is_found_in_the_cache(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,17 +14,16 @@ from arrowquant_dist.encodings.rows import Grid, RowSlice, matrix_of
 
 
 @dataclass(frozen=True, slots=True)
-class Nvfp4(Encoding):
-    """The low four bits of a byte come first: x = code · (scale · factor), or code · (scale / divisor).
+class Nvfp4Codes(Encoding):
+    """x = code · (scale · factor), or code · (scale / divisor), whichever way the codes lie.
 
-    group: values of a row that share a scale. scales: […, rows, groups]. factor, divisor: as in `GlobalScale`.
+    group: values that share a scale. factor, divisor: as in `GlobalScale`.
     """
 
     group: int
     scales: Place
     factor: Place | None
     divisor: Place | None
-    kind: ClassVar[str] = "nvfp4"
     may_be_a_copy: ClassVar[bool] = True
 
     @property
@@ -34,6 +34,13 @@ class Nvfp4(Encoding):
     def places(self) -> tuple[Place, ...]:
         return present(self.scales, self.factor, self.divisor)
 
+
+@dataclass(frozen=True, slots=True)
+class Nvfp4(Nvfp4Codes):
+    """The low four bits of a byte come first; values of a row share a scale. scales: […, rows, groups]."""
+
+    kind: ClassVar[str] = "nvfp4"
+
     def slice(self, layer: Stored, start: int, stop: int) -> RowSlice:
         rows, columns = matrix_of(layer.shape)
         grid = Grid.of((rows, columns), columns // 2, (1, self.group), self.scales)
@@ -43,7 +50,4 @@ class Nvfp4(Encoding):
 
 def layer_rows(layer: Stored) -> int:
     """Rows of all its matrices."""
-    rows = 1
-    for size in layer.shape[:-1]:
-        rows *= size
-    return rows
+    return math.prod(layer.shape[:-1])

@@ -13,10 +13,10 @@ import numpy as np
 
 from arrowquant_dist.arena import Allocate
 from arrowquant_dist.dtypes import DTYPES
-from arrowquant_dist.encodings.encoding import Encoding, Source, SourceRange, Stored
+from arrowquant_dist.encodings.encoding import Source, SourceRange, Stored
 from arrowquant_dist.encodings.global_scale import FACTOR_ROW_NBYTES, GlobalScale
-from arrowquant_dist.encodings.nvfp4 import layer_rows
-from arrowquant_dist.encodings.place import Place, present
+from arrowquant_dist.encodings.nvfp4 import Nvfp4Codes, layer_rows
+from arrowquant_dist.encodings.place import Place
 from arrowquant_dist.encodings.rows import OUT_BITS, check_factors
 from arrowquant_dist.tensor.source import as_float32
 
@@ -24,27 +24,13 @@ _SCALE_NBYTES = 8  # as float32, and with its factor
 
 
 @dataclass(frozen=True, slots=True)
-class Nvfp4RowPairs(Encoding):
+class Nvfp4RowPairs(Nvfp4Codes):
     """Byte row r of the codes holds rows 2 r, in its low four bits, and 2 r + 1. An even number of rows a matrix.
 
-    group: rows that share a scale, which divide a matrix's. scales: […, rows / group, columns]. factor, divisor: as in
-    `GlobalScale`.
+    group: rows that share a scale, which divide a matrix's. scales: […, rows / group, columns].
     """
 
-    group: int
-    scales: Place
-    factor: Place | None
-    divisor: Place | None
     kind: ClassVar[str] = "nvfp4_row_pairs"
-    may_be_a_copy: ClassVar[bool] = True
-
-    @property
-    def label(self) -> str:
-        return "NVFP4 codes and scales"
-
-    @property
-    def places(self) -> tuple[Place, ...]:
-        return present(self.scales, self.factor, self.divisor)
 
     def slice(self, layer: Stored, start: int, stop: int) -> RowPairsSlice:
         shared = GlobalScale.of(self.factor, self.divisor, layer_rows(layer) // self.group)

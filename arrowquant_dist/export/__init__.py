@@ -1,0 +1,1 @@
+"""A dataset in the formats that other programs serve from: a file a format, of pure packers, and what runs them."""

@@ -1,0 +1,76 @@
+"""What an export is made of: tensors of the output, and the packers that make them of a layer's rows.
+
+A format (a module of this room) says, before anything is read, what becomes of each layer: a `LayerExport`, whose
+packer says which tensors that makes, in which shapes. So every size and offset of the output is known before its first
+byte, and a file is written front to back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.tensor import QuantizedTensor
+
+Needs = Literal["rows", "scales", "nothing"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """One tensor of the output.
+
+    name: in full, as the reader of the format knows it. dtype: the format's own word, `BF16` or `I32` of safetensors,
+    `Q4_0` of gguf. shape: as the format states it. needs: what its bytes follow from: whole rows of the layer, their
+    scales and zero points alone (then a packer is given rows whose `codes` are empty), or nothing but its shape.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    needs: Needs = "rows"
+
+
+class Packer(Protocol):
+    """Makes tensors of a layer's rows. A frozen dataclass of a few plain values: it travels to workers.
+
+    row_multiple: rows come in runs of a multiple of it, all but a layer's last; 1 where rows stand alone.
+    """
+
+    @property
+    def row_multiple(self) -> int: ...
+
+    def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
+        """What a layer of this name and shape becomes, in the order in which it is written. name: in the output."""
+
+    def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
+        """The bytes of `tensors(…)[tensor]` for a run of rows, uint8; those of all runs in order are the tensor's.
+
+        rows: as V2 stores them, [rows, columns]; of a tensor that needs nothing, the first run of rows (then all of the
+        tensor is returned at once).
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class LayerExport:
+    """One layer of the output, and the rows of a layer of the dataset that it is made of.
+
+    name: in the output (of one fused expert, the expert's). layer: the dataset's name of it. shape: of the output's
+    layer. row_start, row_stop: its rows among the layer's, seen as [rows, columns]. spec: how its values are quantized
+    anew before they are packed; None: codes as they are. packer: what it becomes.
+    """
+
+    name: str
+    layer: str
+    shape: tuple[int, ...]
+    row_start: int
+    row_stop: int
+    packer: Packer
+    spec: QuantSpec | None = None
+
+    @property
+    def tensors(self) -> tuple[OutputTensor, ...]:
+        return self.packer.tensors(self.name, self.shape)

@@ -1,0 +1,1 @@
+"""Models of transformers and sentence-transformers, filled from a dataset; the only importer of these libraries."""

@@ -1,0 +1,1 @@
+"""What other programs load by an entry point of theirs. Harmless where the program is absent."""

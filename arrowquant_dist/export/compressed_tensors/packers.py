@@ -1,0 +1,156 @@
+"""A layer's rows as the tensors of compressed-tensors' formats `pack-quantized` and `int-quantized`.
+
+Codes are stored as u = q + 2^(b-1), one little-endian stream of bits along a row: what V2's rows are below 8 bits, but
+for the padding to whole int32 words. Zero points are packed in the same way, along dim 0. x̂ = (q - zero_point) · scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from arrowquant_dist.export.tensors import OutputTensor
+from arrowquant_dist.tensor import QuantizedTensor
+
+ScaleDtype = Literal["F32", "BF16", "F16"]
+
+_WORD_BITS = 32
+_WORD_NBYTES = 4
+_SCALE_NBYTES = {"F32": 4, "BF16": 2, "F16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """`pack-quantized`: weight_packed, weight_scale, weight_zero_point where asymmetric, weight_shape.
+
+    bits: 2, 4 or 8. out_features: rows of the whole layer. group_size: columns a scale, which divide all columns; 0: a
+    scale a row, as a layer with a single one gets it too. scale_dtype: safetensors' word; scales are rounded to it.
+    """
+
+    bits: int
+    out_features: int
+    group_size: int
+    symmetric: bool
+    scale_dtype: ScaleDtype
+
+    @property
+    def row_multiple(self) -> int:
+        """Rows whose zero points fill a word; 1 where there are none."""
+        return 1 if self.symmetric else _WORD_BITS // self.bits
+
+    def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
+        """name: of a Linear's weight, `….weight`. shape: [out, in]."""
+        rows, columns = shape
+        module = name.removesuffix(".weight")
+        groups = columns // self.group_size if self.group_size else 1
+        words, zero_words = (-(-count * self.bits // _WORD_BITS) for count in (columns, rows))
+        nbytes = rows * groups * _SCALE_NBYTES[self.scale_dtype]
+        packed = OutputTensor(f"{module}.weight_packed", "I32", (rows, words), rows * words * _WORD_NBYTES)
+        scale = OutputTensor(f"{module}.weight_scale", self.scale_dtype, (rows, groups), nbytes, "scales")
+        nbytes = zero_words * groups * _WORD_NBYTES
+        zeros = OutputTensor(f"{module}.weight_zero_point", "I32", (zero_words, groups), nbytes, "scales")
+        whole_shape = OutputTensor(f"{module}.weight_shape", "I64", (2,), 16, "nothing")
+        return (packed, scale, whole_shape) if self.symmetric else (packed, scale, whole_shape, zeros)
+
+    def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
+        """See Packer.pack."""
+        if tensor == 0:
+            return packed_words(rows, self.bits)
+        if tensor == 1:
+            return scale_bytes(_by_row(rows.scales, rows), self.scale_dtype)
+        if tensor == 2:
+            _, columns = rows.matrix_shape
+            return np.array([self.out_features, columns], "<i8").view(np.uint8)
+        return packed_zero_points(_by_row(rows.zero_points, rows), self.bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Weight:
+    """`int-quantized`: weight, int8 codes as they are, and weight_scale, one a row."""
+
+    scale_dtype: ScaleDtype
+
+    @property
+    def row_multiple(self) -> int:
+        return 1
+
+    def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
+        """name: of a Linear's weight, `….weight`. shape: [out, in]."""
+        rows, columns = shape
+        scale = f"{name.removesuffix('.weight')}.weight_scale"
+        nbytes = rows * _SCALE_NBYTES[self.scale_dtype]
+        return (
+            OutputTensor(name, "I8", (rows, columns), rows * columns),
+            OutputTensor(scale, self.scale_dtype, (rows, 1), nbytes, "scales"),
+        )
+
+    def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
+        """See Packer.pack."""
+        return rows.codes if tensor == 0 else scale_bytes(_by_row(rows.scales, rows), self.scale_dtype)
+
+
+def packed_words(rows: QuantizedTensor, bits: int) -> np.ndarray:
+    """Codes of V2 as int32 words, each row padded to whole ones with zeros.
+
+    rows: [rows, columns], its codes of `bits` bits. Returns uint8 [rows · words · 4], rows.codes itself where they are
+    the words already.
+    """
+    count, columns = rows.matrix_shape
+    width = -(-columns * bits // _WORD_BITS) * _WORD_NBYTES
+    stored = rows.codes.reshape(count, -(-columns * bits // 8))
+    if bits == 8:
+        stored = stored ^ np.uint8(0x80)  # q + 128, of a signed byte
+    if stored.shape[1] == width:
+        return stored.reshape(-1)
+    words = np.zeros((count, width), np.uint8)
+    words[:, : stored.shape[1]] = stored
+    return words.reshape(-1)
+
+
+def packed_zero_points(zero_points: np.ndarray, bits: int) -> np.ndarray:
+    """Whole zero points as int32 words along dim 0, the first row in the lowest bits.
+
+    zero_points: float32 [rows, groups] within [-2^(b-1), 2^(b-1) - 1]; bits: 2, 4 or 8. Returns uint8 of int32
+    [ceil(rows · bits / 32), groups]; what is left of the last word is 0.
+    """
+    count, groups = zero_points.shape
+    in_word = _WORD_BITS // bits
+    padded = np.zeros((-(-count // in_word) * in_word, groups), np.uint32)
+    padded[:count] = (zero_points + np.float32(1 << (bits - 1))).astype(np.uint32)
+    shifts = (np.arange(in_word, dtype=np.uint32) * np.uint32(bits))[None, :, None]
+    shifted = padded.reshape(-1, in_word, groups) << shifts
+    words = np.bitwise_or.reduce(shifted, axis=1)
+    return np.ascontiguousarray(words, "<u4").reshape(-1).view(np.uint8)
+
+
+def scale_bytes(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
+    """float32 scales rounded half to even to `dtype`, as uint8; beyond float16's range they become inf."""
+    flat = np.ascontiguousarray(scales, "<f4").reshape(-1)
+    if dtype == "F32":
+        return flat.view(np.uint8)
+    if dtype == "F16":
+        with np.errstate(over="ignore"):
+            return flat.astype("<f2").view(np.uint8)
+    wide = flat.view("<u4")
+    return ((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16).astype("<u2").view(np.uint8)
+
+
+def scales_are(scales: np.ndarray, dtype: ScaleDtype) -> bool:
+    """Whether `dtype` holds each of these float32 numbers."""
+    if dtype == "F32":
+        return True
+    stored = scale_bytes(scales, dtype)
+    wide = (
+        stored.view("<f2").astype(np.float32)
+        if dtype == "F16"
+        else (stored.view("<u2").astype("<u4") << 16).view("<f4")
+    )
+    return bool(np.array_equal(wide, scales.reshape(-1)))
+
+
+def _by_row(scales: np.ndarray, rows: QuantizedTensor) -> np.ndarray:
+    """[rows, groups a row]; the only one of a layer is each row's."""
+    count, _ = rows.matrix_shape
+    return np.repeat(scales[None, :], count, axis=0) if rows.quant_axis < 0 else scales.reshape(count, -1)

@@ -19,7 +19,7 @@ from arrowquant_dist.config.checks import (
     within,
 )
 from arrowquant_dist.config.patterns import check_pattern
-from arrowquant_dist.config.spec import QUANT_TYPES, QuantSpec
+from arrowquant_dist.config.spec import BITS, QUANT_TYPES, STORED_SCALES, QuantSpec
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.method_names import METHODS
 
@@ -45,6 +45,7 @@ class LayerOverride:
     method: str | None = None
     integer_zero_points: bool | None = None
     row_dims: int | None = None
+    scale_dtype: str | None = None
 
     def __post_init__(self) -> None:
         check_pattern("layers", self.layers)
@@ -96,6 +97,8 @@ class QuantizationConfig:
     hessians: where `calibrate` wrote its Hessians; read for layers whose method needs them.
     overrides: the last match wins, as a whole: what it doesn't say is as it is here, not as in an earlier
     override.
+    scale_dtype: float32, or bfloat16: scales are bfloat16 numbers, and codes are chosen for these, so that a reader
+    that keeps scales in the model's dtype decodes what we do.
 
     Raises InvalidConfig, which names the field.
     """
@@ -112,9 +115,12 @@ class QuantizationConfig:
     hessians: Location | None = None
     overrides: Sequence[LayerOverride] = ()
     unscaled_float8: Sequence[str] = ()
+    scale_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("quant_type", "per_channel", "group_size", "symmetric", "integer_zero_points"):
+        for name in (
+            *("quant_type", "per_channel", "group_size", "symmetric", "integer_zero_points", "scale_dtype"),
+        ):
             if getattr(self, name) is None:
                 raise invalid(name, "has no value; leave the key out or give it one")
         _check_values(self)
@@ -154,6 +160,7 @@ class QuantizationConfig:
             integer_zero_points=value("integer_zero_points") and not symmetric,
             row_dims=row_dims,
             keep_non_finite=self.non_finite == "keep",
+            scale_dtype=value("scale_dtype") if quant_type in BITS else "float32",
         )
 
     def replace(self, **changes: Any) -> QuantizationConfig:
@@ -164,8 +171,9 @@ class QuantizationConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, as in YAML; no credentials."""
+        later = ("unscaled_float8", "scale_dtype")
         values = {
-            **{name: getattr(self, name) for name in _names(QuantizationConfig) if name != "unscaled_float8"},
+            **{name: getattr(self, name) for name in _names(QuantizationConfig) if name not in later},
             "mixed_precision_layers": list(self.mixed_precision_layers),
             "row_dims": dict(self.row_dims),
             "hessians": without_credentials(str(self.hessians)) if self.hessians is not None else None,
@@ -175,6 +183,8 @@ class QuantizationConfig:
             self.unscaled_float8
         ):  # which earlier releases did not have: configs without it stay equal to theirs
             values["unscaled_float8"] = list(self.unscaled_float8)
+        if self.scale_dtype != "float32":
+            values["scale_dtype"] = self.scale_dtype
         return values
 
     @classmethod
@@ -232,6 +242,8 @@ def _check_values(values: QuantizationConfig | LayerOverride) -> None:
         check_choice("method", values.method, METHODS)
     if values.integer_zero_points is not None:
         check_bool("integer_zero_points", values.integer_zero_points)
+    if values.scale_dtype is not None:
+        check_choice("scale_dtype", values.scale_dtype, STORED_SCALES)
     if isinstance(values, LayerOverride) and values.row_dims is not None:
         check_whole("row_dims", values.row_dims, 1, MAX_ROW_DIMS)
 

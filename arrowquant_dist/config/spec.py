@@ -9,6 +9,7 @@ from arrowquant_dist.dtypes import DTYPES
 
 BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2}
 QUANT_TYPES = (*BITS, "fp16")
+STORED_SCALES = ("float32", "bfloat16")
 _FP16_NBYTES = 2
 
 
@@ -21,6 +22,7 @@ class QuantSpec:
     True.
     method: a name of METHODS, `none` for a kept layer. row_dims: how many leading dimensions make up the rows.
     keep_non_finite: store a layer that holds NaN or inf as `none` instead of failing.
+    scale_dtype: of STORED_SCALES, what the scales are numbers of; they are stored as float32 all the same.
     """
 
     quant_type: str
@@ -31,6 +33,7 @@ class QuantSpec:
     integer_zero_points: bool = False
     row_dims: int = 1
     keep_non_finite: bool = False
+    scale_dtype: str = "float32"
 
     @property
     def is_quantized(self) -> bool:
@@ -57,7 +60,13 @@ class QuantSpec:
         return -(-columns // self.group_size) if self.group_size else 0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """All fields; scale_dtype, which earlier releases did not have, where it is not what they did."""
+        values = asdict(self)
+        return (
+            values
+            if self.scale_dtype != "float32"
+            else {k: v for k, v in values.items() if k != "scale_dtype"}
+        )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> QuantSpec:

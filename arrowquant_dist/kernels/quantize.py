@@ -167,6 +167,24 @@ def quantize_mse_asymmetric(
 
 
 @kernel
+def quantize_with_scales(
+    bits: np.ndarray,
+    group: int,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    qmin: np.float32,
+    qmax: np.float32,
+    width: int,
+    codes: np.ndarray,
+    scratch: np.ndarray,
+    sums: np.ndarray,
+) -> None:
+    """Given scales, and zero points, of each row or group. The values are known to be finite."""
+    for i in range(bits.shape[0]):
+        _encode_row(bits[i], group, scales[i], zero_points[i], qmin, qmax, width, codes[i], scratch, sums)
+
+
+@kernel
 def quantize_with_scale(
     bits: np.ndarray,
     scales: np.ndarray,

@@ -14,6 +14,7 @@ from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.methods.groups import code_limits, error_sums
 from arrowquant_dist.methods.least_squares import is_worse, least_squares
 from arrowquant_dist.methods.method import Found, Given, TensorScale
+from arrowquant_dist.methods.short_scales import short_scales, short_zero_points
 
 # Where float32 has room for every scale and decoded value; elsewhere the rtn scale serves.
 _SMALLEST, _LARGEST = 1e-30, 1e37
@@ -88,6 +89,15 @@ class TensorSpan:
 
     def scale(self) -> TensorScale:
         """The scale that the spec chooses for these values."""
+        chosen = self._chosen()
+        if self.spec.scale_dtype != "bfloat16":
+            return chosen
+        scale, zero_point = (np.array([value], np.float32) for value in (chosen.scale, chosen.zero_point))
+        rounded = short_scales(scale)
+        zero_point = short_zero_points(zero_point, scale, rounded, self.spec)
+        return TensorScale(float(rounded[0]), float(zero_point[0]))
+
+    def _chosen(self) -> TensorScale:
         qmin, qmax = code_limits(self.spec)
         rtn = self._rtn(qmin, qmax)
         if self.histogram is not None and self._is_resolved():

@@ -10,6 +10,7 @@ from arrowquant_dist.methods.method import Method, SideInput, Span, TensorMethod
 from arrowquant_dist.methods.mse import Mse
 from arrowquant_dist.methods.per_tensor import PerTensor
 from arrowquant_dist.methods.rtn import Rtn
+from arrowquant_dist.methods.short_scales import ShortScales
 
 _BY_GROUP: Iterable[Method] = (Rtn(), Mse())
 _PER_TENSOR: Iterable[TensorMethod] = (PerTensor("rtn"), PerTensor("mse"))
@@ -28,6 +29,8 @@ def method_of(spec: QuantSpec, layer: str | None = None) -> Method:
         scales = "scales by row or group" if spec.quant_axis == 0 else "scale for a whole tensor"
         message = f"method: {spec.method} has no {scales}; choose another method or group_size"
         raise InvalidConfig(message, layer=layer)
+    if spec.scale_dtype == "bfloat16" and spec.quant_axis == 0:
+        return ShortScales(method)
     return method
 
 

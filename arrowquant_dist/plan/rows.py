@@ -50,9 +50,13 @@ BLOCK_SCHEMA = pa.schema(
         ("kept_reason", pa.string()),
     ]
 )
+# A column of this name comes behind, before the encodings', where a spec is about another dtype than float32. A release
+# that does not know it finds a table with other columns than its own and refuses the plan.
+SCALE_DTYPE = pa.field("scale_dtype", pa.string())
 BATCH_ROWS = 1 << 14  # bounds the Python objects that are there at a time
 _LAYER_COLUMNS = ("layer_name", "layer_shape", "dtype", "uri", "layer_offset", "layer_nbytes")
 _BLOCK_COLUMNS = ("shard", "row_start", "rows", "kept_reason")
+_DEFAULT_SCALE_DTYPE = QuantSpec("none").scale_dtype
 _spec_values = attrgetter(*(name for name, _ in _SPEC_FIELDS))
 
 ReadEncodings = Callable[[pa.RecordBatch], Sequence[Encoding]]  # of each row
@@ -61,15 +65,19 @@ ReadEncodings = Callable[[pa.RecordBatch], Sequence[Encoding]]  # of each row
 def write_rows(shards: Iterable[Shard], shown: Callable[[str], str]) -> pa.Table:
     """A row for each block, in order. shown: a URI without what may be secret."""
     shards = list(shards)
+    known = list(BLOCK_SCHEMA)
+    if any(block.spec.scale_dtype != _DEFAULT_SCALE_DTYPE for shard in shards for block in shard.blocks):
+        known.append(SCALE_DTYPE)
     used = {type(block.layer.encoding) for shard in shards for block in shard.blocks}
     encoded = encoding_fields(used)
-    schema = pa.schema([*BLOCK_SCHEMA, *encoded])
+    schema = pa.schema([*known, *encoded])
     numbered = ((shard.index, block) for shard in shards for block in shard.blocks)
     batches = []
     while some := list(islice(numbered, BATCH_ROWS)):
         rows = [_row(shard, block, shown) for shard, block in some]
         encodings = [block.layer.encoding for _, block in some]
-        columns = [*zip(*rows, strict=True), *encoding_columns(encodings, encoded, shown)]
+        columns = [*zip(*rows, strict=True)][: len(known)]
+        columns.extend(map(tuple, encoding_columns(encodings, encoded, shown)))
         batches.append(arrow_batch(columns, schema))
     return pa.Table.from_batches(batches, schema)
 
@@ -120,11 +128,11 @@ def tuples(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[tuple[Any, .
 
 
 def _row(shard: int, block: RowBlock, shown: Callable[[str], str]) -> tuple[Any, ...]:
-    """The block as a row of BLOCK_SCHEMA."""
+    """The block as a row of BLOCK_SCHEMA and SCALE_DTYPE."""
     layer, columns = block.layer, block.columns
     start, stop = block.row_start * columns, (block.row_start + block.rows) * columns
     stored = layer.encoding.byte_range(layer, start, stop)
     values = (layer.name, block.shape, layer.dtype, stop - start)
     place = (shown(layer.uri), stored.start, stored.nbytes)
     whole = (layer.shape, layer.offset, layer.nbytes, shard, block.row_start, block.rows)
-    return (*values, *place, *whole, *_spec_values(block.spec), block.kept_reason)
+    return (*values, *place, *whole, *_spec_values(block.spec), block.kept_reason, block.spec.scale_dtype)

@@ -80,6 +80,17 @@ def test_settings_without_effect_do_not_tell_specs_apart() -> None:
     assert not whole.spec(LayerOverride("x", symmetric=True)).integer_zero_points
 
 
+def test_scales_of_another_dtype_are_a_layer_s_own_and_unknown_to_configs_of_before() -> None:
+    config = QuantizationConfig("int4", scale_dtype="bfloat16")
+    assert config.spec().scale_dtype == "bfloat16"
+    assert config.spec(LayerOverride("x", scale_dtype="float32")).scale_dtype == "float32"
+    assert config.spec(LayerOverride("x", quant_type="fp16")).scale_dtype == "float32"
+    assert config.to_dict()["scale_dtype"] == "bfloat16"
+    assert QuantizationConfig.from_dict(config.to_dict()) == config
+    assert "scale_dtype" not in QuantizationConfig().to_dict()
+    assert "scale_dtype" not in QuantizationConfig().spec().to_dict()
+
+
 def test_flags_that_were_not_typed_leave_the_config_as_it_is() -> None:
     config = QuantizationConfig("int4", per_channel=False, symmetric=False)
     assert config.replace(quant_type=None, method=None) == config
@@ -135,6 +146,8 @@ _BAD: dict[str, str] = {
     "overrides: [{layers: a, bits: 4}]": r"overrides\[0\].bits: is not a known key",
     "overrides: [{layers: a, quant_type: fp16, method: mse}]": r"overrides\[0\].method: mse has no effect on fp16",
     "overrides: [{layers: a, row_dims: true}]": r"overrides\[0\].row_dims: must be a whole number",
+    "scale_dtype: float16": r"scale_dtype: must be one of float32, bfloat16, not the text 'float16'",
+    "scale_dtype: ": r"scale_dtype: has no value",
     "run: {block_bytes: 1KiB}": r"run.block_bytes: must be from 64 KiB to 1 GiB, not the text '1KiB'",
     "run: {block_bytes: 2GiB}": r"run.block_bytes: must be from 64 KiB to 1 GiB",
     "run: {block_bytes: 64 MB of it}": r"run.block_bytes: must be a size such as 64MiB",

@@ -122,6 +122,7 @@ CONFIGS = st.builds(
     per_channel=st.booleans(),
     group_size=st.sampled_from([0, 1, 7, 128, 1 << 20]),
     symmetric=st.booleans(),
+    scale_dtype=st.sampled_from(["float32", "bfloat16"]),
     mixed_precision_layers=st.sampled_from([(), ("embed", "lm_head"), ("/[ab]$/",)]),
     non_finite=st.sampled_from(["error", "keep"]),
     overrides=st.sampled_from([(), (LayerOverride("*", quant_type="fp16"),)]),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arrowquant_dist.checkpoint.table import Checkpoint
-from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.config import LayerOverride, QuantizationConfig, RunConfig
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, InvalidCheckpoint
 from arrowquant_dist.plan import Plan, make_plan, plan_from_table, plan_table
 from tests.plan import every_kind
@@ -183,3 +183,21 @@ def test_a_flipped_byte_gives_the_same_plan_or_one_clear_error(
 def test_bytes_that_are_no_plan_are_refused(data: bytes) -> None:
     with pytest.raises(CorruptWeights, match="the plan of the run is damaged"):
         read_again(data)
+
+
+def test_scales_of_another_dtype_are_a_column_of_the_plans_that_have_them() -> None:
+    config = QuantizationConfig(
+        "int4", scale_dtype="bfloat16", overrides=[LayerOverride("b", scale_dtype="float32")]
+    )
+    source = checkpoint({"a": (300, 200), "b": (300, 200), "norm": (200,)})
+    plan = make_plan(source, config, RunConfig())
+    table = plan_table(plan)
+    assert dict(zip(table["layer_name"].to_pylist(), table["scale_dtype"].to_pylist(), strict=True)) == {
+        "a": "bfloat16",
+        "b": "float32",
+        "norm": "float32",
+    }
+    assert plan_from_table(table) == plan
+    assert "scale_dtype" not in plan_table(PLAN).schema.names
+    plain = make_plan(source, config.replace(scale_dtype="float32"), RunConfig())
+    assert plain.fingerprint != plan.fingerprint

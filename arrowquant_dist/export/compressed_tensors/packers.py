@@ -134,7 +134,7 @@ def scale_bytes(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
         with np.errstate(over="ignore"):
             return flat.astype("<f2").view(np.uint8)
     wide = flat.view("<u4")
-    return ((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16).astype("<u2").view(np.uint8)
+    return np.asarray(((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16).astype("<u2").view(np.uint8))
 
 
 def scales_are(scales: np.ndarray, dtype: ScaleDtype) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from arrowquant_dist.export.compressed_tensors.packers import (
     Int8Weight,
     PackedWeight,
+    ScaleDtype,
     packed_words,
     packed_zero_points,
     scale_bytes,
@@ -47,9 +48,18 @@ def _scales(rows: int, groups: int, seed: int = 5) -> np.ndarray:
     return rng.uniform(0.001, 0.02, (rows, groups)).astype(np.float32)
 
 
+_DTYPES = {
+    "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+
+
 def _written(packer: Packer, rows: QuantizedTensor) -> dict[str, torch.Tensor]:
     """{name: tensor} as a reader of safetensors has it, packed in runs of the packer's multiple."""
-    dtypes = {"I32": torch.int32, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I64": torch.int64, "I8": torch.int8}  # fmt: skip
     count = rows.matrix_shape[0]
     written = {}
     for index, tensor in enumerate(packer.tensors(_NAME, rows.shape)):
@@ -62,7 +72,7 @@ def _written(packer: Packer, rows: QuantizedTensor) -> dict[str, torch.Tensor]:
         assert data.dtype == np.uint8
         assert data.size == tensor.nbytes
         short = tensor.name.removeprefix("model.layers.3.mlp.down_proj.")
-        written[short] = torch.frombuffer(bytearray(data.tobytes()), dtype=dtypes[tensor.dtype]).reshape(
+        written[short] = torch.frombuffer(bytearray(data.tobytes()), dtype=_DTYPES[tensor.dtype]).reshape(
             tensor.shape
         )
     return written
@@ -102,18 +112,18 @@ def _assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("groups", [1, "many"])
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("zeros", ["symmetric", "whole"])
 @pytest.mark.parametrize("shape", _SHAPES, ids=str)
 def test_what_is_written_is_what_their_own_compressor_writes(
-    shape: tuple[int, int], bits: int, groups: int | str, symmetric: bool
+    shape: tuple[int, int], bits: int, groups: int | str, zeros: str
 ) -> None:
     count = 1 if groups == 1 else next(n for n in (3, 5, 7, 2, 31, 1) if shape[1] % n == 0)
     codes, scales = _codes(shape, bits), _scales(shape[0], count)
-    zeros = None if symmetric else _codes((shape[0], count), bits, seed=9).astype(np.float32)
-    rows = _rows(codes, bits, scales, np.empty(0, np.float32) if zeros is None else zeros)
+    zero_points = _codes((shape[0], count), bits, seed=9).astype(np.float32) if zeros == "whole" else None
+    rows = _rows(codes, bits, scales, np.empty(0, np.float32) if zero_points is None else zero_points)
     group_size = shape[1] // count if count > 1 else 0
-    packer = PackedWeight(bits, shape[0], group_size, symmetric, "F32")
-    _assert_equal(_written(packer, rows), _theirs(codes, bits, scales, zeros))
+    packer = PackedWeight(bits, shape[0], group_size, symmetric=zero_points is None, scale_dtype="F32")
+    _assert_equal(_written(packer, rows), _theirs(codes, bits, scales, zero_points))
 
 
 @settings(max_examples=60, deadline=None)
@@ -135,7 +145,7 @@ def test_words_of_any_shape_are_theirs(rows: int, columns: int, bits: int, seed:
 def test_the_only_scale_of_a_layer_is_each_row_s() -> None:
     codes = _codes((6, 10), 4)
     rows = _rows(codes, 4, np.array([0.5], np.float32), np.array([-3.0], np.float32), axis=-1)
-    written = _written(PackedWeight(4, 6, 0, False, "F32"), rows)
+    written = _written(PackedWeight(4, 6, 0, symmetric=False, scale_dtype="F32"), rows)
     assert written["weight_scale"].tolist() == [[0.5]] * 6
     assert written["weight_zero_point"].tolist() == [[0x555555]]  # six times -3 + 8, and nothing beyond
 
@@ -156,11 +166,17 @@ def test_scales_are_rounded_as_torch_rounds_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "bf16", "f16"),
-    [(0.5, True, True), (0.1, False, False), (1 + 2**-7, True, True), (1 + 2**-8, False, True), (2.0**17, True, False), (2.0**-30, True, False)],
-)  # fmt: skip
-def test_a_dtype_holds_a_scale_or_does_not(value: float, bf16: bool, f16: bool) -> None:
+    ("value", "holding"),
+    [
+        (0.5, {"F32", "BF16", "F16"}),
+        (0.1, {"F32"}),
+        (1 + 2**-7, {"F32", "BF16", "F16"}),
+        (1 + 2**-8, {"F32", "F16"}),
+        (2.0**17, {"F32", "BF16"}),
+        (2.0**-30, {"F32", "BF16"}),
+    ],
+)
+def test_a_dtype_holds_a_scale_or_does_not(value: float, holding: set[ScaleDtype]) -> None:
     scales = np.array([[0.25, value]], np.float32)
-    assert scales_are(scales, "F32")
-    assert scales_are(scales, "BF16") is bf16
-    assert scales_are(scales, "F16") is f16
+    dtypes: tuple[ScaleDtype, ...] = ("F32", "BF16", "F16")
+    assert {dtype for dtype in dtypes if scales_are(scales, dtype)} == holding

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.driver import ArrowQuantizer
     from arrowquant_dist.errors import ArrowQuantError
     from arrowquant_dist.loader import WeightLoader
+    from arrowquant_dist.models import load_model
     from arrowquant_dist.tensor import QuantizedTensor, quantize_tensor
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "QuantizedTensor",
     "RunConfig",
     "WeightLoader",
+    "load_model",
     "quantize_tensor",
 ]
 
@@ -31,6 +33,7 @@ _MODULES = {
     "QuantizedTensor": "tensor",
     "RunConfig": "config",
     "WeightLoader": "loader",
+    "load_model": "models",
     "quantize_tensor": "tensor",
 }
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import numpy as np
-
 from arrowquant_dist.config import Storage, parse_size
 from arrowquant_dist.config.checks import check_bool, check_options, check_whole, shown
 from arrowquant_dist.config.run import MAX_WORKERS
@@ -20,6 +18,7 @@ from arrowquant_dist.dataset.prefetch import Load, Stream, load_now
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset, rows_of
 from arrowquant_dist.loader.slots import DECODED_DTYPES, LoadedKeys, Slots
+from arrowquant_dist.loader.tensors import as_tensor
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.tensor import QuantizedTensor
@@ -226,7 +225,7 @@ class WeightLoader:
 
     @staticmethod
     def _decoded(opened: OpenDataset, rows: Rows, dtype: str) -> Load[torch.Tensor]:
-        return opened.assembler.values(rows, dtype).then(lambda values: _torch(values, dtype))
+        return opened.assembler.values(rows, dtype).then(lambda values: as_tensor(values, dtype))
 
     def _stream(self, opened: OpenDataset, loads: Sequence[Load[T]]) -> Generator[T]:
         results = iter(Stream(loads, opened.budget, opened.workers))
@@ -268,16 +267,6 @@ def _dtype_name(dtype: torch.dtype | str | None) -> str | None:
     if dtype is not None and _dtype_text(dtype) not in DECODED_DTYPES:
         raise InvalidConfig(f"dtype is {dtype}; one of {', '.join(DECODED_DTYPES)} is possible")
     return None if dtype is None else _dtype_text(dtype)
-
-
-def _torch(values: np.ndarray, dtype: str) -> torch.Tensor:
-    """`values`, the numpy bits of `dtype`, as a tensor of that dtype over the same memory."""
-    import torch
-
-    if dtype == "bfloat16":
-        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
-    tensor = torch.from_numpy(values)
-    return tensor.view(getattr(torch, dtype)) if dtype.startswith(("float8", "float4")) else tensor
 
 
 def _named(names: Sequence[str], value: Any) -> list[tuple[str, Any]]:

@@ -1,0 +1,20 @@
+"""Decoded values, as numpy holds them, as torch tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def as_tensor(values: np.ndarray, dtype: str) -> torch.Tensor:
+    """`values`, the numpy bits of `dtype`, as a tensor of that dtype over the same memory."""
+    import torch
+
+    if dtype == "bfloat16":
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    tensor = torch.from_numpy(values)
+    return tensor.view(getattr(torch, dtype)) if dtype.startswith(("float8", "float4")) else tensor

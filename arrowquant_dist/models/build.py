@@ -1,0 +1,162 @@
+"""A model of transformers whose tensors are traced: built, converted, tied and initialised by transformers itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arrowquant_dist.config.patterns import matcher
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.errors import InvalidConfig, MissingDependency, ModelMismatch, listed, shortened
+from arrowquant_dist.loader.opened import OpenDataset
+from arrowquant_dist.models.fill import Slot, slots_of
+from arrowquant_dist.models.traced import Origin, Traced, UntraceableOperation, sources_of
+
+_FIRST_VERSION = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of transformers. dtype: as of its from_pretrained. initialize: patterns of parameters that the
+    dataset may lack. attention: None for what transformers chooses."""
+
+    dtype: torch.dtype | str | None
+    attention: str | None
+    initialize: tuple[str, ...]
+
+
+def config_of(folder: Path, model_class: Any, uri: str) -> Any:
+    """The model's config, of the class's own kind where it has one. Code that a config.json names is not run."""
+    transformers = imported_transformers()
+    own = getattr(model_class, "config_class", None)
+    reader = transformers.AutoConfig if own is None else own
+    try:
+        config = reader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        message = f"transformers does not open its config.json ({_said(error)}); give it a model that it knows itself"
+        raise InvalidConfig(message, uri=uri) from error
+    if getattr(config, "quantization_config", None) is not None:
+        message = (
+            "its config.json has a quantization_config: the layers are codes of another quantizer that were kept as "
+            "they are; quantize the full-precision model, or read the layers by WeightLoader"
+        )
+        raise InvalidConfig(message, uri=uri)
+    return config
+
+
+def class_of(model_class: Any, config: Any, uri: str) -> Any:
+    """The class that an Auto class makes of a config; a concrete class as it is."""
+    transformers = imported_transformers()
+    if isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel):
+        return model_class
+    if not (isinstance(model_class, type) and hasattr(model_class, "from_config")):
+        message = (
+            "model_class must be an Auto class or a model's class of transformers, as AutoModelForCausalLM"
+        )
+        raise InvalidConfig(message)
+    try:
+        with torch.device("meta"):
+            return type(model_class.from_config(config, trust_remote_code=False))
+    except (ValueError, KeyError, OSError, AttributeError) as error:
+        message = f"{model_class.__name__} makes no model of its config.json ({_said(error)}); pass the model's class"
+        raise InvalidConfig(message, uri=uri) from error
+    except ImportError as error:
+        raise _missing_package(error, uri) from error
+
+
+def build_model(
+    model_class: Any, config: Any, layers: Mapping[str, StoredLayer], opened: OpenDataset, wanted: Wanted
+) -> tuple[Any, list[Slot]]:
+    """The model and its traced tensors. layers: by the names of the checkpoint, without a part's prefix.
+
+    Raises ModelMismatch where the layers and the model's parameters are not each other's.
+    """
+    state = {name: _traced(layer, opened) for name, layer in layers.items()}
+    options = {} if wanted.attention is None else {"attn_implementation": wanted.attention}
+    uri = opened.dataset.uri
+    try:
+        model, found = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            dtype="auto" if wanted.dtype is None else wanted.dtype,
+            ignore_mismatched_sizes=True,  # reported, and refused below by name
+            output_loading_info=True,
+            **options,
+        )
+    except ImportError as error:
+        raise _missing_package(error, uri) from error
+    except (UntraceableOperation, ValueError, RuntimeError) as error:
+        message = f"transformers makes no {model_class.__name__} of these layers ({_said(error)}); pass their own class"
+        raise ModelMismatch(message, uri=uri) from error
+    slots = slots_of(model)
+    _check(model, found, layers, slots, wanted, uri)
+    return model, slots
+
+
+def imported_transformers() -> Any:
+    """MissingDependency for versions before 5, which load in another way."""
+    import transformers
+
+    if int(transformers.__version__.partition(".")[0]) < _FIRST_VERSION:
+        message = (
+            f"load_model needs transformers {_FIRST_VERSION}, here is {transformers.__version__}; upgrade it"
+        )
+        raise MissingDependency(message)
+    return transformers
+
+
+def _traced(layer: StoredLayer, opened: OpenDataset) -> Traced:
+    dtype: torch.dtype = getattr(torch, layer.dtype)
+
+    def differs(other: str) -> bool:
+        return opened.differ(layer, opened.dataset.layer(other), (layer.dtype, layer.dtype))
+
+    return Traced.of(Origin(layer.name, torch.empty(layer.shape, dtype=dtype, device="meta"), differs))
+
+
+def _check(
+    model: Any,
+    found: Mapping[str, Any],
+    layers: Mapping[str, StoredLayer],
+    slots: Sequence[Slot],
+    wanted: Wanted,
+    uri: str,
+) -> None:
+    used = {name for slot in slots for name in sources_of(slot.traced.node)}
+    allowed = [matcher(pattern) for pattern in wanted.initialize]
+    missing = sorted(name for name in found["missing_keys"] if not any(may_be(name) for may_be in allowed))
+    left = sorted(
+        name for name in found["unexpected_keys"] if name not in layers or layers[name].name not in used
+    )
+    shapes = sorted(
+        f"{shortened(n)!r} has shape {[*theirs]}, the model's {[*ours]}"
+        for n, theirs, ours in found["mismatched_keys"]
+    )
+    problems = []
+    if shapes:
+        problems.append(listed(shapes))
+    if missing:
+        problems.append(f"not in the dataset, and would be random: {listed(missing)}")
+    if left:
+        problems.append(f"in the dataset, and not in the model: {listed(left)}")
+    if problems:
+        made_for = getattr(model.config, "architectures", None)
+        hint = f"its config.json names {listed(made_for)}" if made_for else "pass the class of the checkpoint"
+        message = (
+            f"{type(model).__name__} does not go with the dataset; {'; '.join(problems)}; {hint}; "
+            "initialize=[…] and leave_out=[…] name what may be random and what may be left out"
+        )
+        raise ModelMismatch(message, uri=uri)
+
+
+def _missing_package(error: ImportError, uri: str) -> MissingDependency:
+    return MissingDependency(f"the model needs a package that is not installed ({_said(error)})", uri=uri)
+
+
+def _said(error: BaseException) -> str:
+    return shortened(" ".join(str(error).split()), 300)

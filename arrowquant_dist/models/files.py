@@ -1,0 +1,84 @@
+"""The small files of a dataset (config, tokenizer, generation settings) as a local folder, for libraries that open
+nothing else, and the parts of a model that they name."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from arrowquant_dist.config import Storage
+from arrowquant_dist.errors import InvalidConfig, NotFound, listed
+from arrowquant_dist.folder.components import MODULES, PIPELINE, Component, named_components
+from arrowquant_dist.folder.listing import open_folder
+from arrowquant_dist.folder.sidecars import choose_sidecars
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.uris import is_local
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SmallFiles:
+    """uri: where they are, safe to show. folder: where they are on this machine. components: the folders that the
+    model's configs name, of sentence-transformers and diffusers; the folder itself where none is named."""
+
+    uri: str
+    folder: Path
+    components: tuple[Component, ...]
+
+    @property
+    def is_pipeline(self) -> bool:
+        return any(component.named_by == PIPELINE for component in self.components)
+
+    @property
+    def is_sentence_model(self) -> bool:
+        return any(component.named_by == MODULES for component in self.components)
+
+    def part(self, subfolder: str) -> Path:
+        """The local folder of one model. InvalidConfig, with those that there are, where it has no config.json."""
+        place = self.folder / subfolder
+        if (place / CONFIG).is_file():
+            return place
+        found = sorted(
+            path.parent.relative_to(self.folder).as_posix() for path in self.folder.glob(f"*/{CONFIG}")
+        )
+        hint = f'pass subfolder="{found[0]}" for one of {listed(found)}' if found else "put the model's there"
+        message = f"no {CONFIG} is there, which says what model the weights are of; {hint}"
+        raise InvalidConfig(message, uri=f"{self.uri.rstrip('/')}/{subfolder}".rstrip("/"))
+
+    def prefix(self, subfolder: str) -> str:
+        """Of the names of a part's layers."""
+        return f"{subfolder.strip('/').replace('/', '.')}." if subfolder.strip("/") else ""
+
+    def is_of_part(self, name: str, subfolder: str) -> bool:
+        """Whether a layer is of that part: its name begins with the part's prefix, and with no longer one."""
+        prefixes = {"", *(c.prefix for c in self.components), self.prefix(subfolder)}
+        longest = max((p for p in prefixes if name.startswith(p)), key=len)
+        return longest == self.prefix(subfolder)
+
+
+@contextmanager
+def small_files(uri: str, storage: Storage) -> Iterator[SmallFiles]:
+    """What a dataset has beside its weights: where it lies if that is local, else copies, gone afterwards.
+
+    Copied is what `quantize` copies: no weights, no code, nothing over 32 MiB. Raises NotFound, StorageError.
+    """
+    store = open_store(uri, storage)
+    if is_local(uri) and not Path(store.uri).is_dir():
+        message = "it is no folder with a config.json beside its weights; pass the target of a run"
+        raise NotFound(message, uri=store.uri)
+    source = open_folder(store)
+    components = tuple(named_components(source))
+    if is_local(uri):
+        yield SmallFiles(store.uri, Path(store.uri), components)
+        return
+    with tempfile.TemporaryDirectory(prefix="arrowquant-") as name:
+        folder = Path(name)
+        for path in choose_sidecars(source, [component.path for component in components]).paths:
+            content = store.read(path)  # which refuses a path that leads out
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        yield SmallFiles(store.uri, folder, components)

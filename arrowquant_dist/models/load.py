@@ -1,0 +1,125 @@
+"""A model of transformers, filled from a dataset.
+
+transformers builds the model, with tensors that have no values (`traced.py`), and moves them into it by the same
+conversion that it makes for a checkpoint: renamed, merged, split, tied. Its own account of what is missing and left
+over is checked before a weight is read (`build.py`). Then the layers are read, each once, straight to where they
+belong (`fill.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from arrowquant_dist.config import Storage, parse_size
+from arrowquant_dist.config.checks import check_bool, check_options, invalid
+from arrowquant_dist.config.patterns import check_pattern, matcher
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
+from arrowquant_dist.loader.slots import DECODED_DTYPES
+from arrowquant_dist.location import Location, location
+from arrowquant_dist.models.files import SmallFiles, small_files
+from arrowquant_dist.storage.uris import is_local
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_model(
+    target: Location,
+    model_class: Any,
+    *,
+    memory_budget: str | int = "2GiB",
+    dtype: torch.dtype | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    verify: bool = True,
+    subfolder: str = "",
+    initialize: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
+    attn_implementation: str | None = None,
+) -> Any:
+    """A model of transformers with the decoded weights of a dataset, as `from_pretrained` of the source would give it.
+
+    target: of a run, local or a URL; config.json and generation_config.json come from there. model_class: an Auto
+    class, as AutoModelForCausalLM, or a model's own. memory_budget: bytes or text as "2GiB"; the most that is taken
+    beside the model itself. dtype: as of from_pretrained, by default that of the config. verify: checksums of all that
+    is read. subfolder: of a model whose parts lie in folders. initialize: words, globs, /regexes/ of parameters that
+    the dataset may lack, such as a new head: these are random. leave_out: of layers that the model need not have.
+
+    Nothing is read unless all fits: ModelMismatch names what is missing, left over or of another shape. CorruptWeights
+    names the layer. Code that comes with a model is not run.
+    """
+    from arrowquant_dist.models.build import Wanted, build_model, class_of, config_of
+    from arrowquant_dist.models.fill import fill_slots
+
+    place = location(target, "target")
+    check_bool("verify", verify)
+    _check_dtype(dtype)
+    for key, patterns in (("initialize", initialize), ("leave_out", leave_out)):
+        _check_patterns(key, patterns)
+    limit = parse_size(memory_budget, "memory_budget")
+    storage = Storage({} if storage_options is None else check_options("storage_options", storage_options))
+    with small_files(place, storage) as files:
+        if files.is_pipeline and not subfolder:
+            message = "a diffusers pipeline has several models; pass subfolder= for one, as text_encoder"
+            raise InvalidConfig(message, uri=files.uri)
+        folder = files.part(subfolder)
+        config = config_of(folder, model_class, files.uri)
+        settings = LoaderSettings(place, storage, limit, verify, dequantize=True, dtype=None, workers=None)
+        opened = OpenDataset(settings, is_local=is_local(place))
+        layers = _layers(opened, files, subfolder, leave_out)
+        wanted = Wanted(dtype, attn_implementation, tuple(initialize))
+        model, slots = build_model(class_of(model_class, config, files.uri), config, layers, opened, wanted)
+        fill_slots(slots, opened)
+        _finish(model, folder, files.uri)
+    return model
+
+
+def _layers(
+    opened: OpenDataset, files: SmallFiles, subfolder: str, leave_out: Sequence[str]
+) -> dict[str, StoredLayer]:
+    """Those of one part of the model by their names in its own checkpoint."""
+    unwanted = [matcher(pattern) for pattern in leave_out]
+    names = [name for names in opened.names.values() for name in names]
+    found = [name for name in names if files.is_of_part(name, subfolder)]
+    prefix = files.prefix(subfolder)
+    return {
+        name.removeprefix(prefix): opened.dataset.layer(name)
+        for name in found
+        if not any(is_unwanted(name) for is_unwanted in unwanted)
+    }
+
+
+def _finish(model: Any, folder: Any, uri: str) -> None:
+    """What from_pretrained takes from the folder beside weights and config."""
+    model.config.name_or_path = uri
+    model.name_or_path = uri
+    if model.can_generate() and hasattr(model, "adjust_generation_fn"):
+        model.adjust_generation_fn(
+            None,
+            from_auto_class=False,
+            from_pipeline=None,
+            pretrained_model_name_or_path=str(folder),
+            cache_dir=None,
+            force_download=False,
+            proxies=None,
+            local_files_only=True,
+            token=None,
+            revision="main",
+            subfolder="",
+            trust_remote_code=False,
+        )
+
+
+def _check_dtype(dtype: Any) -> None:
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name != "auto" and name not in DECODED_DTYPES:
+        raise InvalidConfig(f'dtype is {name}; "auto" or one of {", ".join(DECODED_DTYPES)} is possible')
+
+
+def _check_patterns(key: str, patterns: Any) -> None:
+    if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+        raise invalid(key, "must be a list of words, globs or /regexes/")
+    for pattern in patterns:
+        check_pattern(key, pattern)

@@ -1,0 +1,196 @@
+"""Tensors without values, that remember how they are made of the layers of a dataset.
+
+transformers moves a checkpoint's tensors into a model by operations of its own: experts are merged, q, k and v split,
+prefixes renamed. Given traced tensors instead of weights it does all of that without a byte being read, and what each
+parameter consists of is known: from then on weights can be read in the order in which they lie, straight to their
+places, and codes can stay codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Origin:
+    """A layer of the dataset. like: its shape and dtype, on the meta device. differs: whether the values of another
+    layer, given by its name, are others."""
+
+    name: str
+    like: torch.Tensor
+    differs: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Derived:
+    """A result of `function(*args, **kwargs)`, in which nodes stand for tensors.
+
+    number: which of several results; None where there is one. like: shape, strides and dtype, on the meta device.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    number: int | None
+    like: torch.Tensor
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.function, "__name__", ""))
+
+    @property
+    def inputs(self) -> list[Node]:
+        found: list[Node] = []
+        replaced((self.args, dict(self.kwargs)), Node, found.append)
+        return found
+
+
+Node = Origin | Derived
+
+
+class UntraceableOperation(TypeError):
+    """What would need the values of a tensor that has none, or change them in place."""
+
+
+class Traced(torch.Tensor):
+    """A tensor that has a shape, a dtype and a device, and instead of values a node that says what they would be.
+
+    A real tensor over one value in memory, so that all of torch and transformers takes it for one; but whatever is
+    done with it is recorded instead, as documented in torch's "Extending torch with a Tensor-like type".
+    """
+
+    node: Node
+
+    @classmethod
+    def of(cls, node: Node) -> Traced:
+        like = node.like
+        memory = torch.zeros((), dtype=torch.uint8).new_empty((), dtype=like.dtype)
+        found = memory.expand(like.shape).as_subclass(cls)
+        found.node = node
+        return found
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in ("__get__", "__set__") and func.__self__.__name__ in _PROPERTIES:
+            return _property(func.__self__.__name__, *args)
+        if name in _OF_ITSELF:
+            return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+        if name in _SAME_VALUES:
+            return cls.of(args[0].node)
+        if name == "to":
+            return _to(args[0], args[1:], kwargs)
+        if name == "equal":
+            return all(isinstance(a, Traced) for a in args) and are_equal(args[0].node, args[1].node)
+        return _record(func, args, kwargs)
+
+
+_OF_ITSELF = {
+    "__get__",
+    "__set__",
+    "requires_grad_",
+    "data_ptr",
+    "__repr__",
+    "__hash__",
+    "untyped_storage",
+    "__reduce_ex__",
+    "is_shared",
+}
+_SAME_VALUES = {"detach", "cpu", "alias"}
+_PROPERTIES = {"data", "T", "mT", "H", "mH", "real", "imag"}
+
+
+def are_equal(first: Node, second: Node) -> bool:
+    """Whether two nodes stand for the same values: made in the same way of the same layers, or of equal ones."""
+    if first.like.shape != second.like.shape or first.like.dtype != second.like.dtype:
+        return False
+    if isinstance(first, Origin) and isinstance(second, Origin):
+        return first.name == second.name or not first.differs(second.name)
+    if isinstance(first, Origin) or isinstance(second, Origin) or _way(first) != _way(second):
+        return False
+    return all(are_equal(one, other) for one, other in zip(first.inputs, second.inputs, strict=True))
+
+
+def _way(node: Derived) -> str:
+    """How it is made, whatever of."""
+    return repr((node.name, replaced((node.args, dict(node.kwargs)), Node, lambda _: "tensor"), node.number))
+
+
+def replaced(value: Any, kind: Any, change: Callable[[Any], Any]) -> Any:
+    """`value` with `change` made to whatever is of `kind` in it, however deep in tuples, lists and dicts."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, tuple | list):
+        items = [replaced(item, kind, change) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, dict):
+        return {key: replaced(item, kind, change) for key, item in value.items()}
+    return value
+
+
+def sources_of(node: Node) -> Iterator[str]:
+    """Names of the layers that a node is made of, some of them several times."""
+    if isinstance(node, Origin):
+        yield node.name
+    else:
+        for inner in node.inputs:
+            yield from sources_of(inner)
+
+
+def evaluated(node: Node, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """What the node stands for. values: of its layers. What the values are of is freed as soon as it is used."""
+    if isinstance(node, Origin):
+        return values[node.name]
+    args, kwargs = replaced((node.args, dict(node.kwargs)), Node, lambda inner: evaluated(inner, values))
+    result = node.function(*args, **kwargs)
+    tensor: torch.Tensor = result if node.number is None else result[node.number]
+    return tensor
+
+
+def _property(attribute: str, tensor: Traced, *value: Any) -> Any:
+    """Reads a property that is a tensor, or sets `data`."""
+    if attribute != "data":
+        return _record(getattr, (tensor, attribute), {})
+    if not value:
+        return Traced.of(tensor.node)
+    if not isinstance(value[0], Traced) or value[0].shape != tensor.shape:
+        raise UntraceableOperation("a traced tensor is given other values")
+    tensor.node = value[0].node
+    return None
+
+
+def _to(tensor: Traced, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
+    """The dtype alone: where values are is not known yet."""
+    given = [*args, *kwargs.values()]
+    dtypes = [value for value in given if isinstance(value, torch.dtype)]
+    dtypes += [value.dtype for value in given if isinstance(value, torch.Tensor)]
+    if not dtypes or dtypes[0] == tensor.node.like.dtype:
+        return tensor
+    return _record(torch.Tensor.to, (tensor, dtypes[0]), {})  # type: ignore[no-any-return]
+
+
+def _record(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    name = getattr(func, "__name__", "")
+    if (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__iadd__", "__imul__"):
+        raise UntraceableOperation(f"{name} would change a traced tensor in place")
+    given, named = replaced((args, dict(kwargs)), Traced, lambda traced: traced.node)
+    on_meta, named_on_meta = replaced((given, named), Node, lambda node: node.like)
+    result = func(*on_meta, **named_on_meta)
+    if isinstance(result, torch.Tensor):
+        return Traced.of(Derived(func, given, named, None, result))
+    if isinstance(result, tuple | list) and any(isinstance(item, torch.Tensor) for item in result):
+        return tuple(
+            Traced.of(Derived(func, given, named, number, item)) for number, item in enumerate(result)
+        )
+    return result

@@ -1,0 +1,84 @@
+"""A model as a source, its dataset, and the decoded weights as a folder that from_pretrained opens."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from arrowquant_dist import ArrowQuantizer, QuantizationConfig, WeightLoader
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """source: what save_pretrained wrote. target: its dataset. decoded: the source's folder with the decoded weights,
+    under the source's names, in one safetensors file."""
+
+    source: Path
+    target: Path
+    decoded: Path
+
+
+def serve(model: Any, folder: Path, config: QuantizationConfig | None = None) -> Served:
+    """Saves a model, quantizes it (to int8 unless `config` says otherwise), and writes what comes back by name."""
+    served = Served(folder / "source", folder / "target", folder / "decoded")
+    model.save_pretrained(served.source)
+    quantize(served.source, served.target, config)
+    write_decoded(served)
+    return served
+
+
+def quantize(source: Path, target: Path, config: QuantizationConfig | None = None) -> None:
+    ArrowQuantizer(config or QuantizationConfig("int8")).quantize(source, target)
+
+
+def write_decoded(served: Served) -> None:
+    skipped = shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json")
+    shutil.copytree(served.source, served.decoded, ignore=skipped)
+    with WeightLoader(served.target) as loader:
+        tensors = {name: tensor.contiguous() for name, tensor in loader}
+    save_file(tensors, served.decoded / "model.safetensors", {"format": "pt"})
+
+
+def differences(ours: torch.nn.Module, theirs: torch.nn.Module) -> list[str]:
+    """What is not the same in two models: classes, modes, and every bit of every parameter and buffer, and which of
+    them are tied."""
+    found = [] if type(ours) is type(theirs) else [f"classes {type(ours)} and {type(theirs)}"]
+    if ours.training != theirs.training:
+        found.append("modes")
+    mine, other = _tensors(ours), _tensors(theirs)
+    found += [f"only in one: {name}" for name in mine.keys() ^ other.keys()]
+    for name in mine.keys() & other.keys():
+        if not _same(mine[name], other[name]):
+            found.append(f"values of {name}")
+        if isinstance(mine[name], torch.nn.Parameter) != isinstance(other[name], torch.nn.Parameter):
+            found.append(f"kind of {name}")
+        if mine[name].requires_grad != other[name].requires_grad:
+            found.append(f"requires_grad of {name}")
+    if _ties(mine) != _ties(other):
+        found.append("ties")
+    return sorted(found)
+
+
+def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters, and buffers whether persistent or not."""
+    found: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    return found | dict(model.named_buffers(remove_duplicate=False))
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if type(one) is not type(other) or one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    bits = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]
+    return torch.equal(*bits)
+
+
+def _ties(tensors: dict[str, torch.Tensor]) -> set[frozenset[str]]:
+    groups: dict[int, set[str]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault(id(tensor), set()).add(name)
+    return {frozenset(names) for names in groups.values() if len(names) > 1}

@@ -1,0 +1,116 @@
+"""A model that load_model gives is the one that from_pretrained makes of the decoded weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
+
+from arrowquant_dist import load_model
+from arrowquant_dist.errors import InvalidConfig, ModelMismatch
+from tests.models.served import Served, differences, serve
+
+SIZES = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES |= {"intermediate_size": 48}
+
+
+def llama(**options: Any) -> LlamaForCausalLM:
+    return LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2, **options))
+
+
+def mixtral() -> MixtralForCausalLM:
+    return MixtralForCausalLM(MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=3))
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return serve(llama(), tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return serve(mixtral(), tmp_path_factory.mktemp("mixtral"))
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return serve(BertForMaskedLM(BertConfig(**SIZES)), tmp_path_factory.mktemp("bert"))
+
+
+@pytest.mark.parametrize("model_class", [AutoModelForCausalLM, LlamaForCausalLM])
+def test_an_auto_class_and_the_model_s_own_make_the_same_model(causal: Served, model_class: Any) -> None:
+    assert (
+        differences(load_model(causal.target, model_class), model_class.from_pretrained(causal.decoded)) == []
+    )
+
+
+def test_experts_of_a_checkpoint_are_merged_as_transformers_merges_them(experts: Served) -> None:
+    ours = load_model(str(experts.target), AutoModelForCausalLM)
+    assert differences(ours, AutoModelForCausalLM.from_pretrained(experts.decoded)) == []
+
+
+@pytest.mark.parametrize("dtype", [None, "auto", "float16", torch.bfloat16, torch.float32])
+def test_dtype_is_that_of_from_pretrained(experts: Served, dtype: Any) -> None:
+    ours = load_model(experts.target, AutoModelForCausalLM, dtype=dtype)
+    theirs = AutoModelForCausalLM.from_pretrained(experts.decoded, dtype=dtype)
+    assert differences(ours, theirs) == []
+
+
+def test_tied_weights_are_one_tensor(tmp_path: Path) -> None:
+    served = serve(llama(tie_word_embeddings=True), tmp_path)
+    ours = load_model(served.target, AutoModelForCausalLM)
+    assert ours.lm_head.weight is ours.model.embed_tokens.weight
+    assert differences(ours, AutoModelForCausalLM.from_pretrained(served.decoded)) == []
+
+
+def test_a_head_that_the_checkpoint_lacks_is_refused_by_name(masked: Served) -> None:
+    with pytest.raises(ModelMismatch, match=r"would be random: bert\.pooler.*, classifier\.weight"):
+        load_model(masked.target, AutoModelForSequenceClassification, leave_out=["cls."])
+
+
+def test_a_head_that_may_be_new_is_random_and_all_else_is_read(masked: Served) -> None:
+    options: Any = {"initialize": ["classifier", "pooler"], "leave_out": ["cls."]}
+    model = load_model(masked.target, AutoModelForSequenceClassification, **options)
+    theirs = AutoModelForMaskedLM.from_pretrained(masked.decoded)
+    assert differences(model.bert.encoder, theirs.bert.encoder) == []
+    assert not model.classifier.weight.is_meta
+
+
+def test_layers_that_the_model_does_not_have_are_refused_by_name(causal: Served) -> None:
+    with pytest.raises(ModelMismatch, match=r"not in the model: lm_head\.weight"):
+        load_model(causal.target, AutoModel)
+    ours = load_model(causal.target, AutoModel, leave_out=["lm_head.weight"])
+    assert differences(ours, AutoModel.from_pretrained(causal.decoded)) == []
+
+
+def test_a_copy_of_a_tied_layer_is_not_left_over(tmp_path: Path) -> None:
+    """The dataset has both names of it, and a model without a head takes one."""
+    model = llama(tie_word_embeddings=True)
+    served = serve(model, tmp_path)
+    assert differences(load_model(served.target, AutoModel), AutoModel.from_pretrained(served.decoded)) == []
+
+
+def test_what_is_no_class_of_transformers_is_refused(causal: Served) -> None:
+    with pytest.raises(InvalidConfig, match="Auto class"):
+        load_model(causal.target, torch.nn.Linear)
+
+
+def test_a_dataset_without_a_config_says_what_is_missing(causal: Served, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.symlink_to(causal.target / "weights")
+    with pytest.raises(InvalidConfig, match=r"no config\.json"):
+        load_model(bare, AutoModel)

@@ -115,6 +115,15 @@ class WeightLoader:
         """Every name of the source, in the order of iteration."""
         return [name for names in self._opened.names.values() for name in names]
 
+    def layer(self, name: str) -> StoredLayer:
+        """What is stored under a name: its shape, its dtype, its blocks. Reads nothing; UnknownLayer as `read`."""
+        return self._open().dataset.layer(name)
+
+    @property
+    def memory_nbytes(self) -> int:
+        """The memory budget."""
+        return self._settings.memory_nbytes
+
     def __iter__(self) -> Generator[tuple[str, Any]]:
         """Pairs of name and tensor. Leaving the loop early stops the threads."""
         opened = self._open()

@@ -1,0 +1,186 @@
+"""Tensors that are read when their values are used, and then only what is left of them by then.
+
+vLLM hands each weight of a checkpoint to the loader of its parameter, which takes this rank's part of it (`narrow`, by
+rows, columns, heads or experts) and copies that into the parameter. A `LazyTensor` takes part in this as any tensor
+does, while nothing is read: a tensor on torch's meta device goes through the same views, so torch itself keeps account
+of what each of them is, as a size, strides and an offset. Whatever needs values reads the part of the layer that they
+are in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from arrowquant_dist.errors import ModelMismatch
+from arrowquant_dist.plugins.vllm.torch_private import CAST, without_memory
+
+_COPY, _COPY_INTO = "aten.clone.default", "aten.copy_.default"  # operators, as torch names them in full
+
+
+class WeightSource(Protocol):
+    """What a lazy tensor is read from.
+
+    name: of the layer, for errors. shape: [] for a scalar. most_nbytes: of values to ask for at a time, where a
+    destination can be filled in several steps.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def most_nbytes(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of the first dimension, contiguous and the caller's own; of a scalar, 0 to 1, itself."""
+
+
+class LazyTensor(torch.Tensor):
+    """A view of `source`, of `dtype` and on `device` once it is read. It cannot be changed in place.
+
+    Views of it, copies of it, and casts and moves of these are lazy as well. Any other function of torch is given the
+    values, read anew each time.
+    """
+
+    source: WeightSource
+    _view: torch.Tensor
+    _device: torch.device
+
+    @classmethod
+    def of(cls, source: WeightSource) -> LazyTensor:
+        """All of the source's values, on the CPU."""
+        whole = torch.empty(source.shape, dtype=source.dtype, device="meta")
+        return _lazy(source, whole, torch.device("cpu"))
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where its values will be, whatever it is made of."""
+        return self._device
+
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        return f"LazyTensor({self.source.name!r}, {tuple(self.shape)}, {self.dtype})"
+
+    def numpy(self, *, force: bool = False) -> Any:
+        return self.read().numpy(force=force)
+
+    def tolist(self) -> Any:
+        return self.read().tolist()
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """[start, stop) of the source's rows that have values of this view. It has at least one value."""
+        first = int(self._view.storage_offset())
+        strides = zip(self._view.shape, self._view.stride(), strict=True)
+        last = first + sum((size - 1) * stride for size, stride in strides)
+        columns = math.prod(self.source.shape[1:])
+        return first // columns, last // columns + 1
+
+    def read(self) -> torch.Tensor:
+        """The values, contiguous (a lazy copy may be of a view that is not), in memory that nobody else has."""
+        return self._values().contiguous()
+
+    def _values(self) -> torch.Tensor:
+        """The values, with the strides of the view."""
+        view = self._view
+        if not view.numel():
+            return torch.empty(view.shape, dtype=view.dtype, device=self._device)
+        start, stop = self.rows
+        values = self.source.read(start, stop).reshape(-1)
+        offset = int(view.storage_offset()) - start * math.prod(self.source.shape[1:])
+        return values.as_strided(view.shape, view.stride(), offset).to(self._device, view.dtype)
+
+    def copy_to(self, destination: torch.Tensor) -> None:
+        """Fills `destination`, step by step where all of it would take too much memory at once."""
+        steps = 1
+        if self._view.numel() and destination.shape == self.shape:
+            start, stop = self.rows
+            row_nbytes = math.prod(self.source.shape[1:]) * self.source.dtype.itemsize
+            steps = -(-(stop - start) * row_nbytes // max(self.source.most_nbytes, 1))
+        if steps <= 1:
+            destination.copy_(self._values())
+            return
+        dim = max(range(self._view.dim()), key=self._view.stride)  # the one that runs along the source's rows
+        size = -(-self.shape[dim] // steps)
+        for start in range(0, self.shape[dim], size):
+            part = self.narrow(dim, start, min(size, self.shape[dim] - start))
+            assert isinstance(part, LazyTensor)  # noqa: S101 - for the type checker: it is a view
+            destination.narrow(dim, start, part.shape[dim]).copy_(part._values())
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        first = args[0] if args else None
+        changed = first if str(func.overloadpacket).endswith("_") else kwargs.get("out")
+        if isinstance(changed, LazyTensor):
+            message = (
+                f"the model's own loading changes this weight in place ({func}), which it cannot while it is read by "
+                "parts; export the dataset (arrowquant export) and load what that writes"
+            )
+            raise ModelMismatch(message, layer=changed.source.name)
+        if str(func) == _COPY_INTO and isinstance(args[1], LazyTensor):
+            args[1].copy_to(args[0])
+            return first
+        if isinstance(first, LazyTensor):
+            lazy = first._without_reading(func, args[1:], kwargs)
+            if lazy is not None:
+                return lazy
+        return func(*_read(args), **{key: _read(value) for key, value in kwargs.items()})
+
+    def _without_reading(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What needs no values: views and copies, lazy again. None for anything else."""
+        if str(func) == _COPY:  # nobody can tell a copy from the original, since neither can be changed
+            return _lazy(self.source, self._view, self._device)
+        if (
+            str(func) == CAST
+            and kwargs.get("layout") in {None, torch.strided}
+            and not kwargs.get("pin_memory")
+        ):
+            return self._cast(kwargs.get("dtype"), kwargs.get("device"))
+        if not func.is_view:
+            return None
+        try:
+            result = func(self._view, *args, **kwargs)
+        except (
+            RuntimeError
+        ):  # what a copy's own order of values would allow; of the values it is done or raises
+            return None
+        results = [result] if isinstance(result, torch.Tensor) else result
+        if any(view.dtype != self.dtype for view in results):
+            return None
+        views = [_lazy(self.source, view, self._device) for view in results]
+        return views[0] if isinstance(result, torch.Tensor) else type(result)(views)
+
+    def _cast(self, dtype: torch.dtype | None, device: torch.device | None) -> LazyTensor:
+        view = self._view
+        if dtype is not None:
+            whole = torch.empty(math.prod(self.source.shape), dtype=dtype, device="meta")
+            view = whole.as_strided(view.shape, view.stride(), view.storage_offset())
+        return _lazy(self.source, view, self._device if device is None else torch.device(device))
+
+
+def _lazy(source: WeightSource, view: torch.Tensor, device: torch.device) -> LazyTensor:
+    lazy = without_memory(LazyTensor, view, device)
+    lazy.source, lazy._view, lazy._device = source, view, device
+    return lazy
+
+
+def _read(value: Any) -> Any:
+    """The same argument with the values of lazy tensors in it."""
+    if isinstance(value, LazyTensor):
+        return value.read()
+    if isinstance(value, torch.Tensor) and value.is_meta:
+        message = (
+            "the model's own loading needs a helper of torch that has no values; use another version of torch"
+        )
+        raise ModelMismatch(message)
+    if isinstance(value, list | tuple):
+        return type(value)(_read(member) for member in value)
+    return value

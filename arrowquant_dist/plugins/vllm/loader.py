@@ -1,0 +1,66 @@
+"""vLLM's model loader for datasets of ours: the model's own `load_weights`, given tensors that are read where they go.
+
+Every process of vLLM imports this, whatever it loads: what reads datasets is imported when a model is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
+from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+
+from arrowquant_dist.errors import ModelMismatch, listed
+from arrowquant_dist.plugins.vllm.settings import LoadSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from torch import nn
+    from vllm.config import ModelConfig
+    from vllm.config.load import LoadConfig
+
+
+class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
+    """Fills a model of vLLM from a dataset; each process reads what its parameters take, and verifies it.
+
+    What the model's config says of its quantization decides what is handed over: nothing, decoded values in the
+    source's dtype; compressed-tensors, the codes as `arrowquant export --format compressed-tensors` writes them.
+    """
+
+    def __init__(self, load_config: LoadConfig) -> None:
+        super().__init__(load_config)
+        self._values = dict(load_config.model_loader_extra_config)
+        LoadSettings.of(self._values, "")  # what is wrong with it is said before a model is made
+
+    def download_model(self, model_config: ModelConfig) -> None:
+        """Nothing: no weight is stored on this machine."""
+
+    def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
+        """Raises ModelMismatch where the dataset does not fill the model; CorruptWeights with the layer's name."""
+        from arrowquant_dist.loader import WeightLoader
+        from arrowquant_dist.plugins.vllm.weights import decoded_weights
+
+        settings = LoadSettings.of(self._values, model_config.model)
+        with WeightLoader(settings.target, settings.memory_nbytes, settings.storage_options) as loader:
+            load_weights: Any = model.load_weights  # which every model of vLLM has
+            loaded = load_weights(decoded_weights(loader))
+        _check_filled(model, loaded, settings.target)
+
+
+def _check_filled(model: nn.Module, loaded: Collection[str] | None, target: str) -> None:
+    """loaded: names of parameters that `load_weights` says it filled, None where the model keeps no account of it."""
+    if loaded is None:
+        return
+    missing = {name for name, value in model.named_parameters() if value.numel()} - set(loaded)
+    for prefix, module in model.named_modules():
+        method = getattr(module, "quant_method", None)
+        # Scales of the cache have defaults; what is quantized by vLLM while it is loaded has scales of its own.
+        if isinstance(method, BaseKVCacheMethod) or getattr(method, "uses_meta_device", False):
+            missing -= {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
+    if missing:
+        message = (
+            f"{type(model).__name__} has parameters without weights in the dataset: {listed(sorted(missing))}; give "
+            "vLLM the config of the model that was quantized"
+        )
+        raise ModelMismatch(message, uri=target)

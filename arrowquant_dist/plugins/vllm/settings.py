@@ -1,0 +1,62 @@
+"""What a user of vLLM says to the plugin: `model_loader_extra_config`, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arrowquant_dist.config import parse_size
+from arrowquant_dist.config.checks import check_options, shown
+from arrowquant_dist.errors import InvalidConfig, listed
+from arrowquant_dist.location import location
+from arrowquant_dist.strict_json import parse_json
+
+TARGET_FILE = "arrowquant.json"
+MEMORY_BUDGET = "2GiB"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettings:
+    """target: the dataset's URI. storage_options: fsspec's. memory_nbytes: of what is in flight, in each process."""
+
+    target: str
+    memory_nbytes: int
+    storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], model: str) -> LoadSettings:
+        """values: the user's. model: what vLLM was given as the model, a folder of small files.
+
+        The dataset is `target`, or what the folder's arrowquant.json names, or the folder itself.
+        """
+        unknown = sorted(map(str, set(values) - {"target", "storage_options", "memory_budget"}))
+        if unknown:
+            message = (
+                f"model_loader_extra_config has {listed(unknown)}; it takes target, storage_options and "
+                "memory_budget"
+            )
+            raise InvalidConfig(message)
+        target = values.get("target")
+        return cls(
+            target=named_target(model) if target is None else location(target, "target"),
+            memory_nbytes=parse_size(values.get("memory_budget", MEMORY_BUDGET), "memory_budget"),
+            storage_options=check_options("storage_options", values.get("storage_options", {})),
+        )
+
+
+def named_target(model: str) -> str:
+    """The dataset that belongs to a folder of small files, where nobody has named another."""
+    file = Path(model) / TARGET_FILE
+    if not file.is_file():
+        return model
+    hint = "make the folder anew, or name the target in model_loader_extra_config"
+    try:
+        content = parse_json(file.read_bytes())
+    except ValueError as error:
+        raise InvalidConfig(f"is no JSON ({error}); {hint}", uri=str(file)) from error
+    target = content.get("target") if isinstance(content, dict) else None
+    if not isinstance(target, str):
+        raise InvalidConfig(f"target is {shown(target)}, not a text; {hint}", uri=str(file))
+    return target

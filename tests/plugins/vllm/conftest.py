@@ -1,0 +1,20 @@
+"""`vllm`: the real program, in an environment of its own. `llama`: a small model that it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.plugins.vllm.models import save_llama
+from tests.plugins.vllm.serving import Vllm
+
+
+@pytest.fixture(scope="session")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Vllm:
+    return Vllm(tmp_path_factory.mktemp("vllm"))
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama") / "model")

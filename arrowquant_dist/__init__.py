@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.config import QuantizationConfig, RunConfig
     from arrowquant_dist.driver import ArrowQuantizer
     from arrowquant_dist.errors import ArrowQuantError
-    from arrowquant_dist.loader import WeightLoader
+    from arrowquant_dist.loader import TensorParallel, WeightLoader
     from arrowquant_dist.models import load_model
     from arrowquant_dist.tensor import QuantizedTensor, quantize_tensor
 
@@ -21,6 +21,7 @@ __all__ = [
     "QuantizationConfig",
     "QuantizedTensor",
     "RunConfig",
+    "TensorParallel",
     "WeightLoader",
     "load_model",
     "quantize_tensor",
@@ -32,6 +33,7 @@ _MODULES = {
     "QuantizationConfig": "config",
     "QuantizedTensor": "tensor",
     "RunConfig": "config",
+    "TensorParallel": "loader",
     "WeightLoader": "loader",
     "load_model": "models",
     "quantize_tensor": "tensor",

@@ -1,7 +1,8 @@
-"""Rows of a layer put together from the blocks that hold them, as loads that say what memory they take."""
+"""Parts of a layer put together from the blocks that hold them, as loads that say what memory they take."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,27 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from arrowquant_dist.dataset.dataset import Dataset, Piece, pieces
-from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.dataset import Dataset, Piece
 from arrowquant_dist.dataset.prefetch import Lane, Load
+from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dtypes import DTYPES
-from arrowquant_dist.tensor import QuantizedTensor
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.tensor import QuantizedTensor, row_nbytes
 
 DIRECT_DTYPES = ("float32", "float16", "bfloat16")
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows [start, stop) of a layer seen as [rows, columns], and the shape that they are given."""
-
-    layer: StoredLayer
-    start: int
-    stop: int
-    shape: tuple[int, ...]
-
-    @property
-    def num_params(self) -> int:
-        return (self.stop - self.start) * self.layer.columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +29,37 @@ class Assembler:
     limit_nbytes: int
     verify: bool
 
-    def values(self, rows: Rows, dtype: str) -> Load[np.ndarray]:
-        """Decoded values: fresh memory [*rows.shape], numpy bits of `dtype`."""
-        found = pieces(rows.layer, rows.start, rows.stop)
-        columns = rows.layer.columns
+    def values(self, region: Region, dtype: str, out: np.ndarray | None = None) -> Load[np.ndarray]:
+        """Decoded values: numpy bits of `dtype` [*region.shape], in fresh memory, or in `out` (C-contiguous, of the
+        same size; uint8 will do), which the budget does not count."""
+        found, columns = region.pieces, region.columns
+        taken = None if region.has_all_columns else columns
+        bits = np.dtype(DTYPES[dtype].bits)
 
         def begin() -> tuple[Sequence[Lane], Callable[[], np.ndarray]]:
-            out = np.empty((rows.stop - rows.start, columns), DTYPES[dtype].bits)
+            whole = np.empty(region.num_params, bits) if out is None else out.reshape(-1).view(bits)
+            rows = whole.reshape(region.rows, len(columns))
 
-            def fill(piece: Piece) -> None:
-                first = piece.block.header.row_start + piece.start - rows.start
-                place = out[first : first + piece.rows].reshape(-1)
-                self._read(piece).values_into(place.view(np.uint8), dtype)
+            def fill(piece: tuple[Piece, int]) -> None:
+                stored, first = piece
+                place = rows[first : first + stored.rows].reshape(-1)
+                self._read(stored).values_into(place.view(np.uint8), dtype, taken)
 
-            return _lanes(fill, found, lanes), lambda: out.reshape(rows.shape)
+            return _lanes(fill, found, lanes), lambda: whole.reshape(region.shape)
 
         wide = 0 if dtype in DIRECT_DTYPES else 4  # others are decoded to float32 first
-        costs = [self._read_nbytes(piece) + wide * piece.rows * columns for piece in found]
-        result_nbytes = rows.num_params * DTYPES[dtype].itemsize
+        costs = [self._read_nbytes(piece) + wide * piece.rows * len(columns) for piece, _ in found]
+        result_nbytes = region.num_params * bits.itemsize if out is None else 0
         lanes, extra = self._fit(costs, result_nbytes)
-        return Load(rows.layer.name, result_nbytes + extra, result_nbytes, begin)
+        return Load(region.layer.name, result_nbytes + extra, result_nbytes, begin)
 
-    def quantized(self, rows: Rows) -> Load[QuantizedTensor]:
-        """Codes, scales and zero points as one tensor of `rows.shape`, in fresh memory."""
-        found = pieces(rows.layer, rows.start, rows.stop)
-        if rows.layer.quant_type == "mixed" or not found:
-            return self._raw(rows)
-        nbytes = [piece.rows * piece.block.header.row_nbytes for piece in found]
+    def quantized(self, region: Region) -> Load[QuantizedTensor]:
+        """Codes, scales and zero points as one tensor of `region.shape`, in fresh memory."""
+        found, layer, columns = region.pieces, region.layer, region.columns
+        if layer.quant_type == "mixed" or not found:
+            return self._raw(region)
+        width = row_nbytes(layer.quant_type, len(columns), layer.dtype)
+        nbytes = [piece.rows * width for piece, _ in found]
         offsets = np.cumsum([0, *nbytes])
 
         def begin() -> tuple[Sequence[Lane], Callable[[], QuantizedTensor]]:
@@ -75,32 +67,36 @@ class Assembler:
             codes = np.empty(offsets[-1] if len(found) > 1 else 0, np.uint8)
 
             def fill(index: int) -> None:
-                part = self._read(found[index])
+                part = self._read(found[index][0])
+                if not region.has_all_columns:
+                    part = _columns_of(part, region)
                 if len(found) > 1:
                     codes[offsets[index] : offsets[index + 1]] = part.codes
                     part = replace(part, codes=codes[:0])
                 parts[index] = part
 
             return _lanes(fill, range(len(found)), lanes), lambda: _join(
-                rows, codes, found, [parts[i] for i in range(len(found))]
+                region, codes, found, [parts[i] for i in range(len(found))]
             )
 
-        numbers = sum(16 * piece.rows * max(1, piece.block.header.groups_per_row) for piece in found)
+        numbers = sum(16 * piece.rows * max(1, _groups(piece, columns)) for piece, _ in found)
         result_nbytes = sum(nbytes) + numbers
-        costs = [self._read_nbytes(piece) for piece in found]
+        costs = [self._read_nbytes(piece) for piece, _ in found]
+        if not region.has_all_columns:
+            costs = [cost + cut for cost, cut in zip(costs, nbytes, strict=True)]
         lanes, extra = self._fit(costs, result_nbytes)
-        return Load(rows.layer.name, result_nbytes + extra, result_nbytes, begin)
+        return Load(layer.name, result_nbytes + extra, result_nbytes, begin)
 
-    def _raw(self, rows: Rows) -> Load[QuantizedTensor]:
+    def _raw(self, region: Region) -> Load[QuantizedTensor]:
         """Decoded values as a tensor that is not quantized: what blocks of several types have in common."""
-        dtype, row_dims = rows.layer.dtype, rows.layer.row_dims
+        dtype, row_dims = region.layer.dtype, region.layer.row_dims
         none = np.empty(0, np.float32)
 
         def wrap(values: np.ndarray) -> QuantizedTensor:
             codes = values.reshape(-1).view(np.uint8)
-            return QuantizedTensor(rows.shape, dtype, "none", codes, none, none, -1, 0, row_dims)
+            return QuantizedTensor(region.shape, dtype, "none", codes, none, none, -1, 0, row_dims)
 
-        return self.values(rows, dtype).then(wrap)
+        return self.values(region, dtype).then(wrap)
 
     def _read(self, piece: Piece) -> QuantizedTensor:
         return self.dataset.read_piece(piece, verify=self.verify)
@@ -127,11 +123,27 @@ def _lanes(work: Callable[[Any], None], items: Sequence[Any], lanes: int) -> lis
     return [partial(run, lane) for lane in range(lanes)]
 
 
+def _columns_of(part: QuantizedTensor, region: Region) -> QuantizedTensor:
+    try:
+        return part.columns(region.columns.start, region.columns.stop)
+    except InvalidConfig as error:
+        raise InvalidConfig(error.message, layer=region.layer.name) from error
+
+
+def _groups(piece: Piece, columns: range) -> int:
+    """Scales that a row of these columns has at most, cut out of its block's."""
+    size = piece.block.header.group_size
+    return -(-len(columns) // math.gcd(size, columns.start)) if size else 1
+
+
 def _join(
-    rows: Rows, codes: np.ndarray, found: Sequence[Piece], parts: Sequence[QuantizedTensor]
+    region: Region,
+    codes: np.ndarray,
+    found: Sequence[tuple[Piece, int]],
+    parts: Sequence[QuantizedTensor],
 ) -> QuantizedTensor:
     """One tensor of blocks that follow each other; `codes` has all of theirs, where there are several."""
-    first = replace(parts[0], shape=rows.shape, row_dims=rows.layer.row_dims)
+    first = replace(parts[0], shape=region.shape, row_dims=region.layer.row_dims)
     if len(parts) == 1:
         return first
     scales = [part.scales for part in parts]
@@ -139,7 +151,7 @@ def _join(
     if any(zeros.size for zeros in zero_points):
         zero_points = [z if z.size else np.zeros_like(s) for s, z in zip(scales, zero_points, strict=True)]
     if first.quant_axis == -1 and first.scales.size:  # one scale a block: one a row says the same
-        scales = [np.repeat(s, piece.rows) for s, piece in zip(scales, found, strict=True)]
-        zero_points = [np.repeat(z, piece.rows) for z, piece in zip(zero_points, found, strict=True)]
+        scales = [np.repeat(s, piece.rows) for s, (piece, _) in zip(scales, found, strict=True)]
+        zero_points = [np.repeat(z, piece.rows) for z, (piece, _) in zip(zero_points, found, strict=True)]
         first = replace(first, quant_axis=0)
     return replace(first, codes=codes, scales=np.concatenate(scales), zero_points=np.concatenate(zero_points))

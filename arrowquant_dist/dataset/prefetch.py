@@ -144,6 +144,7 @@ class Stream(Generic[T]):
                 pass
             if self in self._budget.streams:
                 self._budget.streams.remove(self)
+            self._budget.changed.notify_all()
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def give_up_one(self) -> bool:
@@ -183,10 +184,11 @@ class Stream(Generic[T]):
             message = "this iteration was begun in the process that this one was forked from; begin another one here"
             raise InvalidConfig(message)
         with self._budget.changed:
+            ahead = self._pop_ahead()
             if self._is_closed:
                 raise InvalidConfig("the loader was closed while it was read; open another")
-            if self._ahead:
-                running = self._ahead.popleft()
+            if ahead is not None:
+                running = ahead
             elif self._todo:
                 load = self._todo.popleft()
                 if not self._budget.try_take(load.peak_nbytes):
@@ -197,6 +199,10 @@ class Stream(Generic[T]):
                 return None
         self.read_ahead()
         return running
+
+    def _pop_ahead(self) -> _Running[T] | None:
+        """The next one of those that are read ahead; None where none is. Called under the budget's lock."""
+        return self._ahead.popleft() if self._ahead else None
 
     def _hand_over(self, running: _Running[T]) -> T:
         try:
@@ -209,6 +215,20 @@ class Stream(Generic[T]):
             self._held_nbytes = running.load.result_nbytes
         self.read_ahead()
         return result
+
+
+class ArrivalStream(Stream[T]):
+    """The results of `loads` as they are finished: one that is slow holds up none of the others that are read ahead."""
+
+    def _pop_ahead(self) -> _Running[T] | None:
+        self.read_ahead()
+        while self._ahead and not self._is_closed:
+            for running in self._ahead:
+                if running.is_finished:
+                    self._ahead.remove(running)
+                    return running
+            self._budget.changed.wait()
+        return None
 
 
 class _Running(Generic[T]):
@@ -229,6 +249,10 @@ class _Running(Generic[T]):
         self._futures = [stream.pool.submit(lane) for lane in lanes]
         for future in self._futures:
             future.add_done_callback(self._lane_done)
+
+    @property
+    def is_finished(self) -> bool:
+        return self._unfinished == 0
 
     def result(self) -> T:
         """Waits for the lanes. Raises what the first of them raised."""

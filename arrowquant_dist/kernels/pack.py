@@ -109,3 +109,24 @@ def unpack_row(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
         _unpack_fours(packed[: done >> 1], codes[:done].view(np.uint16))
     if done < codes.size:
         _unpack_bits(packed, bits, done, codes)
+
+
+@kernel
+def take_columns(
+    packed: np.ndarray, bits: int, first: int, columns: int, scratch: np.ndarray, out: np.ndarray
+) -> None:
+    """Codes [first, first + columns) of each row, packed anew from a byte of their own.
+
+    packed: uint8 [rows, row bytes]. scratch: uint8 [columns + 8]. out: uint8 [rows, packed_nbytes(columns, bits)].
+    """
+    begin = first & ~7  # eight codes end on a byte, whatever their width
+    skipped = first - begin
+    for i in range(out.shape[0]):
+        if bits == 8:
+            for j in range(columns):
+                out[i, j] = packed[i, first + j]
+            continue
+        unpack_row(packed[i, begin * bits // 8 :], bits, scratch[: skipped + columns])
+        for j in range(columns):
+            scratch[j] = scratch[skipped + j]
+        pack_row(scratch[:columns], bits, out[i])

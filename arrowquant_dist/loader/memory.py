@@ -1,9 +1,12 @@
-"""Which tensors of a module share memory: told by addresses, shapes and strides, on the meta device by identity."""
+"""Whose memory a tensor has, and which of a module share it: told by addresses, shapes and strides, on the meta device
+by identity."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
@@ -86,3 +89,26 @@ def _extent(tensor: torch.Tensor) -> tuple[int, int]:
         return first, first
     last = sum((int(size) - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return first, first + (last + 1) * itemsize
+
+
+def decodable_bytes(tensor: torch.Tensor, dtype: str) -> np.ndarray | None:
+    """uint8 [nbytes], the tensor's own memory, where values of `dtype` can be decoded straight into it: a plain,
+    contiguous tensor of that dtype in this machine's memory (a pinned one too). None for any other."""
+    import torch
+
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+    if not plain or tensor.device.type != "cpu" or tensor.dtype != getattr(torch, dtype):
+        return None
+    if not has_memory(tensor) or not tensor.is_contiguous() or tensor.is_neg():
+        return None
+    if tensor.data_ptr() % tensor.element_size():
+        return None
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy()
+
+
+def written_past_torch(tensor: torch.Tensor) -> None:
+    """Tells autograd that the values are others now, as it knows of each change by torch itself."""
+    import torch
+
+    if not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from arrowquant_dist.config import Storage
-from arrowquant_dist.config.checks import shown
-from arrowquant_dist.dataset.assemble import Assembler, Rows
+from arrowquant_dist.dataset.assemble import Assembler
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Budget, Lane, Load, load_now
-from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded
+from arrowquant_dist.dataset.region import Region
+from arrowquant_dist.errors import MemoryBudgetExceeded
+from arrowquant_dist.machine import usable_cpus
 
 REMOTE_WORKERS = 8
 
@@ -51,7 +51,7 @@ class OpenDataset:
                 "it, or write the file with a row group per layer"
             )
             raise MemoryBudgetExceeded(message, uri=self.dataset.uri)
-        workers = settings.workers or (os.cpu_count() or 1 if is_local else REMOTE_WORKERS)
+        workers = settings.workers or (usable_cpus() if is_local else REMOTE_WORKERS)
         # Layers of an open row group come one after another; several threads would reopen it over and over.
         self.workers = 1 if kept else workers
         self.budget = Budget(settings.memory_nbytes - kept)
@@ -79,10 +79,10 @@ class OpenDataset:
         return self.budget.limit_nbytes
 
     def _both(
-        self, first: StoredLayer, second: StoredLayer, rows: slice | None, dtypes: tuple[str, str]
+        self, first: StoredLayer, second: StoredLayer, spans: dict[int, range], dtypes: tuple[str, str]
     ) -> Load[tuple[np.ndarray, np.ndarray]]:
-        one = self.assembler.values(rows_of(first, rows), dtypes[0])
-        other = self.assembler.values(rows_of(second, rows), dtypes[1])
+        one = self.assembler.values(Region.cut(first, spans), dtypes[0])
+        other = self.assembler.values(Region.cut(second, spans), dtypes[1])
 
         def begin() -> tuple[Sequence[Lane], Any]:
             lanes, result = one.begin()
@@ -93,27 +93,8 @@ class OpenDataset:
         return Load(one.name, peak, one.result_nbytes + other.result_nbytes, begin)
 
 
-def rows_of(layer: StoredLayer, rows: slice | None) -> Rows:
-    """`rows` of the layer's first dimension, all where None, as rows of the matrix that it is stored as."""
-    if rows is None:
-        return Rows(layer, 0, layer.rows, layer.shape)
-    if not isinstance(rows, slice) or rows.step not in {None, 1}:
-        message = f"rows is {shown(rows)}; give a slice with step 1, as rows=slice(0, 1024)"
-        raise InvalidConfig(message, layer=layer.name)
-    if not layer.shape:
-        raise InvalidConfig("a scalar has no rows; read it whole", layer=layer.name)
-    try:
-        start, stop, _ = rows.indices(layer.shape[0])
-    except TypeError as error:
-        message = f"rows is {shown(rows)}; give a slice of whole numbers, as rows=slice(0, 1024)"
-        raise InvalidConfig(message, layer=layer.name) from error
-    stop = max(start, stop)
-    inner = math.prod(layer.shape[1 : layer.row_dims])
-    return Rows(layer, start * inner, stop * inner, (stop - start, *layer.shape[1:]))
-
-
-def _run(layer: StoredLayer, start: int, step: int) -> slice | None:
-    return slice(start, start + step) if layer.shape else None
+def _run(layer: StoredLayer, start: int, step: int) -> dict[int, range]:
+    return {0: range(start, min(start + step, layer.shape[0]))} if layer.shape else {}
 
 
 def _names_by_layer(dataset: Dataset) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.errors import InvalidConfig, ModelMismatch, listed, shortened
 from arrowquant_dist.loader.memory import has_memory, identity_of, repeats_itself, storage_of
 
@@ -86,11 +87,13 @@ class Slots:
         for key in keys:
             old = self.tensors[key]
             try:
-                if old.is_meta:
-                    self._replace(old, tensor.clone() if is_taken else tensor)
+                if old is tensor:  # decoded into directly
+                    is_taken = True
+                elif old.is_meta:
+                    self._replace(old, tensor.detach().clone() if is_taken else tensor)
                     is_taken = True
                 else:
-                    _copy_into(old, tensor)
+                    copy_into(old, tensor)
             except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
                 reason = shortened(" ".join(str(error).split()))
                 message = f"does not take {shortened(key)!r} ({reason}); load into a plain module"
@@ -133,6 +136,32 @@ class Slots:
             self.tensors[key] = new
 
 
+def dtype_for(tensor: object, region: Region) -> str | None:
+    """What to decode a region to that fills `tensor`; None for its own dtype. InvalidConfig where that cannot be."""
+    import torch
+
+    layer = region.layer
+    if not isinstance(tensor, torch.Tensor):
+        message = f"read_into fills a torch tensor, not {_article(tensor)}"
+        raise InvalidConfig(message, layer=layer.name)
+    if tuple(tensor.shape) != region.shape:
+        message = (
+            f"it has shape {list(region.shape)}, the tensor {list(tensor.shape)}; give one of the same shape"
+        )
+        raise InvalidConfig(message, layer=layer.name)
+    name = str(tensor.dtype).removeprefix("torch.")
+    if not torch.can_cast(getattr(torch, layer.dtype), tensor.dtype):
+        raise InvalidConfig(
+            f"it is {layer.dtype}, and the tensor {name}; give another tensor", layer=layer.name
+        )
+    if repeats_itself(tensor) or (tensor.numel() and not has_memory(tensor)):
+        message = (
+            f"no plain tensor that can be filled ({type(tensor).__name__}, {tensor.device}); give another"
+        )
+        raise InvalidConfig(message, layer=layer.name)
+    return name if layer.is_float and name in DECODED_DTYPES else None
+
+
 def _check_module(module: object) -> None:
     import torch
 
@@ -167,7 +196,7 @@ def _problem(tensor: torch.Tensor, layer: StoredLayer) -> tuple[str, str] | None
     return None
 
 
-def _copy_into(old: torch.Tensor, tensor: torch.Tensor) -> None:
+def copy_into(old: torch.Tensor, tensor: torch.Tensor) -> None:
     """RuntimeError where a whole number does not fit into the module's dtype."""
     import torch
 

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
-from arrowquant_dist.config import Storage, parse_size
+from arrowquant_dist.config import Storage, Transfer, parse_size
 from arrowquant_dist.config.checks import check_bool, check_options, check_whole, shown
 from arrowquant_dist.config.run import MAX_WORKERS
-from arrowquant_dist.dataset.assemble import Rows
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Load, Stream, load_now
+from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.errors import InvalidConfig
-from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset, rows_of
-from arrowquant_dist.loader.slots import DECODED_DTYPES, LoadedKeys, Slots
-from arrowquant_dist.loader.tensors import as_tensor
+from arrowquant_dist.loader.loads import Loads
+from arrowquant_dist.loader.names import choose
+from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
+from arrowquant_dist.loader.parts import Cut, Parallel
+from arrowquant_dist.loader.slots import DECODED_DTYPES, LoadedKeys, Slots, copy_into, dtype_for
+from arrowquant_dist.loader.stream import Pairs, ProgressCallback, Told, WeightStream, results, stream_type
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.storage.uris import is_local
-from arrowquant_dist.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
     import torch
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,9 @@ class WeightLoader:
     bytes together, of all that this loader does at a time (what malloc keeps of freed memory comes on top). A layer
     that does not fit alone raises MemoryBudgetExceeded. verify: checksums of all that is read (CorruptWeights names
     layer, object and bytes). dequantize=False gives QuantizedTensors. dtype: of floating-point layers,
-    instead of the source's. workers: threads that read and decode, by default as many as there are CPUs, and
-    8 where requests go over a network.
+    instead of the source's. workers: threads that read and decode, by default as many as there are CPUs that
+    the process may use, and 8 where requests go over a network. transfer: how requests to an object store go,
+    a mapping of what is to be other than usual, with the keys that `run.transfer` of a config has.
 
     A copy, a pickle and a forked child's loader open the dataset anew, with the same settings and a budget of their
     own. A pickle holds the storage_options, secrets among them: it is for other processes, not to be kept.
@@ -65,6 +66,7 @@ class WeightLoader:
         memory_budget: str | int = "2GiB",
         storage_options: Mapping[str, Any] | None = None,
         *,
+        transfer: Transfer | Mapping[str, Any] | None = None,
         verify: bool = True,
         dequantize: bool = True,
         dtype: torch.dtype | str | None = None,
@@ -80,7 +82,8 @@ class WeightLoader:
             check_whole("workers", workers, 1, MAX_WORKERS)
         limit = parse_size(memory_budget, "memory_budget")
         storage = Storage(
-            {} if storage_options is None else check_options("storage_options", storage_options)
+            {} if storage_options is None else check_options("storage_options", storage_options),
+            Transfer() if transfer is None else Transfer.of(transfer),
         )
         self._start(LoaderSettings(place, storage, limit, verify, dequantize, name, workers))
 
@@ -126,28 +129,89 @@ class WeightLoader:
 
     def __iter__(self) -> Generator[tuple[str, Any]]:
         """Pairs of name and tensor. Leaving the loop early stops the threads."""
-        opened = self._open()
-        loads = [load for names in opened.names.values() for load in self._named_loads(opened, names)]
-        for pairs in self._stream(opened, loads):
-            while pairs:
-                yield pairs.pop(0)
+        return iter(self.stream())
 
-    def read(self, name: str, rows: slice | None = None) -> Any:
-        """A layer, or rows of it: a slice, step 1, of the first dimension of the layer's own shape.
+    def stream(
+        self,
+        names: str | Iterable[str] | None = None,
+        *,
+        order: str = "given",
+        rows: slice | None = None,
+        columns: slice | None = None,
+        parallel: Parallel | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> WeightStream:
+        """Pairs of name and tensor of some layers, read ahead, for `for` and `async for`.
 
-        Of fused experts, [experts, out, in], that is a run of experts. An indexed, uncompressed dataset is
-        asked for those rows' bytes alone (and, to verify them, for what completes their 1 MiB chunks).
+        names: a name or glob, or several; all layers where None. What several of them say comes once. order: `given`,
+        as `names` has them (storage order within a glob), or `arrival`, as they are ready. rows, columns, parallel: as
+        `read` has them, of each layer. progress: called with the bytes of the tensors given so far, those of all, and
+        the name, before each pair, by the thread that iterates. Raises UnknownLayer where one of `names` matches
+        nothing, InvalidConfig.
         """
-        if not isinstance(name, str):
-            message = (
-                f"a layer is asked for by its name, a text, not {shown(name)}; loader.keys() has the names"
-            )
-            raise InvalidConfig(message, uri=self._settings.uri)
-        opened = self._open()
-        with self._timed():
-            return load_now(self._load(opened, rows_of(opened.dataset.layer(name), rows)), opened.budget)
+        cut, kind = Cut(rows, columns, parallel), stream_type(order)
+        chosen = choose(names, self.keys(), self._settings.uri)
+        dataset = self._open().dataset
+        regions = {name: cut.region(dataset.layer(name), name) for name in chosen}
 
-    def load_into(self, module: torch.nn.Module, *, strict: bool = True) -> LoadedKeys:
+        def begin() -> Pairs:
+            loads = self._loads()
+            told = Told(progress, {name: loads.nbytes(region) for name, region in regions.items()})
+            return Pairs(self._begun(kind, loads.opened, loads.named(regions)), self._timed, told)
+
+        return WeightStream(chosen, begin)
+
+    def read(
+        self,
+        name: str,
+        rows: slice | None = None,
+        columns: slice | None = None,
+        *,
+        parallel: Parallel | None = None,
+    ) -> Any:
+        """A layer, or a part of it: `loader.read(name, rows, columns)` is `loader[name][rows, columns]`.
+
+        rows, columns: slices, step 1, of the first and second dimension of the layer's own shape (of fused experts,
+        [experts, out, in]: a run of experts, and of outputs). parallel: one rank's part of that (TensorParallel, or a
+        function of the name). Only what is asked for is decoded. An indexed, uncompressed dataset is asked for those
+        rows' bytes alone (and, to verify them, for what completes their 1 MiB chunks).
+
+        With dequantize=False, columns that do not begin with a group get smaller groups, of the same values;
+        InvalidConfig where these would have fewer than 8 columns.
+        """
+        loads = self._loads()
+        region = self._region(name, Cut(rows, columns, parallel))
+        with self._timed():
+            return load_now(loads.one(region), loads.opened.budget)
+
+    def read_into(
+        self,
+        name: str,
+        tensor: torch.Tensor,
+        rows: slice | None = None,
+        columns: slice | None = None,
+        *,
+        parallel: Parallel | None = None,
+    ) -> None:
+        """As `read`, decoded, into `tensor`, which has the shape of what is asked for, and its dtype.
+
+        A contiguous tensor of this machine's memory, pinned or not, is decoded into directly, without another one of
+        its size; any other is copied to. Raises InvalidConfig for other shapes and dtypes that do not go together. What
+        fails while it is read leaves the tensor with some of the values.
+        """
+        loads = self._loads()
+        region = self._region(name, Cut(rows, columns, parallel))
+        dtype = dtype_for(tensor, region)
+        with self._timed():
+            values = load_now(
+                loads.into(region, tensor, dtype or loads.dtype(region.layer)), loads.opened.budget
+            )
+            if values is not tensor:
+                copy_into(tensor, values)
+
+    def load_into(
+        self, module: torch.nn.Module, *, strict: bool = True, progress: ProgressCallback | None = None
+    ) -> LoadedKeys:
         """Fills the module's parameters and persistent buffers, in place, one layer after another.
 
         A tensor is cast to its parameter's dtype and device; a parameter on the meta device is replaced by
@@ -157,20 +221,20 @@ class WeightLoader:
         ModelMismatch before anything is filled. What fails while weights are read (CorruptWeights,
         StorageError) leaves what was filled before; load again then. Hooks of `load_state_dict` are not run.
         Buffers that the module's state dict leaves out are left alone, on the meta device filled if the
-        dataset has them.
+        dataset has them. Contiguous tensors of this machine's memory are decoded into directly. progress: as
+        `stream` has it, after each place that was filled.
         """
         from arrowquant_dist.loader.ties import refuse_differences
 
         check_bool("strict", strict)
         slots = Slots(module)
-        opened = self._open()
+        loads = self._loads()
+        opened = loads.opened
         layers = {name: opened.dataset.layer(name) for name in self.keys()}
         loaded = slots.compare(layers, strict=strict)
 
         def load(key: str) -> Load[torch.Tensor]:
-            return self._decoded(
-                opened, rows_of(layers[key], None), self._dtype_into(slots, key, layers[key])
-            )
+            return loads.decoded(Region.whole(layers[key]), self._dtype_into(slots, key, layers[key]))
 
         def differ(first: str, second: str) -> bool:
             one, other = layers[first], layers[second]
@@ -179,11 +243,22 @@ class WeightLoader:
                 one, other, (dtype, dtype if one.is_float and other.is_float else other.dtype)
             )
 
+        def fill(keys: list[str]) -> Load[tuple[list[str], torch.Tensor]]:
+            key = keys[0]
+            region, dtype = Region.whole(layers[key]), self._dtype_into(slots, key, layers[key])
+            return loads.into(region, slots.tensors[key], dtype).then(partial(_pair, keys))
+
         refuse_differences(slots, layers, differ, lambda key: load_now(load(key), opened.budget))
         found = [keys for names in opened.names.values() if (keys := slots.keys_for(names))]
-        loads = [load(keys[0]).then(partial(_pair, keys)) for keys in found]
-        for keys, tensor in self._stream(opened, loads):
-            slots.fill(keys, tensor)
+        told = Told(progress, {keys[0]: loads.nbytes(Region.whole(layers[keys[0]])) for keys in found})
+        stream = self._begun(Stream, opened, map(fill, found))
+        try:
+            for keys, tensor in results(stream, self._timed):
+                slots.fill(keys, tensor)
+                told(keys[0])
+        finally:
+            stream.close()
+            stream.pool.shutdown()  # a thread that still decodes would write into the module after this
         return loaded
 
     @property
@@ -213,19 +288,16 @@ class WeightLoader:
             self._opened = OpenDataset(self._settings, is_local=is_local(self._settings.uri))
         return self._opened
 
-    def _named_loads(self, opened: OpenDataset, names: Sequence[str]) -> list[Load[list[tuple[str, Any]]]]:
-        """One load that gives every name a tensor of its own; or one each, where their sum would not fit."""
-        load = self._load(opened, rows_of(opened.dataset.layer(names[0]), None))
-        extra = load.result_nbytes * (len(names) - 1)
-        if load.peak_nbytes + extra > opened.budget.limit_nbytes:
-            return [load.then(partial(_named, [name])) for name in names]
-        return [load.then(partial(_named, names), extra)]
+    def _loads(self) -> Loads:
+        return Loads(self._open(), self._settings)
 
-    def _load(self, opened: OpenDataset, rows: Rows) -> Load[Any]:
-        if not self._settings.dequantize:
-            return opened.assembler.quantized(rows)
-        dtype = (self._settings.dtype if rows.layer.is_float else None) or rows.layer.dtype
-        return self._decoded(opened, rows, dtype)
+    def _region(self, name: str, cut: Cut) -> Region:
+        if not isinstance(name, str):
+            message = (
+                f"a layer is asked for by its name, a text, not {shown(name)}; loader.keys() has the names"
+            )
+            raise InvalidConfig(message, uri=self._settings.uri)
+        return cut.region(self._opened.dataset.layer(name), name)
 
     def _dtype_into(self, slots: Slots, key: str, layer: StoredLayer) -> str:
         """What a layer is decoded to that fills the key's tensor."""
@@ -233,21 +305,8 @@ class WeightLoader:
         return wanted or layer.dtype
 
     @staticmethod
-    def _decoded(opened: OpenDataset, rows: Rows, dtype: str) -> Load[torch.Tensor]:
-        return opened.assembler.values(rows, dtype).then(lambda values: as_tensor(values, dtype))
-
-    def _stream(self, opened: OpenDataset, loads: Sequence[Load[T]]) -> Generator[T]:
-        results = iter(Stream(loads, opened.budget, opened.workers))
-        try:
-            while True:
-                with self._timed():
-                    result = next(results, None)
-                if result is None:
-                    return
-                yield result
-                del result  # or the next one would be read while this one is still held here
-        finally:
-            results.close()
+    def _begun(kind: type[Stream[Any]], opened: OpenDataset, loads: Iterable[Load[Any]]) -> Stream[Any]:
+        return kind(loads, opened.budget, opened.workers)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -278,17 +337,5 @@ def _dtype_name(dtype: torch.dtype | str | None) -> str | None:
     return None if dtype is None else _dtype_text(dtype)
 
 
-def _named(names: Sequence[str], value: Any) -> list[tuple[str, Any]]:
-    """The value under its first name, copies of it under the others."""
-    return [(names[0], value), *((name, _copy(value)) for name in names[1:])]
-
-
 def _pair(keys: list[str], tensor: torch.Tensor) -> tuple[list[str], torch.Tensor]:
     return keys, tensor
-
-
-def _copy(value: Any) -> Any:
-    if not isinstance(value, QuantizedTensor):
-        return value.clone()
-    arrays = {name: getattr(value, name).copy() for name in ("codes", "scales", "zero_points")}
-    return replace(value, **arrays)

@@ -12,7 +12,8 @@ import torch
 
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Load, Stream, load_now
-from arrowquant_dist.loader.opened import OpenDataset, rows_of
+from arrowquant_dist.loader.opened import OpenDataset
+from arrowquant_dist.loader.parts import Cut
 from arrowquant_dist.loader.tensors import as_tensor
 from arrowquant_dist.models.placements import Placement, placements_of
 from arrowquant_dist.models.traced import Node, Origin, Traced, evaluated
@@ -105,7 +106,7 @@ def _loads(
 
 
 def _decoded(layer: StoredLayer, rows: slice | None, opened: OpenDataset) -> Load[torch.Tensor]:
-    load = opened.assembler.values(rows_of(layer, rows), layer.dtype)
+    load = opened.assembler.values(Cut(rows).region(layer, layer.name), layer.dtype)
     return load.then(lambda values: as_tensor(values, layer.dtype))
 
 

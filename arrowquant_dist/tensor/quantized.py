@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_LEAST_GROUP = 8  # columns: of fewer, the scales take as much as the values
+
+
 def row_nbytes(quant_type: str, columns: int, dtype: str) -> int:
     """Bytes of one stored row: packed codes from a byte of their own, or raw values (fp16: 2 bytes each)."""
     if quant_type in BITS:
@@ -93,35 +96,88 @@ class QuantizedTensor:
         self.values_into(out.reshape(-1).view(np.uint8), wanted)
         return out
 
-    def values_into(self, out: np.ndarray, dtype: str) -> None:
-        """As `values`, into `out`: uint8, num_params · itemsize bytes, aligned to the itemsize."""
+    def values_into(self, out: np.ndarray, dtype: str, columns: range | None = None) -> None:
+        """As `values`, into `out`: uint8, num_params · itemsize bytes, aligned to the itemsize.
+
+        columns: a run of the matrix view's, of every row; all where None.
+        """
         if not out.size:
             return
+        if columns is None:
+            columns = range(self.matrix_shape[1])
         if self.quant_type in BITS:
-            self._decode(out, dtype)
+            self._decode(out, dtype, columns)
         elif self.quant_type == "none" and dtype == self.dtype:
-            out[:] = self.codes
+            np.copyto(out.reshape(self.matrix_shape[0], -1), self._bytes_of(columns))
         else:
             stored = "float16" if self.quant_type == "fp16" else self.dtype
-            _convert(self.codes, stored, out, dtype)
+            _convert(np.ascontiguousarray(self._bytes_of(columns)).reshape(-1), stored, out, dtype)
 
-    def _decode(self, out: np.ndarray, dtype: str) -> None:
+    def columns(self, start: int, stop: int) -> QuantizedTensor:
+        """Columns [start, stop) of the matrix view, of the same values; memory of its own. shape: [rows, columns].
+
+        Where `start` is no multiple of the group size, scales are repeated for groups of their greatest common divisor,
+        so that the first one begins with `start`. InvalidConfig where that would be groups of fewer than 8.
+        """
+        from arrowquant_dist.kernels.pack import take_columns
+
+        rows, columns = self.matrix_shape
+        if not 0 <= start <= stop <= columns:
+            raise IndexError(f"columns {start}:{stop} of {columns}")
+        taken = replace(self, shape=(rows, stop - start), row_dims=1, errors=None)
+        if self.quant_type not in BITS:
+            return replace(taken, codes=self._bytes_of(range(start, stop)).reshape(-1).copy())
+        bits = BITS[self.quant_type]
+        codes = np.empty((rows, row_nbytes(self.quant_type, stop - start, self.dtype)), np.uint8)
+        if codes.size:
+            scratch = np.empty(stop - start + 8, np.uint8)
+            take_columns(read_only(self.codes).reshape(rows, -1), bits, start, stop - start, scratch, codes)
+        taken = replace(taken, codes=codes.reshape(-1))
+        return taken._with_groups_of(self, start, stop) if self.group_size else taken
+
+    def _with_groups_of(self, whole: QuantizedTensor, start: int, stop: int) -> QuantizedTensor:
+        group = math.gcd(whole.group_size, start)
+        if group < min(_LEAST_GROUP, whole.group_size):
+            message = (
+                f"columns from {start} on do not begin with a group of {whole.group_size}, nor with an equal part of "
+                f"one that has {_LEAST_GROUP} columns or more; begin elsewhere, or read them decoded"
+            )
+            raise InvalidConfig(message)
+        rows = self.matrix_shape[0]
+        of = np.arange(start, stop, group) // whole.group_size  # the group that each new one is of
+
+        def numbers(old: np.ndarray) -> np.ndarray:
+            return old.reshape(rows, -1)[:, of].reshape(-1) if old.size else old.copy()
+
+        return replace(
+            self, group_size=group, scales=numbers(whole.scales), zero_points=numbers(whole.zero_points)
+        )
+
+    def _bytes_of(self, columns: range) -> np.ndarray:
+        """uint8 [rows, bytes] of unquantized values; shares memory."""
+        rows, width = self.matrix_shape
+        itemsize = row_nbytes(self.quant_type, 1, self.dtype)
+        codes = self.codes.reshape(rows, width * itemsize)
+        return codes[:, columns.start * itemsize : columns.stop * itemsize]
+
+    def _decode(self, out: np.ndarray, dtype: str, columns: range) -> None:
         from arrowquant_dist.kernels.decode import dequantize_rows
 
+        rows = self.matrix_shape[0]
         if dtype not in ("float32", "bfloat16", "float16"):
-            wide = np.empty(math.prod(self.shape), np.float32)
-            self._decode(wide.view(np.uint8), "float32")
+            wide = np.empty(rows * len(columns), np.float32)
+            self._decode(wide.view(np.uint8), "float32", columns)
             _convert(wide.view(np.uint8), "float32", out, dtype)
             return
-        rows, columns = self.matrix_shape
         dequantize_rows(
             read_only(self.codes).reshape(rows, -1),
             BITS[self.quant_type],
-            self.group_size or columns,
+            self.group_size or self.matrix_shape[1],
             self._by_row(self.scales),
             self._by_row(self.zero_points),
-            np.empty(columns, np.uint8),
-            kernel_bits(out, dtype).reshape(rows, columns),
+            columns.start,
+            np.empty(len(columns) + 8, np.uint8),
+            kernel_bits(out, dtype).reshape(rows, -1),
         )
 
     def _by_row(self, scales: np.ndarray) -> np.ndarray:

@@ -1,0 +1,90 @@
+"""A part of a layer: some of its rows and columns, as they are stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from arrowquant_dist.dataset.dataset import Piece, pieces
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.errors import InvalidConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Some rows and columns of a layer seen as [rows, columns], and the shape that they are given.
+
+    runs: of rows, ascending, none in two of them; several where a dimension within the rows is cut, as `out` of fused
+    experts [experts, out, in]. columns: one run of them, of every row.
+    """
+
+    layer: StoredLayer
+    runs: tuple[range, ...]
+    columns: range
+    shape: tuple[int, ...]
+
+    @classmethod
+    def whole(cls, layer: StoredLayer) -> Self:
+        return cls(layer, (range(layer.rows),), range(layer.columns), layer.shape)
+
+    @classmethod
+    def cut(cls, layer: StoredLayer, spans: Mapping[int, range]) -> Self:
+        """spans: {dimension: the run of it}; others are whole. InvalidConfig for dimensions within a column."""
+        shape, row_dims = layer.shape, layer.row_dims
+        beyond = [dim for dim in spans if dim > row_dims]
+        if beyond:
+            message = (
+                f"dimension {beyond[0]} of {list(shape)} cannot be cut, only the first {row_dims + 1}; read all of it, "
+                "and cut the tensor"
+            )
+            raise InvalidConfig(message, layer=layer.name)
+        given = tuple(len(spans[dim]) if dim in spans else size for dim, size in enumerate(shape))
+        columns = _scaled(spans.get(row_dims), shape[row_dims:], layer.columns)
+        return cls(layer, tuple(_runs(shape[:row_dims], spans)), columns, given)
+
+    @property
+    def rows(self) -> int:
+        return sum(map(len, self.runs))
+
+    @property
+    def num_params(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def has_all_columns(self) -> bool:
+        return len(self.columns) == self.layer.columns
+
+    @property
+    def pieces(self) -> list[tuple[Piece, int]]:
+        """What its rows are stored in, each with the place of its first row among the region's."""
+        found, done = [], 0
+        for run in self.runs:
+            for piece in pieces(self.layer, run.start, run.stop):
+                first = piece.block.header.row_start + piece.start
+                found.append((piece, done + first - run.start))
+            done += len(run)
+        return found
+
+
+def _scaled(span: range | None, shape: tuple[int, ...], whole: int) -> range:
+    """A run of the first dimension of `shape`, counted in values of C order."""
+    if span is None:
+        return range(whole)
+    inner = math.prod(shape[1:])
+    return range(span.start * inner, span.stop * inner)
+
+
+def _runs(shape: tuple[int, ...], spans: Mapping[int, range]) -> Iterator[range]:
+    """Runs of positions in C order of the box that `spans` cut out of `shape`, as long as they can be."""
+    cut = [dim for dim in range(len(shape)) if len(spans.get(dim, range(shape[dim]))) != shape[dim]]
+    last = max(cut, default=0)
+    span = spans.get(last, range(math.prod(shape[: last + 1])))
+    inner = math.prod(shape[last + 1 :])
+    width = shape[last] if cut else 0
+    outer = [0]
+    for dim in range(last):
+        outer = [at * shape[dim] + i for at in outer for i in spans.get(dim, range(shape[dim]))]
+    for at in outer:
+        yield range((at * width + span.start) * inner, (at * width + span.stop) * inner)

@@ -1,0 +1,95 @@
+"""What a loader reads: loads of layers and parts of them as torch tensors, of codes, and into memory that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.prefetch import Load
+from arrowquant_dist.dataset.region import Region
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.loader.memory import decodable_bytes, written_past_torch
+from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
+from arrowquant_dist.loader.tensors import as_tensor
+from arrowquant_dist.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """Loads of one open dataset, by a loader's settings."""
+
+    opened: OpenDataset
+    settings: LoaderSettings
+
+    def dtype(self, layer: StoredLayer) -> str:
+        """What a layer is decoded to."""
+        return (self.settings.dtype if layer.is_float else None) or layer.dtype
+
+    def one(self, region: Region) -> Load[Any]:
+        """A tensor, or a QuantizedTensor where the loader gives codes."""
+        if not self.settings.dequantize:
+            return self.opened.assembler.quantized(region)
+        return self.decoded(region, self.dtype(region.layer))
+
+    def decoded(self, region: Region, dtype: str) -> Load[torch.Tensor]:
+        return self.opened.assembler.values(region, dtype).then(partial(as_tensor, dtype=dtype))
+
+    def into(self, region: Region, tensor: torch.Tensor, dtype: str) -> Load[torch.Tensor]:
+        """Values of `dtype` for `tensor`: decoded into its memory where that takes them, which then is the result; else
+        a tensor of their own, to be copied."""
+        memory = decodable_bytes(tensor, dtype)
+        if memory is None:
+            return self.decoded(region, dtype)
+
+        def filled(_: np.ndarray) -> torch.Tensor:
+            written_past_torch(tensor)
+            return tensor
+
+        return self.opened.assembler.values(region, dtype, memory).then(filled)
+
+    def named(self, regions: Mapping[str, Region]) -> Iterator[Load[list[tuple[str, Any]]]]:
+        """Pairs of name and tensor. Names next to each other of one part of one layer are read once."""
+        for _, group in groupby(regions, lambda name: _identity(regions[name])):
+            yield from self._tied([*group], regions)
+
+    def nbytes(self, region: Region) -> int:
+        """Of what is given for a region: of the tensor, or about those that its codes and scales have."""
+        layer = region.layer
+        if self.settings.dequantize:
+            return region.num_params * DTYPES[self.dtype(layer)].itemsize
+        nbytes = sum(block.header.data_nbytes + 4 * block.header.scale_count for block in layer.blocks)
+        return nbytes * region.num_params // max(layer.num_params, 1)
+
+    def _tied(self, names: Sequence[str], regions: Mapping[str, Region]) -> list[Load[list[tuple[str, Any]]]]:
+        """One load that gives every name a tensor of its own; or one each, where their sum would not fit."""
+        load = self.one(regions[names[0]])
+        extra = load.result_nbytes * (len(names) - 1)
+        if load.peak_nbytes + extra > self.opened.budget.limit_nbytes:
+            return [load.then(partial(_named, [name])) for name in names]
+        return [load.then(partial(_named, names), extra)]
+
+
+def _identity(region: Region) -> tuple[object, ...]:
+    return id(region.layer), region.runs, region.columns
+
+
+def _named(names: Iterable[str], value: Any) -> list[tuple[str, Any]]:
+    """The value under its first name, copies of it under the others."""
+    first, *others = names
+    return [(first, value), *((name, _copy(value)) for name in others)]
+
+
+def _copy(value: Any) -> Any:
+    if not isinstance(value, QuantizedTensor):
+        return value.clone()
+    arrays = {name: getattr(value, name).copy() for name in ("codes", "scales", "zero_points")}
+    return replace(value, **arrays)

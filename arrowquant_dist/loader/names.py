@@ -1,0 +1,73 @@
+"""Names of a dataset by lists and globs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from arrowquant_dist.config.checks import shown
+from arrowquant_dist.errors import InvalidConfig, UnknownLayer, listed
+
+_WILD = "*?["
+
+
+def choose(names: str | Iterable[str] | None, known: Sequence[str], uri: str) -> list[str]:
+    """Those of `known` that `names` say, in the order given; what a glob matches in the order of `known`.
+
+    names: a name or glob (`*`, `?`, `[…]`, over the whole name, case matters), or several; all where None. What several
+    say comes once, in its first place. A name that has such characters itself is that name. Raises UnknownLayer, with
+    near names, where one of them matches nothing, and InvalidConfig for what is no text.
+    """
+    if names is None:
+        return [*known]
+    found: dict[str, None] = {}
+    there = frozenset(known)
+    unknown: list[str] = []
+    for word in [names] if isinstance(names, str) else _listed(names, uri):
+        if word in there:
+            found[word] = None
+            continue
+        matching = [name for name in known if fnmatchcase(name, word)] if _is_glob(word) else []
+        found.update(dict.fromkeys(matching))
+        if not matching:
+            unknown.append(word)
+    if unknown:
+        raise _unknown(unknown, known, uri)
+    return [*found]
+
+
+def _listed(names: Any, uri: str) -> list[str]:
+    try:
+        words = [*names]
+    except TypeError:
+        words = [names]
+    for word in words:
+        if not isinstance(word, str):
+            message = f"layers are asked for by names or globs, texts, not {shown(word)}; loader.keys() has the names"
+            raise InvalidConfig(message, uri=uri)
+    return words
+
+
+def _is_glob(word: str) -> bool:
+    return any(sign in word for sign in _WILD)
+
+
+def _unknown(words: Sequence[str], known: Sequence[str], uri: str) -> UnknownLayer:
+    word = words[0]
+    near = difflib.get_close_matches(_without_wildcards(word), known, 3, 0.5)
+    hint = (
+        f"did you mean {listed(near)}?"
+        if near
+        else f"it has {len(known)} others; loader.keys() has the names"
+    )
+    others = f" (nor for {listed(words[1:])})" if len(words) > 1 else ""
+    kind = (
+        "the glob matches none of the dataset's layers" if _is_glob(word) else "the dataset has no such layer"
+    )
+    return UnknownLayer(f"{kind}{others}; {hint}", layer=word, uri=uri)
+
+
+def _without_wildcards(word: str) -> str:
+    return "".join(letter for letter in word if letter not in "*?[]!")

@@ -1,0 +1,101 @@
+"""Which part of a layer is asked for: rows, columns, and what one of several ranks holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from arrowquant_dist.config.checks import check_whole, shown
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.region import Region
+from arrowquant_dist.errors import InvalidConfig
+
+_MOST_RANKS = 1 << 16
+_MOST_DIMS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TensorParallel:
+    """What rank `rank` of `size` holds of a layer that is cut along dimension `dim` of its shape.
+
+    Cut as torch.tensor_split does: all ranks have equally many, the first shape[dim] % size of them one more, so that
+    the ranks' parts, joined along `dim`, are the layer. Group boundaries and packed bytes need not align. A layer
+    without that dimension (a bias beside matrices that are cut along 1) is whole on each rank. Dimension 2 of fused
+    experts, [experts, out, in], can be cut as well. Raises InvalidConfig, which names the field.
+    """
+
+    rank: int
+    size: int
+    dim: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole("size", self.size, 1, _MOST_RANKS)
+        check_whole("rank", self.rank, 0, self.size - 1)
+        check_whole("dim", self.dim, 0, _MOST_DIMS)
+
+    def span(self, whole: range) -> range:
+        """This rank's run of `whole`."""
+        each, more = divmod(len(whole), self.size)
+        start = self.rank * each + min(self.rank, more)
+        return whole[start : start + each + (self.rank < more)]
+
+
+# How layers are cut: alike, or each as a function of its name says, which returns None for what stays whole.
+Parallel = TensorParallel | Callable[[str], TensorParallel | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What is asked for of each layer. rows, columns: slices, step 1, of its first and second dimension.
+
+    parallel: cuts what those leave.
+    """
+
+    rows: slice | None = None
+    columns: slice | None = None
+    parallel: Parallel | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if self.parallel is not None and not callable(self.parallel):
+            if isinstance(self.parallel, TensorParallel):
+                return
+            message = f"parallel is {shown(self.parallel)}; give TensorParallel(rank, size, dim), or such a function"
+            raise InvalidConfig(message)
+
+    def region(self, layer: StoredLayer, name: str) -> Region:
+        """name: by which the layer was asked for."""
+        spans = {}
+        if self.rows is not None:
+            spans[0] = _span(layer, 0, "rows", self.rows)
+        if self.columns is not None:
+            spans[1] = _span(layer, 1, "columns", self.columns)
+        parallel = self._parallel_of(name)
+        if parallel is not None and parallel.dim < len(layer.shape):
+            dim = parallel.dim
+            spans[dim] = parallel.span(spans.get(dim, range(layer.shape[dim])))
+        return Region.cut(layer, spans) if spans else Region.whole(layer)
+
+    def _parallel_of(self, name: str) -> TensorParallel | None:
+        if self.parallel is None or isinstance(self.parallel, TensorParallel):
+            return self.parallel
+        found = self.parallel(name)
+        if found is not None and not isinstance(found, TensorParallel):
+            message = f"parallel gave {shown(found)} for it; give TensorParallel(rank, size, dim), or None"
+            raise InvalidConfig(message, layer=name)
+        return found
+
+
+def _span(layer: StoredLayer, dim: int, word: str, given: Any) -> range:
+    if not isinstance(given, slice) or given.step not in {None, 1}:
+        message = f"{word} is {shown(given)}; give a slice with step 1, as {word}=slice(0, 1024)"
+        raise InvalidConfig(message, layer=layer.name)
+    if dim >= len(layer.shape):
+        kind = "a scalar" if not layer.shape else f"shape {list(layer.shape)}"
+        raise InvalidConfig(f"{kind} has no {word}; read it whole", layer=layer.name)
+    try:
+        start, stop, _ = given.indices(layer.shape[dim])
+    except TypeError as error:
+        message = f"{word} is {shown(given)}; give a slice of whole numbers, as {word}=slice(0, 1024)"
+        raise InvalidConfig(message, layer=layer.name) from error
+    return range(start, max(start, stop))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.servers.azurite import PROGRAM, Azurite
 from tests.servers.gcs import Gcs
+from tests.servers.llama_cpp import LlamaCpp, llama_cpp_packages
 from tests.servers.objects import Objects
 from tests.servers.seaweedfs import SeaweedFS
 
@@ -56,3 +58,20 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     server = Azurite(tmp_path_factory.mktemp("azurite"))
     yield server
     server.stop()
+
+
+@pytest.fixture
+def llama_cpp(tmp_path: Path) -> Iterator[Callable[..., LlamaCpp]]:
+    """Starts llama.cpp on a GGUF file, with LlamaCpp's other arguments; one at a time, and none after the test."""
+    running: list[LlamaCpp] = []
+
+    def serve(model: Path, *, embeddings: bool = False) -> LlamaCpp:
+        while running:
+            running.pop().stop()
+        folder = tmp_path / f"llama.cpp-{model.parent.name}"
+        running.append(LlamaCpp(llama_cpp_packages(), model, folder, embeddings=embeddings))
+        return running[0]
+
+    yield serve
+    while running:
+        running.pop().stop()

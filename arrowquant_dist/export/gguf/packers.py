@@ -1,0 +1,128 @@
+"""What makes GGUF's tensors of a layer's rows: codes as they are, or values.
+
+A tensor of GGUF has its dimensions the other way round in the file; here a shape is the layer's. Blocks run along the
+last dimension, so packed rows stand alone and may be reordered whole.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from arrowquant_dist.config import BITS
+from arrowquant_dist.export.gguf.blocks import q4_0, q4_1, q8_0, tq2_0
+from arrowquant_dist.export.gguf.scales import half_minima, half_scales
+from arrowquant_dist.export.tensors import OutputTensor
+from arrowquant_dist.tensor import QuantizedTensor
+
+BLOCK_VALUES = {"Q8_0": 32, "Q4_0": 32, "Q4_1": 32, "TQ2_0": 256}
+_BLOCK_NBYTES = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20, "TQ2_0": 66}
+_CODE_BITS = {"Q8_0": 8, "Q4_0": 4, "Q4_1": 4, "TQ2_0": 2}
+_FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_PACKED_AT_ONCE = 1 << 16  # bytes of codes: temporaries that stay in the cache, 4 times the rate of 1 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class CodeBlocks:
+    """A matrix as GGML's blocks, from V2's codes as they are.
+
+    dtype: `Q8_0` `Q4_0` `Q4_1` `TQ2_0`. layer: the dataset's name of it, for errors. head_rows: rows of an attention
+    head where those of its two halves are to take turns (llama's rotary embedding in GGUF), or 0. widened: codes of
+    fewer bits than the blocks' are given four (the values stay what they are). rounded: scales that lose precision in
+    fp16 are rounded rather than refused.
+    """
+
+    dtype: str
+    layer: str
+    head_rows: int = 0
+    widened: bool = False
+    rounded: bool = False
+
+    @property
+    def row_multiple(self) -> int:
+        return self.head_rows or 1
+
+    def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
+        nbytes = math.prod(shape) // BLOCK_VALUES[self.dtype] * _BLOCK_NBYTES[self.dtype]
+        return (OutputTensor(name, self.dtype, shape, nbytes),)
+
+    def pack(self, _tensor: int, rows: QuantizedTensor) -> np.ndarray:
+        count, columns = rows.matrix_shape
+        blocks = columns // BLOCK_VALUES[self.dtype]
+        codes = rows.codes.reshape(count, -1)
+        by_block = _by_block(rows, blocks)
+        out = np.empty((count, blocks, _BLOCK_NBYTES[self.dtype]), np.uint8)
+        step = max(1, _PACKED_AT_ONCE // codes.shape[1])
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            packed = self._packed(codes[part], rows, [of_block[part].reshape(-1) for of_block in by_block])
+            out[part] = packed.reshape(-1, *out.shape[1:])
+        return in_turns(out.reshape(count, -1), self.head_rows).reshape(-1)
+
+    def _packed(self, codes: np.ndarray, rows: QuantizedTensor, by_block: list[np.ndarray]) -> np.ndarray:
+        """codes: uint8 [rows, bytes]. by_block: scales and, where asymmetric, zero points, float32 [blocks]."""
+        bits = BITS[rows.quant_type]
+        if self.widened:
+            codes = _widened(codes, bits, rows.matrix_shape[1], is_symmetric=len(by_block) == 1)
+        codes = np.ascontiguousarray(codes).reshape(by_block[0].size, -1)
+        if self.dtype == "Q4_1":
+            scales, zero_points = by_block
+            return q4_1(codes, *half_minima(scales, zero_points, bits, self.layer, rounded=self.rounded))
+        scales = half_scales(by_block[0], 1 << (bits - 1), self.layer, rounded=self.rounded)
+        return {"Q8_0": q8_0, "Q4_0": q4_0, "TQ2_0": tq2_0}[self.dtype](codes, scales)
+
+
+@dataclass(frozen=True, slots=True)
+class FloatValues:
+    """A layer's values, decoded where they are codes. dtype: `F32` `F16` `BF16`. head_rows: as `CodeBlocks` has it."""
+
+    dtype: str
+    head_rows: int = 0
+
+    @property
+    def row_multiple(self) -> int:
+        return self.head_rows or 1
+
+    def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
+        return (OutputTensor(name, self.dtype, shape, math.prod(shape) * (4 if self.dtype == "F32" else 2)),)
+
+    def pack(self, _tensor: int, rows: QuantizedTensor) -> np.ndarray:
+        values = rows.values(_FLOATS[self.dtype]).reshape(rows.matrix_shape)
+        return in_turns(values.view(np.uint8), self.head_rows).reshape(-1)
+
+
+def in_turns(rows: np.ndarray, head_rows: int) -> np.ndarray:
+    """rows: [heads · head_rows, …]. Of each head, rows of its first and second half in turns: 0, n/2, 1, n/2 + 1 …
+
+    GGUF's llama rotates neighbours, transformers' value i with i + n/2. head_rows 0: rows as they are.
+    """
+    if not head_rows:
+        return rows
+    halves = rows.reshape(-1, 2, head_rows // 2, *rows.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def _by_block(rows: QuantizedTensor, blocks: int) -> list[np.ndarray]:
+    """Scales, and zero points where there are some, float32 [rows, blocks]: a group's for each of its blocks."""
+    count, columns = rows.matrix_shape
+    found = []
+    for values in (rows.scales, rows.zero_points):
+        if values.size:
+            by_group = np.tile(values, (count, 1)) if rows.quant_axis < 0 else values.reshape(count, -1)
+            repeats = (rows.group_size or columns) // (columns // blocks)
+            found.append(np.repeat(by_group, repeats, axis=1)[:, :blocks])
+    return found
+
+
+def _widened(codes: np.ndarray, bits: int, columns: int, *, is_symmetric: bool) -> np.ndarray:
+    """Packed codes of 2 or 3 bits [rows, bytes] as packed codes of 4. uint8, both.
+
+    Symmetric ones keep q; the others keep u = q + 2^(bits-1), which is what minima count from.
+    """
+    apart = np.unpackbits(codes, axis=1, count=columns * bits, bitorder="little")
+    unsigned = apart.reshape(*codes.shape[:1], columns, bits) @ (1 << np.arange(bits, dtype=np.uint8))
+    wide = (unsigned + (8 - (1 << (bits - 1)) if is_symmetric else 0)).astype(np.uint8)
+    packed: np.ndarray = wide[:, ::2] | (wide[:, 1::2] << np.uint8(4))
+    return packed

@@ -1,0 +1,60 @@
+"""How sentence-transformers makes one embedding of all of a text's, as llama.cpp numbers it."""
+
+from __future__ import annotations
+
+from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.export.gguf.settings import OTHER_WAY, Settings
+from arrowquant_dist.export.gguf.vocabulary import Read
+from arrowquant_dist.strict_json import parse_json
+
+_MODES = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "pooling_mode_lasttoken": 3}
+_WORDS = {"mean": 1, "cls": 2, "lasttoken": 3}
+_KNOWN = ("Transformer", "Pooling", "Normalize")  # llama.cpp's server normalizes by itself
+
+
+def pooling_type(read: Read) -> int | None:
+    """`pooling_type` of a folder with modules.json; None where there is none. InvalidCheckpoint for modules, and ways
+    of pooling, that llama.cpp has not."""
+    data = read("modules.json")
+    if data is None:
+        return None
+    modules = _parsed("modules.json", data)
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise InvalidCheckpoint("modules.json is no list of modules; mend it and try again")
+    found = None
+    for module in modules:
+        kind = str(module.get("type", "")).rpartition(".")[2]
+        if kind not in _KNOWN:
+            raise InvalidCheckpoint(f"modules.json names a module {kind!r}, which GGUF has not; {OTHER_WAY}")
+        if kind == "Pooling":
+            found = _of_module(read, f"{module.get('path', '')}/config.json")
+    return found
+
+
+def _of_module(read: Read, path: str) -> int:
+    data = read(path)
+    fields = None if data is None else _parsed(path, data)
+    if not isinstance(fields, dict):
+        raise InvalidCheckpoint(
+            f"{path}, which modules.json names, is missing or no JSON object; add it and try again"
+        )
+    config = Settings(path, fields)
+    if config.has("pooling_mode"):
+        modes = [config.word("pooling_mode")]
+        numbers = [_WORDS[mode] for mode in modes if mode in _WORDS]
+    else:
+        modes = [name for name, value in fields.items() if name.startswith("pooling_mode_") and value is True]
+        numbers = [_MODES[mode] for mode in modes if mode in _MODES]
+    if len(modes) != 1 or len(numbers) != 1:
+        raise config.unknown(f"pooling by {', '.join(modes) or 'nothing'}")
+    return numbers[0]
+
+
+def _parsed(path: str, data: bytes) -> object:
+    try:
+        value: object = parse_json(data)
+    except ValueError as error:
+        raise InvalidCheckpoint(
+            f"{path} is no JSON that can be read: {error}; mend it and try again"
+        ) from error
+    return value

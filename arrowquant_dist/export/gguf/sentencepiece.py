@@ -1,0 +1,59 @@
+"""Sentencepiece's byte pairs, as tokenizer.json has them: with `▁` for spaces, and bytes for what is no token.
+
+llama.cpp merges whichever neighbours make the token of the best score. tokenizer.json has pairs in an order instead.
+The two are the same where all pairs that make a token stand together, in the order of the scores, and no pair of tokens
+that makes a token is missing, which is how transformers writes them. Both is checked.
+"""
+
+from __future__ import annotations
+
+from arrowquant_dist.config.checks import shown
+from arrowquant_dist.errors import InvalidCheckpoint, shortened
+from arrowquant_dist.export.gguf.settings import Settings
+from arrowquant_dist.export.gguf.vocabulary import Kind, Tokens
+
+SPACE = "▁"
+_REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+
+
+def space_prefix(file: Settings) -> bool:
+    """Whether a text gets a space before it. InvalidCheckpoint where spaces are dealt with in a way not known here."""
+    rules = (file.fields.get("normalizer"), file.fields.get("pre_tokenizer"))
+    match rules:
+        case ({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replaced]}, None):
+            if replaced == _REPLACED:
+                return True
+        case (None, {"type": "Metaspace", "replacement": "▁", "split": False, "prepend_scheme": str(scheme)}):
+            if scheme in {"first", "always", "never"}:
+                return scheme != "never"
+        case (replaced, None) if replaced == _REPLACED:
+            return False
+    raise file.unknown(f"the normalizer and pre_tokenizer {shown(rules)}")
+
+
+def scores_of(tokens: Tokens, merges: list[tuple[str, str]]) -> tuple[float, ...]:
+    """One a row: of a token that is made of others, minus the place of the first pair that makes it; else 0.
+
+    merges: pairs in their order. InvalidCheckpoint where scores cannot say the same.
+    """
+    ids, place, last = tokens.ids, dict[str, int](), ""
+    for number, (left, right) in enumerate(merges):
+        made = left + right
+        if made not in ids or (made in place and made != last):
+            raise _not_scores(tokens, made)
+        place.setdefault(made, number)
+        last = made
+    known = set(merges)
+    for text, number in ids.items():
+        if tokens.kind_of(number) is Kind.NORMAL:
+            for cut in range(1, len(text)):
+                pair = (text[:cut], text[cut:])
+                if pair not in known and all(len(part) == 1 or part in ids for part in pair):
+                    raise _not_scores(tokens, text)
+    return tuple(-float(place.get(text, 0)) if text is not None else 0.0 for text in tokens.by_id)
+
+
+def _not_scores(tokens: Tokens, text: str) -> InvalidCheckpoint:
+    return tokens.file.unknown(
+        f"pairs that make the token {shortened(text)!r} in an order that scores of sentencepiece cannot have"
+    )

@@ -1,0 +1,80 @@
+"""config.json as an architecture reads it: each field with its type, and everything that is not known refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arrowquant_dist.config.checks import shown
+from arrowquant_dist.errors import InvalidCheckpoint
+
+OTHER_WAY = "export it with --format compressed-tensors, which any architecture can be"
+_LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Fields of an object of `file`. A field that is null counts as one that is not there."""
+
+    file: str
+    fields: Mapping[str, Any]
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """A whole number above 0."""
+        value = self._or_default(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST:
+            raise self.wrong(name, "a whole number above 0")
+        return value
+
+    def real(self, name: str, default: float | None = None) -> float:
+        """A finite number above 0."""
+        value = self._or_default(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 3e38:
+            raise self.wrong(name, "a number above 0")
+        return float(value)
+
+    def yes(self, name: str, *, default: bool) -> bool:
+        value = self._or_default(name, default)
+        if not isinstance(value, bool):
+            raise self.wrong(name, "true or false")
+        return value
+
+    def word(self, name: str, default: str | None = None) -> str:
+        value = self._or_default(name, default)
+        if not isinstance(value, str):
+            raise self.wrong(name, "a text")
+        return value
+
+    def part(self, name: str) -> Settings | None:
+        """The object that the field is, or None."""
+        value = self.fields.get(name)
+        if value is not None and not isinstance(value, dict):
+            raise self.wrong(name, "an object")
+        return None if value is None else Settings(self.file, value)
+
+    def has(self, name: str) -> bool:
+        return self.fields.get(name) is not None
+
+    def only(self, name: str, allowed: tuple[Any, ...], default: Any) -> None:
+        """Refuses a model whose field (where missing: the default) is none of `allowed`, as llama.cpp computes it."""
+        value = default if self.fields.get(name) is None else self.fields[name]
+        if not any(type(value) is type(known) and value == known for known in allowed):
+            raise self.unknown(f"{name}: {shown(value)}")
+
+    def wrong(self, name: str, wanted: str) -> InvalidCheckpoint:
+        has = f"is {shown(self.fields[name])}" if self.has(name) else "is missing"
+        return InvalidCheckpoint(
+            f"{name} of {self.file} {has}, and has to be {wanted}; mend the file and try again"
+        )
+
+    def unknown(self, what: str) -> InvalidCheckpoint:
+        """The error of a model that the file describes well, and that this package does not know in GGUF."""
+        return InvalidCheckpoint(f"{self.file} has {what}, which is not known in GGUF; {OTHER_WAY}")
+
+    def _or_default(self, name: str, default: Any) -> Any:
+        value = self.fields.get(name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.wrong(name, "finite")
+        return default if value is None else value

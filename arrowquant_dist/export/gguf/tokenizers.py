@@ -1,0 +1,163 @@
+"""Tokenizers of three kinds, from tokenizer.json to what llama.cpp needs of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arrowquant_dist.config.checks import shown
+from arrowquant_dist.export.gguf.pre_tokenizers import pre_tokenizer_name
+from arrowquant_dist.export.gguf.sentencepiece import SPACE, scores_of, space_prefix
+from arrowquant_dist.export.gguf.vocabulary import (
+    Kind,
+    Read,
+    Tokens,
+    Vocabulary,
+    around,
+    chat_template,
+    json_settings,
+    no_tokenizer,
+    roles_of,
+)
+
+_CONTINUES = "##"
+
+
+def read_vocabulary(read: Read, rows: int) -> Vocabulary:
+    """read: side files of the dataset. rows: of the model's embeddings.
+
+    InvalidCheckpoint where there is no tokenizer.json, where it is damaged, or of a kind that is not known in GGUF.
+    """
+    file = json_settings(read, "tokenizer.json")
+    if file is None:
+        raise no_tokenizer()
+    tokens = Tokens.of(file, rows)
+    kind = tokens.model.fields.get("type")
+    if kind == "WordPiece":
+        return _wordpieces(tokens, read)
+    if kind != "BPE":
+        raise file.unknown(f"a tokenizer of type {shown(kind)}")
+    _check_byte_pairs(tokens)
+    return (
+        _sentencepiece(tokens, read)
+        if tokens.model.fields.get("byte_fallback")
+        else _byte_pairs(tokens, read)
+    )
+
+
+def _check_byte_pairs(tokens: Tokens) -> None:
+    for name in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
+        tokens.model.only(name, ("", 0.0), "")
+
+
+def merges_of(tokens: Tokens) -> list[tuple[str, str]]:
+    """Pairs in the order in which they are merged, of either form that tokenizer.json has had."""
+    merges = tokens.model.fields.get("merges")
+    pairs = (
+        [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
+        if isinstance(merges, list)
+        else []
+    )
+    if not pairs or not all(_is_pair(pair) for pair in pairs):
+        raise tokens.file.wrong("model", "byte pairs with `merges`, each of two texts")
+    return [(left, right) for left, right in pairs]
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) and text for text in pair)
+
+
+def _byte_pairs(tokens: Tokens, read: Read) -> Vocabulary:
+    normalizer = tokens.file.part("normalizer")
+    if normalizer is not None and normalizer.fields != {"type": "NFC"}:
+        raise tokens.file.unknown(f"the normalizer {shown(dict(normalizer.fields))}")
+    note = "llama.cpp does not compose accents (NFC) as the tokenizer does: give it texts that are composed"
+    texts, kinds = tokens.texts_and_kinds(lambda text, _: text)
+    merges = [f"{left} {right}" for left, right in merges_of(tokens)]
+    if any(merge.count(" ") != 1 for merge in merges):
+        raise tokens.file.unknown("merges of texts with spaces")
+    roles, adds = _ends(tokens, read)
+    return Vocabulary(
+        model="gpt2",
+        pre=pre_tokenizer_name(tokens.file, tokens.model),
+        tokens=texts,
+        kinds=kinds,
+        merges=tuple(merges),
+        roles=roles,
+        adds=adds,
+        chat_template=chat_template(read),
+        notes=(note,) if normalizer is not None else (),
+    )
+
+
+def _sentencepiece(tokens: Tokens, read: Read) -> Vocabulary:
+    def text_of(text: str, kind: Kind) -> str:
+        # llama.cpp looks for these in the text itself, before spaces become SPACE
+        return text.replace(SPACE, " ") if kind is Kind.USER_DEFINED else text
+
+    prefix = space_prefix(tokens.file)
+    texts, kinds = tokens.texts_and_kinds(text_of)
+    roles, adds = _ends(tokens, read)
+    return Vocabulary(
+        model="llama",
+        pre="default",
+        tokens=texts,
+        kinds=kinds,
+        scores=scores_of(tokens, merges_of(tokens)),
+        roles=roles,
+        adds=adds,
+        space_prefix=prefix,
+        chat_template=chat_template(read),
+    )
+
+
+def _ends(tokens: Tokens, read: Read) -> tuple[dict[str, int], dict[str, bool]]:
+    """Roles, and whether llama.cpp puts a token before and after a text.
+
+    It has a default for each role that is not given, some token of Llama's or GPT-2's, which may be anything here.
+    """
+    roles, ids = roles_of(read, tokens), tokens.ids
+    before, after = around(tokens.file)
+    for role, text in (("bos", before), ("eos", after)):
+        if text is None:
+            continue
+        if text not in ids:
+            raise tokens.file.wrong("post_processor", f"of tokens of the vocabulary, and not {shown(text)}")
+        if role == "eos" and roles.get("eos", ids[text]) != ids[text]:
+            roles["eot"] = roles["eos"]  # what an answer ends with, where it is another than what ends a text
+        roles[role] = ids[text]
+    if "eos" not in roles:
+        raise tokens.file.unknown("no eos_token (nor have tokenizer_config.json and config.json)")
+    roles.setdefault("bos", roles["eos"])
+    return roles, {"bos": before is not None, "eos": after is not None}
+
+
+def _wordpieces(tokens: Tokens, read: Read) -> Vocabulary:
+    file = tokens.file
+    tokens.model.only("continuing_subword_prefix", (_CONTINUES,), _CONTINUES)
+    normalizer = file.part("normalizer")
+    expected = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}
+    if normalizer is None or {k: v for k, v in normalizer.fields.items() if k != "strip_accents"} != expected:
+        raise file.unknown(f"the normalizer {shown(dict(normalizer.fields) if normalizer else None)}")
+    normalizer.only("strip_accents", (True,), default=True)
+    if file.fields.get("pre_tokenizer") != {"type": "BertPreTokenizer"}:
+        raise file.unknown(f"the pre_tokenizer {shown(file.fields.get('pre_tokenizer'))}")
+
+    def text_of(text: str, kind: Kind) -> str:
+        if kind is Kind.CONTROL:
+            return text
+        return text.removeprefix(_CONTINUES) if text.startswith(_CONTINUES) else f"{SPACE}{text}"
+
+    texts, kinds = tokens.texts_and_kinds(text_of)
+    roles, ids = roles_of(read, tokens), tokens.ids
+    before, after = around(file)
+    unknown = tokens.model.fields.get("unk_token")
+    if before not in ids or after not in ids or unknown not in ids:
+        raise file.unknown("texts without a token before and after them, or words without an unknown one")
+    roles |= {
+        "bos": ids[before],
+        "cls": ids[before],
+        "eos": ids[after],
+        "sep": ids[after],
+        "unk": ids[unknown],
+    }
+    return Vocabulary("bert", "default", texts, kinds, roles=roles)

@@ -1,0 +1,148 @@
+"""GGUF's blocks decode, by the gguf package, to the codes of the dataset with scales in fp16, and to nothing else."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType
+
+from arrowquant_dist.errors import UnquantizableWeights
+from arrowquant_dist.export.gguf.packers import CodeBlocks, FloatValues, in_turns
+from arrowquant_dist.tensor import QuantizedTensor
+from tests.export.gguf.stored import Stored, stored
+
+
+def decoded(packer: CodeBlocks | FloatValues, rows: QuantizedTensor) -> np.ndarray:
+    """What gguf makes of the bytes, float32 [rows, columns]."""
+    count, columns = rows.matrix_shape
+    (tensor,) = packer.tensors("t", rows.shape)
+    data = packer.pack(0, rows)
+    assert data.dtype == np.uint8
+    assert data.size == tensor.nbytes
+    values: np.ndarray = gguf.dequantize(data.reshape(count, -1), GGMLQuantizationType[tensor.dtype])
+    return values.reshape(count, columns)
+
+
+def halved(values: np.ndarray) -> np.ndarray:
+    halves: np.ndarray = values.astype(np.float16).astype(np.float32)
+    return halves
+
+
+def symmetric_values(made: Stored) -> np.ndarray:
+    values: np.ndarray = (made.codes * halved(made.scales)).astype(np.float32)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "columns", "group"),
+    [
+        *[
+            ("Q8_0", 8, columns, group)
+            for columns, group in ((64, 32), (192, 64), (160, 128), (96, 0), (96, -1))
+        ],
+        *[
+            ("Q4_0", 4, columns, group)
+            for columns, group in ((64, 32), (256, 128), (160, 128), (96, 0), (96, -1))
+        ],
+        *[("TQ2_0", 2, columns, group) for columns, group in ((512, 256), (768, 512), (256, 0), (512, -1))],
+    ],
+)
+def test_symmetric_codes_are_what_they_were_with_scales_in_fp16(
+    dtype: str, bits: int, columns: int, group: int
+) -> None:
+    made = stored(np.random.default_rng(columns + group), (7, columns), bits, group)
+    assert np.array_equal(decoded(CodeBlocks(dtype, "w"), made.rows), symmetric_values(made))
+
+
+@pytest.mark.parametrize("group", [32, 128, 0, -1])
+def test_real_zero_points_become_minima(group: int) -> None:
+    made = stored(np.random.default_rng(5), (6, 160), 4, group, symmetric=False)
+    minima = ((-8 - made.zero_points) * made.scales).astype(np.float16).astype(np.float32)
+    expected = (made.codes + 8).astype(np.float32) * halved(made.scales) + minima
+    assert np.array_equal(decoded(CodeBlocks("Q4_1", "w"), made.rows), expected)
+    true = (made.codes - made.zero_points) * made.scales
+    assert np.abs(expected - true).max() < made.scales.max() / 2
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+@pytest.mark.parametrize("columns", [32, 96])
+def test_codes_of_fewer_bits_keep_their_values_in_blocks_of_four(bits: int, columns: int) -> None:
+    rng = np.random.default_rng(bits)
+    made = stored(rng, (9, columns), bits, 32)
+    assert np.array_equal(decoded(CodeBlocks("Q4_0", "w", widened=True), made.rows), symmetric_values(made))
+    made = stored(rng, (9, columns), bits, 32, symmetric=False)
+    got = decoded(CodeBlocks("Q4_1", "w", widened=True), made.rows)
+    true = (made.codes - made.zero_points) * made.scales
+    assert np.abs(got - true).max() < made.scales.max() / 2
+    first = 1 << (bits - 1)
+    minima = ((-first - made.zero_points) * made.scales).astype(np.float16).astype(np.float32)
+    assert np.array_equal(got, (made.codes + first).astype(np.float32) * halved(made.scales) + minima)
+
+
+def test_rows_packed_in_runs_are_those_packed_at_once() -> None:
+    made = stored(np.random.default_rng(1), (2048, 256), 4, 64)
+    packer = CodeBlocks("Q4_0", "w", head_rows=8)
+    runs = [packer.pack(0, made.rows.rows(start, start + 512)) for start in range(0, 2048, 512)]
+    assert np.array_equal(np.concatenate(runs), packer.pack(0, made.rows))
+
+
+def test_rows_of_a_head_s_halves_take_turns() -> None:
+    heads, head_rows = 3, 8
+    rows = np.arange(heads * head_rows)
+    expected = [head * 8 + half * 4 + i for head in range(heads) for i in range(4) for half in range(2)]
+    assert in_turns(rows, head_rows).tolist() == expected
+    made = stored(np.random.default_rng(2), (24, 64), 8, 32)
+    packer = CodeBlocks("Q8_0", "q_proj", head_rows=head_rows)
+    assert np.array_equal(decoded(packer, made.rows), symmetric_values(made)[expected])
+    none = np.zeros(0, np.float32)
+    bias = QuantizedTensor((24,), "float32", "none", rows.astype("<f4").view(np.uint8), none, none, -1, 0)
+    assert FloatValues("F32", head_rows).pack(0, bias).view("<f4").tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_values_are_the_dataset_s(dtype: str) -> None:
+    made = stored(np.random.default_rng(3), (5, 48), 8, 0)
+    true = (made.codes.astype(np.float32) * made.scales.astype(np.float32)).astype(np.float32)
+    got = decoded(FloatValues(dtype), made.rows)
+    if dtype == "F32":
+        assert np.array_equal(got, true)
+    elif dtype == "F16":
+        assert np.array_equal(got, halved(true))
+    else:
+        assert np.abs(got - true).max() <= np.abs(true).max() * 2**-8
+
+
+@pytest.mark.parametrize("scale", [7e4, 1e-9, 3e-7])
+@pytest.mark.parametrize(("dtype", "bits"), [("Q8_0", 8), ("Q4_0", 4), ("TQ2_0", 2)])
+def test_a_scale_that_fp16_does_not_hold_is_refused_by_its_layer(dtype: str, bits: int, scale: float) -> None:
+    scales = np.array([[0.01], [scale]], np.float32)
+    made = stored(np.random.default_rng(4), (2, 256), bits, 0, scales=scales)
+    if scale == 3e-7 and bits < 8:  # 5 of fp16's smallest steps: enough for codes of few bits
+        assert np.array_equal(decoded(CodeBlocks(dtype, "m.w"), made.rows), symmetric_values(made))
+        return
+    with pytest.raises(
+        UnquantizableWeights, match=r"layer 'm\.w'.*(range|half a step).*mixed_precision_layers"
+    ):
+        CodeBlocks(dtype, "m.w").pack(0, made.rows)
+
+
+def test_what_loses_precision_is_rounded_where_that_was_asked_for_and_what_is_beyond_fp16_never() -> None:
+    made = stored(np.random.default_rng(4), (1, 64), 8, 0, scales=np.array([[1e-9]], np.float32))
+    assert not decoded(CodeBlocks("Q8_0", "w", rounded=True), made.rows).any()
+    made = stored(np.random.default_rng(4), (1, 64), 8, 0, scales=np.array([[7e4]], np.float32))
+    with pytest.raises(UnquantizableWeights, match="beyond the range of fp16"):
+        CodeBlocks("Q8_0", "w", rounded=True).pack(0, made.rows)
+
+
+@pytest.mark.parametrize("zero_point", [-8000.0, 1e8])
+def test_a_minimum_that_fp16_does_not_hold_is_refused_by_its_layer(zero_point: float) -> None:
+    made = stored(np.random.default_rng(6), (1, 32), 4, 0, symmetric=False)
+    made.rows.zero_points[:] = zero_point  # a group far from 0, whose minimum fp16 rounds by more than a step
+    with pytest.raises(UnquantizableWeights, match="minim"):
+        CodeBlocks("Q4_1", "w").pack(0, made.rows)
+
+
+def test_an_empty_scale_of_zeros_stays_zeros() -> None:
+    made = stored(np.random.default_rng(6), (1, 32), 4, 0, scales=np.zeros((1, 1), np.float32))
+    assert not decoded(CodeBlocks("Q4_0", "w"), made.rows).any()

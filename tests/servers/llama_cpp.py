@@ -1,0 +1,122 @@
+"""The real llama.cpp, of the package xllamacpp, which an environment of its own has: it is 33 MB, and nothing of ours.
+
+`python -m tests.servers.llama_cpp MODEL [--embeddings]`, with that package in its path, serves a model and says where.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import closing
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from tests.servers.processes import ServerProcess
+
+_VERSION = "2026.10.11549"
+_CONTEXT = 512
+_SEEN = 20  # most likely tokens that it gives
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What comes after a prompt: log-probabilities by token ids, of the most likely ones."""
+
+    logprobs: dict[int, float]
+
+    @property
+    def best(self) -> int:
+        return max(self.logprobs, key=lambda token: self.logprobs[token])
+
+
+class LlamaCpp:
+    """Serves a model when the constructor returns, and dies with the process that started it."""
+
+    def __init__(self, packages: Path, model: Path, folder: Path, *, embeddings: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", __name__, str(model), *(["--embeddings"] if embeddings else [])]
+        self._log = folder / "log.txt"
+        path = os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", "")])
+        self._server = ServerProcess(command, folder, self._answers, {"PYTHONPATH": path})
+
+    def stop(self) -> None:
+        self._server.kill()
+
+    def tokens(self, text: str) -> list[int]:
+        """As the model would read it, with what it puts around a text."""
+        body = {"content": text, "add_special": True, "parse_special": True}
+        return [int(token) for token in self._post("/tokenize", body)["tokens"]]
+
+    def after(self, prompt: list[int]) -> Answer:
+        body = {"prompt": prompt, "n_predict": 1, "n_probs": _SEEN, "temperature": 0, "cache_prompt": False}
+        (first,) = self._post("/completion", body)["completion_probabilities"]
+        return Answer({found["id"]: found["logprob"] for found in first["top_logprobs"]})
+
+    def embedding(self, text: str) -> list[float]:
+        (found,) = self._post("/v1/embeddings", {"input": [text], "model": "it"})["data"]
+        return [float(value) for value in found["embedding"]]
+
+    def chat_template(self) -> str:
+        return str(self._asked("GET", "/props")["chat_template"])
+
+    def _answers(self) -> bool:
+        return self._place() is not None
+
+    def _place(self) -> str | None:
+        found = re.search(r"^serves at http://(\S+)$", self._log.read_text(errors="replace"), re.MULTILINE)
+        return found[1] if found else None
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._asked("POST", path, json.dumps(body).encode())
+
+    def _asked(self, method: str, path: str, body: bytes | None = None) -> Any:
+        with closing(HTTPConnection(str(self._place()))) as connection:
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+            assert answer.status == 200, text
+            return json.loads(text)
+
+
+def llama_cpp_packages() -> Path:
+    """A folder that has xllamacpp alone, for this Python; made once a machine and version."""
+    python = f"{sys.implementation.cache_tag}"
+    folder = (
+        Path(tempfile.gettempdir()) / f"arrowquant-tests-{os.getuid()}" / f"xllamacpp-{_VERSION}-{python}"
+    )
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=folder.parent))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(made)]
+    subprocess.run([*pip, f"xllamacpp=={_VERSION}"], check=True)
+    try:
+        made.rename(folder)
+    except OSError:  # another session was first
+        shutil.rmtree(made)
+    return folder
+
+
+def _serve(model: str, *, embeddings: bool) -> None:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = model
+    params.embedding, params.warmup = embeddings, False
+    params.n_ctx = params.n_batch = params.n_ubatch = _CONTEXT
+    params.n_parallel, params.cpuparams.n_threads, params.n_gpu_layers = 1, 2, 0
+    server = xllamacpp.Server(params)
+    print(f"serves at {server.listening_address}", flush=True)  # noqa: T201 - that is its answer
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], embeddings="--embeddings" in sys.argv)

@@ -9,7 +9,7 @@ from arrowquant_dist.errors import StorageError
 from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.worker import OnBlock, ShardWorker, ShouldStop, WorkerContext
-from arrowquant_dist.worker.kernels import OnCompile
+from arrowquant_dist.worker.job import OnCompile
 
 _LOOK_SECONDS = 0.01
 

@@ -21,9 +21,7 @@ from arrowquant_dist.engine.run import (
 )
 from arrowquant_dist.errors import Interrupted
 from arrowquant_dist.machine import usable_cpus
-from arrowquant_dist.plan import RowBlock, Shard
-from arrowquant_dist.target.receipt import Receipt
-from arrowquant_dist.worker import OnBlock, ShardWorker, ShouldStop, WorkerContext
+from arrowquant_dist.worker.job import Block, Context, Done, J, OnBlock, ShouldStop, Worker
 
 
 class InlineEngine:
@@ -34,25 +32,28 @@ class InlineEngine:
     def __init__(self, workers: int | None) -> None:
         self.workers = workers or usable_cpus()
 
-    def run(self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent) -> EngineFacts:
+    def workers_of_a_process(self, shards: int) -> int:
+        return min(self.workers, max(shards, 1))
+
+    def run(self, context: Context[J], shards: Sequence[J], on_event: OnEvent) -> EngineFacts:
         """See Engine.run. Ctrl-C stops each worker after its row block, removes unfinished parts and raises
         Interrupted."""
         started = time.perf_counter()
         stop = threading.Event()
         threads = threading.local()
 
-        def run_shard(shard: Shard) -> Receipt:
+        def run_shard(shard: J) -> Done:
             if not hasattr(threads, "worker"):
-                threads.worker = ShardWorker(context, on_compile=on_compile)
+                threads.worker = context.open_worker(None, on_compile)
             return _logged(threads.worker, shard, on_block, stop.is_set)
 
-        def on_block(block: RowBlock) -> None:
+        def on_block(block: Block) -> None:
             on_event(finished([block], self.workers))
 
         def on_compile(purpose: str) -> None:
             on_event(compiles(purpose, self.workers))
 
-        self.workers = min(self.workers, max(len(shards), 1))
+        self.workers = self.workers_of_a_process(len(shards))
         with ThreadPoolExecutor(self.workers, thread_name_prefix="worker") as pool:
             running = {shard.index: pool.submit(run_shard, shard) for shard in largest_first(shards)}
             try:
@@ -63,10 +64,15 @@ class InlineEngine:
                 raise Interrupted("interrupted; the same command resumes the run") from error
         raise_failures(_failures(running), len(shards))
         seconds = time.perf_counter() - started
-        return EngineFacts(nodes=(socket.gethostname(),), worker_seconds=self.workers * seconds)
+        told = {index: future.result().notice for index, future in running.items()}
+        return EngineFacts(
+            nodes=(socket.gethostname(),),
+            worker_seconds=self.workers * seconds,
+            notices={index: notice for index, notice in told.items() if notice is not None},
+        )
 
 
-def _logged(worker: ShardWorker, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
+def _logged(worker: Worker[J], shard: J, on_block: OnBlock, should_stop: ShouldStop) -> Done:
     started = time.perf_counter()
 
     def log(outcome: str, **figures: Any) -> None:
@@ -83,7 +89,7 @@ def _logged(worker: ShardWorker, shard: Shard, on_block: OnBlock, should_stop: S
     return receipt
 
 
-def _failures(running: dict[int, Future[Receipt]]) -> dict[int, Exception]:
+def _failures(running: dict[int, Future[Done]]) -> dict[int, Exception]:
     failures: dict[int, Exception] = {}
     for index, future in running.items():
         error = future.exception()

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
-from arrowquant_dist.plan import Shard
+from arrowquant_dist.worker.job import Job
 
 SHARDS = logging.getLogger("arrowquant_dist.shards")
 _ERROR_CHARS = 300
@@ -34,7 +34,7 @@ class Spent(Protocol):
 
 
 def log_attempt(
-    shard: Shard, attempt: int, outcome: str, node: str, level: int = logging.INFO, **figures: Any
+    shard: Job, attempt: int, outcome: str, node: str, level: int = logging.INFO, **figures: Any
 ) -> None:
     """attempt: from 1. outcome: `done`, or what became of it. figures: plain values; an `error` is cut short."""
     if not SHARDS.isEnabledFor(level):
@@ -46,7 +46,7 @@ def log_attempt(
         "attempt": attempt,
         "outcome": outcome,
         "node": node,
-        "layers": sum(block.row_start == 0 for block in shard.blocks),
+        "layers": sum(block.is_first for block in shard.blocks),
         "row_blocks": len(shard.blocks),
         "source_bytes": shard.source_nbytes,
         **{name: value for name, value in figures.items() if value is not None},

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from arrowquant_dist.errors import (
     LISTED,
@@ -14,8 +14,7 @@ from arrowquant_dist.errors import (
     SourceChanged,
     shortened,
 )
-from arrowquant_dist.plan import RowBlock, Shard
-from arrowquant_dist.worker import WorkerContext
+from arrowquant_dist.worker.job import Block, Context, J
 
 _CAUSE_CHARS = 240  # of each failure beside the first, in an error that lists several
 
@@ -24,7 +23,7 @@ _CAUSE_CHARS = 240  # of each failure beside the first, in an error that lists s
 class EngineEvent:
     """What was done since the last event, and who is there now.
 
-    layers: those whose first row block is among the `rows` row blocks. nbytes: of the source. workers_alive: threads,
+    layers: those whose first block is among the `rows` blocks. nbytes: of the source. workers_alive: threads,
     or actors that answer. compiling: what kernels are being compiled for, "" for nothing.
     """
 
@@ -42,7 +41,7 @@ class EngineFacts:
     nodes: names of the machines that finished a shard. shard_retries: attempts after a shard's first that were made
     because its worker died, hung or could not reach its storage. stolen: attempts begun at the tail beside one that was
     still running. wasted_seconds: workers' time in attempts that did not count. worker_seconds: the time that workers
-    were there, busy or not.
+    were there, busy or not. notices: {shard: what its worker had to tell} where that is not None.
     """
 
     nodes: tuple[str, ...] = ()
@@ -50,6 +49,7 @@ class EngineFacts:
     stolen: int = 0
     wasted_seconds: float = 0.0
     worker_seconds: float = 0.0
+    notices: dict[int, Any] = field(default_factory=dict)
 
 
 OnEvent = Callable[[EngineEvent], None]  # from any thread
@@ -61,15 +61,19 @@ class Engine(Protocol):
     name: str
     workers: int
 
-    def run(self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent) -> EngineFacts:
-        """Returns when every shard is committed. A shard that fails does not stop the others: its error is raised
-        when the rest has finished, and everything finished is kept."""
+    def workers_of_a_process(self, shards: int) -> int:
+        """How many workers share a process, and its memory, in a run of so many shards."""
+
+    def run(self, context: Context[J], shards: Sequence[J], on_event: OnEvent) -> EngineFacts:
+        """Returns when every shard is done. A shard is any job (worker/job.py): one of `quantize` is done when it is
+        committed. One that fails does not stop the others: its error is raised when the rest has finished, and
+        everything finished is kept."""
 
 
-def finished(blocks: Sequence[RowBlock], workers_alive: int) -> EngineEvent:
-    """The event of these row blocks."""
+def finished(blocks: Sequence[Block], workers_alive: int) -> EngineEvent:
+    """The event of these blocks."""
     nbytes = sum(block.source_nbytes for block in blocks)
-    return EngineEvent(len(blocks), nbytes, sum(block.row_start == 0 for block in blocks), workers_alive)
+    return EngineEvent(len(blocks), nbytes, sum(block.is_first for block in blocks), workers_alive)
 
 
 def compiles(purpose: str, workers_alive: int) -> EngineEvent:
@@ -77,7 +81,7 @@ def compiles(purpose: str, workers_alive: int) -> EngineEvent:
     return EngineEvent(0, 0, 0, workers_alive, purpose)
 
 
-def largest_first(shards: Sequence[Shard]) -> list[Shard]:
+def largest_first(shards: Sequence[J]) -> list[J]:
     """The order of dispatch that leaves the shortest tail."""
     return sorted(shards, key=lambda shard: (-shard.source_nbytes, shard.index))
 

@@ -32,6 +32,14 @@ class RowBlock:
     side_tensors: tuple[Layer, ...] = ()
 
     @property
+    def layer_name(self) -> str:
+        return self.layer.name
+
+    @property
+    def is_first(self) -> bool:
+        return self.row_start == 0
+
+    @property
     def is_whole(self) -> bool:
         return self.rows == math.prod(self.layer.shape[: self.spec.row_dims])
 

@@ -55,10 +55,12 @@ class ObjectWriter(ABC):
     """A new object, written front to back. It is there at the latest after `close`.
 
     Leaving a `with` block by an exception, or dropping the writer unclosed, aborts: nothing stays behind.
+    was_beaten: of one that `Store.open_new` made, after `close`: another object was there first, and this one is gone.
     """
 
     def __init__(self) -> None:
         self.closed = False
+        self.was_beaten = False
         self._position = 0
 
     def write(self, data: bytes | memoryview) -> int:
@@ -196,6 +198,16 @@ class Store(ABC):
     @abstractmethod
     def open_writer(self, path: str) -> ObjectWriter:
         """A new object at `path`, replacing what is there; makes parent directories."""
+
+    @abstractmethod
+    def open_new(self, path: str) -> ObjectWriter:
+        """A new object at `path` where nothing is: nobody sees it before `close`, which puts it there in one step, or
+        drops it where something is there by then (`was_beaten`; whoever's it is). Makes parent directories.
+
+        Looking and putting are one step on local disk with hard links and on S3 (`If-None-Match`). Elsewhere, and with
+        S3 servers that do not know the condition, `close` looks first, and another object that comes in between is
+        replaced: for objects of which all who write them write the same bytes.
+        """
 
     @abstractmethod
     def write(self, path: str, data: bytes) -> None:

@@ -115,6 +115,14 @@ class LocalStore(Store):
             file = self._disk.make(target, self._open_new(target, os.O_TRUNC))
             return _LocalWriter(target, file, self.url(path), self.traffic, self._folders.sync)
 
+    def open_new(self, path: str) -> ObjectWriter:
+        self._forget(path)
+        with self._translated(path):
+            target = self._local(path)
+            temporary = _temporary_beside(target)
+            file = self._disk.make(temporary, self._open_new(temporary, os.O_EXCL))
+            return _NewLocalWriter(target, temporary, file, self.url(path), self.traffic, self._folders.sync)
+
     def write(self, path: str, data: bytes) -> None:
         self._forget(path)
         self._publish(path, data, os.replace)
@@ -180,7 +188,7 @@ class LocalStore(Store):
         with self._translated(path):
             target = self._local(path)
             for attempt in range(_PUBLISH_ATTEMPTS):
-                temporary = target.with_name(f".{target.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}")
+                temporary = _temporary_beside(target)
                 descriptor = self._open_new(temporary, os.O_EXCL)
                 try:
                     with _LocalWriter(
@@ -323,6 +331,55 @@ class _LocalWriter(ObjectWriter):
     def _remove(self) -> None:
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
+
+
+class _NewLocalWriter(_LocalWriter):
+    """Of a file that gets its name when it is whole, if that is free then. target: that name."""
+
+    def __init__(
+        self,
+        target: Path,
+        temporary: Path,
+        file: NewFile,
+        url: str,
+        traffic: Traffic,
+        sync: Callable[[Path], None],
+    ) -> None:
+        super().__init__(temporary, file, url, traffic, sync)
+        self._target = target
+
+    def _close(self) -> None:
+        try:
+            self._file.close()
+            self.was_beaten = not _take_name(self._path, self._target)
+            self._sync(self._target.parent)
+        except OSError as error:
+            raise storage_error(error, self._url) from error
+        finally:
+            self._remove()
+
+
+def _temporary_beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}")
+
+
+def _take_name(temporary: Path, target: Path) -> bool:
+    """Whether the file has its final name now. Without hard links looking and naming are two steps."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return temporary.stat().st_nlink > 1  # our own link landed and its answer got lost (NFS)
+    except FileNotFoundError:
+        if not target.exists():  # swept away by somebody who thought that its writer was dead
+            raise
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.exists():
+            return False
+        temporary.replace(target)
+    return True
 
 
 def _unnamed(_folder: Path) -> None:

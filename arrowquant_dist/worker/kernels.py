@@ -6,7 +6,7 @@ Nothing that is told of a run's pace then depends on who compiled, and no row bl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,8 +21,7 @@ from arrowquant_dist.methods import side_input_of
 from arrowquant_dist.plan import RowBlock
 from arrowquant_dist.tensor import quantize_values
 from arrowquant_dist.worker.clock import Clock
-
-OnCompile = Callable[[str], None]  # what kernels are being compiled for; "" when that is over
+from arrowquant_dist.worker.job import OnCompile
 
 COMPILE = "compile"  # the phase
 _SAMPLE_COLUMNS = 2

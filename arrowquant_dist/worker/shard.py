@@ -6,7 +6,6 @@ import os
 import socket
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -31,12 +30,10 @@ from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 from arrowquant_dist.tensor.source import check_finite, kernel_bits, read_only
 from arrowquant_dist.worker.batches import ReadAhead, ReadInTurn
 from arrowquant_dist.worker.clock import Clock
-from arrowquant_dist.worker.kernels import COMPILE, Kernels, OnCompile
+from arrowquant_dist.worker.job import OnBlock, OnCompile, ShouldStop
+from arrowquant_dist.worker.kernels import COMPILE, Kernels
 from arrowquant_dist.worker.side_inputs import SidePreparer
 from arrowquant_dist.worker.sink import Part, Sink, SinkSpec
-
-OnBlock = Callable[[RowBlock], None]
-ShouldStop = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +53,9 @@ class WorkerContext:
     target_storage: Storage = DEFAULT_STORAGE
     side_files: tuple[SourceFile, ...] = ()
     run: str | None = None
+
+    def open_worker(self, node: str | None, on_compile: OnCompile) -> ShardWorker:
+        return ShardWorker(self, node, on_compile)
 
 
 class ShardWorker:
@@ -109,16 +109,16 @@ class ShardWorker:
         receipt = self._receipt(shard, attempt, written, clock, self._transferred() - before)
         if self._shards.commit(receipt):
             return receipt
-        counting = self.committed(shard.index)
+        counting = self.committed(shard)
         if counting is None:
             # its part is gone: that commit was removed just now, and the shard is to be done again
             message = f"shard {shard.index}: the attempt that was first has lost its part; run the same command again"
             raise IncompleteDataset(message, uri=self._target.store.uri)
         return counting
 
-    def committed(self, shard: int) -> Receipt | None:
+    def committed(self, shard: Shard) -> Receipt | None:
         """The receipt that counts for a shard, whoever made it; None where there is none yet."""
-        return self._shards.receipt(shard)
+        return self._shards.receipt(shard.index)
 
     def _open_sink(self, clock: Clock) -> Sink:
         if self._sink is None:

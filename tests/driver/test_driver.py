@@ -22,10 +22,10 @@ from arrowquant_dist.errors import (
     TargetConflict,
     UnquantizableWeights,
 )
-from arrowquant_dist.plan import Shard, summarize
+from arrowquant_dist.plan import summarize
 from arrowquant_dist.storage.local import LocalStore
 from arrowquant_dist.target.target import Target
-from arrowquant_dist.worker import WorkerContext
+from arrowquant_dist.worker.job import Context, J
 from tests.datasets import manifest_of, rows_of, weights_of
 from tests.sources import random_weights, save_checkpoint
 
@@ -59,7 +59,7 @@ def test_progress_ends_at_the_total_and_never_goes_back(source: str, tmp_path: P
 class Repeating(InlineEngine):
     """Every row block is told twice, and taken back twice at the end: retries as an engine may tell them at worst."""
 
-    def run(self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent) -> EngineFacts:
+    def run(self, context: Context[J], shards: Sequence[J], on_event: OnEvent) -> EngineFacts:
         def twice(event: EngineEvent) -> None:
             on_event(event)
             on_event(event)

@@ -31,9 +31,9 @@ symmetric: false
 run: {block_bytes: 256KiB, shard_bytes: 1MiB, workers: 1}
 """
 HELD = """
-from arrowquant_dist.engine import inline
+from arrowquant_dist.worker import shard
 from tests.held_worker import HeldWorker
-inline.ShardWorker = HeldWorker
+shard.ShardWorker = HeldWorker
 """
 
 

@@ -1,4 +1,4 @@
-"""The actor: a ShardWorker in another process, which can be asked how far it is and told to stop."""
+"""The actor: a worker in another process, which can be asked how far it is and told to stop."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from arrowquant_dist.errors import (
     MemoryBudgetExceeded,
     StorageError,
 )
-from arrowquant_dist.plan import RowBlock, Shard
-from arrowquant_dist.target.receipt import Receipt
-from arrowquant_dist.worker import ShardWorker, WorkerContext
+from arrowquant_dist.worker.job import Block, Context, Done, Job, Worker
 
 WATCH = "watch"  # the concurrency group of `progress` and `stop`: a thread beside the one that runs shards
 DONE, FOUND, BEATEN, STOPPED, FAILED = "done", "found", "beaten", "stopped", "failed"
@@ -47,7 +45,7 @@ class Result:
 
     outcome: `done`: its part counts; `found`: an earlier attempt's did already, nothing was done; `beaten`: another
     attempt was first; `stopped`: it was told to; `failed`: by `error`, which may pass elsewhere or later where
-    may_pass. seconds: by phase.
+    may_pass. seconds: by phase. notice: what the worker has to tell, where the shard is done.
     """
 
     outcome: str
@@ -58,6 +56,7 @@ class Result:
     retries: int = 0
     error: ArrowQuantError | None = None
     may_pass: bool = False
+    notice: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +75,10 @@ class ShardActor:
     it back from the actor's queue.
     """
 
-    def __init__(self, context: WorkerContext) -> None:
+    def __init__(self, context: Context[Any]) -> None:
         node_id = ray.get_runtime_context().get_node_id()
         self._hello = Hello(f"{socket.gethostname()}/{node_id[:8]}", node_id, code_digest())
-        self._worker = ShardWorker(context, self._hello.node, self._compile)
+        self._worker: Worker[Any] = context.open_worker(self._hello.node, self._compile)
         self._metrics = WorkerMetrics()
         self._progress = (0, 0)
         self._compiling = ""
@@ -97,7 +96,7 @@ class ShardActor:
         """These attempts end after their row block, or do not begin."""
         self._stopped.update(tickets)
 
-    def run(self, ticket: int, shard: Shard, *, look_first: bool) -> Result:
+    def run(self, ticket: int, shard: Job, *, look_first: bool) -> Result:
         """One attempt. look_first: an earlier one may have been committed, whatever became of its worker.
 
         Errors of this package are returned, others raised.
@@ -106,8 +105,9 @@ class ShardActor:
         try:
             if ticket in self._stopped:
                 return Result(STOPPED, {})
-            if look_first and self._worker.committed(shard.index) is not None:
-                return Result(FOUND, {})
+            found = self._worker.committed(shard) if look_first else None
+            if found is not None:
+                return Result(FOUND, {}, notice=found.notice)
             return self._result(self._worker.run(shard, self._count, lambda: ticket in self._stopped))
         except Interrupted:
             return Result(STOPPED, {})
@@ -121,14 +121,14 @@ class ShardActor:
     def _compile(self, purpose: str) -> None:
         self._compiling = purpose
 
-    def _count(self, block: RowBlock) -> None:
+    def _count(self, block: Block) -> None:
         ticket, blocks = self._progress
         self._progress = (ticket, blocks + 1)
         self._metrics.add_block(block)
 
-    def _result(self, receipt: Receipt) -> Result:
+    def _result(self, receipt: Done) -> Result:
         if receipt.worker != self._worker.name:
-            return Result(BEATEN, {})
+            return Result(BEATEN, {}, notice=receipt.notice)
         self._metrics.add_receipt(receipt)
         return Result(
             DONE,
@@ -137,6 +137,7 @@ class ShardActor:
             receipt.read_nbytes,
             receipt.written_nbytes,
             receipt.retries,
+            notice=receipt.notice,
         )
 
 

@@ -13,7 +13,7 @@ from arrowquant_dist.code_digest import code_digest
 from arrowquant_dist.engine.ray.actor import Hello
 from arrowquant_dist.engine.ray.failures import start_failure
 from arrowquant_dist.errors import MissingDependency
-from arrowquant_dist.plan import Shard
+from arrowquant_dist.worker.job import Job
 
 _START_FAILURES = 3  # in a row, with no actor alive, until the run is given up
 _LONGEST_PAUSE = 30.0
@@ -28,7 +28,7 @@ class Attempt:
     """
 
     ticket: int
-    shard: Shard
+    shard: Job
     number: int
     call: Any
     started: float | None

@@ -23,7 +23,7 @@ from arrowquant_dist.engine.ray.crew import Attempt, Crew, Seat
 from arrowquant_dist.engine.ray.ledger import Ledger
 from arrowquant_dist.engine.ray.pace import Pace, Patience, is_slow
 from arrowquant_dist.errors import PartialRun
-from arrowquant_dist.plan import Shard
+from arrowquant_dist.worker.job import Job
 
 _WAIT_SECONDS = 0.25
 _DOUBTFUL_POLLS = 5  # without an answer for as many polls, an actor gets nothing new
@@ -144,11 +144,11 @@ class Dispatch:
         expected = self._pace.expected(attempt.shard.source_nbytes)
         return is_slow(attempt.seconds(now), now - attempt.moved, expected, self._patience)
 
-    def _attempts_of(self, shard: Shard) -> int:
+    def _attempts_of(self, shard: Job) -> int:
         seats = self._crew.seats
         return sum(a.shard is shard and a.told is None for seat in seats for a in seat.attempts)
 
-    def _begin(self, seat: Seat, shard: Shard, now: float, *, is_second: bool) -> None:
+    def _begin(self, seat: Seat, shard: Job, now: float, *, is_second: bool) -> None:
         ticket, number = next(self._tickets), self._ledger.began(shard, is_second=is_second)
         call = seat.handle.run.remote(ticket, shard, look_first=number > 1)
         attempt = Attempt(ticket, shard, number, call, None if seat.attempts else now, now)
@@ -229,7 +229,7 @@ class Dispatch:
             elif result.outcome == actor.BEATEN:
                 self._waste(attempt)
             node = seat.node if result.outcome == actor.DONE else None
-            self._ledger.finish(shard, node, len(self._crew.alive))
+            self._ledger.finish(shard, node, len(self._crew.alive), result.notice)
         self._settle_others(attempt)
 
     def _settle_others(self, attempt: Attempt) -> None:
@@ -263,7 +263,7 @@ class Dispatch:
             self._put_back(shard, is_again=attempt.started is not None)
         self._ledger.show(len(self._crew.alive))
 
-    def _put_back(self, shard: Shard, *, is_again: bool) -> None:
+    def _put_back(self, shard: Job, *, is_again: bool) -> None:
         if not self._attempts_of(shard):
             self._ledger.put_back(shard, is_again=is_again)
 

@@ -18,8 +18,7 @@ from arrowquant_dist.engine.ray.ledger import Ledger
 from arrowquant_dist.engine.ray.pace import Patience
 from arrowquant_dist.engine.run import EngineFacts, OnEvent, raise_failures
 from arrowquant_dist.errors import Interrupted
-from arrowquant_dist.plan import Shard
-from arrowquant_dist.worker import WorkerContext
+from arrowquant_dist.worker.job import Context, J
 
 _TERMINATED_SECONDS = 2.0  # `ray job stop` kills the driver 3 s after its SIGTERM
 
@@ -48,7 +47,10 @@ class RayEngine:
         self._actor_class, self._clock = actor_class, clock
         self.workers = workers or 0
 
-    def run(self, context: WorkerContext, shards: Sequence[Shard], on_event: OnEvent) -> EngineFacts:
+    def workers_of_a_process(self, _shards: int) -> int:
+        return 1
+
+    def run(self, context: Context[J], shards: Sequence[J], on_event: OnEvent) -> EngineFacts:
         """See Engine.run. Ctrl-C or SIGTERM stops each worker after its row block, and raises Interrupted."""
         owns_ray = not ray.is_initialized()
         with Interrupts() as interrupts:
@@ -71,8 +73,8 @@ class RayEngine:
 
     def _run(
         self,
-        context: WorkerContext,
-        shards: Sequence[Shard],
+        context: Context[J],
+        shards: Sequence[J],
         on_event: OnEvent,
         needs: Mapping[str, Any],
         interrupts: Interrupts,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from arrowquant_dist.engine.ray.metrics import DriverMetrics
 from arrowquant_dist.engine.ray.pace import Patience
 from arrowquant_dist.engine.run import EngineFacts, OnEvent, compiles, finished, largest_first
 from arrowquant_dist.errors import PartialRun
-from arrowquant_dist.plan import Shard
+from arrowquant_dist.worker.job import Job
 
 _LONGEST_BACKOFF = 30.0
 
@@ -17,7 +18,7 @@ _LONGEST_BACKOFF = 30.0
 class Ledger:
     """open: {index: shard} of those that are neither done nor given up; failures: {index: error} of the latter."""
 
-    def __init__(self, shards: Sequence[Shard], on_event: OnEvent, patience: Patience) -> None:
+    def __init__(self, shards: Sequence[Job], on_event: OnEvent, patience: Patience) -> None:
         self.open = {shard.index: shard for shard in shards}
         self.failures: dict[int, Exception] = {}
         self.begun: Counter[int] = Counter()
@@ -31,13 +32,14 @@ class Ledger:
         self._reported: Counter[int] = Counter()
         self._nodes: set[str] = set()
         self._retries = self._stolen = 0
+        self._notices: dict[int, Any] = {}
         self._on_event, self._patience = on_event, patience
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def take(self, worker: object, others: Collection[object], now: float) -> Shard | None:
+    def take(self, worker: object, others: Collection[object], now: float) -> Job | None:
         """The largest shard that waits for this worker: one that failed goes to a worker that did not try it yet, if
         there is one among `others`, after a pause."""
         for place, shard in enumerate(self._waiting):
@@ -49,7 +51,7 @@ class Ledger:
             return self._waiting.pop(place)
         return None
 
-    def began(self, shard: Shard, *, is_second: bool) -> int:
+    def began(self, shard: Job, *, is_second: bool) -> int:
         """Counts an attempt; returns its number, from 1. is_second: beside one that is still at work."""
         self.begun[shard.index] += 1
         if is_second:
@@ -61,13 +63,13 @@ class Ledger:
             self.metrics.retried()
         return self.begun[shard.index]
 
-    def put_back(self, shard: Shard, *, is_again: bool) -> None:
+    def put_back(self, shard: Job, *, is_again: bool) -> None:
         """It waits once more. is_again: it was begun."""
         if shard.index in self.open:
             self._again |= {shard.index} if is_again else set()
             self._waiting = largest_first([*self._waiting, shard])
 
-    def retry(self, shard: Shard, worker: object, error: Exception | str, now: float) -> bool:
+    def retry(self, shard: Job, worker: object, error: Exception | str, now: float) -> bool:
         """An attempt failed in a way that may pass: by an error, or its worker was lost. False: it was the last."""
         self._failed[shard.index] += 1
         self._tried[shard.index].add(worker)
@@ -80,22 +82,24 @@ class Ledger:
             self._not_before[shard.index] = now + min(pause, _LONGEST_BACKOFF)
         return True
 
-    def give_up(self, shard: Shard, error: Exception) -> None:
+    def give_up(self, shard: Job, error: Exception) -> None:
         if self.open.pop(shard.index, None) is not None:
             self.failures[shard.index] = error
 
-    def advance(self, shard: Shard, blocks: int, alive: int) -> None:
+    def advance(self, shard: Job, blocks: int, alive: int) -> None:
         """So many of its row blocks are finished, by whichever attempt; told once."""
         told = self._reported[shard.index]
         if blocks > told:
             self._reported[shard.index] = blocks
             self._on_event(finished(shard.blocks[told:blocks], alive))
 
-    def finish(self, shard: Shard, node: str | None, alive: int) -> None:
-        """It is committed; node: of the worker, where it is this run's work."""
+    def finish(self, shard: Job, node: str | None, alive: int, notice: Any) -> None:
+        """It is committed; node: of the worker, where it is this run's work. notice: what the worker told."""
         if node is not None:
             self._nodes.add(node)
         if self.open.pop(shard.index, None) is not None:
+            if notice is not None:
+                self._notices[shard.index] = notice
             self.advance(shard, len(shard.blocks), alive)
             self.metrics.committed()
 
@@ -115,11 +119,12 @@ class Ledger:
             stolen=self._stolen,
             wasted_seconds=self.wasted_seconds,
             worker_seconds=worker_seconds,
+            notices=dict(self._notices),
         )
 
 
-def _lost(shard: Shard, why: str, attempts: int) -> PartialRun:
-    names = [block.layer.name for block in shard.blocks]
+def _lost(shard: Job, why: str, attempts: int) -> PartialRun:
+    names = [block.layer_name for block in shard.blocks]
     message = (
         f"shard {shard.index} ({names[0]!r} … {names[-1]!r}) was given up after {attempts} attempts, its worker was "
         f"lost each time (last: {why}); look at the nodes' memory and Ray's logs, the same command resumes"

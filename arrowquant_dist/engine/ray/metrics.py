@@ -11,8 +11,7 @@ import threading
 
 from ray.util.metrics import Counter, Gauge
 
-from arrowquant_dist.plan import RowBlock
-from arrowquant_dist.target.receipt import Receipt
+from arrowquant_dist.worker.job import Block, Done
 
 
 class WorkerMetrics:
@@ -30,12 +29,12 @@ class WorkerMetrics:
         self._lock = threading.Lock()
         self._new_blocks = self._new_layers = 0
 
-    def add_block(self, block: RowBlock) -> None:
+    def add_block(self, block: Block) -> None:
         with self._lock:
             self._new_blocks += 1
-            self._new_layers += block.row_start == 0
+            self._new_layers += block.is_first
 
-    def add_receipt(self, receipt: Receipt) -> None:
+    def add_receipt(self, receipt: Done) -> None:
         _add(self._read, receipt.read_nbytes)
         _add(self._written, receipt.written_nbytes)
         _add(self._retries, receipt.retries)

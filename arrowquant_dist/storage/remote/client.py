@@ -70,6 +70,10 @@ class Client(ABC):
     @abstractmethod
     def new_object(self, path: str, requests: Requests) -> NewObject: ...
 
+    @abstractmethod
+    def only_object(self, path: str, requests: Requests) -> NewObject:
+        """One whose `close` raises FileExistsError, and leaves nothing of it, where something is at `path`."""
+
     async def begun_uploads(self, prefix: str) -> list[BegunUpload]:  # noqa: ARG002 - most have none
         """Unfinished uploads below the folder `prefix`, where this storage keeps such things."""
         return []

@@ -151,6 +151,17 @@ class FileSystemClient(Client):
 
         return FileSink(file, part_nbytes, self.traffic, delete)
 
+    def only_object(self, path: str, requests: Requests) -> NewObject:
+        if "memory" in self._protocols:
+            return OnlyMemorySink(lambda data: self._create_in_memory(path, data), self.traffic)
+        part_nbytes = self.transfer.upload_bytes
+        file = self._fs.open(self._full(path), "wb", block_size=part_nbytes)
+
+        def is_there() -> bool:
+            return bool(requests.run(self._call("exists", 0, self._full(path))))
+
+        return OnlyFileSink(file, part_nbytes, self.traffic, is_there)
+
     def _create_in_memory(self, path: str, data: bytes) -> bool:
         with _MEMORY_LOCK:
             if self._fs.exists(self._full(path)):
@@ -215,6 +226,41 @@ class FileSink:
             with suppress(AttributeError):
                 self._file.closed = True  # or its finalizer would publish what was discarded
             self._delete()
+
+
+class OnlyFileSink(FileSink):
+    """A file that is dropped where something is at its path by then: fsspec's files know no condition. What is there is
+    never deleted."""
+
+    def __init__(self, file: Any, part_nbytes: int, traffic: Traffic, is_there: Callable[[], bool]) -> None:
+        super().__init__(file, part_nbytes, traffic, lambda: None)
+        self._is_there = is_there
+
+    def close(self) -> None:
+        if self._is_there():
+            self.abort()
+            raise FileExistsError(self._file.path)
+        super().close()
+
+
+class OnlyMemorySink:
+    """The same of memory://, where an opened file is there at once."""
+
+    def __init__(self, create: Callable[[bytes], bool], traffic: Traffic) -> None:
+        self._data, self._create, self._traffic = bytearray(), create, traffic
+
+    def write(self, data: memoryview) -> None:
+        self._data += data
+        self._traffic.add(written_nbytes=len(data))
+
+    def close(self) -> None:
+        data = bytes(self._data)
+        self.abort()
+        if not self._create(data):
+            raise FileExistsError
+
+    def abort(self) -> None:
+        self._data = bytearray()
 
 
 def _info(path: str, found: Mapping[str, Any]) -> ObjectInfo:

@@ -93,6 +93,11 @@ class RemoteStore(Store):
         with self._translated(path):
             return _RemoteWriter(self, path, self._client.new_object(path, self._requests))
 
+    def open_new(self, path: str) -> ObjectWriter:
+        self._versions.pop(path, None)
+        with self._translated(path):
+            return _OnlyWriter(self, path, self._client.only_object(path, self._requests))
+
     def write(self, path: str, data: bytes) -> None:
         self._versions.pop(path, None)
         with self._translated(path):
@@ -218,3 +223,12 @@ class _RemoteWriter(ObjectWriter):
             return
         with suppress(ArrowQuantError), self._store._translated(self._path):
             self._sink.abort()
+
+
+class _OnlyWriter(_RemoteWriter):
+    def _close(self) -> None:
+        with self._store._translated(self._path):
+            try:
+                self._sink.close()
+            except FileExistsError:
+                self.was_beaten = True

@@ -23,7 +23,7 @@ from arrowquant_dist.storage.remote.client import NewObject, ShortAnswer, ends_e
 from arrowquant_dist.storage.remote.faults import status_of
 from arrowquant_dist.storage.remote.requests import Requests
 from arrowquant_dist.storage.remote.s3fs_private import call_s3
-from arrowquant_dist.storage.remote.upload import MultipartClient, Upload
+from arrowquant_dist.storage.remote.upload import MultipartClient, OnlyUpload, Upload
 from arrowquant_dist.storage.traffic import Traffic
 
 READ_NBYTES = 1 << 20  # of an answer at a time: what a request holds of it
@@ -185,6 +185,9 @@ class S3Client(MultipartClient):
 
     def new_object(self, path: str, requests: Requests) -> NewObject:
         return Upload(self, path, requests)
+
+    def only_object(self, path: str, requests: Requests) -> NewObject:
+        return OnlyUpload(self, path, requests)
 
     async def begun_uploads(self, prefix: str) -> list[BegunUpload]:
         below = f"{'/'.join(filter(None, (self._prefix, prefix)))}/".lstrip("/")

@@ -6,16 +6,17 @@ import io
 from abc import abstractmethod
 from collections import deque
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, ClassVar
 
 from arrowquant_dist.errors import StorageError
 from arrowquant_dist.storage.remote.client import Client
-from arrowquant_dist.storage.remote.faults import code_of
+from arrowquant_dist.storage.remote.faults import code_of, status_of
 from arrowquant_dist.storage.remote.requests import Requests
 
 PARTS_IN_FLIGHT = 2
 PARTS_HELD = PARTS_IN_FLIGHT + 1  # the one that is filled
 _MOST_PARTS = 10_000  # S3's limit
+_REFUSALS = (404, 409, 412)  # the upload is gone, another one was under way, something is there
 
 
 class MultipartClient(Client):
@@ -39,6 +40,8 @@ class Upload:
 
     Parts are all of `upload_bytes` but the last, as some servers want it, each repeated on its own. Used by one thread.
     """
+
+    condition: ClassVar[dict[str, str]] = {}  # of the request that makes the object
 
     def __init__(self, client: MultipartClient, path: str, requests: Requests) -> None:
         self._client, self._path, self._requests = client, path, requests
@@ -100,7 +103,9 @@ class Upload:
 
     async def _put(self) -> None:
         self._client.traffic.add(written_nbytes=self._buffer.getbuffer().nbytes)
-        await self._client.call("put_object", self._buffer, Key=self._client.key(self._path))
+        await self._client.call(
+            "put_object", self._buffer, Key=self._client.key(self._path), **self.condition
+        )
 
     async def _start(self) -> str:
         answer = await self._client.call("create_multipart_upload", Key=self._client.key(self._path))
@@ -118,7 +123,8 @@ class Upload:
         parts = [{"PartNumber": i, "ETag": etag} for i, etag in enumerate(self._etags, 1)]
 
         async def attempt() -> None:
-            await self._call("complete_multipart_upload", upload, MultipartUpload={"Parts": parts})
+            given = {"MultipartUpload": {"Parts": parts}, **self.condition}
+            await self._call("complete_multipart_upload", upload, **given)
 
         try:
             await self._requests.persist(attempt)
@@ -137,3 +143,35 @@ class Upload:
     async def _call(self, method: str, upload: str, body: io.BytesIO | None = None, **arguments: Any) -> Any:
         key = self._client.key(self._path)
         return await self._client.call(method, body, Key=key, UploadId=upload, **arguments)
+
+
+class OnlyUpload(Upload):
+    """An object where none is: `If-None-Match: *`, which AWS knows since 2024. A server that does not know it replaces
+    what came since the look before.
+
+    A refusal may be the answer to a repetition of our own request that had landed: whoever asked looks at what is
+    there, as after any other attempt that was first.
+    """
+
+    condition: ClassVar[dict[str, str]] = {"IfNoneMatch": "*"}
+
+    def close(self) -> None:
+        """FileExistsError where something is there; nothing of this object remains then."""
+        if self._requests.run(self._is_there()):
+            self.abort()
+            raise FileExistsError(self._path)
+        try:
+            super().close()
+        except Exception as error:
+            if status_of(error) not in _REFUSALS or not self._requests.run(self._is_there()):
+                raise
+            raise FileExistsError(self._path) from error
+
+    async def _is_there(self) -> bool:
+        try:
+            await self._requests.persist(lambda: self._client.info(self._path))
+        except Exception as error:
+            if status_of(error) != 404:
+                raise
+            return False
+        return True

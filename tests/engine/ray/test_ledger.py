@@ -75,8 +75,8 @@ def test_each_row_block_is_told_once_whoever_did_it(
     shard = shards[2]
     ledger.advance(shard, 2, alive=1)  # one attempt
     ledger.advance(shard, 1, alive=1)  # another, further behind
-    ledger.finish(shard, "node", alive=1)
-    ledger.finish(shard, "node", alive=1)
+    ledger.finish(shard, "node", alive=1, notice=None)
+    ledger.finish(shard, "node", alive=1, notice=None)
     assert [event.rows for event in events] == [2, 1]
     assert sum(event.layers for event in events) == 1
     assert sum(event.nbytes for event in events) == shard.source_nbytes

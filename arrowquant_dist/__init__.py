@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.config import QuantizationConfig, RunConfig
     from arrowquant_dist.driver import ArrowQuantizer
     from arrowquant_dist.errors import ArrowQuantError
+    from arrowquant_dist.export import ExportOptions, export_dataset
     from arrowquant_dist.loader import TensorParallel, WeightLoader
     from arrowquant_dist.models import load_model
     from arrowquant_dist.tensor import QuantizedTensor, quantize_tensor
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 __all__ = [
     "ArrowQuantError",
     "ArrowQuantizer",
+    "ExportOptions",
     "QuantizationConfig",
     "QuantizedTensor",
     "RunConfig",
     "TensorParallel",
     "WeightLoader",
+    "export_dataset",
     "load_model",
     "quantize_tensor",
 ]
@@ -30,12 +33,14 @@ __all__ = [
 _MODULES = {
     "ArrowQuantError": "errors",
     "ArrowQuantizer": "driver",
+    "ExportOptions": "export",
     "QuantizationConfig": "config",
     "QuantizedTensor": "tensor",
     "RunConfig": "config",
     "TensorParallel": "loader",
     "WeightLoader": "loader",
     "load_model": "models",
+    "export_dataset": "export",
     "quantize_tensor": "tensor",
 }
 

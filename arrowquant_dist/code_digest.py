@@ -1,4 +1,4 @@
-"""A digest of the code that decides a dataset's bytes: one dataset is made by one version of it.
+"""A digest of the code that decides a dataset's bytes, and an export's: each is made by one version of it.
 
 Ray's workers say theirs before they get a shard, and a plan's fingerprint holds it, so that a run which one version
 began is not completed by another. A new module that a worker imports, inside functions too, belongs to the list below;
@@ -25,6 +25,7 @@ DECIDES_BYTES = (
     "encodings",
     "dataset",  # is a source as well
     "worker",
+    "export",  # of what is written for other programs
     "plan/blocks.py",  # which values a row block has
     "config/spec.py",  # how many groups a row has, and how many bits a code
     "arena.py",

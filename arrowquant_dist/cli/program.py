@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from arrowquant_dist.cli.export import export
 from arrowquant_dist.cli.quantize import quantize
 from arrowquant_dist.cli.read import inspect, report, verify
 from arrowquant_dist.cli.streams import end_with_terminal, fill_missing, give_up_output, is_of_output
@@ -70,3 +71,4 @@ app.command()(quantize)
 app.command()(inspect)
 app.command()(verify)
 app.command()(report)
+app.command()(export)

@@ -1,8 +1,8 @@
 """From a source and a target to a dataset and its report: `quantize`, and what it is made of."""
 
 from arrowquant_dist.driver.outcome import Outcome
-from arrowquant_dist.driver.progress import OnProgress, Progress
 from arrowquant_dist.driver.quantizer import ArrowQuantizer
 from arrowquant_dist.driver.run import plan_only, quantize
+from arrowquant_dist.engine.progress import OnProgress, Progress
 
 __all__ = ["ArrowQuantizer", "OnProgress", "Outcome", "Progress", "plan_only", "quantize"]

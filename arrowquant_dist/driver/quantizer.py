@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from arrowquant_dist.config import QuantizationConfig, RunConfig, check_config, check_run
-from arrowquant_dist.driver.progress import OnProgress
 from arrowquant_dist.driver.run import quantize
+from arrowquant_dist.engine.progress import OnProgress
 from arrowquant_dist.location import Location
 from arrowquant_dist.reduce import Report
 

@@ -20,9 +20,9 @@ from arrowquant_dist.driver.earlier import (
 )
 from arrowquant_dist.driver.outcome import Outcome
 from arrowquant_dist.driver.places import open_target, read_sidecars, refuse_own_source
-from arrowquant_dist.driver.progress import OnProgress, counting_events
 from arrowquant_dist.driver.shards import in_order, run_shards
 from arrowquant_dist.engine import EngineFacts, choose_engine
+from arrowquant_dist.engine.progress import OnProgress, counting_events
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.plan import (
     Plan,
@@ -90,7 +90,9 @@ def quantize(
     if missing:
         with clock.phase("running"):
             context = _context(target, checkpoint, side_inputs, plan, identity, run)
-            ran = run_shards(engine, dataset, context, missing, counting_events(plan, missing, on_progress))
+            ran = run_shards(
+                engine, dataset, context, missing, counting_events(plan.shards, missing, on_progress)
+            )
         with clock.phase("reducing"):
             found = dataset.look()
         if repair is None and (finished := finished_outcome(dataset, plan, found, identity)) is not None:

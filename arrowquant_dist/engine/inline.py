@@ -21,7 +21,7 @@ from arrowquant_dist.engine.run import (
 )
 from arrowquant_dist.errors import Interrupted
 from arrowquant_dist.machine import usable_cpus
-from arrowquant_dist.worker.job import Block, Context, Done, J, OnBlock, ShouldStop, Worker
+from arrowquant_dist.worker.job import Context, Done, J, JobBlock, OnBlock, ShouldStop, Worker
 
 
 class InlineEngine:
@@ -47,7 +47,7 @@ class InlineEngine:
                 threads.worker = context.open_worker(None, on_compile)
             return _logged(threads.worker, shard, on_block, stop.is_set)
 
-        def on_block(block: Block) -> None:
+        def on_block(block: JobBlock) -> None:
             on_event(finished([block], self.workers))
 
         def on_compile(purpose: str) -> None:

@@ -14,7 +14,7 @@ from arrowquant_dist.errors import (
     SourceChanged,
     shortened,
 )
-from arrowquant_dist.worker.job import Block, Context, J
+from arrowquant_dist.worker.job import Context, J, JobBlock
 
 _CAUSE_CHARS = 240  # of each failure beside the first, in an error that lists several
 
@@ -70,7 +70,7 @@ class Engine(Protocol):
         everything finished is kept."""
 
 
-def finished(blocks: Sequence[Block], workers_alive: int) -> EngineEvent:
+def finished(blocks: Sequence[JobBlock], workers_alive: int) -> EngineEvent:
     """The event of these blocks."""
     nbytes = sum(block.source_nbytes for block in blocks)
     return EngineEvent(len(blocks), nbytes, sum(block.is_first for block in blocks), workers_alive)

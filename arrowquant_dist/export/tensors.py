@@ -7,6 +7,7 @@ byte, and a file is written front to back.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -49,8 +50,9 @@ class Packer(Protocol):
     def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
         """The bytes of `tensors(…)[tensor]` for a run of rows, uint8; those of all runs in order are the tensor's.
 
-        rows: as V2 stores them, [rows, columns]; of a tensor that needs nothing, the first run of rows (then all of the
-        tensor is returned at once).
+        rows: as V2 stores them, [rows, columns]; what blocks of several types have in common is their values, `none`.
+        Of a tensor that needs scales alone, `codes` may be empty. Of one that needs nothing, whatever is at hand: its
+        bytes follow from the packer itself, and all of them are returned at once.
         """
 
 
@@ -74,3 +76,16 @@ class LayerExport:
     @property
     def tensors(self) -> tuple[OutputTensor, ...]:
         return self.packer.tensors(self.name, self.shape)
+
+    @property
+    def rows(self) -> int:
+        return self.row_stop - self.row_start
+
+    @property
+    def columns(self) -> int:
+        return math.prod(self.shape) // self.rows if self.rows else 0
+
+    @property
+    def has_rows_alone(self) -> bool:
+        """Whether a run of rows can be made without the others: not where they are quantized by one scale."""
+        return self.spec is None or not self.spec.is_quantized or self.spec.quant_axis == 0

@@ -205,8 +205,8 @@ class Store(ABC):
         drops it where something is there by then (`was_beaten`; whoever's it is). Makes parent directories.
 
         Looking and putting are one step on local disk with hard links and on S3 (`If-None-Match`). Elsewhere, and with
-        S3 servers that do not know the condition, `close` looks first, and another object that comes in between is
-        replaced: for objects of which all who write them write the same bytes.
+        S3 servers that do not know the condition or look before they put, another object that comes in between is
+        replaced: so it is for objects of which all who write them write the same bytes.
         """
 
     @abstractmethod

@@ -6,7 +6,6 @@ import errno
 import os
 import threading
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,9 +16,16 @@ from typing import Any
 import numpy as np
 
 from arrowquant_dist.errors import NotFound, StorageError
-from arrowquant_dist.storage.base import TEMPORARY_MARK, ObjectInfo, ObjectWriter, Store
-from arrowquant_dist.storage.disk import CachedFile, Disk, NewFile
-from arrowquant_dist.storage.durable import Folders, sync_file
+from arrowquant_dist.storage.base import ObjectInfo, ObjectWriter, Store
+from arrowquant_dist.storage.disk import CachedFile, Disk
+from arrowquant_dist.storage.durable import Folders
+from arrowquant_dist.storage.local_writers import (
+    LocalWriter,
+    NewLocalWriter,
+    link_name,
+    temporary_beside,
+    unnamed,
+)
 from arrowquant_dist.storage.locks import locked_file
 from arrowquant_dist.storage.pins import Pins, file_version, is_version_of, seconds_until_settled
 from arrowquant_dist.storage.system_errors import short_read, storage_error
@@ -27,7 +33,6 @@ from arrowquant_dist.storage.traffic import Traffic
 
 _CACHED_FILES = 64
 _PUBLISH_ATTEMPTS = 3
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class LocalStore(Store):
@@ -113,15 +118,15 @@ class LocalStore(Store):
         with self._translated(path):
             target = self._local(path)
             file = self._disk.make(target, self._open_new(target, os.O_TRUNC))
-            return _LocalWriter(target, file, self.url(path), self.traffic, self._folders.sync)
+            return LocalWriter(target, file, self.url(path), self.traffic, self._folders.sync)
 
     def open_new(self, path: str) -> ObjectWriter:
         self._forget(path)
         with self._translated(path):
             target = self._local(path)
-            temporary = _temporary_beside(target)
+            temporary = temporary_beside(target)
             file = self._disk.make(temporary, self._open_new(temporary, os.O_EXCL))
-            return _NewLocalWriter(target, temporary, file, self.url(path), self.traffic, self._folders.sync)
+            return NewLocalWriter(target, temporary, file, self.url(path), self.traffic, self._folders.sync)
 
     def write(self, path: str, data: bytes) -> None:
         self._forget(path)
@@ -131,7 +136,7 @@ class LocalStore(Store):
         if self.exists(path):
             return False
         try:
-            self._publish(path, data, _link)
+            self._publish(path, data, link_name)
         except FileExistsError:
             return False
         return True
@@ -188,11 +193,11 @@ class LocalStore(Store):
         with self._translated(path):
             target = self._local(path)
             for attempt in range(_PUBLISH_ATTEMPTS):
-                temporary = _temporary_beside(target)
+                temporary = temporary_beside(target)
                 descriptor = self._open_new(temporary, os.O_EXCL)
                 try:
-                    with _LocalWriter(
-                        temporary, CachedFile(descriptor), self.url(path), self.traffic, _unnamed
+                    with LocalWriter(
+                        temporary, CachedFile(descriptor), self.url(path), self.traffic, unnamed
                     ) as writer:
                         writer.write(data)
                     place(temporary, target)
@@ -297,119 +302,3 @@ def _refuse_other_than_regular(stat: os.stat_result, path: str) -> None:
         raise IsADirectoryError(path)
     if not S_ISREG(stat.st_mode):
         raise _NoRegularFileError(path)
-
-
-class _LocalWriter(ObjectWriter):
-    """sync: brings the names of a folder to the disk."""
-
-    def __init__(
-        self, path: Path, file: NewFile, url: str, traffic: Traffic, sync: Callable[[Path], None]
-    ) -> None:
-        super().__init__()
-        self._path, self._file, self._url, self._traffic = path, file, url, traffic
-        self._sync = sync
-
-    def _write(self, data: memoryview) -> None:
-        try:
-            self._file.write(data)
-        except OSError as error:
-            raise storage_error(error, self._url) from error
-        self._traffic.add(written_nbytes=len(data))
-
-    def _close(self) -> None:
-        try:
-            self._file.close()
-            self._sync(self._path.parent)
-        except OSError as error:  # of the last pieces; a quota or a network file system may say so only now
-            self._remove()
-            raise storage_error(error, self._url) from error
-
-    def _abort(self) -> None:
-        self._file.abandon()
-        self._remove()
-
-    def _remove(self) -> None:
-        with suppress(OSError):
-            self._path.unlink(missing_ok=True)
-
-
-class _NewLocalWriter(_LocalWriter):
-    """Of a file that gets its name when it is whole, if that is free then. target: that name."""
-
-    def __init__(
-        self,
-        target: Path,
-        temporary: Path,
-        file: NewFile,
-        url: str,
-        traffic: Traffic,
-        sync: Callable[[Path], None],
-    ) -> None:
-        super().__init__(temporary, file, url, traffic, sync)
-        self._target = target
-
-    def _close(self) -> None:
-        try:
-            self._file.close()
-            self.was_beaten = not _take_name(self._path, self._target)
-            self._sync(self._target.parent)
-        except OSError as error:
-            raise storage_error(error, self._url) from error
-        finally:
-            self._remove()
-
-
-def _temporary_beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}")
-
-
-def _take_name(temporary: Path, target: Path) -> bool:
-    """Whether the file has its final name now. Without hard links looking and naming are two steps."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        return temporary.stat().st_nlink > 1  # our own link landed and its answer got lost (NFS)
-    except FileNotFoundError:
-        if not target.exists():  # swept away by somebody who thought that its writer was dead
-            raise
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if target.exists():
-            return False
-        temporary.replace(target)
-    return True
-
-
-def _unnamed(_folder: Path) -> None:
-    """For a temporary file: its name may be lost."""
-
-
-def _link(temporary: Path, target: Path) -> None:
-    """Gives `temporary` its final name unless that is taken: FileExistsError."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        if temporary.stat().st_nlink < 2:  # 2: our own link landed and its answer got lost (NFS)
-            raise
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        # No hard links here. Only the content's atomicity is lost: readers of such objects validate them.
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            try:
-                _write_all(descriptor, temporary.read_bytes())
-                sync_file(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError:  # full, say: what there is of it is ours, and must not be in the next attempt's way
-            target.unlink(missing_ok=True)
-            raise
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(descriptor, left) :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 
 def is_local(uri: str) -> bool:
@@ -28,3 +29,23 @@ def redact(uri: str) -> str:
         return uri
     bare = re.sub(r"[?#][^:]*?(?=::|$)", "", uri)
     return re.sub(r"(?<![A-Za-z])(abfss?://[^/@:]*@)|://[^/@]*@", lambda found: found[1] or "://", bare)
+
+
+def is_ambiguous(uri: str) -> bool:
+    """Whether a URL has names that object stores and what is before them do not agree about: `a//b`, `.`, `..` are
+    names of their own to some, and another way to say `a/b` to others."""
+    scheme, _, path = uri.partition("://")
+    path = path.lstrip("/") if scheme == "memory" else path
+    names = path.rstrip("/").split("/")
+    return not is_local(uri) and (path.endswith("//") or not {"", ".", ".."}.isdisjoint(names))
+
+
+def real_place(uri: str) -> str:
+    """One spelling of a place: local ones without links and `..`, so that no other name hides that two are one."""
+    return str(Path(uri).resolve()) if is_local(uri) else uri.rstrip("/")
+
+
+def real_places(uri: str) -> tuple[str, str]:
+    """Where a file is, and where its bytes are: a local one may be a link into a cache."""
+    folder, _, name = uri.rpartition("/")
+    return f"{real_place(folder)}/{name}", real_place(uri)

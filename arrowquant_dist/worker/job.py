@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 
-class Block(Protocol):
+class JobBlock(Protocol):
     """A piece of a job that progress is counted in. layer_name: of the layer that it is of; is_first: nothing of that
     layer comes before it."""
 
@@ -29,7 +29,7 @@ class Job(Protocol):
     @property
     def index(self) -> int: ...
     @property
-    def blocks(self) -> Sequence[Block]: ...
+    def blocks(self) -> Sequence[JobBlock]: ...
     @property
     def source_nbytes(self) -> int: ...
 
@@ -57,7 +57,7 @@ class Done(Protocol):
     def notice(self) -> Any: ...
 
 
-OnBlock = Callable[[Any], None]  # told each Block of a job, in their order
+OnBlock = Callable[[Any], None]  # told each JobBlock of a job, in their order
 OnCompile = Callable[[str], None]  # what kernels are being compiled for; "" when that is over
 ShouldStop = Callable[[], bool]
 

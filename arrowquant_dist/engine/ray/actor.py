@@ -20,7 +20,7 @@ from arrowquant_dist.errors import (
     MemoryBudgetExceeded,
     StorageError,
 )
-from arrowquant_dist.worker.job import Block, Context, Done, Job, Worker
+from arrowquant_dist.worker.job import Context, Done, Job, JobBlock, Worker
 
 WATCH = "watch"  # the concurrency group of `progress` and `stop`: a thread beside the one that runs shards
 DONE, FOUND, BEATEN, STOPPED, FAILED = "done", "found", "beaten", "stopped", "failed"
@@ -121,7 +121,7 @@ class ShardActor:
     def _compile(self, purpose: str) -> None:
         self._compiling = purpose
 
-    def _count(self, block: Block) -> None:
+    def _count(self, block: JobBlock) -> None:
         ticket, blocks = self._progress
         self._progress = (ticket, blocks + 1)
         self._metrics.add_block(block)

@@ -11,7 +11,7 @@ import threading
 
 from ray.util.metrics import Counter, Gauge
 
-from arrowquant_dist.worker.job import Block, Done
+from arrowquant_dist.worker.job import Done, JobBlock
 
 
 class WorkerMetrics:
@@ -29,7 +29,7 @@ class WorkerMetrics:
         self._lock = threading.Lock()
         self._new_blocks = self._new_layers = 0
 
-    def add_block(self, block: Block) -> None:
+    def add_block(self, block: JobBlock) -> None:
         with self._lock:
             self._new_blocks += 1
             self._new_layers += block.is_first

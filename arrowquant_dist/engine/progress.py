@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from arrowquant_dist.engine import EngineEvent, OnEvent
-from arrowquant_dist.engine.run import finished
-from arrowquant_dist.plan import Plan, Shard
+from arrowquant_dist.engine.run import EngineEvent, OnEvent, finished
+from arrowquant_dist.worker.job import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +26,23 @@ class Progress:
 OnProgress = Callable[[Progress], None]  # from any thread, one call at a time
 
 
-def counting_events(plan: Plan, missing: Sequence[Shard], on_progress: OnProgress | None) -> OnEvent:
-    """What an engine calls with its events. on_progress is called at once, with what an earlier run has done."""
+def counting_events(every: Iterable[Job], missing: Iterable[Job], on_progress: OnProgress | None) -> OnEvent:
+    """What an engine calls with its events. every: the shards of the run; missing: those that are to be done.
+
+    on_progress is called at once, with what an earlier run has done.
+    """
     if on_progress is None:
         return lambda _: None
-    counter = _Counter(plan, missing, on_progress)
+    counter = _Counter(every, missing, on_progress)
     counter.add(finished([], 0))
     return counter.add
 
 
 class _Counter:
-    def __init__(self, plan: Plan, missing: Sequence[Shard], on_progress: OnProgress) -> None:
+    def __init__(self, every: Iterable[Job], missing: Iterable[Job], on_progress: OnProgress) -> None:
         self._on_progress = on_progress
         self._lock = threading.Lock()
-        self._total = finished(list(plan.blocks), 0)
-        left = finished([block for shard in missing for block in shard.blocks], 0)
+        self._total, left = _sum_of(every), _sum_of(missing)
         self._nbytes, self._layers = self._total.nbytes - left.nbytes, self._total.layers - left.layers
 
     def add(self, event: EngineEvent) -> None:
@@ -59,6 +60,10 @@ class _Counter:
                     compiling=event.compiling,
                 )
             )
+
+
+def _sum_of(shards: Iterable[Job]) -> EngineEvent:
+    return finished([block for shard in shards for block in shard.blocks], 0)
 
 
 def _within(count: int, total: int) -> int:

@@ -1,0 +1,132 @@
+"""`arrowquant export`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from arrowquant_dist.cli.outcome import RESUMES, outcome, print_json
+
+if TYPE_CHECKING:
+    from arrowquant_dist.config import RunConfig
+    from arrowquant_dist.export import Exported, ExportOptions
+
+_FORMATS = "compressed-tensors|gguf|safetensors|v1"
+
+
+def export(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A dataset.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Where the files go: a new directory or a URL.")],
+    *,
+    output_format: Annotated[
+        str, typer.Option("--format", help="What to write.", metavar=_FORMATS, show_default=False)
+    ],
+    activations: Annotated[
+        str | None,
+        typer.Option(help="compressed-tensors: quantize activations as well, when it runs.", metavar="int8"),
+    ] = None,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Quantize layers anew that the format cannot hold.")
+    ] = False,
+    source: Annotated[
+        str | None, typer.Option(help="Where their values come from; default: TARGET.", metavar="CHECKPOINT")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="YAML file whose run section says how to reach the storage.", metavar="FILE"),
+    ] = None,
+    max_file_bytes: Annotated[
+        str | None, typer.Option(help="Of a file of weights; default 1GiB.", metavar="SIZE")
+    ] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(help="For all workers of a process; default 1GiB.", metavar="SIZE")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Who runs the workers.", metavar="auto|inline|ray")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="How many workers; default: as many as CPUs.", metavar="N")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be written; read and write no weights.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an export left.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")] = False,
+) -> None:
+    """Write a dataset in a format that other programs load. The same command again resumes."""
+    with outcome(as_json=as_json, if_interrupted=RESUMES):
+        from arrowquant_dist.export.options import ExportOptions
+
+        given = {"max_file_bytes": max_file_bytes, "memory_budget": memory_budget}
+        options = ExportOptions(
+            format=output_format,
+            activations=activations,
+            requantize=requantize,
+            source=source,
+            overwrite=overwrite,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        run = _run_config(config).replace(engine=engine, address=address, workers=workers)
+        if dry_run:
+            _show_plan(target, out, options, run, as_json=as_json)
+        else:
+            _show_outcome(_run(target, out, options, run, as_json=as_json), as_json=as_json)
+
+
+def _run_config(config: str | None) -> RunConfig:
+    from arrowquant_dist.config import RunConfig, load_config
+
+    return load_config(config)[1] if config is not None else RunConfig()
+
+
+def _run(target: str, out: str, options: ExportOptions, run: RunConfig, *, as_json: bool) -> Exported:
+    from arrowquant_dist.engine.log import shown_shards
+    from arrowquant_dist.export import export_dataset
+
+    with (
+        shown_shards(sys.stderr),
+        redirect_stdout(sys.stderr),
+    ):  # of Ray's nodes; stdout is for the result alone
+        if as_json:
+            return export_dataset(target, out, options, run)
+        from arrowquant_dist.cli.progress import shown_progress
+
+        with shown_progress(sys.stderr, "export") as show:
+            return export_dataset(target, out, options, run, show)
+
+
+def _show_outcome(result: Exported, *, as_json: bool) -> None:
+    record = result.record
+    if as_json:
+        done: dict[str, Any] = {"out": result.out, "already_finished": result.already_finished}
+        print_json({**done, "export": record.to_dict()})
+        return
+    from arrowquant_dist.report import text
+    from arrowquant_dist.report.terminal import print_text
+
+    for note in record.notes:
+        print_text(sys.stdout, f"note: {note}")
+    nbytes = text.nbytes(sum(file.nbytes for file in record.files))
+    files = f"{text.counted(len(record.files), 'file')}, {nbytes}"
+    said = "is finished already" if result.already_finished else "is written"
+    print_text(sys.stdout, f"{result.out} {said}: {record.format}, {files}")
+
+
+def _show_plan(target: str, out: str, options: ExportOptions, run: RunConfig, *, as_json: bool) -> None:
+    from arrowquant_dist.export import plan_export
+    from arrowquant_dist.export.summary import summarize_export
+
+    summary = summarize_export(plan_export(target, out, options, run))
+    if as_json:
+        print_json(summary.to_dict())
+        return
+    from arrowquant_dist.report.terminal import print_table, print_text
+
+    for table in summary.tables():
+        print_table(sys.stdout, table)
+    for note in summary.notes:
+        print_text(sys.stdout, f"note: {note}")

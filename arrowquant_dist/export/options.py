@@ -1,0 +1,52 @@
+"""What an export is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from arrowquant_dist.config.arguments import known_arguments
+from arrowquant_dist.config.checks import check_bool, check_choice
+from arrowquant_dist.config.sizes import MIB, TIB, checked_size
+from arrowquant_dist.location import Location
+
+EXPORT_FORMATS = ("compressed-tensors", "gguf", "safetensors", "v1")
+
+
+@known_arguments
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What comes out, and with how much memory; sizes may be given as texts ("1GiB").
+
+    format: one of EXPORT_FORMATS. activations: `int8`: activations are quantized as well when the model runs.
+    requantize: layers that the format cannot hold as they are quantized anew; source: a checkpoint whose values are
+    taken for that, instead of the dataset's decoded ones. max_file_bytes: of a file of weights, unless one layer has
+    more. memory_budget: for all workers of a process. overwrite: replace what an export left.
+    """
+
+    format: str = "safetensors"
+    activations: str | None = None
+    requantize: bool = False
+    source: Location | None = None
+    max_file_bytes: int | str = 1 << 30
+    memory_budget: int | str = 1 << 30
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("format", self.format, EXPORT_FORMATS)
+        if self.activations is not None:
+            check_choice("activations", self.activations, ("int8",))
+        check_bool("requantize", self.requantize)
+        check_bool("overwrite", self.overwrite)
+        self._set_size("max_file_bytes", MIB, TIB)
+        self._set_size("memory_budget", 64 * MIB, TIB)
+
+    @property
+    def max_file_nbytes(self) -> int:
+        return int(self.max_file_bytes)
+
+    @property
+    def memory_nbytes(self) -> int:
+        return int(self.memory_budget)
+
+    def _set_size(self, name: str, lowest: int, highest: int) -> None:
+        object.__setattr__(self, name, checked_size(name, getattr(self, name), lowest, highest))

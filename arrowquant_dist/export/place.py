@@ -1,0 +1,193 @@
+"""The output as a place: what may be there before an export begins, and how it ends.
+
+Nothing is written over. Weights come first, each file whole in one step (worker.py). When all are there, the small
+files that make the folder one that programs open, and last export.json. An export that was killed anywhere is completed
+by the same command: what is whole is kept, by its size and mark; small files are equal or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, TargetConflict, listed
+from arrowquant_dist.export.files import OutputFile
+from arrowquant_dist.export.format import MARK_KEY, ExportDraft, Model, OutputFiles
+from arrowquant_dist.export.record import RECORD_PATH, ExportRecord
+from arrowquant_dist.export.worker import refuse_other_file
+from arrowquant_dist.storage.base import TEMPORARY_MARK, ByteRange, ObjectInfo, Store
+from arrowquant_dist.target.layout import Listing
+from arrowquant_dist.target.manifest import StoredFile
+from arrowquant_dist.target.target import Target
+
+_SUFFIXES = (".safetensors", ".gguf", ".parquet")
+_HEAD_NBYTES, _TAIL_NBYTES = 64 << 10, 64 << 10  # of a file, where its mark is
+_LAST = ("config.json", "modules.json", "model_index.json")  # what makes programs take a folder for a model
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the export writes. record: without the files that are not there yet."""
+
+    record: ExportRecord
+    weights: tuple[OutputFile, ...]
+    small: SmallFiles
+
+    @property
+    def paths(self) -> set[str]:
+        return {RECORD_PATH, *self.small.paths, *(file.path for file in self.weights)}
+
+
+@dataclass(frozen=True, slots=True)
+class SmallFiles:
+    """The files beside the weights. Those of the dataset are read one at a time, when they are copied.
+
+    made: {path: content} of those that the format made. copied: paths of the dataset's.
+    """
+
+    model: Model
+    made: Mapping[str, bytes]
+    copied: Sequence[str]
+
+    @classmethod
+    def of(cls, model: Model, draft: ExportDraft, files: OutputFiles) -> SmallFiles:
+        made = {**draft.changed, **files.closing}
+        return cls(model, made, [p for p in model.side_files if p not in made and p not in draft.left_out])
+
+    @property
+    def paths(self) -> list[str]:
+        """In the order in which they are written: what programs look for comes last."""
+        return sorted([*self.copied, *self.made], key=lambda path: (self._is_looked_for(path), path))
+
+    def _is_looked_for(self, path: str) -> bool:
+        return path in self.made or path.rpartition("/")[2] in _LAST
+
+    def read(self, path: str) -> bytes:
+        """Its content. CorruptWeights where the dataset's manifest says another."""
+        if path in self.made:
+            return self.made[path]
+        data = self.model.dataset.store.read(path)
+        manifest = self.model.dataset.manifest
+        named = {file.path: file for file in manifest.sidecars} if manifest is not None else {}
+        if path in named and StoredFile.of(path, data) != named[path]:
+            message = "it is not what the dataset's manifest lists; quantize with --repair, or fetch it again"
+            raise CorruptWeights(message, uri=self.model.dataset.store.url(path))
+        return data
+
+
+class ExportPlace:
+    """The folder that an export writes to. store: it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def look(self) -> Listing:
+        """TargetConflict where it is a file, or lies in one."""
+        return Target(self.store).look()
+
+    def finished(self, output: Output, found: Listing) -> ExportRecord | None:
+        """The record of the same export, all of whose files are there. TargetConflict for another's."""
+        if RECORD_PATH not in found:
+            return None
+        record = self._record()
+        if record.mark != output.record.mark:
+            changes = "; ".join(record.differences(output.record))
+            message = f"another export is here ({changes}); choose another folder, or --overwrite"
+            raise TargetConflict(message, uri=self.store.uri)
+        return None if found.missing(record.files) else record
+
+    def refuse_others(self, output: Output, found: Listing) -> None:
+        """TargetConflict where something else is in the place of a file, or the folder is not this export's."""
+        self._refuse_in_place(output, found)
+        ours = {RECORD_PATH, *(file.path for file in output.weights)}
+        strange = [path for path in found.sizes if path not in output.paths and not _is_temporary(path)]
+        if strange and not ours & found.sizes.keys():
+            message = f"the folder holds other files ({listed(sorted(strange))}); choose an empty or new one"
+            raise TargetConflict(message, uri=self.store.uri)
+
+    def clear(self, output: Output, found: Listing) -> Listing:
+        """Deletes what exports have left, and nothing else; what is there then."""
+        ours = self._of_exports(output, found)
+        first = [path for path in (RECORD_PATH,) if path in ours]
+        rest = sorted(ours - {RECORD_PATH}, key=lambda path: path.endswith(_SUFFIXES))
+        for path in (*first, *rest):  # whoever looks meanwhile never finds a record without its files
+            self.store.delete_unchanged({path: found.versions[path]})
+        found = self.look()
+        self._refuse_in_place(output, found)
+        return found
+
+    def finish(self, output: Output, weights: Iterable[StoredFile]) -> ExportRecord:
+        """Writes what is beside the weights, and the record. weights: all of them, as they are there."""
+        made = {file.path: file for file in weights}
+        missing = [file.path for file in output.weights if file.path not in made]
+        missing += self.look().missing(made.values())
+        if missing:
+            message = f"files are gone that were there ({listed(missing)}); run the same command again"
+            raise IncompleteDataset(message, uri=self.store.uri)
+        small = [self._create(path, output.small.read(path)) for path in output.small.paths]
+        files = (*(made[file.path] for file in output.weights), *small)
+        record = replace(output.record, files=files)
+        if not self.store.create(RECORD_PATH, record.to_bytes()):
+            there = self._record()
+            if there.mark != record.mark:
+                message = "another export was finished here meanwhile; choose another folder"
+                raise TargetConflict(message, uri=self.store.uri)
+            record = there
+        self._sweep(output)
+        return record
+
+    def _record(self) -> ExportRecord:
+        return ExportRecord.from_bytes(self.store.read(RECORD_PATH), self.store.url(RECORD_PATH))
+
+    def _create(self, path: str, data: bytes) -> StoredFile:
+        if not self.store.create(path, data) and self.store.read(path) != data:
+            raise self._other_small(path)
+        return StoredFile.of(path, data)
+
+    def _refuse_in_place(self, output: Output, found: Listing) -> None:
+        for file in output.weights:
+            if file.path in found:
+                info = ObjectInfo(file.path, found.sizes[file.path], found.versions[file.path])
+                refuse_other_file(self.store, info, file)
+        for path in output.small.paths:
+            if path in found and self.store.read(path) != output.small.read(path):
+                raise self._other_small(path)
+
+    def _other_small(self, path: str) -> TargetConflict:
+        message = "another file is here than the export writes; choose another folder, or remove it"
+        return TargetConflict(message, uri=self.store.url(path))
+
+    def _of_exports(self, output: Output, found: Listing) -> set[str]:
+        """Paths of what is surely an export's: what a record lists in its size, what carries a mark, what is
+        temporary; and beside marked files without a record, the small ones that exports write."""
+        record = self._record() if RECORD_PATH in found else None
+        ours = {path for path in found.sizes if _is_temporary(path)}
+        if record is not None:
+            ours |= {
+                RECORD_PATH,
+                *(file.path for file in record.files if found.holds(file.path, file.nbytes)),
+            }
+        marked = {path for path in found.sizes if path.endswith(_SUFFIXES) and self._is_marked(path, found)}
+        if marked and record is None:
+            ours |= {path for path in output.small.paths if path in found}
+        return ours | marked
+
+    def _is_marked(self, path: str, found: Listing) -> bool:
+        nbytes = found.sizes[path]
+        ends = (ByteRange(0, min(nbytes, _HEAD_NBYTES)), ByteRange(max(0, nbytes - _TAIL_NBYTES), nbytes))
+        return any(MARK_KEY.encode() in self.store.read_range(path, part).tobytes() for part in ends)
+
+    def _sweep(self, output: Output) -> None:
+        """Removes what killed workers left; one that is still at work on a file finds it there."""
+        names = {file.path for file in output.weights}
+        self.store.delete(path for path in self.look().sizes if _is_temporary(path))
+        self.store.abandon(
+            upload
+            for upload in self.store.begun_uploads()
+            if any(upload.key.endswith(name) for name in names)
+        )
+
+
+def _is_temporary(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.startswith(".") and TEMPORARY_MARK in name

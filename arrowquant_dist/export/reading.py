@@ -1,0 +1,93 @@
+"""What a step reads and packs, as a load that takes its memory from a budget (dataset/prefetch.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.dataset.assemble import Assembler, Rows
+from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.prefetch import Lane, Load
+from arrowquant_dist.export.files import OutputFile, Step
+from arrowquant_dist.export.steps import StepCutter, step_nbytes
+from arrowquant_dist.export.tensors import LayerExport
+from arrowquant_dist.tensor import QuantizedTensor, quantize_values
+
+Packed = list[np.ndarray]  # of each tensor of a step, its next bytes: uint8
+_NONE = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class StepReader:
+    """Makes the loads of a worker. cutter: what says what a step takes. source, source_layers: what layers are
+    quantized anew from, where that is not the dataset; {name: layer}."""
+
+    dataset: Dataset
+    cutter: StepCutter
+    source: SourceReader | None = None
+    source_layers: dict[str, Layer] | None = None
+
+    def load(self, file: OutputFile, step: Step) -> Load[Packed]:
+        layer = file.layers[step.number]
+        packed: list[Packed] = []
+
+        def work() -> None:
+            packed.append(self._packed(layer, step))
+
+        def begin() -> tuple[Sequence[Lane], Callable[[], Packed]]:
+            packed.clear()
+            return [work], packed.pop
+
+        peak = self.cutter.peak_nbytes(layer, step)
+        # packed bytes may be a view of what was read
+        held = min(peak, max(step_nbytes(layer, step), step.source_nbytes))
+        return Load(step.layer_name, peak, held, begin)
+
+    def _packed(self, layer: LayerExport, step: Step) -> Packed:
+        rows = self._rows(layer, step)
+        return [layer.packer.pack(tensor, rows) for tensor in step.tensors]
+
+    def _rows(self, layer: LayerExport, step: Step) -> QuantizedTensor:
+        stored = self.dataset.layers[layer.layer]
+        shape = (step.rows, layer.columns)
+        if step.needs == "nothing":
+            return QuantizedTensor(
+                (0, layer.columns), stored.dtype, "none", _NONE.view(np.uint8), _NONE, _NONE, -1, 0
+            )
+        if layer.spec is not None:
+            values = self._values(layer, step)
+            spec = replace(layer.spec, row_dims=1)
+            first = step.row_start * layer.columns
+            return quantize_values(
+                values,
+                shape,
+                stored.dtype,
+                spec,
+                layer=stored.name,
+                layer_shape=stored.shape,
+                first_value=first,
+            )
+        return _now(self._assembler.quantized(Rows(stored, step.row_start, step.row_stop, shape)))
+
+    @property
+    def _assembler(self) -> Assembler:
+        return Assembler(self.dataset, 1, 0, verify=True)
+
+    def _values(self, layer: LayerExport, step: Step) -> np.ndarray:
+        """uint8: the rows' values in the source's dtype."""
+        first, stop = step.row_start * layer.columns, step.row_stop * layer.columns
+        if self.source is None or self.source_layers is None:
+            return self.dataset.read_values(layer.layer, first, stop)
+        return self.source.read([(self.source_layers[layer.layer], first, stop)])[0]
+
+
+def _now(load: Load[QuantizedTensor]) -> QuantizedTensor:
+    """In this thread, which is one of those that read ahead already."""
+    lanes, result = load.begin()
+    for lane in lanes:
+        lane()
+    return result()

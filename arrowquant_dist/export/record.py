@@ -1,0 +1,123 @@
+"""export.json: what an export has written and from what. It alone makes an export finished, so it is written last.
+
+Nothing in it depends on when or by whom it was written: equal exports of one dataset have equal ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any, Self
+
+import xxhash
+
+from arrowquant_dist.code_digest import code_digest
+from arrowquant_dist.errors import TargetConflict
+from arrowquant_dist.export.format import ExportDraft, ExportFormat
+from arrowquant_dist.field_types import check_types
+from arrowquant_dist.strict_json import parse_json
+from arrowquant_dist.target.manifest import StoredFile
+
+RECORD_PATH = "export.json"
+RECORD_VERSION = 1
+_KIND = "arrowquant-export"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What an export is made of. dataset: its URI. manifest: the hash of its manifest.json, or of the names, sizes and
+    versions of files without one. source: the URI of what layers were quantized anew from; source_files: their hash."""
+
+    dataset: str
+    manifest: str
+    source: str | None = None
+    source_files: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRecord:
+    """mark: the export's, which is in each of its files. options: of the format, by name. files: all of the output."""
+
+    format: str
+    options: dict[str, Any]
+    mark: str
+    origin: Origin
+    code: str
+    max_file_nbytes: int
+    notes: tuple[str, ...]
+    version: str
+    files: tuple[StoredFile, ...] = ()
+
+    @classmethod
+    def of(cls, form: ExportFormat, draft: ExportDraft, origin: Origin, max_file_nbytes: int) -> Self:
+        """Without files: of an export that is planned."""
+        options = _options(form)
+        code = code_digest()
+        head = [form.name, options, origin.manifest, origin.source_files, code, max_file_nbytes]
+        state = xxhash.xxh3_128(json.dumps(head, sort_keys=True).encode())
+        for layer in draft.layers:
+            state.update(f"\n{layer!r}".encode())
+        for path, data in sorted(draft.changed.items()):
+            state.update(f"\n{path}\0{len(data)}\0".encode() + data)
+        state.update(f"\n{sorted(draft.left_out)}".encode())
+        mark = f"xxh3_128:{state.hexdigest()}"
+        return cls(form.name, options, mark, origin, code, max_file_nbytes, draft.notes, _package_version())
+
+    def differences(self, planned: ExportRecord) -> list[str]:
+        """What of an export that is there is not so in the one that is planned, for people."""
+        pairs = {
+            "format": (self.format, planned.format),
+            "options": (self.options, planned.options),
+            "dataset": (self.origin.manifest, planned.origin.manifest),
+            "source": (self.origin.source_files, planned.origin.source_files),
+            "max_file_bytes": (self.max_file_nbytes, planned.max_file_nbytes),
+            "code": (self.code, planned.code),
+        }
+        found = [
+            f"{name}: {was} there, {is_now} here" for name, (was, is_now) in pairs.items() if was != is_now
+        ]
+        return found or ["what becomes of its layers"]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": _KIND, "export_version": RECORD_VERSION, **asdict(self)}
+
+    def to_bytes(self) -> bytes:
+        return (json.dumps(self.to_dict(), indent=2) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, uri: str) -> Self:
+        """TargetConflict where it is not the record of an export, or a newer version's."""
+        try:
+            values = parse_json(data)
+            head = values.pop("kind"), values.pop("export_version")
+            files = tuple(StoredFile(**file) for file in values.pop("files"))
+            origin, notes = Origin(**values.pop("origin")), tuple(values.pop("notes"))
+            record = cls(files=files, origin=origin, notes=notes, **values)
+            check_types(record, "")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            message = f"this is no record of an export ({error}); choose another folder, or remove it"
+            raise TargetConflict(message, uri=uri) from error
+        if head != (_KIND, RECORD_VERSION):
+            message = "this is the record of another release's export; use that one, or choose another folder"
+            raise TargetConflict(message, uri=uri)
+        return record
+
+
+def files_hash(files: Iterable[tuple[str, int, str]]) -> str:
+    """Of (name, nbytes, version) of each."""
+    return f"xxh3_128:{xxhash.xxh3_128_hexdigest(json.dumps(sorted(files)).encode())}"
+
+
+def _options(form: Any) -> dict[str, Any]:
+    """Fields of the format's dataclass, as plain values."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(form)))
+    return values
+
+
+def _package_version() -> str:
+    try:
+        return metadata.version("arrowquant-dist")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,28 @@
+"""The formats by name, each imported when it is asked for."""
+
+from __future__ import annotations
+
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.export.format import ExportFormat
+from arrowquant_dist.export.options import EXPORT_FORMATS, ExportOptions
+
+
+def format_of(options: ExportOptions) -> ExportFormat:
+    """The format that the options ask for. InvalidConfig for one that there is not, or an option that it has not."""
+    if options.format == "safetensors":
+        from arrowquant_dist.export.decoded import DecodedSafetensors
+
+        _refuse_options(options, activations=options.activations)
+        return DecodedSafetensors()
+    raise InvalidConfig(f"format: {options.format!r} is not one of {', '.join(EXPORT_FORMATS)}")
+
+
+def _refuse_options(options: ExportOptions, **given: object) -> None:
+    """InvalidConfig for those that are given and that the format has no use for."""
+    for name, value in given.items():
+        if value:
+            raise InvalidConfig(f"{name}: the format {options.format} has no such option; leave it out")
+    if options.requantize or options.source is not None:
+        raise InvalidConfig(
+            f"requantize: the format {options.format} writes every layer as it is; leave it out"
+        )

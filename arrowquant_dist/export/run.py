@@ -1,0 +1,198 @@
+"""export(): a dataset in a format that other programs serve from. The story, top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.checkpoint.table import Checkpoint, Layer
+from arrowquant_dist.config import RunConfig, Storage, check_run
+from arrowquant_dist.encodings.dataset import DATASET_ROWS
+from arrowquant_dist.engine import Engine, choose_engine
+from arrowquant_dist.engine.progress import OnProgress, counting_events
+from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig, listed
+from arrowquant_dist.export.format import ExportDraft, Model
+from arrowquant_dist.export.options import ExportOptions
+from arrowquant_dist.export.place import ExportPlace, Output, SmallFiles
+from arrowquant_dist.export.record import ExportRecord, Origin, files_hash
+from arrowquant_dist.export.registry import format_of
+from arrowquant_dist.export.steps import StepCutter
+from arrowquant_dist.export.worker import ExportContext, RequantizeSource
+from arrowquant_dist.folder.components import named_components
+from arrowquant_dist.folder.listing import open_folder
+from arrowquant_dist.location import Location, location
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.uris import is_ambiguous, is_local, real_place, redact
+from arrowquant_dist.target.manifest import MANIFEST_PATH, hash_of
+
+_WRITER_SHARE = 4  # of a worker's memory, at most a fourth holds what is on its way to the storage
+_LEAST_UPLOAD_NBYTES = 5 << 20  # S3's
+_PARTS_HELD = 3
+_DIRECT_NBYTES = 48 << 20
+_LEAST_WORKER_NBYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What is at `out`. already_finished: it was complete before."""
+
+    out: str
+    record: ExportRecord
+    already_finished: bool
+
+
+def export_dataset(
+    target: Location,
+    out: Location,
+    options: ExportOptions,
+    run: RunConfig | None = None,
+    on_progress: OnProgress | None = None,
+) -> Exported:
+    """Writes the dataset at `target` to the folder `out`; the same call again resumes or is done.
+
+    Raises an ArrowQuantError: bad input, and layers that the format cannot hold, before the first byte is written; or
+    what stopped the export, and then what is whole is kept, and nothing makes a model of it.
+    """
+    work = plan_export(target, out, options, RunConfig() if run is None else run)
+    found = work.place.look()
+    if options.overwrite:
+        found = work.place.clear(work.output, found)
+    if (record := work.place.finished(work.output, found)) is not None:
+        return Exported(work.place.store.uri, record, already_finished=True)
+    work.place.refuse_others(work.output, found)
+    files = work.output.weights
+    facts = work.engine.run(work.context, files, counting_events(files, files, on_progress))
+    record = work.place.finish(work.output, facts.notices.values())
+    return Exported(work.place.store.uri, record, already_finished=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedExport:
+    """An export before its first byte. draft: what becomes of the layers of `model`; output: the files, with the steps
+    of workers that have `context`."""
+
+    model: Model
+    draft: ExportDraft
+    output: Output
+    context: ExportContext
+    engine: Engine
+    place: ExportPlace
+
+
+def plan_export(target: Location, out: Location, options: ExportOptions, run: RunConfig) -> PlannedExport:
+    """What the same call of `export_dataset` does; headers and small files are read, nothing is written."""
+    check_run(run)
+    target, out = location(target, "target"), location(out, "out")
+    _refuse_place(target, out)
+    form = format_of(options)
+    model = open_model(target, options, run)
+    draft = form.draft(model)
+    record = ExportRecord.of(form, draft, _origin(model), options.max_file_nbytes)
+    files = form.files(model, draft, record.mark, options.max_file_nbytes)
+    engine = choose_engine(run, options.memory_nbytes)
+    engine, budget = _sized(engine, run, options, len(files.weights))
+    storage, writer_nbytes = _writing(out, run.target_storage, budget)
+    cutter = StepCutter(model.dataset, budget - writer_nbytes)
+    output = Output(record, cutter.cut(files.weights), SmallFiles.of(model, draft, files))
+    context = ExportContext(
+        model.checkpoint.uri,
+        out,
+        model.checkpoint.files,
+        budget - writer_nbytes,
+        run.source_storage,
+        storage,
+        _requantized(model, draft),
+        run.source_storage,
+    )
+    return PlannedExport(model, draft, output, context, engine, ExportPlace(open_store(out, storage)))
+
+
+def open_model(target: str, options: ExportOptions, run: RunConfig) -> Model:
+    """The dataset at `target`, and what its layers may be quantized anew from. No values are read."""
+    checkpoint = open_checkpoint(target, run.source_storage)
+    if any(layer.encoding != DATASET_ROWS for layer in checkpoint.layers):
+        message = "this is a checkpoint and no dataset; quantize it first, then export the target of that"
+        raise InvalidConfig(message, uri=redact(target))
+    with SourceReader(run.source_storage, checkpoint.files) as reader:
+        dataset = reader.dataset(checkpoint.uri)
+    components = named_components(open_folder(dataset.store))
+    source = open_checkpoint(options.source, run.source_storage) if options.source is not None else None
+    return Model(dataset, checkpoint, components, source)
+
+
+def _origin(model: Model) -> Origin:
+    files = [
+        (_name(file.uri, model.checkpoint.uri), file.nbytes, file.version) for file in model.checkpoint.files
+    ]
+    dataset, source = model.dataset, model.source
+    manifest = (
+        hash_of(dataset.store.read(MANIFEST_PATH)) if dataset.manifest is not None else files_hash(files)
+    )
+    if source is None:
+        return Origin(dataset.uri, manifest)
+    read = [(_name(file.uri, source.uri), file.nbytes, file.version) for file in source.files]
+    return Origin(dataset.uri, manifest, redact(source.uri), files_hash(read))
+
+
+def _name(uri: str, folder: str) -> str:
+    return uri.removeprefix(folder).lstrip("/")
+
+
+def _requantized(model: Model, draft: ExportDraft) -> RequantizeSource | None:
+    """The source's layers that values are taken from. InvalidConfig where they are not the dataset's."""
+    if model.source is None:
+        return None
+    wanted = {layer.layer for layer in draft.layers if layer.spec is not None}
+    layers = _by_name(model.source)
+    wrong = [name for name in wanted if not _is_same(layers.get(name), model, name)]
+    if wrong:
+        message = (
+            f"it has other layers than the dataset: {listed(sorted(wrong))}; give the one that was quantized"
+        )
+        raise InvalidCheckpoint(message, uri=redact(model.source.uri))
+    return RequantizeSource(model.source.files, {name: layers[name] for name in wanted})
+
+
+def _by_name(source: Checkpoint) -> Mapping[str, Layer]:
+    """Each under all of its names: which of two tied ones is stored need not be the same."""
+    layers = {layer.name: layer for layer in source.layers}
+    return layers | {name: layers[stored] for name, stored in source.aliases.items()}
+
+
+def _is_same(layer: Layer | None, model: Model, name: str) -> bool:
+    stored = model.layers[name]
+    return layer is not None and (layer.shape, layer.dtype) == (stored.shape, stored.dtype)
+
+
+def _refuse_place(target: str, out: str) -> None:
+    if is_ambiguous(out):
+        message = "the output has an empty name, `.` or `..` in it; spell it without them"
+        raise InvalidConfig(message, uri=redact(out))
+    inner, outer = real_place(out), real_place(target)
+    if inner == outer or inner.startswith(f"{outer}/") or outer.startswith(f"{inner}/"):
+        message = "the output and the dataset lie in each other; choose another folder for the output"
+        raise InvalidConfig(message, uri=redact(out))
+
+
+def _sized(engine: Engine, run: RunConfig, options: ExportOptions, files: int) -> tuple[Engine, int]:
+    """The engine, with as many workers as the budget has memory for, and what each of them has."""
+    sharing = engine.workers_of_a_process(files)
+    fitting = max(1, min(sharing, options.memory_nbytes // _LEAST_WORKER_NBYTES))
+    if fitting < sharing:
+        engine = choose_engine(run.replace(workers=fitting), options.memory_nbytes)
+    return engine, options.memory_nbytes // fitting
+
+
+def _writing(out: str, storage: Storage, budget_nbytes: int) -> tuple[Storage, int]:
+    """How a worker with so much memory writes, and what of it that takes. The bytes are the same either way."""
+    share = budget_nbytes // _WRITER_SHARE
+    if is_local(out):
+        return (
+            (storage, _DIRECT_NBYTES)
+            if share >= _DIRECT_NBYTES
+            else (replace(storage, direct_writes="never"), 0)
+        )
+    upload = max(_LEAST_UPLOAD_NBYTES, min(storage.transfer.upload_bytes, share // _PARTS_HELD))
+    return replace(storage, transfer=replace(storage.transfer, upload_bytes=upload)), _PARTS_HELD * upload

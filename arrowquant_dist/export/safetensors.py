@@ -1,0 +1,121 @@
+"""Safetensors as a container: a header, tensors without gaps, and an index where there are several files.
+
+A header is a JSON object, {name: {dtype, shape, data_offsets}}, after its length in 8 bytes. Readers view tensors where
+they lie, so these begin at multiples of 8 bytes as long as sizes allow it: what does not fill 8 bytes comes last, the
+widest dtypes first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from arrowquant_dist.dtypes import BY_SAFETENSORS
+from arrowquant_dist.errors import InvalidConfig, listed
+from arrowquant_dist.export.files import OutputFile, shares_of
+from arrowquant_dist.export.format import MARK_KEY, ExportDraft, Model, OutputFiles
+from arrowquant_dist.export.tensors import LayerExport, OutputTensor
+
+_ALIGNMENT = 8
+_MAX_HEADER_NBYTES = 100_000_000  # what the reference reader takes
+
+
+def safetensors_files(model: Model, draft: ExportDraft, mark: str, max_file_nbytes: int) -> OutputFiles:
+    """The draft's layers in files of at most so many bytes (a layer that has more is alone), by the folders that the
+    model's configs name: each has files and an index of its own, with the names that it knows."""
+    by_folder: defaultdict[str, list[LayerExport]] = defaultdict(list)
+    for layer in draft.layers:
+        by_folder[model.component_of(layer.name).path].append(layer)
+    weights: list[OutputFile] = []
+    closing: dict[str, bytes] = {}
+    for folder, layers in by_folder.items():
+        stem = f"{folder}/{_stem(model, folder)}" if folder else _stem(model, folder)
+        prefix = f"{folder.replace('/', '.')}." if folder else ""
+        made = _files_of(_aligned(layers), stem, prefix, mark, max_file_nbytes, first=len(weights))
+        weights += made
+        if len(made) > 1:
+            closing[f"{stem}.safetensors.index.json"] = _index(made, prefix)
+    return OutputFiles(tuple(weights), closing)
+
+
+def _stem(model: Model, folder: str) -> str:
+    """Of the files' names. diffusers has one of its own; its configs say that they are."""
+    config = model.read(f"{folder}/config.json" if folder else "config.json")
+    return "diffusion_pytorch_model" if config is not None and b'"_diffusers_version"' in config else "model"
+
+
+def _files_of(
+    layers: Sequence[LayerExport], stem: str, prefix: str, mark: str, most: int, first: int
+) -> list[OutputFile]:
+    shares = shares_of([_nbytes(layer) for layer in layers], most)
+    files = []
+    for number, share in enumerate(shares):
+        several = f"-{number + 1:05d}-of-{len(shares):05d}" if len(shares) > 1 else ""
+        path, own = f"{stem}{several}.safetensors", tuple(layers[share.start : share.stop])
+        header = _header(own, prefix, mark)
+        gaps = (b"",) * sum(len(layer.tensors) for layer in own)
+        files.append(OutputFile(first + number, path, own, (header, *gaps)))
+    return files
+
+
+def _nbytes(layer: LayerExport) -> int:
+    return sum(tensor.nbytes for tensor in layer.tensors)
+
+
+def _aligned(layers: Iterable[LayerExport]) -> list[LayerExport]:
+    """First those that begin and end at multiples of 8 bytes with all their tensors aligned, then the others."""
+    fitting: list[LayerExport] = []
+    others: list[LayerExport] = []
+    for layer in layers:
+        (fitting if _fits(layer.tensors) else others).append(layer)
+    return [*fitting, *sorted(others, key=lambda layer: -max(map(_itemsize, layer.tensors)))]
+
+
+def _fits(tensors: Sequence[OutputTensor]) -> bool:
+    offset = 0
+    for tensor in tensors:
+        if offset % _itemsize(tensor):
+            return False
+        offset += tensor.nbytes
+    return offset % _ALIGNMENT == 0
+
+
+def _itemsize(tensor: OutputTensor) -> int:
+    return BY_SAFETENSORS[tensor.dtype].itemsize
+
+
+def _header(layers: Iterable[LayerExport], prefix: str, mark: str) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt", MARK_KEY: mark}}
+    offset = 0
+    for tensor in (tensor for layer in layers for tensor in layer.tensors):
+        name = tensor.name.removeprefix(prefix)
+        if name in entries:
+            raise InvalidConfig(f"the output would have {name!r} twice; rename one of them in the source")
+        stop = offset + tensor.nbytes
+        entries[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, stop]}
+        offset = stop
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    if len(text) > _MAX_HEADER_NBYTES:
+        named = listed(layer.name for layer in layers)
+        raise InvalidConfig(
+            f"the header of a file would have {len(text)} bytes ({named}); lower --max-file-bytes"
+        )
+    return len(text).to_bytes(8, "little") + text
+
+
+def _index(files: Sequence[OutputFile], prefix: str) -> bytes:
+    """model.safetensors.index.json: which file has a tensor, and the size of all of them."""
+    where = {
+        tensor.name.removeprefix(prefix): file.path.rpartition("/")[2]
+        for file in files
+        for tensor in file.tensors
+    }
+    total = sum(tensor.nbytes for file in files for tensor in file.tensors)
+    return _json({"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))})
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()

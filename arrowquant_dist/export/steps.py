@@ -1,0 +1,147 @@
+"""A file in steps that fit into the memory there is: whole layers, or runs of rows of those that are larger.
+
+A layer in one step is read once, and its tensors are packed side by side. Of a larger one each tensor is made in a pass
+of its own, since a file is written front to back: a tensor that needs scales alone reads these alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from arrowquant_dist.dataset.assemble import Assembler, Rows
+from arrowquant_dist.dataset.dataset import Dataset, pieces
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import MemoryBudgetExceeded, listed
+from arrowquant_dist.export.files import OutputFile, Step
+from arrowquant_dist.export.tensors import LayerExport, Needs
+
+RUN_NBYTES = (
+    32 << 20
+)  # enough to keep a disk or a network busy, and little enough to be read ahead several times
+_RUNS_HELD = 3  # of a worker's memory: one that is written, two that are read
+
+
+@dataclass(frozen=True, slots=True)
+class StepCutter:
+    """dataset: open, for what reading takes. budget_nbytes: a worker's, for all that it holds at a time."""
+
+    dataset: Dataset
+    budget_nbytes: int
+
+    def cut(self, files: tuple[OutputFile, ...]) -> tuple[OutputFile, ...]:
+        """The same files with their steps. MemoryBudgetExceeded, naming the layers, where one run of rows of a layer
+        takes more than the budget."""
+        made = tuple(replace(file, steps=tuple(self._steps(file))) for file in files)
+        most: dict[str, int] = {}
+        for file in made:
+            for step in file.steps:
+                nbytes = self.peak_nbytes(file.layers[step.number], step)
+                if nbytes > self.budget_nbytes:
+                    most[step.layer_name] = max(nbytes, most.get(step.layer_name, 0))
+        if most:
+            message = (
+                f"{listed(most)}: rows of these take up to {max(most.values())} bytes at once, and a worker has "
+                f"{self.budget_nbytes}; raise --memory-budget, or have fewer workers"
+            )
+            raise MemoryBudgetExceeded(message, uri=self.dataset.uri)
+        return made
+
+    def peak_nbytes(self, layer: LayerExport, step: Step) -> int:
+        """Memory of one step: what it reads, and what is packed of that."""
+        return self._read_nbytes(layer, step) + step_nbytes(layer, step)
+
+    def _read_nbytes(self, layer: LayerExport, step: Step) -> int:
+        if step.needs == "nothing":
+            return 0
+        stored = self.dataset.layers[layer.layer]
+        rows = Rows(stored, step.row_start, step.row_stop, stored.shape)
+        nbytes = Assembler(self.dataset, 1, 0, verify=True).quantized(rows).peak_nbytes
+        return nbytes + (_quantizing_nbytes(layer, step) if layer.spec is not None else 0)
+
+    def _steps(self, file: OutputFile) -> Iterator[Step]:
+        for number, layer in enumerate(file.layers):
+            every = tuple(range(len(layer.tensors)))
+            whole = self._step(layer, number, every, (layer.row_start, layer.row_stop))
+            runs = self._runs(layer, whole)
+            if len(runs) == 1:
+                yield whole
+                continue
+            for tensor in every:
+                for place, rows in enumerate(runs if layer.tensors[tensor].needs != "nothing" else runs[:1]):
+                    step = self._step(layer, number, (tensor,), rows)
+                    yield replace(step, is_first=tensor == 0 and place == 0)
+
+    def _step(self, layer: LayerExport, number: int, tensors: tuple[int, ...], rows: tuple[int, int]) -> Step:
+        needs = most_needed(layer, tensors)
+        stored = self.dataset.layers[layer.layer]
+        per_row = stored.stored_nbytes / max(stored.rows, 1) if needs == "rows" else 0
+        nbytes = round(per_row * (rows[1] - rows[0]))
+        return Step(layer.name, number, tensors, *rows, needs, nbytes, is_first=True)
+
+    def _runs(self, layer: LayerExport, whole: Step) -> list[tuple[int, int]]:
+        """[start, stop) of each; stored row blocks stay whole where they fit."""
+        limit = min(RUN_NBYTES, self.budget_nbytes // _RUNS_HELD)
+        if self.peak_nbytes(layer, whole) <= limit or not layer.has_rows_alone:
+            return [(layer.row_start, layer.row_stop)]
+        runs: list[tuple[int, int]] = []
+        start = layer.row_start
+        while start < layer.row_stop:
+            stop = self._longest(layer, whole, start, limit)
+            runs.append((start, stop))
+            start = stop
+        return runs
+
+    def _longest(self, layer: LayerExport, whole: Step, start: int, limit: int) -> int:
+        """Where the run from `start` ends: behind as many row blocks as fit, or inside of the first one."""
+        multiple = layer.packer.row_multiple
+        stored = self.dataset.layers[layer.layer]
+        found = pieces(stored, start, layer.row_stop)
+        edges = [piece.block.header.row_start + piece.stop for piece in found]
+        fitting = start
+        for edge in edges:
+            stop = edge if edge == layer.row_stop else _down(edge, layer.row_start, multiple)
+            if (
+                stop > fitting
+                and self.peak_nbytes(layer, replace(whole, row_start=start, row_stop=stop)) <= limit
+            ):
+                fitting = stop
+            else:
+                break
+        if fitting > start:
+            return fitting
+        low, high = 1, max(1, -(-(edges[0] - start) // multiple))
+        while low < high:  # the most multiples that fit; one, whatever it takes
+            middle = (low + high + 1) // 2
+            stop = min(start + middle * multiple, layer.row_stop)
+            if self.peak_nbytes(layer, replace(whole, row_start=start, row_stop=stop)) <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return min(start + low * multiple, layer.row_stop)
+
+
+def most_needed(layer: LayerExport, tensors: tuple[int, ...]) -> Needs:
+    """Rows, if one of the tensors needs them, or the layer is quantized anew; else scales, or nothing."""
+    needs = {layer.tensors[tensor].needs for tensor in tensors}
+    if "rows" in needs or (layer.spec is not None and "scales" in needs):
+        return "rows"
+    return "scales" if "scales" in needs else "nothing"
+
+
+def step_nbytes(layer: LayerExport, step: Step) -> int:
+    """Of the step's tensors, its rows' share, rounded up."""
+    rows = max(layer.rows, 1)
+    every = layer.tensors
+    return sum(-(-every[tensor].nbytes * max(step.rows, 1) // rows) for tensor in step.tensors)
+
+
+def _quantizing_nbytes(layer: LayerExport, step: Step) -> int:
+    """Values in the source's dtype, and codes and scales of these, at most a byte and a half each."""
+    values = step.rows * layer.columns
+    return values * (DTYPES["float64"].itemsize + 2)
+
+
+def _down(row: int, first: int, multiple: int) -> int:
+    """The last row at or before `row` where a run from `first` may end."""
+    return first + (row - first) // multiple * multiple

@@ -1,0 +1,249 @@
+"""The worker of an export: makes files, one at a time, each front to back, whole or not at all.
+
+A file that is there in its planned size and has the export's mark in it is finished, whoever wrote it: equal exports
+write equal bytes. So two attempts, or two drivers, at one file do no harm. The one that is later drops its own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.checkpoint.table import Layer, SourceFile
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.dataset.prefetch import Budget, Stream
+from arrowquant_dist.errors import IncompleteDataset, Interrupted, NotFound, TargetConflict
+from arrowquant_dist.export.files import OutputFile, Step
+from arrowquant_dist.export.reading import Packed, StepReader
+from arrowquant_dist.export.steps import StepCutter
+from arrowquant_dist.storage.base import ByteRange, ObjectInfo, ObjectWriter, Store
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.traffic import Transferred
+from arrowquant_dist.storage.uris import is_local
+from arrowquant_dist.target.manifest import StoredFile
+from arrowquant_dist.worker.clock import Clock
+from arrowquant_dist.worker.job import OnBlock, OnCompile, ShouldStop
+
+_HASHED_NBYTES = 8 << 20  # of a file that is there, at a time
+_REMOTE_READERS = 8
+_LOCAL_READERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RequantizeSource:
+    """What layers are quantized anew from, where it is not the dataset. layers: those that are, by the dataset's
+    names."""
+
+    files: tuple[SourceFile, ...]
+    layers: dict[str, Layer]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportContext:
+    """What every worker of an export needs to know. Options may hold secrets: no repr.
+
+    dataset, out: places. files: of the dataset, as they were when the export was planned. budget_nbytes: a worker's.
+    """
+
+    dataset: str
+    out: str
+    files: tuple[SourceFile, ...]
+    budget_nbytes: int
+    dataset_storage: Storage = DEFAULT_STORAGE
+    out_storage: Storage = DEFAULT_STORAGE
+    source: RequantizeSource | None = None
+    source_storage: Storage = DEFAULT_STORAGE
+
+    def open_worker(self, node: str | None, on_compile: OnCompile) -> ExportWorker:
+        return ExportWorker(self, node, on_compile)
+
+
+@dataclass(frozen=True, slots=True)
+class FileReceipt:
+    """A file that is there (worker/job.py::Done). worker: "" where it was found."""
+
+    notice: StoredFile
+    worker: str
+    seconds: dict[str, float]
+    wall_seconds: float
+    read_nbytes: int = 0
+    written_nbytes: int = 0
+    retries: int = 0
+
+
+class ExportWorker:
+    """Not thread-safe: a worker a thread. Memory: the context's budget, and what a store holds of what it writes."""
+
+    def __init__(self, context: ExportContext, node: str | None, on_compile: OnCompile) -> None:
+        del node, on_compile
+        self.name = f"{socket.gethostname()}/{os.getpid()}"
+        self._reader = SourceReader(context.dataset_storage, context.files)
+        self._dataset = self._reader.dataset(context.dataset)
+        self._budget_nbytes = context.budget_nbytes
+        self._store = open_store(context.out, context.out_storage)
+        self._readers = _LOCAL_READERS if is_local(context.dataset) else _REMOTE_READERS
+        source = context.source
+        self._source = SourceReader(context.source_storage, source.files) if source is not None else None
+        cutter = StepCutter(self._dataset, context.budget_nbytes)
+        layers = source.layers if source is not None else None
+        self._steps = StepReader(self._dataset, cutter, self._source, layers)
+
+    def run(self, file: OutputFile, on_block: OnBlock, should_stop: ShouldStop) -> FileReceipt:
+        """See worker.job.Worker. TargetConflict where another thing has the file's name."""
+        found = self.committed(file)
+        if found is not None:
+            for step in file.steps:
+                on_block(step)
+            return found
+        clock, before = Clock(), self._transferred()
+        writer = _HashedFile(self._store.open_new(file.path), file)
+        try:
+            with closing(self._packed(file)) as results:
+                for step in file.steps:
+                    if should_stop():
+                        raise Interrupted("the export was stopped; the same command resumes it")
+                    with clock.phase("read"):
+                        packed = next(results)
+                    with clock.phase("write"):
+                        writer.add(step, packed)
+                    on_block(step)
+            self._confirm()
+            with clock.phase("write"):
+                stored = writer.close()
+        finally:
+            writer.abort()  # nothing after `close`
+        if stored is None:
+            found = self.committed(file)
+            if found is None:
+                message = "it was there a moment ago and is gone; run the same command again"
+                raise IncompleteDataset(message, uri=self._store.url(file.path))
+            return found
+        spent = self._transferred() - before
+        return FileReceipt(
+            stored,
+            self.name,
+            dict(clock.seconds),
+            clock.wall_seconds,
+            spent.read_nbytes,
+            spent.written_nbytes,
+            spent.retries,
+        )
+
+    def committed(self, file: OutputFile) -> FileReceipt | None:
+        """The file that is there, hashed as it is; None where nothing is. TargetConflict for anything else."""
+        clock = Clock()
+        try:
+            info = self._store.info(file.path)
+        except NotFound:
+            return None
+        refuse_other_file(self._store, info, file)
+        with clock.phase("read"):
+            digest = _digest_of(self._store, info)
+        stored = StoredFile(file.path, info.nbytes, f"xxh3_128:{digest}")
+        return FileReceipt(stored, "", dict(clock.seconds), clock.wall_seconds)
+
+    def _packed(self, file: OutputFile) -> Generator[Packed]:
+        loads = (self._steps.load(file, step) for step in file.steps)
+        return Stream(loads, Budget(self._budget_nbytes), self._readers).__iter__()
+
+    def _confirm(self) -> None:
+        """Nothing that was read has changed since the export was planned."""
+        self._reader.confirm()
+        if self._source is not None:
+            self._source.confirm()
+
+    def _transferred(self) -> Transferred:
+        read = self._reader.transferred + self._store.traffic.total
+        return read + self._source.transferred if self._source is not None else read
+
+
+def refuse_other_file(store: Store, info: ObjectInfo, file: OutputFile) -> None:
+    """TargetConflict unless the object is this file: its size, and its first and last literal, one of which has the
+    export's mark in it."""
+    problem = f"it has {info.nbytes} bytes, and the export's has {file.nbytes}"
+    if info.nbytes == file.nbytes:
+        head, tail = file.literals[0], file.literals[-1]
+        places = ((0, head), (file.nbytes - len(tail), tail))
+        found = [
+            store.read_range(info.path, ByteRange(start, start + len(text))).tobytes() == text
+            for start, text in places
+        ]
+        if all(found):
+            return
+        problem = "it is of the same size and another export's, or no export's"
+    message = f"another file is in the place of one that the export writes ({problem}); choose another folder"
+    raise TargetConflict(
+        f"{message}, or --overwrite to replace what an export left", uri=store.url(info.path)
+    )
+
+
+class _HashedFile:
+    """A file of the output while it is written: literals and tensors in their order, and the hash of all of it."""
+
+    def __init__(self, writer: ObjectWriter, file: OutputFile) -> None:
+        self._writer, self._file = writer, file
+        self._hash = xxhash.xxh3_128()
+        self._tensors = [
+            (number, i) for number, layer in enumerate(file.layers) for i in range(len(layer.tensors))
+        ]
+        self._next = 0  # tensor to begin
+        self._left = 0  # bytes that the one before lacks
+
+    def add(self, step: Step, packed: Packed) -> None:
+        """The next bytes of each of the step's tensors."""
+        for tensor, data in zip(step.tensors, packed, strict=True):
+            if self._left == 0 and self._tensors[self._next :][:1] == [(step.number, tensor)]:
+                self._begin_tensor()
+            if self._tensors[self._next - 1] != (step.number, tensor) or data.nbytes > self._left:
+                raise self._wrong(step, tensor, data.nbytes)
+            self._left -= data.nbytes
+            self._write(data.data)
+
+    def close(self) -> StoredFile | None:
+        """What was written; None where the file was there by then."""
+        while self._next < len(self._tensors) and self._left == 0:
+            self._begin_tensor()  # without values
+        self._write(self._file.literals[-1])
+        nbytes = self._writer.tell()
+        if self._left or nbytes != self._file.nbytes:
+            raise RuntimeError(f"{self._file.path}: {nbytes} bytes were packed, not {self._file.nbytes}")
+        self._writer.close()
+        if self._writer.was_beaten:
+            return None
+        return StoredFile(self._file.path, nbytes, f"xxh3_128:{self._hash.hexdigest()}")
+
+    def abort(self) -> None:
+        self._writer.abort()
+
+    def _begin_tensor(self) -> None:
+        number, tensor = self._tensors[self._next]
+        self._write(self._file.literals[self._next])
+        self._left = self._file.layers[number].tensors[tensor].nbytes
+        self._next += 1
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._hash.update(data)
+        self._writer.write(data)
+
+    def _wrong(self, step: Step, tensor: int, nbytes: int) -> RuntimeError:
+        """A packer that keeps to other sizes than it said."""
+        planned = self._file.layers[step.number].tensors[tensor]
+        message = f"{step.layer_name}: {nbytes} bytes for {planned.name}, of which {self._left} are missing"
+        return RuntimeError(message)
+
+
+def _digest_of(store: Store, info: ObjectInfo) -> str:
+    state = xxhash.xxh3_128()
+    buffer = np.empty(min(_HASHED_NBYTES, info.nbytes), np.uint8)
+    for start in range(0, info.nbytes, _HASHED_NBYTES):
+        part = buffer[: min(_HASHED_NBYTES, info.nbytes - start)]
+        store.read_into(info.path, start, part)
+        state.update(part.data)
+    return state.hexdigest()

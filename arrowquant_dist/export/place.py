@@ -31,7 +31,7 @@ class Output:
 
     record: ExportRecord
     weights: tuple[OutputFile, ...]
-    small: SmallFiles
+    small: SideFiles
 
     @property
     def paths(self) -> set[str]:
@@ -39,7 +39,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class SmallFiles:
+class SideFiles:
     """The files beside the weights. Those of the dataset are read one at a time, when they are copied.
 
     made: {path: content} of those that the format made. copied: paths of the dataset's.
@@ -50,7 +50,7 @@ class SmallFiles:
     copied: Sequence[str]
 
     @classmethod
-    def of(cls, model: Model, draft: ExportDraft, files: OutputFiles) -> SmallFiles:
+    def of(cls, model: Model, draft: ExportDraft, files: OutputFiles) -> SideFiles:
         made = {**draft.changed, **files.closing}
         return cls(model, made, [p for p in model.side_files if p not in made and p not in draft.left_out])
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer
-from arrowquant_dist.dataset.assemble import Assembler, Rows
+from arrowquant_dist.dataset.assemble import Assembler
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.prefetch import Lane, Load
 from arrowquant_dist.export.files import OutputFile, Step
-from arrowquant_dist.export.steps import StepCutter, step_nbytes
+from arrowquant_dist.export.steps import StepCutter, region_of, step_nbytes
 from arrowquant_dist.export.tensors import LayerExport
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 
@@ -71,7 +71,8 @@ class StepReader:
                 layer_shape=stored.shape,
                 first_value=first,
             )
-        return _now(self._assembler.quantized(Rows(stored, step.row_start, step.row_stop, shape)))
+        # a whole layer has more dimensions of rows than one, its rows as a matrix have not
+        return replace(_now(self._assembler.quantized(region_of(stored, step))), shape=shape, row_dims=1)
 
     @property
     def _assembler(self) -> Assembler:

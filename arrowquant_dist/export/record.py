@@ -26,7 +26,7 @@ _KIND = "arrowquant-export"
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ExportOrigin:
     """What an export is made of. dataset: its URI. manifest: the hash of its manifest.json, or of the names, sizes and
     versions of files without one. source: the URI of what layers were quantized anew from; source_files: their hash."""
 
@@ -43,7 +43,7 @@ class ExportRecord:
     format: str
     options: dict[str, Any]
     mark: str
-    origin: Origin
+    origin: ExportOrigin
     code: str
     max_file_nbytes: int
     notes: tuple[str, ...]
@@ -51,7 +51,7 @@ class ExportRecord:
     files: tuple[StoredFile, ...] = ()
 
     @classmethod
-    def of(cls, form: ExportFormat, draft: ExportDraft, origin: Origin, max_file_nbytes: int) -> Self:
+    def of(cls, form: ExportFormat, draft: ExportDraft, origin: ExportOrigin, max_file_nbytes: int) -> Self:
         """Without files: of an export that is planned."""
         options = _options(form)
         code = code_digest()
@@ -93,7 +93,7 @@ class ExportRecord:
             values = parse_json(data)
             head = values.pop("kind"), values.pop("export_version")
             files = tuple(StoredFile(**file) for file in values.pop("files"))
-            origin, notes = Origin(**values.pop("origin")), tuple(values.pop("notes"))
+            origin, notes = ExportOrigin(**values.pop("origin")), tuple(values.pop("notes"))
             record = cls(files=files, origin=origin, notes=notes, **values)
             check_types(record, "")
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -15,8 +15,8 @@ from arrowquant_dist.engine.progress import OnProgress, counting_events
 from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig, listed
 from arrowquant_dist.export.format import ExportDraft, Model
 from arrowquant_dist.export.options import ExportOptions
-from arrowquant_dist.export.place import ExportPlace, Output, SmallFiles
-from arrowquant_dist.export.record import ExportRecord, Origin, files_hash
+from arrowquant_dist.export.place import ExportPlace, Output, SideFiles
+from arrowquant_dist.export.record import ExportOrigin, ExportRecord, files_hash
 from arrowquant_dist.export.registry import format_of
 from arrowquant_dist.export.steps import StepCutter
 from arrowquant_dist.export.worker import ExportContext, RequantizeSource
@@ -95,7 +95,7 @@ def plan_export(target: Location, out: Location, options: ExportOptions, run: Ru
     engine, budget = _sized(engine, run, options, len(files.weights))
     storage, writer_nbytes = _writing(out, run.target_storage, budget)
     cutter = StepCutter(model.dataset, budget - writer_nbytes)
-    output = Output(record, cutter.cut(files.weights), SmallFiles.of(model, draft, files))
+    output = Output(record, cutter.cut(files.weights), SideFiles.of(model, draft, files))
     context = ExportContext(
         model.checkpoint.uri,
         out,
@@ -122,7 +122,7 @@ def open_model(target: str, options: ExportOptions, run: RunConfig) -> Model:
     return Model(dataset, checkpoint, components, source)
 
 
-def _origin(model: Model) -> Origin:
+def _origin(model: Model) -> ExportOrigin:
     files = [
         (_name(file.uri, model.checkpoint.uri), file.nbytes, file.version) for file in model.checkpoint.files
     ]
@@ -131,9 +131,9 @@ def _origin(model: Model) -> Origin:
         hash_of(dataset.store.read(MANIFEST_PATH)) if dataset.manifest is not None else files_hash(files)
     )
     if source is None:
-        return Origin(dataset.uri, manifest)
+        return ExportOrigin(dataset.uri, manifest)
     read = [(_name(file.uri, source.uri), file.nbytes, file.version) for file in source.files]
-    return Origin(dataset.uri, manifest, redact(source.uri), files_hash(read))
+    return ExportOrigin(dataset.uri, manifest, redact(source.uri), files_hash(read))
 
 
 def _name(uri: str, folder: str) -> str:

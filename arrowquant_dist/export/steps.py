@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from arrowquant_dist.dataset.assemble import Assembler, Rows
+from arrowquant_dist.dataset.assemble import Assembler
 from arrowquant_dist.dataset.dataset import Dataset, pieces
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import MemoryBudgetExceeded, listed
 from arrowquant_dist.export.files import OutputFile, Step
@@ -55,8 +57,8 @@ class StepCutter:
         if step.needs == "nothing":
             return 0
         stored = self.dataset.layers[layer.layer]
-        rows = Rows(stored, step.row_start, step.row_stop, stored.shape)
-        nbytes = Assembler(self.dataset, 1, 0, verify=True).quantized(rows).peak_nbytes
+        region = region_of(stored, step)
+        nbytes = Assembler(self.dataset, 1, 0, verify=True).quantized(region).peak_nbytes
         return nbytes + (_quantizing_nbytes(layer, step) if layer.spec is not None else 0)
 
     def _steps(self, file: OutputFile) -> Iterator[Step]:
@@ -119,6 +121,12 @@ class StepCutter:
             else:
                 high = middle - 1
         return min(start + low * multiple, layer.row_stop)
+
+
+def region_of(stored: StoredLayer, step: Step) -> Region:
+    """The step's rows, as [rows, columns]."""
+    rows = range(step.row_start, step.row_stop)
+    return Region(stored, (rows,), range(stored.columns), (step.rows, stored.columns))
 
 
 def most_needed(layer: LayerExport, tensors: tuple[int, ...]) -> Needs:

@@ -87,6 +87,27 @@ class Assembler:
         lanes, extra = self._fit(costs, result_nbytes)
         return Load(layer.name, result_nbytes + extra, result_nbytes, begin)
 
+    def scales(self, region: Region) -> Load[QuantizedTensor]:
+        """As `quantized` of whole rows, with scales and zero points alone: codes are not read."""
+        found, no_codes = region.pieces, np.empty(0, np.uint8)
+        if region.layer.quant_type == "mixed" or not found:
+            return self._raw(region)
+
+        def begin() -> tuple[Sequence[Lane], Callable[[], QuantizedTensor]]:
+            parts: dict[int, QuantizedTensor] = {}
+
+            def fill(index: int) -> None:
+                parts[index] = self.dataset.read_scales(found[index][0], verify=self.verify)
+
+            return _lanes(fill, range(len(found)), lanes), lambda: _join(
+                region, no_codes, found, [parts[i] for i in range(len(found))]
+            )
+
+        costs = [self.dataset.scales_nbytes(piece) for piece, _ in found]
+        result_nbytes = sum(16 * piece.rows * max(1, _groups(piece, region.columns)) for piece, _ in found)
+        lanes, extra = self._fit(costs, result_nbytes)
+        return Load(region.layer.name, result_nbytes + extra, result_nbytes, begin)
+
     def _raw(self, region: Region) -> Load[QuantizedTensor]:
         """Decoded values as a tensor that is not quantized: what blocks of several types have in common."""
         dtype, row_dims = region.layer.dtype, region.layer.row_dims

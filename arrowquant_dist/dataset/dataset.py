@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -32,6 +32,8 @@ from arrowquant_dist.storage.traffic import Transferred
 from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.tensor import QuantizedTensor
+
+_NO_BYTES = ByteRange(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +167,28 @@ class Dataset:
         copies = 2 if self.kept_nbytes else 4  # decoded and our copy; a page of its own comes in two forms
         return copies * block.stored_nbytes
 
+    def scales_nbytes(self, piece: Piece) -> int:
+        """Memory that `read_scales` takes at its peak, its result included."""
+        ranges = piece.block.ranges
+        return peak_nbytes(ranges, _NO_BYTES) if ranges is not None else self.piece_nbytes(piece)
+
     def read_piece(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
         """Some rows of one block, in memory of their own; otherwise as `read_block`."""
-        block = piece.block
+        wanted = _byte_range(piece, verify=verify)
+        return _tensor(self._read(piece.block, wanted, verify=verify), piece)
+
+    def read_scales(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
+        """As `read_piece`, with no codes: where the dataset is indexed these are not read."""
+        tensor = _tensor(self._read(piece.block, _NO_BYTES, verify=verify), piece)
+        return replace(tensor, codes=tensor.codes[:0])
+
+    def _read(self, block: StoredBlock, wanted: ByteRange, *, verify: bool) -> Values:
+        """Bytes `wanted` of the block's data, where they can be read alone, and its other values."""
         url = self.store.url(block.path)
         if block.ranges is None:
             file = self._files[block.path]
             values, place = file.read(block, self._counter), file.data_range(block)
         else:
-            wanted = _byte_range(piece, verify=verify)
             data = block.ranges.data
             place = ByteRange(data.offset, data.offset + data.stored_nbytes)
             try:
@@ -187,7 +202,7 @@ class Dataset:
         check_finite_scales(values, block, url)
         if verify:
             check_digests(values, block, url, place)
-        return _tensor(values, piece)
+        return values
 
     def _fetch(self, path: str, byte_range: ByteRange) -> np.ndarray:
         self._counter.add(byte_range.nbytes)

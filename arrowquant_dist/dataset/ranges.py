@@ -28,8 +28,8 @@ def read_values(fetch: Fetch, ranges: BlobRanges, part: ByteRange) -> Values:
     """Bytes `part` of the row's data, and the whole of its other values, in memory of their own.
 
     One request where they lie side by side, as they do when all of the data is wanted. Compressed data is one
-    page: all of it is read, and `part` taken from it. Raises CorruptWeights, which the caller gives layer and
-    URI, where a page does not decompress to its size.
+    page: all of it is read, and `part` taken from it; none of it where `part` is empty. Raises CorruptWeights, which
+    the caller gives layer and URI, where a page does not decompress to its size.
     """
     wanted = _wanted(ranges, part)
     stored = [np.empty(0, np.uint8)] * len(wanted)
@@ -52,14 +52,14 @@ def peak_nbytes(ranges: BlobRanges, part: ByteRange) -> int:
     """Memory that `read_values` takes at its peak, its result included."""
     small = sum(value.nbytes for value in ranges) - ranges.data.nbytes
     fetched = sum(extent.nbytes for extent, _ in _extents(_wanted(ranges, part))) + 2 * small
-    if ranges.compression == "none":
+    if ranges.compression == "none" or part.nbytes == 0:
         return fetched
     return fetched + ranges.data.nbytes + (part.nbytes if part.nbytes < ranges.data.nbytes else 0)
 
 
 def _wanted(ranges: BlobRanges, part: ByteRange) -> tuple[StoredRange, ...]:
     data, *small = ranges
-    if ranges.compression == "none":
+    if ranges.compression == "none" or part.nbytes == 0:
         data = StoredRange(data.offset + part.start, part.nbytes, part.nbytes)
     return data, *small
 

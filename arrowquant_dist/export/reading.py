@@ -71,8 +71,10 @@ class StepReader:
                 layer_shape=stored.shape,
                 first_value=first,
             )
-        # a whole layer has more dimensions of rows than one, its rows as a matrix have not
-        return replace(_now(self._assembler.quantized(region_of(stored, step))), shape=shape, row_dims=1)
+        region = region_of(stored, step)
+        load = self._assembler.scales(region) if step.needs == "scales" else self._assembler.quantized(region)
+        # a whole layer may have several dimensions of rows, its rows as a matrix have one
+        return replace(_now(load), shape=shape, row_dims=1)
 
     @property
     def _assembler(self) -> Assembler:

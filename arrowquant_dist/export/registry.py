@@ -14,6 +14,11 @@ def format_of(options: ExportOptions) -> ExportFormat:
 
         _refuse_options(options, activations=options.activations)
         return DecodedSafetensors()
+    if options.format == "v1":
+        from arrowquant_dist.export.v1 import V1Parquet
+
+        _refuse_options(options, activations=options.activations)
+        return V1Parquet()
     raise InvalidConfig(f"format: {options.format!r} is not one of {', '.join(EXPORT_FORMATS)}")
 
 

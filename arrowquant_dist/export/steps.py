@@ -57,8 +57,9 @@ class StepCutter:
         if step.needs == "nothing":
             return 0
         stored = self.dataset.layers[layer.layer]
-        region = region_of(stored, step)
-        nbytes = Assembler(self.dataset, 1, 0, verify=True).quantized(region).peak_nbytes
+        region, assembler = region_of(stored, step), Assembler(self.dataset, 1, 0, verify=True)
+        load = assembler.scales(region) if step.needs == "scales" else assembler.quantized(region)
+        nbytes = load.peak_nbytes
         return nbytes + (_quantizing_nbytes(layer, step) if layer.spec is not None else 0)
 
     def _steps(self, file: OutputFile) -> Iterator[Step]:

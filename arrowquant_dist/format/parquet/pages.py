@@ -56,8 +56,9 @@ class RowGroup:
     chunks: tuple[ColumnChunk, ...]
 
 
-def page_header(num_values: int, raw_nbytes: int, nbytes: int, crc: int) -> bytes:
-    """Header of a plain data page whose stored body has `nbytes` bytes and this CRC-32."""
+def page_header(num_values: int, raw_nbytes: int, nbytes: int, crc: int | None) -> bytes:
+    """Header of a plain data page whose stored body has `nbytes` bytes and this CRC-32; None for one that is streamed
+    behind its header, whose CRC-32 nobody knows yet."""
     levels = thrift.struct(
         thrift.i32(1, num_values), thrift.i32(2, _PLAIN), thrift.i32(3, _RLE), thrift.i32(4, _RLE)
     )
@@ -65,7 +66,7 @@ def page_header(num_values: int, raw_nbytes: int, nbytes: int, crc: int) -> byte
         thrift.i32(1, 0),
         thrift.i32(2, raw_nbytes),
         thrift.i32(3, nbytes),
-        thrift.i32(4, crc - (1 << 32) if crc >= 1 << 31 else crc),
+        *([thrift.i32(4, crc - (1 << 32) if crc >= 1 << 31 else crc)] if crc is not None else []),
         thrift.nested(5, levels),
     )
 
@@ -84,23 +85,23 @@ def small_page(column: SmallColumn, values: Sequence[Any]) -> tuple[bytes, Colum
     return page, ColumnChunk(column.name, 0, len(page), len(page), num_values, "none", statistics)
 
 
-def footer(groups: Sequence[RowGroup], created_by: str) -> bytes:
-    """All that follows the last page: metadata, its length, magic."""
+def footer(groups: Sequence[RowGroup], created_by: str, schema: pa.Schema = V2_SCHEMA) -> bytes:
+    """All that follows the last page: metadata, its length, magic. schema: V2's, or one of columns of these kinds."""
     metadata = {
-        **{key.decode(): value.decode() for key, value in (V2_SCHEMA.metadata or {}).items()},
-        "ARROW:schema": base64.b64encode(V2_SCHEMA.serialize().to_pybytes()).decode(),
+        **{key.decode(): value.decode() for key, value in (schema.metadata or {}).items()},
+        "ARROW:schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
     }
     type_defined_order = thrift.struct(thrift.nested(1, thrift.struct()))
     body = thrift.struct(
         thrift.i32(1, 2),
-        thrift.structs(2, _schema_elements()),
+        thrift.structs(2, _schema_elements(schema)),
         thrift.i64(3, sum(group.num_rows for group in groups)),
-        thrift.structs(4, [_row_group(i, group) for i, group in enumerate(groups)]),
+        thrift.structs(4, [_row_group(i, group, schema) for i, group in enumerate(groups)]),
         thrift.structs(
             5, [thrift.struct(thrift.binary(1, k), thrift.binary(2, v)) for k, v in metadata.items()]
         ),
         thrift.binary(6, created_by),
-        thrift.structs(7, [type_defined_order] * len(V2_SCHEMA)),
+        thrift.structs(7, [type_defined_order] * len(schema)),
     )
     return body + len(body).to_bytes(4, "little") + MAGIC
 
@@ -136,9 +137,9 @@ def _statistics(kind: pa.DataType, values: Sequence[Any]) -> tuple[bytes, bytes]
     return _plain(kind, [min(values)]), _plain(kind, [max(values)])
 
 
-def _row_group(ordinal: int, group: RowGroup) -> bytes:
+def _row_group(ordinal: int, group: RowGroup, schema: pa.Schema) -> bytes:
     return thrift.struct(
-        thrift.structs(1, [_column_chunk(chunk) for chunk in group.chunks]),
+        thrift.structs(1, [_column_chunk(chunk, schema) for chunk in group.chunks]),
         thrift.i64(2, sum(chunk.raw_nbytes for chunk in group.chunks)),
         thrift.i64(3, group.num_rows),
         thrift.i64(5, group.chunks[0].offset),
@@ -147,8 +148,8 @@ def _row_group(ordinal: int, group: RowGroup) -> bytes:
     )
 
 
-def _column_chunk(chunk: ColumnChunk) -> bytes:
-    field = V2_SCHEMA.field(chunk.name)
+def _column_chunk(chunk: ColumnChunk, schema: pa.Schema) -> bytes:
+    field = schema.field(chunk.name)
     statistics = []
     if chunk.statistics is not None:
         low, high = chunk.statistics
@@ -169,9 +170,9 @@ def _column_chunk(chunk: ColumnChunk) -> bytes:
     return thrift.struct(thrift.i64(2, 0), thrift.nested(3, metadata))
 
 
-def _schema_elements() -> list[bytes]:
-    root = thrift.struct(thrift.i32(3, _REQUIRED), thrift.binary(4, "schema"), thrift.i32(5, len(V2_SCHEMA)))
-    return [root, *(element for field in V2_SCHEMA for element in _field_elements(field))]
+def _schema_elements(schema: pa.Schema) -> list[bytes]:
+    root = thrift.struct(thrift.i32(3, _REQUIRED), thrift.binary(4, "schema"), thrift.i32(5, len(schema)))
+    return [root, *(element for field in schema for element in _field_elements(field))]
 
 
 def _field_elements(field: pa.Field) -> list[bytes]:

@@ -1,0 +1,168 @@
+"""Steps follow from the memory there is, and change no byte of what comes out."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from arrowquant_dist import QuantizationConfig, RunConfig, quantize_tensor
+from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.errors import InvalidCheckpoint, MemoryBudgetExceeded
+from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
+from tests.export.codes_format import CodesFormat
+from tests.export.datasets import loaded, made_dataset
+from tests.sources import random_weights, save_checkpoint
+
+RUN = RunConfig(engine="inline", workers=2)
+TENSORS = {**random_weights(2, 200, 300, torch.float32), "odd.weight": torch.randn(7, 5)}
+BY_ROW = QuantizationConfig("int4")
+
+
+@pytest.fixture
+def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arrowquant_dist.export.steps.RUN_NBYTES", 20_000)
+
+
+@pytest.fixture(scope="module", params=["zstd", "none"])
+def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    run = RunConfig(block_bytes=64 << 10, compression=request.param)
+    return made_dataset(tmp_path_factory.mktemp("steps"), TENSORS, BY_ROW, run)
+
+
+def exported(
+    dataset: str, out: Path, form: CodesFormat, monkeypatch: pytest.MonkeyPatch, source: str | None = None
+) -> dict[str, np.ndarray]:
+    monkeypatch.setattr("arrowquant_dist.export.run.format_of", lambda _: form)
+    export_dataset(dataset, str(out), ExportOptions(source=source), RUN)
+    return dict(load_file(out / "model.safetensors"))
+
+
+def expected(dataset: str) -> dict[str, np.ndarray]:
+    """Codes and scales as the dataset has them."""
+    opened, found = Dataset.open(dataset), {}
+    for name, layer in opened.layers.items():
+        if len(layer.shape) == 2:
+            blocks = [opened.read_block(block) for block in layer.blocks]
+            found[f"{name}.codes"] = np.concatenate([b.codes for b in blocks]).reshape(layer.rows, -1)
+            found[f"{name}.scales"] = np.concatenate([b.scales for b in blocks]).reshape(layer.rows, 1)
+            found[f"{name}.shape"] = np.array(layer.shape)
+    return found
+
+
+def equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> bool:
+    return found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_layer_in_one_step_is_read_once_for_all_its_tensors(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = CodesFormat("int4")
+    assert equal(exported(dataset, tmp_path / "out", form, monkeypatch), expected(dataset))
+    planned = plan_export(dataset, str(tmp_path / "other"), ExportOptions(), RUN)
+    (file,) = planned.output.weights
+    assert [step.tensors for step in file.steps] == [(0, 1, 2)] * 3
+
+
+@pytest.mark.parametrize("multiple", [1, 16])
+@pytest.mark.usefixtures("small_runs")
+def test_a_layer_in_many_steps_comes_out_the_same(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, multiple: int
+) -> None:
+    form = CodesFormat("int4", row_multiple=multiple)
+    assert equal(exported(dataset, tmp_path / "out", form, monkeypatch), expected(dataset))
+    planned = plan_export(dataset, str(tmp_path / "other"), ExportOptions(), RUN)
+    (file,) = planned.output.weights
+    cut = [step for step in file.steps if step.layer_name == "layers.0.weight"]
+    assert len(cut) > 4
+    assert [step.needs for step in cut if step.tensors == (2,)] == ["scales"] * sum(
+        s.tensors == (2,) for s in cut
+    )
+    for tensor in (1, 2):
+        rows = [(step.row_start, step.row_stop) for step in cut if step.tensors == (tensor,)]
+        assert rows[0][0] == 0
+        assert rows[-1][1] == 200
+        assert all(a[1] == b[0] for a, b in pairwise(rows))
+        assert all(start % multiple == 0 for start, _ in rows)
+    assert sum(step.is_first for step in file.steps) == 3
+
+
+def test_the_pass_for_scales_reads_no_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of row blocks that have a row group of their own, as all but small ones have."""
+    monkeypatch.setattr("arrowquant_dist.export.steps.RUN_NBYTES", 5 << 20)
+    run, config = RunConfig(block_bytes=4 << 20, compression="none"), QuantizationConfig("int8")
+    dataset = made_dataset(tmp_path, {"a.weight": torch.randn(64, 65536)}, config, run)
+    read: list[int] = []
+    fetch = Dataset._fetch
+
+    def counting(self: Dataset, path: str, byte_range: object) -> np.ndarray:
+        data = fetch(self, path, byte_range)  # type: ignore[arg-type]
+        read.append(data.nbytes)
+        return data
+
+    monkeypatch.setattr(Dataset, "_fetch", counting)
+    exported(dataset, tmp_path / "out", CodesFormat("int8"), monkeypatch)
+    codes = 64 * 65536
+    assert len(read) == 8  # 4 row blocks, each in two passes
+    assert codes < sum(read) < codes + 8 * 2048
+
+
+@pytest.mark.parametrize("runs", ["whole", "cut"])
+def test_layers_are_quantized_anew_from_the_dataset_s_values(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: str
+) -> None:
+    if runs == "cut":
+        monkeypatch.setattr("arrowquant_dist.export.steps.RUN_NBYTES", 50_000)
+    found = exported(dataset, tmp_path / "out", CodesFormat("int2", QuantSpec("int2")), monkeypatch)
+    for name, tensor in loaded(dataset).items():
+        if tensor.ndim == 2:
+            wanted = quantize_tensor(tensor, QuantizationConfig("int2", method="rtn"))
+            assert np.array_equal(found[f"{name}.codes"].reshape(-1), wanted.codes)
+            assert np.array_equal(found[f"{name}.scales"].reshape(-1), wanted.scales)
+
+
+@pytest.mark.parametrize("runs", ["whole", "cut"])
+def test_layers_are_quantized_anew_from_a_source_s_values(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: str
+) -> None:
+    if runs == "cut":
+        monkeypatch.setattr("arrowquant_dist.export.steps.RUN_NBYTES", 50_000)
+    source = save_checkpoint(tmp_path / "source", TENSORS)
+    form = CodesFormat("int8", QuantSpec("int8"))
+    found = exported(dataset, tmp_path / "out", form, monkeypatch, source)
+    for name, tensor in TENSORS.items():
+        if tensor.ndim == 2:
+            wanted = quantize_tensor(tensor, QuantizationConfig("int8"))
+            assert np.array_equal(found[f"{name}.codes"].reshape(-1), wanted.codes)
+            assert np.array_equal(found[f"{name}.scales"].reshape(-1), wanted.scales)
+
+
+def test_a_source_with_other_layers_is_refused_by_name(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = {**TENSORS, "layers.1.weight": torch.zeros(200, 300, dtype=torch.float16)}
+    del changed["odd.weight"]
+    source = save_checkpoint(tmp_path / "source", changed)
+    with pytest.raises(
+        InvalidCheckpoint, match=r"other layers than the dataset: layers\.1\.weight, odd\.weight"
+    ):
+        exported(dataset, tmp_path / "out", CodesFormat("int8", QuantSpec("int8")), monkeypatch, source)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_takes_more_than_the_budget_at_once_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer with one scale for all of it is quantized anew as a whole."""
+    dataset = made_dataset(tmp_path, {"a.weight": torch.randn(64, 4096)}, BY_ROW)
+    per_tensor = QuantSpec("int8", per_channel=False, group_size=0)
+    monkeypatch.setattr("arrowquant_dist.export.run.format_of", lambda _: CodesFormat("int8", per_tensor))
+    monkeypatch.setattr("arrowquant_dist.export.options.MIB", 1)
+    options = ExportOptions(memory_budget=1 << 20)
+    with pytest.raises(MemoryBudgetExceeded, match=r"a\.weight: .*raise --memory-budget"):
+        plan_export(dataset, str(tmp_path / "out"), options, RUN)

@@ -19,6 +19,10 @@ def format_of(options: ExportOptions) -> ExportFormat:
 
         _refuse_options(options, activations=options.activations)
         return V1Parquet()
+    if options.format == "gguf":
+        from arrowquant_dist.export.gguf.model import Gguf
+
+        return Gguf.of(options)
     raise InvalidConfig(f"format: {options.format!r} is not one of {', '.join(EXPORT_FORMATS)}")
 
 

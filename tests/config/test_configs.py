@@ -23,7 +23,7 @@ def _summary(name: str) -> PlanSummary:
 
 
 def test_there_is_one_for_each_documented_setup() -> None:
-    assert set(NAMES) == {"int8", "int4", "int2", "int2-asymmetric", "mixed"}
+    assert set(NAMES) == {"int8", "int4", "int2", "int2-asymmetric", "mixed", "gguf-q4"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
@@ -82,3 +82,14 @@ def test_minilm_is_shared_by_two_workers() -> None:
         summarize(make_plan(open_checkpoint("minilm"), config, run), "out", run).worker_memory_nbytes
         < 1 << 30
     )
+
+
+def test_gguf_has_groups_of_its_blocks_and_eight_bits_for_the_embeddings() -> None:
+    config, run = load_config(FOLDER / "gguf-q4.yaml")
+    plan = make_plan(open_checkpoint("minilm"), config, run)
+    specs = {block.layer.name: block.spec for block in plan.blocks}
+    words = specs.pop("embeddings.word_embeddings.weight")
+    assert (words.quant_type, words.group_size, words.symmetric, words.method) == ("int8", 32, True, "mse")
+    others = {spec.quant_type for name, spec in specs.items() if name.endswith("dense.weight")}
+    assert others == {"int4"}
+    assert {spec.group_size for spec in specs.values() if spec.is_quantized} == {32}

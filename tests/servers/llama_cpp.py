@@ -56,7 +56,10 @@ class LlamaCpp:
         return [int(token) for token in self._post("/tokenize", body)["tokens"]]
 
     def after(self, prompt: list[int]) -> Answer:
-        body = {"prompt": prompt, "n_predict": 1, "n_probs": _SEEN, "temperature": 0, "cache_prompt": False}
+        # What it takes is a letter, whatever is likely: it says nothing where that is half a character, or the end.
+        # That changes none of the probabilities that it gives.
+        taken = {"logit_bias": [[self.tokens("a")[-1], 1000]], "temperature": 0, "n_predict": 1}
+        body = {"prompt": prompt, "n_probs": _SEEN, "cache_prompt": False, **taken}
         (first,) = self._post("/completion", body)["completion_probabilities"]
         return Answer({found["id"]: found["logprob"] for found in first["top_logprobs"]})
 

@@ -1,0 +1,183 @@
+"""The format `gguf`: one model in one file, or in several that llama.cpp loads by the first."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from arrowquant_dist.config.checks import shown
+from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig, listed
+from arrowquant_dist.export.files import OutputFile, shares_of
+from arrowquant_dist.export.format import MARK_KEY, ExportDraft, Model, OutputFiles
+from arrowquant_dist.export.gguf.architecture import Architecture, TensorPlace
+from arrowquant_dist.export.gguf.bert import BERT_TYPES, bert_architecture
+from arrowquant_dist.export.gguf.choice import Choice, Refusal, blocks_anew, blocks_as_stored
+from arrowquant_dist.export.gguf.header import (
+    ALIGNMENT,
+    gguf_package,
+    header,
+    model_fields,
+    padding,
+    split_fields,
+)
+from arrowquant_dist.export.gguf.llama import LLAMA_TYPES, llama_architecture
+from arrowquant_dist.export.gguf.packers import CodeBlocks, FloatValues
+from arrowquant_dist.export.gguf.pooling import pooling_type
+from arrowquant_dist.export.gguf.settings import OTHER_WAY
+from arrowquant_dist.export.gguf.tokenizers import read_vocabulary
+from arrowquant_dist.export.gguf.vocabulary import Vocabulary, json_settings
+from arrowquant_dist.export.options import ExportOptions
+from arrowquant_dist.export.tensors import LayerExport, OutputTensor
+from arrowquant_dist.tensor import QuantizedTensor
+
+_FACTORS = "rope_freqs.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class WithFactors:
+    """A vector, and after it what rotary frequencies are divided by, which no layer of the dataset is."""
+
+    vector: FloatValues
+    factors: tuple[float, ...]
+    row_multiple: ClassVar[int] = 1
+
+    def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
+        count = len(self.factors)
+        return (
+            *self.vector.tensors(name, shape),
+            OutputTensor(_FACTORS, "F32", (count,), 4 * count, "nothing"),
+        )
+
+    def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
+        return self.vector.pack(0, rows) if tensor == 0 else np.array(self.factors, "<f4").view(np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Gguf:
+    """requantize: layers whose codes no block holds are quantized anew, or decoded where none fits."""
+
+    name: ClassVar[str] = "gguf"
+    requantize: bool = False
+
+    @classmethod
+    def of(cls, options: ExportOptions) -> Gguf:
+        """InvalidConfig for options that the format has not."""
+        if options.activations is not None:
+            raise InvalidConfig("activations: llama.cpp chooses how it computes; leave it out")
+        if options.source is not None and not options.requantize:
+            raise InvalidConfig("source: is what --requantize takes values from; give both, or neither")
+        return cls(requantize=options.requantize)
+
+    def draft(self, model: Model) -> ExportDraft:
+        gguf_package()
+        architecture = _architecture(model)
+        vocabulary = _vocabulary(model, architecture)
+        pooling_type(model.read)
+        layers, notes = self._layers(model, architecture)
+        return ExportDraft(layers, notes=(*architecture.notes, *vocabulary.notes, *notes))
+
+    def files(self, model: Model, draft: ExportDraft, mark: str, max_file_nbytes: int) -> OutputFiles:
+        architecture = _architecture(model)
+        tensors = [tensor for layer in draft.layers for tensor in layer.tensors]
+        whole = model_fields(
+            architecture, _vocabulary(model, architecture), pooling_type(model.read), tensors
+        )
+        sizes = [sum(_padded(tensor) for tensor in layer.tensors) for layer in draft.layers]
+        shares = shares_of(sizes, max_file_nbytes)
+        files = []
+        for number, share in enumerate(shares):
+            fields: dict[str, Any] = (
+                dict(whole) if number == 0 else {"general.architecture": architecture.name}
+            )
+            if len(shares) > 1:
+                fields |= split_fields(number, len(shares), len(tensors))
+            layers = draft.layers[share.start : share.stop]
+            path = f"model-{number + 1:05d}-of-{len(shares):05d}.gguf" if len(shares) > 1 else "model.gguf"
+            files.append(OutputFile(number, path, layers, _literals(layers, fields | {MARK_KEY: mark})))
+        return OutputFiles(tuple(files))
+
+    def _layers(
+        self, model: Model, architecture: Architecture
+    ) -> tuple[tuple[LayerExport, ...], tuple[str, ...]]:
+        """What becomes of each layer, and notes. InvalidConfig that lists all that cannot be written."""
+        names = model.names
+        shapes = {name: layer.shape for name, layer in names.items()}
+        exports, refused, anew = [], defaultdict(list), []
+        for name, place in architecture.placed(shapes).items():
+            choice = blocks_as_stored(names[name], place)
+            if isinstance(choice, Refusal) and self.requantize:
+                choice = blocks_anew(names[name], place, has_source=model.source is not None)
+                anew.append(name)
+            if isinstance(choice, Refusal):
+                refused[choice.reason].append(name)
+                continue
+            exports.append(_export(names[name].name, place, choice, architecture))
+        if refused:
+            raise _refusal(refused)
+        return tuple(exports), tuple(_notes(architecture, shapes, anew))
+
+
+def _export(stored: str, place: TensorPlace, choice: Choice, architecture: Architecture) -> LayerExport:
+    packer: CodeBlocks | FloatValues | WithFactors = choice.packer
+    if place.name == "output_norm.weight" and architecture.rope_factors and isinstance(packer, FloatValues):
+        packer = WithFactors(packer, architecture.rope_factors)
+    return LayerExport(place.name, stored, place.shape, 0, place.shape[0], packer, choice.spec)
+
+
+def _notes(architecture: Architecture, names: dict[str, tuple[int, ...]], anew: list[str]) -> Iterator[str]:
+    left_out = [name for name in names if architecture.leaves_out(name)]
+    if left_out:
+        yield f"{listed(left_out)}: left out, since llama.cpp has no use for them in {architecture.name}"
+    if anew:
+        yield f"{listed(anew)}: quantized anew, or decoded where no block of GGUF fits"
+
+
+def _refusal(refused: dict[str, list[str]]) -> InvalidConfig:
+    what = "; ".join(f"{reason} ({listed(names)})" for reason, names in refused.items())
+    return InvalidConfig(
+        f"GGUF has no blocks for {what}: quantize these layers as int8, or int4 in groups of a multiple of 32 "
+        "(configs/gguf-q4.yaml), or let --requantize do it"
+    )
+
+
+def _architecture(model: Model) -> Architecture:
+    config = json_settings(model.read, "config.json")
+    if config is None:
+        raise InvalidCheckpoint(
+            "the dataset has no config.json, of which GGUF's metadata is made; put it into the source's folder and "
+            "quantize again"
+        )
+    layers = {name: layer.name for name, layer in model.names.items()}
+    model_type = config.word("model_type")
+    if model_type in LLAMA_TYPES:
+        return llama_architecture(config, layers)
+    if model_type in BERT_TYPES:
+        return bert_architecture(config, layers)
+    known = ", ".join((*LLAMA_TYPES, *BERT_TYPES))
+    raise InvalidCheckpoint(
+        f"model_type of config.json is {shown(model_type)}, and known in GGUF are {known}; {OTHER_WAY}"
+    )
+
+
+def _vocabulary(model: Model, architecture: Architecture) -> Vocabulary:
+    embedding = architecture.places[architecture.embedding]
+    vocabulary = read_vocabulary(model.read, embedding.shape[0])
+    if vocabulary.model not in architecture.vocabularies:
+        raise InvalidCheckpoint(
+            f"tokenizer.json is of a kind that GGUF's {architecture.name} has not; take the tokenizer of these weights"
+        )
+    return vocabulary
+
+
+def _literals(layers: tuple[LayerExport, ...], fields: dict[str, Any]) -> tuple[bytes, ...]:
+    """The header, what fills up each tensor to the next one's place, and what fills up the last."""
+    tensors = [tensor for layer in layers for tensor in layer.tensors]
+    return (header(fields, tensors), *(padding(tensor.nbytes) for tensor in tensors))
+
+
+def _padded(tensor: OutputTensor) -> int:
+    return tensor.nbytes + -tensor.nbytes % ALIGNMENT

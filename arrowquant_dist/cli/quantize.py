@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +52,13 @@ def quantize(
     symmetric: Annotated[
         bool | None, typer.Option("--symmetric/--asymmetric", help="Without or with zero points.")
     ] = None,
+    keep_codes: Annotated[
+        bool,
+        typer.Option(
+            "--keep-codes",
+            help="Codes of a quantized source stay as they are; so do other layers, without --quant or a config's.",
+        ),
+    ] = False,
     engine: Annotated[
         str | None, typer.Option(help="Who runs the workers.", metavar="auto|inline|ray")
     ] = None,
@@ -78,7 +85,7 @@ def quantize(
         is_alone = config is None and per_channel is None and group_size is None and symmetric is None
         if is_alone and quant in _COARSE_BY_ROW:
             per_channel, group_size, symmetric = False, 128, False
-        quantization, run = _configs(config)
+        quantization, run = _configs(config, {"keep_codes": True} if keep_codes else {})
         quantization = quantization.replace(
             quant_type=quant,
             method=method,
@@ -99,10 +106,12 @@ def quantize(
             _show_outcome(_run(source, target, quantization, run, as_json=as_json), as_json=as_json)
 
 
-def _configs(config: str | None) -> tuple[QuantizationConfig, RunConfig]:
+def _configs(config: str | None, instead: Mapping[str, Any]) -> tuple[QuantizationConfig, RunConfig]:
     from arrowquant_dist.config import QuantizationConfig, RunConfig, load_config
 
-    return load_config(config) if config is not None else (QuantizationConfig(), RunConfig())
+    if config is None:
+        return QuantizationConfig(**instead), RunConfig()
+    return load_config(config, instead=instead)
 
 
 def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, *, as_json: bool) -> Outcome:

@@ -19,6 +19,7 @@ from arrowquant_dist.location import Location, location
 MAX_CONFIG_NBYTES = 1 << 20
 _MAX_NUMBER_CHARS = 64
 _MAX_MERGED_KEYS = 10_000
+_NOTHING: Mapping[str, Any] = {}
 # What Python says where a tag promises another value than there is.
 _OF_TAGS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _KNOWN_KEYS = frozenset(
@@ -30,9 +31,12 @@ _QUOTED = re.compile(r"(['\"]).*\1|(?<=with base \d\d: ).*", re.DOTALL)
 
 
 def load_config(
-    path_or_uri: Location, storage_options: Mapping[str, Any] | None = None
+    path_or_uri: Location,
+    storage_options: Mapping[str, Any] | None = None,
+    instead: Mapping[str, Any] = _NOTHING,
 ) -> tuple[QuantizationConfig, RunConfig]:
-    """Reads a config file, local or at any fsspec URL.
+    """Reads a config file, local or at any fsspec URL. instead: keys that win over the file's before defaults follow
+    from them.
 
     Raises InvalidConfig, which names the file, the key and the reason; a file that can't be read is one too.
     """
@@ -47,13 +51,15 @@ def load_config(
         if storage_options:  # any of which the error may repeat
             raise InvalidConfig(f"{message})", uri=without_credentials(uri)) from None
         raise InvalidConfig(f"{message}: {error})", uri=without_credentials(uri)) from error
-    return parse_config(data, uri)
+    return parse_config(data, uri, instead)
 
 
-def parse_config(data: bytes, uri: str = "config") -> tuple[QuantizationConfig, RunConfig]:
+def parse_config(
+    data: bytes, uri: str = "config", instead: Mapping[str, Any] = _NOTHING
+) -> tuple[QuantizationConfig, RunConfig]:
     """The config in a YAML file's bytes; `uri` names the file in errors. Raises InvalidConfig."""
     try:
-        return _parse(check_mapping("the file", _yaml(data)))
+        return _parse({**check_mapping("the file", _yaml(data)), **instead})
     except InvalidConfig as error:
         raise InvalidConfig(error.message, uri=without_credentials(uri)) from error
 

@@ -19,13 +19,18 @@ from arrowquant_dist.config.checks import (
     within,
 )
 from arrowquant_dist.config.patterns import check_pattern
-from arrowquant_dist.config.spec import BITS, QUANT_TYPES, STORED_SCALES, QuantSpec
+from arrowquant_dist.config.spec import BITS, QUANT_TYPES, STORED_SCALES, UNTOUCHED, QuantSpec
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.method_names import METHODS
 
 NON_FINITE = ("error", "keep")
 MAX_GROUP_SIZE = 1 << 20
 MAX_ROW_DIMS = 8
+_NOT_SAID = "int8, or none with keep_codes"  # a default for people to read, known by its identity
+
+
+# Fields that earlier releases did not have: configs that do without them stay equal to theirs.
+_LATER = ("unscaled_float8", "scale_dtype", "keep_codes")
 
 
 @known_arguments
@@ -82,7 +87,8 @@ class QuantizationConfig:
     """How a checkpoint is quantized. Lists are stored as tuples; mappings in `overrides` become
     LayerOverrides.
 
-    quant_type: int8 int4 int3 int2, or fp16: keep every layer that no override quantizes, matrices in 16 bits.
+    quant_type: int8 int4 int3 int2, or fp16: keep every layer that no override quantizes, matrices in 16 bits. Where it
+    is not said: int8; with keep_codes none, which stores layers without codes byte for byte.
     per_channel: a scale a row, and group_size has no effect. Else group_size values a group, 0: a scale a
     tensor.
     mixed_precision_layers: patterns of layers that stay unquantized, in 16 bits, unless an override says their
@@ -92,6 +98,8 @@ class QuantizationConfig:
     non_finite: what NaN or inf in a layer that is to be quantized does: `error`, or `keep` the layer as it is.
     row_dims: {pattern: leading dimensions that make up the rows}, 2 for fused experts. The last match wins,
     and layers with no more dimensions than that are left alone.
+    keep_codes: codes, scales and zero points of a source that is quantized stay as they are, unless an override says
+    the layer's quant_type; `replace` leaves the quant_type of other layers as it was.
     unscaled_float8: patterns of float8 layers that have no scales: their numbers are the weights. Others whose scales
     nobody knows are an error.
     hessians: where `calibrate` wrote its Hessians; read for layers whose method needs them.
@@ -103,7 +111,7 @@ class QuantizationConfig:
     Raises InvalidConfig, which names the field.
     """
 
-    quant_type: str = "int8"
+    quant_type: str = _NOT_SAID
     per_channel: bool = True
     group_size: int = 128
     symmetric: bool = True
@@ -116,8 +124,12 @@ class QuantizationConfig:
     overrides: Sequence[LayerOverride] = ()
     unscaled_float8: Sequence[str] = ()
     scale_dtype: str = "float32"
+    keep_codes: bool = False
 
     def __post_init__(self) -> None:
+        check_bool("keep_codes", self.keep_codes)
+        if self.quant_type is _NOT_SAID:
+            object.__setattr__(self, "quant_type", UNTOUCHED if self.keep_codes else "int8")
         for name in (
             *("quant_type", "per_channel", "group_size", "symmetric", "integer_zero_points", "scale_dtype"),
         ):
@@ -171,20 +183,19 @@ class QuantizationConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, as in YAML; no credentials."""
-        later = ("unscaled_float8", "scale_dtype")
         values = {
-            **{name: getattr(self, name) for name in _names(QuantizationConfig) if name not in later},
+            **{name: getattr(self, name) for name in _names(QuantizationConfig) if name not in _LATER},
             "mixed_precision_layers": list(self.mixed_precision_layers),
             "row_dims": dict(self.row_dims),
             "hessians": without_credentials(str(self.hessians)) if self.hessians is not None else None,
             "overrides": [override.to_dict() for override in self.overrides],
         }
-        if (
-            self.unscaled_float8
-        ):  # which earlier releases did not have: configs without it stay equal to theirs
+        if self.unscaled_float8:
             values["unscaled_float8"] = list(self.unscaled_float8)
         if self.scale_dtype != "float32":
             values["scale_dtype"] = self.scale_dtype
+        if self.keep_codes:
+            values["keep_codes"] = True
         return values
 
     @classmethod
@@ -230,7 +241,7 @@ def _names(cls: type) -> tuple[str, ...]:
 
 def _check_values(values: QuantizationConfig | LayerOverride) -> None:
     """The fields that config and override share; None is none given."""
-    if values.quant_type is not None:
+    if values.quant_type is not None and not _is_untouched(values):
         check_choice("quant_type", values.quant_type, QUANT_TYPES)
     if values.per_channel is not None:
         check_bool("per_channel", values.per_channel)
@@ -246,6 +257,11 @@ def _check_values(values: QuantizationConfig | LayerOverride) -> None:
         check_choice("scale_dtype", values.scale_dtype, STORED_SCALES)
     if isinstance(values, LayerOverride) and values.row_dims is not None:
         check_whole("row_dims", values.row_dims, 1, MAX_ROW_DIMS)
+
+
+def _is_untouched(values: QuantizationConfig | LayerOverride) -> bool:
+    """With keep_codes alone: elsewhere nothing would be done at all."""
+    return isinstance(values, QuantizationConfig) and values.keep_codes and values.quant_type == UNTOUCHED
 
 
 def _as_tuple(key: str, values: Any) -> tuple[Any, ...]:

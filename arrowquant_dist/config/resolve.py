@@ -9,11 +9,15 @@ from arrowquant_dist.config.checks import invalid
 from arrowquant_dist.config.families import Described, Families
 from arrowquant_dist.config.patterns import Matcher, matcher, nearest_names
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig
-from arrowquant_dist.config.spec import BITS, QuantSpec, half_spec, kept_spec
+from arrowquant_dist.config.spec import BITS, UNTOUCHED, NotKept, QuantSpec, half_spec, kept_spec
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import listed
 
 FUSED_EXPERTS_DIMS = 3  # [experts, out, in]
+_INSTEAD = (
+    "an override that says their quant_type quantizes them anew (overrides: [{layers: …, quant_type: int8}]), and "
+    "fp16 stores what they stand for"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,10 @@ class SpecResolver:
 
     Order of decision: what the source asks to keep byte for byte (codes that can't be decoded), and what can't be
     quantized (integers, bool, no values, fewer than 2 dimensions), is kept as it is; then the last matching override
-    decides, where it says a quant_type; then vectors of more dimensions ([1, 1, C]) and what is no matrix of a product
-    (see `families`) are kept as they are; then come mixed_precision_layers, then the config with whatever else that
-    override says. So an override with a quant_type wins over all that is only a default, and
-    mixed_precision_layers change nothing about what is kept anyway.
+    decides, where it says a quant_type; then, with keep_codes, the codes that the source has; then vectors of more
+    dimensions ([1, 1, C]) and what is no matrix of a product (see `families`) are kept as they are; then come
+    mixed_precision_layers, then the config with whatever else that override says. So an override with a quant_type wins
+    over all that is only a default, and mixed_precision_layers change nothing about what is kept anyway.
 
     layers: all of the checkpoint's, which tell what each of them is.
     """
@@ -52,24 +56,34 @@ class SpecResolver:
         self._words = [_WordUse(word, matcher(word)) for word in config.mixed_precision_layers]
         self._row_dims = [_WordUse(p, matcher(p)) for p in config.row_dims]
         self._specs: dict[QuantSpec, QuantSpec] = {}
+        self._not_kept: dict[str, list[str]] = {}  # by reason
+        self._coded = 0
         self._known: dict[tuple[object, ...], ResolvedLayer] = {}
 
     def resolve(
-        self, name: str, shape: tuple[int, ...], dtype: str, kept: str | None = None
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        kept: str | None = None,
+        codes: QuantSpec | NotKept | None = None,
     ) -> ResolvedLayer:
-        """dtype: a key of DTYPES. kept: why the source asks to store the layer byte for byte, if it does."""
+        """dtype: a key of DTYPES. kept: why the source asks to store the layer byte for byte, if it does. codes: where
+        the source's are to be kept, the spec of the layer's, None where it has none."""
         never = kept or _why_never(shape, dtype)
         usually = None if never is not None else _why_a_vector(shape) or self._families.why(name, shape)
         winner = self._winner(name, never)
         row_dims = self._rows_of(name, len(shape), winner)
         word = self._first_word(name)
         if winner is not None and never is None:
-            winner.note_decision(name, usually, word)
-        key = (never, usually, word, winner, row_dims, dtype)
+            winner.note_decision(name, usually, word or (None if codes is None else "keep_codes"))
+        if codes is not None:
+            codes = self._kept_codes(name, codes, winner, never)
+        key = (never, usually, word, winner, row_dims, dtype, codes)
         known = self._known.get(key)
         if known is None:
             override = winner.override if winner is not None else None
-            spec, reason = self._decide(never, usually, word, override, row_dims, dtype)
+            spec, reason = self._decide(never, usually, word, override, row_dims, dtype, codes)
             known = self._known[key] = ResolvedLayer(self._specs.setdefault(spec, spec), reason)
         return known
 
@@ -81,9 +95,12 @@ class SpecResolver:
         override: LayerOverride | None,
         row_dims: int,
         dtype: str,
+        codes: QuantSpec | None,
     ) -> tuple[QuantSpec, str | None]:
         """Spec and kept_reason, in the order of decision above. never, usually: why the layer is kept whatever the
-        config says, and why it is kept where no override says a quant_type."""
+        config says, and why it is kept where no override says a quant_type. codes: those of the source, kept."""
+        if codes is not None:
+            return codes, None if codes.is_quantized else "stored so in the source (keep_codes)"
         said = override.quant_type if override is not None else None
         if never is not None:
             return kept_spec(row_dims), never
@@ -95,10 +112,24 @@ class SpecResolver:
             spec = self.config.spec(override, row_dims)
             if spec.quant_type in BITS:
                 return spec, None
+            if spec.quant_type == UNTOUCHED:
+                return kept_spec(row_dims), "holds no codes (keep_codes)"
             reason = f"quant_type {spec.quant_type}"
             if override is not None and said is not None:
                 reason = f"override: {override.layers}"
         return half_spec(dtype, row_dims), reason
+
+    def _kept_codes(
+        self, name: str, codes: QuantSpec | NotKept, winner: _OverrideUse | None, never: str | None
+    ) -> QuantSpec | None:
+        """The spec of codes that nothing else decides about. What can't be kept is remembered for `check_matches`."""
+        self._coded += 1
+        if never is not None or (winner is not None and winner.override.quant_type is not None):
+            return None
+        if isinstance(codes, QuantSpec):
+            return codes
+        self._not_kept.setdefault(codes.reason, []).append(name)
+        return None
 
     def check_matches(self, names: Iterable[str]) -> None:
         """After the last layer: InvalidConfig for an override, or a pattern of row_dims, that was good for
@@ -107,6 +138,7 @@ class SpecResolver:
         names: the layers' names, for the nearest ones in the message.
         """
         names = list(names)
+        self._check_codes()
         for index, use in enumerate(self._overrides):
             key = f"overrides[{index}].layers"
             if not use.matches:
@@ -125,6 +157,14 @@ class SpecResolver:
                 dims = self.config.row_dims[word.pattern]
                 reason = f"matches no layer with more than {dims} dimensions{_hint(word.pattern, names)}"
                 raise invalid(f"row_dims[{word.pattern!r}]", reason)
+
+    def _check_codes(self) -> None:
+        if self._not_kept:
+            what = "; ".join(f"those of {listed(names)}: {why}" for why, names in self._not_kept.items())
+            reason = f"codes that V2 does not hold exactly: {what}; {_INSTEAD}"
+            raise invalid("keep_codes", reason)
+        if self.config.keep_codes and not self._coded:
+            raise invalid("keep_codes", "no layer of the source has codes that are known here; leave it out")
 
     def notes(self) -> list[str]:
         """After the last layer: what has no effect but is no error, for people."""

@@ -10,7 +10,9 @@ from arrowquant_dist.dtypes import DTYPES
 BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2}
 QUANT_TYPES = (*BITS, "fp16")
 STORED_SCALES = ("float32", "bfloat16")
+UNTOUCHED = "none"  # stored byte for byte
 _FP16_NBYTES = 2
+SOURCE = "source"  # the method of codes and scales that are the source's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,8 @@ class QuantSpec:
     quant_type: `int8` `int4` `int3` `int2`; for a kept layer `none`, its bytes as they are, or `fp16`.
     group_size: values a group; 0 with per_channel False = one scale for the tensor; ignored with per_channel
     True.
-    method: a name of METHODS, `none` for a kept layer. row_dims: how many leading dimensions make up the rows.
+    method: a name of METHODS, `none` for a kept layer, SOURCE where the source's codes are kept as they are.
+    row_dims: how many leading dimensions make up the rows.
     keep_non_finite: store a layer that holds NaN or inf as `none` instead of failing.
     scale_dtype: of STORED_SCALES, what the scales are numbers of; they are stored as float32 all the same.
     """
@@ -38,6 +41,16 @@ class QuantSpec:
     @property
     def is_quantized(self) -> bool:
         return self.quant_type in BITS
+
+    @property
+    def keeps_codes(self) -> bool:
+        """Whether codes, scales and zero points are the source's, and nothing is quantized here."""
+        return self.method == SOURCE
+
+    @property
+    def chooses_codes(self) -> bool:
+        """Whether a method has to find codes and scales for the values."""
+        return self.is_quantized and not self.keeps_codes
 
     @property
     def bits(self) -> int:
@@ -73,9 +86,16 @@ class QuantSpec:
         return cls(**values)
 
 
+@dataclass(frozen=True, slots=True)
+class NotKept:
+    """Instead of the spec of a source's codes: why V2 cannot hold them exactly, as a clause about the codes."""
+
+    reason: str
+
+
 def kept_spec(row_dims: int = 1) -> QuantSpec:
     """The spec of a layer that is stored byte for byte: `none`."""
-    return QuantSpec("none", per_channel=False, group_size=0, method="none", row_dims=row_dims)
+    return QuantSpec(UNTOUCHED, per_channel=False, group_size=0, method="none", row_dims=row_dims)
 
 
 def half_spec(dtype: str, row_dims: int = 1) -> QuantSpec:
@@ -86,4 +106,4 @@ def half_spec(dtype: str, row_dims: int = 1) -> QuantSpec:
     """
     source = DTYPES[dtype]
     is_wider = source.is_float and source.itemsize > _FP16_NBYTES
-    return replace(kept_spec(row_dims), quant_type="fp16" if is_wider else "none")
+    return replace(kept_spec(row_dims), quant_type="fp16" if is_wider else UNTOUCHED)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.checkpoint.source_codes import SourceCodes, find_codes
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig, check_config, check_run
 from arrowquant_dist.driver.clock import RunClock
@@ -68,7 +69,7 @@ def quantize(
     with clock.phase("planning"):
         checkpoint = open_checkpoint(source, run.source_storage)
         side_inputs = open_side_inputs(config, run.source_storage)
-        plan = make_plan(checkpoint, config, run, side_inputs)
+        plan = make_plan(checkpoint, config, run, side_inputs, _codes(checkpoint, config, run))
         dataset = open_target(target, run)
         refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
         read_once = cache(lambda: read_sidecars(checkpoint, run))
@@ -117,7 +118,7 @@ def plan_only(source: Location, target: Location, config: QuantizationConfig, ru
     target = _checked_target(target, config, run)
     checkpoint = open_checkpoint(source, run.source_storage)
     side_inputs = open_side_inputs(config, run.source_storage)
-    plan = make_plan(checkpoint, config, run, side_inputs)
+    plan = make_plan(checkpoint, config, run, side_inputs, _codes(checkpoint, config, run))
     dataset = open_target(target, run)
     refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
     found = dataset.look()
@@ -133,6 +134,11 @@ def _checked_target(target: Location, config: QuantizationConfig, run: RunConfig
     check_config(config)
     check_run(run)
     return location(target, "target")
+
+
+def _codes(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig) -> SourceCodes:
+    """Those that are kept, if any are; without keep_codes nothing of them is read."""
+    return find_codes(checkpoint, run.source_storage) if config.keep_codes else {}
 
 
 def _find_damage(dataset: Target, plan: Plan, sidecars: Callable[[], Files], found: Listing) -> Repair | None:

@@ -7,11 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from arrowquant_dist.encodings.encoding import Encoding, Stored
+from arrowquant_dist.config.spec import NotKept, QuantSpec
+from arrowquant_dist.encodings.encoding import Encoding, Source, Stored
+from arrowquant_dist.encodings.kept import KeptRowSlice, are_middle, grid_spec
 from arrowquant_dist.encodings.packed import words_of
 from arrowquant_dist.encodings.place import Place, present
-from arrowquant_dist.encodings.rows import Codes, Grid, RowSlice
-from arrowquant_dist.encodings.turned import PackedField, TurnedInts
+from arrowquant_dist.encodings.rows import Codes, Grid, RowSlice, values_of
+from arrowquant_dist.encodings.turned import TurnedInts
+from arrowquant_dist.encodings.turned_layout import PackedField
 from arrowquant_dist.encodings.zero_points import NibbleZeros
 from arrowquant_dist.kernels.code_kinds import INT8, PACKED
 
@@ -32,6 +35,7 @@ class Awq(TurnedInts):
     scales: Place
     zeros: Place
     kind: ClassVar[str] = "awq"
+    middle: ClassVar[int] = 1 << (AWQ_BITS - 1)
 
     @property
     def label(self) -> str:
@@ -57,6 +61,11 @@ class Awq(TurnedInts):
         codes = np.empty((words.shape[1] * len(_ORDER), inputs), np.uint8)
         turn_fields(words, _SHIFTS, _MASK, codes)
         return codes
+
+    def dense(self, codes: np.ndarray) -> np.ndarray:
+        packed: np.ndarray = codes[:, 0::2].copy()
+        packed[:, : codes.shape[1] // 2] |= codes[:, 1::2] << AWQ_BITS
+        return packed
 
     def zero_points(self, words: np.ndarray, _outputs: int) -> np.ndarray:
         zeros: np.ndarray = (words[:, :, None] >> _SHIFTS) & np.uint32(_MASK)
@@ -96,3 +105,12 @@ class AwqRows(Encoding):
         return RowSlice(
             layer, start, stop, Codes(PACKED, AWQ_BITS), grid, self.scales, NibbleZeros(self.zeros)
         )
+
+    def kept_spec(self, layer: Stored, source: Source) -> QuantSpec | NotKept:
+        outputs, inputs = layer.shape
+        groups = -(-inputs // self.group)
+        symmetric = are_middle(NibbleZeros(self.zeros), outputs, self.scales.shape[1], groups, source)
+        return grid_spec(self.slice(layer, 0, 0), AWQ_BITS, source, symmetric=symmetric)
+
+    def kept_slice(self, layer: Stored, rows: range, spec: QuantSpec) -> KeptRowSlice:
+        return KeptRowSlice.of(self.slice(layer, *values_of(layer, rows)), spec)

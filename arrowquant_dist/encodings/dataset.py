@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
 from arrowquant_dist.arena import Allocate
+from arrowquant_dist.config.spec import BITS, SOURCE, NotKept, QuantSpec, half_spec
+from arrowquant_dist.dataset.dataset import pieces
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.encodings.encoding import (
     Encoding,
@@ -18,6 +21,10 @@ from arrowquant_dist.encodings.encoding import (
     Stored,
 )
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint
+from arrowquant_dist.tensor.kept import KeptRows, kept_nbytes
+from arrowquant_dist.tensor.source import matrix_shape
+
+_Read = TypeVar("_Read")
 
 
 @contextmanager
@@ -46,6 +53,35 @@ class DatasetRows(Encoding):
     def slice(self, layer: Stored, start: int, stop: int) -> DatasetSlice:
         return DatasetSlice(layer, start, stop)
 
+    def kept_spec(self, layer: Stored, source: Source) -> QuantSpec | NotKept | None:
+        """What is kept in 16 bits there stays so: its spec is that of any such layer."""
+        stored = source.dataset(layer.uri).layer(layer.name)
+        forms = {(b.header.quant_type, b.header.quant_axis, b.header.group_size) for b in stored.blocks}
+        types = {quant_type for quant_type, _, _ in forms}
+        if BITS.keys().isdisjoint(types):
+            return half_spec(layer.dtype, stored.row_dims) if "fp16" in types else None
+        if len(forms) > 1:
+            return NotKept("their row blocks are stored in several ways")
+        zeros = [block.ranges.zero_points.nbytes for block in stored.blocks if block.ranges is not None]
+        if len(zeros) < len(stored.blocks):
+            return NotKept("they lie in bare files, which do not say whether they have zero points")
+        ((quant_type, quant_axis, group_size),) = forms
+        return QuantSpec(
+            quant_type=quant_type,
+            per_channel=quant_axis == 0 and not group_size,
+            group_size=group_size,
+            symmetric=not any(zeros),
+            method=SOURCE,
+            row_dims=stored.row_dims,
+        )
+
+    def kept_slice(self, layer: Stored, rows: range, spec: QuantSpec) -> KeptDatasetRows:
+        return KeptDatasetRows(layer, rows, spec)
+
+    def kept_nbytes(self, layer: Stored, spec: QuantSpec) -> int:
+        """Before compression: how far that went, the index knows and no plan."""
+        return kept_nbytes(matrix_shape(layer.shape, spec.row_dims), spec)
+
     def check(self, layer: Stored, sizes: Mapping[str, int]) -> None:
         """Nothing: where a dataset's bytes are is its own affair, and it checks each row that it reads."""
 
@@ -68,11 +104,53 @@ class DatasetSlice:
         return (self.stop - self.start) * DTYPES[self.layer.dtype].itemsize
 
     def values(self, _found: Sequence[np.ndarray], source: Source, allocate: Allocate) -> np.ndarray:
-        with as_a_source():
-            try:
-                return self._read(source, allocate)
-            except CorruptWeights:  # a byte may have been flipped on its way
-                return self._read(source, allocate)
+        return _twice(partial(self._read, source, allocate))
 
     def _read(self, source: Source, allocate: Allocate) -> np.ndarray:
         return source.dataset(self.layer.uri).read_values(self.layer.name, self.start, self.stop, allocate)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDatasetRows:
+    """Rows of a dataset's layer with their codes as they are. Memory, besides: as of a `DatasetSlice`."""
+
+    layer: Stored
+    rows: range
+    spec: QuantSpec
+    ranges: ClassVar[Sequence[SourceRange]] = ()
+    beside_nbytes: ClassVar[int] = 0
+
+    @property
+    def decoded_nbytes(self) -> int:
+        return kept_nbytes(self._matrix, self.spec)
+
+    @property
+    def _matrix(self) -> tuple[int, int]:
+        return len(self.rows), matrix_shape(self.layer.shape, self.spec.row_dims)[1]
+
+    def values(self, _found: Sequence[np.ndarray], source: Source, allocate: Allocate) -> np.ndarray:
+        out = allocate(self.decoded_nbytes)
+        _twice(partial(self._read, source, KeptRows.of(out, self._matrix, self.spec)))
+        return out
+
+    def _read(self, source: Source, kept: KeptRows) -> None:
+        dataset, at = source.dataset(self.layer.uri), 0
+        for piece in pieces(dataset.layer(self.layer.name), self.rows.start, self.rows.stop):
+            found, own = dataset.read_piece(piece), slice(at, at + piece.rows)
+            of_scales = own if self.spec.quant_axis == 0 else slice(None)
+            kept.codes[own].reshape(-1)[:] = found.codes
+            kept.scales[of_scales].reshape(-1)[:] = found.scales
+            if not self.spec.symmetric:
+                kept.zero_points[of_scales].reshape(-1)[:] = (
+                    found.zero_points if found.zero_points.size else 0
+                )
+            at += piece.rows
+
+
+def _twice(read: Callable[[], _Read]) -> _Read:
+    """A byte may have been flipped on its way."""
+    with as_a_source():
+        try:
+            return read()
+        except CorruptWeights:
+            return read()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 
 from arrowquant_dist.arena import Allocate
+from arrowquant_dist.config.spec import NotKept, QuantSpec
 from arrowquant_dist.encodings.place import Place
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.storage.base import ByteRange
@@ -108,6 +109,25 @@ class Encoding(ABC):
     @abstractmethod
     def slice(self, layer: Stored, start: int, stop: int) -> Slice:
         """Values [start, stop) of `layer`, which is stored so."""
+
+    def kept_spec(self, _layer: Stored, _source: Source) -> QuantSpec | NotKept | None:
+        """How V2 has the codes of a layer as they are: a spec of the method SOURCE, whose decoded values are bit for
+        bit those of `slice`. None where the source has values and no codes.
+
+        The source is for what no header tells, the order of groups and whether zero points are all in the middle.
+        """
+        return NotKept(f"{self.label} are of no form that V2 has")
+
+    def kept_slice(self, _layer: Stored, _rows: range, _spec: QuantSpec) -> Slice:
+        """As `slice`, of codes that are kept: its `values` are rows as tensor/kept.py lays them out.
+
+        Rows are those of the layer seen as the spec's row_dims says; the spec is what `kept_spec` gave.
+        """
+        raise NotImplementedError(f"{self.kind} has no codes that are kept")
+
+    def kept_nbytes(self, layer: Stored, _spec: QuantSpec) -> int:
+        """Bytes that the source stores of codes that are kept: all of the layer's, its scales and zero points."""
+        return layer.nbytes + sum(place.nbytes for place in self.places)
 
     def byte_range(self, layer: Stored, _start: int, _stop: int) -> ByteRange:
         """Where values [start, stop) are in the object; the layer's bytes, where they are no range of their own."""

@@ -11,7 +11,8 @@ from arrowquant_dist.encodings.encoding import Stored
 from arrowquant_dist.encodings.packed import words_of
 from arrowquant_dist.encodings.place import Place
 from arrowquant_dist.encodings.rows import Codes
-from arrowquant_dist.encodings.turned import PackedField, TurnedInts, fields_of
+from arrowquant_dist.encodings.turned import TurnedInts
+from arrowquant_dist.encodings.turned_layout import PackedField, fields_of
 from arrowquant_dist.kernels.code_kinds import PACKED
 
 PLAIN, LESS_ONE, WORDS_LESS_ONE = "plain", "less one", "words less one"
@@ -36,6 +37,7 @@ class Gptq(TurnedInts):
     stored_zeros: str
     g_idx: Place | None
     kind: ClassVar[str] = "gptq"
+    middle: ClassVar[int] = 0  # of signed codes
 
     @property
     def label(self) -> str:
@@ -61,6 +63,9 @@ class Gptq(TurnedInts):
 
     def turned(self, words: np.ndarray, _inputs: int) -> np.ndarray:
         return np.ascontiguousarray(words.T).view(np.uint8)
+
+    def dense(self, codes: np.ndarray) -> np.ndarray:
+        return codes
 
     def zero_points(self, words: np.ndarray, outputs: int) -> np.ndarray:
         if self.stored_zeros == WORDS_LESS_ONE:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from arrowquant_dist.encodings.encoding import Encoding, Stored
+from arrowquant_dist.config.spec import NotKept, QuantSpec
+from arrowquant_dist.encodings.encoding import Encoding, Source, Stored
+from arrowquant_dist.encodings.kept import KeptRowSlice, grid_spec
 from arrowquant_dist.encodings.place import Place, present
-from arrowquant_dist.encodings.rows import Block, Codes, Grid, RowSlice, matrix_of
+from arrowquant_dist.encodings.rows import Block, Codes, Grid, RowSlice, matrix_of, values_of
 from arrowquant_dist.encodings.zero_points import ZeroPoints
 from arrowquant_dist.kernels.code_kinds import INT8
 
@@ -39,3 +41,9 @@ class Int8(Encoding):
         grid = Grid.of(matrix, matrix[1], self.block, self.scales)
         zero_points = ZeroPoints.of(self.zero_points, _BITS, grid.scale_rows)
         return RowSlice(layer, start, stop, Codes(INT8, _BITS), grid, self.scales, zero_points, self.groups)
+
+    def kept_spec(self, layer: Stored, source: Source) -> QuantSpec | NotKept:
+        return grid_spec(self.slice(layer, 0, 0), _BITS, source, symmetric=self.zero_points is None)
+
+    def kept_slice(self, layer: Stored, rows: range, spec: QuantSpec) -> KeptRowSlice:
+        return KeptRowSlice.of(self.slice(layer, *values_of(layer, rows)), spec)

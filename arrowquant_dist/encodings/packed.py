@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from arrowquant_dist.encodings.encoding import Encoding, Stored
+from arrowquant_dist.config.spec import NotKept, QuantSpec
+from arrowquant_dist.encodings.encoding import Encoding, Source, Stored
+from arrowquant_dist.encodings.kept import KeptRowSlice, grid_spec
 from arrowquant_dist.encodings.place import Place, present
-from arrowquant_dist.encodings.rows import Block, Codes, Grid, RowSlice, matrix_of
+from arrowquant_dist.encodings.rows import Block, Codes, Grid, RowSlice, matrix_of, values_of
 from arrowquant_dist.encodings.zero_points import WORD_BITS, ZeroPoints
 from arrowquant_dist.kernels.code_kinds import PACKED
 
@@ -47,6 +49,13 @@ class PackedInts(Encoding):
         zero_points = ZeroPoints.of(self.zero_points, self.bits, grid.scale_rows)
         codes = Codes(PACKED, self.bits)
         return RowSlice(layer, start, stop, codes, grid, self.scales, zero_points, self.groups)
+
+    def kept_spec(self, layer: Stored, source: Source) -> QuantSpec | NotKept:
+        made = self.slice(layer, 0, 0)
+        return grid_spec(made, self.bits, source, symmetric=self.zero_points is None)
+
+    def kept_slice(self, layer: Stored, rows: range, spec: QuantSpec) -> KeptRowSlice:
+        return KeptRowSlice.of(self.slice(layer, *values_of(layer, rows)), spec)
 
 
 def words_of(columns: int, bits: int) -> int:

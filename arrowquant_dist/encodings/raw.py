@@ -32,6 +32,9 @@ class Raw(Encoding):
     def label(self) -> str:
         return "plain values"
 
+    def kept_spec(self, _layer: Stored, _source: Source) -> None:
+        """It has no codes."""
+
     def slice(self, layer: Stored, start: int, stop: int) -> RawSlice:
         found = self.byte_range(layer, start, stop)
         return RawSlice((SourceRange(layer.uri, found.start, found.stop, DTYPES[layer.dtype].itemsize),))

@@ -8,7 +8,7 @@ codes lie in matrices of `rows` × `columns`, one for each index of the layer's 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,11 +141,7 @@ class RowSlice:
         if not found:
             return out
         grid, scale_rows, rest = self.grid, self._scale_rows, iter(found)
-        codes = next(rest).reshape(len(self.rows), grid.row_nbytes)
-        scales = as_float32(next(rest), self.scales.dtype).reshape(-1, grid.scale_columns)
-        zero_points = np.empty((len(scales), 0), np.float32)
-        if self.zero_points is not None:
-            zero_points = self.zero_points.decode(next(rest), scale_rows, grid.scale_columns)
+        codes, scales, zero_points = self.stored(rest)
         groups = next(rest).view("<i4") if self.groups is not None else np.empty(0, np.int32)
         shared = scales[0, 0] if grid.single_scale else 1.0
         if self.global_scale is not None:
@@ -156,7 +152,7 @@ class RowSlice:
             self.codes.kind,
             self.codes.bits,
             codes,
-            self._scale_row(np.arange(self.rows.start, self.rows.stop)) - scale_rows.start,
+            self.rows_of_scales,
             grid.block[1],
             self._checked(groups),
             np.ascontiguousarray(scales),
@@ -166,6 +162,24 @@ class RowSlice:
         )
         itemsize, first = DTYPES[self.layer.dtype].itemsize, self.rows.start * grid.columns
         return out[(self.start - first) * itemsize : (self.stop - first) * itemsize]
+
+    def stored(self, found: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `found`, the bytes of `ranges`, begins with. Codes: uint8 [rows, row bytes]. Scales: float32 [scale
+        rows, scales of a row]. Zero points: float32, the same, or [scale rows, 0] where there are none."""
+        scale_rows, columns = self._scale_rows, self.grid.scale_columns
+        codes = next(found).reshape(len(self.rows), self.grid.row_nbytes)
+        scales = as_float32(next(found), self.scales.dtype).reshape(-1, columns)
+        if self.zero_points is None:
+            return codes, scales, np.empty((len(scales), 0), np.float32)
+        return codes, scales, self.zero_points.decode(next(found), scale_rows, columns)
+
+    @property
+    def rows_of_scales(self) -> np.ndarray:
+        """int64 [rows]: which of the scale rows that are read holds for each."""
+        found: np.ndarray = (
+            self._scale_row(np.arange(self.rows.start, self.rows.stop)) - self._scale_rows.start
+        )
+        return found
 
     def _scale_row(self, rows: np.ndarray) -> np.ndarray:
         """int64: the row of scales, counted over all matrices, of each row of codes."""
@@ -212,6 +226,11 @@ def check_factors(scales: np.ndarray, shared: float, codes: np.ndarray, layer: S
 def matrix_of(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and columns of each of the matrices that a layer of `shape`, at least 1-D, is a stack of."""
     return shape[-2] if len(shape) > 1 else 1, shape[-1]
+
+
+def values_of(layer: Stored, rows: range) -> tuple[int, int]:
+    """The values [start, stop) of the layer's rows, counted over all its matrices."""
+    return rows.start * layer.shape[-1], rows.stop * layer.shape[-1]
 
 
 def _rows_of(place: Place, rows: range, columns: int) -> SourceRange:

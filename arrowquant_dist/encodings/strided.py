@@ -42,6 +42,9 @@ class Strided(Encoding):
     def label(self) -> str:
         return f"a view with strides {list(self.strides)}"
 
+    def kept_spec(self, _layer: Stored, _source: Source) -> None:
+        """It has no codes."""
+
     def slice(self, layer: Stored, start: int, stop: int) -> StridedSlice:
         return StridedSlice(layer, self.strides, range(start, stop))
 

@@ -130,3 +130,17 @@ def take_columns(
         for j in range(columns):
             scratch[j] = scratch[skipped + j]
         pack_row(scratch[:columns], bits, out[i])
+
+
+@kernel
+def repack_rows(
+    packed: np.ndarray, bits: int, scratch: np.ndarray, stored_bits: int, out: np.ndarray
+) -> None:
+    """Codes of 1 to 7 bits as those of a wider type. packed: uint8 [rows, row bytes]. scratch: uint8 [columns]. out:
+    uint8 [rows, row bytes] of `stored_bits`: 2, 3, 4, or 8, whose codes are signed bytes."""
+    for i in range(out.shape[0]):
+        if stored_bits == 8:
+            unpack_row(packed[i], bits, out[i])
+        else:
+            unpack_row(packed[i], bits, scratch)
+            pack_row(scratch, stored_bits, out[i])

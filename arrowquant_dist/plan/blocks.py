@@ -10,6 +10,7 @@ from typing import Any
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.encodings.kept_codes import KeptCodes
 
 # Of the plan's form: its table and what its fingerprint is over. What other code would make of an equal plan is the
 # matter of its code_digest.
@@ -68,6 +69,24 @@ class RowBlock:
     def source_nbytes(self) -> int:
         """Size of the block's values in the source's dtype."""
         return self.num_params * DTYPES[self.layer.dtype].itemsize
+
+    @property
+    def given_nbytes(self) -> int:
+        """Size in the source of what is stored of it: its share of codes, scales and zero points where these are kept,
+        else that of its values."""
+        if not self.spec.keeps_codes:
+            return self.source_nbytes
+        layer = self.layer
+        stored = layer.encoding.kept_nbytes(layer, self.spec)
+        rows = math.prod(layer.shape[: self.spec.row_dims])
+        return stored * (self.row_start + self.rows) // rows - stored * self.row_start // rows
+
+    @property
+    def read_as(self) -> Layer:
+        """The layer as its blocks are read: with its codes where they are kept."""
+        if not self.spec.keeps_codes:
+            return self.layer
+        return replace(self.layer, encoding=KeptCodes(self.layer.encoding, self.spec))
 
     @property
     def value_range(self) -> tuple[int, int]:

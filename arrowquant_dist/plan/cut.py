@@ -96,7 +96,7 @@ def _atom_starts(blocks: Sequence[RowBlock]) -> list[int]:
     return [
         index
         for index, block in enumerate(blocks)
-        if block.row_start == 0 or not block.spec.is_quantized or block.spec.quant_axis == 0
+        if block.row_start == 0 or not block.spec.chooses_codes or block.spec.quant_axis == 0
     ]
 
 

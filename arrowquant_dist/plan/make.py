@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from arrowquant_dist.checkpoint.collector import collector_paused
+from arrowquant_dist.checkpoint.source_codes import SourceCodes
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer
 from arrowquant_dist.code_digest import code_digest
 from arrowquant_dist.config import QuantizationConfig, RunConfig, SpecResolver
 from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.plan.blocks import Plan, RowBlock
 from arrowquant_dist.plan.check import check_checkpoint, check_expansion
+from arrowquant_dist.plan.codes import codes_notes
 from arrowquant_dist.plan.cut import MAX_BLOCKS, cut_layer, group_shards
 from arrowquant_dist.plan.fingerprint import fingerprint, source_files
 from arrowquant_dist.plan.side_inputs import SideInputs, SideTensors, described, described_source
@@ -20,6 +22,7 @@ from arrowquant_dist.plan.unscaled import check_unscaled
 
 _LONG_ROW = 64  # columns from which a 3-D layer is more likely fused experts than a convolution
 _NO_SIDE_INPUTS: SideInputs = {}
+_NO_CODES: SourceCodes = {}
 
 
 @collector_paused()
@@ -28,12 +31,14 @@ def make_plan(
     config: QuantizationConfig,
     run: RunConfig,
     side_inputs: SideInputs = _NO_SIDE_INPUTS,
+    codes: SourceCodes = _NO_CODES,
 ) -> Plan:
     """Everything of a run, checked and fixed before the first weight is read.
 
     Layers are taken in the order of their bytes in the source, so that a shard reads neighbours. The same
     source and settings make the same plan on any machine, whatever the engine and its workers.
-    side_inputs: what `open_side_inputs` has found for the config.
+    side_inputs: what `open_side_inputs` has found for the config. codes: what `find_codes` has found, where the config
+    keeps them.
 
     Raises InvalidCheckpoint for a layer table that can't be true, InvalidConfig for a config that doesn't fit
     it.
@@ -42,7 +47,7 @@ def make_plan(
     check_unscaled(checkpoint, config.unscaled_float8)
     layers = sorted(checkpoint.layers, key=lambda layer: (layer.uri, layer.offset))
     blocks, notes = _resolve_and_cut(
-        layers, checkpoint.kept, config, run.block_bytes, SideTensors(side_inputs)
+        layers, checkpoint.kept, config, run.block_bytes, SideTensors(side_inputs), codes
     )
     check_expansion(checkpoint, run.max_expansion)
     shards = group_shards(blocks, run.shard_bytes)
@@ -57,7 +62,7 @@ def make_plan(
         fingerprint=fingerprint(shards, *hashed),
         code=code,
         sidecars=tuple(checkpoint.sidecars),
-        notes=(*checkpoint.notes, *notes),
+        notes=(*codes_notes(checkpoint.notes, blocks, codes), *notes),
         side_inputs=side,
         left_out=dict(checkpoint.left_out),
     )
@@ -69,12 +74,15 @@ def _resolve_and_cut(
     config: QuantizationConfig,
     block_bytes: int,
     side: SideTensors,
+    codes: SourceCodes,
 ) -> tuple[list[RowBlock], list[str]]:
     """kept: as in Checkpoint."""
     resolver = SpecResolver(config, layers)
     blocks: list[RowBlock] = []
     for layer in layers:
-        resolved = resolver.resolve(layer.name, layer.shape, layer.dtype, kept.get(layer.name))
+        resolved = resolver.resolve(
+            layer.name, layer.shape, layer.dtype, kept.get(layer.name), codes.get(layer.name)
+        )
         cut, tensors = cut_layer(layer, resolved, block_bytes), side.of(layer, resolved.spec)
         blocks += [replace(block, side_tensors=tensors) for block in cut] if tensors else cut
         if len(blocks) > MAX_BLOCKS:

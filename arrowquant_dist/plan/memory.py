@@ -96,7 +96,8 @@ def _batch(batch: Batch) -> _Read:
     """What a batch's blocks are read into, side by side, and the most that the values of one need besides."""
     nbytes = beside = 0
     for block in batch:
-        made = block.layer.encoding.slice(block.layer, *block.value_range)
+        layer = block.read_as
+        made = layer.encoding.slice(layer, *block.value_range)
         nbytes += aligned(made.decoded_nbytes) + sum(aligned(r.stop - r.start) for r in made.ranges)
         beside = max(beside, made.beside_nbytes)
     return _Read(nbytes, beside)

@@ -72,7 +72,7 @@ class SideTensors:
 
         Raises InvalidConfig, which names the layer, where one is not there, or not plain float32 of its shape.
         """
-        side_input = method_of(spec, layer.name).side_input if spec.is_quantized else None
+        side_input = method_of(spec, layer.name).side_input if spec.chooses_codes else None
         if side_input is None:
             return ()
         shapes = side_input.shapes(layer.shape, spec.row_dims)

@@ -15,7 +15,8 @@ from arrowquant_dist.plan.sizes import expected_nbytes
 
 @dataclass(frozen=True, slots=True)
 class TypeTotals:
-    """What is stored as one quant type. expected_nbytes: before compression."""
+    """What is stored as one quant type. source_nbytes: in the source's dtypes, of codes that are kept as it stores
+    them. expected_nbytes: before compression."""
 
     layers: int
     params: int
@@ -41,7 +42,7 @@ class PlanSummary:
 
     worker_memory_nbytes: upper bound of one worker's memory. kept: every layer that stays unquantized, in the
     order of the source; print `kept_matrices` by name, the rest as `kept_reasons` counts them. left_out: as in
-    Plan; the notes say it in short.
+    Plan; the notes say it in short. kept_codes: {layer: what its codes are} of those that are the source's own.
     """
 
     source: str
@@ -60,6 +61,7 @@ class PlanSummary:
     kept: tuple[UnquantizedLayer, ...]
     notes: tuple[str, ...]
     left_out: dict[str, str]
+    kept_codes: dict[str, str]
 
     @property
     def quantized_layers(self) -> int:
@@ -102,6 +104,7 @@ def summarize(plan: Plan, target: str, run: RunConfig) -> PlanSummary:
         kept=tuple(_kept(block, block.kept_reason) for block in first if block.kept_reason is not None),
         notes=plan.notes,
         left_out=plan.left_out,
+        kept_codes={b.layer.name: b.layer.encoding.label for b in first if b.spec.keeps_codes},
     )
 
 
@@ -110,7 +113,7 @@ def _totals(quant_type: str, blocks: list[RowBlock]) -> TypeTotals:
     return TypeTotals(
         layers=sum(block.row_start == 0 for block in own),
         params=sum(block.num_params for block in own),
-        source_nbytes=sum(block.source_nbytes for block in own),
+        source_nbytes=sum(block.given_nbytes for block in own),
         expected_nbytes=sum(map(expected_nbytes, own)),
     )
 

@@ -45,8 +45,9 @@ class Stat:
 class Sizes:
     """Bytes of some layers.
 
-    source_nbytes: in the source's dtypes. fp16_nbytes: 2 a value for floating-point layers (also of 8-bit
-    floats), integer and bool layers at their own size. data, scales, zero_points: uncompressed.
+    source_nbytes: in the source's dtypes, or of codes that are kept as the source stores them. fp16_nbytes: 2 a value
+    for floating-point layers (also of 8-bit floats), integer and bool layers at their own size. data, scales,
+    zero_points: uncompressed.
     stored_nbytes: those values as they lie in the parts, compressed, without Parquet's framing.
     """
 
@@ -102,7 +103,8 @@ class Totals(Sizes):
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How far the decoded weights of quantized layers are from the source's; kept layers do not count.
+    """How far the decoded weights of quantized layers are from the source's. Kept layers do not count, nor layers whose
+    codes are the source's: they have no error.
 
     A Stat is over layers. sqnr_db leaves the lossless_layers (infinite SQNR) out. overall: of all these
     values taken as one vector. unmeasured_layers: quantized, but empty or too large for float64 sums; in no

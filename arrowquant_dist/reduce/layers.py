@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from arrowquant_dist.config import BITS
+from arrowquant_dist.config import BITS, SOURCE
 from arrowquant_dist.errors import IncompleteDataset, listed
 from arrowquant_dist.format.record import RowRecord
 from arrowquant_dist.metrics import ErrorSums
@@ -24,7 +24,7 @@ class LayerMetrics:
     quant_type, method: of the blocks; `a+b` where they differ (a kept layer is `fp16` where a block's values
     fit and `none` elsewhere). data, scales, zero_points: bytes uncompressed; stored_nbytes: all of a row's
     values as they lie in the part, compressed, without Parquet's framing. errors: None for integer and bool
-    layers.
+    layers, and for those that keep the source's codes. source_nbytes: of these as the source stores them.
     """
 
     layer_name: str
@@ -44,6 +44,11 @@ class LayerMetrics:
     stored_nbytes: int
     kept_reason: str | None
     errors: ErrorSums | None
+
+    @property
+    def keeps_codes(self) -> bool:
+        """Whether its codes are the source's, so that it has no error."""
+        return self.method == SOURCE
 
     @property
     def is_quantized(self) -> bool:

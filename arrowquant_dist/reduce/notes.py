@@ -12,8 +12,20 @@ _NAMED = 20
 
 
 def value_notes(layers: Sequence[LayerMetrics], plan: Plan) -> tuple[str, ...]:
-    """Which layers hold NaN or inf, a note each, and which were asked for in 16 bits that could not be had."""
-    return (*_non_finite(layers), *_wider_than_asked(layers, plan))
+    """How many layers keep the source's codes; which hold NaN or inf, a note each; and which were asked for in 16 bits
+    that could not be had."""
+    return (*_kept_codes(layers), *_non_finite(layers), *_wider_than_asked(layers, plan))
+
+
+def _kept_codes(layers: Sequence[LayerMetrics]) -> list[str]:
+    kept = sum(layer.keeps_codes for layer in layers)
+    if not kept:
+        return []
+    have = "1 layer has" if kept == 1 else f"{kept} layers have"
+    return [
+        f"{have} the codes, scales and zero points of the source, and so decode to its values: no figure of error here "
+        "counts them, and how far they are from the model that was quantized is not known here"
+    ]
 
 
 def _non_finite(layers: Sequence[LayerMetrics]) -> list[str]:

@@ -107,7 +107,7 @@ def _quant_types(layers: Sequence[LayerMetrics]) -> Iterable[QuantTypeCount]:
 
 
 def _accuracy(layers: Sequence[LayerMetrics]) -> Accuracy | None:
-    return Accuracy.over([layer.errors for layer in layers if layer.is_quantized])
+    return Accuracy.over([layer.errors for layer in layers if layer.is_quantized and not layer.keeps_codes])
 
 
 def _measured(layers: Sequence[LayerMetrics]) -> list[tuple[LayerMetrics, ErrorSums]]:

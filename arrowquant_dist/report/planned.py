@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from arrowquant_dist.plan import PlanSummary
 from arrowquant_dist.report import text
 from arrowquant_dist.report.text import LayerName
@@ -9,8 +11,9 @@ from arrowquant_dist.report.view import Table
 
 
 def plan_tables(summary: PlanSummary) -> tuple[Table, ...]:
-    """Totals, types, why layers are kept, and every matrix that stays unquantized by its name."""
-    every = (_totals(summary), _types(summary), _reasons(summary), _kept_matrices(summary))
+    """Totals, types, whose codes are the source's own, why layers are kept, and every matrix that stays unquantized by
+    its name."""
+    every = (_totals(summary), _types(summary), _codes(summary), _reasons(summary), _kept_matrices(summary))
     return tuple(table for table in every if table.rows)
 
 
@@ -43,6 +46,11 @@ def _types(summary: PlanSummary) -> Table:
         for name, totals in summary.types.items()
     )
     return Table("Stored as", ("type", "layers", "params", "source", "expected"), "lrrrr", rows)
+
+
+def _codes(summary: PlanSummary) -> Table:
+    rows = tuple((label, str(layers)) for label, layers in Counter(summary.kept_codes.values()).most_common())
+    return Table("Codes of the source, kept as they are", ("codes", "layers"), "lr", rows)
 
 
 def _reasons(summary: PlanSummary) -> Table:

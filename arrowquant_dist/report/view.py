@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from arrowquant_dist.reduce.figures import Accuracy, KeptLayer, LayerTypeFigures, Report, Stat
+from arrowquant_dist.reduce.figures import KeptLayer, LayerTypeFigures, Report, Stat
 from arrowquant_dist.report import text
 from arrowquant_dist.report.text import MISSING, LayerName
 
@@ -48,7 +48,7 @@ class KeptByReason:
 
 def essentials(report: Report) -> Table:
     """What one wants to know first, two columns."""
-    totals, accuracy, timing = report.totals, report.accuracy, report.timing
+    totals, timing = report.totals, report.timing
     kept = len(report.kept_layers)
     rows: list[tuple[str, str]] = [
         ("source", str(report.source.get("uri"))),
@@ -57,7 +57,7 @@ def essentials(report: Report) -> Table:
         ("params", text.params(totals.params)),
         ("size", f"{text.nbytes(totals.source_nbytes)} → {text.nbytes(totals.parts_nbytes)}"),
         ("compression", _ratios(totals.compression_vs_source, totals.compression_vs_fp16)),
-        *_accuracy_lines(accuracy),
+        *_accuracy_lines(report),
         ("time", f"{text.seconds(timing.wall_seconds)} ({_phases(timing.phases)} over workers)"),
         ("throughput", _throughput(report)),
         ("workers", _workers(report)),
@@ -71,9 +71,11 @@ def _ratios(vs_source: float | None, vs_fp16: float | None) -> str:
     return f"{text.times(vs_fp16)} against fp16, {text.times(vs_source)} against the source"
 
 
-def _accuracy_lines(accuracy: Accuracy | None) -> Iterable[tuple[str, str]]:
+def _accuracy_lines(report: Report) -> Iterable[tuple[str, str]]:
+    accuracy = report.accuracy
     if accuracy is None:
-        yield "weight cosine", "nothing is quantized"
+        keeps = report.config.get("keep_codes")
+        yield "weight cosine", "of no layer; codes are the source's own" if keeps else "nothing is quantized"
         return
     if accuracy.cosine is not None:
         stat = accuracy.cosine

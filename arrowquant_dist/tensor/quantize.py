@@ -15,6 +15,7 @@ from arrowquant_dist.errors import InvalidConfig, UnquantizableWeights
 from arrowquant_dist.methods import NOTHING, Given, method_of, side_input_of
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.tensor.given import check_name, given_bytes
+from arrowquant_dist.tensor.kept import kept_tensor
 from arrowquant_dist.tensor.quantized import QuantizedTensor, row_nbytes
 from arrowquant_dist.tensor.source import as_float32, check_finite, kernel_bits, matrix_shape, read_only
 
@@ -67,12 +68,15 @@ def quantize_values(
     """Quantizes or keeps one layer or row block.
 
     values: uint8 [nbytes], little-endian, C order, of `shape` and `dtype`; left untouched. Values that are kept in the
-    source's dtype are `values` itself, not a copy. given: what the spec's method is given besides.
+    source's dtype are `values` itself, not a copy. Of a spec that keeps the source's codes: the rows as `KeptRows` has
+    them, whose memory the result shares. given: what the spec's method is given besides.
     layer, layer_shape, first_value: for errors, the name, the whole layer's shape and where in it these values begin.
     allocate: memory for the codes.
     Raises UnquantizableWeights on NaN or inf in what is to be quantized, unless the spec keeps them. What is kept may
     hold them: `errors` counts them.
     """
+    if spec.keeps_codes:
+        return kept_tensor(values, shape, dtype, spec)
     if not DTYPES[dtype].is_float or not spec.is_quantized or not values.size:
         return _keep(values, shape, dtype, spec)
     quantized = _quantize(values, shape, dtype, spec, given, allocate)

@@ -81,4 +81,4 @@ def _largest_nbytes(batches: Sequence[Batch]) -> int:
 
 
 def _slices(batch: Batch) -> list[tuple[Layer, int, int]]:
-    return [(block.layer, *block.value_range) for block in batch]
+    return [(block.read_as, *block.value_range) for block in batch]

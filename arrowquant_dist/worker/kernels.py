@@ -61,13 +61,13 @@ class Kernels:
             for key, block in new.items():
                 if block.num_params and block.layer.encoding != RAW:
                     self._decode(block)
-                if block.spec.is_quantized and side_input_of(block.spec.method) is None:
+                if block.spec.chooses_codes and side_input_of(block.spec.method) is None:
                     with self.told(f"{block.spec.quant_type} by {block.spec.method}"):
                         _quantize_sample(block.layer.dtype, block.spec)
                 self._ready.add(key)
 
     def _decode(self, block: RowBlock) -> None:
-        layer, columns = block.layer, block.columns
+        layer, columns = block.read_as, block.columns
         ranges = layer.encoding.slice(layer, 0, columns).ranges
         if ranges and sum(piece.stop - piece.start for piece in ranges) <= _SAMPLE_NBYTES:
             with self.told(f"reading {layer.encoding.label}"):

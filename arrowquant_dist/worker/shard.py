@@ -187,7 +187,7 @@ class ShardWorker:
         """
         cut = defaultdict(list)
         for block in shard.blocks:
-            if block.spec.is_quantized and block.spec.quant_axis < 0 and not block.is_whole:
+            if block.spec.chooses_codes and block.spec.quant_axis < 0 and not block.is_whole:
                 cut[block.layer.name].append(block)
         if cut:
             self._side.release()

@@ -80,7 +80,7 @@ def pack(values: np.ndarray, bits: int) -> np.ndarray:
     stream = (values[:, :, None] >> np.arange(bits)) & 1
     stream = stream.reshape(len(values), -1).astype(np.uint8)
     padded = np.pad(stream, ((0, 0), (0, -stream.shape[1] % 32)))
-    return np.packbits(padded, axis=1, bitorder="little").view("<u4")
+    return np.ascontiguousarray(np.packbits(padded, axis=1, bitorder="little")).view("<u4")
 
 
 def interleaved(values: np.ndarray) -> np.ndarray:

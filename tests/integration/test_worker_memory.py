@@ -133,6 +133,26 @@ def test_settings_of_transfer_move_the_bound_as_far_as_what_is_taken(
     assert_within(taken(f"{bucket.uri}/m", f"{bucket.uri}/out", INT8, run, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("packed", "disk"),
+        ("gptq", "disk"),
+        ("dataset", "disk"),
+        *(pytest.param(name, "s3", marks=_SLOW) for name in ("packed", "gptq", "dataset")),
+    ],
+)
+def test_codes_that_are_kept_are_within_the_bound(
+    name: str, places: str, tmp_path: Path, bucket: Bucket
+) -> None:
+    source, target = SOURCES[name](tmp_path / "source", 256 * MIB), str(tmp_path / "out")
+    if places == "s3":
+        bucket.objects.upload_folder(Path(source), f"{bucket.uri}/source")
+        source, target = f"{bucket.uri}/source", f"{bucket.uri}/out"
+    run = run_with(64 * MIB, storage_options=bucket.storage_options)
+    assert_within(taken(source, target, QuantizationConfig(keep_codes=True), run, tmp_path))
+
+
 def test_many_tiny_layers_are_within_the_bound(tmp_path: Path) -> None:
     source = wide_sources.plain(tmp_path / "source", 4 * MIB, layers=4096, columns=32)
     assert_within(taken(source, str(tmp_path / "out"), INT8, run_with(MIB), tmp_path))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.checkpoint.source_codes import find_codes
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.engine.ray.cluster import WORKER_ENVIRONMENT
 from arrowquant_dist.plan import Shard, make_plan, plan_table, worker_memory_nbytes
@@ -58,7 +59,8 @@ def taken(source: str, target: str, config: QuantizationConfig, run: RunConfig, 
     folder: for what the worker's process is told.
     """
     checkpoint = open_checkpoint(source, run.source_storage)
-    plan = make_plan(checkpoint, config, run)
+    codes = find_codes(checkpoint, run.source_storage) if config.keep_codes else {}
+    plan = make_plan(checkpoint, config, run, codes=codes)
     plan = replace(plan, shards=(Shard(0, tuple(plan.blocks)),))
     dataset = Target.open(target, run.target_storage)
     dataset.start(plan_table(plan), dataset.look())

@@ -47,7 +47,7 @@ class V2Part:
     def add(self, block: RowBlock, quantized: QuantizedTensor) -> None:
         self._writer.add(
             stored_row(block, quantized),
-            source_nbytes=block.source_nbytes,
+            source_nbytes=block.given_nbytes,
             method=recorded_method(block, quantized),
             kept_reason=kept_reason_of(block, quantized),
             errors=quantized.errors,

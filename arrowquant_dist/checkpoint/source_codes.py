@@ -1,0 +1,32 @@
+"""What V2 makes of the codes of a quantized source that are kept as they are, before a plan is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.checkpoint.table import Checkpoint, Layer
+from arrowquant_dist.config import DEFAULT_STORAGE, NotKept, QuantSpec, Storage
+from arrowquant_dist.folder.threads import in_threads
+
+SourceCodes = Mapping[str, QuantSpec | NotKept]  # by layer, of those that have codes
+
+
+def find_codes(checkpoint: Checkpoint, storage: Storage = DEFAULT_STORAGE) -> SourceCodes:
+    """Of every layer of the checkpoint that has codes.
+
+    Besides headers this reads what only values tell: the order of groups (4 bytes a column of a layer), and zero
+    points until one is not in the middle. Raises what reading raises.
+    """
+    sizes = {file.uri: file.nbytes for file in checkpoint.files}
+    with SourceReader(storage, checkpoint.files) as reader:
+
+        def spec_of(layer: Layer) -> QuantSpec | NotKept | None:
+            layer.encoding.check(layer, sizes)  # before memory is taken for what a header says
+            return layer.encoding.kept_spec(layer, reader) if layer.num_params else None
+
+        found = in_threads(spec_of, checkpoint.layers)
+        reader.confirm()
+    return {
+        layer.name: spec for layer, spec in zip(checkpoint.layers, found, strict=True) if spec is not None
+    }

@@ -1,0 +1,40 @@
+"""What a plan says to people of codes that stay as the source has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from arrowquant_dist.checkpoint.quantized.notes import DECODED
+from arrowquant_dist.checkpoint.source_codes import SourceCodes
+from arrowquant_dist.config import NotKept, QuantSpec
+from arrowquant_dist.errors import listed
+from arrowquant_dist.plan.blocks import RowBlock
+
+
+def codes_notes(noted: Sequence[str], blocks: Iterable[RowBlock], codes: SourceCodes) -> tuple[str, ...]:
+    """The checkpoint's notes where codes are kept. noted: as they are where all codes are decoded."""
+    if not codes:
+        return tuple(noted)
+    kept: dict[str, list[str]] = {}
+    decoded: dict[str, list[str]] = {}
+    for block in blocks:
+        layer = block.layer
+        if block.row_start or not _are_codes(codes.get(layer.name)):
+            continue
+        found = kept if block.spec.keeps_codes else decoded
+        found.setdefault(layer.encoding.label, []).append(layer.name)
+    lines = [f"kept as they are, {label}: {_counted(names)}" for label, names in kept.items()]
+    lines += [
+        f"{DECODED} {label}, since an override says how they are stored: {listed(names)}"
+        for label, names in decoded.items()
+    ]
+    return (*(note for note in noted if DECODED not in note), *lines)
+
+
+def _are_codes(found: QuantSpec | NotKept | None) -> bool:
+    """And not what a dataset keeps in 16 bits."""
+    return isinstance(found, NotKept) or (found is not None and found.is_quantized)
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} {'layer' if len(names) == 1 else 'layers'}"

@@ -14,18 +14,23 @@ if TYPE_CHECKING:
     from arrowquant_dist.export import ExportOptions, export_dataset
     from arrowquant_dist.loader import TensorParallel, WeightLoader
     from arrowquant_dist.models import load_model
+    from arrowquant_dist.modules import QuantEmbedding, QuantLinear, QuantWeight, load_codes_into
     from arrowquant_dist.tensor import QuantizedTensor, quantize_tensor
 
 __all__ = [
     "ArrowQuantError",
     "ArrowQuantizer",
     "ExportOptions",
+    "QuantEmbedding",
+    "QuantLinear",
+    "QuantWeight",
     "QuantizationConfig",
     "QuantizedTensor",
     "RunConfig",
     "TensorParallel",
     "WeightLoader",
     "export_dataset",
+    "load_codes_into",
     "load_model",
     "quantize_tensor",
 ]
@@ -34,11 +39,15 @@ _MODULES = {
     "ArrowQuantError": "errors",
     "ArrowQuantizer": "driver",
     "ExportOptions": "export",
+    "QuantEmbedding": "modules",
+    "QuantLinear": "modules",
+    "QuantWeight": "modules",
     "QuantizationConfig": "config",
     "QuantizedTensor": "tensor",
     "RunConfig": "config",
     "TensorParallel": "loader",
     "WeightLoader": "loader",
+    "load_codes_into": "modules",
     "load_model": "models",
     "export_dataset": "export",
     "quantize_tensor": "tensor",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arrowquant_dist.code_digest import DECIDES_BYTES, code_digest, digest_of
+from arrowquant_dist.code_digest import DECIDES_BYTES, DECIDES_NOTHING, code_digest, digest_of
 from tests.conftest import CHECKOUT
 
 PACKAGE = CHECKOUT / "arrowquant_dist"
@@ -73,6 +73,12 @@ def test_equal_code_elsewhere_is_the_same_digest(package: Path) -> None:
     assert digest_of(package) == code_digest()
 
 
+def test_products_with_packed_rows_are_in_no_digest_and_no_worker_imports_them(package: Path) -> None:
+    (package / "kernels" / "products" / "rows.py").write_text("")
+    assert digest_of(package) == code_digest()
+    assert not [path for path in _reached("arrowquant_dist.worker.shard") if _covered(path, DECIDES_NOTHING)]
+
+
 def test_all_that_a_worker_imports_is_in_the_digest_or_changes_no_bytes() -> None:
     reached = _reached("arrowquant_dist.worker.shard")
     assert len(reached) > 50
@@ -82,7 +88,11 @@ def test_all_that_a_worker_imports_is_in_the_digest_or_changes_no_bytes() -> Non
 
 
 def test_the_lists_name_only_what_is_there() -> None:
-    assert not [name for name in (*DECIDES_BYTES, *CHANGES_NO_BYTES) if not (PACKAGE / name).exists()]
+    assert not [
+        name
+        for name in (*DECIDES_BYTES, *DECIDES_NOTHING, *CHANGES_NO_BYTES)
+        if not (PACKAGE / name).exists()
+    ]
 
 
 def _covered(path: str, names: tuple[str, ...]) -> bool:

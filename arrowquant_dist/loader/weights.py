@@ -127,6 +127,20 @@ class WeightLoader:
         """The memory budget."""
         return self._settings.memory_nbytes
 
+    def decoded_dtype(self, name: str) -> str:
+        """What a layer is decoded to where nothing else is asked for."""
+        layer = self.layer(name)
+        return (self._settings.dtype if layer.is_float else None) or layer.dtype
+
+    def as_codes(self) -> WeightLoader:
+        """A loader of the same open dataset, within the same budget, that gives QuantizedTensors."""
+        loader = WeightLoader.__new__(WeightLoader)
+        loader._settings = replace(self._settings, dequantize=False, dtype=None)
+        loader._opened = self._open()
+        loader._is_closed = False
+        loader._seconds = 0.0
+        return loader
+
     def __iter__(self) -> Generator[tuple[str, Any]]:
         """Pairs of name and tensor. Leaving the loop early stops the threads."""
         return iter(self.stream())

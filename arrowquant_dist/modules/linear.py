@@ -1,0 +1,59 @@
+"""A linear layer whose weight stays codes in memory."""
+
+from __future__ import annotations
+
+import torch
+
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.modules import operations
+from arrowquant_dist.modules.products import multiply
+from arrowquant_dist.modules.weight import QuantWeight
+
+
+class QuantLinear(torch.nn.Module):
+    """`torch.nn.Linear` with a QuantWeight: values [..., in_features] → [..., out_features].
+
+    Products are summed in float32 (float64 for float64 values) from the values that the codes stand for, and rounded
+    once to the dtype of the inputs, which are not quantized. A few inputs take one pass over the codes. Gradients
+    reach the inputs and the bias.
+    """
+
+    bias: torch.nn.Parameter | None
+
+    def __init__(self, weight: QuantWeight, bias: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.weight = weight
+        if bias is not None and not isinstance(bias, torch.nn.Parameter):
+            bias = torch.nn.Parameter(bias)
+        self.register_parameter("bias", bias)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        weight = self.weight
+        if not values.is_floating_point() or not values.ndim or values.shape[-1] != self.in_features:
+            message = (
+                f"a layer of {self.in_features} features takes floating-point values [..., {self.in_features}], not "
+                f"{values.dtype} {list(values.shape)}; pass what the layer before it gives"
+            )
+            raise InvalidConfig(message)
+        kind = values.device.type
+        can_cast = torch.amp.is_autocast_available(kind) and values.dtype != torch.float64
+        if can_cast and torch.is_autocast_enabled(kind):
+            values = values.to(torch.get_autocast_dtype(kind))
+        packed = (weight.codes, weight.scales, weight.zero_points)
+        if self._is_plain(values):  # as an operation of torch it takes some 20 µs more
+            return multiply(values, packed, self.bias, weight.bits, weight.group_size)
+        product: torch.Tensor = operations.linear(values, *packed, self.bias, weight.bits, weight.group_size)
+        return product
+
+    def _is_plain(self, values: torch.Tensor) -> bool:
+        """Whether nobody traces it, and nothing needs a gradient."""
+        if torch.compiler.is_compiling() or type(values) is not torch.Tensor:
+            return False
+        needs_gradient = values.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        return not (torch.is_grad_enabled() and needs_gradient)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        )

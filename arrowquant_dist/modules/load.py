@@ -1,0 +1,102 @@
+"""A module of torch filled from a dataset, its matrices as codes: what `load_into` does, without decoding them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.loader import LoadedKeys, WeightLoader
+from arrowquant_dist.loader.memory import identity_of
+from arrowquant_dist.loader.slots import Slots
+from arrowquant_dist.modules.replace import can_be_packed, packed_module, replace_modules
+from arrowquant_dist.modules.weight import QuantWeight, is_packable
+
+
+def load_codes_into(module: torch.nn.Module, loader: WeightLoader, *, strict: bool = True) -> LoadedKeys:
+    """As `loader.load_into(module)`, and keeps codes: each `Linear` and `Embedding` within the module whose weight is
+    quantized in the dataset becomes a QuantLinear or QuantEmbedding, before any memory is taken for its values where
+    the module is on the meta device.
+
+    All else is decoded: what is stored in 16 bits or as it was, layers whose row blocks are of several types, and
+    weights of other modules (subclasses and modules with hooks too, whose forward may be another). Tied weights share
+    one set of codes. Raises what load_into raises, and InvalidConfig where the module itself is such a layer; the
+    module is then what it was, but for what load_into had filled.
+    """
+    slots = Slots(module)
+    layers = {name: loader.layer(name) for name in loader.keys()}  # noqa: SIM118
+    loaded = slots.compare(layers, strict=strict)
+    packable = [*_packable(module, slots, layers)]
+    if any(owner is module for found in packable for owner in found.owners):
+        message = f"a {type(module).__name__} by itself cannot be replaced; pass the model that it is in"
+        raise InvalidConfig(message)
+    with _without_weights(packable):
+        loader.load_into(module, strict=False)
+        codes = loader.as_codes()
+        weights = [_weight(found, codes, loader) for found in packable]
+    replace_modules(
+        module,
+        {
+            owner: packed_module(owner, weight)
+            for found, weight in zip(packable, weights, strict=True)
+            for owner in found.owners
+        },
+    )
+    return loaded
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Packable:
+    """A layer of the dataset, the tensor that it is for, and the modules whose weight that is."""
+
+    name: str
+    tensor: torch.Tensor
+    owners: tuple[torch.nn.Module, ...]
+
+
+def _packable(
+    module: torch.nn.Module, slots: Slots, layers: Mapping[str, StoredLayer]
+) -> Iterator[_Packable]:
+    """Weights that can be codes wherever they are used. A tensor that is also something else stays one, and so does
+    one of two names that are two layers: `load_into` says whether these agree."""
+    keys: dict[object, list[str]] = {}
+    for key, tensor in slots.tensors.items():
+        keys.setdefault(identity_of(tensor), []).append(key)
+    owners = {
+        f"{path}.weight".removeprefix("."): owner
+        for path, owner in module.named_modules(remove_duplicate=False)
+    }
+    for same in keys.values():
+        found = {layers[key].name: layers[key] for key in same if key in layers}
+        if len(found) != 1 or not all(key in owners and can_be_packed(owners[key]) for key in same):
+            continue
+        (layer,) = found.values()
+        if is_packable(layer.quant_type, layer.shape, layer.row_dims):
+            modules = dict.fromkeys(owners[key] for key in same)
+            yield _Packable(layer.name, slots.tensors[same[0]], tuple(modules))
+
+
+@contextmanager
+def _without_weights(packable: list[_Packable]) -> Iterator[None]:
+    """Takes their weights from the modules, and gives them back if what is done meanwhile fails."""
+    for found in packable:
+        for owner in found.owners:
+            del owner.weight
+    try:
+        yield
+    except BaseException:
+        for found in packable:
+            for owner in found.owners:
+                owner.weight = found.tensor
+        raise
+
+
+def _weight(found: _Packable, codes: WeightLoader, loader: WeightLoader) -> QuantWeight:
+    """The layer's codes, for values of the dtype and on the device that the tensor has."""
+    if found.tensor.is_meta:
+        return QuantWeight.of(codes.read(found.name), getattr(torch, loader.decoded_dtype(found.name)))
+    return QuantWeight.of(codes.read(found.name), found.tensor.dtype).to(found.tensor.device)

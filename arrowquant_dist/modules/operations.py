@@ -1,0 +1,102 @@
+"""Products with packed rows, decoded rows and looked-up rows as operations of torch: `arrowquant::linear` and others.
+
+As operations they can be traced, exported and compiled, on any device, and have gradients with respect to inputs and
+bias; packed rows have none. codes, scales, zero_points, width and group: as decoding.py has them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from arrowquant_dist.modules.decoding import decode_packed
+from arrowquant_dist.modules.products import multiply
+
+
+@torch.library.custom_op("arrowquant::decode", mutates_args=())
+def decode(
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor,
+    width: int,
+    group: int,
+    columns: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The values [rows, columns] as `dtype`: rounded from float32, and held within its finite range."""
+    values = decode_packed(codes, scales, zero_points, width, group, columns)
+    if dtype.itemsize == 2:
+        limit = torch.finfo(dtype).max
+        values = values.clamp_(-limit, limit)
+    return values.to(dtype).contiguous()
+
+
+@decode.register_fake
+def _(codes: torch.Tensor, *others: Any) -> torch.Tensor:
+    *_, columns, dtype = others
+    return codes.new_empty((codes.shape[0], columns), dtype=dtype)
+
+
+@torch.library.custom_op("arrowquant::linear", mutates_args=())
+def linear(
+    values: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor,
+    bias: torch.Tensor | None,
+    width: int,
+    group: int,
+) -> torch.Tensor:
+    """products.multiply. bias: [rows], floating point."""
+    return multiply(values, (codes, scales, zero_points), bias, width, group)
+
+
+@linear.register_fake
+def _(values: torch.Tensor, codes: torch.Tensor, *_: Any) -> torch.Tensor:
+    return values.new_empty((*values.shape[:-1], codes.shape[0]))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG001
+    values, codes, scales, zero_points, bias, *numbers = inputs
+    ctx.save_for_backward(codes, scales, zero_points)
+    ctx.numbers = (*numbers, values.shape[-1], torch.promote_types(values.dtype, torch.float32))
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """With respect to values: grad · decoded rows; to the bias: the sum of grad."""
+    *_, wide = ctx.numbers
+    of_values = of_bias = None
+    if ctx.needs_input_grad[0]:
+        of_values = (grad.to(wide) @ decode(*ctx.saved_tensors, *ctx.numbers)).to(grad.dtype)
+    if ctx.needs_input_grad[4]:
+        of_bias = grad.reshape(-1, grad.shape[-1]).to(wide).sum(0).to(ctx.bias_dtype)
+    return of_values, None, None, None, of_bias, None, None
+
+
+linear.register_autograd(_gradients, setup_context=_keep)
+
+
+@torch.library.custom_op("arrowquant::embedding", mutates_args=())
+def embedding(
+    indices: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor,
+    width: int,
+    group: int,
+    columns: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Decoded rows [*indices.shape, columns] as `dtype`; those rows alone are decoded. IndexError beyond the rows."""
+    wanted = indices.reshape(-1)
+    found = (numbers.index_select(0, wanted) for numbers in (codes, scales, zero_points))
+    rows: torch.Tensor = decode(*found, width, group, columns, dtype)
+    return rows.reshape(*indices.shape, columns)
+
+
+@embedding.register_fake
+def _(indices: torch.Tensor, codes: torch.Tensor, *others: Any) -> torch.Tensor:
+    *_, columns, dtype = others
+    return codes.new_empty((*indices.shape, columns), dtype=dtype)

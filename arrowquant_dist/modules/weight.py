@@ -1,0 +1,149 @@
+"""A matrix whose values stay codes in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from arrowquant_dist.config import BITS
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.modules import operations
+from arrowquant_dist.tensor import QuantizedTensor
+
+_BUFFERS = ("codes", "scales", "zero_points")
+
+
+class QuantWeight(torch.nn.Module):
+    """A matrix [rows, columns] as V2 stores it, in the place of a weight. Modules that are tied share one.
+
+    bits: of a code. group_size: values of a row that share a scale; 0: all of them. symmetric: without zero points.
+    dtype: of the values that it stands for, as the model computes with them; `.to(dtype)` changes this and nothing
+    else. Buffers: codes uint8 [rows, row bytes]; scales, zero_points float32 [rows, groups], zero_points [rows, 0]
+    where symmetric. A value is (code - zero point) · scale. They have no gradient.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zero_points: torch.Tensor
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        bits: int,
+        group_size: int = 0,
+        *,
+        symmetric: bool = True,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if bits not in BITS.values():
+            raise InvalidConfig(
+                f"bits is {bits}; one of {', '.join(map(str, sorted(BITS.values())))} is possible"
+            )
+        self.shape = torch.Size((rows, columns))
+        self.bits = bits
+        self.group_size = group_size or max(columns, 1)
+        self.dtype = dtype
+        groups = -(-columns // self.group_size)
+        nbytes = -(-columns * bits // 8)
+        self.register_buffer("codes", torch.zeros(rows, nbytes, dtype=torch.uint8, device=device))
+        self.register_buffer("scales", torch.zeros(rows, groups, device=device))
+        self.register_buffer("zero_points", torch.zeros(rows, 0 if symmetric else groups, device=device))
+
+    @classmethod
+    def of(cls, tensor: QuantizedTensor, dtype: torch.dtype | None = None) -> Self:
+        """What `quantize_tensor` or a loader gives, whose memory it takes over. dtype: instead of the source's.
+
+        InvalidConfig for what is no matrix of codes.
+        """
+        if not is_packable(tensor.quant_type, tensor.shape, tensor.row_dims):
+            message = f"only a matrix of codes can stay codes, not {tensor.quant_type} of shape {list(tensor.shape)}"
+            raise InvalidConfig(f"{message}; decode it")
+        rows, columns = tensor.shape
+        weight = cls(
+            rows,
+            columns,
+            BITS[tensor.quant_type],
+            tensor.group_size,
+            symmetric=not tensor.zero_points.size,
+            dtype=getattr(torch, tensor.dtype) if dtype is None else dtype,
+            device="meta",
+        )
+        repeats = rows if tensor.quant_axis < 0 else 1  # one for the whole tensor is one a row
+        found = (tensor.codes, np.repeat(tensor.scales, repeats), np.repeat(tensor.zero_points, repeats))
+        for name, array in zip(_BUFFERS, found, strict=True):
+            setattr(weight, name, _tensor(array, getattr(weight, name).shape))
+        return weight
+
+    @property
+    def device(self) -> torch.device:
+        return self.codes.device
+
+    @property
+    def requires_grad(self) -> bool:
+        return False
+
+    @property
+    def nbytes(self) -> int:
+        """Of the codes, scales and zero points."""
+        return sum(getattr(self, name).nbytes for name in _BUFFERS)
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The values [rows, columns] as a tensor of their own, of the weight's dtype or another."""
+        values: torch.Tensor = operations.decode(
+            self.codes,
+            self.scales,
+            self.zero_points,
+            self.bits,
+            self.group_size,
+            self.shape[1],
+            dtype or self.dtype,
+        )
+        return values
+
+    def extra_repr(self) -> str:
+        symmetric = not self.zero_points.shape[1]
+        return f"{list(self.shape)}, bits={self.bits}, group_size={self.group_size}, symmetric={symmetric}"
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:  # noqa: ARG002, FBT001, FBT002
+        """Moves the buffers and casts none of them: a scale in fewer bits would be another scale."""
+        probe = torch.empty(0, dtype=self.dtype, device=self.device)
+        self.dtype = fn(probe).dtype
+        for name in _BUFFERS:
+            old = getattr(self, name)
+            new = fn(old)
+            setattr(self, name, new if new.dtype == old.dtype else old.to(new.device))
+        return self
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """A function of torch that is given one, as `F.linear(x, module.weight)` is, gets its values, decoded."""
+        given = {name: _decoded(value) for name, value in (kwargs or {}).items()}
+        return func(*(_decoded(value) for value in args), **given)
+
+
+def is_packable(quant_type: str, shape: tuple[int, ...], row_dims: int) -> bool:
+    """Whether a layer is a matrix of codes."""
+    return quant_type in BITS and len(shape) == 2 and row_dims == 1
+
+
+def _tensor(array: np.ndarray, shape: torch.Size) -> torch.Tensor:
+    """Over the array's own memory, unless that may not be written to or is a part of more."""
+    owner = array if array.base is None else array.base
+    is_own = array.flags.writeable and getattr(owner, "nbytes", 0) == array.nbytes
+    return torch.from_numpy(array if is_own else array.copy()).reshape(shape)
+
+
+def _decoded(value: Any) -> Any:
+    return value.dequantize() if isinstance(value, QuantWeight) else value

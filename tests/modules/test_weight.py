@@ -1,0 +1,110 @@
+"""A QuantWeight stands for the values of its codes, and stays what it is whatever becomes of its module."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from arrowquant_dist import QuantizationConfig, quantize_tensor
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.modules import QuantWeight
+from tests.modules.matrices import random_matrix
+
+SHAPES = [(5, 160, 0), (3, 160, 64), (4, 100, 32), (7, 33, 8), (2, 7, 5), (1, 1, 0), (3, 40, 64)]
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("zeros", ["none", "whole", "real", "far"])
+@pytest.mark.parametrize(("rows", "columns", "group_size"), SHAPES)
+def test_values_are_those_of_the_formula_to_the_bit(
+    rows: int, columns: int, group_size: int, bits: int, zeros: str
+) -> None:
+    matrix = random_matrix(rows, columns, bits, group_size, zeros)
+    assert np.array_equal(matrix.weight.dequantize().numpy(), matrix.values)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("zeros", ["none", "real"])
+def test_one_scale_for_all_is_one_a_row(bits: int, zeros: str) -> None:
+    matrix = random_matrix(5, 21, bits, zeros=zeros, axis=-1)
+    assert np.array_equal(matrix.weight.dequantize().numpy(), matrix.values)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes_are_rounded_as_a_loader_does(dtype: torch.dtype) -> None:
+    matrix = random_matrix(5, 300, 4, 128, "real")
+    weight = matrix.weight
+    assert torch.equal(weight.dequantize(dtype), matrix.packed.dequantize(dtype))
+    assert torch.equal(weight.to(dtype).dequantize(), matrix.packed.dequantize(dtype))
+
+
+def test_what_a_half_does_not_hold_becomes_its_largest_value() -> None:
+    packed = replace(random_matrix(2, 8, 8).packed, scales=np.full(2, 1e6, np.float32))
+    values = QuantWeight.of(packed).dequantize(torch.float16)
+    assert torch.equal(values, packed.dequantize(torch.float16))
+    assert values.isfinite().all()
+
+
+@pytest.mark.parametrize("rows_columns", [(0, 8), (3, 0)])
+def test_matrices_without_values_have_none(rows_columns: tuple[int, int]) -> None:
+    weight = QuantWeight(*rows_columns, bits=4, group_size=32)
+    assert tuple(weight.dequantize().shape) == rows_columns
+
+
+def test_casting_changes_the_dtype_of_the_values_and_no_number() -> None:
+    matrix = random_matrix(4, 64, 4, 32, "real")
+    weight = matrix.weight.to(torch.bfloat16)
+    assert weight.dtype == torch.bfloat16
+    assert (weight.scales.dtype, weight.codes.dtype) == (torch.float32, torch.uint8)
+    assert torch.equal(weight.float().dequantize(), matrix.decoded)
+    assert torch.equal(weight.half().double().dequantize(), matrix.decoded.double())
+
+
+def test_moving_goes_through_any_device() -> None:
+    weight = random_matrix(4, 64, 4, 32).weight.to("meta")
+    assert weight.device.type == "meta"
+    empty = weight.to_empty(device="cpu")
+    assert (empty.scales.dtype, empty.device.type) == (torch.float32, "cpu")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda weight: pickle.loads(pickle.dumps(weight))])  # noqa: S301
+def test_copies_have_the_same_values(copied) -> None:  # type: ignore[no-untyped-def]
+    matrix = random_matrix(4, 70, 3, 32, "real")
+    other = copied(matrix.weight)
+    assert torch.equal(other.dequantize(), matrix.decoded)
+
+
+def test_a_state_dict_goes_into_another_of_the_same_form() -> None:
+    matrix = random_matrix(4, 70, 3, 32, "real")
+    other = QuantWeight(4, 70, 3, 32, symmetric=False)
+    other.load_state_dict(matrix.weight.state_dict())
+    assert torch.equal(other.dequantize(), matrix.decoded)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        QuantWeight(4, 70, 4, 32, symmetric=False).load_state_dict(matrix.weight.state_dict())
+
+
+def test_what_quantize_tensor_gives_is_taken_over() -> None:
+    values = torch.randn(16, 96)
+    packed = quantize_tensor(values, QuantizationConfig("int8", per_channel=False, group_size=32))
+    weight = QuantWeight.of(packed)
+    assert weight.codes.data_ptr() == packed.codes.ctypes.data
+    assert torch.equal(weight.dequantize(), packed.dequantize())
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 3, 4)])
+def test_what_is_no_matrix_of_codes_is_refused(shape: tuple[int, ...]) -> None:
+    packed = quantize_tensor(torch.randn(shape), QuantizationConfig("int4"))
+    with pytest.raises(InvalidConfig, match="only a matrix of codes"):
+        QuantWeight.of(packed)
+
+
+def test_functions_of_torch_take_its_values() -> None:
+    matrix = random_matrix(4, 32, 4, 32)
+    values = torch.randn(3, 32)
+    product = torch.nn.functional.linear(values, matrix.weight)  # type: ignore[arg-type]
+    assert torch.equal(product, torch.nn.functional.linear(values, matrix.decoded))

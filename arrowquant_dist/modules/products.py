@@ -21,11 +21,11 @@ TILE_NBYTES = (
 )  # of values that are decoded together; smaller tiles take longer, by starts of BLAS's threads
 _WORTH_A_THREAD = 2_000_000  # products: 50 µs or more, longer than it takes a thread to begin
 
-Packed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # codes, scales, zero points
+_Packed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # codes, scales, zero points
 
 
 def multiply(
-    values: torch.Tensor, packed: Packed, bias: torch.Tensor | None, width: int, group: int
+    values: torch.Tensor, packed: _Packed, bias: torch.Tensor | None, width: int, group: int
 ) -> torch.Tensor:
     """values [..., columns] · decoded rows + bias, summed in float32 (float64 where values are), rounded once to the
     dtype of the values. No gradient. Memory: the result, and a tile."""
@@ -45,7 +45,7 @@ def multiply(
     return out.to(values.dtype).reshape(*values.shape[:-1], rows)
 
 
-def _multiply_tiles(inputs: torch.Tensor, packed: Packed, width: int, group: int, out: torch.Tensor) -> None:
+def _multiply_tiles(inputs: torch.Tensor, packed: _Packed, width: int, group: int, out: torch.Tensor) -> None:
     rows, columns = out.shape[1], inputs.shape[1]
     step = max(1, TILE_NBYTES // (4 * columns))
     for start in range(0, rows, step):
@@ -54,7 +54,7 @@ def _multiply_tiles(inputs: torch.Tensor, packed: Packed, width: int, group: int
         torch.mm(inputs, tile.T, out=out[:, start : start + step])
 
 
-def _multiply_few(inputs: torch.Tensor, packed: Packed, width: int, group: int, out: torch.Tensor) -> None:
+def _multiply_few(inputs: torch.Tensor, packed: _Packed, width: int, group: int, out: torch.Tensor) -> None:
     from arrowquant_dist.kernels.products.rows import BLOCK, multiply_one, multiply_rows
 
     codes, scales, zero_points = (read_only(tensor.numpy()) for tensor in packed)

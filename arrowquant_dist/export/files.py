@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from arrowquant_dist.export.tensors import LayerExport, Needs, OutputTensor
 
+_OPEN_FILES = 4  # that a piece may still go into
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -66,28 +68,36 @@ class OutputFile:
         return sum(tensor.nbytes for tensor in self.tensors) + sum(map(len, self.literals))
 
 
-def shares_of(nbytes: Sequence[int], most: int) -> list[range]:
-    """Runs of neighbours of about equal sums, as few as stay within `most` each; one that is larger is alone.
+def shares_of(nbytes: Sequence[int], most: int) -> list[list[int]]:
+    """Which of so many pieces go together: as few files as stay within `most` each, of about equal sizes; a piece that
+    is larger is alone.
 
-    nbytes: of each, in their order. The same numbers give the same runs, whoever writes them.
+    nbytes: of each piece, in their order, which the files keep. A small one may move ahead into a file that has room
+    for it: between two large ones it would be a file of its own. The same numbers give the same files, whoever writes
+    them.
     """
-    count = len(_cut(nbytes, most))
+    count = len(_filled(nbytes, most))
     low, high = 1, most
-    while low < high:  # the least limit that needs no more runs
+    while low < high:  # the least limit that needs no more files
         limit = (low + high) // 2
-        if len(_cut(nbytes, limit)) <= count:
+        if len(_filled(nbytes, limit)) <= count:
             high = limit
         else:
             low = limit + 1
-    return _cut(nbytes, high)
+    return _filled(nbytes, high)
 
 
-def _cut(nbytes: Sequence[int], most: int) -> list[range]:
-    runs: list[range] = []
-    start, total = 0, 0
+def _filled(nbytes: Sequence[int], most: int) -> list[list[int]]:
+    """Each piece goes to the first of the last few files that has room for it, or to a new one."""
+    files: list[list[int]] = []
+    sizes: list[int] = []
     for index, size in enumerate(nbytes):
-        if index > start and total + size > most:
-            runs.append(range(start, index))
-            start, total = index, 0
-        total += size
-    return [*runs, range(start, len(nbytes))] if nbytes else []
+        recent = range(max(0, len(files) - _OPEN_FILES), len(files))
+        place = next((place for place in recent if sizes[place] + size <= most), None)
+        if place is None:
+            place = len(files)
+            files.append([])
+            sizes.append(0)
+        files[place].append(index)
+        sizes[place] += size
+    return files

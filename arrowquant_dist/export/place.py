@@ -105,16 +105,15 @@ class ExportPlace:
             message = f"the folder holds other files ({listed(sorted(strange))}); choose an empty or new one"
             raise TargetConflict(message, uri=self.store.uri)
 
-    def clear(self, output: Output, found: Listing) -> Listing:
-        """Deletes what exports have left, and nothing else; what is there then."""
+    def clear(self, output: Output, found: Listing) -> None:
+        """Deletes what exports have left, and nothing else. TargetConflict where something is in a file's place then;
+        files of others under other names stay beside the output."""
         ours = self._of_exports(output, found)
         first = [path for path in (RECORD_PATH,) if path in ours]
         rest = sorted(ours - {RECORD_PATH}, key=lambda path: path.endswith(_SUFFIXES))
         for path in (*first, *rest):  # whoever looks meanwhile never finds a record without its files
             self.store.delete_unchanged({path: found.versions[path]})
-        found = self.look()
-        self._refuse_in_place(output, found)
-        return found
+        self._refuse_in_place(output, self.look())
 
     def finish(self, output: Output, weights: Iterable[StoredFile]) -> ExportRecord:
         """Writes what is beside the weights, and the record. weights: all of them, as they are there."""

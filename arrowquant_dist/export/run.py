@@ -58,10 +58,11 @@ def export_dataset(
     work = plan_export(target, out, options, RunConfig() if run is None else run)
     found = work.place.look()
     if options.overwrite:
-        found = work.place.clear(work.output, found)
-    if (record := work.place.finished(work.output, found)) is not None:
+        work.place.clear(work.output, found)
+    elif (record := work.place.finished(work.output, found)) is not None:
         return Exported(work.place.store.uri, record, already_finished=True)
-    work.place.refuse_others(work.output, found)
+    else:
+        work.place.refuse_others(work.output, found)
     files = work.output.weights
     facts = work.engine.run(work.context, files, counting_events(files, files, on_progress))
     record = work.place.finish(work.output, facts.notices.values())

@@ -53,7 +53,7 @@ def _files_of(
     files = []
     for number, share in enumerate(shares):
         several = f"-{number + 1:05d}-of-{len(shares):05d}" if len(shares) > 1 else ""
-        path, own = f"{stem}{several}.safetensors", tuple(layers[share.start : share.stop])
+        path, own = f"{stem}{several}.safetensors", tuple(layers[index] for index in share)
         header = _header(own, prefix, mark)
         gaps = (b"",) * sum(len(layer.tensors) for layer in own)
         files.append(OutputFile(first + number, path, own, (header, *gaps)))

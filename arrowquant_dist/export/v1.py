@@ -61,7 +61,10 @@ class V1Parquet:
         files = []
         for number, share in enumerate(shares):
             several = f"-{number + 1:05d}-of-{len(shares):05d}" if len(shares) > 1 else ""
-            path, layers = f"{WEIGHTS_FOLDER}/model{several}.parquet", draft.layers[share.start : share.stop]
+            path, layers = (
+                f"{WEIGHTS_FOLDER}/model{several}.parquet",
+                tuple(draft.layers[index] for index in share),
+            )
             files.append(OutputFile(number, path, layers, _literals(layers, mark)))
         return OutputFiles(tuple(files))
 

@@ -95,7 +95,7 @@ class Gguf:
             )
             if len(shares) > 1:
                 fields |= split_fields(number, len(shares), len(tensors))
-            layers = draft.layers[share.start : share.stop]
+            layers = tuple(draft.layers[index] for index in share)
             path = f"model-{number + 1:05d}-of-{len(shares):05d}.gguf" if len(shares) > 1 else "model.gguf"
             files.append(OutputFile(number, path, layers, _literals(layers, fields | {MARK_KEY: mark})))
         return OutputFiles(tuple(files))

@@ -1,0 +1,197 @@
+"""What may be at the output before an export begins: nothing, its own earlier files, and never another's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from arrowquant_dist import RunConfig
+from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, TargetConflict
+from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
+from tests.export.datasets import loaded, made_dataset, same, tensors_of
+from tests.sources import random_weights, save_checkpoint
+
+RUN = RunConfig(engine="inline", workers=1)
+OPTIONS = ExportOptions(max_file_bytes="1MiB")
+OVERWRITE = ExportOptions(max_file_bytes="1MiB", overwrite=True)
+SIDE_FILES = {"config.json": b'{"a": 1}', "README.md": b"# a model"}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    tensors = random_weights(3, 512, 512, torch.float32)
+    return made_dataset(tmp_path_factory.mktemp("place"), tensors, side_files=SIDE_FILES)
+
+
+def state_of(out: Path) -> dict[str, tuple[bytes, int]]:
+    files = [path for path in out.rglob("*") if path.is_file()]
+    return {path.relative_to(out).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_finished_export_says_so_and_stays_as_it_is(dataset: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = export_dataset(dataset, out, OPTIONS, RUN)
+    before = state_of(out)
+    again = export_dataset(dataset, out, OPTIONS, RUN.replace(workers=3))
+    assert (first.already_finished, again.already_finished) == (False, True)
+    assert again.record == first.record
+    assert state_of(out) == before
+
+
+def test_the_record_lists_every_file_with_its_hash(dataset: str, tmp_path: Path) -> None:
+    import xxhash
+
+    export_dataset(dataset, tmp_path / "out", OPTIONS, RUN)
+    record = json.loads((tmp_path / "out/export.json").read_text())
+    files = {file["path"]: (file["nbytes"], file["hash"]) for file in record["files"]}
+    there = {path: data for path, (data, _) in state_of(tmp_path / "out").items() if path != "export.json"}
+    assert files == {
+        path: (len(data), f"xxh3_128:{xxhash.xxh3_128_hexdigest(data)}") for path, data in there.items()
+    }
+    assert (record["kind"], record["format"]) == ("arrowquant-export", "safetensors")
+    assert record["origin"]["dataset"] == dataset
+
+
+def test_equal_exports_write_equal_bytes_wherever_the_dataset_lies(dataset: str, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "moved")
+    for target, name, workers in ((dataset, "a", 1), (str(tmp_path / "moved"), "b", 3)):
+        export_dataset(target, tmp_path / name, OPTIONS, RUN.replace(workers=workers))
+    first, second = ({p: data for p, (data, _) in state_of(tmp_path / name).items()} for name in "ab")
+    assert first.pop("export.json") != second.pop("export.json")  # they name the dataset's place
+    assert first == second
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_others_is_refused_or_left_alone(
+    dataset: str, tmp_path: Path, *, overwrite: bool
+) -> None:
+    out = tmp_path / "out"
+    save_checkpoint(out, {"mine": torch.ones(3)})
+    (out / "notes.txt").write_text("mine")
+    before = state_of(out)
+    if not overwrite:
+        with pytest.raises(TargetConflict, match=r"other files \(model\.safetensors, notes\.txt\)"):
+            export_dataset(dataset, out, OPTIONS, RUN)
+        assert state_of(out) == before
+        return
+    export_dataset(dataset, out, OVERWRITE, RUN)  # its files have other names
+    assert {path: state for path, state in state_of(out).items() if path in before} == before
+
+
+def test_another_s_file_in_the_place_of_one_is_never_replaced(dataset: str, tmp_path: Path) -> None:
+    for options in (ExportOptions(), ExportOptions(overwrite=True)):
+        save_checkpoint(tmp_path / "out", {"mine": torch.ones(3)})
+        before = state_of(tmp_path / "out")
+        with pytest.raises(TargetConflict, match=r"model\.safetensors: another file .* has \d+ bytes"):
+            export_dataset(dataset, tmp_path / "out", options, RUN)
+        assert state_of(tmp_path / "out") == before
+
+
+def test_one_of_the_same_size_is_told_by_its_mark(dataset: str, tmp_path: Path) -> None:
+    export_dataset(dataset, tmp_path / "out", OPTIONS, RUN)
+    file = tmp_path / "out/model-00001-of-00004.safetensors"
+    data = bytearray(file.read_bytes())
+    place = data.index(b"xxh3_128:") + 9
+    data[place : place + 4] = b"0000" if data[place : place + 4] != b"0000" else b"1111"
+    (tmp_path / "out/export.json").unlink()
+    file.write_bytes(data)
+    with pytest.raises(TargetConflict, match="same size"):
+        export_dataset(dataset, tmp_path / "out", OPTIONS, RUN)
+    export_dataset(dataset, tmp_path / "out", OVERWRITE, RUN)
+    assert same(tensors_of(tmp_path / "out"), loaded(dataset))
+
+
+def test_a_small_file_of_others_is_refused_before_the_first_byte(dataset: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/config.json").write_bytes(b"{}")
+    for options in (OPTIONS, OVERWRITE):
+        with pytest.raises(TargetConflict, match=r"config\.json: another file"):
+            export_dataset(dataset, tmp_path / "out", options, RUN)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [(ExportOptions("v1"), "format: v1 there, safetensors here"), (ExportOptions(), "max_file_bytes")],
+)
+def test_another_export_is_refused_with_what_differs_and_overwritten_alone(
+    dataset: str, tmp_path: Path, other: ExportOptions, difference: str
+) -> None:
+    out = tmp_path / "out"
+    export_dataset(dataset, out, other, RUN)
+    (out / "mine.txt").write_text("mine")
+    before = state_of(out)
+    with pytest.raises(TargetConflict, match=difference):
+        export_dataset(dataset, out, OPTIONS, RUN)
+    assert state_of(out) == before
+    export_dataset(dataset, out, OVERWRITE, RUN)
+    export_dataset(dataset, tmp_path / "fresh", OPTIONS, RUN)
+    assert {path: data for path, (data, _) in state_of(out).items()} == {
+        **{path: data for path, (data, _) in state_of(tmp_path / "fresh").items()},
+        "mine.txt": b"mine",
+    }
+
+
+def test_a_file_of_a_finished_export_that_is_gone_is_made_again(dataset: str, tmp_path: Path) -> None:
+    export_dataset(dataset, tmp_path / "out", OPTIONS, RUN)
+    before = state_of(tmp_path / "out")
+    for name in ("model-00002-of-00004.safetensors", "README.md"):
+        (tmp_path / "out" / name).unlink()
+        assert not export_dataset(dataset, tmp_path / "out", OPTIONS, RUN).already_finished
+        assert {path: data for path, (data, _) in state_of(tmp_path / "out").items()} == {
+            path: data for path, (data, _) in before.items()
+        }
+
+
+def test_a_record_that_is_none_is_refused(dataset: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for content, said in ((b"{}", "no record"), (b"[1", "no record")):
+        (tmp_path / "out/export.json").write_bytes(content)
+        with pytest.raises(TargetConflict, match=said):
+            export_dataset(dataset, tmp_path / "out", OPTIONS, RUN)
+
+
+@pytest.mark.parametrize("place", ["dataset", "dataset/out", "."])
+def test_an_output_in_the_dataset_or_around_it_is_refused(tmp_path: Path, place: str) -> None:
+    dataset = made_dataset(tmp_path / "a", {"w": torch.ones(2, 2)})
+    with pytest.raises(InvalidConfig, match="lie in each other"):
+        export_dataset(dataset, tmp_path / "a" / place, OPTIONS, RUN)
+
+
+def test_a_checkpoint_is_no_dataset(tmp_path: Path) -> None:
+    source = save_checkpoint(tmp_path / "source", {"w": torch.ones(2, 2)})
+    with pytest.raises(InvalidConfig, match="no dataset; quantize it first"):
+        export_dataset(source, tmp_path / "out", OPTIONS, RUN)
+
+
+def test_to_plan_writes_nothing(dataset: str, tmp_path: Path) -> None:
+    planned = plan_export(dataset, tmp_path / "out", OPTIONS, RUN)
+    assert planned.output.weights[0].path == "model-00001-of-00004.safetensors"
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_drivers_at_once_end_in_one_output(dataset: str, tmp_path: Path) -> None:
+    start, failed = threading.Barrier(2), list[ArrowQuantError]()
+
+    def drive() -> None:
+        start.wait()
+        try:
+            export_dataset(dataset, tmp_path / "out", OPTIONS, RUN.replace(workers=2))
+        except ArrowQuantError as error:
+            failed.append(error)
+
+    drivers = [threading.Thread(target=drive) for _ in range(2)]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join()
+    assert not failed
+    export_dataset(dataset, tmp_path / "quiet", OPTIONS, RUN)
+    assert {path: data for path, (data, _) in state_of(tmp_path / "out").items()} == {
+        path: data for path, (data, _) in state_of(tmp_path / "quiet").items()
+    }

@@ -1,0 +1,104 @@
+"""A worker writes a file whole or not at all, from values that are verified."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from arrowquant_dist import RunConfig
+from arrowquant_dist.errors import CorruptWeights, Interrupted, PartialRun, SourceChanged
+from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
+from arrowquant_dist.export.files import Step
+from tests.datasets import manifest_of
+from tests.export.datasets import made_dataset
+from tests.sources import random_weights
+
+RUN = RunConfig(engine="inline", workers=1)
+OPTIONS = ExportOptions(max_file_bytes="1MiB")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> str:
+    return made_dataset(tmp_path, random_weights(3, 512, 512, torch.float32))
+
+
+def flip(dataset: str, layer: str) -> str:
+    """One bit in the values of a row block of the layer; returns the part's path."""
+    from arrowquant_dist.dataset.dataset import Dataset
+
+    block = Dataset.open(dataset).layers[layer].blocks[-1]
+    assert block.ranges is not None
+    part = Path(dataset) / block.path
+    data = bytearray(part.read_bytes())
+    data[block.ranges.data.offset + block.ranges.data.stored_nbytes // 2] ^= 4
+    part.write_bytes(data)
+    return str(part)
+
+
+@pytest.mark.parametrize("export_format", ["safetensors", "v1"])
+def test_a_flipped_bit_is_found_and_its_file_is_not_written(
+    dataset: str, tmp_path: Path, export_format: str
+) -> None:
+    part = flip(dataset, "layers.1.weight")
+    options = ExportOptions(export_format, max_file_bytes="1MiB")
+    with pytest.raises(CorruptWeights) as caught:
+        export_dataset(dataset, tmp_path / "out", options, RUN)
+    assert (caught.value.layer, caught.value.uri) == ("layers.1.weight", part)
+    planned = plan_export(dataset, tmp_path / "out", options, RUN)
+    damaged = [f.path for f in planned.output.weights if any(x.name == "layers.1.weight" for x in f.layers)]
+    there = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    assert there == {file.path for file in planned.output.weights} - {*damaged}
+
+
+def test_a_dataset_that_is_replaced_meanwhile_is_noticed(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the plan and the first worker, and while a file is written."""
+    from arrowquant_dist.export import worker
+
+    def replace_manifest() -> None:
+        path = Path(dataset) / "manifest.json"
+        path.write_text(json.dumps({**manifest_of(Path(dataset)), "created_at": "later"}))
+
+    planned = plan_export(dataset, tmp_path / "out", OPTIONS, RUN)
+    replace_manifest()
+    with pytest.raises(SourceChanged):
+        planned.context.open_worker(None, lambda _: None)
+    own = worker._HashedFile.add
+
+    def replacing(self: worker._HashedFile, step: Step, packed: list[np.ndarray]) -> None:
+        own(self, step, packed)
+        part = Path(dataset) / manifest_of(Path(dataset))["parts"][0]["path"]
+        part.write_bytes(part.read_bytes())
+
+    monkeypatch.setattr(worker._HashedFile, "add", replacing)
+    with pytest.raises((SourceChanged, PartialRun)):
+        export_dataset(dataset, tmp_path / "out", OPTIONS, RUN)
+    assert not (tmp_path / "out/export.json").exists()
+    assert not (tmp_path / "out/config.json").exists()
+
+
+def test_a_worker_that_is_stopped_leaves_nothing(dataset: str, tmp_path: Path) -> None:
+    planned = plan_export(dataset, tmp_path / "out", OPTIONS, RUN)
+    worker, done = planned.context.open_worker(None, lambda _: None), list[Step]()
+    with pytest.raises(Interrupted):
+        worker.run(planned.output.weights[0], done.append, lambda: True)
+    assert not done
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_a_file_that_is_there_is_hashed_and_not_written_again(dataset: str, tmp_path: Path) -> None:
+    planned = plan_export(dataset, tmp_path / "out", OPTIONS, RUN)
+    worker, file = planned.context.open_worker(None, lambda _: None), planned.output.weights[0]
+    assert worker.committed(file) is None
+    first = worker.run(file, lambda _: None, lambda: False)
+    told = list[Step]()
+    again = worker.run(file, told.append, lambda: False)
+    assert first.worker == worker.name
+    assert again.worker == ""
+    assert again.notice == first.notice == worker.committed(file).notice  # type: ignore[union-attr]
+    assert tuple(told) == file.steps

@@ -51,7 +51,7 @@ class RowRecord:
     row_in_group: int
     method: str
     kept_reason: str | None
-    errors: ErrorSums | None  # None for integer and bool layers
+    errors: ErrorSums | None  # None for integer and bool layers, and where codes are the source's own
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,8 @@ class ManifestPart:
 
 @dataclass(frozen=True, slots=True)
 class ManifestTotals:
-    """Sums over all rows. source_nbytes: in the source's dtypes. nbytes: of the part files."""
+    """Sums over all rows. source_nbytes: in the source's dtypes, of codes that are kept as they lie there. nbytes: of
+    the part files."""
 
     layers: int
     rows: int

@@ -6,7 +6,6 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,66 +17,17 @@ from arrowquant_dist.config import LayerOverride, RunConfig
 from arrowquant_dist.driver import quantize
 from arrowquant_dist.errors import InvalidConfig, UnquantizableWeights
 from arrowquant_dist.verify import verify
+from tests.checkpoint.coded_models import MAKERS, SHAPE, SYMMETRIC, Made
 from tests.checkpoint.quantized_models import Tensors, values_of
 from tests.checkpoint.word_models import Words
 from tests.datasets import decoded, rows_of, weights_of
-from tests.encodings.test_packed import INTEGERS, PACKED, compressed
 from tests.held_worker import hold_at
 from tests.integration.program import call, commits, end, is_published, run, start, wait_for
 
 KEEP = QuantizationConfig(keep_codes=True)
 RUN = RunConfig(engine="inline", block_bytes=64 << 10)
-SHAPE = (160, 256)
-Made = tuple[Tensors, dict[str, Any]]  # the stored tensors of a module, quantization_config
 
 
-def _gptq(name: str, **settings: Any) -> Made:
-    made = Words.random(SHAPE, 4, 64, seed=len(name))
-    return made.gptq(name), {"quant_method": "gptq", "bits": 4, "group_size": 64, **settings}
-
-
-def _gptq_symmetric(name: str) -> Made:
-    made = Words.random(SHAPE, 4, 64, seed=len(name))
-    made.zeros[:] = 8
-    return made.gptq(name), {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True}
-
-
-def _awq(name: str, version: str = "gemm") -> Made:
-    made = Words.random(SHAPE, 4, 64, seed=len(name))
-    config = {"quant_method": "awq", "bits": 4, "group_size": 64, "version": version}
-    return made.awq(name) if version == "gemm" else made.gemv(name), config
-
-
-def _awq_rows(name: str) -> Made:
-    return _awq(name, "gemv")
-
-
-def _compressed(form: str, **weights: Any) -> Callable[[str], Made]:
-    def made(name: str) -> Made:
-        stored, _, config = compressed(form, SHAPE, weights, torch.float16)
-        turned = {"up": 1, "gate": 3}[name]  # layers that are equal were stored once
-        return {
-            key.replace("a.", f"{name}."): tensor.roll(turned, 0) if tensor.ndim == 2 else tensor
-            for key, tensor in stored.items()
-        }, config
-
-    return made
-
-
-W4 = {"num_bits": 4, "strategy": "group", "group_size": 64}
-MAKERS: dict[str, Callable[[str], Made]] = {
-    "gptq": _gptq,
-    "gptq symmetric": _gptq_symmetric,
-    "awq": _awq,
-    "awq rows": _awq_rows,
-    "w4": _compressed(PACKED, symmetric=True, **W4),
-    "w4 asymmetric": _compressed(PACKED, symmetric=False, **W4),
-    "w8": _compressed(PACKED, num_bits=8, symmetric=True, strategy="channel"),
-    "w2": _compressed(PACKED, num_bits=2, symmetric=True, strategy="group", group_size=32),
-    "w8a8": _compressed(INTEGERS, num_bits=8, symmetric=True, strategy="channel"),
-    "tensor": _compressed(INTEGERS, num_bits=8, symmetric=True, strategy="tensor"),
-}
-SYMMETRIC = {"gptq symmetric", "w4", "w8", "w2", "w8a8", "tensor"}
 REST = {
     "norm.weight": torch.rand(SHAPE[1]),
     "lm_head.weight": torch.randn(40, SHAPE[1], generator=torch.Generator().manual_seed(3)),
@@ -245,7 +195,7 @@ def test_a_dataset_keeps_its_rows_in_other_parts(tmp_path: Path) -> None:
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
     """A layer whose groups follow the order of activations beside one that can be kept."""
-    tensors, config = _gptq("up")
+    tensors, config = MAKERS["gptq"]("up")
     turned = Words.random(SHAPE, 4, 64, by_activation=True).gptq("gate")
     folder = tmp_path / "mixed"
     folder.mkdir()

@@ -27,7 +27,7 @@ def bert_architecture(config: Settings, layers: Mapping[str, str]) -> Architectu
             "vocab_size": config.count("vocab_size"),
             "context_length": config.count("max_position_embeddings"),
             "embedding_length": width,
-            "block_count": config.count("num_hidden_layers"),
+            "block_count": config.blocks("num_hidden_layers", len(layers)),
             "feed_forward_length": config.count("intermediate_size"),
             "attention.head_count": heads,
             "attention.layer_norm_epsilon": config.real("layer_norm_eps", 1e-12),

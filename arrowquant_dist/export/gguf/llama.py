@@ -24,7 +24,7 @@ def llama_architecture(config: Settings, layers: Mapping[str, str]) -> Architect
 
     InvalidCheckpoint where a field is missing or wrong, or llama.cpp would compute something else.
     """
-    model_type = config.word("model_type")
+    model_type, blocks = config.word("model_type"), config.blocks("num_hidden_layers", len(layers))
     config.only("hidden_act", ("silu",), "silu")
     width, heads = config.count("hidden_size"), config.count("num_attention_heads")
     kv_heads, head_rows = _heads(config, model_type)
@@ -34,7 +34,7 @@ def llama_architecture(config: Settings, layers: Mapping[str, str]) -> Architect
         "vocab_size": config.count("vocab_size"),
         "context_length": context,
         "embedding_length": width,
-        "block_count": config.count("num_hidden_layers"),
+        "block_count": blocks,
         "feed_forward_length": config.count("intermediate_size"),
         "attention.head_count": heads,
         "attention.head_count_kv": kv_heads,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,6 +28,7 @@ from arrowquant_dist.export.gguf.llama import LLAMA_TYPES, llama_architecture
 from arrowquant_dist.export.gguf.packers import CodeBlocks, FloatValues
 from arrowquant_dist.export.gguf.pooling import pooling_type
 from arrowquant_dist.export.gguf.settings import OTHER_WAY
+from arrowquant_dist.export.gguf.stored import stored_codes
 from arrowquant_dist.export.gguf.tokenizers import read_vocabulary
 from arrowquant_dist.export.gguf.vocabulary import Vocabulary, json_settings
 from arrowquant_dist.export.options import ExportOptions
@@ -74,14 +75,14 @@ class Gguf:
 
     def draft(self, model: Model) -> ExportDraft:
         gguf_package()
-        architecture = _architecture(model)
+        architecture, places = _architecture(model)
         vocabulary = _vocabulary(model, architecture)
         pooling_type(model.read)
-        layers, notes = self._layers(model, architecture)
+        layers, notes = self._layers(model, architecture, places)
         return ExportDraft(layers, notes=(*architecture.notes, *vocabulary.notes, *notes))
 
     def files(self, model: Model, draft: ExportDraft, mark: str, max_file_nbytes: int) -> OutputFiles:
-        architecture = _architecture(model)
+        architecture, _ = _architecture(model)
         tensors = [tensor for layer in draft.layers for tensor in layer.tensors]
         whole = model_fields(
             architecture, _vocabulary(model, architecture), pooling_type(model.read), tensors
@@ -101,16 +102,17 @@ class Gguf:
         return OutputFiles(tuple(files))
 
     def _layers(
-        self, model: Model, architecture: Architecture
+        self, model: Model, architecture: Architecture, places: Mapping[str, TensorPlace]
     ) -> tuple[tuple[LayerExport, ...], tuple[str, ...]]:
         """What becomes of each layer, and notes. InvalidConfig that lists all that cannot be written."""
         names = model.names
-        shapes = {name: layer.shape for name, layer in names.items()}
+        codes = stored_codes(model.dataset, [names[name] for name in places])
         exports, refused, anew = [], defaultdict(list), []
-        for name, place in architecture.placed(shapes).items():
-            choice = blocks_as_stored(names[name], place)
-            if isinstance(choice, Refusal) and self.requantize:
-                choice = blocks_anew(names[name], place, has_source=model.source is not None)
+        for name, place in places.items():
+            layer = names[name]
+            choice = blocks_as_stored(layer, codes[layer.name], place)
+            if isinstance(choice, Refusal) and self.requantize and codes[layer.name].are_codes:
+                choice = blocks_anew(layer, codes[layer.name], place, has_source=model.source is not None)
                 anew.append(name)
             if isinstance(choice, Refusal):
                 refused[choice.reason].append(name)
@@ -118,7 +120,7 @@ class Gguf:
             exports.append(_export(names[name].name, place, choice, architecture))
         if refused:
             raise _refusal(refused)
-        return tuple(exports), tuple(_notes(architecture, shapes, anew))
+        return tuple(exports), tuple(_notes(architecture, names, anew))
 
 
 def _export(stored: str, place: TensorPlace, choice: Choice, architecture: Architecture) -> LayerExport:
@@ -128,7 +130,7 @@ def _export(stored: str, place: TensorPlace, choice: Choice, architecture: Archi
     return LayerExport(place.name, stored, place.shape, 0, place.shape[0], packer, choice.spec)
 
 
-def _notes(architecture: Architecture, names: dict[str, tuple[int, ...]], anew: list[str]) -> Iterator[str]:
+def _notes(architecture: Architecture, names: Iterable[str], anew: list[str]) -> Iterator[str]:
     left_out = [name for name in names if architecture.leaves_out(name)]
     if left_out:
         yield f"{listed(left_out)}: left out, since llama.cpp has no use for them in {architecture.name}"
@@ -144,7 +146,13 @@ def _refusal(refused: dict[str, list[str]]) -> InvalidConfig:
     )
 
 
-def _architecture(model: Model) -> Architecture:
+def _architecture(model: Model) -> tuple[Architecture, dict[str, TensorPlace]]:
+    """And a place for each layer by the model's names; InvalidCheckpoint where they do not fit."""
+    architecture = _by_config(model)
+    return architecture, architecture.placed({name: layer.shape for name, layer in model.names.items()})
+
+
+def _by_config(model: Model) -> Architecture:
     config = json_settings(model.read, "config.json")
     if config is None:
         raise InvalidCheckpoint(

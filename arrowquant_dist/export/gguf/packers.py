@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from arrowquant_dist.config import BITS
+from arrowquant_dist.errors import UnquantizableWeights
 from arrowquant_dist.export.gguf.blocks import q4_0, q4_1, q8_0, tq2_0
-from arrowquant_dist.export.gguf.scales import half_minima, half_scales
+from arrowquant_dist.export.gguf.scales import Fp16, half_minima, half_scales
 from arrowquant_dist.export.tensors import OutputTensor
 from arrowquant_dist.tensor import QuantizedTensor
 
@@ -30,15 +31,13 @@ class CodeBlocks:
 
     dtype: `Q8_0` `Q4_0` `Q4_1` `TQ2_0`. layer: the dataset's name of it, for errors. head_rows: rows of an attention
     head where those of its two halves are to take turns (llama's rotary embedding in GGUF), or 0. widened: codes of
-    fewer bits than the blocks' are given four (the values stay what they are). rounded: scales that lose precision in
-    fp16 are rounded rather than refused.
+    fewer bits than the blocks' are given four (the values stay what they are).
     """
 
     dtype: str
     layer: str
     head_rows: int = 0
     widened: bool = False
-    rounded: bool = False
 
     @property
     def row_multiple(self) -> int:
@@ -69,9 +68,20 @@ class CodeBlocks:
         codes = np.ascontiguousarray(codes).reshape(by_block[0].size, -1)
         if self.dtype == "Q4_1":
             scales, zero_points = by_block
-            return q4_1(codes, *half_minima(scales, zero_points, bits, self.layer, rounded=self.rounded))
-        scales = half_scales(by_block[0], 1 << (bits - 1), self.layer, rounded=self.rounded)
-        return {"Q8_0": q8_0, "Q4_0": q4_0, "TQ2_0": tq2_0}[self.dtype](codes, scales)
+            halves, minima, fate = half_minima(scales, zero_points, bits)
+            packed = q4_1(codes, halves, minima)
+        else:
+            (scales,) = by_block
+            halves, fate = half_scales(scales, bits)
+            packed = {"Q8_0": q8_0, "Q4_0": q4_0, "TQ2_0": tq2_0}[self.dtype](codes, halves)
+        if fate is Fp16.BEYOND:  # of layers that are quantized anew; of the others it was known before
+            message = (
+                "scales are beyond the range of fp16, in which GGUF has them; keep this layer in 16 bits"
+            )
+            raise UnquantizableWeights(
+                f"{message} when you quantize (mixed_precision_layers)", layer=self.layer
+            )
+        return packed
 
 
 @dataclass(frozen=True, slots=True)

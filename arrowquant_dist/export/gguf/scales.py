@@ -1,65 +1,52 @@
-"""Scales of V2 as GGUF has them: in fp16, or not at all.
-
-Rounding a scale moves every value of its group. As long as that is no more than half a step, which is what rounding a
-value to a code may move it, the codes still say what they said; a scale beyond fp16's range (65,504), below its
-precision (some 1e-5 and less), or a minimum far from 0 beside a small scale would make other weights of them.
-"""
+"""Scales of V2 as GGUF has them, in fp16, and what that does to the values."""
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import numpy as np
 
-from arrowquant_dist.errors import UnquantizableWeights
 
-_KEEP = "keep this layer in 16 bits when you quantize (mixed_precision_layers)"
+class Fp16(IntEnum):
+    """What becomes of values when their scales are fp16.
 
-
-def half_scales(scales: np.ndarray, largest: int, layer: str, *, rounded: bool) -> np.ndarray:
-    """scales: float32, x = q · scale with |q| ≤ `largest`. Returns float16 [the same].
-
-    UnquantizableWeights where that moves a value by more than half a step. rounded: by more than fp16 itself would,
-    which is what `--requantize` allows, so that only scales beyond fp16's range are refused.
+    HOLDS: none moves by more than half a step, which is what rounding it to a code may have moved it, so that codes say
+    what they said. ROUNDS: some do. Scales below 1e-5 or so have few bits in fp16, in the end none, and a minimum far
+    from 0 may be rounded by more than a small scale beside it. BEYOND: fp16 has no such number (65,504 is its largest).
     """
+
+    HOLDS = 0
+    ROUNDS = 1
+    BEYOND = 2
+
+
+def half_scales(scales: np.ndarray, bits: int) -> tuple[np.ndarray, Fp16]:
+    """scales: float32, x = q · scale. Returns float16 [the same], and what that does."""
     halves = _halves(scales)
-    moved = np.abs(halves.astype(np.float64) - scales) * largest
-    _check(scales, ~(moved <= np.abs(scales) / 2), halves, layer, rounded=rounded)
-    return halves
+    moved = np.abs(halves.astype(np.float64) - scales) * (1 << (bits - 1))
+    return halves, _fate(np.isfinite(halves), moved, scales)
 
 
 def half_minima(
-    scales: np.ndarray, zero_points: np.ndarray, bits: int, layer: str, *, rounded: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """scales, zero_points: float32, x = (q - zero_point) · scale. Returns float16 scales and minima [the same].
-
-    With u = q + 2^(bits-1) a value is u · scale + minimum. rounded: as `half_scales` has it.
-    """
+    scales: np.ndarray, zero_points: np.ndarray, bits: int
+) -> tuple[np.ndarray, np.ndarray, Fp16]:
+    """scales, zero_points: float32, x = (q - zero_point) · scale. Returns float16 scales and minima [the same], and
+    what that does: with u = q + 2^(bits-1) a value is u · scale + minimum."""
     minima = (-(2.0 ** (bits - 1)) - zero_points.astype(np.float64)) * scales
     halves, lowest = _halves(scales), _halves(minima)
     at_first = lowest.astype(np.float64) - minima
     at_last = at_first + (halves.astype(np.float64) - scales) * (2**bits - 1)
     moved = np.maximum(np.abs(at_first), np.abs(at_last))
-    wrong = ~(moved <= np.abs(scales) / 2)
-    _check(scales, wrong, np.where(np.isfinite(lowest), halves, lowest), layer, rounded=rounded)
-    return halves, lowest
+    return halves, lowest, _fate(np.isfinite(halves) & np.isfinite(lowest), moved, scales)
 
 
 def _halves(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", under="ignore"):
-        return values.astype(np.float16)
+        halves: np.ndarray = values.astype(np.float16)
+        return halves
 
 
-def _check(scales: np.ndarray, wrong: np.ndarray, halves: np.ndarray, layer: str, *, rounded: bool) -> None:
-    """halves: not finite where the scale, or the minimum, is beyond fp16's range. Raises for the first of `wrong`."""
-    beyond = ~np.isfinite(halves)
-    if beyond.any():
-        raise UnquantizableWeights(
-            f"the scale {scales[beyond][0]:.3g}, or its group's minimum, is beyond the range of fp16, in which GGUF "
-            f"stores them; {_KEEP}, or export as compressed-tensors",
-            layer=layer,
-        )
-    if wrong.any() and not rounded:
-        raise UnquantizableWeights(
-            f"in fp16, in which GGUF stores scales and minima, the group of scale {scales[wrong][0]:.3g} would lose "
-            f"more than half a step; {_KEEP}, or let --requantize round it",
-            layer=layer,
-        )
+def _fate(is_finite: np.ndarray, moved: np.ndarray, scales: np.ndarray) -> Fp16:
+    if not is_finite.all():
+        return Fp16.BEYOND
+    return Fp16.HOLDS if (moved <= np.abs(scales) / 2).all() else Fp16.ROUNDS

@@ -57,6 +57,13 @@ class Settings:
     def has(self, name: str) -> bool:
         return self.fields.get(name) is not None
 
+    def blocks(self, name: str, layers: int) -> int:
+        """How many blocks a model has, each of several layers. layers: how many the dataset has."""
+        count = self.count(name)
+        if count > layers:
+            raise self.wrong(name, f"at most {layers}, the layers of the dataset")
+        return count
+
     def only(self, name: str, allowed: tuple[Any, ...], default: Any) -> None:
         """Refuses a model whose field (where missing: the default) is none of `allowed`, as llama.cpp computes it."""
         value = default if self.fields.get(name) is None else self.fields[name]

@@ -148,7 +148,7 @@ def _put(texts: dict[int, str], text: Any, number: Any, file: Settings, rows: in
 
 
 def _added(file: Settings) -> list[dict[str, Any]]:
-    added = file.fields.get("added_tokens") or []
+    added = [] if not file.has("added_tokens") else file.fields["added_tokens"]
     if not isinstance(added, list):
         raise file.wrong("added_tokens", "a list")
     for token in added:
@@ -201,13 +201,16 @@ def around(file: Settings) -> tuple[str | None, str | None]:
 
 
 def _template(parts: list[Any], file: Settings) -> tuple[str | None, str | None]:
-    kinds = ["text" if "Sequence" in part else "special" for part in parts if isinstance(part, dict)]
-    if kinds not in (["text"], ["special", "text"], ["text", "special"], ["special", "text", "special"]):
-        raise file.unknown("a template with more than one special token before or after a text")
-    names = [part["SpecialToken"]["id"] if "SpecialToken" in part else None for part in parts]
-    before = names[0] if kinds[0] == "special" else None
-    after = names[-1] if kinds[-1] == "special" else None
-    return before, after
+    match parts:
+        case [{"Sequence": _}]:
+            return None, None
+        case [{"SpecialToken": {"id": str(before)}}, {"Sequence": _}]:
+            return before, None
+        case [{"Sequence": _}, {"SpecialToken": {"id": str(after)}}]:
+            return None, after
+        case [{"SpecialToken": {"id": str(before)}}, {"Sequence": _}, {"SpecialToken": {"id": str(after)}}]:
+            return before, after
+    raise file.unknown("a template with more than one special token before or after a text")
 
 
 def chat_template(read: Read) -> str:

@@ -9,6 +9,7 @@ from gguf import GGMLQuantizationType
 
 from arrowquant_dist.errors import UnquantizableWeights
 from arrowquant_dist.export.gguf.packers import CodeBlocks, FloatValues, in_turns
+from arrowquant_dist.export.gguf.scales import Fp16, half_minima, half_scales
 from arrowquant_dist.tensor import QuantizedTensor
 from tests.export.gguf.stored import Stored, stored
 
@@ -113,34 +114,42 @@ def test_values_are_the_dataset_s(dtype: str) -> None:
         assert np.abs(got - true).max() <= np.abs(true).max() * 2**-8
 
 
-@pytest.mark.parametrize("scale", [7e4, 1e-9, 3e-7])
-@pytest.mark.parametrize(("dtype", "bits"), [("Q8_0", 8), ("Q4_0", 4), ("TQ2_0", 2)])
-def test_a_scale_that_fp16_does_not_hold_is_refused_by_its_layer(dtype: str, bits: int, scale: float) -> None:
-    scales = np.array([[0.01], [scale]], np.float32)
-    made = stored(np.random.default_rng(4), (2, 256), bits, 0, scales=scales)
-    if scale == 3e-7 and bits < 8:  # 5 of fp16's smallest steps: enough for codes of few bits
-        assert np.array_equal(decoded(CodeBlocks(dtype, "m.w"), made.rows), symmetric_values(made))
-        return
-    with pytest.raises(
-        UnquantizableWeights, match=r"layer 'm\.w'.*(range|half a step).*mixed_precision_layers"
-    ):
-        CodeBlocks(dtype, "m.w").pack(0, made.rows)
+@pytest.mark.parametrize(
+    ("scale", "bits", "fate"),
+    [
+        (7e4, 4, Fp16.BEYOND),
+        (1e-9, 2, Fp16.ROUNDS),  # 0 in fp16
+        (3e-7, 8, Fp16.ROUNDS),  # 5 of fp16's smallest steps: too few for 128 codes, enough for 8
+        (3e-7, 4, Fp16.HOLDS),
+        (1e-5, 8, Fp16.HOLDS),
+        (0.0, 4, Fp16.HOLDS),
+    ],
+)
+def test_what_fp16_does_to_a_scale_is_known(scale: float, bits: int, fate: Fp16) -> None:
+    halves, found = half_scales(np.array([0.01, scale], np.float32), bits)
+    assert found is fate
+    moved = abs(float(halves[1]) - scale) * 2 ** (bits - 1)
+    assert (moved <= scale / 2) == (fate is Fp16.HOLDS)
 
 
-def test_what_loses_precision_is_rounded_where_that_was_asked_for_and_what_is_beyond_fp16_never() -> None:
-    made = stored(np.random.default_rng(4), (1, 64), 8, 0, scales=np.array([[1e-9]], np.float32))
-    assert not decoded(CodeBlocks("Q8_0", "w", rounded=True), made.rows).any()
+@pytest.mark.parametrize(
+    ("zero_point", "fate"), [(7.0, Fp16.HOLDS), (-8000.0, Fp16.ROUNDS), (1e8, Fp16.BEYOND)]
+)
+def test_what_fp16_does_to_a_minimum_is_known(zero_point: float, fate: Fp16) -> None:
+    scales, points = np.array([0.01], np.float32), np.array([zero_point], np.float32)
+    halves, minima, found = half_minima(scales, points, 4)
+    assert found is fate
+    first = (-8 - zero_point) * float(scales[0])
+    moved = max(abs(u * (float(halves[0]) - float(scales[0])) + float(minima[0]) - first) for u in range(16))
+    assert (moved <= float(scales[0]) / 2) == (fate is Fp16.HOLDS)
+
+
+def test_scales_beyond_fp16_end_the_packing_of_what_is_quantized_anew() -> None:
     made = stored(np.random.default_rng(4), (1, 64), 8, 0, scales=np.array([[7e4]], np.float32))
-    with pytest.raises(UnquantizableWeights, match="beyond the range of fp16"):
-        CodeBlocks("Q8_0", "w", rounded=True).pack(0, made.rows)
-
-
-@pytest.mark.parametrize("zero_point", [-8000.0, 1e8])
-def test_a_minimum_that_fp16_does_not_hold_is_refused_by_its_layer(zero_point: float) -> None:
-    made = stored(np.random.default_rng(6), (1, 32), 4, 0, symmetric=False)
-    made.rows.zero_points[:] = zero_point  # a group far from 0, whose minimum fp16 rounds by more than a step
-    with pytest.raises(UnquantizableWeights, match="minim"):
-        CodeBlocks("Q4_1", "w").pack(0, made.rows)
+    with pytest.raises(
+        UnquantizableWeights, match=r"layer 'm\.w'.*beyond the range of fp16.*mixed_precision"
+    ):
+        CodeBlocks("Q8_0", "m.w").pack(0, made.rows)
 
 
 def test_an_empty_scale_of_zeros_stays_zeros() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -37,8 +37,17 @@ class WeightSource(Protocol):
     @property
     def most_nbytes(self) -> int: ...
 
-    def read(self, start: int, stop: int) -> torch.Tensor:
-        """Rows [start, stop) of the first dimension, contiguous and the caller's own; of a scalar, 0 to 1, itself."""
+    def read(self, box: Box) -> torch.Tensor:
+        """That part of it, as a contiguous tensor [rows, columns, *rest], in memory of its own; or of fewer
+        dimensions, as the source."""
+
+
+class Box(NamedTuple):
+    """A run of a tensor's first dimension and one of its second, which has one column where the tensor has no second
+    dimension; a scalar is one row of one column."""
+
+    rows: range
+    columns: range
 
 
 class LazyTensor(torch.Tensor):
@@ -73,13 +82,9 @@ class LazyTensor(torch.Tensor):
         return self.read().tolist()
 
     @property
-    def rows(self) -> tuple[int, int]:
-        """[start, stop) of the source's rows that have values of this view. It has at least one value."""
-        first = int(self._view.storage_offset())
-        strides = zip(self._view.shape, self._view.stride(), strict=True)
-        last = first + sum((size - 1) * stride for size, stride in strides)
-        columns = math.prod(self.source.shape[1:])
-        return first // columns, last // columns + 1
+    def box(self) -> Box:
+        """What of the source the values of this view are in, at least one: whole rows where columns do not tell."""
+        return self._box_and_view()[0]
 
     def read(self) -> torch.Tensor:
         """The values, contiguous (a lazy copy may be of a view that is not), in memory that nobody else has."""
@@ -90,18 +95,41 @@ class LazyTensor(torch.Tensor):
         view = self._view
         if not view.numel():
             return torch.empty(view.shape, dtype=view.dtype, device=self._device)
-        start, stop = self.rows
-        values = self.source.read(start, stop).reshape(-1)
-        offset = int(view.storage_offset()) - start * math.prod(self.source.shape[1:])
-        return values.as_strided(view.shape, view.stride(), offset).to(self._device, view.dtype)
+        box, strides, offset = self._box_and_view()
+        values = self.source.read(box).reshape(-1)
+        return values.as_strided(view.shape, strides, offset).to(self._device, view.dtype)
+
+    def _box_and_view(self) -> tuple[Box, list[int], int]:
+        """The part of the source, and the strides and the offset that the view has within it.
+
+        In the source, [rows, columns, *rest] in C order, a step of a view goes along rows, along columns or within one.
+        """
+        columns, inner = _columns(self.source.shape)
+        offset, row = int(self._view.storage_offset()), columns * inner
+        steps = [
+            (size - 1, stride) for size, stride in zip(self._view.shape, self._view.stride(), strict=True)
+        ]
+        along_rows = sum(count * (stride // row) for count, stride in steps if stride % row == 0)
+        others = [(count, stride) for count, stride in steps if stride % row]
+        along_columns = sum(count * (stride // inner) for count, stride in others if stride % inner == 0)
+        within = sum(count * stride for count, stride in others if stride % inner)
+        first, (column, rest) = offset // row, divmod(offset % row, inner)
+        if column + along_columns >= columns or rest + within >= inner:  # it goes on into rows that follow
+            last = offset + sum(count * stride for count, stride in steps)
+            box = Box(range(first, last // row + 1), range(columns))
+            return box, [*self._view.stride()], offset - first * row
+        box = Box(range(first, first + along_rows + 1), range(column, column + along_columns + 1))
+        narrow = len(box.columns) * inner
+        strides = [stride // row * narrow if stride % row == 0 else stride for stride in self._view.stride()]
+        return box, strides, rest
 
     def copy_to(self, destination: torch.Tensor) -> None:
         """Fills `destination`, step by step where all of it would take too much memory at once."""
         steps = 1
         if self._view.numel() and destination.shape == self.shape:
-            start, stop = self.rows
-            row_nbytes = math.prod(self.source.shape[1:]) * self.source.dtype.itemsize
-            steps = -(-(stop - start) * row_nbytes // max(self.source.most_nbytes, 1))
+            box, (_, inner) = self.box, _columns(self.source.shape)
+            nbytes = len(box.rows) * len(box.columns) * inner * self.source.dtype.itemsize
+            steps = -(-nbytes // max(self.source.most_nbytes, 1))
         if steps <= 1:
             destination.copy_(self._values())
             return
@@ -164,6 +192,11 @@ class LazyTensor(torch.Tensor):
             whole = torch.empty(math.prod(self.source.shape), dtype=dtype, device="meta")
             view = whole.as_strided(view.shape, view.stride(), view.storage_offset())
         return _lazy(self.source, view, self._device if device is None else torch.device(device))
+
+
+def _columns(shape: tuple[int, ...]) -> tuple[int, int]:
+    """How many columns a box can have, and how many values each of its places has."""
+    return shape[1] if len(shape) > 1 else 1, math.prod(shape[2:])
 
 
 def _lazy(source: WeightSource, view: torch.Tensor, device: torch.device) -> LazyTensor:

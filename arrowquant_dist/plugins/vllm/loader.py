@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vllm.logger import init_logger
 from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from torch import nn
     from vllm.config import ModelConfig
     from vllm.config.load import LoadConfig
+
+
+_log = init_logger("vllm.arrowquant")  # vLLM shows what is below its own name
+_WAITING_SHARE = 4  # of the memory budget is for what was read ahead and waits for the model
 
 
 class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
@@ -38,14 +43,16 @@ class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
         """Raises ModelMismatch where the dataset does not fill the model; CorruptWeights with the layer's name."""
-        from arrowquant_dist.loader import WeightLoader
         from arrowquant_dist.plugins.vllm.weights import decoded_weights
 
         settings = LoadSettings.of(self._values, model_config.model)
-        with WeightLoader(settings.target, settings.memory_nbytes, settings.storage_options) as loader:
-            load_weights: Any = model.load_weights  # which every model of vLLM has
-            loaded = load_weights(decoded_weights(loader))
-        _check_filled(model, loaded, settings.target)
+        waiting_nbytes = settings.memory_nbytes // _WAITING_SHARE
+        opened = settings.open(settings.memory_nbytes - waiting_nbytes)
+        load_weights: Any = model.load_weights  # which every model of vLLM has
+        with decoded_weights(opened, waiting_nbytes) as pairs:
+            loaded = load_weights(pairs)
+        _log.info("Read and verified %d bytes for the weights of this process", opened.dataset.nbytes_read)
+        _check_filled(model, loaded, opened.dataset.uri)
 
 
 def _check_filled(model: nn.Module, loaded: Collection[str] | None, target: str) -> None:

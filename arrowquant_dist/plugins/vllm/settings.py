@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arrowquant_dist.config import parse_size
 from arrowquant_dist.config.checks import check_options, shown
 from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.location import location
+from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
+
+if TYPE_CHECKING:
+    from arrowquant_dist.loader.opened import OpenDataset
 
 TARGET_FILE = "arrowquant.json"
 MEMORY_BUDGET = "2GiB"
@@ -44,6 +48,17 @@ class LoadSettings:
             memory_nbytes=parse_size(values.get("memory_budget", MEMORY_BUDGET), "memory_budget"),
             storage_options=check_options("storage_options", values.get("storage_options", {})),
         )
+
+    def open(self, memory_nbytes: int) -> OpenDataset:
+        """The dataset, of which at most memory_nbytes are on their way at a time; all that is read is verified."""
+        from arrowquant_dist.config import Storage
+        from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
+
+        storage = Storage(self.storage_options)
+        settings = LoaderSettings(
+            self.target, storage, memory_nbytes, verify=True, dequantize=True, dtype=None, workers=None
+        )
+        return OpenDataset(settings, is_local=is_local(self.target))
 
 
 def named_target(model: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.vllm.models import save_llama
+from tests.plugins.vllm.models import llama_config, save
 from tests.plugins.vllm.serving import Vllm
 
 
@@ -17,4 +17,4 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Vllm:
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama") / "model")
+    return save(llama_config(), tmp_path_factory.mktemp("llama") / "model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,15 +30,22 @@ _SETTINGS = {
 }
 # So that a process that fails says why itself, and not one that it started.
 _ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+_SEVERAL = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind"
+}  # it wants a NUMA node for each, which small machines do not have
 _KERNEL = "[vllm.general_plugins]\nreference = tests.plugins.vllm.reference_kernel:register\n"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Greedy continuations of prompts: int64 [prompts, tokens], and the log-probability of each token."""
+    """Greedy continuations of prompts: int64 [prompts, tokens], and the log-probability of each token.
+
+    nbytes_read: what each process says that the plugin read.
+    """
 
     tokens: torch.Tensor
     logprobs: torch.Tensor
+    nbytes_read: tuple[int, ...] = ()
 
     def same_as(self, other: Answer) -> int:
         """How many prompts are continued by the same tokens."""
@@ -65,7 +73,8 @@ class Vllm:
         done, result = self._run(model, prompts, llm)
         assert done.returncode == 0, done.stderr[-6000:]
         found = json.loads(result.read_text())
-        return Answer(torch.tensor(found["tokens"]), torch.tensor(found["logprobs"]))
+        said = re.findall(r"Read and verified (\d+) bytes", done.stdout + done.stderr)
+        return Answer(torch.tensor(found["tokens"]), torch.tensor(found["logprobs"]), tuple(map(int, said)))
 
     def failure(self, model: Path, **llm: Any) -> str:
         """What it says when it fails, which it has to."""
@@ -90,7 +99,7 @@ class Vllm:
         llm = {"dtype": "bfloat16", **llm}
         values = {"model": str(model), "prompts": prompts.tolist(), "tokens": TOKENS, "llm": llm}
         job.write_text(json.dumps(values))
-        alone = {} if llm.get("tensor_parallel_size", 1) > 1 else _ONE_PROCESS
+        alone = _SEVERAL if llm.get("tensor_parallel_size", 1) > 1 else _ONE_PROCESS
         command: list[str | Path] = [self._python, "-m", "tests.plugins.vllm.program", job, result]
         done = subprocess.run(
             command,

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
-from arrowquant_dist.config import QuantizationConfig, RunConfig, load_config
+from arrowquant_dist.config import QuantizationConfig, RunConfig, SpecResolver, load_config
 from arrowquant_dist.plan import PlanSummary, make_plan, summarize
+from tests.plan.plan_sources import raw_layers
 
 FOLDER = Path(__file__).parents[2] / "configs"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -23,7 +24,16 @@ def _summary(name: str) -> PlanSummary:
 
 
 def test_there_is_one_for_each_documented_setup() -> None:
-    assert set(NAMES) == {"int8", "int4", "int2", "int2-asymmetric", "mixed", "gguf-q4"}
+    assert set(NAMES) == {
+        "int8",
+        "int4",
+        "int2",
+        "int2-asymmetric",
+        "mixed",
+        "gguf-q4",
+        "vllm-w4a16",
+        "vllm-w8a8",
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
@@ -93,3 +103,27 @@ def test_gguf_has_groups_of_its_blocks_and_eight_bits_for_the_embeddings() -> No
     others = {spec.quant_type for name, spec in specs.items() if name.endswith("dense.weight")}
     assert others == {"int4"}
     assert {spec.group_size for spec in specs.values() if spec.is_quantized} == {32}
+
+
+@pytest.mark.parametrize("name", ["vllm-w4a16", "vllm-w8a8"])
+def test_what_vllm_does_not_load_quantized_is_kept_by_its_configs(name: str) -> None:
+    config, _ = load_config(FOLDER / f"{name}.yaml")
+    block = "model.layers.0.mlp"
+    shapes = {
+        "model.embed_tokens.weight": (64, 128),
+        "lm_head.weight": (64, 128),
+        "transformer.wte.weight": (64, 128),
+        "shared.weight": (64, 128),
+        f"{block}.gate.weight": (4, 128),
+        f"{block}.experts.0.up_proj.weight": (64, 128),
+        f"{block}.shared_experts.up_proj.weight": (64, 128),
+        "model.layers.0.self_attn.q_proj.weight": (64, 128),
+    }
+    layers = raw_layers([(name, shape, "bfloat16") for name, shape in shapes.items()], "/x.safetensors")
+    resolver = SpecResolver(config, layers)
+    specs = {layer.name: resolver.resolve(layer.name, layer.shape, layer.dtype).spec for layer in layers}
+    assert [name for name, spec in specs.items() if spec.is_quantized] == list(shapes)[-3:]
+    assert {spec.scale_dtype for spec in specs.values() if spec.is_quantized} == {"bfloat16"}
+    assert {(spec.stored_group_size, spec.symmetric) for spec in specs.values() if spec.is_quantized} == {
+        (128 if name == "vllm-w4a16" else 0, True)
+    }

@@ -1,0 +1,138 @@
+"""What each layer is written as: as it is stored, in the nearest way that the format has, or in the source's dtype."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from arrowquant_dist.config import BITS
+from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer
+from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype
+from arrowquant_dist.export.compressed_tensors.schemes import LINEAR_BITS, LinearScheme
+from arrowquant_dist.export.compressed_tensors.stored import StoredScales
+
+_USUAL_GROUPS = (128, 64, 32)  # that the kernels of GPUs have
+
+
+@dataclass(frozen=True, slots=True)
+class Unwritable:
+    """Why a layer cannot be written as it is stored, and what a user can do when quantizing."""
+
+    reason: str
+    advice: str
+
+
+_KEEP = "add it to mixed_precision_layers"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLayer:
+    """A layer of the output: rows [row_start, row_stop) of a stored one, all of it but for unfused experts.
+
+    never: why it cannot be quantized whatever its scales are; None where it is a Linear.
+    """
+
+    name: str
+    layer: StoredLayer
+    shape: tuple[int, ...]
+    row_start: int
+    row_stop: int
+    never: str | None = None
+
+    @property
+    def is_quantized(self) -> bool:
+        return any(block.header.quant_type in BITS for block in self.layer.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerChoice:
+    """scheme: what the part is written as, None: in the source's dtype. problems: why that is not what is stored; empty
+    where codes are as they are. is_requantized: values are quantized anew; else scales are rounded to scale_dtype."""
+
+    part: OutputLayer
+    scheme: LinearScheme | None = None
+    scale_dtype: ScaleDtype = "F32"
+    problems: tuple[Unwritable, ...] = ()
+    is_requantized: bool = False
+
+    def as_scheme(self, scheme: LinearScheme | None, problem: Unwritable) -> LayerChoice:
+        """The same part in another scheme."""
+        return replace(
+            self, scheme=scheme, problems=(*self.problems, problem), is_requantized=scheme is not None
+        )
+
+
+def choose_scheme(
+    part: OutputLayer, scales: StoredScales | None, scale_dtype: ScaleDtype, *, activations: bool
+) -> LayerChoice:
+    """scales: of the stored layer, None where a block of it is not quantized. scale_dtype: of the model.
+    activations: int8 codes are to be multiplied with int8 activations."""
+    if not part.is_quantized:
+        return LayerChoice(part)
+    kept = LayerChoice(part, scale_dtype=scale_dtype)
+    if part.never is not None:
+        return kept.as_scheme(None, Unwritable(part.never, _KEEP))
+    header = part.layer.blocks[0].header
+    if scales is None or len(set(map(_layout, part.layer.blocks))) > 1:
+        return kept.as_scheme(None, Unwritable("not all of its rows are quantized, or not in one way", _KEEP))
+    columns = part.shape[1]
+    group_size = header.group_size if header.group_size <= columns else 0
+    stored = LinearScheme(BITS[header.quant_type], group_size, scales.symmetric)
+    wanted, problems = _nearest(stored, columns, scales, activations=activations)
+    if activations:
+        wanted = replace(wanted, activations=True)
+    if problems:
+        return LayerChoice(part, wanted, scale_dtype, problems, is_requantized=True)
+    if scale_dtype in scales.held_by or activations:
+        return LayerChoice(part, wanted, scale_dtype if scale_dtype in scales.held_by else "F32")
+    if scale_dtype == "F16" and not scales.fits_float16:
+        return kept.as_scheme(None, Unwritable("scales beyond the range of float16", _KEEP))
+    named = {"BF16": "bfloat16", "F16": "float16"}[scale_dtype]
+    rounded = Unwritable(
+        f"scales that {named}, the model's dtype, does not hold: readers would round them",
+        "quantize with scale_dtype: bfloat16",
+    )
+    return LayerChoice(part, wanted, scale_dtype, (rounded,))
+
+
+def _layout(block: StoredBlock) -> tuple[str, int, int]:
+    return block.header.quant_type, block.header.group_size, block.header.quant_axis
+
+
+def _nearest(
+    stored: LinearScheme, columns: int, scales: StoredScales, *, activations: bool
+) -> tuple[LinearScheme, tuple[Unwritable, ...]]:
+    """The nearest scheme that can be written, and why that is not the stored one."""
+    if activations and stored != LinearScheme(8, 0, symmetric=True):
+        reason = f"{stored.label}, and --activations int8 needs int8 codes with one scale a row"
+        return LinearScheme(8, 0, symmetric=True), (
+            Unwritable(reason, "quantize to int8 with per_channel: true"),
+        )
+    scheme, problems = stored, []
+    if scheme.bits not in LINEAR_BITS:
+        problems.append(
+            Unwritable("int3, which readers of different versions unpack differently", "quantize to int4")
+        )
+        scheme = replace(scheme, bits=4)
+    if not scales.whole:
+        problems.append(
+            Unwritable(
+                "zero points that are no whole numbers within the codes' range",
+                "quantize with integer_zero_points: true, or symmetric: true",
+            )
+        )
+    if scheme.group_size and columns % scheme.group_size:
+        reason = f"a short last group ({columns} columns in groups of {scheme.group_size})"
+        problems.append(
+            Unwritable(reason, "choose a group_size that divides the columns, or per_channel: true")
+        )
+        scheme = replace(scheme, group_size=_dividing(columns, scheme.group_size))
+    return scheme, tuple(problems)
+
+
+def _dividing(columns: int, group_size: int) -> int:
+    """The largest group up to `group_size` that divides the columns, one that kernels have if there is one; 0, a scale
+    a row, where none has 16 values."""
+    usual = [size for size in _USUAL_GROUPS if size <= group_size and columns % size == 0]
+    if usual:
+        return usual[0]
+    return next((size for size in range(group_size, 15, -1) if columns % size == 0), 0)

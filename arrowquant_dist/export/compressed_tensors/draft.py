@@ -1,0 +1,214 @@
+"""The format `compressed-tensors`: what becomes of each layer, or all that stands against it in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import InvalidConfig, listed
+from arrowquant_dist.export.compressed_tensors.choose import (
+    LayerChoice,
+    OutputLayer,
+    Unwritable,
+    choose_scheme,
+)
+from arrowquant_dist.export.compressed_tensors.fused import fused_sets
+from arrowquant_dist.export.compressed_tensors.linear import UNKNOWN, why_not_linear
+from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype
+from arrowquant_dist.export.compressed_tensors.parts import ModelFolder, model_folders, parts_of
+from arrowquant_dist.export.compressed_tensors.schemes import LinearScheme
+from arrowquant_dist.export.compressed_tensors.settings import changed_config, quantization_config
+from arrowquant_dist.export.compressed_tensors.stored import StoredScales, read_scales
+from arrowquant_dist.export.decoded import DecodedValues
+from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
+from arrowquant_dist.export.safetensors import safetensors_files
+from arrowquant_dist.export.tensors import LayerExport
+
+_SCALE_DTYPES: Mapping[str, ScaleDtype] = {"bfloat16": "BF16", "float16": "F16"}
+_OTHER_SETTINGS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")  # of other formats
+_ONE_SCHEME = "give all of them the same settings, by one override"
+_NO_MODEL = (
+    "of a folder without a transformers model's config.json, so that no reader would know of its codes"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedTensors:
+    """activations: int8 codes are multiplied with int8 activations. requantize: what cannot be written as it is stored
+    is quantized anew, or written in the source's dtype, instead of refused."""
+
+    activations: bool = False
+    requantize: bool = False
+    name: ClassVar[str] = "compressed-tensors"
+
+    def draft(self, model: Model) -> ExportDraft:
+        """See ExportFormat.draft. Scales and zero points are read, since it depends on them what can be written."""
+        folders = model_folders(model)
+        if not folders:
+            message = "it has no config.json with a model_type, which readers of compressed-tensors need"
+            raise InvalidConfig(f"{message}; export as safetensors", uri=model.dataset.uri)
+        made = [self._folder(model, folder) for folder in folders]
+        of_models = {folder.path for folder in folders}
+        rest = [
+            LayerChoice(OutputLayer(name, layer, layer.shape, 0, layer.rows, _NO_MODEL))
+            for name, layer in model.names.items()
+            if model.component_of(name).path not in of_models
+        ]
+        others = [choose_scheme(choice.part, None, "F32", activations=False) for choice in rest]
+        choices = [choice for one in made for choice in one.choices] + others
+        self._refuse(choices, model)
+        notes = [note for one in made for note in one.notes]
+        return ExportDraft(
+            tuple(_export(choice, one.folder.prefix) for one in made for choice in one.choices)
+            + tuple(_export(choice, "") for choice in others),
+            changed={one.folder.config_path: one.config() for one in made},
+            left_out=frozenset(
+                path for path in model.side_files if path.rpartition("/")[2] in _OTHER_SETTINGS
+            ),
+            notes=(*notes, *_told(choices)),
+        )
+
+    def files(self, model: Model, draft: ExportDraft, mark: str, max_file_nbytes: int) -> OutputFiles:
+        """See ExportFormat.files."""
+        return safetensors_files(model, draft, mark, max_file_nbytes)
+
+    def _folder(self, model: Model, folder: ModelFolder) -> _Folder:
+        parts, notes = parts_of(model, folder)
+        _refuse_codes(parts, folder, model)
+        wanted = {part.layer.name: part.layer for part in parts if part.is_quantized and part.never is None}
+        whole = [layer for layer in wanted.values() if layer.quant_type.startswith("int")]
+        scales = read_scales(model.dataset, whole)
+        choices = [self._choice(part, folder, scales) for part in parts]
+        return _Folder(folder, one_scheme_a_set(choices), notes)
+
+    def _choice(
+        self, part: OutputLayer, folder: ModelFolder, scales: Mapping[str, StoredScales]
+    ) -> LayerChoice:
+        dtype = _SCALE_DTYPES.get(folder.dtype or part.layer.dtype, "F32")
+        return choose_scheme(part, scales.get(part.layer.name), dtype, activations=self.activations)
+
+    def _refuse(self, choices: Sequence[LayerChoice], model: Model) -> None:
+        """InvalidConfig with every layer that cannot be written as it is stored, by what is in the way."""
+        wrong = _by_problem(choices)
+        if not wrong or self.requantize:
+            return
+        lines = [f"{listed(names)}: {problem.reason} ({problem.advice})" for problem, names in wrong.items()]
+        message = "; ".join(lines)
+        raise InvalidConfig(
+            f"compressed-tensors cannot hold {message}; or --requantize, which writes these layers in the nearest way "
+            "it has, from --source if that is given",
+            uri=model.dataset.uri,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A model of the output."""
+
+    folder: ModelFolder
+    choices: Sequence[LayerChoice]
+    notes: Sequence[str] = field(default_factory=list)
+
+    def config(self) -> bytes:
+        schemes = {
+            _module(choice.part): choice.scheme for choice in self.choices if choice.scheme is not None
+        }
+        kept = [_ignored(choice.part, self.folder) for choice in self.choices if choice.scheme is None]
+        names = [name for name in kept if name is not None]
+        tied = [] if "lm_head" in schemes else ["lm_head"]
+        settings = quantization_config(schemes, names, tied) if schemes else None
+        return changed_config(
+            self.folder.config, settings, self._dtype() if self.folder.dtype is None else None
+        )
+
+    def _dtype(self) -> str | None:
+        """What most values of the model are."""
+        counts: dict[str, int] = {}
+        for choice in self.choices:
+            layer = choice.part.layer
+            if layer.dtype in ("float32", "float16", "bfloat16"):
+                counts[layer.dtype] = counts.get(layer.dtype, 0) + layer.num_params
+        return max(counts, key=lambda dtype: counts[dtype], default=None)
+
+
+def one_scheme_a_set(choices: Sequence[LayerChoice]) -> list[LayerChoice]:
+    """The choices, and where readers make one of several layers that would be written in different ways, a problem for
+    all of them but those in the widest one, which the others get too."""
+    found = {choice.part.name: choice for choice in choices}
+    for what, names in fused_sets(found).items():
+        members = [found[name] for name in names]
+        if len({member.scheme for member in members}) == 1:
+            continue
+        widest = max((member.scheme for member in members), key=_width)
+        ways = listed(sorted({m.scheme.label if m.scheme else "not quantized" for m in members}))
+        problem = Unwritable(f"in different ways ({ways}), and readers make one of {what}", _ONE_SCHEME)
+        for member in members:
+            if member.scheme != widest:
+                found[member.part.name] = member.as_scheme(widest, problem)
+    return list(found.values())
+
+
+def _width(scheme: LinearScheme | None) -> tuple[int, float, bool]:
+    return (16, 0.0, True) if scheme is None else scheme.width
+
+
+def _export(choice: LayerChoice, prefix: str) -> LayerExport:
+    part, scheme = choice.part, choice.scheme
+    place = (f"{prefix}{part.name}", part.layer.name, part.shape, part.row_start, part.row_stop)
+    if scheme is None:
+        return LayerExport(*place, DecodedValues(part.layer.dtype))
+    rows = part.row_stop - part.row_start
+    packer = scheme.packer(rows, choice.scale_dtype)
+    return LayerExport(*place, packer, scheme.spec(choice.scale_dtype) if choice.is_requantized else None)
+
+
+def _module(part: OutputLayer) -> str:
+    return part.name.removesuffix(".weight")
+
+
+def _ignored(part: OutputLayer, folder: ModelFolder) -> str | None:
+    """What `ignore` says of a layer that is not quantized; None for what no reader takes for a Linear."""
+    if len(part.shape) == 3 and ".experts." in part.name:
+        return f"re:.*{part.name.rpartition('.experts.')[0]}.experts".replace(".", r"\.").replace(
+            r"re:\.*", "re:.*"
+        )
+    is_linear = len(part.shape) == 2 and why_not_linear(part.name, part.shape, folder.model_type) in (
+        None,
+        UNKNOWN,
+    )
+    return _module(part) if is_linear else None
+
+
+def _by_problem(choices: Iterable[LayerChoice]) -> dict[Unwritable, list[str]]:
+    wrong: dict[Unwritable, list[str]] = {}
+    for choice in choices:
+        for problem in choice.problems:
+            wrong.setdefault(problem, []).append(choice.part.name)
+    return wrong
+
+
+def _told(choices: Iterable[LayerChoice]) -> list[str]:
+    """What is not as the dataset has it, and why."""
+    told: dict[str, list[str]] = {}
+    for choice in choices:
+        if choice.problems:
+            told.setdefault(f"{_fate(choice)}: {choice.problems[-1].reason}", []).append(choice.part.name)
+    return [f"{listed(names)} {what}" for what, names in told.items()]
+
+
+def _fate(choice: LayerChoice) -> str:
+    if choice.scheme is None:
+        return "not quantized"
+    return f"quantized anew, {choice.scheme.label}" if choice.is_requantized else "with rounded scales"
+
+
+def _refuse_codes(parts: Iterable[OutputLayer], folder: ModelFolder, model: Model) -> None:
+    """InvalidConfig where the dataset has codes of another format as they were: its settings would have to stay."""
+    if "quantization_config" not in folder.config:
+        return
+    codes = [part.name for part in parts if not DTYPES[part.layer.dtype].is_float and len(part.shape) > 1]
+    if codes:
+        message = f"{listed(codes)}: codes of the source's own quantization, which could not be decoded"
+        raise InvalidConfig(f"{message}; quantize a full-precision release of it", uri=model.dataset.uri)

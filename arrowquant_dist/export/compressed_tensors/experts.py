@@ -1,0 +1,84 @@
+"""Experts of one block that a source has in two tensors, as the Linear layers that vLLM has them in.
+
+`….experts.gate_up_proj` [experts, 2 · out, in] becomes `….experts.{i}.gate_proj.weight` and `….up_proj.weight`, and
+`….experts.down_proj` [experts, out, in] `….experts.{i}.down_proj.weight`. Their rows are V2's rows, so codes stay.
+Where a family has [experts, in, 2 · out], groups and scales run along the wrong axis; where it has gate and up in turns
+(gpt-oss), or other names, no reader would find them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_FUSED = re.compile(r".*\.experts\.(?P<own>gate_up_proj|down_proj)(?:\.weight)?")
+_GATE_UP_DOWN = ("gate_proj", "up_proj", "down_proj")
+_W1_W3_W2 = ("w1", "w3", "w2")
+
+# What a family calls the experts' matrices where each has its own: gate, up, down.
+_NAMES: Mapping[str, tuple[str, str, str]] = {
+    **dict.fromkeys(
+        ("afmoe", "axk1", "bailing_hybrid", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1",
+         "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm4v_moe_text",
+         "glm_moe_dsa", "hunyuan_v1_moe", "hy_v3", "jamba", "kimi_k25", "longcat_flash", "mimo_v2_flash", "olmoe",
+         "qwen2_moe", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_omni_moe",
+         "qwen3_omni_moe_text", "qwen3_vl_moe", "qwen3_vl_moe_text", "sarvam_moe", "solar_open"),
+        _GATE_UP_DOWN,
+    ),
+    **dict.fromkeys(("mixtral", "minimax", "minimax_m2", "phimoe"), _W1_W3_W2),
+}  # fmt: skip
+# Where such a family calls the block otherwise than transformers 5 does in memory, which names fused experts so.
+_BLOCKS = dict.fromkeys(("mixtral", "minimax", "minimax_m2", "phimoe"), "block_sparse_moe")
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """One matrix of one expert: rows [row_start, row_stop) of the fused tensor."""
+
+    name: str
+    shape: tuple[int, int]
+    row_start: int
+    row_stop: int
+
+
+def is_fused(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether the tensor may hold several experts' matrices."""
+    return len(shape) == 3 and "experts" in name
+
+
+def why_not_unfused(
+    name: str, row_dims: int, model_type: str, shapes: Mapping[str, tuple[int, ...]]
+) -> str | None:
+    """Why fused experts cannot be taken apart; None where they can. shapes: of all layers, by name."""
+    found = _FUSED.fullmatch(name)
+    if model_type not in _NAMES or found is None:
+        return f"fused experts, of which it is not known how vLLM has them for {model_type or 'this model'}"
+    neighbours = {own: shapes.get(name.replace(found["own"], own)) for own in ("gate_up_proj", "down_proj")}
+    gate_up, down = neighbours["gate_up_proj"], neighbours["down_proj"]
+    if gate_up is None or down is None:
+        return "fused experts without the other half, gate_up_proj or down_proj"
+    experts, hidden, inner = down
+    if gate_up != (experts, 2 * inner, hidden):
+        return "fused experts that are stored turned round, [experts, in, out], so that scales run along the wrong axis"
+    return None if row_dims == 2 else "fused experts with one scale for rows of several experts"
+
+
+def unfused(name: str, shape: tuple[int, ...], model_type: str) -> list[Expert]:
+    """The matrices of a tensor that can be taken apart, each expert's in turn."""
+    block, _, own = name.removesuffix(".weight").rpartition(".")
+    gate, up, down = _NAMES[model_type]
+    parts = (down,) if own == "down_proj" else (gate, up)
+    experts, rows, columns = shape
+    height = rows // len(parts)
+    return [
+        Expert(f"{block}.{i}.{part}.weight", (height, columns), start, start + height)
+        for i in range(experts)
+        for part, start in ((part, i * rows + j * height) for j, part in enumerate(parts))
+    ]
+
+
+def block_renamed(name: str, model_type: str) -> str:
+    """The name of a layer in a model whose experts were fused, as the family's checkpoints have it."""
+    block = _BLOCKS.get(model_type)
+    return name if block is None else re.sub(r"\.mlp\.(?=experts\.|gate\.)", f".{block}.", name)

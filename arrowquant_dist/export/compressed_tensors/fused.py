@@ -1,0 +1,48 @@
+"""Layers that readers make one of: they have to be quantized alike, or kept alike.
+
+vLLM multiplies q, k and v at once, gate and up too, and all experts of a block; a checkpoint that has two schemes, or
+one of them unquantized, does not load there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# The parts before `.weight` that vLLM's models pack together (`packed_modules_mapping`, `stacked_params_mapping`).
+_SETS = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("query", "key", "value"),
+    ("w1", "w3"),
+    ("q_a_proj", "kv_a_proj_with_mqa"),
+    ("in_proj_qkv", "in_proj_z"),
+    ("in_proj_b", "in_proj_a"),
+    ("wq", "wk", "wv"),
+    ("q", "k", "v"),
+    ("c_fc_0", "c_fc_1"),
+)
+_SET_OF = {own: f"{'/'.join(names)}" for names in _SETS for own in names}
+_EXPERT = re.compile(r"(.*\.experts)\.\d+\.")
+
+
+def fused_sets(names: Iterable[str]) -> dict[str, list[str]]:
+    """{what is made of them: names} of two or more layers each, in their order."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        key = _key(name)
+        if key is not None:
+            found.setdefault(key, []).append(name)
+    return {key: members for key, members in found.items() if len(members) > 1}
+
+
+def _key(name: str) -> str | None:
+    """For people too: `model.layers.0.self_attn.q_proj/k_proj/v_proj`."""
+    if not name.endswith(".weight"):
+        return None
+    expert = _EXPERT.match(name)
+    if expert is not None:
+        return expert[1]
+    parent, _, own = name.removesuffix(".weight").rpartition(".")
+    members = _SET_OF.get(own)
+    return f"{parent}.{members}" if members is not None else None

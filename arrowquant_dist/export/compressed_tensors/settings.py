@@ -1,0 +1,75 @@
+"""`quantization_config` of the output's config.json: the least that transformers and vLLM load."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from arrowquant_dist.export.compressed_tensors.schemes import LinearScheme
+
+_METHOD = "compressed-tensors"
+HEADS = ("lm_head", "embed_out")  # which vLLM has no Linear for
+_OTHERS = ("quantization_config", "compression_config", "quantization")  # of what the dataset was made of
+
+
+def quantization_config(
+    schemes: Mapping[str, LinearScheme], kept: Iterable[str], tied: Iterable[str] = ()
+) -> dict[str, Any]:
+    """schemes: of each quantized Linear, by the module's name. kept: names of modules that may be Linear and are not
+    quantized, in their order. tied: names of heads that are not stored.
+
+    One scheme is for every `Linear` that is not in `ignore`, so that modules may have other names in a reader than in
+    the checkpoint, as they do. Several are told apart by name. To vLLM a head is no Linear: a quantized one is named.
+    """
+    groups: dict[LinearScheme, list[str]] = {}
+    for name, scheme in schemes.items():
+        groups.setdefault(scheme, []).append(name)
+    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0].label))
+    if len(ordered) == 1:
+        [(scheme, names)] = ordered
+        heads = [name for name in names if name.rpartition(".")[2] in HEADS]
+        targets = [[*heads, "Linear"]]
+    else:
+        targets = [_patterns(names, schemes, scheme) for scheme, names in ordered]
+    formats = {scheme.format for scheme, _ in ordered}
+    return {
+        "quant_method": _METHOD,
+        "format": formats.pop() if len(formats) == 1 else "mixed-precision",
+        "quantization_status": "compressed",
+        "config_groups": {
+            f"group_{index}": scheme.config_group(named)
+            for index, ((scheme, _), named) in enumerate(zip(ordered, targets, strict=True))
+        },
+        "ignore": list(dict.fromkeys([*kept, *tied])),
+    }
+
+
+def _patterns(names: list[str], schemes: Mapping[str, LinearScheme], scheme: LinearScheme) -> list[str]:
+    """Targets that match these names and none of another scheme: an expression for the layers of one kind whose numbers
+    alone differ, and exact names where that would match others too."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        kinds.setdefault(_kind(name), []).append(name)
+    others = {_kind(name) for name, other in schemes.items() if other != scheme}
+    targets: list[str] = []
+    for kind, members in kinds.items():
+        targets += members if kind in others or len(members) == 1 else [f"re:{kind}$"]
+    return targets
+
+
+def _kind(name: str) -> str:
+    """An expression for the name with any numbers in the places of its own."""
+    return r"\.".join(r"\d+" if piece.isdigit() else re.escape(piece) for piece in name.split("."))
+
+
+def changed_config(config: Mapping[str, Any], settings: Mapping[str, Any] | None, dtype: str | None) -> bytes:
+    """config.json of the output. settings: its `quantization_config`, None where nothing is quantized; that of what the
+    dataset was made of goes. dtype: of the weights, where the config is silent."""
+    out = {key: value for key, value in config.items() if key not in _OTHERS}
+    if dtype is not None:
+        out["dtype"] = dtype
+    if settings is not None:
+        out["quantization_config"] = dict(settings)
+    return (json.dumps(out, indent=2, ensure_ascii=False) + "\n").encode()

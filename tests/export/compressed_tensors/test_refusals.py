@@ -1,0 +1,317 @@
+"""What cannot be written is refused by layer before the first byte, and --requantize writes it in the nearest way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from arrowquant_dist import QuantizationConfig, WeightLoader, quantize_tensor
+from arrowquant_dist.errors import InvalidConfig
+from tests.export.datasets import made_dataset
+from tests.export.models import exported
+
+_Q, _K, _V = (f"model.layers.0.self_attn.{own}_proj.weight" for own in "qkv")
+_GATE, _UP, _DOWN = (f"model.layers.0.mlp.{own}_proj.weight" for own in ("gate", "up", "down"))
+_EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_KEEP = ["embed", "lm_head"]
+
+
+def _weights(columns: int = 128, **more: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    shapes = {
+        **dict.fromkeys((_EMBED, _HEAD), (160, columns)),
+        **dict.fromkeys((_Q, _K, _V, _GATE, _UP), (64, columns)),
+        _DOWN: (columns, 64),
+        "model.norm.weight": (columns,),
+        **more,
+    }
+    return {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in shapes.items()}
+
+
+def _dataset(
+    folder: Path,
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> str:
+    described = {"model_type": "llama", "dtype": "float32", "tie_word_embeddings": False, **(config or {})}
+    side_files = {"config.json": json.dumps(described).encode()}
+    quantization = QuantizationConfig.from_dict({"mixed_precision_layers": _KEEP, **settings})
+    return made_dataset(folder, tensors or _weights(), quantization, side_files=side_files)
+
+
+def _out(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors, and `quantization_config`."""
+    config = json.loads((folder / "out/config.json").read_bytes())
+    return load_file(folder / "out/model.safetensors"), config.get("quantization_config", {})
+
+
+def _groups(settings: Mapping[str, Any]) -> list[tuple[int, int | None, bool]]:
+    """(bits, group size, symmetric) of each group."""
+    weights = [group["weights"] for group in settings["config_groups"].values()]
+    return [(w["num_bits"], w.get("group_size"), w["symmetric"]) for w in weights]
+
+
+_INT4: dict[str, Any] = {"quant_type": "int4", "per_channel": False, "group_size": 32}
+_REAL = {**_INT4, "symmetric": False}
+_CASES: dict[str, tuple[dict[str, Any], str, list[tuple[int, int | None, bool]]]] = {
+    "real zero points": (
+        _REAL,
+        "zero points that are no whole numbers.*integer_zero_points: true",
+        [(4, 32, False)],
+    ),
+    "real zero points by row": (
+        {"quant_type": "int8", "symmetric": False},
+        "zero points that are no whole numbers",
+        [(8, None, False)],
+    ),
+    "int3": ({**_INT4, "quant_type": "int3"}, "int3, .*quantize to int4", [(4, 32, True)]),
+    "int3 with real zero points": ({**_REAL, "quant_type": "int3"}, "int3", [(4, 32, False)]),
+    "one scale with a real zero point": (
+        {"quant_type": "int4", "per_channel": False, "group_size": 0, "symmetric": False},
+        "zero points that are no whole numbers",
+        [(4, None, False)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", _CASES)
+def test_what_the_format_has_not_is_refused_and_requantized(case: str, tmp_path: Path) -> None:
+    settings, message, nearest = _CASES[case]
+    dataset = _dataset(tmp_path, settings)
+    with pytest.raises(InvalidConfig, match=f"layers.0.self_attn.q_proj.weight.*{message}.*--requantize"):
+        exported(dataset, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    made = exported(dataset, tmp_path / "out", requantize=True)
+    tensors, written = _out(tmp_path)
+    assert _groups(written) == nearest
+    assert any(_DOWN in note and "quantized anew" in note for note in made.record.notes)
+    if not nearest[0][2]:
+        assert tensors[_Q.replace("weight", "weight_zero_point")].dtype == torch.int32
+
+
+@pytest.mark.parametrize(
+    ("columns", "group_size", "nearest"),
+    [(160, 64, 32), (144, 64, 48), (320, 256, 64), (100, 32, 25), (94, 32, None)],
+)
+def test_a_short_last_group_becomes_one_that_divides_or_a_row(
+    columns: int, group_size: int, nearest: int | None, tmp_path: Path
+) -> None:
+    weights = {name: weight for name, weight in _weights(columns).items() if name != _DOWN}
+    dataset = _dataset(tmp_path, {**_INT4, "group_size": group_size}, weights)
+    with pytest.raises(
+        InvalidConfig, match=rf"a short last group \({columns} columns in groups of {group_size}\)"
+    ):
+        exported(dataset, tmp_path / "out")
+    exported(dataset, tmp_path / "out", requantize=True)
+    assert _groups(_out(tmp_path)[1]) == [(4, nearest, True)]
+
+
+def test_a_group_of_all_columns_or_more_is_a_row(tmp_path: Path) -> None:
+    dataset = _dataset(tmp_path, {**_INT4, "group_size": 4096})
+    assert exported(dataset, tmp_path / "out").record.notes == ()
+    assert _groups(_out(tmp_path)[1]) == [(4, None, True)]
+
+
+def test_values_are_taken_from_the_source_where_one_is_given(tmp_path: Path) -> None:
+    weights = _weights()
+    dataset = _dataset(tmp_path, {**_INT4, "quant_type": "int3"}, weights)
+    exported(dataset, tmp_path / "out", requantize=True, source=str(tmp_path / "source"))
+    best = quantize_tensor(weights[_Q], QuantizationConfig("int4", per_channel=False, group_size=32))
+    tensors, _ = _out(tmp_path)
+    assert torch.equal(tensors[_Q + "_scale"].reshape(-1), torch.from_numpy(best.scales))
+    assert tensors[_Q + "_packed"].numpy().tobytes() == best.codes.tobytes()
+    exported(dataset, tmp_path / "again", requantize=True)
+    assert not torch.equal(
+        load_file(tmp_path / "again/model.safetensors")[_Q + "_packed"], tensors[_Q + "_packed"]
+    )
+
+
+def test_a_quantized_embedding_is_refused_and_written_in_the_source_s_dtype(tmp_path: Path) -> None:
+    dataset = _dataset(tmp_path, {"quant_type": "int8", "mixed_precision_layers": ["lm_head"]})
+    with pytest.raises(
+        InvalidConfig, match=r"model.embed_tokens.weight: an embedding.*mixed_precision_layers"
+    ):
+        exported(dataset, tmp_path / "out")
+    made = exported(dataset, tmp_path / "out", requantize=True)
+    tensors, _ = _out(tmp_path)
+    with WeightLoader(dataset) as loader:
+        assert torch.equal(tensors[_EMBED], loader[_EMBED])
+    assert made.record.notes == (
+        f"{_EMBED} not quantized: an embedding, which transformers does not load quantized",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "model_type", "reason"),
+    [
+        ("transformer.h.0.attn.c_attn.weight", (64, 192), "gpt2", "a Conv1D"),
+        ("transformer.h.0.mlp.c_fc.weight", (64, 192), "", "a Conv1D"),
+        ("model.conv1.weight", (64, 3, 3, 3), "whisper", "no matrix but a convolution"),
+        ("model.layers.0.mixer.in_proj_weight", (64, 192), "llama", "no module's weight"),
+        ("model.layers.0.frobnicator.weight", (64, 192), "llama", "not known by its name to be a Linear"),
+        ("encoder.layer.0.attention.self.query.weight", (64, 64), "ibert", "not known by its name"),
+        ("encoder.token_embeddings.0.weight", (64, 64), "sam", "an embedding"),
+    ],
+)
+def test_what_is_no_linear_or_may_be_none_is_refused_and_kept(
+    name: str, shape: tuple[int, ...], model_type: str, reason: str, tmp_path: Path
+) -> None:
+    weights = {name: torch.randn(shape, generator=torch.Generator().manual_seed(1))}
+    dataset = _dataset(
+        tmp_path, {"quant_type": "int8", "mixed_precision_layers": []}, weights, {"model_type": model_type}
+    )
+    with pytest.raises(InvalidConfig, match=f"{name}: {reason}"):
+        exported(dataset, tmp_path / "out")
+    exported(dataset, tmp_path / "out", requantize=True)
+    tensors, written = _out(tmp_path)
+    with WeightLoader(dataset) as loader:
+        assert torch.equal(tensors[name], loader[name])
+    assert written == {}
+
+
+def test_a_router_is_refused_where_an_override_quantizes_it(tmp_path: Path) -> None:
+    block = "model.layers.0.mlp"
+    shapes = {f"{block}.gate.weight": (4, 64)}
+    shapes |= {
+        f"{block}.experts.{i}.{own}_proj.weight": (64, 64) for i in range(4) for own in ("gate", "up", "down")
+    }
+    generator = torch.Generator().manual_seed(1)
+    weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    overrides = [{"layers": f"{block}.gate.weight", "quant_type": "int8"}]
+    dataset = _dataset(
+        tmp_path, {"quant_type": "int8", "overrides": overrides}, weights, {"model_type": "qwen3_moe"}
+    )
+    with pytest.raises(InvalidConfig, match=r"mlp.gate.weight: not known by its name to be a Linear"):
+        exported(dataset, tmp_path / "out")
+    exported(dataset, tmp_path / "out", requantize=True)
+    assert _out(tmp_path)[1]["ignore"] == [f"{block}.gate", "lm_head"]
+
+
+_FUSED = [
+    ([{"layers": "*.k_proj.weight", "quant_type": "int8"}], _K, "int4 in groups of 32, int8 in groups of 32", (8, 32)),
+    ([{"layers": "*.v_proj.weight", "group_size": 64}], _V, "int4 in groups of 32, int4 in groups of 64", (4, 32)),
+    ([{"layers": "*.up_proj.weight", "per_channel": True}], _UP, "int4 by row, int4 in groups of 32", (4, 32)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "other", "ways", "widest"), _FUSED)
+def test_fused_layers_of_several_schemes_are_refused_and_get_the_widest(
+    overrides: list[dict[str, Any]],
+    other: str,
+    ways: str,
+    widest: tuple[int, int | None],
+    tmp_path: Path,
+) -> None:
+    dataset = _dataset(tmp_path, {**_INT4, "overrides": overrides})
+    with pytest.raises(
+        InvalidConfig, match=rf"in different ways \({ways}\), and readers make one of model.layers.0"
+    ):
+        exported(dataset, tmp_path / "out")
+    made = exported(dataset, tmp_path / "out", requantize=True)
+    assert len(made.record.notes) == 1
+    tensors, settings = _out(tmp_path)
+    of_fused = [w for w in (_Q, _K, _V) if other in (_Q, _K, _V)] or [_GATE, _UP]
+    packed = {(tensors[name + "_packed"].shape, tensors[name + "_scale"].shape[1]) for name in of_fused}
+    assert len(packed) == 1
+    assert widest in {(bits, group) for bits, group, _ in _groups(settings)}
+
+
+def test_a_kept_member_of_a_fused_set_keeps_the_others(tmp_path: Path) -> None:
+    dataset = _dataset(
+        tmp_path, {**_INT4, "overrides": [{"layers": "*.q_proj.weight", "quant_type": "fp16"}]}
+    )
+    with pytest.raises(
+        InvalidConfig, match=r"k_proj.weight, .*v_proj.weight: in different ways \(.*not quantized.*\)"
+    ):
+        exported(dataset, tmp_path / "out")
+    exported(dataset, tmp_path / "out", requantize=True)
+    tensors, settings = _out(tmp_path)
+    assert {_Q, _K, _V} <= tensors.keys()
+    assert {name.removesuffix(".weight") for name in (_Q, _K, _V)} <= set(settings["ignore"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [_INT4, {"quant_type": "int8", "symmetric": False, "integer_zero_points": True}, {"quant_type": "int4"}],
+)
+def test_int8_activations_need_int8_codes_by_row(settings: dict[str, Any], tmp_path: Path) -> None:
+    dataset = _dataset(tmp_path, settings)
+    with pytest.raises(InvalidConfig, match="--activations int8 needs int8 codes with one scale a row"):
+        exported(dataset, tmp_path / "out", activations="int8")
+    exported(dataset, tmp_path / "out", activations="int8", requantize=True)
+    tensors, written = _out(tmp_path)
+    assert tensors[_Q].dtype == torch.int8
+    assert tensors[_Q + "_scale"].dtype == torch.float32
+    [group] = written["config_groups"].values()
+    assert group == {
+        "targets": ["Linear"],
+        "format": "int-quantized",
+        "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"},
+        "input_activations": {
+            "num_bits": 8,
+            "type": "int",
+            "symmetric": True,
+            "dynamic": True,
+            "strategy": "token",
+        },
+    }
+
+
+def test_rows_that_were_kept_in_part_are_refused_and_all_kept(tmp_path: Path) -> None:
+    weights = _weights()
+    weights[_DOWN] = torch.randn(600, 128)
+    weights[_DOWN][500, 3] = float("nan")
+    dataset = _dataset(tmp_path, {"quant_type": "int8", "non_finite": "keep"}, weights)
+    with pytest.raises(InvalidConfig, match=f"{_DOWN}: not all of its rows are quantized"):
+        exported(dataset, tmp_path / "out")
+    exported(dataset, tmp_path / "out", requantize=True)
+    tensors, _ = _out(tmp_path)
+    with WeightLoader(dataset) as loader:
+        assert torch.equal(tensors[_DOWN].nan_to_num(7), loader[_DOWN].nan_to_num(7))
+
+
+def test_a_head_that_the_config_ties_is_not_written_quantized(tmp_path: Path) -> None:
+    dataset = _dataset(
+        tmp_path,
+        {"quant_type": "int8", "mixed_precision_layers": ["embed"]},
+        config={"tie_word_embeddings": True},
+    )
+    with pytest.raises(InvalidConfig, match=r"lm_head.weight: a head that config.json ties to the embedding"):
+        exported(dataset, tmp_path / "out")
+
+
+@pytest.mark.parametrize("config", [b"{}", b"[1]", None])
+def test_a_dataset_without_a_model_s_config_is_refused(config: bytes | None, tmp_path: Path) -> None:
+    side_files = {} if config is None else {"config.json": config}
+    dataset = made_dataset(tmp_path, _weights(), QuantizationConfig("int8"), side_files=side_files)
+    with pytest.raises(InvalidConfig, match=r"no config.json with a model_type"):
+        exported(dataset, tmp_path / "out")
+
+
+def test_every_reason_is_named_at_once(tmp_path: Path) -> None:
+    overrides = [{"layers": "*.down_proj.weight", "quant_type": "int3"}]
+    dataset = _dataset(tmp_path, {**_REAL, "mixed_precision_layers": [], "overrides": overrides})
+    with pytest.raises(InvalidConfig) as raised:
+        exported(dataset, tmp_path / "out")
+    for word in ("an embedding", "int3", "no whole numbers", _EMBED, _DOWN, _GATE):
+        assert word in str(raised.value)
+
+
+def test_settings_of_the_source_s_own_quantization_do_not_come_along(tmp_path: Path) -> None:
+    config = {"quantization_config": {"quant_method": "fp8"}, "compression_config": {}, "model_type": "llama"}
+    side_files = {"config.json": json.dumps(config).encode(), "quantize_config.json": b"{}"}
+    quantization = QuantizationConfig("int8", mixed_precision_layers=_KEEP)
+    dataset = made_dataset(tmp_path, _weights(), quantization, side_files=side_files)
+    exported(dataset, tmp_path / "out")
+    out = json.loads((tmp_path / "out/config.json").read_bytes())
+    assert out["quantization_config"]["quant_method"] == "compressed-tensors"
+    assert "compression_config" not in out
+    assert out["dtype"] == "float32"  # what the config was silent about
+    assert not (tmp_path / "out/quantize_config.json").exists()

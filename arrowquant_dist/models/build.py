@@ -14,7 +14,7 @@ from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig, MissingDependency, ModelMismatch, listed, shortened
 from arrowquant_dist.loader.opened import OpenDataset
 from arrowquant_dist.models.fill import Slot, slots_of
-from arrowquant_dist.models.traced import Origin, Traced, UntraceableOperation, sources_of
+from arrowquant_dist.models.traced import Origin, Step, Traced, UntraceableOperation, sources_of
 
 _FIRST_VERSION = 5
 
@@ -27,6 +27,15 @@ class Wanted:
     dtype: torch.dtype | str | None
     attention: str | None
     initialize: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A model, its traced tensors, and what is done to them in place once they have values."""
+
+    model: Any
+    slots: list[Slot]
+    changes: list[Step]
 
 
 def config_of(folder: Path, model_class: Any, uri: str) -> Any:
@@ -70,12 +79,13 @@ def class_of(model_class: Any, config: Any, uri: str) -> Any:
 
 def build_model(
     model_class: Any, config: Any, layers: Mapping[str, StoredLayer], opened: OpenDataset, wanted: Wanted
-) -> tuple[Any, list[Slot]]:
-    """The model and its traced tensors. layers: by the names of the checkpoint, without a part's prefix.
+) -> Built:
+    """layers: by the names of the checkpoint, without a part's prefix.
 
     Raises ModelMismatch where the layers and the model's parameters are not each other's.
     """
-    state = {name: _traced(layer, opened) for name, layer in layers.items()}
+    changes: list[Step] = []
+    state = {name: _traced(layer, opened, changes) for name, layer in layers.items()}
     options = {} if wanted.attention is None else {"attn_implementation": wanted.attention}
     uri = opened.dataset.uri
     try:
@@ -95,7 +105,7 @@ def build_model(
         raise ModelMismatch(message, uri=uri) from error
     slots = slots_of(model)
     _check(model, found, layers, slots, wanted, uri)
-    return model, slots
+    return Built(model, slots, changes)
 
 
 def imported_transformers() -> Any:
@@ -110,13 +120,15 @@ def imported_transformers() -> Any:
     return transformers
 
 
-def _traced(layer: StoredLayer, opened: OpenDataset) -> Traced:
+def _traced(layer: StoredLayer, opened: OpenDataset, changes: list[Step]) -> Traced:
     dtype: torch.dtype = getattr(torch, layer.dtype)
 
     def differs(other: str) -> bool:
         return opened.differ(layer, opened.dataset.layer(other), (layer.dtype, layer.dtype))
 
-    return Traced.of(Origin(layer.name, torch.empty(layer.shape, dtype=dtype, device="meta"), differs))
+    return Traced.of(
+        Origin(layer.name, torch.empty(layer.shape, dtype=dtype, device="meta"), differs, changes)
+    )
 
 
 def _check(

@@ -16,7 +16,7 @@ from arrowquant_dist.loader.opened import OpenDataset
 from arrowquant_dist.loader.parts import Cut
 from arrowquant_dist.loader.tensors import as_tensor
 from arrowquant_dist.models.placements import Placement, placements_of
-from arrowquant_dist.models.traced import Node, Origin, Traced, evaluated
+from arrowquant_dist.models.traced import Node, Origin, Step, Traced, evaluated, make_changes
 
 # Of the budget: what one read of a layer may take, so that others go on beside it.
 _SHARE = 4
@@ -37,7 +37,7 @@ class Slot:
         if isinstance(self.traced, torch.nn.Parameter):
             tensor = torch.nn.Parameter(tensor, requires_grad=self.traced.requires_grad)
         for name, value in vars(self.traced).items():
-            if name != "node":
+            if name not in ("node", "step"):
                 setattr(tensor, name, value)  # what transformers has noted there
         for module, name in self.places:
             setattr(module, name, tensor)
@@ -58,8 +58,10 @@ def slots_of(model: torch.nn.Module) -> list[Slot]:
     return [*slots.values()]
 
 
-def fill_slots(slots: Sequence[Slot], opened: OpenDataset) -> None:
-    """Reads what the slots consist of and puts it there. Takes the memory of the slots, and the budget.
+def fill_slots(slots: Sequence[Slot], changes: Sequence[Step], opened: OpenDataset) -> None:
+    """Reads what the slots consist of and puts it there, then makes the changes.
+
+    Takes the memory of the slots, and the budget.
 
     Raises CorruptWeights, StorageError; MemoryBudgetExceeded where a layer that has to be whole at once does not fit.
     """
@@ -82,6 +84,7 @@ def fill_slots(slots: Sequence[Slot], opened: OpenDataset) -> None:
         pass
     for placement in joint:
         _place_jointly(placement, opened)
+    make_changes(changes, {id(slot.traced): slot.tensor for slot in slots})
     for slot in slots:
         slot.put()
 

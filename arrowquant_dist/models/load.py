@@ -70,10 +70,10 @@ def load_model(
         opened = OpenDataset(settings, is_local=is_local(place))
         layers = _layers(opened, files, subfolder, leave_out)
         wanted = Wanted(dtype, attn_implementation, tuple(initialize))
-        model, slots = build_model(class_of(model_class, config, files.uri), config, layers, opened, wanted)
-        fill_slots(slots, opened)
-        _finish(model, folder, files.uri)
-    return model
+        built = build_model(class_of(model_class, config, files.uri), config, layers, opened, wanted)
+        fill_slots(built.slots, built.changes, opened)
+        _finish(built.model, folder, files.uri)
+    return built.model
 
 
 def _layers(

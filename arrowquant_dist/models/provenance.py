@@ -1,8 +1,8 @@
 """Which rows of which layers a parameter consists of, so that codes can stay codes: rows are what scales and packed
 bytes belong to.
 
-    model, slots = build_model(…)                      # of build.py: a model whose tensors are traced
-    runs = row_runs(slot.traced.node)            # (RowRun("…q_proj.weight", 0, 64), RowRun("…k_proj.weight", 0, 32))
+    built = build_model(…)                       # of build.py: a model whose tensors are traced
+    runs = row_runs(built.slots[0].traced.node)  # (RowRun("…q_proj.weight", 0, 64), RowRun("…k_proj.weight", 0, 32))
 
 The parameter is those runs one below the other, columns as they are. Renamed layers, q, k and v put together or split
 along their rows, and rows that are permuted (rotary halves) have runs. What has none is decoded: transposed matrices

@@ -18,11 +18,12 @@ import torch
 @dataclass(frozen=True, slots=True, eq=False)
 class Origin:
     """A layer of the dataset. like: its shape and dtype, on the meta device. differs: whether the values of another
-    layer, given by its name, are others."""
+    layer, given by its name, are others. changes: of the whole model, what is done to tensors in place."""
 
     name: str
     like: torch.Tensor
     differs: Callable[[str], bool]
+    changes: list[Step]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +53,19 @@ class Derived:
 Node = Origin | Derived
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """A call of `function` in which traced tensors stand for themselves, as they are when the model has its values.
+
+    number: which of several results; None where there is one.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    number: int | None = None
+
+
 class UntraceableOperation(TypeError):
     """What would need the values of a tensor that has none, or change them in place."""
 
@@ -64,13 +78,14 @@ class Traced(torch.Tensor):
     """
 
     node: Node
+    step: Step | None  # how it was made of other traced tensors
 
     @classmethod
-    def of(cls, node: Node) -> Traced:
+    def of(cls, node: Node, step: Step | None = None) -> Traced:
         like = node.like
         memory = torch.zeros((), dtype=torch.uint8).new_empty((), dtype=like.dtype)
         found = memory.expand(like.shape).as_subclass(cls)
-        found.node = node
+        found.node, found.step = node, step
         return found
 
     @classmethod
@@ -88,11 +103,13 @@ class Traced(torch.Tensor):
         if name in _OF_ITSELF:
             return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
         if name in _SAME_VALUES:
-            return cls.of(args[0].node)
+            return cls.of(args[0].node, Step(func, args, kwargs))
         if name == "to":
             return _to(args[0], args[1:], kwargs)
         if name == "equal":
             return all(isinstance(a, Traced) for a in args) and are_equal(args[0].node, args[1].node)
+        if name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")):
+            return _change(func, args, kwargs)
         return _record(func, args, kwargs)
 
 
@@ -107,6 +124,7 @@ _OF_ITSELF = {
     "__reduce_ex__",
     "is_shared",
 }
+_IN_PLACE = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
 _SAME_VALUES = {"detach", "cpu", "alias"}
 _PROPERTIES = {"data", "T", "mT", "H", "mH", "real", "imag"}
 
@@ -123,7 +141,11 @@ def are_equal(first: Node, second: Node) -> bool:
 
 
 def _way(node: Derived) -> str:
-    """How it is made, whatever of."""
+    """How it is made, whatever of. Tensors with values that take part make it another way each time."""
+    tensors: list[torch.Tensor] = []
+    replaced((node.args, dict(node.kwargs)), torch.Tensor, tensors.append)
+    if tensors:
+        return f"{id(node)}"
     return repr((node.name, replaced((node.args, dict(node.kwargs)), Node, lambda _: "tensor"), node.number))
 
 
@@ -148,6 +170,39 @@ def sources_of(node: Node) -> Iterator[str]:
             yield from sources_of(inner)
 
 
+def _origins(node: Node) -> Iterator[Origin]:
+    if isinstance(node, Origin):
+        yield node
+    else:
+        for inner in node.inputs:
+            yield from _origins(inner)
+
+
+def make_changes(changes: Sequence[Step], tensors: Mapping[int, torch.Tensor]) -> None:
+    """Does to real tensors, in the same order, what was done to traced ones in place: transformers zeroes the padding
+    row of some embeddings after it has loaded them.
+
+    tensors: {id of a traced tensor: the real one}. UntraceableOperation where a tensor was changed before it was put
+    into the model, since that is lost.
+    """
+
+    def real(traced: Traced) -> Any:
+        if id(traced) in tensors:
+            return tensors[id(traced)]
+        if traced.step is None:
+            raise UntraceableOperation("a weight is changed in place while it is converted")
+        return done(traced.step)
+
+    def done(step: Step) -> Any:
+        args, kwargs = replaced((step.args, dict(step.kwargs)), Traced, real)
+        result = step.function(*args, **kwargs)
+        return result if step.number is None else result[step.number]
+
+    with torch.no_grad():
+        for change in changes:
+            done(change)
+
+
 def evaluated(node: Node, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """What the node stands for. values: of its layers. What the values are of is freed as soon as it is used."""
     if isinstance(node, Origin):
@@ -163,7 +218,7 @@ def _property(attribute: str, tensor: Traced, *value: Any) -> Any:
     if attribute != "data":
         return _record(getattr, (tensor, attribute), {})
     if not value:
-        return Traced.of(tensor.node)
+        return Traced.of(tensor.node, Step(getattr, (tensor, attribute), {}))
     if not isinstance(value[0], Traced) or value[0].shape != tensor.shape:
         raise UntraceableOperation("a traced tensor is given other values")
     tensor.node = value[0].node
@@ -180,17 +235,26 @@ def _to(tensor: Traced, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tra
     return _record(torch.Tensor.to, (tensor, dtypes[0]), {})  # type: ignore[no-any-return]
 
 
+def _change(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Notes what changes a tensor in place, to be done to the model's own when it has its values: `make_changes`."""
+    traced: list[Traced] = []
+    replaced((args, dict(kwargs)), Traced, traced.append)
+    origin = next((node for node in _origins(traced[0].node)), None)
+    if origin is None or "out" in kwargs:
+        raise UntraceableOperation(f"{getattr(func, '__name__', func)} would change a traced tensor in place")
+    origin.changes.append(Step(func, args, kwargs))
+    return traced[0]
+
+
 def _record(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    name = getattr(func, "__name__", "")
-    if (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__iadd__", "__imul__"):
-        raise UntraceableOperation(f"{name} would change a traced tensor in place")
     given, named = replaced((args, dict(kwargs)), Traced, lambda traced: traced.node)
     on_meta, named_on_meta = replaced((given, named), Node, lambda node: node.like)
     result = func(*on_meta, **named_on_meta)
     if isinstance(result, torch.Tensor):
-        return Traced.of(Derived(func, given, named, None, result))
+        return Traced.of(Derived(func, given, named, None, result), Step(func, args, kwargs))
     if isinstance(result, tuple | list) and any(isinstance(item, torch.Tensor) for item in result):
         return tuple(
-            Traced.of(Derived(func, given, named, number, item)) for number, item in enumerate(result)
+            Traced.of(Derived(func, given, named, number, item), Step(func, args, kwargs, number))
+            for number, item in enumerate(result)
         )
     return result

@@ -14,7 +14,7 @@ from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig, MissingDependency, ModelMismatch, listed, shortened
 from arrowquant_dist.loader.opened import OpenDataset
 from arrowquant_dist.models.fill import Slot, slots_of
-from arrowquant_dist.models.traced import Origin, Step, Traced, UntraceableOperation, sources_of
+from arrowquant_dist.models.traced import Call, Origin, Traced, UntraceableOperation, sources_of
 
 _FIRST_VERSION = 5
 
@@ -35,7 +35,7 @@ class Built:
 
     model: Any
     slots: list[Slot]
-    changes: list[Step]
+    changes: list[Call]
 
 
 def config_of(folder: Path, model_class: Any, uri: str) -> Any:
@@ -84,7 +84,7 @@ def build_model(
 
     Raises ModelMismatch where the layers and the model's parameters are not each other's.
     """
-    changes: list[Step] = []
+    changes: list[Call] = []
     state = {name: _traced(layer, opened, changes) for name, layer in layers.items()}
     options = {} if wanted.attention is None else {"attn_implementation": wanted.attention}
     uri = opened.dataset.uri
@@ -120,7 +120,7 @@ def imported_transformers() -> Any:
     return transformers
 
 
-def _traced(layer: StoredLayer, opened: OpenDataset, changes: list[Step]) -> Traced:
+def _traced(layer: StoredLayer, opened: OpenDataset, changes: list[Call]) -> Traced:
     dtype: torch.dtype = getattr(torch, layer.dtype)
 
     def differs(other: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, pairwise
@@ -12,11 +12,12 @@ import torch
 
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Load, Stream, load_now
-from arrowquant_dist.loader.opened import OpenDataset
+from arrowquant_dist.dataset.region import Region
+from arrowquant_dist.loader.loads import Loads
+from arrowquant_dist.loader.memory import decodable_bytes
 from arrowquant_dist.loader.parts import Cut
-from arrowquant_dist.loader.tensors import as_tensor
 from arrowquant_dist.models.placements import Placement, placements_of
-from arrowquant_dist.models.traced import Node, Origin, Step, Traced, evaluated, make_changes
+from arrowquant_dist.models.traced import Call, Node, Origin, Traced, evaluated, make_changes
 
 # Of the budget: what one read of a layer may take, so that others go on beside it.
 _SHARE = 4
@@ -58,75 +59,74 @@ def slots_of(model: torch.nn.Module) -> list[Slot]:
     return [*slots.values()]
 
 
-def fill_slots(slots: Sequence[Slot], changes: Sequence[Step], opened: OpenDataset) -> None:
+def fill_slots(slots: Sequence[Slot], changes: Sequence[Call], loads: Loads) -> None:
     """Reads what the slots consist of and puts it there, then makes the changes.
 
-    Takes the memory of the slots, and the budget.
-
-    Raises CorruptWeights, StorageError; MemoryBudgetExceeded where a layer that has to be whole at once does not fit.
+    Takes the memory of the slots, and the budget. Raises CorruptWeights, StorageError; MemoryBudgetExceeded where a
+    layer that has to be whole at once does not fit.
     """
     wanted: defaultdict[str, list[Placement]] = defaultdict(list)
     joint: list[Placement] = []
-    owners: dict[int, Slot] = {}
     for slot in slots:
-        owners[id(slot.tensor)] = slot
         for placement in placements_of(slot.traced.node, slot.tensor):
             if len(placement.sources) == 1:
                 wanted[placement.sources[0]].append(placement)
             else:
                 joint.append(placement)
-    loads = [
+    opened = loads.opened
+    found = (
         load
         for name, layer in opened.dataset.layers.items()
-        for load in _loads(layer, wanted.pop(name, []), owners, opened)
-    ]
-    for _ in Stream(loads, opened.budget, opened.workers):
-        pass
+        if name in wanted
+        for load in _loads(layer, wanted[name], loads)
+    )
+    stream = Stream(found, opened.budget, opened.workers)
+    try:
+        for _ in stream:
+            pass
+    finally:
+        stream.close()
+        stream.pool.shutdown()  # no thread decodes into what is given up
     for placement in joint:
-        _place_jointly(placement, opened)
+        _place_jointly(placement, loads)
     make_changes(changes, {id(slot.traced): slot.tensor for slot in slots})
     for slot in slots:
         slot.put()
 
 
-def _loads(
-    layer: StoredLayer, placements: list[Placement], owners: Mapping[int, Slot], opened: OpenDataset
-) -> Iterator[Load[None]]:
+def _loads(layer: StoredLayer, placements: list[Placement], loads: Loads) -> Iterator[Load[None]]:
     """Each gives None, when the values that it read are in their places."""
-    if not placements:
-        return
+    whole = Region.whole(layer)
     if not all(placement.is_plain for placement in placements):
-        load = _decoded(layer, None, opened)
+        load = loads.decoded(whole, layer.dtype)
         yield load.then(partial(_place, layer.name, placements), _made_nbytes(placements))
         return
-    runs = _runs(layer, opened)
-    for run in runs:
-        load = _decoded(layer, run, opened)
-        if run is None:
-            yield load.then(partial(_place_whole, placements, owners))
-        else:
-            yield load.then(partial(_place_rows, placements, run))
+    direct = next((p for p in placements if decodable_bytes(p.out, layer.dtype) is not None), None)
+    if direct is not None:
+        others = [placement for placement in placements if placement is not direct]
+        yield loads.into(whole, direct.out, layer.dtype).then(partial(_copy, others, slice(None)))
+        return
+    for run in _runs(layer, loads):
+        yield loads.decoded(_region(layer, run), layer.dtype).then(partial(_copy, placements, run))
 
 
-def _decoded(layer: StoredLayer, rows: slice | None, opened: OpenDataset) -> Load[torch.Tensor]:
-    load = opened.assembler.values(Cut(rows).region(layer, layer.name), layer.dtype)
-    return load.then(lambda values: as_tensor(values, layer.dtype))
+def _runs(layer: StoredLayer, loads: Loads) -> list[slice]:
+    """Rows that are decoded at a time, to be cast: all where that leaves room for others beside them, else block by
+    block, as they are stored, and blocks that are too large in halves."""
+    limit = loads.opened.budget.limit_nbytes
 
+    def peak(run: slice) -> int:
+        return loads.decoded(_region(layer, run), layer.dtype).peak_nbytes
 
-def _runs(layer: StoredLayer, opened: OpenDataset) -> list[slice | None]:
-    """Rows that are read at a time: all (None) where that leaves room for others beside them, else block by block, as
-    they are stored, and blocks that are too large in halves."""
-    limit = opened.budget.limit_nbytes
-
-    def peak(run: slice | None) -> int:
-        return _decoded(layer, run, opened).peak_nbytes
-
-    if not layer.shape or peak(None) <= limit // _SHARE:
-        return [None]
+    if not layer.shape:
+        return [slice(None)]
+    everything = slice(0, layer.shape[0])
+    if peak(everything) <= limit // _SHARE:
+        return [everything]
     inner = max(1, layer.rows // max(1, layer.shape[0]))
     edges = {block.header.row_start // inner for block in layer.blocks}
     todo = [slice(*edge) for edge in pairwise(sorted({0, *edges, layer.shape[0]}))][::-1]
-    runs: list[slice | None] = []
+    runs: list[slice] = []
     while todo:
         run = todo.pop()
         if run.stop - run.start > 1 and peak(run) > limit // 2:
@@ -137,38 +137,32 @@ def _runs(layer: StoredLayer, opened: OpenDataset) -> list[slice | None]:
     return runs
 
 
+def _region(layer: StoredLayer, rows: slice) -> Region:
+    return Cut(rows).region(layer, layer.name) if layer.shape else Region.whole(layer)
+
+
 def _place(name: str, placements: Iterable[Placement], values: torch.Tensor) -> None:
     for placement in placements:
         placement.out.copy_(evaluated(placement.value, {name: values}))
 
 
-def _place_whole(placements: Iterable[Placement], owners: Mapping[int, Slot], values: torch.Tensor) -> None:
-    """The first slot that wants just this takes the tensor itself; others get copies."""
-    is_taken = False
+def _copy(placements: Iterable[Placement], rows: slice, values: torch.Tensor) -> None:
     for placement in placements:
-        owner = owners.get(id(placement.out))
-        if owner is not None and not is_taken and placement.out.dtype == values.dtype:
-            owner.tensor = values
-            is_taken = True
-        else:
-            placement.out.copy_(values)
+        (placement.out[rows] if placement.out.dim() else placement.out).copy_(values)
 
 
-def _place_rows(placements: Iterable[Placement], run: slice, values: torch.Tensor) -> None:
-    for placement in placements:
-        placement.out[run].copy_(values)
-
-
-def _place_jointly(placement: Placement, opened: OpenDataset) -> None:
+def _place_jointly(placement: Placement, loads: Loads) -> None:
     """What needs several layers at once, all of which the budget has to hold beside what is made of them."""
-    layers = [opened.dataset.layer(name) for name in placement.sources]
+    budget = loads.opened.budget
+    layers = [loads.opened.dataset.layer(name) for name in placement.sources]
     nbytes = sum(layer.source_nbytes for layer in layers) + _made_nbytes([placement])
-    opened.budget.take(nbytes, layers[0].name)
+    budget.take(nbytes, " and ".join(placement.sources))
     try:
-        values = {layer.name: load_now(_decoded(layer, None, opened), opened.budget) for layer in layers}
+        reads = {layer.name: loads.decoded(Region.whole(layer), layer.dtype) for layer in layers}
+        values = {name: load_now(load, budget) for name, load in reads.items()}
         placement.out.copy_(evaluated(placement.value, values))
     finally:
-        opened.budget.give(nbytes)
+        budget.give(nbytes)
 
 
 def _made_nbytes(placements: Iterable[Placement]) -> int:

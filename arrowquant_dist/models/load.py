@@ -16,6 +16,7 @@ from arrowquant_dist.config.checks import check_bool, check_options, invalid
 from arrowquant_dist.config.patterns import check_pattern, matcher
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
 from arrowquant_dist.loader.slots import DECODED_DTYPES
 from arrowquant_dist.location import Location, location
@@ -71,7 +72,7 @@ def load_model(
         layers = _layers(opened, files, subfolder, leave_out)
         wanted = Wanted(dtype, attn_implementation, tuple(initialize))
         built = build_model(class_of(model_class, config, files.uri), config, layers, opened, wanted)
-        fill_slots(built.slots, built.changes, opened)
+        fill_slots(built.slots, built.changes, Loads(opened, settings))
         _finish(built.model, folder, files.uri)
     return built.model
 

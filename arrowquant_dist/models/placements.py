@@ -50,15 +50,16 @@ def _as_copied(value: Node, out: torch.Tensor) -> Node:
         if value.name not in ("contiguous", "clone", "detach") and not is_last_cast:
             return value
         inner = value.inputs[0]
-        if is_last_cast and _has_cast(inner):  # two casts round twice: the first one stays where it is
+        if is_last_cast and has_cast(inner):  # two casts round twice: the first one stays where it is
             return inner
         value = inner
     return value
 
 
-def _has_cast(value: Node) -> bool:
+def has_cast(value: Node) -> bool:
+    """Whether the values were cast to another dtype on their way."""
     return isinstance(value, Derived) and any(
-        i.like.dtype != value.like.dtype or _has_cast(i) for i in value.inputs
+        i.like.dtype != value.like.dtype or has_cast(i) for i in value.inputs
     )
 
 

@@ -4,10 +4,10 @@ bytes belong to.
     built = build_model(…)                       # of build.py: a model whose tensors are traced
     runs = row_runs(built.slots[0].traced.node)  # (RowRun("…q_proj.weight", 0, 64), RowRun("…k_proj.weight", 0, 32))
 
-The parameter is those runs one below the other, columns as they are. Renamed layers, q, k and v put together or split
-along their rows, and rows that are permuted (rotary halves) have runs. What has none is decoded: transposed matrices
-(GPT-2's Conv1D, some experts), splits along columns, experts stacked to three dimensions, what is computed, and
-permutations of more than 64 million values, which are found by doing them once with numbers.
+The parameter is those runs one below the other, columns as they are, in its own dtype. Renamed layers, q, k and v put
+together or split along their rows, and rows that are permuted (rotary halves) have runs. What has none is decoded:
+transposed matrices (GPT-2's Conv1D, some experts), splits along columns, experts stacked to three dimensions, what is
+computed or cast twice, and permutations of more than 64 million values, which are found by doing them with numbers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from itertools import accumulate
 
 import torch
 
+from arrowquant_dist.models.placements import has_cast
 from arrowquant_dist.models.traced import Derived, Node, Origin, evaluated, sources_of
 
 _MOST_TRIED = 1 << 26  # values of 8 bytes
@@ -43,9 +44,11 @@ def _runs(node: Node) -> list[RowRun] | None:
     if isinstance(node, Origin):
         return [RowRun(node.name, 0, node.like.shape[0])] if node.like.dim() else None
     match node.name:
-        case "contiguous" | "clone" | "detach" | "to":
+        case "contiguous" | "clone" | "detach":
             return _runs(node.inputs[0])
-        case "cat" | "concat" | "concatenate" if _dim(node) == 0 and _columns_agree(node):
+        case "to":
+            return None if has_cast(node.inputs[0]) else _runs(node.inputs[0])
+        case "cat" | "concat" | "concatenate" if _dim(node) == 0 and _agree(node):
             parts = [_runs(part) for part in node.inputs]
             return None if None in parts else [run for part in parts for run in part or ()]
         case "chunk" | "split" if _dim(node) == 0 and len(node.inputs) == 1:
@@ -53,8 +56,10 @@ def _runs(node: Node) -> list[RowRun] | None:
     return _tried(node)
 
 
-def _columns_agree(node: Derived) -> bool:
-    return all(part.like.shape[1:] == node.like.shape[1:] for part in node.inputs)
+def _agree(node: Derived) -> bool:
+    """Whether the parts of a concatenation have its columns and its dtype."""
+    parts = [part.like for part in node.inputs]
+    return all(part.shape[1:] == node.like.shape[1:] and part.dtype == node.like.dtype for part in parts)
 
 
 def _cut(node: Derived) -> list[RowRun] | None:

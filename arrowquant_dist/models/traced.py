@@ -23,7 +23,7 @@ class Origin:
     name: str
     like: torch.Tensor
     differs: Callable[[str], bool]
-    changes: list[Step]
+    changes: list[Call]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ Node = Origin | Derived
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
+class Call:
     """A call of `function` in which traced tensors stand for themselves, as they are when the model has its values.
 
     number: which of several results; None where there is one.
@@ -78,10 +78,10 @@ class Traced(torch.Tensor):
     """
 
     node: Node
-    step: Step | None  # how it was made of other traced tensors
+    step: Call | None  # how it was made of other traced tensors
 
     @classmethod
-    def of(cls, node: Node, step: Step | None = None) -> Traced:
+    def of(cls, node: Node, step: Call | None = None) -> Traced:
         like = node.like
         memory = torch.zeros((), dtype=torch.uint8).new_empty((), dtype=like.dtype)
         found = memory.expand(like.shape).as_subclass(cls)
@@ -102,8 +102,8 @@ class Traced(torch.Tensor):
             return _property(func.__self__.__name__, *args)
         if name in _OF_ITSELF:
             return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
-        if name in _SAME_VALUES:
-            return cls.of(args[0].node, Step(func, args, kwargs))
+        if name in _SAME_VALUES or (name == "__getitem__" and args[1] is Ellipsis):
+            return cls.of(args[0].node, Call(func, args, kwargs))
         if name == "to":
             return _to(args[0], args[1:], kwargs)
         if name == "equal":
@@ -178,7 +178,7 @@ def _origins(node: Node) -> Iterator[Origin]:
             yield from _origins(inner)
 
 
-def make_changes(changes: Sequence[Step], tensors: Mapping[int, torch.Tensor]) -> None:
+def make_changes(changes: Sequence[Call], tensors: Mapping[int, torch.Tensor]) -> None:
     """Does to real tensors, in the same order, what was done to traced ones in place: transformers zeroes the padding
     row of some embeddings after it has loaded them.
 
@@ -193,7 +193,7 @@ def make_changes(changes: Sequence[Step], tensors: Mapping[int, torch.Tensor]) -
             raise UntraceableOperation("a weight is changed in place while it is converted")
         return done(traced.step)
 
-    def done(step: Step) -> Any:
+    def done(step: Call) -> Any:
         args, kwargs = replaced((step.args, dict(step.kwargs)), Traced, real)
         result = step.function(*args, **kwargs)
         return result if step.number is None else result[step.number]
@@ -218,7 +218,7 @@ def _property(attribute: str, tensor: Traced, *value: Any) -> Any:
     if attribute != "data":
         return _record(getattr, (tensor, attribute), {})
     if not value:
-        return Traced.of(tensor.node, Step(getattr, (tensor, attribute), {}))
+        return Traced.of(tensor.node, Call(getattr, (tensor, attribute), {}))
     if not isinstance(value[0], Traced) or value[0].shape != tensor.shape:
         raise UntraceableOperation("a traced tensor is given other values")
     tensor.node = value[0].node
@@ -242,19 +242,24 @@ def _change(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
     origin = next((node for node in _origins(traced[0].node)), None)
     if origin is None or "out" in kwargs:
         raise UntraceableOperation(f"{getattr(func, '__name__', func)} would change a traced tensor in place")
-    origin.changes.append(Step(func, args, kwargs))
+    origin.changes.append(Call(func, args, kwargs))
     return traced[0]
+
+
+def _like(value: Node | torch.Tensor) -> torch.Tensor:
+    """A tensor of the same shape and dtype on the meta device."""
+    return value.to("meta") if isinstance(value, torch.Tensor) else value.like
 
 
 def _record(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     given, named = replaced((args, dict(kwargs)), Traced, lambda traced: traced.node)
-    on_meta, named_on_meta = replaced((given, named), Node, lambda node: node.like)
+    on_meta, named_on_meta = replaced((given, named), (Origin, Derived, torch.Tensor), _like)
     result = func(*on_meta, **named_on_meta)
     if isinstance(result, torch.Tensor):
-        return Traced.of(Derived(func, given, named, None, result), Step(func, args, kwargs))
+        return Traced.of(Derived(func, given, named, None, result), Call(func, args, kwargs))
     if isinstance(result, tuple | list) and any(isinstance(item, torch.Tensor) for item in result):
         return tuple(
-            Traced.of(Derived(func, given, named, number, item), Step(func, args, kwargs, number))
+            Traced.of(Derived(func, given, named, number, item), Call(func, args, kwargs, number))
             for number, item in enumerate(result)
         )
     return result

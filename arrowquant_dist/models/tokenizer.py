@@ -1,0 +1,40 @@
+"""What turns texts, pictures and sounds into a model's inputs, from the small files of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from arrowquant_dist.config import Storage
+from arrowquant_dist.config.checks import check_options
+from arrowquant_dist.errors import InvalidConfig, shortened
+from arrowquant_dist.location import Location, location
+from arrowquant_dist.models.files import small_files
+
+
+def load_tokenizer(
+    target: Location,
+    auto_class: Any = None,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    subfolder: str = "",
+) -> Any:
+    """The tokenizer of a dataset, local or at a URL, of which only small files are fetched.
+
+    auto_class: AutoTokenizer where None; or another that reads small files alone, as AutoProcessor. Code that comes
+    with a model is not run. Raises InvalidConfig where transformers finds none that it knows.
+    """
+    import transformers
+
+    place = location(target, "target")
+    reader = transformers.AutoTokenizer if auto_class is None else auto_class
+    storage = Storage({} if storage_options is None else check_options("storage_options", storage_options))
+    with small_files(place, storage) as files:
+        try:
+            return reader.from_pretrained(
+                files.folder / subfolder, trust_remote_code=False, local_files_only=True
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = shortened(" ".join(str(error).split()), 300)
+            message = f"transformers finds no {reader.__name__} there ({reason}); open that of the source"
+            raise InvalidConfig(message, uri=files.uri) from error

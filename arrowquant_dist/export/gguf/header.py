@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
-from arrowquant_dist.errors import MissingDependency
+from arrowquant_dist.errors import InvalidConfig, MissingDependency
 from arrowquant_dist.export.gguf.architecture import Architecture
 from arrowquant_dist.export.gguf.vocabulary import Vocabulary
 from arrowquant_dist.export.tensors import OutputTensor
@@ -15,6 +15,9 @@ ALIGNMENT = 32  # of each tensor, from the end of the header on; the format's de
 _QUANTIZATION_VERSION = 2
 # llama.cpp's words for what most of a file is (general.file_type)
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "BF16": 32, "TQ2_0": 37}
+# Whole numbers that llama.cpp reads as another type than uint32
+_WHOLE = {"split.no": "uint16", "split.count": "uint16", "split.tensors.count": "int32"}
+_MOST_FILES = 2**16 - 1
 
 
 def gguf_package() -> Any:
@@ -34,8 +37,8 @@ def padding(nbytes: int) -> bytes:
 
 
 def header(fields: Mapping[str, Any], tensors: Sequence[OutputTensor]) -> bytes:
-    """fields: metadata by full keys: bool, int (uint32), float (float32), str, or a list of these (whole numbers of
-    lists: int32). tensors: in the order in which they follow. Padded to ALIGNMENT."""
+    """fields: metadata by full keys: bool, int (uint32, or as _WHOLE has it), float (float32), str, or a list of these
+    (whole numbers of lists: int32). tensors: in the order in which they follow. Padded to ALIGNMENT."""
     gguf = gguf_package()
     writer = gguf.GGUFWriter(None, fields["general.architecture"])
     for key, value in fields.items():
@@ -73,7 +76,11 @@ def model_fields(
 
 
 def split_fields(number: int, count: int, tensors: int) -> dict[str, Any]:
-    """Metadata of one of several files. tensors: of all of them."""
+    """Metadata of one of several files. tensors: of all of them. InvalidConfig for more files than can be counted."""
+    if count > _MOST_FILES:
+        raise InvalidConfig(
+            f"max_file_bytes: {count} files, and GGUF counts to {_MOST_FILES}; let files be larger"
+        )
     return {"split.no": number, "split.count": count, "split.tensors.count": tensors}
 
 
@@ -109,7 +116,7 @@ def _add(writer: Any, key: str, value: Any) -> None:
         case bool():
             writer.add_bool(key, value)
         case int():
-            writer.add_uint32(key, value)
+            getattr(writer, f"add_{_WHOLE.get(key, 'uint32')}")(key, value)
         case float():
             writer.add_float32(key, value)
         case str():

@@ -137,6 +137,15 @@ def test_what_a_family_has_besides_is_where_llama_cpp_looks_for_it(
     assert_same(llama_cpp(exported(tmp_path / "dataset", tmp_path / "out")), model, tokenizer)
 
 
+def test_several_files_are_one_model(tmp_path: Path, llama_cpp: Serve) -> None:
+    tokenizer = byte_pairs()
+    model = save_model(tmp_path / "model", "llama", tokenizer)
+    model = quantized(tmp_path / "model", tmp_path / "dataset", SCHEMES["Q8_0"], model)
+    file = exported(tmp_path / "dataset", tmp_path / "out", max_file_bytes="1MiB")
+    assert file.name.startswith("model-00001-of-")
+    assert_same(llama_cpp(file), model, tokenizer)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_what_is_kept_is_what_it_was(dtype: str, tmp_path: Path, llama_cpp: Serve) -> None:
     tokenizer = byte_pairs()

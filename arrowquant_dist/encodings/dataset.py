@@ -12,7 +12,6 @@ import numpy as np
 
 from arrowquant_dist.arena import Allocate
 from arrowquant_dist.config.spec import BITS, SOURCE, NotKept, QuantSpec, half_spec
-from arrowquant_dist.dataset.dataset import pieces
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.encodings.encoding import (
     Encoding,
@@ -134,6 +133,8 @@ class KeptDatasetRows:
         return out
 
     def _read(self, source: Source, kept: KeptRows) -> None:
+        from arrowquant_dist.dataset.dataset import pieces
+
         dataset, at = source.dataset(self.layer.uri), 0
         for piece in pieces(dataset.layer(self.layer.name), self.rows.start, self.rows.stop):
             found, own = dataset.read_piece(piece), slice(at, at + piece.rows)

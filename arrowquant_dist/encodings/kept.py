@@ -29,6 +29,7 @@ _LARGEST = {
     "float16": 65504.0,
 }
 _CHUNK_NBYTES = 1 << 20
+_SCALE_NBYTES = 4  # as float32
 _SIGN = np.uint8(128)
 
 BY_ACTIVATION = NotKept(
@@ -99,7 +100,8 @@ def are_middle(beside: BesideScales, rows: int, columns: int, groups: int, sourc
 
 @dataclass(frozen=True, slots=True)
 class KeptRowSlice:
-    """Whole rows of codes. made: the slice of their values, which reads the same; memory as it says."""
+    """Whole rows of codes. made: the slice of their values, which reads the same. Memory: as it says, and the scales
+    twice more, on their way to their places and as magnitudes."""
 
     made: RowSlice
     spec: QuantSpec
@@ -118,7 +120,8 @@ class KeptRowSlice:
 
     @property
     def beside_nbytes(self) -> int:
-        return self.made.beside_nbytes
+        rows = len(self.made.rows)
+        return self.made.beside_nbytes + 2 * rows * self.made.grid.scale_columns * _SCALE_NBYTES
 
     def values(self, found: Sequence[np.ndarray], _source: Source, allocate: Allocate) -> np.ndarray:
         out, made = allocate(self.decoded_nbytes), self.made

@@ -84,9 +84,9 @@ class KeptTurned:
         for tile in made.tiles(made.read(found, source)):
             own = slice(tile.rows.start - made.rows.start, tile.rows.stop - made.rows.start)
             kept.scales[own] = tile.scales
+            check_kept_scales(kept.scales[own], spec, made.layer)
             if not spec.symmetric:
                 kept.zero_points[own] = tile.zero_points - encoding.middle
             codes = encoding.dense(tile.turned(inputs))
             put_packed(codes, encoding.zero_bits, inputs, kept.codes[own], spec)
-        check_kept_scales(kept.scales, spec, made.layer)
         return out

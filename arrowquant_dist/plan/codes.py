@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from arrowquant_dist.checkpoint.quantized.notes import DECODED
 from arrowquant_dist.checkpoint.source_codes import SourceCodes
 from arrowquant_dist.config import NotKept, QuantSpec
 from arrowquant_dist.errors import listed
@@ -15,6 +14,8 @@ def codes_notes(noted: Sequence[str], blocks: Iterable[RowBlock], codes: SourceC
     """The checkpoint's notes where codes are kept. noted: as they are where all codes are decoded."""
     if not codes:
         return tuple(noted)
+    from arrowquant_dist.checkpoint.quantized.notes import DECODED
+
     kept: dict[str, list[str]] = {}
     decoded: dict[str, list[str]] = {}
     for block in blocks:
@@ -25,10 +26,11 @@ def codes_notes(noted: Sequence[str], blocks: Iterable[RowBlock], codes: SourceC
         found.setdefault(layer.encoding.label, []).append(layer.name)
     lines = [f"kept as they are, {label}: {_counted(names)}" for label, names in kept.items()]
     lines += [
-        f"{DECODED} {label}, since an override says how they are stored: {listed(names)}"
+        f"{DECODED} {label}, since these codes are not to be kept: {listed(names)}"
         for label, names in decoded.items()
     ]
-    return (*(note for note in noted if DECODED not in note), *lines)
+    told = (DECODED, f"/: {DECODED}")  # of the model, and of one of its folders
+    return (*(note for note in noted if not (note.startswith(told[0]) or told[1] in note)), *lines)
 
 
 def _are_codes(found: QuantSpec | NotKept | None) -> bool:

@@ -43,15 +43,19 @@ class Assembler:
             def fill(piece: tuple[Piece, int]) -> None:
                 stored, first = piece
                 place = rows[first : first + stored.rows].reshape(-1)
-                self._read(stored).values_into(place.view(np.uint8), dtype, taken)
+                self.dataset.values_into(stored, place.view(np.uint8), dtype, taken, verify=self.verify)
 
             return _lanes(fill, found, lanes), lambda: whole.reshape(region.shape)
 
         wide = 0 if dtype in DIRECT_DTYPES else 4  # others are decoded to float32 first
-        costs = [self._read_nbytes(piece) + wide * piece.rows * len(columns) for piece, _ in found]
+        costs = [
+            self.dataset.values_into_nbytes(piece, verify=self.verify) + wide * piece.rows * len(columns)
+            for piece, _ in found
+        ]
         result_nbytes = region.num_params * bits.itemsize if out is None else 0
         lanes, extra = self._fit(costs, result_nbytes)
-        return Load(region.layer.name, result_nbytes + extra, result_nbytes, begin)
+        decodes = tuple(piece for piece, _ in found)
+        return Load(region.layer.name, result_nbytes + extra, result_nbytes, begin, decodes)
 
     def quantized(self, region: Region) -> Load[QuantizedTensor]:
         """Codes, scales and zero points as one tensor of `region.shape`, in fresh memory."""

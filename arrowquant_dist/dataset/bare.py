@@ -22,6 +22,7 @@ from arrowquant_dist.format.parquet.limits import (
     small_columns,
     texts_of,
 )
+from arrowquant_dist.format.record import StoredRange
 from arrowquant_dist.format.row import (
     BLOB_NAMES,
     COLUMNS,
@@ -34,7 +35,7 @@ from arrowquant_dist.format.row import (
     sizes_problem,
 )
 from arrowquant_dist.format.schema import V1_SCHEMA, VERSION_KEY
-from arrowquant_dist.storage.base import ByteRange, Store
+from arrowquant_dist.storage.base import Store
 
 READ_BUFFER_NBYTES = 1 << 20
 _SPARE_NBYTES, _SPARE_ROW_NBYTES = 1 << 16, 64  # of a column's pages beside the values
@@ -130,11 +131,11 @@ class BareFile:
             return f"data has {column.total_uncompressed_size} bytes, but needs {nbytes}"
         return None
 
-    def data_range(self, block: StoredBlock) -> ByteRange:
+    def data_range(self, block: StoredBlock) -> StoredRange:
         """Where in the object the pages lie that hold the block's data (and that of its row group)."""
         column = self._data_column(block.row_group)
         start = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)), default=0)
-        return ByteRange(start, start + column.total_compressed_size)
+        return StoredRange(start, column.total_compressed_size, block.header.data_nbytes)
 
     def _small_columns(self, reader: BinaryIO, schema: pa.Schema) -> dict[str, list[Any]]:
         """Texts come as a dictionary and indices, so that one that repeats takes no more memory than it does stored."""

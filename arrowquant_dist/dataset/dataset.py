@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -13,8 +15,17 @@ from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layers
-from arrowquant_dist.dataset.ranges import peak_nbytes, read_values
-from arrowquant_dist.dataset.values import Values, check_digests, check_finite_scales
+from arrowquant_dist.dataset.ranges import (
+    COALESCE_NBYTES,
+    extents_of,
+    peak_nbytes,
+    read_values,
+    wanted_ranges,
+    widened,
+)
+from arrowquant_dist.dataset.steps import STEP_NBYTES, BlockReader, steps_nbytes
+from arrowquant_dist.dataset.values import Values, check_chunks, check_finite_scales, check_row
+from arrowquant_dist.dataset.windows import Place, Windows, joined
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import (
     CorruptWeights,
@@ -24,7 +35,7 @@ from arrowquant_dist.errors import (
     UnknownLayer,
     listed,
 )
-from arrowquant_dist.format.digests import CHUNK_NBYTES
+from arrowquant_dist.format.record import BlobRanges
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.storage.open import open_store
@@ -73,6 +84,7 @@ class Dataset:
         self.store = store
         self._files = files or {}
         self._counter = ReadCounter()
+        self._windows = Windows()
 
     @classmethod
     def open(cls, uri: str, storage: Storage = DEFAULT_STORAGE) -> Dataset:
@@ -163,7 +175,8 @@ class Dataset:
         """Memory that `read_piece` takes at its peak, its result included."""
         block = piece.block
         if block.ranges is not None:
-            return peak_nbytes(block.ranges, _byte_range(piece, verify=verify))
+            wide = widened(block.header, piece.start, piece.stop, verify=verify)
+            return peak_nbytes(block.ranges, wide)
         copies = 2 if self.kept_nbytes else 4  # decoded and our copy; a page of its own comes in two forms
         return copies * block.stored_nbytes
 
@@ -172,9 +185,37 @@ class Dataset:
         ranges = piece.block.ranges
         return peak_nbytes(ranges, _NO_BYTES) if ranges is not None else self.piece_nbytes(piece)
 
+    def values_into_nbytes(self, piece: Piece, *, verify: bool = True) -> int:
+        """Memory that `values_into` takes at its peak, beside what it fills and what a conversion of dtypes takes."""
+        ranges = piece.block.ranges
+        if ranges is None or not self._is_read_in_steps(ranges):
+            return self.piece_nbytes(piece, verify=verify)
+        return steps_nbytes(piece.block.header, ranges)
+
+    def values_into(
+        self, piece: Piece, out: np.ndarray, dtype: str, columns: range | None = None, *, verify: bool = True
+    ) -> None:
+        """Decodes a piece into `out`, as QuantizedTensor.values_into has it; otherwise as `read_piece`."""
+        block, ranges = piece.block, piece.block.ranges
+        if ranges is None or not self._is_read_in_steps(ranges):
+            self.read_piece(piece, verify=verify).values_into(out, dtype, columns)
+            return
+        row, url = block.header, self.store.url(block.path)
+        fetch, read = partial(self._fetch, block.path), partial(self._read_into, block.path)
+        reader = BlockReader(block, ranges, url, fetch, read, verify)
+        is_raw = row.quant_type == "none" and row.dtype == dtype and columns is None
+        with _explained(block, url):
+            if is_raw and out.size > STEP_NBYTES:
+                reader.raw_into(piece.start, out)
+                return
+            rows = out.reshape(piece.rows, -1) if out.size else out.reshape(piece.rows, 0)
+            for values, first, stop in reader.steps(piece.start, piece.stop):
+                place = rows[first - piece.start : stop - piece.start].reshape(-1)
+                _tensor(values, Piece(block, first, stop)).values_into(place, dtype, columns)
+
     def read_piece(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
         """Some rows of one block, in memory of their own; otherwise as `read_block`."""
-        wanted = _byte_range(piece, verify=verify)
+        wanted = widened(piece.block.header, piece.start, piece.stop, verify=verify)
         return _tensor(self._read(piece.block, wanted, verify=verify), piece)
 
     def read_scales(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
@@ -189,24 +230,52 @@ class Dataset:
             file = self._files[block.path]
             values, place = file.read(block, self._counter), file.data_range(block)
         else:
-            data = block.ranges.data
-            place = ByteRange(data.offset, data.offset + data.stored_nbytes)
-            try:
-                values = read_values(lambda part: self._fetch(block.path, part), block.ranges, wanted)
-            except CorruptWeights as error:
-                layer, where = block.header.layer_name, error.byte_range
-                raise CorruptWeights(error.message, layer=layer, uri=url, byte_range=where) from error
-            except NotFound as error:
-                message = "a part that the dataset needs is gone; fetch it again, or quantize with --repair"
-                raise IncompleteDataset(message, layer=block.header.layer_name, uri=url) from error
+            place = block.ranges.data
+            with _explained(block, url):
+                values = read_values(partial(self._fetch, block.path), block.ranges, wanted)
         check_finite_scales(values, block, url)
         if verify:
-            check_digests(values, block, url, place)
+            check_row(values, block, url)
+            check_chunks(values.blobs.data, values.start, values, block, place, url)
         return values
 
+    def together_nbytes(self, together: Sequence[Piece]) -> int:
+        """Memory that `reading_together` holds."""
+        return sum(place.nbytes for _, place in joined(_places(together), COALESCE_NBYTES))
+
+    @contextmanager
+    def reading_together(self, together: Sequence[Piece]) -> Iterator[None]:
+        """Small blocks, read with as few requests as they lie in; this thread's `values_into` takes them from there."""
+        windows = []
+        for path, place in joined(_places(together), COALESCE_NBYTES):
+            block = next(piece.block for piece in together if piece.block.path == path)
+            with _explained(block, self.store.url(path)):
+                windows.append((path, place, self._fetch(path, place)))
+        with self._windows.holding(windows):
+            yield
+
+    def _is_read_in_steps(self, ranges: BlobRanges) -> bool:
+        return self.store.is_near and ranges.compression == "none"
+
+    def _read_into(self, path: str, offset: int, out: np.ndarray) -> None:
+        self._counter.add(out.size)
+        self.store.read_into(path, offset, out)
+
     def _fetch(self, path: str, byte_range: ByteRange) -> np.ndarray:
+        """Fresh memory; within `reading_together` perhaps a view of what was read there."""
+        held = self._windows.find(path, byte_range)
+        if held is not None:
+            return held
         self._counter.add(byte_range.nbytes)
         return self.store.read_range(path, byte_range)
+
+
+def _places(together: Sequence[Piece]) -> Iterator[Place]:
+    for piece in together:
+        if piece.block.ranges is not None:
+            whole = ByteRange(0, piece.block.header.data_nbytes)
+            for extent, _ in extents_of(wanted_ranges(piece.block.ranges, whole)):
+                yield piece.block.path, extent
 
 
 def pieces(layer: StoredLayer, start: int, stop: int) -> list[Piece]:
@@ -218,14 +287,17 @@ def pieces(layer: StoredLayer, start: int, stop: int) -> list[Piece]:
     ]
 
 
-def _byte_range(piece: Piece, *, verify: bool) -> ByteRange:
-    """The piece's bytes in `data`; to verify them, widened to the chunks that have digests."""
-    row = piece.block.header
-    start, stop = piece.start * row.row_nbytes, piece.stop * row.row_nbytes
-    if not verify:
-        return ByteRange(start, stop)
-    start = start // CHUNK_NBYTES * CHUNK_NBYTES
-    return ByteRange(start, min(-(-stop // CHUNK_NBYTES) * CHUNK_NBYTES, row.data_nbytes))
+@contextmanager
+def _explained(block: StoredBlock, url: str) -> Iterator[None]:
+    """Errors say which layer of which object it was."""
+    layer = block.header.layer_name
+    try:
+        yield
+    except CorruptWeights as error:
+        raise CorruptWeights(error.message, layer=layer, uri=url, byte_range=error.byte_range) from error
+    except NotFound as error:
+        message = "a part that the dataset needs is gone; fetch it again, or quantize with --repair"
+        raise IncompleteDataset(message, layer=layer, uri=url) from error
 
 
 def _tensor(values: Values, piece: Piece) -> QuantizedTensor:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from arrowquant_dist.dataset.dataset import Piece
 from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded
 
 T = TypeVar("T")
@@ -25,13 +26,15 @@ class Load(Generic[T]):
     """Something to read. `begin` takes the memory; it returns lanes that fill it, and the way to the result.
 
     peak_nbytes: memory from `begin` until the last lane is done. result_nbytes: from then on, at most
-    peak_nbytes. Lanes run side by side, in any thread.
+    peak_nbytes. Lanes run side by side, in any thread. decodes: the stored pieces whose bytes end with the lanes, where
+    nothing of them is in the result: neighbours may be read together.
     """
 
     name: str
     peak_nbytes: int
     result_nbytes: int
     begin: Callable[[], tuple[Sequence[Lane], Callable[[], T]]]
+    decodes: tuple[Piece, ...] = ()
 
     def then(self, change: Callable[[T], U], extra_nbytes: int = 0) -> Load[U]:
         """The same load with its result changed, which takes `extra_nbytes` more."""
@@ -40,7 +43,8 @@ class Load(Generic[T]):
             lanes, result = self.begin()
             return lanes, lambda: change(result())
 
-        return Load(self.name, self.peak_nbytes + extra_nbytes, self.result_nbytes + extra_nbytes, begin)
+        peak, result_nbytes = self.peak_nbytes + extra_nbytes, self.result_nbytes + extra_nbytes
+        return Load(self.name, peak, result_nbytes, begin, self.decodes)
 
 
 class Budget:
@@ -147,6 +151,14 @@ class Stream(Generic[T]):
             self._budget.changed.notify_all()
         self.pool.shutdown(wait=False, cancel_futures=True)
 
+    def check_usable(self) -> None:
+        """InvalidConfig in a child that was forked meanwhile, and once it is closed."""
+        if self._pid != os.getpid():
+            message = "this iteration was begun in the process that this one was forked from; begin another one here"
+            raise InvalidConfig(message)
+        if self._is_closed:
+            raise InvalidConfig("the loader was closed while it was read; open another")
+
     def give_up_one(self) -> bool:
         """Drops the load that is furthest ahead, to be read again in its turn, or forgets the last result.
 
@@ -180,13 +192,10 @@ class Stream(Generic[T]):
             self._is_reading_ahead = False
 
     def _take_next(self) -> _Running[T] | None:
-        if self._pid != os.getpid():
-            message = "this iteration was begun in the process that this one was forked from; begin another one here"
-            raise InvalidConfig(message)
+        self.check_usable()
         with self._budget.changed:
             ahead = self._pop_ahead()
-            if self._is_closed:
-                raise InvalidConfig("the loader was closed while it was read; open another")
+            self.check_usable()
             if ahead is not None:
                 running = ahead
             elif self._todo:

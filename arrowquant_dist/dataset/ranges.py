@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from arrowquant_dist.dataset.values import Values
 from arrowquant_dist.errors import CorruptWeights
+from arrowquant_dist.format.digests import CHUNK_NBYTES
 from arrowquant_dist.format.record import BlobRanges, StoredRange
+from arrowquant_dist.format.row import RowHeader
 from arrowquant_dist.storage.base import ByteRange
 
 ZSTD_PREFIX_NBYTES = 4  # a decompressed page begins with the value's length
@@ -31,9 +33,9 @@ def read_values(fetch: Fetch, ranges: BlobRanges, part: ByteRange) -> Values:
     page: all of it is read, and `part` taken from it; none of it where `part` is empty. Raises CorruptWeights, which
     the caller gives layer and URI, where a page does not decompress to its size.
     """
-    wanted = _wanted(ranges, part)
+    wanted = wanted_ranges(ranges, part)
     stored = [np.empty(0, np.uint8)] * len(wanted)
-    for extent, members in _extents(wanted):
+    for extent, members in extents_of(wanted):
         memory = fetch(extent)
         for i in members:
             where = _byte_range(wanted[i])
@@ -48,16 +50,26 @@ def read_values(fetch: Fetch, ranges: BlobRanges, part: ByteRange) -> Values:
     return Values.of((data, *(value.copy() for value in small)), part.start)
 
 
+def widened(row: RowHeader, first: int, stop: int, *, verify: bool) -> ByteRange:
+    """Bytes of rows [first, stop) in `data`; to verify them, with the rest of the chunks that have digests."""
+    begin, end = first * row.row_nbytes, stop * row.row_nbytes
+    if not verify:
+        return ByteRange(begin, end)
+    begin = begin // CHUNK_NBYTES * CHUNK_NBYTES
+    return ByteRange(begin, min(-(-end // CHUNK_NBYTES) * CHUNK_NBYTES, row.data_nbytes))
+
+
 def peak_nbytes(ranges: BlobRanges, part: ByteRange) -> int:
     """Memory that `read_values` takes at its peak, its result included."""
     small = sum(value.nbytes for value in ranges) - ranges.data.nbytes
-    fetched = sum(extent.nbytes for extent, _ in _extents(_wanted(ranges, part))) + 2 * small
+    fetched = sum(extent.nbytes for extent, _ in extents_of(wanted_ranges(ranges, part))) + 2 * small
     if ranges.compression == "none" or part.nbytes == 0:
         return fetched
     return fetched + ranges.data.nbytes + (part.nbytes if part.nbytes < ranges.data.nbytes else 0)
 
 
-def _wanted(ranges: BlobRanges, part: ByteRange) -> tuple[StoredRange, ...]:
+def wanted_ranges(ranges: BlobRanges, part: ByteRange) -> tuple[StoredRange, ...]:
+    """Bytes `part` of a row's data (compressed: all of it), and the whole of its other values."""
     data, *small = ranges
     if ranges.compression == "none" or part.nbytes == 0:
         data = StoredRange(data.offset + part.start, part.nbytes, part.nbytes)
@@ -68,7 +80,7 @@ def _byte_range(value: StoredRange) -> ByteRange:
     return ByteRange(value.offset, value.offset + value.stored_nbytes)
 
 
-def _extents(wanted: tuple[StoredRange, ...]) -> list[tuple[ByteRange, list[int]]]:
+def extents_of(wanted: Sequence[StoredRange]) -> list[tuple[ByteRange, list[int]]]:
     """What to fetch, neighbours in one request, and which of `wanted` are in it. Empty values are in none."""
     extents: list[tuple[ByteRange, list[int]]] = []
     for i in sorted(range(len(wanted)), key=lambda i: wanted[i].offset):

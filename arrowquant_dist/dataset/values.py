@@ -10,8 +10,8 @@ import numpy as np
 from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.errors import CorruptWeights
 from arrowquant_dist.format.digests import CHUNK_NBYTES, first_wrong_chunk, row_checksum
+from arrowquant_dist.format.record import StoredRange
 from arrowquant_dist.format.row import BLOB_COLUMNS, Blobs
-from arrowquant_dist.storage.base import ByteRange
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,25 +40,35 @@ def check_finite_scales(values: Values, block: StoredBlock, url: str) -> None:
             raise CorruptWeights(problem, layer=block.header.layer_name, uri=url)
 
 
-def check_digests(values: Values, block: StoredBlock, url: str, place: ByteRange) -> None:
-    """Raises CorruptWeights where the row's checksum, or the digest of a chunk in its data, is another.
-
-    values.start is a multiple of CHUNK_NBYTES, and its end too, or the end of the data. place: where the
-    object has the data; the error names the chunk in it, or all of it where it is compressed. V1 rows have
-    nothing to check.
-    """
-    if not block.header.checksum:
-        return
-    row, blobs, digests = block.header, values.blobs, values.blobs.chunk_digests.tobytes()
-    if row_checksum(digests, blobs.scales, blobs.zero_points) != row.checksum:
+def check_row(values: Values, block: StoredBlock, url: str) -> None:
+    """Raises CorruptWeights where the row's checksum, which is over all but the data, is another. V1 rows have none."""
+    row, blobs = block.header, values.blobs
+    if (
+        row.checksum
+        and row_checksum(blobs.chunk_digests.data, blobs.scales, blobs.zero_points) != row.checksum
+    ):
         message = "checksum of scales, zero_points and chunk_digests differs; fetch the object again"
         raise CorruptWeights(message, layer=row.layer_name, uri=url)
-    chunk = first_wrong_chunk(blobs.data, values.start, digests)
+
+
+def check_chunks(
+    data: np.ndarray, start: int, values: Values, block: StoredBlock, place: StoredRange, url: str
+) -> None:
+    """Raises CorruptWeights where the digest of a chunk of `data` is another.
+
+    data: bytes [start, start + len(data)) of the row's; start is a multiple of CHUNK_NBYTES, and the end too, or
+    that of the data. values: with the row's digests. place: where the object has the data; the error names the
+    chunk there, or all of it where it is compressed. V1 rows have nothing to check.
+    """
+    row = block.header
+    if not row.checksum or not data.size:
+        return
+    chunk = first_wrong_chunk(data, start, values.blobs.chunk_digests)
     if chunk is None:
         return
     start, stop = chunk * CHUNK_NBYTES, min((chunk + 1) * CHUNK_NBYTES, row.data_nbytes)
-    where = (place.start, place.stop)
-    if place.nbytes == row.data_nbytes:
-        where = (place.start + start, place.start + stop)
+    where = (place.offset, place.offset + place.stored_nbytes)
+    if place.stored_nbytes == row.data_nbytes:
+        where = (place.offset + start, place.offset + stop)
     message = f"checksum of data[{start}:{stop}] differs; fetch the object again, or quantize anew"
     raise CorruptWeights(message, layer=row.layer_name, uri=url, byte_range=where)

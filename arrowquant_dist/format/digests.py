@@ -18,7 +18,7 @@ def chunk_digests(data: np.ndarray) -> bytes:
     )
 
 
-def row_checksum(digests: bytes, scales: np.ndarray, zero_points: np.ndarray) -> str:
+def row_checksum(digests: bytes | memoryview, scales: np.ndarray, zero_points: np.ndarray) -> str:
     """`xxh3_128:<hex>` of chunk_digests ‖ scales ‖ zero_points."""
     state = xxhash.xxh3_128(digests)
     state.update(np.ascontiguousarray(scales, "<f4").data.cast("B") if scales.size else b"")
@@ -26,15 +26,15 @@ def row_checksum(digests: bytes, scales: np.ndarray, zero_points: np.ndarray) ->
     return f"xxh3_128:{state.hexdigest()}"
 
 
-def first_wrong_chunk(data: np.ndarray, start: int, digests: bytes) -> int | None:
+def first_wrong_chunk(data: np.ndarray, start: int, digests: np.ndarray) -> int | None:
     """Index in the row of the first chunk of `data` whose digest is another; None if all are as they should be.
 
     data: uint8, bytes [start, start + len(data)) of the row's; start is a multiple of CHUNK_NBYTES, and the end is
-    too, or is the end of the row's data. digests: of the whole row.
+    too, or is the end of the row's data. digests: uint8, of the whole row.
     """
     first = start // CHUNK_NBYTES
     found = chunk_digests(data)
-    expected = digests[first * DIGEST_NBYTES :][: len(found)]
+    expected = digests[first * DIGEST_NBYTES : first * DIGEST_NBYTES + len(found)].tobytes()
     if found == expected:
         return None
     starts = range(0, len(found), DIGEST_NBYTES)

@@ -108,10 +108,14 @@ def ranges_problem(row: RowHeader, ranges: BlobRanges) -> str | None:
     """What is impossible about where a row's values lie, and about their sizes; None if nothing."""
     if ranges.compression not in {"none", "zstd"}:
         return f"compression {ranges.compression!r} is not known"
-    if min(min(value.offset, value.stored_nbytes, value.nbytes) for value in ranges) < 0:
-        return "a byte range is negative"
-    if ranges.compression == "none" and any(value.stored_nbytes != value.nbytes for value in ranges):
-        return "an uncompressed value's stored size differs from its size"
-    if any(value.stored_nbytes > value.nbytes + value.nbytes // 128 + 1024 for value in ranges):
-        return "a compressed value is larger than zstd makes it"
-    return sizes_problem(row, Blobs(*(value.nbytes for value in ranges)))
+    sizes = []
+    for value in ranges:
+        stored, nbytes = value.stored_nbytes, value.nbytes
+        if value.offset < 0 or stored < 0 or nbytes < 0:
+            return "a byte range is negative"
+        if stored != nbytes and ranges.compression == "none":
+            return "an uncompressed value's stored size differs from its size"
+        if stored > nbytes + nbytes // 128 + 1024:
+            return "a compressed value is larger than zstd makes it"
+        sizes.append(nbytes)
+    return sizes_problem(row, Blobs(*sizes))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import repeat, starmap
+from operator import attrgetter
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -174,7 +175,7 @@ class Blobs(Generic[T]):
     chunk_digests: T
 
     def __iter__(self) -> Iterator[T]:
-        return (getattr(self, name) for name in BLOB_NAMES)
+        return iter(_VALUES(self))
 
 
 _SMALL = {column.name: column for column in COLUMNS if isinstance(column, SmallColumn)}
@@ -183,6 +184,7 @@ HEADER_COLUMNS = tuple(_SMALL[field.name] for field in fields(RowHeader))
 BLOB_COLUMNS = tuple(_BLOBS[field.name] for field in fields(Blobs))
 HEADER_NAMES = tuple(column.name for column in HEADER_COLUMNS)
 BLOB_NAMES = tuple(column.name for column in BLOB_COLUMNS)
+_VALUES = attrgetter(*BLOB_NAMES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -262,10 +264,12 @@ def row_problem(row: RowHeader) -> str | None:
 
 def sizes_problem(row: RowHeader, nbytes: Blobs[int]) -> str | None:
     """What is wrong with the sizes of a row's values; None if nothing. V1 has no digests."""
-    if nbytes.data != row.data_nbytes:
-        return f"data has {nbytes.data} bytes, but shape and quant_type need {row.data_nbytes}"
-    if nbytes.chunk_digests != row.digests_nbytes:
-        return f"chunk_digests has {nbytes.chunk_digests} bytes, but the data needs {row.digests_nbytes}"
+    data_nbytes = row.data_nbytes
+    if nbytes.data != data_nbytes:
+        return f"data has {nbytes.data} bytes, but shape and quant_type need {data_nbytes}"
+    digests_nbytes = DIGEST_NBYTES * -(-data_nbytes // CHUNK_NBYTES) if row.checksum else 0
+    if nbytes.chunk_digests != digests_nbytes:
+        return f"chunk_digests has {nbytes.chunk_digests} bytes, but the data needs {digests_nbytes}"
     expected = 4 * row.scale_count
     if nbytes.scales != expected and not (row.num_params == 0 and nbytes.scales == 0):
         return f"scales has {nbytes.scales} bytes, but the groups need {expected}"

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Load
 from arrowquant_dist.dataset.region import Region
+from arrowquant_dist.dataset.together import TOGETHER_NBYTES, batched
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.loader.memory import decodable_bytes, written_past_torch
 from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
@@ -21,6 +22,9 @@ from arrowquant_dist.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
     import torch
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,11 @@ class Loads:
         """Pairs of name and tensor. Names next to each other of one part of one layer are read once."""
         for _, group in groupby(regions, lambda name: _identity(regions[name])):
             yield from self._tied([*group], regions)
+
+    def batched(self, loads: Iterable[Load[T]]) -> Iterator[Load[Iterator[T]]]:
+        """The same loads, small ones that follow each other in one."""
+        most = min(TOGETHER_NBYTES, self.opened.budget.limit_nbytes // (4 * self.opened.workers))
+        return batched(loads, self.opened.dataset, most)
 
     def nbytes(self, region: Region) -> int:
         """Of what is given for a region: of the tensor, or about those that its codes and scales have."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -36,19 +36,22 @@ class Told:
             self._progress(self._done, self._total, name)
 
 
-def results(stream: Stream[T], timed: Timed) -> Generator[T]:
-    """What a stream gives. timed: entered while the caller waits for it."""
-    found = iter(stream)
+def results(stream: Stream[Iterator[T]], timed: Timed) -> Generator[T]:
+    """What a stream of batches gives, one by one. timed: entered while the caller waits for it."""
+    batches = iter(stream)
     try:
         while True:
             with timed():
-                result = next(found, None)
-            if result is None:
+                batch = next(batches, None)
+            if batch is None:
                 return
-            yield result
-            del result  # or the next one would be read while this one is still held here
+            for result in batch:
+                stream.check_usable()
+                yield result
+                del result  # or the next one would be read while this one is still held here
+            del batch
     finally:
-        found.close()
+        batches.close()
 
 
 class WeightStream:
@@ -91,7 +94,7 @@ class WeightStream:
 class Pairs:
     """One loop's pairs. `close` may be called while another thread waits for the next one, which then ends."""
 
-    def __init__(self, stream: Stream[list[Pair]], timed: Timed, told: Told) -> None:
+    def __init__(self, stream: Stream[Iterator[list[Pair]]], timed: Timed, told: Told) -> None:
         self._stream, self._timed, self._told = stream, timed, told
 
     def __iter__(self) -> Generator[Pair]:

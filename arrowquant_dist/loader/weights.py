@@ -15,6 +15,7 @@ from arrowquant_dist.config.run import MAX_WORKERS
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Load, Stream, load_now
 from arrowquant_dist.dataset.region import Region
+from arrowquant_dist.dataset.together import alone
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.names import choose
@@ -171,7 +172,9 @@ class WeightLoader:
         def begin() -> Pairs:
             loads = self._loads()
             told = Told(progress, {name: loads.nbytes(region) for name, region in regions.items()})
-            return Pairs(self._begun(kind, loads.opened, loads.named(regions)), self._timed, told)
+            named = loads.named(regions)
+            few = loads.batched(named) if kind is Stream else map(alone, named)
+            return Pairs(self._begun(kind, loads.opened, few), self._timed, told)
 
         return WeightStream(chosen, begin)
 
@@ -265,7 +268,7 @@ class WeightLoader:
         refuse_differences(slots, layers, differ, lambda key: load_now(load(key), opened.budget))
         found = [keys for names in opened.names.values() if (keys := slots.keys_for(names))]
         told = Told(progress, {keys[0]: loads.nbytes(Region.whole(layers[keys[0]])) for keys in found})
-        stream = self._begun(Stream, opened, map(fill, found))
+        stream = self._begun(Stream, opened, loads.batched(map(fill, found)))
         try:
             for keys, tensor in results(stream, self._timed):
                 slots.fill(keys, tensor)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, BinaryIO, ClassVar, Self, cast
 
 import numpy as np
 
@@ -122,6 +122,7 @@ class Store(ABC):
     writers wrote, since this store was opened.
     """
 
+    is_near: ClassVar[bool] = False  # reads cost no round trip: many small ones are as fast as a large one
     uri: str
     traffic: Traffic
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,6 +37,8 @@ _PUBLISH_ATTEMPTS = 3
 
 class LocalStore(Store):
     """A directory, or a single file, of this machine. direct_writes: see config.Storage."""
+
+    is_near: ClassVar[bool] = True
 
     def __init__(self, uri: str, direct_writes: str = "auto") -> None:
         path = uri.split("://", 1)[1] if "://" in uri else uri

@@ -62,12 +62,19 @@ class Compact:
             raise ValueError(f"a value has the type {kind}, which is none of Parquet's")
 
     def _byte(self) -> int:
-        self._advance(1)
-        return self.data[self.at - 1]
+        try:
+            byte = self.data[self.at]
+        except IndexError:
+            raise EOFError("the bytes end before a value does") from None
+        self.at += 1
+        return byte
 
     def _varint(self) -> int:
-        value = 0
-        for i in range(_MAX_VARINT_NBYTES):
+        byte = self._byte()
+        if byte < 0x80:  # as most are
+            return byte
+        value = byte & 0x7F
+        for i in range(1, _MAX_VARINT_NBYTES):
             byte = self._byte()
             value |= (byte & 0x7F) << 7 * i
             if byte < 0x80:

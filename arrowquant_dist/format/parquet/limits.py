@@ -207,8 +207,9 @@ class GuardedReader(io.RawIOBase):
         with self._lock:
             start = self._reader.tell()
             data = self._reader.read(size)
+            stop = start + len(data)
             for limit in self._limits:
-                while limit.start < min(limit.stop, start + len(data)):
+                while limit.start < stop and limit.start < limit.stop:
                     self._pass_page(limit, start, data)
             self._reader.seek(start + len(data))
         return data
@@ -220,7 +221,8 @@ class GuardedReader(io.RawIOBase):
     def _pass_page(self, limit: PageLimit, start: int, data: bytes) -> None:
         """Takes the page at limit.start from the limit. data: what was just read, from `start`."""
         most = min(limit.stop - limit.start, _MAX_HEADER_NBYTES)
-        given = data[limit.start - start :][:_HEADER_NBYTES] if limit.start >= start else b""
+        at = limit.start - start
+        given = data[at : at + _HEADER_NBYTES] if at >= 0 else b""
         for nbytes in (
             len(given),
             *(size for size in (_HEADER_NBYTES, 1 << 16, 1 << 20) if size < most),

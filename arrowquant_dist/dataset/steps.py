@@ -1,0 +1,119 @@
+"""Rows of an uncompressed block, read, verified and decoded some chunks at a time.
+
+Where a read costs no round trip, the bytes of a step are still in the CPU's cache when they are hashed, and again when
+they are decoded, and no memory is touched for the stored bytes but a step's. Files are read and not mapped: one that is
+cut meanwhile would end the process by a signal, and bytes could change between their verification and their use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from arrowquant_dist.dataset.layers import StoredBlock
+from arrowquant_dist.dataset.ranges import extents_of, wanted_ranges, widened
+from arrowquant_dist.dataset.values import Values, check_chunks, check_finite_scales, check_row
+from arrowquant_dist.format.digests import CHUNK_NBYTES
+from arrowquant_dist.format.record import BlobRanges, StoredRange
+from arrowquant_dist.format.row import RowHeader
+from arrowquant_dist.storage.base import ByteRange
+
+STEP_NBYTES = CHUNK_NBYTES
+# A block with no more than a chunk of data, and its scales, is one read.
+_AT_ONCE_NBYTES = STEP_NBYTES + (64 << 10)
+_GAPS_NBYTES = 16 << 10  # between the values of a row, for the headers of their pages
+_NOTHING = np.empty(0, np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockReader:
+    """Reads one uncompressed block. ranges: the block's. url: of its object.
+
+    fetch: bytes of the object, perhaps of memory that others see as well. read: fills memory with the bytes from an
+    offset on. All raise CorruptWeights where scales are not finite, or, with verify, where the checksum differs (before
+    any row is given) or a chunk's digest does (before any row of that chunk).
+    """
+
+    block: StoredBlock
+    ranges: BlobRanges
+    url: str
+    fetch: Callable[[ByteRange], np.ndarray]
+    read: Callable[[int, np.ndarray], None]
+    verify: bool
+
+    def steps(self, first: int, stop: int) -> Iterator[tuple[Values, int, int]]:
+        """Values of rows [first, stop), each with the rows that it has all of, good until the next is asked for."""
+        wide = widened(self.block.header, first, stop, verify=self.verify)
+        wanted = wanted_ranges(self.ranges, wide)
+        at_once = extents_of(wanted)
+        if len(at_once) < 2 and sum(extent.nbytes for extent, _ in at_once) <= _AT_ONCE_NBYTES:
+            yield self._fetched(wanted, wide.start), first, stop
+        else:
+            yield from self._steps_of_data(self._without_data(wide), first, stop, wide)
+
+    def raw_into(self, first: int, out: np.ndarray) -> None:
+        """Rows that are stored as they are, from `first` on, straight into `out` (uint8), chunk by chunk; what a chunk
+        has beside them is read elsewhere."""
+        width = self.block.header.row_nbytes
+        begin, end = first * width, first * width + out.size
+        wide = widened(self.block.header, first, first + out.size // width, verify=self.verify)
+        values = self._without_data(wide)
+        for start in range(wide.start, wide.stop, STEP_NBYTES):
+            stop = min(start + STEP_NBYTES, wide.stop)
+            is_inside = begin <= start and stop <= end
+            window = out[start - begin : stop - begin] if is_inside else np.empty(stop - start, np.uint8)
+            self._read_chunks(window, start, values)
+            if not is_inside:
+                low, high = max(start, begin), min(stop, end)
+                out[low - begin : high - begin] = window[low - start : high - start]
+
+    def _steps_of_data(
+        self, values: Values, first: int, stop: int, wide: ByteRange
+    ) -> Iterator[tuple[Values, int, int]]:
+        """values: all but the data. What a step has of a row that the next one completes is moved to its beginning."""
+        width = self.block.header.row_nbytes
+        memory = np.empty(STEP_NBYTES + width, np.uint8)
+        at, held, done = wide.start, 0, first  # memory[:held] is the data from byte `at` on
+        for start in range(wide.start, wide.stop, STEP_NBYTES):
+            window = memory[held : held + min(STEP_NBYTES, wide.stop - start)]
+            self._read_chunks(window, start, values)
+            held += window.size
+            complete = min((at + held) // width, stop)
+            if complete > done:
+                blobs = replace(values.blobs, data=memory[:held])
+                yield replace(values, blobs=blobs, start=at), done, complete
+                done = complete
+            given = min(max(complete, first) * width, at + held)
+            rest = at + held - given
+            memory[:rest] = memory[held - rest : held]
+            at, held = given, rest
+
+    def _read_chunks(self, window: np.ndarray, start: int, values: Values) -> None:
+        self.read(self.ranges.data.offset + start, window)
+        if self.verify:
+            check_chunks(window, start, values, self.block, self.ranges.data, self.url)
+
+    def _without_data(self, wide: ByteRange) -> Values:
+        return self._fetched(wanted_ranges(self.ranges, ByteRange(wide.start, wide.start)), wide.start)
+
+    def _fetched(self, wanted: Sequence[StoredRange], start: int) -> Values:
+        stored = [_NOTHING] * len(wanted)
+        for extent, members in extents_of(wanted):
+            memory = self.fetch(extent)
+            for i in members:
+                place = wanted[i].offset - extent.start
+                stored[i] = memory[place : place + wanted[i].nbytes]
+        values = Values.of(stored, start)
+        check_finite_scales(values, self.block, self.url)
+        if self.verify:
+            check_row(values, self.block, self.url)
+            check_chunks(values.blobs.data, start, values, self.block, self.ranges.data, self.url)
+        return values
+
+
+def steps_nbytes(row: RowHeader, ranges: BlobRanges) -> int:
+    """Memory that a BlockReader takes at its peak."""
+    small = sum(value.nbytes for value in ranges) - ranges.data.nbytes
+    return min(ranges.data.nbytes, STEP_NBYTES + row.row_nbytes) + 2 * small + _GAPS_NBYTES

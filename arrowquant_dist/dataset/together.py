@@ -1,0 +1,77 @@
+"""Small loads as one: a request, a task and a wait for all, where each alone would cost more than its values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.prefetch import Lane, Load
+from arrowquant_dist.errors import ArrowQuantError
+
+T = TypeVar("T")
+
+TOGETHER_NBYTES = 4 << 20  # of results: a few thousandths of a second's work
+_MOST_LOADS = 64
+
+
+def batched(loads: Iterable[Load[T]], dataset: Dataset, most_nbytes: int) -> Iterator[Load[Iterator[T]]]:
+    """The same loads, in their order, as many of them in one as take no more than `most_nbytes` together.
+
+    The result gives each load's result in its turn. What one of them raises is raised in its turn as well. Loads that
+    do not say what they decode stay alone.
+    """
+    batch: list[Load[T]] = []
+    nbytes = 0
+    for load in loads:
+        goes_alone = not load.decodes or not (batch and batch[-1].decodes)
+        if batch and (goes_alone or nbytes + load.peak_nbytes > most_nbytes or len(batch) == _MOST_LOADS):
+            yield _together(batch, dataset)
+            batch, nbytes = [], 0
+        batch.append(load)
+        nbytes += load.peak_nbytes
+    if batch:
+        yield _together(batch, dataset)
+
+
+def alone(load: Load[T]) -> Load[Iterator[T]]:
+    """A batch of one."""
+    return load.then(lambda result: iter((result,)))
+
+
+def _together(loads: list[Load[T]], dataset: Dataset) -> Load[Iterator[T]]:
+    if len(loads) == 1:
+        return alone(loads[0])
+    pieces = [piece for load in loads for piece in load.decodes]
+    result_nbytes = sum(load.result_nbytes for load in loads)
+    working = max(load.peak_nbytes - load.result_nbytes for load in loads)
+    peak_nbytes = result_nbytes + working + dataset.together_nbytes(pieces)
+
+    def begin() -> tuple[Sequence[Lane], Callable[[], Iterator[T]]]:
+        begun = [load.begin() for load in loads]
+        failed: dict[int, ArrowQuantError] = {}
+
+        def read_all() -> None:
+            at = 0
+            try:
+                with dataset.reading_together(pieces):
+                    for lanes, _ in begun:
+                        for lane in lanes:
+                            lane()
+                        at += 1
+            except ArrowQuantError as error:  # kept for the turn of the load that it is about
+                failed[at] = error
+
+        return [read_all], lambda: _in_turn([result for _, result in begun], failed)
+
+    return Load(loads[0].name, peak_nbytes, result_nbytes, begin)
+
+
+def _in_turn(results: list[Callable[[], T]], failed: dict[int, Any]) -> Iterator[T]:
+    """Each result is let go of as it is given."""
+    at = 0
+    while results:
+        if at in failed:
+            raise failed[at]
+        yield results.pop(0)()
+        at += 1

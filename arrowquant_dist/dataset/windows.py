@@ -1,0 +1,47 @@
+"""Bytes of an object that several small values lie in, read at once and then served from memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from arrowquant_dist.storage.base import ByteRange
+
+Place = tuple[str, ByteRange]  # an object's path, and bytes of it
+
+
+class Windows(threading.local):
+    """What the thread that asks has read ahead; each thread has its own."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[str, ByteRange, np.ndarray]] = []
+
+    @contextmanager
+    def holding(self, windows: Iterable[tuple[str, ByteRange, np.ndarray]]) -> Iterator[None]:
+        self._held = [*windows]
+        try:
+            yield
+        finally:
+            self._held = []
+
+    def find(self, path: str, wanted: ByteRange) -> np.ndarray | None:
+        """The bytes, as a view of a window; None where none has them all."""
+        for where, has, memory in self._held:
+            if where == path and has.start <= wanted.start and wanted.stop <= has.stop:
+                return memory[wanted.start - has.start : wanted.stop - has.start]
+        return None
+
+
+def joined(places: Iterable[Place], gap_nbytes: int) -> list[Place]:
+    """As few places as have all of these, with no more than `gap_nbytes` that nobody asked for between two of them."""
+    found: list[Place] = []
+    for path, wanted in sorted(places, key=lambda place: (place[0], place[1].start)):
+        before = found[-1] if found else ("", wanted)
+        if before[0] == path and wanted.start <= before[1].stop + gap_nbytes:
+            found[-1] = path, ByteRange(before[1].start, max(before[1].stop, wanted.stop))
+        else:
+            found.append((path, wanted))
+    return found

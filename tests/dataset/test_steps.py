@@ -1,0 +1,150 @@
+"""Blocks that are read in steps, and small ones that are read together: the same values, within less memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arrowquant_dist.dataset.dataset import Dataset, Piece
+from arrowquant_dist.errors import CorruptWeights
+from arrowquant_dist.loader import WeightLoader
+from arrowquant_dist.storage.local import LocalStore
+from tests.format.encoder import Row, kept_row, quantized_row
+from tests.target.targets import make_target
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of each read of a part."""
+    sizes: list[int] = []
+    plain = LocalStore.read_into
+
+    def read_into(store: LocalStore, path: str, start: int, out: np.ndarray) -> None:
+        sizes.append(out.size)
+        plain(store, path, start, out)
+
+    monkeypatch.setattr(LocalStore, "read_into", read_into)
+    return sizes
+
+
+def wide_row(rows: int, columns: int, **more: Any) -> Row:
+    """int4 codes in groups of 64, decoded by numpy at once."""
+    rng = np.random.default_rng(rows)
+    codes = rng.integers(-8, 8, (rows, columns))
+    scales = rng.uniform(0.5, 2.0, (rows, -(-columns // 64))).astype("<f4")
+    small = quantized_row("w", codes[:1, :2], scales[:1, :1], None, quant_type="int4", group_size=64)
+    u = (codes + 8).astype(np.uint8)
+    if columns % 2:
+        u = np.pad(u, ((0, 0), (0, 1)))
+    data = (u[:, ::2] | u[:, 1::2] << 4).tobytes()
+    decoded = codes.astype("<f4") * np.repeat(scales, 64, axis=1)[:, :columns]
+    values = {"shape": [rows, columns], "layer_shape": [rows, columns], "num_params": rows * columns}
+    from tests.format.encoder import signed
+
+    return Row(signed({**small.columns, **values, "data": data, "scales": scales.tobytes(), **more}), decoded)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [(3000, 1001), (2, 5 * MIB), (1, 3 * MIB), (4096, 1024), (7, 700_001)],
+)
+@pytest.mark.parametrize("verify", [True, False])
+def test_rows_that_end_anywhere_within_chunks_are_decoded(
+    tmp_path: Path, rows: int, columns: int, verify: Any
+) -> None:
+    row = wide_row(rows, columns)
+    dataset = Dataset.open(make_target(tmp_path / "t", [[row]], compression="none"))
+    [block] = dataset.layer("w").blocks
+    for first, stop in {(0, rows), (rows // 3, rows), (0, -(-rows // 2)), (rows - 1, rows)}:
+        out = np.empty((stop - first, columns), "<f4")
+        dataset.values_into(
+            Piece(block, first, stop), out.reshape(-1).view(np.uint8), "float32", verify=verify
+        )
+        assert np.array_equal(out, row.decoded[first:stop])
+
+
+def test_a_block_takes_a_steps_memory_and_not_its_own(tmp_path: Path, reads: list[int]) -> None:
+    row = wide_row(16_384, 1024)
+    dataset = Dataset.open(make_target(tmp_path / "t", [[row]], compression="none"))
+    [block] = dataset.layer("w").blocks
+    piece = Piece(block, 0, 16_384)
+    reads.clear()
+    dataset.values_into(piece, np.empty(4 * 16_384 * 1024, np.uint8), "float32")
+    assert max(reads) <= 2 * MIB
+    assert dataset.values_into_nbytes(piece) < 4 * MIB < dataset.piece_nbytes(piece)
+
+
+def test_raw_values_are_read_straight_to_where_they_belong(tmp_path: Path, reads: list[int]) -> None:
+    values = np.random.default_rng(0).standard_normal((4096, 250)).astype("<f4")
+    loader = WeightLoader(
+        make_target(tmp_path / "t", [[kept_row("w", values, "float32")]], compression="none")
+    )
+    for first, stop in ((0, 4096), (1111, 3333), (0, 1500)):
+        assert loader.read("w", rows=slice(first, stop)).numpy().tobytes() == values[first:stop].tobytes()
+    reads.clear()
+    loader["w"]
+    assert sorted(reads)[-3:] == [MIB] * 3  # by chunks
+
+
+@pytest.mark.parametrize("chunk", [0, 2, 3])
+def test_no_row_of_a_damaged_chunk_is_decoded(tmp_path: Path, chunk: int) -> None:
+    row = kept_row("w", np.ones((4 * MIB // 1024, 256), "<f4"), "float32")
+    make_target(tmp_path / "t", [[row]], compression="none")
+    [part] = (tmp_path / "t").glob("weights/*/*.parquet")
+    data = bytearray(part.read_bytes())
+    data[data.index(row.columns["data"][:4096]) + chunk * MIB + 5] ^= 4
+    part.write_bytes(data)
+    dataset = Dataset.open(str(tmp_path / "t"))
+    [block] = dataset.layer("w").blocks
+    for dtype in ("float32", "float16"):  # straight, and by steps
+        out = np.zeros((4096, 256), {"float32": "<f4", "float16": "<f2"}[dtype])
+        with pytest.raises(CorruptWeights) as caught:
+            dataset.values_into(Piece(block, 0, 4096), out.reshape(-1).view(np.uint8), dtype)
+        assert caught.value.layer == "w"
+        first = block.ranges.data.offset + chunk * MIB if block.ranges else 0
+        assert caught.value.byte_range == (first, first + MIB)
+        if dtype == "float16":
+            assert (out[: chunk * 1024] == 1).all()
+            assert not out[chunk * 1024 :].any()
+
+
+def small_rows(count: int) -> list[Row]:
+    return [kept_row(f"l{i:03}", np.full((8, 16), i, "<f4"), "float32") for i in range(count)]
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_small_layers_are_read_together(tmp_path: Path, compression: str, reads: list[int]) -> None:
+    path = make_target(tmp_path / "t", [small_rows(100)], compression=compression)
+    loader = WeightLoader(path, workers=1)
+    reads.clear()
+    found = dict(iter(loader))
+    assert [float(tensor[0, 0]) for tensor in found.values()] == list(range(100))
+    assert len(reads) <= 2
+    assert all(tensor.untyped_storage().nbytes() == 8 * 16 * 4 for tensor in found.values())
+
+
+def test_damage_among_layers_that_are_read_together_is_raised_in_its_turn(tmp_path: Path) -> None:
+    rows = small_rows(20)
+    make_target(tmp_path / "t", [rows], compression="none")
+    [part] = (tmp_path / "t").glob("weights/*/*.parquet")
+    data = bytearray(part.read_bytes())
+    data[data.index(rows[7].columns["data"]) + 3] ^= 1
+    part.write_bytes(data)
+    seen: list[str] = []
+    with pytest.raises(CorruptWeights) as caught:
+        seen.extend(name for name, _ in WeightLoader(tmp_path / "t"))
+    assert seen == [f"l{i:03}" for i in range(7)]
+    assert caught.value.layer == "l007"
+
+
+def test_reading_together_stays_within_the_budget(tmp_path: Path) -> None:
+    path = make_target(tmp_path / "t", [small_rows(100)], compression="none")
+    for budget in (8 * 16 * 4 * 3 + 20_000, 60_000, 200_000):
+        loader = WeightLoader(path, memory_budget=budget)
+        assert len(dict(iter(loader))) == 100
+        assert loader.stats.peak_nbytes <= budget

@@ -25,7 +25,7 @@ from arrowquant_dist.dataset.ranges import (
 )
 from arrowquant_dist.dataset.steps import STEP_NBYTES, BlockReader, steps_nbytes
 from arrowquant_dist.dataset.values import Values, check_chunks, check_finite_scales, check_row
-from arrowquant_dist.dataset.windows import Place, Windows, joined
+from arrowquant_dist.dataset.windows import PathRange, Windows, joined
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import (
     CorruptWeights,
@@ -270,7 +270,7 @@ class Dataset:
         return self.store.read_range(path, byte_range)
 
 
-def _places(together: Sequence[Piece]) -> Iterator[Place]:
+def _places(together: Sequence[Piece]) -> Iterator[PathRange]:
     for piece in together:
         if piece.block.ranges is not None:
             whole = ByteRange(0, piece.block.header.data_nbytes)

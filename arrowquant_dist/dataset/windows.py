@@ -10,7 +10,7 @@ import numpy as np
 
 from arrowquant_dist.storage.base import ByteRange
 
-Place = tuple[str, ByteRange]  # an object's path, and bytes of it
+PathRange = tuple[str, ByteRange]  # an object's path, and bytes of it
 
 
 class Windows(threading.local):
@@ -35,9 +35,9 @@ class Windows(threading.local):
         return None
 
 
-def joined(places: Iterable[Place], gap_nbytes: int) -> list[Place]:
+def joined(places: Iterable[PathRange], gap_nbytes: int) -> list[PathRange]:
     """As few places as have all of these, with no more than `gap_nbytes` that nobody asked for between two of them."""
-    found: list[Place] = []
+    found: list[PathRange] = []
     for path, wanted in sorted(places, key=lambda place: (place[0], place[1].start)):
         before = found[-1] if found else ("", wanted)
         if before[0] == path and wanted.start <= before[1].stop + gap_nbytes:

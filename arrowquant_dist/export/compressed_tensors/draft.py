@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -14,6 +15,7 @@ from arrowquant_dist.export.compressed_tensors.choose import (
     Unwritable,
     choose_scheme,
 )
+from arrowquant_dist.export.compressed_tensors.experts import is_fused
 from arrowquant_dist.export.compressed_tensors.fused import fused_sets
 from arrowquant_dist.export.compressed_tensors.linear import UNKNOWN, why_not_linear
 from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype
@@ -143,7 +145,7 @@ def one_scheme_a_set(choices: Sequence[LayerChoice]) -> list[LayerChoice]:
             continue
         widest = max((member.scheme for member in members), key=_width)
         ways = listed(sorted({m.scheme.label if m.scheme else "not quantized" for m in members}))
-        problem = Unwritable(f"in different ways ({ways}), and readers make one of {what}", _ONE_SCHEME)
+        problem = Unwritable(f"in different ways ({ways}), where readers have one for {what}", _ONE_SCHEME)
         for member in members:
             if member.scheme != widest:
                 found[member.part.name] = member.as_scheme(widest, problem)
@@ -170,10 +172,8 @@ def _module(part: OutputLayer) -> str:
 
 def _ignored(part: OutputLayer, folder: ModelFolder) -> str | None:
     """What `ignore` says of a layer that is not quantized; None for what no reader takes for a Linear."""
-    if len(part.shape) == 3 and ".experts." in part.name:
-        return f"re:.*{part.name.rpartition('.experts.')[0]}.experts".replace(".", r"\.").replace(
-            r"re:\.*", "re:.*"
-        )
+    if is_fused(part.name, part.shape):
+        return f"re:.*{re.escape(part.name.rpartition('.experts.')[0])}\\.experts"
     is_linear = len(part.shape) == 2 and why_not_linear(part.name, part.shape, folder.model_type) in (
         None,
         UNKNOWN,

@@ -1,7 +1,8 @@
 """Layers that readers make one of: they have to be quantized alike, or kept alike.
 
 vLLM multiplies q, k and v at once, gate and up too, and all experts of a block; a checkpoint that has two schemes, or
-one of them unquantized, does not load there.
+one of them unquantized, does not load there. transformers has one scheme for all experts of a model: of a checkpoint
+with two it would read some by the wrong one, without a word.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _SETS = (
     ("c_fc_0", "c_fc_1"),
 )
 _SET_OF = {own: f"{'/'.join(names)}" for names in _SETS for own in names}
-_EXPERT = re.compile(r"(.*\.experts)\.\d+\.")
+_EXPERT = re.compile(r"(?:^|.*\.)experts\.\d+\.")
+_EXPERTS = "all experts"
 
 
 def fused_sets(names: Iterable[str]) -> dict[str, list[str]]:
@@ -36,13 +38,17 @@ def fused_sets(names: Iterable[str]) -> dict[str, list[str]]:
     return {key: members for key, members in found.items() if len(members) > 1}
 
 
+def is_expert(name: str) -> bool:
+    """Whether it is of one of several experts, among which tokens choose."""
+    return _EXPERT.match(name) is not None
+
+
 def _key(name: str) -> str | None:
     """For people too: `model.layers.0.self_attn.q_proj/k_proj/v_proj`."""
     if not name.endswith(".weight"):
         return None
-    expert = _EXPERT.match(name)
-    if expert is not None:
-        return expert[1]
+    if is_expert(name):
+        return _EXPERTS
     parent, _, own = name.removesuffix(".weight").rpartition(".")
     members = _SET_OF.get(own)
     return f"{parent}.{members}" if members is not None else None

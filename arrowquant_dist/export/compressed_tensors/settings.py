@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from arrowquant_dist.export.compressed_tensors.fused import is_expert
 from arrowquant_dist.export.compressed_tensors.schemes import LinearScheme
 
 _METHOD = "compressed-tensors"
@@ -26,7 +27,7 @@ def quantization_config(
     groups: dict[LinearScheme, list[str]] = {}
     for name, scheme in schemes.items():
         groups.setdefault(scheme, []).append(name)
-    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0].label))
+    ordered = sorted(groups.items(), key=_order)
     if len(ordered) == 1:
         [(scheme, names)] = ordered
         heads = [name for name in names if name.rpartition(".")[2] in HEADS]
@@ -46,6 +47,17 @@ def quantization_config(
     }
 
 
+def _order(group: tuple[LinearScheme, list[str]]) -> tuple[bool, int, str]:
+    """That of the experts first: transformers takes the first group with an expression that `experts` is in for it,
+    which `shared_experts` of another one would be too. Then by size."""
+    scheme, names = group
+    return not any(map(_is_of_expert, names)), -len(names), scheme.label
+
+
+def _is_of_expert(name: str) -> bool:
+    return is_expert(f"{name}.weight")
+
+
 def _patterns(names: list[str], schemes: Mapping[str, LinearScheme], scheme: LinearScheme) -> list[str]:
     """Targets that match these names and none of another scheme: an expression for the layers of one kind whose numbers
     alone differ, and exact names where that would match others too."""
@@ -55,7 +67,8 @@ def _patterns(names: list[str], schemes: Mapping[str, LinearScheme], scheme: Lin
     others = {_kind(name) for name, other in schemes.items() if other != scheme}
     targets: list[str] = []
     for kind, members in kinds.items():
-        targets += members if kind in others or len(members) == 1 else [f"re:{kind}$"]
+        is_alone = len(members) == 1 and not _is_of_expert(members[0])
+        targets += members if kind in others or is_alone else [f"re:{kind}$"]
     return targets
 
 

@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from arrowquant_dist import QuantizationConfig, WeightLoader, quantize_tensor
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist import QuantizationConfig, RunConfig, WeightLoader, quantize_tensor
+from arrowquant_dist.errors import CorruptWeights, InvalidConfig
+from arrowquant_dist.export import ExportOptions
+from arrowquant_dist.export.run import open_model
 from tests.export.datasets import made_dataset
 from tests.export.models import exported
 
@@ -211,7 +213,7 @@ def test_fused_layers_of_several_schemes_are_refused_and_get_the_widest(
 ) -> None:
     dataset = _dataset(tmp_path, {**_INT4, "overrides": overrides})
     with pytest.raises(
-        InvalidConfig, match=rf"in different ways \({ways}\), and readers make one of model.layers.0"
+        InvalidConfig, match=rf"in different ways \({ways}\), where readers have one for model.layers.0"
     ):
         exported(dataset, tmp_path / "out")
     made = exported(dataset, tmp_path / "out", requantize=True)
@@ -315,3 +317,42 @@ def test_settings_of_the_source_s_own_quantization_do_not_come_along(tmp_path: P
     assert "compression_config" not in out
     assert out["dtype"] == "float32"  # what the config was silent about
     assert not (tmp_path / "out/quantize_config.json").exists()
+
+
+def test_runs_of_rows_add_up_to_the_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zero points of several rows share a word: a layer that is written in many steps is what it is in one."""
+    weights = {_UP: torch.randn(1500, 128, generator=torch.Generator().manual_seed(2))}
+    settings = {**_INT4, "symmetric": False, "integer_zero_points": True}
+    dataset = _dataset(tmp_path, settings, weights)
+    exported(dataset, tmp_path / "whole")
+    monkeypatch.setattr("arrowquant_dist.export.steps.RUN_NBYTES", 20_000)
+    exported(dataset, tmp_path / "out")
+    found, whole = _out(tmp_path)[0], load_file(tmp_path / "whole/model.safetensors")
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+    with WeightLoader(dataset) as loader:
+        decoded = loader[_UP]
+    codes = _unpacked(found[f"{_UP}_packed"], 128)
+    zeros = _unpacked(found[f"{_UP}_zero_point"].T.contiguous(), 1500).T
+    assert found[f"{_UP}_shape"].tolist() == [1500, 128]
+    values = (codes - zeros.repeat_interleave(32, 1)) * found[f"{_UP}_scale"].repeat_interleave(32, 1)
+    assert torch.equal(values, decoded)
+
+
+def _unpacked(words: torch.Tensor, columns: int) -> torch.Tensor:
+    """Codes of 4 bits, the first in the lowest bits of an int32."""
+    shifts = torch.arange(0, 32, 4)
+    return ((words[:, :, None].long() >> shifts) & 15).reshape(len(words), -1)[:, :columns] - 8
+
+
+def test_a_flipped_byte_of_the_scales_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    dataset = _dataset(tmp_path, _INT4)
+    block = open_model(dataset, ExportOptions(format="compressed-tensors"), RunConfig()).layers[_Q].blocks[0]
+    assert block.ranges is not None
+    part = Path(dataset) / block.path
+    data = bytearray(part.read_bytes())
+    data[block.ranges.scales.offset + block.ranges.scales.stored_nbytes // 2] ^= 1
+    part.write_bytes(data)
+    with pytest.raises(CorruptWeights, match="q_proj"):
+        exported(dataset, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.errors import ArrowQuantError
     from arrowquant_dist.export import ExportOptions, export_dataset
     from arrowquant_dist.loader import TensorParallel, WeightLoader
-    from arrowquant_dist.models import load_model
+    from arrowquant_dist.models import load_model, load_sentence_transformer, load_tokenizer
     from arrowquant_dist.modules import QuantEmbedding, QuantLinear, QuantWeight, load_codes_into
     from arrowquant_dist.tensor import QuantizedTensor, quantize_tensor
 
@@ -32,6 +32,8 @@ __all__ = [
     "export_dataset",
     "load_codes_into",
     "load_model",
+    "load_sentence_transformer",
+    "load_tokenizer",
     "quantize_tensor",
 ]
 
@@ -49,6 +51,8 @@ _MODULES = {
     "WeightLoader": "loader",
     "load_codes_into": "modules",
     "load_model": "models",
+    "load_sentence_transformer": "models",
+    "load_tokenizer": "models",
     "export_dataset": "export",
     "quantize_tensor": "tensor",
 }

@@ -22,11 +22,13 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True, slots=True)
 class SmallFiles:
-    """uri: where they are, safe to show. folder: where they are on this machine. components: the folders that the
-    model's configs name, of sentence-transformers and diffusers; the folder itself where none is named."""
+    """uri: where they are, safe to show. folder: where they are on this machine. paths: theirs, within it. components:
+    the folders that the model's configs name, of sentence-transformers and diffusers; the folder itself where none is
+    named."""
 
     uri: str
     folder: Path
+    paths: tuple[str, ...]
     components: tuple[Component, ...]
 
     @property
@@ -72,13 +74,14 @@ def small_files(uri: str, storage: Storage) -> Iterator[SmallFiles]:
         raise NotFound(message, uri=store.uri)
     source = open_folder(store)
     components = tuple(named_components(source))
+    paths = choose_sidecars(source, [component.path for component in components]).paths
     if is_local(uri):
-        yield SmallFiles(store.uri, Path(store.uri), components)
+        yield SmallFiles(store.uri, Path(store.uri), paths, components)
         return
     with tempfile.TemporaryDirectory(prefix="arrowquant-") as name:
         folder = Path(name)
-        for path in choose_sidecars(source, [component.path for component in components]).paths:
+        for path in paths:
             content = store.read(path)  # which refuses a path that leads out
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(content)
-        yield SmallFiles(store.uri, folder, components)
+        yield SmallFiles(store.uri, folder, paths, components)

@@ -56,9 +56,9 @@ def load_model(
 
     place = location(target, "target")
     check_bool("verify", verify)
-    _check_dtype(dtype)
+    check_dtype(dtype)
     for key, patterns in (("initialize", initialize), ("leave_out", leave_out)):
-        _check_patterns(key, patterns)
+        check_patterns(key, patterns)
     limit = parse_size(memory_budget, "memory_budget")
     storage = Storage({} if storage_options is None else check_options("storage_options", storage_options))
     with small_files(place, storage) as files:
@@ -113,13 +113,15 @@ def _finish(model: Any, folder: Any, uri: str) -> None:
         )
 
 
-def _check_dtype(dtype: Any) -> None:
+def check_dtype(dtype: Any) -> None:
+    """InvalidConfig for what from_pretrained does not take either, and for dtypes by module."""
     name = str(dtype).removeprefix("torch.")
     if dtype is not None and name != "auto" and name not in DECODED_DTYPES:
         raise InvalidConfig(f'dtype is {name}; "auto" or one of {", ".join(DECODED_DTYPES)} is possible')
 
 
-def _check_patterns(key: str, patterns: Any) -> None:
+def check_patterns(key: str, patterns: Any) -> None:
+    """InvalidConfig, naming `key`, for what is no list of patterns."""
     if isinstance(patterns, str) or not isinstance(patterns, Sequence):
         raise invalid(key, "must be a list of words, globs or /regexes/")
     for pattern in patterns:

@@ -1,0 +1,212 @@
+"""A model of sentence-transformers, filled from a dataset.
+
+sentence-transformers itself builds it, from the dataset's small files and weights that are holes (`stand_in.py`): its
+modules, prompts and pooling are what it makes of the source. Then each module gets its values: what is a model of
+transformers as `load_model` fills one, all else by name.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arrowquant_dist.config import Storage, parse_size
+from arrowquant_dist.config.checks import check_bool, check_options
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.prefetch import load_now
+from arrowquant_dist.dataset.region import Region
+from arrowquant_dist.errors import InvalidConfig, MissingDependency, ModelMismatch, listed, shortened
+from arrowquant_dist.folder.components import MODULES
+from arrowquant_dist.loader.loads import Loads
+from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
+from arrowquant_dist.location import Location, location
+from arrowquant_dist.models.files import SmallFiles, small_files
+from arrowquant_dist.models.stand_in import write_holes
+from arrowquant_dist.storage.uris import is_local
+from arrowquant_dist.strict_json import parse_json
+
+if TYPE_CHECKING:
+    import torch
+
+_OWN = "sentence_transformers."
+_CHOOSING = ("Router", "Asym")
+
+
+def load_sentence_transformer(
+    target: Location,
+    *,
+    memory_budget: str | int = "2GiB",
+    dtype: torch.dtype | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    verify: bool = True,
+    initialize: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
+) -> Any:
+    """A SentenceTransformer with the decoded weights of a dataset, as SentenceTransformer(source) would be with them.
+
+    Modules, pooling, normalization, prompts and lengths are those that the dataset's modules.json names. The arguments
+    are those of `load_model`; a pooler that the checkpoint lacks, and no embedding needs, is allowed by
+    initialize=["pooler"]. The model is on the CPU.
+
+    Raises MissingDependency without sentence-transformers, InvalidConfig where no modules.json says how tokens become
+    a sentence or a module is none of sentence-transformers' own, ModelMismatch, CorruptWeights.
+    """
+    from arrowquant_dist.models.load import check_dtype, check_patterns
+
+    sentence_transformers = _imported()
+    place = location(target, "target")
+    check_bool("verify", verify)
+    check_dtype(dtype)
+    for key, patterns in (("initialize", initialize), ("leave_out", leave_out)):
+        check_patterns(key, patterns)
+    limit = parse_size(memory_budget, "memory_budget")
+    storage = Storage({} if storage_options is None else check_options("storage_options", storage_options))
+    settings = LoaderSettings(place, storage, limit, verify, dequantize=True, dtype=None, workers=None)
+    with small_files(place, storage) as files:
+        parts = _parts(files)
+        loads = Loads(OpenDataset(settings, is_local=is_local(place)), settings)
+        layers = {path: _layers_of(path, files, loads.opened) for path in parts.values()}
+        _check_all_taken(layers, loads.opened)
+        with _stand_in(files, layers) as folder:
+            options = {} if dtype is None else {"dtype": dtype}
+            try:
+                model = sentence_transformers.SentenceTransformer(
+                    str(folder),
+                    device="cpu",
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    model_kwargs=options,
+                )
+            except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+                reason = shortened(" ".join(str(error).split()), 300)
+                message = f"sentence-transformers does not build it ({reason}); open the source with it"
+                raise InvalidConfig(message, uri=files.uri) from error
+            for name, path in parts.items():
+                module = model.get_submodule(name)
+                _Filling(loads, layers[path], tuple(initialize), tuple(leave_out)).fill(module)
+        return model
+
+
+class _Filling:
+    """Gives the tensors of one module their values."""
+
+    def __init__(
+        self,
+        loads: Loads,
+        layers: Mapping[str, StoredLayer],
+        initialize: tuple[str, ...],
+        leave_out: tuple[str, ...],
+    ) -> None:
+        from arrowquant_dist.config.patterns import matcher
+
+        unwanted = [matcher(pattern) for pattern in leave_out]
+        self._loads = loads
+        self._layers = {n: layer for n, layer in layers.items() if not any(skip(n) for skip in unwanted)}
+        self._initialize = initialize
+
+    def fill(self, module: torch.nn.Module) -> None:
+        """Raises ModelMismatch where the module's tensors and the layers are not each other's."""
+        import transformers
+
+        inner = [child for child in module.modules() if isinstance(child, transformers.PreTrainedModel)]
+        if inner:
+            self._fill_model(inner[0])
+        else:
+            self._fill_by_name(module)
+
+    def _fill_model(self, theirs: Any) -> None:
+        """What transformers builds has no names of its own in the checkpoint; it is built again, and its tensors take
+        the place of those without values."""
+        from arrowquant_dist.models.build import Wanted, build_model
+        from arrowquant_dist.models.fill import fill_slots
+
+        wanted = Wanted(theirs.dtype, None, self._initialize)  # attention is what the config says by now
+        built = build_model(type(theirs), theirs.config, self._layers, self._loads.opened, wanted)
+        fill_slots(built.slots, built.changes, self._loads)
+        places = dict(theirs.named_modules())
+        for path, module in built.model.named_modules():
+            own = [*module.named_parameters(recurse=False, remove_duplicate=False)]
+            for name, tensor in [*own, *module.named_buffers(recurse=False, remove_duplicate=False)]:
+                setattr(places[path], name, tensor)
+
+    def _fill_by_name(self, module: torch.nn.Module) -> None:
+        state = module.state_dict(keep_vars=True)
+        missing = sorted(state.keys() - self._layers.keys())
+        left = sorted(self._layers.keys() - state.keys())
+        if missing or left:
+            problems = [f"not in the dataset: {listed(missing)}"] if missing else []
+            problems += [f"not in the module: {listed(left)}"] if left else []
+            message = (
+                f"{type(module).__name__} does not go with the dataset; {'; '.join(problems)}; quantize the folder "
+                "that it came from"
+            )
+            raise ModelMismatch(message, uri=self._loads.opened.dataset.uri)
+        for name, tensor in state.items():
+            region = Region.whole(self._layers[name])
+            values = load_now(self._loads.decoded(region, region.layer.dtype), self._loads.opened.budget)
+            tensor.data = values.to(tensor.dtype)
+
+
+def _imported() -> Any:
+    try:
+        import sentence_transformers
+    except ImportError as error:
+        message = (
+            "load_sentence_transformer needs the package sentence-transformers, which is not here; "
+            "pip install 'arrowquant-dist[sentence-transformers]'"
+        )
+        raise MissingDependency(message) from error
+    return sentence_transformers
+
+
+def _parts(files: SmallFiles) -> dict[str, str]:
+    """{name of a module: its folder, "" for the top}, as modules.json has them."""
+    uri = f"{files.uri.rstrip('/')}/{MODULES}"
+    if not files.is_sentence_model:
+        message = (
+            "no modules.json is there, which says how tokens become a sentence; quantize the folder that "
+            "SentenceTransformer.save makes, or use load_model and pool its output"
+        )
+        raise InvalidConfig(message, uri=uri)
+    parts = {}
+    for module in parse_json((files.folder / MODULES).read_bytes()):
+        kind = module["type"].rpartition(".")[2]
+        if not module["type"].startswith(_OWN):
+            message = f"{shortened(module['type'])} is none of sentence-transformers' own modules, and no other is run"
+            raise InvalidConfig(f"{message}; put its code and the weights together yourself", uri=uri)
+        if kind in _CHOOSING:
+            message = f"a {kind} chooses among models; load these one by one, with load_model(…, subfolder=…)"
+            raise InvalidConfig(message, uri=uri)
+        parts[str(module.get("name", module.get("idx")))] = module["path"].strip("/")
+    return parts
+
+
+def _layers_of(path: str, files: SmallFiles, opened: OpenDataset) -> dict[str, StoredLayer]:
+    prefix = files.prefix(path)
+    names = [name for names in opened.names.values() for name in names if files.is_of_part(name, path)]
+    return {name.removeprefix(prefix): opened.dataset.layer(name) for name in names}
+
+
+def _check_all_taken(layers: Mapping[str, Mapping[str, StoredLayer]], opened: OpenDataset) -> None:
+    taken = {layer.name for found in layers.values() for layer in found.values()}
+    left = [name for name in opened.dataset.layers if name not in taken]
+    if left:
+        message = f"layers of no module that modules.json names: {listed(left)}; quantize the folder that it came from"
+        raise ModelMismatch(message, uri=opened.dataset.uri)
+
+
+@contextmanager
+def _stand_in(files: SmallFiles, layers: Mapping[str, Mapping[str, StoredLayer]]) -> Iterator[Path]:
+    """The small files, and holes for weights."""
+    with tempfile.TemporaryDirectory(prefix="arrowquant-") as name:
+        folder = Path(name)
+        for path in files.paths:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).symlink_to((files.folder / path).absolute())
+        for path, found in layers.items():
+            if found:
+                write_holes(folder / path / "model.safetensors", found)
+        yield folder

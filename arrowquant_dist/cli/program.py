@@ -13,6 +13,7 @@ from arrowquant_dist.cli.export import export
 from arrowquant_dist.cli.quantize import quantize
 from arrowquant_dist.cli.read import inspect, report, verify
 from arrowquant_dist.cli.streams import end_with_terminal, fill_missing, give_up_output, is_of_output
+from arrowquant_dist.cli.vllm import vllm
 
 app = typer.Typer(
     name="arrowquant",
@@ -72,3 +73,4 @@ app.command()(inspect)
 app.command()(verify)
 app.command()(report)
 app.command()(export)
+app.command()(vllm)

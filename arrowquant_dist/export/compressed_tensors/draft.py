@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.export.compressed_tensors.choose import (
@@ -81,9 +83,13 @@ class CompressedTensors:
         _refuse_codes(parts, folder, model)
         wanted = {part.layer.name: part.layer for part in parts if part.is_quantized and part.never is None}
         whole = [layer for layer in wanted.values() if layer.quant_type.startswith("int")]
-        scales = read_scales(model.dataset, whole)
+        scales = self.stored_scales(model.dataset, whole)
         choices = [self._choice(part, folder, scales) for part in parts]
         return _Folder(folder, one_scheme_a_set(choices), notes)
+
+    def stored_scales(self, dataset: Dataset, layers: Sequence[StoredLayer]) -> Mapping[str, StoredScales]:
+        """What decides how layers that are quantized can be written, by their names."""
+        return read_scales(dataset, layers)
 
     def _choice(
         self, part: OutputLayer, folder: ModelFolder, scales: Mapping[str, StoredScales]

@@ -15,6 +15,7 @@ from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype, scales
 
 _READ_AT_ONCE = 8  # layers: a store far away answers so many requests in the time of one
 _LARGEST_FLOAT16 = 65504.0
+_DTYPES: tuple[ScaleDtype, ...] = ("F32", "BF16", "F16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +37,26 @@ def read_scales(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str, St
         return {layer.name: scales for layer, scales in zip(layers, found, strict=True)}
 
 
+def scales_of(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> StoredScales:
+    """Of some rows. scales, zero_points: float32, as QuantizedTensor has them; bits: of the codes."""
+    half = 1 << (bits - 1)
+    in_range = (zero_points >= -half) & (zero_points <= half - 1)
+    return StoredScales(
+        symmetric=not zero_points.size,
+        whole=bool((in_range & (zero_points == np.rint(zero_points))).all()),
+        held_by=frozenset(dtype for dtype in _DTYPES if scales_are(scales, dtype)),
+        fits_float16=bool((np.abs(scales) <= _LARGEST_FLOAT16).all()),
+    )
+
+
 def _read(dataset: Dataset, layer: StoredLayer) -> StoredScales:
-    symmetric, whole, fits = True, True, True
-    held: frozenset[ScaleDtype] = frozenset(("F32", "BF16", "F16"))
+    found = []
     for block in layer.blocks:
-        found = dataset.read_scales(Piece(block, 0, block.header.rows))
-        scales, zero_points = found.scales, found.zero_points
-        held = frozenset(dtype for dtype in held if scales_are(scales, dtype))
-        fits = fits and bool((np.abs(scales) <= _LARGEST_FLOAT16).all())
-        if zero_points.size:
-            half = 1 << (BITS[block.header.quant_type] - 1)
-            in_range = (zero_points >= -half) & (zero_points <= half - 1)
-            symmetric = False
-            whole = whole and bool((in_range & (zero_points == np.rint(zero_points))).all())
-    return StoredScales(symmetric, whole, held, fits)
+        rows = dataset.read_scales(Piece(block, 0, block.header.rows))
+        found.append(scales_of(rows.scales, rows.zero_points, BITS[block.header.quant_type]))
+    return StoredScales(
+        symmetric=all(one.symmetric for one in found),
+        whole=all(one.whole for one in found),
+        held_by=frozenset(_DTYPES).intersection(*(one.held_by for one in found)),
+        fits_float16=all(one.fits_float16 for one in found),
+    )

@@ -5,6 +5,7 @@ Every process of vLLM imports this, whatever it loads: what reads datasets is im
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vllm.logger import init_logger
@@ -15,8 +16,6 @@ from arrowquant_dist.errors import ModelMismatch, listed
 from arrowquant_dist.plugins.vllm.settings import LoadSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from torch import nn
     from vllm.config import ModelConfig
     from vllm.config.load import LoadConfig
@@ -43,16 +42,39 @@ class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
         """Raises ModelMismatch where the dataset does not fill the model; CorruptWeights with the layer's name."""
+        from arrowquant_dist.plugins.vllm.codes import coded_weights
         from arrowquant_dist.plugins.vllm.weights import decoded_weights
 
         settings = LoadSettings.of(self._values, model_config.model)
         waiting_nbytes = settings.memory_nbytes // _WAITING_SHARE
         opened = settings.open(settings.memory_nbytes - waiting_nbytes)
+        config = _quantization(model_config)
+        weights = (
+            decoded_weights(opened, waiting_nbytes)
+            if config is None
+            else coded_weights(settings, opened, config, waiting_nbytes)
+        )
         load_weights: Any = model.load_weights  # which every model of vLLM has
-        with decoded_weights(opened, waiting_nbytes) as pairs:
+        with weights as pairs:
             loaded = load_weights(pairs)
         _log.info("Read and verified %d bytes for the weights of this process", opened.dataset.nbytes_read)
         _check_filled(model, loaded, opened.dataset.uri)
+
+
+def _quantization(model_config: ModelConfig) -> Mapping[str, Any] | None:
+    """The model's settings of compressed-tensors; None where it has none, or what vLLM quantizes itself."""
+    found = getattr(model_config.hf_config, "quantization_config", None)
+    if found is None:
+        return None
+    config: Mapping[str, Any] = found if isinstance(found, Mapping) else found.to_dict()
+    method = config.get("quant_method")
+    if method != "compressed-tensors":
+        message = (
+            f"config.json says that the model is quantized by {method}, and datasets are served as compressed-tensors "
+            "or decoded; make a folder for vLLM: arrowquant vllm TARGET FOLDER"
+        )
+        raise ModelMismatch(message, uri=model_config.model)
+    return config
 
 
 def _check_filled(model: nn.Module, loaded: Collection[str] | None, target: str) -> None:

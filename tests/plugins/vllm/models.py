@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MixtralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2MoeConfig,
+)
 
 from arrowquant_dist import load_model
 
@@ -31,6 +38,12 @@ def llama_config(**other: Any) -> LlamaConfig:
 def mixtral_config(**other: Any) -> MixtralConfig:
     """The same with 4 experts, of which each token has 2."""
     return MixtralConfig(**_SMALL | {"num_local_experts": 4, "num_experts_per_tok": 2} | other)
+
+
+def qwen2_moe_config(**other: Any) -> Qwen2MoeConfig:
+    """Experts that transformers saves one by one, and one that all tokens share."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
+    return Qwen2MoeConfig(**_SMALL | experts | {"shared_expert_intermediate_size": 256} | other)
 
 
 def save(config: PretrainedConfig, folder: Path) -> Path:

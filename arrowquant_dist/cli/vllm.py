@@ -1,0 +1,51 @@
+"""`arrowquant vllm`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from arrowquant_dist.cli.outcome import outcome, print_json
+
+
+def vllm(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A dataset; its weights stay there.")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A new directory for the small files.")],
+    *,
+    activations: Annotated[
+        str | None, typer.Option(help="Quantize activations as well, when it runs.", metavar="int8")
+    ] = None,
+    decoded: Annotated[
+        bool, typer.Option("--decoded", help="Decode the weights: the model runs in 16 bits.")
+    ] = False,
+    config: Annotated[
+        str | None,
+        typer.Option(help="YAML file whose run section says how to reach the storage.", metavar="FILE"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")] = False,
+) -> None:
+    """Make the folder that vLLM serves from a dataset with --load-format arrowquant."""
+    with outcome(as_json=as_json):
+        from arrowquant_dist.config import RunConfig, load_config
+        from arrowquant_dist.config.checks import check_choice, invalid
+        from arrowquant_dist.plugins.vllm.folder import ServedAsCodes, ServedDecoded, write_model_folder
+
+        if activations is not None:
+            check_choice("activations", activations, ("int8",))
+            if decoded:
+                raise invalid("decoded", "goes without activations: they are not quantized then")
+        run = load_config(config)[1] if config is not None else RunConfig()
+        served = ServedDecoded() if decoded else ServedAsCodes(activations)
+        written = write_model_folder(target, folder, served, run)
+        if as_json:
+            print_json({"folder": written.folder, "files": written.files, "notes": written.notes})
+            return
+        from arrowquant_dist.report.terminal import print_text
+
+        for note in written.notes:
+            print_text(sys.stdout, f"note: {note}")
+        print_text(
+            sys.stdout, f"{written.folder} is written: vllm serve {written.folder} --load-format arrowquant"
+        )

@@ -1,0 +1,72 @@
+"""The folder that vLLM is given as the model: the small files of a dataset, and where its weights are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from arrowquant_dist.config import RunConfig
+from arrowquant_dist.errors import TargetConflict
+from arrowquant_dist.export.compressed_tensors.draft import CompressedTensors
+from arrowquant_dist.export.decoded import DecodedSafetensors
+from arrowquant_dist.export.options import ExportOptions
+from arrowquant_dist.export.run import open_model
+from arrowquant_dist.location import Location, location
+from arrowquant_dist.plugins.vllm.settings import TARGET_FILE
+from arrowquant_dist.storage.uris import real_place
+
+
+@dataclass(frozen=True, slots=True)
+class ServedDecoded:
+    """Values are decoded: vLLM runs the model in 16 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAsCodes:
+    """vLLM keeps the codes and multiplies by them. activations: `int8` for W8A8, of int8 codes with a scale a row."""
+
+    activations: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolderWritten:
+    """What is at `folder`. notes: of what differs from the dataset."""
+
+    folder: str
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def write_model_folder(
+    target: Location, folder: Location, served: ServedAsCodes | ServedDecoded, run: RunConfig | None = None
+) -> ModelFolderWritten:
+    """Writes `folder`, a local directory, for `vllm serve FOLDER --load-format arrowquant`; weights stay in `target`.
+
+    run: how the target's storage is reached. Raises InvalidConfig with every layer whose codes vLLM cannot have, before
+    anything is written; TargetConflict for a directory with other content.
+    """
+    place, out = location(target, "target"), Path(location(folder, "folder"))
+    options = ExportOptions(format="compressed-tensors")
+    model = open_model(place, options, RunConfig() if run is None else run)
+    form = (
+        DecodedSafetensors()
+        if isinstance(served, ServedDecoded)
+        else CompressedTensors(activations=served.activations == "int8")
+    )
+    draft = form.draft(model)
+    small = {
+        path: data
+        for path in model.side_files
+        if path not in draft.left_out and (data := draft.changed.get(path, model.read(path))) is not None
+    }
+    small[TARGET_FILE] = (json.dumps({"target": real_place(place)}, indent=2) + "\n").encode()
+    if out.exists() and any(out.iterdir()) and not (out / TARGET_FILE).exists():
+        raise TargetConflict(
+            "is not empty, and no folder that this command made; give a new one", uri=str(out)
+        )
+    for path, data in small.items():
+        file = out / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    return ModelFolderWritten(str(out), tuple(small), draft.notes)

@@ -110,7 +110,9 @@ def test_the_source_s_tensors_follow_from_the_rows(tmp_path: Path, name: str) ->
             assert packed.astype("<u4").tobytes() == stored[f"{layer}.weight_zero_point"].numpy().tobytes()
 
 
-@pytest.mark.parametrize("name", ["gptq", "awq", "w4"])
+@pytest.mark.parametrize(
+    "name", ["gptq", *(pytest.param(name, marks=pytest.mark.slow) for name in ("awq", "w4"))]
+)
 def test_a_killed_run_ends_by_the_same_command_in_the_same_dataset(tmp_path: Path, name: str) -> None:
     names = ("up", "gate") if name == "w4" else tuple(f"layers.{'x' * i}.up" for i in range(6))
     source, quiet, target = (

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 DECODED_DTYPES = ("float32", "float16", "bfloat16", "float64")
 _HINT = "load into the model it came from, or pass strict=False for names that differ"
+_CONVERTED = (
+    "transformers has other names and shapes for many models than their checkpoints (experts merged, projections and "
+    "prefixes renamed), which load_model(target, {}) converts as from_pretrained does"
+)
 
 
 class LoadedKeys(NamedTuple):
@@ -65,8 +69,16 @@ class Slots:
         if strict and unexpected:
             problems.append(f"not in the module: {listed(unexpected)}")
         if problems:
-            raise self.mismatch(f"does not go with the dataset; {'; '.join(problems)}; {_HINT}")
+            raise self.mismatch(f"does not go with the dataset; {'; '.join(problems)}; {self._hint}")
         return LoadedKeys(missing, unexpected)
+
+    @property
+    def _hint(self) -> str:
+        """What to do next. A model of transformers is told by the name of its base, without importing that library."""
+        kind = type(self._module)
+        if any(base.__name__ == "PreTrainedModel" for base in kind.__mro__):
+            return _CONVERTED.format(kind.__name__)
+        return _HINT
 
     def mismatch(self, message: str) -> ModelMismatch:
         return ModelMismatch(f"{type(self._module).__name__} {message}")

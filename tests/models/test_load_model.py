@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,9 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-from arrowquant_dist import load_model
+from arrowquant_dist import WeightLoader, load_model
 from arrowquant_dist.errors import InvalidConfig, ModelMismatch
-from tests.models.served import Served, differences, serve
+from tests.models.served import Served, differences, quantize, serve
 
 SIZES = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES |= {"intermediate_size": 48}
@@ -114,3 +116,69 @@ def test_a_dataset_without_a_config_says_what_is_missing(causal: Served, tmp_pat
     bare.symlink_to(causal.target / "weights")
     with pytest.raises(InvalidConfig, match=r"no config\.json"):
         load_model(bare, AutoModel)
+
+
+def test_load_into_says_what_loads_a_model_whose_names_are_not_the_checkpoint_s(experts: Served) -> None:
+    with torch.device("meta"):
+        model = mixtral()
+    with (
+        WeightLoader(experts.target) as loader,
+        pytest.raises(ModelMismatch, match=r"load_model\(target, MixtralFor"),
+    ):
+        loader.load_into(model)
+
+
+def test_a_pipeline_of_several_models_is_refused_and_one_of_them_is_loaded(
+    masked: Served, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    shutil.copytree(masked.source, source / "text_encoder")
+    index = {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "BertForMaskedLM"]}
+    (source / "model_index.json").write_text(json.dumps(index))
+    quantize(source, target)
+    with pytest.raises(InvalidConfig, match="a diffusers pipeline has several models"):
+        load_model(target, AutoModelForMaskedLM)
+    ours = load_model(target, AutoModelForMaskedLM, subfolder="text_encoder")
+    assert differences(ours, AutoModelForMaskedLM.from_pretrained(masked.decoded)) == []
+
+
+def test_settings_of_generation_come_along(causal: Served, tmp_path: Path) -> None:
+    target = Path(shutil.copytree(causal.target, tmp_path / "target"))
+    settings = json.loads((target / "generation_config.json").read_text())
+    (target / "generation_config.json").write_text(json.dumps(settings | {"max_length": 77, "top_k": 3}))
+    config = load_model(target, AutoModelForCausalLM).generation_config
+    assert (config.max_length, config.top_k) == (77, 3)
+
+
+def test_code_that_a_config_names_is_not_run(causal: Served, tmp_path: Path) -> None:
+    target = Path(shutil.copytree(causal.target, tmp_path / "target"))
+    config = json.loads((target / "config.json").read_text())
+    config |= {"model_type": "of_others", "auto_map": {"AutoConfig": "evil.Config"}}
+    (target / "config.json").write_text(json.dumps(config))
+    (target / "evil.py").write_text("raise SystemExit('was run')")
+    with pytest.raises(InvalidConfig, match=r"does not open its config\.json"):
+        load_model(target, AutoModelForCausalLM)
+
+
+def test_kept_codes_of_another_quantizer_are_refused(causal: Served, tmp_path: Path) -> None:
+    target = Path(shutil.copytree(causal.target, tmp_path / "target"))
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "hqq"}}))
+    with pytest.raises(InvalidConfig, match="codes of another quantizer"):
+        load_model(target, AutoModelForCausalLM)
+
+
+def test_a_vocabulary_of_another_size_is_refused_by_name(causal: Served, tmp_path: Path) -> None:
+    target = Path(shutil.copytree(causal.target, tmp_path / "target"))
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
+    with pytest.raises(
+        ModelMismatch, match=r"lm_head\.weight' has shape \[96, 32\], the model's \[100, 32\]"
+    ):
+        load_model(target, AutoModelForCausalLM)
+
+
+@pytest.mark.parametrize("dtype", ["int8", torch.int64, "no_such", {"": "float32"}])
+def test_other_dtypes_are_refused(causal: Served, dtype: Any) -> None:
+    with pytest.raises(InvalidConfig, match="dtype is"):
+        load_model(causal.target, AutoModelForCausalLM, dtype=dtype)

@@ -22,6 +22,13 @@ class Unwritable:
 
 
 _KEEP = "add it to mixed_precision_layers"
+_ROUNDED = {
+    word: Unwritable(
+        f"scales that {dtype}, the model's dtype, does not hold: readers would round them",
+        "quantize with scale_dtype: bfloat16",
+    )
+    for word, dtype in (("BF16", "bfloat16"), ("F16", "float16"))
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +53,29 @@ class OutputLayer:
 @dataclass(frozen=True, slots=True)
 class LayerChoice:
     """scheme: what the part is written as, None: in the source's dtype. problems: why that is not what is stored; empty
-    where codes are as they are. is_requantized: values are quantized anew; else scales are rounded to scale_dtype."""
+    where codes are as they are. stored: the scheme of the codes that there are, of whatever bits; None where their zero
+    points are of no scheme."""
 
     part: OutputLayer
     scheme: LinearScheme | None = None
     scale_dtype: ScaleDtype = "F32"
     problems: tuple[Unwritable, ...] = ()
-    is_requantized: bool = False
+    stored: LinearScheme | None = None
+
+    @property
+    def finer(self) -> int | None:
+        """Of how many groups each stored one becomes in `scheme`, which then has the values that are stored, in as many
+        bits or more; None where they have to be quantized anew."""
+        if self.scheme is None or self.stored is None:
+            return None
+        columns = self.part.shape[1]
+        group, wanted = (scheme.group_size or columns for scheme in (self.stored, self.scheme))
+        is_held = self.scheme.bits >= self.stored.bits and self.scheme.symmetric == self.stored.symmetric
+        return group // wanted if is_held and group % wanted == 0 else None
 
     def as_scheme(self, scheme: LinearScheme | None, problem: Unwritable) -> LayerChoice:
         """The same part in another scheme."""
-        return replace(
-            self, scheme=scheme, problems=(*self.problems, problem), is_requantized=scheme is not None
-        )
+        return replace(self, scheme=scheme, problems=(*self.problems, problem))
 
 
 def choose_scheme(
@@ -78,20 +95,15 @@ def choose_scheme(
     group_size = header.group_size if header.group_size <= columns else 0
     stored = LinearScheme(BITS[header.quant_type], group_size, scales.symmetric)
     wanted, problems = _nearest(stored, columns, scales, activations=activations)
+    held = scale_dtype in scales.held_by
     if activations:
         wanted = replace(wanted, activations=True)
-    if problems:
-        return LayerChoice(part, wanted, scale_dtype, problems, is_requantized=True)
-    if scale_dtype in scales.held_by or activations:
-        return LayerChoice(part, wanted, scale_dtype if scale_dtype in scales.held_by else "F32")
-    if scale_dtype == "F16" and not scales.fits_float16:
-        return kept.as_scheme(None, Unwritable("scales beyond the range of float16", _KEEP))
-    named = {"BF16": "bfloat16", "F16": "float16"}[scale_dtype]
-    rounded = Unwritable(
-        f"scales that {named}, the model's dtype, does not hold: readers would round them",
-        "quantize with scale_dtype: bfloat16",
-    )
-    return LayerChoice(part, wanted, scale_dtype, (rounded,))
+        scale_dtype = scale_dtype if held else "F32"  # vLLM has float32 there
+    elif not held:
+        if scale_dtype == "F16" and not scales.fits_float16:
+            return kept.as_scheme(None, Unwritable("scales beyond the range of float16", _KEEP))
+        problems = (*problems, _ROUNDED[scale_dtype])
+    return LayerChoice(part, wanted, scale_dtype, problems, stored if scales.whole else None)
 
 
 def _layout(block: StoredBlock) -> tuple[str, int, int]:

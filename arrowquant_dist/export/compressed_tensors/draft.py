@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from arrowquant_dist.dataset.dataset import Dataset
@@ -22,6 +22,7 @@ from arrowquant_dist.export.compressed_tensors.fused import fused_sets
 from arrowquant_dist.export.compressed_tensors.linear import UNKNOWN, why_not_linear
 from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype
 from arrowquant_dist.export.compressed_tensors.parts import ModelFolder, model_folders, parts_of
+from arrowquant_dist.export.compressed_tensors.rewritten import RewrittenRows
 from arrowquant_dist.export.compressed_tensors.schemes import LinearScheme
 from arrowquant_dist.export.compressed_tensors.settings import changed_config, quantization_config
 from arrowquant_dist.export.compressed_tensors.stored import StoredScales, read_scales
@@ -63,15 +64,20 @@ class CompressedTensors:
         others = [choose_scheme(choice.part, None, "F32", activations=False) for choice in rest]
         choices = [choice for one in made for choice in one.choices] + others
         self._refuse(choices, model)
+        has_source = model.source is not None
         notes = [note for one in made for note in one.notes]
         return ExportDraft(
-            tuple(_export(choice, one.folder.prefix) for one in made for choice in one.choices)
-            + tuple(_export(choice, "") for choice in others),
+            tuple(
+                _export(choice, one.folder.prefix, has_source=has_source)
+                for one in made
+                for choice in one.choices
+            )
+            + tuple(_export(choice, "", has_source=has_source) for choice in others),
             changed={one.folder.config_path: one.config() for one in made},
             left_out=frozenset(
                 path for path in model.side_files if path.rpartition("/")[2] in _OTHER_SETTINGS
             ),
-            notes=(*notes, *_told(choices)),
+            notes=(*notes, *_told(choices, has_source=has_source)),
         )
 
     def files(self, model: Model, draft: ExportDraft, mark: str, max_file_nbytes: int) -> OutputFiles:
@@ -162,14 +168,27 @@ def _width(scheme: LinearScheme | None) -> tuple[int, float, bool]:
     return (16, 0.0, True) if scheme is None else scheme.width
 
 
-def _export(choice: LayerChoice, prefix: str) -> LayerExport:
+def _export(choice: LayerChoice, prefix: str, *, has_source: bool) -> LayerExport:
+    """has_source: values to quantize anew are the original ones, which is better than codes of another scheme."""
     part, scheme = choice.part, choice.scheme
     place = (f"{prefix}{part.name}", part.layer.name, part.shape, part.row_start, part.row_stop)
     if scheme is None:
         return LayerExport(*place, DecodedValues(part.layer.dtype))
-    rows = part.row_stop - part.row_start
-    packer = scheme.packer(rows, choice.scale_dtype)
-    return LayerExport(*place, packer, scheme.spec(choice.scale_dtype) if choice.is_requantized else None)
+    packer = scheme.packer(part.row_stop - part.row_start, choice.scale_dtype)
+    if _is_anew(choice, has_source=has_source):
+        return LayerExport(*place, packer, scheme.spec(choice.scale_dtype))
+    if choice.stored is not None and choice.finer is not None and _is_other(choice):
+        packer = RewrittenRows(packer, scheme.bits, choice.finer)
+    return LayerExport(*place, packer)
+
+
+def _is_other(choice: LayerChoice) -> bool:
+    """Whether the scheme is not that of the stored codes, but for what becomes of activations."""
+    return choice.scheme is None or choice.stored != replace(choice.scheme, activations=False)
+
+
+def _is_anew(choice: LayerChoice, *, has_source: bool) -> bool:
+    return _is_other(choice) and (has_source or choice.finer is None)
 
 
 def _module(part: OutputLayer) -> str:
@@ -195,19 +214,22 @@ def _by_problem(choices: Iterable[LayerChoice]) -> dict[Unwritable, list[str]]:
     return wrong
 
 
-def _told(choices: Iterable[LayerChoice]) -> list[str]:
+def _told(choices: Iterable[LayerChoice], *, has_source: bool) -> list[str]:
     """What is not as the dataset has it, and why."""
     told: dict[str, list[str]] = {}
     for choice in choices:
         if choice.problems:
-            told.setdefault(f"{_fate(choice)}: {choice.problems[-1].reason}", []).append(choice.part.name)
+            reasons = "; ".join(problem.reason for problem in choice.problems)
+            told.setdefault(f"{_fate(choice, has_source=has_source)}: {reasons}", []).append(choice.part.name)
     return [f"{listed(names)} {what}" for what, names in told.items()]
 
 
-def _fate(choice: LayerChoice) -> str:
+def _fate(choice: LayerChoice, *, has_source: bool) -> str:
     if choice.scheme is None:
         return "not quantized"
-    return f"quantized anew, {choice.scheme.label}" if choice.is_requantized else "with rounded scales"
+    if _is_anew(choice, has_source=has_source):
+        return f"quantized anew, {choice.scheme.label}"
+    return f"the same values as {choice.scheme.label}" if _is_other(choice) else "with rounded scales"
 
 
 def _refuse_codes(parts: Iterable[OutputLayer], folder: ModelFolder, model: Model) -> None:

@@ -192,3 +192,24 @@ def test_float32_scales_of_a_bfloat16_model_are_refused_or_rounded_and_told_of(t
     assert "with rounded scales" in note
     rounding = difference(opened(tmp_path / "out"), as_decoded(model, dataset))
     assert 0 < rounding < 0.1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"quant_type": "int3", **_GROUPS},
+        {"quant_type": "int4", "per_channel": False, "group_size": 128},  # of 192 and 320 columns
+        {"quant_type": "int4", **_GROUPS, "overrides": [{"layers": "*.k_proj.weight", "quant_type": "int8"}]},
+        {"quant_type": "int4", **_GROUPS, "overrides": [{"layers": "*.up_proj.weight", "group_size": 32}]},
+    ],
+    ids=["int3", "short last groups", "two widths of q, k and v", "two groups of gate and up"],
+)
+def test_what_other_codes_can_stand_for_loses_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
+    model = small_llama()
+    config = QuantizationConfig.from_dict({"mixed_precision_layers": _KEEP, **settings})
+    dataset = quantized(tmp_path, model, config)
+    with pytest.raises(InvalidConfig, match="--requantize"):
+        exported(dataset, tmp_path / "out")
+    made = exported(dataset, tmp_path / "out", requantize=True)
+    assert all("the same values as int" in note for note in made.record.notes)
+    assert difference(opened(tmp_path / "out"), as_decoded(model, dataset)) <= 1e-5

@@ -37,6 +37,8 @@ class Transfer:
     62 s altogether, so that a server may restart meanwhile.
     read_twice: every range is read twice, and taken when both answers are equal. Over https the connection notices a
     wrong byte; over plain http nothing else would.
+    hedges: second requests at a time, for ranges that take three times as long as 95 of 100 like them: the first answer
+    counts. Each takes `range_bytes` of memory while it runs. 0: none.
 
     Raises InvalidConfig, which names the field.
     """
@@ -49,6 +51,7 @@ class Transfer:
     retries: int = 8
     backoff: float = 0.25
     read_twice: bool = False
+    hedges: int = 0
 
     def __post_init__(self) -> None:
         for name, lowest in _SIZES.items():
@@ -56,6 +59,7 @@ class Transfer:
         check_bool("read_twice", self.read_twice)
         check_whole("requests", self.requests, 1, 256)
         check_whole("retries", self.retries, 0, 100)
+        check_whole("hedges", self.hedges, 0, 64)
         for name, lowest_seconds in (("connect_timeout", 0.05), ("request_timeout", 0.05), ("backoff", 0.0)):
             check_number(name, getattr(self, name), lowest_seconds, 3600.0)
 

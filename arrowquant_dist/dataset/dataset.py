@@ -98,6 +98,14 @@ class Dataset:
     @classmethod
     def of(cls, store: Store) -> Dataset:
         """As `open`, of the dataset at `store`."""
+        dataset = cls.unconfirmed(store)
+        if dataset.manifest is not None:
+            dataset.manifest.refuse_cleared(store)
+        return dataset
+
+    @classmethod
+    def unconfirmed(cls, store: Store) -> Dataset:
+        """As `of`, without the request that asks whether parts are there: for who reads them and is told then."""
         return _open_indexed(store) if store.exists(MANIFEST_PATH) else _open_bare(store)
 
     @property
@@ -334,7 +342,6 @@ def _open_indexed(store: Store) -> Dataset:
     except NotFound as error:
         message = "the index that the manifest names is gone; fetch it again, or quantize with --repair"
         raise IncompleteDataset(message, uri=store.url(manifest.index.path)) from error
-    manifest.refuse_cleared(store)
     blocks = [StoredBlock.from_record(entry.part, entry.record) for entry in entries]
     layers, errors = group_layers(blocks, store.url)
     errors += alias_errors(manifest, layers, store.url(MANIFEST_PATH))

@@ -17,8 +17,10 @@ from arrowquant_dist.dataset.prefetch import Budget, Lane, Load, load_now
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.errors import MemoryBudgetExceeded
 from arrowquant_dist.machine import usable_cpus
+from arrowquant_dist.storage.open import open_store
 
 REMOTE_WORKERS = 8
+HEDGES = 2  # each may take range_bytes beside the budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class OpenDataset:
 
     def __init__(self, settings: LoaderSettings, *, is_local: bool) -> None:
         self.pid = os.getpid()
-        self.dataset = Dataset.open(settings.uri, settings.storage)
+        store = open_store(settings.uri, settings.storage)
+        self.dataset = Dataset.of(store) if store.is_near else Dataset.unconfirmed(store)
         kept = self.dataset.kept_nbytes
         if kept > settings.memory_nbytes:
             message = (

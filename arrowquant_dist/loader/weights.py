@@ -19,7 +19,7 @@ from arrowquant_dist.dataset.together import alone
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.names import choose
-from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
+from arrowquant_dist.loader.opened import HEDGES, LoaderSettings, OpenDataset
 from arrowquant_dist.loader.parts import Cut, Parallel
 from arrowquant_dist.loader.slots import DECODED_DTYPES, LoadedKeys, Slots, copy_into, dtype_for
 from arrowquant_dist.loader.stream import Pairs, ProgressCallback, Told, WeightStream, results, stream_type
@@ -33,11 +33,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class LoaderStats:
     """What a loader did so far. nbytes_read: asked of the store for weights. seconds: that callers waited.
-    peak_nbytes: the most that was in flight, stored and decoded bytes together."""
+    peak_nbytes: the most that was in flight, stored and decoded bytes together. hedged: ranges that were asked for a
+    second time, since the first answer was late."""
 
     nbytes_read: int
     seconds: float
     peak_nbytes: int
+    hedged: int = 0
 
 
 class WeightLoader:
@@ -53,7 +55,8 @@ class WeightLoader:
     layer, object and bytes). dequantize=False gives QuantizedTensors. dtype: of floating-point layers,
     instead of the source's. workers: threads that read and decode, by default as many as there are CPUs that
     the process may use, and 8 where requests go over a network. transfer: how requests to an object store go,
-    a mapping of what is to be other than usual, with the keys that `run.transfer` of a config has.
+    a mapping of what is to be other than usual, with the keys that `run.transfer` of a config has (of
+    S3, a range that takes much longer than its like is asked for again: `hedges` at a time, 2 unless told otherwise).
 
     A copy, a pickle and a forked child's loader open the dataset anew, with the same settings and a budget of their
     own. A pickle holds the storage_options, secrets among them: it is for other processes, not to be kept.
@@ -84,7 +87,7 @@ class WeightLoader:
         limit = parse_size(memory_budget, "memory_budget")
         storage = Storage(
             {} if storage_options is None else check_options("storage_options", storage_options),
-            Transfer() if transfer is None else Transfer.of(transfer),
+            _transfer({} if transfer is None else transfer),
         )
         self._start(LoaderSettings(place, storage, limit, verify, dequantize, name, workers))
 
@@ -282,7 +285,7 @@ class WeightLoader:
     def stats(self) -> LoaderStats:
         dataset = self._opened.dataset
         peak = self._opened.budget.peak + dataset.kept_nbytes
-        return LoaderStats(dataset.nbytes_read, self._seconds, peak)
+        return LoaderStats(dataset.nbytes_read, self._seconds, peak, dataset.transferred.hedged)
 
     def close(self) -> None:
         """Ends running iterations and their threads. The loader reads nothing after."""
@@ -342,6 +345,10 @@ def _reopened(settings: LoaderSettings) -> WeightLoader:
     loader = WeightLoader.__new__(WeightLoader)
     loader._start(settings)
     return loader
+
+
+def _transfer(given: Transfer | Mapping[str, Any]) -> Transfer:
+    return Transfer.of({"hedges": HEDGES, **given} if isinstance(given, Mapping) else given)
 
 
 def _dtype_text(dtype: torch.dtype | str) -> str:

@@ -8,17 +8,20 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
-    """Bytes of answers and of bodies sent, repeats included; requests that were repeated."""
+    """Bytes of answers and of bodies sent, repeats included; requests that were repeated; ranges that were asked for a
+    second time because the first answer was late."""
 
     read_nbytes: int = 0
     written_nbytes: int = 0
     retries: int = 0
+    hedged: int = 0
 
     def __sub__(self, other: Transferred) -> Transferred:
         return Transferred(
             self.read_nbytes - other.read_nbytes,
             self.written_nbytes - other.written_nbytes,
             self.retries - other.retries,
+            self.hedged - other.hedged,
         )
 
     def __add__(self, other: Transferred) -> Transferred:
@@ -26,6 +29,7 @@ class Transferred:
             self.read_nbytes + other.read_nbytes,
             self.written_nbytes + other.written_nbytes,
             self.retries + other.retries,
+            self.hedged + other.hedged,
         )
 
 
@@ -41,6 +45,8 @@ class Traffic:
         with self._lock:
             return self._total
 
-    def add(self, *, read_nbytes: int = 0, written_nbytes: int = 0, retries: int = 0) -> None:
+    def add(
+        self, *, read_nbytes: int = 0, written_nbytes: int = 0, retries: int = 0, hedged: int = 0
+    ) -> None:
         with self._lock:
-            self._total += Transferred(read_nbytes, written_nbytes, retries)
+            self._total += Transferred(read_nbytes, written_nbytes, retries, hedged)

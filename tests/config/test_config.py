@@ -378,6 +378,7 @@ FIELDS = [
                 "upload_bytes",
                 "requests",
                 "retries",
+                "hedges",
                 "backoff",
                 "read_twice",
                 "connect_timeout",

@@ -32,6 +32,9 @@ class Client(ABC):
 
     delete_at_once: ClassVar[int] = 1
     tells_versions: ClassVar[bool] = False  # whether `read_into` does
+    ends_when_cancelled: ClassVar[bool] = (
+        False  # whether nothing of a cancelled attempt goes on, as it does in threads
+    )
     loop: asyncio.AbstractEventLoop
 
     def __init__(self, transfer: Transfer, traffic: Traffic) -> None:

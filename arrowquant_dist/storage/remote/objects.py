@@ -18,6 +18,7 @@ from arrowquant_dist.storage.base import BegunUpload, ObjectInfo, ObjectWriter, 
 from arrowquant_dist.storage.pins import Pins
 from arrowquant_dist.storage.remote.client import Client, NewObject, ShortAnswer
 from arrowquant_dist.storage.remote.faults import translated
+from arrowquant_dist.storage.remote.hedging import Hedges
 from arrowquant_dist.storage.remote.open import open_client
 from arrowquant_dist.storage.remote.requests import Requests, side_by_side
 from arrowquant_dist.storage.remote.secrets import Secrets
@@ -40,6 +41,9 @@ class RemoteStore(Store):
         self.traffic = Traffic()
         self._client: Client = open_client(uri, storage, self.traffic)
         self._requests = Requests(self._client.loop, storage.transfer, self.traffic)
+        self._hedges = Hedges(
+            storage.transfer.hedges if self._client.ends_when_cancelled else 0, self.traffic
+        )
         self._versions: dict[str, str] = {}
         self._pins = Pins()
 
@@ -175,7 +179,7 @@ class RemoteStore(Store):
         )
 
     async def _read_piece(self, path: str, start: int, view: memoryview) -> None:
-        version = await self._client.read_into(path, start, view)
+        version = await self._hedges.read(partial(self._client.read_into, path, start), view)
         if self._storage.transfer.read_twice:
             before = xxhash.xxh3_128_digest(view)
             await self._client.read_into(path, start, view)

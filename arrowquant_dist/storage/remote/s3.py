@@ -55,6 +55,7 @@ class S3Client(MultipartClient):
 
     delete_at_once: ClassVar[int] = 1000
     tells_versions: ClassVar[bool] = True
+    ends_when_cancelled: ClassVar[bool] = True
 
     def __init__(self, fs: Any, root: str, transfer: Transfer, traffic: Traffic) -> None:
         super().__init__(transfer, traffic)

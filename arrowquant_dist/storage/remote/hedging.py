@@ -1,0 +1,97 @@
+"""Second requests for stragglers: a range that takes much longer than its like is asked for again, and the first answer
+counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from arrowquant_dist.storage.traffic import Traffic
+
+T = TypeVar("T")
+_REMEMBERED = 64  # ranges
+_LEAST_KNOWN = 8  # of about the same size, to tell a straggler from what is usual
+_TIMES = 3.0
+_LEAST_SECONDS = 0.1
+
+
+class RangeTimes:
+    """How long ranges took lately, and from when on one of them is a straggler."""
+
+    def __init__(self) -> None:
+        self._taken: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)
+
+    def add(self, nbytes: int, seconds: float) -> None:
+        self._taken.append((nbytes, seconds))
+
+    def patience(self, nbytes: int) -> float | None:
+        """Seconds: three times what 95 of 100 ranges of about this size took, at least 0.1. None while fewer than 8 of
+        them (half to twice as large) are known."""
+        peers = sorted(seconds for size, seconds in self._taken if nbytes <= 2 * size and size <= 2 * nbytes)
+        if len(peers) < _LEAST_KNOWN:
+            return None
+        return max(_LEAST_SECONDS, _TIMES * peers[(len(peers) - 1) * 95 // 100])
+
+
+class Hedges:
+    """At most `most` second requests at a time, each with memory of its own for a range; 0: none, ever.
+
+    Used on one event loop.
+    """
+
+    def __init__(self, most: int, traffic: Traffic, pace: RangeTimes | None = None) -> None:
+        self._most, self._traffic, self._pace = most, traffic, pace or RangeTimes()
+        self._at_work = 0
+
+    async def read(self, attempt: Callable[[memoryview], Awaitable[T]], view: memoryview) -> T:
+        """What the first attempt that succeeds returns, with `view` filled by it. Nothing is at work afterwards."""
+        if not self._most:
+            return await attempt(view)
+        begun = asyncio.get_running_loop().time()
+        first = asyncio.ensure_future(attempt(view))
+        try:
+            await asyncio.wait([first], timeout=self._pace.patience(len(view)))
+            if first.done() or self._at_work >= self._most:
+                result = await first
+            else:
+                result = await self._with_a_second(first, attempt, view)
+        finally:
+            await _ended(first)
+        self._pace.add(len(view), asyncio.get_running_loop().time() - begun)
+        return result
+
+    async def _with_a_second(
+        self, first: asyncio.Future[T], attempt: Callable[[memoryview], Awaitable[T]], view: memoryview
+    ) -> T:
+        """The second fills memory of its own: what is left of the first must never write over its bytes."""
+        self._at_work += 1
+        self._traffic.add(hedged=1)
+        spare = memoryview(bytearray(len(view)))
+        second = asyncio.ensure_future(attempt(spare))
+        try:
+            await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
+            if second.done() and not second.exception() and not _succeeded(first):
+                await _ended(first)
+                view[:] = spare
+                return second.result()
+            if first.done() and first.exception() and not second.done():
+                await asyncio.wait([second])
+                if not second.exception():
+                    view[:] = spare
+                    return second.result()
+            return await first
+        finally:
+            await _ended(second)
+            self._at_work -= 1
+
+
+def _succeeded(future: asyncio.Future[T]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+async def _ended(future: asyncio.Future[T]) -> None:
+    """Cancels it, where it is at work, and returns when it has ended."""
+    future.cancel()
+    await asyncio.gather(future, return_exceptions=True)

@@ -177,6 +177,23 @@ def test_any_rows_of_channels_decode_to_the_values_of_the_source(
     assert_equal(values, values_of(checkpoint)["a.weight"][start:stop])
 
 
+@pytest.mark.parametrize("grid", [(3, 1, 1), (3,), (3, 20, 1)])
+def test_what_rows_of_a_stack_share_is_each_row_s(tmp_path: Path, grid: tuple[int, ...]) -> None:
+    weights = {"num_bits": 8, "symmetric": True, "strategy": "channel"}
+    stored, _, config = compressed(INTEGERS, (3, 20, 64), weights)
+    stored["a.weight_scale"] = torch.rand(grid, generator=torch.Generator().manual_seed(5)) + 0.5
+    checkpoint = save_model(tmp_path, stored, config, dtype="float32")
+    found = kept(checkpoint)
+    scales = stored["a.weight_scale"].reshape(3, -1, 1).expand(3, 20, 1)
+    assert np.array_equal(found.scales, scales.reshape(-1).numpy())
+    expected = stored["a.weight"].float() * scales
+    assert_equal(torch.from_numpy(found.values().view(np.float32)), expected)
+    assert found.values().tobytes() == values_of(checkpoint)["a.weight"].numpy().tobytes()
+    some = kept(checkpoint, range(13, 47))  # of all three matrices
+    assert np.array_equal(some.scales, scales.reshape(-1).numpy()[13:47])
+    assert np.array_equal(some.codes, found.codes[13 * 64 : 47 * 64])
+
+
 def test_bits_of_a_word_that_belong_to_no_code_are_not_kept(tmp_path: Path) -> None:
     weights = {"num_bits": 4, "symmetric": True, "strategy": "channel"}
     stored, _, config = compressed(PACKED, (5, 33), weights)

@@ -12,7 +12,6 @@ from transformers import (
     MixtralConfig,
     PretrainedConfig,
     PreTrainedModel,
-    Qwen2MoeConfig,
 )
 
 from arrowquant_dist import load_model
@@ -40,12 +39,6 @@ def mixtral_config(**other: Any) -> MixtralConfig:
     return MixtralConfig(**_SMALL | {"num_local_experts": 4, "num_experts_per_tok": 2} | other)
 
 
-def qwen2_moe_config(**other: Any) -> Qwen2MoeConfig:
-    """Experts that transformers saves one by one, and one that all tokens share."""
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
-    return Qwen2MoeConfig(**_SMALL | experts | {"shared_expert_intermediate_size": 256} | other)
-
-
 def save(config: PretrainedConfig, folder: Path) -> Path:
     """A model of bfloat16 with random weights, the same ones every time."""
     torch.manual_seed(0)
@@ -57,3 +50,17 @@ def decoded(target: Path | str, **options: Any) -> PreTrainedModel:
     """The dataset as a model of transformers, in bfloat16."""
     model: PreTrainedModel = load_model(target, AutoModelForCausalLM, dtype=torch.bfloat16, **options)
     return model.eval()
+
+
+def with_int8_activations(model: PreTrainedModel) -> PreTrainedModel:
+    """The same with the inputs of each Linear but the head rounded to int8, a scale a token: W8A8's definition."""
+
+    def rounded(_: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        values = inputs[0].float()
+        scales = values.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
+        return ((values / scales).round().clamp(-128, 127).mul(scales).to(inputs[0].dtype),)
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            module.register_forward_pre_hook(rounded)
+    return model

@@ -83,7 +83,7 @@ def test_each_of_two_ranks_reads_its_own_rows(vllm: Vllm, tmp_path: Path) -> Non
     wanted = by_columns + (sum(stored.values()) - by_columns) / 2
     assert len(answer.nbytes_read) == 2
     for nbytes in answer.nbytes_read:
-        assert wanted <= nbytes <= 1.01 * wanted
+        assert wanted <= nbytes <= 1.02 * wanted  # scales, digests, and whole chunks of the small k and v
 
 
 def test_experts_are_loaded_one_by_one(vllm: Vllm, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_the_config_of_another_model_is_refused_by_the_names_that_have_no_weight
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     said = vllm.failure(folder, load_format="arrowquant", model_loader_extra_config={"target": str(int8)})
-    assert "has parameters without weights in the dataset: 'model.layers.2." in said
+    assert "has parameters without weights in the dataset: model.layers.2." in said
 
 
 def test_vllm_loads_what_it_always_did_beside_the_plugin(vllm: Vllm, llama: Path) -> None:

@@ -14,20 +14,24 @@ from arrowquant_dist.export.gguf.vocabulary import Kind, Tokens
 
 SPACE = "▁"
 _REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_DOUBLED = (
+    "a text that begins with a space gets another one before it by llama.cpp, and none by the tokenizer"
+)
 
 
-def space_prefix(file: Settings) -> bool:
-    """Whether a text gets a space before it. InvalidCheckpoint where spaces are dealt with in a way not known here."""
+def space_prefix(file: Settings) -> tuple[bool, tuple[str, ...]]:
+    """Whether a text gets a space before it, and notes. InvalidCheckpoint where spaces are dealt with in a way not
+    known here."""
     rules = (file.fields.get("normalizer"), file.fields.get("pre_tokenizer"))
     match rules:
         case ({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replaced]}, None):
             if replaced == _REPLACED:
-                return True
+                return True, ()
         case (None, {"type": "Metaspace", "replacement": "▁", "split": False, "prepend_scheme": str(scheme)}):
             if scheme in {"first", "always", "never"}:
-                return scheme != "never"
+                return (True, (_DOUBLED,)) if scheme != "never" else (False, ())
         case (replaced, None) if replaced == _REPLACED:
-            return False
+            return False, ()
     raise file.unknown(f"the normalizer and pre_tokenizer {shown(rules)}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from arrowquant_dist.config.checks import shown
 from arrowquant_dist.errors import InvalidCheckpoint
@@ -85,3 +85,14 @@ class Settings:
         if isinstance(value, float) and not math.isfinite(value):
             raise self.wrong(name, "finite")
         return default if value is None else value
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether it is a text that UTF-8 has: JSON may hold halves of characters."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

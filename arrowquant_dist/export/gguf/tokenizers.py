@@ -7,6 +7,7 @@ from typing import Any
 from arrowquant_dist.config.checks import shown
 from arrowquant_dist.export.gguf.pre_tokenizers import pre_tokenizer_name
 from arrowquant_dist.export.gguf.sentencepiece import SPACE, scores_of, space_prefix
+from arrowquant_dist.export.gguf.settings import is_text
 from arrowquant_dist.export.gguf.vocabulary import (
     Kind,
     Read,
@@ -63,7 +64,7 @@ def merges_of(tokens: Tokens) -> list[tuple[str, str]]:
 
 
 def _is_pair(pair: Any) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) and text for text in pair)
+    return isinstance(pair, list) and len(pair) == 2 and all(is_text(text) and text for text in pair)
 
 
 def _byte_pairs(tokens: Tokens, read: Read) -> Vocabulary:
@@ -94,7 +95,7 @@ def _sentencepiece(tokens: Tokens, read: Read) -> Vocabulary:
         # llama.cpp looks for these in the text itself, before spaces become SPACE
         return text.replace(SPACE, " ") if kind is Kind.USER_DEFINED else text
 
-    prefix = space_prefix(tokens.file)
+    prefix, notes = space_prefix(tokens.file)
     texts, kinds = tokens.texts_and_kinds(text_of)
     roles, adds = _ends(tokens, read)
     return Vocabulary(
@@ -107,6 +108,7 @@ def _sentencepiece(tokens: Tokens, read: Read) -> Vocabulary:
         adds=adds,
         space_prefix=prefix,
         chat_template=chat_template(read),
+        notes=notes,
     )
 
 

@@ -127,8 +127,11 @@ def byte_pairs(kind: str = "llama3") -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1])
 
 
-def sentencepieces() -> PreTrainedTokenizerFast:
-    """As transformers writes Llama 2's: byte pairs with `▁`, all pairs that make a token, in the order of its score."""
+def sentencepieces(*, metaspace: bool = False) -> PreTrainedTokenizerFast:
+    """As transformers writes Llama 2's: byte pairs with `▁`, all pairs that make a token, in the order of its score.
+
+    metaspace: the form that it writes today, and not that before it.
+    """
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")  # no token has a space inside
@@ -146,7 +149,10 @@ def sentencepieces() -> PreTrainedTokenizerFast:
     ]
     unknown = {"unk_token": special[0], "fuse_unk": True, "byte_fallback": True}
     made = Tokenizer(models.BPE(vocab, merges, **unknown))
-    made.normalizer = trained.normalizer
+    if metaspace:
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        made.normalizer = trained.normalizer
     made.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )

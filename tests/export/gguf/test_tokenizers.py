@@ -98,6 +98,19 @@ def test_sentencepieces_have_scores_in_the_order_of_their_merges(saved: Callable
     assert scores == sorted(scores, reverse=True)
 
 
+def test_a_difference_in_texts_that_begin_with_a_space_is_noted(saved: Callable[[str], Files]) -> None:
+    files = saved("sentencepieces")
+    assert vocabulary_of(files).notes == ()
+    files["tokenizer.json"]["normalizer"] = None
+    rule = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+    files["tokenizer.json"]["pre_tokenizer"] = rule
+    found = vocabulary_of(files)
+    assert found.space_prefix
+    assert "begins with a space" in found.notes[0]
+    rule["prepend_scheme"] = "never"
+    assert not vocabulary_of(files).space_prefix
+
+
 def test_an_answer_s_end_is_another_than_a_text_s(saved: Callable[[str], Files]) -> None:
     files = saved("qwen2")
     vocab = files["tokenizer.json"]["model"]["vocab"]
@@ -195,7 +208,9 @@ def test_merges_that_scores_cannot_say_are_refused(saved: Callable[[str], Files]
         ("model.vocab", {"a": -1}),
         ("model.vocab", {"a": "1"}),
         ("model.vocab", {"a": 1, "b": 1}),
+        ("model.vocab", {"\ud800": 1}),
         ("model.merges", None),
+        ("model.merges", [["a", "\ud800"]]),
         ("model.merges", [["a"]]),
         ("model.merges", [["a", 1]]),
         ("added_tokens", {}),

@@ -115,7 +115,7 @@ def _serve(model: str, *, embeddings: bool) -> None:
     params.model.path = model
     params.embedding, params.warmup = embeddings, False
     params.n_ctx = params.n_batch = params.n_ubatch = _CONTEXT
-    params.n_parallel, params.cpuparams.n_threads, params.n_gpu_layers = 1, 2, 0
+    params.n_parallel, params.cpuparams.n_threads, params.n_gpu_layers = 1, 1, 0
     server = xllamacpp.Server(params)
     print(f"serves at {server.listening_address}", flush=True)  # noqa: T201 - that is its answer
     threading.Event().wait()

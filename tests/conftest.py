@@ -1,4 +1,7 @@
-"""The suite tests the code of this checkout, in this process and in those that it starts, without a network."""
+"""The suite tests the code of this checkout, in this process and in those that it starts, without a network.
+
+But for the first time that llama.cpp or vLLM is needed, which are fetched from PyPI.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -91,20 +90,17 @@ class LlamaCpp:
 
 def llama_cpp_packages() -> Path:
     """A folder that has xllamacpp alone, for this Python; made once a machine and version."""
-    python = f"{sys.implementation.cache_tag}"
-    folder = (
-        Path(tempfile.gettempdir()) / f"arrowquant-tests-{os.getuid()}" / f"xllamacpp-{_VERSION}-{python}"
-    )
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arrowquant-dist-tests"
+    folder = cache / f"xllamacpp-{_VERSION}-{sys.implementation.cache_tag}"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(mode=0o700, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder.parent))
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(made)]
-    subprocess.run([*pip, f"xllamacpp=={_VERSION}"], check=True)
-    try:
-        made.rename(folder)
-    except OSError:  # another session was first
-        shutil.rmtree(made)
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as room:
+        made = Path(room) / "packages"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(made)]
+        subprocess.run([*pip, f"xllamacpp=={_VERSION}"], check=True)
+        if not folder.is_dir():  # another session may be first
+            made.rename(folder)
     return folder
 
 

@@ -87,7 +87,7 @@ class Settings:
         return default if value is None else value
 
 
-def is_text(value: object) -> TypeGuard[str]:
+def is_utf8_text(value: object) -> TypeGuard[str]:
     """Whether it is a text that UTF-8 has: JSON may hold halves of characters."""
     if not isinstance(value, str):
         return False

@@ -7,7 +7,7 @@ from typing import Any
 from arrowquant_dist.config.checks import shown
 from arrowquant_dist.export.gguf.pre_tokenizers import pre_tokenizer_name
 from arrowquant_dist.export.gguf.sentencepiece import SPACE, scores_of, space_prefix
-from arrowquant_dist.export.gguf.settings import is_text
+from arrowquant_dist.export.gguf.settings import is_utf8_text
 from arrowquant_dist.export.gguf.vocabulary import (
     Kind,
     Read,
@@ -64,7 +64,7 @@ def merges_of(tokens: Tokens) -> list[tuple[str, str]]:
 
 
 def _is_pair(pair: Any) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and all(is_text(text) and text for text in pair)
+    return isinstance(pair, list) and len(pair) == 2 and all(is_utf8_text(text) and text for text in pair)
 
 
 def _byte_pairs(tokens: Tokens, read: Read) -> Vocabulary:

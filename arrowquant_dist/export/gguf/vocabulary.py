@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Any
 
 from arrowquant_dist.errors import InvalidCheckpoint, shortened
-from arrowquant_dist.export.gguf.settings import OTHER_WAY, Settings, is_text
+from arrowquant_dist.export.gguf.settings import OTHER_WAY, Settings, is_utf8_text
 from arrowquant_dist.strict_json import parse_json
 
 Read = Callable[[str], bytes | None]
@@ -131,7 +131,7 @@ class Tokens:
 
 
 def _put(texts: dict[int, str], text: Any, number: Any, file: Settings, rows: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 0 or not is_text(text):
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0 or not is_utf8_text(text):
         raise InvalidCheckpoint(
             f"{file.file} has a token that is no text with a number; mend the file and try again"
         )
@@ -223,7 +223,7 @@ def chat_template(read: Read) -> str:
             raise InvalidCheckpoint("chat_template.jinja is no UTF-8; mend it and try again") from error
     config = json_settings(read, "tokenizer_config.json")
     template = config.fields.get("chat_template") if config else None
-    return template if is_text(template) else ""
+    return template if is_utf8_text(template) else ""
 
 
 def no_tokenizer() -> InvalidCheckpoint:

@@ -26,6 +26,8 @@ from arrowquant_dist.storage.uris import is_local
 if TYPE_CHECKING:
     import torch
 
+    from arrowquant_dist.models.build import Built
+
 
 def load_model(
     target: Location,
@@ -39,6 +41,8 @@ def load_model(
     initialize: Sequence[str] = (),
     leave_out: Sequence[str] = (),
     attn_implementation: str | None = None,
+    codes: bool = False,
+    activations: str | None = None,
 ) -> Any:
     """A model of transformers with the decoded weights of a dataset, as `from_pretrained` of the source would give it.
 
@@ -47,6 +51,10 @@ def load_model(
     beside the model itself. dtype: as of from_pretrained, by default that of the config. verify: checksums of all that
     is read. subfolder: of a model whose parts lie in folders. initialize: words, globs, /regexes/ of parameters that
     the dataset may lack, such as a new head: these are random. leave_out: of layers that the model need not have.
+
+    codes: weights of linear layers and embeddings stay codes in memory where they are whole rows of quantized layers
+    (QuantLinear, QuantEmbedding); all others are decoded. activations: "int8" with codes for products of whole numbers,
+    as QuantLinear has them.
 
     Nothing is read unless all fits: ModelMismatch names what is missing, left over or of another shape. CorruptWeights
     names the layer. Code that comes with a model is not run.
@@ -57,6 +65,9 @@ def load_model(
     place = location(target, "target")
     check_bool("verify", verify)
     check_dtype(dtype)
+    check_bool("codes", codes)
+    if activations is not None and not codes:
+        raise InvalidConfig("activations goes with codes=True only; leave one of them out")
     for key, patterns in (("initialize", initialize), ("leave_out", leave_out)):
         check_patterns(key, patterns)
     limit = parse_size(memory_budget, "memory_budget")
@@ -72,9 +83,24 @@ def load_model(
         layers = _layers(opened, files, subfolder, leave_out)
         wanted = Wanted(dtype, attn_implementation, tuple(initialize))
         built = build_model(class_of(model_class, config, files.uri), config, layers, opened, wanted)
-        fill_slots(built.slots, built.changes, Loads(opened, settings))
+        if codes:
+            _fill_with_codes(built, Loads(opened, settings), activations)
+        else:
+            fill_slots(built.slots, built.changes, Loads(opened, settings))
         _finish(built.model, folder, files.uri)
     return built.model
+
+
+def _fill_with_codes(built: Built, loads: Loads, activations: str | None) -> None:
+    from arrowquant_dist.models.codes import coded_slots, put_codes
+    from arrowquant_dist.models.fill import fill_slots
+    from arrowquant_dist.modules.linear import check_activations
+
+    check_activations(activations)
+    coded = coded_slots(built.slots, built.changes, loads.opened.dataset.layers)
+    own = {id(each.slot) for each in coded}
+    fill_slots([slot for slot in built.slots if id(slot) not in own], built.changes, loads)
+    put_codes(built.model, coded, loads.opened, activations)
 
 
 def _layers(

@@ -29,7 +29,7 @@ def decode_packed(
     columns: int,
 ) -> torch.Tensor:
     """float32 [rows, columns]: (code - zero point) · scale, rounded after each."""
-    values = _codes(codes, width, columns)
+    values = unpack_codes(codes, width, columns)
     if zero_points.shape[1]:
         for part, numbers in _by_group(values, zero_points, group):
             part.sub_(numbers)
@@ -38,8 +38,8 @@ def decode_packed(
     return values
 
 
-def _codes(codes: torch.Tensor, width: int, columns: int) -> torch.Tensor:
-    """float32 [rows, columns]"""
+def unpack_codes(codes: torch.Tensor, width: int, columns: int) -> torch.Tensor:
+    """The signed codes as float32 [rows, columns]."""
     if width == 8:
         return codes.view(torch.int8).to(torch.float32)
     dtype, steps = _SPREADS[width]

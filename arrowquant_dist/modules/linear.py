@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import torch
 
+from arrowquant_dist.config.checks import shown
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.modules import operations
 from arrowquant_dist.modules.products import multiply
 from arrowquant_dist.modules.weight import QuantWeight
 
 
+def check_activations(activations: str | None) -> None:
+    if activations not in {None, "int8"}:
+        raise InvalidConfig(f"activations is {shown(activations)}; None or 'int8' is possible")
+
+
 class QuantLinear(torch.nn.Module):
     """`torch.nn.Linear` with a QuantWeight: values [..., in_features] → [..., out_features].
 
     Products are summed in float32 (float64 for float64 values) from the values that the codes stand for, and rounded
-    once to the dtype of the inputs, which are not quantized. A few inputs take one pass over the codes. Gradients
-    reach the inputs and the bias.
+    once to the dtype of the inputs. A few inputs take one pass over the codes. Gradients reach the inputs and the bias.
+
+    Inputs are not quantized unless activations="int8" asks for it. Then each input x [in_features] has a scale of its
+    own, t = max|x| / 127, and becomes whole numbers a = round(x / t), ties to even. Their products with the codes q are
+    added up as int32: y = t · Σ_groups scale · (Σ a·q - zero point · Σ a) + bias. There are no gradients then.
     """
 
     bias: torch.nn.Parameter | None
 
-    def __init__(self, weight: QuantWeight, bias: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, weight: QuantWeight, bias: torch.Tensor | None = None, activations: str | None = None
+    ) -> None:
         super().__init__()
+        check_activations(activations)
+        self.activations = activations
         self.out_features, self.in_features = weight.shape
         self.weight = weight
         if bias is not None and not isinstance(bias, torch.nn.Parameter):
@@ -41,9 +54,13 @@ class QuantLinear(torch.nn.Module):
         if can_cast and torch.is_autocast_enabled(kind):
             values = values.to(torch.get_autocast_dtype(kind))
         packed = (weight.codes, weight.scales, weight.zero_points)
+        numbers = (weight.bits, weight.group_size)
+        if self.activations is not None:
+            whole: torch.Tensor = operations.whole_linear(values, *packed, self.bias, *numbers)
+            return whole
         if self._is_plain(values):  # as an operation of torch it takes some 20 µs more
-            return multiply(values, packed, self.bias, weight.bits, weight.group_size)
-        product: torch.Tensor = operations.linear(values, *packed, self.bias, weight.bits, weight.group_size)
+            return multiply(values, packed, self.bias, *numbers)
+        product: torch.Tensor = operations.linear(values, *packed, self.bias, *numbers)
         return product
 
     def _is_plain(self, values: torch.Tensor) -> bool:
@@ -55,5 +72,6 @@ class QuantLinear(torch.nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"activations={self.activations}"
         )

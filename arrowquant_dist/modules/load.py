@@ -13,20 +13,26 @@ from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader import LoadedKeys, WeightLoader
 from arrowquant_dist.loader.memory import identity_of
 from arrowquant_dist.loader.slots import Slots
+from arrowquant_dist.modules.linear import check_activations
 from arrowquant_dist.modules.replace import can_be_packed, packed_module, replace_modules
 from arrowquant_dist.modules.weight import QuantWeight, is_packable
+from arrowquant_dist.tensor import QuantizedTensor
 
 
-def load_codes_into(module: torch.nn.Module, loader: WeightLoader, *, strict: bool = True) -> LoadedKeys:
+def load_codes_into(
+    module: torch.nn.Module, loader: WeightLoader, *, strict: bool = True, activations: str | None = None
+) -> LoadedKeys:
     """As `loader.load_into(module)`, and keeps codes: each `Linear` and `Embedding` within the module whose weight is
     quantized in the dataset becomes a QuantLinear or QuantEmbedding, before any memory is taken for its values where
     the module is on the meta device.
 
     All else is decoded: what is stored in 16 bits or as it was, layers whose row blocks are of several types, and
     weights of other modules (subclasses and modules with hooks too, whose forward may be another). Tied weights share
-    one set of codes. Raises what load_into raises, and InvalidConfig where the module itself is such a layer; the
-    module is then what it was, but for what load_into had filled.
+    one set of codes. activations: "int8" for products of whole numbers, as QuantLinear has them. Raises what load_into
+    raises, and InvalidConfig where the module itself is such a layer; the module is then what it was, but for what
+    load_into had filled.
     """
+    check_activations(activations)
     slots = Slots(module)
     layers = {name: loader.layer(name) for name in loader.keys()}  # noqa: SIM118
     loaded = slots.compare(layers, strict=strict)
@@ -36,12 +42,13 @@ def load_codes_into(module: torch.nn.Module, loader: WeightLoader, *, strict: bo
         raise InvalidConfig(message)
     with _without_weights(packable):
         loader.load_into(module, strict=False)
-        codes = loader.as_codes()
-        weights = [_weight(found, codes, loader) for found in packable]
+        names = [found.name for found in packable]
+        codes = loader.as_codes().stream(names) if names else ()
+        weights = [_weight(found, each, loader) for found, (_, each) in zip(packable, codes, strict=True)]
     replace_modules(
         module,
         {
-            owner: packed_module(owner, weight)
+            owner: packed_module(owner, weight, activations)
             for found, weight in zip(packable, weights, strict=True)
             for owner in found.owners
         },
@@ -95,8 +102,8 @@ def _without_weights(packable: list[_Packable]) -> Iterator[None]:
         raise
 
 
-def _weight(found: _Packable, codes: WeightLoader, loader: WeightLoader) -> QuantWeight:
+def _weight(found: _Packable, codes: QuantizedTensor, loader: WeightLoader) -> QuantWeight:
     """The layer's codes, for values of the dtype and on the device that the tensor has."""
     if found.tensor.is_meta:
-        return QuantWeight.of(codes.read(found.name), getattr(torch, loader.decoded_dtype(found.name)))
-    return QuantWeight.of(codes.read(found.name), found.tensor.dtype).to(found.tensor.device)
+        return QuantWeight.of(codes, getattr(torch, loader.decoded_dtype(found.name)))
+    return QuantWeight.of(codes, found.tensor.dtype).to(found.tensor.device)

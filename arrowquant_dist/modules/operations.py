@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.modules.decoding import decode_packed
 from arrowquant_dist.modules.products import multiply
+from arrowquant_dist.modules.whole_numbers import multiply_whole
 
 
 @torch.library.custom_op("arrowquant::decode", mutates_args=())
@@ -76,6 +78,35 @@ def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
 
 
 linear.register_autograd(_gradients, setup_context=_keep)
+
+
+@torch.library.custom_op("arrowquant::whole_linear", mutates_args=())
+def whole_linear(
+    values: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor,
+    bias: torch.Tensor | None,
+    width: int,
+    group: int,
+) -> torch.Tensor:
+    """whole_numbers.multiply_whole. bias: [rows], floating point."""
+    return multiply_whole(values, (codes, scales, zero_points), bias, width, group)
+
+
+@whole_linear.register_fake
+def _(values: torch.Tensor, codes: torch.Tensor, *_: Any) -> torch.Tensor:
+    return values.new_empty((*values.shape[:-1], codes.shape[0]))
+
+
+def _refuse(ctx: Any, grad: torch.Tensor) -> None:  # noqa: ARG001
+    message = (
+        "quantized activations have no gradient; leave activations out to train what is before this layer"
+    )
+    raise InvalidConfig(message)
+
+
+whole_linear.register_autograd(_refuse)
 
 
 @torch.library.custom_op("arrowquant::embedding", mutates_args=())

@@ -23,13 +23,17 @@ def can_be_packed(module: torch.nn.Module) -> bool:
     return type(module) is torch.nn.Linear
 
 
-def packed_module(module: torch.nn.Module, weight: QuantWeight) -> QuantLinear | QuantEmbedding:
-    """What does with `weight` what `module` does with its own. The bias is the module's own."""
+def packed_module(
+    module: torch.nn.Module, weight: QuantWeight, activations: str | None = None
+) -> QuantLinear | QuantEmbedding:
+    """What does with `weight` what `module` does with its own. The bias is the module's own. activations: as
+    QuantLinear has them."""
     packed: QuantLinear | QuantEmbedding
     if isinstance(module, torch.nn.Embedding):
         packed = QuantEmbedding(weight, module.padding_idx)
     else:
-        packed = QuantLinear(weight, module.get_parameter("bias") if module.bias is not None else None)
+        bias = module.get_parameter("bias") if module.bias is not None else None
+        packed = QuantLinear(weight, bias, activations)
     return packed.train(module.training)
 
 

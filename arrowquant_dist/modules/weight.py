@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -79,6 +79,34 @@ class QuantWeight(torch.nn.Module):
         for name, array in zip(_BUFFERS, found, strict=True):
             setattr(weight, name, _tensor(array, getattr(weight, name).shape))
         return weight
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[QuantWeight, range]]) -> QuantWeight:
+        """Rows of matrices of one form (bits, columns, values a scale), one below the other. A matrix that is all of it
+        is itself the result."""
+        first, rows = parts[0]
+        if len(parts) == 1 and rows == range(first.shape[0]):
+            return first
+        has_zeros = any(weight.zero_points.shape[1] for weight, _ in parts)
+        count = sum(len(rows) for _, rows in parts)
+        whole = cls(
+            count,
+            first.shape[1],
+            first.bits,
+            first.group_size,
+            symmetric=not has_zeros,
+            dtype=first.dtype,
+            device=first.device,
+        )
+        done = 0
+        for weight, rows in parts:
+            place = slice(done, done + len(rows))
+            for name in _BUFFERS:
+                numbers = getattr(weight, name)[rows.start : rows.stop]
+                if numbers.shape[1]:  # else symmetric beside others: zero points of 0
+                    getattr(whole, name)[place] = numbers
+            done += len(rows)
+        return whole
 
     @property
     def device(self) -> torch.device:

@@ -16,6 +16,7 @@ from tests.benchmarks import (
     object_store,
     planning,
     reducing,
+    serving,
     verifying,
 )
 from tests.benchmarks.table import Table, show
@@ -30,6 +31,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "reducing": lambda given: reducing.tables(given.layers, given.folder),
     "verifying": lambda given: verifying.tables(given.parts, given.folder),
     "object-store": lambda given: object_store.tables(given.params, given.runs, given.folder),
+    "serving": lambda given: serving.tables(given.side, max(given.runs, 15)),
     "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
 }
 
@@ -46,7 +48,9 @@ def main() -> None:
         choices=big.MODELS,
         help="of `cluster`; the first is what others are held to",
     )
-    parser.add_argument("--side", type=int, default=4096, help="of the square matrix of `kernels`")
+    parser.add_argument(
+        "--side", type=int, default=4096, help="of the square matrix of `kernels` and `serving`"
+    )
     parser.add_argument("--layers", type=int, default=reducing.LAYERS, help="of the run of `reducing`")
     parser.add_argument("--parts", type=int, default=verifying.PARTS, help="of the dataset of `verifying`")
     parser.add_argument("--folder", help="for temporary files: on the disk to measure")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
-from tests.benchmarks import files, kernels, limits, minilm, reducing, verifying
+from tests.benchmarks import files, kernels, limits, minilm, reducing, serving, verifying
 from tests.benchmarks.gguf_files import write_gguf
 from tests.benchmarks.source import shapes, write_checkpoint
 from tests.benchmarks.table import NOT_INSTALLED, Row, Table, at_least, at_most, ratio_of, render
@@ -46,6 +46,15 @@ def test_files_are_measured_against_a_plain_copy(tmp_path: Path) -> None:
 def test_minilm_reaches_the_accuracy_and_size_of_int8() -> None:
     rows = check(minilm.tables(["int8"]))
     assert [row.name for row in rows if row.met is False] == []
+
+
+@pytest.mark.slow
+def test_codes_in_memory_are_measured_against_float32() -> None:
+    rows = check(serving.tables(256, 1))
+    assert {"int4 g128 with zero points", "int2", "int2: resident above the process's before"} <= {
+        row.name for row in rows
+    }
+    assert all(row.met is not None for row in rows if row.unit == "MB")
 
 
 def test_limits_of_the_machine_are_measured(tmp_path: Path) -> None:

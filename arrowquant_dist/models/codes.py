@@ -1,0 +1,113 @@
+"""Weights of a traced model that stay codes: whole rows of layers, put together as transformers puts values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.prefetch import Stream
+from arrowquant_dist.dataset.region import Region
+from arrowquant_dist.loader.opened import OpenDataset
+from arrowquant_dist.models.fill import Slot
+from arrowquant_dist.models.provenance import RowRun, row_runs
+from arrowquant_dist.models.traced import Call, Traced, replaced
+from arrowquant_dist.modules.replace import can_be_packed, packed_module, replace_modules
+from arrowquant_dist.modules.weight import QuantWeight, is_packable
+
+
+@dataclass(frozen=True, slots=True)
+class CodedSlot:
+    """A slot whose values can stay codes, and the runs of rows that it consists of."""
+
+    slot: Slot
+    runs: tuple[RowRun, ...]
+
+    @property
+    def spans(self) -> dict[str, range]:
+        """Of each layer the rows from the first to the last that are needed."""
+        starts: dict[str, int] = {}
+        stops: dict[str, int] = {}
+        for run in self.runs:
+            starts[run.layer] = min(run.start, starts.get(run.layer, run.start))
+            stops[run.layer] = max(run.stop, stops.get(run.layer, run.stop))
+        return {name: range(start, stops[name]) for name, start in starts.items()}
+
+
+def coded_slots(
+    slots: Sequence[Slot], changes: Sequence[Call], layers: Mapping[str, StoredLayer]
+) -> list[CodedSlot]:
+    """Those of `slots` that are the weight of plain linear layers and embeddings alone, and rows of layers that are
+    codes of one form. layers: by the names that they are stored under. changes: what is done to values in place, as
+    transformers zeroes some padding rows; what is changed has to be decoded."""
+    changed: set[int] = set()
+    for change in changes:
+        _note_changed(change, changed)
+    found = []
+    for slot in slots:
+        if id(slot.traced) not in changed and all(
+            name == "weight" and can_be_packed(module) for module, name in slot.places
+        ):
+            runs = row_runs(slot.traced.node)
+            if runs and _are_of_one_form([layers[run.layer] for run in runs], slot.traced.node.like):
+                found.append(CodedSlot(slot, runs))
+    return found
+
+
+def put_codes(
+    model: torch.nn.Module, coded: Sequence[CodedSlot], opened: OpenDataset, activations: str | None
+) -> None:
+    """Reads the codes and puts modules that compute with them in the places of the slots' modules, whose biases are
+    filled already. Takes the memory of the codes, and the budget. Raises CorruptWeights, StorageError."""
+    spans = [(index, name, span) for index, each in enumerate(coded) for name, span in each.spans.items()]
+    regions = [Region.cut(opened.dataset.layer(name), {0: span}) for _, name, span in spans]
+    parts: list[dict[str, QuantWeight]] = [{} for _ in coded]
+    packed: dict[torch.nn.Module, torch.nn.Module] = {}
+    read = Stream([opened.assembler.quantized(region) for region in regions], opened.budget, opened.workers)
+    try:
+        for (index, name, _), tensor in zip(spans, read, strict=True):
+            each = coded[index]
+            parts[index][name] = QuantWeight.of(tensor, each.slot.traced.node.like.dtype)
+            if len(parts[index]) == len(each.spans):
+                weight = _joined(each, parts[index])
+                parts[index] = {}
+                for module, _ in each.slot.places:
+                    packed[module] = packed_module(module, weight, activations)
+    finally:
+        read.close()
+        read.pool.shutdown()
+    replace_modules(model, packed)
+
+
+def _note_changed(call: Call, changed: set[int]) -> None:
+    """Adds the ids of all traced tensors that a call has to do with, itself or by what they are views of."""
+
+    def note(traced: Traced) -> None:
+        changed.add(id(traced))
+        if traced.step is not None:
+            _note_changed(traced.step, changed)
+
+    replaced((call.args, dict(call.kwargs)), Traced, note)
+
+
+def _joined(each: CodedSlot, parts: Mapping[str, QuantWeight]) -> QuantWeight:
+    rows: list[tuple[QuantWeight, range]] = []
+    for run in each.runs:
+        first = each.spans[run.layer].start
+        rows.append((parts[run.layer], range(run.start - first, run.stop - first)))
+    return QuantWeight.joined(rows)
+
+
+def _are_of_one_form(layers: Sequence[StoredLayer], like: torch.Tensor) -> bool:
+    """Matrices of codes of as many bits, columns and values a scale."""
+    if not all(is_packable(layer.quant_type, layer.shape, layer.row_dims) for layer in layers):
+        return False
+    forms = {(layer.quant_type, layer.columns, _group_size(layer)) for layer in layers}
+    return len(forms) == 1 and like.dim() == 2 and like.shape[1] == layers[0].columns
+
+
+def _group_size(layer: StoredLayer) -> int:
+    header = layer.blocks[0].header
+    return header.group_size if 0 < header.group_size < layer.columns else layer.columns

@@ -7,6 +7,8 @@ import resource
 import sys
 from pathlib import Path
 
+_M_MMAP_THRESHOLD = -3  # malloc.h
+
 
 def usable_cpus() -> int:
     """CPUs that this process may use."""
@@ -24,3 +26,17 @@ def peak_memory_nbytes() -> int:
     except (OSError, IndexError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def give_back_large_memory() -> None:
+    """Has glibc give pieces of 1 MiB and more back to the system when they are freed, in this process from now on.
+
+    By itself it learns from the sizes that are freed, up to 32 MiB, and keeps such pieces for each thread: an export
+    with 256 MiB for two workers took 370 MiB, and takes 204 so, in the same time. Ray's workers are told by their
+    environment (engine/ray/cluster.py). Other systems' libraries know no such word, and are left alone.
+    """
+    import ctypes
+
+    tell = getattr(ctypes.CDLL(None), "mallopt", None)
+    if tell is not None:
+        tell(_M_MMAP_THRESHOLD, 1 << 20)

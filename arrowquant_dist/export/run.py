@@ -32,6 +32,7 @@ _LEAST_UPLOAD_NBYTES = 5 << 20  # S3's
 _PARTS_HELD = 3
 _DIRECT_NBYTES = 48 << 20
 _LEAST_WORKER_NBYTES = 64 << 20
+_PROCESS_NBYTES = 24 << 20  # of the budget, for what is not weights: the index, threads, hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +181,11 @@ def _refuse_place(target: str, out: str) -> None:
 def _sized(engine: Engine, run: RunConfig, options: ExportOptions, files: int) -> tuple[Engine, int]:
     """The engine, with as many workers as the budget has memory for, and what each of them has."""
     sharing = engine.workers_of_a_process(files)
-    fitting = max(1, min(sharing, options.memory_nbytes // _LEAST_WORKER_NBYTES))
+    memory_nbytes = options.memory_nbytes - _PROCESS_NBYTES
+    fitting = max(1, min(sharing, memory_nbytes // _LEAST_WORKER_NBYTES))
     if fitting < sharing:
         engine = choose_engine(run.replace(workers=fitting), options.memory_nbytes)
-    return engine, options.memory_nbytes // fitting
+    return engine, memory_nbytes // fitting
 
 
 def _writing(out: str, storage: Storage, budget_nbytes: int) -> tuple[Storage, int]:

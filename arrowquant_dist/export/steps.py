@@ -98,26 +98,28 @@ class StepCutter:
     def _longest(self, layer: LayerExport, whole: Step, start: int, limit: int) -> int:
         """Where the run from `start` ends: behind as many row blocks as fit, or inside of the first one."""
         multiple = layer.packer.row_multiple
-        stored = self.dataset.layers[layer.layer]
-        found = pieces(stored, start, layer.row_stop)
+        found = pieces(self.dataset.layers[layer.layer], start, layer.row_stop)
         edges = [piece.block.header.row_start + piece.stop for piece in found]
+
+        def takes(stop: int) -> int:
+            return self.peak_nbytes(layer, replace(whole, row_start=start, row_stop=stop))
+
         fitting = start
         for edge in edges:
             stop = edge if edge == layer.row_stop else _down(edge, layer.row_start, multiple)
-            if (
-                stop > fitting
-                and self.peak_nbytes(layer, replace(whole, row_start=start, row_stop=stop)) <= limit
-            ):
+            # a row block that is cut may be read again for each of its parts, so the first one has all of the budget
+            if stop > start and takes(stop) <= (limit if fitting > start else self.budget_nbytes):
                 fitting = stop
-            else:
-                break
+            elif fitting > start:
+                return fitting
         if fitting > start:
             return fitting
         low, high = 1, max(1, -(-(edges[0] - start) // multiple))
+        if takes(min(start + multiple, layer.row_stop)) > limit // 2:
+            limit = self.budget_nbytes
         while low < high:  # the most multiples that fit; one, whatever it takes
             middle = (low + high + 1) // 2
-            stop = min(start + middle * multiple, layer.row_stop)
-            if self.peak_nbytes(layer, replace(whole, row_start=start, row_stop=stop)) <= limit:
+            if takes(min(start + middle * multiple, layer.row_stop)) <= limit:
                 low = middle
             else:
                 high = middle - 1

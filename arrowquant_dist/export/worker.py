@@ -23,6 +23,7 @@ from arrowquant_dist.errors import IncompleteDataset, Interrupted, NotFound, Tar
 from arrowquant_dist.export.files import OutputFile, Step
 from arrowquant_dist.export.reading import Packed, StepReader
 from arrowquant_dist.export.steps import StepCutter
+from arrowquant_dist.machine import give_back_large_memory
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, ObjectWriter, Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.traffic import Transferred
@@ -83,6 +84,7 @@ class ExportWorker:
 
     def __init__(self, context: ExportContext, node: str | None, on_compile: OnCompile) -> None:
         del node, on_compile
+        give_back_large_memory()
         self.name = f"{socket.gethostname()}/{os.getpid()}"
         self._reader = SourceReader(context.dataset_storage, context.files)
         self._dataset = self._reader.dataset(context.dataset)
@@ -113,6 +115,7 @@ class ExportWorker:
                         packed = next(results)
                     with clock.phase("write"):
                         writer.add(step, packed)
+                    packed.clear()  # its memory counts no more once the next step asks for room
                     on_block(step)
             self._confirm()
             with clock.phase("write"):

@@ -4,8 +4,8 @@ A sink decides the bytes of a shard's object and nothing else. Engines, receipts
 the same for all sinks, and they hold because of three things that a sink keeps to:
 
 - the object of each attempt has a name of its own (`target.layout.part_path`), so attempts never meet, and what lost is
-  found by its name and removed. A name that readers expect (`model-00001-of-00007.safetensors`) is for the publishing
-  to give, to the parts that count;
+  found by its name and removed. Exports of a dataset (export/) do without: their files have the names that readers
+  expect, appear whole in one step, and are the same whoever writes them;
 - nothing but that object is written, and `abort` leaves nothing of it;
 - its rows, of which the receipt is made, cover the shard's row blocks, each once and in their order.
 

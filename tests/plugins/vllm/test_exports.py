@@ -30,6 +30,7 @@ class Case:
     settings: dict[str, Any]
     options: tuple[str, ...] = ()
     kept: tuple[str, ...] = ("embed", "lm_head")
+    farthest: float = FARTHEST  # of log-probabilities
 
     def model(self, target: Path) -> PreTrainedModel:
         """Our decoded model, computing as the scheme says."""
@@ -42,7 +43,8 @@ def grouped(bits: int, **other: Any) -> dict[str, Any]:
 
 ASYMMETRIC = {"symmetric": False, "integer_zero_points": True}
 CASES = {
-    "W8A8": Case({"quant_type": "int8"}, ("--activations", "int8")),
+    # Where inputs differ by a rounding of bfloat16, some of them round to the next int8: 0.12 here, by equal tokens.
+    "W8A8": Case({"quant_type": "int8"}, ("--activations", "int8"), farthest=0.2),
     "W8": Case({"quant_type": "int8"}),
     "W8 in groups": Case(grouped(8)),
     "W4": Case(grouped(4)),
@@ -72,7 +74,7 @@ def test_an_export_answers_as_our_decoded_model(vllm: Vllm, name: str, tmp_path:
     prompts, ours = continued(case.model(target))
     answer = vllm.answer(out, prompts)
     assert answer.same_as(ours) == PROMPTS
-    assert answer.farthest_from(ours) <= FARTHEST
+    assert answer.farthest_from(ours) <= case.farthest
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -85,5 +87,5 @@ def test_codes_by_the_plugin_answer_as_our_decoded_model(vllm: Vllm, name: str, 
     prompts, ours = continued(case.model(target))
     answer = vllm.answer(folder, prompts, load_format="arrowquant")
     assert answer.same_as(ours) == PROMPTS
-    assert answer.farthest_from(ours) <= FARTHEST
+    assert answer.farthest_from(ours) <= case.farthest
     assert not [path for path in folder.iterdir() if path.suffix in {".safetensors", ".parquet"}]

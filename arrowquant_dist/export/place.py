@@ -52,7 +52,9 @@ class SideFiles:
     @classmethod
     def of(cls, model: Model, draft: ExportDraft, files: OutputFiles) -> SideFiles:
         made = {**draft.changed, **files.closing}
-        return cls(model, made, [p for p in model.side_files if p not in made and p not in draft.left_out])
+        # of a source that is itself an export, the record came along: this one has its own
+        others = {*made, *draft.left_out, RECORD_PATH}
+        return cls(model, made, [path for path in model.side_files if path not in others])
 
     @property
     def paths(self) -> list[str]:

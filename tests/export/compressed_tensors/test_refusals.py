@@ -359,3 +359,12 @@ def test_a_flipped_byte_of_the_scales_is_found_before_anything_is_written(tmp_pa
     with pytest.raises(CorruptWeights, match="q_proj"):
         exported(dataset, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_of_an_export_has_a_record_of_its_own(tmp_path: Path) -> None:
+    side_files = {"config.json": b'{"model_type": "llama"}', "export.json": b"{}"}
+    quantization = QuantizationConfig("int8", mixed_precision_layers=_KEEP)
+    dataset = made_dataset(tmp_path, _weights(), quantization, side_files=side_files)
+    made = exported(dataset, tmp_path / "out")
+    assert (tmp_path / "out/export.json").read_bytes() == made.record.to_bytes()
+    assert exported(dataset, tmp_path / "out").already_finished

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.tensor import QuantizedTensor, row_nbytes
 
+_SHARED_NBYTES = 8 << 20  # of stored data that one lane takes at a time
 DIRECT_DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -32,7 +33,8 @@ class Assembler:
     def values(self, region: Region, dtype: str, out: np.ndarray | None = None) -> Load[np.ndarray]:
         """Decoded values: numpy bits of `dtype` [*region.shape], in fresh memory, or in `out` (C-contiguous, of the
         same size; uint8 will do), which the budget does not count."""
-        found, columns = region.pieces, region.columns
+        found = [part for piece in region.pieces for part in self._split(*piece)]
+        columns = region.columns
         taken = None if region.has_all_columns else columns
         bits = np.dtype(DTYPES[dtype].bits)
 
@@ -122,6 +124,16 @@ class Assembler:
             return QuantizedTensor(region.shape, dtype, "none", codes, none, none, -1, 0, row_dims)
 
         return self.values(region, dtype).then(wrap)
+
+    def _split(self, piece: Piece, first: int) -> Iterator[tuple[Piece, int]]:
+        """A large piece as several, for lanes to share; each boundary within a chunk has that chunk read twice."""
+        width = piece.block.header.row_nbytes
+        step = max(1, _SHARED_NBYTES // max(width, 1))
+        if not self.dataset.reads_in_steps(piece.block) or self.workers == 1 or piece.rows < 2 * step:
+            yield piece, first
+            return
+        for start in range(piece.start, piece.stop, step):
+            yield Piece(piece.block, start, min(start + step, piece.stop)), first + start - piece.start
 
     def _read(self, piece: Piece) -> QuantizedTensor:
         return self.dataset.read_piece(piece, verify=self.verify)

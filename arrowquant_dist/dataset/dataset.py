@@ -35,7 +35,6 @@ from arrowquant_dist.errors import (
     UnknownLayer,
     listed,
 )
-from arrowquant_dist.format.record import BlobRanges
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.storage.open import open_store
@@ -196,7 +195,7 @@ class Dataset:
     def values_into_nbytes(self, piece: Piece, *, verify: bool = True) -> int:
         """Memory that `values_into` takes at its peak, beside what it fills and what a conversion of dtypes takes."""
         ranges = piece.block.ranges
-        if ranges is None or not self._is_read_in_steps(ranges):
+        if ranges is None or not self.reads_in_steps(piece.block):
             return self.piece_nbytes(piece, verify=verify)
         return steps_nbytes(piece.block.header, ranges)
 
@@ -205,7 +204,7 @@ class Dataset:
     ) -> None:
         """Decodes a piece into `out`, as QuantizedTensor.values_into has it; otherwise as `read_piece`."""
         block, ranges = piece.block, piece.block.ranges
-        if ranges is None or not self._is_read_in_steps(ranges):
+        if ranges is None or not self.reads_in_steps(piece.block):
             self.read_piece(piece, verify=verify).values_into(out, dtype, columns)
             return
         row, url = block.header, self.store.url(block.path)
@@ -262,8 +261,9 @@ class Dataset:
         with self._windows.holding(windows):
             yield
 
-    def _is_read_in_steps(self, ranges: BlobRanges) -> bool:
-        return self.store.is_near and ranges.compression == "none"
+    def reads_in_steps(self, block: StoredBlock) -> bool:
+        """Whether `values_into` takes a step's memory, and any rows cost their own chunks alone."""
+        return self.store.is_near and block.ranges is not None and block.ranges.compression == "none"
 
     def _read_into(self, path: str, offset: int, out: np.ndarray) -> None:
         self._counter.add(out.size)

@@ -12,6 +12,7 @@ from tests.benchmarks import (
     files,
     kernels,
     limits,
+    loading,
     minilm,
     object_store,
     planning,
@@ -32,6 +33,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "verifying": lambda given: verifying.tables(given.parts, given.folder),
     "object-store": lambda given: object_store.tables(given.params, given.runs, given.folder),
     "serving": lambda given: serving.tables(given.side, max(given.runs, 15)),
+    "loading": lambda given: loading.tables(given.runs, given.params, given.folder),
     "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
-from tests.benchmarks import files, kernels, limits, minilm, reducing, serving, verifying
+from tests.benchmarks import files, kernels, limits, loading, minilm, reducing, serving, verifying
 from tests.benchmarks.gguf_files import write_gguf
 from tests.benchmarks.source import shapes, write_checkpoint
 from tests.benchmarks.table import NOT_INSTALLED, Row, Table, at_least, at_most, ratio_of, render
@@ -55,6 +55,12 @@ def test_codes_in_memory_are_measured_against_float32() -> None:
         row.name for row in rows
     }
     assert all(row.met is not None for row in rows if row.unit == "MB")
+
+
+def test_loading_is_measured_against_safetensors_and_a_plain_read(tmp_path: Path) -> None:
+    rows = check(loading.tables(1, 1 << 20, str(tmp_path)))
+    assert {row.peer for row in rows} == {"load_file of fp16, .float()", "cat"}
+    assert not list(tmp_path.iterdir())
 
 
 def test_limits_of_the_machine_are_measured(tmp_path: Path) -> None:

@@ -148,3 +148,11 @@ def test_reading_together_stays_within_the_budget(tmp_path: Path) -> None:
         loader = WeightLoader(path, memory_budget=budget)
         assert len(dict(iter(loader))) == 100
         assert loader.stats.peak_nbytes <= budget
+
+
+def test_one_large_block_is_shared_among_lanes(tmp_path: Path) -> None:
+    """At rows that are no multiple of a chunk, so that lanes meet within one."""
+    row = wide_row(40_000, 1001)
+    loader = WeightLoader(make_target(tmp_path / "t", [[row]], compression="none"), workers=3)
+    assert np.array_equal(loader["w"].numpy(), row.decoded)
+    assert np.array_equal(loader.read("w", rows=slice(777, 39_001)).numpy(), row.decoded[777:39_001])

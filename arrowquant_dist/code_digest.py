@@ -1,8 +1,10 @@
-"""A digest of the code that decides a dataset's bytes, and an export's: each is made by one version of it.
+"""Digests of the code that decides a dataset's bytes, and of that which decides an export's: each is made by one
+version of it.
 
-Ray's workers say theirs before they get a shard, and a plan's fingerprint holds it, so that a run which one version
-began is not completed by another. A new module that a worker imports, inside functions too, belongs to the list below;
-a test follows the imports and names those that are neither there nor known to change no bytes.
+Ray's workers say theirs before they get a job, and a plan's fingerprint and an export's mark hold it, so that what one
+version began is not completed by another. `quantize` imports nothing of `export`, whose code is in an export's digest
+alone. A new module that a worker imports, inside functions too, belongs to the lists below; a test follows the imports
+of both workers and names those that are neither there nor known to change no bytes.
 
 The text is hashed as it stands, comments and docstrings with it: 2 ms, where parsing the modules to leave those out
 took 180 to 290 ms, and `ast.dump` differs from one Python to the next. The price is that a release which changes no
@@ -13,6 +15,7 @@ datasets are not concerned.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -25,13 +28,13 @@ DECIDES_BYTES = (
     "encodings",
     "dataset",  # is a source as well
     "worker",
-    "export",  # of what is written for other programs
     "plan/blocks.py",  # which values a row block has
     "config/spec.py",  # how many groups a row has, and how many bits a code
     "arena.py",
     "columns.py",
     "dtypes.py",
 )
+EXPORTS = ("export",)  # decide bytes of what is written for other programs, with those above
 # Within those, what runs a model and makes no dataset.
 DECIDES_NOTHING = ("kernels/products",)
 _PACKAGE = Path(__file__).parent
@@ -39,15 +42,22 @@ _PACKAGE = Path(__file__).parent
 
 @cache
 def code_digest() -> str:
-    """Of this package: 16 hex digits, the same for equal code on any machine."""
-    return digest_of(_PACKAGE)
+    """A dataset's, of this package: 16 hex digits, the same for equal code on any machine."""
+    return digest_of(_PACKAGE, DECIDES_BYTES)
 
 
-def digest_of(package: Path) -> str:
-    """package: the folder of arrowquant_dist's modules, in a checkout or installed."""
+@cache
+def export_digest() -> str:
+    """An export's, in the same way: also of what reads and quantizes, since that decides what is written."""
+    return digest_of(_PACKAGE, (*DECIDES_BYTES, *EXPORTS))
+
+
+def digest_of(package: Path, decisive: Iterable[str]) -> str:
+    """package: the folder of arrowquant_dist's modules, in a checkout or installed. decisive: the folders and modules
+    in it that count."""
     digest = hashlib.sha256()
     others = {path for name in DECIDES_NOTHING for path in _modules(package / name)}
-    for path in sorted(path for name in DECIDES_BYTES for path in _modules(package / name)):
+    for path in sorted(path for name in decisive for path in _modules(package / name)):
         if path in others:
             continue
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode())

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import job_environment
 from checkout import PACKAGE
 
-from arrowquant_dist.code_digest import code_digest
+from arrowquant_dist.code_digest import code_digest, export_digest
 from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, StorageError
 from arrowquant_dist.storage.uris import is_local, redact
 
@@ -77,7 +77,8 @@ class Job:
     def content(self) -> dict[str, str]:
         """What decides the outcome beside the arguments, as metadata of the job."""
         config = {} if self.config is None else {_CONFIG_SHA256: hashlib.sha256(self.config).hexdigest()}
-        return {**config, _CODE: _CLUSTERS if self.installed else code_digest()}
+        code = export_digest() if self.arguments[0] == "export" else code_digest()
+        return {**config, _CODE: _CLUSTERS if self.installed else code}
 
 
 def job_of(
@@ -93,7 +94,7 @@ def job_of(
     metadata: texts "key=value". names: of variables of this environment that the job shall have. installed: see Job.
     """
     parameters = parsed(arguments)
-    places = [str(parameters[key]) for key in ("source", "target", "uri") if parameters.get(key)]
+    places = [str(parameters[key]) for key in ("source", "target", "uri", "out") if parameters.get(key)]
     for place in places:
         _check_place(place)
     missing = [name for name in names if name not in os.environ]

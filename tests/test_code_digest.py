@@ -9,12 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from arrowquant_dist.code_digest import DECIDES_BYTES, DECIDES_NOTHING, code_digest, digest_of
+from arrowquant_dist.code_digest import (
+    DECIDES_BYTES,
+    DECIDES_NOTHING,
+    EXPORTS,
+    code_digest,
+    digest_of,
+    export_digest,
+)
 from tests.conftest import CHECKOUT
 
 PACKAGE = CHECKOUT / "arrowquant_dist"
 
-# What a worker imports and no byte of a dataset depends on. An entry of DECIDES_BYTES within one of these counts.
+EXPORT_DECIDES = (*DECIDES_BYTES, *EXPORTS)
+
+# What a worker imports and no byte of a dataset, or of an export, depends on. An entry of DECIDES_BYTES within one of
+# these counts.
 CHANGES_NO_BYTES = (
     "__init__.py",  # names
     "errors.py",  # words
@@ -30,6 +40,7 @@ CHANGES_NO_BYTES = (
     "folder",  # which files are the source: a plan has the layers that were found in them
     "storage",  # moves bytes and makes none
     "target",  # which parts count, not what is in them
+    "engine",  # who runs the workers: an export's story is imported with its worker
 )
 
 
@@ -56,41 +67,65 @@ def package(tmp_path: Path) -> Path:
     ],
 )
 def test_other_code_that_decides_bytes_is_another_digest(package: Path, module: str) -> None:
-    before = digest_of(package)
+    before = digest_of(package, DECIDES_BYTES), digest_of(package, EXPORT_DECIDES)
     path = package / module
     path.write_text(path.read_text() + "\n_ANOTHER = 1\n")
-    assert digest_of(package) != before
+    assert digest_of(package, DECIDES_BYTES) != before[0]
+    assert digest_of(package, EXPORT_DECIDES) != before[1]
+
+
+@pytest.mark.parametrize(
+    "module", ["export/worker.py", "export/decoded.py", "export/gguf/blocks.py", "export/NEW.py"]
+)
+def test_other_code_of_exports_is_another_export_and_the_same_dataset(package: Path, module: str) -> None:
+    path = package / module
+    path.write_text((path.read_text() if path.exists() else "") + "\n_ANOTHER = 1\n")
+    assert digest_of(package, EXPORT_DECIDES) != export_digest()
+    assert digest_of(package, DECIDES_BYTES) == code_digest()
 
 
 def test_a_module_under_another_name_is_another_digest(package: Path) -> None:
-    before = digest_of(package)
+    before = digest_of(package, DECIDES_BYTES)
     (package / "kernels" / "rtn.py").rename(package / "kernels" / "round.py")
-    assert digest_of(package) != before
+    assert digest_of(package, DECIDES_BYTES) != before
 
 
 def test_equal_code_elsewhere_is_the_same_digest(package: Path) -> None:
     (package / "report" / "text.py").write_text("")
-    assert digest_of(package) == code_digest()
+    assert digest_of(package, DECIDES_BYTES) == code_digest()
+    assert digest_of(package, EXPORT_DECIDES) == export_digest()
 
 
 def test_products_with_packed_rows_are_in_no_digest_and_no_worker_imports_them(package: Path) -> None:
     (package / "kernels" / "products" / "rows.py").write_text("")
-    assert digest_of(package) == code_digest()
-    assert not [path for path in _reached("arrowquant_dist.worker.shard") if _covered(path, DECIDES_NOTHING)]
+    assert digest_of(package, DECIDES_BYTES) == code_digest()
+    assert digest_of(package, EXPORT_DECIDES) == export_digest()
+    reached = _reached("arrowquant_dist.worker.shard") | _reached("arrowquant_dist.export.worker")
+    assert not [path for path in reached if _covered(path, DECIDES_NOTHING)]
 
 
-def test_all_that_a_worker_imports_is_in_the_digest_or_changes_no_bytes() -> None:
-    reached = _reached("arrowquant_dist.worker.shard")
+@pytest.mark.parametrize(
+    ("worker", "decisive"),
+    [("arrowquant_dist.worker.shard", DECIDES_BYTES), ("arrowquant_dist.export.worker", EXPORT_DECIDES)],
+    ids=["quantize", "export"],
+)
+def test_all_that_a_worker_imports_is_in_the_digest_or_changes_no_bytes(
+    worker: str, decisive: tuple[str, ...]
+) -> None:
+    reached = _reached(worker)
     assert len(reached) > 50
-    assert not sorted(
-        p for p in reached if not _covered(p, DECIDES_BYTES) and not _covered(p, CHANGES_NO_BYTES)
-    )
+    assert not sorted(p for p in reached if not _covered(p, decisive) and not _covered(p, CHANGES_NO_BYTES))
+
+
+def test_quantize_and_its_workers_import_nothing_of_exports() -> None:
+    reached = _reached("arrowquant_dist.driver") | _reached("arrowquant_dist.worker.shard")
+    assert not [path for path in reached if _covered(path, EXPORTS)]
 
 
 def test_the_lists_name_only_what_is_there() -> None:
     assert not [
         name
-        for name in (*DECIDES_BYTES, *DECIDES_NOTHING, *CHANGES_NO_BYTES)
+        for name in (*EXPORT_DECIDES, *DECIDES_NOTHING, *CHANGES_NO_BYTES)
         if not (PACKAGE / name).exists()
     ]
 

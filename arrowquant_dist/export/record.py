@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import xxhash
 
-from arrowquant_dist.code_digest import code_digest
+from arrowquant_dist.code_digest import export_digest
 from arrowquant_dist.errors import TargetConflict
 from arrowquant_dist.export.format import ExportDraft, ExportFormat
 from arrowquant_dist.field_types import check_types
@@ -54,7 +54,7 @@ class ExportRecord:
     def of(cls, form: ExportFormat, draft: ExportDraft, origin: ExportOrigin, max_file_nbytes: int) -> Self:
         """Without files: of an export that is planned."""
         options = _options(form)
-        code = code_digest()
+        code = export_digest()
         head = [form.name, options, origin.manifest, origin.source_files, code, max_file_nbytes]
         state = xxhash.xxh3_128(json.dumps(head, sort_keys=True).encode())
         for layer in draft.layers:

@@ -17,6 +17,7 @@ import xxhash
 
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer, SourceFile
+from arrowquant_dist.code_digest import export_digest
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dataset.prefetch import Budget, Stream
 from arrowquant_dist.errors import IncompleteDataset, Interrupted, NotFound, TargetConflict
@@ -64,6 +65,9 @@ class ExportContext:
 
     def open_worker(self, node: str | None, on_compile: OnCompile) -> ExportWorker:
         return ExportWorker(self, node, on_compile)
+
+    def code(self) -> str:
+        return export_digest()
 
 
 @dataclass(frozen=True, slots=True)

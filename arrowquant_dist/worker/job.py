@@ -88,3 +88,6 @@ class Context(Protocol[J_contra]):
     def open_worker(self, node: str | None, on_compile: OnCompile) -> Worker[J_contra]:
         """A worker for one thread of this process. node: the machine's name in what it answers; default its host
         name."""
+
+    def code(self) -> str:
+        """The digest of the code of this process that decides what a worker makes (code_digest.py)."""

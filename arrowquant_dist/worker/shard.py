@@ -14,6 +14,7 @@ import numpy as np
 from arrowquant_dist.arena import Arena
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import SourceFile
+from arrowquant_dist.code_digest import code_digest
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import IncompleteDataset, Interrupted
 from arrowquant_dist.format.record import PartInfo
@@ -56,6 +57,9 @@ class WorkerContext:
 
     def open_worker(self, node: str | None, on_compile: OnCompile) -> ShardWorker:
         return ShardWorker(self, node, on_compile)
+
+    def code(self) -> str:
+        return code_digest()
 
 
 class ShardWorker:

@@ -9,6 +9,7 @@ import pytest
 import submit
 from ray.job_submission import JobStatus
 
+from arrowquant_dist.code_digest import code_digest, export_digest
 from arrowquant_dist.errors import InvalidConfig
 
 SOURCE, TARGET = "s3://bucket/model", "s3://bucket/model-int8"
@@ -20,6 +21,18 @@ def test_a_job_is_named_after_its_target_so_two_submitters_choose_one_name() -> 
     assert submit.job_of(["quantize", "--workers", "8", SOURCE, f"{TARGET}/"]).name == name
     assert submit.job_of(["quantize", SOURCE, "s3://other/model-int8"]).name != name
     assert submit.job_of(["verify", TARGET]).name.startswith("verify-model-int8-")
+
+
+def test_an_export_is_named_after_its_output_and_runs_the_code_of_exports() -> None:
+    """Two formats of one dataset are two jobs; other code of exports is no other `quantize`."""
+    arguments = ["export", TARGET, "s3://bucket/served", "--format", "gguf", "--source", SOURCE]
+    job = submit.job_of(arguments)
+    assert job.name.startswith("export-served-")
+    assert job.content == {"arrowquant.code": export_digest()}
+    assert submit.job_of(["quantize", SOURCE, TARGET]).content == {"arrowquant.code": code_digest()}
+    assert code_digest() != export_digest()
+    with pytest.raises(InvalidConfig, match="a job runs in a folder of its own"):
+        submit.job_of(["export", TARGET, "served", "--format", "v1"])
 
 
 def test_a_name_of_ones_own_counts() -> None:

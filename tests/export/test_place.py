@@ -137,6 +137,19 @@ def test_another_export_is_refused_with_what_differs_and_overwritten_alone(
     }
 
 
+def test_an_export_that_other_code_began_is_not_completed(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    export_dataset(dataset, out, OPTIONS, RUN)
+    (out / "export.json").unlink()  # as one that was stopped
+    monkeypatch.setattr("arrowquant_dist.export.record.export_digest", lambda: "0123456789abcdef")
+    before = state_of(out)
+    with pytest.raises(TargetConflict, match="another export's"):
+        export_dataset(dataset, out, OPTIONS, RUN)
+    assert state_of(out) == before
+
+
 def test_a_file_of_a_finished_export_that_is_gone_is_made_again(dataset: str, tmp_path: Path) -> None:
     export_dataset(dataset, tmp_path / "out", OPTIONS, RUN)
     before = state_of(tmp_path / "out")

@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 
-from arrowquant_dist.code_digest import code_digest
 from arrowquant_dist.engine.ray.metrics import WorkerMetrics
 from arrowquant_dist.errors import (
     ArrowQuantError,
@@ -32,7 +31,7 @@ _NO_MEMORY = "a worker got no memory for a row block; lower block_bytes or give 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who answers. node: its name in receipts. code: its code_digest."""
+    """Who answers. node: its name in receipts. code: the digest of what decides its work."""
 
     node: str
     node_id: str
@@ -77,7 +76,7 @@ class ShardActor:
 
     def __init__(self, context: Context[Any]) -> None:
         node_id = ray.get_runtime_context().get_node_id()
-        self._hello = Hello(f"{socket.gethostname()}/{node_id[:8]}", node_id, code_digest())
+        self._hello = Hello(f"{socket.gethostname()}/{node_id[:8]}", node_id, context.code())
         self._worker: Worker[Any] = context.open_worker(self._hello.node, self._compile)
         self._metrics = WorkerMetrics()
         self._progress = (0, 0)

@@ -9,7 +9,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from arrowquant_dist.code_digest import code_digest
 from arrowquant_dist.engine.ray.actor import Hello
 from arrowquant_dist.engine.ray.failures import start_failure
 from arrowquant_dist.errors import MissingDependency
@@ -56,15 +55,15 @@ class Seat:
 
 
 class Crew:
-    """create: makes an actor, which may wait for room in the cluster. now: when the run begins. A lost actor is not
-    restarted but replaced: Ray says then why it was lost (preempted or not), and a call on the new one waits instead
-    of failing while there is no room for it."""
+    """create: makes an actor, which may wait for room in the cluster. code: the digest that each actor has to have.
+    now: when the run begins. A lost actor is not restarted but replaced: Ray says then why it was lost (preempted or
+    not), and a call on the new one waits instead of failing while there is no room for it."""
 
-    def __init__(self, create: Callable[[], Any], now: float) -> None:
+    def __init__(self, create: Callable[[], Any], code: str, now: float) -> None:
         self._create = create
         self._failures = 0
         self._not_before = 0.0
-        self._code = code_digest()
+        self._code = code
         self.seats: list[Seat] = []
         self.worker_seconds = 0.0
         self.without_any_since = now

@@ -87,7 +87,7 @@ class RayEngine:
             scheduling_strategy="SPREAD",
             **needs,
         )
-        crew = Crew(lambda: actor_class.remote(context), self._clock())
+        crew = Crew(lambda: actor_class.remote(context), context.code(), self._clock())
         ledger = Ledger(shards, on_event, self._patience)
         dispatch = Dispatch(crew, ledger, self._patience, self.workers, needs.get("memory"), self._clock)
         try:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.reader import SourceReader
-from arrowquant_dist.checkpoint.table import Checkpoint, Layer
 from arrowquant_dist.config import RunConfig, Storage, check_run
 from arrowquant_dist.encodings.dataset import DATASET_ROWS
 from arrowquant_dist.engine import Engine, choose_engine
 from arrowquant_dist.engine.progress import OnProgress, counting_events
-from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig, listed
+from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.export.format import ExportDraft, Model
 from arrowquant_dist.export.options import ExportOptions
 from arrowquant_dist.export.place import ExportPlace, Output, SideFiles
 from arrowquant_dist.export.record import ExportOrigin, ExportRecord, files_hash
 from arrowquant_dist.export.registry import format_of
+from arrowquant_dist.export.source import requantize_source
 from arrowquant_dist.export.steps import StepCutter
-from arrowquant_dist.export.worker import ExportContext, RequantizeSource
+from arrowquant_dist.export.worker import ExportContext
 from arrowquant_dist.folder.components import named_components
 from arrowquant_dist.folder.listing import open_folder
 from arrowquant_dist.location import Location, location
@@ -84,7 +83,8 @@ class PlannedExport:
 
 
 def plan_export(target: Location, out: Location, options: ExportOptions, run: RunConfig) -> PlannedExport:
-    """What the same call of `export_dataset` does; headers and small files are read, nothing is written."""
+    """What the same call of `export_dataset` does; headers and small files are read, scales and a few values where it
+    depends on them, nothing is written."""
     check_run(run)
     target, out = location(target, "target"), location(out, "out")
     _refuse_place(target, out)
@@ -105,7 +105,7 @@ def plan_export(target: Location, out: Location, options: ExportOptions, run: Ru
         budget - writer_nbytes,
         run.source_storage,
         storage,
-        _requantized(model, draft),
+        requantize_source(model, draft.layers, run.source_storage),
         run.source_storage,
     )
     return PlannedExport(model, draft, output, context, engine, ExportPlace(open_store(out, storage)))
@@ -140,32 +140,6 @@ def _origin(model: Model) -> ExportOrigin:
 
 def _name(uri: str, folder: str) -> str:
     return uri.removeprefix(folder).lstrip("/")
-
-
-def _requantized(model: Model, draft: ExportDraft) -> RequantizeSource | None:
-    """The source's layers that values are taken from. InvalidConfig where they are not the dataset's."""
-    if model.source is None:
-        return None
-    wanted = {layer.layer for layer in draft.layers if layer.spec is not None}
-    layers = _by_name(model.source)
-    wrong = [name for name in wanted if not _is_same(layers.get(name), model, name)]
-    if wrong:
-        message = (
-            f"it has other layers than the dataset: {listed(sorted(wrong))}; give the one that was quantized"
-        )
-        raise InvalidCheckpoint(message, uri=redact(model.source.uri))
-    return RequantizeSource(model.source.files, {name: layers[name] for name in wanted})
-
-
-def _by_name(source: Checkpoint) -> Mapping[str, Layer]:
-    """Each under all of its names: which of two tied ones is stored need not be the same."""
-    layers = {layer.name: layer for layer in source.layers}
-    return layers | {name: layers[stored] for name, stored in source.aliases.items()}
-
-
-def _is_same(layer: Layer | None, model: Model, name: str) -> bool:
-    stored = model.layers[name]
-    return layer is not None and (layer.shape, layer.dtype) == (stored.shape, stored.dtype)
 
 
 def _refuse_place(target: str, out: str) -> None:

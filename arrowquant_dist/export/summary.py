@@ -78,6 +78,8 @@ def summarize_export(planned: PlannedExport) -> ExportSummary:
         files=tuple(PlannedFile(f.path, sum(1 for _ in f.tensors), f.nbytes) for f in output.weights),
         small_files=tuple(output.small.paths),
         tensors={dtype: (count, sizes[dtype]) for dtype, count in counts.items()},
-        requantized=tuple(layer.name for layer in planned.draft.layers if layer.spec is not None),
+        requantized=tuple(
+            layer.name for layer in planned.draft.layers if layer.spec is not None and layer.spec.is_quantized
+        ),
         notes=record.notes,
     )

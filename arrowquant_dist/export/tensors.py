@@ -17,6 +17,7 @@ from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.tensor import QuantizedTensor
 
 Needs = Literal["rows", "scales", "nothing"]
+AS_THE_SOURCE = QuantSpec("none", method="none")  # of a LayerExport: not quantized, the source's own values
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class LayerExport:
 
     name: in the output (of one fused expert, the expert's). layer: the dataset's name of it. shape: of the output's
     layer. row_start, row_stop: its rows among the layer's, seen as [rows, columns]. spec: how its values are quantized
-    anew before they are packed; None: codes as they are. packer: what it becomes.
+    anew before they are packed, or AS_THE_SOURCE; None: codes as they are. packer: what it becomes.
     """
 
     name: str

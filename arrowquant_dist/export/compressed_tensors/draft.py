@@ -29,7 +29,7 @@ from arrowquant_dist.export.compressed_tensors.stored import StoredScales, read_
 from arrowquant_dist.export.decoded import DecodedValues
 from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
 from arrowquant_dist.export.safetensors import safetensors_files
-from arrowquant_dist.export.tensors import LayerExport
+from arrowquant_dist.export.tensors import AS_THE_SOURCE, LayerExport
 
 _SCALE_DTYPES: Mapping[str, ScaleDtype] = {"bfloat16": "BF16", "float16": "F16"}
 _OTHER_SETTINGS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")  # of other formats
@@ -173,7 +173,8 @@ def _export(choice: LayerChoice, prefix: str, *, has_source: bool) -> LayerExpor
     part, scheme = choice.part, choice.scheme
     place = (f"{prefix}{part.name}", part.layer.name, part.shape, part.row_start, part.row_stop)
     if scheme is None:
-        return LayerExport(*place, DecodedValues(part.layer.dtype))
+        spec = AS_THE_SOURCE if choice.problems and has_source else None
+        return LayerExport(*place, DecodedValues(part.layer.dtype), spec)
     packer = scheme.packer(part.row_stop - part.row_start, choice.scale_dtype)
     if _is_anew(choice, has_source=has_source):
         return LayerExport(*place, packer, scheme.spec(choice.scale_dtype))
@@ -188,7 +189,9 @@ def _is_other(choice: LayerChoice) -> bool:
 
 
 def _is_anew(choice: LayerChoice, *, has_source: bool) -> bool:
-    return _is_other(choice) and (has_source or choice.finer is None)
+    if has_source:
+        return bool(choice.problems)
+    return _is_other(choice) and choice.finer is None
 
 
 def _module(part: OutputLayer) -> str:
@@ -226,7 +229,7 @@ def _told(choices: Iterable[LayerChoice], *, has_source: bool) -> list[str]:
 
 def _fate(choice: LayerChoice, *, has_source: bool) -> str:
     if choice.scheme is None:
-        return "not quantized"
+        return "not quantized, the source's values" if has_source else "not quantized"
     if _is_anew(choice, has_source=has_source):
         return f"quantized anew, {choice.scheme.label}"
     return f"the same values as {choice.scheme.label}" if _is_other(choice) else "with rounded scales"

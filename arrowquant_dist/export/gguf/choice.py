@@ -10,6 +10,7 @@ from arrowquant_dist.export.gguf.architecture import TensorPlace
 from arrowquant_dist.export.gguf.packers import BLOCK_VALUES, CodeBlocks, FloatValues
 from arrowquant_dist.export.gguf.scales import Fp16
 from arrowquant_dist.export.gguf.stored import StoredCodes, StoredScheme
+from arrowquant_dist.export.tensors import AS_THE_SOURCE
 
 _SMALLEST = 32  # values of a block
 # Wider ones are kept as they are by the format that holds them; float8's values are all fp16's.
@@ -63,7 +64,7 @@ def blocks_anew(layer: StoredLayer, codes: StoredCodes, place: TensorPlace, *, h
     four, scales lose what fp16 does not hold of them, and what no block fits is decoded.
     """
     if layer.columns % _SMALLEST or codes.fp16 is Fp16.BEYOND:
-        return Choice(FloatValues("F32", place.head_rows))
+        return Choice(FloatValues("F32", place.head_rows), AS_THE_SOURCE if has_source else None)
     scheme = min(codes.schemes, key=lambda found: BITS.get(found.quant_type, 16))
     bits = BITS[scheme.quant_type]
     is_symmetric = bits == 8 or scheme.is_symmetric

@@ -138,6 +138,27 @@ def test_values_are_taken_from_the_source_where_one_is_given(tmp_path: Path) -> 
     )
 
 
+def test_what_is_not_quantized_has_the_source_s_values_where_one_is_given(tmp_path: Path) -> None:
+    weights = _weights()
+    dataset = _dataset(tmp_path, {"quant_type": "int2", "mixed_precision_layers": ["lm_head"]}, weights)
+    made = exported(dataset, tmp_path / "out", requantize=True, source=str(tmp_path / "source"))
+    assert torch.equal(_out(tmp_path)[0][_EMBED], weights[_EMBED])
+    assert any(
+        note.startswith(f"{_EMBED} not quantized, the source's values: ") for note in made.record.notes
+    )
+
+
+def test_scales_that_would_be_rounded_are_chosen_anew_from_a_source(tmp_path: Path) -> None:
+    weights = {name: weight.bfloat16() for name, weight in _weights().items()}
+    settings = {"quant_type": "int8", "scale_dtype": "float32"}
+    dataset = _dataset(tmp_path, settings, weights, {"dtype": "bfloat16"})
+    exported(dataset, tmp_path / "out", requantize=True, source=str(tmp_path / "source"))
+    best = quantize_tensor(weights[_Q], QuantizationConfig("int8", scale_dtype="bfloat16", method="rtn"))
+    tensors, _ = _out(tmp_path)
+    assert torch.equal(tensors[_Q + "_scale"].float().reshape(-1), torch.from_numpy(best.scales))
+    assert tensors[_Q + "_packed"].numpy().tobytes() == (best.codes ^ 0x80).tobytes()
+
+
 def test_a_quantized_embedding_is_refused_and_written_in_the_source_s_dtype(tmp_path: Path) -> None:
     dataset = _dataset(tmp_path, {"quant_type": "int8", "mixed_precision_layers": ["lm_head"]})
     with pytest.raises(

@@ -1,11 +1,14 @@
-"""A worker that waits and fails where files beside its target say so, for what is done to a run in its midst."""
+"""Workers that wait and fail where files beside their target say so, for what is done to a run in its midst."""
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 from arrowquant_dist.errors import StorageError
+from arrowquant_dist.export.files import OutputFile, Step
+from arrowquant_dist.export.worker import ExportContext, ExportWorker, FileReceipt
 from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.worker import OnBlock, ShardWorker, ShouldStop, WorkerContext
@@ -28,10 +31,18 @@ def begun(target: str) -> list[int]:
 
 
 def hold_at(target: str, commits: int) -> None:
-    """No row block is finished any more once there are so many commits."""
+    """No row block, or step of an export, is finished any more once there are so many commits, or files."""
     new = _hold(target).with_suffix(".new")
     new.write_text(str(commits))
     new.replace(_hold(target))
+
+
+def held(target: str) -> list[int]:
+    """The processes of exports that have waited in the midst of a file."""
+    try:
+        return [int(line) for line in _held(target).read_text().split()]
+    except FileNotFoundError:
+        return []
 
 
 def _begun(target: str) -> Path:
@@ -42,31 +53,62 @@ def _hold(target: str) -> Path:
     return Path(f"{target}.hold")
 
 
+def _held(target: str) -> Path:
+    return Path(f"{target}.held")
+
+
+def _is_held(target: str, commits: int) -> bool:
+    try:
+        return commits >= int(_hold(target).read_text())
+    except FileNotFoundError:
+        return False
+
+
 class HeldWorker(ShardWorker):
     def __init__(
         self, context: WorkerContext, node: str | None = None, on_compile: OnCompile = lambda _: None
     ) -> None:
         super().__init__(context, node, on_compile)
         self._faults = faults(context.target)
-        self._begun, self._hold = _begun(context.target), _hold(context.target)
-        self._commits = Path(context.target) / "run" / "commits"
+        self._place = context.target
 
     def run(self, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
-        def held(block: RowBlock) -> None:
-            while self._is_held() and not should_stop():
+        commits = Path(self._place) / "run" / "commits"
+
+        def wait_at(block: RowBlock) -> None:
+            while _is_held(self._place, len([*commits.glob("*.json")])) and not should_stop():
                 time.sleep(_LOOK_SECONDS)
             on_block(block)
 
-        with self._begun.open("a") as file:
-            file.write(f"{shard.index}\n")
+        _note(_begun(self._place), shard.index)
         for fault in self._faults.glob(f"{shard.index}-*"):
             fault.unlink()
             raise StorageError("the server is away; try again", uri="s3://bucket/part")
-        return super().run(shard, held, should_stop)
+        return super().run(shard, wait_at, should_stop)
+
+
+class HeldExportWorker(ExportWorker):
+    """Of local safetensors. It waits once the first bytes of a step are written."""
+
+    def __init__(self, context: ExportContext, node: str | None, on_compile: OnCompile) -> None:
+        super().__init__(context, node, on_compile)
+        self._place = context.out
+
+    def run(self, file: OutputFile, on_block: OnBlock, should_stop: ShouldStop) -> FileReceipt:
+        def wait_in(step: Step) -> None:
+            if self._is_held():
+                _note(_held(self._place), os.getpid())
+            while self._is_held() and not should_stop():
+                time.sleep(_LOOK_SECONDS)
+            on_block(step)
+
+        _note(_begun(self._place), file.index)
+        return super().run(file, wait_in, should_stop)
 
     def _is_held(self) -> bool:
-        try:
-            after = int(self._hold.read_text())
-        except FileNotFoundError:
-            return False
-        return len([*self._commits.glob("*.json")]) >= after
+        return _is_held(self._place, len([*Path(self._place).glob("[!.]*.safetensors")]))
+
+
+def _note(path: Path, number: int) -> None:
+    with path.open("a") as file:
+        file.write(f"{number}\n")

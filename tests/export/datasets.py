@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from arrowquant_dist import QuantizationConfig, RunConfig, WeightLoader
+from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.driver import quantize
 from tests.sources import save_checkpoint
 
@@ -30,6 +31,17 @@ def made_dataset(
         (folder / "source" / path).write_bytes(data)
     quantize(source, str(folder / "dataset"), config, run)
     return str(folder / "dataset")
+
+
+def flip(dataset: str, layer: str) -> str:
+    """One bit in the values of a row block of the layer; returns the part's path."""
+    block = Dataset.open(dataset).layers[layer].blocks[-1]
+    assert block.ranges is not None
+    part = Path(dataset) / block.path
+    data = bytearray(part.read_bytes())
+    data[block.ranges.data.offset + block.ranges.data.stored_nbytes // 2] ^= 4
+    part.write_bytes(data)
+    return str(part)
 
 
 def loaded(dataset: str) -> dict[str, torch.Tensor]:

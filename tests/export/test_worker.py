@@ -14,7 +14,7 @@ from arrowquant_dist.errors import CorruptWeights, Interrupted, PartialRun, Sour
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
 from arrowquant_dist.export.files import Step
 from tests.datasets import manifest_of
-from tests.export.datasets import made_dataset
+from tests.export.datasets import flip, made_dataset
 from tests.sources import random_weights
 
 RUN = RunConfig(engine="inline", workers=1)
@@ -24,19 +24,6 @@ OPTIONS = ExportOptions(max_file_bytes="1MiB")
 @pytest.fixture
 def dataset(tmp_path: Path) -> str:
     return made_dataset(tmp_path, random_weights(3, 512, 512, torch.float32))
-
-
-def flip(dataset: str, layer: str) -> str:
-    """One bit in the values of a row block of the layer; returns the part's path."""
-    from arrowquant_dist.dataset.dataset import Dataset
-
-    block = Dataset.open(dataset).layers[layer].blocks[-1]
-    assert block.ranges is not None
-    part = Path(dataset) / block.path
-    data = bytearray(part.read_bytes())
-    data[block.ranges.data.offset + block.ranges.data.stored_nbytes // 2] ^= 4
-    part.write_bytes(data)
-    return str(part)
 
 
 @pytest.mark.parametrize("export_format", ["safetensors", "v1"])

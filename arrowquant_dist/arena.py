@@ -8,6 +8,7 @@ allocator keeps of such pieces, once they are let go of, depends on their sizes 
 from __future__ import annotations
 
 import mmap
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -16,6 +17,9 @@ import numpy as np
 Allocate = Callable[[int], np.ndarray]  # nbytes → uint8 [nbytes], uninitialised
 
 _ALIGNMENT = 64
+_SLAB_NBYTES = 8 << 20
+_LEAST_PIECE_NBYTES = 256 << 10  # of a slab
+_LEAST_OWN_NBYTES = 4 << 20  # from here on numpy asks for huge pages by itself
 
 
 def fresh(nbytes: int) -> np.ndarray:
@@ -59,6 +63,30 @@ class Arena:
     def reset(self) -> None:
         """Makes the whole buffer free again."""
         self._used = 0
+
+
+class Slabs:
+    """Memory for arrays that are kept, of which many come one after another: small ones lie side by side in huge pages.
+
+    Each array of a few hundred KB alone is pages of 4 KiB, and to touch these for the first time takes several times as
+    long as to decode into them: MiniLM's 91 MB of float32 took 37 ms in arrays of 0.9 MB, and 9 in pieces of slabs.
+    A slab goes back to the system with the last array that lies in it, so what is kept of many small ones may hold 32
+    times as much. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left = fresh(0)
+
+    def take(self, nbytes: int) -> np.ndarray:
+        """uint8 [nbytes], uninitialised, aligned to 64 bytes. Its owner's own: nothing is handed out again."""
+        if not _LEAST_PIECE_NBYTES <= nbytes < _LEAST_OWN_NBYTES:
+            return fresh(nbytes)
+        with self._lock:
+            if aligned(nbytes) > self._left.size:
+                self._left = _pages(_SLAB_NBYTES)
+            piece, self._left = self._left[:nbytes], self._left[aligned(nbytes) :]
+        return piece
 
 
 def _pages(nbytes: int) -> np.ndarray:

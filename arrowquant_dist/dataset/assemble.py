@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.dataset.dataset import Dataset, Piece
 from arrowquant_dist.dataset.prefetch import Lane, Load
 from arrowquant_dist.dataset.region import Region
@@ -30,16 +31,19 @@ class Assembler:
     limit_nbytes: int
     verify: bool
 
-    def values(self, region: Region, dtype: str, out: np.ndarray | None = None) -> Load[np.ndarray]:
-        """Decoded values: numpy bits of `dtype` [*region.shape], in fresh memory, or in `out` (C-contiguous, of the
-        same size; uint8 will do), which the budget does not count."""
+    def values(
+        self, region: Region, dtype: str, out: np.ndarray | None = None, allocate: Allocate = fresh
+    ) -> Load[np.ndarray]:
+        """Decoded values: numpy bits of `dtype` [*region.shape], in memory from `allocate`, or in `out` (C-contiguous,
+        of the same size; uint8 will do), which the budget does not count."""
         found = [part for piece in region.pieces for part in self._split(*piece)]
         columns = region.columns
         taken = None if region.has_all_columns else columns
         bits = np.dtype(DTYPES[dtype].bits)
 
         def begin() -> tuple[Sequence[Lane], Callable[[], np.ndarray]]:
-            whole = np.empty(region.num_params, bits) if out is None else out.reshape(-1).view(bits)
+            memory = allocate(region.num_params * bits.itemsize) if out is None else out.reshape(-1)
+            whole = memory.view(bits)
             rows = whole.reshape(region.rows, len(columns))
 
             def fill(piece: tuple[Piece, int]) -> None:

@@ -254,10 +254,16 @@ class Dataset:
     def reading_together(self, together: Sequence[Piece]) -> Iterator[None]:
         """Small blocks, read with as few requests as they lie in; this thread's `values_into` takes them from there."""
         windows = []
-        for path, place in joined(_places(together), COALESCE_NBYTES):
+        places = joined(_places(together), COALESCE_NBYTES)
+        if self.store.is_near:  # where few threads read; each keeps its own
+            memories = self._windows.memory_for(places)
+        else:
+            memories = [fresh(place.nbytes) for _, place in places]
+        for (path, place), memory in zip(places, memories, strict=True):
             block = next(piece.block for piece in together if piece.block.path == path)
             with _explained(block, self.store.url(path)):
-                windows.append((path, place, self._fetch(path, place)))
+                self._read_into(path, place.start, memory)
+            windows.append((path, place, memory))
         with self._windows.holding(windows):
             yield
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from arrowquant_dist.arena import Arena, aligned
 from arrowquant_dist.storage.base import ByteRange
 
 PathRange = tuple[str, ByteRange]  # an object's path, and bytes of it
@@ -18,6 +19,13 @@ class Windows(threading.local):
 
     def __init__(self) -> None:
         self._held: list[tuple[str, ByteRange, np.ndarray]] = []
+        self._memory = Arena()
+
+    def memory_for(self, places: Iterable[PathRange]) -> list[np.ndarray]:
+        """uint8, a piece for each; what this thread had for the places before is free then."""
+        sizes = [place.nbytes for _, place in places]
+        self._memory.reserve(sum(map(aligned, sizes)))
+        return [self._memory.take(nbytes) for nbytes in sizes]
 
     @contextmanager
     def holding(self, windows: Iterable[tuple[str, ByteRange, np.ndarray]]) -> Iterator[None]:

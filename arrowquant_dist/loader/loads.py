@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Load
 from arrowquant_dist.dataset.region import Region
@@ -29,10 +30,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Loads:
-    """Loads of one open dataset, by a loader's settings."""
+    """Loads of one open dataset, by a loader's settings. allocate: where decoded values get their memory."""
 
     opened: OpenDataset
     settings: LoaderSettings
+    allocate: Allocate = fresh
 
     def dtype(self, layer: StoredLayer) -> str:
         """What a layer is decoded to."""
@@ -45,7 +47,8 @@ class Loads:
         return self.decoded(region, self.dtype(region.layer))
 
     def decoded(self, region: Region, dtype: str) -> Load[torch.Tensor]:
-        return self.opened.assembler.values(region, dtype).then(partial(as_tensor, dtype=dtype))
+        values = self.opened.assembler.values(region, dtype, allocate=self.allocate)
+        return values.then(partial(as_tensor, dtype=dtype))
 
     def into(self, region: Region, tensor: torch.Tensor, dtype: str) -> Load[torch.Tensor]:
         """Values of `dtype` for `tensor`: decoded into its memory where that takes them, which then is the result; else

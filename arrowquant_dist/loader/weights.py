@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from arrowquant_dist.arena import Allocate, Slabs, fresh
 from arrowquant_dist.config import Storage, Transfer, parse_size
 from arrowquant_dist.config.checks import check_bool, check_options, check_whole, shown
 from arrowquant_dist.config.run import MAX_WORKERS
@@ -173,7 +174,7 @@ class WeightLoader:
         regions = {name: cut.region(dataset.layer(name), name) for name in chosen}
 
         def begin() -> Pairs:
-            loads = self._loads()
+            loads = self._loads(Slabs().take)
             told = Told(progress, {name: loads.nbytes(region) for name, region in regions.items()})
             named = loads.named(regions)
             few = loads.batched(named) if kind is Stream else map(alone, named)
@@ -248,7 +249,7 @@ class WeightLoader:
 
         check_bool("strict", strict)
         slots = Slots(module)
-        loads = self._loads()
+        loads = self._loads(Slabs().take)
         opened = loads.opened
         layers = {name: opened.dataset.layer(name) for name in self.keys()}
         loaded = slots.compare(layers, strict=strict)
@@ -308,8 +309,8 @@ class WeightLoader:
             self._opened = OpenDataset(self._settings, is_local=is_local(self._settings.uri))
         return self._opened
 
-    def _loads(self) -> Loads:
-        return Loads(self._open(), self._settings)
+    def _loads(self, allocate: Allocate = fresh) -> Loads:
+        return Loads(self._open(), self._settings, allocate)
 
     def _region(self, name: str, cut: Cut) -> Region:
         if not isinstance(name, str):

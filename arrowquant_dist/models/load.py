@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from arrowquant_dist.arena import Slabs
 from arrowquant_dist.config import Storage, parse_size
 from arrowquant_dist.config.checks import check_bool, check_options, invalid
 from arrowquant_dist.config.patterns import check_pattern, matcher
@@ -86,7 +87,7 @@ def load_model(
         if codes:
             _fill_with_codes(built, Loads(opened, settings), activations)
         else:
-            fill_slots(built.slots, built.changes, Loads(opened, settings))
+            fill_slots(built.slots, built.changes, Loads(opened, settings, Slabs().take))
         _finish(built.model, folder, files.uri)
     return built.model
 

@@ -40,11 +40,11 @@ def fresh_loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     plain: Callable[..., Load[np.ndarray]] = Assembler.values
 
     def values(
-        assembler: Assembler, region: Region, dtype: str, out: np.ndarray | None = None
+        assembler: Assembler, region: Region, dtype: str, out: np.ndarray | None = None, **more: Any
     ) -> Load[np.ndarray]:
         if out is None:
             names.append(region.layer.name)
-        return plain(assembler, region, dtype, out)
+        return plain(assembler, region, dtype, out, **more)
 
     monkeypatch.setattr(Assembler, "values", values)
     return names

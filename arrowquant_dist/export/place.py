@@ -118,13 +118,22 @@ class ExportPlace:
         self._refuse_in_place(output, self.look())
 
     def finish(self, output: Output, weights: Iterable[StoredFile]) -> ExportRecord:
-        """Writes what is beside the weights, and the record. weights: all of them, as they are there."""
+        """Writes what is beside the weights, and the record. weights: all of them, as they are there.
+
+        TargetConflict where another export was at work here: whichever of two sees the other's files or record gives
+        way (worker.py), so that no finished folder has weights of both.
+        """
         made = {file.path: file for file in weights}
+        found = self.look()
         missing = [file.path for file in output.weights if file.path not in made]
-        missing += self.look().missing(made.values())
+        missing += found.missing(made.values())
         if missing:
             message = f"files are gone that were there ({listed(missing)}); run the same command again"
             raise IncompleteDataset(message, uri=self.store.uri)
+        strange = sorted(self._marked(found) - output.paths)
+        if strange:  # programs that open the folder might take them for its weights
+            message = f"another export wrote here meanwhile ({listed(strange)}); stop it, and --overwrite"
+            raise TargetConflict(message, uri=self.store.uri)
         small = [self._create(path, output.small.read(path)) for path in output.small.paths]
         files = (*(made[file.path] for file in output.weights), *small)
         record = replace(output.record, files=files)
@@ -168,10 +177,14 @@ class ExportPlace:
                 RECORD_PATH,
                 *(file.path for file in record.files if found.holds(file.path, file.nbytes)),
             }
-        marked = {path for path in found.sizes if path.endswith(_SUFFIXES) and self._is_marked(path, found)}
+        marked = self._marked(found)
         if marked and record is None:
             ours |= {path for path in output.small.paths if path in found}
         return ours | marked
+
+    def _marked(self, found: Listing) -> set[str]:
+        """Files of weights that exports have written, whichever."""
+        return {path for path in found.sizes if path.endswith(_SUFFIXES) and self._is_marked(path, found)}
 
     def _is_marked(self, path: str, found: Listing) -> bool:
         nbytes = found.sizes[path]

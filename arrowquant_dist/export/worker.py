@@ -23,6 +23,7 @@ from arrowquant_dist.dataset.prefetch import Budget, Stream
 from arrowquant_dist.errors import IncompleteDataset, Interrupted, NotFound, TargetConflict
 from arrowquant_dist.export.files import OutputFile, Step
 from arrowquant_dist.export.reading import Packed, StepReader
+from arrowquant_dist.export.record import RECORD_PATH, ExportRecord
 from arrowquant_dist.export.steps import StepCutter
 from arrowquant_dist.machine import give_back_large_memory
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, ObjectWriter, Store
@@ -132,6 +133,7 @@ class ExportWorker:
                 message = "it was there a moment ago and is gone; run the same command again"
                 raise IncompleteDataset(message, uri=self._store.url(file.path))
             return found
+        self._give_way(file)
         spent = self._transferred() - before
         return FileReceipt(
             stored,
@@ -155,6 +157,22 @@ class ExportWorker:
             digest = _digest_of(self._store, info)
         stored = StoredFile(file.path, info.nbytes, f"xxh3_128:{digest}")
         return FileReceipt(stored, "", dict(clock.seconds), clock.wall_seconds)
+
+    def _give_way(self, file: OutputFile) -> None:
+        """Removes the file again, and TargetConflict, where another export was finished here while this worker slept:
+        that one's reader might take the file for its own."""
+        try:
+            data = self._store.read(RECORD_PATH)
+        except NotFound:
+            return
+        mark = ExportRecord.from_bytes(data, self._store.url(RECORD_PATH)).mark.encode()
+        if mark in file.literals[0] or mark in file.literals[-1]:
+            return
+        info = self._store.info(file.path)
+        refuse_other_file(self._store, info, file)
+        self._store.delete_unchanged({info.path: info.version})
+        message = "another export was finished here meanwhile; choose another folder, or --overwrite"
+        raise TargetConflict(message, uri=self._store.uri)
 
     def _packed(self, file: OutputFile) -> Generator[Packed]:
         loads = (self._steps.load(file, step) for step in file.steps)

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from arrowquant_dist import RunConfig
 from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, TargetConflict
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
+from arrowquant_dist.export.worker import ExportWorker
 from tests.export.datasets import loaded, made_dataset, same, tensors_of
 from tests.sources import random_weights, save_checkpoint
 
@@ -208,3 +210,42 @@ def test_two_drivers_at_once_end_in_one_output(dataset: str, tmp_path: Path) -> 
     assert {path: data for path, (data, _) in state_of(tmp_path / "out").items()} == {
         path: data for path, (data, _) in state_of(tmp_path / "quiet").items()
     }
+
+
+def test_a_worker_that_slept_while_another_export_was_finished_leaves_nothing_in_it(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, own = tmp_path / "out", ExportWorker.run
+
+    def sleeping(*arguments: Any) -> Any:
+        monkeypatch.setattr(ExportWorker, "run", own)
+        export_dataset(dataset, out, ExportOptions("v1", overwrite=True), RUN)
+        return own(*arguments)
+
+    monkeypatch.setattr(ExportWorker, "run", sleeping)
+    with pytest.raises(ArrowQuantError, match="another export was finished here meanwhile"):
+        export_dataset(dataset, out, OPTIONS, RUN)
+    export_dataset(dataset, tmp_path / "alone", ExportOptions("v1"), RUN)
+    assert {p: data for p, (data, _) in state_of(out).items()} == {
+        p: data for p, (data, _) in state_of(tmp_path / "alone").items()
+    }
+
+
+def test_an_export_with_another_s_weights_beside_its_own_is_not_finished(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, own = tmp_path / "out", ExportWorker.run
+    export_dataset(dataset, tmp_path / "other", ExportOptions(), RUN)
+
+    def beside(*arguments: Any) -> Any:
+        receipt = own(*arguments)
+        shutil.copy(tmp_path / "other/model.safetensors", out)
+        return receipt
+
+    monkeypatch.setattr(ExportWorker, "run", beside)
+    with pytest.raises(TargetConflict, match=r"another export wrote here meanwhile \(model\.safetensors\)"):
+        export_dataset(dataset, out, OPTIONS, RUN)
+    assert not {"export.json", "config.json", "model.safetensors.index.json"} & state_of(out).keys()
+    monkeypatch.setattr(ExportWorker, "run", own)
+    export_dataset(dataset, out, OVERWRITE, RUN)
+    assert same(tensors_of(out), loaded(dataset))

@@ -41,10 +41,20 @@ def storage_of(tensor: torch.Tensor) -> object:
 
 
 def repeats_itself(tensor: torch.Tensor) -> bool:
-    """Whether several of its values share one place, as those of an expanded tensor."""
-    if not has_memory(tensor):
+    """Whether several of its values share one place, as those of an expanded tensor or of windows that overlap.
+
+    Also True where dimensions interleave so that it cannot be told from one stride after another, as by sizes 3 and 2
+    and strides 2 and 3, which nothing but as_strided makes.
+    """
+    if not has_memory(tensor) or not tensor.numel():
         return False
-    return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    reach = 0  # from the first value to the last one of the dimensions with smaller strides
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
 
 
 def shared_memory(tensors: Mapping[str, torch.Tensor], keys: Iterable[str]) -> list[list[str]]:

@@ -8,14 +8,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from arrowquant_dist.config.checks import check_choice
+from arrowquant_dist.config.checks import check_choice, shown
 from arrowquant_dist.dataset.prefetch import THREAD_NAME, ArrivalStream, Stream
+from arrowquant_dist.errors import InvalidConfig
 
 ORDERS: dict[str, type[Stream[Any]]] = {"given": Stream, "arrival": ArrivalStream}
 T = TypeVar("T")
 Pair = tuple[str, Any]
 Timed = Callable[[], AbstractContextManager[None]]
 ProgressCallback = Callable[[int, int, str], object]  # bytes of tensors given so far, of all, and the layer
+
+
+def check_progress(progress: object) -> None:
+    if progress is not None and not callable(progress):
+        message = (
+            f"progress is {shown(progress)}; give a function of (bytes done, bytes of all, name), or None"
+        )
+        raise InvalidConfig(message)
 
 
 def stream_type(order: str) -> type[Stream[Any]]:

@@ -23,7 +23,15 @@ from arrowquant_dist.loader.names import choose
 from arrowquant_dist.loader.opened import HEDGES, LoaderSettings, OpenDataset
 from arrowquant_dist.loader.parts import Cut, Parallel
 from arrowquant_dist.loader.slots import DECODED_DTYPES, LoadedKeys, Slots, copy_into, dtype_for
-from arrowquant_dist.loader.stream import Pairs, ProgressCallback, Told, WeightStream, results, stream_type
+from arrowquant_dist.loader.stream import (
+    Pairs,
+    ProgressCallback,
+    Told,
+    WeightStream,
+    check_progress,
+    results,
+    stream_type,
+)
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.storage.uris import is_local
 
@@ -125,6 +133,7 @@ class WeightLoader:
 
     def layer(self, name: str) -> StoredLayer:
         """What is stored under a name: its shape, its dtype, its blocks. Reads nothing; UnknownLayer as `read`."""
+        self._check_name(name)
         return self._open().dataset.layer(name)
 
     @property
@@ -169,6 +178,7 @@ class WeightLoader:
         nothing, InvalidConfig.
         """
         cut, kind = Cut(rows, columns, parallel), stream_type(order)
+        check_progress(progress)
         chosen = choose(names, self.keys(), self._settings.uri)
         dataset = self._open().dataset
         regions = {name: cut.region(dataset.layer(name), name) for name in chosen}
@@ -228,7 +238,7 @@ class WeightLoader:
                 loads.into(region, tensor, dtype or loads.dtype(region.layer)), loads.opened.budget
             )
             if values is not tensor:
-                copy_into(tensor, values)
+                _copy_into(tensor, values, name)
 
     def load_into(
         self, module: torch.nn.Module, *, strict: bool = True, progress: ProgressCallback | None = None
@@ -248,6 +258,7 @@ class WeightLoader:
         from arrowquant_dist.loader.ties import refuse_differences
 
         check_bool("strict", strict)
+        check_progress(progress)
         slots = Slots(module)
         loads = self._loads(Slabs().take)
         opened = loads.opened
@@ -313,12 +324,15 @@ class WeightLoader:
         return Loads(self._open(), self._settings, allocate)
 
     def _region(self, name: str, cut: Cut) -> Region:
+        self._check_name(name)
+        return cut.region(self._opened.dataset.layer(name), name)
+
+    def _check_name(self, name: object) -> None:
         if not isinstance(name, str):
             message = (
                 f"a layer is asked for by its name, a text, not {shown(name)}; loader.keys() has the names"
             )
             raise InvalidConfig(message, uri=self._settings.uri)
-        return cut.region(self._opened.dataset.layer(name), name)
 
     def _dtype_into(self, slots: Slots, key: str, layer: StoredLayer) -> str:
         """What a layer is decoded to that fills the key's tensor."""
@@ -360,6 +374,14 @@ def _dtype_name(dtype: torch.dtype | str | None) -> str | None:
     if dtype is not None and _dtype_text(dtype) not in DECODED_DTYPES:
         raise InvalidConfig(f"dtype is {dtype}; one of {', '.join(DECODED_DTYPES)} is possible")
     return None if dtype is None else _dtype_text(dtype)
+
+
+def _copy_into(tensor: torch.Tensor, values: torch.Tensor, name: str) -> None:
+    try:
+        copy_into(tensor, values)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InvalidConfig(f"the tensor does not take it ({reason}); give another", layer=name) from error
 
 
 def _pair(keys: list[str], tensor: torch.Tensor) -> tuple[list[str], torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from arrowquant_dist.modules import operations
-from arrowquant_dist.modules.weight import QuantWeight
+from arrowquant_dist.modules.weight import QuantWeight, check_weight
 
 
 class QuantEmbedding(torch.nn.Module):
@@ -16,6 +16,7 @@ class QuantEmbedding(torch.nn.Module):
 
     def __init__(self, weight: QuantWeight, padding_idx: int | None = None) -> None:
         super().__init__()
+        check_weight(weight)
         self.num_embeddings, self.embedding_dim = weight.shape
         self.padding_idx = padding_idx
         self.weight = weight

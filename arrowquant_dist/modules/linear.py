@@ -8,12 +8,20 @@ from arrowquant_dist.config.checks import shown
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.modules import operations
 from arrowquant_dist.modules.products import multiply
-from arrowquant_dist.modules.weight import QuantWeight
+from arrowquant_dist.modules.weight import QuantWeight, check_weight
 
 
 def check_activations(activations: str | None) -> None:
-    if activations not in {None, "int8"}:
+    if activations is not None and not (isinstance(activations, str) and activations == "int8"):
         raise InvalidConfig(f"activations is {shown(activations)}; None or 'int8' is possible")
+
+
+def _check_bias(bias: object, rows: int) -> None:
+    if bias is None:
+        return
+    if not isinstance(bias, torch.Tensor) or not bias.is_floating_point() or bias.shape != (rows,):
+        kind = f"{bias.dtype} {list(bias.shape)}" if isinstance(bias, torch.Tensor) else shown(bias)
+        raise InvalidConfig(f"a bias of {rows} outputs has floating-point values [{rows}]; this is {kind}")
 
 
 class QuantLinear(torch.nn.Module):
@@ -34,6 +42,8 @@ class QuantLinear(torch.nn.Module):
     ) -> None:
         super().__init__()
         check_activations(activations)
+        check_weight(weight)
+        _check_bias(bias, weight.shape[0])
         self.activations = activations
         self.out_features, self.in_features = weight.shape
         self.weight = weight

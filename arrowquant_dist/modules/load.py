@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from arrowquant_dist.config.checks import check_bool, shown
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader import LoadedKeys, WeightLoader
@@ -32,6 +33,11 @@ def load_codes_into(
     raises, and InvalidConfig where the module itself is such a layer; the module is then what it was, but for what
     load_into had filled.
     """
+    if not isinstance(loader, WeightLoader):
+        raise InvalidConfig(
+            f"loader is {shown(loader)}; open the dataset, as WeightLoader(uri), and pass that"
+        )
+    check_bool("strict", strict)
     check_activations(activations)
     slots = Slots(module)
     layers = {name: loader.layer(name) for name in loader.keys()}  # noqa: SIM118

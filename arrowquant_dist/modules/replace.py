@@ -14,9 +14,10 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def can_be_packed(module: torch.nn.Module) -> bool:
-    """Whether a packed module does what this one does. Not of subclasses, which compute what they like, of modules
-    with hooks, nor of an embedding that changes its rows as it looks them up."""
-    if any(getattr(module, name) for name in _HOOKS):
+    """Whether a packed module does what this one does. Not of subclasses and of modules that were given another
+    `forward`, which compute what they like, of modules with hooks, nor of an embedding that changes its rows as it
+    looks them up."""
+    if "forward" in vars(module) or any(getattr(module, name) for name in _HOOKS):
         return False
     if type(module) is torch.nn.Embedding:
         return module.max_norm is None

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from arrowquant_dist.config import BITS
+from arrowquant_dist.config.checks import check_whole, shown
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.modules import operations
 from arrowquant_dist.tensor import QuantizedTensor
 
 _BUFFERS = ("codes", "scales", "zero_points")
+_MOST = (1 << 63) - 1
 
 
 class QuantWeight(torch.nn.Module):
@@ -45,6 +47,10 @@ class QuantWeight(torch.nn.Module):
             raise InvalidConfig(
                 f"bits is {bits}; one of {', '.join(map(str, sorted(BITS.values())))} is possible"
             )
+        check_whole("rows", rows, 0, _MOST)
+        check_whole("columns", columns, 0, _MOST)
+        check_whole("group_size", group_size, 0, _MOST)
+        _check_dtype(dtype)
         self.shape = torch.Size((rows, columns))
         self.bits = bits
         self.group_size = group_size or max(columns, 1)
@@ -61,6 +67,9 @@ class QuantWeight(torch.nn.Module):
 
         InvalidConfig for what is no matrix of codes.
         """
+        if not isinstance(tensor, QuantizedTensor):
+            message = f"codes come as a QuantizedTensor, not {shown(tensor)}; quantize_tensor makes one"
+            raise InvalidConfig(message)
         if not is_packable(tensor.quant_type, tensor.shape, tensor.row_dims):
             message = f"only a matrix of codes can stay codes, not {tensor.quant_type} of shape {list(tensor.shape)}"
             raise InvalidConfig(f"{message}; decode it")
@@ -164,6 +173,21 @@ class QuantWeight(torch.nn.Module):
 def is_packable(quant_type: str, shape: tuple[int, ...], row_dims: int) -> bool:
     """Whether a layer is a matrix of codes."""
     return quant_type in BITS and len(shape) == 2 and row_dims == 1
+
+
+def check_weight(weight: object) -> None:
+    if not isinstance(weight, QuantWeight):
+        message = (
+            f"weight is {shown(weight)}; give a QuantWeight, which QuantWeight.of makes of quantized values"
+        )
+        raise InvalidConfig(message)
+
+
+def _check_dtype(dtype: object) -> None:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+        raise InvalidConfig(
+            f"dtype is {shown(dtype)}; a floating-point dtype, as torch.bfloat16, is possible"
+        )
 
 
 def _tensor(array: np.ndarray, shape: torch.Size) -> torch.Tensor:

@@ -14,7 +14,7 @@ from arrowquant_dist import TensorParallel, WeightLoader
 from arrowquant_dist.dataset.assemble import Assembler
 from arrowquant_dist.dataset.prefetch import Load
 from arrowquant_dist.dataset.region import Region
-from arrowquant_dist.errors import CorruptWeights, InvalidConfig
+from arrowquant_dist.errors import CorruptWeights, InvalidConfig, ModelMismatch
 from tests.format.encoder import kept_row, random_row, write_v2
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -114,6 +114,8 @@ def test_whole_numbers_and_bools_go_into_their_own_dtypes_and_wider_ones(path: P
         (torch.empty(9, 10, dtype=torch.int32), "is float32, and the tensor int32"),
         (torch.empty(9, 10, device="meta"), "no plain tensor that can be filled"),
         (torch.empty(1, 10).expand(9, 10), "no plain tensor that can be filled"),
+        (torch.empty(50).as_strided((9, 10), (5, 1)), "no plain tensor that can be filled"),
+        (torch.empty(18).unfold(0, 10, 1), "no plain tensor that can be filled"),
         (np.empty((9, 10), np.float32), "fills a torch tensor, not a value of type ndarray"),
         (None, "fills a torch tensor, not None"),
     ],
@@ -124,6 +126,41 @@ def test_what_cannot_be_filled_says_so_before_anything_is_read(path: Path, tenso
         loader.read_into("w", tensor)
     assert caught.value.layer == "w"
     assert loader.stats.nbytes_read == 0
+
+
+def test_what_torch_does_not_copy_to_is_refused_by_layer(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        frozen = torch.empty(20, 2).t()
+    path = write_v2(tmp_path / "large.parquet", [kept_row("ids", np.full((2, 20), 300, "<i8"), "int64")])
+    for tensor in (frozen, torch.empty(2, 20, dtype=torch.uint8)):
+        with pytest.raises(InvalidConfig, match="does not take it") as caught:
+            WeightLoader(path).read_into("ids", tensor)
+        assert caught.value.layer == "ids"
+
+
+def test_windows_that_overlap_are_no_parameters_to_fill(path: Path) -> None:
+    module = torch.nn.Module()
+    module.w = torch.nn.Parameter(torch.zeros(50).as_strided((9, 10), (5, 1)))
+    with pytest.raises(ModelMismatch, match="share one place in memory: 'w'"):
+        WeightLoader(path).load_into(module, strict=False)
+    assert not module.w.any()
+
+
+@pytest.mark.parametrize("progress", [5, "bar", [print]])
+def test_a_progress_that_cannot_be_called_is_refused_at_once(path: Path, progress: Any) -> None:
+    loader = WeightLoader(path)
+    with pytest.raises(InvalidConfig, match=r"progress is .*give a function"):
+        loader.stream(progress=progress)
+    with pytest.raises(InvalidConfig, match=r"progress is .*give a function"):
+        loader.load_into(torch.nn.Module(), strict=False, progress=progress)
+
+
+@pytest.mark.parametrize("name", [None, 5, ["w"], b"w"])
+def test_what_is_no_name_of_a_layer_is_refused_in_each_way(path: Path, name: Any) -> None:
+    loader = WeightLoader(path)
+    for ask in (loader.layer, loader.read, loader.decoded_dtype, loader.__getitem__):
+        with pytest.raises(InvalidConfig, match="asked for by its name"):
+            ask(name)
 
 
 def test_autograd_hears_that_values_were_changed(path: Path) -> None:

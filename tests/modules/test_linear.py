@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from arrowquant_dist.errors import InvalidConfig
-from arrowquant_dist.modules import QuantLinear, QuantWeight, products
+from arrowquant_dist.modules import QuantEmbedding, QuantLinear, QuantWeight, products
 from tests.modules.matrices import error, random_matrix
 
 EPS = torch.finfo(torch.float32).eps
@@ -227,3 +227,19 @@ def test_threads_that_call_at_once_each_get_their_own(monkeypatch: pytest.Monkey
 def test_values_that_do_not_fit_are_refused_before_any_work(values: torch.Tensor) -> None:
     with pytest.raises(InvalidConfig, match="takes floating-point values"):
         QuantLinear(random_matrix(12, 96, 4, 32).weight)(values)
+
+
+@pytest.mark.parametrize("weight", [None, 5, torch.zeros(2, 2), torch.nn.Linear(2, 2)])
+def test_what_is_no_packed_matrix_is_refused(weight: Any) -> None:
+    for kind in (QuantLinear, QuantEmbedding):
+        with pytest.raises(InvalidConfig, match="give a QuantWeight"):
+            kind(weight)
+
+
+@pytest.mark.parametrize(
+    "bias",
+    [torch.zeros(1), torch.zeros(2, 12), torch.zeros(3), torch.ones(12, dtype=torch.int64), [0.0] * 12],
+)
+def test_a_bias_that_would_be_spread_is_refused(bias: Any) -> None:
+    with pytest.raises(InvalidConfig, match=r"floating-point values \[12\]"):
+        QuantLinear(random_matrix(12, 96, 4, 32).weight, bias)

@@ -142,6 +142,7 @@ def test_training_goes_on_or_not_as_before(loader: WeightLoader) -> None:
     [
         ("max_norm", lambda model: setattr(model.table, "max_norm", 1.0)),
         ("hook", lambda model: model.table.register_forward_hook(lambda *_: None)),
+        ("a forward of its own", lambda model: setattr(model.table, "forward", lambda ids: ids)),
         ("tied to a parameter", lambda model: setattr(model, "loose", model.table.weight)),
     ],
 )
@@ -153,6 +154,20 @@ def test_what_may_compute_otherwise_stays_what_it_was(loader: WeightLoader, name
     assert model.head.weight is model.table.weight
     assert torch.equal(model.table.weight, loader["table.weight"])
     assert isinstance(model.inner[0], QuantLinear)
+
+
+@pytest.mark.parametrize("given", [None, "out/minilm-int8", 5])
+def test_what_is_no_loader_is_refused(given: Any) -> None:
+    with pytest.raises(InvalidConfig, match=r"loader is .*WeightLoader"):
+        load_codes_into(Model(), given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("strict", "no"), ("activations", ["int8"]), ("activations", "int4")]
+)
+def test_options_of_other_kinds_are_refused_by_name(loader: WeightLoader, name: str, value: Any) -> None:
+    with pytest.raises(InvalidConfig, match=name):
+        load_codes_into(Model(), loader, **{name: value})
 
 
 def test_blocks_of_several_types_are_decoded(tmp_path: Path) -> None:

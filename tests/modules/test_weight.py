@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +102,29 @@ def test_what_is_no_matrix_of_codes_is_refused(shape: tuple[int, ...]) -> None:
     packed = quantize_tensor(torch.randn(shape), QuantizationConfig("int4"))
     with pytest.raises(InvalidConfig, match="only a matrix of codes"):
         QuantWeight.of(packed)
+
+
+@pytest.mark.parametrize("given", [None, torch.zeros(2, 2)])
+def test_what_is_not_quantized_is_refused(given: Any) -> None:
+    with pytest.raises(InvalidConfig, match="codes come as a QuantizedTensor"):
+        QuantWeight.of(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rows", -1),
+        ("columns", 2.5),
+        ("bits", 5),
+        ("group_size", -1),
+        ("group_size", 1.5),
+        ("dtype", torch.int8),
+        ("dtype", "float32"),
+    ],
+)
+def test_numbers_that_no_matrix_has_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(InvalidConfig, match=name):
+        QuantWeight(**{"rows": 2, "columns": 2, "bits": 8, name: value})
 
 
 def test_functions_of_torch_take_its_values() -> None:

@@ -19,7 +19,7 @@ from arrowquant_dist.export.registry import format_of
 from arrowquant_dist.export.source import requantize_source
 from arrowquant_dist.export.steps import StepCutter
 from arrowquant_dist.export.worker import ExportContext
-from arrowquant_dist.folder.components import named_components
+from arrowquant_dist.folder.components import TOP, named_components
 from arrowquant_dist.folder.listing import open_folder
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.storage.open import open_store
@@ -119,7 +119,8 @@ def open_model(target: str, options: ExportOptions, run: RunConfig) -> Model:
         raise InvalidConfig(message, uri=redact(target))
     with SourceReader(run.source_storage, checkpoint.files) as reader:
         dataset = reader.dataset(checkpoint.uri)
-    components = named_components(open_folder(dataset.store))
+    # a dataset may be one file, which is no folder; without small files no config names folders
+    components = named_components(open_folder(dataset.store)) if checkpoint.sidecars else [TOP]
     source = open_checkpoint(options.source, run.source_storage) if options.source is not None else None
     return Model(dataset, checkpoint, components, source)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xxhash
@@ -18,7 +18,7 @@ import xxhash
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer, SourceFile
 from arrowquant_dist.code_digest import export_digest
-from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.config import DEFAULT_STORAGE, QuantSpec, Storage
 from arrowquant_dist.dataset.prefetch import Budget, Stream
 from arrowquant_dist.errors import IncompleteDataset, Interrupted, NotFound, TargetConflict
 from arrowquant_dist.export.files import OutputFile, Step
@@ -33,6 +33,7 @@ from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.manifest import StoredFile
 from arrowquant_dist.worker.clock import Clock
 from arrowquant_dist.worker.job import OnBlock, OnCompile, ShouldStop
+from arrowquant_dist.worker.kernels import Kernels
 
 _HASHED_NBYTES = 8 << 20  # of a file that is there, at a time
 _REMOTE_READERS = 8
@@ -88,11 +89,12 @@ class ExportWorker:
     """Not thread-safe: a worker a thread. Memory: the context's budget, and what a store holds of what it writes."""
 
     def __init__(self, context: ExportContext, node: str | None, on_compile: OnCompile) -> None:
-        del node, on_compile
+        del node
         give_back_large_memory()
         self.name = f"{socket.gethostname()}/{os.getpid()}"
         self._reader = SourceReader(context.dataset_storage, context.files)
         self._dataset = self._reader.dataset(context.dataset)
+        self._kernels = Kernels(self._reader, on_compile)
         self._budget_nbytes = context.budget_nbytes
         self._store = open_store(context.out, context.out_storage)
         self._readers = _LOCAL_READERS if is_local(context.dataset) else _REMOTE_READERS
@@ -110,6 +112,7 @@ class ExportWorker:
                 on_block(step)
             return found
         clock, before = Clock(), self._transferred()
+        self._kernels.prepare_specs(self._specs(file), clock)
         writer = _HashedFile(self._store.open_new(file.path), file)
         try:
             with closing(self._packed(file)) as results:
@@ -173,6 +176,12 @@ class ExportWorker:
         self._store.delete_unchanged({info.path: info.version})
         message = "another export was finished here meanwhile; choose another folder, or --overwrite"
         raise TargetConflict(message, uri=self._store.uri)
+
+    def _specs(self, file: OutputFile) -> Iterator[tuple[str, QuantSpec]]:
+        """By which layers are quantized anew, and their dtype."""
+        for layer in file.layers:
+            if layer.spec is not None:
+                yield self._dataset.layers[layer.layer].dtype, replace(layer.spec, row_dims=1)
 
     def _packed(self, file: OutputFile) -> Generator[Packed]:
         loads = (self._steps.load(file, step) for step in file.steps)

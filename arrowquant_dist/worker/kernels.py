@@ -61,10 +61,23 @@ class Kernels:
             for key, block in new.items():
                 if block.num_params and block.layer.encoding != RAW:
                     self._decode(block)
-                if block.spec.chooses_codes and side_input_of(block.spec.method) is None:
-                    with self.told(f"{block.spec.quant_type} by {block.spec.method}"):
-                        _quantize_sample(block.layer.dtype, block.spec)
+                self._quantize(block.layer.dtype, block.spec)
                 self._ready.add(key)
+
+    def prepare_specs(self, specs: Iterable[tuple[str, QuantSpec]], clock: Clock) -> None:
+        """For quantizing values of each dtype by its spec, wherever they come from."""
+        new = {*specs} - self._ready
+        if not new:
+            return
+        with clock.phase(COMPILE):
+            for dtype, spec in new:
+                self._quantize(dtype, spec)
+        self._ready |= new
+
+    def _quantize(self, dtype: str, spec: QuantSpec) -> None:
+        if spec.chooses_codes and side_input_of(spec.method) is None:
+            with self.told(f"{spec.quant_type} by {spec.method}"):
+                _quantize_sample(dtype, spec)
 
     def _decode(self, block: RowBlock) -> None:
         layer, columns = block.read_as, block.columns

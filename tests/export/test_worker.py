@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
 
 from arrowquant_dist import RunConfig
+from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.errors import CorruptWeights, Interrupted, PartialRun, SourceChanged
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
 from arrowquant_dist.export.files import Step
 from tests.datasets import manifest_of
+from tests.export.codes_format import CodesFormat
 from tests.export.datasets import flip, made_dataset
 from tests.sources import random_weights
 
@@ -89,3 +92,26 @@ def test_a_file_that_is_there_is_hashed_and_not_written_again(dataset: str, tmp_
     assert again.worker == ""
     assert again.notice == first.notice == worker.committed(file).notice  # type: ignore[union-attr]
     assert tuple(told) == file.steps
+
+
+def test_kernels_that_a_layer_is_quantized_anew_by_are_made_ready_first_and_it_is_said(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the thread that runs the file, before the first step; once for all files of a worker."""
+    spec = QuantSpec("int8")
+    monkeypatch.setattr("arrowquant_dist.export.run.format_of", lambda _: CodesFormat("int8", spec))
+    double, happened = numba.njit(lambda value: 2 * value), list[str]()
+
+    def quantize_sample(dtype: str, spec: QuantSpec) -> None:
+        double(1)  # compiled here and now
+        happened.append(f"{dtype} {spec.quant_type}")
+
+    monkeypatch.setattr("arrowquant_dist.worker.kernels._quantize_sample", quantize_sample)
+    planned = plan_export(dataset, tmp_path / "out", OPTIONS, RUN)
+    worker = planned.context.open_worker(None, lambda purpose: happened.append(f"compile {purpose}"))
+    receipts = [
+        worker.run(file, lambda _: happened.append("step"), lambda: False) for file in planned.output.weights
+    ]
+    assert happened[:4] == ["compile int8 by rtn", "float32 int8", "compile ", "step"]
+    assert {*happened[4:]} <= {"step"}
+    assert receipts[0].seconds["compile"] > 0

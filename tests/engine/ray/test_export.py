@@ -32,6 +32,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_midst_of_a_file_leaves_every_file_once_and_equal_to_the_inline_export_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

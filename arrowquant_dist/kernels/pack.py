@@ -90,6 +90,22 @@ def _unpack_twos(packed: np.ndarray, words: np.ndarray) -> None:
 
 
 @kernel
+def _unpack_threes(packed: np.ndarray, words: np.ndarray) -> None:
+    """packed: uint8 [3 n]. words: uint64 [n], eight codes each."""
+    for j in range(words.size):
+        spread = (
+            np.uint64(packed[3 * j])
+            | (np.uint64(packed[3 * j + 1]) << np.uint64(8))
+            | (np.uint64(packed[3 * j + 2]) << np.uint64(16))
+        )
+        spread = (spread | (spread << np.uint64(20))) & np.uint64(0x00000FFF00000FFF)
+        spread = (spread | (spread << np.uint64(10))) & np.uint64(0x003F003F003F003F)
+        spread = (spread | (spread << np.uint64(5))) & np.uint64(0x0707070707070707)
+        signed = spread ^ np.uint64(0x0404040404040404)
+        words[j] = signed | ((signed & np.uint64(0x0404040404040404)) * np.uint64(0x3E))
+
+
+@kernel
 def _unpack_fours(packed: np.ndarray, words: np.ndarray) -> None:
     for j in range(packed.size):
         byte = np.uint32(packed[j])
@@ -104,6 +120,9 @@ def unpack_row(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
     if bits == 2:
         done = codes.size & ~3
         _unpack_twos(packed[: done >> 2], codes[:done].view(np.uint32))
+    elif bits == 3:
+        done = codes.size & ~7
+        _unpack_threes(packed[: (done >> 3) * 3], codes[:done].view(np.uint64))
     elif bits == 4:
         done = codes.size & ~1
         _unpack_fours(packed[: done >> 1], codes[:done].view(np.uint16))

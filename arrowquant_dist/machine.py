@@ -40,3 +40,19 @@ def give_back_large_memory() -> None:
     tell = getattr(ctypes.CDLL(None), "mallopt", None)
     if tell is not None:
         tell(_M_MMAP_THRESHOLD, 1 << 20)
+
+
+def give_back_freed_memory() -> None:
+    """Gives the system what the allocators of Arrow and glibc keep of freed memory, once much of it was freed.
+
+    Of MiniLM's codes 14 to 20 MB stayed so after they were read, twice the size of those of 2 bits. Nothing changes in
+    how either allocates from then on. Other systems' libraries know no such word, and are left alone.
+    """
+    import ctypes
+
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

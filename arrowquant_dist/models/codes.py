@@ -11,6 +11,7 @@ from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Stream
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.loader.opened import OpenDataset
+from arrowquant_dist.machine import give_back_freed_memory
 from arrowquant_dist.models.fill import Slot
 from arrowquant_dist.models.provenance import RowRun, row_runs
 from arrowquant_dist.models.traced import Call, Traced, replaced
@@ -79,6 +80,7 @@ def put_codes(
         read.close()
         read.pool.shutdown()
     replace_modules(model, packed)
+    give_back_freed_memory()
 
 
 def _note_changed(call: Call, changed: set[int]) -> None:

@@ -14,6 +14,7 @@ from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader import LoadedKeys, WeightLoader
 from arrowquant_dist.loader.memory import identity_of
 from arrowquant_dist.loader.slots import Slots
+from arrowquant_dist.machine import give_back_freed_memory
 from arrowquant_dist.modules.linear import check_activations
 from arrowquant_dist.modules.replace import can_be_packed, packed_module, replace_modules
 from arrowquant_dist.modules.weight import QuantWeight, is_packable
@@ -59,6 +60,7 @@ def load_codes_into(
             for owner in found.owners
         },
     )
+    give_back_freed_memory()
     return loaded
 
 

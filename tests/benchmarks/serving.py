@@ -16,7 +16,7 @@ from tests.benchmarks.timing import all_seconds, run_process
 # Of float32's time: one input times a square matrix, and 32 sentences through MiniLM. MB: MiniLM's codes in memory.
 _ONE_INPUT = {"int8": 0.6, "int4": 0.5, "int3": None, "int2": 0.5}
 _SENTENCES = {"int8": 1.2, "int4": 1.2, "int2": 1.5}
-_RESIDENT_MB = {"int8": 60.0, "int2": 30.0}
+RESIDENT_MB = {"int8": 60.0, "int2": 30.0}
 _WORDS = [
     "the",
     "of",
@@ -41,7 +41,7 @@ _WORDS = [
 ]
 
 # Before: libraries are imported, a small model has run (so BLAS is there), and a dataset has been opened.
-_MEASURED = """
+MEASURED = """
 import sys
 from pathlib import Path
 import torch
@@ -111,8 +111,8 @@ def _sentences(targets: Mapping[str, Path], runs: int) -> Iterator[Row]:
 
 
 def _resident(targets: Mapping[str, Path]) -> Iterator[Row]:
-    for name, most in _RESIDENT_MB.items():
-        done = run_process([sys.executable, "-c", _MEASURED, str(targets[name])])
+    for name, most in RESIDENT_MB.items():
+        done = run_process([sys.executable, "-c", MEASURED, str(targets[name])])
         yield Row(
             f"{name}: resident above the process's before", int(done.output) / 1e6, "MB", target=at_most(most)
         )

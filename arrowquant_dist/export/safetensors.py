@@ -8,7 +8,7 @@ widest dtypes first.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -33,11 +33,19 @@ def safetensors_files(model: Model, draft: ExportDraft, mark: str, max_file_nbyt
     for folder, layers in by_folder.items():
         stem = f"{folder}/{_stem(model, folder)}" if folder else _stem(model, folder)
         prefix = f"{folder.replace('/', '.')}." if folder else ""
+        _refuse_twice(tensor.name for layer in layers for tensor in layer.tensors)
         made = _files_of(_aligned(layers), stem, prefix, mark, max_file_nbytes, first=len(weights))
         weights += made
         if len(made) > 1:
             closing[f"{stem}.safetensors.index.json"] = _index(made, prefix)
     return OutputFiles(tuple(weights), closing)
+
+
+def _refuse_twice(names: Iterable[str]) -> None:
+    """InvalidConfig where two tensors have one name, be it in different files: readers would take either."""
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise InvalidConfig(f"the output would have {listed(twice)} twice; rename one of them in the source")
 
 
 def _stem(model: Model, folder: str) -> str:
@@ -91,8 +99,6 @@ def _header(layers: Iterable[LayerExport], prefix: str, mark: str) -> bytes:
     offset = 0
     for tensor in (tensor for layer in layers for tensor in layer.tensors):
         name = tensor.name.removeprefix(prefix)
-        if name in entries:
-            raise InvalidConfig(f"the output would have {name!r} twice; rename one of them in the source")
         stop = offset + tensor.nbytes
         entries[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, stop]}
         offset = stop

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from arrowquant_dist.config.families import Families
 from arrowquant_dist.dataset.layers import StoredLayer
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.export.compressed_tensors.choose import OutputLayer
 from arrowquant_dist.export.compressed_tensors.experts import (
     block_renamed,
@@ -103,7 +104,16 @@ def parts_of(model: Model, folder: ModelFolder) -> tuple[list[OutputLayer], list
         else:
             made = [_whole(name, layer, _why_never(name, layer, folder, families))]
         parts += [_renamed(part, folder) if renamed else part for part in made]
+    _refuse_twice(parts, model)
     return parts, notes
+
+
+def _refuse_twice(parts: Iterable[OutputLayer], model: Model) -> None:
+    """InvalidConfig where an expert that is taken out, or a renamed layer, has the name of another."""
+    twice = sorted(name for name, count in Counter(part.name for part in parts).items() if count > 1)
+    if twice:
+        message = f"the output would have {listed(twice)} twice; rename one of them in the source"
+        raise InvalidConfig(message, uri=model.dataset.uri)
 
 
 def _renamed(part: OutputLayer, folder: ModelFolder) -> OutputLayer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -389,3 +390,36 @@ def test_an_export_of_an_export_has_a_record_of_its_own(tmp_path: Path) -> None:
     made = exported(dataset, tmp_path / "out")
     assert (tmp_path / "out/export.json").read_bytes() == made.record.to_bytes()
     assert exported(dataset, tmp_path / "out").already_finished
+
+
+_FUSED_EXPERTS = {"experts.gate_up_proj": (2, 128, 64), "experts.down_proj": (2, 64, 64)}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "own", "twice"),
+    [
+        ("qwen3_moe", "mlp.experts.1.up_proj.weight", "mlp.experts.1.up_proj.weight"),
+        ("mixtral", "block_sparse_moe.gate.weight", "block_sparse_moe.gate.weight"),
+    ],
+)
+def test_a_layer_with_the_name_of_an_expert_or_of_a_renamed_one_is_refused(
+    model_type: str, own: str, twice: str, tmp_path: Path
+) -> None:
+    """Neither is dropped in silence."""
+    shapes = {**{f"mlp.{name}": shape for name, shape in _FUSED_EXPERTS.items()}, "mlp.gate.weight": (64, 64)}
+    tensors = {
+        f"model.layers.0.{name}": torch.randn(shape) for name, shape in {**shapes, own: (64, 64)}.items()
+    }
+    dataset = _dataset(tmp_path, _INT4 | {"mixed_precision_layers": []}, tensors, {"model_type": model_type})
+    for options in ({}, {"requantize": True}):
+        with pytest.raises(InvalidConfig, match=rf"would have model\.layers\.0\.{re.escape(twice)} twice"):
+            exported(dataset, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_tensors_of_one_name_are_refused_though_they_would_be_in_different_files(tmp_path: Path) -> None:
+    weights = {"a.o_proj.weight": torch.randn(2048, 1024), "a.o_proj.weight_scale": torch.randn(2048, 32, 16)}
+    keep = {"mixed_precision_layers": ["*_scale"]}
+    dataset = _dataset(tmp_path, _INT4 | keep, weights)
+    with pytest.raises(InvalidConfig, match=r"would have a\.o_proj\.weight_scale twice"):
+        exported(dataset, tmp_path / "out", max_file_bytes="1MiB")

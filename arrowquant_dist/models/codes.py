@@ -10,6 +10,7 @@ import torch
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Stream
 from arrowquant_dist.dataset.region import Region
+from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader.opened import OpenDataset
 from arrowquant_dist.machine import give_back_freed_memory
 from arrowquant_dist.models.fill import Slot
@@ -81,6 +82,18 @@ def put_codes(
         read.pool.shutdown()
     replace_modules(model, packed)
     give_back_freed_memory()
+    if packed:
+        model.save_pretrained = refuse_saving  # type: ignore[assignment]
+
+
+def refuse_saving(*_: object, **__: object) -> None:
+    """In the place of save_pretrained: transformers would write codes under names that it does not know when it reads
+    them, and would then fill the model with random values."""
+    message = (
+        "a model whose weights are codes cannot be saved as a checkpoint of transformers; write one from the dataset, "
+        "as arrowquant export TARGET OUT --format safetensors, or load_model it without codes=True"
+    )
+    raise InvalidConfig(message)
 
 
 def _note_changed(call: Call, changed: set[int]) -> None:

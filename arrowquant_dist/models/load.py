@@ -67,6 +67,8 @@ def load_model(
     check_bool("verify", verify)
     check_dtype(dtype)
     check_bool("codes", codes)
+    if not isinstance(subfolder, str):
+        raise invalid("subfolder", "must be a text, as text_encoder")
     if activations is not None and not codes:
         raise InvalidConfig("activations goes with codes=True only; leave one of them out")
     for key, patterns in (("initialize", initialize), ("leave_out", leave_out)):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +172,22 @@ def test_codes_in_memory_take_little_more_than_themselves(tmp_path: Path, quant_
     command = [sys.executable, "-c", MEASURED, str(target)]
     done = subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True)
     assert int(done.stdout) <= RESIDENT_MB[quant_type] * 1e6
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [lambda model: model, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],  # noqa: S301
+)
+def test_codes_are_not_saved_as_a_checkpoint_that_would_be_read_as_random_values(
+    tmp_path: Path, copied: Callable[[Any], Any]
+) -> None:
+    target = target_of(llama(), tmp_path, config_of("int4"))
+    model = copied(load_model(target, AutoModelForCausalLM, codes=True))
+    with pytest.raises(InvalidConfig, match=r"cannot be saved .* arrowquant export"):
+        model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_subfolder_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match="subfolder"):
+        load_model(tmp_path, AutoModelForCausalLM, subfolder=5)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from arrowquant_dist.config.storage import DIRECT_WRITES, Storage, Transfer
 
 COMPRESSIONS = ("zstd", "none")
 ENGINES = ("auto", "inline", "ray")
+MAX_TENSOR_PARALLEL = 1024
 MAX_WORKERS = 100_000
 MAX_SHARD_ATTEMPTS = 100
 MAX_EXPANSION = 1_000_000_000
@@ -37,6 +38,8 @@ class RunConfig:
     a small multiple. 64 KiB to 1 GiB, since no stored value may reach 2 GiB.
     shard_bytes: source bytes that one worker takes at a time and writes as one part; at most, unless one
     block or one per-tensor layer has more.
+    tensor_parallel: layers are also cut where the parts of so many ranks begin along the first dimension, and those of
+    each number that divides it, so that each rank reads its own rows alone; 1: nowhere.
     compression: of the parts, `zstd` or `none` (plain ranges for serving).
     engine: `inline` (threads), `ray`, or `auto`: ray where there is an address. workers: how many, None: as
     many as there are CPUs. overwrite: replace what is at the target. repair: do the
@@ -56,6 +59,7 @@ class RunConfig:
 
     block_bytes: int = 64 * MIB
     shard_bytes: int = 512 * MIB
+    tensor_parallel: int = 1
     compression: str = "zstd"
     engine: str = "auto"
     address: str | None = None
@@ -74,6 +78,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         self._set_size("block_bytes", 64 * KIB, GIB)
         self._set_size("shard_bytes", 64 * KIB, TIB)
+        check_whole("tensor_parallel", self.tensor_parallel, 1, MAX_TENSOR_PARALLEL)
         check_choice("compression", self.compression, COMPRESSIONS)
         check_choice("engine", self.engine, ENGINES)
         if self.address is not None:
@@ -112,8 +117,13 @@ class RunConfig:
         return replace(self, **given)
 
     def byte_settings(self) -> dict[str, Any]:
-        """What changes the bytes at the target, and so belongs to a plan and its fingerprint."""
-        return {name: getattr(self, name) for name in ("block_bytes", "shard_bytes", "compression")}
+        """What changes the bytes at the target, and so belongs to a plan and its fingerprint.
+
+        tensor_parallel only where it cuts anything: plans of releases that did not have it are the same.
+        """
+        names = ("block_bytes", "shard_bytes", "compression")
+        cut = {} if self.tensor_parallel == 1 else {"tensor_parallel": self.tensor_parallel}
+        return {name: getattr(self, name) for name in names} | cut
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from arrowquant_dist.arena import Allocate, fresh
-from arrowquant_dist.dataset.dataset import Dataset, Piece
+from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.dataset.prefetch import Lane, Load
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dtypes import DTYPES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -15,17 +15,17 @@ from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layers
+from arrowquant_dist.dataset.pieces import Piece, joined_pieces, pieces
 from arrowquant_dist.dataset.ranges import (
     COALESCE_NBYTES,
-    extents_of,
+    COALESCE_PARTS_NBYTES,
     peak_nbytes,
     read_values,
-    wanted_ranges,
     widened,
 )
 from arrowquant_dist.dataset.steps import STEP_NBYTES, BlockReader, steps_nbytes
 from arrowquant_dist.dataset.values import Values, check_chunks, check_finite_scales, check_row
-from arrowquant_dist.dataset.windows import PathRange, Windows, joined
+from arrowquant_dist.dataset.windows import Windows
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import (
     CorruptWeights,
@@ -44,19 +44,6 @@ from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.tensor import QuantizedTensor
 
 _NO_BYTES = ByteRange(0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Rows [start, stop) of a block, counted from the block's first."""
-
-    block: StoredBlock
-    start: int
-    stop: int
-
-    @property
-    def rows(self) -> int:
-        return self.stop - self.start
 
 
 class Dataset:
@@ -209,7 +196,7 @@ class Dataset:
             return
         row, url = block.header, self.store.url(block.path)
         fetch, read = partial(self._fetch, block.path), partial(self._read_into, block.path)
-        reader = BlockReader(block, ranges, url, fetch, read, verify)
+        reader = BlockReader(block, ranges, url, fetch, read, verify, self._gap_nbytes(block))
         is_raw = row.quant_type == "none" and row.dtype == dtype and columns is None
         with _explained(block, url):
             if is_raw and out.size > STEP_NBYTES:
@@ -239,7 +226,8 @@ class Dataset:
         else:
             place = block.ranges.data
             with _explained(block, url):
-                values = read_values(partial(self._fetch, block.path), block.ranges, wanted)
+                fetch = partial(self._fetch, block.path)
+                values = read_values(fetch, block.ranges, wanted, self._gap_nbytes(block))
         check_finite_scales(values, block, url)
         if verify:
             check_row(values, block, url)
@@ -248,13 +236,13 @@ class Dataset:
 
     def together_nbytes(self, together: Sequence[Piece]) -> int:
         """Memory that `reading_together` holds."""
-        return sum(place.nbytes for _, place in joined(_places(together), COALESCE_NBYTES))
+        return sum(place.nbytes for _, place in joined_pieces(together))
 
     @contextmanager
     def reading_together(self, together: Sequence[Piece]) -> Iterator[None]:
         """Small blocks, read with as few requests as they lie in; this thread's `values_into` takes them from there."""
         windows = []
-        places = joined(_places(together), COALESCE_NBYTES)
+        places = joined_pieces(together)
         if self.store.is_near:  # where few threads read; each keeps its own
             memories = self._windows.memory_for(places)
         else:
@@ -272,8 +260,18 @@ class Dataset:
         return self.store.is_near and block.ranges is not None and block.ranges.compression == "none"
 
     def _read_into(self, path: str, offset: int, out: np.ndarray) -> None:
+        held = self._windows.find(path, ByteRange(offset, offset + out.size))
+        if held is not None:
+            out[:] = held
+            return
         self._counter.add(out.size)
         self.store.read_into(path, offset, out)
+
+    def _gap_nbytes(self, block: StoredBlock) -> int:
+        """What may be read for nothing between a block's values: little where other ranks read what lies there, and
+        where what is worth reading at once is in memory already."""
+        is_alone = block.header.is_whole and not self._windows.are_held
+        return COALESCE_NBYTES if is_alone else COALESCE_PARTS_NBYTES
 
     def _fetch(self, path: str, byte_range: ByteRange) -> np.ndarray:
         """Fresh memory; within `reading_together` perhaps a view of what was read there."""
@@ -282,23 +280,6 @@ class Dataset:
             return held
         self._counter.add(byte_range.nbytes)
         return self.store.read_range(path, byte_range)
-
-
-def _places(together: Sequence[Piece]) -> Iterator[PathRange]:
-    for piece in together:
-        if piece.block.ranges is not None:
-            whole = ByteRange(0, piece.block.header.data_nbytes)
-            for extent, _ in extents_of(wanted_ranges(piece.block.ranges, whole)):
-                yield piece.block.path, extent
-
-
-def pieces(layer: StoredLayer, start: int, stop: int) -> list[Piece]:
-    """What rows [start, stop) of a layer are stored in."""
-    return [
-        Piece(block, max(start - row.row_start, 0), min(stop - row.row_start, row.rows))
-        for block, row in ((block, block.header) for block in layer.blocks)
-        if max(start, row.row_start) < min(stop, row.row_stop) or layer.rows == 0
-    ]
 
 
 @contextmanager

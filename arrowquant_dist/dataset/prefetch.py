@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from arrowquant_dist.dataset.dataset import Piece
+from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded
 
 T = TypeVar("T")

@@ -22,20 +22,26 @@ _BLOCK_NBYTES, _LEAST_BLOCK_NBYTES = (
     4,
 )  # what a block of a frame has at most, and what it takes at least
 COALESCE_NBYTES = 256 << 10  # reading across such a gap is cheaper than another request
+COALESCE_PARTS_NBYTES = (
+    2 << 10
+)  # the same among parts of layers: other ranks read what lies between, and it adds up
 
 Fetch = Callable[[ByteRange], np.ndarray]  # fresh uint8 memory with a range of the row's object
 
 
-def read_values(fetch: Fetch, ranges: BlobRanges, part: ByteRange) -> Values:
+def read_values(
+    fetch: Fetch, ranges: BlobRanges, part: ByteRange, gap_nbytes: int = COALESCE_NBYTES
+) -> Values:
     """Bytes `part` of the row's data, and the whole of its other values, in memory of their own.
 
-    One request where they lie side by side, as they do when all of the data is wanted. Compressed data is one
+    One request where no more than `gap_nbytes` lie between them, as where the row is alone in its group and all of the
+    data is wanted. Compressed data is one
     page: all of it is read, and `part` taken from it; none of it where `part` is empty. Raises CorruptWeights, which
     the caller gives layer and URI, where a page does not decompress to its size.
     """
     wanted = wanted_ranges(ranges, part)
     stored = [np.empty(0, np.uint8)] * len(wanted)
-    for extent, members in extents_of(wanted):
+    for extent, members in extents_of(wanted, gap_nbytes):
         memory = fetch(extent)
         for i in members:
             where = _byte_range(wanted[i])
@@ -80,14 +86,17 @@ def _byte_range(value: StoredRange) -> ByteRange:
     return ByteRange(value.offset, value.offset + value.stored_nbytes)
 
 
-def extents_of(wanted: Sequence[StoredRange]) -> list[tuple[ByteRange, list[int]]]:
-    """What to fetch, neighbours in one request, and which of `wanted` are in it. Empty values are in none."""
+def extents_of(
+    wanted: Sequence[StoredRange], gap_nbytes: int = COALESCE_NBYTES
+) -> list[tuple[ByteRange, list[int]]]:
+    """What to fetch, in one request what is no more than `gap_nbytes` apart, and which of `wanted` are in it. Empty
+    values are in none."""
     extents: list[tuple[ByteRange, list[int]]] = []
     for i in sorted(range(len(wanted)), key=lambda i: wanted[i].offset):
         where = _byte_range(wanted[i])
         if where.nbytes == 0:
             continue
-        if extents and where.start <= extents[-1][0].stop + COALESCE_NBYTES:
+        if extents and where.start <= extents[-1][0].stop + gap_nbytes:
             extent, members = extents.pop()
             extents.append((ByteRange(extent.start, max(extent.stop, where.stop)), [*members, i]))
         else:

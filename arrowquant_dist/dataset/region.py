@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from arrowquant_dist.dataset.dataset import Piece, pieces
 from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.pieces import Piece, pieces
 from arrowquant_dist.errors import InvalidConfig
 
 

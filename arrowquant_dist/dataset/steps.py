@@ -31,6 +31,7 @@ _NOTHING = np.empty(0, np.uint8)
 class BlockReader:
     """Reads one uncompressed block. ranges: the block's. url: of its object.
 
+    gap_nbytes: as in `extents_of`.
     fetch: bytes of the object, perhaps of memory that others see as well. read: fills memory with the bytes from an
     offset on. All raise CorruptWeights where scales are not finite, or, with verify, where the checksum differs (before
     any row is given) or a chunk's digest does (before any row of that chunk).
@@ -42,12 +43,13 @@ class BlockReader:
     fetch: Callable[[ByteRange], np.ndarray]
     read: Callable[[int, np.ndarray], None]
     verify: bool
+    gap_nbytes: int
 
     def steps(self, first: int, stop: int) -> Iterator[tuple[Values, int, int]]:
         """Values of rows [first, stop), each with the rows that it has all of, good until the next is asked for."""
         wide = widened(self.block.header, first, stop, verify=self.verify)
         wanted = wanted_ranges(self.ranges, wide)
-        at_once = extents_of(wanted)
+        at_once = extents_of(wanted, self.gap_nbytes)
         if len(at_once) < 2 and sum(extent.nbytes for extent, _ in at_once) <= _AT_ONCE_NBYTES:
             yield self._fetched(wanted, wide.start), first, stop
         else:
@@ -100,7 +102,7 @@ class BlockReader:
 
     def _fetched(self, wanted: Sequence[StoredRange], start: int) -> Values:
         stored = [_NOTHING] * len(wanted)
-        for extent, members in extents_of(wanted):
+        for extent, members in extents_of(wanted, self.gap_nbytes):
             memory = self.fetch(extent)
             for i in members:
                 place = wanted[i].offset - extent.start

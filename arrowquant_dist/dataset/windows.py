@@ -35,6 +35,10 @@ class Windows(threading.local):
         finally:
             self._held = []
 
+    @property
+    def are_held(self) -> bool:
+        return bool(self._held)
+
     def find(self, path: str, wanted: ByteRange) -> np.ndarray | None:
         """The bytes, as a view of a window; None where none has them all."""
         for where, has, memory in self._held:

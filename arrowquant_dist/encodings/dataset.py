@@ -133,7 +133,7 @@ class KeptDatasetRows:
         return out
 
     def _read(self, source: Source, kept: KeptRows) -> None:
-        from arrowquant_dist.dataset.dataset import pieces
+        from arrowquant_dist.dataset.pieces import pieces
 
         dataset, at = source.dataset(self.layer.uri), 0
         for piece in pieces(dataset.layer(self.layer.name), self.rows.start, self.rows.stop):

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from arrowquant_dist.dataset.assemble import Assembler
-from arrowquant_dist.dataset.dataset import Dataset, pieces
+from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.pieces import pieces
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import MemoryBudgetExceeded, listed

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from arrowquant_dist.checkpoint.table import Layer
-from arrowquant_dist.config import ResolvedLayer
+from arrowquant_dist.config import QuantSpec, ResolvedLayer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig
 from arrowquant_dist.format.parquet.pages import MAX_VALUE_NBYTES
@@ -24,36 +24,64 @@ MAX_BLOCKS = 1_000_000
 
 MIN_SHARD_NBYTES = 8 << 20  # below, a part's own cost (requests, footer, commit) outweighs it
 SHARDS_AT_LEAST = 32  # where there is enough, so that workers can share a small model too
+MIN_RANK_NBYTES = (
+    8 << 10
+)  # of one rank's part of a layer: below, rows cost more than they save the other ranks
 BLOCK_OVERHEAD_NBYTES = 4096  # what a row block costs besides its bytes: thousands of tiny ones fill a shard
 
 
-def cut_layer(layer: Layer, resolved: ResolvedLayer, block_bytes: int) -> list[RowBlock]:
+def cut_layer(
+    layer: Layer, resolved: ResolvedLayer, block_bytes: int, tensor_parallel: int = 1
+) -> list[RowBlock]:
     """The layer's row blocks, in order: as few of about equal size as stay within `block_bytes`, at least one
-    row.
+    row. tensor_parallel: as in RunConfig; no block then reaches across an edge of `rank_edges`.
 
     Raises InvalidCheckpoint for a dimension that V2 can't hold, InvalidConfig for rows beyond a Parquet
     value.
     """
     spec = resolved.spec
     rows, columns = math.prod(layer.shape[: spec.row_dims]), math.prod(layer.shape[spec.row_dims :])
+    parts = [0, rows] if tensor_parallel == 1 else rank_edges(layer, spec, tensor_parallel)
     # Nearly all layers: no array of theirs can outgrow a Parquet value, even with a scale for each code.
     nbytes = rows * columns * DTYPES[layer.dtype].itemsize
-    if 0 < nbytes <= block_bytes and nbytes <= MAX_VALUE_NBYTES // SCALE_NBYTES:
+    if len(parts) == 2 and 0 < nbytes <= block_bytes and nbytes <= MAX_VALUE_NBYTES // SCALE_NBYTES:
         return [RowBlock(layer, spec, 0, rows, resolved.kept_reason)]
     if max(layer.shape[spec.row_dims :], default=0) > MAX_DIMENSION:
         raise _too_long(layer, spec.row_dims)
-    count = max(1, -(-rows // _rows_at_most(layer, resolved, columns, block_bytes)))
-    if count > MAX_BLOCKS:
-        message = f"would be cut into {count} row blocks, at most {MAX_BLOCKS} can be; raise block_bytes"
+    most = _rows_at_most(layer, resolved, columns, block_bytes)
+    counts = [max(1, -(-(stop - start) // most)) for start, stop in pairwise(parts)]
+    if sum(counts) > MAX_BLOCKS:
+        message = (
+            f"would be cut into {sum(counts)} row blocks, at most {MAX_BLOCKS} can be; raise block_bytes"
+        )
         raise InvalidConfig(message, layer=layer.name, uri=redact(layer.uri))
-    if count == 1:
-        if max(layer.shape, default=0) > MAX_DIMENSION:
-            raise _too_long(layer, 0)
-        return [RowBlock(layer, spec, 0, rows, resolved.kept_reason)]
-    edges = [rows * index // count for index in range(count + 1)]
+    if counts == [1] and max(layer.shape, default=0) > MAX_DIMENSION:
+        raise _too_long(layer, 0)
+    edges = [0]
+    for (start, stop), count in zip(pairwise(parts), counts, strict=True):
+        edges += [start + (stop - start) * index // count for index in range(1, count + 1)]
     return [
         RowBlock(layer, spec, start, stop - start, resolved.kept_reason) for start, stop in pairwise(edges)
     ]
+
+
+def rank_edges(layer: Layer, spec: QuantSpec, tensor_parallel: int) -> list[int]:
+    """Rows from 0 to the last at which a rank's part of the layer's first dimension begins or ends, ascending.
+
+    Of as many ranks as `tensor_parallel` and of each number that divides it, cut as torch.tensor_split does: where the
+    dimension is no multiple of it, the edges of fewer ranks are not among those of more. Left out are numbers of ranks
+    of whose parts one would store less than MIN_RANK_NBYTES, and all of them for vectors, which are whole on each rank.
+    """
+    rows, columns = math.prod(layer.shape[: spec.row_dims]), math.prod(layer.shape[spec.row_dims :])
+    edges = {0, rows}
+    if len(layer.shape) > 1 and rows:
+        stored = row_nbytes(spec.quant_type, columns, layer.dtype) + scales_row_nbytes(spec, columns)
+        size, most = layer.shape[0], rows * stored // MIN_RANK_NBYTES
+        for ranks in range(2, min(tensor_parallel, most) + 1):
+            if tensor_parallel % ranks == 0:
+                each, more = divmod(size, ranks)
+                edges.update((rank * each + min(rank, more)) * (rows // size) for rank in range(1, ranks))
+    return sorted(edges) if rows else [0, 0]
 
 
 def group_shards(blocks: Sequence[RowBlock], shard_bytes: int) -> tuple[Shard, ...]:

@@ -46,9 +46,7 @@ def make_plan(
     check_checkpoint(checkpoint)
     check_unscaled(checkpoint, config.unscaled_float8)
     layers = sorted(checkpoint.layers, key=lambda layer: (layer.uri, layer.offset))
-    blocks, notes = _resolve_and_cut(
-        layers, checkpoint.kept, config, run.block_bytes, SideTensors(side_inputs), codes
-    )
+    blocks, notes = _resolve_and_cut(layers, checkpoint.kept, config, run, SideTensors(side_inputs), codes)
     check_expansion(checkpoint, run.max_expansion)
     shards = group_shards(blocks, run.shard_bytes)
     source, side, code = described_source(checkpoint), described(side_inputs), code_digest()
@@ -72,7 +70,7 @@ def _resolve_and_cut(
     layers: Sequence[Layer],
     kept: Mapping[str, str],
     config: QuantizationConfig,
-    block_bytes: int,
+    run: RunConfig,
     side: SideTensors,
     codes: SourceCodes,
 ) -> tuple[list[RowBlock], list[str]]:
@@ -83,12 +81,13 @@ def _resolve_and_cut(
         resolved = resolver.resolve(
             layer.name, layer.shape, layer.dtype, kept.get(layer.name), codes.get(layer.name)
         )
-        cut, tensors = cut_layer(layer, resolved, block_bytes), side.of(layer, resolved.spec)
+        cut = cut_layer(layer, resolved, run.block_bytes, run.tensor_parallel)
+        tensors = side.of(layer, resolved.spec)
         blocks += [replace(block, side_tensors=tensors) for block in cut] if tensors else cut
         if len(blocks) > MAX_BLOCKS:
             raise InvalidConfig(f"the plan has more than {MAX_BLOCKS} row blocks; raise block_bytes")
     resolver.check_matches(layer.name for layer in layers)
-    return blocks, [*resolver.notes(), *_layout_notes(blocks, block_bytes)]
+    return blocks, [*resolver.notes(), *_layout_notes(blocks, run.block_bytes)]
 
 
 def _layout_notes(blocks: Iterable[RowBlock], block_bytes: int) -> list[str]:

@@ -153,6 +153,8 @@ _BAD: dict[str, str] = {
     "run: {block_bytes: 64 MB of it}": r"run.block_bytes: must be a size such as 64MiB",
     "run: {block_bytes: true}": r"run.block_bytes: must be a size",
     "run: {shard_bytes: -1}": r"run.shard_bytes: must not be negative",
+    "run: {tensor_parallel: 0}": r"run.tensor_parallel: must be from 1 to 1024",
+    "run: {tensor_parallel: true}": r"run.tensor_parallel: must be a whole number",
     "run: {direct_writes: always}": r"run.direct_writes: must be one of auto, never, not the text 'always'",
     "run: {compression: }": r"run.compression: must be one of zstd, none, not nothing",
     "run: {engine: dask}": r"run.engine: must be one of auto, inline, ray",

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from arrowquant_dist.dataset.dataset import Dataset, Piece
+from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.errors import CorruptWeights
 from arrowquant_dist.loader import WeightLoader
 from arrowquant_dist.storage.local import LocalStore

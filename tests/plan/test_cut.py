@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.checkpoint.table import Checkpoint, Layer
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.encodings.strided import Strided
 from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig
 from arrowquant_dist.plan import make_plan
+from arrowquant_dist.tensor import row_nbytes
 from tests.plan.plan_sources import CONFIGS, RUNS, checkpoint, checkpoints, of_layers, raw_layers
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -133,3 +137,70 @@ def test_a_layer_with_one_scale_stays_in_one_shard() -> None:
 def test_thousands_of_tiny_layers_are_spread_over_shards() -> None:
     plan = make_plan(checkpoint({f"norm.{i}": (8,) for i in range(10_000)}), INT8, RUN)
     assert max(len(shard.blocks) for shard in plan.shards) <= 2100
+
+
+def _edges_of_torch(layer: Layer, ranks: int, row_dims: int) -> set[int]:
+    """Rows where torch.tensor_split cuts the first dimension."""
+    ends = np.cumsum([len(part) for part in torch.tensor_split(torch.arange(layer.shape[0]), ranks)])
+    return {int(end) * math.prod(layer.shape[1:row_dims]) for end in ends}
+
+
+@settings(deadline=None, max_examples=100)
+@given(checkpoints(), CONFIGS, RUNS, st.sampled_from([2, 3, 6, 8, 12]))
+def test_blocks_end_where_the_parts_of_every_number_of_ranks_that_divides_the_degree_do(
+    source: Checkpoint, config: QuantizationConfig, run: RunConfig, degree: int
+) -> None:
+    plan = make_plan(source, config, run.replace(tensor_parallel=degree))
+    ends: dict[str, list[int]] = {}
+    nbytes: dict[str, int] = {}
+    for block in plan.blocks:
+        assert block.row_start == ends.setdefault(block.layer.name, [0])[-1]
+        ends[block.layer.name].append(block.row_start + block.rows)
+        assert block.source_nbytes <= run.block_bytes or block.rows == 1
+        scales = 4 * block.rows * block.spec.groups_per_row(block.columns) if block.spec.is_quantized else 0
+        stored = block.rows * row_nbytes(block.spec.quant_type, block.columns, block.layer.dtype)
+        nbytes[block.layer.name] = nbytes.get(block.layer.name, 0) + stored + scales
+    for block in plan.blocks:
+        layer = block.layer
+        assert ends[layer.name][-1] * block.columns == layer.num_params
+        for ranks in range(2, degree + 1):
+            if degree % ranks == 0 and len(layer.shape) > 1 and nbytes[layer.name] >= ranks * 8 * KIB:
+                assert _edges_of_torch(layer, ranks, block.spec.row_dims) <= set(ends[layer.name])
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [
+        ((1024, 64), [128] * 8),
+        # Of 8, 4 and 2 ranks, whose edges lie beside each other.
+        ((1027, 64), [129, 128, 1, 129, 127, 1, 128, 128, 128, 128]),
+        ((256, 64), [128, 128]),  # 16 KiB and scales: two ranks' parts are worth a row each
+        ((64, 64), [64]),
+        ((1 << 20,), [1 << 20]),
+    ],
+)
+def test_layers_are_cut_as_far_as_a_rank_has_8_kib_of_them(shape: tuple[int, ...], rows: list[int]) -> None:
+    plan = make_plan(checkpoint({"x": shape}), INT8, RunConfig(tensor_parallel=8))
+    assert sum(rows) == shape[0]
+    assert [block.rows for block in plan.blocks] == rows
+
+
+def test_ranks_get_whole_experts() -> None:
+    config = QuantizationConfig(row_dims={"experts": 2})
+    plan = make_plan(checkpoint({"experts": (6, 64, 128)}), config, RunConfig(tensor_parallel=4))
+    assert [block.rows // 64 for block in plan.blocks] == [2, 1, 1, 1, 1]  # 2 2 1 1 of four ranks, 3 3 of two
+
+
+def test_a_part_of_a_rank_is_cut_on_into_blocks() -> None:
+    run = RunConfig(tensor_parallel=2, block_bytes=64 * KIB)
+    plan = make_plan(checkpoint({"x": (600, 100)}), INT8, run)
+    assert [block.rows for block in plan.blocks] == [150, 150, 150, 150]
+
+
+def test_one_scale_for_the_tensor_keeps_ranks_parts_in_one_shard() -> None:
+    config = QuantizationConfig(per_channel=False, group_size=0)
+    run = RunConfig(tensor_parallel=8, shard_bytes=MIB)
+    plan = make_plan(checkpoint({"a": (512, 512), "x": (4096, 1024), "b": (512, 512)}), config, run)
+    blocks = [(shard.index, b.rows) for shard in plan.shards for b in shard.blocks if b.layer.name == "x"]
+    assert [rows for _, rows in blocks] == [512] * 8
+    assert len({shard for shard, _ in blocks}) == 1

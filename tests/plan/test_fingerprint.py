@@ -51,6 +51,7 @@ def _touched(file: SourceFile) -> SourceFile:
         (BASE, INT8.replace(quant_type="int4"), RUN, "quant_type: was 'int8', is 'int4'"),
         (BASE, INT8, RunConfig(compression="none"), "run.compression: was 'zstd', is 'none'"),
         (BASE, INT8, RunConfig(block_bytes=MIB), f"run.block_bytes: was {64 * MIB}, is {MIB}"),
+        (BASE, INT8, RunConfig(tensor_parallel=4), "run.tensor_parallel: was None, is 4"),
         (BASE, INT8, RunConfig(shard_bytes=MIB), f"run.shard_bytes: was {512 * MIB}, is {MIB}"),
         (
             replace(BASE, files=tuple(map(_touched, BASE.files))),
@@ -76,6 +77,12 @@ def test_settings_that_change_no_byte_keep_the_fingerprint() -> None:
     run = RUN.replace(direct_writes="never")
     now = make_plan(BASE, INT8.replace(group_size=32, mixed_precision_layers=["nothing"]), run)
     assert before.fingerprint == now.fingerprint
+
+
+def test_a_plan_that_cuts_for_no_ranks_is_that_of_releases_before() -> None:
+    before, now = make_plan(BASE, INT8, RUN), make_plan(BASE, INT8, RunConfig(tensor_parallel=1))
+    assert before.fingerprint == now.fingerprint
+    assert set(now.config["run"]) == {"block_bytes", "shard_bytes", "compression"}
 
 
 def test_the_fingerprint_is_the_same_on_every_machine() -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from arrowquant_dist.config import BITS
-from arrowquant_dist.dataset.dataset import Dataset, Piece
+from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype, scales_are
 
 _READ_AT_ONCE = 8  # layers: a store far away answers so many requests in the time of one

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from arrowquant_dist.config import BITS
-from arrowquant_dist.dataset.dataset import Dataset, Piece
+from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer
+from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.export.gguf.scales import Fp16, half_minima, half_scales
 from arrowquant_dist.tensor import QuantizedTensor
 

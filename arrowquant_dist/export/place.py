@@ -88,15 +88,19 @@ class ExportPlace:
         return Target(self.store).look()
 
     def finished(self, output: Output, found: Listing) -> ExportRecord | None:
-        """The record of the same export, all of whose files are there. TargetConflict for another's."""
+        """The record of the same export, all of whose files are there. TargetConflict for another's, and for one that
+        other code has made and that has lost files."""
         if RECORD_PATH not in found:
             return None
         record = self._record()
-        if record.mark != output.record.mark:
-            changes = "; ".join(record.differences(output.record))
-            message = f"another export is here ({changes}); choose another folder, or --overwrite"
+        changes = record.differences(output.record)
+        missing = found.missing(record.files)
+        if missing and record.code != output.record.code:
+            changes.append(f"other code made it, and it has lost {listed(missing)}")
+        if changes:
+            message = f"another export is here ({'; '.join(changes)}); choose another folder, or --overwrite"
             raise TargetConflict(message, uri=self.store.uri)
-        return None if found.missing(record.files) else record
+        return None if missing else record
 
     def refuse_others(self, output: Output, found: Listing) -> None:
         """TargetConflict where something else is in the place of a file, or the folder is not this export's."""

@@ -66,19 +66,21 @@ class ExportRecord:
         return cls(form.name, options, mark, origin, code, max_file_nbytes, draft.notes, _package_version())
 
     def differences(self, planned: ExportRecord) -> list[str]:
-        """What of an export that is there is not so in the one that is planned, for people."""
+        """What of an export that is there is not so in the one that is planned, for people; nothing where the same was
+        asked of other code: what that has finished is finished."""
+        if self.mark == planned.mark:
+            return []
         pairs = {
             "format": (self.format, planned.format),
             "options": (self.options, planned.options),
             "dataset": (self.origin.manifest, planned.origin.manifest),
             "source": (self.origin.source_files, planned.origin.source_files),
             "max_file_bytes": (self.max_file_nbytes, planned.max_file_nbytes),
-            "code": (self.code, planned.code),
         }
         found = [
             f"{name}: {was} there, {is_now} here" for name, (was, is_now) in pairs.items() if was != is_now
         ]
-        return found or ["what becomes of its layers"]
+        return found or (["what becomes of its layers"] if self.code == planned.code else [])
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": _KIND, "export_version": RECORD_VERSION, **asdict(self)}

@@ -152,6 +152,23 @@ def test_an_export_that_other_code_began_is_not_completed(
     assert state_of(out) == before
 
 
+def test_an_export_that_other_code_has_finished_is_finished_unless_files_are_gone(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    export_dataset(dataset, out, OPTIONS, RUN)
+    monkeypatch.setattr("arrowquant_dist.export.record.export_digest", lambda: "0123456789abcdef")
+    before = state_of(out)
+    assert export_dataset(dataset, out, OPTIONS, RUN).already_finished
+    with pytest.raises(TargetConflict, match=r"\(max_file_bytes: 1048576 there, 2097152 here\)"):
+        export_dataset(dataset, out, ExportOptions(max_file_bytes="2MiB"), RUN)
+    assert state_of(out) == before
+    (out / "README.md").unlink()
+    with pytest.raises(TargetConflict, match=r"other code made it, and it has lost README\.md"):
+        export_dataset(dataset, out, OPTIONS, RUN)
+    assert not export_dataset(dataset, out, OVERWRITE, RUN).already_finished
+
+
 def test_a_file_of_a_finished_export_that_is_gone_is_made_again(dataset: str, tmp_path: Path) -> None:
     export_dataset(dataset, tmp_path / "out", OPTIONS, RUN)
     before = state_of(tmp_path / "out")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -24,12 +24,14 @@ class QuantWeight(torch.nn.Module):
     bits: of a code. group_size: values of a row that share a scale; 0: all of them. symmetric: without zero points.
     dtype: of the values that it stands for, as the model computes with them; `.to(dtype)` changes this and nothing
     else. Buffers: codes uint8 [rows, row bytes]; scales, zero_points float32 [rows, groups], zero_points [rows, 0]
-    where symmetric. A value is (code - zero point) · scale. They have no gradient.
+    where symmetric. A value is (code - zero point) · scale. They have no gradient. form: int64 [3], columns, bits and
+    group_size, which the shapes of the others do not tell: a state dict of another form is refused.
     """
 
     codes: torch.Tensor
     scales: torch.Tensor
     zero_points: torch.Tensor
+    form: torch.Tensor
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class QuantWeight(torch.nn.Module):
         self.register_buffer("codes", torch.zeros(rows, nbytes, dtype=torch.uint8, device=device))
         self.register_buffer("scales", torch.zeros(rows, groups, device=device))
         self.register_buffer("zero_points", torch.zeros(rows, 0 if symmetric else groups, device=device))
+        self.register_buffer("form", torch.tensor([columns, bits, self.group_size], device="cpu"))
 
     @classmethod
     def of(cls, tensor: QuantizedTensor, dtype: torch.dtype | None = None) -> Self:
@@ -146,6 +149,29 @@ class QuantWeight(torch.nn.Module):
     def extra_repr(self) -> str:
         symmetric = not self.zero_points.shape[1]
         return f"{list(self.shape)}, bits={self.bits}, group_size={self.group_size}, symmetric={symmetric}"
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,  # noqa: FBT001
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Codes are taken only with the form that says how to read them."""
+        form = state_dict.get(f"{prefix}form")
+        own = [self.shape[1], self.bits, self.group_size]
+        if f"{prefix}codes" in state_dict and (form is None or form.tolist() != own):
+            found = "unknown" if form is None else form.tolist()
+            error_msgs.append(
+                f"{prefix}codes are of another form: columns, bits and group_size are {found}, not {own}"
+            )
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:  # noqa: ARG002, FBT001, FBT002
         """Moves the buffers and casts none of them: a scale in fewer bits would be another scale."""

@@ -273,9 +273,9 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.descriptor = _open_regular(path)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # `os` may be gone when Python exits
         if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+            close(self.descriptor)
 
 
 class _NoRegularFileError(OSError):

@@ -193,7 +193,10 @@ def test_copies_give_the_same(copied: Any) -> None:
 
 def test_a_state_dict_goes_into_another_layer_of_the_same_form() -> None:
     layer = QuantLinear(random_matrix(12, 96, 4, 32).weight, torch.randn(12))
-    assert [*layer.state_dict()] == ["bias", "weight.codes", "weight.scales", "weight.zero_points"]
+    assert [*layer.state_dict()] == [
+        "bias",
+        *(f"weight.{name}" for name in ("codes", "scales", "zero_points", "form")),
+    ]
     other = QuantLinear(QuantWeight(12, 96, 4, 32), torch.zeros(12))
     other.load_state_dict(layer.state_dict())
     values = torch.randn(5, 96)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -85,8 +86,26 @@ def test_a_state_dict_goes_into_another_of_the_same_form() -> None:
     other = QuantWeight(4, 70, 3, 32, symmetric=False)
     other.load_state_dict(matrix.weight.state_dict())
     assert torch.equal(other.dequantize(), matrix.decoded)
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        QuantWeight(4, 70, 4, 32, symmetric=False).load_state_dict(matrix.weight.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("has", "takes"),
+    [
+        ((70, 3, 32), (70, 4, 32)),
+        ((45, 4, 32), (45, 4, 40)),  # of equal shapes
+        ((2, 3, 0), (2, 4, 0)),
+        ((45, 4, 0), (46, 4, 0)),
+    ],
+)
+def test_a_state_dict_of_another_form_is_refused(
+    has: tuple[int, int, int], takes: tuple[int, int, int]
+) -> None:
+    state = QuantWeight(4, *has, symmetric=False).state_dict()
+    with pytest.raises(RuntimeError, match=re.escape(f"are {[has[0], has[1], has[2] or has[0]]}, not")):
+        QuantWeight(4, *takes, symmetric=False).load_state_dict(state)
+    del state["form"]
+    with pytest.raises(RuntimeError, match="are unknown, not"):
+        QuantWeight(4, *has, symmetric=False).load_state_dict(state, strict=False)
 
 
 def test_what_quantize_tensor_gives_is_taken_over() -> None:

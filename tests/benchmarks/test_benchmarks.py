@@ -37,6 +37,7 @@ def test_kernels_are_measured_against_every_peer_that_is_installed() -> None:
     assert plain.ratio == plain.ours / (plain.theirs or 0)
 
 
+@pytest.mark.slow
 def test_files_are_measured_against_a_plain_copy(tmp_path: Path) -> None:
     rows = check(files.tables(SMALL, 1, str(tmp_path)))
     assert any(row.peer.startswith("plain copy") and row.theirs for row in rows)
@@ -57,6 +58,7 @@ def test_codes_in_memory_are_measured_against_float32() -> None:
     assert all(row.met is not None for row in rows if row.unit == "MB")
 
 
+@pytest.mark.slow
 def test_loading_is_measured_against_safetensors_and_a_plain_read(tmp_path: Path) -> None:
     rows = check(loading.tables(1, 1 << 20, str(tmp_path)))
     assert {row.peer for row in rows} == {"load_file of fp16, .float()", "cat"}
@@ -122,6 +124,7 @@ def test_the_driver_of_a_run_whose_shards_are_committed_is_measured(tmp_path: Pa
     assert sum(phases) <= rows["wall, with report and manifest"]
 
 
+@pytest.mark.slow
 def test_verifying_is_measured_on_as_many_parts_as_asked_for(tmp_path: Path) -> None:
     (table,) = verifying.tables(8, str(tmp_path))
     assert table.title == "verify of 800 rows in 8 parts"

@@ -101,6 +101,7 @@ def moments() -> list[object]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", moments())
 def test_an_actor_killed_at_a_random_moment(
     run: RunConfig, long_checkpoint: Source, long_quiet: Weights, target: Path, note: Note, seed: int

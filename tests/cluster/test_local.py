@@ -31,6 +31,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_it_is_a_head_without_cpus_and_workers_of_one_until_down(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     up = run("up", "--nodes", 1, "--state", state)

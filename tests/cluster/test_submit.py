@@ -59,6 +59,7 @@ def submit(
     return subprocess.run(command, check=False, capture_output=True, text=True, env=variables, cwd="/")
 
 
+@pytest.mark.slow
 def test_a_job_is_followed_to_its_end_once_however_often_it_is_submitted(
     cluster: local.LocalCluster, client: JobSubmissionClient, tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_job_with_another_config_runs_the_code_where_the_one_before_has_compil
     assert len(packages) == 1
 
 
+@pytest.mark.slow
 def test_bad_input_ends_with_its_own_exit_code_and_message(
     cluster: local.LocalCluster, tmp_path: Path
 ) -> None:
@@ -116,6 +118,7 @@ def test_bad_input_ends_with_its_own_exit_code_and_message(
     assert not (tmp_path / "target").exists()
 
 
+@pytest.mark.slow
 def test_a_secret_reaches_driver_and_workers_and_shows_nowhere(
     cluster: local.LocalCluster, client: JobSubmissionClient, bucket: Bucket
 ) -> None:

@@ -13,6 +13,7 @@ _FEW = {"safetensors": 40, "datasets": 20, "pickles": 5}
 _ANOTHER_SEED = 1_000_000  # not those of the command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", COUNTS)
 def test_a_few_odd_and_hostile_inputs_are_right_or_refused(tmp_path: Path, kind: str) -> None:
     _check(tmp_path, kind, _FEW[kind], processes=1)

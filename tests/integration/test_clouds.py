@@ -41,6 +41,7 @@ def downloaded(server: Gcs | Azurite, root: str, folder: Path) -> Path:
     return download(paths, server.get, root, folder)
 
 
+@pytest.mark.slow
 def test_minilm_goes_from_cloud_to_cloud_and_comes_out_as_on_disk(
     server: Gcs | Azurite, minilm: Path, on_disk: Path, weights: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

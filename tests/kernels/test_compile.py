@@ -20,6 +20,7 @@ print(quantize_tensor(np.float32([[127, 1], [1, 1]]), QuantizationConfig()).scal
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", ["", WITHOUT_NUMBAS_NAMES], ids=["private", "public"])
 def test_a_change_in_one_kernel_recompiles_those_that_call_it(tmp_path: Path, names: str) -> None:
     package = tmp_path / "arrowquant_dist"

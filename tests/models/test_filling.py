@@ -76,6 +76,7 @@ print(resident("VmHWM") - before, sum(p.nbytes for p in model.parameters()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("made", "dtype"), [(wide_llama, "bfloat16"), (wide_mixtral, "float32")])
 def test_the_process_grows_by_the_model_and_the_budget(tmp_path: Path, made: Any, dtype: str) -> None:
     """Measured from outside: the kernel's peak of the resident set."""

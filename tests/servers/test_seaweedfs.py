@@ -69,6 +69,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _START_AND_DIE, tmp_path / "data"],

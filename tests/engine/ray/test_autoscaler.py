@@ -24,6 +24,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AutoscaledClus
     cluster.stop()
 
 
+@pytest.mark.slow
 def test_a_run_gets_all_nodes_that_there_may_be_and_they_go_with_it(
     cluster: AutoscaledCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def test_a_worker_that_hangs_is_replaced_after_the_deadline(cluster: SmallCluste
     until(lambda: not is_alive(hung.pid))
 
 
+@pytest.mark.slow
 def test_at_the_tail_an_idle_worker_takes_the_shard_of_one_that_hangs(
     cluster: SmallCluster, run: Run
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_cluster_that_never_has_room_is_a_clear_error_in_time(cluster: SmallCl
         wait_for_room()
 
 
+@pytest.mark.slow
 def test_a_cluster_that_grows_from_zero_begins_with_its_first_node(
     cluster: SmallCluster, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:

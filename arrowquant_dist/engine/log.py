@@ -12,25 +12,12 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
-from arrowquant_dist.worker.job import Job
+from arrowquant_dist.worker.job import Job, Spent
 
 SHARDS = logging.getLogger("arrowquant_dist.shards")
 _ERROR_CHARS = 300
-
-
-class Spent(Protocol):
-    """What an attempt took: seconds by phase, bytes from and to storage, requests that were repeated."""
-
-    @property
-    def seconds(self) -> dict[str, float]: ...
-    @property
-    def read_nbytes(self) -> int: ...
-    @property
-    def written_nbytes(self) -> int: ...
-    @property
-    def retries(self) -> int: ...
 
 
 def log_attempt(

@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-import numpy as np
 import xxhash
 
 from arrowquant_dist.checkpoint.reader import SourceReader
@@ -30,12 +29,12 @@ from arrowquant_dist.storage.base import ByteRange, ObjectInfo, ObjectWriter, St
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.traffic import Transferred
 from arrowquant_dist.storage.uris import is_local
+from arrowquant_dist.target.intact import hash_of_object
 from arrowquant_dist.target.manifest import StoredFile
 from arrowquant_dist.worker.clock import Clock
 from arrowquant_dist.worker.job import OnBlock, OnCompile, ShouldStop
 from arrowquant_dist.worker.kernels import Kernels
 
-_HASHED_NBYTES = 8 << 20  # of a file that is there, at a time
 _REMOTE_READERS = 8
 _LOCAL_READERS = 2
 
@@ -157,8 +156,8 @@ class ExportWorker:
             return None
         refuse_other_file(self._store, info, file)
         with clock.phase("read"):
-            digest = _digest_of(self._store, info)
-        stored = StoredFile(file.path, info.nbytes, f"xxh3_128:{digest}")
+            digest = hash_of_object(self._store, info.path, info.nbytes)
+        stored = StoredFile(file.path, info.nbytes, digest)
         return FileReceipt(stored, "", dict(clock.seconds), clock.wall_seconds)
 
     def _give_way(self, file: OutputFile) -> None:
@@ -271,13 +270,3 @@ class _HashedFile:
         planned = self._file.layers[step.number].tensors[tensor]
         message = f"{step.layer_name}: {nbytes} bytes for {planned.name}, of which {self._left} are missing"
         return RuntimeError(message)
-
-
-def _digest_of(store: Store, info: ObjectInfo) -> str:
-    state = xxhash.xxh3_128()
-    buffer = np.empty(min(_HASHED_NBYTES, info.nbytes), np.uint8)
-    for start in range(0, info.nbytes, _HASHED_NBYTES):
-        part = buffer[: min(_HASHED_NBYTES, info.nbytes - start)]
-        store.read_into(info.path, start, part)
-        state.update(part.data)
-    return state.hexdigest()

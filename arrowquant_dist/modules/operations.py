@@ -55,7 +55,7 @@ def linear(
 
 
 @linear.register_fake
-def _(values: torch.Tensor, codes: torch.Tensor, *_: Any) -> torch.Tensor:
+def _product(values: torch.Tensor, codes: torch.Tensor, *_: Any) -> torch.Tensor:
     return values.new_empty((*values.shape[:-1], codes.shape[0]))
 
 
@@ -94,9 +94,7 @@ def whole_linear(
     return multiply_whole(values, (codes, scales, zero_points), bias, width, group)
 
 
-@whole_linear.register_fake
-def _(values: torch.Tensor, codes: torch.Tensor, *_: Any) -> torch.Tensor:
-    return values.new_empty((*values.shape[:-1], codes.shape[0]))
+whole_linear.register_fake(_product)
 
 
 def _refuse(ctx: Any, grad: torch.Tensor) -> None:  # noqa: ARG001

@@ -34,25 +34,30 @@ class Job(Protocol):
     def source_nbytes(self) -> int: ...
 
 
-class Done(Protocol):
-    """What a worker says of a job that is done, whoever did it.
+class Spent(Protocol):
+    """What an attempt took: seconds by phase, bytes from and to storage, requests that were repeated."""
 
-    worker: the process that did it. seconds: by phase. notice: what of it whoever started the run is told; None where
-    all of it is at the target. At most a few hundred bytes: it travels by way of the engine.
-    """
-
-    @property
-    def worker(self) -> str: ...
     @property
     def seconds(self) -> dict[str, float]: ...
-    @property
-    def wall_seconds(self) -> float: ...
     @property
     def read_nbytes(self) -> int: ...
     @property
     def written_nbytes(self) -> int: ...
     @property
     def retries(self) -> int: ...
+
+
+class Done(Spent, Protocol):
+    """What a worker says of a job that is done, whoever did it.
+
+    worker: the process that did it. notice: what of it whoever started the run is told; None where all of it is at the
+    target. At most a few hundred bytes: it travels by way of the engine.
+    """
+
+    @property
+    def worker(self) -> str: ...
+    @property
+    def wall_seconds(self) -> float: ...
     @property
     def notice(self) -> Any: ...
 

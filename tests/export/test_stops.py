@@ -21,17 +21,13 @@ from arrowquant_dist.storage.base import ObjectWriter, Store
 from arrowquant_dist.storage.local import LocalStore
 from arrowquant_dist.storage.open import open_store
 from tests.conftest import CHECKOUT
+from tests.driver.test_stops import CHANGES, Killed
 from tests.export.datasets import made_dataset
 from tests.servers.fixtures import Bucket
 from tests.sources import random_weights
 
 OPTIONS = ExportOptions(max_file_bytes="1MiB")
 RUN = RunConfig(workers=1, engine="inline")
-CHANGES = ("create", "write", "delete", "delete_unchanged", "abandon")
-
-
-class Killed(BaseException):
-    """What no handler is prepared for, as none is for SIGKILL."""
 
 
 class Death:

@@ -247,15 +247,18 @@ class _Running(Generic[T]):
         self.load, self._stream, self._budget = load, stream, budget
         self._is_dropped = False
         self._failure: MemoryError | None = None
+        self._results: list[Callable[[], T]] = []  # at most one, which holds the memory
         lanes: Sequence[Lane] = ()
         try:
-            lanes, self._result = load.begin()
+            lanes, result = load.begin()
+            self._results.append(result)
         except MemoryError as error:  # kept for the load's turn: this may run in a thread of the pool
             self._failure = error
         self._unfinished = len(lanes)
         if not lanes:
             budget.give(load.peak_nbytes - load.result_nbytes)
-        self._futures = [stream.pool.submit(lane) for lane in lanes]
+        self._lanes: dict[int, Lane] = dict(enumerate(lanes))
+        self._futures = [stream.pool.submit(self._run, index) for index in range(len(lanes))]
         for future in self._futures:
             future.add_done_callback(self._lane_done)
 
@@ -269,9 +272,7 @@ class _Running(Generic[T]):
             raise self._failure
         for future in self._futures:
             future.result()
-        result = self._result
-        del self._result  # it holds the memory that is now the caller's
-        return result()
+        return self._results.pop()()  # the memory is now the caller's
 
     def drop(self) -> None:
         """Gives the memory back, as soon as no lane works on it."""
@@ -281,8 +282,15 @@ class _Running(Generic[T]):
             self._is_dropped = True
             if self._unfinished == 0:
                 self._budget.give(self.load.result_nbytes)
-        for future in self._futures:
-            future.cancel()
+        self._results.clear()
+        for index, future in enumerate(self._futures):
+            if future.cancel():
+                del self._lanes[
+                    index
+                ]  # the pool has this load in its queue for some time yet, and not its memory
+
+    def _run(self, index: int) -> None:
+        self._lanes.pop(index)()
 
     def _lane_done(self, _: Future[None]) -> None:
         with self._budget.changed:

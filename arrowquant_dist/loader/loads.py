@@ -86,22 +86,28 @@ class Loads:
         load = self.one(regions[names[0]])
         extra = load.result_nbytes * (len(names) - 1)
         if load.peak_nbytes + extra > self.opened.budget.limit_nbytes:
-            return [load.then(partial(_named, [name])) for name in names]
-        return [load.then(partial(_named, names), extra)]
+            return [load.then(partial(_named, [name], self.allocate)) for name in names]
+        return [load.then(partial(_named, names, self.allocate), extra)]
 
 
 def _identity(region: Region) -> tuple[object, ...]:
     return id(region.layer), region.runs, region.columns
 
 
-def _named(names: Iterable[str], value: Any) -> list[tuple[str, Any]]:
+def _named(names: Iterable[str], allocate: Allocate, value: Any) -> list[tuple[str, Any]]:
     """The value under its first name, copies of it under the others."""
     first, *others = names
-    return [(first, value), *((name, _copy(value)) for name in others)]
+    return [(first, value), *((name, _copy(value, allocate)) for name in others)]
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: Any, allocate: Allocate) -> Any:
     if not isinstance(value, QuantizedTensor):
-        return value.clone()
+        return _copied(value, allocate)
     arrays = {name: getattr(value, name).copy() for name in ("codes", "scales", "zero_points")}
     return replace(value, **arrays)
+
+
+def _copied(value: torch.Tensor, allocate: Allocate) -> torch.Tensor:
+    dtype = str(value.dtype).removeprefix("torch.")
+    values = allocate(value.nbytes).view(np.dtype(DTYPES[dtype].bits))
+    return as_tensor(values.reshape(value.shape), dtype).copy_(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,12 @@ from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Budget, Lane, Load, load_now
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.errors import MemoryBudgetExceeded
+from arrowquant_dist.loader.lent import Lender
 from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.storage.open import open_store
 
 REMOTE_WORKERS = 8
+_WIDEST = 8  # bytes of a value
 HEDGES = 2  # each may take range_bytes beside the budget
 
 
@@ -60,10 +63,25 @@ class OpenDataset:
         self.budget = Budget(settings.memory_nbytes - kept)
         self.assembler = Assembler(self.dataset, self.workers, self.budget.limit_nbytes, settings.verify)
         self.names = _names_by_layer(self.dataset)
+        self._lender: weakref.ref[Lender] | None = None
 
     @property
     def is_of_this_process(self) -> bool:
         return self.pid == os.getpid()
+
+    def lender(self) -> Lender:
+        """The one of all borrowed streams that there are: what one of them lets go of, another one takes. Its memory
+        goes with the last of them."""
+        with self.budget.changed:
+            lender = self._lender() if self._lender is not None else None
+            if lender is None:
+                decoded = sum(layer.num_params for layer in self.dataset.layers.values()) * _WIDEST
+                nbytes = min(self._limit, decoded)
+                lender = Lender(
+                    nbytes + nbytes // 4, self.budget
+                )  # some more than fits, for pieces of all sizes
+                self._lender = weakref.ref(lender)
+            return lender
 
     def differ(self, first: StoredLayer, second: StoredLayer, dtypes: tuple[str, str]) -> bool:
         """Whether two layers of one shape have different values, decoded to `dtypes`; some rows at a time, so that

@@ -18,12 +18,14 @@ from arrowquant_dist.dataset.prefetch import Load, Stream, load_now
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dataset.together import alone
 from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.loader.lent import Lent
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.names import choose
 from arrowquant_dist.loader.opened import HEDGES, LoaderSettings, OpenDataset
 from arrowquant_dist.loader.parts import Cut, Parallel
 from arrowquant_dist.loader.slots import DECODED_DTYPES, LoadedKeys, Slots, copy_into, dtype_for
 from arrowquant_dist.loader.stream import (
+    Memory,
     Pairs,
     ProgressCallback,
     Told,
@@ -174,8 +176,8 @@ class WeightLoader:
         names: a name or glob, or several; all layers where None. What several of them say comes once. order: `given`,
         as `names` has them (storage order within a glob), or `arrival`, as they are ready. rows, columns, parallel: as
         `read` has them, of each layer. progress: called with the bytes of the tensors given so far, those of all, and
-        the name, before each pair, by the thread that iterates. Raises UnknownLayer where one of `names` matches
-        nothing, InvalidConfig.
+        the name, before each pair, by the thread that iterates. Tensors are the caller's own, but those of
+        `stream(…).borrowed()`. Raises UnknownLayer where one of `names` matches nothing, InvalidConfig.
         """
         cut, kind = Cut(rows, columns, parallel), stream_type(order)
         check_progress(progress)
@@ -183,14 +185,14 @@ class WeightLoader:
         dataset = self._open().dataset
         regions = {name: cut.region(dataset.layer(name), name) for name in chosen}
 
-        def begin() -> Pairs:
-            loads = self._loads(Slabs().take)
+        def begin(memory: Memory) -> Pairs:
+            loads = self._loads(memory.take)
             told = Told(progress, {name: loads.nbytes(region) for name, region in regions.items()})
             named = loads.named(regions)
             few = loads.batched(named) if kind is Stream else map(alone, named)
-            return Pairs(self._begun(kind, loads.opened, few), self._timed, told)
+            return Pairs(self._begun(kind, loads.opened, few), self._timed, told, memory)
 
-        return WeightStream(chosen, begin)
+        return WeightStream(chosen, begin, self._lent)
 
     def read(
         self,
@@ -322,6 +324,13 @@ class WeightLoader:
 
     def _loads(self, allocate: Allocate = fresh) -> Loads:
         return Loads(self._open(), self._settings, allocate)
+
+    def _lent(self) -> Lent:
+        """What a borrowed stream's tensors have their values in."""
+        if not self._settings.dequantize:
+            message = "only decoded tensors are lent; leave .borrowed() out, or dequantize=False"
+            raise InvalidConfig(message, uri=self._settings.uri)
+        return Lent(self._open().lender())
 
     def _region(self, name: str, cut: Cut) -> Region:
         self._check_name(name)

@@ -1,0 +1,151 @@
+"""Memory that a stream lends: a tensor has it until the next one is asked for, and then another tensor does."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import weakref
+from collections import deque
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from arrowquant_dist.arena import fresh
+from arrowquant_dist.dataset.prefetch import Budget
+from arrowquant_dist.errors import InvalidConfig, shortened
+from arrowquant_dist.loader.spans import Spans
+
+if TYPE_CHECKING:
+    import torch
+
+_PAGE_NBYTES = mmap.PAGESIZE
+_LEAST_PIECE_NBYTES = 64 << 10  # the allocator's heap has what is smaller, and uses it again by itself
+
+
+class Lender:
+    """Lends pieces of one run of addresses, the lowest that are free, so that the same pages are used over and over.
+
+    A piece is free again once nothing refers to its memory, be it a tensor, a view of one or an array of numpy: no
+    value that somebody still has is ever overwritten. Where the addresses do not do, since views of earlier tensors are
+    kept, the memory is fresh. What is lent, what was, and all else that `budget` counts are together within its limit,
+    but for tensors in hand that a full budget no longer counts: pages that are free go back to the system first.
+    Thread-safe.
+
+    nbytes: of addresses, which take no memory before they are used. Raises InvalidConfig where the system refuses them.
+    """
+
+    def __init__(self, nbytes: int, budget: Budget) -> None:
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._returned: deque[range] = deque()  # by whatever thread lets go last: no lock is taken there
+        self._addresses = _addresses(_paged(nbytes))
+        everything = range(len(self._addresses))
+        self._free, self._cold = Spans(everything), Spans(everything)
+
+    def take(self, nbytes: int) -> np.ndarray:
+        """uint8 [nbytes], uninitialised, aligned to a page where it is lent."""
+        if nbytes < _LEAST_PIECE_NBYTES:
+            return fresh(nbytes)
+        with self._lock:
+            while self._returned:
+                self._free.add(self._returned.popleft())
+            found = self._free.first(_paged(nbytes))
+            if found is not None:
+                self._free.remove(found)
+                self._cold.remove(found)
+            self._trim()
+        if found is None:
+            return fresh(nbytes)
+        # An array over a buffer of its own: each view of it keeps it alive, where one of an array would not.
+        piece = np.frombuffer(memoryview(self._addresses)[found.start : found.start + nbytes], np.uint8)
+        weakref.finalize(piece, self._returned.append, found).atexit = False
+        return piece
+
+    @property
+    def resident_nbytes(self) -> int:
+        """What pages of its addresses may take of the machine's memory, lent or not."""
+        with self._lock:
+            return len(self._addresses) - self._cold.nbytes
+
+    def _trim(self) -> None:
+        """Gives back pages that are free, the highest first, as far as the budget has no room for them."""
+        warm = self._free.without(self._cold)
+        excess = self._budget.used + sum(map(len, warm)) - self._budget.limit_nbytes
+        for run in reversed(warm):
+            if excess <= 0:
+                return
+            given = range(max(run.start, run.stop - _paged(excess)), run.stop)
+            self._addresses.madvise(mmap.MADV_DONTNEED, given.start, len(given))
+            self._cold.add(given)
+            excess -= len(given)
+
+
+class Lent:
+    """The memory of one borrowed stream: each tensor is its own until it is taken back."""
+
+    def __init__(self, lender: Lender) -> None:
+        self._lender = lender
+
+    def take(self, nbytes: int) -> np.ndarray:
+        return self._lender.take(nbytes)
+
+    def give(self, value: Any) -> Any:
+        """The tensor as one that is a view of no other, which would keep its memory when it lets go of that."""
+        return value.data
+
+    def take_back(self, name: str, value: Any) -> None:
+        """Ends a tensor's time: it lets go of its memory, and whatever is done with it raises InvalidConfig that names
+        the layer. Views of it are other tensors, and keep theirs."""
+        import torch
+
+        with torch.inference_mode(value.is_inference()), torch.no_grad():
+            value.set_()
+        value.__dict__["layer"] = name
+        value.__class__ = _given_back_type()
+
+
+def _over(layer: str | None) -> InvalidConfig:
+    message = (
+        "the tensor was borrowed from a stream that has gone on since; use it before the next one is asked for, keep "
+        "tensor.clone(), or leave .borrowed() out"
+    )
+    return InvalidConfig(message, layer=layer)
+
+
+@cache
+def _given_back_type() -> type[torch.Tensor]:
+    import torch
+
+    class GivenBack(torch.Tensor):
+        """A tensor that was borrowed, when its time is over."""
+
+        @classmethod
+        def __torch_function__(cls, func: object, types: object, args: Any = (), kwargs: Any = None) -> Any:
+            values = [*args, *(kwargs or {}).values()]
+            every = (
+                one for value in values for one in (value if isinstance(value, (list, tuple)) else [value])
+            )
+            raise _over(next((one.__dict__["layer"] for one in every if type(one) is cls), None))
+
+        def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
+            return f"<borrowed tensor of {shortened(self.__dict__['layer'])!r}, given back>"
+
+    return GivenBack
+
+
+def _paged(nbytes: int) -> int:
+    return -(-nbytes // _PAGE_NBYTES) * _PAGE_NBYTES
+
+
+def _addresses(nbytes: int) -> mmap.mmap:
+    try:
+        pages = mmap.mmap(-1, nbytes, access=mmap.ACCESS_COPY)
+    except (OSError, OverflowError) as error:
+        message = f"the system refuses {nbytes} bytes of addresses for borrowed tensors; lower memory_budget"
+        raise InvalidConfig(message) from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # only advice: this kernel was built without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return pages

@@ -25,7 +25,8 @@ class QuantSpec:
     method: a name of METHODS, `none` for a kept layer, SOURCE where the source's codes are kept as they are.
     row_dims: how many leading dimensions make up the rows.
     keep_non_finite: store a layer that holds NaN or inf as `none` instead of failing.
-    scale_dtype: of STORED_SCALES, what the scales are numbers of; they are stored as float32 all the same.
+    scale_dtype: of STORED_SCALES, or float16 in exports: what the scales are numbers of; they are stored as float32 all
+    the same.
     """
 
     quant_type: str

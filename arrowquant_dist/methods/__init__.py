@@ -16,6 +16,7 @@ from arrowquant_dist.methods.method import (
     TensorScale,
 )
 from arrowquant_dist.methods.registry import method_of, side_input_of, span_of
+from arrowquant_dist.methods.short_scales import are_halves
 
 __all__ = [
     "NOTHING",
@@ -26,6 +27,7 @@ __all__ = [
     "Span",
     "TensorMethod",
     "TensorScale",
+    "are_halves",
     "method_of",
     "side_input_of",
     "span_of",

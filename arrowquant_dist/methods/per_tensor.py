@@ -90,10 +90,10 @@ class TensorSpan:
     def scale(self) -> TensorScale:
         """The scale that the spec chooses for these values."""
         chosen = self._chosen()
-        if self.spec.scale_dtype != "bfloat16":
+        if self.spec.scale_dtype == "float32":
             return chosen
         scale, zero_point = (np.array([value], np.float32) for value in (chosen.scale, chosen.zero_point))
-        rounded = short_scales(scale)
+        rounded = short_scales(scale, self.spec.scale_dtype)
         zero_point = short_zero_points(zero_point, scale, rounded, self.spec)
         return TensorScale(float(rounded[0]), float(zero_point[0]))
 

@@ -29,7 +29,7 @@ def method_of(spec: QuantSpec, layer: str | None = None) -> Method:
         scales = "scales by row or group" if spec.quant_axis == 0 else "scale for a whole tensor"
         message = f"method: {spec.method} has no {scales}; choose another method or group_size"
         raise InvalidConfig(message, layer=layer)
-    if spec.scale_dtype == "bfloat16" and spec.quant_axis == 0:
+    if spec.scale_dtype != "float32" and spec.quant_axis == 0:
         return ShortScales(method)
     return method
 

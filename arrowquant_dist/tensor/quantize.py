@@ -12,7 +12,7 @@ from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import QuantizationConfig, QuantSpec, check_config, resolve_layer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidConfig, UnquantizableWeights
-from arrowquant_dist.methods import NOTHING, Given, method_of, side_input_of
+from arrowquant_dist.methods import NOTHING, Given, are_halves, method_of, side_input_of
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.tensor.given import check_name, given_bytes
 from arrowquant_dist.tensor.kept import kept_tensor
@@ -72,14 +72,14 @@ def quantize_values(
     them, whose memory the result shares. given: what the spec's method is given besides.
     layer, layer_shape, first_value: for errors, the name, the whole layer's shape and where in it these values begin.
     allocate: memory for the codes.
-    Raises UnquantizableWeights on NaN or inf in what is to be quantized, unless the spec keeps them. What is kept may
-    hold them: `errors` counts them.
+    Raises UnquantizableWeights on NaN or inf in what is to be quantized, unless the spec keeps them (what is kept may
+    hold them: `errors` counts them), and where float16, which the spec asks for, does not hold a scale.
     """
     if spec.keeps_codes:
         return kept_tensor(values, shape, dtype, spec)
     if not DTYPES[dtype].is_float or not spec.is_quantized or not values.size:
         return _keep(values, shape, dtype, spec)
-    quantized = _quantize(values, shape, dtype, spec, given, allocate)
+    quantized = _quantize(values, shape, dtype, spec, given, layer, allocate)
     if quantized is None:
         if not spec.keep_non_finite:
             check_finite(values, dtype, layer_shape or shape, first_value, layer)
@@ -92,7 +92,13 @@ def quantize_values(
 
 
 def _quantize(
-    values: np.ndarray, shape: tuple[int, ...], dtype: str, spec: QuantSpec, given: Given, allocate: Allocate
+    values: np.ndarray,
+    shape: tuple[int, ...],
+    dtype: str,
+    spec: QuantSpec,
+    given: Given,
+    layer: str | None,
+    allocate: Allocate,
 ) -> QuantizedTensor | None:
     """None where a value is not finite in float32."""
     rows, columns = matrix_shape(shape, spec.row_dims)
@@ -102,6 +108,12 @@ def _quantize(
     found = method_of(spec).quantize(bits, spec, codes, given)
     if found is None:
         return None
+    if spec.scale_dtype == "float16" and not are_halves(found.scales):
+        raise UnquantizableWeights(
+            "has scales that float16 does not hold, beyond 65504 or far below its smallest number, 6e-8; add it to "
+            "mixed_precision_layers when you quantize",
+            layer=layer,
+        )
     return QuantizedTensor(
         shape,
         dtype,

@@ -10,6 +10,7 @@ import torch
 
 from arrowquant_dist import QuantizationConfig, quantize_tensor
 from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.errors import UnquantizableWeights
 from arrowquant_dist.methods.short_scales import short_scales
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 
@@ -149,3 +150,46 @@ def test_the_largest_values_decode_to_finite_ones(method: str, zeros: str) -> No
     weight = torch.tensor([[3.4028234e38, -3.4028234e38, 1.0, 0.0], [3e38, 2.9e38, 2.8e38, 2.9e38]])
     config = replace(_CONFIGS[f"int8 channel {method} {zeros}"], scale_dtype="bfloat16")
     assert quantize_tensor(weight, config).dequantize().isfinite().all()
+
+
+def _quantized(values: np.ndarray, spec: QuantSpec) -> QuantizedTensor:
+    dtype = str(values.dtype)
+    return quantize_values(values.reshape(-1).view(np.uint8), values.shape, dtype, spec, layer="m.w")
+
+
+@pytest.mark.parametrize("config", _CONFIGS.values(), ids=_CONFIGS)
+def test_scales_are_float16_numbers_where_an_export_asks_for_them(config: QuantizationConfig) -> None:
+    weight = _weight().numpy()
+    weight[5] *= 1e-3  # whose scales have few digits in float16
+    q = _quantized(weight, replace(config.spec(), scale_dtype="float16"))
+    assert np.array_equal(q.scales.astype(np.float16).astype(np.float32), q.scales)
+    decoded = _decoded(q, config.spec().bits)
+    np.testing.assert_array_equal(q.dequantize(torch.float32).numpy(), decoded)
+    plain = _quantized(weight, config.spec())
+    errors, plainly = weight - decoded, weight - plain.dequantize().numpy()
+    larger = _by_value(q, q.scales).max() / _by_value(plain, plain.scales).max()
+    assert larger <= 1 + 2**-9
+    assert (errors[6:] ** 2).sum() <= 1.1 * (plainly[6:] ** 2).sum()
+    if config.method == "rtn" and not config.integer_zero_points:
+        assert (np.abs(errors) <= 0.51 * np.abs(_by_value(q, q.scales)) + 1e-6).all()
+
+
+def test_a_float16_scale_is_the_next_away_from_zero_and_what_it_has_not_stays() -> None:
+    scales = np.array([0.5, 0.1, -0.1, 3e-8, 4e-8, 65504, 0.0, 1e-8, 65510, -7e4, 1e-42], np.float32)
+    short = short_scales(scales, "float16")
+    assert short[:7].tolist() == [0.5, 0.10003662109375, -0.10003662109375, 2**-24, 2**-24, 65504, 0.0]
+    assert np.array_equal(short[7:], scales[7:])
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e9])
+def test_a_scale_far_from_all_of_float16_s_is_an_error_that_names_the_layer(factor: float) -> None:
+    weight = _weight().numpy()
+    weight[5] *= factor
+    with pytest.raises(UnquantizableWeights, match=r"'m\.w'.*float16 does not hold.*mixed_precision_layers"):
+        _quantized(weight, QuantSpec("int8", scale_dtype="float16"))
+
+
+def test_the_smallest_values_of_a_float16_source_are_multiples_of_its_smallest_scale() -> None:
+    weight = np.array([[1, -5, 127, 0], [0, 1, 0, -1]], np.int16).astype(np.float16) * np.float16(2**-24)
+    q = _quantized(weight, QuantSpec("int8", scale_dtype="float16"))
+    assert np.array_equal(q.dequantize(torch.float32).numpy(), weight.astype(np.float32))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from arrowquant_dist.config import BITS
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer
+from arrowquant_dist.export.advice import KEEP, Advice
 from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype
 from arrowquant_dist.export.compressed_tensors.schemes import LINEAR_BITS, LinearScheme
 from arrowquant_dist.export.compressed_tensors.stored import StoredScales
@@ -18,17 +19,22 @@ class Unwritable:
     """Why a layer cannot be written as it is stored, and what a user can do when quantizing."""
 
     reason: str
-    advice: str
+    advice: Advice
 
 
-_KEEP = "add it to mixed_precision_layers"
-_ROUNDED = {
-    word: Unwritable(
-        f"scales that {dtype}, the model's dtype, does not hold: readers would round them",
-        "quantize with scale_dtype: bfloat16",
-    )
-    for word, dtype in (("BF16", "bfloat16"), ("F16", "float16"))
-}
+_SHORT = Advice("quantize with scale_dtype: bfloat16", "quant_type and scale_dtype: bfloat16")
+_DIVIDE = Advice(
+    "choose a group_size that divides the columns, or per_channel: true", "quant_type and per_channel: true"
+)
+_WHOLE = Advice(
+    "quantize with integer_zero_points: true, or symmetric: true", "quant_type and integer_zero_points: true"
+)
+_FOUR = Advice("quantize to int4", "quant_type: int4")
+_BY_ROW = Advice(
+    "quantize to int8 with per_channel: true and symmetric: true",
+    "quant_type: int8, per_channel: true and symmetric: true",
+)
+_NAMES = {"BF16": "bfloat16", "F16": "float16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +60,14 @@ class OutputLayer:
 class LayerChoice:
     """scheme: what the part is written as, None: in the source's dtype. problems: why that is not what is stored; empty
     where codes are as they are. stored: the scheme of the codes that there are, of whatever bits; None where their zero
-    points are of no scheme."""
+    points are of no scheme. rounds_scales: those of the codes are rounded to `scale_dtype`."""
 
     part: OutputLayer
     scheme: LinearScheme | None = None
     scale_dtype: ScaleDtype = "F32"
     problems: tuple[Unwritable, ...] = ()
     stored: LinearScheme | None = None
+    rounds_scales: bool = False
 
     @property
     def finer(self) -> int | None:
@@ -87,10 +94,10 @@ def choose_scheme(
         return LayerChoice(part)
     kept = LayerChoice(part, scale_dtype=scale_dtype)
     if part.never is not None:
-        return kept.as_scheme(None, Unwritable(part.never, _KEEP))
+        return kept.as_scheme(None, Unwritable(part.never, KEEP))
     header = part.layer.blocks[0].header
     if scales is None or len(set(map(_layout, part.layer.blocks))) > 1:
-        return kept.as_scheme(None, Unwritable("not all of its rows are quantized, or not in one way", _KEEP))
+        return kept.as_scheme(None, Unwritable("not all of its rows are quantized, or not in one way", KEEP))
     columns = part.shape[1]
     group_size = header.group_size if header.group_size <= columns else 0
     stored = LinearScheme(BITS[header.quant_type], group_size, scales.symmetric)
@@ -100,10 +107,23 @@ def choose_scheme(
         wanted = replace(wanted, activations=True)
         scale_dtype = scale_dtype if held else "F32"  # vLLM has float32 there
     elif not held:
-        if scale_dtype == "F16" and not scales.fits_float16:
-            return kept.as_scheme(None, Unwritable("scales beyond the range of float16", _KEEP))
-        problems = (*problems, _ROUNDED[scale_dtype])
-    return LayerChoice(part, wanted, scale_dtype, problems, stored if scales.whole else None)
+        problem = _rounded(scales, scale_dtype)
+        if scale_dtype not in scales.kept_by:
+            return kept.as_scheme(None, problem)
+        problems = (*problems, problem)
+    stored_codes = stored if scales.whole else None
+    return LayerChoice(
+        part, wanted, scale_dtype, problems, stored_codes, rounds_scales=not (held or activations)
+    )
+
+
+def _rounded(scales: StoredScales, scale_dtype: ScaleDtype) -> Unwritable:
+    """Of scales that `scale_dtype` does not hold."""
+    reason = f"scales that {_NAMES[scale_dtype]}, the model's dtype, does not hold: readers would round them"
+    if scale_dtype not in scales.kept_by:
+        reason += ", and values with them"
+    # bfloat16 numbers that are too small for all their digits, or too large, would be rounded again
+    return Unwritable(reason, _SHORT if scale_dtype == "BF16" or scales.short_halves else KEEP)
 
 
 def _layout(block: StoredBlock) -> tuple[str, int, int]:
@@ -116,27 +136,16 @@ def _nearest(
     """The nearest scheme that can be written, and why that is not the stored one."""
     if activations and stored != LinearScheme(8, 0, symmetric=True):
         reason = f"{stored.label}, and --activations int8 needs int8 codes with one scale a row"
-        return LinearScheme(8, 0, symmetric=True), (
-            Unwritable(reason, "quantize to int8 with per_channel: true"),
-        )
+        return LinearScheme(8, 0, symmetric=True), (Unwritable(reason, _BY_ROW),)
     scheme, problems = stored, []
     if scheme.bits not in LINEAR_BITS:
-        problems.append(
-            Unwritable("int3, which readers of different versions unpack differently", "quantize to int4")
-        )
+        problems.append(Unwritable("int3, which readers of different versions unpack differently", _FOUR))
         scheme = replace(scheme, bits=4)
     if not scales.whole:
-        problems.append(
-            Unwritable(
-                "zero points that are no whole numbers within the codes' range",
-                "quantize with integer_zero_points: true, or symmetric: true",
-            )
-        )
+        problems.append(Unwritable("zero points that are no whole numbers within the codes' range", _WHOLE))
     if scheme.group_size and columns % scheme.group_size:
         reason = f"a short last group ({columns} columns in groups of {scheme.group_size})"
-        problems.append(
-            Unwritable(reason, "choose a group_size that divides the columns, or per_channel: true")
-        )
+        problems.append(Unwritable(reason, _DIVIDE))
         scheme = replace(scheme, group_size=_dividing(columns, scheme.group_size))
     return scheme, tuple(problems)
 

@@ -11,6 +11,7 @@ from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidConfig, listed
+from arrowquant_dist.export.advice import Advice
 from arrowquant_dist.export.compressed_tensors.choose import (
     LayerChoice,
     OutputLayer,
@@ -33,7 +34,10 @@ from arrowquant_dist.export.tensors import AS_THE_SOURCE, LayerExport
 
 _SCALE_DTYPES: Mapping[str, ScaleDtype] = {"bfloat16": "BF16", "float16": "F16"}
 _OTHER_SETTINGS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")  # of other formats
-_ONE_SCHEME = "give all of them the same settings, by one override"
+_ONE_SCHEME = Advice(
+    "give all of them the same settings, by one override that says a quant_type",
+    "one quant_type for all of them",
+)
 _NO_MODEL = (
     "of a folder without a transformers model's config.json, so that no reader would know of its codes"
 )
@@ -108,7 +112,10 @@ class CompressedTensors:
         wrong = _by_problem(choices)
         if not wrong or self.requantize:
             return
-        lines = [f"{listed(names)}: {problem.reason} ({problem.advice})" for problem, names in wrong.items()]
+        lines = [
+            f"{listed(names)}: {problem.reason} ({problem.advice.said(model)})"
+            for problem, names in wrong.items()
+        ]
         message = "; ".join(lines)
         raise InvalidConfig(
             f"compressed-tensors cannot hold {message}; or --requantize, which writes these layers in the nearest way "
@@ -232,7 +239,9 @@ def _fate(choice: LayerChoice, *, has_source: bool) -> str:
         return "not quantized, the source's values" if has_source else "not quantized"
     if _is_anew(choice, has_source=has_source):
         return f"quantized anew, {choice.scheme.label}"
-    return f"the same values as {choice.scheme.label}" if _is_other(choice) else "with rounded scales"
+    if choice.rounds_scales:
+        return f"{f'as {choice.scheme.label} ' if _is_other(choice) else ''}with rounded scales"
+    return f"the same values as {choice.scheme.label}"
 
 
 def _refuse_codes(parts: Iterable[OutputLayer], folder: ModelFolder, model: Model) -> None:

@@ -139,15 +139,17 @@ def scale_bytes(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
 
 def scales_are(scales: np.ndarray, dtype: ScaleDtype) -> bool:
     """Whether `dtype` holds each of these float32 numbers."""
-    if dtype == "F32":
-        return True
+    return bool(np.array_equal(rounded_scales(scales, dtype), scales.reshape(-1)))
+
+
+def rounded_scales(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
+    """What readers take these float32 scales [n] for once they are `dtype`: float32 [n]; inf beyond its range."""
     stored = scale_bytes(scales, dtype)
-    wide = (
-        stored.view("<f2").astype(np.float32)
-        if dtype == "F16"
-        else (stored.view("<u2").astype("<u4") << 16).view("<f4")
-    )
-    return bool(np.array_equal(wide, scales.reshape(-1)))
+    if dtype == "F32":
+        return stored.view("<f4")
+    if dtype == "F16":
+        return stored.view("<f2").astype(np.float32)
+    return (stored.view("<u2").astype("<u4") << 16).view("<f4")
 
 
 def _by_row(scales: np.ndarray, rows: QuantizedTensor) -> np.ndarray:

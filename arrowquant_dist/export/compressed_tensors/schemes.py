@@ -11,7 +11,7 @@ from arrowquant_dist.export.compressed_tensors.packers import Int8Weight, Packed
 from arrowquant_dist.export.tensors import Packer
 
 LINEAR_BITS = (2, 4, 8)  # 3 are packed in two ways: densely since 0.18, ten codes a word before
-_SCALES = {"F32": "float32", "BF16": "bfloat16", "F16": "bfloat16"}  # what codes are chosen for
+_SCALES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # what codes are chosen for
 _TOKENS = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": True, "strategy": "token"}
 
 

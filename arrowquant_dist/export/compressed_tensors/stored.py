@@ -12,22 +12,26 @@ from arrowquant_dist.config import BITS
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.pieces import Piece
-from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype, scales_are
+from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype, rounded_scales, scales_are
 
 _READ_AT_ONCE = 8  # layers: a store far away answers so many requests in the time of one
-_LARGEST_FLOAT16 = 65504.0
 _DTYPES: tuple[ScaleDtype, ...] = ("F32", "BF16", "F16")
+_EVERY: frozenset[ScaleDtype] = frozenset(_DTYPES)
+_SHORT_HALVES = 2.0**-17, 65280.0  # between these each bfloat16 number is a float16 one
 
 
 @dataclass(frozen=True, slots=True)
 class StoredScales:
     """symmetric: there are no zero points. whole: those that there are, are whole numbers that codes could be.
-    held_by: the dtypes that have each of the scales. fits_float16: none of them is beyond its range."""
+    held_by: the dtypes that have each of the scales. kept_by: those rounded to which no scale moves a value by more
+    than half a step, which is what rounding it to a code may have moved it. short_halves: bfloat16 numbers near them
+    are float16's too."""
 
     symmetric: bool
     whole: bool
     held_by: frozenset[ScaleDtype]
-    fits_float16: bool
+    kept_by: frozenset[ScaleDtype] = _EVERY
+    short_halves: bool = True
 
 
 def read_scales(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str, StoredScales]:
@@ -42,12 +46,25 @@ def scales_of(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> StoredS
     """Of some rows. scales, zero_points: float32, as QuantizedTensor has them; bits: of the codes."""
     half = 1 << (bits - 1)
     in_range = (zero_points >= -half) & (zero_points <= half - 1)
+    steps = 2 * half - 1 if zero_points.size else half  # the furthest that a code is from its zero point
+    held_by = frozenset(dtype for dtype in _DTYPES if scales_are(scales, dtype))
+    least, largest = _SHORT_HALVES
+    sizes = np.abs(scales)
     return StoredScales(
         symmetric=not zero_points.size,
         whole=bool((in_range & (zero_points == np.rint(zero_points))).all()),
-        held_by=frozenset(dtype for dtype in _DTYPES if scales_are(scales, dtype)),
-        fits_float16=bool((np.abs(scales) <= _LARGEST_FLOAT16).all()),
+        held_by=held_by,
+        kept_by=held_by.union(
+            d for d in _EVERY - held_by if _is_near(rounded_scales(scales, d), scales, steps)
+        ),
+        short_halves=bool((((sizes >= least) & (sizes <= largest)) | (sizes == 0)).all()),
     )
+
+
+def _is_near(rounded: np.ndarray, scales: np.ndarray, steps: int) -> bool:
+    """Whether no value moves by more than half a step. steps: the most that one is from its zero point."""
+    moved = np.abs(rounded.astype(np.float64) - scales) * steps
+    return bool((moved <= np.abs(scales) / 2).all())  # inf is not
 
 
 def _read(dataset: Dataset, layer: StoredLayer) -> StoredScales:
@@ -58,6 +75,7 @@ def _read(dataset: Dataset, layer: StoredLayer) -> StoredScales:
     return StoredScales(
         symmetric=all(one.symmetric for one in found),
         whole=all(one.whole for one in found),
-        held_by=frozenset(_DTYPES).intersection(*(one.held_by for one in found)),
-        fits_float16=all(one.fits_float16 for one in found),
+        held_by=_EVERY.intersection(*(one.held_by for one in found)),
+        kept_by=_EVERY.intersection(*(one.kept_by for one in found)),
+        short_halves=all(one.short_halves for one in found),
     )

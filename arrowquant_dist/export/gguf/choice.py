@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from arrowquant_dist.config import BITS, QuantSpec
 from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.export.advice import KEEP, Advice
 from arrowquant_dist.export.gguf.architecture import TensorPlace
 from arrowquant_dist.export.gguf.packers import BLOCK_VALUES, CodeBlocks, FloatValues
 from arrowquant_dist.export.gguf.scales import Fp16
@@ -13,7 +14,11 @@ from arrowquant_dist.export.gguf.stored import StoredCodes, StoredScheme
 from arrowquant_dist.export.tensors import AS_THE_SOURCE
 
 _SMALLEST = 32  # values of a block
-# Wider ones are kept as they are by the format that holds them; float8's values are all fp16's.
+_OTHER_CODES = Advice(
+    "quantize to symmetric int8 or int4, by row or in groups of a multiple of 32 (configs/gguf-q4.yaml)",
+    "quant_type: int8 and symmetric: true",
+)
+# float64's are looked at when they are packed; float8's values are all fp16's.
 _KEPT = {"float32": "F32", "float64": "F32", "bfloat16": "BF16", "float16": "F16"} | dict.fromkeys(
     ("float8_e4m3fn", "float8_e5m2"), "F16"
 )
@@ -29,9 +34,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """reason: what GGUF does not have, as `int3`."""
+    """reason: what GGUF does not have, as `int3`. advice: None where nothing helps but other weights."""
 
     reason: str
+    advice: Advice | None
 
 
 def blocks_as_stored(layer: StoredLayer, codes: StoredCodes, place: TensorPlace) -> Choice | Refusal:
@@ -39,21 +45,23 @@ def blocks_as_stored(layer: StoredLayer, codes: StoredCodes, place: TensorPlace)
     if not codes.are_codes:
         return _kept(layer, place)
     if place.stored == "F32":
-        return Choice(FloatValues("F32", place.head_rows))  # float32 is what codes decode to
+        return Choice(FloatValues("F32", place.head_rows, layer.name))  # float32 is what codes decode to
     if len(codes.schemes) > 1:
-        return Refusal("codes of several kinds in one layer")
+        return Refusal("codes of several kinds in one layer", KEEP)
     (scheme,) = codes.schemes
     what = f"{scheme.quant_type}{'' if scheme.is_symmetric else ' with zero points'}"
     dtype = _blocks_of(scheme)
+    if layer.columns % _SMALLEST:
+        return Refusal(f"{what} in rows of {layer.columns} values, no multiple of {_SMALLEST}", KEEP)
     if dtype is None:
-        return Refusal(what)
+        return Refusal(what, _OTHER_CODES)
     values = BLOCK_VALUES[dtype]
     if layer.columns % values:
-        return Refusal(f"{what} in rows of {layer.columns} values, no multiple of {values}")
+        return Refusal(f"{what} in rows of {layer.columns} values, no multiple of {values}", _OTHER_CODES)
     if scheme.group_size % values:
-        return Refusal(f"{what} in groups of {scheme.group_size}, no multiple of {values}")
+        return Refusal(f"{what} in groups of {scheme.group_size}, no multiple of {values}", _OTHER_CODES)
     if codes.fp16 is not Fp16.HOLDS:
-        return Refusal("scales that fp16, which it has them in, does not hold")
+        return Refusal("scales that fp16, which it has them in, does not hold", KEEP)
     return Choice(CodeBlocks(dtype, layer.name, place.head_rows))
 
 
@@ -61,10 +69,10 @@ def blocks_anew(layer: StoredLayer, codes: StoredCodes, place: TensorPlace, *, h
     """What a layer becomes whose codes no block holds. has_source: values are taken from the original weights.
 
     Without them nothing is rounded twice where that can be helped: codes of 2 and 3 bits keep their values in blocks of
-    four, scales lose what fp16 does not hold of them, and what no block fits is decoded.
+    four. What no block fits is decoded, and so is what fp16 scales would change.
     """
-    if layer.columns % _SMALLEST or codes.fp16 is Fp16.BEYOND:
-        return Choice(FloatValues("F32", place.head_rows), AS_THE_SOURCE if has_source else None)
+    if layer.columns % _SMALLEST or codes.fp16 is not Fp16.HOLDS:
+        return Choice(FloatValues("F32", place.head_rows, layer.name), AS_THE_SOURCE if has_source else None)
     scheme = min(codes.schemes, key=lambda found: BITS.get(found.quant_type, 16))
     bits = BITS[scheme.quant_type]
     is_symmetric = bits == 8 or scheme.is_symmetric
@@ -79,6 +87,7 @@ def blocks_anew(layer: StoredLayer, codes: StoredCodes, place: TensorPlace, *, h
         group_size=_SMALLEST,
         symmetric=is_symmetric,
         method="rtn" if bits == 8 else "mse",
+        scale_dtype="float16",
     )
     return Choice(replace(blocks, widened=False), spec)
 
@@ -86,10 +95,11 @@ def blocks_anew(layer: StoredLayer, codes: StoredCodes, place: TensorPlace, *, h
 def _kept(layer: StoredLayer, place: TensorPlace) -> Choice | Refusal:
     """Values that are no codes: each dtype as itself, or as one that holds all its values."""
     if layer.dtype not in _KEPT:
-        return Refusal(f"values of {layer.dtype}")
+        return Refusal(f"values of {layer.dtype}", None)
     if place.stored == "F32" or layer.quant_type == "mixed":
-        return Choice(FloatValues("F32", place.head_rows))
-    return Choice(FloatValues("F16" if layer.quant_type == "fp16" else _KEPT[layer.dtype], place.head_rows))
+        return Choice(FloatValues("F32", place.head_rows, layer.name))
+    dtype = "F16" if layer.quant_type == "fp16" else _KEPT[layer.dtype]
+    return Choice(FloatValues(dtype, place.head_rows, layer.name))
 
 
 def _blocks_of(scheme: StoredScheme) -> str | None:

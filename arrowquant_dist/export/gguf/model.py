@@ -115,11 +115,11 @@ class Gguf:
                 choice = blocks_anew(layer, codes[layer.name], place, has_source=model.source is not None)
                 anew.append(name)
             if isinstance(choice, Refusal):
-                refused[choice.reason].append(name)
+                refused[choice].append(name)
                 continue
             exports.append(_export(names[name].name, place, choice, architecture))
         if refused:
-            raise _refusal(refused)
+            raise _refusal(refused, model)
         return tuple(exports), tuple(_notes(architecture, names, anew))
 
 
@@ -138,12 +138,17 @@ def _notes(architecture: Architecture, names: Iterable[str], anew: list[str]) ->
         yield f"{listed(anew)}: quantized anew, or decoded where no block of GGUF fits"
 
 
-def _refusal(refused: dict[str, list[str]]) -> InvalidConfig:
-    what = "; ".join(f"{reason} ({listed(names)})" for reason, names in refused.items())
-    return InvalidConfig(
-        f"GGUF has no blocks for {what}: quantize these layers as int8, or int4 in groups of a multiple of 32 "
-        "(configs/gguf-q4.yaml), or let --requantize do it"
+def _refusal(refused: Mapping[Refusal, list[str]], model: Model) -> InvalidConfig:
+    what = "; ".join(
+        f"{refusal.reason} ({listed(names)}): {_advice(refusal, model)}" for refusal, names in refused.items()
     )
+    return InvalidConfig(f"GGUF has no blocks for {what}", uri=model.dataset.uri)
+
+
+def _advice(refusal: Refusal, model: Model) -> str:
+    if refusal.advice is None:
+        return "store these weights as floats in the source and quantize it again"
+    return f"{refusal.advice.said(model)}, or let --requantize do it"
 
 
 def _architecture(model: Model) -> tuple[Architecture, dict[str, TensorPlace]]:

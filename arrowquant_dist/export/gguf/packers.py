@@ -74,10 +74,13 @@ class CodeBlocks:
             (scales,) = by_block
             halves, fate = half_scales(scales, bits)
             packed = {"Q8_0": q8_0, "Q4_0": q4_0, "TQ2_0": tq2_0}[self.dtype](codes, halves)
-        if fate is Fp16.BEYOND:  # of layers that are quantized anew; of the others it was known before
-            message = (
-                "scales are beyond the range of fp16, in which GGUF has them; keep this layer in 16 bits"
+        if fate is not Fp16.HOLDS:  # of layers that are quantized anew; of the others it was known before
+            problem = (
+                "beyond the range of fp16"
+                if fate is Fp16.BEYOND
+                else "too small beside their minima for fp16"
             )
+            message = f"scales are {problem}, in which GGUF has them; keep this layer in 16 bits"
             raise UnquantizableWeights(
                 f"{message} when you quantize (mixed_precision_layers)", layer=self.layer
             )
@@ -86,10 +89,12 @@ class CodeBlocks:
 
 @dataclass(frozen=True, slots=True)
 class FloatValues:
-    """A layer's values, decoded where they are codes. dtype: `F32` `F16` `BF16`. head_rows: as `CodeBlocks` has it."""
+    """A layer's values, decoded where they are codes. dtype: `F32` `F16` `BF16`. head_rows, layer: as `CodeBlocks` has
+    them."""
 
     dtype: str
     head_rows: int = 0
+    layer: str = ""
 
     @property
     def row_multiple(self) -> int:
@@ -100,7 +105,19 @@ class FloatValues:
 
     def pack(self, _tensor: int, rows: QuantizedTensor) -> np.ndarray:
         values = rows.values(_FLOATS[self.dtype]).reshape(rows.matrix_shape)
+        if rows.quant_type == "none" and rows.dtype == "float64":  # the only one that has more than its place
+            self._refuse_lost(rows.codes.view("<f8"))
         return in_turns(values.view(np.uint8), self.head_rows).reshape(-1)
+
+    def _refuse_lost(self, wide: np.ndarray) -> None:
+        """UnquantizableWeights for finite float64 values, not 0, that float32 has not with all its digits."""
+        sizes = np.abs(wide)
+        limits = np.finfo(np.float32)
+        lost = np.isfinite(wide) & ((sizes > limits.max) | ((sizes < limits.tiny) & (sizes != 0)))
+        if lost.any():
+            value = wide[lost][0]
+            message = f"has {value:g}, and GGUF has no float64; store float32 numbers in the source"
+            raise UnquantizableWeights(f"{message} and quantize it again", layer=self.layer or None)
 
 
 def in_turns(rows: np.ndarray, head_rows: int) -> np.ndarray:

@@ -35,7 +35,8 @@ def half_minima(
     minima = (-(2.0 ** (bits - 1)) - zero_points.astype(np.float64)) * scales
     halves, lowest = _halves(scales), _halves(minima)
     at_first = lowest.astype(np.float64) - minima
-    at_last = at_first + (halves.astype(np.float64) - scales) * (2**bits - 1)
+    with np.errstate(invalid="ignore"):  # inf less inf, of what is BEYOND
+        at_last = at_first + (halves.astype(np.float64) - scales) * (2**bits - 1)
     moved = np.maximum(np.abs(at_first), np.abs(at_last))
     return halves, lowest, _fate(np.isfinite(halves) & np.isfinite(lowest), moved, scales)
 

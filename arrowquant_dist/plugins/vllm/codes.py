@@ -52,10 +52,7 @@ class ServedCodes(CompressedTensors):
             return read_scales(dataset, layers)  # files without an index do not say which have zero points
         # vLLM keeps scales of W8A8 in float32, and others in the model's dtype.
         held: frozenset[ScaleDtype] = frozenset(("F32",) if self.activations else ("F32", "BF16", "F16"))
-        return {
-            layer.name: StoredScales(_is_symmetric(layer), whole=True, held_by=held, fits_float16=True)
-            for layer in layers
-        }
+        return {layer.name: StoredScales(_is_symmetric(layer), whole=True, held_by=held) for layer in layers}
 
 
 @contextmanager

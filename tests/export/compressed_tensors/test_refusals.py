@@ -160,6 +160,61 @@ def test_scales_that_would_be_rounded_are_chosen_anew_from_a_source(tmp_path: Pa
     assert tensors[_Q + "_packed"].numpy().tobytes() == (best.codes ^ 0x80).tobytes()
 
 
+def _small_row(weights: dict[str, torch.Tensor], factor: float) -> dict[str, torch.Tensor]:
+    """Of all members of a set that readers make one of."""
+    for name in (_Q, _K, _V):
+        weights[name][7] *= factor
+    return weights
+
+
+_MODEL_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor"), [("float16", 1e-5), ("float16", 1e-9), ("float16", 1e9), ("bfloat16", 1e-38)]
+)
+def test_scales_with_which_values_would_be_others_are_refused_and_the_layer_kept(
+    dtype: str, factor: float, tmp_path: Path
+) -> None:
+    """Rounding to a dtype that has few digits for such numbers, or none, is not what --requantize means."""
+    dataset = _dataset(tmp_path, {"quant_type": "int8"}, _small_row(_weights(), factor), {"dtype": dtype})
+    with pytest.raises(InvalidConfig, match=f"{_Q}.*scales that {dtype}.* and values with them") as raised:
+        exported(dataset, tmp_path / "out")
+    advice = "scale_dtype: bfloat16" if dtype == "bfloat16" else "mixed_precision_layers"
+    assert advice in str(raised.value)
+    made = exported(dataset, tmp_path / "out", requantize=True)
+    tensors, written = _out(tmp_path)
+    with WeightLoader(dataset) as loader:
+        assert torch.equal(tensors[_Q], loader[_Q])
+    assert _Q.removesuffix(".weight") in written["ignore"]
+    assert any(_Q in note and "not quantized: scales" in note for note in made.record.notes)
+    exported(dataset, tmp_path / "of-source", requantize=True, source=str(tmp_path / "source"))
+    tensors = load_file(tmp_path / "of-source/model.safetensors")
+    assert torch.equal(tensors[_Q], load_file(tmp_path / "source/model.safetensors")[_Q])
+
+
+@pytest.mark.parametrize("dtype", _MODEL_DTYPES)
+@pytest.mark.parametrize("group_size", [0, 32])
+@pytest.mark.parametrize("values", ["dataset", "source"])
+def test_what_requantize_writes_decodes_to_the_values_within_half_a_step(
+    dtype: str, group_size: int, values: str, tmp_path: Path
+) -> None:
+    """By a reader that has scales in the model's dtype and computes in float32."""
+    weights = _small_row(_weights(), 0.03)  # in float16 such a row's scales have some digits less
+    settings = {"quant_type": "int8", "per_channel": not group_size, "group_size": group_size or 128}
+    dataset = _dataset(tmp_path, settings, weights, {"dtype": dtype})
+    source = str(tmp_path / "source") if values == "source" else None
+    exported(dataset, tmp_path / "out", requantize=True, source=source)
+    tensors, _ = _out(tmp_path)
+    with WeightLoader(dataset) as loader:
+        expected = weights[_Q] if values == "source" else loader[_Q]
+    scales = tensors[f"{_Q}_scale"]
+    assert scales.dtype == _MODEL_DTYPES[dtype]
+    steps = scales.float().repeat_interleave(128 // scales.shape[1], 1)
+    codes = tensors[f"{_Q}_packed"].view(torch.uint8).int() - 128
+    assert ((codes * steps - expected).abs() <= 0.501 * steps).all()
+
+
 def test_a_quantized_embedding_is_refused_and_written_in_the_source_s_dtype(tmp_path: Path) -> None:
     dataset = _dataset(tmp_path, {"quant_type": "int8", "mixed_precision_layers": ["lm_head"]})
     with pytest.raises(

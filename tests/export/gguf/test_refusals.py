@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from arrowquant_dist import ArrowQuantizer, ExportOptions, QuantizationConfig, WeightLoader, export_dataset
-from arrowquant_dist.errors import ArrowQuantError, InvalidConfig
+from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, UnquantizableWeights
 from tests.export.gguf.models import byte_pairs, save_model
 
 Q = "model.layers.0.self_attn.v_proj.weight"  # whose rows keep their order
@@ -113,22 +115,103 @@ def test_a_source_without_requantize_is_a_mistake(source: Path, tmp_path: Path) 
         export_dataset(target, tmp_path / "out", ExportOptions("gguf", activations="int8"))
 
 
-@pytest.mark.parametrize(("factor", "kept"), [(1e-9, "Q8_0"), (1e9, "F32")])
-def test_scales_that_fp16_does_not_hold_are_refused_and_rounded_or_decoded_where_asked_for(
-    factor: float, kept: str, source: Path, tmp_path: Path
-) -> None:
-    model = shutil.copytree(source, tmp_path / "model")
+def changed(source: Path, folder: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:
+    """A copy of the model with another Q."""
+    model = shutil.copytree(source, folder)
     weights = load_file(source / "model.safetensors")
-    weights[Q][7] *= factor
+    weights[Q] = change(weights[Q])
     save_file(weights, model / "model.safetensors", {"format": "pt"})
-    target = dataset_of(model, tmp_path / "dataset")
-    with pytest.raises(InvalidConfig, match=rf"scales that fp16.*does not hold \({re.escape(Q)}\)"):
+    return model
+
+
+def with_row(factor: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(weight: torch.Tensor) -> torch.Tensor:
+        weight[7] *= factor
+        return weight
+
+    return change
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e-30, 1e9])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"quant_type": "int8"},
+        {"quant_type": "int4", "symmetric": False},
+        {"quant_type": "int2"},
+        {"quant_type": "int8", "symmetric": False, "per_channel": True},
+    ],
+    ids=str,
+)
+def test_scales_that_fp16_does_not_hold_are_refused_and_decoded_where_asked_for(
+    layer: dict[str, Any], factor: float, source: Path, tmp_path: Path
+) -> None:
+    model = changed(source, tmp_path / "model", with_row(factor))
+    target = dataset_of(model, tmp_path / "dataset", **layer)
+    with pytest.raises(InvalidConfig, match=re.escape(Q)):
         export(target, tmp_path / "out")
     tensor = export(target, tmp_path / "out", requantize=True)[IN_GGUF]
-    assert tensor.tensor_type.name == kept
+    assert tensor.tensor_type.name == "F32"
     with WeightLoader(target) as loader:
-        ours = loader[Q].numpy()
-    assert values(tensor) == pytest.approx(ours, rel=2e-3, abs=1e-6)
+        assert np.array_equal(values(tensor), loader[Q].numpy())
+    tensor = export(target, tmp_path / "of-source", requantize=True, source=model)[IN_GGUF]
+    assert np.array_equal(values(tensor), load_file(model / "model.safetensors")[Q].numpy())
+
+
+def test_what_is_quantized_anew_has_scales_that_fp16_holds(source: Path, tmp_path: Path) -> None:
+    """A block of 32 within a group of 48 may have a smaller scale than any that is stored."""
+
+    def change(weight: torch.Tensor) -> torch.Tensor:
+        weight[:, 96:128] *= 1e-4
+        return weight
+
+    model = changed(source, tmp_path / "model", change)
+    target = dataset_of(model, tmp_path / "dataset", quant_type="int8", group_size=48)
+    tensor = export(target, tmp_path / "out", requantize=True, source=model)[IN_GGUF]
+    assert tensor.tensor_type.name == "Q8_0"
+    original = load_file(model / "model.safetensors")[Q].numpy()
+    blocks = np.array(tensor.data).reshape(len(original), -1, 34)
+    scales = blocks[..., :2].copy().view(np.float16).astype(np.float64).repeat(32, -1).reshape(original.shape)
+    assert (np.abs(values(tensor) - original) <= 0.501 * scales).all()
+    assert scales[:, 96].max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "layer"),
+    [
+        (lambda weight: weight * torch.where(torch.arange(256) // 32 == 3, 1e-9, 1.0), {"group_size": 48}),
+        (
+            lambda weight: torch.where(torch.arange(256) // 32 == 3, 30 + weight * 1e-3, weight),
+            {"symmetric": False, "group_size": 48},
+        ),
+    ],
+    ids=["too small", "far from zero"],
+)
+def test_what_no_block_has_once_it_is_quantized_anew_ends_the_export_and_names_the_layer(
+    change: Callable[[torch.Tensor], torch.Tensor], layer: dict[str, Any], source: Path, tmp_path: Path
+) -> None:
+    model = changed(source, tmp_path / "model", change)
+    target = dataset_of(model, tmp_path / "dataset", quant_type="int4", **layer)
+    with pytest.raises(UnquantizableWeights, match=f"{Q}.*mixed_precision_layers"):
+        export(target, tmp_path / "out", requantize=True, source=model)
+    assert not (tmp_path / "out/export.json").exists()
+    kept = dataset_of(model, tmp_path / "kept", quant_type="fp16")  # as it says
+    assert values(export(kept, tmp_path / "of-kept")[IN_GGUF]).shape == (128, 256)
+
+
+@pytest.mark.parametrize("value", [1e39, 1e-45, -1e60])
+def test_float64_values_that_float32_has_not_end_the_export(
+    value: float, source: Path, tmp_path: Path
+) -> None:
+    def change(weight: torch.Tensor) -> torch.Tensor:
+        wide = weight.double()
+        wide[3, 5] = value
+        return wide
+
+    model = changed(source, tmp_path / "model", change)
+    target = dataset_of(model, tmp_path / "dataset", quant_type="fp16")
+    with pytest.raises(UnquantizableWeights, match=f"{Q}.*no float64"):
+        export(target, tmp_path / "out")
 
 
 def test_every_layer_that_cannot_be_written_is_in_one_error(source: Path, tmp_path: Path) -> None:

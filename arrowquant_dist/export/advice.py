@@ -1,0 +1,29 @@
+"""What a user can do about a layer that a format cannot hold: in words that work for how the dataset was made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from arrowquant_dist.export.format import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """For whoever quantizes the source again. text: what to say in the config. settings: the same for layers whose
+    codes are the source's (`keep_codes`), which nothing but an override with a quant_type changes."""
+
+    text: str
+    settings: str
+
+    def said(self, model: Model) -> str:
+        """For the dataset at hand."""
+        manifest = model.dataset.manifest
+        if manifest is None or manifest.config.get("keep_codes") is not True:
+            return self.text
+        return f"codes of the source that are kept: quantize with an override that says {self.settings}"
+
+
+KEEP = Advice(
+    "add it to mixed_precision_layers, or say quant_type: fp16 where an override quantizes it",
+    "quant_type: fp16",
+)

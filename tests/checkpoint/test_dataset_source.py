@@ -15,6 +15,7 @@ from tests.checkpoint.checkpoint_files import read_all
 from tests.format.encoder import kept_row, random_row, write_v1, write_v2
 from tests.target.targets import make_target
 
+pytestmark = pytest.mark.usefixtures("ticks")
 RNG = np.random.default_rng(11)
 
 

@@ -21,6 +21,7 @@ from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from tests.checkpoint.checkpoint_files import entry, safetensors_bytes
 
+pytestmark = pytest.mark.usefixtures("ticks")
 MIB = 1 << 20
 
 

@@ -21,6 +21,7 @@ from tests.datasets import weights_of
 from tests.servers.fixtures import Bucket
 from tests.sources import random_weights, save_checkpoint
 
+pytestmark = pytest.mark.usefixtures("ticks")
 CONFIG = QuantizationConfig()
 RUN = RunConfig(workers=1, block_bytes=64 << 10, shard_bytes=128 << 10, engine="inline")
 WEIGHTS = random_weights(4, 256, 256, torch.float32)

@@ -20,6 +20,7 @@ from tests.export.codes_format import CodesFormat
 from tests.export.datasets import flip, made_dataset
 from tests.sources import random_weights
 
+pytestmark = pytest.mark.usefixtures("ticks")
 RUN = RunConfig(engine="inline", workers=1)
 OPTIONS = ExportOptions(max_file_bytes="1MiB")
 

@@ -39,6 +39,7 @@ from tests.methods.masked import WORK_NBYTES, Masked
 from tests.sources import random_weights, save_checkpoint
 from tests.target.drivers import start
 
+pytestmark = pytest.mark.usefixtures("ticks")
 ROWS, COLUMNS = 256, 128
 RUN = RunConfig(block_bytes=64 << 10)  # two row blocks a layer
 LAYERS = ("layers.0.weight", "layers.1.weight")

@@ -10,10 +10,29 @@ import fsspec
 import pytest
 
 from arrowquant_dist.config import Storage
+from arrowquant_dist.storage.pins import seconds_until_settled
 from tests.servers.azurite import Azurite
 from tests.servers.fixtures import Bucket
 from tests.servers.gcs import Gcs
 from tests.storage.places import EmulatedPlace, LocalPlace, MemoryPlace, Place, S3Place
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_waited_for() -> Iterator[None]:
+    """A source that a test wrote just now is opened at once: most change none that they have opened.
+
+    To wait for a tick of the file system's clock each time would take minutes in all. Tests of sources that change ask
+    for `ticks`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("arrowquant_dist.storage.local.seconds_until_settled", lambda _changed, _now: 0.0)
+        yield
+
+
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was written just now is waited for, as users have it."""
+    monkeypatch.setattr("arrowquant_dist.storage.local.seconds_until_settled", seconds_until_settled)
 
 
 @pytest.fixture(params=["local", "file", "memory", "s3", "gcs", "azurite"])

@@ -17,6 +17,7 @@ from arrowquant_dist.storage.pins import file_version, seconds_until_settled, wh
 from tests.servers.fixtures import Bucket
 from tests.storage.places import Place, S3Place
 
+pytestmark = pytest.mark.usefixtures("ticks")
 BEFORE, AFTER = b"a" * 3000, b"b" * 3000
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -76,6 +77,7 @@ class RunFacts:
         return cls(**{**values, "resumed_shards": tuple(values["resumed_shards"]), "host": host})
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

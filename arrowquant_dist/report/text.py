@@ -21,6 +21,8 @@ def printable(text: str) -> str:
     What a terminal would act on never reaches it raw; a lone surrogate is escaped too, as it cannot
     be encoded.
     """
+    if text.isprintable():  # which nothing of the above is
+        return str(text)
     return "".join(_escaped(character) for character in text)
 
 

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import PurePosixPath
 from typing import Any, Self
@@ -105,7 +106,7 @@ class Manifest:
         ordered = sorted(receipts, key=lambda receipt: receipt.shard)
         return cls(
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=_versions(),
+            versions=dict(_versions()),
             fingerprint=fingerprint,
             source=source,
             config=config,
@@ -325,7 +326,8 @@ def _totals(receipts: Iterable[Receipt]) -> ManifestTotals:
     )
 
 
-def _versions() -> dict[str, str]:
+@cache
+def _versions() -> Mapping[str, str]:
     versions = {"python": platform.python_version()}
     for name in ("arrowquant-dist", "pyarrow", "numpy", "numba"):
         try:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import mmap
 import threading
+import weakref
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -20,6 +22,7 @@ _ALIGNMENT = 64
 _SLAB_NBYTES = 8 << 20
 _LEAST_PIECE_NBYTES = 256 << 10  # of a slab
 _LEAST_OWN_NBYTES = 4 << 20  # from here on numpy asks for huge pages by itself
+_SIZES_AN_OCTAVE = 32  # of recycled pieces: as much as one in 32 of such a piece is not used
 
 
 def fresh(nbytes: int) -> np.ndarray:
@@ -87,6 +90,49 @@ class Slabs:
                 self._left = _pages(_SLAB_NBYTES)
             piece, self._left = self._left[:nbytes], self._left[aligned(nbytes) :]
         return piece
+
+
+class Recycled:
+    """Memory for arrays that come and go, of much the same sizes: a piece is handed out again once its last view died.
+
+    Of these at most `limit_nbytes` wait for their next use; pieces are up to a thirty-second larger than what was asked
+    for. Thread-safe, and a view may die anywhere, in the midst of `take` too.
+
+    An export of 2 GB that read into fresh memory each time spent 1.8 s of CPU in the kernel, and 0.9 s so.
+    """
+
+    def __init__(self, limit_nbytes: int) -> None:
+        self._limit_nbytes = limit_nbytes
+        self._lock = threading.RLock()
+        self._waiting: defaultdict[int, list[np.ndarray]] = defaultdict(list)
+        self._waiting_nbytes = 0
+
+    def take(self, nbytes: int) -> np.ndarray:
+        """uint8 [nbytes], uninitialised. Its owner's own, as long as there is a view of it."""
+        if nbytes < _LEAST_PIECE_NBYTES:
+            return fresh(nbytes)
+        size = _rounded_up(nbytes)
+        with self._lock:
+            found = self._waiting[size].pop() if self._waiting[size] else None
+            if found is not None:
+                self._waiting_nbytes -= size
+        pages = _pages(size) if found is None else found
+        # not a view of the array: views of views have the first array as their base, and this is the one to watch
+        piece = np.frombuffer(pages.data, np.uint8)
+        weakref.finalize(piece, self._give_back, pages).atexit = False
+        return piece[:nbytes]
+
+    def _give_back(self, pages: np.ndarray) -> None:
+        with self._lock:
+            if self._waiting_nbytes + pages.size <= self._limit_nbytes:
+                self._waiting[pages.size].append(pages)
+                self._waiting_nbytes += pages.size
+
+
+def _rounded_up(nbytes: int) -> int:
+    """Few sizes, so that pieces fit again: the next multiple of a thirty-second of the power of two below."""
+    step = (1 << (nbytes.bit_length() - 1)) // _SIZES_AN_OCTAVE
+    return -(-nbytes // step) * step
 
 
 def _pages(nbytes: int) -> np.ndarray:

@@ -11,8 +11,8 @@ from arrowquant_dist.export.files import OutputFile, Step
 from arrowquant_dist.export.worker import ExportContext, ExportWorker, FileReceipt
 from arrowquant_dist.plan import RowBlock, Shard
 from arrowquant_dist.target.receipt import Receipt
-from arrowquant_dist.worker import OnBlock, ShardWorker, ShouldStop, WorkerContext
-from arrowquant_dist.worker.job import OnCompile
+from arrowquant_dist.worker.job import OnBlock, OnCompile, ShouldStop
+from arrowquant_dist.worker.shard import ShardWorker, WorkerContext
 
 _LOOK_SECONDS = 0.01
 

@@ -55,6 +55,7 @@ def open_dataset(store: Store, folder: SourceFolder | None) -> Checkpoint:
         notes=sidecars.notes,
         largest_row_nbytes=dataset.largest_row_nbytes,
         sidecar_files=as_listed(store, sidecars.files),
+        dataset=dataset,
     )
 
 

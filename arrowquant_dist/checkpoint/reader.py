@@ -13,13 +13,16 @@ import numpy as np
 from arrowquant_dist.arena import Allocate, aligned, fresh
 from arrowquant_dist.checkpoint.table import Layer, SourceFile
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import ObjectInfo, Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.traffic import Transferred
 from arrowquant_dist.storage.uris import split_uri
+from arrowquant_dist.target.manifest import MANIFEST_PATH
 
 if TYPE_CHECKING:
     from arrowquant_dist.dataset.dataset import Dataset
+    from arrowquant_dist.dataset.layers import StoredLayer
 
 _GAP_NBYTES = 64 << 10  # reading so much too much costs less than another request
 
@@ -69,6 +72,7 @@ class SourceReader:
         self._stores: dict[str, Store] = {}
         self._objects: dict[str, tuple[Store, str]] = {}
         self._datasets: dict[str, Dataset] = {}
+        self._dataset_stores: dict[str, Store] = {}
 
     def read(self, slices: Sequence[tuple[Layer, int, int]], allocate: Allocate = fresh) -> list[np.ndarray]:
         """Values [start, stop), in C order, of each (layer, start, stop): little-endian uint8 [n · itemsize].
@@ -109,18 +113,32 @@ class SourceReader:
 
         with self._lock:
             if uri not in self._datasets:
-                inside = [file for file in self._files if file == uri or file.startswith(f"{uri}/")]
-                store = open_store(uri, self._storage)
-                for file in inside:
-                    path = self._pin(store, file.removeprefix(uri).lstrip("/"), file)
+                store, paths = self._dataset_store(uri)
+                for path in paths:
                     store.check(path)
                 self._datasets[uri] = Dataset.of(store)
             return self._datasets[uri]
 
+    def known_dataset(self, uri: str, layers: Iterable[StoredLayer], allocate: Allocate = fresh) -> Dataset:
+        """The dataset with these of its layers, of which somebody else has read all that its index says. Its objects
+        are compared with the plan as they are read. allocate: where it reads them into."""
+        from arrowquant_dist.dataset.dataset import Dataset
+
+        with self._lock:
+            store, _ = self._dataset_store(uri)
+        return Dataset(store, {layer.name: layer for layer in layers}, SCHEMA_VERSION, allocate=allocate)
+
+    def check_manifest(self, uri: str) -> None:
+        """SourceChanged where the dataset's manifest, if there is one among the files, is another by now."""
+        with self._lock:
+            store, paths = self._dataset_store(uri)
+        if MANIFEST_PATH in paths:
+            store.read(MANIFEST_PATH)
+
     def confirm(self) -> None:
         """SourceChanged, which names the file, unless all that was read since the last call was as planned, and is."""
         with self._lock:
-            stores = [*self._stores.values(), *(dataset.store for dataset in self._datasets.values())]
+            stores = [*self._stores.values(), *self._dataset_stores.values()]
         for store in stores:
             store.confirm()
 
@@ -128,9 +146,8 @@ class SourceReader:
     def transferred(self) -> Transferred:
         """What was read so far, of all objects that are open."""
         with self._lock:
-            totals = [store.traffic.total for store in self._stores.values()]
-            totals += [dataset.transferred for dataset in self._datasets.values()]
-        return sum(totals, Transferred())
+            stores = [*self._stores.values(), *self._dataset_stores.values()]
+        return sum((store.traffic.total for store in stores), Transferred())
 
     def close(self) -> None:
         """Lets go of open files and connections; the reader opens them again when it is used again."""
@@ -138,6 +155,7 @@ class SourceReader:
             self._stores.clear()
             self._objects.clear()
             self._datasets.clear()
+            self._dataset_stores.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -169,11 +187,24 @@ class SourceReader:
                 self._objects[uri] = self._stores[root], path
             return self._objects[uri]
 
+    def _dataset_store(self, uri: str) -> tuple[Store, list[str]]:
+        """Which reads the planned objects of the dataset as they were, and their paths."""
+        inside = {file: file.removeprefix(uri).lstrip("/") for file in self._files if _is_in(file, uri)}
+        if uri not in self._dataset_stores:
+            self._dataset_stores[uri] = open_store(uri, self._storage)
+            for file, path in inside.items():
+                self._pin(self._dataset_stores[uri], path, file)
+        return self._dataset_stores[uri], [*inside.values()]
+
     def _pin(self, store: Store, path: str, uri: str) -> str:
         """The store reads the file at `uri`, its `path`, as it is in the plan."""
         planned = self._files[uri]
         store.pin(ObjectInfo(path, planned.nbytes, planned.version))
         return path
+
+
+def _is_in(file: str, uri: str) -> bool:
+    return file == uri or file.startswith(f"{uri}/")
 
 
 def _coalesce(wanted: Iterable[_Wanted]) -> list[list[_Wanted]]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.encodings.encoding import Encoding
 from arrowquant_dist.encodings.raw import RAW
 from arrowquant_dist.storage.base import ObjectInfo, Store
+
+if TYPE_CHECKING:
+    from arrowquant_dist.dataset.dataset import Dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class Checkpoint:
     config says, such as codes that can't be decoded and their scales. unscaled: {layer: its neighbours} of float8
     layers whose scales nobody knows: no plan is made of them unless the config says that they have none. notes: for
     people. largest_row_nbytes: memory that it takes to read any one row of a source that is a dataset, whose rows may
-    be larger than what is read of them.
+    be larger than what is read of them. dataset: such a source as it was opened, whose index need not be read again.
     """
 
     uri: str
@@ -86,3 +90,4 @@ class Checkpoint:
     kept: dict[str, str] = field(default_factory=dict)
     sidecar_files: tuple[SourceFile, ...] = ()
     unscaled: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    dataset: Dataset | None = field(default=None, repr=False, compare=False)

@@ -50,7 +50,8 @@ class Dataset:
     """The layers of one dataset, readable whole, by block or by rows. Thread-safe.
 
     layers: by name, in storage order. aliases: {name: stored name} of tied tensors. schema_version: `1` or
-    `2`. manifest: None for bare files, whose rows are verified but whose completeness nobody vouches for.
+    `2`. manifest: None for bare files, whose rows are verified but whose completeness nobody vouches for. allocate:
+    memory for what is read of indexed parts.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Dataset:
         *,
         manifest: Manifest | None = None,
         files: Mapping[str, BareFile] | None = None,
+        allocate: Allocate = fresh,
     ) -> None:
         self.uri = store.uri
         self.layers = layers
@@ -69,6 +71,7 @@ class Dataset:
         self.manifest = manifest
         self.store = store
         self._files = files or {}
+        self._allocate = allocate
         self._counter = ReadCounter()
         self._windows = Windows()
 
@@ -278,8 +281,10 @@ class Dataset:
         held = self._windows.find(path, byte_range)
         if held is not None:
             return held
-        self._counter.add(byte_range.nbytes)
-        return self.store.read_range(path, byte_range)
+        memory = self._allocate(byte_range.nbytes)
+        self._counter.add(memory.size)
+        self.store.read_into(path, byte_range.start, memory)
+        return memory
 
 
 @contextmanager

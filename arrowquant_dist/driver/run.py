@@ -45,7 +45,7 @@ from arrowquant_dist.target.publish import Draft, prepare, publish
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.shards import CommittedShards
 from arrowquant_dist.target.target import Files, Target
-from arrowquant_dist.worker import WorkerContext
+from arrowquant_dist.worker.shard import WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from arrowquant_dist.errors import ArrowQuantError, IncompleteDataset, Interrupt
 from arrowquant_dist.plan import Plan, Shard
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.target import Target, overwritten
-from arrowquant_dist.worker import WorkerContext
+from arrowquant_dist.worker.shard import WorkerContext
 
 
 def run_shards(

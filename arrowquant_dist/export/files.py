@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.export.tensors import LayerExport, Needs, OutputTensor
 
 _OPEN_FILES = 4  # that a piece may still go into
@@ -42,7 +43,8 @@ class OutputFile:
 
     layers: in their order; their tensors follow each other. literals: the bytes before each tensor of the file, a
     header or an alignment, and those after the last one. steps: in the order of the bytes; none before the memory is
-    known (steps.py).
+    known (steps.py). stored: the dataset's layers that they are made of, as its index has them: a worker that gets
+    these need not read it. () where there is no index, and before there are steps.
     """
 
     index: int
@@ -50,6 +52,7 @@ class OutputFile:
     layers: tuple[LayerExport, ...]
     literals: tuple[bytes, ...]
     steps: tuple[Step, ...] = ()
+    stored: tuple[StoredLayer, ...] = ()
 
     @property
     def blocks(self) -> Sequence[Step]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
-from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.config import RunConfig, Storage, check_run
-from arrowquant_dist.encodings.dataset import DATASET_ROWS
 from arrowquant_dist.engine import Engine, choose_engine
 from arrowquant_dist.engine.progress import OnProgress, counting_events
 from arrowquant_dist.errors import InvalidConfig
@@ -29,6 +27,7 @@ from arrowquant_dist.target.manifest import MANIFEST_PATH, hash_of
 _WRITER_SHARE = 4  # of a worker's memory, at most a fourth holds what is on its way to the storage
 _LEAST_UPLOAD_NBYTES = 5 << 20  # S3's
 _PARTS_HELD = 3
+_RECYCLED_SHARE = 8  # of a worker's memory: an eighth is for what waits for its next use
 _DIRECT_NBYTES = 48 << 20
 _LEAST_WORKER_NBYTES = 64 << 20
 _PROCESS_NBYTES = 24 << 20  # of the budget, for what is not weights: the index, threads, hashes
@@ -96,13 +95,16 @@ def plan_export(target: Location, out: Location, options: ExportOptions, run: Ru
     engine = choose_engine(run, options.memory_nbytes)
     engine, budget = _sized(engine, run, options, len(files.weights))
     storage, writer_nbytes = _writing(out, run.target_storage, budget)
-    cutter = StepCutter(model.dataset, budget - writer_nbytes)
+    recycled_nbytes = budget // _RECYCLED_SHARE
+    budget -= writer_nbytes + recycled_nbytes
+    cutter = StepCutter(model.dataset, budget)
     output = Output(record, cutter.cut(files.weights), SideFiles.of(model, draft, files))
     context = ExportContext(
         model.checkpoint.uri,
         out,
         model.checkpoint.files,
-        budget - writer_nbytes,
+        budget,
+        recycled_nbytes * 3 // 4,  # the rest is what pieces are larger than what is in them
         run.source_storage,
         storage,
         requantize_source(model, draft.layers, run.source_storage),
@@ -114,11 +116,10 @@ def plan_export(target: Location, out: Location, options: ExportOptions, run: Ru
 def open_model(target: str, options: ExportOptions, run: RunConfig) -> Model:
     """The dataset at `target`, and what its layers may be quantized anew from. No values are read."""
     checkpoint = open_checkpoint(target, run.source_storage)
-    if any(layer.encoding != DATASET_ROWS for layer in checkpoint.layers):
+    dataset = checkpoint.dataset
+    if dataset is None:
         message = "this is a checkpoint and no dataset; quantize it first, then export the target of that"
         raise InvalidConfig(message, uri=redact(target))
-    with SourceReader(run.source_storage, checkpoint.files) as reader:
-        dataset = reader.dataset(checkpoint.uri)
     # a dataset may be one file, which is no folder; without small files no config names folders
     components = named_components(open_folder(dataset.store)) if checkpoint.sidecars else [TOP]
     source = open_checkpoint(options.source, run.source_storage) if options.source is not None else None

@@ -35,7 +35,9 @@ class StepCutter:
     def cut(self, files: tuple[OutputFile, ...]) -> tuple[OutputFile, ...]:
         """The same files with their steps. MemoryBudgetExceeded, naming the layers, where one run of rows of a layer
         takes more than the budget."""
-        made = tuple(replace(file, steps=tuple(self._steps(file))) for file in files)
+        made = tuple(
+            replace(file, steps=tuple(self._steps(file)), stored=self._stored(file)) for file in files
+        )
         most: dict[str, int] = {}
         for file in made:
             for step in file.steps:
@@ -62,6 +64,13 @@ class StepCutter:
         load = assembler.scales(region) if step.needs == "scales" else assembler.quantized(region)
         nbytes = load.peak_nbytes
         return nbytes + (_quantizing_nbytes(layer, step) if layer.spec is not None else 0)
+
+    def _stored(self, file: OutputFile) -> tuple[StoredLayer, ...]:
+        if self.dataset.manifest is None:
+            return ()
+        return tuple(
+            self.dataset.layers[name] for name in dict.fromkeys(layer.layer for layer in file.layers)
+        )
 
     def _steps(self, file: OutputFile) -> Iterator[Step]:
         for number, layer in enumerate(file.layers):

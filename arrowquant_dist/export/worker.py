@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import xxhash
 
+from arrowquant_dist.arena import Recycled
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer, SourceFile
 from arrowquant_dist.code_digest import export_digest
-from arrowquant_dist.config import DEFAULT_STORAGE, QuantSpec, Storage
+from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.prefetch import Budget, Stream
 from arrowquant_dist.errors import IncompleteDataset, Interrupted, NotFound, TargetConflict
 from arrowquant_dist.export.files import OutputFile, Step
@@ -33,7 +36,9 @@ from arrowquant_dist.target.intact import hash_of_object
 from arrowquant_dist.target.manifest import StoredFile
 from arrowquant_dist.worker.clock import Clock
 from arrowquant_dist.worker.job import OnBlock, OnCompile, ShouldStop
-from arrowquant_dist.worker.kernels import Kernels
+
+if TYPE_CHECKING:
+    from arrowquant_dist.worker.kernels import Kernels
 
 _REMOTE_READERS = 8
 _LOCAL_READERS = 2
@@ -52,13 +57,15 @@ class RequantizeSource:
 class ExportContext:
     """What every worker of an export needs to know. Options may hold secrets: no repr.
 
-    dataset, out: places. files: of the dataset, as they were when the export was planned. budget_nbytes: a worker's.
+    dataset, out: places. files: of the dataset, as they were when the export was planned. budget_nbytes: a worker's,
+    for what it reads and packs. recycled_nbytes: beside that, of memory that waits for its next use.
     """
 
     dataset: str
     out: str
     files: tuple[SourceFile, ...]
     budget_nbytes: int
+    recycled_nbytes: int = 0
     dataset_storage: Storage = DEFAULT_STORAGE
     out_storage: Storage = DEFAULT_STORAGE
     source: RequantizeSource | None = None
@@ -92,16 +99,14 @@ class ExportWorker:
         give_back_large_memory()
         self.name = f"{socket.gethostname()}/{os.getpid()}"
         self._reader = SourceReader(context.dataset_storage, context.files)
-        self._dataset = self._reader.dataset(context.dataset)
-        self._kernels = Kernels(self._reader, on_compile)
-        self._budget_nbytes = context.budget_nbytes
+        self._reader.check_manifest(context.dataset)
+        self._context, self._on_compile = context, on_compile
+        self._kernels: Kernels | None = None
+        self._memory = Recycled(context.recycled_nbytes)
         self._store = open_store(context.out, context.out_storage)
         self._readers = _LOCAL_READERS if is_local(context.dataset) else _REMOTE_READERS
         source = context.source
         self._source = SourceReader(context.source_storage, source.files) if source is not None else None
-        cutter = StepCutter(self._dataset, context.budget_nbytes)
-        layers = source.layers if source is not None else None
-        self._steps = StepReader(self._dataset, cutter, self._source, layers)
 
     def run(self, file: OutputFile, on_block: OnBlock, should_stop: ShouldStop) -> FileReceipt:
         """See worker.job.Worker. TargetConflict where another thing has the file's name."""
@@ -111,10 +116,11 @@ class ExportWorker:
                 on_block(step)
             return found
         clock, before = Clock(), self._transferred()
-        self._kernels.prepare_specs(self._specs(file), clock)
+        dataset = self._dataset(file)
+        self._prepare(dataset, file, clock)
         writer = _HashedFile(self._store.open_new(file.path), file)
         try:
-            with closing(self._packed(file)) as results:
+            with closing(self._packed(dataset, file)) as results:
                 for step in file.steps:
                     if should_stop():
                         raise Interrupted("the export was stopped; the same command resumes it")
@@ -176,15 +182,33 @@ class ExportWorker:
         message = "another export was finished here meanwhile; choose another folder, or --overwrite"
         raise TargetConflict(message, uri=self._store.uri)
 
-    def _specs(self, file: OutputFile) -> Iterator[tuple[str, QuantSpec]]:
-        """By which layers are quantized anew, and their dtype."""
-        for layer in file.layers:
-            if layer.spec is not None:
-                yield self._dataset.layers[layer.layer].dtype, replace(layer.spec, row_dims=1)
+    def _dataset(self, file: OutputFile) -> Dataset:
+        """With the layers that the file is made of, at least."""
+        if file.stored:
+            return self._reader.known_dataset(self._context.dataset, file.stored, self._memory.take)
+        return self._reader.dataset(self._context.dataset)
 
-    def _packed(self, file: OutputFile) -> Generator[Packed]:
-        loads = (self._steps.load(file, step) for step in file.steps)
-        return Stream(loads, Budget(self._budget_nbytes), self._readers).__iter__()
+    def _prepare(self, dataset: Dataset, file: OutputFile, clock: Clock) -> None:
+        """The kernels that quantize layers anew. Most exports have no such layer, and do without Numba, to import which
+        takes a fifth of a second."""
+        anew = [layer for layer in file.layers if layer.spec is not None]
+        if not anew:
+            return
+        from arrowquant_dist.worker.kernels import Kernels
+
+        if self._kernels is None:
+            self._kernels = Kernels(self._reader, self._on_compile)
+        specs = ((dataset.layers[layer.layer].dtype, layer.spec) for layer in anew)
+        self._kernels.prepare_specs(
+            ((dtype, replace(spec, row_dims=1)) for dtype, spec in specs if spec is not None), clock
+        )
+
+    def _packed(self, dataset: Dataset, file: OutputFile) -> Generator[Packed]:
+        budget_nbytes = self._context.budget_nbytes
+        layers = self._context.source.layers if self._context.source is not None else None
+        reader = StepReader(dataset, StepCutter(dataset, budget_nbytes), self._source, layers)
+        loads = (reader.load(file, step) for step in file.steps)
+        return Stream(loads, Budget(budget_nbytes), self._readers).__iter__()
 
     def _confirm(self) -> None:
         """Nothing that was read has changed since the export was planned."""

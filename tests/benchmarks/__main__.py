@@ -9,6 +9,7 @@ from itertools import chain
 from tests.benchmarks import (
     big,
     cluster,
+    exporting,
     files,
     kernels,
     limits,
@@ -34,6 +35,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "object-store": lambda given: object_store.tables(given.params, given.runs, given.folder),
     "serving": lambda given: serving.tables(given.side, max(given.runs, 15)),
     "loading": lambda given: loading.tables(given.runs, given.params, given.folder),
+    "export": lambda given: exporting.tables(given.nbytes, given.runs, given.folder),
     "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
 }
 
@@ -55,6 +57,9 @@ def main() -> None:
     )
     parser.add_argument("--layers", type=int, default=reducing.LAYERS, help="of the run of `reducing`")
     parser.add_argument("--parts", type=int, default=verifying.PARTS, help="of the dataset of `verifying`")
+    parser.add_argument(
+        "--nbytes", type=int, default=exporting.NBYTES, help="stored, of the dataset of `export`"
+    )
     parser.add_argument("--folder", help="for temporary files: on the disk to measure")
     parser.add_argument(
         "--idle",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
-from tests.benchmarks import files, kernels, limits, loading, minilm, reducing, serving, verifying
+from tests.benchmarks import exporting, files, kernels, limits, loading, minilm, reducing, serving, verifying
 from tests.benchmarks.gguf_files import write_gguf
 from tests.benchmarks.source import shapes, write_checkpoint
 from tests.benchmarks.table import NOT_INSTALLED, Row, Table, at_least, at_most, ratio_of, render
@@ -63,6 +63,16 @@ def test_loading_is_measured_against_safetensors_and_a_plain_read(tmp_path: Path
     rows = check(loading.tables(1, 1 << 20, str(tmp_path)))
     assert {row.peer for row in rows} == {"load_file of fp16, .float()", "cat"}
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_exports_are_measured_against_copies_of_their_bytes(tmp_path: Path) -> None:
+    rows = check(exporting.tables(1, 1, str(tmp_path), ("compressed-tensors",)))
+    copied = [row for row in rows if row.peer == "copy"]
+    assert len(copied) == 4
+    assert all(row.theirs for row in copied)
+    assert [row.target.value for row in rows if row.target and row.target.at_most] == [128, 320, 1088]
+    assert [path.name for path in tmp_path.iterdir()] == ["llama-1-w4a16"]
 
 
 def test_limits_of_the_machine_are_measured(tmp_path: Path) -> None:

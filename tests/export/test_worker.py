@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numba
@@ -15,6 +18,8 @@ from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.errors import CorruptWeights, Interrupted, PartialRun, SourceChanged
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
 from arrowquant_dist.export.files import Step
+from arrowquant_dist.target.index import IndexEntry, read_index
+from tests.conftest import CHECKOUT
 from tests.datasets import manifest_of
 from tests.export.codes_format import CodesFormat
 from tests.export.datasets import flip, made_dataset
@@ -71,6 +76,44 @@ def test_a_dataset_that_is_replaced_meanwhile_is_noticed(
         export_dataset(dataset, tmp_path / "out", OPTIONS, RUN)
     assert not (tmp_path / "out/export.json").exists()
     assert not (tmp_path / "out/config.json").exists()
+
+
+def test_the_index_is_read_once_whatever_the_number_of_workers(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = list[int]()
+
+    def counting(data: bytes) -> list[IndexEntry]:
+        read.append(len(data))
+        return read_index(data)
+
+    monkeypatch.setattr("arrowquant_dist.target.manifest.read_index", counting)
+    export_dataset(dataset, tmp_path / "out", OPTIONS, RUN.replace(workers=3))
+    assert len(read) == 1
+
+
+def test_what_travels_to_a_worker_is_less_than_a_kilobyte_a_tensor(tmp_path: Path) -> None:
+    dataset = made_dataset(tmp_path, random_weights(100, 32, 64, torch.float32))
+    planned = plan_export(dataset, tmp_path / "out", ExportOptions(), RUN)
+    [file] = planned.output.weights
+    assert len(pickle.dumps(file)) < 1024 * len(file.layers)
+    assert [layer.name for layer in file.stored] == [layer.layer for layer in file.layers]
+    assert len(pickle.dumps(planned.context)) < 8192
+
+
+def test_an_export_of_codes_as_they_are_imports_no_numba(tmp_path: Path) -> None:
+    """To import it takes a fifth of a second."""
+    tensors = {"model.layers.0.mlp.down_proj.weight": torch.randn(64, 128)}
+    dataset = made_dataset(tmp_path, tensors, side_files={"config.json": b'{"model_type": "llama"}'})
+    script = """
+import sys
+from arrowquant_dist import RunConfig
+from arrowquant_dist.export import ExportOptions, export_dataset
+export_dataset(sys.argv[1], sys.argv[2], ExportOptions("compressed-tensors"), RunConfig(engine="inline"))
+assert "numba" not in sys.modules
+"""
+    command = [sys.executable, "-c", script, dataset, str(tmp_path / "out")]
+    subprocess.run(command, cwd=CHECKOUT, check=True)
 
 
 def test_a_worker_that_is_stopped_leaves_nothing(dataset: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.engine.ray.cluster import WORKER_ENVIRONMENT
 from arrowquant_dist.plan import Shard, make_plan, plan_table, worker_memory_nbytes
 from arrowquant_dist.target.target import Target
-from arrowquant_dist.worker import WorkerContext
+from arrowquant_dist.worker.shard import WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
 
 MIB = 1 << 20
@@ -25,7 +25,7 @@ _WORKER = """
 import json, pickle, sys
 import ray
 from arrowquant_dist.machine import peak_memory_nbytes
-from arrowquant_dist.worker import ShardWorker
+from arrowquant_dist.worker.shard import ShardWorker
 context, shards = pickle.load(open(sys.argv[1], "rb"))
 worker = ShardWorker(context)
 idle = peak_memory_nbytes()

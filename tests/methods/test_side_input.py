@@ -32,7 +32,7 @@ from arrowquant_dist.plan import (
 from arrowquant_dist.plan.memory import REMOTE_NBYTES
 from arrowquant_dist.storage.local import LocalStore
 from arrowquant_dist.target.target import Target
-from arrowquant_dist.worker import ShardWorker, WorkerContext
+from arrowquant_dist.worker.shard import ShardWorker, WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
 from tests.datasets import weights_of
 from tests.methods.masked import WORK_NBYTES, Masked

@@ -18,7 +18,7 @@ from arrowquant_dist.plan import Plan, RowBlock, Shard, make_plan, plan_table
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.tensor import QuantizedTensor
-from arrowquant_dist.worker import WorkerContext
+from arrowquant_dist.worker.shard import WorkerContext
 from arrowquant_dist.worker.sink import Part, Sink, SinkSpec
 from tests.target.drivers import Driver, start
 from tests.worker.safetensors_sink import SafetensorsParts

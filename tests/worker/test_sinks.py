@@ -22,7 +22,7 @@ from arrowquant_dist.storage.local import LocalStore
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.target.layout import Listing
 from arrowquant_dist.tensor import quantize_values
-from arrowquant_dist.worker import ShardWorker
+from arrowquant_dist.worker.shard import ShardWorker
 from arrowquant_dist.worker.sink import Part, SinkSpec
 from arrowquant_dist.worker.sinks.v2 import V2Parts
 from tests.conftest import CHECKOUT

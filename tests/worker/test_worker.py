@@ -12,7 +12,7 @@ from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.errors import Interrupted, InvalidCheckpoint, UnquantizableWeights
 from arrowquant_dist.plan import Plan, RowBlock, make_plan, plan_table
 from arrowquant_dist.target.target import Target
-from arrowquant_dist.worker import ShardWorker, WorkerContext
+from arrowquant_dist.worker.shard import ShardWorker, WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
 from tests.sources import random_weights, save_checkpoint
 from tests.target.drivers import start

@@ -10,7 +10,8 @@ import numpy as np
 from arrowquant_dist.engine.ray.actor import ShardActor
 from arrowquant_dist.plan import Shard
 from arrowquant_dist.target.receipt import Receipt
-from arrowquant_dist.worker import OnBlock, ShardWorker, ShouldStop, WorkerContext
+from arrowquant_dist.worker.job import OnBlock, ShouldStop
+from arrowquant_dist.worker.shard import ShardWorker, WorkerContext
 
 GREED_NBYTES = 4 << 30
 _STEP_NBYTES = 64 << 20

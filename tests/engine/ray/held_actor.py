@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arrowquant_dist.engine.ray.actor import Hello, ShardActor
 from arrowquant_dist.export.worker import ExportContext
-from arrowquant_dist.worker import WorkerContext
+from arrowquant_dist.worker.shard import WorkerContext
 from tests.held_worker import HeldExportWorker, HeldWorker
 
 

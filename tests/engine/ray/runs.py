@@ -21,7 +21,7 @@ from arrowquant_dist.engine.ray.actor import ShardActor
 from arrowquant_dist.plan import Plan, make_plan, plan_table
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.target import Target
-from arrowquant_dist.worker import ShardWorker, WorkerContext
+from arrowquant_dist.worker.shard import ShardWorker, WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
 from tests.engine.ray.held_actor import HeldActor
 from tests.held_worker import begun, hold_at

@@ -1,0 +1,191 @@
+"""What an export takes, beside a copy of the bytes that it writes: on local disk, and bucket to bucket on a real S3
+server. Each is a process of its own; they take turns, and the median counts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from transformers import LlamaConfig
+
+from arrowquant_dist.config import Storage, load_config
+from arrowquant_dist.driver import quantize
+from arrowquant_dist.storage.open import open_store
+from tests.benchmarks.big import llama, write_checkpoint
+from tests.benchmarks.minilm import CONFIGS
+from tests.benchmarks.table import Row, Table, Target, at_most, ratio_of
+from tests.benchmarks.timing import emptied, run_process
+from tests.export.gguf.models import byte_pairs
+from tests.servers.seaweedfs import SeaweedFS
+
+NBYTES = 2_000_000_000  # stored
+WORKERS = 2
+FORMATS = ("compressed-tensors", "gguf", "safetensors")
+BUDGETS = (64, 256, 1024)  # MiB
+_BEYOND = 64  # MiB
+_LEAST_RATE = 0.7  # of the copy's
+_PIECE_NBYTES = 64 << 20
+_HIDDEN, _INNER, _WORDS = 2048, 5632, 32000
+_BLOCK_NBYTES = (4 * _HIDDEN * _HIDDEN + 3 * _HIDDEN * _INNER) * (
+    4 / 8 + 4 / 128
+)  # int4, a scale for 128 values
+_KEPT_NBYTES = 2 * 2 * _WORDS * _HIDDEN
+
+Job = Mapping[str, Any]  # of export_one
+Emptied = Callable[[str], AbstractContextManager[str]]  # a new place of this name, gone afterwards
+
+
+@dataclass(slots=True)
+class _Found:
+    """Of each round: seconds of the job, and of its process. peak_nbytes: the most above what the process had."""
+
+    seconds: list[float] = field(default_factory=list)
+    process_seconds: list[float] = field(default_factory=list)
+    peak_nbytes: int = 0
+
+
+def tables(nbytes: int, runs: int, folder: str | None, formats: tuple[str, ...] = FORMATS) -> Iterator[Table]:
+    """nbytes: stored, of the dataset, which stays in the folder for the next time where one is given. Takes three times
+    as many of the disk to make it, and ten times as many for `safetensors`, whose values are decoded."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        place = Path(name)
+        dataset = made_dataset(Path(folder) if folder is not None else place, nbytes)
+        yield _rates("Local disk", str(dataset), lambda name: _emptied(place, name), {}, runs, formats)
+        yield _peaks(str(dataset), place)
+        server = SeaweedFS(place / "seaweedfs")
+        try:
+            options = server.storage_options
+            there = _uploaded(dataset, server.make_bucket("dataset"), options)
+            yield _rates("Bucket to bucket", there, partial(_bucket, server), options, runs, formats)
+        finally:
+            server.stop()
+
+
+def made_dataset(folder: Path, nbytes: int) -> Path:
+    """A Llama of so many stored bytes (a block at least), quantized with configs/vllm-w4a16.yaml; as it was left by an
+    earlier run where it is there."""
+    blocks = max(1, round((nbytes - _KEPT_NBYTES) / _BLOCK_NBYTES))
+    dataset, source = folder / f"llama-{blocks}-w4a16", folder / f"llama-{blocks}-source"
+    if not (dataset / "manifest.json").exists():
+        write_checkpoint(source, llama(_HIDDEN, _INNER, blocks, _WORDS))
+        tokenizer = byte_pairs()
+        tokenizer.save_pretrained(source)
+        config = LlamaConfig(
+            vocab_size=_WORDS,
+            hidden_size=_HIDDEN,
+            intermediate_size=_INNER,
+            num_hidden_layers=blocks,
+            architectures=["LlamaForCausalLM"],
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            dtype="bfloat16",
+        )
+        config.save_pretrained(source)
+        settings, run = load_config(str(CONFIGS / "vllm-w4a16.yaml"))
+        quantize(str(source), str(dataset), settings, run.replace(engine="inline", workers=WORKERS))
+        shutil.rmtree(source)
+    return dataset
+
+
+def _rates(
+    where: str,
+    dataset: str,
+    new: Emptied,
+    options: Mapping[str, Any],
+    runs: int,
+    formats: tuple[str, ...],
+) -> Table:
+    rows = []
+    for name in formats:
+        with new("written") as written:
+            job = _export_job(dataset, name, options)
+            _run({**job, "out": written})  # does not count
+            nbytes = sum(info.nbytes for info in open_store(written, Storage(options)).list())
+            ours, theirs = _Found(), _Found()
+            for _ in range(runs):
+                with new("out") as out:
+                    _add(ours, {**job, "out": out})
+                with new("out") as out:
+                    _add(theirs, {**job, "job": "copy", "source": written, "out": out})
+        rates = [nbytes / 1e6 / median(found.seconds) for found in (ours, theirs)]
+        whole = [nbytes / 1e6 / median(found.process_seconds) for found in (ours, theirs)]
+        title = f"{name}, {nbytes / 1e9:.3g} GB"
+        rows.append(Row(title, rates[0], "MB/s", "copy", rates[1], ratio_of(_LEAST_RATE)))
+        rows.append(Row(f"{title}, whole process", whole[0], "MB/s", "copy", whole[1]))
+    return Table(f"{where}: export with {WORKERS} workers, median of {runs}", tuple(rows))
+
+
+def _peaks(dataset: str, place: Path) -> Table:
+    """Memory above what the process had; with kernels that were compiled before, and where they are compiled first."""
+    rows = []
+    for name in FORMATS[:1]:
+        for budget in BUDGETS:
+            job = {**_export_job(dataset, name, {}), "budget": f"{budget}MiB"}
+            rows.append(_peak_row(f"{name}, budget {budget} MiB", job, place, at_most(budget + _BEYOND), {}))
+        fresh = {"NUMBA_CACHE_DIR": str(place / "kernels")}
+        title = f"{name}, budget {BUDGETS[0]} MiB, kernels compiled in this process"
+        job = {**_export_job(dataset, name, {}), "budget": f"{BUDGETS[0]}MiB"}
+        rows.append(_peak_row(title, job, place, None, fresh))
+    return Table("Peak memory of an export above the process's before", tuple(rows))
+
+
+def _peak_row(
+    title: str, job: Job, place: Path, target: Target | None, environment: Mapping[str, str]
+) -> Row:
+    with _emptied(place, "out") as out:
+        return Row(
+            title, _run({**job, "out": out}, environment)[0]["peak_nbytes"] / 2**20, "MiB", target=target
+        )
+
+
+def _export_job(dataset: str, name: str, options: Mapping[str, Any]) -> Job:
+    budget = f"{BUDGETS[-1]}MiB"
+    what = {"job": "export", "source": dataset, "format": name, "budget": budget}
+    return {**what, "workers": WORKERS, "options": options}
+
+
+def _add(found: _Found, job: Job) -> None:
+    said, process_seconds = _run(job)
+    found.seconds.append(said["seconds"])
+    found.process_seconds.append(process_seconds)
+    found.peak_nbytes = max(found.peak_nbytes, said["peak_nbytes"])
+
+
+def _run(job: Job, environment: Mapping[str, str] | None = None) -> tuple[dict[str, Any], float]:
+    """What the job said of itself, and the seconds of its process."""
+    command = [sys.executable, "-m", "tests.benchmarks.export_one", json.dumps(job)]
+    run = run_process(command, environment)
+    return json.loads(run.output), run.seconds
+
+
+def _uploaded(dataset: Path, bucket: str, options: Mapping[str, Any]) -> str:
+    store = open_store(bucket, Storage(options))
+    for path in sorted(path for path in dataset.rglob("*") if path.is_file()):
+        with path.open("rb") as file, store.open_writer(path.relative_to(dataset).as_posix()) as writer:
+            while piece := file.read(_PIECE_NBYTES):
+                writer.write(piece)
+    return bucket
+
+
+@contextmanager
+def _emptied(place: Path, name: str) -> Iterator[str]:
+    with emptied(place / name):
+        yield str(place / name)
+
+
+@contextmanager
+def _bucket(server: SeaweedFS, name: str) -> Iterator[str]:
+    uri = server.make_bucket(name)
+    try:
+        yield uri
+    finally:
+        server.drop_bucket(name)

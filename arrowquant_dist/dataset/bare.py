@@ -105,14 +105,19 @@ class BareFile:
         self.blocks = tuple(self._blocks(small))
 
     def read(self, block: StoredBlock, counter: ReadCounter) -> Values:
-        """The block's values, as the caller's own memory. CorruptWeights where Parquet cannot decode them."""
-        batch = self._row(block, counter)
+        """The block's values, as the caller's own memory. CorruptWeights, which names the layer, where Parquet cannot
+        decode them."""
+        layer = block.header.layer_name
+        try:
+            batch = self._row(block, counter)
+        except CorruptWeights as error:
+            raise CorruptWeights(error.message, layer=error.layer or layer, uri=error.uri) from error
         if batch is None:
-            raise self._corrupt("its row group has fewer rows than it says", block.header.layer_name)
+            raise self._corrupt("its row group has fewer rows than it says", layer)
         blobs = [_blob(batch[name]) if name in self._names else np.empty(0, np.uint8) for name in BLOB_NAMES]
         problem = sizes_problem(block.header, Blobs(*(blob.size for blob in blobs)))
         if problem is not None:
-            raise self._corrupt(problem, block.header.layer_name)
+            raise self._corrupt(problem, layer)
         return Values.of(blobs)
 
     def size_problem(self, block: StoredBlock) -> str | None:

@@ -4,10 +4,10 @@ nothing else, and the parts of a model that they name."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from arrowquant_dist.config import Storage
 from arrowquant_dist.errors import InvalidConfig, NotFound, listed
@@ -16,20 +16,31 @@ from arrowquant_dist.folder.listing import open_folder
 from arrowquant_dist.folder.sidecars import choose_sidecars
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local
+from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True, slots=True)
 class SmallFiles:
     """uri: where they are, safe to show. folder: where they are on this machine. paths: theirs, within it. components:
     the folders that the model's configs name, of sentence-transformers and diffusers; the folder itself where none is
-    named."""
+    named. manifest: of the run that copied them; None where there is none, or nothing is
+    to be verified."""
 
     uri: str
     folder: Path
     paths: tuple[str, ...]
     components: tuple[Component, ...]
+    manifest: Manifest | None
+
+    def check(self, wanted: Callable[[str], bool]) -> None:
+        """CorruptWeights names the first path of those `wanted` whose file is not what the run copied."""
+        if self.manifest is not None:
+            for path in filter(wanted, self.paths):
+                uri = f"{self.uri.rstrip('/')}/{path}"
+                self.manifest.check_sidecar(path, (self.folder / path).read_bytes(), uri)
 
     @property
     def is_pipeline(self) -> bool:
@@ -51,6 +62,16 @@ class SmallFiles:
         message = f"no {CONFIG} is there, which says what model the weights are of; {hint}"
         raise InvalidConfig(message, uri=f"{self.uri.rstrip('/')}/{subfolder}".rstrip("/"))
 
+    def check_configs(self, subfolder: str) -> None:
+        """As `check`, of what says what a part is and how it generates."""
+        place = PurePosixPath(subfolder)
+        own = {str(place / CONFIG), str(place / GENERATION)}
+        self.check(own.__contains__)
+
+    def check_all(self) -> None:
+        """As `check`, of all but what people read and write."""
+        self.check(lambda path: not path.endswith(".md"))
+
     def prefix(self, subfolder: str) -> str:
         """Of the names of a part's layers."""
         return f"{subfolder.strip('/').replace('/', '.')}." if subfolder.strip("/") else ""
@@ -63,20 +84,26 @@ class SmallFiles:
 
 
 @contextmanager
-def small_files(uri: str, storage: Storage) -> Iterator[SmallFiles]:
+def small_files(uri: str, storage: Storage, *, verify: bool) -> Iterator[SmallFiles]:
     """What a dataset has beside its weights: where it lies if that is local, else copies, gone afterwards.
 
-    Copied is what `quantize` copies: no weights, no code, nothing over 32 MiB. Raises NotFound, StorageError.
+    Copied is what `quantize` copies: no weights, no code, nothing over 32 MiB. verify: the file that names folders,
+    and that the others can be checked. Raises NotFound, StorageError, CorruptWeights.
     """
     store = open_store(uri, storage)
     if is_local(uri) and not Path(store.uri).is_dir():
         message = "it is no folder with a config.json beside its weights; pass the target of a run"
         raise NotFound(message, uri=store.uri)
+    manifest = Manifest.read(store) if verify and store.exists(MANIFEST_PATH) else None
+    if manifest is not None:
+        for path in (MODULES, PIPELINE):
+            if store.exists(path):
+                manifest.check_sidecar(path, store.read(path), store.url(path))
     source = open_folder(store)
     components = tuple(named_components(source))
     paths = choose_sidecars(source, [component.path for component in components]).paths
     if is_local(uri):
-        yield SmallFiles(store.uri, Path(store.uri), paths, components)
+        yield SmallFiles(store.uri, Path(store.uri), paths, components, manifest)
         return
     with tempfile.TemporaryDirectory(prefix="arrowquant-") as name:
         folder = Path(name)
@@ -84,4 +111,4 @@ def small_files(uri: str, storage: Storage) -> Iterator[SmallFiles]:
             content = store.read(path)  # which refuses a path that leads out
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(content)
-        yield SmallFiles(store.uri, folder, paths, components)
+        yield SmallFiles(store.uri, folder, paths, components, manifest)

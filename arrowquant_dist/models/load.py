@@ -50,8 +50,9 @@ def load_model(
     target: of a run, local or a URL; config.json and generation_config.json come from there. model_class: an Auto
     class, as AutoModelForCausalLM, or a model's own. memory_budget: bytes or text as "2GiB"; the most that is taken
     beside the model itself. dtype: as of from_pretrained, by default that of the config. verify: checksums of all that
-    is read. subfolder: of a model whose parts lie in folders. initialize: words, globs, /regexes/ of parameters that
-    the dataset may lack, such as a new head: these are random. leave_out: of layers that the model need not have.
+    is read, config.json too. subfolder: of a model whose parts lie in folders. initialize: words, globs, /regexes/ of
+    parameters that the dataset may lack, such as a new head: these are random. leave_out: of layers that the model need
+    not have.
 
     codes: weights of linear layers and embeddings stay codes in memory where they are whole rows of quantized layers
     (QuantLinear, QuantEmbedding); all others are decoded. activations: "int8" with codes for products of whole numbers,
@@ -75,11 +76,12 @@ def load_model(
         check_patterns(key, patterns)
     limit = parse_size(memory_budget, "memory_budget")
     storage = Storage({} if storage_options is None else check_options("storage_options", storage_options))
-    with small_files(place, storage) as files:
+    with small_files(place, storage, verify=verify) as files:
         if files.is_pipeline and not subfolder:
             message = "a diffusers pipeline has several models; pass subfolder= for one, as text_encoder"
             raise InvalidConfig(message, uri=files.uri)
         folder = files.part(subfolder)
+        files.check_configs(subfolder)
         config = config_of(folder, model_class, files.uri)
         settings = LoaderSettings(place, storage, limit, verify, dequantize=True, dtype=None, workers=None)
         opened = OpenDataset(settings, is_local=is_local(place))

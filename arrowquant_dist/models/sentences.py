@@ -65,7 +65,8 @@ def load_sentence_transformer(
     limit = parse_size(memory_budget, "memory_budget")
     storage = Storage({} if storage_options is None else check_options("storage_options", storage_options))
     settings = LoaderSettings(place, storage, limit, verify, dequantize=True, dtype=None, workers=None)
-    with small_files(place, storage) as files:
+    with small_files(place, storage, verify=verify) as files:
+        files.check_all()
         parts = _parts(files)
         loads = Loads(OpenDataset(settings, is_local=is_local(place)), settings)
         layers = {path: _layers_of(path, files, loads.opened) for path in parts.values()}

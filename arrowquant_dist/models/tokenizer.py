@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from arrowquant_dist.config import Storage
-from arrowquant_dist.config.checks import check_options
+from arrowquant_dist.config.checks import check_bool, check_options
 from arrowquant_dist.errors import InvalidConfig, shortened
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.models.files import small_files
@@ -18,18 +18,22 @@ def load_tokenizer(
     *,
     storage_options: Mapping[str, Any] | None = None,
     subfolder: str = "",
+    verify: bool = True,
 ) -> Any:
     """The tokenizer of a dataset, local or at a URL, of which only small files are fetched.
 
     auto_class: AutoTokenizer where None; or another that reads small files alone, as AutoProcessor. Code that comes
-    with a model is not run. Raises InvalidConfig where transformers finds none that it knows.
+    with a model is not run. verify: that its files are those that the run copied. Raises InvalidConfig where
+    transformers finds none that it knows, CorruptWeights where a file was edited or is damaged.
     """
     import transformers
 
     place = location(target, "target")
     reader = transformers.AutoTokenizer if auto_class is None else auto_class
     storage = Storage({} if storage_options is None else check_options("storage_options", storage_options))
-    with small_files(place, storage) as files:
+    check_bool("verify", verify)
+    with small_files(place, storage, verify=verify) as files:
+        files.check_all()
         try:
             return reader.from_pretrained(
                 files.folder / subfolder, trust_remote_code=False, local_files_only=True

@@ -25,6 +25,7 @@ from arrowquant_dist.target.receipt import Receipt
 MANIFEST_PATH = "manifest.json"
 MANIFEST_VERSION = 2
 _FORMAT = "arrowquant"
+_ALIASES_HASH = "aliases_hash"  # where there are aliases; manifests of earlier releases have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +174,23 @@ class Manifest:
             raise CorruptWeights(message, uri=uri)
         return entries
 
+    def check_sidecar(self, path: str, data: bytes, uri: str) -> None:
+        """CorruptWeights where `data` is not what the run copied to `path`. Files that it did not copy are let be.
+
+        uri: of the file.
+        """
+        listed_one = next((sidecar for sidecar in self.sidecars if sidecar.path == path), None)
+        if listed_one is not None and StoredFile.of(path, data) != listed_one:
+            message = (
+                "this is not the file that the manifest lists, so it was edited or is damaged; fetch it again, or pass "
+                "verify=False if it was meant"
+            )
+            raise CorruptWeights(message, uri=uri)
+
     def to_dict(self) -> dict[str, Any]:
         head = {"format": _FORMAT, "schema_version": SCHEMA_VERSION, "manifest_version": MANIFEST_VERSION}
-        return {**head, **asdict(self)}
+        guard = {_ALIASES_HASH: _hash_of_names(self.aliases)} if self.aliases else {}
+        return {**head, **asdict(self), **guard}
 
     def to_bytes(self) -> bytes:
         return json.dumps(self.to_dict(), indent=2).encode()
@@ -230,12 +245,19 @@ class Manifest:
             report = tuple(_stored_file(file) for file in fields.records("report"))
             manifest = replace(manifest, run=fields.optional_text("run"), report=report)
         _check_parts(manifest, fields)
+        if _ALIASES_HASH in values and values[_ALIASES_HASH] != _hash_of_names(manifest.aliases):
+            raise fields.wrong("aliases", f"what its `{_ALIASES_HASH}` is of")
         return manifest
 
 
 def hash_of(data: bytes) -> str:
     """`xxh3_128:<hex>` of `data`."""
     return f"xxh3_128:{xxhash.xxh3_128_hexdigest(data)}"
+
+
+def _hash_of_names(aliases: Mapping[str, str]) -> str:
+    """A name that became another would be a layer's all the same; nothing else in a manifest is believed unchecked."""
+    return hash_of(json.dumps(aliases, sort_keys=True, separators=(",", ":")).encode())
 
 
 class _Fields:

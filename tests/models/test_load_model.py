@@ -146,7 +146,7 @@ def test_settings_of_generation_come_along(causal: Served, tmp_path: Path) -> No
     target = Path(shutil.copytree(causal.target, tmp_path / "target"))
     settings = json.loads((target / "generation_config.json").read_text())
     (target / "generation_config.json").write_text(json.dumps(settings | {"max_length": 77, "top_k": 3}))
-    config = load_model(target, AutoModelForCausalLM).generation_config
+    config = load_model(target, AutoModelForCausalLM, verify=False).generation_config
     assert (config.max_length, config.top_k) == (77, 3)
 
 
@@ -157,7 +157,7 @@ def test_code_that_a_config_names_is_not_run(causal: Served, tmp_path: Path) -> 
     (target / "config.json").write_text(json.dumps(config))
     (target / "evil.py").write_text("raise SystemExit('was run')")
     with pytest.raises(InvalidConfig, match=r"does not open its config\.json"):
-        load_model(target, AutoModelForCausalLM)
+        load_model(target, AutoModelForCausalLM, verify=False)
 
 
 def test_kept_codes_of_another_quantizer_are_refused(causal: Served, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_kept_codes_of_another_quantizer_are_refused(causal: Served, tmp_path: P
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "hqq"}}))
     with pytest.raises(InvalidConfig, match="codes of another quantizer"):
-        load_model(target, AutoModelForCausalLM)
+        load_model(target, AutoModelForCausalLM, verify=False)
 
 
 def test_a_vocabulary_of_another_size_is_refused_by_name(causal: Served, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_vocabulary_of_another_size_is_refused_by_name(causal: Served, tmp_pat
     with pytest.raises(
         ModelMismatch, match=r"lm_head\.weight' has shape \[96, 32\], the model's \[100, 32\]"
     ):
-        load_model(target, AutoModelForCausalLM)
+        load_model(target, AutoModelForCausalLM, verify=False)
 
 
 @pytest.mark.parametrize("dtype", ["int8", torch.int64, "no_such", {"": "float32"}])

@@ -143,7 +143,7 @@ def test_a_module_of_others_is_not_run(copied: Path, kind: str) -> None:
     named[2]["type"] = kind
     (copied / "modules.json").write_text(json.dumps(named))
     with pytest.raises(InvalidConfig, match=f"{kind} is none of sentence-transformers' own"):
-        load_sentence_transformer(copied)
+        load_sentence_transformer(copied, verify=False)
 
 
 def test_layers_that_no_module_takes_are_refused(copied: Path) -> None:
@@ -152,7 +152,7 @@ def test_layers_that_no_module_takes_are_refused(copied: Path) -> None:
         json.dumps([module for module in named if "Dense" not in module["path"]])
     )
     with pytest.raises(ModelMismatch, match=r"2_Dense\.linear\.weight"):
-        load_sentence_transformer(copied)
+        load_sentence_transformer(copied, verify=False)
 
 
 def test_without_the_package_it_says_which_one_to_install(

@@ -165,6 +165,12 @@ class StorageError(ArrowQuantError):
     kind = "storage"
 
 
+class CutObject(StorageError):
+    """An object ends before the bytes that are asked for: it was cut, or a shorter one is in its place."""
+
+    kind = "cut-object"
+
+
 class MemoryBudgetExceeded(ArrowQuantError):
     """One piece needs more memory than the budget allows. Raise `memory_budget` or read by rows."""
 

@@ -37,8 +37,9 @@ class Transfer:
     62 s altogether, so that a server may restart meanwhile.
     read_twice: every range is read twice, and taken when both answers are equal. Over https the connection notices a
     wrong byte; over plain http nothing else would.
-    hedges: second requests at a time, for ranges that take three times as long as 95 of 100 like them: the first answer
-    counts. Each takes `range_bytes` of memory while it runs. 0: none.
+    hedges: second requests at a time, for ranges that take three times as long as 95 of 100 like them, or, before eight
+    of them are known, a quarter of request_timeout: the first answer counts. Each takes `range_bytes` of memory while
+    it runs. 0: none.
 
     Raises InvalidConfig, which names the field.
     """

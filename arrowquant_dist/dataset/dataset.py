@@ -29,9 +29,11 @@ from arrowquant_dist.dataset.windows import Windows
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import (
     CorruptWeights,
+    CutObject,
     IncompleteDataset,
     InvalidConfig,
     NotFound,
+    StorageError,
     UnknownLayer,
     listed,
 )
@@ -225,7 +227,8 @@ class Dataset:
         url = self.store.url(block.path)
         if block.ranges is None:
             file = self._files[block.path]
-            values, place = file.read(block, self._counter), file.data_range(block)
+            with _explained(block, url):
+                values, place = file.read(block, self._counter), file.data_range(block)
         else:
             place = block.ranges.data
             with _explained(block, url):
@@ -252,9 +255,14 @@ class Dataset:
             memories = [fresh(place.nbytes) for _, place in places]
         for (path, place), memory in zip(places, memories, strict=True):
             block = next(piece.block for piece in together if piece.block.path == path)
-            with _explained(block, self.store.url(path)):
-                self._read_into(path, place.start, memory)
-            windows.append((path, place, memory))
+            try:
+                with _explained(block, self.store.url(path)):
+                    self._read_into(path, place.start, memory)
+            except (StorageError, IncompleteDataset) as error:
+                if not (self.store.is_near or isinstance(error, (CutObject, IncompleteDataset))):
+                    raise
+            else:  # what cannot be read together is read alone, and only who needs what is not there says so
+                windows.append((path, place, memory))
         with self._windows.holding(windows):
             yield
 
@@ -294,7 +302,11 @@ def _explained(block: StoredBlock, url: str) -> Iterator[None]:
     try:
         yield
     except CorruptWeights as error:
+        layer, url = error.layer or layer, error.uri or url
         raise CorruptWeights(error.message, layer=layer, uri=url, byte_range=error.byte_range) from error
+    except StorageError as error:
+        error.layer = error.layer or layer
+        raise
     except NotFound as error:
         message = "a part that the dataset needs is gone; fetch it again, or quantize with --repair"
         raise IncompleteDataset(message, layer=layer, uri=url) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from arrowquant_dist.errors import StorageError
+from arrowquant_dist.errors import CutObject, StorageError
 
 _FULL = "free some space and run the same command again, finished work is kept"
 _HINTS = {
@@ -24,9 +24,10 @@ def storage_error(error: OSError, url: str, byte_range: tuple[int, int] | None =
     return StorageError(f"{hint} ({error.strerror or error})", uri=url, byte_range=byte_range)
 
 
-def short_read(url: str, start: int, wanted: int, got: int) -> StorageError:
-    return StorageError(
-        f"the object ends {wanted - got} bytes too early; it was cut or replaced since it was listed",
-        uri=url,
-        byte_range=(start, start + wanted),
-    )
+def short_read(url: str, start: int, wanted: int, got: int) -> CutObject:
+    return CutObject(ends_early(wanted - got), uri=url, byte_range=(start, start + wanted))
+
+
+def ends_early(nbytes: int) -> str:
+    """nbytes: that are missing."""
+    return f"the object ends {nbytes} bytes too early; it was cut or replaced since it was listed, so fetch it again"

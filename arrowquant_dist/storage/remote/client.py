@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from arrowquant_dist.config import Transfer
-from arrowquant_dist.errors import StorageError
+from arrowquant_dist.errors import CutObject, StorageError
 from arrowquant_dist.storage.base import BegunUpload, ObjectInfo
 from arrowquant_dist.storage.remote.requests import Requests
+from arrowquant_dist.storage.system_errors import ends_early
 from arrowquant_dist.storage.traffic import Traffic
 
 _SLOWEST_SEND = 256 << 10  # bytes a second that a body which is sent has to reach
@@ -101,7 +102,5 @@ def no_conditional_create(uri: str) -> StorageError:
     return StorageError(message, uri=uri)
 
 
-def ends_early(wanted_stop: int, nbytes: int) -> StorageError:
-    return StorageError(
-        f"the object ends {wanted_stop - nbytes} bytes too early; it was cut or replaced since it was listed"
-    )
+def cut_object(wanted_stop: int, nbytes: int) -> CutObject:
+    return CutObject(ends_early(wanted_stop - nbytes))

@@ -19,7 +19,7 @@ from arrowquant_dist.storage.remote.client import (
     Client,
     NewObject,
     ShortAnswer,
-    ends_early,
+    cut_object,
     no_conditional_create,
 )
 from arrowquant_dist.storage.remote.faults import status_of
@@ -90,7 +90,7 @@ class FileSystemClient(Client):
         if len(data) < len(view):
             nbytes = (await self.info(path)).nbytes
             if nbytes < stop:
-                raise ends_early(stop, nbytes)
+                raise cut_object(stop, nbytes)
             raise ShortAnswer(f"{len(data)} of {len(view)} bytes came")
         view[:] = data
 

@@ -1,5 +1,5 @@
-"""Second requests for stragglers: a range that takes much longer than its like is asked for again, and the first answer
-counts."""
+"""Second requests for stragglers: a range that takes much longer than its like, or than the first of a store may, is
+asked for again, and the first answer counts."""
 
 from __future__ import annotations
 
@@ -41,8 +41,12 @@ class Hedges:
     Used on one event loop.
     """
 
-    def __init__(self, most: int, traffic: Traffic, pace: RangeTimes | None = None) -> None:
+    def __init__(
+        self, most: int, traffic: Traffic, pace: RangeTimes | None = None, patience: float | None = None
+    ) -> None:
+        """patience: seconds that a range may take before it is known what is usual; None: as long as it likes."""
         self._most, self._traffic, self._pace = most, traffic, pace or RangeTimes()
+        self._patience = patience
         self._at_work = 0
 
     async def read(self, attempt: Callable[[memoryview], Awaitable[T]], view: memoryview) -> T:
@@ -52,7 +56,8 @@ class Hedges:
         begun = asyncio.get_running_loop().time()
         first = asyncio.ensure_future(attempt(view))
         try:
-            await asyncio.wait([first], timeout=self._pace.patience(len(view)))
+            usual = self._pace.patience(len(view))
+            await asyncio.wait([first], timeout=self._patience if usual is None else usual)
             if first.done() or self._at_work >= self._most:
                 result = await first
             else:

@@ -41,9 +41,8 @@ class RemoteStore(Store):
         self.traffic = Traffic()
         self._client: Client = open_client(uri, storage, self.traffic)
         self._requests = Requests(self._client.loop, storage.transfer, self.traffic)
-        self._hedges = Hedges(
-            storage.transfer.hedges if self._client.ends_when_cancelled else 0, self.traffic
-        )
+        hedges = storage.transfer.hedges if self._client.ends_when_cancelled else 0
+        self._hedges = Hedges(hedges, self.traffic, patience=storage.transfer.request_timeout / 4)
         self._versions: dict[str, str] = {}
         self._pins = Pins()
 

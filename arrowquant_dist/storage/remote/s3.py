@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from arrowquant_dist.config import Transfer
 from arrowquant_dist.errors import StorageError
 from arrowquant_dist.storage.base import BegunUpload, ObjectInfo
-from arrowquant_dist.storage.remote.client import NewObject, ShortAnswer, ends_early
+from arrowquant_dist.storage.remote.client import NewObject, ShortAnswer, cut_object
 from arrowquant_dist.storage.remote.faults import status_of
 from arrowquant_dist.storage.remote.requests import Requests
 from arrowquant_dist.storage.remote.s3fs_private import call_s3
@@ -107,7 +107,7 @@ class S3Client(MultipartClient):
             answer = await self.call("get_object", Key=self.key(path), Range=f"bytes={start}-{stop - 1}")
         except Exception as error:
             if status_of(error) == 416:
-                raise ends_early(stop, start) from error
+                raise cut_object(stop, start) from error
             raise
         async with answer["Body"] as body:
             nbytes = _object_nbytes(answer, start, stop)
@@ -240,7 +240,7 @@ def _object_nbytes(answer: Mapping[str, Any], start: int, stop: int) -> int:
         raise StorageError("the storage does not answer ranges; copy the object to one that does")
     first, last, nbytes = map(int, said.groups())
     if nbytes < stop:
-        raise ends_early(stop, nbytes)
+        raise cut_object(stop, nbytes)
     if (first, last + 1) != (start, stop) or answer["ContentLength"] != stop - start:
         raise ShortAnswer(f"bytes {first}-{last} came instead of {start}-{stop - 1}")
     return nbytes

@@ -69,12 +69,6 @@ class RangeServer:
                 self.objects[f"{folder.name}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
         return f"{self.uri}/{folder.name}"
 
-    @property
-    def part(self) -> str:
-        """The path of the only part."""
-        [found] = [path for path in self.objects if "/weights/" in path]
-        return found
-
     def __enter__(self) -> Self:
         self._thread.start()
         return self

@@ -15,17 +15,19 @@ from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layers
-from arrowquant_dist.dataset.pieces import Piece, joined_pieces, pieces
+from arrowquant_dist.dataset.pieces import Piece, pieces
 from arrowquant_dist.dataset.ranges import (
     COALESCE_NBYTES,
     COALESCE_PARTS_NBYTES,
+    decompressed,
+    fetched,
     peak_nbytes,
-    read_values,
+    wanted_ranges,
     widened,
 )
-from arrowquant_dist.dataset.steps import STEP_NBYTES, BlockReader, steps_nbytes
+from arrowquant_dist.dataset.steps import GAPS_NBYTES, STEP_NBYTES, BlockReader, steps_nbytes
 from arrowquant_dist.dataset.values import Values, check_chunks, check_finite_scales, check_row
-from arrowquant_dist.dataset.windows import Windows
+from arrowquant_dist.dataset.windows import PathRange, Windows
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import (
     CorruptWeights,
@@ -37,6 +39,7 @@ from arrowquant_dist.errors import (
     UnknownLayer,
     listed,
 )
+from arrowquant_dist.format.record import StoredRange
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.storage.open import open_store
@@ -200,8 +203,8 @@ class Dataset:
             self.read_piece(piece, verify=verify).values_into(out, dtype, columns)
             return
         row, url = block.header, self.store.url(block.path)
-        fetch, read = partial(self._fetch, block.path), partial(self._read_into, block.path)
-        reader = BlockReader(block, ranges, url, fetch, read, verify, self._gap_nbytes(block))
+        fetch = partial(self._fetch_all, block.path, min(self._gap_nbytes(block), GAPS_NBYTES))
+        reader = BlockReader(block, ranges, url, fetch, partial(self._read_into, block.path), verify)
         is_raw = row.quant_type == "none" and row.dtype == dtype and columns is None
         with _explained(block, url):
             if is_raw and out.size > STEP_NBYTES:
@@ -232,23 +235,20 @@ class Dataset:
         else:
             place = block.ranges.data
             with _explained(block, url):
-                fetch = partial(self._fetch, block.path)
-                values = read_values(fetch, block.ranges, wanted, self._gap_nbytes(block))
+                places = wanted_ranges(block.ranges, wanted)
+                stored = self._fetch_all(block.path, self._gap_nbytes(block), places)
+                values = decompressed(stored, places, block.ranges, wanted)
         check_finite_scales(values, block, url)
         if verify:
             check_row(values, block, url)
             check_chunks(values.blobs.data, values.start, values, block, place, url)
         return values
 
-    def together_nbytes(self, together: Sequence[Piece]) -> int:
-        """Memory that `reading_together` holds."""
-        return sum(place.nbytes for _, place in joined_pieces(together))
-
     @contextmanager
-    def reading_together(self, together: Sequence[Piece]) -> Iterator[None]:
-        """Small blocks, read with as few requests as they lie in; this thread's `values_into` takes them from there."""
+    def reading_together(self, together: Sequence[Piece], places: Sequence[PathRange]) -> Iterator[None]:
+        """Small blocks, read with as few requests as they lie in, and held; this thread's `values_into` takes them from
+        there. places: what `joined_pieces` says of them."""
         windows = []
-        places = joined_pieces(together)
         if self.store.is_near:  # where few threads read; each keeps its own
             memories = self._windows.memory_for(places)
         else:
@@ -283,6 +283,12 @@ class Dataset:
         where what is worth reading at once is in memory already."""
         is_alone = block.header.is_whole and not self._windows.are_held
         return COALESCE_NBYTES if is_alone else COALESCE_PARTS_NBYTES
+
+    def _fetch_all(self, path: str, gap_nbytes: int, wanted: Sequence[StoredRange]) -> list[np.ndarray]:
+        """The stored bytes of each, uint8: within `reading_together` views of what was read there, else as `fetched`
+        has them."""
+        held = self._windows.find_all(path, wanted)
+        return fetched(partial(self._fetch, path), wanted, gap_nbytes) if held is None else held
 
     def _fetch(self, path: str, byte_range: ByteRange) -> np.ndarray:
         """Fresh memory; within `reading_together` perhaps a view of what was read there."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from arrowquant_dist.dataset.pieces import Piece
@@ -119,7 +120,8 @@ class Stream(Generic[T]):
 
     def __init__(self, loads: Iterable[Load[T]], budget: Budget, workers: int) -> None:
         self._pid = os.getpid()
-        self._todo = deque(loads)
+        self._coming = iter(loads)
+        self._todo: deque[Load[T]] = deque()
         self._ahead: deque[_Running[T]] = deque()
         self._held_nbytes = 0
         self._is_reading_ahead = False
@@ -144,6 +146,7 @@ class Stream(Generic[T]):
             return
         with self._budget.changed:
             self._is_closed = True
+            self._coming = iter(())
             while self.give_up_one():
                 pass
             if self in self._budget.streams:
@@ -193,6 +196,7 @@ class Stream(Generic[T]):
 
     def _take_next(self) -> _Running[T] | None:
         self.check_usable()
+        self._draw(1)
         with self._budget.changed:
             ahead = self._pop_ahead()
             self.check_usable()
@@ -206,8 +210,16 @@ class Stream(Generic[T]):
                 running = _Running(load, self, self._budget)
             else:
                 return None
+        self._draw(self._most_ahead)  # while that one is read
         self.read_ahead()
         return running
+
+    def _draw(self, count: int) -> None:
+        """Takes loads from those to come until `count` are known of. They are made in the thread that iterates."""
+        coming = [*islice(self._coming, max(0, count - len(self._todo)))]
+        if coming:
+            with self._budget.changed:
+                self._todo.extend(coming)
 
     def _pop_ahead(self) -> _Running[T] | None:
         """The next one of those that are read ahead; None where none is. Called under the budget's lock."""
@@ -228,6 +240,10 @@ class Stream(Generic[T]):
 
 class ArrivalStream(Stream[T]):
     """The results of `loads` as they are finished: one that is slow holds up none of the others that are read ahead."""
+
+    def _take_next(self) -> _Running[T] | None:
+        self._draw(self._most_ahead)  # the first of them may be the slow one
+        return super()._take_next()
 
     def _pop_ahead(self) -> _Running[T] | None:
         self.read_ahead()
@@ -272,6 +288,7 @@ class _Running(Generic[T]):
             raise self._failure
         for future in self._futures:
             future.result()
+        self._futures = []  # they hold this object by its callback: a circle
         return self._results.pop()()  # the memory is now the caller's
 
     def drop(self) -> None:
@@ -283,7 +300,8 @@ class _Running(Generic[T]):
             if self._unfinished == 0:
                 self._budget.give(self.load.result_nbytes)
         self._results.clear()
-        for index, future in enumerate(self._futures):
+        futures, self._futures = self._futures, []
+        for index, future in enumerate(futures):
             if future.cancel():
                 del self._lanes[
                     index

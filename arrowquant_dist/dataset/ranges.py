@@ -26,6 +26,8 @@ COALESCE_PARTS_NBYTES = (
     2 << 10
 )  # the same among parts of layers: other ranks read what lies between, and it adds up
 
+Extent = tuple[ByteRange, list[int]]  # what is fetched at once, and which of the wanted values are in it
+_NOTHING = np.empty(0, np.uint8)
 Fetch = Callable[[ByteRange], np.ndarray]  # fresh uint8 memory with a range of the row's object
 
 
@@ -40,19 +42,30 @@ def read_values(
     the caller gives layer and URI, where a page does not decompress to its size.
     """
     wanted = wanted_ranges(ranges, part)
-    stored = [np.empty(0, np.uint8)] * len(wanted)
+    return decompressed(fetched(fetch, wanted, gap_nbytes), wanted, ranges, part)
+
+
+def fetched(fetch: Fetch, wanted: Sequence[StoredRange], gap_nbytes: int) -> list[np.ndarray]:
+    """The stored bytes of each, uint8, as views of what was fetched at once."""
+    stored = [_NOTHING] * len(wanted)
     for extent, members in extents_of(wanted, gap_nbytes):
         memory = fetch(extent)
         for i in members:
-            where = _byte_range(wanted[i])
-            stored[i] = memory[where.start - extent.start : where.stop - extent.start]
+            start = wanted[i].offset - extent.start
+            stored[i] = memory[start : start + wanted[i].stored_nbytes]
+    return stored
+
+
+def decompressed(
+    stored: Sequence[np.ndarray], wanted: Sequence[StoredRange], ranges: BlobRanges, part: ByteRange
+) -> Values:
+    """What `read_values` gives, of the stored bytes of `wanted_ranges(ranges, part)`."""
     if ranges.compression == "none":
-        values = stored
+        data, *small = stored
     else:
-        values = [_decompress(page, value) for page, value in zip(stored, wanted, strict=True)]
+        data, *small = (_decompress(page, value) for page, value in zip(stored, wanted, strict=True))
         if part.nbytes < ranges.data.nbytes:  # a copy, so that a few rows do not keep a whole page in memory
-            values[0] = values[0][part.start : part.stop].copy()
-    data, *small = values
+            data = data[part.start : part.stop].copy()
     return Values.of((data, *(value.copy() for value in small)), part.start)
 
 
@@ -86,28 +99,30 @@ def _byte_range(value: StoredRange) -> ByteRange:
     return ByteRange(value.offset, value.offset + value.stored_nbytes)
 
 
-def extents_of(
-    wanted: Sequence[StoredRange], gap_nbytes: int = COALESCE_NBYTES
-) -> list[tuple[ByteRange, list[int]]]:
-    """What to fetch, in one request what is no more than `gap_nbytes` apart, and which of `wanted` are in it. Empty
-    values are in none."""
-    extents: list[tuple[ByteRange, list[int]]] = []
-    for i in sorted(range(len(wanted)), key=lambda i: wanted[i].offset):
-        where = _byte_range(wanted[i])
-        if where.nbytes == 0:
+def extents_of(wanted: Sequence[StoredRange], gap_nbytes: int = COALESCE_NBYTES) -> list[Extent]:
+    """What to fetch, in one request what is no more than `gap_nbytes` apart. Empty values are in none."""
+    extents: list[Extent] = []
+    start = stop = 0
+    members: list[int] = []
+    for i in sorted(range(len(wanted)), key=[value.offset for value in wanted].__getitem__):
+        value = wanted[i]
+        if value.stored_nbytes == 0:
             continue
-        if extents and where.start <= extents[-1][0].stop + gap_nbytes:
-            extent, members = extents.pop()
-            extents.append((ByteRange(extent.start, max(extent.stop, where.stop)), [*members, i]))
-        else:
-            extents.append((where, [i]))
+        if not members or value.offset > stop + gap_nbytes:
+            if members:
+                extents.append((ByteRange(start, stop), members))
+            start, stop, members = value.offset, value.offset, []
+        stop = max(stop, value.offset + value.stored_nbytes)
+        members.append(i)
+    if members:
+        extents.append((ByteRange(start, stop), members))
     return extents
 
 
 def _decompress(page: np.ndarray, value: StoredRange) -> np.ndarray:
     """The value in a zstd page body: its length as 4 little-endian bytes, then the value."""
     if value.nbytes == 0:
-        return np.empty(0, np.uint8)
+        return _NOTHING
     where = _byte_range(value)
     _check_frame(page, value)
     try:

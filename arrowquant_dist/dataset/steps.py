@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from arrowquant_dist.dataset.layers import StoredBlock
-from arrowquant_dist.dataset.ranges import extents_of, wanted_ranges, widened
+from arrowquant_dist.dataset.ranges import wanted_ranges, widened
 from arrowquant_dist.dataset.values import Values, check_chunks, check_finite_scales, check_row
 from arrowquant_dist.format.digests import CHUNK_NBYTES
 from arrowquant_dist.format.record import BlobRanges, StoredRange
@@ -21,36 +21,32 @@ from arrowquant_dist.format.row import RowHeader
 from arrowquant_dist.storage.base import ByteRange
 
 STEP_NBYTES = CHUNK_NBYTES
-# A block with no more than a chunk of data, and its scales, is one read.
+# A block with no more than a chunk of data, and its scales, is one step.
 _AT_ONCE_NBYTES = STEP_NBYTES + (64 << 10)
-_GAPS_NBYTES = 16 << 10  # between the values of a row, for the headers of their pages
-_NOTHING = np.empty(0, np.uint8)
+GAPS_NBYTES = 16 << 10  # between the values of a row, for the headers of their pages
 
 
 @dataclass(frozen=True, slots=True)
 class BlockReader:
     """Reads one uncompressed block. ranges: the block's. url: of its object.
 
-    gap_nbytes: as in `extents_of`.
-    fetch: bytes of the object, perhaps of memory that others see as well. read: fills memory with the bytes from an
-    offset on. All raise CorruptWeights where scales are not finite, or, with verify, where the checksum differs (before
-    any row is given) or a chunk's digest does (before any row of that chunk).
+    fetch: the stored bytes of each of some ranges of the object, perhaps of memory that others see as well. read: fills
+    memory with the bytes from an offset on. All raise CorruptWeights where scales are not finite, or, with verify,
+    where the checksum differs (before any row is given) or a chunk's digest does (before any row of that chunk).
     """
 
     block: StoredBlock
     ranges: BlobRanges
     url: str
-    fetch: Callable[[ByteRange], np.ndarray]
+    fetch: Callable[[Sequence[StoredRange]], Sequence[np.ndarray]]
     read: Callable[[int, np.ndarray], None]
     verify: bool
-    gap_nbytes: int
 
     def steps(self, first: int, stop: int) -> Iterator[tuple[Values, int, int]]:
         """Values of rows [first, stop), each with the rows that it has all of, good until the next is asked for."""
         wide = widened(self.block.header, first, stop, verify=self.verify)
         wanted = wanted_ranges(self.ranges, wide)
-        at_once = extents_of(wanted, self.gap_nbytes)
-        if len(at_once) < 2 and sum(extent.nbytes for extent, _ in at_once) <= _AT_ONCE_NBYTES:
+        if sum(value.stored_nbytes for value in wanted) <= _AT_ONCE_NBYTES:
             yield self._fetched(wanted, wide.start), first, stop
         else:
             yield from self._steps_of_data(self._without_data(wide), first, stop, wide)
@@ -101,13 +97,7 @@ class BlockReader:
         return self._fetched(wanted_ranges(self.ranges, ByteRange(wide.start, wide.start)), wide.start)
 
     def _fetched(self, wanted: Sequence[StoredRange], start: int) -> Values:
-        stored = [_NOTHING] * len(wanted)
-        for extent, members in extents_of(wanted, self.gap_nbytes):
-            memory = self.fetch(extent)
-            for i in members:
-                place = wanted[i].offset - extent.start
-                stored[i] = memory[place : place + wanted[i].nbytes]
-        values = Values.of(stored, start)
+        values = Values.of(self.fetch(wanted), start)
         check_finite_scales(values, self.block, self.url)
         if self.verify:
             check_row(values, self.block, self.url)
@@ -118,4 +108,4 @@ class BlockReader:
 def steps_nbytes(row: RowHeader, ranges: BlobRanges) -> int:
     """Memory that a BlockReader takes at its peak."""
     small = sum(value.nbytes for value in ranges) - ranges.data.nbytes
-    return min(ranges.data.nbytes, STEP_NBYTES + row.row_nbytes) + 2 * small + _GAPS_NBYTES
+    return min(ranges.data.nbytes, STEP_NBYTES + row.row_nbytes) + 2 * small + GAPS_NBYTES

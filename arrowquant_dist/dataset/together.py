@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.pieces import joined_pieces
 from arrowquant_dist.dataset.prefetch import Lane, Load
 from arrowquant_dist.errors import ArrowQuantError
 
@@ -45,7 +46,8 @@ def _together(loads: list[Load[T]], dataset: Dataset) -> Load[Iterator[T]]:
     pieces = [piece for load in loads for piece in load.decodes]
     result_nbytes = sum(load.result_nbytes for load in loads)
     working = max(load.peak_nbytes - load.result_nbytes for load in loads)
-    peak_nbytes = result_nbytes + working + dataset.together_nbytes(pieces)
+    places = joined_pieces(pieces)
+    peak_nbytes = result_nbytes + working + sum(place.nbytes for _, place in places)
 
     def begin() -> tuple[Sequence[Lane], Callable[[], Iterator[T]]]:
         begun = [load.begin() for load in loads]
@@ -54,7 +56,7 @@ def _together(loads: list[Load[T]], dataset: Dataset) -> Load[Iterator[T]]:
         def read_all() -> None:
             at = 0
             try:
-                with dataset.reading_together(pieces):
+                with dataset.reading_together(pieces, places):
                     for lanes, _ in begun:
                         for lane in lanes:
                             lane()

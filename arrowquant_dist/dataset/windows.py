@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
 from arrowquant_dist.arena import Arena, aligned
+from arrowquant_dist.format.record import StoredRange
 from arrowquant_dist.storage.base import ByteRange
 
 PathRange = tuple[str, ByteRange]  # an object's path, and bytes of it
@@ -44,6 +45,18 @@ class Windows(threading.local):
         for where, has, memory in self._held:
             if where == path and has.start <= wanted.start and wanted.stop <= has.stop:
                 return memory[wanted.start - has.start : wanted.stop - has.start]
+        return None
+
+    def find_all(self, path: str, wanted: Sequence[StoredRange]) -> list[np.ndarray] | None:
+        """The stored bytes of each, as views of one window; None where none has them all."""
+        for where, has, memory in self._held:
+            if where == path and all(
+                has.start <= value.offset and value.offset + value.stored_nbytes <= has.stop
+                for value in wanted
+                if value.stored_nbytes
+            ):
+                starts = [value.offset - has.start for value in wanted]
+                return [memory[at : at + v.stored_nbytes] for at, v in zip(starts, wanted, strict=True)]
         return None
 
 

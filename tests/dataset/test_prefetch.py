@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -154,3 +156,40 @@ def test_an_interrupt_while_waiting_ends_the_stream() -> None:
     gate.set()
     until(lambda: budget.used == 0)
     until(lambda: not any(thread.name.startswith(THREAD_NAME) for thread in threading.enumerate()))
+
+
+class Source:
+    """What loads read from."""
+
+
+def test_what_loads_read_from_goes_with_the_stream_without_a_search_for_cycles() -> None:
+    source = Source()
+    left = weakref.ref(source)
+
+    def load(number: int, source: Source) -> Load[Source]:
+        return Load(f"load{number}", 10, 10, lambda: ([lambda: None, lambda: None], lambda: source))
+
+    stream = Stream([load(i, source) for i in range(20)], Budget(60), workers=2)
+    gc.disable()
+    try:
+        assert all(result is source for result in stream)
+        stream.pool.shutdown()
+        del stream, source
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_loads_are_made_as_they_are_needed_in_the_thread_that_iterates() -> None:
+    made: list[int] = []
+
+    def coming() -> Iterator[Load[int]]:
+        for i in range(100):
+            assert threading.current_thread() is threading.main_thread()
+            made.append(i)
+            yield a_load(i)
+
+    stream = iter(Stream(coming(), Budget(1000), workers=2))
+    assert next(stream) == 0
+    assert len(made) < 20
+    assert [*stream] == [*range(1, 100)]

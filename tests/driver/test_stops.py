@@ -19,6 +19,7 @@ from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.local import LocalStore
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.verify import verify
+from tests.datasets import copy_target
 from tests.sources import random_weights, save_checkpoint
 
 CONFIG = QuantizationConfig()
@@ -100,7 +101,10 @@ def paths(target: str) -> set[str]:
     return {info.path for info in open_store(target).list() if not info.path.startswith("weights/")}
 
 
-@pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
+# What is there before a change is what is there after the one before it.
+@pytest.mark.parametrize(
+    "landed", [pytest.param(False, marks=pytest.mark.slow), True], ids=["before", "after"]
+)
 def test_the_same_command_completes_what_died_at_any_write(
     source: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, landed: bool
 ) -> None:
@@ -127,12 +131,12 @@ def test_the_same_command_completes_what_died_at_any_write(
 def test_an_overwrite_that_died_at_any_change_can_be_repeated(
     source: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A death before a change is one after the change before it."""
     overwriting = RUN.replace(overwrite=True)
+    quantize(source, f"{target}/before", QuantizationConfig("int4"), RUN)
     at = 0
     while True:
         here = f"{target}/{at}"
-        quantize(source, here, QuantizationConfig("int4"), RUN)
+        copy_target(f"{target}/before", here)
         if not dies(source, here, Death(at, landed=True), monkeypatch, overwriting):
             break
         quantize(source, here, CONFIG, overwriting)

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from arrowquant_dist.storage.remote import RemoteStore
 from arrowquant_dist.target.manifest import Manifest
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.verify import verify
+from tests.datasets import copy_target
 from tests.servers.fixtures import Bucket
 from tests.sources import random_weights, save_checkpoint
 
@@ -160,8 +162,16 @@ class Schedules:
     how: str
     storage: Storage = DEFAULT_STORAGE
 
+    @property
+    def _plain(self) -> RunConfig:
+        return self.run.replace(overwrite=False)
+
     def check(self, monkeypatch: pytest.MonkeyPatch) -> int:
         """How many changes there are."""
+        if self.run.overwrite:
+            quantize(
+                self.source, f"{self.target}/before", QuantizationConfig("int8", symmetric=False), self._plain
+            )
         at = 0
         while self._check_one(at, monkeypatch):
             at += 1
@@ -169,15 +179,14 @@ class Schedules:
 
     def _check_one(self, at: int, monkeypatch: pytest.MonkeyPatch) -> bool:
         here, stop = f"{self.target}/{at}", STOPS[self.how](at)
-        plain, overwriting = self.run.replace(overwrite=False), self.run.replace(overwrite=True)
         if self.run.overwrite:
-            quantize(self.source, here, QuantizationConfig("int8", symmetric=False), plain)
+            copy_target(f"{self.target}/before", here, self.storage)
         with monkeypatch.context() as patch:
             zombie = stopped(self.source, here, self.run, stop, patch)
             if zombie.ended:
                 return False
             last = stop.changes[-1]
-            quantize(self.source, here, self.other, overwriting)
+            quantize(self.source, here, self.other, self.run.replace(overwrite=True))
             theirs = objects(here, self.storage)
             ended = zombie.wakes()
         now = objects(here, self.storage)
@@ -188,22 +197,38 @@ class Schedules:
         joins = is_same and self.how == "before" and last == "create run/plan.arrow"
         assert_said(ended, stop, joins=joins)
         if is_same:
-            assert quantize(self.source, here, CONFIG, plain).already_finished, last
+            assert quantize(self.source, here, CONFIG, self._plain).already_finished, last
         else:
             with pytest.raises(TargetConflict, match="another plan's run"):
-                quantize(self.source, here, CONFIG, plain)
+                quantize(self.source, here, CONFIG, self._plain)
         return True
 
 
-@pytest.mark.parametrize("run", [RUN, OVERWRITING], ids=["plain", "overwriting"])
-@pytest.mark.parametrize(
-    ("target", "other", "how"),
-    [
-        *(("memory", other, how) for other in (CONFIG, OTHER) for how in STOPS),
-        *(("local", CONFIG, how) for how in ("before", "after")),
-    ],
-    indirect=["target"],
-)
+# Each run in each place, and with each other run in each way. What these leave out of the product is marked slow.
+QUICK = {
+    "plain-memory-same-before",
+    "plain-memory-other-after",
+    "plain-memory-same-before-and-dies",
+    "plain-local-same-after",
+    "overwriting-memory-other-before",
+    "overwriting-memory-same-after",
+    "overwriting-memory-other-before-and-dies",
+    "overwriting-local-same-before",
+}
+
+
+def schedules() -> Iterator[Any]:
+    places = [
+        *product(["memory"], (CONFIG, OTHER), STOPS),
+        *product(["local"], [CONFIG], ["before", "after"]),
+    ]
+    for run, (place, other, how) in product((RUN, OVERWRITING), places):
+        kind, same = "overwriting" if run.overwrite else "plain", "same" if other is CONFIG else "other"
+        name = f"{kind}-{place}-{same}-{how}"
+        yield pytest.param(run, place, other, how, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(("run", "target", "other", "how"), [*schedules()], indirect=["target"])
 def test_a_driver_that_was_stopped_anywhere_changes_nothing_of_the_run_that_overwrote_its_own(
     source: str,
     target: str,

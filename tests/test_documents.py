@@ -142,7 +142,7 @@ def code_spans(document: Path) -> list[str]:
 def exists(named: str) -> bool:
     path, _, name = named.partition("::")
     if "/" not in path and not re.search(r"\.(py|yaml|toml)$", path):
-        return not known_names().isdisjoint({path, path.rpartition(".")[2]})
+        return is_known(path) or is_known(path.rpartition(".")[2])
     place = next((root / path for root in (PACKAGE, CHECKOUT) if (root / path).exists()), None)
     return place is not None and (not name or defines(place, tuple(name.split("."))))
 
@@ -171,18 +171,29 @@ def bound_by(node: ast.AST) -> list[str]:
     return []
 
 
+def is_known(name: str) -> bool:
+    """Whether the package binds it, takes it as an argument or has it as a text (columns, keys, options), or tests bind
+    it."""
+    return name == PACKAGE.name or any(
+        name == path.stem or (name in text and name in names_in(path)) for path, text in texts().items()
+    )
+
+
 @cache
-def known_names() -> frozenset[str]:
-    """What the package binds, takes as an argument or has as a text (columns, keys, options), and what tests bind."""
-    found = {PACKAGE.name}
-    for path in [*PACKAGE.rglob("*.py"), *(CHECKOUT / "tests").rglob("*.py")]:
-        found.add(path.stem)
-        for node in ast.walk(ast.parse(path.read_text())):
-            found.update(bound_by(node))
-            if PACKAGE not in path.parents:
-                continue
-            if isinstance(node, ast.arg):
-                found.add(node.arg)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.add(node.value)
+def texts() -> dict[Path, str]:
+    paths = [*PACKAGE.rglob("*.py"), *(CHECKOUT / "tests").rglob("*.py")]
+    return {path: path.read_text() for path in paths}
+
+
+@cache
+def names_in(path: Path) -> frozenset[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(texts()[path])):
+        found.update(bound_by(node))
+        if PACKAGE not in path.parents:
+            continue
+        if isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
     return frozenset(found)

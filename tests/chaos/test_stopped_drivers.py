@@ -44,7 +44,7 @@ app()
     ("method", "path", "when", "options"),
     [
         ("create", "index.parquet", "before", []),
-        ("create", "manifest.json", "after", []),
+        pytest.param("create", "manifest.json", "after", [], marks=pytest.mark.slow),
         ("delete_unchanged", "run/commits/00000.json", "before", ["--overwrite"]),
     ],
 )

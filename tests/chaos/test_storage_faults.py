@@ -83,7 +83,7 @@ PASSING = {
     "reads reset mid-body": (Fault(Kind.RESET_BODY, "GET", probability=0.1),),
     "truncated bodies": (Fault(Kind.TRUNCATED_BODY, "GET", probability=0.1),),
     "stalled headers": (Fault(Kind.STALLED_HEADERS, probability=0.02, limit=4),),
-    "stalled bodies": (Fault(Kind.STALLED_BODY, "GET", probability=0.02, limit=4),),
+    "stalled bodies": (Fault(Kind.STALLED_BODY, "GET", probability=0.02, limit=2),),
     "a slow trickle": (body(Kind.TRICKLE, 0.03, 5),),
     "everything at once": (
         Fault(Kind.SLOW_DOWN, probability=0.04),

@@ -46,7 +46,10 @@ def target(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-", "2>/dev/full", ">&- --json"])
+# What is asked of one command holds for all, which end in one place: a covering set is quick.
+@pytest.mark.parametrize(
+    "closed", [pytest.param(">&-", marks=pytest.mark.slow), "<&- >&- 2>&-", "2>/dev/full", ">&- --json"]
+)
 def test_the_work_is_done_whatever_is_closed(source: Path, tmp_path: Path, closed: str) -> None:
     done = shell(f"{PROGRAM} quantize {source} {tmp_path}/t --engine inline {closed}")
     assert done.returncode == 0
@@ -60,8 +63,17 @@ def test_the_work_is_done_whatever_is_closed(source: Path, tmp_path: Path, close
     assert all(part[:4] == part[-4:] == b"PAR1" for part in parts)
 
 
-@pytest.mark.parametrize("command", ["inspect {source}", "verify {target}", "report {target}"])
-@pytest.mark.parametrize("closed", [">&-", "<&- 2>&-"])
+@pytest.mark.parametrize(
+    ("command", "closed"),
+    [
+        ("inspect {source}", ">&-"),
+        pytest.param("inspect {source}", "<&- 2>&-", marks=pytest.mark.slow),
+        pytest.param("verify {target}", ">&-", marks=pytest.mark.slow),
+        ("verify {target}", "<&- 2>&-"),
+        ("report {target}", ">&-"),
+        pytest.param("report {target}", "<&- 2>&-", marks=pytest.mark.slow),
+    ],
+)
 def test_looking_ends_as_ever_whatever_is_closed(
     source: Path, target: Path, command: str, closed: str
 ) -> None:
@@ -71,7 +83,7 @@ def test_looking_ends_as_ever_whatever_is_closed(
     assert bool(done.stdout) == (">&-" not in closed.replace("2>&-", ""))
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("closed", [">&-", pytest.param("2>&-", marks=pytest.mark.slow), "2>/dev/full"])
 def test_bad_input_still_ends_with_2(tmp_path: Path, closed: str) -> None:
     done = shell(f"{PROGRAM} verify {tmp_path}/nothing {closed}")
     assert done.returncode == 2
@@ -82,10 +94,10 @@ def test_bad_input_still_ends_with_2(tmp_path: Path, closed: str) -> None:
     "command",
     [
         "--help",
-        "--version",
-        "inspect {target}",
+        pytest.param("--version", marks=pytest.mark.slow),
+        pytest.param("inspect {target}", marks=pytest.mark.slow),
         "verify {target}",
-        "report {target}",
+        pytest.param("report {target}", marks=pytest.mark.slow),
         "report {target} --json",
     ],
 )
@@ -105,7 +117,9 @@ def test_a_quantized_model_is_there_though_its_report_could_not_be_shown(
     assert json.loads(shell(f"{PROGRAM} verify {tmp_path}/t --json").stdout)["is_sound"]
 
 
-@pytest.mark.parametrize("command", ["inspect {target}", "report {target} --json", "--help"])
+@pytest.mark.parametrize(
+    "command", ["inspect {target}", pytest.param("report {target} --json", marks=pytest.mark.slow), "--help"]
+)
 def test_a_reader_that_has_had_enough_hears_no_more(target: Path, command: str) -> None:
     done = shell(f"{PROGRAM} {command.format(target=target)} | head -1")
     assert len(done.stdout.splitlines()) == 1

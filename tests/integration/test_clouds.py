@@ -23,7 +23,7 @@ from tests.servers.gcs import Gcs
 from tests.servers.hub import MODEL, Hub
 
 
-@pytest.fixture(params=["gcs", "azurite"])
+@pytest.fixture(params=["gcs", pytest.param("azurite", marks=pytest.mark.slow)])
 def server(request: pytest.FixtureRequest) -> Gcs | Azurite:
     server: Gcs | Azurite = request.getfixturevalue(request.param)
     return server

@@ -45,6 +45,8 @@ _WITH_ZERO_POINTS: dict[str, dict[str, Any]] = {
     "int8 by row": {"quant_type": "int8", **_WHOLE},
     "int2 in groups": {"quant_type": "int2", "per_channel": False, "group_size": 32, **_WHOLE},
 }
+# What a dtype or another family of models may change is the same for all: one of bytes, and one of packed words.
+_QUICK = ["int8 by row", "int2 in groups"]
 _LIMIT = {"float32": 1e-5, "bfloat16": 1e-3, "float16": 1e-3}
 _MODELS = {"llama": small_llama, "bert": small_bert}
 
@@ -57,9 +59,14 @@ def _config(dtype: str, settings: dict[str, Any]) -> QuantizationConfig:
 @pytest.mark.parametrize(
     ("family", "dtype", "kind"),
     [
-        *(("llama", dtype, kind) for dtype in ("float32", "bfloat16") for kind in _KINDS),
+        *(("llama", "float32", kind) for kind in _KINDS),
+        *(
+            pytest.param("llama", "bfloat16", kind, marks=[] if kind in _QUICK else [pytest.mark.slow])
+            for kind in _KINDS
+        ),
         ("llama", "float16", "int4 in groups"),
-        *(("bert", "float32", kind) for kind in ("int8 by row", "int4 in groups", "int2 in groups")),
+        ("bert", "float32", "int4 in groups"),
+        *(pytest.param("bert", "float32", kind, marks=pytest.mark.slow) for kind in _QUICK),
         ("bert", "bfloat16", "int4 in groups"),
     ],
 )

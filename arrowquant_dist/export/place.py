@@ -7,8 +7,10 @@ by the same command: what is whole is kept, by its size and mark; small files ar
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, TargetConflict, listed
 from arrowquant_dist.export.files import OutputFile
@@ -16,6 +18,7 @@ from arrowquant_dist.export.format import MARK_KEY, ExportDraft, Model, OutputFi
 from arrowquant_dist.export.record import RECORD_PATH, ExportRecord
 from arrowquant_dist.export.worker import refuse_other_file
 from arrowquant_dist.storage.base import TEMPORARY_MARK, ByteRange, ObjectInfo, Store
+from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.layout import Listing
 from arrowquant_dist.target.manifest import StoredFile
 from arrowquant_dist.target.target import Target
@@ -54,7 +57,7 @@ class SideFiles:
         made = {**draft.changed, **files.closing}
         # of a source that is itself an export, the record came along: this one has its own
         others = {*made, *draft.left_out, RECORD_PATH}
-        return cls(model, made, [path for path in model.side_files if path not in others])
+        return cls(model, made, [path for path in _of_dataset(model) if path not in others])
 
     @property
     def paths(self) -> list[str]:
@@ -77,6 +80,19 @@ class SideFiles:
         return data
 
 
+def _of_dataset(model: Model) -> list[str]:
+    """Paths of its small files. IncompleteDataset where one is gone that the manifest lists: the output would lack it,
+    and programs might do without it in silence."""
+    manifest, store = model.dataset.manifest, model.dataset.store
+    there = [file.path for file in manifest.sidecars] if manifest is not None else []
+    others = [path for path in there if path not in model.side_files]
+    missing = [path for path in others if not store.exists(path)]
+    if missing:
+        message = f"{listed(missing)}: listed in its manifest, and not there; fetch it again, or quantize with --repair"
+        raise IncompleteDataset(message, uri=model.dataset.uri)
+    return [*model.side_files, *others]
+
+
 class ExportPlace:
     """The folder that an export writes to. store: it."""
 
@@ -89,7 +105,8 @@ class ExportPlace:
 
     def finished(self, output: Output, found: Listing) -> ExportRecord | None:
         """The record of the same export, all of whose files are there. TargetConflict for another's, and for one that
-        other code has made and that has lost files."""
+        other code has made and that has lost files; and where something that is no file is in the place of one."""
+        self._refuse_other_than_files(output)
         if RECORD_PATH not in found:
             return None
         record = self._record()
@@ -114,6 +131,7 @@ class ExportPlace:
     def clear(self, output: Output, found: Listing) -> None:
         """Deletes what exports have left, and nothing else. TargetConflict where something is in a file's place then;
         files of others under other names stay beside the output."""
+        self._refuse_other_than_files(output)
         ours = self._of_exports(output, found)
         first = [path for path in (RECORD_PATH,) if path in ours]
         rest = sorted(ours - {RECORD_PATH}, key=lambda path: path.endswith(_SUFFIXES))
@@ -166,6 +184,16 @@ class ExportPlace:
         for path in output.small.paths:
             if path in found and self.store.read(path) != output.small.read(path):
                 raise self._other_small(path)
+
+    def _refuse_other_than_files(self, output: Output) -> None:
+        """TargetConflict for folders, FIFOs and links to nothing, which no listing has."""
+        if not is_local(self.store.uri):
+            return
+        places = {path: Path(self.store.uri) / path for path in sorted(output.paths)}
+        odd = [path for path, place in places.items() if os.path.lexists(place) and not place.is_file()]
+        if odd:
+            message = f"{listed(odd)}: no regular file, in the place of one that the export writes"
+            raise TargetConflict(f"{message}; remove it, or choose another folder", uri=self.store.uri)
 
     def _other_small(self, path: str) -> TargetConflict:
         message = "another file is here than the export writes; choose another folder, or remove it"

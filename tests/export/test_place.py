@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from arrowquant_dist import RunConfig
-from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, TargetConflict
+from arrowquant_dist.errors import ArrowQuantError, IncompleteDataset, InvalidConfig, TargetConflict
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
 from arrowquant_dist.export.worker import ExportWorker
 from tests.export.datasets import loaded, made_dataset, same, tensors_of
@@ -66,6 +67,46 @@ def test_equal_exports_write_equal_bytes_wherever_the_dataset_lies(dataset: str,
     first, second = ({p: data for p, (data, _) in state_of(tmp_path / name).items()} for name in "ab")
     assert first.pop("export.json") != second.pop("export.json")  # they name the dataset's place
     assert first == second
+
+
+def _put(kind: str, place: Path) -> None:
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "link to nothing"])
+@pytest.mark.parametrize("path", ["weights", "config.json", "export.json"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_no_file_in_the_place_of_one_is_refused_and_left_alone(
+    dataset: str, tmp_path: Path, kind: str, path: str, *, overwrite: bool
+) -> None:
+    out = tmp_path / "out"
+    if path == "weights":
+        path = plan_export(dataset, out, OPTIONS, RUN).output.weights[0].path
+    out.mkdir()
+    _put(kind, out / path)
+    with pytest.raises(TargetConflict) as raised:
+        export_dataset(dataset, out, OVERWRITE if overwrite else OPTIONS, RUN)
+    assert raised.value.exit_code == 2
+    assert [found.name for found in out.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("path", SIDE_FILES)
+@pytest.mark.parametrize("instead", ["nothing", "folder"])
+def test_a_small_file_that_the_dataset_has_lost_is_missed_before_anything_is_written(
+    dataset: str, tmp_path: Path, path: str, instead: str
+) -> None:
+    lost = Path(shutil.copytree(dataset, tmp_path / "dataset")) / path
+    lost.unlink()
+    if instead == "folder":
+        lost.mkdir()
+    with pytest.raises(IncompleteDataset, match=rf"{path}: listed in its manifest, and not there"):
+        export_dataset(str(tmp_path / "dataset"), tmp_path / "out", OPTIONS, RUN)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from arrowquant_dist.config.checks import shown
 from arrowquant_dist.config.families import Families
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig, listed
@@ -50,7 +51,7 @@ class ModelFolder:
 
     @property
     def model_type(self) -> str:
-        return str(self.config.get("model_type", ""))
+        return str(self.config["model_type"])
 
     @property
     def dtype(self) -> str | None:
@@ -75,9 +76,20 @@ def model_folders(model: Model) -> list[ModelFolder]:
         except ValueError as error:
             message = f"it is no JSON ({error}); correct it"
             raise InvalidConfig(message, uri=model.dataset.store.url(path)) from error
-        if isinstance(config, dict) and "model_type" in config:
+        if isinstance(config, dict) and config.get("model_type") is not None:
+            _refuse_other_types(config, model.dataset.store.url(path))
             found.append(ModelFolder(component.path, component.prefix, config))
     return found
+
+
+def _refuse_other_types(config: Mapping[str, Any], uri: str) -> None:
+    """InvalidConfig where a field that decides how layers are written is not of its type."""
+    texts = [config, *(config[key] for key in _TEXT_PARTS if isinstance(config.get(key), dict))]
+    for text in texts:
+        for name in ("model_type", "dtype", "torch_dtype"):
+            value = text.get(name)
+            if value is not None and not (isinstance(value, str) and value):
+                raise InvalidConfig(f"{name} has to be a text, and is {shown(value)}; correct it", uri=uri)
 
 
 def parts_of(model: Model, folder: ModelFolder) -> tuple[list[OutputLayer], list[str]]:

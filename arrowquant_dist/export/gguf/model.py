@@ -107,13 +107,14 @@ class Gguf:
         """What becomes of each layer, and notes. InvalidConfig that lists all that cannot be written."""
         names = model.names
         codes = stored_codes(model.dataset, [names[name] for name in places])
-        exports, refused, anew = [], defaultdict(list), []
+        exports, refused = [], defaultdict(list)
+        anew: list[tuple[str, Choice]] = []
         for name, place in places.items():
             layer = names[name]
             choice = blocks_as_stored(layer, codes[layer.name], place)
             if isinstance(choice, Refusal) and self.requantize and codes[layer.name].are_codes:
                 choice = blocks_anew(layer, codes[layer.name], place, has_source=model.source is not None)
-                anew.append(name)
+                anew.append((name, choice))
             if isinstance(choice, Refusal):
                 refused[choice].append(name)
                 continue
@@ -130,12 +131,27 @@ def _export(stored: str, place: TensorPlace, choice: Choice, architecture: Archi
     return LayerExport(place.name, stored, place.shape, 0, place.shape[0], packer, choice.spec)
 
 
-def _notes(architecture: Architecture, names: Iterable[str], anew: list[str]) -> Iterator[str]:
+def _notes(
+    architecture: Architecture, names: Iterable[str], anew: Iterable[tuple[str, Choice]]
+) -> Iterator[str]:
     left_out = [name for name in names if architecture.leaves_out(name)]
     if left_out:
         yield f"{listed(left_out)}: left out, since llama.cpp has no use for them in {architecture.name}"
-    if anew:
-        yield f"{listed(anew)}: quantized anew, or decoded where no block of GGUF fits"
+    fates: defaultdict[str, list[str]] = defaultdict(list)
+    for name, choice in anew:
+        fates[_fate(choice)].append(name)
+    for fate, changed in fates.items():
+        yield f"{listed(changed)}: {fate}"
+
+
+def _fate(choice: Choice) -> str:
+    """Of a layer that is not written as it is stored, for people."""
+    dtype = choice.packer.dtype
+    if choice.spec is None:
+        return (
+            f"decoded to {dtype}" if isinstance(choice.packer, FloatValues) else f"the same codes in {dtype}"
+        )
+    return f"quantized anew as {dtype}" if choice.spec.is_quantized else f"the source's values as {dtype}"
 
 
 def _refusal(refused: Mapping[Refusal, list[str]], model: Model) -> InvalidConfig:

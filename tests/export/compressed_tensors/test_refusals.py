@@ -369,12 +369,24 @@ def test_a_head_that_the_config_ties_is_not_written_quantized(tmp_path: Path) ->
         exported(dataset, tmp_path / "out")
 
 
-@pytest.mark.parametrize("config", [b"{}", b"[1]", None])
+@pytest.mark.parametrize("config", [b"{}", b"[1]", b'{"model_type": null}', None])
 def test_a_dataset_without_a_model_s_config_is_refused(config: bytes | None, tmp_path: Path) -> None:
     side_files = {} if config is None else {"config.json": config}
     dataset = made_dataset(tmp_path, _weights(), QuantizationConfig("int8"), side_files=side_files)
     with pytest.raises(InvalidConfig, match=r"no config.json with a model_type"):
         exported(dataset, tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [["llama"], 7, {"a": 1}, True, ""], ids=repr)
+@pytest.mark.parametrize("field", ["model_type", "dtype", "torch_dtype"])
+def test_a_field_of_the_config_that_is_no_text_is_refused_by_name(
+    field: str, value: object, tmp_path: Path
+) -> None:
+    dataset = _dataset(tmp_path, {"quant_type": "int8"}, config={"dtype": None, field: value})
+    with pytest.raises(InvalidConfig, match=rf"config\.json: {field} has to be a text") as raised:
+        exported(dataset, tmp_path / "out")
+    assert raised.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_reason_is_named_at_once(tmp_path: Path) -> None:

@@ -302,12 +302,13 @@ class WeightLoader:
         return LoaderStats(dataset.nbytes_read, self._seconds, peak, dataset.transferred.hedged)
 
     def close(self) -> None:
-        """Ends running iterations and their threads. The loader reads nothing after."""
+        """Ends running iterations and their threads, and closes its files. The loader reads nothing after."""
         self._is_closed = True
         if self._opened.is_of_this_process:
             for stream in [*self._opened.budget.streams]:
                 stream.close()
                 stream.pool.shutdown()
+            self._opened.dataset.store.release()
 
     def __enter__(self) -> Self:
         return self

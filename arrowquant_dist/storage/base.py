@@ -133,6 +133,9 @@ class Store(ABC):
     def settle(self, objects: Iterable[ObjectInfo]) -> None:  # noqa: B027 - nothing to do where versions count writes
         """Returns once whatever changes one of these gives it another version."""
 
+    def release(self) -> None:  # noqa: B027 - nothing to do for most
+        """Closes the files that are open, each as soon as no read uses it. What is asked for next is opened anew."""
+
     @abstractmethod
     def pin(self, info: ObjectInfo) -> None:
         """From now on the object is read as this one alone: SourceChanged from `check`, `confirm`, or a read."""

@@ -62,6 +62,10 @@ class LocalStore(Store):
                 changes.append(self._local(info.path).stat().st_ctime_ns / 1e9)
         time.sleep(seconds_until_settled(max(changes), time.time()))
 
+    def release(self) -> None:
+        with self._lock:
+            self._files.clear()
+
     def pin(self, info: ObjectInfo) -> None:
         self._pins.add(info)
 

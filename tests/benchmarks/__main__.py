@@ -16,6 +16,7 @@ from tests.benchmarks import (
     loading,
     minilm,
     object_store,
+    peaks,
     planning,
     reducing,
     serving,
@@ -36,6 +37,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "serving": lambda given: serving.tables(given.side, max(given.runs, 15)),
     "loading": lambda given: loading.tables(given.runs, given.params, given.folder),
     "export": lambda given: exporting.tables(given.nbytes, given.runs, given.folder),
+    "peaks": lambda given: peaks.tables(given.budgets, given.folder),
     "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
 }
 
@@ -59,6 +61,9 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=verifying.PARTS, help="of the dataset of `verifying`")
     parser.add_argument(
         "--nbytes", type=int, default=exporting.NBYTES, help="stored, of the dataset of `export`"
+    )
+    parser.add_argument(
+        "--budgets", type=int, nargs="+", default=[64, 256], help="MiB, of the loaders of `peaks`"
     )
     parser.add_argument("--folder", help="for temporary files: on the disk to measure")
     parser.add_argument(

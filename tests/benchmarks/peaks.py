@@ -27,14 +27,14 @@ from tests.servers.seaweedfs import SeaweedFS
 MIB = 1 << 20
 ALLOWED_NBYTES = 32 * MIB  # above the budget
 _COLUMNS = 1024
-_TIMES = 4  # the budget, all values decoded
+_TIMES = 4  # the budget: all values, decoded
 _SHARES = (1 / 3, 1 / 8, 1 / 8, 1 / 64, 1 / 256)  # of the budget, decoded: a layer each, over and over
 _COMPRESSIONS = ("none", "zstd")
 _PIECE_NBYTES = 64 * MIB
 
 
 def tables(budgets: list[int], folder: str | None) -> Iterator[Table]:
-    """budgets: MiB, a table each. Takes three times the largest one of the disk, or twice that where there is zstd."""
+    """budgets: MiB, a table each. Takes some seven times the largest one of the disk."""
     for budget in budgets:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             yield _table(budget * MIB, Path(place))

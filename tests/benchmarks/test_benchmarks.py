@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
-from tests.benchmarks import exporting, files, kernels, limits, loading, minilm, reducing, serving, verifying
+from tests.benchmarks import (
+    exporting,
+    files,
+    kernels,
+    limits,
+    loading,
+    minilm,
+    peaks,
+    reducing,
+    serving,
+    verifying,
+)
 from tests.benchmarks.gguf_files import write_gguf
 from tests.benchmarks.source import shapes, write_checkpoint
 from tests.benchmarks.table import NOT_INSTALLED, Row, Table, at_least, at_most, ratio_of, render
@@ -73,6 +84,15 @@ def test_exports_are_measured_against_copies_of_their_bytes(tmp_path: Path) -> N
     assert all(row.theirs for row in copied)
     assert [row.target.value for row in rows if row.target and row.target.at_most] == [128, 320, 1088]
     assert [path.name for path in tmp_path.iterdir()] == ["llama-1-w4a16"]
+
+
+@pytest.mark.slow
+def test_peaks_are_measured_on_disk_and_on_a_server(tmp_path: Path) -> None:
+    """A loader's process grows by no more than its budget and 32 MiB, with allocators as they are."""
+    rows = check(peaks.tables([64], str(tmp_path)))
+    assert [row.name for row in rows] == ["local, none", "S3, none", "local, zstd", "S3, zstd"]
+    assert [row.name for row in rows if row.met is False] == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_limits_of_the_machine_are_measured(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.tensor import QuantizedTensor, row_nbytes
 
-_SHARED_NBYTES = 8 << 20  # of stored data that one lane takes at a time
+_SHARED_NBYTES = 8 << 20  # of stored data that is worth a lane
 DIRECT_DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -131,12 +131,12 @@ class Assembler:
         return self.values(region, dtype).then(wrap)
 
     def _split(self, piece: Piece, first: int) -> Iterator[tuple[Piece, int]]:
-        """A large piece as several, for lanes to share; each boundary within a chunk has that chunk read twice."""
-        width = piece.block.header.row_nbytes
-        step = max(1, _SHARED_NBYTES // max(width, 1))
-        if not self.dataset.reads_in_steps(piece.block) or self.workers == 1 or piece.rows < 2 * step:
+        """A large piece as one for each lane: a boundary within a chunk has that chunk read twice, so they are few."""
+        count = min(self.workers, piece.rows * piece.block.header.row_nbytes // _SHARED_NBYTES, piece.rows)
+        if count < 2 or not self.dataset.reads_in_steps(piece.block):
             yield piece, first
             return
+        step = -(-piece.rows // count)
         for start in range(piece.start, piece.stop, step):
             yield Piece(piece.block, start, min(start + step, piece.stop)), first + start - piece.start
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from arrowquant_dist.dataset.pieces import Piece
@@ -19,6 +18,10 @@ U = TypeVar("U")
 Lane = Callable[[], None]
 
 LOADS_AHEAD_PER_WORKER = 4
+_MORE_SMALL_ONES = (
+    8  # times as many, of loads that are small together: a large one before them is not waited for
+)
+_SMALL_NBYTES = 64 << 20
 THREAD_NAME = "arrowquant-load"
 
 
@@ -99,11 +102,11 @@ def load_now(load: Load[T], budget: Budget) -> T:
     budget.take(load.peak_nbytes, load.name)
     try:
         lanes, result = load.begin()
-        if len(lanes) == 1:
-            lanes[0]()
-        else:
-            with ThreadPoolExecutor(max(1, len(lanes)), THREAD_NAME) as pool:
-                for future in [pool.submit(lane) for lane in lanes]:
+        if lanes:
+            with ThreadPoolExecutor(len(lanes), THREAD_NAME) as pool:  # which begins no thread without a task
+                futures = [pool.submit(lane) for lane in lanes[1:]]
+                lanes[0]()
+                for future in futures:
                     future.result()
         return result()
     finally:
@@ -188,7 +191,7 @@ class Stream(Generic[T]):
             )
             while (
                 self._todo
-                and len(self._ahead) < self._most_ahead
+                and not self._are_enough([running.load for running in self._ahead])
                 and self._budget.try_take(self._todo[0].peak_nbytes)
             ):
                 self._ahead.append(_Running(self._todo.popleft(), self, self._budget))
@@ -196,7 +199,8 @@ class Stream(Generic[T]):
 
     def _take_next(self) -> _Running[T] | None:
         self.check_usable()
-        self._draw(1)
+        if not self._todo:
+            self._draw_one()
         with self._budget.changed:
             ahead = self._pop_ahead()
             self.check_usable()
@@ -210,16 +214,29 @@ class Stream(Generic[T]):
                 running = _Running(load, self, self._budget)
             else:
                 return None
-        self._draw(self._most_ahead)  # while that one is read
+        self._draw()  # while that one is read
         self.read_ahead()
         return running
 
-    def _draw(self, count: int) -> None:
-        """Takes loads from those to come until `count` are known of. They are made in the thread that iterates."""
-        coming = [*islice(self._coming, max(0, count - len(self._todo)))]
-        if coming:
-            with self._budget.changed:
-                self._todo.extend(coming)
+    def _draw(self) -> None:
+        """Makes those loads that may be read ahead, in the thread that iterates."""
+        while not self._are_enough(self._todo) and self._draw_one():
+            pass
+
+    def _draw_one(self) -> bool:
+        load = next(self._coming, None)
+        if load is None:
+            return False
+        with self._budget.changed:
+            self._todo.append(load)
+        return True
+
+    def _are_enough(self, loads: Collection[Load[T]]) -> bool:
+        """Whether no more than these need to be ahead, or made."""
+        count = len(loads)
+        if count < self._most_ahead or count >= _MORE_SMALL_ONES * self._most_ahead:
+            return count >= self._most_ahead
+        return sum(load.peak_nbytes for load in loads) >= _SMALL_NBYTES
 
     def _pop_ahead(self) -> _Running[T] | None:
         """The next one of those that are read ahead; None where none is. Called under the budget's lock."""
@@ -242,7 +259,7 @@ class ArrivalStream(Stream[T]):
     """The results of `loads` as they are finished: one that is slow holds up none of the others that are read ahead."""
 
     def _take_next(self) -> _Running[T] | None:
-        self._draw(self._most_ahead)  # the first of them may be the slow one
+        self._draw()  # the first of them may be the slow one
         return super()._take_next()
 
     def _pop_ahead(self) -> _Running[T] | None:

@@ -184,12 +184,37 @@ def test_loads_are_made_as_they_are_needed_in_the_thread_that_iterates() -> None
     made: list[int] = []
 
     def coming() -> Iterator[Load[int]]:
-        for i in range(100):
+        for i in range(1000):
             assert threading.current_thread() is threading.main_thread()
             made.append(i)
             yield a_load(i)
 
     stream = iter(Stream(coming(), Budget(1000), workers=2))
     assert next(stream) == 0
-    assert len(made) < 20
-    assert [*stream] == [*range(1, 100)]
+    assert len(made) < 100
+    assert [*stream] == [*range(1, 1000)]
+
+
+def test_small_loads_behind_a_large_one_are_read_while_it_is_waited_for() -> None:
+    done: list[int] = []
+
+    def small(number: int) -> Load[int]:
+        return Load(f"load{number}", 10, 10, lambda: ([lambda: done.append(number)], lambda: number))
+
+    first = a_load(0, work=lambda: until(lambda: len(done) == 60))
+    assert [*Stream([first, *map(small, range(1, 61))], Budget(1000), workers=2)] == [*range(61)]
+
+
+def test_large_loads_are_read_ahead_by_their_number() -> None:
+    begun: list[int] = []
+
+    def large(number: int) -> Load[int]:
+        return Load(
+            f"load{number}", 32 << 20, 32 << 20, lambda: ([lambda: begun.append(number)], lambda: number)
+        )
+
+    pairs = iter(Stream(map(large, range(60)), Budget(8 << 30), workers=2))
+    assert next(pairs) == 0
+    until(lambda: len(begun) == 9)
+    pairs.close()
+    assert len(begun) == 9

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import random
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ import torch
 
 from arrowquant_dist import RunConfig
 from arrowquant_dist.config import Storage
-from arrowquant_dist.export import ExportOptions, export_dataset
+from arrowquant_dist.export import Exported, ExportOptions, export_dataset
 from arrowquant_dist.storage.base import ObjectWriter, Store
 from arrowquant_dist.storage.local import LocalStore
 from arrowquant_dist.storage.open import open_store
@@ -209,3 +213,93 @@ def test_a_process_killed_in_the_midst_of_files_is_resumed_and_whole_files_are_k
         path: (stat.st_ino, stat.st_mtime_ns) for path, stat in kept.items()
     }
     assert contents(str(out)) == contents(str(tmp_path / "quiet"))
+
+
+_KILLED_ANYWHERE = """
+import json, os, signal, sys
+from arrowquant_dist import RunConfig
+from arrowquant_dist.export import ExportOptions, export_dataset
+from arrowquant_dist.storage.base import ObjectWriter
+from arrowquant_dist.storage.local import LocalStore
+from arrowquant_dist.storage.remote.objects import RemoteStore
+dataset, out, at, options = sys.argv[1:]
+left = [int(at)]
+def counting(own):
+    def counted(*arguments):
+        result = own(*arguments)
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return counted
+for name in ("write", "close"):
+    setattr(ObjectWriter, name, counting(getattr(ObjectWriter, name)))
+for kind in (LocalStore, RemoteStore):
+    for name in ("read_into", "open_new", "create", "delete", "list"):
+        setattr(kind, name, counting(getattr(kind, name)))
+run = RunConfig(workers=2, engine="inline", storage_options=json.loads(options), transfer={"upload_bytes": "5MiB"})
+export_dataset(dataset, out, ExportOptions("v1", max_file_bytes="12MiB"), run)
+print(int(at) - left[0])
+"""
+_NEVER = 1 << 30
+
+
+def _run_killed(dataset: str, out: str, at: int, options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _KILLED_ANYWHERE, dataset, out, str(at), json.dumps(options)]
+    return subprocess.run(command, cwd=CHECKOUT, check=False, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two files of 10 MiB as V1, so that each is an upload of several parts."""
+    tensors = {
+        f"{i}.weight": torch.randn(1280, 2048, generator=torch.Generator().manual_seed(i)) for i in (0, 1)
+    }
+    run = RunConfig(block_bytes=1 << 20, shard_bytes=4 << 20)
+    return made_dataset(tmp_path_factory.mktemp("larger"), tensors, run=run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_a_process_killed_at_any_moment_is_completed_and_leaves_nothing_else(
+    larger: str, place: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """By SIGKILL, right after an operation on storage: a read, a write, a part of an upload, a name, the sweeping."""
+    source, root, options = larger, str(tmp_path), dict[str, Any]()
+    if place == "s3":
+        bucket: Bucket = request.getfixturevalue("bucket")
+        source, root, options = f"{bucket.uri}/dataset", bucket.uri, bucket.storage_options
+        there = open_store(source, Storage(options))
+        for path, data in contents(larger).items():
+            there.write(path, data)
+    quiet = _run_killed(source, f"{root}/quiet", _NEVER, options)
+    assert quiet.returncode == 0, quiet.stderr
+    operations = int(quiet.stdout)
+    expected = contents(f"{root}/quiet", Storage(options))
+    assert len(expected) == 4  # two of weights, config.json, export.json
+    for at in sorted(random.Random(5).sample(range(1, operations), 6)):  # noqa: S311 - no secret
+        out = f"{root}/out-{at}"
+        died = _run_killed(source, out, at, options)
+        assert died.returncode == -signal.SIGKILL, (at, died.stderr)
+        again = _run_killed(source, out, _NEVER, options)
+        assert again.returncode == 0, (at, again.stderr)
+        assert contents(out, Storage(options)) == expected, at
+        assert not open_store(out, Storage(options)).begun_uploads(), at
+
+
+def test_two_of_the_same_export_to_s3_at_once_end_in_one_output(
+    dataset: str, bucket: Bucket, tmp_path: Path
+) -> None:
+    export_dataset(dataset, str(tmp_path / "quiet"), OPTIONS, RUN)
+    out, run = f"{bucket.uri}/out", RUN.replace(workers=2, storage_options=bucket.storage_options)
+    start = threading.Barrier(2)
+
+    def drive(_: int) -> Exported:
+        start.wait()
+        return export_dataset(dataset, out, OPTIONS, run)
+
+    with ThreadPoolExecutor(2) as drivers:
+        first, second = drivers.map(drive, range(2))
+    assert first.record == second.record
+    assert contents(out, run.target_storage) == contents(str(tmp_path / "quiet"))
+    assert not open_store(out, run.target_storage).begun_uploads()

@@ -75,7 +75,7 @@ class Assembler:
 
         def begin() -> tuple[Sequence[Lane], Callable[[], QuantizedTensor]]:
             parts: dict[int, QuantizedTensor] = {}
-            codes = np.empty(offsets[-1] if len(found) > 1 else 0, np.uint8)
+            codes = self.dataset.allocate(sum(nbytes) if len(found) > 1 else 0)
 
             def fill(index: int) -> None:
                 part = self._read(found[index][0])

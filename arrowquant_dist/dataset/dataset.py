@@ -56,7 +56,7 @@ class Dataset:
 
     layers: by name, in storage order. aliases: {name: stored name} of tied tensors. schema_version: `1` or
     `2`. manifest: None for bare files, whose rows are verified but whose completeness nobody vouches for. allocate:
-    memory for what is read of indexed parts.
+    memory for what is read of indexed parts, and for codes of several blocks.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Dataset:
         self.manifest = manifest
         self.store = store
         self._files = files or {}
-        self._allocate = allocate
+        self.allocate = allocate
         self._counter = ReadCounter()
         self._windows = Windows()
 
@@ -295,7 +295,7 @@ class Dataset:
         held = self._windows.find(path, byte_range)
         if held is not None:
             return held
-        memory = self._allocate(byte_range.nbytes)
+        memory = self.allocate(byte_range.nbytes)
         self._counter.add(memory.size)
         self.store.read_into(path, byte_range.start, memory)
         return memory

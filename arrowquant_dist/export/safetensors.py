@@ -19,6 +19,7 @@ from arrowquant_dist.export.format import MARK_KEY, ExportDraft, Model, OutputFi
 from arrowquant_dist.export.tensors import LayerExport, OutputTensor
 
 _ALIGNMENT = 8
+_METADATA = "__metadata__"  # the key of a header that is no tensor's
 _MAX_HEADER_NBYTES = 100_000_000  # what the reference reader takes
 
 
@@ -34,6 +35,7 @@ def safetensors_files(model: Model, draft: ExportDraft, mark: str, max_file_nbyt
         stem = f"{folder}/{_stem(model, folder)}" if folder else _stem(model, folder)
         prefix = f"{folder.replace('/', '.')}." if folder else ""
         _refuse_twice(tensor.name for layer in layers for tensor in layer.tensors)
+        _refuse_reserved(tensor.name.removeprefix(prefix) for layer in layers for tensor in layer.tensors)
         made = _files_of(_aligned(layers), stem, prefix, mark, max_file_nbytes, first=len(weights))
         weights += made
         if len(made) > 1:
@@ -46,6 +48,13 @@ def _refuse_twice(names: Iterable[str]) -> None:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InvalidConfig(f"the output would have {listed(twice)} twice; rename one of them in the source")
+
+
+def _refuse_reserved(names: Iterable[str]) -> None:
+    """InvalidConfig for a tensor whose name means something else in a header."""
+    if _METADATA in names:
+        message = f"safetensors has no tensors that are called {_METADATA}"
+        raise InvalidConfig(f"{message}; rename it in the source, or export as v1", layer=_METADATA)
 
 
 def _stem(model: Model, folder: str) -> str:
@@ -95,7 +104,7 @@ def _itemsize(tensor: OutputTensor) -> int:
 
 
 def _header(layers: Iterable[LayerExport], prefix: str, mark: str) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt", MARK_KEY: mark}}
+    entries: dict[str, Any] = {_METADATA: {"format": "pt", MARK_KEY: mark}}
     offset = 0
     for tensor in (tensor for layer in layers for tensor in layer.tensors):
         name = tensor.name.removeprefix(prefix)

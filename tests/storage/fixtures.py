@@ -14,6 +14,7 @@ from arrowquant_dist.storage.pins import seconds_until_settled
 from tests.servers.azurite import Azurite
 from tests.servers.fixtures import Bucket
 from tests.servers.gcs import Gcs
+from tests.servers.seaweedfs import SeaweedFS
 from tests.storage.places import EmulatedPlace, LocalPlace, MemoryPlace, Place, S3Place
 
 
@@ -35,6 +36,12 @@ def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arrowquant_dist.storage.local.seconds_until_settled", seconds_until_settled)
 
 
+@pytest.fixture(scope="session")
+def bucket_of_places(seaweedfs: SeaweedFS) -> Bucket:
+    """Each place has a folder of its own there: to make a bucket and drop it takes longer than most of these tests."""
+    return Bucket(seaweedfs.make_bucket("places"), seaweedfs.storage_options, seaweedfs.objects)
+
+
 @pytest.fixture(params=["local", "file", "memory", "s3", "gcs", "azurite"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     root = tmp_path / "root"
@@ -43,8 +50,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     elif request.param == "file":
         yield LocalPlace(f"file://{root}", root)
     elif request.param == "s3":
-        bucket: Bucket = request.getfixturevalue("bucket")
-        yield S3Place(f"{bucket.uri}/a/root", Storage(bucket.storage_options), bucket.objects)
+        bucket: Bucket = request.getfixturevalue("bucket_of_places")
+        yield S3Place(
+            f"{bucket.uri}/{uuid.uuid4().hex}/root", Storage(bucket.storage_options), bucket.objects
+        )
     elif request.param in ("gcs", "azurite"):
         server: Gcs | Azurite = request.getfixturevalue(request.param)
         yield EmulatedPlace(f"{server.uri}/{uuid.uuid4().hex}/root", server)

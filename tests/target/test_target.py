@@ -36,6 +36,8 @@ from tests.target.drivers import (
     state,
 )
 
+_SLOW = pytest.mark.slow
+
 
 def test_opening_and_asking_has_no_side_effects(place: Place) -> None:
     target = at(place)
@@ -377,7 +379,28 @@ class _Dies:
         return dying
 
 
-@pytest.mark.parametrize("sidecars", [{}, SIDECARS], ids=["other-source", "same-source"])
+_DEATHS = {  # of the clouds each with one of the two sources; the rest is slow
+    *(
+        ("local", "other-source"),
+        ("local", "same-source"),
+        ("memory", "other-source"),
+        ("memory", "same-source"),
+    ),
+    *(("s3", "other-source"), ("gcs", "same-source")),
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "sidecars"),
+    [
+        pytest.param(
+            place, sidecars, id=f"{place}-{source}", marks=[] if (place, source) in _DEATHS else [_SLOW]
+        )
+        for place in ("local", "file", "memory", "s3", "gcs", "azurite")
+        for source, sidecars in (("other-source", {}), ("same-source", SIDECARS))
+    ],
+    indirect=["place"],
+)
 def test_a_clear_that_died_at_any_change_can_be_repeated(place: Place, sidecars: Files) -> None:
     """A death before a change is one after the change before it. By a run that copies the same files as the cleared
     one, and by one that copies none of these, one after the other; what is not ours stays."""

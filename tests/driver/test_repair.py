@@ -190,7 +190,10 @@ def test_an_unfinished_target_is_resumed(source: str, made: tuple[str, Path], ta
     assert rows(target) == rows(made[1])
 
 
-@pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
+# What is there before a change is what is there after the one before it.
+@pytest.mark.parametrize(
+    "landed", [pytest.param(False, marks=pytest.mark.slow), True], ids=["before", "after"]
+)
 def test_a_repair_that_died_at_any_change_can_be_repeated(
     source: str,
     made: tuple[str, Path],

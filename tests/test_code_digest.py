@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,7 @@ def _reached(module: str) -> set[str]:
         if path is None or name in reached:
             continue
         reached[name] = path.relative_to(PACKAGE).as_posix()
-        waiting += [name.rpartition(".")[0], *_imported(ast.parse(path.read_text()))]
+        waiting += [name.rpartition(".")[0], *_imported(path)]
     return set(reached.values())
 
 
@@ -156,8 +157,13 @@ def _path(module: str) -> Path | None:
     return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.exists()), None)
 
 
-def _imported(tree: ast.Module) -> Iterator[str]:
+@cache
+def _imported(path: Path) -> tuple[str, ...]:
     """Modules, and names that may be modules, types' imports aside."""
+    return tuple(_imports(ast.parse(path.read_text())))
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
     waiting: list[ast.AST] = list(tree.body)
     while waiting:
         node = waiting.pop()

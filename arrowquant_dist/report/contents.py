@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.encodings.raw import RAW
 from arrowquant_dist.location import Location
 from arrowquant_dist.report import text
 from arrowquant_dist.report.text import MISSING, LayerName
@@ -16,7 +17,9 @@ _DATASETS = ("v1", "v2")
 
 @dataclass(frozen=True, slots=True)
 class LayerContents:
-    """One layer. source_nbytes: decoded, in its dtype. quant_type, stored_nbytes: of datasets, else None."""
+    """One layer. source_nbytes: decoded, in its dtype. quant_type: of datasets, else None. encoding: how a quantized
+    source has the layer, for people, else None. stored_nbytes: of both, with scales and all that it is decoded from;
+    None where that is source_nbytes."""
 
     layer_name: str
     shape: tuple[int, ...]
@@ -25,6 +28,7 @@ class LayerContents:
     source_nbytes: int
     quant_type: str | None
     stored_nbytes: int | None
+    encoding: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "shape": list(self.shape)}
@@ -47,6 +51,11 @@ class Contents:
         return self.format in _DATASETS
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether values are decoded from something else than themselves."""
+        return self.is_dataset or any(layer.encoding is not None for layer in self.layers)
+
+    @property
     def params(self) -> int:
         return sum(layer.params for layer in self.layers)
 
@@ -56,7 +65,10 @@ class Contents:
 
     @property
     def stored_nbytes(self) -> int | None:
-        return sum(layer.stored_nbytes or 0 for layer in self.layers) if self.is_dataset else None
+        if not self.is_quantized:
+            return None
+        sizes = ((layer.stored_nbytes, layer.source_nbytes) for layer in self.layers)
+        return sum(source if stored is None else stored for stored, source in sizes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -83,6 +95,9 @@ def read_contents(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Contents
     layers = []
     for layer in checkpoint.layers:
         quant_type, stored_nbytes = stored.get(layer.name, (None, None))
+        own, encoding = layer.encoding, None
+        if quant_type is None and own != RAW:
+            encoding, stored_nbytes = own.label, layer.nbytes + sum(place.nbytes for place in own.places)
         layers.append(
             LayerContents(
                 layer_name=layer.name,
@@ -92,6 +107,7 @@ def read_contents(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Contents
                 source_nbytes=layer.source_nbytes,
                 quant_type=quant_type,
                 stored_nbytes=stored_nbytes,
+                encoding=encoding,
             )
         )
     return Contents(checkpoint.uri, checkpoint.format, tuple(layers), dict(checkpoint.aliases))
@@ -105,11 +121,11 @@ def _stored(uri: str, storage: Storage) -> dict[str, tuple[str, int]]:
 
 
 def layers_table(contents: Contents) -> Table:
-    """A row a layer; datasets also say how and how large it is stored."""
+    """A row a layer; of datasets and quantized sources also how and how large it is stored."""
     headers: tuple[str, ...] = ("layer", "dtype", "shape", "params", "size")
     align = "lllrr"
-    if contents.is_dataset:
-        headers, align = (*headers, "stored as", "stored"), align + "lr"
+    if contents.is_quantized:
+        headers, align = (*headers[:-1], "decoded", "stored as", "stored"), align + "lr"
     return Table("Layers", headers, align, tuple(_row(layer, contents) for layer in contents.layers))
 
 
@@ -121,10 +137,10 @@ def _row(layer: LayerContents, contents: Contents) -> tuple[str, ...]:
         text.params(layer.params),
         text.nbytes(layer.source_nbytes),
     )
-    if not contents.is_dataset:
+    if not contents.is_quantized:
         return row
-    stored = text.nbytes(layer.stored_nbytes) if layer.stored_nbytes is not None else MISSING
-    return (*row, layer.quant_type or MISSING, stored)
+    stored = text.nbytes(layer.source_nbytes if layer.stored_nbytes is None else layer.stored_nbytes)
+    return (*row, layer.quant_type or layer.encoding or MISSING, stored)
 
 
 def totals_table(contents: Contents) -> Table:
@@ -134,7 +150,7 @@ def totals_table(contents: Contents) -> Table:
         ("format", contents.format),
         ("layers", str(len(contents.layers))),
         ("params", text.params(contents.params)),
-        ("size", text.nbytes(contents.source_nbytes)),
+        ("decoded" if contents.is_quantized else "size", text.nbytes(contents.source_nbytes)),
     ]
     if contents.stored_nbytes is not None:
         rows.append(("stored", text.nbytes(contents.stored_nbytes)))

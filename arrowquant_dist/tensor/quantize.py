@@ -26,6 +26,9 @@ _NO_SCALES = np.empty(0, np.float32)
 _KEPT_CHUNK = 1 << 20  # values of a kept layer that are converted and measured at a time
 _LEAST_OF_10_BITS = 0x0200  # 2^-15 as the bits of a float16: 512 steps of its smallest values
 _INF = 0x7C00
+_LARGEST_SUM = (
+    1e290  # of squares: a receipt holds finite numbers alone, also once those of many blocks are added up
+)
 
 
 def quantize_tensor(
@@ -167,7 +170,7 @@ def _measure_raw(values: np.ndarray, dtype: str) -> ErrorSums:
     total = ErrorSums()
     for x, non_finite in _chunks(values, dtype):
         with np.errstate(over="ignore"):  # squares of float64 values beyond float32
-            sum_w2 = float(x @ x)
+            sum_w2 = min(float(x @ x), _LARGEST_SUM)
         total += ErrorSums(x.size, sum_w2, sum_w2, 0.0, 0.0, *non_finite)
     return total
 

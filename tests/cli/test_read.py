@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
@@ -16,6 +17,8 @@ from arrowquant_dist.format.digests import chunk_digests, row_checksum
 from arrowquant_dist.format.parquet.part import PartWriter
 from arrowquant_dist.format.row import Blobs, RowHeader, StoredRow
 from arrowquant_dist.storage.open import open_store
+from tests.checkpoint.quantized_models import save_model
+from tests.checkpoint.word_models import Words
 
 GOLDEN = Path(__file__).parents[1] / "report" / "golden_report.json"
 HOSTILE = "a\x1b[2J<script>[bold]"
@@ -111,6 +114,22 @@ def test_inspect_of_a_dataset_says_how_layers_are_stored(dataset: Path) -> None:
     shown = run("inspect", dataset).stdout
     assert "stored as" in shown
     assert "int8" in shown
+
+
+def test_inspect_of_a_quantized_source_tells_stored_sizes_from_decoded_ones(tmp_path: Path) -> None:
+    made = Words.random((64, 128), 4, 32)
+    tensors = {**made.gptq("a"), "norm.weight": torch.ones(64, dtype=torch.float16)}
+    save_model(tmp_path, tensors, {"quant_method": "gptq", "bits": 4, "group_size": 32}, dtype="float16")
+    found = json.loads(run("inspect", tmp_path, "--json").stdout)
+    rows = {row["layer_name"]: row for row in found["layers"]}
+    stored = sum(tensors[f"a.{part}"].nbytes for part in ("qweight", "qzeros", "scales", "g_idx"))
+    assert (rows["a.weight"]["source_nbytes"], rows["a.weight"]["stored_nbytes"]) == (64 * 128 * 2, stored)
+    assert rows["a.weight"]["encoding"] == "GPTQ's 4-bit codes and scales"
+    assert rows["norm.weight"]["stored_nbytes"] is None
+    assert found["totals"]["stored_nbytes"] == stored + 128
+    lines = run("inspect", tmp_path).stdout.splitlines()
+    assert any(line.split()[-3:] == ["stored", "as", "stored"] and "decoded" in line for line in lines)
+    assert any("a.weight" in line and "16.4 kB" in line and "GPTQ's 4-bit codes" in line for line in lines)
 
 
 def test_verify_of_a_sound_dataset_ends_with_0(dataset: Path) -> None:

@@ -42,6 +42,15 @@ def test_every_tensor_of_the_source_is_in_the_dataset_once(source: str, tmp_path
     assert {name for name, _ in rows_of(tmp_path / "out")} == set(random_weights(4, 1, 1, torch.float32))
 
 
+def test_values_whose_squares_no_number_holds_are_kept_and_the_run_ends(tmp_path: Path) -> None:
+    """Its receipts were refused as unreadable, by every run again."""
+    weight = torch.randn(64, 64, dtype=torch.float64)
+    weight[3, 5], weight[4, 4] = 1e300, -1.7e308
+    source = save_checkpoint(tmp_path / "source", {"a.weight": weight, "b.weight": weight * 2**-1000})
+    quantize(source, str(tmp_path / "out"), QuantizationConfig("fp16"), RunConfig())
+    assert weights_of(tmp_path / "out")["a.weight", 0][0] == weight.numpy().tobytes()
+
+
 def test_progress_ends_at_the_total_and_never_goes_back(source: str, tmp_path: Path) -> None:
     seen: list[Progress] = []
     quantize(source, str(tmp_path / "out"), CONFIG, RunConfig(workers=2), seen.append)

@@ -20,11 +20,11 @@ from arrowquant_dist.target.index import INDEX_SCHEMA, read_index
 from tests.fuzz.bounded import arrowquant
 from tests.fuzz.parquet_bombs import BOMBS, equal_values, many_rows, written
 
-WHOLE_PROGRAM = [
+WHOLE_PROGRAM = [  # one of bytes and one of counts; test_a_bomb_is_refused_before_a_plan_is_made_of_it has all of them
     "20 GB of equal values",
-    "pages of 2 GB",
+    pytest.param("pages of 2 GB", marks=pytest.mark.slow),
     "9 million columns in a row group",
-    "pages of 2 billion values",
+    pytest.param("pages of 2 billion values", marks=pytest.mark.slow),
 ]
 
 

@@ -21,6 +21,7 @@ Allocate = Callable[[int], np.ndarray]  # nbytes → uint8 [nbytes], uninitialis
 _ALIGNMENT = 64
 _SLAB_NBYTES = 8 << 20
 _LEAST_PIECE_NBYTES = 256 << 10  # of a slab
+_LEAST_WHOLE_NBYTES = 1 << 20
 _LEAST_OWN_NBYTES = 4 << 20  # from here on an array has pages of its own
 _SIZES_AN_OCTAVE = 32  # of recycled pieces: as much as one in 32 of such a piece is not used
 
@@ -28,6 +29,12 @@ _SIZES_AN_OCTAVE = 32  # of recycled pieces: as much as one in 32 of such a piec
 def fresh(nbytes: int) -> np.ndarray:
     """Memory of its own: uint8 [nbytes], uninitialised."""
     return np.empty(nbytes, np.uint8)
+
+
+def whole_pages(nbytes: int) -> np.ndarray:
+    """As `fresh`, and of 1 MiB and more the system has it back as soon as it is let go of; glibc would keep up to 32
+    MiB of such pieces for each thread."""
+    return _pages(nbytes) if nbytes >= _LEAST_WHOLE_NBYTES else fresh(nbytes)
 
 
 def aligned(nbytes: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from arrowquant_dist.arena import Allocate, fresh
+from arrowquant_dist.arena import Allocate, fresh, whole_pages
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layers
@@ -56,7 +56,8 @@ class Dataset:
 
     layers: by name, in storage order. aliases: {name: stored name} of tied tensors. schema_version: `1` or
     `2`. manifest: None for bare files, whose rows are verified but whose completeness nobody vouches for. allocate:
-    memory for what is read of indexed parts, and for codes of several blocks.
+    memory for what is read of indexed parts, and for codes of several blocks; by default over a network, where many are
+    read at a time, such that goes back to the system at once (of local parts this took 0.14 s instead of 0.126).
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Dataset:
         *,
         manifest: Manifest | None = None,
         files: Mapping[str, BareFile] | None = None,
-        allocate: Allocate = fresh,
+        allocate: Allocate | None = None,
     ) -> None:
         self.uri = store.uri
         self.layers = layers
@@ -76,7 +77,7 @@ class Dataset:
         self.manifest = manifest
         self.store = store
         self._files = files or {}
-        self.allocate = allocate
+        self.allocate: Allocate = allocate or (fresh if store.is_near else whole_pages)
         self._counter = ReadCounter()
         self._windows = Windows()
 
@@ -252,7 +253,7 @@ class Dataset:
         if self.store.is_near:  # where few threads read; each keeps its own
             memories = self._windows.memory_for(places)
         else:
-            memories = [fresh(place.nbytes) for _, place in places]
+            memories = [whole_pages(place.nbytes) for _, place in places]
         for (path, place), memory in zip(places, memories, strict=True):
             block = next(piece.block for piece in together if piece.block.path == path)
             try:

@@ -139,8 +139,9 @@ class LinearRegex:
         return _Thread(instruction.next, thread.wanted, thread.unwanted | {word})
 
     def _word(self) -> int:
-        """The place of an instruction that takes a character of a word."""
-        if self._program[-1].test is not is_word:
+        """The place of an instruction that takes a character of a word, and no more: the pattern's own go on."""
+        last = self._program[-1]
+        if last.test is not is_word or last.next != _MATCH:
             self._program.append(Instruction("char", _MATCH, test=is_word))
         return len(self._program) - 1
 

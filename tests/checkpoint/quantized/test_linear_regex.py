@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from itertools import product
 
 import pytest
 from hypothesis import assume, given, settings
@@ -80,6 +81,15 @@ def test_it_says_what_re_says(pattern: str) -> None:
     for name in NAMES:
         assert begins(pattern, name) == (re.match(pattern, name) is not None), name
         assert occurs(pattern, name) == (re.search(pattern, name) is not None), name
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"\w\b(?=a)a", r"\w\ba", r"\w\b\.", r"\w\B(?=1)", r"\w\b(?=\.)\.\w", r"\w+\b\.x"]
+)
+def test_a_boundary_behind_a_word_s_character_is_where_re_has_it(pattern: str) -> None:
+    for length in range(1, 4):
+        for text in map("".join, product("a1.x", repeat=length)):
+            assert begins(pattern, text) == (re.match(pattern, text) is not None), text
 
 
 _ATOMS = st.sampled_from(["a", "b", ".", r"\.", "[ab]", "[^a]", r"\d", r"\w", "x", "^", r"\b", r"\B"])

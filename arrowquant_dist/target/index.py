@@ -46,6 +46,14 @@ INDEX_SCHEMA = pa.schema(
     ],
     {_VERSION_KEY: str(INDEX_VERSION)},
 )
+_REPEATING = [
+    "part",
+    "dtype",
+    "quant_type",
+    "compression",
+    "method",
+    "kept_reason",
+]  # texts, and the same ones
 _OPTIONAL = {
     name
     for column in COLUMNS
@@ -82,7 +90,14 @@ def write_index(rows: Iterable[tuple[str, int, RowRecord]]) -> bytes:
     batch = arrow_batch([columns[name] for name in INDEX_SCHEMA.names], INDEX_SCHEMA)
     table = pa.Table.from_batches([batch])
     out = io.BytesIO()
-    pq.write_table(table, out, compression="zstd", write_page_checksum=True)
+    pq.write_table(
+        table,
+        out,
+        compression="zstd",
+        use_dictionary=_REPEATING,
+        write_statistics=False,  # all of it is read, and each would be looked through on the way
+        write_page_checksum=True,
+    )
     return out.getvalue()
 
 

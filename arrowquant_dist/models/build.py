@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from arrowquant_dist.config.checks import shown
 from arrowquant_dist.config.patterns import matcher
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig, MissingDependency, ModelMismatch, listed, shortened
@@ -22,10 +23,10 @@ _FIRST_VERSION = 5
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What is asked of transformers. dtype: as of its from_pretrained. initialize: patterns of parameters that the
-    dataset may lack. attention: None for what transformers chooses."""
+    dataset may lack. attention: None for what transformers chooses; a name, or {part of the model: name}."""
 
     dtype: torch.dtype | str | None
-    attention: str | None
+    attention: str | Mapping[str, str] | None
     initialize: tuple[str, ...]
 
 
@@ -101,6 +102,11 @@ def build_model(
     except ImportError as error:
         raise _missing_package(error, uri) from error
     except (UntraceableOperation, ValueError, RuntimeError) as error:
+        if wanted.attention is not None and "attn_implementation" in str(error):
+            message = (
+                f"attn_implementation is {shown(wanted.attention)}, which {model_class.__name__} has not"
+            )
+            raise InvalidConfig(f"{message} ({_said(error)}); leave it out", uri=uri) from error
         message = f"transformers makes no {model_class.__name__} of these layers ({_said(error)}); pass their own class"
         raise ModelMismatch(message, uri=uri) from error
     slots = slots_of(model)
@@ -167,7 +173,8 @@ def _check(
 
 
 def _missing_package(error: ImportError, uri: str) -> MissingDependency:
-    return MissingDependency(f"the model needs a package that is not installed ({_said(error)})", uri=uri)
+    message = f"the model needs a package that is not installed ({_said(error)}); install it, or ask for less"
+    return MissingDependency(message, uri=uri)
 
 
 def _said(error: BaseException) -> str:

@@ -83,7 +83,15 @@ def put_codes(
     replace_modules(model, packed)
     give_back_freed_memory()
     if packed:
-        model.save_pretrained = refuse_saving  # type: ignore[assignment]
+        refuse_what_needs_values(model)
+
+
+def refuse_what_needs_values(model: torch.nn.Module) -> None:
+    """Puts a refusal in the place of what transformers does with weights as tensors, of the model and those in it."""
+    for module in model.modules():
+        for name, refusal in _REFUSALS.items():
+            if hasattr(module, name):
+                setattr(module, name, refusal)
 
 
 def refuse_saving(*_: object, **__: object) -> None:
@@ -94,6 +102,23 @@ def refuse_saving(*_: object, **__: object) -> None:
         "as arrowquant export TARGET OUT --format safetensors, or load_model it without codes=True"
     )
     raise InvalidConfig(message)
+
+
+def refuse_resizing(*_: object, **__: object) -> None:
+    """In the place of resize_token_embeddings, which would need rows that no layer of the dataset has."""
+    message = (
+        "embeddings of a model whose weights are codes cannot get other sizes; load_model it without codes=True, or "
+        "resize the source and quantize that"
+    )
+    raise InvalidConfig(message)
+
+
+# By name and not bound to a model, so that copies and pickles of it refuse as well.
+_REFUSALS = {
+    "save_pretrained": refuse_saving,
+    "push_to_hub": refuse_saving,
+    "resize_token_embeddings": refuse_resizing,
+}
 
 
 def _note_changed(call: Call, changed: set[int]) -> None:

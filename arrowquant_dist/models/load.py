@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from arrowquant_dist.arena import Slabs
 from arrowquant_dist.config import Storage, parse_size
 from arrowquant_dist.config.checks import check_bool, check_options, invalid
-from arrowquant_dist.config.patterns import check_pattern, matcher
+from arrowquant_dist.config.patterns import matcher
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
-from arrowquant_dist.loader.slots import DECODED_DTYPES
 from arrowquant_dist.location import Location, location
+from arrowquant_dist.models.arguments import check_attention, check_dtype, check_patterns, refuse_unknown
 from arrowquant_dist.models.files import SmallFiles, small_files
 from arrowquant_dist.storage.uris import is_local
 
@@ -41,9 +41,10 @@ def load_model(
     subfolder: str = "",
     initialize: Sequence[str] = (),
     leave_out: Sequence[str] = (),
-    attn_implementation: str | None = None,
+    attn_implementation: str | Mapping[str, str] | None = None,
     codes: bool = False,
     activations: str | None = None,
+    **others: object,
 ) -> Any:
     """A model of transformers with the decoded weights of a dataset, as `from_pretrained` of the source would give it.
 
@@ -64,9 +65,11 @@ def load_model(
     from arrowquant_dist.models.build import Wanted, build_model, class_of, config_of
     from arrowquant_dist.models.fill import fill_slots
 
+    refuse_unknown("load_model", others)
     place = location(target, "target")
     check_bool("verify", verify)
     check_dtype(dtype)
+    check_attention(attn_implementation)
     check_bool("codes", codes)
     if not isinstance(subfolder, str):
         raise invalid("subfolder", "must be a text, as text_encoder")
@@ -142,18 +145,3 @@ def _finish(model: Any, folder: Any, uri: str) -> None:
             subfolder="",
             trust_remote_code=False,
         )
-
-
-def check_dtype(dtype: Any) -> None:
-    """InvalidConfig for what from_pretrained does not take either, and for dtypes by module."""
-    name = str(dtype).removeprefix("torch.")
-    if dtype is not None and name != "auto" and name not in DECODED_DTYPES:
-        raise InvalidConfig(f'dtype is {name}; "auto" or one of {", ".join(DECODED_DTYPES)} is possible')
-
-
-def check_patterns(key: str, patterns: Any) -> None:
-    """InvalidConfig, naming `key`, for what is no list of patterns."""
-    if isinstance(patterns, str) or not isinstance(patterns, Sequence):
-        raise invalid(key, "must be a list of words, globs or /regexes/")
-    for pattern in patterns:
-        check_pattern(key, pattern)

@@ -23,6 +23,7 @@ from arrowquant_dist.folder.components import MODULES
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
 from arrowquant_dist.location import Location, location
+from arrowquant_dist.models.arguments import check_dtype, check_patterns, refuse_unknown
 from arrowquant_dist.models.files import SmallFiles, small_files
 from arrowquant_dist.models.stand_in import write_holes
 from arrowquant_dist.storage.uris import is_local
@@ -44,6 +45,7 @@ def load_sentence_transformer(
     verify: bool = True,
     initialize: Sequence[str] = (),
     leave_out: Sequence[str] = (),
+    **others: object,
 ) -> Any:
     """A SentenceTransformer with the decoded weights of a dataset, as SentenceTransformer(source) would be with them.
 
@@ -54,8 +56,7 @@ def load_sentence_transformer(
     Raises MissingDependency without sentence-transformers, InvalidConfig where no modules.json says how tokens become
     a sentence or a module is none of sentence-transformers' own, ModelMismatch, CorruptWeights.
     """
-    from arrowquant_dist.models.load import check_dtype, check_patterns
-
+    refuse_unknown("load_sentence_transformer", others)
     sentence_transformers = _imported()
     place = location(target, "target")
     check_bool("verify", verify)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from arrowquant_dist.modules import operations
+from arrowquant_dist.modules.transforms import is_traced, is_transformed
 from arrowquant_dist.modules.weight import QuantWeight, check_weight
 
 
@@ -21,18 +24,19 @@ class QuantEmbedding(torch.nn.Module):
         self.padding_idx = padding_idx
         self.weight = weight
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            check_weight(value)
+        super().__setattr__(name, value)
+
     def forward(self, indices: torch.Tensor) -> torch.Tensor:
         weight = self.weight
-        rows: torch.Tensor = operations.embedding(
-            indices,
-            weight.codes,
-            weight.scales,
-            weight.zero_points,
-            weight.bits,
-            weight.group_size,
-            self.embedding_dim,
-            weight.dtype,
-        )
+        packed = (weight.codes, weight.scales, weight.zero_points)
+        bits, group, columns, dtype = weight.bits, weight.group_size, self.embedding_dim, weight.dtype
+        if not is_traced(indices) and is_transformed(indices):
+            table = operations.decoded_rows(*packed, bits, group, columns, dtype)
+            return torch.nn.functional.embedding(indices, table)
+        rows: torch.Tensor = operations.embedding(indices, *packed, bits, group, columns, dtype)
         return rows
 
     def extra_repr(self) -> str:

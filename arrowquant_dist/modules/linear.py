@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from arrowquant_dist.config.checks import shown
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.modules import operations
 from arrowquant_dist.modules.products import multiply
+from arrowquant_dist.modules.transforms import is_traced, is_transformed, plain_linear
 from arrowquant_dist.modules.weight import QuantWeight, check_weight
+
+_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
 
 
 def check_activations(activations: str | None) -> None:
@@ -53,18 +58,16 @@ class QuantLinear(torch.nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         weight = self.weight
-        if not values.is_floating_point() or not values.ndim or values.shape[-1] != self.in_features:
-            message = (
-                f"a layer of {self.in_features} features takes floating-point values [..., {self.in_features}], not "
-                f"{values.dtype} {list(values.shape)}; pass what the layer before it gives"
-            )
-            raise InvalidConfig(message)
+        self._check(values)
         kind = values.device.type
         can_cast = torch.amp.is_autocast_available(kind) and values.dtype != torch.float64
         if can_cast and torch.is_autocast_enabled(kind):
             values = values.to(torch.get_autocast_dtype(kind))
         packed = (weight.codes, weight.scales, weight.zero_points)
         numbers = (weight.bits, weight.group_size)
+        if not is_traced(values) and (is_transformed(values) or is_transformed(self.bias)):
+            self._refuse_whole_numbers()
+            return plain_linear(values, packed, self.bias, *numbers)
         if self.activations is not None:
             whole: torch.Tensor = operations.whole_linear(values, *packed, self.bias, *numbers)
             return whole
@@ -73,9 +76,31 @@ class QuantLinear(torch.nn.Module):
         product: torch.Tensor = operations.linear(values, *packed, self.bias, *numbers)
         return product
 
+    def _check(self, values: torch.Tensor) -> None:
+        is_taken = values.dtype in _DTYPES and values.layout is torch.strided
+        if not is_taken or not values.ndim or values.shape[-1] != self.in_features:
+            layout = "" if values.layout is torch.strided else f" ({values.layout})"
+            message = (
+                f"a layer of {self.in_features} features takes floating-point values [..., {self.in_features}] of 16, "
+                f"32 or 64 bits, not {values.dtype} {list(values.shape)}{layout}; pass what the layer before it gives"
+            )
+            raise InvalidConfig(message)
+
+    def _refuse_whole_numbers(self) -> None:
+        if self.activations is not None:
+            message = (
+                "quantized activations have no derivative and are not for torch.func; leave activations out"
+            )
+            raise InvalidConfig(message)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            check_weight(value)
+        super().__setattr__(name, value)
+
     def _is_plain(self, values: torch.Tensor) -> bool:
         """Whether nobody traces it, and nothing needs a gradient."""
-        if torch.compiler.is_compiling() or type(values) is not torch.Tensor:
+        if is_traced(values):
             return False
         needs_gradient = values.requires_grad or (self.bias is not None and self.bias.requires_grad)
         return not (torch.is_grad_enabled() and needs_gradient)

@@ -16,8 +16,7 @@ from arrowquant_dist.modules.products import multiply
 from arrowquant_dist.modules.whole_numbers import multiply_whole
 
 
-@torch.library.custom_op("arrowquant::decode", mutates_args=())
-def decode(
+def decoded_rows(
     codes: torch.Tensor,
     scales: torch.Tensor,
     zero_points: torch.Tensor,
@@ -32,6 +31,9 @@ def decode(
         limit = torch.finfo(dtype).max
         values = values.clamp_(-limit, limit)
     return values.to(dtype).contiguous()
+
+
+decode = torch.library.custom_op("arrowquant::decode", decoded_rows, mutates_args=())
 
 
 @decode.register_fake

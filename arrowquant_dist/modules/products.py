@@ -58,7 +58,7 @@ def _multiply_few(inputs: torch.Tensor, packed: _Packed, width: int, group: int,
     from arrowquant_dist.kernels.products.rows import BLOCK, multiply_one, multiply_rows
 
     codes, scales, zero_points = (read_only(tensor.numpy()) for tensor in packed)
-    values, result = inputs.numpy(), out.numpy()
+    values, result = inputs.resolve_neg().numpy(), out.numpy()
     columns = values.shape[1]
 
     def one(start: int, stop: int) -> None:

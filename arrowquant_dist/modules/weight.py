@@ -146,6 +146,18 @@ class QuantWeight(torch.nn.Module):
         )
         return values
 
+    def __getattr__(self, name: str) -> Any:
+        """AttributeError that says what to do, for what tensors have and this does not."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            if not hasattr(torch.Tensor, name):
+                raise
+            message = (
+                f"a weight whose values are codes has no {name!r}, as tensors have; dequantize() gives them"
+            )
+            raise AttributeError(message, name=name, obj=self) from error
+
     def extra_repr(self) -> str:
         symmetric = not self.zero_points.shape[1]
         return f"{list(self.shape)}, bits={self.bits}, group_size={self.group_size}, symmetric={symmetric}"
@@ -191,7 +203,17 @@ class QuantWeight(torch.nn.Module):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """A function of torch that is given one, as `F.linear(x, module.weight)` is, gets its values, decoded."""
+        """A function of torch that is given one, as `F.linear(x, module.weight)` is, gets its values, decoded.
+
+        InvalidConfig for functions that would change it, as those of torch.nn.init: they would change a copy.
+        """
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") and not name.endswith("__"):
+            message = (
+                f"{name} would change a weight whose values are codes; dequantize() gives values that can be changed, "
+                "and load_model without codes=True a model of them"
+            )
+            raise InvalidConfig(message)
         given = {name: _decoded(value) for name, value in (kwargs or {}).items()}
         return func(*(_decoded(value) for value in args), **given)
 

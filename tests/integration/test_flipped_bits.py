@@ -31,7 +31,7 @@ from arrowquant_dist import (
     load_sentence_transformer,
     load_tokenizer,
 )
-from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, InvalidCheckpoint
+from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, InvalidCheckpoint
 from tests.datasets import manifest_of
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
@@ -220,9 +220,16 @@ def check(way: str, target: Path, file: Path, place: int, bit: int, expected: An
             raise AssertionError(where) from other
     if error is None:
         return False
-    assert isinstance(error, Damaged), f"{where}: {error!r}"
     assert error.uri is not None, where
-    assert Path(error.uri.removeprefix("file://")) == file, f"{where}: {error}"
+    named = Path(error.uri.removeprefix("file://"))
+    if (
+        file.name == "manifest.json"
+    ):  # of what it says of another file, which of the two is damaged is not known
+        assert isinstance(error, (*Damaged, IncompleteDataset)), f"{where}: {error!r}"
+        assert named.is_relative_to(target), f"{where}: {error}"
+    else:
+        assert isinstance(error, Damaged), f"{where}: {error!r}"
+        assert named == file, f"{where}: {error}"
     if "weights" in file.parts and (target / "index.parquet").exists():
         assert error.layer == layers_at(file, target / "index.parquet")[place], f"{where}: {error}"
     return True
@@ -330,6 +337,6 @@ def test_a_bit_of_any_byte_is_found_by_every_way(target: Path, intact: Path, way
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("way", OF_WEIGHTS)
+@pytest.mark.parametrize("way", ["stream", "rows"])
 def test_a_bit_of_any_byte_without_an_index_is_found_by_every_way(bare: Path, intact: Path, way: str) -> None:
     sweep(way, bare, intact, (0, 0))

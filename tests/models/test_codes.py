@@ -188,6 +188,159 @@ def test_codes_are_not_saved_as_a_checkpoint_that_would_be_read_as_random_values
     assert not (tmp_path / "saved").exists()
 
 
+@pytest.mark.parametrize("part", ["model", ""])
+@pytest.mark.parametrize("copied", [lambda model: model, copy.deepcopy])
+def test_what_needs_weights_as_tensors_is_refused(
+    tmp_path: Path, copied: Callable[[Any], Any], part: str
+) -> None:
+    target = target_of(llama(), tmp_path, config_of("int4"))
+    model = copied(load_model(target, AutoModelForCausalLM, codes=True)).get_submodule(part)
+    with pytest.raises(InvalidConfig, match="cannot get other sizes; load_model it without codes=True"):
+        model.resize_token_embeddings(100)
+    for refused in (model.save_pretrained, model.push_to_hub):
+        with pytest.raises(InvalidConfig, match="cannot be saved"):
+            refused("anywhere")
+
+
+def test_a_model_without_codes_is_resized_and_saved(tmp_path: Path) -> None:
+    target = target_of(llama(), tmp_path, config_of("int4"))
+    model = load_model(target, AutoModelForCausalLM)
+    model.resize_token_embeddings(100, mean_resizing=False)
+    model.save_pretrained(tmp_path / "saved")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "saved").lm_head.weight.shape == (100, 32)
+
+
+@pytest.mark.parametrize("cast", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_that_is_cast_gives_what_the_decoded_one_gives(tmp_path: Path, cast: torch.dtype) -> None:
+    target = target_of(llama(), tmp_path, config_of("int4"))
+    ours = load_model(target, AutoModelForCausalLM, codes=True).to(cast)
+    theirs = load_model(target, AutoModelForCausalLM).to(cast)
+    assert ours.eval()(TOKENS)[0].dtype == cast
+    assert are_close(output(ours), output(theirs), 8 * torch.finfo(cast).eps + 1e-6)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        copy.deepcopy,
+        lambda model: pickle.loads(pickle.dumps(model)),  # noqa: S301
+        lambda model: torch.compile(model, backend="eager", fullgraph=True),
+        lambda model: torch.compile(model, backend="aot_eager"),
+    ],
+    ids=["deepcopy", "pickle", "compile", "compile aot"],
+)
+def test_a_copy_gives_the_same(tmp_path: Path, copied: Callable[[Any], Any]) -> None:
+    torch.compiler.reset()
+    target = target_of(llama(), tmp_path, config_of("int4"))
+    model = load_model(target, AutoModelForCausalLM, codes=True).eval()
+    with torch.no_grad():
+        assert are_close(copied(model)(TOKENS)[0], model(TOKENS)[0])
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_saved_state_dict_comes_back(tmp_path: Path, assign: bool) -> None:  # noqa: FBT001
+    target = target_of(llama(), tmp_path, config_of("int4"))
+    model = load_model(target, AutoModelForCausalLM, codes=True)
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    other = copy.deepcopy(model)
+    for tensor in other.state_dict().values():
+        tensor.zero_()
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True), assign=assign)
+    assert torch.equal(output(other), output(model))
+
+
+@pytest.mark.parametrize("codes", [True, False])
+def test_a_state_dict_of_values_and_one_of_codes_are_not_taken_for_each_other(
+    tmp_path: Path,
+    codes: bool,  # noqa: FBT001
+) -> None:
+    target = target_of(llama(), tmp_path, config_of("int4"))
+    model, other = (load_model(target, AutoModelForCausalLM, codes=each) for each in (codes, not codes))
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*embed_tokens\.weight"):
+        other.load_state_dict(model.state_dict())
+
+
+def test_an_adapter_around_its_layers_learns_what_it_learns_around_decoded_ones(tmp_path: Path) -> None:
+    """Two low-rank matrices beside each q_proj, as adapters have them, with hooks before and after."""
+
+    class Adapter(torch.nn.Module):
+        def __init__(self, layer: Any) -> None:
+            super().__init__()
+            self.layer = layer
+            self.down, self.up = (
+                torch.nn.Linear(layer.in_features, 4),
+                torch.nn.Linear(4, layer.out_features),
+            )
+
+        def forward(self, values: torch.Tensor) -> Any:
+            return self.layer(values) + self.up(self.down(values))
+
+    target = target_of(llama(), tmp_path, config_of("int4"))
+    found = []
+    for codes in (True, False):
+        torch.manual_seed(1)
+        seen: list[str] = []
+        model = load_model(target, AutoModelForCausalLM, codes=codes).requires_grad_(False)  # noqa: FBT003
+        for layer in model.model.layers:
+            layer.self_attn.q_proj = Adapter(layer.self_attn.q_proj)
+            layer.mlp.up_proj.register_forward_hook(lambda *_, seen=seen: seen.append("after"))
+            layer.mlp.up_proj.register_forward_pre_hook(lambda *_, seen=seen: seen.append("before"))
+        model(TOKENS, labels=TOKENS).loss.backward()
+        assert seen == ["before", "after"] * 2
+        found.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert len(found[0]) == 2 * 4
+    assert all(are_close(ours, theirs) for ours, theirs in zip(*found, strict=True))
+
+
+def test_embeddings_that_are_given_get_their_gradient(tmp_path: Path) -> None:
+    target = target_of(llama(), tmp_path, config_of("int4"))
+    found = []
+    for codes in (True, False):
+        model = load_model(target, AutoModelForCausalLM, codes=codes)
+        given = model.get_input_embeddings()(TOKENS).detach().requires_grad_()
+        model(inputs_embeds=given, labels=TOKENS).loss.backward()
+        found.append(given.grad)
+    assert are_close(*found)
+
+
+def test_a_model_on_the_meta_device_has_shapes(tmp_path: Path) -> None:
+    target = target_of(llama(), tmp_path, config_of("int4"))
+    model = load_model(target, AutoModelForCausalLM, codes=True).to("meta")
+    assert model(TOKENS.to("meta"))[0].shape == (2, 6, 96)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"attn_implementation": 5}, "attn_implementation is the number 5; a text"),
+        ({"attn_implementation": ["sdpa"]}, "attn_implementation is the list"),
+        ({"attn_implementation": {"": 5}}, "attn_implementation is the mapping"),
+        ({"attn_implementation": "nope"}, "attn_implementation is the text 'nope', which .* leave it out"),
+        ({"dtype": torch.int8}, "dtype is int8"),
+        ({"dtype": "float31"}, "dtype is float31"),
+        ({"torch_dtype": torch.float16}, "takes no torch_dtype: it is called dtype"),
+        ({"device_map": "auto"}, r"takes no device_map: .* model\.to\(device\)"),
+        ({"trust_remote_code": True}, "takes no trust_remote_code: code .* is not run"),
+        ({"quantization_config": {}}, "takes no quantization_config: .* codes=True"),
+        ({"load_in_8bit": True}, "takes no load_in_8bit: .* codes=True"),
+        ({"revision": "main"}, "takes no revision: .* storage_options"),
+        ({"no_such": 1}, r"takes no no_such: leave it out"),
+    ],
+)
+def test_settings_of_from_pretrained_that_are_not_ours_say_what_is(
+    tmp_path: Path, options: dict[str, Any], match: str
+) -> None:
+    target = target_of(llama(), tmp_path, config_of("int8"))
+    with pytest.raises(InvalidConfig, match=match):
+        load_model(target, AutoModelForCausalLM, **options)
+
+
+def test_an_attention_by_part_of_the_model_is_taken(tmp_path: Path) -> None:
+    target = target_of(llama(), tmp_path, config_of("int8"))
+    model = load_model(target, AutoModelForCausalLM, attn_implementation={"": "eager"})
+    assert model.config._attn_implementation == "eager"
+
+
 def test_a_subfolder_that_is_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="subfolder"):
         load_model(tmp_path, AutoModelForCausalLM, subfolder=5)  # type: ignore[arg-type]

@@ -225,11 +225,39 @@ def test_threads_that_call_at_once_each_get_their_own(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     "values",
-    [torch.randn(3, 95), torch.randn(96, 3), torch.tensor(1.0), torch.ones(3, 96, dtype=torch.int64)],
+    [
+        torch.randn(3, 95),
+        torch.randn(96, 3),
+        torch.tensor(1.0),
+        torch.ones(3, 96, dtype=torch.int64),
+        torch.ones(3, 96, dtype=torch.complex64),
+        torch.ones(3, 96).to(torch.float8_e4m3fn),
+        torch.randn(3, 96).to_sparse(),
+    ],
 )
 def test_values_that_do_not_fit_are_refused_before_any_work(values: torch.Tensor) -> None:
     with pytest.raises(InvalidConfig, match="takes floating-point values"):
         QuantLinear(random_matrix(12, 96, 4, 32).weight)(values)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("inputs", [1, 5])
+def test_a_negated_view_is_taken_for_what_it_is(inputs: int) -> None:
+    layer, values = QuantLinear(random_matrix(12, 96, 4, 32).weight), torch.randn(inputs, 96)
+    negated = torch._neg_view(values)
+    assert negated.is_neg()
+    assert torch.equal(layer(negated), layer(-values))
+
+
+@pytest.mark.parametrize("given", [torch.nn.Parameter(torch.zeros(12, 96)), None, torch.nn.Linear(96, 12)])
+def test_another_weight_than_codes_is_not_put_in_its_place(given: Any) -> None:
+    for module in (
+        QuantLinear(random_matrix(12, 96, 4, 32).weight),
+        QuantEmbedding(random_matrix(12, 96, 4).weight),
+    ):
+        with pytest.raises(InvalidConfig, match="give a QuantWeight"):
+            module.weight = given
+    assert isinstance(module.weight, QuantWeight)
 
 
 @pytest.mark.parametrize("weight", [None, 5, torch.zeros(2, 2), torch.nn.Linear(2, 2)])

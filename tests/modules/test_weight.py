@@ -151,3 +151,20 @@ def test_functions_of_torch_take_its_values() -> None:
     values = torch.randn(3, 32)
     product = torch.nn.functional.linear(values, matrix.weight)  # type: ignore[arg-type]
     assert torch.equal(product, torch.nn.functional.linear(values, matrix.decoded))
+
+
+@pytest.mark.parametrize("change", [torch.nn.init.normal_, torch.relu_])
+def test_what_would_change_its_values_in_place_is_refused(change: Any) -> None:
+    weight = random_matrix(4, 32, 4, 32).weight
+    with pytest.raises(InvalidConfig, match=r"_ would change a weight .* dequantize\(\)"):
+        change(weight)
+
+
+@pytest.mark.parametrize("name", ["data", "size", "T", "numel", "copy_"])
+def test_what_only_tensors_have_is_missing_and_the_error_says_what_to_do(name: str) -> None:
+    weight = random_matrix(4, 32, 4, 32).weight
+    assert not hasattr(weight, name)
+    with pytest.raises(AttributeError, match=rf"no '{name}', as tensors have; dequantize"):
+        getattr(weight, name)
+    with pytest.raises(AttributeError, match="no attribute 'no_such'"):
+        _ = weight.no_such

@@ -1,0 +1,76 @@
+"""What callers ask of the loaders of models, checked; and words of from_pretrained that are not theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from arrowquant_dist.config.checks import invalid, shown
+from arrowquant_dist.config.patterns import check_pattern
+from arrowquant_dist.errors import InvalidConfig, listed
+from arrowquant_dist.loader.slots import DECODED_DTYPES
+
+_DEVICE = "the model is on the CPU; move it when it is loaded, as model.to(device)"
+_STORED = "how weights are stored is the dataset's own; pass codes=True to keep codes in memory"
+_CONFIG = "the dataset's config.json says what the model is; change that of the source and quantize it"
+_PLACE = "a dataset is read where it is; storage_options has what its storage needs"
+_LEFT_OUT = {
+    "torch_dtype": "it is called dtype",
+    "device_map": _DEVICE,
+    "device": _DEVICE,
+    "trust_remote_code": "code that comes with a model is not run; leave it out",
+    "quantization_config": _STORED,
+    "load_in_8bit": _STORED,
+    "load_in_4bit": _STORED,
+    "config": _CONFIG,
+    "state_dict": "the values are the dataset's; fill the model with others when it is loaded",
+    "low_cpu_mem_usage": "memory_budget says what is taken beside the model",
+    "ignore_mismatched_sizes": "leave_out and initialize name what need not fit",
+    "output_loading_info": "what does not fit is an error; leave_out and initialize name what need not",
+    **dict.fromkeys(
+        (
+            "cache_dir",
+            "force_download",
+            "local_files_only",
+            "proxies",
+            "revision",
+            "token",
+            "use_safetensors",
+        ),
+        _PLACE,
+    ),
+}
+
+
+def refuse_unknown(function: str, given: Mapping[str, object]) -> None:
+    """InvalidConfig for arguments that `function` does not have; for those of from_pretrained it says what does."""
+    for name in given:
+        hint = _LEFT_OUT.get(name, "leave it out; help() lists those that there are")
+        raise InvalidConfig(f"{function} takes no {name}: {hint}")
+
+
+def check_dtype(dtype: Any) -> None:
+    """InvalidConfig for what from_pretrained does not take either, and for dtypes by module."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name != "auto" and name not in DECODED_DTYPES:
+        raise InvalidConfig(f'dtype is {name}; "auto" or one of {", ".join(DECODED_DTYPES)} is possible')
+
+
+def check_attention(attention: object) -> None:
+    """InvalidConfig for what is no name of an attention, nor names by part of the model."""
+    if attention is None or isinstance(attention, str):
+        return
+    if isinstance(attention, Mapping) and all(
+        isinstance(text, str) for pair in attention.items() for text in pair
+    ):
+        return
+    message = f"attn_implementation is {shown(attention)}; a text is possible, as {listed(['sdpa', 'eager'])}"
+    raise InvalidConfig(message)
+
+
+def check_patterns(key: str, patterns: Any) -> None:
+    """InvalidConfig, naming `key`, for what is no list of patterns."""
+    if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+        raise invalid(key, "must be a list of words, globs or /regexes/")
+    for pattern in patterns:
+        check_pattern(key, pattern)

@@ -44,8 +44,9 @@ def pieces(layer: StoredLayer, start: int, stop: int) -> list[Piece]:
 
 
 def joined_pieces(together: Sequence[Piece]) -> list[PathRange]:
-    """What to read for these pieces. Where some are parts of layers, others' parts lie between them, and of many small
-    layers these would be more than what is asked for."""
+    """What to read for these pieces: a request for what lies no more than 256 KiB apart, where all of them are whole
+    layers; where some are parts of layers, 2 KiB, since others' parts lie between them, and of many small layers these
+    would be more than what is asked for."""
     are_whole = all(piece.block.header.is_whole and piece.is_whole for piece in together)
     return joined(_places(together), COALESCE_NBYTES if are_whole else COALESCE_PARTS_NBYTES)
 

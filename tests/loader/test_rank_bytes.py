@@ -10,11 +10,17 @@ import torch
 from safetensors.torch import save_file
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, TensorParallel, WeightLoader
+from tests.servers.range_server import RangeServer
 
 HIDDEN, HEADS_OF_KEYS, INNER, WORDS = 512, 128, 1408, 4099  # WORDS: no multiple of any number of ranks
+LAYERS = 17
+MORE = {"int2": 0.02}  # of all bytes: of codes so small the digests and headers between are more
 CONFIGS = {
     "int8": QuantizationConfig("int8"),
+    "int8 groups": QuantizationConfig("int8", per_channel=False, group_size=128),
     "int4": QuantizationConfig("int4", per_channel=False, group_size=128, method="rtn"),
+    "int4 channels": QuantizationConfig("int4", method="rtn"),
+    "int2": QuantizationConfig("int2", per_channel=False, group_size=128, method="rtn"),
 }
 
 
@@ -42,7 +48,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=[*CONFIGS])
+@pytest.fixture(scope="module", params=["int8", "int4"])
 def targets(request: pytest.FixtureRequest, source: Path) -> tuple[Path, Path, Path]:
     """A dataset that is cut for no ranks; the same cut for eight, uncompressed and compressed."""
     config = CONFIGS[request.param]
@@ -84,3 +90,34 @@ def test_a_layer_alone_costs_a_rank_no_more(targets: tuple[Path, Path, Path]) ->
             loader = WeightLoader(target)
             loader.read(name, parallel=TensorParallel(rank, 4, 0))
             assert loader.stats.nbytes_read <= 0.26 * stored.stats.nbytes_read
+
+
+def asked_of(server: RangeServer, uri: str, parallel: TensorParallel | None) -> tuple[int, int]:
+    """(requests, bytes) for all layers."""
+    with WeightLoader(uri, storage_options=server.options, transfer={"hedges": 0}) as loader:
+        server.asked.clear()
+        for _ in loader.stream(parallel=parallel):
+            pass
+    return len(server.asked), sum(len(one.part) for one in server.asked)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_object_store_is_asked_for_a_ranks_part_in_few_requests(
+    source: Path, tmp_path: Path, name: str
+) -> None:
+    """Cut for eight, or for none: then a rank reads what the layers' chunks and scales are, and never more than all.
+    Along dimension 1 every row's bytes are read, in no more requests than for all of the layers."""
+    with RangeServer() as server:
+        for degree in (8, 1):
+            run = RunConfig(engine="inline", compression="none", tensor_parallel=degree)
+            ArrowQuantizer(CONFIGS[name], run).quantize(source, tmp_path / f"for{degree}")
+            uri = server.put(tmp_path / f"for{degree}")
+            every_requests, every_nbytes = asked_of(server, uri, None)
+            for ranks in (2, 4, 8):
+                requests, nbytes = asked_of(server, uri, TensorParallel(ranks - 1, ranks, 0))
+                assert requests <= 4 * LAYERS
+                share = 1 / ranks + MORE.get(name, 0.01) if degree == 8 else 1
+                assert nbytes <= share * every_nbytes
+                requests, nbytes = asked_of(server, uri, TensorParallel(ranks - 1, ranks, 1))
+                assert requests <= max(every_requests, 2 * LAYERS)
+                assert nbytes <= 1.05 * every_nbytes  # what lies between is read along

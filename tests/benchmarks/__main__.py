@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
 
@@ -20,6 +21,7 @@ from tests.benchmarks import (
     planning,
     reducing,
     serving,
+    streaming,
     verifying,
 )
 from tests.benchmarks.table import Table, show
@@ -38,6 +40,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "loading": lambda given: loading.tables(given.runs, given.params, given.folder),
     "export": lambda given: exporting.tables(given.nbytes, given.runs, given.folder),
     "peaks": lambda given: peaks.tables(given.budgets, given.folder),
+    "streaming": lambda given: streaming.tables(given.params, given.runs, given.folder, given.runai),
     "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
 }
 
@@ -64,6 +67,12 @@ def main() -> None:
     )
     parser.add_argument(
         "--budgets", type=int, nargs="+", default=[64, 256], help="MiB, of the loaders of `peaks`"
+    )
+    parser.add_argument(
+        "--runai",
+        default=sys.executable,
+        metavar="PYTHON",
+        help="that has Run:ai's streamer, for `streaming`",
     )
     parser.add_argument("--folder", help="for temporary files: on the disk to measure")
     parser.add_argument(

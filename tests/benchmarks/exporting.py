@@ -24,6 +24,7 @@ from tests.benchmarks.big import llama, write_checkpoint
 from tests.benchmarks.minilm import CONFIGS
 from tests.benchmarks.table import Row, Table, Target, at_most, ratio_of
 from tests.benchmarks.timing import emptied, run_process
+from tests.benchmarks.uploading import upload
 from tests.export.gguf.models import byte_pairs
 from tests.servers.seaweedfs import SeaweedFS
 
@@ -33,7 +34,6 @@ FORMATS = ("compressed-tensors", "gguf", "safetensors")
 BUDGETS = (64, 256, 1024)  # MiB
 _BEYOND = 64  # MiB
 _LEAST_RATE = 0.7  # of the copy's
-_PIECE_NBYTES = 64 << 20
 _ROW_BLOCK_NBYTES = 16 << 20
 _HIDDEN, _INNER, _WORDS = 2048, 5632, 32000
 _BLOCK_NBYTES = (4 * _HIDDEN * _HIDDEN + 3 * _HIDDEN * _INNER) * (
@@ -65,7 +65,8 @@ def tables(nbytes: int, runs: int, folder: str | None, formats: tuple[str, ...] 
         server = SeaweedFS(place / "seaweedfs")
         try:
             options = server.storage_options
-            there = _uploaded(dataset, server.make_bucket("dataset"), options)
+            there = server.make_bucket("dataset")
+            upload(dataset, there, options)
             yield _rates("Bucket to bucket", there, partial(_bucket, server), options, runs, formats)
         finally:
             server.stop()
@@ -169,15 +170,6 @@ def _run(job: Job, environment: Mapping[str, str] | None = None) -> tuple[dict[s
     command = [sys.executable, "-m", "tests.benchmarks.export_one", json.dumps(job)]
     run = run_process(command, environment)
     return json.loads(run.output), run.seconds
-
-
-def _uploaded(dataset: Path, bucket: str, options: Mapping[str, Any]) -> str:
-    store = open_store(bucket, Storage(options))
-    for path in sorted(path for path in dataset.rglob("*") if path.is_file()):
-        with path.open("rb") as file, store.open_writer(path.relative_to(dataset).as_posix()) as writer:
-            while piece := file.read(_PIECE_NBYTES):
-                writer.write(piece)
-    return bucket
 
 
 @contextmanager

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
-from arrowquant_dist.config import Storage
-from arrowquant_dist.storage.open import open_store
 from tests.benchmarks.source import bfloat16_bits
 from tests.benchmarks.table import Row, Table, at_most
+from tests.benchmarks.uploading import upload
 from tests.servers.seaweedfs import SeaweedFS
 
 MIB = 1 << 20
@@ -30,7 +29,6 @@ _COLUMNS = 1024
 _TIMES = 4  # the budget: all values, decoded
 _SHARES = (1 / 3, 1 / 8, 1 / 8, 1 / 64, 1 / 256)  # of the budget, decoded: a layer each, over and over
 _COMPRESSIONS = ("none", "zstd")
-_PIECE_NBYTES = 64 * MIB
 
 
 def tables(budgets: list[int], folder: str | None) -> Iterator[Table]:
@@ -59,7 +57,7 @@ def _remote_row(compression: str, target: Path, budget: int, folder: Path) -> Ro
     server = SeaweedFS(folder / "server")
     try:
         uri, options = server.make_bucket("peaks"), server.storage_options
-        _upload(target, uri, options)
+        upload(target, uri, options)
         return _row(f"S3, {compression}", uri, budget, options)
     finally:
         server.stop()
@@ -90,15 +88,6 @@ def _write_source(path: Path, budget: int) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for start in range(0, offset // 2, values.size):
             file.write(values[: offset // 2 - start].data)
-
-
-def _upload(folder: Path, uri: str, options: dict[str, Any]) -> None:
-    store = open_store(uri, Storage(options))
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file, store.open_writer(path.relative_to(folder).as_posix()) as writer:
-                while piece := file.read(_PIECE_NBYTES):
-                    writer.write(piece)
 
 
 def _resident_nbytes(name: str) -> int:

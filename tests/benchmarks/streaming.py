@@ -1,0 +1,135 @@
+"""Codes from an S3 server on this machine, verified, against Run:ai's Model Streamer on as many bytes of safetensors.
+
+Each side is a process of its own, which says how long it took from opening to the last tensor. Run:ai's needs the
+packages runai-model-streamer and runai-model-streamer-s3, and torch, in the environment that `--runai` names the
+python of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
+from tests.benchmarks.source import write_checkpoint
+from tests.benchmarks.table import Row, Table, ratio_of
+from tests.benchmarks.uploading import upload
+from tests.servers.seaweedfs import SeaweedFS
+
+_WAYS = 8
+_PEER = f"Run:ai Model Streamer, {_WAYS} ways"
+_COMPRESSIONS = ("none", "zstd")
+
+_RUNAI = """
+import sys, time
+from runai_model_streamer import SafetensorsStreamer
+start = time.perf_counter()
+count = 0
+with SafetensorsStreamer() as streamer:
+    streamer.stream_file(sys.argv[1])
+    for name, tensor in streamer.get_tensors():
+        count += tensor.numel()
+print(time.perf_counter() - start, count)
+"""
+
+
+def tables(params: int, runs: int, folder: str | None, runai: str) -> Iterator[Table]:
+    """params: about as many bytes are streamed. runai: the python that has the peer. Takes 7 bytes of the disk each."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        server = SeaweedFS(Path(place) / "server")
+        try:
+            yield _table(server, params, runs, Path(place), runai)
+        finally:
+            server.stop()
+
+
+def _table(server: SeaweedFS, params: int, runs: int, folder: Path, runai: str) -> Table:
+    source = folder / "source.safetensors"
+    write_checkpoint(source, params)
+    uri = server.make_bucket("streaming")
+    options = server.storage_options
+    commands: dict[str, list[str]] = {}
+    for compression in _COMPRESSIONS:
+        run = RunConfig(engine="inline", compression=compression)
+        ArrowQuantizer(QuantizationConfig("int8"), run).quantize(source, folder / compression)
+        upload(folder / compression, f"{uri}/{compression}", options)
+        here = [
+            sys.executable,
+            "-m",
+            "tests.benchmarks.streaming",
+            f"{uri}/{compression}",
+            json.dumps(options),
+        ]
+        commands[compression] = here
+    has_peer = subprocess.run(
+        [runai, "-c", "import runai_model_streamer_s3"], capture_output=True, check=False
+    )
+    if has_peer.returncode == 0:
+        (folder / "plain").mkdir()
+        save_file(_codes(folder / "none"), folder / "plain" / "model.safetensors")
+        upload(folder / "plain", f"{uri}/plain", options)
+        commands[_PEER] = [runai, "-c", _RUNAI, f"{uri}/plain/model.safetensors"]
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for name in [
+        *commands,
+        *(name for _ in range(runs) for name in commands),
+    ]:  # the first of each does not count
+        seconds[name].append(_seconds(commands[name], server))
+    nbytes = sum(array.numel() for array in _codes(folder / "none").values())
+    rates = {name: nbytes / 1e9 / median(found[1:]) for name, found in seconds.items()}
+    rows = tuple(
+        Row(f"codes, {name}, verified", rates[name], "GB/s", _PEER, rates.get(_PEER), ratio_of(1.1))
+        for name in _COMPRESSIONS
+    )
+    return Table(f"{nbytes / 1e9:.2f} GB of int8 from SeaweedFS, {_WAYS} ways each, median of {runs}", rows)
+
+
+def _codes(target: Path) -> dict[str, torch.Tensor]:
+    """As many bytes as the codes have, in tensors of their sizes."""
+    with WeightLoader(target, dequantize=False) as loader:
+        return {name: torch.from_numpy(np.array(tensor.codes)) for name, tensor in loader}
+
+
+def _seconds(command: list[str], server: SeaweedFS) -> float:
+    said = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, **_environment(server)}
+    )
+    return float(said.stdout.split()[0])
+
+
+def _environment(server: SeaweedFS) -> Mapping[str, str]:
+    """What Run:ai's streamer takes its settings from."""
+    return {
+        "RUNAI_STREAMER_CONCURRENCY": str(_WAYS),
+        "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
+        "AWS_ENDPOINT_URL": server.endpoint_url,
+        "AWS_ACCESS_KEY_ID": server.key,
+        "AWS_SECRET_ACCESS_KEY": server.secret,
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def main() -> None:
+    uri, options = sys.argv[1:]
+    start = time.perf_counter()
+    nbytes = 0
+    with WeightLoader(uri, storage_options=json.loads(options), dequantize=False, workers=_WAYS) as loader:
+        for _, tensor in loader:
+            nbytes += tensor.nbytes
+    print(time.perf_counter() - start, nbytes)
+
+
+if __name__ == "__main__":
+    main()

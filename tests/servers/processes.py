@@ -52,6 +52,12 @@ class ServerProcess:
             if process.stdin is not None:
                 process.stdin.close()
 
+    def end(self) -> None:
+        """SIGTERM, upon which it ends by itself and takes what it started along."""
+        self._process.terminate()
+        self._process.wait()
+        self.kill()
+
     def _wait(self, is_ready: Callable[[], bool]) -> None:
         def runs_and_is_ready() -> bool:
             code = self._process.poll()

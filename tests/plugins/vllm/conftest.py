@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from tests.plugins.vllm.serving import Vllm
 
 
 @pytest.fixture(scope="session")
-def vllm(tmp_path_factory: pytest.TempPathFactory) -> Vllm:
-    return Vllm(tmp_path_factory.mktemp("vllm"))
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
+    program = Vllm(tmp_path_factory.mktemp("vllm"))
+    yield program
+    program.stop()
 
 
 @pytest.fixture(scope="session")

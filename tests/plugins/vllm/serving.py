@@ -15,13 +15,11 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.conftest import CHECKOUT
-from tests.plugins.vllm.environment import installed_metadata, vllm_python
+from tests.plugins.vllm.environment import VLLM, installed_metadata, vllm_python
 
 PROMPTS, TOKENS = 6, 8
-_CANDIDATES, _LENGTH = 512, 5
-_MARGIN = (
-    0.15  # of log-probability, between the best token and the next: more than what rounding to bfloat16 does
-)
+FARTHEST = 0.06  # of log-probabilities, from those of our decoded model
+_LENGTH, _CANDIDATES = 5, 256  # tokens of a prompt; prompts to choose from at a time
 _SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -55,6 +53,10 @@ class Answer:
         """The largest difference of log-probabilities. The tokens are the same."""
         return float((self.logprobs - other.logprobs).abs().max())
 
+    def median_from(self, other: Answer) -> float:
+        """The median of these differences."""
+        return float((self.logprobs - other.logprobs).abs().median())
+
 
 class Vllm:
     """scratch: a folder for its jobs and for what an installed package would have."""
@@ -63,57 +65,100 @@ class Vllm:
         self._python = vllm_python()
         self._scratch = scratch
         self._metadata = installed_metadata(self._python, scratch / "metadata")
-        kernel = self._metadata / "reference_kernel-0.dist-info"
-        kernel.mkdir()
-        (kernel / "METADATA").write_text("Metadata-Version: 2.1\nName: reference-kernel\nVersion: 0\n")
+        kernel = self._say_installed("reference_kernel", "0")
         (kernel / "entry_points.txt").write_text(_KERNEL)
+        # `vllm` asks for its version by this name, which vLLM's own wheels for the CPU have, and this one has not.
+        self._say_installed("vllm", f"{VLLM.partition('==')[2]}+cpu")
+        self._jobs = 0
+        self._program = subprocess.Popen(
+            [self._python, "-m", "tests.plugins.vllm.program"],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=scratch,
+            start_new_session=True,
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of programs that have this checkout's package and its entry points, as if it were installed."""
+        path = os.pathsep.join([str(CHECKOUT), str(self._metadata)])
+        programs = os.pathsep.join([str(self._python.parent), os.environ["PATH"]])
+        return {**os.environ, "PYTHONPATH": path, "PATH": programs, **_SETTINGS}
 
     def answer(self, model: Path, prompts: torch.Tensor, **llm: Any) -> Answer:
         """llm: further arguments of vLLM's `LLM`. AssertionError, with the end of its log, where it fails."""
-        done, result = self._run(model, prompts, llm)
-        assert done.returncode == 0, done.stderr[-6000:]
-        found = json.loads(result.read_text())
-        said = re.findall(r"Read and verified (\d+) bytes", done.stdout + done.stderr)
-        return Answer(torch.tensor(found["tokens"]), torch.tensor(found["logprobs"]), tuple(map(int, said)))
+        found, said = self._done(model, prompts, TOKENS, llm)
+        return Answer(torch.tensor(found["tokens"]), torch.tensor(found["logprobs"]), nbytes_read(said))
+
+    def embeddings(self, model: Path, prompts: torch.Tensor, **llm: Any) -> torch.Tensor:
+        """float [prompts, dimensions]."""
+        found, _ = self._done(model, prompts, 0, {"runner": "pooling", **llm})
+        return torch.tensor(found["embeddings"])
 
     def failure(self, model: Path, **llm: Any) -> str:
         """What it says when it fails, which it has to."""
-        done, _ = self._run(model, torch.ones(1, 1, dtype=torch.int64), llm)
-        assert done.returncode != 0
-        return done.stderr + done.stdout
+        folder, code = self._run(model, torch.ones(1, 1, dtype=torch.int64), TOKENS, llm)
+        assert code
+        return (folder / "log.txt").read_text(errors="replace")
 
     def python(self, code: str, *arguments: str | Path, settings: Mapping[str, str] | None = None) -> str:
         """What a program prints that runs in vLLM's environment."""
         command = [self._python, "-c", code, *arguments]
         done = subprocess.run(
-            command, env=self._environment(settings or {}), capture_output=True, text=True, check=False
+            command, env={**self.environment, **(settings or {})}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr[-6000:]
         return done.stdout
 
-    def _run(
-        self, model: Path, prompts: torch.Tensor, llm: Mapping[str, Any]
-    ) -> tuple[subprocess.CompletedProcess[str], Path]:
-        job, result = self._scratch / "job.json", self._scratch / "result.json"
-        result.unlink(missing_ok=True)
-        llm = {"dtype": "bfloat16", **llm}
-        values = {"model": str(model), "prompts": prompts.tolist(), "tokens": TOKENS, "llm": llm}
-        job.write_text(json.dumps(values))
-        alone = _SEVERAL if llm.get("tensor_parallel_size", 1) > 1 else _ONE_PROCESS
-        command: list[str | Path] = [self._python, "-m", "tests.plugins.vllm.program", job, result]
-        done = subprocess.run(
-            command,
-            env=self._environment(alone),
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=self._scratch,
-        )
-        return done, result
+    def stop(self) -> None:
+        """Ends its program, when that has no job."""
+        assert self._program.stdin is not None
+        self._program.stdin.close()
+        assert self._program.wait() == 0
+        assert self._program.stdout is not None
+        self._program.stdout.close()
 
-    def _environment(self, settings: Mapping[str, str]) -> dict[str, str]:
-        path = os.pathsep.join([str(CHECKOUT), str(self._metadata)])
-        return {**os.environ, "PYTHONPATH": path, **_SETTINGS, **settings}
+    def _say_installed(self, name: str, version: str) -> Path:
+        """The folder of the metadata that a package of this name would have."""
+        folder = self._metadata / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        return folder
+
+    def _done(
+        self, model: Path, prompts: torch.Tensor, tokens: int, llm: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], str]:
+        folder, code = self._run(model, prompts, tokens, llm)
+        said = (folder / "log.txt").read_text(errors="replace")
+        assert code == 0, said[-6000:]
+        found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+        return found, said
+
+    def _run(
+        self, model: Path, prompts: torch.Tensor, tokens: int, llm: Mapping[str, Any]
+    ) -> tuple[Path, int]:
+        """The job's folder, and how its process ended."""
+        self._jobs += 1
+        folder = self._scratch / f"job-{self._jobs}"
+        folder.mkdir()
+        llm = {"dtype": "bfloat16", **llm}
+        environment = _SEVERAL if llm.get("tensor_parallel_size", 1) > 1 else _ONE_PROCESS
+        job = {"model": str(model), "prompts": prompts.tolist(), "tokens": tokens, "llm": llm}
+        (folder / "job.json").write_text(json.dumps({**job, "environment": environment}))
+        assert self._program.stdin is not None
+        assert self._program.stdout is not None
+        self._program.stdin.write(f"{folder}\n")
+        self._program.stdin.flush()
+        ended = self._program.stdout.readline()
+        assert ended, "vLLM's program has ended"
+        return folder, int(ended)
+
+
+def nbytes_read(said: str) -> tuple[int, ...]:
+    """What each process of vLLM says that the plugin read."""
+    return tuple(int(found) for found in re.findall(r"Read and verified (\d+) bytes", said))
 
 
 @torch.no_grad()
@@ -123,15 +168,23 @@ def continued(model: PreTrainedModel) -> tuple[torch.Tensor, Answer]:
     Where two tokens are almost as likely, rounding decides between them, and each program rounds in its own way.
     """
     random = torch.Generator().manual_seed(7)
-    ids = torch.randint(model.config.vocab_size, (_CANDIDATES, _LENGTH), generator=random)
-    margins, logprobs = [], []
-    for _ in range(TOKENS):
-        chances = model(ids).logits[:, -1].float().log_softmax(-1)
-        best = chances.topk(2)
-        margins.append(best.values[:, 0] - best.values[:, 1])
-        logprobs.append(best.values[:, 0])
-        ids = torch.cat([ids, best.indices[:, :1]], 1)
-    decided = torch.nonzero(torch.stack(margins, 1).amin(1) > _MARGIN)[:PROMPTS, 0]
-    assert len(decided) == PROMPTS
-    chosen = ids[decided]
-    return chosen[:, :_LENGTH], Answer(chosen[:, _LENGTH:], torch.stack(logprobs, 1)[decided])
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    while sum(len(ids) for ids, _ in found) < PROMPTS:
+        ids = torch.randint(model.config.vocab_size, (_CANDIDATES, _LENGTH), generator=random)
+        logprobs = torch.empty(_CANDIDATES, 0)
+        for _ in range(TOKENS):
+            best = model(ids).logits[:, -1].float().log_softmax(-1).topk(2)
+            is_decided = best.values[:, 0] - best.values[:, 1] > 2 * FARTHEST
+            ids = torch.cat([ids, best.indices[:, :1]], 1)[is_decided]
+            logprobs = torch.cat([logprobs, best.values[:, :1]], 1)[is_decided]
+        found.append((ids, logprobs))
+    ids, logprobs = (torch.cat(parts)[:PROMPTS] for parts in zip(*found, strict=True))
+    return ids[:, :_LENGTH], Answer(ids[:, _LENGTH:], logprobs)
+
+
+@torch.no_grad()
+def judged(model: PreTrainedModel, prompts: torch.Tensor, answer: Answer) -> Answer:
+    """What the model has in each place of the answer: its best token, and the log-probability of the answer's."""
+    ids = torch.cat([prompts, answer.tokens], 1)
+    chances = model(ids).logits[:, _LENGTH - 1 : -1].float().log_softmax(-1)
+    return Answer(chances.argmax(-1), chances.gather(-1, answer.tokens[..., None])[..., 0])

@@ -11,30 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedModel
+import torch
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig
 from arrowquant_dist.cli import main
 from tests.plugins.vllm.models import decoded, llama_config, save, with_int8_activations
-from tests.plugins.vllm.serving import PROMPTS, Vllm, continued
+from tests.plugins.vllm.serving import FARTHEST, PROMPTS, Vllm, continued, judged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-FARTHEST = 0.06
 
 
 @dataclass(frozen=True)
 class Case:
-    """settings: of the quantization. options: of the export. farthest: of log-probabilities."""
+    """settings: of the quantization. options: of the export. kept: layers that are not quantized."""
 
     settings: dict[str, Any]
     options: tuple[str, ...] = ()
     kept: tuple[str, ...] = ("embed", "lm_head")
-    farthest: float = FARTHEST  # of log-probabilities
-
-    def model(self, target: Path) -> PreTrainedModel:
-        """Our decoded model, computing as the scheme says."""
-        return with_int8_activations(decoded(target)) if self.options else decoded(target)
 
 
 def grouped(bits: int, **other: Any) -> dict[str, Any]:
@@ -43,8 +36,7 @@ def grouped(bits: int, **other: Any) -> dict[str, Any]:
 
 ASYMMETRIC = {"symmetric": False, "integer_zero_points": True}
 CASES = {
-    # Where inputs differ by a rounding of bfloat16, some of them round to the next int8: 0.12 here, by equal tokens.
-    "W8A8": Case({"quant_type": "int8"}, ("--activations", "int8"), farthest=0.2),
+    "W8A8": Case({"quant_type": "int8"}, ("--activations", "int8")),
     "W8": Case({"quant_type": "int8"}),
     "W8 in groups": Case(grouped(8)),
     "W4": Case(grouped(4)),
@@ -56,25 +48,46 @@ CASES = {
 QUICK = ("W8A8", "W4 with zero points")  # by the plugin
 
 
-def quantized(case: Case, folder: Path) -> Path:
+def quantized(case: Case, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
     settings = {"scale_dtype": "bfloat16", "mixed_precision_layers": list(case.kept), **case.settings}
-    source, target = save(llama_config(), folder / "source"), folder / "target"
+    source, target = save(llama_config(), folder / "source", dtype), folder / "target"
     ArrowQuantizer(QuantizationConfig.from_dict(settings)).quantize(source, target)
     return target
+
+
+def exported(case: Case, target: Path, out: Path) -> Path:
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(target), str(out), "--format", "compressed-tensors", *case.options])
+    assert not ended.value.code
+    return out
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_export_answers_as_our_decoded_model(vllm: Vllm, name: str, tmp_path: Path) -> None:
     case = CASES[name]
-    target, out = quantized(case, tmp_path), tmp_path / "out"
-    arguments = ["export", str(target), str(out), "--format", "compressed-tensors", *case.options]
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert not ended.value.code
-    prompts, ours = continued(case.model(target))
+    target = quantized(case, tmp_path)
+    out = exported(case, target, tmp_path / "out")
+    prompts, ours = continued(decoded(target))
     answer = vllm.answer(out, prompts)
     assert answer.same_as(ours) == PROMPTS
-    assert answer.farthest_from(ours) <= case.farthest
+    assert answer.farthest_from(ours) <= FARTHEST
+
+
+def test_w8a8_is_our_decoded_model_with_its_activations_rounded_to_int8(vllm: Vllm, tmp_path: Path) -> None:
+    """All of what W8A8 differs by is the activations. In float32: a rounding to bfloat16 moves many of them to the next
+    code, of which none is nearer to the decoded model's than another. Here that happens to one now and then."""
+    case = CASES["W8A8"]
+    target = quantized(case, tmp_path, torch.float32)
+    out = exported(case, target, tmp_path / "out")
+    model = decoded(target, torch.float32)
+    prompts, ours = continued(model)
+    answer = vllm.answer(out, prompts, dtype="float32")
+    rounded = judged(with_int8_activations(model), prompts, answer)
+    assert answer.same_as(rounded) == answer.same_as(ours) == PROMPTS
+    assert answer.median_from(rounded) <= 1e-4
+    assert answer.farthest_from(rounded) <= FARTHEST / 10
+    assert answer.median_from(ours) >= 1e-3
+    assert answer.farthest_from(ours) <= FARTHEST
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -84,8 +97,8 @@ def test_codes_by_the_plugin_answer_as_our_decoded_model(vllm: Vllm, name: str, 
     with pytest.raises(SystemExit) as ended:
         main(["vllm", str(target), str(folder), *case.options])
     assert not ended.value.code
-    prompts, ours = continued(case.model(target))
+    prompts, ours = continued(decoded(target))
     answer = vllm.answer(folder, prompts, load_format="arrowquant")
     assert answer.same_as(ours) == PROMPTS
-    assert answer.farthest_from(ours) <= case.farthest
+    assert answer.farthest_from(ours) <= FARTHEST
     assert not [path for path in folder.iterdir() if path.suffix in {".safetensors", ".parquet"}]

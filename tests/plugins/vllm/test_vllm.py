@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -11,15 +12,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
+from arrowquant_dist.plugins.vllm.folder import ServedAsCodes, ServedDecoded, write_model_folder
 from tests.plugins.vllm.models import decoded, llama_config, mixtral_config, save
-from tests.plugins.vllm.serving import PROMPTS, Vllm, continued
+from tests.plugins.vllm.serving import FARTHEST, PROMPTS, Vllm, continued
 from tests.servers.fixtures import Bucket
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-INT8 = QuantizationConfig(mixed_precision_layers=["embed", "lm_head"])
+INT8 = QuantizationConfig(mixed_precision_layers=["embed", "lm_head"], scale_dtype="bfloat16")
 INT4 = QuantizationConfig("int4", per_channel=False, group_size=64, symmetric=False)
-FARTHEST = 0.06
 SMALL_FILES = ("config.json", "generation_config.json")
 
 
@@ -35,6 +36,12 @@ def small_files(target: Path, folder: Path) -> Path:
     for name in SMALL_FILES:
         (folder / name).write_bytes((target / name).read_bytes())
     return folder
+
+
+def flip(file: Path, at: int) -> None:
+    damaged = bytearray(file.read_bytes())
+    damaged[at] ^= 1
+    file.write_bytes(damaged)
 
 
 def test_a_dataset_on_disk_answers_as_our_decoded_model(vllm: Vllm, int8: Path) -> None:
@@ -95,17 +102,47 @@ def test_experts_are_loaded_one_by_one(vllm: Vllm, tmp_path: Path) -> None:
     assert answer.farthest_from(ours) <= FARTHEST
 
 
-def test_a_flipped_bit_ends_it_with_the_name_of_the_layer(vllm: Vllm, llama: Path, tmp_path: Path) -> None:
-    target, wrong = tmp_path / "target", "model.layers.1.mlp.down_proj.weight"
+@pytest.mark.parametrize("way", ["decoded", "codes"])
+def test_a_flipped_bit_ends_it_with_the_name_of_the_layer(
+    vllm: Vllm, llama: Path, way: str, tmp_path: Path
+) -> None:
+    target, folder = tmp_path / "target", tmp_path / "folder"
     ArrowQuantizer(INT8, RunConfig(compression="none")).quantize(llama, target)
-    row = next(r for r in pq.read_table(target / "index.parquet").to_pylist() if r["layer_name"] == wrong)
-    part = target / row["part"]
-    damaged = bytearray(part.read_bytes())
+    write_model_folder(target, folder, ServedDecoded() if way == "decoded" else ServedAsCodes("int8"))
+    row = pq.read_table(target / "index.parquet").to_pylist()[-3]
+    flip(target / row["part"], row["data_offset"] + 1000)
+    said = vllm.failure(folder, load_format="arrowquant")
+    assert "CorruptWeights" in said
+    assert row["layer_name"] in said
+
+
+def test_a_flipped_bit_in_an_object_store_too(
+    vllm: Vllm, llama: Path, bucket: Bucket, tmp_path: Path
+) -> None:
+    target, storage = f"{bucket.uri}/target", bucket.storage_options
+    ArrowQuantizer(INT8, RunConfig(compression="none", storage_options=storage)).quantize(llama, target)
+    write_model_folder(target, tmp_path / "folder", ServedAsCodes("int8"), RunConfig(storage_options=storage))
+    row = pq.read_table(io.BytesIO(bucket.objects.get(f"{target}/index.parquet"))).to_pylist()[3]
+    part = f"{target}/{row['part']}"
+    damaged = bytearray(bucket.objects.get(part))
     damaged[row["data_offset"] + 1000] ^= 1
-    part.write_bytes(damaged)
+    bucket.objects.put(part, bytes(damaged))
+    extra = {"storage_options": storage}
+    said = vllm.failure(tmp_path / "folder", load_format="arrowquant", model_loader_extra_config=extra)
+    assert "CorruptWeights" in said
+    assert row["layer_name"] in said
+
+
+@pytest.mark.parametrize(("file", "word"), [("index.parquet", b"data_offset"), ("manifest.json", b"index")])
+def test_a_flipped_bit_in_what_tells_where_weights_are_ends_it_with_the_file_s_name(
+    vllm: Vllm, llama: Path, file: str, word: bytes, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    ArrowQuantizer(INT8).quantize(llama, target)
+    flip(target / file, (target / file).read_bytes().index(word))
     said = vllm.failure(target, load_format="arrowquant")
     assert "CorruptWeights" in said
-    assert wrong in said
+    assert file in said
 
 
 def test_the_config_of_another_model_is_refused_by_the_names_that_have_no_weights(

@@ -384,12 +384,21 @@ def bare_paths(store: Store) -> Sequence[str]:
     if store.exists(PLAN_PATH):
         message = "the run that writes it has not finished; run the same quantize command again"
         raise IncompleteDataset(message, uri=store.uri)
-    paths = [info.path for info in store.list() if _is_data(info.path)]
+    found = [info.path for info in store.list()]
+    paths = [path for path in found if _is_data(path)]
     in_weights = [path for path in paths if path.startswith(f"{WEIGHTS_FOLDER}/")]
     if not paths:
-        message = "no manifest.json and no .parquet file here; check the spelling"
-        raise NotFound(message, uri=store.uri)
+        raise NotFound(_why_no_dataset(found), uri=store.uri)
     return in_weights or paths
+
+
+def _why_no_dataset(paths: Sequence[str]) -> str:
+    """Of a folder without Parquet files."""
+    if any(path.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf")) for path in paths):
+        return (
+            "this is a checkpoint and no dataset; quantize it first, or give the target of the run that did"
+        )
+    return "no manifest.json and no .parquet file here; check the spelling"
 
 
 def _is_data(path: str) -> bool:

@@ -72,11 +72,12 @@ class ExportRecord:
             return []
         pairs = {
             "format": (self.format, planned.format),
-            "options": (self.options, planned.options),
             "dataset": (self.origin.manifest, planned.origin.manifest),
             "source": (self.origin.source_files, planned.origin.source_files),
             "max_file_bytes": (self.max_file_nbytes, planned.max_file_nbytes),
         }
+        if self.format == planned.format:  # others have other options
+            pairs |= {name: (was, planned.options.get(name, "unknown")) for name, was in self.options.items()}
         found = [
             f"{name}: {was} there, {is_now} here" for name, (was, is_now) in pairs.items() if was != is_now
         ]

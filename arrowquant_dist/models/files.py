@@ -91,6 +91,8 @@ def small_files(uri: str, storage: Storage, *, verify: bool) -> Iterator[SmallFi
     and that the others can be checked. Raises NotFound, StorageError, CorruptWeights.
     """
     store = open_store(uri, storage)
+    if is_local(uri) and not Path(store.uri).exists():
+        raise NotFound("no such file or folder; check the spelling", uri=store.uri)
     if is_local(uri) and not Path(store.uri).is_dir():
         message = "it is no folder with a config.json beside its weights; pass the target of a run"
         raise NotFound(message, uri=store.uri)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from arrowquant_dist import RunConfig
 from arrowquant_dist.errors import ArrowQuantError, IncompleteDataset, InvalidConfig, TargetConflict
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
+from arrowquant_dist.export.record import ExportRecord
 from arrowquant_dist.export.worker import ExportWorker
 from tests.export.datasets import loaded, made_dataset, same, tensors_of
 from tests.sources import random_weights, save_checkpoint
@@ -178,6 +180,15 @@ def test_another_export_is_refused_with_what_differs_and_overwritten_alone(
         **{path: data for path, (data, _) in state_of(tmp_path / "fresh").items()},
         "mine.txt": b"mine",
     }
+
+
+def test_of_another_s_options_those_that_differ_are_named(dataset: str, tmp_path: Path) -> None:
+    export_dataset(dataset, tmp_path / "out", OPTIONS, RUN)
+    written = ExportRecord.from_bytes((tmp_path / "out/export.json").read_bytes(), "")
+    there = replace(written, options={"activations": False, "requantize": True})
+    here = replace(there, mark="another", options={"activations": False, "requantize": False})
+    assert there.differences(here) == ["requantize: True there, False here"]
+    assert there.differences(replace(here, format="v1", options={})) == ["format: safetensors there, v1 here"]
 
 
 def test_an_export_that_other_code_began_is_not_completed(

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from arrowquant_dist import WeightLoader, load_model
-from arrowquant_dist.errors import InvalidConfig, ModelMismatch
+from arrowquant_dist.errors import InvalidConfig, ModelMismatch, NotFound
 from tests.models.served import Served, differences, quantize, serve
 
 SIZES = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -116,6 +116,19 @@ def test_a_dataset_without_a_config_says_what_is_missing(causal: Served, tmp_pat
     bare.symlink_to(causal.target / "weights")
     with pytest.raises(InvalidConfig, match=r"no config\.json"):
         load_model(bare, AutoModel)
+
+
+def test_a_checkpoint_in_the_place_of_a_dataset_is_told_from_an_empty_place(
+    causal: Served, tmp_path: Path
+) -> None:
+    with pytest.raises(NotFound, match="a checkpoint and no dataset; quantize it first"):
+        load_model(causal.source, AutoModel)
+    with pytest.raises(NotFound, match="a checkpoint and no dataset; quantize it first"):
+        WeightLoader(causal.source)
+    with pytest.raises(NotFound, match="no such file or folder; check the spelling"):
+        load_model(tmp_path / "none", AutoModel)
+    with pytest.raises(NotFound, match=r"no manifest\.json and no \.parquet file"):
+        WeightLoader(tmp_path)
 
 
 def test_load_into_says_what_loads_a_model_whose_names_are_not_the_checkpoint_s(experts: Served) -> None:

@@ -46,11 +46,15 @@ _NO_MODEL = (
 @dataclass(frozen=True, slots=True)
 class CompressedTensors:
     """activations: int8 codes are multiplied with int8 activations. requantize: what cannot be written as it is stored
-    is quantized anew, or written in the source's dtype, instead of refused."""
+    is quantized anew, or written in the source's dtype, instead of refused. otherwise: what a refusal says that can be
+    done without another dataset."""
 
     activations: bool = False
     requantize: bool = False
     name: ClassVar[str] = "compressed-tensors"
+    otherwise: ClassVar[str] = (
+        "--requantize, which writes these layers in the nearest way it has, from --source if that is given"
+    )
 
     def draft(self, model: Model) -> ExportDraft:
         """See ExportFormat.draft. Scales and zero points are read, since it depends on them what can be written."""
@@ -118,8 +122,7 @@ class CompressedTensors:
         ]
         message = "; ".join(lines)
         raise InvalidConfig(
-            f"compressed-tensors cannot hold {message}; or --requantize, which writes these layers in the nearest way "
-            "it has, from --source if that is given",
+            f"compressed-tensors cannot hold {message}; or {self.otherwise}",
             uri=model.dataset.uri,
         )
 

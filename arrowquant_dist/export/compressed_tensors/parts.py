@@ -89,7 +89,9 @@ def _refuse_other_types(config: Mapping[str, Any], uri: str) -> None:
         for name in ("model_type", "dtype", "torch_dtype"):
             value = text.get(name)
             if value is not None and not (isinstance(value, str) and value):
-                raise InvalidConfig(f"{name} has to be a text, and is {shown(value)}; correct it", uri=uri)
+                raise InvalidConfig(
+                    f"{name} has to be a text that is not empty, and is {shown(value)}; correct it", uri=uri
+                )
 
 
 def parts_of(model: Model, folder: ModelFolder) -> tuple[list[OutputLayer], list[str]]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from arrowquant_dist.loader.opened import OpenDataset
 from arrowquant_dist.loader.tensors import as_tensor
 from arrowquant_dist.plugins.vllm.ahead import Ahead
 from arrowquant_dist.plugins.vllm.lazy import Box, LazyTensor
-from arrowquant_dist.plugins.vllm.settings import LoadSettings
+from arrowquant_dist.plugins.vllm.settings import SERVE_DECODED, LoadSettings
 from arrowquant_dist.plugins.vllm.weights import NamedTensors
 from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.tensor import QuantizedTensor
@@ -46,6 +46,8 @@ _COMPARED = ("config_groups", "format", "ignore")  # of a quantization_config: w
 @dataclass(frozen=True, slots=True)
 class ServedCodes(CompressedTensors):
     """As the export, but that scales are taken to be such as can be written, until they are read."""
+
+    otherwise: ClassVar[str] = SERVE_DECODED
 
     def stored_scales(self, dataset: Dataset, layers: Sequence[StoredLayer]) -> Mapping[str, StoredScales]:
         if any(block.ranges is None for layer in layers for block in layer.blocks):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from arrowquant_dist.config import RunConfig
 from arrowquant_dist.errors import TargetConflict
@@ -13,7 +14,7 @@ from arrowquant_dist.export.decoded import DecodedSafetensors
 from arrowquant_dist.export.options import ExportOptions
 from arrowquant_dist.export.run import open_model
 from arrowquant_dist.location import Location, location
-from arrowquant_dist.plugins.vllm.settings import TARGET_FILE
+from arrowquant_dist.plugins.vllm.settings import SERVE_DECODED, TARGET_FILE
 from arrowquant_dist.storage.uris import real_place
 
 
@@ -27,6 +28,13 @@ class ServedAsCodes:
     """vLLM keeps the codes and multiplies by them. activations: `int8` for W8A8, of int8 codes with a scale a row."""
 
     activations: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckedCodes(CompressedTensors):
+    """As the export, all scales looked at before vLLM is started."""
+
+    otherwise: ClassVar[str] = SERVE_DECODED
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,7 @@ def write_model_folder(
     form = (
         DecodedSafetensors()
         if isinstance(served, ServedDecoded)
-        else CompressedTensors(activations=served.activations == "int8")
+        else _CheckedCodes(activations=served.activations == "int8")
     )
     draft = form.draft(model)
     small = {

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TARGET_FILE = "arrowquant.json"
 MEMORY_BUDGET = "2GiB"
+# What can be done about layers whose codes vLLM cannot have: nothing is written that could be quantized anew.
+SERVE_DECODED = "arrowquant vllm TARGET FOLDER --decoded, with which vLLM has the model in 16 bits"
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,7 +234,7 @@ def test_a_quantized_embedding_is_refused_and_written_in_the_source_s_dtype(tmp_
     ("name", "shape", "model_type", "reason"),
     [
         ("transformer.h.0.attn.c_attn.weight", (64, 192), "gpt2", "a Conv1D"),
-        ("transformer.h.0.mlp.c_fc.weight", (64, 192), "", "a Conv1D"),
+        ("transformer.h.0.mlp.c_fc.weight", (64, 192), "unheard_of", "a Conv1D"),
         ("model.conv1.weight", (64, 3, 3, 3), "whisper", "no matrix but a convolution"),
         ("model.layers.0.mixer.in_proj_weight", (64, 192), "llama", "no module's weight"),
         ("model.layers.0.frobnicator.weight", (64, 192), "llama", "not known by its name to be a Linear"),

@@ -7,13 +7,12 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import PurePosixPath
 
 import numpy as np
 
 from arrowquant_dist.arena import Allocate, fresh, whole_pages
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
-from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter
+from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter, bare_paths
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layers
 from arrowquant_dist.dataset.pieces import Piece, pieces
 from arrowquant_dist.dataset.ranges import (
@@ -44,7 +43,6 @@ from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.traffic import Transferred
-from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.tensor import QuantizedTensor
 
@@ -375,32 +373,3 @@ def _open_bare(store: Store) -> Dataset:
             message = f"{problem}; fetch the object again"
             raise CorruptWeights(message, layer=block.header.layer_name, uri=store.url(block.path))
     return Dataset(store, layers, max(file.version for file in files.values()), files=files)
-
-
-def bare_paths(store: Store) -> Sequence[str]:
-    """The Parquet files of a folder without a manifest, or "" for a store that is itself one."""
-    if store.exists(""):
-        return [""]
-    if store.exists(PLAN_PATH):
-        message = "the run that writes it has not finished; run the same quantize command again"
-        raise IncompleteDataset(message, uri=store.uri)
-    found = [info.path for info in store.list()]
-    paths = [path for path in found if _is_data(path)]
-    in_weights = [path for path in paths if path.startswith(f"{WEIGHTS_FOLDER}/")]
-    if not paths:
-        raise NotFound(_why_no_dataset(found), uri=store.uri)
-    return in_weights or paths
-
-
-def _why_no_dataset(paths: Sequence[str]) -> str:
-    """Of a folder without Parquet files."""
-    if any(path.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf")) for path in paths):
-        return (
-            "this is a checkpoint and no dataset; quantize it first, or give the target of the run that did"
-        )
-    return "no manifest.json and no .parquet file here; check the spelling"
-
-
-def _is_data(path: str) -> bool:
-    """Parquet files that are not hidden, as other readers of such folders see it."""
-    return path.endswith(".parquet") and not any(part[0] in "._" for part in PurePosixPath(path).parts)

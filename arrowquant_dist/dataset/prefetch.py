@@ -220,8 +220,12 @@ class Stream(Generic[T]):
 
     def _draw(self) -> None:
         """Makes those loads that may be read ahead, in the thread that iterates."""
-        while not self._are_enough(self._todo) and self._draw_one():
+        while self._wants_more() and self._draw_one():
             pass
+
+    def _wants_more(self) -> bool:
+        with self._budget.changed:  # threads of the pool take loads away meanwhile
+            return not self._are_enough(self._todo)
 
     def _draw_one(self) -> bool:
         load = next(self._coming, None)

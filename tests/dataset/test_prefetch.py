@@ -66,6 +66,30 @@ def test_loads_are_begun_ahead_as_far_as_the_budget_goes() -> None:
     stream.close()
 
 
+def test_loads_are_counted_while_no_thread_can_take_them_away() -> None:
+    """Counting goes over the line of those that are made, from which other threads take what they read."""
+    budget, workers = Budget(1000), 1
+    taken: list[bool] = []
+
+    class Watched(int):
+        """A number of bytes; when it is added up, another thread tries whether it could change the line."""
+
+        def __radd__(self, other: int) -> int:
+            def look() -> None:
+                taken.append(budget.changed.acquire(blocking=False))
+                if taken[-1]:
+                    budget.changed.release()
+
+            thread = threading.Thread(target=look)
+            thread.start()
+            thread.join()
+            return other + int(self)
+
+    loads = [a_load(number, Watched(10)) for number in range(20)]
+    assert list(Stream(loads, budget, workers)) == list(range(20))
+    assert set(taken) == {False}
+
+
 def test_an_error_is_raised_in_its_turn_and_gives_all_memory_back() -> None:
     budget = Budget(100)
     loads = [a_load(0), a_load(1), a_load(2, work=fail), a_load(3)]

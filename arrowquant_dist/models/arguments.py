@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from arrowquant_dist.config.checks import invalid, shown
@@ -13,6 +14,7 @@ from arrowquant_dist.loader.slots import DECODED_DTYPES
 _DEVICE = "the model is on the CPU; move it when it is loaded, as model.to(device)"
 _STORED = "how weights are stored is the dataset's own; pass codes=True to keep codes in memory"
 _CONFIG = "the dataset's config.json says what the model is; change that of the source and quantize it"
+_ON_TOKENIZER = "set it on the tokenizer when it is loaded"
 _PLACE = "a dataset is read where it is; storage_options has what its storage needs"
 _LEFT_OUT = {
     "torch_dtype": "it is called dtype",
@@ -27,6 +29,7 @@ _LEFT_OUT = {
     "low_cpu_mem_usage": "memory_budget says what is taken beside the model",
     "ignore_mismatched_sizes": "leave_out and initialize name what need not fit",
     "output_loading_info": "what does not fit is an error; leave_out and initialize name what need not",
+    **dict.fromkeys(("padding_side", "truncation_side", "model_max_length"), _ON_TOKENIZER),
     **dict.fromkeys(
         (
             "cache_dir",
@@ -66,6 +69,15 @@ def check_attention(attention: object) -> None:
         return
     message = f"attn_implementation is {shown(attention)}; a text is possible, as {listed(['sdpa', 'eager'])}"
     raise InvalidConfig(message)
+
+
+def check_subfolder(subfolder: object) -> None:
+    """InvalidConfig for what is no path within a dataset; "" is the dataset itself."""
+    if not isinstance(subfolder, str):
+        raise invalid("subfolder", "must be a text, as text_encoder")
+    path = PurePosixPath(subfolder)
+    if path.is_absolute() or ".." in path.parts:
+        raise invalid("subfolder", "must be a path within the dataset, as text_encoder")
 
 
 def check_patterns(key: str, patterns: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,13 +51,41 @@ def config_of(folder: Path, model_class: Any, uri: str) -> Any:
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         message = f"transformers does not open its config.json ({_said(error)}); give it a model that it knows itself"
         raise InvalidConfig(message, uri=uri) from error
+    _refuse_quantized(config, uri)
+    return config
+
+
+def given_config(config: Any, model_class: Any) -> Any:
+    """A copy of the config that a caller gives in the place of the dataset's, itself or as the folder of its
+    config.json. InvalidConfig for what is none, or not of the class."""
+    transformers = imported_transformers()
+    if isinstance(config, str | os.PathLike):
+        folder = Path(config)
+        if not (folder / "config.json").is_file():
+            raise InvalidConfig(
+                "config is no folder with a config.json; pass one, or a config", uri=str(folder)
+            )
+        return config_of(folder, model_class, str(folder))
+    if not isinstance(config, transformers.PreTrainedConfig):
+        message = (
+            f"config is {shown(config)}; a config of transformers or the folder of a config.json is possible"
+        )
+        raise InvalidConfig(message)
+    own = getattr(model_class, "config_class", None)
+    if own is not None and not isinstance(config, own):
+        message = f"config is a {type(config).__name__}, and {model_class.__name__} takes a {own.__name__}; pass one"
+        raise InvalidConfig(message)
+    _refuse_quantized(config, "config")
+    return copy.deepcopy(config)
+
+
+def _refuse_quantized(config: Any, uri: str) -> None:
     if getattr(config, "quantization_config", None) is not None:
         message = (
             "its config.json has a quantization_config: the layers are codes of another quantizer that were kept as "
             "they are; quantize the full-precision model, or read the layers by WeightLoader"
         )
         raise InvalidConfig(message, uri=uri)
-    return config
 
 
 def class_of(model_class: Any, config: Any, uri: str) -> Any:
@@ -97,10 +127,19 @@ def build_model(
             dtype="auto" if wanted.dtype is None else wanted.dtype,
             ignore_mismatched_sizes=True,  # reported, and refused below by name
             output_loading_info=True,
+            local_files_only=True,
             **options,
         )
     except ImportError as error:
         raise _missing_package(error, uri) from error
+    except (AttributeError, TypeError, OSError) as error:
+        if not _has_own_from_pretrained(model_class):
+            raise
+        message = (
+            f"{model_class.__name__} has a from_pretrained of its own, which fails without a checkpoint's files "
+            f"({_said(error)}); fill a model made from its config by WeightLoader(…).load_into"
+        )
+        raise InvalidConfig(message, uri=uri) from error
     except (UntraceableOperation, ValueError, RuntimeError) as error:
         if wanted.attention is not None and "attn_implementation" in str(error):
             message = (
@@ -112,6 +151,13 @@ def build_model(
     slots = slots_of(model)
     _check(model, found, layers, slots, wanted, uri)
     return Built(model, slots, changes)
+
+
+def _has_own_from_pretrained(model_class: Any) -> bool:
+    transformers = imported_transformers()
+    return bool(
+        model_class.from_pretrained.__func__ is not transformers.PreTrainedModel.from_pretrained.__func__
+    )
 
 
 def imported_transformers() -> Any:

@@ -20,6 +20,9 @@ from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+# What who edited a file on purpose can do. A config that is given takes the place of config.json.
+_ALL_UNVERIFIED = "pass verify=False, with which nothing is verified"
+_GIVEN_CONFIG = "pass config= with its folder (weights stay verified) or verify=False (nothing is verified)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +38,13 @@ class SmallFiles:
     components: tuple[Component, ...]
     manifest: Manifest | None
 
-    def check(self, wanted: Callable[[str], bool]) -> None:
-        """CorruptWeights names the first path of those `wanted` whose file is not what the run copied."""
+    def check(self, wanted: Callable[[str], bool], if_meant: str = _ALL_UNVERIFIED) -> None:
+        """CorruptWeights names the first path of those `wanted` whose file is not what the run copied. if_meant: what
+        who edited it on purpose can do."""
         if self.manifest is not None:
             for path in filter(wanted, self.paths):
                 uri = f"{self.uri.rstrip('/')}/{path}"
-                self.manifest.check_sidecar(path, (self.folder / path).read_bytes(), uri)
+                self.manifest.check_sidecar(path, (self.folder / path).read_bytes(), uri, if_meant)
 
     @property
     def is_pipeline(self) -> bool:
@@ -62,11 +66,13 @@ class SmallFiles:
         message = f"no {CONFIG} is there, which says what model the weights are of; {hint}"
         raise InvalidConfig(message, uri=f"{self.uri.rstrip('/')}/{subfolder}".rstrip("/"))
 
-    def check_configs(self, subfolder: str) -> None:
-        """As `check`, of what says what a part is and how it generates."""
-        place = PurePosixPath(subfolder)
-        own = {str(place / CONFIG), str(place / GENERATION)}
-        self.check(own.__contains__)
+    def check_config(self, subfolder: str) -> None:
+        """As `check`, of what says what a part is."""
+        self.check(str(PurePosixPath(subfolder) / CONFIG).__eq__, _GIVEN_CONFIG)
+
+    def check_generation(self, subfolder: str) -> None:
+        """As `check`, of what says how a part generates."""
+        self.check(str(PurePosixPath(subfolder) / GENERATION).__eq__)
 
     def check_all(self) -> None:
         """As `check`, of all but what people read and write."""

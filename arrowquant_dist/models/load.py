@@ -13,14 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from arrowquant_dist.arena import Slabs
 from arrowquant_dist.config import Storage, parse_size
-from arrowquant_dist.config.checks import check_bool, check_options, invalid
+from arrowquant_dist.config.checks import check_bool, check_options
 from arrowquant_dist.config.patterns import matcher
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
 from arrowquant_dist.location import Location, location
-from arrowquant_dist.models.arguments import check_attention, check_dtype, check_patterns, refuse_unknown
+from arrowquant_dist.models.arguments import (
+    check_attention,
+    check_dtype,
+    check_patterns,
+    check_subfolder,
+    refuse_unknown,
+)
 from arrowquant_dist.models.files import SmallFiles, small_files
 from arrowquant_dist.storage.uris import is_local
 
@@ -34,6 +40,7 @@ def load_model(
     target: Location,
     model_class: Any,
     *,
+    config: Any = None,
     memory_budget: str | int = "2GiB",
     dtype: torch.dtype | str | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -49,11 +56,14 @@ def load_model(
     """A model of transformers with the decoded weights of a dataset, as `from_pretrained` of the source would give it.
 
     target: of a run, local or a URL; config.json and generation_config.json come from there. model_class: an Auto
-    class, as AutoModelForCausalLM, or a model's own. memory_budget: bytes or text as "2GiB"; the most that is taken
-    beside the model itself. dtype: as of from_pretrained, by default that of the config. verify: checksums of all that
-    is read, config.json too. subfolder: of a model whose parts lie in folders. initialize: words, globs, /regexes/ of
-    parameters that the dataset may lack, such as a new head: these are random. leave_out: of layers that the model need
-    not have.
+    class, as AutoModelForCausalLM, or a model's own. config: a config of transformers, or the local folder of a
+    config.json; the dataset's config.json is not read then. memory_budget: bytes or text as "2GiB"; the most that is
+    taken beside the model itself. dtype: as of from_pretrained, by default that of the config. subfolder: of a model
+    whose parts lie in folders. initialize: words, globs, /regexes/ of parameters that the dataset may lack, such as a
+    new head: these are random. leave_out: of layers that the model need not have.
+
+    verify: checksums of all that is read, config.json and generation_config.json too. False verifies nothing, weights
+    neither; who changes a config.json on purpose passes it as `config`, and weights stay verified.
 
     codes: weights of linear layers and embeddings stay codes in memory where they are whole rows of quantized layers
     (QuantLinear, QuantEmbedding); all others are decoded. activations: "int8" with codes for products of whole numbers,
@@ -62,7 +72,7 @@ def load_model(
     Nothing is read unless all fits: ModelMismatch names what is missing, left over or of another shape. CorruptWeights
     names the layer. Code that comes with a model is not run.
     """
-    from arrowquant_dist.models.build import Wanted, build_model, class_of, config_of
+    from arrowquant_dist.models.build import Wanted, build_model, class_of, given_config
     from arrowquant_dist.models.fill import fill_slots
 
     refuse_unknown("load_model", others)
@@ -71,8 +81,7 @@ def load_model(
     check_dtype(dtype)
     check_attention(attn_implementation)
     check_bool("codes", codes)
-    if not isinstance(subfolder, str):
-        raise invalid("subfolder", "must be a text, as text_encoder")
+    check_subfolder(subfolder)
     if activations is not None and not codes:
         raise InvalidConfig("activations goes with codes=True only; leave one of them out")
     for key, patterns in (("initialize", initialize), ("leave_out", leave_out)):
@@ -83,9 +92,10 @@ def load_model(
         if files.is_pipeline and not subfolder:
             message = "a diffusers pipeline has several models; pass subfolder= for one, as text_encoder"
             raise InvalidConfig(message, uri=files.uri)
-        folder = files.part(subfolder)
-        files.check_configs(subfolder)
-        config = config_of(folder, model_class, files.uri)
+        config = (
+            _config(files, subfolder, model_class) if config is None else given_config(config, model_class)
+        )
+        files.check_generation(subfolder)
         settings = LoaderSettings(place, storage, limit, verify, dequantize=True, dtype=None, workers=None)
         opened = OpenDataset(settings, is_local=is_local(place))
         layers = _layers(opened, files, subfolder, leave_out)
@@ -95,8 +105,17 @@ def load_model(
             _fill_with_codes(built, Loads(opened, settings), activations)
         else:
             fill_slots(built.slots, built.changes, Loads(opened, settings, Slabs().take))
-        _finish(built.model, folder, files.uri)
+        _finish(built.model, files.folder / subfolder, files.uri)
     return built.model
+
+
+def _config(files: SmallFiles, subfolder: str, model_class: Any) -> Any:
+    """The dataset's own."""
+    from arrowquant_dist.models.build import config_of
+
+    folder = files.part(subfolder)
+    files.check_config(subfolder)
+    return config_of(folder, model_class, files.uri)
 
 
 def _fill_with_codes(built: Built, loads: Loads, activations: str | None) -> None:

@@ -9,6 +9,7 @@ from arrowquant_dist.config import Storage
 from arrowquant_dist.config.checks import check_bool, check_options
 from arrowquant_dist.errors import InvalidConfig, shortened
 from arrowquant_dist.location import Location, location
+from arrowquant_dist.models.arguments import check_subfolder, refuse_unknown
 from arrowquant_dist.models.files import small_files
 
 
@@ -19,15 +20,21 @@ def load_tokenizer(
     storage_options: Mapping[str, Any] | None = None,
     subfolder: str = "",
     verify: bool = True,
+    **others: object,
 ) -> Any:
     """The tokenizer of a dataset, local or at a URL, of which only small files are fetched.
 
     auto_class: AutoTokenizer where None; or another that reads small files alone, as AutoProcessor. Code that comes
-    with a model is not run. verify: that its files are those that the run copied. Raises InvalidConfig where
-    transformers finds none that it knows, CorruptWeights where a file was edited or is damaged.
+    with a model is not run. subfolder: of a model whose parts lie in folders. verify: that its files are those that
+    the run copied; a file that was edited on purpose is taken with verify=False, and no weight is read here.
+
+    Raises InvalidConfig for other arguments, and where transformers finds none that it knows; CorruptWeights where a
+    file was edited or is damaged.
     """
     import transformers
 
+    refuse_unknown("load_tokenizer", others)
+    check_subfolder(subfolder)
     place = location(target, "target")
     reader = transformers.AutoTokenizer if auto_class is None else auto_class
     storage = Storage({} if storage_options is None else check_options("storage_options", storage_options))

@@ -174,16 +174,18 @@ class Manifest:
             raise CorruptWeights(message, uri=uri)
         return entries
 
-    def check_sidecar(self, path: str, data: bytes, uri: str) -> None:
+    def check_sidecar(self, path: str, data: bytes, uri: str, if_meant: str = "pass verify=False") -> None:
         """CorruptWeights where `data` is not what the run copied to `path`. Files that it did not copy are let be.
 
-        uri: of the file.
+        uri: of the file. if_meant: what who edited it on purpose can do.
         """
-        listed_one = next((sidecar for sidecar in self.sidecars if sidecar.path == path), None)
-        if listed_one is not None and StoredFile.of(path, data) != listed_one:
+        copied = next((sidecar for sidecar in self.sidecars if sidecar.path == path), None)
+        if copied is not None and StoredFile.of(path, data) != copied:
+            size = f"{len(data)} bytes instead of {copied.nbytes}"
+            other = "as many bytes with another hash" if len(data) == copied.nbytes else size
             message = (
-                "this is not the file that the manifest lists, so it was edited or is damaged; fetch it again, or pass "
-                "verify=False if it was meant"
+                f"this is not the file that the manifest lists ({other}), so it was edited or is damaged; fetch it "
+                f"again or, if it was meant, {if_meant}"
             )
             raise CorruptWeights(message, uri=uri)
 

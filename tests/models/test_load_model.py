@@ -191,6 +191,18 @@ def test_a_vocabulary_of_another_size_is_refused_by_name(causal: Served, tmp_pat
         load_model(target, AutoModelForCausalLM, verify=False)
 
 
+def test_a_class_that_wants_a_checkpoint_s_files_is_refused_by_its_name(causal: Served) -> None:
+    class OfFiles(LlamaForCausalLM):  # type: ignore[misc]
+        @classmethod
+        def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+            model = super().from_pretrained(*args, **kwargs)
+            model.of_files = True  # which a pair of a model and its loading info has not
+            return model
+
+    with pytest.raises(InvalidConfig, match=r"OfFiles has a from_pretrained of its own, .*load_into"):
+        load_model(causal.target, OfFiles)
+
+
 @pytest.mark.parametrize("dtype", ["int8", torch.int64, "no_such", {"": "float32"}])
 def test_other_dtypes_are_refused(causal: Served, dtype: Any) -> None:
     with pytest.raises(InvalidConfig, match="dtype is"):

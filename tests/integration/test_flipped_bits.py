@@ -222,11 +222,12 @@ def check(way: str, target: Path, file: Path, place: int, bit: int, expected: An
         return False
     assert error.uri is not None, where
     named = Path(error.uri.removeprefix("file://"))
-    if (
-        file.name == "manifest.json"
-    ):  # of what it says of another file, which of the two is damaged is not known
+    if file.name == "manifest.json":
+        # Of what it says of another file nobody knows which of the two is damaged: the error names both.
         assert isinstance(error, (*Damaged, IncompleteDataset)), f"{where}: {error!r}"
-        assert named.is_relative_to(target), f"{where}: {error}"
+        assert named == file or (named.is_relative_to(target) and "the manifest" in str(error)), (
+            f"{where}: {error}"
+        )
     else:
         assert isinstance(error, Damaged), f"{where}: {error!r}"
         assert named == file, f"{where}: {error}"
@@ -243,15 +244,15 @@ def places(file: Path, count: int) -> list[tuple[int, int]]:
     return [(place, chosen.randrange(8)) for place in sorted(found)]
 
 
-def sweep(way: str, target: Path, intact: Path, counts: tuple[int, int]) -> None:
-    """counts: places in Parquet files and in each of the others."""
+def sweep(way: str, target: Path, intact: Path, counts: tuple[int, int], share: slice = slice(None)) -> None:
+    """counts: places in Parquet files and in each of the others, as `places` takes them. share: which of these."""
     expected, found = right(way, intact), 0
     for file in files_of(target):
         name = file.relative_to(target).as_posix()
         is_parquet = name.endswith(".parquet")
         if name.startswith(UNREAD) or (way in OF_WEIGHTS and not is_parquet and name != "manifest.json"):
             continue
-        for place, bit in places(file, counts[0] if is_parquet else counts[1]):
+        for place, bit in places(file, counts[0] if is_parquet else counts[1])[share]:
             found += check(way, target, file, place, bit, expected)
     assert found, f"{way} found nothing"
 
@@ -260,9 +261,10 @@ def sweep(way: str, target: Path, intact: Path, counts: tuple[int, int]) -> None
 def test_a_bit_of_a_dataset_is_found_by_every_way_of_reading_weights(
     target: Path, intact: Path, way: str
 ) -> None:
-    sweep(way, target, intact, (8, 8))
+    sweep(way, target, intact, (4, 4))
 
 
+@pytest.mark.parametrize("intact", ["zstd"], indirect=True)
 @pytest.mark.parametrize("way", OF_MODELS)
 def test_a_bit_of_a_dataset_is_found_by_every_way_of_loading_models(
     target: Path, intact: Path, way: str
@@ -272,17 +274,10 @@ def test_a_bit_of_a_dataset_is_found_by_every_way_of_loading_models(
 
 @pytest.mark.parametrize("way", OF_WEIGHTS)
 def test_a_bit_of_a_file_without_an_index_is_found_too(bare: Path, intact: Path, way: str) -> None:
-    sweep(way, bare, intact, (10, 0))
+    sweep(way, bare, intact, (6, 0))
 
 
-@pytest.mark.parametrize(
-    ("way", "value"),
-    [
-        *((way, value) for way in OF_WEIGHTS for value in ("data", "scales", "zero_points", "chunk_digests")),
-        *((way, value) for way in OF_MODELS if way != "load_tokenizer" for value in ("data", "scales")),
-    ],
-)
-def test_every_value_of_a_layer_is_verified(target: Path, intact: Path, way: str, value: str) -> None:
+def check_a_value(target: Path, intact: Path, way: str, value: str) -> None:
     layer = "encoder.layer.0.output.dense.weight"
     rows = pq.read_table(target / "index.parquet").to_pylist()
     row = next(row for row in rows if row["layer_name"] == layer)
@@ -290,6 +285,20 @@ def test_every_value_of_a_layer_is_verified(target: Path, intact: Path, way: str
     assert check(way, target, target / row["part"], place, 3, right(way, intact))
 
 
+@pytest.mark.parametrize("value", ["data", "scales", "zero_points", "chunk_digests"])
+@pytest.mark.parametrize("way", OF_WEIGHTS)
+def test_every_value_of_a_layer_is_verified(target: Path, intact: Path, way: str, value: str) -> None:
+    check_a_value(target, intact, way, value)
+
+
+@pytest.mark.parametrize("intact", ["none"], indirect=True)
+@pytest.mark.parametrize("value", ["data", "scales"])
+@pytest.mark.parametrize("way", [way for way in OF_MODELS if way != "load_tokenizer"])
+def test_every_value_of_a_model_is_verified(target: Path, intact: Path, way: str, value: str) -> None:
+    check_a_value(target, intact, way, value)
+
+
+@pytest.mark.parametrize("intact", ["none"], indirect=True)
 def test_a_number_of_a_config_that_is_as_possible_as_before_is_found(target: Path, intact: Path) -> None:
     file = target / "config.json"
     number = b'"layer_norm_eps": 1e-12'
@@ -313,6 +322,7 @@ def test_a_tied_name_that_became_another_is_found(tmp_path: Path) -> None:
         assert check("stream", target, manifest, place, place % 8, expected), place
 
 
+@pytest.mark.parametrize("intact", ["none"], indirect=True)
 def test_a_file_that_was_edited_is_taken_where_that_is_said(target: Path) -> None:
     settings = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps(settings | {"layer_norm_eps": 1e-3}))
@@ -322,21 +332,29 @@ def test_a_file_that_was_edited_is_taken_where_that_is_said(target: Path) -> Non
     assert len(load_tokenizer(target, verify=False)) == 10
 
 
+@pytest.mark.parametrize("intact", ["none"], indirect=True)
 def test_files_that_people_read_may_change(target: Path) -> None:
     (target / "README.md").write_text("# Ours")
     load_sentence_transformer(target)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("way", WAYS)
-def test_a_bit_of_any_byte_is_found_by_every_way(target: Path, intact: Path, way: str) -> None:
-    """Of models' ways 150 bytes of each Parquet file and 40 of each other: a load takes 50 ms."""
-    sweep(way, target, intact, (0, 0) if way in OF_WEIGHTS else (150, 40))
+@pytest.mark.parametrize("part", range(4))
+def test_a_bit_of_every_byte_is_found(target: Path, intact: Path, part: int) -> None:
+    """A part of the bytes of each file."""
+    sweep("stream", target, intact, (0, 0), slice(part, None, 4))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_bit_of_hundreds_of_bytes_of_each_file_is_found_by_every_way(
+    target: Path, intact: Path, way: str
+) -> None:
+    """Of models' ways 80 bytes of each Parquet file and 20 of each other: a load takes 50 ms."""
+    sweep(way, target, intact, (800, 800) if way in OF_WEIGHTS else (80, 20))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["stream", "rows"])
-def test_a_bit_of_any_byte_without_an_index_is_found_by_every_way(bare: Path, intact: Path, way: str) -> None:
-    sweep(way, bare, intact, (0, 0))
+def test_a_bit_of_thousands_of_bytes_without_an_index_is_found(bare: Path, intact: Path, way: str) -> None:
+    sweep(way, bare, intact, (4000, 0))

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, WeightLoader
+from arrowquant_dist.modules import QuantEmbedding, QuantLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,13 @@ class Served:
 
 def serve(model: Any, folder: Path, config: QuantizationConfig | None = None) -> Served:
     """Saves a model, quantizes it (to int8 unless `config` says otherwise), and writes what comes back by name."""
+    model.save_pretrained(folder / "source")
+    return serve_saved(folder, config)
+
+
+def serve_saved(folder: Path, config: QuantizationConfig | None = None) -> Served:
+    """As `serve`, of a model that was saved to `folder`/source."""
     served = Served(folder / "source", folder / "target", folder / "decoded")
-    model.save_pretrained(served.source)
     quantize(served.source, served.target, config)
     write_decoded(served)
     return served
@@ -62,6 +68,36 @@ def differences(ours: torch.nn.Module, theirs: torch.nn.Module) -> list[str]:
     if _ties(mine) != _ties(other):
         found.append("ties")
     return sorted(found)
+
+
+def coded_modules(model: torch.nn.Module) -> dict[str, QuantLinear | QuantEmbedding]:
+    """Those whose weights are codes, by every name that they have."""
+    modules = model.named_modules(remove_duplicate=False)
+    return {name: module for name, module in modules if isinstance(module, QuantLinear | QuantEmbedding)}
+
+
+def coded_differences(coded: torch.nn.Module, plain: torch.nn.Module) -> list[str]:
+    """What is not the same in a model of codes and the decoded one: every bit of every tensor, codes decoded."""
+    packed = coded_modules(coded)
+    mine = {
+        name: tensor
+        for name, tensor in _tensors(coded).items()
+        if not any(name.startswith(f"{module}.weight.") for module in packed)
+    }
+    mine |= {f"{name}.weight": module.weight.dequantize() for name, module in packed.items()}
+    other = _tensors(plain)
+    found = [f"only in one: {name}" for name in mine.keys() ^ other.keys()]
+    found += [
+        f"values of {name}" for name in mine.keys() & other.keys() if not _alike(mine[name], other[name])
+    ]
+    modes = {name: module.training for name, module in plain.named_modules(remove_duplicate=False)}
+    found += [f"mode of {name}" for name, module in packed.items() if module.training != modes[name]]
+    return sorted(found)
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """The same bits, whether they are a parameter's or not."""
+    return _same(one.detach(), other.detach())
 
 
 def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Each family of transformers as a tiny model: saved, quantized to int8, loaded, and compared with from_pretrained.
 
-python -m tests.models.sweep [FAMILY …]      one JSON line a family: what came of it
+python -m tests.models.sweep [FAMILY …]              one JSON line a family: what came of it
+python -m tests.models.sweep --codes [FAMILY …]      the same with codes in memory, against the decoded model
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ import transformers
 from arrowquant_dist import load_model
 from arrowquant_dist.errors import ArrowQuantError
 from tests.models.families import classes_of, families, tiny_config, tiny_model
-from tests.models.served import differences, serve
+from tests.models.served import Served, coded_differences, coded_modules, differences, serve_saved
 
 SAME, OTHER, REFUSED = "same", "other values", "refused by load_model"
 NO_CLASS, NOT_BUILT, OWN_TRIP = "no Auto class", "not built", "own round trip"
@@ -32,6 +34,16 @@ class Outcome(NamedTuple):
 
 def outcome_of(family: str, number: int = 0) -> Outcome:
     """What becomes of the family's model class `number`, 0 for the base model."""
+    return _outcome(family, number, _against_from_pretrained)
+
+
+def coded_outcome_of(family: str, number: int = 0) -> Outcome:
+    """The same of a model with codes in memory, whose tensors have to be the decoded model's once they are decoded.
+    why: where all is right, how many modules have codes."""
+    return _outcome(family, number, _codes_against_decoded)
+
+
+def _outcome(family: str, number: int, compare: Callable[[str, Served, Any], Outcome]) -> Outcome:
     classes = classes_of(family)
     if len(classes) <= number:
         return Outcome(family, NO_CLASS)
@@ -41,16 +53,18 @@ def outcome_of(family: str, number: int = 0) -> Outcome:
     except Exception as error:  # noqa: BLE001 - whatever a family's own code does with these numbers
         return Outcome(family, NOT_BUILT, f"{type(error).__name__}: {_line(error)}")
     with tempfile.TemporaryDirectory() as folder:
-        return _compared(family, model, model_class, Path(folder))
+        try:
+            model.save_pretrained(Path(folder) / "source")
+        except Exception as error:  # noqa: BLE001 - of save_pretrained
+            return Outcome(family, OWN_TRIP, f"{type(error).__name__}: {_line(error)}")
+        try:
+            served = serve_saved(Path(folder))
+        except Exception as error:  # noqa: BLE001 - none may come, and the sweep goes on
+            return Outcome(family, REFUSED, f"{type(error).__name__}: {_line(error)}")
+        return compare(family, served, model_class)
 
 
-def _compared(family: str, model: Any, model_class: Any, folder: Path) -> Outcome:
-    try:
-        served = serve(model, folder)
-    except ArrowQuantError as error:
-        return Outcome(family, REFUSED, _line(error))
-    except Exception as error:  # noqa: BLE001 - of save_pretrained
-        return Outcome(family, OWN_TRIP, f"{type(error).__name__}: {_line(error)}")
+def _against_from_pretrained(family: str, served: Served, model_class: Any) -> Outcome:
     try:
         theirs, found = model_class.from_pretrained(served.decoded, output_loading_info=True)
     except Exception as error:  # noqa: BLE001 - of from_pretrained
@@ -60,10 +74,25 @@ def _compared(family: str, model: Any, model_class: Any, folder: Path) -> Outcom
         return Outcome(family, OWN_TRIP, f"missing, unexpected or of another shape: {', '.join(lost[:5])}")
     try:
         ours = load_model(served.target, model_class)
-    except ArrowQuantError as error:
-        return Outcome(family, REFUSED, _line(error))
+    except Exception as error:  # noqa: BLE001 - none may come, and the sweep goes on
+        return Outcome(family, REFUSED, f"{type(error).__name__}: {_line(error)}")
     found = differences(ours, theirs)
     return Outcome(family, OTHER, ", ".join(found[:5])) if found else Outcome(family, SAME)
+
+
+def _codes_against_decoded(family: str, served: Served, model_class: Any) -> Outcome:
+    try:
+        plain = load_model(served.target, model_class)
+    except ArrowQuantError as error:
+        return Outcome(family, OWN_TRIP, f"not by its decoded values either: {_line(error)}")
+    try:
+        coded = load_model(served.target, model_class, codes=True)
+    except Exception as error:  # noqa: BLE001 - none may come, and the sweep goes on
+        return Outcome(family, REFUSED, f"{type(error).__name__}: {_line(error)}")
+    found = coded_differences(coded, plain)
+    if found:
+        return Outcome(family, OTHER, ", ".join(found[:5]))
+    return Outcome(family, SAME, f"{len(coded_modules(coded))} modules of codes")
 
 
 def _line(error: BaseException) -> str:
@@ -73,5 +102,6 @@ def _line(error: BaseException) -> str:
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    for name in sys.argv[1:] or families():
-        print(json.dumps(outcome_of(name)), flush=True)  # noqa: T201
+    with_codes = "--codes" in sys.argv
+    for name in [argument for argument in sys.argv[1:] if argument != "--codes"] or families():
+        print(json.dumps(coded_outcome_of(name) if with_codes else outcome_of(name)), flush=True)  # noqa: T201

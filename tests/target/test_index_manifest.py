@@ -247,6 +247,22 @@ def test_a_manifest_of_a_newer_version_says_update(field: str) -> None:
         Manifest.from_dict(json.loads(json.dumps(values)))
 
 
+def test_a_manifest_of_an_earlier_release_has_no_hash_of_aliases_and_is_read() -> None:
+    manifest = make_manifest(make_receipt())
+    values = json.loads(manifest.to_bytes())
+    del values["aliases_hash"]
+    assert Manifest.from_dict(values) == manifest
+
+
+def test_an_alias_that_is_not_what_its_hash_is_of_is_corrupt() -> None:
+    values = json.loads(make_manifest(make_receipt()).to_bytes())
+    values["aliases"] = {"lm_head.weight": "embed.weighs"}
+    with pytest.raises(
+        CorruptWeights, match="`aliases` of the manifest is not what its `aliases_hash` is of"
+    ):
+        Manifest.from_dict(values)
+
+
 @pytest.mark.parametrize("data", [b"[]", b"{}", b'{"format": "icechunk"}', b"null"])
 def test_somebody_elses_manifest_is_told_apart(data: bytes) -> None:
     with pytest.raises(InvalidCheckpoint, match="not of arrowquant"):

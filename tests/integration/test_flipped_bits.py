@@ -350,11 +350,11 @@ def test_a_bit_of_every_byte_is_found(target: Path, intact: Path, part: int) -> 
 def test_a_bit_of_hundreds_of_bytes_of_each_file_is_found_by_every_way(
     target: Path, intact: Path, way: str
 ) -> None:
-    """Of models' ways 80 bytes of each Parquet file and 20 of each other: a load takes 50 ms."""
-    sweep(way, target, intact, (800, 800) if way in OF_WEIGHTS else (80, 20))
+    """Of models' ways 40 bytes of each Parquet file and 10 of each other: a load takes 50 ms."""
+    sweep(way, target, intact, (400, 400) if way in OF_WEIGHTS else (40, 10))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["stream", "rows"])
 def test_a_bit_of_thousands_of_bytes_without_an_index_is_found(bare: Path, intact: Path, way: str) -> None:
-    sweep(way, bare, intact, (4000, 0))
+    sweep(way, bare, intact, (2000, 0))

@@ -35,7 +35,7 @@ OF_EACH_KIND = (
 # How many modules of each have codes, by every name that they have.
 _CODED = {"mixtral": 9, "t5": 35, "vit": 13}
 # Families that were built and right with transformers 5.24: fewer are a loss, of the sweep's or of ours.
-_LEAST_SAME, _LEAST_WITH_CODES = 430, 410
+_LEAST_SAME, _LEAST_WITH_CODES = 578, 552
 _BATCHES = 8
 
 

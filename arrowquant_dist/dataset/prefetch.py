@@ -19,7 +19,7 @@ Lane = Callable[[], None]
 
 LOADS_AHEAD_PER_WORKER = 4
 _MORE_SMALL_ONES = (
-    8  # times as many, of loads that are small together: a large one before them is not waited for
+    8  # times as many, if they take less than _SMALL_NBYTES: a large one before them is not waited for
 )
 _SMALL_NBYTES = 64 << 20
 THREAD_NAME = "arrowquant-load"
@@ -186,9 +186,8 @@ class Stream(Generic[T]):
         with self._budget.changed:
             if self._is_closed or self._budget.waiting or self._is_reading_ahead:
                 return
-            self._is_reading_ahead = (
-                True  # a load that finishes at once calls this again, before it is in line
-            )
+            # A load that finishes at once calls this again, before it is in line.
+            self._is_reading_ahead = True
             while (
                 self._todo
                 and not self._are_enough([running.load for running in self._ahead])
@@ -323,10 +322,8 @@ class _Running(Generic[T]):
         self._results.clear()
         futures, self._futures = self._futures, []
         for index, future in enumerate(futures):
-            if future.cancel():
-                del self._lanes[
-                    index
-                ]  # the pool has this load in its queue for some time yet, and not its memory
+            if future.cancel():  # the pool has this load in its queue for some time yet, and not its memory
+                del self._lanes[index]
 
     def _run(self, index: int) -> None:
         self._lanes.pop(index)()

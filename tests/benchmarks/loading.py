@@ -59,15 +59,18 @@ def _minilm(runs: int, folder: Path) -> Table:
 def _raw(runs: int, nbytes: int, folder: Path) -> Table:
     side = 64
     rows = max(1, nbytes // (8 * side * 4))
-    tensors = {f"l{i}": torch.full((rows, side), 1 + i / 8) for i in range(8)}
+    tensors = {
+        f"l{i}": torch.full((rows, side), i, dtype=torch.int32) for i in range(8)
+    }  # whole numbers are kept
     save_file(tensors, folder / "raw.safetensors")
     run = RunConfig(engine="inline", compression="none")
-    config = QuantizationConfig("int8", mixed_precision_layers=["l"])
-    ArrowQuantizer(config, run).quantize(str(folder / "raw.safetensors"), str(folder / "raw"))
+    ArrowQuantizer(QuantizationConfig("int8"), run).quantize(
+        str(folder / "raw.safetensors"), str(folder / "raw")
+    )
     parts = [str(path) for path in (folder / "raw" / "weights").rglob("*.parquet")]
     stored = sum(Path(part).stat().st_size for part in parts) / 1e9
     with WeightLoader(folder / "raw") as loader:
-        places = {name: torch.zeros(tensor.shape) for name, tensor in loader}
+        places = {name: torch.zeros_like(tensor) for name, tensor in loader}
         jobs: dict[str, Callable[[], object]] = {
             "verified, into tensors": partial(_into, loader, places),
             "verified, borrowed": partial(_used, loader.stream().borrowed()),

@@ -1,8 +1,8 @@
 """Codes from an S3 server on this machine, verified, against Run:ai's Model Streamer on as many bytes of safetensors.
 
-Each side is a process of its own, which says how long it took from opening to the last tensor. Run:ai's needs the
-packages runai-model-streamer and runai-model-streamer-s3, and torch, in the environment that `--runai` names the
-python of.
+Each side is a process of its own, which has talked to the server once and says how long it took from opening to the
+last tensor. Run:ai's needs the packages runai-model-streamer and runai-model-streamer-s3, and torch, in the environment
+that `--runai` names the python of.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -34,13 +35,18 @@ _COMPRESSIONS = ("none", "zstd")
 _RUNAI = """
 import sys, time
 from runai_model_streamer import SafetensorsStreamer
-start = time.perf_counter()
-count = 0
-with SafetensorsStreamer() as streamer:
-    streamer.stream_file(sys.argv[1])
-    for name, tensor in streamer.get_tensors():
-        count += tensor.numel()
-print(time.perf_counter() - start, count)
+
+def stream(uri):
+    start, count = time.perf_counter(), 0
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_file(uri)
+        for name, tensor in streamer.get_tensors():
+            count += tensor.numel()
+    return time.perf_counter() - start, count
+
+for uri in sys.argv[1:]:  # the first is small: what it takes to talk to S3 is loaded with it
+    found = stream(uri)
+print(*found)
 """
 
 
@@ -78,8 +84,10 @@ def _table(server: SeaweedFS, params: int, runs: int, folder: Path, runai: str) 
     if has_peer.returncode == 0:
         (folder / "plain").mkdir()
         save_file(_codes(folder / "none"), folder / "plain" / "model.safetensors")
+        save_file({"x": torch.zeros(1)}, folder / "plain" / "small.safetensors")
         upload(folder / "plain", f"{uri}/plain", options)
-        commands[_PEER] = [runai, "-c", _RUNAI, f"{uri}/plain/model.safetensors"]
+        files = [f"{uri}/plain/{name}.safetensors" for name in ("small", "model")]
+        commands[_PEER] = [runai, "-c", _RUNAI, *files]
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for name in [
         *commands,
@@ -123,9 +131,11 @@ def _environment(server: SeaweedFS) -> Mapping[str, str]:
 
 def main() -> None:
     uri, options = sys.argv[1:]
+    opened = partial(WeightLoader, uri, storage_options=json.loads(options), dequantize=False, workers=_WAYS)
+    opened().close()  # which imports what it takes to talk to S3
     start = time.perf_counter()
     nbytes = 0
-    with WeightLoader(uri, storage_options=json.loads(options), dequantize=False, workers=_WAYS) as loader:
+    with opened() as loader:
         for _, tensor in loader:
             nbytes += tensor.nbytes
     print(time.perf_counter() - start, nbytes)

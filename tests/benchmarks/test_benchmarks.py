@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.benchmarks import (
     peaks,
     reducing,
     serving,
+    streaming,
     verifying,
 )
 from tests.benchmarks.gguf_files import write_gguf
@@ -72,7 +74,14 @@ def test_codes_in_memory_are_measured_against_float32() -> None:
 @pytest.mark.slow
 def test_loading_is_measured_against_safetensors_and_a_plain_read(tmp_path: Path) -> None:
     rows = check(loading.tables(1, 1 << 20, str(tmp_path)))
-    assert {row.peer for row in rows} == {"load_file of fp16, .float()", "cat"}
+    assert {row.peer for row in rows} == {"load_file of fp16, .float()", "decoding alone", "cat"}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_streams_from_an_object_store_are_measured_without_the_peer_too(tmp_path: Path) -> None:
+    rows = check(streaming.tables(SMALL, 1, str(tmp_path), sys.executable))
+    assert [row.name for row in rows] == ["codes, none, verified", "codes, zstd, verified"]
     assert not list(tmp_path.iterdir())
 
 

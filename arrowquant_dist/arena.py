@@ -145,13 +145,18 @@ def _rounded_up(nbytes: int) -> int:
     return -(-nbytes // step) * step
 
 
-def _pages(nbytes: int) -> np.ndarray:
-    """uint8 [nbytes] of the system's, zeros, in huge pages where it has them; it gets them back at once."""
-    try:
-        pages = mmap.mmap(-1, nbytes, access=mmap.ACCESS_COPY)
-    except OSError as error:
-        raise MemoryError(f"{nbytes} bytes") from error
+def mapped(nbytes: int) -> mmap.mmap:
+    """Zeros of the system's, in huge pages where it has them; it gets them back at once. OSError where it refuses."""
+    pages = mmap.mmap(-1, nbytes, access=mmap.ACCESS_COPY)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # only advice: this kernel was built without them
             pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, np.uint8)
+    return pages
+
+
+def _pages(nbytes: int) -> np.ndarray:
+    """uint8 [nbytes], as `mapped`."""
+    try:
+        return np.frombuffer(mapped(nbytes), np.uint8)
+    except OSError as error:
+        raise MemoryError(f"{nbytes} bytes") from error

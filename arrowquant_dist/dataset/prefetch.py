@@ -18,10 +18,8 @@ U = TypeVar("U")
 Lane = Callable[[], None]
 
 LOADS_AHEAD_PER_WORKER = 4
-_MORE_SMALL_ONES = (
-    8  # times as many, if they take less than _SMALL_NBYTES: a large one before them is not waited for
-)
-_SMALL_NBYTES = 64 << 20
+# Times as many are ahead while they take less than this together: a large one before them is not waited for.
+_MORE_SMALL_ONES, _SMALL_NBYTES = 8, 64 << 20
 THREAD_NAME = "arrowquant-load"
 
 

@@ -6,13 +6,12 @@ import mmap
 import threading
 import weakref
 from collections import deque
-from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arrowquant_dist.arena import fresh
+from arrowquant_dist.arena import fresh, mapped
 from arrowquant_dist.dataset.prefetch import Budget
 from arrowquant_dist.errors import InvalidConfig, shortened
 from arrowquant_dist.loader.spans import Spans
@@ -141,11 +140,7 @@ def _paged(nbytes: int) -> int:
 
 def _addresses(nbytes: int) -> mmap.mmap:
     try:
-        pages = mmap.mmap(-1, nbytes, access=mmap.ACCESS_COPY)
+        return mapped(nbytes)
     except (OSError, OverflowError) as error:
         message = f"the system refuses {nbytes} bytes of addresses for borrowed tensors; lower memory_budget"
         raise InvalidConfig(message) from error
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # only advice: this kernel was built without them
-            pages.madvise(mmap.MADV_HUGEPAGE)
-    return pages

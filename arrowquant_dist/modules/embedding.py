@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from arrowquant_dist.modules import operations
 from arrowquant_dist.modules.transforms import is_traced, is_transformed
-from arrowquant_dist.modules.weight import QuantWeight, check_weight
+from arrowquant_dist.modules.weight import CodesLayer, QuantWeight
 
 
-class QuantEmbedding(torch.nn.Module):
+class QuantEmbedding(CodesLayer):
     """`torch.nn.Embedding` with a QuantWeight: whole numbers [...] → rows [..., embedding_dim] of the weight's dtype.
 
     Only the rows that are looked up are decoded. padding_idx: kept for those who ask; it changes no value.
@@ -19,15 +17,9 @@ class QuantEmbedding(torch.nn.Module):
 
     def __init__(self, weight: QuantWeight, padding_idx: int | None = None) -> None:
         super().__init__()
-        check_weight(weight)
+        self.weight = weight
         self.num_embeddings, self.embedding_dim = weight.shape
         self.padding_idx = padding_idx
-        self.weight = weight
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "weight":
-            check_weight(value)
-        super().__setattr__(name, value)
 
     def forward(self, indices: torch.Tensor) -> torch.Tensor:
         weight = self.weight

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from arrowquant_dist.config.checks import shown
@@ -11,7 +9,7 @@ from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.modules import operations
 from arrowquant_dist.modules.products import multiply
 from arrowquant_dist.modules.transforms import is_traced, is_transformed, plain_linear
-from arrowquant_dist.modules.weight import QuantWeight, check_weight
+from arrowquant_dist.modules.weight import CodesLayer, QuantWeight
 
 _DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
 
@@ -29,7 +27,7 @@ def _check_bias(bias: object, rows: int) -> None:
         raise InvalidConfig(f"a bias of {rows} outputs has floating-point values [{rows}]; this is {kind}")
 
 
-class QuantLinear(torch.nn.Module):
+class QuantLinear(CodesLayer):
     """`torch.nn.Linear` with a QuantWeight: values [..., in_features] → [..., out_features].
 
     Products are summed in float32 (float64 for float64 values) from the values that the codes stand for, and rounded
@@ -47,11 +45,10 @@ class QuantLinear(torch.nn.Module):
     ) -> None:
         super().__init__()
         check_activations(activations)
-        check_weight(weight)
+        self.weight = weight
         _check_bias(bias, weight.shape[0])
         self.activations = activations
         self.out_features, self.in_features = weight.shape
-        self.weight = weight
         if bias is not None and not isinstance(bias, torch.nn.Parameter):
             bias = torch.nn.Parameter(bias)
         self.register_parameter("bias", bias)
@@ -92,11 +89,6 @@ class QuantLinear(torch.nn.Module):
                 "quantized activations have no derivative and are not for torch.func; leave activations out"
             )
             raise InvalidConfig(message)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "weight":
-            check_weight(value)
-        super().__setattr__(name, value)
 
     def _is_plain(self, values: torch.Tensor) -> bool:
         """Whether nobody traces it, and nothing needs a gradient."""

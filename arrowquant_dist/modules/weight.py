@@ -223,7 +223,18 @@ def is_packable(quant_type: str, shape: tuple[int, ...], row_dims: int) -> bool:
     return quant_type in BITS and len(shape) == 2 and row_dims == 1
 
 
-def check_weight(weight: object) -> None:
+class CodesLayer(torch.nn.Module):
+    """A layer with a QuantWeight. InvalidConfig where anything else is put in that one's place."""
+
+    weight: QuantWeight
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            _check_weight(value)
+        super().__setattr__(name, value)
+
+
+def _check_weight(weight: object) -> None:
     if not isinstance(weight, QuantWeight):
         message = (
             f"weight is {shown(weight)}; give a QuantWeight, which QuantWeight.of makes of quantized values"

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -67,7 +66,7 @@ def tables(nbytes: int, runs: int, folder: str | None, formats: tuple[str, ...] 
             options = server.storage_options
             there = server.make_bucket("dataset")
             upload(dataset, there, options)
-            yield _rates("Bucket to bucket", there, partial(_bucket, server), options, runs, formats)
+            yield _rates("Bucket to bucket", there, server.bucket, options, runs, formats)
         finally:
             server.stop()
 
@@ -176,12 +175,3 @@ def _run(job: Job, environment: Mapping[str, str] | None = None) -> tuple[dict[s
 def _emptied(place: Path, name: str) -> Iterator[str]:
     with emptied(place / name):
         yield str(place / name)
-
-
-@contextmanager
-def _bucket(server: SeaweedFS, name: str) -> Iterator[str]:
-    uri = server.make_bucket(name)
-    try:
-        yield uri
-    finally:
-        server.drop_bucket(name)

@@ -148,7 +148,7 @@ def _copy_table(server: SeaweedFS, params: int, runs: int, folder: str | None) -
     found: dict[str, Measured] = {}
     for _ in range(runs):
         for name, job in jobs.items():
-            with _emptied(server, "target") as target:
+            with server.bucket("target") as target:
                 found[name] = _better(found.get(name), partial(job, target))
     server.drop_bucket("source")
     rates = {name: nbytes / MIB / one.seconds for name, one in found.items()}
@@ -278,13 +278,3 @@ def _server(folder: str | None) -> Iterator[SeaweedFS]:
             yield server
         finally:
             server.stop()
-
-
-@contextmanager
-def _emptied(server: SeaweedFS, name: str) -> Iterator[str]:
-    """A new bucket, gone afterwards with all that was written to it."""
-    uri = server.make_bucket(name)
-    try:
-        yield uri
-    finally:
-        server.drop_bucket(name)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,15 @@ class SeaweedFS:
         """Its s3:// URI."""
         self.objects.client.create_bucket(Bucket=name)
         return f"s3://{name}"
+
+    @contextmanager
+    def bucket(self, name: str) -> Iterator[str]:
+        """The s3:// URI of a new one, which is gone afterwards with all that was written to it."""
+        uri = self.make_bucket(name)
+        try:
+            yield uri
+        finally:
+            self.drop_bucket(name)
 
     def drop_bucket(self, name: str) -> None:
         """With all that is in it; the disk space is free again at once."""

@@ -36,6 +36,10 @@ class Loads:
     settings: LoaderSettings
     allocate: Allocate = fresh
 
+    def of_codes(self) -> Loads:
+        """Of the same open dataset, that give QuantizedTensors."""
+        return replace(self, settings=replace(self.settings, dequantize=False, dtype=None))
+
     def dtype(self, layer: StoredLayer) -> str:
         """What a layer is decoded to."""
         return (self.settings.dtype if layer.is_float else None) or layer.dtype

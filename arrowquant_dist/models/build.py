@@ -17,6 +17,7 @@ from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig, MissingDependency, ModelMismatch, listed, shortened
 from arrowquant_dist.loader.opened import OpenDataset
 from arrowquant_dist.models.fill import Slot, slots_of
+from arrowquant_dist.models.quiet import Table, without_account
 from arrowquant_dist.models.traced import Call, Origin, Traced, UntraceableOperation, sources_of
 
 _FIRST_VERSION = 5
@@ -119,17 +120,19 @@ def build_model(
     state = {name: _traced(layer, opened, changes) for name, layer in layers.items()}
     options = {} if wanted.attention is None else {"attn_implementation": wanted.attention}
     uri = opened.dataset.uri
+    table = Table()
     try:
-        model, found = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=state,
-            dtype="auto" if wanted.dtype is None else wanted.dtype,
-            ignore_mismatched_sizes=True,  # reported, and refused below by name
-            output_loading_info=True,
-            local_files_only=True,
-            **options,
-        )
+        with without_account(table):
+            model, found = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=state,
+                dtype="auto" if wanted.dtype is None else wanted.dtype,
+                ignore_mismatched_sizes=True,  # reported, and refused below by name
+                output_loading_info=True,
+                local_files_only=True,
+                **options,
+            )
     except ImportError as error:
         raise _missing_package(error, uri) from error
     except (AttributeError, TypeError, OSError) as error:
@@ -146,7 +149,10 @@ def build_model(
                 f"attn_implementation is {shown(wanted.attention)}, which {model_class.__name__} has not"
             )
             raise InvalidConfig(f"{message} ({_said(error)}); leave it out", uri=uri) from error
-        message = f"transformers makes no {model_class.__name__} of these layers ({_said(error)}); pass their own class"
+        reason = shortened(table.failed, 300) if table.failed is not None else _said(error)
+        message = (
+            f"transformers makes no {model_class.__name__} of these layers ({reason}); pass their own class"
+        )
         raise ModelMismatch(message, uri=uri) from error
     slots = slots_of(model)
     _check(model, found, layers, slots, wanted, uri)

@@ -11,10 +11,11 @@ from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Stream
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.errors import InvalidConfig
-from arrowquant_dist.loader.opened import OpenDataset
+from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.machine import give_back_freed_memory
 from arrowquant_dist.models.fill import Slot
 from arrowquant_dist.models.provenance import RowRun, row_runs
+from arrowquant_dist.models.told import Told
 from arrowquant_dist.models.traced import Call, Traced, replaced
 from arrowquant_dist.modules.replace import can_be_packed, packed_module, replace_modules
 from arrowquant_dist.modules.weight import QuantWeight, is_packable
@@ -58,32 +59,42 @@ def coded_slots(
     return found
 
 
-def put_codes(
-    model: torch.nn.Module, coded: Sequence[CodedSlot], opened: OpenDataset, activations: str | None
-) -> None:
-    """Reads the codes and puts modules that compute with them in the places of the slots' modules, whose biases are
-    filled already. Takes the memory of the codes, and the budget. Raises CorruptWeights, StorageError."""
-    spans = [(index, name, span) for index, each in enumerate(coded) for name, span in each.spans.items()]
-    regions = [Region.cut(opened.dataset.layer(name), {0: span}) for _, name, span in spans]
-    parts: list[dict[str, QuantWeight]] = [{} for _ in coded]
-    packed: dict[torch.nn.Module, torch.nn.Module] = {}
-    read = Stream([opened.assembler.quantized(region) for region in regions], opened.budget, opened.workers)
-    try:
-        for (index, name, _), tensor in zip(spans, read, strict=True):
-            each = coded[index]
-            parts[index][name] = QuantWeight.of(tensor, each.slot.traced.node.like.dtype)
-            if len(parts[index]) == len(each.spans):
-                weight = _joined(each, parts[index])
-                parts[index] = {}
-                for module, _ in each.slot.places:
-                    packed[module] = packed_module(module, weight, activations)
-    finally:
-        read.close()
-        read.pool.shutdown()
-    replace_modules(model, packed)
-    give_back_freed_memory()
-    if packed:
-        refuse_what_needs_values(model)
+class Coding:
+    """What the slots consist of, read as codes. nbytes: of codes, scales and zero points, as they are stored."""
+
+    def __init__(self, coded: Sequence[CodedSlot], loads: Loads) -> None:
+        self._coded, self._loads = coded, loads.of_codes()
+        layers = self._loads.opened.dataset.layers
+        spans = [(index, name, rows) for index, each in enumerate(coded) for name, rows in each.spans.items()]
+        self._parts = [(index, Region.cut(layers[name], {0: rows})) for index, name, rows in spans]
+        self.nbytes = sum(self._loads.nbytes(region) for _, region in self._parts)
+
+    def put(self, model: torch.nn.Module, activations: str | None, told: Told) -> None:
+        """Puts modules that compute with the codes in the places of the slots' modules, whose biases have their values.
+
+        Takes the memory of the codes, and the budget. Raises CorruptWeights, StorageError.
+        """
+        opened = self._loads.opened
+        parts: list[dict[str, QuantWeight]] = [{} for _ in self._coded]
+        packed: dict[torch.nn.Module, torch.nn.Module] = {}
+        read = Stream([self._loads.one(region) for _, region in self._parts], opened.budget, opened.workers)
+        try:
+            for (index, region), tensor in zip(self._parts, read, strict=True):
+                each, name = self._coded[index], region.layer.name
+                parts[index][name] = QuantWeight.of(tensor, each.slot.traced.node.like.dtype)
+                told(name, self._loads.nbytes(region))
+                if len(parts[index]) == len(each.spans):
+                    weight = _joined(each, parts[index])
+                    parts[index] = {}
+                    for module, _ in each.slot.places:
+                        packed[module] = packed_module(module, weight, activations)
+        finally:
+            read.close()
+            read.pool.shutdown()
+        replace_modules(model, packed)
+        give_back_freed_memory()
+        if packed:
+            refuse_what_needs_values(model)
 
 
 def refuse_what_needs_values(model: torch.nn.Module) -> None:

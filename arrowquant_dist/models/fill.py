@@ -17,6 +17,7 @@ from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.memory import decodable_bytes
 from arrowquant_dist.loader.parts import Cut
 from arrowquant_dist.models.placements import Placement, placements_of
+from arrowquant_dist.models.told import Told
 from arrowquant_dist.models.traced import Call, Node, Origin, Traced, evaluated, make_changes
 
 # Of the budget: what one read of a layer may take, so that others go on beside it.
@@ -59,43 +60,64 @@ def slots_of(model: torch.nn.Module) -> list[Slot]:
     return [*slots.values()]
 
 
-def fill_slots(slots: Sequence[Slot], changes: Sequence[Call], loads: Loads) -> None:
-    """Reads what the slots consist of and puts it there, then makes the changes.
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What one load has put in its places: bytes there, of a layer by the name that it is stored under."""
 
-    Takes the memory of the slots, and the budget. Raises CorruptWeights, StorageError; MemoryBudgetExceeded where a
-    layer that has to be whole at once does not fit.
+    layer: str
+    nbytes: int
+
+
+class Filling:
+    """What the slots consist of, read and put there.
+
+    nbytes: of all values that layers have in the slots.
     """
-    wanted: defaultdict[str, list[Placement]] = defaultdict(list)
-    joint: list[Placement] = []
-    for slot in slots:
-        for placement in placements_of(slot.traced.node, slot.tensor):
-            if len(placement.sources) == 1:
-                wanted[placement.sources[0]].append(placement)
-            else:
-                joint.append(placement)
-    opened = loads.opened
-    found = (
-        load
-        for name, layer in opened.dataset.layers.items()
-        if name in wanted
-        for load in _loads(layer, wanted[name], loads)
-    )
-    stream = Stream(found, opened.budget, opened.workers)
-    try:
-        for _ in stream:
-            pass
-    finally:
-        stream.close()
-        stream.pool.shutdown()  # no thread decodes into what is given up
-    for placement in joint:
-        _place_jointly(placement, loads)
-    make_changes(changes, {id(slot.traced): slot.tensor for slot in slots})
-    for slot in slots:
-        slot.put()
+
+    def __init__(self, slots: Sequence[Slot], changes: Sequence[Call], loads: Loads) -> None:
+        self._slots, self._changes, self._loads = slots, changes, loads
+        self._wanted: defaultdict[str, list[Placement]] = defaultdict(list)
+        self._joint: list[Placement] = []
+        for slot in slots:
+            for placement in placements_of(slot.traced.node, slot.tensor):
+                if len(placement.sources) == 1:
+                    self._wanted[placement.sources[0]].append(placement)
+                else:
+                    self._joint.append(placement)
+        every = chain(self._joint, *self._wanted.values())
+        self.nbytes = sum(placement.out.nbytes for placement in every if placement.sources)
+
+    def fill(self, told: Told) -> None:
+        """Reads, then makes the changes. told: called by this thread for what is in its place.
+
+        Takes the memory of the slots, and the budget. Raises CorruptWeights, StorageError; MemoryBudgetExceeded where a
+        layer that has to be whole at once does not fit.
+        """
+        opened = self._loads.opened
+        found = (
+            load
+            for name, layer in opened.dataset.layers.items()
+            if name in self._wanted
+            for load in _loads(layer, self._wanted[name], self._loads)
+        )
+        stream = Stream(found, opened.budget, opened.workers)
+        try:
+            for filled in stream:
+                told(filled.layer, filled.nbytes)
+        finally:
+            stream.close()
+            stream.pool.shutdown()  # no thread decodes into what is given up
+        for placement in self._joint:
+            _place_jointly(placement, self._loads)
+            if placement.sources:
+                told(placement.sources[0], placement.out.nbytes)
+        make_changes(self._changes, {id(slot.traced): slot.tensor for slot in self._slots})
+        for slot in self._slots:
+            slot.put()
 
 
-def _loads(layer: StoredLayer, placements: list[Placement], loads: Loads) -> Iterator[Load[None]]:
-    """Each gives None, when the values that it read are in their places."""
+def _loads(layer: StoredLayer, placements: list[Placement], loads: Loads) -> Iterator[Load[Filled]]:
+    """Each has put the values that it read in their places."""
     whole = Region.whole(layer)
     if not all(placement.is_plain for placement in placements):
         load = loads.decoded(whole, layer.dtype)
@@ -103,11 +125,12 @@ def _loads(layer: StoredLayer, placements: list[Placement], loads: Loads) -> Ite
         return
     direct = next((p for p in placements if decodable_bytes(p.out, layer.dtype) is not None), None)
     if direct is not None:
-        others = [placement for placement in placements if placement is not direct]
-        yield loads.into(whole, direct.out, layer.dtype).then(partial(_copy, others, slice(None)))
+        load = loads.into(whole, direct.out, layer.dtype)
+        yield load.then(partial(_copy, layer.name, placements, slice(None), direct))
         return
     for run in _runs(layer, loads):
-        yield loads.decoded(_region(layer, run), layer.dtype).then(partial(_copy, placements, run))
+        load = loads.decoded(_region(layer, run), layer.dtype)
+        yield load.then(partial(_copy, layer.name, placements, run, None))
 
 
 def _runs(layer: StoredLayer, loads: Loads) -> list[slice]:
@@ -141,14 +164,23 @@ def _region(layer: StoredLayer, rows: slice) -> Region:
     return Cut(rows).region(layer, layer.name) if layer.shape else Region.whole(layer)
 
 
-def _place(name: str, placements: Iterable[Placement], values: torch.Tensor) -> None:
+def _place(name: str, placements: Sequence[Placement], values: torch.Tensor) -> Filled:
     for placement in placements:
         placement.out.copy_(evaluated(placement.value, {name: values}))
+    return Filled(name, sum(placement.out.nbytes for placement in placements))
 
 
-def _copy(placements: Iterable[Placement], rows: slice, values: torch.Tensor) -> None:
+def _copy(
+    name: str, placements: Iterable[Placement], rows: slice, direct: Placement | None, values: torch.Tensor
+) -> Filled:
+    """direct: the one of the placements that has its values already."""
+    nbytes = 0
     for placement in placements:
-        (placement.out[rows] if placement.out.dim() else placement.out).copy_(values)
+        place = placement.out[rows] if placement.out.dim() else placement.out
+        nbytes += place.nbytes
+        if placement is not direct:
+            place.copy_(values)
+    return Filled(name, nbytes)
 
 
 def _place_jointly(placement: Placement, loads: Loads) -> None:

@@ -19,6 +19,7 @@ from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
+from arrowquant_dist.loader.stream import ProgressCallback, check_progress
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.models.arguments import (
     check_attention,
@@ -51,6 +52,7 @@ def load_model(
     attn_implementation: str | Mapping[str, str] | None = None,
     codes: bool = False,
     activations: str | None = None,
+    progress: ProgressCallback | None = None,
     **others: object,
 ) -> Any:
     """A model of transformers with the decoded weights of a dataset, as `from_pretrained` of the source would give it.
@@ -69,11 +71,14 @@ def load_model(
     (QuantLinear, QuantEmbedding); all others are decoded. activations: "int8" with codes for products of whole numbers,
     as QuantLinear has them.
 
+    progress: called with the bytes of the model that have their values, those of all (weights that stay codes count as
+    stored), and the layer, after each layer or part of one, by the thread that calls this. transformers' own bar and
+    report, which say nothing of what is read, are not shown.
+
     Nothing is read unless all fits: ModelMismatch names what is missing, left over or of another shape. CorruptWeights
     names the layer. Code that comes with a model is not run.
     """
     from arrowquant_dist.models.build import Wanted, build_model, class_of, given_config
-    from arrowquant_dist.models.fill import fill_slots
 
     refuse_unknown("load_model", others)
     place = location(target, "target")
@@ -82,6 +87,7 @@ def load_model(
     check_attention(attn_implementation)
     check_bool("codes", codes)
     check_subfolder(subfolder)
+    check_progress(progress)
     if activations is not None and not codes:
         raise InvalidConfig("activations goes with codes=True only; leave one of them out")
     for key, patterns in (("initialize", initialize), ("leave_out", leave_out)):
@@ -102,9 +108,9 @@ def load_model(
         wanted = Wanted(dtype, attn_implementation, tuple(initialize))
         built = build_model(class_of(model_class, config, files.uri), config, layers, opened, wanted)
         if codes:
-            _fill_with_codes(built, Loads(opened, settings), activations)
+            _fill_with_codes(built, Loads(opened, settings), activations, progress)
         else:
-            fill_slots(built.slots, built.changes, Loads(opened, settings, Slabs().take))
+            _fill(built, Loads(opened, settings, Slabs().take), progress)
         _finish(built.model, files.folder / subfolder, files.uri)
     return built.model
 
@@ -118,16 +124,30 @@ def _config(files: SmallFiles, subfolder: str, model_class: Any) -> Any:
     return config_of(folder, model_class, files.uri)
 
 
-def _fill_with_codes(built: Built, loads: Loads, activations: str | None) -> None:
-    from arrowquant_dist.models.codes import coded_slots, put_codes
-    from arrowquant_dist.models.fill import fill_slots
+def _fill(built: Built, loads: Loads, progress: ProgressCallback | None) -> None:
+    from arrowquant_dist.models.fill import Filling
+    from arrowquant_dist.models.told import Told
+
+    filling = Filling(built.slots, built.changes, loads)
+    filling.fill(Told(progress, filling.nbytes))
+
+
+def _fill_with_codes(
+    built: Built, loads: Loads, activations: str | None, progress: ProgressCallback | None
+) -> None:
+    from arrowquant_dist.models.codes import Coding, coded_slots
+    from arrowquant_dist.models.fill import Filling
+    from arrowquant_dist.models.told import Told
     from arrowquant_dist.modules.linear import check_activations
 
     check_activations(activations)
     coded = coded_slots(built.slots, built.changes, loads.opened.dataset.layers)
     own = {id(each.slot) for each in coded}
-    fill_slots([slot for slot in built.slots if id(slot) not in own], built.changes, loads)
-    put_codes(built.model, coded, loads.opened, activations)
+    filling = Filling([slot for slot in built.slots if id(slot) not in own], built.changes, loads)
+    coding = Coding(coded, loads)
+    told = Told(progress, filling.nbytes + coding.nbytes)
+    filling.fill(told)
+    coding.put(built.model, activations, told)
 
 
 def _layers(

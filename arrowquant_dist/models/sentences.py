@@ -10,11 +10,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from arrowquant_dist.config import Storage, parse_size
 from arrowquant_dist.config.checks import check_bool, check_options
+from arrowquant_dist.config.patterns import matcher
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import load_now
 from arrowquant_dist.dataset.region import Region
@@ -22,10 +24,12 @@ from arrowquant_dist.errors import InvalidConfig, MissingDependency, ModelMismat
 from arrowquant_dist.folder.components import MODULES
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
+from arrowquant_dist.loader.stream import ProgressCallback, check_progress
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.models.arguments import check_dtype, check_patterns, refuse_unknown
 from arrowquant_dist.models.files import SmallFiles, small_files
 from arrowquant_dist.models.stand_in import write_holes
+from arrowquant_dist.models.told import Told
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
 
@@ -45,12 +49,13 @@ def load_sentence_transformer(
     verify: bool = True,
     initialize: Sequence[str] = (),
     leave_out: Sequence[str] = (),
+    progress: ProgressCallback | None = None,
     **others: object,
 ) -> Any:
     """A SentenceTransformer with the decoded weights of a dataset, as SentenceTransformer(source) would be with them.
 
     Modules, pooling, normalization, prompts and lengths are those that the dataset's modules.json names. The arguments
-    are those of `load_model`; a pooler that the checkpoint lacks, and no embedding needs, is allowed by
+    are those of `load_model`, `progress` too; a pooler that the checkpoint lacks, and no embedding needs, is allowed by
     initialize=["pooler"]. The model is on the CPU.
 
     Raises MissingDependency without sentence-transformers, InvalidConfig where no modules.json says how tokens become
@@ -61,6 +66,7 @@ def load_sentence_transformer(
     place = location(target, "target")
     check_bool("verify", verify)
     check_dtype(dtype)
+    check_progress(progress)
     for key, patterns in (("initialize", initialize), ("leave_out", leave_out)):
         check_patterns(key, patterns)
     limit = parse_size(memory_budget, "memory_budget")
@@ -73,71 +79,99 @@ def load_sentence_transformer(
         layers = {path: _layers_of(path, files, loads.opened) for path in parts.values()}
         _check_all_taken(layers, loads.opened)
         with _stand_in(files, layers) as folder:
-            options = {} if dtype is None else {"dtype": dtype}
-            try:
-                model = sentence_transformers.SentenceTransformer(
-                    str(folder),
-                    device="cpu",
-                    trust_remote_code=False,
-                    local_files_only=True,
-                    model_kwargs=options,
-                )
-            except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-                reason = shortened(" ".join(str(error).split()), 300)
-                message = f"sentence-transformers does not build it ({reason}); open the source with it"
-                raise InvalidConfig(message, uri=files.uri) from error
-            for name, path in parts.items():
-                module = model.get_submodule(name)
-                _Filling(loads, layers[path], tuple(initialize), tuple(leave_out)).fill(module)
+            model = _built(sentence_transformers.SentenceTransformer, folder, dtype, files.uri)
+            chosen = _Chosen(loads, tuple(initialize), tuple(leave_out))
+            fillings = [
+                chosen.filling(model.get_submodule(name), layers[path]) for name, path in parts.items()
+            ]
+            told = Told(progress, sum(filling.nbytes for filling in fillings))
+            for filling in fillings:
+                filling.fill(told)
         return model
 
 
-class _Filling:
-    """Gives the tensors of one module their values."""
+def _built(kind: Any, folder: Path, dtype: torch.dtype | str | None, uri: str) -> Any:
+    from arrowquant_dist.models.quiet import Table, without_account
 
-    def __init__(
-        self,
-        loads: Loads,
-        layers: Mapping[str, StoredLayer],
-        initialize: tuple[str, ...],
-        leave_out: tuple[str, ...],
-    ) -> None:
-        from arrowquant_dist.config.patterns import matcher
+    options = {} if dtype is None else {"dtype": dtype}
+    try:
+        with without_account(Table()):
+            return kind(
+                str(folder),
+                device="cpu",
+                trust_remote_code=False,
+                local_files_only=True,
+                model_kwargs=options,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        reason = shortened(" ".join(str(error).split()), 300)
+        message = f"sentence-transformers does not build it ({reason}); open the source with it"
+        raise InvalidConfig(message, uri=uri) from error
 
-        unwanted = [matcher(pattern) for pattern in leave_out]
-        self._loads = loads
-        self._layers = {n: layer for n, layer in layers.items() if not any(skip(n) for skip in unwanted)}
-        self._initialize = initialize
 
-    def fill(self, module: torch.nn.Module) -> None:
-        """Raises ModelMismatch where the module's tensors and the layers are not each other's."""
+class _Filling(Protocol):
+    """How the tensors of one module get their values. nbytes: of these."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def fill(self, told: Told) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """initialize, leave_out: what the caller allows."""
+
+    loads: Loads
+    initialize: tuple[str, ...]
+    leave_out: tuple[str, ...]
+
+    def filling(self, module: torch.nn.Module, layers: Mapping[str, StoredLayer]) -> _Filling:
+        """Reads nothing. Raises ModelMismatch where the module's tensors and the layers are not each other's."""
         import transformers
 
-        inner = [child for child in module.modules() if isinstance(child, transformers.PreTrainedModel)]
-        if inner:
-            self._fill_model(inner[0])
-        else:
-            self._fill_by_name(module)
+        unwanted = [matcher(pattern) for pattern in self.leave_out]
+        wanted = {name: layer for name, layer in layers.items() if not any(skip(name) for skip in unwanted)}
+        for child in module.modules():
+            if isinstance(child, transformers.PreTrainedModel):
+                return _ModelFilling(child, wanted, self)
+        return _NamedFilling(module, wanted, self.loads)
 
-    def _fill_model(self, theirs: Any) -> None:
-        """What transformers builds has no names of its own in the checkpoint; it is built again, and its tensors take
-        the place of those without values."""
+
+class _ModelFilling:
+    """Of a model of transformers, whose tensors have no names of their own in the checkpoint: it is built again, and
+    its tensors take the place of those without values."""
+
+    def __init__(self, theirs: Any, layers: Mapping[str, StoredLayer], chosen: _Chosen) -> None:
         from arrowquant_dist.models.build import Wanted, build_model
-        from arrowquant_dist.models.fill import fill_slots
+        from arrowquant_dist.models.fill import Filling
 
-        wanted = Wanted(theirs.dtype, None, self._initialize)  # attention is what the config says by now
-        built = build_model(type(theirs), theirs.config, self._layers, self._loads.opened, wanted)
-        fill_slots(built.slots, built.changes, self._loads)
-        places = dict(theirs.named_modules())
-        for path, module in built.model.named_modules():
+        wanted = Wanted(theirs.dtype, None, chosen.initialize)  # attention is what the config says by now
+        built = build_model(type(theirs), theirs.config, layers, chosen.loads.opened, wanted)
+        self._theirs, self._ours = theirs, built.model
+        self._filling = Filling(built.slots, built.changes, chosen.loads)
+
+    @property
+    def nbytes(self) -> int:
+        return self._filling.nbytes
+
+    def fill(self, told: Told) -> None:
+        self._filling.fill(told)
+        places = dict(self._theirs.named_modules())
+        for path, module in self._ours.named_modules():
             own = [*module.named_parameters(recurse=False, remove_duplicate=False)]
             for name, tensor in [*own, *module.named_buffers(recurse=False, remove_duplicate=False)]:
                 setattr(places[path], name, tensor)
 
-    def _fill_by_name(self, module: torch.nn.Module) -> None:
-        state = module.state_dict(keep_vars=True)
-        missing = sorted(state.keys() - self._layers.keys())
-        left = sorted(self._layers.keys() - state.keys())
+
+class _NamedFilling:
+    """Of any other module, whose tensors have the layers' names."""
+
+    def __init__(self, module: torch.nn.Module, layers: Mapping[str, StoredLayer], loads: Loads) -> None:
+        self._state = module.state_dict(keep_vars=True)
+        self._layers, self._loads = layers, loads
+        missing = sorted(self._state.keys() - layers.keys())
+        left = sorted(layers.keys() - self._state.keys())
         if missing or left:
             problems = [f"not in the dataset: {listed(missing)}"] if missing else []
             problems += [f"not in the module: {listed(left)}"] if left else []
@@ -145,11 +179,19 @@ class _Filling:
                 f"{type(module).__name__} does not go with the dataset; {'; '.join(problems)}; quantize the folder "
                 "that it came from"
             )
-            raise ModelMismatch(message, uri=self._loads.opened.dataset.uri)
-        for name, tensor in state.items():
-            region = Region.whole(self._layers[name])
-            values = load_now(self._loads.decoded(region, region.layer.dtype), self._loads.opened.budget)
+            raise ModelMismatch(message, uri=loads.opened.dataset.uri)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._state.values())
+
+    def fill(self, told: Told) -> None:
+        for name, tensor in self._state.items():
+            layer = self._layers[name]
+            load = self._loads.decoded(Region.whole(layer), layer.dtype)
+            values = load_now(load, self._loads.opened.budget)
             tensor.data = values.to(tensor.dtype)
+            told(layer.name, tensor.nbytes)
 
 
 def _imported() -> Any:

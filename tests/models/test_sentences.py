@@ -161,3 +161,15 @@ def test_without_the_package_it_says_which_one_to_install(
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingDependency, match=r"arrowquant-dist\[sentence-transformers\]"):
         load_sentence_transformer(tiny.target)
+
+
+def test_progress_ends_at_all_bytes_of_every_module_and_nothing_else_is_shown(
+    tiny: Served, capfd: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[int, int, str]] = []
+    model = load_sentence_transformer(tiny.target, progress=lambda *call: calls.append(call))
+    total = sum(parameter.nbytes for parameter in model.parameters())
+    assert calls[-1][:2] == (total, total)
+    assert [call[0] for call in calls] == sorted({call[0] for call in calls})
+    assert len({call[2] for call in calls}) == len([*model.parameters()])
+    assert capfd.readouterr() == ("", "")

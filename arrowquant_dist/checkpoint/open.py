@@ -27,7 +27,7 @@ from arrowquant_dist.folder.components import TOP, Component, named_components
 from arrowquant_dist.folder.listing import SourceFolder, open_folder
 from arrowquant_dist.folder.names import PARQUET, SAFETENSORS, TORCH, index_of, is_adapter, kind_by_suffix
 from arrowquant_dist.folder.remains import has_parquet, is_target, nothing_found, remaining_notes
-from arrowquant_dist.folder.sidecars import Sidecars, choose_sidecars
+from arrowquant_dist.folder.sidecars import Sidecars, choose_sidecars, refuse_folders
 from arrowquant_dist.folder.threads import in_threads
 from arrowquant_dist.folder.weights import (
     WeightFiles,
@@ -89,6 +89,7 @@ def _open_folder(uri: str, store: Store, storage: Storage) -> Checkpoint:
     components = named_components(folder)
     chosen = [(component, choose_weights(folder, component.path)) for component in components]
     found = [(component, weights) for component, weights in chosen if weights is not None]
+    refuse_folders(folder, [component.path for component in components])
     if not found and not adapters_in(folder) and has_parquet(folder):
         return open_dataset(store, folder)
     for component, weights in chosen:

@@ -14,11 +14,14 @@ from typing import Protocol
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.errors import IncompleteDataset, listed
 from arrowquant_dist.export.files import OutputFile
 from arrowquant_dist.export.tensors import LayerExport
-from arrowquant_dist.folder.components import Component
+from arrowquant_dist.folder.components import MODULES, PIPELINE, Component
 
 MARK_KEY = "arrowquant.export"  # in each file's metadata: the mark of the export that it belongs to
+# Of a side file: what who edited it on purpose can do.
+_IF_MEANT = "put the old one back, and change that of the output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +62,39 @@ class Model:
 
     @property
     def side_files(self) -> Sequence[str]:
-        """Paths of the small files that come along: config.json, tokenizer, README."""
-        return self.checkpoint.sidecars
+        """Paths of the small files that come along: config.json, tokenizer, README; whatever the manifest lists."""
+        return tuple(dict.fromkeys((*self.checkpoint.sidecars, *self._listed)))
+
+    @property
+    def _listed(self) -> list[str]:
+        manifest = self.dataset.manifest
+        return [file.path for file in manifest.sidecars] if manifest is not None else []
+
+    def check_side_files(self) -> None:
+        """IncompleteDataset where one is gone that the manifest lists: programs might do without it in silence.
+        CorruptWeights where one is not what it lists, of those that say what folders of it the model consists of."""
+        missing = [path for path in self._listed if not self._is_there(path)]
+        if missing:
+            message = f"{listed(missing)}: listed in its manifest, and not there"
+            raise IncompleteDataset(
+                f"{message}; fetch it again, or quantize with --repair", uri=self.dataset.uri
+            )
+        for path in (MODULES, PIPELINE):
+            self.read(path)
+
+    def _is_there(self, path: str) -> bool:
+        return path in self.checkpoint.sidecars or self.dataset.store.exists(path)
 
     def read(self, path: str) -> bytes | None:
-        """One of the side files, at most 32 MiB; None where there is none."""
-        return self.dataset.store.read(path) if path in self.side_files else None
+        """One of the side files, at most 32 MiB, as `read_side_file`; None where there is none."""
+        return self.read_side_file(path) if path in self.side_files else None
+
+    def read_side_file(self, path: str) -> bytes:
+        """CorruptWeights where the dataset's manifest lists another content."""
+        data, manifest = self.dataset.store.read(path), self.dataset.manifest
+        if manifest is not None:
+            manifest.check_sidecar(path, data, self.dataset.store.url(path), _IF_MEANT)
+        return data
 
     def component_of(self, name: str) -> Component:
         """That a layer of this name belongs to."""

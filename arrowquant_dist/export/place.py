@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, TargetConflict, listed
+from arrowquant_dist.errors import IncompleteDataset, TargetConflict, listed
 from arrowquant_dist.export.files import OutputFile
 from arrowquant_dist.export.format import MARK_KEY, ExportDraft, Model, OutputFiles
 from arrowquant_dist.export.record import RECORD_PATH, ExportRecord
@@ -57,7 +57,7 @@ class SideFiles:
         made = {**draft.changed, **files.closing}
         # of a source that is itself an export, the record came along: this one has its own
         others = {*made, *draft.left_out, RECORD_PATH}
-        return cls(model, made, [path for path in _of_dataset(model) if path not in others])
+        return cls(model, made, [path for path in model.side_files if path not in others])
 
     @property
     def paths(self) -> list[str]:
@@ -71,26 +71,7 @@ class SideFiles:
         """Its content. CorruptWeights where the dataset's manifest says another."""
         if path in self.made:
             return self.made[path]
-        data = self.model.dataset.store.read(path)
-        manifest = self.model.dataset.manifest
-        named = {file.path: file for file in manifest.sidecars} if manifest is not None else {}
-        if path in named and StoredFile.of(path, data) != named[path]:
-            message = "it is not what the dataset's manifest lists; quantize with --repair, or fetch it again"
-            raise CorruptWeights(message, uri=self.model.dataset.store.url(path))
-        return data
-
-
-def _of_dataset(model: Model) -> list[str]:
-    """Paths of its small files. IncompleteDataset where one is gone that the manifest lists: the output would lack it,
-    and programs might do without it in silence."""
-    manifest, store = model.dataset.manifest, model.dataset.store
-    there = [file.path for file in manifest.sidecars] if manifest is not None else []
-    others = [path for path in there if path not in model.side_files]
-    missing = [path for path in others if not store.exists(path)]
-    if missing:
-        message = f"{listed(missing)}: listed in its manifest, and not there; fetch it again, or quantize with --repair"
-        raise IncompleteDataset(message, uri=model.dataset.uri)
-    return [*model.side_files, *others]
+        return self.model.read_side_file(path)
 
 
 class ExportPlace:

@@ -114,7 +114,8 @@ def plan_export(target: Location, out: Location, options: ExportOptions, run: Ru
 
 
 def open_model(target: str, options: ExportOptions, run: RunConfig) -> Model:
-    """The dataset at `target`, and what its layers may be quantized anew from. No values are read."""
+    """The dataset at `target`, and what its layers may be quantized anew from. No values are read.
+    IncompleteDataset, CorruptWeights where its small files are not all those that its manifest lists."""
     checkpoint = open_checkpoint(target, run.source_storage)
     dataset = checkpoint.dataset
     if dataset is None:
@@ -123,7 +124,9 @@ def open_model(target: str, options: ExportOptions, run: RunConfig) -> Model:
     # a dataset may be one file, which is no folder; without small files no config names folders
     components = named_components(open_folder(dataset.store)) if checkpoint.sidecars else [TOP]
     source = open_checkpoint(options.source, run.source_storage) if options.source is not None else None
-    return Model(dataset, checkpoint, components, source)
+    model = Model(dataset, checkpoint, components, source)
+    model.check_side_files()
+    return model
 
 
 def _origin(model: Model) -> ExportOrigin:

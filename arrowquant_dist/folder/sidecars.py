@@ -9,10 +9,10 @@ and by first bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from arrowquant_dist.errors import listed
+from arrowquant_dist.errors import InvalidCheckpoint, listed
 from arrowquant_dist.folder.adapters import ADAPTER_CONFIG
 from arrowquant_dist.folder.listing import SourceFolder
 from arrowquant_dist.folder.names import is_weights
@@ -44,6 +44,7 @@ _KNOWN_BEGINNINGS = (
     *("model_index.json", "params.json", "README", "LICENSE", "NOTICE"),
 )
 _KNOWN_ENDS = (".model", ".spm", ".tiktoken", ".jinja", ".bpe")
+_KNOWN_KINDS = (".json", ".txt", ".md", *_KNOWN_ENDS)
 _CODE = (
     *(
         ".py",
@@ -194,6 +195,18 @@ def choose_sidecars(folder: SourceFolder, named: Iterable[str] = (), *, is_decod
     hidden = [info.path for info, is_plain in zip(chosen, are_plain, strict=True) if not is_plain]
     notes += _note("programs, pickles, archives or weights by their content, and not copied", hidden)
     return Sidecars(tuple(sorted(plain, key=lambda info: info.path)), tuple(notes))
+
+
+def refuse_folders(folder: SourceFolder, named: Sequence[str] = ()) -> None:
+    """InvalidCheckpoint for a folder in the place of a file that a model does not open without, such as config.json: it
+    would count as one that is not there. named: as `choose_sidecars` has them."""
+    for place in dict.fromkeys(("", *named)):
+        for path in folder.folders(place):
+            if path.endswith(_KNOWN_KINDS) and _is_known(path):
+                message = (
+                    "it is a folder, and a file of that name is read; put the file here, or remove the folder"
+                )
+                raise InvalidCheckpoint(message, uri=folder.store.url(path))
 
 
 def is_targets_own(path: str) -> bool:

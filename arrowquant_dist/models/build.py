@@ -17,7 +17,7 @@ from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig, MissingDependency, ModelMismatch, listed, shortened
 from arrowquant_dist.loader.opened import OpenDataset
 from arrowquant_dist.models.fill import Slot, slots_of
-from arrowquant_dist.models.quiet import Table, without_account
+from arrowquant_dist.models.quiet import ReportFilter, without_account
 from arrowquant_dist.models.traced import Call, Origin, Traced, UntraceableOperation, sources_of
 
 _FIRST_VERSION = 5
@@ -120,7 +120,7 @@ def build_model(
     state = {name: _traced(layer, opened, changes) for name, layer in layers.items()}
     options = {} if wanted.attention is None else {"attn_implementation": wanted.attention}
     uri = opened.dataset.uri
-    table = Table()
+    table = ReportFilter()
     try:
         with without_account(table):
             model, found = model_class.from_pretrained(

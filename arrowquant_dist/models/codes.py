@@ -14,8 +14,8 @@ from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.machine import give_back_freed_memory
 from arrowquant_dist.models.fill import Slot
+from arrowquant_dist.models.progress import ModelProgress
 from arrowquant_dist.models.provenance import RowRun, row_runs
-from arrowquant_dist.models.told import Told
 from arrowquant_dist.models.traced import Call, Traced, replaced
 from arrowquant_dist.modules.replace import can_be_packed, packed_module, replace_modules
 from arrowquant_dist.modules.weight import QuantWeight, is_packable
@@ -69,7 +69,7 @@ class Coding:
         self._parts = [(index, Region.cut(layers[name], {0: rows})) for index, name, rows in spans]
         self.nbytes = sum(self._loads.nbytes(region) for _, region in self._parts)
 
-    def put(self, model: torch.nn.Module, activations: str | None, told: Told) -> None:
+    def put(self, model: torch.nn.Module, activations: str | None, told: ModelProgress) -> None:
         """Puts modules that compute with the codes in the places of the slots' modules, whose biases have their values.
 
         Takes the memory of the codes, and the budget. Raises CorruptWeights, StorageError.

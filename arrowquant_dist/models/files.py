@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from arrowquant_dist.config import Storage
-from arrowquant_dist.errors import InvalidConfig, NotFound, listed
+from arrowquant_dist.errors import IncompleteDataset, InvalidConfig, NotFound, listed
 from arrowquant_dist.folder.components import MODULES, PIPELINE, Component, named_components
 from arrowquant_dist.folder.listing import open_folder
-from arrowquant_dist.folder.sidecars import choose_sidecars
+from arrowquant_dist.folder.sidecars import choose_sidecars, refuse_folders
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
@@ -39,11 +39,16 @@ class SmallFiles:
     manifest: Manifest | None
 
     def check(self, wanted: Callable[[str], bool], if_meant: str = _ALL_UNVERIFIED) -> None:
-        """CorruptWeights names the first path of those `wanted` whose file is not what the run copied. if_meant: what
-        who edited it on purpose can do."""
+        """CorruptWeights names the first path of those `wanted` whose file is not what the run copied,
+        IncompleteDataset one that is gone: programs might do without it in silence. if_meant: what who edited it on
+        purpose can do."""
         if self.manifest is not None:
-            for path in filter(wanted, self.paths):
+            listed_paths = [sidecar.path for sidecar in self.manifest.sidecars]
+            for path in filter(wanted, dict.fromkeys((*self.paths, *listed_paths))):
                 uri = f"{self.uri.rstrip('/')}/{path}"
+                if not (self.folder / path).is_file():
+                    message = f"listed in its manifest, and not there; fetch it again or, if it was meant, {if_meant}"
+                    raise IncompleteDataset(message, uri=uri)
                 self.manifest.check_sidecar(path, (self.folder / path).read_bytes(), uri, if_meant)
 
     @property
@@ -109,6 +114,7 @@ def small_files(uri: str, storage: Storage, *, verify: bool) -> Iterator[SmallFi
                 manifest.check_sidecar(path, store.read(path), store.url(path))
     source = open_folder(store)
     components = tuple(named_components(source))
+    refuse_folders(source, [component.path for component in components])
     paths = choose_sidecars(source, [component.path for component in components]).paths
     if is_local(uri):
         yield SmallFiles(store.uri, Path(store.uri), paths, components, manifest)

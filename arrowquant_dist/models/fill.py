@@ -17,7 +17,7 @@ from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.memory import decodable_bytes
 from arrowquant_dist.loader.parts import Cut
 from arrowquant_dist.models.placements import Placement, placements_of
-from arrowquant_dist.models.told import Told
+from arrowquant_dist.models.progress import ModelProgress
 from arrowquant_dist.models.traced import Call, Node, Origin, Traced, evaluated, make_changes
 
 # Of the budget: what one read of a layer may take, so that others go on beside it.
@@ -87,7 +87,7 @@ class Filling:
         every = chain(self._joint, *self._wanted.values())
         self.nbytes = sum(placement.out.nbytes for placement in every if placement.sources)
 
-    def fill(self, told: Told) -> None:
+    def fill(self, told: ModelProgress) -> None:
         """Reads, then makes the changes. told: called by this thread for what is in its place.
 
         Takes the memory of the slots, and the budget. Raises CorruptWeights, StorageError; MemoryBudgetExceeded where a

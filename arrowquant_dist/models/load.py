@@ -126,10 +126,10 @@ def _config(files: SmallFiles, subfolder: str, model_class: Any) -> Any:
 
 def _fill(built: Built, loads: Loads, progress: ProgressCallback | None) -> None:
     from arrowquant_dist.models.fill import Filling
-    from arrowquant_dist.models.told import Told
+    from arrowquant_dist.models.progress import ModelProgress
 
     filling = Filling(built.slots, built.changes, loads)
-    filling.fill(Told(progress, filling.nbytes))
+    filling.fill(ModelProgress(progress, filling.nbytes))
 
 
 def _fill_with_codes(
@@ -137,7 +137,7 @@ def _fill_with_codes(
 ) -> None:
     from arrowquant_dist.models.codes import Coding, coded_slots
     from arrowquant_dist.models.fill import Filling
-    from arrowquant_dist.models.told import Told
+    from arrowquant_dist.models.progress import ModelProgress
     from arrowquant_dist.modules.linear import check_activations
 
     check_activations(activations)
@@ -145,7 +145,7 @@ def _fill_with_codes(
     own = {id(each.slot) for each in coded}
     filling = Filling([slot for slot in built.slots if id(slot) not in own], built.changes, loads)
     coding = Coding(coded, loads)
-    told = Told(progress, filling.nbytes + coding.nbytes)
+    told = ModelProgress(progress, filling.nbytes + coding.nbytes)
     filling.fill(told)
     coding.put(built.model, activations, told)
 

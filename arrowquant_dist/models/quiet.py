@@ -44,7 +44,7 @@ class Hook:
         return make(*args, **options) if self.before is None else self.before(make, args, options)
 
 
-class Table(logging.Filter):
+class ReportFilter(logging.Filter):
     """Keeps the table that one thread writes from the log. failed: the first conversion that failed, by the table."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Table(logging.Filter):
 
 
 @contextmanager
-def without_account(table: Table) -> Iterator[None]:
+def without_account(table: ReportFilter) -> Iterator[None]:
     """While a model is built of tensors without values: no bar, and no table in the log. For the thread of `table`."""
     logger = logging.getLogger(_LOGGER)
     thread = threading.get_ident()

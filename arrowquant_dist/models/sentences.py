@@ -28,8 +28,8 @@ from arrowquant_dist.loader.stream import ProgressCallback, check_progress
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.models.arguments import check_dtype, check_patterns, refuse_unknown
 from arrowquant_dist.models.files import SmallFiles, small_files
+from arrowquant_dist.models.progress import ModelProgress
 from arrowquant_dist.models.stand_in import write_holes
-from arrowquant_dist.models.told import Told
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
 
@@ -84,18 +84,18 @@ def load_sentence_transformer(
             fillings = [
                 chosen.filling(model.get_submodule(name), layers[path]) for name, path in parts.items()
             ]
-            told = Told(progress, sum(filling.nbytes for filling in fillings))
+            told = ModelProgress(progress, sum(filling.nbytes for filling in fillings))
             for filling in fillings:
                 filling.fill(told)
         return model
 
 
 def _built(kind: Any, folder: Path, dtype: torch.dtype | str | None, uri: str) -> Any:
-    from arrowquant_dist.models.quiet import Table, without_account
+    from arrowquant_dist.models.quiet import ReportFilter, without_account
 
     options = {} if dtype is None else {"dtype": dtype}
     try:
-        with without_account(Table()):
+        with without_account(ReportFilter()):
             return kind(
                 str(folder),
                 device="cpu",
@@ -115,7 +115,7 @@ class _Filling(Protocol):
     @property
     def nbytes(self) -> int: ...
 
-    def fill(self, told: Told) -> None: ...
+    def fill(self, told: ModelProgress) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class _ModelFilling:
     def nbytes(self) -> int:
         return self._filling.nbytes
 
-    def fill(self, told: Told) -> None:
+    def fill(self, told: ModelProgress) -> None:
         self._filling.fill(told)
         places = dict(self._theirs.named_modules())
         for path, module in self._ours.named_modules():
@@ -185,7 +185,7 @@ class _NamedFilling:
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self._state.values())
 
-    def fill(self, told: Told) -> None:
+    def fill(self, told: ModelProgress) -> None:
         for name, tensor in self._state.items():
             layer = self._layers[name]
             load = self._loads.decoded(Region.whole(layer), layer.dtype)

@@ -14,7 +14,7 @@ from transformers.utils import logging as theirs
 
 from arrowquant_dist import load_model
 from arrowquant_dist.errors import InvalidConfig, ModelMismatch
-from arrowquant_dist.models.quiet import Table, without_account
+from arrowquant_dist.models.quiet import ReportFilter, without_account
 from tests.models.served import Served, serve
 
 BAR = "Loading weights"
@@ -126,7 +126,7 @@ def test_other_threads_keep_their_bars_and_tables_meanwhile(
     logger = logging.getLogger("transformers.modeling_utils")
 
     def build(is_in: threading.Event, may_end: threading.Event) -> None:
-        with without_account(Table()):
+        with without_account(ReportFilter()):
             is_in.set()
             assert may_end.wait(60)
             [*theirs.tqdm([1], desc="of a thread that builds")]
@@ -168,10 +168,10 @@ def test_a_hook_that_is_set_meanwhile_stays() -> None:
     def other(make: Any, args: Any, options: Any) -> Any:
         return before(make, args, options)
 
-    with without_account(Table()):
+    with without_account(ReportFilter()):
         before = theirs.set_tqdm_hook(other)
     try:
-        with without_account(Table()):
+        with without_account(ReportFilter()):
             assert [*theirs.tqdm([1, 2])] == [1, 2]
         assert hooked() is other
         assert [*theirs.tqdm([1, 2])] == [1, 2]
@@ -180,8 +180,8 @@ def test_a_hook_that_is_set_meanwhile_stays() -> None:
 
 
 def test_it_may_be_entered_twice() -> None:
-    with without_account(Table()):
-        with without_account(Table()):
+    with without_account(ReportFilter()):
+        with without_account(ReportFilter()):
             pass
         assert hooked() is not None
     assert hooked() is None

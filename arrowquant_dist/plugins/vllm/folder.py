@@ -66,7 +66,7 @@ def write_model_folder(
     small = {
         path: data
         for path in model.side_files
-        if path not in draft.left_out and (data := draft.changed.get(path, model.read(path))) is not None
+        if path not in draft.left_out and (data := draft.changed.get(path) or model.read(path)) is not None
     }
     small[TARGET_FILE] = (json.dumps({"target": real_place(place)}, indent=2) + "\n").encode()
     if out.exists() and any(out.iterdir()) and not (out / TARGET_FILE).exists():

@@ -13,7 +13,7 @@ from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
 from arrowquant_dist.errors import ModelMismatch, listed
-from arrowquant_dist.plugins.vllm.settings import LoadSettings
+from arrowquant_dist.plugins.vllm.settings import LoadSettings, check_small_files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,13 +41,15 @@ class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
         """Nothing: no weight is stored on this machine."""
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
-        """Raises ModelMismatch where the dataset does not fill the model; CorruptWeights with the layer's name."""
+        """Raises ModelMismatch where the dataset does not fill the model; CorruptWeights with the layer's name, or
+        the small file's where the dataset itself is the model."""
         from arrowquant_dist.plugins.vllm.codes import coded_weights
         from arrowquant_dist.plugins.vllm.weights import decoded_weights
 
         settings = LoadSettings.of(self._values, model_config.model)
         waiting_nbytes = settings.memory_nbytes // _WAITING_SHARE
         opened = settings.open(settings.memory_nbytes - waiting_nbytes)
+        check_small_files(model_config.model, opened.dataset)
         config = _quantization(model_config)
         weights = (
             decoded_weights(opened, waiting_nbytes)

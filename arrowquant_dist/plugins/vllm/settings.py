@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from arrowquant_dist.config import parse_size
 from arrowquant_dist.config.checks import check_options, shown
-from arrowquant_dist.errors import InvalidConfig, listed
+from arrowquant_dist.errors import IncompleteDataset, InvalidConfig, listed
 from arrowquant_dist.location import location
-from arrowquant_dist.storage.uris import is_local
+from arrowquant_dist.storage.uris import is_local, real_place
 from arrowquant_dist.strict_json import parse_json
 
 if TYPE_CHECKING:
+    from arrowquant_dist.dataset.dataset import Dataset
     from arrowquant_dist.loader.opened import OpenDataset
 
 TARGET_FILE = "arrowquant.json"
 MEMORY_BUDGET = "2GiB"
 # What can be done about layers whose codes vLLM cannot have: nothing is written that could be quantized anew.
 SERVE_DECODED = "arrowquant vllm TARGET FOLDER --decoded, with which vLLM has the model in 16 bits"
+
+# Of a small file of a dataset that is served as it is: what who edited it on purpose can do.
+_IF_MEANT = "edit that of a folder which arrowquant vllm TARGET FOLDER --decoded makes, and serve this"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +81,20 @@ def named_target(model: str) -> str:
     if not isinstance(target, str):
         raise InvalidConfig(f"target is {shown(target)}, not a text; {hint}", uri=str(file))
     return target
+
+
+def check_small_files(model: str, dataset: Dataset) -> None:
+    """CorruptWeights where vLLM was given the dataset itself as the model, and one of its small files, which vLLM has
+    read by then, is not what the run copied; IncompleteDataset where one is gone.
+
+    The files of a folder that `arrowquant vllm` made were verified when it made them, and are its owner's to edit.
+    """
+    manifest = dataset.manifest
+    if manifest is None or real_place(model) != real_place(dataset.uri):
+        return
+    for path in (sidecar.path for sidecar in manifest.sidecars if not sidecar.path.endswith(".md")):
+        uri = dataset.store.url(path)
+        if not dataset.store.exists(path):
+            message = "listed in its manifest, and not there; fetch it again, or quantize with --repair"
+            raise IncompleteDataset(message, uri=uri)
+        manifest.check_sidecar(path, dataset.store.read(path), uri, _IF_MEANT)

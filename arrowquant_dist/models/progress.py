@@ -5,7 +5,7 @@ from __future__ import annotations
 from arrowquant_dist.loader.stream import ProgressCallback
 
 
-class Told:
+class ModelProgress:
     """Tells `progress` of values that are in their place: bytes of the model that are, those of all, and the layer.
 
     nbytes: of all.

@@ -173,6 +173,40 @@ def test_duckdb_and_polars_read_the_same_and_skip_by_statistics(tmp_path: Path) 
         assert [(b.min, b.max) for b in bounds] == [("l0", "l0"), ("l2", "l2"), ("empty", "scalar")]
 
 
+def test_big_values_begin_at_multiples_of_64_and_every_reader_passes_over_the_gaps(tmp_path: Path) -> None:
+    small_data_large_scales = make_row("a.scales", 5000, groups=300_000)
+    rows = [
+        make_row("a", MIB),
+        small_data_large_scales,
+        make_row("a.b", 700, row_start=1),
+        make_row("a.large.both", 2 * MIB + 3, groups=262_145),
+        *(make_row(f"a{'x' * i}", MIB + i, row_start=i) for i in range(70)),
+    ]
+    info = write(open_store(str(tmp_path)), "a.parquet", "none", rows)
+    big = [
+        value
+        for record in info.records
+        if record.header.layer_name not in {"a.scales", "a.b"}
+        for value in record.ranges
+        if value.nbytes >= MIB
+    ]
+    assert len(big) == 1 + 3 + 70  # of "a.large.both", scales and zero points too
+    assert {value.offset % 64 for value in big} == {0}
+    file = (tmp_path / "a.parquet").read_bytes()
+    check_ranges(file, rows, info.records, "none")
+    want = {row.header.layer_name: expected(row) for row in rows}
+    for read_ahead in (False, True):
+        opened = pq.ParquetFile(
+            tmp_path / "a.parquet", page_checksum_verification=True, pre_buffer=read_ahead
+        )
+        assert {row["layer_name"]: row for row in opened.read().to_pylist()} == want
+    names = [field.name for field in V2_SCHEMA]
+    found = duckdb.sql(f"select {', '.join(names)} from '{tmp_path}/a.parquet'").fetchall()  # noqa: S608
+    assert {row[0]: dict(zip(names, row, strict=True)) for row in found} == want
+    frame = polars.read_parquet(tmp_path / "a.parquet", hive_partitioning=False)
+    assert {row["layer_name"]: row for row in frame.to_dicts()} == want
+
+
 def test_a_flipped_byte_fails_the_page_checksum(tmp_path: Path) -> None:
     info = write(open_store(str(tmp_path)), "a.parquet", "none", [make_row("a", 2 * MIB)])
     file = bytearray((tmp_path / "a.parquet").read_bytes())

@@ -20,7 +20,8 @@ class Step:
     """Rows [row_start, row_stop) of the dataset's layer, read at once, of which `tensors` get their next bytes.
 
     number: of the export among the file's layers. tensors: indices of its tensors. needs: the most that one of these
-    needs. source_nbytes: of what is read. is_first: the first step of this layer.
+    needs. source_nbytes: of what is read. peak_nbytes: memory that reading and packing them takes. is_first: the first
+    step of this layer.
     """
 
     layer_name: str
@@ -31,6 +32,7 @@ class Step:
     needs: Needs
     source_nbytes: int
     is_first: bool
+    peak_nbytes: int = 0
 
     @property
     def rows(self) -> int:

@@ -42,10 +42,9 @@ class StepReader:
             packed.clear()
             return [work], packed.pop
 
-        peak = self.cutter.peak_nbytes(layer, step)
         # packed bytes may be a view of what was read
-        held = min(peak, max(step_nbytes(layer, step), step.source_nbytes))
-        return Load(step.layer_name, peak, held, begin)
+        held = min(step.peak_nbytes, max(step_nbytes(layer, step), step.source_nbytes))
+        return Load(step.layer_name, step.peak_nbytes, held, begin)
 
     def _packed(self, layer: LayerExport, step: Step) -> Packed:
         rows = self._rows(layer, step)

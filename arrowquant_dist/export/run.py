@@ -93,7 +93,7 @@ def plan_export(target: Location, out: Location, options: ExportOptions, run: Ru
     record = ExportRecord.of(form, draft, _origin(model), options.max_file_nbytes)
     files = form.files(model, draft, record.mark, options.max_file_nbytes)
     engine = choose_engine(run, options.memory_nbytes)
-    engine, budget = _sized(engine, run, options, len(files.weights))
+    engine, budget, workers = _sized(engine, run, options, len(files.weights))
     storage, writer_nbytes = _writing(out, run.target_storage, budget)
     recycled_nbytes = budget // _RECYCLED_SHARE
     budget -= writer_nbytes + recycled_nbytes
@@ -105,6 +105,7 @@ def plan_export(target: Location, out: Location, options: ExportOptions, run: Ru
         model.checkpoint.files,
         budget,
         recycled_nbytes * 3 // 4,  # the rest is what pieces are larger than what is in them
+        workers,
         run.source_storage,
         storage,
         requantize_source(model, draft.layers, run.source_storage),
@@ -157,14 +158,15 @@ def _refuse_place(target: str, out: str) -> None:
         raise InvalidConfig(message, uri=redact(out))
 
 
-def _sized(engine: Engine, run: RunConfig, options: ExportOptions, files: int) -> tuple[Engine, int]:
-    """The engine, with as many workers as the budget has memory for, and what each of them has."""
+def _sized(engine: Engine, run: RunConfig, options: ExportOptions, files: int) -> tuple[Engine, int, int]:
+    """The engine, with as many workers as the budget has memory for, what each of them has, and how many of them share
+    a process."""
     sharing = engine.workers_of_a_process(files)
     memory_nbytes = options.memory_nbytes - _PROCESS_NBYTES
     fitting = max(1, min(sharing, memory_nbytes // _LEAST_WORKER_NBYTES))
     if fitting < sharing:
         engine = choose_engine(run.replace(workers=fitting), options.memory_nbytes)
-    return engine, memory_nbytes // fitting
+    return engine, memory_nbytes // fitting, fitting
 
 
 def _writing(out: str, storage: Storage, budget_nbytes: int) -> tuple[Storage, int]:

@@ -41,9 +41,8 @@ class StepCutter:
         most: dict[str, int] = {}
         for file in made:
             for step in file.steps:
-                nbytes = self.peak_nbytes(file.layers[step.number], step)
-                if nbytes > self.budget_nbytes:
-                    most[step.layer_name] = max(nbytes, most.get(step.layer_name, 0))
+                if step.peak_nbytes > self.budget_nbytes:
+                    most[step.layer_name] = max(step.peak_nbytes, most.get(step.layer_name, 0))
         if most:
             message = (
                 f"{listed(most)}: rows of these take up to {max(most.values())} bytes at once, and a worker has "
@@ -90,12 +89,13 @@ class StepCutter:
         stored = self.dataset.layers[layer.layer]
         per_row = stored.stored_nbytes / max(stored.rows, 1) if needs == "rows" else 0
         nbytes = round(per_row * (rows[1] - rows[0]))
-        return Step(layer.name, number, tensors, *rows, needs, nbytes, is_first=True)
+        step = Step(layer.name, number, tensors, *rows, needs, nbytes, is_first=True)
+        return replace(step, peak_nbytes=self.peak_nbytes(layer, step))
 
     def _runs(self, layer: LayerExport, whole: Step) -> list[tuple[int, int]]:
         """[start, stop) of each; stored row blocks stay whole where they fit."""
         limit = min(RUN_NBYTES, self.budget_nbytes // _RUNS_HELD)
-        if self.peak_nbytes(layer, whole) <= limit or not layer.has_rows_alone:
+        if whole.peak_nbytes <= limit or not layer.has_rows_alone:
             return [(layer.row_start, layer.row_stop)]
         runs: list[tuple[int, int]] = []
         start = layer.row_start

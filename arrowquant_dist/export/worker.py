@@ -27,7 +27,7 @@ from arrowquant_dist.export.files import OutputFile, Step
 from arrowquant_dist.export.reading import Packed, StepReader
 from arrowquant_dist.export.record import RECORD_PATH, ExportRecord
 from arrowquant_dist.export.steps import StepCutter
-from arrowquant_dist.machine import give_back_large_memory
+from arrowquant_dist.machine import give_back_large_memory, usable_cpus
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, ObjectWriter, Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.traffic import Transferred
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.worker.kernels import Kernels
 
 _REMOTE_READERS = 8
-_LOCAL_READERS = 2
+_LOCAL_READERS = 2  # of a worker that has the machine for itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ class ExportContext:
     """What every worker of an export needs to know. Options may hold secrets: no repr.
 
     dataset, out: places. files: of the dataset, as they were when the export was planned. budget_nbytes: a worker's,
-    for what it reads and packs. recycled_nbytes: beside that, of memory that waits for its next use.
+    for what it reads and packs. recycled_nbytes: beside that, of memory that waits for its next use. workers: of a
+    process.
     """
 
     dataset: str
@@ -66,6 +67,7 @@ class ExportContext:
     files: tuple[SourceFile, ...]
     budget_nbytes: int
     recycled_nbytes: int = 0
+    workers: int = 1
     dataset_storage: Storage = DEFAULT_STORAGE
     out_storage: Storage = DEFAULT_STORAGE
     source: RequantizeSource | None = None
@@ -104,7 +106,7 @@ class ExportWorker:
         self._kernels: Kernels | None = None
         self._memory = Recycled(context.recycled_nbytes)
         self._store = open_store(context.out, context.out_storage)
-        self._readers = _LOCAL_READERS if is_local(context.dataset) else _REMOTE_READERS
+        self._readers = _local_readers(context.workers) if is_local(context.dataset) else _REMOTE_READERS
         source = context.source
         self._source = SourceReader(context.source_storage, source.files) if source is not None else None
 
@@ -219,6 +221,12 @@ class ExportWorker:
     def _transferred(self) -> Transferred:
         read = self._reader.transferred + self._store.traffic.total
         return read + self._source.transferred if self._source is not None else read
+
+
+def _local_readers(workers: int) -> int:
+    """Threads that read for one of so many workers of a process: what they do is work for a CPU, and with more of them
+    than CPUs two workers of two readers took 4.2 s of CPU for 2 GB of int4 instead of 3.5, and a fourth longer."""
+    return max(1, min(_LOCAL_READERS, usable_cpus() // workers))
 
 
 def refuse_other_file(store: Store, info: ObjectInfo, file: OutputFile) -> None:

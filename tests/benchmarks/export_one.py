@@ -1,25 +1,31 @@
-"""One export, or a copy of its bytes, in a process of its own: `python -m tests.benchmarks.export_one JOB` → JSON.
+"""One export, a copy of its bytes, or the least that any export has to do, in a process of its own:
+`python -m tests.benchmarks.export_one JOB` → JSON.
 
-JOB: {"job": "export", "source", "out", "format", "budget", "workers", "options"} or {"job": "copy", "source", "out",
-"workers", "options"}; options: fsspec's of both places. With "kernels": "loaded", Numba is imported and has loaded (or
-compiled) the kernels that decode, before seconds and memory are measured.
+JOB: {"job": "export", "source", "out", "format", "budget", "workers", "options"}, or "copy" or "decompress", which take
+no format and no budget; options: fsspec's of both places. "kernels": what of Numba is in the process before seconds and
+memory are measured, "none" of it, the library "imported", or the kernels that decode "loaded" (or compiled).
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from arrowquant_dist import QuantizationConfig, quantize_tensor
 from arrowquant_dist.config import RunConfig, Storage
+from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.export import ExportOptions, export_dataset
 from arrowquant_dist.storage.base import ObjectWriter, Store
 from arrowquant_dist.storage.open import open_store
@@ -30,14 +36,17 @@ _AHEAD = 4  # pieces of a file that are read while one is written
 
 def main() -> None:
     job = json.loads(sys.argv[1])
-    if job.get("kernels") == "loaded":
+    if job.get("kernels") == "imported":
+        importlib.import_module("numba")
+    elif job.get("kernels") == "loaded":
         quantize_tensor(np.ones((4, 64), np.float32), QuantizationConfig("int8")).values()
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the most is taken from now on
     started = time.perf_counter()
-    {"export": _export, "copy": _copy}[job["job"]](job)
-    seconds = time.perf_counter() - started
-    print(json.dumps({"seconds": seconds, "peak_nbytes": _resident("VmHWM") - before}))
+    cpu = time.process_time()
+    {"export": _export, "copy": _copy, "decompress": _decompress}[job["job"]](job)
+    found = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+    print(json.dumps({**found, "peak_nbytes": _resident("VmHWM") - before}))
 
 
 def _export(job: Mapping[str, Any]) -> None:
@@ -65,6 +74,37 @@ def _copy_object(source: Store, out: Store, path: str, nbytes: int) -> None:
             reading.append((pool.submit(source.read_into, path, start, piece), piece))
         while reading:
             _write(reading.popleft(), writer)
+
+
+def _decompress(job: Mapping[str, Any]) -> None:
+    """What no export of codes as they are can do without, and nothing else: values are read, decompressed by pyarrow
+    and written, of scales as many bytes as they have in 16 bits. A thread a file; nothing is verified or hashed."""
+    storage = Storage(job["options"])
+    dataset, out = Dataset.open(job["source"], storage), open_store(job["out"], storage)
+    blocks = [block for layer in dataset.layers.values() for block in layer.blocks]
+    workers = job["workers"]
+    ends = [round(len(blocks) * share / workers) for share in range(workers + 1)]
+    with ThreadPoolExecutor(workers) as pool:
+        shares = [blocks[start:stop] for start, stop in pairwise(ends)]
+        list(pool.map(lambda i: _write_plain(dataset.store, out, f"{i}.bin", shares[i]), range(workers)))
+
+
+def _write_plain(source: Store, out: Store, path: str, blocks: Sequence[StoredBlock]) -> None:
+    memory, codec = np.empty(0, np.uint8), pa.Codec("zstd")
+    with out.open_new(path) as writer:
+        for block in blocks:
+            ranges = block.ranges
+            if ranges is None:
+                raise ValueError(f"{block.path} has no index")
+            for value, share in ((ranges.data, 1), (ranges.scales, 2), (ranges.zero_points, 2)):
+                if memory.size < value.stored_nbytes:
+                    memory = np.empty(value.stored_nbytes, np.uint8)
+                stored = memory[: value.stored_nbytes]
+                source.read_into(block.path, value.offset, stored)
+                plain = stored.data
+                if ranges.compression != "none" and value.nbytes:  # four bytes say how many there are
+                    plain = memoryview(codec.decompress(pa.py_buffer(stored), value.nbytes + 4))[4:]
+                writer.write(plain[: value.nbytes // share])
 
 
 def _write(read: tuple[Future[None], np.ndarray], writer: ObjectWriter) -> None:

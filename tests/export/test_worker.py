@@ -6,6 +6,8 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numba
@@ -15,9 +17,11 @@ import torch
 
 from arrowquant_dist import RunConfig
 from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.dataset.prefetch import Budget, Load, Stream
 from arrowquant_dist.errors import CorruptWeights, Interrupted, PartialRun, SourceChanged
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
 from arrowquant_dist.export.files import Step
+from arrowquant_dist.export.reading import Packed
 from arrowquant_dist.target.index import IndexEntry, read_index
 from tests.conftest import CHECKOUT
 from tests.datasets import manifest_of
@@ -101,8 +105,8 @@ def test_what_travels_to_a_worker_is_less_than_a_kilobyte_a_tensor(tmp_path: Pat
     assert len(pickle.dumps(planned.context)) < 8192
 
 
-def test_an_export_of_codes_as_they_are_imports_no_numba(tmp_path: Path) -> None:
-    """To import it takes a fifth of a second."""
+def test_an_export_of_codes_as_they_are_imports_neither_numba_nor_arrow_s_functions(tmp_path: Path) -> None:
+    """To import Numba takes a fifth of a second, and pyarrow.compute as long as to open many datasets."""
     tensors = {"model.layers.0.mlp.down_proj.weight": torch.randn(64, 128)}
     dataset = made_dataset(tmp_path, tensors, side_files={"config.json": b'{"model_type": "llama"}'})
     script = """
@@ -110,10 +114,36 @@ import sys
 from arrowquant_dist import RunConfig
 from arrowquant_dist.export import ExportOptions, export_dataset
 export_dataset(sys.argv[1], sys.argv[2], ExportOptions("compressed-tensors"), RunConfig(engine="inline"))
-assert "numba" not in sys.modules
+assert not {"numba", "pyarrow.compute"} & sys.modules.keys()
 """
     command = [sys.executable, "-c", script, dataset, str(tmp_path / "out")]
     subprocess.run(command, cwd=CHECKOUT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "workers", "readers"), [(1, 1, 1), (2, 1, 2), (2, 2, 1), (8, 2, 2), (8, 8, 1)]
+)
+def test_workers_of_a_process_read_by_no_more_threads_than_there_are_cpus(
+    dataset: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cpus: int,
+    workers: int,
+    readers: int,
+) -> None:
+    monkeypatch.setattr("arrowquant_dist.export.worker.usable_cpus", lambda: cpus)
+    begun: list[int] = []
+
+    class Counted(Stream[Packed]):
+        def __init__(self, loads: Iterable[Load[Packed]], budget: Budget, threads: int) -> None:
+            begun.append(threads)
+            super().__init__(loads, budget, threads)
+
+    monkeypatch.setattr("arrowquant_dist.export.worker.Stream", Counted)
+    planned = plan_export(dataset, tmp_path / "out", OPTIONS, RUN)
+    worker = replace(planned.context, workers=workers).open_worker(None, lambda *_: None)
+    worker.run(planned.output.weights[0], lambda _: None, lambda: False)
+    assert begun == [readers]
 
 
 def test_a_worker_that_is_stopped_leaves_nothing(dataset: str, tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ def test_int8_codes_and_their_scales_are_written_as_they_are() -> None:
 
 
 def test_scales_are_rounded_as_torch_rounds_them() -> None:
-    scales = np.concatenate([_scales(50, 40).reshape(-1), -_scales(1, 9).reshape(-1)]).astype(np.float32)
+    """More of them than are rounded at once, and the last lot is a short one."""
+    scales = np.concatenate([_scales(900, 40).reshape(-1), -_scales(1, 9).reshape(-1)]).astype(np.float32)
     for dtype, theirs in (("BF16", torch.bfloat16), ("F16", torch.float16)):
         expected = torch.from_numpy(scales).to(theirs).view(torch.uint8).numpy()
         assert np.array_equal(scale_bytes(scales, dtype), expected)  # type: ignore[arg-type]

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 LISTED = 5  # names that an error lists
 NAME_CHARS = 120  # of a name
 MESSAGE_CHARS = 2_000  # of a whole message
+# Of Ctrl-C and SIGTERM, whatever was stopped by them and can be resumed.
+RESUMES = "interrupted; what is finished is kept, run the same command again to resume"
 _MARK_CHARS = 32  # room for what stands in the place of those that are left out
 
 
@@ -31,6 +33,16 @@ def listed(names: Iterable[object]) -> str:
     every = [*names]
     more = f" and {len(every) - LISTED} more" if len(every) > LISTED else ""
     return ", ".join(shortened(str(name)) for name in every[:LISTED]) + more
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """`1 layer`, `2 layers`; plural: where it is not the noun with an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+
+
+def are(count: int) -> str:
+    """`is` of one, `are` of others."""
+    return "is" if count == 1 else "are"
 
 
 class ArrowQuantError(Exception):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import pickle
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from arrowquant_dist.errors import LISTED, MESSAGE_CHARS, ArrowQuantError, listed, shortened
+import arrowquant_dist
+from arrowquant_dist.errors import LISTED, MESSAGE_CHARS, ArrowQuantError, are, counted, listed, shortened
 
 
 def _tree(root: type[ArrowQuantError]) -> Iterator[type[ArrowQuantError]]:
@@ -64,3 +68,42 @@ def test_a_long_name_keeps_its_beginning_and_its_end(count: int) -> None:
     assert short.startswith("a" * 44)
     assert short.endswith("b" * 44)
     assert count <= 120 or f"({count - 88} characters)" in short
+
+
+def test_one_is_and_several_are() -> None:
+    assert [f"{counted(n, 'index', 'indices')} {are(n)}" for n in (0, 1, 2)] == [
+        "0 indices are",
+        "1 index is",
+        "2 indices are",
+    ]
+
+
+PACKAGE = Path(arrowquant_dist.__file__).parent
+NOUNS = r"bytes|layers|shards|parts|files|objects|tensors|rows|damaged objects"
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """(file, an f-string with {} in the place of each value), of all code."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [str(p.value) if isinstance(p, ast.Constant) else "{}" for p in node.values]
+                yield path.relative_to(PACKAGE).as_posix(), "".join(parts)
+
+
+def test_what_may_be_one_is_not_said_to_be_several() -> None:
+    """A count at the beginning of a message, and a plural after it."""
+    found = [pair for pair in texts() if re.match(rf"\{{\}} ({NOUNS}) (are|were|have)\b", pair[1])]
+    assert found == []
+
+
+def test_a_budget_is_no_raw_count_of_bytes() -> None:
+    found = [pair for pair in texts() if re.search(r"\{\} bytes (of memory|at once|of addresses)", pair[1])]
+    assert found == []
+    assert [pair for pair in texts() if re.search(r"larger than \{\} bytes", pair[1])] == []
+
+
+def test_one_sentence_says_that_what_was_interrupted_can_be_resumed() -> None:
+    assert [pair for pair in texts() if "interrupted" in pair[1]] == []
+    said = [path for path in PACKAGE.rglob("*.py") if re.search(r"Interrupted\(\s*f?\"", path.read_text())]
+    assert said == []

@@ -12,6 +12,7 @@ import reprlib
 from typing import Any, NoReturn
 
 from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dtypes import BY_SAFETENSORS
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
@@ -70,7 +71,8 @@ def _read_header(store: Store, info: ObjectInfo, uri: str) -> tuple[int, bytes]:
     nbytes = int.from_bytes(first[:_LENGTH_NBYTES], "little")
     if nbytes > MAX_HEADER_NBYTES:
         _refuse(
-            f"its header claims {nbytes} bytes, over the format's 100 MB; this is no safetensors file", uri
+            f"its header claims {rounded_size(nbytes)}, over the format's 100 MB; this is no safetensors file",
+            uri,
         )
     stop = _LENGTH_NBYTES + nbytes
     if stop > info.nbytes:

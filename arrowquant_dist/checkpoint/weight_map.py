@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from arrowquant_dist.checkpoint.table import Layer
-from arrowquant_dist.errors import InvalidCheckpoint, listed
+from arrowquant_dist.errors import InvalidCheckpoint, are, counted, listed
 from arrowquant_dist.storage.base import Store
 
 _Tensors = tuple[Sequence[Layer], Mapping[str, str]]
@@ -47,8 +47,8 @@ def check_promised(store: Store, index: str, promised: Mapping[str, str], found:
     missing = sorted(promised.keys() - anywhere)
     if missing:
         _refuse(
-            f"{len(missing)} tensors that it names are in none of its files: {listed(missing)}; "
-            "download the checkpoint again",
+            f"{counted(len(missing), 'tensor')} that it names {are(len(missing))} in none of its files: "
+            f"{listed(missing)}; download the checkpoint again",
             store.url(index),
         )
     for path, names in found:
@@ -56,8 +56,9 @@ def check_promised(store: Store, index: str, promised: Mapping[str, str], found:
     elsewhere = sorted(anywhere & promised.keys())
     if elsewhere:
         _refuse(
-            f"{len(elsewhere)} tensors are not in the files that it says, but in others: {listed(elsewhere)}; "
-            "download the checkpoint again, or remove the index if the files alone are right",
+            f"{counted(len(elsewhere), 'tensor')} {are(len(elsewhere))} not in the files that it says, but in "
+            f"others: {listed(elsewhere)}; download the checkpoint again, or remove the index if the "
+            "files alone are right",
             store.url(index),
         )
 

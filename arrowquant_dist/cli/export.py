@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from arrowquant_dist.cli.options import AddressOption, EngineOption, WorkersOption
-from arrowquant_dist.cli.outcome import RESUMES, outcome, print_json
+from arrowquant_dist.cli.outcome import STOPPED, outcome, print_json
+from arrowquant_dist.errors import RESUMES, counted
 
 if TYPE_CHECKING:
     from arrowquant_dist.config import RunConfig
@@ -55,7 +56,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")] = False,
 ) -> None:
     """Write a dataset in a format that other programs load. The same command again resumes."""
-    with outcome(as_json=as_json, if_interrupted=RESUMES):
+    with outcome(as_json=as_json, if_interrupted=STOPPED if dry_run else RESUMES):
         from arrowquant_dist.export.options import ExportOptions
 
         given = {"max_file_bytes": max_file_bytes, "memory_budget": memory_budget}
@@ -108,7 +109,7 @@ def _show_outcome(result: Exported, *, as_json: bool) -> None:
     for note in record.notes:
         print_text(sys.stdout, f"note: {note}")
     nbytes = text.nbytes(sum(file.nbytes for file in record.files))
-    files = f"{text.counted(len(record.files), 'file')}, {nbytes}"
+    files = f"{counted(len(record.files), 'file')}, {nbytes}"
     said = "is finished already" if result.already_finished else "is written"
     print_text(sys.stdout, f"{result.out} {said}: {record.format}, {files}")
 

@@ -13,11 +13,11 @@ import typer
 from arrowquant_dist.cli.streams import say
 from arrowquant_dist.errors import ArrowQuantError, Interrupted
 
-RESUMES = "interrupted; what is finished is kept, run the same command again to resume"
+STOPPED = "interrupted"
 
 
 @contextmanager
-def outcome(*, as_json: bool, if_interrupted: str = "interrupted") -> Iterator[None]:
+def outcome(*, as_json: bool, if_interrupted: str = STOPPED) -> Iterator[None]:
     """Maps what a command raises to output and exit code. Errors of other kinds keep their traceback.
 
     A reader that goes away (BrokenPipeError) is typer's to handle: it ends quietly, with 1. Other streams that cannot

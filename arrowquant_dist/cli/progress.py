@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from arrowquant_dist.cli.streams import Unheard
+from arrowquant_dist.errors import counted
 from arrowquant_dist.report import text
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _speed(pace: RecentRate, now: float, event: HowFar) -> list[str]:
 
 
 def _workers(event: HowFar) -> list[str]:
-    return [text.counted(event.workers_alive, "worker")] if event.total_layers else []
+    return [counted(event.workers_alive, "worker")] if event.total_layers else []
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from arrowquant_dist.cli.options import AddressOption, EngineOption, WorkersOption
-from arrowquant_dist.cli.outcome import RESUMES, outcome, print_json
-from arrowquant_dist.errors import listed
+from arrowquant_dist.cli.outcome import STOPPED, outcome, print_json
+from arrowquant_dist.errors import RESUMES, counted, listed
 from arrowquant_dist.method_names import METHODS
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def quantize(
     ] = False,
 ) -> None:
     """Quantize a checkpoint into a dataset. The same command again resumes an interrupted run."""
-    with outcome(as_json=as_json, if_interrupted=RESUMES):
+    with outcome(as_json=as_json, if_interrupted=STOPPED if dry_run else RESUMES):
         if group_size is not None and per_channel is None:
             per_channel = False
         is_alone = config is None and per_channel is None and group_size is None and symmetric is None
@@ -149,11 +149,14 @@ def _show_outcome(result: Outcome, *, as_json: bool) -> None:
 
 
 def _repaired(damaged: Sequence[str]) -> str:
+
     if not damaged:
         return (
             "every object holds what was written, there is nothing to repair; this is the report of that run."
         )
-    return f"{len(damaged)} damaged objects were made again ({listed(damaged)}), all others are as they were."
+    were = "was" if len(damaged) == 1 else "were"
+    found = counted(len(damaged), "damaged object")
+    return f"{found} {were} made again ({listed(damaged)}), all others are as they were."
 
 
 def _show_plan(

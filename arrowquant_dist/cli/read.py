@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from arrowquant_dist.cli.outcome import outcome, print_json
-from arrowquant_dist.errors import StorageError
+from arrowquant_dist.errors import StorageError, counted
 
 if TYPE_CHECKING:
     from arrowquant_dist.config import Storage
@@ -128,10 +128,10 @@ def _show_findings(found: VerifyReport) -> None:
     if more > 0:
         print_text(sys.stdout, f"… and {more} more; --json has them all")
     checked = (
-        f"{text.counted(found.layers, 'layer')}, {text.counted(found.rows, 'row')}, "
-        f"{text.counted(found.objects, 'object')}, {text.nbytes(found.nbytes)}"
+        f"{counted(found.layers, 'layer')}, {counted(found.rows, 'row')}, "
+        f"{counted(found.objects, 'object')}, {text.nbytes(found.nbytes)}"
     )
-    verdict = "sound" if found.is_sound else f"NOT sound, {text.counted(len(found.problems), 'problem')}"
+    verdict = "sound" if found.is_sound else f"NOT sound, {counted(len(found.problems), 'problem')}"
     print_text(sys.stdout, f"{found.uri}: {verdict}; checked {checked}")
 
 

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from arrowquant_dist.config.checks import check_keys, invalid, shown
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.errors import InvalidConfig, counted
 
 T = TypeVar("T")
 
@@ -23,7 +23,9 @@ def known_arguments(cls: type[T]) -> type[T]:
     @wraps(make)
     def checked(self: T, *values: Any, **named: Any) -> None:
         if len(values) > len(names):
-            message = f"{cls.__name__} takes {len(names)} values, not {len(values)}; give them by name"
+            message = (
+                f"{cls.__name__} takes {counted(len(names), 'value')}, not {len(values)}; give them by name"
+            )
             raise InvalidConfig(message)
         check_keys(named, names, {})
         placed = dict(zip(names, values, strict=False))

@@ -12,6 +12,7 @@ from typing import Any
 from arrowquant_dist.config.checks import check_keys, check_mapping, check_options, within
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig, without_credentials
 from arrowquant_dist.config.run import RunConfig
+from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.config.storage import Transfer
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.location import Location, location
@@ -90,7 +91,7 @@ def _parse(values: Mapping[str, Any]) -> tuple[QuantizationConfig, RunConfig]:
 
 def _yaml(data: bytes) -> Any:
     if len(data) > MAX_CONFIG_NBYTES:
-        raise InvalidConfig(f"is larger than {MAX_CONFIG_NBYTES} bytes, too large for a config")
+        raise InvalidConfig(f"is larger than {rounded_size(MAX_CONFIG_NBYTES)}, too large for a config")
     import yaml
 
     try:

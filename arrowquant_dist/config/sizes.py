@@ -7,6 +7,7 @@ import re
 from arrowquant_dist.config.checks import invalid, shown
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+_NAMES = {1: "bytes", KIB: "KiB", MIB: "MiB", GIB: "GiB", TIB: "TiB"}
 _UNITS: dict[str, int] = {
     "": 1,
     "b": 1,
@@ -48,7 +49,16 @@ def checked_size(key: str, text: str | int, lowest: int, highest: int) -> int:
     return nbytes
 
 
+def rounded_size(nbytes: int) -> str:
+    """For people, with three or four digits: "64 MiB", "1.21 GiB", "12 bytes". Rounded up, so that what is over a limit
+    does not look as if it were not."""
+    unit = max((unit for unit in (1, KIB, MIB, GIB, TIB) if nbytes >= unit), default=1)
+    steps = 1 if nbytes >= 100 * unit else 10 if nbytes >= 10 * unit else 100
+    number = -(-nbytes * steps // unit)
+    text = f"{number / steps:.2f}".rstrip("0").rstrip(".")
+    return f"{text} {'byte' if nbytes == 1 else _NAMES[unit]}"
+
+
 def _size_text(nbytes: int) -> str:
     unit = max((unit for unit in (KIB, MIB, GIB, TIB) if nbytes % unit == 0), default=1)
-    names = {1: "bytes", KIB: "KiB", MIB: "MiB", GIB: "GiB", TIB: "TiB"}
-    return f"{nbytes // unit} {names[unit]}"
+    return f"{nbytes // unit} {_NAMES[unit]}"

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded
 
@@ -76,8 +77,9 @@ class Budget:
         """Takes the bytes as soon as there is room. MemoryBudgetExceeded where there can never be."""
         if nbytes > self.limit_nbytes:
             message = (
-                f"needs {nbytes} bytes of memory at once, and the budget has {self.limit_nbytes}; raise "
-                "memory_budget, or read by rows: loader.read(name, rows=slice(start, stop))"
+                f"needs {rounded_size(nbytes)} of memory at once, and the budget has "
+                f"{rounded_size(self.limit_nbytes)}; raise memory_budget, or read by rows: "
+                "loader.read(name, rows=slice(start, stop))"
             )
             raise MemoryBudgetExceeded(message, layer=name)
         with self.changed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from arrowquant_dist.engine import Engine, EngineFacts, OnEvent
-from arrowquant_dist.errors import ArrowQuantError, IncompleteDataset, Interrupted, listed
+from arrowquant_dist.errors import ArrowQuantError, IncompleteDataset, Interrupted, are, counted, listed
 from arrowquant_dist.plan import Plan, Shard
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.target import Target, overwritten
@@ -32,8 +32,8 @@ def in_order(receipts: Mapping[int, Receipt], plan: Plan, uri: str) -> list[Rece
     missing = [shard.index for shard in plan.shards if shard.index not in receipts]
     if missing:
         message = (
-            f"{len(missing)} of {len(plan.shards)} shards are not committed ({listed(missing)}); "
-            "run the same command again"
+            f"{len(missing)} of {counted(len(plan.shards), 'shard')} {are(len(missing))} not committed "
+            f"({listed(missing)}); run the same command again"
         )
         raise IncompleteDataset(message, uri=uri)
     return [receipts[shard.index] for shard in plan.shards]

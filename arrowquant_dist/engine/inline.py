@@ -19,7 +19,7 @@ from arrowquant_dist.engine.run import (
     largest_first,
     raise_failures,
 )
-from arrowquant_dist.errors import Interrupted
+from arrowquant_dist.errors import RESUMES, Interrupted
 from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.worker.job import Context, Done, J, JobBlock, OnBlock, ShouldStop, Worker
 
@@ -61,7 +61,7 @@ class InlineEngine:
             except KeyboardInterrupt as error:
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
-                raise Interrupted("interrupted; the same command resumes the run") from error
+                raise Interrupted(RESUMES) from error
         raise_failures(_failures(running), len(shards))
         seconds = time.perf_counter() - started
         told = {index: future.result().notice for index, future in running.items()}

@@ -12,6 +12,7 @@ from arrowquant_dist.errors import (
     Interrupted,
     PartialRun,
     SourceChanged,
+    counted,
     shortened,
 )
 from arrowquant_dist.worker.job import Context, J, JobBlock
@@ -105,7 +106,7 @@ def raise_failures(failures: dict[int, Exception], total: int) -> None:
     others = [cause for cause in causes if cause is not first]
     shown = "; ".join(shortened(str(cause), _CAUSE_CHARS) for cause in others[:LISTED])
     more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
-    message = f"{len(causes)} of {total} shards failed: {first}; {shown}{more}"
+    message = f"{len(causes)} of {counted(total, 'shard')} failed: {first}; {shown}{more}"
     if all(isinstance(c, ArrowQuantError) and c.exit_code == 2 for c in causes):
         raise type(first)(message)
     raise PartialRun(f"{message}; finished shards are kept, the same command resumes") from first

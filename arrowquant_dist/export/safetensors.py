@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dtypes import BY_SAFETENSORS
 from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.export.files import OutputFile, shares_of
@@ -116,7 +117,7 @@ def _header(layers: Iterable[LayerExport], prefix: str, mark: str) -> bytes:
     if len(text) > _MAX_HEADER_NBYTES:
         named = listed(layer.name for layer in layers)
         raise InvalidConfig(
-            f"the header of a file would have {len(text)} bytes ({named}); lower --max-file-bytes"
+            f"the header of a file would have {rounded_size(len(text))} ({named}); lower --max-file-bytes"
         )
     return len(text).to_bytes(8, "little") + text
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dataset.assemble import Assembler
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredLayer
@@ -45,8 +46,8 @@ class StepCutter:
                     most[step.layer_name] = max(step.peak_nbytes, most.get(step.layer_name, 0))
         if most:
             message = (
-                f"{listed(most)}: rows of these take up to {max(most.values())} bytes at once, and a worker has "
-                f"{self.budget_nbytes}; raise --memory-budget, or have fewer workers"
+                f"{listed(most)}: rows of these take up to {rounded_size(max(most.values()))} at once, and a worker "
+                f"has {rounded_size(self.budget_nbytes)}; raise --memory-budget, or have fewer workers"
             )
             raise MemoryBudgetExceeded(message, uri=self.dataset.uri)
         return made

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from arrowquant_dist.errors import counted
 from arrowquant_dist.export.run import PlannedExport
 from arrowquant_dist.report import text
 from arrowquant_dist.report.text import LayerName
@@ -45,8 +46,8 @@ class ExportSummary:
             ("dataset", self.dataset),
             ("format", self.format),
             ("layers", f"{self.layers}, {len(self.requantized)} of them quantized anew"),
-            ("size", f"{text.nbytes(self.nbytes)} in {text.counted(len(self.files), 'file')}"),
-            ("beside", text.counted(len(self.small_files), "small file")),
+            ("size", f"{text.nbytes(self.nbytes)} in {counted(len(self.files), 'file')}"),
+            ("beside", counted(len(self.small_files), "small file")),
             ("mark", self.mark),
         )
         kinds = tuple((dtype, str(count), text.nbytes(size)) for dtype, (count, size) in self.tensors.items())

@@ -22,7 +22,7 @@ from arrowquant_dist.code_digest import export_digest
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.prefetch import Budget, Stream
-from arrowquant_dist.errors import IncompleteDataset, Interrupted, NotFound, TargetConflict
+from arrowquant_dist.errors import RESUMES, IncompleteDataset, Interrupted, NotFound, TargetConflict
 from arrowquant_dist.export.files import OutputFile, Step
 from arrowquant_dist.export.reading import Packed, StepReader
 from arrowquant_dist.export.record import RECORD_PATH, ExportRecord
@@ -125,7 +125,7 @@ class ExportWorker:
             with closing(self._packed(dataset, file)) as results:
                 for step in file.steps:
                     if should_stop():
-                        raise Interrupted("the export was stopped; the same command resumes it")
+                        raise Interrupted(RESUMES)
                     with clock.phase("read"):
                         packed = next(results)
                     with clock.phase("write"):

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
-from arrowquant_dist.errors import InvalidCheckpoint, NotFound, listed
+from arrowquant_dist.config.sizes import rounded_size
+from arrowquant_dist.errors import InvalidCheckpoint, NotFound, are, counted, listed
 from arrowquant_dist.folder.threads import in_threads
 from arrowquant_dist.storage.base import ObjectInfo, Store
 from arrowquant_dist.strict_json import parse_json
@@ -22,7 +23,7 @@ def read_weight_map(store: Store, path: str) -> dict[str, str]:
     """{tensor name: path of its file} of a `*.index.json`. Raises InvalidCheckpoint where it is not that."""
     uri = store.url(path)
     if store.size(path) > MAX_INDEX_NBYTES:
-        _refuse(f"the index is larger than {MAX_INDEX_NBYTES} bytes; this is none", uri)
+        _refuse(f"the index is larger than {rounded_size(MAX_INDEX_NBYTES)}; this is none", uri)
     try:
         index = parse_json(store.read(path))
     except ValueError as error:
@@ -58,7 +59,8 @@ def refuse_missing(store: Store, index: str, missing: Sequence[str], count: int)
     """InvalidCheckpoint where files that an index names are missing. count: of all that it names."""
     if missing:
         _refuse(
-            f"{len(missing)} of the {count} files it names are missing: {listed(missing)}; download them",
+            f"{len(missing)} of the {counted(count, 'file')} it names {are(len(missing))} missing: "
+            f"{listed(missing)}; download what is missing",
             store.url(index),
         )
 

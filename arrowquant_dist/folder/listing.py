@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound, StorageError
 from arrowquant_dist.storage.base import ObjectInfo, Store
 from arrowquant_dist.storage.uris import is_local
@@ -95,7 +96,9 @@ class SourceFolder(ABC):
             return None
         uri = self.store.url(path)
         if info.nbytes > MAX_JSON_NBYTES:
-            raise InvalidCheckpoint(f"larger than {MAX_JSON_NBYTES} bytes; this is no model's", uri=uri)
+            raise InvalidCheckpoint(
+                f"larger than {rounded_size(MAX_JSON_NBYTES)}; this is no model's", uri=uri
+            )
         try:
             return parse_json(self.store.read(path))
         except ValueError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arrowquant_dist.arena import fresh, mapped
+from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dataset.prefetch import Budget
 from arrowquant_dist.errors import InvalidConfig, shortened
 from arrowquant_dist.loader.spans import Spans
@@ -142,5 +143,5 @@ def _addresses(nbytes: int) -> mmap.mmap:
     try:
         return mapped(nbytes)
     except (OSError, OverflowError) as error:
-        message = f"the system refuses {nbytes} bytes of addresses for borrowed tensors; lower memory_budget"
+        message = f"the system refuses {rounded_size(nbytes)} of addresses for borrowed tensors; lower memory_budget"
         raise InvalidConfig(message) from error

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from arrowquant_dist.config import Storage
+from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dataset.assemble import Assembler
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredLayer
@@ -53,8 +54,8 @@ class OpenDataset:
         kept = self.dataset.kept_nbytes
         if kept > settings.memory_nbytes:
             message = (
-                f"decoding a row group of it takes {kept} bytes, and memory_budget is {settings.memory_nbytes}; raise "
-                "it, or write the file with a row group per layer"
+                f"decoding a row group of it takes {rounded_size(kept)}, and memory_budget is "
+                f"{rounded_size(settings.memory_nbytes)}; raise it, or write the file with a row group per layer"
             )
             raise MemoryBudgetExceeded(message, uri=self.dataset.uri)
         workers = settings.workers or (usable_cpus() if is_local else REMOTE_WORKERS)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer
+from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint, listed
 from arrowquant_dist.storage.uris import redact
@@ -40,7 +41,8 @@ def check_expansion(checkpoint: Checkpoint, max_expansion: int) -> None:
     if layers_nbytes > max_expansion * source_nbytes + _FREE_NBYTES:
         largest = sorted(checkpoint.layers, key=lambda layer: -layer.source_nbytes)
         message = (
-            f"its layers take {layers_nbytes} bytes, more than {max_expansion} times the {source_nbytes} of its files; "
+            f"its layers take {rounded_size(layers_nbytes)}, more than {max_expansion} times the "
+            f"{rounded_size(source_nbytes)} of its files; "
             f"the largest are {listed(layer.name for layer in largest)}; raise max_expansion under 'run:' in the "
             "config if you trust the source"
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from arrowquant_dist.config import BITS, SOURCE
-from arrowquant_dist.errors import IncompleteDataset, listed
+from arrowquant_dist.errors import IncompleteDataset, are, counted, listed
 from arrowquant_dist.format.record import RowRecord
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.plan import Plan
@@ -66,15 +66,13 @@ def combine_layers(receipts: Sequence[Receipt], plan: Plan) -> tuple[LayerMetric
     planned = list(dict.fromkeys(block.layer.name for shard in plan.shards for block in shard.blocks))
     missing = [name for name in planned if name not in rows]
     if missing:
-        message = (
-            f"{len(missing)} of {len(planned)} layers are missing ({listed(map(repr, missing))}); {_RERUN}"
-        )
-        raise IncompleteDataset(message)
+        found = f"{len(missing)} of {counted(len(planned), 'layer')} {are(len(missing))} missing"
+        raise IncompleteDataset(f"{found} ({listed(map(repr, missing))}); {_RERUN}")
     unplanned = sorted(rows.keys() - set(planned))
     if unplanned:
         raise IncompleteDataset(
-            f"{len(unplanned)} layers are not in the plan ({listed(map(repr, unplanned))}); "
-            "the target was written by another plan, start again with --overwrite"
+            f"{counted(len(unplanned), 'layer')} {are(len(unplanned))} not in the plan "
+            f"({listed(map(repr, unplanned))}); the target was written by another plan, start again with --overwrite"
         )
     for name in planned:
         _check_cover(name, rows[name])
@@ -87,13 +85,14 @@ def _check_shards(receipts: Sequence[Receipt], plan: Plan) -> None:
     missing = sorted(planned - set(told))
     if missing:
         raise IncompleteDataset(
-            f"{len(missing)} of {len(planned)} shards are missing ({listed(missing)}); {_RERUN}"
+            f"{len(missing)} of {counted(len(planned), 'shard')} {are(len(missing))} missing "
+            f"({listed(missing)}); {_RERUN}"
         )
     if len(told) != len(planned) or set(told) != planned:
         surplus = sorted({shard for shard in told if shard not in planned or told.count(shard) > 1})
         raise IncompleteDataset(
-            f"{len(surplus)} shards have a receipt that is one too many ({listed(surplus)}); "
-            "keep the committed receipt of each planned shard alone"
+            f"{counted(len(surplus), 'shard')} {'has' if len(surplus) == 1 else 'have'} a receipt that is one "
+            f"too many ({listed(surplus)}); keep the committed receipt of each planned shard alone"
         )
 
 

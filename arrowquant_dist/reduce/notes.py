@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arrowquant_dist.errors import listed, shortened
+from arrowquant_dist.errors import counted, listed, shortened
 from arrowquant_dist.plan import Plan
 from arrowquant_dist.reduce.layers import LayerMetrics
 
@@ -21,7 +21,7 @@ def _kept_codes(layers: Sequence[LayerMetrics]) -> list[str]:
     kept = sum(layer.keeps_codes for layer in layers)
     if not kept:
         return []
-    have = "1 layer has" if kept == 1 else f"{kept} layers have"
+    have = f"{counted(kept, 'layer')} {'has' if kept == 1 else 'have'}"
     return [
         f"{have} the codes, scales and zero points of the source, and so decode to its values: no figure of error here "
         "counts them, and how far they are from the model that was quantized is not known here"

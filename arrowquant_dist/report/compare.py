@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from arrowquant_dist.errors import counted
 from arrowquant_dist.reduce.figures import Accuracy, Report, Stat
 from arrowquant_dist.report import text
 from arrowquant_dist.report.view import Table
@@ -28,7 +29,7 @@ _LINES: tuple[tuple[str, Callable[[Report], str]], ...] = (
     ("throughput", lambda r: text.rate(r.timing.params_per_second, "params")),
     ("peak memory", lambda r: text.nbytes(r.timing.peak_memory_nbytes)),
     ("workers' time that was useful", lambda r: _share(r.work.efficiency if r.work is not None else None)),
-    ("engine", lambda r: f"{r.run.engine}, {text.counted(r.run.workers, 'worker')}"),
+    ("engine", lambda r: f"{r.run.engine}, {counted(r.run.workers, 'worker')}"),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from arrowquant_dist.errors import counted
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.report import text, view
 from arrowquant_dist.report.text import LayerName, printable
@@ -61,7 +62,7 @@ def _kept(groups: Sequence[KeptByReason]) -> list[str]:
         return []
     blocks = ["## Layers that are not quantized"]
     for group in groups:
-        count = f"{text.counted(len(group.layers), 'layer')}, {text.params(group.params)} params"
+        count = f"{counted(len(group.layers), 'layer')}, {text.params(group.params)} params"
         names = ", ".join(map(name, group.named))
         more = f" and {group.unnamed} more (in layers.parquet)" if group.unnamed else ""
         blocks.append(f"**{escaped(group.reason)}**: {count}: {names}{more}")

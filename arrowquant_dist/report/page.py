@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arrowquant_dist.errors import counted
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.report import charts, text, view
 from arrowquant_dist.report.compare import comparison
@@ -52,7 +53,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.filters.update(params=text.params, counted=text.counted)
+    environment.filters.update(params=text.params, counted=counted)
     environment.tests["layer_name"] = lambda value: isinstance(value, LayerName)
     return environment
 

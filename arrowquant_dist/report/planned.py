@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from arrowquant_dist.errors import counted
 from arrowquant_dist.plan import PlanSummary
 from arrowquant_dist.report import text
 from arrowquant_dist.report.text import LayerName
@@ -27,7 +28,7 @@ def _totals(summary: PlanSummary) -> Table:
         ("layers", f"{summary.layers}: {summary.quantized_layers} quantized, {kept} kept"),
         ("params", text.params(summary.params)),
         ("size", f"{text.nbytes(summary.source_nbytes)} → {expected}"),
-        ("shards", f"{summary.shards}, of {text.counted(summary.row_blocks, 'row block')}"),
+        ("shards", f"{summary.shards}, of {counted(summary.row_blocks, 'row block')}"),
         ("memory", f"at most {text.nbytes(summary.worker_memory_nbytes)} a worker"),
         ("fingerprint", summary.fingerprint),
     )

@@ -50,11 +50,6 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
     return f"{value:.{digits}f} {units[unit]}".strip()
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """`1 layer`, `2 layers`; plural: where it is not the noun with an s."""
-    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
-
-
 def times(value: float | None) -> str:
     """A compression ratio: `2.21×`."""
     return f"{value:.2f}×" if value is not None else MISSING

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from arrowquant_dist.errors import counted
 from arrowquant_dist.reduce.figures import KeptLayer, LayerTypeFigures, Report, Stat
 from arrowquant_dist.report import text
 from arrowquant_dist.report.text import MISSING, LayerName
@@ -107,7 +108,7 @@ def _workers(report: Report) -> str:
         return f"{run.workers} ({run.engine})"
     if not work.this_run.shards:
         return "had nothing to do"
-    nodes = text.counted(len(work.nodes), "node")
+    nodes = counted(len(work.nodes), "node")
     busy = f", {text.share(work.efficiency)} of their time useful" if work.efficiency is not None else ""
     wasted = work.wasted_share or 0.0
     lost = f", {text.share(wasted)} wasted ({text.seconds(run.wasted_seconds)})" if wasted else ""
@@ -116,13 +117,13 @@ def _workers(report: Report) -> str:
 
 def _repeated(report: Report) -> str:
     run, work = report.run, report.work
-    shards = f"{text.counted(run.shard_retries, 'shard')}, {run.stolen} more at the tail"
+    shards = f"{counted(run.shard_retries, 'shard')}, {run.stolen} more at the tail"
     if work is None:
         return f"{shards}; requests were not counted"
     requests = work.this_run.request_retries
     if not (run.shard_retries or run.stolen or requests):
         return "nothing"
-    return f"{shards}; {text.counted(requests, 'request')}"
+    return f"{shards}; {counted(requests, 'request')}"
 
 
 def layer_types(report: Report) -> Table:
@@ -241,7 +242,7 @@ def sizes(report: Report) -> Table:
 def run_facts(report: Report) -> Table:
     run, host = report.run, report.run.host
     rows = (
-        ("engine", f"{run.engine}, {text.counted(run.workers, 'worker')}"),
+        ("engine", f"{run.engine}, {counted(run.workers, 'worker')}"),
         ("started", run.started_at),
         ("driver", _phases(run.phases)),
         ("shards", f"{report.totals.shards}, {len(run.resumed_shards)} of them finished by an earlier run"),
@@ -271,9 +272,7 @@ def _worker_rates(report: Report) -> str:
     if stat is None:
         return MISSING
     spread = f"min {text.rate(stat.min, 'B')}, max {text.rate(stat.max, 'B')}"
-    return (
-        f"mean {text.rate(stat.mean, 'B')}, {spread}, of {text.counted(len(rates), 'process', 'processes')}"
-    )
+    return f"mean {text.rate(stat.mean, 'B')}, {spread}, of {counted(len(rates), 'process', 'processes')}"
 
 
 def nodes(report: Report) -> Table:

@@ -24,7 +24,7 @@ from typing import Literal, Self
 import pyarrow as pa
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
-from arrowquant_dist.errors import IncompleteDataset, NotFound, TargetConflict, listed
+from arrowquant_dist.errors import IncompleteDataset, NotFound, TargetConflict, are, counted, listed
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local
@@ -173,10 +173,10 @@ class Target:
         """IncompleteDataset where a part that the manifest names is not there in its size."""
         missing = listing.missing(manifest.parts)
         if missing:
-            shown = listed(missing)
-            message = f"{len(missing)} parts are missing or cut ({shown}); run the same command again"
-            if MANIFEST_PATH in listing:
-                message = f"{len(missing)} parts of the dataset are missing or cut ({shown}); quantize with --repair"
+            in_dataset = MANIFEST_PATH in listing
+            found = counted(len(missing), "part") + (" of the dataset" if in_dataset else "")
+            hint = "quantize with --repair" if in_dataset else "run the same command again"
+            message = f"{found} {are(len(missing))} missing or cut ({listed(missing)}); {hint}"
             raise IncompleteDataset(message, uri=self.store.uri)
 
     def refuse_missing_files(self, manifest: Manifest, listing: Listing) -> None:
@@ -187,9 +187,8 @@ class Target:
                 self.look()
             )  # one that was at work when they were created may have passed their names before
         if missing := listing.missing(files):
-            message = (
-                f"{len(missing)} files of the dataset are missing or of another size ({listed(missing)})"
-            )
+            found = f"{counted(len(missing), 'file')} of the dataset {are(len(missing))}"
+            message = f"{found} missing or of another size ({listed(missing)})"
             raise IncompleteDataset(f"{message}; quantize with --repair", uri=self.store.uri)
 
     def is_of(self, run: RunIdentity) -> bool:

@@ -16,7 +16,7 @@ from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import SourceFile
 from arrowquant_dist.code_digest import code_digest
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
-from arrowquant_dist.errors import IncompleteDataset, Interrupted
+from arrowquant_dist.errors import RESUMES, IncompleteDataset, Interrupted
 from arrowquant_dist.format.record import PartInfo
 from arrowquant_dist.machine import peak_memory_nbytes
 from arrowquant_dist.methods import Given, TensorScale, span_of
@@ -141,7 +141,7 @@ class ShardWorker:
         with closing(self._read_batches(batches_of(shard.blocks), clock)) as batches:
             for block, values in batches:
                 if should_stop():
-                    raise Interrupted("the run was stopped; the same command resumes it")
+                    raise Interrupted(RESUMES)
                 scale, side = scales.get(block.layer.name), self._side.side_of(block, clock)
                 with clock.phase("quantize"):
                     quantized = self._quantize(block, values, Given(scale, side, block.row_start))

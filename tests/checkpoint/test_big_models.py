@@ -177,7 +177,7 @@ def test_an_index_that_names_a_scale_that_no_file_has_is_an_error(model: Path, t
     (tmp_path / "model.safetensors.index.json").unlink()
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(
-        InvalidCheckpoint, match=r"1 tensors that it names are in none of its files: model.layers.9"
+        InvalidCheckpoint, match=r"1 tensor that it names is in none of its files: model.layers.9"
     ):
         open_checkpoint(str(tmp_path))
 

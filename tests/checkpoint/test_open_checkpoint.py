@@ -148,7 +148,7 @@ BAD_FOLDERS: dict[str, tuple[Files, str]] = {
     "the same tensor twice": ({"x.safetensors": tensors("a"), "y.safetensors": tensors("a")}, "also in"),
     "a numbered file missing": (
         {"model-00001-of-00003.safetensors": tensors("a"), "model-00003-of-00003.safetensors": tensors("c")},
-        "1 of 3 files are missing: model-00002-of-00003",
+        "1 of 3 files is missing: model-00002-of-00003",
     ),
     "two indexes": (
         {"a.safetensors.index.json": index(a="x.safetensors"), "b.safetensors.index.json": index(a="x")},
@@ -167,7 +167,7 @@ BAD_FOLDERS: dict[str, tuple[Files, str]] = {
             "model.safetensors.index.json": index(a="m.safetensors", b="m.safetensors"),
             "m.safetensors": tensors("a"),
         },
-        "1 tensors that it names are in none of its files: b",
+        "1 tensor that it names is in none of its files: b",
     ),
     "index that leaves the folder": (
         {"model.safetensors.index.json": index(a="../../etc/passwd")},

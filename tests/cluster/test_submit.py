@@ -188,7 +188,7 @@ def test_a_stopped_job_is_a_failure_and_the_same_command_resumes(
         follower.send_signal(signal.SIGINT)
         said = follower.stderr.read()
         assert follower.wait() == 1, said
-        assert "stopped; the same command resumes" in said
+        assert "what is finished is kept, run the same command again to resume" in said
     assert client.get_job_status("stopped") == "STOPPED"
     done = submit(cluster, *command)
     assert done.returncode == 0, done.stdout + done.stderr

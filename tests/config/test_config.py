@@ -24,6 +24,7 @@ from arrowquant_dist.config import (
     parse_config,
     parse_size,
 )
+from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.errors import InvalidConfig
 
 MIB = 1 << 20
@@ -406,3 +407,21 @@ def test_a_value_of_a_wrong_type_is_refused_or_means_what_it_says(
         assert kept is wrong or kept == wrong or not wrong
         assert isinstance(wrong, bool) == isinstance(kept, bool)
     assert said.startswith(name)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "shown"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (1023, "1023 bytes"),
+        (64 << 20, "64 MiB"),
+        ((64 << 20) + 1, "64.1 MiB"),  # never as much as what it is more than
+        (1288490189, "1.21 GiB"),
+        (47249, "46.2 KiB"),
+        (300 << 30, "300 GiB"),
+        (5 << 40, "5 TiB"),
+    ],
+)
+def test_sizes_for_people_are_rounded_up(nbytes: int, shown: str) -> None:
+    assert rounded_size(nbytes) == shown

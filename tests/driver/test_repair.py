@@ -367,7 +367,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 def test_the_ordinary_command_on_a_dataset_that_lacks_a_part_names_repair(source: str, target: Path) -> None:
     gone(parts(target)[1])
-    with pytest.raises(IncompleteDataset, match=r"1 parts of the dataset are missing or cut .*--repair"):
+    with pytest.raises(IncompleteDataset, match=r"1 part of the dataset is missing or cut .*--repair"):
         quantize(source, str(target), CONFIG, RUN)
 
 
@@ -380,7 +380,7 @@ def test_the_ordinary_command_does_not_call_a_dataset_finished_that_lacks_a_file
 ) -> None:
     damage(target / name)
     with pytest.raises(
-        IncompleteDataset, match=rf"1 files .* missing or of another size \({name}\); quantize with --repair"
+        IncompleteDataset, match=rf"1 file .* missing or of another size \({name}\); quantize with --repair"
     ):
         quantize(source, str(target), CONFIG, RUN)
     assert quantize(source, str(target), CONFIG, REPAIR).damaged == (name,)

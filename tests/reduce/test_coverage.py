@@ -35,7 +35,7 @@ def without(receipts: list[Receipt], shard: int, row: int) -> list[Receipt]:
 @pytest.mark.parametrize(
     ("shard", "row", "message"),
     [
-        (0, 1, r"1 of 5 layers are missing \('layers.0.self_attn.q_proj.weight'\)"),
+        (0, 1, r"1 of 5 layers is missing \('layers.0.self_attn.q_proj.weight'\)"),
         (0, 0, r"layer 'embed_tokens.weight': rows 0 to 10 of 30 are missing"),
         (1, 0, r"layer 'embed_tokens.weight': has rows up to 10 of 30"),
     ],

@@ -87,7 +87,7 @@ def test_a_tensor_has_one_scale_however_it_is_cut(
 def test_a_stopped_shard_leaves_no_part_and_no_commit(source: str, tmp_path: Path) -> None:
     plan, context = _started(source, tmp_path / "out", QuantizationConfig(), RunConfig(block_bytes=BLOCK))
     done: list[RowBlock] = []
-    with pytest.raises(Interrupted, match="the same command resumes"):
+    with pytest.raises(Interrupted, match="run the same command again to resume"):
         ShardWorker(context).run(plan.shards[0], done.append, lambda: len(done) == 2)
     assert not list((tmp_path / "out").rglob("*.parquet"))
     assert not start(Target.open(str(tmp_path / "out")), plan_table(plan)).receipts()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.strict_json import parse_json
@@ -74,7 +75,9 @@ def _read(folder: Store, name: str) -> dict[str, Any] | None:
     uri = folder.url(name)
     try:
         if folder.size(name) > _MAX_NBYTES:
-            raise InvalidCheckpoint(f"larger than {_MAX_NBYTES} bytes; this is no model's config", uri=uri)
+            raise InvalidCheckpoint(
+                f"larger than {rounded_size(_MAX_NBYTES)}; this is no model's config", uri=uri
+            )
         config = parse_json(folder.read(name))
     except NotFound:
         return None

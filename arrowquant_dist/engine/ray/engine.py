@@ -17,7 +17,7 @@ from arrowquant_dist.engine.ray.interrupt import Interrupts
 from arrowquant_dist.engine.ray.ledger import Ledger
 from arrowquant_dist.engine.ray.pace import Patience
 from arrowquant_dist.engine.run import EngineFacts, OnEvent, raise_failures
-from arrowquant_dist.errors import Interrupted
+from arrowquant_dist.errors import RESUMES, Interrupted
 from arrowquant_dist.worker.job import Context, J
 
 _TERMINATED_SECONDS = 2.0  # `ray job stop` kills the driver 3 s after its SIGTERM
@@ -62,7 +62,7 @@ class RayEngine:
                 needs = {} if is_alone else self._needs()
                 return self._run(context, shards, on_event, needs, interrupts)
             except KeyboardInterrupt as error:
-                raise Interrupted("interrupted; the same command resumes the run") from error
+                raise Interrupted(RESUMES) from error
             finally:
                 if owns_ray:
                     ray.shutdown()

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import pyarrow as pa
 
+from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.format.parquet.compact import I32, I64, LIST, STRUCT, Compact
 
 MAX_ROWS = 1_000_000  # of a file: our own parts have thousands
@@ -45,7 +46,7 @@ def check_footer(reader: BinaryIO) -> None:
     if tail[4:] != b"PAR1" or length > nbytes - _TAIL_NBYTES:
         return
     if length > _MAX_FOOTER_NBYTES:
-        _refuse(f"its footer has {length} bytes, over {_MAX_FOOTER_NBYTES >> 20} MiB")
+        _refuse(f"its footer has {rounded_size(length)}, over {_MAX_FOOTER_NBYTES >> 20} MiB")
     reader.seek(nbytes - _TAIL_NBYTES - length)
     try:
         _check_metadata(Compact(reader.read(length)), nbytes)

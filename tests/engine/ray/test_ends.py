@@ -53,7 +53,7 @@ def test_a_driver_that_is_stopped_takes_its_unfinished_parts_along(
     driver.send_signal(number)
     _, told = driver.communicate()
     assert driver.returncode == 1
-    assert "interrupted: interrupted; the same command resumes the run" in told
+    assert "interrupted: interrupted; what is finished is kept, run the same command again to resume" in told
     files = [f for f in (tmp_path / "target" / "weights").rglob("*") if f.is_file()]
     assert 3 < len(files) < 16
     assert len(files) == len([*commits.glob("*.json")])

@@ -77,7 +77,7 @@ class Dataset:
         self._files = files or {}
         self.allocate: Allocate = allocate or (fresh if store.is_near else whole_pages)
         self._counter = ReadCounter()
-        self._windows = Windows()
+        self._windows = Windows(None if store.is_near else whole_pages)  # near: few threads read
 
     @classmethod
     def open(cls, uri: str, storage: Storage = DEFAULT_STORAGE) -> Dataset:
@@ -248,17 +248,13 @@ class Dataset:
         """Small blocks, read with as few requests as they lie in, and held; this thread's `values_into` takes them from
         there. places: what `joined_pieces` says of them."""
         windows = []
-        if self.store.is_near:  # where few threads read; each keeps its own
-            memories = self._windows.memory_for(places)
-        else:
-            memories = [whole_pages(place.nbytes) for _, place in places]
-        for (path, place), memory in zip(places, memories, strict=True):
+        for (path, place), memory in zip(places, self._windows.memory_for(places), strict=True):
             block = next(piece.block for piece in together if piece.block.path == path)
             try:
                 with _explained(block, self.store.url(path)):
                     self._read_into(path, place.start, memory)
             except (StorageError, IncompleteDataset) as error:
-                if not (self.store.is_near or isinstance(error, (CutObject, IncompleteDataset))):
+                if self.store.repeats_reads and not isinstance(error, (CutObject, IncompleteDataset)):
                     raise
             else:  # what cannot be read together is read alone, and only who needs what is not there says so
                 windows.append((path, place, memory))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from arrowquant_dist.arena import Arena, aligned
+from arrowquant_dist.arena import Allocate, Arena, aligned
 from arrowquant_dist.format.record import StoredRange
 from arrowquant_dist.storage.base import ByteRange
 
@@ -16,15 +16,19 @@ PathRange = tuple[str, ByteRange]  # an object's path, and bytes of it
 
 
 class Windows(threading.local):
-    """What the thread that asks has read ahead; each thread has its own."""
+    """What the thread that asks has read ahead; each thread has its own. allocate: its memory, or None where few
+    threads read, so that each may keep what it had."""
 
-    def __init__(self) -> None:
+    def __init__(self, allocate: Allocate | None = None) -> None:
         self._held: list[tuple[str, ByteRange, np.ndarray]] = []
+        self._allocate = allocate
         self._memory = Arena()
 
     def memory_for(self, places: Iterable[PathRange]) -> list[np.ndarray]:
         """uint8, a piece for each; what this thread had for the places before is free then."""
         sizes = [place.nbytes for _, place in places]
+        if self._allocate is not None:
+            return [self._allocate(nbytes) for nbytes in sizes]
         self._memory.reserve(sum(map(aligned, sizes)))
         return [self._memory.take(nbytes) for nbytes in sizes]
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.config import RunConfig, Storage, check_run
+from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.engine import Engine, choose_engine
 from arrowquant_dist.engine.progress import OnProgress, counting_events
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded, listed
+from arrowquant_dist.export.files import OutputFile
 from arrowquant_dist.export.format import ExportDraft, Model
 from arrowquant_dist.export.options import ExportOptions
 from arrowquant_dist.export.place import ExportPlace, Output, SideFiles
@@ -30,6 +32,7 @@ _PARTS_HELD = 3
 _RECYCLED_SHARE = 8  # of a worker's memory: an eighth is for what waits for its next use
 _DIRECT_NBYTES = 48 << 20
 _LEAST_WORKER_NBYTES = 64 << 20
+_MIB = 1 << 20
 _PROCESS_NBYTES = 24 << 20  # of the budget, for what is not weights: the index, threads, hashes
 
 
@@ -93,25 +96,24 @@ def plan_export(target: Location, out: Location, options: ExportOptions, run: Ru
     record = ExportRecord.of(form, draft, _origin(model), options.max_file_nbytes)
     files = form.files(model, draft, record.mark, options.max_file_nbytes)
     engine = choose_engine(run, options.memory_nbytes)
-    engine, budget, workers = _sized(engine, run, options, len(files.weights))
-    storage, writer_nbytes = _writing(out, run.target_storage, budget)
-    recycled_nbytes = budget // _RECYCLED_SHARE
-    budget -= writer_nbytes + recycled_nbytes
-    cutter = StepCutter(model.dataset, budget)
-    output = Output(record, cutter.cut(files.weights), SideFiles.of(model, draft, files))
+    sharing = engine.workers_of_a_process(len(files.weights))
+    memory, weights = _divided(model, files.weights, options.memory_nbytes, sharing, out, run.target_storage)
+    if memory.workers < sharing:
+        engine = choose_engine(run.replace(workers=memory.workers), options.memory_nbytes)
+    output = Output(record, weights, SideFiles.of(model, draft, files))
     context = ExportContext(
         model.checkpoint.uri,
         out,
         model.checkpoint.files,
-        budget,
-        recycled_nbytes * 3 // 4,  # the rest is what pieces are larger than what is in them
-        workers,
+        memory.reading_nbytes,
+        memory.recycled_nbytes * 3 // 4,  # the rest is what pieces are larger than what is in them
+        memory.workers,
         run.source_storage,
-        storage,
+        memory.storage,
         requantize_source(model, draft.layers, run.source_storage),
         run.source_storage,
     )
-    return PlannedExport(model, draft, output, context, engine, ExportPlace(open_store(out, storage)))
+    return PlannedExport(model, draft, output, context, engine, ExportPlace(open_store(out, memory.storage)))
 
 
 def open_model(target: str, options: ExportOptions, run: RunConfig) -> Model:
@@ -158,15 +160,49 @@ def _refuse_place(target: str, out: str) -> None:
         raise InvalidConfig(message, uri=redact(out))
 
 
-def _sized(engine: Engine, run: RunConfig, options: ExportOptions, files: int) -> tuple[Engine, int, int]:
-    """The engine, with as many workers as the budget has memory for, what each of them has, and how many of them share
-    a process."""
-    sharing = engine.workers_of_a_process(files)
-    memory_nbytes = options.memory_nbytes - _PROCESS_NBYTES
-    fitting = max(1, min(sharing, memory_nbytes // _LEAST_WORKER_NBYTES))
-    if fitting < sharing:
-        engine = choose_engine(run.replace(workers=fitting), options.memory_nbytes)
-    return engine, memory_nbytes // fitting, fitting
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What a process may take, divided. workers: that share it. reading_nbytes: of each, for what it reads and packs.
+    recycled_nbytes: of each beside that. storage: how they write."""
+
+    workers: int
+    reading_nbytes: int
+    recycled_nbytes: int
+    storage: Storage
+
+    @classmethod
+    def of(cls, nbytes: int, workers: int, out: str, storage: Storage) -> _Memory:
+        share = (nbytes - _PROCESS_NBYTES) // workers
+        storage, writer_nbytes = _writing(out, storage, share)
+        recycled_nbytes = share // _RECYCLED_SHARE
+        return cls(workers, share - writer_nbytes - recycled_nbytes, recycled_nbytes, storage)
+
+
+def _divided(
+    model: Model, files: tuple[OutputFile, ...], nbytes: int, sharing: int, out: str, storage: Storage
+) -> tuple[_Memory, tuple[OutputFile, ...]]:
+    """The memory of as many of `sharing` workers as there is room for, and the files with the steps that fit.
+
+    MemoryBudgetExceeded where one worker has too little for some rows of a layer, such as a compressed row block, which
+    is decompressed as a whole: it names the layers, and the budget that is enough.
+    """
+    most = max(1, min(sharing, (nbytes - _PROCESS_NBYTES) // _LEAST_WORKER_NBYTES))
+    too_large: dict[str, int] = {}
+    for workers in range(most, 0, -1):
+        memory = _Memory.of(nbytes, workers, out, storage)
+        cutter = StepCutter(model.dataset, memory.reading_nbytes)
+        made = cutter.cut(files)
+        too_large = cutter.too_large(made)
+        if not too_large:
+            return memory, made
+    needed = max(too_large.values())
+    budgets = range(-(-nbytes // _MIB) * _MIB, 8 * (needed + nbytes + _DIRECT_NBYTES), _MIB)
+    enough = next(b for b in budgets if _Memory.of(b, 1, out, storage).reading_nbytes >= needed)
+    message = (
+        f"{listed(too_large)}: rows of these take up to {rounded_size(needed)} at once, more than a worker has of "
+        f"{rounded_size(nbytes)} in all; raise --memory-budget to {enough // _MIB}MiB"
+    )
+    raise MemoryBudgetExceeded(message, uri=model.dataset.uri)
 
 
 def _writing(out: str, storage: Storage, budget_nbytes: int) -> tuple[Storage, int]:

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dataset.assemble import Assembler
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.pieces import pieces
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dtypes import DTYPES
-from arrowquant_dist.errors import MemoryBudgetExceeded, listed
 from arrowquant_dist.export.files import OutputFile, Step
 from arrowquant_dist.export.tensors import LayerExport, Needs
 
@@ -34,23 +32,20 @@ class StepCutter:
     budget_nbytes: int
 
     def cut(self, files: tuple[OutputFile, ...]) -> tuple[OutputFile, ...]:
-        """The same files with their steps. MemoryBudgetExceeded, naming the layers, where one run of rows of a layer
-        takes more than the budget."""
-        made = tuple(
+        """The same files with their steps."""
+        return tuple(
             replace(file, steps=tuple(self._steps(file)), stored=self._stored(file)) for file in files
         )
+
+    def too_large(self, made: tuple[OutputFile, ...]) -> dict[str, int]:
+        """Layers that `made` by `cut` has a run of rows of, the shortest that there can be, which takes more than the
+        budget, and what it takes."""
         most: dict[str, int] = {}
         for file in made:
             for step in file.steps:
                 if step.peak_nbytes > self.budget_nbytes:
                     most[step.layer_name] = max(step.peak_nbytes, most.get(step.layer_name, 0))
-        if most:
-            message = (
-                f"{listed(most)}: rows of these take up to {rounded_size(max(most.values()))} at once, and a worker "
-                f"has {rounded_size(self.budget_nbytes)}; raise --memory-budget, or have fewer workers"
-            )
-            raise MemoryBudgetExceeded(message, uri=self.dataset.uri)
-        return made
+        return most
 
     def peak_nbytes(self, layer: LayerExport, step: Step) -> int:
         """Memory of one step: what it reads, and what is packed of that."""

@@ -123,6 +123,9 @@ class Store(ABC):
     """
 
     is_near: ClassVar[bool] = False  # reads cost no round trip: many small ones are as fast as a large one
+    repeats_reads: ClassVar[bool] = (
+        True  # what fails was tried several times already, and asking again is in vain
+    )
     uri: str
     traffic: Traffic
 

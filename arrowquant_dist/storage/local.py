@@ -39,6 +39,7 @@ class LocalStore(Store):
     """A directory, or a single file, of this machine. direct_writes: see config.Storage."""
 
     is_near: ClassVar[bool] = True
+    repeats_reads: ClassVar[bool] = False
 
     def __init__(self, uri: str, direct_writes: str = "auto") -> None:
         path = uri.split("://", 1)[1] if "://" in uri else uri

@@ -10,7 +10,7 @@ import pytest
 
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.pieces import Piece
-from arrowquant_dist.errors import CorruptWeights
+from arrowquant_dist.errors import CorruptWeights, StorageError
 from arrowquant_dist.loader import WeightLoader
 from arrowquant_dist.storage.local import LocalStore
 from tests.format.encoder import Row, kept_row, quantized_row
@@ -127,6 +127,28 @@ def test_small_layers_are_read_together(tmp_path: Path, compression: str, reads:
     assert [float(tensor[0, 0]) for tensor in found.values()] == list(range(100))
     assert len(reads) <= 2
     assert all(tensor.untyped_storage().nbytes() == 8 * 16 * 4 for tensor in found.values())
+
+
+@pytest.mark.parametrize("repeats_reads", [False, True])
+def test_layers_that_cannot_be_read_together_are_read_alone_unless_the_store_has_tried_long_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeats_reads: Any
+) -> None:
+    rows = [kept_row(f"l{i:03}", np.full((64, 64), i, "<f4"), "float32") for i in range(20)]
+    loader = WeightLoader(make_target(tmp_path / "t", [rows], compression="none"), workers=1)
+    plain = LocalStore.read_into
+
+    def read_into(store: LocalStore, path: str, start: int, out: np.ndarray) -> None:
+        if out.size > 4 * 64 * 64 * 4:  # more than four layers
+            raise StorageError("it cannot be read at once", uri=store.url(path))
+        plain(store, path, start, out)
+
+    monkeypatch.setattr(LocalStore, "repeats_reads", repeats_reads)
+    monkeypatch.setattr(LocalStore, "read_into", read_into)
+    if repeats_reads:
+        with pytest.raises(StorageError, match="cannot be read at once"):
+            next(iter(loader))
+    else:
+        assert [float(tensor[0, 0]) for _, tensor in loader] == list(range(20))
 
 
 def test_damage_among_layers_that_are_read_together_is_raised_in_its_turn(tmp_path: Path) -> None:

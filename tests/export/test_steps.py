@@ -164,5 +164,26 @@ def test_what_takes_more_than_the_budget_at_once_is_refused_by_name(
     monkeypatch.setattr("arrowquant_dist.export.run.format_of", lambda _: CodesFormat("int8", per_tensor))
     monkeypatch.setattr("arrowquant_dist.export.options.MIB", 1)
     options = ExportOptions(memory_budget=1 << 20)
-    with pytest.raises(MemoryBudgetExceeded, match=r"a\.weight: .*raise --memory-budget"):
+    with pytest.raises(
+        MemoryBudgetExceeded, match=r"a\.weight: .*raise --memory-budget to \d+MiB"
+    ) as refused:
         plan_export(dataset, str(tmp_path / "out"), options, RUN)
+    enough = int(str(refused.value).rpartition(" ")[2].removesuffix("MiB"))
+    plan_export(dataset, str(tmp_path / "out"), ExportOptions(memory_budget=enough << 20), RUN)
+    with pytest.raises(MemoryBudgetExceeded, match=f"raise --memory-budget to {enough}MiB"):
+        plan_export(dataset, str(tmp_path / "out"), ExportOptions(memory_budget=enough - 1 << 20), RUN)
+
+
+def test_where_two_workers_have_too_little_for_a_layer_one_works_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """72 MB for a layer that is quantized anew as a whole: two workers of 160 MiB have 59 each, one has 119."""
+    tensors = {f"{name}.weight": torch.randn(3072, 2048) for name in "ab"}
+    dataset = made_dataset(tmp_path, tensors, QuantizationConfig("int8"))
+    per_tensor = QuantSpec("int8", per_channel=False, group_size=0)
+    options = ExportOptions(memory_budget="160MiB", max_file_bytes="6MiB")
+    monkeypatch.setattr("arrowquant_dist.export.run.format_of", lambda _: CodesFormat("int8"))
+    assert plan_export(dataset, str(tmp_path / "out"), options, RUN).context.workers == 2
+    monkeypatch.setattr("arrowquant_dist.export.run.format_of", lambda _: CodesFormat("int8", per_tensor))
+    planned = plan_export(dataset, str(tmp_path / "out"), options, RUN)
+    assert (planned.context.workers, planned.engine.workers_of_a_process(2)) == (1, 1)

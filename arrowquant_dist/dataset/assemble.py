@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from arrowquant_dist.dataset.prefetch import Lane, Load
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.format.digests import CHUNK_NBYTES
 from arrowquant_dist.tensor import QuantizedTensor, row_nbytes
 
 _SHARED_NBYTES = 8 << 20  # of stored data that is worth a lane
+_UNEVEN_NBYTES = 2 << 20  # by half of which lanes may differ, for chunks that are read once
 DIRECT_DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -131,14 +134,18 @@ class Assembler:
         return self.values(region, dtype).then(wrap)
 
     def _split(self, piece: Piece, first: int) -> Iterator[tuple[Piece, int]]:
-        """A large piece as one for each lane: a boundary within a chunk has that chunk read twice, so they are few."""
-        count = min(self.workers, piece.rows * piece.block.header.row_nbytes // _SHARED_NBYTES, piece.rows)
+        """A large piece as one for each lane, cut where chunks end if rows end there often enough: a chunk that is cut
+        is read twice."""
+        width = piece.block.header.row_nbytes
+        count = min(self.workers, piece.rows * width // _SHARED_NBYTES, piece.rows)
         if count < 2 or not self.dataset.reads_in_steps(piece.block):
             yield piece, first
             return
-        step = -(-piece.rows // count)
-        for start in range(piece.start, piece.stop, step):
-            yield Piece(piece.block, start, min(start + step, piece.stop)), first + start - piece.start
+        rows = CHUNK_NBYTES // math.gcd(CHUNK_NBYTES, width)
+        unit = rows if rows * width <= _UNEVEN_NBYTES else 1
+        cuts = [round((piece.start + piece.rows * i / count) / unit) * unit for i in range(1, count)]
+        for start, stop in pairwise((piece.start, *cuts, piece.stop)):
+            yield Piece(piece.block, start, stop), first + start - piece.start
 
     def _read(self, piece: Piece) -> QuantizedTensor:
         return self.dataset.read_piece(piece, verify=self.verify)

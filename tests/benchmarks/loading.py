@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
+import xxhash
 from safetensors.torch import load_file, save_file
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
@@ -26,6 +31,12 @@ _KINDS = {
 }
 _CONTROL = "decoding alone"
 _PEER = "load_file of fp16, .float()"
+_CHUNK_NBYTES = 1 << 20
+_PLAIN = "pread and xxh3_128 of each MiB"  # the least that a verified read can be
+
+Stretch = tuple[
+    int, int, np.ndarray
+]  # a descriptor, where in its file the bytes begin, and where they belong
 
 
 def tables(runs: int, nbytes: int, folder: str | None) -> Iterator[Table]:
@@ -69,12 +80,15 @@ def _raw(runs: int, nbytes: int, folder: Path) -> Table:
     )
     parts = [str(path) for path in (folder / "raw" / "weights").rglob("*.parquet")]
     stored = sum(Path(part).stat().st_size for part in parts) / 1e9
-    with WeightLoader(folder / "raw") as loader:
+    with WeightLoader(folder / "raw") as loader, ExitStack() as open_files, ThreadPoolExecutor(2) as pool:
         places = {name: torch.zeros_like(tensor) for name, tensor in loader}
+        layers = [_stretches(loader, folder / "raw", name, open_files, places[name]) for name in places]
         jobs: dict[str, Callable[[], object]] = {
             "verified, into tensors": partial(_into, loader, places),
             "verified, borrowed": partial(_used, loader.stream().borrowed()),
             "verified, kept": partial(_all_of, folder / "raw"),
+            f"{_PLAIN}, 1 thread": lambda: _read_plainly(layers),
+            f"{_PLAIN}, 2 threads": lambda: [*pool.map(_read_plainly, (layers[0::2], layers[1::2]))],
             "cat": lambda: subprocess.run(["/bin/cat", *parts], stdout=subprocess.DEVNULL, check=True),
         }
         rates = {name: stored / median(found) for name, found in all_seconds(jobs, runs).items()}
@@ -92,6 +106,28 @@ def _raw(runs: int, nbytes: int, folder: Path) -> Table:
 def _into(loader: WeightLoader, places: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in places.items():
         loader.read_into(name, tensor)
+
+
+def _stretches(
+    loader: WeightLoader, target: Path, name: str, open_files: ExitStack, tensor: torch.Tensor
+) -> list[Stretch]:
+    """Where the layer's values lie and belong, a stretch a block."""
+    out, done, found = tensor.reshape(-1).view(torch.uint8).numpy(), 0, []
+    for block in loader.layer(name).blocks:
+        assert block.ranges is not None
+        file = open_files.enter_context((target / block.path).open("rb", buffering=0))
+        data = block.ranges.data
+        found.append((file.fileno(), data.offset, out[done : done + data.nbytes]))
+        done += data.nbytes
+    return found
+
+
+def _read_plainly(layers: Sequence[Sequence[Stretch]]) -> None:
+    for descriptor, offset, out in chain.from_iterable(layers):
+        for start in range(0, out.size, _CHUNK_NBYTES):
+            chunk = out[start : start + _CHUNK_NBYTES].data
+            os.preadv(descriptor, [chunk], offset + start)
+            xxhash.xxh3_128_digest(chunk)
 
 
 def _used(pairs: Iterable[tuple[str, torch.Tensor]]) -> None:

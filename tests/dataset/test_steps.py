@@ -179,3 +179,17 @@ def test_one_large_block_is_shared_among_lanes(tmp_path: Path) -> None:
     loader = WeightLoader(make_target(tmp_path / "t", [[row]], compression="none"), workers=3)
     assert np.array_equal(loader["w"].numpy(), row.decoded)
     assert np.array_equal(loader.read("w", rows=slice(777, 39_001)).numpy(), row.decoded[777:39_001])
+
+
+def test_lanes_that_share_a_block_read_no_chunk_twice_where_rows_end_with_chunks(
+    tmp_path: Path, reads: list[int]
+) -> None:
+    values = np.arange(100_000 * 64, dtype="<f4").reshape(-1, 64)  # 26 MB, 4096 rows a chunk
+    target = make_target(tmp_path / "t", [[kept_row("w", values, "float32")]], compression="none")
+    loader = WeightLoader(target, workers=3)
+    assert np.array_equal(loader["w"].numpy(), values)
+    chunks = -(-values.nbytes // MIB)
+    assert sum(nbytes > 1000 for nbytes in reads) == chunks
+    assert sum(nbytes for nbytes in reads if nbytes > 1000) == values.nbytes
+    assert sum(nbytes <= 1000 for nbytes in reads) == 3  # each lane reads the digests
+    assert np.array_equal(loader.read("w", rows=slice(5000, 97_001)).numpy(), values[5000:97_001])

@@ -41,7 +41,8 @@ _NAMES = {"BF16": "bfloat16", "F16": "float16"}
 class OutputLayer:
     """A layer of the output: rows [row_start, row_stop) of a stored one, all of it but for unfused experts.
 
-    never: why it cannot be quantized whatever its scales are; None where it is a Linear.
+    never: why it cannot be quantized whatever its scales are; None where it is a Linear. turned: of an expert whose
+    rows are inputs, the modules that its values become, each turned.
     """
 
     name: str
@@ -50,6 +51,12 @@ class OutputLayer:
     row_start: int
     row_stop: int
     never: str | None = None
+    turned: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What people find it by: of an expert whose modules have other names, the dataset's."""
+        return self.layer.name if self.turned else self.name
 
     @property
     def is_quantized(self) -> bool:

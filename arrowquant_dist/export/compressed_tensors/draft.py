@@ -27,6 +27,7 @@ from arrowquant_dist.export.compressed_tensors.rewritten import RewrittenRows
 from arrowquant_dist.export.compressed_tensors.schemes import LinearScheme
 from arrowquant_dist.export.compressed_tensors.settings import changed_config, quantization_config
 from arrowquant_dist.export.compressed_tensors.stored import StoredScales, read_scales
+from arrowquant_dist.export.compressed_tensors.turned import TurnedValues
 from arrowquant_dist.export.decoded import DecodedValues
 from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
 from arrowquant_dist.export.safetensors import safetensors_files
@@ -184,7 +185,9 @@ def _export(choice: LayerChoice, prefix: str, *, has_source: bool) -> LayerExpor
     place = (f"{prefix}{part.name}", part.layer.name, part.shape, part.row_start, part.row_stop)
     if scheme is None:
         spec = AS_THE_SOURCE if choice.problems and has_source else None
-        return LayerExport(*place, DecodedValues(part.layer.dtype), spec)
+        dtype = part.layer.dtype
+        decoded = TurnedValues(dtype, part.turned, part.shape[0]) if part.turned else DecodedValues(dtype)
+        return LayerExport(*place, decoded, spec)
     packer = scheme.packer(part.row_stop - part.row_start, choice.scale_dtype)
     if _is_anew(choice, has_source=has_source):
         return LayerExport(*place, packer, scheme.spec(choice.scale_dtype))
@@ -210,7 +213,7 @@ def _module(part: OutputLayer) -> str:
 
 def _ignored(part: OutputLayer, folder: ModelFolder) -> str | None:
     """What `ignore` says of a layer that is not quantized; None for what no reader takes for a Linear."""
-    if is_fused(part.name, part.shape):
+    if part.turned or is_fused(part.name, part.shape):
         return f"re:.*{re.escape(part.name.rpartition('.experts.')[0])}\\.experts"
     is_linear = len(part.shape) == 2 and why_not_linear(part.name, part.shape, folder.model_type) in (
         None,
@@ -220,20 +223,22 @@ def _ignored(part: OutputLayer, folder: ModelFolder) -> str | None:
 
 
 def _by_problem(choices: Iterable[LayerChoice]) -> dict[Unwritable, list[str]]:
-    wrong: dict[Unwritable, list[str]] = {}
+    wrong: dict[Unwritable, dict[str, None]] = {}
     for choice in choices:
         for problem in choice.problems:
-            wrong.setdefault(problem, []).append(choice.part.name)
-    return wrong
+            wrong.setdefault(problem, {})[choice.part.label] = None
+    return {problem: [*names] for problem, names in wrong.items()}
 
 
 def _told(choices: Iterable[LayerChoice], *, has_source: bool) -> list[str]:
     """What is not as the dataset has it, and why."""
-    told: dict[str, list[str]] = {}
+    told: dict[str, dict[str, None]] = {}
     for choice in choices:
         if choice.problems:
             reasons = "; ".join(problem.reason for problem in choice.problems)
-            told.setdefault(f"{_fate(choice, has_source=has_source)}: {reasons}", []).append(choice.part.name)
+            told.setdefault(f"{_fate(choice, has_source=has_source)}: {reasons}", {})[choice.part.label] = (
+                None
+            )
     return [f"{listed(names)} {what}" for what, names in told.items()]
 
 

@@ -2,8 +2,9 @@
 
 `….experts.gate_up_proj` [experts, 2 · out, in] becomes `….experts.{i}.gate_proj.weight` and `….up_proj.weight`, and
 `….experts.down_proj` [experts, out, in] `….experts.{i}.down_proj.weight`. Their rows are V2's rows, so codes stay.
-Where a family has [experts, in, 2 · out], groups and scales run along the wrong axis; where it has gate and up in turns
-(gpt-oss), or other names, no reader would find them.
+Where a family has [experts, in, 2 · out], groups and scales run along the wrong axis, and decoded values alone can be
+written; Llama 4's one by one too, since transformers takes no others from a checkpoint of codes. Where a family has
+gate and up in turns (gpt-oss), or other names, no reader would find them.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ _W1_W3_W2 = ("w1", "w3", "w2")
 # What a family calls the experts' matrices where each has its own: gate, up, down.
 _NAMES: Mapping[str, tuple[str, str, str]] = {
     **dict.fromkeys(
-        ("afmoe", "axk1", "bailing_hybrid", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1",
-         "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm4v_moe_text",
-         "glm_moe_dsa", "hunyuan_v1_moe", "hy_v3", "jamba", "kimi_k25", "longcat_flash", "mimo_v2_flash", "olmoe",
-         "qwen2_moe", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_omni_moe",
-         "qwen3_omni_moe_text", "qwen3_vl_moe", "qwen3_vl_moe_text", "sarvam_moe", "solar_open"),
+        ("afmoe", "axk1", "bailing_hybrid", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32",
+         "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe",
+         "glm4v_moe_text", "glm_moe_dsa", "hunyuan_v1_moe", "hy_v3", "jamba", "kimi_k25", "llama4",
+         "llama4_text", "longcat_flash", "mimo_v2_flash", "olmoe", "qwen2_moe", "qwen3_5_moe",
+         "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text",
+         "qwen3_vl_moe", "qwen3_vl_moe_text", "sarvam_moe", "solar_open"),
         _GATE_UP_DOWN,
     ),
     **dict.fromkeys(("mixtral", "minimax", "minimax_m2", "phimoe"), _W1_W3_W2),
 }  # fmt: skip
+_TURNED = ("llama4", "llama4_text")  # whose fused experts transformers replaces when it loads codes
 # Where such a family calls the block otherwise than transformers 5 does in memory, which names fused experts so.
 _BLOCKS = dict.fromkeys(("mixtral", "minimax", "minimax_m2", "phimoe"), "block_sparse_moe")
 
@@ -76,6 +79,18 @@ def unfused(name: str, shape: tuple[int, ...], model_type: str) -> list[Expert]:
         for i in range(experts)
         for part, start in ((part, i * rows + j * height) for j, part in enumerate(parts))
     ]
+
+
+def turned_modules(name: str, model_type: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """What the experts of a tensor [experts, in, modules · out] are called, each turned and decoded; () where readers
+    take the tensor as it is. shapes: as `why_not_unfused` has them."""
+    found = _FUSED.fullmatch(name)
+    if model_type not in _TURNED or found is None:
+        return ()
+    gate_up, down = (shapes.get(name.replace(found["own"], own)) for own in ("gate_up_proj", "down_proj"))
+    if gate_up is None or down is None or gate_up != (down[0], down[2], 2 * down[1]):
+        return ()
+    return ("down_proj",) if found["own"] == "down_proj" else ("gate_proj", "up_proj")
 
 
 def block_renamed(name: str, model_type: str) -> str:

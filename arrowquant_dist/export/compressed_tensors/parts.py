@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from arrowquant_dist.config.checks import shown
@@ -15,6 +15,7 @@ from arrowquant_dist.export.compressed_tensors.choose import OutputLayer
 from arrowquant_dist.export.compressed_tensors.experts import (
     block_renamed,
     is_fused,
+    turned_modules,
     unfused,
     why_not_unfused,
 )
@@ -132,7 +133,7 @@ def _refuse_twice(parts: Iterable[OutputLayer], model: Model) -> None:
 
 def _renamed(part: OutputLayer, folder: ModelFolder) -> OutputLayer:
     name = block_renamed(part.name, folder.model_type)
-    return OutputLayer(name, part.layer, part.shape, part.row_start, part.row_stop, part.never)
+    return replace(part, name=name)
 
 
 def _whole(name: str, layer: StoredLayer, never: str | None) -> OutputLayer:
@@ -150,10 +151,24 @@ def _experts(
 ) -> Iterator[OutputLayer]:
     problem = why_not_unfused(name, layer.row_dims, folder.model_type, shapes)
     if problem is not None:
-        yield _whole(name, layer, problem)
+        yield from _decoded_experts(name, layer, problem, turned_modules(name, folder.model_type, shapes))
         return
     for expert in unfused(name, layer.shape, folder.model_type):
         yield OutputLayer(expert.name, layer, expert.shape, expert.row_start, expert.row_stop)
+
+
+def _decoded_experts(
+    name: str, layer: StoredLayer, problem: str, modules: tuple[str, ...]
+) -> Iterator[OutputLayer]:
+    """One part where readers have the tensor as it is, else one an expert. modules: as `turned_modules` has them."""
+    if not modules:
+        yield _whole(name, layer, problem)
+        return
+    block, _, own = name.removesuffix(".weight").rpartition(".")
+    experts, inputs, columns = layer.shape
+    for i in range(experts):
+        rows = (i * inputs, (i + 1) * inputs)
+        yield OutputLayer(f"{block}.{i}.{own}", layer, (inputs, columns), *rows, problem, modules)
 
 
 def _why_never(name: str, layer: StoredLayer, folder: ModelFolder, families: Families) -> str | None:

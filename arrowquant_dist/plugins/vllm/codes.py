@@ -26,6 +26,7 @@ from arrowquant_dist.errors import InvalidConfig, ModelMismatch
 from arrowquant_dist.export.compressed_tensors.draft import CompressedTensors
 from arrowquant_dist.export.compressed_tensors.packers import Int8Weight, PackedWeight, ScaleDtype
 from arrowquant_dist.export.compressed_tensors.stored import StoredScales, read_scales, scales_of
+from arrowquant_dist.export.compressed_tensors.turned import TurnedValues
 from arrowquant_dist.export.options import ExportOptions
 from arrowquant_dist.export.run import open_model
 from arrowquant_dist.export.tensors import LayerExport, OutputTensor
@@ -171,6 +172,8 @@ class CodesTensor:
     def read(self, box: Box) -> torch.Tensor:
         if self.tensor.needs == "nothing":
             return self._packed(_no_rows(self.export), box, 0)
+        if isinstance(self.export.packer, TurnedValues):
+            return self._packed(self.taken.take(self.export, range(self.export.rows)), box, 0)
         per_row = self._rows_per_row
         multiple = self.export.packer.row_multiple
         start = box.rows.start * per_row // multiple * multiple

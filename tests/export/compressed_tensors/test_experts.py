@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
     MixtralConfig,
     MixtralForCausalLM,
     Qwen3MoeConfig,
@@ -20,8 +23,13 @@ from transformers import (
 from arrowquant_dist import QuantizationConfig, WeightLoader
 from arrowquant_dist.driver import quantize
 from arrowquant_dist.errors import InvalidConfig
-from arrowquant_dist.export.compressed_tensors.experts import block_renamed, unfused, why_not_unfused
-from tests.export.models import RUN, as_decoded, difference, exported, opened, quantized
+from arrowquant_dist.export.compressed_tensors.experts import (
+    block_renamed,
+    turned_modules,
+    unfused,
+    why_not_unfused,
+)
+from tests.export.models import DTYPES, RUN, as_decoded, difference, exported, opened, quantized
 
 _CONFIG = QuantizationConfig(
     "int4", per_channel=False, group_size=32, mixed_precision_layers=["embed", "lm_head"]
@@ -57,12 +65,18 @@ _NAMES = {
 }
 
 
-def _fused(folder: Path, model: Any, config: QuantizationConfig = _CONFIG) -> str:
+def _llama4() -> Any:
+    torch.manual_seed(0)
+    own = {"num_local_experts": 4, "head_dim": 16, "intermediate_size_mlp": 64, "pad_token_id": None}
+    return Llama4ForCausalLM(Llama4TextConfig(**_SIZES, **own)).eval()
+
+
+def _fused(folder: Path, model: Any, config: QuantizationConfig = _CONFIG, block: str = "mlp") -> str:
     """A dataset of what the model holds in memory: `experts.gate_up_proj` and `experts.down_proj`."""
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder / "source")
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    assert "model.layers.0.mlp.experts.gate_up_proj" in tensors
+    assert f"model.layers.0.{block}.experts.gate_up_proj" in tensors
     save_file(tensors, folder / "source/model.safetensors")
     quantize(str(folder / "source"), str(folder / "dataset"), config, RUN)
     return str(folder / "dataset")
@@ -151,7 +165,7 @@ _TURNED = {"b.experts.gate_up_proj": (4, 48, 64), "b.experts.down_proj": (4, 32,
     [
         ("qwen3_moe", 2, _SHAPES, None),
         ("mixtral", 2, _SHAPES, None),
-        ("llama4", 2, _TURNED, "it is not known how vLLM has them for llama4"),
+        ("llama4", 2, _TURNED, "stored turned round"),
         ("gpt_oss", 2, _TURNED, "it is not known how vLLM has them for gpt_oss"),
         ("granitemoe", 2, _SHAPES, "it is not known how vLLM has them for granitemoe"),
         ("", 2, _SHAPES, "it is not known how vLLM has them for this model"),
@@ -220,3 +234,54 @@ def test_turned_experts_are_refused_by_name_and_kept_where_that_is_asked_for(tmp
         assert torch.equal(found[f"{block}.experts.down_proj"], loader[f"{block}.experts.down_proj"])
     ignored = json.loads((tmp_path / "out/config.json").read_bytes())["quantization_config"]["ignore"]
     assert ignored == [r"re:.*model\.language_model\.layers\.0\.mlp\.experts", f"{block}.gate", "lm_head"]
+
+
+@pytest.mark.parametrize("kind", ["kept", "quantized", "from the source"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_llama_4_s_experts_are_turned_and_written_one_by_one(dtype: str, kind: str, tmp_path: Path) -> None:
+    """Transformers has a Linear each in their place once a checkpoint has codes, and leaves out fused ones."""
+    model = _llama4().to(DTYPES[dtype])
+    kept = ["embed", "lm_head", *(["experts"] if kind == "kept" else [])]
+    config = QuantizationConfig("int8", mixed_precision_layers=kept, scale_dtype="bfloat16")
+    dataset = _fused(tmp_path, model, config, block="feed_forward")
+    name = "model.layers.0.feed_forward.experts.gate_up_proj"
+    if kind != "kept":
+        with pytest.raises(InvalidConfig, match=rf"{re.escape(name)}.*: fused experts.*turned round"):
+            exported(dataset, tmp_path / "out")
+    source = str(tmp_path / "source") if kind == "from the source" else None
+    exported(dataset, tmp_path / "out", requantize=kind != "kept", source=source)
+    found = load_file(tmp_path / "out/model.safetensors")
+    with WeightLoader(dataset) as loader:
+        for layer in range(2):
+            block = f"model.layers.{layer}.feed_forward.experts"
+            own = (loader if source is None else model.state_dict())[f"{block}.gate_up_proj"]
+            down = (loader if source is None else model.state_dict())[f"{block}.down_proj"]
+            for expert in range(4):
+                gate, up = own[expert].T.chunk(2)
+                assert torch.equal(found[f"{block}.{expert}.gate_proj.weight"], gate)
+                assert torch.equal(found[f"{block}.{expert}.up_proj.weight"], up)
+                assert torch.equal(found[f"{block}.{expert}.down_proj.weight"], down[expert].T)
+    assert not any(name.endswith(("experts.gate_up_proj", "experts.down_proj")) for name in found)
+    decoded = as_decoded(model, dataset) if source is None else None
+    for dequantize in (False, True):
+        served = opened(tmp_path / "out", dequantize=dequantize)
+        if decoded is not None:
+            assert difference(served, decoded) <= (1e-5 if dtype == "float32" else 2e-2)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "shapes", "expected"),
+    [
+        ("llama4", {"gate_up_proj": (4, 48, 64), "down_proj": (4, 32, 48)}, ("gate_proj", "up_proj")),
+        ("llama4_text", {"gate_up_proj": (4, 48, 64), "down_proj": (4, 32, 48)}, ("gate_proj", "up_proj")),
+        ("llama4", {"gate_up_proj": (4, 64, 48), "down_proj": (4, 48, 32)}, ()),
+        ("llama4", {"gate_up_proj": (4, 48, 64)}, ()),
+        ("gpt_oss", {"gate_up_proj": (4, 48, 64), "down_proj": (4, 32, 48)}, ()),
+        ("qwen3_vl_moe", {"gate_up_proj": (4, 48, 64), "down_proj": (4, 32, 48)}, ()),
+    ],
+)
+def test_experts_are_turned_where_a_reader_wants_them_so(
+    model_type: str, shapes: dict[str, tuple[int, ...]], expected: tuple[str, ...]
+) -> None:
+    named = {f"b.experts.{own}": shape for own, shape in shapes.items()}
+    assert turned_modules("b.experts.gate_up_proj", model_type, named) == expected

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
+from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
 from arrowquant_dist.cli import main
 from arrowquant_dist.errors import InvalidConfig, ModelMismatch
 from arrowquant_dist.plugins.vllm.codes import coded_weights
@@ -196,3 +196,38 @@ def test_codes_that_vllm_cannot_have_are_refused_before_anything_is_written(
     assert "--requantize" not in message  # an option of exports
     assert not folder.exists()
     assert program("vllm", target, folder, "--decoded") == 0
+
+
+@pytest.mark.parametrize("memory", [16 << 20, 3000], ids=["at once", "in steps"])
+def test_experts_that_an_export_turns_are_turned_whatever_part_is_taken(memory: int, tmp_path: Path) -> None:
+    """Llama 4's, which are [experts, in, out]."""
+    generator, block = torch.Generator().manual_seed(5), "model.layers.0.feed_forward"
+    tensors = {
+        f"{block}.experts.gate_up_proj": torch.randn(2, 24, 64, generator=generator),
+        f"{block}.experts.down_proj": torch.randn(2, 32, 24, generator=generator),
+        "model.layers.0.self_attn.q_proj.weight": torch.randn(24, 24, generator=generator),
+    }
+    (tmp_path / "source").mkdir()
+    save_file(tensors, tmp_path / "source/model.safetensors")
+    (tmp_path / "source/config.json").write_text('{"model_type": "llama4_text", "dtype": "float32"}')
+    target, folder = str(tmp_path / "target"), tmp_path / "folder"
+    config = QuantizationConfig("int8", mixed_precision_layers=["experts"], scale_dtype="bfloat16")
+    ArrowQuantizer(config).quantize(str(tmp_path / "source"), target)
+    assert program("vllm", target, folder) == 0
+    given = LoadSettings.of({}, str(folder))
+    with WeightLoader(target) as loader:
+        gate_up, down = loader[f"{block}.experts.gate_up_proj"], loader[f"{block}.experts.down_proj"]
+    with coded_weights(given, given.open(16 << 20), config_of(folder), memory) as pairs:
+        found = dict(pairs)
+        for expert in range(2):
+            gate, up = gate_up[expert].T.chunk(2)
+            own = {"gate_proj": gate, "up_proj": up, "down_proj": down[expert].T}
+            for module, wanted in own.items():
+                lazy = found[f"{block}.experts.{expert}.{module}.weight"]
+                assert lazy.shape == wanted.shape
+                for dim, size in enumerate(wanted.shape):
+                    half = size // 2
+                    for start in (0, half):
+                        place = torch.empty(wanted.narrow(dim, start, half).shape)
+                        place.copy_(lazy.narrow(dim, start, half))
+                        assert place.equal(wanted.narrow(dim, start, half)), (module, dim, start)

@@ -44,6 +44,7 @@ class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
         """Raises ModelMismatch where the dataset does not fill the model; CorruptWeights with the layer's name, or
         the small file's where the dataset itself is the model."""
         from arrowquant_dist.plugins.vllm.codes import coded_weights
+        from arrowquant_dist.plugins.vllm.filled import Filled
         from arrowquant_dist.plugins.vllm.weights import decoded_weights
 
         settings = LoadSettings.of(self._values, model_config.model)
@@ -57,10 +58,11 @@ class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
             else coded_weights(settings, opened, config, waiting_nbytes)
         )
         load_weights: Any = model.load_weights  # which every model of vLLM has
-        with weights as pairs:
+        with weights as pairs, Filled(dict(model.named_parameters())) as filled:
             loaded = load_weights(pairs)
         _log.info("Read and verified %d bytes for the weights of this process", opened.dataset.nbytes_read)
         _check_filled(model, loaded, opened.dataset.uri)
+        _check_whole(model, filled.partly(), opened.dataset.uri)
 
 
 def _quantization(model_config: ModelConfig) -> Mapping[str, Any] | None:
@@ -93,5 +95,16 @@ def _check_filled(model: nn.Module, loaded: Collection[str] | None, target: str)
         message = (
             f"{type(model).__name__} has parameters without weights in the dataset: {listed(sorted(missing))}; give "
             "vLLM the config of the model that was quantized"
+        )
+        raise ModelMismatch(message, uri=target)
+
+
+def _check_whole(model: nn.Module, partly: Mapping[str, Collection[str]], target: str) -> None:
+    """partly: {parameter: the layers that it was filled from}, of those that other layers belong into."""
+    for name, layers in partly.items():
+        others = f" (nor are {listed(sorted(set(partly) - {name}))})" if len(partly) > 1 else ""
+        message = (
+            f"{type(model).__name__} has parameters for which the dataset lacks layers: {name} is not filled by "
+            f"{listed(sorted(layers))} alone{others}; quantize the whole model, or give vLLM the config of this one"
         )
         raise ModelMismatch(message, uri=target)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
@@ -36,6 +39,13 @@ def small_files(target: Path, folder: Path) -> Path:
     for name in SMALL_FILES:
         (folder / name).write_bytes((target / name).read_bytes())
     return folder
+
+
+def without(source: Path, name: str) -> None:
+    """Takes a layer out of a checkpoint."""
+    weights = load_file(source / "model.safetensors")
+    del weights[name]
+    save_file(weights, source / "model.safetensors", {"format": "pt"})
 
 
 def flip(file: Path, at: int) -> None:
@@ -153,6 +163,29 @@ def test_the_config_of_another_model_is_refused_by_the_names_that_have_no_weight
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     said = vllm.failure(folder, load_format="arrowquant", model_loader_extra_config={"target": str(int8)})
     assert "has parameters without weights in the dataset: model.layers.2." in said
+
+
+@pytest.mark.parametrize("way", ["decoded", "codes"])
+@pytest.mark.parametrize("missing", ["self_attn.k_proj", "mlp.up_proj"])
+def test_a_layer_that_is_missing_in_a_fused_parameter_is_noticed(
+    vllm: Vllm, llama: Path, missing: str, way: str, tmp_path: Path
+) -> None:
+    """vLLM itself takes a parameter to be filled when any part of it is."""
+    source, target, folder = tmp_path / "source", tmp_path / "target", tmp_path / "folder"
+    shutil.copytree(llama, source)
+    without(source, f"model.layers.1.{missing}.weight")
+    ArrowQuantizer(INT8).quantize(source, target)
+    write_model_folder(target, folder, ServedDecoded() if way == "decoded" else ServedAsCodes("int8"))
+    said = vllm.failure(folder, load_format="arrowquant")
+    assert re.search(r"lacks layers: model\.layers\.1\.\w+\.(qkv|gate_up)_proj\.weight", said)
+
+
+def test_a_matrix_of_one_expert_that_is_missing_is_noticed(vllm: Vllm, tmp_path: Path) -> None:
+    source, target = save(mixtral_config(), tmp_path / "source"), tmp_path / "target"
+    without(source, "model.layers.1.block_sparse_moe.experts.2.w3.weight")
+    ArrowQuantizer(INT8).quantize(source, target)
+    said = vllm.failure(target, load_format="arrowquant")
+    assert re.search(r"lacks layers: model\.layers\.1\.\S+\.w13_weight", said)
 
 
 def test_vllm_loads_what_it_always_did_beside_the_plugin(vllm: Vllm, llama: Path) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import torch
 
 _OWN = "sentence_transformers."
+_SETTINGS, _KIND = "config_sentence_transformers.json", "SentenceTransformer"
 _CHOOSING = ("Router", "Asym")
 
 
@@ -59,7 +60,8 @@ def load_sentence_transformer(
     initialize=["pooler"]. The model is on the CPU.
 
     Raises MissingDependency without sentence-transformers, InvalidConfig where no modules.json says how tokens become
-    a sentence or a module is none of sentence-transformers' own, ModelMismatch, CorruptWeights.
+    a sentence, a module is none of sentence-transformers' own, or the folder is of another kind of model, as a
+    CrossEncoder, ModelMismatch, CorruptWeights.
     """
     refuse_unknown("load_sentence_transformer", others)
     sentence_transformers = _imported()
@@ -75,6 +77,7 @@ def load_sentence_transformer(
     with small_files(place, storage, verify=verify) as files:
         files.check_all()
         parts = _parts(files)
+        _check_kind(files)
         loads = Loads(OpenDataset(settings, is_local=is_local(place)), settings)
         layers = {path: _layers_of(path, files, loads.opened) for path in parts.values()}
         _check_all_taken(layers, loads.opened)
@@ -226,6 +229,19 @@ def _parts(files: SmallFiles) -> dict[str, str]:
             raise InvalidConfig(message, uri=uri)
         parts[str(module.get("name", module.get("idx")))] = module["path"].strip("/")
     return parts
+
+
+def _check_kind(files: SmallFiles) -> None:
+    """InvalidConfig for what sentence-transformers would turn into an encoder that its source is not."""
+    path = files.folder / _SETTINGS
+    settings = parse_json(path.read_bytes()) if path.is_file() else {}
+    kind = settings.get("model_type", _KIND)
+    if kind != _KIND:
+        message = (
+            f"it is a {shortened(str(kind))} and no {_KIND}; load_model has its weights, with the class that its "
+            "config.json names"
+        )
+        raise InvalidConfig(message, uri=f"{files.uri.rstrip('/')}/{_SETTINGS}")
 
 
 def _layers_of(path: str, files: SmallFiles, opened: OpenDataset) -> dict[str, StoredLayer]:

@@ -146,6 +146,15 @@ def test_a_module_of_others_is_not_run(copied: Path, kind: str) -> None:
         load_sentence_transformer(copied, verify=False)
 
 
+@pytest.mark.parametrize("kind", ["CrossEncoder", "SparseEncoder"])
+def test_a_model_of_another_kind_is_refused_by_name(copied: Path, kind: str) -> None:
+    """sentence-transformers itself would make an encoder of it, with a pooling that nobody trained."""
+    path = copied / "config_sentence_transformers.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": kind}))
+    with pytest.raises(InvalidConfig, match=f"it is a {kind} and no SentenceTransformer; load_model"):
+        load_sentence_transformer(copied, verify=False)
+
+
 def test_layers_that_no_module_takes_are_refused(copied: Path) -> None:
     named = json.loads((copied / "modules.json").read_text())
     (copied / "modules.json").write_text(

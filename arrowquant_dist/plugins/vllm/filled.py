@@ -37,7 +37,7 @@ class Filled(TorchFunctionMode):
     """While it is entered, notes what is copied into parameters that have their memory to themselves."""
 
     def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._parameters = {name: tensor for name, tensor in parameters.items() if _is_whole(tensor)}
         self._pieces = {storage_of(tensor): _Pieces() for tensor in self._parameters.values()}
 

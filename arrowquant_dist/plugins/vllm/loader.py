@@ -58,7 +58,8 @@ class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
             else coded_weights(settings, opened, config, waiting_nbytes)
         )
         load_weights: Any = model.load_weights  # which every model of vLLM has
-        with weights as pairs, Filled(dict(model.named_parameters())) as filled:
+        filled = Filled(dict(model.named_parameters()))
+        with weights as pairs, filled:
             loaded = load_weights(pairs)
         _log.info("Read and verified %d bytes for the weights of this process", opened.dataset.nbytes_read)
         _check_filled(model, loaded, opened.dataset.uri)

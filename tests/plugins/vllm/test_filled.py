@@ -33,8 +33,9 @@ def layer(name: str, *shape: int) -> Any:
 def partly(parameter: torch.Tensor, fill: Callable[[torch.Tensor], object]) -> list[str] | None:
     """The layers that it was filled from, where it is not whole."""
     owner = torch.nn.Parameter(parameter, requires_grad=False)
-    with Filled({"weight": owner}) as filled:
-        fill(owner.data)
+    filled = Filled({"weight": owner})
+    with filled:
+        fill(owner.detach())
     return filled.partly().get("weight")
 
 

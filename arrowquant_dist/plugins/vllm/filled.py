@@ -33,7 +33,7 @@ class _Pieces:
     is_counted: bool = True
 
 
-class Filled(TorchFunctionMode):
+class FillCount(TorchFunctionMode):
     """While it is entered, notes what is copied into parameters that have their memory to themselves."""
 
     def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:

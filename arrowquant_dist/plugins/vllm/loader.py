@@ -44,7 +44,7 @@ class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
         """Raises ModelMismatch where the dataset does not fill the model; CorruptWeights with the layer's name, or
         the small file's where the dataset itself is the model."""
         from arrowquant_dist.plugins.vllm.codes import coded_weights
-        from arrowquant_dist.plugins.vllm.filled import Filled
+        from arrowquant_dist.plugins.vllm.filled import FillCount
         from arrowquant_dist.plugins.vllm.weights import decoded_weights
 
         settings = LoadSettings.of(self._values, model_config.model)
@@ -58,7 +58,7 @@ class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
             else coded_weights(settings, opened, config, waiting_nbytes)
         )
         load_weights: Any = model.load_weights  # which every model of vLLM has
-        filled = Filled(dict(model.named_parameters()))
+        filled = FillCount(dict(model.named_parameters()))
         with weights as pairs, filled:
             loaded = load_weights(pairs)
         _log.info("Read and verified %d bytes for the weights of this process", opened.dataset.nbytes_read)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from arrowquant_dist.plugins.vllm.filled import Filled
+from arrowquant_dist.plugins.vllm.filled import FillCount
 from arrowquant_dist.plugins.vllm.lazy import Box, LazyTensor
 
 
@@ -33,7 +33,7 @@ def layer(name: str, *shape: int) -> Any:
 def partly(parameter: torch.Tensor, fill: Callable[[torch.Tensor], object]) -> list[str] | None:
     """The layers that it was filled from, where it is not whole."""
     owner = torch.nn.Parameter(parameter, requires_grad=False)
-    filled = Filled({"weight": owner})
+    filled = FillCount({"weight": owner})
     with filled:
         fill(owner.detach())
     return filled.partly().get("weight")

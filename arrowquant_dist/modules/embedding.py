@@ -26,7 +26,7 @@ class QuantEmbedding(CodesLayer):
         packed = (weight.codes, weight.scales, weight.zero_points)
         bits, group, columns, dtype = weight.bits, weight.group_size, self.embedding_dim, weight.dtype
         if not is_traced(indices) and is_transformed(indices):
-            table = operations.decoded_rows(*packed, bits, group, columns, dtype)
+            table = operations.decoded_rows(weight.packed, dtype)
             return torch.nn.functional.embedding(indices, table)
         rows: torch.Tensor = operations.embedding(indices, *packed, bits, group, columns, dtype)
         return rows

@@ -31,7 +31,9 @@ class QuantLinear(CodesLayer):
     """`torch.nn.Linear` with a QuantWeight: values [..., in_features] → [..., out_features].
 
     Products are summed in float32 (float64 for float64 values) from the values that the codes stand for, and rounded
-    once to the dtype of the inputs. A few inputs take one pass over the codes. Gradients reach the inputs and the bias.
+    once to the dtype of the inputs. A few inputs take one pass over the codes. Many bfloat16 or float16 inputs, where
+    the machine multiplies these, meet values and a bias that are rounded to the same, as a layer that was loaded
+    decoded has them. Gradients reach the inputs and the bias.
 
     Inputs are not quantized unless activations="int8" asks for it. Then each input x [in_features] has a scale of its
     own, t = max|x| / 127, and becomes whole numbers a = round(x / t), ties to even. Their products with the codes q are
@@ -60,16 +62,16 @@ class QuantLinear(CodesLayer):
         can_cast = torch.amp.is_autocast_available(kind) and values.dtype != torch.float64
         if can_cast and torch.is_autocast_enabled(kind):
             values = values.to(torch.get_autocast_dtype(kind))
-        packed = (weight.codes, weight.scales, weight.zero_points)
-        numbers = (weight.bits, weight.group_size)
         if not is_traced(values) and (is_transformed(values) or is_transformed(self.bias)):
             self._refuse_whole_numbers()
-            return plain_linear(values, packed, self.bias, *numbers)
+            return plain_linear(values, weight.packed, self.bias)
+        packed = (weight.codes, weight.scales, weight.zero_points)
+        numbers = (weight.bits, weight.group_size)
         if self.activations is not None:
             whole: torch.Tensor = operations.whole_linear(values, *packed, self.bias, *numbers)
             return whole
         if self._is_plain(values):  # as an operation of torch it takes some 20 µs more
-            return multiply(values, packed, self.bias, *numbers)
+            return multiply(values, weight.packed, self.bias)
         product: torch.Tensor = operations.linear(values, *packed, self.bias, *numbers)
         return product
 

@@ -1,7 +1,7 @@
 """Products with packed rows, decoded rows and looked-up rows as operations of torch: `arrowquant::linear` and others.
 
 As operations they can be traced, exported and compiled, on any device, and have gradients with respect to inputs and
-bias; packed rows have none. codes, scales, zero_points, width and group: as decoding.py has them.
+bias; packed rows have none. codes, scales, zero_points: as PackedRows has them; width its bits, group its group size.
 """
 
 from __future__ import annotations
@@ -11,12 +11,22 @@ from typing import Any
 import torch
 
 from arrowquant_dist.errors import InvalidConfig
-from arrowquant_dist.modules.decoding import decode_packed
+from arrowquant_dist.modules.packed_rows import PackedRows
 from arrowquant_dist.modules.products import multiply
+from arrowquant_dist.modules.tiles import decoded_tiles
 from arrowquant_dist.modules.whole_numbers import multiply_whole
 
 
-def decoded_rows(
+def decoded_rows(packed: PackedRows, dtype: torch.dtype) -> torch.Tensor:
+    """The values [rows, columns] as `dtype`: rounded from float32; in 16 bits they stay finite."""
+    values = packed.scales.new_empty((len(packed), packed.columns), dtype=dtype)
+    for rows, tile in decoded_tiles(packed, dtype):
+        values[rows] = tile
+    return values
+
+
+@torch.library.custom_op("arrowquant::decode", mutates_args=())
+def decode(
     codes: torch.Tensor,
     scales: torch.Tensor,
     zero_points: torch.Tensor,
@@ -25,15 +35,8 @@ def decoded_rows(
     columns: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """The values [rows, columns] as `dtype`: rounded from float32, and held within its finite range."""
-    values = decode_packed(codes, scales, zero_points, width, group, columns)
-    if dtype.itemsize == 2:
-        limit = torch.finfo(dtype).max
-        values = values.clamp_(-limit, limit)
-    return values.to(dtype).contiguous()
-
-
-decode = torch.library.custom_op("arrowquant::decode", decoded_rows, mutates_args=())
+    """decoded_rows."""
+    return decoded_rows(PackedRows(codes, scales, zero_points, width, group, columns), dtype)
 
 
 @decode.register_fake
@@ -53,7 +56,8 @@ def linear(
     group: int,
 ) -> torch.Tensor:
     """products.multiply. bias: [rows], floating point."""
-    return multiply(values, (codes, scales, zero_points), bias, width, group)
+    packed = PackedRows(codes, scales, zero_points, width, group, values.shape[-1])
+    return multiply(values, packed, bias)
 
 
 @linear.register_fake
@@ -93,7 +97,8 @@ def whole_linear(
     group: int,
 ) -> torch.Tensor:
     """whole_numbers.multiply_whole. bias: [rows], floating point."""
-    return multiply_whole(values, (codes, scales, zero_points), bias, width, group)
+    packed = PackedRows(codes, scales, zero_points, width, group, values.shape[-1])
+    return multiply_whole(values, packed, bias)
 
 
 whole_linear.register_fake(_product)
@@ -122,8 +127,8 @@ def embedding(
 ) -> torch.Tensor:
     """Decoded rows [*indices.shape, columns] as `dtype`; those rows alone are decoded. IndexError beyond the rows."""
     wanted = indices.reshape(-1)
-    found = (numbers.index_select(0, wanted) for numbers in (codes, scales, zero_points))
-    rows: torch.Tensor = decode(*found, width, group, columns, dtype)
+    codes, scales, zero_points = (numbers.index_select(0, wanted) for numbers in (codes, scales, zero_points))
+    rows = decoded_rows(PackedRows(codes, scales, zero_points, width, group, columns), dtype)
     return rows.reshape(*indices.shape, columns)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch.autograd import forward_ad
 
 from arrowquant_dist.modules.decoding import decode_packed
+from arrowquant_dist.modules.packed_rows import PackedRows
 
 
 def is_traced(values: torch.Tensor) -> bool:
@@ -18,25 +19,20 @@ def is_traced(values: torch.Tensor) -> bool:
 
 
 def is_transformed(tensor: torch.Tensor | None) -> bool:
-    """Whether a tensor carries a tangent, or is one of torch.func's, which have no memory of their own."""
+    """Whether a tensor carries a tangent, or torch.func watches what is made of it: its tensors have no memory of their
+    own, and while it differentiates even a constant's view is one of them."""
     if tensor is None:
         return False
     try:
-        tensor.data_ptr()
+        tensor.detach().data_ptr()
     except RuntimeError:
         return True
     return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
 
 
-def plain_linear(
-    values: torch.Tensor,
-    packed: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    bias: torch.Tensor | None,
-    width: int,
-    group: int,
-) -> torch.Tensor:
+def plain_linear(values: torch.Tensor, packed: PackedRows, bias: torch.Tensor | None) -> torch.Tensor:
     """As products.multiply, by operations of torch alone; takes the memory of all decoded rows."""
     wide = torch.promote_types(values.dtype, torch.float32)
-    rows = decode_packed(*packed, width, group, values.shape[-1]).to(wide)
+    rows = decode_packed(packed).to(wide)
     whole = None if bias is None else bias.to(wide)
     return torch.nn.functional.linear(values.to(wide), rows, whole).to(values.dtype)

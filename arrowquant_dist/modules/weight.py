@@ -12,6 +12,7 @@ from arrowquant_dist.config import BITS
 from arrowquant_dist.config.checks import check_whole, shown
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.modules import operations
+from arrowquant_dist.modules.packed_rows import PackedRows
 from arrowquant_dist.tensor import QuantizedTensor
 
 _BUFFERS = ("codes", "scales", "zero_points")
@@ -123,6 +124,13 @@ class QuantWeight(torch.nn.Module):
     @property
     def device(self) -> torch.device:
         return self.codes.device
+
+    @property
+    def packed(self) -> PackedRows:
+        """The buffers, as products take them."""
+        return PackedRows(
+            self.codes, self.scales, self.zero_points, self.bits, self.group_size, self.shape[1]
+        )
 
     @property
     def requires_grad(self) -> bool:

@@ -6,15 +6,16 @@ to 127 · 128 · 1024 < 2^24, below which float32 holds every whole number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 
-from arrowquant_dist.modules.decoding import unpack_codes
+from arrowquant_dist.modules.packed_rows import PackedRows
+from arrowquant_dist.modules.tiles import code_tiles
 
 _MOST = 127  # of the magnitude of a quantized input
 _EXACT_COLUMNS = 1024
-_TILE_NBYTES = 16 << 20
 
 
 def quantize_inputs(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,32 +27,23 @@ def quantize_inputs(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (inputs / scales.where(scales > 0, 1)).round_().clamp_(-_MOST, _MOST), scales
 
 
-def multiply_whole(
-    values: torch.Tensor,
-    packed: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    bias: torch.Tensor | None,
-    width: int,
-    group: int,
-) -> torch.Tensor:
+def multiply_whole(values: torch.Tensor, packed: PackedRows, bias: torch.Tensor | None) -> torch.Tensor:
     """values [..., columns] · packed rows + bias, as QuantLinear says for activations="int8"; rounded to the dtype of
-    the values. No gradient. packed: codes, scales, zero points. Memory: the result, and a tile."""
-    columns, rows = values.shape[-1], packed[0].shape[0]
-    whole, own_scales = quantize_inputs(values.detach().reshape(-1, columns).to(torch.float32))
-    out = whole.new_zeros(whole.shape[0], rows)
-    step = max(1, _TILE_NBYTES // (4 * max(columns, 1)))
-    for start in range(0, rows, step):
-        codes, scales, zero_points = (tensor[start : start + step] for tensor in packed)
-        tile = unpack_codes(codes, width, columns)
-        place = out[:, start : start + step]
-        for k, run in _runs(columns, group):
+    the values. No gradient. Memory: the result, and a tile."""
+    inputs = values.detach().reshape(math.prod(values.shape[:-1]), packed.columns)
+    whole, own_scales = quantize_inputs(inputs.to(torch.float32))
+    out = whole.new_zeros(whole.shape[0], len(packed))
+    for rows, tile in code_tiles(packed):
+        place = out[:, rows]
+        for k, run in _runs(packed.columns, packed.group_size):
             sums = torch.mm(whole[:, run], tile[:, run].T)
-            if zero_points.shape[1]:
-                sums -= whole[:, run].sum(1, keepdim=True) * zero_points[:, k]
-            place += sums.mul_(scales[:, k])
+            if packed.zero_points.shape[1]:
+                sums -= whole[:, run].sum(1, keepdim=True) * packed.zero_points[rows, k]
+            place += sums.mul_(packed.scales[rows, k])
     out *= own_scales
     if bias is not None:
         out += bias.detach()
-    return out.to(values.dtype).reshape(*values.shape[:-1], rows)
+    return out.to(values.dtype).reshape(*values.shape[:-1], len(packed))
 
 
 def _runs(columns: int, group: int) -> Iterator[tuple[int, slice]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from arrowquant_dist.modules import QuantEmbedding, decoding, operations
+from arrowquant_dist.modules import QuantEmbedding, operations, tiles
+from arrowquant_dist.modules.packed_rows import PackedRows
 from tests.modules.matrices import random_matrix
 
 
@@ -43,11 +44,11 @@ def test_rows_that_are_not_there_are_an_error(index: int) -> None:
 def test_only_the_rows_that_are_looked_up_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
 
-    def decode_packed(codes: torch.Tensor, *others: Any) -> torch.Tensor:
-        decoded.append(codes.shape[0])
-        return decoding.decode_packed(codes, *others)
+    def decoded_tiles(packed: PackedRows, dtype: torch.dtype) -> Iterator[tiles.RowTile]:
+        decoded.append(len(packed))
+        return tiles.decoded_tiles(packed, dtype)
 
-    monkeypatch.setattr(operations, "decode_packed", decode_packed)
+    monkeypatch.setattr(operations, "decoded_tiles", decoded_tiles)
     QuantEmbedding(random_matrix(1000, 16, 4).weight)(torch.tensor([1, 5, 5]))
     assert decoded == [3]
 

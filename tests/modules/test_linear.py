@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from arrowquant_dist.errors import InvalidConfig
-from arrowquant_dist.modules import QuantEmbedding, QuantLinear, QuantWeight, products
+from arrowquant_dist.modules import QuantEmbedding, QuantLinear, QuantWeight, products, tiles
 from tests.modules.matrices import error, random_matrix
 
 EPS = torch.finfo(torch.float32).eps
@@ -40,8 +40,13 @@ def test_products_are_those_of_the_decoded_values(bits: int, zeros: str, inputs:
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("inputs", [1, 3, 80])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    ("dtype", "inputs"),
+    [
+        *((dtype, inputs) for dtype in (torch.bfloat16, torch.float16) for inputs in (1, 3, 24)),
+        *((torch.float64, inputs) for inputs in (1, 3, 80)),
+    ],
+)
 def test_inputs_of_other_dtypes_give_their_own_rounded_once(dtype: torch.dtype, inputs: int) -> None:
     matrix = random_matrix(24, 384, 4, 128, "real")
     values = torch.randn(inputs, 384).to(dtype)
@@ -88,7 +93,7 @@ def test_any_number_of_threads_gives_every_row(
 
 
 def test_matrices_of_several_tiles_are_multiplied_tile_by_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "TILE_NBYTES", 4 * 48 * 5)
+    monkeypatch.setattr(tiles, "TILE_VALUES", 48 * 5)
     matrix = random_matrix(23, 48, 3, 16, "real")
     values = torch.randn(90, 48)
     assert error(QuantLinear(matrix.weight)(values), values, matrix.decoded) < 4 * EPS

@@ -76,3 +76,14 @@ def test_quantized_activations_refuse_them() -> None:
 def test_rows_are_looked_up_within_vmap() -> None:
     indices = torch.tensor([[1, 2], [3, 0], [5, 11]])
     assert torch.equal(torch.vmap(QuantEmbedding(MATRIX.weight))(indices), MATRIX.decoded[indices])
+
+
+def test_constants_within_a_transform_are_taken_for_what_they_are() -> None:
+    own = layer()
+
+    def call(factor: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = own(VALUES) * factor
+        return product.sum()
+
+    found = torch.func.grad(call)(torch.ones(12))
+    torch.testing.assert_close(found, plain(VALUES).sum(0), rtol=1e-5, atol=1e-4)

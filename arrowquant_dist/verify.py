@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage, check_storage
-from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, bare_paths
+from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup
+from arrowquant_dist.dataset.bare_folder import bare_paths
 from arrowquant_dist.dataset.dataset import Dataset, alias_errors
 from arrowquant_dist.dataset.layers import StoredBlock, block_problem, group_layers
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, NotFound

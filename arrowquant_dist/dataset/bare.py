@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 
 from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.dataset.values import Values
-from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, NotFound
+from arrowquant_dist.errors import CorruptWeights
 from arrowquant_dist.format.parquet.limits import (
     GuardedReader,
     PageLimit,
@@ -37,7 +36,6 @@ from arrowquant_dist.format.row import (
 )
 from arrowquant_dist.format.schema import V1_SCHEMA, VERSION_KEY
 from arrowquant_dist.storage.base import Store
-from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
 
 READ_BUFFER_NBYTES = 1 << 20
 _SPARE_NBYTES, _SPARE_ROW_NBYTES = 1 << 16, 64  # of a column's pages beside the values
@@ -304,32 +302,3 @@ def _blob(column: pa.Array) -> np.ndarray:
     width = np.int64 if pa.types.is_large_binary(column.type) else np.int32
     start, stop = np.frombuffer(offsets, width)[column.offset :][:2]
     return np.frombuffer(data, np.uint8)[start:stop].copy() if stop > start else np.empty(0, np.uint8)
-
-
-def bare_paths(store: Store) -> Sequence[str]:
-    """The Parquet files of a folder without a manifest, or "" for a store that is itself one."""
-    if store.exists(""):
-        return [""]
-    if store.exists(PLAN_PATH):
-        message = "the run that writes it has not finished; run the same quantize command again"
-        raise IncompleteDataset(message, uri=store.uri)
-    found = [info.path for info in store.list()]
-    paths = [path for path in found if _is_data(path)]
-    in_weights = [path for path in paths if path.startswith(f"{WEIGHTS_FOLDER}/")]
-    if not paths:
-        raise NotFound(_why_no_dataset(found), uri=store.uri)
-    return in_weights or paths
-
-
-def _why_no_dataset(paths: Sequence[str]) -> str:
-    """Of a folder without Parquet files."""
-    if any(path.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf")) for path in paths):
-        return (
-            "this is a checkpoint and no dataset; quantize it first, or give the target of the run that did"
-        )
-    return "no manifest.json and no .parquet file here; check the spelling"
-
-
-def _is_data(path: str) -> bool:
-    """Parquet files that are not hidden, as other readers of such folders see it."""
-    return path.endswith(".parquet") and not any(part[0] in "._" for part in PurePosixPath(path).parts)

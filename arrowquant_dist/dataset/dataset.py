@@ -12,7 +12,8 @@ import numpy as np
 
 from arrowquant_dist.arena import Allocate, fresh, whole_pages
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
-from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter, bare_paths
+from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter
+from arrowquant_dist.dataset.bare_folder import bare_paths
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layers
 from arrowquant_dist.dataset.pieces import Piece, pieces
 from arrowquant_dist.dataset.ranges import (

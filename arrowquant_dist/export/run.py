@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.config import RunConfig, Storage, check_run
 from arrowquant_dist.config.sizes import rounded_size
+from arrowquant_dist.dataset.bare_folder import refuse_export
 from arrowquant_dist.engine import Engine, choose_engine
 from arrowquant_dist.engine.progress import OnProgress, counting_events
 from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded, listed
@@ -119,6 +120,7 @@ def plan_export(target: Location, out: Location, options: ExportOptions, run: Ru
 def open_model(target: str, options: ExportOptions, run: RunConfig) -> Model:
     """The dataset at `target`, and what its layers may be quantized anew from. No values are read.
     IncompleteDataset, CorruptWeights where its small files are not all those that its manifest lists."""
+    refuse_export(open_store(target, run.source_storage))
     checkpoint = open_checkpoint(target, run.source_storage)
     dataset = checkpoint.dataset
     if dataset is None:

@@ -98,12 +98,12 @@ def load_model(
         if files.is_pipeline and not subfolder:
             message = "a diffusers pipeline has several models; pass subfolder= for one, as text_encoder"
             raise InvalidConfig(message, uri=files.uri)
+        settings = LoaderSettings(place, storage, limit, verify, dequantize=True, dtype=None, workers=None)
+        opened = OpenDataset(settings, is_local=is_local(place))
         config = (
             _config(files, subfolder, model_class) if config is None else given_config(config, model_class)
         )
         files.check_generation(subfolder)
-        settings = LoaderSettings(place, storage, limit, verify, dequantize=True, dtype=None, workers=None)
-        opened = OpenDataset(settings, is_local=is_local(place))
         layers = _layers(opened, files, subfolder, leave_out)
         wanted = Wanted(dtype, attn_implementation, tuple(initialize))
         built = build_model(class_of(model_class, config, files.uri), config, layers, opened, wanted)

@@ -75,10 +75,10 @@ def load_sentence_transformer(
     storage = Storage({} if storage_options is None else check_options("storage_options", storage_options))
     settings = LoaderSettings(place, storage, limit, verify, dequantize=True, dtype=None, workers=None)
     with small_files(place, storage, verify=verify) as files:
+        loads = Loads(OpenDataset(settings, is_local=is_local(place)), settings)
         files.check_all()
         parts = _parts(files)
         _check_kind(files)
-        loads = Loads(OpenDataset(settings, is_local=is_local(place)), settings)
         layers = {path: _layers_of(path, files, loads.opened) for path in parts.values()}
         _check_all_taken(layers, loads.opened)
         with _stand_in(files, layers) as folder:

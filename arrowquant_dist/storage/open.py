@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.storage.base import Store
-from arrowquant_dist.storage.uris import is_local
+from arrowquant_dist.storage.uris import is_local, redact
+
+_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs")
 
 
 def open_store(uri: str, storage: Storage = DEFAULT_STORAGE) -> Store:
     """The store at `uri`: a local path, `file://` or any fsspec URL, reached by `storage`. No requests.
 
     Local paths go straight to the operating system, everything else through fsspec.
-    Raises InvalidConfig for an unknown protocol, MissingDependency where its package is not installed.
+    Raises InvalidConfig for an unknown protocol and a URL without a bucket, MissingDependency where its package is not
+    installed.
     """
     if is_local(uri):
         from arrowquant_dist.storage.local import LocalStore
 
         return LocalStore(uri, storage.direct_writes)
+    if uri.partition("://")[0] in _BUCKETS and not uri.partition("://")[2].partition("/")[0]:
+        raise InvalidConfig("it names no bucket; write one behind the ://", uri=redact(uri))
     from arrowquant_dist.storage.remote import RemoteStore
 
     return RemoteStore(uri, storage)

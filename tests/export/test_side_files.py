@@ -14,7 +14,14 @@ from arrowquant_dist import RunConfig, load_model, load_tokenizer
 from arrowquant_dist.config import QuantizationConfig
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.driver import quantize
-from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, InvalidCheckpoint
+from arrowquant_dist.errors import (
+    ArrowQuantError,
+    CorruptWeights,
+    IncompleteDataset,
+    InvalidCheckpoint,
+    StorageError,
+    TargetConflict,
+)
 from arrowquant_dist.export import ExportOptions, export_dataset
 from arrowquant_dist.plugins.vllm.folder import ServedAsCodes, ServedDecoded, write_model_folder
 from arrowquant_dist.plugins.vllm.settings import check_small_files
@@ -113,6 +120,17 @@ def test_vllm_that_serves_the_dataset_itself_has_read_what_the_run_copied(
     (copied / "config.json").unlink()
     with pytest.raises(IncompleteDataset, match=r"config\.json: listed in its manifest, and not there"):
         check_small_files(str(copied), dataset)
+
+
+def test_a_folder_for_vllm_that_cannot_be_written_is_one_sentence(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(TargetConflict, match="is no directory; give a new one"):
+        write_model_folder(str(dataset), tmp_path / "file", ServedDecoded(), RUN)
+    with pytest.raises(StorageError, match=r"/proc/x: the folder can't be written \("):
+        write_model_folder(str(dataset), "/proc/x", ServedDecoded(), RUN)
+    with pytest.raises(StorageError, match=r"the folder can't be written \("):
+        write_model_folder(str(dataset), tmp_path / "file/inside", ServedDecoded(), RUN)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def put_fifo(path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from arrowquant_dist.config import RunConfig
-from arrowquant_dist.errors import TargetConflict
+from arrowquant_dist.errors import StorageError, TargetConflict
 from arrowquant_dist.export.compressed_tensors.draft import CompressedTensors
 from arrowquant_dist.export.decoded import DecodedSafetensors
 from arrowquant_dist.export.options import ExportOptions
@@ -69,12 +70,24 @@ def write_model_folder(
         if path not in draft.left_out and (data := draft.changed.get(path) or model.read(path)) is not None
     }
     small[TARGET_FILE] = (json.dumps({"target": real_place(place)}, indent=2) + "\n").encode()
-    if out.exists() and any(out.iterdir()) and not (out / TARGET_FILE).exists():
-        raise TargetConflict(
-            "is not empty, and no folder that this command made; give a new one", uri=str(out)
-        )
-    for path, data in small.items():
-        file = out / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
+    _write(out, small)
     return ModelFolderWritten(str(out), tuple(small), draft.notes)
+
+
+def _write(out: Path, small: Mapping[str, bytes]) -> None:
+    """TargetConflict for a file, or a directory with other content; StorageError where the system refuses."""
+    try:
+        if out.exists() and not out.is_dir():
+            raise TargetConflict("is no directory; give a new one", uri=str(out))
+        if out.exists() and any(out.iterdir()) and not (out / TARGET_FILE).exists():
+            raise TargetConflict(
+                "is not empty, and no folder that this command made; give a new one", uri=str(out)
+            )
+        for path, data in small.items():
+            file = out / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        message = f"the folder can't be written ({reason}); choose another one, or free some space"
+        raise StorageError(message, uri=str(out)) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -40,7 +40,7 @@ class Assembler:
     ) -> Load[np.ndarray]:
         """Decoded values: numpy bits of `dtype` [*region.shape], in memory from `allocate`, or in `out` (C-contiguous,
         of the same size; uint8 will do), which the budget does not count."""
-        found = [part for piece in region.pieces for part in self._split(*piece)]
+        found = [part for piece, first in region.pieces for part in self._split(piece, first)]
         columns = region.columns
         taken = None if region.has_all_columns else columns
         bits = np.dtype(DTYPES[dtype].bits)
@@ -133,19 +133,20 @@ class Assembler:
 
         return self.values(region, dtype).then(wrap)
 
-    def _split(self, piece: Piece, first: int) -> Iterator[tuple[Piece, int]]:
+    def _split(self, piece: Piece, first: int) -> list[tuple[Piece, int]]:
         """A large piece as one for each lane, cut where chunks end if rows end there often enough: a chunk that is cut
         is read twice."""
-        width = piece.block.header.row_nbytes
+        width = piece.block.row_nbytes
         count = min(self.workers, piece.rows * width // _SHARED_NBYTES, piece.rows)
         if count < 2 or not self.dataset.reads_in_steps(piece.block):
-            yield piece, first
-            return
+            return [(piece, first)]
         rows = CHUNK_NBYTES // math.gcd(CHUNK_NBYTES, width)
         unit = rows if rows * width <= _UNEVEN_NBYTES else 1
         cuts = [round((piece.start + piece.rows * i / count) / unit) * unit for i in range(1, count)]
-        for start, stop in pairwise((piece.start, *cuts, piece.stop)):
-            yield Piece(piece.block, start, stop), first + start - piece.start
+        return [
+            (Piece(piece.block, start, stop), first + start - piece.start)
+            for start, stop in pairwise((piece.start, *cuts, piece.stop))
+        ]
 
     def _read(self, piece: Piece) -> QuantizedTensor:
         return self.dataset.read_piece(piece, verify=self.verify)
@@ -155,6 +156,8 @@ class Assembler:
 
     def _fit(self, costs: Sequence[int], result_nbytes: int) -> tuple[int, int]:
         """How many lanes fit beside the result, at least 1, and the most memory that they take together."""
+        if len(costs) == 1:
+            return 1, costs[0]
         for lanes in range(min(self.workers, len(costs)), 0, -1):
             extra = sum(max(costs[lane::lanes]) for lane in range(lanes))
             if lanes == 1 or result_nbytes + extra <= self.limit_nbytes:

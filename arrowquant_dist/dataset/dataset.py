@@ -14,6 +14,7 @@ from arrowquant_dist.arena import Allocate, fresh, whole_pages
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter
 from arrowquant_dist.dataset.bare_folder import bare_paths
+from arrowquant_dist.dataset.later import Held, Later
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layers
 from arrowquant_dist.dataset.pieces import Piece, pieces
 from arrowquant_dist.dataset.ranges import (
@@ -26,8 +27,8 @@ from arrowquant_dist.dataset.ranges import (
     widened,
 )
 from arrowquant_dist.dataset.steps import GAPS_NBYTES, STEP_NBYTES, BlockReader, steps_nbytes
-from arrowquant_dist.dataset.values import Values, check_chunks, check_finite_scales, check_row
-from arrowquant_dist.dataset.windows import PathRange, Windows
+from arrowquant_dist.dataset.values import Values, check_finite_scales, check_sums, check_values
+from arrowquant_dist.dataset.windows import PathRange, Windows, laid_out
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import (
     CorruptWeights,
@@ -40,6 +41,7 @@ from arrowquant_dist.errors import (
     listed,
 )
 from arrowquant_dist.format.record import StoredRange
+from arrowquant_dist.format.row import Blobs
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.storage.open import open_store
@@ -79,6 +81,7 @@ class Dataset:
         self.allocate: Allocate = allocate or (fresh if store.is_near else whole_pages)
         self._counter = ReadCounter()
         self._windows = Windows(None if store.is_near else whole_pages)  # near: few threads read
+        self._later = Later()
 
     @classmethod
     def open(cls, uri: str, storage: Storage = DEFAULT_STORAGE) -> Dataset:
@@ -177,8 +180,7 @@ class Dataset:
         """Memory that `read_piece` takes at its peak, its result included."""
         block = piece.block
         if block.ranges is not None:
-            wide = widened(block.header, piece.start, piece.stop, verify=verify)
-            return peak_nbytes(block.ranges, wide)
+            return peak_nbytes(block.ranges, _widened(piece, verify=verify))
         copies = 2 if self.kept_nbytes else 4  # decoded and our copy; a page of its own comes in two forms
         return copies * block.stored_nbytes
 
@@ -192,14 +194,16 @@ class Dataset:
         ranges = piece.block.ranges
         if ranges is None or not self.reads_in_steps(piece.block):
             return self.piece_nbytes(piece, verify=verify)
-        return steps_nbytes(piece.block.header, ranges)
+        return steps_nbytes(piece.block.row_nbytes, ranges)
 
     def values_into(
         self, piece: Piece, out: np.ndarray, dtype: str, columns: range | None = None, *, verify: bool = True
     ) -> None:
         """Decodes a piece into `out`, as QuantizedTensor.values_into has it; otherwise as `read_piece`."""
         block, ranges = piece.block, piece.block.ranges
-        if ranges is None or not self.reads_in_steps(piece.block):
+        if columns is None and piece.is_whole and self._from_window(piece, out, dtype, verify=verify):
+            return
+        if ranges is None or not self.reads_in_steps(block):
             self.read_piece(piece, verify=verify).values_into(out, dtype, columns)
             return
         row, url = block.header, self.store.url(block.path)
@@ -215,9 +219,27 @@ class Dataset:
                 place = rows[first - piece.start : stop - piece.start].reshape(-1)
                 _tensor(values, Piece(block, first, stop)).values_into(place, dtype, columns)
 
+    def _from_window(self, piece: Piece, out: np.ndarray, dtype: str, *, verify: bool) -> bool:
+        """`values_into` for a whole block that lies uncompressed in what was read together; False where it does not."""
+        block, ranges = piece.block, piece.block.ranges
+        if ranges is None or ranges.compression != "none":
+            return False
+        places = self._windows.places_of(block.path, ranges)
+        if places is None:
+            return False
+        memory, url = self._windows.memory, self.store.url(block.path)
+        stored = [memory[at : at + value.stored_nbytes] for at, value in zip(places, ranges, strict=True)]
+        values = Values.of(stored)
+        if verify:
+            check_sums(values, block, ranges.data, url)
+        if not self._later.put_off(Held(block, values, Blobs(*places), url), out, dtype):
+            check_finite_scales(values, block, url)
+            _tensor(values, piece).values_into(out, dtype)
+        return True
+
     def read_piece(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
         """Some rows of one block, in memory of their own; otherwise as `read_block`."""
-        wanted = widened(piece.block.header, piece.start, piece.stop, verify=verify)
+        wanted = _widened(piece, verify=verify)
         return _tensor(self._read(piece.block, wanted, verify=verify), piece)
 
     def read_scales(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
@@ -238,29 +260,30 @@ class Dataset:
                 places = wanted_ranges(block.ranges, wanted)
                 stored = self._fetch_all(block.path, self._gap_nbytes(block), places)
                 values = decompressed(stored, places, block.ranges, wanted)
-        check_finite_scales(values, block, url)
-        if verify:
-            check_row(values, block, url)
-            check_chunks(values.blobs.data, values.start, values, block, place, url)
+        check_values(values, block, place, url, verify=verify)
         return values
 
     @contextmanager
-    def reading_together(self, together: Sequence[Piece], places: Sequence[PathRange]) -> Iterator[None]:
+    def reading_together(self, together: Sequence[Piece], places: Sequence[PathRange]) -> Iterator[Later]:
         """Small blocks, read with as few requests as they lie in, and held; this thread's `values_into` takes them from
-        there. places: what `joined_pieces` says of them."""
-        windows = []
-        for (path, place), memory in zip(places, self._windows.memory_for(places), strict=True):
-            block = next(piece.block for piece in together if piece.block.path == path)
+        there, and leaves to the `decode` of what this gives what is better decoded together. places: what
+        `joined_pieces` says of them."""
+        memory = self._windows.memory_for(places)
+        held = []
+        for window in laid_out(places):
+            block = next(piece.block for piece in together if piece.block.path == window.path)
             try:
-                with _explained(block, self.store.url(path)):
-                    self._read_into(path, place.start, memory)
+                with _explained(block, self.store.url(window.path)):
+                    out = memory[window.at : window.at + window.place.nbytes]
+                    self._read_into(window.path, window.place.start, out)
             except (StorageError, IncompleteDataset) as error:
                 if self.store.repeats_reads and not isinstance(error, (CutObject, IncompleteDataset)):
                     raise
             else:  # what cannot be read together is read alone, and only who needs what is not there says so
-                windows.append((path, place, memory))
-        with self._windows.holding(windows):
-            yield
+                held.append(window)
+        self._later.begin(memory)
+        with self._windows.holding(held, memory):
+            yield self._later
 
     def reads_in_steps(self, block: StoredBlock) -> bool:
         """Whether `values_into` takes a step's memory, and any rows cost their own chunks alone."""
@@ -277,7 +300,7 @@ class Dataset:
     def _gap_nbytes(self, block: StoredBlock) -> int:
         """What may be read for nothing between a block's values: little where other ranks read what lies there, and
         where what is worth reading at once is in memory already."""
-        is_alone = block.header.is_whole and not self._windows.are_held
+        is_alone = block.is_whole and not self._windows.are_held
         return COALESCE_NBYTES if is_alone else COALESCE_PARTS_NBYTES
 
     def _fetch_all(self, path: str, gap_nbytes: int, wanted: Sequence[StoredRange]) -> list[np.ndarray]:
@@ -297,38 +320,48 @@ class Dataset:
         return memory
 
 
-@contextmanager
-def _explained(block: StoredBlock, url: str) -> Iterator[None]:
+class _explained:  # noqa: N801 - as contextmanager would make it, at a fifth of its time
     """Errors say which layer of which object it was."""
-    layer = block.header.layer_name
-    try:
-        yield
-    except CorruptWeights as error:
-        layer, url = error.layer or layer, error.uri or url
-        raise CorruptWeights(error.message, layer=layer, uri=url, byte_range=error.byte_range) from error
-    except StorageError as error:
-        error.layer = error.layer or layer
-        raise
-    except NotFound as error:
-        message = "a part that the dataset needs is gone; fetch it again, or quantize with --repair"
-        raise IncompleteDataset(message, layer=layer, uri=url) from error
+
+    def __init__(self, block: StoredBlock, url: str) -> None:
+        self._layer, self._url = block.header.layer_name, url
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _where: object) -> None:
+        if isinstance(error, CorruptWeights):
+            layer, url = error.layer or self._layer, error.uri or self._url
+            raise CorruptWeights(error.message, layer=layer, uri=url, byte_range=error.byte_range) from error
+        if isinstance(error, StorageError):
+            error.layer = error.layer or self._layer
+        elif isinstance(error, NotFound):
+            message = "a part that the dataset needs is gone; fetch it again, or quantize with --repair"
+            raise IncompleteDataset(message, layer=self._layer, uri=self._url) from error
+
+
+def _widened(piece: Piece, *, verify: bool) -> ByteRange:
+    """What to read of a piece's data, as `widened` has it."""
+    block = piece.block
+    if block.ranges is not None and piece.is_whole:
+        return ByteRange(0, block.ranges.data.nbytes)
+    return widened(block.header, piece.start, piece.stop, verify=verify)
 
 
 def _tensor(values: Values, piece: Piece) -> QuantizedTensor:
-    row, start, stop = piece.block.header, piece.start, piece.stop
-    is_all = stop - start == row.rows
-    groups = row.groups_per_row
-    numbers = slice(start * groups, stop * groups) if groups else slice(None)
+    row, blobs, start, stop = piece.block.header, values.blobs, piece.start, piece.stop
+    shape, codes, scales, zero_points = row.shape, blobs.data, blobs.scales, blobs.zero_points
+    if not piece.is_whole:
+        shape = (stop - start, *row.layer_shape[row.row_dims :])
+        width, groups = row.row_nbytes, row.groups_per_row
+        codes = codes[start * width - values.start : stop * width - values.start]
+        if groups:
+            scales, zero_points = (
+                numbers[start * groups : stop * groups] for numbers in (scales, zero_points)
+            )
+    row_dims = row.own_row_dims if piece.is_whole else 1
     return QuantizedTensor(
-        shape=row.shape if is_all else (stop - start, *row.layer_shape[row.row_dims :]),
-        dtype=row.dtype,
-        quant_type=row.quant_type,
-        codes=values.blobs.data[start * row.row_nbytes - values.start : stop * row.row_nbytes - values.start],
-        scales=values.blobs.scales[numbers],
-        zero_points=values.blobs.zero_points[numbers],
-        quant_axis=row.quant_axis,
-        group_size=row.group_size,
-        row_dims=row.own_row_dims if is_all else 1,
+        shape, row.dtype, row.quant_type, codes, scales, zero_points, row.quant_axis, row.group_size, row_dims
     )
 
 

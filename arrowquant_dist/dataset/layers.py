@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from arrowquant_dist.dtypes import DTYPES
@@ -14,11 +15,12 @@ from arrowquant_dist.format.record import BlobRanges, RowRecord, ranges_problem
 from arrowquant_dist.format.row import RowHeader, row_problem
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StoredBlock:
     """One row of a dataset, without its values, and where they are.
 
-    path: the object, under the dataset's root. ranges: None where Parquet alone knows.
+    path: the object, under the dataset's root. ranges: None where Parquet alone knows. What is worked out of these is
+    kept: to read a small block takes less time than to work it out again at each step.
     """
 
     header: RowHeader
@@ -32,6 +34,21 @@ class StoredBlock:
         """What the index says of a row in the part at `path`."""
         return cls(record.header, path, record.row_group, record.row_in_group, record.ranges)
 
+    @cached_property
+    def rows(self) -> int:
+        """As the header has it."""
+        return self.header.rows
+
+    @cached_property
+    def row_nbytes(self) -> int:
+        """As the header has it."""
+        return self.header.row_nbytes
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """As the header has it."""
+        return self.header.is_whole
+
     @property
     def stored_nbytes(self) -> int:
         """Bytes of the row's values in its object (where only Parquet knows: decompressed)."""
@@ -40,9 +57,10 @@ class StoredBlock:
         return sum(value.stored_nbytes for value in self.ranges)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StoredLayer:
-    """A layer of a dataset. shape: the whole layer's. blocks: complete, sorted by row_start."""
+    """A layer of a dataset. shape: the whole layer's. blocks: complete, sorted by row_start. What is worked out of
+    these is kept, as in StoredBlock."""
 
     name: str
     shape: tuple[int, ...]
@@ -50,15 +68,15 @@ class StoredLayer:
     row_dims: int
     blocks: tuple[StoredBlock, ...]
 
-    @property
+    @cached_property
     def num_params(self) -> int:
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def rows(self) -> int:
         return math.prod(self.shape[: self.row_dims])
 
-    @property
+    @cached_property
     def columns(self) -> int:
         return math.prod(self.shape[self.row_dims :])
 
@@ -113,7 +131,8 @@ def group_layers(
         if name in broken:
             continue
         ordered = sorted(members, key=lambda block: (block.header.row_start, block.header.row_stop))
-        found = list(_coverage_errors(ordered, url))
+        is_one = len(members) == 1 and members[0].is_whole  # as most are
+        found = [] if is_one else list(_coverage_errors(ordered, url))
         errors += found
         if not found:
             first = ordered[0].header

@@ -5,22 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import pyarrow as pa
 
 from arrowquant_dist.dataset.values import Values
-from arrowquant_dist.errors import CorruptWeights
+from arrowquant_dist.dataset.zstd_pages import decompressed_page
 from arrowquant_dist.format.digests import CHUNK_NBYTES
 from arrowquant_dist.format.record import BlobRanges, StoredRange
 from arrowquant_dist.format.row import RowHeader
 from arrowquant_dist.storage.base import ByteRange
 
-ZSTD_PREFIX_NBYTES = 4  # a decompressed page begins with the value's length
-_LONGEST_HEADER = 18  # of a frame, as the magic, what it describes, window, dictionary and size take at most
-_MAGIC = b"\x28\xb5\x2f\xfd"
-_BLOCK_NBYTES, _LEAST_BLOCK_NBYTES = (
-    1 << 17,
-    4,
-)  # what a block of a frame has at most, and what it takes at least
 COALESCE_NBYTES = 256 << 10  # reading across such a gap is cheaper than another request
 COALESCE_PARTS_NBYTES = (
     2 << 10
@@ -63,7 +55,7 @@ def decompressed(
     if ranges.compression == "none":
         data, *small = stored
     else:
-        data, *small = (_decompress(page, value) for page, value in zip(stored, wanted, strict=True))
+        data, *small = (decompressed_page(page, value) for page, value in zip(stored, wanted, strict=True))
         if part.nbytes < ranges.data.nbytes:  # a copy, so that a few rows do not keep a whole page in memory
             data = data[part.start : part.stop].copy()
     return Values.of((data, *(value.copy() for value in small)), part.start)
@@ -95,10 +87,6 @@ def wanted_ranges(ranges: BlobRanges, part: ByteRange) -> tuple[StoredRange, ...
     return data, *small
 
 
-def _byte_range(value: StoredRange) -> ByteRange:
-    return ByteRange(value.offset, value.offset + value.stored_nbytes)
-
-
 def extents_of(wanted: Sequence[StoredRange], gap_nbytes: int = COALESCE_NBYTES) -> list[Extent]:
     """What to fetch, in one request what is no more than `gap_nbytes` apart. Empty values are in none."""
     extents: list[Extent] = []
@@ -117,49 +105,3 @@ def extents_of(wanted: Sequence[StoredRange], gap_nbytes: int = COALESCE_NBYTES)
     if members:
         extents.append((ByteRange(start, stop), members))
     return extents
-
-
-def _decompress(page: np.ndarray, value: StoredRange) -> np.ndarray:
-    """The value in a zstd page body: its length as 4 little-endian bytes, then the value."""
-    if value.nbytes == 0:
-        return _NOTHING
-    where = _byte_range(value)
-    _check_frame(page, value)
-    try:
-        plain = pa.Codec("zstd").decompress(pa.py_buffer(page), value.nbytes + ZSTD_PREFIX_NBYTES)
-    except (OSError, pa.ArrowException) as error:
-        message = f"the page does not decompress ({error}); fetch the object again or quantize anew"
-        raise CorruptWeights(message, byte_range=(where.start, where.stop)) from error
-    decoded = np.frombuffer(plain, np.uint8)
-    length = int.from_bytes(decoded[:ZSTD_PREFIX_NBYTES].tobytes(), "little")
-    if length != value.nbytes or decoded.size != value.nbytes + ZSTD_PREFIX_NBYTES:
-        message = (
-            f"the page holds {length} bytes, not {value.nbytes}; fetch the object again or quantize anew"
-        )
-        raise CorruptWeights(message, byte_range=(where.start, where.stop))
-    return decoded[ZSTD_PREFIX_NBYTES:]
-
-
-def _check_frame(page: np.ndarray, value: StoredRange) -> None:
-    """CorruptWeights for a frame that can't become the value, before memory is taken for it: it says another size, or
-    says none and is too short."""
-    needed, found = value.nbytes + ZSTD_PREFIX_NBYTES, _content_nbytes(page[:_LONGEST_HEADER].tobytes())
-    if found is None and needed <= page.size // _LEAST_BLOCK_NBYTES * _BLOCK_NBYTES:
-        return
-    if found != needed:
-        holds = "too few" if found is None else f"{found}"
-        message = f"the page holds {holds} bytes, not {needed}; fetch the object again or quantize anew"
-        raise CorruptWeights(message, byte_range=(value.offset, value.offset + value.stored_nbytes))
-
-
-def _content_nbytes(frame: bytes) -> int | None:
-    """What the header of a zstd frame says that its content has (RFC 8878, 3.1.1.1); None where it says nothing, or is
-    no such header, which is for the decoder to say."""
-    if not frame.startswith(_MAGIC):
-        return None
-    described = frame[len(_MAGIC)]
-    is_single_segment = described >> 5 & 1
-    width = (is_single_segment, 2, 4, 8)[described >> 6]
-    at = len(_MAGIC) + 1 + (0 if is_single_segment else 1) + (0, 1, 2, 4)[described & 3]
-    found = int.from_bytes(frame[at : at + width], "little")
-    return (found + 256 if width == 2 else found) if width else None

@@ -44,6 +44,12 @@ class Region:
         columns = _scaled(spans.get(row_dims), shape[row_dims:], layer.columns)
         return cls(layer, tuple(_runs(shape[:row_dims], spans)), columns, given)
 
+    def is_same(self, other: Region) -> bool:
+        """Whether it is the same part of the same layer, in whatever shape."""
+        return (
+            self.layer is other.layer and self.runs == other.runs and self.columns == other.columns
+        )  # equal layers are not compared: that takes all of their blocks
+
     @property
     def rows(self) -> int:
         return sum(map(len, self.runs))

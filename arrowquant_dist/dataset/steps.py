@@ -14,10 +14,9 @@ import numpy as np
 
 from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.dataset.ranges import wanted_ranges, widened
-from arrowquant_dist.dataset.values import Values, check_chunks, check_finite_scales, check_row
+from arrowquant_dist.dataset.values import Values, check_chunks, check_values
 from arrowquant_dist.format.digests import CHUNK_NBYTES
 from arrowquant_dist.format.record import BlobRanges, StoredRange
-from arrowquant_dist.format.row import RowHeader
 from arrowquant_dist.storage.base import ByteRange
 
 STEP_NBYTES = CHUNK_NBYTES
@@ -98,14 +97,11 @@ class BlockReader:
 
     def _fetched(self, wanted: Sequence[StoredRange], start: int) -> Values:
         values = Values.of(self.fetch(wanted), start)
-        check_finite_scales(values, self.block, self.url)
-        if self.verify:
-            check_row(values, self.block, self.url)
-            check_chunks(values.blobs.data, start, values, self.block, self.ranges.data, self.url)
+        check_values(values, self.block, self.ranges.data, self.url, verify=self.verify)
         return values
 
 
-def steps_nbytes(row: RowHeader, ranges: BlobRanges) -> int:
-    """Memory that a BlockReader takes at its peak."""
-    small = sum(value.nbytes for value in ranges) - ranges.data.nbytes
-    return min(ranges.data.nbytes, STEP_NBYTES + row.row_nbytes) + 2 * small + GAPS_NBYTES
+def steps_nbytes(row_nbytes: int, ranges: BlobRanges) -> int:
+    """Memory that a BlockReader takes at its peak. row_nbytes: of a row of the block's data."""
+    small = ranges.scales.nbytes + ranges.zero_points.nbytes + ranges.chunk_digests.nbytes
+    return min(ranges.data.nbytes, STEP_NBYTES + row_nbytes) + 2 * small + GAPS_NBYTES

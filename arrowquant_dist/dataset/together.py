@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.pieces import joined_pieces
 from arrowquant_dist.dataset.prefetch import Lane, Load
+from arrowquant_dist.dataset.windows import windows_nbytes
 from arrowquant_dist.errors import ArrowQuantError
 
 T = TypeVar("T")
@@ -25,12 +26,15 @@ def batched(loads: Iterable[Load[T]], dataset: Dataset, most_nbytes: int) -> Ite
     batch: list[Load[T]] = []
     nbytes = 0
     for load in loads:
-        goes_alone = not load.decodes or not (batch and batch[-1].decodes)
+        goes_alone = not load.decodes or load.peak_nbytes > most_nbytes
         if batch and (goes_alone or nbytes + load.peak_nbytes > most_nbytes or len(batch) == _MOST_LOADS):
             yield _together(batch, dataset)
             batch, nbytes = [], 0
-        batch.append(load)
-        nbytes += load.peak_nbytes
+        if goes_alone:
+            yield alone(load)
+        else:
+            batch.append(load)
+            nbytes += load.peak_nbytes
     if batch:
         yield _together(batch, dataset)
 
@@ -41,28 +45,26 @@ def alone(load: Load[T]) -> Load[Iterator[T]]:
 
 
 def _together(loads: list[Load[T]], dataset: Dataset) -> Load[Iterator[T]]:
-    if len(loads) == 1:
-        return alone(loads[0])
     pieces = [piece for load in loads for piece in load.decodes]
     result_nbytes = sum(load.result_nbytes for load in loads)
     working = max(load.peak_nbytes - load.result_nbytes for load in loads)
     places = joined_pieces(pieces)
-    peak_nbytes = result_nbytes + working + sum(place.nbytes for _, place in places)
+    peak_nbytes = result_nbytes + working + windows_nbytes(places)
 
     def begin() -> tuple[Sequence[Lane], Callable[[], Iterator[T]]]:
         begun = [load.begin() for load in loads]
         failed: dict[int, ArrowQuantError] = {}
 
         def read_all() -> None:
-            at = 0
-            try:
-                with dataset.reading_together(pieces, places):
-                    for lanes, _ in begun:
+            with dataset.reading_together(pieces, places) as later:
+                try:
+                    for number, (lanes, _) in enumerate(begun):
+                        later.turn = number
                         for lane in lanes:
                             lane()
-                        at += 1
-            except ArrowQuantError as error:  # kept for the turn of the load that it is about
-                failed[at] = error
+                except ArrowQuantError as error:  # kept for the turn of the load that it is about
+                    failed[later.turn] = error
+                failed.update(later.decode())
 
         return [read_all], lambda: _in_turn([result for _, result in begun], failed)
 

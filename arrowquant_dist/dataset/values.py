@@ -13,6 +13,8 @@ from arrowquant_dist.format.digests import CHUNK_NBYTES, first_wrong_chunk, row_
 from arrowquant_dist.format.record import StoredRange
 from arrowquant_dist.format.row import BLOB_COLUMNS, Blobs
 
+_DTYPES = [np.dtype(column.dtype) for column in BLOB_COLUMNS]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Values:
@@ -27,15 +29,28 @@ class Values:
     @classmethod
     def of(cls, blobs: Iterable[np.ndarray], start: int = 0) -> Values:
         """blobs: their bytes, uint8, in the order of Blobs."""
-        typed = (raw.view(column.dtype) for raw, column in zip(blobs, BLOB_COLUMNS, strict=True))
+        typed = [raw.view(dtype) for raw, dtype in zip(blobs, _DTYPES, strict=True)]
         return cls(Blobs(*typed), start)
+
+
+def check_values(values: Values, block: StoredBlock, place: StoredRange, url: str, *, verify: bool) -> None:
+    """Raises CorruptWeights where a scale is not finite, or, with verify, a checksum is another. place, url: as
+    `check_chunks` has them."""
+    check_finite_scales(values, block, url)
+    if verify:
+        check_sums(values, block, place, url)
+
+
+def check_sums(values: Values, block: StoredBlock, place: StoredRange, url: str) -> None:
+    """Raises CorruptWeights where a checksum of what was read is another. place, url: as `check_chunks` has them."""
+    check_row(values, block, url)
+    check_chunks(values.blobs.data, values.start, values, block, place, url)
 
 
 def check_finite_scales(values: Values, block: StoredBlock, url: str) -> None:
     """Raises CorruptWeights where a scale or zero point is NaN or inf. No checksum is needed to know that."""
     for name, numbers in (("scales", values.blobs.scales), ("zero_points", values.blobs.zero_points)):
-        finite = np.isfinite(numbers)
-        if not finite.all():
+        if numbers.size and not (finite := np.isfinite(numbers)).all():
             problem = f"{name}[{int(np.argmin(finite))}] is not finite; quantize anew"
             raise CorruptWeights(problem, layer=block.header.layer_name, uri=url)
 

@@ -5,72 +5,121 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
-from arrowquant_dist.arena import Allocate, Arena, aligned
+from arrowquant_dist.arena import Allocate, Arena, aligned, fresh
 from arrowquant_dist.format.record import StoredRange
 from arrowquant_dist.storage.base import ByteRange
 
+# Of addresses, which take no memory before they are used: a buffer that grew with each batch touched its pages anew.
+_RESERVED_NBYTES = 4 << 20
 PathRange = tuple[str, ByteRange]  # an object's path, and bytes of it
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Bytes `place` of the object at `path`. at: where they begin in the memory of all windows."""
+
+    path: str
+    place: ByteRange
+    at: int
+
+    def find(self, path: str, start: int, nbytes: int) -> int | None:
+        """Where bytes of an object are in that memory; None where not all of them are."""
+        skipped = start - self.place.start
+        return self.at + skipped if path == self.path and 0 <= skipped <= self.place.nbytes - nbytes else None
+
+
 class Windows(threading.local):
-    """What the thread that asks has read ahead; each thread has its own. allocate: its memory, or None where few
-    threads read, so that each may keep what it had."""
+    """What the thread that asks has read ahead; each thread has its own. memory: uint8, of all of it. allocate: what
+    makes it, or None where few threads read, so that each may keep what it had."""
 
     def __init__(self, allocate: Allocate | None = None) -> None:
-        self._held: list[tuple[str, ByteRange, np.ndarray]] = []
+        self.memory = fresh(0)
+        self._held: Sequence[Window] = ()
         self._allocate = allocate
-        self._memory = Arena()
+        self._arena = Arena()
 
-    def memory_for(self, places: Iterable[PathRange]) -> list[np.ndarray]:
-        """uint8, a piece for each; what this thread had for the places before is free then."""
-        sizes = [place.nbytes for _, place in places]
+    def memory_for(self, places: Iterable[PathRange]) -> np.ndarray:
+        """uint8, for all of the places; what this thread had for those before is free then."""
+        nbytes = windows_nbytes(places)
         if self._allocate is not None:
-            return [self._allocate(nbytes) for nbytes in sizes]
-        self._memory.reserve(sum(map(aligned, sizes)))
-        return [self._memory.take(nbytes) for nbytes in sizes]
+            return self._allocate(nbytes)
+        self._arena.reserve(max(nbytes, _RESERVED_NBYTES))
+        return self._arena.take(nbytes)
 
     @contextmanager
-    def holding(self, windows: Iterable[tuple[str, ByteRange, np.ndarray]]) -> Iterator[None]:
-        self._held = [*windows]
+    def holding(self, windows: Sequence[Window], memory: np.ndarray) -> Iterator[None]:
+        self._held, self.memory = windows, memory
         try:
             yield
         finally:
-            self._held = []
+            self._held, self.memory = (), fresh(0)
 
     @property
     def are_held(self) -> bool:
         return bool(self._held)
 
     def find(self, path: str, wanted: ByteRange) -> np.ndarray | None:
-        """The bytes, as a view of a window; None where none has them all."""
-        for where, has, memory in self._held:
-            if where == path and has.start <= wanted.start and wanted.stop <= has.stop:
-                return memory[wanted.start - has.start : wanted.stop - has.start]
+        """The bytes, as a view; None where no window has them all."""
+        at = self._find(path, wanted.start, wanted.nbytes)
+        return None if at is None else self.memory[at : at + wanted.nbytes]
+
+    def places_of(self, path: str, values: Iterable[StoredRange]) -> list[int] | None:
+        """Where each value is in the memory, 0 where it is empty; None where not all of them are."""
+        places = []
+        for value in values:
+            at = self._find(path, value.offset, value.stored_nbytes) if value.stored_nbytes else 0
+            if at is None:
+                return None
+            places.append(at)
+        return places
+
+    def find_all(self, path: str, values: Sequence[StoredRange]) -> list[np.ndarray] | None:
+        """The stored bytes of each, as views; None where not all of them are here."""
+        places = self.places_of(path, values)
+        if places is None:
+            return None
+        return [self.memory[at : at + value.stored_nbytes] for at, value in zip(places, values, strict=True)]
+
+    def _find(self, path: str, start: int, nbytes: int) -> int | None:
+        for window in self._held:
+            at = window.find(path, start, nbytes)
+            if at is not None:
+                return at
         return None
 
-    def find_all(self, path: str, wanted: Sequence[StoredRange]) -> list[np.ndarray] | None:
-        """The stored bytes of each, as views of one window; None where none has them all."""
-        for where, has, memory in self._held:
-            if where == path and all(
-                has.start <= value.offset and value.offset + value.stored_nbytes <= has.stop
-                for value in wanted
-                if value.stored_nbytes
-            ):
-                starts = [value.offset - has.start for value in wanted]
-                return [memory[at : at + v.stored_nbytes] for at, v in zip(starts, wanted, strict=True)]
-        return None
+
+def laid_out(places: Iterable[PathRange]) -> list[Window]:
+    """Windows for the places, one behind another in their memory."""
+    windows, at = [], 0
+    for path, place in places:
+        windows.append(Window(path, place, at))
+        at += aligned(place.nbytes)
+    return windows
 
 
-def joined(places: Iterable[PathRange], gap_nbytes: int) -> list[PathRange]:
-    """As few places as have all of these, with no more than `gap_nbytes` that nobody asked for between two of them."""
-    found: list[PathRange] = []
-    for path, wanted in sorted(places, key=lambda place: (place[0], place[1].start)):
-        before = found[-1] if found else ("", wanted)
-        if before[0] == path and wanted.start <= before[1].stop + gap_nbytes:
-            found[-1] = path, ByteRange(before[1].start, max(before[1].stop, wanted.stop))
-        else:
-            found.append((path, wanted))
-    return found
+def windows_nbytes(places: Iterable[PathRange]) -> int:
+    """Memory of the windows that are `laid_out` for the places."""
+    return sum(aligned(place.nbytes) for _, place in places)
+
+
+def joined(places: Iterable[tuple[str, int, int]], gap_nbytes: int) -> list[PathRange]:
+    """As few places as have all of these, with no more than `gap_nbytes` that nobody asked for between two of them.
+
+    places: an object's path, and the first byte of a value and the one behind its last.
+    """
+    found: list[tuple[str, int, int]] = []
+    at, first, last = "", 0, -1  # the place that grows; none yet
+    for path, start, stop in sorted(places):
+        if path == at and start <= last + gap_nbytes:
+            last = max(last, stop)
+            continue
+        if last >= 0:
+            found.append((at, first, last))
+        at, first, last = path, start, stop
+    if last >= 0:
+        found.append((at, first, last))
+    return [(path, ByteRange(start, stop)) for path, start, stop in found]

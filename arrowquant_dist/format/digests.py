@@ -11,6 +11,8 @@ DIGEST_NBYTES = 16
 
 def chunk_digests(data: np.ndarray) -> bytes:
     """xxh3_128 digests (16 bytes, big-endian) of each 1 MiB of `data` (uint8 [n]); b"" for no data."""
+    if 0 < data.size <= CHUNK_NBYTES:
+        return xxhash.xxh3_128_digest(data.data)
     view = data.data.cast("B") if data.size else memoryview(b"")
     return b"".join(
         xxhash.xxh3_128_digest(view[start : start + CHUNK_NBYTES])

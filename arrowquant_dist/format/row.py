@@ -249,16 +249,24 @@ def row_problem(row: RowHeader) -> str | None:
         return f"row_dims {row.row_dims} does not go with the layer's shape {list(row.layer_shape)}"
     if math.prod(row.layer_shape) * DTYPES[row.dtype].itemsize > MAX_NBYTES:
         return f"shape {list(row.layer_shape)} is too large to be one"
-    if not row.is_whole and row.shape[1:] != row.layer_shape[row.row_dims :]:
-        return f"shape {list(row.shape)} is not a run of rows of {list(row.layer_shape)}"
-    if not row.is_whole and not row.shape:
-        return "a scalar cannot be a row block"
-    if row.row_stop > math.prod(row.layer_shape[: row.row_dims]):
-        return f"rows {row.row_start}-{row.row_stop} lie outside the layer, {list(row.layer_shape)}"
+    problem = None if row.is_whole else _run_problem(row)
+    if problem is not None:
+        return problem
     if row.num_params != math.prod(row.shape):
         return f"num_params is {row.num_params}, but shape {list(row.shape)} has others"
     if row.quant_axis not in {-1, 0} or (row.group_size > 0 and row.quant_axis != 0):
         return f"quant_axis {row.quant_axis} with group_size {row.group_size} is not a V2 layout"
+    return None
+
+
+def _run_problem(row: RowHeader) -> str | None:
+    """What is impossible about a row that is a part of its layer."""
+    if row.shape[1:] != row.layer_shape[row.row_dims :]:
+        return f"shape {list(row.shape)} is not a run of rows of {list(row.layer_shape)}"
+    if not row.shape:
+        return "a scalar cannot be a row block"
+    if row.row_stop > math.prod(row.layer_shape[: row.row_dims]):
+        return f"rows {row.row_start}-{row.row_stop} lie outside the layer, {list(row.layer_shape)}"
     return None
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from arrowquant_dist.kernels.bits import from_code, to_bits
 from arrowquant_dist.kernels.compile import kernel
+from arrowquant_dist.kernels.memory import copy_bytes
 from arrowquant_dist.kernels.pack import unpack_row
 
 
@@ -39,21 +40,85 @@ def dequantize_rows(
     uint16 (bfloat16) or int16 (float16) bits [rows, columns]; a value beyond the dtype's range becomes its largest
     finite one.
     """
-    columns = out.shape[1]
+    for i in range(out.shape[0]):
+        _decode_row(codes[i], width, group, scales[i], zero_points[i], first, scratch, out[i])
+
+
+@kernel
+def _decode_row(
+    codes: np.ndarray,
+    width: int,
+    group: int,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    first: int,
+    scratch: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    columns = out.size
     begin = first & ~7  # eight codes end on a byte, whatever their width
     skipped = first - begin
-    for i in range(out.shape[0]):
-        if width != 8:
-            unpack_row(codes[i, begin * width // 8 :], width, scratch[: skipped + columns])
-        plain = codes[i, first:] if width == 8 else scratch[skipped:]
-        row = out[i]
-        start = 0
-        k = first // group
-        while start < columns:
-            stop = min((k + 1) * group - first, columns)
-            if zero_points.shape[1] == 0:
-                _decode_symmetric_run(plain[start:stop], scales[i, k], row[start:stop])
-            else:
-                _decode_run(plain[start:stop], scales[i, k], zero_points[i, k], row[start:stop])
-            start = stop
-            k += 1
+    if width != 8:
+        unpack_row(codes[begin * width // 8 :], width, scratch[: skipped + columns])
+    plain = codes[first:] if width == 8 else scratch[skipped:]
+    start = 0
+    k = first // group
+    while start < columns:
+        stop = min((k + 1) * group - first, columns)
+        if zero_points.size == 0:
+            _decode_symmetric_run(plain[start:stop], scales[k], out[start:stop])
+        else:
+            _decode_run(plain[start:stop], scales[k], zero_points[k], out[start:stop])
+        start = stop
+        k += 1
+
+
+# The columns of the table of `decode_blocks`: where a block's codes begin in the stored bytes, and its scales and zero
+# points (-1 where symmetric), bits a code, rows, columns, groups a row, and values a scale.
+CODES, SCALES, ZERO_POINTS, WIDTH, ROWS, COLUMNS, GROUPS, GROUP = range(8)
+MOST_BLOCKS = 8
+
+
+@kernel
+def decode_blocks(
+    stored: np.ndarray,
+    table: np.ndarray,
+    outs: tuple[np.ndarray, ...],
+    numbers: np.ndarray,
+    number_bytes: np.ndarray,
+    scratch: np.ndarray,
+) -> int:
+    """Decodes some whole blocks, as `dequantize_rows` decodes each.
+
+    stored: uint8, what they were read to. table: int64 [blocks, 8], the columns as above. outs: MOST_BLOCKS arrays, of
+    each block in turn the bits as `dequantize_rows` has them, [rows · columns]; the rest are not looked at. numbers:
+    scratch, float32 [2 · rows · groups a row] of the largest; number_bytes: the same memory, uint8. scratch: uint8
+    [columns + 8] of the widest. Returns the first block with a scale or zero point that is not finite, which is not
+    decoded, nor is any behind it; -1 where there is none.
+    """
+    for b in range(table.shape[0]):
+        columns, groups = table[b, COLUMNS], table[b, GROUPS]
+        count = table[b, ROWS] * groups
+        is_symmetric = table[b, ZERO_POINTS] < 0
+        copy_bytes(stored, table[b, SCALES], 4 * count, number_bytes, 0)
+        if not is_symmetric:
+            copy_bytes(stored, table[b, ZERO_POINTS], 4 * count, number_bytes, 4 * count)
+        for i in range(count if is_symmetric else 2 * count):
+            if not np.isfinite(numbers[i]):
+                return b
+        width = (columns * table[b, WIDTH] + 7) // 8
+        out = outs[b]
+        for i in range(table[b, ROWS]):
+            at = table[b, CODES] + i * width
+            zeros = count + i * groups
+            _decode_row(
+                stored[at : at + width],
+                table[b, WIDTH],
+                table[b, GROUP],
+                numbers[i * groups : (i + 1) * groups],
+                numbers[zeros : zeros if is_symmetric else zeros + groups],
+                0,
+                scratch,
+                out[i * columns : (i + 1) * columns],
+            )
+    return -1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -69,8 +68,14 @@ class Loads:
 
     def named(self, regions: Mapping[str, Region]) -> Iterator[Load[list[tuple[str, Any]]]]:
         """Pairs of name and tensor. Names next to each other of one part of one layer are read once."""
-        for _, group in groupby(regions, lambda name: _identity(regions[name])):
-            yield from self._tied([*group], regions)
+        tied: list[str] = []
+        for name, region in regions.items():
+            if tied and not region.is_same(regions[tied[0]]):
+                yield from self._tied(tied, regions)
+                tied = []
+            tied.append(name)
+        if tied:
+            yield from self._tied(tied, regions)
 
     def batched(self, loads: Iterable[Load[T]]) -> Iterator[Load[Iterator[T]]]:
         """The same loads, small ones that follow each other in one."""
@@ -92,10 +97,6 @@ class Loads:
         if load.peak_nbytes + extra > self.opened.budget.limit_nbytes:
             return [load.then(partial(_named, [name], self.allocate)) for name in names]
         return [load.then(partial(_named, names, self.allocate), extra)]
-
-
-def _identity(region: Region) -> tuple[object, ...]:
-    return id(region.layer), region.runs, region.columns
 
 
 def _named(names: Iterable[str], allocate: Allocate, value: Any) -> list[tuple[str, Any]]:

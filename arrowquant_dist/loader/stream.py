@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
@@ -62,15 +62,19 @@ def stream_type(order: str) -> type[Stream[Any]]:
 
 
 class Told:
-    """Tells `progress` of each layer that is given. nbytes: {name: of its tensor}."""
+    """Tells `progress` of each layer that is given. names: of all; nbytes: of a name's tensor, asked for where there is
+    somebody to tell."""
 
-    def __init__(self, progress: ProgressCallback | None, nbytes: Mapping[str, int]) -> None:
-        self._progress, self._nbytes = progress, nbytes
-        self._done, self._total = 0, sum(nbytes.values())
+    def __init__(
+        self, progress: ProgressCallback | None, names: Iterable[str], nbytes: Callable[[str], int]
+    ) -> None:
+        self._progress = progress
+        self._nbytes = {name: nbytes(name) for name in names} if progress is not None else {}
+        self._done, self._total = 0, sum(self._nbytes.values())
 
     def __call__(self, name: str) -> None:
-        self._done += self._nbytes[name]
         if self._progress is not None:
+            self._done += self._nbytes[name]
             self._progress(self._done, self._total, name)
 
 

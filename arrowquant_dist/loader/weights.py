@@ -187,7 +187,7 @@ class WeightLoader:
 
         def begin(memory: Memory) -> Pairs:
             loads = self._loads(memory.take)
-            told = Told(progress, {name: loads.nbytes(region) for name, region in regions.items()})
+            told = Told(progress, regions, lambda name: loads.nbytes(regions[name]))
             named = loads.named(regions)
             few = loads.batched(named) if kind is Stream else map(alone, named)
             return Pairs(self._begun(kind, loads.opened, few), self._timed, told, memory)
@@ -284,7 +284,9 @@ class WeightLoader:
 
         refuse_differences(slots, layers, differ, lambda key: load_now(load(key), opened.budget))
         found = [keys for names in opened.names.values() if (keys := slots.keys_for(names))]
-        told = Told(progress, {keys[0]: loads.nbytes(Region.whole(layers[keys[0]])) for keys in found})
+        told = Told(
+            progress, [keys[0] for keys in found], lambda key: loads.nbytes(Region.whole(layers[key]))
+        )
         stream = self._begun(Stream, opened, loads.batched(map(fill, found)))
         try:
             for keys, tensor in results(stream, self._timed):

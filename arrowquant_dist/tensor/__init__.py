@@ -2,8 +2,10 @@
 
 from arrowquant_dist.tensor.quantize import quantize_tensor, quantize_values
 from arrowquant_dist.tensor.quantized import QuantizedTensor, row_nbytes
+from arrowquant_dist.tensor.source import DECODED_BITS
 
 __all__ = [
+    "DECODED_BITS",
     "QuantizedTensor",
     "quantize_tensor",
     "quantize_values",

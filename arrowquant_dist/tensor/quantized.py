@@ -104,11 +104,15 @@ class QuantizedTensor:
         """
         if not out.size:
             return
+        is_stored_so = self.quant_type == "none" and dtype == self.dtype
+        if is_stored_so and columns is None:
+            np.copyto(out, self.codes)
+            return
         if columns is None:
             columns = range(self.matrix_shape[1])
         if self.quant_type in BITS:
             self._decode(out, dtype, columns)
-        elif self.quant_type == "none" and dtype == self.dtype:
+        elif is_stored_so:
             np.copyto(out.reshape(self.matrix_shape[0], -1), self._bytes_of(columns))
         else:
             stored = "float16" if self.quant_type == "fp16" else self.dtype
@@ -164,7 +168,7 @@ class QuantizedTensor:
     def _decode(self, out: np.ndarray, dtype: str, columns: range) -> None:
         from arrowquant_dist.kernels.decode import dequantize_rows
 
-        rows = self.matrix_shape[0]
+        rows, width = self.matrix_shape
         if dtype not in ("float32", "bfloat16", "float16"):
             wide = np.empty(rows * len(columns), np.float32)
             self._decode(wide.view(np.uint8), "float32", columns)
@@ -173,17 +177,16 @@ class QuantizedTensor:
         dequantize_rows(
             read_only(self.codes).reshape(rows, -1),
             BITS[self.quant_type],
-            self.group_size or self.matrix_shape[1],
-            self._by_row(self.scales),
-            self._by_row(self.zero_points),
+            self.group_size or width,
+            self._by_row(self.scales, rows),
+            self._by_row(self.zero_points, rows),
             columns.start,
             np.empty(len(columns) + 8, np.uint8),
             kernel_bits(out, dtype).reshape(rows, -1),
         )
 
-    def _by_row(self, scales: np.ndarray) -> np.ndarray:
+    def _by_row(self, scales: np.ndarray, rows: int) -> np.ndarray:
         """Scales or zero points as [rows, groups a row]; one for the whole tensor is repeated."""
-        rows, _ = self.matrix_shape
         return read_only(np.tile(scales, (rows, 1)) if self.quant_axis < 0 else scales.reshape(rows, -1))
 
     def dequantize(self, dtype: torch.dtype | str | None = None) -> torch.Tensor:

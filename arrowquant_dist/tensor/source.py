@@ -11,7 +11,8 @@ from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import UnquantizableWeights
 
 _WIDENED_AT_ONCE = 1 << 18
-_KERNEL_BITS = {"float32": "<i4", "bfloat16": "<u2", "float16": "<i2"}
+# What kernels decode to, and the integers that they take its values as.
+DECODED_BITS = {"float32": "<i4", "bfloat16": "<u2", "float16": "<i2"}
 
 
 def matrix_shape(shape: tuple[int, ...], row_dims: int) -> tuple[int, int]:
@@ -25,8 +26,8 @@ def kernel_bits(values: np.ndarray, dtype: str) -> np.ndarray:
     float32, bfloat16 and float16 are views. float64 is rounded to float32 (beyond its range: inf), float8 widened
     exactly; both take 4 bytes a value.
     """
-    if dtype in _KERNEL_BITS:
-        return values.view(_KERNEL_BITS[dtype])
+    if dtype in DECODED_BITS:
+        return values.view(DECODED_BITS[dtype])
     if dtype == "float64":
         with np.errstate(over="ignore", invalid="ignore"):
             return values.view("<f8").astype(np.float32).view("<i4")

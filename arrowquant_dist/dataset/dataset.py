@@ -14,6 +14,7 @@ from arrowquant_dist.arena import Allocate, fresh, whole_pages
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter
 from arrowquant_dist.dataset.bare_folder import bare_paths
+from arrowquant_dist.dataset.explained import Explained
 from arrowquant_dist.dataset.later import Held, Later
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layers
 from arrowquant_dist.dataset.pieces import Piece, pieces
@@ -210,7 +211,7 @@ class Dataset:
         fetch = partial(self._fetch_all, block.path, min(self._gap_nbytes(block), GAPS_NBYTES))
         reader = BlockReader(block, ranges, url, fetch, partial(self._read_into, block.path), verify)
         is_raw = row.quant_type == "none" and row.dtype == dtype and columns is None
-        with _explained(block, url):
+        with Explained(block, url):
             if is_raw and out.size > STEP_NBYTES:
                 reader.raw_into(piece.start, out)
                 return
@@ -252,11 +253,11 @@ class Dataset:
         url = self.store.url(block.path)
         if block.ranges is None:
             file = self._files[block.path]
-            with _explained(block, url):
+            with Explained(block, url):
                 values, place = file.read(block, self._counter), file.data_range(block)
         else:
             place = block.ranges.data
-            with _explained(block, url):
+            with Explained(block, url):
                 places = wanted_ranges(block.ranges, wanted)
                 stored = self._fetch_all(block.path, self._gap_nbytes(block), places)
                 values = decompressed(stored, places, block.ranges, wanted)
@@ -273,7 +274,7 @@ class Dataset:
         for window in laid_out(places):
             block = next(piece.block for piece in together if piece.block.path == window.path)
             try:
-                with _explained(block, self.store.url(window.path)):
+                with Explained(block, self.store.url(window.path)):
                     out = memory[window.at : window.at + window.place.nbytes]
                     self._read_into(window.path, window.place.start, out)
             except (StorageError, IncompleteDataset) as error:
@@ -318,26 +319,6 @@ class Dataset:
         self._counter.add(memory.size)
         self.store.read_into(path, byte_range.start, memory)
         return memory
-
-
-class _explained:  # noqa: N801 - as contextmanager would make it, at a fifth of its time
-    """Errors say which layer of which object it was."""
-
-    def __init__(self, block: StoredBlock, url: str) -> None:
-        self._layer, self._url = block.header.layer_name, url
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _where: object) -> None:
-        if isinstance(error, CorruptWeights):
-            layer, url = error.layer or self._layer, error.uri or self._url
-            raise CorruptWeights(error.message, layer=layer, uri=url, byte_range=error.byte_range) from error
-        if isinstance(error, StorageError):
-            error.layer = error.layer or self._layer
-        elif isinstance(error, NotFound):
-            message = "a part that the dataset needs is gone; fetch it again, or quantize with --repair"
-            raise IncompleteDataset(message, layer=self._layer, uri=self._url) from error
 
 
 def _widened(piece: Piece, *, verify: bool) -> ByteRange:

@@ -76,8 +76,8 @@ def load_sentence_transformer(
     settings = LoaderSettings(place, storage, limit, verify, dequantize=True, dtype=None, workers=None)
     with small_files(place, storage, verify=verify) as files:
         loads = Loads(OpenDataset(settings, is_local=is_local(place)), settings)
+        parts = _parts(files)  # of a modules.json that is verified already
         files.check_all()
-        parts = _parts(files)
         _check_kind(files)
         layers = {path: _layers_of(path, files, loads.opened) for path in parts.values()}
         _check_all_taken(layers, loads.opened)

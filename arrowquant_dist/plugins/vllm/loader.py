@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from vllm.config import get_current_vllm_config
 from vllm.logger import init_logger
 from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
@@ -45,6 +46,7 @@ class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
         the small file's where the dataset itself is the model."""
         from arrowquant_dist.plugins.vllm.codes import coded_weights
         from arrowquant_dist.plugins.vllm.filled import FillCount
+        from arrowquant_dist.plugins.vllm.taken import TakenParts
         from arrowquant_dist.plugins.vllm.weights import decoded_weights
 
         settings = LoadSettings.of(self._values, model_config.model)
@@ -58,12 +60,19 @@ class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
             else coded_weights(settings, opened, config, waiting_nbytes)
         )
         load_weights: Any = model.load_weights  # which every model of vLLM has
-        filled = FillCount(dict(model.named_parameters()))
+        filled, taken = FillCount(dict(model.named_parameters())), TakenParts(_ranks())
         with weights as pairs, filled:
-            loaded = load_weights(pairs)
+            loaded = load_weights(taken.counted(pairs))
         _log.info("Read and verified %d bytes for the weights of this process", opened.dataset.nbytes_read)
         _check_filled(model, loaded, opened.dataset.uri)
         _check_whole(model, filled.partly(), opened.dataset.uri)
+        _check_taken(model, dict(taken.cut_off()), opened.dataset.uri)
+
+
+def _ranks() -> int:
+    """Among so many processes a weight is split at most: experts among those of all data-parallel replicas."""
+    parallel = get_current_vllm_config().parallel_config
+    return int(parallel.world_size_across_dp // parallel.pipeline_parallel_size)
 
 
 def _quantization(model_config: ModelConfig) -> Mapping[str, Any] | None:
@@ -107,5 +116,16 @@ def _check_whole(model: nn.Module, partly: Mapping[str, Collection[str]], target
         message = (
             f"{type(model).__name__} has parameters for which the dataset lacks layers: {name} is not filled by "
             f"{listed(sorted(layers))} alone{others}; quantize the whole model, or give vLLM the config of this one"
+        )
+        raise ModelMismatch(message, uri=target)
+
+
+def _check_taken(model: nn.Module, cut_off: Mapping[str, tuple[int, ...]], target: str) -> None:
+    """cut_off: {weight: its shape}, of those that parameters are too small for."""
+    if cut_off:
+        found = listed(sorted(f"{name} {[*shape]}" for name, shape in cut_off.items()))
+        message = (
+            f"{type(model).__name__} takes a part alone of what the dataset has: {found}; give vLLM the config of the "
+            "model that was quantized"
         )
         raise ModelMismatch(message, uri=target)

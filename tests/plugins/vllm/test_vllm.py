@@ -166,6 +166,23 @@ def test_the_config_of_another_model_is_refused_by_the_names_that_have_no_weight
 
 
 @pytest.mark.parametrize("way", ["decoded", "codes"])
+@pytest.mark.parametrize(
+    "change", [{"intermediate_size": 256}, {"num_key_value_heads": 1}], ids=["intermediate size", "key heads"]
+)
+def test_a_config_with_smaller_sizes_is_refused(
+    vllm: Vllm, int8: Path, change: dict[str, int], way: str, tmp_path: Path
+) -> None:
+    """vLLM itself takes as much of each weight as its parameter has room for."""
+    folder = tmp_path / "folder"
+    write_model_folder(int8, folder, ServedDecoded() if way == "decoded" else ServedAsCodes("int8"))
+    config = json.loads((folder / "config.json").read_text())
+    assert all(config[key] > value for key, value in change.items())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    said = vllm.failure(folder, load_format="arrowquant")
+    assert "takes a part alone of what the dataset has: model.layers.0." in said
+
+
+@pytest.mark.parametrize("way", ["decoded", "codes"])
 @pytest.mark.parametrize("missing", ["self_attn.k_proj", "mlp.up_proj"])
 def test_a_layer_that_is_missing_in_a_fused_parameter_is_noticed(
     vllm: Vllm, llama: Path, missing: str, way: str, tmp_path: Path

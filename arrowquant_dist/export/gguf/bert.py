@@ -16,6 +16,7 @@ def bert_architecture(config: Settings, layers: Mapping[str, str]) -> Architectu
     config.only("hidden_act", ("gelu", "gelu_new", "gelu_pytorch_tanh"), "gelu")
     config.only("position_embedding_type", ("absolute",), "absolute")
     config.only("is_decoder", (False,), default=False)
+    config.only("is_causal", (False,), default=False)
     config.only("add_cross_attention", (False,), default=False)
     width, heads = config.count("hidden_size"), config.count("num_attention_heads")
     if width % heads:

@@ -26,9 +26,14 @@ def llama_architecture(config: Settings, layers: Mapping[str, str]) -> Architect
     """
     model_type, blocks = config.word("model_type"), config.blocks("num_hidden_layers", len(layers))
     config.only("hidden_act", ("silu",), "silu")
+    config.only("is_causal", (True,), default=True)
     width, heads = config.count("hidden_size"), config.count("num_attention_heads")
     kv_heads, head_rows = _heads(config, model_type)
     rope_fields, rope_factors = _rope(config, head_rows)
+    if rope_factors and model_type.startswith("qwen"):
+        raise config.unknown(
+            f"rope_type: 'llama3' in a {model_type}"
+        )  # whose tensors have no factors in llama.cpp
     context, notes = _context(config, model_type)
     fields: dict[str, Value] = {
         "vocab_size": config.count("vocab_size"),
@@ -79,8 +84,11 @@ def _heads(config: Settings, model_type: str) -> tuple[int, int]:
     if model_type != "qwen3" and not config.has("head_dim") and width % heads:
         raise config.wrong("num_attention_heads", f"a divisor of hidden_size, {width}")
     head_rows = config.count("head_dim", width // heads if model_type != "qwen3" else None)
-    if head_rows % 2 or heads % kv_heads:
-        raise config.unknown(f"{heads} heads of {head_rows} values over {kv_heads} of keys")
+    # llama.cpp takes all of qwen2's heads to be as wide as the model
+    if head_rows % 2 or heads % kv_heads or (model_type == "qwen2" and heads * head_rows != width):
+        raise config.unknown(
+            f"{heads} heads of {head_rows} values over {kv_heads} of keys, in a width of {width}"
+        )
     return kv_heads, head_rows
 
 
@@ -166,8 +174,10 @@ def _context(config: Settings, model_type: str) -> tuple[int, tuple[str, ...]]:
 
 def _rope(config: Settings, head_rows: int) -> tuple[dict[str, Value], tuple[float, ...]]:
     """Metadata of rotary embeddings, and what llama3's scaling divides each frequency by, or ()."""
-    # transformers 5: rope_parameters has all of it; before: rope_theta, and rope_scaling beside it
-    own = config.part("rope_parameters") or config.part("rope_scaling") or Settings(config.file, {})
+    # transformers 5: rope_parameters has all of it; before: rope_theta, and rope_scaling beside it, which still holds
+    # where both are there
+    parts = [config.part(name) for name in ("rope_scaling", "rope_parameters")]
+    own = next((part for part in parts if part is not None and part.fields), Settings(config.file, {}))
     if any(isinstance(value, dict) for value in own.fields.values()):
         raise config.unknown("rope_parameters that differ from layer to layer")
     for where in (own, config):
@@ -176,7 +186,9 @@ def _rope(config: Settings, head_rows: int) -> tuple[dict[str, Value], tuple[flo
     fields: dict[str, Value] = {"rope.freq_base": theta}
     kind = own.word("rope_type", own.word("type", "default"))
     if kind == "llama3":
-        return fields, _llama3_factors(own, theta, head_rows)
+        known = "original_max_position_embeddings"  # beside the others it holds before one among them
+        trained = config.count(known) if config.has(known) else own.count(known)
+        return fields, _llama3_factors(own, theta, head_rows, trained)
     if kind == "linear":
         return {**fields, "rope.scaling.type": "linear", "rope.scaling.factor": own.real("factor")}, ()
     if kind != "default":
@@ -184,13 +196,15 @@ def _rope(config: Settings, head_rows: int) -> tuple[dict[str, Value], tuple[flo
     return fields, ()
 
 
-def _llama3_factors(rope: Settings, theta: float, head_rows: int) -> tuple[float, ...]:
-    """Llama 3.1's scaling: long waves are stretched by `factor`, short ones not, those between by something between."""
+def _llama3_factors(rope: Settings, theta: float, head_rows: int, trained: int) -> tuple[float, ...]:
+    """Llama 3.1's scaling: long waves are stretched by `factor`, short ones not, those between by something between.
+
+    trained: positions that the model was trained with before it was stretched.
+    """
     factor = rope.real("factor")
     low, high = rope.real("low_freq_factor"), rope.real("high_freq_factor")
     if high <= low:
         raise rope.wrong("high_freq_factor", f"above low_freq_factor, {low}")
-    trained = rope.count("original_max_position_embeddings")
     factors = []
     for i in range(0, head_rows, 2):
         wave = 2 * math.pi * theta ** (i / head_rows)

@@ -26,7 +26,7 @@ from arrowquant_dist.export.gguf.header import (
 )
 from arrowquant_dist.export.gguf.llama import LLAMA_TYPES, llama_architecture
 from arrowquant_dist.export.gguf.packers import CodeBlocks, FloatValues
-from arrowquant_dist.export.gguf.pooling import pooling_type
+from arrowquant_dist.export.gguf.pooling import notes_on_texts, pooling_type
 from arrowquant_dist.export.gguf.settings import OTHER_WAY
 from arrowquant_dist.export.gguf.stored import stored_codes
 from arrowquant_dist.export.gguf.tokenizers import read_vocabulary
@@ -36,6 +36,10 @@ from arrowquant_dist.export.tensors import LayerExport, OutputTensor
 from arrowquant_dist.tensor import QuantizedTensor
 
 _FACTORS = "rope_freqs.weight"
+_NO_POOLING = (
+    "no modules.json says how the embedding of a text is made: give llama.cpp --pooling, mean or cls as the model's "
+    "card has it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +81,12 @@ class Gguf:
         gguf_package()
         architecture, places = _architecture(model)
         vocabulary = _vocabulary(model, architecture)
-        pooling_type(model.read)
+        pooling = pooling_type(model.read)
         layers, notes = self._layers(model, architecture, places)
-        return ExportDraft(layers, notes=(*architecture.notes, *vocabulary.notes, *notes))
+        every = (*architecture.notes, *vocabulary.notes, *notes_on_texts(model.read), *notes)
+        if pooling is None and architecture.name == "bert":
+            every = (*every, _NO_POOLING)
+        return ExportDraft(layers, notes=every)
 
     def files(self, model: Model, draft: ExportDraft, mark: str, max_file_nbytes: int) -> OutputFiles:
         architecture, _ = _architecture(model)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.errors import InvalidCheckpoint, shortened
 from arrowquant_dist.export.gguf.settings import OTHER_WAY, Settings
-from arrowquant_dist.export.gguf.vocabulary import Read
+from arrowquant_dist.export.gguf.vocabulary import Read, json_settings
 from arrowquant_dist.strict_json import parse_json
 
 _MODES = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "pooling_mode_lasttoken": 3}
@@ -31,6 +31,19 @@ def pooling_type(read: Read) -> int | None:
     return found
 
 
+def notes_on_texts(read: Read) -> tuple[str, ...]:
+    """What sentence-transformers does to texts, and llama.cpp does not."""
+    settings = json_settings(read, "config_sentence_transformers.json")
+    name = settings.fields.get("default_prompt_name") if settings else None
+    prompts = settings.part("prompts") if settings and name is not None else None
+    prompt = prompts.fields.get(str(name)) if prompts else None
+    if not isinstance(prompt, str) or not prompt:
+        return ()
+    return (
+        f"sentence-transformers puts {shortened(prompt)!r} before each text, and llama.cpp does not: do it there",
+    )
+
+
 def _of_module(read: Read, path: str) -> int:
     data = read(path)
     fields = None if data is None else _parsed(path, data)
@@ -40,7 +53,8 @@ def _of_module(read: Read, path: str) -> int:
         )
     config = Settings(path, fields)
     if config.has("pooling_mode"):
-        modes = [config.word("pooling_mode")]
+        named = fields["pooling_mode"]  # or several, whose results follow each other
+        modes = [str(mode) for mode in named] if isinstance(named, list) else [config.word("pooling_mode")]
         numbers = [_WORDS[mode] for mode in modes if mode in _WORDS]
     else:
         modes = [name for name, value in fields.items() if name.startswith("pooling_mode_") and value is True]

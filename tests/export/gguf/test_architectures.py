@@ -46,6 +46,14 @@ MODELS = {
     "qwen3": {**LLAMA, "model_type": "qwen3"},
     "bert": BERT,
 }
+LONG = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 
 
 def shapes_of(fields: dict[str, Any], **more: Any) -> dict[str, tuple[int, ...]]:
@@ -108,14 +116,7 @@ def test_figures_are_config_s() -> None:
 
 
 def test_llama3_s_factors_are_transformers_own() -> None:
-    rope = {
-        "rope_type": "llama3",
-        "rope_theta": 1e4,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    }
+    rope = LONG
     plain = AutoModel.from_config(AutoConfig.for_model(**{**LLAMA, "rope_theta": 1e4}))
     scaled = AutoModel.from_config(AutoConfig.for_model(**{**LLAMA, "rope_parameters": rope}))
     expected = (plain.rotary_emb.inv_freq / scaled.rotary_emb.inv_freq).tolist()
@@ -124,6 +125,27 @@ def test_llama3_s_factors_are_transformers_own() -> None:
         assert found == pytest.approx(expected, rel=1e-5)
     assert max(expected) == pytest.approx(8, rel=1e-5)
     assert min(expected) == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rope_scaling": {**LONG, "factor": 2.0}, "rope_parameters": LONG},
+        {"rope_scaling": {}, "rope_parameters": LONG},
+        {"rope_scaling": None, "rope_parameters": LONG},
+        {"rope_scaling": LONG, "rope_theta": 77.0},
+        {"rope_scaling": {**LONG, "type": "linear"}},
+        {"rope_parameters": LONG, "original_max_position_embeddings": 32},
+    ],
+    ids=["both", "empty", "null", "two bases", "two kinds", "two lengths"],
+)
+def test_of_two_places_for_positions_transformers_one_holds(fields: dict[str, Any]) -> None:
+    llama = {name: value for name, value in LLAMA.items() if name != "rope_theta"} | fields
+    model = AutoModel.from_config(AutoConfig.for_model(**llama))
+    architecture = architecture_of(llama, shapes_of(LLAMA))
+    base = float(architecture.fields["rope.freq_base"])
+    ours = base ** (-torch.arange(0, 16, 2) / 16) / torch.tensor(architecture.rope_factors)
+    torch.testing.assert_close(ours, model.rotary_emb.inv_freq, rtol=1e-5, atol=0)
 
 
 def test_rows_of_queries_and_keys_take_turns_in_llama_alone() -> None:
@@ -186,11 +208,21 @@ def test_a_sliding_window_is_how_long_a_text_may_be() -> None:
         ("llama", {"layer_types": ["full_attention", "sliding_attention"]}),
         ("llama", {"head_dim": 15}),
         ("llama", {"num_key_value_heads": 3}),
+        ("llama", {"is_causal": False}),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+        ),
         ("qwen2", {"use_sliding_window": True}),
+        ("qwen2", {"head_dim": 32}),  # llama.cpp wants heads that are as wide as the model
+        ("qwen2", {"rope_parameters": LONG}),  # has no factors of frequencies but in llama
         ("qwen3", {"attention_bias": True}),
+        ("qwen3", {"is_causal": False}),
+        ("qwen3", {"rope_scaling": LONG}),
         ("bert", {"hidden_act": "relu"}),
         ("bert", {"position_embedding_type": "relative_key"}),
         ("bert", {"is_decoder": True}),
+        ("bert", {"is_causal": True}),
     ],
 )
 def test_what_llama_cpp_computes_otherwise_is_refused(model: str, changes: dict[str, Any]) -> None:

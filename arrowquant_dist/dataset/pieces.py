@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -46,18 +47,33 @@ def pieces(layer: StoredLayer, start: int, stop: int) -> list[Piece]:
     return found
 
 
-def joined_pieces(together: Sequence[Piece]) -> list[PathRange]:
-    """What to read for these pieces: a request for what lies no more than 256 KiB apart, where all of them are whole
-    layers; where some are parts of layers, 2 KiB, since others' parts lie between them, and of many small layers these
-    would be more than what is asked for."""
-    are_whole = all(piece.block.is_whole and piece.is_whole for piece in together)
+def gap_between(together: Sequence[Piece]) -> int:
+    """How much may be read for nothing between two values of these: 256 KiB where they are whole layers, each in one
+    block or in several; where some are parts of layers, 2 KiB, since others' parts lie between them, and of many small
+    layers these would be more than what is asked for."""
+    missing: dict[str, int] = {}
+    seen: set[tuple[str, int]] = set()
+    for piece in together:
+        if not piece.is_whole:
+            return COALESCE_PARTS_NBYTES
+        row = piece.block.header
+        if piece.block.is_whole or (row.layer_name, row.row_start) in seen:
+            continue
+        seen.add((row.layer_name, row.row_start))
+        rows = missing.get(row.layer_name, math.prod(row.layer_shape[: row.row_dims]))
+        missing[row.layer_name] = rows - piece.rows
+    return COALESCE_PARTS_NBYTES if any(missing.values()) else COALESCE_NBYTES
+
+
+def joined_pieces(together: Sequence[Piece], gap_nbytes: int) -> list[PathRange]:
+    """What to read for these pieces: a request for what lies no more than `gap_nbytes` apart."""
     places = [
         (piece.block.path, value.offset, value.offset + value.stored_nbytes)
         for piece in together
         for value in _values_of(piece)
         if value.stored_nbytes
     ]
-    return joined(places, COALESCE_NBYTES if are_whole else COALESCE_PARTS_NBYTES)
+    return joined(places, gap_nbytes)
 
 
 def _values_of(piece: Piece) -> Iterable[StoredRange]:

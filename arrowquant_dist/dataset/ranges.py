@@ -73,10 +73,15 @@ def widened(row: RowHeader, first: int, stop: int, *, verify: bool) -> ByteRange
 def peak_nbytes(ranges: BlobRanges, part: ByteRange) -> int:
     """Memory that `read_values` takes at its peak, its result included."""
     small = sum(value.nbytes for value in ranges) - ranges.data.nbytes
-    fetched = sum(extent.nbytes for extent, _ in extents_of(wanted_ranges(ranges, part))) + 2 * small
+    fetched = fetched_nbytes(ranges, part) + 2 * small
     if ranges.compression == "none" or part.nbytes == 0:
         return fetched
     return fetched + ranges.data.nbytes + (part.nbytes if part.nbytes < ranges.data.nbytes else 0)
+
+
+def fetched_nbytes(ranges: BlobRanges, part: ByteRange) -> int:
+    """Memory that what `read_values` asks for takes, as it is stored."""
+    return sum(extent.nbytes for extent, _ in extents_of(wanted_ranges(ranges, part)))
 
 
 def wanted_ranges(ranges: BlobRanges, part: ByteRange) -> tuple[StoredRange, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from arrowquant_dist.dataset.dataset import Dataset
-from arrowquant_dist.dataset.pieces import joined_pieces
+from arrowquant_dist.dataset.pieces import gap_between, joined_pieces
 from arrowquant_dist.dataset.prefetch import Lane, Load
 from arrowquant_dist.dataset.windows import windows_nbytes
 from arrowquant_dist.errors import ArrowQuantError
@@ -48,7 +48,7 @@ def _together(loads: list[Load[T]], dataset: Dataset) -> Load[Iterator[T]]:
     pieces = [piece for load in loads for piece in load.decodes]
     result_nbytes = sum(load.result_nbytes for load in loads)
     working = max(load.peak_nbytes - load.result_nbytes for load in loads)
-    places = joined_pieces(pieces)
+    places = joined_pieces(pieces, gap_between(pieces))
     peak_nbytes = result_nbytes + working + windows_nbytes(places)
 
     def begin() -> tuple[Sequence[Lane], Callable[[], Iterator[T]]]:

@@ -52,6 +52,11 @@ def export_digest() -> str:
     return digest_of(_PACKAGE, (*DECIDES_BYTES, *EXPORTS))
 
 
+def digests() -> tuple[str, ...]:
+    """All of this package's: of equal packages whichever is asked for is among them."""
+    return code_digest(), export_digest()
+
+
 def digest_of(package: Path, decisive: Iterable[str]) -> str:
     """package: the folder of arrowquant_dist's modules, in a checkout or installed. decisive: the folders and modules
     in it that count."""

@@ -19,7 +19,6 @@ from arrowquant_dist.export.files import OutputFile
 from arrowquant_dist.export.tensors import LayerExport
 from arrowquant_dist.folder.components import MODULES, PIPELINE, Component
 
-MARK_KEY = "arrowquant.export"  # in each file's metadata: the mark of the export that it belongs to
 # Of a side file: what who edited it on purpose can do.
 _IF_MEANT = "put the old one back, and change that of the output"
 

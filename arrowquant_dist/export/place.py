@@ -14,17 +14,17 @@ from pathlib import Path
 
 from arrowquant_dist.errors import IncompleteDataset, TargetConflict, listed
 from arrowquant_dist.export.files import OutputFile
-from arrowquant_dist.export.format import MARK_KEY, ExportDraft, Model, OutputFiles
+from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
+from arrowquant_dist.export.mark import OTHER_VERSION, is_of_other_code, mark_of
 from arrowquant_dist.export.record import RECORD_PATH, ExportRecord
 from arrowquant_dist.export.worker import refuse_other_file
-from arrowquant_dist.storage.base import TEMPORARY_MARK, ByteRange, ObjectInfo, Store
+from arrowquant_dist.storage.base import TEMPORARY_MARK, ObjectInfo, Store
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.layout import Listing
 from arrowquant_dist.target.manifest import StoredFile
 from arrowquant_dist.target.target import Target
 
 _SUFFIXES = (".safetensors", ".gguf", ".parquet")
-_HEAD_NBYTES, _TAIL_NBYTES = 64 << 10, 64 << 10  # of a file, where its mark is
 _LAST = ("config.json", "modules.json", "model_index.json")  # what makes programs take a folder for a model
 
 
@@ -102,11 +102,21 @@ class ExportPlace:
 
     def refuse_others(self, output: Output, found: Listing) -> None:
         """TargetConflict where something else is in the place of a file, or the folder is not this export's."""
-        self._refuse_in_place(output, found)
+        try:
+            self._refuse_in_place(output, found)
+        except TargetConflict:
+            self._refuse_other_code(self._marked(found))
+            raise
         ours = {RECORD_PATH, *(file.path for file in output.weights)}
         strange = [path for path in found.sizes if path not in output.paths and not _is_temporary(path)]
         if strange and not ours & found.sizes.keys():
-            message = f"the folder holds other files ({listed(sorted(strange))}); choose an empty or new one"
+            marked = self._marked(found)
+            self._refuse_other_code(marked)
+            what, advice = "other files", "choose an empty or new one"
+            if marked:
+                what, advice = "files of another export, which was not finished", f"{advice}, or --overwrite"
+                strange = sorted(marked)
+            message = f"the folder holds {what} ({listed(sorted(strange))}); {advice}"
             raise TargetConflict(message, uri=self.store.uri)
 
     def clear(self, output: Output, found: Listing) -> None:
@@ -133,7 +143,7 @@ class ExportPlace:
         if missing:
             message = f"files are gone that were there ({listed(missing)}); run the same command again"
             raise IncompleteDataset(message, uri=self.store.uri)
-        strange = sorted(self._marked(found) - output.paths)
+        strange = sorted(self._marked(found).keys() - output.paths)
         if strange:  # programs that open the folder might take them for its weights
             message = f"another export wrote here meanwhile ({listed(strange)}); stop it, and --overwrite"
             raise TargetConflict(message, uri=self.store.uri)
@@ -166,6 +176,11 @@ class ExportPlace:
             if path in found and self.store.read(path) != output.small.read(path):
                 raise self._other_small(path)
 
+    def _refuse_other_code(self, marked: Mapping[str, str]) -> None:
+        """That explains whatever else differs. marked: as `_marked` has it."""
+        if any(map(is_of_other_code, marked.values())):
+            raise TargetConflict(OTHER_VERSION, uri=self.store.uri)
+
     def _refuse_other_than_files(self, output: Output) -> None:
         """TargetConflict for folders, FIFOs and links to nothing, which no listing has."""
         if not is_local(self.store.uri):
@@ -193,16 +208,13 @@ class ExportPlace:
         marked = self._marked(found)
         if marked and record is None:
             ours |= {path for path in output.small.paths if path in found}
-        return ours | marked
+        return ours | marked.keys()
 
-    def _marked(self, found: Listing) -> set[str]:
-        """Files of weights that exports have written, whichever."""
-        return {path for path in found.sizes if path.endswith(_SUFFIXES) and self._is_marked(path, found)}
-
-    def _is_marked(self, path: str, found: Listing) -> bool:
-        nbytes = found.sizes[path]
-        ends = (ByteRange(0, min(nbytes, _HEAD_NBYTES)), ByteRange(max(0, nbytes - _TAIL_NBYTES), nbytes))
-        return any(MARK_KEY.encode() in self.store.read_range(path, part).tobytes() for part in ends)
+    def _marked(self, found: Listing) -> dict[str, str]:
+        """{path: mark} of files of weights that exports have written, whichever."""
+        paths = [path for path in found.sizes if path.endswith(_SUFFIXES)]
+        marks = {path: mark_of(self.store, path, found.sizes[path]) for path in paths}
+        return {path: mark for path, mark in marks.items() if mark is not None}
 
     def _sweep(self, output: Output) -> None:
         """Removes what killed workers left; one that is still at work on a file finds it there."""

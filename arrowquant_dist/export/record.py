@@ -16,6 +16,7 @@ import xxhash
 from arrowquant_dist.code_digest import export_digest
 from arrowquant_dist.errors import TargetConflict
 from arrowquant_dist.export.format import ExportDraft, ExportFormat
+from arrowquant_dist.export.mark import made_mark
 from arrowquant_dist.field_types import check_types
 from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.manifest import StoredFile
@@ -62,7 +63,7 @@ class ExportRecord:
         for path, data in sorted(draft.changed.items()):
             state.update(f"\n{path}\0{len(data)}\0".encode() + data)
         state.update(f"\n{sorted(draft.left_out)}".encode())
-        mark = f"xxh3_128:{state.hexdigest()}"
+        mark = made_mark(state.hexdigest(), code)
         return cls(form.name, options, mark, origin, code, max_file_nbytes, draft.notes, _package_version())
 
     def differences(self, planned: ExportRecord) -> list[str]:

@@ -16,7 +16,8 @@ from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dtypes import BY_SAFETENSORS
 from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.export.files import OutputFile, shares_of
-from arrowquant_dist.export.format import MARK_KEY, ExportDraft, Model, OutputFiles
+from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
+from arrowquant_dist.export.mark import MARK_KEY
 from arrowquant_dist.export.tensors import LayerExport, OutputTensor
 
 _ALIGNMENT = 8

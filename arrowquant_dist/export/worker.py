@@ -24,6 +24,7 @@ from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.prefetch import Budget, Stream
 from arrowquant_dist.errors import RESUMES, IncompleteDataset, Interrupted, NotFound, TargetConflict
 from arrowquant_dist.export.files import OutputFile, Step
+from arrowquant_dist.export.mark import OTHER_VERSION, is_of_other_code, mark_of
 from arrowquant_dist.export.reading import Packed, StepReader
 from arrowquant_dist.export.record import RECORD_PATH, ExportRecord
 from arrowquant_dist.export.steps import StepCutter
@@ -243,6 +244,9 @@ def refuse_other_file(store: Store, info: ObjectInfo, file: OutputFile) -> None:
         if all(found):
             return
         problem = "it is of the same size and another export's, or no export's"
+    mark = mark_of(store, info.path, info.nbytes)
+    if mark is not None and is_of_other_code(mark):
+        raise TargetConflict(OTHER_VERSION, uri=store.url(info.path))
     message = f"another file is in the place of one that the export writes ({problem}); choose another folder"
     raise TargetConflict(
         f"{message}, or --overwrite to replace what an export left", uri=store.url(info.path)

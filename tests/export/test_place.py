@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 from dataclasses import replace
@@ -24,6 +25,7 @@ from tests.sources import random_weights, save_checkpoint
 RUN = RunConfig(engine="inline", workers=1)
 OPTIONS = ExportOptions(max_file_bytes="1MiB")
 OVERWRITE = ExportOptions(max_file_bytes="1MiB", overwrite=True)
+_OTHER_VERSION = "another version of arrowquant-dist began .* finish it with that version, .* --overwrite"
 SIDE_FILES = {"config.json": b'{"a": 1}', "README.md": b"# a model"}
 
 
@@ -191,17 +193,54 @@ def test_of_another_s_options_those_that_differ_are_named(dataset: str, tmp_path
     assert there.differences(replace(here, format="v1", options={})) == ["format: safetensors there, v1 here"]
 
 
-def test_an_export_that_other_code_began_is_not_completed(
-    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def other_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("record", "mark"):
+        monkeypatch.setattr(f"arrowquant_dist.export.{module}.export_digest", lambda: "0123456789abcdef")
+
+
+@pytest.mark.parametrize("form", ["safetensors", "v1"])
+def test_an_export_that_another_version_began_is_not_completed_and_called_that(
+    dataset: str, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    out, options = tmp_path / "out", replace(OPTIONS, format=form)
+    export_dataset(dataset, out, options, RUN)
+    (out / "export.json").unlink()  # as one that was stopped
+    other_code(monkeypatch)
+    before = state_of(out)
+    with pytest.raises(TargetConflict, match=_OTHER_VERSION):
+        export_dataset(dataset, out, options, RUN)
+    with pytest.raises(TargetConflict, match=_OTHER_VERSION):  # whose files have other sizes
+        export_dataset(dataset, out, replace(options, max_file_bytes="2MiB"), RUN)
+    assert state_of(out) == before
+    export_dataset(dataset, out, replace(options, overwrite=True), RUN)
+    assert same(tensors_of(out), loaded(dataset)) or form == "v1"
+    assert before.keys() < state_of(out).keys()
+
+
+def test_a_mark_without_a_version_is_one_of_a_release_before(dataset: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export_dataset(dataset, out, OPTIONS, RUN)
-    (out / "export.json").unlink()  # as one that was stopped
-    monkeypatch.setattr("arrowquant_dist.export.record.export_digest", lambda: "0123456789abcdef")
-    before = state_of(out)
-    with pytest.raises(TargetConflict, match="another export's"):
+    (out / "export.json").unlink()
+    file = out / "model-00001-of-00004.safetensors"
+    mark = f"xxh3_128:{'0' * 32}".encode()
+    file.write_bytes(re.sub(rb"xxh3_128:[0-9a-f]{32}-[0-9a-f]{16}", mark, file.read_bytes()))
+    with pytest.raises(TargetConflict, match=_OTHER_VERSION):
         export_dataset(dataset, out, OPTIONS, RUN)
+
+
+def test_what_another_export_has_begun_is_named_and_overwritten(dataset: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_dataset(dataset, out, OPTIONS, RUN)
+    for path in ("export.json", "config.json", "README.md", "model.safetensors.index.json"):
+        (out / path).unlink()
+    before = state_of(out)
+    said = r"files of another export, which was not finished \(model-00001-of-00004.safetensors, .*or --overwrite"
+    with pytest.raises(TargetConflict, match=said):
+        export_dataset(dataset, out, ExportOptions("v1"), RUN)
     assert state_of(out) == before
+    export_dataset(dataset, out, ExportOptions("v1", overwrite=True), RUN)
+    export_dataset(dataset, tmp_path / "fresh", ExportOptions("v1"), RUN)
+    assert state_of(out).keys() == state_of(tmp_path / "fresh").keys()
 
 
 def test_an_export_that_other_code_has_finished_is_finished_unless_files_are_gone(
@@ -209,7 +248,7 @@ def test_an_export_that_other_code_has_finished_is_finished_unless_files_are_gon
 ) -> None:
     out = tmp_path / "out"
     export_dataset(dataset, out, OPTIONS, RUN)
-    monkeypatch.setattr("arrowquant_dist.export.record.export_digest", lambda: "0123456789abcdef")
+    other_code(monkeypatch)
     before = state_of(out)
     assert export_dataset(dataset, out, OPTIONS, RUN).already_finished
     with pytest.raises(TargetConflict, match=r"\(max_file_bytes: 1048576 there, 2097152 here\)"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import pickle
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import ray
 
+from arrowquant_dist.code_digest import digests
 from arrowquant_dist.engine.ray.metrics import WorkerMetrics
 from arrowquant_dist.errors import (
     ArrowQuantError,
@@ -31,11 +33,12 @@ _NO_MEMORY = "a worker got no memory for a row block; lower block_bytes or give 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who answers. node: its name in receipts. code: the digest of what decides its work."""
+    """Who answers. node: its name in receipts. codes: the digests of its code, one of which is the driver's where both
+    have the same package."""
 
     node: str
     node_id: str
-    code: str
+    codes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,16 @@ class ShardActor:
 
     Attempts have tickets, numbers from 1 that the driver gives: an attempt can be stopped before it begins, which takes
     it back from the actor's queue.
+
+    code: the driver's digest. context: pickled, and opened only where the code is the same: another version's may have
+    fields that this one does not know. An actor of another version says hello, and gets no job.
     """
 
-    def __init__(self, context: Context[Any]) -> None:
+    def __init__(self, code: str, context: bytes) -> None:
         node_id = ray.get_runtime_context().get_node_id()
-        self._hello = Hello(f"{socket.gethostname()}/{node_id[:8]}", node_id, context.code())
-        self._worker: Worker[Any] = context.open_worker(self._hello.node, self._compile)
+        self._hello = Hello(f"{socket.gethostname()}/{node_id[:8]}", node_id, self._codes())
+        if code in self._hello.codes:
+            self._worker = self._open_worker(pickle.loads(context))  # noqa: S301 - the driver's, as all that Ray brings
         self._metrics = WorkerMetrics()
         self._progress = (0, 0)
         self._compiling = ""
@@ -116,6 +123,12 @@ class ShardActor:
             return Result(FAILED, {}, error=MemoryBudgetExceeded(_NO_MEMORY), may_pass=True)
         finally:
             self._metrics.flush()
+
+    def _codes(self) -> tuple[str, ...]:
+        return digests()
+
+    def _open_worker(self, context: Context[Any]) -> Worker[Any]:
+        return context.open_worker(self._hello.node, self._compile)
 
     def _compile(self, purpose: str) -> None:
         self._compiling = purpose

@@ -83,7 +83,7 @@ class Crew:
 
     def welcome(self, seat: Seat, hello: Hello, now: float) -> None:
         """The actor answered. MissingDependency where its package is not the driver's."""
-        if hello.code != self._code:
+        if self._code not in hello.codes:
             message = (
                 f"node {hello.node} has another version of arrowquant-dist than the driver; install the same "
                 "one everywhere, or submit the job with its --working-dir"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
+from ray import cloudpickle
 
 from arrowquant_dist.engine.ray.actor import WATCH, ShardActor
 from arrowquant_dist.engine.ray.cluster import WORKER_ENVIRONMENT, connect, default_workers
@@ -87,7 +88,8 @@ class RayEngine:
             scheduling_strategy="SPREAD",
             **needs,
         )
-        crew = Crew(lambda: actor_class.remote(context), context.code(), self._clock())
+        code, pickled = context.code(), cloudpickle.dumps(context)
+        crew = Crew(lambda: actor_class.remote(code, pickled), code, self._clock())
         ledger = Ledger(shards, on_event, self._patience)
         dispatch = Dispatch(crew, ledger, self._patience, self.workers, needs.get("memory"), self._clock)
         try:

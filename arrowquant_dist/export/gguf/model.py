@@ -12,7 +12,7 @@ import numpy as np
 from arrowquant_dist.config.checks import shown
 from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig, listed
 from arrowquant_dist.export.files import OutputFile, shares_of
-from arrowquant_dist.export.format import MARK_KEY, ExportDraft, Model, OutputFiles
+from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
 from arrowquant_dist.export.gguf.architecture import Architecture, TensorPlace
 from arrowquant_dist.export.gguf.bert import BERT_TYPES, bert_architecture
 from arrowquant_dist.export.gguf.choice import Choice, Refusal, blocks_anew, blocks_as_stored
@@ -31,6 +31,7 @@ from arrowquant_dist.export.gguf.settings import OTHER_WAY
 from arrowquant_dist.export.gguf.stored import stored_codes
 from arrowquant_dist.export.gguf.tokenizers import read_vocabulary
 from arrowquant_dist.export.gguf.vocabulary import Vocabulary, json_settings
+from arrowquant_dist.export.mark import MARK_KEY
 from arrowquant_dist.export.options import ExportOptions
 from arrowquant_dist.export.tensors import LayerExport, OutputTensor
 from arrowquant_dist.tensor import QuantizedTensor
@@ -105,7 +106,8 @@ class Gguf:
                 fields |= split_fields(number, len(shares), len(tensors))
             layers = tuple(draft.layers[index] for index in share)
             path = f"model-{number + 1:05d}-of-{len(shares):05d}.gguf" if len(shares) > 1 else "model.gguf"
-            files.append(OutputFile(number, path, layers, _literals(layers, fields | {MARK_KEY: mark})))
+            marked = {MARK_KEY: mark} | fields  # before the tokenizer, which takes megabytes
+            files.append(OutputFile(number, path, layers, _literals(layers, marked)))
         return OutputFiles(tuple(files))
 
     def _layers(

@@ -38,6 +38,5 @@ class GreedyWorker(ShardWorker):
 
 
 class GreedyActor(ShardActor):
-    def __init__(self, context: WorkerContext) -> None:
-        super().__init__(context)
-        self._worker = GreedyWorker(context, self._hello.node)
+    def _open_worker(self, context: WorkerContext) -> GreedyWorker:  # type: ignore[override]
+        return GreedyWorker(context, self._hello.node)

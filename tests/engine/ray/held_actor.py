@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from arrowquant_dist.engine.ray.actor import Hello, ShardActor
+from typing import Any
+
+from arrowquant_dist.engine.ray.actor import ShardActor
 from arrowquant_dist.export.worker import ExportContext
+from arrowquant_dist.worker.job import Context
 from arrowquant_dist.worker.shard import WorkerContext
 from tests.held_worker import HeldExportWorker, HeldWorker
 
 
 class HeldActor(ShardActor):
-    def __init__(self, context: WorkerContext) -> None:
-        super().__init__(context)
-        self._worker = HeldWorker(context, self._hello.node)
+    def _open_worker(self, context: WorkerContext) -> HeldWorker:  # type: ignore[override]
+        return HeldWorker(context, self._hello.node)
 
 
 class HeldActorOfExports(ShardActor):
-    def __init__(self, context: ExportContext) -> None:
-        super().__init__(context)
-        self._worker = HeldExportWorker(context, self._hello.node, self._compile)
+    def _open_worker(self, context: ExportContext) -> HeldExportWorker:  # type: ignore[override]
+        return HeldExportWorker(context, self._hello.node, self._compile)
 
 
 class OtherVersion(ShardActor):
-    """Of a node whose package is not the driver's."""
+    """Of a node whose package is not the driver's, and can make nothing of its context."""
 
-    def hello(self) -> Hello:
-        return Hello(self._hello.node, self._hello.node_id, "0123456789abcdef")
+    def __init__(self, code: str, context: bytes) -> None:
+        super().__init__(code, b"of another version: " + context)
+
+    def _codes(self) -> tuple[str, ...]:
+        return ("0123456789abcdef",)
+
+    def _open_worker(self, context: Context[Any]) -> Any:
+        raise AttributeError(f"{context} has no attribute 'direct_writes'")

@@ -22,8 +22,8 @@ from arrowquant_dist import (
     WeightLoader,
     export_dataset,
 )
-from arrowquant_dist.errors import MissingDependency
-from arrowquant_dist.export import steps
+from arrowquant_dist.errors import MissingDependency, TargetConflict
+from arrowquant_dist.export import plan_export, steps
 from tests.export.gguf.models import byte_pairs, save_model, sentencepieces
 from tests.servers.fixtures import Bucket
 
@@ -197,3 +197,17 @@ def test_a_bert_without_a_way_of_pooling_is_noted(tmp_path: Path) -> None:
         notes = json.loads((tmp_path / f"{name}-out/export.json").read_bytes())["notes"]
         assert any("--pooling" in note for note in notes) == bool(left_out)
         assert ("bert.pooling_type" in fields_of(tmp_path / f"{name}-out/model.gguf")) != bool(left_out)
+
+
+def test_the_mark_stands_before_the_tokenizer_so_that_what_was_not_finished_is_found_and_replaced(
+    dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    planned = plan_export(str(dataset), out, ExportOptions("gguf"), RunConfig())
+    assert planned.output.weights[0].literals[0].index(b"arrowquant.export") < 200
+    export_dataset(dataset, out, ExportOptions("gguf"))
+    (out / "export.json").unlink()
+    with pytest.raises(TargetConflict, match="files of another export, which was not finished"):
+        export_dataset(dataset, out, ExportOptions("safetensors"))
+    export_dataset(dataset, out, ExportOptions("safetensors", overwrite=True))
+    assert not [*out.glob("*.gguf")]

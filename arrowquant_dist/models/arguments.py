@@ -53,8 +53,9 @@ def refuse_unknown(function: str, given: Mapping[str, object]) -> None:
 
 
 def check_dtype(dtype: Any) -> None:
-    """InvalidConfig for what from_pretrained does not take either, and for dtypes by module."""
-    name = str(dtype).removeprefix("torch.")
+    """InvalidConfig for what from_pretrained does not take either, such as text with torch's name before it, and for
+    dtypes by module."""
+    name = dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
     if dtype is not None and name != "auto" and name not in DECODED_DTYPES:
         raise InvalidConfig(f'dtype is {name}; "auto" or one of {", ".join(DECODED_DTYPES)} is possible')
 

@@ -68,8 +68,9 @@ def load_model(
     neither; who changes a config.json on purpose passes it as `config`, and weights stay verified.
 
     codes: weights of linear layers and embeddings stay codes in memory where they are whole rows of quantized layers
-    (QuantLinear, QuantEmbedding); all others are decoded. activations: "int8" with codes for products of whole numbers,
-    as QuantLinear has them.
+    (QuantLinear, QuantEmbedding); all others are decoded. Decoded values are rounded to the source's dtype, codes are
+    not: with a wider `dtype` than that, products are of unrounded weights. activations: "int8" with codes for products
+    of whole numbers, as QuantLinear has them.
 
     progress: called with the bytes of the model that have their values, those of all (weights that stay codes count as
     stored), and the layer, after each layer or part of one, by the thread that calls this. transformers' own bar and

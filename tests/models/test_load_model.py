@@ -203,7 +203,7 @@ def test_a_class_that_wants_a_checkpoint_s_files_is_refused_by_its_name(causal: 
         load_model(causal.target, OfFiles)
 
 
-@pytest.mark.parametrize("dtype", ["int8", torch.int64, "no_such", {"": "float32"}])
+@pytest.mark.parametrize("dtype", ["int8", torch.int64, "no_such", "torch.float16", {"": "float32"}])
 def test_other_dtypes_are_refused(causal: Served, dtype: Any) -> None:
     with pytest.raises(InvalidConfig, match="dtype is"):
         load_model(causal.target, AutoModelForCausalLM, dtype=dtype)

@@ -118,12 +118,14 @@ class ExportPlace:
                 strange = sorted(marked)
             message = f"the folder holds {what} ({listed(sorted(strange))}); {advice}"
             raise TargetConflict(message, uri=self.store.uri)
+        self._refuse_weights_beside(output, found)
 
     def clear(self, output: Output, found: Listing) -> None:
         """Deletes what exports have left, and nothing else. TargetConflict where something is in a file's place then;
         files of others under other names stay beside the output."""
         self._refuse_other_than_files(output)
         ours = self._of_exports(output, found)
+        self._refuse_weights_beside(output, found)
         first = [path for path in (RECORD_PATH,) if path in ours]
         rest = sorted(ours - {RECORD_PATH}, key=lambda path: path.endswith(_SUFFIXES))
         for path in (*first, *rest):  # whoever looks meanwhile never finds a record without its files
@@ -176,6 +178,18 @@ class ExportPlace:
             if path in found and self.store.read(path) != output.small.read(path):
                 raise self._other_small(path)
 
+    def _refuse_weights_beside(self, output: Output, found: Listing) -> None:
+        """TargetConflict for weights that no export has written, in the folders of the output's: transformers takes a
+        model.safetensors there for the model, whatever the index says. A GGUF file is opened by its own name."""
+        kinds = {(_folder(file.path), Path(file.path).suffix) for file in output.weights}
+        kinds = {kind for kind in kinds if kind[1] != ".gguf"}
+        others = {path for path in found.sizes if (_folder(path), Path(path).suffix) in kinds}
+        others = {path for path in others - output.paths if not _is_temporary(path)}
+        others = {path for path in others if mark_of(self.store, path, found.sizes[path]) is None}
+        if others:
+            message = f"the folder holds weights of others ({listed(sorted(others))}), which programs might take for"
+            raise TargetConflict(f"{message} this model's; choose an empty or new folder", uri=self.store.uri)
+
     def _refuse_other_code(self, marked: Mapping[str, str]) -> None:
         """That explains whatever else differs. marked: as `_marked` has it."""
         if any(map(is_of_other_code, marked.values())):
@@ -225,6 +239,10 @@ class ExportPlace:
             for upload in self.store.begun_uploads()
             if any(upload.key.endswith(name) for name in names)
         )
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _is_temporary(path: str) -> bool:

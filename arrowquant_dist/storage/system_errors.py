@@ -14,6 +14,7 @@ _HINTS = {
     errno.EACCES: "permission denied; check the owner and the mode",
     errno.EPERM: "permission denied; check the owner and the mode",
     errno.EROFS: "the file system is read-only; choose another place",
+    errno.ENAMETOOLONG: "a name is longer than this system allows; choose a shorter one",
     errno.EMFILE: "too many open files; raise `ulimit -n`",
 }
 

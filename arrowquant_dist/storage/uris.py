@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
 
 
 def is_local(uri: str) -> bool:
@@ -41,8 +41,11 @@ def is_ambiguous(uri: str) -> bool:
 
 
 def real_place(uri: str) -> str:
-    """One spelling of a place: local ones without links and `..`, so that no other name hides that two are one."""
-    return str(Path(uri).resolve()) if is_local(uri) else uri.rstrip("/")
+    """One spelling of a place: local ones without links and `..`, so that no other name hides that two are one. What
+    cannot be looked up, a link that leads to itself or a name that is too long, stays as it is spelled."""
+    if not is_local(uri):
+        return uri.rstrip("/")
+    return os.path.realpath(os.path.expanduser(uri.rpartition("://")[2]))  # noqa: PTH111 - pathlib raises for both
 
 
 def real_places(uri: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ is temporary, and the index and the report of a run that found their plain names
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from collections.abc import Collection, Iterable, Mapping
@@ -121,7 +122,8 @@ def links(store: Store) -> list[Path]:
     """The folders of the target that are links, to another disk perhaps. Only local ones can be."""
     if not is_local(store.uri):
         return []
-    return [path for name in _FOLDERS if (path := Path(store.uri, name)).is_symlink()]
+    paths = (Path(store.uri, name) for name in _FOLDERS)
+    return [path for path in paths if os.path.islink(path)]  # noqa: PTH114 - pathlib raises where names are too long
 
 
 def part_path(shard: int, attempt: str, suffix: str = "parquet") -> str:

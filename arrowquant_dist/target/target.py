@@ -14,6 +14,7 @@ A place remembers nothing: what a method found is what it returns, and what it n
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,17 +81,19 @@ class Target:
         self._refuse_links_to_nothing()
         listing = Listing.of(self.store)
         if "" in listing:
-            raise TargetConflict("the target is a file; choose an empty or new folder", uri=self.store.uri)
+            raise TargetConflict(
+                "a file is here, and a folder is needed; choose an empty or new one", uri=self.store.uri
+            )
         if not listing.sizes and is_local(self.store.uri):
             for folder in Path(self.store.uri).parents:
-                if folder.is_file():
-                    message = f"the target lies in {folder}, which is a file; choose another target"
+                if os.path.isfile(folder):  # noqa: PTH113 - as links
+                    message = f"it lies in {folder}, which is a file; choose another place"
                     raise TargetConflict(message, uri=self.store.uri)
         return listing
 
     def _refuse_links_to_nothing(self) -> None:
         roots = [Path(self.store.uri)] if is_local(self.store.uri) else []
-        for path in (*links(self.store), *(root for root in roots if root.is_symlink())):
+        for path in (*links(self.store), *(root for root in roots if os.path.islink(root))):  # noqa: PTH114 - as links
             if not path.exists():
                 message = f"{path} is a link to {path.readlink()}, where nothing is; make that folder"
                 raise TargetConflict(f"{message}, or remove the link", uri=self.store.uri)

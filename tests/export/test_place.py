@@ -113,21 +113,51 @@ def test_a_small_file_that_the_dataset_has_lost_is_missed_before_anything_is_wri
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_of_others_is_refused_or_left_alone(
-    dataset: str, tmp_path: Path, *, overwrite: bool
-) -> None:
+def test_a_folder_of_others_is_refused_or_left_alone(dataset: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    save_checkpoint(out, {"mine": torch.ones(3)})
-    (out / "notes.txt").write_text("mine")
+    (out / "more").mkdir(parents=True)
+    for path in ("mine.gguf", "notes.txt", "more/model.safetensors"):
+        (out / path).write_text("mine")
     before = state_of(out)
-    if not overwrite:
-        with pytest.raises(TargetConflict, match=r"other files \(model\.safetensors, notes\.txt\)"):
-            export_dataset(dataset, out, OPTIONS, RUN)
-        assert state_of(out) == before
-        return
+    with pytest.raises(
+        TargetConflict, match=r"other files \(mine\.gguf, more/model\.safetensors, notes\.txt\)"
+    ):
+        export_dataset(dataset, out, OPTIONS, RUN)
+    assert state_of(out) == before
     export_dataset(dataset, out, OVERWRITE, RUN)  # its files have other names
     assert {path: state for path, state in state_of(out).items() if path in before} == before
+
+
+def test_weights_that_programs_would_take_for_the_model_s_are_refused_also_where_all_else_is_overwritten(
+    dataset: str, tmp_path: Path
+) -> None:
+    """transformers opens a model.safetensors whatever the index beside it says."""
+    out, said = tmp_path / "out", r"weights of others \(model\.safetensors\)"
+    export_dataset(dataset, out, OPTIONS, RUN)
+    (out / "export.json").unlink()
+    save_checkpoint(out, {"mine": torch.ones(3)})
+    before = state_of(out)
+    for options in (OPTIONS, OVERWRITE):
+        with pytest.raises(TargetConflict, match=said):
+            export_dataset(dataset, out, options, RUN)
+    assert state_of(out) == before
+
+
+@pytest.mark.parametrize("spelling", ["file://{}/out", "{}/a/../out", "~/out"])
+def test_an_output_in_the_dataset_is_refused_however_it_is_spelled(
+    dataset: str, spelling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", dataset)
+    with pytest.raises(InvalidConfig, match="lie in each other"):
+        export_dataset(dataset, spelling.format(dataset), OPTIONS, RUN)
+    assert not (Path(dataset) / "out").exists()
+
+
+def test_a_link_to_itself_and_a_name_that_is_too_long_are_one_sentence(dataset: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for name, said in (("loop", "a link to loop"), ("n" * 300, "a name is longer than this system allows")):
+        with pytest.raises(ArrowQuantError, match=said):
+            export_dataset(dataset, tmp_path / name, OPTIONS, RUN)
 
 
 def test_another_s_file_in_the_place_of_one_is_never_replaced(dataset: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.export import ExportOptions, export_dataset
 from arrowquant_dist.export.source import correlation
 from tests.export.codes_format import CodesFormat
-from tests.export.datasets import made_dataset
+from tests.export.datasets import made_dataset, same, tensors_of
+from tests.servers.fixtures import Bucket
 from tests.sources import random_weights, save_checkpoint
 
 RUN = RunConfig(engine="inline", workers=2)
@@ -46,6 +48,78 @@ def test_another_model_of_the_same_shapes_is_refused_by_its_layers(
         export_dataset(dataset, str(tmp_path / "out"), ExportOptions(source=source), RUN)
     assert error.value.exit_code == 2
     assert not (tmp_path / "out").exists()
+
+
+def _without(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in weights.items() if name != "layers.1.weight"}
+
+
+_OTHERS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], str]] = {
+    "a layer is missing": (_without, "other layers"),
+    "it has another name": (
+        lambda weights: {**_without(weights), "model.layers.1.weight": weights["layers.1.weight"]},
+        "other layers",
+    ),
+    "another shape": (
+        lambda weights: {**weights, "layers.1.weight": weights["layers.1.weight"].T.contiguous()},
+        "other layers",
+    ),
+    "more dimensions": (
+        lambda weights: {**weights, "layers.1.weight": weights["layers.1.weight"].reshape(2, 48, 64)},
+        "other layers",
+    ),
+    "another dtype": (
+        lambda weights: {**weights, "layers.1.weight": weights["layers.1.weight"].half()},
+        "other layers",
+    ),
+    "other values": (
+        lambda weights: {**weights, "layers.1.weight": weights["layers.1.weight"].roll(1, 1)},
+        "other values",
+    ),
+    "zeros": (
+        lambda weights: {**weights, "layers.1.weight": torch.zeros(96, 64)},
+        "other values",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "place"),
+    [*((case, "local") for case in _OTHERS), ("a layer is missing", "s3"), ("other values", "s3")],
+)
+def test_another_checkpoint_is_refused_by_its_layer_wherever_it_is(
+    case: str, place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    changed, problem = _OTHERS[case]
+    weights = _weights()
+    dataset = made_dataset(tmp_path, weights)
+    source, run = save_checkpoint(tmp_path / "other", changed(weights)), RUN
+    if place == "s3":
+        bucket: Bucket = request.getfixturevalue("bucket")
+        source, run = _uploaded(Path(source), bucket), RUN.replace(storage_options=bucket.storage_options)
+    with pytest.raises(
+        InvalidCheckpoint, match=rf"other: it has {problem} than the dataset: layers\.1\.weight; give"
+    ):
+        export_dataset(dataset, str(tmp_path / "out"), ExportOptions(source=source), run)
+    assert not (tmp_path / "out").exists()
+
+
+def _uploaded(source: Path, bucket: Bucket) -> str:
+    name = bucket.uri.removeprefix("s3://")
+    for file in source.iterdir():
+        bucket.objects.client.put_object(Bucket=name, Key=f"other/{file.name}", Body=file.read_bytes())
+    return f"{bucket.uri}/other"
+
+
+def test_the_source_s_values_are_the_same_from_s3(tmp_path: Path, bucket: Bucket) -> None:
+    dataset = made_dataset(tmp_path, _weights(), QuantizationConfig("int2"))
+    of_s3 = ExportOptions(source=_uploaded(tmp_path / "source", bucket))
+    run = RUN.replace(storage_options=bucket.storage_options)
+    export_dataset(dataset, str(tmp_path / "of-s3"), of_s3, run)
+    export_dataset(dataset, str(tmp_path / "local"), ExportOptions(source=str(tmp_path / "source")), RUN)
+    export_dataset(dataset, str(tmp_path / "without"), ExportOptions(), RUN)
+    assert same(tensors_of(tmp_path / "of-s3"), tensors_of(tmp_path / "local"))
+    assert not same(tensors_of(tmp_path / "of-s3"), tensors_of(tmp_path / "without"))
 
 
 def _outlier() -> torch.Tensor:

@@ -8,14 +8,19 @@ that makes a token is missing, which is how transformers writes them. Both is ch
 from __future__ import annotations
 
 from arrowquant_dist.config.checks import shown
-from arrowquant_dist.errors import InvalidCheckpoint, shortened
+from arrowquant_dist.errors import InvalidCheckpoint, listed, shortened
 from arrowquant_dist.export.gguf.settings import Settings
-from arrowquant_dist.export.gguf.vocabulary import Kind, Tokens
+from arrowquant_dist.export.gguf.vocabulary import Kind, Tokens, normalized_tokens
 
 SPACE = "▁"
 _REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _DOUBLED = (
-    "a text that begins with a space gets another one before it by llama.cpp, and none by the tokenizer"
+    "a text that begins with a space, or goes on with one after an added token, gets another one before it by "
+    "llama.cpp, and none by the tokenizer"
+)
+_AFTER_ADDED = (
+    "what follows an added token in a text, such as one of a chat template, gets a space before it by llama.cpp, and "
+    "none by the tokenizer"
 )
 
 
@@ -26,13 +31,24 @@ def space_prefix(file: Settings) -> tuple[bool, tuple[str, ...]]:
     match rules:
         case ({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replaced]}, None):
             if replaced == _REPLACED:
-                return True, ()
+                return True, _on_normalized(file)
         case (None, {"type": "Metaspace", "replacement": "▁", "split": False, "prepend_scheme": str(scheme)}):
-            if scheme in {"first", "always", "never"}:
-                return (True, (_DOUBLED,)) if scheme != "never" else (False, ())
+            notes = {"first": (_DOUBLED, _AFTER_ADDED), "always": (_DOUBLED,), "never": ()}
+            if scheme in notes:
+                return scheme != "never", notes[scheme]
         case (replaced, None) if replaced == _REPLACED:
             return False, ()
     raise file.unknown(f"the normalizer and pre_tokenizer {shown(rules)}")
+
+
+def _on_normalized(file: Settings) -> tuple[str, ...]:
+    """A note on added tokens that get a `▁` before them, as texts do, and are looked for with it."""
+    found = [shortened(text) for text in normalized_tokens(file)]
+    return (
+        (f"{listed(found)}: found anywhere in a text by llama.cpp, by the tokenizer only after a space",)
+        if found
+        else ()
+    )
 
 
 def scores_of(tokens: Tokens, merges: list[tuple[str, str]]) -> tuple[float, ...]:

@@ -163,6 +163,11 @@ def _added(file: Settings) -> list[dict[str, Any]]:
     return added
 
 
+def normalized_tokens(file: Settings) -> list[str]:
+    """Added tokens that are normalized as texts are, and looked for in normalized ones."""
+    return [token["content"] for token in _added(file) if token.get("normalized") is True]
+
+
 def roles_of(read: Read, tokens: Tokens) -> dict[str, int]:
     """Ids by ROLES, as tokenizer_config.json or special_tokens_map.json names them, else config.json by number."""
     found: dict[str, int] = {}

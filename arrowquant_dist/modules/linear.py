@@ -62,7 +62,8 @@ class QuantLinear(CodesLayer):
         can_cast = torch.amp.is_autocast_available(kind) and values.dtype != torch.float64
         if can_cast and torch.is_autocast_enabled(kind):
             values = values.to(torch.get_autocast_dtype(kind))
-        if not is_traced(values) and (is_transformed(values) or is_transformed(self.bias)):
+        traced = is_traced(values)
+        if not traced and (is_transformed(values) or is_transformed(self.bias)):
             self._refuse_whole_numbers()
             return plain_linear(values, weight.packed, self.bias)
         packed = (weight.codes, weight.scales, weight.zero_points)
@@ -70,7 +71,8 @@ class QuantLinear(CodesLayer):
         if self.activations is not None:
             whole: torch.Tensor = operations.whole_linear(values, *packed, self.bias, *numbers)
             return whole
-        if self._is_plain(values):  # as an operation of torch it takes some 20 µs more
+        # as an operation of torch it takes some 20 µs more
+        if not traced and not self._needs_gradient(values):
             return multiply(values, weight.packed, self.bias)
         product: torch.Tensor = operations.linear(values, *packed, self.bias, *numbers)
         return product
@@ -84,6 +86,11 @@ class QuantLinear(CodesLayer):
                 f"32 or 64 bits, not {values.dtype} {list(values.shape)}{layout}; pass what the layer before it gives"
             )
             raise InvalidConfig(message)
+        codes_on, bias = self.weight.device, self.bias
+        for other in (codes_on, codes_on if bias is None else bias.device):
+            if other != values.device:  # what is on "meta" would give memory that nothing was written to
+                where = f"a layer's values are on {values.device}, and it is on {other}"
+                raise InvalidConfig(f"{where}; move one of them by .to(device)")
 
     def _refuse_whole_numbers(self) -> None:
         if self.activations is not None:
@@ -92,12 +99,9 @@ class QuantLinear(CodesLayer):
             )
             raise InvalidConfig(message)
 
-    def _is_plain(self, values: torch.Tensor) -> bool:
-        """Whether nobody traces it, and nothing needs a gradient."""
-        if is_traced(values):
-            return False
-        needs_gradient = values.requires_grad or (self.bias is not None and self.bias.requires_grad)
-        return not (torch.is_grad_enabled() and needs_gradient)
+    def _needs_gradient(self, values: torch.Tensor) -> bool:
+        needed = values.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        return needed and torch.is_grad_enabled()
 
     def extra_repr(self) -> str:
         return (

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import torch
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from arrowquant_dist.modules.decoding import decode_packed
 from arrowquant_dist.modules.packed_rows import PackedRows
 
 
 def is_traced(values: torch.Tensor) -> bool:
-    """Whether somebody looks at what is done instead of having it done."""
-    return torch.compiler.is_compiling() or type(values) is not torch.Tensor
+    """Whether somebody looks at what is done, instead of or beside having it done: what torch.jit.trace and make_fx
+    do not see, as kernels that write into memory, they would take for constants."""
+    if torch.compiler.is_compiling() or type(values) is not torch.Tensor:
+        return True
+    is_tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return is_tracing or get_proxy_mode() is not None
 
 
 def is_transformed(tensor: torch.Tensor | None) -> bool:

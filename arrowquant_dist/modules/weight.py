@@ -61,8 +61,10 @@ class QuantWeight(torch.nn.Module):
         groups = -(-columns // self.group_size)
         nbytes = -(-columns * bits // 8)
         self.register_buffer("codes", torch.zeros(rows, nbytes, dtype=torch.uint8, device=device))
-        self.register_buffer("scales", torch.zeros(rows, groups, device=device))
-        self.register_buffer("zero_points", torch.zeros(rows, 0 if symmetric else groups, device=device))
+        wide = torch.float32  # whatever torch's default is
+        self.register_buffer("scales", torch.zeros(rows, groups, dtype=wide, device=device))
+        points = 0 if symmetric else groups
+        self.register_buffer("zero_points", torch.zeros(rows, points, dtype=wide, device=device))
         self.register_buffer("form", torch.tensor([columns, bits, self.group_size], device="cpu"))
 
     @classmethod
@@ -180,23 +182,39 @@ class QuantWeight(torch.nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Codes are taken only with the form that says how to read them."""
-        form = state_dict.get(f"{prefix}form")
-        own = [self.shape[1], self.bits, self.group_size]
-        if f"{prefix}codes" in state_dict and (form is None or form.tolist() != own):
-            found = "unknown" if form is None else form.tolist()
-            error_msgs.append(
-                f"{prefix}codes are of another form: columns, bits and group_size are {found}, not {own}"
-            )
+        """Codes are taken only with all that says what they stand for, and nothing that was cast."""
+        names = [name for name in self._buffers if f"{prefix}{name}" in state_dict]
+        misfit = self._misfit({name: state_dict[f"{prefix}{name}"] for name in names})
+        if misfit:
+            error_msgs.append(f"{prefix}{misfit}")
             return
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
+    def _misfit(self, found: Mapping[str, Any]) -> str:
+        """What is wrong with buffers of a state dict; empty where nothing is, and where there are none."""
+        if not found:
+            return ""
+        own, form = [self.shape[1], self.bits, self.group_size], found.get("form")
+        if form is None or form.tolist() != own:
+            has = "unknown" if form is None else form.tolist()
+            return f"codes are of another form: columns, bits and group_size are {has}, not {own}"
+        missing = [name for name in self._buffers if name not in found]
+        if missing:
+            return f"codes are nothing without their {' and '.join(missing)}; load a state dict that has all"
+        for name, value in found.items():
+            dtype = getattr(self, name).dtype
+            if value.dtype != dtype:
+                return f"{name} are {value.dtype}, not {dtype}; numbers that were cast may be others"
+        return ""
+
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:  # noqa: ARG002, FBT001, FBT002
         """Moves the buffers and casts none of them: a scale in fewer bits would be another scale."""
         probe = torch.empty(0, dtype=self.dtype, device=self.device)
-        self.dtype = fn(probe).dtype
+        dtype = fn(probe).dtype
+        _check_dtype(dtype)
+        self.dtype = dtype
         for name in _BUFFERS:
             old = getattr(self, name)
             new = fn(old)
@@ -232,21 +250,24 @@ def is_packable(quant_type: str, shape: tuple[int, ...], row_dims: int) -> bool:
 
 
 class CodesLayer(torch.nn.Module):
-    """A layer with a QuantWeight. InvalidConfig where anything else is put in that one's place."""
+    """A layer with a QuantWeight. InvalidConfig where anything else, or one of another shape, is put in its place."""
 
     weight: QuantWeight
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
-            _check_weight(value)
+            _check_weight(value, self._modules.get("weight"))
         super().__setattr__(name, value)
 
 
-def _check_weight(weight: object) -> None:
+def _check_weight(weight: object, old: object) -> None:
     if not isinstance(weight, QuantWeight):
         message = (
             f"weight is {shown(weight)}; give a QuantWeight, which QuantWeight.of makes of quantized values"
         )
+        raise InvalidConfig(message)
+    if isinstance(old, QuantWeight) and weight.shape != old.shape:
+        message = f"weight is {list(weight.shape)} in the place of {list(old.shape)}; make a new layer of it"
         raise InvalidConfig(message)
 
 

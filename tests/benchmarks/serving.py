@@ -1,4 +1,4 @@
-"""Models whose weights stay codes in memory, against the same in float32: time and memory."""
+"""Models whose weights stay codes in memory, against the same in float32 or bfloat16: time and memory."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.benchmarks.timing import all_seconds, run_process
 _ONE_INPUT = {"int8": 0.6, "int4": 0.5, "int3": None, "int2": 0.5}
 _SENTENCES = {"int8": 1.2, "int4": 1.2, "int2": 1.5}
 RESIDENT_MB = {"int8": 60.0, "int2": 30.0}
+_MANY = 256  # inputs, as a prompt has
 _WORDS = [
     "the",
     "of",
@@ -72,6 +73,9 @@ print(resident() - before)
 def tables(side: int, runs: int) -> Iterator[Table]:
     """side: of the square matrix. runs: rounds, in turns; medians are compared."""
     yield Table(f"one input times a {side}² matrix, median of {runs}", tuple(_one_input(side, runs)))
+    for width in (side // 2, side):
+        name = f"{_MANY} bfloat16 inputs times a {width}² matrix, median of {runs}"
+        yield Table(name, tuple(_many_inputs(width, runs)))
     with tempfile.TemporaryDirectory() as folder:
         targets = {name: _quantized(name, Path(folder, name)) for name in _SENTENCES}
         yield Table(f"MiniLM, 32 sentences, median of {runs}", tuple(_sentences(targets, runs)))
@@ -93,6 +97,24 @@ def _one_input(side: int, runs: int) -> Iterator[Row]:
             contenders[f"{quant_type} {kind}"] = lambda layer=layer: layer(values)  # type: ignore[misc]
     with torch.inference_mode():
         yield from _rows(contenders, _ONE_INPUT, runs)
+
+
+def _many_inputs(side: int, runs: int) -> Iterator[Row]:
+    """Against the layer that is loaded decoded, in bfloat16."""
+    import torch
+
+    from arrowquant_dist import QuantLinear, QuantWeight
+
+    source = torch.randn(side, side)
+    values, plain = torch.randn(_MANY, side).bfloat16(), source.bfloat16()
+    contenders: dict[str, Callable[[], object]] = {"plain": lambda: torch.nn.functional.linear(values, plain)}
+    kinds = {"int8": (True, True), "int4": (False, False), "int2": (False, False)}
+    for quant_type, (per_channel, symmetric) in kinds.items():
+        config = QuantizationConfig(quant_type, per_channel, symmetric=symmetric, method="rtn")
+        layer = QuantLinear(QuantWeight.of(quantize_tensor(source, config), torch.bfloat16))
+        contenders[quant_type] = lambda layer=layer: layer(values)  # type: ignore[misc]
+    with torch.inference_mode():
+        yield from _rows(contenders, dict.fromkeys(kinds), runs, "decoded")
 
 
 def _sentences(targets: Mapping[str, Path], runs: int) -> Iterator[Row]:
@@ -119,14 +141,18 @@ def _resident(targets: Mapping[str, Path]) -> Iterator[Row]:
 
 
 def _rows(
-    contenders: Mapping[str, Callable[[], object]], limits: Mapping[str, float | None], runs: int
+    contenders: Mapping[str, Callable[[], object]],
+    limits: Mapping[str, float | None],
+    runs: int,
+    other: str = "float32",
 ) -> Iterator[Row]:
+    """other: what `plain` is called."""
     seconds = {name: 1e3 * median(found) for name, found in all_seconds(contenders, runs).items()}
     plain = seconds.pop("plain")
     for name, ours in seconds.items():
         most = limits[name.split()[0]]
         target = None if most is None else Target(most, at_most=True, of_ratio=True)
-        yield Row(name, ours, "ms", "float32", plain, target)
+        yield Row(name, ours, "ms", other, plain, target)
 
 
 def _quantized(quant_type: str, target: Path) -> Path:

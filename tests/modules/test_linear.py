@@ -279,3 +279,34 @@ def test_what_is_no_packed_matrix_is_refused(weight: Any) -> None:
 def test_a_bias_that_would_be_spread_is_refused(bias: Any) -> None:
     with pytest.raises(InvalidConfig, match=r"floating-point values \[12\]"):
         QuantLinear(random_matrix(12, 96, 4, 32).weight, bias)
+
+
+@pytest.mark.parametrize("activations", [None, "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("part", ["all", "weight", "bias", "values"])
+@pytest.mark.parametrize("inputs", [1, 70])
+@pytest.mark.usefixtures("way")
+def test_what_is_on_two_devices_is_refused(
+    part: str, inputs: int, dtype: torch.dtype, activations: str | None
+) -> None:
+    """Else what is on "meta", where nothing is, gives what happens to lie in memory."""
+    layer = QuantLinear(random_matrix(12, 96, 4, 32).weight, torch.ones(12), activations)
+    values = torch.randn(inputs, 96, dtype=dtype)
+    if part == "values":
+        values = values.to("meta")
+    elif part == "bias":
+        layer.bias = torch.nn.Parameter(torch.ones(12, device="meta"))
+    else:
+        (layer if part == "all" else layer.weight).to("meta")
+    with pytest.raises(InvalidConfig, match=r"on (cpu|meta), and it is on (cpu|meta)"):
+        layer(values)
+
+
+def test_a_weight_of_another_shape_is_not_put_in_its_place() -> None:
+    matrix = random_matrix(12, 96, 4, 32)
+    layer = QuantLinear(matrix.weight)
+    with pytest.raises(InvalidConfig, match=r"weight is \[12, 64\] in the place of \[12, 96\]"):
+        layer.weight = random_matrix(12, 64, 4, 32).weight
+    layer.weight = random_matrix(12, 96, 2, 16, seed=1).weight  # of other bits
+    values = torch.randn(5, 96)
+    assert error(layer(values), values, random_matrix(12, 96, 2, 16, seed=1).decoded) <= 8 * EPS

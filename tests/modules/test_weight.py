@@ -108,6 +108,63 @@ def test_a_state_dict_of_another_form_is_refused(
         QuantWeight(4, *has, symmetric=False).load_state_dict(state, strict=False)
 
 
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("scales", torch.bfloat16),
+        ("scales", torch.float64),
+        ("zero_points", torch.float16),
+        ("codes", torch.int8),
+        ("form", torch.int32),
+    ],
+)
+def test_a_state_dict_that_was_cast_is_refused(name: str, dtype: torch.dtype, assign: bool) -> None:  # noqa: FBT001
+    matrix = random_matrix(4, 45, 4, 32, "real")
+    state = dict(matrix.weight.state_dict())
+    state[name] = state[name].to(dtype)
+    weight = matrix.weight
+    with pytest.raises(RuntimeError, match=f"{name} are {dtype}, not {getattr(weight, name).dtype}"):
+        weight.load_state_dict(state, assign=assign)
+    assert torch.equal(weight.dequantize(), matrix.decoded)
+
+
+@pytest.mark.parametrize("missing", ["codes", "scales", "zero_points"])
+def test_half_of_what_codes_stand_for_is_refused_where_not_all_has_to_be_there(missing: str) -> None:
+    state = dict(random_matrix(4, 45, 4, 32, "real", seed=1).weight.state_dict())
+    del state[missing]
+    matrix = random_matrix(4, 45, 4, 32, "real")
+    weight = matrix.weight
+    with pytest.raises(RuntimeError, match=f"without their {missing};"):
+        weight.load_state_dict(state, strict=False)
+    assert torch.equal(weight.dequantize(), matrix.decoded)
+    assert len(weight.load_state_dict({}, strict=False).missing_keys) == 4
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+def test_numbers_are_float32_whatever_torch_s_default_is(default: torch.dtype) -> None:
+    parts = [random_matrix(4, 45, 4, 32, "real", seed=seed) for seed in (0, 1)]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        joined = QuantWeight.joined([(part.weight, range(4)) for part in parts])
+        empty = QuantWeight(4, 45, 4, 32, symmetric=False)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(joined.dequantize(), torch.cat([part.decoded for part in parts]))
+    empty.load_state_dict(parts[0].weight.state_dict())
+    assert torch.equal(empty.dequantize(), parts[0].decoded)
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature:UserWarning")
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn])
+def test_values_of_dtypes_that_no_layer_computes_with_are_refused(dtype: torch.dtype) -> None:
+    weight = random_matrix(4, 45, 4, 32, "real").weight
+    with pytest.raises(InvalidConfig, match=f"dtype is the dtype {dtype};"):
+        weight.to(dtype)
+    assert weight.dtype == torch.float32
+
+
 def test_what_quantize_tensor_gives_is_taken_over() -> None:
     values = torch.randn(16, 96)
     packed = quantize_tensor(values, QuantizationConfig("int8", per_channel=False, group_size=32))

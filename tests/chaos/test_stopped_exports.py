@@ -1,0 +1,59 @@
+"""An export on Ray whose own process is stopped in its midst: the same command ends as an undisturbed one does."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from arrowquant_dist import RunConfig
+from arrowquant_dist.export import ExportOptions, export_dataset
+from tests.export.datasets import made_dataset
+from tests.integration.program import end, run, start, wait_for
+from tests.sources import random_weights
+
+_FILES = 48
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def whole_files(out: Path) -> dict[str, tuple[int, int]]:
+    """{name: inode and time} of files of weights under their names."""
+    stats = {file.name: file.stat() for file in out.glob("model-*.safetensors")}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return made_dataset(tmp_path_factory.mktemp("stopped"), random_weights(_FILES, 512, 1024, torch.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
+def test_the_same_command_completes_it_and_keeps_what_was_whole(
+    dataset: str, tmp_path: Path, how: signal.Signals
+) -> None:
+    options = ExportOptions(max_file_bytes="2MiB")
+    export_dataset(dataset, tmp_path / "quiet", options, RunConfig(engine="inline", workers=1))
+    out = tmp_path / "out"
+    command = ["export", dataset, out, "--format", "safetensors", "--max-file-bytes", "2MiB"]
+    command += ["--engine", "ray", "--workers", "2"]
+    driver = start(*command)
+    wait_for(lambda: len(whole_files(out)) >= 3, driver)
+    driver.send_signal(how)
+    stopped = end(driver)
+    assert stopped.returncode == (1 if how == signal.SIGINT else -how), stopped.stderr
+    kept = whole_files(out)
+    assert len(kept) >= 3
+    assert "export.json" not in contents(out)
+    if how == signal.SIGINT:
+        assert "run the same command again" in stopped.stderr
+        assert kept.keys() == contents(out).keys()  # nothing of an unfinished file
+    again = run(*command)
+    assert again.returncode == 0, again.stderr
+    assert contents(out) == contents(tmp_path / "quiet")
+    assert {name: state for name, state in whole_files(out).items() if name in kept} == kept

@@ -183,6 +183,13 @@ class CutObject(StorageError):
     kind = "cut-object"
 
 
+class NoRegularFile(StorageError):
+    """A folder, a FIFO or a link to nothing lies where a file belongs. Put the file there, or remove it."""
+
+    kind = "no-regular-file"
+    exit_code = 2
+
+
 class MemoryBudgetExceeded(ArrowQuantError):
     """One piece needs more memory than the budget allows. Raise `memory_budget` or read by rows."""
 

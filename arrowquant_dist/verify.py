@@ -81,7 +81,7 @@ def verify(
     check_storage(storage)
     store = open_store(location(uri, "uri"), storage)
     findings = _Findings(store, on_progress)
-    if store.exists(MANIFEST_PATH):
+    if store.has_file(MANIFEST_PATH):
         _check_target(store, findings)
     else:
         _check_bare(store, findings)
@@ -163,7 +163,8 @@ def _check_target(store: Store, findings: _Findings) -> None:
     with findings.noting():
         manifest = Manifest.read(store)
         _check_run(store, manifest, findings)
-        _check_strays(store, manifest, findings)
+        with findings.noting():
+            _check_strays(store, manifest, findings)
         blocks = _check_index(store, manifest, findings)
         nbytes = sum(part.nbytes for part in manifest.parts)
         others = (*manifest.sidecars, *manifest.report)
@@ -221,8 +222,8 @@ def _check_index(store: Store, manifest: Manifest, findings: _Findings) -> list[
         if getattr(totals, name) != number:
             message = f"`totals.{name}` of the manifest is {getattr(totals, name)}, its rows have {number}"
             findings.note(CorruptWeights(f"{message}; fetch it again, or quantize with --repair", uri=uri))
-    if store.exists(PLAN_PATH):
-        with findings.noting():
+    with findings.noting():
+        if store.has_file(PLAN_PATH):
             _check_plan(store, manifest, blocks, findings)
     return _check_layers(blocks, store, findings)
 

@@ -26,7 +26,13 @@ from arrowquant_dist.folder.adapters import adapter_error, are_of_adapter
 from arrowquant_dist.folder.components import TOP, Component, named_components
 from arrowquant_dist.folder.listing import SourceFolder, open_folder
 from arrowquant_dist.folder.names import PARQUET, SAFETENSORS, TORCH, index_of, is_adapter, kind_by_suffix
-from arrowquant_dist.folder.remains import has_parquet, is_target, nothing_found, remaining_notes
+from arrowquant_dist.folder.remains import (
+    has_parquet,
+    is_target,
+    nothing_found,
+    refuse_unfinished_export,
+    remaining_notes,
+)
 from arrowquant_dist.folder.sidecars import Sidecars, choose_sidecars, refuse_folders
 from arrowquant_dist.folder.threads import in_threads
 from arrowquant_dist.folder.weights import (
@@ -92,6 +98,7 @@ def _open_folder(uri: str, store: Store, storage: Storage) -> Checkpoint:
     refuse_folders(folder, [component.path for component in components])
     if not found and not adapters_in(folder) and has_parquet(folder):
         return open_dataset(store, folder)
+    refuse_unfinished_export(folder, [weights.paths for _, weights in found])
     for component, weights in chosen:
         if weights is None and (component.needs_weights or not found):
             raise nothing_found(folder, component)

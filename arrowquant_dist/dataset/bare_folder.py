@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from arrowquant_dist.errors import IncompleteDataset, NotFound, shortened
+from arrowquant_dist.errors import IncompleteDataset, NoRegularFile, NotFound, shortened
 from arrowquant_dist.storage.base import Store
+from arrowquant_dist.storage.regular import obstructed
+from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
 
@@ -24,9 +26,10 @@ def bare_paths(store: Store) -> Sequence[str]:
     there instead."""
     if store.exists(""):
         return [""]
-    if store.exists(PLAN_PATH):
+    if store.has_file(PLAN_PATH):
         message = "the run that writes it has not finished; run the same quantize command again"
         raise IncompleteDataset(message, uri=store.uri)
+    _refuse_links_to_nothing(store)
     found = [info.path for info in store.list()]
     paths = [path for path in found if _is_data(path)]
     in_weights = [path for path in paths if path.startswith(f"{WEIGHTS_FOLDER}/")]
@@ -39,6 +42,16 @@ def refuse_export(store: Store) -> None:
     """NotFound where a finished export is that is no dataset: not Parquet."""
     if store.exists(EXPORT_RECORD) and (reason := _export(store)) is not None:
         raise NotFound(reason, uri=store.uri)
+
+
+def _refuse_links_to_nothing(store: Store) -> None:
+    """NoRegularFile: no listing has them, so a part of the dataset would be missing without a word. Folders may be
+    named as files are, and FIFOs are refused when they are opened."""
+    if is_local(store.uri):
+        for path, what in obstructed(Path(store.uri), _is_data):
+            if not Path(store.uri, path).exists():
+                message = f"this is {what} and a part of the dataset; fetch it again, or remove it"
+                raise NoRegularFile(message, uri=store.url(path))
 
 
 def _why_no_dataset(store: Store, paths: Sequence[str]) -> str:

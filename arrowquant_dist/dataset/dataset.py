@@ -105,7 +105,7 @@ class Dataset:
     @classmethod
     def unconfirmed(cls, store: Store) -> Dataset:
         """As `of`, without the request that asks whether parts are there: for who reads them and is told then."""
-        return _open_indexed(store) if store.exists(MANIFEST_PATH) else _open_bare(store)
+        return _open_indexed(store) if store.has_file(MANIFEST_PATH) else _open_bare(store)
 
     @property
     def transferred(self) -> Transferred:

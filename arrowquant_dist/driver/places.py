@@ -8,13 +8,15 @@ from dataclasses import replace
 from arrowquant_dist.checkpoint.sidecars import published
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import RunConfig, Storage
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.encodings.dataset import as_a_source
+from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig, listed
 from arrowquant_dist.storage.base import ObjectInfo
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_ambiguous, real_place, real_places, redact
 from arrowquant_dist.target.target import Target
 
 _REQUESTS = 4  # times as many at a time as a worker's
+_IF_MEANT = "put the old one back, and give the edited one as config= to load_model, or edit an export's"
 _MOST_REQUESTS = 256  # what Transfer takes
 
 
@@ -38,19 +40,39 @@ def refuse_own_source(dataset: Target, read: Iterable[Checkpoint]) -> None:
             raise InvalidConfig(message)
 
 
+def refuse_lost_side_files(checkpoint: Checkpoint, run: RunConfig) -> None:
+    """InvalidCheckpoint where the source is a dataset, and a file that its manifest lists is gone: what is made of it
+    would lack that too, in silence. What people write (.md) may go."""
+    manifest = checkpoint.dataset.manifest if checkpoint.dataset is not None else None
+    if manifest is None:
+        return
+    store = open_store(checkpoint.uri, run.source_storage)
+    paths = [file.path for file in manifest.sidecars if not file.path.endswith(".md")]
+    gone = [path for path in paths if path not in checkpoint.sidecars and not store.exists(path)]
+    if gone:
+        message = f"{listed(gone)}: listed in its manifest, and not there; fetch it again, or quantize with --repair"
+        raise InvalidCheckpoint(message, uri=checkpoint.uri)
+
+
 def read_sidecars(checkpoint: Checkpoint, run: RunConfig) -> dict[str, bytes]:
     """The small files that belong to the model, as the target gets them: tokenizer, config, README.
 
-    SourceChanged where one is not what it was when the run was planned.
+    SourceChanged where one is not what it was when the run was planned; InvalidCheckpoint where the source is a
+    dataset, and its manifest lists another one; but what people write (.md) they may change.
     """
     if not checkpoint.sidecars:
         return {}
     store = open_store(checkpoint.uri, run.source_storage)
     for path, file in zip(checkpoint.sidecars, checkpoint.sidecar_files, strict=True):
         store.pin(ObjectInfo(path, file.nbytes, file.version))
-    sidecars = {path: published(path, store.read(path), checkpoint) for path in checkpoint.sidecars}
+    contents = {path: store.read(path) for path in checkpoint.sidecars}
     store.confirm()
-    return sidecars
+    manifest = checkpoint.dataset.manifest if checkpoint.dataset is not None else None
+    if manifest is not None:
+        with as_a_source():
+            for path in (path for path in contents if not path.endswith(".md")):
+                manifest.check_sidecar(path, contents[path], store.url(path), _IF_MEANT)
+    return {path: published(path, data, checkpoint) for path, data in contents.items()}
 
 
 def _many_requests(storage: Storage) -> Storage:

@@ -20,7 +20,12 @@ from arrowquant_dist.driver.earlier import (
     refuse_other_run,
 )
 from arrowquant_dist.driver.outcome import Outcome
-from arrowquant_dist.driver.places import open_target, read_sidecars, refuse_own_source
+from arrowquant_dist.driver.places import (
+    open_target,
+    read_sidecars,
+    refuse_lost_side_files,
+    refuse_own_source,
+)
 from arrowquant_dist.driver.shards import in_order, run_shards
 from arrowquant_dist.engine import EngineFacts, choose_engine
 from arrowquant_dist.engine.progress import OnProgress, counting_events
@@ -68,12 +73,13 @@ def quantize(
     clock = RunClock()
     with clock.phase("planning"):
         checkpoint = open_checkpoint(source, run.source_storage)
+        refuse_lost_side_files(checkpoint, run)
         side_inputs = open_side_inputs(config, run.source_storage)
         plan = make_plan(checkpoint, config, run, side_inputs, _codes(checkpoint, config, run))
         dataset = open_target(target, run)
         refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
         read_once = cache(lambda: read_sidecars(checkpoint, run))
-        found = _look(dataset, read_once, run)
+        found = _look(dataset, checkpoint, read_once, run)
         repair = _find_damage(dataset, plan, read_once, found) if run.repair else None
         if repair is None and (finished := finished_outcome(dataset, plan, found)) is not None:
             return replace(finished, damaged=()) if run.repair else finished
@@ -117,11 +123,12 @@ def plan_only(source: Location, target: Location, config: QuantizationConfig, ru
     """The plan of the same call of `quantize`: headers are read and everything is checked, nothing is written."""
     target = _checked_target(target, config, run)
     checkpoint = open_checkpoint(source, run.source_storage)
+    refuse_lost_side_files(checkpoint, run)
     side_inputs = open_side_inputs(config, run.source_storage)
     plan = make_plan(checkpoint, config, run, side_inputs, _codes(checkpoint, config, run))
     dataset = open_target(target, run)
     refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
-    found = dataset.look()
+    found = dataset.look(checkpoint.sidecars)
     if run.overwrite:
         refuse_uncleared(dataset, found, read_sidecars(checkpoint, run))
     else:
@@ -147,9 +154,9 @@ def _find_damage(dataset: Target, plan: Plan, sidecars: Callable[[], Files], fou
     return find_damage(dataset, plan, sidecars(), found)
 
 
-def _look(dataset: Target, sidecars: Callable[[], Files], run: RunConfig) -> Listing:
+def _look(dataset: Target, checkpoint: Checkpoint, sidecars: Callable[[], Files], run: RunConfig) -> Listing:
     """What is at the target, or is left of it by --overwrite."""
-    found = dataset.look()
+    found = dataset.look(checkpoint.sidecars)
     if run.overwrite:
         return clear(dataset, found, sidecars())
     _refuse_foreign(dataset, found, sidecars)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from arrowquant_dist.errors import InvalidCheckpoint, listed
 from arrowquant_dist.folder.adapters import adapter_error
@@ -11,9 +11,12 @@ from arrowquant_dist.folder.listing import SourceFolder
 from arrowquant_dist.folder.names import is_weights, rank_of, slices_reason
 from arrowquant_dist.folder.sidecars import is_targets_own
 from arrowquant_dist.folder.weights import adapters_in
+from arrowquant_dist.storage.base import ByteRange
 
 _MANIFEST, _INDEX, _WEIGHTS = "manifest.json", "index.parquet", "weights"
 _PARQUET = ".parquet"
+_SAFETENSORS, _EXPORT_MARK, _MARK_WITHIN_NBYTES = ".safetensors", b'"arrowquant.export"', 4 << 10
+_LAST_OF_EXPORTS = {"export.json", "config.json", "modules.json", "model_index.json"}
 _MOST_FOLDERS = 200
 _MOST_FILES = 2_000
 _LOOKED_FOR = (
@@ -23,8 +26,8 @@ _LOOKED_FOR = (
 
 
 def is_target(folder: SourceFolder) -> bool:
-    """Whether a run of ours wrote it."""
-    paths = {info.path for info in folder.files()}
+    """Whether a run of ours wrote it, a manifest that has become a folder included."""
+    paths = {*folder.folders(), *(info.path for info in folder.files())}
     return _MANIFEST in paths and (_INDEX in paths or _has_parquet(folder, _WEIGHTS))
 
 
@@ -34,6 +37,21 @@ def has_parquet(folder: SourceFolder) -> bool:
     return any(info.path.endswith(_PARQUET) for info in folder.files()) or any(
         _has_parquet(folder, path) for path in below
     )
+
+
+def refuse_unfinished_export(folder: SourceFolder, weights: Iterable[Sequence[str]]) -> None:
+    """InvalidCheckpoint where weights of an export of ours lie with nothing that is written when all of them are there:
+    some may be missing, and what says which model they are of is. weights: paths of each component's."""
+    if {info.path for info in folder.files()} & _LAST_OF_EXPORTS:
+        return
+    for path in (path for paths in weights for path in paths[:1] if path.endswith(_SAFETENSORS)):
+        nbytes = min(folder.store.size(path), _MARK_WITHIN_NBYTES)
+        if _EXPORT_MARK in folder.store.read_range(path, ByteRange(0, nbytes)).tobytes():
+            message = (
+                "this is an export that has not finished, or only its weights; run the same export command again, or "
+                "give the dataset that it is made of"
+            )
+            raise InvalidCheckpoint(message, uri=folder.store.uri)
 
 
 def remaining_notes(folder: SourceFolder, taken: Collection[str], named: Collection[str]) -> list[str]:

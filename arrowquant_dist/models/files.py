@@ -107,7 +107,7 @@ def small_files(uri: str, storage: Storage, *, verify: bool) -> Iterator[SmallFi
     if is_local(uri) and not Path(store.uri).is_dir():
         message = "it is no folder with a config.json beside its weights; pass the target of a run"
         raise NotFound(message, uri=store.uri)
-    manifest = Manifest.read(store) if verify and store.exists(MANIFEST_PATH) else None
+    manifest = Manifest.read(store) if verify and store.has_file(MANIFEST_PATH) else None
     if manifest is not None:
         for path in (MODULES, PIPELINE):
             if store.exists(path):

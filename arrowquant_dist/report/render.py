@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage, check_storage
+from arrowquant_dist.dataset.bare_folder import refuse_export
 from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint, NotFound
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.reduce.figures import Report
@@ -18,7 +19,7 @@ from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.layout import PLAN_PATH
-from arrowquant_dist.target.manifest import Manifest, StoredFile
+from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, StoredFile
 
 REPORT_PATH = "report/report.json"
 REPORT_PATHS = (REPORT_PATH, "report/report.md", "report/report.html", "report/layers.parquet")
@@ -58,11 +59,23 @@ def load_report(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Report:
     except CorruptWeights as error:
         raise InvalidCheckpoint(error.message, uri=error.uri) from error
     except NotFound:
-        if store.exists(PLAN_PATH):  # what lies there may be another run's
-            raise _no_report(store.url(REPORT_PATH)) from None
-        return _read(store, REPORT_PATH)
+        return _report_without_manifest(store)
     manifest.refuse_cleared(store)
     return read_report(store, manifest)
+
+
+def _report_without_manifest(store: Store) -> Report:
+    """Of what somebody has copied. NotFound says what is there instead."""
+    # Beside a plan, what lies there may be another run's.
+    if store.has_file(MANIFEST_PATH) or store.has_file(PLAN_PATH):
+        raise _no_report(store.url(REPORT_PATH))
+    refuse_export(store)
+    if not store.list():
+        message = (
+            "no report here, and nothing else; check the spelling, or run the same `quantize` command again"
+        )
+        raise NotFound(message, uri=store.url(REPORT_PATH))
+    return _read(store, REPORT_PATH)
 
 
 def read_report(store: Store, manifest: Manifest) -> Report:

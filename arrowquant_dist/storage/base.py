@@ -160,6 +160,11 @@ class Store(ABC):
         """Bytes of an object. NotFound."""
         return self.info(path).nbytes
 
+    def has_file(self, path: str) -> bool:
+        """As `exists`, for files whose absence says what a place is: NoRegularFile where a folder has the name. Object
+        stores have no folders."""
+        return self.exists(path)
+
     @abstractmethod
     def info(self, path: str) -> ObjectInfo:
         """Size and version of an object. NotFound."""

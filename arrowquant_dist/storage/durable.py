@@ -59,11 +59,18 @@ class Folders:
         self._named: set[Path] = set()
 
     def make(self, folder: Path) -> None:
-        """With all folders above it, each name on the disk before anything is in it."""
+        """With all folders above it, each name on the disk before anything is in it. OSError, with ENOTSUP where the
+        system takes no folder (/proc says then that the new one is not there)."""
         missing = [folder, *folder.parents]
         missing = missing[: next(i for i, above in enumerate(missing) if above.exists())]
         for new in reversed(missing):
-            new.mkdir(exist_ok=True)
+            try:
+                new.mkdir(exist_ok=True)
+            except FileNotFoundError as error:
+                if new.parent.exists():
+                    reason = f"no folder can be made in {new.parent}"
+                    raise OSError(errno.ENOTSUP, reason) from error
+                raise
             sync_folder(new.parent)
             self._named.add(new)
 

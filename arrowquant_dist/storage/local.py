@@ -10,12 +10,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 from typing import Any, ClassVar
 
 import numpy as np
 
-from arrowquant_dist.errors import NotFound, StorageError
+from arrowquant_dist.errors import NoRegularFile, NotFound
 from arrowquant_dist.storage.base import ObjectInfo, ObjectWriter, Store
 from arrowquant_dist.storage.disk import CachedFile, Disk
 from arrowquant_dist.storage.durable import Folders
@@ -28,6 +27,12 @@ from arrowquant_dist.storage.local_writers import (
 )
 from arrowquant_dist.storage.locks import locked_file
 from arrowquant_dist.storage.pins import Pins, file_version, is_version_of, seconds_until_settled
+from arrowquant_dist.storage.regular import (
+    NoRegularFileError,
+    obstacle,
+    open_regular,
+    refuse_other_than_regular,
+)
 from arrowquant_dist.storage.system_errors import short_read, storage_error
 from arrowquant_dist.storage.traffic import Traffic
 
@@ -84,18 +89,26 @@ class LocalStore(Store):
 
     def exists(self, path: str) -> bool:
         with self._translated(path):
-            return self._local(path).is_file()
+            if self._local(path).is_file():
+                return True
+        self._refuse_obstacle(path)
+        return False
+
+    def has_file(self, path: str) -> bool:
+        if self._local(path).is_dir():
+            raise _no_regular_file(self._local(path), "a folder and no file")
+        return self.exists(path)
 
     def info(self, path: str) -> ObjectInfo:
         with self._translated(path):
             stat = self._local(path).stat()
-            _refuse_other_than_regular(stat, path)
+            refuse_other_than_regular(stat, path)
             return self._info(path, stat)
 
     def read(self, path: str) -> bytes:
         """To the size that it has when it is opened, or was pinned with: a file that grows has an end for us."""
         self._pins.read(path)
-        with self._translated(path), open(_open_regular(self._local(path)), "rb") as file:
+        with self._translated(path), open(open_regular(self._local(path)), "rb") as file:  # noqa: PTH123 - a descriptor
             stat = os.fstat(file.fileno())
             if path in self._pins:
                 self._pins.check(self._info(path, stat), self.url(path))
@@ -252,20 +265,29 @@ class LocalStore(Store):
             except OSError:  # not empty, or gone already
                 return
 
+    def _refuse_obstacle(self, path: str, cause: OSError | None = None) -> None:
+        """NoRegularFile where something else is in the place of the file, or of a folder above it; a folder is there as
+        it is on object stores: not."""
+        place = self._local(path)
+        if path and not place.is_dir() and (found := obstacle(self._root, path)) is not None:
+            raise _no_regular_file(*found) from cause
+
     @contextmanager
     def _translated(self, path: str, byte_range: tuple[int, int] | None = None) -> Iterator[None]:
         try:
             yield
         except FileExistsError:
             raise
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFound("there is no such file; check the path", uri=self.url(path)) from error
-        except IsADirectoryError as error:
-            raise NotFound("this is a folder, not a file; check the path", uri=self.url(path)) from error
-        except _NoRegularFileError as error:
-            message = "this is no regular file (a FIFO, socket or device); put the file itself here"
-            raise StorageError(message, uri=self.url(path)) from error
         except OSError as error:
+            self._refuse_obstacle(path, error)
+            if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                raise NotFound("there is no such file; check the path", uri=self.url(path)) from error
+            if isinstance(error, IsADirectoryError):
+                message = "this is a folder, not a file; check the path"
+                raise NotFound(message, uri=self.url(path)) from error
+            if isinstance(error, NoRegularFileError):
+                message = "this is no regular file (a FIFO, socket or device); put the file itself here"
+                raise NoRegularFile(message, uri=self.url(path)) from error
             if error.errno == errno.ELOOP:
                 message = f"the link {error.filename} leads to itself; remove it, or fetch what it stands for"
                 raise NotFound(message, uri=self.url(path)) from error
@@ -276,36 +298,13 @@ class _File:
     """An open descriptor that closes when the last one who holds it lets go."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = _open_regular(path)
+        self.descriptor = open_regular(path)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # `os` may be gone when Python exits
         if hasattr(self, "descriptor"):
             close(self.descriptor)
 
 
-class _NoRegularFileError(OSError):
-    """A FIFO, socket or device, which may have no end and may never answer."""
-
-
-def _open_regular(path: Path) -> int:
-    """A descriptor to read from. Opening a FIFO does not wait for its writer, and what was opened is what is looked at:
-    nothing can be put in its place in between."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket
-            raise _NoRegularFileError(path) from error
-        raise
-    try:
-        _refuse_other_than_regular(os.fstat(descriptor), str(path))
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _refuse_other_than_regular(stat: os.stat_result, path: str) -> None:
-    if S_ISDIR(stat.st_mode):
-        raise IsADirectoryError(path)
-    if not S_ISREG(stat.st_mode):
-        raise _NoRegularFileError(path)
+def _no_regular_file(place: Path, what: str) -> NoRegularFile:
+    message = f"this is {what} in its place; put the real one here, or remove it"
+    return NoRegularFile(message, uri=str(place))

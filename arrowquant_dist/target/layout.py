@@ -19,6 +19,7 @@ from typing import Self
 import xxhash
 
 from arrowquant_dist.storage.base import TEMPORARY_MARK, Store
+from arrowquant_dist.storage.regular import obstructed
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.commit import COMMITS_FOLDER, is_commit
 from arrowquant_dist.target.index import INDEX_PATH
@@ -124,6 +125,22 @@ def links(store: Store) -> list[Path]:
         return []
     paths = (Path(store.uri, name) for name in _FOLDERS)
     return [path for path in paths if os.path.islink(path)]  # noqa: PTH114 - pathlib raises where names are too long
+
+
+def odd_places(store: Store) -> list[tuple[str, str]]:
+    """(path, what is there) of folders, FIFOs and links to nothing that have a name of what a run writes. A listing has
+    none of them; only a local target can."""
+    if not is_local(store.uri):
+        return []
+    root = Path(store.uri)
+    found = list(obstructed(root, _is_ours))
+    for folder in links(store):
+        inside = folder.relative_to(root).as_posix()
+        found += [
+            (f"{inside}/{path}", what)
+            for path, what in obstructed(folder, lambda path: _is_ours(f"{inside}/{path}"))  # noqa: B023
+        ]
+    return sorted(found)
 
 
 def part_path(shard: int, attempt: str, suffix: str = "parquet") -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -28,10 +28,11 @@ from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import IncompleteDataset, NotFound, TargetConflict, are, counted, listed
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.regular import obstacle
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.index import INDEX_PATH, is_index
-from arrowquant_dist.target.layout import PLAN_PATH, Listing, links
+from arrowquant_dist.target.layout import PLAN_PATH, Listing, links, odd_places
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.target.plan_file import PlannedRun, RunIdentity, plan_file, read_plan_file, with_run_id
 
@@ -73,12 +74,14 @@ class Target:
         """The target at `uri`. No requests."""
         return cls(open_store(uri, storage))
 
-    def look(self) -> Listing:
+    def look(self, copied: Iterable[str] = ()) -> Listing:
         """What is there now: one listing, of which everything else here is given what it needs to know.
 
-        TargetConflict where the target, or a folder it is in, is a file, or a link that leads nowhere.
+        TargetConflict where the target, or a folder it is in, is a file, or a link that leads nowhere; and where
+        something else than a file has the name of one that a run writes, or copies to these paths.
         """
         self._refuse_links_to_nothing()
+        self._refuse_odd_places(copied)
         listing = Listing.of(self.store)
         if "" in listing:
             raise TargetConflict(
@@ -97,6 +100,17 @@ class Target:
             if not path.exists():
                 message = f"{path} is a link to {path.readlink()}, where nothing is; make that folder"
                 raise TargetConflict(f"{message}, or remove the link", uri=self.store.uri)
+
+    def _refuse_odd_places(self, copied: Iterable[str]) -> None:
+        odd = odd_places(self.store)
+        root = Path(self.store.uri)
+        in_the_way = (obstacle(root, path) for path in copied) if is_local(self.store.uri) else ()
+        odd += [(place.relative_to(root).as_posix(), what) for place, what in filter(None, in_the_way)]
+        for path, what in odd:
+            message = (
+                f"this is {what} in the place of one that a run writes; remove it, or choose another target"
+            )
+            raise TargetConflict(message, uri=self.store.url(path))
 
     def state(self, listing: Listing, sidecars: Files = NO_FILES) -> State:
         """`finished`: a manifest of ours; `started`: a plan; `left`: none of these, but what a run of ours leaves when

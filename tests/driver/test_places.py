@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from arrowquant_dist import QuantizationConfig, RunConfig
 from arrowquant_dist.driver import plan_only, quantize
-from arrowquant_dist.errors import InvalidConfig, TargetConflict
+from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig, TargetConflict
 from arrowquant_dist.verify import verify
 from tests.datasets import weights_of
 from tests.servers.fixtures import Bucket
@@ -121,3 +122,38 @@ def test_a_target_whose_url_has_empty_or_dotted_names_is_refused_before_any_work
     for call in (plan_only, quantize):
         with pytest.raises(InvalidConfig, match=r"has an empty name, `\.` or `\.\.` in it"):
             call(source, f"{scheme}://bucket{place}", CONFIG, RUN)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+@pytest.mark.parametrize("call", [plan_only, quantize])
+def test_a_dataset_that_lost_a_file_that_its_run_copied_is_no_source(
+    source: str, tmp_path: Path, name: str, call: Callable[..., object]
+) -> None:
+    """The dataset made of it would lack the file too, with a manifest that says so."""
+    Path(source, "tokenizer.json").write_text("{}")
+    Path(source, "README.md").write_text("what people read")
+    quantize(source, str(tmp_path / "first"), CONFIG, RUN)
+    (tmp_path / "first" / name).unlink()
+    (tmp_path / "first/README.md").unlink()
+    with pytest.raises(InvalidCheckpoint, match=rf"first: {name}: listed in its manifest, and not there"):
+        call(str(tmp_path / "first"), str(tmp_path / "second"), CONFIG, RUN)
+    assert not (tmp_path / "second").exists()
+    (tmp_path / "first" / name).write_bytes(Path(source, name).read_bytes())
+    call(str(tmp_path / "first"), str(tmp_path / "second"), CONFIG, RUN)
+
+
+def test_a_dataset_whose_copied_file_was_changed_is_no_source(source: str, tmp_path: Path) -> None:
+    Path(source, "README.md").write_text("what people read")
+    quantize(source, str(tmp_path / "first"), CONFIG, RUN)
+    (tmp_path / "first/README.md").write_text("what people write")
+    quantize(str(tmp_path / "first"), str(tmp_path / "second"), CONFIG, RUN)
+    before = weights_of(tmp_path / "second")
+    (tmp_path / "first/config.json").write_text('{"a": 2}')
+    for run in (RUN, RUN.replace(overwrite=True)):
+        for target in ("second", "third"):
+            if (target, run) == ("second", RUN):
+                continue  # finished: nothing is copied
+            with pytest.raises(InvalidCheckpoint, match=r"config\.json: this is not the file that the manif"):
+                quantize(str(tmp_path / "first"), str(tmp_path / target), CONFIG, run)
+    assert weights_of(tmp_path / "second") == before
+    assert not (tmp_path / "third").exists()

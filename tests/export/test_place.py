@@ -15,7 +15,14 @@ import pytest
 import torch
 
 from arrowquant_dist import RunConfig
-from arrowquant_dist.errors import ArrowQuantError, IncompleteDataset, InvalidConfig, TargetConflict
+from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.errors import (
+    ArrowQuantError,
+    IncompleteDataset,
+    InvalidCheckpoint,
+    InvalidConfig,
+    TargetConflict,
+)
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
 from arrowquant_dist.export.record import ExportRecord
 from arrowquant_dist.export.worker import ExportWorker
@@ -387,3 +394,22 @@ def test_an_export_with_another_s_weights_beside_its_own_is_not_finished(
     monkeypatch.setattr(ExportWorker, "run", own)
     export_dataset(dataset, out, OVERWRITE, RUN)
     assert same(tensors_of(out), loaded(dataset))
+
+
+@pytest.mark.parametrize("output_format", ["safetensors", "v1"])
+def test_an_output_where_no_folder_can_be_made_is_said_to_be_one(dataset: str, output_format: str) -> None:
+    for out in ("/proc/x", "/proc/x/y"):
+        with pytest.raises(ArrowQuantError, match=r"choose another place \(no folder can be made in /proc\)"):
+            export_dataset(dataset, out, ExportOptions(output_format), RUN)
+
+
+def test_an_export_that_has_not_finished_is_no_source(dataset: str, tmp_path: Path) -> None:
+    export_dataset(dataset, str(tmp_path / "out"), ExportOptions("safetensors"), RUN)
+    layers = open_checkpoint(str(tmp_path / "out")).layers
+    for path in (tmp_path / "out").iterdir():
+        if path.suffix != ".safetensors":
+            path.unlink()
+    with pytest.raises(InvalidCheckpoint, match=r"an export that has not finished.*the same export command"):
+        open_checkpoint(str(tmp_path / "out"))
+    (tmp_path / "out/config.json").write_text("{}")  # somebody's copy of a finished one
+    assert len(open_checkpoint(str(tmp_path / "out")).layers) == len(layers)

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -291,6 +292,17 @@ def test_a_report_is_loaded_from_its_target(report: Report, layers: tuple[LayerM
 def test_a_target_without_a_report_says_how_to_get_one() -> None:
     with pytest.raises(NotFound, match=r"report/report.json: no report here.*run the same"):
         load_report("memory://report/nothing")
+
+
+def test_a_place_that_holds_nothing_or_an_export_is_told_from_a_run_without_a_report(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"no report here, and nothing else; check the spelling"):
+        load_report(tmp_path)
+    with pytest.raises(NotFound, match=r"no report here, and nothing else; check the spelling"):
+        load_report(tmp_path / "typo")
+    record = {"format": "gguf", "origin": {"dataset": "s3://bucket/model"}}
+    (tmp_path / "export.json").write_text(json.dumps(record))
+    with pytest.raises(NotFound, match=r"this is an export as gguf and no dataset.*s3://bucket/model"):
+        load_report(tmp_path)
 
 
 @pytest.mark.parametrize(

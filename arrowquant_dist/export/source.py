@@ -72,6 +72,8 @@ def _is_alike(model: Model, reader: SourceReader, layer: Layer, name: str) -> bo
         as_float32(values, stored.dtype).astype(np.float64)
         for values in (model.dataset.read_values(name, 0, count), reader.read([(layer, 0, count)])[0])
     ]
+    if np.isnan(theirs).any() and not np.isnan(ours).any():
+        return False  # NaN is never rounded to a code
     if not np.isfinite(theirs).all() or np.mean(ours != np.median(ours)) < _LEAST_SPREAD:
         return True
     return correlation(ours, theirs) >= _LEAST_CORRELATION

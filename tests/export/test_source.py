@@ -76,6 +76,13 @@ _OTHERS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, torch.Ten
         lambda weights: {**weights, "layers.1.weight": weights["layers.1.weight"].roll(1, 1)},
         "other values",
     ),
+    "NaN": (
+        lambda weights: {
+            **weights,
+            "layers.1.weight": weights["layers.1.weight"].where(torch.arange(64) != 7, torch.nan),
+        },
+        "other values",
+    ),
     "zeros": (
         lambda weights: {**weights, "layers.1.weight": torch.zeros(96, 64)},
         "other values",

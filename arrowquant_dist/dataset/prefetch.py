@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from arrowquant_dist.config.sizes import rounded_size
+from arrowquant_dist.dataset.lanes import THREAD_NAME, LaneThreads
 from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded
 
@@ -21,7 +22,6 @@ Lane = Callable[[], None]
 LOADS_AHEAD_PER_WORKER = 4
 # Times as many are ahead while they take less than this together: a large one before them is not waited for.
 _MORE_SMALL_ONES, _SMALL_NBYTES = 8, 64 << 20
-THREAD_NAME = "arrowquant-load"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +63,7 @@ class Budget:
         self.peak = 0
         self.changed = threading.Condition()  # its lock, which re-enters, guards the streams' state too
         self.streams: list[Stream[Any]] = []
+        self.threads = LaneThreads()  # of loads that are waited for
         self.waiting = 0  # how many need room: nobody reads ahead meanwhile
 
     def try_take(self, nbytes: int) -> bool:
@@ -102,12 +103,7 @@ def load_now(load: Load[T], budget: Budget) -> T:
     budget.take(load.peak_nbytes, load.name)
     try:
         lanes, result = load.begin()
-        if lanes:
-            with ThreadPoolExecutor(len(lanes), THREAD_NAME) as pool:  # which begins no thread without a task
-                futures = [pool.submit(lane) for lane in lanes[1:]]
-                lanes[0]()
-                for future in futures:
-                    future.result()
+        budget.threads.run(lanes)
         return result()
     finally:
         budget.give(load.peak_nbytes)

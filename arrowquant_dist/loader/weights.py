@@ -307,10 +307,7 @@ class WeightLoader:
         """Ends running iterations and their threads, and closes its files. The loader reads nothing after."""
         self._is_closed = True
         if self._opened.is_of_this_process:
-            for stream in [*self._opened.budget.streams]:
-                stream.close()
-                stream.pool.shutdown()
-            self._opened.dataset.store.release()
+            self._opened.close()
 
     def __enter__(self) -> Self:
         return self

@@ -134,8 +134,9 @@ def test_progress_that_nobody_reads_does_not_end_the_work(source: Path, tmp_path
 
 HANGUP = """
 import os, signal, sys
-from arrowquant_dist.cli.outcome import RESUMES, outcome
+from arrowquant_dist.cli.outcome import outcome
 from arrowquant_dist.cli.streams import end_with_terminal
+from arrowquant_dist.errors import RESUMES
 # What the tests were started with does not count: CI may run them where the signal is ignored.
 signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == "nohup" else signal.SIG_DFL)
 end_with_terminal()

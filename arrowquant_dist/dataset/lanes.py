@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-THREAD_NAME = "arrowquant-load"
+LANE_THREAD_NAME = "arrowquant-lane"
 MOST_THREADS = 32  # what is more at once, the threads that wait do themselves
 _Lane = Callable[[], None]
 
@@ -34,7 +34,7 @@ class LaneThreads:
             return
         futures = self._submit(lanes[1:])
         if futures is None:
-            with ThreadPoolExecutor(len(lanes) - 1, THREAD_NAME) as pool:
+            with ThreadPoolExecutor(len(lanes) - 1, LANE_THREAD_NAME) as pool:
                 _run(lanes, [pool.submit(lane) for lane in lanes[1:]])
         else:
             _run(lanes, futures)
@@ -57,7 +57,7 @@ class LaneThreads:
             if self._is_closed:
                 return None
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(MOST_THREADS, THREAD_NAME)
+                self._pool = ThreadPoolExecutor(MOST_THREADS, LANE_THREAD_NAME)
             return [self._pool.submit(lane) for lane in lanes]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from arrowquant_dist.config.sizes import rounded_size
-from arrowquant_dist.dataset.lanes import THREAD_NAME, LaneThreads
+from arrowquant_dist.dataset.lanes import LaneThreads
 from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded
 
@@ -19,6 +19,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 Lane = Callable[[], None]
 
+THREAD_NAME = "arrowquant-load"
 LOADS_AHEAD_PER_WORKER = 4
 # Times as many are ahead while they take less than this together: a large one before them is not waited for.
 _MORE_SMALL_ONES, _SMALL_NBYTES = 8, 64 << 20

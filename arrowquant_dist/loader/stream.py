@@ -12,8 +12,7 @@ import numpy as np
 
 from arrowquant_dist.arena import Slabs
 from arrowquant_dist.config.checks import check_choice, shown
-from arrowquant_dist.dataset.lanes import THREAD_NAME
-from arrowquant_dist.dataset.prefetch import ArrivalStream, Stream
+from arrowquant_dist.dataset.prefetch import THREAD_NAME, ArrivalStream, Stream
 from arrowquant_dist.errors import InvalidConfig
 
 ORDERS: dict[str, type[Stream[Any]]] = {"given": Stream, "arrival": ArrivalStream}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +17,35 @@ from arrowquant_dist.dataset import lanes
 from arrowquant_dist.dataset.lanes import LaneThreads
 from arrowquant_dist.loader import WeightLoader
 from tests.format.encoder import kept_row
-from tests.loader.test_stream import loader_threads
 from tests.target.targets import make_target
 from tests.waiting import until
 
 CHECKOUT = Path(__file__).parents[2]
 
 
+@dataclass(frozen=True)
+class Lanes:
+    """Threads of lanes that have begun since. before: those that were there, of loaders that other tests hold."""
+
+    before: frozenset[threading.Thread]
+
+    def now(self) -> list[threading.Thread]:
+        found = [thread for thread in threading.enumerate() if thread.name.startswith(lanes.LANE_THREAD_NAME)]
+        return [thread for thread in found if thread not in self.before]
+
+
 @pytest.fixture
-def threads() -> Iterator[LaneThreads]:
+def begun() -> Lanes:
+    return Lanes(frozenset(threading.enumerate()))
+
+
+@pytest.fixture
+def threads(begun: Lanes) -> Iterator[LaneThreads]:
     """Of which none is left afterwards."""
-    until(lambda: not loader_threads())  # of tests before this one
     found = LaneThreads()
     yield found
     found.close()
-    assert not loader_threads()
+    assert not begun.now()
 
 
 def side_by_side(threads: LaneThreads, count: int) -> list[int]:
@@ -46,7 +61,7 @@ def side_by_side(threads: LaneThreads, count: int) -> list[int]:
 
 
 def test_threads_stay_from_one_load_to_the_next(
-    threads: LaneThreads, monkeypatch: pytest.MonkeyPatch
+    threads: LaneThreads, begun: Lanes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lanes, "MOST_THREADS", 3)  # one that is not quite done is not idle yet
     first = side_by_side(threads, 4)
@@ -54,29 +69,28 @@ def test_threads_stay_from_one_load_to_the_next(
     assert len(set(first)) == 4
     for _ in range(10):
         side_by_side(threads, 4)
-    assert len(loader_threads()) == 3
+    assert len(begun.now()) == 3
 
 
-def test_one_lane_alone_takes_no_thread(threads: LaneThreads) -> None:
+def test_one_lane_alone_takes_no_thread(threads: LaneThreads, begun: Lanes) -> None:
     assert side_by_side(threads, 1) == [threading.get_ident()]
     threads.run([])
-    assert not loader_threads()
+    assert not begun.now()
 
 
-def test_after_close_lanes_run_in_threads_that_end_with_them(threads: LaneThreads) -> None:
+def test_after_close_lanes_run_in_threads_that_end_with_them(threads: LaneThreads, begun: Lanes) -> None:
     side_by_side(threads, 3)
     threads.close()
-    assert not loader_threads()
+    assert not begun.now()
     assert len(set(side_by_side(threads, 3))) == 3
-    assert not loader_threads()
+    assert not begun.now()
 
 
-def test_threads_end_with_what_holds_them() -> None:
-    until(lambda: not loader_threads())
+def test_threads_end_with_what_holds_them(begun: Lanes) -> None:
     threads = LaneThreads()
     side_by_side(threads, 3)
     del threads
-    until(lambda: not loader_threads())
+    until(lambda: not begun.now())
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
@@ -98,15 +112,15 @@ def test_who_waits_does_what_no_thread_has_begun(
     threads: LaneThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lanes, "MOST_THREADS", 1)
-    begun, go_on, done = threading.Event(), threading.Event(), []
+    is_begun, go_on, done = threading.Event(), threading.Event(), []
 
     def slow() -> None:
-        begun.set()
+        is_begun.set()
         go_on.wait()
 
-    other = threading.Thread(target=threads.run, args=([begun.wait, slow],), daemon=True)
+    other = threading.Thread(target=threads.run, args=([is_begun.wait, slow],), daemon=True)
     other.start()
-    begun.wait()
+    is_begun.wait()
     try:
         threads.run([lambda: done.append(0), lambda: done.append(1), lambda: done.append(2)])
     finally:
@@ -160,7 +174,7 @@ def test_a_forked_child_runs_lanes_whatever_its_parent_is_doing() -> None:
 
 
 def test_layers_read_one_after_another_begin_their_threads_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: Lanes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = np.arange(12 * 16, dtype="<f4").reshape(12, 16)
     rows = [
@@ -169,13 +183,12 @@ def test_layers_read_one_after_another_begin_their_threads_once(
         for at in (0, 4, 8)
     ]
     path = make_target(tmp_path / "t", [rows], compression="none")
-    until(lambda: not loader_threads())
     monkeypatch.setattr(lanes, "MOST_THREADS", 2)
-    begun: list[str] = []
+    started: list[str] = []
     plain = threading.Thread.start
 
     def start(thread: threading.Thread) -> None:
-        begun.append(thread.name)
+        started.append(thread.name)
         plain(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start)
@@ -186,5 +199,5 @@ def test_layers_read_one_after_another_begin_their_threads_once(
                 loader.read_into(name, tensor)
                 assert np.array_equal(tensor.numpy(), values)
                 assert np.array_equal(loader[name].numpy(), values)
-        assert len(begun) <= 2
-    assert not loader_threads()
+        assert len(started) <= 2
+    assert not begun.now()

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arrowquant_dist.dataset.lanes import THREAD_NAME
-from arrowquant_dist.dataset.prefetch import Budget, Lane, Load, Stream, load_now
+from arrowquant_dist.dataset.prefetch import THREAD_NAME, Budget, Lane, Load, Stream, load_now
 from arrowquant_dist.errors import CorruptWeights, MemoryBudgetExceeded
 from tests.waiting import interrupted, until
 

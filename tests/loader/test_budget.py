@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from arrowquant_dist.dataset.lanes import THREAD_NAME
+from arrowquant_dist.dataset.prefetch import THREAD_NAME
 from arrowquant_dist.errors import CorruptWeights, InvalidConfig, MemoryBudgetExceeded
 from arrowquant_dist.loader import WeightLoader
 from tests.format.encoder import Row, kept_row, signed, write_v1, write_v2
@@ -127,7 +127,7 @@ GROWTH = """
 import sys, threading
 from pathlib import Path
 import numba, torch
-from arrowquant_dist.dataset.lanes import THREAD_NAME
+from arrowquant_dist.dataset.prefetch import THREAD_NAME
 from arrowquant_dist.loader import WeightLoader
 from tests.waiting import until
 

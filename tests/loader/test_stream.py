@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from arrowquant_dist.dataset.dataset import Dataset
-from arrowquant_dist.dataset.lanes import THREAD_NAME
 from arrowquant_dist.dataset.pieces import Piece
+from arrowquant_dist.dataset.prefetch import THREAD_NAME
 from arrowquant_dist.errors import CorruptWeights, InvalidConfig, UnknownLayer
 from arrowquant_dist.loader import WeightLoader
 from arrowquant_dist.tensor import QuantizedTensor

@@ -378,7 +378,7 @@ def test_a_receipt_that_is_known_is_not_read_again_unless_its_part_is_gone(
 def test_a_file_is_no_target(place: Place) -> None:
     place.put("model.bin", b"x")
     for action in (Target.look, cleared, lambda target: target.start(plan(), target.look())):
-        with pytest.raises(TargetConflict, match="is a file"):
+        with pytest.raises(TargetConflict, match="a file is here, and a folder is needed"):
             action(Target.open(f"{place.uri}/model.bin", place.storage))
     assert place.paths() == ["model.bin"]
 

@@ -13,12 +13,12 @@ from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype, rounded_scales, scales_are
+from arrowquant_dist.export.short import SHORT_HALVES, are_short
 
 _FAR_AT_ONCE = 8  # layers: a store far away answers so many requests in the time of one
 _NEAR_AT_ONCE = 2  # more threads wait for each other
 _DTYPES: tuple[ScaleDtype, ...] = ("F32", "BF16", "F16")
 _EVERY: frozenset[ScaleDtype] = frozenset(_DTYPES)
-_SHORT_HALVES = 2.0**-17, 65280.0  # between these each bfloat16 number is a float16 one
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ def scales_of(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> StoredS
     symmetric = not zero_points.size
     in_range = (zero_points >= -half) & (zero_points <= half - 1)
     whole = bool((in_range & (zero_points == np.rint(zero_points))).all())
-    if _are_short(scales):
+    if are_short(scales):
         return StoredScales(symmetric, whole, held_by=_EVERY)
     steps = half if symmetric else 2 * half - 1  # the furthest that a code is from its zero point
     held_by = frozenset(dtype for dtype in _DTYPES if scales_are(scales, dtype))
-    least, largest = _SHORT_HALVES
+    least, largest = SHORT_HALVES
     sizes = np.abs(scales)
     return StoredScales(
         symmetric=symmetric,
@@ -64,17 +64,6 @@ def scales_of(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> StoredS
         ),
         short_halves=bool((((sizes >= least) & (sizes <= largest)) | (sizes == 0)).all()),
     )
-
-
-def _are_short(scales: np.ndarray) -> bool:
-    """Whether all are bfloat16 numbers that are float16's too, as nearly always where the config asks for bfloat16:
-    then they are passed over three times, and fifteen times else."""
-    bits = np.ascontiguousarray(scales, "<f4").reshape(-1).view("<u4")
-    if not bits.size or int(np.bitwise_or.reduce(bits)) & 0xFFFF:
-        return False
-    sizes = (bits & np.uint32(0x7FFFFFFF)).view("<f4")
-    least, largest = _SHORT_HALVES
-    return bool(sizes.min() >= least and sizes.max() <= largest)
 
 
 def _is_near(rounded: np.ndarray, scales: np.ndarray, steps: int) -> bool:

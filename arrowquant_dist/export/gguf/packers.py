@@ -51,7 +51,7 @@ class CodeBlocks:
         count, columns = rows.matrix_shape
         blocks = columns // BLOCK_VALUES[self.dtype]
         codes = rows.codes.reshape(count, -1)
-        by_block = _by_block(rows, blocks)
+        by_block = [_by_block(halves, rows, blocks) for halves in self._halves(rows)]
         out = np.empty((count, blocks, _BLOCK_NBYTES[self.dtype]), np.uint8)
         step = max(1, _PACKED_AT_ONCE // codes.shape[1])
         for start in range(0, count, step):
@@ -60,20 +60,13 @@ class CodeBlocks:
             out[part] = packed.reshape(-1, *out.shape[1:])
         return in_turns(out.reshape(count, -1), self.head_rows).reshape(-1)
 
-    def _packed(self, codes: np.ndarray, rows: QuantizedTensor, by_block: list[np.ndarray]) -> np.ndarray:
-        """codes: uint8 [rows, bytes]. by_block: scales and, where asymmetric, zero points, float32 [blocks]."""
+    def _halves(self, rows: QuantizedTensor) -> list[np.ndarray]:
+        """Scales and, where asymmetric, minima, float16, as many as there are scales."""
         bits = BITS[rows.quant_type]
-        if self.widened:
-            codes = _widened(codes, bits, rows.matrix_shape[1], is_symmetric=len(by_block) == 1)
-        codes = np.ascontiguousarray(codes).reshape(by_block[0].size, -1)
         if self.dtype == "Q4_1":
-            scales, zero_points = by_block
-            halves, minima, fate = half_minima(scales, zero_points, bits)
-            packed = q4_1(codes, halves, minima)
+            *halves, fate = half_minima(rows.scales, rows.zero_points, bits)
         else:
-            (scales,) = by_block
-            halves, fate = half_scales(scales, bits)
-            packed = {"Q8_0": q8_0, "Q4_0": q4_0, "TQ2_0": tq2_0}[self.dtype](codes, halves)
+            *halves, fate = half_scales(rows.scales, bits)
         if fate is not Fp16.HOLDS:  # of layers that are quantized anew; of the others it was known before
             problem = (
                 "beyond the range of fp16"
@@ -84,7 +77,17 @@ class CodeBlocks:
             raise UnquantizableWeights(
                 f"{message} when you quantize (mixed_precision_layers)", layer=self.layer
             )
-        return packed
+        return halves
+
+    def _packed(self, codes: np.ndarray, rows: QuantizedTensor, by_block: list[np.ndarray]) -> np.ndarray:
+        """codes: uint8 [rows, bytes]. by_block: scales and, where asymmetric, minima, float16 [blocks]."""
+        if self.widened:
+            bits, columns = BITS[rows.quant_type], rows.matrix_shape[1]
+            codes = _widened(codes, bits, columns, is_symmetric=len(by_block) == 1)
+        codes = np.ascontiguousarray(codes).reshape(by_block[0].size, -1)
+        if self.dtype == "Q4_1":
+            return q4_1(codes, *by_block)
+        return {"Q8_0": q8_0, "Q4_0": q4_0, "TQ2_0": tq2_0}[self.dtype](codes, *by_block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +134,12 @@ def in_turns(rows: np.ndarray, head_rows: int) -> np.ndarray:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 
-def _by_block(rows: QuantizedTensor, blocks: int) -> list[np.ndarray]:
-    """Scales, and zero points where there are some, float32 [rows, blocks]: a group's for each of its blocks."""
+def _by_block(values: np.ndarray, rows: QuantizedTensor, blocks: int) -> np.ndarray:
+    """A group's value for each of its blocks: [rows, blocks] of what `rows` have a value of for each scale."""
     count, columns = rows.matrix_shape
-    found = []
-    for values in (rows.scales, rows.zero_points):
-        if values.size:
-            by_group = np.tile(values, (count, 1)) if rows.quant_axis < 0 else values.reshape(count, -1)
-            repeats = (rows.group_size or columns) // (columns // blocks)
-            found.append(np.repeat(by_group, repeats, axis=1)[:, :blocks])
-    return found
+    by_group = np.tile(values, (count, 1)) if rows.quant_axis < 0 else values.reshape(count, -1)
+    repeats = (rows.group_size or columns) // (columns // blocks)
+    return np.repeat(by_group, repeats, axis=1)[:, :blocks]
 
 
 def _widened(codes: np.ndarray, bits: int, columns: int, *, is_symmetric: bool) -> np.ndarray:

@@ -6,6 +6,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from arrowquant_dist.export.short import are_short
+
 
 class Fp16(IntEnum):
     """What becomes of values when their scales are fp16.
@@ -23,6 +25,8 @@ class Fp16(IntEnum):
 def half_scales(scales: np.ndarray, bits: int) -> tuple[np.ndarray, Fp16]:
     """scales: float32, x = q · scale. Returns float16 [the same], and what that does."""
     halves = _halves(scales)
+    if are_short(scales):
+        return halves, Fp16.HOLDS
     moved = np.abs(halves.astype(np.float64) - scales) * (1 << (bits - 1))
     return halves, _fate(np.isfinite(halves), moved, scales)
 

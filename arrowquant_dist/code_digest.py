@@ -33,6 +33,7 @@ DECIDES_BYTES = (
     "arena.py",
     "columns.py",
     "dtypes.py",
+    "export_names.py",  # the mark in what is exported, and what is read as no dataset
 )
 EXPORTS = ("export",)  # decide bytes of what is written for other programs, with those above
 # Within those, what runs a model and makes no dataset.

@@ -149,7 +149,6 @@ def _show_outcome(result: Outcome, *, as_json: bool) -> None:
 
 
 def _repaired(damaged: Sequence[str]) -> str:
-
     if not damaged:
         return (
             "every object holds what was written, there is nothing to repair; this is the report of that run."

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from arrowquant_dist.errors import IncompleteDataset, NoRegularFile, NotFound, shortened
+from arrowquant_dist.export_names import RECORD_PATH
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.regular import obstructed
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
 
-EXPORT_RECORD = "export.json"
 # {format of an export: what opens it}
 _OPENS = {
     "compressed-tensors": "transformers and vLLM open it",
@@ -40,7 +40,7 @@ def bare_paths(store: Store) -> Sequence[str]:
 
 def refuse_export(store: Store) -> None:
     """NotFound where a finished export is that is no dataset: not Parquet."""
-    if store.exists(EXPORT_RECORD) and (reason := _export(store)) is not None:
+    if store.exists(RECORD_PATH) and (reason := _export(store)) is not None:
         raise NotFound(reason, uri=store.uri)
 
 
@@ -56,7 +56,7 @@ def _refuse_links_to_nothing(store: Store) -> None:
 
 def _why_no_dataset(store: Store, paths: Sequence[str]) -> str:
     """Of a folder without Parquet files."""
-    if EXPORT_RECORD in paths and (reason := _export(store)) is not None:
+    if RECORD_PATH in paths and (reason := _export(store)) is not None:
         return reason
     if any(path.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf")) for path in paths):
         return (
@@ -69,7 +69,7 @@ def _export(store: Store) -> str | None:
     """What a folder with an export's record is; None where that is another program's, or of an export that is a dataset
     too."""
     try:
-        record = parse_json(store.read(EXPORT_RECORD))
+        record = parse_json(store.read(RECORD_PATH))
     except ValueError:
         return None
     written = record.get("format") if isinstance(record, dict) else None

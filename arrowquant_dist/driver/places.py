@@ -13,6 +13,7 @@ from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig, listed
 from arrowquant_dist.storage.base import ObjectInfo
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_ambiguous, real_place, real_places, redact
+from arrowquant_dist.target.manifest import LOST_SIDECAR, is_read
 from arrowquant_dist.target.target import Target
 
 _REQUESTS = 4  # times as many at a time as a worker's
@@ -47,11 +48,10 @@ def refuse_lost_side_files(checkpoint: Checkpoint, run: RunConfig) -> None:
     if manifest is None:
         return
     store = open_store(checkpoint.uri, run.source_storage)
-    paths = [file.path for file in manifest.sidecars if not file.path.endswith(".md")]
+    paths = manifest.read_sidecars
     gone = [path for path in paths if path not in checkpoint.sidecars and not store.exists(path)]
     if gone:
-        message = f"{listed(gone)}: listed in its manifest, and not there; fetch it again, or quantize with --repair"
-        raise InvalidCheckpoint(message, uri=checkpoint.uri)
+        raise InvalidCheckpoint(f"{listed(gone)}: {LOST_SIDECAR}", uri=checkpoint.uri)
 
 
 def read_sidecars(checkpoint: Checkpoint, run: RunConfig) -> dict[str, bytes]:
@@ -70,7 +70,7 @@ def read_sidecars(checkpoint: Checkpoint, run: RunConfig) -> dict[str, bytes]:
     manifest = checkpoint.dataset.manifest if checkpoint.dataset is not None else None
     if manifest is not None:
         with as_a_source():
-            for path in (path for path in contents if not path.endswith(".md")):
+            for path in filter(is_read, contents):
                 manifest.check_sidecar(path, contents[path], store.url(path), _IF_MEANT)
     return {path: published(path, data, checkpoint) for path, data in contents.items()}
 

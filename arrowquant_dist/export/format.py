@@ -18,6 +18,7 @@ from arrowquant_dist.errors import IncompleteDataset, listed
 from arrowquant_dist.export.files import OutputFile
 from arrowquant_dist.export.tensors import LayerExport
 from arrowquant_dist.folder.components import MODULES, PIPELINE, Component
+from arrowquant_dist.target.manifest import LOST_SIDECAR
 
 # Of a side file: what who edited it on purpose can do.
 _IF_MEANT = "put the old one back, and change that of the output"
@@ -74,10 +75,7 @@ class Model:
         CorruptWeights where one is not what it lists, of those that say what folders of it the model consists of."""
         missing = [path for path in self._listed if not self._is_there(path)]
         if missing:
-            message = f"{listed(missing)}: listed in its manifest, and not there"
-            raise IncompleteDataset(
-                f"{message}; fetch it again, or quantize with --repair", uri=self.dataset.uri
-            )
+            raise IncompleteDataset(f"{listed(missing)}: {LOST_SIDECAR}", uri=self.dataset.uri)
         for path in (MODULES, PIPELINE):
             self.read(path)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 
 from arrowquant_dist.code_digest import export_digest
+from arrowquant_dist.export_names import MARK_KEY
 from arrowquant_dist.storage.base import ByteRange, Store
 
-MARK_KEY = "arrowquant.export"  # in each file's metadata
 OTHER_VERSION = (
     "another version of arrowquant-dist began an export here, or left a file of one; finish it with that version, "
     "choose another folder, or --overwrite to begin anew"

@@ -16,8 +16,9 @@ from arrowquant_dist.errors import IncompleteDataset, TargetConflict, listed
 from arrowquant_dist.export.files import OutputFile
 from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
 from arrowquant_dist.export.mark import OTHER_VERSION, is_of_other_code, mark_of
-from arrowquant_dist.export.record import RECORD_PATH, ExportRecord
+from arrowquant_dist.export.record import ExportRecord
 from arrowquant_dist.export.worker import refuse_other_file
+from arrowquant_dist.export_names import MODEL_FILES, RECORD_PATH
 from arrowquant_dist.storage.base import TEMPORARY_MARK, ObjectInfo, Store
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.layout import Listing
@@ -25,7 +26,6 @@ from arrowquant_dist.target.manifest import StoredFile
 from arrowquant_dist.target.target import Target
 
 _SUFFIXES = (".safetensors", ".gguf", ".parquet")
-_LAST = ("config.json", "modules.json", "model_index.json")  # what makes programs take a folder for a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class SideFiles:
         return sorted([*self.copied, *self.made], key=lambda path: (self._is_looked_for(path), path))
 
     def _is_looked_for(self, path: str) -> bool:
-        return path in self.made or path.rpartition("/")[2] in _LAST
+        return path in self.made or path.rpartition("/")[2] in MODEL_FILES
 
     def read(self, path: str) -> bytes:
         """Its content. CorruptWeights where the dataset's manifest says another."""

@@ -21,7 +21,6 @@ from arrowquant_dist.field_types import check_types
 from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.manifest import StoredFile
 
-RECORD_PATH = "export.json"
 RECORD_VERSION = 1
 _KIND = "arrowquant-export"
 

@@ -17,8 +17,8 @@ from arrowquant_dist.dtypes import BY_SAFETENSORS
 from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.export.files import OutputFile, shares_of
 from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
-from arrowquant_dist.export.mark import MARK_KEY
 from arrowquant_dist.export.tensors import LayerExport, OutputTensor
+from arrowquant_dist.export_names import MARK_KEY
 
 _ALIGNMENT = 8
 _METADATA = "__metadata__"  # the key of a header that is no tensor's

@@ -19,8 +19,8 @@ from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.export.decoded import DecodedValues
 from arrowquant_dist.export.files import OutputFile, shares_of
 from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
-from arrowquant_dist.export.mark import MARK_KEY
 from arrowquant_dist.export.tensors import LayerExport, OutputTensor
+from arrowquant_dist.export_names import MARK_KEY
 from arrowquant_dist.format.parquet import pages
 from arrowquant_dist.format.parquet.part import BIG_VALUE_NBYTES, GROUP_NBYTES
 from arrowquant_dist.format.row import COLUMNS, BlobColumn

@@ -26,8 +26,9 @@ from arrowquant_dist.errors import RESUMES, IncompleteDataset, Interrupted, NotF
 from arrowquant_dist.export.files import OutputFile, Step
 from arrowquant_dist.export.mark import OTHER_VERSION, is_of_other_code, mark_of
 from arrowquant_dist.export.reading import Packed, StepReader
-from arrowquant_dist.export.record import RECORD_PATH, ExportRecord
+from arrowquant_dist.export.record import ExportRecord
 from arrowquant_dist.export.steps import StepCutter
+from arrowquant_dist.export_names import RECORD_PATH
 from arrowquant_dist.machine import give_back_large_memory, usable_cpus
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, ObjectWriter, Store
 from arrowquant_dist.storage.open import open_store

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from arrowquant_dist.errors import InvalidCheckpoint, listed
+from arrowquant_dist.export_names import MARK_KEY, MODEL_FILES, RECORD_PATH
 from arrowquant_dist.folder.adapters import adapter_error
 from arrowquant_dist.folder.components import PIPELINE, Component
 from arrowquant_dist.folder.listing import SourceFolder
@@ -15,8 +16,7 @@ from arrowquant_dist.storage.base import ByteRange
 
 _MANIFEST, _INDEX, _WEIGHTS = "manifest.json", "index.parquet", "weights"
 _PARQUET = ".parquet"
-_SAFETENSORS, _EXPORT_MARK, _MARK_WITHIN_NBYTES = ".safetensors", b'"arrowquant.export"', 4 << 10
-_LAST_OF_EXPORTS = {"export.json", "config.json", "modules.json", "model_index.json"}
+_SAFETENSORS, _MARK_WITHIN_NBYTES = ".safetensors", 4 << 10
 _MOST_FOLDERS = 200
 _MOST_FILES = 2_000
 _LOOKED_FOR = (
@@ -42,11 +42,11 @@ def has_parquet(folder: SourceFolder) -> bool:
 def refuse_unfinished_export(folder: SourceFolder, weights: Iterable[Sequence[str]]) -> None:
     """InvalidCheckpoint where weights of an export of ours lie with nothing that is written when all of them are there:
     some may be missing, and what says which model they are of is. weights: paths of each component's."""
-    if {info.path for info in folder.files()} & _LAST_OF_EXPORTS:
+    if {info.path for info in folder.files()} & {RECORD_PATH, *MODEL_FILES}:
         return
     for path in (path for paths in weights for path in paths[:1] if path.endswith(_SAFETENSORS)):
         nbytes = min(folder.store.size(path), _MARK_WITHIN_NBYTES)
-        if _EXPORT_MARK in folder.store.read_range(path, ByteRange(0, nbytes)).tobytes():
+        if f'"{MARK_KEY}"'.encode() in folder.store.read_range(path, ByteRange(0, nbytes)).tobytes():
             message = (
                 "this is an export that has not finished, or only its weights; run the same export command again, or "
                 "give the dataset that it is made of"

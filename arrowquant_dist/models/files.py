@@ -16,7 +16,7 @@ from arrowquant_dist.folder.listing import open_folder
 from arrowquant_dist.folder.sidecars import choose_sidecars, refuse_folders
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local
-from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
+from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, is_read
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -81,7 +81,7 @@ class SmallFiles:
 
     def check_all(self) -> None:
         """As `check`, of all but what people read and write."""
-        self.check(lambda path: not path.endswith(".md"))
+        self.check(is_read)
 
     def prefix(self, subfolder: str) -> str:
         """Of the names of a part's layers."""

@@ -24,8 +24,14 @@ from arrowquant_dist.target.receipt import Receipt
 
 MANIFEST_PATH = "manifest.json"
 MANIFEST_VERSION = 2
+LOST_SIDECAR = "listed in its manifest, and not there; fetch it again, or quantize with --repair"
 _FORMAT = "arrowquant"
 _ALIASES_HASH = "aliases_hash"  # where there are aliases; manifests of earlier releases have none
+
+
+def is_read(path: str) -> bool:
+    """Whether programs read a sidecar of this name."""
+    return not path.endswith(".md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +179,11 @@ class Manifest:
             message = f"the index has another number of rows than the manifest for {listed(wrong)}"
             raise CorruptWeights(message, uri=uri)
         return entries
+
+    @property
+    def read_sidecars(self) -> list[str]:
+        """Paths of the sidecars that programs read; what people write (.md) they may change, or remove."""
+        return [sidecar.path for sidecar in self.sidecars if is_read(sidecar.path)]
 
     def check_sidecar(self, path: str, data: bytes, uri: str, if_meant: str = "pass verify=False") -> None:
         """CorruptWeights where `data` is not what the run copied to `path`. Files that it did not copy are let be.

@@ -7,7 +7,6 @@ Its weights and bias are rounded to 16 bits. Each of the `columns` products and 
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arrowquant_dist.modules import QuantLinear, QuantWeight, products, tiles
+from tests.modules.at_once import called_at_once
 from tests.modules.matrices import Matrix, random_matrix
 
 DTYPES = [torch.bfloat16, torch.float16]
@@ -209,20 +209,8 @@ def test_threads_that_call_at_once_each_get_their_own() -> None:
     layer = QuantLinear(random_matrix(64, 96, 4, 32).weight)
     batches = [torch.randn(MANY + index, 96).bfloat16() for index in range(16)]
     expected = [layer(values) for values in batches]
-    found: dict[int, torch.Tensor] = {}
-    start = threading.Barrier(len(batches))
-
-    def call(index: int) -> None:
-        start.wait()
-        for _ in range(5):
-            found[index] = layer(batches[index])
-
-    threads = [threading.Thread(target=call, args=(index,)) for index in range(len(batches))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(torch.equal(found[index], expected[index]) for index in range(len(batches)))
+    found = called_at_once(layer, batches, calls=5)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_few_inputs_meet_values_that_are_not_rounded() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import threading
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.modules import QuantEmbedding, QuantLinear, QuantWeight, products, tiles
+from tests.modules.at_once import called_at_once
 from tests.modules.matrices import error, random_matrix
 
 EPS = torch.finfo(torch.float32).eps
@@ -213,19 +213,8 @@ def test_threads_that_call_at_once_each_get_their_own(monkeypatch: pytest.Monkey
     monkeypatch.setattr(products, "_WORTH_A_THREAD", 1)
     layer = QuantLinear(random_matrix(64, 96, 4, 32).weight)
     batches = [torch.randn(1 + index % 5, 96) for index in range(24)]
-    found: dict[int, torch.Tensor] = {}
-    start = threading.Barrier(len(batches))
-
-    def call(index: int) -> None:
-        start.wait()
-        found[index] = layer(batches[index])
-
-    threads = [threading.Thread(target=call, args=(index,)) for index in range(len(batches))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(torch.equal(found[index], layer(values)) for index, values in enumerate(batches))
+    found = called_at_once(layer, batches)
+    assert all(torch.equal(one, layer(values)) for one, values in zip(found, batches, strict=True))
 
 
 @pytest.mark.parametrize(

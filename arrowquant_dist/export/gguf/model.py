@@ -31,9 +31,9 @@ from arrowquant_dist.export.gguf.settings import OTHER_WAY
 from arrowquant_dist.export.gguf.stored import stored_codes
 from arrowquant_dist.export.gguf.tokenizers import read_vocabulary
 from arrowquant_dist.export.gguf.vocabulary import Vocabulary, json_settings
-from arrowquant_dist.export.mark import MARK_KEY
 from arrowquant_dist.export.options import ExportOptions
 from arrowquant_dist.export.tensors import LayerExport, OutputTensor
+from arrowquant_dist.export_names import MARK_KEY
 from arrowquant_dist.tensor import QuantizedTensor
 
 _FACTORS = "rope_freqs.weight"

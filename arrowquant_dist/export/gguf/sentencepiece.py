@@ -43,7 +43,7 @@ def space_prefix(file: Settings) -> tuple[bool, tuple[str, ...]]:
 
 def _on_normalized(file: Settings) -> tuple[str, ...]:
     """A note on added tokens that get a `▁` before them, as texts do, and are looked for with it."""
-    found = [shortened(text) for text in normalized_tokens(file)]
+    found = normalized_tokens(file)
     return (
         (f"{listed(found)}: found anywhere in a text by llama.cpp, by the tokenizer only after a space",)
         if found

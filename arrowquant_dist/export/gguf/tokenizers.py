@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from arrowquant_dist.config.checks import shown
-from arrowquant_dist.errors import listed, shortened
+from arrowquant_dist.errors import listed
 from arrowquant_dist.export.gguf.pre_tokenizers import pre_tokenizer_name
 from arrowquant_dist.export.gguf.sentencepiece import SPACE, scores_of, space_prefix
 from arrowquant_dist.export.gguf.settings import is_utf8_text
@@ -166,6 +166,6 @@ def _wordpieces(tokens: Tokens, read: Read) -> Vocabulary:
         "sep": ids[after],
         "unk": ids[unknown],
     }
-    normalized = [shortened(text) for text in normalized_tokens(file)]
+    normalized = normalized_tokens(file)
     note = f"{listed(normalized)}: found as it is written by llama.cpp, in any case by the tokenizer"
     return Vocabulary("bert", "default", texts, kinds, roles=roles, notes=(note,) if normalized else ())

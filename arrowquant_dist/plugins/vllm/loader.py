@@ -111,13 +111,15 @@ def _check_filled(model: nn.Module, loaded: Collection[str] | None, target: str)
 
 def _check_whole(model: nn.Module, partly: Mapping[str, Collection[str]], target: str) -> None:
     """partly: {parameter: the layers that it was filled from}, of those that other layers belong into."""
-    for name, layers in partly.items():
-        others = f" (nor are {listed(sorted(set(partly) - {name}))})" if len(partly) > 1 else ""
-        message = (
-            f"{type(model).__name__} has parameters for which the dataset lacks layers: {name} is not filled by "
-            f"{listed(sorted(layers))} alone{others}; quantize the whole model, or give vLLM the config of this one"
-        )
-        raise ModelMismatch(message, uri=target)
+    if not partly:
+        return
+    (name, layers), *others = partly.items()
+    more = f" (nor are {listed(sorted(other for other, _ in others))})" if others else ""
+    message = (
+        f"{type(model).__name__} has parameters for which the dataset lacks layers: {name} is not filled by "
+        f"{listed(sorted(layers))} alone{more}; quantize the whole model, or give vLLM the config of this one"
+    )
+    raise ModelMismatch(message, uri=target)
 
 
 def _check_taken(model: nn.Module, cut_off: Mapping[str, tuple[int, ...]], target: str) -> None:

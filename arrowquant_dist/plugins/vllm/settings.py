@@ -89,12 +89,13 @@ def check_small_files(model: str, dataset: Dataset) -> None:
 
     The files of a folder that `arrowquant vllm` made were verified when it made them, and are its owner's to edit.
     """
+    from arrowquant_dist.target.manifest import LOST_SIDECAR
+
     manifest = dataset.manifest
     if manifest is None or real_place(model) != real_place(dataset.uri):
         return
-    for path in (sidecar.path for sidecar in manifest.sidecars if not sidecar.path.endswith(".md")):
+    for path in manifest.read_sidecars:
         uri = dataset.store.url(path)
         if not dataset.store.exists(path):
-            message = "listed in its manifest, and not there; fetch it again, or quantize with --repair"
-            raise IncompleteDataset(message, uri=uri)
+            raise IncompleteDataset(LOST_SIDECAR, uri=uri)
         manifest.check_sidecar(path, dataset.store.read(path), uri, _IF_MEANT)

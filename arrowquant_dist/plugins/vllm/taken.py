@@ -15,26 +15,14 @@ from arrowquant_dist.plugins.vllm.lazy import Box, LazyTensor, WeightSource
 from arrowquant_dist.plugins.vllm.weights import NamedTensors
 
 
-@dataclass(slots=True)
-class _Taken:
-    """Of one weight: how many places of its first two dimensions were read, and up to which row and column."""
+@dataclass(slots=True, eq=False)
+class _Counted:
+    """A weight, how many places of its first two dimensions have been read, and up to which row and column."""
 
+    source: WeightSource
     places: int = 0
     row_stop: int = 0
     column_stop: int = 0
-
-    def add(self, box: Box) -> None:
-        self.places += len(box.rows) * len(box.columns)
-        self.row_stop = max(self.row_stop, box.rows.stop)
-        self.column_stop = max(self.column_stop, box.columns.stop)
-
-
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    """A weight, and what has been read of it."""
-
-    source: WeightSource
-    taken: _Taken
 
     @property
     def name(self) -> str:
@@ -53,7 +41,9 @@ class _Counted:
         return self.source.most_nbytes
 
     def read(self, box: Box) -> torch.Tensor:
-        self.taken.add(box)
+        self.places += len(box.rows) * len(box.columns)
+        self.row_stop = max(self.row_stop, box.rows.stop)
+        self.column_stop = max(self.column_stop, box.columns.stop)
         return self.source.read(box)
 
 
@@ -70,7 +60,7 @@ class TakenParts:
             if not isinstance(tensor, LazyTensor):
                 yield name, tensor
                 continue
-            self._weights[name] = _Counted(tensor.source, _Taken())
+            self._weights[name] = _Counted(tensor.source)
             yield name, LazyTensor.of(self._weights[name])
 
     def cut_off(self) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -81,7 +71,6 @@ class TakenParts:
         """
         for name, weight in self._weights.items():
             rows, columns = (*weight.shape, 1, 1)[:2]
-            taken = weight.taken
-            ends = (taken.row_stop, taken.column_stop) == (rows, columns)
-            if taken.places and not ends and taken.places * self._ranks < rows * columns:
+            ends = (weight.row_stop, weight.column_stop) == (rows, columns)
+            if weight.places and not ends and weight.places * self._ranks < rows * columns:
                 yield name, weight.shape

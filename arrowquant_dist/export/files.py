@@ -13,6 +13,7 @@ from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.export.tensors import LayerExport, Needs, OutputTensor
 
 _OPEN_FILES = 4  # that a piece may still go into
+_UNEVEN = 1 << 10  # of a file's size, a part that is not worth another try
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,9 @@ def shares_of(nbytes: Sequence[int], most: int) -> list[list[int]]:
     them.
     """
     count = len(_filled(nbytes, most))
-    low, high = 1, most
-    while low < high:  # the least limit that needs no more files
+    mean = sum(nbytes) // max(count, 1)
+    low, high = min(most, mean), most
+    while high - low > mean // _UNEVEN:  # about the least limit that needs no more files
         limit = (low + high) // 2
         if len(_filled(nbytes, limit)) <= count:
             high = limit
@@ -97,9 +99,10 @@ def _filled(nbytes: Sequence[int], most: int) -> list[list[int]]:
     files: list[list[int]] = []
     sizes: list[int] = []
     for index, size in enumerate(nbytes):
-        recent = range(max(0, len(files) - _OPEN_FILES), len(files))
-        place = next((place for place in recent if sizes[place] + size <= most), None)
-        if place is None:
+        for place in range(max(0, len(files) - _OPEN_FILES), len(files)):
+            if sizes[place] + size <= most:
+                break
+        else:
             place = len(files)
             files.append([])
             sizes.append(0)

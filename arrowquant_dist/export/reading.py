@@ -12,6 +12,7 @@ from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.dataset.assemble import Assembler
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.prefetch import Lane, Load
+from arrowquant_dist.errors import CorruptWeights
 from arrowquant_dist.export.files import OutputFile, Step
 from arrowquant_dist.export.steps import StepCutter, region_of, step_nbytes
 from arrowquant_dist.export.tensors import LayerExport
@@ -48,7 +49,10 @@ class StepReader:
 
     def _packed(self, layer: LayerExport, step: Step) -> Packed:
         rows = self._rows(layer, step)
-        return [layer.packer.pack(tensor, rows) for tensor in step.tensors]
+        try:
+            return [layer.packer.pack(tensor, rows) for tensor in step.tensors]
+        except CorruptWeights as error:  # of a packer, which does not know whose rows they are
+            raise CorruptWeights(error.message, layer=layer.layer, uri=self.dataset.uri) from error
 
     def _rows(self, layer: LayerExport, step: Step) -> QuantizedTensor:
         stored = self.dataset.layers[layer.layer]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -57,9 +58,10 @@ class Packer(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LayerExport:
-    """One layer of the output, and the rows of a layer of the dataset that it is made of.
+    """One layer of the output, and the rows of a layer of the dataset that it is made of. What is worked out of these
+    is kept: a plan asks for it a dozen times.
 
     name: in the output (of one fused expert, the expert's). layer: the dataset's name of it. shape: of the output's
     layer. row_start, row_stop: its rows among the layer's, seen as [rows, columns]. spec: how its values are quantized
@@ -74,7 +76,7 @@ class LayerExport:
     packer: Packer
     spec: QuantSpec | None = None
 
-    @property
+    @cached_property
     def tensors(self) -> tuple[OutputTensor, ...]:
         return self.packer.tensors(self.name, self.shape)
 

@@ -23,15 +23,15 @@ from arrowquant_dist.export.compressed_tensors.fused import fused_sets
 from arrowquant_dist.export.compressed_tensors.linear import UNKNOWN, why_not_linear
 from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype
 from arrowquant_dist.export.compressed_tensors.parts import ModelFolder, model_folders, parts_of
-from arrowquant_dist.export.compressed_tensors.rewritten import RewrittenRows
+from arrowquant_dist.export.compressed_tensors.rewritten import RewrittenRows, RoundedScales
 from arrowquant_dist.export.compressed_tensors.schemes import LinearScheme
 from arrowquant_dist.export.compressed_tensors.settings import changed_config, quantization_config
-from arrowquant_dist.export.compressed_tensors.stored import StoredScales, read_scales
+from arrowquant_dist.export.compressed_tensors.stored import StoredScales, promised_scales, read_scales
 from arrowquant_dist.export.compressed_tensors.turned import TurnedValues
 from arrowquant_dist.export.decoded import DecodedValues
 from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
 from arrowquant_dist.export.safetensors import safetensors_files
-from arrowquant_dist.export.tensors import AS_THE_SOURCE, LayerExport
+from arrowquant_dist.export.tensors import AS_THE_SOURCE, LayerExport, Packer
 
 _SCALE_DTYPES: Mapping[str, ScaleDtype] = {"bfloat16": "BF16", "float16": "F16"}
 _OTHER_SETTINGS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")  # of other formats
@@ -58,7 +58,8 @@ class CompressedTensors:
     )
 
     def draft(self, model: Model) -> ExportDraft:
-        """See ExportFormat.draft. Scales and zero points are read, since it depends on them what can be written."""
+        """See ExportFormat.draft. Scales and zero points are read where it depends on them what can be written, and the
+        manifest does not say what they are."""
         folders = model_folders(model)
         if not folders:
             message = "it has no config.json with a model_type, which readers of compressed-tensors need"
@@ -98,18 +99,24 @@ class CompressedTensors:
         _refuse_codes(parts, folder, model)
         wanted = {part.layer.name: part.layer for part in parts if part.is_quantized and part.never is None}
         whole = [layer for layer in wanted.values() if layer.quant_type.startswith("int")]
-        scales = self.stored_scales(model.dataset, whole)
+        dtypes = {layer.name: _scale_dtype(folder, layer) for layer in whole}
+        scales = self.stored_scales(model.dataset, whole, dtypes)
         choices = [self._choice(part, folder, scales) for part in parts]
         return _Folder(folder, one_scheme_a_set(choices), notes)
 
-    def stored_scales(self, dataset: Dataset, layers: Sequence[StoredLayer]) -> Mapping[str, StoredScales]:
-        """What decides how layers that are quantized can be written, by their names."""
-        return read_scales(dataset, layers)
+    def stored_scales(
+        self, dataset: Dataset, layers: Sequence[StoredLayer], dtypes: Mapping[str, ScaleDtype]
+    ) -> Mapping[str, StoredScales]:
+        """What decides how layers that are quantized can be written, by their names. dtypes: what their scales are to
+        be."""
+        said = promised_scales(dataset, layers)
+        known = {name: scales for name, scales in said.items() if dtypes[name] in scales.held_by}
+        return {**known, **read_scales(dataset, [layer for layer in layers if layer.name not in known])}
 
     def _choice(
         self, part: OutputLayer, folder: ModelFolder, scales: Mapping[str, StoredScales]
     ) -> LayerChoice:
-        dtype = _SCALE_DTYPES.get(folder.dtype or part.layer.dtype, "F32")
+        dtype = _scale_dtype(folder, part.layer)
         return choose_scheme(part, scales.get(part.layer.name), dtype, activations=self.activations)
 
     def _refuse(self, choices: Sequence[LayerChoice], model: Model) -> None:
@@ -175,6 +182,11 @@ def one_scheme_a_set(choices: Sequence[LayerChoice]) -> list[LayerChoice]:
     return list(found.values())
 
 
+def _scale_dtype(folder: ModelFolder, layer: StoredLayer) -> ScaleDtype:
+    """What readers keep the scales of a layer in: the model's dtype."""
+    return _SCALE_DTYPES.get(folder.dtype or layer.dtype, "F32")
+
+
 def _width(scheme: LinearScheme | None) -> tuple[int, float, bool]:
     return (16, 0.0, True) if scheme is None else scheme.width
 
@@ -188,9 +200,11 @@ def _export(choice: LayerChoice, prefix: str, *, has_source: bool) -> LayerExpor
         dtype = part.layer.dtype
         decoded = TurnedValues(dtype, part.turned, part.shape[0]) if part.turned else DecodedValues(dtype)
         return LayerExport(*place, decoded, spec)
-    packer = scheme.packer(part.row_stop - part.row_start, choice.scale_dtype)
+    packer: Packer = scheme.packer(part.row_stop - part.row_start, choice.scale_dtype)
     if _is_anew(choice, has_source=has_source):
         return LayerExport(*place, packer, scheme.spec(choice.scale_dtype))
+    if choice.rounds_scales:
+        packer = RoundedScales(packer, choice.scale_dtype)
     if choice.stored is not None and choice.finer is not None and _is_other(choice):
         packer = RewrittenRows(packer, scheme.bits, choice.finer)
     return LayerExport(*place, packer)

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from arrowquant_dist.errors import CorruptWeights
 from arrowquant_dist.export.tensors import OutputTensor
 from arrowquant_dist.tensor import QuantizedTensor
 
@@ -19,6 +20,7 @@ ScaleDtype = Literal["F32", "BF16", "F16"]
 _WORD_BITS = 32
 _WORD_NBYTES = 4
 _SCALE_NBYTES = {"F32": 4, "BF16": 2, "F16": 2}
+_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _ROUNDED_AT_ONCE = 1 << 14  # scales: temporaries that stay in the cache, where whole ones are fresh pages
 
 
@@ -27,7 +29,7 @@ class PackedWeight:
     """`pack-quantized`: weight_packed, weight_scale, weight_zero_point where asymmetric, weight_shape.
 
     bits: 2, 4 or 8. out_features: rows of the whole layer. group_size: columns a scale, which divide all columns; 0: a
-    scale a row, as a layer with a single one gets it too. scale_dtype: safetensors' word; scales are rounded to it.
+    scale a row, as a layer with a single one gets it too. scale_dtype: safetensors' word, which holds all scales.
     """
 
     bits: int
@@ -60,11 +62,11 @@ class PackedWeight:
         if tensor == 0:
             return packed_words(rows, self.bits)
         if tensor == 1:
-            return scale_bytes(_by_row(rows.scales, rows), self.scale_dtype)
+            return exact_scales(_by_row(rows.scales, rows), self.scale_dtype)
         if tensor == 2:
             _, columns = rows.matrix_shape
             return np.array([self.out_features, columns], "<i8").view(np.uint8)
-        return packed_zero_points(_by_row(rows.zero_points, rows), self.bits)
+        return packed_zero_points(_whole(_by_row(rows.zero_points, rows), self.bits), self.bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Int8Weight:
 
     def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
         """See Packer.pack."""
-        return rows.codes if tensor == 0 else scale_bytes(_by_row(rows.scales, rows), self.scale_dtype)
+        return rows.codes if tensor == 0 else exact_scales(_by_row(rows.scales, rows), self.scale_dtype)
 
 
 def packed_words(rows: QuantizedTensor, bits: int) -> np.ndarray:
@@ -141,6 +143,18 @@ def scale_bytes(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
     return halves.view(np.uint8)
 
 
+def exact_scales(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
+    """float32 scales as `dtype`, uint8. CorruptWeights where it does not hold one of them: what was planned by what
+    the dataset says of itself is not what is stored."""
+    flat = np.ascontiguousarray(scales, "<f4").reshape(-1)
+    if dtype == "BF16" and not int(np.bitwise_or.reduce(flat.view("<u2")[::2], initial=0)):
+        return flat.view("<u2")[1::2].copy().view(np.uint8)  # the upper halves of their bits
+    if not scales_are(flat, dtype):
+        message = f"scales are no numbers of {_NAMES[dtype]}, as they should be by the manifest"
+        raise CorruptWeights(f"{message}; quantize again, or --requantize")
+    return scale_bytes(flat, dtype)
+
+
 def scales_are(scales: np.ndarray, dtype: ScaleDtype) -> bool:
     """Whether `dtype` holds each of these float32 numbers."""
     return bool(np.array_equal(rounded_scales(scales, dtype), scales.reshape(-1)))
@@ -154,6 +168,21 @@ def rounded_scales(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
     if dtype == "F16":
         return stored.view("<f2").astype(np.float32)
     return (stored.view("<u2").astype("<u4") << 16).view("<f4")
+
+
+def are_whole(zero_points: np.ndarray, bits: int) -> bool:
+    """Whether all (float32) are whole numbers that codes of so many bits could be."""
+    half = 1 << (bits - 1)
+    in_range = (zero_points >= -half) & (zero_points <= half - 1)
+    return bool((in_range & (zero_points == np.rint(zero_points))).all())
+
+
+def _whole(zero_points: np.ndarray, bits: int) -> np.ndarray:
+    """The same. CorruptWeights unless they are whole, as they should be by the manifest."""
+    if not are_whole(zero_points, bits):
+        message = f"zero points are no whole numbers within {bits} bits, as they should be by the manifest"
+        raise CorruptWeights(f"{message}; quantize again, or --requantize")
+    return zero_points
 
 
 def _by_row(scales: np.ndarray, rows: QuantizedTensor) -> np.ndarray:

@@ -1,6 +1,9 @@
-"""Codes in more bits and groups cut into finer ones: other bytes for the same values, so that nothing is lost.
+"""What packers make of rows that are changed first.
 
-A code of 3 bits is one of 4, with the same scale; a group of 64 columns is two of 32 whose scales are equal.
+Codes in more bits and groups cut into finer ones are other bytes for the same values, so that nothing is lost.
+
+A code of 3 bits is one of 4, with the same scale; a group of 64 columns is two of 32 whose scales are equal. Scales
+that are rounded are others, and a note says so.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from arrowquant_dist.config import BITS
+from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype, rounded_scales
 from arrowquant_dist.export.tensors import OutputTensor, Packer
 from arrowquant_dist.tensor import QuantizedTensor
 
@@ -54,6 +58,25 @@ class RewrittenRows:
         size = (rows.group_size or columns) // self.finer
         by_row = np.repeat(numbers.reshape(count, -1), self.finer, axis=1)
         return np.ascontiguousarray(by_row[:, : -(-columns // size)]).reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedScales:
+    """What `packer` makes of rows whose scales are rounded to `dtype` first, which does not hold all of them."""
+
+    packer: Packer
+    dtype: ScaleDtype
+
+    @property
+    def row_multiple(self) -> int:
+        return self.packer.row_multiple
+
+    def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
+        return self.packer.tensors(name, shape)
+
+    def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
+        """See Packer.pack."""
+        return self.packer.pack(tensor, replace(rows, scales=rounded_scales(rows.scales, self.dtype)))
 
 
 def in_more_bits(codes: np.ndarray, columns: int, stored: int, bits: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a layer's scales and zero points are, which decides where they can be written. All of them are read."""
+"""What a layer's scales and zero points are, which decides where they can be written."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arrowquant_dist.config import BITS
+from arrowquant_dist.config import BITS, QuantizationConfig
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.pieces import Piece
-from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype, rounded_scales, scales_are
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.export.compressed_tensors.packers import (
+    ScaleDtype,
+    are_whole,
+    rounded_scales,
+    scales_are,
+)
 from arrowquant_dist.export.short import SHORT_HALVES, are_short
 
 _FAR_AT_ONCE = 8  # layers: a store far away answers so many requests in the time of one
@@ -35,6 +41,48 @@ class StoredScales:
     short_halves: bool = True
 
 
+def promised_scales(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str, StoredScales]:
+    """Of layers that were quantized to bfloat16 scales, and none or whole zero points, as the manifest has it, by name:
+    to read them would take a twentieth of the dataset, before anything is written. Packers look at each all the same.
+
+    Not of other layers, nor of codes that came with the source."""
+    config = _config_of(dataset)
+    if config is None or config.keep_codes or not _always(config, "scale_dtype", value="bfloat16"):
+        return {}
+    whole = _always(config, "integer_zero_points", value=True)
+    symmetric = {layer.name: _is_symmetric(layer) for layer in layers}
+    return {
+        name: StoredScales(bool(is_symmetric), whole=True, held_by=frozenset(("F32", "BF16")))
+        for name, is_symmetric in symmetric.items()
+        if is_symmetric or (is_symmetric is not None and whole)
+    }
+
+
+def _config_of(dataset: Dataset) -> QuantizationConfig | None:
+    """What it was quantized with; None where nothing says so, or in words that this version does not know."""
+    if dataset.manifest is None:
+        return None
+    said = {key: value for key, value in dataset.manifest.config.items() if key != "run"}
+    try:
+        return QuantizationConfig.from_dict(said)
+    except InvalidConfig:
+        return None
+
+
+def _always(config: QuantizationConfig, key: str, *, value: object) -> bool:
+    """Whether each layer has it, whichever override is the layer's."""
+    every = [getattr(override, key) for override in config.overrides]
+    return getattr(config, key) == value and all(found in (None, value) for found in every)
+
+
+def _is_symmetric(layer: StoredLayer) -> bool | None:
+    """None where its files do not say, without an index."""
+    ranges = [block.ranges for block in layer.blocks]
+    if None in ranges:
+        return None
+    return not any(found.zero_points.nbytes for found in ranges if found is not None)
+
+
 def read_scales(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str, StoredScales]:
     """Of layers all of whose blocks are quantized, by name. CorruptWeights where a checksum differs."""
     with ThreadPoolExecutor(_NEAR_AT_ONCE if dataset.store.is_near else _FAR_AT_ONCE) as threads:
@@ -46,9 +94,7 @@ def read_scales(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str, St
 def scales_of(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> StoredScales:
     """Of some rows. scales, zero_points: float32, as QuantizedTensor has them; bits: of the codes."""
     half = 1 << (bits - 1)
-    symmetric = not zero_points.size
-    in_range = (zero_points >= -half) & (zero_points <= half - 1)
-    whole = bool((in_range & (zero_points == np.rint(zero_points))).all())
+    symmetric, whole = not zero_points.size, are_whole(zero_points, bits)
     if are_short(scales):
         return StoredScales(symmetric, whole, held_by=_EVERY)
     steps = half if symmetric else 2 * half - 1  # the furthest that a code is from its zero point

@@ -50,7 +50,10 @@ class ServedCodes(CompressedTensors):
 
     otherwise: ClassVar[str] = SERVE_DECODED
 
-    def stored_scales(self, dataset: Dataset, layers: Sequence[StoredLayer]) -> Mapping[str, StoredScales]:
+    def stored_scales(
+        self, dataset: Dataset, layers: Sequence[StoredLayer], dtypes: Mapping[str, ScaleDtype]
+    ) -> Mapping[str, StoredScales]:
+        del dtypes
         if any(block.ranges is None for layer in layers for block in layer.blocks):
             return read_scales(dataset, layers)  # files without an index do not say which have zero points
         # vLLM keeps scales of W8A8 in float32, and others in the model's dtype.

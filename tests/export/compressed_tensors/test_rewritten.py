@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from arrowquant_dist import QuantizationConfig, quantize_tensor
+from arrowquant_dist.errors import CorruptWeights
 from arrowquant_dist.export.compressed_tensors.packers import Int8Weight, PackedWeight
-from arrowquant_dist.export.compressed_tensors.rewritten import RewrittenRows, in_more_bits
+from arrowquant_dist.export.compressed_tensors.rewritten import RewrittenRows, RoundedScales, in_more_bits
 from tests.tensor.codes import v2_codes
 
 
@@ -51,3 +52,13 @@ def test_int8_codes_by_row_come_of_fewer_bits_too() -> None:
     packer = RewrittenRows(Int8Weight("F32"), 8, 1)
     codes = packer.pack(0, rows).view(np.int8).reshape(6, 33)
     assert np.array_equal(codes * packer.pack(1, rows).view("<f4")[:, None], rows.dequantize().numpy())
+
+
+def test_rounded_scales_are_what_their_dtype_has_and_are_refused_by_the_packer_as_they_are() -> None:
+    rows = quantize_tensor(torch.randn(6, 33), QuantizationConfig("int8"))
+    packer = Int8Weight("BF16")
+    with pytest.raises(CorruptWeights, match="scales are no numbers of bfloat16"):
+        packer.pack(1, rows)
+    rounded = torch.from_numpy(RoundedScales(packer, "BF16").pack(1, rows).copy()).view(torch.bfloat16)
+    assert torch.equal(rounded, torch.from_numpy(rows.scales).bfloat16())
+    assert np.array_equal(RoundedScales(packer, "BF16").pack(0, rows), packer.pack(0, rows))

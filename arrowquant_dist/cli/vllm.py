@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Annotated
 
@@ -46,6 +47,5 @@ def vllm(
 
         for note in written.notes:
             print_text(sys.stdout, f"note: {note}")
-        print_text(
-            sys.stdout, f"{written.folder} is written: vllm serve {written.folder} --load-format arrowquant"
-        )
+        command = shlex.join(["vllm", "serve", written.folder, "--load-format", "arrowquant"])
+        print_text(sys.stdout, f"{written.folder} is written: {command}")

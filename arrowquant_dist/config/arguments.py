@@ -48,9 +48,11 @@ def check_made(key: str, value: Any, cls: type) -> None:
     if isinstance(value, type):
         hint = f"pass one that is made: {cls.__name__}()"
     elif isinstance(value, dict):
-        hint = f"pass {cls.__name__}.from_dict(…) of it"
+        how = ".from_dict(…)" if hasattr(cls, "from_dict") else "(**…)"
+        hint = f"pass {cls.__name__}{how} of it"
     elif isinstance(value, str):
         hint = f"pass {cls.__name__}(…), as {cls.__name__}({fields(cls)[0].name}={value[:20]!r})"
     else:
         hint = f"pass {cls.__name__}(…)"
-    raise invalid(key, f"must be a {cls.__name__}, not {shown(value)}; {hint}")
+    article = "an" if cls.__name__[0] in "AEIOU" else "a"
+    raise invalid(key, f"must be {article} {cls.__name__}, not {shown(value)}; {hint}")

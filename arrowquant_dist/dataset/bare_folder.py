@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from arrowquant_dist.errors import IncompleteDataset, NoRegularFile, NotFound, shortened
-from arrowquant_dist.export_names import RECORD_PATH
+from arrowquant_dist.export_names import RECORD_PATH, SERVED_PATH
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.regular import obstructed
 from arrowquant_dist.storage.uris import is_local
@@ -58,6 +58,8 @@ def _why_no_dataset(store: Store, paths: Sequence[str]) -> str:
     """Of a folder without Parquet files."""
     if RECORD_PATH in paths and (reason := _export(store)) is not None:
         return reason
+    if SERVED_PATH in paths:
+        return f"this is a folder for vLLM, without weights; give the dataset that its {SERVED_PATH} names"
     if any(path.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf")) for path in paths):
         return (
             "this is a checkpoint and no dataset; quantize it first, or give the target of the run that did"

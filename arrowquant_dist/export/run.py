@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.config import RunConfig, Storage, check_run
+from arrowquant_dist.config.arguments import check_made
 from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dataset.bare_folder import refuse_export
 from arrowquant_dist.engine import Engine, choose_engine
@@ -88,6 +89,7 @@ class PlannedExport:
 def plan_export(target: Location, out: Location, options: ExportOptions, run: RunConfig) -> PlannedExport:
     """What the same call of `export_dataset` does; headers and small files are read, scales and a few values where it
     depends on them, nothing is written."""
+    check_made("options", options, ExportOptions)
     check_run(run)
     target, out = location(target, "target"), location(out, "out")
     _refuse_place(target, out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from arrowquant_dist.errors import InvalidCheckpoint, listed
-from arrowquant_dist.export_names import MARK_KEY, MODEL_FILES, RECORD_PATH
+from arrowquant_dist.export_names import MARK_KEY, MODEL_FILES, RECORD_PATH, SERVED_PATH
 from arrowquant_dist.folder.adapters import adapter_error
 from arrowquant_dist.folder.components import PIPELINE, Component
 from arrowquant_dist.folder.listing import SourceFolder
@@ -87,12 +87,19 @@ def nothing_found(folder: SourceFolder, component: Component) -> InvalidCheckpoi
     if with_weights and not folder.find(PIPELINE):
         return _weights_below(folder, with_weights)
     names = [info.path for info in folder.files(component.path)]
+    if SERVED_PATH in names:
+        message = f"this is a folder for vLLM, without weights; give the dataset that its {SERVED_PATH} names"
+        return InvalidCheckpoint(message, uri=uri)
     names += [f"{path}/" for path in folder.folders(component.path)]
     there = listed(names)
+    has_gguf = any(name.endswith(".gguf") for name in names)
+    advice = (
+        "GGUF is not read: give the model that it was made of"
+        if has_gguf
+        else "Give the folder or file that holds them"
+    )
     return InvalidCheckpoint(
-        f"no weights here. Looked for {_LOOKED_FOR}; found {there or 'an empty folder'}. "
-        "Give the folder or file that holds them",
-        uri=uri,
+        f"no weights here. Looked for {_LOOKED_FOR}; found {there or 'an empty folder'}. {advice}", uri=uri
     )
 
 

@@ -180,9 +180,9 @@ def _check_module(module: object) -> None:
     if isinstance(module, torch.nn.Module):
         return
     if isinstance(module, type):
-        message = f"load_into fills a module, not the class {module.__name__}; make one of it first"
+        message = f"what is filled is a module, not the class {module.__name__}; make one of it first"
     else:
-        message = f"load_into fills a torch.nn.Module, not {_article(module)}; pass the model itself"
+        message = f"what is filled is a torch.nn.Module, not {_article(module)}; pass the model itself"
     raise InvalidConfig(message)
 
 

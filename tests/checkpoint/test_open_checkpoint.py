@@ -142,7 +142,10 @@ def test_model_safetensors_wins_over_variants_of_it(place: Place) -> None:
 
 
 BAD_FOLDERS: dict[str, tuple[Files, str]] = {
-    "unrelated files": ({"notes.txt": b"x", "model.gguf": b"GGUF"}, "found model.gguf, notes.txt"),
+    "unrelated files": (
+        {"notes.txt": b"x", "model.gguf": b"GGUF"},
+        "found model.gguf, notes.txt. GGUF is not read: give the model that it was made of",
+    ),
     "weights a level down": ({"unet/model.safetensors": tensors("a"), "a.txt": b""}, "unet/"),
     "an empty file": ({"model.safetensors": b""}, "empty"),
     "the same tensor twice": ({"x.safetensors": tensors("a"), "y.safetensors": tensors("a")}, "also in"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from arrowquant_dist import QuantizationConfig, RunConfig
 from arrowquant_dist.driver import quantize
+from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.export import ExportOptions, export_dataset
 from tests.export.datasets import loaded, made_dataset, same, tensors_of
 from tests.sources import random_weights
@@ -72,3 +74,17 @@ def test_layers_in_several_row_blocks_and_files_come_out_whole(tmp_path: Path) -
         "config.json",
         "model.safetensors.index.json",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("gguf", r"options: must be an ExportOptions, not the text 'gguf'; .*ExportOptions\(format='gguf'\)"),
+        ({"format": "gguf"}, r"options: must be an ExportOptions, .*; pass ExportOptions\(\*\*…\) of it"),
+        (ExportOptions, r"pass one that is made: ExportOptions\(\)"),
+    ],
+)
+def test_what_is_no_options_is_refused_with_how_to_make_them(options: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match=said):
+        export_dataset(tmp_path / "dataset", tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()

@@ -39,6 +39,7 @@ _ONE_SCHEME = Advice(
     "give all of them the same settings, by one override that says a quant_type",
     "one quant_type for all of them",
 )
+_EXPERTS = ".experts."
 _NO_MODEL = (
     "of a folder without a transformers model's config.json, so that no reader would know of its codes"
 )
@@ -87,7 +88,7 @@ class CompressedTensors:
             left_out=frozenset(
                 path for path in model.side_files if path.rpartition("/")[2] in _OTHER_SETTINGS
             ),
-            notes=(*notes, *_told(choices, has_source=has_source)),
+            notes=(*notes, *_told(choices, has_source=has_source), *_readers(choices)),
         )
 
     def files(self, model: Model, draft: ExportDraft, mark: str, max_file_nbytes: int) -> OutputFiles:
@@ -254,6 +255,20 @@ def _told(choices: Iterable[LayerChoice], *, has_source: bool) -> list[str]:
                 None
             )
     return [f"{listed(names)} {what}" for what, names in told.items()]
+
+
+def _readers(choices: Sequence[LayerChoice]) -> list[str]:
+    """What whoever opens it should know."""
+    notes = []
+    if not any(choice.scheme is not None for choice in choices):
+        notes.append("nothing in it is quantized, and its config.json names no quantization")
+    experts = [
+        c.part.label for c in choices if c.scheme and not c.scheme.symmetric and _EXPERTS in c.part.name
+    ]
+    if experts:
+        shown = listed([*dict.fromkeys(experts)])
+        notes.append(f"{shown}: experts with zero points, which transformers 5.24 does not load")
+    return notes
 
 
 def _fate(choice: LayerChoice, *, has_source: bool) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from arrowquant_dist.errors import InvalidCheckpoint, listed
+from arrowquant_dist.export.gguf.settings import OTHER_WAY
 
 Value = int | float | bool | str
 
@@ -56,8 +57,7 @@ class Architecture:
         unknown = [name for name in kept if name not in self.places]
         if unknown:
             raise InvalidCheckpoint(
-                f"{_some(unknown)} {listed(unknown)} {_is(unknown)} not known in GGUF's {self.name}; "
-                "export it with --format compressed-tensors, which any architecture can be"
+                f"{_some(unknown)} {listed(unknown)} {_is(unknown)} not known in GGUF's {self.name}; {OTHER_WAY}"
             )
         missing = [name for name, place in self.places.items() if not place.optional and name not in kept]
         if missing:

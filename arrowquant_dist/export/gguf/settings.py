@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from arrowquant_dist.config.checks import shown
 from arrowquant_dist.errors import InvalidCheckpoint
 
-OTHER_WAY = "export it with --format compressed-tensors, which any architecture can be"
+OTHER_WAY = "export it with --format compressed-tensors, which goes by layers and not by architectures"
 _LARGEST = 2**31 - 1
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from arrowquant_dist.config import RunConfig
-from arrowquant_dist.errors import StorageError, TargetConflict
+from arrowquant_dist.errors import InvalidConfig, StorageError, TargetConflict
 from arrowquant_dist.export.compressed_tensors.draft import CompressedTensors
 from arrowquant_dist.export.decoded import DecodedSafetensors
 from arrowquant_dist.export.options import ExportOptions
 from arrowquant_dist.export.run import open_model
+from arrowquant_dist.export_names import SERVED_PATH
 from arrowquant_dist.location import Location, location
-from arrowquant_dist.plugins.vllm.settings import SERVE_DECODED, TARGET_FILE
-from arrowquant_dist.storage.uris import real_place
+from arrowquant_dist.plugins.vllm.settings import SERVE_DECODED
+from arrowquant_dist.storage.uris import is_local, real_place, redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def write_model_folder(
     run: how the target's storage is reached. Raises InvalidConfig with every layer whose codes vLLM cannot have, before
     anything is written; TargetConflict for a directory with other content.
     """
-    place, out = location(target, "target"), Path(location(folder, "folder"))
+    place, out = location(target, "target"), _local_folder(location(folder, "folder"))
     options = ExportOptions(format="compressed-tensors")
     model = open_model(place, options, RunConfig() if run is None else run)
     form = (
@@ -69,9 +70,19 @@ def write_model_folder(
         for path in model.side_files
         if path not in draft.left_out and (data := draft.changed.get(path) or model.read(path)) is not None
     }
-    small[TARGET_FILE] = (json.dumps({"target": real_place(place)}, indent=2) + "\n").encode()
+    small[SERVED_PATH] = (json.dumps({"target": real_place(place)}, indent=2) + "\n").encode()
     _write(out, small)
     return ModelFolderWritten(str(out), tuple(small), draft.notes)
+
+
+def _local_folder(folder: str) -> Path:
+    """InvalidConfig for a URL: what vLLM is given as the model has to be on its disk."""
+    if not is_local(folder):
+        message = (
+            "vLLM reads these small files from a local directory; give one, the weights stay where they are"
+        )
+        raise InvalidConfig(message, uri=redact(folder))
+    return Path(folder.rpartition("://")[2]).expanduser()
 
 
 def _write(out: Path, small: Mapping[str, bytes]) -> None:
@@ -79,7 +90,7 @@ def _write(out: Path, small: Mapping[str, bytes]) -> None:
     try:
         if out.exists() and not out.is_dir():
             raise TargetConflict("is no directory; give a new one", uri=str(out))
-        if out.exists() and any(out.iterdir()) and not (out / TARGET_FILE).exists():
+        if out.exists() and any(out.iterdir()) and not (out / SERVED_PATH).exists():
             raise TargetConflict(
                 "is not empty, and no folder that this command made; give a new one", uri=str(out)
             )

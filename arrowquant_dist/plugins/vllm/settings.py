@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from arrowquant_dist.config import parse_size
 from arrowquant_dist.config.checks import check_options, shown
 from arrowquant_dist.errors import IncompleteDataset, InvalidConfig, listed
+from arrowquant_dist.export_names import SERVED_PATH
 from arrowquant_dist.location import location
 from arrowquant_dist.storage.uris import is_local, real_place
 from arrowquant_dist.strict_json import parse_json
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from arrowquant_dist.dataset.dataset import Dataset
     from arrowquant_dist.loader.opened import OpenDataset
 
-TARGET_FILE = "arrowquant.json"
 MEMORY_BUDGET = "2GiB"
 # What can be done about layers whose codes vLLM cannot have: nothing is written that could be quantized anew.
 SERVE_DECODED = "arrowquant vllm TARGET FOLDER --decoded, with which vLLM has the model in 16 bits"
@@ -69,7 +69,7 @@ class LoadSettings:
 
 def named_target(model: str) -> str:
     """The dataset that belongs to a folder of small files, where nobody has named another."""
-    file = Path(model) / TARGET_FILE
+    file = Path(model) / SERVED_PATH
     if not file.is_file():
         return model
     hint = "make the folder anew, or name the target in model_loader_extra_config"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,17 @@ def test_experts_that_differ_are_refused_and_get_the_widest(layers: str, tmp_pat
 
 _SHAPES = {"b.experts.gate_up_proj": (4, 64, 48), "b.experts.down_proj": (4, 48, 32)}
 _TURNED = {"b.experts.gate_up_proj": (4, 48, 64), "b.experts.down_proj": (4, 32, 48)}
+
+
+def test_of_experts_with_zero_points_it_is_told_that_transformers_does_not_load_them(tmp_path: Path) -> None:
+    config = replace(_CONFIG, symmetric=False, integer_zero_points=True)
+    made = exported(quantized(tmp_path, _mixtral(), config), tmp_path / "out")
+    (note,) = made.record.notes
+    assert re.search(
+        r"experts\.0\.w1\.weight.* and 19 more: experts with zero points, which transformers", note
+    )
+    with pytest.raises(RuntimeError, match="conversion of the weights"):  # or the sentence is true no more
+        opened(tmp_path / "out", dequantize=True)
 
 
 @pytest.mark.parametrize("name", _SHAPES)

@@ -251,11 +251,12 @@ def test_what_is_no_linear_or_may_be_none_is_refused_and_kept(
     )
     with pytest.raises(InvalidConfig, match=f"{name}: {reason}"):
         exported(dataset, tmp_path / "out")
-    exported(dataset, tmp_path / "out", requantize=True)
+    made = exported(dataset, tmp_path / "out", requantize=True)
     tensors, written = _out(tmp_path)
     with WeightLoader(dataset) as loader:
         assert torch.equal(tensors[name], loader[name])
     assert written == {}
+    assert made.record.notes[-1] == "nothing in it is quantized, and its config.json names no quantization"
 
 
 def test_a_router_is_refused_where_an_override_quantizes_it(tmp_path: Path) -> None:

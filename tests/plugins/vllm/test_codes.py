@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
 from arrowquant_dist.cli import main
-from arrowquant_dist.errors import InvalidConfig, ModelMismatch
+from arrowquant_dist.errors import InvalidConfig, ModelMismatch, NotFound
 from arrowquant_dist.plugins.vllm.codes import coded_weights
 from arrowquant_dist.plugins.vllm.lazy import LazyTensor
 from arrowquant_dist.plugins.vllm.settings import LoadSettings
@@ -196,6 +198,46 @@ def test_codes_that_vllm_cannot_have_are_refused_before_anything_is_written(
     assert "--requantize" not in message  # an option of exports
     assert not folder.exists()
     assert program("vllm", target, folder, "--decoded") == 0
+
+
+def test_a_folder_s_name_is_quoted_in_the_command_that_serves_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, folder = quantized(tmp_path, **CASES["W8"][0]), tmp_path / "a folder"
+    assert program("vllm", target, folder) == 0
+    command = capsys.readouterr().out.strip().rpartition(": ")[2]
+    assert shlex.split(command) == ["vllm", "serve", str(folder), "--load-format", "arrowquant"]
+
+
+def test_a_url_is_no_folder_for_vllm_and_nothing_local_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = quantized(tmp_path, **CASES["W8"][0])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert program("vllm", target, "s3://bucket/folder") == 2
+    assert "s3://bucket/folder: vLLM reads these small files from a local" in capsys.readouterr().err
+    assert not any((tmp_path / "here").iterdir())
+    monkeypatch.setenv("HOME", str(tmp_path / "here"))
+    assert program("vllm", target, "~/folder") == 0
+    assert (tmp_path / "here/folder/config.json").exists()
+
+
+def test_a_folder_for_vllm_in_the_place_of_a_dataset_is_called_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, folder = quantized(tmp_path, **CASES["W8"][0]), tmp_path / "folder"
+    assert program("vllm", target, folder) == 0
+    said = r"folder for vLLM, without weights; give the dataset that its arrowquant\.json names"
+    with pytest.raises(NotFound, match=said):
+        WeightLoader(folder)
+    for command in (
+        ("verify", folder),
+        ("inspect", folder),
+        ("export", folder, tmp_path / "out", "--format", "v1"),
+    ):
+        assert program(*command) == 2
+        assert re.search(said, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("memory", [16 << 20, 3000], ids=["at once", "in steps"])

@@ -95,8 +95,9 @@ class LocalStore(Store):
         return False
 
     def has_file(self, path: str) -> bool:
-        if self._local(path).is_dir():
-            raise _no_regular_file(self._local(path), "a folder and no file")
+        with self._translated(path):
+            if self._local(path).is_dir():
+                raise _no_regular_file(self._local(path), "a folder and no file")
         return self.exists(path)
 
     def info(self, path: str) -> ObjectInfo:
@@ -267,7 +268,9 @@ class LocalStore(Store):
 
     def _refuse_obstacle(self, path: str, cause: OSError | None = None) -> None:
         """NoRegularFile where something else is in the place of the file, or of a folder above it; a folder is there as
-        it is on object stores: not."""
+        it is on object stores: not. In a folder that may not be entered nobody sees what is there."""
+        if isinstance(cause, PermissionError):
+            return
         place = self._local(path)
         if path and not place.is_dir() and (found := obstacle(self._root, path)) is not None:
             raise _no_regular_file(*found) from cause

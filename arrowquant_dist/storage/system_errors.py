@@ -10,7 +10,7 @@ _FULL = "free some space and run the same command again, finished work is kept"
 _HINTS = {
     errno.ENOSPC: f"the disk is full; {_FULL}",
     errno.EDQUOT: f"the disk quota is full; {_FULL}",
-    errno.EFBIG: "the file is larger than this system allows; raise the limit or choose smaller shards",
+    errno.EFBIG: "the file is larger than this system allows; raise the limit (ulimit -f), or choose smaller files",
     errno.EACCES: "permission denied; check the owner and the mode",
     errno.EPERM: "permission denied; check the owner and the mode",
     errno.EROFS: "the file system is read-only; choose another place",

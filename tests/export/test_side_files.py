@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -131,6 +132,33 @@ def test_a_folder_for_vllm_that_cannot_be_written_is_one_sentence(dataset: Path,
     with pytest.raises(StorageError, match=r"the folder can't be written \("):
         write_model_folder(str(dataset), tmp_path / "file/inside", ServedDecoded(), RUN)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_for_vllm_that_a_full_disk_cut_short_is_no_model_and_is_completed_by_the_same_command(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, room = Path.write_bytes, [0]  # how many more files there is room for
+
+    def write(path: Path, data: bytes) -> int:
+        room[0] -= 1
+        if room[0] < 0:
+            own(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return own(path, data)
+
+    write_model_folder(str(dataset), tmp_path / "quiet", ServedDecoded(), RUN)
+    whole = sorted(path.name for path in (tmp_path / "quiet").iterdir())
+    monkeypatch.setattr(Path, "write_bytes", write)
+    for files in range(len(whole)):
+        room[0] = files
+        with pytest.raises(StorageError, match=r"can't be written \(No space left on device\)"):
+            write_model_folder(str(dataset), tmp_path / "out", ServedDecoded(), RUN)
+        left = sorted(path.name for path in (tmp_path / "out").iterdir())
+        assert set(left) < set(whole)
+        assert "config.json" not in left
+    room[0] = len(whole)
+    write_model_folder(str(dataset), tmp_path / "out", ServedDecoded(), RUN)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == whole
 
 
 def put_fifo(path: Path) -> None:

@@ -19,6 +19,8 @@ from arrowquant_dist.location import Location, location
 from arrowquant_dist.plugins.vllm.settings import SERVE_DECODED
 from arrowquant_dist.storage.uris import is_local, real_place, redact
 
+_CONFIG = "config.json"
+
 
 @dataclass(frozen=True, slots=True)
 class ServedDecoded:
@@ -86,7 +88,11 @@ def _local_folder(folder: str) -> Path:
 
 
 def _write(out: Path, small: Mapping[str, bytes]) -> None:
-    """TargetConflict for a file, or a directory with other content; StorageError where the system refuses."""
+    """TargetConflict for a file, or a directory with other content; StorageError where the system refuses.
+
+    The first file says whose the directory is, and config.json comes last: what was interrupted is no model to anybody,
+    and is completed by the same command.
+    """
     try:
         if out.exists() and not out.is_dir():
             raise TargetConflict("is no directory; give a new one", uri=str(out))
@@ -94,11 +100,22 @@ def _write(out: Path, small: Mapping[str, bytes]) -> None:
             raise TargetConflict(
                 "is not empty, and no folder that this command made; give a new one", uri=str(out)
             )
-        for path, data in small.items():
-            file = out / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
+        (out / _CONFIG).unlink(missing_ok=True)
+        for path in sorted(small, key=lambda path: (path != SERVED_PATH, path == _CONFIG)):
+            _put(out / path, small[path])
     except OSError as error:
         reason = error.strerror or type(error).__name__
         message = f"the folder can't be written ({reason}); choose another one, or free some space"
         raise StorageError(message, uri=str(out)) from error
+
+
+def _put(file: Path, data: bytes) -> None:
+    """The whole file in one step, or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.part")
+    try:
+        partial.write_bytes(data)
+        partial.replace(file)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

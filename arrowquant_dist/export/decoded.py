@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
 from arrowquant_dist.export.safetensors import safetensors_files
@@ -30,10 +31,8 @@ class DecodedValues:
         dtype = DTYPES[self.dtype]
         return (OutputTensor(name, dtype.safetensors, shape, math.prod(shape) * dtype.itemsize),)
 
-    def pack(self, _tensor: int, rows: QuantizedTensor) -> np.ndarray:
-        if rows.quant_type == "none" and rows.dtype == self.dtype:
-            return rows.codes
-        return rows.values(self.dtype).reshape(-1).view(np.uint8)
+    def pack(self, _tensor: int, rows: QuantizedTensor, take: Allocate = fresh) -> np.ndarray:
+        return rows.bytes_as(self.dtype, take)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.dataset.assemble import Assembler
@@ -25,10 +26,12 @@ _NONE = np.empty(0, np.float32)
 @dataclass(frozen=True, slots=True)
 class StepReader:
     """Makes the loads of a worker. cutter: what says what a step takes. source, source_layers: what layers are
-    quantized anew from, where that is not the dataset; {name: layer}."""
+    quantized anew from, where that is not the dataset; {name: layer}. take: where what is packed gets its memory from.
+    """
 
     dataset: Dataset
     cutter: StepCutter
+    take: Allocate
     source: SourceReader | None = None
     source_layers: dict[str, Layer] | None = None
 
@@ -50,7 +53,7 @@ class StepReader:
     def _packed(self, layer: LayerExport, step: Step) -> Packed:
         rows = self._rows(layer, step)
         try:
-            return [layer.packer.pack(tensor, rows) for tensor in step.tensors]
+            return [layer.packer.pack(tensor, rows, self.take) for tensor in step.tensors]
         except CorruptWeights as error:  # of a packer, which does not know whose rows they are
             raise CorruptWeights(error.message, layer=layer.layer, uri=self.dataset.uri) from error
 

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.tensor import QuantizedTensor
 
@@ -49,12 +50,13 @@ class Packer(Protocol):
     def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
         """What a layer of this name and shape becomes, in the order in which it is written. name: in the output."""
 
-    def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
+    def pack(self, tensor: int, rows: QuantizedTensor, take: Allocate = fresh) -> np.ndarray:
         """The bytes of `tensors(…)[tensor]` for a run of rows, uint8; those of all runs in order are the tensor's.
 
         rows: as V2 stores them, [rows, columns]; what blocks of several types have in common is their values, `none`.
         Of a tensor that needs scales alone, `codes` may be empty. Of one that needs nothing, whatever is at hand: its
-        bytes follow from the packer itself, and all of them are returned at once.
+        bytes follow from the packer itself, and all of them are returned at once. take: where large results get their
+        memory from; what is returned may be the rows' own.
         """
 
 

@@ -210,7 +210,9 @@ class ExportWorker:
     def _packed(self, dataset: Dataset, file: OutputFile) -> Generator[Packed]:
         budget_nbytes = self._context.budget_nbytes
         layers = self._context.source.layers if self._context.source is not None else None
-        reader = StepReader(dataset, StepCutter(dataset, budget_nbytes), self._source, layers)
+        reader = StepReader(
+            dataset, StepCutter(dataset, budget_nbytes), self._memory.take, self._source, layers
+        )
         loads = (reader.load(file, step) for step in file.steps)
         return Stream(loads, Budget(budget_nbytes), self._readers).__iter__()
 

@@ -1,4 +1,4 @@
-"""Quantization kernels: arrays in, arrays out. Numba and numpy, nothing else.
+"""Quantization kernels: arrays in, arrays out. Numba and numpy, nothing else, but for a few loops by LLVM (native.py).
 
 Source values come as integer arrays that hold their bits (`int32` float32, `uint16` bfloat16, `int16` float16), so
 that one kernel text serves every dtype and NaN, inf, minimum and maximum are integer comparisons. A row or group is

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import BITS
 from arrowquant_dist.config.checks import shown
 from arrowquant_dist.dtypes import DTYPES
@@ -95,6 +96,16 @@ class QuantizedTensor:
         wanted = self._wanted(dtype)
         out = np.empty(self.shape, DTYPES[wanted].bits)
         self.values_into(out.reshape(-1).view(np.uint8), wanted)
+        return out
+
+    def bytes_as(self, dtype: str, take: Allocate = fresh) -> np.ndarray:
+        """`values` as uint8 [num_params · itemsize]: the stored bytes themselves where they are those, else in memory
+        that `take` gives."""
+        stored = "float16" if self.quant_type == "fp16" else self.dtype
+        if self.quant_type not in BITS and stored == dtype:
+            return self.codes
+        out = take(math.prod(self.shape) * DTYPES[dtype].itemsize)
+        self.values_into(out, dtype)
         return out
 
     def values_into(self, out: np.ndarray, dtype: str, columns: range | None = None) -> None:
@@ -233,9 +244,12 @@ def _convert(source: np.ndarray, source_dtype: str, out: np.ndarray, dtype: str)
     source, out: uint8. Finite values beyond the range of `dtype` become its largest, never inf or NaN.
     """
     # Where every value stays as it is numpy says the same, in ten times as long; to import torch takes more memory
-    # than a row block.
+    # than a row block, and more than a second.
     if (source_dtype, dtype) in _EXACT and "torch" not in sys.modules:
         np.copyto(out.view(DTYPES[dtype].bits), source.view(DTYPES[source_dtype].bits))
+        return
+    if (source_dtype, dtype) == ("bfloat16", "float32") and "torch" not in sys.modules:
+        np.left_shift(source.view("<u2"), 16, out=out.view("<u4"), dtype=np.uint32)
         return
     import torch
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
 from arrowquant_dist.export.safetensors import safetensors_files
@@ -31,7 +32,7 @@ class CodesAndScales:
             OutputTensor(f"{name}.scales", "F32", (rows, 1), 4 * rows, "scales"),
         )
 
-    def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
+    def pack(self, tensor: int, rows: QuantizedTensor, _take: Allocate = fresh) -> np.ndarray:
         if tensor == 0:
             return np.array(self.shape, "<i8").view(np.uint8)
         return (rows.codes if tensor == 1 else rows.scales).reshape(-1).view(np.uint8)

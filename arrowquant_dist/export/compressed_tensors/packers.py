@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.errors import CorruptWeights
 from arrowquant_dist.export.tensors import OutputTensor
 from arrowquant_dist.tensor import QuantizedTensor
@@ -57,10 +58,10 @@ class PackedWeight:
         whole_shape = OutputTensor(f"{module}.weight_shape", "I64", (2,), 16, "nothing")
         return (packed, scale, whole_shape) if self.symmetric else (packed, scale, whole_shape, zeros)
 
-    def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
+    def pack(self, tensor: int, rows: QuantizedTensor, take: Allocate = fresh) -> np.ndarray:
         """See Packer.pack."""
         if tensor == 0:
-            return packed_words(rows, self.bits)
+            return packed_words(rows, self.bits, take)
         if tensor == 1:
             return exact_scales(_by_row(rows.scales, rows), self.scale_dtype)
         if tensor == 2:
@@ -89,26 +90,27 @@ class Int8Weight:
             OutputTensor(scale, self.scale_dtype, (rows, 1), nbytes, "scales"),
         )
 
-    def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
+    def pack(self, tensor: int, rows: QuantizedTensor, _take: Allocate = fresh) -> np.ndarray:
         """See Packer.pack."""
         return rows.codes if tensor == 0 else exact_scales(_by_row(rows.scales, rows), self.scale_dtype)
 
 
-def packed_words(rows: QuantizedTensor, bits: int) -> np.ndarray:
+def packed_words(rows: QuantizedTensor, bits: int, take: Allocate = fresh) -> np.ndarray:
     """Codes of V2 as int32 words, each row padded to whole ones with zeros.
 
     rows: [rows, columns], its codes of `bits` bits. Returns uint8 [rows · words · 4], rows.codes itself where they are
-    the words already.
+    the words already, else in memory that `take` gives.
     """
     count, columns = rows.matrix_shape
     width = -(-columns * bits // _WORD_BITS) * _WORD_NBYTES
     stored = rows.codes.reshape(count, -(-columns * bits // 8))
-    if bits == 8:
-        stored = stored ^ np.uint8(0x80)  # q + 128, of a signed byte
-    if stored.shape[1] == width:
-        return stored.reshape(-1)
-    words = np.zeros((count, width), np.uint8)
-    words[:, : stored.shape[1]] = stored
+    used = stored.shape[1]
+    if bits != 8 and used == width:
+        return rows.codes
+    words = take(count * width).reshape(count, width)
+    words[:, used:] = 0
+    other = np.uint8(0x80 if bits == 8 else 0)  # q + 128, of a signed byte
+    np.bitwise_xor(stored, other, out=words[:, :used])
     return words.reshape(-1)
 
 

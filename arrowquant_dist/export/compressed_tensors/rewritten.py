@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import BITS
 from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype, rounded_scales
 from arrowquant_dist.export.tensors import OutputTensor, Packer
@@ -35,7 +36,7 @@ class RewrittenRows:
     def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
         return self.packer.tensors(name, shape)
 
-    def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
+    def pack(self, tensor: int, rows: QuantizedTensor, take: Allocate = fresh) -> np.ndarray:
         """See Packer.pack."""
         count, columns = rows.matrix_shape
         codes, stored = rows.codes, BITS.get(rows.quant_type)
@@ -46,7 +47,7 @@ class RewrittenRows:
         rewritten = replace(
             rows, codes=codes, scales=scales, zero_points=zero_points, quant_type=quant_type, quant_axis=axis
         )
-        return self.packer.pack(tensor, rewritten)
+        return self.packer.pack(tensor, rewritten, take)
 
     def _finer(self, numbers: np.ndarray, rows: QuantizedTensor) -> np.ndarray:
         """Scales or zero points of each of the finer groups, a row's after the other."""
@@ -74,9 +75,9 @@ class RoundedScales:
     def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
         return self.packer.tensors(name, shape)
 
-    def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
+    def pack(self, tensor: int, rows: QuantizedTensor, take: Allocate = fresh) -> np.ndarray:
         """See Packer.pack."""
-        return self.packer.pack(tensor, replace(rows, scales=rounded_scales(rows.scales, self.dtype)))
+        return self.packer.pack(tensor, replace(rows, scales=rounded_scales(rows.scales, self.dtype)), take)
 
 
 def in_more_bits(codes: np.ndarray, columns: int, stored: int, bits: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.export.tensors import OutputTensor
 from arrowquant_dist.tensor import QuantizedTensor
@@ -38,12 +39,13 @@ class TurnedValues:
             for module in self.modules
         )
 
-    def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
+    def pack(self, tensor: int, rows: QuantizedTensor, take: Allocate = fresh) -> np.ndarray:
         """See Packer.pack."""
         count, columns = rows.matrix_shape
         outputs = columns // len(self.modules)
         own = range(tensor * outputs, (tensor + 1) * outputs)
-        turned = np.empty((outputs, count), DTYPES[self.dtype].bits)
+        bits = np.dtype(DTYPES[self.dtype].bits)
+        turned = take(outputs * count * bits.itemsize).view(bits).reshape(outputs, count)
         step = max(1, _VALUES_AT_ONCE // max(outputs, 1))
         for start in range(0, count, step):
             stop = min(start + step, count)

@@ -8,7 +8,8 @@ from arrowquant_dist.config import BITS, QuantSpec
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.export.advice import KEEP, Advice
 from arrowquant_dist.export.gguf.architecture import TensorPlace
-from arrowquant_dist.export.gguf.packers import BLOCK_VALUES, CodeBlocks, FloatValues
+from arrowquant_dist.export.gguf.blocks import BLOCKS
+from arrowquant_dist.export.gguf.packers import CodeBlocks, FloatValues
 from arrowquant_dist.export.gguf.scales import Fp16
 from arrowquant_dist.export.gguf.stored import StoredCodes, StoredScheme
 from arrowquant_dist.export.tensors import AS_THE_SOURCE
@@ -55,7 +56,7 @@ def blocks_as_stored(layer: StoredLayer, codes: StoredCodes, place: TensorPlace)
         return Refusal(f"{what} in rows of {layer.columns} values, no multiple of {_SMALLEST}", KEEP)
     if dtype is None:
         return Refusal(what, _OTHER_CODES)
-    values = BLOCK_VALUES[dtype]
+    values = BLOCKS[dtype].values
     if layer.columns % values:
         return Refusal(f"{what} in rows of {layer.columns} values, no multiple of {values}", _OTHER_CODES)
     if scheme.group_size % values:

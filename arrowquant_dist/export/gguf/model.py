@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config.checks import shown
 from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig, listed
 from arrowquant_dist.export.files import OutputFile, shares_of
@@ -58,8 +59,10 @@ class WithFactors:
             OutputTensor(_FACTORS, "F32", (count,), 4 * count, "nothing"),
         )
 
-    def pack(self, tensor: int, rows: QuantizedTensor) -> np.ndarray:
-        return self.vector.pack(0, rows) if tensor == 0 else np.array(self.factors, "<f4").view(np.uint8)
+    def pack(self, tensor: int, rows: QuantizedTensor, take: Allocate = fresh) -> np.ndarray:
+        if tensor == 0:
+            return self.vector.pack(0, rows, take)
+        return np.array(self.factors, "<f4").view(np.uint8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,22 +7,21 @@ last dimension, so packed rows stand alone and may be reordered whole.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import BITS
 from arrowquant_dist.errors import UnquantizableWeights
-from arrowquant_dist.export.gguf.blocks import q4_0, q4_1, q8_0, tq2_0
-from arrowquant_dist.export.gguf.scales import Fp16, half_minima, half_scales
+from arrowquant_dist.export.gguf.blocks import BLOCKS, in_four_bits
+from arrowquant_dist.export.gguf.scales import Fp16, fate_of, half_minima, half_scales
 from arrowquant_dist.export.tensors import OutputTensor
 from arrowquant_dist.tensor import QuantizedTensor
 
-BLOCK_VALUES = {"Q8_0": 32, "Q4_0": 32, "Q4_1": 32, "TQ2_0": 256}
-_BLOCK_NBYTES = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20, "TQ2_0": 66}
-_CODE_BITS = {"Q8_0": 8, "Q4_0": 4, "Q4_1": 4, "TQ2_0": 2}
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_PACKED_AT_ONCE = 1 << 16  # bytes of codes: temporaries that stay in the cache, 4 times the rate of 1 MiB
+_PACKED_AT_ONCE = 1 << 18  # bytes of codes: what is made of their scales stays in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +43,44 @@ class CodeBlocks:
         return self.head_rows or 1
 
     def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
-        nbytes = math.prod(shape) // BLOCK_VALUES[self.dtype] * _BLOCK_NBYTES[self.dtype]
+        layout = BLOCKS[self.dtype]
+        nbytes = math.prod(shape) // layout.values * layout.nbytes
         return (OutputTensor(name, self.dtype, shape, nbytes),)
 
-    def pack(self, _tensor: int, rows: QuantizedTensor) -> np.ndarray:
+    def pack(self, _tensor: int, rows: QuantizedTensor, take: Allocate = fresh) -> np.ndarray:
+        layout = BLOCKS[self.dtype]
         count, columns = rows.matrix_shape
-        blocks = columns // BLOCK_VALUES[self.dtype]
-        codes = rows.codes.reshape(count, -1)
-        by_block = [_by_block(halves, rows, blocks) for halves in self._halves(rows)]
-        out = np.empty((count, blocks, _BLOCK_NBYTES[self.dtype]), np.uint8)
-        step = max(1, _PACKED_AT_ONCE // codes.shape[1])
-        for start in range(0, count, step):
-            part = slice(start, start + step)
-            packed = self._packed(codes[part], rows, [of_block[part].reshape(-1) for of_block in by_block])
-            out[part] = packed.reshape(-1, *out.shape[1:])
-        return in_turns(out.reshape(count, -1), self.head_rows).reshape(-1)
+        blocks = columns // layout.values
+        out = take(count * blocks * layout.nbytes)
+        by_row = out.reshape(count, blocks, layout.nbytes)
+        at_once = _PACKED_AT_ONCE // max(1, columns * layout.bits // 8 * self.row_multiple)
+        step = max(1, at_once) * self.row_multiple
+        for start in range(0, count if out.size else 0, step):
+            stop = min(start + step, count)
+            self._fill(rows.rows(start, stop), by_row[start:stop])
+        return out
 
-    def _halves(self, rows: QuantizedTensor) -> list[np.ndarray]:
+    def _fill(self, rows: QuantizedTensor, out: np.ndarray) -> None:
+        """out: uint8 [rows, blocks, bytes]."""
+        bits, (count, columns) = BITS[rows.quant_type], rows.matrix_shape
+        codes = rows.codes.reshape(count, -1)
+        if self.widened:
+            codes = in_four_bits(codes, bits, is_symmetric=self.dtype != "Q4_1")
+        places = in_turns(out, self.head_rows)
+        codes = codes.reshape(*places.shape[:-1], -1)
+        halves = [_by_row(found, rows, places.shape[:-2]) for found in self._halves(rows, bits)]
+        layout = BLOCKS[self.dtype]
+        for blocks, groups, of_group in _groups(out.shape[1], (rows.group_size or columns) // layout.values):
+            shape = (*places.shape[:-2], groups.stop - groups.start, of_group)
+            layout.fill(
+                codes[..., blocks, :].reshape(*shape, -1),
+                [np.broadcast_to(found[..., groups, None], shape) for found in halves],
+                places[..., blocks, :].reshape(*shape, -1),
+            )
+
+    def _halves(self, rows: QuantizedTensor, bits: int) -> list[np.ndarray]:
         """Scales and, where asymmetric, minima, float16, as many as there are scales."""
-        bits = BITS[rows.quant_type]
-        if self.dtype == "Q4_1":
-            *halves, fate = half_minima(rows.scales, rows.zero_points, bits)
-        else:
-            *halves, fate = half_scales(rows.scales, bits)
+        fate = fate_of(rows.scales, rows.zero_points, bits)
         if fate is not Fp16.HOLDS:  # of layers that are quantized anew; of the others it was known before
             problem = (
                 "beyond the range of fp16"
@@ -77,17 +91,10 @@ class CodeBlocks:
             raise UnquantizableWeights(
                 f"{message} when you quantize (mixed_precision_layers)", layer=self.layer
             )
-        return halves
-
-    def _packed(self, codes: np.ndarray, rows: QuantizedTensor, by_block: list[np.ndarray]) -> np.ndarray:
-        """codes: uint8 [rows, bytes]. by_block: scales and, where asymmetric, minima, float16 [blocks]."""
-        if self.widened:
-            bits, columns = BITS[rows.quant_type], rows.matrix_shape[1]
-            codes = _widened(codes, bits, columns, is_symmetric=len(by_block) == 1)
-        codes = np.ascontiguousarray(codes).reshape(by_block[0].size, -1)
+        scales = half_scales(rows.scales)
         if self.dtype == "Q4_1":
-            return q4_1(codes, *by_block)
-        return {"Q8_0": q8_0, "Q4_0": q4_0, "TQ2_0": tq2_0}[self.dtype](codes, *by_block)
+            return [scales, half_minima(rows.scales, rows.zero_points, bits)]
+        return [-scales if BLOCKS[self.dtype].counts_down else scales]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +113,16 @@ class FloatValues:
     def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
         return (OutputTensor(name, self.dtype, shape, math.prod(shape) * (4 if self.dtype == "F32" else 2)),)
 
-    def pack(self, _tensor: int, rows: QuantizedTensor) -> np.ndarray:
-        values = rows.values(_FLOATS[self.dtype]).reshape(rows.matrix_shape)
+    def pack(self, _tensor: int, rows: QuantizedTensor, take: Allocate = fresh) -> np.ndarray:
         if rows.quant_type == "none" and rows.dtype == "float64":  # the only one that has more than its place
             self._refuse_lost(rows.codes.view("<f8"))
-        return in_turns(values.view(np.uint8), self.head_rows).reshape(-1)
+        values = rows.bytes_as(_FLOATS[self.dtype], take)
+        if not self.head_rows:
+            return values
+        out = take(values.size)
+        places = in_turns(out.reshape(rows.matrix_shape[0], -1), self.head_rows)
+        places[...] = values.reshape(places.shape)
+        return out
 
     def _refuse_lost(self, wide: np.ndarray) -> None:
         """UnquantizableWeights for finite float64 values, not 0, that float32 has not with all its digits."""
@@ -123,32 +135,28 @@ class FloatValues:
             raise UnquantizableWeights(f"{message} and quantize it again", layer=self.layer or None)
 
 
-def in_turns(rows: np.ndarray, head_rows: int) -> np.ndarray:
-    """rows: [heads · head_rows, …]. Of each head, rows of its first and second half in turns: 0, n/2, 1, n/2 + 1 …
+def in_turns(out: np.ndarray, head_rows: int) -> np.ndarray:
+    """out: [heads · head_rows, …]. A view of it, [heads, 2, head_rows / 2, …]: the places of each head's rows in their
+    order, first half and second, whose rows take turns in `out`: 0, n/2, 1, n/2 + 1 …
 
-    GGUF's llama rotates neighbours, transformers' value i with i + n/2. head_rows 0: rows as they are.
+    GGUF's llama rotates neighbours, transformers' value i with i + n/2. head_rows 0: rows as they are, [1, 1, rows, …].
     """
     if not head_rows:
-        return rows
-    halves = rows.reshape(-1, 2, head_rows // 2, *rows.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+        return out[None, None]
+    return out.reshape(-1, head_rows // 2, 2, *out.shape[1:]).swapaxes(1, 2)
 
 
-def _by_block(values: np.ndarray, rows: QuantizedTensor, blocks: int) -> np.ndarray:
-    """A group's value for each of its blocks: [rows, blocks] of what `rows` have a value of for each scale."""
-    count, columns = rows.matrix_shape
-    by_group = np.tile(values, (count, 1)) if rows.quant_axis < 0 else values.reshape(count, -1)
-    repeats = (rows.group_size or columns) // (columns // blocks)
-    return np.repeat(by_group, repeats, axis=1)[:, :blocks]
+def _by_row(values: np.ndarray, rows: QuantizedTensor, shape: tuple[int, ...]) -> np.ndarray:
+    """What `rows` have a value of for each scale: [*shape, groups a row]. shape: of the rows; one for all is repeated
+    without memory of its own."""
+    return np.broadcast_to(values, (*shape, 1)) if rows.quant_axis < 0 else values.reshape(*shape, -1)
 
 
-def _widened(codes: np.ndarray, bits: int, columns: int, *, is_symmetric: bool) -> np.ndarray:
-    """Packed codes of 2 or 3 bits [rows, bytes] as packed codes of 4. uint8, both.
-
-    Symmetric ones keep q; the others keep u = q + 2^(bits-1), which is what minima count from.
-    """
-    apart = np.unpackbits(codes, axis=1, count=columns * bits, bitorder="little")
-    unsigned = apart.reshape(*codes.shape[:1], columns, bits) @ (1 << np.arange(bits, dtype=np.uint8))
-    wide = (unsigned + (8 - (1 << (bits - 1)) if is_symmetric else 0)).astype(np.uint8)
-    packed: np.ndarray = wide[:, ::2] | (wide[:, 1::2] << np.uint8(4))
-    return packed
+def _groups(blocks: int, of_group: int) -> Iterator[tuple[slice, slice, int]]:
+    """The blocks of a row's groups that have equally many: which blocks, which groups, and how many blocks of each. The
+    last group may have fewer than `of_group`."""
+    whole, left = divmod(blocks, of_group)
+    if whole:
+        yield slice(0, whole * of_group), slice(0, whole), of_group
+    if left:
+        yield slice(whole * of_group, blocks), slice(whole, whole + 1), left

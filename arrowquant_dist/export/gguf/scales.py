@@ -6,7 +6,10 @@ from enum import IntEnum
 
 import numpy as np
 
-from arrowquant_dist.export.short import are_short
+_LARGEST = 65504.0  # of fp16
+_LEAST_NORMAL = 2.0**-14  # fp16's numbers have 11 bits from here on, and are multiples of 2^-24 below
+_FURTHEST = 512.0  # steps from 0 to a minimum that is rounded by a quarter of a step at most
+_AT_ONCE = 1 << 14  # scales: temporaries that stay in the cache
 
 
 class Fp16(IntEnum):
@@ -22,36 +25,68 @@ class Fp16(IntEnum):
     BEYOND = 2
 
 
-def half_scales(scales: np.ndarray, bits: int) -> tuple[np.ndarray, Fp16]:
-    """scales: float32, x = q · scale. Returns float16 [the same], and what that does."""
+def half_scales(scales: np.ndarray) -> np.ndarray:
+    """float32 → float16 [the same]; beyond its range inf."""
+    from arrowquant_dist.kernels.halves import to_halves
+
+    return to_halves(scales)
+
+
+def half_minima(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> np.ndarray:
+    """scales, zero_points: float32, x = (q - zero_point) · scale. Returns float16 minima [the same]: with u = q +
+    2^(bits-1) a value is u · scale + minimum."""
+    return _halves(_minima(scales, zero_points, bits))
+
+
+def fate_of(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> Fp16:
+    """What fp16 does to values of such scales, float32, and zero points, float32 or empty. Finite, all of them."""
+    worst = Fp16.HOLDS
+    for start in range(0, scales.size, _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        if not _surely_holds(scales[part], zero_points[part], bits):
+            worst = max(worst, _fate(scales[part], zero_points[part], bits))
+    return worst
+
+
+def _surely_holds(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> bool:
+    """By the smallest and largest numbers alone, as nearly always; to round each one takes ten times as long.
+
+    A scale of size s is rounded by 2^-25 or s · 2^-11 at most, whichever is more, which moves a value of 2^(bits-1)
+    steps by half a step or less from s = 2^(bits-25) on. Beside a minimum it moves one by up to 2^bits - 1 steps: less
+    than a quarter of a step for 4 bits and fewer, and the other quarter is for the minimum.
+    """
+    sizes = np.abs(scales)
+    least, largest = float(sizes.min()), float(sizes.max())
+    if not zero_points.size:
+        return least >= 2.0 ** (bits - 25) and largest <= _LARGEST
+    furthest = float(np.abs(zero_points).max()) + (1 << (bits - 1))
+    return bits <= 4 and least >= _LEAST_NORMAL and furthest <= _FURTHEST and largest * _FURTHEST <= _LARGEST
+
+
+def _fate(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> Fp16:
     halves = _halves(scales)
-    if are_short(scales):
-        return halves, Fp16.HOLDS
-    moved = np.abs(halves.astype(np.float64) - scales) * (1 << (bits - 1))
-    return halves, _fate(np.isfinite(halves), moved, scales)
+    is_finite = np.isfinite(halves)
+    if zero_points.size:
+        minima = _minima(scales, zero_points, bits)
+        lowest = _halves(minima)
+        is_finite &= np.isfinite(lowest)
+        at_first = lowest.astype(np.float64) - minima
+        with np.errstate(invalid="ignore"):  # inf less inf, of what is BEYOND
+            at_last = at_first + (halves.astype(np.float64) - scales) * (2**bits - 1)
+        moved = np.maximum(np.abs(at_first), np.abs(at_last))
+    else:
+        moved = np.abs(halves.astype(np.float64) - scales) * (1 << (bits - 1))
+    if not is_finite.all():
+        return Fp16.BEYOND
+    return Fp16.HOLDS if (moved <= np.abs(scales) / 2).all() else Fp16.ROUNDS
 
 
-def half_minima(
-    scales: np.ndarray, zero_points: np.ndarray, bits: int
-) -> tuple[np.ndarray, np.ndarray, Fp16]:
-    """scales, zero_points: float32, x = (q - zero_point) · scale. Returns float16 scales and minima [the same], and
-    what that does: with u = q + 2^(bits-1) a value is u · scale + minimum."""
-    minima = (-(2.0 ** (bits - 1)) - zero_points.astype(np.float64)) * scales
-    halves, lowest = _halves(scales), _halves(minima)
-    at_first = lowest.astype(np.float64) - minima
-    with np.errstate(invalid="ignore"):  # inf less inf, of what is BEYOND
-        at_last = at_first + (halves.astype(np.float64) - scales) * (2**bits - 1)
-    moved = np.maximum(np.abs(at_first), np.abs(at_last))
-    return halves, lowest, _fate(np.isfinite(halves) & np.isfinite(lowest), moved, scales)
+def _minima(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> np.ndarray:
+    minima: np.ndarray = (-(2.0 ** (bits - 1)) - zero_points.astype(np.float64)) * scales
+    return minima
 
 
 def _halves(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", under="ignore"):
         halves: np.ndarray = values.astype(np.float16)
         return halves
-
-
-def _fate(is_finite: np.ndarray, moved: np.ndarray, scales: np.ndarray) -> Fp16:
-    if not is_finite.all():
-        return Fp16.BEYOND
-    return Fp16.HOLDS if (moved <= np.abs(scales) / 2).all() else Fp16.ROUNDS

@@ -13,11 +13,10 @@ from arrowquant_dist.config import BITS
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer
 from arrowquant_dist.dataset.pieces import Piece
-from arrowquant_dist.export.gguf.scales import Fp16, half_minima, half_scales
-from arrowquant_dist.tensor import QuantizedTensor
+from arrowquant_dist.export.gguf.scales import Fp16, fate_of
 
-_LAYERS_AT_ONCE = 8  # a store far away answers so many requests in the time of one
-_SCALES_AT_ONCE = 1 << 16  # in float64, and some of it at a time
+_FAR_AT_ONCE = 8  # layers: a store far away answers so many requests in the time of one
+_NEAR_AT_ONCE = 2  # more threads wait for each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class StoredCodes:
 def stored_codes(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str, StoredCodes]:
     """By layers' names. CorruptWeights where scales are not what was written."""
     every = {layer.name: layer for layer in layers}
-    with ThreadPoolExecutor(_LAYERS_AT_ONCE) as threads:
+    with ThreadPoolExecutor(_NEAR_AT_ONCE if dataset.store.is_near else _FAR_AT_ONCE) as threads:
         found = threads.map(lambda layer: _of_layer(dataset, layer), every.values())
         return dict(zip(every, found, strict=True))
 
@@ -62,15 +61,5 @@ def _of_block(dataset: Dataset, block: StoredBlock) -> tuple[StoredScheme, Fp16]
         return StoredScheme(row.quant_type), Fp16.HOLDS
     rows = dataset.read_scales(Piece(block, 0, row.rows))
     group_size = row.group_size if row.quant_axis == 0 else 0
-    return StoredScheme(row.quant_type, group_size, not rows.zero_points.size), _fate(rows)
-
-
-def _fate(rows: QuantizedTensor) -> Fp16:
-    bits, worst = BITS[rows.quant_type], Fp16.HOLDS
-    for start in range(0, rows.scales.size, _SCALES_AT_ONCE):
-        part = slice(start, start + _SCALES_AT_ONCE)
-        if rows.zero_points.size:
-            worst = max(worst, half_minima(rows.scales[part], rows.zero_points[part], bits)[-1])
-        else:
-            worst = max(worst, half_scales(rows.scales[part], bits)[-1])
-    return worst
+    scheme = StoredScheme(row.quant_type, group_size, not rows.zero_points.size)
+    return scheme, fate_of(rows.scales, rows.zero_points, BITS[row.quant_type])

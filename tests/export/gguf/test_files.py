@@ -24,6 +24,7 @@ from arrowquant_dist import (
 )
 from arrowquant_dist.errors import MissingDependency, TargetConflict
 from arrowquant_dist.export import plan_export, steps
+from tests.conftest import CHECKOUT
 from tests.export.gguf.models import byte_pairs, save_model, sentencepieces
 from tests.servers.fixtures import Bucket
 
@@ -160,6 +161,27 @@ def test_from_s3_to_s3_the_bytes_are_the_same(source: Path, whole: Path, bucket:
     tensors = gguf.GGUFReader(whole).tensors
     start = min(tensor.data_offset for tensor in tensors)
     assert data[start:] == whole.read_bytes()[start:]  # the header has the mark of another dataset
+
+
+def test_a_model_of_bfloat16_is_exported_without_numba_and_without_torch(tmp_path: Path) -> None:
+    """To import them takes half a second and more than one, and more memory than the least budget."""
+    model = save_model(tmp_path / "model", "llama", byte_pairs(), num_hidden_layers=1)
+    model.bfloat16().save_pretrained(tmp_path / "model")
+    config = QuantizationConfig(
+        "int4", per_channel=False, group_size=128, mixed_precision_layers=["lm_head", "embed"]
+    )
+    ArrowQuantizer(config).quantize(tmp_path / "model", tmp_path / "dataset")
+    script = """
+import sys
+from arrowquant_dist import RunConfig
+from arrowquant_dist.export import ExportOptions, export_dataset
+export_dataset(sys.argv[1], sys.argv[2], ExportOptions("gguf"), RunConfig(engine="inline"))
+assert not {"numba", "torch", "scipy"} & sys.modules.keys()
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "dataset"), str(tmp_path / "out")]
+    subprocess.run(command, cwd=CHECKOUT, check=True)
+    kinds = {tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "out" / "model.gguf").tensors}
+    assert kinds == {"BF16", "F32", "Q4_0"}
 
 
 def test_without_the_package_the_error_names_the_extra(

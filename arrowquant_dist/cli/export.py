@@ -20,7 +20,7 @@ _FORMATS = "compressed-tensors|gguf|safetensors|v1"
 
 
 def export(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A dataset.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A finished dataset.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Where the files go: a new directory or a URL.")],
     *,
     output_format: Annotated[
@@ -28,34 +28,49 @@ def export(
     ],
     activations: Annotated[
         str | None,
-        typer.Option(help="compressed-tensors: quantize activations as well, when it runs.", metavar="int8"),
+        typer.Option(
+            help="compressed-tensors: activations become int8 too when the model runs (W8A8).", metavar="int8"
+        ),
     ] = None,
     requantize: Annotated[
-        bool, typer.Option("--requantize", help="Quantize layers anew that the format cannot hold.")
+        bool,
+        typer.Option(
+            "--requantize",
+            help="Write layers that the format cannot hold in the nearest way that it has, instead of refusing them.",
+        ),
     ] = False,
     source: Annotated[
-        str | None, typer.Option(help="Where their values come from; default: TARGET.", metavar="CHECKPOINT")
+        str | None,
+        typer.Option(
+            help="The original weights, for --requantize; default: the values of TARGET.",
+            metavar="CHECKPOINT",
+        ),
     ] = None,
     config: Annotated[
         str | None,
         typer.Option(help="YAML file whose run section says how to reach the storage.", metavar="FILE"),
     ] = None,
     max_file_bytes: Annotated[
-        str | None, typer.Option(help="Of a file of weights; default 1GiB.", metavar="SIZE")
+        str | None, typer.Option(help="The largest file of weights; default 1GiB.", metavar="SIZE")
     ] = None,
     memory_budget: Annotated[
-        str | None, typer.Option(help="For all workers of a process; default 1GiB.", metavar="SIZE")
+        str | None,
+        typer.Option(
+            help="Weights held at a time, by all workers of a process; default 1GiB.", metavar="SIZE"
+        ),
     ] = None,
     engine: EngineOption = None,
     address: AddressOption = None,
     workers: WorkersOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be written; read and write no weights.")
+        bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an export left.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an export has left, and no other files.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")] = False,
 ) -> None:
-    """Write a dataset in a format that other programs load. The same command again resumes."""
+    """Write a dataset in a format that other programs load. The same command again resumes an interrupted export."""
     with outcome(as_json=as_json, if_interrupted=STOPPED if dry_run else RESUMES):
         from arrowquant_dist.export.options import ExportOptions
 

@@ -15,9 +15,12 @@ from arrowquant_dist.cli.read import inspect, report, verify
 from arrowquant_dist.cli.streams import end_with_terminal, fill_missing, give_up_output, is_of_output
 from arrowquant_dist.cli.vllm import vllm
 
+_EXIT_CODES = "Exit code 0: done; 1: failed, interrupted or damaged; 2: bad input or usage."
+
 app = typer.Typer(
     name="arrowquant",
-    help="Quantizes checkpoints into a V2 Parquet dataset, and looks at what came out.",
+    help="Quantizes the weights of models into Parquet datasets, checks these, and hands them to other programs.",
+    epilog=_EXIT_CODES,
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,  # with it, --help would import rich
@@ -68,9 +71,5 @@ def _root(
     pass
 
 
-app.command()(quantize)
-app.command()(inspect)
-app.command()(verify)
-app.command()(report)
-app.command()(export)
-app.command()(vllm)
+for command in (quantize, inspect, verify, report, export, vllm):
+    app.command(epilog=_EXIT_CODES)(command)

@@ -25,51 +25,69 @@ _COARSE_BY_ROW = ("int4", "int3", "int2")
 
 
 def quantize(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A directory, a file, a URL, or `minilm`.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A checkpoint: a directory, a file, a URL, or `minilm`.")
+    ],
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="Where the dataset goes: a directory or a URL.")
     ],
     *,
     config: Annotated[
-        str | None, typer.Option(help="YAML file; the options below win over it.", metavar="FILE")
+        str | None,
+        typer.Option(help="YAML file, as in configs/; the options below win over it.", metavar="FILE"),
     ] = None,
     quant: Annotated[
         str | None,
         typer.Option(
-            help="Type of the codes. int4, int3 and int2 alone mean groups of 128 with zero points.",
+            help="Type of the codes; default int8. int4, int3 and int2 alone mean groups of 128 with zero points.",
             metavar=_QUANT_TYPES,
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="How scales are chosen.", metavar="|".join(METHODS))
+        str | None,
+        typer.Option(
+            help="rtn: round to nearest, the default of int8. mse: least squared error, that of fewer bits.",
+            metavar="|".join(METHODS),
+        ),
     ] = None,
     per_channel: Annotated[
-        bool | None, typer.Option("--per-channel/--per-group", help="A scale a row, or a scale a group.")
+        bool | None,
+        typer.Option(
+            "--per-channel/--per-group",
+            help="One scale for each row, the default, or for each group of values in it.",
+        ),
     ] = None,
     group_size: Annotated[
         int | None,
-        typer.Option(help="Values a group; 0: one scale a tensor. Means --per-group.", metavar="N"),
+        typer.Option(
+            help="Values that share a scale, by default 128; 0: all of a layer. Means --per-group.",
+            metavar="N",
+        ),
     ] = None,
     symmetric: Annotated[
-        bool | None, typer.Option("--symmetric/--asymmetric", help="Without or with zero points.")
+        bool | None,
+        typer.Option("--symmetric/--asymmetric", help="Without zero points, the default, or with them."),
     ] = None,
     keep_codes: Annotated[
         bool,
         typer.Option(
             "--keep-codes",
-            help="Codes of a quantized source stay as they are; so do other layers, without --quant or a config's.",
+            help="Keep the codes of a source that is quantized already; its other layers stay as they are, too, unless "
+            "--quant or a config says how they are stored.",
         ),
     ] = False,
     engine: EngineOption = None,
     address: AddressOption = None,
     workers: WorkersOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan; read and write no weights.")
+        bool, typer.Option("--dry-run", help="Print the plan; no weights are read or written.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at the target.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a dataset, or what a stopped run has left.")
+    ] = False,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Do the damaged shards of a finished dataset again, and no others."),
+        typer.Option("--repair", help="Make the damaged parts of a finished dataset again, and no others."),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="The report (or plan) as JSON, and nothing else.")

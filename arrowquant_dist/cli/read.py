@@ -43,14 +43,17 @@ def inspect(
 
 
 def verify(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A dataset.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A finished dataset, or Parquet files of one.")
+    ],
     *,
     config: Annotated[str | None, _CONFIG] = None,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Check every checksum and the completeness of a dataset.
 
-    Ends with 1 where something is wrong, and names it.
+    What is wrong is named, and the exit code is 1. A dataset is read three times: as files, by each layer's byte
+    ranges, and as Parquet.
     """
     with outcome(as_json=as_json):
         found = _verify(target, _storage(config), as_json=as_json)

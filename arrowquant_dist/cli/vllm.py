@@ -12,11 +12,16 @@ from arrowquant_dist.cli.outcome import outcome, print_json
 
 
 def vllm(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A dataset; its weights stay there.")],
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A new directory for the small files.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A finished dataset; its weights stay there.")
+    ],
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A new local directory for the small files.")
+    ],
     *,
     activations: Annotated[
-        str | None, typer.Option(help="Quantize activations as well, when it runs.", metavar="int8")
+        str | None,
+        typer.Option(help="Activations become int8 too when the model runs (W8A8).", metavar="int8"),
     ] = None,
     decoded: Annotated[
         bool, typer.Option("--decoded", help="Decode the weights: the model runs in 16 bits.")
@@ -27,7 +32,10 @@ def vllm(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")] = False,
 ) -> None:
-    """Make the folder that vLLM serves from a dataset with --load-format arrowquant."""
+    """Make the folder that vLLM serves a dataset from.
+
+    vllm serve FOLDER --load-format arrowquant
+    """
     with outcome(as_json=as_json):
         from arrowquant_dist.config import RunConfig, load_config
         from arrowquant_dist.config.checks import check_choice, invalid

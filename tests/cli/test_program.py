@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from arrowquant_dist.errors import (
     TargetConflict,
     UnquantizableWeights,
 )
+from tests.conftest import CHECKOUT
 
 HEAVY = {
     "torch",
@@ -41,7 +43,7 @@ HEAVY = {
     "fsspec",
 }
 GOLDEN = Path(__file__).parents[1] / "report" / "golden_report.json"
-COMMANDS = ("quantize", "inspect", "verify", "report")
+COMMANDS = ("quantize", "inspect", "verify", "report", "export", "vllm")
 
 
 def run(*arguments: str) -> Result:
@@ -77,6 +79,19 @@ print("MODULES", *{name.partition(".")[0] for name in sys.modules})
 def test_help_names_every_command() -> None:
     shown = run("--help").stdout
     assert all(f"\n  {command} " in shown for command in COMMANDS)
+
+
+def test_each_help_ends_with_the_exit_codes() -> None:
+    shown = [run(*command, "--help").stdout for command in ((), *((name,) for name in COMMANDS))]
+    assert all("0: done; 1: failed, interrupted or damaged; 2: bad input" in text for text in shown)
+
+
+def test_the_options_are_those_that_the_readme_has() -> None:
+    option = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+    own = {name for command in COMMANDS for name in option.findall(run(command, "--help").stdout)}
+    written = set(option.findall((CHECKOUT / "README.md").read_text()))
+    assert written - own == {"--model-loader-extra-config"}  # vLLM's
+    assert own - written == {"--help"}
 
 
 def test_the_module_is_the_program() -> None:

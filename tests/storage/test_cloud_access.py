@@ -8,7 +8,7 @@ import traceback
 import pytest
 
 from arrowquant_dist.config import Storage, Transfer
-from arrowquant_dist.errors import InvalidConfig, StorageError
+from arrowquant_dist.errors import InvalidConfig, MissingDependency, StorageError
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.remote.faults import translated
 from arrowquant_dist.storage.remote.secrets import Secrets
@@ -50,6 +50,22 @@ def test_a_wrong_key_of_azure_is_one_line_without_it(
     assert len(str(caught.value).splitlines()) == 1
     shown = "".join(traceback.format_exception(caught.value)) + caplog.text
     assert wrong not in shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "extra"),
+    [("gs://b/x", "gcs"), ("az://c/x", "azure"), ("abfs://c@a.dfs.core.windows.net/x", "azure")],
+)
+def test_a_storage_whose_package_is_not_here_names_the_extra_that_installs_it(
+    uri: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(*_: object) -> None:
+        raise ImportError("no such package")
+
+    monkeypatch.setattr("arrowquant_dist.storage.remote.open._open", absent)
+    with pytest.raises(MissingDependency, match=rf"pip install 'arrowquant-dist\[{extra}\]'") as caught:
+        open_store(uri, Storage({}))
+    assert caught.value.exit_code == 2
 
 
 def test_options_that_name_no_account_are_bad_input() -> None:

@@ -11,6 +11,7 @@ from arrowquant_dist.storage.remote.secrets import Secrets
 from arrowquant_dist.storage.traffic import Traffic
 
 _S3 = ("s3", "s3a")
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", **dict.fromkeys(("az", "abfs", "abfss"), "azure")}  # {protocol: extra}
 
 
 def is_s3(uri: str) -> bool:
@@ -24,7 +25,9 @@ def open_client(uri: str, storage: Storage, traffic: Traffic) -> Client:
     try:
         return _open(uri, storage, traffic)
     except ImportError as error:
-        message = f"this protocol needs a package: {secrets.hidden_in(str(error))}"
+        extra = _EXTRAS.get(uri.partition("://")[0])
+        hint = f"; pip install 'arrowquant-dist[{extra}]'" if extra is not None else ""
+        message = f"this protocol needs a package: {secrets.hidden_in(str(error))}{hint}"
         raise MissingDependency(message, uri=uri) from error
     except (ValueError, TypeError, KeyError) as error:
         message = f"fsspec does not take this URI or its storage_options ({secrets.hidden_in(str(error))}); check them"

@@ -69,11 +69,16 @@ class ArrowQuantError(Exception):
         self.uri = uri
         self.byte_range = byte_range
 
-    def __str__(self) -> str:
+    @property
+    def place(self) -> str:
+        """Layer, object and bytes, for people; "" where it says none of them."""
         where = [f"layer {shortened(self.layer)!r}"] if self.layer is not None else []
         where += [shortened(self.uri, MESSAGE_CHARS)] if self.uri is not None else []
         where += ["bytes {}-{}".format(*self.byte_range)] if self.byte_range is not None else []
-        return f"{', '.join(where)}: {self.message}" if where else self.message
+        return ", ".join(where)
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.layer, self.uri, self.byte_range)

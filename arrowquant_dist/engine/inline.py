@@ -62,7 +62,7 @@ class InlineEngine:
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise Interrupted(RESUMES) from error
-        raise_failures(_failures(running), len(shards))
+        raise_failures(_failures(running), shards)
         seconds = time.perf_counter() - started
         told = {index: future.result().notice for index, future in running.items()}
         return EngineFacts(

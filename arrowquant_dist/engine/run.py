@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,11 +13,12 @@ from arrowquant_dist.errors import (
     PartialRun,
     SourceChanged,
     counted,
+    listed,
     shortened,
 )
-from arrowquant_dist.worker.job import Context, J, JobBlock
+from arrowquant_dist.worker.job import Context, J, Job, JobBlock
 
-_CAUSE_CHARS = 240  # of each failure beside the first, in an error that lists several
+_CAUSE_CHARS = 240  # of each reason beside the first, in an error that lists several
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +88,12 @@ def largest_first(shards: Sequence[J]) -> list[J]:
     return sorted(shards, key=lambda shard: (-shard.source_nbytes, shard.index))
 
 
-def raise_failures(failures: dict[int, Exception], total: int) -> None:
-    """Raises for {shard: what it failed with}, nothing if there is none.
+def raise_failures(failures: Mapping[int, Exception], jobs: Sequence[Job]) -> None:
+    """Raises for {index of a job: what it failed with}, nothing if there is none.
 
-    One cause is raised as it is, as is a changed file of the source that many shards met; of several the first is named
-    and the others counted, and bad input stays bad input.
+    What one job failed with is raised as it is, as is a changed file of the source that many met. Else each reason is
+    told once, with the jobs that failed for it, the first one in full; bad input stays bad input. The error has the
+    place (`layer`, `uri`, `byte_range`) that all of them have in common.
     """
     if not failures:
         return
@@ -101,12 +103,65 @@ def raise_failures(failures: dict[int, Exception], total: int) -> None:
     if unexpected is not None:
         raise unexpected
     is_one = all(isinstance(c, SourceChanged) and c.uri == getattr(first, "uri", None) for c in causes)
-    if len(causes) == 1 or is_one or isinstance(first, Interrupted):
+    is_one = is_one or (
+        len(causes) == 1 and not isinstance(first, PartialRun)
+    )  # which says nothing of the job
+    if is_one or isinstance(first, Interrupted):
         raise first
-    others = [cause for cause in causes if cause is not first]
-    shown = "; ".join(shortened(str(cause), _CAUSE_CHARS) for cause in others[:LISTED])
-    more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
-    message = f"{len(causes)} of {counted(total, 'shard')} failed: {first}; {shown}{more}"
-    if all(isinstance(c, ArrowQuantError) and c.exit_code == 2 for c in causes):
-        raise type(first)(message)
-    raise PartialRun(f"{message}; finished shards are kept, the same command resumes") from first
+    raise _of_several(_reasons(failures, jobs), counted(len(jobs), jobs[0].noun)) from first
+
+
+@dataclass(slots=True)
+class _Reason:
+    """Why some jobs failed: errors of one class with one message, wherever they were met."""
+
+    errors: list[ArrowQuantError] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def places(self) -> list[str]:
+        return [*dict.fromkeys(error.place for error in self.errors if error.place)]
+
+    @property
+    def of_jobs(self) -> str:
+        """`shard 3, 'a' … 'b'`, `shards 3, 4 and 5`."""
+        job = self.jobs[0]
+        if len(self.jobs) > 1:
+            return f"{job.noun}s {listed(each.label for each in self.jobs)}"
+        ends = [] if self.places else [*job.blocks[:1], *job.blocks[-1:]]
+        layers = " … ".join(dict.fromkeys(repr(shortened(block.layer_name)) for block in ends))
+        return f"{job.noun} {job.label}" + (f", {layers}" if layers else "")
+
+    def told(self, *, with_places: bool) -> str:
+        where = f"{listed(self.places)}: " if with_places and self.places else ""
+        return f"{where}{self.errors[0].message} ({self.of_jobs})"
+
+
+def _reasons(failures: Mapping[int, Exception], jobs: Sequence[Job]) -> list[_Reason]:
+    """In the order of their first jobs; that others were stopped comes last, since something else stopped them."""
+    found: dict[tuple[type, str], _Reason] = {}
+    for job in sorted(jobs, key=lambda job: job.index):
+        error = failures.get(job.index)
+        if isinstance(error, ArrowQuantError):
+            reason = found.setdefault((type(error), error.message), _Reason())
+            reason.errors.append(error)
+            reason.jobs.append(job)
+    return sorted(found.values(), key=lambda reason: isinstance(reason.errors[0], Interrupted))
+
+
+def _of_several(reasons: Sequence[_Reason], total: str) -> ArrowQuantError:
+    """total: of how many jobs, with their noun."""
+    errors = [error for reason in reasons for error in reason.errors]
+    places = {(error.layer, error.uri, error.byte_range) for error in errors}
+    layer, uri, byte_range = places.pop() if len(places) == 1 else (None, None, None)
+    is_anywhere = (layer, uri, byte_range) == (None, None, None)
+    told = [reason.told(with_places=is_anywhere) for reason in reasons[:LISTED]]
+    told[1:] = [shortened(text, _CAUSE_CHARS) for text in told[1:]]
+    if len(reasons) > LISTED:
+        told.append(f"and {counted(len(reasons) - LISTED, 'other reason')}")
+    message = f"{len(errors)} of {total} failed: {'; '.join(told)}"
+    kind = type(errors[0])
+    if any(error.exit_code != 2 for error in errors):
+        kind = PartialRun
+        message += f"; finished {reasons[0].jobs[0].noun}s are kept, the same command resumes"
+    return kind(message, layer=layer, uri=uri, byte_range=byte_range)

@@ -58,6 +58,14 @@ class OutputFile:
     stored: tuple[StoredLayer, ...] = ()
 
     @property
+    def noun(self) -> str:
+        return "file"
+
+    @property
+    def label(self) -> str:
+        return self.path
+
+    @property
     def blocks(self) -> Sequence[Step]:
         return self.steps
 

@@ -102,6 +102,14 @@ class Shard:
     blocks: tuple[RowBlock, ...]
 
     @property
+    def noun(self) -> str:
+        return "shard"
+
+    @property
+    def label(self) -> str:
+        return str(self.index)
+
+    @property
     def source_nbytes(self) -> int:
         return sum(block.source_nbytes for block in self.blocks)
 

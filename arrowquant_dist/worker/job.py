@@ -24,10 +24,15 @@ class JobBlock(Protocol):
 
 class Job(Protocol):
     """What one worker does in one go, to one object. index: its number in the run. source_nbytes: that of its blocks.
-    It travels to workers on other machines."""
+    noun, label: what people call its kind and it: shard 3, file model.safetensors. It travels to workers on other
+    machines."""
 
     @property
     def index(self) -> int: ...
+    @property
+    def noun(self) -> str: ...
+    @property
+    def label(self) -> str: ...
     @property
     def blocks(self) -> Sequence[JobBlock]: ...
     @property

@@ -101,5 +101,5 @@ class RayEngine:
             raise
         finally:
             crew.dismiss(self._clock())
-        raise_failures(ledger.failures, len(shards))
+        raise_failures(ledger.failures, shards)
         return ledger.facts(crew.worker_seconds)

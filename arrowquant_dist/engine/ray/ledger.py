@@ -9,7 +9,7 @@ from typing import Any
 from arrowquant_dist.engine.ray.metrics import DriverMetrics
 from arrowquant_dist.engine.ray.pace import Patience
 from arrowquant_dist.engine.run import EngineFacts, OnEvent, compiles, finished, largest_first
-from arrowquant_dist.errors import PartialRun
+from arrowquant_dist.errors import PartialRun, counted
 from arrowquant_dist.worker.job import Job
 
 _LONGEST_BACKOFF = 30.0
@@ -75,7 +75,7 @@ class Ledger:
         self._tried[shard.index].add(worker)
         failed = self._failed[shard.index]
         if failed >= self._patience.attempts:
-            self.give_up(shard, error if isinstance(error, Exception) else _lost(shard, error, failed))
+            self.give_up(shard, error if isinstance(error, Exception) else _lost(error, failed))
             return False
         if isinstance(error, Exception):
             pause = self._patience.backoff * 2 ** (failed - 1)
@@ -123,10 +123,10 @@ class Ledger:
         )
 
 
-def _lost(shard: Job, why: str, attempts: int) -> PartialRun:
-    names = [block.layer_name for block in shard.blocks]
+def _lost(why: str, attempts: int) -> PartialRun:
+    """Says the same of whichever shard; engine/run.py says which."""
     message = (
-        f"shard {shard.index} ({names[0]!r} … {names[-1]!r}) was given up after {attempts} attempts, its worker was "
-        f"lost each time (last: {why}); look at the nodes' memory and Ray's logs, the same command resumes"
+        f"the worker was lost in each of {counted(attempts, 'attempt')} (last: {why}); look at the nodes' memory and "
+        "Ray's logs"
     )
     return PartialRun(message)

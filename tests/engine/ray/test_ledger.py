@@ -6,6 +6,7 @@ from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.engine import EngineEvent
 from arrowquant_dist.engine.ray.ledger import Ledger
 from arrowquant_dist.engine.ray.pace import Patience
+from arrowquant_dist.engine.run import raise_failures
 from arrowquant_dist.errors import PartialRun, StorageError
 from arrowquant_dist.plan import Shard, make_plan
 from tests.plan.plan_sources import checkpoint
@@ -65,7 +66,8 @@ def test_after_the_last_attempt_the_shard_fails_with_its_cause(
     assert [ledger.retry(shards[1], "a", "died", 0.0) for _ in range(3)] == [True, True, False]
     assert ledger.failures[0] is AWAY
     assert isinstance(ledger.failures[1], PartialRun)
-    assert "'layers.1'" in str(ledger.failures[1])
+    with pytest.raises(PartialRun, match="in each of 3 attempts .last: died.*'layers.1'"):
+        raise_failures({1: ledger.failures[1]}, shards)
     assert list(ledger.open) == [2]
 
 

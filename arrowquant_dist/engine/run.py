@@ -132,9 +132,14 @@ class _Reason:
         layers = " … ".join(dict.fromkeys(repr(shortened(block.layer_name)) for block in ends))
         return f"{job.noun} {job.label}" + (f", {layers}" if layers else "")
 
-    def told(self, *, with_places: bool) -> str:
+    @property
+    def advice(self) -> str:
+        return self.errors[0].message.partition("; ")[2]
+
+    def told(self, *, with_places: bool, with_advice: bool) -> str:
         where = f"{listed(self.places)}: " if with_places and self.places else ""
-        return f"{where}{self.errors[0].message} ({self.of_jobs})"
+        message = self.errors[0].message
+        return f"{where}{message if with_advice else message.partition('; ')[0]} ({self.of_jobs})"
 
 
 def _reasons(failures: Mapping[int, Exception], jobs: Sequence[Job]) -> list[_Reason]:
@@ -155,7 +160,11 @@ def _of_several(reasons: Sequence[_Reason], total: str) -> ArrowQuantError:
     places = {(error.layer, error.uri, error.byte_range) for error in errors}
     layer, uri, byte_range = places.pop() if len(places) == 1 else (None, None, None)
     is_anywhere = (layer, uri, byte_range) == (None, None, None)
-    told = [reason.told(with_places=is_anywhere) for reason in reasons[:LISTED]]
+    first = {reason.advice: reason for reason in reversed(reasons)}  # that ends with this advice
+    told = [
+        reason.told(with_places=is_anywhere, with_advice=first[reason.advice] is reason)
+        for reason in reasons[:LISTED]
+    ]
     told[1:] = [shortened(text, _CAUSE_CHARS) for text in told[1:]]
     if len(reasons) > LISTED:
         told.append(f"and {counted(len(reasons) - LISTED, 'other reason')}")

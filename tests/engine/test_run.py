@@ -133,6 +133,17 @@ def test_a_message_of_another_class_is_another_reason() -> None:
     assert error.exit_code == 2
 
 
+def test_what_to_do_is_told_once_for_all_reasons_that_end_with_it() -> None:
+    nans = [
+        UnquantizableWeights(f"NaN at index [{i}]; mend the source; or keep it", layer="a") for i in (1, 2)
+    ]
+    error = raised({0: nans[0], 1: nans[1]})
+    assert str(error) == (
+        "layer 'a': 2 of 9 shards failed: NaN at index [1]; mend the source; or keep it (shard 0); "
+        "NaN at index [2] (shard 1)"
+    )
+
+
 def test_hundreds_of_reasons_stay_one_short_message() -> None:
     many = [File(index) for index in range(400)]
     error = raised({job.index: StorageError(f"reason {job.index} " + "x" * 500) for job in many}, many)

@@ -45,6 +45,16 @@ def are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
+def were(count: int) -> str:
+    """`was` of one, `were` of others."""
+    return "was" if count == 1 else "were"
+
+
+def have(count: int) -> str:
+    """`has` of one, `have` of others."""
+    return "has" if count == 1 else "have"
+
+
 class ArrowQuantError(Exception):
     """Root of all errors this package raises on purpose.
 

@@ -16,12 +16,14 @@ from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup
 from arrowquant_dist.dataset.bare_folder import bare_paths
 from arrowquant_dist.dataset.dataset import Dataset, alias_errors
 from arrowquant_dist.dataset.layers import StoredBlock, block_problem, group_layers
-from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, NotFound
+from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, NotFound, counted
+from arrowquant_dist.export_names import RECORD_PATH
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.plan import plan_from_table
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.target.exports import UNFINISHED, listed_files, marked
 from arrowquant_dist.target.intact import hash_of_object
 from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile
@@ -75,8 +77,9 @@ def verify(
 
     Of a target: the manifest against index, parts and plan; size and hash of every object; each row's
     checksums by its byte ranges, and again as Parquet has it; that every layer is covered once; that nothing
-    else lies among the parts. Of bare files: their rows; and of a folder, that nothing says whether it is
-    complete. Memory: a few times the largest block for each of 4 threads. Raises NotFound where nothing is.
+    else lies among the parts. Of an export as V1: its rows, and each file against its record. Of bare files: their
+    rows; and of a folder, that nothing says whether it is complete. Memory: a few times the largest block for each of 4
+    threads. Raises NotFound where no dataset is.
     """
     check_storage(storage)
     store = open_store(location(uri, "uri"), storage)
@@ -138,25 +141,56 @@ def _check_bare(store: Store, findings: _Findings) -> None:
     except IncompleteDataset as error:
         findings.note(error)
         return
+    files = _open_files(store, paths, findings)
+    recorded: Sequence[StoredFile] = ()
     if paths != [""]:
-        message = (
-            f"without {MANIFEST_PATH} nothing says whether all of it is here; run the same command again"
-        )
-        findings.note(IncompleteDataset(message, uri=store.uri))
-    kept = OpenRowGroup()
-    files = {}
-    for path in paths:
         with findings.noting():
-            files[path] = BareFile(store, path, kept)
-            findings.count(objects=1, nbytes=store.size(path))
+            recorded = _recorded(store, paths, findings)
     blocks = _check_layers([block for file in files.values() for block in file.blocks], store, findings)
-    findings.expect(sum(block.stored_nbytes for block in blocks))
+    findings.expect(sum(block.stored_nbytes for block in blocks) + sum(file.nbytes for file in recorded))
+    for file in recorded:
+        with findings.noting():
+            _check_object(store, file, findings, _EXPORT)
     dataset = Dataset(store, {}, SCHEMA_VERSION, files=files)
     for block in blocks:
         with findings.noting():
             dataset.read_block(block)
         findings.count(rows=1)
         findings.advance(block.stored_nbytes)
+
+
+def _open_files(store: Store, paths: Sequence[str], findings: _Findings) -> dict[str, BareFile]:
+    """Those that can be read. NotFound where all of them are tables of something else."""
+    kept = OpenRowGroup()
+    files, others = {}, []
+    for path in paths:
+        try:
+            files[path] = BareFile(store, path, kept)
+            findings.count(objects=1, nbytes=store.size(path))
+        except NotFound as error:
+            others.append(error)
+        except ArrowQuantError as error:
+            findings.note(error)
+    if others and len(others) == len(paths):
+        raise others[0]
+    for other in others:
+        findings.note(other)
+    return files
+
+
+def _recorded(store: Store, paths: Sequence[str], findings: _Findings) -> Sequence[StoredFile]:
+    """All files of an export as V1, of which a record says so. Of other folders, and of files that are none of those,
+    nothing says whether all is here; that is noted."""
+    recorded = listed_files(store)
+    if recorded is None:
+        begun = f"without {MANIFEST_PATH} nothing says whether all of it is here; run the same command again"
+        is_export = marked(store, paths[:1]) is not None
+        findings.note(IncompleteDataset(UNFINISHED if is_export else begun, uri=store.uri))
+        return ()
+    for path in sorted(set(paths) - {file.path for file in recorded}):
+        message = f"{RECORD_PATH} does not list it, but what reads the folder would find it; remove it"
+        findings.note(ArrowQuantError(message, uri=store.url(path)), STRAY)
+    return recorded
 
 
 def _check_target(store: Store, findings: _Findings) -> None:
@@ -270,21 +304,33 @@ def _check_strays(store: Store, manifest: Manifest, findings: _Findings) -> None
             findings.note(ArrowQuantError(message, uri=store.url(info.path)), STRAY)
 
 
-def _check_object(store: Store, file: StoredFile | ManifestPart, findings: _Findings) -> None:
+@dataclass(frozen=True, slots=True)
+class _Lister:
+    """What says how large an object is and which hash it has. advice: what to do where it is another."""
+
+    name: str
+    advice: str
+
+
+_MANIFEST = _Lister("the manifest", "fetch it again, or quantize with --repair")
+_EXPORT = _Lister(RECORD_PATH, "fetch it again, or export anew")
+
+
+def _check_object(
+    store: Store, file: StoredFile | ManifestPart, findings: _Findings, lister: _Lister = _MANIFEST
+) -> None:
     """Size and hash of a whole object. Raises CorruptWeights, IncompleteDataset."""
     uri = store.url(file.path)
     try:
         nbytes = store.size(file.path)
     except NotFound as error:
-        message = "the manifest lists it, and it is not here; fetch it again, or quantize with --repair"
+        message = f"{lister.name} lists it, and it is not here; {lister.advice}"
         raise IncompleteDataset(message, uri=uri) from error
     if nbytes != file.nbytes:
-        message = f"it has {nbytes} bytes, the manifest says {file.nbytes}; fetch it again, or quantize with --repair"
-        raise CorruptWeights(message, uri=uri)
+        found = f"it has {counted(nbytes, 'byte')}, {lister.name} says {file.nbytes}"
+        raise CorruptWeights(f"{found}; {lister.advice}", uri=uri)
     if hash_of_object(store, file.path, nbytes, findings.advance) != file.hash:
-        raise CorruptWeights(
-            "its hash is not the manifest's; fetch it again, or quantize with --repair", uri=uri
-        )
+        raise CorruptWeights(f"its hash is not that of {lister.name}; {lister.advice}", uri=uri)
 
 
 def _check_part(store: Store, findings: _Findings, part: ManifestPart, blocks: Sequence[StoredBlock]) -> None:

@@ -97,6 +97,51 @@ def test_what_may_be_one_is_not_said_to_be_several() -> None:
     assert found == []
 
 
+# Counts that are never 1, and labels that name what they count: {file: the words after them}.
+_ALWAYS_SEVERAL = {
+    "arena.py": "bytes",  # of memory that ran out
+    "columns.py": "bytes or items",
+    "config/checks.py": "bits|characters|values",  # too many to be shown
+    "config/load.py": "keys|characters",
+    "config/patterns.py": "characters",
+    "checkpoint/safetensors.py": "characters|sizes",
+    "errors.py": "characters",
+    "strict_json.py": "digits",
+    "checkpoint/pickle_calls.py": "values",
+    "checkpoint/pickle_scan.py": "steps",
+    "checkpoint/quantized/mlx.py": "bits in groups",  # or None
+    "checkpoint/torch_pickle.py": "values",  # of a dtype
+    "encodings/packed.py": "codes",
+    "encodings/float8.py": "codes",
+    "export/gguf/header.py": "files",
+    "export/worker.py": "bytes",  # internal errors
+    "format/parquet/limits.py": "columns or|characters",
+    "plan/check.py": "bytes|times",  # of a name that is too long
+    "plan/cut.py": "values",  # of a row that is too large
+    "report/markdown.py": "params",  # as 22.7 M
+    "storage/remote/upload.py": "parts",  # S3's limit
+    "target/commit.py": "commits of",  # of 10,000
+    "target/manifest.py": "bytes are",  # of an index
+    "tensor/quantized.py": "columns or more",
+}
+_NOUN = r"[a-z]+s"
+_NO_NOUNS = (
+    "is|was|has|as|its|this|does|goes|gives|names|takes|needs|makes|holds|says|begins|matches|leaves|writes|chooses|"
+    "stands|leads"
+)
+
+
+def test_a_count_before_a_plural_is_counted() -> None:
+    """`counted` says `1 layer` and `2 layers`."""
+    counts = re.compile(rf"(?:^|[ (])(?:\{{\}}|\{{\}} of \{{\}}) (?!(?:{_NO_NOUNS})\b){_NOUN}\b")
+    found = [
+        (file, text)
+        for file, text in texts()
+        if counts.search(text) and not re.search(rf"\{{\}} (?:{_ALWAYS_SEVERAL.get(file, '-')})", text)
+    ]
+    assert found == []
+
+
 def test_a_budget_is_no_raw_count_of_bytes() -> None:
     found = [pair for pair in texts() if re.search(r"\{\} bytes (of memory|at once|of addresses)", pair[1])]
     assert found == []

@@ -369,3 +369,30 @@ def test_each_block_is_given_to_its_part_in_one_pass() -> None:
     assert list(found) == [f"part-{part}" for part in range(7)]
     assert all(block.path == path for path, own in found.items() for block in own)
     assert sorted(block.header.row_start for own in found.values() for block in own) == list(range(100))
+
+
+def test_tables_of_something_else_are_no_dataset(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "other.parquet")
+    for place in (tmp_path, tmp_path / "other.parquet"):
+        with pytest.raises(NotFound, match="none of a dataset's columns; give the target of a run"):
+            verify(place)
+
+
+def test_a_table_of_something_else_beside_a_dataset_is_a_problem(tmp_path: Path) -> None:
+    write_v1(tmp_path / "a.parquet", [kept_row("a", np.ones((2, 2), np.float32), "float32")])
+    pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "other.parquet")
+    problems = verify(tmp_path).problems
+    assert [p.uri for p in problems if p.kind == "not-found"] == [str(tmp_path / "other.parquet")]
+
+
+@pytest.mark.parametrize("content", [b"", b"some text", b"PAR"])
+def test_a_file_of_another_kind_is_no_dataset(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "notes.txt").write_bytes(content)
+    with pytest.raises(NotFound, match="no Parquet and so no dataset"):
+        verify(tmp_path / "notes.txt")
+
+
+def test_a_parquet_file_that_is_damaged_is_a_dataset_that_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "model.parquet").write_bytes(b"\0" * 64)
+    (problem,) = verify(tmp_path / "model.parquet").problems
+    assert problem.kind == CorruptWeights.kind

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, as_listed
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.encodings.dataset import DATASET_ROWS, as_a_source
-from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint
+from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint, counted
 from arrowquant_dist.folder.components import named_components
 from arrowquant_dist.folder.listing import SourceFolder, is_hidden
 from arrowquant_dist.folder.sidecars import Sidecars, choose_sidecars
@@ -65,7 +65,7 @@ def _check_sizes(dataset: Dataset, weights: Sequence[ObjectInfo], store: Store) 
     for part in dataset.manifest.parts if dataset.manifest is not None else ():
         found = sizes.get(part.path, part.nbytes)  # one that is not listed here may be behind a link
         if found != part.nbytes:
-            message = f"it has {found} bytes, the manifest says {part.nbytes}; fetch it again"
+            message = f"it has {counted(found, 'byte')}, the manifest says {part.nbytes}; fetch it again"
             raise CorruptWeights(message, uri=store.url(part.path))
 
 

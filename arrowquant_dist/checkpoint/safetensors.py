@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dtypes import BY_SAFETENSORS
-from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.errors import InvalidCheckpoint, counted
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
 from arrowquant_dist.strict_json import parse_json
 
@@ -66,7 +66,9 @@ def _same_ranges(layers: list[Layer]) -> dict[str, str]:
 
 def _read_header(store: Store, info: ObjectInfo, uri: str) -> tuple[int, bytes]:
     if info.nbytes < _LENGTH_NBYTES + 2:
-        _refuse(f"the file has {info.nbytes} bytes, too few for a safetensors header; {_AGAIN}", uri)
+        _refuse(
+            f"the file has {counted(info.nbytes, 'byte')}, too few for a safetensors header; {_AGAIN}", uri
+        )
     first = store.read_range(info.path, ByteRange(0, min(info.nbytes, _FIRST_READ_NBYTES))).tobytes()
     nbytes = int.from_bytes(first[:_LENGTH_NBYTES], "little")
     if nbytes > MAX_HEADER_NBYTES:
@@ -76,7 +78,9 @@ def _read_header(store: Store, info: ObjectInfo, uri: str) -> tuple[int, bytes]:
         )
     stop = _LENGTH_NBYTES + nbytes
     if stop > info.nbytes:
-        _refuse(f"cut off: the header needs {stop} bytes, the file has {info.nbytes}; {_AGAIN}", uri)
+        _refuse(
+            f"cut off: the header needs {counted(stop, 'byte')}, the file has {info.nbytes}; {_AGAIN}", uri
+        )
     if not first.startswith(b"{", _LENGTH_NBYTES):
         _refuse("its header does not begin with '{'; this is no safetensors file", uri)
     if stop <= len(first):
@@ -120,7 +124,11 @@ def _layer(name: str, entry: Any, data_start: int, uri: str) -> Layer:
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes != stop - start:
         given = f"{reprlib.repr(list(shape))} of {dtype.name}"
-        _refuse(f"{given} takes {nbytes} bytes, its data_offsets hold {stop - start}; {_AGAIN}", uri, name)
+        _refuse(
+            f"{given} takes {counted(nbytes, 'byte')}, its data_offsets hold {stop - start}; {_AGAIN}",
+            uri,
+            name,
+        )
     return Layer(name, shape, dtype.name, uri, data_start + start, nbytes)
 
 
@@ -143,9 +151,15 @@ def _check_ranges(layers: list[Layer], data_start: int, file_nbytes: int, uri: s
         stop += layer.nbytes
     if stop > file_nbytes:
         cut = next(layer.name for layer in layers if layer.offset + layer.nbytes > file_nbytes)
-        _refuse(f"cut off: the tensors need {stop} bytes, the file has {file_nbytes}; {_AGAIN}", uri, cut)
+        _refuse(
+            f"cut off: the tensors need {counted(stop, 'byte')}, the file has {file_nbytes}; {_AGAIN}",
+            uri,
+            cut,
+        )
     if stop < file_nbytes:
-        _refuse(f"{file_nbytes - stop} bytes after the last tensor belong to none; {_AGAIN}", uri)
+        left = counted(file_nbytes - stop, "byte")
+        belong = "belongs" if file_nbytes - stop == 1 else "belong"
+        _refuse(f"{left} after the last tensor {belong} to none; {_AGAIN}", uri)
 
 
 def _counts(values: Any) -> tuple[int, ...] | None:

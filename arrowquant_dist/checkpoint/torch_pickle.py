@@ -23,7 +23,7 @@ from arrowquant_dist.checkpoint.torch_zip import TorchArchive, read_archive
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.encodings.raw import RAW
 from arrowquant_dist.encodings.strided import Strided, is_contiguous, view_extent
-from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.errors import InvalidCheckpoint, counted
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
 
 _LOAD_LOCK = threading.Lock()  # fake mode and torch's unpickler keep state beside the thread's own
@@ -84,7 +84,7 @@ def _layer(view: _View, record: ByteRange, uri: str) -> Layer:
     start = view.offset * itemsize
     if nbytes and not 0 <= start <= start + nbytes <= record.nbytes:
         _refuse(
-            f"its values go beyond its storage of {record.nbytes} bytes; download the file again",
+            f"its values go beyond its storage of {counted(record.nbytes, 'byte')}; download the file again",
             uri,
             view.name,
         )

@@ -174,7 +174,7 @@ def _done(event: HowFar) -> str:
 
 
 def _layers(event: HowFar) -> list[str]:
-    return [f"{event.done_layers} of {event.total_layers} layers"] if event.total_layers else []
+    return [f"{event.done_layers} of {counted(event.total_layers, 'layer')}"] if event.total_layers else []
 
 
 def _speed(pace: RecentRate, now: float, event: HowFar) -> list[str]:

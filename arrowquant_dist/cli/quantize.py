@@ -11,7 +11,7 @@ import typer
 
 from arrowquant_dist.cli.options import AddressOption, EngineOption, WorkersOption
 from arrowquant_dist.cli.outcome import STOPPED, outcome, print_json
-from arrowquant_dist.errors import RESUMES, counted, listed
+from arrowquant_dist.errors import RESUMES, counted, listed, were
 from arrowquant_dist.method_names import METHODS
 
 if TYPE_CHECKING:
@@ -171,9 +171,8 @@ def _repaired(damaged: Sequence[str]) -> str:
         return (
             "every object holds what was written, there is nothing to repair; this is the report of that run."
         )
-    were = "was" if len(damaged) == 1 else "were"
     found = counted(len(damaged), "damaged object")
-    return f"{found} {were} made again ({listed(damaged)}), all others are as they were."
+    return f"{found} {were(len(damaged))} made again ({listed(damaged)}), all others are as they were."
 
 
 def _show_plan(

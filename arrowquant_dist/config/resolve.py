@@ -11,7 +11,7 @@ from arrowquant_dist.config.patterns import Matcher, matcher, nearest_names
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig
 from arrowquant_dist.config.spec import BITS, UNTOUCHED, NotKept, QuantSpec, half_spec, kept_spec
 from arrowquant_dist.dtypes import DTYPES
-from arrowquant_dist.errors import listed
+from arrowquant_dist.errors import counted, listed
 
 FUSED_EXPERTS_DIMS = 3  # [experts, out, in]
 _INSTEAD = (
@@ -155,7 +155,7 @@ class SpecResolver:
         for word in self._row_dims:
             if not word.matches:
                 dims = self.config.row_dims[word.pattern]
-                reason = f"matches no layer with more than {dims} dimensions{_hint(word.pattern, names)}"
+                reason = f"matches no layer with more than {counted(dims, 'dimension')}{_hint(word.pattern, names)}"
                 raise invalid(f"row_dims[{word.pattern!r}]", reason)
 
     def _check_codes(self) -> None:

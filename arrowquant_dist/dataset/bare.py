@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.dataset.values import Values
-from arrowquant_dist.errors import CorruptWeights
+from arrowquant_dist.errors import CorruptWeights, NotFound, counted
 from arrowquant_dist.format.parquet.limits import (
     GuardedReader,
     PageLimit,
@@ -84,7 +84,8 @@ class BareFile:
     """One Parquet file. A row group of several rows is read from its first on, so best in their order.
 
     version: `1` or `2`. blocks: its rows, unchecked (see layers.group_layers). kept_nbytes: the most memory
-    that such a row group takes in `kept`. Raises CorruptWeights for what is not V1 or V2.
+    that such a row group takes in `kept`. Raises NotFound for what is another table, CorruptWeights for what is not
+    V1 or V2 in some other way.
     No thread of Arrow's reads: one that lets go of a Python object while the interpreter ends takes the process down.
     """
 
@@ -129,11 +130,11 @@ class BareFile:
         if nbytes > column.total_uncompressed_size and not (
             has_dictionary and rows > 1
         ):  # equal ones are stored once
-            return f"data has at most {column.total_uncompressed_size} bytes, but needs {nbytes}"
+            return f"data has at most {counted(column.total_uncompressed_size, 'byte')}, but needs {nbytes}"
         if rows == 1 and column.total_uncompressed_size > _page_nbytes(
             nbytes, 1, has_dictionary=has_dictionary
         ):
-            return f"data has {column.total_uncompressed_size} bytes, but needs {nbytes}"
+            return f"data has {counted(column.total_uncompressed_size, 'byte')}, but needs {nbytes}"
         return None
 
     def data_range(self, block: StoredBlock) -> StoredRange:
@@ -217,6 +218,9 @@ class BareFile:
 
     def _schema_version(self, schema: pa.Schema) -> str:
         missing = [name for name in V1_SCHEMA.names if name not in schema.names]
+        if len(missing) == len(V1_SCHEMA.names):
+            message = "this Parquet file has none of a dataset's columns; give the target of a run"
+            raise NotFound(message, uri=self._store.url(self._path))
         if missing:
             raise self._corrupt(f"not a V1 or V2 file, the column {missing[0]!r} is missing")
         is_v1 = not any(column.name in schema.names for column in COLUMNS if column.since == "2")
@@ -252,7 +256,9 @@ class BareFile:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise self._corrupt(f"the column {name!r} is {stored.type}, not {column.wide_type}") from error
         if len(values) != sum(self._group_rows):
-            raise self._corrupt(f"the column {name!r} has {len(values)} of {sum(self._group_rows)} values")
+            raise self._corrupt(
+                f"the column {name!r} has {len(values)} of {counted(sum(self._group_rows), 'value')}"
+            )
         if any(value is None or (isinstance(value, list) and None in value) for value in values):
             raise self._corrupt(f"the column {name!r} has nulls")
         return values

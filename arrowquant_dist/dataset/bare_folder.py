@@ -2,88 +2,112 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from arrowquant_dist.errors import IncompleteDataset, NoRegularFile, NotFound, shortened
+from arrowquant_dist.errors import IncompleteDataset, NoRegularFile, NotFound, are, counted
 from arrowquant_dist.export_names import RECORD_PATH, SERVED_PATH
-from arrowquant_dist.storage.base import Store
+from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.storage.regular import obstructed
 from arrowquant_dist.storage.uris import is_local
-from arrowquant_dist.strict_json import parse_json
+from arrowquant_dist.target.exports import UNFINISHED, finished_export, marked
 from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
 
-# {format of an export: what opens it}
-_OPENS = {
-    "compressed-tensors": "transformers and vLLM open it",
-    "gguf": "llama.cpp opens its .gguf file",
-    "safetensors": "transformers' from_pretrained opens it",
-}
+_SUFFIX, _MAGIC = ".parquet", b"PAR1"
+_NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)\.parquet")
 
 
 def bare_paths(store: Store) -> Sequence[str]:
     """The Parquet files of a folder without a manifest, or "" for a store that is itself one. NotFound says what is
-    there instead."""
+    there instead; IncompleteDataset names files that are missing by the numbers of the others."""
     if store.exists(""):
+        _refuse_other_file(store)
         return [""]
     if store.has_file(PLAN_PATH):
         message = "the run that writes it has not finished; run the same quantize command again"
         raise IncompleteDataset(message, uri=store.uri)
     _refuse_links_to_nothing(store)
     found = [info.path for info in store.list()]
-    paths = [path for path in found if _is_data(path)]
+    paths = [path for path in found if is_data(path)]
     in_weights = [path for path in paths if path.startswith(f"{WEIGHTS_FOLDER}/")]
     if not paths:
-        raise NotFound(_why_no_dataset(store, found), uri=store.uri)
+        raise NotFound(why_no_dataset(store, found), uri=store.uri)
+    _refuse_missing(store, in_weights or paths)
     return in_weights or paths
+
+
+def refuse_unfinished_export(store: Store) -> None:
+    """NotFound where weights of an export lie without its record."""
+    found = [info.path for info in store.list()] if not store.exists("") else []
+    if RECORD_PATH not in found and marked(store, _weights(found)[:1]) is not None:
+        raise NotFound(UNFINISHED, uri=store.uri)
 
 
 def refuse_export(store: Store) -> None:
     """NotFound where a finished export is that is no dataset: not Parquet."""
-    if store.exists(RECORD_PATH) and (reason := _export(store)) is not None:
+    if store.exists(RECORD_PATH) and (reason := finished_export(store)) is not None:
         raise NotFound(reason, uri=store.uri)
+
+
+def _refuse_other_file(store: Store) -> None:
+    """NotFound for a file that is no Parquet by its name nor by its first bytes."""
+    if store.uri.endswith(_SUFFIX):
+        return
+    nbytes = min(store.size(""), len(_MAGIC))
+    if store.read_range("", ByteRange(0, nbytes)).tobytes() != _MAGIC:
+        message = (
+            "this file is no Parquet and so no dataset; give the target of a run, or a .parquet file of one"
+        )
+        raise NotFound(message, uri=store.uri)
+
+
+def _refuse_missing(store: Store, paths: Sequence[str]) -> None:
+    """IncompleteDataset where names say how many files there are, and some are not here."""
+    there: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for path in paths:
+        if (match := _NUMBERED.fullmatch(path)) is not None:
+            there[match[1], match[3]].add(match[2])
+    for (name, total), numbers in there.items():
+        if len(numbers) < int(total):
+            found = f"{len(numbers)} of {counted(int(total), 'file')} {are(len(numbers))} here ({name}-…-of-{total})"
+            is_export = not store.exists(RECORD_PATH) and marked(store, paths[:1]) is not None
+            what = "an export that has not finished; run the same export command again" if is_export else ""
+            raise IncompleteDataset(f"{found}: {what or 'fetch those that are missing'}", uri=store.uri)
 
 
 def _refuse_links_to_nothing(store: Store) -> None:
     """NoRegularFile: no listing has them, so a part of the dataset would be missing without a word. Folders may be
     named as files are, and FIFOs are refused when they are opened."""
     if is_local(store.uri):
-        for path, what in obstructed(Path(store.uri), _is_data):
+        for path, what in obstructed(Path(store.uri), is_data):
             if not Path(store.uri, path).exists():
                 message = f"this is {what} and a part of the dataset; fetch it again, or remove it"
                 raise NoRegularFile(message, uri=store.url(path))
 
 
-def _why_no_dataset(store: Store, paths: Sequence[str]) -> str:
+def why_no_dataset(store: Store, paths: Sequence[str]) -> str:
     """Of a folder without Parquet files."""
-    if RECORD_PATH in paths and (reason := _export(store)) is not None:
+    if RECORD_PATH in paths and (reason := finished_export(store)) is not None:
         return reason
     if SERVED_PATH in paths:
         return f"this is a folder for vLLM, without weights; give the dataset that its {SERVED_PATH} names"
-    if any(path.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf")) for path in paths):
+    weights = _weights(paths)
+    if RECORD_PATH not in paths and marked(store, weights[:1]) is not None:
+        return UNFINISHED
+    if weights:
         return (
             "this is a checkpoint and no dataset; quantize it first, or give the target of the run that did"
         )
     return "no manifest.json and no .parquet file here; check the spelling"
 
 
-def _export(store: Store) -> str | None:
-    """What a folder with an export's record is; None where that is another program's, or of an export that is a dataset
-    too."""
-    try:
-        record = parse_json(store.read(RECORD_PATH))
-    except ValueError:
-        return None
-    written = record.get("format") if isinstance(record, dict) else None
-    if not isinstance(written, str) or written not in _OPENS:
-        return None
-    origin = record.get("origin")
-    dataset = origin.get("dataset") if isinstance(origin, dict) else None
-    named = f", {shortened(dataset)}" if isinstance(dataset, str) else ""
-    what = f"this is an export as {written} and no dataset: {_OPENS[written]}"
-    return f"{what}; give the dataset that it was made of{named}"
+def _weights(paths: Sequence[str]) -> list[str]:
+    """Of checkpoints."""
+    return [path for path in paths if path.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf"))]
 
 
-def _is_data(path: str) -> bool:
+def is_data(path: str) -> bool:
     """Parquet files that are not hidden, as other readers of such folders see it."""
-    return path.endswith(".parquet") and not any(part[0] in "._" for part in PurePosixPath(path).parts)
+    return path.endswith(_SUFFIX) and not any(part[0] in "._" for part in PurePosixPath(path).parts)

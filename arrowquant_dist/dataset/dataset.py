@@ -40,6 +40,7 @@ from arrowquant_dist.errors import (
     NotFound,
     StorageError,
     UnknownLayer,
+    counted,
     listed,
 )
 from arrowquant_dist.format.record import StoredRange
@@ -127,7 +128,7 @@ class Dataset:
         stored = self.layers.get(self.aliases.get(name, name))
         if stored is None:
             near = difflib.get_close_matches(name, [*self.layers, *self.aliases], 3, 0.5)
-            hint = f"did you mean {listed(near)}?" if near else f"it has {len(self.layers)} others"
+            hint = f"did you mean {listed(near)}?" if near else f"it has {counted(len(self.layers), 'other')}"
             raise UnknownLayer(f"the dataset has no such layer; {hint}", layer=name, uri=self.uri)
         return stored
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from arrowquant_dist.errors import CorruptWeights
+from arrowquant_dist.errors import CorruptWeights, counted
 from arrowquant_dist.format.record import StoredRange
 
 ZSTD_PREFIX_NBYTES = 4  # a decompressed page begins with the value's length
@@ -38,9 +38,8 @@ def decompressed_page(page: np.ndarray, value: StoredRange) -> np.ndarray:
         decoded = np.frombuffer(plain, np.uint8)
     length = int.from_bytes(decoded[:ZSTD_PREFIX_NBYTES].tobytes(), "little")
     if length != value.nbytes or decoded.size != value.nbytes + ZSTD_PREFIX_NBYTES:
-        message = (
-            f"the page holds {length} bytes, not {value.nbytes}; fetch the object again or quantize anew"
-        )
+        message = f"the page holds {counted(length, 'byte')}, not {value.nbytes}"
+        message += "; fetch the object again or quantize anew"
         raise CorruptWeights(message, byte_range=_byte_range(value))
     return decoded[ZSTD_PREFIX_NBYTES:]
 
@@ -56,8 +55,8 @@ def _check_frame(page: np.ndarray, value: StoredRange) -> None:
     if found is None and needed <= page.size // _LEAST_BLOCK_NBYTES * _BLOCK_NBYTES:
         return
     if found != needed:
-        holds = "too few" if found is None else f"{found}"
-        message = f"the page holds {holds} bytes, not {needed}; fetch the object again or quantize anew"
+        holds = "too few bytes" if found is None else counted(found, "byte")
+        message = f"the page holds {holds}, not {needed}; fetch the object again or quantize anew"
         raise CorruptWeights(message, byte_range=_byte_range(value))
 
 

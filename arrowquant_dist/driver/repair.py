@@ -30,6 +30,7 @@ from arrowquant_dist.errors import (
     IncompleteDataset,
     InvalidCheckpoint,
     NotFound,
+    counted,
     listed,
 )
 from arrowquant_dist.format.row import RowHeader
@@ -242,10 +243,11 @@ def _sidecars_of(target: Target, manifest: Manifest, damaged: Sequence[str], sid
     for said in manifest.sidecars:
         data = sidecars.get(said.path) if said.path in damaged else target.store.read(said.path)
         if data is None or StoredFile.of(said.path, data) != said:
-            now = f"{len(data)} bytes, {hash_of(data)}" if data is not None else "none"
+            now = f"{counted(len(data), 'byte')}, {hash_of(data)}" if data is not None else "none"
             message = (
-                f"it is damaged, and the source's is not what was copied (was {said.nbytes} bytes, {said.hash}; is "
-                f"{now}); put back the source's, or the code that copied it, or quantize with --overwrite"
+                f"it is damaged, and the source's is not what was copied (was {counted(said.nbytes, 'byte')}, "
+                f"{said.hash}; is {now}); put back the source's, or the code that copied it, or quantize with "
+                "--overwrite"
             )
             raise InvalidCheckpoint(message, uri=target.store.url(said.path))
         files[said.path] = data

@@ -12,7 +12,7 @@ import numpy as np
 from arrowquant_dist.arena import Allocate
 from arrowquant_dist.config.spec import NotKept, QuantSpec
 from arrowquant_dist.encodings.place import Place
-from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.errors import InvalidCheckpoint, counted
 from arrowquant_dist.storage.base import ByteRange
 from arrowquant_dist.storage.uris import redact
 
@@ -147,7 +147,6 @@ def check_inside(layer: Stored, uri: str, found: ByteRange, sizes: Mapping[str, 
     """InvalidCheckpoint where bytes that a layer needs are not in their file."""
     nbytes = sizes.get(uri)
     if found.start < 0 or (nbytes is not None and found.stop > nbytes):
-        message = (
-            f"its bytes {found.start} to {found.stop} are outside the file ({nbytes} bytes); fetch it again"
-        )
+        file = "the file" if nbytes is None else f"the file ({counted(nbytes, 'byte')})"
+        message = f"its bytes {found.start} to {found.stop} are outside {file}; fetch it again"
         raise InvalidCheckpoint(message, layer=layer.name, uri=redact(uri))

@@ -16,7 +16,7 @@ from arrowquant_dist.encodings.encoding import (
     SourceRange,
     Stored,
 )
-from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.errors import InvalidCheckpoint, counted
 from arrowquant_dist.storage.base import ByteRange
 from arrowquant_dist.storage.uris import redact
 
@@ -46,7 +46,7 @@ class Raw(Encoding):
     def check(self, layer: Stored, sizes: Mapping[str, int]) -> None:
         if layer.nbytes != layer.source_nbytes:
             shape = f"{list(layer.shape)} of {layer.dtype}"
-            message = f"has {layer.nbytes} bytes, its shape {shape} needs {layer.source_nbytes}"
+            message = f"has {counted(layer.nbytes, 'byte')}, its shape {shape} needs {layer.source_nbytes}"
             raise InvalidCheckpoint(message, layer=layer.name, uri=redact(layer.uri))
         Encoding.check(self, layer, sizes)
 

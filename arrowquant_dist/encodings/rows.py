@@ -19,7 +19,7 @@ from arrowquant_dist.encodings.encoding import Source, SourceRange, Stored
 from arrowquant_dist.encodings.global_scale import FACTOR_ROW_NBYTES, GlobalScale
 from arrowquant_dist.encodings.place import Place
 from arrowquant_dist.encodings.zero_points import BesideScales
-from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.errors import InvalidCheckpoint, counted
 from arrowquant_dist.kernels.code_kinds import E2M1, E4M3, E5M2
 from arrowquant_dist.storage.uris import redact
 from arrowquant_dist.tensor.source import as_float32
@@ -199,9 +199,8 @@ class RowSlice:
         if groups.size and groups.min() == -1:
             return groups[:0]
         if groups.size and not 0 <= groups.min() <= groups.max() < self.grid.scale_columns:
-            message = (
-                f"its g_idx has groups beyond its {self.grid.scale_columns} scales a row; download it again"
-            )
+            scales = counted(self.grid.scale_columns, "scale")
+            message = f"its g_idx has groups beyond its {scales} a row; download it again"
             raise InvalidCheckpoint(message, layer=self.layer.name, uri=self.layer.uri)
         return groups
 

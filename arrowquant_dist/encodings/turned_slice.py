@@ -19,7 +19,7 @@ from arrowquant_dist.encodings.place import present
 from arrowquant_dist.encodings.rows import OUT_BITS
 from arrowquant_dist.encodings.strided import WINDOW_NBYTES
 from arrowquant_dist.encodings.turned_layout import RUN, PackedField, TurnedLayout
-from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.errors import InvalidCheckpoint, counted
 from arrowquant_dist.tensor.source import as_float32
 
 _TILE = 2 * RUN  # outputs that are decoded at a time
@@ -185,7 +185,9 @@ class TurnedSlice:
         groups = stored.view("<i4")
         count = self.encoding.scales.shape[0]
         if not 0 <= groups.min() <= groups.max() < count:
-            message = f"its g_idx has groups beyond its {count} scales an output; download it again"
+            message = (
+                f"its g_idx has groups beyond its {counted(count, 'scale')} an output; download it again"
+            )
             raise InvalidCheckpoint(message, layer=self.layer.name, uri=place.uri)
         in_order = np.array_equal(groups, np.arange(groups.size, dtype=np.int32) // group)
         return groups[:0] if in_order else groups

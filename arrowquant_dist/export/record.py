@@ -17,12 +17,12 @@ from arrowquant_dist.code_digest import export_digest
 from arrowquant_dist.errors import TargetConflict
 from arrowquant_dist.export.format import ExportDraft, ExportFormat
 from arrowquant_dist.export.mark import made_mark
+from arrowquant_dist.export_names import RECORD_KIND
 from arrowquant_dist.field_types import check_types
 from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.manifest import StoredFile
 
 RECORD_VERSION = 1
-_KIND = "arrowquant-export"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class ExportRecord:
         return found or (["what becomes of its layers"] if self.code == planned.code else [])
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": _KIND, "export_version": RECORD_VERSION, **asdict(self)}
+        return {"kind": RECORD_KIND, "export_version": RECORD_VERSION, **asdict(self)}
 
     def to_bytes(self) -> bytes:
         return (json.dumps(self.to_dict(), indent=2) + "\n").encode()
@@ -102,7 +102,7 @@ class ExportRecord:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             message = f"this is no record of an export ({error}); choose another folder, or remove it"
             raise TargetConflict(message, uri=uri) from error
-        if head != (_KIND, RECORD_VERSION):
+        if head != (RECORD_KIND, RECORD_VERSION):
             message = "this is the record of another release's export; use that one, or choose another folder"
             raise TargetConflict(message, uri=uri)
         return record

@@ -8,7 +8,7 @@ from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.config import RunConfig, Storage, check_run
 from arrowquant_dist.config.arguments import check_made
 from arrowquant_dist.config.sizes import rounded_size
-from arrowquant_dist.dataset.bare_folder import refuse_export
+from arrowquant_dist.dataset.bare_folder import refuse_export, refuse_unfinished_export
 from arrowquant_dist.engine import Engine, choose_engine
 from arrowquant_dist.engine.progress import OnProgress, counting_events
 from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded, listed
@@ -122,10 +122,12 @@ def plan_export(target: Location, out: Location, options: ExportOptions, run: Ru
 def open_model(target: str, options: ExportOptions, run: RunConfig) -> Model:
     """The dataset at `target`, and what its layers may be quantized anew from. No values are read.
     IncompleteDataset, CorruptWeights where its small files are not all those that its manifest lists."""
-    refuse_export(open_store(target, run.source_storage))
+    store = open_store(target, run.source_storage)
+    refuse_export(store)
     checkpoint = open_checkpoint(target, run.source_storage)
     dataset = checkpoint.dataset
     if dataset is None:
+        refuse_unfinished_export(store)
         message = "this is a checkpoint and no dataset; quantize it first, then export the target of that"
         raise InvalidConfig(message, uri=redact(target))
     # a dataset may be one file, which is no folder; without small files no config names folders

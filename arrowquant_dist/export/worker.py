@@ -22,7 +22,7 @@ from arrowquant_dist.code_digest import export_digest
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.prefetch import Budget, Stream
-from arrowquant_dist.errors import RESUMES, IncompleteDataset, Interrupted, NotFound, TargetConflict
+from arrowquant_dist.errors import RESUMES, IncompleteDataset, Interrupted, NotFound, TargetConflict, counted
 from arrowquant_dist.export.files import OutputFile, Step
 from arrowquant_dist.export.mark import OTHER_VERSION, is_of_other_code, mark_of
 from arrowquant_dist.export.reading import Packed, StepReader
@@ -236,7 +236,7 @@ def _local_readers(workers: int) -> int:
 def refuse_other_file(store: Store, info: ObjectInfo, file: OutputFile) -> None:
     """TargetConflict unless the object is this file: its size, and its first and last literal, one of which has the
     export's mark in it."""
-    problem = f"it has {info.nbytes} bytes, and the export's has {file.nbytes}"
+    problem = f"it has {counted(info.nbytes, 'byte')}, and the export's has {file.nbytes}"
     if info.nbytes == file.nbytes:
         head, tail = file.literals[0], file.literals[-1]
         places = ((0, head), (file.nbytes - len(tail), tail))

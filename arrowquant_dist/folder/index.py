@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 from arrowquant_dist.config.sizes import rounded_size
-from arrowquant_dist.errors import InvalidCheckpoint, NotFound, counted, listed
+from arrowquant_dist.errors import InvalidCheckpoint, NotFound, are, counted, listed
 from arrowquant_dist.folder.threads import in_threads
 from arrowquant_dist.storage.base import ObjectInfo, Store
 from arrowquant_dist.strict_json import parse_json
@@ -59,7 +59,7 @@ def refuse_missing(store: Store, index: str, missing: Sequence[str], count: int)
     """InvalidCheckpoint where files that an index names are missing. count: of all that it names."""
     if missing:
         _refuse(
-            f"{len(missing)} of the {counted(count, 'file')} it names are missing: "
+            f"{len(missing)} of the {counted(count, 'file')} it names {are(len(missing))} missing: "
             f"{listed(missing)}; download what is missing",
             store.url(index),
         )

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from arrowquant_dist.errors import InvalidCheckpoint, listed
-from arrowquant_dist.export_names import MARK_KEY, MODEL_FILES, RECORD_PATH, SERVED_PATH
+from arrowquant_dist.export_names import MODEL_FILES, RECORD_PATH, SERVED_PATH
 from arrowquant_dist.folder.adapters import adapter_error
 from arrowquant_dist.folder.components import PIPELINE, Component
 from arrowquant_dist.folder.listing import SourceFolder
 from arrowquant_dist.folder.names import is_weights, rank_of, slices_reason
 from arrowquant_dist.folder.sidecars import is_targets_own
 from arrowquant_dist.folder.weights import adapters_in
-from arrowquant_dist.storage.base import ByteRange
+from arrowquant_dist.target.exports import UNFINISHED, finished_export, marked
 
 _MANIFEST, _INDEX, _WEIGHTS = "manifest.json", "index.parquet", "weights"
 _PARQUET = ".parquet"
-_SAFETENSORS, _MARK_WITHIN_NBYTES = ".safetensors", 4 << 10
 _MOST_FOLDERS = 200
 _MOST_FILES = 2_000
 _LOOKED_FOR = (
@@ -44,14 +43,8 @@ def refuse_unfinished_export(folder: SourceFolder, weights: Iterable[Sequence[st
     some may be missing, and what says which model they are of is. weights: paths of each component's."""
     if {info.path for info in folder.files()} & {RECORD_PATH, *MODEL_FILES}:
         return
-    for path in (path for paths in weights for path in paths[:1] if path.endswith(_SAFETENSORS)):
-        nbytes = min(folder.store.size(path), _MARK_WITHIN_NBYTES)
-        if f'"{MARK_KEY}"'.encode() in folder.store.read_range(path, ByteRange(0, nbytes)).tobytes():
-            message = (
-                "this is an export that has not finished, or only its weights; run the same export command again, or "
-                "give the dataset that it is made of"
-            )
-            raise InvalidCheckpoint(message, uri=folder.store.uri)
+    if marked(folder.store, [path for paths in weights for path in paths[:1]]) is not None:
+        raise InvalidCheckpoint(UNFINISHED, uri=folder.store.uri)
 
 
 def remaining_notes(folder: SourceFolder, taken: Collection[str], named: Collection[str]) -> list[str]:
@@ -86,10 +79,15 @@ def nothing_found(folder: SourceFolder, component: Component) -> InvalidCheckpoi
     with_weights = _folders_with_weights(folder)
     if with_weights and not folder.find(PIPELINE):
         return _weights_below(folder, with_weights)
-    names = [info.path for info in folder.files(component.path)]
-    if SERVED_PATH in names:
+    files = [info.path for info in folder.files(component.path)]
+    if SERVED_PATH in files:
         message = f"this is a folder for vLLM, without weights; give the dataset that its {SERVED_PATH} names"
         return InvalidCheckpoint(message, uri=uri)
+    if RECORD_PATH in files and (reason := finished_export(folder.store)) is not None:
+        return InvalidCheckpoint(reason, uri=uri)
+    if RECORD_PATH not in files and marked(folder.store, [path for path in files if path.endswith(".gguf")]):
+        return InvalidCheckpoint(UNFINISHED, uri=uri)
+    names = list(files)
     names += [f"{path}/" for path in folder.folders(component.path)]
     there = listed(names)
     has_gguf = any(name.endswith(".gguf") for name in names)

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from arrowquant_dist.errors import InvalidCheckpoint, are, listed
+from arrowquant_dist.errors import InvalidCheckpoint, are, counted, listed
 from arrowquant_dist.folder.index import (
     find_files,
     missing_numbers,
@@ -215,7 +215,8 @@ def _only_complete(numbered: Sequence[_Set], folder: SourceFolder, path: str) ->
         return complete[0].paths
     missing = missing_numbers(numbered[0].paths)
     count = len(missing) + len(numbered[0].paths)
-    message = f"{len(missing)} of {count} files {are(len(missing))} missing: {listed(missing)}; fetch what is missing"
+    named = f"{len(missing)} of {counted(count, 'file')} {are(len(missing))} missing: {listed(missing)}"
+    message = f"{named}; fetch what is missing"
     raise InvalidCheckpoint(message, uri=folder.store.url(path))
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from arrowquant_dist.config import BITS
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import counted
 from arrowquant_dist.format.digests import CHUNK_NBYTES, DIGEST_NBYTES
 from arrowquant_dist.tensor import row_nbytes
 
@@ -274,13 +275,15 @@ def sizes_problem(row: RowHeader, nbytes: Blobs[int]) -> str | None:
     """What is wrong with the sizes of a row's values; None if nothing. V1 has no digests."""
     data_nbytes = row.data_nbytes
     if nbytes.data != data_nbytes:
-        return f"data has {nbytes.data} bytes, but shape and quant_type need {data_nbytes}"
+        return f"data has {counted(nbytes.data, 'byte')}, but shape and quant_type need {data_nbytes}"
     digests_nbytes = DIGEST_NBYTES * -(-data_nbytes // CHUNK_NBYTES) if row.checksum else 0
     if nbytes.chunk_digests != digests_nbytes:
-        return f"chunk_digests has {nbytes.chunk_digests} bytes, but the data needs {digests_nbytes}"
+        return (
+            f"chunk_digests has {counted(nbytes.chunk_digests, 'byte')}, but the data needs {digests_nbytes}"
+        )
     expected = 4 * row.scale_count
     if nbytes.scales != expected and not (row.num_params == 0 and nbytes.scales == 0):
-        return f"scales has {nbytes.scales} bytes, but the groups need {expected}"
+        return f"scales has {counted(nbytes.scales, 'byte')}, but the groups need {expected}"
     if nbytes.zero_points not in {0, nbytes.scales}:
-        return f"zero_points has {nbytes.zero_points} bytes, scales {nbytes.scales}"
+        return f"zero_points has {counted(nbytes.zero_points, 'byte')}, scales {nbytes.scales}"
     return None

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from arrowquant_dist.config.checks import shown
-from arrowquant_dist.errors import InvalidConfig, UnknownLayer, listed
+from arrowquant_dist.errors import InvalidConfig, UnknownLayer, counted, listed
 
 _WILD = "*?["
 
@@ -60,7 +60,7 @@ def _unknown(words: Sequence[str], known: Sequence[str], uri: str) -> UnknownLay
     hint = (
         f"did you mean {listed(near)}?"
         if near
-        else f"it has {len(known)} others; loader.keys() has the names"
+        else f"it has {counted(len(known), 'other')}; loader.keys() has the names"
     )
     others = f" (nor for {listed(words[1:])})" if len(words) > 1 else ""
     kind = (

@@ -17,7 +17,7 @@ from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Load, Stream, load_now
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dataset.together import alone
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.errors import InvalidConfig, counted
 from arrowquant_dist.loader.lent import Lent
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.names import choose
@@ -116,7 +116,7 @@ class WeightLoader:
         return _reopened, (self._settings,)
 
     def __repr__(self) -> str:
-        return f"WeightLoader({self._settings.uri!r}, {len(self)} layers)"
+        return f"WeightLoader({self._settings.uri!r}, {counted(len(self), 'layer')})"
 
     def __getitem__(self, name: str) -> Any:
         """The whole layer. UnknownLayer (a KeyError) has the nearest names."""

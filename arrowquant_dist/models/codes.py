@@ -10,7 +10,6 @@ import torch
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Stream
 from arrowquant_dist.dataset.region import Region
-from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.machine import give_back_freed_memory
 from arrowquant_dist.models.fill import Slot
@@ -93,43 +92,6 @@ class Coding:
             read.pool.shutdown()
         replace_modules(model, packed)
         give_back_freed_memory()
-        if packed:
-            refuse_what_needs_values(model)
-
-
-def refuse_what_needs_values(model: torch.nn.Module) -> None:
-    """Puts a refusal in the place of what transformers does with weights as tensors, of the model and those in it."""
-    for module in model.modules():
-        for name, refusal in _REFUSALS.items():
-            if hasattr(module, name):
-                setattr(module, name, refusal)
-
-
-def refuse_saving(*_: object, **__: object) -> None:
-    """In the place of save_pretrained: transformers would write codes under names that it does not know when it reads
-    them, and would then fill the model with random values."""
-    message = (
-        "a model whose weights are codes cannot be saved as a checkpoint of transformers; write one from the dataset, "
-        "as arrowquant export TARGET OUT --format safetensors, or load_model it without codes=True"
-    )
-    raise InvalidConfig(message)
-
-
-def refuse_resizing(*_: object, **__: object) -> None:
-    """In the place of resize_token_embeddings, which would need rows that no layer of the dataset has."""
-    message = (
-        "embeddings of a model whose weights are codes cannot get other sizes; load_model it without codes=True, or "
-        "resize the source and quantize that"
-    )
-    raise InvalidConfig(message)
-
-
-# By name and not bound to a model, so that copies and pickles of it refuse as well.
-_REFUSALS = {
-    "save_pretrained": refuse_saving,
-    "push_to_hub": refuse_saving,
-    "resize_token_embeddings": refuse_resizing,
-}
 
 
 def _note_changed(call: Call, changed: set[int]) -> None:

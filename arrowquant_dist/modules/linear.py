@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from arrowquant_dist.config.checks import shown
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.errors import InvalidConfig, counted
 from arrowquant_dist.modules import operations
 from arrowquant_dist.modules.products import multiply
 from arrowquant_dist.modules.transforms import is_traced, is_transformed, plain_linear
@@ -24,7 +24,9 @@ def _check_bias(bias: object, rows: int) -> None:
         return
     if not isinstance(bias, torch.Tensor) or not bias.is_floating_point() or bias.shape != (rows,):
         kind = f"{bias.dtype} {list(bias.shape)}" if isinstance(bias, torch.Tensor) else shown(bias)
-        raise InvalidConfig(f"a bias of {rows} outputs has floating-point values [{rows}]; this is {kind}")
+        raise InvalidConfig(
+            f"a bias of {counted(rows, 'output')} has floating-point values [{rows}]; this is {kind}"
+        )
 
 
 class QuantLinear(CodesLayer):
@@ -82,8 +84,9 @@ class QuantLinear(CodesLayer):
         if not is_taken or not values.ndim or values.shape[-1] != self.in_features:
             layout = "" if values.layout is torch.strided else f" ({values.layout})"
             message = (
-                f"a layer of {self.in_features} features takes floating-point values [..., {self.in_features}] of 16, "
-                f"32 or 64 bits, not {values.dtype} {list(values.shape)}{layout}; pass what the layer before it gives"
+                f"a layer of {counted(self.in_features, 'feature')} takes floating-point values [..., "
+                f"{self.in_features}] of 16, 32 or 64 bits, not {values.dtype} {list(values.shape)}{layout}; "
+                "pass what the layer before it gives"
             )
             raise InvalidConfig(message)
         codes_on, bias = self.weight.device, self.bias

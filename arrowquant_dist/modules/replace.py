@@ -8,6 +8,7 @@ import torch
 
 from arrowquant_dist.modules.embedding import QuantEmbedding
 from arrowquant_dist.modules.linear import QuantLinear
+from arrowquant_dist.modules.model_methods import put_codes_methods
 from arrowquant_dist.modules.weight import QuantWeight
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -39,8 +40,11 @@ def packed_module(
 
 
 def replace_modules(root: torch.nn.Module, packed: Mapping[torch.nn.Module, torch.nn.Module]) -> None:
-    """Puts the values of `packed` in the place of its keys, wherever these are within `root`."""
+    """Puts the values of `packed` in the place of its keys, wherever these are within `root`, and methods that know of
+    codes on the models of transformers there."""
     for parent in [*root.modules()]:
         for name, child in [*parent.named_children()]:
             if child in packed:
                 setattr(parent, name, packed[child])
+    if packed:
+        put_codes_methods(root)

@@ -16,6 +16,7 @@ from arrowquant_dist.modules.packed_rows import PackedRows
 from arrowquant_dist.tensor import QuantizedTensor
 
 _BUFFERS = ("codes", "scales", "zero_points")
+_OWN = frozenset({"shape", "dtype"})  # of what tensors have, those that each weight is given
 _MOST = (1 << 63) - 1
 
 
@@ -138,6 +139,38 @@ class QuantWeight(torch.nn.Module):
     def requires_grad(self) -> bool:
         return False
 
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:  # noqa: FBT001, FBT002
+        """InvalidConfig where it is to have gradients."""
+        if requires_grad:
+            message = (
+                "a weight whose values are codes has no gradient; train what is around it, or load_model without "
+                "codes=True"
+            )
+            raise InvalidConfig(message)
+        return self
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    def dim(self) -> int:
+        return 2
+
+    def size(self, dim: int | None = None) -> Any:
+        """As of a tensor: the shape, or one number of it."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        """Of the values that it stands for."""
+        return self.shape.numel()
+
+    def is_floating_point(self) -> bool:
+        return True
+
     @property
     def nbytes(self) -> int:
         """Of the codes, scales and zero points."""
@@ -155,6 +188,21 @@ class QuantWeight(torch.nn.Module):
             dtype or self.dtype,
         )
         return values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: FBT001
+        """Its values, as numpy gets those of a tensor; in memory of their own."""
+        return np.asarray(self.dequantize().numpy(), dtype)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """InvalidConfig for what tensors have and this does not, as `weight.data = …`, which would change nothing."""
+        is_known = name in _OWN or name.startswith("_") or hasattr(type(self), name)
+        if not is_known and hasattr(torch.Tensor, name):
+            message = (
+                f"a weight whose values are codes has no {name!r} to set; put another QuantWeight in its place, or "
+                "load_model without codes=True"
+            )
+            raise InvalidConfig(message)
+        super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         """AttributeError that says what to do, for what tensors have and this does not."""

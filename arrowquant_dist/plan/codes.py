@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from arrowquant_dist.checkpoint.source_codes import SourceCodes
 from arrowquant_dist.config import NotKept, QuantSpec
-from arrowquant_dist.errors import listed
+from arrowquant_dist.errors import counted, listed
 from arrowquant_dist.plan.blocks import RowBlock
 
 
@@ -39,4 +39,4 @@ def _are_codes(found: QuantSpec | NotKept | None) -> bool:
 
 
 def _counted(names: Sequence[str]) -> str:
-    return f"{len(names)} {'layer' if len(names) == 1 else 'layers'}"
+    return counted(len(names), "layer")

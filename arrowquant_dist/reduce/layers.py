@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from arrowquant_dist.config import BITS, SOURCE
-from arrowquant_dist.errors import IncompleteDataset, are, counted, listed
+from arrowquant_dist.errors import IncompleteDataset, are, counted, have, listed
 from arrowquant_dist.format.record import RowRecord
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.plan import Plan
@@ -91,7 +91,7 @@ def _check_shards(receipts: Sequence[Receipt], plan: Plan) -> None:
     if len(told) != len(planned) or set(told) != planned:
         surplus = sorted({shard for shard in told if shard not in planned or told.count(shard) > 1})
         raise IncompleteDataset(
-            f"{counted(len(surplus), 'shard')} {'has' if len(surplus) == 1 else 'have'} a receipt that is one "
+            f"{counted(len(surplus), 'shard')} {have(len(surplus))} a receipt that is one "
             f"too many ({listed(surplus)}); keep the committed receipt of each planned shard alone"
         )
 

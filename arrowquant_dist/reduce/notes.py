@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arrowquant_dist.errors import counted, listed, shortened
+from arrowquant_dist.errors import counted, have, listed, shortened
 from arrowquant_dist.plan import Plan
 from arrowquant_dist.reduce.layers import LayerMetrics
 
@@ -21,10 +21,10 @@ def _kept_codes(layers: Sequence[LayerMetrics]) -> list[str]:
     kept = sum(layer.keeps_codes for layer in layers)
     if not kept:
         return []
-    have = f"{counted(kept, 'layer')} {'has' if kept == 1 else 'have'}"
+    these = f"{counted(kept, 'layer')} {have(kept)}"
     return [
-        f"{have} the codes, scales and zero points of the source, and so decode to its values: no figure of error here "
-        "counts them, and how far they are from the model that was quantized is not known here"
+        f"{these} the codes, scales and zero points of the source, and so decode to its values: no figure of error "
+        "here counts them, and how far they are from the model that was quantized is not known here"
     ]
 
 
@@ -33,7 +33,7 @@ def _non_finite(layers: Sequence[LayerMetrics]) -> list[str]:
     counts = ((layer, layer.errors.non_finite) for layer in layers if layer.errors is not None)
     found = [(layer, count) for layer, count in counts if count]
     notes = [
-        f"{shortened(layer.layer_name)!r} holds {count} among {layer.params} values, stored as they are"
+        f"{shortened(layer.layer_name)!r} holds {count} among {counted(layer.params, 'value')}, stored as they are"
         for layer, count in found[:_NAMED]
     ]
     if len(found) > _NAMED:

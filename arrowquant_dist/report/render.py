@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage, check_storage
-from arrowquant_dist.dataset.bare_folder import refuse_export
+from arrowquant_dist.dataset.bare_folder import is_data, refuse_export, why_no_dataset
 from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint, NotFound
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.reduce.figures import Report
@@ -70,11 +70,16 @@ def _report_without_manifest(store: Store) -> Report:
     if store.has_file(MANIFEST_PATH) or store.has_file(PLAN_PATH):
         raise _no_report(store.url(REPORT_PATH))
     refuse_export(store)
-    if not store.list():
+    if store.exists(""):
+        raise NotFound("this is a file and no dataset; give the target of a run", uri=store.uri)
+    paths = [info.path for info in store.list()]
+    if not paths:
         message = (
             "no report here, and nothing else; check the spelling, or run the same `quantize` command again"
         )
         raise NotFound(message, uri=store.url(REPORT_PATH))
+    if REPORT_PATH not in paths and not any(is_data(path) for path in paths):
+        raise NotFound(why_no_dataset(store, paths), uri=store.uri)
     return _read(store, REPORT_PATH)
 
 

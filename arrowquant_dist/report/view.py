@@ -249,7 +249,11 @@ def run_facts(report: Report) -> Table:
         ("bytes moved", _bytes_moved(report)),
         ("rate of a busy worker", _worker_rates(report)),
         ("tied tensors stored under another name", str(report.totals.aliases)),
-        ("host", f"{host.system}, {host.cpus} CPUs, {text.nbytes(host.memory_nbytes)}, Python {host.python}"),
+        (
+            "host",
+            f"{host.system}, {counted(host.cpus, 'CPU')}, {text.nbytes(host.memory_nbytes)}, "
+            f"Python {host.python}",
+        ),
         ("versions", ", ".join(f"{name} {version}" for name, version in host.versions.items())),
         ("fingerprint", report.fingerprint),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from arrowquant_dist.errors import SourceChanged
+from arrowquant_dist.errors import SourceChanged, counted
 from arrowquant_dist.storage.base import ObjectInfo
 
 _OF_A_FILE = ("mtime", "size", "ctime", "inode")  # what a local file's version is made of, in its order
@@ -86,8 +86,8 @@ class Pins:
             return
         items = what_differs((pinned.nbytes, pinned.version), (found.nbytes, found.version))
         message = (
-            f"the file changed since the plan was made ({', '.join(items)}: {pinned.nbytes} bytes, version "
-            f"{pinned.version}, then, {found.nbytes} bytes, {found.version} now)"
+            f"the file changed since the plan was made ({', '.join(items)}: {counted(pinned.nbytes, 'byte')}, version "
+            f"{pinned.version}, then, {counted(found.nbytes, 'byte')}, {found.version} now)"
         )
         raise SourceChanged(f"{message}; put it back, or start anew with --overwrite", uri=url)
 

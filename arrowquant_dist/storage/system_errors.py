@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from arrowquant_dist.errors import CutObject, StorageError
+from arrowquant_dist.errors import CutObject, StorageError, counted
 
 _FULL = "free some space and run the same command again, finished work is kept"
 _HINTS = {
@@ -32,4 +32,7 @@ def short_read(url: str, start: int, wanted: int, got: int) -> CutObject:
 
 def ends_early(nbytes: int) -> str:
     """nbytes: that are missing."""
-    return f"the object ends {nbytes} bytes too early; it was cut or replaced since it was listed, so fetch it again"
+    missing = counted(nbytes, "byte")
+    return (
+        f"the object ends {missing} too early; it was cut or replaced since it was listed, so fetch it again"
+    )

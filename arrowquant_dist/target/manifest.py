@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import xxhash
 
-from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint, listed
+from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint, counted, listed
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.strict_json import parse_json
@@ -192,7 +192,7 @@ class Manifest:
         """
         copied = next((sidecar for sidecar in self.sidecars if sidecar.path == path), None)
         if copied is not None and StoredFile.of(path, data) != copied:
-            size = f"{len(data)} bytes instead of {copied.nbytes}"
+            size = f"{counted(len(data), 'byte')} instead of {copied.nbytes}"
             other = "as many bytes with another hash" if len(data) == copied.nbytes else size
             message = (
                 f"this is not the file that the manifest lists ({other}), so it was edited or is damaged; fetch it "

@@ -26,11 +26,13 @@ import pyarrow as pa
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import IncompleteDataset, NotFound, TargetConflict, are, counted, listed
+from arrowquant_dist.export_names import RECORD_PATH
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.regular import obstacle
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
+from arrowquant_dist.target.exports import marked
 from arrowquant_dist.target.index import INDEX_PATH, is_index
 from arrowquant_dist.target.layout import PLAN_PATH, Listing, links, odd_places
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
@@ -175,9 +177,9 @@ class Target:
             )
             raise TargetConflict(message, uri=self.store.uri)
         if state == "foreign":
-            message = (
-                f"the target holds other files ({listed(listing.foreign)}); choose an empty or new folder"
-            )
+            is_export = RECORD_PATH in listing or marked(self.store, listing.foreign) is not None
+            what = "an export" if is_export else "other files"
+            message = f"the target holds {what} ({listed(listing.foreign)}); choose an empty or new folder"
             raise TargetConflict(message, uri=self.store.uri)
 
     def refuse_other_sidecars(self, sidecars: Files, listing: Listing) -> None:

@@ -22,7 +22,7 @@ from arrowquant_dist.encodings.packed import PACKED_BITS, PackedInts, words_of
 from arrowquant_dist.encodings.place import Place
 from arrowquant_dist.encodings.rows import Block, matrix_of
 from arrowquant_dist.encodings.zero_points import word_rows
-from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.errors import InvalidCheckpoint, counted
 
 ReadValues = Callable[[Sequence[Layer]], list[np.ndarray]]  # small raw layers → uint8 [nbytes] each
 
@@ -113,7 +113,7 @@ def _check_codes(codes: Layer, shape: tuple[int, ...], bits: int) -> None:
     """Of packed integers."""
     if bits not in PACKED_BITS:
         refuse(
-            f"packed integers of {bits} bits are not supported, only 2, 4 and 8; decompress the model",
+            f"packed integers of {counted(bits, 'bit')} are not supported, only 2, 4 and 8; decompress the model",
             codes,
         )
     words = (*shape[:-1], words_of(shape[-1], bits)) if shape and min(shape) > 0 else ()

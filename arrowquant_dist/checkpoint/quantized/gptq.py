@@ -17,6 +17,7 @@ from arrowquant_dist.checkpoint.quantized.word_parts import (
 )
 from arrowquant_dist.encodings.gptq import LESS_ONE, WORDS_LESS_ONE, Gptq
 from arrowquant_dist.encodings.packed import words_of
+from arrowquant_dist.errors import counted
 
 
 def add_gptq(
@@ -43,12 +44,17 @@ def _bits(module: WordParts, settings: ModuleSettings, layout: WordLayout) -> in
     fitting = [bits for bits in layout.bits if _fits(module, bits)]
     shapes = f"codes {list(module.codes.shape)} and zeros {list(module.zeros.shape)}"
     if module.groups is not None:
-        shapes = f"{shapes} of {module.groups.shape[0]} inputs"
+        shapes = f"{shapes} of {counted(module.groups.shape[0], 'input')}"
     if settings.bits is not None and settings.bits not in fitting:
         may_be = (
-            f"they are of {fitting[0]} bits" if len(fitting) == 1 else "correct it or download them again"
+            f"they are of {counted(fitting[0], 'bit')}"
+            if len(fitting) == 1
+            else "correct it or download them again"
         )
-        refuse(f"the config says {settings.bits} bits, which {shapes} can't have; {may_be}", module.codes)
+        refuse(
+            f"the config says {counted(settings.bits, 'bit')}, which {shapes} can't have; {may_be}",
+            module.codes,
+        )
     if settings.bits is None and len(fitting) != 1:
         refuse(
             f"{shapes} do not tell how many bits they have; add `bits` to quantization_config", module.codes

@@ -16,7 +16,7 @@ from arrowquant_dist.encodings.encoding import Encoding
 from arrowquant_dist.encodings.float8 import Float8Blocks
 from arrowquant_dist.encodings.microscaled import Microscaled
 from arrowquant_dist.encodings.nvfp4 import Nvfp4
-from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.errors import InvalidCheckpoint, counted
 
 _CODES, _SCALES, _BIASES = ".weight", ".scales", ".biases"
 _GLOBAL = ".global_scale"
@@ -112,7 +112,7 @@ def _numbers(codes: Layer, mode: _Mode) -> tuple[int, int]:
         refuse(f"{message} quantization", codes)
     bits = mode.bits or _DEFAULT_BITS
     if bits not in AFFINE_BITS:
-        refuse(f"MLX's codes of {bits} bits are not supported, only 1 to 8", codes)
+        refuse(f"MLX's codes of {counted(bits, 'bit')} are not supported, only 1 to 8", codes)
     return bits, mode.group_size or _DEFAULT_GROUP
 
 
@@ -142,8 +142,8 @@ def _shape(codes: Layer, scales: Layer, bits: int, group_size: int) -> tuple[int
     columns = scales.shape[-1] * group_size
     if columns * bits != codes.shape[-1] * 32:
         refuse(
-            f"{codes.shape[-1]} words and {scales.shape[-1]} scales a row are not those of {bits} bits in groups of "
-            f"{group_size}, as the config says; {_AGAIN}",
+            f"{counted(codes.shape[-1], 'word')} and {counted(scales.shape[-1], 'scale')} a row are not those of "
+            f"{counted(bits, 'bit')} in groups of {group_size}, as the config says; {_AGAIN}",
             codes,
         )
     return (*codes.shape[:-1], columns)

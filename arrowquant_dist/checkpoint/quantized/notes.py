@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors
-from arrowquant_dist.errors import listed
+from arrowquant_dist.errors import counted, listed
 
 CODES = "codes of"  # how the reason begins that is said of codes and what belongs to them
 DECODED = "decoded from"  # how a note begins that says what values were made of
@@ -21,7 +21,7 @@ def _decoded(tensors: Tensors) -> list[str]:
     """What is decoded from what."""
     labels = Counter((layer.encoding.label, layer.dtype) for layer in tensors.layers.values())
     return [
-        f"{DECODED} {label} to {dtype}: {count} {'layer' if count == 1 else 'layers'}"
+        f"{DECODED} {label} to {dtype}: {counted(count, 'layer')}"
         for (label, dtype), count in labels.most_common()
     ]
 

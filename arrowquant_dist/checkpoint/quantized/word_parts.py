@@ -11,6 +11,7 @@ from arrowquant_dist.checkpoint.quantized.tensors import Tensors, refuse
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.encodings.encoding import Encoding
 from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.errors import counted
 
 CODES, ZEROS, SCALES, GROUPS = ".qweight", ".qzeros", ".scales", ".g_idx"
 AGAIN = "download the checkpoint again"
@@ -63,7 +64,10 @@ def group_of(module: WordParts, settings: ModuleSettings, inputs: int) -> int:
 
 def refuse_groups(module: WordParts, inputs: int, size: int) -> NoReturn:
     shape = list(module.scales.shape)
-    refuse(f"scales {shape} are not those of {inputs} inputs in groups of {size}; {AGAIN}", module.scales)
+    refuse(
+        f"scales {shape} are not those of {counted(inputs, 'input')} in groups of {size}; {AGAIN}",
+        module.scales,
+    )
 
 
 def places_of(tensors: Tensors, module: WordParts) -> tuple[Place, Place]:

@@ -30,6 +30,7 @@ from arrowquant_dist.checkpoint.quantized.word_parts import (
     check_words,
 )
 from arrowquant_dist.encodings.awq import AWQ_BITS
+from arrowquant_dist.errors import counted
 
 _MARLIN = (".B", ".s")  # what AutoGPTQ calls codes and scales once they are packed for Marlin
 
@@ -55,7 +56,7 @@ def add_words(tensors: Tensors, config: ModelConfig) -> None:
         if name == GPTQ_WORDS:
             add_gptq(tensors, module, settings, layout, config)
         elif settings.bits not in (None, AWQ_BITS):
-            why = f"codes of AWQ with {settings.bits} bits, which can't be decoded"
+            why = f"codes of AWQ with {counted(settings.bits, 'bit')}, which can't be decoded"
             tensors.keep([module.codes.name, *module.parts], why)
         elif name == AWQ_GEMV:
             add_gemv(tensors, module, settings, config)

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from arrowquant_dist.engine.ray import private
-from arrowquant_dist.errors import InvalidConfig, MissingDependency, StorageError
+from arrowquant_dist.errors import InvalidConfig, MissingDependency, StorageError, counted
 from arrowquant_dist.machine import usable_cpus
 
 UNKNOWN_CLUSTER_WORKERS = 8  # asked for where there is no CPU yet, and nobody says how many there can be
@@ -98,8 +98,8 @@ def no_room_message(memory_nbytes: int | None) -> str:
     cpus = max((int(node.get("CPU", 0)) for node in alive), default=0)
     memory = max((node.get("memory", 0) for node in alive if node.get("CPU", 0) >= 1), default=0)
     needs = "1 CPU" + (f" and {_mib(memory_nbytes)}" if memory_nbytes else "")
-    has = f"the largest has {cpus} CPUs" + (f" and {_mib(memory)}" if cpus else "")
-    return f"none of the cluster's {len(alive)} nodes can hold a worker: it needs {needs}, {has}"
+    has = f"the largest has {counted(cpus, 'CPU')}" + (f" and {_mib(memory)}" if cpus else "")
+    return f"no node can hold a worker: it needs {needs}, and of the cluster's {counted(len(alive), 'node')} {has}"
 
 
 def _fits(resources: Mapping[str, float], memory_nbytes: int | None) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from arrowquant_dist.config import BITS
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer
+from arrowquant_dist.errors import counted
 from arrowquant_dist.export.advice import KEEP, Advice
 from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype
 from arrowquant_dist.export.compressed_tensors.schemes import LINEAR_BITS, LinearScheme
@@ -151,7 +152,7 @@ def _nearest(
     if not scales.whole:
         problems.append(Unwritable("zero points that are no whole numbers within the codes' range", _WHOLE))
     if scheme.group_size and columns % scheme.group_size:
-        reason = f"a short last group ({columns} columns in groups of {scheme.group_size})"
+        reason = f"a short last group ({counted(columns, 'column')} in groups of {scheme.group_size})"
         problems.append(Unwritable(reason, _DIVIDE))
         scheme = replace(scheme, group_size=_dividing(columns, scheme.group_size))
     return scheme, tuple(problems)

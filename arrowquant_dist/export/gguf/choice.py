@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from arrowquant_dist.config import BITS, QuantSpec
 from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.errors import counted
 from arrowquant_dist.export.advice import KEEP, Advice
 from arrowquant_dist.export.gguf.architecture import TensorPlace
 from arrowquant_dist.export.gguf.blocks import BLOCKS
@@ -53,12 +54,16 @@ def blocks_as_stored(layer: StoredLayer, codes: StoredCodes, place: TensorPlace)
     what = f"{scheme.quant_type}{'' if scheme.is_symmetric else ' with zero points'}"
     dtype = _blocks_of(scheme)
     if layer.columns % _SMALLEST:
-        return Refusal(f"{what} in rows of {layer.columns} values, no multiple of {_SMALLEST}", KEEP)
+        return Refusal(
+            f"{what} in rows of {counted(layer.columns, 'value')}, no multiple of {_SMALLEST}", KEEP
+        )
     if dtype is None:
         return Refusal(what, _OTHER_CODES)
     values = BLOCKS[dtype].values
     if layer.columns % values:
-        return Refusal(f"{what} in rows of {layer.columns} values, no multiple of {values}", _OTHER_CODES)
+        return Refusal(
+            f"{what} in rows of {counted(layer.columns, 'value')}, no multiple of {values}", _OTHER_CODES
+        )
     if scheme.group_size % values:
         return Refusal(f"{what} in groups of {scheme.group_size}, no multiple of {values}", _OTHER_CODES)
     if codes.fp16 is not Fp16.HOLDS:

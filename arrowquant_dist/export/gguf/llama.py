@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from arrowquant_dist.config.checks import shown
+from arrowquant_dist.errors import counted
 from arrowquant_dist.export.gguf.architecture import Architecture, TensorPlace, Value
 from arrowquant_dist.export.gguf.settings import Settings
 
@@ -87,7 +88,7 @@ def _heads(config: Settings, model_type: str) -> tuple[int, int]:
     # llama.cpp takes all of qwen2's heads to be as wide as the model
     if head_rows % 2 or heads % kv_heads or (model_type == "qwen2" and heads * head_rows != width):
         raise config.unknown(
-            f"{heads} heads of {head_rows} values over {kv_heads} of keys, in a width of {width}"
+            f"{counted(heads, 'head')} of {counted(head_rows, 'value')} over {kv_heads} of keys, in a width of {width}"
         )
     return kv_heads, head_rows
 

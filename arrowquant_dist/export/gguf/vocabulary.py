@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from arrowquant_dist.errors import InvalidCheckpoint, shortened
+from arrowquant_dist.errors import InvalidCheckpoint, counted, shortened
 from arrowquant_dist.export.gguf.settings import OTHER_WAY, Settings, is_utf8_text
 from arrowquant_dist.strict_json import parse_json
 
@@ -137,8 +137,8 @@ def _put(texts: dict[int, str], text: Any, number: Any, file: Settings, rows: in
         )
     if number >= rows:
         raise InvalidCheckpoint(
-            f"{file.file} has the token {shortened(text)!r} as {number}, and the embeddings have {rows} rows; take the "
-            "tokenizer of these weights"
+            f"{file.file} has the token {shortened(text)!r} as {number}, and the embeddings have "
+            f"{counted(rows, 'row')}; take the tokenizer of these weights"
         )
     if texts.setdefault(number, text) != text:
         raise InvalidCheckpoint(

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 import pyarrow as pa
 
 from arrowquant_dist.config.sizes import rounded_size
+from arrowquant_dist.errors import counted
 from arrowquant_dist.format.parquet.compact import I32, I64, LIST, STRUCT, Compact
 
 MAX_ROWS = 1_000_000  # of a file: our own parts have thousands
@@ -63,7 +64,8 @@ def _check_metadata(footer: Compact, nbytes: int) -> None:
             rows = footer.integer()
             most = min(nbytes // _ROW_NBYTES + _FREE_ROWS, MAX_ROWS)
             if not 0 <= rows <= most:
-                _refuse(f"its footer says that it has {rows} rows, at most {most} can be in {nbytes} bytes")
+                said = f"its footer says that it has {counted(rows, 'row')}"
+                _refuse(f"{said}, at most {most} can be in {counted(nbytes, 'byte')}")
         elif (field, kind) == (4, LIST):
             _check_row_groups(footer, leaves, rows)
             return  # what follows is small
@@ -99,9 +101,10 @@ def _leaves(footer: Compact) -> int:
 def _check_row_groups(footer: Compact, leaves: int, rows: int) -> None:
     count, kind = footer.elements()
     if kind != STRUCT or count > rows + 1:
-        _refuse(f"its footer has {count} row groups for {rows} rows")
+        _refuse(f"its footer has {counted(count, 'row group')} for {counted(rows, 'row')}")
     if count * leaves * _CHUNK_NBYTES > len(footer.data):
-        _refuse(f"its footer has {count} row groups of {leaves} columns in {len(footer.data)} bytes")
+        groups = f"{counted(count, 'row group')} of {counted(leaves, 'column')}"
+        _refuse(f"its footer has {groups} in {counted(len(footer.data), 'byte')}")
     if len(footer.data) <= _SMALL_FOOTER_NBYTES:
         return
     for _ in range(count):
@@ -111,7 +114,7 @@ def _check_row_groups(footer: Compact, leaves: int, rows: int) -> None:
                 continue
             columns, of = footer.elements()
             if columns != leaves:
-                _refuse(f"a row group has {columns} of {leaves} columns")
+                _refuse(f"a row group has {columns} of {counted(leaves, 'column')}")
             for _ in range(columns):
                 footer.skip(of, 2)
 
@@ -246,8 +249,8 @@ class GuardedReader(io.RawIOBase):
         limit.values -= header.values
         if limit.nbytes < 0 or limit.values < 0:
             _refuse(
-                f"a page of {limit.name!r} has {header.values} values in {header.page_nbytes} bytes, more than "
-                "the file's rows can need"
+                f"a page of {limit.name!r} has {counted(header.values, 'value')} in "
+                f"{counted(header.page_nbytes, 'byte')}, more than the file's rows can need"
             )
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from arrowquant_dist.config import Transfer
-from arrowquant_dist.errors import StorageError
+from arrowquant_dist.errors import StorageError, counted
 from arrowquant_dist.storage.base import ObjectInfo
 from arrowquant_dist.storage.remote.client import (
     Client,
@@ -91,7 +91,7 @@ class FileSystemClient(Client):
             nbytes = (await self.info(path)).nbytes
             if nbytes < stop:
                 raise cut_object(stop, nbytes)
-            raise ShortAnswer(f"{len(data)} of {len(view)} bytes came")
+            raise ShortAnswer(f"{len(data)} of {counted(len(view), 'byte')} came")
         view[:] = data
 
     async def write(self, path: str, data: bytes) -> None:

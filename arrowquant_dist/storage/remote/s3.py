@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from arrowquant_dist.config import Transfer
-from arrowquant_dist.errors import StorageError
+from arrowquant_dist.errors import StorageError, counted
 from arrowquant_dist.storage.base import BegunUpload, ObjectInfo
 from arrowquant_dist.storage.remote.client import NewObject, ShortAnswer, cut_object
 from arrowquant_dist.storage.remote.faults import status_of
@@ -98,7 +98,7 @@ class S3Client(MultipartClient):
         async with answer["Body"] as body:
             data: bytes = await body.read()
         if len(data) != answer["ContentLength"]:
-            raise ShortAnswer(f"{len(data)} of {answer['ContentLength']} bytes came")
+            raise ShortAnswer(f"{len(data)} of {counted(answer['ContentLength'], 'byte')} came")
         return data
 
     async def read_into(self, path: str, start: int, view: memoryview) -> str | None:
@@ -115,13 +115,13 @@ class S3Client(MultipartClient):
             try:
                 while chunk := await body.read(READ_NBYTES):
                     if done + len(chunk) > len(view):
-                        raise ShortAnswer(f"more than {len(view)} bytes came")
+                        raise ShortAnswer(f"more than {counted(len(view), 'byte')} came")
                     view[done : done + len(chunk)] = chunk
                     done += len(chunk)
             finally:
                 self.traffic.add(read_nbytes=done)
         if done < len(view):
-            raise ShortAnswer(f"{done} of {len(view)} bytes came")
+            raise ShortAnswer(f"{done} of {counted(len(view), 'byte')} came")
         return _version(answer["ETag"], nbytes)
 
     async def write(self, path: str, data: bytes) -> None:

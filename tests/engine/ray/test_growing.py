@@ -55,7 +55,7 @@ def test_a_cluster_that_never_has_room_is_a_clear_error_in_time(cluster: SmallCl
             assert run.is_at_work
             run.pass_seconds(300.0)
 
-    with pytest.raises(PartialRun, match=r"none of the cluster's 1 nodes .* 1 CPU and 256 MiB.* has 0 CPUs"):
+    with pytest.raises(PartialRun, match=r"no node .* 1 CPU and 256 MiB.* 1 node the .* has 0 CPUs"):
         wait_for_room()
 
 

@@ -66,7 +66,7 @@ def test_after_the_last_attempt_the_shard_fails_with_its_cause(
     assert [ledger.retry(shards[1], "a", "died", 0.0) for _ in range(3)] == [True, True, False]
     assert ledger.failures[0] is AWAY
     assert isinstance(ledger.failures[1], PartialRun)
-    with pytest.raises(PartialRun, match="in each of 3 attempts .last: died.*'layers.1'"):
+    with pytest.raises(PartialRun, match=r"in each of 3 attempts .last: died.*'layers.1'"):
         raise_failures({1: ledger.failures[1]}, shards)
     assert list(ledger.open) == [2]
 

@@ -1,0 +1,72 @@
+"""Exports of ours, as those see them who look for a dataset, a checkpoint or room for one: finished, or begun.
+
+A finished one has a record. Before that its weights alone carry a mark, each from its first byte or to its last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from arrowquant_dist.errors import CorruptWeights, shortened
+from arrowquant_dist.export_names import MARK_KEY, RECORD_KIND, RECORD_PATH
+from arrowquant_dist.storage.base import ByteRange, Store
+from arrowquant_dist.strict_json import parse_json
+from arrowquant_dist.target.manifest import StoredFile
+
+UNFINISHED = (
+    "this is an export that has not finished, or only its weights; run the same export command again, or give the "
+    "dataset that it is made of"
+)
+# {format of an export that is no dataset: what opens it}
+_OPENS = {
+    "compressed-tensors": "transformers and vLLM open it",
+    "gguf": "llama.cpp opens its .gguf file",
+    "safetensors": "transformers' from_pretrained opens it",
+}
+# {suffix: how many bytes at the beginning of a file, or from its end, have the mark}
+_MARK_WITHIN_NBYTES = {".safetensors": 4 << 10, ".gguf": 64 << 10, ".parquet": -(64 << 10)}
+
+
+def finished_export(store: Store) -> str | None:
+    """What a folder with an export's record is; None where that is another program's, or of an export that is a dataset
+    too (V1)."""
+    try:
+        record = parse_json(store.read(RECORD_PATH))
+    except ValueError:
+        return None
+    written = record.get("format") if isinstance(record, dict) else None
+    if not isinstance(written, str) or written not in _OPENS:
+        return None
+    origin = record.get("origin")
+    dataset = origin.get("dataset") if isinstance(origin, dict) else None
+    named = f", {shortened(dataset)}" if isinstance(dataset, str) else ""
+    what = f"this is an export as {written} and no dataset: {_OPENS[written]}"
+    return f"{what}; give the dataset that it was made of{named}"
+
+
+def listed_files(store: Store) -> tuple[StoredFile, ...] | None:
+    """Of a finished export as V1: all of its files, as its record lists them. None of whatever else is here."""
+    if not store.exists(RECORD_PATH):
+        return None
+    try:
+        record = parse_json(store.read(RECORD_PATH))
+        if record["kind"] != RECORD_KIND or record["format"] != "v1":
+            return None
+        return tuple(StoredFile(str(f["path"]), int(f["nbytes"]), str(f["hash"])) for f in record["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"this is no record of an export ({error}); fetch it again, or export anew"
+        raise CorruptWeights(message, uri=store.url(RECORD_PATH)) from error
+
+
+def marked(store: Store, paths: Iterable[str]) -> str | None:
+    """The first of these files that an export of ours has written; None where none of them is one."""
+    return next((path for path in paths if _has_mark(store, path)), None)
+
+
+def _has_mark(store: Store, path: str) -> bool:
+    within = next((n for suffix, n in _MARK_WITHIN_NBYTES.items() if path.endswith(suffix)), 0)
+    if not within:
+        return False
+    nbytes = store.size(path)
+    span = ByteRange(0, min(nbytes, within)) if within > 0 else ByteRange(max(0, nbytes + within), nbytes)
+    return MARK_KEY.encode() in store.read_range(path, span).tobytes()

@@ -14,6 +14,7 @@ from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
 from arrowquant_dist.errors import ModelMismatch, listed
+from arrowquant_dist.plugins.vllm.arguments import check_draft, check_load_config, check_model_config
 from arrowquant_dist.plugins.vllm.settings import LoadSettings, check_small_files
 
 if TYPE_CHECKING:
@@ -37,18 +38,22 @@ class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
         super().__init__(load_config)
         self._values = dict(load_config.model_loader_extra_config)
         LoadSettings.of(self._values, "")  # what is wrong with it is said before a model is made
+        check_load_config(load_config)
 
     def download_model(self, model_config: ModelConfig) -> None:
         """Nothing: no weight is stored on this machine."""
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
         """Raises ModelMismatch where the dataset does not fill the model; CorruptWeights with the layer's name, or
-        the small file's where the dataset itself is the model."""
+        the small file's where the dataset itself is the model; InvalidConfig for arguments that cannot be honoured."""
         from arrowquant_dist.plugins.vllm.codes import coded_weights
         from arrowquant_dist.plugins.vllm.filled import FillCount
         from arrowquant_dist.plugins.vllm.taken import TakenParts
         from arrowquant_dist.plugins.vllm.weights import decoded_weights
 
+        check_model_config(model_config)
+        served = get_current_vllm_config().model_config
+        check_draft(model_config, served, names_target="target" in self._values)
         settings = LoadSettings.of(self._values, model_config.model)
         waiting_nbytes = settings.memory_nbytes // _WAITING_SHARE
         opened = settings.open(settings.memory_nbytes - waiting_nbytes)

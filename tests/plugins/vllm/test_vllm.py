@@ -208,3 +208,13 @@ def test_a_matrix_of_one_expert_that_is_missing_is_noticed(vllm: Vllm, tmp_path:
 def test_vllm_loads_what_it_always_did_beside_the_plugin(vllm: Vllm, llama: Path) -> None:
     prompts, ours = continued(AutoModelForCausalLM.from_pretrained(llama, dtype=torch.bfloat16).eval())
     assert vllm.answer(llama, prompts).same_as(ours) == PROMPTS
+
+
+@pytest.mark.parametrize(
+    "argument", [{"revision": "v2"}, {"tokenizer_revision": "v2"}, {"ignore_patterns": ["*.bin"]}]
+)
+def test_an_argument_that_cannot_be_honoured_is_refused(
+    vllm: Vllm, int8: Path, argument: dict[str, object]
+) -> None:
+    (name,) = argument
+    assert re.search(rf"{name}.* leave it out", vllm.failure(int8, load_format="arrowquant", **argument))

@@ -11,11 +11,14 @@ from arrowquant_dist.plan.blocks import RowBlock
 
 
 def codes_notes(noted: Sequence[str], blocks: Iterable[RowBlock], codes: SourceCodes) -> tuple[str, ...]:
-    """The checkpoint's notes where codes are kept. noted: as they are where all codes are decoded."""
-    if not codes:
-        return tuple(noted)
-    from arrowquant_dist.checkpoint.quantized.notes import DECODED
+    """The checkpoint's notes where codes are kept. noted: as they are, of which some are for one case alone: where all
+    codes are decoded nobody has to know of activations."""
+    if not noted and not codes:
+        return ()
+    from arrowquant_dist.checkpoint.quantized.notes import ACTIVATIONS, DECODED
 
+    if not codes:
+        return _without(noted, ACTIVATIONS)
     kept: dict[str, list[str]] = {}
     decoded: dict[str, list[str]] = {}
     for block in blocks:
@@ -29,8 +32,12 @@ def codes_notes(noted: Sequence[str], blocks: Iterable[RowBlock], codes: SourceC
         f"{DECODED} {label}, since these codes are not to be kept: {listed(names)}"
         for label, names in decoded.items()
     ]
-    told = (DECODED, f"/: {DECODED}")  # of the model, and of one of its folders
-    return (*(note for note in noted if not (note.startswith(told[0]) or told[1] in note)), *lines)
+    return (*_without(noted, DECODED), *lines)
+
+
+def _without(noted: Sequence[str], beginning: str) -> tuple[str, ...]:
+    """The notes that do not begin so, of the model and of its folders."""
+    return tuple(note for note in noted if not (note.startswith(beginning) or f"/: {beginning}" in note))
 
 
 def _are_codes(found: QuantSpec | NotKept | None) -> bool:

@@ -217,7 +217,7 @@ def test_what_would_change_its_values_in_place_is_refused(change: Any) -> None:
         change(weight)
 
 
-@pytest.mark.parametrize("name", ["data", "size", "T", "numel", "copy_"])
+@pytest.mark.parametrize("name", ["data", "stride", "T", "tolist", "copy_"])
 def test_what_only_tensors_have_is_missing_and_the_error_says_what_to_do(name: str) -> None:
     weight = random_matrix(4, 32, 4, 32).weight
     assert not hasattr(weight, name)

@@ -11,6 +11,7 @@ from arrowquant_dist.checkpoint.table import Layer
 if TYPE_CHECKING:
     from arrowquant_dist.checkpoint.quantized.compressed import ReadValues
     from arrowquant_dist.checkpoint.quantized.model_config import ModelConfig
+    from arrowquant_dist.checkpoint.quantized.schemes import Schemes
     from arrowquant_dist.checkpoint.quantized.tensors import Tensors
 
 # What codes come in: a model without tensors of these dtypes, and of these names, is not looked at any further.
@@ -95,10 +96,12 @@ def _put_together(
     leave_out_scales(tensors, config)
     keep_unknown(tensors, config)
     refuse_mixtures(tensors, config)
-    return _collect(tensors, layers, aliases)
+    return _collect(tensors, layers, aliases, schemes)
 
 
-def _collect(tensors: Tensors, layers: Sequence[Layer], aliases: Mapping[str, str]) -> FoundLayers:
+def _collect(
+    tensors: Tensors, layers: Sequence[Layer], aliases: Mapping[str, str], schemes: Schemes
+) -> FoundLayers:
     """In the order of `layers`. Names that shared their codes are tied where they share their scales as well."""
     from arrowquant_dist.checkpoint.quantized.notes import found_notes
     from arrowquant_dist.checkpoint.quantized.unscaled import find_unscaled
@@ -115,7 +118,13 @@ def _collect(tensors: Tensors, layers: Sequence[Layer], aliases: Mapping[str, st
             kept.append(own)
     reasons = {tied.get(name, name): why for name, why in tensors.kept.items()}
     return FoundLayers(
-        kept, tied, tensors.parts, tensors.left_out, reasons, find_unscaled(tensors), found_notes(tensors)
+        kept,
+        tied,
+        tensors.parts,
+        tensors.left_out,
+        reasons,
+        find_unscaled(tensors),
+        found_notes(tensors, schemes),
     )
 
 

@@ -5,16 +5,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from arrowquant_dist.checkpoint.quantized.names import WEIGHT
+from arrowquant_dist.checkpoint.quantized.schemes import Schemes
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors
 from arrowquant_dist.errors import counted, listed
 
 CODES = "codes of"  # how the reason begins that is said of codes and what belongs to them
 DECODED = "decoded from"  # how a note begins that says what values were made of
+ACTIVATIONS = "activations become"  # how one begins that is of interest where codes are kept
 _INSTEAD = "To quantize the weights, give the model that they were made from"
 
 
-def found_notes(tensors: Tensors) -> tuple[str, ...]:
-    return (*_decoded(tensors), *_kept(tensors.kept), *_left_out(tensors.left_out))
+def found_notes(tensors: Tensors, schemes: Schemes) -> tuple[str, ...]:
+    told = (*_decoded(tensors), *_kept(tensors.kept), *_left_out(tensors.left_out))
+    return (*told, *_activations(tensors, schemes))
+
+
+def _activations(tensors: Tensors, schemes: Schemes) -> list[str]:
+    """What happens to activations while the source runs, of which a dataset says nothing."""
+    found: dict[str, list[str]] = {}
+    for layer in tensors.layers.values():
+        module = layer.name.removesuffix(WEIGHT)
+        found.setdefault(schemes.activations(module), []).append(module)
+    is_given_back = [*found] == ["int8"]  # which is a setting of the whole export
+    found.pop("", [])
+    beside = "; `export --activations int8` gives them back" if is_given_back else ""
+    return [
+        f"{ACTIVATIONS} {dtype} too while the source runs, which a dataset does not say: {listed(modules)}. Exports "
+        f"have weights alone{beside}"
+        for dtype, modules in found.items()
+    ]
 
 
 def _decoded(tensors: Tensors) -> list[str]:

@@ -39,13 +39,20 @@ class Scheme:
     """How the weights of some modules are quantized.
 
     targets: names of modules, `re:` and a regex that begins them, or classes (which checkpoints do not tell).
-    blocks: (rows, columns) that share a scale, beyond a tensor's and a row's.
+    blocks: (rows, columns) that share a scale, beyond a tensor's and a row's. activations: what those of the modules
+    become while the model runs, as `int8`; "" where they stay.
     """
 
     targets: tuple[str, ...]
     bits: int
     symmetric: bool
     blocks: tuple[Block, ...]
+    activations: str = ""
+
+    @property
+    def has_class(self) -> bool:
+        """Whether a target may be a class, as `Linear`."""
+        return any(not target.startswith(_REGEX) and "." not in target for target in self.targets)
 
     def names(self, module: str) -> bool:
         """Whether a target is the module's name; one that is only a class is not."""
@@ -66,6 +73,12 @@ class Schemes:
         if len(self.all) == 1:
             return list(self.all)
         return sorted(self.all, key=lambda scheme: not scheme.names(module))
+
+    def activations(self, module: str) -> str:
+        """As in Scheme, of the one that the module has: the first that names it, or else a class."""
+        named = [scheme for scheme in self.all if scheme.names(module)]
+        found = named or [scheme for scheme in self.all if scheme.has_class]
+        return found[0].activations if found else ""
 
     @property
     def blocks(self) -> list[Block]:
@@ -119,7 +132,16 @@ def _scheme(name: str, group: Any, config: ModelConfig) -> Scheme | None:
     bits, symmetric = weights.get("num_bits", 8), weights.get("symmetric", True)
     if type(bits) is not int or not isinstance(symmetric, bool):
         _refuse(f"config_groups' {name} has num_bits {bits!r}, symmetric {symmetric!r}; correct it", config)
-    return Scheme(tuple(_target(t, config) for t in targets), bits, symmetric, _blocks(name, weights, config))
+    named = tuple(_target(t, config) for t in targets)
+    return Scheme(named, bits, symmetric, _blocks(name, weights, config), _activations(group))
+
+
+def _activations(group: Mapping[str, Any]) -> str:
+    found = group.get("input_activations")
+    if not isinstance(found, dict):
+        return ""
+    how = "" if found.get("dynamic") is True else " with fixed scales"
+    return f"{found.get('type', 'int')}{found.get('num_bits', 8)}{how}"
 
 
 def _blocks(name: str, weights: Mapping[str, Any], config: ModelConfig) -> tuple[Block, ...]:

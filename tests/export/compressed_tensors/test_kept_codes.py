@@ -16,7 +16,7 @@ from compressed_tensors.quantization import QuantizationScheme
 from safetensors.torch import load_file, save_file
 
 from arrowquant_dist import QuantizationConfig
-from arrowquant_dist.driver import quantize
+from arrowquant_dist.driver import plan_only, quantize
 from tests.checkpoint.word_models import Words
 from tests.encodings.test_packed import INTEGERS, PACKED, scale_shape
 from tests.export.models import DTYPES, RUN, as_decoded, difference, exported, opened, small_llama
@@ -111,6 +111,51 @@ def test_imported_and_exported_it_has_the_same_bytes(tmp_path: Path, scheme: str
         assert group["weights"][key] == own["weights"][key]
     assert group["weights"].get("group_size") == own["weights"].get("group_size")
     assert group["format"] == own["format"]
+
+
+@pytest.mark.parametrize(
+    ("mlp", "given_back"),
+    [({"num_bits": 4, "strategy": "channel"}, False), (None, True)],
+    ids=["mixed", "w8a8"],
+)
+def test_activations_that_a_dataset_does_not_say_are_told_of_by_name_when_codes_are_kept(
+    tmp_path: Path,
+    mlp: dict[str, Any] | None,
+    given_back: bool,  # noqa: FBT001
+) -> None:
+    """W8A8, or W8A8 beside W4A16, which an export writes as weights alone."""
+    stored, quantization, model = compressed_llama(tmp_path / "w8a8", "w8a8", "bfloat16")
+    if mlp is not None:
+        packed, _, _ = compressed_llama(tmp_path / "w4", "w4 channel", "bfloat16")
+        stored = {name: value for name, value in stored.items() if ".mlp." not in name}
+        stored |= {name: value for name, value in packed.items() if ".mlp." in name}
+        (group,) = quantization["config_groups"].values()
+        weights = {"type": "int", "symmetric": True, **mlp}
+        quantization["config_groups"] = {
+            "group_0": {**group, "targets": ["re:.*self_attn.*"]},
+            "group_1": {"targets": ["Linear"], "weights": weights, "format": PACKED},
+        }
+        quantization["format"] = "mixed-precision"
+    save(tmp_path / "source", stored, model, quantization)
+    source, target = str(tmp_path / "source"), str(tmp_path / "dataset")
+    (note,) = [note for note in plan_only(source, target, KEEP, RUN).notes if "activations" in note]
+    modules = sorted(
+        name.removesuffix("_scale").removesuffix(".weight") for name in stored if name.endswith("_scale")
+    )
+    quantized = [name for name in modules if mlp is None or ".mlp." not in name]
+    assert len(quantized) == (14 if given_back else 8)
+    assert (
+        f"activations become int8 too while the source runs, which a dataset does not say: {quantized[0]}"
+        in note
+    )
+    assert f"and {len(quantized) - 5} more" in note
+    assert ("export --activations int8` gives them back" in note) == given_back
+    quantize(source, target, KEEP, RUN)
+    exported(target, tmp_path / "out")
+    config = json.loads((tmp_path / "out/config.json").read_bytes())["quantization_config"]
+    assert not any("input_activations" in group for group in config["config_groups"].values())
+    decoded = plan_only(source, str(tmp_path / "other"), QuantizationConfig("int8"), RUN)
+    assert not any("activations" in note for note in decoded.notes)
 
 
 @pytest.mark.parametrize("form", ["gptq", "awq"])

@@ -38,7 +38,7 @@ def bare_paths(store: Store) -> Sequence[str]:
     return in_weights or paths
 
 
-def refuse_unfinished_export(store: Store) -> None:
+def refuse_begun_export(store: Store) -> None:
     """NotFound where weights of an export lie without its record."""
     found = [info.path for info in store.list()] if not store.exists("") else []
     if RECORD_PATH not in found and marked(store, _weights(found)[:1]) is not None:

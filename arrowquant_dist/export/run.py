@@ -8,7 +8,7 @@ from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.config import RunConfig, Storage, check_run
 from arrowquant_dist.config.arguments import check_made
 from arrowquant_dist.config.sizes import rounded_size
-from arrowquant_dist.dataset.bare_folder import refuse_export, refuse_unfinished_export
+from arrowquant_dist.dataset.bare_folder import refuse_begun_export, refuse_export
 from arrowquant_dist.engine import Engine, choose_engine
 from arrowquant_dist.engine.progress import OnProgress, counting_events
 from arrowquant_dist.errors import InvalidConfig, MemoryBudgetExceeded, listed
@@ -127,7 +127,7 @@ def open_model(target: str, options: ExportOptions, run: RunConfig) -> Model:
     checkpoint = open_checkpoint(target, run.source_storage)
     dataset = checkpoint.dataset
     if dataset is None:
-        refuse_unfinished_export(store)
+        refuse_begun_export(store)
         message = "this is a checkpoint and no dataset; quantize it first, then export the target of that"
         raise InvalidConfig(message, uri=redact(target))
     # a dataset may be one file, which is no folder; without small files no config names folders

@@ -198,6 +198,13 @@ class CutObject(StorageError):
     kind = "cut-object"
 
 
+class AccessDenied(StorageError):
+    """The credentials are wrong, or may not do this there. Give others, or have these allowed to."""
+
+    kind = "access-denied"
+    exit_code = 2
+
+
 class NoRegularFile(StorageError):
     """A folder, a FIFO or a link to nothing lies where a file belongs. Put the file there, or remove it."""
 

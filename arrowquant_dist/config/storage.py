@@ -28,8 +28,8 @@ class Transfer:
     """How requests to an object store go. Local paths have no use for it.
 
     range_bytes: a longer read is split into ranges of this size, read side by side. upload_bytes: a part of a
-    multipart upload, three of which a writer keeps in memory; 5 MiB is S3's lowest. requests: in flight at a time, of
-    one open store.
+    multipart upload; 5 MiB is S3's lowest. parts_in_flight: of one upload to S3, that are sent at a time; a writer
+    keeps these in memory, and the one that is filled. requests: in flight at a time, of one open store.
     connect_timeout: seconds until a connection stands. request_timeout: seconds without a byte until a request is
     given up; one that sends a body may take 4 s more for each MiB of it.
     retries: how often a request is repeated that failed in a way that may pass (time-out, reset, cut answer, 429, 5xx),
@@ -46,6 +46,7 @@ class Transfer:
 
     range_bytes: int = 8 * MIB
     upload_bytes: int = 16 * MIB
+    parts_in_flight: int = 2
     requests: int = 8
     connect_timeout: float = 10.0
     request_timeout: float = 60.0
@@ -58,6 +59,7 @@ class Transfer:
         for name, lowest in _SIZES.items():
             object.__setattr__(self, name, checked_size(name, getattr(self, name), lowest, 512 * MIB))
         check_bool("read_twice", self.read_twice)
+        check_whole("parts_in_flight", self.parts_in_flight, 1, 64)
         check_whole("requests", self.requests, 1, 256)
         check_whole("retries", self.retries, 0, 100)
         check_whole("hedges", self.hedges, 0, 64)

@@ -25,12 +25,13 @@ from arrowquant_dist.folder.components import TOP, named_components
 from arrowquant_dist.folder.listing import open_folder
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.storage.open import open_store
-from arrowquant_dist.storage.uris import is_ambiguous, is_local, real_place, redact
+from arrowquant_dist.storage.uris import compared_place, is_ambiguous, is_local, redact
 from arrowquant_dist.target.manifest import MANIFEST_PATH, hash_of
 
 _WRITER_SHARE = 4  # of a worker's memory, at most a fourth holds what is on its way to the storage
 _LEAST_UPLOAD_NBYTES = 5 << 20  # S3's
-_PARTS_HELD = 3
+_PARTS_HELD = 3  # at least: one that is filled, two that are sent
+_MOST_PARTS_HELD = 7
 _RECYCLED_SHARE = 8  # of a worker's memory: an eighth is for what waits for its next use
 _DIRECT_NBYTES = 48 << 20
 _LEAST_WORKER_NBYTES = 64 << 20
@@ -160,7 +161,7 @@ def _refuse_place(target: str, out: str) -> None:
     if is_ambiguous(out):
         message = "the output has an empty name, `.` or `..` in it; spell it without them"
         raise InvalidConfig(message, uri=redact(out))
-    inner, outer = real_place(out), real_place(target)
+    inner, outer = compared_place(out), compared_place(target)
     if inner == outer or inner.startswith(f"{outer}/") or outer.startswith(f"{inner}/"):
         message = "the output and the dataset lie in each other; choose another folder for the output"
         raise InvalidConfig(message, uri=redact(out))
@@ -183,6 +184,16 @@ class _Memory:
         recycled_nbytes = share // _RECYCLED_SHARE
         return cls(workers, share - writer_nbytes - recycled_nbytes, recycled_nbytes, storage)
 
+    @classmethod
+    def least(cls, nbytes: int, out: str, storage: Storage) -> _Memory:
+        """As much for reading as there can be: one worker, which keeps nothing for its next use and, where it uploads,
+        sends one part at a time."""
+        share, storage = nbytes - _PROCESS_NBYTES, replace(storage, direct_writes="never")
+        if is_local(out):
+            return cls(1, share, 0, storage)
+        transfer = replace(storage.transfer, upload_bytes=_LEAST_UPLOAD_NBYTES, parts_in_flight=1)
+        return cls(1, share - 2 * _LEAST_UPLOAD_NBYTES, 0, replace(storage, transfer=transfer))
+
 
 def _divided(
     model: Model, files: tuple[OutputFile, ...], nbytes: int, sharing: int, out: str, storage: Storage
@@ -194,8 +205,8 @@ def _divided(
     """
     most = max(1, min(sharing, (nbytes - _PROCESS_NBYTES) // _LEAST_WORKER_NBYTES))
     too_large: dict[str, int] = {}
-    for workers in range(most, 0, -1):
-        memory = _Memory.of(nbytes, workers, out, storage)
+    ways = [_Memory.of(nbytes, workers, out, storage) for workers in range(most, 0, -1)]
+    for memory in (*ways, _Memory.least(nbytes, out, storage)):
         cutter = StepCutter(model.dataset, memory.reading_nbytes)
         made = cutter.cut(files)
         too_large = cutter.too_large(made)
@@ -203,7 +214,7 @@ def _divided(
             return memory, made
     needed = max(too_large.values())
     budgets = range(-(-nbytes // _MIB) * _MIB, 8 * (needed + nbytes + _DIRECT_NBYTES), _MIB)
-    enough = next(b for b in budgets if _Memory.of(b, 1, out, storage).reading_nbytes >= needed)
+    enough = next(b for b in budgets if _Memory.least(b, out, storage).reading_nbytes >= needed)
     message = (
         f"{listed(too_large)}: rows of these take up to {rounded_size(needed)} at once, more than a worker has of "
         f"{rounded_size(nbytes)} in all; raise --memory-budget to {enough // _MIB}MiB"
@@ -221,4 +232,7 @@ def _writing(out: str, storage: Storage, budget_nbytes: int) -> tuple[Storage, i
             else (replace(storage, direct_writes="never"), 0)
         )
     upload = max(_LEAST_UPLOAD_NBYTES, min(storage.transfer.upload_bytes, share // _PARTS_HELD))
-    return replace(storage, transfer=replace(storage.transfer, upload_bytes=upload)), _PARTS_HELD * upload
+    most = max(_MOST_PARTS_HELD, storage.transfer.parts_in_flight + 1)
+    held = max(_PARTS_HELD, min(most, share // upload))
+    transfer = replace(storage.transfer, upload_bytes=upload, parts_in_flight=held - 1)
+    return replace(storage, transfer=transfer), held * upload

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.worker.kernels import Kernels
 
 _REMOTE_READERS = 8
+_AHEAD_NBYTES = 192 << 20  # enough for these readers; further ahead memory is touched in vain
 _LOCAL_READERS = 2  # of a worker that has the machine for itself
 
 
@@ -214,7 +215,9 @@ class ExportWorker:
             dataset, StepCutter(dataset, budget_nbytes), self._memory.take, self._source, layers
         )
         loads = (reader.load(file, step) for step in file.steps)
-        return Stream(loads, Budget(budget_nbytes), self._readers).__iter__()
+        most = max((step.peak_nbytes for step in file.steps), default=0)
+        ahead = Budget(min(budget_nbytes, max(_AHEAD_NBYTES, most)))
+        return Stream(loads, ahead, self._readers).__iter__()
 
     def _confirm(self) -> None:
         """Nothing that was read has changed since the export was planned."""

@@ -31,9 +31,8 @@ def writing_nbytes(uri: str, storage: Storage, object_nbytes: int) -> int:
         return 0 if storage.direct_writes == "never" else min(HELD_NBYTES, object_nbytes)
     from arrowquant_dist.storage.remote.filesystem import COPIES_OF_A_PART
     from arrowquant_dist.storage.remote.open import is_s3
-    from arrowquant_dist.storage.remote.upload import PARTS_HELD
 
     transfer = storage.transfer
     if is_s3(uri):
-        return min(PARTS_HELD * transfer.upload_bytes, object_nbytes)
+        return min((transfer.parts_in_flight + 1) * transfer.upload_bytes, object_nbytes)
     return COPIES_OF_A_PART * min(2 * transfer.upload_bytes, object_nbytes)

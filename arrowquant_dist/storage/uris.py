@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+_SAME_PROTOCOLS = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
+
 
 def is_local(uri: str) -> bool:
     """Whether `uri` is a path of this machine: no protocol, `file://` or `local://`."""
@@ -46,6 +48,17 @@ def real_place(uri: str) -> str:
     if not is_local(uri):
         return uri.rstrip("/")
     return os.path.realpath(os.path.expanduser(uri.rpartition("://")[2]))  # noqa: PTH111 - pathlib raises for both
+
+
+def compared_place(uri: str) -> str:
+    """`real_place` for comparisons alone. A URL loses what one place may be spelled with and without: another name of
+    its protocol, what caches it, empty names and `.`. Endpoints are not compared: a bucket's name is what it is known
+    by, and one server has several addresses."""
+    if is_local(uri):
+        return real_place(uri)
+    scheme, _, path = uri.rpartition("::")[2].partition("://")
+    names = [name for name in path.split("/") if name not in {"", "."}]
+    return "/".join([f"{_SAME_PROTOCOLS.get(scheme, scheme)}:/", *names])
 
 
 def real_places(uri: str) -> tuple[str, str]:

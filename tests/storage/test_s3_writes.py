@@ -60,6 +60,30 @@ def test_parts_go_up_while_the_caller_goes_on(flaky: Flaky) -> None:
     assert flaky.get("w") == DATA
 
 
+@pytest.mark.parametrize("parts_in_flight", [1, 2, 5])
+def test_parts_of_any_number_in_flight_and_a_last_one_of_any_length_make_the_object(
+    flaky: Flaky, parts_in_flight: int
+) -> None:
+    """Memory of parts that were sent is used again."""
+    data = np.random.default_rng(7).bytes(6 * PART + 12_345)
+    for nbytes in (len(data), 6 * PART, 5 * PART + 1):
+        upload(flaky.store(replace(PIECES, parts_in_flight=parts_in_flight)), data[:nbytes])
+        assert flaky.get("w") == data[:nbytes]
+
+
+@pytest.mark.parametrize("parts_in_flight", [1, 2, 5])
+def test_so_many_parts_are_sent_at_a_time_and_no_more(flaky: Flaky, parts_in_flight: int) -> None:
+    flaky.fail(Fault(Kind.STALLED_HEADERS, "PUT"))
+    settings = replace(PIECES, parts_in_flight=parts_in_flight, request_timeout=3600.0)
+    writer = flaky.store(settings).open_writer("w")
+    for _ in range(parts_in_flight):
+        writer.write(DATA[:PART])  # the next one would wait for the first
+    until(lambda: flaky.proxy.at_once == parts_in_flight)
+    writer.abort()
+    assert flaky.proxy.most_at_once == parts_in_flight
+    assert flaky.uploads() == []
+
+
 PASSING = {
     "503": (Fault(Kind.SLOW_DOWN, "PUT|POST", limit=4),),
     "500": (Fault(Kind.INTERNAL_ERROR, "PUT|POST", limit=4),),

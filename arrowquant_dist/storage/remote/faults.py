@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
-from arrowquant_dist.errors import ArrowQuantError, NotFound, StorageError
+from arrowquant_dist.errors import AccessDenied, ArrowQuantError, NotFound, StorageError
 from arrowquant_dist.storage.remote.secrets import Secrets
 from arrowquant_dist.storage.system_errors import storage_error
 
@@ -95,6 +95,13 @@ _HINTS = {
     "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_DEFAULT_REGION or the endpoint",
 }
 _DENIED = "access denied; check what these credentials may do, or use others: {credentials}"
+_DENIALS = {  # whoever waits gets the same answer; not so of a token that has expired in the midst of a run
+    _DENIED,
+    *map(
+        _HINTS.__getitem__,
+        ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "NoCredentialsError"),
+    ),
+}
 _LONGEST = 500  # characters of what a library said; Azure's errors are pages of XML
 _DEEPEST = 10
 
@@ -145,8 +152,10 @@ def translated(
         return NotFound(_HINTS[code], uri=url)
     if isinstance(error, FileNotFoundError) or status == 404:
         return NotFound("nothing is there; check the spelling and the credentials", uri=url)
-    hint = _hint(error, code, status).format(credentials=_credentials(url))
-    return StorageError(f"{hint} ({said})", uri=url, byte_range=byte_range)
+    hint = _hint(error, code, status)
+    kind = AccessDenied if hint in _DENIALS else StorageError
+    said = f"{hint.format(credentials=_credentials(url))} ({said})"
+    return kind(said, uri=url, byte_range=byte_range)
 
 
 def _hint(error: BaseException, code: str, status: int | None) -> str:

@@ -48,7 +48,6 @@ class ExportSummary:
             ("layers", f"{self.layers}, {len(self.requantized)} of them quantized anew"),
             ("size", f"{text.nbytes(self.nbytes)} in {counted(len(self.files), 'file')}"),
             ("beside", counted(len(self.small_files), "small file")),
-            ("mark", self.mark),
         )
         kinds = tuple((dtype, str(count), text.nbytes(size)) for dtype, (count, size) in self.tensors.items())
         files = tuple((f.path, str(f.tensors), text.nbytes(f.nbytes)) for f in self.files)

@@ -14,6 +14,7 @@ from arrowquant_dist.report.text import printable
 from arrowquant_dist.report.view import Table
 
 _DRAWN_ROWS = 1000  # rich takes a third of a millisecond a row
+_ANY_WIDTH = 100_000
 
 
 def print_report(out: TextIO, report: Report) -> None:
@@ -29,9 +30,7 @@ def print_report(out: TextIO, report: Report) -> None:
 
 def print_table(out: TextIO, table: Table) -> None:
     """A titled table; one without headers is a list of facts."""
-    if out.isatty() and len(table.rows) <= _DRAWN_ROWS:
-        _draw(out, table)
-    else:
+    if not (out.isatty() and len(table.rows) <= _DRAWN_ROWS and _draw(out, table)):
         out.writelines(f"{line}\n" for line in _plain_lines(table))
 
 
@@ -46,9 +45,12 @@ def print_text(out: TextIO, text: str) -> None:
     Console(file=out).print(Text(printable(text)))
 
 
-def _draw(out: TextIO, table: Table) -> None:
+def _draw(out: TextIO, table: Table) -> bool:
+    """False, and nothing drawn, where columns are too wide for the terminal: it folds whole lines better than rich does
+    cells, which tears names of layers into pieces. Facts are folded in their cells."""
     from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table as Drawn
     from rich.text import Text
 
@@ -63,7 +65,13 @@ def _draw(out: TextIO, table: Table) -> None:
         drawn.add_column(Text(printable(header)), justify="right" if side == "r" else "left", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(printable(cell)) for cell in row))
-    Console(file=out).print(drawn)
+    console = Console(file=out)
+    if headed:
+        unbounded = console.options.update(max_width=_ANY_WIDTH)
+        if Measurement.get(console, unbounded, drawn).maximum > console.width:
+            return False
+    console.print(drawn)
+    return True
 
 
 def _plain_lines(table: Table) -> Iterator[str]:

@@ -95,6 +95,8 @@ def has_room(memory_nbytes: int | None) -> bool:
 def no_room_message(memory_nbytes: int | None) -> str:
     """What a worker needs and what there is."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not alive:
+        return "no node is left that a worker could be on"
     cpus = max((int(node.get("CPU", 0)) for node in alive), default=0)
     memory = max((node.get("memory", 0) for node in alive if node.get("CPU", 0) >= 1), default=0)
     needs = "1 CPU" + (f" and {_mib(memory_nbytes)}" if memory_nbytes else "")

@@ -32,7 +32,8 @@ _log = logging.getLogger("arrowquant_dist.engine")
 
 
 class Dispatch:
-    """workers: actors at most. memory_nbytes: what the scheduler sets aside for each, for messages. clock: seconds
+    """workers: actors at most. memory_nbytes: what the scheduler sets aside for each, for messages; None on a Ray of
+    the run's own. clock: seconds
     that only grow, the crew's too."""
 
     def __init__(
@@ -64,6 +65,12 @@ class Dispatch:
             if self._clock() >= self._next_poll:
                 self._look_around(self._clock())
                 self._next_poll = self._clock() + self._patience.poll
+
+    @property
+    def _advice(self) -> str:
+        if self._memory_nbytes is None:
+            return "look into Ray's logs for why it has ended"
+        return "add nodes, or let a worker need less memory (block_bytes, of an export memory_budget)"
 
     def stop(self, seconds: float) -> None:
         """Tells every attempt at work to stop, and waits so long for them to delete their parts."""
@@ -312,7 +319,7 @@ class Dispatch:
         has_room = cluster.has_room(self._memory_nbytes)
         message = cluster.no_room_message(self._memory_nbytes)
         if not has_room and without >= self._patience.placement:
-            raise PartialRun(f"{message}; add nodes or lower block_bytes, then run the same command again")
+            raise PartialRun(f"{message}; {self._advice}, then run the same command again")
         if not self._warned:
             self._warned = True
             _log.warning("no worker yet: %s", "the cluster is busy; waiting for it" if has_room else message)

@@ -91,7 +91,9 @@ class RayEngine:
         code, pickled = context.code(), cloudpickle.dumps(context)
         crew = Crew(lambda: actor_class.remote(code, pickled), code, self._clock())
         ledger = Ledger(shards, on_event, self._patience)
-        dispatch = Dispatch(crew, ledger, self._patience, self.workers, needs.get("memory"), self._clock)
+        # To a Ray of our own no other node comes.
+        patience = self._patience if needs else self._patience.on_one_node
+        dispatch = Dispatch(crew, ledger, patience, self.workers, needs.get("memory"), self._clock)
         try:
             dispatch.run(interrupts.check)
             dispatch.stop(self._patience.farewell)

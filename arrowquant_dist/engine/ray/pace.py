@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 _REMEMBERED = 200  # finished shards that the rate is taken from
 _SHARD_NBYTES = 1 << 20  # what a shard costs besides its bytes: requests, footer, commit
+_GONE_SECONDS = 10.0  # after which a single node that is gone fails the run
 _SLOWEST = 4 << 20  # bytes a second that are taken for granted before anything was seen
 
 
@@ -33,6 +34,11 @@ class Patience:
     loser: float = 30.0
     farewell: float = 5.0
     placement: float = 900.0
+
+    @property
+    def on_one_node(self) -> Patience:
+        """The same where no node comes to take the place of one that is gone."""
+        return replace(self, placement=min(self.placement, _GONE_SECONDS))
 
 
 DEADLINE = 300.0

@@ -73,7 +73,7 @@ class Run:
 
     @contextmanager
     def at_work(
-        self, address: str, after: int = 0, *, workers: int | None = 2, patience: Patience = QUICK
+        self, address: str | None, after: int = 0, *, workers: int | None = 2, patience: Patience = QUICK
     ) -> Iterator[None]:
         """Runs beside the block, which is entered after so many commits, and ends with it.
 

@@ -8,9 +8,12 @@ import re
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from arrowquant_dist.engine.ray.cluster import WORKER_ENVIRONMENT
+from arrowquant_dist.errors import PartialRun
+from tests.engine.ray.runs import Run
 
 _LOCAL = """
 import json, os
@@ -53,3 +56,17 @@ def test_it_runs_nothing_that_it_has_no_use_for(local: dict[str, list[str]]) -> 
 def test_a_ray_that_the_caller_starts_later_is_whole(local: dict[str, list[str]]) -> None:
     assert local["methods"] == ["start_api_server", "start_monitor", "start_log_monitor"]
     assert not local["ray_variables"]
+
+
+@pytest.mark.slow
+def test_a_ray_of_its_own_whose_node_is_gone_ends_the_run_in_time(run: Run) -> None:
+    def lose_the_node() -> None:
+        with run.at_work(None, after=1):
+            for process in psutil.Process().children(recursive=True):
+                if process.name() == "raylet":
+                    process.kill()
+            run.wait_alive(0)
+            run.pass_seconds(10.0)
+
+    with pytest.raises(PartialRun, match=r"no node is left .* Ray's logs .* run the same command again"):
+        lose_the_node()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from arrowquant_dist.engine.ray.pace import DEADLINE, Pace, Patience, is_slow
@@ -41,3 +43,9 @@ def test_no_deadline_is_below_the_least_and_large_shards_get_more() -> None:
 )
 def test_late_or_without_a_block_for_long_is_slow(elapsed: float, still: float, *, slow: bool) -> None:
     assert is_slow(elapsed, still, 10.0, Patience(stall=10.0, late=3.0)) is slow
+
+
+def test_a_node_that_is_alone_is_not_waited_for_as_a_cluster_s_next_one() -> None:
+    assert Patience().on_one_node.placement == 10.0
+    assert Patience(placement=5.0).on_one_node.placement == 5.0
+    assert replace(Patience(poll=0.2).on_one_node, placement=900.0) == Patience(poll=0.2)

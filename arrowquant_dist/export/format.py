@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.dataset.dataset import Dataset
@@ -105,12 +105,14 @@ class ExportDraft:
 
     layers: in the order that the format likes; containers may move them. changed: side files that the output has in
     another form than the dataset, or besides. left_out: side files that it does not get. notes: for people.
+    metadata: what files of weights say of the model beside its tensors, by the container's own keys.
     """
 
     layers: tuple[LayerExport, ...]
     changed: Mapping[str, bytes] = field(default_factory=dict)
     left_out: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

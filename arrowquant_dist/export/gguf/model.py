@@ -29,7 +29,7 @@ from arrowquant_dist.export.gguf.llama import LLAMA_TYPES, llama_architecture
 from arrowquant_dist.export.gguf.packers import CodeBlocks, FloatValues
 from arrowquant_dist.export.gguf.pooling import notes_on_texts, pooling_type
 from arrowquant_dist.export.gguf.settings import OTHER_WAY
-from arrowquant_dist.export.gguf.stored import stored_codes
+from arrowquant_dist.export.gguf.stored import StoredCodes, stored_codes
 from arrowquant_dist.export.gguf.tokenizers import read_vocabulary
 from arrowquant_dist.export.gguf.vocabulary import Vocabulary, json_settings
 from arrowquant_dist.export.options import ExportOptions
@@ -84,29 +84,28 @@ class Gguf:
     def draft(self, model: Model) -> ExportDraft:
         gguf_package()
         architecture, places = _architecture(model)
-        vocabulary = _vocabulary(model, architecture)
-        pooling = pooling_type(model.read)
-        layers, notes = self._layers(model, architecture, places)
+        names = model.names
+        with stored_codes(model.dataset, [names[name] for name in places]) as read:
+            vocabulary = _vocabulary(model, architecture)
+            pooling = pooling_type(model.read)
+            layers, notes = self._layers(model, architecture, places, read())
         every = (*architecture.notes, *vocabulary.notes, *notes_on_texts(model.read), *notes)
         if pooling is None and architecture.name == "bert":
             every = (*every, _NO_POOLING)
-        return ExportDraft(layers, notes=every)
+        tensors = [tensor for layer in layers for tensor in layer.tensors]
+        metadata = model_fields(architecture, vocabulary, pooling, tensors)
+        return ExportDraft(layers, notes=every, metadata=metadata)
 
-    def files(self, model: Model, draft: ExportDraft, mark: str, max_file_nbytes: int) -> OutputFiles:
-        architecture, _ = _architecture(model)
-        tensors = [tensor for layer in draft.layers for tensor in layer.tensors]
-        whole = model_fields(
-            architecture, _vocabulary(model, architecture), pooling_type(model.read), tensors
-        )
+    def files(self, _model: Model, draft: ExportDraft, mark: str, max_file_nbytes: int) -> OutputFiles:
+        tensors = sum(len(layer.tensors) for layer in draft.layers)
+        name = "general.architecture"
         sizes = [sum(_padded(tensor) for tensor in layer.tensors) for layer in draft.layers]
         shares = shares_of(sizes, max_file_nbytes)
         files = []
         for number, share in enumerate(shares):
-            fields: dict[str, Any] = (
-                dict(whole) if number == 0 else {"general.architecture": architecture.name}
-            )
+            fields = dict(draft.metadata) if number == 0 else {name: draft.metadata[name]}
             if len(shares) > 1:
-                fields |= split_fields(number, len(shares), len(tensors))
+                fields |= split_fields(number, len(shares), tensors)
             layers = tuple(draft.layers[index] for index in share)
             path = f"model-{number + 1:05d}-of-{len(shares):05d}.gguf" if len(shares) > 1 else "model.gguf"
             marked = {MARK_KEY: mark} | fields  # before the tokenizer, which takes megabytes
@@ -114,11 +113,14 @@ class Gguf:
         return OutputFiles(tuple(files))
 
     def _layers(
-        self, model: Model, architecture: Architecture, places: Mapping[str, TensorPlace]
+        self,
+        model: Model,
+        architecture: Architecture,
+        places: Mapping[str, TensorPlace],
+        codes: Mapping[str, StoredCodes],
     ) -> tuple[tuple[LayerExport, ...], tuple[str, ...]]:
         """What becomes of each layer, and notes. InvalidConfig that lists all that cannot be written."""
         names = model.names
-        codes = stored_codes(model.dataset, [names[name] for name in places])
         exports, refused = [], defaultdict(list)
         anew: list[tuple[str, Choice]] = []
         for name, place in places.items():

@@ -5,8 +5,9 @@ All scales are read for that, before anything is written: 1 to 20 percent of a d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from arrowquant_dist.config import BITS
@@ -40,12 +41,19 @@ class StoredCodes:
         return any(scheme.quant_type in BITS for scheme in self.schemes)
 
 
-def stored_codes(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str, StoredCodes]:
-    """By layers' names. CorruptWeights where scales are not what was written."""
+@contextmanager
+def stored_codes(
+    dataset: Dataset, layers: Iterable[StoredLayer]
+) -> Iterator[Callable[[], dict[str, StoredCodes]]]:
+    """Reads them meanwhile: what is yielded waits for all, by layers' names, and raises CorruptWeights where scales are
+    not what was written."""
     every = {layer.name: layer for layer in layers}
-    with ThreadPoolExecutor(_NEAR_AT_ONCE if dataset.store.is_near else _FAR_AT_ONCE) as threads:
+    threads = ThreadPoolExecutor(_NEAR_AT_ONCE if dataset.store.is_near else _FAR_AT_ONCE)
+    try:
         found = threads.map(lambda layer: _of_layer(dataset, layer), every.values())
-        return dict(zip(every, found, strict=True))
+        yield lambda: dict(zip(every, found, strict=True))
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def _of_layer(dataset: Dataset, layer: StoredLayer) -> StoredCodes:

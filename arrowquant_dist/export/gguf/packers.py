@@ -21,7 +21,7 @@ from arrowquant_dist.export.tensors import OutputTensor
 from arrowquant_dist.tensor import QuantizedTensor
 
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_PACKED_AT_ONCE = 1 << 18  # bytes of codes: what is made of their scales stays in the cache
+_PACKED_AT_ONCE = 1 << 21  # bytes of codes: what is made of their scales stays in the cache
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 _LARGEST = 65504.0  # of fp16
 _LEAST_NORMAL = 2.0**-14  # fp16's numbers have 11 bits from here on, and are multiples of 2^-24 below
 _FURTHEST = 512.0  # steps from 0 to a minimum that is rounded by a quarter of a step at most
-_AT_ONCE = 1 << 14  # scales: temporaries that stay in the cache
+_AT_ONCE = 1 << 16  # scales: temporaries that stay in the cache
 
 
 class Fp16(IntEnum):

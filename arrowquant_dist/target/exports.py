@@ -25,6 +25,7 @@ _OPENS = {
 }
 # {suffix: how many bytes at the beginning of a file, or from its end, have the mark}
 _MARK_WITHIN_NBYTES = {".safetensors": 4 << 10, ".gguf": 64 << 10, ".parquet": -(64 << 10)}
+_MOST_LOOKED_AT = 8  # an export has written all weights of its folder, or all but a few
 
 
 def finished_export(store: Store) -> str | None:
@@ -59,14 +60,13 @@ def listed_files(store: Store) -> tuple[StoredFile, ...] | None:
 
 
 def marked(store: Store, paths: Iterable[str]) -> str | None:
-    """The first of these files that an export of ours has written; None where none of them is one."""
-    return next((path for path in paths if _has_mark(store, path)), None)
+    """The first of these files that an export of ours has written; None where none of the first few is one."""
+    weights = [path for path in paths if path.endswith(tuple(_MARK_WITHIN_NBYTES))]
+    return next((path for path in weights[:_MOST_LOOKED_AT] if _has_mark(store, path)), None)
 
 
 def _has_mark(store: Store, path: str) -> bool:
-    within = next((n for suffix, n in _MARK_WITHIN_NBYTES.items() if path.endswith(suffix)), 0)
-    if not within:
-        return False
+    within = next(n for suffix, n in _MARK_WITHIN_NBYTES.items() if path.endswith(suffix))
     nbytes = store.size(path)
     span = ByteRange(0, min(nbytes, within)) if within > 0 else ByteRange(max(0, nbytes + within), nbytes)
     return MARK_KEY.encode() in store.read_range(path, span).tobytes()

@@ -61,8 +61,13 @@ class SideFiles:
 
     @property
     def paths(self) -> list[str]:
-        """In the order in which they are written: what programs look for comes last."""
-        return sorted([*self.copied, *self.made], key=lambda path: (self._is_looked_for(path), path))
+        """In the order in which they are written: what programs look for comes last, and the folder's config.json after
+        all others, so that who finds it beside weights finds everything (folder/remains.py)."""
+
+        def key(path: str) -> tuple[bool, bool, bool, str]:
+            return self._is_looked_for(path), "/" not in path, path == MODEL_FILES[0], path
+
+        return sorted([*self.copied, *self.made], key=key)
 
     def _is_looked_for(self, path: str) -> bool:
         return path in self.made or path.rpartition("/")[2] in MODEL_FILES

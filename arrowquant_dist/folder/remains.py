@@ -41,9 +41,13 @@ def has_parquet(folder: SourceFolder) -> bool:
 def refuse_unfinished_export(folder: SourceFolder, weights: Iterable[Sequence[str]]) -> None:
     """InvalidCheckpoint where weights of an export of ours lie with nothing that is written when all of them are there:
     some may be missing, and what says which model they are of is. weights: paths of each component's."""
-    if {info.path for info in folder.files()} & {RECORD_PATH, *MODEL_FILES}:
+    found = {info.path for info in folder.files()}
+    first = [path for paths in weights for path in paths[:1]]
+    # the folder's own config.json is written last; where all weights lie in components there may be none
+    last = MODEL_FILES[:1] if any("/" not in path for path in first) else MODEL_FILES
+    if found & {RECORD_PATH, *last}:
         return
-    if marked(folder.store, [path for paths in weights for path in paths[:1]]) is not None:
+    if marked(folder.store, first) is not None:
         raise InvalidCheckpoint(UNFINISHED, uri=folder.store.uri)
 
 

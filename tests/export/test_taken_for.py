@@ -11,7 +11,7 @@ import torch
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
 from arrowquant_dist.errors import ArrowQuantError, IncompleteDataset, NotFound, TargetConflict
-from arrowquant_dist.export import ExportOptions, export_dataset
+from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
 from arrowquant_dist.report.contents import read_contents
 from arrowquant_dist.report.render import load_report
 from arrowquant_dist.verify import verify
@@ -81,6 +81,23 @@ def test_so_are_all_files_but_the_record_where_a_dataset_is_asked_for(
     with pytest.raises(ArrowQuantError, match=BEGUN) as raised:
         READERS[reader](out)
     assert raised.value.exit_code == 2
+
+
+def test_the_folder_s_config_is_written_after_all_other_small_files(tmp_path: Path) -> None:
+    names = ("1_Pooling/config.json", "config.json", "modules.json", "tokenizer.json")
+    files = dict.fromkeys(names, b'{"model_type": "bert"}')
+    dataset = made_dataset(tmp_path, random_weights(1, 64, 64, torch.float32), side_files=files)
+    plan = plan_export(dataset, str(tmp_path / "out"), ExportOptions("safetensors"), RUN)
+    expected = ["tokenizer.json", "1_Pooling/config.json", "modules.json", "config.json"]
+    assert plan.output.small.paths == expected
+
+
+def test_an_export_that_was_stopped_before_its_config_is_no_source(finished: Path, tmp_path: Path) -> None:
+    """What says that the weights are a sentence model's is written before config.json, which says that all is here."""
+    out = begun(finished / "safetensors", tmp_path / "out", weights_only=True)
+    (out / "modules.json").write_text("[]")
+    with pytest.raises(ArrowQuantError, match=BEGUN):
+        READERS["inspect"](out)
 
 
 @pytest.mark.parametrize("weights_only", [True, False])

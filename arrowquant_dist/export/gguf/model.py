@@ -82,10 +82,10 @@ class Gguf:
         return cls(requantize=options.requantize)
 
     def draft(self, model: Model) -> ExportDraft:
-        gguf_package()
         architecture, places = _architecture(model)
         names = model.names
         with stored_codes(model.dataset, [names[name] for name in places]) as read:
+            gguf_package()
             vocabulary = _vocabulary(model, architecture)
             pooling = pooling_type(model.read)
             layers, notes = self._layers(model, architecture, places, read())

@@ -360,7 +360,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--installed", action="store_true", help="use the package installed there, don't send this one")
     add("--no-wait", action="store_true", help="submit and return")
     add("--stop-on-interrupt", action="store_true", help="Ctrl-C stops the job instead of detaching")
-    add("command", nargs="+", metavar="-- COMMAND", help="quantize SOURCE TARGET …")
+    add(
+        "command",
+        nargs="+",
+        metavar="-- COMMAND",
+        help="what arrowquant is given: quantize SOURCE TARGET …, export TARGET OUT …",
+    )
     options = parser.parse_args(arguments)
     try:
         return _run(options)

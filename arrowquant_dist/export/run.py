@@ -184,16 +184,6 @@ class _Memory:
         recycled_nbytes = share // _RECYCLED_SHARE
         return cls(workers, share - writer_nbytes - recycled_nbytes, recycled_nbytes, storage)
 
-    @classmethod
-    def least(cls, nbytes: int, out: str, storage: Storage) -> _Memory:
-        """As much for reading as there can be: one worker, which keeps nothing for its next use and, where it uploads,
-        sends one part at a time."""
-        share, storage = nbytes - _PROCESS_NBYTES, replace(storage, direct_writes="never")
-        if is_local(out):
-            return cls(1, share, 0, storage)
-        transfer = replace(storage.transfer, upload_bytes=_LEAST_UPLOAD_NBYTES, parts_in_flight=1)
-        return cls(1, share - 2 * _LEAST_UPLOAD_NBYTES, 0, replace(storage, transfer=transfer))
-
 
 def _divided(
     model: Model, files: tuple[OutputFile, ...], nbytes: int, sharing: int, out: str, storage: Storage
@@ -205,8 +195,8 @@ def _divided(
     """
     most = max(1, min(sharing, (nbytes - _PROCESS_NBYTES) // _LEAST_WORKER_NBYTES))
     too_large: dict[str, int] = {}
-    ways = [_Memory.of(nbytes, workers, out, storage) for workers in range(most, 0, -1)]
-    for memory in (*ways, _Memory.least(nbytes, out, storage)):
+    for workers in range(most, 0, -1):
+        memory = _Memory.of(nbytes, workers, out, storage)
         cutter = StepCutter(model.dataset, memory.reading_nbytes)
         made = cutter.cut(files)
         too_large = cutter.too_large(made)
@@ -214,7 +204,7 @@ def _divided(
             return memory, made
     needed = max(too_large.values())
     budgets = range(-(-nbytes // _MIB) * _MIB, 8 * (needed + nbytes + _DIRECT_NBYTES), _MIB)
-    enough = next(b for b in budgets if _Memory.least(b, out, storage).reading_nbytes >= needed)
+    enough = next(b for b in budgets if _Memory.of(b, 1, out, storage).reading_nbytes >= needed)
     message = (
         f"{listed(too_large)}: rows of these take up to {rounded_size(needed)} at once, more than a worker has of "
         f"{rounded_size(nbytes)} in all; raise --memory-budget to {enough // _MIB}MiB"

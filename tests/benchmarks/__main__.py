@@ -38,7 +38,9 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "object-store": lambda given: object_store.tables(given.params, given.runs, given.folder),
     "serving": lambda given: serving.tables(given.side, max(given.runs, 15)),
     "loading": lambda given: loading.tables(given.runs, given.params, given.folder),
-    "export": lambda given: exporting.tables(given.nbytes, given.runs, given.folder),
+    "export": lambda given: exporting.tables(
+        given.nbytes, given.runs, given.folder, given.formats, given.places
+    ),
     "peaks": lambda given: peaks.tables(given.budgets, given.folder),
     "streaming": lambda given: streaming.tables(given.params, given.runs, given.folder, given.runai),
     "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
@@ -64,6 +66,12 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=verifying.PARTS, help="of the dataset of `verifying`")
     parser.add_argument(
         "--nbytes", type=int, default=exporting.NBYTES, help="stored, of the dataset of `export`"
+    )
+    parser.add_argument(
+        "--formats", nargs="+", default=exporting.FORMATS, choices=exporting.FORMATS, help="of `export`"
+    )
+    parser.add_argument(
+        "--places", nargs="+", default=exporting.PLACES, choices=exporting.PLACES, help="of `export`"
     )
     parser.add_argument(
         "--budgets", type=int, nargs="+", default=[64, 256], help="MiB, of the loaders of `peaks`"

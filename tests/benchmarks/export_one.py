@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from arrowquant_dist import QuantizationConfig, quantize_tensor
-from arrowquant_dist.config import RunConfig, Storage
+from arrowquant_dist.config import RunConfig, Storage, Transfer
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.export import ExportOptions, export_dataset
@@ -32,6 +32,7 @@ from arrowquant_dist.storage.open import open_store
 
 _PIECE_NBYTES = 8 << 20
 _AHEAD = 4  # pieces of a file that are read while one is written
+_TRANSFER = Transfer(parts_in_flight=6)  # as an export has it at a budget of 1 GiB
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def _export(job: Mapping[str, Any]) -> None:
 
 def _copy(job: Mapping[str, Any]) -> None:
     """Each object in ranges, some read ahead, by the client that exports use; a thread an object."""
-    storage = Storage(job["options"])
+    storage = Storage(job["options"], _TRANSFER)
     source, out = open_store(job["source"], storage), open_store(job["out"], storage)
     with ThreadPoolExecutor(job["workers"]) as pool:
         list(pool.map(lambda info: _copy_object(source, out, info.path, info.nbytes), source.list()))
@@ -79,7 +80,7 @@ def _copy_object(source: Store, out: Store, path: str, nbytes: int) -> None:
 def _decompress(job: Mapping[str, Any]) -> None:
     """What no export of codes as they are can do without, and nothing else: values are read, decompressed by pyarrow
     and written, of scales as many bytes as they have in 16 bits. A thread a file; nothing is verified or hashed."""
-    storage = Storage(job["options"])
+    storage = Storage(job["options"], _TRANSFER)
     dataset, out = Dataset.open(job["source"], storage), open_store(job["out"], storage)
     blocks = [block for layer in dataset.layers.values() for block in layer.blocks]
     workers = job["workers"]

@@ -11,9 +11,10 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,7 +37,9 @@ WORKERS = 2
 CODES_AS_THEY_ARE = ("compressed-tensors", "gguf")
 DECODED = "safetensors"
 FORMATS = (*CODES_AS_THEY_ARE, DECODED)
+PLACES = ("disk", "bucket")
 BUDGETS = (64, 256, 1024)  # MiB
+_OF_BUCKETS = (128, 256, 1024)  # three parts of an upload are at least 15 MiB besides
 _BEYOND = 64  # MiB
 _LEAST_RATE = 0.7  # of the copy's
 _LEAST_OF_LIMIT = 0.9
@@ -62,22 +65,47 @@ class _Found:
     peak_nbytes: int = 0
 
 
-def tables(nbytes: int, runs: int, folder: str | None, formats: tuple[str, ...] = FORMATS) -> Iterator[Table]:
+def tables(
+    nbytes: int,
+    runs: int,
+    folder: str | None,
+    formats: Sequence[str] = FORMATS,
+    places: Sequence[str] = PLACES,
+) -> Iterator[Table]:
     """nbytes: stored, of the dataset, which stays in the folder for the next time where one is given. Takes three times
-    as many of the disk to make it, and ten times as many for `safetensors`, whose values are decoded."""
+    as many of the disk to make it, and ten times as many for `safetensors`, whose values are decoded. What each job
+    took is told on stderr as it ends."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
         dataset = made_dataset(Path(folder) if folder is not None else place, nbytes)
-        yield _rates("Local disk", str(dataset), lambda name: _emptied(place, name), {}, runs, formats)
-        yield _peaks(str(dataset), place)
-        server = SeaweedFS(place / "seaweedfs")
-        try:
-            options = server.storage_options
-            there = server.make_bucket("dataset")
-            upload(dataset, there, options)
-            yield _rates("Bucket to bucket", there, server.bucket, options, runs, formats)
-        finally:
-            server.stop()
+        if "disk" in places:
+            yield from _rates("Local disk", str(dataset), partial(_emptied, place), {}, runs, formats)
+            yield _peaks(str(dataset), place)
+        if "bucket" in places:
+            yield from _from_bucket_to_bucket(dataset, place / "seaweedfs", runs, formats)
+
+
+def _from_bucket_to_bucket(dataset: Path, folder: Path, runs: int, formats: Sequence[str]) -> Iterator[Table]:
+    server = SeaweedFS(folder)
+    try:
+        options = server.storage_options
+        there = server.make_bucket("dataset")
+        upload(dataset, there, options)
+        yield from _rates("Bucket to bucket", there, server.bucket, options, runs, formats)
+        job = _export_job(there, CODES_AS_THEY_ARE[0], options)
+        rows = [
+            _peak_row(
+                f"{job['format']}, budget {budget} MiB",
+                {**job, "budget": f"{budget}MiB"},
+                server.bucket,
+                at_most(budget + _BEYOND),
+                {},
+            )
+            for budget in _OF_BUCKETS
+        ]
+        yield Table("Bucket to bucket: peak memory of an export above the process's before", tuple(rows))
+    finally:
+        server.stop()
 
 
 def made_dataset(folder: Path, nbytes: int) -> Path:
@@ -114,9 +142,8 @@ def _rates(
     new: Emptied,
     options: Mapping[str, Any],
     runs: int,
-    formats: tuple[str, ...],
-) -> Table:
-    rows: list[Row] = []
+    formats: Sequence[str],
+) -> Iterator[Table]:
     for name in formats:
         with new("written") as written:
             job = _export_job(dataset, name, options)
@@ -130,8 +157,8 @@ def _rates(
                 for found, one in jobs:
                     with new("out") as out:
                         _add(found, {**one, "out": out})
-        rows += _compared(f"{name}, {nbytes / 1e9:.3g} GB", nbytes, ours, theirs, limit)
-    return Table(f"{where}: export with {WORKERS} workers, median of {runs}", tuple(rows))
+        rows = _compared(f"{name}, {nbytes / 1e9:.3g} GB", nbytes, ours, theirs, limit)
+        yield Table(f"{where}: export with {WORKERS} workers, median of {runs}", tuple(rows))
 
 
 def _compared(title: str, nbytes: int, ours: _Found, theirs: _Found, limit: _Found) -> Iterator[Row]:
@@ -151,13 +178,14 @@ def _peaks(dataset: str, place: Path) -> Table:
     """Memory above what the process had. What is decoded needs kernels, and Numba, whose import alone takes more than
     the least budget; GGUF's blocks need LLVM, whose library is nearly as large. So it is said what of that the process
     had before, and what of it is counted."""
+    new: Emptied = partial(_emptied, place)
     rows = []
     for name, budget in (
         *((name, budget) for name in CODES_AS_THEY_ARE for budget in BUDGETS),
         (DECODED, BUDGETS[0]),
     ):
         job = {**_export_job(dataset, name, {}), "budget": f"{budget}MiB", "kernels": "loaded"}
-        rows.append(_peak_row(f"{name}, budget {budget} MiB", job, place, at_most(budget + _BEYOND), {}))
+        rows.append(_peak_row(f"{name}, budget {budget} MiB", job, new, at_most(budget + _BEYOND), {}))
     anew = {"NUMBA_CACHE_DIR": str(place / "kernels")}
     counted: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         ("gguf", "none", "loading LLVM", {}),
@@ -168,14 +196,14 @@ def _peaks(dataset: str, place: Path) -> Table:
     for name, kernels, what, environment in counted:
         job = {**_export_job(dataset, name, {}), "budget": f"{BUDGETS[0]}MiB", "kernels": kernels}
         title = f"{name}, budget {BUDGETS[0]} MiB, and {what}"
-        rows.append(_peak_row(title, job, place, None, environment))
+        rows.append(_peak_row(title, job, new, None, environment))
     return Table("Peak memory of an export above the process's before", tuple(rows))
 
 
 def _peak_row(
-    title: str, job: Job, place: Path, target: Target | None, environment: Mapping[str, str]
+    title: str, job: Job, new: Emptied, target: Target | None, environment: Mapping[str, str]
 ) -> Row:
-    with _emptied(place, "out") as out:
+    with new("out") as out:
         return Row(
             title, _run({**job, "out": out}, environment)[0]["peak_nbytes"] / 2**20, "MiB", target=target
         )
@@ -199,7 +227,10 @@ def _run(job: Job, environment: Mapping[str, str] | None = None) -> tuple[dict[s
     """What the job said of itself, and the seconds of its process."""
     command = [sys.executable, "-m", "tests.benchmarks.export_one", json.dumps(job)]
     run = run_process(command, environment)
-    return json.loads(run.output), run.seconds
+    said: dict[str, Any] = json.loads(run.output)
+    figures = f"{said['seconds']:.1f} s, {said['cpu_seconds']:.1f} s of CPU, {said['peak_nbytes'] >> 20} MiB"
+    print(f"{job['job']} to {job['out']}: {figures}", file=sys.stderr, flush=True)
+    return said, run.seconds
 
 
 @contextmanager

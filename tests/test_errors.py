@@ -113,6 +113,7 @@ _ALWAYS_SEVERAL = {
     "checkpoint/torch_pickle.py": "values",  # of a dtype
     "encodings/packed.py": "codes",
     "encodings/float8.py": "codes",
+    "export/compressed_tensors/packers.py": "bits",  # of a code
     "export/gguf/header.py": "files",
     "export/worker.py": "bytes",  # internal errors
     "format/parquet/limits.py": "columns or|characters",
@@ -127,7 +128,7 @@ _ALWAYS_SEVERAL = {
 _NOUN = r"[a-z]+s"
 _NO_NOUNS = (
     "is|was|has|as|its|this|does|goes|gives|names|takes|needs|makes|holds|says|begins|matches|leaves|writes|chooses|"
-    "stands|leads"
+    "stands|leads|lists"
 )
 
 

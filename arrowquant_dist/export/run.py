@@ -37,6 +37,9 @@ _DIRECT_NBYTES = 48 << 20
 _LEAST_WORKER_NBYTES = 64 << 20
 _MIB = 1 << 20
 _PROCESS_NBYTES = 24 << 20  # of the budget, for what is not weights: the index, threads, hashes
+_CLIENT_NBYTES = (
+    24 << 20
+)  # beside that, for the client of an object store: it takes 31 MiB before it moves a weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,8 @@ class _Memory:
 
     @classmethod
     def of(cls, nbytes: int, workers: int, out: str, storage: Storage) -> _Memory:
-        share = (nbytes - _PROCESS_NBYTES) // workers
+        """nbytes: of the workers together."""
+        share = nbytes // workers
         storage, writer_nbytes = _writing(out, storage, share)
         recycled_nbytes = share // _RECYCLED_SHARE
         return cls(workers, share - writer_nbytes - recycled_nbytes, recycled_nbytes, storage)
@@ -193,10 +197,11 @@ def _divided(
     MemoryBudgetExceeded where one worker has too little for some rows of a layer, such as a compressed row block, which
     is decompressed as a whole: it names the layers, and the budget that is enough.
     """
-    most = max(1, min(sharing, (nbytes - _PROCESS_NBYTES) // _LEAST_WORKER_NBYTES))
+    fixed_nbytes = _fixed_nbytes(model.dataset.uri, out)
+    most = max(1, min(sharing, (nbytes - fixed_nbytes) // _LEAST_WORKER_NBYTES))
     too_large: dict[str, int] = {}
     for workers in range(most, 0, -1):
-        memory = _Memory.of(nbytes, workers, out, storage)
+        memory = _Memory.of(nbytes - fixed_nbytes, workers, out, storage)
         cutter = StepCutter(model.dataset, memory.reading_nbytes)
         made = cutter.cut(files)
         too_large = cutter.too_large(made)
@@ -204,12 +209,19 @@ def _divided(
             return memory, made
     needed = max(too_large.values())
     budgets = range(-(-nbytes // _MIB) * _MIB, 8 * (needed + nbytes + _DIRECT_NBYTES), _MIB)
-    enough = next(b for b in budgets if _Memory.of(b, 1, out, storage).reading_nbytes >= needed)
+    enough = next(
+        b for b in budgets if _Memory.of(b - fixed_nbytes, 1, out, storage).reading_nbytes >= needed
+    )
     message = (
         f"{listed(too_large)}: rows of these take up to {rounded_size(needed)} at once, more than a worker has of "
         f"{rounded_size(nbytes)} in all; raise --memory-budget to {enough // _MIB}MiB"
     )
     raise MemoryBudgetExceeded(message, uri=model.dataset.uri)
+
+
+def _fixed_nbytes(*places: str) -> int:
+    """Of the budget, what a process takes that is not a worker's."""
+    return _PROCESS_NBYTES + (0 if all(map(is_local, places)) else _CLIENT_NBYTES)
 
 
 def _writing(out: str, storage: Storage, budget_nbytes: int) -> tuple[Storage, int]:

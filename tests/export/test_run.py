@@ -71,8 +71,8 @@ def test_layers_in_several_row_blocks_and_files_come_out_whole(tmp_path: Path) -
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in found.values())
     assert [file.path for file in made.record.files] == [
         *files,
-        "config.json",
         "model.safetensors.index.json",
+        "config.json",
     ]
 
 

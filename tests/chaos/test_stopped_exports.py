@@ -15,6 +15,7 @@ from arrowquant_dist.export import ExportOptions, export_dataset
 from arrowquant_dist.storage.open import open_store
 from tests.export.datasets import made_dataset
 from tests.integration.program import end, run, start, wait_for
+from tests.processes import actor_processes
 from tests.servers.fixtures import Bucket
 from tests.sources import random_weights
 
@@ -84,6 +85,33 @@ def test_from_s3_to_s3_the_same_command_completes_it_and_leaves_no_upload_behind
     assert stopped.returncode == (1 if how == signal.SIGINT else -how), stopped.stderr
     again = run(*command)
     assert again.returncode == 0, again.stderr
+    found = {info.path: out.read(info.path) for info in out.list()}
+    assert found.pop("export.json") != quiet.pop("export.json")  # they name the dataset's place
+    assert found == quiet
+    assert not out.begun_uploads()
+
+
+@pytest.mark.slow
+def test_an_actor_killed_between_two_buckets_costs_no_file_and_leaves_no_upload_behind(
+    dataset: str, bucket: Bucket, tmp_path: Path
+) -> None:
+    storage, places = Storage(bucket.storage_options), (f"{bucket.uri}/dataset", f"{bucket.uri}/out")
+    bucket.objects.upload_folder(Path(dataset), places[0])
+    options = ExportOptions(max_file_bytes="2MiB")
+    export_dataset(dataset, tmp_path / "quiet", options, RunConfig(engine="inline", workers=1))
+    quiet = contents(tmp_path / "quiet")
+    config, out = tmp_path / "run.yaml", open_store(places[1], storage)
+    config.write_text(json.dumps({"run": {"storage_options": bucket.storage_options}}))
+    command = ["export", *places, "--format", "safetensors", "--max-file-bytes", "2MiB"]
+    command += ["--engine", "ray", "--workers", "2", "--config", str(config)]
+    driver = start(*command)
+    wait_for(lambda: len([*out.list()]) >= 3, driver)
+    killed = actor_processes()
+    for actor in killed:
+        actor.kill()
+    ended = end(driver)
+    assert killed
+    assert ended.returncode == 0, ended.stderr
     found = {info.path: out.read(info.path) for info in out.list()}
     assert found.pop("export.json") != quiet.pop("export.json")  # they name the dataset's place
     assert found == quiet

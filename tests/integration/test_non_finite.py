@@ -20,8 +20,8 @@ from tests.sources import save_checkpoint
 
 INF, NAN = float("inf"), float("nan")
 KEPT: dict[str, tuple[torch.Tensor, str]] = {
-    "audio.input_max": (torch.tensor(INF), "1 inf among 1 values"),
-    "audio.input_min": (torch.tensor(-INF, dtype=torch.bfloat16), "1 -inf among 1 values"),
+    "audio.input_max": (torch.tensor(INF), "1 inf among 1 value"),
+    "audio.input_min": (torch.tensor(-INF, dtype=torch.bfloat16), "1 -inf among 1 value"),
     "blocks.0.attn_mask": (torch.full((8, 8), -INF).triu(1), "28 -inf among 64 values"),
     "bn.running_var": (torch.tensor([NAN, 1.0, NAN], dtype=torch.float64), "2 NaN among 3 values"),
     "head.clamp": (torch.tensor([[INF, -INF, NAN, 0.5]]), "1 NaN, 1 inf, 1 -inf among 4 values"),

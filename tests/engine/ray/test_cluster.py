@@ -76,6 +76,7 @@ def test_a_killed_worker_is_replaced_and_its_shard_done_again(cluster: SmallClus
     assert run.facts.wasted_seconds > 0
 
 
+@pytest.mark.slow
 def test_a_lost_node_is_done_without_and_a_new_one_is_used(cluster: SmallCluster, run: Run) -> None:
     with run.at_work(cluster.address, after=2):
         cluster.lose(cluster.nodes[0])
@@ -104,6 +105,7 @@ def test_a_preempted_node_gets_no_more_work_and_costs_no_attempt(cluster: SmallC
     assert run.facts.shard_retries == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced_after_the_deadline(cluster: SmallCluster, run: Run) -> None:
     with run.at_work(cluster.address, after=2, patience=replace(QUICK, deadline=100.0)):
         hung = _freeze()

@@ -55,6 +55,7 @@ def test_a_ray_without_the_names_says_once_what_a_run_goes_without(caplog: pytes
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_names")
 def test_a_run_on_a_ray_without_the_names_is_the_same_run(run: Run) -> None:
     run.engine(None, workers=None)

@@ -12,7 +12,7 @@ from arrowquant_dist.export_names import RECORD_PATH, SERVED_PATH
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.storage.regular import obstructed
 from arrowquant_dist.storage.uris import is_local
-from arrowquant_dist.target.exports import UNFINISHED, finished_export, marked
+from arrowquant_dist.target.exports import NO_WEIGHTS, UNFINISHED, finished_export, marked
 from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
 
 _SUFFIX, _MAGIC = ".parquet", b"PAR1"
@@ -92,7 +92,7 @@ def why_no_dataset(store: Store, paths: Sequence[str]) -> str:
     if RECORD_PATH in paths and (reason := finished_export(store)) is not None:
         return reason
     if SERVED_PATH in paths:
-        return f"this is a folder for vLLM, without weights; give the dataset that its {SERVED_PATH} names"
+        return NO_WEIGHTS
     weights = _weights(paths)
     if RECORD_PATH not in paths and marked(store, weights[:1]) is not None:
         return UNFINISHED

@@ -12,7 +12,7 @@ from arrowquant_dist.folder.listing import SourceFolder
 from arrowquant_dist.folder.names import is_weights, rank_of, slices_reason
 from arrowquant_dist.folder.sidecars import is_targets_own
 from arrowquant_dist.folder.weights import adapters_in
-from arrowquant_dist.target.exports import UNFINISHED, finished_export, marked
+from arrowquant_dist.target.exports import NO_WEIGHTS, UNFINISHED, finished_export, marked
 
 _MANIFEST, _INDEX, _WEIGHTS = "manifest.json", "index.parquet", "weights"
 _PARQUET = ".parquet"
@@ -85,8 +85,7 @@ def nothing_found(folder: SourceFolder, component: Component) -> InvalidCheckpoi
         return _weights_below(folder, with_weights)
     files = [info.path for info in folder.files(component.path)]
     if SERVED_PATH in files:
-        message = f"this is a folder for vLLM, without weights; give the dataset that its {SERVED_PATH} names"
-        return InvalidCheckpoint(message, uri=uri)
+        return InvalidCheckpoint(NO_WEIGHTS, uri=uri)
     if RECORD_PATH in files and (reason := finished_export(folder.store)) is not None:
         return InvalidCheckpoint(reason, uri=uri)
     if RECORD_PATH not in files and marked(folder.store, [path for path in files if path.endswith(".gguf")]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from arrowquant_dist.errors import CorruptWeights, shortened
-from arrowquant_dist.export_names import MARK_KEY, RECORD_KIND, RECORD_PATH
+from arrowquant_dist.export_names import MARK_KEY, RECORD_KIND, RECORD_PATH, SERVED_PATH
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.manifest import StoredFile
@@ -17,6 +17,7 @@ UNFINISHED = (
     "this is an export that has not finished, or only its weights; run the same export command again, or give the "
     "dataset that it is made of"
 )
+NO_WEIGHTS = f"this is a folder for vLLM, without weights; give the dataset that its {SERVED_PATH} names"
 # {format of an export that is no dataset: what opens it}
 _OPENS = {
     "compressed-tensors": "transformers and vLLM open it",

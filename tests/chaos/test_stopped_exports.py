@@ -12,6 +12,7 @@ import torch
 from arrowquant_dist import RunConfig
 from arrowquant_dist.config import Storage
 from arrowquant_dist.export import ExportOptions, export_dataset
+from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from tests.export.datasets import made_dataset
 from tests.integration.program import end, run, start, wait_for
@@ -30,6 +31,27 @@ def whole_files(out: Path) -> dict[str, tuple[int, int]]:
     """{name: inode and time} of files of weights under their names."""
     stats = {file.name: file.stat() for file in out.glob("model-*.safetensors")}
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def between_buckets(dataset: str, bucket: Bucket, folder: Path) -> tuple[list[str], Store]:
+    """The command of an export from S3 to S3 on Ray, and its output."""
+    places, config = (f"{bucket.uri}/dataset", f"{bucket.uri}/out"), folder / "run.yaml"
+    bucket.objects.upload_folder(Path(dataset), places[0])
+    config.write_text(json.dumps({"run": {"storage_options": bucket.storage_options}}))
+    command = ["export", *places, "--format", "safetensors", "--max-file-bytes", "2MiB"]
+    command += ["--engine", "ray", "--workers", "2", "--config", str(config)]
+    return command, open_store(places[1], Storage(bucket.storage_options))
+
+
+def assert_is_undisturbed(out: Store, dataset: str, folder: Path) -> None:
+    """`out` has what an export by one worker to local disk writes, and no upload that was begun."""
+    options = ExportOptions(max_file_bytes="2MiB")
+    export_dataset(dataset, folder / "quiet", options, RunConfig(engine="inline", workers=1))
+    quiet = contents(folder / "quiet")
+    found = {info.path: out.read(info.path) for info in out.list()}
+    assert found.pop("export.json") != quiet.pop("export.json")  # they name the dataset's place
+    assert found == quiet
+    assert not out.begun_uploads()
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +91,7 @@ def test_the_same_command_completes_it_and_keeps_what_was_whole(
 def test_from_s3_to_s3_the_same_command_completes_it_and_leaves_no_upload_behind(
     dataset: str, bucket: Bucket, tmp_path: Path, how: signal.Signals
 ) -> None:
-    storage, places = Storage(bucket.storage_options), (f"{bucket.uri}/dataset", f"{bucket.uri}/out")
-    bucket.objects.upload_folder(Path(dataset), places[0])
-    options = ExportOptions(max_file_bytes="2MiB")
-    export_dataset(dataset, tmp_path / "quiet", options, RunConfig(engine="inline", workers=1))
-    quiet = contents(tmp_path / "quiet")
-    config, out = tmp_path / "run.yaml", open_store(places[1], storage)
-    config.write_text(json.dumps({"run": {"storage_options": bucket.storage_options}}))
-    command = ["export", *places, "--format", "safetensors", "--max-file-bytes", "2MiB"]
-    command += ["--engine", "ray", "--workers", "2", "--config", str(config)]
+    command, out = between_buckets(dataset, bucket, tmp_path)
     driver = start(*command)
     wait_for(lambda: len([*out.list()]) >= 3, driver)
     driver.send_signal(how)
@@ -85,25 +99,14 @@ def test_from_s3_to_s3_the_same_command_completes_it_and_leaves_no_upload_behind
     assert stopped.returncode == (1 if how == signal.SIGINT else -how), stopped.stderr
     again = run(*command)
     assert again.returncode == 0, again.stderr
-    found = {info.path: out.read(info.path) for info in out.list()}
-    assert found.pop("export.json") != quiet.pop("export.json")  # they name the dataset's place
-    assert found == quiet
-    assert not out.begun_uploads()
+    assert_is_undisturbed(out, dataset, tmp_path)
 
 
 @pytest.mark.slow
 def test_an_actor_killed_between_two_buckets_costs_no_file_and_leaves_no_upload_behind(
     dataset: str, bucket: Bucket, tmp_path: Path
 ) -> None:
-    storage, places = Storage(bucket.storage_options), (f"{bucket.uri}/dataset", f"{bucket.uri}/out")
-    bucket.objects.upload_folder(Path(dataset), places[0])
-    options = ExportOptions(max_file_bytes="2MiB")
-    export_dataset(dataset, tmp_path / "quiet", options, RunConfig(engine="inline", workers=1))
-    quiet = contents(tmp_path / "quiet")
-    config, out = tmp_path / "run.yaml", open_store(places[1], storage)
-    config.write_text(json.dumps({"run": {"storage_options": bucket.storage_options}}))
-    command = ["export", *places, "--format", "safetensors", "--max-file-bytes", "2MiB"]
-    command += ["--engine", "ray", "--workers", "2", "--config", str(config)]
+    command, out = between_buckets(dataset, bucket, tmp_path)
     driver = start(*command)
     wait_for(lambda: len([*out.list()]) >= 3, driver)
     killed = actor_processes()
@@ -112,7 +115,4 @@ def test_an_actor_killed_between_two_buckets_costs_no_file_and_leaves_no_upload_
     ended = end(driver)
     assert killed
     assert ended.returncode == 0, ended.stderr
-    found = {info.path: out.read(info.path) for info in out.list()}
-    assert found.pop("export.json") != quiet.pop("export.json")  # they name the dataset's place
-    assert found == quiet
-    assert not out.begun_uploads()
+    assert_is_undisturbed(out, dataset, tmp_path)

@@ -63,24 +63,24 @@ def begun(finished: Path, out: Path, *, weights_only: bool) -> Path:
     return out
 
 
+def assert_is_called_begun(out: Path, reader: str) -> None:
+    with pytest.raises(ArrowQuantError, match=BEGUN) as raised:
+        READERS[reader](out)
+    assert raised.value.exit_code == 2
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_weights_alone_are_an_export_that_has_not_finished(
     finished: Path, tmp_path: Path, reader: str
 ) -> None:
-    out = begun(finished / "safetensors", tmp_path / "out", weights_only=True)
-    with pytest.raises(ArrowQuantError, match=BEGUN) as raised:
-        READERS[reader](out)
-    assert raised.value.exit_code == 2
+    assert_is_called_begun(begun(finished / "safetensors", tmp_path / "out", weights_only=True), reader)
 
 
 @pytest.mark.parametrize("reader", ["verify", "report", "loader", "export"])
 def test_so_are_all_files_but_the_record_where_a_dataset_is_asked_for(
     finished: Path, tmp_path: Path, reader: str
 ) -> None:
-    out = begun(finished / "safetensors", tmp_path / "out", weights_only=False)
-    with pytest.raises(ArrowQuantError, match=BEGUN) as raised:
-        READERS[reader](out)
-    assert raised.value.exit_code == 2
+    assert_is_called_begun(begun(finished / "safetensors", tmp_path / "out", weights_only=False), reader)
 
 
 def test_the_folder_s_config_is_written_after_all_other_small_files(tmp_path: Path) -> None:

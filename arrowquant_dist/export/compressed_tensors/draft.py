@@ -229,7 +229,7 @@ def _module(part: OutputLayer) -> str:
 def _ignored(part: OutputLayer, folder: ModelFolder) -> str | None:
     """What `ignore` says of a layer that is not quantized; None for what no reader takes for a Linear."""
     if part.turned or is_fused(part.name, part.shape):
-        return f"re:.*{re.escape(part.name.rpartition('.experts.')[0])}\\.experts"
+        return f"re:.*{re.escape(part.name.rpartition(_EXPERTS)[0])}\\.experts"
     is_linear = len(part.shape) == 2 and why_not_linear(part.name, part.shape, folder.model_type) in (
         None,
         UNKNOWN,

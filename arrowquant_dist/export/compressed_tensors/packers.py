@@ -151,10 +151,11 @@ def exact_scales(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
     flat = np.ascontiguousarray(scales, "<f4").reshape(-1)
     if dtype == "BF16" and not int(np.bitwise_or.reduce(flat.view("<u2")[::2], initial=0)):
         return flat.view("<u2")[1::2].copy().view(np.uint8)  # the upper halves of their bits
-    if not scales_are(flat, dtype):
+    stored = scale_bytes(flat, dtype)
+    if not np.array_equal(_numbers(stored, dtype), flat):
         message = f"scales are no numbers of {_NAMES[dtype]}, as they should be by the manifest"
         raise CorruptWeights(f"{message}; quantize again, or --requantize")
-    return scale_bytes(flat, dtype)
+    return stored
 
 
 def scales_are(scales: np.ndarray, dtype: ScaleDtype) -> bool:
@@ -164,7 +165,11 @@ def scales_are(scales: np.ndarray, dtype: ScaleDtype) -> bool:
 
 def rounded_scales(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
     """What readers take these float32 scales [n] for once they are `dtype`: float32 [n]; inf beyond its range."""
-    stored = scale_bytes(scales, dtype)
+    return _numbers(scale_bytes(scales, dtype), dtype)
+
+
+def _numbers(stored: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
+    """float32 [n] of what `scale_bytes` gives."""
     if dtype == "F32":
         return stored.view("<f4")
     if dtype == "F16":

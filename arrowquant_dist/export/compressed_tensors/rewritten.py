@@ -22,12 +22,10 @@ _CODES_AT_ONCE = 1 << 18  # that are eight bytes each meanwhile
 
 
 @dataclass(frozen=True, slots=True)
-class RewrittenRows:
-    """What `packer` makes of rows whose codes have `bits` bits and each of whose groups is `finer` ones."""
+class _Changed:
+    """The tensors of `packer`, for packers that give it other rows."""
 
     packer: Packer
-    bits: int
-    finer: int
 
     @property
     def row_multiple(self) -> int:
@@ -35,6 +33,14 @@ class RewrittenRows:
 
     def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
         return self.packer.tensors(name, shape)
+
+
+@dataclass(frozen=True, slots=True)
+class RewrittenRows(_Changed):
+    """What `packer` makes of rows whose codes have `bits` bits and each of whose groups is `finer` ones."""
+
+    bits: int
+    finer: int
 
     def pack(self, tensor: int, rows: QuantizedTensor, take: Allocate = fresh) -> np.ndarray:
         """See Packer.pack."""
@@ -62,18 +68,10 @@ class RewrittenRows:
 
 
 @dataclass(frozen=True, slots=True)
-class RoundedScales:
+class RoundedScales(_Changed):
     """What `packer` makes of rows whose scales are rounded to `dtype` first, which does not hold all of them."""
 
-    packer: Packer
     dtype: ScaleDtype
-
-    @property
-    def row_multiple(self) -> int:
-        return self.packer.row_multiple
-
-    def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
-        return self.packer.tensors(name, shape)
 
     def pack(self, tensor: int, rows: QuantizedTensor, take: Allocate = fresh) -> np.ndarray:
         """See Packer.pack."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -19,12 +19,11 @@ from arrowquant_dist.export.compressed_tensors.packers import (
     rounded_scales,
     scales_are,
 )
-from arrowquant_dist.export.short import SHORT_HALVES, are_short
+from arrowquant_dist.export.each_layer import reading_each
 
-_FAR_AT_ONCE = 8  # layers: a store far away answers so many requests in the time of one
-_NEAR_AT_ONCE = 2  # more threads wait for each other
 _DTYPES: tuple[ScaleDtype, ...] = ("F32", "BF16", "F16")
 _EVERY: frozenset[ScaleDtype] = frozenset(_DTYPES)
+_SHORT_HALVES = 2.0**-17, 65280.0  # between these each bfloat16 number is a float16 one
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +49,11 @@ def promised_scales(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str
     if config is None or config.keep_codes or not _always(config, "scale_dtype", value="bfloat16"):
         return {}
     whole = _always(config, "integer_zero_points", value=True)
-    symmetric = {layer.name: _is_symmetric(layer) for layer in layers}
+    symmetric = {layer.name: is_symmetric(layer) for layer in layers}
     return {
-        name: StoredScales(bool(is_symmetric), whole=True, held_by=frozenset(("F32", "BF16")))
-        for name, is_symmetric in symmetric.items()
-        if is_symmetric or (is_symmetric is not None and whole)
+        name: StoredScales(found, whole=True, held_by=frozenset(("F32", "BF16")))
+        for name, found in symmetric.items()
+        if found or (found is not None and whole)
     }
 
 
@@ -75,8 +74,8 @@ def _always(config: QuantizationConfig, key: str, *, value: object) -> bool:
     return getattr(config, key) == value and all(found in (None, value) for found in every)
 
 
-def _is_symmetric(layer: StoredLayer) -> bool | None:
-    """None where its files do not say, without an index."""
+def is_symmetric(layer: StoredLayer) -> bool | None:
+    """Whether it has no zero points; None where its files do not say, without an index."""
     ranges = [block.ranges for block in layer.blocks]
     if None in ranges:
         return None
@@ -85,21 +84,19 @@ def _is_symmetric(layer: StoredLayer) -> bool | None:
 
 def read_scales(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str, StoredScales]:
     """Of layers all of whose blocks are quantized, by name. CorruptWeights where a checksum differs."""
-    with ThreadPoolExecutor(_NEAR_AT_ONCE if dataset.store.is_near else _FAR_AT_ONCE) as threads:
-        layers = list(layers)
-        found = threads.map(lambda layer: _read(dataset, layer), layers)
-        return {layer.name: scales for layer, scales in zip(layers, found, strict=True)}
+    with reading_each(dataset.store, layers, partial(_read, dataset)) as found:
+        return found()
 
 
 def scales_of(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> StoredScales:
     """Of some rows. scales, zero_points: float32, as QuantizedTensor has them; bits: of the codes."""
     half = 1 << (bits - 1)
     symmetric, whole = not zero_points.size, are_whole(zero_points, bits)
-    if are_short(scales):
+    if _are_short(scales):
         return StoredScales(symmetric, whole, held_by=_EVERY)
     steps = half if symmetric else 2 * half - 1  # the furthest that a code is from its zero point
     held_by = frozenset(dtype for dtype in _DTYPES if scales_are(scales, dtype))
-    least, largest = SHORT_HALVES
+    least, largest = _SHORT_HALVES
     sizes = np.abs(scales)
     return StoredScales(
         symmetric=symmetric,
@@ -110,6 +107,17 @@ def scales_of(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> StoredS
         ),
         short_halves=bool((((sizes >= least) & (sizes <= largest)) | (sizes == 0)).all()),
     )
+
+
+def _are_short(scales: np.ndarray) -> bool:
+    """Whether all are bfloat16 numbers that are float16's too, as nearly always where the config asks for bfloat16:
+    then they are passed over three times, and fifteen times else."""
+    bits = np.ascontiguousarray(scales, "<f4").reshape(-1).view("<u4")
+    if not bits.size or int(np.bitwise_or.reduce(bits)) & 0xFFFF:
+        return False
+    sizes = (bits & np.uint32(0x7FFFFFFF)).view("<f4")
+    least, largest = _SHORT_HALVES
+    return bool(sizes.min() >= least and sizes.max() <= largest)
 
 
 def _is_near(rounded: np.ndarray, scales: np.ndarray, steps: int) -> bool:

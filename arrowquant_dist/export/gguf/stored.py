@@ -5,19 +5,17 @@ All scales are read for that, before anything is written: 1 to 20 percent of a d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 from arrowquant_dist.config import BITS
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer
 from arrowquant_dist.dataset.pieces import Piece
+from arrowquant_dist.export.each_layer import reading_each
 from arrowquant_dist.export.gguf.scales import Fp16, fate_of
-
-_FAR_AT_ONCE = 8  # layers: a store far away answers so many requests in the time of one
-_NEAR_AT_ONCE = 2  # more threads wait for each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +39,11 @@ class StoredCodes:
         return any(scheme.quant_type in BITS for scheme in self.schemes)
 
 
-@contextmanager
 def stored_codes(
     dataset: Dataset, layers: Iterable[StoredLayer]
-) -> Iterator[Callable[[], dict[str, StoredCodes]]]:
-    """Reads them meanwhile: what is yielded waits for all, by layers' names, and raises CorruptWeights where scales are
-    not what was written."""
-    every = {layer.name: layer for layer in layers}
-    threads = ThreadPoolExecutor(_NEAR_AT_ONCE if dataset.store.is_near else _FAR_AT_ONCE)
-    try:
-        found = threads.map(lambda layer: _of_layer(dataset, layer), every.values())
-        yield lambda: dict(zip(every, found, strict=True))
-    finally:
-        threads.shutdown(cancel_futures=True)
+) -> AbstractContextManager[Callable[[], dict[str, StoredCodes]]]:
+    """As `reading_each`, which raises CorruptWeights where scales are not what was written."""
+    return reading_each(dataset.store, layers, partial(_of_layer, dataset))
 
 
 def _of_layer(dataset: Dataset, layer: StoredLayer) -> StoredCodes:

@@ -25,7 +25,12 @@ from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidConfig, ModelMismatch
 from arrowquant_dist.export.compressed_tensors.draft import CompressedTensors
 from arrowquant_dist.export.compressed_tensors.packers import Int8Weight, PackedWeight, ScaleDtype
-from arrowquant_dist.export.compressed_tensors.stored import StoredScales, read_scales, scales_of
+from arrowquant_dist.export.compressed_tensors.stored import (
+    StoredScales,
+    is_symmetric,
+    read_scales,
+    scales_of,
+)
 from arrowquant_dist.export.compressed_tensors.turned import TurnedValues
 from arrowquant_dist.export.options import ExportOptions
 from arrowquant_dist.export.run import open_model
@@ -54,11 +59,14 @@ class ServedCodes(CompressedTensors):
         self, dataset: Dataset, layers: Sequence[StoredLayer], dtypes: Mapping[str, ScaleDtype]
     ) -> Mapping[str, StoredScales]:
         del dtypes
-        if any(block.ranges is None for layer in layers for block in layer.blocks):
-            return read_scales(dataset, layers)  # files without an index do not say which have zero points
+        symmetric = {layer.name: is_symmetric(layer) for layer in layers}
+        if None in symmetric.values():
+            return read_scales(dataset, layers)
         # vLLM keeps scales of W8A8 in float32, and others in the model's dtype.
         held: frozenset[ScaleDtype] = frozenset(("F32",) if self.activations else ("F32", "BF16", "F16"))
-        return {layer.name: StoredScales(_is_symmetric(layer), whole=True, held_by=held) for layer in layers}
+        return {
+            name: StoredScales(bool(found), whole=True, held_by=held) for name, found in symmetric.items()
+        }
 
 
 @contextmanager
@@ -206,10 +214,6 @@ class CodesTensor:
 
 def _no_rows(export: LayerExport) -> QuantizedTensor:
     return QuantizedTensor((0, export.columns), "float32", "none", _NO_BYTES, _NO_NUMBERS, _NO_NUMBERS, -1, 0)
-
-
-def _is_symmetric(layer: StoredLayer) -> bool:
-    return not any(block.ranges is not None and block.ranges.zero_points.nbytes for block in layer.blocks)
 
 
 def _check_scales(export: LayerExport, rows: QuantizedTensor) -> None:

@@ -93,16 +93,8 @@ PASSING = {
         Fault(Kind.STALLED_BODY, "GET", probability=0.01, limit=2),
     ),
 }
-# The rest is for `pytest tests/chaos -m ''`: each takes 3 to 6 s.
-QUICK = {
-    "10 % of requests 503",
-    "truncated bodies",
-    "stalled bodies",
-    "a commit",
-    "completion",
-    "commits",
-    "small objects",
-}
+# The rest is for `pytest tests/chaos -m ''`: each takes 3 to 6 s. tests/storage has every kind for single objects.
+QUICK = {"10 % of requests 503", "completion", "commits"}
 
 
 def cases(values: Mapping[str, Any]) -> list[Any]:
@@ -159,7 +151,8 @@ def test_an_upload_is_whole_though_an_answer_is_lost(
     place.assert_whole(quiet_large)
 
 
-@pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2])
 def test_an_upload_that_fails_for_good_is_given_up(
     place: Place, quiet_large: Weights, note: Note, number: int
 ) -> None:
@@ -214,6 +207,7 @@ def test_a_flipped_byte_that_the_protocol_notices_costs_a_request(
     place.assert_whole(quiet)
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_of_the_source_is_noticed_where_reads_are_made_twice(
     place: Place, quiet: Weights, note: Note
 ) -> None:

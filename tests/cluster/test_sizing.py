@@ -31,7 +31,20 @@ def test_there_is_one_for_each_model() -> None:
     assert {"8B", "70B", "405B", "671B"} <= {shlex.split(command)[3] for command, _ in TABLES}
 
 
-@pytest.mark.parametrize(("command", "table"), TABLES, ids=[command[27:] for command, _ in TABLES])
+_SLOW = ("405B", "671B")  # to plan them takes seconds
+
+
+@pytest.mark.parametrize(
+    ("command", "table"),
+    [
+        pytest.param(
+            *(command, table),
+            id=command[27:],
+            marks=pytest.mark.slow if shlex.split(command)[3] in _SLOW else (),
+        )
+        for command, table in TABLES
+    ],
+)
 def test_a_table_is_what_its_command_prints(
     command: str, table: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -43,6 +56,7 @@ def test_a_table_is_what_its_command_prints(
         assert _minutes(there[2]) == pytest.approx(_minutes(here[2]), rel=0.15, abs=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("told", "block_bytes"), re.findall(r"([\d.]+) GiB (?:a worker )?at (\d+MiB)", PAGE))
 def test_a_worker_takes_as_much_memory_as_it_says(told: str, block_bytes: str) -> None:
     run = RunConfig.from_dict({"block_bytes": block_bytes})

@@ -143,6 +143,7 @@ inline.ShardWorker = HeldWorker
     assert "keep_codes" in call("quantize", source, target, "--quant", "int8").stderr
 
 
+@pytest.mark.slow
 def test_ray_gives_what_threads_give(tmp_path: Path) -> None:
     source = save(tmp_path / "source", MAKERS["gptq"])
     quantize(str(source), str(tmp_path / "threads"), KEEP, RUN)

@@ -43,9 +43,24 @@ def folder(int8: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_the_python_of_the_readme_runs(folder: Path, number: int) -> None:
-    command = [sys.executable, "-W", "error::UserWarning", "-c", blocks("python")[number]]
+# Each by itself, but for the seconds that importing torch and transformers takes.
+ONE_AFTER_ANOTHER = """
+import json, sys
+
+for number, block in enumerate(json.loads(sys.argv[1])):
+    exec(compile(block, f"block {number}", "exec"), {"__name__": "__main__"})
+"""
+
+
+def test_the_python_of_the_readme_runs(folder: Path) -> None:
+    command = [
+        sys.executable,
+        "-W",
+        "error::UserWarning",
+        "-c",
+        ONE_AFTER_ANOTHER,
+        json.dumps(blocks("python")),
+    ]
     done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -17,6 +17,8 @@ from tests.servers.llama_cpp import LlamaCpp, llama_cpp_packages
 from tests.servers.objects import Objects
 from tests.servers.seaweedfs import SeaweedFS
 
+_BUCKETS_AT_ONCE = 8
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -29,16 +31,28 @@ class Bucket:
 
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
-    server = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"))
+    server = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"), volumes=1)
     yield server
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def empty_buckets(seaweedfs: SeaweedFS) -> Iterator[str]:
+    """URIs without an end, each of a bucket of its own."""
+
+    def several() -> Iterator[str]:
+        while True:
+            names = [f"test-{secrets.token_hex(6)}" for _ in range(_BUCKETS_AT_ONCE)]
+            yield from seaweedfs.make_buckets(names)
+
+    return several()
+
+
 @pytest.fixture
-def bucket(seaweedfs: SeaweedFS) -> Iterator[Bucket]:
-    name = f"test-{secrets.token_hex(6)}"
-    yield Bucket(seaweedfs.make_bucket(name), seaweedfs.storage_options, seaweedfs.objects)
-    seaweedfs.drop_bucket(name)
+def bucket(seaweedfs: SeaweedFS, empty_buckets: Iterator[str]) -> Iterator[Bucket]:
+    uri = next(empty_buckets)
+    yield Bucket(uri, seaweedfs.storage_options, seaweedfs.objects)
+    seaweedfs.drop_bucket(uri.removeprefix("s3://"))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from tests.servers.processes import ServerProcess
 class SeaweedFS:
     """Answers signed requests when the constructor or `restart` returns, and dies with the process that started it.
 
-    folder: its data, kept over `kill` and `restart`, as are ports and credentials.
+    folder: its data, kept over `kill` and `restart`, as are ports and credentials. volumes: what a bucket takes with
+    its first object and gives back when it is deleted. More of them take writes side by side.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, volumes: int = 7) -> None:
         weed = shutil.which("weed")
         assert weed is not None, "pip install '.[test]'"
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,6 +39,7 @@ class SeaweedFS:
         self.port = self._ports["s3"]
         self.endpoint_url = f"http://127.0.0.1:{self.port}"
         (folder / "s3.json").write_text(json.dumps(_identities((self.key, self.secret), self._reader)))
+        (folder / "master.toml").write_text(f"[master.volume_growth]\ncopy_1 = {volumes}\n")
         self._command = _command(weed, folder, self._ports)
         self.objects = Objects(self.endpoint_url, self.key, self.secret)
         self._probe = Objects(self.endpoint_url, self.key, self.secret, attempts=1, seconds=5.0)
@@ -61,6 +64,18 @@ class SeaweedFS:
         """Its s3:// URI."""
         self.objects.client.create_bucket(Bucket=name)
         return f"s3://{name}"
+
+    def make_buckets(self, names: list[str]) -> list[str]:
+        """As `make_bucket`, with their volumes: those take a fifth of a second, for one bucket or for several."""
+
+        def make(name: str) -> str:
+            uri = self.make_bucket(name)
+            self.objects.put(f"{uri}/first", b"1")
+            self.objects.delete(f"{uri}/first")
+            return uri
+
+        with ThreadPoolExecutor(len(names)) as threads:
+            return [*threads.map(make, names)]
 
     @contextmanager
     def bucket(self, name: str) -> Iterator[str]:
@@ -128,6 +143,5 @@ def _command(weed: str, folder: Path, ports: dict[str, int]) -> list[str]:
         *("-filer", f"-filer.localSocket={folder}/filer.sock"),
         *("-s3", f"-s3.config={folder}/s3.json", f"-s3.localSocket={folder}/s3.sock"),
         *("-s3.port.iceberg=0", "-s3.port.lance=0"),
-        # A bucket takes seven volumes with its first object and gives them back when it is deleted.
         *("-master.volumeSizeLimitMB=256", "-volume.max=200"),
     ]

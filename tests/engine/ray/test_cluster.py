@@ -156,6 +156,7 @@ def test_a_shard_queued_at_a_worker_that_hangs_is_done_by_another(cluster: Small
     assert run.facts.stolen == 1  # the one it was at; the queued one had not begun
 
 
+@pytest.mark.slow
 def test_storage_out_of_reach_is_tried_again(cluster: SmallCluster, run: Run) -> None:
     faults(str(run.target)).mkdir()
     for fault in ("3-1", "3-2", "7-1"):
@@ -165,6 +166,7 @@ def test_storage_out_of_reach_is_tried_again(cluster: SmallCluster, run: Run) ->
     assert run.facts.shard_retries == 3
 
 
+@pytest.mark.slow
 def test_a_shard_whose_storage_stays_away_fails_the_run_after_the_rest(
     cluster: SmallCluster, run: Run
 ) -> None:

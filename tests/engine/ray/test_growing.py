@@ -92,6 +92,7 @@ def _exported() -> str:
     return "".join(urlopen(url).read().decode() for url in urls)  # noqa: S310 - the agents of this test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layers", "shard_bytes"), [(1500, 64 << 20), (64, 300 << 10)])
 def test_the_object_store_holds_less_than_a_kilobyte_a_layer(
     grown: SmallCluster, tmp_path: Path, layers: int, shard_bytes: int

@@ -28,6 +28,8 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
 )
 os.environ.pop("RAY_ADDRESS", None)  # would turn engine `auto` to somebody's cluster
+# Would have each of hundreds of programs compile the package anew, for a quarter of a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,7 @@ def test_files_are_measured_against_a_plain_copy(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_minilm_reaches_the_accuracy_and_size_of_int8() -> None:
     rows = check(minilm.tables(["int8"]))
     assert [row.name for row in rows if row.met is False] == []

@@ -74,9 +74,8 @@ def peak_nbytes(source: Path, target: Path, config: str) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own count is in /proc")
-@pytest.mark.parametrize(
-    ("quant_type", "compression"), [("int8", "zstd"), pytest.param("int4", "none", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("quant_type", "compression"), [("int8", "zstd"), ("int4", "none")])
 def test_a_worker_s_memory_does_not_grow_with_the_model_or_its_layers(
     sources: list[Path], tmp_path: Path, quant_type: str, compression: str
 ) -> None:

@@ -56,6 +56,7 @@ def all_digests() -> dict[str, str]:
     return {**quantized_digests(), "frame": frame_digest(), "sources": decoded}
 
 
+@pytest.mark.slow
 def test_kernels_make_the_same_bytes_without_machine_code() -> None:
     command = [sys.executable, "-W", "error", "-m", "tests.kernels.test_interpreted"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=CHECKOUT, env=_INTERPRETED)

@@ -150,7 +150,7 @@ print(resident("VmHWM") - before)
 """
 
 
-@pytest.mark.parametrize("kind", ["v1", "none", "zstd"])
+@pytest.mark.parametrize("kind", [pytest.param("v1", marks=pytest.mark.slow), "none", "zstd"])
 def test_the_process_grows_by_no_more_than_the_budget(tmp_path: Path, kind: str) -> None:
     """Measured from outside the accounting: the kernel's peak of the resident set, of a loop over 128 MiB.
 

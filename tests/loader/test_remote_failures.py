@@ -126,7 +126,7 @@ def test_the_very_first_range_may_stall_before_anything_is_known_of_its_like(ser
         assert loader.stats.hedged >= 1
 
 
-@pytest.mark.parametrize("way", ["for", "async for"])
+@pytest.mark.parametrize("way", ["for", pytest.param("async for", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("answer", [range_server.stalled, range_server.silent])
 def test_without_a_second_request_the_time_out_ends_it_and_names_the_layer(
     server: RangeServer, answer: Answer, way: str

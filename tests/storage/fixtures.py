@@ -23,10 +23,12 @@ def nothing_is_waited_for() -> Iterator[None]:
     """A source that a test wrote just now is opened at once: most change none that they have opened.
 
     To wait for a tick of the file system's clock each time would take minutes in all. Tests of sources that change ask
-    for `ticks`.
+    for `ticks`. Nor does anybody cut the power: tens of thousands of fsyncs, of 3 ms each, would take minutes too.
+    Tests of power cuts put functions of their own in its place, and programs that tests start wait for theirs.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("arrowquant_dist.storage.local.seconds_until_settled", lambda _changed, _now: 0.0)
+        patch.setattr("os.fsync", lambda _descriptor: None)
         yield
 
 

@@ -195,6 +195,7 @@ def test_a_connection_that_stalls_holds_up_no_read(flaky: Flaky) -> None:
     assert (store.traffic.total.hedged, store.traffic.total.retries) == (1, 0)
 
 
+@pytest.mark.slow
 def test_one_layer_of_ten_thousand_is_three_requests_after_the_manifest(
     flaky: Flaky, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -179,6 +179,7 @@ def test_a_shard_whose_storage_stays_away_fails_the_run_after_the_rest(
     assert len([*faults(str(run.target)).iterdir()]) == 9 - 3
 
 
+@pytest.mark.slow
 def test_a_bad_layer_fails_the_run_after_the_rest_and_is_not_tried_again(
     cluster: SmallCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -215,3 +216,17 @@ def test_the_ray_of_the_caller_is_used_and_stays(cluster: SmallCluster, run: Run
         until(lambda: not actor_processes())
     finally:
         ray.shutdown()
+
+
+def test_a_shard_is_a_line_of_json(cluster: SmallCluster, run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "arrowquant_dist.shards"):
+        run.engine(cluster.address, 1)  # of two, one may take over what is queued at the other
+    lines = shard_lines(caplog)
+    assert sorted(line["shard"] for line in lines) == list(range(SHARDS))
+    for line in lines:
+        assert (line["attempt"], line["outcome"], line["layers"], line["row_blocks"]) == (1, "done", 1, 4)
+        assert line["source_bytes"] == line["read_bytes"] == 256 * 256 * 4
+        assert line["written_bytes"] > 256 * 256 / 4
+        assert set(line["seconds"]) == {"read", "quantize", "write", "compile"}
+        assert line["worker_seconds"] >= sum(line["seconds"].values()) * 0.5
+    assert max(len(record.message) for record in caplog.records) < 500

@@ -17,8 +17,7 @@ from arrowquant_dist.engine.ray.actor import ShardActor
 from arrowquant_dist.engine.ray.cluster import UNKNOWN_CLUSTER_WORKERS
 from arrowquant_dist.errors import PartialRun
 from tests.engine.ray.clusters import SmallCluster
-from tests.engine.ray.runs import QUICK, SHARDS, Run, quiet_checksums, start_run, total
-from tests.shard_lines import shard_lines
+from tests.engine.ray.runs import QUICK, Run, quiet_checksums, start_run, total
 from tests.waiting import until
 
 METRICS = (
@@ -47,6 +46,7 @@ def grown(cluster: SmallCluster) -> SmallCluster:
     return cluster
 
 
+@pytest.mark.slow
 def test_a_cluster_that_never_has_room_is_a_clear_error_in_time(cluster: SmallCluster, run: Run) -> None:
     def wait_for_room() -> None:
         with run.at_work(cluster.address, patience=replace(QUICK, placement=900.0)):
@@ -73,6 +73,7 @@ def test_a_cluster_that_grows_from_zero_begins_with_its_first_node(
     assert f"asking for {UNKNOWN_CLUSTER_WORKERS} workers" in caplog.text
 
 
+@pytest.mark.slow
 def test_metrics_are_where_prometheus_looks(grown: SmallCluster, run: Run) -> None:
     shown = ""
 
@@ -124,17 +125,3 @@ def _stored_nbytes() -> int:
         for node in alive
     ]
     return sum(int(each.store_stats.cumulative_created_bytes) for each in stats)
-
-
-def test_a_shard_is_a_line_of_json(grown: SmallCluster, run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "arrowquant_dist.shards"):
-        run.engine(grown.address, 1)  # of two, one may take over what is queued at the other
-    lines = shard_lines(caplog)
-    assert sorted(line["shard"] for line in lines) == list(range(SHARDS))
-    for line in lines:
-        assert (line["attempt"], line["outcome"], line["layers"], line["row_blocks"]) == (1, "done", 1, 4)
-        assert line["source_bytes"] == line["read_bytes"] == 256 * 256 * 4
-        assert line["written_bytes"] > 256 * 256 / 4
-        assert set(line["seconds"]) == {"read", "quantize", "write", "compile"}
-        assert line["worker_seconds"] >= sum(line["seconds"].values()) * 0.5
-    assert max(len(record.message) for record in caplog.records) < 500

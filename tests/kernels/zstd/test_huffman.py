@@ -6,12 +6,13 @@ import heapq
 from itertools import count, pairwise
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arrowquant_dist.kernels.zstd.huffman import LENGTHS_SCRATCH, MAX_BITS, PAIRS, code_lengths, pair_table
-from tests.kernels.weights import numerics
 
+# 256 numbers each, which take longer to draw than to count.
+of_many_numbers = settings(deadline=None, max_examples=60)
 COUNTS = st.lists(st.floats(0, 36).map(lambda x: int(2**x)), min_size=256, max_size=256)
 
 
@@ -43,7 +44,7 @@ def limited_bits(counts: list[int], most: int) -> int:
     return sum(weight for weight, _, _ in items[: 2 * len(counts) - 2])
 
 
-@numerics
+@of_many_numbers
 @given(COUNTS)
 def test_no_code_of_at_most_11_bits_takes_fewer(counts: list[int]) -> None:
     lengths = lengths_of(counts)
@@ -53,13 +54,13 @@ def test_no_code_of_at_most_11_bits_takes_fewer(counts: list[int]) -> None:
     assert int(lengths @ np.array(counts)) == limited_bits(counts, MAX_BITS)
 
 
-@numerics
+@of_many_numbers
 @given(st.lists(st.integers(1000, 8000), min_size=256, max_size=256))
 def test_where_the_limit_does_not_matter_it_is_huffmans_code(counts: list[int]) -> None:
     assert int(lengths_of(counts) @ np.array(counts)) == unlimited_bits(counts)
 
 
-@numerics
+@of_many_numbers
 @given(COUNTS, st.integers(0, 255), st.integers(0, 255))
 def test_a_pair_is_the_second_bytes_code_and_the_firsts_in_front(
     counts: list[int], first: int, second: int

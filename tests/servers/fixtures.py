@@ -31,7 +31,7 @@ class Bucket:
 
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
-    server = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"), volumes=1)
+    server = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"), volumes=3)
     yield server
     server.stop()
 

@@ -70,7 +70,7 @@ def open_checkpoint(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Checkp
     Raises NotFound, InvalidCheckpoint, MissingDependency; StorageError where reading fails.
     """
     check_storage(storage)
-    uri = _find_minilm() if isinstance(uri, str) and uri == MINILM else location(uri, "uri")
+    uri = source_uri(uri)
     store = open_store(uri, storage)
     if not store.exists(""):
         return _open_folder(uri, store, storage)
@@ -79,6 +79,11 @@ def open_checkpoint(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Checkp
     if _sniff(store, store.info("")) == PARQUET:
         return open_dataset(store, None)
     return _read_file_alone(uri, store, storage)
+
+
+def source_uri(uri: Location) -> str:
+    """`uri` as text; of `minilm` the folder that its package is in."""
+    return _find_minilm() if isinstance(uri, str) and uri == MINILM else location(uri, "uri")
 
 
 def _find_minilm() -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.dataset.layers import StoredLayer
-from arrowquant_dist.dataset.prefetch import Load
+from arrowquant_dist.dataset.prefetch import Budget, Load
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dataset.together import TOGETHER_NBYTES, batched
 from arrowquant_dist.dtypes import DTYPES
@@ -34,6 +34,30 @@ class Loads:
     opened: OpenDataset
     settings: LoaderSettings
     allocate: Allocate = fresh
+
+    @property
+    def uri(self) -> str:
+        return self.opened.dataset.uri
+
+    @property
+    def layers(self) -> Mapping[str, StoredLayer]:
+        return self.opened.dataset.layers
+
+    @property
+    def names(self) -> Mapping[str, Sequence[str]]:
+        return self.opened.names
+
+    @property
+    def budget(self) -> Budget:
+        return self.opened.budget
+
+    @property
+    def workers(self) -> int:
+        return self.opened.workers
+
+    def differ(self, first: StoredLayer, second: StoredLayer) -> bool:
+        """Whether two layers of one shape and dtype have different values."""
+        return self.opened.differ(first, second, (first.dtype, second.dtype))
 
     def of_codes(self) -> Loads:
         """Of the same open dataset, that give QuantizedTensors."""

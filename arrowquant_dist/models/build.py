@@ -15,9 +15,9 @@ from arrowquant_dist.config.checks import shown
 from arrowquant_dist.config.patterns import matcher
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig, MissingDependency, ModelMismatch, listed, shortened
-from arrowquant_dist.loader.opened import OpenDataset
 from arrowquant_dist.models.fill import Slot, slots_of
 from arrowquant_dist.models.quiet import ReportFilter, without_account
+from arrowquant_dist.models.source import LayerSource
 from arrowquant_dist.models.traced import Call, Origin, Traced, UntraceableOperation, sources_of
 
 _FIRST_VERSION = 5
@@ -26,30 +26,36 @@ _FIRST_VERSION = 5
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What is asked of transformers. dtype: as of its from_pretrained. initialize: patterns of parameters that the
-    dataset may lack. attention: None for what transformers chooses; a name, or {part of the model: name}."""
+    layers may lack. attention: None for what transformers chooses; a name, or {part of the model: name}. leave_over:
+    patterns of layers that the model may have no place for."""
 
     dtype: torch.dtype | str | None
     attention: str | Mapping[str, str] | None
     initialize: tuple[str, ...]
+    leave_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A model, its traced tensors, and what is done to them in place once they have values."""
+    """A model, its traced tensors, and what is done to them in place once they have values. left_over: names of layers
+    that it has no place for."""
 
     model: Any
     slots: list[Slot]
     changes: list[Call]
+    left_over: tuple[str, ...] = ()
 
 
 def config_of(folder: Path, model_class: Any, uri: str) -> Any:
     """The model's config, of the class's own kind where it has one. Code that a config.json names is not run."""
     transformers = imported_transformers()
+    from huggingface_hub.errors import StrictDataclassError  # of transformers' own: a value of another type
+
     own = getattr(model_class, "config_class", None)
     reader = transformers.AutoConfig if own is None else own
     try:
         config = reader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         message = f"transformers does not open its config.json ({_said(error)}); give it a model that it knows itself"
         raise InvalidConfig(message, uri=uri) from error
     _refuse_quantized(config, uri)
@@ -110,16 +116,16 @@ def class_of(model_class: Any, config: Any, uri: str) -> Any:
 
 
 def build_model(
-    model_class: Any, config: Any, layers: Mapping[str, StoredLayer], opened: OpenDataset, wanted: Wanted
+    model_class: Any, config: Any, layers: Mapping[str, StoredLayer], source: LayerSource, wanted: Wanted
 ) -> Built:
     """layers: by the names of the checkpoint, without a part's prefix.
 
     Raises ModelMismatch where the layers and the model's parameters are not each other's.
     """
     changes: list[Call] = []
-    state = {name: _traced(layer, opened, changes) for name, layer in layers.items()}
+    state = {name: _traced(layer, source, changes) for name, layer in layers.items()}
     options = {} if wanted.attention is None else {"attn_implementation": wanted.attention}
-    uri = opened.dataset.uri
+    uri = source.uri
     table = ReportFilter()
     try:
         with without_account(table):
@@ -155,8 +161,8 @@ def build_model(
         )
         raise ModelMismatch(message, uri=uri) from error
     slots = slots_of(model)
-    _check(model, found, layers, slots, wanted, uri)
-    return Built(model, slots, changes)
+    left = _check(model, found, layers, slots, wanted, uri)
+    return Built(model, slots, changes, left)
 
 
 def _has_own_from_pretrained(model_class: Any) -> bool:
@@ -178,11 +184,11 @@ def imported_transformers() -> Any:
     return transformers
 
 
-def _traced(layer: StoredLayer, opened: OpenDataset, changes: list[Call]) -> Traced:
+def _traced(layer: StoredLayer, source: LayerSource, changes: list[Call]) -> Traced:
     dtype: torch.dtype = getattr(torch, layer.dtype)
 
     def differs(other: str) -> bool:
-        return opened.differ(layer, opened.dataset.layer(other), (layer.dtype, layer.dtype))
+        return source.differ(layer, source.layers[other])
 
     return Traced.of(
         Origin(layer.name, torch.empty(layer.shape, dtype=dtype, device="meta"), differs, changes)
@@ -196,13 +202,16 @@ def _check(
     slots: Sequence[Slot],
     wanted: Wanted,
     uri: str,
-) -> None:
+) -> tuple[str, ...]:
+    """The names of layers that are left over, which `wanted` allows. ModelMismatch for what it does not."""
     used = {name for slot in slots for name in sources_of(slot.traced.node)}
     allowed = [matcher(pattern) for pattern in wanted.initialize]
     missing = sorted(name for name in found["missing_keys"] if not any(may_be(name) for may_be in allowed))
     left = sorted(
         name for name in found["unexpected_keys"] if name not in layers or layers[name].name not in used
     )
+    allowed_left = [matcher(pattern) for pattern in wanted.leave_over]
+    refused = [name for name in left if not any(may_be(name) for may_be in allowed_left)]
     shapes = sorted(
         f"{shortened(n)!r} has shape {[*theirs]}, the model's {[*ours]}"
         for n, theirs, ours in found["mismatched_keys"]
@@ -212,8 +221,8 @@ def _check(
         problems.append(listed(shapes))
     if missing:
         problems.append(f"not in the dataset, and would be random: {listed(missing)}")
-    if left:
-        problems.append(f"in the dataset, and not in the model: {listed(left)}")
+    if refused:
+        problems.append(f"in the dataset, and not in the model: {listed(refused)}")
     if problems:
         made_for = getattr(model.config, "architectures", None)
         hint = f"its config.json names {listed(made_for)}" if made_for else "pass the class of the checkpoint"
@@ -222,6 +231,7 @@ def _check(
             "initialize=[…] and leave_out=[…] name what may be random and what may be left out"
         )
         raise ModelMismatch(message, uri=uri)
+    return tuple(left)
 
 
 def _missing_package(error: ImportError, uri: str) -> MissingDependency:

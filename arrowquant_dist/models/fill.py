@@ -13,11 +13,11 @@ import torch
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Load, Stream, load_now
 from arrowquant_dist.dataset.region import Region
-from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.memory import decodable_bytes
 from arrowquant_dist.loader.parts import Cut
 from arrowquant_dist.models.placements import Placement, placements_of
 from arrowquant_dist.models.progress import ModelProgress
+from arrowquant_dist.models.source import LayerSource
 from arrowquant_dist.models.traced import Call, Node, Origin, Traced, evaluated, make_changes
 
 # Of the budget: what one read of a layer may take, so that others go on beside it.
@@ -74,8 +74,8 @@ class Filling:
     nbytes: of all values that layers have in the slots.
     """
 
-    def __init__(self, slots: Sequence[Slot], changes: Sequence[Call], loads: Loads) -> None:
-        self._slots, self._changes, self._loads = slots, changes, loads
+    def __init__(self, slots: Sequence[Slot], changes: Sequence[Call], source: LayerSource) -> None:
+        self._slots, self._changes, self._source = slots, changes, source
         self._wanted: defaultdict[str, list[Placement]] = defaultdict(list)
         self._joint: list[Placement] = []
         for slot in slots:
@@ -93,14 +93,14 @@ class Filling:
         Takes the memory of the slots, and the budget. Raises CorruptWeights, StorageError; MemoryBudgetExceeded where a
         layer that has to be whole at once does not fit.
         """
-        opened = self._loads.opened
+        source = self._source
         found = (
             load
-            for name, layer in opened.dataset.layers.items()
+            for name, layer in source.layers.items()
             if name in self._wanted
-            for load in _loads(layer, self._wanted[name], self._loads)
+            for load in _loads(layer, self._wanted[name], source)
         )
-        stream = Stream(found, opened.budget, opened.workers)
+        stream = Stream(found, source.budget, source.workers)
         try:
             for filled in stream:
                 told(filled.layer, filled.nbytes)
@@ -108,7 +108,7 @@ class Filling:
             stream.close()
             stream.pool.shutdown()  # no thread decodes into what is given up
         for placement in self._joint:
-            _place_jointly(placement, self._loads)
+            _place_jointly(placement, source)
             if placement.sources:
                 told(placement.sources[0], placement.out.nbytes)
         make_changes(self._changes, {id(slot.traced): slot.tensor for slot in self._slots})
@@ -116,30 +116,30 @@ class Filling:
             slot.put()
 
 
-def _loads(layer: StoredLayer, placements: list[Placement], loads: Loads) -> Iterator[Load[Filled]]:
+def _loads(layer: StoredLayer, placements: list[Placement], source: LayerSource) -> Iterator[Load[Filled]]:
     """Each has put the values that it read in their places."""
     whole = Region.whole(layer)
     if not all(placement.is_plain for placement in placements):
-        load = loads.decoded(whole, layer.dtype)
+        load = source.decoded(whole, layer.dtype)
         yield load.then(partial(_place, layer.name, placements), _made_nbytes(placements))
         return
     direct = next((p for p in placements if decodable_bytes(p.out, layer.dtype) is not None), None)
     if direct is not None:
-        load = loads.into(whole, direct.out, layer.dtype)
+        load = source.into(whole, direct.out, layer.dtype)
         yield load.then(partial(_copy, layer.name, placements, slice(None), direct))
         return
-    for run in _runs(layer, loads):
-        load = loads.decoded(_region(layer, run), layer.dtype)
+    for run in _runs(layer, source):
+        load = source.decoded(_region(layer, run), layer.dtype)
         yield load.then(partial(_copy, layer.name, placements, run, None))
 
 
-def _runs(layer: StoredLayer, loads: Loads) -> list[slice]:
+def _runs(layer: StoredLayer, source: LayerSource) -> list[slice]:
     """Rows that are decoded at a time, to be cast: all where that leaves room for others beside them, else block by
     block, as they are stored, and blocks that are too large in halves."""
-    limit = loads.opened.budget.limit_nbytes
+    limit = source.budget.limit_nbytes
 
     def peak(run: slice) -> int:
-        return loads.decoded(_region(layer, run), layer.dtype).peak_nbytes
+        return source.decoded(_region(layer, run), layer.dtype).peak_nbytes
 
     if not layer.shape:
         return [slice(None)]
@@ -183,14 +183,14 @@ def _copy(
     return Filled(name, nbytes)
 
 
-def _place_jointly(placement: Placement, loads: Loads) -> None:
+def _place_jointly(placement: Placement, source: LayerSource) -> None:
     """What needs several layers at once, all of which the budget has to hold beside what is made of them."""
-    budget = loads.opened.budget
-    layers = [loads.opened.dataset.layer(name) for name in placement.sources]
+    budget = source.budget
+    layers = [source.layers[name] for name in placement.sources]
     nbytes = sum(layer.source_nbytes for layer in layers) + _made_nbytes([placement])
     budget.take(nbytes, " and ".join(placement.sources))
     try:
-        reads = {layer.name: loads.decoded(Region.whole(layer), layer.dtype) for layer in layers}
+        reads = {layer.name: source.decoded(Region.whole(layer), layer.dtype) for layer in layers}
         values = {name: load_now(load, budget) for name, load in reads.items()}
         placement.out.copy_(evaluated(placement.value, values))
     finally:

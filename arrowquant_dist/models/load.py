@@ -107,11 +107,12 @@ def load_model(
         files.check_generation(subfolder)
         layers = _layers(opened, files, subfolder, leave_out)
         wanted = Wanted(dtype, attn_implementation, tuple(initialize))
-        built = build_model(class_of(model_class, config, files.uri), config, layers, opened, wanted)
+        loads = Loads(opened, settings) if codes else Loads(opened, settings, Slabs().take)
+        built = build_model(class_of(model_class, config, files.uri), config, layers, loads, wanted)
         if codes:
-            _fill_with_codes(built, Loads(opened, settings), activations, progress)
+            _fill_with_codes(built, loads, activations, progress)
         else:
-            _fill(built, Loads(opened, settings, Slabs().take), progress)
+            _fill(built, loads, progress)
         _finish(built.model, files.folder / subfolder, files.uri)
     return built.model
 

@@ -29,6 +29,7 @@ from arrowquant_dist.location import Location, location
 from arrowquant_dist.models.arguments import check_dtype, check_patterns, refuse_unknown
 from arrowquant_dist.models.files import SmallFiles, small_files
 from arrowquant_dist.models.progress import ModelProgress
+from arrowquant_dist.models.source import LayerSource
 from arrowquant_dist.models.stand_in import write_holes
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
@@ -64,7 +65,7 @@ def load_sentence_transformer(
     CrossEncoder, ModelMismatch, CorruptWeights.
     """
     refuse_unknown("load_sentence_transformer", others)
-    sentence_transformers = _imported()
+    _imported()
     place = location(target, "target")
     check_bool("verify", verify)
     check_dtype(dtype)
@@ -76,21 +77,33 @@ def load_sentence_transformer(
     settings = LoaderSettings(place, storage, limit, verify, dequantize=True, dtype=None, workers=None)
     with small_files(place, storage, verify=verify) as files:
         loads = Loads(OpenDataset(settings, is_local=is_local(place)), settings)
-        parts = _parts(files)  # of a modules.json that is verified already
-        files.check_all()
-        _check_kind(files)
-        layers = {path: _layers_of(path, files, loads.opened) for path in parts.values()}
-        _check_all_taken(layers, loads.opened)
-        with _stand_in(files, layers) as folder:
-            model = _built(sentence_transformers.SentenceTransformer, folder, dtype, files.uri)
-            chosen = _Chosen(loads, tuple(initialize), tuple(leave_out))
-            fillings = [
-                chosen.filling(model.get_submodule(name), layers[path]) for name, path in parts.items()
-            ]
-            told = ModelProgress(progress, sum(filling.nbytes for filling in fillings))
-            for filling in fillings:
-                filling.fill(told)
-        return model
+        allowed = Allowed(tuple(initialize), tuple(leave_out))
+        return filled_sentence_transformer(files, loads, dtype, allowed, progress)
+
+
+def filled_sentence_transformer(
+    files: SmallFiles,
+    source: LayerSource,
+    dtype: torch.dtype | str | None,
+    allowed: Allowed,
+    progress: ProgressCallback | None,
+) -> Any:
+    """The SentenceTransformer that `files` describe, with the weights of `source`."""
+    sentence_transformers = _imported()
+    parts = _parts(files)  # of a modules.json that is verified already
+    files.check_all()
+    _check_kind(files)
+    layers = {path: _layers_of(path, files, source) for path in parts.values()}
+    _check_all_taken(layers, source)
+    with _stand_in(files, layers) as folder:
+        model = _built(sentence_transformers.SentenceTransformer, folder, dtype, files.uri)
+        fillings = [
+            _filling(model.get_submodule(name), layers[path], source, allowed) for name, path in parts.items()
+        ]
+        told = ModelProgress(progress, sum(filling.nbytes for filling in fillings))
+        for filling in fillings:
+            filling.fill(told)
+    return model
 
 
 def _built(kind: Any, folder: Path, dtype: torch.dtype | str | None, uri: str) -> Any:
@@ -122,37 +135,44 @@ class _Filling(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Chosen:
-    """initialize, leave_out: what the caller allows."""
+class Allowed:
+    """What need not fit, patterns: parameters that no layer has, layers that are not looked at, and layers that a model
+    of transformers may have no place for."""
 
-    loads: Loads
-    initialize: tuple[str, ...]
-    leave_out: tuple[str, ...]
+    initialize: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    leave_over: tuple[str, ...] = ()
 
-    def filling(self, module: torch.nn.Module, layers: Mapping[str, StoredLayer]) -> _Filling:
-        """Reads nothing. Raises ModelMismatch where the module's tensors and the layers are not each other's."""
-        import transformers
 
-        unwanted = [matcher(pattern) for pattern in self.leave_out]
-        wanted = {name: layer for name, layer in layers.items() if not any(skip(name) for skip in unwanted)}
-        for child in module.modules():
-            if isinstance(child, transformers.PreTrainedModel):
-                return _ModelFilling(child, wanted, self)
-        return _NamedFilling(module, wanted, self.loads)
+def _filling(
+    module: torch.nn.Module, layers: Mapping[str, StoredLayer], source: LayerSource, allowed: Allowed
+) -> _Filling:
+    """Reads nothing. Raises ModelMismatch where the module's tensors and the layers are not each other's."""
+    import transformers
+
+    unwanted = [matcher(pattern) for pattern in allowed.leave_out]
+    wanted = {name: layer for name, layer in layers.items() if not any(skip(name) for skip in unwanted)}
+    for child in module.modules():
+        if isinstance(child, transformers.PreTrainedModel):
+            return _ModelFilling(child, wanted, source, allowed)
+    return _NamedFilling(module, wanted, source)
 
 
 class _ModelFilling:
     """Of a model of transformers, whose tensors have no names of their own in the checkpoint: it is built again, and
     its tensors take the place of those without values."""
 
-    def __init__(self, theirs: Any, layers: Mapping[str, StoredLayer], chosen: _Chosen) -> None:
+    def __init__(
+        self, theirs: Any, layers: Mapping[str, StoredLayer], source: LayerSource, allowed: Allowed
+    ) -> None:
         from arrowquant_dist.models.build import Wanted, build_model
         from arrowquant_dist.models.fill import Filling
 
-        wanted = Wanted(theirs.dtype, None, chosen.initialize)  # attention is what the config says by now
-        built = build_model(type(theirs), theirs.config, layers, chosen.loads.opened, wanted)
+        # attention is what the config says by now
+        wanted = Wanted(theirs.dtype, None, allowed.initialize, allowed.leave_over)
+        built = build_model(type(theirs), theirs.config, layers, source, wanted)
         self._theirs, self._ours = theirs, built.model
-        self._filling = Filling(built.slots, built.changes, chosen.loads)
+        self._filling = Filling(built.slots, built.changes, source)
 
     @property
     def nbytes(self) -> int:
@@ -170,9 +190,11 @@ class _ModelFilling:
 class _NamedFilling:
     """Of any other module, whose tensors have the layers' names."""
 
-    def __init__(self, module: torch.nn.Module, layers: Mapping[str, StoredLayer], loads: Loads) -> None:
+    def __init__(
+        self, module: torch.nn.Module, layers: Mapping[str, StoredLayer], source: LayerSource
+    ) -> None:
         self._state = module.state_dict(keep_vars=True)
-        self._layers, self._loads = layers, loads
+        self._layers, self._source = layers, source
         missing = sorted(self._state.keys() - layers.keys())
         left = sorted(layers.keys() - self._state.keys())
         if missing or left:
@@ -182,7 +204,7 @@ class _NamedFilling:
                 f"{type(module).__name__} does not go with the dataset; {'; '.join(problems)}; quantize the folder "
                 "that it came from"
             )
-            raise ModelMismatch(message, uri=loads.opened.dataset.uri)
+            raise ModelMismatch(message, uri=source.uri)
 
     @property
     def nbytes(self) -> int:
@@ -191,8 +213,8 @@ class _NamedFilling:
     def fill(self, told: ModelProgress) -> None:
         for name, tensor in self._state.items():
             layer = self._layers[name]
-            load = self._loads.decoded(Region.whole(layer), layer.dtype)
-            values = load_now(load, self._loads.opened.budget)
+            load = self._source.decoded(Region.whole(layer), layer.dtype)
+            values = load_now(load, self._source.budget)
             tensor.data = values.to(tensor.dtype)
             told(layer.name, tensor.nbytes)
 
@@ -202,7 +224,7 @@ def _imported() -> Any:
         import sentence_transformers
     except ImportError as error:
         message = (
-            "load_sentence_transformer needs the package sentence-transformers, which is not here; "
+            "a model of sentence-transformers needs that package, which is not here; "
             "pip install 'arrowquant-dist[sentence-transformers]'"
         )
         raise MissingDependency(message) from error
@@ -244,18 +266,22 @@ def _check_kind(files: SmallFiles) -> None:
         raise InvalidConfig(message, uri=f"{files.uri.rstrip('/')}/{_SETTINGS}")
 
 
-def _layers_of(path: str, files: SmallFiles, opened: OpenDataset) -> dict[str, StoredLayer]:
+def _layers_of(path: str, files: SmallFiles, source: LayerSource) -> dict[str, StoredLayer]:
     prefix = files.prefix(path)
-    names = [name for names in opened.names.values() for name in names if files.is_of_part(name, path)]
-    return {name.removeprefix(prefix): opened.dataset.layer(name) for name in names}
+    return {
+        name.removeprefix(prefix): source.layers[stored]
+        for stored, names in source.names.items()
+        for name in names
+        if files.is_of_part(name, path)
+    }
 
 
-def _check_all_taken(layers: Mapping[str, Mapping[str, StoredLayer]], opened: OpenDataset) -> None:
+def _check_all_taken(layers: Mapping[str, Mapping[str, StoredLayer]], source: LayerSource) -> None:
     taken = {layer.name for found in layers.values() for layer in found.values()}
-    left = [name for name in opened.dataset.layers if name not in taken]
+    left = [name for name in source.layers if name not in taken]
     if left:
         message = f"layers of no module that modules.json names: {listed(left)}; quantize the folder that it came from"
-        raise ModelMismatch(message, uri=opened.dataset.uri)
+        raise ModelMismatch(message, uri=source.uri)
 
 
 @contextmanager

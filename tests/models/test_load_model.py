@@ -173,6 +173,14 @@ def test_code_that_a_config_names_is_not_run(causal: Served, tmp_path: Path) -> 
         load_model(target, AutoModelForCausalLM, verify=False)
 
 
+def test_a_config_with_a_value_of_another_type_is_refused(causal: Served, tmp_path: Path) -> None:
+    folder = shutil.copytree(causal.target, tmp_path / "target")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_size": "wide"}))
+    with pytest.raises(InvalidConfig, match=r"does not open its config\.json .*hidden_size"):
+        load_model(folder, AutoModelForCausalLM, verify=False)
+
+
 def test_kept_codes_of_another_quantizer_are_refused(causal: Served, tmp_path: Path) -> None:
     target = Path(shutil.copytree(causal.target, tmp_path / "target"))
     config = json.loads((target / "config.json").read_text())

@@ -1,0 +1,144 @@
+"""A model and a dataset of it, opened to be compared: one config, one tokenizer, two sets of weights.
+
+Both models are built of MODEL's small files, so that they differ by their weights alone. Weights have the values that
+`load_model` gives (those of a dataset decoded to the source's dtype, as bfloat16), and are computed with in float32:
+what is measured is the error of what is stored, and not that of arithmetic in 16 bits, which differs by machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arrowquant_dist.checkpoint.open import source_uri
+from arrowquant_dist.checkpoint.sidecars import published
+from arrowquant_dist.config import Storage
+from arrowquant_dist.errors import InvalidConfig, shortened
+from arrowquant_dist.folder.components import named_components
+from arrowquant_dist.folder.listing import open_folder
+from arrowquant_dist.folder.sidecars import choose_sidecars
+from arrowquant_dist.loader.loads import Loads
+from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
+from arrowquant_dist.loader.stream import ProgressCallback
+from arrowquant_dist.location import Location, location
+from arrowquant_dist.models.build import Wanted, build_model
+from arrowquant_dist.models.checkpoint import CheckpointLoads, checkpoint_loads
+from arrowquant_dist.models.files import SmallFiles, small_files
+from arrowquant_dist.models.fill import Filling
+from arrowquant_dist.models.kinds import ModelKind
+from arrowquant_dist.models.progress import ModelProgress
+from arrowquant_dist.models.sentences import Allowed, filled_sentence_transformer
+from arrowquant_dist.models.source import LayerSource
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.uris import is_local, split_uri
+
+# No pooler has a part in what is compared, and many checkpoints lack theirs. What a model has no place for, as a head
+# of pre-training, has none either; from_pretrained only warns of it.
+_ALLOWED = Allowed(initialize=("pooler",), leave_over=("*",))
+_VOCABULARY = re.compile(
+    r"tokenizer\.json|tekken\.json|.*vocab.*|.*\.(model|spm|bpe|tiktoken)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Small files and layers at one place."""
+
+    files: SmallFiles
+    source: LayerSource
+
+
+@contextmanager
+def opened_model(
+    uri: Location, storage: Storage, memory_nbytes: int, unscaled: Sequence[str] = ()
+) -> Iterator[Opened]:
+    """A checkpoint and the small files beside it, as `quantize` would copy them. Arguments and errors are those of
+    `checkpoint_loads`."""
+    place = source_uri(uri)
+    with (
+        checkpoint_loads(place, storage, memory_nbytes, unscaled) as loads,
+        _copied_files(place, storage, loads) as files,
+    ):
+        yield Opened(files, loads)
+
+
+@contextmanager
+def _copied_files(place: str, storage: Storage, loads: CheckpointLoads) -> Iterator[SmallFiles]:
+    """Copies, since a config.json of decoded codes no longer says how they were quantized."""
+    store = open_store(place, storage)
+    if store.exists(""):  # a file of weights: its folder has the rest
+        store = open_store(split_uri(place)[0], storage)
+    folder = open_folder(store)
+    components = tuple(named_components(folder))
+    paths = choose_sidecars(folder, [component.path for component in components]).paths
+    with tempfile.TemporaryDirectory(prefix="arrowquant-") as name:
+        copies = Path(name)
+        for path in paths:
+            (copies / path).parent.mkdir(parents=True, exist_ok=True)
+            (copies / path).write_bytes(published(path, store.read(path), loads.checkpoint))
+        yield SmallFiles(store.uri, copies, paths, components, None)
+
+
+@contextmanager
+def opened_dataset(uri: Location, storage: Storage, memory_nbytes: int) -> Iterator[Opened]:
+    """A dataset and its small files, all of it verified. Raises what `load_model` raises."""
+    place = location(uri, "target")
+    settings = LoaderSettings(
+        place, storage, memory_nbytes, verify=True, dequantize=True, dtype=None, workers=None
+    )
+    with small_files(place, storage, verify=True) as files:
+        files.check_all()
+        opened = OpenDataset(settings, is_local=is_local(place))
+        try:
+            yield Opened(files, Loads(opened, settings))
+        finally:
+            opened.close()
+
+
+def sentence_transformer(files: SmallFiles, source: LayerSource, progress: ProgressCallback | None) -> Any:
+    """The SentenceTransformer of `files` in float32, with the weights of `source`."""
+    return filled_sentence_transformer(files, source, torch.float32, _ALLOWED, progress).float().eval()
+
+
+def transformers_model(
+    kind: ModelKind, source: LayerSource, progress: ProgressCallback | None
+) -> tuple[Any, tuple[str, ...]]:
+    """The model of transformers that `kind` names, in float32, with the weights of `source`; and the layers that it has
+    no place for."""
+    layers = {name: source.layers[stored] for stored, names in source.names.items() for name in names}
+    wanted = Wanted(torch.float32, None, _ALLOWED.initialize, _ALLOWED.leave_over)
+    built = build_model(kind.model_class, copy.deepcopy(kind.config), layers, source, wanted)
+    filling = Filling(built.slots, built.changes, source)
+    filling.fill(ModelProgress(progress, filling.nbytes))
+    built.model.config.use_cache = False  # nothing is generated
+    return built.model.float().eval(), built.left_over
+
+
+def refuse_no_vocabulary(files: SmallFiles) -> None:
+    """InvalidConfig where no file has the words: transformers makes a tokenizer without any then, and says nothing."""
+    if not any(_VOCABULARY.fullmatch(path.rpartition("/")[2]) for path in files.paths):
+        message = "no tokenizer is there (no tokenizer.json, vocab or model of one); put the model's beside config.json"
+        raise InvalidConfig(message, uri=files.uri)
+
+
+def tokenizer_of(files: SmallFiles) -> Any:
+    """InvalidConfig where transformers finds none that it knows."""
+    import transformers
+
+    refuse_no_vocabulary(files)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            files.folder, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        reason = shortened(" ".join(str(error).split()), 300)
+        message = f"transformers finds no tokenizer there ({reason}); put the model's beside its config.json"
+        raise InvalidConfig(message, uri=files.uri) from error

@@ -1,0 +1,112 @@
+"""Texts as the numbers that a model of transformers takes, in batches of like lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from arrowquant_dist.errors import InvalidConfig
+
+BATCH_TOKENS = 4096  # padding counts; a text that is longer alone is a batch of its own
+_NO_LIMIT = 1 << 20  # tokenizers that know no length say 10^30
+_LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedTexts:
+    """ids: of each text, special tokens included, cut to what the model takes. types: token_type_ids where the
+    tokenizer makes them. cut: how many texts were longer. pad: what fills the end of shorter ones in a batch, and
+    counts nowhere."""
+
+    ids: tuple[Sequence[int], ...]
+    types: tuple[Sequence[int], ...] | None
+    cut: int
+    pad: int
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(ids) for ids in self.ids]
+
+    def inputs(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """input_ids, attention_mask and perhaps token_type_ids of these texts, int64 [texts, longest], padded at the
+        right."""
+        longest = max(len(self.ids[index]) for index in indices)
+        found = {"input_ids": _padded([self.ids[i] for i in indices], longest, self.pad)}
+        found["attention_mask"] = _padded([[1] * len(self.ids[i]) for i in indices], longest, 0)
+        if self.types is not None:
+            found["token_type_ids"] = _padded([self.types[i] for i in indices], longest, 0)
+        return found
+
+
+def tokenized(tokenizer: Any, texts: Sequence[str], longest: int | None, pad: int) -> TokenizedTexts:
+    """As the tokenizer makes them by itself; texts that have more than `longest` tokens are cut by its own truncation,
+    which keeps the special token at the end where there is one."""
+    whole = tokenizer([*texts], verbose=False)
+    cut = 0
+    if longest is not None:
+        cut = sum(len(ids) > longest for ids in whole["input_ids"])
+        if cut:
+            whole = tokenizer([*texts], verbose=False, truncation=True, max_length=longest)
+    types = tuple(whole["token_type_ids"]) if "token_type_ids" in whole else None
+    return TokenizedTexts(tuple(whole["input_ids"]), types, cut, pad)
+
+
+def longest_input(tokenizer: Any, config: Any, positions_lost: int = 0) -> int | None:
+    """Tokens that a model takes at a time: the fewest that tokenizer and config say; None where neither does.
+
+    positions_lost: of those that the config says, how many no token has.
+    """
+    found = [getattr(config, key, None) for key in _LENGTHS]
+    limits = [value - positions_lost for value in found if isinstance(value, int) and value > 0][:1]
+    own = getattr(tokenizer, "model_max_length", None)
+    if isinstance(own, int) and 0 < own < _NO_LIMIT:
+        limits.append(own)
+    return min(limits, default=None)
+
+
+def padding_of(tokenizer: Any, config: Any) -> int:
+    """An id of the vocabulary to fill up with. RoBERTa's kind counts positions by it, so the model's own where it has
+    one."""
+    for found in (tokenizer.pad_token_id, getattr(config, "pad_token_id", None)):
+        if isinstance(found, int) and found >= 0:
+            return found
+    return 0
+
+
+def refuse_unknown_ids(texts: TokenizedTexts, model: Any) -> None:
+    """InvalidConfig where the tokenizer has more words than the model has embeddings."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = max((max(ids, default=0) for ids in texts.ids), default=0)
+    if highest >= rows:
+        message = f"its tokenizer says {highest} for a token, and the model has embeddings for {rows}; give it its own"
+        raise InvalidConfig(message)
+
+
+def batches(lengths: Sequence[int], most: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Indices of texts that go through a model together, the longest first, so that most memory is taken at once and
+    little is padded: at most `most` tokens with padding, or a single text. Texts without tokens are in none."""
+    order = sorted((index for index, length in enumerate(lengths) if length), key=lambda i: (-lengths[i], i))
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > most:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def positions_before_the_first(model: Any) -> int:
+    """RoBERTa's kind begins to count behind the padding's position."""
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and isinstance(padding, int):
+            return padding + 1
+    return 0
+
+
+def _padded(rows: Sequence[Sequence[int]], longest: int, value: int) -> torch.Tensor:
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.int64)

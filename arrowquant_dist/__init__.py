@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.config import QuantizationConfig, RunConfig
     from arrowquant_dist.driver import ArrowQuantizer
     from arrowquant_dist.errors import ArrowQuantError
+    from arrowquant_dist.evaluation import Evaluation, evaluate
     from arrowquant_dist.export import ExportOptions, export_dataset
     from arrowquant_dist.loader import TensorParallel, WeightLoader
     from arrowquant_dist.models import load_model, load_sentence_transformer, load_tokenizer
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArrowQuantError",
     "ArrowQuantizer",
+    "Evaluation",
     "ExportOptions",
     "QuantEmbedding",
     "QuantLinear",
@@ -29,6 +31,7 @@ __all__ = [
     "RunConfig",
     "TensorParallel",
     "WeightLoader",
+    "evaluate",
     "export_dataset",
     "load_codes_into",
     "load_model",
@@ -40,6 +43,7 @@ __all__ = [
 _MODULES = {
     "ArrowQuantError": "errors",
     "ArrowQuantizer": "driver",
+    "Evaluation": "evaluation",
     "ExportOptions": "export",
     "QuantEmbedding": "modules",
     "QuantLinear": "modules",
@@ -53,6 +57,7 @@ _MODULES = {
     "load_model": "models",
     "load_sentence_transformer": "models",
     "load_tokenizer": "models",
+    "evaluate": "evaluation",
     "export_dataset": "export",
     "quantize_tensor": "tensor",
 }

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from arrowquant_dist.cli.evaluate import evaluate
 from arrowquant_dist.cli.export import export
 from arrowquant_dist.cli.quantize import quantize
 from arrowquant_dist.cli.read import inspect, report, verify
@@ -71,5 +72,5 @@ def _root(
     pass
 
 
-for command in (quantize, inspect, verify, report, export, vllm):
+for command in (quantize, inspect, verify, report, evaluate, export, vllm):
     app.command(epilog=_EXIT_CODES)(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from arrowquant_dist.errors import StorageError, counted
 if TYPE_CHECKING:
     from arrowquant_dist.config import Storage
     from arrowquant_dist.reduce import Report
+    from arrowquant_dist.report.evaluation import Evaluation
     from arrowquant_dist.verify import VerifyReport
 
 _JSON = typer.Option("--json", help="JSON on stdout, and nothing else.")
@@ -81,25 +82,31 @@ def report(
     config: Annotated[str | None, _CONFIG] = None,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Show sizes, compression and weight errors of a dataset."""
+    """Show sizes, compression and weight errors of a dataset, and what `evaluate` measured."""
     if others and not compare:
         raise typer.BadParameter(f"{others[0]!r}: one target at a time, or several with --compare")
     with outcome(as_json=as_json):
+        from arrowquant_dist.report.evaluations import load_evaluations
         from arrowquant_dist.report.render import load_report
         from arrowquant_dist.storage.uris import redact
 
         storage = _storage(config)
         uris = [target, *(compare or ()), *(others or ())]
         reports = [(redact(uri), load_report(uri, storage)) for uri in uris]
+        evaluations = [load_evaluations(uri, storage) for uri in uris]
         if html is not None:
-            _write_page(html, reports)
+            _write_page(html, reports, evaluations)
             if not as_json:
                 typer.echo(f"written to {html}")
         if as_json:
-            loaded = [{"target": uri, "report": one.to_dict()} for uri, one in reports]
-            print_json({"reports": loaded} if compare else reports[0][1].to_dict())
+            loaded = [
+                {"target": uri, "report": one.to_dict(), **_evaluated(each)}
+                for (uri, one), each in zip(reports, evaluations, strict=True)
+            ]
+            alone = {**reports[0][1].to_dict(), **_evaluated(evaluations[0])}
+            print_json({"reports": loaded} if compare else alone)
         elif html is None:
-            _show(reports)
+            _show(reports, evaluations)
 
 
 def _storage(config: str | None) -> Storage:
@@ -138,10 +145,21 @@ def _show_findings(found: VerifyReport) -> None:
     print_text(sys.stdout, f"{found.uri}: {verdict}; checked {checked}")
 
 
-def _write_page(file: Path, reports: list[tuple[str, Report]]) -> None:
+def _evaluated(evaluations: tuple[Evaluation, ...]) -> dict[str, Any]:
+    """For JSON: nothing of a dataset that was not evaluated."""
+    return {"evaluations": [one.to_dict() for one in evaluations]} if evaluations else {}
+
+
+def _write_page(
+    file: Path, reports: list[tuple[str, Report]], evaluations: list[tuple[Evaluation, ...]]
+) -> None:
     from arrowquant_dist.report.page import comparison_page, report_page
 
-    page = report_page(reports[0][1]) if len(reports) == 1 else comparison_page(reports)
+    page = (
+        report_page(reports[0][1], evaluations[0])
+        if len(reports) == 1
+        else comparison_page(reports, evaluations)
+    )
     try:
         file.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -151,13 +169,13 @@ def _write_page(file: Path, reports: list[tuple[str, Report]]) -> None:
         ) from error
 
 
-def _show(reports: list[tuple[str, Report]]) -> None:
+def _show(reports: list[tuple[str, Report]], evaluations: list[tuple[Evaluation, ...]]) -> None:
     from arrowquant_dist.report.compare import comparison
     from arrowquant_dist.report.terminal import print_report, print_table, print_text
     from arrowquant_dist.report.view import WEIGHT_COSINE_NOTE
 
     if len(reports) == 1:
-        print_report(sys.stdout, reports[0][1])
+        print_report(sys.stdout, reports[0][1], evaluations[0])
     else:
-        print_table(sys.stdout, comparison(reports))
+        print_table(sys.stdout, comparison(reports, evaluations))
         print_text(sys.stdout, WEIGHT_COSINE_NOTE)

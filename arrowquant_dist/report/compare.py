@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from arrowquant_dist.errors import counted
 from arrowquant_dist.reduce.figures import Accuracy, Report, Stat
 from arrowquant_dist.report import text
+from arrowquant_dist.report.evaluated import compared_lines
+from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.report.view import Table
 
 _LINES: tuple[tuple[str, Callable[[Report], str]], ...] = (
@@ -33,11 +35,15 @@ _LINES: tuple[tuple[str, Callable[[Report], str]], ...] = (
 )
 
 
-def comparison(reports: Sequence[tuple[str, Report]]) -> Table:
-    """A line a figure, a column a report; `reports` are (name, report)."""
+def comparison(
+    reports: Sequence[tuple[str, Report]], evaluations: Sequence[Sequence[Evaluation]] = ()
+) -> Table:
+    """A line a figure, a column a report; `reports` are (name, report). evaluations: those of each dataset."""
     headers = ("", *(name for name, _ in reports))
-    rows = tuple((label, *(figure(report) for _, report in reports)) for label, figure in _LINES)
-    return Table("Comparison", headers, "l" + "r" * len(reports), rows)
+    rows = [(label, *(figure(report) for _, report in reports)) for label, figure in _LINES]
+    after = next(index for index, (label, _) in enumerate(_LINES) if label == "wall time")
+    rows[after:after] = compared_lines(evaluations)
+    return Table("Comparison", headers, "l" + "r" * len(reports), tuple(rows))
 
 
 def _stat(report: Report, figure: str, of: str) -> float | None:

@@ -11,6 +11,8 @@ from arrowquant_dist.errors import counted
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.report import charts, text, view
 from arrowquant_dist.report.compare import comparison
+from arrowquant_dist.report.evaluated import evaluation_table
+from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.report.text import LayerName, printable
 
 if TYPE_CHECKING:
@@ -19,12 +21,13 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def report_page(report: Report) -> str:
-    """One report as a page."""
+def report_page(report: Report, evaluations: Sequence[Evaluation] = ()) -> str:
+    """One report as a page. evaluations: of its dataset."""
     template = _environment().get_template("report.html.j2")
     return template.render(
         note=view.WEIGHT_COSINE_NOTE,
         essentials=view.essentials(report),
+        evaluations=[evaluation_table(one) for one in evaluations],
         tables=view.tables(report)[1:],
         cosine_chart=charts.cosine_distribution(report) if report.accuracy is not None else None,
         size_chart=charts.size_by_layer_type(report),
@@ -34,10 +37,12 @@ def report_page(report: Report) -> str:
     )
 
 
-def comparison_page(reports: Sequence[tuple[str, Report]]) -> str:
-    """Several reports side by side; each with the name it goes by."""
+def comparison_page(
+    reports: Sequence[tuple[str, Report]], evaluations: Sequence[Sequence[Evaluation]] = ()
+) -> str:
+    """Several reports side by side; each with the name it goes by. evaluations: those of each dataset."""
     template = _environment().get_template("compare.html.j2")
-    return template.render(note=view.WEIGHT_COSINE_NOTE, table=comparison(reports))
+    return template.render(note=view.WEIGHT_COSINE_NOTE, table=comparison(reports, evaluations))
 
 
 @cache

@@ -5,11 +5,13 @@ No text is taken for markup, and no control character of a name gets through.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.report import view
+from arrowquant_dist.report.evaluated import evaluation_table
+from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.report.text import printable
 from arrowquant_dist.report.view import Table
 
@@ -17,13 +19,16 @@ _DRAWN_ROWS = 1000  # rich takes a third of a millisecond a row
 _ANY_WIDTH = 100_000
 
 
-def print_report(out: TextIO, report: Report) -> None:
-    """The essentials, sizes by layer type, the cosine's distribution, and what it does not say."""
+def print_report(out: TextIO, report: Report, evaluations: Sequence[Evaluation] = ()) -> None:
+    """The essentials, sizes by layer type, the cosine's distribution, and what it does not say; then what does, where
+    the dataset was evaluated."""
     print_table(out, view.essentials(report))
     print_table(out, view.layer_types(report))
     if report.accuracy is not None:
         print_table(out, view.distribution(report))
         print_text(out, view.WEIGHT_COSINE_NOTE)
+    for evaluation in evaluations:
+        print_table(out, evaluation_table(evaluation))
     for note in report.notes:
         print_text(out, f"note: {note}")
 

@@ -14,7 +14,7 @@ WEIGHT_COSINE_NOTE = (
     "Weight cosine is not accuracy. It says how far the stored weights are from the original ones, not "
     "what the model makes of them: with all-MiniLM-L6-v2 at 2 bits, round-to-nearest keeps a mean weight "
     "cosine of 0.72 while its embeddings have nothing to do with the model's any more (cosine 0.03 to the "
-    "original's). Measure the model's output too before you rely on it."
+    "original's). Measure the model's output too before you rely on it, by `arrowquant evaluate`."
 )
 _NAMED_PER_REASON = 20
 _NAMED_NODES = 20

@@ -2,8 +2,9 @@
 
 Names are of two kinds. Plain ones (the plan, the commits, index.parquet, report/report.json, the manifest, what is
 copied from the source) are the same in every run: an object there is created where nothing is, and deleted only if it
-still is the one that was seen. Own ones carry the id of an attempt or a run, which nobody is given twice: parts, what
-is temporary, and the index and the report of a run that found their plain names taken by another's.
+still is the one that was seen. (report/evaluation.json and .md alone are replaced, each time that a finished dataset is
+evaluated; the manifest does not name them.) Own ones carry the id of an attempt or a run, which nobody is given twice:
+parts, what is temporary, and the index and the report of a run that found their plain names taken by another's.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ REPORT_FOLDER = "report"
 _FOLDERS = (WEIGHTS_FOLDER, "run", COMMITS_FOLDER, REPORT_FOLDER)
 
 _RUN = "[0-9a-f]{32}"
-_REPORT = re.compile(rf"{REPORT_FOLDER}/(?:({_RUN})/)?(?:report\.(?:json|md|html)|layers\.parquet)")
+_REPORT = re.compile(
+    rf"{REPORT_FOLDER}/(?:({_RUN})/)?(?:report\.(?:json|md|html)|evaluation\.(?:json|md)|layers\.parquet)"
+)
 _OWN_INDEX = re.compile(rf"index-({_RUN})-[0-9a-f]{{16}}\.parquet")
 _PART = re.compile(rf"{WEIGHTS_FOLDER}/shard=\d{{5,}}/part-[^/]+\.[a-z0-9]+")
 _PART_OF_A_WORKER = re.compile(rf"{WEIGHTS_FOLDER}/shard=\d{{5,}}/part-[0-9a-f]{{16}}\.[a-z0-9]+")

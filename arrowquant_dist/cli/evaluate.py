@@ -1,0 +1,76 @@
+"""`arrowquant evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from arrowquant_dist.cli.outcome import outcome, print_json
+
+if TYPE_CHECKING:
+    from arrowquant_dist.report.evaluation import Evaluation
+
+_MEMORY_NBYTES = 2 << 30  # for reading, beside the models
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="What the dataset was made of: a folder, a URL, minilm.")
+    ],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A finished dataset of it.")],
+    *,
+    texts: Annotated[
+        str,
+        typer.Option(
+            help="A .txt, .jsonl or .parquet file or URL; builtin, builtin:held-back: those of the package.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ],
+    column: Annotated[
+        str | None,
+        typer.Option(
+            help="Key or column of the texts in .jsonl and .parquet; default: text.", metavar="NAME"
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="YAML file whose run section says how to reach the storage.", metavar="FILE"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")] = False,
+) -> None:
+    """Compare what a model and a dataset of it make of texts: embeddings, or next tokens.
+
+    Written to report/evaluation.json and .md of TARGET.
+    """
+    with outcome(as_json=as_json):
+        found = _evaluate(model, target, texts, column, config, as_json=as_json)
+        if as_json:
+            print_json(found.to_dict())
+            return
+        from arrowquant_dist.report.evaluated import evaluation_table
+        from arrowquant_dist.report.terminal import print_table
+
+        print_table(sys.stdout, evaluation_table(found))
+
+
+def _evaluate(
+    model: str, target: str, texts: str, column: str | None, config: str | None, *, as_json: bool
+) -> Evaluation:
+    from arrowquant_dist.config import RunConfig, load_config
+    from arrowquant_dist.evaluation.run import run_evaluation
+    from arrowquant_dist.texts import read_texts
+
+    run = RunConfig() if config is None else load_config(config)[1]
+    found = read_texts(texts, column, run.source_storage)
+    storages = (run.source_storage, run.target_storage)
+    with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
+        if as_json:
+            return run_evaluation(model, target, found, storages, _MEMORY_NBYTES, None)
+        from arrowquant_dist.cli.steps import shown_steps
+
+        with shown_steps(sys.stderr) as show:
+            return run_evaluation(model, target, found, storages, _MEMORY_NBYTES, show)

@@ -1,0 +1,79 @@
+"""Whether a dataset is one of the model that it is compared with, as far as names, shapes and small files tell."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from arrowquant_dist.errors import InvalidConfig, ModelMismatch, listed, shortened
+from arrowquant_dist.strict_json import parse_json
+
+if TYPE_CHECKING:
+    from arrowquant_dist.models.pair import Opened
+
+# What says how a text becomes tokens, and these what the model makes of them.
+_DECIDES = re.compile(
+    r"(.*_)?config(_.*)?\.json|modules\.json|(tokenizer|tekken|vocab|merges|special_tokens|added_tokens).*"
+    r"|.*\.(model|spm|bpe|tiktoken)",
+    re.IGNORECASE,
+)
+_DECIDES_NOTHING = {"generation_config.json", "preprocessor_config.json", "adapter_config.json"}
+# Of these: who wrote it, how chats look, and what dtype weights are stored or computed in.
+_NO_MATTER = {
+    *("_name_or_path", "name_or_path", "tokenizer_file", "transformers_version", "__version__"),
+    *("torch_dtype", "dtype", "architectures", "chat_template"),
+}
+
+
+def refuse_disagreement(model: Opened, dataset: Opened) -> None:
+    """ModelMismatch where layers have other names or shapes, InvalidConfig where a file that decides what the model
+    makes of a text (config, tokenizer, pooling) has another content. Files that one side lacks are let be."""
+    _refuse_other_layers(model, dataset)
+    uri = dataset.files.uri
+    for path in sorted({*model.files.paths} & {*dataset.files.paths}):
+        name = path.rpartition("/")[2]
+        if name in _DECIDES_NOTHING or not _DECIDES.fullmatch(name):
+            continue
+        ours, theirs = ((side.files.folder / path).read_bytes() for side in (model, dataset))
+        if ours != theirs and (where := _difference(path, ours, theirs)) is not None:
+            message = f"its {path} is not the model's{where}; evaluate it with the model that it was made of"
+            raise InvalidConfig(message, uri=uri)
+
+
+def _refuse_other_layers(model: Opened, dataset: Opened) -> None:
+    ours, theirs = _shapes(model), _shapes(dataset)
+    problems = []
+    if missing := sorted(ours.keys() - theirs.keys()):
+        problems.append(f"not in the dataset: {listed(missing)}")
+    if more := sorted(theirs.keys() - ours.keys()):
+        problems.append(f"not in the model: {listed(more)}")
+    other = [
+        f"{shortened(name)} has shape {[*theirs[name]]}, the model's {[*ours[name]]}"
+        for name in sorted(ours.keys() & theirs.keys())
+        if ours[name] != theirs[name]
+    ]
+    if other:
+        problems.append(listed(other))
+    if problems:
+        message = f"it is no dataset of {model.source.uri}; {'; '.join(problems)}; give the model that it was made of"
+        raise ModelMismatch(message, uri=dataset.source.uri)
+
+
+def _shapes(side: Opened) -> dict[str, tuple[int, ...]]:
+    layers = side.source.layers
+    return {name: layers[stored].shape for stored, names in side.source.names.items() for name in names}
+
+
+def _difference(path: str, ours: bytes, theirs: bytes) -> str | None:
+    """Where two contents differ, "" where that cannot be said; None where it makes no difference."""
+    if not path.endswith(".json"):
+        return ""
+    try:
+        first, second = parse_json(ours), parse_json(theirs)
+    except ValueError:
+        return ""
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return None if first == second else ""
+    keys = [key for key in {**first, **second} if key not in _NO_MATTER]
+    other = [key for key in keys if first.get(key, ...) != second.get(key, ...)]
+    return f" (in {listed(sorted(other))})" if other else None

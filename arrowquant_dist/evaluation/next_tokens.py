@@ -1,0 +1,89 @@
+"""Figures of two sets of next-token distributions over the same positions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from arrowquant_dist.errors import UnquantizableWeights
+from arrowquant_dist.report.evaluation import NextTokenFigures
+
+if TYPE_CHECKING:
+    import torch
+
+_CHUNK_VALUES = 2 << 20  # of logits in float64 at a time, 16 MiB of each model's
+
+
+@dataclass(slots=True)
+class NextTokens:
+    """Collects positions, and says what they come to. Each text's are kept apart and summed in the texts' order, so
+    that batches change nothing but what floating-point products of theirs do.
+
+    texts: how many there are.
+    """
+
+    texts: int
+    _found: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def add(
+        self, text: int, original: torch.Tensor, quantized: torch.Tensor, following: torch.Tensor
+    ) -> None:
+        """original, quantized: float32 logits [positions, vocabulary]. following: int64 [positions], the token that
+        comes next. Raises UnquantizableWeights for logits that are not finite."""
+        step = max(1, _CHUNK_VALUES // original.shape[1])
+        parts = [
+            _measured(
+                original[start : start + step],
+                quantized[start : start + step],
+                following[start : start + step],
+            )
+            for start in range(0, len(following), step)
+        ]
+        found = np.concatenate(parts, axis=1)
+        if not np.isfinite(found).all():
+            message = (
+                f"text number {text + 1} gets next-token probabilities that are not finite; look for layers with NaN "
+                "or inf in the report, or quantize them with more bits"
+            )
+            raise UnquantizableWeights(message)
+        self._found[text] = found
+
+    def figures(self) -> NextTokenFigures:
+        """There is a position."""
+        found = np.concatenate(
+            [self._found[text] for text in range(self.texts) if text in self._found], axis=1
+        )
+        nll_original, nll, kl, agrees = (math.fsum(row) / row.size for row in found)
+        return NextTokenFigures(
+            positions=int(found.shape[1]),
+            perplexity_original=_exp(nll_original),
+            perplexity=_exp(nll),
+            excess=math.expm1(min(nll - nll_original, _MOST)),
+            kl_mean=kl,
+            top1_agreement=agrees,
+        )
+
+
+_MOST = 700.0  # whose exp float64 holds
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, _MOST))
+
+
+def _measured(original: torch.Tensor, quantized: torch.Tensor, following: torch.Tensor) -> np.ndarray:
+    """float64 [4, positions]: −ln p and −ln q of the next token, Σ p ln(p/q), and 1 where both have the same first
+    choice."""
+    import torch
+
+    p, q = original.double().log_softmax(-1), quantized.double().log_softmax(-1)
+    chosen = following[:, None]
+    terms = torch.where(
+        p.isneginf(), 0.0, p.exp() * (p - q)
+    )  # as some models rule out the vocabulary's padding
+    same = original.argmax(-1) == quantized.argmax(-1)
+    rows = (-p.gather(1, chosen)[:, 0], -q.gather(1, chosen)[:, 0], terms.sum(-1), same.double())
+    return torch.stack(rows).numpy()

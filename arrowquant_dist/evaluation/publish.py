@@ -1,0 +1,83 @@
+"""Where an evaluation is written: the report of the dataset that it is of.
+
+The two files are no part of what the manifest names: a dataset is whole without them, and `verify` asks for none. They
+are written as a whole, readers see the old or the new content. An evaluation says of which run it is, and readers leave
+out those of a dataset that was here before (report/evaluations.py); `--overwrite` and `quantize` clear them away with
+the rest of the report. Two evaluations of one dataset that end in the same moment may leave one of the two: run the
+other again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from arrowquant_dist.config import Storage
+from arrowquant_dist.errors import NotFound, StorageError, TargetConflict
+from arrowquant_dist.location import Location, location
+from arrowquant_dist.report.evaluated import figure_lines
+from arrowquant_dist.report.evaluation import Evaluation
+from arrowquant_dist.report.evaluations import (
+    EVALUATION_PATH,
+    dataset_identity,
+    evaluation_files,
+    merged,
+    read_evaluations,
+)
+from arrowquant_dist.storage.base import Store
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedDataset:
+    """A finished dataset, as it was when the evaluation began."""
+
+    store: Store
+    manifest: Manifest
+
+    @classmethod
+    def of(cls, target: Location, storage: Storage) -> EvaluatedDataset:
+        """NotFound where no finished dataset is there; InvalidCheckpoint where its evaluations cannot be added to."""
+        store = open_store(location(target, "target"), storage)
+        try:
+            manifest = Manifest.read(store)
+        except NotFound as error:
+            message = (
+                "no finished dataset is there, of which an evaluation could be kept; run `quantize` first"
+            )
+            raise NotFound(message, uri=store.url(MANIFEST_PATH)) from error
+        manifest.refuse_cleared(store)
+        place = cls(store, manifest)
+        read_evaluations(store, manifest)
+        return place
+
+    @property
+    def identity(self) -> str:
+        return dataset_identity(self.manifest)
+
+    @property
+    def unscaled(self) -> tuple[str, ...]:
+        """The patterns of float8 layers without scales that it was made with."""
+        found = self.manifest.config.get("unscaled_float8", ())
+        return tuple(found) if isinstance(found, list) else ()
+
+    def publish(self, found: Evaluation) -> None:
+        """Adds an evaluation to those that are there. TargetConflict where another dataset is there by now;
+        StorageError or NotFound, which tell the figures, where it cannot be written."""
+        try:
+            is_there = dataset_identity(Manifest.read(self.store)) == self.identity
+        except NotFound:
+            is_there = False
+        if not is_there:
+            message = (
+                "the dataset was replaced while it was evaluated, so nothing was written; evaluate it again"
+            )
+            raise TargetConflict(message, uri=self.store.uri)
+        files = evaluation_files(merged(read_evaluations(self.store, self.manifest), found))
+        try:
+            for path in sorted(files, key=EVALUATION_PATH.__eq__):  # the JSON last: it says what counts
+                self.store.write(path, files[path])
+        except (StorageError, NotFound) as error:
+            figures = "; ".join(f"{label} {figure}" for label, figure in figure_lines(found))
+            message = f"{error.message}; it was measured all the same: {figures}"
+            raise type(error)(message, uri=error.uri) from error

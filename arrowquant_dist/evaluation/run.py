@@ -1,0 +1,225 @@
+"""evaluate(): a model and a dataset of it see the same texts, and what comes out is compared.
+
+Both have their weights as they are stored, decoded to the source's dtype, and compute in float32 (models/pair.py). Of
+encoders one model after the other is in memory, since embeddings are small; of causal models both are at once, four
+bytes a parameter each, since next-token distributions of thousands of positions are not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from arrowquant_dist.config import Storage, parse_size
+from arrowquant_dist.config.checks import check_options
+from arrowquant_dist.errors import InvalidConfig, listed
+from arrowquant_dist.evaluation.agree import refuse_disagreement
+from arrowquant_dist.evaluation.embeddings import MOST_PAIRED, NEIGHBOURS, embedding_figures
+from arrowquant_dist.evaluation.next_tokens import NextTokens
+from arrowquant_dist.evaluation.publish import EvaluatedDataset
+from arrowquant_dist.evaluation.steps import StepCallback, Teller
+from arrowquant_dist.location import Location
+from arrowquant_dist.report.evaluation import Evaluation, TextFacts
+from arrowquant_dist.texts import Texts, read_texts
+
+if TYPE_CHECKING:
+    from arrowquant_dist.models.kinds import ModelKind
+    from arrowquant_dist.models.pair import Opened
+
+_PACKAGES = ("arrowquant-dist", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
+
+
+def evaluate(
+    model: Location,
+    target: Location,
+    texts: Location | Sequence[str],
+    *,
+    column: str | None = None,
+    memory_budget: str | int = "2GiB",
+    storage_options: Mapping[str, Any] | None = None,
+    progress: StepCallback | None = None,
+) -> Evaluation:
+    """Compares what the model and the dataset at `target` make of texts, and writes it to the dataset's report.
+
+    model: as a source of `quantize`: a folder, a file in its folder, a URL, `minilm`. target: a finished dataset of it.
+    texts: a .txt, .jsonl or .parquet file or URL, `builtin`, `builtin:held-back`, or a list of texts (texts/read.py).
+    column: of .jsonl and .parquet, `text` where None. memory_budget: for reading, beside the models. progress: called
+    with each EvaluationStep.
+
+    Models of sentence-transformers and other encoders of transformers are compared by their embeddings, causal language
+    models by their next-token distributions; what each figure is stands in report/evaluation.py. Results do not depend
+    on batches, but for rounding. Written are report/evaluation.json and report/evaluation.md, which keep evaluations
+    with other texts.
+
+    Raises InvalidConfig for texts, models of other kinds and small files that differ, ModelMismatch where it is no
+    dataset of the model, NotFound, CorruptWeights, StorageError; then nothing is written.
+    """
+    options = {} if storage_options is None else check_options("storage_options", storage_options)
+    storage = Storage(options)
+    limit = parse_size(memory_budget, "memory_budget")
+    return run_evaluation(
+        model, target, read_texts(texts, column, storage), (storage, storage), limit, progress
+    )
+
+
+def run_evaluation(
+    model: Location,
+    target: Location,
+    texts: Texts,
+    storages: tuple[Storage, Storage],
+    memory_nbytes: int,
+    progress: StepCallback | None,
+) -> Evaluation:
+    """As `evaluate`. storages: of the model and of the target."""
+    from arrowquant_dist.models.kinds import kind_of_model
+    from arrowquant_dist.models.pair import opened_dataset, opened_model
+
+    began, teller = time.monotonic(), Teller(progress)
+    place = EvaluatedDataset.of(target, storages[1])
+    with (
+        _bounded_threads(),
+        opened_model(model, storages[0], memory_nbytes, place.unscaled) as original,
+        opened_dataset(target, storages[1], memory_nbytes) as dataset,
+    ):
+        kind = kind_of_model(original.files)
+        refuse_disagreement(original, dataset)
+        compare = _compare_next_tokens if kind.name == "causal" else _compare_embeddings
+        found = compare(kind, original, dataset, texts, teller)
+    found = replace(found, dataset=place.identity, seconds=time.monotonic() - began)
+    place.publish(found)
+    return found
+
+
+def _compare_embeddings(
+    kind: ModelKind, original: Opened, dataset: Opened, texts: Texts, teller: Teller
+) -> Evaluation:
+    from arrowquant_dist.models.encoders import embed
+
+    one, other = (
+        embed(
+            kind,
+            original.files,
+            side.source,
+            texts.items,
+            teller.loading(f"reading {name}"),
+            teller.counting(f"embedding with {name}", len(texts)),
+        )
+        for name, side in (("the original", original), ("the dataset", dataset))
+    )
+    notes = _left_over(one.left_over)
+    if len(texts) <= NEIGHBOURS:
+        notes.append(f"recall@{NEIGHBOURS} needs more than {NEIGHBOURS} texts, there are {len(texts)}")
+    if len(texts) < 3:
+        notes.append(f"the correlation of similarities needs three texts, there are {len(texts)}")
+    if len(texts) > MOST_PAIRED:
+        notes.append(
+            f"correlation and recall@{NEIGHBOURS} are over {MOST_PAIRED} of the texts, evenly spread"
+        )
+    facts = TextFacts(texts.name, texts.digest, len(texts), texts.skipped, one.tokens, one.longest, one.cut)
+    found = _evaluation(kind, original, facts, notes)
+    return replace(found, embeddings=embedding_figures(one.values, other.values), pooling=one.pooling)
+
+
+def _compare_next_tokens(
+    kind: ModelKind, original: Opened, dataset: Opened, texts: Texts, teller: Teller
+) -> Evaluation:
+    import torch
+
+    from arrowquant_dist.models.causal import MOST_TOKENS, logits_of, looks_ahead, tokens_at_a_time
+    from arrowquant_dist.models.pair import tokenizer_of, transformers_model
+    from arrowquant_dist.models.tokens import (
+        batches,
+        longest_input,
+        padding_of,
+        refuse_unknown_ids,
+        tokenized,
+    )
+
+    tokenizer = tokenizer_of(original.files)
+    longest = min(longest_input(tokenizer, kind.config) or MOST_TOKENS, MOST_TOKENS)
+    made = tokenized(tokenizer, texts.items, longest, padding_of(tokenizer, kind.config))
+    lengths = [length if length > 1 else 0 for length in made.lengths]
+    if not any(lengths):
+        raise InvalidConfig("no text has two tokens, so nothing says what comes next", uri=texts.name)
+    one, left_over = transformers_model(kind, original.source, teller.loading("reading the original"))
+    refuse_unknown_ids(made, one)
+    if looks_ahead(one, next(ids for ids in made.ids if len(ids) > 1)):
+        message = (
+            f"{kind.architecture} sees the tokens that follow, so it predicts none; one with is_decoder does"
+        )
+        raise InvalidConfig(message, uri=original.files.uri)
+    other, _ = transformers_model(kind, dataset.source, teller.loading("reading the dataset"))
+    collected = NextTokens(len(texts))
+    done = teller.counting("comparing next tokens", sum(length > 0 for length in lengths))
+    for batch in batches(lengths, tokens_at_a_time(one)):
+        p, q = (logits_of(each, made, batch) for each in (one, other))
+        for row, index in enumerate(batch):
+            following = torch.tensor(made.ids[index][1:])
+            positions = len(following)
+            collected.add(index, p[row, :positions], q[row, :positions], following)
+        done(len(batch))
+    short = lengths.count(0)
+    notes = _left_over(left_over)
+    if short:
+        notes.append(f"{short} of {len(texts)} texts have a single token, and no next one")
+    facts = TextFacts(
+        texts.name, texts.digest, len(texts), texts.skipped, sum(made.lengths), longest, made.cut
+    )
+    return replace(_evaluation(kind, original, facts, notes), next_tokens=collected.figures())
+
+
+def _evaluation(kind: ModelKind, original: Opened, facts: TextFacts, notes: Sequence[str]) -> Evaluation:
+    """All but the figures, and what is known at the end."""
+    if facts.cut:
+        notes = [*notes, f"{facts.cut} of {facts.texts} texts were cut to {facts.longest} tokens"]
+    return Evaluation(
+        kind=kind.name,
+        architecture=kind.architecture,
+        model=original.source.uri,
+        dataset="",
+        texts=facts,
+        embeddings=None,
+        next_tokens=None,
+        arithmetic="float32",
+        pooling=None,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=0.0,
+        versions=_versions(),
+        notes=tuple(notes),
+    )
+
+
+def _left_over(names: Sequence[str]) -> list[str]:
+    return (
+        [f"layers that the model has no place for, and that count nowhere: {listed(names)}"] if names else []
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # an extra, or run from a checkout
+            continue
+    return found
+
+
+@contextmanager
+def _bounded_threads() -> Iterator[None]:
+    """torch computes with no more threads than this process may have CPUs."""
+    import torch
+
+    from arrowquant_dist.machine import usable_cpus
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, usable_cpus()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,99 @@
+"""Tiny models with a tokenizer of a thousand words, and datasets of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
+from arrowquant_dist.texts import read_texts
+
+KEPT = QuantizationConfig("int8", mixed_precision_layers=["*"])
+TEXTS = read_texts("builtin:held-back").items[::16]  # 25, of 20 domains
+VOCABULARY = 1000
+_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
+
+
+@cache
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """Pieces of words, as BERT's, between [CLS] and [SEP]."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    found = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
+    found.normalizer = normalizers.BertNormalizer()
+    found.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    found.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=special))
+    found.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=found, model_max_length=512, **names)
+
+
+def save(model: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """With weights that 16 bits hold, so that a dataset that keeps them has the same."""
+    round_to_half(model)
+    model.to(dtype).save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
+def round_to_half(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16().half())
+
+
+def save_llama(folder: Path) -> Path:
+    """Untrained, with weights large enough that one token is likelier than another."""
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=2, initializer_range=0.3, **_SIZES)
+    return save(LlamaForCausalLM(config), folder, torch.bfloat16)
+
+
+def save_bert(folder: Path, kind: Any = BertModel, **sizes: Any) -> Path:
+    torch.manual_seed(1)
+    values = {"vocab_size": VOCABULARY, "initializer_range": 0.3, **_SIZES, **sizes}
+    return save(kind(BertConfig(**values)), folder)
+
+
+def save_masked_bert(folder: Path) -> Path:
+    """With a head that no embedding needs."""
+    return save_bert(folder, BertForMaskedLM)
+
+
+def save_sentence_model(folder: Path, mode: str = "cls") -> Path:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    bert = save_bert(folder.parent / f"{folder.name}-bert")
+    chain = [
+        modules.Transformer(str(bert)),
+        modules.Pooling(_SIZES["hidden_size"], pooling_mode=mode),
+        modules.Dense(_SIZES["hidden_size"], 24),
+        modules.Normalize(),
+    ]
+    model = SentenceTransformer(modules=chain, device="cpu")
+    round_to_half(model)
+    model.save(str(folder))
+    return folder
+
+
+def quantize(source: Path, target: Path, config: QuantizationConfig = KEPT, **run: Any) -> Path:
+    ArrowQuantizer(config, RunConfig(engine="inline", **run)).quantize(source, target)
+    return target

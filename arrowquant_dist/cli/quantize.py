@@ -46,8 +46,16 @@ def quantize(
     method: Annotated[
         str | None,
         typer.Option(
-            help="rtn: round to nearest, the default of int8. mse: least squared error, that of fewer bits.",
+            help="rtn: round to nearest, the default of int8. mse: least squared error, that of fewer bits. gptq: "
+            "least error of the layers' outputs, with --hessians.",
             metavar="|".join(METHODS),
+        ),
+    ] = None,
+    hessians: Annotated[
+        str | None,
+        typer.Option(
+            help="What `calibrate` wrote: a directory or a URL. Without --method it means gptq.",
+            metavar="URI",
         ),
     ] = None,
     per_channel: Annotated[
@@ -97,6 +105,8 @@ def quantize(
     with outcome(as_json=as_json, if_interrupted=STOPPED if dry_run else RESUMES):
         if group_size is not None and per_channel is None:
             per_channel = False
+        if hessians is not None and method is None and config is None:
+            method = "gptq"
         is_alone = config is None and per_channel is None and group_size is None and symmetric is None
         if is_alone and quant in _COARSE_BY_ROW:
             per_channel, group_size, symmetric = False, 128, False
@@ -104,6 +114,7 @@ def quantize(
         quantization = quantization.replace(
             quant_type=quant,
             method=method,
+            hessians=hessians,
             per_channel=per_channel,
             group_size=group_size,
             symmetric=symmetric,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,29 +47,56 @@ class Found:
     errors: ErrorSums
 
 
+class PartReader(Protocol):
+    """Reads what a layer's side input holds. parts: those that the layer has."""
+
+    @property
+    def parts(self) -> Collection[str]: ...
+
+    def __call__(self, part: str, start: int, stop: int) -> np.ndarray:
+        """float32 [stop - start], those values of the part in C order; the caller's own, to write over. Raises what
+        reading raises."""
+
+
 class SideInput(Protocol):
     """What a method needs of each layer beside its values: float32 tensors of a checkpoint whose URI the config has.
 
     They are stored there under `{layer}.{part}`, plain and in any format that is read by ranges (safetensors). The
     plan looks them up in the headers, puts their files' identities into its fingerprint and their sizes into a worker's
-    memory, and refuses a layer without them. A worker reads those of a layer when it comes to its first row block, and
-    keeps what `prepare` makes of them until it comes to another layer.
+    memory, and refuses a layer without them. A worker asks `prepare` for what the method is given when it comes to a
+    layer's first row block, and keeps it until it comes to another layer.
     config_field: the field of QuantizationConfig that holds the URI, as in METHODS of method_names.
+    finished_by: the file that is written to that folder last, None where there is none: without it nothing is read.
+    needed: parts without which the method does nothing. exempt: parts that a layer has instead of the needed ones to
+    say that nothing is known of it; it is then quantized by `instead`, another method, and a note of the plan says so.
     """
 
     @property
     def config_field(self) -> str: ...
 
+    @property
+    def finished_by(self) -> str | None: ...
+
+    @property
+    def needed(self) -> Collection[str]: ...
+
+    @property
+    def exempt(self) -> Collection[str]: ...
+
+    @property
+    def instead(self) -> str: ...
+
     def shapes(self, layer_shape: tuple[int, ...], row_dims: int) -> Mapping[str, tuple[int, ...]]:
-        """{part: shape} of the tensors that the layer must have."""
+        """{part: shape} of all tensors that the method makes use of where the layer has them."""
 
-    def prepare(self, tensors: Mapping[str, np.ndarray], spec: QuantSpec) -> Any:
-        """{part: float32 [shape], read-only} → what `quantize` is given with each row block of the layer. May keep the
-        tensors, which nobody else holds."""
+    def prepare(self, layer: str, layer_shape: tuple[int, ...], row_dims: int, read: PartReader, /) -> Any:
+        """What `quantize` is given with each row block of the layer, by one thread. It may keep `read`."""
 
-    def work_nbytes(self, rows: int, columns: int) -> int:
-        """Upper bound of the memory that `prepare`, and `quantize` of a block of so many rows, take beside the tensors
-        as they are stored."""
+    def work_nbytes(
+        self, layer_shape: tuple[int, ...], row_dims: int, rows: int, parts: Collection[str], /
+    ) -> int:
+        """Upper bound of the memory that what was prepared of these parts, and `quantize` of a block of so many rows,
+        take."""
 
 
 class Span(Protocol):

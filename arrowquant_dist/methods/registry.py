@@ -6,14 +6,16 @@ from collections.abc import Iterable
 
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.methods.gptq import ErrorCompensated, ErrorCompensatedPerTensor
 from arrowquant_dist.methods.method import Method, SideInput, Span, TensorMethod
 from arrowquant_dist.methods.mse import Mse
 from arrowquant_dist.methods.per_tensor import PerTensor
 from arrowquant_dist.methods.rtn import Rtn
 from arrowquant_dist.methods.short_scales import ShortScales
 
-_BY_GROUP: Iterable[Method] = (Rtn(), Mse())
-_PER_TENSOR: Iterable[TensorMethod] = (PerTensor("rtn"), PerTensor("mse"))
+_ROUNDED: Iterable[Method] = (Rtn(), Mse())  # each code is that of the nearest level
+_BY_GROUP: Iterable[Method] = (*_ROUNDED, ErrorCompensated())
+_PER_TENSOR: Iterable[TensorMethod] = (PerTensor("rtn"), PerTensor("mse"), ErrorCompensatedPerTensor())
 
 BY_GROUP = {method.name: method for method in _BY_GROUP}  # a scale a row, or a group
 PER_TENSOR = {method.name: method for method in _PER_TENSOR}
@@ -29,7 +31,7 @@ def method_of(spec: QuantSpec, layer: str | None = None) -> Method:
         scales = "scales by row or group" if spec.quant_axis == 0 else "scale for a whole tensor"
         message = f"method: {spec.method} has no {scales}; choose another method or group_size"
         raise InvalidConfig(message, layer=layer)
-    if spec.scale_dtype != "float32" and spec.quant_axis == 0:
+    if spec.scale_dtype != "float32" and spec.quant_axis == 0 and method in _ROUNDED:
         return ShortScales(method)
     return method
 

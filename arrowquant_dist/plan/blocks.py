@@ -22,7 +22,8 @@ class RowBlock:
     """Rows [row_start, row_start + rows) of `layer`, stored as one V2 row.
 
     The layer is seen as [prod(shape[:row_dims]), columns]. kept_reason: why a layer stays unquantized, or
-    None. side_tensors: what the spec's method needs of the layer besides, in the order of its SideInput's `shapes`.
+    None. side_tensors: what the spec's method is given of the layer besides, named `{layer}.{part}`, in the order of
+    its SideInput's `shapes`.
     """
 
     layer: Layer
@@ -52,6 +53,11 @@ class RowBlock:
     def shape(self) -> tuple[int, ...]:
         """The V2 row's `shape`: the layer's own, or [rows, *layer_shape[row_dims:]] of a block."""
         return self.layer.shape if self.is_whole else (self.rows, *self.layer.shape[self.spec.row_dims :])
+
+    @property
+    def side_parts(self) -> dict[str, Layer]:
+        """The side tensors by part."""
+        return {tensor.name.removeprefix(f"{self.layer.name}."): tensor for tensor in self.side_tensors}
 
     @property
     def own_spec(self) -> QuantSpec:

@@ -81,13 +81,13 @@ def _resolve_and_cut(
         resolved = resolver.resolve(
             layer.name, layer.shape, layer.dtype, kept.get(layer.name), codes.get(layer.name)
         )
-        cut = cut_layer(layer, resolved, run.block_bytes, run.tensor_parallel)
-        tensors = side.of(layer, resolved.spec)
+        spec, tensors = side.of(layer, resolved.spec)
+        cut = cut_layer(layer, replace(resolved, spec=spec), run.block_bytes, run.tensor_parallel)
         blocks += [replace(block, side_tensors=tensors) for block in cut] if tensors else cut
         if len(blocks) > MAX_BLOCKS:
             raise InvalidConfig(f"the plan has more than {MAX_BLOCKS} row blocks; raise block_bytes")
     resolver.check_matches(layer.name for layer in layers)
-    return blocks, [*resolver.notes(), *_layout_notes(blocks, run.block_bytes)]
+    return blocks, [*resolver.notes(), *side.notes(), *_layout_notes(blocks, run.block_bytes)]
 
 
 def _layout_notes(blocks: Iterable[RowBlock], block_bytes: int) -> list[str]:

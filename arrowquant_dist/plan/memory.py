@@ -69,7 +69,6 @@ def worker_memory_nbytes(plan: Plan, target: str, run: RunConfig) -> int:
             max((reading_nbytes(uri, run.source_storage, read.batches) for uri in sources), default=0),
             max(map(expected_nbytes, plan.blocks), default=0),
             max(map(_quantizing_nbytes, plan.blocks), default=0),
-            max(map(_method_nbytes, plan.blocks), default=0) if sides else 0,
             side,
             max((reading_nbytes(uri, run.source_storage, side) for uri in sides), default=0),
             min(SMALL_ROWS_NBYTES, part),
@@ -110,14 +109,12 @@ def _stored_nbytes(block: RowBlock) -> int:
 
 
 def _side_nbytes(block: RowBlock) -> int:
-    """Of what the block's method needs of the layer besides, as it is stored; a worker keeps one layer's at a time."""
-    return sum(aligned(tensor.nbytes) for tensor in block.side_tensors)
-
-
-def _method_nbytes(block: RowBlock) -> int:
-    """Of what the method makes of that."""
+    """Of what the block's method is given of the layer besides, and of what it makes of that."""
     side_input = method_of(block.spec).side_input if block.side_tensors else None
-    return 0 if side_input is None else side_input.work_nbytes(block.rows, block.columns)
+    if side_input is None:
+        return 0
+    layer, spec = block.layer, block.spec
+    return side_input.work_nbytes(layer.shape, spec.row_dims, block.rows, block.side_parts)
 
 
 def _quantizing_nbytes(block: RowBlock) -> int:

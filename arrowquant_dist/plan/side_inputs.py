@@ -7,31 +7,49 @@ headers, its files' identities go into the plan's fingerprint, and a file that c
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import QuantizationConfig, QuantSpec, Storage
 from arrowquant_dist.encodings.raw import RAW
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.errors import InvalidConfig, counted, listed
 from arrowquant_dist.method_names import METHODS
-from arrowquant_dist.methods import method_of
+from arrowquant_dist.methods import method_of, side_input_of
 from arrowquant_dist.plan.check import check_checkpoint
-from arrowquant_dist.storage.uris import redact
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.uris import redact, split_uri
 
 SideInputs = Mapping[str, Checkpoint]  # {field of the config: what is at the URI that it holds}
 _DTYPE = "float32"
 
 
 def open_side_inputs(config: QuantizationConfig, storage: Storage) -> SideInputs:
-    """The side inputs of the methods that `config` names. Raises as open_checkpoint."""
+    """The side inputs of the methods that `config` names. Raises as open_checkpoint, and InvalidConfig for one whose
+    writer has not finished it."""
     names = {config.method, *(override.method for override in config.overrides)} - {None}
-    fields = {METHODS[name] for name in names if name is not None} - {None}
-    return {
-        field: open_checkpoint(getattr(config, field), storage)
-        for field in sorted(field for field in fields if field is not None)
-    }
+    needed = {METHODS[name]: name for name in sorted(filter(None, names)) if METHODS[name] is not None}
+    found = {}
+    for field, name in sorted((field, name) for field, name in needed.items() if field is not None):
+        found[field] = open_checkpoint(getattr(config, field), storage)
+        _refuse_unfinished(field, name, found[field], storage)
+    return found
+
+
+def _refuse_unfinished(field: str, name: str, checkpoint: Checkpoint, storage: Storage) -> None:
+    side_input = side_input_of(name)
+    if side_input is None or side_input.finished_by is None or not checkpoint.files:
+        return
+    folder, _ = split_uri(checkpoint.files[0].uri)
+    if not open_store(folder, storage).has_file(side_input.finished_by):
+        message = (
+            f"{field} has no {side_input.finished_by}, which is written last, so it is not finished; run the command "
+            "that makes it again"
+        )
+        raise InvalidConfig(message, uri=redact(checkpoint.uri))
 
 
 def described(side_inputs: SideInputs) -> dict[str, Any]:
@@ -63,33 +81,57 @@ class SideTensors:
     def __init__(self, side_inputs: SideInputs) -> None:
         self._side_inputs = side_inputs
         self._stored: dict[str, dict[str, Layer]] = {}
+        self._exempt: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
         for field, checkpoint in side_inputs.items():
             check_checkpoint(checkpoint)
             self._stored[field] = {layer.name: layer for layer in checkpoint.layers}
 
-    def of(self, layer: Layer, spec: QuantSpec) -> tuple[Layer, ...]:
-        """In the order of the method's `shapes`; () for a layer that needs none.
+    def of(self, layer: Layer, spec: QuantSpec) -> tuple[QuantSpec, tuple[Layer, ...]]:
+        """The spec that the layer gets, another one where its side input says that nothing is known of it, and its
+        side tensors under the names `{layer}.{part}`: of the parts that are there, in the order of the method's
+        `shapes`; () for a layer that needs none.
 
-        Raises InvalidConfig, which names the layer, where one is not there, or not plain float32 of its shape.
+        Raises InvalidConfig, which names the layer, where one that is needed is not there, or any is not plain float32
+        of its shape.
         """
         side_input = method_of(spec, layer.name).side_input if spec.chooses_codes else None
         if side_input is None:
-            return ()
-        shapes = side_input.shapes(layer.shape, spec.row_dims)
-        return tuple(
-            self._find(layer, side_input.config_field, f"{layer.name}.{part}", shape)
-            for part, shape in shapes.items()
-        )
+            return spec, ()
+        field = side_input.config_field
+        if any(self._stored_as(field, layer, part) is None for part in side_input.needed):
+            for part in side_input.exempt:
+                if self._stored_as(field, layer, part) is not None:
+                    self._exempt[spec.method, side_input.instead, field, part].append(layer.name)
+                    return replace(spec, method=side_input.instead), ()
+        found = []
+        for part, shape in side_input.shapes(layer.shape, spec.row_dims).items():
+            stored = self._stored_as(field, layer, part)
+            if stored is not None or part in side_input.needed:
+                found.append(self._checked(layer, field, f"{layer.name}.{part}", shape, stored))
+        return spec, tuple(found)
 
-    def _find(self, layer: Layer, field: str, name: str, shape: tuple[int, ...]) -> Layer:
-        checkpoint = self._side_inputs[field]
-        stored = self._stored[field].get(checkpoint.aliases.get(name, name))
+    def notes(self) -> list[str]:
+        """Which layers got another method than the config says, for people."""
+        return [
+            f"{instead} instead of {method} for {counted(len(names), 'layer')} of which {field} has {part!r} and no "
+            f"statistics of inputs: {listed(names)}"
+            for (method, instead, field, part), names in self._exempt.items()
+        ]
+
+    def _stored_as(self, field: str, layer: Layer, part: str) -> Layer | None:
+        name = f"{layer.name}.{part}"
+        return self._stored[field].get(self._side_inputs[field].aliases.get(name, name))
+
+    def _checked(
+        self, layer: Layer, field: str, name: str, shape: tuple[int, ...], stored: Layer | None
+    ) -> Layer:
+        """`stored` under `name`."""
         if stored is None:
             problem = f"{field} has no tensor {name!r}"
         elif (stored.shape, stored.dtype, stored.encoding) != (shape, _DTYPE, RAW):
             found = f"{list(stored.shape)} of {stored.dtype}, {stored.encoding.label}"
             problem = f"{field} has {name!r} as {found}, not as plain {_DTYPE} of {list(shape)}"
         else:
-            return stored
+            return stored if stored.name == name else replace(stored, name=name)
         message = f"{problem}; choose another method for the layer by an override, or make {field} anew"
-        raise InvalidConfig(message, layer=layer.name, uri=redact(checkpoint.uri))
+        raise InvalidConfig(message, layer=layer.name, uri=redact(self._side_inputs[field].uri))

@@ -142,7 +142,7 @@ class ShardWorker:
             for block, values in batches:
                 if should_stop():
                     raise Interrupted(RESUMES)
-                scale, side = scales.get(block.layer.name), self._side.side_of(block, clock)
+                scale, side = scales.get(block.layer.name), self._side.side_of(block)
                 with clock.phase("quantize"):
                     quantized = self._quantize(block, values, Given(scale, side, block.row_start))
                 with clock.phase("write"):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from arrowquant_dist.config import QuantSpec
-from arrowquant_dist.methods import Found, Given
+from arrowquant_dist.methods import Found, Given, PartReader
 from arrowquant_dist.methods.rtn import Rtn
 
 WORK_NBYTES = 12345
@@ -16,22 +16,35 @@ WORK_NBYTES = 12345
 
 class ColumnWeights:
     config_field = "hessians"
+    finished_by: str | None = None
+    needed = ("columns",)
+    exempt = ("unknown",)
+    instead = "rtn"
 
     def __init__(self) -> None:
         self.prepared = 0
+        self.parts: set[str] = set()
 
     def shapes(self, layer_shape: tuple[int, ...], row_dims: int) -> Mapping[str, tuple[int, ...]]:
-        return {"columns": (math.prod(layer_shape[row_dims:]),)}
+        columns = math.prod(layer_shape[row_dims:])
+        return {"columns": (columns,), "more": (2, columns)}
 
-    def prepare(self, tensors: Mapping[str, np.ndarray], spec: QuantSpec) -> np.ndarray:
+    def prepare(
+        self, _layer: str, layer_shape: tuple[int, ...], row_dims: int, read: PartReader, /
+    ) -> np.ndarray:
         self.prepared += 1
-        assert spec.method == "masked"
-        assert tensors["columns"].dtype == np.float32
-        kept: np.ndarray = tensors["columns"] != 0.0
+        self.parts |= {*read.parts}
+        found = read("columns", 0, math.prod(layer_shape[row_dims:]))
+        assert found.dtype == np.float32
+        if "more" in read.parts:
+            found *= read("more", found.size, 2 * found.size)
+        kept: np.ndarray = found != 0.0
         return kept
 
-    def work_nbytes(self, rows: int, columns: int) -> int:
-        return WORK_NBYTES * rows + columns
+    def work_nbytes(
+        self, _layer_shape: tuple[int, ...], _row_dims: int, rows: int, parts: Collection[str], /
+    ) -> int:
+        return WORK_NBYTES * rows + len(parts)
 
 
 class Masked:

@@ -153,6 +153,54 @@ def test_a_tensor_of_another_form_is_refused(
         plan_of(source, config)
 
 
+def test_a_part_that_a_method_can_do_without_is_given_where_it_is_there(
+    source: str, config: QuantizationConfig, masked: Masked, tmp_path: Path
+) -> None:
+    more = torch.ones(2, COLUMNS)
+    more[1, 7] = 0.0
+    tensors = {f"{layer}.columns": torch.ones(COLUMNS) for layer in LAYERS}
+    save_checkpoint(tmp_path / "side", {**tensors, f"{LAYERS[0]}.more": more})
+    quantize(source, str(tmp_path / "out"), config, RunConfig(workers=1))
+    with WeightLoader(str(tmp_path / "out")) as loader:
+        assert (loader[LAYERS[0]][:, 7] == 0).all()
+        assert (loader[LAYERS[1]][:, 7] != 0).any()
+    assert masked.side_input.parts == {"columns", "more"}
+
+
+def test_a_part_that_it_can_do_without_has_its_shape_too(
+    source: str, config: QuantizationConfig, tmp_path: Path
+) -> None:
+    tensors = {f"{layer}.columns": torch.ones(COLUMNS) for layer in LAYERS}
+    save_checkpoint(tmp_path / "side", {**tensors, f"{LAYERS[1]}.more": torch.ones(1, COLUMNS)})
+    with pytest.raises(InvalidConfig, match=r"'layers\.1\.weight\.more' as \[1, 128\] of float32") as raised:
+        plan_of(source, config)
+    assert raised.value.layer == LAYERS[1]
+
+
+def test_a_layer_of_which_nothing_is_known_gets_the_other_method_and_a_note(
+    source: str, config: QuantizationConfig, tmp_path: Path
+) -> None:
+    side = {f"{LAYERS[0]}.columns": torch.ones(COLUMNS), f"{LAYERS[1]}.unknown": torch.zeros(0)}
+    save_checkpoint(tmp_path / "side", side)
+    plan = plan_of(source, config)
+    methods = {block.layer.name: block.spec.method for block in plan.blocks if block.spec.is_quantized}
+    assert methods == {LAYERS[0]: "masked", LAYERS[1]: "rtn"}
+    assert plan.notes == (
+        f"rtn instead of masked for 1 layer of which hessians has 'unknown' and no statistics of inputs: {LAYERS[1]}",
+    )
+    assert plan_from_table(plan_table(plan)) == plan
+
+
+def test_one_that_is_not_finished_is_refused(
+    source: str, config: QuantizationConfig, masked: Masked, tmp_path: Path
+) -> None:
+    masked.side_input.finished_by = "done.json"
+    with pytest.raises(InvalidConfig, match=r"hessians has no done\.json, which is written last"):
+        quantize(source, str(tmp_path / "out"), config, RUN)
+    (tmp_path / "side" / "done.json").write_text("{}")
+    quantize(source, str(tmp_path / "out"), config, RUN)
+
+
 def test_a_layer_whose_override_takes_another_method_needs_none(
     source: str, config: QuantizationConfig, tmp_path: Path
 ) -> None:
@@ -202,7 +250,7 @@ def test_a_worker_elsewhere_makes_the_same_of_what_it_is_sent(
 def test_a_worker_s_memory_has_room_for_it(source: str, config: QuantizationConfig) -> None:
     with_it, without = plan_of(source, config), plan_of(source, config.replace(method="rtn"))
     more = worker_memory_nbytes(with_it, "/out", RUN) - worker_memory_nbytes(without, "/out", RUN)
-    assert more == 4 * COLUMNS + WORK_NBYTES * 128 + COLUMNS
+    assert more == WORK_NBYTES * 128 + 1
 
 
 def test_a_side_input_on_an_object_store_counts_its_requests_too(
@@ -212,7 +260,7 @@ def test_a_side_input_on_an_object_store_counts_its_requests_too(
     file = {"uri": "s3://bucket/side/model.safetensors", "nbytes": 1, "version": "v"}
     remote = replace(plan, side_inputs={"hessians": {**plan.side_inputs["hessians"], "files": [file]}})
     more = worker_memory_nbytes(remote, "/out", RUN) - worker_memory_nbytes(plan, "/out", RUN)
-    assert more == REMOTE_NBYTES + 4 * COLUMNS
+    assert more == REMOTE_NBYTES + WORK_NBYTES * 128 + 1
 
 
 def test_what_no_method_needs_costs_no_request_and_no_fingerprint(

@@ -1,0 +1,169 @@
+"""Codes whose errors make up for each other: what kernels do of gptq, on columns of weights.
+
+All arrays are [columns, rows]: a column of many rows of weights is contiguous, its rows are side by side in the CPU's
+vectors, and each row's arithmetic is the same whatever lies beside it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from arrowquant_dist.kernels.bits import from_code, larger, round_half_even, smaller, to_code, to_float32
+from arrowquant_dist.kernels.compile import kernel, plus_product
+from arrowquant_dist.kernels.pack import pack_row
+
+_EDGE = 64  # of the squares that are transposed at a time
+
+
+@kernel
+def load_columns(bits: np.ndarray, first: int, columns: np.ndarray) -> None:
+    """bits: source bits [rows, n]. columns: float32 [n, ≥ first + rows], where they go, from row `first` on."""
+    for start in range(0, bits.shape[1], _EDGE):
+        stop = min(start + _EDGE, bits.shape[1])
+        for i in range(bits.shape[0]):
+            for j in range(start, stop):
+                columns[j, first + i] = to_float32(bits[i, j])
+
+
+@kernel
+def turn(values: np.ndarray, turned: np.ndarray) -> None:
+    """turned[i, j] = values[j, i]"""
+    for start in range(0, turned.shape[1], _EDGE):
+        stop = min(start + _EDGE, turned.shape[1])
+        for i in range(turned.shape[0]):
+            for j in range(start, stop):
+                turned[i, j] = values[j, i]
+
+
+@kernel
+def _add_products(
+    a: np.float32,
+    b: np.float32,
+    c: np.float32,
+    d: np.float32,
+    values: np.ndarray,
+    total: np.ndarray,
+) -> None:
+    """values: float32 [4, n]; total: [n]."""
+    p, q, r, s = values[0], values[1], values[2], values[3]
+    for j in range(total.size):
+        total[j] += a * p[j] + b * q[j] + (c * r[j] + d * s[j])
+
+
+@kernel
+def _add_product(a: np.float32, values: np.ndarray, total: np.ndarray) -> None:
+    for j in range(total.size):
+        total[j] += a * values[j]
+
+
+@kernel
+def _round_column(
+    errors: np.ndarray,
+    carried: np.ndarray,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    qmin: np.float32,
+    qmax: np.float32,
+    codes: np.ndarray,
+) -> None:
+    for j in range(errors.size):
+        value = errors[j] + carried[j]
+        q = round_half_even(smaller(larger(value / scales[j] + zero_points[j], qmin), qmax))
+        codes[j] = to_code(q)
+        errors[j] -= (q - zero_points[j]) * scales[j]
+
+
+@kernel
+def round_columns(
+    lower: np.ndarray,
+    errors: np.ndarray,
+    carried: np.ndarray,
+    groups: np.ndarray,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    qmin: np.float32,
+    qmax: np.float32,
+    codes: np.ndarray,
+) -> None:
+    """Codes of some columns, from the last to the first, each for what the errors of those before it leave to make up.
+
+    lower: float32 [m, m], L of H = L D Lᵀ for these columns. errors: float32 [m, rows], the target's values, and then
+    by how much they differ from the decoded ones. carried: float32 [m, rows], Σ of error · L over the columns that were
+    rounded before, to which those of these columns are added. groups: int64 [m], the row of `scales` and `zero_points`
+    (float32 [groups, rows]) that holds for each column. codes: uint8 [m, rows], signed codes in two's complement.
+    """
+    m = groups.size
+    for i in range(m - 1, -1, -1):
+        k = i + 1
+        while k + 4 <= m:
+            _add_products(
+                lower[k, i], lower[k + 1, i], lower[k + 2, i], lower[k + 3, i], errors[k : k + 4], carried[i]
+            )
+            k += 4
+        while k < m:
+            _add_product(lower[k, i], errors[k], carried[i])
+            k += 1
+        at = groups[i]
+        _round_column(errors[i], carried[i], scales[at], zero_points[at], qmin, qmax, codes[i])
+
+
+@kernel
+def _measure_run(
+    run: np.ndarray, codes: np.ndarray, scale: np.float32, zero_point: np.float32, sums: np.ndarray
+) -> None:
+    """sums: as encode_run's."""
+    x_sum = 0.0
+    d_sum = 0.0
+    e_sum = 0.0
+    top = np.float32(0.0)
+    for j in range(run.size):
+        x = to_float32(run[j])
+        decoded = (from_code(codes[j]) - zero_point) * scale
+        error = x - decoded
+        x_sum = plus_product(x_sum, np.float64(x), np.float64(x))
+        d_sum = plus_product(d_sum, np.float64(decoded), np.float64(decoded))
+        e_sum = plus_product(e_sum, np.float64(error), np.float64(error))
+        top = larger(abs(error), top)
+    sums[0] += x_sum
+    sums[1] += d_sum
+    sums[2] += e_sum
+    sums[3] = max(sums[3], np.float64(top))
+
+
+@kernel
+def pack_and_measure(
+    bits: np.ndarray,
+    group: int,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    columns: np.ndarray,
+    first: int,
+    width: int,
+    scratch: np.ndarray,
+    codes: np.ndarray,
+    sums: np.ndarray,
+) -> None:
+    """Chosen codes as V2 has them, and how far they are from the source's values.
+
+    bits: source bits [rows, n]. group, scales, zero_points, width, codes, sums: as those of kernels/quantize.py.
+    columns: uint8 [n, ≥ first + rows], signed codes in two's complement, of these rows from `first` on. scratch: uint8
+    [_EDGE, n].
+    """
+    n = bits.shape[1]
+    for start in range(0, bits.shape[0], _EDGE):
+        some = min(_EDGE, bits.shape[0] - start)
+        for j in range(n):
+            for i in range(some):
+                scratch[i, j] = columns[j, first + start + i]
+        for i in range(some):
+            row, plain = start + i, scratch[i]
+            for k in range(scales.shape[1]):
+                stop = min((k + 1) * group, n)
+                zero_point = zero_points[row, k] if zero_points.shape[1] > 0 else np.float32(0.0)
+                at = k * group
+                _measure_run(bits[row, at:stop], plain[at:stop], scales[row, k], zero_point, sums)
+            if width == 8:
+                for j in range(n):
+                    codes[row, j] = plain[j]
+            else:
+                pack_row(plain, width, codes[row])

@@ -1,0 +1,52 @@
+"""A whole layer in memory, with what its method is given besides: as a worker quantizes it, without a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.methods import NOTHING, Given, method_of
+from arrowquant_dist.tensor.quantize import quantize_values
+from arrowquant_dist.tensor.quantized import QuantizedTensor
+
+
+def quantize_layer(
+    values: np.ndarray,
+    shape: tuple[int, ...],
+    dtype: str,
+    spec: QuantSpec,
+    tensors: Mapping[str, np.ndarray],
+    layer: str = "",
+) -> QuantizedTensor:
+    """values, shape, dtype, spec: as of quantize_values. tensors: {part: float32 of the SideInput's shape}, which are
+    left as they are; {} for a method that needs none. layer: its name, for errors.
+
+    The codes and scales are those that a worker makes of the same layer and statistics, whatever its row blocks. Raises
+    as quantize_values, and InvalidConfig where a part is missing or of another shape.
+    """
+    side_input = method_of(spec, layer or None).side_input if spec.chooses_codes else None
+    if side_input is None:
+        return quantize_values(values, shape, dtype, spec, layer=layer or None)
+    shapes = side_input.shapes(shape, spec.row_dims)
+    for part in {*tensors, *side_input.needed}:
+        found = (tensors[part].shape, str(tensors[part].dtype)) if part in tensors else "nothing"
+        if found != (shapes.get(part), "float32"):
+            wanted = f"float32 of {list(shapes[part])}" if part in shapes else "no such part"
+            raise InvalidConfig(f"{part} is {found}, not {wanted}", layer=layer or None)
+    prepared = side_input.prepare(layer, shape, spec.row_dims, _Parts(tensors))
+    given = Given(side=prepared) if prepared is not None else NOTHING
+    return quantize_values(values, shape, dtype, spec, given=given, layer=layer or None)
+
+
+class _Parts:
+    """A methods.PartReader of arrays."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray]) -> None:
+        self.parts = tensors
+
+    def __call__(self, part: str, start: int, stop: int) -> np.ndarray:
+        """See methods.PartReader."""
+        return self.parts[part].reshape(-1)[start:stop].copy()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from arrowquant_dist.calibration import Calibration, calibrate
     from arrowquant_dist.config import QuantizationConfig, RunConfig
     from arrowquant_dist.driver import ArrowQuantizer
     from arrowquant_dist.errors import ArrowQuantError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArrowQuantError",
     "ArrowQuantizer",
+    "Calibration",
     "Evaluation",
     "ExportOptions",
     "QuantEmbedding",
@@ -31,6 +33,7 @@ __all__ = [
     "RunConfig",
     "TensorParallel",
     "WeightLoader",
+    "calibrate",
     "evaluate",
     "export_dataset",
     "load_codes_into",
@@ -43,6 +46,7 @@ __all__ = [
 _MODULES = {
     "ArrowQuantError": "errors",
     "ArrowQuantizer": "driver",
+    "Calibration": "calibration",
     "Evaluation": "evaluation",
     "ExportOptions": "export",
     "QuantEmbedding": "modules",
@@ -57,6 +61,7 @@ _MODULES = {
     "load_model": "models",
     "load_sentence_transformer": "models",
     "load_tokenizer": "models",
+    "calibrate": "calibration",
     "evaluate": "evaluation",
     "export_dataset": "export",
     "quantize_tensor": "tensor",

@@ -23,7 +23,16 @@ MAX_SHARE = 0.2  # of the package's lines, in one room
 HEAVY = {"torch", "transformers", "pandas", "ray", "datasets", "matplotlib", "scipy", "vllm"}
 # The same thing in two modules: a command and what it calls, a reader a file format, a twin for another version or for
 # when a library's private names are gone.
-ONE_MEANING = {"quantize", "verify", "evaluate", "read_layers", "fingerprint", "read_encodings", "loaded"}
+ONE_MEANING = {
+    "quantize",
+    "verify",
+    "evaluate",
+    "calibrate",
+    "read_layers",
+    "fingerprint",
+    "read_encodings",
+    "loaded",
+}
 # Each of these in LLVM's instructions and, where Numba compiles nothing, in Python.
 ONE_MEANING |= {
     *("to_float32", "magnitude", "ordered", "as_bits", "larger", "smaller"),

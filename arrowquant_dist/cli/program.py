@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from arrowquant_dist.cli.calibrate import calibrate
 from arrowquant_dist.cli.evaluate import evaluate
 from arrowquant_dist.cli.export import export
 from arrowquant_dist.cli.quantize import quantize
@@ -72,5 +73,5 @@ def _root(
     pass
 
 
-for command in (quantize, inspect, verify, report, evaluate, export, vllm):
+for command in (quantize, inspect, verify, report, calibrate, evaluate, export, vllm):
     app.command(epilog=_EXIT_CODES)(command)

@@ -1,4 +1,4 @@
-"""How far an evaluation is, on stderr: a bar a step on a terminal, a line now and then elsewhere."""
+"""How far an evaluation or a calibration is, on stderr: a bar a step on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from arrowquant_dist.cli.streams import Unheard
 from arrowquant_dist.report import text
 
 if TYPE_CHECKING:
+    from arrowquant_dist.calibration.steps import CalibrationStep
     from arrowquant_dist.evaluation.steps import EvaluationStep
 
 _INTERVAL_SECONDS = 10.0
-ShowStep = Callable[["EvaluationStep"], None]
+ShowStep = Callable[["EvaluationStep | CalibrationStep"], None]
 
 
 @contextmanager
-def shown_steps(out: TextIO) -> Iterator[ShowStep]:
-    """A callback that shows steps on `out`, as long as that can be written."""
+def shown_steps(out: TextIO, command: str = "evaluate") -> Iterator[ShowStep]:
+    """A callback that shows steps of a command on `out`, as long as that can be written."""
     heard = cast("TextIO", Unheard(out))
     if not out.isatty():
-        yield StepLines(heard).show
+        yield StepLines(heard, command=command).show
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -31,7 +32,7 @@ def shown_steps(out: TextIO) -> Iterator[ShowStep]:
     with Progress(*columns, console=Console(file=heard)) as bars:
         tasks = {}
 
-        def show(step: EvaluationStep) -> None:
+        def show(step: EvaluationStep | CalibrationStep) -> None:
             if step.name not in tasks:
                 tasks[step.name] = bars.add_task(step.name, total=step.total)
             bars.update(tasks[step.name], completed=step.done, total=step.total)
@@ -42,16 +43,18 @@ def shown_steps(out: TextIO) -> Iterator[ShowStep]:
 class StepLines:
     """A line when a step begins, every ten seconds of it, and when it is done."""
 
-    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._out, self._clock = out, clock
+    def __init__(
+        self, out: TextIO, clock: Callable[[], float] = time.monotonic, command: str = "evaluate"
+    ) -> None:
+        self._out, self._clock, self._command = out, clock, command
         self._name, self._told = "", 0.0
 
-    def show(self, step: EvaluationStep) -> None:
+    def show(self, step: EvaluationStep | CalibrationStep) -> None:
         now = self._clock()
         is_new, is_done = step.name != self._name, step.done >= step.total
         if is_new or is_done or now - self._told >= _INTERVAL_SECONDS:
             self._name, self._told = step.name, now
             form = text.nbytes if step.unit == "bytes" else str
             unit = "" if step.unit == "bytes" else f" {step.unit}"
-            self._out.write(f"evaluate: {step.name}, {form(step.done)} of {form(step.total)}{unit}\n")
+            self._out.write(f"{self._command}: {step.name}, {form(step.done)} of {form(step.total)}{unit}\n")
             self._out.flush()

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _OWN = "sentence_transformers."
 _SETTINGS, _KIND = "config_sentence_transformers.json", "SentenceTransformer"
+_LENGTHS = "sentence_bert_config.json"
 _CHOOSING = ("Router", "Asym")
 
 
@@ -251,6 +252,31 @@ def _parts(files: SmallFiles) -> dict[str, str]:
             raise InvalidConfig(message, uri=uri)
         parts[str(module.get("name", module.get("idx")))] = module["path"].strip("/")
     return parts
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerPart:
+    """The module of a SentenceTransformer that reads texts. folder: of its config, files: its small ones. layers: by
+    the names of its own checkpoint. longest: tokens of a text that it takes, None where it says no number."""
+
+    folder: Path
+    files: SmallFiles
+    layers: dict[str, StoredLayer]
+    longest: int | None
+
+
+def transformer_part(files: SmallFiles, source: LayerSource) -> TransformerPart:
+    """InvalidConfig where the first module is no model of transformers."""
+    path = next(iter(_parts(files).values()), "")
+    folder = files.part(path)
+    place = folder / _LENGTHS
+    said = parse_json(place.read_bytes()) if place.is_file() else {}
+    longest = said.get("max_seq_length") if isinstance(said, dict) else None
+    start = f"{path}/" if path else ""
+    own = tuple(name.removeprefix(start) for name in files.paths if name.startswith(start))
+    part_files = SmallFiles(files.uri, folder, own, (), None)
+    longest = longest if isinstance(longest, int) and longest > 0 else None
+    return TransformerPart(folder, part_files, _layers_of(path, files, source), longest)
 
 
 def _check_kind(files: SmallFiles) -> None:

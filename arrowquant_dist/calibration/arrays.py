@@ -1,0 +1,81 @@
+"""Arrays in an object, as safetensors: written front to back, one in memory at a time, and read by name."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from arrowquant_dist.storage.base import ByteRange, Store
+from arrowquant_dist.strict_json import parse_json
+
+_NAMES = {"float64": "F64", "float32": "F32", "int32": "I32", "uint8": "U8"}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayDraft:
+    """An array that is made when its turn comes, of this shape and dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    make: Callable[[], np.ndarray]
+
+    @classmethod
+    def of(cls, name: str, values: np.ndarray) -> ArrayDraft:
+        return cls(name, values.shape, values.dtype.name, lambda: values)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def write_arrays(store: Store, path: str, drafts: Sequence[ArrayDraft]) -> int:
+    """Replaces what is at `path`: whoever writes there writes the same. Returns the bytes."""
+    header: dict[str, object] = {}
+    end = 0
+    for draft in drafts:
+        offsets = [end, end + draft.nbytes]
+        header[draft.name] = {"dtype": _NAMES[draft.dtype], "shape": [*draft.shape], "data_offsets": offsets}
+        end += draft.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with store.open_writer(path) as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for draft in drafts:
+            values = np.ascontiguousarray(draft.make())
+            if values.nbytes:
+                out.write(values.reshape(-1).view(np.uint8).data)
+        return out.tell()
+
+
+class ArrayFile:
+    """Reads what `write_arrays` wrote. shapes: of its arrays. NotFound, StorageError."""
+
+    def __init__(self, store: Store, path: str) -> None:
+        self._store, self._path = store, path
+        size = int.from_bytes(store.read_range(path, ByteRange(0, 8)).tobytes(), "little")
+        header = parse_json(store.read_range(path, ByteRange(8, 8 + size)).tobytes())
+        self._start = 8 + size
+        self._entries: Mapping[str, Any] = header
+        self.shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def read(self, name: str) -> np.ndarray:
+        entry = self._entries[name]
+        first, last = entry["data_offsets"]
+        span = ByteRange(self._start + int(first), self._start + int(last))
+        values = self._store.read_range(self._path, span)
+        return values.view(_DTYPES[str(entry["dtype"])]).reshape(self.shapes[name])
+
+
+def read_all(store: Store, path: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    file = ArrayFile(store, path)
+    return {name: file.read(name) for name in (file.shapes if names is None else names)}

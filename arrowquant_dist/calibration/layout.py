@@ -1,0 +1,37 @@
+"""Where everything of a calibration lies in OUT, finished or not."""
+
+from __future__ import annotations
+
+import re
+
+CALIBRATION_PATH = "calibration.json"
+SETTINGS_PATH = "run/calibration.json"
+TOKENS_PATH = "run/tokens.safetensors"
+_STATISTICS = re.compile(r"statistics-\d{5}-\d{3}\.safetensors")
+
+
+def statistics_path(part: int, stage: int) -> str:
+    return f"statistics-{part:05d}-{stage:03d}.safetensors"
+
+
+def done_path(part: int) -> str:
+    """What says that a part is done, and what of its layers is written where."""
+    return f"run/done/{part:05d}.json"
+
+
+def states_path(part: int, number: int) -> str:
+    """What goes into a part, of one slice of the texts."""
+    return f"run/states/{part:05d}/{number:05d}.safetensors"
+
+
+def sums_path(part: int, stage: int, number: int) -> str:
+    return f"run/sums/{part:05d}/{stage:03d}/{number:05d}.safetensors"
+
+
+def quantized_path(part: int, stage: int) -> str:
+    """Values of a stage's layers as they are when they were quantized and decoded again."""
+    return f"run/quantized/{part:05d}/{stage:03d}.safetensors"
+
+
+def is_ours(path: str) -> bool:
+    return path == CALIBRATION_PATH or path.startswith("run/") or _STATISTICS.fullmatch(path) is not None

@@ -1,0 +1,141 @@
+"""OUT as a place: what may be there before a calibration begins, what is kept of one that was stopped, and the end.
+
+Nothing of others is written over. run/calibration.json, which is created first and never replaced, says whose the rest
+is: by the fingerprint of all that decides the statistics. What is done of parts is kept, since run/done/ names them;
+the part at which it was stopped is done again, by the same texts in the same slices, so its objects are written over
+with what they were. calibration.json comes last, and then run/ goes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from arrowquant_dist.calibration.layout import CALIBRATION_PATH, SETTINGS_PATH, done_path, is_ours
+from arrowquant_dist.calibration.record import CalibratedLayer, Calibration
+from arrowquant_dist.errors import NotFound, TargetConflict, listed
+from arrowquant_dist.storage.base import TEMPORARY_MARK, Store
+from arrowquant_dist.strict_json import parse_json
+from arrowquant_dist.target.layout import Listing
+
+
+@dataclass(frozen=True, slots=True)
+class PartDone:
+    """layers: of the part, with what is written of them. rows_first: as Calibration has them."""
+
+    layers: tuple[CalibratedLayer, ...]
+    rows_first: tuple[str, ...]
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> PartDone:
+        values = parse_json(data)
+        layers = tuple(
+            CalibratedLayer(one["name"], one["tokens"], tuple(one["parts"])) for one in values["layers"]
+        )
+        return cls(layers, tuple(values["rows_first"]))
+
+
+class CalibrationPlace:
+    """The folder that a calibration writes to. store: it. fingerprint: of this one."""
+
+    def __init__(self, store: Store, fingerprint: str) -> None:
+        self.store, self.fingerprint = store, fingerprint
+
+    def begin(self, *, overwrite: bool) -> Calibration | None:
+        """Makes the folder this calibration's, or finds that it is. The record where it is finished already.
+
+        TargetConflict where something else is there. overwrite: another calibration's goes, and nothing else.
+        """
+        found = Listing.of(self.store)
+        if overwrite:
+            self._clear(found)
+            found = Listing.of(self.store)
+        record = self._record(found)
+        if record is not None:
+            return record
+        self._refuse_others(found)
+        settings = json.dumps({"fingerprint": self.fingerprint}).encode()
+        if not self.store.create(SETTINGS_PATH, settings):
+            self._refuse_other_run()
+        return None
+
+    def done(self) -> list[PartDone]:
+        """The parts that are done, from the first on."""
+        found: list[PartDone] = []
+        while True:
+            try:
+                found.append(PartDone.from_bytes(self.store.read(done_path(len(found)))))
+            except NotFound:
+                return found
+
+    def add(self, part: int, done: PartDone) -> None:
+        self.store.write(done_path(part), done.to_bytes())
+
+    def finish(self, record: Calibration) -> Calibration:
+        """Writes the record, and removes what only served to get there."""
+        if not self.store.create(CALIBRATION_PATH, record.to_bytes()):
+            there = self._read()
+            if there.fingerprint != record.fingerprint:
+                message = "another calibration was finished here meanwhile; choose another folder"
+                raise TargetConflict(message, uri=self.store.uri)
+            record = there
+        self.remove("run")
+        return record
+
+    def remove(self, folder: str) -> None:
+        """What is under a folder of run/, or all of run/."""
+        self.store.delete([info.path for info in self.store.list(folder)])
+
+    def _record(self, found: Listing) -> Calibration | None:
+        if CALIBRATION_PATH not in found:
+            return None
+        record = self._read()
+        if record.fingerprint != self.fingerprint:
+            message = (
+                "the statistics of another calibration are here (another model, other texts or settings)"
+            )
+            raise TargetConflict(f"{message}; choose another folder, or --overwrite", uri=self.store.uri)
+        return record
+
+    def _read(self) -> Calibration:
+        return Calibration.from_bytes(
+            self.store.read(CALIBRATION_PATH), self.store.uri, self.store.url(CALIBRATION_PATH)
+        )
+
+    def _refuse_others(self, found: Listing) -> None:
+        if SETTINGS_PATH in found:
+            self._refuse_other_run()
+            return
+        strange = [path for path in found.sizes if not _is_temporary(path)]
+        if strange:
+            message = f"the folder holds other files ({listed(sorted(strange))}); choose an empty or new one"
+            raise TargetConflict(message, uri=self.store.uri)
+
+    def _refuse_other_run(self) -> None:
+        try:
+            there = parse_json(self.store.read(SETTINGS_PATH)).get("fingerprint")
+        except (ValueError, AttributeError, NotFound):
+            there = None
+        if there != self.fingerprint:
+            message = "another calibration was begun here (another model, other texts or settings)"
+            raise TargetConflict(
+                f"{message}; choose another folder, or --overwrite", uri=self.store.url(SETTINGS_PATH)
+            )
+
+    def _clear(self, found: Listing) -> None:
+        """Deletes what calibrations have left, and nothing else; the record first."""
+        if CALIBRATION_PATH not in found and SETTINGS_PATH not in found:
+            return
+        if CALIBRATION_PATH in found:
+            self._read()  # which refuses what is another program's
+        ours = [path for path in found.sizes if is_ours(path) or _is_temporary(path)]
+        for path in sorted(ours, key=lambda path: (path != CALIBRATION_PATH, path == SETTINGS_PATH, path)):
+            self.store.delete_unchanged({path: found.versions[path]})
+
+
+def _is_temporary(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.startswith(".") and TEMPORARY_MARK in name

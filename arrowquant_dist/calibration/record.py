@@ -1,0 +1,73 @@
+"""calibration.json: what the statistics are of. It is written last, and makes OUT a finished one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.strict_json import parse_json
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedLayer:
+    """tokens: that its inputs are of, or that an embedding's rows were looked up for. parts: `hessian` …"""
+
+    name: str
+    tokens: int
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What `calibrate` found. out: where its statistics are, safe to show.
+
+    model: its URI, safe to show. texts: {name, count, tokens, digest, cut, longest}. sequential: whether statistics are
+    of the path through layers that were quantized by `config`. fingerprint: of all that decides them. layers: those of
+    which something is known. unseen: those that would be quantized, and never saw an input; they fall back to `mse`, as
+    do rows_first, whose inputs no method makes use of (GPT-2's, stored [in, out]). notes: for people.
+    """
+
+    out: str
+    model: str
+    architecture: str
+    texts: Mapping[str, Any]
+    sequential: bool
+    config: Mapping[str, Any] | None
+    fingerprint: str
+    layers: tuple[CalibratedLayer, ...]
+    unseen: tuple[str, ...]
+    rows_first: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As calibration.json has it."""
+        values = asdict(self)
+        del values["out"]
+        return {"format_version": FORMAT_VERSION, **values}
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(self.to_dict(), indent=1).encode() + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes, out: str, uri: str) -> Calibration:
+        """InvalidCheckpoint, with `uri`, for what is none, or of a newer version."""
+        try:
+            values: dict[str, Any] = parse_json(data)
+            version = values.pop("format_version")
+            if version != FORMAT_VERSION:
+                message = f"it is of format_version {version}, and {FORMAT_VERSION} is known here; upgrade the package"
+                raise InvalidCheckpoint(message, uri=uri)
+            layers = tuple(
+                CalibratedLayer(one["name"], one["tokens"], tuple(one["parts"]))
+                for one in values.pop("layers")
+            )
+            lists: dict[str, Any] = {key: tuple(values.pop(key)) for key in ("unseen", "rows_first", "notes")}
+            return cls(**values, **lists, out=out, layers=layers)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            message = "it is no account of a calibration; calibrate again with --overwrite"
+            raise InvalidCheckpoint(message, uri=uri) from error

@@ -1,0 +1,161 @@
+"""Sums of the slices → statistics of the source's layers, as OUT has them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from arrowquant_dist.calibration.arrays import ArrayDraft, ArrayFile
+from arrowquant_dist.calibration.record import CalibratedLayer
+from arrowquant_dist.storage.base import Store
+
+if TYPE_CHECKING:
+    from arrowquant_dist.models.paths import Paths
+    from arrowquant_dist.models.sites import Order, Owner, Site
+
+SQUARES = ("hessian", "cross")
+
+
+class SlicedSums:
+    """The sums of several slices, added in their order in float64, so that it does not matter who made them."""
+
+    def __init__(self, store: Store, paths: Sequence[str]) -> None:
+        self._files = [ArrayFile(store, path) for path in paths]
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for file in self._files:
+            self.shapes.update(file.shapes)
+
+    def total(self, key: str) -> np.ndarray:
+        found: np.ndarray | None = None
+        for file in self._files:
+            if key in file:
+                values = file.read(key)
+                found = values if found is None else found + values
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def tokens(self, site: Site, part: str = "") -> float:
+        """Of a site's inputs; of `part`, those that it is of. 0 where there are none."""
+        key = f"{site.key}/{part}_tokens" if part else f"{site.key}/tokens"
+        return float(self.total(key)[0]) if key in self.shapes else 0.0
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What is known of a stage's layers. drafts: tensors of OUT, made one at a time. layers: the same, for people.
+    rows_first: layers that are multiplied by their rows, as GPT-2 stores them: no method makes use of their inputs."""
+
+    drafts: list[ArrayDraft] = field(default_factory=list)
+    layers: list[CalibratedLayer] = field(default_factory=list)
+    rows_first: list[str] = field(default_factory=list)
+
+    def add(self, layer: str, tokens: float, drafts: Sequence[ArrayDraft]) -> None:
+        if drafts:
+            self.drafts += drafts
+            parts = tuple(draft.name.removeprefix(f"{layer}.") for draft in drafts)
+            self.layers.append(CalibratedLayer(layer, round(tokens), parts))
+
+
+def statistics_of(paths: Paths, order: Order, sums: SlicedSums) -> Statistics:
+    """Of every layer that the sums are of. Means over tokens, in float32."""
+    found = Statistics()
+    for layer, uses in _uses(paths, order, sums).items():
+        shape = paths.layers[layer].shape
+        if any(site.use == "embedding" for site, _ in uses):
+            _add_counts(found, layer, [site for site, _ in uses if site.use == "embedding"], sums)
+        elif not all(owner.is_by_columns for _, owner in uses):
+            found.rows_first.append(layer)
+        elif any(owner.expert is not None for _, owner in uses):
+            _add_experts(found, layer, shape, uses, order, sums)
+        else:
+            _add_matrix(found, layer, shape, uses, order, sums, is_alone=_is_alone(paths, uses))
+    return found
+
+
+Uses = list[tuple["Site", "Owner"]]
+
+
+def _uses(paths: Paths, order: Order, sums: SlicedSums) -> dict[str, Uses]:
+    """{layer: the sites that have rows of it, whose inputs were seen}, in the order of their use."""
+    from arrowquant_dist.models.sites import Site
+
+    seen = {Site.from_key(key.partition("/")[0]) for key in sums.shapes}
+    sites = [site for site, leader in order.leader.items() if leader in seen]
+    sites += sorted(seen - {*sites}, key=lambda site: (site.slot, site.start))
+    found: defaultdict[str, Uses] = defaultdict(list)
+    for site in sites:
+        for owner in paths.owners(site):
+            found[owner.layer].append((site, owner))
+    return found
+
+
+def _is_alone(paths: Paths, uses: Uses) -> bool:
+    """Whether the layer is all that its one site is of, so that what the site makes is what the layer makes."""
+    return len(uses) == 1 and len(paths.owners(uses[0][0])) == 1
+
+
+def _add_counts(found: Statistics, layer: str, sites: Iterable[Site], sums: SlicedSums) -> None:
+    counts = np.sum([sums.total(f"{site.key}/counts") for site in sites], axis=0)
+    found.add(layer, float(counts.sum()), [ArrayDraft.of(f"{layer}.counts", counts.astype(np.float32))])
+
+
+def _add_matrix(
+    found: Statistics,
+    layer: str,
+    shape: tuple[int, ...],
+    uses: Uses,
+    order: Order,
+    sums: SlicedSums,
+    *,
+    is_alone: bool,
+) -> None:
+    leaders = [*dict.fromkeys(order.leader.get(site, site) for site, _ in uses)]
+    tokens = sum(sums.tokens(site) for site in leaders)
+    drafts = []
+    for part in SQUARES:
+        if part == "hessian" or sum(sums.tokens(site, part) for site in leaders) == tokens:
+            size = sums.shapes[f"{leaders[0].key}/hessian"]
+            drafts.append(_mean(f"{layer}.{part}", size, sums, [f"{s.key}/{part}" for s in leaders], tokens))
+    site = uses[0][0]
+    key = f"{site.key}/residual"
+    if is_alone and len(drafts) > 1 and sums.tokens(site, "residual") == tokens and sums.shapes[key] == shape:
+        drafts.append(_mean(f"{layer}.residual", shape, sums, [key], tokens))
+    found.add(layer, tokens, drafts)
+
+
+def _mean(
+    name: str, shape: tuple[int, ...], sums: SlicedSums, keys: Sequence[str], tokens: float
+) -> ArrayDraft:
+    return ArrayDraft(name, shape, "float32", partial(_mean_of, sums, keys, tokens))
+
+
+def _mean_of(sums: SlicedSums, keys: Sequence[str], tokens: float) -> np.ndarray:
+    total = sums.total(keys[0])
+    for key in keys[1:]:
+        total += sums.total(key)
+    mean: np.ndarray = (total / tokens).astype(np.float32)
+    return mean
+
+
+def _add_experts(
+    found: Statistics, layer: str, shape: tuple[int, ...], uses: Uses, order: Order, sums: SlicedSums
+) -> None:
+    """Zeros for experts that no token came to."""
+    sites = {owner.expert: order.leader.get(site, site) for site, owner in uses if owner.expert is not None}
+    tokens = sum(sums.tokens(site) for site in sites.values())
+    size = (shape[0], *sums.shapes[f"{next(iter(sites.values())).key}/hessian"])
+    make = partial(_stacked, sums, sites, size)
+    found.add(layer, tokens, [ArrayDraft(f"{layer}.hessian", size, "float32", make)])
+
+
+def _stacked(sums: SlicedSums, sites: dict[int, Site], shape: tuple[int, ...]) -> np.ndarray:
+    found = np.zeros(shape, np.float32)
+    for expert, site in sites.items():
+        found[expert] = sums.total(f"{site.key}/hessian") / sums.tokens(site)
+    return found

@@ -1,0 +1,269 @@
+"""calibrate(): texts go through a model part by part, and what its layers see of them becomes statistics.
+
+One path, the original's, gives each layer's Hessian H = E[x xᵀ]. With a config there are two, the original's and that
+of the quantized model so far: H = E[x̃ x̃ᵀ] of the quantized path's inputs, C = E[x x̃ᵀ], and D = E[(r − r̃) x̃ᵀ] of layers
+whose results are added to a stream r. Layers are quantized in the order in which they run, each with the statistics
+that are written for it, as `quantize` does it later in any order.
+
+Memory: one part's weights a path (a block; or what is before or behind all blocks), a slice of the texts for each
+worker, and that slice's sums. What goes from part to part lies in OUT.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from arrowquant_dist.calibration.arrays import ArrayDraft, write_arrays
+from arrowquant_dist.calibration.layout import statistics_path
+from arrowquant_dist.calibration.parts import Parts
+from arrowquant_dist.calibration.place import CalibrationPlace, PartDone
+from arrowquant_dist.calibration.quantizing import PathQuantizer
+from arrowquant_dist.calibration.record import CalibratedLayer, Calibration
+from arrowquant_dist.calibration.steps import OnCalibrationStep
+from arrowquant_dist.calibration.worker import OPEN_PATHS, CalibrationContext, write_tokens
+from arrowquant_dist.code_digest import code_digest
+from arrowquant_dist.config import (
+    QuantizationConfig,
+    RunConfig,
+    SpecResolver,
+    check_config,
+    check_run,
+    parse_size,
+)
+from arrowquant_dist.errors import InvalidConfig, listed
+from arrowquant_dist.location import Location, location
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.uris import is_ambiguous, real_place, real_places, redact
+from arrowquant_dist.texts import Texts, read_texts
+
+if TYPE_CHECKING:
+    from arrowquant_dist.models.checkpoint import CheckpointLoads
+    from arrowquant_dist.models.paths import Paths
+    from arrowquant_dist.models.subject import Subject
+    from arrowquant_dist.models.tokens import TokenizedTexts
+
+_LEAST_TOKENS = 32
+
+
+def calibrate(
+    model: Location,
+    out: Location,
+    texts: Location | Sequence[str],
+    *,
+    quantize: QuantizationConfig | None = None,
+    column: str | None = None,
+    memory_budget: str | int = "2GiB",
+    run: RunConfig | None = None,
+    progress: OnCalibrationStep | None = None,
+) -> Calibration:
+    """Writes statistics of what a model's layers see of texts to the folder `out`, for `method: gptq` with
+    `hessians: out`; the same call again resumes or is done.
+
+    model: as a source of `quantize`: a folder, a file in its folder, a URL, `minilm`. texts: a .txt, .jsonl or .parquet
+    file or URL, `builtin`, `builtin:held-back`, or a list of texts (texts/read.py). quantize: the config that the
+    dataset will be made with; statistics then are those of a model whose earlier layers are quantized so, with what
+    corrects for that. None: of the original alone. column: of .jsonl and .parquet, `text` where None. memory_budget:
+    for reading weights. run: engine, workers, overwrite, storage options. progress: called with each CalibrationStep.
+
+    Raises InvalidConfig for texts and models that cannot be calibrated, ModelMismatch, TargetConflict where `out` holds
+    something else, StorageError.
+    """
+    run = RunConfig() if run is None else run
+    check_run(run)
+    limit = parse_size(memory_budget, "memory_budget")
+    found = read_texts(texts, column, run.source_storage)
+    return run_calibration(model, out, found, quantize, limit, run, progress)
+
+
+def run_calibration(
+    model: Location,
+    out: Location,
+    texts: Texts,
+    config: QuantizationConfig | None,
+    memory_nbytes: int,
+    run: RunConfig,
+    progress: OnCalibrationStep | None,
+) -> Calibration:
+    """As `calibrate`."""
+    from arrowquant_dist.models.pair import opened_model
+    from arrowquant_dist.models.paths import Paths
+    from arrowquant_dist.models.subject import Subject, refuse_too_few
+
+    if config is not None:
+        check_config(config)
+    out = location(out, "out")
+    if is_ambiguous(out):
+        raise InvalidConfig(
+            "OUT has an empty name, `.` or `..` in it; spell it without them", uri=redact(out)
+        )
+    unscaled = tuple(config.unscaled_float8) if config is not None else ()
+    store = open_store(out, run.target_storage)
+    with _one_thread(), opened_model(model, run.source_storage, memory_nbytes, unscaled) as opened:
+        subject = Subject.of(opened)
+        source: CheckpointLoads = opened.source  # type: ignore[assignment]
+        _refuse_own_source(store.uri, source)
+        tokens = subject.tokens(texts.items)
+        refuse_too_few(tokens, _LEAST_TOKENS)
+        settings = _settings(subject, tokens, texts, config)
+        place = CalibrationPlace(store, _fingerprint(settings, source))
+        record = place.begin(overwrite=run.overwrite)
+        if record is not None:
+            return record
+        write_tokens(store, tokens)
+        paths = Paths(subject, tokens, is_sequential=config is not None)
+        context = CalibrationContext(
+            f"{store.uri} {place.fingerprint}",
+            location(model, "model"),
+            out,
+            run.source_storage,
+            run.target_storage,
+            memory_nbytes,
+            unscaled,
+            config is not None,
+        )
+        OPEN_PATHS.set(context, paths)
+        try:
+            done = _calibrated_parts(paths, place, context, run, tokens, config, progress)
+        finally:
+            OPEN_PATHS.drop(context)
+        source.reader.confirm()
+        return place.finish(_record(place, subject, paths, settings, config, done))
+
+
+def _calibrated_parts(
+    paths: Paths,
+    place: CalibrationPlace,
+    context: CalibrationContext,
+    run: RunConfig,
+    tokens: TokenizedTexts,
+    config: QuantizationConfig | None,
+    progress: OnCalibrationStep | None,
+) -> list[PartDone]:
+    lengths = tokens.lengths
+    sizes = [sum(lengths[text] for batch in found for text in paths.batches[batch]) for found in paths.slices]
+    quantizer = PathQuantizer(config, paths.layers) if config is not None else None
+    parts = Parts(paths, place, context, run, sizes, quantizer, progress)
+    done = place.done()
+    for part, earlier in enumerate(done):
+        parts.note(part, earlier)
+    return [*done, *(parts.calibrate(part) for part in range(len(done), paths.parts))]
+
+
+def _settings(
+    subject: Subject, tokens: TokenizedTexts, texts: Texts, config: QuantizationConfig | None
+) -> dict[str, Any]:
+    """What decides the statistics beside the model's weights."""
+    ids = xxhash.xxh3_128()
+    for row in tokens.ids:
+        ids.update(np.array([len(row), *row], np.int64).tobytes())
+    said = None if config is None else {k: v for k, v in config.to_dict().items() if k != "hessians"}
+    return {
+        "architecture": subject.kind.architecture,
+        "texts": {
+            "name": texts.name,
+            "count": len(texts),
+            "tokens": sum(tokens.lengths),
+            "digest": texts.digest,
+            "cut": tokens.cut,
+        },
+        "ids": ids.hexdigest(),
+        "model_config": json.loads(subject.kind.config.to_json_string(use_diff=False)),
+        "config": said,
+        "code": code_digest(),
+    }
+
+
+def _fingerprint(settings: Mapping[str, Any], source: CheckpointLoads) -> str:
+    files = [[redact(file.uri), file.nbytes, file.version] for file in source.checkpoint.files]
+    hashed = {**settings, "files": files, "aliases": dict(source.checkpoint.aliases)}
+    hashed["texts"] = {key: value for key, value in settings["texts"].items() if key != "name"}
+    text = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
+    return f"xxh3_128:{xxhash.xxh3_128_hexdigest(text.encode())}"
+
+
+def _record(
+    place: CalibrationPlace,
+    subject: Subject,
+    paths: Paths,
+    settings: Mapping[str, Any],
+    config: QuantizationConfig | None,
+    done: Sequence[PartDone],
+) -> Calibration:
+    """The record; what no part has an input of is written now."""
+    layers = [layer for part in done for layer in part.layers]
+    rows_first = [name for part in done for name in part.rows_first]
+    known = {layer.name for layer in layers}
+    resolver = SpecResolver(QuantizationConfig("int8"), [*paths.layers.values()])
+    rest = [
+        layer.name
+        for layer in paths.layers.values()
+        if layer.name not in known
+        and resolver.resolve(layer.name, layer.shape, layer.dtype).spec.is_quantized
+    ]
+    if rest:
+        drafts = [ArrayDraft.of(f"{name}.unseen", np.empty(0, np.float32)) for name in rest]
+        write_arrays(place.store, statistics_path(paths.parts, 0), drafts)
+        layers += [CalibratedLayer(name, 0, ("unseen",)) for name in rest]
+    unseen = [name for name in rest if name not in rows_first]
+    return Calibration(
+        out=place.store.uri,
+        model=subject.opened.source.uri,
+        architecture=settings["architecture"],
+        texts=settings["texts"],
+        sequential=config is not None,
+        config=settings["config"],
+        fingerprint=place.fingerprint,
+        layers=tuple(layers),
+        unseen=tuple(unseen),
+        rows_first=tuple(rows_first),
+        notes=tuple(_notes(paths, settings, unseen, rows_first)),
+    )
+
+
+def _notes(
+    paths: Paths,
+    settings: Mapping[str, Any],
+    unseen: Sequence[str],
+    rows_first: Sequence[str],
+) -> list[str]:
+    notes = []
+    texts = settings["texts"]
+    if texts["cut"]:
+        notes.append(f"{texts['cut']} of {texts['count']} texts were cut to what the model takes")
+    widest = max((layer.shape[-1] for layer in paths.layers.values() if len(layer.shape) > 1), default=0)
+    if texts["tokens"] < 4 * widest:
+        notes.append(f"{texts['tokens']} tokens are few for layers of {widest} inputs; statistics are noisy")
+    if unseen:
+        notes.append(f"no input came to {listed(unseen)}; such layers are quantized by mse")
+    if rows_first:
+        notes.append(f"stored [in, out], so that no statistics serve: {listed(rows_first)}")
+    if paths.parts == 1:
+        notes.append("its blocks are no chain, so all of its weights were in memory at once")
+    return notes
+
+
+def _refuse_own_source(out: str, source: CheckpointLoads) -> None:
+    """InvalidConfig where OUT is the model's own folder: its statistics would lie among its weights."""
+    folder = real_place(out)
+    for file in source.checkpoint.files:
+        if any(place.startswith(f"{folder}/") for place in real_places(redact(file.uri))):
+            raise InvalidConfig(f"OUT holds the model itself ({redact(file.uri)}); choose another folder")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch computes with one thread a worker: sums do not depend on how many CPUs there are then."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,123 @@
+"""`arrowquant calibrate`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from arrowquant_dist.cli.options import AddressOption, EngineOption, WorkersOption
+from arrowquant_dist.cli.outcome import outcome, print_json
+from arrowquant_dist.errors import counted, listed
+
+if TYPE_CHECKING:
+    from arrowquant_dist.calibration import Calibration
+
+
+def calibrate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="What will be quantized: a folder, a URL, minilm.")
+    ],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Where the statistics go: a folder or a URL.")],
+    *,
+    texts: Annotated[
+        str,
+        typer.Option(
+            help="A .txt, .jsonl or .parquet file or URL; builtin: 1,600 texts of the package.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ],
+    column: Annotated[
+        str | None,
+        typer.Option(
+            help="Key or column of the texts in .jsonl and .parquet; default: text.", metavar="NAME"
+        ),
+    ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="YAML file by which the model will be quantized: layers are quantized one after the other, and see "
+            "what those before have become.",
+            metavar="CONFIG",
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="YAML file whose run section says how to reach the storage; default: CONFIG's.",
+            metavar="FILE",
+        ),
+    ] = None,
+    memory_budget: Annotated[
+        str, typer.Option(help="For weights on their way, beside the block at hand.", metavar="SIZE")
+    ] = "2GiB",
+    engine: EngineOption = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another calibration's statistics.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")] = False,
+) -> None:
+    """Let texts go through a model, and write what its layers see, for `method: gptq`.
+
+    The same command resumes one that was stopped.
+    """
+    with outcome(as_json=as_json):
+        found = _calibrate(
+            (model, out, texts, column),
+            (quantize, config),
+            memory_budget,
+            {"engine": engine, "address": address, "workers": workers, "overwrite": overwrite or None},
+            as_json=as_json,
+        )
+        if as_json:
+            print_json({"out": found.out, **found.to_dict()})
+            return
+        _print(found)
+
+
+def _calibrate(
+    places: tuple[str, str, str, str | None],
+    files: tuple[str | None, str | None],
+    memory_budget: str,
+    options: dict[str, object],
+    *,
+    as_json: bool,
+) -> Calibration:
+    from arrowquant_dist.calibration.run import run_calibration
+    from arrowquant_dist.config import RunConfig, load_config, parse_size
+    from arrowquant_dist.texts import read_texts
+
+    model, out, texts, column = places
+    by, of_run = files
+    quantization, run = (None, RunConfig()) if by is None else load_config(by)
+    if of_run is not None:
+        run = load_config(of_run)[1]
+    run = run.replace(**options)
+    limit = parse_size(memory_budget, "memory-budget")
+    found = read_texts(texts, column, run.source_storage)
+    with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
+        if as_json:
+            return run_calibration(model, out, found, quantization, limit, run, None)
+        from arrowquant_dist.cli.steps import shown_steps
+
+        with shown_steps(sys.stderr, "calibrate") as show:
+            return run_calibration(model, out, found, quantization, limit, run, show)
+
+
+def _print(found: Calibration) -> None:
+    texts = found.texts
+    known = len(found.layers) - len(found.unseen) - len(found.rows_first)
+    path = ", each after those before it were quantized" if found.sequential else ""
+    lines = [
+        f"{counted(known, 'layer')}{path}: {counted(texts['count'], 'text')}, {counted(texts['tokens'], 'token')}",
+        *(f"note: {note}" for note in found.notes),
+        f"wrote {found.out}; quantize with method: gptq and hessians: {found.out}",
+    ]
+    if found.unseen:
+        lines.insert(1, f"by mse, since no input came to them: {listed(found.unseen)}")
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,179 @@
+"""The two models of a calibration, the original and the quantized one, side by side: one part of each in memory.
+
+Not sequential, there is the original alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.prefetch import load_now
+from arrowquant_dist.dataset.region import Region
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.loader.tensors import as_tensor
+from arrowquant_dist.models.sites import Order, OrderNotes, Owner, Site, owners_of
+from arrowquant_dist.models.subject import Subject, batches_of_one_length, slices_of
+from arrowquant_dist.models.sums import Met, Sums
+from arrowquant_dist.models.tokens import TokenizedTexts
+from arrowquant_dist.models.traced import sources_of
+from arrowquant_dist.models.watch import Watch
+
+Hidden = tuple[torch.Tensor | None, ...]  # of one batch, a path each
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenBatch:
+    """texts: indices. hidden: what the part before has made of them, float32 [texts, tokens, width], a path each."""
+
+    texts: Sequence[int]
+    hidden: Hidden
+
+
+class Paths:
+    """Safe to use in several threads, all of which are at one part at a time.
+
+    subject: the model. texts: its tokens. is_sequential: with a second, quantized path.
+    """
+
+    def __init__(self, subject: Subject, texts: TokenizedTexts, *, is_sequential: bool) -> None:
+        self._subject, self._texts = subject, texts
+        self.batches = batches_of_one_length(texts.lengths)
+        self.slices = slices_of(self.batches, texts.lengths)
+        first = texts.inputs(self.batches[-1])  # the shortest
+        source = subject.opened.source
+        self._chains = [subject.chain(source, first) for _ in range(2 if is_sequential else 1)]
+        self._lock = threading.RLock()
+        self._at: int | None = None
+        self._put: set[str] = set()
+        self._orders: dict[int, Order] = {}
+
+    @property
+    def parts(self) -> int:
+        return self._chains[0].parts
+
+    @property
+    def is_sequential(self) -> bool:
+        return len(self._chains) > 1
+
+    @property
+    def left_over(self) -> tuple[str, ...]:
+        """Names of layers that the model has no place for."""
+        return self._chains[0].left_over
+
+    def layers_of(self, part: int) -> list[str]:
+        """Stored names of the layers that are in the part, in the order of the model's parameters."""
+        chain = self._chains[0]
+        found = [
+            name for index in chain.slots_of(part) for name in sources_of(chain.slots[index].traced.node)
+        ]
+        return [*dict.fromkeys(found)]
+
+    def enter(self, part: int) -> None:
+        """Fills the part's weights, and lets go of those of another one."""
+        with self._lock:
+            if self._at == part:
+                return
+            for chain in self._chains:
+                if self._at is not None:
+                    chain.empty(self._at)
+            self._at = None
+            for chain in self._chains:
+                chain.fill(part)
+            self._at = part
+            self._put = set()
+
+    def put_bytes(self, name: str, values: Mapping[str, np.ndarray]) -> None:
+        """Layers of the quantized path get their quantized values. name: of these, once is enough. values: {stored
+        name: uint8, in C order, of the source's dtype and shape}."""
+        with self._lock:
+            if self._at is None or name in self._put:
+                return
+            layers = self._subject.opened.source.layers
+            shaped = {
+                layer: as_tensor(
+                    found.view(np.dtype(DTYPES[layers[layer].dtype].bits)), layers[layer].dtype
+                ).reshape(layers[layer].shape)
+                for layer, found in values.items()
+            }
+            chain = self._chains[-1]
+            chain.put(shaped, chain.slots_of(self._at))
+            self._put.add(name)
+
+    def order(self, part: int, hidden: torch.Tensor | None) -> Order:
+        """In what order the part's parameters are used, by the shortest texts. hidden: of the last batch."""
+        with self._lock:
+            if part not in self._orders:
+                chain, notes = self._chains[0], OrderNotes()
+                with chain.watched(part, lambda memory: Watch(memory, notes.note)):
+                    chain.run(part, self._texts.inputs(self.batches[-1]), hidden)
+                slots = chain.slots_of(part)
+                self._orders[part] = notes.order(slots, [_name_of(slot) for slot in chain.slots])
+            return self._orders[part]
+
+    def owners(self, site: Site) -> list[Owner]:
+        """The layers of the source that a site has rows of."""
+        return owners_of(site, self._chains[0].slots)
+
+    def one_path(self, part: int, order: Order, batches: Iterable[HiddenBatch]) -> tuple[Sums, list[Hidden]]:
+        """Sums of all sites of the part, and what it makes of each batch."""
+        chain = self._chains[0]
+        sums = Sums(order, self._rows(chain.slots_of(part)))
+        made: list[Hidden] = []
+        for batch in batches:
+            inputs = self._texts.inputs(batch.texts)
+            add = partial(sums.add_product, tokens=inputs["input_ids"].numel())
+            with chain.watched(part, lambda memory, add=add: Watch(memory, add)):  # type: ignore[misc]
+                made.append((chain.run(part, inputs, batch.hidden[0]),))
+        return sums, made
+
+    def stage(self, part: int, order: Order, stage: int, batches: Iterable[HiddenBatch]) -> Sums:
+        """Sums of the sites of one stage, along both paths."""
+        own = order.stages[stage]
+        sums = Sums(order, self._rows(own.slots))
+        for batch in batches:
+            inputs = self._texts.inputs(batch.texts)
+            original, quantized = (Met(order, own.slots, own.later) for _ in self._chains)
+            for chain, own_met, hidden in zip(self._chains, (original, quantized), batch.hidden, strict=True):
+                with chain.watched(part, lambda memory, m=own_met: Watch(memory, m.product, m.stream)):  # type: ignore[misc]
+                    chain.run(part, inputs, hidden)
+            sums.add(original, quantized, inputs["input_ids"].numel())
+        return sums
+
+    def through(self, part: int, batches: Iterable[HiddenBatch]) -> Iterator[Hidden]:
+        """What the part makes of each batch, a path each."""
+        for batch in batches:
+            inputs = self._texts.inputs(batch.texts)
+            yield tuple(
+                chain.run(part, inputs, hidden)
+                for chain, hidden in zip(self._chains, batch.hidden, strict=True)
+            )
+
+    def source_bytes(self, layer: str) -> np.ndarray:
+        """A layer as the source has it: uint8, in C order."""
+        source = self._subject.opened.source
+        stored = source.layers[layer]
+        values = load_now(source.decoded(Region.whole(stored), stored.dtype), source.budget)
+        found: np.ndarray = values.contiguous().reshape(-1).view(torch.uint8).numpy()
+        return found
+
+    @property
+    def layers(self) -> Mapping[str, StoredLayer]:
+        """Of the source, by their stored names."""
+        return self._subject.opened.source.layers
+
+    def _rows(self, slots: Iterable[int]) -> dict[int, int]:
+        shapes = {slot: self._chains[0].slots[slot].tensor.shape for slot in slots}
+        return {slot: shape[0] if shape else 0 for slot, shape in shapes.items()}
+
+
+def _name_of(slot: Any) -> str:
+    """Of the parameter's first source, which has the number of its block and expert."""
+    return f"{next(iter(sources_of(slot.traced.node)), '')}"

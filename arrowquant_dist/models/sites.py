@@ -1,0 +1,155 @@
+"""Which layers of the source a product is of, and which products have the same inputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from arrowquant_dist.models.fill import Slot
+from arrowquant_dist.models.placements import Placement, placements_of
+from arrowquant_dist.models.provenance import row_runs
+from arrowquant_dist.models.traced import Origin
+from arrowquant_dist.models.watch import Seen, Use
+
+_NUMBERS = re.compile(r"(?<=\.)\d+(?=\.|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A weight that is multiplied with, or looked up in: a parameter, or one expert of it. start, nvalues: as Seen."""
+
+    slot: int
+    start: int
+    nvalues: int
+    use: Use
+
+    @classmethod
+    def of(cls, seen: Seen) -> Site:
+        return cls(seen.slot, seen.start, seen.nvalues, seen.use)
+
+    @property
+    def key(self) -> str:
+        return f"{self.slot}.{self.start}.{self.nvalues}.{self.use}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Site:
+        slot, start, nvalues, use = key.split(".")
+        return cls(int(slot), int(start), int(nvalues), use)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A layer whose rows a site has. expert: which of the layer's first dimension, None for all of it. is_by_columns:
+    whether a site's inputs are what the layer's columns are multiplied with, so that their statistics serve it."""
+
+    layer: str
+    expert: int | None
+    is_by_columns: bool
+
+
+def owners_of(site: Site, slots: Sequence[Slot]) -> list[Owner]:
+    """In the order in which they lie in the parameter."""
+    slot = slots[site.slot]
+    tensor = slot.tensor
+    found: list[Owner] = []
+    for placement in placements_of(slot.traced.node, tensor):
+        first, last = _span(placement.out, tensor)
+        if first >= site.start + site.nvalues or last <= site.start:
+            continue
+        is_plain = isinstance(placement.value, Origin)
+        inside = site.start <= first and last <= site.start + site.nvalues
+        expert = None
+        if not inside:
+            expert = _expert(site, placement, first)
+        fits = site.use != "transposed" and (is_plain or _has_its_columns(placement))
+        usable = fits and (inside or expert is not None)
+        found += [Owner(name, expert, usable) for name in placement.sources]
+    return found
+
+
+def _span(out: torch.Tensor, whole: torch.Tensor) -> tuple[int, int]:
+    first = int(out.storage_offset()) - int(whole.storage_offset())
+    reach = sum((size - 1) * stride for size, stride in zip(out.shape, out.stride(), strict=True))
+    return first, first + reach + 1
+
+
+def _expert(site: Site, placement: Placement, first: int) -> int | None:
+    out = placement.out
+    if out.dim() != 3 or not out.is_contiguous() or out[0].numel() != site.nvalues:
+        return None
+    number, rest = divmod(site.start - first, site.nvalues)
+    return number if rest == 0 else None
+
+
+def _has_its_columns(placement: Placement) -> bool:
+    """Whether it is whole rows of one layer, in any order."""
+    return len(placement.sources) == 1 and row_runs(placement.value) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Parameters whose inputs do not depend on each other's results. slots: their indices. later: those that are used
+    only when all of these were."""
+
+    slots: frozenset[int]
+    later: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """In what order a part's parameters are used. stages: those. leader: {site: the first one with the same input}."""
+
+    stages: tuple[Stage, ...]
+    leader: dict[Site, Site]
+
+    def leads(self, site: Site) -> bool:
+        """Whether its inputs are summed up, for all that have the same."""
+        return self.leader.get(site, site) == site
+
+
+class OrderNotes:
+    """Notes products as a first batch goes through a part, whose inputs it keeps meanwhile to know them by."""
+
+    def __init__(self) -> None:
+        self._given: list[torch.Tensor] = []
+        self._sites: list[list[Site]] = []
+        self._slots: list[int] = []  # of each product, in their order
+
+    def note(self, seen: Seen) -> None:
+        site = Site.of(seen)
+        self._slots.append(site.slot)
+        for given, sites in zip(self._given, self._sites, strict=True):
+            if given is seen.given:
+                sites.append(site)
+                return
+        self._given.append(seen.given)
+        self._sites.append([site])
+
+    def order(self, slots: Sequence[int], names: Sequence[str]) -> Order:
+        """slots: of the part. names: of parameters, one for each slot of the model: those that this batch did not use
+        (experts that are modules of their own) come with their like."""
+        stages: list[set[int]] = []
+        leader: dict[Site, Site] = {}
+        known: set[int] = set()
+        for sites in self._sites:
+            for site in sites:
+                leader.setdefault(site, sites[0])
+            if new := {site.slot for site in sites} - known:
+                known |= new
+                stages.append(new)
+        found = [
+            Stage(frozenset(self._with_alike(stage, slots, names)), self._later(stage)) for stage in stages
+        ]
+        return Order(tuple(found), leader)
+
+    def _later(self, stage: set[int]) -> frozenset[int]:
+        last = max(index for index, slot in enumerate(self._slots) if slot in stage)
+        return frozenset(self._slots[last:]) - frozenset(self._slots[: last + 1])
+
+    def _with_alike(self, stage: set[int], slots: Sequence[int], names: Sequence[str]) -> set[int]:
+        like = {_NUMBERS.sub("*", names[slot]) for slot in stage}
+        unused = {*slots} - {*self._slots}
+        return stage | {slot for slot in unused if _NUMBERS.sub("*", names[slot]) in like}

@@ -1,0 +1,121 @@
+"""What is calibrated: a model's texts as tokens, in batches without padding, and the model itself as a chain."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain as joined
+
+import torch
+
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.models.build import (
+    Built,
+    Wanted,
+    build_model,
+    class_of,
+    config_of,
+    imported_transformers,
+)
+from arrowquant_dist.models.causal import MOST_TOKENS
+from arrowquant_dist.models.chain import Chain
+from arrowquant_dist.models.files import SmallFiles
+from arrowquant_dist.models.kinds import ModelKind, kind_of_model
+from arrowquant_dist.models.pair import Opened, tokenizer_of
+from arrowquant_dist.models.sentences import transformer_part
+from arrowquant_dist.models.source import LayerSource
+from arrowquant_dist.models.tokens import TokenizedTexts, longest_input, padding_of, tokenized
+
+TOGETHER_TOKENS = (
+    2048  # all of a batch's texts are of one length; one that is longer alone is a batch of its own
+)
+SLICE_TOKENS = 4096  # of what one worker does at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """kind: of the model; of sentence-transformers, whose first module is calibrated, with what that is. layers: {name
+    in the model's checkpoint: layer}. longest: tokens of a text at most."""
+
+    opened: Opened
+    kind: ModelKind
+    layers: Mapping[str, StoredLayer]
+    longest: int | None
+    files: SmallFiles
+
+    @classmethod
+    def of(cls, opened: Opened) -> Subject:
+        """InvalidConfig for kinds of models that are not evaluated either, and ones that transformers cannot build."""
+        kind, source = kind_of_model(opened.files), opened.source
+        if kind.name == "sentence-transformers":
+            part = transformer_part(opened.files, source)
+            config = config_of(part.folder, imported_transformers().AutoModel, opened.files.uri)
+            model_class = class_of(imported_transformers().AutoModel, config, opened.files.uri)
+            kind = ModelKind(kind.name, model_class.__name__, config, model_class)
+            return cls(opened, kind, part.layers, part.longest, part.files)
+        layers = {name: source.layers[stored] for stored, names in source.names.items() for name in names}
+        return cls(opened, kind, layers, None, opened.files)
+
+    def tokens(self, texts: Sequence[str]) -> TokenizedTexts:
+        """InvalidConfig where no tokenizer is there."""
+        tokenizer = tokenizer_of(self.files)
+        limits = [longest_input(tokenizer, self.kind.config), self.longest, MOST_TOKENS]
+        longest = min(limit for limit in limits if limit is not None)
+        return tokenized(tokenizer, texts, longest, padding_of(tokenizer, self.kind.config))
+
+    def chain(self, source: LayerSource, first: Mapping[str, torch.Tensor]) -> Chain:
+        """A model of its own each time. source: of its weights. first: a batch to try it with."""
+        return Chain(self._built(source), source, first)
+
+    def _built(self, source: LayerSource) -> Built:
+        config = copy.deepcopy(self.kind.config)
+        wanted = Wanted(torch.float32, None, ("pooler",), ("*",))
+        built = build_model(self.kind.model_class, config, self.layers, source, wanted)
+        built.model.config.use_cache = False
+        built.model.set_experts_implementation("eager")  # expert by expert, each a product of its own
+        built.model.eval()
+        return built
+
+
+def batches_of_one_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of texts that go through a model together, the longest first: none is padded, so that no position,
+    mask or router ever sees what is no text."""
+    alike: defaultdict[int, list[int]] = defaultdict(list)
+    for index, length in enumerate(lengths):
+        if length:
+            alike[length].append(index)
+    found = []
+    for length in sorted(alike, reverse=True):
+        texts, most = alike[length], max(1, TOGETHER_TOKENS // length)
+        found += [texts[start : start + most] for start in range(0, len(texts), most)]
+    return found
+
+
+def slices_of(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[range]:
+    """Runs of batches of about SLICE_TOKENS tokens, the same whatever the number of workers."""
+    found: list[range] = []
+    start = tokens = 0
+    for number, batch in enumerate(batches):
+        more = sum(lengths[index] for index in batch)
+        if number > start and tokens + more > SLICE_TOKENS:
+            found.append(range(start, number))
+            start, tokens = number, 0
+        tokens += more
+    if batches:
+        found.append(range(start, len(batches)))
+    return found
+
+
+def refuse_too_few(texts: TokenizedTexts, least: int) -> None:
+    """InvalidConfig where they have fewer tokens than `least`."""
+    found = sum(texts.lengths)
+    if found < least:
+        message = f"the texts have {found} tokens, of which no statistics can be made; give {least} or more, and some"
+        raise InvalidConfig(f"{message} hundred texts for statistics that serve")
+
+
+def flattened(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    return torch.tensor([*joined.from_iterable(rows)], dtype=torch.int32)

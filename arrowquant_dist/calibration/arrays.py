@@ -69,11 +69,15 @@ class ArrayFile:
         return name in self._entries
 
     def read(self, name: str) -> np.ndarray:
+        return self.read_values(name, 0, math.prod(self.shapes[name])).reshape(self.shapes[name])
+
+    def read_values(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Values [start, stop) of it in C order, the caller's own."""
         entry = self._entries[name]
-        first, last = entry["data_offsets"]
-        span = ByteRange(self._start + int(first), self._start + int(last))
-        values = self._store.read_range(self._path, span)
-        return values.view(_DTYPES[str(entry["dtype"])]).reshape(self.shapes[name])
+        dtype = np.dtype(_DTYPES[entry["dtype"]])
+        first = self._start + int(entry["data_offsets"][0])
+        span = ByteRange(first + start * dtype.itemsize, first + stop * dtype.itemsize)
+        return self._store.read_range(self._path, span).view(dtype)
 
 
 def read_all(store: Store, path: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:

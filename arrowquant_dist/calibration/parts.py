@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from arrowquant_dist.calibration.arrays import ArrayDraft, ArrayFile, write_arra
 from arrowquant_dist.calibration.layout import quantized_path, statistics_path, sums_path
 from arrowquant_dist.calibration.place import CalibrationPlace, PartDone
 from arrowquant_dist.calibration.quantizing import PathQuantizer
-from arrowquant_dist.calibration.reduce import SlicedSums, Statistics, statistics_of
+from arrowquant_dist.calibration.reduce import PartStatistics, SlicedSums, statistics_of
 from arrowquant_dist.calibration.steps import OnCalibrationStep, counted_tokens
 from arrowquant_dist.calibration.worker import (
     ALL_STAGES,
@@ -47,7 +47,7 @@ class Parts:
     _quantized: list[str] = field(default_factory=list)
 
     def calibrate(self, part: int) -> PartDone:
-        """Statistics of the part's layers are in OUT when it returns, and what goes into the next part."""
+        """PartStatistics of the part's layers are in OUT when it returns, and what goes into the next part."""
         found = self._one_path(part) if self.quantizer is None else self._two_paths(part, self.quantizer)
         done = PartDone(tuple(found.layers), tuple(found.rows_first))
         self.place.add(part, done)
@@ -63,14 +63,14 @@ class Parts:
             store = self.place.store
             self._quantized = [info.path for info in store.list(f"run/quantized/{part:05d}")]
 
-    def _one_path(self, part: int) -> Statistics:
+    def _one_path(self, part: int) -> PartStatistics:
         self._sum(part, ALL_STAGES, ())
         order = order_of(self.paths, self.place.store, part)
         return self._write(part, 0, statistics_of(self.paths, order, self._sums(part, ALL_STAGES)))
 
-    def _two_paths(self, part: int, quantizer: PathQuantizer) -> Statistics:
+    def _two_paths(self, part: int, quantizer: PathQuantizer) -> PartStatistics:
         self.paths.enter(part)
-        order, found = order_of(self.paths, self.place.store, part), Statistics()
+        order, found = order_of(self.paths, self.place.store, part), PartStatistics()
         named = {owner.layer for site in order.leader for owner in self.paths.owners(site)}
         quantized = [*self._quantized] if part else []
         rest = [name for name in self.paths.layers_of(part) if name not in named]
@@ -103,14 +103,14 @@ class Parts:
         paths = [sums_path(part, stage, index) for index in range(len(self.tokens))]
         return SlicedSums(self.place.store, paths)
 
-    def _write(self, part: int, stage: int, found: Statistics) -> Statistics:
+    def _write(self, part: int, stage: int, found: PartStatistics) -> PartStatistics:
         """Of layers that no earlier part has."""
         layers = [layer for layer in found.layers if layer.name not in self.taken]
         own = {f"{layer.name}.{name}" for layer in layers for name in layer.parts}
         drafts = [draft for draft in found.drafts if draft.name in own]
         if drafts:
             write_arrays(self.place.store, statistics_path(part, stage), drafts)
-        return Statistics(drafts, layers, [name for name in found.rows_first if name not in self.taken])
+        return PartStatistics(drafts, layers, [name for name in found.rows_first if name not in self.taken])
 
     def _quantize(
         self, part: int, stage: int, layers: Sequence[str], quantizer: PathQuantizer, statistics: str | None
@@ -124,7 +124,7 @@ class Parts:
             file = ArrayFile(store, statistics) if statistics is not None else None
 
             def one(name: str) -> np.ndarray:
-                return quantizer.quantized(self.paths, name, _parts_of(name, file))
+                return quantizer.quantized(self.paths, name, file)
 
             with ThreadPoolExecutor(self.run.workers or 2) as pool:
                 values = [*pool.map(one, wanted)]
@@ -134,14 +134,3 @@ class Parts:
     def _clean(self, part: int) -> None:
         for folder in ("states", "sums", *(["quantized"] if part else [])):
             self.place.remove(f"run/{folder}/{part:05d}")
-
-
-def _parts_of(layer: str, file: ArrayFile | None) -> Mapping[str, np.ndarray]:
-    if file is None:
-        return {}
-    start = f"{layer}."
-    return {
-        name.removeprefix(start): file.read(name)
-        for name in file.shapes
-        if name.startswith(start) and "." not in name.removeprefix(start)
-    }

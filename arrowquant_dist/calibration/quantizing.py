@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arrowquant_dist.calibration.arrays import ArrayFile
 from arrowquant_dist.config import QuantizationConfig, QuantSpec, SpecResolver
 from arrowquant_dist.dataset.layers import StoredLayer
-from arrowquant_dist.methods import method_of
+from arrowquant_dist.methods import Given, method_of
 from arrowquant_dist.tensor import quantize_values
 
 if TYPE_CHECKING:
     from arrowquant_dist.models.paths import Paths
+
+
+class WrittenParts:
+    """A methods.PartReader of what was written of a layer. file: None where nothing was."""
+
+    def __init__(self, layer: str, file: ArrayFile | None) -> None:
+        self._layer, self._file = layer, file
+        names = () if file is None else file.shapes
+        start = f"{layer}."
+        found = [name.removeprefix(start) for name in names if name.startswith(start)]
+        self.parts: Collection[str] = [part for part in found if "." not in part]
+
+    def __call__(self, part: str, start: int, stop: int) -> np.ndarray:
+        """See methods.PartReader."""
+        if self._file is None:
+            raise KeyError(part)
+        return self._file.read_values(f"{self._layer}.{part}", start, stop)
 
 
 class PathQuantizer:
@@ -28,20 +46,20 @@ class PathQuantizer:
             if spec.chooses_codes:
                 self.specs[layer.name] = spec
 
-    def quantized(
-        self,
-        paths: Paths,
-        layer: str,
-        statistics: Mapping[str, np.ndarray],  # noqa: ARG002 - no method makes use of them yet
-    ) -> np.ndarray:
-        """The layer's values, quantized and decoded: uint8, of the source's dtype. statistics: {part: float32}.
+    def quantized(self, paths: Paths, layer: str, file: ArrayFile | None) -> np.ndarray:
+        """The layer's values, quantized and decoded: uint8, of the source's dtype. file: of the layer's statistics.
 
-        Raises UnquantizableWeights.
+        A layer without those that its method needs gets the method that `quantize` gives it then. Raises
+        UnquantizableWeights, InvalidCheckpoint.
         """
         stored, spec = paths.layers[layer], self.specs[layer]
-        side_input = method_of(spec, layer).side_input
+        side_input, given = method_of(spec, layer).side_input, Given()
         if side_input is not None:
-            spec = replace(spec, method="mse")
+            read = WrittenParts(layer, file)
+            if {*side_input.needed} <= {*read.parts}:
+                given = Given(side=side_input.prepare(layer, stored.shape, spec.row_dims, read))
+            else:
+                spec = replace(spec, method=side_input.instead)
         values = paths.source_bytes(layer)
-        found = quantize_values(values, stored.shape, stored.dtype, spec, layer=layer)
+        found = quantize_values(values, stored.shape, stored.dtype, spec, given=given, layer=layer)
         return np.ascontiguousarray(found.values()).reshape(-1).view(np.uint8)

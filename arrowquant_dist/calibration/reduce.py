@@ -47,7 +47,7 @@ class SlicedSums:
 
 
 @dataclass(slots=True)
-class Statistics:
+class PartStatistics:
     """What is known of a stage's layers. drafts: tensors of OUT, made one at a time. layers: the same, for people.
     rows_first: layers that are multiplied by their rows, as GPT-2 stores them: no method makes use of their inputs."""
 
@@ -62,9 +62,9 @@ class Statistics:
             self.layers.append(CalibratedLayer(layer, round(tokens), parts))
 
 
-def statistics_of(paths: Paths, order: Order, sums: SlicedSums) -> Statistics:
+def statistics_of(paths: Paths, order: Order, sums: SlicedSums) -> PartStatistics:
     """Of every layer that the sums are of. Means over tokens, in float32."""
-    found = Statistics()
+    found = PartStatistics()
     for layer, uses in _uses(paths, order, sums).items():
         shape = paths.layers[layer].shape
         if any(site.use == "embedding" for site, _ in uses):
@@ -100,13 +100,13 @@ def _is_alone(paths: Paths, uses: Uses) -> bool:
     return len(uses) == 1 and len(paths.owners(uses[0][0])) == 1
 
 
-def _add_counts(found: Statistics, layer: str, sites: Iterable[Site], sums: SlicedSums) -> None:
+def _add_counts(found: PartStatistics, layer: str, sites: Iterable[Site], sums: SlicedSums) -> None:
     counts = np.sum([sums.total(f"{site.key}/counts") for site in sites], axis=0)
     found.add(layer, float(counts.sum()), [ArrayDraft.of(f"{layer}.counts", counts.astype(np.float32))])
 
 
 def _add_matrix(
-    found: Statistics,
+    found: PartStatistics,
     layer: str,
     shape: tuple[int, ...],
     uses: Uses,
@@ -144,7 +144,7 @@ def _mean_of(sums: SlicedSums, keys: Sequence[str], tokens: float) -> np.ndarray
 
 
 def _add_experts(
-    found: Statistics, layer: str, shape: tuple[int, ...], uses: Uses, order: Order, sums: SlicedSums
+    found: PartStatistics, layer: str, shape: tuple[int, ...], uses: Uses, order: Order, sums: SlicedSums
 ) -> None:
     """Zeros for experts that no token came to."""
     sites = {owner.expert: order.leader.get(site, site) for site, owner in uses if owner.expert is not None}

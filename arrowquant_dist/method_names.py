@@ -2,4 +2,4 @@
 the config, which lies below them. The methods themselves are in methods/; a test holds that both agree."""
 
 # {name: the field of the config that says where its side input is, None where it needs none}
-METHODS: dict[str, str | None] = {"rtn": None, "mse": None, "gptq": "hessians"}
+METHODS: dict[str, str | None] = {"rtn": None, "mse": None, "gptq": "hessians", "size": None}

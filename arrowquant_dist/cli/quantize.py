@@ -84,6 +84,14 @@ def quantize(
             "--quant or a config says how they are stored.",
         ),
     ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="What the parts may take, in bytes or bits a weight, all in: 5.5MB, 2.0bits. How each layer is stored "
+            "is chosen for it.",
+            metavar="SIZE",
+        ),
+    ] = None,
     engine: EngineOption = None,
     address: AddressOption = None,
     workers: WorkersOption = None,
@@ -118,6 +126,7 @@ def quantize(
             per_channel=per_channel,
             group_size=group_size,
             symmetric=symmetric,
+            size=size,
         )
         run = run.replace(
             engine=engine,

@@ -13,12 +13,14 @@ from arrowquant_dist.config.checks import (
     check_choice,
     check_keys,
     check_mapping,
+    check_number,
     check_whole,
     invalid,
     shown,
     within,
 )
 from arrowquant_dist.config.patterns import check_pattern
+from arrowquant_dist.config.size import size_limit
 from arrowquant_dist.config.spec import BITS, QUANT_TYPES, STORED_SCALES, UNTOUCHED, QuantSpec
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.method_names import METHODS
@@ -30,7 +32,9 @@ _NOT_SAID = "int8, or none with keep_codes"  # a default for people to read, kno
 
 
 # Fields that earlier releases did not have: configs that do without them stay equal to theirs.
-_LATER = ("unscaled_float8", "scale_dtype", "keep_codes")
+_LATER = ("unscaled_float8", "scale_dtype", "keep_codes", "size", "step", "row_exponent", "rate")
+# Of method `size`: its numbers, with the least and the most that each may be.
+_STEPS = {"step": (1e-6, 1e6), "row_exponent": (0.0, 1.0), "rate": (0.0, 1.0)}
 
 
 @known_arguments
@@ -51,6 +55,9 @@ class LayerOverride:
     integer_zero_points: bool | None = None
     row_dims: int | None = None
     scale_dtype: str | None = None
+    step: float | None = None
+    row_exponent: float | None = None
+    rate: float | None = None
 
     def __post_init__(self) -> None:
         check_pattern("layers", self.layers)
@@ -107,6 +114,9 @@ class QuantizationConfig:
     override.
     scale_dtype: float32, or bfloat16: scales are bfloat16 numbers, and codes are chosen for these, so that a reader
     that keeps scales in the model's dtype decodes what we do.
+    size: what all of the dataset's parts may take, "5.5MB" or "2.0bits" a weight: types, methods and steps of the
+    layers are then chosen, but of those whose quant_type an override says.
+    step, row_exponent, rate: of method `size`, as a QuantSpec has them; a table that `size` has chosen has them.
 
     Raises InvalidConfig, which names the field.
     """
@@ -125,9 +135,15 @@ class QuantizationConfig:
     unscaled_float8: Sequence[str] = ()
     scale_dtype: str = "float32"
     keep_codes: bool = False
+    size: str | int | None = None
+    step: float | None = None
+    row_exponent: float | None = None
+    rate: float | None = None
 
     def __post_init__(self) -> None:
         check_bool("keep_codes", self.keep_codes)
+        if self.size is not None:
+            self._check_size()
         if self.quant_type is _NOT_SAID:
             object.__setattr__(self, "quant_type", UNTOUCHED if self.keep_codes else "int8")
         for name in (
@@ -173,6 +189,7 @@ class QuantizationConfig:
             row_dims=row_dims,
             keep_non_finite=self.non_finite == "keep",
             scale_dtype=value("scale_dtype") if quant_type in BITS else "float32",
+            **{name: float(value(name) or 0.0) if value("method") == "size" else 0.0 for name in _STEPS},
         )
 
     def replace(self, **changes: Any) -> QuantizationConfig:
@@ -196,7 +213,8 @@ class QuantizationConfig:
             values["scale_dtype"] = self.scale_dtype
         if self.keep_codes:
             values["keep_codes"] = True
-        return values
+        steps = {name: getattr(self, name) for name in ("size", *_STEPS)}
+        return values | {name: value for name, value in steps.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QuantizationConfig:
@@ -211,11 +229,51 @@ class QuantizationConfig:
                 "integer_zero_points", "needs symmetric: false; symmetric scales have no zero points"
             )
         self._check_side_input("method", self.method)
+        self._check_steps("", None)
         for index, override in enumerate(self.overrides):
+            if self.size is not None and override.quant_type is None and override.row_dims is None:
+                reason = (
+                    "is missing: size chooses how all layers are stored of which no override says their type"
+                )
+                raise invalid(f"overrides[{index}].quant_type", reason)
+            self._check_steps(f"overrides[{index}].", override)
             self._check_side_input(f"overrides[{index}].method", override.method)
             if override.integer_zero_points and self.spec(override).symmetric:
                 reason = "needs symmetric: false for these layers; symmetric scales have no zero points"
                 raise invalid(f"overrides[{index}].integer_zero_points", reason)
+
+    def _check_size(self) -> None:
+        """`size` decides what these would. An int8 that is said is the default, and what a copy of a config has."""
+        size_limit(self.size)
+        said = {"quant_type": self.quant_type not in (_NOT_SAID, "int8"), "method": self.method is not None}
+        said |= {name: getattr(self, name) is not None for name in _STEPS}
+        said |= {
+            "per_channel": not self.per_channel,
+            "symmetric": not self.symmetric,
+            "keep_codes": self.keep_codes,
+        }
+        said |= {"scale_dtype": self.scale_dtype != "float32"}
+        for name, is_said in said.items():
+            if is_said:
+                reason = "chooses how layers are stored; leave one of them out (overrides may say it for some layers)"
+                raise invalid(name, f"does not go with size, which {reason}")
+
+    def _check_steps(self, prefix: str, override: LayerOverride | None) -> None:
+        """That method `size` has a step, and that there are no steps without it."""
+        spec = self.spec(override)
+        own = self if override is None else override
+        if spec.method != "size":
+            for name in _STEPS:
+                if getattr(own, name) is not None:
+                    raise invalid(
+                        f"{prefix}{name}", f"is of method size, and the method here is {spec.method}"
+                    )
+        elif spec.step == 0.0:
+            raise invalid(f"{prefix}step", "is missing: method size needs it (or say `size:` and no method)")
+        elif not (spec.symmetric and spec.per_channel):
+            raise invalid(f"{prefix}method", "size has one scale a row: per_channel: true, symmetric: true")
+        elif spec.scale_dtype != "float32":
+            raise invalid(f"{prefix}scale_dtype", "is not to be had with method size; leave it out")
 
     def _check_side_input(self, key: str, method: str | None) -> None:
         needed = METHODS[method] if method is not None else None
@@ -255,6 +313,9 @@ def _check_values(values: QuantizationConfig | LayerOverride) -> None:
         check_bool("integer_zero_points", values.integer_zero_points)
     if values.scale_dtype is not None:
         check_choice("scale_dtype", values.scale_dtype, STORED_SCALES)
+    for name, (least, most) in _STEPS.items():
+        if getattr(values, name) is not None:
+            check_number(name, getattr(values, name), least, most)
     if isinstance(values, LayerOverride) and values.row_dims is not None:
         check_whole("row_dims", values.row_dims, 1, MAX_ROW_DIMS)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from arrowquant_dist.dtypes import DTYPES
@@ -27,6 +28,8 @@ class QuantSpec:
     keep_non_finite: store a layer that holds NaN or inf as `none` instead of failing.
     scale_dtype: of STORED_SCALES, or float16 in exports: what the scales are numbers of; they are stored as float32 all
     the same.
+    step, row_exponent, rate: of method `size`, 0 elsewhere. Row i's codes are steps of step · rms(row) ·
+    (i + 1)^row_exponent; rate is the price of a bit, in squares of a step (methods/size.py).
     """
 
     quant_type: str
@@ -38,6 +41,9 @@ class QuantSpec:
     row_dims: int = 1
     keep_non_finite: bool = False
     scale_dtype: str = "float32"
+    step: float = 0.0
+    row_exponent: float = 0.0
+    rate: float = 0.0
 
     @property
     def is_quantized(self) -> bool:
@@ -74,17 +80,21 @@ class QuantSpec:
         return -(-columns // self.group_size) if self.group_size else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields; scale_dtype, which earlier releases did not have, where it is not what they did."""
+        """All fields; those that earlier releases did not have where they are not what these did."""
         values = asdict(self)
-        return (
-            values
-            if self.scale_dtype != "float32"
-            else {k: v for k, v in values.items() if k != "scale_dtype"}
-        )
+        return {k: v for k, v in values.items() if k not in LATER_FIELDS or v != LATER_FIELDS[k]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> QuantSpec:
         return cls(**values)
+
+
+# Fields that earlier releases did not have, with what was done then.
+LATER_FIELDS: Mapping[str, Any] = {
+    field.name: field.default
+    for field in fields(QuantSpec)
+    if field.name in {"scale_dtype", "step", "row_exponent", "rate"}
+}
 
 
 @dataclass(frozen=True, slots=True)

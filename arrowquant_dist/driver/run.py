@@ -12,6 +12,7 @@ from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.source_codes import SourceCodes, find_codes
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig, check_config, check_run
+from arrowquant_dist.config.size import size_limit
 from arrowquant_dist.driver.clock import RunClock
 from arrowquant_dist.driver.earlier import (
     finished_outcome,
@@ -75,7 +76,7 @@ def quantize(
         checkpoint = open_checkpoint(source, run.source_storage)
         refuse_lost_side_files(checkpoint, run)
         side_inputs = open_side_inputs(config, run.source_storage)
-        plan = make_plan(checkpoint, config, run, side_inputs, _codes(checkpoint, config, run))
+        plan = _plan(checkpoint, config, run, side_inputs)
         dataset = open_target(target, run)
         refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
         read_once = cache(lambda: read_sidecars(checkpoint, run))
@@ -125,7 +126,7 @@ def plan_only(source: Location, target: Location, config: QuantizationConfig, ru
     checkpoint = open_checkpoint(source, run.source_storage)
     refuse_lost_side_files(checkpoint, run)
     side_inputs = open_side_inputs(config, run.source_storage)
-    plan = make_plan(checkpoint, config, run, side_inputs, _codes(checkpoint, config, run))
+    plan = _plan(checkpoint, config, run, side_inputs)
     dataset = open_target(target, run)
     refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
     found = dataset.look(checkpoint.sidecars)
@@ -141,6 +142,20 @@ def _checked_target(target: Location, config: QuantizationConfig, run: RunConfig
     check_config(config)
     check_run(run)
     return location(target, "target")
+
+
+def _plan(
+    checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig, side_inputs: SideInputs
+) -> Plan:
+    """What the config's `size` asks for is chosen first, by looking at some rows of each layer."""
+    codes = _codes(checkpoint, config, run)
+    plan = make_plan(checkpoint, config, run, side_inputs, codes)
+    if config.size is None:
+        return plan
+    from arrowquant_dist.sizing import choose_size  # no other run has to import it
+
+    choice = choose_size(plan, checkpoint, config, size_limit(config.size), run)
+    return make_plan(checkpoint, config, run, side_inputs, codes, choice.chosen)
 
 
 def _codes(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig) -> SourceCodes:

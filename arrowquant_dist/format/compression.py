@@ -18,7 +18,7 @@ from arrowquant_dist.kernels.zstd.frames import (
     write_blocks,
 )
 
-_LARGE_NBYTES = 1 << 18  # a code of their own would cost smaller values more time than it saves
+_LARGE_NBYTES = 1 << 15  # a code of their own would cost smaller values more time than it saves
 _ONE_IN = 64  # blocks are compressed by zstd as well, to compare
 _WORTH = 0.99  # zstd's size among ours that is worth its time
 # magic, then: the size follows in four bytes, and the window is one block (RFC 8878, 3.1.1.1)
@@ -56,6 +56,16 @@ class ZstdFrames:
             return memoryview(self._codec.compress(prefix + value))
         coded = self._coded(prefix, value) if _KERNEL.is_right() else None
         return coded or self._streamed(prefix, value)
+
+    def predicted_nbytes(self, prefix: bytes, sampled: memoryview, nbytes: int) -> int:
+        """Of the frame that `compress` makes of `prefix` and a value of `nbytes` that is like `sampled`."""
+        if not sampled.nbytes or not nbytes:
+            return int(self._codec.compress(prefix).size)
+        if nbytes < _LARGE_NBYTES:
+            compressed = int(self._codec.compress(prefix + sampled).size)
+        else:
+            compressed = (self._coded(prefix, sampled) or self._streamed(prefix, sampled)).nbytes
+        return round(compressed * nbytes / sampled.nbytes)
 
     def _coded(self, prefix: bytes, value: memoryview) -> memoryview | None:
         """By the kernel; None where zstd does better."""

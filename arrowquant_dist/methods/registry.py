@@ -12,9 +12,10 @@ from arrowquant_dist.methods.mse import Mse
 from arrowquant_dist.methods.per_tensor import PerTensor
 from arrowquant_dist.methods.rtn import Rtn
 from arrowquant_dist.methods.short_scales import ShortScales
+from arrowquant_dist.methods.size import Size
 
 _ROUNDED: Iterable[Method] = (Rtn(), Mse())  # each code is that of the nearest level
-_BY_GROUP: Iterable[Method] = (*_ROUNDED, ErrorCompensated())
+_BY_GROUP: Iterable[Method] = (*_ROUNDED, ErrorCompensated(), Size())
 _PER_TENSOR: Iterable[TensorMethod] = (PerTensor("rtn"), PerTensor("mse"), ErrorCompensatedPerTensor())
 
 BY_GROUP = {method.name: method for method in _BY_GROUP}  # a scale a row, or a group

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
 from itertools import islice
 from operator import attrgetter
@@ -13,6 +13,7 @@ import pyarrow as pa
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.columns import arrow_batch, python_values
 from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.config.spec import LATER_FIELDS
 from arrowquant_dist.encodings.columns import encoding_columns, encoding_fields
 from arrowquant_dist.encodings.encoding import Encoding
 from arrowquant_dist.plan.blocks import RowBlock, Shard
@@ -50,13 +51,20 @@ BLOCK_SCHEMA = pa.schema(
         ("kept_reason", pa.string()),
     ]
 )
-# A column of this name comes behind, before the encodings', where a spec is about another dtype than float32. A release
-# that does not know it finds a table with other columns than its own and refuses the plan.
-SCALE_DTYPE = pa.field("scale_dtype", pa.string())
+# Columns of these names come behind, before the encodings', where a spec has another value than those of earlier
+# releases: all of a line, or none. A release that does not know them finds a table with other columns than its own and
+# refuses the plan.
+LATER_COLUMNS = (
+    (pa.field("scale_dtype", pa.string()),),
+    (
+        pa.field("step", pa.float64()),
+        pa.field("row_exponent", pa.float64()),
+        pa.field("rate", pa.float64()),
+    ),
+)
 BATCH_ROWS = 1 << 14  # bounds the Python objects that are there at a time
 _LAYER_COLUMNS = ("layer_name", "layer_shape", "dtype", "uri", "layer_offset", "layer_nbytes")
 _BLOCK_COLUMNS = ("shard", "row_start", "rows", "kept_reason")
-_DEFAULT_SCALE_DTYPE = QuantSpec("none").scale_dtype
 _spec_values = attrgetter(*(name for name, _ in _SPEC_FIELDS))
 
 ReadEncodings = Callable[[pa.RecordBatch], Sequence[Encoding]]  # of each row
@@ -65,18 +73,21 @@ ReadEncodings = Callable[[pa.RecordBatch], Sequence[Encoding]]  # of each row
 def write_rows(shards: Iterable[Shard], shown: Callable[[str], str]) -> pa.Table:
     """A row for each block, in order. shown: a URI without what may be secret."""
     shards = list(shards)
-    known = list(BLOCK_SCHEMA)
-    if any(block.spec.scale_dtype != _DEFAULT_SCALE_DTYPE for shard in shards for block in shard.blocks):
-        known.append(SCALE_DTYPE)
+    specs = {block.spec for shard in shards for block in shard.blocks}
+    later = [column for columns in LATER_COLUMNS if _is_used(columns, specs) for column in columns]
+    known = [*BLOCK_SCHEMA, *later]
+    later_values = [attrgetter(f"spec.{column.name}") for column in later]
     used = {type(block.layer.encoding) for shard in shards for block in shard.blocks}
     encoded = encoding_fields(used)
     schema = pa.schema([*known, *encoded])
     numbered = ((shard.index, block) for shard in shards for block in shard.blocks)
     batches = []
     while some := list(islice(numbered, BATCH_ROWS)):
-        rows = [_row(shard, block, shown) for shard, block in some]
+        rows = [
+            (*_row(shard, block, shown), *(value(block) for value in later_values)) for shard, block in some
+        ]
         encodings = [block.layer.encoding for _, block in some]
-        columns = [*zip(*rows, strict=True)][: len(known)]
+        columns = [*zip(*rows, strict=True)]
         columns.extend(map(tuple, encoding_columns(encodings, encoded, shown)))
         batches.append(arrow_batch(columns, schema))
     return pa.Table.from_batches(batches, schema)
@@ -116,6 +127,17 @@ def read_shards(table: pa.Table, read_encodings: ReadEncodings) -> tuple[Shard, 
     return tuple(Shard(index, tuple(blocks)) for index, blocks in shards.items())
 
 
+def later_columns(names: Collection[str]) -> list[pa.Field]:
+    """Of a table with columns of these names: those of LATER_COLUMNS that it should have, by the first of each line."""
+    return [column for columns in LATER_COLUMNS if columns[0].name in names for column in columns]
+
+
+def _is_used(columns: Iterable[pa.Field], specs: Iterable[QuantSpec]) -> bool:
+    return any(
+        getattr(spec, column.name) != LATER_FIELDS[column.name] for spec in specs for column in columns
+    )
+
+
 def tuples(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """The rows of some columns."""
     columns = [batch.column(name) for name in names]
@@ -128,11 +150,11 @@ def tuples(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[tuple[Any, .
 
 
 def _row(shard: int, block: RowBlock, shown: Callable[[str], str]) -> tuple[Any, ...]:
-    """The block as a row of BLOCK_SCHEMA and SCALE_DTYPE."""
+    """The block as a row of BLOCK_SCHEMA."""
     layer, columns = block.layer, block.columns
     start, stop = block.row_start * columns, (block.row_start + block.rows) * columns
     stored = layer.encoding.byte_range(layer, start, stop)
     values = (layer.name, block.shape, layer.dtype, stop - start)
     place = (shown(layer.uri), stored.start, stored.nbytes)
     whole = (layer.shape, layer.offset, layer.nbytes, shard, block.row_start, block.rows)
-    return (*values, *place, *whole, *_spec_values(block.spec), block.kept_reason, block.spec.scale_dtype)
+    return (*values, *place, *whole, *_spec_values(block.spec), block.kept_reason)

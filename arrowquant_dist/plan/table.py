@@ -16,7 +16,7 @@ from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint
 from arrowquant_dist.plan import version1
 from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, Shard
 from arrowquant_dist.plan.fingerprint import VERSION_2, fingerprint, source_files
-from arrowquant_dist.plan.rows import BLOCK_SCHEMA, SCALE_DTYPE, read_shards, write_rows
+from arrowquant_dist.plan.rows import BLOCK_SCHEMA, later_columns, read_shards, write_rows
 from arrowquant_dist.plan.side_tensors import parse_side_tensors, side_tensors, with_side_tensors
 from arrowquant_dist.storage.uris import redact
 from arrowquant_dist.strict_json import parse_json
@@ -83,9 +83,10 @@ def plan_from_table(table: pa.Table) -> Plan:
 
 def _read_current(table: pa.Table, metadata: Mapping[str, Any]) -> tuple[tuple[Shard, ...], str]:
     """The shards, and the fingerprint of what was read."""
-    known = len(BLOCK_SCHEMA) + (SCALE_DTYPE in list(table.schema))
+    columns = [*BLOCK_SCHEMA, *later_columns(table.schema.names)]
+    known = len(columns)
     blocks, encodings = list(table.schema)[:known], list(table.schema)[known:]
-    if blocks != [*BLOCK_SCHEMA, SCALE_DTYPE][:known] or not are_encoding_fields(encodings):
+    if blocks != columns or not are_encoding_fields(encodings):
         raise CorruptWeights(_OTHER_COLUMNS)
     _check_cells(table, [*table.schema.names[:known], encodings[0].name])
     try:

@@ -168,7 +168,6 @@ def test_the_kernel_is_looked_at_with_values_of_every_kind() -> None:
     assert symbols[0] == 1
     assert symbols[-1] == 256
     sizes = {
-        len(compression.ZstdFrames().frame_of_kernel(b"", v, np.empty(3, np.int64))) // 10_000
-        for v in samples
+        len(compression.ZstdFrames().frame_of_kernel(b"", v, np.empty(3, np.int64))) // 1000 for v in samples
     }
     assert len(sizes) >= 6

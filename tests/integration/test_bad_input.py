@@ -119,7 +119,7 @@ def test_a_dataset_is_not_overwritten_by_itself_under_any_name(
         ("quant_type: int8\noverrides: [{layers: a, quanttype: int4}]", ["quanttype", "quant_type"]),
         ("quant_type: int8\noverrides: [{layers: nothing.like.it, quant_type: int4}]", ["nothing.like.it"]),
         ("quant_type: int5", ["int5", "int4"]),
-        ("quant_type: int4\nmethod: gptq", ["method", "gptq", "rtn, mse"]),
+        ("quant_type: int4\nmethod: gptq", ["method", "gptq", "hessians"]),
         ("quant_type: [int8", ["YAML"]),
     ],
 )

@@ -23,8 +23,9 @@ def test_a_name_says_where_the_method_s_side_input_is(name: str) -> None:
     assert METHODS[name] == (None if side_input is None else side_input.config_field)
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("group_size", [0, 32])
+@pytest.mark.parametrize(
+    ("name", "group_size"), [*((name, 32) for name in BY_GROUP), *((name, 0) for name in PER_TENSOR)]
+)
 def test_a_spec_s_method_is_that_of_its_name(name: str, group_size: int) -> None:
     assert method_of(QuantSpec("int4", per_channel=False, group_size=group_size, method=name)).name == name
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import xxhash
@@ -18,7 +18,7 @@ from arrowquant_dist.format.parquet import pages
 from arrowquant_dist.format.record import BlobRanges, PartInfo, RowRecord, StoredRange
 from arrowquant_dist.format.row import BLOB_COLUMNS, COLUMNS, BlobColumn, Blobs, RowHeader, StoredRow
 from arrowquant_dist.metrics import ErrorSums
-from arrowquant_dist.storage.base import Store
+from arrowquant_dist.storage.base import ObjectWriter
 
 BIG_VALUE_NBYTES = 1 << 20  # rows with as much data get a row group of their own
 GROUP_NBYTES = 4 << 20  # smaller ones share a row group of about this much data
@@ -47,6 +47,20 @@ class _Page:
     raw_nbytes: int
 
 
+class Frames(Protocol):
+    """What compresses values: ZstdFrames."""
+
+    def compress(self, prefix: bytes, value: memoryview) -> memoryview: ...
+
+
+class WritesParts(Protocol):
+    """Where a part is written: a Store."""
+
+    def url(self, path: str) -> str: ...
+
+    def open_writer(self, path: str) -> ObjectWriter: ...
+
+
 class PartWriter:
     """Writes one part file front to back; nothing is ever read back, so object stores need no second pass.
 
@@ -59,7 +73,7 @@ class PartWriter:
     10.5 into memory that begins at the same one, which tensors then do (AMD Zen 4, one thread).
     """
 
-    def __init__(self, store: Store, path: str, compression: str, frames: ZstdFrames | None = None) -> None:
+    def __init__(self, store: WritesParts, path: str, compression: str, frames: Frames | None = None) -> None:
         if compression not in pages.CODECS:
             raise InvalidConfig(f"compression {compression!r} is not known; use one of {[*pages.CODECS]}")
         self._path, self._compression = path, compression

@@ -22,37 +22,44 @@ LENGTHS_SCRATCH = SYMBOLS + 2 * _PACKAGES + MAX_BITS * _PACKAGES  # int64: see c
 
 
 @kernel
-def _sort_by_count(counts: np.ndarray, order: np.ndarray) -> None:
-    """order: int64 [256], becomes count << 8 | symbol, smallest first. Insertion sort."""
+def _sort_by_count(counts: np.ndarray, order: np.ndarray) -> int:
+    """order: int64 [256], becomes count << 8 | symbol, smallest first, of those that occur. Returns how many. Insertion
+    sort."""
+    found = 0
     for symbol in range(SYMBOLS):
+        if counts[symbol] == 0:
+            continue
         key = counts[symbol] << 8 | symbol
-        at = symbol
+        at = found
         while at > 0 and order[at - 1] > key:
             order[at] = order[at - 1]
             at -= 1
         order[at] = key
+        found += 1
+    return found
 
 
 @kernel
 def code_lengths(counts: np.ndarray, scratch: np.ndarray, lengths: np.ndarray) -> None:
-    """Lengths of the code that takes the fewest bits of all with at most MAX_BITS a symbol. Complete: Σ 2^-length = 1.
+    """Lengths of the code that takes the fewest bits of all with at most MAX_BITS a symbol. Complete: Σ 2^-length = 1
+    over the symbols that occur; the others have length 0, and no code.
 
-    counts: int64 [256], each in [1, 2^40). scratch: int64 [LENGTHS_SCRATCH]. lengths: int64 [256], is filled.
-    Package-merge (Larmore and Hirschberg 1990): at each level pairs of the level before are merged with the symbols;
-    the cheapest 2·256 - 2 of the last level say how often each symbol was taken, which is its length.
+    counts: int64 [256], each below 2^40, at least two above 0. scratch: int64 [LENGTHS_SCRATCH]. lengths: int64 [256],
+    is filled. Package-merge (Larmore and Hirschberg 1990): at each level pairs of the level before are merged with the
+    n symbols; the cheapest 2n - 2 of the last level say how often each symbol was taken, which is its length.
     """
     order = scratch[:SYMBOLS]
     before = scratch[SYMBOLS : SYMBOLS + _PACKAGES]
     merged = scratch[SYMBOLS + _PACKAGES : SYMBOLS + 2 * _PACKAGES]
     is_symbol = scratch[SYMBOLS + 2 * _PACKAGES :]
-    _sort_by_count(counts, order)
+    present = _sort_by_count(counts, order)
     packages = 0
     for level in range(MAX_BITS):
         i = 0
         j = 0
-        for at in range(SYMBOLS + packages):
+        for at in range(present + packages):
             takes_symbol = j == packages or (
-                i < SYMBOLS and order[i] >> 8 <= before[2 * j] + before[2 * j + 1]
+                i < present and order[i] >> 8 <= before[2 * j] + before[2 * j + 1]
             )
             if takes_symbol:
                 merged[at] = order[i] >> 8
@@ -62,9 +69,9 @@ def code_lengths(counts: np.ndarray, scratch: np.ndarray, lengths: np.ndarray) -
                 j += 1
             is_symbol[level * _PACKAGES + at] = takes_symbol
         before, merged = merged, before
-        packages = (SYMBOLS + packages) // 2
+        packages = (present + packages) // 2
     lengths[:] = 0
-    taken = 2 * SYMBOLS - 2
+    taken = 2 * present - 2
     for level in range(MAX_BITS - 1, -1, -1):
         symbols = 0
         for at in range(taken):
@@ -77,7 +84,7 @@ def code_lengths(counts: np.ndarray, scratch: np.ndarray, lengths: np.ndarray) -
 @kernel
 def pair_table(lengths: np.ndarray, codes: np.ndarray, table: np.ndarray) -> None:
     """table[a | b << 8]: the code of byte b, then that of a in front of it, in the highest bits; the number of bits in
-    the lowest.
+    the lowest; 0 where one of them has no code.
 
     lengths: int64 [256], complete. codes: uint64 [256], scratch. table: uint64 [PAIRS], is filled.
     """
@@ -92,6 +99,9 @@ def pair_table(lengths: np.ndarray, codes: np.ndarray, table: np.ndarray) -> Non
     for second in range(SYMBOLS):
         low, low_bits = codes[second], np.uint64(lengths[second])
         for first in range(SYMBOLS):
+            if lengths[first] == 0 or lengths[second] == 0:
+                table[second << 8 | first] = np.uint64(0)
+                continue
             pair_bits = np.uint64(lengths[first]) + low_bits
             pair = codes[first] << low_bits | low
             table[second << 8 | first] = pair << (np.uint64(64) - pair_bits) | pair_bits

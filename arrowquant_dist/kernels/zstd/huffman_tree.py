@@ -1,6 +1,7 @@
 """A Huffman code as zstd stores it: its weights, compressed by finite state entropy (RFC 8878, 4.1 and 4.2.1).
 
-The weight of a symbol is one more than the longest length less its own. The last symbol's follows from the others.
+The weight of a symbol is one more than the longest length less its own, or 0 for one without a code. That of the last
+symbol with a code follows from the others, and nothing is said of symbols behind it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ MAX_TREE_NBYTES = 128  # with the byte that says how many follow
 _TABLE_LOG = 6  # the most that weights may have, so that each of them can get a state
 _STATES = 1 << _TABLE_LOG
 _WEIGHTS = MAX_BITS + 1
-_NUMBERS = SYMBOLS - 1  # all but the last
+_LEAST_NUMBERS = 3  # weights, so that two states take turns
 
 # where what is in the scratch begins
 _WEIGHT, _SHARE, _STATE, _SPREAD, _NEXT, _BITS, _FIND, _FIELDS = 0, 256, 272, 336, 400, 416, 432, 448
@@ -51,15 +52,16 @@ def _bit_length(value: int) -> int:
 
 @kernel
 def _share_states(weight: np.ndarray, share: np.ndarray) -> None:
-    """share: int64 [_WEIGHTS], becomes each weight's part of the _STATES; those that occur get one at least."""
+    """weight: int64 [n]. share: int64 [_WEIGHTS], becomes each weight's part of the _STATES; those that occur get one
+    at least."""
     share[:_WEIGHTS] = 0
-    for i in range(_NUMBERS):
+    for i in range(weight.size):
         share[weight[i]] += 1
     left = _STATES
     most = 0
     for w in range(_WEIGHTS):
         if share[w] > 0:
-            share[w] = max(share[w] * _STATES // _NUMBERS, 1)
+            share[w] = max(share[w] * _STATES // weight.size, 1)
             left -= share[w]
             if share[w] > share[most]:
                 most = w
@@ -137,32 +139,39 @@ def _first_state(state: np.ndarray, bits: int, find: int) -> int:
 
 @kernel
 def write_tree(lengths: np.ndarray, scratch: np.ndarray, out: np.ndarray) -> int:
-    """The description of a code in the first bytes of `out`. Returns how many; 0 if it would take too many.
+    """The description of a code in the first bytes of `out`. Returns how many; 0 if it would take too many, or if all
+    weights but the last are equal, which this form does not hold.
 
-    lengths: int64 [256], complete, each in [1, MAX_BITS]; at least two differ among the first 255. scratch: int64
-    [TREE_SCRATCH]. out: uint8, with room for 2 · MAX_TREE_NBYTES.
+    lengths: int64 [256], complete, each at most MAX_BITS, 0 without a code. scratch: int64 [TREE_SCRATCH]. out: uint8,
+    with room for 2 · MAX_TREE_NBYTES.
     """
-    weight = scratch[_WEIGHT:_SHARE]
     share = scratch[_SHARE:_STATE]
     state = scratch[_STATE:_SPREAD]
     bits = scratch[_BITS:_FIND]
     find = scratch[_FIND:_FIELDS]
     fields = scratch[_FIELDS:]
     longest = 0
+    numbers = 0
     for symbol in range(SYMBOLS):
         longest = max(longest, lengths[symbol])
-    for symbol in range(SYMBOLS):
-        weight[symbol] = longest + 1 - lengths[symbol]
+        numbers = symbol if lengths[symbol] > 0 else numbers
+    weight = scratch[_WEIGHT : _WEIGHT + numbers]
+    differs = False
+    for symbol in range(numbers):
+        weight[symbol] = longest + 1 - lengths[symbol] if lengths[symbol] > 0 else 0
+        differs = differs or weight[symbol] != weight[0]
+    if numbers < _LEAST_NUMBERS or not differs:
+        return 0
     _share_states(weight, share)
     end = _pack(fields, _describe_shares(share, fields), out, 1)
     _make_states(share, state, scratch[_SPREAD:_NEXT], scratch[_NEXT:_BITS], bits, find)
     # two states take turns, from the last weight to the first
-    w = weight[_NUMBERS - 1]
+    w = weight[numbers - 1]
     turn = _first_state(state, bits[w], find[w])
-    w = weight[_NUMBERS - 2]
+    w = weight[numbers - 2]
     other = _first_state(state, bits[w], find[w])
     count = 0
-    for i in range(_NUMBERS - 3, -1, -1):
+    for i in range(numbers - 3, -1, -1):
         w = weight[i]
         width = (turn + bits[w]) >> 16
         fields[count] = turn << 8 | width

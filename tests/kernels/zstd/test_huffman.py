@@ -54,6 +54,18 @@ def test_no_code_of_at_most_11_bits_takes_fewer(counts: list[int]) -> None:
     assert int(lengths @ np.array(counts)) == limited_bits(counts, MAX_BITS)
 
 
+@numerics
+@given(
+    st.dictionaries(st.integers(0, 255), st.floats(0, 36).map(lambda x: int(2**x)), min_size=2, max_size=60)
+)
+def test_symbols_that_do_not_occur_have_no_code(present: dict[int, int]) -> None:
+    counts = [present.get(symbol, 0) for symbol in range(256)]
+    lengths = lengths_of(counts)
+    assert [symbol for symbol in range(256) if lengths[symbol]] == sorted(present)
+    assert sum(2.0 ** -lengths[lengths > 0]) == 1
+    assert int(lengths @ np.array(counts)) == limited_bits([*present.values()], MAX_BITS)
+
+
 @of_many_numbers
 @given(st.lists(st.integers(1000, 8000), min_size=256, max_size=256))
 def test_where_the_limit_does_not_matter_it_is_huffmans_code(counts: list[int]) -> None:

@@ -1,0 +1,88 @@
+"""What a spec makes of a sample: its error, and the bytes that the layer takes in the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.format.compression import ZstdFrames
+from arrowquant_dist.format.parquet.pages import blob_prefix
+from arrowquant_dist.methods import Given
+from arrowquant_dist.sizing.sample import LayerSample
+from arrowquant_dist.tensor import QuantizedTensor, quantize_values
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A layer under a spec.
+
+    error: Σ(w-ŵ)² / Σw² of the sampled rows. outermost: the share of codes at the ends of their type's range, beyond
+    which values are cut. data_nbytes, scales_nbytes, zero_points_nbytes: of each row block, as compressed.
+    """
+
+    spec: QuantSpec
+    error: float
+    outermost: float
+    data_nbytes: tuple[int, ...]
+    scales_nbytes: tuple[int, ...]
+    zero_points_nbytes: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.data_nbytes) + sum(self.scales_nbytes) + sum(self.zero_points_nbytes)
+
+
+def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measured:
+    """spec: of a layer that is kept, or of a method without side input.
+
+    Raises UnquantizableWeights for a NaN or inf among the sampled values, unless the spec keeps them.
+    """
+    found = [_quantized(sample, index, spec) for index in range(len(sample.runs))]
+    errors = [one.errors for one in found if one.errors is not None]
+    w2, e2 = sum(one.sum_w2 for one in errors), sum(one.sum_e2 for one in errors)
+    return Measured(
+        spec,
+        e2 / w2 if w2 > 0.0 else 0.0,
+        _outermost(found, spec),
+        *(
+            _block_nbytes(sample, [getattr(one, name) for one in found], frames)
+            for name in ("codes", "scales", "zero_points")
+        ),
+    )
+
+
+def _quantized(sample: LayerSample, index: int, spec: QuantSpec) -> QuantizedTensor:
+    run, layer = sample.runs[index], sample.layer
+    return quantize_values(
+        run.values,
+        (run.rows, sample.columns),
+        layer.dtype,
+        replace(spec, row_dims=1),
+        given=Given(row_start=run.row_start),
+        layer=layer.name,
+        layer_shape=layer.shape,
+        first_value=run.row_start * sample.columns,
+    )
+
+
+def _block_nbytes(sample: LayerSample, values: Sequence[np.ndarray], frames: ZstdFrames) -> tuple[int, ...]:
+    """Of each row block: the frame of a value that is like the sampled one."""
+    sampled = np.concatenate([one.view(np.uint8).reshape(-1) for one in values])
+    rows = sample.sampled_rows
+    sizes = [sampled.size * block.rows // max(1, rows) for block in sample.blocks]
+    return tuple(frames.predicted_nbytes(blob_prefix(nbytes), sampled.data, nbytes) for nbytes in sizes)
+
+
+def _outermost(found: Sequence[QuantizedTensor], spec: QuantSpec) -> float:
+    """Of int8 and int4, the containers of method `size`."""
+    if spec.method != "size":
+        return 0.0
+    codes = np.concatenate([one.codes for one in found])
+    counts = np.bincount(codes, minlength=256)
+    if spec.bits == 8:
+        return float(counts[[127, 128]].sum() / codes.size)
+    pairs = counts.reshape(16, 16)
+    return float((pairs[[0, 15]].sum() + pairs[:, [0, 15]].sum()) / (2 * codes.size))

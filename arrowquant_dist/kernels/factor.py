@@ -1,10 +1,5 @@
-"""Symmetric matrices as L D Lᵀ, in place, and what is solved with it: by blocks, so that BLAS does nearly all of it.
-
-Every product sums over at most FACTOR_BLOCK numbers, and its shape depends on the matrix alone. BLAS takes so short a
-sum in one go, in the order of the numbers, however many threads share the rows and columns of the product: a larger
-sum, or a LAPACK factorization, is cut by the number of threads, and its last bits with it. What stays is that another
-machine's BLAS may round otherwise.
-"""
+"""Symmetric matrices as L D Lᵀ, in place, and what is solved with it: by blocks, so that products do nearly all of it,
+in an order that depends on the matrix's size alone."""
 
 from __future__ import annotations
 
@@ -13,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from arrowquant_dist.kernels.compile import kernel
+from arrowquant_dist.kernels.multiply import add_product, scratch_size
 
 FACTOR_BLOCK = 128
+_PLUS, _MINUS = np.float32(1.0), np.float32(-1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,68 +35,89 @@ class Factor:
 
     def solve(self, columns: np.ndarray) -> None:
         """x of L D Lᵀ x = b. columns: float32 [n, any], b and then x."""
+        width = columns.shape[1]
+        part, scratch = np.empty((FACTOR_BLOCK, width), np.float32), np.empty(scratch_size(width), np.float32)
         for start, stop in self.blocks:
-            part, inverse = columns[start:stop], self._inverse(start, stop)
-            part[:] = inverse @ part
-            columns[stop:] -= self.lower[stop:, start:stop] @ part
+            self._multiply(start, columns[start:stop], part, scratch, is_turned=False)
+            below = columns[stop:]
+            add_product(self.lower, stop, start, False, _MINUS, columns[start:stop], below, 0, width, scratch)  # noqa: FBT003
         columns /= self.pivots[:, None]
         for start, stop in reversed(self.blocks):
-            part, inverse = columns[start:stop], self._inverse(start, stop)
-            part[:] = inverse.T @ part
-            columns[:start] -= self.lower[start:stop, :start].T @ part
+            self._multiply(start, columns[start:stop], part, scratch, is_turned=True)
+            above = columns[:start]
+            add_product(self.lower, 0, start, True, _MINUS, columns[start:stop], above, 0, width, scratch)  # noqa: FBT003
 
-    def _inverse(self, start: int, stop: int) -> np.ndarray:
-        return self.inverses[start // FACTOR_BLOCK, : stop - start, : stop - start]
-
-
-def add_product(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
-    """out += left @ right, any shapes."""
-    for start in range(0, right.shape[0], FACTOR_BLOCK):
-        out += left[:, start : start + FACTOR_BLOCK] @ right[start : start + FACTOR_BLOCK]
+    def _multiply(
+        self, start: int, columns: np.ndarray, part: np.ndarray, scratch: np.ndarray, *, is_turned: bool
+    ) -> None:
+        """A block of columns times the inverse of L's block, or that turned."""
+        right = part[: len(columns)]
+        right[:] = columns
+        columns[:] = 0.0
+        inverse = self.inverses[start // FACTOR_BLOCK]
+        add_product(inverse, 0, 0, is_turned, _PLUS, right, columns, 0, columns.shape[1], scratch)
 
 
 def factor(matrix: np.ndarray, diagonal: np.ndarray, least: float) -> Factor | None:
     """matrix: float32 [n, n], symmetric: read below its diagonal, which becomes the factor's. The rest stays what it
     is, see `mirror`. diagonal: float32 [n], the matrix's own, which may differ from what stands there.
 
-    None where a pivot is below `least` or not finite; what is below the diagonal is then meaningless.
+    None where a pivot is below `least` or not finite; what is below the diagonal is then meaningless. Memory: three
+    columns of blocks.
     """
-    n = diagonal.size
-    found = Factor(
-        matrix, diagonal.copy(), np.zeros((-(-n // FACTOR_BLOCK), FACTOR_BLOCK, FACTOR_BLOCK), np.float32)
-    )
-    scratch = np.empty((FACTOR_BLOCK, FACTOR_BLOCK))
+    n, size = diagonal.size, (-(-diagonal.size // FACTOR_BLOCK), FACTOR_BLOCK, FACTOR_BLOCK)
+    found = Factor(matrix, diagonal.copy(), np.zeros(size, np.float32))
+    square, scratch = np.empty(size[1:]), np.empty(scratch_size(FACTOR_BLOCK), np.float32)
     for start, stop in found.blocks:
-        block, pivots = matrix[start:stop, start:stop], found.pivots[start:stop]
-        inverse = found.inverses[start // FACTOR_BLOCK, : stop - start, : stop - start]
-        if not factor_block(block, pivots, np.float64(least), scratch, inverse):
+        inverse, pivots = found.inverses[start // FACTOR_BLOCK], found.pivots[start:stop]
+        if not factor_block(matrix, start, pivots, float(least), square, inverse):
             return None
-        with_pivots = matrix[stop:, start:stop] @ inverse.T
+        right = np.ascontiguousarray(inverse[: stop - start, : stop - start].T)
+        with_pivots = np.zeros((n - stop, stop - start), np.float32)
+        add_product(matrix, stop, start, False, _PLUS, right, with_pivots, 0, stop - start, scratch)  # noqa: FBT003
         np.divide(with_pivots, pivots, out=matrix[stop:, start:stop])
-        for first in range(stop, n, FACTOR_BLOCK):
-            last = min(first + FACTOR_BLOCK, n)
-            right = matrix[first:last, start:stop].T
-            tile = with_pivots[first - stop : last - stop] @ right
-            matrix[first:last, first:last] -= np.tril(tile, -1)
-            found.pivots[first:last] -= np.diagonal(tile)
-            matrix[last:, first:last] -= with_pivots[last - stop :] @ right
+        _take_from_rest(found, start, stop, with_pivots, scratch)
     return found
+
+
+def _take_from_rest(
+    found: Factor, start: int, stop: int, with_pivots: np.ndarray, scratch: np.ndarray
+) -> None:
+    """What columns [start, stop) of L make up of the matrix's part to their right is taken from it. with_pivots:
+    float32, these columns below `stop`, times D."""
+    matrix, n = found.lower, found.pivots.size
+    for first in range(stop, n, FACTOR_BLOCK):
+        last = min(first + FACTOR_BLOCK, n)
+        right = np.ascontiguousarray(matrix[first:last, start:stop].T)
+        own = np.zeros((last - first, last - first), np.float32)
+        own_left = with_pivots[first - stop : last - stop]
+        add_product(own_left, 0, 0, False, _PLUS, right, own, 0, last - first, scratch)  # noqa: FBT003
+        matrix[first:last, first:last] -= np.tril(own, -1)
+        found.pivots[first:last] -= np.diagonal(own)
+        left, out = with_pivots[last - stop :], matrix[last:]
+        add_product(left, 0, 0, False, _MINUS, right, out, first, last - first, scratch)  # noqa: FBT003
 
 
 @kernel
 def factor_block(
-    block: np.ndarray, pivots: np.ndarray, least: float, scratch: np.ndarray, inverse: np.ndarray
+    matrix: np.ndarray,
+    start: int,
+    pivots: np.ndarray,
+    least: float,
+    scratch: np.ndarray,
+    inverse: np.ndarray,
 ) -> bool:
     """One block on the diagonal, in float64.
 
-    block: float32 [m, m], below its diagonal the matrix and then L; pivots: float32 [m], the diagonal and then D.
-    scratch: float64 [≥ m, ≥ m]. inverse: float32 [m, m], becomes that of L. False where a pivot is below `least` or not
+    matrix: float32 [n, n], whose block of [m, m] begins at [start, start], below its diagonal the matrix and then L.
+    pivots: float32 [m], the diagonal and then D. scratch: float64 [≥ m, ≥ m]. inverse: float32 [≥ m, ≥ m], of which
+    [m, m] becomes that of L. False where a pivot is below `least` or not
     finite; nothing of the block is then written.
     """
     m = pivots.size
     for i in range(m):
         for j in range(i):
-            total = np.float64(block[i, j])
+            total = np.float64(matrix[start + i, start + j])
             for k in range(j):
                 total -= scratch[i, k] * scratch[j, k] * scratch[k, k]
             scratch[i, j] = total / scratch[j, j]
@@ -112,15 +130,14 @@ def factor_block(
     for i in range(m):
         pivots[i] = np.float32(scratch[i, i])
         for j in range(i):
-            block[i, j] = np.float32(scratch[i, j])
-    _invert(scratch, inverse)
+            matrix[start + i, start + j] = np.float32(scratch[i, j])
+    _invert(scratch, m, inverse)
     return True
 
 
 @kernel
-def _invert(lower: np.ndarray, inverse: np.ndarray) -> None:
-    """lower: float64 [≥ m, ≥ m], what is below the diagonal of a matrix whose own is 1. inverse: float32 [m, m]."""
-    m = inverse.shape[0]
+def _invert(lower: np.ndarray, m: int, inverse: np.ndarray) -> None:
+    """lower: float64 [≥ m, ≥ m], what is below the diagonal of a matrix whose own is 1. inverse: float32 [≥ m, ≥ m]."""
     for j in range(m):
         for i in range(m):
             inverse[i, j] = np.float32(0.0)

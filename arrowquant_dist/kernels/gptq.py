@@ -16,23 +16,23 @@ _EDGE = 64  # of the squares that are transposed at a time
 
 
 @kernel
-def load_columns(bits: np.ndarray, first: int, columns: np.ndarray) -> None:
-    """bits: source bits [rows, n]. columns: float32 [n, ≥ first + rows], where they go, from row `first` on."""
+def load_columns(bits: np.ndarray, columns: np.ndarray) -> None:
+    """bits: source bits [rows, n]. columns: float32 [n, rows], where they go."""
     for start in range(0, bits.shape[1], _EDGE):
         stop = min(start + _EDGE, bits.shape[1])
         for i in range(bits.shape[0]):
             for j in range(start, stop):
-                columns[j, first + i] = to_float32(bits[i, j])
+                columns[j, i] = to_float32(bits[i, j])
 
 
 @kernel
-def turn(values: np.ndarray, turned: np.ndarray) -> None:
-    """turned[i, j] = values[j, i]"""
-    for start in range(0, turned.shape[1], _EDGE):
-        stop = min(start + _EDGE, turned.shape[1])
-        for i in range(turned.shape[0]):
+def rows_of(columns: np.ndarray, rows: np.ndarray) -> None:
+    """The way back. rows: float32 [rows, n]."""
+    for start in range(0, rows.shape[1], _EDGE):
+        stop = min(start + _EDGE, rows.shape[1])
+        for i in range(rows.shape[0]):
             for j in range(start, stop):
-                turned[i, j] = values[j, i]
+                rows[i, j] = columns[j, i]
 
 
 @kernel
@@ -76,6 +76,7 @@ def _round_column(
 @kernel
 def round_columns(
     lower: np.ndarray,
+    start: int,
     errors: np.ndarray,
     carried: np.ndarray,
     groups: np.ndarray,
@@ -87,24 +88,31 @@ def round_columns(
 ) -> None:
     """Codes of some columns, from the last to the first, each for what the errors of those before it leave to make up.
 
-    lower: float32 [m, m], L of H = L D Lᵀ for these columns. errors: float32 [m, rows], the target's values, and then
-    by how much they differ from the decoded ones. carried: float32 [m, rows], Σ of error · L over the columns that were
-    rounded before, to which those of these columns are added. groups: int64 [m], the row of `scales` and `zero_points`
-    (float32 [groups, rows]) that holds for each column. codes: uint8 [m, rows], signed codes in two's complement.
+    lower: float32 [n, n], L of H = L D Lᵀ, in which these columns begin at `start`. errors: float32 [m, rows], the
+    target's values, and then by how much they differ from the decoded ones. carried: float32 [m, rows], Σ of error · L
+    over the columns that were rounded before, to which those of these columns are added. groups: int64 [m], the row of
+    `scales` and `zero_points` (float32 [groups, rows]) that holds for each column. codes: uint8 [m, rows], signed codes
+    in two's complement.
     """
     m = groups.size
     for i in range(m - 1, -1, -1):
         k = i + 1
         while k + 4 <= m:
+            at = start + k
             _add_products(
-                lower[k, i], lower[k + 1, i], lower[k + 2, i], lower[k + 3, i], errors[k : k + 4], carried[i]
+                lower[at, start + i],
+                lower[at + 1, start + i],
+                lower[at + 2, start + i],
+                lower[at + 3, start + i],
+                errors[k : k + 4],
+                carried[i],
             )
             k += 4
         while k < m:
-            _add_product(lower[k, i], errors[k], carried[i])
+            _add_product(lower[start + k, start + i], errors[k], carried[i])
             k += 1
-        at = groups[i]
-        _round_column(errors[i], carried[i], scales[at], zero_points[at], qmin, qmax, codes[i])
+        group = groups[i]
+        _round_column(errors[i], carried[i], scales[group], zero_points[group], qmin, qmax, codes[i])
 
 
 @kernel
@@ -137,7 +145,6 @@ def pack_and_measure(
     scales: np.ndarray,
     zero_points: np.ndarray,
     columns: np.ndarray,
-    first: int,
     width: int,
     scratch: np.ndarray,
     codes: np.ndarray,
@@ -146,15 +153,14 @@ def pack_and_measure(
     """Chosen codes as V2 has them, and how far they are from the source's values.
 
     bits: source bits [rows, n]. group, scales, zero_points, width, codes, sums: as those of kernels/quantize.py.
-    columns: uint8 [n, ≥ first + rows], signed codes in two's complement, of these rows from `first` on. scratch: uint8
-    [_EDGE, n].
+    columns: uint8 [n, rows], signed codes in two's complement. scratch: uint8 [≥ _EDGE, n].
     """
     n = bits.shape[1]
     for start in range(0, bits.shape[0], _EDGE):
         some = min(_EDGE, bits.shape[0] - start)
         for j in range(n):
             for i in range(some):
-                scratch[i, j] = columns[j, first + start + i]
+                scratch[i, j] = columns[j, start + i]
         for i in range(some):
             row, plain = start + i, scratch[i]
             for k in range(scales.shape[1]):

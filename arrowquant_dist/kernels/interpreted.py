@@ -81,3 +81,27 @@ def _to_bfloat16(value: Any) -> np.uint16:
     """float32 → the bits of a bfloat16, half to even; beyond its range inf. `value` is not NaN."""
     bits = int(np.float32(value).view(np.uint32))
     return np.uint16(((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF)
+
+
+def strip_width() -> int:
+    return 8
+
+
+def add_tile(left: Any, right: Any, right_at: int, out: Any, out_at: int, stride: int, depth: int) -> None:
+    columns = np.arange(strip_width())
+    for i in range(8):
+        found = out[out_at + stride * i + columns]
+        for k in range(depth):
+            found = _fused(left[8 * k + i], right[right_at + 32 * k + columns], found)
+        out[out_at + stride * i + columns] = found
+
+
+def _fused(value: Any, others: Any, added: Any) -> Any:
+    """value · others + added in float32, rounded once: the exact product's sum is rounded to odd in float64 first."""
+    product, more = np.float64(value) * others.astype(np.float64), added.astype(np.float64)
+    total = product + more
+    part = total - product
+    left = (product - (total - part)) + (more - part)
+    is_even = (total.view(np.int64) & 1) == 0
+    moved = np.nextafter(total, np.copysign(np.inf, left))
+    return np.where((left != 0) & is_even, moved, total).astype(np.float32)

@@ -89,11 +89,22 @@ def nothing(context: Any) -> Any:
 def converts_halves(context: Any) -> bool:
     """Whether the CPU compiled for is known to have instructions for float16. Else LLVM calls functions of a library
     that isn't there, and ends the process: on an x86 without F16C, as many virtual machines are."""
+    triple, features = _compiled_for(context)
+    return triple.startswith(("aarch64", "arm64")) or "+f16c" in features
+
+
+def has_wide_vectors(context: Any) -> bool:
+    """Whether the CPU compiled for is known to have 32 vectors of 16 float32 numbers."""
+    return "+avx512f" in _compiled_for(context)[1]
+
+
+def _compiled_for(context: Any) -> tuple[str, list[str]]:
+    """LLVM's triple, and the features of the CPU; "" and [] where Numba no longer says so."""
     magic_tuple = getattr(getattr(context, _CODEGEN, lambda: None)(), "magic_tuple", None)
     if magic_tuple is None:
-        return False
+        return "", []
     triple, _, features = magic_tuple()
-    return triple.startswith(("aarch64", "arm64")) or "+f16c" in features.split(",")
+    return triple, features.split(",")
 
 
 @cache

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,9 +30,6 @@ from arrowquant_dist.methods.mse import Mse
 from arrowquant_dist.methods.per_tensor import TensorSpan
 from arrowquant_dist.methods.short_scales import ShortScales
 from arrowquant_dist.methods.statistics import TILE, LayerStatistics, Prepared, Statistics
-
-if TYPE_CHECKING:
-    from arrowquant_dist.kernels.factor import Factor
 
 # float32 [rows, columns] of a target → scales [rows, groups], and zero points as many, or [rows, 0] where symmetric
 _Choose = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -114,105 +110,100 @@ def _quantize(
     if first_non_finite(bits) >= 0:
         return None
     statistics: LayerStatistics = given.side
-    tile, found, sums = _Tile(spec, bits.shape[1]), [], np.zeros(4)
+    columns, found, sums = bits.shape[1], [], np.zeros(4)
+    group = min(spec.stored_group_size or columns, columns)
+    scratch = np.empty((TILE, columns), np.uint8)
     start, each = given.row_start, statistics.rows_each
     for first, stop in _tiles(start, start + bits.shape[0], each):
-        rows = slice(first - start, stop - start)
+        own = slice(first - start, stop - start)
         prepared = statistics.of(first // each)
-        tile.load(bits[rows], first % each % TILE)
+        tile = _Tile(bits[own])
         if prepared.is_seen:
             tile.correct(prepared, statistics.residual(first, stop - first))
         scales, zero_points = choose(tile.target())
-        tile.round(prepared.factor, prepared.order, scales, zero_points)
-        packed = (bits[rows], tile.group, scales, zero_points, *tile.rounded, spec.bits)
-        pack_and_measure(*packed, tile.scratch, codes[rows], sums)
+        rounded = tile.round(prepared, scales, zero_points, group, spec)
+        pack_and_measure(bits[own], group, scales, zero_points, rounded, spec.bits, scratch, codes[own], sums)
         found.append((scales.reshape(-1), zero_points.reshape(-1)))
     scales, zero_points = map(np.concatenate, zip(*found, strict=True))
     return Found(scales, zero_points, error_sums(bits.size, sums))
 
 
 def _tiles(start: int, stop: int, rows_each: int) -> Iterator[tuple[int, int]]:
-    """[first, stop) of rows that lie in one tile of one matrix. Tiles begin at fixed rows of it, so that each row has
-    the same place in its tile whatever the row blocks: what BLAS rounds differently at another place is the same."""
+    """[first, stop) of rows that are worked on together: of one matrix. What becomes of a row does not depend on the
+    others, see kernels/multiply.py."""
     while start < stop:
-        matrix = start // rows_each * rows_each
-        tile = matrix + (start - matrix) // TILE * TILE
-        end = min(stop, tile + TILE, matrix + rows_each)
+        end = min(stop, start + TILE, (start // rows_each + 1) * rows_each)
         yield start, end
         start = end
 
 
 class _Tile:
-    """Some rows of weights on their way to codes; arrays are [columns, TILE], rows that are not there are zeros."""
+    """Some rows of weights on their way to codes; arrays are [columns, rows]."""
 
-    def __init__(self, spec: QuantSpec, columns: int) -> None:
-        self.group = min(spec.stored_group_size or columns, columns)
-        self.limits = code_limits(spec)
-        self._values = np.empty((columns, TILE), np.float32)
-        self._carried = np.empty((columns, TILE), np.float32)
-        self._codes = np.empty((columns, TILE), np.uint8)
-        self.scratch = np.empty((TILE, columns), np.uint8)
-        self._first = self._rows = 0
-
-    @property
-    def rounded(self) -> tuple[np.ndarray, int]:
-        """The codes, uint8 [columns, TILE], and where the rows' own begin."""
-        return self._codes, self._first
-
-    def load(self, bits: np.ndarray, first: int) -> None:
-        """bits: source bits [rows, columns], whose place in the tile begins at `first`."""
+    def __init__(self, bits: np.ndarray) -> None:
+        """bits: source bits [rows, columns]."""
         from arrowquant_dist.kernels.gptq import load_columns
+        from arrowquant_dist.kernels.multiply import scratch_size
 
-        self._first, self._rows = first, bits.shape[0]
-        if self._rows < TILE:
-            self._values[:] = 0.0
-        load_columns(bits, first, self._values)
+        self._rows, columns = bits.shape
+        self._values = np.empty((columns, self._rows), np.float32)
+        self._scratch = np.empty(scratch_size(self._rows), np.float32)
+        load_columns(bits, self._values)
 
     def correct(self, prepared: Prepared, residual: np.ndarray | None) -> None:
         """Values become their target. residual: D of these rows, float32 [rows, columns]."""
-        from arrowquant_dist.kernels.factor import add_product
         from arrowquant_dist.kernels.gptq import load_columns
 
         if prepared.correction is None and residual is None:
             return
-        moved = self._carried
-        moved[:] = 0.0
+        moved = np.zeros_like(self._values)
         if residual is not None:
-            load_columns(residual.view("<i4"), self._first, moved)
+            residual.flags.writeable = False
+            load_columns(residual.view("<i4"), moved)
         if prepared.correction is not None:
-            add_product(prepared.correction.T, self._values, moved)
+            self._add_turned(prepared.correction, 0, self._values, moved)
         moved = moved[prepared.order]
         prepared.factor.solve(moved)
         self._values[prepared.order] += moved
 
     def target(self) -> np.ndarray:
-        """float32 [rows, columns] of the rows that are there."""
-        from arrowquant_dist.kernels.gptq import turn
+        """float32 [rows, columns]"""
+        from arrowquant_dist.kernels.gptq import rows_of
 
-        found = np.empty((self._rows, self._values.shape[0]), np.float32)
-        turn(self._values[:, self._first :], found)
+        found = np.empty(self._values.shape[::-1], np.float32)
+        rows_of(self._values, found)
+        found.flags.writeable = False  # as kernels take what is given them: one compilation serves both
         return found
 
-    def round(self, factor: Factor, order: np.ndarray, scales: np.ndarray, zero_points: np.ndarray) -> None:
-        """Chooses the codes. scales: float32 [rows, groups]; zero_points: as many, or [rows, 0]."""
-        from arrowquant_dist.kernels.factor import add_product
+    def round(
+        self, prepared: Prepared, scales: np.ndarray, zero_points: np.ndarray, group: int, spec: QuantSpec
+    ) -> np.ndarray:
+        """uint8 [columns, rows], the codes, signed ones in two's complement. scales: float32 [rows, groups];
+        zero_points: as many, or [rows, 0]. group: columns a scale."""
         from arrowquant_dist.kernels.gptq import round_columns
 
-        by_group = self._by_group(scales, 1.0), self._by_group(zero_points, 0.0)
-        errors, carried, groups = self._values[order], self._carried, order // self.group
-        codes = np.empty_like(self._codes)
-        carried[:] = 0.0
+        factor, order = prepared.factor, prepared.order
+        by_group = np.ascontiguousarray(scales.T), _or_zeros(zero_points, scales)
+        errors, carried, groups = self._values[order], np.zeros_like(self._values), order // group
+        codes = np.empty(errors.shape, np.uint8)
         for start, stop in reversed(factor.blocks):
             own = slice(start, stop)
-            square = factor.lower[own, own]
-            round_columns(square, errors[own], carried[own], groups[own], *by_group, *self.limits, codes[own])
-            add_product(factor.lower[own, :start].T, errors[own], carried[:start])
-        self._codes[order] = codes
-
-    def _by_group(self, numbers: np.ndarray, missing: float) -> np.ndarray:
-        """float32 [groups, TILE] of [rows, groups]."""
-        groups = -(-self._values.shape[0] // self.group)
-        found = np.full((groups, TILE), missing, np.float32)
-        if numbers.shape[1]:
-            found[:, self._first : self._first + self._rows] = numbers.T
+            some = errors[own], carried[own], groups[own]
+            round_columns(factor.lower, start, *some, *by_group, *code_limits(spec), codes[own])
+            self._add_turned(factor.lower, start, errors[own], carried[:start])
+        found = np.empty_like(codes)
+        found[order] = codes
         return found
+
+    def _add_turned(self, left: np.ndarray, first: int, right: np.ndarray, out: np.ndarray) -> None:
+        """out += leftᵀ @ right, of the rows of `left` from `first` on."""
+        from arrowquant_dist.kernels.multiply import add_product
+
+        add_product(left, 0, first, True, np.float32(1.0), right, out, 0, self._rows, self._scratch)  # noqa: FBT003
+
+
+def _or_zeros(zero_points: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """float32 [groups, rows] of [rows, groups], or of none."""
+    if not zero_points.shape[1]:
+        return np.zeros(scales.shape[::-1], np.float32)
+    return np.ascontiguousarray(zero_points.T)

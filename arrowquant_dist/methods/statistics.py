@@ -54,7 +54,7 @@ class Statistics:
         columns = math.prod(layer_shape[row_dims:])
         squares = sum(part in parts for part in (HESSIAN, CROSS))
         given = min(rows, TILE) if RESIDUAL in parts else 0
-        return _NUMBER_NBYTES * columns * (squares * columns + 10 * TILE + 4 * FACTOR_BLOCK + given)
+        return _NUMBER_NBYTES * columns * (squares * columns + 10 * TILE + 6 * FACTOR_BLOCK + given)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

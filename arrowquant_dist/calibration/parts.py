@@ -82,7 +82,8 @@ class Parts:
             found.layers += made.layers
             found.rows_first += made.rows_first
             layers = [layer.name for layer in made.layers] + made.rows_first
-            quantized += self._quantize(part, stage, layers, quantizer, statistics_path(part, stage))
+            statistics = statistics_path(part, stage) if made.drafts else None
+            quantized += self._quantize(part, stage, layers, quantizer, statistics)
         if part + 1 < self.paths.parts:
             self._sum(part, OUTPUTS, quantized)
         return found

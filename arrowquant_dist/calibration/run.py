@@ -162,6 +162,8 @@ def _settings(
     ids = xxhash.xxh3_128()
     for row in tokens.ids:
         ids.update(np.array([len(row), *row], np.int64).tobytes())
+    model_config = json.loads(subject.kind.config.to_json_string(use_diff=False))
+    model_config.pop("_name_or_path", None)  # a copy's, gone afterwards
     said = None if config is None else {k: v for k, v in config.to_dict().items() if k != "hessians"}
     return {
         "architecture": subject.kind.architecture,
@@ -173,7 +175,7 @@ def _settings(
             "cut": tokens.cut,
         },
         "ids": ids.hexdigest(),
-        "model_config": json.loads(subject.kind.config.to_json_string(use_diff=False)),
+        "model_config": model_config,
         "config": said,
         "code": code_digest(),
     }

@@ -235,14 +235,14 @@ class Chain:
         with torch.no_grad():
             for self._wraps in (False, True):
                 try:
-                    one = self._forward(first, _Passing("last"))
+                    one = self._forward(first, _Passing())
                     hidden = self._forward(first, _Passing("first")).first
                     made = self._made_by(0, one.noted[0], hidden)
                     if isinstance(made, tuple) != self._wraps:
                         continue
                     if isinstance(made, tuple) and any(isinstance(item, torch.Tensor) for item in made[1:]):
                         return False
-                    other = self._forward(first, _Passing("last", noise=1.0))
+                    other = self._forward(first, _Passing(noise=1.0))
                 except (RuntimeError, KeyError, TypeError, AttributeError, IndexError, ValueError):
                     continue  # as of a model whose blocks give the other of the two
                 is_whole = len(one.noted) == len(other.noted) == len(self._blocks)

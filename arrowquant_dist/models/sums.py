@@ -120,4 +120,4 @@ class Sums:
 
 
 def _flat(values: torch.Tensor) -> torch.Tensor:
-    return values.reshape(-1, values.shape[-1])
+    return values.detach().reshape(-1, values.shape[-1])

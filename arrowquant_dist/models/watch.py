@@ -14,6 +14,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 Use = Literal["linear", "transposed", "embedding"]
+_PRODUCTS = {"linear", "addmm", "embedding", "matmul", "__matmul__", "mm"}
+_IN_PLACE = {"add_", "__iadd__", "mul_", "__imul__"}
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
 
 
@@ -58,31 +60,39 @@ class Watch(TorchFunctionMode):
         result = func(*args, **kwargs)
         if other is not None and self._on_sum is not None:
             self._on_sum(*other)
-        if name in ("linear", "addmm", "embedding"):
+        if name in _IN_PLACE:  # from now on that is more than the product's result
+            self._made = [seen for seen in self._made if seen.made is not args[0]]
+        if name in _PRODUCTS:
             self._product(func, args, kwargs, result)
         return result
 
     def _product(self, func: Any, args: Any, kwargs: Mapping[str, Any], result: torch.Tensor) -> None:
-        if func is torch.nn.functional.embedding:
-            args = (_argument(args, kwargs, 1, "weight"), _argument(args, kwargs, 0, "input"))
         name = func.__name__
         if name == "linear":
             given, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
-            use = "linear"
         elif name == "addmm":
             given, weight = _argument(args, kwargs, 1, "mat1"), _argument(args, kwargs, 2, "mat2")
-            use = "transposed"
+        elif name == "embedding":
+            given, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
+            if func is not torch.nn.functional.embedding:
+                given, weight = weight, given
         else:
-            weight, given = _argument(args, kwargs, 0, "weight"), _argument(args, kwargs, 1, "indices")
-            use = "embedding"
+            given, weight = args[0], _argument(args, kwargs, 1, "other" if name == "matmul" else "mat2")
+        if not isinstance(weight, torch.Tensor) or weight.dim() != 2:
+            return
         slot = self._memory.get(weight.untyped_storage().data_ptr())
         if slot is None:
             return
-        if use == "transposed" and not weight.is_contiguous():
-            use = "linear" if weight.t().is_contiguous() else use
+        use: Use = "embedding" if name == "embedding" else "linear"
+        if (
+            use == "linear"
+            and name != "linear"
+            and not (weight.t().is_contiguous() and not weight.is_contiguous())
+        ):
+            use = "transposed"
         size = weight.element_size()
         start = (weight.data_ptr() - weight.untyped_storage().data_ptr()) // size
-        seen = Seen(slot, start, weight.numel(), use, given, result)  # type: ignore[arg-type]
+        seen = Seen(slot, start, weight.numel(), use, given, result)
         if self._on_sum is not None:
             self._made.append(seen)
         self._on_product(seen)
@@ -100,6 +110,5 @@ class Watch(TorchFunctionMode):
         return found if found[0] is not None else None  # type: ignore[return-value]
 
 
-def _argument(args: Any, kwargs: Mapping[str, Any], place: int, name: str) -> torch.Tensor:
-    found: torch.Tensor = args[place] if len(args) > place else kwargs[name]
-    return found
+def _argument(args: Any, kwargs: Mapping[str, Any], place: int, name: str) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name)

@@ -1,0 +1,173 @@
+"""One worker or many, stopped and resumed, into a place that holds something else: the same statistics, or an error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arrowquant_dist import Calibration, QuantizationConfig, RunConfig, calibrate
+from arrowquant_dist.calibration.place import CalibrationPlace
+from arrowquant_dist.calibration.worker import SliceWorker
+from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, StorageError, TargetConflict
+from tests.evaluation.models import TEXTS, save_llama
+from tests.servers.fixtures import Bucket
+
+INT4 = QuantizationConfig("int4", per_channel=False, group_size=16)
+MANY = [f"{text} {number}" for number in range(7) for text in TEXTS]  # of several slices
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama") / "source")
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*.safetensors"))}
+
+
+@pytest.fixture(scope="module")
+def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("whole") / "out"
+    calibrate(source, out, MANY, quantize=INT4, run=RunConfig(engine="inline", workers=1))
+    assert not (out / "run").exists() or not any(path.is_file() for path in (out / "run").rglob("*"))
+    return contents(out)
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(
+    source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    calibrate(source, tmp_path / "out", MANY, quantize=INT4, run=RunConfig(engine="inline", workers=3))
+    assert contents(tmp_path / "out") == whole
+
+
+@pytest.mark.slow
+def test_bytes_are_the_same_from_ray_s_actors(source: Path, tmp_path: Path) -> None:
+    calibrate(source, tmp_path / "one", [*TEXTS], run=RunConfig(engine="inline", workers=1))
+    calibrate(source, tmp_path / "out", [*TEXTS], run=RunConfig(engine="ray", workers=2))
+    assert contents(tmp_path / "out") == contents(tmp_path / "one")
+    assert len(contents(tmp_path / "out")) > 2
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 14])
+def test_the_same_command_goes_on_where_it_was_stopped(
+    source: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    run, done = RunConfig(engine="inline", workers=1), 0
+    own = SliceWorker.run
+
+    def stopping(self: SliceWorker, *args: Any) -> Any:
+        nonlocal done
+        if done == after:
+            raise Stopped
+        done += 1
+        return own(self, *args)
+
+    monkeypatch.setattr(SliceWorker, "run", stopping)
+    with pytest.raises(Stopped):
+        calibrate(source, tmp_path / "out", MANY, quantize=INT4, run=run)
+    assert not (tmp_path / "out" / "calibration.json").exists()
+    began: list[tuple[int, int, int]] = []
+
+    def noted(self: SliceWorker, job: Any, *args: Any) -> Any:
+        began.append((job.part, job.stage, job.index))
+        return own(self, job, *args)
+
+    monkeypatch.setattr(SliceWorker, "run", noted)
+    calibrate(source, tmp_path / "out", MANY, quantize=INT4, run=run)
+    assert contents(tmp_path / "out") == whole
+    slices = 1 + max(index for _, _, index in began)
+    steps = 2 + 2 * 5 + 1  # before the blocks, of each block four stages and what goes on, and the head
+    assert slices > 1
+    assert len(began) == len({*began}) == steps * slices - after
+
+
+def test_a_finished_one_is_found_again_without_work(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = calibrate(source, tmp_path / "out", [*TEXTS])
+    monkeypatch.setattr(SliceWorker, "run", None)
+    assert calibrate(source, tmp_path / "out", [*TEXTS]) == first
+    assert json.loads((tmp_path / "out" / "calibration.json").read_text())["format_version"] == 1
+
+
+def test_another_calibration_is_refused_and_overwritten_on_demand(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = calibrate(source, out, [*TEXTS])
+    with pytest.raises(TargetConflict, match="another calibration"):
+        calibrate(source, out, [*TEXTS][1:])
+    with pytest.raises(TargetConflict, match="another calibration"):
+        calibrate(source, out, [*TEXTS], quantize=INT4)
+    second = calibrate(source, out, [*TEXTS][1:], run=RunConfig(overwrite=True))
+    assert second.fingerprint != first.fingerprint
+    assert second.texts["count"] == len(TEXTS) - 1
+
+
+def test_a_folder_of_others_is_refused_and_left_alone(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    for run in (RunConfig(), RunConfig(overwrite=True)):
+        with pytest.raises(TargetConflict, match=r"notes\.txt"):
+            calibrate(source, tmp_path / "out", [*TEXTS], run=run)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+
+
+def test_the_model_s_own_folder_is_refused(source: Path) -> None:
+    with pytest.raises(InvalidConfig, match="OUT holds the model itself"):
+        calibrate(source, source, [*TEXTS])
+
+
+def test_too_few_texts_are_refused_before_anything_is_written(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match="tokens"):
+        calibrate(source, tmp_path / "out", ["short"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_tokenizer_is_one_clear_error(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "model" / name).write_bytes((source / name).read_bytes())
+    with pytest.raises(InvalidConfig, match="no tokenizer"):
+        calibrate(tmp_path / "model", tmp_path / "out", [*TEXTS])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_transformers_does_not_know_is_one_clear_error(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for path in source.iterdir():
+        (tmp_path / "model" / path.name).write_bytes(path.read_bytes())
+    config = json.loads((source / "config.json").read_text())
+    changed = {**config, "model_type": "no-such-model", "architectures": ["NoSuchModel"]}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(ArrowQuantError) as caught:
+        calibrate(tmp_path / "model", tmp_path / "out", [*TEXTS])
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_statistics_go_to_object_storage_and_are_finished_there_last(source: Path, bucket: Bucket) -> None:
+    run = RunConfig(engine="inline", storage_options=bucket.storage_options)
+    found = calibrate(source, f"{bucket.uri}/out", [*TEXTS], run=run)
+    assert isinstance(found, Calibration)
+    assert found.out.endswith("/out")
+
+
+def test_a_write_that_fails_leaves_no_finished_calibration(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise StorageError("the disk is full", uri="out")
+
+    monkeypatch.setattr(CalibrationPlace, "add", failing)
+    with pytest.raises(StorageError):
+        calibrate(source, tmp_path / "out", [*TEXTS])
+    assert not (tmp_path / "out" / "calibration.json").exists()
+    monkeypatch.undo()
+    calibrate(source, tmp_path / "out", [*TEXTS])
+    assert (tmp_path / "out" / "calibration.json").exists()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from arrowquant_dist.calibration import Calibration, calibrate
     from arrowquant_dist.config import QuantizationConfig, RunConfig
+    from arrowquant_dist.distillation import Distilled, DistillSettings, distill
     from arrowquant_dist.driver import ArrowQuantizer
     from arrowquant_dist.errors import ArrowQuantError
     from arrowquant_dist.evaluation import Evaluation, evaluate
@@ -23,6 +24,8 @@ __all__ = [
     "ArrowQuantError",
     "ArrowQuantizer",
     "Calibration",
+    "DistillSettings",
+    "Distilled",
     "Evaluation",
     "ExportOptions",
     "QuantEmbedding",
@@ -34,6 +37,7 @@ __all__ = [
     "TensorParallel",
     "WeightLoader",
     "calibrate",
+    "distill",
     "evaluate",
     "export_dataset",
     "load_codes_into",
@@ -47,6 +51,8 @@ _MODULES = {
     "ArrowQuantError": "errors",
     "ArrowQuantizer": "driver",
     "Calibration": "calibration",
+    "DistillSettings": "distillation",
+    "Distilled": "distillation",
     "Evaluation": "evaluation",
     "ExportOptions": "export",
     "QuantEmbedding": "modules",
@@ -62,6 +68,7 @@ _MODULES = {
     "load_sentence_transformer": "models",
     "load_tokenizer": "models",
     "calibrate": "calibration",
+    "distill": "distillation",
     "evaluate": "evaluation",
     "export_dataset": "export",
     "quantize_tensor": "tensor",

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from arrowquant_dist.cli.calibrate import calibrate
+from arrowquant_dist.cli.distill import distill
 from arrowquant_dist.cli.evaluate import evaluate
 from arrowquant_dist.cli.export import export
 from arrowquant_dist.cli.quantize import quantize
@@ -73,5 +74,5 @@ def _root(
     pass
 
 
-for command in (quantize, inspect, verify, report, calibrate, evaluate, export, vllm):
+for command in (quantize, inspect, verify, report, calibrate, evaluate, distill, export, vllm):
     app.command(epilog=_EXIT_CODES)(command)

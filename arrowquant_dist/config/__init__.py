@@ -8,7 +8,16 @@ from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfi
 from arrowquant_dist.config.resolve import ResolvedLayer, SpecResolver, resolve_layer
 from arrowquant_dist.config.run import RunConfig, check_run
 from arrowquant_dist.config.sizes import parse_size
-from arrowquant_dist.config.spec import BITS, QUANT_TYPES, SOURCE, NotKept, QuantSpec, half_spec, kept_spec
+from arrowquant_dist.config.spec import (
+    BITS,
+    QUANT_TYPES,
+    SOURCE,
+    TRAINED,
+    NotKept,
+    QuantSpec,
+    half_spec,
+    kept_spec,
+)
 from arrowquant_dist.config.storage import DEFAULT_STORAGE, Storage, Transfer, check_storage
 
 __all__ = [
@@ -16,6 +25,7 @@ __all__ = [
     "DEFAULT_STORAGE",
     "QUANT_TYPES",
     "SOURCE",
+    "TRAINED",
     "LayerOverride",
     "NotKept",
     "QuantSpec",

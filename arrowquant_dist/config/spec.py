@@ -14,6 +14,7 @@ STORED_SCALES = ("float32", "bfloat16")
 UNTOUCHED = "none"  # stored byte for byte
 _FP16_NBYTES = 2
 SOURCE = "source"  # the method of codes and scales that are the source's own
+TRAINED = "distilled"  # of codes and scales, or values of a kept layer, that come with the plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class QuantSpec:
     quant_type: `int8` `int4` `int3` `int2`; for a kept layer `none`, its bytes as they are, or `fp16`.
     group_size: values a group; 0 with per_channel False = one scale for the tensor; ignored with per_channel
     True.
-    method: a name of METHODS, `none` for a kept layer, SOURCE where the source's codes are kept as they are.
+    method: a name of METHODS, `none` for a kept layer, SOURCE where the source's codes are kept as they are, TRAINED
+    where what is stored was found before, and is only measured here.
     row_dims: how many leading dimensions make up the rows.
     keep_non_finite: store a layer that holds NaN or inf as `none` instead of failing.
     scale_dtype: of STORED_SCALES, or float16 in exports: what the scales are numbers of; they are stored as float32 all
@@ -55,9 +57,14 @@ class QuantSpec:
         return self.method == SOURCE
 
     @property
+    def is_trained(self) -> bool:
+        """Whether what is stored comes with the plan."""
+        return self.method == TRAINED
+
+    @property
     def chooses_codes(self) -> bool:
         """Whether a method has to find codes and scales for the values."""
-        return self.is_quantized and not self.keeps_codes
+        return self.is_quantized and not self.keeps_codes and not self.is_trained
 
     @property
     def bits(self) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -93,11 +93,41 @@ def quantize(
         if repair is None:
             with collector_paused():
                 earlier = without_damaged(dataset.store, shards.receipts(found, known={}))
+    work = PlannedWork(target, dataset, checkpoint, tuple(side_inputs.values()), plan, run, clock)
+    return carry_out(work, identity, earlier, sidecars, found, repair, on_progress)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWork:
+    """What a run does, once its plan is the target's. side: checkpoints that are read besides the source."""
+
+    target: str
+    dataset: Target
+    checkpoint: Checkpoint
+    side: tuple[Checkpoint, ...]
+    plan: Plan
+    run: RunConfig
+    clock: RunClock
+
+
+def carry_out(
+    work: PlannedWork,
+    identity: RunIdentity,
+    earlier: Mapping[int, Receipt],
+    sidecars: Files,
+    found: Listing,
+    repair: Repair | None,
+    on_progress: OnProgress | None,
+) -> Outcome:
+    """The shards that are missing, then the dataset. earlier: receipts of those that are there. found: what is at the
+    target."""
+    target, dataset, plan, run, clock = work.target, work.dataset, work.plan, work.run, work.clock
+    shards = CommittedShards(dataset, plan.fingerprint, identity.name)
     missing = [shard for shard in plan.shards if shard.index not in earlier]
     engine, ran = choose_engine(run, worker_memory_nbytes(plan, target, run)), EngineFacts()
     if missing:
         with clock.phase("running"):
-            context = _context(target, checkpoint, side_inputs, plan, identity, run)
+            context = _context(work, identity)
             ran = run_shards(
                 engine, dataset, context, missing, counting_events(plan.shards, missing, on_progress)
             )
@@ -192,22 +222,15 @@ def _start(dataset: Target, plan: Plan, sidecars: Files, found: Listing) -> RunI
     return planned.identity
 
 
-def _context(
-    target: str,
-    checkpoint: Checkpoint,
-    side_inputs: SideInputs,
-    plan: Plan,
-    identity: RunIdentity,
-    run: RunConfig,
-) -> WorkerContext:
+def _context(work: PlannedWork, identity: RunIdentity) -> WorkerContext:
     return WorkerContext(
-        target,
-        plan.fingerprint,
-        V2Parts(plan.compression),
-        checkpoint.files,
-        run.source_storage,
-        run.target_storage,
-        tuple(file for side_input in side_inputs.values() for file in side_input.files),
+        work.target,
+        work.plan.fingerprint,
+        V2Parts(work.plan.compression),
+        work.checkpoint.files,
+        work.run.source_storage,
+        work.run.target_storage,
+        tuple(file for side in work.side for file in side.files),
         identity.name,
     )
 

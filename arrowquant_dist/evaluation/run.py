@@ -8,8 +8,7 @@ bytes a parameter each, since next-token distributions of thousands of positions
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from arrowquant_dist.config import Storage, parse_size
 from arrowquant_dist.config.checks import check_options
 from arrowquant_dist.errors import InvalidConfig, listed
-from arrowquant_dist.evaluation.agree import refuse_disagreement
 from arrowquant_dist.evaluation.embeddings import MOST_PAIRED, NEIGHBOURS, embedding_figures
 from arrowquant_dist.evaluation.next_tokens import NextTokens
 from arrowquant_dist.evaluation.publish import EvaluatedDataset
 from arrowquant_dist.evaluation.steps import StepCallback, Teller
 from arrowquant_dist.location import Location
+from arrowquant_dist.models.agree import refuse_disagreement
 from arrowquant_dist.report.evaluation import Evaluation, TextFacts
 from arrowquant_dist.texts import Texts, read_texts
 
@@ -78,11 +77,12 @@ def run_evaluation(
     """As `evaluate`. storages: of the model and of the target."""
     from arrowquant_dist.models.kinds import kind_of_model
     from arrowquant_dist.models.pair import opened_dataset, opened_model
+    from arrowquant_dist.models.threads import bounded_threads
 
     began, teller = time.monotonic(), Teller(progress)
     place = EvaluatedDataset.of(target, storages[1])
     with (
-        _bounded_threads(),
+        bounded_threads(),
         opened_model(model, storages[0], memory_nbytes, place.unscaled) as original,
         opened_dataset(target, storages[1], memory_nbytes) as dataset,
     ):
@@ -208,18 +208,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:  # an extra, or run from a checkout
             continue
     return found
-
-
-@contextmanager
-def _bounded_threads() -> Iterator[None]:
-    """torch computes with no more threads than this process may have CPUs."""
-    import torch
-
-    from arrowquant_dist.machine import usable_cpus
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, usable_cpus()))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

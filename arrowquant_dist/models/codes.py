@@ -15,7 +15,7 @@ from arrowquant_dist.machine import give_back_freed_memory
 from arrowquant_dist.models.fill import Slot
 from arrowquant_dist.models.progress import ModelProgress
 from arrowquant_dist.models.provenance import RowRun, row_runs
-from arrowquant_dist.models.traced import Call, Traced, replaced
+from arrowquant_dist.models.traced import Call, changed_in_place
 from arrowquant_dist.modules.replace import can_be_packed, packed_module, replace_modules
 from arrowquant_dist.modules.weight import QuantWeight, is_packable
 
@@ -44,9 +44,7 @@ def coded_slots(
     """Those of `slots` that are the weight of plain linear layers and embeddings alone, and rows of layers that are
     codes of one form. layers: by the names that they are stored under. changes: what is done to values in place, as
     transformers zeroes some padding rows; what is changed has to be decoded."""
-    changed: set[int] = set()
-    for change in changes:
-        _note_changed(change, changed)
+    changed = changed_in_place(changes)
     found = []
     for slot in slots:
         if id(slot.traced) not in changed and all(
@@ -92,17 +90,6 @@ class Coding:
             read.pool.shutdown()
         replace_modules(model, packed)
         give_back_freed_memory()
-
-
-def _note_changed(call: Call, changed: set[int]) -> None:
-    """Adds the ids of all traced tensors that a call has to do with, itself or by what they are views of."""
-
-    def note(traced: Traced) -> None:
-        changed.add(id(traced))
-        if traced.step is not None:
-            _note_changed(traced.step, changed)
-
-    replaced((call.args, dict(call.kwargs)), Traced, note)
 
 
 def _joined(each: CodedSlot, parts: Mapping[str, QuantWeight]) -> QuantWeight:

@@ -43,6 +43,7 @@ class Slot:
                 setattr(tensor, name, value)  # what transformers has noted there
         for module, name in self.places:
             setattr(module, name, tensor)
+        self.tensor = tensor
 
 
 def slots_of(model: torch.nn.Module) -> list[Slot]:

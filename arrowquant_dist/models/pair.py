@@ -34,8 +34,9 @@ from arrowquant_dist.models.checkpoint import CheckpointLoads, checkpoint_loads
 from arrowquant_dist.models.files import SmallFiles, small_files
 from arrowquant_dist.models.fill import Filling
 from arrowquant_dist.models.kinds import ModelKind
+from arrowquant_dist.models.made import FilledModel, made_of
 from arrowquant_dist.models.progress import ModelProgress
-from arrowquant_dist.models.sentences import Allowed, filled_sentence_transformer
+from arrowquant_dist.models.sentences import Allowed, filled_sentence_model, filled_sentence_transformer
 from arrowquant_dist.models.source import LayerSource
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local, split_uri
@@ -113,13 +114,32 @@ def transformers_model(
 ) -> tuple[Any, tuple[str, ...]]:
     """The model of transformers that `kind` names, in float32, with the weights of `source`; and the layers that it has
     no place for."""
+    found = _filled_transformers_model(kind, source, progress)
+    return found.model, found.left_over
+
+
+def filled_model(
+    kind: ModelKind, files: SmallFiles, source: LayerSource, progress: ProgressCallback | None
+) -> FilledModel:
+    """The model of either kind in float32, with the weights of `source`, and what each of its tensors was made of."""
+    if kind.name != "sentence-transformers":
+        return _filled_transformers_model(kind, source, progress)
+    found = filled_sentence_model(files, source, torch.float32, _ALLOWED, progress)
+    found.model.float().eval()
+    return found
+
+
+def _filled_transformers_model(
+    kind: ModelKind, source: LayerSource, progress: ProgressCallback | None
+) -> FilledModel:
     layers = {name: source.layers[stored] for stored, names in source.names.items() for name in names}
     wanted = Wanted(torch.float32, None, _ALLOWED.initialize, _ALLOWED.leave_over)
     built = build_model(kind.model_class, copy.deepcopy(kind.config), layers, source, wanted)
     filling = Filling(built.slots, built.changes, source)
     filling.fill(ModelProgress(progress, filling.nbytes))
     built.model.config.use_cache = False  # nothing is generated
-    return built.model.float().eval(), built.left_over
+    built.model.float().eval()
+    return FilledModel(built.model, tuple(made_of(built)), built.left_over)
 
 
 def refuse_no_vocabulary(files: SmallFiles) -> None:

@@ -28,6 +28,7 @@ from arrowquant_dist.loader.stream import ProgressCallback, check_progress
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.models.arguments import check_dtype, check_patterns, refuse_unknown
 from arrowquant_dist.models.files import SmallFiles, small_files
+from arrowquant_dist.models.made import FilledModel, MadeTensor, made_of, plain_origin
 from arrowquant_dist.models.progress import ModelProgress
 from arrowquant_dist.models.source import LayerSource
 from arrowquant_dist.models.stand_in import write_holes
@@ -90,6 +91,17 @@ def filled_sentence_transformer(
     progress: ProgressCallback | None,
 ) -> Any:
     """The SentenceTransformer that `files` describe, with the weights of `source`."""
+    return filled_sentence_model(files, source, dtype, allowed, progress).model
+
+
+def filled_sentence_model(
+    files: SmallFiles,
+    source: LayerSource,
+    dtype: torch.dtype | str | None,
+    allowed: Allowed,
+    progress: ProgressCallback | None,
+) -> FilledModel:
+    """The same, with what each of its tensors was made of."""
     sentence_transformers = _imported()
     parts = _parts(files)  # of a modules.json that is verified already
     files.check_all()
@@ -104,7 +116,11 @@ def filled_sentence_transformer(
         told = ModelProgress(progress, sum(filling.nbytes for filling in fillings))
         for filling in fillings:
             filling.fill(told)
-    return model
+    return FilledModel(
+        model,
+        tuple(made for filling in fillings for made in filling.made),
+        tuple(name for filling in fillings for name in filling.left_over),
+    )
 
 
 def _built(kind: Any, folder: Path, dtype: torch.dtype | str | None, uri: str) -> Any:
@@ -127,10 +143,17 @@ def _built(kind: Any, folder: Path, dtype: torch.dtype | str | None, uri: str) -
 
 
 class _Filling(Protocol):
-    """How the tensors of one module get their values. nbytes: of these."""
+    """How the tensors of one module get their values. nbytes: of these. made: as FilledModel has it, once it is filled.
+    left_over: layers that the module has no place for."""
 
     @property
     def nbytes(self) -> int: ...
+
+    @property
+    def made(self) -> Sequence[MadeTensor]: ...
+
+    @property
+    def left_over(self) -> Sequence[str]: ...
 
     def fill(self, told: ModelProgress) -> None: ...
 
@@ -172,8 +195,13 @@ class _ModelFilling:
         # attention is what the config says by now
         wanted = Wanted(theirs.dtype, None, allowed.initialize, allowed.leave_over)
         built = build_model(type(theirs), theirs.config, layers, source, wanted)
-        self._theirs, self._ours = theirs, built.model
+        self._theirs, self._built = theirs, built
         self._filling = Filling(built.slots, built.changes, source)
+        self.left_over = built.left_over
+
+    @property
+    def made(self) -> Sequence[MadeTensor]:
+        return made_of(self._built)
 
     @property
     def nbytes(self) -> int:
@@ -182,7 +210,7 @@ class _ModelFilling:
     def fill(self, told: ModelProgress) -> None:
         self._filling.fill(told)
         places = dict(self._theirs.named_modules())
-        for path, module in self._ours.named_modules():
+        for path, module in self._built.model.named_modules():
             own = [*module.named_parameters(recurse=False, remove_duplicate=False)]
             for name, tensor in [*own, *module.named_buffers(recurse=False, remove_duplicate=False)]:
                 setattr(places[path], name, tensor)
@@ -196,6 +224,7 @@ class _NamedFilling:
     ) -> None:
         self._state = module.state_dict(keep_vars=True)
         self._layers, self._source = layers, source
+        self.left_over = ()
         missing = sorted(self._state.keys() - layers.keys())
         left = sorted(layers.keys() - self._state.keys())
         if missing or left:
@@ -206,6 +235,10 @@ class _NamedFilling:
                 "that it came from"
             )
             raise ModelMismatch(message, uri=source.uri)
+
+    @property
+    def made(self) -> Sequence[MadeTensor]:
+        return [MadeTensor(tensor, plain_origin(self._layers[name])) for name, tensor in self._state.items()]
 
     @property
     def nbytes(self) -> int:

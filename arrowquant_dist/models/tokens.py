@@ -30,6 +30,11 @@ class TokenizedTexts:
     def lengths(self) -> list[int]:
         return [len(ids) for ids in self.ids]
 
+    def only(self, indices: Sequence[int]) -> TokenizedTexts:
+        """These of the texts, in this order."""
+        types = None if self.types is None else tuple(self.types[index] for index in indices)
+        return TokenizedTexts(tuple(self.ids[index] for index in indices), types, self.cut, self.pad)
+
     def inputs(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """input_ids, attention_mask and perhaps token_type_ids of these texts, int64 [texts, longest], padded at the
         right."""

@@ -203,6 +203,23 @@ def make_changes(changes: Sequence[Call], tensors: Mapping[int, torch.Tensor]) -
             done(change)
 
 
+def changed_in_place(changes: Sequence[Call]) -> set[int]:
+    """Ids of all traced tensors that the changes have to do with, themselves or by what they are views of."""
+    found: set[int] = set()
+
+    def note_call(call: Call) -> None:
+        replaced((call.args, dict(call.kwargs)), Traced, note)
+
+    def note(traced: Traced) -> None:
+        found.add(id(traced))
+        if traced.step is not None:
+            note_call(traced.step)
+
+    for change in changes:
+        note_call(change)
+    return found
+
+
 def evaluated(node: Node, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """What the node stands for. values: of its layers. What the values are of is freed as soon as it is used."""
     if isinstance(node, Origin):

@@ -11,6 +11,8 @@ from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.encodings.kept_codes import KeptCodes
+from arrowquant_dist.encodings.place import Place
+from arrowquant_dist.encodings.trained import TrainedRows
 
 # Of the plan's form: its table and what its fingerprint is over. What other code would make of an equal plan is the
 # matter of its code_digest.
@@ -23,7 +25,7 @@ class RowBlock:
 
     The layer is seen as [prod(shape[:row_dims]), columns]. kept_reason: why a layer stays unquantized, or
     None. side_tensors: what the spec's method is given of the layer besides, named `{layer}.{part}`, in the order of
-    its SideInput's `shapes`.
+    its SideInput's `shapes`; of a layer whose spec is_trained what is stored of it, as TrainedRows has it.
     """
 
     layer: Layer
@@ -89,7 +91,10 @@ class RowBlock:
 
     @property
     def read_as(self) -> Layer:
-        """The layer as its blocks are read: with its codes where they are kept."""
+        """The layer as its blocks are read: with its codes where they are kept, with what was trained beside it."""
+        if self.spec.is_trained:
+            places = tuple(Place(side.uri, side.offset, side.dtype, side.shape) for side in self.side_tensors)
+            return replace(self.layer, encoding=TrainedRows(self.layer.encoding, self.spec, places))
         if not self.spec.keeps_codes:
             return self.layer
         return replace(self.layer, encoding=KeptCodes(self.layer.encoding, self.spec))

@@ -48,10 +48,28 @@ def make_plan(
     """
     check_checkpoint(checkpoint)
     check_unscaled(checkpoint, config.unscaled_float8)
-    layers = sorted(checkpoint.layers, key=lambda layer: (layer.uri, layer.offset))
+    layers = in_storage_order(checkpoint)
     blocks, notes = _resolve_and_cut(
         layers, checkpoint.kept, config, run, SideTensors(side_inputs), codes, chosen
     )
+    notes = [*codes_notes(checkpoint.notes, blocks, codes), *notes]
+    return plan_of_blocks(checkpoint, blocks, config.to_dict(), run, side_inputs, notes)
+
+
+def in_storage_order(checkpoint: Checkpoint) -> list[Layer]:
+    """The layers in the order of their bytes."""
+    return sorted(checkpoint.layers, key=lambda layer: (layer.uri, layer.offset))
+
+
+def plan_of_blocks(
+    checkpoint: Checkpoint,
+    blocks: Sequence[RowBlock],
+    config: Mapping[str, Any],
+    run: RunConfig,
+    side_inputs: SideInputs,
+    notes: Sequence[str],
+) -> Plan:
+    """The plan of all layers' row blocks, in the order of the source. config: what was asked for, plain values."""
     check_expansion(checkpoint, run.max_expansion)
     shards = group_shards(blocks, run.shard_bytes)
     source, side, code = described_source(checkpoint), described(side_inputs), code_digest()
@@ -60,12 +78,12 @@ def make_plan(
         shards=shards,
         aliases=dict(checkpoint.aliases),
         source=source,
-        config={**config.to_dict(), "run": run.byte_settings()},
+        config={**config, "run": run.byte_settings()},
         compression=run.compression,
         fingerprint=fingerprint(shards, *hashed),
         code=code,
         sidecars=tuple(checkpoint.sidecars),
-        notes=(*codes_notes(checkpoint.notes, blocks, codes), *notes),
+        notes=tuple(notes),
         side_inputs=side,
         left_out=dict(checkpoint.left_out),
     )

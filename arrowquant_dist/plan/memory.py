@@ -110,7 +110,7 @@ def _stored_nbytes(block: RowBlock) -> int:
 
 def _side_nbytes(block: RowBlock) -> int:
     """Of what the block's method is given of the layer besides, and of what it makes of that."""
-    side_input = method_of(block.spec).side_input if block.side_tensors else None
+    side_input = method_of(block.spec).side_input if block.side_tensors and block.spec.chooses_codes else None
     if side_input is None:
         return 0
     layer, spec = block.layer, block.spec

@@ -18,6 +18,7 @@ from arrowquant_dist.tensor.given import check_name, given_bytes
 from arrowquant_dist.tensor.kept import kept_tensor
 from arrowquant_dist.tensor.quantized import QuantizedTensor, row_nbytes
 from arrowquant_dist.tensor.source import as_float32, check_finite, kernel_bits, matrix_shape, read_only
+from arrowquant_dist.tensor.trained import trained_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +73,8 @@ def quantize_values(
 
     values: uint8 [nbytes], little-endian, C order, of `shape` and `dtype`; left untouched. Values that are kept in the
     source's dtype are `values` itself, not a copy. Of a spec that keeps the source's codes: the rows as `KeptRows` has
-    them, whose memory the result shares. given: what the spec's method is given besides.
+    them, whose memory the result shares; of one that is trained as `trained_tensor` has it. given: what the spec's
+    method is given besides.
     layer, layer_shape, first_value: for errors, the name, the whole layer's shape and where in it these values begin.
     allocate: memory for the codes.
     Raises UnquantizableWeights on NaN or inf in what is to be quantized, unless the spec keeps them (what is kept may
@@ -80,6 +82,8 @@ def quantize_values(
     """
     if spec.keeps_codes:
         return kept_tensor(values, shape, dtype, spec)
+    if spec.is_trained:
+        return trained_tensor(values, shape, dtype, spec)
     if not DTYPES[dtype].is_float or not spec.is_quantized or not values.size:
         return _keep(values, shape, dtype, spec)
     quantized = _quantize(values, shape, dtype, spec, given, layer, allocate)

@@ -29,7 +29,7 @@ class SidePreparer:
         """What the block's method is given; None where it needs nothing."""
         if block.layer.name != self._layer:
             self.release()  # first: what a worker may take is counted for one layer at a time
-            if block.side_tensors:
+            if block.side_tensors and block.spec.chooses_codes:
                 self._prepared = self._prepare(block)
             self._layer = block.layer.name
         return self._prepared

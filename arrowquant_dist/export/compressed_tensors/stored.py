@@ -57,11 +57,14 @@ def promised_scales(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str
     }
 
 
+_NOT_SAID = ("run", "distillation")  # how it was written, and trained
+
+
 def _config_of(dataset: Dataset) -> QuantizationConfig | None:
     """What it was quantized with; None where nothing says so, or in words that this version does not know."""
     if dataset.manifest is None:
         return None
-    said = {key: value for key, value in dataset.manifest.config.items() if key != "run"}
+    said = {key: value for key, value in dataset.manifest.config.items() if key not in _NOT_SAID}
     try:
         return QuantizationConfig.from_dict(said)
     except InvalidConfig:

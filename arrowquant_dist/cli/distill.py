@@ -1,0 +1,105 @@
+"""`arrowquant distill`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from arrowquant_dist.cli.outcome import outcome, print_json
+
+if TYPE_CHECKING:
+    from arrowquant_dist.distillation import Distilled
+    from arrowquant_dist.distillation.training import OnStep, TrainingProgress
+
+_MEMORY_NBYTES = 2 << 30  # for reading, and for the original's outputs
+_INTERVAL_SECONDS = 10.0
+
+
+def distill(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="What the dataset was made of: a folder, a URL, minilm.")
+    ],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A finished dataset of it.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Where the trained dataset is written.")],
+    *,
+    texts: Annotated[
+        str,
+        typer.Option(
+            help="A .txt, .jsonl or .parquet file or URL; builtin: those of the package.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ],
+    column: Annotated[
+        str | None,
+        typer.Option(
+            help="Key or column of the texts in .jsonl and .parquet; default: text.", metavar="NAME"
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of training, at most.", metavar="N")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Minutes of training, at most.", metavar="MINUTES")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order of texts.", metavar="N")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="YAML file whose run section says how to write, and to reach the storage.", metavar="FILE"
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset of ours at OUT.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")] = False,
+) -> None:
+    """Train scales, zero points, codes, norms and biases against the original's outputs; writes a dataset to OUT."""
+    with outcome(as_json=as_json):
+        from arrowquant_dist.config import RunConfig, load_config
+        from arrowquant_dist.distillation import DistillSettings
+        from arrowquant_dist.distillation.run import run_distillation
+        from arrowquant_dist.texts import read_texts
+
+        run = RunConfig() if config is None else load_config(config)[1]
+        if overwrite:
+            run = run.replace(overwrite=True)
+        settings = DistillSettings.with_given(steps=steps, minutes=minutes, seed=seed)
+        found = read_texts(texts, column, run.source_storage)
+        told = None if as_json else _lines(sys.stderr)
+        with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
+            made = run_distillation(model, target, out, found, settings, _MEMORY_NBYTES, run, told)
+        if as_json:
+            print_json(made.to_dict())
+            return
+        _print(made)
+
+
+def _lines(out: TextIO, clock: Callable[[], float] = time.monotonic) -> OnStep:
+    """A line at each look at the held-back texts, and every ten seconds."""
+    last = clock()
+
+    def tell(progress: TrainingProgress, loss: float) -> None:
+        nonlocal last
+        if clock() - last < _INTERVAL_SECONDS and not progress.is_done:
+            return
+        last = clock()
+        held_back = progress.losses[max(progress.losses)]
+        out.write(
+            f"distill: step {progress.step} of {progress.steps}, loss {loss:.4f}, of held-back texts {held_back:.4f}\n"
+        )
+        out.flush()
+
+    return tell
+
+
+def _print(made: Distilled) -> None:
+    if made.already_finished:
+        typer.echo(f"{made.target} is there already, from the same training")
+        return
+    before, after = made.losses[0], made.losses[made.best]
+    typer.echo(
+        f"written to {made.target}: loss of held-back texts {before:.4f} before, {after:.4f} after {made.best} steps; "
+        "`arrowquant evaluate` says what that means"
+    )

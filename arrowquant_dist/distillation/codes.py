@@ -1,0 +1,228 @@
+"""A layer's codes, scales and zero points as what gradients can change: latent codes are rounded each time that values
+are made of them, and what the rounding does is passed over on the way back (the straight-through estimator).
+
+A latent code begins at w / scale + zero point, where the original's value w lies between the codes, but within half a
+step of the code that the dataset has; so nothing changes before the first step, and codes of which the original is
+close to the next one are the first to change. It stays within `bound` of there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from arrowquant_dist.config import BITS
+from arrowquant_dist.kernels.pack import unpack_row
+from arrowquant_dist.tensor import QuantizedTensor
+from arrowquant_dist.tensor.source import read_only
+
+_INSIDE = 0.49  # of a step from its code, at most, where a latent code begins
+
+
+@dataclass(frozen=True, slots=True)
+class CodesForm:
+    """What of a layer's codes stays as it is. shape, dtype: the layer's. group: values that share a scale, in a row.
+
+    qmin, qmax: of the codes. has_one_scale: for all of the layer. whole: zero points stay whole numbers. scale_dtype:
+    what the scales are numbers of.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    rows: int
+    columns: int
+    group: int
+    qmin: int
+    qmax: int
+    has_one_scale: bool
+    whole: bool
+    scale_dtype: torch.dtype
+
+    @property
+    def groups(self) -> int:
+        return -(-self.columns // self.group)
+
+    @classmethod
+    def of(cls, stored: QuantizedTensor) -> CodesForm:
+        rows, columns = stored.matrix_shape
+        half = 1 << (BITS[stored.quant_type] - 1)
+        zeros, scales = stored.zero_points, torch.from_numpy(stored.scales.copy())
+        is_short = bool((scales.bfloat16().float() == scales).all())
+        return cls(
+            shape=stored.shape,
+            dtype=getattr(torch, stored.dtype),
+            rows=rows,
+            columns=columns,
+            group=min(stored.group_size, columns) or columns,
+            qmin=-half,
+            qmax=half - 1,
+            has_one_scale=stored.quant_axis < 0,
+            whole=bool(zeros.size) and bool((zeros == np.rint(zeros)).all()),
+            scale_dtype=torch.bfloat16 if is_short else torch.float32,
+        )
+
+
+class TrainedCodes:
+    """offsets: float32 [rows, groups · group], of the latent codes from where they began (padded: the last group of a
+    row may be short). log_scales: float32 [rows or 1, groups], logarithms of what the scales are multiplied with.
+    zero_points: the same shape; None where symmetric. Leaves, which an optimizer changes.
+    """
+
+    def __init__(self, stored: QuantizedTensor, original: torch.Tensor) -> None:
+        """original: the layer's values, of its shape."""
+        form = self.form = CodesForm.of(stored)
+        codes = self._grouped(torch.from_numpy(_unpacked(stored)).float())
+        scale_rows = 1 if form.has_one_scale else form.rows
+        self._scales = torch.from_numpy(stored.scales.reshape(scale_rows, form.groups).copy())
+        zeros = (
+            stored.zero_points.reshape(scale_rows, form.groups).copy() if stored.zero_points.size else None
+        )
+        self.zero_points = None if zeros is None else torch.from_numpy(zeros).requires_grad_()
+        self._start = _starts(
+            self._grouped(original.float().reshape(form.rows, form.columns)),
+            codes,
+            self._scales[..., None],
+            0.0 if zeros is None else torch.from_numpy(zeros)[..., None],
+        )
+        self.offsets = torch.zeros(form.rows, form.groups * form.group).requires_grad_()
+        self.log_scales = torch.zeros_like(self._scales).requires_grad_()
+
+    @property
+    def leaves(self) -> dict[str, torch.Tensor]:
+        """By the names that they have in a checkpoint."""
+        found = {"offsets": self.offsets, "log_scales": self.log_scales}
+        return found if self.zero_points is None else {**found, "zero_points": self.zero_points}
+
+    def values(self) -> torch.Tensor:
+        """As a reader decodes them: of the layer's shape and dtype."""
+        found = _decoded(self._start, self._offsets, self.scales(), self._zeros(), self.form)
+        return self._ungrouped(found).to(self.form.dtype).reshape(self.form.shape)
+
+    def rows(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Rows of the values, [numbers, columns]. numbers: int64, each once. Gradients are sparse."""
+        form = self.form
+
+        def taken(leaf: torch.Tensor) -> torch.Tensor:
+            is_shared = len(leaf) == 1 and form.has_one_scale
+            return leaf if is_shared else torch.nn.functional.embedding(numbers, leaf, sparse=True)
+
+        zeros = None if self.zero_points is None else self._rounded_zeros(taken(self.zero_points))
+        scales = self._made_scales(taken(self._scales), taken(self.log_scales))
+        offsets = taken(self.offsets).reshape(-1, form.groups, form.group)
+        found = _decoded(self._start[numbers], offsets, scales, zeros, form)
+        return self._ungrouped(found).to(form.dtype)
+
+    def scales(self) -> torch.Tensor:
+        return self._made_scales(self._scales, self.log_scales)
+
+    def bound(self, most: float, rows: torch.Tensor | None = None) -> None:
+        """After a step: offsets are cut to [-most, most]. rows: those that the step may have changed."""
+        with torch.no_grad():
+            if rows is None:
+                self.offsets.clamp_(-most, most)
+            else:
+                self.offsets[rows] = self.offsets[rows].clamp_(-most, most)
+
+    def found(self) -> dict[str, torch.Tensor]:
+        """What is stored: codes int8 [rows, columns], scales and zero_points float32 [rows · groups]."""
+        with torch.no_grad():
+            codes = self._ungrouped(_rounded(self._start, self._offsets, self.form)).to(torch.int8)
+            found = {"codes": codes, "scales": self.scales().reshape(-1).clone()}
+            zeros = self._zeros()
+            if zeros is not None:
+                found["zero_points"] = zeros.reshape(-1).clone()
+        return found
+
+    @property
+    def _offsets(self) -> torch.Tensor:
+        return self.offsets.reshape(self._start.shape)
+
+    def _zeros(self) -> torch.Tensor | None:
+        return None if self.zero_points is None else self._rounded_zeros(self.zero_points)
+
+    def _made_scales(self, first: torch.Tensor, logs: torch.Tensor) -> torch.Tensor:
+        return (first * logs.exp()).to(self.form.scale_dtype).float()
+
+    def _rounded_zeros(self, zeros: torch.Tensor) -> torch.Tensor:
+        if not self.form.whole:
+            return zeros
+        return zeros + (zeros.round().clamp(self.form.qmin, self.form.qmax) - zeros).detach()
+
+    def _grouped(self, values: torch.Tensor) -> torch.Tensor:
+        form = self.form
+        lacking = form.groups * form.group - form.columns
+        padded = torch.nn.functional.pad(values, (0, lacking)) if lacking else values
+        return padded.reshape(form.rows, form.groups, form.group)
+
+    def _ungrouped(self, values: torch.Tensor) -> torch.Tensor:
+        return values.reshape(len(values), -1)[:, : self.form.columns]
+
+
+def _unpacked(stored: QuantizedTensor) -> np.ndarray:
+    """int8 [rows, columns]."""
+    rows, columns = stored.matrix_shape
+    if BITS[stored.quant_type] == 8:
+        return stored.codes.view(np.int8).reshape(rows, columns)
+    packed = read_only(stored.codes).reshape(rows, -1)
+    codes = np.empty((rows, columns), np.uint8)
+    for row in range(rows):
+        unpack_row(packed[row], BITS[stored.quant_type], codes[row])
+    return codes.view(np.int8)
+
+
+def _starts(
+    original: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | float
+) -> torch.Tensor:
+    between = (original / scales + zeros - codes).clamp_(-_INSIDE, _INSIDE)
+    return codes + between.nan_to_num_(0.0)  # a scale of 0 has one value, whatever the code
+
+
+def _rounded(start: torch.Tensor, offsets: torch.Tensor, form: CodesForm) -> torch.Tensor:
+    return (start + offsets).round_().clamp_(form.qmin, form.qmax)
+
+
+def _decoded(
+    start: torch.Tensor,
+    offsets: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    form: CodesForm,
+) -> torch.Tensor:
+    found: torch.Tensor = _Decode.apply(start, offsets, scales, zeros, form)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Decode(torch.autograd.Function):
+    """(code - zero point) · scale, in the order in which readers compute it (kernels/decode.py)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        start: torch.Tensor,
+        offsets: torch.Tensor,
+        scales: torch.Tensor,
+        zeros: torch.Tensor | None,
+        form: CodesForm,
+    ) -> torch.Tensor:
+        shifted = _rounded(start, offsets, form)
+        if zeros is not None:
+            shifted -= zeros[..., None]
+        ctx.save_for_backward(shifted, scales)
+        ctx.has_zeros = zeros is not None
+        return shifted * scales[..., None]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (gradient,) = gradients
+        shifted, scales = ctx.saved_tensors
+        of_scales = _summed(torch.linalg.vecdot(gradient, shifted), scales)
+        of_zeros = _summed(gradient.sum(-1) * scales, scales).neg_() if ctx.has_zeros else None
+        return None, gradient * scales[..., None], of_scales, of_zeros, None
+
+
+def _summed(found: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """[rows, groups], or summed over the rows where these share their scales."""
+    return found if len(like) == len(found) else found.sum(0, keepdim=True)

@@ -1,0 +1,57 @@
+"""Adam for all that is trained: of embeddings the rows alone that a step has seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from arrowquant_dist.distillation.settings import BETAS, DistillSettings
+from arrowquant_dist.distillation.student import Student
+
+
+class Optimizer:
+    """Rates go down with what is done of the whole, from 0 to 1."""
+
+    def __init__(self, student: Student, settings: DistillSettings) -> None:
+        self._student, self._settings = student, settings
+        dense: list[dict[str, Any]] = []
+        sparse: list[dict[str, Any]] = []
+        rates = settings.rates
+        for name, codes in student.matrices.items():
+            is_lookup = name in student.lookups
+            groups = sparse if is_lookup else dense
+            factor = rates.rows / rates.offsets if is_lookup else 1.0
+            own = {"offsets": rates.offsets, "log_scales": rates.scales, "zero_points": rates.zero_points}
+            for part, leaf in codes.leaves.items():
+                to = dense if is_lookup and codes.form.has_one_scale and part != "offsets" else groups
+                to.append({"params": [leaf], "lr": own[part] * factor, "first": own[part] * factor})
+        for vector in student.vectors.values():
+            dense.append({"params": [vector.leaf], "lr": rates.vectors, "first": rates.vectors})
+        self._optimizers: list[Any] = []
+        if dense:
+            self._optimizers.append(torch.optim.Adam(dense, betas=BETAS, fused=True))
+        if sparse:
+            self._optimizers.append(torch.optim.SparseAdam(sparse, betas=BETAS))
+
+    def step(self, done: float) -> None:
+        """Takes the gradients, and lets go of them."""
+        factor = (1.0 + math.cos(math.pi * min(done, 1.0))) / 2
+        for group in self._groups():
+            group["lr"] = group["first"] * factor
+        for optimizer in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for name, codes in self._student.matrices.items():
+            lookup = self._student.lookups.get(name)
+            if lookup is None:
+                codes.bound(self._settings.most_offset)
+            elif lookup.seen is not None:
+                codes.bound(self._settings.most_offset, lookup.seen)
+                lookup.seen = None
+
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        for optimizer in self._optimizers:
+            yield from optimizer.param_groups

@@ -1,0 +1,126 @@
+"""Where a distillation begins and where it ends: the dataset that is trained, and the target of the new one.
+
+The new dataset's config has what the trained one's had, and under `distillation` what it was made of. A target with a
+finished dataset of the same is done; one where a run of the same was stopped is written again, since what was trained
+is not kept twice. All else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.config import RunConfig
+from arrowquant_dist.distillation.settings import DistillSettings
+from arrowquant_dist.driver.places import open_target, read_sidecars, refuse_own_source
+from arrowquant_dist.errors import InvalidConfig, NotFound, TargetConflict
+from arrowquant_dist.location import Location, location
+from arrowquant_dist.report.evaluations import dataset_identity
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.uris import real_place
+from arrowquant_dist.target.clear import clear
+from arrowquant_dist.target.layout import Listing
+from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
+from arrowquant_dist.target.target import Target
+from arrowquant_dist.texts import Texts
+
+CONFIG_KEY = "distillation"
+_RUN_KEY = "run"
+
+
+@dataclass(frozen=True, slots=True)
+class DistilledPlace:
+    """manifest: of the dataset that is trained. reasons: {layer: why it is kept there}. out: of the new one. made_of:
+    what says which distillation it is, plain values."""
+
+    manifest: Manifest
+    reasons: Mapping[str, str]
+    out: Target
+    made_of: Mapping[str, Any]
+    run: RunConfig
+
+    @classmethod
+    def of(
+        cls, target: Location, out: Location, texts: Texts, settings: DistillSettings, run: RunConfig
+    ) -> DistilledPlace:
+        """NotFound where no finished dataset is at `target`; InvalidConfig where `out` is the same place."""
+        place = location(target, "target")
+        store = open_store(place, run.target_storage)
+        try:
+            manifest = Manifest.read(store)
+        except NotFound as error:
+            message = "no finished dataset is there, which could be trained; run `quantize` first"
+            raise NotFound(message, uri=store.url(MANIFEST_PATH)) from error
+        manifest.refuse_cleared(store)
+        opened = open_target(location(out, "out"), run)
+        if real_place(opened.store.uri) == real_place(store.uri):
+            message = "the new dataset would take the place of the one that is trained; choose another OUT"
+            raise InvalidConfig(message, uri=opened.store.uri)
+        entries = manifest.read_index(store)
+        reasons = {e.record.header.layer_name: e.record.kept_reason for e in entries}
+        made_of = {
+            "dataset": dataset_identity(manifest),
+            "texts": {"name": texts.name, "count": len(texts), "digest": texts.digest},
+            "settings": settings.to_dict(),
+        }
+        found = {name: reason for name, reason in reasons.items() if reason is not None}
+        return cls(manifest, found, opened, json.loads(json.dumps(made_of)), run)
+
+    @property
+    def unscaled(self) -> tuple[str, ...]:
+        """The patterns of float8 layers without scales that the dataset was made with."""
+        found = self.manifest.config.get("unscaled_float8", ())
+        return tuple(found) if isinstance(found, list) else ()
+
+    def config(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the new dataset. result: what the training came to."""
+        said = {key: value for key, value in self.manifest.config.items() if key != _RUN_KEY}
+        return {**said, CONFIG_KEY: {**self.made_of, "result": dict(result)}}
+
+    def finished(self) -> Mapping[str, Any] | None:
+        """The result of the same distillation, where its dataset is there. TargetConflict where another dataset is."""
+        manifest = self.out.manifest()
+        if manifest is None or self.run.overwrite:
+            return None
+        found = manifest.config.get(CONFIG_KEY)
+        if not isinstance(found, dict) or self._differs(found):
+            raise self._conflict(
+                "another dataset" if not isinstance(found, dict) else self._difference(found)
+            )
+        result: Mapping[str, Any] = found["result"]
+        return result
+
+    def look(self, checkpoint: Checkpoint) -> Listing:
+        """What is at the target when nothing speaks against writing there. TargetConflict."""
+        refuse_own_source(self.out, [checkpoint])
+        found = self.out.look(checkpoint.sidecars)
+        sidecars = read_sidecars(checkpoint, self.run)
+        state = self.out.state(found, sidecars)
+        if state == "started" and not self.run.overwrite:
+            self._refuse_other_run()
+        if state in ("left", "foreign") and not self.run.overwrite:
+            self.out.refuse_foreign(found, sidecars)
+        return found if state == "empty" else clear(self.out, found, sidecars)
+
+    def _refuse_other_run(self) -> None:
+        planned = self.out.planned()
+        if planned is None:
+            return
+        config = json.loads((planned.table.schema.metadata or {}).get(b"arrowquant.config", b"{}"))
+        found = config.get(CONFIG_KEY)
+        if not isinstance(found, dict) or self._differs(found):
+            raise self._conflict("another run" if not isinstance(found, dict) else self._difference(found))
+
+    def _differs(self, found: Mapping[str, Any]) -> bool:
+        return {key: found.get(key) for key in self.made_of} != dict(self.made_of)
+
+    def _difference(self, found: Mapping[str, Any]) -> str:
+        other = [key for key, value in self.made_of.items() if found.get(key) != value]
+        return f"another distillation (its {' and '.join(other)} differ)"
+
+    def _conflict(self, what: str) -> TargetConflict:
+        message = f"the target holds {what}; choose another OUT, or --overwrite to replace it"
+        return TargetConflict(message, uri=self.out.store.uri)

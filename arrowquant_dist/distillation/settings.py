@@ -1,0 +1,70 @@
+"""How a distillation is done: what decides its result, besides model, dataset and texts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from arrowquant_dist.config.checks import check_whole, invalid, shown
+
+BETAS = (0.9, 0.98)
+_MOST = (1 << 31) - 1
+
+
+def _check_number(name: str, value: object) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type, operator]
+        raise invalid(name, f"must be a number above 0, not {shown(value)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Of Adam, at the beginning; each follows half a cosine down to 0. InvalidConfig, which names the field."""
+
+    offsets: float = 0.006
+    scales: float = 0.003
+    zero_points: float = 0.006
+    vectors: float = 0.001
+    rows: float = 0.012  # offsets of embeddings, whose rows are seen now and then
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            _check_number(name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class DistillSettings:
+    """steps: at most. minutes: of training, at most; None for no limit. longest: tokens of a text, which is cut there.
+    batch_tokens: of a step, with padding. most_offset: how far a latent code may go from its start, in steps of codes.
+    every: steps from one look at the held-back texts to the next. patience: looks without a gain until it stops."""
+
+    steps: int = 400
+    minutes: float | None = None
+    seed: int = 0
+    longest: int = 48
+    batch_tokens: int = 2048
+    most_offset: float = 0.3
+    every: int = 50
+    patience: int = 4
+    rates: Rates = Rates()
+
+    def __post_init__(self) -> None:
+        """InvalidConfig, which names the field."""
+        check_whole("steps", self.steps, 1, _MOST)
+        check_whole("seed", self.seed, 0, _MOST)
+        check_whole("longest", self.longest, 2, _MOST)
+        check_whole("batch_tokens", self.batch_tokens, 1, _MOST)
+        check_whole("every", self.every, 1, _MOST)
+        check_whole("patience", self.patience, 1, _MOST)
+        _check_number("most_offset", self.most_offset)
+        if self.minutes is not None:
+            _check_number("minutes", self.minutes)
+
+    @classmethod
+    def with_given(cls, **given: Any) -> Self:
+        """The defaults, but for what is not None."""
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

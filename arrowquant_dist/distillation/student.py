@@ -1,0 +1,121 @@
+"""A model that computes with what is trained: each of its weights is made anew of latent codes, scales and zero points
+at every step, as transformers makes it of the dataset's layers (models/traced.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from arrowquant_dist.distillation.codes import TrainedCodes
+from arrowquant_dist.distillation.vectors import TrainedVector
+from arrowquant_dist.models.made import FilledModel
+from arrowquant_dist.models.traced import Node, Origin, evaluated, sources_of
+
+TrainingResult = Mapping[str, Mapping[str, torch.Tensor]]  # {layer: {part: what is stored of it}}
+
+
+class Lookup(torch.nn.Module):
+    """In the place of an embedding: decodes only the rows that a batch needs, and notes which these were."""
+
+    def __init__(self, codes: TrainedCodes, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._codes, self._dtype = codes, dtype
+        self.seen: torch.Tensor | None = None
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        rows, places = torch.unique(ids, return_inverse=True)
+        if torch.is_grad_enabled():
+            self.seen = rows if self.seen is None else torch.unique(torch.cat([self.seen, rows]))
+        return torch.nn.functional.embedding(places, self._codes.rows(rows).to(self._dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """matrices: trained codes by the name that the layer is stored under; of those in `lookups` only the rows that are
+    looked up. vectors: norms and biases by the same. parameters that are made of them: {name in the model: node}."""
+
+    matrices: Mapping[str, TrainedCodes]
+    vectors: Mapping[str, TrainedVector]
+    lookups: Mapping[str, Lookup]
+    made: Mapping[str, Node]
+    dtypes: Mapping[str, torch.dtype]
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """Of this step, with gradients: by their names in the model."""
+        values: dict[str, torch.Tensor] = {
+            name: codes.values() for name, codes in self.matrices.items() if name not in self.lookups
+        }
+        values.update({name: vector.values() for name, vector in self.vectors.items()})
+        return {name: evaluated(node, values).to(self.dtypes[name]) for name, node in self.made.items()}
+
+    def found(self) -> TrainingResult:
+        """What is stored of each layer now: {part: tensor of its own}."""
+        matrices = {name: codes.found() for name, codes in self.matrices.items()}
+        return matrices | {name: {"values": vector.found()} for name, vector in self.vectors.items()}
+
+    @property
+    def leaves(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All that is trained, by names for a checkpoint."""
+        for name, codes in self.matrices.items():
+            for part, leaf in codes.leaves.items():
+                yield f"{name}.{part}", leaf
+        for name, vector in self.vectors.items():
+            yield f"{name}.values", vector.leaf
+
+
+def trainable(filled: FilledModel) -> set[str]:
+    """Names of the layers of which nothing but parameters is made, in ways that gradients can go back.
+
+    Not trained: buffers, what transformers changes in place, and layers that are in one parameter with such ones.
+    """
+    ids = {id(parameter) for parameter in filled.model.parameters()}
+    found: set[str] = set()
+    others: set[str] = set()
+    for made in filled.made:
+        is_one = id(made.tensor) in ids and made.tensor.is_floating_point() and not made.is_changed
+        (found if is_one else others).update(sources_of(made.node))
+    return found - others
+
+
+def _made_parameters(filled: FilledModel) -> dict[str, Node]:
+    """{name in the model: how it is made}"""
+    nodes = {id(made.tensor): made.node for made in filled.made}
+    named = filled.model.named_parameters(remove_duplicate=False)
+    return {name: nodes[id(parameter)] for name, parameter in named if id(parameter) in nodes}
+
+
+def build_student(
+    filled: FilledModel, matrices: Mapping[str, TrainedCodes], vectors: Mapping[str, TrainedVector]
+) -> Student:
+    """Puts lookups into the model where an embedding is a layer as it is and nothing else."""
+    model, trained = filled.model, {*matrices, *vectors}
+    made = {
+        name: node for name, node in _made_parameters(filled).items() if trained.issuperset(sources_of(node))
+    }
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    dtypes = {name: parameters[name].dtype for name in made}
+    lookups: dict[str, Lookup] = {}
+    for layer in matrices:
+        names = [name for name, node in made.items() if layer in sources_of(node)]
+        if names and all(_is_lookup(model, name, made[name]) for name in names):
+            lookups[layer] = Lookup(matrices[layer], dtypes[names[0]])
+            for name in names:
+                path = name.rpartition(".")[0]
+                parent, _, child = path.rpartition(".")
+                setattr(model.get_submodule(parent), child, lookups[layer])
+                del made[name], dtypes[name]
+    return Student(matrices, vectors, lookups, made, dtypes)
+
+
+def _is_lookup(model: Any, name: str, node: Node) -> bool:
+    path, _, own = name.rpartition(".")
+    module = model.get_submodule(path)
+    return (
+        isinstance(node, Origin)
+        and type(module) is torch.nn.Embedding
+        and own == "weight"
+        and not module.max_norm
+    )

@@ -1,0 +1,93 @@
+"""Texts in batches, and what the original makes of them, which is computed once a batch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from arrowquant_dist.models.outputs import Outputs, Reader
+from arrowquant_dist.models.tokens import TokenizedTexts, batches
+
+_HELD_BACK = 10  # of so many texts one
+_MOST_HELD_BACK = 200
+
+
+def held_back(count: int) -> tuple[list[int], list[int]]:
+    """Numbers of the texts to train with, and of those to judge by: of ten the fifth, and at most 200 evenly spread."""
+    every = [index for index in range(count) if index % _HELD_BACK == _HELD_BACK // 2]
+    step = max(1, -(-len(every) // _MOST_HELD_BACK))
+    judged = every[::step]
+    held = {*judged}
+    return [index for index in range(count) if index not in held], judged
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What the student is given, and what it should make of it."""
+
+    inputs: Mapping[str, torch.Tensor]
+    outputs: Outputs
+
+
+class Teacher:
+    """Batches of texts, alike in length. Outputs of encoders are kept: in memory up to memory_nbytes, the others in a
+    file in `folder`. Those of causal models, a number for each word of the vocabulary, are computed each time."""
+
+    def __init__(
+        self, reader: Reader, texts: TokenizedTexts, batch_tokens: int, memory_nbytes: int, folder: Path
+    ) -> None:
+        self._reader, self._texts = reader, texts
+        self._batches = [*batches(texts.lengths, batch_tokens)]
+        self._left_nbytes, self._folder = memory_nbytes, folder
+        self._kept: dict[int, Outputs] = {}
+
+    def __len__(self) -> int:
+        """Batches."""
+        return len(self._batches)
+
+    def lesson(self, batch: int) -> Lesson:
+        inputs = self._texts.inputs(self._batches[batch])
+        if self._reader.is_causal:
+            return Lesson(inputs, self._outputs(inputs))
+        if batch not in self._kept:
+            self._kept[batch] = self._placed(self._outputs(inputs), batch)
+        return Lesson(inputs, self._kept[batch])
+
+    def _outputs(self, inputs: Mapping[str, torch.Tensor]) -> Outputs:
+        with torch.no_grad():
+            return self._reader.run(inputs)
+
+    def _placed(self, outputs: Outputs, batch: int) -> Outputs:
+        """In memory as long as there is room, then in a file, from where the kernel brings it back."""
+        tensors = [*outputs.hidden, outputs.final]
+        nbytes = sum(tensor.nbytes for tensor in tensors)
+        if nbytes <= self._left_nbytes:
+            self._left_nbytes -= nbytes
+            return outputs
+        self._folder.mkdir(exist_ok=True)
+        path = self._folder / f"outputs-{batch}.f32"
+        flat = np.memmap(path, np.float32, "w+", shape=(nbytes // 4,))
+        found, at = [], 0
+        for tensor in tensors:
+            part = torch.from_numpy(flat[at : at + tensor.numel()]).view(tensor.shape)
+            part.copy_(tensor)
+            found.append(part)
+            at += tensor.numel()
+        return Outputs(tuple(found[:-1]), found[-1])
+
+
+def batch_of_step(step: int, count: int, seed: int) -> int:
+    """The batch of a step: each epoch has all of them once, in an order of its own."""
+    epoch, place = divmod(step, count)
+    return _shuffled(epoch, count, seed)[place]
+
+
+def _shuffled(epoch: int, count: int, seed: int) -> Sequence[int]:
+    order = [*range(count)]
+    random.Random(f"{seed} {epoch}").shuffle(order)  # noqa: S311 - nothing secret
+    return order

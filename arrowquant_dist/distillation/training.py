@@ -1,0 +1,121 @@
+"""The loop: a step for each batch, a look at the held-back texts now and then, and the best that was seen."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from arrowquant_dist.distillation.losses import loss_of
+from arrowquant_dist.distillation.optimizer import Optimizer
+from arrowquant_dist.distillation.settings import DistillSettings
+from arrowquant_dist.distillation.student import Student, TrainingResult
+from arrowquant_dist.distillation.teaching import Teacher, batch_of_step
+from arrowquant_dist.errors import UnquantizableWeights
+from arrowquant_dist.models.outputs import Reader
+
+_TIMED = 5  # steps, of which follows how many there is time for
+
+
+@dataclass(slots=True)
+class TrainingProgress:
+    """step: how many are done, of `steps`. losses: {step: loss of the held-back texts}. best: the step with the least.
+    seconds: of training so far. since: looks without a gain."""
+
+    steps: int
+    step: int = 0
+    losses: dict[int, float] = field(default_factory=dict)
+    best: int = 0
+    seconds: float = 0.0
+    since: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.step >= self.steps
+
+
+OnStep = Callable[[TrainingProgress, float], None]  # what is done, and the loss of the last step
+
+
+class Training:
+    """A student on its way."""
+
+    def __init__(
+        self, reader: Reader, student: Student, teacher: Teacher, judge: Teacher, settings: DistillSettings
+    ) -> None:
+        self._reader, self._student, self._settings = reader, student, settings
+        self._teacher, self._judge = teacher, judge
+        self._optimizer = Optimizer(student, settings)
+        self.progress = TrainingProgress(settings.steps)
+        self.best: TrainingResult = {}
+
+    def run(self, told: OnStep) -> TrainingResult:
+        """The best that was found: {layer: what is stored of it}. UnquantizableWeights where the loss is no number."""
+        progress, settings = self.progress, self._settings
+        if not progress.losses:
+            self._look()
+        while not progress.is_done:
+            began = time.monotonic()
+            loss = self._step()
+            progress.seconds += time.monotonic() - began
+            progress.step += 1
+            self._bound_time()
+            told(progress, loss)
+            if progress.step % settings.every == 0 or progress.is_done:
+                self._look()
+                if progress.since >= settings.patience:
+                    break
+        return self.best
+
+    def _step(self) -> float:
+        batch = batch_of_step(self.progress.step, len(self._teacher), self._settings.seed)
+        lesson = self._teacher.lesson(batch)
+        outputs = self._reader.run(lesson.inputs, self._student.parameters())
+        loss = loss_of(outputs, lesson.outputs, is_causal=self._reader.is_causal)
+        value = float(loss.detach())
+        self._refuse_no_number(value)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step(self.progress.step / self.progress.steps)
+        return value
+
+    def _bound_time(self) -> None:
+        """After a few steps it is known how many there is time for: rates go down to 0 with the last of them."""
+        progress, minutes = self.progress, self._settings.minutes
+        if minutes is not None and progress.step == _TIMED:
+            fitting = int(60 * minutes / (progress.seconds / progress.step))
+            progress.steps = max(_TIMED, min(progress.steps, fitting))
+
+    def _look(self) -> None:
+        with torch.no_grad():
+            loss = mean_loss(self._reader, self._judge, self._student.parameters())
+        self._refuse_no_number(loss)
+        progress = self.progress
+        progress.losses[progress.step] = loss
+        progress.since += 1
+        if loss <= min(progress.losses.values()):
+            progress.best, progress.since = progress.step, 0
+            self.best = self._student.found()
+
+    def _refuse_no_number(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            message = (
+                f"the loss is no number after {self.progress.step} steps; train with lower rates, or look for NaN in "
+                "the dataset's report"
+            )
+            raise UnquantizableWeights(message)
+
+
+def mean_loss(reader: Reader, judge: Teacher, parameters: Mapping[str, torch.Tensor]) -> float:
+    """Of all its texts, each batch by its tokens. parameters: in the place of the model's own."""
+    total = count = 0.0
+    with torch.no_grad():
+        for batch in range(len(judge)):
+            lesson = judge.lesson(batch)
+            tokens = float(lesson.inputs["attention_mask"].sum())
+            outputs = reader.run(lesson.inputs, parameters)
+            total += tokens * float(loss_of(outputs, lesson.outputs, is_causal=reader.is_causal))
+            count += tokens
+    return total / count

@@ -1,0 +1,39 @@
+"""What training has found becomes a dataset: the same plan, workers, commits and publishing as those of `quantize`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.config import RunConfig
+from arrowquant_dist.driver.clock import RunClock
+from arrowquant_dist.driver.outcome import Outcome
+from arrowquant_dist.driver.places import read_sidecars
+from arrowquant_dist.driver.run import PlannedWork, carry_out
+from arrowquant_dist.engine.progress import OnProgress
+from arrowquant_dist.plan import plan_table
+from arrowquant_dist.plan.trained import Trained, trained_plan
+from arrowquant_dist.target.layout import Listing
+from arrowquant_dist.target.target import Target
+
+
+def write_trained(
+    dataset: Target,
+    checkpoint: Checkpoint,
+    trained: Trained,
+    run: RunConfig,
+    found: Listing,
+    on_progress: OnProgress | None = None,
+) -> Outcome:
+    """checkpoint: of the original, which errors are measured against. found: what is at the target, nothing that speaks
+    against a run. Raises as `quantize`."""
+    clock = RunClock()
+    with clock.phase("planning"):
+        sidecars = read_sidecars(checkpoint, run)
+        # its file is read with the source's, which it is only a part of here
+        files = (*checkpoint.files, *trained.parts.files)
+        plan = trained_plan(checkpoint, trained, run)
+        dataset.refuse_other_sidecars(sidecars, found)
+        identity = dataset.start(plan_table(plan), found).identity
+    work = PlannedWork(dataset.store.uri, dataset, replace(checkpoint, files=files), (), plan, run, clock)
+    return carry_out(work, identity, {}, sidecars, found, None, on_progress)

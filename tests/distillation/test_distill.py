@@ -1,0 +1,151 @@
+"""A dataset that was trained makes more of what the original makes of texts, and has what the student computed with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from arrowquant_dist import Distilled, DistillSettings, QuantizationConfig, RunConfig, WeightLoader, distill
+from arrowquant_dist.config import Storage
+from arrowquant_dist.distillation.teaching import Teacher, held_back
+from arrowquant_dist.distillation.training import mean_loss
+from arrowquant_dist.errors import InvalidConfig, NotFound, TargetConflict
+from arrowquant_dist.models.kinds import kind_of_model
+from arrowquant_dist.models.outputs import Reader
+from arrowquant_dist.models.pair import filled_model, opened_dataset, opened_model
+from arrowquant_dist.report.render import load_report
+from arrowquant_dist.verify import verify
+from tests.evaluation.models import TEXTS, quantize, save_bert, save_llama, save_sentence_model
+
+INT2 = QuantizationConfig("int2", per_channel=False, group_size=16, symmetric=False)
+FEW = DistillSettings(steps=20, batch_tokens=256, every=10)
+SAVED = {"bert": save_bert, "llama": save_llama, "sentences": save_sentence_model}
+
+
+def trained(folder: Path, kind: str = "bert", config: QuantizationConfig = INT2, **run: Any) -> Distilled:
+    model = SAVED[kind](folder / "model")
+    quantize(model, folder / "quantized", config, **run)
+    own = RunConfig(engine="inline", **run)
+    return distill(model, folder / "quantized", folder / "trained", TEXTS, settings=FEW, run=own)
+
+
+def loss_of_dataset(model: Path, target: Path, folder: Path) -> float:
+    """Of the texts that FEW holds back, of the model as anyone fills it from the dataset."""
+    storage = Storage({})
+    with (
+        opened_model(model, storage, 1 << 30) as original,
+        opened_dataset(target, storage, 1 << 30) as dataset,
+    ):
+        kind = kind_of_model(original.files)
+        teacher, reader = (
+            Reader(kind, filled_model(kind, original.files, side.source, None).model)
+            for side in (original, dataset)
+        )
+        made = teacher.tokenized(original.files, [*TEXTS], FEW.longest)
+        judge = Teacher(teacher, made.only(held_back(len(TEXTS))[1]), FEW.batch_tokens, 0, folder)
+        return mean_loss(reader, judge, {})
+
+
+@pytest.mark.parametrize("kind", SAVED)
+def test_the_loss_falls_and_is_that_of_what_was_written(kind: str, tmp_path: Path) -> None:
+    found = trained(tmp_path, kind)
+    assert found.losses[found.best] < 0.9 * found.losses[0]
+    for name, step in (("quantized", 0), ("trained", found.best)):
+        loss = loss_of_dataset(tmp_path / "model", tmp_path / name, tmp_path)
+        assert loss == pytest.approx(found.losses[step], rel=1e-5)
+
+
+FORMS = {
+    "per tensor": QuantizationConfig("int8", per_channel=False, group_size=0),
+    "per channel": QuantizationConfig("int4", symmetric=True),
+    "short last groups": QuantizationConfig("int3", per_channel=False, group_size=20, symmetric=False),
+    "whole zero points": QuantizationConfig(
+        "int4", per_channel=False, group_size=16, symmetric=False, integer_zero_points=True
+    ),
+    "bfloat16 scales": QuantizationConfig("int2", per_channel=False, group_size=16, scale_dtype="bfloat16"),
+    "kept embeddings": QuantizationConfig("int2", mixed_precision_layers=["embeddings"]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_codes_stays_what_it_is(form: str, tmp_path: Path) -> None:
+    found = trained(tmp_path, "bert", FORMS[form], block_bytes=64 << 10)
+    assert not verify(tmp_path / "trained").problems
+    loss = loss_of_dataset(tmp_path / "model", tmp_path / "trained", tmp_path)
+    assert loss == pytest.approx(found.losses[found.best], rel=1e-4)
+    with (
+        WeightLoader(tmp_path / "quantized", dequantize=False) as old,
+        WeightLoader(tmp_path / "trained", dequantize=False) as new,
+    ):
+        assert {*old.keys()} == {*new.keys()}
+        for name in old.keys():  # noqa: SIM118 - a loader gives pairs
+            before, after = old[name], new[name]
+            for key in ("shape", "dtype", "quant_type", "quant_axis", "group_size"):
+                assert getattr(before, key) == getattr(after, key)
+            assert before.zero_points.size == after.zero_points.size
+            if form == "whole zero points":
+                assert np.array_equal(after.zero_points, np.rint(after.zero_points))
+            if form == "bfloat16 scales":
+                scales = torch.from_numpy(after.scales)
+                assert torch.equal(scales, scales.bfloat16().float())
+            if form == "kept embeddings" and "embeddings" in name and len(before.shape) == 2:
+                assert np.array_equal(before.codes, after.codes)
+
+
+def test_errors_are_those_against_the_original(tmp_path: Path) -> None:
+    trained(tmp_path)
+    report = load_report(str(tmp_path / "trained"))
+    with WeightLoader(tmp_path / "trained") as loader:
+        values = {name: tensor.double() for name, tensor in loader}
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(tmp_path / "trained" / "report" / "layers.parquet").to_pylist()
+    from safetensors.torch import load_file
+
+    original = load_file(tmp_path / "model" / "model.safetensors")
+    assert {row["method"] for row in rows} == {"distilled", "none"}
+    for row in rows:
+        name = row["layer_name"]
+        error = (values[name] - original[name].double()).square().mean()
+        assert row["mse"] == pytest.approx(float(error), rel=1e-6)
+    assert any("trained by distill with 25 texts" in note for note in report.notes)
+
+
+def test_the_same_call_again_is_done_and_another_one_is_refused(tmp_path: Path) -> None:
+    first = trained(tmp_path)
+    again = distill(tmp_path / "model", tmp_path / "quantized", tmp_path / "trained", TEXTS, settings=FEW)
+    assert again.already_finished
+    assert again.losses == first.losses
+    with pytest.raises(TargetConflict, match=r"another distillation \(its texts differ\)"):
+        distill(tmp_path / "model", tmp_path / "quantized", tmp_path / "trained", TEXTS[:24], settings=FEW)
+
+
+def test_equal_seeds_make_equal_datasets(tmp_path: Path) -> None:
+    trained(tmp_path)
+    distill(tmp_path / "model", tmp_path / "quantized", tmp_path / "again", TEXTS, settings=FEW)
+    one, other = (
+        json.loads((tmp_path / name / "manifest.json").read_text())["parts"] for name in ("trained", "again")
+    )
+    assert [part["hash"] for part in one] == [part["hash"] for part in other]
+
+
+def test_what_cannot_be_trained_is_refused_before_any_training(tmp_path: Path) -> None:
+    model = save_bert(tmp_path / "model")
+    quantize(model, tmp_path / "kept")
+    with pytest.raises(InvalidConfig, match="no layer whose codes could be trained"):
+        distill(model, tmp_path / "kept", tmp_path / "out", TEXTS)
+    with pytest.raises(InvalidConfig, match="19 texts are too few"):
+        distill(model, tmp_path / "kept", tmp_path / "out", TEXTS[:19])
+    with pytest.raises(InvalidConfig, match="choose another OUT"):
+        distill(model, tmp_path / "kept", tmp_path / "kept", TEXTS)
+    with pytest.raises(NotFound, match="no finished dataset"):
+        distill(model, tmp_path / "nothing", tmp_path / "out", TEXTS)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "other.txt").write_text("somebody's")
+    with pytest.raises(TargetConflict, match=r"other files"):
+        distill(model, tmp_path / "kept", tmp_path / "out", TEXTS)

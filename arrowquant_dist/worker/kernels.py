@@ -19,7 +19,7 @@ from arrowquant_dist.encodings.raw import RAW
 from arrowquant_dist.kernels.numba_private import when_compiling
 from arrowquant_dist.methods import side_input_of
 from arrowquant_dist.plan import RowBlock
-from arrowquant_dist.tensor import quantize_values
+from arrowquant_dist.tensor import quantize_layer
 from arrowquant_dist.worker.clock import Clock
 from arrowquant_dist.worker.job import OnCompile
 
@@ -75,7 +75,7 @@ class Kernels:
         self._ready |= new
 
     def _quantize(self, dtype: str, spec: QuantSpec) -> None:
-        if spec.chooses_codes and side_input_of(spec.method) is None:
+        if spec.chooses_codes:
             with self.told(f"{spec.quant_type} by {spec.method}"):
                 _quantize_sample(dtype, spec)
 
@@ -93,4 +93,8 @@ def _key(block: RowBlock) -> tuple[Any, ...]:
 
 def _quantize_sample(dtype: str, spec: QuantSpec) -> None:
     shape = (*[1] * spec.row_dims, _SAMPLE_COLUMNS)
-    quantize_values(np.zeros(_SAMPLE_COLUMNS * DTYPES[dtype].itemsize, np.uint8), shape, dtype, spec)
+    side_input = side_input_of(spec.method)
+    shapes = side_input.shapes(shape, spec.row_dims) if side_input is not None else {}
+    tensors = {part: np.zeros(shapes[part], np.float32) for part in (side_input.needed if side_input else ())}
+    values = np.zeros(_SAMPLE_COLUMNS * DTYPES[dtype].itemsize, np.uint8)
+    quantize_layer(values, shape, dtype, spec, tensors)

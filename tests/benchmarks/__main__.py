@@ -10,6 +10,7 @@ from itertools import chain
 from tests.benchmarks import (
     big,
     cluster,
+    compensating,
     exporting,
     files,
     kernels,
@@ -30,6 +31,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "minilm": lambda _: minilm.tables(),
     "process": lambda given: minilm.process_tables(given.runs),
     "kernels": lambda given: kernels.tables(given.side, given.runs),
+    "gptq": lambda given: compensating.tables((given.side // 4, given.side), given.runs),
     "files": lambda given: files.tables(given.params, given.runs, given.folder, given.idle),
     "cluster": lambda given: cluster.tables(given.models, given.runs, given.folder),
     "planning": lambda given: planning.tables(given.runs, given.folder),
@@ -60,7 +62,7 @@ def main() -> None:
         help="of `cluster`; the first is what others are held to",
     )
     parser.add_argument(
-        "--side", type=int, default=4096, help="of the square matrix of `kernels` and `serving`"
+        "--side", type=int, default=4096, help="of the square matrix of `kernels`, `gptq` and `serving`"
     )
     parser.add_argument("--layers", type=int, default=reducing.LAYERS, help="of the run of `reducing`")
     parser.add_argument("--parts", type=int, default=verifying.PARTS, help="of the dataset of `verifying`")

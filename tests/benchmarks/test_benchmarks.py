@@ -12,6 +12,7 @@ import pytest
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from tests.benchmarks import (
+    compensating,
     exporting,
     files,
     kernels,
@@ -36,6 +37,14 @@ def check(tables: Iterable[Table]) -> list[Row]:
     assert rows
     assert all(math.isfinite(row.ours) and row.ours > 0 for row in rows)
     return rows
+
+
+def test_gptq_is_measured_against_its_paper_s_code_in_torch(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both leave an error of the output of the same size, by other scales."""
+    (row,) = check(compensating.tables((192,), 1))
+    assert (row.name, row.peer, row.target) == ("192×192", "plain torch", ratio_of(1.5))
+    ours, theirs = (float(line.rpartition(" ")[2]) for line in capsys.readouterr().out.splitlines())
+    assert 0.5 * theirs < ours < 1.1 * theirs
 
 
 @pytest.mark.slow

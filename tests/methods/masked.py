@@ -30,9 +30,9 @@ class ColumnWeights:
         return {"columns": (columns,), "more": (2, columns)}
 
     def prepare(
-        self, _layer: str, layer_shape: tuple[int, ...], row_dims: int, read: PartReader, /
+        self, layer: str, layer_shape: tuple[int, ...], row_dims: int, read: PartReader, /
     ) -> np.ndarray:
-        self.prepared += 1
+        self.prepared += layer != ""  # without a name it is a sample, for kernels to be compiled
         self.parts |= {*read.parts}
         found = read("columns", 0, math.prod(layer_shape[row_dims:]))
         assert found.dtype == np.float32
@@ -55,5 +55,6 @@ class Masked:
         self.rows: list[int] = []
 
     def quantize(self, bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, /) -> Found | None:
-        self.rows.append(given.row_start)
+        if bits.shape[1] > 2:
+            self.rows.append(given.row_start)
         return Rtn().quantize(np.where(given.side, bits, np.zeros_like(bits)), spec, codes, given)

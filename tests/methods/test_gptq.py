@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,26 @@ def test_statistics_of_another_shape_or_none_are_refused() -> None:
     parts["cross"] = parts["hessian"][:5]
     with pytest.raises(InvalidConfig, match="cross is"):
         quantized(weights(), spec_of(), parts)
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_it_takes_no_more_memory_than_the_plan_counts(*, corrected: bool) -> None:
+    """And no less than half of it: one matrix, or two, and what is made of a tile."""
+    rows, columns = 600, 1000
+    weight, spec = weights(rows, columns), spec_of()
+    hessian = np.diag(np.linspace(1.0, 2.0, columns, dtype=np.float32))
+    parts = {"hessian": hessian}
+    if corrected:
+        parts |= {"cross": hessian, "residual": weights(rows, columns)}
+    quantized(weight, spec, parts)  # compiled, and numpy's own things are there
+    side_input = method_of(spec).side_input
+    assert side_input is not None
+    bound = side_input.work_nbytes(weight.shape, 1, rows, parts)
+    tracemalloc.start()
+    found = quantized(weight, spec, parts)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert bound / 2 < peak - found.codes.nbytes - 2 * found.scales.nbytes < bound
 
 
 @pytest.mark.parametrize("group_size", [64, 0])

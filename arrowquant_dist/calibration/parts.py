@@ -96,6 +96,7 @@ class Parts:
         missing = [job for job in jobs if worker.committed(job) is None]
         if missing:
             name = f"part {part + 1} of {self.paths.parts}"
+            name += f", stage {stage + 1}" if stage >= 0 else ", to the next" if stage == OUTPUTS else ""
             earlier = sum(self.tokens) - sum(job.tokens for job in missing)
             told = counted_tokens(name, sum(self.tokens), earlier, self.progress)
             choose_engine(self.run, self.context.memory_nbytes).run(self.context, missing, told)

@@ -48,6 +48,19 @@ def matcher(pattern: str) -> Matcher:
     return lambda name: pattern in name
 
 
+def exactly(name: str) -> str:
+    """A pattern that matches `name` and no other."""
+    return f"/^{re.escape(name)}$/"
+
+
+def only_name(pattern: str) -> str | None:
+    """The name that a pattern of `exactly` matches; None for any other pattern."""
+    if not (pattern.startswith("/^") and pattern.endswith("$/")):
+        return None
+    name = re.sub(r"\\(.)", r"\1", pattern[2:-2])
+    return name if exactly(name) == pattern else None
+
+
 def nearest_names(pattern: str, names: Iterable[str], count: int = 3) -> list[str]:
     """Up to `count` names that look most like `pattern`, best first.
 

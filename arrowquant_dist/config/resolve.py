@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from arrowquant_dist.config.checks import invalid
 from arrowquant_dist.config.families import Described, Families
-from arrowquant_dist.config.patterns import Matcher, matcher, nearest_names
+from arrowquant_dist.config.patterns import Matcher, matcher, nearest_names, only_name
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig
 from arrowquant_dist.config.spec import BITS, UNTOUCHED, NotKept, QuantSpec, half_spec, kept_spec
 from arrowquant_dist.dtypes import DTYPES
@@ -53,6 +53,13 @@ class SpecResolver:
         self.config = config
         self._families = Families(layers)
         self._overrides = [_OverrideUse(o, matcher(o.layers)) for o in config.overrides]
+        # Those of a single name, which may be as many as there are layers, are looked up; each with its place.
+        self._by_name: dict[str, list[tuple[int, _OverrideUse]]] = {}
+        self._by_pattern: list[tuple[int, _OverrideUse]] = []
+        for index, use in enumerate(self._overrides):
+            name = only_name(use.override.layers)
+            same = self._by_pattern if name is None else self._by_name.setdefault(name, [])
+            same.append((index, use))
         self._words = [_WordUse(word, matcher(word)) for word in config.mixed_precision_layers]
         self._row_dims = [_WordUse(p, matcher(p)) for p in config.row_dims]
         self._specs: dict[QuantSpec, QuantSpec] = {}
@@ -201,16 +208,15 @@ class SpecResolver:
         return notes
 
     def _winner(self, name: str, never: str | None) -> _OverrideUse | None:
-        winner = None
-        for use in self._overrides:
-            if use.match(name):
-                use.matches += 1
-                if never is None:
-                    use.quantizable += 1
-                elif use.unquantizable is None:
-                    use.unquantizable = f"{name} ({never})"
-                winner = use
-        return winner
+        found = [(index, use) for index, use in self._by_pattern if use.match(name)]
+        found += self._by_name.get(name, ())
+        for _, use in found:
+            use.matches += 1
+            if never is None:
+                use.quantizable += 1
+            elif use.unquantizable is None:
+                use.unquantizable = f"{name} ({never})"
+        return max(found, key=lambda pair: pair[0])[1] if found else None
 
     def _first_word(self, name: str) -> str | None:
         first = None

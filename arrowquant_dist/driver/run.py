@@ -185,7 +185,8 @@ def _plan(
     from arrowquant_dist.sizing import choose_size  # no other run has to import it
 
     choice = choose_size(plan, checkpoint, config, size_limit(config.size), run)
-    return make_plan(checkpoint, config, run, side_inputs, codes, choice.chosen)
+    plan = make_plan(checkpoint, choice.config, run, side_inputs, codes)
+    return replace(plan, notes=(*plan.notes, choice.note))
 
 
 def _codes(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig) -> SourceCodes:

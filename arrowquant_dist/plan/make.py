@@ -10,7 +10,7 @@ from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.source_codes import SourceCodes
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer
 from arrowquant_dist.code_digest import code_digest
-from arrowquant_dist.config import QuantizationConfig, ResolvedLayer, RunConfig, SpecResolver
+from arrowquant_dist.config import QuantizationConfig, RunConfig, SpecResolver
 from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.plan.blocks import Plan, RowBlock
 from arrowquant_dist.plan.check import check_checkpoint, check_expansion
@@ -23,8 +23,6 @@ from arrowquant_dist.plan.unscaled import check_unscaled
 _LONG_ROW = 64  # columns from which a 3-D layer is more likely fused experts than a convolution
 _NO_SIDE_INPUTS: SideInputs = {}
 _NO_CODES: SourceCodes = {}
-Chosen = Mapping[str, ResolvedLayer]
-_NOTHING_CHOSEN: Chosen = {}
 
 
 @collector_paused()
@@ -34,14 +32,13 @@ def make_plan(
     run: RunConfig,
     side_inputs: SideInputs = _NO_SIDE_INPUTS,
     codes: SourceCodes = _NO_CODES,
-    chosen: Chosen = _NOTHING_CHOSEN,
 ) -> Plan:
     """Everything of a run, checked and fixed before the first weight is read.
 
     Layers are taken in the order of their bytes in the source, so that a shard reads neighbours. The same
     source and settings make the same plan on any machine, whatever the engine and its workers.
     side_inputs: what `open_side_inputs` has found for the config. codes: what `find_codes` has found, where the config
-    keeps them. chosen: the specs that the config's `size` has led to, by layer, instead of what the config says.
+    keeps them.
 
     Raises InvalidCheckpoint for a layer table that can't be true, InvalidConfig for a config that doesn't fit
     it.
@@ -49,9 +46,7 @@ def make_plan(
     check_checkpoint(checkpoint)
     check_unscaled(checkpoint, config.unscaled_float8)
     layers = in_storage_order(checkpoint)
-    blocks, notes = _resolve_and_cut(
-        layers, checkpoint.kept, config, run, SideTensors(side_inputs), codes, chosen
-    )
+    blocks, notes = _resolve_and_cut(layers, checkpoint.kept, config, run, SideTensors(side_inputs), codes)
     notes = [*codes_notes(checkpoint.notes, blocks, codes), *notes]
     return plan_of_blocks(checkpoint, blocks, config.to_dict(), run, side_inputs, notes)
 
@@ -96,7 +91,6 @@ def _resolve_and_cut(
     run: RunConfig,
     side: SideTensors,
     codes: SourceCodes,
-    chosen: Chosen,
 ) -> tuple[list[RowBlock], list[str]]:
     """kept: as in Checkpoint."""
     resolver = SpecResolver(config, layers)
@@ -105,8 +99,6 @@ def _resolve_and_cut(
         resolved = resolver.resolve(
             layer.name, layer.shape, layer.dtype, kept.get(layer.name), codes.get(layer.name)
         )
-        if layer.name in chosen:
-            resolved = chosen[layer.name]
         spec, tensors = side.of(layer, resolved.spec)
         cut = cut_layer(layer, replace(resolved, spec=spec), run.block_bytes, run.tensor_parallel)
         blocks += [replace(block, side_tensors=tensors) for block in cut] if tensors else cut

@@ -43,6 +43,7 @@ class PlanSummary:
     worker_memory_nbytes: upper bound of one worker's memory. kept: every layer that stays unquantized, in the
     order of the source; print `kept_matrices` by name, the rest as `kept_reasons` counts them. left_out: as in
     Plan; the notes say it in short. kept_codes: {layer: what its codes are} of those that are the source's own.
+    config: as in Plan; where a size was asked for, what was chosen for it.
     """
 
     source: str
@@ -62,6 +63,7 @@ class PlanSummary:
     notes: tuple[str, ...]
     left_out: dict[str, str]
     kept_codes: dict[str, str]
+    config: dict[str, Any]
 
     @property
     def quantized_layers(self) -> int:
@@ -105,6 +107,7 @@ def summarize(plan: Plan, target: str, run: RunConfig) -> PlanSummary:
         notes=plan.notes,
         left_out=plan.left_out,
         kept_codes={b.layer.name: b.layer.encoding.label for b in first if b.spec.keeps_codes},
+        config=dict(plan.config),
     )
 
 

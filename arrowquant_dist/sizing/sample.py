@@ -46,6 +46,10 @@ class LayerSample:
         return sum(block.rows for block in self.blocks)
 
     @property
+    def params(self) -> int:
+        return self.rows * self.columns
+
+    @property
     def sampled_rows(self) -> int:
         return sum(run.rows for run in self.runs)
 

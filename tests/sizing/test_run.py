@@ -83,3 +83,26 @@ def test_too_small_a_size_is_refused_with_the_least_that_is_possible(source: str
     with pytest.raises(InvalidConfig, match=r"size: 5000 bytes are too few .* at least (\d+)"):
         plan_only(source, str(tmp_path / "out"), QuantizationConfig(size=5000), RunConfig())
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_chosen_is_a_config_that_makes_the_same_dataset(source: str, tmp_path: Path) -> None:
+    planned = plan_only(source, str(tmp_path / "out"), QuantizationConfig(size="700kB"), RunConfig())
+    values = {key: value for key, value in planned.config.items() if key != "run"}
+    assert "size" not in values
+    again = plan_only(source, str(tmp_path / "out"), QuantizationConfig.from_dict(values), RunConfig())
+    assert again.fingerprint == planned.fingerprint
+    assert "size: the parts take about" in planned.notes[-1]
+
+
+def test_more_room_than_codes_need_goes_to_smaller_groups_and_16_bits(source: str, tmp_path: Path) -> None:
+    sizes = (2_300_000, 3_000_000, 3_600_000)
+    for size in sizes:
+        ArrowQuantizer(QuantizationConfig(size=size)).quantize(source, str(tmp_path / str(size)))
+    found = [parts_nbytes(tmp_path / str(size)) for size in sizes]
+    assert found == sorted(found)
+    assert all(nbytes <= size for nbytes, size in zip(found, sizes, strict=True))
+
+
+def test_a_size_beyond_16_bits_keeps_every_layer(source: str, tmp_path: Path) -> None:
+    report = ArrowQuantizer(QuantizationConfig(size="1GB")).quantize(source, str(tmp_path / "out"))
+    assert {layer.quant_type for layer in report.quant_types} <= {"fp16", "none"}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from arrowquant_dist.distillation.settings import BETAS, DistillSettings
 from arrowquant_dist.distillation.student import Student
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Optimizer:
@@ -51,6 +53,34 @@ class Optimizer:
             elif lookup.seen is not None:
                 codes.bound(self._settings.most_offset, lookup.seen)
                 lookup.seen = None
+
+    def moments(self) -> dict[str, torch.Tensor]:
+        """Of each leaf that has any, by its name in the student; and the steps that they are of."""
+        found: dict[str, torch.Tensor] = {}
+        for name, leaf in self._student.leaves:
+            for key, value in self._state_of(leaf).items():
+                found[f"{name}.{key}"] = torch.as_tensor(value)
+        return found
+
+    def put_moments(self, found: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of `moments`."""
+        for name, leaf in self._student.leaves:
+            own = {key: found[f"{name}.{key}"] for key in _MOMENTS if f"{name}.{key}" in found}
+            if own:
+                optimizer = self._optimizer_of(leaf)
+                step: Any = own["step"] if isinstance(optimizer, torch.optim.Adam) else int(own["step"])
+                optimizer.state[leaf] = {**own, "step": step}
+
+    def _state_of(self, leaf: torch.Tensor) -> Mapping[str, Any]:
+        state: Mapping[str, Any] = self._optimizer_of(leaf).state.get(leaf, {})
+        return state
+
+    def _optimizer_of(self, leaf: torch.Tensor) -> Any:
+        return next(
+            optimizer
+            for optimizer in self._optimizers
+            if any(leaf is own for group in optimizer.param_groups for own in group["params"])
+        )
 
     def _groups(self) -> Iterator[dict[str, Any]]:
         for optimizer in self._optimizers:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import RunConfig
+from arrowquant_dist.distillation.checkpoint import TrainingStates
 from arrowquant_dist.distillation.settings import DistillSettings
 from arrowquant_dist.driver.places import open_target, read_sidecars, refuse_own_source
 from arrowquant_dist.errors import InvalidConfig, NotFound, TargetConflict
@@ -98,12 +99,28 @@ class DistilledPlace:
         refuse_own_source(self.out, [checkpoint])
         found = self.out.look(checkpoint.sidecars)
         sidecars = read_sidecars(checkpoint, self.run)
+        if self.run.overwrite:
+            self.states.delete()
+        found = replace(found, beside=frozenset(self._own_states()))
         state = self.out.state(found, sidecars)
         if state == "started" and not self.run.overwrite:
             self._refuse_other_run()
         if state in ("left", "foreign") and not self.run.overwrite:
             self.out.refuse_foreign(found, sidecars)
-        return found if state == "empty" else clear(self.out, found, sidecars)
+        if state != "empty":
+            found = clear(self.out, found, sidecars)
+        return replace(found, beside=frozenset((*found.beside, *self.states.paths())))
+
+    @property
+    def states(self) -> TrainingStates:
+        return TrainingStates(self.out.store, self.made_of)
+
+    def _own_states(self) -> list[str]:
+        """Paths of what a training that was stopped has left. TargetConflict where it was another one."""
+        paths = self.states.paths()
+        if paths and not self.states.is_own:
+            raise self._conflict("the state of another training")
+        return paths
 
     def _refuse_other_run(self) -> None:
         planned = self.out.planned()

@@ -17,6 +17,7 @@ import torch
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import RunConfig, parse_size
 from arrowquant_dist.config.checks import check_options
+from arrowquant_dist.distillation.checkpoint import TrainingStates
 from arrowquant_dist.distillation.layers import refuse_mixed, trained_layers
 from arrowquant_dist.distillation.place import DistilledPlace
 from arrowquant_dist.distillation.result import Distilled
@@ -91,6 +92,7 @@ def run_distillation(
     place = DistilledPlace.of(target, out, texts, settings, run)
     finished = place.finished()
     if finished is not None:
+        place.states.delete()  # of a process that died before it came to that
         return Distilled.of(place.out.store.uri, finished, already_finished=True)
     with (
         bounded_threads(),
@@ -102,10 +104,13 @@ def run_distillation(
         refuse_disagreement(original, dataset)
         refuse_mixed(stored.layers, stored.uri)
         found = place.look(checkpoint)
-        best, result = _trained(original, stored, dataset, texts, settings, memory_nbytes, Path(folder), told)
+        best, result = _trained(
+            original, stored, dataset, texts, settings, memory_nbytes, Path(folder), place.states, told
+        )
         resolved, parts = stored_layers(stored, best, _names(original, stored), place.reasons, Path(folder))
         trained = Trained(resolved, parts, place.config(result), (_note(texts, result),))
         outcome = write_trained(place.out, checkpoint, trained, replace(run, engine="inline"), found)
+    place.states.delete()
     return Distilled.of(outcome.target, result, already_finished=outcome.already_finished)
 
 
@@ -123,6 +128,7 @@ def _trained(
     settings: DistillSettings,
     memory_nbytes: int,
     folder: Path,
+    states: TrainingStates,
     told: OnStep | None,
 ) -> tuple[TrainingResult, dict[str, Any]]:
     """What is stored of the layers that were trained, and what the training came to."""
@@ -140,7 +146,7 @@ def _trained(
         for numbers, name in ((learnt, "learnt"), (judged, "judged"))
     )
     student = build_student(other, layers.matrices, layers.vectors)
-    training = Training(reader, student, lessons, judge, settings)
+    training = Training(reader, student, lessons, judge, settings, states)
     best = training.run(told or _unheard)
     progress = training.progress
     result = {

@@ -37,7 +37,8 @@ class Rates:
 class DistillSettings:
     """steps: at most. minutes: of training, at most; None for no limit. longest: tokens of a text, which is cut there.
     batch_tokens: of a step, with padding. most_offset: how far a latent code may go from its start, in steps of codes.
-    every: steps from one look at the held-back texts to the next. patience: looks without a gain until it stops."""
+    every: steps from one look at the held-back texts to the next. patience: looks without a gain until it stops.
+    save_every: steps from one checkpoint to the next, which decides nothing of the result."""
 
     steps: int = 400
     minutes: float | None = None
@@ -47,6 +48,7 @@ class DistillSettings:
     most_offset: float = 0.3
     every: int = 50
     patience: int = 4
+    save_every: int = 200
     rates: Rates = Rates()
 
     def __post_init__(self) -> None:
@@ -57,6 +59,7 @@ class DistillSettings:
         check_whole("batch_tokens", self.batch_tokens, 1, _MOST)
         check_whole("every", self.every, 1, _MOST)
         check_whole("patience", self.patience, 1, _MOST)
+        check_whole("save_every", self.save_every, 1, _MOST)
         _check_number("most_offset", self.most_offset)
         if self.minutes is not None:
             _check_number("minutes", self.minutes)
@@ -67,4 +70,5 @@ class DistillSettings:
         return cls(**{name: value for name, value in given.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What decides the result."""
+        return {name: value for name, value in asdict(self).items() if name != "save_every"}

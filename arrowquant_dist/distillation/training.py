@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 import torch
 
+from arrowquant_dist.distillation.checkpoint import TrainingState, TrainingStates
 from arrowquant_dist.distillation.losses import loss_of
 from arrowquant_dist.distillation.optimizer import Optimizer
 from arrowquant_dist.distillation.settings import DistillSettings
@@ -23,7 +25,7 @@ _TIMED = 5  # steps, of which follows how many there is time for
 @dataclass(slots=True)
 class TrainingProgress:
     """step: how many are done, of `steps`. losses: {step: loss of the held-back texts}. best: the step with the least.
-    seconds: of training so far. since: looks without a gain."""
+    seconds: of training so far. since: looks without a gain, of which there were too many where it gave_up."""
 
     steps: int
     step: int = 0
@@ -31,10 +33,18 @@ class TrainingProgress:
     best: int = 0
     seconds: float = 0.0
     since: int = 0
+    gave_up: bool = False
 
     @property
     def is_done(self) -> bool:
-        return self.step >= self.steps
+        return self.gave_up or self.step >= self.steps
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "losses": {str(step): loss for step, loss in self.losses.items()}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**{**values, "losses": {int(step): loss for step, loss in values["losses"].items()}})
 
 
 OnStep = Callable[[TrainingProgress, float], None]  # what is done, and the loss of the last step
@@ -44,13 +54,24 @@ class Training:
     """A student on its way."""
 
     def __init__(
-        self, reader: Reader, student: Student, teacher: Teacher, judge: Teacher, settings: DistillSettings
+        self,
+        reader: Reader,
+        student: Student,
+        teacher: Teacher,
+        judge: Teacher,
+        settings: DistillSettings,
+        states: TrainingStates,
     ) -> None:
+        """states: where it is saved now and then, and goes on from what was saved."""
         self._reader, self._student, self._settings = reader, student, settings
         self._teacher, self._judge = teacher, judge
         self._optimizer = Optimizer(student, settings)
         self.progress = TrainingProgress(settings.steps)
         self.best: TrainingResult = {}
+        self._states = states
+        state = states.load()
+        if state is not None:
+            self._put(state)
 
     def run(self, told: OnStep) -> TrainingResult:
         """The best that was found: {layer: what is stored of it}. UnquantizableWeights where the loss is no number."""
@@ -66,8 +87,9 @@ class Training:
             told(progress, loss)
             if progress.step % settings.every == 0 or progress.is_done:
                 self._look()
-                if progress.since >= settings.patience:
-                    break
+                progress.gave_up = progress.since >= settings.patience
+            if progress.step % settings.save_every == 0 or progress.is_done:
+                self._states.save(self._state())
         return self.best
 
     def _step(self) -> float:
@@ -98,6 +120,32 @@ class Training:
         if loss <= min(progress.losses.values()):
             progress.best, progress.since = progress.step, 0
             self.best = self._student.found()
+
+    def _state(self) -> TrainingState:
+        tensors = {f"leaf {name}": leaf for name, leaf in self._student.leaves}
+        tensors |= {f"moment {name}": value for name, value in self._optimizer.moments().items()}
+        for layer, parts in self.best.items():
+            tensors |= {f"best {layer} {part}": value for part, value in parts.items()}
+        return TrainingState(self.progress.to_dict(), tensors)
+
+    def _put(self, state: TrainingState) -> None:
+        """Goes on from there."""
+        self.progress = TrainingProgress.from_dict(state.numbers)
+        best: dict[str, dict[str, torch.Tensor]] = {}
+        moments: dict[str, torch.Tensor] = {}
+        leaves = dict(self._student.leaves)
+        for name, value in state.tensors.items():
+            kind, _, rest = name.partition(" ")
+            if kind == "leaf":
+                with torch.no_grad():
+                    leaves[rest].copy_(value)
+            elif kind == "moment":
+                moments[rest] = value
+            else:
+                layer, _, part = rest.rpartition(" ")
+                best.setdefault(layer, {})[part] = value
+        self._optimizer.put_moments(moments)
+        self.best = best
 
     def _refuse_no_number(self, loss: float) -> None:
         if not math.isfinite(loss):

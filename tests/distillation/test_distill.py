@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,22 @@ import torch
 
 from arrowquant_dist import Distilled, DistillSettings, QuantizationConfig, RunConfig, WeightLoader, distill
 from arrowquant_dist.config import Storage
+from arrowquant_dist.distillation import training
+from arrowquant_dist.distillation.checkpoint import TrainingState, TrainingStates
 from arrowquant_dist.distillation.teaching import Teacher, held_back
-from arrowquant_dist.distillation.training import mean_loss
-from arrowquant_dist.errors import InvalidConfig, NotFound, TargetConflict
+from arrowquant_dist.distillation.training import TrainingProgress, mean_loss
+from arrowquant_dist.errors import (
+    CorruptWeights,
+    InvalidConfig,
+    NotFound,
+    TargetConflict,
+    UnquantizableWeights,
+)
 from arrowquant_dist.models.kinds import kind_of_model
 from arrowquant_dist.models.outputs import Reader
 from arrowquant_dist.models.pair import filled_model, opened_dataset, opened_model
 from arrowquant_dist.report.render import load_report
+from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.verify import verify
 from tests.evaluation.models import TEXTS, quantize, save_bert, save_llama, save_sentence_model
 
@@ -149,3 +159,60 @@ def test_what_cannot_be_trained_is_refused_before_any_training(tmp_path: Path) -
     (tmp_path / "out" / "other.txt").write_text("somebody's")
     with pytest.raises(TargetConflict, match=r"other files"):
         distill(model, tmp_path / "kept", tmp_path / "out", TEXTS)
+
+
+class Stopped(Exception):
+    """By the test."""
+
+
+def test_a_training_that_was_stopped_goes_on_from_its_checkpoint_to_the_same_dataset(tmp_path: Path) -> None:
+    trained(tmp_path)
+    steps: list[int] = []
+
+    def stop(progress: TrainingProgress, _loss: float) -> None:
+        steps.append(progress.step)
+        if progress.step == 15 and len(steps) == 15:
+            raise Stopped
+
+    settings = replace(FEW, save_every=10)
+    place = tmp_path / "model", tmp_path / "quantized", tmp_path / "again", TEXTS
+    with pytest.raises(Stopped):
+        distill(*place, settings=settings, progress=stop)
+    with pytest.raises(TargetConflict, match="the state of another training"):
+        distill(*place, settings=replace(settings, seed=1))
+    with pytest.raises(TargetConflict, match="other files"):
+        quantize(tmp_path / "model", tmp_path / "again")
+    distill(*place, settings=settings, progress=stop)
+    assert steps == [*range(1, 16), *range(11, 21)]
+    one, other = (
+        json.loads((tmp_path / name / "manifest.json").read_text())["parts"] for name in ("trained", "again")
+    )
+    assert [part["hash"] for part in one] == [part["hash"] for part in other]
+    assert not (tmp_path / "again" / "run" / "distillation").exists()
+    assert not verify(tmp_path / "again").problems
+
+
+def test_a_state_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    states = TrainingStates(open_store(str(tmp_path)), {"texts": "these"})
+    states.save(TrainingState({"step": 3}, {"a": torch.arange(5.0), "b": torch.tensor(2)}))
+    found = states.load()
+    assert found is not None
+    assert found.numbers == {"step": 3}
+    assert torch.equal(found.tensors["a"], torch.arange(5.0))
+    assert found.tensors["b"].shape == ()
+    assert TrainingStates(states.store, {"texts": "others"}).load() is None
+    [path] = (tmp_path / "run" / "distillation").glob("*.bin")
+    data = bytearray(path.read_bytes())
+    data[2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptWeights, match="state of the training is damaged"):
+        states.load()
+
+
+def test_a_loss_that_is_no_number_stops_and_leaves_no_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "loss_of", lambda *_a, **_k: torch.tensor(float("nan"), requires_grad=True))
+    with pytest.raises(UnquantizableWeights, match="the loss is no number after 0 steps"):
+        trained(tmp_path)
+    assert not (tmp_path / "trained" / "manifest.json").exists()

@@ -1,0 +1,114 @@
+"""What a training that was stopped has reached, kept at the target of the new dataset.
+
+    run/distillation/state-<id>.bin    the bytes of all that is trained, Adam's moments, and the best that was found
+    run/distillation/state.json        which of these counts, what is in it, its digest, and how far the training is
+
+The second is written last and replaced as a whole. Until there is a plan nothing else is at the target: others find
+files that are no run's and refuse it, the same command finds its own.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+
+from arrowquant_dist.errors import CorruptWeights, NotFound
+from arrowquant_dist.storage.base import ByteRange, Store
+from arrowquant_dist.strict_json import parse_json
+
+FOLDER = "run/distillation"
+_INDEX = f"{FOLDER}/state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """numbers: plain values. tensors: by name."""
+
+    numbers: Mapping[str, Any]
+    tensors: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStates:
+    """made_of: what says which distillation it is."""
+
+    store: Store
+    made_of: Mapping[str, Any]
+
+    def save(self, state: TrainingState) -> None:
+        """Takes the place of what was saved before."""
+        path = f"{FOLDER}/state-{uuid.uuid4().hex}.bin"
+        digest, described = xxhash.xxh3_128(), []
+        with self.store.open_writer(path) as writer:
+            for name, tensor in state.tensors.items():
+                data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                described.append([name, dtype, list(tensor.shape), writer.tell(), data.nbytes])
+                digest.update(data.data)
+                writer.write(data.data)
+        index = {
+            "made_of": self.made_of,
+            "path": path,
+            "digest": digest.hexdigest(),
+            "numbers": state.numbers,
+            "tensors": described,
+        }
+        self.store.write(_INDEX, json.dumps(index).encode())
+        self.store.delete([old for old in self.paths() if old not in (path, _INDEX)])
+
+    def load(self) -> TrainingState | None:
+        """None where nothing was saved, or that of another distillation. CorruptWeights where it is damaged."""
+        index = self._index()
+        if index is None:
+            return None
+        try:
+            return self._read(index)
+        except (NotFound, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise self._damaged() from error
+
+    @property
+    def is_own(self) -> bool:
+        """Whether what was saved is of this distillation."""
+        return self._index() is not None
+
+    def _index(self) -> Mapping[str, Any] | None:
+        try:
+            index = parse_json(self.store.read(_INDEX))
+        except NotFound:
+            return None
+        except ValueError as error:
+            raise self._damaged() from error
+        return index if isinstance(index, dict) and index.get("made_of") == self.made_of else None
+
+    def _read(self, index: Mapping[str, Any]) -> TrainingState:
+        path, digest = self.store.check_path(index["path"]), xxhash.xxh3_128()
+        tensors = {}
+        for name, dtype, shape, offset, nbytes in index["tensors"]:
+            data = self.store.read_range(path, ByteRange(offset, offset + nbytes))
+            digest.update(data.data)
+            tensors[name] = (
+                torch.from_numpy(np.ascontiguousarray(data)).view(getattr(torch, dtype)).reshape(shape)
+            )
+        if digest.hexdigest() != index["digest"]:
+            raise self._damaged()
+        return TrainingState(index["numbers"], tensors)
+
+    def paths(self) -> list[str]:
+        """Of all that is there."""
+        return [info.path for info in self.store.list(FOLDER)]
+
+    def delete(self) -> None:
+        """The index first: without it nothing counts."""
+        self.store.delete([_INDEX])
+        self.store.delete(self.paths())
+
+    def _damaged(self) -> CorruptWeights:
+        message = f"the state of the training is damaged; delete the folder {FOLDER}, and run the same command again"
+        return CorruptWeights(message, uri=self.store.url(_INDEX))

@@ -54,7 +54,7 @@ def test_no_code_of_at_most_11_bits_takes_fewer(counts: list[int]) -> None:
     assert int(lengths @ np.array(counts)) == limited_bits(counts, MAX_BITS)
 
 
-@numerics
+@of_many_numbers
 @given(
     st.dictionaries(st.integers(0, 255), st.floats(0, 36).map(lambda x: int(2**x)), min_size=2, max_size=60)
 )

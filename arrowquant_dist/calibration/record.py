@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.methods import STATISTICS_VERSION
 from arrowquant_dist.strict_json import parse_json
-
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Calibration:
         """As calibration.json has it."""
         values = asdict(self)
         del values["out"]
-        return {"format_version": FORMAT_VERSION, **values}
+        return {"format_version": STATISTICS_VERSION, **values}
 
     def to_bytes(self) -> bytes:
         return json.dumps(self.to_dict(), indent=1).encode() + b"\n"
@@ -59,8 +58,9 @@ class Calibration:
         try:
             values: dict[str, Any] = parse_json(data)
             version = values.pop("format_version")
-            if version != FORMAT_VERSION:
-                message = f"it is of format_version {version}, and {FORMAT_VERSION} is known here; upgrade the package"
+            if version != STATISTICS_VERSION:
+                known = f"and {STATISTICS_VERSION} is known here"
+                message = f"it is of format_version {version}, {known}; upgrade the package"
                 raise InvalidCheckpoint(message, uri=uri)
             layers = tuple(
                 CalibratedLayer(one["name"], one["tokens"], tuple(one["parts"]))

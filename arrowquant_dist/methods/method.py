@@ -66,7 +66,8 @@ class SideInput(Protocol):
     memory, and refuses a layer without them. A worker asks `prepare` for what the method is given when it comes to a
     layer's first row block, and keeps it until it comes to another layer.
     config_field: the field of QuantizationConfig that holds the URI, as in METHODS of method_names.
-    finished_by: the file that is written to that folder last, None where there is none: without it nothing is read.
+    finished_by: the JSON file that is written to that folder last, without which nothing is read; None: there is none.
+    format_version: what that file has to have under this key, None where it has none.
     needed: parts without which the method does nothing. exempt: parts that a layer has instead of the needed ones to
     say that nothing is known of it; it is then quantized by `instead`, another method, and a note of the plan says so.
     """
@@ -76,6 +77,9 @@ class SideInput(Protocol):
 
     @property
     def finished_by(self) -> str | None: ...
+
+    @property
+    def format_version(self) -> int | None: ...
 
     @property
     def needed(self) -> Collection[str]: ...

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.kernels.factor import Factor
 
 _NUMBER_NBYTES = 4
+STATISTICS_VERSION = 1  # of what `calibrate` writes, in its calibration.json
 TILE = 256  # rows that are worked on together
 HESSIAN, CROSS, RESIDUAL = "hessian", "cross", "residual"
 # Of the mean of the Hessian's diagonal. With a corrected target, which would follow the noise of few texts, ten times
@@ -29,6 +30,7 @@ class Statistics:
 
     config_field = "hessians"
     finished_by = "calibration.json"
+    format_version = STATISTICS_VERSION
     needed = (HESSIAN,)
     exempt = ("counts", "unseen")  # of an embedding, and of a layer that no input came to
     instead = "mse"

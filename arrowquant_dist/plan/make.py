@@ -105,7 +105,7 @@ def _resolve_and_cut(
         if len(blocks) > MAX_BLOCKS:
             raise InvalidConfig(f"the plan has more than {MAX_BLOCKS} row blocks; raise block_bytes")
     resolver.check_matches(layer.name for layer in layers)
-    return blocks, [*resolver.notes(), *side.notes(), *_layout_notes(blocks, run.block_bytes)]
+    return blocks, [*resolver.notes(), *side.notes(config), *_layout_notes(blocks, run.block_bytes)]
 
 
 def _layout_notes(blocks: Iterable[RowBlock], block_bytes: int) -> list[str]:

@@ -20,8 +20,10 @@ from arrowquant_dist.errors import InvalidConfig, counted, listed
 from arrowquant_dist.method_names import METHODS
 from arrowquant_dist.methods import method_of, side_input_of
 from arrowquant_dist.plan.check import check_checkpoint
+from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import redact, split_uri
+from arrowquant_dist.strict_json import parse_json
 
 SideInputs = Mapping[str, Checkpoint]  # {field of the config: what is at the URI that it holds}
 _DTYPE = "float32"
@@ -29,7 +31,7 @@ _DTYPE = "float32"
 
 def open_side_inputs(config: QuantizationConfig, storage: Storage) -> SideInputs:
     """The side inputs of the methods that `config` names. Raises as open_checkpoint, and InvalidConfig for one whose
-    writer has not finished it."""
+    writer has not finished it, or was of a version whose tensors are others."""
     names = {config.method, *(override.method for override in config.overrides)} - {None}
     needed = {METHODS[name]: name for name in sorted(filter(None, names)) if METHODS[name] is not None}
     found = {}
@@ -44,12 +46,31 @@ def _refuse_unfinished(field: str, name: str, checkpoint: Checkpoint, storage: S
     if side_input is None or side_input.finished_by is None or not checkpoint.files:
         return
     folder, _ = split_uri(checkpoint.files[0].uri)
-    if not open_store(folder, storage).has_file(side_input.finished_by):
+    store = open_store(folder, storage)
+    if not store.has_file(side_input.finished_by):
         message = (
             f"{field} has no {side_input.finished_by}, which is written last, so it is not finished; run the command "
             "that makes it again"
         )
         raise InvalidConfig(message, uri=redact(checkpoint.uri))
+    known = side_input.format_version
+    version = None if known is None else _version_of(store, side_input.finished_by)
+    if version != known:
+        says = (
+            f"{field} has a {side_input.finished_by} of format_version {version!r}, and {known} is known here"
+        )
+        what = "update this package" if version is not None else "run the command that makes it again"
+        raise InvalidConfig(f"{says}; {what}", uri=redact(checkpoint.uri))
+
+
+def _version_of(store: Store, path: str) -> int | None:
+    """None where the file does not say."""
+    try:
+        values = parse_json(store.read(path))
+    except ValueError:
+        return None
+    version = values.get("format_version") if isinstance(values, dict) else None
+    return version if isinstance(version, int) and not isinstance(version, bool) else None
 
 
 def described(side_inputs: SideInputs) -> dict[str, Any]:
@@ -82,6 +103,7 @@ class SideTensors:
         self._side_inputs = side_inputs
         self._stored: dict[str, dict[str, Layer]] = {}
         self._exempt: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+        self._used: set[str] = set()
         for field, checkpoint in side_inputs.items():
             check_checkpoint(checkpoint)
             self._stored[field] = {layer.name: layer for layer in checkpoint.layers}
@@ -103,6 +125,7 @@ class SideTensors:
                 if self._stored_as(field, layer, part) is not None:
                     self._exempt[spec.method, side_input.instead, field, part].append(layer.name)
                     return replace(spec, method=side_input.instead), ()
+        self._used.add(field)
         found = []
         for part, shape in side_input.shapes(layer.shape, spec.row_dims).items():
             stored = self._stored_as(field, layer, part)
@@ -110,8 +133,22 @@ class SideTensors:
                 found.append(self._checked(layer, field, f"{layer.name}.{part}", shape, stored))
         return spec, tuple(found)
 
-    def notes(self) -> list[str]:
-        """Which layers got another method than the config says, for people."""
+    def notes(self, config: QuantizationConfig) -> list[str]:
+        """Which layers got another method than the config says, and what it names for nothing; for people."""
+        methods: defaultdict[str, list[str]] = defaultdict(list)
+        for method, named in METHODS.items():
+            if named is not None:
+                methods[named].append(method)
+        return [
+            *(
+                f"{field} is not read: no layer that it has statistics of is quantized by {' or '.join(names)}"
+                for field, names in methods.items()
+                if getattr(config, field) is not None and field not in self._used
+            ),
+            *self._exempt_notes(),
+        ]
+
+    def _exempt_notes(self) -> list[str]:
         return [
             f"{instead} instead of {method} for {counted(len(names), 'layer')} of which {field} has {part!r} and no "
             f"statistics of inputs: {listed(names)}"

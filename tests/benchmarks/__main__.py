@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 
 from tests.benchmarks import (
+    accuracy,
     big,
     cluster,
     compensating,
@@ -29,6 +30,7 @@ from tests.benchmarks.table import Table, show
 
 _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "minilm": lambda _: minilm.tables(),
+    "accuracy": lambda given: accuracy.tables(given.texts),
     "process": lambda given: minilm.process_tables(given.runs),
     "kernels": lambda given: kernels.tables(given.side, given.runs),
     "gptq": lambda given: compensating.tables((given.side // 4, given.side), given.runs),
@@ -84,6 +86,7 @@ def main() -> None:
         metavar="PYTHON",
         help="that has Run:ai's streamer, for `streaming`",
     )
+    parser.add_argument("--texts", metavar="FILE", help="for `accuracy`: of other kinds than the package's")
     parser.add_argument("--folder", help="for temporary files: on the disk to measure")
     parser.add_argument(
         "--idle",

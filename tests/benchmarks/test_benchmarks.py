@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from tests.benchmarks import (
+    accuracy,
     compensating,
     exporting,
     files,
@@ -70,6 +72,20 @@ def test_files_are_measured_against_a_plain_copy(tmp_path: Path) -> None:
 def test_minilm_reaches_the_accuracy_and_size_of_int8() -> None:
     rows = check(minilm.tables(["int8"]))
     assert [row.name for row in rows if row.met is False] == []
+
+
+@pytest.mark.slow
+def test_minilm_keeps_at_4_bits_what_the_table_says_and_more_than_at_3() -> None:
+    ways = [way for way in accuracy.WAYS if way.name in {"int4 g128", "int3 g128"}]
+    tables = [*islice(accuracy.tables(ways=ways), 2)]
+    rows = check(tables)
+    assert [row.name for row in rows if row.met is False] == []
+    four, three = (table.rows for table in tables)
+    assert [row.name for row in four] == [
+        "stored",
+        *(f"builtin:held-back: {of}" for of in ("mean", "5th percentile")),
+    ]
+    assert all(more.ours > less.ours for more, less in zip(four, three, strict=True))
 
 
 @pytest.mark.slow

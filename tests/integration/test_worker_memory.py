@@ -35,6 +35,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
@@ -42,12 +43,14 @@ from arrowquant_dist.driver import plan_only
 from arrowquant_dist.plan import summarize
 from tests.integration import wide_sources
 from tests.integration.worker_memory import MIB, Taken, taken
+from tests.methods.statistics_made import save_statistics
 from tests.servers.fixtures import Bucket
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own count is in /proc")
 
 INT8 = QuantizationConfig("int8")
 INT2 = QuantizationConfig("int2", per_channel=False)
+GROUPS = QuantizationConfig("int4", per_channel=False, group_size=128, symmetric=False)
 PER_TENSOR = QuantizationConfig("int4", per_channel=False, group_size=0)
 KEPT = QuantizationConfig("int8", mixed_precision_layers=["weight"])
 
@@ -147,6 +150,23 @@ def test_codes_that_are_kept_are_within_the_bound(
         source, target = f"{bucket.uri}/source", f"{bucket.uri}/out"
     run = run_with(64 * MIB, storage_options=bucket.storage_options)
     assert_within(taken(source, target, QuantizationConfig(keep_codes=True), run, tmp_path))
+
+
+@_SLOW
+@pytest.mark.parametrize("config", [GROUPS, GROUPS.replace(group_size=0)], ids=["by group", "per tensor"])
+def test_statistics_of_a_wide_layer_are_within_the_bound(config: QuantizationConfig, tmp_path: Path) -> None:
+    """Three matrices of 64 MiB beside blocks of 16: the bound is mostly what they and their factor take."""
+    columns, nbytes = 4096, 32 * MIB
+    source = wide_sources.plain(tmp_path / "source", nbytes, columns=columns)
+    hessian = np.diag(np.geomspace(1.0, 0.01, columns)).astype(np.float32)
+    residual = np.full((nbytes // 2 // columns, columns), 1e-3, np.float32)
+    parts = {"hessian": hessian, "cross": 0.9 * hessian, "residual": residual}
+    folder = save_statistics(tmp_path / "statistics", {"layers.0.weight": parts})
+    config = config.replace(method="gptq", hessians=folder)
+    found = taken(source, str(tmp_path / "out"), config, run_with(16 * MIB), tmp_path)
+    assert_within(found)
+    without = taken(source, str(tmp_path / "mse"), GROUPS.replace(method="mse"), run_with(16 * MIB), tmp_path)
+    assert found.nbytes > without.nbytes + 2 * hessian.nbytes
 
 
 @_SLOW

@@ -14,7 +14,7 @@ from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.source_codes import find_codes
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.engine.ray.cluster import WORKER_ENVIRONMENT
-from arrowquant_dist.plan import Shard, make_plan, plan_table, worker_memory_nbytes
+from arrowquant_dist.plan import Shard, make_plan, open_side_inputs, plan_table, worker_memory_nbytes
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.worker.shard import WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
@@ -60,7 +60,8 @@ def taken(source: str, target: str, config: QuantizationConfig, run: RunConfig, 
     """
     checkpoint = open_checkpoint(source, run.source_storage)
     codes = find_codes(checkpoint, run.source_storage) if config.keep_codes else {}
-    plan = make_plan(checkpoint, config, run, codes=codes)
+    side_inputs = open_side_inputs(config, run.source_storage)
+    plan = make_plan(checkpoint, config, run, side_inputs, codes)
     plan = replace(plan, shards=(Shard(0, tuple(plan.blocks)),))
     dataset = Target.open(target, run.target_storage)
     dataset.start(plan_table(plan), dataset.look())
@@ -71,6 +72,7 @@ def taken(source: str, target: str, config: QuantizationConfig, run: RunConfig, 
         checkpoint.files,
         run.source_storage,
         run.target_storage,
+        side_files=tuple(file for side in side_inputs.values() for file in side.files),
     )
     told = folder / "worker.pickle"
     told.write_bytes(pickle.dumps((context, plan.shards)))

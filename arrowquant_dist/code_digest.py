@@ -1,10 +1,10 @@
-"""Digests of the code that decides a dataset's bytes, and of that which decides an export's: each is made by one
-version of it.
+"""Digests of the code that decides a dataset's bytes, an export's, or a calibration's: each is made by one version
+of it.
 
-Ray's workers say theirs before they get a job, and a plan's fingerprint and an export's mark hold it, so that what one
-version began is not completed by another. `quantize` imports nothing of `export`, whose code is in an export's digest
-alone. A new module that a worker imports, inside functions too, belongs to the lists below; a test follows the imports
-of both workers and names those that are neither there nor known to change no bytes.
+Ray's workers say theirs before they get a job, and a plan's or a calibration's fingerprint and an export's mark hold
+it, so that what one version began is not completed by another. `quantize` imports nothing of `export`, whose code is in
+an export's digest alone. A new module that a worker imports, inside functions too, belongs to the lists below; a test
+follows the imports of all workers and names those that are neither there nor known to change no bytes.
 
 The text is hashed as it stands, comments and docstrings with it: 2 ms, where parsing the modules to leave those out
 took 180 to 290 ms, and `ast.dump` differs from one Python to the next. The price is that a release which changes no
@@ -36,6 +36,12 @@ DECIDES_BYTES = (
     "export_names.py",  # the mark in what is exported, and what is read as no dataset
 )
 EXPORTS = ("export",)  # decide bytes of what is written for other programs, with those above
+# Decide what a calibration writes, with those of a dataset.
+CALIBRATES = (
+    "calibration",
+    "models",
+    "loader",  # fills models
+)
 # Within those, what runs a model and makes no dataset.
 DECIDES_NOTHING = ("kernels/products",)
 _PACKAGE = Path(__file__).parent
@@ -53,9 +59,15 @@ def export_digest() -> str:
     return digest_of(_PACKAGE, (*DECIDES_BYTES, *EXPORTS))
 
 
+@cache
+def calibration_digest() -> str:
+    """A calibration's, in the same way: also of what runs the model."""
+    return digest_of(_PACKAGE, (*DECIDES_BYTES, *CALIBRATES))
+
+
 def digests() -> tuple[str, ...]:
     """All of this package's: of equal packages whichever is asked for is among them."""
-    return code_digest(), export_digest()
+    return code_digest(), export_digest(), calibration_digest()
 
 
 def digest_of(package: Path, decisive: Iterable[str]) -> str:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from arrowquant_dist.code_digest import (
+    CALIBRATES,
     DECIDES_BYTES,
     DECIDES_NOTHING,
     EXPORTS,
+    calibration_digest,
     code_digest,
     digest_of,
     export_digest,
@@ -23,6 +25,7 @@ from tests.conftest import CHECKOUT
 PACKAGE = CHECKOUT / "arrowquant_dist"
 
 EXPORT_DECIDES = (*DECIDES_BYTES, *EXPORTS)
+CALIBRATION_DECIDES = (*DECIDES_BYTES, *CALIBRATES)
 
 # What a worker imports and no byte of a dataset, or of an export, depends on. An entry of DECIDES_BYTES within one of
 # these counts.
@@ -41,6 +44,8 @@ CHANGES_NO_BYTES = (
     "folder",  # which files are the source: a plan has the layers that were found in them
     "storage",  # moves bytes and makes none
     "target",  # which parts count, not what is in them
+    "modules",  # what keeps codes in the place of weights, which no calibration does
+    "texts",  # are in a calibration's fingerprint, as tokens
     "engine",  # who runs the workers: an export's story is imported with its worker
 )
 
@@ -85,6 +90,16 @@ def test_other_code_of_exports_is_another_export_and_the_same_dataset(package: P
     assert digest_of(package, DECIDES_BYTES) == code_digest()
 
 
+@pytest.mark.parametrize("module", ["calibration/worker.py", "models/sums.py", "loader/loads.py"])
+def test_other_code_that_runs_the_model_is_another_calibration_and_the_same_dataset(
+    package: Path, module: str
+) -> None:
+    path = package / module
+    path.write_text(path.read_text() + "\n_ANOTHER = 1\n")
+    assert digest_of(package, CALIBRATION_DECIDES) != calibration_digest()
+    assert digest_of(package, DECIDES_BYTES) == code_digest()
+
+
 def test_a_module_under_another_name_is_another_digest(package: Path) -> None:
     before = digest_of(package, DECIDES_BYTES)
     (package / "kernels" / "rtn.py").rename(package / "kernels" / "round.py")
@@ -107,8 +122,12 @@ def test_products_with_packed_rows_are_in_no_digest_and_no_worker_imports_them(p
 
 @pytest.mark.parametrize(
     ("worker", "decisive"),
-    [("arrowquant_dist.worker.shard", DECIDES_BYTES), ("arrowquant_dist.export.worker", EXPORT_DECIDES)],
-    ids=["quantize", "export"],
+    [
+        ("arrowquant_dist.worker.shard", DECIDES_BYTES),
+        ("arrowquant_dist.export.worker", EXPORT_DECIDES),
+        ("arrowquant_dist.calibration.worker", CALIBRATION_DECIDES),
+    ],
+    ids=["quantize", "export", "calibrate"],
 )
 def test_all_that_a_worker_imports_is_in_the_digest_or_changes_no_bytes(
     worker: str, decisive: tuple[str, ...]
@@ -126,7 +145,7 @@ def test_quantize_and_its_workers_import_nothing_of_exports() -> None:
 def test_the_lists_name_only_what_is_there() -> None:
     assert not [
         name
-        for name in (*EXPORT_DECIDES, *DECIDES_NOTHING, *CHANGES_NO_BYTES)
+        for name in (*EXPORT_DECIDES, *CALIBRATES, *DECIDES_NOTHING, *CHANGES_NO_BYTES)
         if not (PACKAGE / name).exists()
     ]
 

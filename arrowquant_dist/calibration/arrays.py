@@ -1,4 +1,4 @@
-"""Arrays in an object, as safetensors: written front to back, one in memory at a time, and read by name."""
+"""Arrays in an object, as safetensors: written front to back, a run of values in memory at a time, and read by name."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 @dataclass(frozen=True, slots=True)
 class ArrayDraft:
-    """An array that is made when its turn comes, of this shape and dtype."""
+    """An array that is made when its turn comes, of this shape and dtype. make: its values in C order, in runs."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    make: Callable[[], np.ndarray]
+    make: Callable[[], Iterable[np.ndarray]]
 
     @classmethod
     def of(cls, name: str, values: np.ndarray) -> ArrayDraft:
-        return cls(name, values.shape, values.dtype.name, lambda: values)
+        return cls(name, values.shape, values.dtype.name, lambda: (values,))
 
     @property
     def nbytes(self) -> int:
@@ -48,9 +48,10 @@ def write_arrays(store: Store, path: str, drafts: Sequence[ArrayDraft]) -> int:
     with store.open_writer(path) as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for draft in drafts:
-            values = np.ascontiguousarray(draft.make())
-            if values.nbytes:
-                out.write(values.reshape(-1).view(np.uint8).data)
+            for run in draft.make():
+                values = np.ascontiguousarray(run)
+                if values.nbytes:
+                    out.write(values.reshape(-1).view(np.uint8).data)
         return out.tell()
 
 

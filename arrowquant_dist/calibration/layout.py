@@ -24,8 +24,9 @@ def states_path(part: int, number: int) -> str:
     return f"run/states/{part:05d}/{number:05d}.safetensors"
 
 
-def sums_path(part: int, stage: int, number: int) -> str:
-    return f"run/sums/{part:05d}/{stage:03d}/{number:05d}.safetensors"
+def sums_path(part: int, stage: int, digest: str, number: int) -> str:
+    """digest: of what is summed up there."""
+    return f"run/sums/{part:05d}/{stage:03d}-{digest}/{number:05d}.safetensors"
 
 
 def quantized_path(part: int, stage: int) -> str:

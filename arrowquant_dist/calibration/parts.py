@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arrowquant_dist.calibration.arrays import ArrayDraft, ArrayFile, write_arrays
-from arrowquant_dist.calibration.layout import quantized_path, statistics_path, sums_path
+from arrowquant_dist.calibration.layout import quantized_path, statistics_path
+from arrowquant_dist.calibration.memory import SharedMemory, Shares
 from arrowquant_dist.calibration.place import CalibrationPlace, PartDone
 from arrowquant_dist.calibration.quantizing import PathQuantizer
 from arrowquant_dist.calibration.reduce import PartStatistics, SlicedSums, statistics_of
-from arrowquant_dist.calibration.steps import OnCalibrationStep, counted_tokens
+from arrowquant_dist.calibration.steps import Steps
 from arrowquant_dist.calibration.worker import (
     ALL_STAGES,
     OUTPUTS,
@@ -23,87 +25,116 @@ from arrowquant_dist.calibration.worker import (
     SliceWorker,
     order_of,
 )
-from arrowquant_dist.config import RunConfig
-from arrowquant_dist.engine import choose_engine
 
 if TYPE_CHECKING:
     from arrowquant_dist.models.paths import Paths
+    from arrowquant_dist.models.sites import Order
 
 _UNUSED = 999  # in the place of a stage's number: layers of which nothing is seen
+JobsOf = Generator[Sequence[SliceJob], None, PartStatistics]
 
 
 @dataclass(slots=True)
 class Parts:
-    """tokens: of each slice. quantizer: None where there is one path. taken: layers that earlier parts have."""
+    """tokens: of each slice. quantizer: None where there is one path. memory: of this process, and its workers. done:
+    the parts that are, from the first on. taken: layers that they have."""
 
     paths: Paths
     place: CalibrationPlace
     context: CalibrationContext
-    run: RunConfig
+    memory: SharedMemory
     tokens: Sequence[int]
     quantizer: PathQuantizer | None
-    progress: OnCalibrationStep | None
+    told: Steps
+    done: list[PartDone] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
     _quantized: list[str] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def calibrate(self, part: int) -> PartDone:
-        """PartStatistics of the part's layers are in OUT when it returns, and what goes into the next part."""
-        found = self._one_path(part) if self.quantizer is None else self._two_paths(part, self.quantizer)
-        done = PartDone(tuple(found.layers), tuple(found.rows_first))
-        self.place.add(part, done)
-        self.note(part, done)
-        self._clean(part)
-        return done
+    def jobs(self) -> Iterator[Sequence[SliceJob]]:
+        """What an engine is to do, step by step; each is done when the next one is asked for. All parts are `done`, and
+        their statistics in OUT, when it ends."""
+        for done in self.place.done():
+            self._note(done)
+        for part in range(len(self.done), self.paths.parts):
+            self._enter(part)
+            quantizer = self.quantizer
+            found = yield from self._one_path(part) if quantizer is None else self._two_paths(part, quantizer)
+            done = PartDone(tuple(found.layers), tuple(found.rows_first))
+            self.place.add(part, done)
+            self._note(done)
+            self._clean(part)
 
-    def note(self, part: int, done: PartDone) -> None:
-        """That the part is done, now or by an earlier run."""
+    def _note(self, done: PartDone) -> None:
+        """That the next part is done, now or by an earlier run."""
         self.taken |= {layer.name for layer in done.layers} | {*done.rows_first}
-        is_first = part == 0
-        if is_first and self.quantizer is not None:  # tied embeddings come again in the last part
-            store = self.place.store
-            self._quantized = [info.path for info in store.list(f"run/quantized/{part:05d}")]
+        if not self.done and self.quantizer is not None:  # tied embeddings come again in the last part
+            self._quantized = [info.path for info in self.place.store.list(f"run/quantized/{0:05d}")]
+        self.done.append(done)
 
-    def _one_path(self, part: int) -> PartStatistics:
-        self._sum(part, ALL_STAGES, ())
-        order = order_of(self.paths, self.place.store, part)
-        return self._write(part, 0, statistics_of(self.paths, order, self._sums(part, ALL_STAGES)))
-
-    def _two_paths(self, part: int, quantizer: PathQuantizer) -> PartStatistics:
+    def _enter(self, part: int) -> None:
+        nbytes = self.paths.weights_nbytes(part)
+        self.memory.at_once(nbytes, self.paths.reading_nbytes(part), f"reading part {part + 1}'s weights")
         self.paths.enter(part)
+
+    def _one_path(self, part: int) -> JobsOf:
+        order = order_of(self.paths, self.place.store, part)
+        sums = yield from self._summed(part, order, ALL_STAGES, ())
+        return self._write(part, 0, statistics_of(self.paths, order, sums))
+
+    def _two_paths(self, part: int, quantizer: PathQuantizer) -> JobsOf:
         order, found = order_of(self.paths, self.place.store, part), PartStatistics()
         named = {owner.layer for site in order.leader for owner in self.paths.owners(site)}
         quantized = [*self._quantized] if part else []
         rest = [name for name in self.paths.layers_of(part) if name not in named]
         quantized += self._quantize(part, _UNUSED, rest, quantizer, None)
         for stage in range(len(order.stages)):
-            self._sum(part, stage, quantized)
-            made = statistics_of(self.paths, order, self._sums(part, stage))
-            made = self._write(part, stage, made)
+            sums = yield from self._summed(part, order, stage, quantized)
+            made = self._write(part, stage, statistics_of(self.paths, order, sums))
             found.layers += made.layers
             found.rows_first += made.rows_first
             layers = [layer.name for layer in made.layers] + made.rows_first
             statistics = statistics_path(part, stage) if made.drafts else None
             quantized += self._quantize(part, stage, layers, quantizer, statistics)
         if part + 1 < self.paths.parts:
-            self._sum(part, OUTPUTS, quantized)
+            shares = Shares([()], self._shares(part, order, OUTPUTS).at_once)
+            yield from self._passes(part, OUTPUTS, quantized, shares)
         return found
 
-    def _sum(self, part: int, stage: int, quantized: Sequence[str]) -> None:
-        jobs = [
-            SliceJob(index, part, stage, tuple(quantized), tokens) for index, tokens in enumerate(self.tokens)
-        ]
-        worker = SliceWorker(self.context, None)
-        missing = [job for job in jobs if worker.committed(job) is None]
-        if missing:
-            name = f"part {part + 1} of {self.paths.parts}"
-            name += f", stage {stage + 1}" if stage >= 0 else ", to the next" if stage == OUTPUTS else ""
-            earlier = sum(self.tokens) - sum(job.tokens for job in missing)
-            told = counted_tokens(name, sum(self.tokens), earlier, self.progress)
-            choose_engine(self.run, self.context.memory_nbytes).run(self.context, missing, told)
+    def _summed(
+        self, part: int, order: Order, stage: int, quantized: Sequence[str]
+    ) -> Generator[Sequence[SliceJob], None, SlicedSums]:
+        jobs = yield from self._passes(part, stage, quantized, self._shares(part, order, stage))
+        return SlicedSums(self.place.store, [job.written for job in jobs])
 
-    def _sums(self, part: int, stage: int) -> SlicedSums:
-        paths = [sums_path(part, stage, index) for index in range(len(self.tokens))]
-        return SlicedSums(self.place.store, paths)
+    def _shares(self, part: int, order: Order, stage: int) -> Shares:
+        paths = self.paths
+        units = [] if stage == OUTPUTS else paths.units(part, order, None if stage == ALL_STAGES else stage)
+        nbytes = paths.weights_nbytes(part), paths.batch_nbytes(order)
+        return self.memory.shares(*nbytes, units, f"part {part + 1} of {paths.parts}")
+
+    def _passes(
+        self, part: int, stage: int, quantized: Sequence[str], shares: Shares
+    ) -> Generator[Sequence[SliceJob], None, list[SliceJob]]:
+        """One pass over the slices after the other, of which those that are missing are done."""
+        worker, every = SliceWorker(self.context, None), []
+        is_last = part + 1 == self.paths.parts
+        for number, units in enumerate(shares.passes):
+            makes = not is_last and (stage == OUTPUTS or (stage == ALL_STAGES and number == 0))
+            jobs = [
+                SliceJob(next(self._numbers), index, part, stage, units, makes, tuple(quantized), tokens)
+                for index, tokens in enumerate(self.tokens)
+            ]
+            every += jobs
+            missing = [job for job in jobs if worker.committed(job) is None]
+            if missing:
+                name = f"part {part + 1} of {self.paths.parts}{_step_name(stage, number, len(shares.passes))}"
+                total = sum(self.tokens)
+                self.told.begin(name, total - sum(job.tokens for job in missing), total)
+                size = shares.at_once if shares.at_once < self.memory.workers else len(missing)
+                for start in range(0, len(missing), size):
+                    yield missing[start : start + size]
+        return every
 
     def _write(self, part: int, stage: int, found: PartStatistics) -> PartStatistics:
         """Of layers that no earlier part has."""
@@ -124,15 +155,37 @@ class Parts:
             return []
         if not store.exists(path):
             file = ArrayFile(store, statistics) if statistics is not None else None
-
-            def one(name: str) -> np.ndarray:
-                return quantizer.quantized(self.paths, name, file)
-
-            with ThreadPoolExecutor(self.run.workers or 2) as pool:
-                values = [*pool.map(one, wanted)]
-            write_arrays(store, path, [ArrayDraft.of(n, v) for n, v in zip(wanted, values, strict=True)])
+            largest = max(wanted, key=lambda name: quantizer.work_nbytes(self.paths, name))
+            each = quantizer.work_nbytes(self.paths, largest)
+            weights = self.paths.weights_nbytes(part)
+            at_once = self.memory.at_once(weights, each, f"quantizing {largest!r}")
+            made = _in_order(self.paths, quantizer, wanted, file, at_once)
+            sizes = [(self.paths.nbytes_of(name),) for name in wanted]
+            drafts = [
+                ArrayDraft(name, size, "uint8", lambda: [next(made)])
+                for name, size in zip(wanted, sizes, strict=True)
+            ]
+            write_arrays(store, path, drafts)
         return [path]
 
     def _clean(self, part: int) -> None:
         for folder in ("states", "sums", *(["quantized"] if part else [])):
             self.place.remove(f"run/{folder}/{part:05d}")
+
+
+def _in_order(
+    paths: Paths, quantizer: PathQuantizer, layers: Sequence[str], file: ArrayFile | None, at_once: int
+) -> Iterator[np.ndarray]:
+    """The quantized values of these layers, so many of them made at a time."""
+
+    def one(name: str) -> np.ndarray:
+        return quantizer.quantized(paths, name, file)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for start in range(0, len(layers), at_once):
+            yield from pool.map(one, layers[start : start + at_once])
+
+
+def _step_name(stage: int, number: int, passes: int) -> str:
+    name = f", stage {stage + 1}" if stage >= 0 else ", to the next" if stage == OUTPUTS else ""
+    return name + (f", pass {number + 1} of {passes}" if passes > 1 else "")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,9 +17,11 @@ from arrowquant_dist.storage.base import Store
 
 if TYPE_CHECKING:
     from arrowquant_dist.models.paths import Paths
-    from arrowquant_dist.models.sites import Order, Owner, Site
+    from arrowquant_dist.models.sites import Order, Owner
+    from arrowquant_dist.models.watch import Site
 
 SQUARES = ("hessian", "cross")
+_RUN_VALUES = 1 << 20
 
 
 class SlicedSums:
@@ -31,13 +34,22 @@ class SlicedSums:
             self.shapes.update(file.shapes)
 
     def total(self, key: str) -> np.ndarray:
-        found: np.ndarray | None = None
-        for file in self._files:
-            if key in file:
-                values = file.read(key)
-                found = values if found is None else found + values
-        if found is None:
-            raise KeyError(key)
+        [found] = self.runs([key], math.prod(self.shapes[key]))
+        return found.reshape(self.shapes[key])
+
+    def runs(self, keys: Sequence[str], most: int = _RUN_VALUES) -> Iterator[np.ndarray]:
+        """The values of a total, of all of these keys, so many at a time."""
+        size = math.prod(self.shapes[keys[0]])
+        for start in range(0, size, most):
+            stop = min(start + most, size)
+            yield self._values(keys, start, stop)
+
+    def _values(self, keys: Sequence[str], start: int, stop: int) -> np.ndarray:
+        found = np.zeros(stop - start)
+        for key in keys:
+            for file in self._files:
+                if key in file:
+                    found += file.read_values(key, start, stop)
         return found
 
     def tokens(self, site: Site, part: str = "") -> float:
@@ -83,7 +95,7 @@ Uses = list[tuple["Site", "Owner"]]
 
 def _uses(paths: Paths, order: Order, sums: SlicedSums) -> dict[str, Uses]:
     """{layer: the sites that have rows of it, whose inputs were seen}, in the order of their use."""
-    from arrowquant_dist.models.sites import Site
+    from arrowquant_dist.models.watch import Site
 
     seen = {Site.from_key(key.partition("/")[0]) for key in sums.shapes}
     sites = [site for site, leader in order.leader.items() if leader in seen]
@@ -132,15 +144,12 @@ def _add_matrix(
 def _mean(
     name: str, shape: tuple[int, ...], sums: SlicedSums, keys: Sequence[str], tokens: float
 ) -> ArrayDraft:
-    return ArrayDraft(name, shape, "float32", partial(_mean_of, sums, keys, tokens))
+    return ArrayDraft(name, shape, "float32", partial(_means, sums, keys, tokens))
 
 
-def _mean_of(sums: SlicedSums, keys: Sequence[str], tokens: float) -> np.ndarray:
-    total = sums.total(keys[0])
-    for key in keys[1:]:
-        total += sums.total(key)
-    mean: np.ndarray = (total / tokens).astype(np.float32)
-    return mean
+def _means(sums: SlicedSums, keys: Sequence[str], tokens: float) -> Iterator[np.ndarray]:
+    for run in sums.runs(keys):
+        yield (run / tokens).astype(np.float32)
 
 
 def _add_experts(
@@ -154,8 +163,11 @@ def _add_experts(
     found.add(layer, tokens, [ArrayDraft(f"{layer}.hessian", size, "float32", make)])
 
 
-def _stacked(sums: SlicedSums, sites: dict[int, Site], shape: tuple[int, ...]) -> np.ndarray:
-    found = np.zeros(shape, np.float32)
-    for expert, site in sites.items():
-        found[expert] = sums.total(f"{site.key}/hessian") / sums.tokens(site)
-    return found
+def _stacked(sums: SlicedSums, sites: dict[int, Site], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    nothing = np.zeros(shape[1:], np.float32)
+    for expert in range(shape[0]):
+        if expert in sites:
+            site = sites[expert]
+            yield from _means(sums, [f"{site.key}/hessian"], sums.tokens(site))
+        else:
+            yield nothing

@@ -5,8 +5,9 @@ of the quantized model so far: H = E[x̃ x̃ᵀ] of the quantized path's inputs,
 whose results are added to a stream r. Layers are quantized in the order in which they run, each with the statistics
 that are written for it, as `quantize` does it later in any order.
 
-Memory: one part's weights a path (a block; or what is before or behind all blocks), a slice of the texts for each
-worker, and that slice's sums. What goes from part to part lies in OUT.
+Memory: one part's weights a path (a block; or what is before or behind all blocks), and for each worker a slice of the
+texts and some of its sums: where the budget has no room for all of a stage's, the texts go through it several times.
+What goes from part to part lies in OUT.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import xxhash
 
 from arrowquant_dist.calibration.arrays import ArrayDraft, write_arrays
 from arrowquant_dist.calibration.layout import statistics_path
+from arrowquant_dist.calibration.memory import SharedMemory
 from arrowquant_dist.calibration.parts import Parts
 from arrowquant_dist.calibration.place import CalibrationPlace, PartDone
 from arrowquant_dist.calibration.quantizing import PathQuantizer
 from arrowquant_dist.calibration.record import CalibratedLayer, Calibration
-from arrowquant_dist.calibration.steps import OnCalibrationStep
+from arrowquant_dist.calibration.steps import OnCalibrationStep, Steps
 from arrowquant_dist.calibration.worker import OPEN_PATHS, CalibrationContext, write_tokens
-from arrowquant_dist.code_digest import code_digest
+from arrowquant_dist.code_digest import calibration_digest
 from arrowquant_dist.config import (
     QuantizationConfig,
     RunConfig,
@@ -36,6 +38,7 @@ from arrowquant_dist.config import (
     check_run,
     parse_size,
 )
+from arrowquant_dist.engine import choose_engine
 from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.storage.open import open_store
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.models.tokens import TokenizedTexts
 
 _LEAST_TOKENS = 32
+_PROCESS_NBYTES = 512 << 20  # of libraries, in an actor of Ray: the budget is for the model and the texts
 
 
 def calibrate(
@@ -69,10 +73,12 @@ def calibrate(
     file or URL, `builtin`, `builtin:held-back`, or a list of texts (texts/read.py). quantize: the config that the
     dataset will be made with; statistics then are those of a model whose earlier layers are quantized so, with what
     corrects for that. None: of the original alone. column: of .jsonl and .parquet, `text` where None. memory_budget:
-    for reading weights. run: engine, workers, overwrite, storage options. progress: called with each CalibrationStep.
+    of a process, for weights, texts and sums, beside what libraries take (some 500 MB); less of it means more passes
+    over the texts, and the same statistics. run: engine, workers, overwrite, storage options. progress: called with
+    each CalibrationStep.
 
-    Raises InvalidConfig for texts and models that cannot be calibrated, ModelMismatch, TargetConflict where `out` holds
-    something else, StorageError.
+    Raises InvalidConfig for texts and models that cannot be calibrated, and for a memory budget that is too small, with
+    what is enough; ModelMismatch, TargetConflict where `out` holds something else, SourceChanged, StorageError.
     """
     run = RunConfig() if run is None else run
     check_run(run)
@@ -132,7 +138,6 @@ def run_calibration(
             done = _calibrated_parts(paths, place, context, run, tokens, config, progress)
         finally:
             OPEN_PATHS.drop(context)
-        source.reader.confirm()
         return place.finish(_record(place, subject, paths, settings, config, done))
 
 
@@ -145,14 +150,16 @@ def _calibrated_parts(
     config: QuantizationConfig | None,
     progress: OnCalibrationStep | None,
 ) -> list[PartDone]:
+    """By one run of an engine, whose workers stay from part to part."""
     lengths = tokens.lengths
     sizes = [sum(lengths[text] for batch in found for text in paths.batches[batch]) for found in paths.slices]
     quantizer = PathQuantizer(config, paths.layers) if config is not None else None
-    parts = Parts(paths, place, context, run, sizes, quantizer, progress)
-    done = place.done()
-    for part, earlier in enumerate(done):
-        parts.note(part, earlier)
-    return [*done, *(parts.calibrate(part) for part in range(len(done), paths.parts))]
+    engine = choose_engine(run, context.memory_nbytes + _PROCESS_NBYTES)
+    memory = SharedMemory(context.memory_nbytes, engine.workers_of_a_process(len(sizes)))
+    told = Steps(progress)
+    parts = Parts(paths, place, context, memory, sizes, quantizer, told)
+    engine.run_steps(context, parts.jobs(), told.on_event, len(sizes))
+    return parts.done
 
 
 def _settings(
@@ -177,7 +184,7 @@ def _settings(
         "ids": ids.hexdigest(),
         "model_config": model_config,
         "config": said,
-        "code": code_digest(),
+        "code": calibration_digest(),
     }
 
 
@@ -244,7 +251,10 @@ def _notes(
     if unseen:
         notes.append(f"no input came to {listed(unseen)}; such layers are quantized by mse")
     if rows_first:
-        notes.append(f"stored [in, out], so that no statistics serve: {listed(rows_first)}")
+        notes.append(
+            f"stored [in, out], so that all values of a row have one input and gptq has nothing to make up along it: "
+            f"{listed(rows_first)}; such layers are quantized by mse"
+        )
     if paths.parts == 1:
         notes.append("its blocks are no chain, so all of its weights were in memory at once")
     return notes

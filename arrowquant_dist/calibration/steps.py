@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from arrowquant_dist.engine import EngineEvent, OnEvent
+from arrowquant_dist.engine import EngineEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +22,25 @@ class CalibrationStep:
 OnCalibrationStep = Callable[[CalibrationStep], None]
 
 
-def counted_tokens(name: str, total: int, earlier: int, callback: OnCalibrationStep | None) -> OnEvent:
-    """What an engine calls with its events. earlier: tokens that are done already."""
-    if callback is None:
-        return lambda _: None
-    lock, done = threading.Lock(), earlier
+class Steps:
+    """Tells of one step after the other what an engine tells. callback: None where nobody listens."""
 
-    def told(event: EngineEvent) -> None:
-        nonlocal done
-        with lock:
-            done += event.nbytes
-            callback(CalibrationStep(name, min(done, total), total))
+    def __init__(self, callback: OnCalibrationStep | None) -> None:
+        self._callback, self._lock = callback, threading.Lock()
+        self._name, self._done, self._total = "", 0, 0
 
-    callback(CalibrationStep(name, done, total))
-    return told
+    def begin(self, name: str, done: int, total: int) -> None:
+        """done: tokens that are done already."""
+        with self._lock:
+            self._name, self._done, self._total = name, done, total
+            self._tell()
+
+    def on_event(self, event: EngineEvent) -> None:
+        """What an engine calls."""
+        with self._lock:
+            self._done += event.nbytes
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._callback is not None:
+            self._callback(CalibrationStep(self._name, min(self._done, self._total), self._total))

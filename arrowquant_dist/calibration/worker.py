@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xxhash
 
 from arrowquant_dist.calibration.arrays import ArrayDraft, ArrayFile, read_all, write_arrays
 from arrowquant_dist.calibration.layout import TOKENS_PATH, states_path, sums_path
-from arrowquant_dist.code_digest import code_digest
+from arrowquant_dist.code_digest import calibration_digest
 from arrowquant_dist.config import Storage
 from arrowquant_dist.errors import RESUMES, Interrupted
 from arrowquant_dist.storage.base import Store
@@ -25,6 +26,7 @@ from arrowquant_dist.worker.job import OnBlock, OnCompile, ShouldStop
 if TYPE_CHECKING:
     from arrowquant_dist.models.paths import Hidden, HiddenBatch, Paths
     from arrowquant_dist.models.sites import Order
+    from arrowquant_dist.models.units import Unit
 
 ALL_STAGES, OUTPUTS = -1, -2  # in the place of a stage's number: sums of all and outputs; outputs alone
 
@@ -40,19 +42,33 @@ class SliceBlock:
 
 @dataclass(frozen=True, slots=True)
 class SliceJob:
-    """One slice through one part. index: of the slice. stage: of the part's, or one of the two above. quantized: paths
-    of the values that the quantized path has by then. tokens: of the slice."""
+    """One slice through one part.
+
+    index: of the job. number: of the slice. stage: of the part's, or one of the two above. wanted: what is summed up.
+    makes_states: whether what goes into the next part is written, too. quantized: paths of the values that the
+    quantized path has by then. tokens: of the slice."""
 
     index: int
+    number: int
     part: int
     stage: int
+    wanted: tuple[Unit, ...]
+    makes_states: bool
     quantized: tuple[str, ...]
     tokens: int
     noun: str = "slice"
 
     @property
     def label(self) -> str:
-        return str(self.index)
+        return str(self.number)
+
+    @property
+    def written(self) -> str:
+        """What is written last, and so says that the job is done."""
+        if self.stage == OUTPUTS:
+            return states_path(self.part + 1, self.number)
+        named = repr([(unit.slot, unit.first, unit.last, unit.part) for unit in self.wanted])
+        return sums_path(self.part, self.stage, xxhash.xxh3_64_hexdigest(named.encode()), self.number)
 
     @property
     def blocks(self) -> Sequence[SliceBlock]:
@@ -93,7 +109,7 @@ class CalibrationContext:
         return SliceWorker(self, node)
 
     def code(self) -> str:
-        return code_digest()
+        return calibration_digest()
 
 
 class OpenPaths:
@@ -153,41 +169,37 @@ class SliceWorker:
         paths = OPEN_PATHS.get(self._context)
         paths.enter(job.part)
         for path in job.quantized:
-            put_quantized(paths, self._store, path)
+            if not paths.has_put(path):
+                put_quantized(paths, self._store, path)
         written = self._do(paths, job)
         on_block(job.blocks[0])
         return SliceDone(self.name, time.perf_counter() - began, written)
 
     def committed(self, job: SliceJob) -> SliceDone | None:
         """The last thing that it writes says so."""
-        path = (
-            sums_path(job.part, job.stage, job.index)
-            if job.stage != OUTPUTS
-            else states_path(job.part + 1, job.index)
-        )
-        return SliceDone(self.name, 0.0) if self._store.exists(path) else None
+        return SliceDone(self.name, 0.0) if self._store.exists(job.written) else None
 
     def _do(self, paths: Paths, job: SliceJob) -> int:
-        batches = states_of(paths, self._store, job.part, job.index)
+        batches = states_of(paths, self._store, job.part, job.number)
         if job.stage == OUTPUTS:
             return self._write_states(job, [*paths.through(job.part, batches)], paths)
         order = order_of(paths, self._store, job.part)
         if job.stage == ALL_STAGES:
-            sums, made = paths.one_path(job.part, order, batches)
-            written = self._write_states(job, made, paths) if job.part + 1 < paths.parts else 0
+            sums, made = paths.one_path(job.part, order, batches, job.wanted, keeps=job.makes_states)
+            written = self._write_states(job, made, paths) if job.makes_states else 0
         else:
-            sums, written = paths.stage(job.part, order, job.stage, batches), 0
+            sums, written = paths.stage(job.part, order, job.stage, batches, job.wanted), 0
         drafts = [ArrayDraft.of(key, values) for key, values in sums.finished().items()]
-        return written + write_arrays(self._store, sums_path(job.part, job.stage, job.index), drafts)
+        return written + write_arrays(self._store, job.written, drafts)
 
     def _write_states(self, job: SliceJob, made: Sequence[Hidden], paths: Paths) -> int:
         drafts = [
             ArrayDraft.of(f"{batch}.{path}", hidden.numpy())
-            for batch, found in zip(paths.slices[job.index], made, strict=True)
+            for batch, found in zip(paths.slices[job.number], made, strict=True)
             for path, hidden in enumerate(found)
             if hidden is not None
         ]
-        return write_arrays(self._store, states_path(job.part + 1, job.index), drafts)
+        return write_arrays(self._store, states_path(job.part + 1, job.number), drafts)
 
 
 def states_of(paths: Paths, store: Store, part: int, number: int) -> Iterator[HiddenBatch]:

@@ -52,7 +52,10 @@ def calibrate(
         ),
     ] = None,
     memory_budget: Annotated[
-        str, typer.Option(help="For weights on their way, beside the block at hand.", metavar="SIZE")
+        str,
+        typer.Option(
+            help="Of a process: a block's weights, texts, sums; libraries come on top.", metavar="SIZE"
+        ),
     ] = "2GiB",
     engine: EngineOption = None,
     address: AddressOption = None,

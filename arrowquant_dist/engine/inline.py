@@ -6,7 +6,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -38,9 +38,16 @@ class InlineEngine:
     def run(self, context: Context[J], shards: Sequence[J], on_event: OnEvent) -> EngineFacts:
         """See Engine.run. Ctrl-C stops each worker after its row block, removes unfinished parts and raises
         Interrupted."""
+        return self.run_steps(context, [shards], on_event, len(shards))
+
+    def run_steps(
+        self, context: Context[J], steps: Iterable[Sequence[J]], on_event: OnEvent, widest: int
+    ) -> EngineFacts:
+        """See Engine.run_steps."""
         started = time.perf_counter()
         stop = threading.Event()
         threads = threading.local()
+        told: dict[int, Any] = {}
 
         def run_shard(shard: J) -> Done:
             if not hasattr(threads, "worker"):
@@ -53,18 +60,19 @@ class InlineEngine:
         def on_compile(purpose: str) -> None:
             on_event(compiles(purpose, self.workers))
 
-        self.workers = self.workers_of_a_process(len(shards))
+        self.workers = self.workers_of_a_process(widest)
         with ThreadPoolExecutor(self.workers, thread_name_prefix="worker") as pool:
-            running = {shard.index: pool.submit(run_shard, shard) for shard in largest_first(shards)}
             try:
-                wait(running.values())
+                for shards in steps:
+                    running = {shard.index: pool.submit(run_shard, shard) for shard in largest_first(shards)}
+                    wait(running.values())
+                    raise_failures(_failures(running), shards)
+                    told |= {index: future.result().notice for index, future in running.items()}
             except KeyboardInterrupt as error:
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise Interrupted(RESUMES) from error
-        raise_failures(_failures(running), shards)
         seconds = time.perf_counter() - started
-        told = {index: future.result().notice for index, future in running.items()}
         return EngineFacts(
             nodes=(socket.gethostname(),),
             worker_seconds=self.workers * seconds,

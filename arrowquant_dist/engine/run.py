@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -70,6 +70,12 @@ class Engine(Protocol):
         """Returns when every shard is done. A shard is any job (worker/job.py): one of `quantize` is done when it is
         committed. One that fails does not stop the others: its error is raised when the rest has finished, and
         everything finished is kept."""
+
+    def run_steps(
+        self, context: Context[J], steps: Iterable[Sequence[J]], on_event: OnEvent, widest: int
+    ) -> EngineFacts:
+        """The same for jobs of several steps, by workers that stay: the next step is asked for, in this thread, when
+        every job of the one before is done. Indices differ between steps too. widest: jobs of a step, at most."""
 
 
 def finished(blocks: Sequence[JobBlock], workers_alive: int) -> EngineEvent:

@@ -96,6 +96,21 @@ class Chain:
         """What is before the blocks, each of them, and what is behind; one for a model that is no chain."""
         return len(self._blocks) + 2 if self._blocks else 1
 
+    @property
+    def head(self) -> frozenset[int]:
+        """The slot of the weight that makes logits, where the model has one."""
+        try:
+            module = self._model.get_output_embeddings()
+        except (AttributeError, NotImplementedError):
+            return frozenset()
+        return frozenset(index for index, slot in enumerate(self.slots) if (module, "weight") in slot.places)
+
+    @property
+    def hidden_nbytes(self) -> int:
+        """Of what goes from part to part, for each token."""
+        config = self._model.config.get_text_config()
+        return 4 * int(getattr(config, "hidden_size", 0)) if self._blocks else 0
+
     def slots_of(self, part: int) -> list[int]:
         """Indices of the slots whose values the part needs. Those that the ends share are in both."""
         if not self._blocks:

@@ -6,7 +6,7 @@ Not sequential, there is the original alone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,13 +19,16 @@ from arrowquant_dist.dataset.prefetch import load_now
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.loader.tensors import as_tensor
-from arrowquant_dist.models.sites import Order, OrderNotes, Owner, Site, owners_of
+from arrowquant_dist.models.checkpoint import CheckpointLoads
+from arrowquant_dist.models.sites import Order, OrderNotes, Owner, owners_of
 from arrowquant_dist.models.subject import Subject, batches_of_one_length, slices_of
-from arrowquant_dist.models.sums import Met, Sums
+from arrowquant_dist.models.sums import TOGETHER, Met, Sums
 from arrowquant_dist.models.tokens import TokenizedTexts
 from arrowquant_dist.models.traced import sources_of
-from arrowquant_dist.models.watch import Watch
+from arrowquant_dist.models.units import Unit, WantedSums, units_of
+from arrowquant_dist.models.watch import Seen, Site, Watch
 
+_LEAST_READING = 1 << 20
 Hidden = tuple[torch.Tensor | None, ...]  # of one batch, a path each
 
 
@@ -48,7 +51,8 @@ class Paths:
         self.batches = batches_of_one_length(texts.lengths)
         self.slices = slices_of(self.batches, texts.lengths)
         first = texts.inputs(self.batches[-1])  # the shortest
-        source = subject.opened.source
+        source: CheckpointLoads = subject.opened.source  # type: ignore[assignment]
+        self._source, self._memory_nbytes = source, source.budget.limit_nbytes
         self._chains = [subject.chain(source, first) for _ in range(2 if is_sequential else 1)]
         self._lock = threading.RLock()
         self._at: int | None = None
@@ -77,7 +81,8 @@ class Paths:
         return [*dict.fromkeys(found)]
 
     def enter(self, part: int) -> None:
-        """Fills the part's weights, and lets go of those of another one."""
+        """Fills the part's weights, and lets go of those of another one. SourceChanged where a file is no longer that
+        whose header was read."""
         with self._lock:
             if self._at == part:
                 return
@@ -85,10 +90,20 @@ class Paths:
                 if self._at is not None:
                     chain.empty(self._at)
             self._at = None
+            budget = self._source.budget
+            budget.limit_nbytes = max(
+                self._memory_nbytes - self.weights_nbytes(part), self.reading_nbytes(part), _LEAST_READING
+            )
             for chain in self._chains:
                 chain.fill(part)
+            self._source.reader.confirm()
             self._at = part
             self._put = set()
+
+    def has_put(self, name: str) -> bool:
+        """Whether the part at hand has these quantized values."""
+        with self._lock:
+            return name in self._put
 
     def put_bytes(self, name: str, values: Mapping[str, np.ndarray]) -> None:
         """Layers of the quantized path get their quantized values. name: of these, once is enough. values: {stored
@@ -112,40 +127,88 @@ class Paths:
         with self._lock:
             if part not in self._orders:
                 chain, notes = self._chains[0], OrderNotes()
-                with chain.watched(part, lambda memory: Watch(memory, notes.note)):
-                    chain.run(part, self._texts.inputs(self.batches[-1]), hidden)
-                slots = chain.slots_of(part)
-                self._orders[part] = notes.order(slots, [_name_of(slot) for slot in chain.slots])
+                inputs = self._texts.inputs(self.batches[-1])
+                with chain.watched(part, lambda memory: Watch(memory, notes.note, notes.note_stream)):
+                    chain.run(part, inputs, hidden)
+                slots, names = chain.slots_of(part), [_name_of(slot) for slot in chain.slots]
+                self._orders[part] = notes.order(slots, names, inputs["input_ids"].numel())
             return self._orders[part]
 
     def owners(self, site: Site) -> list[Owner]:
         """The layers of the source that a site has rows of."""
         return owners_of(site, self._chains[0].slots)
 
-    def one_path(self, part: int, order: Order, batches: Iterable[HiddenBatch]) -> tuple[Sums, list[Hidden]]:
-        """Sums of all sites of the part, and what it makes of each batch."""
+    def units(self, part: int, order: Order, stage: int | None) -> list[Unit]:
+        """What is to be summed up of a stage; None: of all of them."""
         chain = self._chains[0]
-        sums = Sums(order, self._rows(chain.slots_of(part)))
+        slots = chain.slots_of(part) if stage is None else order.stages[stage].slots
+        tensors = [slot.tensor for slot in chain.slots]
+        return units_of(order, slots, tensors, is_sequential=self.is_sequential)
+
+    def weights_nbytes(self, part: int) -> int:
+        """Of the part, on all paths."""
+        chain = self._chains[0]
+        return len(self._chains) * sum(chain.slots[index].tensor.nbytes for index in chain.slots_of(part))
+
+    def reading_nbytes(self, part: int) -> int:
+        """Room that reading a part's weights takes beside them: a layer that is cast is there twice more."""
+        return max((2 * self.nbytes_of(name) for name in self.layers_of(part)), default=0)
+
+    def nbytes_of(self, layer: str) -> int:
+        """As the source's dtype has it."""
+        stored = self.layers[layer]
+        return stored.num_params * DTYPES[stored.dtype].itemsize
+
+    def batch_nbytes(self, order: Order) -> int:
+        """Of what a worker has of the batches at hand beside sums: inputs and results of the part's products, on all
+        paths, those that wait for a product, and what a slice's batches have become."""
+        lengths = self._texts.lengths
+        sizes = [sum(lengths[text] for text in batch) for batch in self.batches]
+        slices = max(sum(sizes[batch] for batch in batches) for batches in self.slices)
+        found = len(self._chains) * (max(sizes) + TOGETHER) * order.token_nbytes
+        return int(found + len(self._chains) * slices * self._chains[0].hidden_nbytes)
+
+    def one_path(
+        self, part: int, order: Order, batches: Iterable[HiddenBatch], wanted: Iterable[Unit], *, keeps: bool
+    ) -> tuple[Sums, list[Hidden]]:
+        """Sums of sites of the part, and where `keeps`, what it makes of each batch."""
+        chain = self._chains[0]
+        sums = Sums(order, self._rows(chain.slots_of(part)), WantedSums(wanted))
         made: list[Hidden] = []
+        ends = self._ends(part, order)
         for batch in batches:
             inputs = self._texts.inputs(batch.texts)
             add = partial(sums.add_product, tokens=inputs["input_ids"].numel())
-            with chain.watched(part, lambda memory, add=add: Watch(memory, add)):  # type: ignore[misc]
-                made.append((chain.run(part, inputs, batch.hidden[0]),))
+            with chain.watched(part, partial(_watch, add, None, ends)):
+                hidden = chain.run(part, inputs, batch.hidden[0])
+            if keeps:
+                made.append((hidden,))
         return sums, made
 
-    def stage(self, part: int, order: Order, stage: int, batches: Iterable[HiddenBatch]) -> Sums:
-        """Sums of the sites of one stage, along both paths."""
-        own = order.stages[stage]
-        sums = Sums(order, self._rows(own.slots))
+    def stage(
+        self,
+        part: int,
+        order: Order,
+        stage: int,
+        batches: Iterable[HiddenBatch],
+        wanted: Iterable[Unit],
+    ) -> Sums:
+        """Sums of sites of one stage, along both paths."""
+        own, which = order.stages[stage], WantedSums(wanted)
+        sums = Sums(order, self._rows(own.slots), which)
+        ends = self._ends(part, order)
         for batch in batches:
             inputs = self._texts.inputs(batch.texts)
-            original, quantized = (Met(order, own.slots, own.later) for _ in self._chains)
-            for chain, own_met, hidden in zip(self._chains, (original, quantized), batch.hidden, strict=True):
-                with chain.watched(part, lambda memory, m=own_met: Watch(memory, m.product, m.stream)):  # type: ignore[misc]
+            original, quantized = (Met(order, which, own.slots, own.later) for _ in self._chains)
+            for chain, met, hidden in zip(self._chains, (original, quantized), batch.hidden, strict=True):
+                with chain.watched(part, partial(_watch, met.product, met.stream, ends)):
                     chain.run(part, inputs, hidden)
             sums.add(original, quantized, inputs["input_ids"].numel())
         return sums
+
+    def _ends(self, part: int, order: Order) -> frozenset[int]:
+        """The head's slot in the last part, where its product is the last one: nobody needs logits."""
+        return order.last & self._chains[0].head if part == self.parts - 1 else frozenset()
 
     def through(self, part: int, batches: Iterable[HiddenBatch]) -> Iterator[Hidden]:
         """What the part makes of each batch, a path each."""
@@ -158,10 +221,11 @@ class Paths:
 
     def source_bytes(self, layer: str) -> np.ndarray:
         """A layer as the source has it: uint8, in C order."""
-        source = self._subject.opened.source
+        source = self._source
         stored = source.layers[layer]
         values = load_now(source.decoded(Region.whole(stored), stored.dtype), source.budget)
         found: np.ndarray = values.contiguous().reshape(-1).view(torch.uint8).numpy()
+        source.reader.confirm()
         return found
 
     @property
@@ -172,6 +236,15 @@ class Paths:
     def _rows(self, slots: Iterable[int]) -> dict[int, int]:
         shapes = {slot: self._chains[0].slots[slot].tensor.shape for slot in slots}
         return {slot: shape[0] if shape else 0 for slot, shape in shapes.items()}
+
+
+def _watch(
+    on_product: Callable[[Seen], None],
+    on_sum: Callable[[Seen, torch.Tensor], None] | None,
+    ends: frozenset[int],
+    memory: Mapping[int, int],
+) -> Watch:
+    return Watch(memory, on_product, on_sum, ends)
 
 
 def _name_of(slot: Any) -> str:

@@ -12,32 +12,9 @@ from arrowquant_dist.models.fill import Slot
 from arrowquant_dist.models.placements import Placement, placements_of
 from arrowquant_dist.models.provenance import row_runs
 from arrowquant_dist.models.traced import Origin
-from arrowquant_dist.models.watch import Seen, Use
+from arrowquant_dist.models.watch import Seen, Site
 
 _NUMBERS = re.compile(r"(?<=\.)\d+(?=\.|$)")
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A weight that is multiplied with, or looked up in: a parameter, or one expert of it. start, nvalues: as Seen."""
-
-    slot: int
-    start: int
-    nvalues: int
-    use: Use
-
-    @classmethod
-    def of(cls, seen: Seen) -> Site:
-        return cls(seen.slot, seen.start, seen.nvalues, seen.use)
-
-    @property
-    def key(self) -> str:
-        return f"{self.slot}.{self.start}.{self.nvalues}.{self.use}"
-
-    @classmethod
-    def from_key(cls, key: str) -> Site:
-        slot, start, nvalues, use = key.split(".")
-        return cls(int(slot), int(start), int(nvalues), use)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +77,15 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """In what order a part's parameters are used. stages: those. leader: {site: the first one with the same input}."""
+    """In what order a part's parameters are used. stages: those. leader: {site: the first one with the same input}.
+    streams: sites whose results are added to something. last: the slot of the part's last product, where it is used
+    nowhere else in it. token_nbytes: of inputs and results of products, for each token."""
 
     stages: tuple[Stage, ...]
     leader: dict[Site, Site]
+    streams: frozenset[Site]
+    last: frozenset[int]
+    token_nbytes: float
 
     def leads(self, site: Site) -> bool:
         """Whether its inputs are summed up, for all that have the same."""
@@ -117,20 +99,27 @@ class OrderNotes:
         self._given: list[torch.Tensor] = []
         self._sites: list[list[Site]] = []
         self._slots: list[int] = []  # of each product, in their order
+        self._streams: set[Site] = set()
+        self._nbytes = 0
 
     def note(self, seen: Seen) -> None:
-        site = Site.of(seen)
+        site = seen.site
         self._slots.append(site.slot)
+        self._nbytes += seen.made.nbytes
         for given, sites in zip(self._given, self._sites, strict=True):
             if given is seen.given:
                 sites.append(site)
                 return
         self._given.append(seen.given)
         self._sites.append([site])
+        self._nbytes += seen.given.nbytes
 
-    def order(self, slots: Sequence[int], names: Sequence[str]) -> Order:
+    def note_stream(self, seen: Seen, _other: torch.Tensor) -> None:
+        self._streams.add(seen.site)
+
+    def order(self, slots: Sequence[int], names: Sequence[str], tokens: int) -> Order:
         """slots: of the part. names: of parameters, one for each slot of the model: those that this batch did not use
-        (experts that are modules of their own) come with their like."""
+        (experts that are modules of their own) come with their like. tokens: of the batch."""
         stages: list[set[int]] = []
         leader: dict[Site, Site] = {}
         known: set[int] = set()
@@ -143,7 +132,10 @@ class OrderNotes:
         found = [
             Stage(frozenset(self._with_alike(stage, slots, names)), self._later(stage)) for stage in stages
         ]
-        return Order(tuple(found), leader)
+        last = {slot for slot in self._slots[-1:] if self._slots.count(slot) == 1}
+        return Order(
+            tuple(found), leader, frozenset(self._streams), frozenset(last), self._nbytes / max(1, tokens)
+        )
 
     def _later(self, stage: set[int]) -> frozenset[int]:
         last = max(index for index, slot in enumerate(self._slots) if slot in stage)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain as joined
+from itertools import pairwise
 
 import torch
 
@@ -33,6 +34,7 @@ TOGETHER_TOKENS = (
     2048  # all of a batch's texts are of one length; one that is longer alone is a batch of its own
 )
 SLICE_TOKENS = 4096  # of what one worker does at a time
+MOST_SLICES = 32  # each has its own sums at OUT until they are added
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +97,18 @@ def batches_of_one_length(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def slices_of(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[range]:
-    """Runs of batches of about SLICE_TOKENS tokens, the same whatever the number of workers."""
-    found: list[range] = []
-    start = tokens = 0
-    for number, batch in enumerate(batches):
-        more = sum(lengths[index] for index in batch)
-        if number > start and tokens + more > SLICE_TOKENS:
-            found.append(range(start, number))
-            start, tokens = number, 0
-        tokens += more
-    if batches:
-        found.append(range(start, len(batches)))
-    return found
+    """Runs of batches, the same whatever the number of workers: a power of two of them, of about SLICE_TOKENS tokens
+    or, at most MOST_SLICES, of more; two where one of these would do."""
+    sizes = [sum(lengths[index] for index in batch) for batch in batches]
+    wanted = 2
+    while wanted < MOST_SLICES and wanted * SLICE_TOKENS < sum(sizes):
+        wanted *= 2
+    edges, done = [0], 0
+    for number, size in enumerate(sizes):
+        done += size
+        if done * wanted >= sum(sizes) * len(edges):
+            edges.append(number + 1)
+    return [range(*edge) for edge in pairwise(edges)]
 
 
 def refuse_too_few(texts: TokenizedTexts, least: int) -> None:

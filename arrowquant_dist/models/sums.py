@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from arrowquant_dist.models.sites import Order, Site
-from arrowquant_dist.models.watch import Enough, Seen
+from arrowquant_dist.models.sites import Order
+from arrowquant_dist.models.units import COUNTS, CROSS, HESSIAN, RESIDUAL, TOKENS, WantedSums
+from arrowquant_dist.models.watch import Enough, Seen, Site
 
-_TOGETHER = 1024  # tokens that wait for one product: batches of short texts have a few dozen
-HESSIAN, CROSS, RESIDUAL, COUNTS, TOKENS = "hessian", "cross", "residual", "counts", "tokens"
+TOGETHER = 1024  # tokens that wait for one product: batches of short texts have a few dozen
+_ROWS = 256  # of a product that are made at a time
 
 
 class Met:
@@ -22,21 +23,23 @@ class Met:
     slots: of which sites are looked at. later: those at which nothing of them can come any more. Raises Enough there.
     """
 
-    def __init__(self, order: Order, slots: frozenset[int], later: frozenset[int] = frozenset()) -> None:
-        self._order, self._slots, self._later = order, slots, later
+    def __init__(
+        self, order: Order, wanted: WantedSums, slots: frozenset[int], later: frozenset[int] = frozenset()
+    ) -> None:
+        self._order, self._wanted, self._slots, self._later = order, wanted, slots, later
         self.inputs: defaultdict[Site, list[torch.Tensor]] = defaultdict(list)
         self.streams: defaultdict[Site, list[torch.Tensor]] = defaultdict(list)
 
     def product(self, seen: Seen) -> None:
-        site = Site.of(seen)
+        site = seen.site
         if site.slot in self._later:
             raise Enough
         if site.slot in self._slots and self._order.leads(site):
             self.inputs[site].append(seen.given)
 
     def stream(self, seen: Seen, other: torch.Tensor) -> None:
-        site = Site.of(seen)
-        if site.slot in self._slots and site.use == "linear":
+        site = seen.site
+        if site.slot in self._slots and site.use == "linear" and self._wanted.has(site, RESIDUAL):
             self.streams[site].append(other.clone())  # what is added to in place has other values later
 
 
@@ -46,19 +49,19 @@ class Sums:
     and what its result is added to; x̃, r̃: the quantized path's, which the others are of then.
 
     Tokens are paired by their place. Of what is routed (experts), where the paths may not send the same tokens, there
-    is no `cross`. rows: {slot: rows of its table}.
+    is no `cross`. Of what is multiplied by its rows there is nothing but `tokens`. rows: {slot: rows of its table}.
+    wanted: the others are left to other passes.
     """
 
-    def __init__(self, order: Order, rows: Mapping[int, int]) -> None:
-        self._order, self._rows = order, rows
+    def __init__(self, order: Order, rows: Mapping[int, int], wanted: WantedSums) -> None:
+        self._order, self._rows, self._wanted = order, rows, wanted
         self._sums: dict[str, np.ndarray] = {}
         self._waiting: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def add_product(self, seen: Seen, tokens: int) -> None:
         """Of one path, as it goes by. tokens: of the batch."""
-        site = Site.of(seen)
-        if site.slot in self._rows and self._order.leads(site):
-            self._add(site, seen.given, tokens)
+        if seen.site.slot in self._rows and self._order.leads(seen.site):
+            self._add(seen.site, seen.given, tokens)
 
     def add(self, original: Met, quantized: Met, tokens: int) -> None:
         """Of two paths, a batch of so many tokens."""
@@ -80,22 +83,32 @@ class Sums:
         """{site/part: sum}, float64."""
         for key in [*self._waiting]:
             self._multiply(key)
+        for key, values in self._sums.items():
+            if key.endswith(f"/{HESSIAN}"):
+                _mirror(values)
         return self._sums
 
     def _add(self, site: Site, given: torch.Tensor, tokens: int) -> None:
         if site.use == "embedding":
-            counted = torch.bincount(given.reshape(-1), minlength=self._rows[site.slot]).double()
-            if 0 < given.numel() < tokens and tokens % given.numel() == 0:
-                counted *= tokens // given.numel()  # positions, which all texts of a batch share
-            self._sum(f"{site.key}/{COUNTS}", counted.numpy())
+            if self._wanted.has(site, COUNTS):
+                self._count(site, given, tokens)
+            return
+        if not self._wanted.has(site, HESSIAN):
             return
         flat = _flat(given)
-        self._wait(f"{site.key}/{HESSIAN}", flat, flat)
+        if site.use == "linear":
+            self._wait(f"{site.key}/{HESSIAN}", flat, flat)
         self._sum(f"{site.key}/{TOKENS}", np.array([float(len(flat))]))
+
+    def _count(self, site: Site, given: torch.Tensor, tokens: int) -> None:
+        counted = torch.bincount(given.reshape(-1), minlength=self._rows[site.slot]).double()
+        if 0 < given.numel() < tokens and tokens % given.numel() == 0:
+            counted *= tokens // given.numel()  # positions, which all texts of a batch share
+        self._sum(f"{site.key}/{COUNTS}", counted.numpy())
 
     def _pair(self, site: Site, part: str, one: torch.Tensor, other: torch.Tensor, tokens: int) -> None:
         first, second = _flat(one), _flat(other)
-        if len(first) == len(second) == tokens:
+        if len(first) == len(second) == tokens and self._wanted.has(site, part):
             self._wait(f"{site.key}/{part}", first, second)
             self._sum(f"{site.key}/{part}_{TOKENS}", np.array([float(tokens)]))
 
@@ -103,20 +116,34 @@ class Sums:
         """Until there are so many tokens that one product of them costs little more than their own memory."""
         waiting = self._waiting.setdefault(key, [])
         waiting.append((first, second))
-        if sum(len(one) for one, _ in waiting) >= _TOGETHER:
+        if sum(len(one) for one, _ in waiting) >= TOGETHER:
             self._multiply(key)
 
     def _multiply(self, key: str) -> None:
+        """Some rows at a time, so that what is added takes little memory; of a symmetric product one half."""
         waiting = self._waiting.pop(key)
+        is_square = waiting[0][0] is waiting[0][1]
         first = torch.cat([one for one, _ in waiting])
-        second = first if waiting[0][0] is waiting[0][1] else torch.cat([other for _, other in waiting])
-        self._sum(key, (first.T @ second).double().numpy())
+        second = first if is_square else torch.cat([other for _, other in waiting])
+        if key not in self._sums:
+            self._sums[key] = np.zeros((first.shape[1], second.shape[1]))
+        total = self._sums[key]
+        for start in range(0, first.shape[1], _ROWS):
+            stop, left = start + _ROWS, start if is_square else 0
+            total[start:stop, left:] += (first[:, start:stop].T @ second[:, left:]).numpy()
 
     def _sum(self, key: str, values: np.ndarray) -> None:
         if key in self._sums:
             self._sums[key] += values
         else:
             self._sums[key] = values
+
+
+def _mirror(values: np.ndarray) -> None:
+    """What is above the blocks of the diagonal becomes what is below it, too."""
+    for start in range(0, len(values), _ROWS):
+        stop = start + _ROWS
+        values[stop:, start:stop] = values[start:stop, stop:].T
 
 
 def _flat(values: torch.Tensor) -> torch.Tensor:

@@ -17,21 +17,40 @@ Use = Literal["linear", "transposed", "embedding"]
 _PRODUCTS = {"linear", "addmm", "embedding", "matmul", "__matmul__", "mm"}
 _IN_PLACE = {"add_", "__iadd__", "mul_", "__imul__"}
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
+_SUMMANDS = 4  # products whose results may still become one: they stay in memory as long
 
 
 class Enough(Exception):
     """Ends a forward of which nothing more is needed. It never leaves models/."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """One product. slot: the index of the parameter. start, nvalues: which of its values are the weight, in its memory
-    order. use: `linear` x Wᵀ, `transposed` x W, `embedding` rows by number. given: [..., in], or the numbers."""
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A weight that is multiplied with, or looked up in: a parameter, or one expert of it.
+
+    slot: the index of the parameter. start, nvalues: which of its values are the weight, in its memory order. use:
+    `linear` x Wᵀ, `transposed` x W, `embedding` rows by number."""
 
     slot: int
     start: int
     nvalues: int
     use: Use
+
+    @property
+    def key(self) -> str:
+        return f"{self.slot}.{self.start}.{self.nvalues}.{self.use}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Site:
+        slot, start, nvalues, use = key.split(".")
+        return cls(int(slot), int(start), int(nvalues), use)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """One product. given: [..., in], or the numbers of rows. made: the result."""
+
+    site: Site
     given: torch.Tensor
     made: torch.Tensor
 
@@ -39,6 +58,7 @@ class Seen:
 class Watch(TorchFunctionMode):
     """memory: {address of a parameter's memory: its slot}. on_product: called after each product. on_sum: called with
     the other summand of a sum in which a product's result takes part as it is, and is no result of a product itself.
+    ends: slots whose product nobody needs: its input is told, and Enough raised.
     """
 
     def __init__(
@@ -46,8 +66,10 @@ class Watch(TorchFunctionMode):
         memory: Mapping[int, int],
         on_product: Callable[[Seen], None],
         on_sum: Callable[[Seen, torch.Tensor], None] | None = None,
+        ends: frozenset[int] = frozenset(),
     ) -> None:
         super().__init__()
+        self._ends = ends
         self._memory, self._on_product, self._on_sum = memory, on_product, on_sum
         self._made: list[Seen] = []
 
@@ -56,17 +78,26 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        other = self._other_summand(args) if self._on_sum is not None and name in _SUMS else None
+        if self._on_sum is not None and name in _SUMS:
+            other = self._other_summand(args)
+            if other is not None:  # before the sum, which may be made in place
+                self._on_sum(*other)
+        found = self._weight_of(func, args, kwargs) if name in _PRODUCTS else None
+        if found is not None and found[0].slot in self._ends and found[0].use == "linear":
+            self._on_product(Seen(found[0], found[1], found[1]))
+            raise Enough
         result = func(*args, **kwargs)
-        if other is not None and self._on_sum is not None:
-            self._on_sum(*other)
         if name in _IN_PLACE:  # from now on that is more than the product's result
             self._made = [seen for seen in self._made if seen.made is not args[0]]
-        if name in _PRODUCTS:
-            self._product(func, args, kwargs, result)
+        if found is not None:
+            seen = Seen(*found, result)
+            if self._on_sum is not None:
+                self._made = [*self._made, seen][-_SUMMANDS:]
+            self._on_product(seen)
         return result
 
-    def _product(self, func: Any, args: Any, kwargs: Mapping[str, Any], result: torch.Tensor) -> None:
+    def _weight_of(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Site, torch.Tensor] | None:
+        """What a product is of, where it is of a parameter, and its other factor."""
         name = func.__name__
         if name == "linear":
             given, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
@@ -79,10 +110,10 @@ class Watch(TorchFunctionMode):
         else:
             given, weight = args[0], _argument(args, kwargs, 1, "other" if name == "matmul" else "mat2")
         if not isinstance(weight, torch.Tensor) or weight.dim() != 2:
-            return
+            return None
         slot = self._memory.get(weight.untyped_storage().data_ptr())
         if slot is None:
-            return
+            return None
         use: Use = "embedding" if name == "embedding" else "linear"
         if (
             use == "linear"
@@ -90,12 +121,8 @@ class Watch(TorchFunctionMode):
             and not (weight.t().is_contiguous() and not weight.is_contiguous())
         ):
             use = "transposed"
-        size = weight.element_size()
-        start = (weight.data_ptr() - weight.untyped_storage().data_ptr()) // size
-        seen = Seen(slot, start, weight.numel(), use, given, result)
-        if self._on_sum is not None:
-            self._made.append(seen)
-        self._on_product(seen)
+        start = (weight.data_ptr() - weight.untyped_storage().data_ptr()) // weight.element_size()
+        return Site(slot, start, weight.numel(), use), given
 
     def _other_summand(self, args: Any) -> tuple[Seen, torch.Tensor] | None:
         """args: of the sum. The product whose result is one summand, and the other one."""

@@ -21,7 +21,10 @@ from transformers import (
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, calibrate
 from tests.calibration.reference import inputs_of, mean_product, read
-from tests.evaluation.models import TEXTS, VOCABULARY, save
+from tests.evaluation.models import TEXTS as EVERY
+from tests.evaluation.models import VOCABULARY, save
+
+TEXTS = EVERY[::3]
 
 INT4 = QuantizationConfig("int4", per_channel=False, group_size=16)
 SIZES: dict[str, Any] = {

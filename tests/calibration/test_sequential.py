@@ -15,6 +15,7 @@ from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, Weigh
 from tests.calibration.reference import hooked, read
 from tests.evaluation.models import TEXTS, save_bert, save_llama
 
+SOME = TEXTS[::4]
 INT2 = QuantizationConfig("int2", per_channel=False, group_size=16)
 LLAMA = ["q_proj k_proj v_proj", "o_proj", "gate_proj up_proj", "down_proj"]
 BERT = ["attention.self.query attention.self.key attention.self.value", "attention.output.dense"]
@@ -40,7 +41,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 
 def made(source: Path, folder: Path) -> tuple[Path, Path, Path]:
     config = gptq(folder / "out")
-    calibrate(source, folder / "out", [*TEXTS], quantize=config)
+    calibrate(source, folder / "out", [*SOME], quantize=config)
     ArrowQuantizer(config, RunConfig(engine="inline")).quantize(source, folder / "target")
     return source, folder / "out", folder / "target"
 
@@ -57,7 +58,7 @@ def paths(
         model.load_state_dict(original)
         model.load_state_dict({name: loader.read(name).float() for name in names}, strict=False)
         with torch.no_grad(), hooked(model) as seen:
-            for text in TEXTS:
+            for text in SOME:
                 model(**tokenizer(text, return_tensors="pt"))
             found.append(
                 {
@@ -138,7 +139,7 @@ def test_quantize_makes_of_the_statistics_what_the_calibration_went_on_with(
 
     source, _, target = llama
     monkeypatch.setattr(CalibrationPlace, "remove", lambda *_: None)
-    calibrate(source, tmp_path / "out", [*TEXTS], quantize=gptq(tmp_path / "out"))
+    calibrate(source, tmp_path / "out", [*SOME], quantize=gptq(tmp_path / "out"))
     loader, seen = WeightLoader(target), 0
     for path in sorted((tmp_path / "out" / "run" / "quantized").rglob("*.safetensors")):
         for name, values in load_file(path).items():

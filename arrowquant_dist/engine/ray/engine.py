@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -53,6 +53,12 @@ class RayEngine:
 
     def run(self, context: Context[J], shards: Sequence[J], on_event: OnEvent) -> EngineFacts:
         """See Engine.run. Ctrl-C or SIGTERM stops each worker after its row block, and raises Interrupted."""
+        return self.run_steps(context, [shards], on_event, len(shards))
+
+    def run_steps(
+        self, context: Context[J], steps: Iterable[Sequence[J]], on_event: OnEvent, widest: int
+    ) -> EngineFacts:
+        """See Engine.run_steps. A Ctrl-C between steps counts when the next one begins."""
         owns_ray = not ray.is_initialized()
         with Interrupts() as interrupts:
             try:
@@ -61,7 +67,7 @@ class RayEngine:
                 interrupts.take()
                 is_alone = owns_ray and self._address is None
                 needs = {} if is_alone else self._needs()
-                return self._run(context, shards, on_event, needs, interrupts)
+                return self._run(context, steps, on_event, needs, interrupts, widest)
             except KeyboardInterrupt as error:
                 raise Interrupted(RESUMES) from error
             finally:
@@ -75,12 +81,13 @@ class RayEngine:
     def _run(
         self,
         context: Context[J],
-        shards: Sequence[J],
+        steps: Iterable[Sequence[J]],
         on_event: OnEvent,
         needs: Mapping[str, Any],
         interrupts: Interrupts,
+        widest: int,
     ) -> EngineFacts:
-        self.workers = min(self._wanted or default_workers(), max(len(shards), 1))
+        self.workers = min(self._wanted or default_workers(), max(widest, 1))
         actor_class = ray.remote(concurrency_groups={WATCH: 1})(self._actor_class).options(
             num_cpus=1,
             max_restarts=0,
@@ -90,12 +97,18 @@ class RayEngine:
         )
         code, pickled = context.code(), cloudpickle.dumps(context)
         crew = Crew(lambda: actor_class.remote(code, pickled), code, self._clock())
-        ledger = Ledger(shards, on_event, self._patience)
+        ledger = Ledger([], on_event, self._patience)
         # To a Ray of our own no other node comes.
         patience = self._patience if needs else self._patience.on_one_node
         dispatch = Dispatch(crew, ledger, patience, self.workers, needs.get("memory"), self._clock)
         try:
-            dispatch.run(interrupts.check)
+            done: list[J] = []
+            for shards in steps:
+                done = [*shards]
+                ledger.add(done)
+                dispatch.run(interrupts.check)
+                if ledger.failures:
+                    break
             dispatch.stop(self._patience.farewell)
         except KeyboardInterrupt:
             is_terminated = interrupts.number == signal.SIGTERM
@@ -103,5 +116,5 @@ class RayEngine:
             raise
         finally:
             crew.dismiss(self._clock())
-        raise_failures(ledger.failures, shards)
+        raise_failures(ledger.failures, done)
         return ledger.facts(crew.worker_seconds)

@@ -35,6 +35,11 @@ class Ledger:
         self._notices: dict[int, Any] = {}
         self._on_event, self._patience = on_event, patience
 
+    def add(self, shards: Sequence[Job]) -> None:
+        """They are open, too. Their indices are new."""
+        self.open |= {shard.index: shard for shard in shards}
+        self._waiting = largest_first([*self._waiting, *shards])
+
     @property
     def waiting(self) -> int:
         return len(self._waiting)

@@ -1,0 +1,94 @@
+"""What is summed up of a stage in pieces that memory holds: some of them in each pass over the texts.
+
+Each sum is the same whatever else is summed up in its pass, so that how many passes there are changes no statistics.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from arrowquant_dist.models.sites import Order
+from arrowquant_dist.models.watch import Site
+
+HESSIAN, CROSS, RESIDUAL, COUNTS, TOKENS = "hessian", "cross", "residual", "counts", "tokens"
+_SUM_NBYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Sums of one kind, of one weight. slot, first: as those of its Site, or of the parameter as a whole. last: where
+    it ends. nbytes: of the sum, in float64."""
+
+    slot: int
+    first: int
+    last: int
+    part: str
+    nbytes: int
+
+
+class WantedSums:
+    """Which sums a pass makes."""
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._spans: defaultdict[tuple[int, str], list[range]] = defaultdict(list)
+        for unit in units:
+            self._spans[unit.slot, unit.part].append(range(unit.first, unit.last))
+
+    def has(self, site: Site, part: str) -> bool:
+        return any(site.start in span for span in self._spans.get((site.slot, part), ()))
+
+
+def units_of(
+    order: Order, slots: Iterable[int], tensors: Sequence[torch.Tensor], *, is_sequential: bool
+) -> list[Unit]:
+    """What is summed up of these slots. tensors: one for each slot of the model, of which shapes count."""
+    sites: defaultdict[int, list[Site]] = defaultdict(list)
+    for site in order.leader:
+        sites[site.slot].append(site)
+    found: list[Unit] = []
+    for slot in sorted(slots):
+        found += _units(slot, sites[slot], tensors[slot], order, is_sequential=is_sequential)
+    return found
+
+
+def _units(
+    slot: int, sites: Sequence[Site], tensor: torch.Tensor, order: Order, *, is_sequential: bool
+) -> list[Unit]:
+    shape, values = tensor.shape, tensor.numel()
+    if len(shape) < 2:
+        return []
+    found = []
+    if any(site.use == "embedding" for site in sites):
+        found.append(Unit(slot, 0, values, COUNTS, _SUM_NBYTES * shape[0]))
+    if sites and all(site.use == "embedding" for site in sites):
+        return found
+    if sites and not any(order.leads(site) for site in sites):
+        squares: list[str] = []
+    else:
+        squares = [HESSIAN, CROSS] if is_sequential else [HESSIAN]
+    square = _SUM_NBYTES * shape[-1] ** 2
+    is_used = not sites or any(site.use == "linear" for site in sites)
+    step = max(1, values // shape[0] if len(shape) == 3 else values)
+    for first in range(0, values, step):
+        found += [Unit(slot, first, first + step, part, square if is_used else 0) for part in squares]
+    if is_sequential and any(site in order.streams for site in sites):
+        found.append(Unit(slot, 0, values, RESIDUAL, _SUM_NBYTES * values))
+    return found
+
+
+def passes_of(units: Sequence[Unit], most: int) -> list[tuple[Unit, ...]]:
+    """Runs of units whose sums take at most so many bytes together; one that is larger is alone. At least one run."""
+    found: list[tuple[Unit, ...]] = []
+    taken: list[Unit] = []
+    nbytes = 0
+    for unit in units:
+        if taken and nbytes + unit.nbytes > most:
+            found.append(tuple(taken))
+            taken, nbytes = [], 0
+        taken.append(unit)
+        nbytes += unit.nbytes
+    return [*found, tuple(taken)]

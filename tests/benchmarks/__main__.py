@@ -14,6 +14,7 @@ from tests.benchmarks import (
     compensating,
     exporting,
     files,
+    half_quadratic,
     kernels,
     limits,
     loading,
@@ -33,6 +34,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "accuracy": lambda given: accuracy.tables(given.texts),
     "process": lambda given: minilm.process_tables(given.runs),
     "kernels": lambda given: kernels.tables(given.side, given.runs),
+    "hqq": lambda given: half_quadratic.tables(given.side, given.runs),
     "gptq": lambda given: compensating.tables((given.side // 4, given.side), given.runs),
     "files": lambda given: files.tables(given.params, given.runs, given.folder, given.idle),
     "cluster": lambda given: cluster.tables(given.models, given.runs, given.folder),
@@ -64,7 +66,10 @@ def main() -> None:
         help="of `cluster`; the first is what others are held to",
     )
     parser.add_argument(
-        "--side", type=int, default=4096, help="of the square matrix of `kernels`, `gptq` and `serving`"
+        "--side",
+        type=int,
+        default=4096,
+        help="of the square matrix of `kernels`, `hqq`, `gptq` and `serving`",
     )
     parser.add_argument("--layers", type=int, default=reducing.LAYERS, help="of the run of `reducing`")
     parser.add_argument("--parts", type=int, default=verifying.PARTS, help="of the dataset of `verifying`")

@@ -28,7 +28,7 @@ _SHIFTS = torch.tensor([0, 2, 4, 6], dtype=torch.uint8)
 
 def tables(side: int, runs: int) -> Iterator[Table]:
     """side: of the square matrix. runs: rounds."""
-    with _one_thread():
+    with one_thread():
         bits = bfloat16_bits(np.random.default_rng(0), side * side)
         weight = torch.from_numpy(bits).view(torch.bfloat16).reshape(side, side)
         title = f"{side}×{side} bfloat16, one thread, {runs} rounds"
@@ -180,7 +180,7 @@ def _int2_parts(q: QuantizedTensor) -> tuple[torch.Tensor, torch.Tensor, torch.T
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

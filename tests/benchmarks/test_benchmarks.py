@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from tests.benchmarks import (
@@ -17,6 +18,7 @@ from tests.benchmarks import (
     compensating,
     exporting,
     files,
+    half_quadratic,
     kernels,
     limits,
     loading,
@@ -47,6 +49,28 @@ def test_gptq_is_measured_against_its_paper_s_code_in_torch(capsys: pytest.Captu
     assert (row.name, row.peer, row.target) == ("192×192", "plain torch", ratio_of(1.5))
     ours, theirs = (float(line.rpartition(" ")[2]) for line in capsys.readouterr().out.splitlines())
     assert 0.5 * theirs < ours < 1.1 * theirs
+
+
+def test_mse_is_measured_against_hqq_and_has_the_smaller_error(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = check(half_quadratic.tables(128, 1))
+    solver = "HQQ's solver, written out"
+    assert [row.target for row in rows if row.peer == solver] == [ratio_of(50), None, None]
+    lines = [line.split(": squared error ") for line in capsys.readouterr().out.splitlines()]
+    errors = {name: float(figure.split(" ")[0]) for name, figure in lines}
+    for bits, least in ((4, 0.8), (3, 0.6), (2, 0.4)):
+        ours, theirs = errors[f"int{bits} g128, mse"], errors[f"int{bits} g128, {solver}"]
+        assert least * theirs < ours < theirs
+
+
+def test_hqq_s_solver_lessens_the_norm_that_it_is_about() -> None:
+    """Σ|x - x̂|^0.7, against its start: rounding to nearest with the range's scale."""
+    weight = torch.from_numpy(np.random.default_rng(1).standard_normal((64, 256)).astype(np.float32))
+    groups = weight.reshape(-1, 128)
+    low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
+    scale = (high - low) / 15
+    nearest = (torch.round(groups / scale - low / scale) * scale + low).reshape(weight.shape)
+    found = half_quadratic.half_quadratic(weight, 4)()
+    assert (found - weight).abs().pow(0.7).sum() < 0.99 * (nearest - weight).abs().pow(0.7).sum()
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """A layer's codes, scales and zero points as what gradients can change: latent codes are rounded each time that values
 are made of them, and what the rounding does is passed over on the way back (the straight-through estimator).
 
-A latent code begins at w / scale + zero point, where the original's value w lies between the codes, but within half a
-step of the code that the dataset has; so nothing changes before the first step, and codes of which the original is
-close to the next one are the first to change. It stays within `bound` of there.
+A latent code begins where the original's value w lies between the codes, at w / scale + zero point, if that rounds to
+the code that the dataset has: codes of which the original is close to the next one are the first to change. A code that
+gptq chose for the sake of others is not the one that w rounds to: it begins at its centre, and not at the edge toward
+w, from where the least step would undo what gptq did. So nothing changes before the first step either way. A latent
+code stays within `bound` of where it began.
 """
 
 from __future__ import annotations
@@ -86,6 +88,7 @@ class TrainedCodes:
             codes,
             self._scales[..., None],
             0.0 if zeros is None else torch.from_numpy(zeros)[..., None],
+            form,
         )
         self.offsets = torch.zeros(form.rows, form.groups * form.group).requires_grad_()
         self.log_scales = torch.zeros_like(self._scales).requires_grad_()
@@ -174,10 +177,16 @@ def _unpacked(stored: QuantizedTensor) -> np.ndarray:
 
 
 def _starts(
-    original: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | float
+    original: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | float,
+    form: CodesForm,
 ) -> torch.Tensor:
-    between = (original / scales + zeros - codes).clamp_(-_INSIDE, _INSIDE)
-    return codes + between.nan_to_num_(0.0)  # a scale of 0 has one value, whatever the code
+    latent = (original / scales + zeros).nan_to_num_(0.0)  # a scale of 0 has one value, whatever the code
+    is_rounded = latent.round().clamp_(form.qmin, form.qmax) == codes
+    between = (latent - codes).clamp_(-_INSIDE, _INSIDE)
+    return codes + torch.where(is_rounded, between, 0.0)
 
 
 def _rounded(start: torch.Tensor, offsets: torch.Tensor, form: CodesForm) -> torch.Tensor:

@@ -19,8 +19,8 @@ class Optimizer:
 
     def __init__(self, student: Student, settings: DistillSettings) -> None:
         self._student, self._settings = student, settings
-        dense: list[dict[str, Any]] = []
-        sparse: list[dict[str, Any]] = []
+        dense: dict[float, list[torch.Tensor]] = {}  # by the rate: a group is one call, whatever is in it
+        sparse: dict[float, list[torch.Tensor]] = {}
         rates = settings.rates
         for name, codes in student.matrices.items():
             is_lookup = name in student.lookups
@@ -29,19 +29,19 @@ class Optimizer:
             own = {"offsets": rates.offsets, "log_scales": rates.scales, "zero_points": rates.zero_points}
             for part, leaf in codes.leaves.items():
                 to = dense if is_lookup and codes.form.has_one_scale and part != "offsets" else groups
-                to.append({"params": [leaf], "lr": own[part] * factor, "first": own[part] * factor})
+                to.setdefault(own[part] * factor, []).append(leaf)
         for vector in student.vectors.values():
-            dense.append({"params": [vector.leaf], "lr": rates.vectors, "first": rates.vectors})
+            dense.setdefault(rates.vectors, []).append(vector.leaf)
         self._optimizers: list[Any] = []
         if dense:
-            self._optimizers.append(torch.optim.Adam(dense, betas=BETAS, fused=True))
+            self._optimizers.append(torch.optim.Adam(_groups(dense), betas=BETAS, fused=True))
         if sparse:
-            self._optimizers.append(torch.optim.SparseAdam(sparse, betas=BETAS))
+            self._optimizers.append(torch.optim.SparseAdam(_groups(sparse), betas=BETAS))
 
     def step(self, done: float) -> None:
         """Takes the gradients, and lets go of them."""
         factor = (1.0 + math.cos(math.pi * min(done, 1.0))) / 2
-        for group in self._groups():
+        for group in self._all_groups():
             group["lr"] = group["first"] * factor
         for optimizer in self._optimizers:
             optimizer.step()
@@ -82,6 +82,10 @@ class Optimizer:
             if any(leaf is own for group in optimizer.param_groups for own in group["params"])
         )
 
-    def _groups(self) -> Iterator[dict[str, Any]]:
+    def _all_groups(self) -> Iterator[dict[str, Any]]:
         for optimizer in self._optimizers:
             yield from optimizer.param_groups
+
+
+def _groups(leaves: Mapping[float, list[torch.Tensor]]) -> list[dict[str, Any]]:
+    return [{"params": own, "lr": rate, "first": rate} for rate, own in leaves.items()]

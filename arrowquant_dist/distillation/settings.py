@@ -44,7 +44,7 @@ class DistillSettings:
     minutes: float | None = None
     seed: int = 0
     longest: int = 48
-    batch_tokens: int = 2048
+    batch_tokens: int = 512
     most_offset: float = 0.3
     every: int = 50
     patience: int = 4

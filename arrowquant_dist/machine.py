@@ -15,6 +15,17 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory_nbytes() -> int:
+    """Of the machine, or what its control group leaves to this process, if that is less."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            found.append(int(Path(path).read_text("ascii")))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return min(found)
+
+
 def peak_memory_nbytes() -> int:
     """The process's largest resident set so far.
 

@@ -103,3 +103,5 @@ def _print(made: Distilled) -> None:
         f"written to {made.target}: loss of held-back texts {before:.4f} before, {after:.4f} after {made.best} steps; "
         "`arrowquant evaluate` says what that means"
     )
+    if made.failed_at is not None:
+        typer.echo(f"warning: the loss was no number after {made.failed_at} steps, where the training ended")

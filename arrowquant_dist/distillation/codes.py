@@ -21,6 +21,8 @@ from arrowquant_dist.kernels.pack import unpack_row
 from arrowquant_dist.tensor import QuantizedTensor
 from arrowquant_dist.tensor.source import read_only
 
+_WIDE = 15  # from the least code to the largest: int4's, the narrowest type of entropy-coded layers
+_COUNTED = 1 << 22  # codes that are counted at a time
 _INSIDE = 0.49  # of a step from its code, at most, where a latent code begins
 
 
@@ -28,8 +30,8 @@ _INSIDE = 0.49  # of a step from its code, at most, where a latent code begins
 class CodesForm:
     """What of a layer's codes stays as it is. shape, dtype: the layer's. group: values that share a scale, in a row.
 
-    qmin, qmax: of the codes. has_one_scale: for all of the layer. whole: zero points stay whole numbers. scale_dtype:
-    what the scales are numbers of.
+    qmin, qmax: of the codes. has_one_scale: for all of the layer. is_symmetric: without zero points. whole: these stay
+    whole numbers. scale_dtype: what the scales are numbers of.
     """
 
     shape: tuple[int, ...]
@@ -40,12 +42,19 @@ class CodesForm:
     qmin: int
     qmax: int
     has_one_scale: bool
+    is_symmetric: bool
     whole: bool
     scale_dtype: torch.dtype
 
     @property
     def groups(self) -> int:
         return -(-self.columns // self.group)
+
+    @property
+    def is_entropy_coded(self) -> bool:
+        """Symmetric, a scale a row, in a type that is wider than what its codes say: as method `size` stores layers."""
+        is_wide = self.qmax - self.qmin >= _WIDE
+        return is_wide and self.is_symmetric and self.groups == 1 and not self.has_one_scale
 
     @classmethod
     def of(cls, stored: QuantizedTensor) -> CodesForm:
@@ -62,6 +71,7 @@ class CodesForm:
             qmin=-half,
             qmax=half - 1,
             has_one_scale=stored.quant_axis < 0,
+            is_symmetric=not zeros.size,
             whole=bool(zeros.size) and bool((zeros == np.rint(zeros)).all()),
             scale_dtype=torch.bfloat16 if is_short else torch.float32,
         )
@@ -128,6 +138,42 @@ class TrainedCodes:
                 self.offsets.clamp_(-most, most)
             else:
                 self.offsets[rows] = self.offsets[rows].clamp_(-most, most)
+
+    def counts(self) -> torch.Tensor:
+        """int64 [qmax - qmin + 1]: how often each code occurs."""
+        form = self.form
+        found = torch.zeros(form.qmax - form.qmin + 1, dtype=torch.int64)
+        step = max(1, _COUNTED // form.columns)
+        with torch.no_grad():
+            for start in range(0, form.rows, step):
+                rows = slice(start, start + step)
+                codes = self._ungrouped(_rounded(self._start[rows], self._offsets[rows], form))
+                found += torch.bincount((codes.reshape(-1) - form.qmin).int(), minlength=len(found))
+        return found
+
+    @property
+    def gradient(self) -> torch.Tensor | None:
+        """Of the offsets, of the rows that have any; None before a step."""
+        found = self._gradient()
+        return found.values() if found is not None and found.is_sparse else found
+
+    def add_gradient(self, slopes: torch.Tensor) -> None:
+        """Of the rows that have one. slopes: float32 [qmax - qmin + 1], what is added for each code."""
+        found = self._gradient()
+        if found is None:
+            return
+        with torch.no_grad():
+            rows = found.indices()[0] if found.is_sparse else slice(None)
+            codes = _rounded(self._start[rows], self._offsets[rows], self.form) - self.form.qmin
+            added = slopes[codes.reshape(len(codes), -1).int()]
+            (found.values() if found.is_sparse else found).add_(added)
+
+    def _gradient(self) -> torch.Tensor | None:
+        """A sparse one with each row once."""
+        found = self.offsets.grad
+        if found is not None and found.is_sparse:
+            found = self.offsets.grad = found.coalesce()
+        return found
 
     def found(self) -> dict[str, torch.Tensor]:
         """What is stored: codes int8 [rows, columns], scales and zero_points float32 [rows · groups]."""

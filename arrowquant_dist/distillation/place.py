@@ -19,6 +19,7 @@ from arrowquant_dist.distillation.settings import DistillSettings
 from arrowquant_dist.driver.places import open_target, read_sidecars, refuse_own_source
 from arrowquant_dist.errors import InvalidConfig, NotFound, TargetConflict
 from arrowquant_dist.location import Location, location
+from arrowquant_dist.plan.trained import CONFIG_KEY
 from arrowquant_dist.report.evaluations import dataset_identity
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import real_place
@@ -28,7 +29,7 @@ from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.texts import Texts
 
-CONFIG_KEY = "distillation"
+AND_TRAINED = ", trained"  # after why a layer is kept
 _RUN_KEY = "run"
 
 
@@ -69,6 +70,11 @@ class DistilledPlace:
         }
         found = {name: reason for name, reason in reasons.items() if reason is not None}
         return cls(manifest, found, opened, json.loads(json.dumps(made_of)), run)
+
+    @property
+    def trained_before(self) -> frozenset[str]:
+        """Layers that are kept with other values than the original's."""
+        return frozenset(name for name, reason in self.reasons.items() if reason.endswith(AND_TRAINED))
 
     @property
     def unscaled(self) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from typing import Any, Self
 class Distilled:
     """target: the dataset that was written. steps: that were made. losses: {step: loss of the held-back texts}, 0 is
     the dataset as it was. best: the step whose result was written. seconds: of training. layers: how many were trained,
-    of codes and of vectors. already_finished: all of it was there before."""
+    of codes and of vectors. already_finished: all of it was there before. failed_at: the step whose loss was no number,
+    where the training ended with what was best before."""
 
     target: str
     steps: int
@@ -21,6 +22,7 @@ class Distilled:
     matrices: int
     vectors: int
     already_finished: bool = False
+    failed_at: int | None = None
 
     @classmethod
     def of(cls, target: str, result: Mapping[str, Any], *, already_finished: bool) -> Self:
@@ -34,6 +36,7 @@ class Distilled:
             result["matrices"],
             result["vectors"],
             already_finished,
+            result.get("failed_at"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,4 +49,5 @@ class Distilled:
             "matrices": self.matrices,
             "vectors": self.vectors,
             "already_finished": self.already_finished,
+            "failed_at": self.failed_at,
         }

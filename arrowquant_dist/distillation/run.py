@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
+from arrowquant_dist import machine
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import RunConfig, parse_size
 from arrowquant_dist.config.checks import check_options
-from arrowquant_dist.distillation.checkpoint import TrainingStates
 from arrowquant_dist.distillation.layers import refuse_mixed, trained_layers
+from arrowquant_dist.distillation.memory import refuse_too_large
 from arrowquant_dist.distillation.place import DistilledPlace
 from arrowquant_dist.distillation.result import Distilled
 from arrowquant_dist.distillation.settings import DistillSettings
@@ -59,13 +60,14 @@ def distill(
 
     model: of which it was made: a folder, a file in its folder, a URL, `minilm`. texts: a .txt, .jsonl or .parquet file
     or URL, `builtin`, or a list. One of ten is not trained with, but judged by. column: of .jsonl and .parquet, `text`
-    where None. memory_budget: for reading, and as much for the original's outputs, beside both models and 16 bytes for
-    each value that is trained. storage_options: of all three places; run, if given, has its own, and says how the
-    dataset is written. progress: called after each step.
+    where None. memory_budget: for reading, and as much for the original's outputs, beside both models and what
+    distillation/memory.py counts for each value that is trained. storage_options: of all three places; run, if given,
+    has its own, and says how the dataset is written. progress: called after each step.
 
     Results are the same for equal versions, settings and threads of torch, unless minutes bound the training. Raises
-    InvalidConfig for texts, models and files that do not fit, ModelMismatch, TargetConflict where `out` holds anything
-    else, UnquantizableWeights where the loss is no number, NotFound, CorruptWeights, StorageError.
+    InvalidConfig for texts, models and files that do not fit, and models too large for the memory; ModelMismatch,
+    TargetConflict where `out` holds anything else, UnquantizableWeights where the loss is no number before anything got
+    better, NotFound, CorruptWeights, StorageError.
     """
     options = {} if storage_options is None else check_options("storage_options", storage_options)
     limit = parse_size(memory_budget, "memory_budget")
@@ -103,9 +105,10 @@ def run_distillation(
         checkpoint, stored = _sources(original, dataset)
         refuse_disagreement(original, dataset)
         refuse_mixed(stored.layers, stored.uri)
+        refuse_too_large(stored.layers, machine.memory_nbytes(), stored.uri)
         found = place.look(checkpoint)
         best, result = _trained(
-            original, stored, dataset, texts, settings, memory_nbytes, Path(folder), place.states, told
+            original, stored, dataset, texts, settings, memory_nbytes, Path(folder), place, told
         )
         resolved, parts = stored_layers(stored, best, _names(original, stored), place.reasons, Path(folder))
         trained = Trained(resolved, parts, place.config(result), (_note(texts, result),))
@@ -128,7 +131,7 @@ def _trained(
     settings: DistillSettings,
     memory_nbytes: int,
     folder: Path,
-    states: TrainingStates,
+    place: DistilledPlace,
     told: OnStep | None,
 ) -> tuple[TrainingResult, dict[str, Any]]:
     """What is stored of the layers that were trained, and what the training came to."""
@@ -137,7 +140,7 @@ def _trained(
     one, other = (filled_model(kind, original.files, side.source, None) for side in (original, dataset))
     for model in (one.model, other.model):
         model.requires_grad_(False)  # noqa: FBT003 - torch's
-    layers = trained_layers(other, stored, original.source)
+    layers = trained_layers(other, stored, original.source, place.trained_before)
     teacher, reader = Reader(kind, one.model), Reader(kind, other.model)
     made = teacher.tokenized(original.files, [*texts.items], settings.longest)
     learnt, judged = held_back(len(texts))
@@ -146,7 +149,7 @@ def _trained(
         for numbers, name in ((learnt, "learnt"), (judged, "judged"))
     )
     student = build_student(other, layers.matrices, layers.vectors)
-    training = Training(reader, student, lessons, judge, settings, states)
+    training = Training(reader, student, lessons, judge, settings, place.states)
     best = training.run(told or _unheard)
     progress = training.progress
     result = {
@@ -156,6 +159,7 @@ def _trained(
         "seconds": round(progress.seconds, 1),
         "matrices": len(layers.matrices),
         "vectors": len(layers.vectors),
+        "failed_at": progress.failed_at,
     }
     return best, result
 
@@ -167,10 +171,11 @@ def _names(original: Opened, stored: Loads) -> dict[str, str]:
 
 
 def _note(texts: Texts, result: Mapping[str, Any]) -> str:
-    losses = result["losses"]
+    losses, failed_at = result["losses"], result["failed_at"]
+    end = "" if failed_at is None else f"; it ended where the loss was no number, after {failed_at} steps"
     return (
         f"trained by distill with {len(texts)} texts ({texts.name}) in {result['steps']} steps: of those held back the "
-        f"loss went from {losses['0']:.4f} to {losses[str(result['best'])]:.4f}"
+        f"loss went from {losses['0']:.4f} to {losses[str(result['best'])]:.4f}{end}"
     )
 
 

@@ -14,6 +14,7 @@ from arrowquant_dist.checkpoint.table import Checkpoint, Layer, as_listed
 from arrowquant_dist.config import BITS, TRAINED, QuantSpec, ResolvedLayer, half_spec, kept_spec
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.distillation.layers import read_codes
+from arrowquant_dist.distillation.place import AND_TRAINED
 from arrowquant_dist.distillation.student import TrainingResult
 from arrowquant_dist.kernels.pack import pack_row, packed_nbytes
 from arrowquant_dist.loader.loads import Loads
@@ -68,7 +69,8 @@ def _resolved(
         bits = values.contiguous().reshape(-1).view(torch.uint8).numpy()
         shaped = bits.view(f"V{values.element_size()}").reshape(layer.rows, layer.columns)
         spec = replace(kept_spec(layer.row_dims), method=TRAINED)
-        return spec, f"{reason or 'vector'}, trained", {"values": (layer.dtype, shaped)}
+        why = (reason or "vector").removesuffix(AND_TRAINED) + AND_TRAINED
+        return spec, why, {"values": (layer.dtype, shaped)}
     types = {block.header.quant_type for block in layer.blocks}
     spec = half_spec(layer.dtype, layer.row_dims) if "fp16" in types else kept_spec(layer.row_dims)
     return spec, reason or "as in the dataset that was trained", {}

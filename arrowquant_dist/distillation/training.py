@@ -13,6 +13,7 @@ import torch
 from arrowquant_dist.distillation.checkpoint import TrainingState, TrainingStates
 from arrowquant_dist.distillation.losses import loss_of
 from arrowquant_dist.distillation.optimizer import Optimizer
+from arrowquant_dist.distillation.rate import Rate
 from arrowquant_dist.distillation.settings import DistillSettings
 from arrowquant_dist.distillation.student import Student, TrainingResult
 from arrowquant_dist.distillation.teaching import Teacher, batch_of_step
@@ -24,8 +25,9 @@ _TIMED = 5  # steps, of which follows how many there is time for
 
 @dataclass(slots=True)
 class TrainingProgress:
-    """step: how many are done, of `steps`. losses: {step: loss of the held-back texts}. best: the step with the least.
-    seconds: of training so far. since: looks without a gain, of which there were too many where it gave_up."""
+    """step: how many are done, of `steps`. losses: {step: loss of the held-back texts}. best: the step with the least
+    of those where the codes took no more bytes than before. seconds: of training so far. since: looks without a gain,
+    of which there were too many where it gave_up. failed_at: the step whose loss was no number, the last one."""
 
     steps: int
     step: int = 0
@@ -34,10 +36,11 @@ class TrainingProgress:
     seconds: float = 0.0
     since: int = 0
     gave_up: bool = False
+    failed_at: int | None = None
 
     @property
     def is_done(self) -> bool:
-        return self.gave_up or self.step >= self.steps
+        return self.gave_up or self.failed_at is not None or self.step >= self.steps
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "losses": {str(step): loss for step, loss in self.losses.items()}}
@@ -66,6 +69,7 @@ class Training:
         self._reader, self._student, self._settings = reader, student, settings
         self._teacher, self._judge = teacher, judge
         self._optimizer = Optimizer(student, settings)
+        self._rate = Rate(student.matrices)
         self.progress = TrainingProgress(settings.steps)
         self.best: TrainingResult = {}
         self._states = states
@@ -74,7 +78,8 @@ class Training:
             self._put(state)
 
     def run(self, told: OnStep) -> TrainingResult:
-        """The best that was found: {layer: what is stored of it}. UnquantizableWeights where the loss is no number."""
+        """The best that was found: {layer: what is stored of it}. Where the loss is no number there are no more steps:
+        UnquantizableWeights unless there was something better than the beginning by then."""
         progress, settings = self.progress, self._settings
         if not progress.losses:
             self._look()
@@ -82,6 +87,8 @@ class Training:
             began = time.monotonic()
             loss = self._step()
             progress.seconds += time.monotonic() - began
+            if progress.failed_at is not None:
+                break
             progress.step += 1
             self._bound_time()
             told(progress, loss)
@@ -98,9 +105,12 @@ class Training:
         outputs = self._reader.run(lesson.inputs, self._student.parameters())
         loss = loss_of(outputs, lesson.outputs, is_causal=self._reader.is_causal)
         value = float(loss.detach())
-        self._refuse_no_number(value)
+        if not self._is_number(value):
+            return value
         loss.backward()  # type: ignore[no-untyped-call]
+        self._rate.add_gradients()
         self._optimizer.step(self.progress.step / self.progress.steps)
+        self._rate.after(self.progress.step + 1)
         return value
 
     def _bound_time(self) -> None:
@@ -113,17 +123,19 @@ class Training:
     def _look(self) -> None:
         with torch.no_grad():
             loss = mean_loss(self._reader, self._judge, self._student.parameters())
-        self._refuse_no_number(loss)
+        if not self._is_number(loss):
+            return
         progress = self.progress
         progress.losses[progress.step] = loss
-        progress.since += 1
-        if loss <= min(progress.losses.values()):
-            progress.best, progress.since = progress.step, 0
+        progress.since = 0 if loss <= min(progress.losses.values()) else progress.since + 1
+        if loss <= progress.losses[progress.best] and self._rate.fits:
+            progress.best = progress.step
             self.best = self._student.found()
 
     def _state(self) -> TrainingState:
         tensors = {f"leaf {name}": leaf for name, leaf in self._student.leaves}
         tensors |= {f"moment {name}": value for name, value in self._optimizer.moments().items()}
+        tensors |= {f"rate {name}": value for name, value in self._rate.state().items()}
         for layer, parts in self.best.items():
             tensors |= {f"best {layer} {part}": value for part, value in parts.items()}
         return TrainingState(self.progress.to_dict(), tensors)
@@ -133,6 +145,7 @@ class Training:
         self.progress = TrainingProgress.from_dict(state.numbers)
         best: dict[str, dict[str, torch.Tensor]] = {}
         moments: dict[str, torch.Tensor] = {}
+        rate: dict[str, torch.Tensor] = {}
         leaves = dict(self._student.leaves)
         for name, value in state.tensors.items():
             kind, _, rest = name.partition(" ")
@@ -141,19 +154,28 @@ class Training:
                     leaves[rest].copy_(value)
             elif kind == "moment":
                 moments[rest] = value
+            elif kind == "rate":
+                rate[rest] = value
             else:
                 layer, _, part = rest.rpartition(" ")
                 best.setdefault(layer, {})[part] = value
         self._optimizer.put_moments(moments)
+        self._rate.put_state(rate)
         self.best = best
 
-    def _refuse_no_number(self, loss: float) -> None:
-        if not math.isfinite(loss):
+    def _is_number(self, loss: float) -> bool:
+        """Notes where it is none. UnquantizableWeights where nothing better than the beginning was found."""
+        if math.isfinite(loss):
+            return True
+        progress = self.progress
+        if not progress.best:
             message = (
-                f"the loss is no number after {self.progress.step} steps; train with lower rates, or look for NaN in "
-                "the dataset's report"
+                f"the loss is no number after {progress.step} steps; train with lower rates, or look for NaN in the "
+                "dataset's report"
             )
             raise UnquantizableWeights(message)
+        progress.failed_at = progress.step
+        return False
 
 
 def mean_loss(reader: Reader, judge: Teacher, parameters: Mapping[str, torch.Tensor]) -> float:

@@ -36,7 +36,7 @@ def refuse_disagreement(model: Opened, dataset: Opened) -> None:
             continue
         ours, theirs = ((side.files.folder / path).read_bytes() for side in (model, dataset))
         if ours != theirs and (where := _difference(path, ours, theirs)) is not None:
-            message = f"its {path} is not the model's{where}; evaluate it with the model that it was made of"
+            message = f"its {path} is not the model's{where}; give the model that it was made of"
             raise InvalidConfig(message, uri=uri)
 
 

@@ -15,6 +15,7 @@ from arrowquant_dist import Distilled, DistillSettings, QuantizationConfig, RunC
 from arrowquant_dist.config import Storage
 from arrowquant_dist.distillation import training
 from arrowquant_dist.distillation.checkpoint import TrainingState, TrainingStates
+from arrowquant_dist.distillation.losses import loss_of
 from arrowquant_dist.distillation.teaching import Teacher, held_back
 from arrowquant_dist.distillation.training import TrainingProgress, mean_loss
 from arrowquant_dist.errors import (
@@ -216,3 +217,25 @@ def test_a_loss_that_is_no_number_stops_and_leaves_no_dataset(
     with pytest.raises(UnquantizableWeights, match="the loss is no number after 0 steps"):
         trained(tmp_path)
     assert not (tmp_path / "trained" / "manifest.json").exists()
+
+
+def test_a_loss_that_becomes_no_number_ends_the_training_with_the_best_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = loss_of
+
+    def wrong_after_12(progress: TrainingProgress, _loss: float) -> None:
+        if progress.step == 12:
+            lost = torch.tensor(float("nan"), requires_grad=True)
+            monkeypatch.setattr(training, "loss_of", lambda *_a, **_k: lost)
+
+    model = save_bert(tmp_path / "model")
+    quantize(model, tmp_path / "quantized", INT2)
+    place = model, tmp_path / "quantized", tmp_path / "trained", TEXTS
+    found = distill(*place, settings=FEW, progress=wrong_after_12)
+    assert (found.failed_at, found.best, found.steps) == (12, 10, 12)
+    monkeypatch.setattr(training, "loss_of", right)
+    loss = loss_of_dataset(model, tmp_path / "trained", tmp_path)
+    assert loss == pytest.approx(found.losses[10], rel=1e-5)
+    notes = load_report(str(tmp_path / "trained")).notes
+    assert any("it ended where the loss was no number, after 12 steps" in note for note in notes)

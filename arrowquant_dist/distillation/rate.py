@@ -1,0 +1,89 @@
+"""Codes that are entropy coded take no more bytes after a training than before.
+
+Of a dataset by `--size` (symmetric codes in a wide type, a scale a row) stored bytes are what counts, and loss alone
+would make codes larger, which has no price there. So each latent code gets beside the loss's gradient λ times what its
+length would grow by: lengths are -log2 of how often the layer has a code. λ is a multiple of the loss's own gradients,
+and the multiple follows what the codes take: it grows while they take more than at the beginning, and falls while they
+take less, so training may move bits from where they help little to where they help more. What takes more than the
+beginning by _TOLERANCE is never the best that was found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from arrowquant_dist.distillation.codes import TrainedCodes
+
+_TOLERANCE = 0.002
+_AIM = -0.001  # of the beginning's bits, beside them
+_FIRST = 0.1  # of the root mean square of the loss's gradients
+_FEWEST, _MOST = 1e-3, 30.0
+_GAIN = 60.0  # by which the multiple's logarithm grows with the part of the bits that is too much
+_EVERY = 5  # steps from one count of the codes to the next
+
+
+class Rate:
+    """What the codes of `matrices` take, of those that are entropy coded."""
+
+    def __init__(self, matrices: Mapping[str, TrainedCodes]) -> None:
+        self._layers = {name: codes for name, codes in matrices.items() if codes.form.is_entropy_coded}
+        self._multiple = _FIRST
+        self._slopes: dict[str, torch.Tensor] = {}
+        self.first = self.count()
+
+    def count(self) -> float:
+        """Bits that the codes take now, by their entropy in each layer; 0 where none are entropy coded."""
+        total = 0.0
+        for name, codes in self._layers.items():
+            counts = codes.counts().double()
+            total -= float((counts * (counts / counts.sum()).clamp_min(1e-300).log2()).sum())
+            self._slopes[name] = _slopes(counts).float()
+        return total
+
+    @property
+    def fits(self) -> bool:
+        """Whether the codes take no more than at the beginning."""
+        return self.count() <= (1.0 + _TOLERANCE) * self.first
+
+    def add_gradients(self) -> None:
+        """After the loss's."""
+        size = self._size_of_gradients()
+        for name, codes in self._layers.items():
+            codes.add_gradient(self._slopes[name] * (self._multiple * size))
+
+    def after(self, step: int) -> None:
+        """step: how many were made."""
+        if self._layers and step % _EVERY == 0:
+            excess = self.count() / self.first - 1.0 - _AIM
+            self._multiple = min(max(self._multiple * math.exp(_GAIN * excess), _FEWEST), _MOST)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that the next step depends on, beside the codes."""
+        multiple = torch.tensor(self._multiple, dtype=torch.float64)
+        return {"multiple": multiple, **{f"slopes {name}": value for name, value in self._slopes.items()}}
+
+    def put_state(self, found: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of `state`."""
+        self._multiple = float(found["multiple"])
+        self._slopes = {name: found[f"slopes {name}"] for name in self._layers}
+
+    def _size_of_gradients(self) -> float:
+        """Root mean square over the values that have any: of layers that are looked up only some rows do."""
+        squares = count = 0.0
+        for codes in self._layers.values():
+            values = codes.gradient
+            if values is not None:
+                squares += float(values.square().sum())
+                count += values.numel()
+        return math.sqrt(squares / count) if count else 0.0
+
+
+def _slopes(counts: torch.Tensor) -> torch.Tensor:
+    """[codes]: by how many bits a code grows with the next one; at the ends to the one side that there is. A code that
+    does not occur counts as one that occurs once."""
+    lengths = -((counts + 1.0) / (counts.sum() + len(counts))).log2()
+    (found,) = torch.gradient(lengths)
+    return found

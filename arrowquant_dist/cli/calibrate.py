@@ -97,7 +97,8 @@ def _calibrate(
 
     model, out, texts, column = places
     by, of_run = files
-    quantization, run = (None, RunConfig()) if by is None else load_config(by)
+    # Whoever calibrates has no statistics yet: those that the config's method needs are the ones that are written here.
+    quantization, run = (None, RunConfig()) if by is None else load_config(by, instead={"hessians": out})
     if of_run is not None:
         run = load_config(of_run)[1]
     run = run.replace(**options)

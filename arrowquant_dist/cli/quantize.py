@@ -118,11 +118,13 @@ def quantize(
         is_alone = config is None and per_channel is None and group_size is None and symmetric is None
         if is_alone and quant in _COARSE_BY_ROW:
             per_channel, group_size, symmetric = False, 128, False
-        quantization, run = _configs(config, {"keep_codes": True} if keep_codes else {})
+        instead: dict[str, object] = {"keep_codes": True} if keep_codes else {}
+        if hessians is not None:  # a file whose method needs them is none without
+            instead["hessians"] = hessians
+        quantization, run = _configs(config, instead)
         quantization = quantization.replace(
             quant_type=quant,
             method=method,
-            hessians=hessians,
             per_channel=per_channel,
             group_size=group_size,
             symmetric=symmetric,

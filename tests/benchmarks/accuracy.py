@@ -14,7 +14,6 @@ from pathlib import Path
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, calibrate, evaluate
 from arrowquant_dist.texts import read_texts
-from tests.benchmarks.minilm import dataset_nbytes
 from tests.benchmarks.table import Row, Table, Target, at_least, at_most
 
 CALIBRATED_WITH, JUDGED_BY = "builtin", "builtin:held-back"
@@ -92,7 +91,7 @@ def tables(texts: str | None = None, ways: Sequence[Way] = WAYS) -> Iterator[Tab
 def _rows(way: Way, texts: str | None) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         dataset = way.make("minilm", Path(folder, "made"))
-        yield Row("stored", dataset_nbytes(Path(dataset)) / 1e6, "MB")
+        yield Row("stored", _parts_nbytes(Path(dataset)) / 1e6, "MB")
         for judged_by, least in ((JUDGED_BY, way.least), (texts, way.elsewhere)):
             if judged_by is None:
                 continue
@@ -100,6 +99,11 @@ def _rows(way: Way, texts: str | None) -> Iterator[Row]:
             assert found is not None
             yield Row(f"{judged_by}: mean", found.cosine_mean, "", target=_least(least))
             yield Row(f"{judged_by}: 5th percentile", found.cosine_p5, "")
+
+
+def _parts_nbytes(dataset: Path) -> int:
+    """Of what `size` is about: the part files alone."""
+    return sum(path.stat().st_size for path in (dataset / "weights").rglob("*") if path.is_file())
 
 
 def _least(value: float | None) -> Target | None:
@@ -115,7 +119,7 @@ def _causal_rows() -> Iterator[Row]:
         by_mse = place / "mse"
         excess_by_mse = _excess(model, data_free(groups(4))(model, by_mse))
         yield Row("int4 g128", excess_by_mse, "")
-        size = f"{dataset_nbytes(by_mse)}B"
+        size = f"{_parts_nbytes(by_mse)}B"
         for name, made, most in (
             (
                 "int4 g128, calibrated",

@@ -30,13 +30,7 @@ def texts(tmp_path: Path) -> Path:
 
 def test_what_it_writes_is_what_quantize_takes(source: Path, texts: Path, tmp_path: Path) -> None:
     config, out = tmp_path / "config.yaml", tmp_path / "out"
-    settings = {
-        "quant_type": "int4",
-        "per_channel": False,
-        "group_size": 16,
-        "method": "gptq",
-        "hessians": str(out),
-    }
+    settings = {"quant_type": "int4", "per_channel": False, "group_size": 16, "method": "gptq"}
     config.write_text(json.dumps(settings))
     result = run("calibrate", source, out, "--texts", texts, "--quantize", config)
     assert result.exit_code == 0, result.output
@@ -44,7 +38,7 @@ def test_what_it_writes_is_what_quantize_takes(source: Path, texts: Path, tmp_pa
     # behind the model of transformers, where nobody looks at inputs
     assert "2_Dense.linear.weight" in result.stdout
     assert "calibrate: part 1 of 4" in result.stderr
-    result = run("quantize", source, tmp_path / "target", "--config", config)
+    result = run("quantize", source, tmp_path / "target", "--config", config, "--hessians", out)
     assert result.exit_code == 0, result.output
     notes = result.stdout[result.stdout.index("mse instead of gptq") :]
     assert "2_Dense.linear.weight" in notes

@@ -37,6 +37,7 @@ def test_there_is_one_for_each_documented_setup() -> None:
         "int8",
         "int4",
         "int4-gptq",
+        "int3",
         "int2",
         "int2-asymmetric",
         "mixed",

@@ -155,7 +155,7 @@ def test_codes_that_are_kept_are_within_the_bound(
 @_SLOW
 @pytest.mark.parametrize("config", [GROUPS, GROUPS.replace(group_size=0)], ids=["by group", "per tensor"])
 def test_statistics_of_a_wide_layer_are_within_the_bound(config: QuantizationConfig, tmp_path: Path) -> None:
-    """Three matrices of 64 MiB beside blocks of 16: the bound is mostly what they and their factor take."""
+    """Two matrices of 64 MiB beside blocks of 16. By group: 438 of 586 MiB, and mse of the same takes 322 of 402."""
     columns, nbytes = 4096, 32 * MIB
     source = wide_sources.plain(tmp_path / "source", nbytes, columns=columns)
     hessian = np.diag(np.geomspace(1.0, 0.01, columns)).astype(np.float32)
@@ -166,7 +166,7 @@ def test_statistics_of_a_wide_layer_are_within_the_bound(config: QuantizationCon
     found = taken(source, str(tmp_path / "out"), config, run_with(16 * MIB), tmp_path)
     assert_within(found)
     without = taken(source, str(tmp_path / "mse"), GROUPS.replace(method="mse"), run_with(16 * MIB), tmp_path)
-    assert found.nbytes > without.nbytes + 2 * hessian.nbytes
+    assert found.nbytes > without.nbytes + hessian.nbytes
 
 
 @_SLOW

@@ -7,19 +7,19 @@ said. None gains .01 on the held-back texts at more than one of 2, 3 and 4 bits,
 
                                                       int2           int3           int4
     this                                              .545 / .545    .856 / .844    .959 / .958
-    HQQ (p = 0.7, 20 iterations, the range's scale)   .104 / .125    .776 / .757    not measured
-    Σ|x - x̂|^0.7 from here, by reweighting            .558 / .565    .851 / .846    not measured
-    Σ|x - x̂|^1.3                                      .546 / .558    .854 / .849    not measured
-    Σ|x - x̂|^3                                        .484 / .490    .850 / .837    not measured
+    HQQ (p = 0.7, 20 iterations, the range's scale)   .104 / .125    .776 / .757    .947 / .944
+    Σ|x - x̂|^0.7 from here, by reweighting            .558 / .565    .851 / .846    .957 / .955
+    Σ|x - x̂|^1.3                                      .546 / .558    .854 / .849    .958 / .957
+    Σ|x - x̂|^3                                        .484 / .490    .850 / .837    .959 / .958
     Hadamard rotation of each 128 columns             .562 / .567    .865 / .854    .963 / .960
-      the same, embeddings as they are                .541 / .544    .849 / .841    not measured
-    columns weighed by γ² + β² of the norm before     .582 / .582    .857 / .850    not measured
+      the same, embeddings as they are                .541 / .544    .849 / .841    .960 / .959
+    columns weighed by γ² + β² of the norm before     .582 / .582    .857 / .850    .959 / .957
     gptq on H = diag γ² + ββᵀ of the norm before      .557 / .551    .857 / .845    not measured
     gptq on H of Gaussian inputs of such norms        .510 / .487    .829 / .819    not measured
     symmetric                                         .540 / .531    .850 / .848    .945 / .944
       the same, rotated                               .498 / .494    .861 / .855    .960 / .958
 
-(|x - x̂|^3 and symmetric ones take up to 7 % fewer bytes, HQQ 3 % at 3 bits and 21 % at 2.) A rotation, with random
+(|x - x̂|^3 and symmetric ones take up to 7 % fewer bytes, HQQ up to 3 %, 21 % at 2 bits.) A rotation, with random
 signs, takes 10 % to 20 % off the squared error, but every reader would have to turn weights back. Symmetric codes it
 makes worse at 2 bits, and better by .012 at 3 and .015 at 4, where zero points do as much. γ and β are those of the
 LayerNorm whose output query, key, value and the first feed-forward matrix see; other layers had none.

@@ -16,6 +16,7 @@ from arrowquant_dist.config import Storage
 from arrowquant_dist.distillation import training
 from arrowquant_dist.distillation.checkpoint import TrainingState, TrainingStates
 from arrowquant_dist.distillation.losses import loss_of
+from arrowquant_dist.distillation.settings import Rates
 from arrowquant_dist.distillation.teaching import Teacher, held_back
 from arrowquant_dist.distillation.training import TrainingProgress, mean_loss
 from arrowquant_dist.errors import (
@@ -34,7 +35,8 @@ from arrowquant_dist.verify import verify
 from tests.evaluation.models import TEXTS, quantize, save_bert, save_llama, save_sentence_model
 
 INT2 = QuantizationConfig("int2", per_channel=False, group_size=16, symmetric=False)
-FEW = DistillSettings(steps=20, batch_tokens=256, every=10)
+FAST = Rates(offsets=0.006, scales=0.003, zero_points=0.006, vectors=0.001, rows=0.012)
+FEW = DistillSettings(steps=20, batch_tokens=256, every=10, rates=FAST)
 SAVED = {"bert": save_bert, "llama": save_llama, "sentences": save_sentence_model}
 
 

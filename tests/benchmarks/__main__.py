@@ -10,6 +10,7 @@ from itertools import chain
 from tests.benchmarks import (
     accuracy,
     big,
+    calibrating,
     cluster,
     compensating,
     exporting,
@@ -36,6 +37,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "kernels": lambda given: kernels.tables(given.side, given.runs),
     "hqq": lambda given: half_quadratic.tables(given.side, given.runs),
     "gptq": lambda given: compensating.tables((given.side // 4, given.side), given.runs),
+    "calibrate": lambda given: calibrating.tables(given.texts, given.folder),
     "files": lambda given: files.tables(given.params, given.runs, given.folder, given.idle),
     "cluster": lambda given: cluster.tables(given.models, given.runs, given.folder),
     "planning": lambda given: planning.tables(given.runs, given.folder),
@@ -92,6 +94,7 @@ def main() -> None:
         help="that has Run:ai's streamer, for `streaming`",
     )
     parser.add_argument("--texts", metavar="FILE", help="for `accuracy`: of other kinds than the package's")
+    parser.add_argument("--texts", type=int, default=500, help="of `calibrate`")
     parser.add_argument("--folder", help="for temporary files: on the disk to measure")
     parser.add_argument(
         "--idle",

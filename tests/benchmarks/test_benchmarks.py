@@ -15,6 +15,7 @@ import torch
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from tests.benchmarks import (
     accuracy,
+    calibrating,
     compensating,
     exporting,
     files,
@@ -71,6 +72,13 @@ def test_hqq_s_solver_lessens_the_norm_that_it_is_about() -> None:
     nearest = (torch.round(groups / scale - low / scale) * scale + low).reshape(weight.shape)
     found = half_quadratic.half_quadratic(weight, 4)()
     assert (found - weight).abs().pow(0.7).sum() < 0.99 * (nearest - weight).abs().pow(0.7).sum()
+
+
+@pytest.mark.slow
+def test_calibrating_is_measured_against_the_forward_passes_and_in_memory(tmp_path: Path) -> None:
+    speed, growth = check(calibrating.tables(60, str(tmp_path)))
+    assert (speed.name, speed.peer, speed.met) == ("60 texts", "forward passes", True)
+    assert (growth.name, growth.met) == ("40 blocks", True)
 
 
 @pytest.mark.slow

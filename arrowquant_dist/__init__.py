@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.distillation import Distilled, DistillSettings, distill
     from arrowquant_dist.driver import ArrowQuantizer
     from arrowquant_dist.errors import ArrowQuantError
-    from arrowquant_dist.evaluation import Evaluation, evaluate
+    from arrowquant_dist.evaluation import Evaluation, choose_by_texts, evaluate
     from arrowquant_dist.export import ExportOptions, export_dataset
     from arrowquant_dist.loader import TensorParallel, WeightLoader
     from arrowquant_dist.models import load_model, load_sentence_transformer, load_tokenizer
@@ -37,6 +37,7 @@ __all__ = [
     "TensorParallel",
     "WeightLoader",
     "calibrate",
+    "choose_by_texts",
     "distill",
     "evaluate",
     "export_dataset",
@@ -68,6 +69,7 @@ _MODULES = {
     "load_sentence_transformer": "models",
     "load_tokenizer": "models",
     "calibrate": "calibration",
+    "choose_by_texts": "evaluation",
     "distill": "distillation",
     "evaluate": "evaluation",
     "export_dataset": "export",

@@ -92,6 +92,21 @@ def quantize(
             metavar="SIZE",
         ),
     ] = None,
+    min_quality: Annotated[
+        str | None,
+        typer.Option(
+            help="The fewest bytes that keep a mean cosine of weights, as 0.98; with --texts one of embeddings "
+            "or, of causal models, a perplexity at most so much above the original's, as 5%.",
+            metavar="QUALITY",
+        ),
+    ] = None,
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            help="What --min-quality is measured by, as of `evaluate`: a file, a URL, builtin.",
+            metavar="FILE",
+        ),
+    ] = None,
     engine: EngineOption = None,
     address: AddressOption = None,
     workers: WorkersOption = None,
@@ -118,17 +133,19 @@ def quantize(
         is_alone = config is None and per_channel is None and group_size is None and symmetric is None
         if is_alone and quant in _COARSE_BY_ROW:
             per_channel, group_size, symmetric = False, 128, False
-        instead: dict[str, object] = {"keep_codes": True} if keep_codes else {}
-        if hessians is not None:  # a file whose method needs them is none without
-            instead["hessians"] = hessians
-        quantization, run = _configs(config, instead)
+        # What others' defaults follow from wins over the file before they do, and a file whose method needs hessians is
+        # none without.
+        first = {"keep_codes": keep_codes or None, "hessians": hessians}
+        first |= {"size": size, "min_quality": min_quality, "texts": texts}
+        quantization, run = _configs(
+            config, {name: value for name, value in first.items() if value is not None}
+        )
         quantization = quantization.replace(
             quant_type=quant,
             method=method,
             per_channel=per_channel,
             group_size=group_size,
             symmetric=symmetric,
-            size=size,
         )
         run = run.replace(
             engine=engine,
@@ -137,6 +154,8 @@ def quantize(
             overwrite=overwrite or None,
             repair=repair or None,
         )
+        if quantization.texts is not None:
+            quantization = _by_texts(source, target, quantization, run, as_json=as_json)
         if dry_run:
             _show_plan(source, target, quantization, run, as_json=as_json)
         else:
@@ -149,6 +168,21 @@ def _configs(config: str | None, instead: Mapping[str, Any]) -> tuple[Quantizati
     if config is None:
         return QuantizationConfig(**instead), RunConfig()
     return load_config(config, instead=instead)
+
+
+def _by_texts(
+    source: str, target: str, config: QuantizationConfig, run: RunConfig, *, as_json: bool
+) -> QuantizationConfig:
+    """What the config asks for, chosen by trying sizes."""
+    from arrowquant_dist.evaluation import choose_by_texts
+
+    with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
+        if as_json:
+            return choose_by_texts(source, config, run, target)
+        from arrowquant_dist.cli.steps import shown_steps
+
+        with shown_steps(sys.stderr, "quantize") as show:
+            return choose_by_texts(source, config, run, target, show)
 
 
 def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, *, as_json: bool) -> Outcome:

@@ -22,6 +22,8 @@ def check_pattern(key: str, pattern: object) -> None:
     """InvalidConfig, naming `key`, unless `pattern` is one that `matcher` takes."""
     check_text(key, pattern)
     text = str(pattern)
+    if only_name(text) is not None:
+        return
     if len(text) > MAX_PATTERN_CHARS:
         raise invalid(key, f"has {len(text)} characters, a pattern at most {MAX_PATTERN_CHARS}")
     if text == "//":
@@ -39,6 +41,9 @@ def matcher(pattern: str) -> Matcher:
     `/regex/` is searched in the name; a pattern with `*`, `?` or `[` is a glob over the whole name; anything
     else is a word that matches as a part of the name. Raises re.error.
     """
+    only = only_name(pattern)
+    if only is not None:
+        return lambda name: name == only
     if len(pattern) > 2 and pattern.startswith("/") and pattern.endswith("/"):
         search = re.compile(pattern[1:-1]).search
         return lambda name: search(name) is not None
@@ -58,7 +63,7 @@ def only_name(pattern: str) -> str | None:
     if not (pattern.startswith("/^") and pattern.endswith("$/")):
         return None
     name = re.sub(r"\\(.)", r"\1", pattern[2:-2])
-    return name if exactly(name) == pattern else None
+    return name if name and exactly(name) == pattern else None
 
 
 def nearest_names(pattern: str, names: Iterable[str], count: int = 3) -> list[str]:

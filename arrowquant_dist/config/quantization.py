@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from arrowquant_dist.config.arguments import check_made, known_arguments
+from arrowquant_dist.config.asking import ASKING, CHOSEN, refuse_chosen
 from arrowquant_dist.config.checks import (
     check_bool,
     check_choice,
@@ -20,6 +21,7 @@ from arrowquant_dist.config.checks import (
     within,
 )
 from arrowquant_dist.config.patterns import check_pattern
+from arrowquant_dist.config.quality import quality
 from arrowquant_dist.config.size import size_limit
 from arrowquant_dist.config.spec import BITS, QUANT_TYPES, STORED_SCALES, UNTOUCHED, QuantSpec
 from arrowquant_dist.location import Location, location
@@ -32,7 +34,10 @@ _NOT_SAID = "int8, or none with keep_codes"  # a default for people to read, kno
 
 
 # Fields that earlier releases did not have: configs that do without them stay equal to theirs.
-_LATER = ("unscaled_float8", "scale_dtype", "keep_codes", "size", "step", "row_exponent", "rate")
+_LATER = (
+    *("unscaled_float8", "scale_dtype", "keep_codes", "size", "step", "row_exponent", "rate"),
+    *("min_quality", "texts", "chosen_for"),
+)
 # Of method `size`: its numbers, with the least and the most that each may be.
 _STEPS = {"step": (1e-6, 1e6), "row_exponent": (0.0, 1.0), "rate": (0.0, 1.0)}
 
@@ -116,7 +121,10 @@ class QuantizationConfig:
     that keeps scales in the model's dtype decodes what we do.
     size: what all of the dataset's parts may take, "5.5MB" or "2.0bits" a weight: types, methods and steps of the
     layers are then chosen, but of those whose quant_type an override says.
-    step, row_exponent, rate: of method `size`, as a QuantSpec has them; a table that `size` has chosen has them.
+    min_quality: 0.98 or "5%" (config/quality.py): how layers are stored is chosen for the fewest bytes that have it.
+    texts: by which min_quality is measured, as `evaluate` takes them; None: by the weights.
+    step, row_exponent, rate: of method `size`, as a QuantSpec has them; a table that was chosen has them.
+    chosen_for: in a table that was chosen, the config that asked for it; nothing follows from it.
 
     Raises InvalidConfig, which names the field.
     """
@@ -139,11 +147,13 @@ class QuantizationConfig:
     step: float | None = None
     row_exponent: float | None = None
     rate: float | None = None
+    min_quality: str | float | None = None
+    texts: Location | None = None
+    chosen_for: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         check_bool("keep_codes", self.keep_codes)
-        if self.size is not None:
-            self._check_size()
+        self._check_asked()
         if self.quant_type is _NOT_SAID:
             object.__setattr__(self, "quant_type", UNTOUCHED if self.keep_codes else "int8")
         for name in (
@@ -196,6 +206,10 @@ class QuantizationConfig:
         """A copy with the fields that are given; None leaves a field as it is, like a flag not typed."""
         given = {name: value for name, value in changes.items() if value is not None}
         check_keys(given, _names(QuantizationConfig), {})
+        asked = [name for name in ASKING if given.get(name, getattr(self, name)) is not None]
+        if asked:
+            refuse_chosen(asked[0], given)
+            given.setdefault("quant_type", _NOT_SAID if self.quant_type == "int8" else self.quant_type)
         return replace(self, **given)
 
     def to_dict(self) -> dict[str, Any]:
@@ -213,14 +227,28 @@ class QuantizationConfig:
             values["scale_dtype"] = self.scale_dtype
         if self.keep_codes:
             values["keep_codes"] = True
-        steps = {name: getattr(self, name) for name in ("size", *_STEPS)}
-        return values | {name: value for name, value in steps.items() if value is not None}
+        if self._asks is not None:
+            values = {name: value for name, value in values.items() if name not in CHOSEN}
+        later = {name: getattr(self, name) for name in ("size", "min_quality", *_STEPS)}
+        if self.texts is not None:
+            later["texts"] = without_credentials(str(self.texts))
+        if self.chosen_for is not None:
+            later["chosen_for"] = dict(self.chosen_for)
+        return values | {name: value for name, value in later.items() if value is not None}
+
+    @property
+    def _asks(self) -> str | None:
+        """What the ways of the layers are to be chosen for, if for anything."""
+        return next((name for name in ASKING if getattr(self, name) is not None), None)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QuantizationConfig:
         """The inverse of `to_dict`; keys may be left out. Raises InvalidConfig, which names the key."""
         values = check_mapping("config", values)
         check_keys(values, _names(cls), {})
+        asked = next((name for name in ASKING if values.get(name) is not None), None)
+        if asked is not None:
+            refuse_chosen(asked, {name: value for name, value in values.items() if value is not None})
         return cls(**values)
 
     def _check_pairs(self) -> None:
@@ -231,10 +259,8 @@ class QuantizationConfig:
         self._check_side_input("method", self.method)
         self._check_steps("", None)
         for index, override in enumerate(self.overrides):
-            if self.size is not None and override.quant_type is None and override.row_dims is None:
-                reason = (
-                    "is missing: size chooses how all layers are stored of which no override says their type"
-                )
+            if self._asks is not None and override.quant_type is None and override.row_dims is None:
+                reason = f"is missing: {self._asks} chooses how layers are stored whose type no override says"
                 raise invalid(f"overrides[{index}].quant_type", reason)
             self._check_steps(f"overrides[{index}].", override)
             self._check_side_input(f"overrides[{index}].method", override.method)
@@ -242,21 +268,34 @@ class QuantizationConfig:
                 reason = "needs symmetric: false for these layers; symmetric scales have no zero points"
                 raise invalid(f"overrides[{index}].integer_zero_points", reason)
 
-    def _check_size(self) -> None:
-        """`size` decides what these would. An int8 that is said is the default, and what a copy of a config has."""
-        size_limit(self.size)
-        said = {"quant_type": self.quant_type not in (_NOT_SAID, "int8"), "method": self.method is not None}
-        said |= {name: getattr(self, name) is not None for name in _STEPS}
-        said |= {
-            "per_channel": not self.per_channel,
-            "symmetric": not self.symmetric,
-            "keep_codes": self.keep_codes,
-        }
-        said |= {"scale_dtype": self.scale_dtype != "float32"}
-        for name, is_said in said.items():
-            if is_said:
-                reason = "chooses how layers are stored; leave one of them out (overrides may say it for some layers)"
-                raise invalid(name, f"does not go with size, which {reason}")
+    def _check_asked(self) -> None:
+        """What `size` and `min_quality` are, and that nothing is said that they decide."""
+        if self.size is not None:
+            size_limit(self.size)
+        if self.size is not None and self.min_quality is not None:
+            raise invalid(
+                "min_quality", "does not go with size: it asks for the least; leave one of them out"
+            )
+        if self.min_quality is not None:
+            wanted = quality(self.min_quality)
+            if wanted.excess is not None and self.texts is None:
+                raise invalid(
+                    "texts", "is missing: the perplexity that min_quality speaks of is that of texts"
+                )
+        elif self.texts is not None:
+            raise invalid("texts", "is what min_quality is measured by, and there is none")
+        if self.texts is not None:
+            object.__setattr__(self, "texts", location(self.texts, "texts"))
+        if self.chosen_for is not None:
+            check_mapping("chosen_for", self.chosen_for)
+        if self._asks is None:
+            return
+        if self.chosen_for is not None:
+            raise invalid(
+                "chosen_for", f"is of a table that was chosen; with {self._asks} it is chosen again"
+            )
+        defaults = {each.name: each.default for each in fields(QuantizationConfig)}
+        refuse_chosen(self._asks, {n: getattr(self, n) for n in CHOSEN if getattr(self, n) != defaults[n]})
 
     def _check_steps(self, prefix: str, override: LayerOverride | None) -> None:
         """That method `size` has a step, and that there are no steps without it."""

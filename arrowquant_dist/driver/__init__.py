@@ -2,7 +2,16 @@
 
 from arrowquant_dist.driver.outcome import Outcome
 from arrowquant_dist.driver.quantizer import ArrowQuantizer
-from arrowquant_dist.driver.run import plan_only, quantize
+from arrowquant_dist.driver.run import choose_at_step, chosen_before, plan_only, quantize
 from arrowquant_dist.engine.progress import OnProgress, Progress
 
-__all__ = ["ArrowQuantizer", "OnProgress", "Outcome", "Progress", "plan_only", "quantize"]
+__all__ = [
+    "ArrowQuantizer",
+    "OnProgress",
+    "Outcome",
+    "Progress",
+    "choose_at_step",
+    "chosen_before",
+    "plan_only",
+    "quantize",
+]

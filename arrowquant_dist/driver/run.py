@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arrowquant_dist.checkpoint.collector import collector_paused
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.source_codes import SourceCodes, find_codes
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig, check_config, check_run
-from arrowquant_dist.config.size import size_limit
+from arrowquant_dist.driver.choice import NO_PROMISE, Chosen, Promise, choose_plan, earlier_choice
 from arrowquant_dist.driver.clock import RunClock
 from arrowquant_dist.driver.earlier import (
     finished_outcome,
@@ -76,9 +76,10 @@ def quantize(
         checkpoint = open_checkpoint(source, run.source_storage)
         refuse_lost_side_files(checkpoint, run)
         side_inputs = open_side_inputs(config, run.source_storage)
-        plan = _plan(checkpoint, config, run, side_inputs)
         dataset = open_target(target, run)
         refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
+        chosen = _plan(checkpoint, config, run, side_inputs, dataset)
+        plan, promise = chosen.plan, chosen.promise
         read_once = cache(lambda: read_sidecars(checkpoint, run))
         found = _look(dataset, checkpoint, read_once, run)
         repair = _find_damage(dataset, plan, read_once, found) if run.repair else None
@@ -87,19 +88,21 @@ def quantize(
         sidecars: Files = read_once()
         if repair is not None:
             plan, identity, earlier, sidecars = repair.plan, repair.run, repair.receipts, repair.sidecars
+            promise = NO_PROMISE  # it is the dataset that there was
         else:
             identity = _start(dataset, plan, sidecars, found)
         shards = CommittedShards(dataset, plan.fingerprint, identity.name)
         if repair is None:
             with collector_paused():
                 earlier = without_damaged(dataset.store, shards.receipts(found, known={}))
-    work = PlannedWork(target, dataset, checkpoint, tuple(side_inputs.values()), plan, run, clock)
+    work = PlannedWork(target, dataset, checkpoint, tuple(side_inputs.values()), plan, run, clock, promise)
     return carry_out(work, identity, earlier, sidecars, found, repair, on_progress)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedWork:
-    """What a run does, once its plan is the target's. side: checkpoints that are read besides the source."""
+    """What a run does, once its plan is the target's. side: checkpoints that are read besides the source. promise: what
+    has to hold of the dataset before it is published."""
 
     target: str
     dataset: Target
@@ -108,6 +111,7 @@ class PlannedWork:
     plan: Plan
     run: RunConfig
     clock: RunClock
+    promise: Promise = NO_PROMISE
 
 
 def carry_out(
@@ -141,8 +145,9 @@ def carry_out(
         if repair is not None:
             found = repair.make_room(receipts)
     with clock.phase("publishing"):
-        draft = _prepare(dataset, identity, plan, receipts, sidecars, found)
         report = reduce_layers(layers, receipts, plan, clock.facts(engine, ran, resumed=tuple(earlier)))
+        work.promise.refuse_broken(report, dataset.store.uri)
+        draft = _prepare(dataset, identity, plan, receipts, sidecars, found)
         published = publish(dataset, draft, render(report, layers, identity.name))
     if not published.is_ours:
         return published_outcome(dataset, plan, dataset.look(), identity)
@@ -156,9 +161,9 @@ def plan_only(source: Location, target: Location, config: QuantizationConfig, ru
     checkpoint = open_checkpoint(source, run.source_storage)
     refuse_lost_side_files(checkpoint, run)
     side_inputs = open_side_inputs(config, run.source_storage)
-    plan = _plan(checkpoint, config, run, side_inputs)
     dataset = open_target(target, run)
     refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
+    plan = _plan(checkpoint, config, run, side_inputs, dataset).plan
     found = dataset.look(checkpoint.sidecars)
     if run.overwrite:
         refuse_uncleared(dataset, found, read_sidecars(checkpoint, run))
@@ -168,6 +173,28 @@ def plan_only(source: Location, target: Location, config: QuantizationConfig, ru
     return plan
 
 
+def choose_at_step(
+    source: Location, config: QuantizationConfig, run: RunConfig, step: float
+) -> QuantizationConfig:
+    """What `config` asks for at one step of method `size` (sizing.choose_step)."""
+    from arrowquant_dist.sizing import choose_step
+
+    checkpoint = open_checkpoint(source, run.source_storage)
+    codes = _codes(checkpoint, config, run)
+    plan = make_plan(checkpoint, config, run, open_side_inputs(config, run.source_storage), codes)
+    return choose_step(plan, checkpoint, config, step, run).config
+
+
+def chosen_before(
+    target: Location, config: QuantizationConfig, asked: Mapping[str, Any], run: RunConfig
+) -> QuantizationConfig | None:
+    """The table at the target that was chosen for `asked`, what `config` asks for; None where there is none."""
+    if run.overwrite:
+        return None
+    found = earlier_choice(config, asked, open_target(_checked_target(target, config, run), run))
+    return found[0] if found is not None else None
+
+
 def _checked_target(target: Location, config: QuantizationConfig, run: RunConfig) -> str:
     check_config(config)
     check_run(run)
@@ -175,18 +202,18 @@ def _checked_target(target: Location, config: QuantizationConfig, run: RunConfig
 
 
 def _plan(
-    checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig, side_inputs: SideInputs
-) -> Plan:
-    """What the config's `size` asks for is chosen first, by looking at some rows of each layer."""
+    checkpoint: Checkpoint,
+    config: QuantizationConfig,
+    run: RunConfig,
+    side_inputs: SideInputs,
+    dataset: Target,
+) -> Chosen:
     codes = _codes(checkpoint, config, run)
-    plan = make_plan(checkpoint, config, run, side_inputs, codes)
-    if config.size is None:
-        return plan
-    from arrowquant_dist.sizing import choose_size  # no other run has to import it
 
-    choice = choose_size(plan, checkpoint, config, size_limit(config.size), run)
-    plan = make_plan(checkpoint, choice.config, run, side_inputs, codes)
-    return replace(plan, notes=(*plan.notes, choice.note))
+    def plan_of(table: QuantizationConfig) -> Plan:
+        return make_plan(checkpoint, table, run, side_inputs, codes)
+
+    return choose_plan(config, checkpoint, run, plan_of, dataset)
 
 
 def _codes(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig) -> SourceCodes:

@@ -1,8 +1,10 @@
-"""Which type, method and step each layer gets, so that a dataset has a given size: what `size` of a config asks for.
+"""Which type, method and step each layer gets, so that a dataset has a given size or a given quality: what `size` and
+`min_quality` of a config ask for.
 
 One pass over some rows of every layer, before a plan is final; no model is built and nothing is written.
 """
 
-from arrowquant_dist.sizing.run import SizeChoice, choose_size
+from arrowquant_dist.sizing.run import STEPS, ChosenTable, choose_quality, choose_size, choose_step
+from arrowquant_dist.sizing.search import Tried, largest_within
 
-__all__ = ["SizeChoice", "choose_size"]
+__all__ = ["STEPS", "ChosenTable", "Tried", "choose_quality", "choose_size", "choose_step", "largest_within"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import replace
 
 from arrowquant_dist.config import QuantSpec, half_spec
@@ -15,35 +17,59 @@ EMBEDDING_STEP = 2.4
 ROW_EXPONENT = 0.15
 _MIDDLE_ROW = 8000.0
 _DIGITS = 5
+_GROUPS = (128, 64, 32)
+_FINE_GROUPS = (0, *_GROUPS, 16, 8)  # of int8; 0: one scale a row
+# An output head: each of its rows meets every token, so they count alike. `output.weight` is Meta's name of Llama's.
+_HEAD = re.compile(
+    r"(?:^|\.)(?:lm_head|embed_out|output_projection|predictions\.decoder)(?:\.|$)|^output\.weight$"
+)
 
 
-def size_spec(block: RowBlock, quant_type: str, step: float) -> QuantSpec:
-    """Method `size` at `step`, which is that of layers other than embeddings. block: of the layer."""
+def size_spec(block: RowBlock, quant_type: str, step: float, *, reads_rows: bool) -> QuantSpec:
+    """Method `size` at `step`, which is that of layers other than embeddings. block: of the layer. reads_rows: whether
+    that is an embedding."""
     exponent = 0.0
-    if is_embedding(block):
+    if reads_rows:
         exponent, step = ROW_EXPONENT, step * EMBEDDING_STEP / _MIDDLE_ROW**ROW_EXPONENT
     rounded = float(f"{step:.{_DIGITS}g}")  # as it is written in a config
     spec = _plain(block, quant_type, 0, symmetric=True)
     return replace(spec, method="size", step=rounded, row_exponent=exponent, rate=RATE)
 
 
-def finer_specs(block: RowBlock) -> list[QuantSpec]:
-    """What has less error than the finest steps of int8 by row, and takes more."""
+def grouped_specs(block: RowBlock) -> dict[str, tuple[list[QuantSpec], list[QuantSpec]]]:
+    """{type below int8: (with its largest and smallest groups, all others)}, as a config without a size has them."""
+    first = [(_GROUPS[0], False), (_GROUPS[-1], False)]
+    every = [(group, symmetric) for group in _GROUPS for symmetric in (False, True)]
+    rest = [each for each in every if each not in first]
+    return {
+        quant_type: (
+            [_plain(block, quant_type, group, symmetric=symmetric) for group, symmetric in first],
+            [_plain(block, quant_type, group, symmetric=symmetric) for group, symmetric in rest],
+        )
+        for quant_type in ("int4", "int3", "int2")
+    }
+
+
+def fine_specs(block: RowBlock) -> list[QuantSpec]:
+    """int8 and 16 bits."""
     return [
-        replace(_plain(block, "int8", 0, symmetric=True), method="rtn"),
-        *(replace(_plain(block, "int8", group, symmetric=True), method="rtn") for group in (128, 64, 32)),
+        *(replace(_plain(block, "int8", group, symmetric=True), method="rtn") for group in _FINE_GROUPS),
         half_spec(block.layer.dtype, block.spec.row_dims),
     ]
 
 
-def importance(block: RowBlock) -> float:
-    """What a relative squared error of one value of the layer counts beside that of others: steps are in proportion to
-    its inverse root."""
-    return 1.0 / EMBEDDING_STEP**2 if is_embedding(block) else 1.0
+def row_weight(row: float, *, reads_rows: bool) -> float:
+    """What a relative squared error of a value of the row counts beside that of other layers: steps are in proportion
+    to its inverse root."""
+    return (max(row, 1.0) / _MIDDLE_ROW) ** (-2.0 * ROW_EXPONENT) / EMBEDDING_STEP**2 if reads_rows else 1.0
 
 
-def is_embedding(block: RowBlock) -> bool:
-    return layer_type(block.layer.name) == EMBEDDINGS
+def is_embedding(name: str, names: Collection[str] = ()) -> bool:
+    """Whether a layer's rows are read by their index. names: all that the source has for the layer, where it is tied.
+
+    An output head that is no embedding at the same time is a matrix as any other.
+    """
+    return any(layer_type(each) == EMBEDDINGS and not _HEAD.search(each) for each in (name, *names))
 
 
 def _plain(block: RowBlock, quant_type: str, group_size: int, *, symmetric: bool) -> QuantSpec:
@@ -56,4 +82,7 @@ def _plain(block: RowBlock, quant_type: str, group_size: int, *, symmetric: bool
         symmetric=symmetric,
         integer_zero_points=False,
         method="mse",
+        step=0.0,
+        row_exponent=0.0,
+        rate=0.0,
     )

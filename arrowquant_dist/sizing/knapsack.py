@@ -44,8 +44,7 @@ def least_error(options: Mapping[str, Sequence[Option]], room: int) -> dict[str,
             continue
         chosen[name] = index
         left -= nbytes
-    _exchange(options, chosen, left)
-    return chosen
+    return exchanged(options, chosen, room)
 
 
 def _hull(options: Sequence[Option]) -> list[int]:
@@ -68,18 +67,23 @@ def _slope(one: Option, two: Option) -> float:
     return (one.error - two.error) / (two.nbytes - one.nbytes)
 
 
-def _exchange(options: Mapping[str, Sequence[Option]], chosen: dict[str, int], left: int) -> None:
-    """The largest gains that fit, one after the other."""
+def exchanged(
+    options: Mapping[str, Sequence[Option]], chosen: Mapping[str, int], room: int
+) -> dict[str, int]:
+    """`chosen`, {name: index of its option}, which fits into `room` bytes, after the largest gains that fit too, one
+    after the other."""
+    found = dict(chosen)
+    left = room - sum(options[name][index].nbytes for name, index in found.items())
     while True:
         best = None
-        for name, index in chosen.items():
+        for name, index in found.items():
             now = options[name][index]
             for other, option in enumerate(options[name]):
                 gain = now.error - option.error
                 if gain > 0.0 and option.nbytes - now.nbytes <= left and (best is None or gain > best[0]):
                     best = (gain, name, other, option.nbytes - now.nbytes)
         if best is None:
-            return
+            return found
         _, name, other, nbytes = best
-        chosen[name] = other
+        found[name] = other
         left -= nbytes

@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.config.spec import kept_spec
 from arrowquant_dist.format.compression import ZstdFrames
 from arrowquant_dist.format.parquet.pages import blob_prefix
 from arrowquant_dist.methods import Given
-from arrowquant_dist.sizing.sample import LayerSample
+from arrowquant_dist.metrics import ErrorSums
+from arrowquant_dist.sizing.candidates import row_weight
+from arrowquant_dist.sizing.sample import LayerSample, Run
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 
 
@@ -19,12 +22,14 @@ from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 class Measured:
     """A layer under a spec.
 
-    error: Σ(w-ŵ)² / Σw² of the sampled rows. outermost: the share of codes at the ends of their type's range, beyond
+    error: Σ(w-ŵ)² / Σw² of the sampled rows; of an embedding the mean of that of its runs of rows, by what these count
+    (candidates.py). sums: of the sampled rows. outermost: the share of codes at the ends of their type's range, beyond
     which values are cut. data_nbytes, scales_nbytes, zero_points_nbytes: of each row block, as compressed.
     """
 
     spec: QuantSpec
     error: float
+    sums: ErrorSums
     outermost: float
     data_nbytes: tuple[int, ...]
     scales_nbytes: tuple[int, ...]
@@ -40,12 +45,15 @@ def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measure
 
     Raises UnquantizableWeights for a NaN or inf among the sampled values, unless the spec keeps them.
     """
-    found = [_quantized(sample, index, spec) for index in range(len(sample.runs))]
-    errors = [one.errors for one in found if one.errors is not None]
-    w2, e2 = sum(one.sum_w2 for one in errors), sum(one.sum_e2 for one in errors)
+    found = [_quantized(sample, run, spec) for run in sample.runs]
+    if spec.quant_type == "fp16" and any(one.quant_type != "fp16" for one in found):
+        # A row block with a single value that fp16 does not hold stays as it is, and one without it is rare there.
+        found = [_quantized(sample, run, kept_spec()) for run in sample.runs]
+    errors = [one.errors or ErrorSums() for one in found]
     return Measured(
         spec,
-        e2 / w2 if w2 > 0.0 else 0.0,
+        _weighted_error(sample, errors),
+        sum(errors, start=ErrorSums()),
         _outermost(found, spec),
         *(
             _block_nbytes(sample, [getattr(one, name) for one in found], frames)
@@ -54,8 +62,16 @@ def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measure
     )
 
 
-def _quantized(sample: LayerSample, index: int, spec: QuantSpec) -> QuantizedTensor:
-    run, layer = sample.runs[index], sample.layer
+def _weighted_error(sample: LayerSample, errors: Sequence[ErrorSums]) -> float:
+    total = 0.0
+    for run, sums in zip(sample.runs, errors, strict=True):
+        weight = row_weight(run.row_start + run.rows / 2, reads_rows=sample.reads_rows)
+        total += weight * run.rows * (sums.sum_e2 / sums.sum_w2 if sums.sum_w2 > 0.0 else 0.0)
+    return total / max(1, sample.sampled_rows)
+
+
+def _quantized(sample: LayerSample, run: Run, spec: QuantSpec) -> QuantizedTensor:
+    layer = sample.layer
     return quantize_values(
         run.values,
         (run.rows, sample.columns),
@@ -71,8 +87,8 @@ def _quantized(sample: LayerSample, index: int, spec: QuantSpec) -> QuantizedTen
 def _block_nbytes(sample: LayerSample, values: Sequence[np.ndarray], frames: ZstdFrames) -> tuple[int, ...]:
     """Of each row block: the frame of a value that is like the sampled one."""
     sampled = np.concatenate([one.view(np.uint8).reshape(-1) for one in values])
-    rows = sample.sampled_rows
-    sizes = [sampled.size * block.rows // max(1, rows) for block in sample.blocks]
+    rows = max(1, sample.sampled_rows)
+    sizes = [sampled.size * block.rows // rows for block in sample.blocks]
     return tuple(frames.predicted_nbytes(blob_prefix(nbytes), sampled.data, nbytes) for nbytes in sizes)
 
 

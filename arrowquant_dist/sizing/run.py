@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -12,115 +14,159 @@ from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.config.patterns import matcher
-from arrowquant_dist.config.size import SizeLimit
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.format.compression import ZstdFrames
 from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.plan import Plan, RowBlock
-from arrowquant_dist.sizing.candidates import finer_specs, importance, size_spec
+from arrowquant_dist.sizing.candidates import is_embedding
 from arrowquant_dist.sizing.framing import parts_nbytes
-from arrowquant_dist.sizing.knapsack import Option, least_error
+from arrowquant_dist.sizing.frontier import LEAST_STEP, MOST_STEP, Frontier, Ways, nbytes_of
+from arrowquant_dist.sizing.knapsack import Option, exchanged
 from arrowquant_dist.sizing.measure import Measured, measure
-from arrowquant_dist.sizing.sample import LayerSample, read_samples
+from arrowquant_dist.sizing.sample import read_samples
+from arrowquant_dist.sizing.search import Tried, largest_within
 from arrowquant_dist.sizing.table import chosen_config
 
-_MOST_CUT = 5e-5  # of a layer's codes, at the ends of the range of int4
-_LEAST_STEP, _MOST_STEP = 1e-3, 16.0
+STEPS = (LEAST_STEP, MOST_STEP)
 _MARGIN = 0.002  # of the limit: what a prediction from sampled rows may be wrong by
 _NEAR = 0.004  # of the limit, that may be left
-_HALVINGS = 20
-
-_ByLayer = dict[str, Measured]  # by layer
+_LOSS_MARGIN = 0.01  # of the loss that a quality leaves
+_LOSS_NEAR = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class SizeChoice:
-    """config: instead of the one with a size. nbytes: predicted, of all part files. limit: what they may have."""
+class ChosenTable:
+    """config: instead of the one that asks for a size or a quality. nbytes: predicted, of all part files. note: what
+    was chosen, for people."""
 
     config: QuantizationConfig
     nbytes: int
-    limit: int
-
-    @property
-    def note(self) -> str:
-        return f"size: the parts take about {self.nbytes} bytes, at most {self.limit} are asked for"
+    note: str
 
 
 def choose_size(
-    plan: Plan, checkpoint: Checkpoint, config: QuantizationConfig, limit: SizeLimit, run: RunConfig
-) -> SizeChoice:
-    """plan: of the config without `size`. Raises InvalidConfig where it cannot be had, and what reading raises."""
-    if plan.compression == "none":
-        message = (
-            "size: counts compressed bytes, and run.compression is none; say zstd, or quant_type and no size"
-        )
-        raise InvalidConfig(message)
-    target = limit.nbytes_of(sum(block.num_params for block in plan.blocks))
-    layers = [tuple(blocks) for _, blocks in groupby(plan.blocks, key=lambda block: block.layer.name)]
-    with SourceReader(run.source_storage, checkpoint.files) as reader:
-        samples = list(read_samples(layers, reader))
-        reader.confirm()
-    is_said = _said(config)
-    free = [sample for sample in samples if is_free(sample.blocks[0], is_said)]
-    frames = ZstdFrames()
-    fixed = {s.layer.name: measure(s, s.blocks[0].spec, frames) for s in samples if s not in free}
-    with ThreadPoolExecutor(usable_cpus(), thread_name_prefix="sizing") as threads:
-        steps = _Steps(free, threads)
-        coarse = steps.at(_MOST_STEP)
-        beside = parts_nbytes(plan, fixed | coarse) - _nbytes(coarse)
+    plan: Plan, checkpoint: Checkpoint, config: QuantizationConfig, target: int, run: RunConfig
+) -> ChosenTable:
+    """plan: of the config without `size`. target: bytes that all part files may take.
+
+    Raises InvalidConfig where it cannot be had, and what reading raises.
+    """
+    with _opened(plan, checkpoint, config, run, "size") as (frontier, fixed):
+        coarsest = frontier.at(MOST_STEP)
+        beside = parts_nbytes(plan, fixed | coarsest) - nbytes_of(coarsest)
         room = int(target * (1 - _MARGIN)) - beside
-        if _nbytes(coarse) > room:
-            least = math.ceil((beside + _nbytes(coarse)) / (1 - _MARGIN))
+        table = within_room(frontier, room, _NEAR * target)
+        if table is None:
+            least = math.ceil((beside + nbytes_of(coarsest)) / (1 - _MARGIN))
             message = f"size: {target} bytes are too few for this source; choose at least {least}"
             raise InvalidConfig(message, uri=plan.source["uri"])
-        finest = steps.at(_LEAST_STEP)
-        found = steps.within(room) if _nbytes(finest) > room else _finer(steps, finest, room)
-    nbytes = parts_nbytes(plan, fixed | found)
-    return SizeChoice(chosen_config(config, {name: one.spec for name, one in found.items()}), nbytes, target)
+    nbytes = parts_nbytes(plan, fixed | table)
+    chosen = chosen_config(config, {name: one.spec for name, one in table.items()})
+    return ChosenTable(
+        chosen, nbytes, f"size: the parts take about {nbytes} bytes, at most {target} are asked for"
+    )
 
 
-class _Steps:
-    """Layers at one step of method `size`, in multiples of each row's size."""
+def choose_quality(
+    plan: Plan, checkpoint: Checkpoint, config: QuantizationConfig, least: float, run: RunConfig
+) -> ChosenTable:
+    """The fewest bytes at which the mean over quantized layers of the cosine of decoded weights is at least `least`.
 
-    def __init__(self, samples: Sequence[LayerSample], threads: ThreadPoolExecutor) -> None:
-        self.samples, self._threads = samples, threads
+    plan: of the config without `min_quality`. Raises InvalidConfig where no size has it, with the most that can be had.
+    """
+    wanted = (1.0 - least) * (1 - _LOSS_MARGIN)
+    with _opened(plan, checkpoint, config, run, "min_quality") as (frontier, fixed):
 
-    def at(self, step: float) -> _ByLayer:
-        return self.each(lambda sample: best_container(sample, step))
+        def at(step: float) -> Tried[Ways]:
+            table = frontier.at(step)
+            return Tried(step, _loss(fixed | table) - wanted, table)
 
-    def each(self, how: Callable[[LayerSample], Measured]) -> _ByLayer:
-        found = self._threads.map(how, self.samples)
-        return {sample.layer.name: one for sample, one in zip(self.samples, found, strict=True)}
+        found, beyond = largest_within(
+            at, math.sqrt(24 * wanted), (LEAST_STEP, MOST_STEP), _LOSS_NEAR * wanted, falls=False
+        )
+        if found is None:
+            best = 1.0 - (beyond.excess + wanted) if beyond is not None else 1.0
+            message = (
+                f"min_quality: no size has a mean weight cosine of {least:g}; with the layers whose types are "
+                f"said, the best is {math.floor(best * 1e6) / 1e6:g}"
+            )
+            raise InvalidConfig(message, uri=plan.source["uri"])
+    table = found.found
+    nbytes, cosine = parts_nbytes(plan, fixed | table), 1.0 - _loss(fixed | table)
+    note = (
+        f"min_quality: the parts take about {nbytes} bytes for a mean weight cosine of about {cosine:.6f}, at least "
+        f"{least:g} is asked for"
+    )
+    return ChosenTable(chosen_config(config, {name: one.spec for name, one in table.items()}), nbytes, note)
 
-    def within(self, room: int) -> _ByLayer:
-        """At the smallest step within `room` bytes, nearly. At _MOST_STEP they are, at _LEAST_STEP they are not."""
-        low, high = math.log(_LEAST_STEP), math.log(_MOST_STEP)
-        found: _ByLayer = {}
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            tried = self.at(math.exp(middle))
-            if _nbytes(tried) > room:
-                low = middle
-                continue
-            found, high = tried, middle
-            if _nbytes(found) > room * (1 - _NEAR):
-                break
-        return found or self.at(_MOST_STEP)
+
+def choose_step(
+    plan: Plan, checkpoint: Checkpoint, config: QuantizationConfig, step: float, run: RunConfig
+) -> ChosenTable:
+    """The best way of each layer at one step of method `size`, whatever that takes. step: of STEPS."""
+    with _opened(plan, checkpoint, config, run, "min_quality") as (frontier, fixed):
+        table = frontier.at(step)
+    nbytes = parts_nbytes(plan, fixed | table)
+    chosen = chosen_config(config, {name: one.spec for name, one in table.items()})
+    return ChosenTable(chosen, nbytes, f"min_quality: the parts take about {nbytes} bytes")
 
 
-def _finer(steps: _Steps, finest: _ByLayer, room: int) -> _ByLayer:
-    """Where int8 by row leaves room: smaller groups, 16 bits, and layers as they are, where most error goes by byte."""
-    ways: dict[str, list[Measured]] = {name: [one] for name, one in finest.items()}
-    for index in range(len(finer_specs(steps.samples[0].blocks[0])) if steps.samples else 0):
-        found = steps.each(lambda s, i=index: measure(s, finer_specs(s.blocks[0])[i], ZstdFrames()))  # type: ignore[misc]
-        for name, one in found.items():
-            ways[name].append(one)
-    weights = {s.layer.name: importance(s.blocks[0]) * s.params for s in steps.samples}
+def within_room(frontier: Frontier, room: int, near: float) -> Ways | None:
+    """The table of least error that takes at most `room` bytes; None where there is none.
+
+    First the step for all layers. Where the bytes jump there, since layers go from one plain way to another, their ways
+    are held and the others' step is moved; what is left then goes to single exchanges.
+    """
+
+    def at(step: float) -> Tried[Ways]:
+        table = frontier.at(step)
+        return Tried(step, nbytes_of(table) - room, table)
+
+    bits = 8.0 * room / max(1, sum(sample.params for sample in frontier.samples))
+    first = 4.0 * 2.0 ** -min(max(bits, 0.1), 16.0)
+    found, beyond = largest_within(at, first, (LEAST_STEP, MOST_STEP), near, falls=True)
+    if found is None:
+        return None
+    if found.excess >= -near or beyond is None:
+        return found.found
+
+    def moved(step: float) -> Tried[Ways]:
+        table = frontier.beside(found.found, step)
+        return Tried(step, nbytes_of(table) - room, table)
+
+    finer, _ = largest_within(moved, found.step, (LEAST_STEP, found.step), near, falls=True)
+    tables = [finer.found if finer is not None else found.found, found.found, beyond.found]
+    ways = frontier.ways(*tables)
+    params = {sample.layer.name: sample.params for sample in frontier.samples}
     options = {
-        name: [Option(weights[name] * one.error, one.nbytes) for one in each] for name, each in ways.items()
+        name: [Option(params[name] * way.error, way.nbytes) for way in each] for name, each in ways.items()
     }
-    chosen = least_error(options, room)
-    return finest if chosen is None else {name: ways[name][index] for name, index in chosen.items()}
+    chosen = exchanged(options, dict.fromkeys(options, 0), room)
+    return {name: ways[name][index] for name, index in chosen.items()}
+
+
+@contextmanager
+def _opened(
+    plan: Plan, checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig, key: str
+) -> Iterator[tuple[Frontier, Ways]]:
+    """The layers whose way is to be chosen, and the others as they are going to be stored."""
+    if plan.compression == "none":
+        message = f"{key}: counts compressed bytes, and run.compression is none; say zstd, or quant_type and no {key}"
+        raise InvalidConfig(message)
+    layers = [tuple(blocks) for _, blocks in groupby(plan.blocks, key=lambda block: block.layer.name)]
+    names = defaultdict(list)
+    for alias, stored in plan.aliases.items():
+        names[stored].append(alias)
+    by_row = [is_embedding(blocks[0].layer.name, names[blocks[0].layer.name]) for blocks in layers]
+    with SourceReader(run.source_storage, checkpoint.files) as reader:
+        samples = list(read_samples(layers, reader, by_row))
+        reader.confirm()
+    is_said = _said(config)
+    free = {sample.layer.name: sample for sample in samples if is_free(sample.blocks[0], is_said)}
+    frames = ZstdFrames()
+    fixed = {s.layer.name: measure(s, s.blocks[0].spec, frames) for s in samples if s.layer.name not in free}
+    with ThreadPoolExecutor(usable_cpus(), thread_name_prefix="sizing") as threads:
+        yield Frontier([*free.values()], threads), fixed
 
 
 def is_free(block: RowBlock, is_said: Callable[[str], bool]) -> bool:
@@ -139,17 +185,7 @@ def _said(config: QuantizationConfig) -> Callable[[str], bool]:
     return is_said
 
 
-def best_container(sample: LayerSample, step: float) -> Measured:
-    """As int4, whose pairs of codes a byte come nearest to their entropy, while it cuts off nearly nothing; else int8.
-
-    A layer whose codes are cut is worse than others of fewer bytes, whatever its squared error says.
-    """
-    frames, block = ZstdFrames(), sample.blocks[0]
-    narrow = measure(sample, size_spec(block, "int4", step), frames)
-    if narrow.outermost <= _MOST_CUT:
-        return narrow
-    return measure(sample, size_spec(block, "int8", step), frames)
-
-
-def _nbytes(measured: Mapping[str, Measured]) -> int:
-    return sum(one.nbytes for one in measured.values())
+def _loss(table: Mapping[str, Measured]) -> float:
+    """1 - the mean weight cosine of quantized layers, as reports have it."""
+    losses = [one.sums.precision_loss for one in table.values() if one.spec.is_quantized]
+    return sum(losses) / len(losses) if losses else 0.0

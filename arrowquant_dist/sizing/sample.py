@@ -1,9 +1,10 @@
-"""Some rows of each layer, evenly spread over it, in memory: what sizes and errors are measured on."""
+"""Some rows of each layer, spread over it, in memory: what sizes and errors are measured on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -11,10 +12,14 @@ from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.plan import RowBlock
 
-SAMPLE_VALUES = 1 << 25  # of all layers together, about
+SAMPLE_VALUES = 1 << 24  # of all layers together, about
 _MOST_VALUES = 1 << 20  # of one layer
-_LEAST_VALUES = 1 << 12
+_LEAST_VALUES = 1 << 15
 _RUNS = 64  # of rows that lie side by side, in a layer of which not all rows are taken
+_LONG_RUNS = (
+    16  # of an embedding, whose codes have other frequencies from run to run: each is compressed alone
+)
+_SEED = 20261
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,10 +33,14 @@ class Run:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerSample:
-    """Some rows of a layer. blocks: all of its row blocks, as they are going to be stored."""
+    """Some rows of a layer. blocks: all of its row blocks, as they are going to be stored.
+
+    reads_rows: whether it is an embedding, whose rows are read by their index and count by it.
+    """
 
     blocks: tuple[RowBlock, ...]
     runs: tuple[Run, ...]
+    reads_rows: bool = False
 
     @property
     def layer(self) -> Layer:
@@ -53,25 +62,58 @@ class LayerSample:
     def sampled_rows(self) -> int:
         return sum(run.rows for run in self.runs)
 
+    def joined(self) -> LayerSample:
+        """The same rows as one run, for layers whose rows are quantized alike wherever they are."""
+        if len(self.runs) < 2:
+            return self
+        values = np.concatenate([run.values for run in self.runs])
+        return LayerSample(self.blocks, (Run(0, self.sampled_rows, values),), self.reads_rows)
 
-def read_samples(layers: Sequence[tuple[RowBlock, ...]], reader: SourceReader) -> Iterator[LayerSample]:
-    """Of each layer, given by its row blocks, in order. Raises what reading raises."""
-    values = max(_LEAST_VALUES, min(_MOST_VALUES, SAMPLE_VALUES // max(1, len(layers))))
-    for blocks in layers:
+    def fewer(self, values: int) -> LayerSample:
+        """Rows of about so many values, at least one of each of eight runs."""
+        wanted = max(1, values // max(1, self.columns))
+        if wanted * 2 > self.sampled_rows:
+            return self
+        runs, row_nbytes = [], self.runs[0].values.size // max(1, self.runs[0].rows)
+        for run in self.runs[:: max(1, len(self.runs) // 8)]:
+            share = max(1, wanted * len(self.runs) // (len(self.runs) * min(8, len(self.runs))))
+            taken = min(run.rows, share) if len(self.runs) > 1 else wanted
+            step = max(1, run.rows // taken)
+            rows = run.values.reshape(run.rows, row_nbytes)[: taken * step : step]
+            runs.append(Run(run.row_start, len(rows), np.ascontiguousarray(rows).reshape(-1)))
+        return LayerSample(self.blocks, tuple(runs), self.reads_rows)
+
+
+def read_samples(
+    layers: Sequence[tuple[RowBlock, ...]], reader: SourceReader, reads_rows: Sequence[bool]
+) -> Iterator[LayerSample]:
+    """Of each layer, given by its row blocks, in order. reads_rows: of each, as in LayerSample. Raises what reading
+    raises."""
+    params = sum(block.num_params for blocks in layers for block in blocks)
+    for blocks, by_row in zip(layers, reads_rows, strict=True):
         columns, layer = blocks[0].columns, blocks[0].layer
         rows = sum(block.rows for block in blocks)
-        wanted = [*sampled_runs(rows, max(1, values // max(1, columns)))]
+        share = SAMPLE_VALUES * rows * columns // max(1, params)
+        values = max(_LEAST_VALUES, min(_MOST_VALUES, share))
+        wanted = [*sampled_runs(rows, max(1, values // max(1, columns)), in_runs=by_row)]
         found = reader.read([(layer, start * columns, stop * columns) for start, stop in wanted])
         runs = (Run(start, stop - start, raw) for (start, stop), raw in zip(wanted, found, strict=True))
-        yield LayerSample(blocks, tuple(runs))
+        sample = LayerSample(blocks, tuple(runs), by_row)
+        yield sample if by_row else sample.joined()
 
 
-def sampled_runs(rows: int, wanted: int) -> Iterable[tuple[int, int]]:
-    """[start, stop) of runs with about `wanted` rows in sum, the first row and the last among them; all rows where that
-    is not many fewer."""
-    if wanted * 5 >= rows * 4:
-        return [(0, rows)]
-    runs = min(_RUNS, wanted)
-    length = wanted // runs
-    starts = [(rows - length) * index // max(1, runs - 1) for index in range(runs)]
+def sampled_runs(rows: int, wanted: int, *, in_runs: bool) -> Iterable[tuple[int, int]]:
+    """[start, stop) of runs with about `wanted` rows in sum, one at a random place of each of equal parts of the rows,
+    the first row and the last among them; all rows where that is not many fewer, and then in several runs if `in_runs`.
+
+    Random, since what repeats (heads, experts) would meet an even spacing always in the same place.
+    """
+    runs = max(1, min(_RUNS, wanted, rows))
+    bounds = [rows * index // runs for index in range(runs + 1)]
+    if wanted * 3 >= rows * 2:
+        return [*pairwise(bounds)] if in_runs else [(0, rows)]
+    length = max(1, wanted // runs)
+    generator = np.random.default_rng(_SEED)
+    starts = [int(generator.integers(a, max(a + 1, b - length + 1))) for a, b in pairwise(bounds)]
+    starts[0], starts[-1] = 0, rows - length
     return [(start, start + length) for start in starts]

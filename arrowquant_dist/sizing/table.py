@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from arrowquant_dist.config import LayerOverride, QuantizationConfig, QuantSpec
 from arrowquant_dist.config.patterns import exactly
 
+FOUND = "found"  # in chosen_for: what the table has of what was asked for
+
 
 def chosen_config(config: QuantizationConfig, specs: Mapping[str, QuantSpec]) -> QuantizationConfig:
-    """`config` without its size, with an override for each layer. specs: by layer, of those that had none."""
+    """`config` with an override for each layer instead of what it asked for, which is kept as `chosen_for`. specs: by
+    layer, of those that had none."""
     overrides = (*config.overrides, *(_override(name, spec) for name, spec in specs.items()))
-    return replace(config, size=None, overrides=overrides)
+    asked = config.to_dict()
+    return replace(config, size=None, min_quality=None, texts=None, overrides=overrides, chosen_for=asked)
+
+
+def is_chosen_for(values: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether a table was chosen for `asked`. values: the table's, as a plan has it, of which FOUND is of no matter."""
+    known = values.get("chosen_for")
+    if not isinstance(known, Mapping):
+        return False
+    return {key: value for key, value in known.items() if key != FOUND} == asked
 
 
 def _override(name: str, spec: QuantSpec) -> LayerOverride:

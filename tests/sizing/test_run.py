@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
 from arrowquant_dist.config import LayerOverride
 from arrowquant_dist.driver import plan_only
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.errors import InvalidConfig, TargetConflict
+from arrowquant_dist.sizing import run as sizing
+from arrowquant_dist.sizing import sample
+from arrowquant_dist.sizing.candidates import is_embedding, row_weight
 from tests.sources import random_weights, save_checkpoint
 
 
@@ -106,3 +109,142 @@ def test_more_room_than_codes_need_goes_to_smaller_groups_and_16_bits(source: st
 def test_a_size_beyond_16_bits_keeps_every_layer(source: str, tmp_path: Path) -> None:
     report = ArrowQuantizer(QuantizationConfig(size="1GB")).quantize(source, str(tmp_path / "out"))
     assert {layer.quant_type for layer in report.quant_types} <= {"fp16", "none"}
+
+
+def test_a_finished_target_and_one_that_was_begun_need_no_look_at_weights(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, target = QuantizationConfig(size="700kB"), str(tmp_path / "out")
+    report = ArrowQuantizer(config).quantize(source, target)
+    (tmp_path / "out" / "manifest.json").rename(tmp_path / "manifest.json")
+    monkeypatch.setattr(sizing, "read_samples", lambda *_: pytest.fail("rows were read to choose again"))
+    again = ArrowQuantizer(config).quantize(source, target)
+    assert again.fingerprint == report.fingerprint
+    assert ArrowQuantizer(config).quantize(source, target).notes == report.notes
+
+
+def test_another_size_at_a_target_is_refused(source: str, tmp_path: Path) -> None:
+    target = str(tmp_path / "out")
+    ArrowQuantizer(QuantizationConfig(size="700kB")).quantize(source, target)
+    with pytest.raises(TargetConflict, match="another plan"):
+        ArrowQuantizer(QuantizationConfig(size="900kB")).quantize(source, target)
+
+
+def misleading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A layer of which the rows that are looked at have a few large values, and all others have not."""
+    monkeypatch.setattr(sample, "SAMPLE_VALUES", 1 << 15)
+    rows, columns = 4096, 256
+    weights = torch.randn(rows, columns, generator=torch.Generator().manual_seed(3))
+    for start, stop in sample.sampled_runs(rows, (1 << 15) // columns, in_runs=False):
+        weights[start:stop] **= 5
+    return save_checkpoint(folder, {"layers.0.mlp.weight": weights})
+
+
+def test_a_size_that_what_was_written_passes_is_an_error_and_nothing_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = misleading(tmp_path / "source", monkeypatch), tmp_path / "out"
+    with pytest.raises(
+        InvalidConfig, match=r"size asks for at most 300000: .* say --size \d+ with --overwrite"
+    ):
+        ArrowQuantizer(QuantizationConfig(size=300_000)).quantize(source, str(target))
+    assert not (target / "manifest.json").exists()
+    with pytest.raises(InvalidConfig, match="nothing is published"):
+        ArrowQuantizer(QuantizationConfig(size=300_000)).quantize(source, str(target))
+
+
+def test_a_quality_that_what_was_written_lacks_is_an_error_and_nothing_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = misleading(tmp_path / "source", monkeypatch), tmp_path / "out"
+    with pytest.raises(
+        InvalidConfig, match=r"min_quality asks for 0.99: .*--min-quality 0\.\d+ with --overwrite"
+    ):
+        ArrowQuantizer(QuantizationConfig(min_quality=0.99)).quantize(source, str(target))
+    assert not (target / "manifest.json").exists()
+
+
+def test_a_quality_of_the_weights_holds_and_costs_more_the_better_it_is(source: str, tmp_path: Path) -> None:
+    sizes = []
+    for least in (0.9, 0.98, 0.999):
+        target = tmp_path / str(least)
+        report = ArrowQuantizer(QuantizationConfig(min_quality=least)).quantize(source, str(target))
+        assert report.accuracy is not None
+        assert report.accuracy.cosine is not None
+        assert 0.0 <= report.accuracy.cosine.mean - least <= 0.06 * (1 - least)
+        sizes.append(parts_nbytes(target))
+    assert sizes == sorted(sizes)
+
+
+def test_a_quality_that_layers_of_a_said_type_rule_out_is_refused_with_the_best(
+    source: str, tmp_path: Path
+) -> None:
+    config = QuantizationConfig(min_quality=0.9999, overrides=[LayerOverride("layers.3.weight", "int2")])
+    with pytest.raises(InvalidConfig, match=r"min_quality: no size has .* the best is 0\.\d+"):
+        plan_only(source, str(tmp_path / "out"), config, RunConfig())
+
+
+def test_a_layer_whose_values_lie_on_a_grid_of_groups_gets_that_grid(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    codes = torch.randint(-7, 8, (1024, 256), generator=generator).float()
+    scales = (0.5 + torch.rand(1024, 8, generator=generator)).repeat_interleave(32, dim=1)
+    dense = torch.randn(1024, 256, generator=generator)
+    weights = {"layers.0.mlp.weight": codes * scales, "layers.1.mlp.weight": dense}
+    source = save_checkpoint(tmp_path / "source", weights)
+    planned = plan_only(source, str(tmp_path / "out"), QuantizationConfig(size="5.2bits"), RunConfig())
+    specs = {block.layer.name: block.spec for block in planned.blocks}
+    assert (specs["layers.0.mlp.weight"].quant_type, specs["layers.0.mlp.weight"].group_size) == ("int4", 32)
+    assert specs["layers.1.mlp.weight"].method == "size"
+
+
+def test_it_is_no_worse_than_any_plain_way_of_as_many_bytes(source: str, tmp_path: Path) -> None:
+    original = load_file(Path(source) / "model.safetensors")
+
+    def error(target: Path) -> float:
+        with WeightLoader(str(target)) as loader:
+            found = sum(
+                row_weight(1000.0, reads_rows="embed" in name)
+                * float((loader[name] - w).square().sum() / w.square().sum())
+                * w.numel()
+                for name, w in original.items()
+            )
+        return float(found)
+
+    for quant, group in (("int4", 128), ("int3", 32), ("int2", 64), ("int8", 128)):
+        plain, sized = tmp_path / f"{quant}-{group}", tmp_path / f"{quant}-{group}-size"
+        config = QuantizationConfig(quant, per_channel=False, group_size=group, symmetric=False)
+        ArrowQuantizer(config).quantize(source, str(plain))
+        ArrowQuantizer(QuantizationConfig(size=parts_nbytes(plain))).quantize(source, str(sized))
+        assert parts_nbytes(sized) <= parts_nbytes(plain)
+        assert error(sized) < error(plain)
+
+
+def test_an_output_head_is_a_matrix_unless_it_is_the_embedding() -> None:
+    assert not is_embedding("lm_head.weight")
+    assert not is_embedding("output.weight")
+    assert is_embedding("lm_head.weight", ["model.embed_tokens.weight"])
+    assert is_embedding("tok_embeddings.weight")
+
+
+def test_layers_with_names_of_thousands_of_characters_are_in_the_chosen_config(tmp_path: Path) -> None:
+    name = "layers." + "a.b" * 1000 + ".weight"
+    source = save_checkpoint(tmp_path / "source", {name: torch.randn(64, 64)})
+    planned = plan_only(source, str(tmp_path / "out"), QuantizationConfig(size="20kB"), RunConfig())
+    values = {key: value for key, value in planned.config.items() if key != "run"}
+    again = plan_only(source, str(tmp_path / "out"), QuantizationConfig.from_dict(values), RunConfig())
+    assert again.fingerprint == planned.fingerprint
+
+
+def test_experts_in_one_tensor_have_a_step_a_row_of_each_expert(tmp_path: Path) -> None:
+    weights = (
+        torch.randn(8, 64, 96, generator=torch.Generator().manual_seed(4))
+        * torch.logspace(-3, 0, 8)[:, None, None]
+    )
+    source = save_checkpoint(tmp_path / "source", {"layers.0.mlp.experts.down_proj": weights})
+    ArrowQuantizer(QuantizationConfig(size="3bits")).quantize(source, str(tmp_path / "out"))
+    assert parts_nbytes(tmp_path / "out") <= 3 * weights.numel() / 8
+    with WeightLoader(str(tmp_path / "out")) as loader:
+        errors = (loader["layers.0.mlp.experts.down_proj"] - weights).square().sum(
+            (1, 2)
+        ) / weights.square().sum((1, 2))
+    assert float(errors.max()) < 1.5 * float(errors.min())

@@ -1,0 +1,25 @@
+"""Configs that ask for a size or a quality instead of saying how layers are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from arrowquant_dist.config.checks import invalid
+
+ASKING = ("size", "min_quality")
+# What is chosen then, of a config that has one of them.
+CHOSEN = (
+    *("quant_type", "per_channel", "group_size", "symmetric", "method", "integer_zero_points", "scale_dtype"),
+    *("keep_codes", "step", "row_exponent", "rate"),
+)
+
+
+def refuse_chosen(asked: str, said: Mapping[str, Any]) -> None:
+    """InvalidConfig where something is said that is chosen for `asked`."""
+    for name in CHOSEN:
+        if name in said:
+            reason = (
+                "chooses how layers are stored; leave one of them out (overrides may say it for some layers)"
+            )
+            raise invalid(name, f"does not go with {asked}, which {reason}")

@@ -1,0 +1,41 @@
+"""How good a dataset has to be: a cosine, or what the perplexity may grow by."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from arrowquant_dist.config.checks import invalid, shown
+
+_NUMBER = re.compile(r"0?\.[0-9]{1,12}")
+_PERCENT = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,9})?)\s*%")
+_HOW = "a cosine between 0 and 1, as 0.98, or what the perplexity may grow by, as 5%"
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """One of both is given.
+
+    cosine: at least. Without texts it is the mean over quantized layers of the cosine of decoded weights to the
+    source's, as reports have it; with texts the mean cosine of their embeddings, as `evaluate` has it.
+    excess: of the perplexity of texts over the original's, as a fraction of that, at most; of causal models.
+    """
+
+    cosine: float | None = None
+    excess: float | None = None
+
+
+def quality(value: Any, key: str = "min_quality") -> Quality:
+    """0.98, or "5%". Raises InvalidConfig, which names `key`."""
+    text = value.strip() if isinstance(value, str) else None
+    percent = _PERCENT.fullmatch(text) if text is not None else None
+    if percent is not None:
+        excess = float(percent[1]) / 100
+        if excess == 0.0:
+            raise invalid(key, "must be above 0%: whatever is quantized loses something")
+        return Quality(excess=excess)
+    is_number = isinstance(value, float) or (text is not None and _NUMBER.fullmatch(text) is not None)
+    if not is_number or not 0.0 < float(value) < 1.0:
+        raise invalid(key, f"must be {_HOW}, not {shown(value)}")
+    return Quality(cosine=float(value))

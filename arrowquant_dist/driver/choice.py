@@ -1,0 +1,122 @@
+"""What a config asks for instead of saying how layers are stored: chosen before the plan is made, and kept to after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.config.quality import quality
+from arrowquant_dist.config.size import size_limit
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.plan import Plan, plan_from_table
+from arrowquant_dist.reduce import Report
+from arrowquant_dist.target.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """nbytes: that all part files may take. cosine: that the mean of the layers' may not be below. None: nothing."""
+
+    nbytes: int | None = None
+    cosine: float | None = None
+
+    def refuse_broken(self, report: Report, uri: str) -> None:
+        """InvalidConfig where a dataset does not have what was asked for, before it is published. A choice is made by
+        some rows of each layer, and others may be of another kind."""
+        found = report.totals.parts_nbytes
+        if self.nbytes is not None and found > self.nbytes:
+            again = self.nbytes * self.nbytes // found
+            message = (
+                f"the parts take {found} bytes and size asks for at most {self.nbytes}: rows that were not looked at "
+                f"take more than those that were; nothing is published, say --size {again} with --overwrite"
+            )
+            raise InvalidConfig(message, uri=uri)
+        mean = report.accuracy.cosine.mean if report.accuracy is not None and report.accuracy.cosine else 1.0
+        if self.cosine is not None and mean < self.cosine:
+            closer = 1.0 - (1.0 - self.cosine) ** 2 / (1.0 - mean)
+            message = (
+                f"the mean weight cosine is {mean:.6f}, min_quality asks for {self.cosine:g}: rows that were not "
+                f"looked at lose more than those that were; nothing is published: --min-quality {closer:.6f} with "
+                "--overwrite"
+            )
+            raise InvalidConfig(message, uri=uri)
+
+
+NO_PROMISE = Promise()
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The plan of what was chosen, and what has to hold of the dataset."""
+
+    plan: Plan
+    promise: Promise
+
+
+def choose_plan(
+    config: QuantizationConfig,
+    checkpoint: Checkpoint,
+    run: RunConfig,
+    plan_of: Callable[[QuantizationConfig], Plan],
+    dataset: Target,
+) -> Chosen:
+    """plan_of: makes the plan of a config that says how every layer is stored. dataset: where the run goes; what was
+    chosen there for the same config is taken again, and the plan that follows says whether all else is the same."""
+    if config.size is None and config.min_quality is None:
+        return Chosen(plan_of(config), NO_PROMISE)
+    if config.texts is not None:
+        message = (
+            "min_quality by texts is chosen by trying steps before a run: `arrowquant quantize` does it, and "
+            "arrowquant_dist.choose_by_texts(source, config) returns the config to quantize with"
+        )
+        raise InvalidConfig(message)
+    wanted = quality(config.min_quality) if config.min_quality is not None else None
+    earlier = None if run.overwrite else earlier_choice(config, config.to_dict(), dataset)
+    if earlier is not None:
+        plan = plan_of(earlier[0])
+        plan = replace(plan, notes=(*plan.notes, *earlier[1]))
+        promise = _promise(config, plan, wanted.cosine if wanted is not None else None)
+        return Chosen(plan, promise)
+    from arrowquant_dist.sizing import choose_quality, choose_size  # no other run has to import it
+
+    first = plan_of(config)
+    promise = _promise(config, first, wanted.cosine if wanted is not None else None)
+    if wanted is not None and wanted.cosine is not None:
+        choice = choose_quality(first, checkpoint, config, wanted.cosine, run)
+    else:
+        choice = choose_size(first, checkpoint, config, promise.nbytes or 0, run)
+    plan = plan_of(choice.config)
+    return Chosen(replace(plan, notes=(*plan.notes, choice.note)), promise)
+
+
+def earlier_choice(
+    config: QuantizationConfig, asked: Mapping[str, Any], dataset: Target
+) -> tuple[QuantizationConfig, tuple[str, ...]] | None:
+    """The table at the target that was chosen for `asked`, which is what `config` asks for, and the notes of that; None
+    where there is none."""
+    planned = dataset.planned()
+    if planned is None:
+        manifest = dataset.manifest()
+        values: Mapping[str, Any] = manifest.config if manifest is not None else {}
+        notes: tuple[str, ...] = ()
+    else:
+        plan = plan_from_table(planned.table)
+        values = plan.config
+        notes = tuple(note for note in plan.notes if note.startswith(("size: ", "min_quality: ")))
+    from arrowquant_dist.sizing.table import is_chosen_for
+
+    if not is_chosen_for(values, asked):
+        return None
+    table = QuantizationConfig.from_dict({key: value for key, value in values.items() if key != "run"})
+    if config.hessians is not None:
+        table = table.replace(hessians=config.hessians)  # with its credentials
+    return table, notes
+
+
+def _promise(config: QuantizationConfig, plan: Plan, cosine: float | None) -> Promise:
+    if config.size is None:
+        return Promise(cosine=cosine)
+    return Promise(size_limit(config.size).nbytes_of(sum(block.num_params for block in plan.blocks)))

@@ -1,0 +1,102 @@
+"""The fewest bytes at which what a model makes of texts stays good enough: `min_quality` with `texts`.
+
+Steps of method `size` are tried, each by a dataset in a temporary folder that `evaluate` looks at, and that is removed
+before the next: at most _TRIES of them, one at a time, and what decides is what a user would measure. Losses are nearly
+a power of the step, so secants of the logarithms find it in four or five.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from arrowquant_dist.config import QuantizationConfig, RunConfig, Storage, check_config
+from arrowquant_dist.config.quality import Quality, quality
+from arrowquant_dist.driver import choose_at_step, chosen_before, quantize
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.evaluation.run import run_evaluation
+from arrowquant_dist.evaluation.steps import StepCallback
+from arrowquant_dist.location import Location
+from arrowquant_dist.report.evaluation import Evaluation
+from arrowquant_dist.sizing import STEPS, Tried, largest_within
+from arrowquant_dist.texts import Texts, read_texts
+
+_TRIES = 10
+_NEAR = 0.03  # of the loss that is allowed, that may be left
+_FIRST_STEP = 0.5
+_MEMORY_NBYTES = 2 << 30  # for reading, beside the models
+_Found = tuple[QuantizationConfig, float]  # a table and its loss
+
+
+def choose_by_texts(
+    source: Location,
+    config: QuantizationConfig,
+    run: RunConfig | None = None,
+    target: Location | None = None,
+    progress: StepCallback | None = None,
+) -> QuantizationConfig:
+    """The config to quantize with: an override for each layer instead of min_quality and texts.
+
+    config: with both. target: where the dataset will go; what was chosen there for the same config and texts is
+    returned again. progress: as of `evaluate`, for each step that is tried.
+
+    Raises InvalidConfig for a min_quality that the kind of model does not have (a perplexity of encoders, a cosine of
+    causal models), where no size has it, with the best there is, and what `quantize` and `evaluate` raise.
+    """
+    check_config(config)
+    run = RunConfig() if run is None else run
+    if config.min_quality is None or config.texts is None:
+        raise InvalidConfig("min_quality and texts are what is chosen by; the config lacks one of them")
+    wanted = quality(config.min_quality)
+    texts = read_texts(config.texts, None, run.source_storage)
+    asked = config.to_dict() | {"texts_digest": texts.digest}
+    earlier = chosen_before(target, config, asked, run) if target is not None else None
+    if earlier is not None:
+        return earlier
+    allowed = 1.0 - wanted.cosine if wanted.cosine is not None else wanted.excess or 0.0
+
+    def at(step: float) -> Tried[_Found]:
+        table = choose_at_step(source, config, run, step)
+        loss = _loss(_evaluated(source, table, texts, run, progress), wanted)
+        return Tried(step, loss - allowed, (table, loss))
+
+    found, beyond = largest_within(at, _FIRST_STEP, STEPS, _NEAR * allowed, falls=False, tries=_TRIES)
+    if found is None:
+        least = beyond.found[1] if beyond is not None else math.nan
+        best = f"{1.0 - least:.6f}" if wanted.cosine is not None else f"{100 * least:.4g}%"
+        message = (
+            f"min_quality: no size has {config.min_quality} by these texts; the best that was found is {best}"
+        )
+        raise InvalidConfig(message, uri=texts.name)
+    table, loss = found.found
+    figure: Any = 1.0 - loss if wanted.cosine is not None else f"{100 * loss:.4g}%"
+    return replace(table, chosen_for={**asked, "found": figure})
+
+
+def _evaluated(
+    source: Location, table: QuantizationConfig, texts: Texts, run: RunConfig, progress: StepCallback | None
+) -> Evaluation:
+    here = replace(run, engine="inline", address=None, overwrite=False, repair=False)
+    options = run.source_storage.options  # the target is local, whatever the run's own is
+    here = replace(here, storage_options={}, source_storage_options=options, target_storage_options={})
+    with tempfile.TemporaryDirectory(prefix="arrowquant-") as folder:
+        place = str(Path(folder) / "tried")
+        quantize(source, place, table, here)
+        return run_evaluation(
+            source, place, texts, (run.source_storage, Storage({})), _MEMORY_NBYTES, progress
+        )
+
+
+def _loss(found: Evaluation, wanted: Quality) -> float:
+    """1 - cosine, or the excess of perplexity."""
+    if found.embeddings is not None and wanted.cosine is not None:
+        return 1.0 - found.embeddings.cosine_mean
+    if found.next_tokens is not None and wanted.excess is not None:
+        return found.next_tokens.excess
+    has, say = (
+        ("embeddings", "a cosine, as 0.98") if found.embeddings else ("next tokens", "a percentage, as 5%")
+    )
+    raise InvalidConfig(f"min_quality: {found.architecture} is compared by its {has}; say {say}")

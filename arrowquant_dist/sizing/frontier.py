@@ -1,0 +1,138 @@
+"""Every layer stored in the best of its ways at one price of a byte, and tables along that price.
+
+The price follows from the step of method `size`: rounding there takes a bit to be worth RATE squares of a step
+(kernels/steps.py), so at a step the layer's other ways, plain types with groups and 16 bits, are better or worse by
+error + price · bytes. That is the Lagrangian of the choice: a table at a price is the best of all that take as many
+bytes, but for what steps between layers could differ, and by measure they are best where they are equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TypeVar
+
+from arrowquant_dist.format.compression import ZstdFrames
+from arrowquant_dist.sizing.candidates import RATE, fine_specs, grouped_specs, size_spec
+from arrowquant_dist.sizing.measure import Measured, measure
+from arrowquant_dist.sizing.sample import LayerSample
+
+LEAST_STEP, MOST_STEP = 1e-3, 16.0
+_MOST_CUT = 5e-5  # of a layer's codes, at the ends of the range of int4
+_FEW_VALUES = 1 << 13  # of a layer: on what its plain ways are looked through
+_ANCHORS = (0.05, 0.2, 0.5, 1.0, 2.5)  # steps that they are compared with
+# Of the error of steps at as many bytes: a type whose largest and smallest groups have more on few values is not looked
+# at any further, and a way that has more is not measured on all values.
+_MUCH_DOUBT, _DOUBT = 1.25, 1.1
+# At a step s the whole error, s²/12, is worth .72 bits of a value: before int8 in groups, 7 bits at least once they are
+# compressed, can be worth its bytes, steps take 6.3.
+_FINE_STEP = 0.06
+
+T = TypeVar("T")
+Ways = dict[str, Measured]  # by layer
+
+
+class Frontier:
+    """Tables of the layers whose way is to be chosen."""
+
+    def __init__(self, samples: Sequence[LayerSample], threads: ThreadPoolExecutor) -> None:
+        self.samples, self._threads = samples, threads
+        self._plain: dict[str, list[Measured]] = self._each(_plain_ways)
+        self._fine: dict[str, list[Measured]] = {sample.layer.name: [] for sample in samples}
+
+    def at(self, step: float) -> Ways:
+        """The best way of each layer, where method `size` has this step."""
+
+        if step < _FINE_STEP and not any(self._fine.values()):
+            self._fine = self._each(_fine_ways)
+
+        def best(sample: LayerSample) -> Measured:
+            own = best_container(sample, step)
+            price = 8.0 * RATE * step * step
+            return min(
+                (own, *self._plain[sample.layer.name], *self._fine[sample.layer.name]),
+                key=lambda way: sample.params * way.error + price * way.nbytes,
+            )
+
+        return self._each(best)
+
+    def beside(self, table: Mapping[str, Measured], step: float) -> Ways:
+        """Those of `table` that have method `size` at another step in the same type, the others as they are: nothing of
+        it jumps."""
+
+        def again(sample: LayerSample) -> Measured:
+            way = table[sample.layer.name]
+            if way.spec.method != "size":
+                return way
+            spec = size_spec(sample.blocks[0], way.spec.quant_type, step, reads_rows=sample.reads_rows)
+            return measure(sample, spec, ZstdFrames())
+
+        return self._each(again)
+
+    def ways(self, *tables: Mapping[str, Measured]) -> dict[str, list[Measured]]:
+        """Of each layer those of the tables, then the plain ones that may be worth it."""
+        names = [sample.layer.name for sample in self.samples]
+        plain = {name: [*self._plain[name], *self._fine[name]] for name in names}
+        return {name: [*(table[name] for table in tables), *plain[name]] for name in names}
+
+    def _each(self, how: Callable[[LayerSample], T]) -> dict[str, T]:
+        found = self._threads.map(how, self.samples)
+        return {sample.layer.name: one for sample, one in zip(self.samples, found, strict=True)}
+
+
+def nbytes_of(table: Mapping[str, Measured]) -> int:
+    return sum(one.nbytes for one in table.values())
+
+
+def best_container(sample: LayerSample, step: float) -> Measured:
+    """As int4, whose pairs of codes a byte come nearest to their entropy, while it cuts off nearly nothing; else int8.
+
+    A layer whose codes are cut is worse than others of fewer bytes, whatever its squared error says.
+    """
+    frames, block = ZstdFrames(), sample.blocks[0]
+    if step > _INT4_STEP:
+        narrow = measure(sample, size_spec(block, "int4", step, reads_rows=sample.reads_rows), frames)
+        if narrow.outermost <= _MOST_CUT:
+            return narrow
+    return measure(sample, size_spec(block, "int8", step, reads_rows=sample.reads_rows), frames)
+
+
+_INT4_STEP = (
+    0.1  # below, no row's largest value is within 7 steps of it: it is at least the row's root mean square
+)
+
+
+def _plain_ways(sample: LayerSample) -> list[Measured]:
+    """Those below int8 that may beat steps at some size, by few values of the layer; measured on all that there are."""
+    few, frames = sample.fewer(_FEW_VALUES), ZstdFrames()
+    curve = sorted((way.nbytes, way.error) for way in (best_container(few, step) for step in _ANCHORS))
+
+    def excess(way: Measured) -> float:
+        return way.error / max(_error_at(curve, way.nbytes), 1e-30)
+
+    good = []
+    for first, rest in grouped_specs(sample.blocks[0]).values():
+        tried = [measure(few, spec, frames) for spec in first]
+        if min(map(excess, tried)) <= _MUCH_DOUBT:
+            tried += [measure(few, spec, frames) for spec in rest]
+            good += [way.spec for way in tried if excess(way) <= _DOUBT]
+    return [measure(sample, spec, frames) for spec in good]
+
+
+def _fine_ways(sample: LayerSample) -> list[Measured]:
+    frames = ZstdFrames()
+    return [measure(sample, spec, frames) for spec in fine_specs(sample.blocks[0])]
+
+
+def _error_at(curve: Sequence[tuple[int, float]], nbytes: int) -> float:
+    """Of method `size` at so many bytes; between two of its steps by their logarithms, beyond the finest its error.
+    curve: (bytes, error) of its steps, by ascending bytes."""
+    if nbytes < curve[0][0]:
+        return math.inf
+    for (few, high), (many, low) in pairwise(curve):
+        if few <= nbytes < many:
+            share = (nbytes - few) / (many - few)
+            return math.exp((1 - share) * math.log(max(high, 1e-30)) + share * math.log(max(low, 1e-30)))
+    return curve[-1][1]

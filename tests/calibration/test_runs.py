@@ -11,7 +11,14 @@ import pytest
 from arrowquant_dist import Calibration, QuantizationConfig, RunConfig, calibrate
 from arrowquant_dist.calibration.place import CalibrationPlace
 from arrowquant_dist.calibration.worker import SliceWorker
-from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, StorageError, TargetConflict
+from arrowquant_dist.errors import (
+    ArrowQuantError,
+    InvalidConfig,
+    SourceChanged,
+    StorageError,
+    TargetConflict,
+)
+from arrowquant_dist.models.chain import Chain
 from tests.evaluation.models import TEXTS, save_llama
 from tests.servers.fixtures import Bucket
 
@@ -170,3 +177,27 @@ def test_a_write_that_fails_leaves_no_finished_calibration(
     monkeypatch.undo()
     calibrate(source, tmp_path / "out", [*TEXTS])
     assert (tmp_path / "out" / "calibration.json").exists()
+
+
+def test_a_source_that_changes_between_blocks_is_noticed_before_the_block_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, own, ran = save_llama(tmp_path / "source"), Chain.fill, list[int]()
+
+    def changing(self: Chain, part: int) -> None:
+        if part == 2:
+            path = source / "model.safetensors"
+            path.write_bytes(path.read_bytes() + b" ")
+        own(self, part)
+
+    def noted(self: SliceWorker, job: Any, *args: Any) -> Any:
+        ran.append(job.part)
+        return run(self, job, *args)
+
+    run = SliceWorker.run
+    monkeypatch.setattr(Chain, "fill", changing)
+    monkeypatch.setattr(SliceWorker, "run", noted)
+    with pytest.raises(SourceChanged):
+        calibrate(source, tmp_path / "out", [*TEXTS[:6]])
+    assert {*ran} == {0, 1}
+    assert not (tmp_path / "out" / "calibration.json").exists()

@@ -47,6 +47,8 @@ CHANGES_NO_BYTES = (
     "modules",  # what keeps codes in the place of weights, which no calibration does
     "texts",  # are in a calibration's fingerprint, as tokens
     "engine",  # who runs the workers: an export's story is imported with its worker
+    "sizing",  # chooses a config, which plans and calibrations have in their fingerprints
+    "reduce",  # reports
 )
 
 

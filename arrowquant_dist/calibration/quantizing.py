@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,7 +69,7 @@ class PathQuantizer:
             if {*side_input.needed} <= {*read.parts}:
                 given = Given(side=side_input.prepare(layer, stored.shape, spec.row_dims, read))
             else:
-                spec = replace(spec, method=side_input.instead)
+                spec = side_input.instead(spec)
         values = paths.source_bytes(layer)
         found = quantize_values(values, stored.shape, stored.dtype, spec, given=given, layer=layer)
         return np.ascontiguousarray(found.values()).reshape(-1).view(np.uint8)

@@ -114,6 +114,8 @@ def run_calibration(
         subject = Subject.of(opened)
         source: CheckpointLoads = opened.source  # type: ignore[assignment]
         _refuse_own_source(store.uri, source)
+        if config is not None and config.size is not None:
+            config = _chosen(source, config, run, out)
         tokens = subject.tokens(texts.items)
         refuse_too_few(tokens, _LEAST_TOKENS)
         settings = _settings(subject, tokens, texts, config)
@@ -139,6 +141,14 @@ def run_calibration(
         finally:
             OPEN_PATHS.drop(context)
         return place.finish(_record(place, subject, paths, settings, config, done))
+
+
+def _chosen(
+    source: CheckpointLoads, config: QuantizationConfig, run: RunConfig, out: str
+) -> QuantizationConfig:
+    from arrowquant_dist.sizing import table_for_calibration  # no other calibration has to import it
+
+    return table_for_calibration(source.checkpoint, config, run, out)
 
 
 def _calibrated_parts(

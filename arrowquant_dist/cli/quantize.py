@@ -128,7 +128,7 @@ def quantize(
     with outcome(as_json=as_json, if_interrupted=STOPPED if dry_run else RESUMES):
         if group_size is not None and per_channel is None:
             per_channel = False
-        if hessians is not None and method is None and config is None:
+        if hessians is not None and method is None and config is None and size is None:
             method = "gptq"
         is_alone = config is None and per_channel is None and group_size is None and symmetric is None
         if is_alone and quant in _COARSE_BY_ROW:

@@ -39,6 +39,7 @@ _LATER = (
     *("min_quality", "texts", "chosen_for"),
 )
 # Of method `size`: its numbers, with the least and the most that each may be.
+_STEPPED = ("size", "gptq")  # methods that may have them
 _STEPS = {"step": (1e-6, 1e6), "row_exponent": (0.0, 1.0), "rate": (0.0, 1.0)}
 
 
@@ -123,7 +124,7 @@ class QuantizationConfig:
     layers are then chosen, but of those whose quant_type an override says.
     min_quality: 0.98 or "5%" (config/quality.py): how layers are stored is chosen for the fewest bytes that have it.
     texts: by which min_quality is measured, as `evaluate` takes them; None: by the weights.
-    step, row_exponent, rate: of method `size`, as a QuantSpec has them; a table that was chosen has them.
+    step, row_exponent, rate: of methods `size` and `gptq`, as a QuantSpec has them; a table that was chosen has them.
     chosen_for: in a table that was chosen, the config that asked for it; nothing follows from it.
 
     Raises InvalidConfig, which names the field.
@@ -199,7 +200,7 @@ class QuantizationConfig:
             row_dims=row_dims,
             keep_non_finite=self.non_finite == "keep",
             scale_dtype=value("scale_dtype") if quant_type in BITS else "float32",
-            **{name: float(value(name) or 0.0) if value("method") == "size" else 0.0 for name in _STEPS},
+            **{name: float(value(name) or 0.0) if value("method") in _STEPPED else 0.0 for name in _STEPS},
         )
 
     def replace(self, **changes: Any) -> QuantizationConfig:
@@ -301,18 +302,27 @@ class QuantizationConfig:
         """That method `size` has a step, and that there are no steps without it."""
         spec = self.spec(override)
         own = self if override is None else override
-        if spec.method != "size":
+        if spec.method not in _STEPPED:
             for name in _STEPS:
                 if getattr(own, name) is not None:
-                    raise invalid(
-                        f"{prefix}{name}", f"is of method size, and the method here is {spec.method}"
-                    )
+                    reason = f"is of methods size and gptq, and the method here is {spec.method}"
+                    raise invalid(f"{prefix}{name}", reason)
         elif spec.step == 0.0:
-            raise invalid(f"{prefix}step", "is missing: method size needs it (or say `size:` and no method)")
+            self._check_no_step(prefix, spec)
         elif not (spec.symmetric and spec.per_channel):
-            raise invalid(f"{prefix}method", "size has one scale a row: per_channel: true, symmetric: true")
+            reason = f"{spec.method} with a step has one scale a row: per_channel: true, symmetric: true"
+            raise invalid(f"{prefix}method", reason)
         elif spec.scale_dtype != "float32":
-            raise invalid(f"{prefix}scale_dtype", "is not to be had with method size; leave it out")
+            raise invalid(f"{prefix}scale_dtype", "is not to be had with a step; leave it out")
+        elif spec.method == "gptq" and spec.row_exponent:
+            raise invalid(f"{prefix}row_exponent", "is of method size alone; rows of gptq have one step")
+
+    def _check_no_step(self, prefix: str, spec: QuantSpec) -> None:
+        if spec.method == "size":
+            raise invalid(f"{prefix}step", "is missing: method size needs it (or say `size:` and no method)")
+        for name in ("row_exponent", "rate"):
+            if getattr(spec, name):
+                raise invalid(f"{prefix}{name}", "says nothing without a step")
 
     def _check_side_input(self, key: str, method: str | None) -> None:
         needed = METHODS[method] if method is not None else None

@@ -30,8 +30,9 @@ class QuantSpec:
     keep_non_finite: store a layer that holds NaN or inf as `none` instead of failing.
     scale_dtype: of STORED_SCALES, or float16 in exports: what the scales are numbers of; they are stored as float32 all
     the same.
-    step, row_exponent, rate: of method `size`, 0 elsewhere. Row i's codes are steps of step · rms(row) ·
-    (i + 1)^row_exponent; rate is the price of a bit, in squares of a step (methods/size.py).
+    step, row_exponent, rate: of method `size`, the first and the last of `gptq` too (methods/coded.py), 0 elsewhere.
+    Row i's codes are steps of step · rms(row) · (i + 1)^row_exponent; rate is the price of a bit, in squares of a step
+    (methods/size.py).
     """
 
     quant_type: str

@@ -11,7 +11,7 @@ from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.config.quality import quality
 from arrowquant_dist.config.size import size_limit
 from arrowquant_dist.errors import InvalidConfig
-from arrowquant_dist.plan import Plan, plan_from_table
+from arrowquant_dist.plan import Plan, SideInputs, plan_from_table
 from arrowquant_dist.reduce import Report
 from arrowquant_dist.target.target import Target
 
@@ -62,9 +62,11 @@ def choose_plan(
     run: RunConfig,
     plan_of: Callable[[QuantizationConfig], Plan],
     dataset: Target,
+    side_inputs: SideInputs,
 ) -> Chosen:
-    """plan_of: makes the plan of a config that says how every layer is stored. dataset: where the run goes; what was
-    chosen there for the same config is taken again, and the plan that follows says whether all else is the same."""
+    """plan_of: makes the plan of a config that says how every layer is stored. side_inputs: of `config`.
+    dataset: where the run goes; what was chosen there for the same config is taken again, and the plan that follows
+    says whether all else is the same."""
     if config.size is None and config.min_quality is None:
         return Chosen(plan_of(config), NO_PROMISE)
     if config.texts is not None:
@@ -80,12 +82,18 @@ def choose_plan(
         plan = replace(plan, notes=(*plan.notes, *earlier[1]))
         promise = _promise(config, plan, wanted.cosine if wanted is not None else None)
         return Chosen(plan, promise)
-    from arrowquant_dist.sizing import choose_quality, choose_size  # no other run has to import it
+    from arrowquant_dist.sizing import (  # no other run has to import it
+        choose_calibrated_size,
+        choose_quality,
+        choose_size,
+    )
 
     first = plan_of(config)
     promise = _promise(config, first, wanted.cosine if wanted is not None else None)
     if wanted is not None and wanted.cosine is not None:
         choice = choose_quality(first, checkpoint, config, wanted.cosine, run)
+    elif side_inputs:
+        choice = choose_calibrated_size(first, checkpoint, config, promise.nbytes or 0, run, side_inputs)
     else:
         choice = choose_size(first, checkpoint, config, promise.nbytes or 0, run)
     plan = plan_of(choice.config)

@@ -37,6 +37,7 @@ from arrowquant_dist.plan import (
     make_plan,
     open_side_inputs,
     plan_table,
+    used_side_inputs,
     worker_memory_nbytes,
 )
 from arrowquant_dist.reduce import combine_layers, reduce_layers
@@ -211,9 +212,9 @@ def _plan(
     codes = _codes(checkpoint, config, run)
 
     def plan_of(table: QuantizationConfig) -> Plan:
-        return make_plan(checkpoint, table, run, side_inputs, codes)
+        return make_plan(checkpoint, table, run, used_side_inputs(table, side_inputs), codes)
 
-    return choose_plan(config, checkpoint, run, plan_of, dataset)
+    return choose_plan(config, checkpoint, run, plan_of, dataset, side_inputs)
 
 
 def _codes(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig) -> SourceCodes:

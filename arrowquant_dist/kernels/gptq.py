@@ -74,6 +74,44 @@ def _round_column(
 
 
 @kernel
+def _round_column_inwards(
+    errors: np.ndarray,
+    carried: np.ndarray,
+    scales: np.ndarray,
+    shift: np.float32,
+    qmin: np.float32,
+    qmax: np.float32,
+    codes: np.ndarray,
+) -> None:
+    for j in range(errors.size):
+        value = (errors[j] + carried[j]) / scales[j]
+        size = round_half_even(larger(abs(value) - shift, np.float32(0.0)))
+        q = smaller(larger(size if value >= np.float32(0.0) else -size, qmin), qmax)
+        codes[j] = to_code(q)
+        errors[j] -= q * scales[j]
+
+
+@kernel
+def _carry(lower: np.ndarray, start: int, i: int, errors: np.ndarray, carried: np.ndarray) -> None:
+    """To carried[i] is added what the columns behind it, which are rounded, leave to make up. See round_columns."""
+    k = i + 1
+    while k + 4 <= errors.shape[0]:
+        at = start + k
+        _add_products(
+            lower[at, start + i],
+            lower[at + 1, start + i],
+            lower[at + 2, start + i],
+            lower[at + 3, start + i],
+            errors[k : k + 4],
+            carried[i],
+        )
+        k += 4
+    while k < errors.shape[0]:
+        _add_product(lower[start + k, start + i], errors[k], carried[i])
+        k += 1
+
+
+@kernel
 def round_columns(
     lower: np.ndarray,
     start: int,
@@ -94,25 +132,29 @@ def round_columns(
     `scales` and `zero_points` (float32 [groups, rows]) that holds for each column. codes: uint8 [m, rows], signed codes
     in two's complement.
     """
-    m = groups.size
-    for i in range(m - 1, -1, -1):
-        k = i + 1
-        while k + 4 <= m:
-            at = start + k
-            _add_products(
-                lower[at, start + i],
-                lower[at + 1, start + i],
-                lower[at + 2, start + i],
-                lower[at + 3, start + i],
-                errors[k : k + 4],
-                carried[i],
-            )
-            k += 4
-        while k < m:
-            _add_product(lower[start + k, start + i], errors[k], carried[i])
-            k += 1
+    for i in range(groups.size - 1, -1, -1):
+        _carry(lower, start, i, errors, carried)
         group = groups[i]
         _round_column(errors[i], carried[i], scales[group], zero_points[group], qmin, qmax, codes[i])
+
+
+@kernel
+def round_columns_inwards(
+    lower: np.ndarray,
+    start: int,
+    errors: np.ndarray,
+    carried: np.ndarray,
+    scales: np.ndarray,
+    shifts: np.ndarray,
+    qmin: np.float32,
+    qmax: np.float32,
+    codes: np.ndarray,
+) -> None:
+    """As round_columns, with one scale a row, float32 [rows], and boundaries between codes that lie further from zero
+    than their middle, by shifts: float32 [m], of a step, for each column."""
+    for i in range(shifts.size - 1, -1, -1):
+        _carry(lower, start, i, errors, carried)
+        _round_column_inwards(errors[i], carried[i], scales, shifts[i], qmin, qmax, codes[i])
 
 
 @kernel

@@ -13,17 +13,22 @@ W* = W + [W (C - H) + D] (H + λI)⁻¹ where the statistics of a sequential cal
 x̃ᵀ] of layers that write to the residual stream: x, r are the original's, x̃, r̃ those of the quantized model so far, and
 H is of x̃. So W* is what comes nearest to the original's output on the inputs that the layer will get. It is another
 matrix than W: the errors that are reported, which are of W, are larger than mse's, and are meant to be.
+
+With a `step` the codes are meant to be entropy coded, as those of method `size`: one scale a row, in proportion to its
+row of W*, and rounding to what takes few bits, see methods/coded.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.errors import UnquantizableWeights
+from arrowquant_dist.methods.coded import BEYOND, InSteps
 from arrowquant_dist.methods.groups import code_limits, error_sums
 from arrowquant_dist.methods.method import NOTHING, Found, Given, TensorScale
 from arrowquant_dist.methods.mse import Mse
@@ -31,19 +36,41 @@ from arrowquant_dist.methods.per_tensor import TensorSpan
 from arrowquant_dist.methods.short_scales import ShortScales
 from arrowquant_dist.methods.statistics import TILE, LayerStatistics, Prepared, Statistics
 
-# float32 [rows, columns] of a target → scales [rows, groups], and zero points as many, or [rows, 0] where symmetric
-_Choose = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+class Rounding(Protocol):
+    """How the rows of one target become codes. scales: float32 [rows, groups]; zero_points: as many, or [rows, 0]
+    where symmetric. group: columns a scale."""
+
+    @property
+    def scales(self) -> np.ndarray: ...
+
+    @property
+    def zero_points(self) -> np.ndarray: ...
+
+    @property
+    def group(self) -> int: ...
+
+    def round(
+        self, prepared: Prepared, start: int, errors: np.ndarray, carried: np.ndarray, codes: np.ndarray
+    ) -> None:
+        """Some columns, in the order of `prepared` and from `start` on. errors, carried, codes: [columns, rows], see
+        kernels/gptq.py::round_columns."""
+
+
+# float32 [rows, columns], a target → how it is rounded. What hands it over raises UnquantizableWeights where the target
+# is not finite.
+_Choose = Callable[[np.ndarray, Prepared], Rounding]
 
 
 class ErrorCompensated:
-    """`gptq` by row or group, with `mse`'s scales of the target."""
+    """`gptq` by row or group, with `mse`'s scales of the target, or with steps that suit what entropy coding takes."""
 
     name = "gptq"
     side_input = Statistics()
 
     def quantize(self, bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, /) -> Found | None:
         """See Method.quantize."""
-        return _quantize(bits, spec, codes, given, _by_group(replace(spec, method="mse")))
+        return _quantize(bits, spec, codes, given, rounding_of(spec))
 
 
 class ErrorCompensatedPerTensor:
@@ -72,58 +99,78 @@ class ErrorCompensatedPerTensor:
         )
 
 
+def rounding_of(spec: QuantSpec) -> _Choose:
+    """spec: by row or group."""
+    return InSteps.choice(spec) if spec.step > 0.0 else _by_group(replace(spec, method="mse"))
+
+
 def _by_group(spec: QuantSpec) -> _Choose:
     """spec: of the method that chooses."""
     from arrowquant_dist.kernels.pack import packed_nbytes
 
     method = Mse() if spec.scale_dtype == "float32" else ShortScales(Mse())
 
-    def choose(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def choose(target: np.ndarray, _: Prepared) -> Rounding:
         rows, columns = target.shape
         codes = np.empty((rows, packed_nbytes(columns, spec.bits)), np.uint8)
         found = method.quantize(target.view("<i4"), spec, codes, NOTHING)
         if found is None:
-            raise UnquantizableWeights(
-                "its target, corrected for the quantized inputs, is beyond float32; add it to mixed_precision_layers"
-            )
-        return found.scales.reshape(rows, -1), found.zero_points.reshape(rows, -1)
+            raise UnquantizableWeights(BEYOND)
+        group = min(spec.stored_group_size or columns, columns)
+        return _ToLevels(spec, found.scales.reshape(rows, -1), found.zero_points.reshape(rows, -1), group)
 
     return choose
 
 
 def _for_all(spec: QuantSpec, scale: TensorScale) -> _Choose:
-    def choose(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rows = target.shape[0]
+    def choose(target: np.ndarray, _: Prepared) -> Rounding:
+        rows, columns = target.shape
         zero_points = np.full((rows, 0 if spec.symmetric else 1), scale.zero_point, np.float32)
-        return np.full((rows, 1), scale.scale, np.float32), zero_points
+        return _ToLevels(spec, np.full((rows, 1), scale.scale, np.float32), zero_points, columns)
 
     return choose
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ToLevels:
+    """Each value's code is that of the nearest level."""
+
+    spec: QuantSpec
+    scales: np.ndarray
+    zero_points: np.ndarray
+    group: int
+
+    def round(
+        self, prepared: Prepared, start: int, errors: np.ndarray, carried: np.ndarray, codes: np.ndarray
+    ) -> None:
+        """See Rounding.round."""
+        from arrowquant_dist.kernels.gptq import round_columns
+
+        groups = prepared.order[start : start + len(codes)] // self.group
+        levels = np.ascontiguousarray(self.scales.T), _or_zeros(self.zero_points, self.scales)
+        limits = code_limits(self.spec)
+        round_columns(prepared.factor.lower, start, errors, carried, groups, *levels, *limits, codes)
 
 
 def _quantize(
     bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, choose: _Choose
 ) -> Found | None:
     """As Method.quantize."""
-    from arrowquant_dist.kernels.gptq import pack_and_measure
     from arrowquant_dist.kernels.spans import first_non_finite
 
     if first_non_finite(bits) >= 0:
         return None
     statistics: LayerStatistics = given.side
-    columns, found, sums = bits.shape[1], [], np.zeros(4)
-    group = min(spec.stored_group_size or columns, columns)
-    scratch = np.empty((TILE, columns), np.uint8)
+    found, sums = [], np.zeros(4)
     start, each = given.row_start, statistics.rows_each
     for first, stop in _tiles(start, start + bits.shape[0], each):
         own = slice(first - start, stop - start)
         prepared = statistics.of(first // each)
-        tile = _Tile(bits[own])
-        if prepared.is_seen:
-            tile.correct(prepared, statistics.residual(first, stop - first))
-        scales, zero_points = choose(tile.target())
-        rounded = tile.round(prepared, scales, zero_points, group, spec)
-        pack_and_measure(bits[own], group, scales, zero_points, rounded, spec.bits, scratch, codes[own], sums)
-        found.append((scales.reshape(-1), zero_points.reshape(-1)))
+        residual = statistics.residual(first, stop - first) if prepared.is_seen else None
+        tile = TargetTile(bits[own], prepared, residual)
+        rounding = choose(tile.target(), prepared)
+        tile.quantize(rounding, spec.bits, codes[own], sums)
+        found.append((rounding.scales.reshape(-1), rounding.zero_points.reshape(-1)))
     scales, zero_points = map(np.concatenate, zip(*found, strict=True))
     return Found(scales, zero_points, error_sums(bits.size, sums))
 
@@ -137,23 +184,28 @@ def _tiles(start: int, stop: int, rows_each: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-class _Tile:
-    """Some rows of weights on their way to codes; arrays are [columns, rows]."""
+class TargetTile:
+    """Some rows of weights on their way to codes, corrected: they may be rounded more than once. Arrays are [columns,
+    rows]."""
 
-    def __init__(self, bits: np.ndarray) -> None:
-        """bits: source bits [rows, columns]."""
+    def __init__(self, bits: np.ndarray, prepared: Prepared, residual: np.ndarray | None) -> None:
+        """bits: source bits [rows, columns], finite. residual: D of them, float32 [rows, columns]; written over."""
         from arrowquant_dist.kernels.gptq import load_columns
         from arrowquant_dist.kernels.multiply import scratch_size
 
+        self._bits, self._prepared = bits, prepared
         self._rows, columns = bits.shape
         self._values = np.empty((columns, self._rows), np.float32)
         self._scratch = np.empty(scratch_size(self._rows), np.float32)
         load_columns(bits, self._values)
+        if prepared.is_seen:
+            self._correct(residual)
 
-    def correct(self, prepared: Prepared, residual: np.ndarray | None) -> None:
-        """Values become their target. residual: D of these rows, float32 [rows, columns]."""
+    def _correct(self, residual: np.ndarray | None) -> None:
+        """Values become their target."""
         from arrowquant_dist.kernels.gptq import load_columns
 
+        prepared = self._prepared
         if prepared.correction is None and residual is None:
             return
         moved = np.zeros_like(self._values)
@@ -175,21 +227,24 @@ class _Tile:
         found.flags.writeable = False  # as kernels take what is given them: one compilation serves both
         return found
 
-    def round(
-        self, prepared: Prepared, scales: np.ndarray, zero_points: np.ndarray, group: int, spec: QuantSpec
-    ) -> np.ndarray:
-        """uint8 [columns, rows], the codes, signed ones in two's complement. scales: float32 [rows, groups];
-        zero_points: as many, or [rows, 0]. group: columns a scale."""
-        from arrowquant_dist.kernels.gptq import round_columns
+    def quantize(self, rounding: Rounding, width: int, codes: np.ndarray, sums: np.ndarray) -> None:
+        """codes: uint8 [rows, row bytes], written. sums: Σ as kernels/quantize.py has them, added to."""
+        from arrowquant_dist.kernels.gptq import pack_and_measure
 
-        factor, order = prepared.factor, prepared.order
-        by_group = np.ascontiguousarray(scales.T), _or_zeros(zero_points, scales)
-        errors, carried, groups = self._values[order], np.zeros_like(self._values), order // group
+        scratch = np.empty((min(TILE, self._rows), self._bits.shape[1]), np.uint8)
+        scales, zero_points, columns = rounding.scales, rounding.zero_points, self._rounded(rounding)
+        pack_and_measure(
+            self._bits, rounding.group, scales, zero_points, columns, width, scratch, codes, sums
+        )
+
+    def _rounded(self, rounding: Rounding) -> np.ndarray:
+        """uint8 [columns, rows], the codes, signed ones in two's complement."""
+        factor, order = self._prepared.factor, self._prepared.order
+        errors, carried = self._values[order], np.zeros_like(self._values)
         codes = np.empty(errors.shape, np.uint8)
         for start, stop in reversed(factor.blocks):
             own = slice(start, stop)
-            some = errors[own], carried[own], groups[own]
-            round_columns(factor.lower, start, *some, *by_group, *code_limits(spec), codes[own])
+            rounding.round(self._prepared, start, errors[own], carried[own], codes[own])
             self._add_turned(factor.lower, start, errors[own], carried[:start])
         found = np.empty_like(codes)
         found[order] = codes

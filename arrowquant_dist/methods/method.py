@@ -69,7 +69,7 @@ class SideInput(Protocol):
     finished_by: the JSON file that is written to that folder last, without which nothing is read; None: there is none.
     format_version: what that file has to have under this key, None where it has none.
     needed: parts without which the method does nothing. exempt: parts that a layer has instead of the needed ones to
-    say that nothing is known of it; it is then quantized by `instead`, another method, and a note of the plan says so.
+    say that nothing is known of it; it is then quantized as `instead` says, and a note of the plan says so.
     """
 
     @property
@@ -87,8 +87,8 @@ class SideInput(Protocol):
     @property
     def exempt(self) -> Collection[str]: ...
 
-    @property
-    def instead(self) -> str: ...
+    def instead(self, spec: QuantSpec) -> QuantSpec:
+        """The spec, of another method, of a layer that nothing is known of."""
 
     def shapes(self, layer_shape: tuple[int, ...], row_dims: int) -> Mapping[str, tuple[int, ...]]:
         """{part: shape} of all tensors that the method makes use of where the layer has them."""

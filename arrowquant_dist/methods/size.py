@@ -20,7 +20,7 @@ from arrowquant_dist.methods.method import Found, Given
 LENGTHS_SLOPE = (
     1.02  # half of √8 / ln 2 / 2, by which code lengths grow where a step is the standard deviation
 )
-_MOST_SHIFT = 0.5  # of a step: boundaries are never moved to the next code
+MOST_SHIFT = 0.5  # of a step: boundaries are never moved to the next code
 _NO_ZERO_POINTS = np.empty(0, np.float32)
 
 
@@ -36,7 +36,7 @@ class Size:
 
         rows, columns = bits.shape
         steps = relative_steps(spec, given.row_start, rows)
-        shifts = np.minimum(LENGTHS_SLOPE * spec.rate * steps, _MOST_SHIFT).astype(np.float32)
+        shifts = np.minimum(LENGTHS_SLOPE * spec.rate * steps, MOST_SHIFT).astype(np.float32)
         scales, sums = np.empty(rows, np.float32), np.zeros(4)
         scratch, q = np.empty(columns, np.uint8), np.empty(columns, np.float32)
         filled = (codes, scales, scratch, sums, q)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.methods.method import PartReader
 
@@ -33,7 +34,10 @@ class Statistics:
     format_version = STATISTICS_VERSION
     needed = (HESSIAN,)
     exempt = ("counts", "unseen")  # of an embedding, and of a layer that no input came to
-    instead = "mse"
+
+    def instead(self, spec: QuantSpec) -> QuantSpec:
+        """See SideInput.instead."""
+        return replace(spec, method="size" if spec.step > 0.0 else "mse")
 
     def shapes(self, layer_shape: tuple[int, ...], row_dims: int) -> Mapping[str, tuple[int, ...]]:
         """See SideInput.shapes. Fused experts [experts, out, in] have a matrix each."""
@@ -56,7 +60,7 @@ class Statistics:
         columns = math.prod(layer_shape[row_dims:])
         squares = sum(part in parts for part in (HESSIAN, CROSS))
         given = min(rows, TILE) if RESIDUAL in parts else 0
-        return _NUMBER_NBYTES * columns * (squares * columns + 10 * TILE + 6 * FACTOR_BLOCK + given)
+        return _NUMBER_NBYTES * columns * (squares * columns + 9 * TILE + 6 * FACTOR_BLOCK + given)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,7 +4,7 @@ from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, RowBlock, Shard
 from arrowquant_dist.plan.differences import differences, is_same_work
 from arrowquant_dist.plan.make import make_plan
 from arrowquant_dist.plan.memory import worker_memory_nbytes
-from arrowquant_dist.plan.side_inputs import SideInputs, open_side_inputs
+from arrowquant_dist.plan.side_inputs import SideInputs, SideTensors, open_side_inputs, used_side_inputs
 from arrowquant_dist.plan.sizes import expected_nbytes
 from arrowquant_dist.plan.summary import PlanSummary, TypeTotals, UnquantizedLayer, summarize
 from arrowquant_dist.plan.table import plan_from_table, plan_table
@@ -16,6 +16,7 @@ __all__ = [
     "RowBlock",
     "Shard",
     "SideInputs",
+    "SideTensors",
     "TypeTotals",
     "UnquantizedLayer",
     "differences",
@@ -26,5 +27,6 @@ __all__ = [
     "plan_from_table",
     "plan_table",
     "summarize",
+    "used_side_inputs",
     "worker_memory_nbytes",
 ]

@@ -32,13 +32,25 @@ _DTYPE = "float32"
 def open_side_inputs(config: QuantizationConfig, storage: Storage) -> SideInputs:
     """The side inputs of the methods that `config` names. Raises as open_checkpoint, and InvalidConfig for one whose
     writer has not finished it, or was of a version whose tensors are others."""
-    names = {config.method, *(override.method for override in config.overrides)} - {None}
-    needed = {METHODS[name]: name for name in sorted(filter(None, names)) if METHODS[name] is not None}
     found = {}
-    for field, name in sorted((field, name) for field, name in needed.items() if field is not None):
+    for field, name in _needed(config):
         found[field] = open_checkpoint(getattr(config, field), storage)
         _refuse_unfinished(field, name, found[field], storage)
     return found
+
+
+def used_side_inputs(config: QuantizationConfig, side_inputs: SideInputs) -> SideInputs:
+    """Of those that were opened for a config, the ones that `config`, which was chosen by it, makes use of."""
+    return {field: side_inputs[field] for field, _ in _needed(config)}
+
+
+def _needed(config: QuantizationConfig) -> list[tuple[str, str]]:
+    """(field of the config, method whose side input is there) of what the config's methods need."""
+    names = {config.method, *(override.method for override in config.overrides)}
+    if config.size is not None and config.hessians is not None:
+        names.add("gptq")  # which is then among what `size` chooses from
+    needed = {METHODS[name]: name for name in sorted(name for name in names if name is not None)}
+    return sorted((field, name) for field, name in needed.items() if field is not None)
 
 
 def _refuse_unfinished(field: str, name: str, checkpoint: Checkpoint, storage: Storage) -> None:
@@ -123,8 +135,9 @@ class SideTensors:
         if any(self._stored_as(field, layer, part) is None for part in side_input.needed):
             for part in side_input.exempt:
                 if self._stored_as(field, layer, part) is not None:
-                    self._exempt[spec.method, side_input.instead, field, part].append(layer.name)
-                    return replace(spec, method=side_input.instead), ()
+                    instead = side_input.instead(spec)
+                    self._exempt[spec.method, instead.method, field, part].append(layer.name)
+                    return instead, ()
         self._used.add(field)
         found = []
         for part, shape in side_input.shapes(layer.shape, spec.row_dims).items():

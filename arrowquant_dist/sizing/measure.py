@@ -13,6 +13,7 @@ from arrowquant_dist.format.compression import ZstdFrames
 from arrowquant_dist.format.parquet.pages import blob_prefix
 from arrowquant_dist.methods import Given
 from arrowquant_dist.metrics import ErrorSums
+from arrowquant_dist.plan import RowBlock
 from arrowquant_dist.sizing.candidates import row_weight
 from arrowquant_dist.sizing.sample import LayerSample, Run
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
@@ -56,7 +57,12 @@ def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measure
         sum(errors, start=ErrorSums()),
         _outermost(found, spec),
         *(
-            _block_nbytes(sample, [getattr(one, name) for one in found], frames)
+            block_nbytes(
+                sample.blocks,
+                sample.sampled_rows,
+                np.concatenate([getattr(one, name).view(np.uint8).reshape(-1) for one in found]),
+                frames,
+            )
             for name in ("codes", "scales", "zero_points")
         ),
     )
@@ -84,21 +90,25 @@ def _quantized(sample: LayerSample, run: Run, spec: QuantSpec) -> QuantizedTenso
     )
 
 
-def _block_nbytes(sample: LayerSample, values: Sequence[np.ndarray], frames: ZstdFrames) -> tuple[int, ...]:
-    """Of each row block: the frame of a value that is like the sampled one."""
-    sampled = np.concatenate([one.view(np.uint8).reshape(-1) for one in values])
-    rows = max(1, sample.sampled_rows)
-    sizes = [sampled.size * block.rows // rows for block in sample.blocks]
+def block_nbytes(
+    blocks: Sequence[RowBlock], rows: int, sampled: np.ndarray, frames: ZstdFrames
+) -> tuple[int, ...]:
+    """Of each row block: the frame of a value that is like the sampled one. sampled: uint8, of `rows` rows."""
+    sizes = [sampled.size * block.rows // max(1, rows) for block in blocks]
     return tuple(frames.predicted_nbytes(blob_prefix(nbytes), sampled.data, nbytes) for nbytes in sizes)
+
+
+def outermost_share(codes: np.ndarray, bits: int) -> float:
+    """codes: uint8, packed as V2 has them, of 8 or 4 bits."""
+    counts = np.bincount(codes, minlength=256)
+    if bits == 8:
+        return float(counts[[127, 128]].sum() / codes.size)
+    pairs = counts.reshape(16, 16)
+    return float((pairs[[0, 15]].sum() + pairs[:, [0, 15]].sum()) / (2 * codes.size))
 
 
 def _outermost(found: Sequence[QuantizedTensor], spec: QuantSpec) -> float:
     """Of int8 and int4, the containers of method `size`."""
     if spec.method != "size":
         return 0.0
-    codes = np.concatenate([one.codes for one in found])
-    counts = np.bincount(codes, minlength=256)
-    if spec.bits == 8:
-        return float(counts[[127, 128]].sum() / codes.size)
-    pairs = counts.reshape(16, 16)
-    return float((pairs[[0, 15]].sum() + pairs[:, [0, 15]].sum()) / (2 * codes.size))
+    return outermost_share(np.concatenate([one.codes for one in found]), spec.bits)

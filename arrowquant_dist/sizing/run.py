@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,14 +154,12 @@ def _opened(
         message = f"{key}: counts compressed bytes, and run.compression is none; say zstd, or quant_type and no {key}"
         raise InvalidConfig(message)
     layers = [tuple(blocks) for _, blocks in groupby(plan.blocks, key=lambda block: block.layer.name)]
-    names = defaultdict(list)
-    for alias, stored in plan.aliases.items():
-        names[stored].append(alias)
-    by_row = [is_embedding(blocks[0].layer.name, names[blocks[0].layer.name]) for blocks in layers]
+    names = all_names(plan)
+    by_row = [is_embedding(blocks[0].layer.name, names.get(blocks[0].layer.name, ())) for blocks in layers]
     with SourceReader(run.source_storage, checkpoint.files) as reader:
         samples = list(read_samples(layers, reader, by_row))
         reader.confirm()
-    is_said = _said(config)
+    is_said = said_types(config)
     free = {sample.layer.name: sample for sample in samples if is_free(sample.blocks[0], is_said)}
     frames = ZstdFrames()
     fixed = {s.layer.name: measure(s, s.blocks[0].spec, frames) for s in samples if s.layer.name not in free}
@@ -169,12 +167,20 @@ def _opened(
         yield Frontier([*free.values()], threads), fixed
 
 
+def all_names(plan: Plan) -> Mapping[str, Sequence[str]]:
+    """{layer: its other names}, of tied layers."""
+    names = defaultdict(list)
+    for alias, stored in plan.aliases.items():
+        names[stored].append(alias)
+    return names
+
+
 def is_free(block: RowBlock, is_said: Callable[[str], bool]) -> bool:
     """Whether how the layer is stored is to be chosen. is_said: whether the config says it of a layer's name."""
     return block.spec.chooses_codes and not is_said(block.layer.name)
 
 
-def _said(config: QuantizationConfig) -> Callable[[str], bool]:
+def said_types(config: QuantizationConfig) -> Callable[[str], bool]:
     """Whether the override that wins for a layer, the last that matches, has its quant_type."""
     overrides = [(matcher(override.layers), override) for override in reversed(config.overrides)]
 

@@ -38,6 +38,7 @@ def test_there_is_one_for_each_documented_setup() -> None:
         "int4",
         "int4-gptq",
         "int3",
+        "minilm-2bit",
         "int2",
         "int2-asymmetric",
         "mixed",
@@ -50,9 +51,8 @@ def test_there_is_one_for_each_documented_setup() -> None:
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_a_file_is_complete_and_every_setting_has_its_comment(file: Path) -> None:
     values = yaml.safe_load(file.read_text())
-    assert {"quant_type", "per_channel", "symmetric", "mixed_precision_layers", "overrides", "run"} <= set(
-        values
-    )
+    types = {"size"} if "size" in values else {"quant_type", "per_channel", "symmetric"}
+    assert types | {"mixed_precision_layers", "overrides", "run"} <= set(values)
     assert set(values) <= {f.name for f in fields(QuantizationConfig)} | {"run"}
     assert {"block_bytes", "shard_bytes", "compression"} == set(values["run"])
     assert file.read_text().startswith("# ")

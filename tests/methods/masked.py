@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,11 +21,13 @@ class ColumnWeights:
     format_version: int | None = None
     needed = ("columns",)
     exempt = ("unknown",)
-    instead = "rtn"
 
     def __init__(self) -> None:
         self.prepared = 0
         self.parts: set[str] = set()
+
+    def instead(self, spec: QuantSpec) -> QuantSpec:
+        return replace(spec, method="rtn")
 
     def shapes(self, layer_shape: tuple[int, ...], row_dims: int) -> Mapping[str, tuple[int, ...]]:
         columns = math.prod(layer_shape[row_dims:])

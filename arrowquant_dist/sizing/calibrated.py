@@ -1,0 +1,175 @@
+"""`size` where there are statistics of layers' inputs: gptq's target, in steps that all layers share.
+
+Two looks at the layers, one at a time: some of each one's rows are corrected by its statistics and rounded at a few
+steps about the likely one, and what it takes at any step between follows from these. The one step of all is found by
+those curves alone, first roughly and then closely.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.config import QuantizationConfig, QuantSpec, RunConfig
+from arrowquant_dist.format.compression import ZstdFrames
+from arrowquant_dist.machine import usable_cpus
+from arrowquant_dist.plan import Plan, RowBlock, SideInputs, SideTensors
+from arrowquant_dist.sizing.candidates import is_embedding, size_spec
+from arrowquant_dist.sizing.curves import Curve, measured_curve
+from arrowquant_dist.sizing.framing import parts_nbytes
+from arrowquant_dist.sizing.measure import Measured, measure
+from arrowquant_dist.sizing.run import ChosenTable, all_names, choose_size, is_free, said_types
+from arrowquant_dist.sizing.sample import LayerSample, read_samples
+from arrowquant_dist.sizing.table import chosen_config
+from arrowquant_dist.sizing.target_rows import TargetRows
+from arrowquant_dist.worker.side_inputs import SidePreparer
+
+_MARGIN = 0.004  # of the limit: what a prediction from sampled rows and between steps may be wrong by
+# (of one step to the next, steps on either side of the likely one): bytes of Huffman codes are no smooth function of
+# the step, so that those between two steps are known to a thousandth only where these are near.
+_LOOKS = ((1.25, 3), (1.03, 1))
+_FINEST, _COARSEST = 0.02, 16.0  # beyond, int8 cuts values off; or all codes are 0
+_HALVINGS = 40
+
+
+def choose_calibrated_size(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    config: QuantizationConfig,
+    target: int,
+    run: RunConfig,
+    side_inputs: SideInputs,
+) -> ChosenTable:
+    """As choose_size, which chooses where there is no such step, since all but nothing or more than codes need is asked
+    for. side_inputs: those of gptq; InvalidConfig for a layer that they say nothing of."""
+    if plan.compression == "none":
+        return choose_size(plan, checkpoint, config, target, run)
+    layers = [tuple(blocks) for _, blocks in groupby(plan.blocks, key=lambda block: block.layer.name)]
+    names = all_names(plan)
+    side_tensors, is_said = SideTensors(side_inputs), said_types(config)
+    files = [file for side in side_inputs.values() for file in side.files]
+    with (
+        SourceReader(run.source_storage, checkpoint.files) as reader,
+        SourceReader(run.source_storage, files) as side_reader,
+        ThreadPoolExecutor(usable_cpus(), thread_name_prefix="sizing") as threads,
+    ):
+        in_runs = [True] * len(layers)
+        samples = [_as_read(s, names) for s in read_samples(layers, reader, in_runs)]
+        reader.confirm()
+        free = [_Free.of(s, side_tensors, side_reader) for s in samples if is_free(s.blocks[0], is_said)]
+        fixed = {
+            s.layer.name: measure(s, s.blocks[0].spec, ZstdFrames())
+            for s in samples
+            if not is_free(s.blocks[0], is_said)
+        }
+        coarsest = {one.sample.layer.name: one.without_statistics(_COARSEST) for one in free}
+        beside = parts_nbytes(plan, fixed | coarsest) - _nbytes(coarsest)
+        found = _within(free, int(target * (1 - _MARGIN)) - beside, threads)
+        side_reader.confirm()
+    if found is None:
+        return choose_size(plan, checkpoint, config, target, run)
+    table = chosen_config(config, {name: one.spec for name, one in found.items()})
+    nbytes = parts_nbytes(plan, fixed | found)
+    asked = f"size: the parts take about {nbytes} bytes, at most {target} are asked for"
+    return ChosenTable(table, nbytes, "; ".join([asked, *side_tensors.notes(config)]))
+
+
+def _as_read(sample: LayerSample, names: Mapping[str, Sequence[str]]) -> LayerSample:
+    """With the rows that were taken as they lie in the layer. names: all of each layer's but its own."""
+    name = sample.layer.name
+    return replace(sample, reads_rows=is_embedding(name, names.get(name, ())))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Free:
+    """A layer whose step is to be chosen. block: as gptq quantizes it, or method size where there are no statistics."""
+
+    sample: LayerSample
+    block: RowBlock
+    reader: SourceReader
+
+    @classmethod
+    def of(cls, sample: LayerSample, side_tensors: SideTensors, reader: SourceReader) -> _Free:
+        block = sample.blocks[0]
+        if sample.reads_rows:
+            return cls(sample, replace(block, spec=_in_steps(sample, "int8", 1.0, "size")), reader)
+        spec, tensors = side_tensors.of(block.layer, _in_steps(sample, "int8", 1.0, "gptq"))
+        return cls(sample, replace(block, spec=spec, side_tensors=tensors), reader)
+
+    def without_statistics(self, step: float) -> Measured:
+        return measure(self.sample, _in_steps(self.sample, "int8", step, "size"), ZstdFrames())
+
+    def curve(self, steps: Sequence[float]) -> Curve:
+        frames, method = ZstdFrames(), self.block.spec.method
+
+        def spec_at(quant_type: str, step: float) -> QuantSpec:
+            return _in_steps(self.sample, quant_type, step, method)
+
+        if method != "gptq":
+            rows = self.sample if self.sample.reads_rows else self.sample.joined()
+            return measured_curve(steps, spec_at, lambda spec: measure(rows, spec, frames))
+        on_target = TargetRows(self.sample, SidePreparer(self.reader).side_of(self.block))
+        return measured_curve(steps, spec_at, lambda spec: on_target.measure(spec, frames))
+
+
+def _in_steps(sample: LayerSample, quant_type: str, step: float, method: str) -> QuantSpec:
+    spec = size_spec(sample.blocks[0], quant_type, step, reads_rows=sample.reads_rows)
+    return replace(spec, method=method)
+
+
+def _within(free: Sequence[_Free], room: int, threads: ThreadPoolExecutor) -> dict[str, Measured] | None:
+    """Every layer at the finest step at which they take at most `room` bytes; None where that is no step of ours."""
+    params = sum(one.sample.params for one in free)
+    step, found = 4.0 * 2.0 ** -max(8.0 * room / max(1, params), 0.0), None
+    for ratio, about in _LOOKS:
+        found = _between_looks(free, step, (ratio, about), room, threads)
+        if found is None:
+            return None
+        curves, step = found
+    return None if found is None else _at(curves, step)
+
+
+def _between_looks(
+    free: Sequence[_Free], middle: float, look: tuple[float, int], room: int, threads: ThreadPoolExecutor
+) -> tuple[dict[str, Curve], float] | None:
+    """Curves of all layers about the finest step at which they take at most `room` bytes, and that step. middle: a
+    likely one."""
+    ratio, about = look
+    while _FINEST < middle < _COARSEST:
+        steps = [middle * ratio**index for index in range(-about, about + 1)]
+        curves = dict(zip(_names(free), threads.map(lambda one, s=steps: one.curve(s), free), strict=True))
+        if _nbytes(_at(curves, steps[-1])) > room:
+            middle *= ratio ** (2 * about)
+        elif _nbytes(_at(curves, steps[0])) <= room:
+            middle /= ratio ** (2 * about)
+        else:
+            return curves, _finest(curves, steps[0], steps[-1], room)
+    return None
+
+
+def _finest(curves: Mapping[str, Curve], low: float, high: float, room: int) -> float:
+    """The step from `low`, at which layers take more than `room` bytes, to `high`, at which they do not."""
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        if _nbytes(_at(curves, middle)) > room:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _names(free: Sequence[_Free]) -> list[str]:
+    return [one.sample.layer.name for one in free]
+
+
+def _at(curves: Mapping[str, Curve], step: float) -> dict[str, Measured]:
+    return {name: curve.at(step) for name, curve in curves.items()}
+
+
+def _nbytes(measured: Mapping[str, Measured]) -> int:
+    return sum(one.nbytes for one in measured.values())

@@ -1,0 +1,29 @@
+"""A config with a size as a sequential calibration quantizes by it: the table is chosen before statistics are there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.config import LayerOverride, QuantizationConfig, RunConfig
+from arrowquant_dist.config.size import size_limit
+from arrowquant_dist.plan import make_plan
+from arrowquant_dist.sizing.run import choose_size
+
+
+def table_for_calibration(
+    checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig, hessians: str
+) -> QuantizationConfig:
+    """The data-free choice for config.size, with gptq at the same steps for all layers but embeddings. hessians: where
+    the statistics will be. Raises what choose_size raises."""
+    plan = make_plan(checkpoint, replace(config, hessians=None), run)
+    nbytes = size_limit(config.size).nbytes_of(sum(block.num_params for block in plan.blocks))
+    chosen = choose_size(plan, checkpoint, config, nbytes, run).config
+    own = len(config.overrides)
+    overrides = (*chosen.overrides[:own], *map(_on_target, chosen.overrides[own:]))
+    return replace(chosen, hessians=hessians, overrides=overrides)
+
+
+def _on_target(override: LayerOverride) -> LayerOverride:
+    is_matrix = override.method == "size" and override.row_exponent is None
+    return replace(override, method="gptq") if is_matrix else override

@@ -1,0 +1,127 @@
+"""`size` with `hessians`: the bytes that were asked for, on gptq's target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
+from arrowquant_dist.driver import plan_only
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.plan import Plan
+from tests.methods.plain_gptq import output_error
+from tests.methods.statistics_made import Parts, save_statistics, statistics
+from tests.sources import random_weights, save_checkpoint
+
+ROWS, COLUMNS = 384, 256
+SIZE = 300_000
+
+
+def parts_nbytes(target: Path) -> int:
+    return sum(path.stat().st_size for path in (target / "weights").rglob("*.parquet"))
+
+
+def found_statistics() -> dict[str, Parts]:
+    layers = {f"layers.{i}.weight": statistics(ROWS, COLUMNS, i, corrected=i % 2 == 1) for i in range(5)}
+    layers["layers.5.weight"] = {"unseen": np.empty(0, np.float32)}
+    return {**layers, "embed_tokens.weight": {"counts": np.ones(2000, np.float32)}}
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, torch.Tensor]:
+    found = random_weights(6, ROWS, COLUMNS, torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    found["embed_tokens.weight"] = torch.randn(2000, 128, generator=generator) * 0.05
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, weights: dict[str, torch.Tensor]) -> str:
+    return save_checkpoint(tmp_path_factory.mktemp("source"), weights)
+
+
+@pytest.fixture(scope="module")
+def hessians(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_statistics(tmp_path_factory.mktemp("statistics"), found_statistics())
+
+
+def planned(source: str, target: Path, config: QuantizationConfig) -> Plan:
+    return plan_only(source, str(target), config, RunConfig())
+
+
+@pytest.mark.parametrize("size", [150_000, SIZE, 500_000])
+def test_the_parts_have_the_size_within_a_hundredth_and_never_more(
+    source: str, hessians: str, tmp_path: Path, size: int
+) -> None:
+    ArrowQuantizer(QuantizationConfig(size=size, hessians=hessians)).quantize(source, str(tmp_path / "out"))
+    assert 0.99 * size <= parts_nbytes(tmp_path / "out") <= size
+
+
+def test_layers_with_statistics_are_coded_by_gptq_in_one_step_and_others_by_size(
+    source: str, hessians: str, tmp_path: Path
+) -> None:
+    found = planned(source, tmp_path / "out", QuantizationConfig(size=SIZE, hessians=hessians))
+    specs = {block.layer.name: block.spec for block in found.blocks}
+    assert {specs[f"layers.{i}.weight"].method for i in range(5)} == {"gptq"}
+    assert len({specs[f"layers.{i}.weight"].step for i in range(6)}) == 1
+    assert (specs["layers.5.weight"].method, specs["embed_tokens.weight"].method) == ("size", "size")
+    assert specs["embed_tokens.weight"].row_exponent > 0
+    assert found.notes[-1].endswith(
+        "size instead of gptq for 1 layer of which hessians has 'unseen' and no statistics of inputs: layers.5.weight"
+    )
+
+
+def test_what_was_chosen_is_a_config_that_makes_the_same_dataset(
+    source: str, hessians: str, tmp_path: Path
+) -> None:
+    found = planned(source, tmp_path / "out", QuantizationConfig(size=SIZE, hessians=hessians))
+    values = {key: value for key, value in found.config.items() if key != "run"}
+    assert "size" not in values
+    again = planned(source, tmp_path / "out", QuantizationConfig.from_dict(values))
+    assert again.fingerprint == found.fingerprint
+
+
+def test_outputs_are_nearer_to_the_original_s_than_without_statistics(
+    source: str, hessians: str, weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    """Of layers without a correction, whose target is what they are."""
+    errors = []
+    for name, config in (("free", {}), ("calibrated", {"hessians": hessians})):
+        target = str(tmp_path / name)
+        ArrowQuantizer(QuantizationConfig(size=SIZE, **config)).quantize(source, target)  # type: ignore[arg-type]
+        with WeightLoader(target) as loader:
+            found = [
+                output_error(
+                    (weights[layer].double() - loader[layer].double()).numpy(),
+                    found_statistics()[layer]["hessian"].astype(np.float64),
+                )
+                for layer in ("layers.0.weight", "layers.2.weight", "layers.4.weight")
+            ]
+        errors.append(sum(found))
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_a_layer_that_the_statistics_say_nothing_of_is_refused_by_name(source: str, tmp_path: Path) -> None:
+    known = found_statistics()
+    del known["layers.3.weight"]
+    hessians = save_statistics(tmp_path / "statistics", known)
+    with pytest.raises(InvalidConfig, match=r"layers.3.weight"):
+        planned(source, tmp_path / "out", QuantizationConfig(size=SIZE, hessians=hessians))
+
+
+def test_more_bytes_than_steps_have_use_for_are_used_as_without_statistics(
+    source: str, hessians: str, tmp_path: Path
+) -> None:
+    config = QuantizationConfig(size=1_400_000)
+    found = planned(source, tmp_path / "out", config.replace(hessians=hessians))
+    plain = planned(source, tmp_path / "out", config)
+    assert [block.spec for block in found.blocks] == [block.spec for block in plain.blocks]
+    assert not found.side_inputs
+
+
+def test_too_small_a_size_is_refused(source: str, hessians: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match=r"size: 5000 bytes are too few"):
+        planned(source, tmp_path / "out", QuantizationConfig(size=5000, hessians=hessians))

@@ -62,16 +62,20 @@ class InlineEngine:
 
         self.workers = self.workers_of_a_process(widest)
         with ThreadPoolExecutor(self.workers, thread_name_prefix="worker") as pool:
-            try:
-                for shards in steps:
-                    running = {shard.index: pool.submit(run_shard, shard) for shard in largest_first(shards)}
+            coming = iter(steps)
+            while True:
+                try:
+                    shards = next(coming, None)
+                    running = {job.index: pool.submit(run_shard, job) for job in largest_first(shards or ())}
                     wait(running.values())
-                    raise_failures(_failures(running), shards)
-                    told |= {index: future.result().notice for index, future in running.items()}
-            except KeyboardInterrupt as error:
-                stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise Interrupted(RESUMES) from error
+                except KeyboardInterrupt as error:
+                    stop.set()
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise Interrupted(RESUMES) from error
+                if shards is None:
+                    break
+                raise_failures(_failures(running), shards)
+                told |= {index: future.result().notice for index, future in running.items()}
         seconds = time.perf_counter() - started
         return EngineFacts(
             nodes=(socket.gethostname(),),

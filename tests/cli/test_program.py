@@ -43,7 +43,9 @@ HEAVY = {
     "fsspec",
 }
 GOLDEN = Path(__file__).parents[1] / "report" / "golden_report.json"
-COMMANDS = ("quantize", "inspect", "verify", "report", "export", "vllm")
+COMMANDS = (
+    *("quantize", "inspect", "verify", "report", "evaluate", "calibrate", "distill", "export", "vllm"),
+)
 
 
 def run(*arguments: str) -> Result:

@@ -254,7 +254,7 @@ def _notes(
     notes = []
     texts = settings["texts"]
     if texts["cut"]:
-        notes.append(f"{texts['cut']} of {texts['count']} texts were cut to what the model takes")
+        notes.append(f"texts that were cut to what the model takes: {texts['cut']} of {texts['count']}")
     widest = max((layer.shape[-1] for layer in paths.layers.values() if len(layer.shape) > 1), default=0)
     if texts["tokens"] < 4 * widest:
         notes.append(f"{texts['tokens']} tokens are few for layers of {widest} inputs; statistics are noisy")

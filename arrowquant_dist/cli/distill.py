@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from arrowquant_dist.cli.outcome import outcome, print_json
+from arrowquant_dist.errors import counted
 
 if TYPE_CHECKING:
     from arrowquant_dist.distillation import Distilled
@@ -99,9 +100,11 @@ def _print(made: Distilled) -> None:
         typer.echo(f"{made.target} is there already, from the same training")
         return
     before, after = made.losses[0], made.losses[made.best]
+    steps = counted(made.best, "step")
     typer.echo(
-        f"written to {made.target}: loss of held-back texts {before:.4f} before, {after:.4f} after {made.best} steps; "
+        f"written to {made.target}: loss of held-back texts {before:.4f} before, {after:.4f} after {steps}; "
         "`arrowquant evaluate` says what that means"
     )
     if made.failed_at is not None:
-        typer.echo(f"warning: the loss was no number after {made.failed_at} steps, where the training ended")
+        steps = counted(made.failed_at, "step")
+        typer.echo(f"warning: the loss was no number after {steps}, where the training ended")

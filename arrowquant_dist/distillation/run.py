@@ -28,7 +28,7 @@ from arrowquant_dist.distillation.student import TrainingResult, build_student
 from arrowquant_dist.distillation.teaching import Teacher, held_back
 from arrowquant_dist.distillation.training import OnStep, Training, TrainingProgress
 from arrowquant_dist.driver.trained import write_trained
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.errors import InvalidConfig, counted
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.location import Location
 from arrowquant_dist.models.agree import refuse_disagreement
@@ -89,7 +89,7 @@ def run_distillation(
     """As `distill`."""
     if len(texts) < _FEWEST:
         raise InvalidConfig(
-            f"{len(texts)} texts are too few to train with; give {_FEWEST} or more", uri=texts.name
+            f"{counted(len(texts), 'text')}, too few to train with; give {_FEWEST} or more", uri=texts.name
         )
     place = DistilledPlace.of(target, out, texts, settings, run)
     finished = place.finished()
@@ -172,10 +172,15 @@ def _names(original: Opened, stored: Loads) -> dict[str, str]:
 
 def _note(texts: Texts, result: Mapping[str, Any]) -> str:
     losses, failed_at = result["losses"], result["failed_at"]
-    end = "" if failed_at is None else f"; it ended where the loss was no number, after {failed_at} steps"
+    ended = (
+        ""
+        if failed_at is None
+        else f"; the loss was no number after {counted(failed_at, 'step')}, where it ended"
+    )
     return (
-        f"trained by distill with {len(texts)} texts ({texts.name}) in {result['steps']} steps: of those held back the "
-        f"loss went from {losses['0']:.4f} to {losses[str(result['best'])]:.4f}{end}"
+        f"trained by distill with {counted(len(texts), 'text')} ({texts.name}) in "
+        f"{counted(result['steps'], 'step')}: of those held back the loss went from {losses['0']:.4f} to "
+        f"{losses[str(result['best'])]:.4f}{ended}"
     )
 
 

@@ -17,7 +17,7 @@ from arrowquant_dist.distillation.rate import Rate
 from arrowquant_dist.distillation.settings import DistillSettings
 from arrowquant_dist.distillation.student import Student, TrainingResult
 from arrowquant_dist.distillation.teaching import Teacher, batch_of_step
-from arrowquant_dist.errors import UnquantizableWeights
+from arrowquant_dist.errors import UnquantizableWeights, counted
 from arrowquant_dist.models.outputs import Reader
 
 _TIMED = 5  # steps, of which follows how many there is time for
@@ -170,8 +170,8 @@ class Training:
         progress = self.progress
         if not progress.best:
             message = (
-                f"the loss is no number after {progress.step} steps; train with lower rates, or look for NaN in the "
-                "dataset's report"
+                f"the loss is no number after {counted(progress.step, 'step')}; train with lower rates, "
+                "or look for NaN in the dataset's report"
             )
             raise UnquantizableWeights(message)
         progress.failed_at = progress.step

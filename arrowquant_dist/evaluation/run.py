@@ -166,7 +166,7 @@ def _compare_next_tokens(
     short = lengths.count(0)
     notes = _left_over(left_over)
     if short:
-        notes.append(f"{short} of {len(texts)} texts have a single token, and no next one")
+        notes.append(f"texts of a single token, which has no next one: {short} of {len(texts)}")
     facts = TextFacts(
         texts.name, texts.digest, len(texts), texts.skipped, sum(made.lengths), longest, made.cut
     )
@@ -176,7 +176,10 @@ def _compare_next_tokens(
 def _evaluation(kind: ModelKind, original: Opened, facts: TextFacts, notes: Sequence[str]) -> Evaluation:
     """All but the figures, and what is known at the end."""
     if facts.cut:
-        notes = [*notes, f"{facts.cut} of {facts.texts} texts were cut to {facts.longest} tokens"]
+        notes = [
+            *notes,
+            f"texts that were cut to {facts.longest} tokens: {facts.cut} of {facts.texts}",
+        ]
     return Evaluation(
         kind=kind.name,
         architecture=kind.architecture,

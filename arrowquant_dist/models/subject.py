@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 
 from arrowquant_dist.dataset.layers import StoredLayer
-from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.errors import InvalidConfig, counted
 from arrowquant_dist.models.build import (
     Built,
     Wanted,
@@ -115,7 +115,10 @@ def refuse_too_few(texts: TokenizedTexts, least: int) -> None:
     """InvalidConfig where they have fewer tokens than `least`."""
     found = sum(texts.lengths)
     if found < least:
-        message = f"the texts have {found} tokens, of which no statistics can be made; give {least} or more, and some"
+        tokens = counted(found, "token")
+        message = (
+            f"the texts have {tokens}, of which no statistics can be made; give {least} or more, and some"
+        )
         raise InvalidConfig(f"{message} hundred texts for statistics that serve")
 
 

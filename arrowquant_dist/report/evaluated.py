@@ -16,7 +16,7 @@ TITLE = "Outputs against the original's"
 def evaluation_table(found: Evaluation) -> Table:
     """What was measured with one set of texts, two columns."""
     facts = found.texts
-    tokens = f", {facts.tokens} tokens" if facts.tokens is not None else ""
+    tokens = f", {counted(facts.tokens, 'token')}" if facts.tokens is not None else ""
     rows = [
         ("texts", f"{facts.name}: {counted(facts.texts, 'text')}{tokens}"),
         ("original", f"{found.model} ({found.architecture})"),

@@ -57,7 +57,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     few = tmp_path / "few.txt"
     few.write_text("\n".join(TEXTS[:5]))
     for command, said in (
-        ((source, target, tmp_path / "out", "--texts", few), "5 texts are too few to train with"),
+        ((source, target, tmp_path / "out", "--texts", few), "5 texts, too few to train with"),
         ((source, target, target, "--texts", texts), "choose another OUT"),
         ((source, tmp_path / "none", tmp_path / "out", "--texts", texts), "no finished dataset"),
     ):

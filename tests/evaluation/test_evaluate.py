@@ -293,7 +293,7 @@ def test_long_texts_are_cut_and_counted(llama: Served, monkeypatch: pytest.Monke
     found = evaluate(llama.source, llama.target, ["short one", " ".join(TEXTS)])
     assert (found.texts.cut, found.texts.longest) == (1, 16)
     assert found.texts.tokens == 16 + 5
-    assert found.notes == ("1 of 2 texts were cut to 16 tokens",)
+    assert found.notes == ("texts that were cut to 16 tokens: 1 of 2",)
 
 
 def test_texts_that_have_no_next_token_are_counted_or_refused(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_texts_that_have_no_next_token_are_counted_or_refused(tmp_path: Path) ->
     target = quantize(source, tmp_path / "target", INT8)
     found = evaluate(source, target, ["a", "a b", "b a b"])
     assert next_tokens_of(found).positions == 3
-    assert found.notes == ("1 of 3 texts have a single token, and no next one",)
+    assert found.notes == ("texts of a single token, which has no next one: 1 of 3",)
     with pytest.raises(InvalidConfig, match="no text has two tokens"):
         evaluate(source, target, ["a", "b"])
 

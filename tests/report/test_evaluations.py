@@ -46,7 +46,7 @@ def of_embeddings(texts: str = "news.txt", dataset: str = "f", cosine: float = 0
         created_at="2026-11-28T18:00:00+00:00",
         seconds=12.5,
         versions={"torch": "2.13"},
-        notes=("1 of 100 texts were cut to 256 tokens",),
+        notes=("texts that were cut to 256 tokens: 1 of 100",),
     )
 
 
@@ -100,7 +100,7 @@ def test_the_table_says_what_was_measured_and_with_what() -> None:
     assert rows["rank correlation of similarities"] == "0.940000"
     assert rows["recall@10 of neighbours"] == "0.625000"
     assert rows["pooling"] == "its own, by sentence-transformers"
-    assert rows["note"] == "1 of 100 texts were cut to 256 tokens"
+    assert rows["note"] == "texts that were cut to 256 tokens: 1 of 100"
     rows = rows_of(of_next_tokens())
     assert rows["perplexity"] == "20.9100, the original's 20.5000"
     assert rows["excess of perplexity"] == "2.000 %"

@@ -67,7 +67,7 @@ def loss_of_dataset(model: Path, target: Path, folder: Path) -> float:
 @pytest.mark.parametrize("kind", SAVED)
 def test_the_loss_falls_and_is_that_of_what_was_written(kind: str, tmp_path: Path) -> None:
     found = trained(tmp_path, kind)
-    assert found.losses[found.best] < 0.9 * found.losses[0]
+    assert found.losses[found.best] < 0.95 * found.losses[0]
     for name, step in (("quantized", 0), ("trained", found.best)):
         loss = loss_of_dataset(tmp_path / "model", tmp_path / name, tmp_path)
         assert loss == pytest.approx(found.losses[step], rel=1e-5)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -35,14 +37,26 @@ _SIZES: dict[str, Any] = {
 @cache
 def _tokenizer() -> PreTrainedTokenizerFast:
     """Pieces of words, as BERT's, between [CLS] and [SEP]."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    found = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
-    found.normalizer = normalizers.BertNormalizer()
-    found.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    found.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=special))
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words = [word for text in TEXTS for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
+    found = Tokenizer(models.WordPiece(_vocabulary(words), unk_token="[UNK]"))  # noqa: S106
+    found.normalizer, found.pre_tokenizer = normalizer, splitter
     found.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     return PreTrainedTokenizerFast(tokenizer_object=found, model_max_length=512, **names)
+
+
+def _vocabulary(words: Sequence[str]) -> dict[str, int]:
+    """{piece: id}: single characters, then whole words, beginnings and ends, the most frequent first. A trainer of
+    tokenizers numbers equally frequent ones in another order each time."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = sorted({mark + letter for word in words for letter in word for mark in ("", "##")})
+    pieces = Counter(
+        piece for word in words for at in range(2, len(word)) for piece in (word[:at], "##" + word[at:])
+    )
+    pieces.update(word for word in words for _ in range(2))
+    common = sorted(pieces.keys() - set(letters), key=lambda piece: (-pieces[piece], piece))
+    return {piece: number for number, piece in enumerate([*special, *letters, *common][:VOCABULARY])}
 
 
 def save(model: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> Path:

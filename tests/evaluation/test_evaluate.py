@@ -290,9 +290,9 @@ def test_the_same_again_is_the_same_to_the_last_bit(llama: Served) -> None:
 
 def test_long_texts_are_cut_and_counted(llama: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(causal, "MOST_TOKENS", 16)
-    found = evaluate(llama.source, llama.target, ["short one", " ".join(TEXTS)])
+    found = evaluate(llama.source, llama.target, ["a", " ".join(TEXTS)])
     assert (found.texts.cut, found.texts.longest) == (1, 16)
-    assert found.texts.tokens == 16 + 5
+    assert found.texts.tokens == 16 + 3
     assert found.notes == ("texts that were cut to 16 tokens: 1 of 2",)
 
 

@@ -101,6 +101,14 @@ def test_in_the_index(way: str, tmp_path: Path) -> None:
         assert str(caught.value.uri).endswith("index.parquet")
 
 
+def is_or_was(name: str, files: tuple[str, ...]) -> bool:
+    """Of a name of which a bit may have been flipped."""
+    return any(
+        len(file) == len(name) and sum(one != other for one, other in zip(file, name, strict=True)) <= 1
+        for file in files
+    )
+
+
 @pytest.mark.parametrize("way", ["decoded", "codes"])
 def test_in_what_the_manifest_says_of_weights_and_no_other_changes_them(way: str, tmp_path: Path) -> None:
     """What else it says (when the dataset was made, and of what) is for people and for `verify`."""
@@ -120,7 +128,8 @@ def test_in_what_the_manifest_says_of_weights_and_no_other_changes_them(way: str
     named = [
         error for error in errors if "listed in its manifest" not in str(error)
     ]  # a small file's name there
-    assert {Path(str(error.uri)).name for error in named} <= {"manifest.json", "index.parquet", "config.json"}
+    files = ("manifest.json", "index.parquet", "config.json")
+    assert all(is_or_was(Path(str(error.uri)).name, files) for error in named)
     for key in (b'"index"', b'"parts"'):
         at = manifest.read_bytes().index(key) + 2
         with flipped(manifest, at), pytest.raises(CorruptWeights):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from arrowquant_dist.calibration.layout import CALIBRATION_PATH, SETTINGS_PATH, done_path, is_ours
 from arrowquant_dist.calibration.record import CalibratedLayer, Calibration
 from arrowquant_dist.errors import NotFound, TargetConflict, listed
-from arrowquant_dist.storage.base import TEMPORARY_MARK, Store
+from arrowquant_dist.storage.base import Store, is_temporary
 from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.layout import Listing
 
@@ -32,10 +32,7 @@ class PartDone:
     @classmethod
     def from_bytes(cls, data: bytes) -> PartDone:
         values = parse_json(data)
-        layers = tuple(
-            CalibratedLayer(one["name"], one["tokens"], tuple(one["parts"])) for one in values["layers"]
-        )
-        return cls(layers, tuple(values["rows_first"]))
+        return cls(tuple(map(CalibratedLayer.from_dict, values["layers"])), tuple(values["rows_first"]))
 
 
 class CalibrationPlace:
@@ -109,7 +106,7 @@ class CalibrationPlace:
         if SETTINGS_PATH in found:
             self._refuse_other_run()
             return
-        strange = [path for path in found.sizes if not _is_temporary(path)]
+        strange = [path for path in found.sizes if not is_temporary(path)]
         if strange:
             message = f"the folder holds other files ({listed(sorted(strange))}); choose an empty or new one"
             raise TargetConflict(message, uri=self.store.uri)
@@ -131,11 +128,6 @@ class CalibrationPlace:
             return
         if CALIBRATION_PATH in found:
             self._read()  # which refuses what is another program's
-        ours = [path for path in found.sizes if is_ours(path) or _is_temporary(path)]
+        ours = [path for path in found.sizes if is_ours(path) or is_temporary(path)]
         for path in sorted(ours, key=lambda path: (path != CALIBRATION_PATH, path == SETTINGS_PATH, path)):
             self.store.delete_unchanged({path: found.versions[path]})
-
-
-def _is_temporary(path: str) -> bool:
-    name = path.rpartition("/")[2]
-    return name.startswith(".") and TEMPORARY_MARK in name

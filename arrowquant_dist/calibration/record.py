@@ -20,6 +20,11 @@ class CalibratedLayer:
     tokens: int
     parts: tuple[str, ...]
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CalibratedLayer:
+        """As JSON has it. KeyError, TypeError."""
+        return cls(values["name"], values["tokens"], tuple(values["parts"]))
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -62,10 +67,7 @@ class Calibration:
                 known = f"and {STATISTICS_VERSION} is known here"
                 message = f"it is of format_version {version}, {known}; upgrade the package"
                 raise InvalidCheckpoint(message, uri=uri)
-            layers = tuple(
-                CalibratedLayer(one["name"], one["tokens"], tuple(one["parts"]))
-                for one in values.pop("layers")
-            )
+            layers = tuple(map(CalibratedLayer.from_dict, values.pop("layers")))
             lists: dict[str, Any] = {key: tuple(values.pop(key)) for key in ("unseen", "rows_first", "notes")}
             return cls(**values, **lists, out=out, layers=layers)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

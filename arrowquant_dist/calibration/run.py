@@ -13,8 +13,7 @@ What goes from part to part lies in OUT.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from arrowquant_dist.calibration.parts import Parts
 from arrowquant_dist.calibration.place import CalibrationPlace, PartDone
 from arrowquant_dist.calibration.quantizing import PathQuantizer
 from arrowquant_dist.calibration.record import CalibratedLayer, Calibration
-from arrowquant_dist.calibration.steps import OnCalibrationStep, Steps
+from arrowquant_dist.calibration.steps import Steps
 from arrowquant_dist.calibration.worker import OPEN_PATHS, CalibrationContext, write_tokens
 from arrowquant_dist.code_digest import calibration_digest
 from arrowquant_dist.config import (
@@ -42,8 +41,9 @@ from arrowquant_dist.engine import choose_engine
 from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.storage.open import open_store
-from arrowquant_dist.storage.uris import is_ambiguous, real_place, real_places, redact
+from arrowquant_dist.storage.uris import is_ambiguous, lies_within, redact
 from arrowquant_dist.texts import Texts, read_texts
+from arrowquant_dist.texts.steps import StepCallback
 
 if TYPE_CHECKING:
     from arrowquant_dist.models.checkpoint import CheckpointLoads
@@ -64,7 +64,7 @@ def calibrate(
     column: str | None = None,
     memory_budget: str | int = "2GiB",
     run: RunConfig | None = None,
-    progress: OnCalibrationStep | None = None,
+    progress: StepCallback | None = None,
 ) -> Calibration:
     """Writes statistics of what a model's layers see of texts to the folder `out`, for `method: gptq` with
     `hessians: out`; the same call again resumes or is done.
@@ -75,7 +75,7 @@ def calibrate(
     corrects for that. None: of the original alone. column: of .jsonl and .parquet, `text` where None. memory_budget:
     of a process, for weights, texts and sums, beside what libraries take (some 500 MB); less of it means more passes
     over the texts, and the same statistics. run: engine, workers, overwrite, storage options. progress: called with
-    each CalibrationStep.
+    each TextsStep.
 
     Raises InvalidConfig for texts and models that cannot be calibrated, and for a memory budget that is too small, with
     what is enough; ModelMismatch, TargetConflict where `out` holds something else, SourceChanged, StorageError.
@@ -94,12 +94,13 @@ def run_calibration(
     config: QuantizationConfig | None,
     memory_nbytes: int,
     run: RunConfig,
-    progress: OnCalibrationStep | None,
+    progress: StepCallback | None,
 ) -> Calibration:
     """As `calibrate`."""
     from arrowquant_dist.models.pair import opened_model
     from arrowquant_dist.models.paths import Paths
     from arrowquant_dist.models.subject import Subject, refuse_too_few
+    from arrowquant_dist.models.threads import threads
 
     if config is not None:
         check_config(config)
@@ -110,7 +111,8 @@ def run_calibration(
         )
     unscaled = tuple(config.unscaled_float8) if config is not None else ()
     store = open_store(out, run.target_storage)
-    with _one_thread(), opened_model(model, run.source_storage, memory_nbytes, unscaled) as opened:
+    # torch with one thread a worker: sums do not depend on how many CPUs there are then
+    with threads(1), opened_model(model, run.source_storage, memory_nbytes, unscaled) as opened:
         subject = Subject.of(opened)
         source: CheckpointLoads = opened.source  # type: ignore[assignment]
         _refuse_own_source(store.uri, source)
@@ -158,7 +160,7 @@ def _calibrated_parts(
     run: RunConfig,
     tokens: TokenizedTexts,
     config: QuantizationConfig | None,
-    progress: OnCalibrationStep | None,
+    progress: StepCallback | None,
 ) -> list[PartDone]:
     """By one run of an engine, whose workers stay from part to part."""
     lengths = tokens.lengths
@@ -272,20 +274,6 @@ def _notes(
 
 def _refuse_own_source(out: str, source: CheckpointLoads) -> None:
     """InvalidConfig where OUT is the model's own folder: its statistics would lie among its weights."""
-    folder = real_place(out)
     for file in source.checkpoint.files:
-        if any(place.startswith(f"{folder}/") for place in real_places(redact(file.uri))):
+        if lies_within(redact(file.uri), out):
             raise InvalidConfig(f"OUT holds the model itself ({redact(file.uri)}); choose another folder")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """torch computes with one thread a worker: sums do not depend on how many CPUs there are then."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from arrowquant_dist.engine import EngineEvent
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationStep:
-    """name: what is being done, for people. done, total: of it, in `unit` (`tokens`)."""
-
-    name: str
-    done: int
-    total: int
-    unit: str = "tokens"
-
-
-OnCalibrationStep = Callable[[CalibrationStep], None]
+from arrowquant_dist.texts.steps import StepCallback, TextsStep
 
 
 class Steps:
     """Tells of one step after the other what an engine tells. callback: None where nobody listens."""
 
-    def __init__(self, callback: OnCalibrationStep | None) -> None:
+    def __init__(self, callback: StepCallback | None) -> None:
         self._callback, self._lock = callback, threading.Lock()
         self._name, self._done, self._total = "", 0, 0
 
@@ -43,4 +29,4 @@ class Steps:
 
     def _tell(self) -> None:
         if self._callback is not None:
-            self._callback(CalibrationStep(self._name, min(self._done, self._total), self._total))
+            self._callback(TextsStep(self._name, min(self._done, self._total), self._total, "tokens"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arrowquant_dist.cli.options import AddressOption, EngineOption, WorkersOption
+from arrowquant_dist.cli.options import AddressOption, ColumnOption, EngineOption, JsonOption, WorkersOption
 from arrowquant_dist.cli.outcome import outcome, print_json
 from arrowquant_dist.errors import counted, listed
 
@@ -30,12 +30,7 @@ def calibrate(
             show_default=False,
         ),
     ],
-    column: Annotated[
-        str | None,
-        typer.Option(
-            help="Key or column of the texts in .jsonl and .parquet; default: text.", metavar="NAME"
-        ),
-    ] = None,
+    column: ColumnOption = None,
     quantize: Annotated[
         str | None,
         typer.Option(
@@ -63,7 +58,7 @@ def calibrate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another calibration's statistics.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Let texts go through a model, and write what its layers see, for `method: gptq`.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from arrowquant_dist.cli.options import ColumnOption, FinishedArgument, JsonOption, OriginalArgument
 from arrowquant_dist.cli.outcome import outcome, print_json
 from arrowquant_dist.errors import counted
 
@@ -22,10 +23,8 @@ _INTERVAL_SECONDS = 10.0
 
 
 def distill(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="What the dataset was made of: a folder, a URL, minilm.")
-    ],
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A finished dataset of it.")],
+    model: OriginalArgument,
+    target: FinishedArgument,
     out: Annotated[str, typer.Argument(metavar="OUT", help="Where the trained dataset is written.")],
     *,
     texts: Annotated[
@@ -36,12 +35,7 @@ def distill(
             show_default=False,
         ),
     ],
-    column: Annotated[
-        str | None,
-        typer.Option(
-            help="Key or column of the texts in .jsonl and .parquet; default: text.", metavar="NAME"
-        ),
-    ] = None,
+    column: ColumnOption = None,
     steps: Annotated[int | None, typer.Option(help="Steps of training, at most.", metavar="N")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Minutes of training, at most.", metavar="MINUTES")
@@ -54,7 +48,7 @@ def distill(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset of ours at OUT.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train scales, zero points, codes, norms and biases against the original's outputs; writes a dataset to OUT."""
     with outcome(as_json=as_json):

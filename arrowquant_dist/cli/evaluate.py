@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from arrowquant_dist.cli.options import (
+    ColumnOption,
+    FinishedArgument,
+    JsonOption,
+    OriginalArgument,
+    StorageConfigOption,
+)
 from arrowquant_dist.cli.outcome import outcome, print_json
 
 if TYPE_CHECKING:
@@ -17,10 +24,8 @@ _MEMORY_NBYTES = 2 << 30  # for reading, beside the models
 
 
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="What the dataset was made of: a folder, a URL, minilm.")
-    ],
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A finished dataset of it.")],
+    model: OriginalArgument,
+    target: FinishedArgument,
     *,
     texts: Annotated[
         str,
@@ -30,17 +35,9 @@ def evaluate(
             show_default=False,
         ),
     ],
-    column: Annotated[
-        str | None,
-        typer.Option(
-            help="Key or column of the texts in .jsonl and .parquet; default: text.", metavar="NAME"
-        ),
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(help="YAML file whose run section says how to reach the storage.", metavar="FILE"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")] = False,
+    column: ColumnOption = None,
+    config: StorageConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare what a model and a dataset of it make of texts: embeddings, or next tokens.
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arrowquant_dist.cli.options import AddressOption, EngineOption, WorkersOption
+from arrowquant_dist.cli.options import (
+    AddressOption,
+    EngineOption,
+    JsonOption,
+    StorageConfigOption,
+    WorkersOption,
+)
 from arrowquant_dist.cli.outcome import STOPPED, outcome, print_json
 from arrowquant_dist.errors import RESUMES, counted
 
@@ -46,10 +52,7 @@ def export(
             metavar="CHECKPOINT",
         ),
     ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(help="YAML file whose run section says how to reach the storage.", metavar="FILE"),
-    ] = None,
+    config: StorageConfigOption = None,
     max_file_bytes: Annotated[
         str | None, typer.Option(help="The largest file of weights; default 1GiB.", metavar="SIZE")
     ] = None,
@@ -68,7 +71,7 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what an export has left, and no other files.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a dataset in a format that other programs load. The same command again resumes an interrupted export."""
     with outcome(as_json=as_json, if_interrupted=STOPPED if dry_run else RESUMES):

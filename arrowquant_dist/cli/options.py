@@ -1,4 +1,4 @@
-"""Options that several commands have: who does the work."""
+"""Arguments and options that several commands have: what is read, by whom it is worked on, how the end is told."""
 
 from __future__ import annotations
 
@@ -22,3 +22,16 @@ AddressOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option(help="How many workers; default: as many as there are CPUs.", metavar="N")
 ]
+OriginalArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="What the dataset was made of: a folder, a URL, minilm.")
+]
+FinishedArgument = Annotated[str, typer.Argument(metavar="TARGET", help="A finished dataset of it.")]
+ColumnOption = Annotated[
+    str | None,
+    typer.Option(help="Key or column of the texts in .jsonl and .parquet; default: text.", metavar="NAME"),
+]
+StorageConfigOption = Annotated[
+    str | None,
+    typer.Option(help="YAML file whose run section says how to reach the storage.", metavar="FILE"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from arrowquant_dist.cli.options import JsonOption
 from arrowquant_dist.cli.outcome import outcome, print_json
 from arrowquant_dist.errors import StorageError, counted
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from arrowquant_dist.report.evaluation import Evaluation
     from arrowquant_dist.verify import VerifyReport
 
-_JSON = typer.Option("--json", help="JSON on stdout, and nothing else.")
 _SHOWN_PROBLEMS = 100
 _CONFIG = typer.Option(
     help="YAML file whose run.storage_options say how to reach the storage.", metavar="FILE"
@@ -28,7 +28,7 @@ def inspect(
     uri: Annotated[str, typer.Argument(metavar="URI", help="A checkpoint or a dataset.")],
     *,
     config: Annotated[str | None, _CONFIG] = None,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the layers of a checkpoint or dataset, with sizes. Reads headers alone."""
     with outcome(as_json=as_json):
@@ -49,7 +49,7 @@ def verify(
     ],
     *,
     config: Annotated[str | None, _CONFIG] = None,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check every checksum and the completeness of a dataset.
 
@@ -80,7 +80,7 @@ def report(
         Path | None, typer.Option(help="Write a self-contained page instead.", metavar="FILE")
     ] = None,
     config: Annotated[str | None, _CONFIG] = None,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show sizes, compression and weight errors of a dataset, and what `evaluate` measured."""
     if others and not compare:

@@ -11,15 +11,13 @@ from arrowquant_dist.cli.streams import Unheard
 from arrowquant_dist.report import text
 
 if TYPE_CHECKING:
-    from arrowquant_dist.calibration.steps import CalibrationStep
-    from arrowquant_dist.evaluation.steps import EvaluationStep
+    from arrowquant_dist.texts.steps import StepCallback, TextsStep
 
 _INTERVAL_SECONDS = 10.0
-ShowStep = Callable[["EvaluationStep | CalibrationStep"], None]
 
 
 @contextmanager
-def shown_steps(out: TextIO, command: str = "evaluate") -> Iterator[ShowStep]:
+def shown_steps(out: TextIO, command: str = "evaluate") -> Iterator[StepCallback]:
     """A callback that shows steps of a command on `out`, as long as that can be written."""
     heard = cast("TextIO", Unheard(out))
     if not out.isatty():
@@ -32,7 +30,7 @@ def shown_steps(out: TextIO, command: str = "evaluate") -> Iterator[ShowStep]:
     with Progress(*columns, console=Console(file=heard)) as bars:
         tasks = {}
 
-        def show(step: EvaluationStep | CalibrationStep) -> None:
+        def show(step: TextsStep) -> None:
             if step.name not in tasks:
                 tasks[step.name] = bars.add_task(step.name, total=step.total)
             bars.update(tasks[step.name], completed=step.done, total=step.total)
@@ -49,7 +47,7 @@ class StepLines:
         self._out, self._clock, self._command = out, clock, command
         self._name, self._told = "", 0.0
 
-    def show(self, step: EvaluationStep | CalibrationStep) -> None:
+    def show(self, step: TextsStep) -> None:
         now = self._clock()
         is_new, is_done = step.name != self._name, step.done >= step.total
         if is_new or is_done or now - self._told >= _INTERVAL_SECONDS:

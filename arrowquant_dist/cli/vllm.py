@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from arrowquant_dist.cli.options import JsonOption, StorageConfigOption
 from arrowquant_dist.cli.outcome import outcome, print_json
 
 
@@ -26,11 +27,8 @@ def vllm(
     decoded: Annotated[
         bool, typer.Option("--decoded", help="Decode the weights: the model runs in 16 bits.")
     ] = False,
-    config: Annotated[
-        str | None,
-        typer.Option(help="YAML file whose run section says how to reach the storage.", metavar="FILE"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")] = False,
+    config: StorageConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make the folder that vLLM serves a dataset from.
 

@@ -20,6 +20,7 @@ import torch
 import xxhash
 
 from arrowquant_dist.errors import CorruptWeights, NotFound
+from arrowquant_dist.loader.tensors import bytes_of
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.strict_json import parse_json
 
@@ -48,7 +49,7 @@ class TrainingStates:
         digest, described = xxhash.xxh3_128(), []
         with self.store.open_writer(path) as writer:
             for name, tensor in state.tensors.items():
-                data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+                data = bytes_of(tensor)
                 dtype = str(tensor.dtype).removeprefix("torch.")
                 described.append([name, dtype, list(tensor.shape), writer.tell(), data.nbytes])
                 digest.update(data.data)

@@ -18,7 +18,7 @@ from arrowquant_dist.distillation.vectors import TrainedVector
 from arrowquant_dist.errors import InvalidConfig, ModelMismatch
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.models.made import FilledModel
-from arrowquant_dist.models.source import LayerSource
+from arrowquant_dist.models.source import LayerSource, stored_names
 from arrowquant_dist.tensor import QuantizedTensor
 
 _OF_HALF, _LEAST_HALF = 2.0**-10, 2.0**-23  # what rounding to float16 may be off by
@@ -39,7 +39,7 @@ def trained_layers(
     """Matrices of codes, and float vectors, that the model has as parameters. were_trained: names of layers that are
     not stored as the original has them. InvalidConfig where there are no matrices, ModelMismatch where a vector is that
     of another model."""
-    stored_as = {name: stored for stored, names in original.names.items() for name in names}
+    stored_as = stored_names(original)
     names = trainable(filled)
     matrices: dict[str, TrainedCodes] = {}
     vectors: dict[str, TrainedVector] = {}
@@ -91,9 +91,3 @@ def refuse_mixed(layers: Mapping[str, StoredLayer], uri: str) -> None:
                 "its row blocks are stored in several ways; keep the layer when you quantize, and train that"
             )
             raise InvalidConfig(message, layer=name, uri=uri)
-
-
-def detached(tensor: torch.Tensor) -> np.ndarray:
-    """The bytes, uint8."""
-    found: np.ndarray = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return found

@@ -36,6 +36,7 @@ from arrowquant_dist.models.checkpoint import CheckpointLoads
 from arrowquant_dist.models.kinds import kind_of_model
 from arrowquant_dist.models.outputs import Reader
 from arrowquant_dist.models.pair import Opened, filled_model, opened_dataset, opened_model
+from arrowquant_dist.models.source import stored_names
 from arrowquant_dist.models.threads import bounded_threads
 from arrowquant_dist.plan.trained import Trained
 from arrowquant_dist.texts import Texts, read_texts
@@ -166,7 +167,7 @@ def _trained(
 
 def _names(original: Opened, stored: Loads) -> dict[str, str]:
     """{layer's name in the source: the name that the dataset has it under}"""
-    stored_as = {name: own for own, names in stored.names.items() for name in names}
+    stored_as = stored_names(stored)
     return {name: stored_as[name] for name in original.source.layers}
 
 

@@ -18,6 +18,7 @@ from arrowquant_dist.distillation.place import AND_TRAINED
 from arrowquant_dist.distillation.student import TrainingResult
 from arrowquant_dist.kernels.pack import pack_row, packed_nbytes
 from arrowquant_dist.loader.loads import Loads
+from arrowquant_dist.loader.tensors import bytes_of
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.tensor import QuantizedTensor
 
@@ -66,8 +67,7 @@ def _resolved(
         return spec_of(stored), None, _parts(stored)
     if "values" in found:
         values = found["values"]
-        bits = values.contiguous().reshape(-1).view(torch.uint8).numpy()
-        shaped = bits.view(f"V{values.element_size()}").reshape(layer.rows, layer.columns)
+        shaped = bytes_of(values).view(f"V{values.element_size()}").reshape(layer.rows, layer.columns)
         spec = replace(kept_spec(layer.row_dims), method=TRAINED)
         why = (reason or "vector").removesuffix(AND_TRAINED) + AND_TRAINED
         return spec, why, {"values": (layer.dtype, shaped)}

@@ -2,7 +2,7 @@
 
 from arrowquant_dist.driver.outcome import Outcome
 from arrowquant_dist.driver.quantizer import ArrowQuantizer
-from arrowquant_dist.driver.run import choose_at_step, chosen_before, plan_only, quantize
+from arrowquant_dist.driver.run import chosen_before, opened_choice, plan_only, quantize
 from arrowquant_dist.engine.progress import OnProgress, Progress
 
 __all__ = [
@@ -10,8 +10,8 @@ __all__ = [
     "OnProgress",
     "Outcome",
     "Progress",
-    "choose_at_step",
     "chosen_before",
+    "opened_choice",
     "plan_only",
     "quantize",
 ]

@@ -12,7 +12,7 @@ from arrowquant_dist.encodings.dataset import as_a_source
 from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig, listed
 from arrowquant_dist.storage.base import ObjectInfo
 from arrowquant_dist.storage.open import open_store
-from arrowquant_dist.storage.uris import is_ambiguous, real_place, real_places, redact
+from arrowquant_dist.storage.uris import is_ambiguous, lies_within, redact
 from arrowquant_dist.target.manifest import LOST_SIDECAR, is_read
 from arrowquant_dist.target.target import Target
 
@@ -34,9 +34,8 @@ def open_target(target: str, run: RunConfig) -> Target:
 
 def refuse_own_source(dataset: Target, read: Iterable[Checkpoint]) -> None:
     """A target that holds a file of what is read for it would be overwritten meanwhile: InvalidConfig."""
-    folder = real_place(dataset.store.uri)
     for file in (file for checkpoint in read for file in checkpoint.files):
-        if any(place.startswith(f"{folder}/") for place in real_places(redact(file.uri))):
+        if lies_within(redact(file.uri), dataset.store.uri):
             message = f"the target holds the source itself ({redact(file.uri)}); choose another target"
             raise InvalidConfig(message)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -174,16 +175,18 @@ def plan_only(source: Location, target: Location, config: QuantizationConfig, ru
     return plan
 
 
-def choose_at_step(
-    source: Location, config: QuantizationConfig, run: RunConfig, step: float
-) -> QuantizationConfig:
-    """What `config` asks for at one step of method `size` (sizing.choose_step)."""
-    from arrowquant_dist.sizing import choose_step
+@contextmanager
+def opened_choice(
+    source: Location, config: QuantizationConfig, run: RunConfig
+) -> Iterator[Callable[[float], QuantizationConfig]]:
+    """What `config` asks for at any step of method `size` (sizing.opened_steps)."""
+    from arrowquant_dist.sizing import opened_steps
 
     checkpoint = open_checkpoint(source, run.source_storage)
     codes = _codes(checkpoint, config, run)
     plan = make_plan(checkpoint, config, run, open_side_inputs(config, run.source_storage), codes)
-    return choose_step(plan, checkpoint, config, step, run).config
+    with opened_steps(plan, checkpoint, config, run) as at:
+        yield at
 
 
 def chosen_before(

@@ -15,14 +15,14 @@ from typing import Any
 
 from arrowquant_dist.config import QuantizationConfig, RunConfig, Storage, check_config
 from arrowquant_dist.config.quality import Quality, quality
-from arrowquant_dist.driver import choose_at_step, chosen_before, quantize
+from arrowquant_dist.driver import chosen_before, opened_choice, quantize
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.evaluation.run import run_evaluation
-from arrowquant_dist.evaluation.steps import StepCallback
 from arrowquant_dist.location import Location
 from arrowquant_dist.report.evaluation import Evaluation
-from arrowquant_dist.sizing import STEPS, Tried, largest_within
+from arrowquant_dist.sizing import FOUND, STEPS, Tried, largest_within
 from arrowquant_dist.texts import Texts, read_texts
+from arrowquant_dist.texts.steps import StepCallback
 
 _TRIES = 10
 _NEAR = 0.03  # of the loss that is allowed, that may be left
@@ -58,12 +58,14 @@ def choose_by_texts(
         return earlier
     allowed = 1.0 - wanted.cosine if wanted.cosine is not None else wanted.excess or 0.0
 
-    def at(step: float) -> Tried[_Found]:
-        table = choose_at_step(source, config, run, step)
-        loss = _loss(_evaluated(source, table, texts, run, progress), wanted)
-        return Tried(step, loss - allowed, (table, loss))
+    with opened_choice(source, config, run) as table_at:
 
-    found, beyond = largest_within(at, _FIRST_STEP, STEPS, _NEAR * allowed, falls=False, tries=_TRIES)
+        def at(step: float) -> Tried[_Found]:
+            table = table_at(step)
+            loss = _loss(_evaluated(source, table, texts, run, progress), wanted)
+            return Tried(step, loss - allowed, (table, loss))
+
+        found, beyond = largest_within(at, _FIRST_STEP, STEPS, _NEAR * allowed, falls=False, tries=_TRIES)
     if found is None:
         least = beyond.found[1] if beyond is not None else math.nan
         best = f"{1.0 - least:.6f}" if wanted.cosine is not None else f"{100 * least:.4g}%"
@@ -73,7 +75,7 @@ def choose_by_texts(
         raise InvalidConfig(message, uri=texts.name)
     table, loss = found.found
     figure: Any = 1.0 - loss if wanted.cosine is not None else f"{100 * loss:.4g}%"
-    return replace(table, chosen_for={**asked, "found": figure})
+    return replace(table, chosen_for={**asked, FOUND: figure})
 
 
 def _evaluated(

@@ -20,11 +20,12 @@ from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.evaluation.embeddings import MOST_PAIRED, NEIGHBOURS, embedding_figures
 from arrowquant_dist.evaluation.next_tokens import NextTokens
 from arrowquant_dist.evaluation.publish import EvaluatedDataset
-from arrowquant_dist.evaluation.steps import StepCallback, Teller
+from arrowquant_dist.evaluation.steps import Teller
 from arrowquant_dist.location import Location
 from arrowquant_dist.models.agree import refuse_disagreement
 from arrowquant_dist.report.evaluation import Evaluation, TextFacts
 from arrowquant_dist.texts import Texts, read_texts
+from arrowquant_dist.texts.steps import StepCallback
 
 if TYPE_CHECKING:
     from arrowquant_dist.models.kinds import ModelKind
@@ -48,7 +49,7 @@ def evaluate(
     model: as a source of `quantize`: a folder, a file in its folder, a URL, `minilm`. target: a finished dataset of it.
     texts: a .txt, .jsonl or .parquet file or URL, `builtin`, `builtin:held-back`, or a list of texts (texts/read.py).
     column: of .jsonl and .parquet, `text` where None. memory_budget: for reading, beside the models. progress: called
-    with each EvaluationStep.
+    with each TextsStep.
 
     Models of sentence-transformers and other encoders of transformers are compared by their embeddings, causal language
     models by their next-token distributions; what each figure is stands in report/evaluation.py. Results do not depend

@@ -3,20 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class EvaluationStep:
-    """name: what is being done, for people. done, total: of it, in `unit` (`bytes` or `texts`)."""
-
-    name: str
-    done: int
-    total: int
-    unit: str
-
-
-StepCallback = Callable[[EvaluationStep], None]
+from arrowquant_dist.texts.steps import StepCallback, TextsStep
 
 
 class Teller:
@@ -29,7 +17,7 @@ class Teller:
         """What to call with the bytes of a model that are in their place, and those of all."""
 
         def told(done: int, total: int, _layer: str) -> None:
-            self._tell(EvaluationStep(name, done, total, "bytes"))
+            self._tell(TextsStep(name, done, total, "bytes"))
 
         return told
 
@@ -40,10 +28,10 @@ class Teller:
         def told(more: int) -> None:
             nonlocal done
             done += more
-            self._tell(EvaluationStep(name, done, total, "texts"))
+            self._tell(TextsStep(name, done, total, "texts"))
 
         return told
 
-    def _tell(self, step: EvaluationStep) -> None:
+    def _tell(self, step: TextsStep) -> None:
         if self._callback is not None:
             self._callback(step)

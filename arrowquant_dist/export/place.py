@@ -19,7 +19,7 @@ from arrowquant_dist.export.mark import OTHER_VERSION, is_of_other_code, mark_of
 from arrowquant_dist.export.record import ExportRecord
 from arrowquant_dist.export.worker import refuse_other_file
 from arrowquant_dist.export_names import MODEL_FILES, RECORD_PATH
-from arrowquant_dist.storage.base import TEMPORARY_MARK, ObjectInfo, Store
+from arrowquant_dist.storage.base import ObjectInfo, Store, is_temporary
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.layout import Listing
 from arrowquant_dist.target.manifest import StoredFile
@@ -113,7 +113,7 @@ class ExportPlace:
             self._refuse_other_code(self._marked(found))
             raise
         ours = {RECORD_PATH, *(file.path for file in output.weights)}
-        strange = [path for path in found.sizes if path not in output.paths and not _is_temporary(path)]
+        strange = [path for path in found.sizes if path not in output.paths and not is_temporary(path)]
         if strange and not ours & found.sizes.keys():
             marked = self._marked(found)
             self._refuse_other_code(marked)
@@ -189,7 +189,7 @@ class ExportPlace:
         kinds = {(_folder(file.path), Path(file.path).suffix) for file in output.weights}
         kinds = {kind for kind in kinds if kind[1] != ".gguf"}
         others = {path for path in found.sizes if (_folder(path), Path(path).suffix) in kinds}
-        others = {path for path in others - output.paths if not _is_temporary(path)}
+        others = {path for path in others - output.paths if not is_temporary(path)}
         others = {path for path in others if mark_of(self.store, path, found.sizes[path]) is None}
         if others:
             message = f"the folder holds weights of others ({listed(sorted(others))}), which programs might take for"
@@ -218,7 +218,7 @@ class ExportPlace:
         """Paths of what is surely an export's: what a record lists in its size, what carries a mark, what is
         temporary; and beside marked files without a record, the small ones that exports write."""
         record = self._record() if RECORD_PATH in found else None
-        ours = {path for path in found.sizes if _is_temporary(path)}
+        ours = {path for path in found.sizes if is_temporary(path)}
         if record is not None:
             ours |= {
                 RECORD_PATH,
@@ -238,7 +238,7 @@ class ExportPlace:
     def _sweep(self, output: Output) -> None:
         """Removes what killed workers left; one that is still at work on a file finds it there."""
         names = {file.path for file in output.weights}
-        self.store.delete(path for path in self.look().sizes if _is_temporary(path))
+        self.store.delete(path for path in self.look().sizes if is_temporary(path))
         self.store.abandon(
             upload
             for upload in self.store.begun_uploads()
@@ -248,8 +248,3 @@ class ExportPlace:
 
 def _folder(path: str) -> str:
     return path.rpartition("/")[0]
-
-
-def _is_temporary(path: str) -> bool:
-    name = path.rpartition("/")[2]
-    return name.startswith(".") and TEMPORARY_MARK in name

@@ -1,4 +1,4 @@
-"""Decoded values, as numpy holds them, as torch tensors."""
+"""Decoded values, as numpy holds them, as torch tensors, and back."""
 
 from __future__ import annotations
 
@@ -18,3 +18,11 @@ def as_tensor(values: np.ndarray, dtype: str) -> torch.Tensor:
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
     tensor = torch.from_numpy(values)
     return tensor.view(getattr(torch, dtype)) if dtype.startswith(("float8", "float4")) else tensor
+
+
+def bytes_of(tensor: torch.Tensor) -> np.ndarray:
+    """Its values in C order: uint8, over the same memory where they lie so."""
+    import torch
+
+    found: np.ndarray = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return found

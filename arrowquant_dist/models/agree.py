@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from arrowquant_dist.errors import InvalidConfig, ModelMismatch, listed, shortened
+from arrowquant_dist.models.source import layers_by_name
 from arrowquant_dist.strict_json import parse_json
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ def _refuse_other_layers(model: Opened, dataset: Opened) -> None:
 
 
 def _shapes(side: Opened) -> dict[str, tuple[int, ...]]:
-    layers = side.source.layers
-    return {name: layers[stored].shape for stored, names in side.source.names.items() for name in names}
+    return {name: layer.shape for name, layer in layers_by_name(side.source).items()}
 
 
 def _difference(path: str, ours: bytes, theirs: bytes) -> str | None:

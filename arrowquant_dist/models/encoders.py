@@ -24,6 +24,7 @@ from arrowquant_dist.models.tokens import (
     TokenizedTexts,
     batches,
     longest_input,
+    mean_over_tokens,
     padding_of,
     positions_before_the_first,
     refuse_unknown_ids,
@@ -97,13 +98,12 @@ def _of_tokens(model: Any, tokenizer: Any, texts: Sequence[str], done: TextsDone
 
 
 def _means(base: Any, texts: TokenizedTexts) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Last hidden states, averaged over the tokens that are no padding: Σ mask · h / Σ mask."""
+    """Last hidden states, averaged over the tokens that are no padding."""
     for batch in batches(texts.lengths):
         inputs = texts.inputs(batch)
         with torch.inference_mode():
             hidden = base(**inputs).last_hidden_state.float()
-            mask = inputs["attention_mask"].unsqueeze(-1).float()
-            yield batch, ((hidden * mask).sum(1) / mask.sum(1)).numpy()
+            yield batch, mean_over_tokens(hidden, inputs["attention_mask"]).numpy()
 
 
 def _in_order(found: Iterable[tuple[list[int], np.ndarray]], done: TextsDone) -> np.ndarray:

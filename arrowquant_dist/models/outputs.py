@@ -15,6 +15,7 @@ from arrowquant_dist.models.pair import refuse_no_vocabulary, tokenizer_of
 from arrowquant_dist.models.tokens import (
     TokenizedTexts,
     longest_input,
+    mean_over_tokens,
     padding_of,
     positions_before_the_first,
     refuse_unknown_ids,
@@ -75,8 +76,7 @@ class Reader:
             output = call(self.model, parameters, (), inputs)
             return output.hidden_states, output.logits[:, :-1][mask[:, 1:].bool()]
         output = call(self.model, parameters, (), inputs)
-        wide = mask.unsqueeze(-1).float()
-        return output.hidden_states, (output.hidden_states[-1] * wide).sum(1) / wide.sum(1)
+        return output.hidden_states, mean_over_tokens(output.hidden_states[-1], mask)
 
     def _tokenizer(self, files: SmallFiles) -> Any:
         from transformers import PreTrainedTokenizerBase

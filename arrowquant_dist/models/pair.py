@@ -37,7 +37,7 @@ from arrowquant_dist.models.kinds import ModelKind
 from arrowquant_dist.models.made import FilledModel, made_of
 from arrowquant_dist.models.progress import ModelProgress
 from arrowquant_dist.models.sentences import Allowed, filled_sentence_model, filled_sentence_transformer
-from arrowquant_dist.models.source import LayerSource
+from arrowquant_dist.models.source import LayerSource, layers_by_name
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_local, split_uri
 
@@ -132,7 +132,7 @@ def filled_model(
 def _filled_transformers_model(
     kind: ModelKind, source: LayerSource, progress: ProgressCallback | None
 ) -> FilledModel:
-    layers = {name: source.layers[stored] for stored, names in source.names.items() for name in names}
+    layers = layers_by_name(source)
     wanted = Wanted(torch.float32, None, _ALLOWED.initialize, _ALLOWED.leave_over)
     built = build_model(kind.model_class, copy.deepcopy(kind.config), layers, source, wanted)
     filling = Filling(built.slots, built.changes, source)

@@ -18,7 +18,7 @@ from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import load_now
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dtypes import DTYPES
-from arrowquant_dist.loader.tensors import as_tensor
+from arrowquant_dist.loader.tensors import as_tensor, bytes_of
 from arrowquant_dist.models.checkpoint import CheckpointLoads
 from arrowquant_dist.models.sites import Order, OrderNotes, Owner, owners_of
 from arrowquant_dist.models.subject import Subject, batches_of_one_length, slices_of
@@ -224,9 +224,8 @@ class Paths:
         source = self._source
         stored = source.layers[layer]
         values = load_now(source.decoded(Region.whole(stored), stored.dtype), source.budget)
-        found: np.ndarray = values.contiguous().reshape(-1).view(torch.uint8).numpy()
         source.reader.confirm()
-        return found
+        return bytes_of(values)
 
     @property
     def layers(self) -> Mapping[str, StoredLayer]:

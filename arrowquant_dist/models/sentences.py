@@ -30,7 +30,7 @@ from arrowquant_dist.models.arguments import check_dtype, check_patterns, refuse
 from arrowquant_dist.models.files import SmallFiles, small_files
 from arrowquant_dist.models.made import FilledModel, MadeTensor, made_of, plain_origin
 from arrowquant_dist.models.progress import ModelProgress
-from arrowquant_dist.models.source import LayerSource
+from arrowquant_dist.models.source import LayerSource, layers_by_name
 from arrowquant_dist.models.stand_in import write_holes
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
@@ -327,12 +327,8 @@ def _check_kind(files: SmallFiles) -> None:
 
 def _layers_of(path: str, files: SmallFiles, source: LayerSource) -> dict[str, StoredLayer]:
     prefix = files.prefix(path)
-    return {
-        name.removeprefix(prefix): source.layers[stored]
-        for stored, names in source.names.items()
-        for name in names
-        if files.is_of_part(name, path)
-    }
+    found = layers_by_name(source).items()
+    return {name.removeprefix(prefix): layer for name, layer in found if files.is_of_part(name, path)}
 
 
 def _check_all_taken(layers: Mapping[str, Mapping[str, StoredLayer]], source: LayerSource) -> None:

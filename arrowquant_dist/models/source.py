@@ -40,3 +40,13 @@ class LayerSource(Protocol):
 
     def into(self, region: Region, tensor: torch.Tensor, dtype: str) -> Load[torch.Tensor]:
         """The same values in `tensor`, which is the result where its memory takes them, else a tensor of their own."""
+
+
+def layers_by_name(source: LayerSource) -> dict[str, StoredLayer]:
+    """Those of all names, aliases too."""
+    return {name: source.layers[stored] for name, stored in stored_names(source).items()}
+
+
+def stored_names(source: LayerSource) -> dict[str, str]:
+    """{every name: the one that its layer is stored under}"""
+    return {name: stored for stored, names in source.names.items() for name in names}

@@ -27,7 +27,7 @@ from arrowquant_dist.models.files import SmallFiles
 from arrowquant_dist.models.kinds import ModelKind, kind_of_model
 from arrowquant_dist.models.pair import Opened, tokenizer_of
 from arrowquant_dist.models.sentences import transformer_part
-from arrowquant_dist.models.source import LayerSource
+from arrowquant_dist.models.source import LayerSource, layers_by_name
 from arrowquant_dist.models.tokens import TokenizedTexts, longest_input, padding_of, tokenized
 
 TOGETHER_TOKENS = (
@@ -58,8 +58,7 @@ class Subject:
             model_class = class_of(imported_transformers().AutoModel, config, opened.files.uri)
             kind = ModelKind(kind.name, model_class.__name__, config, model_class)
             return cls(opened, kind, part.layers, part.longest, part.files)
-        layers = {name: source.layers[stored] for stored, names in source.names.items() for name in names}
-        return cls(opened, kind, layers, None, opened.files)
+        return cls(opened, kind, layers_by_name(source), None, opened.files)
 
     def tokens(self, texts: Sequence[str]) -> TokenizedTexts:
         """InvalidConfig where no tokenizer is there."""

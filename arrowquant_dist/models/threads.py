@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from arrowquant_dist.machine import usable_cpus
 
 
-@contextmanager
-def bounded_threads() -> Iterator[None]:
+def bounded_threads() -> AbstractContextManager[None]:
     """No more than this process may have CPUs."""
+    return threads(min(torch.get_num_threads(), usable_cpus()))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many, as long as it lasts."""
     before = torch.get_num_threads()
-    torch.set_num_threads(min(before, usable_cpus()))
+    torch.set_num_threads(count)
     try:
         yield
     finally:

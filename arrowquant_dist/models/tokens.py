@@ -113,5 +113,12 @@ def positions_before_the_first(model: Any) -> int:
     return 0
 
 
+def mean_over_tokens(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """[texts, width], Σ mask · h / Σ mask: of those that are no padding. hidden: [texts, tokens, width]. mask: [texts,
+    tokens]."""
+    wide = mask.unsqueeze(-1).float()
+    return (hidden * wide).sum(1) / wide.sum(1)
+
+
 def _padded(rows: Sequence[Sequence[int]], longest: int, value: int) -> torch.Tensor:
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.int64)

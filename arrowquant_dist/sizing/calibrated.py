@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Checkpoint
@@ -22,10 +21,19 @@ from arrowquant_dist.plan import Plan, RowBlock, SideInputs, SideTensors
 from arrowquant_dist.sizing.candidates import is_embedding, size_spec
 from arrowquant_dist.sizing.curves import Curve, measured_curve
 from arrowquant_dist.sizing.framing import parts_nbytes
+from arrowquant_dist.sizing.frontier import nbytes_of
 from arrowquant_dist.sizing.measure import Measured, measure
-from arrowquant_dist.sizing.run import ChosenTable, all_names, choose_size, is_free, said_types
+from arrowquant_dist.sizing.run import (
+    ChosenTable,
+    all_names,
+    choose_size,
+    is_free,
+    layers_of,
+    said_types,
+    size_note,
+    table_config,
+)
 from arrowquant_dist.sizing.sample import LayerSample, read_samples
-from arrowquant_dist.sizing.table import chosen_config
 from arrowquant_dist.sizing.target_rows import TargetRows
 from arrowquant_dist.worker.side_inputs import SidePreparer
 
@@ -49,8 +57,7 @@ def choose_calibrated_size(
     for. side_inputs: those of gptq; InvalidConfig for a layer that they say nothing of."""
     if plan.compression == "none":
         return choose_size(plan, checkpoint, config, target, run)
-    layers = [tuple(blocks) for _, blocks in groupby(plan.blocks, key=lambda block: block.layer.name)]
-    names = all_names(plan)
+    layers, names = layers_of(plan), all_names(plan)
     side_tensors, is_said = SideTensors(side_inputs), said_types(config)
     files = [file for side in side_inputs.values() for file in side.files]
     with (
@@ -61,22 +68,21 @@ def choose_calibrated_size(
         in_runs = [True] * len(layers)
         samples = [_as_read(s, names) for s in read_samples(layers, reader, in_runs)]
         reader.confirm()
-        free = [_Free.of(s, side_tensors, side_reader) for s in samples if is_free(s.blocks[0], is_said)]
-        fixed = {
-            s.layer.name: measure(s, s.blocks[0].spec, ZstdFrames())
-            for s in samples
-            if not is_free(s.blocks[0], is_said)
-        }
+        free, fixed = [], {}
+        for sample in samples:
+            if is_free(sample.blocks[0], is_said):
+                free.append(_Free.of(sample, side_tensors, side_reader))
+            else:
+                fixed[sample.layer.name] = measure(sample, sample.blocks[0].spec, ZstdFrames())
         coarsest = {one.sample.layer.name: one.without_statistics(_COARSEST) for one in free}
-        beside = parts_nbytes(plan, fixed | coarsest) - _nbytes(coarsest)
+        beside = parts_nbytes(plan, fixed | coarsest) - nbytes_of(coarsest)
         found = _within(free, int(target * (1 - _MARGIN)) - beside, threads)
         side_reader.confirm()
     if found is None:
         return choose_size(plan, checkpoint, config, target, run)
-    table = chosen_config(config, {name: one.spec for name, one in found.items()})
     nbytes = parts_nbytes(plan, fixed | found)
-    asked = f"size: the parts take about {nbytes} bytes, at most {target} are asked for"
-    return ChosenTable(table, nbytes, "; ".join([asked, *side_tensors.notes(config)]))
+    note = "; ".join([size_note(nbytes, target), *side_tensors.notes(config)])
+    return ChosenTable(table_config(config, found), nbytes, note)
 
 
 def _as_read(sample: LayerSample, names: Mapping[str, Sequence[str]]) -> LayerSample:
@@ -143,9 +149,9 @@ def _between_looks(
     while _FINEST < middle < _COARSEST:
         steps = [middle * ratio**index for index in range(-about, about + 1)]
         curves = dict(zip(_names(free), threads.map(lambda one, s=steps: one.curve(s), free), strict=True))
-        if _nbytes(_at(curves, steps[-1])) > room:
+        if nbytes_of(_at(curves, steps[-1])) > room:
             middle *= ratio ** (2 * about)
-        elif _nbytes(_at(curves, steps[0])) <= room:
+        elif nbytes_of(_at(curves, steps[0])) <= room:
             middle /= ratio ** (2 * about)
         else:
             return curves, _finest(curves, steps[0], steps[-1], room)
@@ -156,7 +162,7 @@ def _finest(curves: Mapping[str, Curve], low: float, high: float, room: int) -> 
     """The step from `low`, at which layers take more than `room` bytes, to `high`, at which they do not."""
     for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)
-        if _nbytes(_at(curves, middle)) > room:
+        if nbytes_of(_at(curves, middle)) > room:
             low = middle
         else:
             high = middle
@@ -169,7 +175,3 @@ def _names(free: Sequence[_Free]) -> list[str]:
 
 def _at(curves: Mapping[str, Curve], step: float) -> dict[str, Measured]:
     return {name: curve.at(step) for name, curve in curves.items()}
-
-
-def _nbytes(measured: Mapping[str, Measured]) -> int:
-    return sum(one.nbytes for one in measured.values())

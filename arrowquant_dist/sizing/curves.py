@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.sizing.measure import Measured
 
-MOST_CUT = 5e-5  # of a layer's codes, at the ends of the range of int4
-
 
 @dataclass(frozen=True, slots=True)
 class Curve:
@@ -50,7 +48,7 @@ def measured_curve(
     narrow: list[Measured] = []
     for step in reversed(steps):
         found = measure(spec_at("int4", step))
-        if found.outermost > MOST_CUT:
+        if found.cuts_off:
             break
         narrow.insert(0, found)
     cut = len(steps) - len(narrow)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from itertools import pairwise
 from typing import TypeVar
 
@@ -20,7 +21,6 @@ from arrowquant_dist.sizing.measure import Measured, measure
 from arrowquant_dist.sizing.sample import LayerSample
 
 LEAST_STEP, MOST_STEP = 1e-3, 16.0
-_MOST_CUT = 5e-5  # of a layer's codes, at the ends of the range of int4
 _FEW_VALUES = 1 << 13  # of a layer: on what its plain ways are looked through
 _ANCHORS = (0.05, 0.2, 0.5, 1.0, 2.5)  # steps that they are compared with
 # Of the error of steps at as many bytes: a type whose largest and smallest groups have more on few values is not looked
@@ -40,7 +40,7 @@ class Frontier:
     def __init__(self, samples: Sequence[LayerSample], threads: ThreadPoolExecutor) -> None:
         self.samples, self._threads = samples, threads
         self._plain: dict[str, list[Measured]] = self._each(_plain_ways)
-        self._fine: dict[str, list[Measured]] = {sample.layer.name: [] for sample in samples}
+        self._fine = self._none()
 
     def at(self, step: float) -> Ways:
         """The best way of each layer, where method `size` has this step."""
@@ -57,6 +57,12 @@ class Frontier:
             )
 
         return self._each(best)
+
+    def afresh(self) -> Frontier:
+        """As if no step had been tried; plain ways below int8, which do not depend on steps, are not measured again."""
+        found = copy(self)
+        found._fine = found._none()
+        return found
 
     def beside(self, table: Mapping[str, Measured], step: float) -> Ways:
         """Those of `table` that have method `size` at another step in the same type, the others as they are: nothing of
@@ -77,6 +83,9 @@ class Frontier:
         plain = {name: [*self._plain[name], *self._fine[name]] for name in names}
         return {name: [*(table[name] for table in tables), *plain[name]] for name in names}
 
+    def _none(self) -> dict[str, list[Measured]]:
+        return {sample.layer.name: [] for sample in self.samples}
+
     def _each(self, how: Callable[[LayerSample], T]) -> dict[str, T]:
         found = self._threads.map(how, self.samples)
         return {sample.layer.name: one for sample, one in zip(self.samples, found, strict=True)}
@@ -94,7 +103,7 @@ def best_container(sample: LayerSample, step: float) -> Measured:
     frames, block = ZstdFrames(), sample.blocks[0]
     if step > _INT4_STEP:
         narrow = measure(sample, size_spec(block, "int4", step, reads_rows=sample.reads_rows), frames)
-        if narrow.outermost <= _MOST_CUT:
+        if not narrow.cuts_off:
             return narrow
     return measure(sample, size_spec(block, "int8", step, reads_rows=sample.reads_rows), frames)
 

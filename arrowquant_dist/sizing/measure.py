@@ -18,6 +18,8 @@ from arrowquant_dist.sizing.candidates import row_weight
 from arrowquant_dist.sizing.sample import LayerSample, Run
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 
+MOST_CUT = 5e-5  # of a layer's codes, at the ends of the range of int4
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -39,6 +41,11 @@ class Measured:
     @property
     def nbytes(self) -> int:
         return sum(self.data_nbytes) + sum(self.scales_nbytes) + sum(self.zero_points_nbytes)
+
+    @property
+    def cuts_off(self) -> bool:
+        """Whether more than nearly nothing is cut off at the ends of its type's range: a wider one is for it then."""
+        return self.outermost > MOST_CUT
 
 
 def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measured:

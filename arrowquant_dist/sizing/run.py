@@ -61,10 +61,7 @@ def choose_size(
             message = f"size: {target} bytes are too few for this source; choose at least {least}"
             raise InvalidConfig(message, uri=plan.source["uri"])
     nbytes = parts_nbytes(plan, fixed | table)
-    chosen = chosen_config(config, {name: one.spec for name, one in table.items()})
-    return ChosenTable(
-        chosen, nbytes, f"size: the parts take about {nbytes} bytes, at most {target} are asked for"
-    )
+    return ChosenTable(table_config(config, table), nbytes, size_note(nbytes, target))
 
 
 def choose_quality(
@@ -97,18 +94,25 @@ def choose_quality(
         f"min_quality: the parts take about {nbytes} bytes for a mean weight cosine of about {cosine:.6f}, at least "
         f"{least:g} is asked for"
     )
-    return ChosenTable(chosen_config(config, {name: one.spec for name, one in table.items()}), nbytes, note)
+    return ChosenTable(table_config(config, table), nbytes, note)
 
 
-def choose_step(
-    plan: Plan, checkpoint: Checkpoint, config: QuantizationConfig, step: float, run: RunConfig
-) -> ChosenTable:
-    """The best way of each layer at one step of method `size`, whatever that takes. step: of STEPS."""
-    with _opened(plan, checkpoint, config, run, "min_quality") as (frontier, fixed):
-        table = frontier.at(step)
-    nbytes = parts_nbytes(plan, fixed | table)
-    chosen = chosen_config(config, {name: one.spec for name, one in table.items()})
-    return ChosenTable(chosen, nbytes, f"min_quality: the parts take about {nbytes} bytes")
+@contextmanager
+def opened_steps(
+    plan: Plan, checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig
+) -> Iterator[Callable[[float], QuantizationConfig]]:
+    """A config for each step of method `size` that is asked for, one of STEPS: the best way of each layer at it,
+    whatever that takes. The source is looked at once."""
+    with _opened(plan, checkpoint, config, run, "min_quality") as (frontier, _):
+        yield lambda step: table_config(config, frontier.afresh().at(step))
+
+
+def table_config(config: QuantizationConfig, table: Ways) -> QuantizationConfig:
+    return chosen_config(config, {name: one.spec for name, one in table.items()})
+
+
+def size_note(nbytes: int, target: int) -> str:
+    return f"size: the parts take about {nbytes} bytes, at most {target} are asked for"
 
 
 def within_room(frontier: Frontier, room: int, near: float) -> Ways | None:
@@ -153,8 +157,7 @@ def _opened(
     if plan.compression == "none":
         message = f"{key}: counts compressed bytes, and run.compression is none; say zstd, or quant_type and no {key}"
         raise InvalidConfig(message)
-    layers = [tuple(blocks) for _, blocks in groupby(plan.blocks, key=lambda block: block.layer.name)]
-    names = all_names(plan)
+    layers, names = layers_of(plan), all_names(plan)
     by_row = [is_embedding(blocks[0].layer.name, names.get(blocks[0].layer.name, ())) for blocks in layers]
     with SourceReader(run.source_storage, checkpoint.files) as reader:
         samples = list(read_samples(layers, reader, by_row))
@@ -165,6 +168,11 @@ def _opened(
     fixed = {s.layer.name: measure(s, s.blocks[0].spec, frames) for s in samples if s.layer.name not in free}
     with ThreadPoolExecutor(usable_cpus(), thread_name_prefix="sizing") as threads:
         yield Frontier([*free.values()], threads), fixed
+
+
+def layers_of(plan: Plan) -> list[tuple[RowBlock, ...]]:
+    """The row blocks of each layer, in the plan's order."""
+    return [tuple(blocks) for _, blocks in groupby(plan.blocks, key=lambda block: block.layer.name)]
 
 
 def all_names(plan: Plan) -> Mapping[str, Sequence[str]]:

@@ -22,6 +22,12 @@ _READER_BUFFER_NBYTES = 1 << 20
 TEMPORARY_MARK = ".tmp-"  # in the name of every object that is on its way to another one
 
 
+def is_temporary(path: str) -> bool:
+    """Whether an object was on its way to another one when its writer ended."""
+    name = path.rpartition("/")[2]
+    return name.startswith(".") and TEMPORARY_MARK in name
+
+
 @dataclass(frozen=True, slots=True)
 class ByteRange:
     """Bytes [start, stop) of an object."""

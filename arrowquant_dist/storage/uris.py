@@ -65,3 +65,8 @@ def real_places(uri: str) -> tuple[str, str]:
     """Where a file is, and where its bytes are: a local one may be a link into a cache."""
     folder, _, name = uri.rpartition("/")
     return f"{real_place(folder)}/{name}", real_place(uri)
+
+
+def lies_within(uri: str, folder: str) -> bool:
+    """Whether a file, or what it is a link to, is in the folder."""
+    return any(place.startswith(f"{real_place(folder)}/") for place in real_places(uri))

@@ -19,7 +19,7 @@ from typing import Self
 
 import xxhash
 
-from arrowquant_dist.storage.base import TEMPORARY_MARK, Store
+from arrowquant_dist.storage.base import Store, is_temporary
 from arrowquant_dist.storage.regular import obstructed
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.commit import COMMITS_FOLDER, is_commit
@@ -104,7 +104,7 @@ class Listing:
     @property
     def foreign(self) -> list[str]:
         """What speaks against starting a run here: everything, where nothing of ours says that one was started."""
-        return sorted(path for path in self.sizes if path not in self.beside and not _is_temporary(path))
+        return sorted(path for path in self.sizes if path not in self.beside and not is_temporary(path))
 
     def after_clear(self) -> Listing:
         """The same, of which nothing speaks against a new run."""
@@ -116,7 +116,7 @@ class Listing:
         return [
             path
             for path in self.sizes
-            if _is_temporary(path)
+            if is_temporary(path)
             or (_PART.fullmatch(path) is not None and path not in kept)
             or _owner(path) not in (None, run)
         ]
@@ -179,7 +179,7 @@ def _has_own_name(path: str) -> bool:
         _PART.fullmatch(path) is not None
         or _owner(path) is not None
         or _NOTE.fullmatch(path) is not None
-        or _is_temporary(path)
+        or is_temporary(path)
     )
 
 
@@ -193,8 +193,3 @@ def _owner(path: str) -> str | None:
     """The run whose id is in the name of an index or a file of a report."""
     found = _OWN_INDEX.fullmatch(path) or _REPORT.fullmatch(path)
     return found[1] if found is not None else None
-
-
-def _is_temporary(path: str) -> bool:
-    name = path.rpartition("/")[2]
-    return name.startswith(".") and TEMPORARY_MARK in name

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from arrowquant_dist import quantize_tensor
-from tests.benchmarks.kernels import grouped, one_thread
+from arrowquant_dist.models.threads import threads
+from tests.benchmarks.kernels import grouped
 from tests.benchmarks.peers import GROUP, installed
 from tests.benchmarks.source import bfloat16_bits
 from tests.benchmarks.table import Row, Table, ratio_of
@@ -32,7 +33,7 @@ Decoded = Callable[[], torch.Tensor]  # quantizes, and gives the values back onl
 
 def tables(side: int, runs: int) -> Iterator[Table]:
     """side: of the square matrix. runs: rounds, of which the best counts."""
-    with one_thread():
+    with threads(1):
         bits = bfloat16_bits(np.random.default_rng(0), side * side)
         weight = torch.from_numpy(bits).view(torch.bfloat16).reshape(side, side)
         title = f"Data-free, {side}×{side} bfloat16, g{GROUP}, one thread, best of {runs} rounds"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from statistics import median
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from arrowquant_dist import QuantizationConfig, QuantizedTensor, quantize_tensor
+from arrowquant_dist.models.threads import threads
 from tests.benchmarks.peers import GROUP, quantizers
 from tests.benchmarks.source import bfloat16_bits
 from tests.benchmarks.table import Row, Table, Target, ratio_of
@@ -28,7 +28,7 @@ _SHIFTS = torch.tensor([0, 2, 4, 6], dtype=torch.uint8)
 
 def tables(side: int, runs: int) -> Iterator[Table]:
     """side: of the square matrix. runs: rounds."""
-    with one_thread():
+    with threads(1):
         bits = bfloat16_bits(np.random.default_rng(0), side * side)
         weight = torch.from_numpy(bits).view(torch.bfloat16).reshape(side, side)
         title = f"{side}×{side} bfloat16, one thread, {runs} rounds"
@@ -177,13 +177,3 @@ def _torch_int2_best(q: QuantizedTensor, out: torch.Tensor) -> dict[str, Callabl
 def _int2_parts(q: QuantizedTensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     column = (torch.from_numpy(q.scales)[:, None], torch.from_numpy(q.zero_points)[:, None])
     return torch.from_numpy(q.codes), *column
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from arrowquant_dist import QuantizationConfig
 from arrowquant_dist.cli import app
 from arrowquant_dist.cli.steps import StepLines, shown_steps
-from arrowquant_dist.evaluation.steps import EvaluationStep
+from arrowquant_dist.texts.steps import TextsStep
 from tests.evaluation.models import TEXTS, quantize, save_bert
 
 
@@ -122,8 +122,8 @@ def test_a_terminal_has_a_bar_a_step() -> None:
     out = Terminal()
     with shown_steps(out) as show:
         for done in (0, 3, 5):
-            show(EvaluationStep("comparing next tokens", done, 5, "texts"))
-        show(EvaluationStep("embedding", 1, 4, "texts"))
+            show(TextsStep("comparing next tokens", done, 5, "texts"))
+        show(TextsStep("embedding", 1, 4, "texts"))
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()).splitlines()[-2:]
     assert [line.split("\u2501")[0].strip() for line in last] == ["comparing next tokens", "embedding"]
     assert ["100%" in line for line in last] == [True, False]
@@ -134,8 +134,8 @@ def test_a_step_is_told_when_it_begins_now_and_then_and_when_it_is_done() -> Non
     lines = StepLines(out, lambda: clock[0])
     for at, done in ((0.0, 1), (5.0, 2), (11.0, 3), (12.0, 4), (13.0, 5)):
         clock[0] = at
-        lines.show(EvaluationStep("comparing next tokens", done, 5, "texts"))
-    lines.show(EvaluationStep("reading the dataset", 0, 2_000_000, "bytes"))
+        lines.show(TextsStep("comparing next tokens", done, 5, "texts"))
+    lines.show(TextsStep("reading the dataset", 0, 2_000_000, "bytes"))
     assert out.getvalue().splitlines() == [
         "evaluate: comparing next tokens, 1 of 5 texts",
         "evaluate: comparing next tokens, 3 of 5 texts",

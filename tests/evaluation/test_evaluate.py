@@ -38,10 +38,10 @@ from arrowquant_dist.errors import (
     UnquantizableWeights,
 )
 from arrowquant_dist.evaluation.embeddings import embedding_figures
-from arrowquant_dist.evaluation.steps import EvaluationStep
 from arrowquant_dist.models import causal, encoders, tokens
 from arrowquant_dist.models.pair import transformers_model
 from arrowquant_dist.report.evaluation import EmbeddingFigures, NextTokenFigures
+from arrowquant_dist.texts.steps import TextsStep
 from tests.evaluation.models import (
     KEPT,
     TEXTS,
@@ -370,7 +370,7 @@ def test_progress_tells_of_each_step_from_nothing_to_all(bert: Served, llama: Se
         ),
         (llama, ["reading the original", "reading the dataset", "comparing next tokens"]),
     ):
-        steps: list[EvaluationStep] = []
+        steps: list[TextsStep] = []
         evaluate(each.source, each.target, [*TEXTS], progress=steps.append)
         assert [*dict.fromkeys(step.name for step in steps)] == names
         for name in names:

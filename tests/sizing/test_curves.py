@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.metrics import ErrorSums
-from arrowquant_dist.sizing.curves import MOST_CUT, measured_curve
-from arrowquant_dist.sizing.measure import Measured
+from arrowquant_dist.sizing.curves import measured_curve
+from arrowquant_dist.sizing.measure import MOST_CUT, Measured
 
 STEPS = [0.25, 0.5, 1.0, 2.0]
 

@@ -5,6 +5,7 @@ YAML in, validated values out.
 
 from arrowquant_dist.config.load import load_config, parse_config
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig, check_config
+from arrowquant_dist.config.recorded import DISTILLATION_KEY, RUN_KEY, recorded_config
 from arrowquant_dist.config.resolve import ResolvedLayer, SpecResolver, resolve_layer
 from arrowquant_dist.config.run import RunConfig, check_run
 from arrowquant_dist.config.sizes import parse_size
@@ -23,7 +24,9 @@ from arrowquant_dist.config.storage import DEFAULT_STORAGE, Storage, Transfer, c
 __all__ = [
     "BITS",
     "DEFAULT_STORAGE",
+    "DISTILLATION_KEY",
     "QUANT_TYPES",
+    "RUN_KEY",
     "SOURCE",
     "TRAINED",
     "LayerOverride",
@@ -43,5 +46,6 @@ __all__ = [
     "load_config",
     "parse_config",
     "parse_size",
+    "recorded_config",
     "resolve_layer",
 ]

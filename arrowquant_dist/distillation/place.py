@@ -13,24 +13,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from arrowquant_dist.checkpoint.table import Checkpoint
-from arrowquant_dist.config import RunConfig
+from arrowquant_dist.config import DISTILLATION_KEY, RUN_KEY, RunConfig
 from arrowquant_dist.distillation.checkpoint import TrainingStates
 from arrowquant_dist.distillation.settings import DistillSettings
 from arrowquant_dist.driver.places import open_target, read_sidecars, refuse_own_source
-from arrowquant_dist.errors import InvalidConfig, NotFound, TargetConflict
+from arrowquant_dist.errors import InvalidConfig, TargetConflict
 from arrowquant_dist.location import Location, location
-from arrowquant_dist.plan.trained import CONFIG_KEY
 from arrowquant_dist.report.evaluations import dataset_identity
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import real_place
 from arrowquant_dist.target.clear import clear
 from arrowquant_dist.target.layout import Listing
-from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
+from arrowquant_dist.target.manifest import Manifest
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.texts import Texts
 
 AND_TRAINED = ", trained"  # after why a layer is kept
-_RUN_KEY = "run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +49,7 @@ class DistilledPlace:
         """NotFound where no finished dataset is at `target`; InvalidConfig where `out` is the same place."""
         place = location(target, "target")
         store = open_store(place, run.target_storage)
-        try:
-            manifest = Manifest.read(store)
-        except NotFound as error:
-            message = "no finished dataset is there, which could be trained; run `quantize` first"
-            raise NotFound(message, uri=store.url(MANIFEST_PATH)) from error
-        manifest.refuse_cleared(store)
+        manifest = Manifest.of_finished(store, "which could be trained")
         opened = open_target(location(out, "out"), run)
         if real_place(opened.store.uri) == real_place(store.uri):
             message = "the new dataset would take the place of the one that is trained; choose another OUT"
@@ -76,23 +69,17 @@ class DistilledPlace:
         """Layers that are kept with other values than the original's."""
         return frozenset(name for name, reason in self.reasons.items() if reason.endswith(AND_TRAINED))
 
-    @property
-    def unscaled(self) -> tuple[str, ...]:
-        """The patterns of float8 layers without scales that the dataset was made with."""
-        found = self.manifest.config.get("unscaled_float8", ())
-        return tuple(found) if isinstance(found, list) else ()
-
     def config(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Of the new dataset. result: what the training came to."""
-        said = {key: value for key, value in self.manifest.config.items() if key != _RUN_KEY}
-        return {**said, CONFIG_KEY: {**self.made_of, "result": dict(result)}}
+        said = {key: value for key, value in self.manifest.config.items() if key != RUN_KEY}
+        return {**said, DISTILLATION_KEY: {**self.made_of, "result": dict(result)}}
 
     def finished(self) -> Mapping[str, Any] | None:
         """The result of the same distillation, where its dataset is there. TargetConflict where another dataset is."""
         manifest = self.out.manifest()
         if manifest is None or self.run.overwrite:
             return None
-        found = manifest.config.get(CONFIG_KEY)
+        found = manifest.config.get(DISTILLATION_KEY)
         if not isinstance(found, dict) or self._differs(found):
             raise self._conflict(
                 "another dataset" if not isinstance(found, dict) else self._difference(found)
@@ -133,7 +120,7 @@ class DistilledPlace:
         if planned is None:
             return
         config = json.loads((planned.table.schema.metadata or {}).get(b"arrowquant.config", b"{}"))
-        found = config.get(CONFIG_KEY)
+        found = config.get(DISTILLATION_KEY)
         if not isinstance(found, dict) or self._differs(found):
             raise self._conflict("another run" if not isinstance(found, dict) else self._difference(found))
 

@@ -99,7 +99,7 @@ def run_distillation(
         return Distilled.of(place.out.store.uri, finished, already_finished=True)
     with (
         bounded_threads(),
-        opened_model(model, run.source_storage, memory_nbytes, place.unscaled) as original,
+        opened_model(model, run.source_storage, memory_nbytes, place.manifest.unscaled) as original,
         opened_dataset(target, run.target_storage, memory_nbytes) as dataset,
         tempfile.TemporaryDirectory(prefix="arrowquant-") as folder,
     ):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from arrowquant_dist.checkpoint.table import Checkpoint
-from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.config import QuantizationConfig, RunConfig, recorded_config
 from arrowquant_dist.config.quality import quality
 from arrowquant_dist.config.size import size_limit
 from arrowquant_dist.errors import InvalidConfig
@@ -118,7 +118,7 @@ def earlier_choice(
 
     if not is_chosen_for(values, asked):
         return None
-    table = QuantizationConfig.from_dict({key: value for key, value in values.items() if key != "run"})
+    table = recorded_config(values)
     if config.hessians is not None:
         table = table.replace(hessians=config.hessians)  # with its credentials
     return table, notes

@@ -6,10 +6,10 @@ was overwritten: the target is then as if it were not there, and the run that pu
 
 from __future__ import annotations
 
+from arrowquant_dist.config import DISTILLATION_KEY
 from arrowquant_dist.driver.outcome import Outcome
 from arrowquant_dist.errors import TargetConflict
 from arrowquant_dist.plan import Plan, differences, is_same_work, plan_from_table
-from arrowquant_dist.plan.trained import CONFIG_KEY
 from arrowquant_dist.report.render import read_report
 from arrowquant_dist.target.clear import sweep
 from arrowquant_dist.target.layout import PLAN_PATH, Listing
@@ -22,7 +22,7 @@ def refuse_difference(dataset: Target, planned: PlannedRun, plan: Plan) -> None:
     """TargetConflict, saying what differs, where the plan at the target is another one."""
     if planned.identity.fingerprint != plan.fingerprint:
         there = plan_from_table(planned.table)
-        if CONFIG_KEY in there.config:
+        if DISTILLATION_KEY in there.config:
             raise TargetConflict(
                 "the target holds what `distill` made, which `quantize` neither resumes nor repairs; give that command "
                 "again (with --overwrite where the dataset is damaged), or choose another target",

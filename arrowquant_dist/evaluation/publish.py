@@ -25,7 +25,7 @@ from arrowquant_dist.report.evaluations import (
 )
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
-from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
+from arrowquant_dist.target.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,7 @@ class EvaluatedDataset:
     def of(cls, target: Location, storage: Storage) -> EvaluatedDataset:
         """NotFound where no finished dataset is there; InvalidCheckpoint where its evaluations cannot be added to."""
         store = open_store(location(target, "target"), storage)
-        try:
-            manifest = Manifest.read(store)
-        except NotFound as error:
-            message = (
-                "no finished dataset is there, of which an evaluation could be kept; run `quantize` first"
-            )
-            raise NotFound(message, uri=store.url(MANIFEST_PATH)) from error
-        manifest.refuse_cleared(store)
+        manifest = Manifest.of_finished(store, "of which an evaluation could be kept")
         place = cls(store, manifest)
         read_evaluations(store, manifest)
         return place
@@ -54,12 +47,6 @@ class EvaluatedDataset:
     @property
     def identity(self) -> str:
         return dataset_identity(self.manifest)
-
-    @property
-    def unscaled(self) -> tuple[str, ...]:
-        """The patterns of float8 layers without scales that it was made with."""
-        found = self.manifest.config.get("unscaled_float8", ())
-        return tuple(found) if isinstance(found, list) else ()
 
     def publish(self, found: Evaluation) -> None:
         """Adds an evaluation to those that are there. TargetConflict where another dataset is there by now;

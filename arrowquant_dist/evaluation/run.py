@@ -84,7 +84,7 @@ def run_evaluation(
     place = EvaluatedDataset.of(target, storages[1])
     with (
         bounded_threads(),
-        opened_model(model, storages[0], memory_nbytes, place.unscaled) as original,
+        opened_model(model, storages[0], memory_nbytes, place.manifest.unscaled) as original,
         opened_dataset(target, storages[1], memory_nbytes) as dataset,
     ):
         kind = kind_of_model(original.files)

@@ -15,7 +15,6 @@ from arrowquant_dist.plan.cut import cut_layer
 from arrowquant_dist.plan.make import in_storage_order, plan_of_blocks
 
 SIDE_INPUT = "trained"  # its name in plans
-CONFIG_KEY = "distillation"  # what of the config says how it was trained
 _PARTS = ("scales", "zero_points", "codes", "values")
 
 

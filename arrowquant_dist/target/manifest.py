@@ -14,7 +14,14 @@ from typing import Any, Self
 
 import xxhash
 
-from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, InvalidCheckpoint, counted, listed
+from arrowquant_dist.errors import (
+    CorruptWeights,
+    IncompleteDataset,
+    InvalidCheckpoint,
+    NotFound,
+    counted,
+    listed,
+)
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.strict_json import parse_json
@@ -129,6 +136,23 @@ class Manifest:
     def read(cls, store: Store) -> Manifest:
         """The manifest of the target at `store`. NotFound, CorruptWeights, InvalidCheckpoint."""
         return cls.from_bytes(store.read(MANIFEST_PATH), store.url(MANIFEST_PATH))
+
+    @classmethod
+    def of_finished(cls, store: Store, which: str) -> Manifest:
+        """As `read`, and its parts are there. which: what could be done with it, for NotFound. IncompleteDataset."""
+        try:
+            found = cls.read(store)
+        except NotFound as error:
+            message = f"no finished dataset is there, {which}; run `quantize` first"
+            raise NotFound(message, uri=store.url(MANIFEST_PATH)) from error
+        found.refuse_cleared(store)
+        return found
+
+    @property
+    def unscaled(self) -> tuple[str, ...]:
+        """The patterns of float8 layers without scales that the dataset was made with."""
+        found = self.config.get("unscaled_float8", ())
+        return tuple(found) if isinstance(found, list) else ()
 
     def is_of(self, run: RunIdentity) -> bool:
         """Whether a driver of that run made it; of version 1, one with an equal plan."""

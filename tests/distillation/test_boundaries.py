@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from arrowquant_dist import ArrowQuantizer, RunConfig, distill, machine
+from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, distill, machine
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.distillation import run as distillation_run
 from arrowquant_dist.distillation.training import TrainingProgress
@@ -117,6 +117,14 @@ def test_quantize_neither_repairs_nor_resumes_what_was_distilled(
         with pytest.raises(TargetConflict, match="holds what `distill` made, which `quantize` neither"):
             ArrowQuantizer(INT2, run).quantize(model, tmp_path / "out")
     assert (tmp_path / "out" / "manifest.json").read_bytes() == before
+
+
+def test_nor_does_it_where_the_dataset_was_made_for_a_size(model: Path, tmp_path: Path) -> None:
+    """The table that was chosen for it is in what was distilled, too."""
+    config = QuantizationConfig(size="60kB")
+    distill(model, quantize(model, tmp_path / "target", config), tmp_path / "out", TEXTS, settings=FEW)
+    with pytest.raises(TargetConflict, match="holds what `distill` made, which `quantize` neither"):
+        ArrowQuantizer(config).quantize(str(model), str(tmp_path / "out"))
 
 
 def test_what_was_distilled_is_distilled_again(model: Path, quantized: Path, tmp_path: Path) -> None:

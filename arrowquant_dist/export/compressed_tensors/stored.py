@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from arrowquant_dist.config import BITS, QuantizationConfig
+from arrowquant_dist.config import BITS, QuantizationConfig, recorded_config
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.pieces import Piece
@@ -57,16 +57,12 @@ def promised_scales(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str
     }
 
 
-_NOT_SAID = ("run", "distillation")  # how it was written, and trained
-
-
 def _config_of(dataset: Dataset) -> QuantizationConfig | None:
     """What it was quantized with; None where nothing says so, or in words that this version does not know."""
     if dataset.manifest is None:
         return None
-    said = {key: value for key, value in dataset.manifest.config.items() if key not in _NOT_SAID}
     try:
-        return QuantizationConfig.from_dict(said)
+        return recorded_config(dataset.manifest.config)
     except InvalidConfig:
         return None
 

@@ -44,6 +44,7 @@ def check(tables: Iterable[Table]) -> list[Row]:
     return rows
 
 
+@pytest.mark.slow
 def test_gptq_is_measured_against_its_paper_s_code_in_torch(capsys: pytest.CaptureFixture[str]) -> None:
     """Both leave an error of the output of the same size, by other scales."""
     (row,) = check(compensating.tables((192,), 1))
@@ -52,6 +53,7 @@ def test_gptq_is_measured_against_its_paper_s_code_in_torch(capsys: pytest.Captu
     assert 0.5 * theirs < ours < 1.1 * theirs
 
 
+@pytest.mark.slow
 def test_mse_is_measured_against_hqq_and_has_the_smaller_error(capsys: pytest.CaptureFixture[str]) -> None:
     rows = check(half_quadratic.tables(128, 1))
     solver = "HQQ's solver, written out"

@@ -1,13 +1,13 @@
 """The real llama.cpp, of the package xllamacpp, which an environment of its own has: it is 33 MB, and nothing of ours.
 
-`python -m tests.servers.llama_cpp MODEL [--embeddings]`, with that package in its path, serves a model and says where.
+`python -m tests.servers.llama_cpp MODEL FILE [--embeddings]`, with that package in its path, serves a model and writes
+to FILE where. What it prints would not do: the server's own lines come from another thread, in the midst of ours.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -41,10 +41,12 @@ class LlamaCpp:
 
     def __init__(self, packages: Path, model: Path, folder: Path, *, embeddings: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", __name__, str(model), *(["--embeddings"] if embeddings else [])]
-        self._log = folder / "log.txt"
+        self._address = folder / "address.txt"
+        self._address.unlink(missing_ok=True)  # of an earlier server
+        command = [sys.executable, "-m", __name__, str(model), str(self._address)]
+        command += ["--embeddings"] if embeddings else []
         path = os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", "")])
-        self._server = ServerProcess(command, folder, self._answers, {"PYTHONPATH": path})
+        self._server = ServerProcess(command, folder, self._address.exists, {"PYTHONPATH": path})
 
     def stop(self) -> None:
         self._server.kill()
@@ -69,18 +71,11 @@ class LlamaCpp:
     def chat_template(self) -> str:
         return str(self._asked("GET", "/props")["chat_template"])
 
-    def _answers(self) -> bool:
-        return self._place() is not None
-
-    def _place(self) -> str | None:
-        found = re.search(r"^serves at http://(\S+)$", self._log.read_text(errors="replace"), re.MULTILINE)
-        return found[1] if found else None
-
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         return self._asked("POST", path, json.dumps(body).encode())
 
     def _asked(self, method: str, path: str, body: bytes | None = None) -> Any:
-        with closing(HTTPConnection(str(self._place()))) as connection:
+        with closing(HTTPConnection(self._address.read_text())) as connection:
             connection.request(method, path, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             text = answer.read()
@@ -104,7 +99,7 @@ def llama_cpp_packages() -> Path:
     return folder
 
 
-def _serve(model: str, *, embeddings: bool) -> None:
+def _serve(model: str, file: Path, *, embeddings: bool) -> None:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -113,9 +108,11 @@ def _serve(model: str, *, embeddings: bool) -> None:
     params.n_ctx = params.n_batch = params.n_ubatch = _CONTEXT
     params.n_parallel, params.cpuparams.n_threads, params.n_gpu_layers = 1, 1, 0
     server = xllamacpp.Server(params)
-    print(f"serves at {server.listening_address}", flush=True)  # noqa: T201 - that is its answer
+    unfinished = file.with_suffix(".new")
+    unfinished.write_text(server.listening_address.removeprefix("http://"))
+    unfinished.rename(file)
     threading.Event().wait()
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], embeddings="--embeddings" in sys.argv)
+    _serve(sys.argv[1], Path(sys.argv[2]), embeddings="--embeddings" in sys.argv)

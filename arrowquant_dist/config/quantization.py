@@ -213,6 +213,11 @@ class QuantizationConfig:
             given.setdefault("quant_type", _NOT_SAID if self.quant_type == "int8" else self.quant_type)
         return replace(self, **given)
 
+    def without_hessians(self) -> QuantizationConfig:
+        """As before there are statistics."""
+        quant_type = self.quant_type if self._asks is None else _NOT_SAID
+        return replace(self, hessians=None, quant_type=quant_type)
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, as in YAML; no credentials."""
         values = {

@@ -16,7 +16,7 @@ def table_for_calibration(
 ) -> QuantizationConfig:
     """The data-free choice for config.size, with gptq at the same steps for all layers but embeddings. hessians: where
     the statistics will be. Raises what choose_size raises."""
-    plan = make_plan(checkpoint, replace(config, hessians=None), run)
+    plan = make_plan(checkpoint, config.without_hessians(), run)
     nbytes = size_limit(config.size).nbytes_of(sum(block.num_params for block in plan.blocks))
     chosen = choose_size(plan, checkpoint, config, nbytes, run).config
     own = len(config.overrides)

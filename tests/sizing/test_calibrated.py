@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
+from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.driver import plan_only
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.plan import Plan
+from arrowquant_dist.sizing import table_for_calibration
 from tests.methods.plain_gptq import output_error
 from tests.methods.statistics_made import Parts, save_statistics, statistics
 from tests.sources import random_weights, save_checkpoint
@@ -120,6 +123,23 @@ def test_more_bytes_than_steps_have_use_for_are_used_as_without_statistics(
     plain = planned(source, tmp_path / "out", config)
     assert [block.spec for block in found.blocks] == [block.spec for block in plain.blocks]
     assert not found.side_inputs
+
+
+@pytest.mark.parametrize("hessians_said", [None, "somewhere"])
+def test_a_calibration_by_a_size_has_the_steps_of_data_free_layers_on_the_target_of_its_statistics(
+    source: str, tmp_path: Path, hessians_said: str | None
+) -> None:
+    checkpoint = open_checkpoint(source)
+    config = QuantizationConfig(size=SIZE, hessians=hessians_said)
+    table = table_for_calibration(checkpoint, config, RunConfig(), str(tmp_path / "statistics"))
+    free = planned(source, tmp_path / "out", QuantizationConfig(size=SIZE))
+    steps = {block.layer_name: block.spec.step for block in free.blocks if block.spec.step}
+    found = {override.layers: (override.method, override.step) for override in table.overrides}
+    assert table.hessians == str(tmp_path / "statistics")
+    assert found == {
+        f"/^{re.escape(name)}$/": ("size" if name == "embed_tokens.weight" else "gptq", step)
+        for name, step in steps.items()
+    }
 
 
 def test_too_small_a_size_is_refused(source: str, hessians: str, tmp_path: Path) -> None:

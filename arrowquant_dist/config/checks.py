@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -121,6 +121,14 @@ def check_mapping(key: str, value: Any) -> Mapping[str, Any]:
         if not isinstance(name, str):
             raise invalid(key, f"has the key {reprlib.repr(name)}, which is not a text; quote it")
     return value
+
+
+def as_tuple(key: str, values: Any) -> tuple[Any, ...]:
+    """Of a list; InvalidConfig for anything else."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        hint = f"; write [{values}]" if isinstance(values, str) and values in shown(values) else ""
+        raise invalid(key, f"must be a list, not {shown(values)}{hint}")
+    return tuple(values)
 
 
 def check_options(key: str, value: Any) -> dict[str, Any]:

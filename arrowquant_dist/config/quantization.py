@@ -10,6 +10,7 @@ from typing import Any
 from arrowquant_dist.config.arguments import check_made, known_arguments
 from arrowquant_dist.config.asking import ASKING, CHOSEN, refuse_chosen
 from arrowquant_dist.config.checks import (
+    as_tuple,
     check_bool,
     check_choice,
     check_keys,
@@ -17,7 +18,6 @@ from arrowquant_dist.config.checks import (
     check_number,
     check_whole,
     invalid,
-    shown,
     within,
 )
 from arrowquant_dist.config.patterns import check_pattern
@@ -167,12 +167,12 @@ class QuantizationConfig:
         if self.hessians is not None:
             object.__setattr__(self, "hessians", location(self.hessians, "hessians"))
         for key in ("mixed_precision_layers", "unscaled_float8"):
-            words = _as_tuple(key, getattr(self, key))
+            words = as_tuple(key, getattr(self, key))
             for index, word in enumerate(words):
                 check_pattern(f"{key}[{index}]", word)
             object.__setattr__(self, key, words)
         object.__setattr__(self, "row_dims", _checked_row_dims(self.row_dims))
-        given = enumerate(_as_tuple("overrides", self.overrides))
+        given = enumerate(as_tuple("overrides", self.overrides))
         overrides = tuple(_as_override(index, value) for index, value in given)
         object.__setattr__(self, "overrides", overrides)
         self._check_pairs()
@@ -180,8 +180,7 @@ class QuantizationConfig:
     def spec(self, override: LayerOverride | None = None, row_dims: int = 1) -> QuantSpec:
         """How a layer is quantized that no rule keeps, under the override that wins for it.
 
-        Its quant_type may be `fp16`, which says to keep the layer (see `kept_spec`). Settings without effect
-        are
+        Its quant_type may be `fp16`, which says to keep the layer (see `kept_spec`). Settings without effect are
         normalized: group_size is 0 with per_channel, integer_zero_points False where symmetric.
         """
 
@@ -215,8 +214,7 @@ class QuantizationConfig:
 
     def without_hessians(self) -> QuantizationConfig:
         """As before there are statistics."""
-        quant_type = self.quant_type if self._asks is None else _NOT_SAID
-        return replace(self, hessians=None, quant_type=quant_type)
+        return replace(self, hessians=None, quant_type=self.quant_type if self._asks is None else _NOT_SAID)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, as in YAML; no credentials."""
@@ -377,13 +375,6 @@ def _check_values(values: QuantizationConfig | LayerOverride) -> None:
 def _is_untouched(values: QuantizationConfig | LayerOverride) -> bool:
     """With keep_codes alone: elsewhere nothing would be done at all."""
     return isinstance(values, QuantizationConfig) and values.keep_codes and values.quant_type == UNTOUCHED
-
-
-def _as_tuple(key: str, values: Any) -> tuple[Any, ...]:
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        hint = f"; write [{values}]" if isinstance(values, str) and values in shown(values) else ""
-        raise invalid(key, f"must be a list, not {shown(values)}{hint}")
-    return tuple(values)
 
 
 def _as_override(index: int, value: Any) -> LayerOverride:

@@ -18,7 +18,7 @@ import numpy as np
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.errors import UnquantizableWeights
 from arrowquant_dist.methods.groups import code_limits
-from arrowquant_dist.methods.size import LENGTHS_SLOPE, MOST_SHIFT
+from arrowquant_dist.methods.size import outward_shifts
 from arrowquant_dist.methods.statistics import Prepared
 
 BEYOND = "its target, corrected for the quantized inputs, is beyond float32; add it to mixed_precision_layers"
@@ -64,6 +64,4 @@ class InSteps:
 
 def _shifts(spec: QuantSpec, prepared: Prepared) -> np.ndarray:
     pivots = prepared.factor.pivots
-    shift: np.ndarray = LENGTHS_SLOPE * spec.rate * spec.step * (pivots.mean(dtype=np.float64) / pivots)
-    shifts: np.ndarray = np.minimum(shift, MOST_SHIFT).astype(np.float32)
-    return shifts
+    return outward_shifts(spec.rate, spec.step * (pivots.mean(dtype=np.float64) / pivots))

@@ -17,10 +17,9 @@ from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.methods.groups import code_limits, error_sums
 from arrowquant_dist.methods.method import Found, Given
 
-LENGTHS_SLOPE = (
-    1.02  # half of √8 / ln 2 / 2, by which code lengths grow where a step is the standard deviation
-)
-MOST_SHIFT = 0.5  # of a step: boundaries are never moved to the next code
+# Half of √8 / ln 2 / 2, by which code lengths grow where a step is the standard deviation.
+_LENGTHS_SLOPE = 1.02
+_MOST_SHIFT = 0.5  # of a step: boundaries are never moved to the next code
 _NO_ZERO_POINTS = np.empty(0, np.float32)
 
 
@@ -36,13 +35,21 @@ class Size:
 
         rows, columns = bits.shape
         steps = relative_steps(spec, given.row_start, rows)
-        shifts = np.minimum(LENGTHS_SLOPE * spec.rate * steps, MOST_SHIFT).astype(np.float32)
+        shifts = outward_shifts(spec.rate, steps)
         scales, sums = np.empty(rows, np.float32), np.zeros(4)
         scratch, q = np.empty(columns, np.uint8), np.empty(columns, np.float32)
         filled = (codes, scales, scratch, sums, q)
         if quantize_steps(bits, *code_limits(spec), spec.bits, steps, shifts, *filled) >= 0:
             return None
         return Found(scales, _NO_ZERO_POINTS, error_sums(bits.size, sums))
+
+
+def outward_shifts(rate: float, steps: np.ndarray) -> np.ndarray:
+    """float32, as many as `steps`: by how much of a step boundaries between codes lie further from zero than their
+    middle. rate: of the spec. steps: multiples of a root mean square, divided by what an error counts there where that
+    is not 1."""
+    found: np.ndarray = np.minimum(_LENGTHS_SLOPE * rate * steps, _MOST_SHIFT).astype(np.float32)
+    return found
 
 
 def relative_steps(spec: QuantSpec, first: int, rows: int) -> np.ndarray:

@@ -32,21 +32,15 @@ class Rate:
         self._layers = {name: codes for name, codes in matrices.items() if codes.form.is_entropy_coded}
         self._multiple = _FIRST
         self._slopes: dict[str, torch.Tensor] = {}
-        self.first = self.count()
+        self.first = self._follow()
 
-    def count(self) -> float:
-        """Bits that the codes take now, by their entropy in each layer; 0 where none are entropy coded."""
-        total = 0.0
-        for name, codes in self._layers.items():
-            counts = codes.counts().double()
-            total -= float((counts * (counts / counts.sum()).clamp_min(1e-300).log2()).sum())
-            self._slopes[name] = _slopes(counts).float()
-        return total
+    def bits(self) -> float:
+        """What the codes take now, by their entropy in each layer; 0 where none are entropy coded."""
+        return sum((_bits(codes.counts()) for codes in self._layers.values()), 0.0)
 
-    @property
     def fits(self) -> bool:
-        """Whether the codes take no more than at the beginning."""
-        return self.count() <= (1.0 + _TOLERANCE) * self.first
+        """Whether the codes take no more than at the beginning. It counts all of them."""
+        return self.bits() <= (1.0 + _TOLERANCE) * self.first
 
     def add_gradients(self) -> None:
         """After the loss's."""
@@ -57,7 +51,7 @@ class Rate:
     def after(self, step: int) -> None:
         """step: how many were made."""
         if self._layers and step % _EVERY == 0:
-            excess = self.count() / self.first - 1.0 - _AIM
+            excess = self._follow() / self.first - 1.0 - _AIM
             self._multiple = min(max(self._multiple * math.exp(_GAIN * excess), _FEWEST), _MOST)
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -70,15 +64,30 @@ class Rate:
         self._multiple = float(found["multiple"])
         self._slopes = {name: found[f"slopes {name}"] for name in self._layers}
 
+    def _follow(self) -> float:
+        """Counts the codes: what they take, and from now on the next ones are paid for by these counts."""
+        total = 0.0
+        for name, codes in self._layers.items():
+            counts = codes.counts()
+            total += _bits(counts)
+            self._slopes[name] = _slopes(counts.double()).float()
+        return total
+
     def _size_of_gradients(self) -> float:
         """Root mean square over the values that have any: of layers that are looked up only some rows do."""
         squares = count = 0.0
         for codes in self._layers.values():
             values = codes.gradient
             if values is not None:
-                squares += float(values.square().sum())
+                squares += float(torch.linalg.vector_norm(values)) ** 2
                 count += values.numel()
         return math.sqrt(squares / count) if count else 0.0
+
+
+def _bits(counts: torch.Tensor) -> float:
+    """Of as many codes, by how often each occurs."""
+    found = counts.double()
+    return -float((found * (found / found.sum()).clamp_min(1e-300).log2()).sum())
 
 
 def _slopes(counts: torch.Tensor) -> torch.Tensor:

@@ -128,7 +128,7 @@ class Training:
         progress = self.progress
         progress.losses[progress.step] = loss
         progress.since = 0 if loss <= min(progress.losses.values()) else progress.since + 1
-        if loss <= progress.losses[progress.best] and self._rate.fits:
+        if loss <= progress.losses[progress.best] and self._rate.fits():
             progress.best = progress.step
             self.best = self._student.found()
 

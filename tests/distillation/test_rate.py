@@ -59,7 +59,7 @@ def test_layers_in_groups_have_no_rate_to_keep() -> None:
         stored = quantize_layer(values.view(np.uint8).reshape(-1), values.shape, "float32", spec, {}, "layer")
         rate = Rate({"layer": TrainedCodes(stored, torch.from_numpy(values))})
         assert rate.first == 0.0
-        assert rate.fits
+        assert rate.fits()
         rate.add_gradients()
         rate.after(5)
 
@@ -97,7 +97,6 @@ def test_what_takes_more_is_never_the_best(tmp_path: Path, monkeypatch: pytest.M
     class Larger(Rate):
         """At each look."""
 
-        @property
         def fits(self) -> bool:
             return False
 

@@ -26,7 +26,7 @@ from arrowquant_dist.texts import read_texts
 KEPT = QuantizationConfig("int8", mixed_precision_layers=["*"])
 TEXTS = read_texts("builtin:held-back").items[::16]  # 25, of 20 domains
 VOCABULARY = 1000
-_SIZES: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -76,13 +76,13 @@ def round_to_half(model: torch.nn.Module) -> None:
 def save_llama(folder: Path) -> Path:
     """Untrained, with weights large enough that one token is likelier than another."""
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=2, initializer_range=0.3, **_SIZES)
+    config = LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=2, initializer_range=0.3, **SIZES)
     return save(LlamaForCausalLM(config), folder, torch.bfloat16)
 
 
 def save_bert(folder: Path, kind: Any = BertModel, **sizes: Any) -> Path:
     torch.manual_seed(1)
-    values = {"vocab_size": VOCABULARY, "initializer_range": 0.3, **_SIZES, **sizes}
+    values = {"vocab_size": VOCABULARY, "initializer_range": 0.3, **SIZES, **sizes}
     return save(kind(BertConfig(**values)), folder)
 
 
@@ -98,8 +98,8 @@ def save_sentence_model(folder: Path, mode: str = "cls") -> Path:
     bert = save_bert(folder.parent / f"{folder.name}-bert")
     chain = [
         modules.Transformer(str(bert)),
-        modules.Pooling(_SIZES["hidden_size"], pooling_mode=mode),
-        modules.Dense(_SIZES["hidden_size"], 24),
+        modules.Pooling(SIZES["hidden_size"], pooling_mode=mode),
+        modules.Dense(SIZES["hidden_size"], 24),
         modules.Normalize(),
     ]
     model = SentenceTransformer(modules=chain, device="cpu")

@@ -60,14 +60,14 @@ class Parts:
             self._enter(part)
             quantizer = self.quantizer
             found = yield from self._one_path(part) if quantizer is None else self._two_paths(part, quantizer)
-            done = PartDone(tuple(found.layers), tuple(found.rows_first))
+            done = PartDone(tuple(found.layers), tuple(found.unfit))
             self.place.add(part, done)
             self._note(done)
             self._clean(part)
 
     def _note(self, done: PartDone) -> None:
         """That the next part is done, now or by an earlier run."""
-        self.taken |= {layer.name for layer in done.layers} | {*done.rows_first}
+        self.taken |= {layer.name for layer in done.layers} | {*done.unfit}
         if not self.done and self.quantizer is not None:  # tied embeddings come again in the last part
             self._quantized = [info.path for info in self.place.store.list(f"run/quantized/{0:05d}")]
         self.done.append(done)
@@ -92,8 +92,8 @@ class Parts:
             sums = yield from self._summed(part, order, stage, quantized)
             made = self._write(part, stage, statistics_of(self.paths, order, sums))
             found.layers += made.layers
-            found.rows_first += made.rows_first
-            layers = [layer.name for layer in made.layers] + made.rows_first
+            found.unfit += made.unfit
+            layers = [layer.name for layer in made.layers] + made.unfit
             statistics = statistics_path(part, stage) if made.drafts else None
             quantized += self._quantize(part, stage, layers, quantizer, statistics)
         if part + 1 < self.paths.parts:
@@ -143,7 +143,7 @@ class Parts:
         drafts = [draft for draft in found.drafts if draft.name in own]
         if drafts:
             write_arrays(self.place.store, statistics_path(part, stage), drafts)
-        return PartStatistics(drafts, layers, [name for name in found.rows_first if name not in self.taken])
+        return PartStatistics(drafts, layers, [name for name in found.unfit if name not in self.taken])
 
     def _quantize(
         self, part: int, stage: int, layers: Sequence[str], quantizer: PathQuantizer, statistics: str | None

@@ -21,10 +21,10 @@ from arrowquant_dist.target.layout import Listing
 
 @dataclass(frozen=True, slots=True)
 class PartDone:
-    """layers: of the part, with what is written of them. rows_first: as Calibration has them."""
+    """layers: of the part, with what is written of them. unfit: as Calibration has them."""
 
     layers: tuple[CalibratedLayer, ...]
-    rows_first: tuple[str, ...]
+    unfit: tuple[str, ...]
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -32,7 +32,7 @@ class PartDone:
     @classmethod
     def from_bytes(cls, data: bytes) -> PartDone:
         values = parse_json(data)
-        return cls(tuple(map(CalibratedLayer.from_dict, values["layers"])), tuple(values["rows_first"]))
+        return cls(tuple(map(CalibratedLayer.from_dict, values["layers"])), tuple(values["unfit"]))
 
 
 class CalibrationPlace:

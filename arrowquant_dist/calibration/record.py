@@ -33,7 +33,7 @@ class Calibration:
     model: its URI, safe to show. texts: {name, count, tokens, digest, cut, longest}. sequential: whether statistics are
     of the path through layers that were quantized by `config`. fingerprint: of all that decides them. layers: those of
     which something is known. unseen: those that would be quantized, and never saw an input; they fall back to `mse`, as
-    do rows_first, whose inputs no method makes use of (GPT-2's, stored [in, out]). notes: for people.
+    do unfit, whose inputs run along no axis that the source stores them with. notes: for people.
     """
 
     out: str
@@ -45,7 +45,7 @@ class Calibration:
     fingerprint: str
     layers: tuple[CalibratedLayer, ...]
     unseen: tuple[str, ...]
-    rows_first: tuple[str, ...]
+    unfit: tuple[str, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Calibration:
                 message = f"it is of format_version {version}, {known}; upgrade the package"
                 raise InvalidCheckpoint(message, uri=uri)
             layers = tuple(map(CalibratedLayer.from_dict, values.pop("layers")))
-            lists: dict[str, Any] = {key: tuple(values.pop(key)) for key in ("unseen", "rows_first", "notes")}
+            lists: dict[str, Any] = {key: tuple(values.pop(key)) for key in ("unseen", "unfit", "notes")}
             return cls(**values, **lists, out=out, layers=layers)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             message = "it is no account of a calibration; calibrate again with --overwrite"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.models.sites import Order, Owner
     from arrowquant_dist.models.watch import Site
 
-SQUARES = ("hessian", "cross")
+SQUARES = ("hessian", "cross")  # of sites, and of layers; of those stored [in, out] with `row_` before them
 _RUN_VALUES = 1 << 20
 
 
@@ -61,11 +61,11 @@ class SlicedSums:
 @dataclass(slots=True)
 class PartStatistics:
     """What is known of a stage's layers. drafts: tensors of OUT, made one at a time. layers: the same, for people.
-    rows_first: layers that are multiplied by their rows, as GPT-2 stores them: no method makes use of their inputs."""
+    unfit: layers whose inputs are seen, but not along an axis of theirs: no method makes use of them."""
 
     drafts: list[ArrayDraft] = field(default_factory=list)
     layers: list[CalibratedLayer] = field(default_factory=list)
-    rows_first: list[str] = field(default_factory=list)
+    unfit: list[str] = field(default_factory=list)
 
     def add(self, layer: str, tokens: float, drafts: Sequence[ArrayDraft]) -> None:
         if drafts:
@@ -78,11 +78,11 @@ def statistics_of(paths: Paths, order: Order, sums: SlicedSums) -> PartStatistic
     """Of every layer that the sums are of. Means over tokens, in float32."""
     found = PartStatistics()
     for layer, uses in _uses(paths, order, sums).items():
-        shape = paths.layers[layer].shape
+        shape, axes = paths.layers[layer].shape, {owner.inputs for _, owner in uses}
         if any(site.use == "embedding" for site, _ in uses):
             _add_counts(found, layer, [site for site, _ in uses if site.use == "embedding"], sums)
-        elif not all(owner.is_by_columns for _, owner in uses):
-            found.rows_first.append(layer)
+        elif None in axes or len(axes) > 1:
+            found.unfit.append(layer)
         elif any(owner.expert is not None for _, owner in uses):
             _add_experts(found, layer, shape, uses, order, sums)
         else:
@@ -129,16 +129,22 @@ def _add_matrix(
 ) -> None:
     leaders = [*dict.fromkeys(order.leader.get(site, site) for site, _ in uses)]
     tokens = sum(sums.tokens(site) for site in leaders)
-    drafts = []
+    start, drafts = f"{layer}.{_prefix(uses)}", []
     for part in SQUARES:
         if part == "hessian" or sum(sums.tokens(site, part) for site in leaders) == tokens:
             size = sums.shapes[f"{leaders[0].key}/hessian"]
-            drafts.append(_mean(f"{layer}.{part}", size, sums, [f"{s.key}/{part}" for s in leaders], tokens))
-    site = uses[0][0]
+            drafts.append(_mean(f"{start}{part}", size, sums, [f"{s.key}/{part}" for s in leaders], tokens))
+    site, owner = uses[0]
     key = f"{site.key}/residual"
-    if is_alone and len(drafts) > 1 and sums.tokens(site, "residual") == tokens and sums.shapes[key] == shape:
-        drafts.append(_mean(f"{layer}.residual", shape, sums, [key], tokens))
+    has_all = is_alone and owner.is_as_stored and len(drafts) > 1
+    if has_all and sums.tokens(site, "residual") == tokens and sums.shapes[key] == shape:
+        drafts.append(_mean(f"{start}residual", shape, sums, [key], tokens))
     found.add(layer, tokens, drafts)
+
+
+def _prefix(uses: Uses) -> str:
+    """Of the names of the layer's statistics."""
+    return "row_" if uses[0][1].inputs == "rows" else ""
 
 
 def _mean(
@@ -155,19 +161,29 @@ def _means(sums: SlicedSums, keys: Sequence[str], tokens: float) -> Iterator[np.
 def _add_experts(
     found: PartStatistics, layer: str, shape: tuple[int, ...], uses: Uses, order: Order, sums: SlicedSums
 ) -> None:
-    """Zeros for experts that no token came to."""
+    """Zeros for experts that no token came to. `cross` where the two paths' tokens could be paired of all others.
+
+    There is no `residual`: an expert's result is multiplied by what the router gives it, and becomes one of several
+    summands, before it comes to the stream, so no difference of streams is one expert's to make up for.
+    """
     sites = {owner.expert: order.leader.get(site, site) for site, owner in uses if owner.expert is not None}
     tokens = sum(sums.tokens(site) for site in sites.values())
     size = (shape[0], *sums.shapes[f"{next(iter(sites.values())).key}/hessian"])
-    make = partial(_stacked, sums, sites, size)
-    found.add(layer, tokens, [ArrayDraft(f"{layer}.hessian", size, "float32", make)])
+    drafts = []
+    for part in SQUARES:
+        if part == "hessian" or all(sums.tokens(site, part) == sums.tokens(site) for site in sites.values()):
+            make = partial(_stacked, sums, part, sites, size)
+            drafts.append(ArrayDraft(f"{layer}.{_prefix(uses)}{part}", size, "float32", make))
+    found.add(layer, tokens, drafts)
 
 
-def _stacked(sums: SlicedSums, sites: dict[int, Site], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+def _stacked(
+    sums: SlicedSums, part: str, sites: dict[int, Site], shape: tuple[int, ...]
+) -> Iterator[np.ndarray]:
     nothing = np.zeros(shape[1:], np.float32)
     for expert in range(shape[0]):
         if expert in sites:
             site = sites[expert]
-            yield from _means(sums, [f"{site.key}/hessian"], sums.tokens(site))
+            yield from _means(sums, [f"{site.key}/{part}"], sums.tokens(site))
         else:
             yield nothing

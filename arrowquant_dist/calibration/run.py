@@ -218,7 +218,7 @@ def _record(
 ) -> Calibration:
     """The record; what no part has an input of is written now."""
     layers = [layer for part in done for layer in part.layers]
-    rows_first = [name for part in done for name in part.rows_first]
+    unfit = [name for part in done for name in part.unfit]
     known = {layer.name for layer in layers}
     resolver = SpecResolver(QuantizationConfig("int8"), [*paths.layers.values()])
     rest = [
@@ -231,7 +231,7 @@ def _record(
         drafts = [ArrayDraft.of(f"{name}.unseen", np.empty(0, np.float32)) for name in rest]
         write_arrays(place.store, statistics_path(paths.parts, 0), drafts)
         layers += [CalibratedLayer(name, 0, ("unseen",)) for name in rest]
-    unseen = [name for name in rest if name not in rows_first]
+    unseen = [name for name in rest if name not in unfit]
     return Calibration(
         out=place.store.uri,
         model=subject.opened.source.uri,
@@ -242,8 +242,8 @@ def _record(
         fingerprint=place.fingerprint,
         layers=tuple(layers),
         unseen=tuple(unseen),
-        rows_first=tuple(rows_first),
-        notes=tuple(_notes(paths, settings, unseen, rows_first)),
+        unfit=tuple(unfit),
+        notes=tuple(_notes(paths, settings, unseen, unfit)),
     )
 
 
@@ -251,7 +251,7 @@ def _notes(
     paths: Paths,
     settings: Mapping[str, Any],
     unseen: Sequence[str],
-    rows_first: Sequence[str],
+    unfit: Sequence[str],
 ) -> list[str]:
     notes = []
     texts = settings["texts"]
@@ -262,10 +262,10 @@ def _notes(
         notes.append(f"{texts['tokens']} tokens are few for layers of {widest} inputs; statistics are noisy")
     if unseen:
         notes.append(f"no input came to {listed(unseen)}; such layers are quantized by mse")
-    if rows_first:
+    if unfit:
         notes.append(
-            f"stored [in, out], so that all values of a row have one input and gptq has nothing to make up along it: "
-            f"{listed(rows_first)}; such layers are quantized by mse"
+            f"inputs that run along no axis of the layer, as the source stores it: {listed(unfit)}; such layers are "
+            "quantized by mse"
         )
     if paths.parts == 1:
         notes.append("its blocks are no chain, so all of its weights were in memory at once")

@@ -37,9 +37,19 @@ from arrowquant_dist.methods.short_scales import ShortScales
 from arrowquant_dist.methods.statistics import TILE, LayerStatistics, Prepared, Statistics
 
 
-class Rounding(Protocol):
-    """How the rows of one target become codes. scales: float32 [rows, groups]; zero_points: as many, or [rows, 0]
-    where symmetric. group: columns a scale."""
+class Rounds(Protocol):
+    """How the columns of one target become codes, one after the other."""
+
+    def round(
+        self, prepared: Prepared, start: int, errors: np.ndarray, carried: np.ndarray, codes: np.ndarray
+    ) -> None:
+        """Some columns, in the order of `prepared` and from `start` on. errors, carried, codes: [columns, rows], see
+        kernels/gptq.py::round_columns."""
+
+
+class Rounding(Rounds, Protocol):
+    """With what its codes are decoded by. scales: float32 [rows, groups]; zero_points: as many, or [rows, 0] where
+    symmetric. group: columns a scale."""
 
     @property
     def scales(self) -> np.ndarray: ...
@@ -50,16 +60,10 @@ class Rounding(Protocol):
     @property
     def group(self) -> int: ...
 
-    def round(
-        self, prepared: Prepared, start: int, errors: np.ndarray, carried: np.ndarray, codes: np.ndarray
-    ) -> None:
-        """Some columns, in the order of `prepared` and from `start` on. errors, carried, codes: [columns, rows], see
-        kernels/gptq.py::round_columns."""
-
 
 # float32 [rows, columns], a target → how it is rounded. What hands it over raises UnquantizableWeights where the target
 # is not finite.
-_Choose = Callable[[np.ndarray, Prepared], Rounding]
+Choose = Callable[[np.ndarray, Prepared], Rounding]
 
 
 class ErrorCompensated:
@@ -91,7 +95,7 @@ class ErrorCompensatedPerTensor:
             span = self.span(spec)
             span.add(bits)
             scale = span.scale()
-        found = _quantize(bits, spec, codes, given, _for_all(spec, scale))
+        found = _quantize(bits, spec, codes, given, one_scale(spec, scale))
         return (
             None
             if found is None
@@ -99,12 +103,12 @@ class ErrorCompensatedPerTensor:
         )
 
 
-def rounding_of(spec: QuantSpec) -> _Choose:
+def rounding_of(spec: QuantSpec) -> Choose:
     """spec: by row or group."""
     return InSteps.choice(spec) if spec.step > 0.0 else _by_group(replace(spec, method="mse"))
 
 
-def _by_group(spec: QuantSpec) -> _Choose:
+def _by_group(spec: QuantSpec) -> Choose:
     """spec: of the method that chooses."""
     from arrowquant_dist.kernels.pack import packed_nbytes
 
@@ -122,7 +126,7 @@ def _by_group(spec: QuantSpec) -> _Choose:
     return choose
 
 
-def _for_all(spec: QuantSpec, scale: TensorScale) -> _Choose:
+def one_scale(spec: QuantSpec, scale: TensorScale) -> Choose:
     def choose(target: np.ndarray, _: Prepared) -> Rounding:
         rows, columns = target.shape
         zero_points = np.full((rows, 0 if spec.symmetric else 1), scale.zero_point, np.float32)
@@ -153,7 +157,7 @@ class _ToLevels:
 
 
 def _quantize(
-    bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, choose: _Choose
+    bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, choose: Choose
 ) -> Found | None:
     """As Method.quantize."""
     from arrowquant_dist.kernels.spans import first_non_finite
@@ -232,12 +236,12 @@ class TargetTile:
         from arrowquant_dist.kernels.gptq import pack_and_measure
 
         scratch = np.empty((min(TILE, self._rows), self._bits.shape[1]), np.uint8)
-        scales, zero_points, columns = rounding.scales, rounding.zero_points, self._rounded(rounding)
+        scales, zero_points, columns = rounding.scales, rounding.zero_points, self.rounded(rounding)
         pack_and_measure(
             self._bits, rounding.group, scales, zero_points, columns, width, scratch, codes, sums
         )
 
-    def _rounded(self, rounding: Rounding) -> np.ndarray:
+    def rounded(self, rounding: Rounds) -> np.ndarray:
         """uint8 [columns, rows], the codes, signed ones in two's complement."""
         factor, order = self._prepared.factor, self._prepared.order
         errors, carried = self._values[order], np.zeros_like(self._values)

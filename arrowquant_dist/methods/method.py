@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,8 +68,8 @@ class SideInput(Protocol):
     config_field: the field of QuantizationConfig that holds the URI, as in METHODS of method_names.
     finished_by: the JSON file that is written to that folder last, without which nothing is read; None: there is none.
     format_version: what that file has to have under this key, None where it has none.
-    needed: parts without which the method does nothing. exempt: parts that a layer has instead of the needed ones to
-    say that nothing is known of it; it is then quantized as `instead` says, and a note of the plan says so.
+    exempt: parts that a layer has instead of what is needed to say that nothing is known of it, or nothing that serves
+    its spec; it is then quantized as `instead` says, and a note of the plan says so.
     """
 
     @property
@@ -82,16 +82,20 @@ class SideInput(Protocol):
     def format_version(self) -> int | None: ...
 
     @property
-    def needed(self) -> Collection[str]: ...
-
-    @property
     def exempt(self) -> Collection[str]: ...
+
+    def needed(self, spec: QuantSpec) -> Sequence[str]:
+        """Parts of which a layer has to have one, the usual one first; without any the method does nothing."""
 
     def instead(self, spec: QuantSpec) -> QuantSpec:
         """The spec, of another method, of a layer that nothing is known of."""
 
     def shapes(self, layer_shape: tuple[int, ...], row_dims: int) -> Mapping[str, tuple[int, ...]]:
         """{part: shape} of all tensors that the method makes use of where the layer has them."""
+
+    def rows_together(self, layer_shape: tuple[int, ...], row_dims: int, parts: Collection[str], /) -> int:
+        """Runs of so many rows, from the first one on, are in one row block each: their codes depend on each other. 1
+        where rows are independent."""
 
     def prepare(self, layer: str, layer_shape: tuple[int, ...], row_dims: int, read: PartReader, /) -> Any:
         """What `quantize` is given with each row block of the layer, by one thread. It may keep `read`."""

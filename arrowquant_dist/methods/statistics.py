@@ -20,6 +20,8 @@ _NUMBER_NBYTES = 4
 STATISTICS_VERSION = 1  # of what `calibrate` writes, in its calibration.json
 TILE = 256  # rows that are worked on together
 HESSIAN, CROSS, RESIDUAL = "hessian", "cross", "residual"
+# The same of layers stored [in, out]: the first two [in, in], E[x̃ (r - r̃)ᵀ] as the layer lies.
+ROW_HESSIAN, ROW_CROSS, ROW_RESIDUAL = "row_hessian", "row_cross", "row_residual"
 # Of the mean of the Hessian's diagonal. With a corrected target, which would follow the noise of few texts, ten times
 # what the field adds (measured on MiniLM, 500 texts: embedding cosine .890 at 2 bits).
 _DAMP, _DAMP_OF_CORRECTED = 0.01, 0.1
@@ -32,8 +34,13 @@ class Statistics:
     config_field = "hessians"
     finished_by = "calibration.json"
     format_version = STATISTICS_VERSION
-    needed = (HESSIAN,)
-    exempt = ("counts", "unseen")  # of an embedding, and of a layer that no input came to
+    # of an embedding, of a layer that no input came to, of one stored [in, out] whose codes are to be entropy coded
+    exempt = ("counts", "unseen", ROW_HESSIAN)
+
+    def needed(self, spec: QuantSpec) -> tuple[str, ...]:
+        """See SideInput.needed. Rows of a layer stored [in, out] are not independent, so that no sample of them shows
+        what a step comes to: `size` has no statistics of such layers."""
+        return (HESSIAN,) if spec.step > 0.0 else (HESSIAN, ROW_HESSIAN)
 
     def instead(self, spec: QuantSpec) -> QuantSpec:
         """See SideInput.instead."""
@@ -41,9 +48,16 @@ class Statistics:
 
     def shapes(self, layer_shape: tuple[int, ...], row_dims: int) -> Mapping[str, tuple[int, ...]]:
         """See SideInput.shapes. Fused experts [experts, out, in] have a matrix each."""
-        columns = math.prod(layer_shape[row_dims:])
-        square = (*layer_shape[: row_dims - 1], columns, columns)
-        return {HESSIAN: square, CROSS: square, RESIDUAL: (*layer_shape[:row_dims], columns)}
+        columns, rows = math.prod(layer_shape[row_dims:]), layer_shape[row_dims - 1]
+        matrices = layer_shape[: row_dims - 1]
+        square, own = (*matrices, columns, columns), (*layer_shape[:row_dims], columns)
+        row_square = (*matrices, rows, rows)
+        found = {HESSIAN: square, CROSS: square, RESIDUAL: own}
+        return found | {ROW_HESSIAN: row_square, ROW_CROSS: row_square, ROW_RESIDUAL: own}
+
+    def rows_together(self, layer_shape: tuple[int, ...], row_dims: int, parts: Collection[str], /) -> int:
+        """See SideInput.rows_together."""
+        return layer_shape[row_dims - 1] if ROW_HESSIAN in parts else 1
 
     def prepare(
         self, layer: str, layer_shape: tuple[int, ...], row_dims: int, read: PartReader, /
@@ -58,6 +72,12 @@ class Statistics:
         from arrowquant_dist.kernels.factor import FACTOR_BLOCK
 
         columns = math.prod(layer_shape[row_dims:])
+        if ROW_HESSIAN in parts:
+            inputs = layer_shape[row_dims - 1]
+            squares = 1 + (ROW_CROSS in parts)
+            # bits, values, target and residual of the matrix; its codes twice, its scales and zero points
+            whole = columns * (4 + (ROW_RESIDUAL in parts))
+            return _NUMBER_NBYTES * inputs * (squares * inputs + 9 * TILE + 6 * FACTOR_BLOCK + whole)
         squares = sum(part in parts for part in (HESSIAN, CROSS))
         given = min(rows, TILE) if RESIDUAL in parts else 0
         return _NUMBER_NBYTES * columns * (squares * columns + 9 * TILE + 6 * FACTOR_BLOCK + given)
@@ -78,12 +98,17 @@ class Prepared:
 
 
 class LayerStatistics:
-    """A layer's statistics, read when they are needed: those of one expert at a time, and of a tile's rows."""
+    """A layer's statistics, read when they are needed: those of one expert at a time, and of a tile's rows.
+
+    is_by_rows: whether they are of inputs that the layer's rows are multiplied with, stored [in, out].
+    """
 
     def __init__(self, layer: str, shape: tuple[int, ...], row_dims: int, read: PartReader) -> None:
         self._layer, self._read = layer, read
         self.columns = math.prod(shape[row_dims:])
         self.rows_each = shape[row_dims - 1]
+        self.is_by_rows = HESSIAN not in read.parts and ROW_HESSIAN in read.parts
+        self._inputs = self.rows_each if self.is_by_rows else self.columns
         self._at: int | None = None
         self._prepared: Prepared | None = None
 
@@ -96,9 +121,10 @@ class LayerStatistics:
 
     def residual(self, row: int, rows: int) -> np.ndarray | None:
         """float32 [rows, columns] of the layer's rows from `row` on; None where it has none."""
-        if RESIDUAL not in self._read.parts:
+        part = ROW_RESIDUAL if self.is_by_rows else RESIDUAL
+        if part not in self._read.parts:
             return None
-        found = self._read(RESIDUAL, row * self.columns, (row + rows) * self.columns)
+        found = self._read(part, row * self.columns, (row + rows) * self.columns)
         return found.reshape(rows, self.columns)
 
     def unusable(self, what: str) -> InvalidCheckpoint:
@@ -110,7 +136,7 @@ class LayerStatistics:
     def _square(self, part: str, matrix: int) -> np.ndarray:
         from arrowquant_dist.kernels.spans import first_non_finite
 
-        n = self.columns
+        n = self._inputs
         found = self._read(part, matrix * n * n, (matrix + 1) * n * n)
         if first_non_finite(found.view("<i4")) >= 0:
             raise self.unusable(f"its {part} holds NaN or inf")
@@ -119,11 +145,12 @@ class LayerStatistics:
     def _prepare(self, matrix: int) -> Prepared:
         from arrowquant_dist.kernels.factor import reorder
 
-        hessian = self._square(HESSIAN, matrix)
+        parts = (ROW_HESSIAN, ROW_CROSS) if self.is_by_rows else (HESSIAN, CROSS)
+        hessian = self._square(parts[0], matrix)
         diagonal = hessian.diagonal().copy()
         if diagonal.min() < 0:
             raise self.unusable("its hessian has a negative number on its diagonal")
-        correction = self._square(CROSS, matrix) if CROSS in self._read.parts else None
+        correction = self._square(parts[1], matrix) if parts[1] in self._read.parts else None
         damp = _DAMP if correction is None else _DAMP_OF_CORRECTED
         if correction is not None:
             correction -= hessian

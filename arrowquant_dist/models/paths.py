@@ -20,6 +20,7 @@ from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.loader.tensors import as_tensor, bytes_of
 from arrowquant_dist.models.checkpoint import CheckpointLoads
+from arrowquant_dist.models.decisions import Decides, Decisions
 from arrowquant_dist.models.sites import Order, OrderNotes, Owner, owners_of
 from arrowquant_dist.models.subject import Subject, batches_of_one_length, slices_of
 from arrowquant_dist.models.sums import TOGETHER, Met, Sums
@@ -179,7 +180,7 @@ class Paths:
         for batch in batches:
             inputs = self._texts.inputs(batch.texts)
             add = partial(sums.add_product, tokens=inputs["input_ids"].numel())
-            with chain.watched(part, partial(_watch, add, None, ends)):
+            with chain.watched(part, partial(_watch, add, None, ends, None)):
                 hidden = chain.run(part, inputs, batch.hidden[0])
             if keeps:
                 made.append((hidden,))
@@ -193,17 +194,20 @@ class Paths:
         batches: Iterable[HiddenBatch],
         wanted: Iterable[Unit],
     ) -> Sums:
-        """Sums of sites of one stage, along both paths."""
+        """Sums of sites of one stage, along both paths; experts get the same tokens on both, see decisions.py."""
         own, which = order.stages[stage], WantedSums(wanted)
         sums = Sums(order, self._rows(own.slots), which)
         ends = self._ends(part, order)
         for batch in batches:
             inputs = self._texts.inputs(batch.texts)
             original, quantized = (Met(order, which, own.slots, own.later) for _ in self._chains)
-            for chain, met, hidden in zip(self._chains, (original, quantized), batch.hidden, strict=True):
-                with chain.watched(part, partial(_watch, met.product, met.stream, ends)):
+            decisions = Decisions()
+            ways = (original, decisions.note), (quantized, decisions.repeat)
+            for chain, (met, decides), hidden in zip(self._chains, ways, batch.hidden, strict=True):
+                with chain.watched(part, partial(_watch, met.product, met.stream, ends, decides)):
                     chain.run(part, inputs, hidden)
-            sums.add(original, quantized, inputs["input_ids"].numel())
+            tokens = inputs["input_ids"].numel()
+            sums.add(original, quantized, tokens, are_paired=decisions.are_repeated)
         return sums
 
     def _ends(self, part: int, order: Order) -> frozenset[int]:
@@ -241,9 +245,10 @@ def _watch(
     on_product: Callable[[Seen], None],
     on_sum: Callable[[Seen, torch.Tensor], None] | None,
     ends: frozenset[int],
+    decides: Decides | None,
     memory: Mapping[int, int],
 ) -> Watch:
-    return Watch(memory, on_product, on_sum, ends)
+    return Watch(memory, on_product, on_sum, ends, decides)
 
 
 def _name_of(slot: Any) -> str:

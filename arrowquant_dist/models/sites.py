@@ -5,26 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from arrowquant_dist.models.fill import Slot
 from arrowquant_dist.models.placements import Placement, placements_of
 from arrowquant_dist.models.provenance import row_runs
-from arrowquant_dist.models.traced import Origin
+from arrowquant_dist.models.traced import Derived, Node, Origin, sources_of
 from arrowquant_dist.models.watch import Seen, Site
 
+Axis = Literal["columns", "rows"]
 _NUMBERS = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A layer whose rows a site has. expert: which of the layer's first dimension, None for all of it. is_by_columns:
-    whether a site's inputs are what the layer's columns are multiplied with, so that their statistics serve it."""
+    """A layer whose values a site has. expert: which of the layer's first dimension, None for all of it. inputs: which
+    of the layer's axes the site's inputs are multiplied with, so that their statistics serve it: its columns, as of
+    nn.Linear, or its rows, as GPT-2 stores them; None where it is neither. is_as_stored: whether the parameter has
+    these axes as the layer has them."""
 
     layer: str
     expert: int | None
-    is_by_columns: bool
+    inputs: Axis | None
+    is_as_stored: bool
 
 
 def owners_of(site: Site, slots: Sequence[Slot]) -> list[Owner]:
@@ -36,14 +41,14 @@ def owners_of(site: Site, slots: Sequence[Slot]) -> list[Owner]:
         first, last = _span(placement.out, tensor)
         if first >= site.start + site.nvalues or last <= site.start:
             continue
-        is_plain = isinstance(placement.value, Origin)
         inside = site.start <= first and last <= site.start + site.nvalues
         expert = None
         if not inside:
             expert = _expert(site, placement, first)
-        fits = site.use != "transposed" and (is_plain or _has_its_columns(placement))
-        usable = fits and (inside or expert is not None)
-        found += [Owner(name, expert, usable) for name in placement.sources]
+        value, is_turned = _as_laid(placement)
+        axis = _inputs_axis(site, value, tensor, is_turned=is_turned)
+        usable = axis if inside or expert is not None else None
+        found += [Owner(name, expert, usable, not is_turned) for name in placement.sources]
     return found
 
 
@@ -61,9 +66,40 @@ def _expert(site: Site, placement: Placement, first: int) -> int | None:
     return number if rest == 0 else None
 
 
-def _has_its_columns(placement: Placement) -> bool:
-    """Whether it is whole rows of one layer, in any order."""
-    return len(placement.sources) == 1 and row_runs(placement.value) is not None
+def _as_laid(placement: Placement) -> tuple[Node, bool]:
+    """The placement's value before it was transposed, if it was, and whether that lies in the parameter with its last
+    two axes exchanged."""
+    value, out = placement.value, placement.out
+    is_turned = out.dim() > 1 and out.stride(-1) > out.stride(-2) and out.shape[-1] > 1
+    while isinstance(value, Derived) and len(value.inputs) == 1 and _exchanges_axes(value):
+        value, is_turned = value.inputs[0], not is_turned
+    return value, is_turned
+
+
+def _exchanges_axes(value: Derived) -> bool:
+    """Whether it is its only input with the last two axes exchanged."""
+    dims = value.like.dim()
+    if dims < 2:
+        return False
+    given = [each for each in (*value.args[1:], *value.kwargs.values()) if isinstance(each, int)]
+    match value.name:
+        case "t":
+            return True
+        case "transpose" | "swapaxes" | "swapdims":
+            return sorted(axis % dims for axis in given) == [dims - 2, dims - 1]
+    return False
+
+
+def _inputs_axis(site: Site, value: Node, tensor: torch.Tensor, *, is_turned: bool) -> Axis | None:
+    """Of the layer that `value` is, where it has all inputs of the site along one of its axes, in their order."""
+    axis: Axis = "columns" if (site.use == "linear") != is_turned else "rows"
+    shape, inputs = value.like.shape, tensor.shape[-1 if site.use == "linear" else -2]
+    if site.use == "embedding" or len(shape) < 2 or shape[-1 if axis == "columns" else -2] != inputs:
+        return None
+    if isinstance(value, Origin):
+        return axis
+    is_whole_rows = len({*sources_of(value)}) == 1 and row_runs(value) is not None  # in any order
+    return axis if axis == "columns" and is_whole_rows else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,18 +39,19 @@ class Met:
 
     def stream(self, seen: Seen, other: torch.Tensor) -> None:
         site = seen.site
-        if site.slot in self._slots and site.use == "linear" and self._wanted.has(site, RESIDUAL):
+        if site.slot in self._slots and site.use != "embedding" and self._wanted.has(site, RESIDUAL):
             self.streams[site].append(other.clone())  # what is added to in place has other values later
 
 
 class Sums:
     """Sums over tokens, by site: `hessian` Σ x xᵀ [in, in], `counts` [rows] of a table, `tokens` [1]; of two paths
-    besides `cross` Σ x x̃ᵀ and `residual` Σ (r − r̃) x̃ᵀ, each with the tokens that it is of. x, r: the original's input
-    and what its result is added to; x̃, r̃: the quantized path's, which the others are of then.
+    besides `cross` Σ x x̃ᵀ and `residual` Σ (r − r̃) x̃ᵀ, each with the tokens that it is of; of weights that are
+    [in, out] the residual is Σ x̃ (r − r̃)ᵀ. x, r: the original's input and what its result is added to; x̃, r̃: the
+    quantized path's, which the others are of then.
 
-    Tokens are paired by their place. Of what is routed (experts), where the paths may not send the same tokens, there
-    is no `cross`. Of what is multiplied by its rows there is nothing but `tokens`. rows: {slot: rows of its table}.
-    wanted: the others are left to other passes.
+    Tokens are paired by their place. Of what is routed (experts) there is a `cross` of batches of which both paths were
+    sent the same way, the original's (decisions.py), and no `residual`. rows: {slot: rows of its table}. wanted: the
+    others are left to other passes.
     """
 
     def __init__(self, order: Order, rows: Mapping[int, int], wanted: WantedSums) -> None:
@@ -63,21 +64,23 @@ class Sums:
         if seen.site.slot in self._rows and self._order.leads(seen.site):
             self._add(seen.site, seen.given, tokens)
 
-    def add(self, original: Met, quantized: Met, tokens: int) -> None:
-        """Of two paths, a batch of so many tokens."""
+    def add(self, original: Met, quantized: Met, tokens: int, *, are_paired: bool) -> None:
+        """Of two paths, a batch of so many tokens. are_paired: whether each product has the same of them on both."""
         for site, given in quantized.inputs.items():
             for one in given:
                 self._add(site, one, tokens)
             twins = original.inputs.get(site, [])
-            if site.use == "linear" and len(twins) == len(given):
+            if site.use != "embedding" and len(twins) == len(given):
                 for twin, one in zip(twins, given, strict=True):
-                    self._pair(site, CROSS, twin, one, tokens)
+                    own = len(_flat(one)) if are_paired else tokens
+                    self._pair(site, CROSS, twin, one, own)
         for site, streams in quantized.streams.items():
             given = quantized.inputs.get(self._order.leader.get(site, site), [])
             others = original.streams.get(site, [])
             if len(streams) == len(others) == len(given):
                 for stream, other, one in zip(streams, others, given, strict=True):
-                    self._pair(site, RESIDUAL, other - stream, one, tokens)
+                    pair = (other - stream, one) if site.use == "linear" else (one, other - stream)
+                    self._pair(site, RESIDUAL, *pair, tokens)
 
     def finished(self) -> dict[str, np.ndarray]:
         """{site/part: sum}, float64."""
@@ -96,8 +99,7 @@ class Sums:
         if not self._wanted.has(site, HESSIAN):
             return
         flat = _flat(given)
-        if site.use == "linear":
-            self._wait(f"{site.key}/{HESSIAN}", flat, flat)
+        self._wait(f"{site.key}/{HESSIAN}", flat, flat)
         self._sum(f"{site.key}/{TOKENS}", np.array([float(len(flat))]))
 
     def _count(self, site: Site, given: torch.Tensor, tokens: int) -> None:

@@ -70,11 +70,15 @@ def _units(
         squares: list[str] = []
     else:
         squares = [HESSIAN, CROSS] if is_sequential else [HESSIAN]
-    square = _SUM_NBYTES * shape[-1] ** 2
-    is_used = not sites or any(site.use == "linear" for site in sites)
+    uses = {site.use for site in sites} or {
+        "linear",
+        "transposed",
+    }  # of one that this batch did not come to, either
+    inputs = max(shape[-1] if "linear" in uses else 0, shape[-2] if "transposed" in uses else 0)
+    square = _SUM_NBYTES * inputs**2
     step = max(1, values // shape[0] if len(shape) == 3 else values)
     for first in range(0, values, step):
-        found += [Unit(slot, first, first + step, part, square if is_used else 0) for part in squares]
+        found += [Unit(slot, first, first + step, part, square) for part in squares]
     if is_sequential and any(site in order.streams for site in sites):
         found.append(Unit(slot, 0, values, RESIDUAL, _SUM_NBYTES * values))
     return found

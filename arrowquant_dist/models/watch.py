@@ -13,9 +13,12 @@ from typing import Any, Literal
 import torch
 from torch.overrides import TorchFunctionMode
 
+from arrowquant_dist.models.decisions import Decides
+
 Use = Literal["linear", "transposed", "embedding"]
 _PRODUCTS = {"linear", "addmm", "embedding", "matmul", "__matmul__", "mm"}
 _IN_PLACE = {"add_", "__iadd__", "mul_", "__imul__"}
+_SAME = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"}
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
 _SUMMANDS = 4  # products whose results may still become one: they stay in memory as long
 
@@ -57,8 +60,9 @@ class Seen:
 
 class Watch(TorchFunctionMode):
     """memory: {address of a parameter's memory: its slot}. on_product: called after each product. on_sum: called with
-    the other summand of a sum in which a product's result takes part as it is, and is no result of a product itself.
-    ends: slots whose product nobody needs: its input is told, and Enough raised.
+    the other summand of a sum in which a product's result takes part as it is, in any shape, and is no result of a
+    product itself. ends: slots whose product nobody needs: its input is told, and Enough raised. decides: what takes
+    the place of results.
     """
 
     def __init__(
@@ -67,9 +71,10 @@ class Watch(TorchFunctionMode):
         on_product: Callable[[Seen], None],
         on_sum: Callable[[Seen, torch.Tensor], None] | None = None,
         ends: frozenset[int] = frozenset(),
+        decides: Decides | None = None,
     ) -> None:
         super().__init__()
-        self._ends = ends
+        self._ends, self._decides = ends, decides
         self._memory, self._on_product, self._on_sum = memory, on_product, on_sum
         self._made: list[Seen] = []
 
@@ -87,8 +92,13 @@ class Watch(TorchFunctionMode):
             self._on_product(Seen(found[0], found[1], found[1]))
             raise Enough
         result = func(*args, **kwargs)
+        if self._decides is not None:
+            result = self._decides(name, args, kwargs, result)
         if name in _IN_PLACE:  # from now on that is more than the product's result
             self._made = [seen for seen in self._made if seen.made is not args[0]]
+        if self._on_sum is not None and name in _SAME and args:
+            alike = [Seen(seen.site, seen.given, result) for seen in self._made if seen.made is args[0]]
+            self._made = [*self._made, *alike][-_SUMMANDS:]
         if found is not None:
             seen = Seen(*found, result)
             if self._on_sum is not None:

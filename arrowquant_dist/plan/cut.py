@@ -31,10 +31,11 @@ BLOCK_OVERHEAD_NBYTES = 4096  # what a row block costs besides its bytes: thousa
 
 
 def cut_layer(
-    layer: Layer, resolved: ResolvedLayer, block_bytes: int, tensor_parallel: int = 1
+    layer: Layer, resolved: ResolvedLayer, block_bytes: int, tensor_parallel: int = 1, together: int = 1
 ) -> list[RowBlock]:
-    """The layer's row blocks, in order: as few of about equal size as stay within `block_bytes`, at least one
-    row. tensor_parallel: as in RunConfig; no block then reaches across an edge of `rank_edges`.
+    """The layer's row blocks, in order: as few of about equal size as stay within `block_bytes`, at least `together`
+    rows, which are never divided. tensor_parallel: as in RunConfig; no block then reaches across an edge of
+    `rank_edges` that does not divide them.
 
     Raises InvalidCheckpoint for a dimension that V2 can't hold, InvalidConfig for rows beyond a Parquet
     value.
@@ -42,13 +43,14 @@ def cut_layer(
     spec = resolved.spec
     rows, columns = math.prod(layer.shape[: spec.row_dims]), math.prod(layer.shape[spec.row_dims :])
     parts = [0, rows] if tensor_parallel == 1 else rank_edges(layer, spec, tensor_parallel)
+    parts = parts if together == 1 else [edge for edge in parts if edge % together == 0]
     # Nearly all layers: no array of theirs can outgrow a Parquet value, even with a scale for each code.
     nbytes = rows * columns * DTYPES[layer.dtype].itemsize
     if len(parts) == 2 and 0 < nbytes <= block_bytes and nbytes <= MAX_VALUE_NBYTES // SCALE_NBYTES:
         return [RowBlock(layer, spec, 0, rows, resolved.kept_reason)]
     if max(layer.shape[spec.row_dims :], default=0) > MAX_DIMENSION:
         raise _too_long(layer, spec.row_dims)
-    most = _rows_at_most(layer, resolved, columns, block_bytes)
+    most = _rows_at_most(layer, resolved, columns, block_bytes, together)
     counts = [max(1, -(-(stop - start) // most)) for start, stop in pairwise(parts)]
     if sum(counts) > MAX_BLOCKS:
         message = (
@@ -59,7 +61,8 @@ def cut_layer(
         raise _too_long(layer, 0)
     edges = [0]
     for (start, stop), count in zip(pairwise(parts), counts, strict=True):
-        edges += [start + (stop - start) * index // count for index in range(1, count + 1)]
+        runs = (stop - start) // together
+        edges += [start + runs * index // count * together for index in range(1, count + 1)]
     return [
         RowBlock(layer, spec, start, stop - start, resolved.kept_reason) for start, stop in pairwise(edges)
     ]
@@ -100,8 +103,10 @@ def group_shards(blocks: Sequence[RowBlock], shard_bytes: int) -> tuple[Shard, .
     return tuple(Shard(index, tuple(blocks[a:b])) for index, (a, b) in enumerate(pairwise(edges)))
 
 
-def _rows_at_most(layer: Layer, resolved: ResolvedLayer, columns: int, block_bytes: int) -> int:
-    """How many rows a block may have: by its bytes, and by what V2 and Parquet can hold."""
+def _rows_at_most(
+    layer: Layer, resolved: ResolvedLayer, columns: int, block_bytes: int, together: int
+) -> int:
+    """How many rows a block may have, a multiple of `together`: by its bytes, and by what V2 and Parquet can hold."""
     spec = resolved.spec
     source = columns * DTYPES[layer.dtype].itemsize  # what is stored of values that only `none` can hold
     stored = max(source, row_nbytes(spec.quant_type, columns, layer.dtype), scales_row_nbytes(spec, columns))
@@ -110,8 +115,15 @@ def _rows_at_most(layer: Layer, resolved: ResolvedLayer, columns: int, block_byt
             f"a row of {columns} values is more than a Parquet value can hold; make rows shorter by row_dims"
         )
         raise InvalidConfig(message, layer=layer.name, uri=redact(layer.uri))
-    by_source = max(1, block_bytes // source) if source else MAX_DIMENSION
-    return min(by_source, MAX_VALUE_NBYTES // max(1, stored), MAX_DIMENSION)
+    by_source = max(together, block_bytes // source) if source else MAX_DIMENSION
+    most = min(by_source, MAX_VALUE_NBYTES // max(1, stored), MAX_DIMENSION)
+    if together > 1 and most < together:
+        message = (
+            f"its {together} rows depend on each other, and are more than a Parquet value can hold; choose another "
+            "method for the layer by an override"
+        )
+        raise InvalidConfig(message, layer=layer.name, uri=redact(layer.uri))
+    return most // together * together
 
 
 def _too_long(layer: Layer, first: int) -> InvalidCheckpoint:

@@ -17,7 +17,13 @@ from arrowquant_dist.plan.check import check_checkpoint, check_expansion
 from arrowquant_dist.plan.codes import codes_notes
 from arrowquant_dist.plan.cut import MAX_BLOCKS, cut_layer, group_shards
 from arrowquant_dist.plan.fingerprint import fingerprint, source_files
-from arrowquant_dist.plan.side_inputs import SideInputs, SideTensors, described, described_source
+from arrowquant_dist.plan.side_inputs import (
+    SideInputs,
+    SideTensors,
+    described,
+    described_source,
+    rows_together,
+)
 from arrowquant_dist.plan.unscaled import check_unscaled
 
 _LONG_ROW = 64  # columns from which a 3-D layer is more likely fused experts than a convolution
@@ -100,7 +106,8 @@ def _resolve_and_cut(
             layer.name, layer.shape, layer.dtype, kept.get(layer.name), codes.get(layer.name)
         )
         spec, tensors = side.of(layer, resolved.spec)
-        cut = cut_layer(layer, replace(resolved, spec=spec), run.block_bytes, run.tensor_parallel)
+        together = rows_together(layer, spec, tensors)
+        cut = cut_layer(layer, replace(resolved, spec=spec), run.block_bytes, run.tensor_parallel, together)
         blocks += [replace(block, side_tensors=tensors) for block in cut] if tensors else cut
         if len(blocks) > MAX_BLOCKS:
             raise InvalidConfig(f"the plan has more than {MAX_BLOCKS} row blocks; raise block_bytes")
@@ -110,11 +117,12 @@ def _resolve_and_cut(
 
 def _layout_notes(blocks: Iterable[RowBlock], block_bytes: int) -> list[str]:
     long_rows: dict[str, Any] = {}
+    undivided: dict[str, Any] = {}
     stacked: dict[str, Any] = {}
     for block in blocks:
         layer = block.layer
-        if block.rows == 1 and block.source_nbytes > block_bytes:
-            long_rows.setdefault(layer.name)
+        if block.source_nbytes > block_bytes:
+            (long_rows if block.rows == 1 else undivided).setdefault(layer.name)
         is_stack = len(layer.shape) == 3 and layer.shape[-1] >= _LONG_ROW
         if is_stack and block.spec.is_quantized and block.spec.row_dims == 1:
             stacked.setdefault(layer.name)
@@ -122,6 +130,12 @@ def _layout_notes(blocks: Iterable[RowBlock], block_bytes: int) -> list[str]:
     if long_rows:
         reason = "one row is larger than block_bytes, so each row is a block and memory grows with it"
         notes.append(f"{listed(long_rows)}: {reason}")
+    if undivided:
+        reason = (
+            "its rows depend on each other and are larger than block_bytes together, so they are one block "
+            "and memory grows with it"
+        )
+        notes.append(f"{listed(undivided)}: {reason}")
     if stacked:
         reason = "3-D, a row is all below the first dimension; if these are fused experts, say row_dims: 2"
         notes.append(f"{listed(stacked)}: {reason}")

@@ -114,7 +114,7 @@ class SideTensors:
     def __init__(self, side_inputs: SideInputs) -> None:
         self._side_inputs = side_inputs
         self._stored: dict[str, dict[str, Layer]] = {}
-        self._exempt: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+        self._exempt: dict[tuple[str, str, str, str, str], list[str]] = defaultdict(list)
         self._used: set[str] = set()
         for field, checkpoint in side_inputs.items():
             check_checkpoint(checkpoint)
@@ -125,24 +125,28 @@ class SideTensors:
         side tensors under the names `{layer}.{part}`: of the parts that are there, in the order of the method's
         `shapes`; () for a layer that needs none.
 
-        Raises InvalidConfig, which names the layer, where one that is needed is not there, or any is not plain float32
-        of its shape.
+        Raises InvalidConfig, which names the layer, where none that is needed is there, or any is not plain float32 of
+        its shape.
         """
         side_input = method_of(spec, layer.name).side_input if spec.chooses_codes else None
         if side_input is None:
             return spec, ()
         field = side_input.config_field
-        if any(self._stored_as(field, layer, part) is None for part in side_input.needed):
+        needed = side_input.needed(spec)
+        there = [part for part in needed if self._stored_as(field, layer, part) is not None]
+        if not there:
             for part in side_input.exempt:
                 if self._stored_as(field, layer, part) is not None:
                     instead = side_input.instead(spec)
-                    self._exempt[spec.method, instead.method, field, part].append(layer.name)
+                    is_known = part in side_input.shapes(layer.shape, spec.row_dims)
+                    lack = "nothing that a step makes use of" if is_known else "no statistics of inputs"
+                    self._exempt[spec.method, instead.method, field, part, lack].append(layer.name)
                     return instead, ()
         self._used.add(field)
         found = []
         for part, shape in side_input.shapes(layer.shape, spec.row_dims).items():
             stored = self._stored_as(field, layer, part)
-            if stored is not None or part in side_input.needed:
+            if stored is not None or (not there and part == needed[0]):
                 found.append(self._checked(layer, field, f"{layer.name}.{part}", shape, stored))
         return spec, tuple(found)
 
@@ -163,9 +167,9 @@ class SideTensors:
 
     def _exempt_notes(self) -> list[str]:
         return [
-            f"{instead} instead of {method} for {counted(len(names), 'layer')} of which {field} has {part!r} and no "
-            f"statistics of inputs: {listed(names)}"
-            for (method, instead, field, part), names in self._exempt.items()
+            f"{instead} instead of {method} for {counted(len(names), 'layer')} of which {field} has {part!r} and "
+            f"{lack}: {listed(names)}"
+            for (method, instead, field, part, lack), names in self._exempt.items()
         ]
 
     def _stored_as(self, field: str, layer: Layer, part: str) -> Layer | None:
@@ -185,3 +189,10 @@ class SideTensors:
             return stored if stored.name == name else replace(stored, name=name)
         message = f"{problem}; choose another method for the layer by an override, or make {field} anew"
         raise InvalidConfig(message, layer=layer.name, uri=redact(self._side_inputs[field].uri))
+
+
+def rows_together(layer: Layer, spec: QuantSpec, tensors: Iterable[Layer]) -> int:
+    """How many of the layer's rows no row block divides. tensors: its side tensors."""
+    parts = [tensor.name.removeprefix(f"{layer.name}.") for tensor in tensors]
+    side_input = method_of(spec, layer.name).side_input if parts else None
+    return 1 if side_input is None else side_input.rows_together(layer.shape, spec.row_dims, parts)

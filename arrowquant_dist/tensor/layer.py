@@ -31,7 +31,9 @@ def quantize_layer(
     if side_input is None:
         return quantize_values(values, shape, dtype, spec, layer=layer or None)
     shapes = side_input.shapes(shape, spec.row_dims)
-    for part in {*tensors, *side_input.needed}:
+    needed = side_input.needed(spec)
+    lacking = () if any(part in tensors for part in needed) else needed[:1]
+    for part in (*tensors, *lacking):
         found = (tensors[part].shape, str(tensors[part].dtype)) if part in tensors else "nothing"
         if found != (shapes.get(part), "float32"):
             wanted = f"float32 of {list(shapes[part])}" if part in shapes else "no such part"

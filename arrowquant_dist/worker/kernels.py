@@ -95,6 +95,9 @@ def _quantize_sample(dtype: str, spec: QuantSpec) -> None:
     shape = (*[1] * spec.row_dims, _SAMPLE_COLUMNS)
     side_input = side_input_of(spec.method)
     shapes = side_input.shapes(shape, spec.row_dims) if side_input is not None else {}
-    tensors = {part: np.zeros(shapes[part], np.float32) for part in (side_input.needed if side_input else ())}
+    tensors = {
+        part: np.zeros(shapes[part], np.float32)
+        for part in (side_input.needed(spec)[:1] if side_input else ())
+    }
     values = np.zeros(_SAMPLE_COLUMNS * DTYPES[dtype].itemsize, np.uint8)
     quantize_layer(values, shape, dtype, spec, tensors)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
+from transformers.pytorch_utils import Conv1D
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:
@@ -30,7 +31,7 @@ def hooked(model: torch.nn.Module) -> Iterator[dict[str, list[torch.Tensor]]]:
     seen: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
+        if isinstance(module, torch.nn.Linear | torch.nn.Embedding | Conv1D):
 
             def note(_: Any, args: Any, name: str = name) -> None:
                 seen[f"{name}.weight"].append(args[0].detach().clone())

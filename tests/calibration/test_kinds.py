@@ -15,11 +15,13 @@ from transformers import (
     FalconForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
 )
 
-from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, calibrate
+from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader, calibrate
 from tests.calibration.reference import inputs_of, mean_product, read
 from tests.evaluation.models import TEXTS as EVERY
 from tests.evaluation.models import VOCABULARY, save
@@ -103,23 +105,138 @@ def test_a_model_with_experts_is_quantized_by_what_its_calibration_wrote(tmp_pat
     config = INT4.replace(method="gptq", hessians=str(out))
     found = calibrate(source, out, [*TEXTS], quantize=config)
     parts = {layer.name: layer.parts for layer in found.layers}
-    assert parts[f"{EXPERT}0.w1.weight"] == ("hessian",)  # no pairs of tokens for what is routed
+    assert parts[f"{EXPERT}0.w1.weight"] == ("hessian", "cross")
     assert parts["model.layers.0.self_attn.q_proj.weight"] == ("hessian", "cross")
     report = ArrowQuantizer(config, RunConfig(engine="inline")).quantize(source, tmp_path / "target")
     assert any("mse instead of gptq" in note and "experts" in note for note in report.notes)
 
 
-def test_layers_that_are_stored_the_other_way_round_are_listed_and_left_to_mse(tmp_path: Path) -> None:
-    """GPT-2 keeps [in, out]: groups of a row lie along its outputs, and a Hessian of inputs would be the wrong one."""
+def test_experts_get_the_original_s_tokens_on_the_quantized_path_too(tmp_path: Path) -> None:
+    """H and C of an expert are of the tokens that the original's router sends to it, as each path has them: the last
+    block's, of a model whose layers before it are as quantize made them. At 2 bits its own router differs."""
+    source, out = save_mixtral(tmp_path / "source"), tmp_path / "out"
+    by = QuantizationConfig("int2", per_channel=False, group_size=16, method="gptq", hessians=str(out))
+    calibrate(source, out, [*TEXTS], quantize=by)
+    ArrowQuantizer(by, RunConfig(engine="inline")).quantize(source, tmp_path / "target")
+    options: Any = {"dtype": torch.float32, "experts_implementation": "eager"}
+    original, quantized = (MixtralForCausalLM.from_pretrained(source, **options).eval() for _ in range(2))
+    fill_attention(quantized, tmp_path / "target")
+    x, index = routed_hidden(original, source)
+    y, own = routed_hidden(quantized, source)
+    assert (index != own).mean() > 0.02
+    tensors, start = read(out), "model.layers.0.block_sparse_moe.experts."
+    for expert in range(2):
+        rows = (index == expert).any(-1)
+        for part, one in (("hessian", y), ("cross", x)):
+            expected = mean_product(one[rows], y[rows])
+            found = tensors[f"{start}{expert}.w1.weight.{part}"]
+            np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max())
+
+
+def fill_attention(model: Any, target: Path) -> None:
+    """What lies before the first block's experts gets the dataset's values."""
+    loader = WeightLoader(target)
+    names = [f"model.layers.0.self_attn.{kind}_proj.weight" for kind in "qkvo"]
+    wanted = [*names, "model.embed_tokens.weight"]
+    model.load_state_dict({name: loader.read(name).float() for name in wanted}, strict=False)
+
+
+def routed_hidden(model: Any, source: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What goes into the first block's experts, and which of them each token is sent to."""
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    handle = model.model.layers[0].mlp.experts.register_forward_pre_hook(
+        lambda _, args: found.append((args[0].reshape(-1, 32).double().numpy(), args[1].numpy()))
+    )
+    inputs_of(model, source, TEXTS)
+    handle.remove()
+    return np.concatenate([one for one, _ in found]), np.concatenate([other for _, other in found])
+
+
+def save_gpt2(folder: Path) -> Path:
     torch.manual_seed(4)
-    config = GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512)
-    source, out = save(GPT2LMHeadModel(config), tmp_path / "source"), tmp_path / "out"
+    return save(
+        GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512)),
+        folder,
+    )
+
+
+def test_layers_that_are_stored_the_other_way_round_have_statistics_of_their_rows(tmp_path: Path) -> None:
+    """GPT-2 keeps [in, out]."""
+    source, out = save_gpt2(tmp_path / "source"), tmp_path / "out"
+    found = calibrate(source, out, [*TEXTS])
+    assert (found.unfit, found.unseen) == ((), ())
+    tensors = read(out)
+    model = GPT2LMHeadModel.from_pretrained(source).eval()
+    inputs = inputs_of(model, source, TEXTS)
+    for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
+        layer = f"transformer.h.1.{name}.weight"
+        hessian = mean_product(inputs[layer], inputs[layer])
+        np.testing.assert_allclose(tensors[f"{layer}.row_hessian"], hessian, atol=1e-4 * hessian.max())
+    assert not any(name.endswith(".hessian") for name in tensors)
+
+
+def test_layers_that_are_stored_the_other_way_round_are_quantized_along_both_paths(tmp_path: Path) -> None:
+    """C and D of GPT-2's last layer, by its modules, in the original and as quantize has made it."""
+    source, out = save_gpt2(tmp_path / "source"), tmp_path / "out"
+    by = INT4.replace(method="gptq", hessians=str(out))
+    calibrate(source, out, [*TEXTS], quantize=by)
+    report = ArrowQuantizer(by, RunConfig(engine="inline")).quantize(source, tmp_path / "target")
+    assert not any("h.0" in note for note in report.notes)
+    model = GPT2LMHeadModel.from_pretrained(source).eval()
+    layer = "transformer.h.1.mlp.c_proj.weight"
+    x, r = inputs_of(model, source, TEXTS)[layer], streams_of(model, source)
+    loader = WeightLoader(tmp_path / "target")
+    state = {name: loader.read(name).float() for name in loader.keys() if name != layer}
+    model.load_state_dict({name: state.get(name, value) for name, value in model.state_dict().items()})
+    y, s = inputs_of(model, source, TEXTS)[layer], streams_of(model, source)
+    tensors = read(out)
+    for part, one, other in (("hessian", y, y), ("cross", x, y), ("residual", y, r - s)):
+        expected = mean_product(one, other)
+        np.testing.assert_allclose(
+            tensors[f"{layer}.row_{part}"], expected, atol=2e-4 * np.abs(expected).max()
+        )
+
+
+def streams_of(model: Any, source: Path) -> np.ndarray:
+    """What goes into the last block's second norm, which its feed-forward's result is added to."""
+    found: list[np.ndarray] = []
+    norm = model.transformer.h[1].ln_2
+    handle = norm.register_forward_pre_hook(
+        lambda _, args: found.append(args[0].reshape(-1, args[0].shape[-1]).double().numpy())
+    )
+    inputs_of(model, source, TEXTS)
+    handle.remove()
+    return np.concatenate(found)
+
+
+def save_gpt_oss(folder: Path) -> Path:
+    torch.manual_seed(7)
+    config = GptOssConfig(
+        **SIZES,
+        intermediate_size=48,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        head_dim=8,
+        num_key_value_heads=2,
+        sliding_window=64,
+    )
+    return save(GptOssForCausalLM(config), folder)
+
+
+def test_experts_that_are_stored_the_other_way_round_are_quantized_by_their_own_tokens(
+    tmp_path: Path,
+) -> None:
+    source, out = save_gpt_oss(tmp_path / "source"), tmp_path / "out"
     by = INT4.replace(method="gptq", hessians=str(out))
     found = calibrate(source, out, [*TEXTS], quantize=by)
-    assert len(found.rows_first) == 8
-    assert found.unseen == ()
-    assert not any(name.endswith(".hessian") for name in read(out))
-    ArrowQuantizer(by, RunConfig(engine="inline")).quantize(source, tmp_path / "target")
+    parts = {layer.name: layer.parts for layer in found.layers}
+    experts = "model.layers.0.mlp.experts."
+    assert parts[f"{experts}gate_up_proj"] == parts[f"{experts}down_proj"] == ("row_hessian", "row_cross")
+    tensors = read(out)
+    assert tensors[f"{experts}gate_up_proj.row_hessian"].shape == (4, 32, 32)
+    assert tensors[f"{experts}down_proj.row_cross"].shape == (4, 48, 48)
+    report = ArrowQuantizer(by, RunConfig(engine="inline")).quantize(source, tmp_path / "target")
+    assert not any("experts" in note for note in report.notes)
 
 
 def test_products_that_are_no_modules_are_seen(tmp_path: Path) -> None:

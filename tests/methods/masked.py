@@ -19,12 +19,17 @@ class ColumnWeights:
     config_field = "hessians"
     finished_by: str | None = None
     format_version: int | None = None
-    needed = ("columns",)
     exempt = ("unknown",)
 
     def __init__(self) -> None:
         self.prepared = 0
         self.parts: set[str] = set()
+
+    def needed(self, _spec: QuantSpec) -> tuple[str, ...]:
+        return ("columns",)
+
+    def rows_together(self, _layer_shape: tuple[int, ...], _row_dims: int, _parts: Collection[str], /) -> int:
+        return 1
 
     def instead(self, spec: QuantSpec) -> QuantSpec:
         return replace(spec, method="rtn")

@@ -186,7 +186,7 @@ def test_layers_that_are_stored_the_other_way_round_are_quantized_along_both_pat
     layer = "transformer.h.1.mlp.c_proj.weight"
     x, r = inputs_of(model, source, TEXTS)[layer], streams_of(model, source)
     loader = WeightLoader(tmp_path / "target")
-    state = {name: loader.read(name).float() for name in loader.keys() if name != layer}
+    state = {name: loader.read(name).float() for name in [*loader.keys()] if name != layer}
     model.load_state_dict({name: state.get(name, value) for name, value in model.state_dict().items()})
     y, s = inputs_of(model, source, TEXTS)[layer], streams_of(model, source)
     tensors = read(out)

@@ -22,6 +22,7 @@ RUN_NBYTES = (
     32 << 20
 )  # enough to keep a disk or a network busy, and little enough to be read ahead several times
 _RUNS_HELD = 3  # of a worker's memory: one that is written, two that are read
+_BY_BLOCK_NBYTES = 4 << 20  # more steps than one for each so many bytes cost more than they save
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,8 @@ class StepCutter:
     def _runs(self, layer: LayerExport, whole: Step) -> list[tuple[int, int]]:
         """[start, stop) of each; stored row blocks stay whole where they fit."""
         limit = min(RUN_NBYTES, self.budget_nbytes // _RUNS_HELD)
+        if self._is_packed_by_block(layer):
+            limit = min(limit, _BY_BLOCK_NBYTES)
         if whole.peak_nbytes <= limit or not layer.has_rows_alone:
             return [(layer.row_start, layer.row_stop)]
         runs: list[tuple[int, int]] = []
@@ -100,6 +103,18 @@ class StepCutter:
             runs.append((start, stop))
             start = stop
         return runs
+
+    def _is_packed_by_block(self, layer: LayerExport) -> bool:
+        """Whether it is best made of one row block after another: several in one step are copied into one array first.
+        Not where several tensors are made of the same blocks, where such runs end inside of blocks, which would be read
+        twice, and where to read several at once saves requests."""
+        if len(layer.tensors) > 1 or layer.spec is not None or not self.dataset.store.is_near:
+            return False
+        found = pieces(self.dataset.layers[layer.layer], layer.row_start, layer.row_stop)
+        return not any(
+            (piece.block.header.row_start + piece.stop - layer.row_start) % layer.packer.row_multiple
+            for piece in found
+        )
 
     def _longest(self, layer: LayerExport, whole: Step, start: int, limit: int) -> int:
         """Where the run from `start` ends: behind as many row blocks as fit, or inside of the first one."""

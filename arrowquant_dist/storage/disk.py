@@ -13,7 +13,6 @@ writes save.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import time
 from collections import deque
@@ -22,6 +21,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
+from arrowquant_dist.arena import mapped
 from arrowquant_dist.storage.durable import sync_file
 
 _PIECE_NBYTES = 8 << 20  # of a direct write: a multiple of any disk's block
@@ -83,7 +85,7 @@ class Disk:
         self._rates: dict[type[NewFile], float] = {}
         self._files = 0
         self._waits = False
-        self._pieces: list[mmap.mmap] = []
+        self._pieces: list[np.ndarray] = []
         self._thread: ThreadPoolExecutor | None = None
 
     def make(self, path: Path, descriptor: int) -> NewFile:
@@ -104,14 +106,14 @@ class Disk:
         self._rates[way] = before + _NEWEST * (rate - before)
         self._files += 1
 
-    def take_piece(self) -> mmap.mmap:
-        """8 MiB that begin where a page does."""
-        return self._pieces.pop() if self._pieces else mmap.mmap(-1, _PIECE_NBYTES)
+    def take_piece(self) -> np.ndarray:
+        """8 MiB that begin where a page does: uint8."""
+        return self._pieces.pop() if self._pieces else np.frombuffer(mapped(_PIECE_NBYTES), np.uint8)
 
-    def give_back(self, piece: mmap.mmap) -> None:
+    def give_back(self, piece: np.ndarray) -> None:
         self._pieces.append(piece)
 
-    def submit(self, descriptor: int, direct: int, piece: mmap.mmap, offset: int) -> Future[None]:
+    def submit(self, descriptor: int, direct: int, piece: np.ndarray, offset: int) -> Future[None]:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="disk")
         return self._thread.submit(self._write_piece, descriptor, direct, piece, offset)
@@ -135,19 +137,18 @@ class Disk:
             self.knows_direct = error.errno not in (errno.EINVAL, errno.EOPNOTSUPP)
             return None
 
-    def _write_piece(self, descriptor: int, direct: int, piece: mmap.mmap, offset: int) -> None:
-        with memoryview(piece) as whole:
-            done = 0
-            while done < len(whole):
-                try:
-                    done += os.pwrite(direct, whole[done:], offset + done)
-                except OSError as error:
-                    if error.errno != errno.EINVAL:
-                        raise
-                    # larger blocks than ours, or a write that was cut short inside of one by a limit
-                    self.knows_direct = False
-                    _pwrite_all(descriptor, whole[done:], offset + done)
-                    return
+    def _write_piece(self, descriptor: int, direct: int, piece: np.ndarray, offset: int) -> None:
+        done = 0
+        while done < piece.size:
+            try:
+                done += os.pwrite(direct, piece.data[done:], offset + done)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # larger blocks than ours, or a write that was cut short inside of one by a limit
+                self.knows_direct = False
+                _pwrite_all(descriptor, piece.data[done:], offset + done)
+                return
 
 
 class DirectFile:
@@ -158,14 +159,16 @@ class DirectFile:
         self._disk, self._descriptor, self._direct = disk, descriptor, direct
         self._filling = disk.take_piece()
         self._filled = self._offset = 0
-        self._at_work: deque[tuple[Future[None], mmap.mmap]] = deque()
+        self._at_work: deque[tuple[Future[None], np.ndarray]] = deque()
 
     def write(self, data: memoryview) -> None:
-        while data:
-            taken = data[: _PIECE_NBYTES - self._filled]
-            self._filling[self._filled : self._filled + len(taken)] = taken
-            self._filled += len(taken)
-            data = data[len(taken) :]
+        left = np.frombuffer(data, np.uint8)
+        while left.size:
+            taken = left[: _PIECE_NBYTES - self._filled]
+            # numpy's copy lets other threads run meanwhile; into a slice of an mmap it would not
+            np.copyto(self._filling[self._filled : self._filled + taken.size], taken)
+            self._filled += taken.size
+            left = left[taken.size :]
             if self._filled == _PIECE_NBYTES:
                 self._send()
 
@@ -173,8 +176,8 @@ class DirectFile:
         try:
             while self._at_work:
                 self._disk.give_back(self._written())
-            with memoryview(self._filling) as rest:  # no whole block, so by the other descriptor
-                _pwrite_all(self._descriptor, rest[: self._filled], self._offset)
+            rest = self._filling.data[: self._filled]  # no whole block, so by the other descriptor
+            _pwrite_all(self._descriptor, rest, self._offset)
             sync_file(self._descriptor)  # the rest, the size, and what the disk itself has cached
         except OSError:
             self.abandon()
@@ -197,7 +200,7 @@ class DirectFile:
         self._filling, self._filled = piece, 0
         self._offset += _PIECE_NBYTES
 
-    def _written(self) -> mmap.mmap:
+    def _written(self) -> np.ndarray:
         """The piece that was sent first, once it is written."""
         work, piece = self._at_work[0]
         begun = time.perf_counter()

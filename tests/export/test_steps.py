@@ -15,6 +15,10 @@ from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.errors import InvalidCheckpoint, MemoryBudgetExceeded
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
+from arrowquant_dist.export.files import OutputFile
+from arrowquant_dist.export.gguf.packers import FloatValues
+from arrowquant_dist.export.steps import StepCutter
+from arrowquant_dist.export.tensors import LayerExport
 from tests.export.codes_format import CodesFormat
 from tests.export.datasets import loaded, made_dataset
 from tests.sources import random_weights, save_checkpoint
@@ -90,6 +94,18 @@ def test_a_layer_in_many_steps_comes_out_the_same(
         assert all(a[1] == b[0] for a, b in pairwise(rows))
         assert all(start % multiple == 0 for start, _ in rows)
     assert sum(step.is_first for step in file.steps) == 3
+
+
+@pytest.mark.parametrize(("head_rows", "ends"), [(2, [50, 100, 150, 200]), (4, [200])])
+def test_one_tensor_is_made_of_one_row_block_after_another_where_runs_may_end_there(
+    dataset: str, monkeypatch: pytest.MonkeyPatch, head_rows: int, ends: list[int]
+) -> None:
+    """Blocks of 50 rows: none is copied to lie beside another, and none is read for two steps."""
+    monkeypatch.setattr("arrowquant_dist.export.steps._BY_BLOCK_NBYTES", 1)
+    layer = LayerExport("a", "layers.0.weight", (200, 300), 0, 200, FloatValues("F32", head_rows))
+    cutter = StepCutter(Dataset.open(dataset), 64 << 20)
+    (file,) = cutter.cut((OutputFile(0, "a", (layer,), (b"", b"")),))
+    assert [step.row_stop for step in file.steps] == ends
 
 
 def test_the_pass_for_scales_reads_no_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

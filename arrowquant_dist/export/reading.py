@@ -1,8 +1,8 @@
-"""What a step reads and packs, as a load that takes its memory from a budget (dataset/prefetch.py)."""
+"""What a step reads and packs: at once, or as a load that takes its memory from a budget (dataset/prefetch.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,6 +49,11 @@ class StepReader:
         # packed bytes may be a view of what was read
         held = min(step.peak_nbytes, max(step_nbytes(layer, step), step.source_nbytes))
         return Load(step.layer_name, step.peak_nbytes, held, begin)
+
+    def one_by_one(self, file: OutputFile) -> Generator[Packed]:
+        """What each step of the file packs, made as it is asked for, in the thread that asks."""
+        for step in file.steps:
+            yield self._packed(file.layers[step.number], step)
 
     def _packed(self, layer: LayerExport, step: Step) -> Packed:
         rows = self._rows(layer, step)

@@ -91,9 +91,7 @@ class StepCutter:
 
     def _runs(self, layer: LayerExport, whole: Step) -> list[tuple[int, int]]:
         """[start, stop) of each; stored row blocks stay whole where they fit."""
-        limit = min(RUN_NBYTES, self.budget_nbytes // _RUNS_HELD)
-        if self._is_packed_by_block(layer):
-            limit = min(limit, _BY_BLOCK_NBYTES)
+        limit = self._run_nbytes(layer)
         if whole.peak_nbytes <= limit or not layer.has_rows_alone:
             return [(layer.row_start, layer.row_stop)]
         runs: list[tuple[int, int]] = []
@@ -104,7 +102,16 @@ class StepCutter:
             start = stop
         return runs
 
-    def _is_packed_by_block(self, layer: LayerExport) -> bool:
+    def _run_nbytes(self, layer: LayerExport) -> int:
+        """What a run of several row blocks takes at most."""
+        nbytes = self._longest_nbytes
+        return min(nbytes, _BY_BLOCK_NBYTES) if self._is_best_by_block(layer) else nbytes
+
+    @property
+    def _longest_nbytes(self) -> int:
+        return min(RUN_NBYTES, self.budget_nbytes // _RUNS_HELD)
+
+    def _is_best_by_block(self, layer: LayerExport) -> bool:
         """Whether it is best made of one row block after another: several in one step are copied into one array first.
         Not where several tensors are made of the same blocks, where such runs end inside of blocks, which would be read
         twice, and where to read several at once saves requests."""
@@ -135,6 +142,7 @@ class StepCutter:
                 return fitting
         if fitting > start:
             return fitting
+        limit = self._longest_nbytes
         low, high = 1, max(1, -(-(edges[0] - start) // multiple))
         if takes(min(start + multiple, layer.row_stop)) > limit // 2:
             limit = self.budget_nbytes

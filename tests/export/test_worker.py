@@ -121,7 +121,7 @@ assert not {"numba", "pyarrow.compute"} & sys.modules.keys()
 
 
 @pytest.mark.parametrize(
-    ("cpus", "workers", "readers"), [(1, 1, 1), (2, 1, 2), (2, 2, 1), (8, 2, 2), (8, 8, 1)]
+    ("cpus", "workers", "readers"), [(1, 1, [1]), (2, 1, [2]), (2, 2, []), (8, 2, [2]), (8, 8, [])]
 )
 def test_workers_of_a_process_read_by_no_more_threads_than_there_are_cpus(
     dataset: str,
@@ -129,8 +129,9 @@ def test_workers_of_a_process_read_by_no_more_threads_than_there_are_cpus(
     monkeypatch: pytest.MonkeyPatch,
     cpus: int,
     workers: int,
-    readers: int,
+    readers: list[int],
 ) -> None:
+    """As many workers as CPUs read by themselves."""
     monkeypatch.setattr("arrowquant_dist.export.worker.usable_cpus", lambda: cpus)
     begun: list[int] = []
 
@@ -143,7 +144,7 @@ def test_workers_of_a_process_read_by_no_more_threads_than_there_are_cpus(
     planned = plan_export(dataset, tmp_path / "out", OPTIONS, RUN)
     worker = replace(planned.context, workers=workers).open_worker(None, lambda *_: None)
     worker.run(planned.output.weights[0], lambda _: None, lambda: False)
-    assert begun == [readers]
+    assert begun == readers
 
 
 def test_a_worker_that_is_stopped_leaves_nothing(dataset: str, tmp_path: Path) -> None:

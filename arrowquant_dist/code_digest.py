@@ -1,5 +1,5 @@
-"""Digests of the code that decides a dataset's bytes, an export's, or a calibration's: each is made by one version
-of it.
+"""Digests of the code that decides a dataset's bytes, an export's, a calibration's or a training's: each is made by one
+version of it.
 
 Ray's workers say theirs before they get a job, and a plan's or a calibration's fingerprint and an export's mark hold
 it, so that what one version began is not completed by another. `quantize` imports nothing of `export`, whose code is in
@@ -42,6 +42,8 @@ CALIBRATES = (
     "models",
     "loader",  # fills models
 )
+# Decide what a training finds, with those of a calibration, of which it needs no more than what fills and runs models.
+TRAINS = ("distillation",)
 # Within those, what runs a model and makes no dataset.
 DECIDES_NOTHING = ("kernels/products",)
 _PACKAGE = Path(__file__).parent
@@ -65,9 +67,15 @@ def calibration_digest() -> str:
     return digest_of(_PACKAGE, (*DECIDES_BYTES, *CALIBRATES))
 
 
+@cache
+def training_digest() -> str:
+    """A training's, in the same way: its workers have to make the same steps."""
+    return digest_of(_PACKAGE, (*DECIDES_BYTES, *CALIBRATES, *TRAINS))
+
+
 def digests() -> tuple[str, ...]:
     """All of this package's: of equal packages whichever is asked for is among them."""
-    return code_digest(), export_digest(), calibration_digest()
+    return code_digest(), export_digest(), calibration_digest(), training_digest()
 
 
 def digest_of(package: Path, decisive: Iterable[str]) -> str:

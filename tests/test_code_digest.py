@@ -15,10 +15,13 @@ from arrowquant_dist.code_digest import (
     DECIDES_BYTES,
     DECIDES_NOTHING,
     EXPORTS,
+    TRAINS,
     calibration_digest,
     code_digest,
     digest_of,
+    digests,
     export_digest,
+    training_digest,
 )
 from tests.conftest import CHECKOUT
 
@@ -26,6 +29,7 @@ PACKAGE = CHECKOUT / "arrowquant_dist"
 
 EXPORT_DECIDES = (*DECIDES_BYTES, *EXPORTS)
 CALIBRATION_DECIDES = (*DECIDES_BYTES, *CALIBRATES)
+TRAINING_DECIDES = (*CALIBRATION_DECIDES, *TRAINS)
 
 # What a worker imports and no byte of a dataset, or of an export, depends on. An entry of DECIDES_BYTES within one of
 # these counts.
@@ -102,6 +106,14 @@ def test_other_code_that_runs_the_model_is_another_calibration_and_the_same_data
     assert digest_of(package, DECIDES_BYTES) == code_digest()
 
 
+def test_other_code_that_trains_is_another_training_and_the_same_calibration(package: Path) -> None:
+    path = package / "distillation" / "losses.py"
+    path.write_text(path.read_text() + "\n_ANOTHER = 1\n")
+    assert digest_of(package, TRAINING_DECIDES) != training_digest()
+    assert digest_of(package, CALIBRATION_DECIDES) == calibration_digest()
+    assert training_digest() in digests()
+
+
 def test_a_module_under_another_name_is_another_digest(package: Path) -> None:
     before = digest_of(package, DECIDES_BYTES)
     (package / "kernels" / "rtn.py").rename(package / "kernels" / "round.py")
@@ -147,7 +159,7 @@ def test_quantize_and_its_workers_import_nothing_of_exports() -> None:
 def test_the_lists_name_only_what_is_there() -> None:
     assert not [
         name
-        for name in (*EXPORT_DECIDES, *CALIBRATES, *DECIDES_NOTHING, *CHANGES_NO_BYTES)
+        for name in (*EXPORT_DECIDES, *CALIBRATES, *TRAINS, *DECIDES_NOTHING, *CHANGES_NO_BYTES)
         if not (PACKAGE / name).exists()
     ]
 

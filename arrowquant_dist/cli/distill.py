@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from arrowquant_dist.cli.options import ColumnOption, FinishedArgument, JsonOption, OriginalArgument
+from arrowquant_dist.cli.options import (
+    AddressOption,
+    ColumnOption,
+    FinishedArgument,
+    JsonOption,
+    OriginalArgument,
+)
 from arrowquant_dist.cli.outcome import outcome, print_json
 from arrowquant_dist.errors import counted
 
@@ -47,6 +53,14 @@ def distill(
             help="YAML file whose run section says how to write, and to reach the storage.", metavar="FILE"
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that train together by Ray Train, each on its part of every step; default: this one alone.",
+            metavar="N",
+        ),
+    ] = None,
+    address: AddressOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset of ours at OUT.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -58,8 +72,7 @@ def distill(
         from arrowquant_dist.texts import read_texts
 
         run = RunConfig() if config is None else load_config(config)[1]
-        if overwrite:
-            run = run.replace(overwrite=True)
+        run = run.replace(workers=workers, address=address, overwrite=overwrite or None)
         settings = DistillSettings.with_given(steps=steps, minutes=minutes, seed=seed)
         found = read_texts(texts, column, run.source_storage)
         told = None if as_json else _lines(sys.stderr)

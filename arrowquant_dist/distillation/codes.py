@@ -193,7 +193,9 @@ class TrainedCodes:
         return None if self.zero_points is None else self._rounded_zeros(self.zero_points)
 
     def _made_scales(self, first: torch.Tensor, logs: torch.Tensor) -> torch.Tensor:
-        return (first * logs.exp()).to(self.form.scale_dtype).float()
+        """Gradients pass the rounding by: they would be rounded as well, those of each slice of a batch anew."""
+        exact = first * logs.exp()
+        return exact + (exact.to(self.form.scale_dtype).float() - exact).detach()
 
     def _rounded_zeros(self, zeros: torch.Tensor) -> torch.Tensor:
         if not self.form.whole:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from arrowquant_dist.models.outputs import Outputs
@@ -9,14 +11,32 @@ from arrowquant_dist.models.outputs import Outputs
 _OF_FINAL = 4.0
 
 
-def loss_of(student: Outputs, teacher: Outputs, *, is_causal: bool) -> torch.Tensor:
+@dataclass(frozen=True, slots=True)
+class BatchShares:
+    """How much of a batch some of its texts are: of the tokens, and of the embeddings or next tokens; 1 of all.
+
+    Means over parts of a batch, each times its share, add up to the mean over the batch, however unequal the parts.
+    """
+
+    tokens: float = 1.0
+    final: float = 1.0
+
+
+WHOLE = BatchShares()
+
+
+def loss_of(
+    student: Outputs, teacher: Outputs, *, is_causal: bool, shares: BatchShares = WHOLE
+) -> torch.Tensor:
     """Mean over hidden states and tokens of |s − t|² / |t|², and 4 (1 − cosine) of the embeddings; of causal models
-    4 times the mean of KL(teacher ‖ student) of next tokens."""
+    4 times the mean of KL(teacher ‖ student) of next tokens. shares: of a batch, of which the outputs are a part."""
     hidden = torch.stack(
         [_relative(mine, theirs) for mine, theirs in zip(student.hidden, teacher.hidden, strict=True)]
     ).mean()
+    if not shares.final:  # texts of one token have no next one
+        return shares.tokens * hidden
     last = _divergence if is_causal else _distance
-    return hidden + _OF_FINAL * last(student.final, teacher.final)
+    return shares.tokens * hidden + shares.final * _OF_FINAL * last(student.final, teacher.final)
 
 
 def _relative(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:

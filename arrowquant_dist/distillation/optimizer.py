@@ -23,12 +23,10 @@ class Optimizer:
         sparse: dict[float, list[torch.Tensor]] = {}
         rates = settings.rates
         for name, codes in student.matrices.items():
-            is_lookup = name in student.lookups
-            groups = sparse if is_lookup else dense
-            factor = rates.rows / rates.offsets if is_lookup else 1.0
+            factor = rates.rows / rates.offsets if name in student.lookups else 1.0
             own = {"offsets": rates.offsets, "log_scales": rates.scales, "zero_points": rates.zero_points}
             for part, leaf in codes.leaves.items():
-                to = dense if is_lookup and codes.form.has_one_scale and part != "offsets" else groups
+                to = sparse if student.is_by_rows(name, part) else dense
                 to.setdefault(own[part] * factor, []).append(leaf)
         for vector in student.vectors.values():
             dense.setdefault(rates.vectors, []).append(vector.leaf)

@@ -1,7 +1,8 @@
 """distill(): a dataset's model is trained to make of texts what the original makes of them, and written anew.
 
 The story, top to bottom: both models are opened and have to agree, the student's weights are made of what is trained
-(student.py), the loop runs (training.py), and what it found is written by the workers of `quantize`.
+(prepare.py, student.py), the loop runs (training.py), here or by several workers (workers.py), and what it found is
+written by the workers of `quantize`.
 """
 
 from __future__ import annotations
@@ -12,33 +13,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from arrowquant_dist import machine
-from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.checkpoint.open import source_uri
 from arrowquant_dist.config import RunConfig, parse_size
 from arrowquant_dist.config.checks import check_options
-from arrowquant_dist.distillation.layers import refuse_mixed, trained_layers
-from arrowquant_dist.distillation.memory import refuse_too_large
+from arrowquant_dist.distillation.layers import refuse_mixed
+from arrowquant_dist.distillation.memory import needed_nbytes, refuse_too_large
 from arrowquant_dist.distillation.place import DistilledPlace
+from arrowquant_dist.distillation.prepare import Trainee, prepared, sources
 from arrowquant_dist.distillation.result import Distilled
 from arrowquant_dist.distillation.settings import DistillSettings
 from arrowquant_dist.distillation.stored import stored_layers
-from arrowquant_dist.distillation.student import TrainingResult, build_student
-from arrowquant_dist.distillation.teaching import Teacher, held_back
-from arrowquant_dist.distillation.training import OnStep, Training, TrainingProgress
+from arrowquant_dist.distillation.student import TrainingResult
+from arrowquant_dist.distillation.training import OnStep, TrainingProgress
+from arrowquant_dist.distillation.workers import DistillWork, WorkerPlaces, on_ray, train_on_ray
 from arrowquant_dist.driver.trained import write_trained
 from arrowquant_dist.errors import InvalidConfig, counted
 from arrowquant_dist.loader.loads import Loads
-from arrowquant_dist.location import Location
+from arrowquant_dist.location import Location, location
 from arrowquant_dist.models.agree import refuse_disagreement
-from arrowquant_dist.models.checkpoint import CheckpointLoads
-from arrowquant_dist.models.kinds import kind_of_model
-from arrowquant_dist.models.outputs import Reader
-from arrowquant_dist.models.pair import Opened, filled_model, opened_dataset, opened_model
+from arrowquant_dist.models.pair import Opened, opened_dataset, opened_model
 from arrowquant_dist.models.source import stored_names
 from arrowquant_dist.models.threads import bounded_threads
 from arrowquant_dist.plan.trained import Trained
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.texts import Texts, read_texts
 
 _FEWEST = 20  # texts
@@ -63,9 +62,12 @@ def distill(
     or URL, `builtin`, or a list. One of ten is not trained with, but judged by. column: of .jsonl and .parquet, `text`
     where None. memory_budget: for reading, and as much for the original's outputs, beside both models and what
     distillation/memory.py counts for each value that is trained. storage_options: of all three places; run, if given,
-    has its own, and says how the dataset is written. progress: called after each step.
+    has its own, and says how the dataset is written. With more than one of its workers, or an address, they train by
+    Ray Train, each on its slice of every step's texts: but for rounding that is the training of one. progress: called
+    after each step, in this process.
 
-    Results are the same for equal versions, settings and threads of torch, unless minutes bound the training. Raises
+    Results are the same for equal versions, settings, workers and threads of torch, unless minutes bound the training.
+    Raises
     InvalidConfig for texts, models and files that do not fit, and models too large for the memory; ModelMismatch,
     TargetConflict where `out` holds anything else, UnquantizableWeights where the loss is no number before anything got
     better, NotFound, CorruptWeights, StorageError.
@@ -97,72 +99,72 @@ def run_distillation(
     if finished is not None:
         place.states.delete()  # of a process that died before it came to that
         return Distilled.of(place.out.store.uri, finished, already_finished=True)
+    workers = on_ray(run)
     with (
         bounded_threads(),
         opened_model(model, run.source_storage, memory_nbytes, place.manifest.unscaled) as original,
         opened_dataset(target, run.target_storage, memory_nbytes) as dataset,
         tempfile.TemporaryDirectory(prefix="arrowquant-") as folder,
     ):
-        checkpoint, stored = _sources(original, dataset)
+        checkpoint, stored = sources(original, dataset)
         refuse_disagreement(original, dataset)
         refuse_mixed(stored.layers, stored.uri)
-        refuse_too_large(stored.layers, machine.memory_nbytes(), stored.uri)
+        if workers is None:
+            refuse_too_large(stored.layers, machine.memory_nbytes(), stored.uri)
         found = place.look(checkpoint)
-        best, result = _trained(
-            original, stored, dataset, texts, settings, memory_nbytes, Path(folder), place, told
-        )
+        trainee = Trainee(texts, settings, memory_nbytes, place.trained_before)
+        if workers is None:
+            training = prepared(original, dataset, trainee, place.states, Path(folder))
+            best = training.run(told or _unheard)
+            progress = training.progress
+        else:
+            work = DistillWork(_places(model, target, out, place), trainee)
+            needed = needed_nbytes(stored.layers)
+            progress, best = train_on_ray(work, workers, needed, run, told or _unheard)
+        result = _result(progress, best)
         resolved, parts = stored_layers(stored, best, _names(original, stored), place.reasons, Path(folder))
         trained = Trained(resolved, parts, place.config(result), (_note(texts, result),))
-        outcome = write_trained(place.out, checkpoint, trained, replace(run, engine="inline"), found)
+        outcome = write_trained(place.out, checkpoint, trained, _writing(run, workers), found)
     place.states.delete()
     return Distilled.of(outcome.target, result, already_finished=outcome.already_finished)
 
 
-def _sources(original: Opened, dataset: Opened) -> tuple[Checkpoint, Loads]:
-    if not isinstance(original.source, CheckpointLoads) or not isinstance(dataset.source, Loads):
-        raise TypeError("opened_model gives a checkpoint, opened_dataset a dataset")
-    return original.source.checkpoint, dataset.source
-
-
-def _trained(
-    original: Opened,
-    stored: Loads,
-    dataset: Opened,
-    texts: Texts,
-    settings: DistillSettings,
-    memory_nbytes: int,
-    folder: Path,
-    place: DistilledPlace,
-    told: OnStep | None,
-) -> tuple[TrainingResult, dict[str, Any]]:
-    """What is stored of the layers that were trained, and what the training came to."""
-    kind = kind_of_model(original.files)
-    torch.manual_seed(settings.seed)
-    one, other = (filled_model(kind, original.files, side.source, None) for side in (original, dataset))
-    for model in (one.model, other.model):
-        model.requires_grad_(False)  # noqa: FBT003 - torch's
-    layers = trained_layers(other, stored, original.source, place.trained_before)
-    teacher, reader = Reader(kind, one.model), Reader(kind, other.model)
-    made = teacher.tokenized(original.files, [*texts.items], settings.longest)
-    learnt, judged = held_back(len(texts))
-    lessons, judge = (
-        Teacher(teacher, made.only(numbers), settings.batch_tokens, memory_nbytes // 2, folder / name)
-        for numbers, name in ((learnt, "learnt"), (judged, "judged"))
+def _places(model: Location, target: Location, out: Location, place: DistilledPlace) -> WorkerPlaces:
+    run = place.run
+    return WorkerPlaces(
+        _anywhere(source_uri(model)),
+        _anywhere(location(target, "target")),
+        _anywhere(location(out, "out")),
+        run.source_storage,
+        run.target_storage,
+        place.manifest.unscaled,
+        place.made_of,
     )
-    student = build_student(other, layers.matrices, layers.vectors)
-    training = Training(reader, student, lessons, judge, settings, place.states)
-    best = training.run(told or _unheard)
-    progress = training.progress
-    result = {
+
+
+def _anywhere(uri: str) -> str:
+    """As a process of another working directory finds it."""
+    return open_store(uri).uri if is_local(uri) else uri
+
+
+def _writing(run: RunConfig, workers: int | None) -> RunConfig:
+    """In this process; workers that have trained are no measure for that."""
+    own = replace(run, engine="inline", address=None)
+    return own if workers is None else replace(own, workers=None)
+
+
+def _result(progress: TrainingProgress, best: TrainingResult) -> dict[str, Any]:
+    """What the training came to, for the new dataset's config."""
+    matrices = sum("codes" in parts for parts in best.values())
+    return {
         "steps": progress.step,
         "best": progress.best,
         "losses": {str(step): loss for step, loss in progress.losses.items()},
         "seconds": round(progress.seconds, 1),
-        "matrices": len(layers.matrices),
-        "vectors": len(layers.vectors),
+        "matrices": matrices,
+        "vectors": len(best) - matrices,
         "failed_at": progress.failed_at,
     }
-    return best, result
 
 
 def _names(original: Opened, stored: Loads) -> dict[str, str]:

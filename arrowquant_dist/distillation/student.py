@@ -56,6 +56,11 @@ class Student:
         matrices = {name: codes.found() for name, codes in self.matrices.items()}
         return matrices | {name: {"values": vector.found()} for name, vector in self.vectors.items()}
 
+    def is_by_rows(self, layer: str, part: str) -> bool:
+        """Whether this part of a matrix has sparse gradients, of the rows alone that a step has looked up."""
+        codes = self.matrices[layer]
+        return layer in self.lookups and (part == "offsets" or not codes.form.has_one_scale)
+
     @property
     def leaves(self) -> Iterator[tuple[str, torch.Tensor]]:
         """All that is trained, by names for a checkpoint."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from arrowquant_dist.distillation.losses import WHOLE, BatchShares
 from arrowquant_dist.models.outputs import Outputs, Reader
 from arrowquant_dist.models.tokens import TokenizedTexts, batches
 
@@ -28,10 +29,22 @@ def held_back(count: int) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What the student is given, and what it should make of it."""
+    """What the student is given, what it should make of it, and how much of its batch that is."""
 
     inputs: Mapping[str, torch.Tensor]
     outputs: Outputs
+    shares: BatchShares = WHOLE
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSlice:
+    """Which of each batch's texts: every count-th, the first of them the one of this number."""
+
+    number: int = 0
+    count: int = 1
+
+
+ALL_TEXTS = BatchSlice()
 
 
 class Teacher:
@@ -39,10 +52,19 @@ class Teacher:
     file in `folder`. Those of causal models, a number for each word of the vocabulary, are computed each time."""
 
     def __init__(
-        self, reader: Reader, texts: TokenizedTexts, batch_tokens: int, memory_nbytes: int, folder: Path
+        self,
+        reader: Reader,
+        texts: TokenizedTexts,
+        batch_tokens: int,
+        memory_nbytes: int,
+        folder: Path,
+        of_batches: BatchSlice = ALL_TEXTS,
     ) -> None:
+        """of_batches: the part of each that lessons are of."""
         self._reader, self._texts = reader, texts
-        self._batches = [*batches(texts.lengths, batch_tokens)]
+        self._lengths = texts.lengths
+        self._batches = [*batches(self._lengths, batch_tokens)]
+        self._slice = of_batches
         self._left_nbytes, self._folder = memory_nbytes, folder
         self._kept: dict[int, Outputs] = {}
 
@@ -50,13 +72,31 @@ class Teacher:
         """Batches."""
         return len(self._batches)
 
-    def lesson(self, batch: int) -> Lesson:
-        inputs = self._texts.inputs(self._batches[batch])
+    def tokens(self, batch: int) -> int:
+        """Of the whole batch."""
+        return sum(self._lengths[text] for text in self._batches[batch])
+
+    def lesson(self, batch: int) -> Lesson | None:
+        """Of the slice; None where the batch has fewer texts than there are slices, and none is left for this one."""
+        every = self._batches[batch]
+        texts = every[self._slice.number :: self._slice.count]
+        if not texts:
+            return None
+        longest = self._lengths[
+            every[0]
+        ]  # padding is looked up, too: all slices together as in the whole batch
+        inputs, shares = self._texts.inputs(texts, longest), self._shares(texts, every)
         if self._reader.is_causal:
-            return Lesson(inputs, self._outputs(inputs))
+            return Lesson(inputs, self._outputs(inputs), shares)
         if batch not in self._kept:
             self._kept[batch] = self._placed(self._outputs(inputs), batch)
-        return Lesson(inputs, self._kept[batch])
+        return Lesson(inputs, self._kept[batch], shares)
+
+    def _shares(self, texts: Sequence[int], batch: Sequence[int]) -> BatchShares:
+        tokens, of_tokens = (sum(self._lengths[text] for text in found) for found in (texts, batch))
+        if not self._reader.is_causal:
+            return BatchShares(tokens / of_tokens, len(texts) / len(batch))
+        return BatchShares(tokens / of_tokens, (tokens - len(texts)) / max(of_tokens - len(batch), 1))
 
     def _outputs(self, inputs: Mapping[str, torch.Tensor]) -> Outputs:
         with torch.no_grad():

@@ -13,10 +13,11 @@ import torch
 from arrowquant_dist.distillation.checkpoint import TrainingState, TrainingStates
 from arrowquant_dist.distillation.losses import loss_of
 from arrowquant_dist.distillation.optimizer import Optimizer
+from arrowquant_dist.distillation.peers import ALONE, Peers
 from arrowquant_dist.distillation.rate import Rate
 from arrowquant_dist.distillation.settings import DistillSettings
 from arrowquant_dist.distillation.student import Student, TrainingResult
-from arrowquant_dist.distillation.teaching import Teacher, batch_of_step
+from arrowquant_dist.distillation.teaching import Lesson, Teacher, batch_of_step
 from arrowquant_dist.errors import UnquantizableWeights, counted
 from arrowquant_dist.models.outputs import Reader
 
@@ -64,15 +65,17 @@ class Training:
         judge: Teacher,
         settings: DistillSettings,
         states: TrainingStates,
+        peers: Peers = ALONE,
     ) -> None:
-        """states: where it is saved now and then, and goes on from what was saved."""
+        """states: where it is saved now and then, and goes on from what was saved. peers: workers that make the same
+        steps, each of its own slice of a batch; what they have is equal after each step, and the first one saves."""
         self._reader, self._student, self._settings = reader, student, settings
         self._teacher, self._judge = teacher, judge
         self._optimizer = Optimizer(student, settings)
         self._rate = Rate(student.matrices)
         self.progress = TrainingProgress(settings.steps)
         self.best: TrainingResult = {}
-        self._states = states
+        self._states, self._peers = states, peers
         state = states.load()
         if state is not None:
             self._put(state)
@@ -88,6 +91,7 @@ class Training:
             loss = self._step()
             progress.seconds += time.monotonic() - began
             if progress.failed_at is not None:
+                self._save()
                 break
             progress.step += 1
             self._bound_time()
@@ -96,18 +100,19 @@ class Training:
                 self._look()
                 progress.gave_up = progress.since >= settings.patience
             if progress.step % settings.save_every == 0 or progress.is_done:
-                self._states.save(self._state())
+                self._save()
         return self.best
 
     def _step(self) -> float:
         batch = batch_of_step(self.progress.step, len(self._teacher), self._settings.seed)
         lesson = self._teacher.lesson(batch)
-        outputs = self._reader.run(lesson.inputs, self._student.parameters())
-        loss = loss_of(outputs, lesson.outputs, is_causal=self._reader.is_causal)
-        value = float(loss.detach())
+        loss = None if lesson is None else loss_of_lesson(self._reader, lesson, self._student.parameters())
+        value = self._peers.total(0.0 if loss is None else float(loss.detach()))
         if not self._is_number(value):
             return value
-        loss.backward()  # type: ignore[no-untyped-call]
+        if loss is not None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        self._peers.sum_gradients(self._student)
         self._rate.add_gradients()
         self._optimizer.step(self.progress.step / self.progress.steps)
         self._rate.after(self.progress.step + 1)
@@ -117,12 +122,13 @@ class Training:
         """After a few steps it is known how many there is time for: rates go down to 0 with the last of them."""
         progress, minutes = self.progress, self._settings.minutes
         if minutes is not None and progress.step == _TIMED:
+            progress.seconds = self._peers.largest(progress.seconds)
             fitting = int(60 * minutes / (progress.seconds / progress.step))
             progress.steps = max(_TIMED, min(progress.steps, fitting))
 
     def _look(self) -> None:
         with torch.no_grad():
-            loss = mean_loss(self._reader, self._judge, self._student.parameters())
+            loss = mean_loss(self._reader, self._judge, self._student.parameters(), self._peers)
         if not self._is_number(loss):
             return
         progress = self.progress
@@ -131,6 +137,10 @@ class Training:
         if loss <= progress.losses[progress.best] and self._rate.fits():
             progress.best = progress.step
             self.best = self._student.found()
+
+    def _save(self) -> None:
+        if self._peers.is_first:
+            self._states.save(self._state())
 
     def _state(self) -> TrainingState:
         tensors = {f"leaf {name}": leaf for name, leaf in self._student.leaves}
@@ -142,26 +152,13 @@ class Training:
 
     def _put(self, state: TrainingState) -> None:
         """Goes on from there."""
-        self.progress = TrainingProgress.from_dict(state.numbers)
-        best: dict[str, dict[str, torch.Tensor]] = {}
-        moments: dict[str, torch.Tensor] = {}
-        rate: dict[str, torch.Tensor] = {}
+        self.progress, self.best = reached(state)
         leaves = dict(self._student.leaves)
-        for name, value in state.tensors.items():
-            kind, _, rest = name.partition(" ")
-            if kind == "leaf":
-                with torch.no_grad():
-                    leaves[rest].copy_(value)
-            elif kind == "moment":
-                moments[rest] = value
-            elif kind == "rate":
-                rate[rest] = value
-            else:
-                layer, _, part = rest.rpartition(" ")
-                best.setdefault(layer, {})[part] = value
-        self._optimizer.put_moments(moments)
-        self._rate.put_state(rate)
-        self.best = best
+        with torch.no_grad():
+            for name, value in _named(state, "leaf").items():
+                leaves[name].copy_(value)
+        self._optimizer.put_moments(_named(state, "moment"))
+        self._rate.put_state(_named(state, "rate"))
 
     def _is_number(self, loss: float) -> bool:
         """Notes where it is none. UnquantizableWeights where nothing better than the beginning was found."""
@@ -178,14 +175,40 @@ class Training:
         return False
 
 
-def mean_loss(reader: Reader, judge: Teacher, parameters: Mapping[str, torch.Tensor]) -> float:
-    """Of all its texts, each batch by its tokens. parameters: in the place of the model's own."""
+def reached(state: TrainingState) -> tuple[TrainingProgress, TrainingResult]:
+    """How far a training was, and the best that it had found."""
+    best: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in _named(state, "best").items():
+        layer, _, part = name.rpartition(" ")
+        best.setdefault(layer, {})[part] = value
+    return TrainingProgress.from_dict(state.numbers), best
+
+
+def _named(state: TrainingState, kind: str) -> dict[str, torch.Tensor]:
+    """Tensors of one kind, by the rest of their names."""
+    return {
+        name.removeprefix(f"{kind} "): value
+        for name, value in state.tensors.items()
+        if name.startswith(f"{kind} ")
+    }
+
+
+def loss_of_lesson(reader: Reader, lesson: Lesson, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Its part of the batch's. parameters: in the place of the model's own."""
+    outputs = reader.run(lesson.inputs, parameters)
+    return loss_of(outputs, lesson.outputs, is_causal=reader.is_causal, shares=lesson.shares)
+
+
+def mean_loss(
+    reader: Reader, judge: Teacher, parameters: Mapping[str, torch.Tensor], peers: Peers = ALONE
+) -> float:
+    """Of all its texts, each batch by its tokens. parameters: in the place of the model's own. peers: of whom each has
+    another slice of the batches."""
     total = count = 0.0
     with torch.no_grad():
         for batch in range(len(judge)):
-            lesson = judge.lesson(batch)
-            tokens = float(lesson.inputs["attention_mask"].sum())
-            outputs = reader.run(lesson.inputs, parameters)
-            total += tokens * float(loss_of(outputs, lesson.outputs, is_causal=reader.is_causal))
+            lesson, tokens = judge.lesson(batch), judge.tokens(batch)
+            if lesson is not None:
+                total += tokens * float(loss_of_lesson(reader, lesson, parameters))
             count += tokens
-    return total / count
+    return peers.total(total) / count

@@ -35,10 +35,10 @@ class TokenizedTexts:
         types = None if self.types is None else tuple(self.types[index] for index in indices)
         return TokenizedTexts(tuple(self.ids[index] for index in indices), types, self.cut, self.pad)
 
-    def inputs(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+    def inputs(self, indices: Sequence[int], least: int = 0) -> dict[str, torch.Tensor]:
         """input_ids, attention_mask and perhaps token_type_ids of these texts, int64 [texts, longest], padded at the
-        right."""
-        longest = max(len(self.ids[index]) for index in indices)
+        right, to `least` tokens or more."""
+        longest = max(least, *(len(self.ids[index]) for index in indices))
         found = {"input_ids": _padded([self.ids[i] for i in indices], longest, self.pad)}
         found["attention_mask"] = _padded([[1] * len(self.ids[i]) for i in indices], longest, 0)
         if self.types is not None:

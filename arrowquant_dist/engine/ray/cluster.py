@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,6 +87,25 @@ def default_workers() -> int:
     return UNKNOWN_CLUSTER_WORKERS
 
 
+def most_cpus(workers: int, nodes: Iterable[Mapping[str, float]], memory_nbytes: int | None) -> int:
+    """That each of so many workers can have, all at once; 0 where there is no room for them. nodes: their resources."""
+    every = [*nodes]
+    largest = max((int(node.get("CPU", 0)) for node in every), default=0)
+    return max(
+        (cpus for cpus in range(1, largest + 1) if _held(every, cpus, memory_nbytes) >= workers), default=0
+    )
+
+
+def _held(nodes: Iterable[Mapping[str, float]], cpus: int, memory_nbytes: int | None) -> int:
+    """Workers of so many CPUs that these nodes hold."""
+    found = 0
+    for node in nodes:
+        by_cpus = int(node.get("CPU", 0)) // cpus
+        by_memory = int(node.get("memory", 0)) // memory_nbytes if memory_nbytes else by_cpus
+        found += min(by_cpus, by_memory)
+    return found
+
+
 def has_room(memory_nbytes: int | None) -> bool:
     """Whether a node is there that could hold a worker if it did nothing else."""
     return any(_fits(node["Resources"], memory_nbytes) for node in ray.nodes() if node["Alive"])
@@ -99,8 +118,8 @@ def no_room_message(memory_nbytes: int | None) -> str:
         return "no node is left that a worker could be on"
     cpus = max((int(node.get("CPU", 0)) for node in alive), default=0)
     memory = max((node.get("memory", 0) for node in alive if node.get("CPU", 0) >= 1), default=0)
-    needs = "1 CPU" + (f" and {_mib(memory_nbytes)}" if memory_nbytes else "")
-    has = f"the largest has {counted(cpus, 'CPU')}" + (f" and {_mib(memory)}" if cpus else "")
+    needs = "1 CPU" + (f" and {in_mib(memory_nbytes)}" if memory_nbytes else "")
+    has = f"the largest has {counted(cpus, 'CPU')}" + (f" and {in_mib(memory)}" if cpus else "")
     return f"no node can hold a worker: it needs {needs}, and of the cluster's {counted(len(alive), 'node')} {has}"
 
 
@@ -108,7 +127,7 @@ def _fits(resources: Mapping[str, float], memory_nbytes: int | None) -> bool:
     return resources.get("CPU", 0) >= 1 and resources.get("memory", 0) >= (memory_nbytes or 0)
 
 
-def _mib(nbytes: float) -> str:
+def in_mib(nbytes: float) -> str:
     return f"{nbytes / (1 << 20):.0f} MiB"
 
 

@@ -1,0 +1,80 @@
+"""A training ready to run: both models filled, the student made of what is trained, texts in batches.
+
+Each worker of a training does this for itself, of the same places, and has its own slice of the texts (peers.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.distillation.checkpoint import TrainingStates
+from arrowquant_dist.distillation.layers import trained_layers
+from arrowquant_dist.distillation.peers import ALONE, Peers
+from arrowquant_dist.distillation.settings import DistillSettings
+from arrowquant_dist.distillation.student import build_student
+from arrowquant_dist.distillation.teaching import ALL_TEXTS, BatchSlice, Teacher, held_back
+from arrowquant_dist.distillation.training import Training
+from arrowquant_dist.loader.loads import Loads
+from arrowquant_dist.models.checkpoint import CheckpointLoads
+from arrowquant_dist.models.kinds import kind_of_model
+from arrowquant_dist.models.outputs import Reader
+from arrowquant_dist.models.pair import Opened, filled_model
+from arrowquant_dist.texts import Texts
+
+
+@dataclass(frozen=True, slots=True)
+class Trainee:
+    """What is trained with what. were_trained: layers that are not stored as the original has them. memory_nbytes: half
+    of it for the original's outputs, of the learnt and of the held-back texts alike."""
+
+    texts: Texts
+    settings: DistillSettings
+    memory_nbytes: int
+    were_trained: Collection[str]
+
+
+def sources(original: Opened, dataset: Opened) -> tuple[Checkpoint, Loads]:
+    if not isinstance(original.source, CheckpointLoads) or not isinstance(dataset.source, Loads):
+        raise TypeError("opened_model gives a checkpoint, opened_dataset a dataset")
+    return original.source.checkpoint, dataset.source
+
+
+def prepared(
+    original: Opened,
+    dataset: Opened,
+    trainee: Trainee,
+    states: TrainingStates,
+    folder: Path,
+    peers: Peers = ALONE,
+    of_batches: BatchSlice = ALL_TEXTS,
+) -> Training:
+    """It goes on from what `states` has. folder: for outputs that memory has no room for. Raises what reading raises,
+    and InvalidConfig, ModelMismatch where model and dataset do not fit."""
+    settings, (_, stored) = trainee.settings, sources(original, dataset)
+    kind = kind_of_model(original.files)
+    torch.manual_seed(settings.seed)
+    one, other = (filled_model(kind, original.files, side.source, None) for side in (original, dataset))
+    for model in (one.model, other.model):
+        model.requires_grad_(False)  # noqa: FBT003 - torch's
+    layers = trained_layers(other, stored, original.source, trainee.were_trained)
+    teacher, reader = Reader(kind, one.model), Reader(kind, other.model)
+    made = teacher.tokenized(original.files, [*trainee.texts.items], settings.longest)
+    learnt, judged = held_back(len(trainee.texts))
+    lessons, judge = (
+        Teacher(
+            teacher,
+            made.only(numbers),
+            settings.batch_tokens,
+            trainee.memory_nbytes // 2,
+            folder / name,
+            of_batches,
+        )
+        for numbers, name in ((learnt, "learnt"), (judged, "judged"))
+    )
+    student = build_student(other, layers.matrices, layers.vectors)
+    return Training(reader, student, lessons, judge, settings, states, peers)

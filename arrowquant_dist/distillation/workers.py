@@ -1,0 +1,115 @@
+"""A training by several workers of Ray: which of them does what, and what of it comes back.
+
+A worker opens model and dataset for itself, as one process does, and takes its slice of each step's texts. The first
+one saves at the target now and then. That is what all of them begin from, again where one of them was lost, and where
+the driver finds what they have come to: nothing large goes through Ray, and a driver that died finds it as well. It
+holds nothing of how many workers there were.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arrowquant_dist.code_digest import training_digest
+from arrowquant_dist.config import RunConfig, Storage
+from arrowquant_dist.distillation.checkpoint import TrainingStates
+from arrowquant_dist.distillation.peers import ManyPeers, torch_reduce
+from arrowquant_dist.distillation.prepare import Trainee, prepared
+from arrowquant_dist.distillation.student import TrainingResult
+from arrowquant_dist.distillation.teaching import BatchSlice
+from arrowquant_dist.distillation.training import OnStep, TrainingProgress, reached
+from arrowquant_dist.engine import train_together
+from arrowquant_dist.engine.training import Tell
+from arrowquant_dist.errors import IncompleteDataset
+from arrowquant_dist.models.pair import opened_dataset, opened_model
+from arrowquant_dist.models.threads import threads
+from arrowquant_dist.storage.open import open_store
+
+_PROCESS_NBYTES = 512 << 20  # of libraries, in a worker of Ray
+
+
+def on_ray(run: RunConfig) -> int | None:
+    """How many workers of Ray train; None where this process does. More than one is to be asked for: a step is small,
+    and every one of them holds both models."""
+    if run.engine == "inline":
+        return None
+    is_asked = run.engine == "ray" or run.address is not None or (run.workers or 1) > 1
+    return (run.workers or 1) if is_asked else None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlaces:
+    """What each worker opens, as URIs that mean the same on every machine. out: where states are saved. made_of: what
+    says which distillation they are of."""
+
+    model: str
+    target: str
+    out: str
+    source_storage: Storage
+    target_storage: Storage
+    unscaled: tuple[str, ...]
+    made_of: Mapping[str, Any]
+
+    @property
+    def states(self) -> TrainingStates:
+        return TrainingStates(open_store(self.out, self.target_storage), self.made_of)
+
+
+@dataclass(frozen=True, slots=True)
+class DistillWork:
+    """A JointWork (engine/training.py)."""
+
+    places: WorkerPlaces
+    trainee: Trainee
+
+    def code(self) -> str:
+        return training_digest()
+
+    def run(self, number: int, count: int, cpus: int, tell: Tell) -> None:
+        """Trains, to the end or to where the loss is no number; the first worker tells of each step."""
+        places, memory_nbytes = self.places, self.trainee.memory_nbytes
+
+        def told(progress: TrainingProgress, loss: float) -> None:
+            if number == 0:
+                tell((progress.to_dict(), loss))
+
+        with (
+            threads(cpus),
+            opened_model(places.model, places.source_storage, memory_nbytes, places.unscaled) as original,
+            opened_dataset(places.target, places.target_storage, memory_nbytes) as dataset,
+            tempfile.TemporaryDirectory(prefix="arrowquant-") as folder,
+        ):
+            peers = ManyPeers(number, torch_reduce)
+            training = prepared(
+                original, dataset, self.trainee, places.states, Path(folder), peers, BatchSlice(number, count)
+            )
+            training.run(told)
+
+
+def train_on_ray(
+    work: DistillWork, workers: int, needed_nbytes: int, run: RunConfig, told: OnStep
+) -> tuple[TrainingProgress, TrainingResult]:
+    """What they came to. needed_nbytes: of a worker's memory, beside what is read and kept of outputs."""
+
+    def on_note(note: tuple[Mapping[str, Any], float]) -> None:
+        told(TrainingProgress.from_dict(note[0]), note[1])
+
+    states = work.places.states
+    if not _is_done(states):
+        cluster_nbytes = needed_nbytes + work.trainee.memory_nbytes + _PROCESS_NBYTES
+        train_together(work, workers, needed_nbytes, cluster_nbytes, run, on_note)
+    state = states.load()
+    if state is None:
+        message = "the workers of the training ended and left no result; run the same command again"
+        raise IncompleteDataset(message, uri=states.store.uri)
+    return reached(state)
+
+
+def _is_done(states: TrainingStates) -> bool:
+    """By another driver, which was stopped before it wrote the dataset."""
+    state = states.load()
+    return state is not None and TrainingProgress.from_dict(state.numbers).is_done

@@ -1,0 +1,196 @@
+"""RayTraining: workers that train together by Ray Train, and a desk where they tell how far they are.
+
+Three kinds of actors. The desk is beside the driver, which looks there a few times a second. The conductor is beside it
+too, and waits for Ray Train: it owns all that this starts, so that its end is the end of everything, at any moment (a
+thread of the driver that waited instead would be torn from Ray's library where the driver stops, and crash with it).
+The workers are Ray Train's, and torch.distributed connects them over gloo.
+
+Ray Train begins all workers again where one of them is lost, as often as it is told to. What they go on from they have
+saved themselves: its checkpoints and its results are not used, so no storage has to be shared that the run does not
+share anyway. An error that no other attempt would mend is left at the desk, where the driver finds it, and ends all.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from arrowquant_dist import machine
+from arrowquant_dist.engine.ray import private
+from arrowquant_dist.engine.ray.cluster import WORKER_ENVIRONMENT, connect, in_mib, most_cpus
+from arrowquant_dist.engine.ray.conductor import Conductor, TrainingSetup
+from arrowquant_dist.engine.ray.failures import loss, raised
+from arrowquant_dist.engine.ray.interrupt import Interrupts
+from arrowquant_dist.engine.training import JointWork
+from arrowquant_dist.errors import (
+    RESUMES,
+    ArrowQuantError,
+    Interrupted,
+    InvalidConfig,
+    PartialRun,
+    StorageError,
+    counted,
+)
+
+_LOOK_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """notes: since the driver asked last. error: that no other attempt would mend. ended: workers that are through."""
+
+    notes: list[Any]
+    error: ArrowQuantError | None
+    ended: int
+
+
+class Desk:
+    """Where workers leave notes for the driver, which are in their order."""
+
+    def __init__(self) -> None:
+        self._notes: list[Any] = []
+        self._error: ArrowQuantError | None = None
+        self._ended: set[int] = set()
+
+    def tell(self, note: Any) -> None:
+        self._notes.append(note)
+
+    def fail(self, error: ArrowQuantError) -> None:
+        """The first one counts."""
+        self._error = self._error or error
+
+    def end(self, number: int) -> None:
+        """This worker has done its work."""
+        self._ended.add(number)
+
+    def take(self) -> News:
+        notes, self._notes = self._notes, []
+        return News(notes, self._error, len(self._ended))
+
+
+class RayTraining:
+    """address: of a cluster; None starts a Ray on this machine. A Ray that the caller is connected to is used instead,
+    and stays. attempts: how often workers begin that may be lost. deadline: seconds that a worker may keep the others
+    waiting."""
+
+    def __init__(self, address: str | None, workers: int, attempts: int, deadline: float | None) -> None:
+        self._address, self._workers = address, workers
+        self._attempts, self._deadline = attempts, deadline
+
+    def run(
+        self, work: JointWork, needed_nbytes: int, cluster_nbytes: int, on_note: Callable[[Any], None]
+    ) -> None:
+        """See engine.train_together. Ctrl-C or SIGTERM raises Interrupted; what was saved is kept."""
+        owns_ray = not ray.is_initialized()
+        is_alone = owns_ray and self._address is None
+        if is_alone:
+            self._refuse_too_large(needed_nbytes)
+        with Interrupts() as interrupts:
+            try:
+                if owns_ray:
+                    connect(self._address, self._workers * self._threads_here)
+                interrupts.take()
+                self._run(work, self._resources(None if is_alone else cluster_nbytes), on_note, interrupts)
+            except KeyboardInterrupt as error:
+                raise Interrupted(RESUMES) from error
+            finally:
+                if owns_ray:
+                    ray.shutdown()
+
+    @property
+    def _threads_here(self) -> int:
+        """Of each worker, where all of them are on this machine."""
+        return max(1, machine.usable_cpus() // self._workers)
+
+    def _refuse_too_large(self, needed_nbytes: int) -> None:
+        there = machine.memory_nbytes()
+        if self._workers * needed_nbytes > there:
+            message = (
+                f"each of {counted(self._workers, 'worker')} takes {in_mib(needed_nbytes)} of memory to train, and "
+                f"this machine has no more than {in_mib(there)}; take fewer workers, or a cluster (--address)"
+            )
+            raise InvalidConfig(message)
+
+    def _resources(self, memory_nbytes: int | None) -> dict[str, float]:
+        """Of each worker. InvalidConfig where the cluster has no room for all of them, and nobody would add any."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus = most_cpus(self._workers, nodes, memory_nbytes)
+        if not cpus and not private.autoscaled_cpus():
+            needs = "1 CPU" + (f" and {in_mib(memory_nbytes)}" if memory_nbytes else "")
+            message = (
+                f"there is no room for {counted(self._workers, 'worker')} that train together: each needs {needs}, "
+                f"and the cluster has {counted(len(nodes), 'node')} with {counted(_all_cpus(nodes), 'CPU')}; "
+                "take fewer workers"
+            )
+            raise InvalidConfig(message)
+        return {"CPU": max(cpus, 1), **({"memory": memory_nbytes} if memory_nbytes else {})}
+
+    def _run(
+        self,
+        work: JointWork,
+        resources: Mapping[str, float],
+        on_note: Callable[[Any], None],
+        interrupts: Interrupts,
+    ) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        beside = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": here}
+        desk = ray.remote(Desk).options(**beside).remote()
+        conductor = ray.remote(Conductor).options(**beside).remote()
+        with tempfile.TemporaryDirectory(prefix="arrowquant-", ignore_cleanup_errors=True) as folder:
+            setup = TrainingSetup(
+                desk,
+                work.code(),
+                cloudpickle.dumps(work),
+                self._workers,
+                resources,
+                self._attempts,
+                self._deadline,
+                folder,
+                WORKER_ENVIRONMENT,
+            )
+            try:
+                self._follow(desk, conductor.conduct.remote(setup), on_note, interrupts)
+            except RayTaskError as error:
+                raise raised(error) from error
+            except RayError as error:
+                message = f"the Ray that trains is lost ({loss(error)}); run the same command again to resume"
+                raise StorageError(message) from error
+            finally:
+                ray.kill(conductor)
+                ray.kill(desk)
+
+    def _follow(
+        self, desk: Any, conducted: Any, on_note: Callable[[Any], None], interrupts: Interrupts
+    ) -> None:
+        """Until every worker has said that it is through: Ray Train takes its time to end after that."""
+        is_over = False
+        while _heard(desk, on_note) < self._workers:
+            if is_over:
+                message = "the workers of the training were given up; run the same command again to resume"
+                raise PartialRun(message)
+            interrupts.check()
+            over, _ = ray.wait([conducted], timeout=_LOOK_SECONDS)
+            if over:
+                ray.get(conducted)  # raises what ended it
+                is_over = True  # and else all have been at the desk
+
+
+def _heard(desk: Any, on_note: Callable[[Any], None]) -> int:
+    """How many workers are through."""
+    news: News = ray.get(desk.take.remote())
+    for note in news.notes:
+        on_note(note)
+    if news.error is not None:
+        raise news.error
+    return news.ended
+
+
+def _all_cpus(nodes: Iterable[Mapping[str, float]]) -> int:
+    return sum(int(node.get("CPU", 0)) for node in nodes)

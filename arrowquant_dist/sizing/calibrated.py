@@ -1,8 +1,9 @@
 """`size` where there are statistics of layers' inputs: gptq's target, in steps that all layers share.
 
-Two looks at the layers, one at a time: some of each one's rows are corrected by its statistics and rounded at a few
-steps about the likely one, and what it takes at any step between follows from these. The one step of all is found by
-those curves alone, first roughly and then closely.
+Where the statistics are of a calibration for the same size, its steps are taken (sizing/recorded.py). Else, or for the
+last layers, two looks at the layers, one at a time: some of each one's rows are corrected by its statistics and rounded
+at a few steps about the likely one, and what it takes at any step between follows from these. The one step of all is
+found by those curves alone, first roughly and then closely.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from arrowquant_dist.config import QuantizationConfig, QuantSpec, RunConfig
 from arrowquant_dist.format.compression import ZstdFrames
 from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.plan import Plan, RowBlock, SideInputs, SideTensors
-from arrowquant_dist.sizing.candidates import is_embedding, size_spec
+from arrowquant_dist.sizing.candidates import ON_TARGET, size_spec
 from arrowquant_dist.sizing.curves import Curve, measured_curve
+from arrowquant_dist.sizing.embeddings import row_steps_of
 from arrowquant_dist.sizing.framing import parts_nbytes
 from arrowquant_dist.sizing.frontier import nbytes_of
 from arrowquant_dist.sizing.measure import Measured, measure
+from arrowquant_dist.sizing.recorded import RecordedTable, recorded_table
 from arrowquant_dist.sizing.run import (
     ChosenTable,
-    all_names,
     choose_size,
     is_free,
     layers_of,
@@ -43,6 +45,11 @@ _MARGIN = 0.004  # of the limit: what a prediction from sampled rows and between
 _LOOKS = ((1.25, 3), (1.03, 1))
 _FINEST, _COARSEST = 0.02, 16.0  # beyond, int8 cuts values off; or all codes are 0
 _HALVINGS = 40
+# Of the calibration's own table: what may be left of the room; the shares of all values that may get another step, by
+# what factor at most.
+_SPARE = 0.003
+_LAST = (0.06, 0.25)
+_FAR = 1.5
 
 
 def choose_calibrated_size(
@@ -57,7 +64,7 @@ def choose_calibrated_size(
     for. side_inputs: those of gptq; InvalidConfig for a layer that they say nothing of."""
     if plan.compression == "none":
         return choose_size(plan, checkpoint, config, target, run)
-    layers, names = layers_of(plan), all_names(plan)
+    layers = layers_of(plan)
     side_tensors, is_said = SideTensors(side_inputs), said_types(config)
     files = [file for side in side_inputs.values() for file in side.files]
     with (
@@ -65,8 +72,8 @@ def choose_calibrated_size(
         SourceReader(run.source_storage, files) as side_reader,
         ThreadPoolExecutor(usable_cpus(), thread_name_prefix="sizing") as threads,
     ):
-        in_runs = [True] * len(layers)
-        samples = [_as_read(s, names) for s in read_samples(layers, reader, in_runs)]
+        row_steps = row_steps_of(plan, layers, ON_TARGET, checkpoint, run.source_storage)
+        samples = [*read_samples(layers, reader, row_steps, [True] * len(layers))]
         reader.confirm()
         free, fixed = [], {}
         for sample in samples:
@@ -76,19 +83,17 @@ def choose_calibrated_size(
                 fixed[sample.layer.name] = measure(sample, sample.blocks[0].spec, ZstdFrames())
         coarsest = {one.sample.layer.name: one.without_statistics(_COARSEST) for one in free}
         beside = parts_nbytes(plan, fixed | coarsest) - nbytes_of(coarsest)
-        found = _within(free, int(target * (1 - _MARGIN)) - beside, threads)
+        room = int(target * (1 - _MARGIN)) - beside
+        recorded = recorded_table(plan, config, target, side_inputs, run.source_storage)
+        found = None if recorded is None else _as_recorded(free, recorded, room, threads)
+        if found is None:
+            found = _within(free, room, threads)
         side_reader.confirm()
     if found is None:
         return choose_size(plan, checkpoint, config, target, run)
     nbytes = parts_nbytes(plan, fixed | found)
     note = "; ".join([size_note(nbytes, target), *side_tensors.notes(config)])
     return ChosenTable(table_config(config, found), nbytes, note)
-
-
-def _as_read(sample: LayerSample, names: Mapping[str, Sequence[str]]) -> LayerSample:
-    """With the rows that were taken as they lie in the layer. names: all of each layer's but its own."""
-    name = sample.layer.name
-    return replace(sample, reads_rows=is_embedding(name, names.get(name, ())))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,13 +107,20 @@ class _Free:
     @classmethod
     def of(cls, sample: LayerSample, side_tensors: SideTensors, reader: SourceReader) -> _Free:
         block = sample.blocks[0]
-        if sample.reads_rows:
+        if sample.row_steps is not None:
             return cls(sample, replace(block, spec=_in_steps(sample, "int8", 1.0, "size")), reader)
         spec, tensors = side_tensors.of(block.layer, _in_steps(sample, "int8", 1.0, "gptq"))
         return cls(sample, replace(block, spec=spec, side_tensors=tensors), reader)
 
     def without_statistics(self, step: float) -> Measured:
         return measure(self.sample, _in_steps(self.sample, "int8", step, "size"), ZstdFrames())
+
+    def at(self, spec: QuantSpec) -> Measured:
+        """spec: as a calibration had it."""
+        method = self.block.spec.method if spec.method == "gptq" else spec.method
+        if method == "gptq":
+            return self._on_target().measure(spec, ZstdFrames())
+        return measure(self._rows(), replace(spec, method=method), ZstdFrames())
 
     def curve(self, steps: Sequence[float]) -> Curve:
         frames, method = ZstdFrames(), self.block.spec.method
@@ -117,15 +129,53 @@ class _Free:
             return _in_steps(self.sample, quant_type, step, method)
 
         if method != "gptq":
-            rows = self.sample if self.sample.reads_rows else self.sample.joined()
+            rows = self._rows()
             return measured_curve(steps, spec_at, lambda spec: measure(rows, spec, frames))
-        on_target = TargetRows(self.sample, SidePreparer(self.reader).side_of(self.block))
+        on_target = self._on_target()
         return measured_curve(steps, spec_at, lambda spec: on_target.measure(spec, frames))
+
+    def _rows(self) -> LayerSample:
+        return self.sample if self.sample.row_steps is not None else self.sample.joined()
+
+    def _on_target(self) -> TargetRows:
+        return TargetRows(self.sample, SidePreparer(self.reader).side_of(self.block))
 
 
 def _in_steps(sample: LayerSample, quant_type: str, step: float, method: str) -> QuantSpec:
-    spec = size_spec(sample.blocks[0], quant_type, step, reads_rows=sample.reads_rows)
+    spec = size_spec(sample.blocks[0], quant_type, step, sample.row_steps)
     return replace(spec, method=method)
+
+
+def _as_recorded(
+    free: Sequence[_Free], recorded: RecordedTable, room: int, threads: ThreadPoolExecutor
+) -> dict[str, Measured] | None:
+    """Every layer as the calibration had it, but for the last that run, whose errors nothing makes up for: their step
+    takes what differs from `room` bytes. None where it would have to be a very different one."""
+    found = threads.map(lambda one: one.at(recorded.specs[one.sample.layer.name]), free)
+    table = dict(zip(_names(free), found, strict=True))
+    if 0 <= room - nbytes_of(table) <= _SPARE * room:
+        return table
+    steps = {name: one.spec.step for name, one in table.items() if one.spec.method == "gptq"}
+    by_name = dict(zip(_names(free), free, strict=True))
+    last = [by_name[name] for name in reversed(recorded.order) if name in steps]
+    for share in _LAST if last else ():
+        tail = _with_share(last, share * sum(one.sample.params for one in free))
+        names = _names(tail)
+        moved = _within(tail, room - nbytes_of(table) + sum(table[name].nbytes for name in names), threads)
+        near = moved and all(1 / _FAR <= moved[name].spec.step / steps[name] <= _FAR for name in names)
+        if moved and near:
+            return table | moved
+    return None
+
+
+def _with_share(last: Sequence[_Free], params: float) -> list[_Free]:
+    """The first of `last` that have so many values together, all where there are no more."""
+    found: list[_Free] = []
+    for one in last:
+        found.append(one)
+        if sum(each.sample.params for each in found) >= params:
+            break
+    return found
 
 
 def _within(free: Sequence[_Free], room: int, threads: ThreadPoolExecutor) -> dict[str, Measured] | None:

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from arrowquant_dist.config import QuantSpec, half_spec
 from arrowquant_dist.plan import RowBlock
-from arrowquant_dist.reduce.layer_types import EMBEDDINGS, layer_type
 
 RATE = 0.1155  # squares of a step that a bit is worth: 2 ln 2 / 12, the slope of error by rate at fine steps
-# Of MiniLM, by embedding cosine at 5.3 to 10.9 MB of entropy: steps of embeddings, at the row in the middle of a
-# vocabulary (by logarithm), 2.4 times those of other layers; 1 costs .16 at 5.3 MB, 2 and 3.4 at most .015.
-EMBEDDING_STEP = 2.4
-ROW_EXPONENT = 0.15
-_MIDDLE_ROW = 8000.0
+_MIDDLE_ROW = 8000.0  # of a vocabulary, by logarithm
 _DIGITS = 5
 _GROUPS = (128, 64, 32)
 _FINE_GROUPS = (0, *_GROUPS, 16, 8)  # of int8; 0: one scale a row
-# An output head: each of its rows meets every token, so they count alike. `output.weight` is Meta's name of Llama's.
-_HEAD = re.compile(
-    r"(?:^|\.)(?:lm_head|embed_out|output_projection|predictions\.decoder)(?:\.|$)|^output\.weight$"
-)
 
 
-def size_spec(block: RowBlock, quant_type: str, step: float, *, reads_rows: bool) -> QuantSpec:
-    """Method `size` at `step`, which is that of layers other than embeddings. block: of the layer. reads_rows: whether
-    that is an embedding."""
+@dataclass(frozen=True, slots=True)
+class RowSteps:
+    """Steps of an embedding. ratio: that of the row in the middle of a vocabulary to that of other layers. exponent: of
+    the row's number, by which they grow."""
+
+    ratio: float
+    exponent: float
+
+
+# Of MiniLM, by embedding cosine at 5.3 to 10.9 MB of entropy: 1 costs .16 at 5.3 MB, 2 and 3.4 at most .015.
+DATA_FREE = RowSteps(2.4, 0.15)
+# What gptq's target makes up for costs other layers less, so bytes are worth more here. Of MiniLM, with 400 texts, a
+# ratio of 2.4 costs .009 of embedding cosine at 5.5 MB, 1.2 costs .010, 1.6 nothing; at 8.5 MB 2.4 is as good, and 1.4
+# costs .002. An exponent of .2 costs .005 at 5.5 MB, a rate of .2 as much.
+ON_TARGET = RowSteps(1.8, 0.15)
+# Of an embedding that the output head is too: a matrix that every token meets. Of SmolLM2-135M, by int4's bytes, it
+# leaves .25 of excess of perplexity where DATA_FREE leaves .43.
+HEAD_TOO = RowSteps(1.0, 0.0)
+
+
+def size_spec(block: RowBlock, quant_type: str, step: float, rows: RowSteps | None) -> QuantSpec:
+    """Method `size` at `step`, which is that of layers other than embeddings. block: of the layer. rows: of an
+    embedding."""
     exponent = 0.0
-    if reads_rows:
-        exponent, step = ROW_EXPONENT, step * EMBEDDING_STEP / _MIDDLE_ROW**ROW_EXPONENT
+    if rows is not None:
+        exponent, step = rows.exponent, step * rows.ratio / _MIDDLE_ROW**rows.exponent
     rounded = float(f"{step:.{_DIGITS}g}")  # as it is written in a config
     spec = _plain(block, quant_type, 0, symmetric=True)
     return replace(spec, method="size", step=rounded, row_exponent=exponent, rate=RATE)
@@ -58,18 +67,12 @@ def fine_specs(block: RowBlock) -> list[QuantSpec]:
     ]
 
 
-def row_weight(row: float, *, reads_rows: bool) -> float:
+def row_weight(row: float, rows: RowSteps | None) -> float:
     """What a relative squared error of a value of the row counts beside that of other layers: steps are in proportion
-    to its inverse root."""
-    return (max(row, 1.0) / _MIDDLE_ROW) ** (-2.0 * ROW_EXPONENT) / EMBEDDING_STEP**2 if reads_rows else 1.0
-
-
-def is_embedding(name: str, names: Collection[str] = ()) -> bool:
-    """Whether a layer's rows are read by their index. names: all that the source has for the layer, where it is tied.
-
-    An output head that is no embedding at the same time is a matrix as any other.
-    """
-    return any(layer_type(each) == EMBEDDINGS and not _HEAD.search(each) for each in (name, *names))
+    to its inverse root. rows: of an embedding."""
+    if rows is None:
+        return 1.0
+    return float((max(row, 1.0) / _MIDDLE_ROW) ** (-2.0 * rows.exponent) / rows.ratio**2)
 
 
 def _plain(block: RowBlock, quant_type: str, group_size: int, *, symmetric: bool) -> QuantSpec:

@@ -8,17 +8,18 @@ from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import LayerOverride, QuantizationConfig, RunConfig
 from arrowquant_dist.config.size import size_limit
 from arrowquant_dist.plan import make_plan
+from arrowquant_dist.sizing.candidates import ON_TARGET
 from arrowquant_dist.sizing.run import choose_size
 
 
 def table_for_calibration(
     checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig, hessians: str
 ) -> QuantizationConfig:
-    """The data-free choice for config.size, with gptq at the same steps for all layers but embeddings. hessians: where
-    the statistics will be. Raises what choose_size raises."""
+    """The data-free choice for config.size, with gptq at the same steps for all layers but embeddings, whose
+    steps are those that go with it. hessians: where the statistics will be. Raises what choose_size raises."""
     plan = make_plan(checkpoint, config.without_hessians(), run)
     nbytes = size_limit(config.size).nbytes_of(sum(block.num_params for block in plan.blocks))
-    chosen = choose_size(plan, checkpoint, config, nbytes, run).config
+    chosen = choose_size(plan, checkpoint, config, nbytes, run, ON_TARGET).config
     own = len(config.overrides)
     overrides = (*chosen.overrides[:own], *map(_on_target, chosen.overrides[own:]))
     return replace(chosen, hessians=hessians, overrides=overrides)

@@ -72,7 +72,7 @@ class Frontier:
             way = table[sample.layer.name]
             if way.spec.method != "size":
                 return way
-            spec = size_spec(sample.blocks[0], way.spec.quant_type, step, reads_rows=sample.reads_rows)
+            spec = size_spec(sample.blocks[0], way.spec.quant_type, step, sample.row_steps)
             return measure(sample, spec, ZstdFrames())
 
         return self._each(again)
@@ -102,10 +102,10 @@ def best_container(sample: LayerSample, step: float) -> Measured:
     """
     frames, block = ZstdFrames(), sample.blocks[0]
     if step > _INT4_STEP:
-        narrow = measure(sample, size_spec(block, "int4", step, reads_rows=sample.reads_rows), frames)
+        narrow = measure(sample, size_spec(block, "int4", step, sample.row_steps), frames)
         if not narrow.cuts_off:
             return narrow
-    return measure(sample, size_spec(block, "int8", step, reads_rows=sample.reads_rows), frames)
+    return measure(sample, size_spec(block, "int8", step, sample.row_steps), frames)
 
 
 _INT4_STEP = (

@@ -78,7 +78,7 @@ def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measure
 def _weighted_error(sample: LayerSample, errors: Sequence[ErrorSums]) -> float:
     total = 0.0
     for run, sums in zip(sample.runs, errors, strict=True):
-        weight = row_weight(run.row_start + run.rows / 2, reads_rows=sample.reads_rows)
+        weight = row_weight(run.row_start + run.rows / 2, sample.row_steps)
         total += weight * run.rows * (sums.sum_e2 / sums.sum_w2 if sums.sum_w2 > 0.0 else 0.0)
     return total / max(1, sample.sampled_rows)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.format.compression import ZstdFrames
 from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.plan import Plan, RowBlock
-from arrowquant_dist.sizing.candidates import is_embedding
+from arrowquant_dist.sizing.candidates import DATA_FREE, RowSteps
+from arrowquant_dist.sizing.embeddings import row_steps_of
 from arrowquant_dist.sizing.framing import parts_nbytes
 from arrowquant_dist.sizing.frontier import LEAST_STEP, MOST_STEP, Frontier, Ways, nbytes_of
 from arrowquant_dist.sizing.knapsack import Option, exchanged
@@ -45,13 +45,18 @@ class ChosenTable:
 
 
 def choose_size(
-    plan: Plan, checkpoint: Checkpoint, config: QuantizationConfig, target: int, run: RunConfig
+    plan: Plan,
+    checkpoint: Checkpoint,
+    config: QuantizationConfig,
+    target: int,
+    run: RunConfig,
+    embeddings: RowSteps = DATA_FREE,
 ) -> ChosenTable:
-    """plan: of the config without `size`. target: bytes that all part files may take.
+    """plan: of the config without `size`. target: bytes that all part files may take. embeddings: their steps.
 
     Raises InvalidConfig where it cannot be had, and what reading raises.
     """
-    with _opened(plan, checkpoint, config, run, "size") as (frontier, fixed):
+    with _opened(plan, checkpoint, config, run, "size", embeddings) as (frontier, fixed):
         coarsest = frontier.at(MOST_STEP)
         beside = parts_nbytes(plan, fixed | coarsest) - nbytes_of(coarsest)
         room = int(target * (1 - _MARGIN)) - beside
@@ -151,16 +156,21 @@ def within_room(frontier: Frontier, room: int, near: float) -> Ways | None:
 
 @contextmanager
 def _opened(
-    plan: Plan, checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig, key: str
+    plan: Plan,
+    checkpoint: Checkpoint,
+    config: QuantizationConfig,
+    run: RunConfig,
+    key: str,
+    embeddings: RowSteps = DATA_FREE,
 ) -> Iterator[tuple[Frontier, Ways]]:
     """The layers whose way is to be chosen, and the others as they are going to be stored."""
     if plan.compression == "none":
         message = f"{key}: counts compressed bytes, and run.compression is none; say zstd, or quant_type and no {key}"
         raise InvalidConfig(message)
-    layers, names = layers_of(plan), all_names(plan)
-    by_row = [is_embedding(blocks[0].layer.name, names.get(blocks[0].layer.name, ())) for blocks in layers]
+    layers = layers_of(plan)
+    row_steps = row_steps_of(plan, layers, embeddings, checkpoint, run.source_storage)
     with SourceReader(run.source_storage, checkpoint.files) as reader:
-        samples = list(read_samples(layers, reader, by_row))
+        samples = list(read_samples(layers, reader, row_steps, [steps is not None for steps in row_steps]))
         reader.confirm()
     is_said = said_types(config)
     free = {sample.layer.name: sample for sample in samples if is_free(sample.blocks[0], is_said)}
@@ -173,14 +183,6 @@ def _opened(
 def layers_of(plan: Plan) -> list[tuple[RowBlock, ...]]:
     """The row blocks of each layer, in the plan's order."""
     return [tuple(blocks) for _, blocks in groupby(plan.blocks, key=lambda block: block.layer.name)]
-
-
-def all_names(plan: Plan) -> Mapping[str, Sequence[str]]:
-    """{layer: its other names}, of tied layers."""
-    names = defaultdict(list)
-    for alias, stored in plan.aliases.items():
-        names[stored].append(alias)
-    return names
 
 
 def is_free(block: RowBlock, is_said: Callable[[str], bool]) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.plan import RowBlock
+from arrowquant_dist.sizing.candidates import RowSteps
 
 SAMPLE_VALUES = 1 << 24  # of all layers together, about
 _MOST_VALUES = 1 << 20  # of one layer
@@ -35,12 +36,12 @@ class Run:
 class LayerSample:
     """Some rows of a layer. blocks: all of its row blocks, as they are going to be stored.
 
-    reads_rows: whether it is an embedding, whose rows are read by their index and count by it.
+    row_steps: of an embedding, whose rows are read by their index and count by it.
     """
 
     blocks: tuple[RowBlock, ...]
     runs: tuple[Run, ...]
-    reads_rows: bool = False
+    row_steps: RowSteps | None = None
 
     @property
     def layer(self) -> Layer:
@@ -67,7 +68,7 @@ class LayerSample:
         if len(self.runs) < 2:
             return self
         values = np.concatenate([run.values for run in self.runs])
-        return LayerSample(self.blocks, (Run(0, self.sampled_rows, values),), self.reads_rows)
+        return LayerSample(self.blocks, (Run(0, self.sampled_rows, values),), self.row_steps)
 
     def fewer(self, values: int) -> LayerSample:
         """Rows of about so many values, at least one of each of eight runs."""
@@ -81,25 +82,28 @@ class LayerSample:
             step = max(1, run.rows // taken)
             rows = run.values.reshape(run.rows, row_nbytes)[: taken * step : step]
             runs.append(Run(run.row_start, len(rows), np.ascontiguousarray(rows).reshape(-1)))
-        return LayerSample(self.blocks, tuple(runs), self.reads_rows)
+        return LayerSample(self.blocks, tuple(runs), self.row_steps)
 
 
 def read_samples(
-    layers: Sequence[tuple[RowBlock, ...]], reader: SourceReader, reads_rows: Sequence[bool]
+    layers: Sequence[tuple[RowBlock, ...]],
+    reader: SourceReader,
+    row_steps: Sequence[RowSteps | None],
+    in_runs: Sequence[bool],
 ) -> Iterator[LayerSample]:
-    """Of each layer, given by its row blocks, in order. reads_rows: of each, as in LayerSample. Raises what reading
-    raises."""
+    """Of each layer, given by its row blocks, in order. row_steps: of each, as in LayerSample. in_runs: whether
+    its rows stay as they lie in the layer. Raises what reading raises."""
     params = sum(block.num_params for blocks in layers for block in blocks)
-    for blocks, by_row in zip(layers, reads_rows, strict=True):
+    for blocks, steps, as_they_lie in zip(layers, row_steps, in_runs, strict=True):
         columns, layer = blocks[0].columns, blocks[0].layer
         rows = sum(block.rows for block in blocks)
         share = SAMPLE_VALUES * rows * columns // max(1, params)
         values = max(_LEAST_VALUES, min(_MOST_VALUES, share))
-        wanted = [*sampled_runs(rows, max(1, values // max(1, columns)), in_runs=by_row)]
+        wanted = [*sampled_runs(rows, max(1, values // max(1, columns)), in_runs=as_they_lie)]
         found = reader.read([(layer, start * columns, stop * columns) for start, stop in wanted])
         runs = (Run(start, stop - start, raw) for (start, stop), raw in zip(wanted, found, strict=True))
-        sample = LayerSample(blocks, tuple(runs), by_row)
-        yield sample if by_row else sample.joined()
+        sample = LayerSample(blocks, tuple(runs), steps)
+        yield sample if as_they_lie else sample.joined()
 
 
 def sampled_runs(rows: int, wanted: int, *, in_runs: bool) -> Iterable[tuple[int, int]]:

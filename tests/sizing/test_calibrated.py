@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,20 +129,60 @@ def test_more_bytes_than_steps_have_use_for_are_used_as_without_statistics(
 
 
 @pytest.mark.parametrize("hessians_said", [None, "somewhere"])
-def test_a_calibration_by_a_size_has_the_steps_of_data_free_layers_on_the_target_of_its_statistics(
+def test_a_calibration_by_a_size_has_one_step_on_the_target_of_its_statistics_and_finer_embeddings_than_without(
     source: str, tmp_path: Path, hessians_said: str | None
 ) -> None:
     checkpoint = open_checkpoint(source)
     config = QuantizationConfig(size=SIZE, hessians=hessians_said)
     table = table_for_calibration(checkpoint, config, RunConfig(), str(tmp_path / "statistics"))
-    free = planned(source, tmp_path / "out", QuantizationConfig(size=SIZE))
-    steps = {block.layer_name: block.spec.step for block in free.blocks if block.spec.step}
     found = {override.layers: (override.method, override.step) for override in table.overrides}
+    embedding = found.pop("/^embed_tokens\\.weight$/")
+    (step,) = {step or 0.0 for _, step in found.values()}
     assert table.hessians == str(tmp_path / "statistics")
-    assert found == {
-        f"/^{re.escape(name)}$/": ("size" if name == "embed_tokens.weight" else "gptq", step)
-        for name, step in steps.items()
-    }
+    assert {*found} == {f"/^layers\\.{i}\\.weight$/" for i in range(6)}
+    assert {method for method, _ in found.values()} == {"gptq"}
+    assert embedding[0] == "size"
+    assert embedding[1] == pytest.approx(1.8 * step / 8000**0.15, rel=1e-4)
+    overrides = [replace(override, method="size") for override in table.overrides]
+    free = QuantizationConfig(overrides=overrides)
+    ArrowQuantizer(free).quantize(source, str(tmp_path / "out"))
+    assert 0.99 * SIZE <= parts_nbytes(tmp_path / "out") <= SIZE
+
+
+def recorded(folder: Path, table: QuantizationConfig) -> str:
+    """Statistics of a calibration by `table`, as if layers ran in the order of their numbers."""
+    hessians = save_statistics(folder, found_statistics())
+    layers = ["embed_tokens.weight", *(f"layers.{i}.weight" for i in range(6))]
+    record = {"format_version": 1, "config": table.to_dict(), "layers": [{"name": name} for name in layers]}
+    (folder / "calibration.json").write_text(json.dumps(record))
+    return hessians
+
+
+def test_the_steps_are_those_that_the_calibration_of_that_size_had_and_the_last_layers_take_the_rest(
+    source: str, tmp_path: Path
+) -> None:
+    config = QuantizationConfig(size=SIZE)
+    table = table_for_calibration(open_checkpoint(source), config, RunConfig(), "elsewhere")
+    hessians = recorded(tmp_path / "statistics", table)
+    ArrowQuantizer(config.replace(hessians=hessians)).quantize(source, str(tmp_path / "out"))
+    assert 0.99 * SIZE <= parts_nbytes(tmp_path / "out") <= SIZE
+    found = planned(source, tmp_path / "out", config.replace(hessians=hessians))
+    steps = {f"/^{re.escape(block.layer_name)}$/": block.spec.step for block in found.blocks}
+    differ = {override.layers for override in table.overrides if steps[override.layers] != override.step}
+    assert differ <= {"/^layers\\.3\\.weight$/", "/^layers\\.4\\.weight$/"}
+
+
+@pytest.mark.parametrize("other", [{"size": SIZE + 9000}, {"size": SIZE, "non_finite": "keep"}])
+def test_steps_of_a_calibration_for_something_else_are_not_taken(
+    source: str, hessians: str, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    asked = QuantizationConfig(**other)
+    table = table_for_calibration(open_checkpoint(source), asked, RunConfig(), "elsewhere")
+    of_other = recorded(tmp_path / "statistics", table)
+    config = QuantizationConfig(size=SIZE)
+    found = planned(source, tmp_path / "out", config.replace(hessians=of_other))
+    plain = planned(source, tmp_path / "out", config.replace(hessians=hessians))
+    assert [block.spec for block in found.blocks] == [block.spec for block in plain.blocks]
 
 
 def test_too_small_a_size_is_refused(source: str, hessians: str, tmp_path: Path) -> None:

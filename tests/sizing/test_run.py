@@ -15,7 +15,7 @@ from arrowquant_dist.driver import plan_only
 from arrowquant_dist.errors import InvalidConfig, TargetConflict
 from arrowquant_dist.sizing import run as sizing
 from arrowquant_dist.sizing import sample
-from arrowquant_dist.sizing.candidates import is_embedding, row_weight
+from arrowquant_dist.sizing.candidates import DATA_FREE, row_weight
 from tests.sources import random_weights, save_checkpoint
 
 
@@ -203,7 +203,7 @@ def test_it_is_no_worse_than_any_plain_way_of_as_many_bytes(source: str, tmp_pat
     def error(target: Path) -> float:
         with WeightLoader(str(target)) as loader:
             found = sum(
-                row_weight(1000.0, reads_rows="embed" in name)
+                row_weight(1000.0, DATA_FREE if "embed" in name else None)
                 * float((loader[name] - w).square().sum() / w.square().sum())
                 * w.numel()
                 for name, w in original.items()
@@ -217,13 +217,6 @@ def test_it_is_no_worse_than_any_plain_way_of_as_many_bytes(source: str, tmp_pat
         ArrowQuantizer(QuantizationConfig(size=parts_nbytes(plain))).quantize(source, str(sized))
         assert parts_nbytes(sized) <= parts_nbytes(plain)
         assert error(sized) < error(plain)
-
-
-def test_an_output_head_is_a_matrix_unless_it_is_the_embedding() -> None:
-    assert not is_embedding("lm_head.weight")
-    assert not is_embedding("output.weight")
-    assert is_embedding("lm_head.weight", ["model.embed_tokens.weight"])
-    assert is_embedding("tok_embeddings.weight")
 
 
 def test_layers_with_names_of_thousands_of_characters_are_in_the_chosen_config(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""Which layers are embeddings, whose rows are read by their index, and which of these is the output head as well."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+
+from arrowquant_dist.checkpoint.table import Checkpoint
+from arrowquant_dist.config import Storage
+from arrowquant_dist.errors import InvalidCheckpoint
+from arrowquant_dist.plan import Plan, RowBlock
+from arrowquant_dist.reduce.layer_types import EMBEDDINGS, layer_type
+from arrowquant_dist.sizing.candidates import HEAD_TOO, RowSteps
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.uris import redact
+from arrowquant_dist.strict_json import parse_json
+
+_CONFIG = "config.json"
+# An output head: each of its rows meets every token, so they count alike. `output.weight` is Meta's name of Llama's.
+_HEAD = re.compile(
+    r"(?:^|\.)(?:lm_head|embed_out|output_projection|predictions\.decoder)(?:\.|$)|^output\.weight$"
+)
+# Names of classes of transformers that have one.
+_WITH_HEAD = re.compile(r"ForCausalLM|LMHead|ForConditionalGeneration|ForMaskedLM|ForPreTraining")
+
+
+def is_embedding(name: str, names: Collection[str] = ()) -> bool:
+    """Whether a layer's rows are read by their index. names: all that the source has for the layer, where it is tied.
+
+    An output head that is no embedding at the same time is a matrix as any other.
+    """
+    return any(layer_type(each) == EMBEDDINGS and not _HEAD.search(each) for each in (name, *names))
+
+
+def row_steps_of(
+    plan: Plan,
+    layers: Sequence[tuple[RowBlock, ...]],
+    embeddings: RowSteps,
+    checkpoint: Checkpoint,
+    storage: Storage,
+) -> list[RowSteps | None]:
+    """LayerSample.row_steps of each layer. embeddings: those of embeddings that are nothing else. Raises what reading
+    the source's config.json raises, and InvalidCheckpoint for one that is no JSON."""
+    names = defaultdict(list)
+    for alias, stored in plan.aliases.items():
+        names[stored].append(alias)
+    rows = {blocks[0].layer.name: sum(block.rows for block in blocks) for blocks in layers}
+    found: dict[str, RowSteps | None] = {
+        name: embeddings if is_embedding(name, names[name]) else None for name in rows
+    }
+    every = [*rows, *plan.aliases]
+    for name in _heads_too([name for name in found if found[name]], every, names, rows, checkpoint, storage):
+        found[name] = HEAD_TOO
+    return [found[name] for name in rows]
+
+
+def _heads_too(
+    embeddings: Sequence[str],
+    every: Iterable[str],
+    names: dict[str, list[str]],
+    rows: dict[str, int],
+    checkpoint: Checkpoint,
+    storage: Storage,
+) -> list[str]:
+    """Those of `embeddings` that the output head is tied to: by a name of the source, or since it has none and is a
+    model with a head, which then is the embedding of most rows, the vocabulary's."""
+    if not embeddings:
+        return []
+    if any(map(_HEAD.search, every)):
+        return [name for name in embeddings if any(map(_HEAD.search, (name, *names[name])))]
+    return [max(embeddings, key=rows.__getitem__)] if _has_head(checkpoint, storage) else []
+
+
+def _has_head(checkpoint: Checkpoint, storage: Storage) -> bool:
+    if _CONFIG not in checkpoint.sidecars:
+        return False
+    store = open_store(checkpoint.uri, storage)
+    try:
+        config = parse_json(store.read(_CONFIG))
+    except ValueError as error:
+        message = f"not readable JSON ({error}); download it again"
+        raise InvalidCheckpoint(message, uri=redact(store.url(_CONFIG))) from error
+    classes = config.get("architectures") if isinstance(config, dict) else None
+    return isinstance(classes, list) and any(_WITH_HEAD.search(str(each)) for each in classes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from arrowquant_dist.checkpoint.safetensors_header import StoredTensor, header_of
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.strict_json import parse_json
 
@@ -37,16 +37,9 @@ class ArrayDraft:
 
 def write_arrays(store: Store, path: str, drafts: Sequence[ArrayDraft]) -> int:
     """Replaces what is at `path`: whoever writes there writes the same. Returns the bytes."""
-    header: dict[str, object] = {}
-    end = 0
-    for draft in drafts:
-        offsets = [end, end + draft.nbytes]
-        header[draft.name] = {"dtype": _NAMES[draft.dtype], "shape": [*draft.shape], "data_offsets": offsets}
-        end += draft.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    stored = (StoredTensor(one.name, _NAMES[one.dtype], one.shape, one.nbytes) for one in drafts)
     with store.open_writer(path) as out:
-        out.write(len(text).to_bytes(8, "little") + text)
+        out.write(header_of(stored))
         for draft in drafts:
             for run in draft.make():
                 values = np.ascontiguousarray(run)

@@ -122,7 +122,8 @@ class QuantizationConfig:
     that keeps scales in the model's dtype decodes what we do.
     size: what all of the dataset's parts may take, "5.5MB" or "2.0bits" a weight: types, methods and steps of the
     layers are then chosen, but of those whose quant_type an override says.
-    min_quality: 0.98 or "5%" (config/quality.py): how layers are stored is chosen for the fewest bytes that have it.
+    min_quality: 0.98 or "5%" (config/quality.py): how layers are stored is chosen for the fewest bytes that have it,
+    without hessians.
     texts: by which min_quality is measured, as `evaluate` takes them; None: by the weights.
     step, row_exponent, rate: of methods `size` and `gptq`, as a QuantSpec has them; a table that was chosen has them.
     chosen_for: in a table that was chosen, the config that asked for it; nothing follows from it.
@@ -281,6 +282,12 @@ class QuantizationConfig:
                 "min_quality", "does not go with size: it asks for the least; leave one of them out"
             )
         if self.min_quality is not None:
+            if self.hessians is not None:
+                reason = (
+                    "is chosen without data, and with hessians it would do less than it seems; leave one of them out, "
+                    "or say size with hessians"
+                )
+                raise invalid("min_quality", reason)
             wanted = quality(self.min_quality)
             if wanted.excess is not None and self.texts is None:
                 raise invalid(

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from arrowquant_dist.checkpoint.safetensors_header import ALIGNMENT, METADATA, StoredTensor, header_of
 from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dtypes import BY_SAFETENSORS
 from arrowquant_dist.errors import InvalidConfig, listed
@@ -20,8 +21,6 @@ from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
 from arrowquant_dist.export.tensors import LayerExport, OutputTensor
 from arrowquant_dist.export_names import MARK_KEY
 
-_ALIGNMENT = 8
-_METADATA = "__metadata__"  # the key of a header that is no tensor's
 _MAX_HEADER_NBYTES = 100_000_000  # what the reference reader takes
 
 
@@ -54,9 +53,9 @@ def _refuse_twice(names: Iterable[str]) -> None:
 
 def _refuse_reserved(names: Iterable[str]) -> None:
     """InvalidConfig for a tensor whose name means something else in a header."""
-    if _METADATA in names:
-        message = f"safetensors has no tensors that are called {_METADATA}"
-        raise InvalidConfig(f"{message}; rename it in the source, or export as v1", layer=_METADATA)
+    if METADATA in names:
+        message = f"safetensors has no tensors that are called {METADATA}"
+        raise InvalidConfig(f"{message}; rename it in the source, or export as v1", layer=METADATA)
 
 
 def _stem(model: Model, folder: str) -> str:
@@ -98,7 +97,7 @@ def _fits(tensors: Sequence[OutputTensor]) -> bool:
         if offset % _itemsize(tensor):
             return False
         offset += tensor.nbytes
-    return offset % _ALIGNMENT == 0
+    return offset % ALIGNMENT == 0
 
 
 def _itemsize(tensor: OutputTensor) -> int:
@@ -106,21 +105,20 @@ def _itemsize(tensor: OutputTensor) -> int:
 
 
 def _header(layers: Iterable[LayerExport], prefix: str, mark: str) -> bytes:
-    entries: dict[str, Any] = {_METADATA: {"format": "pt", MARK_KEY: mark}}
-    offset = 0
-    for tensor in (tensor for layer in layers for tensor in layer.tensors):
-        name = tensor.name.removeprefix(prefix)
-        stop = offset + tensor.nbytes
-        entries[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, stop]}
-        offset = stop
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    if len(text) > _MAX_HEADER_NBYTES:
+    layers = [*layers]
+    tensors = (
+        StoredTensor(tensor.name.removeprefix(prefix), tensor.dtype, tensor.shape, tensor.nbytes)
+        for layer in layers
+        for tensor in layer.tensors
+    )
+    header = header_of(tensors, {"format": "pt", MARK_KEY: mark})
+    nbytes = int.from_bytes(header[:8], "little")
+    if nbytes > _MAX_HEADER_NBYTES:
         named = listed(layer.name for layer in layers)
         raise InvalidConfig(
-            f"the header of a file would have {rounded_size(len(text))} ({named}); lower --max-file-bytes"
+            f"the header of a file would have {rounded_size(nbytes)} ({named}); lower --max-file-bytes"
         )
-    return len(text).to_bytes(8, "little") + text
+    return header
 
 
 def _index(files: Sequence[OutputFile], prefix: str) -> bytes:

@@ -25,11 +25,12 @@ from arrowquant_dist.sizing.knapsack import Option, exchanged
 from arrowquant_dist.sizing.measure import Measured, measure
 from arrowquant_dist.sizing.sample import read_samples
 from arrowquant_dist.sizing.search import Tried, largest_within
-from arrowquant_dist.sizing.table import chosen_config
+from arrowquant_dist.sizing.table import chosen_config, described
 
 STEPS = (LEAST_STEP, MOST_STEP)
 _MARGIN = 0.002  # of the limit: what a prediction from sampled rows may be wrong by
 _NEAR = 0.004  # of the limit, that may be left
+_USED = 0.98  # of the limit: where less is used, no way of storing a layer takes more
 _LOSS_MARGIN = 0.01  # of the loss that a quality leaves
 _LOSS_NEAR = 0.02
 
@@ -66,7 +67,8 @@ def choose_size(
             message = f"size: {target} bytes are too few for this source; choose at least {least}"
             raise InvalidConfig(message, uri=plan.source["uri"])
     nbytes = parts_nbytes(plan, fixed | table)
-    return ChosenTable(table_config(config, table), nbytes, size_note(nbytes, target))
+    note = f"{size_note(nbytes, target)}: {described(fixed | table)}"
+    return ChosenTable(table_config(config, table), nbytes, note)
 
 
 def choose_quality(
@@ -97,7 +99,7 @@ def choose_quality(
     nbytes, cosine = parts_nbytes(plan, fixed | table), 1.0 - _loss(fixed | table)
     note = (
         f"min_quality: the parts take about {nbytes} bytes for a mean weight cosine of about {cosine:.6f}, at least "
-        f"{least:g} is asked for"
+        f"{least} is asked for: {described(fixed | table)}"
     )
     return ChosenTable(table_config(config, table), nbytes, note)
 
@@ -117,7 +119,8 @@ def table_config(config: QuantizationConfig, table: Ways) -> QuantizationConfig:
 
 
 def size_note(nbytes: int, target: int) -> str:
-    return f"size: the parts take about {nbytes} bytes, at most {target} are asked for"
+    left = ", and every layer has the best way that there is" if nbytes < _USED * target else ""
+    return f"size: the parts take about {nbytes} bytes, at most {target} are asked for{left}"
 
 
 def within_room(frontier: Frontier, room: int, near: float) -> Ways | None:

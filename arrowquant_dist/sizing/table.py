@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from arrowquant_dist.config import LayerOverride, QuantizationConfig, QuantSpec
 from arrowquant_dist.config.patterns import exactly
+from arrowquant_dist.config.sizes import rounded_size
+from arrowquant_dist.errors import counted
+from arrowquant_dist.sizing.measure import Measured
 
 FOUND = "found"  # in chosen_for: what the table has of what was asked for
 
@@ -18,6 +22,32 @@ def chosen_config(config: QuantizationConfig, specs: Mapping[str, QuantSpec]) ->
     overrides = (*config.overrides, *(_override(name, spec) for name, spec in specs.items()))
     asked = config.to_dict()
     return replace(config, size=None, min_quality=None, texts=None, overrides=overrides, chosen_for=asked)
+
+
+def described(table: Mapping[str, Measured]) -> str:
+    """A table in short, for people: how many layers are stored in each way, and what they take, the most first."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for one in table.values():
+        found[_way(one.spec)].append(one.nbytes)
+    ranked = sorted(found.items(), key=lambda way: (-sum(way[1]), way[0]))
+    return ", ".join(
+        f"{name} {counted(len(sizes), 'layer')} {rounded_size(sum(sizes))}" for name, sizes in ranked
+    )
+
+
+def _way(spec: QuantSpec) -> str:
+    if not spec.is_quantized:
+        return spec.quant_type
+    if spec.step:
+        return f"{spec.quant_type} {spec.method} in steps"
+    scales = (
+        f"g{spec.group_size}"
+        if spec.stored_group_size
+        else "by row"
+        if spec.quant_axis == 0
+        else "per tensor"
+    )
+    return f"{spec.quant_type} {spec.method} {scales}"
 
 
 def is_chosen_for(values: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:

@@ -11,7 +11,10 @@ from arrowquant_dist.checkpoint.safetensors_header import StoredTensor, header_o
 
 
 def test_its_reader_finds_tensors_and_metadata_and_values_begin_at_a_multiple_of_8(tmp_path: Path) -> None:
-    values = {"größe": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7, np.uint8)}
+    values: dict[str, np.ndarray] = {
+        "größe": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.array(7, np.uint8),
+    }
     kinds = {"größe": "F32", "b": "U8"}
     header = header_of(
         [StoredTensor(name, kinds[name], value.shape, value.nbytes) for name, value in values.items()],

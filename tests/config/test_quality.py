@@ -37,6 +37,10 @@ def test_anything_else_is_refused(value: Any) -> None:
     ("values", "message"),
     [
         ({"min_quality": "5%"}, "texts: is missing"),
+        (
+            {"min_quality": 0.9, "hessians": "h"},
+            "min_quality: is chosen without data, and with hessians it would",
+        ),
         ({"texts": "builtin"}, "texts: is what min_quality is measured by"),
         ({"min_quality": 0.9, "size": "5MB"}, "min_quality: does not go with size"),
         ({"min_quality": 0.9, "quant_type": "int8"}, "quant_type: does not go with min_quality"),

@@ -8,6 +8,10 @@ from typing import Any
 from arrowquant_dist.config.checks import invalid
 
 ASKING = ("size", "min_quality")
+WITHOUT_HESSIANS = (
+    "is chosen without data, and with hessians it would do less than it seems; leave one of them out, or say size with "
+    "hessians"
+)
 # What is chosen then, of a config that has one of them.
 CHOSEN = (
     *("quant_type", "per_channel", "group_size", "symmetric", "method", "integer_zero_points", "scale_dtype"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from arrowquant_dist.config.arguments import check_made, known_arguments
-from arrowquant_dist.config.asking import ASKING, CHOSEN, refuse_chosen
+from arrowquant_dist.config.asking import ASKING, CHOSEN, WITHOUT_HESSIANS, refuse_chosen
 from arrowquant_dist.config.checks import (
     as_tuple,
     check_bool,
@@ -283,11 +283,7 @@ class QuantizationConfig:
             )
         if self.min_quality is not None:
             if self.hessians is not None:
-                reason = (
-                    "is chosen without data, and with hessians it would do less than it seems; leave one of them out, "
-                    "or say size with hessians"
-                )
-                raise invalid("min_quality", reason)
+                raise invalid("min_quality", WITHOUT_HESSIANS)
             wanted = quality(self.min_quality)
             if wanted.excess is not None and self.texts is None:
                 raise invalid(

@@ -12,7 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from arrowquant_dist.checkpoint.safetensors_header import ALIGNMENT, METADATA, StoredTensor, header_of
+from arrowquant_dist.checkpoint.safetensors_header import (
+    METADATA_KEY,
+    TENSOR_ALIGNMENT,
+    StoredTensor,
+    header_of,
+)
 from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dtypes import BY_SAFETENSORS
 from arrowquant_dist.errors import InvalidConfig, listed
@@ -53,9 +58,9 @@ def _refuse_twice(names: Iterable[str]) -> None:
 
 def _refuse_reserved(names: Iterable[str]) -> None:
     """InvalidConfig for a tensor whose name means something else in a header."""
-    if METADATA in names:
-        message = f"safetensors has no tensors that are called {METADATA}"
-        raise InvalidConfig(f"{message}; rename it in the source, or export as v1", layer=METADATA)
+    if METADATA_KEY in names:
+        message = f"safetensors has no tensors that are called {METADATA_KEY}"
+        raise InvalidConfig(f"{message}; rename it in the source, or export as v1", layer=METADATA_KEY)
 
 
 def _stem(model: Model, folder: str) -> str:
@@ -97,7 +102,7 @@ def _fits(tensors: Sequence[OutputTensor]) -> bool:
         if offset % _itemsize(tensor):
             return False
         offset += tensor.nbytes
-    return offset % ALIGNMENT == 0
+    return offset % TENSOR_ALIGNMENT == 0
 
 
 def _itemsize(tensor: OutputTensor) -> int:

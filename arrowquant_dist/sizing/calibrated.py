@@ -36,7 +36,7 @@ from arrowquant_dist.sizing.run import (
     table_config,
 )
 from arrowquant_dist.sizing.sample import LayerSample, read_samples
-from arrowquant_dist.sizing.table import described
+from arrowquant_dist.sizing.table import ways_in_short
 from arrowquant_dist.sizing.target_rows import TargetRows
 from arrowquant_dist.worker.side_inputs import SidePreparer
 
@@ -93,7 +93,7 @@ def choose_calibrated_size(
     if found is None:
         return choose_size(plan, checkpoint, config, target, run)
     nbytes = parts_nbytes(plan, fixed | found)
-    chosen = f"{size_note(nbytes, target)}: {described(fixed | found)}"
+    chosen = f"{size_note(nbytes, target)}: {ways_in_short(fixed | found)}"
     note = "; ".join([chosen, *side_tensors.notes(config)])
     return ChosenTable(table_config(config, found), nbytes, note)
 

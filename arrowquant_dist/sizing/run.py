@@ -25,7 +25,7 @@ from arrowquant_dist.sizing.knapsack import Option, exchanged
 from arrowquant_dist.sizing.measure import Measured, measure
 from arrowquant_dist.sizing.sample import read_samples
 from arrowquant_dist.sizing.search import Tried, largest_within
-from arrowquant_dist.sizing.table import chosen_config, described
+from arrowquant_dist.sizing.table import chosen_config, ways_in_short
 
 STEPS = (LEAST_STEP, MOST_STEP)
 _MARGIN = 0.002  # of the limit: what a prediction from sampled rows may be wrong by
@@ -67,7 +67,7 @@ def choose_size(
             message = f"size: {target} bytes are too few for this source; choose at least {least}"
             raise InvalidConfig(message, uri=plan.source["uri"])
     nbytes = parts_nbytes(plan, fixed | table)
-    note = f"{size_note(nbytes, target)}: {described(fixed | table)}"
+    note = f"{size_note(nbytes, target)}: {ways_in_short(fixed | table)}"
     return ChosenTable(table_config(config, table), nbytes, note)
 
 
@@ -99,7 +99,7 @@ def choose_quality(
     nbytes, cosine = parts_nbytes(plan, fixed | table), 1.0 - _loss(fixed | table)
     note = (
         f"min_quality: the parts take about {nbytes} bytes for a mean weight cosine of about {cosine:.6f}, at least "
-        f"{least} is asked for: {described(fixed | table)}"
+        f"{least} is asked for: {ways_in_short(fixed | table)}"
     )
     return ChosenTable(table_config(config, table), nbytes, note)
 

@@ -24,7 +24,7 @@ def chosen_config(config: QuantizationConfig, specs: Mapping[str, QuantSpec]) ->
     return replace(config, size=None, min_quality=None, texts=None, overrides=overrides, chosen_for=asked)
 
 
-def described(table: Mapping[str, Measured]) -> str:
+def ways_in_short(table: Mapping[str, Measured]) -> str:
     """A table in short, for people: how many layers are stored in each way, and what they take, the most first."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for one in table.values():

@@ -11,11 +11,13 @@ import torch
 from arrowquant_dist.distillation.settings import BETAS, DistillSettings
 from arrowquant_dist.distillation.student import Student
 
+_RATES_ARE_OF = 0.7  # the loss at the beginning
+_LARGEST = 2.0  # multiple of the rates, where more is lost
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Optimizer:
-    """Rates go down with what is done of the whole, from 0 to 1."""
+    """Rates are in proportion to the loss at the beginning, and go down with what is done of the whole, from 0 to 1."""
 
     def __init__(self, student: Student, settings: DistillSettings) -> None:
         self._student, self._settings = student, settings
@@ -36,9 +38,9 @@ class Optimizer:
         if sparse:
             self._optimizers.append(torch.optim.SparseAdam(_groups(sparse), betas=BETAS))
 
-    def step(self, done: float) -> None:
-        """Takes the gradients, and lets go of them."""
-        factor = (1.0 + math.cos(math.pi * min(done, 1.0))) / 2
+    def step(self, done: float, *, beginning: float) -> None:
+        """Takes the gradients, and lets go of them. beginning: the loss of held-back texts before the first step."""
+        factor = min(beginning / _RATES_ARE_OF, _LARGEST) * (1.0 + math.cos(math.pi * min(done, 1.0))) / 2
         for group in self._all_groups():
             group["lr"] = group["first"] * factor
         for optimizer in self._optimizers:

@@ -27,8 +27,9 @@ _TIMED = 5  # steps, of which follows how many there is time for
 @dataclass(slots=True)
 class TrainingProgress:
     """step: how many are done, of `steps`. losses: {step: loss of the held-back texts}. best: the step with the least
-    of those where the codes took no more bytes than before. seconds: of training so far. since: looks without a gain,
-    of which there were too many where it gave_up. failed_at: the step whose loss was no number, the last one."""
+    of those where the codes took no more bytes than before. seconds: of training so far. since: looks without a gain
+    after the first half, of which there were too many where it gave_up. failed_at: the step whose loss was no number,
+    the last one."""
 
     steps: int
     step: int = 0
@@ -114,7 +115,7 @@ class Training:
             loss.backward()  # type: ignore[no-untyped-call]
         self._peers.sum_gradients(self._student)
         self._rate.add_gradients()
-        self._optimizer.step(self.progress.step / self.progress.steps)
+        self._optimizer.step(self.progress.step / self.progress.steps, beginning=self.progress.losses[0])
         self._rate.after(self.progress.step + 1)
         return value
 
@@ -133,7 +134,8 @@ class Training:
             return
         progress = self.progress
         progress.losses[progress.step] = loss
-        progress.since = 0 if loss <= min(progress.losses.values()) else progress.since + 1
+        is_early = 2 * progress.step < progress.steps  # rates are high: losses may rise before they fall
+        progress.since = 0 if is_early or loss <= min(progress.losses.values()) else progress.since + 1
         if loss <= progress.losses[progress.best] and self._rate.fits():
             progress.best = progress.step
             self.best = self._student.found()

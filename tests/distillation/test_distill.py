@@ -164,6 +164,18 @@ def test_what_cannot_be_trained_is_refused_before_any_training(tmp_path: Path) -
         distill(model, tmp_path / "kept", tmp_path / "out", TEXTS)
 
 
+def test_looks_without_a_gain_end_a_training_after_its_first_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([0.5, *(0.6 + 0.01 * look for look in range(20))])
+    monkeypatch.setattr(training, "mean_loss", lambda *_: next(losses))
+    model = save_bert(tmp_path / "model")
+    quantize(model, tmp_path / "quantized", INT2)
+    settings = replace(FEW, every=2, patience=2)
+    found = distill(model, tmp_path / "quantized", tmp_path / "trained", TEXTS, settings=settings)
+    assert (found.steps, found.best) == (12, 0)  # of 20: the looks at 10 and 12 count
+
+
 class Stopped(Exception):
     """By the test."""
 

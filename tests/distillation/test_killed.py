@@ -15,12 +15,12 @@ from tests.integration.program import run
 
 _STEPS = "450"  # a state is saved after 200 and 400 of them, and after the last
 
-# Kills its own process as it opens a file for the nth time that has these words in its path.
+# Kills its own process as it opens a file to write for the nth time that has these words in its path.
 _KILLED = """
 import os, signal, sys
 left = [{times}]
 def killed(event, arguments):
-    if event == "open" and {words!r} in str(arguments[0]):
+    if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR) and {words!r} in str(arguments[0]):
         left[0] -= 1
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -51,18 +51,18 @@ def hashes(target: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "times"),
     [
-        ("run/distillation/state-", 2),
-        ("run/distillation/state.json", 4),
+        ("distillation/state-", 2),
+        ("state.json", 2),
         ("weights/shard=00000/", 1),
         ("run/commits/", 1),
-        ("manifest.json", 3),
+        ("manifest.json", 1),
     ],
 )
 def test_a_training_that_was_killed_ends_in_the_same_dataset_by_the_same_command(
     place: Path, words: str, times: int
 ) -> None:
     out = f"killed-{words.replace('/', '-')}"
-    ended = run(*command(place, out), before=_KILLED.format(words=f"{out}/{words}", times=times))
+    ended = run(*command(place, out), before=_KILLED.format(words=words, times=times))
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert not (place / out / "manifest.json").exists()
     again = run(*command(place, out))

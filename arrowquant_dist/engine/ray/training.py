@@ -37,6 +37,7 @@ from arrowquant_dist.errors import (
     PartialRun,
     StorageError,
     counted,
+    have,
 )
 
 _LOOK_SECONDS = 0.25
@@ -123,11 +124,10 @@ class RayTraining:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cpus = most_cpus(self._workers, nodes, memory_nbytes)
         if not cpus and not private.autoscaled_cpus():
-            needs = "1 CPU" + (f" and {in_mib(memory_nbytes)}" if memory_nbytes else "")
             message = (
-                f"there is no room for {counted(self._workers, 'worker')} that train together: each needs {needs}, "
-                f"and the cluster has {counted(len(nodes), 'node')} with {counted(_all_cpus(nodes), 'CPU')}; "
-                "take fewer workers"
+                f"there is no room for {counted(self._workers, 'worker')} that train together: each needs "
+                f"{_room(1, memory_nbytes)}, and the cluster's {counted(len(nodes), 'node')} "
+                f"{have(len(nodes))} {_room_of(nodes, memory_nbytes)} in all; take fewer workers"
             )
             raise InvalidConfig(message)
         return {"CPU": max(cpus, 1), **({"memory": memory_nbytes} if memory_nbytes else {})}
@@ -192,5 +192,12 @@ def _heard(desk: Any, on_note: Callable[[Any], None]) -> int:
     return news.ended
 
 
-def _all_cpus(nodes: Iterable[Mapping[str, float]]) -> int:
-    return sum(int(node.get("CPU", 0)) for node in nodes)
+def _room_of(nodes: Iterable[Mapping[str, float]], memory_nbytes: int | None) -> str:
+    every = [*nodes]
+    memory = sum(node.get("memory", 0) for node in every)
+    return _room(sum(int(node.get("CPU", 0)) for node in every), memory if memory_nbytes else None)
+
+
+def _room(cpus: int, memory_nbytes: float | None) -> str:
+    """For people; without memory where nobody asks for it."""
+    return counted(cpus, "CPU") + (f" and {in_mib(memory_nbytes)}" if memory_nbytes is not None else "")

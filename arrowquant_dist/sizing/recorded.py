@@ -40,6 +40,7 @@ def recorded_table(
     if not isinstance(by, Mapping) or not _is_for(by, config, target, params):
         return None
     layers = [*{block.layer.name: block.layer for block in plan.blocks}.values()]
+    by = {**by, "hessians": config.hessians}  # a record says nothing of where it lies
     resolver = SpecResolver(recorded_config(by), layers)
     specs = {layer.name: resolver.resolve(layer.name, layer.shape, layer.dtype).spec for layer in layers}
     return RecordedTable(specs, tuple(str(layer["name"]) for layer in values["layers"]))

@@ -153,7 +153,8 @@ def recorded(folder: Path, table: QuantizationConfig) -> str:
     """Statistics of a calibration by `table`, as if layers ran in the order of their numbers."""
     hessians = save_statistics(folder, found_statistics())
     layers = ["embed_tokens.weight", *(f"layers.{i}.weight" for i in range(6))]
-    record = {"format_version": 1, "config": table.to_dict(), "layers": [{"name": name} for name in layers]}
+    by = {key: value for key, value in table.to_dict().items() if key != "hessians"}
+    record = {"format_version": 1, "config": by, "layers": [{"name": name} for name in layers]}
     (folder / "calibration.json").write_text(json.dumps(record))
     return hessians
 

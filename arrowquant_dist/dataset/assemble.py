@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class Assembler:
             return self._raw(region)
         width = row_nbytes(layer.quant_type, len(columns), layer.dtype)
         nbytes = [piece.rows * width for piece, _ in found]
-        offsets = np.cumsum([0, *nbytes])
+        offsets = [0, *accumulate(nbytes)]
 
         def begin() -> tuple[Sequence[Lane], Callable[[], QuantizedTensor]]:
             parts: dict[int, QuantizedTensor] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,11 @@ from arrowquant_dist.export.tensors import LayerExport
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 
 Packed = list[np.ndarray]  # of each tensor of a step, its next bytes: uint8
+TensorParts = Iterator[tuple[int, np.ndarray]]  # the same with tensors' indices, perhaps several of one
+Room = Callable[[int], np.ndarray | None]  # nbytes → where the next part may be made (ObjectWriter.room)
 _NONE = np.empty(0, np.float32)
+_ALIGNMENT = 8  # of values of any dtype
+_PART_NBYTES = 6 << 20  # of a tensor: three quarters of a piece of a direct write
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +54,24 @@ class StepReader:
         held = min(step.peak_nbytes, max(step_nbytes(layer, step), step.source_nbytes))
         return Load(step.layer_name, step.peak_nbytes, held, begin)
 
-    def one_by_one(self, file: OutputFile) -> Generator[Packed]:
-        """What each step of the file packs, made as it is asked for, in the thread that asks."""
+    def one_by_one(self, file: OutputFile, room: Room) -> Generator[TensorParts]:
+        """What each step of the file packs, made as it is asked for, in the thread that asks. room: of the file."""
         for step in file.steps:
-            yield self._packed(file.layers[step.number], step)
+            yield self._parts(file.layers[step.number], step, room)
+
+    def _parts(self, layer: LayerExport, step: Step, room: Room) -> TensorParts:
+        rows = self._rows(layer, step)
+        for tensor in step.tensors:
+            for part in _runs_of(layer, step, tensor, rows):
+                yield tensor, self._pack(layer, tensor, part, _first_from(room, self.take))
 
     def _packed(self, layer: LayerExport, step: Step) -> Packed:
         rows = self._rows(layer, step)
+        return [self._pack(layer, tensor, rows, self.take) for tensor in step.tensors]
+
+    def _pack(self, layer: LayerExport, tensor: int, rows: QuantizedTensor, take: Allocate) -> np.ndarray:
         try:
-            return [layer.packer.pack(tensor, rows, self.take) for tensor in step.tensors]
+            return layer.packer.pack(tensor, rows, take)
         except CorruptWeights as error:  # of a packer, which does not know whose rows they are
             raise CorruptWeights(error.message, layer=layer.layer, uri=self.dataset.uri) from error
 
@@ -97,6 +110,37 @@ class StepReader:
         if self.source is None or self.source_layers is None:
             return self.dataset.read_values(layer.layer, first, stop)
         return self.source.read([(self.source_layers[layer.layer], first, stop)])[0]
+
+
+def as_tensor_parts(step: Step, packed: Packed) -> TensorParts:
+    """Takes them out of `packed`, so that none is held when the next one is asked for."""
+    for tensor in step.tensors:
+        yield tensor, packed.pop(0)
+
+
+def _runs_of(layer: LayerExport, step: Step, tensor: int, rows: QuantizedTensor) -> Iterator[QuantizedTensor]:
+    """The step's rows in runs that become a part of the tensor each."""
+    made = layer.tensors[tensor]
+    nbytes = made.nbytes * step.rows // max(layer.rows, 1)
+    if made.needs == "nothing" or nbytes <= _PART_NBYTES:
+        yield rows
+        return
+    count, multiple = -(-nbytes // _PART_NBYTES), layer.packer.row_multiple
+    at_once = -(-step.rows // count // multiple) * multiple
+    for start in range(0, step.rows, at_once):
+        yield rows.rows(start, min(start + at_once, step.rows))
+
+
+def _first_from(room: Room, take: Allocate) -> Allocate:
+    """Gives what there is room for once, since what is taken later would lie over it, and where values of any dtype may
+    lie; else what `take` gives."""
+    unused = [room]
+
+    def allocate(nbytes: int) -> np.ndarray:
+        place = unused.pop()(nbytes) if unused else None
+        return take(nbytes) if place is None or place.ctypes.data % _ALIGNMENT else place
+
+    return allocate
 
 
 def _now(load: Load[QuantizedTensor]) -> QuantizedTensor:

@@ -118,7 +118,7 @@ class StepCutter:
         if len(layer.tensors) > 1 or layer.spec is not None or not self.dataset.store.is_near:
             return False
         found = pieces(self.dataset.layers[layer.layer], layer.row_start, layer.row_stop)
-        return not any(
+        return len(found) > 1 and not any(
             (piece.block.header.row_start + piece.stop - layer.row_start) % layer.packer.row_multiple
             for piece in found
         )

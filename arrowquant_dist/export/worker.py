@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xxhash
 
 from arrowquant_dist.arena import Recycled
@@ -25,7 +26,7 @@ from arrowquant_dist.dataset.prefetch import Budget, Stream
 from arrowquant_dist.errors import RESUMES, IncompleteDataset, Interrupted, NotFound, TargetConflict, counted
 from arrowquant_dist.export.files import OutputFile, Step
 from arrowquant_dist.export.mark import OTHER_VERSION, is_of_other_code, mark_of
-from arrowquant_dist.export.reading import Packed, StepReader
+from arrowquant_dist.export.reading import Packed, Room, StepReader, TensorParts, as_tensor_parts
 from arrowquant_dist.export.record import ExportRecord
 from arrowquant_dist.export.steps import RUN_NBYTES, StepCutter
 from arrowquant_dist.export_names import RECORD_PATH
@@ -132,15 +133,20 @@ class ExportWorker:
         self._prepare(dataset, file, clock)
         writer = _HashedFile(self._store.open_new(file.path), file)
         try:
-            with closing(self._packed(dataset, file)) as results:
+            writer.begin()
+            with closing(self._packed(dataset, file, writer.room)) as results:
                 for step in file.steps:
                     if should_stop():
                         raise Interrupted(RESUMES)
                     with clock.phase("read"):
-                        packed = next(results)
-                    with clock.phase("write"):
-                        writer.add(step, packed)
-                    packed.clear()  # its memory counts no more once the next step asks for room
+                        parts = next(results)
+                    while True:
+                        with clock.phase("read"):
+                            part = next(parts, None)
+                        if part is None:  # its memory counts no more once the next step asks for room
+                            break
+                        with clock.phase("write"):
+                            writer.add(step, *part)
                     on_block(step)
             self._confirm()
             with clock.phase("write"):
@@ -215,19 +221,19 @@ class ExportWorker:
             ((dtype, replace(spec, row_dims=1)) for dtype, spec in specs if spec is not None), clock
         )
 
-    def _packed(self, dataset: Dataset, file: OutputFile) -> Generator[Packed]:
+    def _packed(self, dataset: Dataset, file: OutputFile, room: Room) -> Generator[TensorParts]:
         budget_nbytes = self._context.budget_nbytes
         layers = self._context.source.layers if self._context.source is not None else None
         reader = StepReader(
             dataset, StepCutter(dataset, budget_nbytes), self._memory.take, self._source, layers
         )
         if not self._readers:
-            return reader.one_by_one(file)
+            return reader.one_by_one(file, room)
         loads = (reader.load(file, step) for step in file.steps)
         most = max((step.peak_nbytes for step in file.steps), default=0)
         wanted = max(_LOCAL_AHEAD_NBYTES, 2 * most) if dataset.store.is_near else max(_AHEAD_NBYTES, most)
         ahead = Budget(min(budget_nbytes, wanted))
-        return Stream(loads, ahead, self._readers).__iter__()
+        return _in_parts(file, Stream(loads, ahead, self._readers).__iter__())
 
     def _confirm(self) -> None:
         """Nothing that was read has changed since the export was planned."""
@@ -238,6 +244,12 @@ class ExportWorker:
     def _transferred(self) -> Transferred:
         read = self._reader.transferred + self._store.traffic.total
         return read + self._source.transferred if self._source is not None else read
+
+
+def _in_parts(file: OutputFile, packed: Generator[Packed]) -> Generator[TensorParts]:
+    with closing(packed):
+        for step in file.steps:
+            yield as_tensor_parts(step, next(packed))
 
 
 def _local_readers(workers: int) -> int:
@@ -290,20 +302,27 @@ class _HashedFile:
         self._next = 0  # tensor to begin
         self._left = 0  # bytes that the one before lacks
 
-    def add(self, step: Step, packed: Packed) -> None:
-        """The next bytes of each of the step's tensors."""
-        for tensor, data in zip(step.tensors, packed, strict=True):
-            if self._left == 0 and self._tensors[self._next :][:1] == [(step.number, tensor)]:
-                self._begin_tensor()
-            if self._tensors[self._next - 1] != (step.number, tensor) or data.nbytes > self._left:
-                raise self._wrong(step, tensor, data.nbytes)
-            self._left -= data.nbytes
-            self._write(data.data)
+    def begin(self) -> None:
+        """Writes what comes before the first values, as `add` does what comes before the next ones."""
+        while self._next < len(self._tensors) and self._left == 0:  # some are without values
+            self._begin_tensor()
+
+    def room(self, nbytes: int) -> np.ndarray | None:
+        """See ObjectWriter.room; of what `add` is given next."""
+        return self._writer.room(nbytes)
+
+    def add(self, step: Step, tensor: int, data: np.ndarray) -> None:
+        """The next bytes of one of the step's tensors."""
+        if not data.nbytes:
+            return
+        if self._tensors[self._next - 1] != (step.number, tensor) or data.nbytes > self._left:
+            raise self._wrong(step, tensor, data.nbytes)
+        self._left -= data.nbytes
+        self._write(data.data)
+        self.begin()
 
     def close(self) -> StoredFile | None:
         """What was written; None where the file was there by then."""
-        while self._next < len(self._tensors) and self._left == 0:
-            self._begin_tensor()  # without values
         self._write(self._file.literals[-1])
         nbytes = self._writer.tell()
         if self._left or nbytes != self._file.nbytes:

@@ -77,6 +77,11 @@ class ObjectWriter(ABC):
         self._position += nbytes
         return nbytes
 
+    def room(self, nbytes: int) -> np.ndarray | None:  # noqa: ARG002 - what writers without any are asked for
+        """Where the next bytes may be made, uint8 [nbytes], so that `write`, when it is given just that, need not copy
+        them; good until the next call. None where there is no such place."""
+        return None
+
     def tell(self) -> int:
         return self._position
 

@@ -26,13 +26,15 @@ import numpy as np
 from arrowquant_dist.arena import mapped
 from arrowquant_dist.storage.durable import sync_file
 
-_PIECE_NBYTES = 8 << 20  # of a direct write: a multiple of any disk's block
+_PIECE_NBYTES = 8 << 20  # of a direct write, at most
+_PAGE_NBYTES = 4096  # what it is a multiple of, and of any disk's block
 _PIECES = 6  # at most, of a file: as many bytes as an upload holds
 HELD_NBYTES = _PIECES * _PIECE_NBYTES  # of a store that has written a direct file
 _LEARNT_NBYTES = 32 << 20  # smaller files say little
 _TRIAL_EVERY = 16  # files: the other way may have become the faster one
 _NEWEST = 0.5  # share of the last file in a way's rate
 _WAITS = 0.75  # share of a direct file's seconds, from which on the page cache may be much faster
+_COPY_RATE = 2e9  # bytes a second, of the page cache; what is made in a file's room is not copied
 
 
 class NewFile(Protocol):
@@ -43,6 +45,9 @@ class NewFile(Protocol):
     """
 
     def write(self, data: memoryview) -> None: ...
+    def room(self, nbytes: int) -> np.ndarray | None:
+        """See ObjectWriter.room."""
+
     def close(self) -> None: ...
     def abandon(self) -> None:
         """Lets go of it; what it holds is undefined."""
@@ -59,6 +64,9 @@ class CachedFile:
     def write(self, data: memoryview) -> None:
         while data:
             data = data[os.write(self._descriptor, data) :]
+
+    def room(self, _nbytes: int) -> np.ndarray | None:
+        return None
 
     def close(self) -> None:
         try:
@@ -96,11 +104,12 @@ class Disk:
         )
 
     def learn(self, way: type[NewFile], nbytes: int, seconds: float, waited: float) -> None:
-        """waited: of these seconds, for the disk; the page cache would take the rest of them as well, to copy."""
+        """waited: of these seconds, for the disk; the page cache would take the rest of them as well, to copy, and no
+        less than `_COPY_RATE` says."""
         if nbytes < _LEARNT_NBYTES:
             return
         if way is DirectFile:
-            self._waits = waited > _WAITS * seconds
+            self._waits = waited > _WAITS * max(seconds, nbytes / _COPY_RATE)
         rate = nbytes / max(seconds, 1e-9)
         before = self._rates.get(way, rate)
         self._rates[way] = before + _NEWEST * (rate - before)
@@ -138,6 +147,7 @@ class Disk:
             return None
 
     def _write_piece(self, descriptor: int, direct: int, piece: np.ndarray, offset: int) -> None:
+        """piece: whole pages of one."""
         done = 0
         while done < piece.size:
             try:
@@ -163,6 +173,9 @@ class DirectFile:
 
     def write(self, data: memoryview) -> None:
         left = np.frombuffer(data, np.uint8)
+        if left.size and _address(left) == _address(self._filling) + self._filled:  # made in its room
+            self._filled += left.size
+            return
         while left.size:
             taken = left[: _PIECE_NBYTES - self._filled]
             # numpy's copy lets other threads run meanwhile; into a slice of an mmap it would not
@@ -171,6 +184,13 @@ class DirectFile:
             left = left[taken.size :]
             if self._filled == _PIECE_NBYTES:
                 self._send()
+
+    def room(self, nbytes: int) -> np.ndarray | None:
+        if nbytes > _PIECE_NBYTES - 2 * _PAGE_NBYTES:
+            return None
+        if nbytes >= _PIECE_NBYTES - self._filled:  # a piece that is full has been sent
+            self._send()
+        return self._filling[self._filled : self._filled + nbytes]
 
     def close(self) -> None:
         try:
@@ -194,11 +214,17 @@ class DirectFile:
             os.close(self._descriptor)
 
     def _send(self) -> None:
-        piece = self._written() if len(self._at_work) == _PIECES - 1 else self._disk.take_piece()
-        work = self._disk.submit(self._descriptor, self._direct, self._filling, self._offset)
+        """The whole pages of what is filled; the next piece begins with the rest."""
+        # the first one as soon as it is written: its memory is still in the CPU's cache, and another's might be new
+        is_reused = len(self._at_work) == _PIECES - 1 or (self._at_work and self._at_work[0][0].done())
+        piece = self._written() if is_reused else self._disk.take_piece()
+        whole = self._filled // _PAGE_NBYTES * _PAGE_NBYTES
+        rest = self._filled - whole
+        piece[:rest] = self._filling[whole : self._filled]
+        work = self._disk.submit(self._descriptor, self._direct, self._filling[:whole], self._offset)
         self._at_work.append((work, self._filling))
-        self._filling, self._filled = piece, 0
-        self._offset += _PIECE_NBYTES
+        self._filling, self._filled = piece, rest
+        self._offset += whole
 
     def _written(self) -> np.ndarray:
         """The piece that was sent first, once it is written."""
@@ -228,6 +254,12 @@ class _Timed:
         self._seconds += time.perf_counter() - begun
         self._nbytes += len(data)
 
+    def room(self, nbytes: int) -> np.ndarray | None:
+        begun = time.perf_counter()
+        room = self._file.room(nbytes)
+        self._seconds += time.perf_counter() - begun
+        return room
+
     def close(self) -> None:
         begun = time.perf_counter()
         self._file.close()
@@ -236,6 +268,11 @@ class _Timed:
 
     def abandon(self) -> None:
         self._file.abandon()
+
+
+def _address(memory: np.ndarray) -> int:
+    address: int = memory.__array_interface__["data"][0]
+    return address
 
 
 def _pwrite_all(descriptor: int, data: memoryview, offset: int) -> None:

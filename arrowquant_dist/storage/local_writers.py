@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from arrowquant_dist.storage.base import TEMPORARY_MARK, ObjectWriter
 from arrowquant_dist.storage.disk import NewFile
 from arrowquant_dist.storage.durable import sync_file
@@ -27,6 +29,12 @@ class LocalWriter(ObjectWriter):
         super().__init__()
         self._path, self._file, self._url, self._traffic = path, file, url, traffic
         self._sync = sync
+
+    def room(self, nbytes: int) -> np.ndarray | None:
+        try:
+            return self._file.room(nbytes)
+        except OSError as error:  # of what was written before
+            raise storage_error(error, self._url) from error
 
     def _write(self, data: memoryview) -> None:
         try:

@@ -12,12 +12,15 @@ from safetensors.numpy import load_file
 
 from arrowquant_dist import QuantizationConfig, RunConfig, quantize_tensor
 from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.dataset.assemble import Assembler
 from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.prefetch import Budget, load_now
 from arrowquant_dist.errors import InvalidCheckpoint, MemoryBudgetExceeded
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
 from arrowquant_dist.export.files import OutputFile
 from arrowquant_dist.export.gguf.packers import FloatValues
-from arrowquant_dist.export.steps import StepCutter
+from arrowquant_dist.export.reading import StepReader
+from arrowquant_dist.export.steps import StepCutter, region_of
 from arrowquant_dist.export.tensors import LayerExport
 from tests.export.codes_format import CodesFormat
 from tests.export.datasets import loaded, made_dataset
@@ -106,6 +109,29 @@ def test_one_tensor_is_made_of_one_row_block_after_another_where_runs_may_end_th
     cutter = StepCutter(Dataset.open(dataset), 64 << 20)
     (file,) = cutter.cut((OutputFile(0, "a", (layer,), (b"", b"")),))
     assert [step.row_stop for step in file.steps] == ends
+
+
+def test_room_is_given_once_for_each_part_of_a_tensor(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that change places are decoded first and laid down after that: in one place they would lie over each
+    other."""
+    monkeypatch.setattr("arrowquant_dist.export.reading._PART_NBYTES", 100 * 300 * 4)
+    packer, asked = FloatValues("F32", 4), list[int]()
+    layer = LayerExport("a", "layers.0.weight", (200, 300), 0, 200, packer)
+    opened = Dataset.open(dataset)
+    cutter = StepCutter(opened, 64 << 20)
+    (file,) = cutter.cut((OutputFile(0, "a", (layer,), (b"", b"")),))
+
+    def room(nbytes: int) -> np.ndarray:
+        asked.append(nbytes)
+        return np.full(nbytes, 0xA5, np.uint8)
+
+    reader = StepReader(opened, cutter, lambda nbytes: np.empty(nbytes, np.uint8))
+    parts = [data for step in reader.one_by_one(file, room) for _, data in step]
+    whole = Assembler(opened, 1, 0, verify=True).quantized(
+        region_of(opened.layers["layers.0.weight"], file.steps[0])
+    )
+    assert np.array_equal(np.concatenate(parts), packer.pack(0, load_now(whole, Budget(64 << 20))))
+    assert asked == [100 * 300 * 4] * 2
 
 
 def test_the_pass_for_scales_reads_no_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

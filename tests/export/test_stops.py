@@ -186,8 +186,8 @@ import os, signal, sys
 from arrowquant_dist import RunConfig
 from arrowquant_dist.export import ExportOptions, export_dataset, worker
 own, left = worker._HashedFile.add, [int(sys.argv[3])]
-def add(self, step, packed):
-    own(self, step, packed)
+def add(self, *part):
+    own(self, *part)
     left[0] -= 1
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -70,8 +70,8 @@ def test_a_dataset_that_is_replaced_meanwhile_is_noticed(
         planned.context.open_worker(None, lambda _: None)
     own = worker._HashedFile.add
 
-    def replacing(self: worker._HashedFile, step: Step, packed: list[np.ndarray]) -> None:
-        own(self, step, packed)
+    def replacing(self: worker._HashedFile, step: Step, tensor: int, data: np.ndarray) -> None:
+        own(self, step, tensor, data)
         part = Path(dataset) / manifest_of(Path(dataset))["parts"][0]["path"]
         part.write_bytes(part.read_bytes())
 

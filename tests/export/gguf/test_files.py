@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,21 @@ def fields_of(file: Path) -> dict[str, Any]:
 def tensors_of(*files: Path) -> dict[str, np.ndarray]:
     found = [tensor for file in files for tensor in gguf.GGUFReader(file).tensors]
     return {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in found}
+
+
+def test_a_worker_that_reads_by_itself_makes_the_same_bytes(
+    dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In several parts of a layer, for which pieces of the file have room or not."""
+    monkeypatch.setattr("arrowquant_dist.export.worker.usable_cpus", lambda: 2)
+    monkeypatch.setattr("arrowquant_dist.export.worker.Stream", pytest.fail)
+    monkeypatch.setattr("arrowquant_dist.export.reading._PART_NBYTES", 30_000)
+    monkeypatch.setattr("arrowquant_dist.storage.disk._PIECE_NBYTES", 32 << 10)
+    planned = plan_export(dataset, tmp_path, ExportOptions("gguf"), RunConfig())
+    (file,) = planned.output.weights
+    worker = replace(planned.context, workers=2).open_worker(None, lambda _: None)
+    worker.run(file, lambda _: None, lambda: False)
+    assert (tmp_path / file.path).read_bytes() == whole.read_bytes()
 
 
 def test_each_tensor_is_the_dataset_s_layer(whole: Path, dataset: Path) -> None:

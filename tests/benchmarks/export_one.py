@@ -1,19 +1,21 @@
 """One export, a copy of its bytes, or the least that any export has to do, in a process of its own:
 `python -m tests.benchmarks.export_one JOB` → JSON.
 
-JOB: {"job": "export", "source", "out", "format", "budget", "workers", "options"}, or "copy" or "decompress", which take
-no format and no budget; options: fsspec's of both places. "kernels": what of Numba is in the process before seconds and
-memory are measured, "none" of it, the library "imported", or the kernels that decode "loaded" (or compiled).
+JOB: {"job": "export", "source", "out", "format", "budget", "workers", "options"}, or "copy", "decompress" or "pack",
+which take no format and no budget; options: fsspec's of both places. "kernels": what of Numba is in the process before
+seconds and memory are measured, "none" of it, the library "imported", or the kernels that decode "loaded" (or
+compiled).
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +32,8 @@ from arrowquant_dist.export import ExportOptions, export_dataset
 from arrowquant_dist.storage.base import ObjectWriter, Store
 from arrowquant_dist.storage.open import open_store
 
+WriteBlock = Callable[[ObjectWriter, StoredBlock, Sequence[np.ndarray]], None]  # data, scales and zero points
+
 _PIECE_NBYTES = 8 << 20
 _AHEAD = 4  # pieces of a file that are read while one is written
 _TRANSFER = Transfer(parts_in_flight=6)  # as an export has it at a budget of 1 GiB
@@ -45,7 +49,7 @@ def main() -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the most is taken from now on
     started = time.perf_counter()
     cpu = time.process_time()
-    {"export": _export, "copy": _copy, "decompress": _decompress}[job["job"]](job)
+    {"export": _export, "copy": _copy, "decompress": _decompress, "pack": _pack}[job["job"]](job)
     found = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
     print(json.dumps({**found, "peak_nbytes": _resident("VmHWM") - before}))
 
@@ -80,6 +84,16 @@ def _copy_object(source: Store, out: Store, path: str, nbytes: int) -> None:
 def _decompress(job: Mapping[str, Any]) -> None:
     """What no export of codes as they are can do without, and nothing else: values are read, decompressed by pyarrow
     and written, of scales as many bytes as they have in 16 bits. A thread a file; nothing is verified or hashed."""
+    _each_file(job, _write_plain)
+
+
+def _pack(job: Mapping[str, Any]) -> None:
+    """The same for GGUF, whose blocks have more bytes and other places: int4 by groups is made Q4_0, in one piece of
+    memory. Nothing is planned; no scale is looked at."""
+    _each_file(job, _write_blocks)
+
+
+def _each_file(job: Mapping[str, Any], write: WriteBlock) -> None:
     storage = Storage(job["options"], _TRANSFER)
     dataset, out = Dataset.open(job["source"], storage), open_store(job["out"], storage)
     blocks = [block for layer in dataset.layers.values() for block in layer.blocks]
@@ -87,25 +101,57 @@ def _decompress(job: Mapping[str, Any]) -> None:
     ends = [round(len(blocks) * share / workers) for share in range(workers + 1)]
     with ThreadPoolExecutor(workers) as pool:
         shares = [blocks[start:stop] for start, stop in pairwise(ends)]
-        list(pool.map(lambda i: _write_plain(dataset.store, out, f"{i}.bin", shares[i]), range(workers)))
+        list(
+            pool.map(lambda i: _write_file(dataset.store, out, f"{i}.bin", shares[i], write), range(workers))
+        )
 
 
-def _write_plain(source: Store, out: Store, path: str, blocks: Sequence[StoredBlock]) -> None:
-    memory, codec = np.empty(0, np.uint8), pa.Codec("zstd")
+def _write_file(
+    source: Store, out: Store, path: str, blocks: Sequence[StoredBlock], write: WriteBlock
+) -> None:
+    memories, codec = [np.empty(0, np.uint8)] * 3, pa.Codec("zstd")
     with out.open_new(path) as writer:
         for block in blocks:
             ranges = block.ranges
             if ranges is None:
                 raise ValueError(f"{block.path} has no index")
-            for value, share in ((ranges.data, 1), (ranges.scales, 2), (ranges.zero_points, 2)):
-                if memory.size < value.stored_nbytes:
-                    memory = np.empty(value.stored_nbytes, np.uint8)
-                stored = memory[: value.stored_nbytes]
+            values = []
+            for i, value in enumerate((ranges.data, ranges.scales, ranges.zero_points)):
+                if memories[i].size < value.stored_nbytes:
+                    memories[i] = np.empty(value.stored_nbytes, np.uint8)
+                stored = memories[i][: value.stored_nbytes]
                 source.read_into(block.path, value.offset, stored)
-                plain = stored.data
+                plain = stored
                 if ranges.compression != "none" and value.nbytes:  # four bytes say how many there are
-                    plain = memoryview(codec.decompress(pa.py_buffer(stored), value.nbytes + 4))[4:]
-                writer.write(plain[: value.nbytes // share])
+                    decoded = codec.decompress(pa.py_buffer(stored), value.nbytes + 4)
+                    plain = np.frombuffer(decoded, np.uint8)[4:]
+                values.append(plain)
+            write(writer, block, values)
+
+
+def _write_plain(writer: ObjectWriter, _: StoredBlock, values: Sequence[np.ndarray]) -> None:
+    data, *numbers = values
+    for part in (data, *(found[: found.size // 2] for found in numbers)):
+        writer.write(part.data)
+
+
+def _write_blocks(writer: ObjectWriter, block: StoredBlock, values: Sequence[np.ndarray]) -> None:
+    from arrowquant_dist.export.gguf.blocks import BLOCKS
+    from arrowquant_dist.kernels.halves import to_halves  # LLVM, which no other job is to have for nothing
+
+    data, scales, _ = values
+    row = block.header
+    if row.quant_type != "int4":
+        writer.write(data.data)
+        return
+    layout = BLOCKS["Q4_0"]
+    places = (1, 1, row.rows, row.groups_per_row, row.group_size // layout.values)
+    halves = to_halves(scales.view(np.float32)).reshape(*places[:-1], 1)
+    room = writer.room(math.prod(places) * layout.nbytes)
+    out = np.empty(math.prod(places) * layout.nbytes, np.uint8) if room is None else room
+    codes = data.reshape(*places, -1)
+    layout.fill(codes, [np.broadcast_to(halves, places)], out.reshape(*places, -1))
+    writer.write(out.data)
 
 
 def _write(read: tuple[Future[None], np.ndarray], writer: ObjectWriter) -> None:

@@ -36,9 +36,11 @@ class ArrayDraft:
 
 
 def write_arrays(store: Store, path: str, drafts: Sequence[ArrayDraft]) -> int:
-    """Replaces what is at `path`: whoever writes there writes the same. Returns the bytes."""
+    """Whoever writes there writes the same. Nobody sees the object before it is whole, since that it is there says that
+    it was done: a process that is killed meanwhile leaves nothing that the next run would take for it. Returns the
+    bytes."""
     stored = (StoredTensor(one.name, _NAMES[one.dtype], one.shape, one.nbytes) for one in drafts)
-    with store.open_writer(path) as out:
+    with store.open_new(path) as out:
         out.write(header_of(stored))
         for draft in drafts:
             for run in draft.make():

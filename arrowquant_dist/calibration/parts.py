@@ -25,6 +25,7 @@ from arrowquant_dist.calibration.worker import (
     SliceWorker,
     order_of,
 )
+from arrowquant_dist.storage.base import is_temporary
 
 if TYPE_CHECKING:
     from arrowquant_dist.models.paths import Paths
@@ -69,7 +70,10 @@ class Parts:
         """That the next part is done, now or by an earlier run."""
         self.taken |= {layer.name for layer in done.layers} | {*done.unfit}
         if not self.done and self.quantizer is not None:  # tied embeddings come again in the last part
-            self._quantized = [info.path for info in self.place.store.list(f"run/quantized/{0:05d}")]
+            there = [info.path for info in self.place.store.list(f"run/quantized/{0:05d}")]
+            self._quantized = [
+                path for path in there if not is_temporary(path)
+            ]  # another run's, or a killed one's
         self.done.append(done)
 
     def _enter(self, part: int) -> None:

@@ -41,6 +41,7 @@ from arrowquant_dist.errors import (
 )
 
 _LOOK_SECONDS = 0.25
+_FAREWELL_SECONDS = 30.0  # for Ray Train to give back what it reserved, in a Ray that stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,13 @@ class RayTraining:
                 if owns_ray:
                     connect(self._address, self._workers * self._threads_here)
                 interrupts.take()
-                self._run(work, self._resources(None if is_alone else cluster_nbytes), on_note, interrupts)
+                self._run(
+                    work,
+                    self._resources(None if is_alone else cluster_nbytes),
+                    on_note,
+                    interrupts,
+                    stays=not owns_ray,
+                )
             except KeyboardInterrupt as error:
                 raise Interrupted(RESUMES) from error
             finally:
@@ -138,7 +145,10 @@ class RayTraining:
         resources: Mapping[str, float],
         on_note: Callable[[Any], None],
         interrupts: Interrupts,
+        *,
+        stays: bool,
     ) -> None:
+        """stays: whether Ray goes on afterwards."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         beside = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": here}
         desk = ray.remote(Desk).options(**beside).remote()
@@ -156,7 +166,10 @@ class RayTraining:
                 WORKER_ENVIRONMENT,
             )
             try:
-                self._follow(desk, conductor.conduct.remote(setup), on_note, interrupts)
+                conducted = conductor.conduct.remote(setup)
+                self._follow(desk, conducted, on_note, interrupts)
+                if stays:
+                    ray.wait([conducted], timeout=_FAREWELL_SECONDS)
             except RayTaskError as error:
                 raise raised(error) from error
             except RayError as error:

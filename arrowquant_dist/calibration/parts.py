@@ -159,8 +159,8 @@ class Parts:
             return []
         if not store.exists(path):
             file = ArrayFile(store, statistics) if statistics is not None else None
-            largest = max(wanted, key=lambda name: quantizer.work_nbytes(self.paths, name))
-            each = quantizer.work_nbytes(self.paths, largest)
+            largest = max(wanted, key=lambda name: quantizer.work_nbytes(self.paths, name, file))
+            each = quantizer.work_nbytes(self.paths, largest, file)
             weights = self.paths.weights_nbytes(part)
             at_once = self.memory.at_once(weights, each, f"quantizing {largest!r}")
             made = _in_order(self.paths, quantizer, wanted, file, at_once)

@@ -45,15 +45,15 @@ class PathQuantizer:
             if spec.chooses_codes:
                 self.specs[layer.name] = spec
 
-    def work_nbytes(self, paths: Paths, layer: str) -> int:
+    def work_nbytes(self, paths: Paths, layer: str, file: ArrayFile | None) -> int:
         """Upper bound of what `quantized` takes: the values as they are read, in float32 and as they come out, codes,
-        and all statistics that the layer can have."""
+        and the statistics that the layer has in `file`."""
         stored, spec = paths.layers[layer], self.specs[layer]
         side_input = method_of(spec, layer).side_input
         found = 3 * paths.nbytes_of(layer) + 6 * stored.num_params
         if side_input is not None:
-            parts = side_input.shapes(stored.shape, spec.row_dims)
-            found += side_input.work_nbytes(stored.shape, spec.row_dims, stored.rows, [*parts])
+            parts = WrittenParts(layer, file).parts
+            found += side_input.work_nbytes(stored.shape, spec.row_dims, stored.rows, parts)
         return found
 
     def quantized(self, paths: Paths, layer: str, file: ArrayFile | None) -> np.ndarray:

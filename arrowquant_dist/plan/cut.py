@@ -119,8 +119,8 @@ def _rows_at_most(
     most = min(by_source, MAX_VALUE_NBYTES // max(1, stored), MAX_DIMENSION)
     if together > 1 and most < together:
         message = (
-            f"its {together} rows depend on each other, and are more than a Parquet value can hold; choose another "
-            "method for the layer by an override"
+            "its rows depend on each other, and are more than a Parquet value can hold together; choose another method "
+            "for the layer by an override"
         )
         raise InvalidConfig(message, layer=layer.name, uri=redact(layer.uri))
     return most // together * together

@@ -128,6 +128,14 @@ def test_a_budget_that_no_sum_fits_is_refused_with_what_is_enough(tmp_path: Path
     calibrate(source, tmp_path / "out", [*TEXTS[:6]], memory_budget="64MiB")
 
 
+def test_what_quantizing_takes_is_of_the_statistics_that_there_are(tmp_path: Path) -> None:
+    """Those that an embedding of 6,000 rows would have if it were a matrix stored [in, out] take 144 MB."""
+    source = save_deep(tmp_path / "source", 1, vocab_size=6000)
+    out = str(tmp_path / "out")
+    config = QuantizationConfig("int4", per_channel=False, group_size=16, method="gptq", hessians=out)
+    calibrate(source, out, [*TEXTS[:6]], quantize=config, memory_budget="64MiB")
+
+
 def test_workers_wait_where_the_budget_has_no_room_for_all_of_them() -> None:
     mib = 1 << 20
     units = [Unit(slot, 0, 1, "hessian", 100 * mib) for slot in range(4)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 from tests.benchmarks import (
@@ -37,7 +37,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "kernels": lambda given: kernels.tables(given.side, given.runs),
     "hqq": lambda given: half_quadratic.tables(given.side, given.runs),
     "gptq": lambda given: compensating.tables((given.side // 4, given.side), given.runs),
-    "calibrate": lambda given: calibrating.tables(given.texts, given.folder),
+    "calibrate": lambda given: calibrating.tables(given.calibration_texts, given.folder),
     "files": lambda given: files.tables(given.params, given.runs, given.folder, given.idle),
     "cluster": lambda given: cluster.tables(given.models, given.runs, given.folder),
     "planning": lambda given: planning.tables(given.runs, given.folder),
@@ -55,7 +55,8 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """arguments: None for those of the program."""
     parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(_SECTIONS)}; default all")
     parser.add_argument("--runs", type=int, default=5, help="rounds; the best of each side counts")
@@ -94,7 +95,7 @@ def main() -> None:
         help="that has Run:ai's streamer, for `streaming`",
     )
     parser.add_argument("--texts", metavar="FILE", help="for `accuracy`: of other kinds than the package's")
-    parser.add_argument("--texts", type=int, default=500, help="of `calibrate`")
+    parser.add_argument("--calibration-texts", type=int, default=500, help="how many, of `calibrate`")
     parser.add_argument("--folder", help="for temporary files: on the disk to measure")
     parser.add_argument(
         "--idle",
@@ -102,7 +103,7 @@ def main() -> None:
         default=0.0,
         help="seconds to wait before each job of `files`: memory is cold then",
     )
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     unknown = [name for name in given.sections if name not in _SECTIONS]
     if unknown:
         parser.error(f"no section {', '.join(unknown)}; there are {', '.join(_SECTIONS)}")

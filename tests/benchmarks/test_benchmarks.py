@@ -30,11 +30,19 @@ from tests.benchmarks import (
     streaming,
     verifying,
 )
+from tests.benchmarks.__main__ import main
 from tests.benchmarks.gguf_files import write_gguf
 from tests.benchmarks.source import shapes, write_checkpoint
 from tests.benchmarks.table import NOT_INSTALLED, Row, Table, at_least, at_most, ratio_of, render
 
 SMALL = 1_500_000
+
+
+def test_the_program_takes_its_options_and_names_its_sections(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["no-such-section", "--runs", "1"])
+    assert ended.value.code == 2
+    assert "no section no-such-section; there are minilm, accuracy" in capsys.readouterr().err
 
 
 def check(tables: Iterable[Table]) -> list[Row]:

@@ -79,12 +79,28 @@ class CalibrationPlace:
                 message = "another calibration was finished here meanwhile; choose another folder"
                 raise TargetConflict(message, uri=self.store.uri)
             record = there
-        self.remove("run")
+        self._tidy()
+        return record
+
+    def finished_meanwhile(self) -> Calibration | None:
+        """The record, where the same calibration by another process has come to its end. What it removed, this one may
+        have missed; and what this one has written since goes too."""
+        if not self.store.exists(CALIBRATION_PATH):
+            return None
+        record = self._read()
+        if record.fingerprint != self.fingerprint:
+            return None
+        self._tidy()
         return record
 
     def remove(self, folder: str) -> None:
         """What is under a folder of run/, or all of run/."""
         self.store.delete([info.path for info in self.store.list(folder)])
+
+    def _tidy(self) -> None:
+        """What only served to get there goes, and what processes that were killed had begun to write."""
+        self.remove("run")
+        self.store.delete([info.path for info in self.store.list() if is_temporary(info.path)])
 
     def _record(self, found: Listing) -> Calibration | None:
         if CALIBRATION_PATH not in found:

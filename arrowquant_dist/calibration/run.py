@@ -38,7 +38,7 @@ from arrowquant_dist.config import (
     parse_size,
 )
 from arrowquant_dist.engine import choose_engine
-from arrowquant_dist.errors import InvalidConfig, listed
+from arrowquant_dist.errors import InvalidConfig, NotFound, PartialRun, StorageError, listed
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_ambiguous, lies_within, redact
@@ -140,6 +140,11 @@ def run_calibration(
         OPEN_PATHS.set(context, paths)
         try:
             done = _calibrated_parts(paths, place, context, run, tokens, config, progress)
+        except (NotFound, PartialRun, StorageError):
+            record = place.finished_meanwhile()
+            if record is None:
+                raise
+            return record
         finally:
             OPEN_PATHS.drop(context)
         return place.finish(_record(place, subject, paths, settings, config, done))

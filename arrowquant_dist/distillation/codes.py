@@ -121,13 +121,15 @@ class TrainedCodes:
         """Rows of the values, [numbers, columns]. numbers: int64, each once. Gradients are sparse."""
         form = self.form
 
-        def taken(leaf: torch.Tensor) -> torch.Tensor:
-            is_shared = len(leaf) == 1 and form.has_one_scale
-            return leaf if is_shared else torch.nn.functional.embedding(numbers, leaf, sparse=True)
+        def looked_up(leaf: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.embedding(numbers, leaf, sparse=True)
 
-        zeros = None if self.zero_points is None else self._rounded_zeros(taken(self.zero_points))
-        scales = self._made_scales(taken(self._scales), taken(self.log_scales))
-        offsets = taken(self.offsets).reshape(-1, form.groups, form.group)
+        def of_scales(leaf: torch.Tensor) -> torch.Tensor:
+            return leaf if form.has_one_scale else looked_up(leaf)
+
+        zeros = None if self.zero_points is None else self._rounded_zeros(of_scales(self.zero_points))
+        scales = self._made_scales(of_scales(self._scales), of_scales(self.log_scales))
+        offsets = looked_up(self.offsets).reshape(-1, form.groups, form.group)
         found = _decoded(self._start[numbers], offsets, scales, zeros, form)
         return self._ungrouped(found).to(form.dtype)
 

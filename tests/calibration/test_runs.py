@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,35 @@ def test_a_finished_one_is_found_again_without_work(
     monkeypatch.setattr(SliceWorker, "run", None)
     assert calibrate(source, tmp_path / "out", [*TEXTS]) == first
     assert json.loads((tmp_path / "out" / "calibration.json").read_text())["format_version"] == 1
+
+
+def test_what_another_process_finishes_meanwhile_is_what_comes_out(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one then removes run/, where this one's next step has its inputs."""
+    run, out = RunConfig(engine="inline", workers=1), tmp_path / "out"
+    other = calibrate(source, tmp_path / "other", [*TEXTS], quantize=INT4, run=run)
+    own = SliceWorker.run
+
+    def beaten(self: SliceWorker, job: Any, *args: Any) -> Any:
+        if (job.part, job.stage) == (1, 2) and not (out / "calibration.json").exists():
+            shutil.rmtree(out / "run")
+            shutil.copytree(tmp_path / "other", out, dirs_exist_ok=True)
+        return own(self, job, *args)
+
+    monkeypatch.setattr(SliceWorker, "run", beaten)
+    found = calibrate(source, out, [*TEXTS], quantize=INT4, run=run)
+    assert (found.fingerprint, found.layers) == (other.fingerprint, other.layers)
+    assert contents(out) == contents(tmp_path / "other")
+    assert not any(path.is_file() for path in (out / "run").rglob("*"))
+
+
+def test_what_a_killed_one_had_begun_to_write_goes_at_the_end(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".statistics-00001-000.safetensors.tmp-0123").write_bytes(b"half")
+    calibrate(source, out, [*TEXTS])
+    assert {path.suffix for path in out.iterdir() if path.is_file()} == {".json", ".safetensors"}
 
 
 def test_another_calibration_is_refused_and_overwritten_on_demand(source: Path, tmp_path: Path) -> None:

@@ -52,3 +52,16 @@ def test_codes_of_rounding_begin_where_the_original_lies() -> None:
     for by in (-0.3, 0.3):
         expected = (latent + by).round().clamp(-2, 1).to(torch.int8)
         assert torch.equal(moved(codes, by)[near], expected[near])
+
+
+def test_a_single_row_that_is_looked_up_has_sparse_gradients_of_its_codes_alone() -> None:
+    """As of RoBERTa's token types: one scale for the tensor is no row of it."""
+    values = np.random.default_rng(0).standard_normal((1, 24)).astype(np.float32)
+    spec = QuantSpec("int8", per_channel=False, group_size=0, symmetric=True, method="rtn")
+    stored = quantize_layer(values.view(np.uint8).reshape(-1), values.shape, "float32", spec, {}, "layer")
+    codes = TrainedCodes(stored, torch.from_numpy(values))
+    assert codes.form.has_one_scale
+    torch.autograd.backward(codes.rows(torch.tensor([0])).sum())
+    assert codes.offsets.grad is not None
+    assert codes.log_scales.grad is not None
+    assert (codes.offsets.grad.is_sparse, codes.log_scales.grad.is_sparse) == (True, False)

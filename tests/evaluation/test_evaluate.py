@@ -325,6 +325,7 @@ def test_what_too_few_texts_do_not_tell_is_noted(bert: Served) -> None:
     )
 
 
+@pytest.mark.slow
 def test_minilm_at_eight_four_and_two_bits(minilm: Path, tmp_path: Path) -> None:
     """On texts that nobody chose a setting by. shared tables have .9993, .957 and .53 on news."""
     groups: dict[str, Any] = {"per_channel": False, "group_size": 128, "symmetric": False, "method": "mse"}

@@ -107,6 +107,7 @@ def quantize_from(hub: Hub, source: str, target: Path) -> subprocess.CompletedPr
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_minilm_comes_from_a_hub_and_each_byte_of_it_once(
     hub: Hub, minilm: Path, on_disk: Path, tmp_path: Path
 ) -> None:

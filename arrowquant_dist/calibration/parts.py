@@ -159,10 +159,10 @@ class Parts:
             return []
         if not store.exists(path):
             file = ArrayFile(store, statistics) if statistics is not None else None
-            largest = max(wanted, key=lambda name: quantizer.work_nbytes(self.paths, name, file))
-            each = quantizer.work_nbytes(self.paths, largest, file)
+            each = {name: quantizer.work_nbytes(self.paths, name, file) for name in wanted}
+            largest = max(wanted, key=each.__getitem__)
             weights = self.paths.weights_nbytes(part)
-            at_once = self.memory.at_once(weights, each, f"quantizing {largest!r}")
+            at_once = self.memory.at_once(weights, each[largest], f"quantizing {largest!r}")
             made = _in_order(self.paths, quantizer, wanted, file, at_once)
             sizes = [(self.paths.nbytes_of(name),) for name in wanted]
             drafts = [

@@ -99,17 +99,13 @@ def train_on_ray(
         told(TrainingProgress.from_dict(note[0]), note[1])
 
     states = work.places.states
-    if not _is_done(states):
+    state = states.load()  # perhaps the end of it, by a driver which was stopped before it wrote the dataset
+    if state is None or not TrainingProgress.from_dict(state.numbers).is_done:
+        state = None  # its memory, which the driver does not need meanwhile
         cluster_nbytes = needed_nbytes + work.trainee.memory_nbytes + _PROCESS_NBYTES
         train_together(work, workers, needed_nbytes, cluster_nbytes, run, on_note)
-    state = states.load()
+        state = states.load()
     if state is None:
         message = "the workers of the training ended and left no result; run the same command again"
         raise IncompleteDataset(message, uri=states.store.uri)
     return reached(state)
-
-
-def _is_done(states: TrainingStates) -> bool:
-    """By another driver, which was stopped before it wrote the dataset."""
-    state = states.load()
-    return state is not None and TrainingProgress.from_dict(state.numbers).is_done

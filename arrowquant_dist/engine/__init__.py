@@ -16,7 +16,7 @@ from arrowquant_dist.engine.training import JointWork
 
 def choose_engine(run: RunConfig, worker_memory_nbytes: int) -> Engine:
     """`inline`, `ray`, or for `auto`: ray where an address is given or RAY_ADDRESS is set, else inline."""
-    address = run.address or os.environ.get("RAY_ADDRESS") or None
+    address = _address(run)
     if run.engine == "ray" or (run.engine == "auto" and address is not None):
         from arrowquant_dist.engine.ray import Patience, RayEngine
 
@@ -46,9 +46,13 @@ def train_together(
     """
     from arrowquant_dist.engine.ray.training import RayTraining
 
-    address = run.address or os.environ.get("RAY_ADDRESS") or None
+    address = _address(run)
     training = RayTraining(address, workers, run.shard_attempts, run.shard_deadline)
     training.run(work, needed_nbytes, cluster_nbytes, on_note)
+
+
+def _address(run: RunConfig) -> str | None:
+    return run.address or os.environ.get("RAY_ADDRESS") or None
 
 
 __all__ = ["Engine", "EngineEvent", "EngineFacts", "OnEvent", "choose_engine", "train_together"]

@@ -14,15 +14,16 @@ x̃ᵀ] of layers that write to the residual stream: x, r are the original's, x�
 H is of x̃. So W* is what comes nearest to the original's output on the inputs that the layer will get. It is another
 matrix than W: the errors that are reported, which are of W, are larger than mse's, and are meant to be.
 
+Layers that are stored [in, out] have the same done to them along their rows, see methods/layouts.py.
+
 With a `step` the codes are meant to be entropy coded, as those of method `size`: one scale a row, in proportion to its
 row of W*, and rounding to what takes few bits, see methods/coded.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
@@ -30,40 +31,17 @@ from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.errors import UnquantizableWeights
 from arrowquant_dist.methods.coded import BEYOND, InSteps
 from arrowquant_dist.methods.groups import code_limits, error_sums
+from arrowquant_dist.methods.layouts import matrices_of
 from arrowquant_dist.methods.method import NOTHING, Found, Given, TensorScale
 from arrowquant_dist.methods.mse import Mse
 from arrowquant_dist.methods.per_tensor import TensorSpan
 from arrowquant_dist.methods.short_scales import ShortScales
-from arrowquant_dist.methods.statistics import TILE, LayerStatistics, Prepared, Statistics
-
-
-class Rounds(Protocol):
-    """How the columns of one target become codes, one after the other."""
-
-    def round(
-        self, prepared: Prepared, start: int, errors: np.ndarray, carried: np.ndarray, codes: np.ndarray
-    ) -> None:
-        """Some columns, in the order of `prepared` and from `start` on. errors, carried, codes: [columns, rows], see
-        kernels/gptq.py::round_columns."""
-
-
-class Rounding(Rounds, Protocol):
-    """With what its codes are decoded by. scales: float32 [rows, groups]; zero_points: as many, or [rows, 0] where
-    symmetric. group: columns a scale."""
-
-    @property
-    def scales(self) -> np.ndarray: ...
-
-    @property
-    def zero_points(self) -> np.ndarray: ...
-
-    @property
-    def group(self) -> int: ...
-
+from arrowquant_dist.methods.statistics import LayerStatistics, Prepared, Statistics
+from arrowquant_dist.methods.target_tiles import Rounding, tiles_of
 
 # float32 [rows, columns], a target → how it is rounded. What hands it over raises UnquantizableWeights where the target
 # is not finite.
-Choose = Callable[[np.ndarray, Prepared], Rounding]
+_Choose = Callable[[np.ndarray, Prepared], Rounding]
 
 
 class ErrorCompensated:
@@ -95,7 +73,7 @@ class ErrorCompensatedPerTensor:
             span = self.span(spec)
             span.add(bits)
             scale = span.scale()
-        found = _quantize(bits, spec, codes, given, one_scale(spec, scale))
+        found = _quantize(bits, spec, codes, given, _one_scale(spec, scale))
         return (
             None
             if found is None
@@ -103,12 +81,12 @@ class ErrorCompensatedPerTensor:
         )
 
 
-def rounding_of(spec: QuantSpec) -> Choose:
+def rounding_of(spec: QuantSpec) -> _Choose:
     """spec: by row or group."""
     return InSteps.choice(spec) if spec.step > 0.0 else _by_group(replace(spec, method="mse"))
 
 
-def _by_group(spec: QuantSpec) -> Choose:
+def _by_group(spec: QuantSpec) -> _Choose:
     """spec: of the method that chooses."""
     from arrowquant_dist.kernels.pack import packed_nbytes
 
@@ -126,7 +104,7 @@ def _by_group(spec: QuantSpec) -> Choose:
     return choose
 
 
-def one_scale(spec: QuantSpec, scale: TensorScale) -> Choose:
+def _one_scale(spec: QuantSpec, scale: TensorScale) -> _Choose:
     def choose(target: np.ndarray, _: Prepared) -> Rounding:
         rows, columns = target.shape
         zero_points = np.full((rows, 0 if spec.symmetric else 1), scale.zero_point, np.float32)
@@ -147,7 +125,7 @@ class _ToLevels:
     def round(
         self, prepared: Prepared, start: int, errors: np.ndarray, carried: np.ndarray, codes: np.ndarray
     ) -> None:
-        """See Rounding.round."""
+        """See Rounds.round."""
         from arrowquant_dist.kernels.gptq import round_columns
 
         groups = prepared.order[start : start + len(codes)] // self.group
@@ -157,7 +135,7 @@ class _ToLevels:
 
 
 def _quantize(
-    bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, choose: Choose
+    bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, choose: _Choose
 ) -> Found | None:
     """As Method.quantize."""
     from arrowquant_dist.kernels.spans import first_non_finite
@@ -165,100 +143,14 @@ def _quantize(
     if first_non_finite(bits) >= 0:
         return None
     statistics: LayerStatistics = given.side
+    pieces = matrices_of(bits, given) if statistics.is_by_rows else tiles_of(bits, given)
     found, sums = [], np.zeros(4)
-    start, each = given.row_start, statistics.rows_each
-    for first, stop in _tiles(start, start + bits.shape[0], each):
-        own = slice(first - start, stop - start)
-        prepared = statistics.of(first // each)
-        residual = statistics.residual(first, stop - first) if prepared.is_seen else None
-        tile = TargetTile(bits[own], prepared, residual)
-        rounding = choose(tile.target(), prepared)
-        tile.quantize(rounding, spec.bits, codes[own], sums)
+    for own, prepared, piece in pieces:
+        rounding = choose(piece.target(), prepared)
+        piece.quantize(rounding, spec, codes[own], sums)
         found.append((rounding.scales.reshape(-1), rounding.zero_points.reshape(-1)))
     scales, zero_points = map(np.concatenate, zip(*found, strict=True))
     return Found(scales, zero_points, error_sums(bits.size, sums))
-
-
-def _tiles(start: int, stop: int, rows_each: int) -> Iterator[tuple[int, int]]:
-    """[first, stop) of rows that are worked on together: of one matrix. What becomes of a row does not depend on the
-    others, see kernels/multiply.py."""
-    while start < stop:
-        end = min(stop, start + TILE, (start // rows_each + 1) * rows_each)
-        yield start, end
-        start = end
-
-
-class TargetTile:
-    """Some rows of weights on their way to codes, corrected: they may be rounded more than once. Arrays are [columns,
-    rows]."""
-
-    def __init__(self, bits: np.ndarray, prepared: Prepared, residual: np.ndarray | None) -> None:
-        """bits: source bits [rows, columns], finite. residual: D of them, float32 [rows, columns]; written over."""
-        from arrowquant_dist.kernels.gptq import load_columns
-        from arrowquant_dist.kernels.multiply import scratch_size
-
-        self._bits, self._prepared = bits, prepared
-        self._rows, columns = bits.shape
-        self._values = np.empty((columns, self._rows), np.float32)
-        self._scratch = np.empty(scratch_size(self._rows), np.float32)
-        load_columns(bits, self._values)
-        if prepared.is_seen:
-            self._correct(residual)
-
-    def _correct(self, residual: np.ndarray | None) -> None:
-        """Values become their target."""
-        from arrowquant_dist.kernels.gptq import load_columns
-
-        prepared = self._prepared
-        if prepared.correction is None and residual is None:
-            return
-        moved = np.zeros_like(self._values)
-        if residual is not None:
-            residual.flags.writeable = False
-            load_columns(residual.view("<i4"), moved)
-        if prepared.correction is not None:
-            self._add_turned(prepared.correction, 0, self._values, moved)
-        moved = moved[prepared.order]
-        prepared.factor.solve(moved)
-        self._values[prepared.order] += moved
-
-    def target(self) -> np.ndarray:
-        """float32 [rows, columns]"""
-        from arrowquant_dist.kernels.gptq import rows_of
-
-        found = np.empty(self._values.shape[::-1], np.float32)
-        rows_of(self._values, found)
-        found.flags.writeable = False  # as kernels take what is given them: one compilation serves both
-        return found
-
-    def quantize(self, rounding: Rounding, width: int, codes: np.ndarray, sums: np.ndarray) -> None:
-        """codes: uint8 [rows, row bytes], written. sums: Σ as kernels/quantize.py has them, added to."""
-        from arrowquant_dist.kernels.gptq import pack_and_measure
-
-        scratch = np.empty((min(TILE, self._rows), self._bits.shape[1]), np.uint8)
-        scales, zero_points, columns = rounding.scales, rounding.zero_points, self.rounded(rounding)
-        pack_and_measure(
-            self._bits, rounding.group, scales, zero_points, columns, width, scratch, codes, sums
-        )
-
-    def rounded(self, rounding: Rounds) -> np.ndarray:
-        """uint8 [columns, rows], the codes, signed ones in two's complement."""
-        factor, order = self._prepared.factor, self._prepared.order
-        errors, carried = self._values[order], np.zeros_like(self._values)
-        codes = np.empty(errors.shape, np.uint8)
-        for start, stop in reversed(factor.blocks):
-            own = slice(start, stop)
-            rounding.round(self._prepared, start, errors[own], carried[own], codes[own])
-            self._add_turned(factor.lower, start, errors[own], carried[:start])
-        found = np.empty_like(codes)
-        found[order] = codes
-        return found
-
-    def _add_turned(self, left: np.ndarray, first: int, right: np.ndarray, out: np.ndarray) -> None:
-        """out += leftᵀ @ right, of the rows of `left` from `first` on."""
-        from arrowquant_dist.kernels.multiply import add_product
-
-        add_product(left, 0, first, True, np.float32(1.0), right, out, 0, self._rows, self._scratch)  # noqa: FBT003
 
 
 def _or_zeros(zero_points: np.ndarray, scales: np.ndarray) -> np.ndarray:

@@ -10,84 +10,26 @@ before it: a matrix is one piece, which no row block divides.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from arrowquant_dist.config import QuantSpec
-from arrowquant_dist.methods.gptq import (
-    Choose,
-    ErrorCompensated,
-    ErrorCompensatedPerTensor,
-    Rounding,
-    TargetTile,
-    one_scale,
-    rounding_of,
-)
-from arrowquant_dist.methods.groups import code_limits, error_sums
-from arrowquant_dist.methods.method import Found, Given
-from arrowquant_dist.methods.per_tensor import TensorSpan
+from arrowquant_dist.methods.groups import code_limits
+from arrowquant_dist.methods.method import Given
 from arrowquant_dist.methods.statistics import TILE, LayerStatistics, Prepared
+from arrowquant_dist.methods.target_tiles import Rounding, TargetPiece, TargetTile
 
 
-class EitherLayout:
-    """`gptq` by row or group, along the axis that the layer's statistics are of."""
-
-    name = "gptq"
-    side_input = ErrorCompensated.side_input
-
-    def quantize(self, bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, /) -> Found | None:
-        """See Method.quantize."""
-        if given.side.is_by_rows:
-            return _quantize(bits, spec, codes, given, rounding_of(spec))
-        return ErrorCompensated().quantize(bits, spec, codes, given)
-
-
-class EitherLayoutPerTensor:
-    """The same with one scale for the tensor."""
-
-    name = "gptq"
-    side_input = ErrorCompensated.side_input
-
-    def span(self, spec: QuantSpec, /) -> TensorSpan:
-        """See TensorMethod.span."""
-        return ErrorCompensatedPerTensor().span(spec)
-
-    def quantize(self, bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, /) -> Found | None:
-        """See Method.quantize."""
-        if not given.side.is_by_rows:
-            return ErrorCompensatedPerTensor().quantize(bits, spec, codes, given)
-        scale = given.scale
-        if scale is None:
-            span = self.span(spec)
-            span.add(bits)
-            scale = span.scale()
-        found = _quantize(bits, spec, codes, given, one_scale(spec, scale))
-        if found is None:
-            return None
-        return replace(found, scales=found.scales[:1].copy(), zero_points=found.zero_points[:1].copy())
-
-
-def _quantize(
-    bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, choose: Choose
-) -> Found | None:
-    """As Method.quantize. bits: of whole matrices [in, out], one below the other."""
-    from arrowquant_dist.kernels.spans import first_non_finite
-
-    if first_non_finite(bits) >= 0:
-        return None
+def matrices_of(bits: np.ndarray, given: Given) -> Iterator[tuple[slice, Prepared, TargetPiece]]:
+    """As tiles_of, of whole matrices [in, out], one below the other."""
     statistics: LayerStatistics = given.side
-    found, sums = [], np.zeros(4)
     each = statistics.rows_each
     for start in range(0, len(bits), each):
         own, row = slice(start, start + each), given.row_start + start
         prepared = statistics.of(row // each)
-        matrix = _Matrix(bits[own], prepared, statistics.residual(row, each) if prepared.is_seen else None)
-        rounding = choose(matrix.target(), prepared)
-        matrix.quantize(rounding, spec, codes[own], sums)
-        found.append((rounding.scales.reshape(-1), rounding.zero_points.reshape(-1)))
-    scales, zero_points = map(np.concatenate, zip(*found, strict=True))
-    return Found(scales, zero_points, error_sums(bits.size, sums))
+        residual = statistics.residual(row, each) if prepared.is_seen else None
+        yield own, prepared, _Matrix(bits[own], prepared, residual)
 
 
 class _Matrix:
@@ -108,7 +50,7 @@ class _Matrix:
         return (slice(start, min(start + TILE, outputs)) for start in range(0, outputs, TILE))
 
     def target(self) -> np.ndarray:
-        """float32 [in, out]"""
+        """See TargetPiece.target: float32 [in, out]."""
         found = np.empty(self._bits.shape, np.float32)
         for own, tile in zip(self._spans(), self._tiles, strict=True):
             found[:, own] = tile.target().T
@@ -116,7 +58,7 @@ class _Matrix:
         return found
 
     def quantize(self, rounding: Rounding, spec: QuantSpec, codes: np.ndarray, sums: np.ndarray) -> None:
-        """rounding: of the stored rows. codes: uint8 [in, row bytes], written. sums: as of TargetTile.quantize."""
+        """See TargetPiece.quantize: codes are uint8 [in, row bytes]."""
         from arrowquant_dist.kernels.gptq import pack_and_measure
 
         inputs, outputs = self._bits.shape
@@ -139,7 +81,7 @@ class _Matrix:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ToLevels:
-    """A gptq.Rounds of some outputs. scales, zero_points: float32 [in, outputs], each value's own."""
+    """A Rounds of some outputs. scales, zero_points: float32 [in, outputs], each value's own."""
 
     spec: QuantSpec
     scales: np.ndarray
@@ -157,7 +99,7 @@ class _ToLevels:
     def round(
         self, prepared: Prepared, start: int, errors: np.ndarray, carried: np.ndarray, codes: np.ndarray
     ) -> None:
-        """See gptq.Rounds.round."""
+        """See Rounds.round."""
         from arrowquant_dist.kernels.gptq import round_columns
 
         inputs = prepared.order[start : start + len(codes)]

@@ -48,14 +48,13 @@ def recorded_table(
 
 def _record(side_inputs: SideInputs, storage: Storage) -> Mapping[str, Any]:
     """calibration.json, which the plan has found to be there, and of a version that is known here."""
-    for field, checkpoint in side_inputs.items():
-        side_input = side_input_of("gptq")
-        if side_input is None or side_input.config_field != field or side_input.finished_by is None:
-            continue
-        folder, _ = split_uri(checkpoint.files[0].uri)
-        values = parse_json(open_store(folder, storage).read(side_input.finished_by))
-        return values if isinstance(values, Mapping) else {}
-    return {}
+    side_input = side_input_of("gptq")
+    checkpoint = side_inputs.get(side_input.config_field) if side_input is not None else None
+    if side_input is None or checkpoint is None or side_input.finished_by is None:
+        return {}
+    folder, _ = split_uri(checkpoint.files[0].uri)
+    values = parse_json(open_store(folder, storage).read(side_input.finished_by))
+    return values if isinstance(values, Mapping) else {}
 
 
 def _is_for(by: Mapping[str, Any], config: QuantizationConfig, target: int, params: int) -> bool:

@@ -14,9 +14,10 @@ import numpy as np
 
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.format.compression import ZstdFrames
-from arrowquant_dist.methods.gptq import TargetTile, rounding_of
+from arrowquant_dist.methods.gptq import rounding_of
 from arrowquant_dist.methods.groups import error_sums
 from arrowquant_dist.methods.statistics import LayerStatistics, Prepared
+from arrowquant_dist.methods.target_tiles import TargetTile
 from arrowquant_dist.sizing.measure import Measured, block_nbytes, outermost_share
 from arrowquant_dist.sizing.sample import LayerSample, Run
 from arrowquant_dist.tensor import row_nbytes
@@ -51,7 +52,7 @@ class TargetRows:
         for part in self._parts:
             rounding = rounding_of(spec)(part.target, part.prepared)
             codes.append(np.empty((part.rows, nbytes), np.uint8))
-            part.tile.quantize(rounding, spec.bits, codes[-1], found)
+            part.tile.quantize(rounding, spec, codes[-1], found)
             scales.append(rounding.scales.reshape(-1))
         rows = sum(part.rows for part in self._parts)
         packed = np.concatenate(codes).reshape(-1)

@@ -38,6 +38,20 @@ def quantized(
     return quantize_layer(raw, weight.shape, dtype, spec, parts, layer)
 
 
+def memory_of(weight: np.ndarray, parts: Parts) -> tuple[int, int]:
+    """What the plan counts for a layer [rows, columns], and what it takes at most beside what comes out."""
+    spec = spec_of()
+    quantized(weight, spec, parts)  # compiled, and numpy's own things are there
+    side_input = method_of(spec).side_input
+    assert side_input is not None
+    bound = side_input.work_nbytes(weight.shape, 1, len(weight), parts)
+    tracemalloc.start()
+    found = quantized(weight, spec, parts)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return bound, peak - found.codes.nbytes - 2 * found.scales.nbytes
+
+
 def spec_of(quant_type: str = "int4", group_size: int = 64, **settings: Any) -> QuantSpec:
     spec = QuantSpec(quant_type, per_channel=False, group_size=group_size, symmetric=False, method="gptq")
     return replace(spec, **settings)
@@ -290,20 +304,13 @@ def test_statistics_of_another_shape_or_none_are_refused() -> None:
 def test_it_takes_no_more_memory_than_the_plan_counts(*, corrected: bool) -> None:
     """And no less than half of it: one matrix, or two, and what is made of a tile."""
     rows, columns = 600, 1000
-    weight, spec = weights(rows, columns), spec_of()
+    weight = weights(rows, columns)
     hessian = np.diag(np.linspace(1.0, 2.0, columns, dtype=np.float32))
     parts = {"hessian": hessian}
     if corrected:
         parts |= {"cross": hessian, "residual": weights(rows, columns)}
-    quantized(weight, spec, parts)  # compiled, and numpy's own things are there
-    side_input = method_of(spec).side_input
-    assert side_input is not None
-    bound = side_input.work_nbytes(weight.shape, 1, rows, parts)
-    tracemalloc.start()
-    found = quantized(weight, spec, parts)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert bound / 2 < peak - found.codes.nbytes - 2 * found.scales.nbytes < bound
+    bound, taken = memory_of(weight, parts)
+    assert bound / 2 < taken < bound
 
 
 @pytest.mark.parametrize("group_size", [64, 0])

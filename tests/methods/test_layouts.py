@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +11,9 @@ import torch
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
 from arrowquant_dist.errors import UnquantizableWeights
-from arrowquant_dist.methods import method_of
 from tests.methods import plain_gptq
 from tests.methods.statistics_made import Parts, save_statistics, statistics
-from tests.methods.test_gptq import by_column, decoded, quantized, spec_of, weights
+from tests.methods.test_gptq import by_column, decoded, memory_of, quantized, spec_of, weights
 from tests.sources import save_checkpoint
 
 INPUTS, OUTPUTS = 90, 300  # more outputs than a tile has
@@ -144,17 +142,10 @@ def quantized_bytes(raw: np.ndarray, dtype: str, parts: Parts) -> np.ndarray:
 @pytest.mark.parametrize("corrected", [False, True])
 def test_it_takes_no_more_memory_than_the_plan_counts(*, corrected: bool) -> None:
     inputs, outputs = 500, 1200
-    weight, spec = weights(inputs, outputs), spec_of()
+    weight = weights(inputs, outputs)
     hessian = np.diag(np.linspace(1.0, 2.0, inputs, dtype=np.float32))
     parts = {"row_hessian": hessian}
     if corrected:
         parts |= {"row_cross": hessian, "row_residual": weights(inputs, outputs)}
-    quantized(weight, spec, parts)  # compiled, and numpy's own things are there
-    side_input = method_of(spec).side_input
-    assert side_input is not None
-    bound = side_input.work_nbytes(weight.shape, 1, inputs, parts)
-    tracemalloc.start()
-    found = quantized(weight, spec, parts)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert bound / 2 < peak - found.codes.nbytes - 2 * found.scales.nbytes < bound
+    bound, taken = memory_of(weight, parts)
+    assert bound / 2 < taken < bound

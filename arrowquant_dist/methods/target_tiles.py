@@ -1,0 +1,143 @@
+"""Rows of weights on their way to codes by gptq: corrected by the layer's statistics, then rounded column by column.
+
+What is computed is said in gptq.py, where it is chosen how a target is rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.methods.method import Given
+from arrowquant_dist.methods.statistics import TILE, LayerStatistics, Prepared
+
+
+class Rounds(Protocol):
+    """How the columns of one target become codes, one after the other."""
+
+    def round(
+        self, prepared: Prepared, start: int, errors: np.ndarray, carried: np.ndarray, codes: np.ndarray
+    ) -> None:
+        """Some columns, in the order of `prepared` and from `start` on. errors, carried, codes: [columns, rows], see
+        kernels/gptq.py::round_columns."""
+
+
+class Rounding(Rounds, Protocol):
+    """With what its codes are decoded by. scales: float32 [rows, groups]; zero_points: as many, or [rows, 0] where
+    symmetric. group: columns a scale."""
+
+    @property
+    def scales(self) -> np.ndarray: ...
+
+    @property
+    def zero_points(self) -> np.ndarray: ...
+
+    @property
+    def group(self) -> int: ...
+
+
+class TargetPiece(Protocol):
+    """Rows of one matrix whose scales are chosen together."""
+
+    def target(self) -> np.ndarray:
+        """float32 [rows, columns], read-only"""
+
+    def quantize(self, rounding: Rounding, spec: QuantSpec, codes: np.ndarray, sums: np.ndarray) -> None:
+        """rounding: of the target. codes: uint8 [rows, row bytes], written. sums: Σ as kernels/quantize.py has them,
+        added to."""
+
+
+def tiles_of(bits: np.ndarray, given: Given) -> Iterator[tuple[slice, Prepared, TargetPiece]]:
+    """Of finite source bits [rows, columns]: which rows, the statistics of their matrix, and the tile."""
+    statistics: LayerStatistics = given.side
+    start, each = given.row_start, statistics.rows_each
+    for first, stop in _tiles(start, start + bits.shape[0], each):
+        own = slice(first - start, stop - start)
+        prepared = statistics.of(first // each)
+        residual = statistics.residual(first, stop - first) if prepared.is_seen else None
+        yield own, prepared, TargetTile(bits[own], prepared, residual)
+
+
+def _tiles(start: int, stop: int, rows_each: int) -> Iterator[tuple[int, int]]:
+    """[first, stop) of rows that are worked on together: of one matrix. What becomes of a row does not depend on the
+    others, see kernels/multiply.py."""
+    while start < stop:
+        end = min(stop, start + TILE, (start // rows_each + 1) * rows_each)
+        yield start, end
+        start = end
+
+
+class TargetTile:
+    """Some rows of weights on their way to codes, corrected: they may be rounded more than once. Arrays are [columns,
+    rows]."""
+
+    def __init__(self, bits: np.ndarray, prepared: Prepared, residual: np.ndarray | None) -> None:
+        """bits: source bits [rows, columns], finite. residual: D of them, float32 [rows, columns]; written over."""
+        from arrowquant_dist.kernels.gptq import load_columns
+        from arrowquant_dist.kernels.multiply import scratch_size
+
+        self._bits, self._prepared = bits, prepared
+        self._rows, columns = bits.shape
+        self._values = np.empty((columns, self._rows), np.float32)
+        self._scratch = np.empty(scratch_size(self._rows), np.float32)
+        load_columns(bits, self._values)
+        if prepared.is_seen:
+            self._correct(residual)
+
+    def _correct(self, residual: np.ndarray | None) -> None:
+        """Values become their target."""
+        from arrowquant_dist.kernels.gptq import load_columns
+
+        prepared = self._prepared
+        if prepared.correction is None and residual is None:
+            return
+        moved = np.zeros_like(self._values)
+        if residual is not None:
+            residual.flags.writeable = False
+            load_columns(residual.view("<i4"), moved)
+        if prepared.correction is not None:
+            self._add_turned(prepared.correction, 0, self._values, moved)
+        moved = moved[prepared.order]
+        prepared.factor.solve(moved)
+        self._values[prepared.order] += moved
+
+    def target(self) -> np.ndarray:
+        """See TargetPiece.target."""
+        from arrowquant_dist.kernels.gptq import rows_of
+
+        found = np.empty(self._values.shape[::-1], np.float32)
+        rows_of(self._values, found)
+        found.flags.writeable = False  # as kernels take what is given them: one compilation serves both
+        return found
+
+    def quantize(self, rounding: Rounding, spec: QuantSpec, codes: np.ndarray, sums: np.ndarray) -> None:
+        """See TargetPiece.quantize."""
+        from arrowquant_dist.kernels.gptq import pack_and_measure
+
+        scratch = np.empty((min(TILE, self._rows), self._bits.shape[1]), np.uint8)
+        scales, zero_points, columns = rounding.scales, rounding.zero_points, self.rounded(rounding)
+        pack_and_measure(
+            self._bits, rounding.group, scales, zero_points, columns, spec.bits, scratch, codes, sums
+        )
+
+    def rounded(self, rounding: Rounds) -> np.ndarray:
+        """uint8 [columns, rows], the codes, signed ones in two's complement."""
+        factor, order = self._prepared.factor, self._prepared.order
+        errors, carried = self._values[order], np.zeros_like(self._values)
+        codes = np.empty(errors.shape, np.uint8)
+        for start, stop in reversed(factor.blocks):
+            own = slice(start, stop)
+            rounding.round(self._prepared, start, errors[own], carried[own], codes[own])
+            self._add_turned(factor.lower, start, errors[own], carried[:start])
+        found = np.empty_like(codes)
+        found[order] = codes
+        return found
+
+    def _add_turned(self, left: np.ndarray, first: int, right: np.ndarray, out: np.ndarray) -> None:
+        """out += leftᵀ @ right, of the rows of `left` from `first` on."""
+        from arrowquant_dist.kernels.multiply import add_product
+
+        add_product(left, 0, first, True, np.float32(1.0), right, out, 0, self._rows, self._scratch)  # noqa: FBT003

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from arrowquant_dist.checkpoint.sampled import SampledWeights
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.methods import STATISTICS_VERSION
 from arrowquant_dist.strict_json import parse_json
@@ -33,7 +34,8 @@ class Calibration:
     model: its URI, safe to show. texts: {name, count, tokens, digest, cut, longest}. sequential: whether statistics are
     of the path through layers that were quantized by `config`. fingerprint: of all that decides them. layers: those of
     which something is known. unseen: those that would be quantized, and never saw an input; they fall back to `mse`, as
-    do unfit, whose inputs run along no axis that the source stores them with. notes: for people.
+    do unfit, whose inputs run along no axis that the source stores them with. notes: for people. weights: by which the
+    model is known again wherever a copy of it lies.
     """
 
     out: str
@@ -47,15 +49,16 @@ class Calibration:
     unseen: tuple[str, ...]
     unfit: tuple[str, ...]
     notes: tuple[str, ...]
+    weights: SampledWeights = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As calibration.json has it."""
-        values = asdict(self)
-        del values["out"]
+        """For people: all of it but the weights' values."""
+        values = {name: value for name, value in asdict(self).items() if name not in ("out", "weights")}
         return {"format_version": STATISTICS_VERSION, **values}
 
     def to_bytes(self) -> bytes:
-        return json.dumps(self.to_dict(), indent=1).encode() + b"\n"
+        """calibration.json."""
+        return json.dumps({**self.to_dict(), "weights": self.weights.to_dict()}, indent=1).encode() + b"\n"
 
     @classmethod
     def from_bytes(cls, data: bytes, out: str, uri: str) -> Calibration:
@@ -65,11 +68,14 @@ class Calibration:
             version = values.pop("format_version")
             if version != STATISTICS_VERSION:
                 known = f"and {STATISTICS_VERSION} is known here"
-                message = f"it is of format_version {version}, {known}; upgrade the package"
+                is_newer = isinstance(version, int) and version > STATISTICS_VERSION
+                what = "upgrade the package" if is_newer else "calibrate again with --overwrite"
+                message = f"it is of format_version {version}, {known}; {what}"
                 raise InvalidCheckpoint(message, uri=uri)
             layers = tuple(map(CalibratedLayer.from_dict, values.pop("layers")))
             lists: dict[str, Any] = {key: tuple(values.pop(key)) for key in ("unseen", "unfit", "notes")}
-            return cls(**values, **lists, out=out, layers=layers)
+            weights = SampledWeights.from_dict(values.pop("weights"), uri)
+            return cls(**values, **lists, out=out, layers=layers, weights=weights)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             message = "it is no account of a calibration; calibrate again with --overwrite"
             raise InvalidCheckpoint(message, uri=uri) from error

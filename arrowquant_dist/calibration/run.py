@@ -28,6 +28,7 @@ from arrowquant_dist.calibration.quantizing import PathQuantizer
 from arrowquant_dist.calibration.record import CalibratedLayer, Calibration
 from arrowquant_dist.calibration.steps import Steps
 from arrowquant_dist.calibration.worker import OPEN_PATHS, CalibrationContext, write_tokens
+from arrowquant_dist.checkpoint.sampled import SampledWeights
 from arrowquant_dist.code_digest import calibration_digest
 from arrowquant_dist.config import (
     QuantizationConfig,
@@ -147,7 +148,8 @@ def run_calibration(
             return record
         finally:
             OPEN_PATHS.drop(context)
-        return place.finish(_record(place, subject, paths, settings, config, done))
+        weights = SampledWeights.of(source.checkpoint, run.source_storage)
+        return place.finish(_record(place, subject, paths, settings, config, done, weights))
 
 
 def _chosen(
@@ -220,6 +222,7 @@ def _record(
     settings: Mapping[str, Any],
     config: QuantizationConfig | None,
     done: Sequence[PartDone],
+    weights: SampledWeights,
 ) -> Calibration:
     """The record; what no part has an input of is written now."""
     layers = [layer for part in done for layer in part.layers]
@@ -249,6 +252,7 @@ def _record(
         unseen=tuple(unseen),
         unfit=tuple(unfit),
         notes=tuple(_notes(paths, settings, unseen, unfit)),
+        weights=weights,
     )
 
 

@@ -38,6 +38,7 @@ from arrowquant_dist.plan import (
     make_plan,
     open_side_inputs,
     plan_table,
+    refuse_other_weights,
     used_side_inputs,
     worker_memory_nbytes,
 )
@@ -77,7 +78,7 @@ def quantize(
     with clock.phase("planning"):
         checkpoint = open_checkpoint(source, run.source_storage)
         refuse_lost_side_files(checkpoint, run)
-        side_inputs = open_side_inputs(config, run.source_storage)
+        side_inputs = _side_inputs(checkpoint, config, run)
         dataset = open_target(target, run)
         refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
         chosen = _plan(checkpoint, config, run, side_inputs, dataset)
@@ -162,7 +163,7 @@ def plan_only(source: Location, target: Location, config: QuantizationConfig, ru
     target = _checked_target(target, config, run)
     checkpoint = open_checkpoint(source, run.source_storage)
     refuse_lost_side_files(checkpoint, run)
-    side_inputs = open_side_inputs(config, run.source_storage)
+    side_inputs = _side_inputs(checkpoint, config, run)
     dataset = open_target(target, run)
     refuse_own_source(dataset, [checkpoint, *side_inputs.values()])
     plan = _plan(checkpoint, config, run, side_inputs, dataset).plan
@@ -184,7 +185,7 @@ def opened_choice(
 
     checkpoint = open_checkpoint(source, run.source_storage)
     codes = _codes(checkpoint, config, run)
-    plan = make_plan(checkpoint, config, run, open_side_inputs(config, run.source_storage), codes)
+    plan = make_plan(checkpoint, config, run, _side_inputs(checkpoint, config, run), codes)
     with opened_steps(plan, checkpoint, config, run) as at:
         yield at
 
@@ -203,6 +204,13 @@ def _checked_target(target: Location, config: QuantizationConfig, run: RunConfig
     check_config(config)
     check_run(run)
     return location(target, "target")
+
+
+def _side_inputs(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig) -> SideInputs:
+    """Those of the config's methods, made of the source's weights."""
+    found = open_side_inputs(config, run.source_storage)
+    refuse_other_weights(config, found, checkpoint, run.source_storage)
+    return found
 
 
 def _plan(

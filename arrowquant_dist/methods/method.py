@@ -68,6 +68,8 @@ class SideInput(Protocol):
     config_field: the field of QuantizationConfig that holds the URI, as in METHODS of method_names.
     finished_by: the JSON file that is written to that folder last, without which nothing is read; None: there is none.
     format_version: what that file has to have under this key, None where it has none.
+    is_of_weights: whether that file says under `weights` of which model it was made (checkpoint/sampled.py), so that
+    the weights of another one are refused.
     exempt: parts that a layer has instead of what is needed to say that nothing is known of it, or nothing that serves
     its spec; it is then quantized as `instead` says, and a note of the plan says so.
     """
@@ -80,6 +82,9 @@ class SideInput(Protocol):
 
     @property
     def format_version(self) -> int | None: ...
+
+    @property
+    def is_of_weights(self) -> bool: ...
 
     @property
     def exempt(self) -> Collection[str]: ...

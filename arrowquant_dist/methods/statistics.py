@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from arrowquant_dist.kernels.factor import Factor
 
 _NUMBER_NBYTES = 4
-STATISTICS_VERSION = 1  # of what `calibrate` writes, in its calibration.json
+# Of what `calibrate` writes, in its calibration.json. 1 did not say of which weights.
+STATISTICS_VERSION = 2
 TILE = 256  # rows that are worked on together
 HESSIAN, CROSS, RESIDUAL = "hessian", "cross", "residual"
 # The same of layers stored [in, out]: the first two [in, in], E[x̃ (r - r̃)ᵀ] as the layer lies.
@@ -34,6 +35,7 @@ class Statistics:
     config_field = "hessians"
     finished_by = "calibration.json"
     format_version = STATISTICS_VERSION
+    is_of_weights = True
     # of an embedding, of a layer that no input came to, of one stored [in, out] whose codes are to be entropy coded
     exempt = ("counts", "unseen", ROW_HESSIAN)
 

@@ -4,7 +4,13 @@ from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, RowBlock, Shard
 from arrowquant_dist.plan.differences import differences, is_same_work
 from arrowquant_dist.plan.make import make_plan
 from arrowquant_dist.plan.memory import worker_memory_nbytes
-from arrowquant_dist.plan.side_inputs import SideInputs, SideTensors, open_side_inputs, used_side_inputs
+from arrowquant_dist.plan.side_inputs import (
+    SideInputs,
+    SideTensors,
+    open_side_inputs,
+    refuse_other_weights,
+    used_side_inputs,
+)
 from arrowquant_dist.plan.sizes import expected_nbytes
 from arrowquant_dist.plan.summary import PlanSummary, TypeTotals, UnquantizedLayer, summarize
 from arrowquant_dist.plan.table import plan_from_table, plan_table
@@ -26,6 +32,7 @@ __all__ = [
     "open_side_inputs",
     "plan_from_table",
     "plan_table",
+    "refuse_other_weights",
     "summarize",
     "used_side_inputs",
     "worker_memory_nbytes",

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.checkpoint.sampled import SampledWeights
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import QuantizationConfig, QuantSpec, Storage
 from arrowquant_dist.encodings.raw import RAW
@@ -37,6 +38,30 @@ def open_side_inputs(config: QuantizationConfig, storage: Storage) -> SideInputs
         found[field] = open_checkpoint(getattr(config, field), storage)
         _refuse_unfinished(field, name, found[field], storage)
     return found
+
+
+def refuse_other_weights(
+    config: QuantizationConfig, side_inputs: SideInputs, checkpoint: Checkpoint, storage: Storage
+) -> None:
+    """InvalidConfig where a side input of `config` says by values of layers that it was made of another model than the
+    source, `checkpoint`; InvalidCheckpoint for a source that cannot be true. Raises what reading raises."""
+    for field, name in _needed(config):
+        side_input, side = side_input_of(name), side_inputs[field]
+        if side_input is None or side_input.finished_by is None or not side_input.is_of_weights:
+            continue
+        if not side.files:
+            continue
+        check_checkpoint(checkpoint)
+        store = open_store(split_uri(side.files[0].uri)[0], storage)
+        uri = redact(store.url(side_input.finished_by))
+        weights = SampledWeights.from_dict(_values_of(store, side_input.finished_by).get("weights"), uri)
+        difference = weights.difference(checkpoint, storage)
+        if difference is not None:
+            message = (
+                f"{field} are statistics of other weights than those of {redact(checkpoint.uri)} ({difference}); "
+                "run the command that makes them for this model"
+            )
+            raise InvalidConfig(message, uri=uri)
 
 
 def used_side_inputs(config: QuantizationConfig, side_inputs: SideInputs) -> SideInputs:
@@ -71,18 +96,24 @@ def _refuse_unfinished(field: str, name: str, checkpoint: Checkpoint, storage: S
         says = (
             f"{field} has a {side_input.finished_by} of format_version {version!r}, and {known} is known here"
         )
-        what = "update this package" if version is not None else "run the command that makes it again"
+        is_newer = version is not None and known is not None and version > known
+        what = "update this package" if is_newer else "run the command that makes it again"
         raise InvalidConfig(f"{says}; {what}", uri=redact(checkpoint.uri))
 
 
 def _version_of(store: Store, path: str) -> int | None:
     """None where the file does not say."""
+    version = _values_of(store, path).get("format_version")
+    return version if isinstance(version, int) and not isinstance(version, bool) else None
+
+
+def _values_of(store: Store, path: str) -> Mapping[str, Any]:
+    """Of a JSON object; none where the file is no such thing."""
     try:
         values = parse_json(store.read(path))
     except ValueError:
-        return None
-    version = values.get("format_version") if isinstance(values, dict) else None
-    return version if isinstance(version, int) and not isinstance(version, bool) else None
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def described(side_inputs: SideInputs) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def test_a_finished_one_is_found_again_without_work(
     first = calibrate(source, tmp_path / "out", [*TEXTS])
     monkeypatch.setattr(SliceWorker, "run", None)
     assert calibrate(source, tmp_path / "out", [*TEXTS]) == first
-    assert json.loads((tmp_path / "out" / "calibration.json").read_text())["format_version"] == 1
+    assert json.loads((tmp_path / "out" / "calibration.json").read_text())["format_version"] == 2
 
 
 def test_what_another_process_finishes_meanwhile_is_what_comes_out(

@@ -19,6 +19,7 @@ class ColumnWeights:
     config_field = "hessians"
     finished_by: str | None = None
     format_version: int | None = None
+    is_of_weights = False
     exempt = ("unknown",)
 
     def __init__(self) -> None:

@@ -31,5 +31,5 @@ def save_statistics(folder: Path, layers: Mapping[str, Parts]) -> str:
     """A finished statistics folder of {layer: parts}."""
     tensors = {f"{layer}.{part}": found for layer, parts in layers.items() for part, found in parts.items()}
     save_checkpoint(folder, {name: torch.from_numpy(found.copy()) for name, found in tensors.items()})
-    (folder / "calibration.json").write_text(json.dumps({"format_version": 1}))
+    (folder / "calibration.json").write_text(json.dumps({"format_version": 2, "weights": {}}))
     return str(folder)

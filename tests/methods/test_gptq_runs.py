@@ -150,13 +150,18 @@ def test_statistics_that_are_not_finished_are_refused(
     ("record", "message"),
     [
         (
-            '{"format_version": 2}',
-            r"calibration\.json of format_version 2, and 1 is known here; update this package",
+            '{"format_version": 3}',
+            r"calibration\.json of format_version 3, and 2 is known here; update this package",
+        ),
+        (
+            '{"format_version": 1}',
+            r"calibration\.json of format_version 1, and 2 is known here; run the command that makes",
         ),
         (
             '{"format_version": true}',
-            "of format_version None, and 1 is known here; run the command that makes",
+            "of format_version None, and 2 is known here; run the command that makes",
         ),
+        ('{"format_version": 2}', "its `weights` do not say whose statistics these are; run the command"),
         ("[1]", "of format_version None"),
         ("{", "of format_version None"),
     ],
@@ -165,7 +170,7 @@ def test_statistics_of_another_version_are_refused(
     source: str, config: QuantizationConfig, tmp_path: Path, record: str, message: str
 ) -> None:
     (tmp_path / "statistics" / "calibration.json").write_text(record)
-    with pytest.raises(InvalidConfig, match=message):
+    with pytest.raises((InvalidConfig, InvalidCheckpoint), match=message):
         quantize(source, str(tmp_path / "out"), config, RUN)
     assert not (tmp_path / "out").exists()
 

@@ -154,7 +154,12 @@ def recorded(folder: Path, table: QuantizationConfig) -> str:
     hessians = save_statistics(folder, found_statistics())
     layers = ["embed_tokens.weight", *(f"layers.{i}.weight" for i in range(6))]
     by = {key: value for key, value in table.to_dict().items() if key != "hessians"}
-    record = {"format_version": 1, "config": by, "layers": [{"name": name} for name in layers]}
+    record = {
+        "format_version": 2,
+        "config": by,
+        "layers": [{"name": name} for name in layers],
+        "weights": {},
+    }
     (folder / "calibration.json").write_text(json.dumps(record))
     return hessians
 

@@ -1,0 +1,175 @@
+"""Which weights a checkpoint has, by a few values of each layer: small enough to be written down beside what was made
+of the checkpoint, and read again from wherever a copy of it lies, a request or less a layer.
+
+Paths, file names, sizes and headers say nothing: another model of the same architecture has all of them alike. Nor does
+a hash of files: a copy in more or fewer files, or in 16 bits, is the same model. So values are compared. Of two copies
+of one dtype they are equal. Of two dtypes each value stands for all numbers that are rounded to it, and the two have to
+have one in common. A model that was trained further has other values in what was trained, and where all layers are
+looked at there is no part of a model that could be trained unseen.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.checkpoint.table import Checkpoint, Layer
+from arrowquant_dist.config import Storage
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import InvalidCheckpoint, listed
+
+_VALUES = 16  # of a layer, in one run
+_MOST_LAYERS = 512  # of models with more, evenly by name
+_READERS = 16
+# {dtype: (bits of the fraction, least exponent of a normal number)}
+_PRECISION = {"float64": (52, -1022), "float32": (23, -126), "float16": (10, -14), "bfloat16": (7, -126)}
+# Of half the distance between neighbours: a copy that was made by way of a third dtype was rounded twice.
+_ROUNDED_TWICE = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class SampledLayer:
+    """values: the bits of some values, at a place that follows from name and shape, little-endian."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    values: bytes
+
+    def to_list(self) -> list[Any]:
+        return [list(self.shape), self.dtype, self.values.hex()]
+
+    @classmethod
+    def from_list(cls, found: Any) -> SampledLayer:
+        """ValueError, TypeError, for what `to_list` does not give."""
+        shape, dtype, values = found
+        made = cls(tuple(int(size) for size in shape), str(dtype), bytes.fromhex(values))
+        if made.dtype not in _PRECISION or len(made.values) % DTYPES[made.dtype].itemsize:
+            raise ValueError(f"no values of {made.dtype}")
+        return made
+
+    def is_of_other_weights(self, other: SampledLayer) -> bool:
+        """Whether the two cannot be of one layer, stored in one dtype or in two."""
+        if self.shape != other.shape:
+            return True
+        if self.dtype == other.dtype:
+            return self.values != other.values
+        ours, theirs = self._numbers(), other._numbers()
+        if ours.shape != theirs.shape:
+            return True
+        room = _ROUNDED_TWICE * (_half_steps(ours, self.dtype) + _half_steps(theirs, other.dtype))
+        is_same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+        with np.errstate(invalid="ignore"):  # inf - inf
+            return not bool((is_same | (np.abs(ours - theirs) <= room)).all())
+
+    def _numbers(self) -> np.ndarray:
+        bits = np.frombuffer(self.values, DTYPES[self.dtype].bits)
+        if self.dtype == "bfloat16":
+            bits = (bits.astype(np.uint32) << 16).view(np.float32)
+        with np.errstate(invalid="ignore"):  # a NaN that signals
+            return bits.astype(np.float64)
+
+
+def _half_steps(numbers: np.ndarray, dtype: str) -> np.ndarray:
+    """Half the distance of neighbours in `dtype`; NaN and inf for those that are no numbers."""
+    fraction, least = _PRECISION[dtype]
+    with np.errstate(invalid="ignore"):
+        _, exponent = np.frexp(numbers)  # numbers = m · 2^exponent, m from 1/2 on
+    found: np.ndarray = np.ldexp(0.5, np.maximum(exponent - 1, least) - fraction)
+    return np.where(np.isfinite(numbers), found, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledWeights:
+    """{stored name: what was read of the layer}"""
+
+    layers: Mapping[str, SampledLayer]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, storage: Storage) -> SampledWeights:
+        """Of a checkpoint that has been checked. Raises what reading raises."""
+        layers = sorted((layer for layer in checkpoint.layers if _can_tell(layer)), key=lambda own: own.name)
+        count = min(len(layers), _MOST_LAYERS)
+        return cls(_read(checkpoint, storage, [layers[k * len(layers) // count] for k in range(count)]))
+
+    @classmethod
+    def from_dict(cls, found: Any, uri: str) -> SampledWeights:
+        """As JSON has it. InvalidCheckpoint, with `uri`, for what is none."""
+        try:
+            return cls({str(name): SampledLayer.from_list(sample) for name, sample in found.items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            message = (
+                "its `weights` do not say whose statistics these are; run the command that makes it again"
+            )
+            raise InvalidCheckpoint(message, uri=uri) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: sample.to_list() for name, sample in self.layers.items()}
+
+    def difference(self, checkpoint: Checkpoint, storage: Storage) -> str | None:
+        """What shows that a checkpoint, which has been checked, has other weights than these; None where nothing does.
+
+        Layers that one of the two lacks are let be, as the pooler of a copy that was saved without it, as long as any
+        is in both. Raises what reading raises.
+        """
+        names = {layer.name: layer for layer in checkpoint.layers if _can_tell(layer)}
+        both = {name: names[stored] for name in self.layers if (stored := _stored(checkpoint, name)) in names}
+        if self.layers and not both:
+            return f"none of its layers ({listed(sorted(self.layers))}) is in the source"
+        found = _read(checkpoint, storage, [*{layer.name: layer for layer in both.values()}.values()], both)
+        other = sorted(name for name, layer in found.items() if self.layers[name].is_of_other_weights(layer))
+        return f"other values in {listed(other)}" if other else None
+
+
+def _stored(checkpoint: Checkpoint, name: str) -> str:
+    return checkpoint.aliases.get(name, name)
+
+
+def _can_tell(layer: Layer) -> bool:
+    return layer.dtype in _PRECISION and layer.num_params > 0
+
+
+def _read(
+    checkpoint: Checkpoint,
+    storage: Storage,
+    layers: Sequence[Layer],
+    names: Mapping[str, Layer] | None = None,
+) -> dict[str, SampledLayer]:
+    """names: {name that decides the place: its layer}, where these are not the layers' own."""
+    wanted = {layer.name: layer for layer in layers} if names is None else names
+    by_object: defaultdict[str, list[str]] = defaultdict(list)
+    for name, layer in wanted.items():
+        by_object[layer.uri].append(name)
+    found: dict[str, SampledLayer] = {}
+    lock = threading.Lock()
+    with (
+        SourceReader(storage, checkpoint.files) as reader,
+        ThreadPoolExecutor(min(_READERS, max(1, len(by_object)))) as pool,
+    ):
+
+        def read(of_object: Iterable[str]) -> None:
+            slices = [(wanted[name], *_place(name, wanted[name])) for name in of_object]
+            made = reader.read(slices)
+            with lock:
+                for name, values in zip(of_object, made, strict=True):
+                    layer = wanted[name]
+                    found[name] = SampledLayer(layer.shape, layer.dtype, values.tobytes())
+
+        for _ in pool.map(read, by_object.values()):
+            pass
+        reader.confirm()
+    return found
+
+
+def _place(name: str, layer: Layer) -> tuple[int, int]:
+    """First and last of its values in C order: another place for each name."""
+    count = min(_VALUES, layer.num_params)
+    start = xxhash.xxh3_64_intdigest(name.encode()) % (layer.num_params - count + 1)
+    return start, start + count

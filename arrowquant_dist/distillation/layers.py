@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from arrowquant_dist.config import BITS
 from arrowquant_dist.dataset.layers import StoredLayer
@@ -15,13 +14,12 @@ from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.distillation.codes import TrainedCodes
 from arrowquant_dist.distillation.student import trainable
 from arrowquant_dist.distillation.vectors import TrainedVector
-from arrowquant_dist.errors import InvalidConfig, ModelMismatch
+from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.models.made import FilledModel
 from arrowquant_dist.models.source import LayerSource, stored_names
 from arrowquant_dist.tensor import QuantizedTensor
 
-_OF_HALF, _LEAST_HALF = 2.0**-10, 2.0**-23  # what rounding to float16 may be off by
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -33,12 +31,9 @@ class TrainedLayers:
     vectors: Mapping[str, TrainedVector]
 
 
-def trained_layers(
-    filled: FilledModel, dataset: Loads, original: LayerSource, were_trained: Collection[str]
-) -> TrainedLayers:
-    """Matrices of codes, and float vectors, that the model has as parameters. were_trained: names of layers that are
-    not stored as the original has them. InvalidConfig where there are no matrices, ModelMismatch where a vector is that
-    of another model."""
+def trained_layers(filled: FilledModel, dataset: Loads, original: LayerSource) -> TrainedLayers:
+    """Matrices of codes, and float vectors, that the model has as parameters. InvalidConfig where there are no
+    matrices."""
     stored_as = stored_names(original)
     names = trainable(filled)
     matrices: dict[str, TrainedCodes] = {}
@@ -52,22 +47,11 @@ def trained_layers(
             matrices[name] = TrainedCodes(read_codes(dataset, layer), values)
         elif len(layer.shape) == 1 and layer.num_params:
             values = load_now(dataset.decoded(Region.whole(layer), layer.dtype), dataset.budget)
-            if name not in were_trained:
-                region = Region.whole(original.layers[stored_as[name]])
-                theirs = load_now(original.decoded(region, layer.dtype), original.budget)
-                _refuse_another_model(values, theirs, name, dataset.uri)
             vectors[name] = TrainedVector(values)
     if not matrices:
         message = "the model has no layer whose codes could be trained; give a dataset with quantized layers"
         raise InvalidConfig(message, uri=dataset.uri)
     return TrainedLayers(matrices, vectors)
-
-
-def _refuse_another_model(kept: torch.Tensor, original: torch.Tensor, name: str, uri: str) -> None:
-    """Vectors are kept, in 16 bits at least: a model that was trained further has others."""
-    if not torch.allclose(kept.double(), original.double(), rtol=_OF_HALF, atol=_LEAST_HALF, equal_nan=True):
-        message = "its values are not the model's; give the model that the dataset was made of"
-        raise ModelMismatch(message, layer=name, uri=uri)
 
 
 def read_codes(dataset: Loads, layer: StoredLayer) -> QuantizedTensor:

@@ -5,13 +5,11 @@ Each worker of a training does this for itself, of the same places, and has its 
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.distillation.checkpoint import TrainingStates
 from arrowquant_dist.distillation.layers import trained_layers
 from arrowquant_dist.distillation.peers import ALONE, Peers
@@ -29,19 +27,18 @@ from arrowquant_dist.texts import Texts
 
 @dataclass(frozen=True, slots=True)
 class Trainee:
-    """What is trained with what. were_trained: layers that are not stored as the original has them. memory_nbytes: half
-    of it for the original's outputs, of the learnt and of the held-back texts alike."""
+    """What is trained with what. memory_nbytes: half of it for the original's outputs, of the learnt and of the
+    held-back texts alike."""
 
     texts: Texts
     settings: DistillSettings
     memory_nbytes: int
-    were_trained: Collection[str]
 
 
-def sources(original: Opened, dataset: Opened) -> tuple[Checkpoint, Loads]:
+def sources(original: Opened, dataset: Opened) -> tuple[CheckpointLoads, Loads]:
     if not isinstance(original.source, CheckpointLoads) or not isinstance(dataset.source, Loads):
         raise TypeError("opened_model gives a checkpoint, opened_dataset a dataset")
-    return original.source.checkpoint, dataset.source
+    return original.source, dataset.source
 
 
 def prepared(
@@ -61,7 +58,7 @@ def prepared(
     one, other = (filled_model(kind, original.files, side.source, None) for side in (original, dataset))
     for model in (one.model, other.model):
         model.requires_grad_(False)  # noqa: FBT003 - torch's
-    layers = trained_layers(other, stored, original.source, trainee.were_trained)
+    layers = trained_layers(other, stored, original.source)
     teacher, reader = Reader(kind, one.model), Reader(kind, other.model)
     made = teacher.tokenized(original.files, [*trainee.texts.items], settings.longest)
     learnt, judged = held_back(len(trainee.texts))

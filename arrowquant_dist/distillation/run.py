@@ -19,6 +19,7 @@ from arrowquant_dist.config import RunConfig, parse_size
 from arrowquant_dist.config.checks import check_options
 from arrowquant_dist.distillation.layers import refuse_mixed
 from arrowquant_dist.distillation.memory import needed_nbytes, refuse_too_large
+from arrowquant_dist.distillation.original import refuse_other_original
 from arrowquant_dist.distillation.place import DistilledPlace
 from arrowquant_dist.distillation.prepare import Trainee, prepared, sources
 from arrowquant_dist.distillation.result import Distilled
@@ -106,13 +107,15 @@ def run_distillation(
         opened_dataset(target, run.target_storage, memory_nbytes) as dataset,
         tempfile.TemporaryDirectory(prefix="arrowquant-") as folder,
     ):
-        checkpoint, stored = sources(original, dataset)
+        of_original, stored = sources(original, dataset)
+        checkpoint = of_original.checkpoint
         refuse_disagreement(original, dataset)
+        refuse_other_original(of_original, stored, place.manifest, place.trained_before)
         refuse_mixed(stored.layers, stored.uri)
         if workers is None:
             refuse_too_large(stored.layers, machine.memory_nbytes(), stored.uri)
         found = place.look(checkpoint)
-        trainee = Trainee(texts, settings, memory_nbytes, place.trained_before)
+        trainee = Trainee(texts, settings, memory_nbytes)
         if workers is None:
             training = prepared(original, dataset, trainee, place.states, Path(folder))
             best = training.run(told or _unheard)

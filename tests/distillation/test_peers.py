@@ -63,7 +63,7 @@ class Learner:
             )
             other.model.requires_grad_(False)  # noqa: FBT003
             assert isinstance(dataset.source, Loads)
-            layers = trained_layers(other, dataset.source, original.source, ())
+            layers = trained_layers(other, dataset.source, original.source)
             teacher, self.reader = Reader(kind, one.model), Reader(kind, other.model)
             texts = teacher.tokenized(original.files, [*TEXTS], 48)
         self.teacher = Teacher(teacher, texts, 100, 1 << 20, folder, of_batches)

@@ -1,0 +1,129 @@
+"""Whether the model that a dataset is trained after is the one that it was made of, by its weights.
+
+What is stored byte for byte, or in 16 bits, has to be the model's; and how far quantized layers are from the model's
+has to be what the dataset's report says of them, which holds for the weights that it was made of alone: those of a
+model that was trained further are off by something else. Of matrices of one kind, whose names differ by numbers alone,
+the last one is looked at.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from arrowquant_dist.checkpoint.sampled import SampledLayer
+from arrowquant_dist.dataset.layers import StoredLayer
+from arrowquant_dist.dataset.prefetch import load_now
+from arrowquant_dist.dataset.region import Region
+from arrowquant_dist.errors import CorruptWeights, ModelMismatch, listed
+from arrowquant_dist.loader.loads import Loads
+from arrowquant_dist.loader.tensors import bytes_of
+from arrowquant_dist.models.checkpoint import CheckpointLoads
+from arrowquant_dist.models.source import LayerSource, stored_names
+from arrowquant_dist.target.manifest import Manifest, hash_of
+
+_LAYERS_PATH = "report/layers.parquet"
+_NUMBERS = re.compile(r"(?<=\.)\d+(?=\.|$)")
+_KEPT = ({"none"}, {"fp16"})
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
+# Sums in float32 within a row and float64 beyond; and of a copy in another dtype, in multiples of the weights.
+_OF_ERROR, _OF_WEIGHTS = 1e-4, 2.0**-8
+
+
+def refuse_other_original(
+    original: CheckpointLoads, stored: Loads, manifest: Manifest, trained: Iterable[str]
+) -> None:
+    """ModelMismatch, which names the layers. original: with the dataset's names and shapes. manifest: of the dataset.
+    trained: layers that are kept with values that are not the original's. Raises what reading raises."""
+    found = _other_kept(original, stored, {*trained}) or _other_quantized(original, stored, manifest)
+    if found:
+        message = (
+            f"it was not made of the weights of {original.uri} (other values in {listed(sorted(found))}); give the "
+            "model that it was made of"
+        )
+        raise ModelMismatch(message, uri=stored.uri)
+
+
+def _other_kept(original: CheckpointLoads, stored: Loads, trained: set[str]) -> list[str]:
+    names = stored_names(original)
+    kept = [name for name, layer in stored.layers.items() if name not in trained and _is_kept(layer)]
+    matrices = [name for name in kept if sum(size > 1 for size in stored.layers[name].shape) > 1]
+    left = {*matrices} - {*_one_of_each(matrices)}
+    return [
+        name
+        for name in kept
+        if name not in left
+        and original.layers[names[name]].dtype in _FLOATS
+        and _sample(original, original.layers[names[name]]).is_of_other_weights(
+            _sample(stored, stored.layers[name])
+        )
+    ]
+
+
+def _is_kept(layer: StoredLayer) -> bool:
+    return layer.dtype in _FLOATS and {block.header.quant_type for block in layer.blocks} in _KEPT
+
+
+def _sample(source: LayerSource, layer: StoredLayer) -> SampledLayer:
+    """All of the layer's values; of those in 16 bits as they are stored."""
+    values = load_now(source.decoded(Region.whole(layer), layer.dtype), source.budget)
+    if any(block.header.quant_type == "fp16" for block in layer.blocks):
+        return SampledLayer(layer.shape, "float16", bytes_of(values.half()).tobytes())
+    return SampledLayer(layer.shape, layer.dtype, bytes_of(values).tobytes())
+
+
+def _one_of_each(names: Iterable[str]) -> list[str]:
+    """Of those that differ by numbers alone the last one."""
+    return [*{_NUMBERS.sub("*", name): name for name in names}.values()]
+
+
+def _other_quantized(original: CheckpointLoads, stored: Loads, manifest: Manifest) -> list[str]:
+    names, found = stored_names(original), []
+    recorded = _recorded(stored, manifest)
+    for name in _one_of_each(recorded):
+        layer, own = stored.layers[name], original.layers[names[name]]
+        error, size = _distance(original, stored, names[name], name)
+        said = np.sqrt(recorded[name])
+        room = _OF_ERROR * said + (0.0 if own.dtype == layer.dtype else _OF_WEIGHTS * size)
+        if not abs(error - said) <= room:
+            found.append(name)
+    return found
+
+
+def _recorded(stored: Loads, manifest: Manifest) -> Mapping[str, float]:
+    """{quantized layer: the mean of its squared errors}; none where the dataset was made without a report.
+    CorruptWeights, NotFound."""
+    file = next((file for file in manifest.report if file.path == _LAYERS_PATH), None)
+    if file is None:
+        return {}
+    store = stored.opened.dataset.store
+    data = store.read(_LAYERS_PATH)
+    if hash_of(data) != file.hash:
+        message = "it is not what the manifest lists; quantize with --repair"
+        raise CorruptWeights(message, uri=store.url(_LAYERS_PATH))
+    rows = pq.read_table(io.BytesIO(data), columns=["layer_name", "dtype", "kept_reason", "mse"]).to_pylist()
+    return {
+        row["layer_name"]: row["mse"]
+        for row in rows
+        if row["kept_reason"] is None and row["mse"] is not None and row["dtype"] in _FLOATS
+    }
+
+
+def _distance(original: CheckpointLoads, stored: Loads, own: str, name: str) -> tuple[float, float]:
+    """Root mean squares of the error, and of the weights; some rows at a time."""
+    one, other = original.layers[own], stored.layers[name]
+    rows, columns = other.shape[0], other.num_params // other.shape[0]
+    step = max(1, min(original.budget.limit_nbytes, stored.budget.limit_nbytes) // (64 * max(1, columns)))
+    errors = weights = 0.0
+    for start in range(0, rows, step):
+        spans = {0: range(start, min(start + step, rows))}
+        w = load_now(original.decoded(Region.cut(one, spans), one.dtype), original.budget).double()
+        d = load_now(stored.decoded(Region.cut(other, spans), "float32"), stored.budget).double()
+        errors += float(torch.sum((w - d) ** 2))
+        weights += float(torch.sum(w**2))
+    return float(np.sqrt(errors / other.num_params)), float(np.sqrt(weights / other.num_params))

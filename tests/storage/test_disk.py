@@ -189,6 +189,36 @@ def test_an_error_of_the_other_thread_is_raised_at_the_latest_by_close(
     assert open_files() == before
 
 
+def test_a_disk_with_a_cache_is_made_to_write_while_the_next_pieces_are_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all of a file is waited for at its end."""
+    sizes: list[int] = []
+    monkeypatch.setattr(disk, "_FLUSHED_NBYTES", 2 * PIECE)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+    file = direct(Disk(), tmp_path / "file")
+    file.write(memoryview(bytes(5 * PIECE + 1)))
+    file.close()
+    assert sizes == [2 * PIECE, 4 * PIECE, 5 * PIECE + 1]
+
+
+def test_what_is_lost_before_the_end_of_a_file_is_told_though_the_last_sync_knows_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system says it once."""
+    errors = [OSError(errno.EIO, "lost")]
+
+    def sync(_: int) -> None:
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(disk, "_FLUSHED_NBYTES", PIECE)
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(StorageError, match="lost"), LocalStore(str(tmp_path)).open_new("file") as writer:
+        writer.write(bytes(3 * PIECE))
+    assert not list(tmp_path.iterdir())
+
+
 _LIMITED = """
 import os, resource, signal, sys
 from pathlib import Path

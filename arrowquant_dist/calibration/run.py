@@ -251,13 +251,14 @@ def _record(
         layers=tuple(layers),
         unseen=tuple(unseen),
         unfit=tuple(unfit),
-        notes=tuple(_notes(paths, settings, unseen, unfit)),
+        notes=tuple(_notes(paths, subject, settings, unseen, unfit)),
         weights=weights,
     )
 
 
 def _notes(
     paths: Paths,
+    subject: Subject,
     settings: Mapping[str, Any],
     unseen: Sequence[str],
     unfit: Sequence[str],
@@ -269,8 +270,13 @@ def _notes(
     widest = max((layer.shape[-1] for layer in paths.layers.values() if len(layer.shape) > 1), default=0)
     if texts["tokens"] < 4 * widest:
         notes.append(f"{texts['tokens']} tokens are few for layers of {widest} inputs; statistics are noisy")
-    if unseen:
-        notes.append(f"no input came to {listed(unseen)}; such layers are quantized by mse")
+    if behind := [name for name in unseen if name in subject.behind]:
+        notes.append(
+            f"modules behind the model of transformers are not calibrated: {listed(behind)}; the input of such a layer "
+            "is one pooled vector a text, where statistics are of tokens, and it is quantized by mse"
+        )
+    if never := [name for name in unseen if name not in subject.behind]:
+        notes.append(f"no input came to {listed(never)}; such layers are quantized by mse")
     if unfit:
         notes.append(
             f"inputs that run along no axis of the layer, as the source stores it: {listed(unfit)}; such layers are "

@@ -10,7 +10,7 @@ import typer
 
 from arrowquant_dist.cli.options import AddressOption, ColumnOption, EngineOption, JsonOption, WorkersOption
 from arrowquant_dist.cli.outcome import outcome, print_json
-from arrowquant_dist.errors import counted, listed
+from arrowquant_dist.errors import counted
 
 if TYPE_CHECKING:
     from arrowquant_dist.calibration import Calibration
@@ -117,6 +117,4 @@ def _print(found: Calibration) -> None:
         *(f"note: {note}" for note in found.notes),
         f"wrote {found.out}; quantize with method: gptq and hessians: {found.out}",
     ]
-    if found.unseen:
-        lines.insert(1, f"by mse, since no input came to them: {listed(found.unseen)}")
     sys.stdout.write("\n".join(lines) + "\n")

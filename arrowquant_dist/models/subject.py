@@ -60,6 +60,13 @@ class Subject:
             return cls(opened, kind, part.layers, part.longest, part.files)
         return cls(opened, kind, layers_by_name(source), None, opened.files)
 
+    @property
+    def behind(self) -> frozenset[str]:
+        """Stored names of layers that are in none of the part that is calibrated: of sentence-transformers' modules
+        behind the first one, as a Dense."""
+        own = {layer.name for layer in self.layers.values()}
+        return frozenset(self.opened.source.layers) - own
+
     def tokens(self, texts: Sequence[str]) -> TokenizedTexts:
         """InvalidConfig where no tokenizer is there."""
         tokenizer = tokenizer_of(self.files)

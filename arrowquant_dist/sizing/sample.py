@@ -17,9 +17,6 @@ SAMPLE_VALUES = 1 << 24  # of all layers together, about
 _MOST_VALUES = 1 << 20  # of one layer
 _LEAST_VALUES = 1 << 15
 _RUNS = 64  # of rows that lie side by side, in a layer of which not all rows are taken
-_LONG_RUNS = (
-    16  # of an embedding, whose codes have other frequencies from run to run: each is compressed alone
-)
 _SEED = 20261
 
 
@@ -111,6 +108,11 @@ def sampled_runs(rows: int, wanted: int, *, in_runs: bool) -> Iterable[tuple[int
     the first row and the last among them; all rows where that is not many fewer, and then in several runs if `in_runs`.
 
     Random, since what repeats (heads, experts) would meet an even spacing always in the same place.
+
+    Of MiniLM's embedding, a ninth of whose rows is looked at, what is predicted of `size` is 0.6 to 1.1 % more than it
+    takes (of all parts 0.3 to 0.4 %), since the first rows, in the finest steps, stand for more than they are; all else
+    is exact. That is the room that keeps a size from being passed: fewer and longer runs predict 3 to 11 % more, and a
+    first run from the middle of its part 1.2 % less, so that the parts are too large.
     """
     runs = max(1, min(_RUNS, wanted, rows))
     bounds = [rows * index // runs for index in range(runs + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
 from arrowquant_dist.config import LayerOverride
+from arrowquant_dist.config.patterns import exactly
 from arrowquant_dist.driver import plan_only
 from arrowquant_dist.errors import InvalidConfig, TargetConflict
 from arrowquant_dist.sizing import run as sizing
@@ -176,6 +178,29 @@ def test_a_quality_of_the_weights_holds_and_costs_more_the_better_it_is(source: 
         assert 0.0 <= report.accuracy.cosine.mean - least <= 0.06 * (1 - least)
         sizes.append(parts_nbytes(target))
     assert sizes == sorted(sizes)
+
+
+def test_the_table_of_a_quality_is_in_the_plan_as_it_is_going_to_be(source: str, tmp_path: Path) -> None:
+    config, target = QuantizationConfig(min_quality=0.98), tmp_path / "out"
+    plan = plan_only(source, str(target), config, RunConfig())
+    [note] = [note for note in plan.notes if note.startswith("min_quality: ")]
+    chosen = {override["layers"]: override for override in plan.config["overrides"]}
+    free = [block for block in plan.blocks if block.spec.is_quantized]
+    assert {*chosen} == {exactly(block.layer.name) for block in free}
+    for block in free:
+        said = chosen[exactly(block.layer.name)]
+        assert (said["quant_type"], said["method"]) == (block.spec.quant_type, block.spec.method)
+        assert (said.get("step") or 0.0) == block.spec.step
+    assert plan.config["chosen_for"]["min_quality"] == 0.98
+    ways = re.findall(r"[:,] ([a-z0-9 ]+?) (\d+) layers? ", note)
+    assert sum(int(count) for _, count in ways) == len({block.layer.name for block in plan.blocks})
+    assert {way.split()[0] for way, _ in ways} == {block.spec.quant_type for block in plan.blocks}
+    about = re.search(r"the parts take about (\d+) bytes for a mean weight cosine of about 0\.98", note)
+    assert about is not None
+    assert not target.exists()
+    report = ArrowQuantizer(config).quantize(source, str(target))
+    assert (report.fingerprint, note in report.notes) == (plan.fingerprint, True)
+    assert int(about[1]) == pytest.approx(parts_nbytes(target), rel=0.01)
 
 
 def test_a_quality_that_layers_of_a_said_type_rule_out_is_refused_with_the_best(

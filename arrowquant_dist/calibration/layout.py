@@ -7,6 +7,7 @@ import re
 CALIBRATION_PATH = "calibration.json"
 SETTINGS_PATH = "run/calibration.json"
 TOKENS_PATH = "run/tokens.safetensors"
+STATES_FOLDER, AHEAD_FOLDER = "run/states", "run/ahead"
 _STATISTICS = re.compile(r"statistics-\d{5}-\d{3}\.safetensors")
 
 
@@ -19,9 +20,9 @@ def done_path(part: int) -> str:
     return f"run/done/{part:05d}.json"
 
 
-def states_path(part: int, number: int) -> str:
+def states_path(part: int, number: int, folder: str = STATES_FOLDER) -> str:
     """What goes into a part, of one slice of the texts."""
-    return f"run/states/{part:05d}/{number:05d}.safetensors"
+    return f"{folder}/{part:05d}/{number:05d}.safetensors"
 
 
 def sums_path(part: int, stage: int, digest: str, number: int) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arrowquant_dist.calibration.ahead import SeenAhead, look_ahead
 from arrowquant_dist.calibration.arrays import ArrayDraft, ArrayFile, write_arrays
 from arrowquant_dist.calibration.layout import quantized_path, statistics_path
 from arrowquant_dist.calibration.memory import SharedMemory, Shares
@@ -18,6 +19,7 @@ from arrowquant_dist.calibration.quantizing import PathQuantizer
 from arrowquant_dist.calibration.reduce import PartStatistics, SlicedSums, statistics_of
 from arrowquant_dist.calibration.steps import Steps
 from arrowquant_dist.calibration.worker import (
+    AHEAD,
     ALL_STAGES,
     OUTPUTS,
     CalibrationContext,
@@ -25,6 +27,7 @@ from arrowquant_dist.calibration.worker import (
     SliceWorker,
     order_of,
 )
+from arrowquant_dist.methods import HESSIAN
 from arrowquant_dist.storage.base import is_temporary
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ JobsOf = Generator[Sequence[SliceJob], None, PartStatistics]
 @dataclass(slots=True)
 class Parts:
     """tokens: of each slice. quantizer: None where there is one path. memory: of this process, and its workers. done:
-    the parts that are, from the first on. taken: layers that they have."""
+    the parts that are, from the first on. taken: layers that they have. seen_ahead: what is known before they are."""
 
     paths: Paths
     place: CalibrationPlace
@@ -49,6 +52,7 @@ class Parts:
     told: Steps
     done: list[PartDone] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
+    seen_ahead: SeenAhead = field(default_factory=SeenAhead)
     _quantized: list[str] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -57,6 +61,8 @@ class Parts:
         their statistics in OUT, when it ends."""
         for done in self.place.done():
             self._note(done)
+        if self.quantizer is not None:
+            self.seen_ahead = yield from look_ahead(self, self.quantizer, self._enter)
         for part in range(len(self.done), self.paths.parts):
             self._enter(part)
             quantizer = self.quantizer
@@ -82,12 +88,12 @@ class Parts:
         self.paths.enter(part)
 
     def _one_path(self, part: int) -> JobsOf:
-        order = order_of(self.paths, self.place.store, part)
+        order = order_of(self.paths, self.place.store, part, ALL_STAGES)
         sums = yield from self._summed(part, order, ALL_STAGES, ())
         return self._write(part, 0, statistics_of(self.paths, order, sums))
 
     def _two_paths(self, part: int, quantizer: PathQuantizer) -> JobsOf:
-        order, found = order_of(self.paths, self.place.store, part), PartStatistics()
+        order, found = order_of(self.paths, self.place.store, part, OUTPUTS), PartStatistics()
         named = {owner.layer for site in order.leader for owner in self.paths.owners(site)}
         quantized = [*self._quantized] if part else []
         rest = [name for name in self.paths.layers_of(part) if name not in named]
@@ -101,30 +107,35 @@ class Parts:
             statistics = statistics_path(part, stage) if made.drafts else None
             quantized += self._quantize(part, stage, layers, quantizer, statistics)
         if part + 1 < self.paths.parts:
-            shares = Shares([()], self._shares(part, order, OUTPUTS).at_once)
-            yield from self._passes(part, OUTPUTS, quantized, shares)
+            shares = Shares([()], self.shares(part, order, OUTPUTS).at_once)
+            yield from self.passes(part, OUTPUTS, quantized, shares)
         return found
 
     def _summed(
         self, part: int, order: Order, stage: int, quantized: Sequence[str]
     ) -> Generator[Sequence[SliceJob], None, SlicedSums]:
-        jobs = yield from self._passes(part, stage, quantized, self._shares(part, order, stage))
+        jobs = yield from self.passes(part, stage, quantized, self.shares(part, order, stage))
         return SlicedSums(self.place.store, [job.written for job in jobs])
 
-    def _shares(self, part: int, order: Order, stage: int) -> Shares:
+    def shares(self, part: int, order: Order, stage: int) -> Shares:
         paths = self.paths
-        units = [] if stage == OUTPUTS else paths.units(part, order, None if stage == ALL_STAGES else stage)
+        if stage == AHEAD:
+            units = paths.head_units(part, order)
+        else:
+            units = (
+                [] if stage == OUTPUTS else paths.units(part, order, None if stage == ALL_STAGES else stage)
+            )
         nbytes = paths.weights_nbytes(part), paths.batch_nbytes(order)
         return self.memory.shares(*nbytes, units, f"part {part + 1} of {paths.parts}")
 
-    def _passes(
+    def passes(
         self, part: int, stage: int, quantized: Sequence[str], shares: Shares
     ) -> Generator[Sequence[SliceJob], None, list[SliceJob]]:
         """One pass over the slices after the other, of which those that are missing are done."""
         worker, every = SliceWorker(self.context, None), []
         is_last = part + 1 == self.paths.parts
         for number, units in enumerate(shares.passes):
-            makes = not is_last and (stage == OUTPUTS or (stage == ALL_STAGES and number == 0))
+            makes = not is_last and (stage in (OUTPUTS, AHEAD) or (stage == ALL_STAGES and number == 0))
             jobs = [
                 SliceJob(next(self._numbers), index, part, stage, units, makes, tuple(quantized), tokens)
                 for index, tokens in enumerate(self.tokens)
@@ -141,12 +152,16 @@ class Parts:
         return every
 
     def _write(self, part: int, stage: int, found: PartStatistics) -> PartStatistics:
-        """Of layers that no earlier part has."""
+        """Of layers that no earlier part has. Where there is one path, also what the head sees of an embedding's."""
         layers = [layer for layer in found.layers if layer.name not in self.taken]
+        if self.quantizer is None and part:
+            tied = self.paths.tied_heads
+            layers += [layer for layer in found.layers if layer.name in tied and HESSIAN in layer.parts]
         own = {f"{layer.name}.{name}" for layer in layers for name in layer.parts}
         drafts = [draft for draft in found.drafts if draft.name in own]
         if drafts:
             write_arrays(self.place.store, statistics_path(part, stage), drafts)
+        layers = [self.seen_ahead.noted(layer) for layer in layers]
         return PartStatistics(drafts, layers, [name for name in found.unfit if name not in self.taken])
 
     def _quantize(
@@ -159,11 +174,12 @@ class Parts:
             return []
         if not store.exists(path):
             file = ArrayFile(store, statistics) if statistics is not None else None
-            each = {name: quantizer.work_nbytes(self.paths, name, file) for name in wanted}
+            files = {name: self.seen_ahead.of(name, file) for name in wanted}
+            each = {name: quantizer.work_nbytes(self.paths, name, files[name]) for name in wanted}
             largest = max(wanted, key=each.__getitem__)
             weights = self.paths.weights_nbytes(part)
             at_once = self.memory.at_once(weights, each[largest], f"quantizing {largest!r}")
-            made = _in_order(self.paths, quantizer, wanted, file, at_once)
+            made = _in_order(self.paths, quantizer, files, at_once)
             sizes = [(self.paths.nbytes_of(name),) for name in wanted]
             drafts = [
                 ArrayDraft(name, size, "uint8", lambda: [next(made)])
@@ -178,18 +194,20 @@ class Parts:
 
 
 def _in_order(
-    paths: Paths, quantizer: PathQuantizer, layers: Sequence[str], file: ArrayFile | None, at_once: int
+    paths: Paths, quantizer: PathQuantizer, files: Mapping[str, ArrayFile | None], at_once: int
 ) -> Iterator[np.ndarray]:
-    """The quantized values of these layers, so many of them made at a time."""
+    """The quantized values of layers, so many of them made at a time. files: {layer: with its statistics}."""
 
     def one(name: str) -> np.ndarray:
-        return quantizer.quantized(paths, name, file)
+        return quantizer.quantized(paths, name, files[name])
 
     with ThreadPoolExecutor(at_once) as pool:
+        layers = [*files]
         for start in range(0, len(layers), at_once):
             yield from pool.map(one, layers[start : start + at_once])
 
 
 def _step_name(stage: int, number: int, passes: int) -> str:
-    name = f", stage {stage + 1}" if stage >= 0 else ", to the next" if stage == OUTPUTS else ""
+    names = {OUTPUTS: ", to the next", AHEAD: ", ahead"}
+    name = f", stage {stage + 1}" if stage >= 0 else names.get(stage, "")
     return name + (f", pass {number + 1} of {passes}" if passes > 1 else "")

@@ -77,11 +77,16 @@ class PartStatistics:
 def statistics_of(paths: Paths, order: Order, sums: SlicedSums) -> PartStatistics:
     """Of every layer that the sums are of. Means over tokens, in float32."""
     found = PartStatistics()
-    for layer, uses in _uses(paths, order, sums).items():
+    for layer, every in _uses(paths, order, sums).items():
+        tables = [site for site, _ in every if site.use == "embedding"]
+        if tables:
+            _add_counts(found, layer, tables, sums)
+        is_product = not tables or layer in paths.tied_heads
+        uses = [use for use in every if is_product and use[0].use != "embedding"]
         shape, axes = paths.layers[layer].shape, {owner.inputs for _, owner in uses}
-        if any(site.use == "embedding" for site, _ in uses):
-            _add_counts(found, layer, [site for site, _ in uses if site.use == "embedding"], sums)
-        elif None in axes or len(axes) > 1:
+        if not uses:
+            continue
+        if None in axes or len(axes) > 1:
             found.unfit.append(layer)
         elif any(owner.expert is not None for _, owner in uses):
             _add_experts(found, layer, shape, uses, order, sums)

@@ -13,7 +13,8 @@ What goes from part to part lies in OUT.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -225,7 +226,7 @@ def _record(
     weights: SampledWeights,
 ) -> Calibration:
     """The record; what no part has an input of is written now."""
-    layers = [layer for part in done for layer in part.layers]
+    layers = _merged(layer for part in done for layer in part.layers)
     unfit = [name for part in done for name in part.unfit]
     known = {layer.name for layer in layers}
     resolver = SpecResolver(QuantizationConfig("int8"), [*paths.layers.values()])
@@ -254,6 +255,15 @@ def _record(
         notes=tuple(_notes(paths, subject, settings, unseen, unfit)),
         weights=weights,
     )
+
+
+def _merged(layers: Iterable[CalibratedLayer]) -> list[CalibratedLayer]:
+    """Each once, with all of its parts."""
+    found: dict[str, CalibratedLayer] = {}
+    for layer in layers:
+        before = found.get(layer.name)
+        found[layer.name] = layer if before is None else replace(before, parts=before.parts + layer.parts)
+    return [*found.values()]
 
 
 def _notes(

@@ -15,7 +15,13 @@ import numpy as np
 import xxhash
 
 from arrowquant_dist.calibration.arrays import ArrayDraft, ArrayFile, read_all, write_arrays
-from arrowquant_dist.calibration.layout import TOKENS_PATH, states_path, sums_path
+from arrowquant_dist.calibration.layout import (
+    AHEAD_FOLDER,
+    STATES_FOLDER,
+    TOKENS_PATH,
+    states_path,
+    sums_path,
+)
 from arrowquant_dist.code_digest import calibration_digest
 from arrowquant_dist.config import Storage
 from arrowquant_dist.errors import RESUMES, Interrupted
@@ -28,7 +34,9 @@ if TYPE_CHECKING:
     from arrowquant_dist.models.sites import Order
     from arrowquant_dist.models.units import Unit
 
-ALL_STAGES, OUTPUTS = -1, -2  # in the place of a stage's number: sums of all and outputs; outputs alone
+# In the place of a stage's number: sums of all and outputs; outputs alone; as the first of these, of the original
+# before anything is quantized, with states of their own.
+ALL_STAGES, OUTPUTS, AHEAD = -1, -2, -3
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,8 @@ class SliceJob:
     @property
     def written(self) -> str:
         """What is written last, and so says that the job is done."""
-        if self.stage == OUTPUTS:
-            return states_path(self.part + 1, self.number)
+        if self.stage == OUTPUTS or (self.stage == AHEAD and self.makes_states):
+            return states_path(self.part + 1, self.number, states_folder(self.stage))
         named = repr([(unit.slot, unit.first, unit.last, unit.part) for unit in self.wanted])
         return sums_path(self.part, self.stage, xxhash.xxh3_64_hexdigest(named.encode()), self.number)
 
@@ -180,13 +188,15 @@ class SliceWorker:
         return SliceDone(self.name, 0.0) if self._store.exists(job.written) else None
 
     def _do(self, paths: Paths, job: SliceJob) -> int:
-        batches = states_of(paths, self._store, job.part, job.number)
+        batches = states_of(paths, self._store, job.part, job.number, job.stage)
         if job.stage == OUTPUTS:
             return self._write_states(job, [*paths.through(job.part, batches)], paths)
-        order = order_of(paths, self._store, job.part)
-        if job.stage == ALL_STAGES:
+        order = order_of(paths, self._store, job.part, job.stage)
+        if job.stage in (ALL_STAGES, AHEAD):
             sums, made = paths.one_path(job.part, order, batches, job.wanted, keeps=job.makes_states)
             written = self._write_states(job, made, paths) if job.makes_states else 0
+            if job.stage == AHEAD and job.makes_states:
+                return written
         else:
             sums, written = paths.stage(job.part, order, job.stage, batches, job.wanted), 0
         drafts = [ArrayDraft.of(key, values) for key, values in sums.finished().items()]
@@ -199,17 +209,22 @@ class SliceWorker:
             for path, hidden in enumerate(found)
             if hidden is not None
         ]
-        return write_arrays(self._store, states_path(job.part + 1, job.number), drafts)
+        path = states_path(job.part + 1, job.number, states_folder(job.stage))
+        return write_arrays(self._store, path, drafts)
 
 
-def states_of(paths: Paths, store: Store, part: int, number: int) -> Iterator[HiddenBatch]:
+def states_folder(stage: int) -> str:
+    return AHEAD_FOLDER if stage == AHEAD else STATES_FOLDER
+
+
+def states_of(paths: Paths, store: Store, part: int, number: int, stage: int) -> Iterator[HiddenBatch]:
     """What goes into a part, batch by batch."""
     import torch
 
     from arrowquant_dist.models.paths import HiddenBatch
 
-    file = ArrayFile(store, states_path(part, number)) if part else None
-    ways = 2 if paths.is_sequential else 1
+    file = ArrayFile(store, states_path(part, number, states_folder(stage))) if part else None
+    ways = 2 if paths.is_sequential and stage != AHEAD else 1
     for batch in paths.slices[number]:
         hidden = (
             tuple(torch.from_numpy(file.read(f"{batch}.{way}")) for way in range(ways))
@@ -219,13 +234,13 @@ def states_of(paths: Paths, store: Store, part: int, number: int) -> Iterator[Hi
         yield HiddenBatch(paths.batches[batch], hidden)
 
 
-def order_of(paths: Paths, store: Store, part: int) -> Order:
+def order_of(paths: Paths, store: Store, part: int, stage: int) -> Order:
     """See Paths.order, for which the last batch is read."""
     import torch
 
     if not part:
         return paths.order(part, None)
-    file = ArrayFile(store, states_path(part, len(paths.slices) - 1))
+    file = ArrayFile(store, states_path(part, len(paths.slices) - 1, states_folder(stage)))
     return paths.order(part, torch.from_numpy(file.read(f"{len(paths.batches) - 1}.0")))
 
 

@@ -18,9 +18,10 @@ from arrowquant_dist.methods.method import (
 )
 from arrowquant_dist.methods.registry import method_of, side_input_of, span_of
 from arrowquant_dist.methods.short_scales import are_halves
-from arrowquant_dist.methods.statistics import STATISTICS_VERSION
+from arrowquant_dist.methods.statistics import HESSIAN, STATISTICS_VERSION
 
 __all__ = [
+    "HESSIAN",
     "NOTHING",
     "STATISTICS_VERSION",
     "Found",

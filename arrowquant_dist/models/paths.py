@@ -26,7 +26,7 @@ from arrowquant_dist.models.subject import Subject, batches_of_one_length, slice
 from arrowquant_dist.models.sums import TOGETHER, Met, Sums
 from arrowquant_dist.models.tokens import TokenizedTexts
 from arrowquant_dist.models.traced import sources_of
-from arrowquant_dist.models.units import Unit, WantedSums, units_of
+from arrowquant_dist.models.units import HESSIAN, Unit, WantedSums, units_of
 from arrowquant_dist.models.watch import Seen, Site, Watch
 
 _LEAST_READING = 1 << 20
@@ -145,6 +145,23 @@ class Paths:
         slots = chain.slots_of(part) if stage is None else order.stages[stage].slots
         tensors = [slot.tensor for slot in chain.slots]
         return units_of(order, slots, tensors, is_sequential=self.is_sequential)
+
+    @property
+    def tied_heads(self) -> list[str]:
+        """Stored names of layers of a causal model that are its embedding and its output head: used by the first part
+        and by the last."""
+        if self.parts == 1 or self._subject.kind.name != "causal":
+            return []
+        chain = self._chains[0]
+        both = chain.head & {*chain.slots_of(0)} & {*chain.slots_of(self.parts - 1)}
+        return [name for index in both for name in sources_of(chain.slots[index].traced.node)]
+
+    def head_units(self, part: int, order: Order) -> list[Unit]:
+        """What is to be summed up of the head's inputs alone, along one path, where the part is the last one."""
+        if part + 1 < self.parts:
+            return []
+        head = self._chains[0].head
+        return [unit for unit in self.units(part, order, None) if unit.slot in head and unit.part == HESSIAN]
 
     def weights_nbytes(self, part: int) -> int:
         """Of the part, on all paths."""

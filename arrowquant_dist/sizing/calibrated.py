@@ -19,7 +19,7 @@ from arrowquant_dist.config import QuantizationConfig, QuantSpec, RunConfig
 from arrowquant_dist.format.compression import ZstdFrames
 from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.plan import Plan, RowBlock, SideInputs, SideTensors
-from arrowquant_dist.sizing.candidates import ON_TARGET, size_spec
+from arrowquant_dist.sizing.candidates import HEAD_TOO, ON_TARGET, size_spec
 from arrowquant_dist.sizing.curves import Curve, measured_curve
 from arrowquant_dist.sizing.embeddings import row_steps_of
 from arrowquant_dist.sizing.framing import parts_nbytes
@@ -111,7 +111,7 @@ class _Free:
     @classmethod
     def of(cls, sample: LayerSample, side_tensors: SideTensors, reader: SourceReader) -> _Free:
         block = sample.blocks[0]
-        if sample.row_steps is not None:
+        if sample.row_steps not in (None, HEAD_TOO):
             return cls(sample, replace(block, spec=_in_steps(sample, "int8", 1.0, "size")), reader)
         spec, tensors = side_tensors.of(block.layer, _in_steps(sample, "int8", 1.0, "gptq"))
         return cls(sample, replace(block, spec=spec, side_tensors=tensors), reader)

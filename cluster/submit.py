@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import job_environment
 from checkout import PACKAGE
 
-from arrowquant_dist.code_digest import code_digest, export_digest
+from arrowquant_dist.code_digest import calibration_digest, code_digest, export_digest, training_digest
 from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, StorageError
 from arrowquant_dist.storage.uris import is_local, redact
 
@@ -77,8 +77,12 @@ class Job:
     def content(self) -> dict[str, str]:
         """What decides the outcome beside the arguments, as metadata of the job."""
         config = {} if self.config is None else {_CONFIG_SHA256: hashlib.sha256(self.config).hexdigest()}
-        code = export_digest() if self.arguments[0] == "export" else code_digest()
+        code = _DIGESTS.get(self.arguments[0], code_digest)()
         return {**config, _CODE: _CLUSTERS if self.installed else code}
+
+
+# Of commands whose outcome other code decides than `quantize`'s.
+_DIGESTS = {"export": export_digest, "calibrate": calibration_digest, "distill": training_digest}
 
 
 def job_of(
@@ -95,7 +99,7 @@ def job_of(
     """
     parameters = parsed(arguments)
     places = [str(parameters[key]) for key in ("source", "target", "uri", "out") if parameters.get(key)]
-    for place in places:
+    for place in [*places, *_also_read(parameters)]:
         _check_place(place)
     missing = [name for name in names if name not in os.environ]
     if missing:
@@ -193,6 +197,14 @@ def parsed(arguments: Sequence[str]) -> dict[str, Any]:
             raise
         raise InvalidConfig(f"{arguments[0]}: {error.format_message()}") from error
     return dict(context.params)
+
+
+def _also_read(parameters: Mapping[str, Any]) -> Iterator[str]:
+    """Places that a command reads beside its source, which the job has to find as well."""
+    for key in ("model", "hessians", "texts", "quantize"):
+        place = parameters.get(key)
+        if place and not (key == "texts" and str(place).partition(":")[0] == "builtin"):
+            yield str(place)
 
 
 def _check_place(place: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import submit
 from ray.job_submission import JobStatus
 
-from arrowquant_dist.code_digest import code_digest, export_digest
+from arrowquant_dist.code_digest import calibration_digest, code_digest, export_digest, training_digest
 from arrowquant_dist.errors import InvalidConfig
 
 SOURCE, TARGET = "s3://bucket/model", "s3://bucket/model-int8"
@@ -33,6 +34,37 @@ def test_an_export_is_named_after_its_output_and_runs_the_code_of_exports() -> N
     assert code_digest() != export_digest()
     with pytest.raises(InvalidConfig, match="a job runs in a folder of its own"):
         submit.job_of(["export", TARGET, "served", "--format", "v1"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "digest"),
+    [
+        (["calibrate", SOURCE, "s3://bucket/out", "--texts", "builtin"], calibration_digest),
+        (["distill", "minilm", TARGET, "s3://bucket/out", "--texts", "builtin:held-back"], training_digest),
+    ],
+)
+def test_a_calibration_or_training_is_named_after_its_output_and_runs_its_own_code(
+    arguments: list[str], digest: Callable[[], str]
+) -> None:
+    job = submit.job_of(arguments)
+    assert job.name.startswith(f"{arguments[0]}-out-")
+    assert job.content == {"arrowquant.code": digest()}
+    assert digest() not in (code_digest(), export_digest())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["calibrate", "model", "s3://bucket/out", "--texts", "builtin"],
+        ["calibrate", SOURCE, "s3://bucket/out", "--texts", "texts.txt"],
+        ["calibrate", SOURCE, "s3://bucket/out", "--texts", "builtin", "--quantize", "int4.yaml"],
+        ["distill", "model", TARGET, "s3://bucket/out", "--texts", "builtin"],
+        ["quantize", SOURCE, TARGET, "--hessians", "statistics"],
+    ],
+)
+def test_what_a_job_would_not_find_in_its_folder_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(InvalidConfig, match="a job runs in a folder of its own"):
+        submit.job_of(arguments)
 
 
 def test_a_name_of_ones_own_counts() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, pairwise
@@ -102,6 +102,15 @@ class Assembler:
         groups = self._grouped([piece for piece, _ in found], costs, result_nbytes)
         lanes, extra = self._fit(groups, result_nbytes)
         return Load(layer.name, result_nbytes + extra, result_nbytes, begin)
+
+    def by_block(self, region: Region) -> Iterator[QuantizedTensor]:
+        """The blocks of whole rows that are not `mixed`, one after another, each in memory of its own: in this thread,
+        when it is asked for."""
+        return (self._read(piece) for piece, _ in region.pieces)
+
+    def joined_scales(self, region: Region, parts: Sequence[QuantizedTensor]) -> QuantizedTensor:
+        """What `scales` reads, of what `by_block` gave, codes or not."""
+        return _join(region, np.empty(0, np.uint8), region.pieces, parts)
 
     def scales(self, region: Region) -> Load[QuantizedTensor]:
         """As `quantized` of whole rows, with scales and zero points alone: codes are not read."""

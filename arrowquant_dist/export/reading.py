@@ -60,10 +60,40 @@ class StepReader:
             yield self._parts(file.layers[step.number], step, room)
 
     def _parts(self, layer: LayerExport, step: Step, room: Room) -> TensorParts:
+        if self._goes_by_block(layer, step):
+            yield from self._parts_by_block(layer, step, room)
+            return
         rows = self._rows(layer, step)
         for tensor in step.tensors:
-            for part in _runs_of(layer, step, tensor, rows):
-                yield tensor, self._pack(layer, tensor, part, _first_from(room, self.take))
+            yield from self._parts_of(layer, tensor, rows, room)
+
+    def _parts_by_block(self, layer: LayerExport, step: Step, room: Room) -> TensorParts:
+        """Of the first tensor, parts for each row block, whose codes are let go of before the next one is read and need
+        not be copied to lie side by side. The others are made of what else the blocks have."""
+        first, *others = step.tensors
+        region, small = region_of(self.dataset.layers[layer.layer], step), []
+        for block in self._assembler.by_block(region):
+            rows = replace(block, shape=block.matrix_shape, row_dims=1)
+            yield from self._parts_of(layer, first, rows, room)
+            small.append(replace(rows, codes=_NONE.view(np.uint8)))
+            del block, rows
+        joined = self._assembler.joined_scales(region, small)
+        for tensor in others:
+            yield from self._parts_of(layer, tensor, replace(joined, row_dims=1), room)
+
+    def _goes_by_block(self, layer: LayerExport, step: Step) -> bool:
+        """Whether one tensor alone is made of codes, and its row blocks are runs that the packer takes."""
+        first, *others = (layer.tensors[tensor].needs for tensor in step.tensors)
+        stored = self.dataset.layers[layer.layer]
+        if first != "rows" or "rows" in others or layer.spec is not None or stored.quant_type == "mixed":
+            return False
+        found = region_of(stored, step).pieces
+        ends = [start + piece.rows for piece, start in found[:-1]]
+        return len(found) > 1 and not any(end % layer.packer.row_multiple for end in ends)
+
+    def _parts_of(self, layer: LayerExport, tensor: int, rows: QuantizedTensor, room: Room) -> TensorParts:
+        for part in _runs_of(layer, tensor, rows):
+            yield tensor, self._pack(layer, tensor, part, _first_from(room, self.take))
 
     def _packed(self, layer: LayerExport, step: Step) -> Packed:
         rows = self._rows(layer, step)
@@ -118,17 +148,17 @@ def as_tensor_parts(step: Step, packed: Packed) -> TensorParts:
         yield tensor, packed.pop(0)
 
 
-def _runs_of(layer: LayerExport, step: Step, tensor: int, rows: QuantizedTensor) -> Iterator[QuantizedTensor]:
-    """The step's rows in runs that become a part of the tensor each."""
-    made = layer.tensors[tensor]
-    nbytes = made.nbytes * step.rows // max(layer.rows, 1)
+def _runs_of(layer: LayerExport, tensor: int, rows: QuantizedTensor) -> Iterator[QuantizedTensor]:
+    """The rows in runs that become a part of the tensor each."""
+    made, (rows_now, _) = layer.tensors[tensor], rows.matrix_shape
+    nbytes = made.nbytes * rows_now // max(layer.rows, 1)
     if made.needs == "nothing" or nbytes <= _PART_NBYTES:
         yield rows
         return
     count, multiple = -(-nbytes // _PART_NBYTES), layer.packer.row_multiple
-    at_once = -(-step.rows // count // multiple) * multiple
-    for start in range(0, step.rows, at_once):
-        yield rows.rows(start, min(start + at_once, step.rows))
+    at_once = -(-rows_now // count // multiple) * multiple
+    for start in range(0, rows_now, at_once):
+        yield rows.rows(start, min(start + at_once, rows_now))
 
 
 def _first_from(room: Room, take: Allocate) -> Allocate:

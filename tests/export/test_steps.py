@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,17 +13,21 @@ import torch
 from safetensors.numpy import load_file
 
 from arrowquant_dist import QuantizationConfig, RunConfig, quantize_tensor
+from arrowquant_dist.arena import fresh
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.dataset.assemble import Assembler
 from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.dataset.prefetch import Budget, load_now
 from arrowquant_dist.errors import InvalidCheckpoint, MemoryBudgetExceeded
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
+from arrowquant_dist.export.compressed_tensors.packers import PackedWeight
 from arrowquant_dist.export.files import OutputFile
 from arrowquant_dist.export.gguf.packers import FloatValues
 from arrowquant_dist.export.reading import StepReader
 from arrowquant_dist.export.steps import StepCutter, region_of
 from arrowquant_dist.export.tensors import LayerExport
+from arrowquant_dist.tensor import QuantizedTensor
 from tests.export.codes_format import CodesFormat
 from tests.export.datasets import loaded, made_dataset
 from tests.sources import random_weights, save_checkpoint
@@ -132,6 +138,44 @@ def test_room_is_given_once_for_each_part_of_a_tensor(dataset: str, monkeypatch:
     )
     assert np.array_equal(np.concatenate(parts), packer.pack(0, load_now(whole, Budget(64 << 20))))
     assert asked == [100 * 300 * 4] * 2
+
+
+def test_codes_of_one_row_block_are_gone_before_the_next_is_read(
+    dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where other tensors are made of the same blocks: what they need of these is kept."""
+    packer, codes = (
+        PackedWeight(4, 200, 0, symmetric=True, scale_dtype="F32"),
+        list[weakref.ref[np.ndarray]](),
+    )
+    layer = LayerExport("a.weight", "layers.0.weight", (200, 300), 0, 200, packer)
+    opened = Dataset.open(dataset)
+    cutter = StepCutter(opened, 64 << 20)
+    (file,) = cutter.cut((OutputFile(0, "a", (layer,), (b"", b"", b"", b"")),))
+    read = Dataset.read_piece
+
+    def watched(self: Dataset, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
+        assert not any(found() is not None for found in codes)
+        block = read(self, piece, verify=verify)
+        block = replace(block, codes=block.codes.copy())
+        codes.append(weakref.ref(block.codes))
+        return block
+
+    whole = load_now(
+        Assembler(opened, 1, 0, verify=True).quantized(
+            region_of(opened.layers["layers.0.weight"], file.steps[0])
+        ),
+        Budget(64 << 20),
+    )
+    monkeypatch.setattr(Dataset, "read_piece", watched)
+    reader = StepReader(opened, cutter, fresh)
+    parts = [
+        (tensor, data.copy()) for step in reader.one_by_one(file, lambda _: None) for tensor, data in step
+    ]
+    assert [tensor for tensor, _ in parts] == [0, 0, 0, 0, 1, 2]
+    for tensor in range(3):
+        made = np.concatenate([data for index, data in parts if index == tensor])
+        assert np.array_equal(made, packer.pack(tensor, whole))
 
 
 def test_the_pass_for_scales_reads_no_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ def exact_scales(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
     """float32 scales as `dtype`, uint8. CorruptWeights where it does not hold one of them: what was planned by what
     the dataset says of itself is not what is stored."""
     flat = np.ascontiguousarray(scales, "<f4").reshape(-1)
-    if dtype == "BF16" and not int(np.bitwise_or.reduce(flat.view("<u2")[::2], initial=0)):
+    if dtype == "BF16" and not int(np.bitwise_or.reduce(flat.view("<u4"), initial=0)) & 0xFFFF:
         return flat.view("<u2")[1::2].copy().view(np.uint8)  # the upper halves of their bits
     stored = scale_bytes(flat, dtype)
     if not np.array_equal(_numbers(stored, dtype), flat):

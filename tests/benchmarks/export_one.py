@@ -23,20 +23,37 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from arrowquant_dist import QuantizationConfig, quantize_tensor
 from arrowquant_dist.config import RunConfig, Storage, Transfer
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.export import ExportOptions, export_dataset
+from arrowquant_dist.format.digests import chunk_digests, row_checksum
 from arrowquant_dist.storage.base import ObjectWriter, Store
 from arrowquant_dist.storage.open import open_store
-
-WriteBlock = Callable[[ObjectWriter, StoredBlock, Sequence[np.ndarray]], None]  # data, scales and zero points
 
 _PIECE_NBYTES = 8 << 20
 _AHEAD = 4  # pieces of a file that are read while one is written
 _TRANSFER = Transfer(parts_in_flight=6)  # as an export has it at a budget of 1 GiB
+
+
+class _Hashed:
+    """What is written, and the hash of it, which an export's record has of each file."""
+
+    def __init__(self, writer: ObjectWriter) -> None:
+        self._writer, self._hash = writer, xxhash.xxh3_128()
+
+    def write(self, data: memoryview) -> None:
+        self._hash.update(data)
+        self._writer.write(data)
+
+    def room(self, nbytes: int) -> np.ndarray | None:
+        return self._writer.room(nbytes)
+
+
+WriteBlock = Callable[[_Hashed, StoredBlock, Sequence[np.ndarray]], None]  # data, scales and zero points
 
 
 def main() -> None:
@@ -82,8 +99,9 @@ def _copy_object(source: Store, out: Store, path: str, nbytes: int) -> None:
 
 
 def _decompress(job: Mapping[str, Any]) -> None:
-    """What no export of codes as they are can do without, and nothing else: values are read, decompressed by pyarrow
-    and written, of scales as many bytes as they have in 16 bits. A thread a file; nothing is verified or hashed."""
+    """What no export of codes as they are can do without, and nothing else: values are read, decompressed by pyarrow,
+    held to their checksum and written, of scales as many bytes as they have in 16 bits, and what is written is hashed.
+    A thread a file."""
     _each_file(job, _write_plain)
 
 
@@ -110,7 +128,8 @@ def _write_file(
     source: Store, out: Store, path: str, blocks: Sequence[StoredBlock], write: WriteBlock
 ) -> None:
     memories, codec = [np.empty(0, np.uint8)] * 3, pa.Codec("zstd")
-    with out.open_new(path) as writer:
+    with out.open_new(path) as file:
+        writer = _Hashed(file)
         for block in blocks:
             ranges = block.ranges
             if ranges is None:
@@ -126,16 +145,23 @@ def _write_file(
                     decoded = codec.decompress(pa.py_buffer(stored), value.nbytes + 4)
                     plain = np.frombuffer(decoded, np.uint8)[4:]
                 values.append(plain)
+            _verify(block, *values)
             write(writer, block, values)
 
 
-def _write_plain(writer: ObjectWriter, _: StoredBlock, values: Sequence[np.ndarray]) -> None:
+def _verify(block: StoredBlock, data: np.ndarray, scales: np.ndarray, zero_points: np.ndarray) -> None:
+    numbers = scales.view(np.float32), zero_points.view(np.float32)
+    if row_checksum(chunk_digests(data), *numbers) != block.header.checksum:
+        raise ValueError(f"{block.header.layer_name} is damaged")
+
+
+def _write_plain(writer: _Hashed, _: StoredBlock, values: Sequence[np.ndarray]) -> None:
     data, *numbers = values
     for part in (data, *(found[: found.size // 2] for found in numbers)):
         writer.write(part.data)
 
 
-def _write_blocks(writer: ObjectWriter, block: StoredBlock, values: Sequence[np.ndarray]) -> None:
+def _write_blocks(writer: _Hashed, block: StoredBlock, values: Sequence[np.ndarray]) -> None:
     from arrowquant_dist.export.gguf.blocks import BLOCKS
     from arrowquant_dist.kernels.halves import to_halves  # LLVM, which no other job is to have for nothing
 

@@ -1,10 +1,10 @@
 """What an export takes, beside a copy of the bytes that it writes: on local disk, and bucket to bucket on a real S3
 server. Each is a process of its own; they take turns, and the median counts.
 
-Stored codes are compressed, which a copy need not undo. What it costs to undo that on this machine is measured as well,
-by a program that reads, decompresses and writes, and does nothing else (export_one.py): an export that reaches 0.9 of
-its rate is at the machine's limit, whatever the copy takes. GGUF has codes in other places: a program that moves them
-there as well says what that takes."""
+Stored codes are compressed and have checksums, which a copy neither undoes nor looks at. What that costs on this
+machine is measured as well, by a program that reads, decompresses, verifies, writes and hashes what it writes, and does
+nothing else (export_one.py): an export that reaches 0.9 of its rate is at the machine's limit, whatever the copy takes.
+GGUF has codes in other places: a program that moves them there as well says what that takes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ _OF_BUCKETS = (128, 256, 1024)  # three parts of an upload are at least 15 MiB b
 _BEYOND = 64  # MiB
 _LEAST_RATE = 0.7  # of the copy's
 _LEAST_OF_LIMIT = 0.9
-_LEAST_WORK = {"decompress": "read, decompress, write", "pack": "read, decompress, pack, write"}
+_LEAST_WORK = {
+    "decompress": "read, decompress, verify, write, hash",
+    "pack": "read, decompress, verify, pack, write, hash",
+}
 _ROW_BLOCK_NBYTES = 16 << 20
 _HIDDEN, _INNER, _WORDS = 2048, 5632, 32000
 _BLOCK_NBYTES = (4 * _HIDDEN * _HIDDEN + 3 * _HIDDEN * _INNER) * (

@@ -118,10 +118,10 @@ def run_calibration(
         subject = Subject.of(opened)
         source: CheckpointLoads = opened.source  # type: ignore[assignment]
         _refuse_own_source(store.uri, source)
-        if config is not None and config.size is not None:
-            config = _chosen(source, config, run, out)
         tokens = subject.tokens(texts.items)
         refuse_too_few(tokens, _LEAST_TOKENS)
+        if config is not None and config.size is not None:
+            config = _chosen(subject, source, tokens, config, run, out)
         settings = _settings(subject, tokens, texts, config)
         place = CalibrationPlace(store, _fingerprint(settings, source))
         record = place.begin(overwrite=run.overwrite)
@@ -154,11 +154,17 @@ def run_calibration(
 
 
 def _chosen(
-    source: CheckpointLoads, config: QuantizationConfig, run: RunConfig, out: str
+    subject: Subject,
+    source: CheckpointLoads,
+    tokens: TokenizedTexts,
+    config: QuantizationConfig,
+    run: RunConfig,
+    out: str,
 ) -> QuantizationConfig:
+    from arrowquant_dist.models.weighing import weighed_steps
     from arrowquant_dist.sizing import table_for_calibration  # no other calibration has to import it
 
-    return table_for_calibration(source.checkpoint, config, run, out)
+    return table_for_calibration(source.checkpoint, config, run, out, weighed_steps(subject, tokens))
 
 
 def _calibrated_parts(

@@ -9,10 +9,11 @@ inverse.
 The last column is the one of the largest diagonal (act-order), and groups are those of the columns as they are stored
 (static groups): scales and zero points are `mse`'s for the target W*, chosen before anything is rounded.
 
-W* = W + [W (C - H) + D] (H + λI)⁻¹ where the statistics of a sequential calibration have C = E[x x̃ᵀ], and D = E[(r - r̃)
-x̃ᵀ] of layers that write to the residual stream: x, r are the original's, x̃, r̃ those of the quantized model so far, and
-H is of x̃. So W* is what comes nearest to the original's output on the inputs that the layer will get. It is another
-matrix than W: the errors that are reported, which are of W, are larger than mse's, and are meant to be.
+W* = W + ¾ [W (C - H) + D] (H + λI)⁻¹ where the statistics of a sequential calibration have C = E[x x̃ᵀ], and D = E[(r -
+r̃) x̃ᵀ] of layers that write to the residual stream: x, r are the original's, x̃, r̃ those of the quantized model so far,
+and H is of x̃. With all of the bracket W* would come nearest to the original's output on the texts of the calibration;
+with three quarters it does so on others. It is another matrix than W: the errors that are reported, which are of W, are
+larger than mse's, and are meant to be.
 
 Layers that are stored [in, out] have the same done to them along their rows, see methods/layouts.py.
 

@@ -14,6 +14,11 @@ from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.methods.method import Given
 from arrowquant_dist.methods.statistics import TILE, LayerStatistics, Prepared
 
+# Of the correction that statistics ask for: they are those of some texts, and all of it follows their noise. Of MiniLM
+# at 8.6 MB, by 400 texts, the embedding cosine is .9867 with this much and .9857 with all of it; of texts of another
+# kind .9849 and .9837.
+_CORRECTED = np.float32(0.75)
+
 
 class Rounds(Protocol):
     """How the columns of one target become codes, one after the other."""
@@ -100,7 +105,7 @@ class TargetTile:
             load_columns(residual.view("<i4"), moved)
         if prepared.correction is not None:
             self._add_turned(prepared.correction, 0, self._values, moved)
-        moved = moved[prepared.order]
+        moved = moved[prepared.order] * _CORRECTED
         prepared.factor.solve(moved)
         self._values[prepared.order] += moved
 

@@ -19,6 +19,7 @@ from arrowquant_dist.dataset.prefetch import load_now
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.loader.tensors import as_tensor, bytes_of
+from arrowquant_dist.models.chain import Chain, Inputs
 from arrowquant_dist.models.checkpoint import CheckpointLoads
 from arrowquant_dist.models.decisions import Decides, Decisions
 from arrowquant_dist.models.sites import Order, OrderNotes, Owner, owners_of
@@ -63,6 +64,10 @@ class Paths:
     @property
     def parts(self) -> int:
         return self._chains[0].parts
+
+    @property
+    def original(self) -> Chain:
+        return self._chains[0]
 
     @property
     def is_sequential(self) -> bool:
@@ -122,6 +127,9 @@ class Paths:
             chain = self._chains[-1]
             chain.put(shaped, chain.slots_of(self._at))
             self._put.add(name)
+
+    def inputs(self, batch: int) -> Inputs:
+        return self._texts.inputs(self.batches[batch])
 
     def order(self, part: int, hidden: torch.Tensor | None) -> Order:
         """In what order the part's parameters are used, by the shortest texts. hidden: of the last batch."""

@@ -19,7 +19,7 @@ from arrowquant_dist.config import QuantizationConfig, QuantSpec, RunConfig
 from arrowquant_dist.format.compression import ZstdFrames
 from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.plan import Plan, RowBlock, SideInputs, SideTensors
-from arrowquant_dist.sizing.candidates import HEAD_TOO, ON_TARGET, size_spec
+from arrowquant_dist.sizing.candidates import HEAD_TOO, ON_TARGET
 from arrowquant_dist.sizing.curves import Curve, measured_curve
 from arrowquant_dist.sizing.embeddings import row_steps_of
 from arrowquant_dist.sizing.framing import parts_nbytes
@@ -116,6 +116,10 @@ class _Free:
         spec, tensors = side_tensors.of(block.layer, _in_steps(sample, "int8", 1.0, "gptq"))
         return cls(sample, replace(block, spec=spec, side_tensors=tensors), reader)
 
+    def relative_to(self, step: float) -> _Free:
+        """With steps that are multiples of this one."""
+        return replace(self, sample=replace(self.sample, relative_step=step))
+
     def without_statistics(self, step: float) -> Measured:
         return measure(self.sample, _in_steps(self.sample, "int8", step, "size"), ZstdFrames())
 
@@ -146,8 +150,7 @@ class _Free:
 
 
 def _in_steps(sample: LayerSample, quant_type: str, step: float, method: str) -> QuantSpec:
-    spec = size_spec(sample.blocks[0], quant_type, step, sample.row_steps)
-    return replace(spec, method=method)
+    return replace(sample.spec_at(quant_type, step), method=method)
 
 
 def _as_recorded(
@@ -164,6 +167,7 @@ def _as_recorded(
     last = [by_name[name] for name in reversed(recorded.order) if name in steps]
     for share in _LAST if last else ():
         tail = _with_share(last, share * sum(one.sample.params for one in free))
+        tail = [one.relative_to(steps[one.sample.layer.name]) for one in tail]
         names = _names(tail)
         moved = _within(tail, room - nbytes_of(table) + sum(table[name].nbytes for name in names), threads)
         near = moved and all(1 / _FAR <= moved[name].spec.step / steps[name] <= _FAR for name in names)

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from arrowquant_dist.format.compression import ZstdFrames
-from arrowquant_dist.sizing.candidates import RATE, fine_specs, grouped_specs, size_spec
+from arrowquant_dist.sizing.candidates import RATE, fine_specs, grouped_specs
 from arrowquant_dist.sizing.measure import Measured, measure
 from arrowquant_dist.sizing.sample import LayerSample
 
@@ -72,8 +72,7 @@ class Frontier:
             way = table[sample.layer.name]
             if way.spec.method != "size":
                 return way
-            spec = size_spec(sample.blocks[0], way.spec.quant_type, step, sample.row_steps)
-            return measure(sample, spec, ZstdFrames())
+            return measure(sample, sample.spec_at(way.spec.quant_type, step), ZstdFrames())
 
         return self._each(again)
 
@@ -100,12 +99,12 @@ def best_container(sample: LayerSample, step: float) -> Measured:
 
     A layer whose codes are cut is worse than others of fewer bytes, whatever its squared error says.
     """
-    frames, block = ZstdFrames(), sample.blocks[0]
-    if step > _INT4_STEP:
-        narrow = measure(sample, size_spec(block, "int4", step, sample.row_steps), frames)
+    frames = ZstdFrames()
+    if step * sample.relative_step > _INT4_STEP:
+        narrow = measure(sample, sample.spec_at("int4", step), frames)
         if not narrow.cuts_off:
             return narrow
-    return measure(sample, size_spec(block, "int8", step, sample.row_steps), frames)
+    return measure(sample, sample.spec_at("int8", step), frames)
 
 
 _INT4_STEP = (

@@ -80,7 +80,7 @@ def _weighted_error(sample: LayerSample, errors: Sequence[ErrorSums]) -> float:
     for run, sums in zip(sample.runs, errors, strict=True):
         weight = row_weight(run.row_start + run.rows / 2, sample.row_steps)
         total += weight * run.rows * (sums.sum_e2 / sums.sum_w2 if sums.sum_w2 > 0.0 else 0.0)
-    return total / max(1, sample.sampled_rows)
+    return total / (max(1, sample.sampled_rows) * sample.relative_step**2)
 
 
 def _quantized(sample: LayerSample, run: Run, spec: QuantSpec) -> QuantizedTensor:

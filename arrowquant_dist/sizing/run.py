@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from types import MappingProxyType
 
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Checkpoint
@@ -33,6 +34,7 @@ _NEAR = 0.004  # of the limit, that may be left
 _USED = 0.98  # of the limit: where less is used, no way of storing a layer takes more
 _LOSS_MARGIN = 0.01  # of the loss that a quality leaves
 _LOSS_NEAR = 0.02
+_ALL_ALIKE: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,14 @@ def choose_size(
     target: int,
     run: RunConfig,
     embeddings: RowSteps = DATA_FREE,
+    relative_steps: Mapping[str, float] = _ALL_ALIKE,
 ) -> ChosenTable:
     """plan: of the config without `size`. target: bytes that all part files may take. embeddings: their steps.
+    relative_steps: by layer, where its step is not that of others (LayerSample.relative_step).
 
     Raises InvalidConfig where it cannot be had, and what reading raises.
     """
-    with _opened(plan, checkpoint, config, run, "size", embeddings) as (frontier, fixed):
+    with _opened(plan, checkpoint, config, run, "size", embeddings, relative_steps) as (frontier, fixed):
         coarsest = frontier.at(MOST_STEP)
         beside = parts_nbytes(plan, fixed | coarsest) - nbytes_of(coarsest)
         room = int(target * (1 - _MARGIN)) - beside
@@ -165,6 +169,7 @@ def _opened(
     run: RunConfig,
     key: str,
     embeddings: RowSteps = DATA_FREE,
+    relative_steps: Mapping[str, float] = _ALL_ALIKE,
 ) -> Iterator[tuple[Frontier, Ways]]:
     """The layers whose way is to be chosen, and the others as they are going to be stored."""
     if plan.compression == "none":
@@ -176,7 +181,11 @@ def _opened(
         samples = list(read_samples(layers, reader, row_steps, [steps is not None for steps in row_steps]))
         reader.confirm()
     is_said = said_types(config)
-    free = {sample.layer.name: sample for sample in samples if is_free(sample.blocks[0], is_said)}
+    free = {
+        sample.layer.name: replace(sample, relative_step=relative_steps.get(sample.layer.name, 1.0))
+        for sample in samples
+        if is_free(sample.blocks[0], is_said)
+    }
     frames = ZstdFrames()
     fixed = {s.layer.name: measure(s, s.blocks[0].spec, frames) for s in samples if s.layer.name not in free}
     with ThreadPoolExecutor(usable_cpus(), thread_name_prefix="sizing") as threads:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.plan import RowBlock
-from arrowquant_dist.sizing.candidates import RowSteps
+from arrowquant_dist.sizing.candidates import RowSteps, size_spec
 
 SAMPLE_VALUES = 1 << 24  # of all layers together, about
 _MOST_VALUES = 1 << 20  # of one layer
@@ -33,12 +34,14 @@ class Run:
 class LayerSample:
     """Some rows of a layer. blocks: all of its row blocks, as they are going to be stored.
 
-    row_steps: of an embedding, whose rows are read by their index and count by it.
+    row_steps: of an embedding, whose rows are read by their index and count by it. relative_step: of its step to that
+    of other layers, by what errors of the layer do to what the model makes of them.
     """
 
     blocks: tuple[RowBlock, ...]
     runs: tuple[Run, ...]
     row_steps: RowSteps | None = None
+    relative_step: float = 1.0
 
     @property
     def layer(self) -> Layer:
@@ -65,7 +68,7 @@ class LayerSample:
         if len(self.runs) < 2:
             return self
         values = np.concatenate([run.values for run in self.runs])
-        return LayerSample(self.blocks, (Run(0, self.sampled_rows, values),), self.row_steps)
+        return replace(self, runs=(Run(0, self.sampled_rows, values),))
 
     def fewer(self, values: int) -> LayerSample:
         """Rows of about so many values, at least one of each of eight runs."""
@@ -79,7 +82,11 @@ class LayerSample:
             step = max(1, run.rows // taken)
             rows = run.values.reshape(run.rows, row_nbytes)[: taken * step : step]
             runs.append(Run(run.row_start, len(rows), np.ascontiguousarray(rows).reshape(-1)))
-        return LayerSample(self.blocks, tuple(runs), self.row_steps)
+        return replace(self, runs=tuple(runs))
+
+    def spec_at(self, quant_type: str, step: float) -> QuantSpec:
+        """Method `size`, where `step` is that of other layers."""
+        return size_spec(self.blocks[0], quant_type, step * self.relative_step, self.row_steps)
 
 
 def read_samples(

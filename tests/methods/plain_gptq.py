@@ -8,9 +8,9 @@ import numpy as np
 def target(
     weight: np.ndarray, hessian: np.ndarray, cross: np.ndarray, residual: np.ndarray, damp: float
 ) -> np.ndarray:
-    """W + [W (C - H) + D] (H + λI)⁻¹"""
+    """W + ¾ [W (C - H) + D] (H + λI)⁻¹"""
     damped = hessian + damp * hessian.diagonal().mean() * np.eye(len(hessian))
-    moved = weight @ (cross - hessian) + residual
+    moved = 0.75 * (weight @ (cross - hessian) + residual)
     return np.asarray(weight + np.linalg.solve(damped, moved.T).T)
 
 

@@ -134,7 +134,7 @@ def test_a_calibration_by_a_size_has_one_step_on_the_target_of_its_statistics_an
 ) -> None:
     checkpoint = open_checkpoint(source)
     config = QuantizationConfig(size=SIZE, hessians=hessians_said)
-    table = table_for_calibration(checkpoint, config, RunConfig(), str(tmp_path / "statistics"))
+    table = table_for_calibration(checkpoint, config, RunConfig(), str(tmp_path / "statistics"), {})
     found = {override.layers: (override.method, override.step) for override in table.overrides}
     embedding = found.pop("/^embed_tokens\\.weight$/")
     (step,) = {step or 0.0 for _, step in found.values()}
@@ -146,6 +146,21 @@ def test_a_calibration_by_a_size_has_one_step_on_the_target_of_its_statistics_an
     overrides = [replace(override, method="size") for override in table.overrides]
     free = QuantizationConfig(overrides=overrides)
     ArrowQuantizer(free).quantize(source, str(tmp_path / "out"))
+    assert 0.99 * SIZE <= parts_nbytes(tmp_path / "out") <= SIZE
+
+
+def test_layers_whose_errors_count_more_have_finer_steps_and_all_together_the_same_size(
+    source: str, tmp_path: Path
+) -> None:
+    relative = {f"layers.{i}.weight": step for i, step in enumerate([0.5, 1.5, 1.0, 1.0, 0.8])}
+    config = QuantizationConfig(size=SIZE)
+    table = table_for_calibration(open_checkpoint(source), config, RunConfig(), "elsewhere", relative)
+    steps = {override.layers: override.step or 0.0 for override in table.overrides}
+    shared = steps["/^layers\\.5\\.weight$/"]
+    for name, step in relative.items():
+        assert steps[f"/^{re.escape(name)}$/"] == pytest.approx(step * shared, rel=1e-4)
+    overrides = [replace(override, method="size") for override in table.overrides]
+    ArrowQuantizer(QuantizationConfig(overrides=overrides)).quantize(source, str(tmp_path / "out"))
     assert 0.99 * SIZE <= parts_nbytes(tmp_path / "out") <= SIZE
 
 
@@ -168,7 +183,7 @@ def test_the_steps_are_those_that_the_calibration_of_that_size_had_and_the_last_
     source: str, tmp_path: Path
 ) -> None:
     config = QuantizationConfig(size=SIZE)
-    table = table_for_calibration(open_checkpoint(source), config, RunConfig(), "elsewhere")
+    table = table_for_calibration(open_checkpoint(source), config, RunConfig(), "elsewhere", {})
     hessians = recorded(tmp_path / "statistics", table)
     ArrowQuantizer(config.replace(hessians=hessians)).quantize(source, str(tmp_path / "out"))
     assert 0.99 * SIZE <= parts_nbytes(tmp_path / "out") <= SIZE
@@ -183,7 +198,7 @@ def test_steps_of_a_calibration_for_something_else_are_not_taken(
     source: str, hessians: str, tmp_path: Path, other: dict[str, Any]
 ) -> None:
     asked = QuantizationConfig(**other)
-    table = table_for_calibration(open_checkpoint(source), asked, RunConfig(), "elsewhere")
+    table = table_for_calibration(open_checkpoint(source), asked, RunConfig(), "elsewhere", {})
     of_other = recorded(tmp_path / "statistics", table)
     config = QuantizationConfig(size=SIZE)
     found = planned(source, tmp_path / "out", config.replace(hessians=of_other))

@@ -15,7 +15,7 @@ from arrowquant_dist.config import DEFAULT_STORAGE, Storage, check_storage
 from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup
 from arrowquant_dist.dataset.bare_folder import bare_paths
 from arrowquant_dist.dataset.dataset import Dataset, alias_errors
-from arrowquant_dist.dataset.layers import StoredBlock, block_problem, group_layers
+from arrowquant_dist.dataset.layers import BlockProblems, StoredBlock, group_layers
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset, NotFound, counted
 from arrowquant_dist.export_names import RECORD_PATH
 from arrowquant_dist.format.schema import SCHEMA_VERSION
@@ -227,7 +227,8 @@ def _check_layers(blocks: Sequence[StoredBlock], store: Store, findings: _Findin
     for error in errors:
         findings.note(error)
     findings.count(layers=len(layers))
-    return [block for block in blocks if block_problem(block) is None]
+    problems = BlockProblems()
+    return [block for block in blocks if problems.of(block) is None]
 
 
 def _check_index(store: Store, manifest: Manifest, findings: _Findings) -> list[StoredBlock]:

@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from operator import attrgetter
 
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDataset
 from arrowquant_dist.format.record import BlobRanges, RowRecord, ranges_problem
-from arrowquant_dist.format.row import RowHeader, row_problem
+from arrowquant_dist.format.row import HEADER_NAMES, Blobs, RowHeader, row_problem, sizes_problem
+
+# of a row: all but its name, and its checksum, which is there
+_WHAT_COUNTS = attrgetter(*(name for name in HEADER_NAMES if name not in {"layer_name", "checksum"}))
 
 
 @dataclass(frozen=True)
@@ -99,14 +103,37 @@ class StoredLayer:
         return types.pop() if len(types) == 1 else "mixed"
 
 
-def block_problem(block: StoredBlock) -> str | None:
-    """What is impossible about a block, known before any memory is taken for its values; None if nothing."""
+class BlockProblems:
+    """What is impossible about blocks, known before any memory is taken for their values.
+
+    Layers of a model repeat a few shapes: what is said of one that is alike in all that counts is not worked out again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], tuple[str | None, str | None]] = {}
+
+    def of(self, block: StoredBlock) -> str | None:
+        """None if nothing."""
+        ranges = block.ranges
+        sizes = None if ranges is None else tuple([value.nbytes for value in ranges])
+        alike = (*_WHAT_COUNTS(block.header), block.header.checksum == "", sizes)
+        if alike not in self._known:
+            self._known[alike] = _of_row(block), _of_sizes(block)
+        of_row, of_sizes = self._known[alike]
+        return of_row or (None if ranges is None else ranges_problem(ranges)) or of_sizes
+
+
+def _of_row(block: StoredBlock) -> str | None:
     problem = row_problem(block.header)
-    if problem is None and block.ranges is not None:
-        if not block.header.checksum:
-            return "its checksum is empty"  # which only V1's may be, and no index has those
-        return ranges_problem(block.header, block.ranges)
+    if problem is None and block.ranges is not None and not block.header.checksum:
+        return "its checksum is empty"  # which only V1's may be, and no index has those
     return problem
+
+
+def _of_sizes(block: StoredBlock) -> str | None:
+    if block.ranges is None or row_problem(block.header) is not None:
+        return None
+    return sizes_problem(block.header, Blobs(*(value.nbytes for value in block.ranges)))
 
 
 def group_layers(
@@ -119,8 +146,9 @@ def group_layers(
     grouped: defaultdict[str, list[StoredBlock]] = defaultdict(list)
     errors: list[ArrowQuantError] = []
     broken = set()
+    problems = BlockProblems()
     for block in blocks:
-        problem = block_problem(block)
+        problem = problems.of(block)
         if problem is not None:
             message = f"{problem}; fetch the object again or quantize anew"
             errors.append(CorruptWeights(message, layer=block.header.layer_name, uri=url(block.path)))
@@ -130,14 +158,18 @@ def group_layers(
     for name, members in grouped.items():
         if name in broken:
             continue
-        ordered = sorted(members, key=lambda block: (block.header.row_start, block.header.row_stop))
         is_one = len(members) == 1 and members[0].is_whole  # as most are
+        ordered = members if is_one else sorted(members, key=_by_rows)
         found = [] if is_one else list(_coverage_errors(ordered, url))
         errors += found
         if not found:
             first = ordered[0].header
             layers[name] = StoredLayer(name, first.layer_shape, first.dtype, first.row_dims, tuple(ordered))
     return layers, errors
+
+
+def _by_rows(block: StoredBlock) -> tuple[int, int]:
+    return block.header.row_start, block.header.row_stop
 
 
 def _coverage_errors(blocks: list[StoredBlock], url: Callable[[str], str]) -> Iterator[ArrowQuantError]:

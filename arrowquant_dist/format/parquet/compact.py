@@ -11,6 +11,7 @@ TRUE, FALSE, I32, I64, BINARY, LIST, STRUCT = 1, 2, 5, 6, 8, 9, 12
 _BYTE, _I16, _DOUBLE, _SET, _MAP = 3, 4, 7, 10, 11
 _MAX_DEPTH = 16
 _MAX_VARINT_NBYTES = 10
+_ENDS = "the bytes end before a value does"
 
 
 class Compact:
@@ -21,10 +22,15 @@ class Compact:
 
     def fields(self) -> Iterator[tuple[int, int]]:
         """(id, type) of a struct's fields. The caller reads or skips each value before it asks for the next."""
-        field = 0
-        while (head := self._byte()) != 0:
+        field, data = 0, self.data
+        while self.at < len(data):
+            head = data[self.at]
+            self.at += 1
+            if head == 0:
+                return
             field = field + (head >> 4) if head >> 4 else self.integer()
             yield field, head & 0xF
+        raise EOFError(_ENDS)
 
     def elements(self) -> tuple[int, int]:
         """The number of a list's elements, and their type."""
@@ -62,18 +68,16 @@ class Compact:
             raise ValueError(f"a value has the type {kind}, which is none of Parquet's")
 
     def _byte(self) -> int:
-        try:
-            byte = self.data[self.at]
-        except IndexError:
-            raise EOFError("the bytes end before a value does") from None
+        if self.at >= len(self.data):
+            raise EOFError(_ENDS)
         self.at += 1
-        return byte
+        return self.data[self.at - 1]
 
     def _varint(self) -> int:
-        byte = self._byte()
-        if byte < 0x80:  # as most are
-            return byte
-        value = byte & 0x7F
+        if self.at < len(self.data) and self.data[self.at] < 0x80:  # as most are
+            self.at += 1
+            return self.data[self.at - 1]
+        value = self._byte() & 0x7F
         for i in range(1, _MAX_VARINT_NBYTES):
             byte = self._byte()
             value |= (byte & 0x7F) << 7 * i
@@ -83,5 +87,5 @@ class Compact:
 
     def _advance(self, nbytes: int) -> None:
         if nbytes > len(self.data) - self.at:
-            raise EOFError("the bytes end before a value does")
+            raise EOFError(_ENDS)
         self.at += nbytes

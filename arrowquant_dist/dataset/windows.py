@@ -47,7 +47,11 @@ class Windows(threading.local):
         nbytes = windows_nbytes(places)
         if self._allocate is not None:
             return self._allocate(nbytes)
-        self._arena.reserve(max(nbytes, _RESERVED_NBYTES))
+        if nbytes > _RESERVED_NBYTES:
+            return fresh(
+                nbytes
+            )  # and goes back to the system: no thread keeps the largest block that it has read
+        self._arena.reserve(_RESERVED_NBYTES)
         return self._arena.take(nbytes)
 
     @contextmanager

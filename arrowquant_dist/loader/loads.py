@@ -13,7 +13,7 @@ from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Budget, Load
 from arrowquant_dist.dataset.region import Region
-from arrowquant_dist.dataset.together import TOGETHER_NBYTES, batched
+from arrowquant_dist.dataset.together import batched
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.loader.memory import decodable_bytes, written_past_torch
 from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
@@ -103,8 +103,8 @@ class Loads:
 
     def batched(self, loads: Iterable[Load[T]]) -> Iterator[Load[Iterator[T]]]:
         """The same loads, small ones that follow each other in one."""
-        most = min(TOGETHER_NBYTES, self.opened.budget.limit_nbytes // (4 * self.opened.workers))
-        return batched(loads, self.opened.dataset, most)
+        share = self.opened.budget.limit_nbytes // (4 * self.opened.workers)
+        return batched(loads, self.opened.dataset, share)
 
     def nbytes(self, region: Region) -> int:
         """Of what is given for a region: of the tensor, or about those that its codes and scales have."""

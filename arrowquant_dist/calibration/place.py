@@ -9,10 +9,18 @@ with what they were. calibration.json comes last, and then run/ goes.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from arrowquant_dist.calibration.layout import CALIBRATION_PATH, SETTINGS_PATH, done_path, is_ours
+from arrowquant_dist.calibration.layout import (
+    CALIBRATION_PATH,
+    CONFIG_PATH,
+    SETTINGS_PATH,
+    done_path,
+    is_ours,
+)
 from arrowquant_dist.calibration.record import CalibratedLayer, Calibration
+from arrowquant_dist.config import QuantizationConfig, recorded_config
 from arrowquant_dist.errors import NotFound, TargetConflict, listed
 from arrowquant_dist.storage.base import Store, is_temporary
 from arrowquant_dist.strict_json import parse_json
@@ -58,6 +66,13 @@ class CalibrationPlace:
         if not self.store.create(SETTINGS_PATH, settings):
             self._refuse_other_run()
         return None
+
+    def config(self, choose: Callable[[], QuantizationConfig]) -> QuantizationConfig:
+        """What `choose` gives, which is asked once: another process of this calibration, and one that goes on with it,
+        have the same."""
+        if not self.store.exists(CONFIG_PATH):
+            self.store.create(CONFIG_PATH, json.dumps(choose().to_dict()).encode())
+        return recorded_config(parse_json(self.store.read(CONFIG_PATH)))
 
     def done(self) -> list[PartDone]:
         """The parts that are done, from the first on."""

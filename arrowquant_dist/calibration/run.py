@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,15 +121,11 @@ def run_calibration(
         _refuse_own_source(store.uri, source)
         tokens = subject.tokens(texts.items)
         refuse_too_few(tokens, _LEAST_TOKENS)
-        if config is not None and config.size is not None:
-            config = _chosen(subject, source, tokens, config, run, out)
         settings = _settings(subject, tokens, texts, config)
         place = CalibrationPlace(store, _fingerprint(settings, source))
         record = place.begin(overwrite=run.overwrite)
         if record is not None:
             return record
-        write_tokens(store, tokens)
-        paths = Paths(subject, tokens, is_sequential=config is not None)
         context = CalibrationContext(
             f"{store.uri} {place.fingerprint}",
             location(model, "model"),
@@ -139,8 +136,12 @@ def run_calibration(
             unscaled,
             config is not None,
         )
-        OPEN_PATHS.set(context, paths)
         try:
+            write_tokens(store, tokens)
+            if config is not None and config.size is not None:
+                config = place.config(partial(_chosen, subject, source, tokens, config, run, out))
+            paths = Paths(subject, tokens, is_sequential=config is not None)
+            OPEN_PATHS.set(context, paths)
             done = _calibrated_parts(paths, place, context, run, tokens, config, progress)
         except (NotFound, PartialRun, StorageError):
             record = place.finished_meanwhile()
@@ -197,7 +198,6 @@ def _settings(
         ids.update(np.array([len(row), *row], np.int64).tobytes())
     model_config = json.loads(subject.kind.config.to_json_string(use_diff=False))
     model_config.pop("_name_or_path", None)  # a copy's, gone afterwards
-    said = None if config is None else {k: v for k, v in config.to_dict().items() if k != "hessians"}
     return {
         "architecture": subject.kind.architecture,
         "texts": {
@@ -209,9 +209,13 @@ def _settings(
         },
         "ids": ids.hexdigest(),
         "model_config": model_config,
-        "config": said,
+        "config": _said(config),
         "code": calibration_digest(),
     }
+
+
+def _said(config: QuantizationConfig | None) -> dict[str, Any] | None:
+    return None if config is None else {k: v for k, v in config.to_dict().items() if k != "hessians"}
 
 
 def _fingerprint(settings: Mapping[str, Any], source: CheckpointLoads) -> str:
@@ -253,7 +257,7 @@ def _record(
         architecture=settings["architecture"],
         texts=settings["texts"],
         sequential=config is not None,
-        config=settings["config"],
+        config=_said(config),
         fingerprint=place.fingerprint,
         layers=tuple(layers),
         unseen=tuple(unseen),

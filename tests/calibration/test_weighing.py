@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AlbertModel
 
 from arrowquant_dist import QuantizationConfig, calibrate
+from arrowquant_dist.calibration import run
+from arrowquant_dist.calibration.layout import CONFIG_PATH
+from arrowquant_dist.calibration.worker import SliceWorker
 from arrowquant_dist.config import Storage
+from arrowquant_dist.errors import ArrowQuantError, StorageError
 from arrowquant_dist.models.pair import opened_model
 from arrowquant_dist.models.subject import Subject
 from arrowquant_dist.models.weighing import weighed_steps
@@ -74,3 +79,24 @@ def test_a_calibration_for_a_size_has_them(llama: Path, tmp_path: Path) -> None:
     shared = [steps[names[name]] / step for name, step in expected.items() if names[name] in steps]
     assert len(shared) > 4
     assert max(shared) == pytest.approx(min(shared), rel=1e-3)
+
+
+def test_steps_are_chosen_once_and_a_finished_calibration_is_found_without(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = QuantizationConfig(size="4.0bits")
+
+    def stopped(*_: object) -> None:
+        raise StorageError("stopped", uri="s3://somewhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SliceWorker, "run", stopped)
+        with pytest.raises(ArrowQuantError):
+            calibrate(llama, tmp_path / "out", [*TEXTS], quantize=asked)
+    kept = json.loads((tmp_path / "out" / CONFIG_PATH).read_text())
+
+    monkeypatch.setattr(run, "_chosen", stopped)
+    found = calibrate(llama, tmp_path / "out", [*TEXTS], quantize=asked)
+    assert found.config is not None
+    assert found.config["overrides"] == kept["overrides"]
+    assert calibrate(llama, tmp_path / "out", [*TEXTS], quantize=asked) == found

@@ -29,6 +29,7 @@ from arrowquant_dist.models.traced import sources_of
 _TOKENS = 4096  # of the texts that are looked at, about
 _STEP = 0.3  # of a row's root mean square
 _SHARE = 0.5  # of the difference, by logarithm, that reverse water-filling asks for
+_ROWS = 256  # that are rounded at a time
 _DIGITS = 2  # of what is found: sums in another order come to the same
 
 
@@ -70,10 +71,11 @@ def _made(chain: Chain, part: int, inputs: Inputs, hidden: torch.Tensor | None) 
 
 
 def _change(chain: Chain, part: int, weight: torch.Tensor, batches: Sequence[_Batch]) -> float:
-    """Σ|ŷ - y|² / Σ|y|² of what the part makes where this one of its weights is rounded."""
+    """Σ|ŷ - y|² / Σ|y|² of what the part makes where this one of its weights is rounded. Beside the part's weights it
+    takes the memory of this one, as the second path of the calibration does."""
     before, changed, total = weight.clone(), 0.0, 0.0
     with torch.no_grad():
-        weight.copy_(_rounded(before))
+        _round(weight)
         for batch in batches:
             found = _made(chain, part, batch.inputs, batch.hidden).made
             changed += float((found - batch.made).double().square().sum())
@@ -82,10 +84,11 @@ def _change(chain: Chain, part: int, weight: torch.Tensor, batches: Sequence[_Ba
     return changed / total if total > 0.0 else 0.0
 
 
-def _rounded(values: torch.Tensor) -> torch.Tensor:
-    """Each row in steps of _STEP of its root mean square."""
-    step = _STEP * values.square().mean(-1, keepdim=True).sqrt()
-    return torch.where(step > 0.0, torch.round(values / step) * step, values)
+def _round(weight: torch.Tensor) -> None:
+    """In place, each row in steps of _STEP of its root mean square."""
+    for rows in torch.split(weight.view(-1, weight.shape[-1]), _ROWS):
+        step = _STEP * rows.square().mean(-1, keepdim=True).sqrt()
+        rows.copy_(torch.where(step > 0.0, torch.round(rows / step) * step, rows))
 
 
 def _steps(chain: Chain, changes: Mapping[int, float]) -> dict[str, float]:

@@ -119,6 +119,7 @@ def test_one_that_is_stopped_while_it_looks_ahead_goes_on_to_the_same(
     assert files == others
 
 
+@pytest.mark.slow
 def test_a_size_codes_it_on_that_target(source: Path, tmp_path: Path) -> None:
     config = QuantizationConfig(size="5.0bits", hessians=str(tmp_path / "statistics"))
     calibrate(source, tmp_path / "statistics", [*TEXTS], quantize=config, run=RUN)

@@ -33,6 +33,7 @@ from arrowquant_dist.storage.base import is_temporary
 if TYPE_CHECKING:
     from arrowquant_dist.models.paths import Paths
     from arrowquant_dist.models.sites import Order
+    from arrowquant_dist.models.units import Unit
 
 _UNUSED = 999  # in the place of a stage's number: layers of which nothing is seen
 JobsOf = Generator[Sequence[SliceJob], None, PartStatistics]
@@ -118,15 +119,18 @@ class Parts:
         return SlicedSums(self.place.store, [job.written for job in jobs])
 
     def shares(self, part: int, order: Order, stage: int) -> Shares:
+        """What a pass over the texts sums up, and how many slices at once."""
         paths = self.paths
-        if stage == AHEAD:
-            units = paths.head_units(part, order)
-        else:
-            units = (
-                [] if stage == OUTPUTS else paths.units(part, order, None if stage == ALL_STAGES else stage)
-            )
         nbytes = paths.weights_nbytes(part), paths.batch_nbytes(order)
+        units = self._units(part, order, stage)
         return self.memory.shares(*nbytes, units, f"part {part + 1} of {paths.parts}")
+
+    def _units(self, part: int, order: Order, stage: int) -> list[Unit]:
+        if stage == OUTPUTS:
+            return []
+        if stage == AHEAD:
+            return self.paths.head_units(part, order)
+        return self.paths.units(part, order, None if stage == ALL_STAGES else stage)
 
     def passes(
         self, part: int, stage: int, quantized: Sequence[str], shares: Shares

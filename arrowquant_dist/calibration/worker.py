@@ -71,9 +71,14 @@ class SliceJob:
         return str(self.number)
 
     @property
+    def makes_states_alone(self) -> bool:
+        """What goes into the next part, and no sums."""
+        return self.stage == OUTPUTS or (self.stage == AHEAD and self.makes_states)
+
+    @property
     def written(self) -> str:
         """What is written last, and so says that the job is done."""
-        if self.stage == OUTPUTS or (self.stage == AHEAD and self.makes_states):
+        if self.makes_states_alone:
             return states_path(self.part + 1, self.number, states_folder(self.stage))
         named = repr([(unit.slot, unit.first, unit.last, unit.part) for unit in self.wanted])
         return sums_path(self.part, self.stage, xxhash.xxh3_64_hexdigest(named.encode()), self.number)
@@ -195,7 +200,7 @@ class SliceWorker:
         if job.stage in (ALL_STAGES, AHEAD):
             sums, made = paths.one_path(job.part, order, batches, job.wanted, keeps=job.makes_states)
             written = self._write_states(job, made, paths) if job.makes_states else 0
-            if job.stage == AHEAD and job.makes_states:
+            if job.makes_states_alone:
                 return written
         else:
             sums, written = paths.stage(job.part, order, job.stage, batches, job.wanted), 0

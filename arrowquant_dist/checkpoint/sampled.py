@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +97,8 @@ class SampledWeights:
         """Of a checkpoint that has been checked. Raises what reading raises."""
         layers = sorted((layer for layer in checkpoint.layers if _can_tell(layer)), key=lambda own: own.name)
         count = min(len(layers), _MOST_LAYERS)
-        return cls(_read(checkpoint, storage, [layers[k * len(layers) // count] for k in range(count)]))
+        chosen = [layers[k * len(layers) // count] for k in range(count)]
+        return cls(_read(checkpoint, storage, {layer.name: layer for layer in chosen}))
 
     @classmethod
     def from_dict(cls, found: Any, uri: str) -> SampledWeights:
@@ -123,7 +124,7 @@ class SampledWeights:
         both = {name: names[stored] for name in self.layers if (stored := _stored(checkpoint, name)) in names}
         if self.layers and not both:
             return f"none of its layers ({listed(sorted(self.layers))}) is in the source"
-        found = _read(checkpoint, storage, [*{layer.name: layer for layer in both.values()}.values()], both)
+        found = _read(checkpoint, storage, both)
         other = sorted(name for name, layer in found.items() if self.layers[name].is_of_other_weights(layer))
         return f"other values in {listed(other)}" if other else None
 
@@ -136,14 +137,8 @@ def _can_tell(layer: Layer) -> bool:
     return layer.dtype in _PRECISION and layer.num_params > 0
 
 
-def _read(
-    checkpoint: Checkpoint,
-    storage: Storage,
-    layers: Sequence[Layer],
-    names: Mapping[str, Layer] | None = None,
-) -> dict[str, SampledLayer]:
-    """names: {name that decides the place: its layer}, where these are not the layers' own."""
-    wanted = {layer.name: layer for layer in layers} if names is None else names
+def _read(checkpoint: Checkpoint, storage: Storage, wanted: Mapping[str, Layer]) -> dict[str, SampledLayer]:
+    """wanted: {name that decides the place: layer}"""
     by_object: defaultdict[str, list[str]] = defaultdict(list)
     for name, layer in wanted.items():
         by_object[layer.uri].append(name)

@@ -62,9 +62,8 @@ def alone(load: Load[T]) -> Load[Iterator[T]]:
 def _together(loads: list[Load[T]], dataset: Dataset) -> Load[Iterator[T]]:
     pieces = [piece for load in loads for piece in load.decodes]
     result_nbytes = sum(load.result_nbytes for load in loads)
-    working = sum(
-        load.peak_nbytes - load.result_nbytes for load in loads
-    )  # decompressed, until all are decoded
+    # decompressed, until all are decoded
+    working = sum(load.peak_nbytes - load.result_nbytes for load in loads)
     places = joined_pieces(pieces, gap_between(pieces))
     peak_nbytes = result_nbytes + working + windows_nbytes(places)
 

@@ -48,9 +48,8 @@ class Windows(threading.local):
         if self._allocate is not None:
             return self._allocate(nbytes)
         if nbytes > _RESERVED_NBYTES:
-            return fresh(
-                nbytes
-            )  # and goes back to the system: no thread keeps the largest block that it has read
+            # and goes back to the system: no thread keeps the largest block that it has read
+            return fresh(nbytes)
         self._arena.reserve(_RESERVED_NBYTES)
         return self._arena.take(nbytes)
 

@@ -16,11 +16,10 @@ from arrowquant_dist.distillation.student import trainable
 from arrowquant_dist.distillation.vectors import TrainedVector
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader.loads import Loads
+from arrowquant_dist.loader.slots import DECODED_DTYPES
 from arrowquant_dist.models.made import FilledModel
 from arrowquant_dist.models.source import LayerSource, stored_names
 from arrowquant_dist.tensor import QuantizedTensor
-
-_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ def trained_layers(filled: FilledModel, dataset: Loads, original: LayerSource) -
     matrices: dict[str, TrainedCodes] = {}
     vectors: dict[str, TrainedVector] = {}
     for name, layer in dataset.layers.items():
-        if name not in names or layer.dtype not in _DTYPES:
+        if name not in names or layer.dtype not in DECODED_DTYPES:
             continue
         if layer.quant_type in BITS:
             region = Region.whole(original.layers[stored_as[name]])

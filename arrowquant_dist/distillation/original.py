@@ -22,6 +22,7 @@ from arrowquant_dist.dataset.prefetch import load_now
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.errors import CorruptWeights, ModelMismatch, listed
 from arrowquant_dist.loader.loads import Loads
+from arrowquant_dist.loader.slots import DECODED_DTYPES
 from arrowquant_dist.loader.tensors import bytes_of
 from arrowquant_dist.models.checkpoint import CheckpointLoads
 from arrowquant_dist.models.source import LayerSource, stored_names
@@ -30,7 +31,6 @@ from arrowquant_dist.target.manifest import Manifest, hash_of
 _LAYERS_PATH = "report/layers.parquet"
 _NUMBERS = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _KEPT = ({"none"}, {"fp16"})
-_FLOATS = ("float64", "float32", "float16", "bfloat16")
 # Sums in float32 within a row and float64 beyond; and of a copy in another dtype, in multiples of the weights.
 _OF_ERROR, _OF_WEIGHTS = 1e-4, 2.0**-8
 
@@ -58,7 +58,7 @@ def _other_kept(original: CheckpointLoads, stored: Loads, trained: set[str]) -> 
         name
         for name in kept
         if name not in left
-        and original.layers[names[name]].dtype in _FLOATS
+        and original.layers[names[name]].dtype in DECODED_DTYPES
         and _sample(original, original.layers[names[name]]).is_of_other_weights(
             _sample(stored, stored.layers[name])
         )
@@ -66,7 +66,7 @@ def _other_kept(original: CheckpointLoads, stored: Loads, trained: set[str]) -> 
 
 
 def _is_kept(layer: StoredLayer) -> bool:
-    return layer.dtype in _FLOATS and {block.header.quant_type for block in layer.blocks} in _KEPT
+    return layer.dtype in DECODED_DTYPES and {block.header.quant_type for block in layer.blocks} in _KEPT
 
 
 def _sample(source: LayerSource, layer: StoredLayer) -> SampledLayer:
@@ -110,7 +110,7 @@ def _recorded(stored: Loads, manifest: Manifest) -> Mapping[str, float]:
     return {
         row["layer_name"]: row["mse"]
         for row in rows
-        if row["kept_reason"] is None and row["mse"] is not None and row["dtype"] in _FLOATS
+        if row["kept_reason"] is None and row["mse"] is not None and row["dtype"] in DECODED_DTYPES
     }
 
 

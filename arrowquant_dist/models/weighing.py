@@ -57,31 +57,32 @@ def weighed_steps(subject: Subject, tokens: TokenizedTexts) -> dict[str, float]:
     hidden: Sequence[torch.Tensor | None] = [None] * len(inputs)
     for part in range(paths.parts - 1):
         paths.enter(part)
-        found = [_made(chain, part, *each) for each in zip(inputs, hidden, strict=True)]
-        for index in chain.slots_of(part) if part else ():
+        made = [_made(chain, part, *each) for each in zip(inputs, hidden, strict=True)]
+        batches, total = [*map(_Batch, inputs, hidden, made)], sum(map(_squares, made))
+        for index in chain.slots_of(part) if part and total > 0.0 else ():
             if chain.slots[index].tensor.dim() > 1:
-                changes[index] = _change(chain, part, chain.slots[index].tensor, found)
-        hidden = [batch.made for batch in found]
+                changes[index] = _change(chain, part, chain.slots[index].tensor, batches) / total
+        hidden = made
     return _steps(chain, changes)
 
 
-def _made(chain: Chain, part: int, inputs: Inputs, hidden: torch.Tensor | None) -> _Batch:
-    made = cast("torch.Tensor", chain.run(part, inputs, hidden))  # only the last part makes nothing
-    return _Batch(inputs, hidden, made)
+def _made(chain: Chain, part: int, inputs: Inputs, hidden: torch.Tensor | None) -> torch.Tensor:
+    return cast("torch.Tensor", chain.run(part, inputs, hidden))  # only the last part makes nothing
+
+
+def _squares(values: torch.Tensor) -> float:
+    return float(values.double().square().sum())
 
 
 def _change(chain: Chain, part: int, weight: torch.Tensor, batches: Sequence[_Batch]) -> float:
-    """Σ|ŷ - y|² / Σ|y|² of what the part makes where this one of its weights is rounded. Beside the part's weights it
-    takes the memory of this one, as the second path of the calibration does."""
-    before, changed, total = weight.clone(), 0.0, 0.0
+    """Σ|ŷ - y|² of what the part makes where this one of its weights is rounded. Beside the part's weights it takes the
+    memory of this one, as the second path of the calibration does."""
+    before = weight.clone()
     with torch.no_grad():
         _round(weight)
-        for batch in batches:
-            found = _made(chain, part, batch.inputs, batch.hidden).made
-            changed += float((found - batch.made).double().square().sum())
-            total += float(batch.made.double().square().sum())
+        changed = sum(_squares(_made(chain, part, own.inputs, own.hidden) - own.made) for own in batches)
         weight.copy_(before)
-    return changed / total if total > 0.0 else 0.0
+    return changed
 
 
 def _round(weight: torch.Tensor) -> None:

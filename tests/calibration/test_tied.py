@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader, calibrate
 from arrowquant_dist.calibration.worker import AHEAD, SliceWorker
 from arrowquant_dist.driver.run import plan_only
 from tests.calibration.reference import inputs_of, mean_product, read
-from tests.evaluation.models import SIZES, TEXTS, VOCABULARY, save
+from tests.evaluation.models import TEXTS, save_tied_llama
 
 RUN = RunConfig(engine="inline", workers=1)
 TIED = "model.embed_tokens.weight"
@@ -23,15 +23,7 @@ INT4 = QuantizationConfig("int4", per_channel=False, group_size=16, method="gptq
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        tie_word_embeddings=True,
-        **SIZES,
-    )
-    return save(LlamaForCausalLM(config), tmp_path_factory.mktemp("tied") / "source")
+    return save_tied_llama(tmp_path_factory.mktemp("tied") / "source")
 
 
 @pytest.fixture(scope="module")

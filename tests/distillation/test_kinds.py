@@ -8,26 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from arrowquant_dist import QuantizationConfig, RunConfig, WeightLoader, distill
 from tests.distillation.test_distill import FEW, INT2, loss_of_dataset
-from tests.evaluation.models import SIZES, TEXTS, VOCABULARY, quantize, save
+from tests.evaluation.models import SIZES, TEXTS, VOCABULARY, quantize, save, save_tied_llama
 
 SHORT = replace(FEW, steps=10, every=10)
-
-
-def save_tied_llama(folder: Path) -> Path:
-    """One matrix is looked up in and multiplied with."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        tie_word_embeddings=True,
-        **SIZES,
-    )
-    return save(LlamaForCausalLM(config), folder)
 
 
 def save_mixtral(folder: Path) -> Path:

@@ -80,6 +80,19 @@ def save_llama(folder: Path) -> Path:
     return save(LlamaForCausalLM(config), folder, torch.bfloat16)
 
 
+def save_tied_llama(folder: Path) -> Path:
+    """One matrix is looked up in and multiplied with."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        **SIZES,
+    )
+    return save(LlamaForCausalLM(config), folder)
+
+
 def save_bert(folder: Path, kind: Any = BertModel, **sizes: Any) -> Path:
     torch.manual_seed(1)
     values = {"vocab_size": VOCABULARY, "initializer_range": 0.3, **SIZES, **sizes}

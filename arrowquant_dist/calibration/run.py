@@ -165,7 +165,9 @@ def _chosen(
     from arrowquant_dist.models.weighing import weighed_steps
     from arrowquant_dist.sizing import table_for_calibration  # no other calibration has to import it
 
-    return table_for_calibration(source.checkpoint, config, run, out, weighed_steps(subject, tokens))
+    counts = np.bincount(np.concatenate([np.asarray(row, np.int64) for row in tokens.ids]))
+    steps = weighed_steps(subject, tokens)
+    return table_for_calibration(source.checkpoint, config, run, out, steps, counts)
 
 
 def _calibrated_parts(

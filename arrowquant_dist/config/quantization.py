@@ -39,7 +39,7 @@ _LATER = (
     *("min_quality", "texts", "chosen_for"),
 )
 # Of method `size`: its numbers, with the least and the most that each may be.
-_STEPPED = ("size", "gptq")  # methods that may have them
+_STEPPED = ("size", "counted", "gptq")  # methods that may have them
 _STEPS = {"step": (1e-6, 1e6), "row_exponent": (0.0, 1.0), "rate": (0.0, 1.0)}
 
 
@@ -311,7 +311,7 @@ class QuantizationConfig:
         if spec.method not in _STEPPED:
             for name in _STEPS:
                 if getattr(own, name) is not None:
-                    reason = f"is of methods size and gptq, and the method here is {spec.method}"
+                    reason = f"is of methods size, counted and gptq, and the method here is {spec.method}"
                     raise invalid(f"{prefix}{name}", reason)
         elif spec.step == 0.0:
             self._check_no_step(prefix, spec)
@@ -321,11 +321,14 @@ class QuantizationConfig:
         elif spec.scale_dtype != "float32":
             raise invalid(f"{prefix}scale_dtype", "is not to be had with a step; leave it out")
         elif spec.method == "gptq" and spec.row_exponent:
-            raise invalid(f"{prefix}row_exponent", "is of method size alone; rows of gptq have one step")
+            raise invalid(
+                f"{prefix}row_exponent", "is of methods size and counted; rows of gptq have one step"
+            )
 
     def _check_no_step(self, prefix: str, spec: QuantSpec) -> None:
-        if spec.method == "size":
-            raise invalid(f"{prefix}step", "is missing: method size needs it (or say `size:` and no method)")
+        if spec.method != "gptq":
+            reason = f"is missing: method {spec.method} needs it (or say `size:` and no method)"
+            raise invalid(f"{prefix}step", reason)
         for name in ("row_exponent", "rate"):
             if getattr(spec, name):
                 raise invalid(f"{prefix}{name}", "says nothing without a step")

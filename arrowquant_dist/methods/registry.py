@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.methods.counted import Counted
 from arrowquant_dist.methods.gptq import ErrorCompensated, ErrorCompensatedPerTensor
 from arrowquant_dist.methods.method import Method, SideInput, Span, TensorMethod
 from arrowquant_dist.methods.mse import Mse
@@ -15,7 +16,7 @@ from arrowquant_dist.methods.short_scales import ShortScales
 from arrowquant_dist.methods.size import Size
 
 _ROUNDED: Iterable[Method] = (Rtn(), Mse())  # each code is that of the nearest level
-_BY_GROUP: Iterable[Method] = (*_ROUNDED, ErrorCompensated(), Size())
+_BY_GROUP: Iterable[Method] = (*_ROUNDED, ErrorCompensated(), Size(), Counted())
 _PER_TENSOR: Iterable[TensorMethod] = (PerTensor("rtn"), PerTensor("mse"), ErrorCompensatedPerTensor())
 
 BY_GROUP = {method.name: method for method in _BY_GROUP}  # a scale a row, or a group

@@ -31,17 +31,21 @@ class Size:
 
     def quantize(self, bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, /) -> Found | None:
         """See Method.quantize."""
-        from arrowquant_dist.kernels.steps import quantize_steps
+        return in_steps(bits, spec, codes, relative_steps(spec, given.row_start, len(bits)))
 
-        rows, columns = bits.shape
-        steps = relative_steps(spec, given.row_start, rows)
-        shifts = outward_shifts(spec.rate, steps)
-        scales, sums = np.empty(rows, np.float32), np.zeros(4)
-        scratch, q = np.empty(columns, np.uint8), np.empty(columns, np.float32)
-        filled = (codes, scales, scratch, sums, q)
-        if quantize_steps(bits, *code_limits(spec), spec.bits, steps, shifts, *filled) >= 0:
-            return None
-        return Found(scales, _NO_ZERO_POINTS, error_sums(bits.size, sums))
+
+def in_steps(bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, steps: np.ndarray) -> Found | None:
+    """As Method.quantize. steps: float64 [rows], as multiples of rows' root mean squares."""
+    from arrowquant_dist.kernels.steps import quantize_steps
+
+    rows, columns = bits.shape
+    shifts = outward_shifts(spec.rate, steps)
+    scales, sums = np.empty(rows, np.float32), np.zeros(4)
+    scratch, q = np.empty(columns, np.uint8), np.empty(columns, np.float32)
+    filled = (codes, scales, scratch, sums, q)
+    if quantize_steps(bits, *code_limits(spec), spec.bits, steps, shifts, *filled) >= 0:
+        return None
+    return Found(scales, _NO_ZERO_POINTS, error_sums(bits.size, sums))
 
 
 def outward_shifts(rate: float, steps: np.ndarray) -> np.ndarray:
@@ -53,14 +57,24 @@ def outward_shifts(rate: float, steps: np.ndarray) -> np.ndarray:
 
 
 def relative_steps(spec: QuantSpec, first: int, rows: int) -> np.ndarray:
-    """float64 [rows]: the steps of a layer's rows from `first` on, as multiples of their root mean squares.
-
-    step · (i + 1)^row_exponent, with log2 and exp2 that are straight between powers of two: at most a tenth beside the
-    real ones, and made of additions and products alone, so that they are the same numbers on every machine.
-    """
+    """float64 [rows]: the steps of a layer's rows from `first` on, as multiples of their root mean squares:
+    step · (i + 1)^row_exponent, at most a tenth beside it."""
     if spec.row_exponent == 0.0:
         return np.full(rows, spec.step)
-    mantissa, power = np.frexp(np.arange(first + 1, first + rows + 1, dtype=np.float64))
-    logarithm = (power - 1) + (2.0 * mantissa - 1.0)
-    whole = np.floor(spec.row_exponent * logarithm)
-    return spec.step * np.ldexp(1.0 + (spec.row_exponent * logarithm - whole), whole.astype(np.int32))
+    ranks = np.arange(first + 1, first + rows + 1, dtype=np.float64)
+    return spec.step * exponential(spec.row_exponent * logarithm(ranks))
+
+
+def logarithm(values: np.ndarray) -> np.ndarray:
+    """log2, straight between powers of two: made of additions and products alone, as exponential is, so that they are
+    the same numbers on every machine. values: float64, above 0."""
+    mantissa, power = np.frexp(values)
+    found: np.ndarray = (power - 1) + (2.0 * mantissa - 1.0)
+    return found
+
+
+def exponential(values: np.ndarray) -> np.ndarray:
+    """exp2, straight between whole numbers."""
+    whole = np.floor(values)
+    found: np.ndarray = np.ldexp(1.0 + (values - whole), whole.astype(np.int32))
+    return found

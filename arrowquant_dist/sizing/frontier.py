@@ -70,7 +70,7 @@ class Frontier:
 
         def again(sample: LayerSample) -> Measured:
             way = table[sample.layer.name]
-            if way.spec.method != "size":
+            if not way.spec.step:
                 return way
             return measure(sample, sample.spec_at(way.spec.quant_type, step), ZstdFrames())
 

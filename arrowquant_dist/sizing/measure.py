@@ -14,7 +14,7 @@ from arrowquant_dist.format.parquet.pages import blob_prefix
 from arrowquant_dist.methods import Given
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.plan import RowBlock
-from arrowquant_dist.sizing.candidates import row_weight
+from arrowquant_dist.sizing.candidates import row_weight, size_spec
 from arrowquant_dist.sizing.sample import LayerSample, Run
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 
@@ -49,7 +49,7 @@ class Measured:
 
 
 def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measured:
-    """spec: of a layer that is kept, or of a method without side input.
+    """spec: of a layer that is kept, or of a method whose side input, if any, is the sample's.
 
     Raises UnquantizableWeights for a NaN or inf among the sampled values, unless the spec keeps them.
     """
@@ -60,7 +60,7 @@ def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measure
     errors = [one.errors or ErrorSums() for one in found]
     return Measured(
         spec,
-        _weighted_error(sample, errors),
+        _weighted_error(sample, spec, errors),
         sum(errors, start=ErrorSums()),
         _outermost(found, spec),
         *(
@@ -75,22 +75,34 @@ def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measure
     )
 
 
-def _weighted_error(sample: LayerSample, errors: Sequence[ErrorSums]) -> float:
+def _weighted_error(sample: LayerSample, spec: QuantSpec, errors: Sequence[ErrorSums]) -> float:
     total = 0.0
     for run, sums in zip(sample.runs, errors, strict=True):
-        weight = row_weight(run.row_start + run.rows / 2, sample.row_steps)
-        total += weight * run.rows * (sums.sum_e2 / sums.sum_w2 if sums.sum_w2 > 0.0 else 0.0)
+        error = sums.sum_e2 / sums.sum_w2 if sums.sum_w2 > 0.0 else 0.0
+        total += _weight(sample, spec, run) * run.rows * error
     return total / (max(1, sample.sampled_rows) * sample.relative_step**2)
+
+
+def _weight(sample: LayerSample, spec: QuantSpec, run: Run) -> float:
+    """What the run's mean error counts. Counts of rows that lie side by side differ, and so do errors where rows have
+    steps of their own: in proportion to the inverse of what they count."""
+    if sample.side is None:
+        return row_weight(run.row_start + run.rows / 2, sample.row_steps)
+    unit = size_spec(sample.blocks[0], "int8", 1.0, sample.row_steps)
+    squares = np.square(sample.side.steps(unit, run.row_start, run.rows))
+    return float(1.0 / squares.mean() if spec.row_exponent else (1.0 / squares).mean())
 
 
 def _quantized(sample: LayerSample, run: Run, spec: QuantSpec) -> QuantizedTensor:
     layer = sample.layer
+    if spec.method == "size" and sample.side is not None:
+        spec = replace(spec, method="counted")
     return quantize_values(
         run.values,
         (run.rows, sample.columns),
         layer.dtype,
         replace(spec, row_dims=1),
-        given=Given(row_start=run.row_start),
+        given=Given(side=sample.side, row_start=run.row_start),
         layer=layer.name,
         layer_shape=layer.shape,
         first_value=run.row_start * sample.columns,
@@ -116,6 +128,6 @@ def outermost_share(codes: np.ndarray, bits: int) -> float:
 
 def _outermost(found: Sequence[QuantizedTensor], spec: QuantSpec) -> float:
     """Of int8 and int4, the containers of method `size`."""
-    if spec.method != "size":
+    if not spec.step:
         return 0.0
     return outermost_share(np.concatenate([one.codes for one in found]), spec.bits)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from types import MappingProxyType
+
+import numpy as np
 
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Checkpoint
@@ -17,14 +18,15 @@ from arrowquant_dist.config.patterns import matcher
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.format.compression import ZstdFrames
 from arrowquant_dist.machine import usable_cpus
+from arrowquant_dist.methods.counted import CountedRows
 from arrowquant_dist.plan import Plan, RowBlock
-from arrowquant_dist.sizing.candidates import DATA_FREE, RowSteps
+from arrowquant_dist.sizing.candidates import DATA_FREE, ON_TARGET
 from arrowquant_dist.sizing.embeddings import row_steps_of
 from arrowquant_dist.sizing.framing import parts_nbytes
 from arrowquant_dist.sizing.frontier import LEAST_STEP, MOST_STEP, Frontier, Ways, nbytes_of
 from arrowquant_dist.sizing.knapsack import Option, exchanged
 from arrowquant_dist.sizing.measure import Measured, measure
-from arrowquant_dist.sizing.sample import read_samples
+from arrowquant_dist.sizing.sample import EMBEDDING_VALUES, LayerSample, read_samples
 from arrowquant_dist.sizing.search import Tried, largest_within
 from arrowquant_dist.sizing.table import chosen_config, ways_in_short
 
@@ -34,7 +36,26 @@ _NEAR = 0.004  # of the limit, that may be left
 _USED = 0.98  # of the limit: where less is used, no way of storing a layer takes more
 _LOSS_MARGIN = 0.01  # of the loss that a quality leaves
 _LOSS_NEAR = 0.02
-_ALL_ALIKE: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownOfTexts:
+    """Of layers, before there are statistics. relative_steps: by layer, where its step is not that of others
+    (LayerSample.relative_step). counts: whole numbers, of each id from 0 on, None where they are not known."""
+
+    relative_steps: Mapping[str, float]
+    counts: np.ndarray | None
+
+    def noted(self, samples: Sequence[LayerSample]) -> list[LayerSample]:
+        """With what is known of each. The counts are of the vocabulary's rows, which are most."""
+        found = [replace(one, relative_step=self.relative_steps.get(one.layer.name, 1.0)) for one in samples]
+        counts = self.counts
+        most = max((one for one in found if one.row_steps == ON_TARGET), key=_rows_of, default=None)
+        if counts is None or most is None or most.rows < counts.size:
+            return found
+        padded = np.zeros(most.rows, np.float32)
+        padded[: counts.size] = counts
+        return [replace(one, side=CountedRows.of(padded)) if one is most else one for one in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +74,14 @@ def choose_size(
     config: QuantizationConfig,
     target: int,
     run: RunConfig,
-    embeddings: RowSteps = DATA_FREE,
-    relative_steps: Mapping[str, float] = _ALL_ALIKE,
+    known: KnownOfTexts | None = None,
 ) -> ChosenTable:
-    """plan: of the config without `size`. target: bytes that all part files may take. embeddings: their steps.
-    relative_steps: by layer, where its step is not that of others (LayerSample.relative_step).
+    """plan: of the config without `size`. target: bytes that all part files may take. known: of the texts that
+    it is calibrated with.
 
     Raises InvalidConfig where it cannot be had, and what reading raises.
     """
-    with _opened(plan, checkpoint, config, run, "size", embeddings, relative_steps) as (frontier, fixed):
+    with _opened(plan, checkpoint, config, run, "size", known) as (frontier, fixed):
         coarsest = frontier.at(MOST_STEP)
         beside = parts_nbytes(plan, fixed | coarsest) - nbytes_of(coarsest)
         room = int(target * (1 - _MARGIN)) - beside
@@ -168,24 +188,24 @@ def _opened(
     config: QuantizationConfig,
     run: RunConfig,
     key: str,
-    embeddings: RowSteps = DATA_FREE,
-    relative_steps: Mapping[str, float] = _ALL_ALIKE,
+    known: KnownOfTexts | None = None,
 ) -> Iterator[tuple[Frontier, Ways]]:
     """The layers whose way is to be chosen, and the others as they are going to be stored."""
     if plan.compression == "none":
         message = f"{key}: counts compressed bytes, and run.compression is none; say zstd, or quant_type and no {key}"
         raise InvalidConfig(message)
     layers = layers_of(plan)
-    row_steps = row_steps_of(plan, layers, embeddings, checkpoint, run.source_storage)
+    row_steps = row_steps_of(
+        plan, layers, DATA_FREE if known is None else ON_TARGET, checkpoint, run.source_storage
+    )
     with SourceReader(run.source_storage, checkpoint.files) as reader:
-        samples = list(read_samples(layers, reader, row_steps, [steps is not None for steps in row_steps]))
+        in_runs = [steps is not None for steps in row_steps]
+        most = 0 if known is None else EMBEDDING_VALUES
+        samples = list(read_samples(layers, reader, row_steps, in_runs, most))
         reader.confirm()
     is_said = said_types(config)
-    free = {
-        sample.layer.name: replace(sample, relative_step=relative_steps.get(sample.layer.name, 1.0))
-        for sample in samples
-        if is_free(sample.blocks[0], is_said)
-    }
+    samples = samples if known is None else known.noted(samples)
+    free = {sample.layer.name: sample for sample in samples if is_free(sample.blocks[0], is_said)}
     frames = ZstdFrames()
     fixed = {s.layer.name: measure(s, s.blocks[0].spec, frames) for s in samples if s.layer.name not in free}
     with ThreadPoolExecutor(usable_cpus(), thread_name_prefix="sizing") as threads:
@@ -211,6 +231,10 @@ def said_types(config: QuantizationConfig) -> Callable[[str], bool]:
         return winner is not None and winner.quant_type is not None
 
     return is_said
+
+
+def _rows_of(sample: LayerSample) -> int:
+    return sample.rows
 
 
 def _loss(table: Mapping[str, Measured]) -> float:

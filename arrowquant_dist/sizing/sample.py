@@ -11,6 +11,7 @@ import numpy as np
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.methods.counted import CountedRows
 from arrowquant_dist.plan import RowBlock
 from arrowquant_dist.sizing.candidates import RowSteps, size_spec
 
@@ -19,6 +20,8 @@ _MOST_VALUES = 1 << 20  # of one layer
 _LEAST_VALUES = 1 << 15
 _RUNS = 64  # of rows that lie side by side, in a layer of which not all rows are taken
 _SEED = 20261
+# Where a calibration is there, or is made, which takes longer than to look at these: all of most vocabularies.
+EMBEDDING_VALUES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,13 +38,15 @@ class LayerSample:
     """Some rows of a layer. blocks: all of its row blocks, as they are going to be stored.
 
     row_steps: of an embedding, whose rows are read by their index and count by it. relative_step: of its step to that
-    of other layers, by what errors of the layer do to what the model makes of them.
+    of other layers, by what errors of the layer do to what the model makes of them. side: where its rows were counted,
+    so that they are quantized by these counts where they are by method `size`.
     """
 
     blocks: tuple[RowBlock, ...]
     runs: tuple[Run, ...]
     row_steps: RowSteps | None = None
     relative_step: float = 1.0
+    side: CountedRows | None = None
 
     @property
     def layer(self) -> Layer:
@@ -94,15 +99,17 @@ def read_samples(
     reader: SourceReader,
     row_steps: Sequence[RowSteps | None],
     in_runs: Sequence[bool],
+    embedding_values: int = 0,
 ) -> Iterator[LayerSample]:
     """Of each layer, given by its row blocks, in order. row_steps: of each, as in LayerSample. in_runs: whether
-    its rows stay as they lie in the layer. Raises what reading raises."""
+    its rows stay as they lie in the layer. embedding_values: how many of an embedding are looked at, where that is more
+    than of any other layer. Raises what reading raises."""
     params = sum(block.num_params for blocks in layers for block in blocks)
     for blocks, steps, as_they_lie in zip(layers, row_steps, in_runs, strict=True):
         columns, layer = blocks[0].columns, blocks[0].layer
         rows = sum(block.rows for block in blocks)
         share = SAMPLE_VALUES * rows * columns // max(1, params)
-        values = max(_LEAST_VALUES, min(_MOST_VALUES, share))
+        values = max(_LEAST_VALUES, min(_MOST_VALUES, share), 0 if steps is None else embedding_values)
         wanted = [*sampled_runs(rows, max(1, values // max(1, columns)), in_runs=as_they_lie)]
         found = reader.read([(layer, start * columns, stop * columns) for start, stop in wanted])
         runs = (Run(start, stop - start, raw) for (start, stop), raw in zip(wanted, found, strict=True))

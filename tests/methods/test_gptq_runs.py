@@ -179,7 +179,7 @@ def test_statistics_of_another_version_are_refused(
 def test_statistics_that_nothing_is_made_of_are_noted(
     source: str, config: QuantizationConfig, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    note = "hessians is not read: no layer that it has statistics of is quantized by gptq"
+    note = "hessians is not read: no layer that it has statistics of is quantized by gptq or counted"
     plan = plan_only(source, str(tmp_path / "out"), config.replace(**settings), RUN)
     assert note in plan.notes
     assert note not in plan_only(source, str(tmp_path / "out"), config, RUN).notes

@@ -66,14 +66,14 @@ def test_the_parts_have_the_size_within_a_hundredth_and_never_more(
     assert 0.99 * size <= parts_nbytes(tmp_path / "out") <= size
 
 
-def test_layers_with_statistics_are_coded_by_gptq_in_one_step_and_others_by_size(
+def test_layers_with_statistics_are_coded_by_gptq_in_one_step_embeddings_by_their_counts_and_others_by_size(
     source: str, hessians: str, tmp_path: Path
 ) -> None:
     found = planned(source, tmp_path / "out", QuantizationConfig(size=SIZE, hessians=hessians))
     specs = {block.layer.name: block.spec for block in found.blocks}
     assert {specs[f"layers.{i}.weight"].method for i in range(5)} == {"gptq"}
     assert len({specs[f"layers.{i}.weight"].step for i in range(6)}) == 1
-    assert (specs["layers.5.weight"].method, specs["embed_tokens.weight"].method) == ("size", "size")
+    assert (specs["layers.5.weight"].method, specs["embed_tokens.weight"].method) == ("size", "counted")
     assert specs["embed_tokens.weight"].row_exponent > 0
     assert found.notes[-1].endswith(
         "size instead of gptq for 1 layer of which hessians has 'unseen' and no statistics of inputs: layers.5.weight"
@@ -141,8 +141,8 @@ def test_a_calibration_by_a_size_has_one_step_on_the_target_of_its_statistics_an
     assert table.hessians == str(tmp_path / "statistics")
     assert {*found} == {f"/^layers\\.{i}\\.weight$/" for i in range(6)}
     assert {method for method, _ in found.values()} == {"gptq"}
-    assert embedding[0] == "size"
-    assert embedding[1] == pytest.approx(1.8 * step / 8000**0.15, rel=1e-4)
+    assert embedding[0] == "counted"
+    assert embedding[1] == pytest.approx(2.0 * step / 8000**0.2, rel=1e-4)
     overrides = [replace(override, method="size") for override in table.overrides]
     free = QuantizationConfig(overrides=overrides)
     ArrowQuantizer(free).quantize(source, str(tmp_path / "out"))
@@ -161,6 +161,20 @@ def test_layers_whose_errors_count_more_have_finer_steps_and_all_together_the_sa
         assert steps[f"/^{re.escape(name)}$/"] == pytest.approx(step * shared, rel=1e-4)
     overrides = [replace(override, method="size") for override in table.overrides]
     ArrowQuantizer(QuantizationConfig(overrides=overrides)).quantize(source, str(tmp_path / "out"))
+    assert 0.99 * SIZE <= parts_nbytes(tmp_path / "out") <= SIZE
+
+
+def test_a_calibration_by_a_size_knows_what_rows_by_their_counts_take(source: str, tmp_path: Path) -> None:
+    counts = np.zeros(1900)  # higher ids were in no text
+    counts[[3, 700, *range(1000, 1900)]] = 400
+    known = found_statistics()
+    known["embed_tokens.weight"] = {"counts": np.pad(counts, (0, 100)).astype(np.float32)}
+    hessians = save_statistics(tmp_path / "statistics", known)
+    config = QuantizationConfig(size=SIZE)
+    table = table_for_calibration(open_checkpoint(source), config, RunConfig(), hessians, {}, counts)
+    methods = {"gptq": "size", "counted": "counted"}
+    overrides = [replace(each, method=methods[each.method or ""]) for each in table.overrides]
+    ArrowQuantizer(table.replace(overrides=overrides)).quantize(source, str(tmp_path / "out"))
     assert 0.99 * SIZE <= parts_nbytes(tmp_path / "out") <= SIZE
 
 

@@ -15,7 +15,7 @@ from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.prefetch import Lane, Load
 from arrowquant_dist.errors import CorruptWeights
 from arrowquant_dist.export.files import OutputFile, Step
-from arrowquant_dist.export.steps import StepCutter, region_of, step_nbytes
+from arrowquant_dist.export.steps import region_of, step_nbytes
 from arrowquant_dist.export.tensors import LayerExport
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 
@@ -29,12 +29,11 @@ _PART_NBYTES = 6 << 20  # of a tensor: three quarters of a piece of a direct wri
 
 @dataclass(frozen=True, slots=True)
 class StepReader:
-    """Makes the loads of a worker. cutter: what says what a step takes. source, source_layers: what layers are
-    quantized anew from, where that is not the dataset; {name: layer}. take: where what is packed gets its memory from.
+    """Makes the loads of a worker. take: where what is packed gets its memory from. source, source_layers: what layers
+    are quantized anew from, where that is not the dataset; {name: layer}.
     """
 
     dataset: Dataset
-    cutter: StepCutter
     take: Allocate
     source: SourceReader | None = None
     source_layers: dict[str, Layer] | None = None

@@ -48,19 +48,6 @@ class StepCutter:
                     most[step.layer_name] = max(step.peak_nbytes, most.get(step.layer_name, 0))
         return most
 
-    def peak_nbytes(self, layer: LayerExport, step: Step) -> int:
-        """Memory of one step: what it reads, and what is packed of that."""
-        return self._read_nbytes(layer, step) + step_nbytes(layer, step)
-
-    def _read_nbytes(self, layer: LayerExport, step: Step) -> int:
-        if step.needs == "nothing":
-            return 0
-        stored = self.dataset.layers[layer.layer]
-        region, assembler = region_of(stored, step), Assembler(self.dataset, 1, 0, verify=True)
-        load = assembler.scales(region) if step.needs == "scales" else assembler.quantized(region)
-        nbytes = load.peak_nbytes
-        return nbytes + (_quantizing_nbytes(layer, step) if layer.spec is not None else 0)
-
     def _stored(self, file: OutputFile) -> tuple[StoredLayer, ...]:
         if self.dataset.manifest is None:
             return ()
@@ -70,73 +57,104 @@ class StepCutter:
 
     def _steps(self, file: OutputFile) -> Iterator[Step]:
         for number, layer in enumerate(file.layers):
-            every = tuple(range(len(layer.tensors)))
-            whole = self._step(layer, number, every, (layer.row_start, layer.row_stop))
-            runs = self._runs(layer, whole)
-            if len(runs) == 1:
-                yield whole
-                continue
-            for tensor in every:
-                for place, rows in enumerate(runs if layer.tensors[tensor].needs != "nothing" else runs[:1]):
-                    step = self._step(layer, number, (tensor,), rows)
-                    yield replace(step, is_first=tensor == 0 and place == 0)
+            yield from _LayerCut(self.dataset, self.budget_nbytes, layer).steps(number)
 
-    def _step(self, layer: LayerExport, number: int, tensors: tuple[int, ...], rows: tuple[int, int]) -> Step:
-        needs = most_needed(layer, tensors)
-        stored = self.dataset.layers[layer.layer]
-        per_row = stored.stored_nbytes / max(stored.rows, 1) if needs == "rows" else 0
-        nbytes = round(per_row * (rows[1] - rows[0]))
-        step = Step(layer.name, number, tensors, *rows, needs, nbytes, is_first=True)
-        return replace(step, peak_nbytes=self.peak_nbytes(layer, step))
 
-    def _runs(self, layer: LayerExport, whole: Step) -> list[tuple[int, int]]:
+class _LayerCut:
+    """One layer of a file. What a run of its rows takes is worked out once, and not where the run is too long by what
+    it becomes alone: a model of 2 GB has a thousand of them."""
+
+    def __init__(self, dataset: Dataset, budget_nbytes: int, layer: LayerExport) -> None:
+        self._dataset, self._budget_nbytes, self._layer = dataset, budget_nbytes, layer
+        self._stored = dataset.layers[layer.layer]
+        self._every = tuple(range(len(layer.tensors)))
+        self._peaks: dict[tuple[tuple[int, ...], int, int], int] = {}
+
+    def steps(self, number: int) -> Iterator[Step]:
+        """number: of the layer among the file's."""
+        layer = self._layer
+        runs = self._runs()
+        if len(runs) == 1:
+            yield self._step(number, self._every, runs[0], is_first=True)
+            return
+        for tensor in self._every:
+            for place, rows in enumerate(runs if layer.tensors[tensor].needs != "nothing" else runs[:1]):
+                yield self._step(number, (tensor,), rows, is_first=tensor == 0 and place == 0)
+
+    def _step(self, number: int, tensors: tuple[int, ...], rows: tuple[int, int], *, is_first: bool) -> Step:
+        needs = most_needed(self._layer, tensors)
+        per_row = self._stored.stored_nbytes / max(self._stored.rows, 1) if needs == "rows" else 0
+        nbytes, peak_nbytes = round(per_row * (rows[1] - rows[0])), self._peak_nbytes(tensors, *rows)
+        return Step(self._layer.name, number, tensors, *rows, needs, nbytes, is_first, peak_nbytes)
+
+    def _takes_at_most(self, limit_nbytes: int, start: int, stop: int) -> bool:
+        """Whether rows [start, stop) of all tensors fit."""
+        packed_nbytes = _packed_nbytes(self._layer, self._every, stop - start)
+        return packed_nbytes <= limit_nbytes and self._peak_nbytes(self._every, start, stop) <= limit_nbytes
+
+    def _peak_nbytes(self, tensors: tuple[int, ...], start: int, stop: int) -> int:
+        """Memory of one step: what it reads, and what is packed of that."""
+        key = tensors, start, stop
+        if key not in self._peaks:
+            read_nbytes = self._read_nbytes(most_needed(self._layer, tensors), start, stop)
+            self._peaks[key] = read_nbytes + _packed_nbytes(self._layer, tensors, stop - start)
+        return self._peaks[key]
+
+    def _read_nbytes(self, needs: Needs, start: int, stop: int) -> int:
+        if needs == "nothing":
+            return 0
+        region, assembler = _rows_of(self._stored, start, stop), Assembler(self._dataset, 1, 0, verify=True)
+        load = assembler.scales(region) if needs == "scales" else assembler.quantized(region)
+        quantizing_nbytes = (stop - start) * _quantizing_nbytes(self._layer)
+        return load.peak_nbytes + quantizing_nbytes
+
+    def _runs(self) -> list[tuple[int, int]]:
         """[start, stop) of each; stored row blocks stay whole where they fit."""
-        limit = self._run_nbytes(layer)
-        if whole.peak_nbytes <= limit or not layer.has_rows_alone:
-            return [(layer.row_start, layer.row_stop)]
+        layer, limit = self._layer, self._run_nbytes()
+        whole = layer.row_start, layer.row_stop
+        if not layer.has_rows_alone or self._takes_at_most(limit, *whole):
+            return [whole]
         runs: list[tuple[int, int]] = []
         start = layer.row_start
         while start < layer.row_stop:
-            stop = self._longest(layer, whole, start, limit)
+            stop = self._longest(start, limit)
             runs.append((start, stop))
             start = stop
         return runs
 
-    def _run_nbytes(self, layer: LayerExport) -> int:
+    def _run_nbytes(self) -> int:
         """What a run of several row blocks takes at most."""
         nbytes = self._longest_nbytes
-        return min(nbytes, _BY_BLOCK_NBYTES) if self._is_best_by_block(layer) else nbytes
+        return min(nbytes, _BY_BLOCK_NBYTES) if self._is_best_by_block() else nbytes
 
     @property
     def _longest_nbytes(self) -> int:
-        return min(RUN_NBYTES, self.budget_nbytes // _RUNS_HELD)
+        return min(RUN_NBYTES, self._budget_nbytes // _RUNS_HELD)
 
-    def _is_best_by_block(self, layer: LayerExport) -> bool:
+    def _is_best_by_block(self) -> bool:
         """Whether it is best made of one row block after another: several in one step are copied into one array first.
         Not where several tensors are made of the same blocks, where such runs end inside of blocks, which would be read
         twice, and where to read several at once saves requests."""
-        if len(layer.tensors) > 1 or layer.spec is not None or not self.dataset.store.is_near:
+        layer = self._layer
+        if len(self._every) > 1 or layer.spec is not None or not self._dataset.store.is_near:
             return False
-        found = pieces(self.dataset.layers[layer.layer], layer.row_start, layer.row_stop)
+        found = pieces(self._stored, layer.row_start, layer.row_stop)
         return len(found) > 1 and not any(
             (piece.block.header.row_start + piece.stop - layer.row_start) % layer.packer.row_multiple
             for piece in found
         )
 
-    def _longest(self, layer: LayerExport, whole: Step, start: int, limit: int) -> int:
+    def _longest(self, start: int, limit: int) -> int:
         """Where the run from `start` ends: behind as many row blocks as fit, or inside of the first one."""
-        multiple = layer.packer.row_multiple
-        found = pieces(self.dataset.layers[layer.layer], start, layer.row_stop)
+        layer, multiple = self._layer, self._layer.packer.row_multiple
+        found = pieces(self._stored, start, layer.row_stop)
         edges = [piece.block.header.row_start + piece.stop for piece in found]
-
-        def takes(stop: int) -> int:
-            return self.peak_nbytes(layer, replace(whole, row_start=start, row_stop=stop))
-
         fitting = start
         for edge in edges:
             stop = edge if edge == layer.row_stop else _down(edge, layer.row_start, multiple)
             # a row block that is cut may be read again for each of its parts, so the first one has all of the budget
-            if stop > start and takes(stop) <= (limit if fitting > start else self.budget_nbytes):
+            most = limit if fitting > start else self._budget_nbytes
+            if stop > start and self._takes_at_most(most, start, stop):
                 fitting = stop
             elif fitting > start:
                 return fitting
@@ -144,11 +162,11 @@ class StepCutter:
             return fitting
         limit = self._longest_nbytes
         low, high = 1, max(1, -(-(edges[0] - start) // multiple))
-        if takes(min(start + multiple, layer.row_stop)) > limit // 2:
-            limit = self.budget_nbytes
+        if not self._takes_at_most(limit // 2, start, min(start + multiple, layer.row_stop)):
+            limit = self._budget_nbytes
         while low < high:  # the most multiples that fit; one, whatever it takes
             middle = (low + high + 1) // 2
-            if takes(min(start + middle * multiple, layer.row_stop)) <= limit:
+            if self._takes_at_most(limit, start, min(start + middle * multiple, layer.row_stop)):
                 low = middle
             else:
                 high = middle - 1
@@ -157,8 +175,11 @@ class StepCutter:
 
 def region_of(stored: StoredLayer, step: Step) -> Region:
     """The step's rows, as [rows, columns]."""
-    rows = range(step.row_start, step.row_stop)
-    return Region(stored, (rows,), range(stored.columns), (step.rows, stored.columns))
+    return _rows_of(stored, step.row_start, step.row_stop)
+
+
+def _rows_of(stored: StoredLayer, start: int, stop: int) -> Region:
+    return Region(stored, (range(start, stop),), range(stored.columns), (stop - start, stored.columns))
 
 
 def most_needed(layer: LayerExport, tensors: tuple[int, ...]) -> Needs:
@@ -171,15 +192,18 @@ def most_needed(layer: LayerExport, tensors: tuple[int, ...]) -> Needs:
 
 def step_nbytes(layer: LayerExport, step: Step) -> int:
     """Of the step's tensors, its rows' share, rounded up."""
-    rows = max(layer.rows, 1)
-    every = layer.tensors
-    return sum(-(-every[tensor].nbytes * max(step.rows, 1) // rows) for tensor in step.tensors)
+    return _packed_nbytes(layer, step.tensors, step.rows)
 
 
-def _quantizing_nbytes(layer: LayerExport, step: Step) -> int:
-    """Values in the source's dtype, and codes and scales of these, at most a byte and a half each."""
-    values = step.rows * layer.columns
-    return values * (DTYPES["float64"].itemsize + 2)
+def _packed_nbytes(layer: LayerExport, tensors: tuple[int, ...], rows_now: int) -> int:
+    rows, every = max(layer.rows, 1), layer.tensors
+    return sum(-(-every[tensor].nbytes * max(rows_now, 1) // rows) for tensor in tensors)
+
+
+def _quantizing_nbytes(layer: LayerExport) -> int:
+    """A row: values in the source's dtype, and codes and scales of these, at most a byte and a half each; 0 where codes
+    are taken as they are."""
+    return layer.columns * (DTYPES["float64"].itemsize + 2) if layer.spec is not None else 0
 
 
 def _down(row: int, first: int, multiple: int) -> int:

@@ -28,7 +28,7 @@ from arrowquant_dist.export.files import OutputFile, Step
 from arrowquant_dist.export.mark import OTHER_VERSION, is_of_other_code, mark_of
 from arrowquant_dist.export.reading import Packed, Room, StepReader, TensorParts, as_tensor_parts
 from arrowquant_dist.export.record import ExportRecord
-from arrowquant_dist.export.steps import RUN_NBYTES, StepCutter
+from arrowquant_dist.export.steps import RUN_NBYTES
 from arrowquant_dist.export_names import RECORD_PATH
 from arrowquant_dist.machine import give_back_large_memory, usable_cpus
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, ObjectWriter, Store
@@ -224,9 +224,7 @@ class ExportWorker:
     def _packed(self, dataset: Dataset, file: OutputFile, room: Room) -> Generator[TensorParts]:
         budget_nbytes = self._context.budget_nbytes
         layers = self._context.source.layers if self._context.source is not None else None
-        reader = StepReader(
-            dataset, StepCutter(dataset, budget_nbytes), self._memory.take, self._source, layers
-        )
+        reader = StepReader(dataset, self._memory.take, self._source, layers)
         if not self._readers:
             return reader.one_by_one(file, room)
         loads = (reader.load(file, step) for step in file.steps)

@@ -131,7 +131,7 @@ def test_room_is_given_once_for_each_part_of_a_tensor(dataset: str, monkeypatch:
         asked.append(nbytes)
         return np.full(nbytes, 0xA5, np.uint8)
 
-    reader = StepReader(opened, cutter, lambda nbytes: np.empty(nbytes, np.uint8))
+    reader = StepReader(opened, lambda nbytes: np.empty(nbytes, np.uint8))
     parts = [data for step in reader.one_by_one(file, room) for _, data in step]
     whole = Assembler(opened, 1, 0, verify=True).quantized(
         region_of(opened.layers["layers.0.weight"], file.steps[0])
@@ -168,7 +168,7 @@ def test_codes_of_one_row_block_are_gone_before_the_next_is_read(
         Budget(64 << 20),
     )
     monkeypatch.setattr(Dataset, "read_piece", watched)
-    reader = StepReader(opened, cutter, fresh)
+    reader = StepReader(opened, fresh)
     parts = [
         (tensor, data.copy()) for step in reader.one_by_one(file, lambda _: None) for tensor, data in step
     ]

@@ -55,8 +55,10 @@ def _surely_holds(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> boo
     steps by half a step or less from s = 2^(bits-25) on. Beside a minimum it moves one by up to 2^bits - 1 steps: less
     than a quarter of a step for 4 bits and fewer, and the other quarter is for the minimum.
     """
-    sizes = np.abs(scales)
-    least, largest = float(sizes.min()), float(sizes.max())
+    least, largest = float(scales.min()), float(scales.max())
+    if least < 0:
+        sizes = np.abs(scales)
+        least, largest = float(sizes.min()), float(sizes.max())
     if not zero_points.size:
         return least >= 2.0 ** (bits - 25) and largest <= _LARGEST
     furthest = float(np.abs(zero_points).max()) + (1 << (bits - 1))

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 from arrowquant_dist.errors import InvalidCheckpoint, counted, shortened
@@ -69,7 +70,7 @@ def json_settings(read: Read, path: str) -> Settings | None:
     return Settings(path, value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tokens:
     """tokenizer.json, taken apart. by_id: every text, with None where an id has none, one for each row of the
     embeddings. added: id → whether it is special."""
@@ -79,7 +80,7 @@ class Tokens:
     by_id: tuple[str | None, ...]
     added: Mapping[int, bool]
 
-    @property
+    @cached_property
     def ids(self) -> dict[str, int]:
         return {text: number for number, text in enumerate(self.by_id) if text is not None}
 

@@ -16,7 +16,7 @@ import torch
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig
 from arrowquant_dist.cli import main
 from tests.plugins.vllm.models import decoded, llama_config, save, with_int8_activations
-from tests.plugins.vllm.serving import FARTHEST, PROMPTS, Vllm, continued, judged
+from tests.plugins.vllm.serving import FARTHEST, FARTHEST_INT8, HAS_VNNI, PROMPTS, Vllm, continued, judged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -48,6 +48,11 @@ CASES = {
 QUICK = ("W8A8", "W4 with zero points")  # by the plugin
 
 
+def farthest(name: str) -> float:
+    """Of log-probabilities, for a case."""
+    return FARTHEST_INT8 if name == "W8A8" else FARTHEST
+
+
 def quantized(case: Case, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
     settings = {"scale_dtype": "bfloat16", "mixed_precision_layers": list(case.kept), **case.settings}
     source, target = save(llama_config(), folder / "source", dtype), folder / "target"
@@ -70,9 +75,10 @@ def test_an_export_answers_as_our_decoded_model(vllm: Vllm, name: str, tmp_path:
     prompts, ours = continued(decoded(target))
     answer = vllm.answer(out, prompts)
     assert answer.same_as(ours) == PROMPTS
-    assert answer.farthest_from(ours) <= FARTHEST
+    assert answer.farthest_from(ours) <= farthest(name)
 
 
+@pytest.mark.skipif(not HAS_VNNI, reason="products of int8 saturate on this CPU, whatever the codes are")
 def test_w8a8_is_our_decoded_model_with_its_activations_rounded_to_int8(vllm: Vllm, tmp_path: Path) -> None:
     """All of what W8A8 differs by is the activations. In float32: a rounding to bfloat16 moves many of them to the next
     code, of which none is nearer to the decoded model's than another. Here that happens to one now and then."""
@@ -100,5 +106,5 @@ def test_codes_by_the_plugin_answer_as_our_decoded_model(vllm: Vllm, name: str, 
     prompts, ours = continued(decoded(target))
     answer = vllm.answer(folder, prompts, load_format="arrowquant")
     assert answer.same_as(ours) == PROMPTS
-    assert answer.farthest_from(ours) <= FARTHEST
+    assert answer.farthest_from(ours) <= farthest(name)
     assert not [path for path in folder.iterdir() if path.suffix in {".safetensors", ".parquet"}]

@@ -94,11 +94,11 @@ def quantize(
             promise = NO_PROMISE  # it is the dataset that there was
         else:
             identity = _start(dataset, plan, sidecars, found)
-        shards = CommittedShards(dataset, plan.fingerprint, identity.name)
+        sides = tuple(side_inputs.values())
+        work = PlannedWork(target, dataset, checkpoint, sides, plan, run, clock, promise)
         if repair is None:
             with collector_paused():
-                earlier = without_damaged(dataset.store, shards.receipts(found, known={}))
-    work = PlannedWork(target, dataset, checkpoint, tuple(side_inputs.values()), plan, run, clock, promise)
+                earlier = without_damaged(dataset.store, work.committed(identity, found, known={}))
     return carry_out(work, identity, earlier, sidecars, found, repair, on_progress)
 
 
@@ -116,6 +116,13 @@ class PlannedWork:
     clock: RunClock
     promise: Promise = NO_PROMISE
 
+    def committed(
+        self, identity: RunIdentity, found: Listing, known: Mapping[int, Receipt]
+    ) -> dict[int, Receipt]:
+        """Its shards that are there, as CommittedShards.receipts has them."""
+        shards = CommittedShards(self.dataset, self.plan.fingerprint, identity.name)
+        return shards.receipts(found, known)
+
 
 def carry_out(
     work: PlannedWork,
@@ -129,7 +136,6 @@ def carry_out(
     """The shards that are missing, then the dataset. earlier: receipts of those that are there. found: what is at the
     target."""
     target, dataset, plan, run, clock = work.target, work.dataset, work.plan, work.run, work.clock
-    shards = CommittedShards(dataset, plan.fingerprint, identity.name)
     missing = [shard for shard in plan.shards if shard.index not in earlier]
     engine, ran = choose_engine(run, worker_memory_nbytes(plan, target, run)), EngineFacts()
     if missing:
@@ -143,7 +149,7 @@ def carry_out(
         if repair is None and (finished := finished_outcome(dataset, plan, found, identity)) is not None:
             return finished  # another driver of this run was first
     with clock.phase("reducing"), collector_paused():
-        receipts = in_order(shards.receipts(found, known=earlier), plan, dataset.store.uri)
+        receipts = in_order(work.committed(identity, found, known=earlier), plan, dataset.store.uri)
         layers = combine_layers(receipts, plan)
         if repair is not None:
             found = repair.make_room(receipts)

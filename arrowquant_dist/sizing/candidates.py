@@ -16,18 +16,18 @@ _FINE_GROUPS = (0, *_GROUPS, 16, 8)  # of int8; 0: one scale a row
 
 @dataclass(frozen=True, slots=True)
 class RowSteps:
-    """Steps of an embedding. ratio: that of the row in the middle of a vocabulary to that of other layers. exponent: of
-    the row's number, by which they grow."""
+    """Steps of an embedding. relative_step: that of the row in the middle of a vocabulary, to that of other layers.
+    exponent: of the row's number, by which they grow."""
 
-    ratio: float
+    relative_step: float
     exponent: float
 
 
 # Of MiniLM, by embedding cosine at 5.3 to 10.9 MB of entropy: 1 costs .16 at 5.3 MB, 2 and 3.4 at most .015.
 DATA_FREE = RowSteps(2.4, 0.15)
 # What gptq's target makes up for costs other layers less, so bytes are worth more here. Of MiniLM, with 400 texts and
-# rows ranked by their ids, a ratio of 2.4 costs .009 of embedding cosine at 5.5 MB, 1.2 costs .010, 1.6 nothing; at
-# 8.5 MB 2.4 is as good, and 1.4 costs .002. A rate of .2 costs .005 at 5.5 MB. Ranks by counts (methods/counted.py)
+# rows ranked by their ids, a relative step of 2.4 costs .009 of embedding cosine at 5.5 MB, 1.2 costs .010, 1.6
+# nothing; at 8.5 MB 2.4 is as good, and 1.4 costs .002. A rate of .2 costs .005 at 5.5 MB. Ranks by counts (methods/counted.py)
 # leave an embedding a quarter less error at as many bytes, so that others are worth more of these; by ids an exponent
 # of .2 costs .005 at 5.5 MB, by counts it gains .0002 at 8.5 MB.
 ON_TARGET = RowSteps(2.0, 0.2)
@@ -41,7 +41,7 @@ def size_spec(block: RowBlock, quant_type: str, step: float, rows: RowSteps | No
     embedding."""
     exponent = 0.0
     if rows is not None:
-        exponent, step = rows.exponent, step * rows.ratio / _MIDDLE_ROW**rows.exponent
+        exponent, step = rows.exponent, step * rows.relative_step / _MIDDLE_ROW**rows.exponent
     rounded = float(f"{step:.{_DIGITS}g}")  # as it is written in a config
     spec = _plain(block, quant_type, 0, symmetric=True)
     return replace(spec, method="size", step=rounded, row_exponent=exponent, rate=RATE)
@@ -74,7 +74,7 @@ def row_weight(row: float, rows: RowSteps | None) -> float:
     to its inverse root. rows: of an embedding."""
     if rows is None:
         return 1.0
-    return float((max(row, 1.0) / _MIDDLE_ROW) ** (-2.0 * rows.exponent) / rows.ratio**2)
+    return float((max(row, 1.0) / _MIDDLE_ROW) ** (-2.0 * rows.exponent) / rows.relative_step**2)
 
 
 def _plain(block: RowBlock, quant_type: str, group_size: int, *, symmetric: bool) -> QuantSpec:

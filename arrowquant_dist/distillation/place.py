@@ -19,6 +19,7 @@ from arrowquant_dist.distillation.settings import DistillSettings
 from arrowquant_dist.driver.places import open_target, read_sidecars, refuse_own_source
 from arrowquant_dist.errors import InvalidConfig, TargetConflict
 from arrowquant_dist.location import Location, location
+from arrowquant_dist.models.original import trained_names
 from arrowquant_dist.report.evaluations import dataset_identity
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import real_place
@@ -27,8 +28,6 @@ from arrowquant_dist.target.layout import Listing
 from arrowquant_dist.target.manifest import Manifest
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.texts import Texts
-
-AND_TRAINED = ", trained"  # after why a layer is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class DistilledPlace:
     @property
     def trained_before(self) -> frozenset[str]:
         """Layers that are kept with other values than the original's."""
-        return frozenset(name for name, reason in self.reasons.items() if reason.endswith(AND_TRAINED))
+        return trained_names(self.reasons)
 
     def config(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Of the new dataset. result: what the training came to."""

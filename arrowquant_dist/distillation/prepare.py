@@ -17,11 +17,9 @@ from arrowquant_dist.distillation.settings import DistillSettings
 from arrowquant_dist.distillation.student import build_student
 from arrowquant_dist.distillation.teaching import ALL_TEXTS, BatchSlice, Teacher, held_back
 from arrowquant_dist.distillation.training import Training
-from arrowquant_dist.loader.loads import Loads
-from arrowquant_dist.models.checkpoint import CheckpointLoads
 from arrowquant_dist.models.kinds import kind_of_model
 from arrowquant_dist.models.outputs import Reader
-from arrowquant_dist.models.pair import Opened, filled_model
+from arrowquant_dist.models.pair import Opened, filled_model, sources
 from arrowquant_dist.texts import Texts
 
 
@@ -33,12 +31,6 @@ class Trainee:
     texts: Texts
     settings: DistillSettings
     memory_nbytes: int
-
-
-def sources(original: Opened, dataset: Opened) -> tuple[CheckpointLoads, Loads]:
-    if not isinstance(original.source, CheckpointLoads) or not isinstance(dataset.source, Loads):
-        raise TypeError("opened_model gives a checkpoint, opened_dataset a dataset")
-    return original.source, dataset.source
 
 
 def prepared(

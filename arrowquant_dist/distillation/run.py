@@ -19,9 +19,8 @@ from arrowquant_dist.config import RunConfig, parse_size
 from arrowquant_dist.config.checks import check_options
 from arrowquant_dist.distillation.layers import refuse_mixed
 from arrowquant_dist.distillation.memory import needed_nbytes, refuse_too_large
-from arrowquant_dist.distillation.original import refuse_other_original
 from arrowquant_dist.distillation.place import DistilledPlace
-from arrowquant_dist.distillation.prepare import Trainee, prepared, sources
+from arrowquant_dist.distillation.prepare import Trainee, prepared
 from arrowquant_dist.distillation.result import Distilled
 from arrowquant_dist.distillation.settings import DistillSettings
 from arrowquant_dist.distillation.stored import stored_layers
@@ -33,7 +32,8 @@ from arrowquant_dist.errors import InvalidConfig, counted
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.models.agree import refuse_disagreement
-from arrowquant_dist.models.pair import Opened, opened_dataset, opened_model
+from arrowquant_dist.models.original import refuse_other_original
+from arrowquant_dist.models.pair import Opened, opened_dataset, opened_model, sources
 from arrowquant_dist.models.source import stored_names
 from arrowquant_dist.models.threads import bounded_threads
 from arrowquant_dist.plan.trained import Trained

@@ -14,11 +14,11 @@ from arrowquant_dist.checkpoint.table import Checkpoint, Layer, as_listed
 from arrowquant_dist.config import BITS, TRAINED, QuantSpec, ResolvedLayer, half_spec, kept_spec
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.distillation.layers import read_codes
-from arrowquant_dist.distillation.place import AND_TRAINED
 from arrowquant_dist.distillation.student import TrainingResult
 from arrowquant_dist.kernels.pack import pack_row, packed_nbytes
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.tensors import bytes_of
+from arrowquant_dist.models.original import AND_TRAINED
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.tensor import QuantizedTensor
 

@@ -54,7 +54,8 @@ def evaluate(
     Models of sentence-transformers and other encoders of transformers are compared by their embeddings, causal language
     models by their next-token distributions; what each figure is stands in report/evaluation.py. Results do not depend
     on batches, but for rounding. Written are report/evaluation.json and report/evaluation.md, which keep evaluations
-    with other texts.
+    with other texts. A dataset of other weights than the model's, which have the same names, shapes and config, is
+    compared all the same, and a note says so.
 
     Raises InvalidConfig for texts, models of other kinds and small files that differ, ModelMismatch where it is no
     dataset of the model, NotFound, CorruptWeights, StorageError; then nothing is written.
@@ -89,9 +90,11 @@ def run_evaluation(
     ):
         kind = kind_of_model(original.files)
         refuse_disagreement(original, dataset)
+        others = _on_other_weights(original, dataset, place)
         compare = _compare_next_tokens if kind.name == "causal" else _compare_embeddings
         found = compare(kind, original, dataset, texts, teller)
-    found = replace(found, dataset=place.identity, seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    found = replace(found, dataset=place.identity, seconds=seconds, notes=(*others, *found.notes))
     place.publish(found)
     return found
 
@@ -196,6 +199,23 @@ def _evaluation(kind: ModelKind, original: Opened, facts: TextFacts, notes: Sequ
         versions=_versions(),
         notes=tuple(notes),
     )
+
+
+def _on_other_weights(original: Opened, dataset: Opened, place: EvaluatedDataset) -> list[str]:
+    """A note where the dataset was not made of these weights. No error: how far one is from another model of the same
+    layers, as the one before some more training, is a question of its own."""
+    from arrowquant_dist.models.original import difference_from_original, trained_names
+    from arrowquant_dist.models.pair import sources
+
+    entries = place.manifest.read_index(place.store)
+    reasons = {e.record.header.layer_name: e.record.kept_reason for e in entries}
+    trained = trained_names({name: reason for name, reason in reasons.items() if reason is not None})
+    difference = difference_from_original(*sources(original, dataset), place.manifest, trained)
+    if difference is None:
+        return []
+    return [
+        f"the dataset was not made of these weights ({difference}), so its distance is not of what it stores alone"
+    ]
 
 
 def _left_over(names: Sequence[str]) -> list[str]:

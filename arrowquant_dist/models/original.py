@@ -1,15 +1,13 @@
-"""Whether the model that a dataset is trained after is the one that it was made of, by its weights.
+"""Whether the model that a dataset is trained after, or compared with, is the one that it was made of, by its weights.
 
 What is stored byte for byte, or in 16 bits, has to be the model's; and how far quantized layers are from the model's
 has to be what the dataset's report says of them, which holds for the weights that it was made of alone: those of a
-model that was trained further are off by something else. Of matrices of one kind, whose names differ by numbers alone,
-the last one is looked at.
+model that was trained further are off by something else. All of both is read for that, once more than it is anyway.
 """
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -28,8 +26,8 @@ from arrowquant_dist.models.checkpoint import CheckpointLoads
 from arrowquant_dist.models.source import LayerSource, stored_names
 from arrowquant_dist.target.manifest import Manifest, hash_of
 
+AND_TRAINED = ", trained"  # after why a layer is kept, in a dataset that was trained
 _LAYERS_PATH = "report/layers.parquet"
-_NUMBERS = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _KEPT = ({"none"}, {"fp16"})
 # Sums in float32 within a row and float64 beyond; and of a copy in another dtype, in multiples of the weights.
 _OF_ERROR, _OF_WEIGHTS = 1e-4, 2.0**-8
@@ -38,27 +36,35 @@ _OF_ERROR, _OF_WEIGHTS = 1e-4, 2.0**-8
 def refuse_other_original(
     original: CheckpointLoads, stored: Loads, manifest: Manifest, trained: Iterable[str]
 ) -> None:
-    """ModelMismatch, which names the layers. original: with the dataset's names and shapes. manifest: of the dataset.
-    trained: layers that are kept with values that are not the original's. Raises what reading raises."""
-    found = _other_kept(original, stored, {*trained}) or _other_quantized(original, stored, manifest)
-    if found:
-        message = (
-            f"it was not made of the weights of {original.uri} (other values in {listed(sorted(found))}); give the "
-            "model that it was made of"
-        )
+    """ModelMismatch where `difference_from_original` finds one."""
+    difference = difference_from_original(original, stored, manifest, trained)
+    if difference is not None:
+        message = f"it was not made of the weights of {original.uri} ({difference}); give the model that it was made of"
         raise ModelMismatch(message, uri=stored.uri)
+
+
+def difference_from_original(
+    original: CheckpointLoads, stored: Loads, manifest: Manifest, trained: Iterable[str]
+) -> str | None:
+    """What shows that the dataset was made of other weights, by layers' names; None where nothing does. original: with
+    the dataset's names and shapes. manifest: of the dataset. trained: layers that are kept with values that are not the
+    original's. Raises what reading raises."""
+    found = _other_kept(original, stored, {*trained}) or _other_quantized(original, stored, manifest)
+    return f"other values in {listed(sorted(found))}" if found else None
+
+
+def trained_names(reasons: Mapping[str, str]) -> frozenset[str]:
+    """Layers that are kept with other values than the original's. reasons: {layer: why it is kept}."""
+    return frozenset(name for name, reason in reasons.items() if reason.endswith(AND_TRAINED))
 
 
 def _other_kept(original: CheckpointLoads, stored: Loads, trained: set[str]) -> list[str]:
     names = stored_names(original)
     kept = [name for name, layer in stored.layers.items() if name not in trained and _is_kept(layer)]
-    matrices = [name for name in kept if sum(size > 1 for size in stored.layers[name].shape) > 1]
-    left = {*matrices} - {*_one_of_each(matrices)}
     return [
         name
         for name in kept
-        if name not in left
-        and original.layers[names[name]].dtype in DECODED_DTYPES
+        if original.layers[names[name]].dtype in DECODED_DTYPES
         and _sample(original, original.layers[names[name]]).is_of_other_weights(
             _sample(stored, stored.layers[name])
         )
@@ -77,18 +83,12 @@ def _sample(source: LayerSource, layer: StoredLayer) -> SampledLayer:
     return SampledLayer(layer.shape, layer.dtype, bytes_of(values).tobytes())
 
 
-def _one_of_each(names: Iterable[str]) -> list[str]:
-    """Of those that differ by numbers alone the last one."""
-    return [*{_NUMBERS.sub("*", name): name for name in names}.values()]
-
-
 def _other_quantized(original: CheckpointLoads, stored: Loads, manifest: Manifest) -> list[str]:
     names, found = stored_names(original), []
-    recorded = _recorded(stored, manifest)
-    for name in _one_of_each(recorded):
+    for name, mse in _recorded(stored, manifest).items():
         layer, own = stored.layers[name], original.layers[names[name]]
         error, size = _distance(original, stored, names[name], name)
-        said = np.sqrt(recorded[name])
+        said = np.sqrt(mse)
         room = _OF_ERROR * said + (0.0 if own.dtype == layer.dtype else _OF_WEIGHTS * size)
         if not abs(error - said) <= room:
             found.append(name)

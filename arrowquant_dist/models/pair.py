@@ -104,6 +104,13 @@ def opened_dataset(uri: Location, storage: Storage, memory_nbytes: int) -> Itera
             opened.close()
 
 
+def sources(original: Opened, dataset: Opened) -> tuple[CheckpointLoads, Loads]:
+    """Of what `opened_model` and `opened_dataset` gave."""
+    if not isinstance(original.source, CheckpointLoads) or not isinstance(dataset.source, Loads):
+        raise TypeError("opened_model gives a checkpoint, opened_dataset a dataset")
+    return original.source, dataset.source
+
+
 def sentence_transformer(files: SmallFiles, source: LayerSource, progress: ProgressCallback | None) -> Any:
     """The SentenceTransformer of `files` in float32, with the weights of `source`."""
     return filled_sentence_transformer(files, source, torch.float32, _ALLOWED, progress).float().eval()

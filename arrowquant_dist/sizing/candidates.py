@@ -27,9 +27,9 @@ class RowSteps:
 DATA_FREE = RowSteps(2.4, 0.15)
 # What gptq's target makes up for costs other layers less, so bytes are worth more here. Of MiniLM, with 400 texts and
 # rows ranked by their ids, a relative step of 2.4 costs .009 of embedding cosine at 5.5 MB, 1.2 costs .010, 1.6
-# nothing; at 8.5 MB 2.4 is as good, and 1.4 costs .002. A rate of .2 costs .005 at 5.5 MB. Ranks by counts (methods/counted.py)
-# leave an embedding a quarter less error at as many bytes, so that others are worth more of these; by ids an exponent
-# of .2 costs .005 at 5.5 MB, by counts it gains .0002 at 8.5 MB.
+# nothing; at 8.5 MB 2.4 is as good, and 1.4 costs .002. A rate of .2 costs .005 at 5.5 MB. Ranks by counts
+# (methods/counted.py) leave an embedding a quarter less error at as many bytes, so that others are worth more of
+# these; by ids an exponent of .2 costs .005 at 5.5 MB, by counts it gains .0002 at 8.5 MB.
 ON_TARGET = RowSteps(2.0, 0.2)
 # Of an embedding that the output head is too: a matrix that every token meets. Of SmolLM2-135M, by int4's bytes, it
 # leaves .25 of excess of perplexity where DATA_FREE leaves .43.

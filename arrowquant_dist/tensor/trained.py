@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from arrowquant_dist.arena import aligned
-from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.config import BITS, QuantSpec
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.tensor.kept import kept_nbytes, kept_tensor
@@ -46,9 +46,7 @@ def _measured(values: np.ndarray, tensor: QuantizedTensor) -> ErrorSums:
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         original = _wide(values[start * columns * itemsize : stop * columns * itemsize], tensor.dtype)
-        decoded = _wide(
-            tensor.rows(start, stop).values(tensor.dtype).reshape(-1).view(np.uint8), tensor.dtype
-        )
+        decoded = _decoded(tensor.rows(start, stop))
         error = original - decoded
         total += ErrorSums(
             original.size,
@@ -58,6 +56,13 @@ def _measured(values: np.ndarray, tensor: QuantizedTensor) -> ErrorSums:
             float(np.abs(error).max(initial=0.0)),
         )
     return total
+
+
+def _decoded(rows: QuantizedTensor) -> np.ndarray:
+    """float64; of codes in float32, as the errors of all other quantized layers are measured: in 16 bits what int8 is
+    off by would be as much as rounding."""
+    dtype = "float32" if rows.quant_type in BITS else rows.dtype
+    return _wide(rows.values(dtype).reshape(-1).view(np.uint8), dtype)
 
 
 def _wide(values: np.ndarray, dtype: str) -> np.ndarray:

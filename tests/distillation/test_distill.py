@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from arrowquant_dist import Distilled, DistillSettings, QuantizationConfig, RunConfig, WeightLoader, distill
+from arrowquant_dist import (
+    Distilled,
+    DistillSettings,
+    QuantizationConfig,
+    RunConfig,
+    WeightLoader,
+    distill,
+    evaluate,
+)
 from arrowquant_dist.config import Storage
 from arrowquant_dist.distillation import training
 from arrowquant_dist.distillation.checkpoint import TrainingState, TrainingStates
@@ -71,6 +79,8 @@ def test_the_loss_falls_and_is_that_of_what_was_written(kind: str, tmp_path: Pat
     for name, step in (("quantized", 0), ("trained", found.best)):
         loss = loss_of_dataset(tmp_path / "model", tmp_path / name, tmp_path)
         assert loss == pytest.approx(found.losses[step], rel=1e-5)
+    compared = evaluate(tmp_path / "model", tmp_path / "trained", TEXTS)
+    assert not [note for note in compared.notes if "not made of these weights" in note]
 
 
 FORMS = {

@@ -12,10 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from arrowquant_dist import QuantizationConfig, distill
 from arrowquant_dist.config import Storage
-from arrowquant_dist.distillation.original import refuse_other_original
-from arrowquant_dist.distillation.prepare import sources
 from arrowquant_dist.errors import CorruptWeights, ModelMismatch
-from arrowquant_dist.models.pair import opened_dataset, opened_model
+from arrowquant_dist.models.original import refuse_other_original
+from arrowquant_dist.models.pair import opened_dataset, opened_model, sources
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.target.manifest import Manifest
 from tests.evaluation.models import TEXTS, quantize, save_bert

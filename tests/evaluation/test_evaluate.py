@@ -242,12 +242,12 @@ def test_one_encoder_is_gone_before_the_next_one_is_read(
 
 def test_more_bits_are_nearer(tmp_path: Path) -> None:
     source = save_llama(tmp_path / "source")
-    found = [
-        next_tokens_of(
-            evaluate(source, quantize(source, tmp_path / bits, QuantizationConfig(bits)), [*TEXTS])
-        )
+    every = [
+        evaluate(source, quantize(source, tmp_path / bits, QuantizationConfig(bits)), [*TEXTS])
         for bits in ("int8", "int4", "int2")
     ]
+    assert not any(each.notes for each in every)
+    found = [next_tokens_of(each) for each in every]
     divergences = [each.kl_mean for each in found]
     assert divergences == sorted(divergences)
     assert divergences[0] < 0.01 * divergences[2]
@@ -264,10 +264,13 @@ def test_rows_in_another_order_are_seen(tmp_path: Path) -> None:
     name = "encoder.layer.0.attention.output.dense.weight"
     weights[name] = weights[name].flip(0).contiguous()
     save_file(weights, other / "model.safetensors", {"format": "pt"})
-    found = embeddings_of(evaluate(source, quantize(other, tmp_path / "target"), [*TEXTS]))
+    evaluation = evaluate(source, quantize(other, tmp_path / "target"), [*TEXTS])
+    found = embeddings_of(evaluation)
     assert found.cosine_mean < 0.9
     assert found.recall_at_10 is not None
     assert found.recall_at_10 < 0.9
+    said = f"the dataset was not made of these weights (other values in {name})"
+    assert evaluation.notes[0].startswith(said)
 
 
 def test_the_size_of_batches_changes_nothing_but_rounding(

@@ -8,6 +8,7 @@ makes small metadata tables alone and must not pay that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -45,6 +46,14 @@ def python_values(array: pa.Array) -> list[Any]:
     return [texts[index] for index in encoded.indices.to_pylist()]
 
 
+def fixed_values(array: pa.Array) -> np.ndarray:
+    """The values of an array of numbers, over the same memory; what stands at nulls is anything."""
+    dtype = _numpy_dtype(array.type)
+    if not len(array):
+        return np.empty(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
+
+
 def _buffers(values: Sequence[Any], dtype: pa.DataType) -> tuple[list[pa.Buffer], list[pa.Array]]:
     """The buffers after the validity, and the children."""
     if pa.types.is_boolean(dtype):
@@ -63,6 +72,7 @@ def _buffers(values: Sequence[Any], dtype: pa.DataType) -> tuple[list[pa.Buffer]
     return [_offsets(values, offsets), pa.py_buffer(b"".join(values))], []
 
 
+@cache
 def _numpy_dtype(dtype: pa.DataType) -> np.dtype:
     """Of a number; pyarrow's own `to_pandas_dtype` is one more way to import pandas."""
     kind = "f" if pa.types.is_floating(dtype) else "i" if pa.types.is_signed_integer(dtype) else "u"

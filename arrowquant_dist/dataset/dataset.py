@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -15,8 +15,9 @@ from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter
 from arrowquant_dist.dataset.bare_folder import bare_paths
 from arrowquant_dist.dataset.explained import Explained
-from arrowquant_dist.dataset.later import Held, Later
+from arrowquant_dist.dataset.indexed import indexed_layers
 from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layers
+from arrowquant_dist.dataset.piece_values import piece_tensor, read_range
 from arrowquant_dist.dataset.pieces import Piece, pieces
 from arrowquant_dist.dataset.ranges import (
     COALESCE_NBYTES,
@@ -26,11 +27,10 @@ from arrowquant_dist.dataset.ranges import (
     fetched_nbytes,
     peak_nbytes,
     wanted_ranges,
-    widened,
 )
 from arrowquant_dist.dataset.steps import GAPS_NBYTES, STEP_NBYTES, BlockReader, steps_nbytes
-from arrowquant_dist.dataset.values import Values, check_finite_scales, check_sums, check_values
-from arrowquant_dist.dataset.windows import PathRange, Windows, laid_out
+from arrowquant_dist.dataset.values import Values, check_values
+from arrowquant_dist.dataset.windows import PathRange, Window, Windows, laid_out
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import (
     CorruptWeights,
@@ -44,7 +44,6 @@ from arrowquant_dist.errors import (
     listed,
 )
 from arrowquant_dist.format.record import StoredRange
-from arrowquant_dist.format.row import Blobs
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.storage.open import open_store
@@ -84,7 +83,6 @@ class Dataset:
         self.allocate: Allocate = allocate or (fresh if store.is_near else whole_pages)
         self._counter = ReadCounter()
         self._windows = Windows(None if store.is_near else whole_pages)  # near: few threads read
-        self._later = Later()
 
     @classmethod
     def open(cls, uri: str, storage: Storage = DEFAULT_STORAGE) -> Dataset:
@@ -183,7 +181,7 @@ class Dataset:
         """Memory that `read_piece` takes at its peak, its result included."""
         block = piece.block
         if block.ranges is not None:
-            return peak_nbytes(block.ranges, _widened(piece, verify=verify))
+            return peak_nbytes(block.ranges, read_range(piece, verify=verify))
         copies = 2 if self.kept_nbytes else 4  # decoded and our copy; a page of its own comes in two forms
         return copies * block.stored_nbytes
 
@@ -225,7 +223,7 @@ class Dataset:
             rows = out.reshape(piece.rows, -1) if out.size else out.reshape(piece.rows, 0)
             for values, first, stop in reader.steps(piece.start, piece.stop):
                 place = rows[first - piece.start : stop - piece.start].reshape(-1)
-                _tensor(values, Piece(block, first, stop)).values_into(place, dtype, columns)
+                piece_tensor(values, Piece(block, first, stop)).values_into(place, dtype, columns)
 
     def _from_window(self, piece: Piece, out: np.ndarray, dtype: str, *, verify: bool) -> bool:
         """`values_into` for a whole block that lies uncompressed in what was read together; False where it does not."""
@@ -238,21 +236,18 @@ class Dataset:
         memory, url = self._windows.memory, self.store.url(block.path)
         stored = [memory[at : at + value.stored_nbytes] for at, value in zip(places, ranges, strict=True)]
         values = Values.of(stored)
-        if verify:
-            check_sums(values, block, ranges.data, url)
-        if not self._later.put_off(Held(block, values, Blobs(*places), url), out, dtype):
-            check_finite_scales(values, block, url)
-            _tensor(values, piece).values_into(out, dtype)
+        check_values(values, block, ranges.data, url, verify=verify)
+        piece_tensor(values, piece).values_into(out, dtype)
         return True
 
     def read_piece(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
         """Some rows of one block, in memory of their own; otherwise as `read_block`."""
-        wanted = _widened(piece, verify=verify)
-        return _tensor(self._read(piece.block, wanted, verify=verify), piece)
+        wanted = read_range(piece, verify=verify)
+        return piece_tensor(self._read(piece.block, wanted, verify=verify), piece)
 
     def read_scales(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
         """As `read_piece`, with no codes: where the dataset is indexed these are not read."""
-        tensor = _tensor(self._read(piece.block, _NO_BYTES, verify=verify), piece)
+        tensor = piece_tensor(self._read(piece.block, _NO_BYTES, verify=verify), piece)
         return replace(tensor, codes=tensor.codes[:0])
 
     def _read(self, block: StoredBlock, wanted: ByteRange, *, verify: bool) -> Values:
@@ -272,26 +267,35 @@ class Dataset:
         return values
 
     @contextmanager
-    def reading_together(self, together: Sequence[Piece], places: Sequence[PathRange]) -> Iterator[Later]:
+    def reading_together(self, together: Sequence[Piece], places: Sequence[PathRange]) -> Iterator[None]:
         """Small blocks, read with as few requests as they lie in, and held; this thread's `values_into` takes them from
-        there, and leaves to the `decode` of what this gives what is better decoded together. places: what
-        `joined_pieces` says of them."""
-        memory = self._windows.memory_for(places)
-        held = []
-        for window in laid_out(places):
-            block = next(piece.block for piece in together if piece.block.path == window.path)
-            try:
-                with Explained(block, self.store.url(window.path)):
-                    out = memory[window.at : window.at + window.place.nbytes]
-                    self._read_into(window.path, window.place.start, out)
-            except (StorageError, IncompleteDataset) as error:
-                if self.store.repeats_reads and not isinstance(error, (CutObject, IncompleteDataset)):
-                    raise
-            else:  # what cannot be read together is read alone, and only who needs what is not there says so
-                held.append(window)
-        self._later.begin(memory)
+        there. places: what `joined_pieces` says of them."""
+        memory, held = self.read_places(
+            places, lambda path: next(piece.block for piece in together if piece.block.path == path)
+        )
         with self._windows.holding(held, memory):
-            yield self._later
+            yield
+
+    def read_places(
+        self, places: Sequence[PathRange], block_in: Callable[[str], StoredBlock]
+    ) -> tuple[np.ndarray, list[Window]]:
+        """Bytes of objects: uint8, this thread's until it reads others so, and where in it they are. What cannot be
+        read so is left out: it is to be read alone, and only who needs what is not there says so.
+
+        block_in: one of an object's blocks that they are read for. StorageError where it was asked for in vain.
+        """
+        memory, held = self._windows.memory_for(places), []
+        for window in laid_out(places):
+            try:
+                out = memory[window.at : window.at + window.place.nbytes]
+                self._read_into(window.path, window.place.start, out)
+            except (StorageError, NotFound) as error:
+                if self.store.repeats_reads and not isinstance(error, (CutObject, NotFound)):
+                    with Explained(block_in(window.path), self.store.url(window.path)):
+                        raise
+            else:
+                held.append(window)
+        return memory, held
 
     @property
     def is_reading_together(self) -> bool:
@@ -333,31 +337,6 @@ class Dataset:
         return memory
 
 
-def _widened(piece: Piece, *, verify: bool) -> ByteRange:
-    """What to read of a piece's data, as `widened` has it."""
-    block = piece.block
-    if block.ranges is not None and piece.is_whole:
-        return ByteRange(0, block.ranges.data.nbytes)
-    return widened(block.header, piece.start, piece.stop, verify=verify)
-
-
-def _tensor(values: Values, piece: Piece) -> QuantizedTensor:
-    row, blobs, start, stop = piece.block.header, values.blobs, piece.start, piece.stop
-    shape, codes, scales, zero_points = row.shape, blobs.data, blobs.scales, blobs.zero_points
-    if not piece.is_whole:
-        shape = (stop - start, *row.layer_shape[row.row_dims :])
-        width, groups = row.row_nbytes, row.groups_per_row
-        codes = codes[start * width - values.start : stop * width - values.start]
-        if groups:
-            scales, zero_points = (
-                numbers[start * groups : stop * groups] for numbers in (scales, zero_points)
-            )
-    row_dims = row.own_row_dims if piece.is_whole else 1
-    return QuantizedTensor(
-        shape, row.dtype, row.quant_type, codes, scales, zero_points, row.quant_axis, row.group_size, row_dims
-    )
-
-
 def alias_errors(manifest: Manifest, layers: Container[str], uri: str) -> list[CorruptWeights]:
     """Tied names that point to no layer, or hide one. uri: of the manifest."""
     return [
@@ -370,12 +349,11 @@ def alias_errors(manifest: Manifest, layers: Container[str], uri: str) -> list[C
 def _open_indexed(store: Store) -> Dataset:
     manifest = Manifest.read(store)
     try:
-        entries = manifest.read_index(store)
+        table = manifest.read_table(store)
     except NotFound as error:
         message = "the index that the manifest names is gone; fetch it again, or quantize with --repair"
         raise IncompleteDataset(message, uri=store.url(manifest.index.path)) from error
-    blocks = [StoredBlock.from_record(entry.part, entry.record) for entry in entries]
-    layers, errors = group_layers(blocks, store.url)
+    layers, errors = indexed_layers(table, store.url)
     errors += alias_errors(manifest, layers, store.url(MANIFEST_PATH))
     if errors:
         raise errors[0]

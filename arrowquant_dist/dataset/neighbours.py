@@ -28,11 +28,9 @@ class Neighbours:
             for index in self.at:
                 work(index)
             return
-        with dataset.reading_together(self.pieces, self.places) as later:
+        with dataset.reading_together(self.pieces, self.places):
             for index in self.at:
                 work(index)
-            for error in later.decode().values():
-                raise error
 
 
 def each_alone(pieces: Sequence[Piece], costs: Sequence[int]) -> list[Neighbours]:

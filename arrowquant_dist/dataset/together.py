@@ -72,15 +72,14 @@ def _together(loads: list[Load[T]], dataset: Dataset) -> Load[Iterator[T]]:
         failed: dict[int, ArrowQuantError] = {}
 
         def read_all() -> None:
-            with dataset.reading_together(pieces, places) as later:
-                try:
-                    for number, (lanes, _) in enumerate(begun):
-                        later.turn = number
+            with dataset.reading_together(pieces, places):
+                for turn, (lanes, _) in enumerate(begun):
+                    try:
                         for lane in lanes:
                             lane()
-                except ArrowQuantError as error:  # kept for the turn of the load that it is about
-                    failed[later.turn] = error
-                failed.update(later.decode())
+                    except ArrowQuantError as error:  # kept for the turn of the load that it is about
+                        failed[turn] = error
+                        return
 
         return [read_all], lambda: _in_turn([result for _, result in begun], failed)
 

@@ -7,6 +7,7 @@ import xxhash
 
 CHUNK_NBYTES = 1 << 20
 DIGEST_NBYTES = 16
+_PREFIX = "xxh3_128:"
 
 
 def chunk_digests(data: np.ndarray) -> bytes:
@@ -25,7 +26,26 @@ def row_checksum(digests: bytes | memoryview, scales: np.ndarray, zero_points: n
     state = xxhash.xxh3_128(digests)
     state.update(np.ascontiguousarray(scales, "<f4").data.cast("B") if scales.size else b"")
     state.update(np.ascontiguousarray(zero_points, "<f4").data.cast("B") if zero_points.size else b"")
-    return f"xxh3_128:{state.hexdigest()}"
+    return f"{_PREFIX}{state.hexdigest()}"
+
+
+def are_intact(
+    data: memoryview, scales: memoryview, zero_points: memoryview, digests: memoryview, checksum: str
+) -> bool:
+    """Whether a whole row's values, their bytes, are what was written: as `row_checksum` and `first_wrong_chunk` say,
+    in a third of their time where the row is small."""
+    state = xxhash.xxh3_128(digests)
+    if len(scales):
+        state.update(scales)
+    if len(zero_points):
+        state.update(zero_points)
+    if f"{_PREFIX}{state.hexdigest()}" != checksum:
+        return False
+    if 0 < len(data) <= CHUNK_NBYTES:
+        return xxhash.xxh3_128_digest(data) == digests
+    starts = range(0, len(data), CHUNK_NBYTES)
+    found = b"".join(xxhash.xxh3_128_digest(data[start : start + CHUNK_NBYTES]) for start in starts)
+    return found == digests
 
 
 def first_wrong_chunk(data: np.ndarray, start: int, digests: np.ndarray) -> int | None:

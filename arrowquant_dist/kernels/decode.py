@@ -73,15 +73,17 @@ def _decode_row(
         k += 1
 
 
-# The columns of the table of `decode_blocks`: where a block's codes begin in the stored bytes, and its scales and zero
-# points (-1 where symmetric), bits a code, rows, columns, groups a row, and values a scale.
-CODES, SCALES, ZERO_POINTS, WIDTH, ROWS, COLUMNS, GROUPS, GROUP = range(8)
+# The columns of the table of `decode_blocks`: of each block its bits a code, rows, columns, groups a row, and values a
+# scale.
+WIDTH, ROWS, COLUMNS, GROUPS, GROUP = range(5)
 MOST_BLOCKS = 8
 
 
 @kernel
 def decode_blocks(
-    stored: np.ndarray,
+    codes: tuple[np.ndarray, ...],
+    scales: tuple[np.ndarray, ...],
+    zero_points: tuple[np.ndarray, ...],
     table: np.ndarray,
     outs: tuple[np.ndarray, ...],
     numbers: np.ndarray,
@@ -90,29 +92,29 @@ def decode_blocks(
 ) -> int:
     """Decodes some whole blocks, as `dequantize_rows` decodes each.
 
-    stored: uint8, what they were read to. table: int64 [blocks, 8], the columns as above. outs: MOST_BLOCKS arrays, of
-    each block in turn the bits as `dequantize_rows` has them, [rows · columns]; the rest are not looked at. numbers:
-    scratch, float32 [2 · rows · groups a row] of the largest; number_bytes: the same memory, uint8. scratch: uint8
-    [columns + 8] of the widest. Returns the first block with a scale or zero point that is not finite, which is not
-    decoded, nor is any behind it; -1 where there is none.
+    codes, scales, zero_points: MOST_BLOCKS arrays each, of each block in turn the stored bytes, uint8, aligned or not,
+    zero points empty where it is symmetric; the rest are not looked at. table: int64 [blocks, 5], the columns as above.
+    outs: the same number, bits as `dequantize_rows` has them, [rows · columns]. numbers: scratch, float32 [2 · rows ·
+    groups a row] of the largest; number_bytes: the same memory, uint8. scratch: uint8 [columns + 8] of the widest.
+    Returns the first block with a scale or zero point that is not finite, which is not decoded, nor is any behind it;
+    -1 where there is none.
     """
     for b in range(table.shape[0]):
         columns, groups = table[b, COLUMNS], table[b, GROUPS]
         count = table[b, ROWS] * groups
-        is_symmetric = table[b, ZERO_POINTS] < 0
-        copy_bytes(stored, table[b, SCALES], 4 * count, number_bytes, 0)
+        is_symmetric = zero_points[b].size == 0
+        copy_bytes(scales[b], 0, 4 * count, number_bytes, 0)
         if not is_symmetric:
-            copy_bytes(stored, table[b, ZERO_POINTS], 4 * count, number_bytes, 4 * count)
+            copy_bytes(zero_points[b], 0, 4 * count, number_bytes, 4 * count)
         for i in range(count if is_symmetric else 2 * count):
             if not np.isfinite(numbers[i]):
                 return b
         width = (columns * table[b, WIDTH] + 7) // 8
-        out = outs[b]
+        stored, out = codes[b], outs[b]
         for i in range(table[b, ROWS]):
-            at = table[b, CODES] + i * width
             zeros = count + i * groups
             _decode_row(
-                stored[at : at + width],
+                stored[i * width : (i + 1) * width],
                 table[b, WIDTH],
                 table[b, GROUP],
                 numbers[i * groups : (i + 1) * groups],

@@ -103,8 +103,12 @@ class Loads:
 
     def batched(self, loads: Iterable[Load[T]]) -> Iterator[Load[Iterator[T]]]:
         """The same loads, small ones that follow each other in one."""
-        share = self.opened.budget.limit_nbytes // (4 * self.opened.workers)
-        return batched(loads, self.opened.dataset, share)
+        return batched(loads, self.opened.dataset, self.share_nbytes)
+
+    @property
+    def share_nbytes(self) -> int:
+        """Of the budget, what one load of several layers may take."""
+        return self.opened.budget.limit_nbytes // (4 * self.opened.workers)
 
     def nbytes(self, region: Region) -> int:
         """Of what is given for a region: of the tensor, or about those that its codes and scales have."""
@@ -119,11 +123,11 @@ class Loads:
         load = self.one(regions[names[0]])
         extra = load.result_nbytes * (len(names) - 1)
         if load.peak_nbytes + extra > self.opened.budget.limit_nbytes:
-            return [load.then(partial(_named, [name], self.allocate)) for name in names]
-        return [load.then(partial(_named, names, self.allocate), extra)]
+            return [load.then(partial(with_copies, [name], self.allocate)) for name in names]
+        return [load.then(partial(with_copies, names, self.allocate), extra)]
 
 
-def _named(names: Iterable[str], allocate: Allocate, value: Any) -> list[tuple[str, Any]]:
+def with_copies(names: Iterable[str], allocate: Allocate, value: Any) -> list[tuple[str, Any]]:
     """The value under its first name, copies of it under the others."""
     first, *others = names
     return [(first, value), *((name, _copy(value, allocate)) for name in others)]

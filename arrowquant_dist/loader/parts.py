@@ -63,6 +63,11 @@ class Cut:
             message = f"parallel is {shown(self.parallel)}; give TensorParallel(rank, size, dim), or such a function"
             raise InvalidConfig(message)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is cut of any layer."""
+        return self.rows is None and self.columns is None and self.parallel is None
+
     def region(self, layer: StoredLayer, name: str) -> Region:
         """name: by which the layer was asked for."""
         spans = {}

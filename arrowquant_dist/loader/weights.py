@@ -6,7 +6,6 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from arrowquant_dist.arena import Allocate, Slabs, fresh
@@ -34,6 +33,7 @@ from arrowquant_dist.loader.stream import (
     results,
     stream_type,
 )
+from arrowquant_dist.loader.whole import Destination, WholeLoads
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.storage.uris import is_local
 
@@ -183,13 +183,17 @@ class WeightLoader:
         check_progress(progress)
         chosen = choose(names, self.keys(), self._settings.uri)
         dataset = self._open().dataset
-        regions = {name: cut.region(dataset.layer(name), name) for name in chosen}
+        is_whole = cut.is_whole and kind is Stream
+        regions = {} if is_whole else {name: cut.region(dataset.layer(name), name) for name in chosen}
 
         def begin(memory: Memory) -> Pairs:
             loads = self._loads(memory.take)
-            told = Told(progress, regions, lambda name: loads.nbytes(regions[name]))
-            named = loads.named(regions)
-            few = loads.batched(named) if kind is Stream else map(alone, named)
+            told = Told(progress, chosen, lambda name: loads.nbytes(cut.region(dataset.layer(name), name)))
+            if is_whole:
+                few = WholeLoads(loads).named(chosen)
+            else:
+                named = loads.named(regions)
+                few = loads.batched(named) if kind is Stream else map(alone, named)
             return Pairs(self._begun(kind, loads.opened, few), self._timed, told, memory)
 
         return WeightStream(chosen, begin, self._lent)
@@ -277,17 +281,18 @@ class WeightLoader:
                 one, other, (dtype, dtype if one.is_float and other.is_float else other.dtype)
             )
 
-        def fill(keys: list[str]) -> Load[tuple[list[str], torch.Tensor]]:
-            key = keys[0]
-            region, dtype = Region.whole(layers[key]), self._dtype_into(slots, key, layers[key])
-            return loads.into(region, slots.tensors[key], dtype).then(partial(_pair, keys))
-
         refuse_differences(slots, layers, differ, lambda key: load_now(load(key), opened.budget))
-        found = [keys for names in opened.names.values() if (keys := slots.keys_for(names))]
+        places = [
+            Destination(
+                keys[0], slots.tensors[keys[0]], self._dtype_into(slots, keys[0], layers[keys[0]]), keys
+            )
+            for names in opened.names.values()
+            if (keys := slots.keys_for(names))
+        ]
         told = Told(
-            progress, [keys[0] for keys in found], lambda key: loads.nbytes(Region.whole(layers[key]))
+            progress, [place.name for place in places], lambda key: loads.nbytes(Region.whole(layers[key]))
         )
-        stream = self._begun(Stream, opened, loads.batched(map(fill, found)))
+        stream = self._begun(Stream, opened, WholeLoads(loads).into(places))
         try:
             for keys, tensor in results(stream, self._timed):
                 slots.fill(keys, tensor)
@@ -391,7 +396,3 @@ def _copy_into(tensor: torch.Tensor, values: torch.Tensor, name: str) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise InvalidConfig(f"the tensor does not take it ({reason}); give another", layer=name) from error
-
-
-def _pair(keys: list[str], tensor: torch.Tensor) -> tuple[list[str], torch.Tensor]:
-    return keys, tensor

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import chain
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, Generic, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
-from arrowquant_dist.columns import arrow_batch
-from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint
+from arrowquant_dist.columns import arrow_batch, fixed_values
+from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint, listed
 from arrowquant_dist.format.parquet.limits import (
     GuardedReader,
     check_footer,
+    dictionary_of,
     is_text,
     small_columns,
-    texts_of,
 )
 from arrowquant_dist.format.record import RECORD_NAMES, RowRecord, StoredRange, columns_of, records_of
 from arrowquant_dist.format.row import BLOB_NAMES, COLUMNS, HEADER_COLUMNS
@@ -25,6 +26,8 @@ from arrowquant_dist.format.row import BLOB_NAMES, COLUMNS, HEADER_COLUMNS
 INDEX_PATH = "index.parquet"
 INDEX_VERSION = 1
 _VERSION_KEY = "arrowquant.index_version"
+_NOTHING = np.empty(0, np.int64)
+T = TypeVar("T")
 
 _OF_RECORD = {
     "source_nbytes": pa.field("source_nbytes", pa.int64(), nullable=False),
@@ -54,6 +57,10 @@ _REPEATING = [
     "method",
     "kept_reason",
 ]  # texts, and the same ones
+_KINDS = dict(zip(INDEX_SCHEMA.names, INDEX_SCHEMA.types, strict=True))
+_TEXTS = [name for name, kind in _KINDS.items() if is_text(kind)]
+_SHAPES = {name for name, kind in _KINDS.items() if pa.types.is_list(kind)}
+_NULLABLE = {field.name for field in INDEX_SCHEMA if field.nullable}
 _OPTIONAL = {
     name
     for column in COLUMNS
@@ -69,6 +76,59 @@ class IndexEntry:
     part: str
     shard: int
     record: RowRecord
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coded(Generic[T]):
+    """A column whose values repeat. values: the different ones, in the order of their first rows where they are of one
+    row group. codes: int64 [rows], which of them each row has."""
+
+    codes: np.ndarray
+    values: Sequence[T]
+
+    def to_list(self) -> list[T]:
+        values = self.values
+        return [values[code] for code in self.codes.tolist()]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndexTable:
+    """The rows of index.parquet as columns, in its order: what a dataset of many layers is opened by, of which few may
+    be read.
+
+    numbers: int64 [rows], none negative of those that are offsets or sizes. texts, shapes: by name of the column.
+    """
+
+    rows: int
+    numbers: Mapping[str, np.ndarray]
+    texts: Mapping[str, Coded[str | None]]
+    shapes: Mapping[str, Coded[tuple[int, ...]]]
+
+    def ranges(self, value: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of one of BLOB_NAMES: offset, stored_nbytes and nbytes of each row's; zeros where the index has none."""
+        none = np.zeros(self.rows, np.int64)
+        offset, stored, nbytes = (self.numbers.get(name, none) for name in _RANGE_COLUMNS[value])
+        return offset, stored, nbytes
+
+    def layer_name(self, row: int) -> str:
+        names = self.texts["layer_name"]
+        return names.values[int(names.codes[row])] or ""
+
+    def entries(self) -> list[IndexEntry]:
+        return self.some(range(self.rows))
+
+    def some(self, rows: Sequence[int]) -> list[IndexEntry]:
+        """The entries of some rows, in the order given."""
+        taken = np.asarray(rows, np.int64)
+        columns: dict[str, list[Any]] = {name: of[taken].tolist() for name, of in self.numbers.items()}
+        for name, coded in chain[tuple[str, Coded[Any]]](self.texts.items(), self.shapes.items()):
+            columns[name] = Coded(coded.codes[taken], coded.values).to_list()
+        for value, names in _RANGE_COLUMNS.items():
+            if columns.keys() >= {*names}:
+                columns[value] = list(map(StoredRange, *(columns.pop(name) for name in names)))
+        columns["errors"] = [None] * len(rows)
+        records = records_of(columns, len(rows))
+        return list(map(IndexEntry, columns["part"], columns["shard"], records))
 
 
 def write_index(rows: Iterable[tuple[str, int, RowRecord]]) -> bytes:
@@ -102,57 +162,116 @@ def write_index(rows: Iterable[tuple[str, int, RowRecord]]) -> bytes:
 
 
 def read_index(data: bytes) -> list[IndexEntry]:
-    """The rows of index.parquet, in its order.
+    """The rows of index.parquet, in its order. Raises as `read_table`."""
+    return read_table(data).entries()
+
+
+def read_table(data: bytes) -> IndexTable:
+    """The columns of index.parquet.
 
     CorruptWeights where it is damaged or ranges are negative, InvalidCheckpoint where a newer release wrote it.
     """
     try:
-        columns = _read_columns(data)
-        _check_numbers(columns)
+        table = _read_columns(data)
+        _check_numbers(table)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise CorruptWeights(
             f"{INDEX_PATH} is damaged ({error}); fetch it again, or quantize with --repair"
         ) from error
-    for value, names in _RANGE_COLUMNS.items():
-        if columns.keys() >= {*names}:
-            columns[value] = list(map(StoredRange, *(columns.pop(name) for name in names)))
-    rows = len(columns["part"])
-    columns["errors"] = [None] * rows
-    return list(map(IndexEntry, columns["part"], columns["shard"], records_of(columns, rows)))
+    return table
 
 
-def _read_columns(data: bytes) -> dict[str, list[Any]]:
+def _read_columns(data: bytes) -> IndexTable:
     """The columns that this release knows, within what a file of this size may take. ValueError, Arrow's errors."""
     import pyarrow.parquet as pq
 
     check_footer(io.BytesIO(data))
-    metadata = pq.read_metadata(pa.BufferReader(data))
-    found = metadata.schema.to_arrow_schema()
+    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=_TEXTS, page_checksum_verification=True)
+    found = file.metadata.schema.to_arrow_schema()
     _check_version(found)
-    schema = pa.schema(
-        field for field in INDEX_SCHEMA if field.name in found.names or field.name not in _OPTIONAL
-    )
-    texts = [field.name for field in schema if is_text(field.type) and is_text(found.field(field.name).type)]
+    stored = {*found.names}
+    names = [name for name in _KINDS if name in stored or name not in _OPTIONAL]
     guarded = GuardedReader(io.BytesIO(data))
-    guarded.limit(small_columns(metadata, schema.names))
+    guarded.limit(small_columns(file.metadata, names))
     guarded.read()  # all pages at once: Arrow then reads the same memory, which costs a third of the time
-    file = pq.ParquetFile(
-        pa.BufferReader(data), metadata=metadata, read_dictionary=texts, page_checksum_verification=True
-    )
     # as in dataset.bare: no Python object for a thread of Arrow's
-    table = file.read(columns=schema.names, use_threads=False).select(schema.names)
-    return {field.name: _values(table[field.name], field) for field in schema}
+    read = file.read(columns=names, use_threads=False)
+    columns = dict(zip(read.column_names, read.columns, strict=True))
+    numbers, texts, shapes = {}, {}, {}
+    for name in names:
+        kind, column = _KINDS[name], columns[name]
+        if column.null_count and name not in _NULLABLE:
+            raise ValueError(f"{name} has nulls")
+        if name in _TEXTS:
+            texts[name] = _texts(column)
+        elif name in _SHAPES:
+            shapes[name] = _shapes(column, kind)
+        else:
+            numbers[name] = _numbers(column, kind)
+    return IndexTable(read.num_rows, numbers, texts, shapes)
 
 
-def _values(column: pa.ChunkedArray, field: pa.Field) -> list[Any]:
-    values: list[Any]
-    if pa.types.is_dictionary(column.type):
-        values = texts_of(column)
-    else:  # of our own type nothing is cast: that would import pyarrow.compute, ten times the time of all the rest
-        values = (column if column.type == field.type else column.cast(field.type)).to_pylist()
-    if column.null_count and not field.nullable:
-        raise ValueError(f"{field.name} has nulls")
-    return values
+def _numbers(column: pa.ChunkedArray, kind: pa.DataType) -> np.ndarray:
+    """int64. Of our own type nothing is cast: that would import pyarrow.compute, ten times the time of all the rest."""
+    column = column if column.type == kind else column.cast(kind)
+    return _joined([fixed_values(chunk).astype(np.int64) for chunk in column.chunks])
+
+
+def _texts(column: pa.ChunkedArray) -> Coded[str | None]:
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string()).dictionary_encode()
+    values: dict[str | None, int] = {}
+    codes = []
+    for chunk in column.chunks:
+        own = [values.setdefault(text, len(values)) for text in dictionary_of(chunk)]
+        if chunk.null_count:
+            null = values.setdefault(None, len(values))
+            of_chunk = [null if index is None else own[index] for index in chunk.indices.to_pylist()]
+            codes.append(np.array(of_chunk, np.int64))
+        elif own:
+            codes.append(np.array(own, np.int64)[fixed_values(chunk.indices)])
+    return Coded(_joined(codes), [*values])
+
+
+def _shapes(column: pa.ChunkedArray, kind: pa.DataType) -> Coded[tuple[int, ...]]:
+    column = column if column.type == kind else column.cast(kind)
+    values: dict[tuple[int, ...], int] = {}
+    codes: list[int] = []
+    for chunk in column.chunks:
+        if chunk.values.null_count:
+            raise ValueError("a shape has nulls")
+        flat, ends = fixed_values(chunk.values).tolist(), fixed_values(chunk.offsets).tolist()
+        each = [tuple(flat[start:stop]) for start, stop in pairwise(ends)]
+        codes += [values.setdefault(shape, len(values)) for shape in each]
+    return Coded(np.array(codes, np.int64), [*values])
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    if len(arrays) == 1:
+        return arrays[0]
+    return np.concatenate(arrays) if arrays else np.empty(0, np.int64)
+
+
+def check_places(table: IndexTable, parts: Mapping[str, tuple[int, int]], uri: str) -> None:
+    """CorruptWeights where a row's part is none of `parts`, {path: (rows, bytes)}, a range is not within it, or it has
+    another number of rows. uri: of the index."""
+    part = table.texts["part"]
+    stops = np.array([parts.get(path or "", (0, -1))[1] for path in part.values], np.int64)[part.codes]
+    for row in np.flatnonzero(stops < 0)[:1].tolist():
+        message = f"the index has a row in {part.to_list()[row]!r}, which the manifest does not list"
+        raise CorruptWeights(message, layer=table.layer_name(row), uri=uri)
+    for value in BLOB_NAMES:
+        offset, stored, _ = table.ranges(value)
+        for row in np.flatnonzero(offset > stops - stored)[:1].tolist():
+            where = (int(offset[row]), int(offset[row]) + int(stored[row]))
+            message = f"the index points behind the end of {part.to_list()[row]}; quantize again"
+            raise CorruptWeights(message, layer=table.layer_name(row), uri=uri, byte_range=where)
+    counts = np.bincount(part.codes, minlength=len(part.values)).tolist()
+    rows = dict(zip(part.values, counts, strict=True))
+    wrong = [path for path, (count, _) in parts.items() if rows.get(path, 0) != count]
+    if wrong:
+        message = f"the index has another number of rows than the manifest for {listed(wrong)}"
+        raise CorruptWeights(message, uri=uri)
 
 
 def is_index(data: bytes) -> bool:
@@ -170,8 +289,8 @@ def _check_version(schema: pa.Schema) -> None:
         raise InvalidCheckpoint(message, uri=INDEX_PATH)
 
 
-def _check_numbers(columns: dict[str, list[Any]]) -> None:
+def _check_numbers(table: IndexTable) -> None:
     """ValueError where a number that becomes an offset or a size of memory is negative."""
     for name in (*chain(*_RANGE_COLUMNS.values()), "num_params", "row_start"):
-        if min(columns.get(name, ()), default=0) < 0:
+        if (table.numbers.get(name, _NOTHING) < 0).any():
             raise ValueError(f"{name} has a negative number")

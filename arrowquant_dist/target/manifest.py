@@ -19,12 +19,11 @@ from arrowquant_dist.errors import (
     InvalidCheckpoint,
     NotFound,
     counted,
-    listed,
 )
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.strict_json import parse_json
-from arrowquant_dist.target.index import INDEX_PATH, IndexEntry, read_index
+from arrowquant_dist.target.index import INDEX_PATH, IndexEntry, IndexTable, check_places, read_table
 from arrowquant_dist.target.plan_file import RunIdentity
 from arrowquant_dist.target.receipt import Receipt
 
@@ -171,7 +170,11 @@ class Manifest:
             raise IncompleteDataset(message, uri=store.url(self.parts[0].path))
 
     def read_index(self, store: Store) -> list[IndexEntry]:
-        """The rows of the index, checked against this manifest. CorruptWeights, NotFound.
+        """The rows of the index. Raises as `read_table`."""
+        return self.read_table(store).entries()
+
+    def read_table(self, store: Store) -> IndexTable:
+        """The index, checked against this manifest. CorruptWeights, NotFound.
 
         Every entry's part is in `parts`, its ranges lie within it, and each part has as many rows as said.
         """
@@ -183,25 +186,9 @@ class Manifest:
                 "--repair"
             )
             raise CorruptWeights(message, uri=uri)
-        entries = read_index(data)
-        missing = {part.path: part.rows for part in self.parts}
-        sizes = {part.path: part.nbytes for part in self.parts}
-        for entry in entries:
-            if entry.part not in sizes:
-                message = f"the index has a row in {entry.part!r}, which the manifest does not list"
-                raise CorruptWeights(message, layer=entry.record.header.layer_name, uri=uri)
-            missing[entry.part] -= 1
-            record = entry.record
-            for value in record.ranges:
-                if value.offset + value.stored_nbytes > sizes[entry.part]:
-                    where = (value.offset, value.offset + value.stored_nbytes)
-                    message = f"the index points behind the end of {entry.part}; quantize again"
-                    raise CorruptWeights(message, layer=record.header.layer_name, uri=uri, byte_range=where)
-        wrong = [path for path, rows in missing.items() if rows]
-        if wrong:
-            message = f"the index has another number of rows than the manifest for {listed(wrong)}"
-            raise CorruptWeights(message, uri=uri)
-        return entries
+        table = read_table(data)
+        check_places(table, {part.path: (part.rows, part.nbytes) for part in self.parts}, uri)
+        return table
 
     @property
     def read_sidecars(self) -> list[str]:

@@ -22,7 +22,7 @@ from arrowquant_dist.errors import CorruptWeights, Interrupted, PartialRun, Sour
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
 from arrowquant_dist.export.files import Step
 from arrowquant_dist.export.reading import Packed
-from arrowquant_dist.target.index import IndexEntry, read_index
+from arrowquant_dist.target.index import IndexTable, read_table
 from tests.conftest import CHECKOUT
 from tests.datasets import manifest_of
 from tests.export.codes_format import CodesFormat
@@ -87,11 +87,11 @@ def test_the_index_is_read_once_whatever_the_number_of_workers(
 ) -> None:
     read = list[int]()
 
-    def counting(data: bytes) -> list[IndexEntry]:
+    def counting(data: bytes) -> IndexTable:
         read.append(len(data))
-        return read_index(data)
+        return read_table(data)
 
-    monkeypatch.setattr("arrowquant_dist.target.manifest.read_index", counting)
+    monkeypatch.setattr("arrowquant_dist.target.manifest.read_table", counting)
     export_dataset(dataset, tmp_path / "out", OPTIONS, RUN.replace(workers=3))
     assert len(read) == 1
 

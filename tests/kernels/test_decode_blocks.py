@@ -12,10 +12,12 @@ _BITS = {"float32": np.int32, "float16": np.int16}
 
 
 class Stored:
-    """Blocks behind each other, none of them aligned, and the table that says where they are."""
+    """Blocks behind each other, none of them aligned; where each one's codes, scales and zero points are, from one byte
+    to another; and the table that says what they are."""
 
     def __init__(self) -> None:
         self.memory = bytearray(b"\xaa")
+        self.places: list[list[slice]] = []
         self.table: list[list[int]] = []
         self.expected: list[np.ndarray] = []
 
@@ -31,12 +33,9 @@ class Stored:
             else rng.uniform(low, high, (rows, groups)).astype("<f4")
         )
         data = b"".join(reference.packed_row([int(q) for q in row], bits) for row in codes)
-        places = [
-            self._put(data),
-            self._put(scales.tobytes()),
-            -1 if symmetric else self._put(zeros.tobytes()),
-        ]
-        self.table.append([*places, bits, rows, columns, groups, group])
+        values = (data, scales.tobytes(), b"" if symmetric else zeros.tobytes())
+        self.places.append([self._put(value) for value in values])
+        self.table.append([bits, rows, columns, groups, group])
         value = [
             [
                 reference.decoded(int(codes[i, j]), scales[i, j // group], zeros[i, j // group])
@@ -48,20 +47,21 @@ class Stored:
 
     def decoded(self, dtype: str) -> tuple[int, list[np.ndarray]]:
         """What the kernel returns, and each block's values; 0 where it wrote none."""
-        outs = [np.zeros(row[4] * row[5], _BITS[dtype]) for row in self.table]
-        padded = (*outs, *[outs[0][:0]] * (MOST_BLOCKS - len(outs)))
-        numbers = np.empty(2 * max(row[4] * row[6] for row in self.table), np.float32)
-        scratch = np.empty(max(row[5] for row in self.table) + 8, np.uint8)
+        outs = [np.zeros(row[1] * row[2], _BITS[dtype]) for row in self.table]
+        numbers = np.empty(2 * max(row[1] * row[3] for row in self.table), np.float32)
+        scratch = np.empty(max(row[2] for row in self.table) + 8, np.uint8)
         table = np.array(self.table, np.int64)
         memory = np.frombuffer(bytes(self.memory), np.uint8)
-        bad = decode_blocks(memory, table, padded, numbers, numbers.view(np.uint8), scratch)
-        values = [out.view(dtype).reshape(row[4], row[5]) for out, row in zip(outs, self.table, strict=True)]
+        stored = ([memory[of[value]] for of in self.places] for value in range(3))
+        arrays = [(*some, *[some[0][:0]] * (MOST_BLOCKS - len(some))) for some in (*stored, outs)]
+        bad = decode_blocks(*arrays[:3], table, arrays[3], numbers, numbers.view(np.uint8), scratch)
+        values = [out.view(dtype).reshape(row[1], row[2]) for out, row in zip(outs, self.table, strict=True)]
         return bad, values
 
-    def _put(self, data: bytes) -> int:
+    def _put(self, data: bytes) -> slice:
         at = len(self.memory)
         self.memory += data + b"\x55" * (1 + len(self.memory) % 2)
-        return at
+        return slice(at, at + len(data))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -81,7 +81,7 @@ def test_the_first_block_with_a_number_that_is_not_finite_ends_the_call(column: 
     stored = Stored()
     for _ in range(3):
         stored.add(4, 2, 16, 8, symmetric=False)
-    at = stored.table[1][column] + 4 * 3
+    at = stored.places[1][column].start + 4 * 3
     stored.memory[at : at + 4] = np.float32(number).tobytes()
     bad, values = stored.decoded("float32")
     assert bad == 1

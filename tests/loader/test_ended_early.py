@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from arrowquant_dist.arena import Slabs
-from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader import WeightLoader
 from arrowquant_dist.loader.lent import Lender
 from arrowquant_dist.loader.stream import WeightStream
+from arrowquant_dist.storage.local import LocalStore
 from tests.format.encoder import kept_row
 from tests.loader.test_stream import loader_threads
 from tests.servers.range_server import RangeServer
@@ -207,16 +207,16 @@ def test_what_progress_raises_leaves_nothing(target: Path, results: list[weakref
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
-    """(begun, let go): the first layer that is read waits for the second event."""
+    """(begun, let go): the first layers that are read wait for the second event."""
     begun, let_go = threading.Event(), threading.Event()
-    plain = Dataset.values_into
+    plain = LocalStore.read_into
 
-    def values_into(dataset: Dataset, *given: Any, **options: Any) -> None:
+    def read_into(store: LocalStore, *given: Any) -> None:
         begun.set()
         let_go.wait()
-        plain(dataset, *given, **options)
+        plain(store, *given)
 
-    monkeypatch.setattr(Dataset, "values_into", values_into)
+    monkeypatch.setattr(LocalStore, "read_into", read_into)
     yield begun, let_go
     let_go.set()
 

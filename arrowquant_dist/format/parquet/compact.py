@@ -42,6 +42,10 @@ class Compact:
 
     def integer(self) -> int:
         """Of 16, 32 or 64 bits."""
+        at, data = self.at, self.data
+        if at < len(data) and data[at] < 0x80:  # as most are
+            self.at = at + 1
+            return data[at] >> 1 ^ -(data[at] & 1)
         value = self._varint()
         return value >> 1 ^ -(value & 1)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
 
@@ -131,12 +132,20 @@ def texts_of(column: pa.ChunkedArray) -> list[str | None]:
     """
     texts: list[str | None] = []
     for chunk in column.chunks:
-        found = chunk.dictionary
-        # a cast imports pyarrow.compute, which takes ten times as long as to open the dataset
-        dictionary = (found if pa.types.is_string(found.type) else found.cast(pa.string())).to_pylist()
-        if any(text is not None and len(text) > _MAX_TEXT_CHARS for text in dictionary):
-            raise ValueError(f"a text has more than {_MAX_TEXT_CHARS} characters")
+        dictionary = dictionary_of(chunk)
         texts += [None if index is None else dictionary[index] for index in chunk.indices.to_pylist()]
+    return texts
+
+
+def dictionary_of(chunk: pa.DictionaryArray) -> list[str | None]:
+    """The texts, each once. ValueError where one is longer than any name may be."""
+    found = chunk.dictionary
+    # a cast imports pyarrow.compute, which takes ten times as long as to open the dataset
+    texts: list[str | None] = (
+        found if pa.types.is_string(found.type) else found.cast(pa.string())
+    ).to_pylist()
+    if max(map(len, filter(None, texts)), default=0) > _MAX_TEXT_CHARS:
+        raise ValueError(f"a text has more than {_MAX_TEXT_CHARS} characters")
     return texts
 
 
@@ -226,68 +235,62 @@ class GuardedReader(io.RawIOBase):
 
     def _pass_page(self, limit: PageLimit, start: int, data: bytes) -> None:
         """Takes the page at limit.start from the limit. data: what was just read, from `start`."""
-        most = min(limit.stop - limit.start, _MAX_HEADER_NBYTES)
-        at = limit.start - start
-        given = data[at : at + _HEADER_NBYTES] if at >= 0 else b""
-        for nbytes in (
-            len(given),
-            *(size for size in (_HEADER_NBYTES, 1 << 16, 1 << 20) if size < most),
-            most,
-        ):
-            if nbytes > len(given):
-                self._reader.seek(limit.start)
-                given = self._reader.read(nbytes)
-            try:
-                header = _PageHeader.of(given)
-            except EOFError:
-                continue
-            break
-        else:
-            _refuse(f"a page of {limit.name!r} has no readable header")
-        limit.start += header.nbytes + header.stored_nbytes
-        limit.nbytes -= header.page_nbytes
-        limit.values -= header.values
+        header, stored_nbytes, page_nbytes, values = self._header(limit, start, data)
+        limit.start += header + stored_nbytes
+        limit.nbytes -= page_nbytes
+        limit.values -= values
         if limit.nbytes < 0 or limit.values < 0:
             _refuse(
-                f"a page of {limit.name!r} has {counted(header.values, 'value')} in "
-                f"{counted(header.page_nbytes, 'byte')}, more than the file's rows can need"
+                f"a page of {limit.name!r} has {counted(values, 'value')} in "
+                f"{counted(page_nbytes, 'byte')}, more than the file's rows can need"
             )
 
+    def _header(self, limit: PageLimit, start: int, data: bytes) -> _PageHeader:
+        at = limit.start - start
+        if at >= 0:
+            with suppress(EOFError):  # it may go on behind what was read
+                return _page_header(data[at : at + _HEADER_NBYTES])
+        most = min(limit.stop - limit.start, _MAX_HEADER_NBYTES)
+        for nbytes in (*(size for size in (_HEADER_NBYTES, 1 << 16, 1 << 20) if size < most), most):
+            self._reader.seek(limit.start)
+            with suppress(EOFError):
+                return _page_header(self._reader.read(nbytes))
+        raise ValueError(f"a page of {limit.name!r} has no readable header")
 
-@dataclass(frozen=True, slots=True)
-class _PageHeader:
-    """nbytes: of the header. stored_nbytes, page_nbytes: of the page, compressed and not. values: 0 of a dictionary."""
 
-    nbytes: int
-    stored_nbytes: int
-    page_nbytes: int
-    values: int
+# Bytes of the header itself, of the page as it is stored, and decompressed; values: 0 of a dictionary.
+_PageHeader = tuple[int, int, int, int]
 
-    @classmethod
-    def of(cls, data: bytes) -> _PageHeader:
-        """EOFError where `data` ends within it."""
-        header = Compact(data)
-        found = {2: -1, 3: -1}
-        values = 0
-        for field, kind in header.fields():
-            if field in found and kind == I32:
-                found[field] = header.integer()
-            elif field in (5, 8) and kind == STRUCT:  # of data pages, versions 1 and 2
-                values = _first_integer(header)
-            elif field == 7 and kind == STRUCT:
-                _first_integer(header)
-            else:
-                header.skip(kind)
-        if min(*found.values(), values) < 0:
-            _refuse("a page's header has negative sizes, or none")
-        return cls(header.at, found[3], found[2], values)
+
+def _page_header(data: bytes) -> _PageHeader:
+    """EOFError where `data` ends within it."""
+    header = Compact(data)
+    page_nbytes = stored_nbytes = -1
+    values = 0
+    for field, kind in header.fields():
+        if kind == I32:
+            number = header.integer()
+            if field == 2:
+                page_nbytes = number
+            elif field == 3:
+                stored_nbytes = number
+        elif field in (5, 8) and kind == STRUCT:  # of data pages, versions 1 and 2
+            values = _first_integer(header)
+        elif field == 7 and kind == STRUCT:
+            _first_integer(header)
+        else:
+            header.skip(kind)
+    if page_nbytes < 0 or stored_nbytes < 0 or values < 0:
+        _refuse("a page's header has negative sizes, or none")
+    return header.at, stored_nbytes, page_nbytes, values
 
 
 def _first_integer(header: Compact) -> int:
     value = -1
     for field, kind in header.fields():
-        if (field, kind) == (1, I32):
-            value = header.integer()
+        if kind == I32:
+            number = header.integer()
+            value = number if field == 1 else value
         else:
             header.skip(kind, 1)
     return value

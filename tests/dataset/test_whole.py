@@ -1,4 +1,4 @@
-"""Small layers of one batch are decoded by few calls, to the same values and the same errors as each alone."""
+"""Whole layers are read and decoded together, to the same values and the same errors as each alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from arrowquant_dist.errors import CorruptWeights
+from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.pieces import Piece
+from arrowquant_dist.errors import CorruptWeights, CutObject
 from arrowquant_dist.kernels import decode
 from arrowquant_dist.loader import WeightLoader
 from tests.format.encoder import Row, kept_row, random_row, signed
@@ -21,9 +23,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     plain = decode.decode_blocks
 
-    def counted(memory: Any, table: np.ndarray, *rest: Any) -> int:
+    def counted(codes: Any, scales: Any, zero_points: Any, table: np.ndarray, *rest: Any) -> int:
         counts.append(len(table))
-        return int(plain(memory, table, *rest))
+        return int(plain(codes, scales, zero_points, table, *rest))
 
     monkeypatch.setattr(decode, "decode_blocks", counted)
     return counts
@@ -112,3 +114,62 @@ def test_of_two_that_are_wrong_the_first_is_told_of(tmp_path: Path) -> None:
         seen.extend(name for name, _ in WeightLoader(path))
     assert seen == ["l0", "l1"]
     assert caught.value.layer == "l2"
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Layers that were read one by one after all."""
+    names: list[str] = []
+    own = Dataset.values_into
+
+    def counted(self: Dataset, piece: Piece, *rest: Any, **how: Any) -> None:
+        names.append(piece.block.header.layer_name)
+        own(self, piece, *rest, **how)
+
+    monkeypatch.setattr(Dataset, "values_into", counted)
+    return names
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
+def test_layers_of_one_block_are_read_together_whatever_they_are(
+    tmp_path: Path, compression: str, dtype: str | None, alone: list[str]
+) -> None:
+    path = make_target(tmp_path / "t", [mixed_rows()], compression=compression)
+    assert len(dict(iter(WeightLoader(path, dtype=dtype)))) == len(mixed_rows())
+    assert alone == ["empty"]
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_what_is_damaged_is_read_again_alone_and_named_in_its_turn(
+    tmp_path: Path, compression: str, alone: list[str]
+) -> None:
+    rng = np.random.default_rng(9)
+    rows = [random_row(rng, f"l{i}", 40, 12, "int8") for i in range(5)]
+    path = make_target(tmp_path / "t", [rows], compression=compression)
+    dataset = Dataset.open(str(path))
+    block = dataset.layers["l3"].blocks[0]
+    assert block.ranges is not None
+    part = tmp_path / "t" / block.path
+    damaged = bytearray(part.read_bytes())
+    damaged[block.ranges.data.offset + block.ranges.data.stored_nbytes // 2] ^= 0x10
+    part.write_bytes(damaged)
+    seen: list[str] = []
+    with pytest.raises(CorruptWeights) as caught:
+        seen.extend(name for name, _ in WeightLoader(path))
+    assert caught.value.layer == "l3"
+    assert seen == ["l0", "l1", "l2"]
+    assert alone == ["l0", "l1", "l2", "l3"]
+
+
+def test_a_part_that_ends_too_early_is_named_with_the_first_layer_that_needs_its_end(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    rows = [random_row(rng, f"l{i}", 40, 12, "int8") for i in range(5)]
+    path = make_target(tmp_path / "t", [rows], compression="none")
+    block = Dataset.open(str(path)).layers["l3"].blocks[0]
+    assert block.ranges is not None
+    with (tmp_path / "t" / block.path).open("r+b") as part:
+        part.truncate(block.ranges.data.offset + 3)
+    with pytest.raises(CutObject) as caught:
+        dict(iter(WeightLoader(path)))
+    assert caught.value.layer == "l0"  # scales of all lie behind the data of all

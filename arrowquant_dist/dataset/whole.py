@@ -1,0 +1,325 @@
+"""Whole layers, neighbours together: read by one request, verified, and decoded by few calls, by the index's columns.
+
+What assemble.py does of any part of any layer, a layer at a time, costs several Python objects and calls for each,
+which other threads wait for: MiniLM's 104 layers took 42 ms so after opening, and take 23 here. What this does not
+know, or finds anything wrong with, is read as there, which says what it is.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from arrowquant_dist.arena import Allocate
+from arrowquant_dist.config import BITS
+from arrowquant_dist.dataset.dataset import Dataset
+from arrowquant_dist.dataset.indexed import IndexedLayers
+from arrowquant_dist.dataset.layers import StoredBlock
+from arrowquant_dist.dataset.pieces import Piece
+from arrowquant_dist.dataset.prefetch import Lane, Load
+from arrowquant_dist.dataset.ranges import COALESCE_NBYTES
+from arrowquant_dist.dataset.windows import PathRange, joined, windows_nbytes
+from arrowquant_dist.dataset.zstd_pages import decompressed_page
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import ArrowQuantError, CorruptWeights
+from arrowquant_dist.format.digests import are_intact
+from arrowquant_dist.format.record import StoredRange
+from arrowquant_dist.format.row import RowHeader
+from arrowquant_dist.tensor import DECODED_BITS, QuantizedTensor
+from arrowquant_dist.tensor.source import read_only
+
+Decoded = tuple[np.ndarray, str]
+_Stored = tuple[np.ndarray, np.ndarray, np.ndarray]  # bytes of data, scales and zero points
+_Span = tuple[
+    str, int, int, int
+]  # bytes of an object, from where to where, and how far from there they are in memory
+_Waiting = tuple[
+    tuple[int, ...], _Stored, np.ndarray
+]  # a row of the kernel's table, what it decodes, and to where
+_AT_ONCE_NBYTES = 8 << 20  # of results: half of it took MiniLM 4 ms more, of 46
+_MOST_LAYERS = 64
+_SHARES = 4  # that a load may take with what lies between its values
+
+
+@dataclass(frozen=True, slots=True)
+class WantedLayer:
+    """A layer to decode. name: as it is stored. dtype: of floating-point layers, None for their own. out: where to, of
+    its size, uint8; None for memory of its own, with `copies` more of its size for others."""
+
+    name: str
+    dtype: str | None
+    out: np.ndarray | None = None
+    copies: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kind:
+    """What all rows of a kind have in common. header: of one of them. nbytes: of each value. alone_nbytes: memory to
+    read one of them alone. table: of decode_blocks, its row, where it can be decoded so."""
+
+    header: RowHeader
+    shape: tuple[int, ...]
+    dtype: str
+    is_float: bool
+    num_params: int
+    nbytes: tuple[int, ...]
+    alone_nbytes: int
+    is_compressed: bool
+    table: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, block: StoredBlock, dataset: Dataset) -> _Kind | None:
+        """None for what is not to be read here: parts of layers, and layers without values."""
+        header, ranges = block.header, block.ranges
+        if ranges is None or not header.is_whole or not header.num_params:
+            return None
+        table = None
+        if header.quant_type in BITS and header.quant_axis == 0:
+            columns, bits = header.columns, BITS[header.quant_type]
+            table = (bits, block.rows, columns, header.groups_per_row, header.group_size or columns)
+        return cls(
+            header,
+            header.shape,
+            header.dtype,
+            DTYPES[header.dtype].is_float,
+            header.num_params,
+            tuple(value.nbytes for value in ranges),
+            dataset.values_into_nbytes(Piece(block, 0, block.rows)),
+            ranges.compression != "none",
+            table,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Layer:
+    """One layer of a batch. row: of the index. nbytes: of its values."""
+
+    wanted: WantedLayer
+    row: int
+    kind: _Kind
+    dtype: str
+    nbytes: int
+
+
+class WholeLayers:
+    """Makes loads of whole layers of an indexed dataset.
+
+    share_nbytes: what one of these may take. allocate: memory for what has none of its own.
+    """
+
+    def __init__(
+        self, dataset: Dataset, layers: IndexedLayers, share_nbytes: int, allocate: Allocate, *, verify: bool
+    ) -> None:
+        self._dataset, self._layers = dataset, layers
+        self._share_nbytes, self._allocate, self._verify = share_nbytes, allocate, verify
+        self._kinds = [_Kind.of(block, dataset) for block in layers.samples]
+
+    def batches(
+        self, wanted: Iterable[WantedLayer]
+    ) -> Iterator[tuple[list[WantedLayer], Load[Iterator[Decoded]] | None]]:
+        """The layers in their order, as many of them in one load as take no more than _AT_ONCE_NBYTES together; None
+        for those that have to be read in another way.
+
+        The result gives each layer's values in turn, numpy bits [*shape] with their dtype. What is wrong with one of
+        them is raised in its turn.
+        """
+        batch: list[_Layer] = []
+        others: list[WantedLayer] = []
+        nbytes, most_nbytes = 0, min(_AT_ONCE_NBYTES, self._share_nbytes)
+        for one in wanted:
+            layer = self._layer(one)
+            cost = 0 if layer is None else self._cost(layer)
+            if batch and (layer is None or nbytes + cost > most_nbytes or len(batch) == _MOST_LAYERS):
+                yield self._begun(batch)
+                batch, nbytes = [], 0
+            if layer is None or cost > self._share_nbytes:
+                others.append(one)
+                continue
+            if others:
+                yield others, None
+                others = []
+            batch.append(layer)
+            nbytes += cost
+        if batch:
+            yield self._begun(batch)
+        if others:
+            yield others, None
+
+    def _begun(self, batch: list[_Layer]) -> tuple[list[WantedLayer], Load[Iterator[Decoded]] | None]:
+        """None where what lies between its values is more than there is room for."""
+        load = self._load(batch)
+        fits = load.peak_nbytes <= _SHARES * self._share_nbytes
+        return [layer.wanted for layer in batch], load if fits else None
+
+    def _layer(self, wanted: WantedLayer) -> _Layer | None:
+        """None where it is not for here."""
+        rows = self._layers.rows_of(wanted.name)
+        kind = self._kinds[self._layers.kinds[rows[0]]]
+        if kind is None:
+            return None
+        dtype = wanted.dtype if kind.is_float and wanted.dtype else kind.dtype
+        if kind.table is not None and dtype not in DECODED_BITS:
+            return None  # what is decoded to float32 first takes more memory
+        return _Layer(wanted, rows[0], kind, dtype, kind.num_params * DTYPES[dtype].itemsize)
+
+    def _cost(self, layer: _Layer) -> int:
+        """Memory that it takes, of what a load does."""
+        own = 0 if layer.wanted.out is not None else layer.nbytes
+        decompressed = sum(layer.kind.nbytes) if layer.kind.is_compressed else 0
+        return own + layer.nbytes * layer.wanted.copies + self._layers.places.nbytes[layer.row] + decompressed
+
+    def _load(self, layers: Sequence[_Layer]) -> Load[Iterator[Decoded]]:
+        places = self._layers.places
+        values = [
+            (places.paths[one.row], offset, offset + nbytes)
+            for one in layers
+            for offset, nbytes in places.values[one.row]
+            if nbytes
+        ]
+        read = joined(values, COALESCE_NBYTES)
+        result_nbytes = sum(
+            (0 if one.wanted.out is not None else one.nbytes) + one.nbytes * one.wanted.copies
+            for one in layers
+        )
+        decompressed = sum(sum(one.kind.nbytes) for one in layers if one.kind.is_compressed)
+        alone_nbytes = max(one.kind.alone_nbytes for one in layers)
+        peak_nbytes = result_nbytes + windows_nbytes(read) + max(decompressed, alone_nbytes)
+
+        def begin() -> tuple[Sequence[Lane], Callable[[], Iterator[Decoded]]]:
+            outs = [
+                self._allocate(one.nbytes) if one.wanted.out is None else one.wanted.out for one in layers
+            ]
+            failed: dict[int, ArrowQuantError] = {}
+            lane = partial(self._fill, layers, read, outs, failed)
+            return [lane], lambda: _in_turn(layers, outs, failed)
+
+        return Load(layers[0].wanted.name, peak_nbytes, result_nbytes, begin)
+
+    def _fill(
+        self,
+        layers: Sequence[_Layer],
+        read: Sequence[PathRange],
+        outs: Sequence[np.ndarray],
+        failed: dict[int, ArrowQuantError],
+    ) -> None:
+        """failed: takes what is wrong with the first layer that cannot be filled, by its turn."""
+        if self._fill_together(layers, read, outs):
+            return
+        for turn, (layer, out) in enumerate(zip(layers, outs, strict=True)):
+            block = self._block(layer)
+            try:
+                self._dataset.values_into(Piece(block, 0, block.rows), out, layer.dtype, verify=self._verify)
+            except ArrowQuantError as error:  # kept for the turn of the layer that it is about
+                failed[turn] = error
+                return
+
+    def _fill_together(
+        self, layers: Sequence[_Layer], read: Sequence[PathRange], outs: Sequence[np.ndarray]
+    ) -> bool:
+        """Whether that was possible, and all was as it should be."""
+        by_path = {self._layers.places.paths[one.row]: one for one in layers}
+        memory, windows = self._dataset.read_places(read, lambda path: self._block(by_path[path]))
+        if len(windows) < len(read):
+            return False
+        memory = read_only(memory)
+        spans = [(one.path, one.place.start, one.place.stop, one.at - one.place.start) for one in windows]
+        blocks: defaultdict[str, list[_Waiting]] = defaultdict(list)
+        for layer, out in zip(layers, outs, strict=True):
+            stored = self._stored(layer, memory, spans)
+            if stored is None:
+                return False
+            table, dtype = layer.kind.table, layer.dtype
+            if table is not None:
+                blocks[dtype].append((table, stored, out.view(DECODED_BITS[dtype])))
+            elif not _put(layer, stored, out):
+                return False
+        return all(_decode(waiting) for waiting in blocks.values())
+
+    def _stored(self, layer: _Layer, memory: np.ndarray, spans: Sequence[_Span]) -> _Stored | None:
+        """Its values, verified; None where they are others than was written."""
+        places, row = self._layers.places, layer.row
+        path, values = places.paths[row], []
+        for offset, nbytes in places.values[row]:
+            at = 0
+            for read_from, start, stop, shift in spans:
+                if start <= offset and offset + nbytes <= stop and path == read_from:
+                    at = offset + shift
+                    break
+            values.append(memory[at : at + nbytes])
+        if layer.kind.is_compressed:
+            try:
+                values = [
+                    read_only(decompressed_page(value, StoredRange(at, stored, nbytes)))
+                    for value, (at, stored), nbytes in zip(
+                        values, places.values[row], layer.kind.nbytes, strict=True
+                    )
+                ]
+            except CorruptWeights:
+                return None
+        data, scales, zero_points, digests = values
+        if self._verify and not are_intact(
+            data.data, scales.data, zero_points.data, digests.data, self._layers.checksums[row]
+        ):
+            return None
+        return data, scales, zero_points
+
+    def _block(self, layer: _Layer) -> StoredBlock:
+        return self._layers[layer.wanted.name].blocks[0]
+
+
+def _put(layer: _Layer, stored: _Stored, out: np.ndarray) -> bool:
+    """Fills `out` with what no kernel decodes; False where a scale is not finite."""
+    data, scales, zero_points = stored
+    header = layer.kind.header
+    if header.quant_type == "none" and layer.dtype == layer.kind.dtype:
+        np.copyto(out, data)
+        return True
+    numbers = scales.view("<f4"), zero_points.view("<f4")
+    if not all(np.isfinite(values).all() for values in numbers):
+        return False
+    QuantizedTensor(
+        header.shape,
+        header.dtype,
+        header.quant_type,
+        data,
+        numbers[0],
+        numbers[1],
+        header.quant_axis,
+        header.group_size,
+        header.own_row_dims,
+    ).values_into(out, layer.dtype)
+    return True
+
+
+def _decode(blocks: Sequence[_Waiting]) -> bool:
+    """Fills each block's values, all of one dtype; False where a scale is not finite."""
+    from arrowquant_dist.kernels.decode import COLUMNS, GROUPS, MOST_BLOCKS, ROWS, decode_blocks
+
+    rows, stored, outs = zip(*blocks, strict=True)
+    table = np.array(rows, np.int64)
+    numbers = np.empty(2 * int((table[:, ROWS] * table[:, GROUPS]).max()), np.float32)
+    scratch = np.empty(int(table[:, COLUMNS].max()) + 8, np.uint8)
+    arrays = (*zip(*stored, strict=True), outs)
+    for first in range(0, len(blocks), MOST_BLOCKS):
+        some = slice(first, first + MOST_BLOCKS)
+        codes, scales, zero_points, places = (
+            (*of[some], *[of[0][:0]] * (first + MOST_BLOCKS - len(of))) for of in arrays
+        )
+        words = numbers.view(np.uint8)
+        if decode_blocks(codes, scales, zero_points, table[some], places, numbers, words, scratch) >= 0:
+            return False
+    return True
+
+
+def _in_turn(
+    layers: Sequence[_Layer], outs: list[np.ndarray], failed: dict[int, ArrowQuantError]
+) -> Iterator[Decoded]:
+    """Each layer's values, which are let go of as they are given."""
+    for turn, layer in enumerate(layers):
+        if turn in failed:
+            raise failed[turn]
+        yield outs.pop(0).view(DTYPES[layer.dtype].bits).reshape(layer.kind.shape), layer.dtype

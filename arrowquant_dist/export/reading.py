@@ -24,6 +24,7 @@ TensorParts = Iterator[tuple[int, np.ndarray]]  # the same with tensors' indices
 Room = Callable[[int], np.ndarray | None]  # nbytes → where the next part may be made (ObjectWriter.room)
 _NONE = np.empty(0, np.float32)
 _ALIGNMENT = 8  # of values of any dtype
+_ANNOUNCED = 16  # steps that are on their way into the page cache before they are read: a third of a second
 _PART_NBYTES = 6 << 20  # of a tensor: three quarters of a piece of a direct write
 
 
@@ -54,9 +55,25 @@ class StepReader:
         return Load(step.layer_name, step.peak_nbytes, held, begin)
 
     def one_by_one(self, file: OutputFile, room: Room) -> Generator[TensorParts]:
-        """What each step of the file packs, made as it is asked for, in the thread that asks. room: of the file."""
-        for step in file.steps:
+        """What each step of the file packs, made as it is asked for, in the thread that asks. room: of the file.
+
+        Where the disk has to be asked, it is asked before: a read waits behind all that is being written there.
+        """
+        announced = 0
+        for number, step in enumerate(file.steps):
+            for ahead in file.steps[announced : number + _ANNOUNCED]:
+                self._announce(file.layers[ahead.number], ahead)
+            announced = number + _ANNOUNCED
             yield self._parts(file.layers[step.number], step, room)
+
+    def _announce(self, layer: LayerExport, step: Step) -> None:
+        if layer.spec is not None or step.needs != "rows":
+            return
+        for piece, _ in region_of(self.dataset.layers[layer.layer], step).pieces:
+            if (ranges := piece.block.ranges) is not None:
+                start = min(value.offset for value in ranges if value.stored_nbytes)
+                stop = max(value.offset + value.stored_nbytes for value in ranges)
+                self.dataset.store.announce(piece.block.path, start, stop - start)
 
     def _parts(self, layer: LayerExport, step: Step, room: Room) -> TensorParts:
         if self._goes_by_block(layer, step):

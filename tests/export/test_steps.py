@@ -27,6 +27,7 @@ from arrowquant_dist.export.gguf.packers import FloatValues
 from arrowquant_dist.export.reading import StepReader
 from arrowquant_dist.export.steps import StepCutter, region_of
 from arrowquant_dist.export.tensors import LayerExport
+from arrowquant_dist.storage.local import LocalStore
 from arrowquant_dist.tensor import QuantizedTensor
 from tests.export.codes_format import CodesFormat
 from tests.export.datasets import loaded, made_dataset
@@ -273,3 +274,35 @@ def test_where_two_workers_have_too_little_for_a_layer_one_works_alone(
     monkeypatch.setattr("arrowquant_dist.export.run.format_of", lambda _: CodesFormat("int8", per_tensor))
     planned = plan_export(dataset, str(tmp_path / "out"), options, RUN)
     assert (planned.context.workers, planned.engine.workers_of_a_process(2)) == (1, 1)
+
+
+def test_what_is_read_from_the_disk_is_asked_for_before(
+    dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that the page cache does not have waits behind what is being written."""
+    asked, read = list[tuple[str, int]](), list[tuple[str, int]]()
+    announce, read_into = LocalStore.announce, LocalStore.read_into
+
+    def announced(store: LocalStore, path: str, start: int, nbytes: int) -> None:
+        asked.append((path, start))
+        announce(store, path, start, nbytes)
+
+    def noted(store: LocalStore, path: str, start: int, out: np.ndarray) -> None:
+        if path.endswith(".parquet"):
+            assert len(asked) == blocks  # of the second layer too, before the first one is read
+            read.append((path, start))
+        read_into(store, path, start, out)
+
+    packer = PackedWeight(4, 200, 0, symmetric=True, scale_dtype="F32")
+    layers = [
+        LayerExport(name, f"layers.{i}.weight", (200, 300), 0, 200, packer) for i, name in enumerate("ab")
+    ]
+    opened = Dataset.open(dataset)
+    blocks = sum(len(opened.layers[layer.layer].blocks) for layer in layers)
+    literals = (b"",) * (2 * len(layers[0].tensors) + 1)
+    (file,) = StepCutter(opened, 64 << 20).cut((OutputFile(0, "a", tuple(layers), literals),))
+    monkeypatch.setattr(LocalStore, "announce", announced)
+    monkeypatch.setattr(LocalStore, "read_into", noted)
+    for parts in StepReader(opened, fresh).one_by_one(file, lambda _: None):
+        assert [*parts]
+    assert {*asked} <= {*read}

@@ -48,7 +48,8 @@ def _block_at_once(load: Load[T], dataset: Dataset, share_nbytes: int) -> Load[I
     if len(load.decodes) != 1:
         return None
     (piece,) = load.decodes
-    if not piece.is_whole or not dataset.reads_in_steps(piece.block):
+    is_copied = piece.block.header.quant_type == "none"  # and goes straight to its place, step by step
+    if is_copied or not piece.is_whole or not dataset.reads_in_steps(piece.block):
         return None
     found = _together([load], dataset)
     return found if found.peak_nbytes <= share_nbytes else None

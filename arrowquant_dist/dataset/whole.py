@@ -22,6 +22,7 @@ from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.dataset.prefetch import Lane, Load
 from arrowquant_dist.dataset.ranges import COALESCE_NBYTES
+from arrowquant_dist.dataset.steps import STEP_NBYTES
 from arrowquant_dist.dataset.windows import PathRange, joined, windows_nbytes
 from arrowquant_dist.dataset.zstd_pages import decompressed_page
 from arrowquant_dist.dtypes import DTYPES
@@ -59,7 +60,8 @@ class WantedLayer:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kind:
     """What all rows of a kind have in common. header: of one of them. nbytes: of each value. alone_nbytes: memory to
-    read one of them alone. table: of decode_blocks, its row, where it can be decoded so."""
+    read one of them alone. is_copied: whether large ones are better read straight to where they go. table: of
+    decode_blocks, its row, where it can be decoded so."""
 
     header: RowHeader
     shape: tuple[int, ...]
@@ -69,6 +71,7 @@ class _Kind:
     nbytes: tuple[int, ...]
     alone_nbytes: int
     is_compressed: bool
+    is_copied: bool
     table: tuple[int, ...] | None
 
     @classmethod
@@ -90,6 +93,7 @@ class _Kind:
             tuple(value.nbytes for value in ranges),
             dataset.values_into_nbytes(Piece(block, 0, block.rows)),
             ranges.compression != "none",
+            header.quant_type == "none" and dataset.reads_in_steps(block),
             table,
         )
 
@@ -159,7 +163,7 @@ class WholeLayers:
         """None where it is not for here."""
         rows = self._layers.rows_of(wanted.name)
         kind = self._kinds[self._layers.kinds[rows[0]]]
-        if kind is None:
+        if kind is None or (kind.is_copied and sum(kind.nbytes) > STEP_NBYTES):
             return None
         dtype = wanted.dtype if kind.is_float and wanted.dtype else kind.dtype
         if kind.table is not None and dtype not in DECODED_BITS:

@@ -214,7 +214,8 @@ class Dataset:
             return
         row, url = block.header, self.store.url(block.path)
         fetch = partial(self._fetch_all, block.path, min(self._gap_nbytes(block), GAPS_NBYTES))
-        reader = BlockReader(block, ranges, url, fetch, partial(self._read_into, block.path), verify)
+        read, read_pieces = (partial(each, block.path) for each in (self._read_into, self._read_pieces_into))
+        reader = BlockReader(block, ranges, url, fetch, read, read_pieces, verify)
         is_raw = row.quant_type == "none" and row.dtype == dtype and columns is None
         with Explained(block, url):
             if is_raw and out.size > STEP_NBYTES:
@@ -307,12 +308,19 @@ class Dataset:
         return self.store.is_near and block.ranges is not None and block.ranges.compression == "none"
 
     def _read_into(self, path: str, offset: int, out: np.ndarray) -> None:
-        held = self._windows.find(path, ByteRange(offset, offset + out.size))
-        if held is not None:
-            out[:] = held
-            return
+        if self._windows.are_held:
+            held = self._windows.find(path, ByteRange(offset, offset + out.size))
+            if held is not None:
+                out[:] = held
+                return
         self._counter.add(out.size)
         self.store.read_into(path, offset, out)
+
+    def _read_pieces_into(
+        self, path: str, offset: int, out: np.ndarray, piece_nbytes: int, seen: Callable[[memoryview], None]
+    ) -> None:
+        self._counter.add(out.size)
+        self.store.read_pieces_into(path, offset, out, piece_nbytes, seen)
 
     def _gap_nbytes(self, block: StoredBlock) -> int:
         """What may be read for nothing between a block's values: little where other ranks read what lies there, and

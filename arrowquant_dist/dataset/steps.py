@@ -15,7 +15,7 @@ import numpy as np
 from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.dataset.ranges import wanted_ranges, widened
 from arrowquant_dist.dataset.values import Values, check_chunks, check_values
-from arrowquant_dist.format.digests import CHUNK_NBYTES
+from arrowquant_dist.format.digests import CHUNK_NBYTES, DIGEST_NBYTES, chunk_digest
 from arrowquant_dist.format.record import BlobRanges, StoredRange
 from arrowquant_dist.storage.base import ByteRange
 
@@ -30,8 +30,9 @@ class BlockReader:
     """Reads one uncompressed block. ranges: the block's. url: of its object.
 
     fetch: the stored bytes of each of some ranges of the object, perhaps of memory that others see as well. read: fills
-    memory with the bytes from an offset on. All raise CorruptWeights where scales are not finite, or, with verify,
-    where the checksum differs (before any row is given) or a chunk's digest does (before any row of that chunk).
+    memory with the bytes from an offset on; read_pieces: as Store.read_pieces_into of the object. All raise
+    CorruptWeights where scales are not finite, or, with verify, where the checksum differs (before any row is given) or
+    a chunk's digest does (before any row of that chunk).
     """
 
     block: StoredBlock
@@ -39,6 +40,7 @@ class BlockReader:
     url: str
     fetch: Callable[[Sequence[StoredRange]], Sequence[np.ndarray]]
     read: Callable[[int, np.ndarray], None]
+    read_pieces: Callable[[int, np.ndarray, int, Callable[[memoryview], None]], None]
     verify: bool
 
     def steps(self, first: int, stop: int) -> Iterator[tuple[Values, int, int]]:
@@ -57,14 +59,34 @@ class BlockReader:
         begin, end = first * width, first * width + out.size
         wide = widened(self.block.header, first, first + out.size // width, verify=self.verify)
         values = self._without_data(wide)
+        inside = []
         for start in range(wide.start, wide.stop, STEP_NBYTES):
             stop = min(start + STEP_NBYTES, wide.stop)
-            is_inside = begin <= start and stop <= end
-            window = out[start - begin : stop - begin] if is_inside else np.empty(stop - start, np.uint8)
+            if begin <= start and stop <= end:
+                inside += [start, stop]
+                continue
+            window = np.empty(stop - start, np.uint8)
             self._read_chunks(window, start, values)
-            if not is_inside:
-                low, high = max(start, begin), min(stop, end)
-                out[low - begin : high - begin] = window[low - start : high - start]
+            low, high = max(start, begin), min(stop, end)
+            out[low - begin : high - begin] = window[low - start : high - start]
+        if inside:
+            self._read_inside(out[inside[0] - begin : inside[-1] - begin], inside[0], values)
+
+    def _read_inside(self, out: np.ndarray, start: int, values: Values) -> None:
+        """Whole chunks of the data, from byte `start` on."""
+        digests = values.blobs.chunk_digests.tobytes()
+        first = self.ranges.data.offset + start
+        at = start
+
+        def seen(chunk: memoryview) -> None:
+            nonlocal at
+            number = at // CHUNK_NBYTES * DIGEST_NBYTES
+            if self.verify and chunk_digest(chunk) != digests[number : number + DIGEST_NBYTES]:
+                found = np.frombuffer(chunk, np.uint8)
+                check_chunks(found, at, values, self.block, self.ranges.data, self.url)
+            at += CHUNK_NBYTES
+
+        self.read_pieces(first, out, CHUNK_NBYTES, seen)
 
     def _steps_of_data(
         self, values: Values, first: int, stop: int, wide: ByteRange

@@ -14,7 +14,7 @@ from arrowquant_dist.errors import ArrowQuantError
 T = TypeVar("T")
 
 TOGETHER_NBYTES = 4 << 20  # of results: a few thousandths of a second's work
-_MOST_LOADS = 64
+MOST_LOADS = 64
 
 
 def batched(loads: Iterable[Load[T]], dataset: Dataset, share_nbytes: int) -> Iterator[Load[Iterator[T]]]:
@@ -28,7 +28,7 @@ def batched(loads: Iterable[Load[T]], dataset: Dataset, share_nbytes: int) -> It
     most_nbytes = min(TOGETHER_NBYTES, share_nbytes)
     for load in loads:
         goes_alone = not load.decodes or load.peak_nbytes > most_nbytes
-        if batch and (goes_alone or nbytes + load.peak_nbytes > most_nbytes or len(batch) == _MOST_LOADS):
+        if batch and (goes_alone or nbytes + load.peak_nbytes > most_nbytes or len(batch) == MOST_LOADS):
             yield _together(batch, dataset)
             batch, nbytes = [], 0
         if goes_alone:

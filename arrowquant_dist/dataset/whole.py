@@ -23,6 +23,7 @@ from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.dataset.prefetch import Lane, Load
 from arrowquant_dist.dataset.ranges import COALESCE_NBYTES
 from arrowquant_dist.dataset.steps import STEP_NBYTES
+from arrowquant_dist.dataset.together import MOST_LOADS
 from arrowquant_dist.dataset.windows import PathRange, joined, windows_nbytes
 from arrowquant_dist.dataset.zstd_pages import decompressed_page
 from arrowquant_dist.dtypes import DTYPES
@@ -34,15 +35,14 @@ from arrowquant_dist.tensor import DECODED_BITS, QuantizedTensor
 from arrowquant_dist.tensor.source import read_only
 
 Decoded = tuple[np.ndarray, str]
-_Stored = tuple[np.ndarray, np.ndarray, np.ndarray]  # bytes of data, scales and zero points
-_Span = tuple[
-    str, int, int, int
-]  # bytes of an object, from where to where, and how far from there they are in memory
-_Waiting = tuple[
-    tuple[int, ...], _Stored, np.ndarray
-]  # a row of the kernel's table, what it decodes, and to where
-_AT_ONCE_NBYTES = 8 << 20  # of results: half of it took MiniLM 4 ms more, of 46
-_MOST_LAYERS = 64
+# Bytes of data, scales and zero points.
+_Stored = tuple[np.ndarray, np.ndarray, np.ndarray]
+# Bytes of an object, from where to where, and how far from there they are in memory.
+_Span = tuple[str, int, int, int]
+# A row of the kernel's table, what it decodes, and to where.
+_Waiting = tuple[tuple[int, ...], _Stored, np.ndarray]
+LAYERS_NBYTES = 8 << 20  # of results, in one load: half of it took MiniLM 4 ms more, of 46
+_SMALL_NBYTES, _FEW = 256 << 10, 4  # layers among others that are better read along with those
 _SHARES = 4  # that a load may take with what lies between its values
 
 
@@ -125,7 +125,7 @@ class WholeLayers:
     def batches(
         self, wanted: Iterable[WantedLayer]
     ) -> Iterator[tuple[list[WantedLayer], Load[Iterator[Decoded]] | None]]:
-        """The layers in their order, as many of them in one load as take no more than _AT_ONCE_NBYTES together; None
+        """The layers in their order, as many of them in one load as take no more than LAYERS_NBYTES together; None
         for those that have to be read in another way.
 
         The result gives each layer's values in turn, numpy bits [*shape] with their dtype. What is wrong with one of
@@ -133,19 +133,26 @@ class WholeLayers:
         """
         batch: list[_Layer] = []
         others: list[WantedLayer] = []
-        nbytes, most_nbytes = 0, min(_AT_ONCE_NBYTES, self._share_nbytes)
+        nbytes, most_nbytes, few = 0, min(LAYERS_NBYTES, self._share_nbytes), 0
         for one in wanted:
             layer = self._layer(one)
             cost = 0 if layer is None else self._cost(layer)
-            if batch and (layer is None or nbytes + cost > most_nbytes or len(batch) == _MOST_LAYERS):
-                yield self._begun(batch)
-                batch, nbytes = [], 0
-            if layer is None or cost > self._share_nbytes:
+            is_other = layer is None or cost > self._share_nbytes
+            few = 0 if is_other else few + 1
+            if layer is None or is_other or (others and cost < _SMALL_NBYTES and few <= _FEW):
+                if nbytes < _SMALL_NBYTES and len(batch) <= _FEW:  # a norm among matrices of several blocks
+                    others += [before.wanted for before in batch]
+                else:
+                    yield self._begun(batch)
                 others.append(one)
+                batch, nbytes = [], 0
                 continue
             if others:
                 yield others, None
                 others = []
+            if batch and (nbytes + cost > most_nbytes or len(batch) == MOST_LOADS):
+                yield self._begun(batch)
+                batch, nbytes = [], 0
             batch.append(layer)
             nbytes += cost
         if batch:

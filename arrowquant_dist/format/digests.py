@@ -10,6 +10,11 @@ DIGEST_NBYTES = 16
 _PREFIX = "xxh3_128:"
 
 
+def chunk_digest(data: memoryview) -> bytes:
+    """16 bytes, big-endian, of a chunk."""
+    return xxhash.xxh3_128_digest(data)
+
+
 def chunk_digests(data: np.ndarray) -> bytes:
     """xxh3_128 digests (16 bytes, big-endian) of each 1 MiB of `data` (uint8 [n]); b"" for no data."""
     if 0 < data.size <= CHUNK_NBYTES:

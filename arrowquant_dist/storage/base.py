@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, ClassVar, Self, cast
@@ -187,6 +187,15 @@ class Store(ABC):
     @abstractmethod
     def read_into(self, path: str, start: int, out: np.ndarray) -> None:
         """Fills `out` (C-contiguous) with the bytes from `start`. StorageError if the object ends early."""
+
+    def read_pieces_into(
+        self, path: str, start: int, out: np.ndarray, piece_nbytes: int, seen: Callable[[memoryview], None]
+    ) -> None:
+        """`read_into`, so many bytes at a time: `seen` is called with each piece, in order, as soon as it is there."""
+        for at in range(0, out.size, piece_nbytes):
+            piece = out[at : at + piece_nbytes]
+            self.read_into(path, start + at, piece)
+            seen(piece.data)
 
     def read_all_into(self, path: str, reads: Sequence[tuple[int, np.ndarray]]) -> None:
         """`read_into` for each (start, out), over a network side by side. An error's byte range spans them all."""

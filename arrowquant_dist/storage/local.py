@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
@@ -116,18 +116,29 @@ class LocalStore(Store):
             return file.read(stat.st_size)
 
     def read_into(self, path: str, start: int, out: np.ndarray) -> None:
+        self.read_pieces_into(path, start, out, max(out.size, 1), _ignore)
+
+    def read_pieces_into(
+        self, path: str, start: int, out: np.ndarray, piece_nbytes: int, seen: Callable[[memoryview], None]
+    ) -> None:
         if out.size == 0:
             return
         view = out.data.cast("B")
-        done = 0
-        with self._translated(path, (start, start + len(view))):
+        nbytes = len(view)
+        # Not within _translated: what is done for each MiB, while other threads wait for Python's lock, counts.
+        try:
             file = self._open_cached(path)
-            while done < len(view):
-                count = os.preadv(file.descriptor, [view[done:]], start + done)
-                if count == 0:
-                    raise short_read(self.url(path), start, len(view), done)
-                done += count
-        self.traffic.add(read_nbytes=done)
+            for first in range(0, nbytes, piece_nbytes):
+                done, last = first, min(first + piece_nbytes, nbytes)
+                while done < last:
+                    count = os.preadv(file.descriptor, [view[done:last]], start + done)
+                    if count == 0:
+                        raise short_read(self.url(path), start, nbytes, done)
+                    done += count
+                seen(view[first:last])
+        except OSError as error:
+            self._raise_translated(error, path, (start, start + nbytes))
+        self.traffic.add(read_nbytes=nbytes)
 
     def announce(self, path: str, start: int, nbytes: int) -> None:
         if hasattr(os, "posix_fadvise"):
@@ -282,19 +293,26 @@ class LocalStore(Store):
         except FileExistsError:
             raise
         except OSError as error:
-            self._refuse_obstacle(path, error)
-            if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                raise NotFound("there is no such file; check the path", uri=self.url(path)) from error
-            if isinstance(error, IsADirectoryError):
-                message = "this is a folder, not a file; check the path"
-                raise NotFound(message, uri=self.url(path)) from error
-            if isinstance(error, NoRegularFileError):
-                message = "this is no regular file (a FIFO, socket or device); put the file itself here"
-                raise NoRegularFile(message, uri=self.url(path)) from error
-            if error.errno == errno.ELOOP:
-                message = f"the link {error.filename} leads to itself; remove it, or fetch what it stands for"
-                raise NotFound(message, uri=self.url(path)) from error
-            raise storage_error(error, self.url(path), byte_range) from error
+            self._raise_translated(error, path, byte_range)
+
+    def _raise_translated(self, error: OSError, path: str, byte_range: tuple[int, int] | None) -> NoReturn:
+        self._refuse_obstacle(path, error)
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise NotFound("there is no such file; check the path", uri=self.url(path)) from error
+        if isinstance(error, IsADirectoryError):
+            message = "this is a folder, not a file; check the path"
+            raise NotFound(message, uri=self.url(path)) from error
+        if isinstance(error, NoRegularFileError):
+            message = "this is no regular file (a FIFO, socket or device); put the file itself here"
+            raise NoRegularFile(message, uri=self.url(path)) from error
+        if error.errno == errno.ELOOP:
+            message = f"the link {error.filename} leads to itself; remove it, or fetch what it stands for"
+            raise NotFound(message, uri=self.url(path)) from error
+        raise storage_error(error, self.url(path), byte_range) from error
+
+
+def _ignore(_: memoryview) -> None:
+    pass
 
 
 class _File:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +33,23 @@ class Transferred:
         )
 
 
-@dataclass(slots=True)
 class Traffic:
     """Counts of one store, added to by any thread."""
 
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _total: Transferred = field(default_factory=Transferred)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read_nbytes = self._written_nbytes = self._retries = self._hedged = 0
 
     @property
     def total(self) -> Transferred:
         with self._lock:
-            return self._total
+            return Transferred(self._read_nbytes, self._written_nbytes, self._retries, self._hedged)
 
     def add(
         self, *, read_nbytes: int = 0, written_nbytes: int = 0, retries: int = 0, hedged: int = 0
     ) -> None:
         with self._lock:
-            self._total += Transferred(read_nbytes, written_nbytes, retries, hedged)
+            self._read_nbytes += read_nbytes
+            self._written_nbytes += written_nbytes
+            self._retries += retries
+            self._hedged += hedged

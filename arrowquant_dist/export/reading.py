@@ -70,7 +70,8 @@ class StepReader:
         if layer.spec is not None or step.needs != "rows":
             return
         for piece, _ in region_of(self.dataset.layers[layer.layer], step).pieces:
-            if (ranges := piece.block.ranges) is not None:
+            ranges = piece.block.ranges
+            if ranges is not None and ranges.data.stored_nbytes:  # not of layers without values
                 start = min(value.offset for value in ranges if value.stored_nbytes)
                 stop = max(value.offset + value.stored_nbytes for value in ranges)
                 self.dataset.store.announce(piece.block.path, start, stop - start)

@@ -15,6 +15,7 @@ import numpy as np
 
 from arrowquant_dist.dataset.layers import BlockProblems, StoredBlock, StoredLayer, group_layers
 from arrowquant_dist.errors import ArrowQuantError
+from arrowquant_dist.format.record import most_stored_nbytes
 from arrowquant_dist.format.row import BLOB_NAMES
 from arrowquant_dist.target.index import Coded, IndexTable
 
@@ -171,18 +172,15 @@ def _are_ranges(table: IndexTable) -> bool:
         offset, stored, nbytes = table.ranges(value)
         if ((offset < 0) | (stored < 0) | (nbytes < 0)).any() or (stored != nbytes)[plain].any():
             return False
-        if (stored > nbytes + nbytes // 128 + 1024).any():
+        if (stored > most_stored_nbytes(nbytes)).any():
             return False
     return True
 
 
 def _rows_by_layer(names: Coded[str | None]) -> dict[str, list[int]]:
-    codes = names.codes.tolist()
-    if len({*codes}) == len(codes):  # as most are: a row a layer
-        return {names.values[code] or "": [row] for row, code in enumerate(codes)}
     found: dict[str, list[int]] = {}
-    for row, code in enumerate(codes):
-        found.setdefault(names.values[code] or "", []).append(row)
+    for row, name in enumerate(names.to_list()):
+        found.setdefault(name or "", []).append(row)
     return found
 
 

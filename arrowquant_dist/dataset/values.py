@@ -38,13 +38,8 @@ def check_values(values: Values, block: StoredBlock, place: StoredRange, url: st
     `check_chunks` has them."""
     check_finite_scales(values, block, url)
     if verify:
-        check_sums(values, block, place, url)
-
-
-def check_sums(values: Values, block: StoredBlock, place: StoredRange, url: str) -> None:
-    """Raises CorruptWeights where a checksum of what was read is another. place, url: as `check_chunks` has them."""
-    check_row(values, block, url)
-    check_chunks(values.blobs.data, values.start, values, block, place, url)
+        check_row(values, block, url)
+        check_chunks(values.blobs.data, values.start, values, block, place, url)
 
 
 def check_finite_scales(values: Values, block: StoredBlock, url: str) -> None:

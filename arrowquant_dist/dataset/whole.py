@@ -19,28 +19,26 @@ from arrowquant_dist.config import BITS
 from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.indexed import IndexedLayers
 from arrowquant_dist.dataset.layers import StoredBlock
+from arrowquant_dist.dataset.piece_values import piece_tensor
 from arrowquant_dist.dataset.pieces import Piece
 from arrowquant_dist.dataset.prefetch import Lane, Load
 from arrowquant_dist.dataset.ranges import COALESCE_NBYTES
 from arrowquant_dist.dataset.steps import STEP_NBYTES
 from arrowquant_dist.dataset.together import MOST_LOADS
-from arrowquant_dist.dataset.windows import PathRange, joined, windows_nbytes
+from arrowquant_dist.dataset.values import Values
+from arrowquant_dist.dataset.windows import PathRange, Window, joined, place_in, windows_nbytes
 from arrowquant_dist.dataset.zstd_pages import decompressed_page
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import ArrowQuantError, CorruptWeights
 from arrowquant_dist.format.digests import are_intact
 from arrowquant_dist.format.record import StoredRange
-from arrowquant_dist.format.row import RowHeader
-from arrowquant_dist.tensor import DECODED_BITS, QuantizedTensor
+from arrowquant_dist.format.row import Blobs, RowHeader
+from arrowquant_dist.tensor import DECODED_BITS
 from arrowquant_dist.tensor.source import read_only
 
 Decoded = tuple[np.ndarray, str]
-# Bytes of data, scales and zero points.
-_Stored = tuple[np.ndarray, np.ndarray, np.ndarray]
-# Bytes of an object, from where to where, and how far from there they are in memory.
-_Span = tuple[str, int, int, int]
 # A row of the kernel's table, what it decodes, and to where.
-_Waiting = tuple[tuple[int, ...], _Stored, np.ndarray]
+_Waiting = tuple[tuple[int, ...], Blobs[np.ndarray], np.ndarray]
 LAYERS_NBYTES = 8 << 20  # of results, in one load: half of it took MiniLM 4 ms more, of 46
 _SMALL_NBYTES, _FEW = 256 << 10, 4  # layers among others that are better read along with those
 _SHARES = 4  # that a load may take with what lies between its values
@@ -59,15 +57,13 @@ class WantedLayer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kind:
-    """What all rows of a kind have in common. header: of one of them. nbytes: of each value. alone_nbytes: memory to
-    read one of them alone. is_copied: whether large ones are better read straight to where they go. table: of
-    decode_blocks, its row, where it can be decoded so."""
+    """What all rows of a kind have in common. sample: one of them. nbytes: of each value. alone_nbytes: memory to read
+    one of them alone. is_copied: whether large ones are better read straight to where they go. table: of decode_blocks,
+    its row, where it can be decoded so."""
 
+    sample: Piece
     header: RowHeader
-    shape: tuple[int, ...]
-    dtype: str
     is_float: bool
-    num_params: int
     nbytes: tuple[int, ...]
     alone_nbytes: int
     is_compressed: bool
@@ -77,7 +73,7 @@ class _Kind:
     @classmethod
     def of(cls, block: StoredBlock, dataset: Dataset) -> _Kind | None:
         """None for what is not to be read here: parts of layers, and layers without values."""
-        header, ranges = block.header, block.ranges
+        header, ranges, sample = block.header, block.ranges, Piece(block, 0, block.rows)
         if ranges is None or not header.is_whole or not header.num_params:
             return None
         table = None
@@ -85,13 +81,11 @@ class _Kind:
             columns, bits = header.columns, BITS[header.quant_type]
             table = (bits, block.rows, columns, header.groups_per_row, header.group_size or columns)
         return cls(
+            sample,
             header,
-            header.shape,
-            header.dtype,
             DTYPES[header.dtype].is_float,
-            header.num_params,
             tuple(value.nbytes for value in ranges),
-            dataset.values_into_nbytes(Piece(block, 0, block.rows)),
+            dataset.values_into_nbytes(sample),
             ranges.compression != "none",
             header.quant_type == "none" and dataset.reads_in_steps(block),
             table,
@@ -170,10 +164,10 @@ class WholeLayers:
         kind = self._kinds[self._layers.kinds[rows[0]]]
         if kind is None or (kind.is_copied and sum(kind.nbytes) > STEP_NBYTES):
             return None
-        dtype = wanted.dtype if kind.is_float and wanted.dtype else kind.dtype
+        dtype = wanted.dtype if kind.is_float and wanted.dtype else kind.header.dtype
         if kind.table is not None and dtype not in DECODED_BITS:
             return None  # what is decoded to float32 first takes more memory
-        layer = _Layer(wanted, rows[0], kind, dtype, kind.num_params * DTYPES[dtype].itemsize)
+        layer = _Layer(wanted, rows[0], kind, dtype, kind.header.num_params * DTYPES[dtype].itemsize)
         return layer if self._cost(layer) <= self._share_nbytes else None
 
     def _cost(self, layer: _Layer) -> int:
@@ -236,10 +230,9 @@ class WholeLayers:
         if len(windows) < len(read):
             return False
         memory = read_only(memory)
-        spans = [(one.path, one.place.start, one.place.stop, one.at - one.place.start) for one in windows]
         blocks: defaultdict[str, list[_Waiting]] = defaultdict(list)
         for layer, out in zip(layers, outs, strict=True):
-            stored = self._stored(layer, memory, spans)
+            stored = self._stored(layer, memory, windows)
             if stored is None:
                 return False
             table, dtype = layer.kind.table, layer.dtype
@@ -249,19 +242,17 @@ class WholeLayers:
                 return False
         return all(_decode(waiting) for waiting in blocks.values())
 
-    def _stored(self, layer: _Layer, memory: np.ndarray, spans: Sequence[_Span]) -> _Stored | None:
+    def _stored(
+        self, layer: _Layer, memory: np.ndarray, windows: Sequence[Window]
+    ) -> Blobs[np.ndarray] | None:
         """Its values, verified; None where they are others than was written."""
         places, row = self._layers.places, layer.row
-        path, values = places.paths[row], []
+        values = []
         for offset, nbytes in places.values[row]:
-            for read_from, start, stop, shift in spans:
-                if start <= offset and offset + nbytes <= stop and path == read_from:
-                    values.append(memory[offset + shift : offset + shift + nbytes])
-                    break
-            else:
-                if nbytes:
-                    return None
-                values.append(memory[:0])
+            at = place_in(windows, places.paths[row], offset, nbytes) if nbytes else 0
+            if at is None:
+                return None
+            values.append(memory[at : at + nbytes])
         if layer.kind.is_compressed:
             try:
                 values = [
@@ -272,38 +263,27 @@ class WholeLayers:
                 ]
             except CorruptWeights:
                 return None
-        data, scales, zero_points, digests = values
+        found = Blobs(*values)
         if self._verify and not are_intact(
-            data.data, scales.data, zero_points.data, digests.data, self._layers.checksums[row]
+            found.data, found.scales, found.zero_points, found.chunk_digests, self._layers.checksums[row]
         ):
             return None
-        return data, scales, zero_points
+        return found
 
     def _block(self, layer: _Layer) -> StoredBlock:
         return self._layers[layer.wanted.name].blocks[0]
 
 
-def _put(layer: _Layer, stored: _Stored, out: np.ndarray) -> bool:
+def _put(layer: _Layer, stored: Blobs[np.ndarray], out: np.ndarray) -> bool:
     """Fills `out` with what no kernel decodes; False where a scale is not finite."""
-    data, scales, zero_points = stored
     header = layer.kind.header
-    if header.quant_type == "none" and layer.dtype == layer.kind.dtype:
-        np.copyto(out, data)
+    if header.quant_type == "none" and layer.dtype == header.dtype:
+        np.copyto(out, stored.data)
         return True
-    numbers = scales.view("<f4"), zero_points.view("<f4")
-    if not all(np.isfinite(values).all() for values in numbers):
+    values = Values.of(stored)
+    if not all(np.isfinite(numbers).all() for numbers in (values.blobs.scales, values.blobs.zero_points)):
         return False
-    QuantizedTensor(
-        header.shape,
-        header.dtype,
-        header.quant_type,
-        data,
-        numbers[0],
-        numbers[1],
-        header.quant_axis,
-        header.group_size,
-        header.own_row_dims,
-    ).values_into(out, layer.dtype)
+    piece_tensor(values, layer.kind.sample).values_into(out, layer.dtype)
     return True
 
 
@@ -315,7 +295,7 @@ def _decode(blocks: Sequence[_Waiting]) -> bool:
     table = np.array(rows, np.int64)
     numbers = np.empty(2 * int((table[:, ROWS] * table[:, GROUPS]).max()), np.float32)
     scratch = np.empty(int(table[:, COLUMNS].max()) + 8, np.uint8)
-    arrays = (*zip(*stored, strict=True), outs)
+    arrays = (*zip(*((of.data, of.scales, of.zero_points) for of in stored), strict=True), outs)
     for first in range(0, len(blocks), MOST_BLOCKS):
         some = slice(first, first + MOST_BLOCKS)
         codes, scales, zero_points, places = (
@@ -334,4 +314,4 @@ def _in_turn(
     for turn, layer in enumerate(layers):
         if turn in failed:
             raise failed[turn]
-        yield outs.pop(0).view(DTYPES[layer.dtype].bits).reshape(layer.kind.shape), layer.dtype
+        yield outs.pop(0).view(DTYPES[layer.dtype].bits).reshape(layer.kind.header.shape), layer.dtype

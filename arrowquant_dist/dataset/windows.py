@@ -88,11 +88,16 @@ class Windows(threading.local):
         return [self.memory[at : at + value.stored_nbytes] for at, value in zip(places, values, strict=True)]
 
     def _find(self, path: str, start: int, nbytes: int) -> int | None:
-        for window in self._held:
-            at = window.find(path, start, nbytes)
-            if at is not None:
-                return at
-        return None
+        return place_in(self._held, path, start, nbytes)
+
+
+def place_in(windows: Iterable[Window], path: str, start: int, nbytes: int) -> int | None:
+    """Where bytes of an object are in the memory of these; None where none has them all."""
+    for window in windows:
+        at = window.find(path, start, nbytes)
+        if at is not None:
+            return at
+    return None
 
 
 def laid_out(places: Iterable[PathRange]) -> list[Window]:

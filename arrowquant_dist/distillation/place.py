@@ -53,15 +53,13 @@ class DistilledPlace:
         if real_place(opened.store.uri) == real_place(store.uri):
             message = "the new dataset would take the place of the one that is trained; choose another OUT"
             raise InvalidConfig(message, uri=opened.store.uri)
-        entries = manifest.read_index(store)
-        reasons = {e.record.header.layer_name: e.record.kept_reason for e in entries}
+        reasons = manifest.kept_reasons(store)
         made_of = {
             "dataset": dataset_identity(manifest),
             "texts": {"name": texts.name, "count": len(texts), "digest": texts.digest},
             "settings": settings.to_dict(),
         }
-        found = {name: reason for name, reason in reasons.items() if reason is not None}
-        return cls(manifest, found, opened, json.loads(json.dumps(made_of)), run)
+        return cls(manifest, reasons, opened, json.loads(json.dumps(made_of)), run)
 
     @property
     def trained_before(self) -> frozenset[str]:

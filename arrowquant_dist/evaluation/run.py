@@ -207,9 +207,7 @@ def _on_other_weights(original: Opened, dataset: Opened, place: EvaluatedDataset
     from arrowquant_dist.models.original import difference_from_original, trained_names
     from arrowquant_dist.models.pair import sources
 
-    entries = place.manifest.read_index(place.store)
-    reasons = {e.record.header.layer_name: e.record.kept_reason for e in entries}
-    trained = trained_names({name: reason for name, reason in reasons.items() if reason is not None})
+    trained = trained_names(place.manifest.kept_reasons(place.store))
     difference = difference_from_original(*sources(original, dataset), place.manifest, trained)
     if difference is None:
         return []

@@ -7,7 +7,6 @@ import xxhash
 
 CHUNK_NBYTES = 1 << 20
 DIGEST_NBYTES = 16
-_PREFIX = "xxh3_128:"
 
 
 def chunk_digest(data: memoryview) -> bytes:
@@ -18,39 +17,32 @@ def chunk_digest(data: memoryview) -> bytes:
 def chunk_digests(data: np.ndarray) -> bytes:
     """xxh3_128 digests (16 bytes, big-endian) of each 1 MiB of `data` (uint8 [n]); b"" for no data."""
     if 0 < data.size <= CHUNK_NBYTES:
-        return xxhash.xxh3_128_digest(data.data)
+        return chunk_digest(data.data)
     view = data.data.cast("B") if data.size else memoryview(b"")
-    return b"".join(
-        xxhash.xxh3_128_digest(view[start : start + CHUNK_NBYTES])
-        for start in range(0, len(view), CHUNK_NBYTES)
-    )
+    starts = range(0, len(view), CHUNK_NBYTES)
+    return b"".join(chunk_digest(view[start : start + CHUNK_NBYTES]) for start in starts)
 
 
 def row_checksum(digests: bytes | memoryview, scales: np.ndarray, zero_points: np.ndarray) -> str:
     """`xxh3_128:<hex>` of chunk_digests ‖ scales ‖ zero_points."""
-    state = xxhash.xxh3_128(digests)
-    state.update(np.ascontiguousarray(scales, "<f4").data.cast("B") if scales.size else b"")
-    state.update(np.ascontiguousarray(zero_points, "<f4").data.cast("B") if zero_points.size else b"")
-    return f"{_PREFIX}{state.hexdigest()}"
+    return _checksum(digests, *(np.ascontiguousarray(numbers, "<f4") for numbers in (scales, zero_points)))
 
 
 def are_intact(
-    data: memoryview, scales: memoryview, zero_points: memoryview, digests: memoryview, checksum: str
+    data: np.ndarray, scales: np.ndarray, zero_points: np.ndarray, digests: np.ndarray, checksum: str
 ) -> bool:
-    """Whether a whole row's values, their bytes, are what was written: as `row_checksum` and `first_wrong_chunk` say,
-    in a third of their time where the row is small."""
-    state = xxhash.xxh3_128(digests)
-    if len(scales):
-        state.update(scales)
-    if len(zero_points):
-        state.update(zero_points)
-    if f"{_PREFIX}{state.hexdigest()}" != checksum:
+    """Whether a whole row's values, their bytes (uint8), are what was written: as `row_checksum` and
+    `first_wrong_chunk` say, in less time where the row is small."""
+    if _checksum(digests.data, scales, zero_points) != checksum:
         return False
-    if 0 < len(data) <= CHUNK_NBYTES:
-        return xxhash.xxh3_128_digest(data) == digests
-    starts = range(0, len(data), CHUNK_NBYTES)
-    found = b"".join(xxhash.xxh3_128_digest(data[start : start + CHUNK_NBYTES]) for start in starts)
-    return found == digests
+    return chunk_digests(data) == digests.tobytes()
+
+
+def _checksum(digests: bytes | memoryview, *values: np.ndarray) -> str:
+    state = xxhash.xxh3_128(digests)
+    for one in values:
+        state.update(one.data if one.size else b"")
+    return f"xxh3_128:{state.hexdigest()}"
 
 
 def first_wrong_chunk(data: np.ndarray, start: int, digests: np.ndarray) -> int | None:

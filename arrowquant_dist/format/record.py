@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import starmap
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from arrowquant_dist.format.row import (
     BLOB_NAMES,
@@ -66,6 +68,7 @@ class PartInfo:
     records: tuple[RowRecord, ...]
 
 
+Nbytes = TypeVar("Nbytes", int, np.ndarray)
 _OWN_NAMES = tuple(field.name for field in fields(RowRecord) if field.name not in {"header", "ranges"})
 _RANGES_NAMES = tuple(field.name for field in fields(BlobRanges))
 
@@ -103,6 +106,12 @@ def records_of(columns: Mapping[str, Iterable[Any]], count: int) -> Iterator[Row
     return starmap(RowRecord, zip(headers, starmap(BlobRanges, ranges), *own, strict=True))
 
 
+def most_stored_nbytes(nbytes: Nbytes) -> Nbytes:
+    """What zstd makes of a value, or of each of several, at most."""
+    found: Nbytes = nbytes + nbytes // 128 + 1024
+    return found
+
+
 def ranges_problem(ranges: BlobRanges) -> str | None:
     """What is impossible about where a row's values lie; None if nothing."""
     if ranges.compression not in {"none", "zstd"}:
@@ -113,6 +122,6 @@ def ranges_problem(ranges: BlobRanges) -> str | None:
             return "a byte range is negative"
         if stored != nbytes and ranges.compression == "none":
             return "an uncompressed value's stored size differs from its size"
-        if stored > nbytes + nbytes // 128 + 1024:
+        if stored > most_stored_nbytes(nbytes):
             return "a compressed value is larger than zstd makes it"
     return None

@@ -173,6 +173,13 @@ class Manifest:
         """The rows of the index. Raises as `read_table`."""
         return self.read_table(store).entries()
 
+    def kept_reasons(self, store: Store) -> dict[str, str]:
+        """{layer: why it is kept}, of those that are. Raises as `read_table`."""
+        table = self.read_table(store)
+        names, reasons = (table.texts[name].to_list() for name in ("layer_name", "kept_reason"))
+        of_all = dict(zip(names, reasons, strict=True))
+        return {name or "": reason for name, reason in of_all.items() if reason is not None}
+
     def read_table(self, store: Store) -> IndexTable:
         """The index, checked against this manifest. CorruptWeights, NotFound.
 

@@ -58,28 +58,25 @@ class QuantLinear(CodesLayer):
         self.register_parameter("bias", bias)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        weight = self.weight
-        self._check(values)
+        weight, bias = self.weight, self.bias
+        self._check(values, weight, bias)
         kind = values.device.type
         can_cast = torch.amp.is_autocast_available(kind) and values.dtype != torch.float64
         if can_cast and torch.is_autocast_enabled(kind):
             values = values.to(torch.get_autocast_dtype(kind))
         traced = is_traced(values)
-        if not traced and (is_transformed(values) or is_transformed(self.bias)):
+        if not traced and (is_transformed(values) or is_transformed(bias)):
             self._refuse_whole_numbers()
-            return plain_linear(values, weight.packed, self.bias)
-        packed = (weight.codes, weight.scales, weight.zero_points)
-        numbers = (weight.bits, weight.group_size)
-        if self.activations is not None:
-            whole: torch.Tensor = operations.whole_linear(values, *packed, self.bias, *numbers)
-            return whole
+            return plain_linear(values, weight.packed, bias)
         # as an operation of torch it takes some 20 µs more
-        if not traced and not self._needs_gradient(values):
-            return multiply(values, weight.packed, self.bias)
-        product: torch.Tensor = operations.linear(values, *packed, self.bias, *numbers)
+        if self.activations is None and not traced and not _needs_gradient(values, bias):
+            return multiply(values, weight.packed, bias)
+        operation = operations.linear if self.activations is None else operations.whole_linear
+        packed = (weight.codes, weight.scales, weight.zero_points)
+        product: torch.Tensor = operation(values, *packed, bias, weight.bits, weight.group_size)
         return product
 
-    def _check(self, values: torch.Tensor) -> None:
+    def _check(self, values: torch.Tensor, weight: QuantWeight, bias: torch.Tensor | None) -> None:
         is_taken = values.dtype in _DTYPES and values.layout is torch.strided
         if not is_taken or not values.ndim or values.shape[-1] != self.in_features:
             layout = "" if values.layout is torch.strided else f" ({values.layout})"
@@ -89,7 +86,7 @@ class QuantLinear(CodesLayer):
                 "pass what the layer before it gives"
             )
             raise InvalidConfig(message)
-        codes_on, bias = self.weight.device, self.bias
+        codes_on = weight.device
         for other in (codes_on, codes_on if bias is None else bias.device):
             if other != values.device:  # what is on "meta" would give memory that nothing was written to
                 where = f"a layer's values are on {values.device}, and it is on {other}"
@@ -102,12 +99,13 @@ class QuantLinear(CodesLayer):
             )
             raise InvalidConfig(message)
 
-    def _needs_gradient(self, values: torch.Tensor) -> bool:
-        needed = values.requires_grad or (self.bias is not None and self.bias.requires_grad)
-        return needed and torch.is_grad_enabled()
-
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"activations={self.activations}"
         )
+
+
+def _needs_gradient(values: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    needed = values.requires_grad or (bias is not None and bias.requires_grad)
+    return needed and torch.is_grad_enabled()

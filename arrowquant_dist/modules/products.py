@@ -11,12 +11,14 @@ Many inputs of 16 bits meet values that are rounded to these, which are the valu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 
+from arrowquant_dist.kernels.products import BLOCK
 from arrowquant_dist.modules.packed_rows import PackedRows
 from arrowquant_dist.modules.threads import split_rows
 from arrowquant_dist.modules.tiles import RowTile, decoded_tiles, tiles_by_kernel
@@ -81,18 +83,18 @@ def _multiply_halves(inputs: torch.Tensor, packed: PackedRows, bias: torch.Tenso
 
 
 def _multiply_wide(inputs: torch.Tensor, packed: PackedRows, bias: torch.Tensor | None) -> torch.Tensor:
-    wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32)).contiguous()
+    wide = (inputs if inputs.itemsize >= 4 else inputs.float()).contiguous()
     out = wide.new_empty((wide.shape[0], len(packed)))
     if not packed.columns:
         out.zero_()
     elif wide.shape[0] <= FEW and _has_kernels(packed, wide.dtype):
-        _multiply_few(wide, packed, out)
+        (_multiply_one if wide.shape[0] == 1 else _multiply_few)(wide, packed, out)
     else:
         for rows, tile in _tiles(packed, wide.dtype):
             torch.mm(wide, tile.T, out=out[:, rows])
     if bias is not None:
         out += bias
-    return out.to(inputs.dtype)
+    return out if out.dtype == inputs.dtype else out.to(inputs.dtype)
 
 
 def _tiles(packed: PackedRows, dtype: torch.dtype) -> Iterator[RowTile]:
@@ -104,21 +106,43 @@ def _has_kernels(packed: PackedRows, dtype: torch.dtype) -> bool:
     return is_large and packed.codes.device.type == "cpu" and dtype != torch.float64
 
 
-def _multiply_few(inputs: torch.Tensor, packed: PackedRows, out: torch.Tensor) -> None:
-    from arrowquant_dist.kernels.products.rows import BLOCK, multiply_one, multiply_rows
-
+def _multiply_one(inputs: torch.Tensor, packed: PackedRows, out: torch.Tensor) -> None:
+    arranged_input, multiply_one, _ = _kernels()
     codes, scales, zero_points = packed.arrays()
-    numbers = (packed.bits, packed.group_size, scales, zero_points)
-    values, result = inputs.resolve_neg().numpy(), out.numpy()
-    columns = packed.columns
+    values, result = inputs.resolve_neg().numpy()[0], out.numpy()[0]
+    arranged, sums = arranged_input(values, packed.bits, packed.group_size, zero_points)
+    given = (codes, packed.bits, packed.group_size, scales, zero_points, values, arranged, sums)
 
-    def one(start: int, stop: int) -> None:
-        scratch = np.empty(columns, np.uint8)
-        multiply_one(codes, *numbers, values[0], start, stop, scratch, result[0])
+    def multiply_run(start: int, stop: int) -> None:
+        multiply_one(*given, start, stop, np.empty(values.size, np.uint8), result)
 
-    def several(start: int, stop: int) -> None:
+    _split(multiply_run, 1, packed)
+
+
+def _multiply_few(inputs: torch.Tensor, packed: PackedRows, out: torch.Tensor) -> None:
+    _, _, multiply_rows = _kernels()
+    codes, scales, zero_points = packed.arrays()
+    values, result, columns = inputs.resolve_neg().numpy(), out.numpy(), packed.columns
+    given = (codes, packed.bits, packed.group_size, scales, zero_points, values)
+
+    def multiply_run(start: int, stop: int) -> None:
         scratch, rows = np.empty(columns + 8, np.uint8), np.empty((BLOCK, columns), np.float32)
-        multiply_rows(codes, *numbers, values, start, stop, scratch, rows, rows.view(np.int32), result)
+        multiply_rows(*given, start, stop, scratch, rows, rows.view(np.int32), result)
 
-    parts = max(1, min(torch.get_num_threads(), out.numel() * columns // _WORTH_A_THREAD))
-    split_rows(one if len(values) == 1 else several, len(packed), parts, BLOCK)
+    _split(multiply_run, len(values), packed)
+
+
+def _split(multiply_run: Callable[[int, int], None], inputs: int, packed: PackedRows) -> None:
+    """The rows on as many threads as their products are worth."""
+    rows = len(packed)
+    worth = inputs * rows * packed.columns // _WORTH_A_THREAD
+    split_rows(multiply_run, rows, max(1, min(torch.get_num_threads(), worth)), BLOCK)
+
+
+@cache
+def _kernels() -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Imported once they are needed: Numba takes more memory than a small model's codes."""
+    from arrowquant_dist.kernels.products.arranged import arranged_input
+    from arrowquant_dist.kernels.products.rows import multiply_one, multiply_rows
+
+    return arranged_input, multiply_one, multiply_rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -126,14 +126,17 @@ class QuantWeight(torch.nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.codes.device
+        return self._own("codes").device
 
     @property
     def packed(self) -> PackedRows:
         """The buffers, as products take them."""
-        return PackedRows(
-            self.codes, self.scales, self.zero_points, self.bits, self.group_size, self.shape[1]
-        )
+        codes, scales, zero_points = self._own("codes"), self._own("scales"), self._own("zero_points")
+        return PackedRows(codes, scales, zero_points, self.bits, self.group_size, self.shape[1])
+
+    def _own(self, name: str) -> torch.Tensor:
+        """A buffer, a microsecond earlier than torch finds its attribute: a product asks for five."""
+        return cast("torch.Tensor", self._buffers[name])
 
     @property
     def requires_grad(self) -> bool:

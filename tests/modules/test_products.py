@@ -19,7 +19,7 @@ from arrowquant_dist.modules import QuantLinear, products
 from tests.modules.matrices import random_matrix
 
 BATCHES = (0, 1, 2, 3, 7, 8, 9, 31, 32, 33, 64, 100, 257, 1000)
-BITS, ZEROS, GROUPS = (8, 4, 3, 2), ("none", "whole", "real"), (0, 13, 32, 128)
+BITS, ZEROS, GROUPS = (8, 4, 3, 2), ("none", "whole", "real", "far"), (0, 13, 32, 128)
 WAYS = {"kernels": 0, "decoded": 1 << 60}  # products.LARGE
 UNIT = 2.0**-24
 

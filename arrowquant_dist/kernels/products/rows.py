@@ -1,9 +1,9 @@
 """Inputs times packed rows: a row is decoded into the cache, and all inputs meet it there.
 
-One pass over the codes whatever the number of inputs, so that one input takes the time of reading them. Four rows and
-four inputs at a time keep 16 sums in registers: 75 to 80 GFLOP/s a core of a Zen 4, where its BLAS reaches 94, and no
-start of a team of threads. Bytes are unpacked before they are multiplied, out of the first-level cache: codes that
-stay in registers between the two were no faster, and one loop serves every width.
+One pass over the codes whatever the number of inputs. A single input is multiplied by vectors.py where codes and groups
+lie as it takes them; what follows is of the rest, and of several inputs. Four rows and four inputs at a time keep 16
+sums in registers: 75 to 80 GFLOP/s a core of a Zen 4, where its BLAS reaches 94, and no start of a team of threads.
+Bytes are unpacked before they are multiplied, out of the first-level cache; one loop serves every width.
 
 Sums are in float32, in an order that the compiler chooses. No scale and no code of a dataset is made here.
 """
@@ -16,8 +16,9 @@ from arrowquant_dist.kernels.bits import from_code
 from arrowquant_dist.kernels.compile import any_order, kernel
 from arrowquant_dist.kernels.decode import dequantize_rows
 from arrowquant_dist.kernels.pack import unpack_row
-
-BLOCK = 4  # rows that are decoded together, and inputs that meet them together
+from arrowquant_dist.kernels.products import BLOCK
+from arrowquant_dist.kernels.products.arranged import fits_zero_points
+from arrowquant_dist.kernels.products.vectors import multiply_four
 
 
 @any_order
@@ -38,6 +39,35 @@ def _dot_codes_around(codes: np.ndarray, zero_point: np.float32, values: np.ndar
 
 
 @kernel
+def _multiply_rest(
+    codes: np.ndarray,
+    width: int,
+    group: int,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    values: np.ndarray,
+    first: int,
+    scratch: np.ndarray,
+) -> np.float32:
+    """One decoded row from column `first` on, which begins a byte, times the inputs from there on."""
+    columns = values.size - first
+    plain = codes[first * width // 8 :]
+    if width != 8:
+        unpack_row(plain, width, scratch[:columns])
+        plain = scratch
+    total = np.float32(0)
+    for k in range(first // group, scales.size):
+        start = max(k * group, first)
+        stop = min((k + 1) * group, values.size)
+        found = plain[start - first : stop - first]
+        if zero_points.size == 0:
+            total += scales[k] * _dot_codes(found, values[start:stop])
+        else:
+            total += scales[k] * _dot_codes_around(found, zero_points[k], values[start:stop])
+    return total
+
+
+@kernel
 def multiply_one(
     codes: np.ndarray,
     width: int,
@@ -45,6 +75,8 @@ def multiply_one(
     scales: np.ndarray,
     zero_points: np.ndarray,
     values: np.ndarray,
+    arranged: np.ndarray,
+    sums: np.ndarray,
     start: int,
     stop: int,
     scratch: np.ndarray,
@@ -53,24 +85,21 @@ def multiply_one(
     """out[start:stop] = decoded rows [start, stop) · values: each group's sum of codes times its scale.
 
     codes: uint8 [rows, row bytes], `width` bits a code. group: values a scale. scales: float32 [rows, groups];
-    zero_points: the same, or [rows, 0] where symmetric. values: float32 [columns]. scratch: uint8 [columns].
-    out: float32 [rows].
+    zero_points: the same, or [rows, 0] where symmetric. values: float32 [columns]. arranged, sums: what vectors take of
+    the values, as arranged.py makes it; empty where they take none. scratch: uint8 [columns]. out: float32 [rows].
     """
-    for i in range(start, stop):
-        if width != 8:
-            unpack_row(codes[i], width, scratch)
-        plain = codes[i] if width == 8 else scratch
-        total = np.float32(0)
-        for k in range(scales.shape[1]):
-            first = k * group
-            last = min(first + group, values.size)
-            if zero_points.shape[1] == 0:
-                total += scales[i, k] * _dot_codes(plain[first:last], values[first:last])
-            else:
-                total += scales[i, k] * _dot_codes_around(
-                    plain[first:last], zero_points[i, k], values[first:last]
-                )
-        out[i] = total
+    for i in range(start, stop, BLOCK):
+        row = max(start, min(i, stop - BLOCK))  # the last four may begin before the end of those before
+        last = min(row + BLOCK, stop)
+        by_vectors = last - row == BLOCK and fits_zero_points(width, zero_points[row:last])
+        done = arranged.size if by_vectors else 0
+        out[row:last] = 0
+        if done > 0:
+            multiply_four(codes, width, group, scales, zero_points, arranged, sums, row, out)
+        if done == values.size:
+            continue
+        for j in range(row, last):
+            out[j] += _multiply_rest(codes[j], width, group, scales[j], zero_points[j], values, done, scratch)
 
 
 @any_order

@@ -22,7 +22,11 @@ from arrowquant_dist.kernels.zstd.huffman_tree import MAX_TREE_NBYTES, TREE_SCRA
 
 BLOCK_NBYTES = 1 << 17  # the most that a block may hold
 
-_SEGMENT_BLOCKS = 64  # that share a code: to make its table takes as long as to encode 3 of them
+_SEGMENT_BLOCKS = (
+    64  # that share a code, where it suits all: to make its table takes as long as to encode 3 of them
+)
+_UNLIKE = 1 / 128  # of a segment's bytes that blocks with codes of their own have to save
+_LOOKS, _LOOK_NBYTES = 32, 64  # at a block, to see whether it is like the others
 _STREAMS = 4
 _RAW, _COMPRESSED, _TREELESS = 0, 2, 3  # of blocks and literals; _TREELESS: by the code of the block before
 _FOUR_LONG_STREAMS = 3
@@ -37,7 +41,7 @@ _LANES = 4  # of a count, so that a byte that comes twice in a row need not wait
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workspace:
-    """What `write_blocks` works in; a thread's own. 800 KB."""
+    """What `write_blocks` works in; a thread's own. 950 KB."""
 
     counts: np.ndarray = field(default_factory=lambda: np.empty((_LANES, SYMBOLS), np.int64))
     lengths: np.ndarray = field(default_factory=lambda: np.empty(SYMBOLS, np.int64))
@@ -45,6 +49,7 @@ class Workspace:
     scratch: np.ndarray = field(
         default_factory=lambda: np.empty(max(LENGTHS_SCRATCH, TREE_SCRATCH), np.int64)
     )
+    blocks: np.ndarray = field(default_factory=lambda: np.empty((_SEGMENT_BLOCKS, SYMBOLS), np.int64))
     table: np.ndarray = field(default_factory=lambda: np.empty(PAIRS, np.uint64))
     streams: np.ndarray = field(
         default_factory=lambda: np.empty(_TREE_ROOM + _STREAMS * STREAM_ROOM, np.uint8)
@@ -68,11 +73,57 @@ def write_blocks(
     values: uint8 [n]. out: uint8, room for blocks_bound(n). sizes: int64 [block_count(n)], becomes each block's bytes.
     """
     for first in range(0, sizes.size, _SEGMENT_BLOCKS):
-        start, end = first * BLOCK_NBYTES, (first + _SEGMENT_BLOCKS) * BLOCK_NBYTES
-        segment, found = values[start:end], sizes[first : first + _SEGMENT_BLOCKS]
-        tree_nbytes = _make_code(segment, workspace)
-        at = _write_segment(segment, out, at, found, tree_nbytes, workspace.table, workspace.streams)
+        last = min(first + _SEGMENT_BLOCKS, sizes.size)
+        segment = values[first * BLOCK_NBYTES : last * BLOCK_NBYTES]
+        alike = 1 if _are_unlike(segment, workspace.blocks) else _SEGMENT_BLOCKS
+        for block in range(first, last, alike):
+            stop = min(block + alike, last)
+            own = values[block * BLOCK_NBYTES : stop * BLOCK_NBYTES]
+            tree_nbytes = _make_code(own, workspace)
+            found = sizes[block:stop]
+            at = _write_segment(own, out, at, found, tree_nbytes, workspace.table, workspace.streams)
     return at
+
+
+def _are_unlike(segment: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether codes of their own make the segment's blocks smaller, by some bytes of each. counts: as of Workspace.
+
+    Rows of an embedding whose steps follow from how often they are read are finer at one end than at the other: of
+    MiniLM's at 8.5 MB a code for each block saves 2.9 %, of all layers 1.3 %. Of n bytes that are looked at, k of them
+    different ones, the entropy is (k - 1) / 2n nats less than of what they are taken from.
+    """
+    blocks = block_count(segment.size)
+    if blocks < 2:
+        return False
+    own = counts[:blocks]
+    _count_looks(segment, own)
+    together = own.sum(axis=0)
+    # what ideal codes take: Σ n log(total / n)
+    apart = _N_LOG_N[own.sum(axis=1)].sum() - _N_LOG_N[own].sum()
+    shared = _n_log_n(together.sum()) - _n_log_n(together).sum()
+    kinds = np.count_nonzero(own) - blocks - (np.count_nonzero(together) - 1)
+    return bool(shared - apart - kinds / 2 > _UNLIKE * shared)
+
+
+def _n_log_n(counts: np.ndarray) -> np.ndarray:
+    found: np.ndarray = counts * np.log(np.maximum(counts, 1))
+    return found
+
+
+_N_LOG_N = _n_log_n(np.arange(_LOOKS * _LOOK_NBYTES + 1))
+
+
+@kernel
+def _count_looks(segment: np.ndarray, counts: np.ndarray) -> None:
+    """counts: int64 [blocks, 256], becomes how often each byte is met in _LOOKS places of each block."""
+    counts[:, :] = 0
+    for block in range(counts.shape[0]):
+        start = block * BLOCK_NBYTES
+        nbytes = min(BLOCK_NBYTES, segment.size - start)
+        for look in range(_LOOKS):
+            first = start + look * nbytes // _LOOKS
+            for i in range(first, min(first + _LOOK_NBYTES, start + nbytes)):
+                counts[block, segment[i]] += 1
 
 
 def _make_code(segment: np.ndarray, w: Workspace) -> int:

@@ -9,6 +9,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arrowquant_dist.kernels.zstd import frames
 from arrowquant_dist.kernels.zstd.frames import (
     BLOCK_NBYTES,
     Workspace,
@@ -143,3 +144,22 @@ def test_the_same_values_give_the_same_bytes_always() -> None:
     values = np.resize((np.arange(5000) * 2654435761 >> 7) % 61 * ((np.arange(5000) % 7) + 1) % 256, 200_000)
     blocks, _ = blocks_of(values.astype(np.uint8))
     assert xxhash.xxh3_64_hexdigest(blocks) == "2e285f8f61074dd5"
+
+
+def test_blocks_that_are_unlike_have_codes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of an embedding whose rows have finer steps at one end than at the other."""
+    values = np.concatenate([codes(BLOCK_NBYTES, spread) for spread in (24.0, 8.0, 3.0, 1.2)])
+    blocks, sizes = blocks_of(values)
+    assert np.array_equal(read(blocks, values.size), values)
+    assert [int(blocks_of(block)[1][0]) for block in np.split(values, 4)] == sizes.tolist()
+    monkeypatch.setattr(frames, "_UNLIKE", 1.0)
+    assert len(blocks) < 0.9 * len(blocks_of(values)[0])
+
+
+def test_blocks_that_are_alike_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = codes(8 * BLOCK_NBYTES + 999, 3.0)
+    found = blocks_of(values)[0]
+    monkeypatch.setattr(frames, "_UNLIKE", 1.0)
+    assert blocks_of(values)[0] == found
+    monkeypatch.setattr(frames, "_UNLIKE", -1.0)
+    assert blocks_of(values)[0] != found

@@ -8,6 +8,7 @@ CALIBRATION_PATH = "calibration.json"
 SETTINGS_PATH = "run/calibration.json"
 CONFIG_PATH = "run/config.json"
 TOKENS_PATH = "run/tokens.safetensors"
+SENSITIVITIES_PATH = "run/sensitivities.safetensors"
 STATES_FOLDER, AHEAD_FOLDER = "run/states", "run/ahead"
 _STATISTICS = re.compile(r"statistics-\d{5}-\d{3}\.safetensors")
 

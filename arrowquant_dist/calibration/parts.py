@@ -17,6 +17,7 @@ from arrowquant_dist.calibration.memory import SharedMemory, Shares
 from arrowquant_dist.calibration.place import CalibrationPlace, PartDone
 from arrowquant_dist.calibration.quantizing import PathQuantizer
 from arrowquant_dist.calibration.reduce import PartStatistics, SlicedSums, statistics_of
+from arrowquant_dist.calibration.sensitivities import with_sensitivities
 from arrowquant_dist.calibration.steps import Steps
 from arrowquant_dist.calibration.worker import (
     AHEAD,
@@ -41,7 +42,8 @@ JobsOf = Generator[Sequence[SliceJob], None, PartStatistics]
 
 @dataclass(slots=True)
 class Parts:
-    """tokens: of each slice. quantizer: None where there is one path. memory: of this process, and its workers. done:
+    """tokens: of each slice. quantizer: None where there is one path. sensitivities: of
+    embeddings, None where nothing is quantized by them. memory: of this process, and its workers. done:
     the parts that are, from the first on. taken: layers that they have. seen_ahead: what is known before they are."""
 
     paths: Paths
@@ -50,6 +52,7 @@ class Parts:
     memory: SharedMemory
     tokens: Sequence[int]
     quantizer: PathQuantizer | None
+    sensitivities: ArrayFile | None
     told: Steps
     done: list[PartDone] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
@@ -101,7 +104,8 @@ class Parts:
         quantized += self._quantize(part, _UNUSED, rest, quantizer, None)
         for stage in range(len(order.stages)):
             sums = yield from self._summed(part, order, stage, quantized)
-            made = self._write(part, stage, statistics_of(self.paths, order, sums))
+            seen = statistics_of(self.paths, order, sums)
+            made = self._write(part, stage, with_sensitivities(seen, self.sensitivities, quantizer.specs))
             found.layers += made.layers
             found.unfit += made.unfit
             layers = [layer.name for layer in made.layers] + made.unfit

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from arrowquant_dist.calibration.arrays import ArrayDraft, write_arrays
+from arrowquant_dist.calibration.arrays import ArrayDraft, ArrayFile, write_arrays
 from arrowquant_dist.calibration.layout import statistics_path
 from arrowquant_dist.calibration.memory import SharedMemory
 from arrowquant_dist.calibration.parts import Parts
 from arrowquant_dist.calibration.place import CalibrationPlace, PartDone
 from arrowquant_dist.calibration.quantizing import PathQuantizer
 from arrowquant_dist.calibration.record import CalibratedLayer, Calibration
+from arrowquant_dist.calibration.sensitivities import counts_rows, known_sensitivities
 from arrowquant_dist.calibration.steps import Steps
 from arrowquant_dist.calibration.worker import OPEN_PATHS, CalibrationContext, write_tokens
 from arrowquant_dist.checkpoint.sampled import SampledWeights
@@ -139,10 +140,12 @@ def run_calibration(
         try:
             write_tokens(store, tokens)
             if config is not None and config.size is not None:
-                config = place.config(partial(_chosen, subject, source, tokens, config, run, out))
+                config = place.config(partial(_chosen, subject, place, tokens, config, run, out))
+            counts = config is not None and counts_rows(config)
+            sensitivities = known_sensitivities(subject, store, tokens) if counts else None
             paths = Paths(subject, tokens, is_sequential=config is not None)
             OPEN_PATHS.set(context, paths)
-            done = _calibrated_parts(paths, place, context, run, tokens, config, progress)
+            done = _calibrated_parts(paths, place, context, run, tokens, config, sensitivities, progress)
         except (NotFound, PartialRun, StorageError):
             record = place.finished_meanwhile()
             if record is None:
@@ -156,7 +159,7 @@ def run_calibration(
 
 def _chosen(
     subject: Subject,
-    source: CheckpointLoads,
+    place: CalibrationPlace,
     tokens: TokenizedTexts,
     config: QuantizationConfig,
     run: RunConfig,
@@ -165,9 +168,10 @@ def _chosen(
     from arrowquant_dist.models.weighing import weighed_steps
     from arrowquant_dist.sizing import table_for_calibration  # no other calibration has to import it
 
+    source: CheckpointLoads = subject.opened.source  # type: ignore[assignment]
     counts = np.bincount(np.concatenate([np.asarray(row, np.int64) for row in tokens.ids]))
-    steps = weighed_steps(subject, tokens)
-    return table_for_calibration(source.checkpoint, config, run, out, steps, counts)
+    steps, sensitivities = weighed_steps(subject, tokens), known_sensitivities(subject, place.store, tokens)
+    return table_for_calibration(source.checkpoint, config, run, out, steps, counts, sensitivities)
 
 
 def _calibrated_parts(
@@ -177,6 +181,7 @@ def _calibrated_parts(
     run: RunConfig,
     tokens: TokenizedTexts,
     config: QuantizationConfig | None,
+    sensitivities: ArrayFile | None,
     progress: StepCallback | None,
 ) -> list[PartDone]:
     """By one run of an engine, whose workers stay from part to part."""
@@ -186,7 +191,7 @@ def _calibrated_parts(
     engine = choose_engine(run, context.memory_nbytes + _PROCESS_NBYTES)
     memory = SharedMemory(context.memory_nbytes, engine.workers_of_a_process(len(sizes)))
     told = Steps(progress)
-    parts = Parts(paths, place, context, memory, sizes, quantizer, told)
+    parts = Parts(paths, place, context, memory, sizes, quantizer, sensitivities, told)
     engine.run_steps(context, parts.jobs(), told.on_event, len(sizes))
     return parts.done
 

@@ -158,6 +158,46 @@ def round_columns_inwards(
 
 
 @kernel
+def _round_column_by_row(
+    errors: np.ndarray,
+    carried: np.ndarray,
+    scales: np.ndarray,
+    shifts: np.ndarray,
+    factor: np.float32,
+    qmin: np.float32,
+    qmax: np.float32,
+    codes: np.ndarray,
+) -> None:
+    for j in range(errors.size):
+        value = (errors[j] + carried[j]) / scales[j]
+        shift = smaller(shifts[j] * factor, np.float32(0.5))
+        size = round_half_even(larger(abs(value) - shift, np.float32(0.0)))
+        q = smaller(larger(size if value >= np.float32(0.0) else -size, qmin), qmax)
+        codes[j] = to_code(q)
+        errors[j] -= q * scales[j]
+
+
+@kernel
+def round_columns_by_row(
+    lower: np.ndarray,
+    start: int,
+    errors: np.ndarray,
+    carried: np.ndarray,
+    scales: np.ndarray,
+    shifts: np.ndarray,
+    factors: np.ndarray,
+    qmin: np.float32,
+    qmax: np.float32,
+    codes: np.ndarray,
+) -> None:
+    """As round_columns_inwards, where rows differ in their steps: by shifts [rows] · factors [m], at most half a
+    step. Both are float32."""
+    for i in range(factors.size - 1, -1, -1):
+        _carry(lower, start, i, errors, carried)
+        _round_column_by_row(errors[i], carried[i], scales, shifts, factors[i], qmin, qmax, codes[i])
+
+
+@kernel
 def _measure_run(
     run: np.ndarray, codes: np.ndarray, scale: np.float32, zero_point: np.float32, sums: np.ndarray
 ) -> None:

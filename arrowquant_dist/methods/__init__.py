@@ -5,6 +5,7 @@ bytes into such arrays and what a method found into a QuantizedTensor: whoever h
 a method needs besides the values it declares (SideInput); the plan finds it, the worker reads it.
 """
 
+from arrowquant_dist.methods.counted import SENSITIVITY
 from arrowquant_dist.methods.method import (
     NOTHING,
     Found,
@@ -23,6 +24,7 @@ from arrowquant_dist.methods.statistics import HESSIAN, STATISTICS_VERSION
 __all__ = [
     "HESSIAN",
     "NOTHING",
+    "SENSITIVITY",
     "STATISTICS_VERSION",
     "Found",
     "Given",

@@ -44,7 +44,8 @@ class InSteps:
 
             rows, columns = target.shape
             scales = np.empty((rows, 1), np.float32)
-            target_steps(target.view("<i4"), spec.step, code_limits(spec)[1], scales[:, 0])
+            steps = np.full(rows, spec.step)
+            target_steps(target.view("<i4"), steps, code_limits(spec)[1], scales[:, 0])
             if not np.isfinite(scales).all():
                 raise UnquantizableWeights(BEYOND)
             return cls(spec, scales, np.empty((rows, 0), np.float32), _shifts(spec, prepared), columns)

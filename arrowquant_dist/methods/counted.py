@@ -23,10 +23,11 @@ import numpy as np
 
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.methods.method import Found, Given, PartReader
+from arrowquant_dist.methods.sensitive import Sensitivity, in_sensitive_steps, sensitivity_nbytes
 from arrowquant_dist.methods.size import exponential, in_steps, logarithm
 from arrowquant_dist.methods.statistics import STATISTICS_VERSION
 
-COUNTS = "counts"
+COUNTS, SENSITIVITY = "counts", "sensitivity"
 _SHAPE = 0.6
 _NEIGHBOURS = 64  # on either side
 _RAREST = 1 / 64  # of the mean row's count: rows that are read more seldom are not worth fewer bits
@@ -52,31 +53,38 @@ class Counts:
 
     def shapes(self, layer_shape: tuple[int, ...], row_dims: int) -> Mapping[str, tuple[int, ...]]:
         """See SideInput.shapes."""
-        return {COUNTS: (math.prod(layer_shape[:row_dims]),)}
+        columns = math.prod(layer_shape[row_dims:])
+        return {COUNTS: (math.prod(layer_shape[:row_dims]),), SENSITIVITY: (columns, columns)}
 
     def rows_together(self, _layer_shape: tuple[int, ...], _row_dims: int, _parts: Collection[str], /) -> int:
         """See SideInput.rows_together."""
         return 1
 
     def prepare(
-        self, _layer: str, layer_shape: tuple[int, ...], row_dims: int, read: PartReader, /
+        self, layer: str, layer_shape: tuple[int, ...], row_dims: int, read: PartReader, /
     ) -> CountedRows:
         """See SideInput.prepare."""
-        return CountedRows.of(read(COUNTS, 0, math.prod(layer_shape[:row_dims])))
+        rows = CountedRows.of(read(COUNTS, 0, math.prod(layer_shape[:row_dims])))
+        if SENSITIVITY not in read.parts:
+            return rows
+        n = math.prod(layer_shape[row_dims:])
+        return rows.with_sensitivity(read(SENSITIVITY, 0, n * n).reshape(n, n), layer)
 
     def work_nbytes(
-        self, layer_shape: tuple[int, ...], row_dims: int, _rows: int, _parts: Collection[str], /
+        self, layer_shape: tuple[int, ...], row_dims: int, _rows: int, parts: Collection[str], /
     ) -> int:
         """See SideInput.work_nbytes."""
-        return _ROW_NBYTES * math.prod(layer_shape[:row_dims])
+        columns = math.prod(layer_shape[row_dims:]) if SENSITIVITY in parts else 0
+        return _ROW_NBYTES * math.prod(layer_shape[:row_dims]) + sensitivity_nbytes(columns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CountedRows:
     """ranks: float64 [rows], logarithms of ranks: their mean is that of the numbers from 1 on, so that a layer takes
-    about as many bytes as by method `size` with the same step."""
+    about as many bytes as by method `size` with the same step. sensitivity: of all rows, where it is known."""
 
     ranks: np.ndarray
+    sensitivity: Sensitivity | None = None
 
     @classmethod
     def of(cls, counts: np.ndarray) -> CountedRows:
@@ -92,6 +100,11 @@ class CountedRows:
         seldom = -logarithm(np.maximum(found, _RAREST * total / rows))
         return cls(seldom + (math.fsum(by_id) - math.fsum(seldom)) / rows)
 
+    def with_sensitivity(self, squares: np.ndarray, layer: str) -> CountedRows:
+        """squares: float32 [columns, columns], E[g gᵀ] (methods/sensitive.py); written over. Raises InvalidCheckpoint,
+        which names the layer, for what is none."""
+        return replace(self, sensitivity=Sensitivity.of(squares, layer))
+
     def steps(self, spec: QuantSpec, first: int, rows: int) -> np.ndarray:
         """float64 [rows]: as size.relative_steps."""
         return spec.step * exponential(spec.row_exponent * self.ranks[first : first + rows])
@@ -106,7 +119,10 @@ class Counted:
     def quantize(self, bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, /) -> Found | None:
         """See Method.quantize."""
         counted: CountedRows = given.side
-        return in_steps(bits, spec, codes, counted.steps(spec, given.row_start, len(bits)))
+        steps = counted.steps(spec, given.row_start, len(bits))
+        if counted.sensitivity is None:
+            return in_steps(bits, spec, codes, steps)
+        return in_sensitive_steps(bits, spec, codes, steps, counted.sensitivity)
 
 
 def _neighbours(counts: np.ndarray) -> np.ndarray:

@@ -145,8 +145,6 @@ class LayerStatistics:
         return found.reshape(n, n)
 
     def _prepare(self, matrix: int) -> Prepared:
-        from arrowquant_dist.kernels.factor import reorder
-
         parts = (ROW_HESSIAN, ROW_CROSS) if self.is_by_rows else (HESSIAN, CROSS)
         hessian = self._square(parts[0], matrix)
         diagonal = hessian.diagonal().copy()
@@ -156,29 +154,37 @@ class LayerStatistics:
         damp = _DAMP if correction is None else _DAMP_OF_CORRECTED
         if correction is not None:
             correction -= hessian
-        order = np.argsort(diagonal, kind="stable")
-        reorder(hessian, order, np.empty(order.size, np.float32), np.empty(order.size, np.bool_))
-        found = self._factor(hessian, diagonal[order], damp)
+        order, found = factored(hessian, damp)
+        if found is None:
+            raise self.unusable(
+                f"its hessian is not positive definite, even with {_MOST_DAMP:g} of its mean diagonal added"
+            )
         return Prepared(order, found, correction, is_seen=bool(diagonal.any()))
 
-    def _factor(self, hessian: np.ndarray, diagonal: np.ndarray, damp: float) -> Factor:
-        """Each pivot of a sum of squares and λI is at least λ: one below half of it shows that the numbers are too
-        inexact for so little damping."""
-        from arrowquant_dist.kernels.factor import factor, mirror
 
-        mean = float(diagonal.mean(dtype=np.float64))
-        if (
-            mean == 0.0
-        ):  # an expert that no token came to: nothing says which errors matter, each code is the nearest
-            mean, hessian[:] = 1.0, 0.0
+def factored(hessian: np.ndarray, damp: float) -> tuple[np.ndarray, Factor | None]:
+    """The columns of a Hessian by its diagonal, ascending, and its factor in that order; written over. None where it is
+    not positive definite. damp: of the mean of its diagonal, added to it, ten times as much until that will do.
+
+    Each pivot of a sum of squares and λI is at least λ: one below half of it shows that the numbers are too inexact for
+    so little damping.
+    """
+    from arrowquant_dist.kernels.factor import factor, mirror, reorder
+
+    diagonal = hessian.diagonal().copy()
+    order = np.argsort(diagonal, kind="stable")
+    reorder(hessian, order, np.empty(order.size, np.float32), np.empty(order.size, np.bool_))
+    diagonal = diagonal[order]
+    mean = float(diagonal.mean(dtype=np.float64))
+    if mean == 0.0:
+        # an expert that no token came to: nothing says which errors matter, each code is the nearest
+        mean, hessian[:] = 1.0, 0.0
+    mirror(hessian)
+    while damp <= _MOST_DAMP * 1.0001:
+        added = np.float32(damp * mean)
+        found = factor(hessian, diagonal + added, float(added) / 2)
+        if found is not None:
+            return order, found
         mirror(hessian)
-        while damp <= _MOST_DAMP * 1.0001:
-            added = np.float32(damp * mean)
-            found = factor(hessian, diagonal + added, float(added) / 2)
-            if found is not None:
-                return found
-            mirror(hessian)
-            damp *= 10.0
-        raise self.unusable(
-            f"its hessian is not positive definite, even with {_MOST_DAMP:g} of its mean diagonal added"
-        )
+        damp *= 10.0
+    return order, None

@@ -156,17 +156,30 @@ class Chain:
         inputs: of the whole model, int64 [texts, tokens], without padding. hidden: what the part before made, None for
         the first. Returns None too where a watch had enough.
         """
+        with torch.no_grad():
+            return self._run(part, inputs, hidden)
+
+    def run_for_gradients(
+        self, part: int, inputs: Inputs, hidden: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """As `run`, of a chain of blocks, with what torch needs to know of how it was made; of weights it makes no
+        gradients."""
+        for index in self.slots_of(part):
+            self.slots[index].tensor.requires_grad_(False)  # noqa: FBT003
+        with torch.enable_grad():
+            return self._run(part, inputs, hidden)
+
+    def _run(self, part: int, inputs: Inputs, hidden: torch.Tensor | None) -> torch.Tensor | None:
         try:
-            with torch.no_grad():
-                if not self._blocks:
-                    self._forward(inputs, _Passing())
-                    return None
-                if part == 0:
-                    return self._forward(inputs, _Passing("first")).first
-                if part == self.parts - 1:
-                    self._forward(inputs, _Passing(given=hidden))
-                    return None
-                return self._run_block(part, inputs, hidden)
+            if not self._blocks:
+                self._forward(inputs, _Passing())
+                return None
+            if part == 0:
+                return self._forward(inputs, _Passing("first")).first
+            if part == self.parts - 1:
+                self._forward(inputs, _Passing(given=hidden))
+                return None
+            return self._run_block(part, inputs, hidden)
         except Enough:
             return None
 

@@ -49,6 +49,9 @@ _MARGIN = 0.002
 _LOOKS = ((1.25, 3), (1.03, 1))
 _FINEST, _COARSEST = 0.02, 16.0  # beyond, int8 cuts values off; or all codes are 0
 _HALVINGS = 40
+# What lies between two steps may also jump by some hundredths, of a small embedding: layers are measured at the very
+# steps that were found, which grow by more than is too much, so often.
+_CONFIRMATIONS, _COARSER = 6, 3.0
 # Of the calibration's own table: what may be left of the room; the shares of all values that may get another step, by
 # what factor at most.
 _SPARE = 0.003
@@ -194,13 +197,20 @@ def _with_share(last: Sequence[_Free], params: float) -> list[_Free]:
 def _within(free: Sequence[_Free], room: int, threads: ThreadPoolExecutor) -> dict[str, Measured] | None:
     """Every layer at the finest step at which they take at most `room` bytes; None where that is no step of ours."""
     params = sum(one.sample.params for one in free)
-    step, found = 4.0 * 2.0 ** -max(8.0 * room / max(1, params), 0.0), None
+    step = 4.0 * 2.0 ** -max(8.0 * room / max(1, params), 0.0)
     for ratio, about in _LOOKS:
         found = _between_looks(free, step, (ratio, about), room, threads)
         if found is None:
             return None
         curves, step = found
-    return None if found is None else _at(curves, step)
+    for _ in range(_CONFIRMATIONS):
+        specs = [one.spec for one in _at(curves, step).values()]
+        measured = dict(zip(_names(free), threads.map(_Free.at, free, specs), strict=True))
+        excess = nbytes_of(measured) - room
+        if excess <= 0:
+            return measured
+        step *= 1.0 + _COARSER * excess / room
+    return None
 
 
 def _between_looks(

@@ -11,7 +11,7 @@ from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import LayerOverride, QuantizationConfig, RunConfig
 from arrowquant_dist.config.size import size_limit
 from arrowquant_dist.plan import make_plan
-from arrowquant_dist.sizing.run import KnownOfTexts, choose_size
+from arrowquant_dist.sizing.run import KnownArrays, KnownOfTexts, choose_size
 
 
 def table_for_calibration(
@@ -21,13 +21,14 @@ def table_for_calibration(
     hessians: str,
     relative_steps: Mapping[str, float],
     counts: np.ndarray | None = None,
+    sensitivities: KnownArrays | None = None,
 ) -> QuantizationConfig:
     """The choice for config.size by method `size`, with gptq at the same steps for all layers but embeddings, whose
     steps are those that go with it, and whose rows are ranked by their counts. hessians: where the statistics will be.
-    relative_steps, counts: as of KnownOfTexts. Raises what choose_size raises."""
+    relative_steps, counts, sensitivities: as of KnownOfTexts. Raises what choose_size raises."""
     plan = make_plan(checkpoint, config.without_hessians(), run)
     nbytes = size_limit(config.size).nbytes_of(sum(block.num_params for block in plan.blocks))
-    known = KnownOfTexts(relative_steps, counts)
+    known = KnownOfTexts(relative_steps, counts, sensitivities)
     chosen = choose_size(plan, checkpoint, config, nbytes, run, known).config
     own = len(config.overrides)
     overrides = (*chosen.overrides[:own], *map(_on_target, chosen.overrides[own:]))

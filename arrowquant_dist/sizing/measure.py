@@ -57,7 +57,12 @@ def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measure
     if spec.quant_type == "fp16" and any(one.quant_type != "fp16" for one in found):
         # A row block with a single value that fp16 does not hold stays as it is, and one without it is rare there.
         found = [_quantized(sample, run, kept_spec()) for run in sample.runs]
-    errors = [one.errors or ErrorSums() for one in found]
+    plain = found
+    if sample.side is not None and sample.side.sensitivity is not None:
+        # Errors that make up for each other are larger and do less: what they do is at most what those do that do not.
+        alone = replace(sample, side=replace(sample.side, sensitivity=None))
+        plain = [_quantized(alone, run, spec) for run in sample.runs]
+    errors = [one.errors or ErrorSums() for one in plain]
     return Measured(
         spec,
         _weighted_error(sample, spec, errors),

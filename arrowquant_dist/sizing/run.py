@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 
@@ -38,13 +39,24 @@ _LOSS_MARGIN = 0.01  # of the loss that a quality leaves
 _LOSS_NEAR = 0.02
 
 
+class KnownArrays(Protocol):
+    """By name."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def read(self, name: str) -> np.ndarray:
+        """The caller's own."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class KnownOfTexts:
     """Of layers, before there are statistics. relative_steps: by layer, where its step is not that of others
-    (LayerSample.relative_step). counts: whole numbers, of each id from 0 on, None where they are not known."""
+    (LayerSample.relative_step). counts: whole numbers, of each id from 0 on, None where they are not known.
+    sensitivities: of rows of embeddings, by layer, [columns, columns] (methods/sensitive.py)."""
 
     relative_steps: Mapping[str, float]
     counts: np.ndarray | None
+    sensitivities: KnownArrays | None = None
 
     def noted(self, samples: Sequence[LayerSample]) -> list[LayerSample]:
         """With what is known of each. The counts are of the vocabulary's rows, which are most."""
@@ -55,7 +67,10 @@ class KnownOfTexts:
             return found
         padded = np.zeros(most.rows, np.float32)
         padded[: counts.size] = counts
-        return [replace(one, side=CountedRows.of(padded)) if one is most else one for one in found]
+        side, name = CountedRows.of(padded), most.layer.name
+        if self.sensitivities is not None and name in self.sensitivities:
+            side = side.with_sensitivity(self.sensitivities.read(name), name)
+        return [replace(one, side=side) if one is most else one for one in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,8 @@ def test_a_calibration_for_a_size_has_them(llama: Path, tmp_path: Path) -> None:
     shared = [steps[names[name]] / step for name, step in expected.items() if names[name] in steps]
     assert len(shared) > 4
     assert max(shared) == pytest.approx(min(shared), rel=1e-3)
+    (embedding,) = (layer.parts for layer in found.layers if "embed_tokens" in layer.name)
+    assert embedding == ("counts", "sensitivity")
 
 
 def test_steps_are_chosen_once_and_a_finished_calibration_is_found_without(

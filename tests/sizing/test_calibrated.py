@@ -164,18 +164,34 @@ def test_layers_whose_errors_count_more_have_finer_steps_and_all_together_the_sa
     assert 0.99 * SIZE <= parts_nbytes(tmp_path / "out") <= SIZE
 
 
-def test_a_calibration_by_a_size_knows_what_rows_by_their_counts_take(source: str, tmp_path: Path) -> None:
+class Arrays(dict[str, np.ndarray]):
+    """A sizing.run.KnownArrays."""
+
+    def read(self, name: str) -> np.ndarray:
+        return self[name].copy()
+
+
+@pytest.mark.parametrize("sensitive", [False, True], ids=["counts", "sensitivity too"])
+def test_a_calibration_by_a_size_knows_what_rows_by_their_counts_take(
+    source: str, tmp_path: Path, *, sensitive: bool
+) -> None:
     counts = np.zeros(1900)  # higher ids were in no text
     counts[[3, 700, *range(1000, 1900)]] = 400
-    known = found_statistics()
+    known, arrays = found_statistics(), Arrays()
     known["embed_tokens.weight"] = {"counts": np.pad(counts, (0, 100)).astype(np.float32)}
+    if sensitive:
+        arrays["embed_tokens.weight"] = statistics(1, 128)["hessian"]
+        known["embed_tokens.weight"]["sensitivity"] = arrays["embed_tokens.weight"]
     hessians = save_statistics(tmp_path / "statistics", known)
     config = QuantizationConfig(size=SIZE)
-    table = table_for_calibration(open_checkpoint(source), config, RunConfig(), hessians, {}, counts)
+    table = table_for_calibration(open_checkpoint(source), config, RunConfig(), hessians, {}, counts, arrays)
     methods = {"gptq": "size", "counted": "counted"}
     overrides = [replace(each, method=methods[each.method or ""]) for each in table.overrides]
     ArrowQuantizer(table.replace(overrides=overrides)).quantize(source, str(tmp_path / "out"))
     assert 0.99 * SIZE <= parts_nbytes(tmp_path / "out") <= SIZE
+    chosen = config.replace(hessians=hessians)
+    ArrowQuantizer(chosen).quantize(source, str(tmp_path / "chosen"))
+    assert 0.99 * SIZE <= parts_nbytes(tmp_path / "chosen") <= SIZE
 
 
 def recorded(folder: Path, table: QuantizationConfig) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from arrowquant_dist.kernels.zstd.frames import (
 
 _LARGE_NBYTES = 1 << 15  # a code of their own would cost smaller values more time than it saves
 _ONE_IN = 64  # blocks are compressed by zstd as well, to compare
+_APART = 0.75  # of what a sample of unlike parts takes, by each of them
 _WORTH = 0.99  # zstd's size among ours that is worth its time
 # magic, then: the size follows in four bytes, and the window is one block (RFC 8878, 3.1.1.1)
 _FRAME_START = b"\x28\xb5\x2f\xfd\x80\x38"
@@ -66,6 +67,27 @@ class ZstdFrames:
         else:
             compressed = (self._coded(prefix, sampled) or self._streamed(prefix, sampled)).nbytes
         return round(compressed * nbytes / sampled.nbytes)
+
+    def predicted_of_parts(self, prefix: bytes, sampled: Sequence[np.ndarray], nbytes: int) -> int:
+        """As predicted_nbytes, of a value that has its parts one after the other. sampled: uint8, of each part.
+
+        Where parts differ, each block of the value has a code of its own, and one of the sample, which holds several
+        parts, has one for all of these. Each by itself would take a little less than the value does: of MiniLM's
+        embedding, by a 64th of each part, from .7 % less to .4 % more at steps that are in use, where the sample as it
+        is takes .3 to 2.5 % more.
+        """
+        together = self.predicted_nbytes(prefix, np.concatenate(sampled).data, nbytes)
+        if nbytes < _LARGE_NBYTES or not _KERNEL.is_right():
+            return together
+        apart = sum(map(self._nbytes_of_block, sampled)) * nbytes / sum(part.size for part in sampled)
+        return round(min(together, _APART * apart + (1.0 - _APART) * together))
+
+    def _nbytes_of_block(self, part: np.ndarray) -> float:
+        """What it takes where as much of its kind fills a block."""
+        block = np.tile(part, max(1, BLOCK_NBYTES // max(1, part.size)))
+        sizes = np.empty(block_count(block.size), np.int64)
+        self.frame_of_kernel(b"", block, sizes)
+        return float(sizes.sum()) * part.size / max(1, block.size)
 
     def _coded(self, prefix: bytes, value: memoryview) -> memoryview | None:
         """By the kernel; None where zstd does better."""

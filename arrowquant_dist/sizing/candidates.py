@@ -1,4 +1,11 @@
-"""The ways in which a layer may be stored: steps of method `size`, plain types and groups, 16 bits, as it is."""
+"""The ways in which a layer may be stored: steps of method `size`, plain types and groups, 16 bits, as it is.
+
+Vectors (biases, norms) are none of these layers: they stay byte for byte. In 16 bits the 48 of MiniLM's 63 that fp16
+holds to 10 bits of precision would take 40 KB less. By what 54 KB more are worth at 8.5 MB, .0002 of embedding cosine,
+that is .00016, and a layer's name is all that tells them from rotary tables, which fp16 ruins.
+
+Scales of 5 significant bits instead of 8 would take 25 KB less; what that costs was not tried.
+"""
 
 from __future__ import annotations
 

@@ -69,11 +69,8 @@ def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measure
         sum(errors, start=ErrorSums()),
         _outermost(found, spec),
         *(
-            block_nbytes(
-                sample.blocks,
-                sample.sampled_rows,
-                np.concatenate([getattr(one, name).view(np.uint8).reshape(-1) for one in found]),
-                frames,
+            _nbytes_of_blocks(
+                sample, [getattr(one, name).view(np.uint8).reshape(-1) for one in found], frames
             )
             for name in ("codes", "scales", "zero_points")
         ),
@@ -112,6 +109,19 @@ def _quantized(sample: LayerSample, run: Run, spec: QuantSpec) -> QuantizedTenso
         layer_shape=layer.shape,
         first_value=run.row_start * sample.columns,
     )
+
+
+def _nbytes_of_blocks(
+    sample: LayerSample, sampled: Sequence[np.ndarray], frames: ZstdFrames
+) -> tuple[int, ...]:
+    """sampled: of each of the sample's runs."""
+    rows = sample.sampled_rows
+    if len(sampled) == 1 or rows == sample.rows:
+        return block_nbytes(sample.blocks, rows, np.concatenate(sampled), frames)
+    of_sample = sum(part.size for part in sampled)
+    sizes = [of_sample * block.rows // max(1, rows) for block in sample.blocks]
+    found = frames.predicted_of_parts(blob_prefix(sizes[0]), sampled, sum(sizes))
+    return tuple(round(found * size / max(1, sum(sizes))) for size in sizes)
 
 
 def block_nbytes(

@@ -33,7 +33,7 @@ from arrowquant_dist.sizing.table import chosen_config, ways_in_short
 
 STEPS = (LEAST_STEP, MOST_STEP)
 _MARGIN = 0.002  # of the limit: what a prediction from sampled rows may be wrong by
-_NEAR = 0.004  # of the limit, that may be left
+_NEAR = 0.002  # of the limit, that may be left
 _USED = 0.98  # of the limit: where less is used, no way of storing a layer takes more
 _LOSS_MARGIN = 0.01  # of the loss that a quality leaves
 _LOSS_NEAR = 0.02

@@ -171,3 +171,16 @@ def test_the_kernel_is_looked_at_with_values_of_every_kind() -> None:
         len(compression.ZstdFrames().frame_of_kernel(b"", v, np.empty(3, np.int64))) // 1000 for v in samples
     }
     assert len(sizes) >= 6
+
+
+def test_a_value_of_unlike_parts_is_predicted_by_some_of_each() -> None:
+    """As an embedding's codes, whose rows grow coarser: blocks have codes of their own, and a part of each is known."""
+    spreads = np.geomspace(20.0, 1.0, 24)
+    values = [codes(1 << 17, spread) for spread in spreads]
+    frames = ZstdFrames()
+    whole = np.concatenate(values)
+    taken = frames.compress(b"abcd", whole.data).nbytes
+    sampled = [part[: 1 << 14] for part in values]
+    found = frames.predicted_of_parts(b"abcd", sampled, whole.size)
+    assert found == pytest.approx(taken, rel=0.01)
+    assert found < frames.predicted_nbytes(b"abcd", np.concatenate(sampled).data, whole.size)

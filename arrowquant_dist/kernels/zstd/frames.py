@@ -97,6 +97,8 @@ def _are_unlike(segment: np.ndarray, counts: np.ndarray) -> bool:
         return False
     own = counts[:blocks]
     _count_looks(segment, own)
+    if np.count_nonzero(own, axis=1).min() < _LEAST_SYMBOLS:
+        return False  # which by itself has no code, and would be stored as it is
     together = own.sum(axis=0)
     # what ideal codes take: Σ n log(total / n)
     apart = _N_LOG_N[own.sum(axis=1)].sum() - _N_LOG_N[own].sum()

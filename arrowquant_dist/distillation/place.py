@@ -56,7 +56,7 @@ class DistilledPlace:
         reasons = manifest.kept_reasons(store)
         made_of = {
             "dataset": dataset_identity(manifest),
-            "texts": {"name": texts.name, "count": len(texts), "digest": texts.digest},
+            "texts": {"name": texts.name, "count": len(texts), "digest": texts.digest, "recombined": True},
             "settings": settings.to_dict(),
         }
         return cls(manifest, reasons, opened, json.loads(json.dumps(made_of)), run)

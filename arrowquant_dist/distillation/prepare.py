@@ -15,7 +15,7 @@ from arrowquant_dist.distillation.layers import trained_layers
 from arrowquant_dist.distillation.peers import ALONE, Peers
 from arrowquant_dist.distillation.settings import DistillSettings
 from arrowquant_dist.distillation.student import build_student
-from arrowquant_dist.distillation.teaching import ALL_TEXTS, BatchSlice, Teacher, held_back
+from arrowquant_dist.distillation.teaching import ALL_TEXTS, BatchSlice, Judge, Teacher, held_back
 from arrowquant_dist.distillation.training import Training
 from arrowquant_dist.models.kinds import kind_of_model
 from arrowquant_dist.models.outputs import Reader
@@ -25,8 +25,7 @@ from arrowquant_dist.texts import Texts
 
 @dataclass(frozen=True, slots=True)
 class Trainee:
-    """What is trained with what. memory_nbytes: half of it for the original's outputs, of the learnt and of the
-    held-back texts alike."""
+    """What is trained with what. memory_nbytes: for the original's outputs of held-back texts."""
 
     texts: Texts
     settings: DistillSettings
@@ -54,16 +53,14 @@ def prepared(
     teacher, reader = Reader(kind, one.model), Reader(kind, other.model)
     made = teacher.tokenized(original.files, [*trainee.texts.items], settings.longest)
     learnt, judged = held_back(len(trainee.texts))
-    lessons, judge = (
-        Teacher(
-            teacher,
-            made.only(numbers),
-            settings.batch_tokens,
-            trainee.memory_nbytes // 2,
-            folder / name,
-            of_batches,
-        )
-        for numbers, name in ((learnt, "learnt"), (judged, "judged"))
+    lessons = Teacher(teacher, made.only(learnt), settings.batch_tokens, settings.seed, of_batches)
+    judge = Judge(
+        teacher,
+        made.only(judged),
+        settings.batch_tokens,
+        trainee.memory_nbytes,
+        folder / "judged",
+        of_batches,
     )
     student = build_student(other, layers.matrices, layers.vectors)
     return Training(reader, student, lessons, judge, settings, states, peers)

@@ -1,4 +1,4 @@
-"""Texts in batches, and what the original makes of them, which is computed once a batch."""
+"""Texts in batches, and what the original makes of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from arrowquant_dist.distillation.losses import WHOLE, BatchShares
+from arrowquant_dist.distillation.recombining import Recombining
 from arrowquant_dist.models.outputs import Outputs, Reader
 from arrowquant_dist.models.tokens import TokenizedTexts, batches
 
@@ -47,8 +48,78 @@ class BatchSlice:
 ALL_TEXTS = BatchSlice()
 
 
-class Teacher:
-    """Batches of texts, alike in length. Outputs of encoders are kept: in memory up to memory_nbytes, the others in a
+class LessonsOfTexts:
+    """Batches of texts, alike in length, of which each worker has a slice."""
+
+    def __init__(
+        self, reader: Reader, texts: TokenizedTexts, batch_tokens: int, of_batches: BatchSlice = ALL_TEXTS
+    ) -> None:
+        """of_batches: the part of each that lessons are of."""
+        self._reader, self._texts = reader, texts
+        self._lengths = texts.lengths
+        self._batches = [*batches(self._lengths, batch_tokens)]
+        self._slice = of_batches
+
+    def __len__(self) -> int:
+        """Batches."""
+        return len(self._batches)
+
+    def tokens(self, batch: int) -> int:
+        """Of the whole batch."""
+        return sum(self._lengths[text] for text in self._batches[batch])
+
+    def _own(self, batch: int) -> list[int]:
+        """Texts of the slice; none where the batch has fewer than there are slices, and none is left for this one."""
+        return self._batches[batch][self._slice.number :: self._slice.count]
+
+    def _inputs(self, batch: int, own: TokenizedTexts) -> dict[str, torch.Tensor]:
+        """own: the slice's texts, or others of as many tokens."""
+        longest = self._lengths[self._batches[batch][0]]
+        # Padding is looked up, too: all slices together as in the whole batch.
+        return own.inputs(range(len(own.ids)), longest)
+
+    def _shares(self, batch: int) -> BatchShares:
+        texts, every = self._own(batch), self._batches[batch]
+        tokens, of_tokens = (sum(self._lengths[text] for text in found) for found in (texts, every))
+        if not self._reader.is_causal:
+            return BatchShares(tokens / of_tokens, len(texts) / len(every))
+        return BatchShares(tokens / of_tokens, (tokens - len(texts)) / max(of_tokens - len(every), 1))
+
+    def _outputs(self, inputs: Mapping[str, torch.Tensor]) -> Outputs:
+        with torch.no_grad():
+            return self._reader.run(inputs)
+
+
+class Teacher(LessonsOfTexts):
+    """Of the texts to learn from: a lesson for each step. Each epoch has all batches once, in an order of its own; the
+    first one has the texts as they are, the others what is made of them (recombining.py)."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        texts: TokenizedTexts,
+        batch_tokens: int,
+        seed: int,
+        of_batches: BatchSlice = ALL_TEXTS,
+    ) -> None:
+        super().__init__(reader, texts, batch_tokens, of_batches)
+        self._recombining, self._seed = Recombining(texts, seed), seed
+
+    def lesson(self, step: int) -> Lesson | None:
+        """Of the slice; None where this one has no text of the step."""
+        epoch, place = divmod(step, len(self))
+        batch = _shuffled(epoch, len(self), self._seed)[place]
+        own = self._own(batch)
+        if not own:
+            return None
+        inputs = self._inputs(
+            batch, self._recombining.made_of(own, epoch) if epoch else self._texts.only(own)
+        )
+        return Lesson(inputs, self._outputs(inputs), self._shares(batch))
+
+
+class Judge(LessonsOfTexts):
+    """Of the texts held back, as they are. Outputs of encoders are kept: in memory up to memory_nbytes, the others in a
     file in `folder`. Those of causal models, a number for each word of the vocabulary, are computed each time."""
 
     def __init__(
@@ -60,47 +131,21 @@ class Teacher:
         folder: Path,
         of_batches: BatchSlice = ALL_TEXTS,
     ) -> None:
-        """of_batches: the part of each that lessons are of."""
-        self._reader, self._texts = reader, texts
-        self._lengths = texts.lengths
-        self._batches = [*batches(self._lengths, batch_tokens)]
-        self._slice = of_batches
+        super().__init__(reader, texts, batch_tokens, of_batches)
         self._left_nbytes, self._folder = memory_nbytes, folder
         self._kept: dict[int, Outputs] = {}
 
-    def __len__(self) -> int:
-        """Batches."""
-        return len(self._batches)
-
-    def tokens(self, batch: int) -> int:
-        """Of the whole batch."""
-        return sum(self._lengths[text] for text in self._batches[batch])
-
     def lesson(self, batch: int) -> Lesson | None:
-        """Of the slice; None where the batch has fewer texts than there are slices, and none is left for this one."""
-        every = self._batches[batch]
-        texts = every[self._slice.number :: self._slice.count]
-        if not texts:
+        """Of the slice; None where this one has no text of the batch."""
+        own = self._own(batch)
+        if not own:
             return None
-        longest = self._lengths[
-            every[0]
-        ]  # padding is looked up, too: all slices together as in the whole batch
-        inputs, shares = self._texts.inputs(texts, longest), self._shares(texts, every)
+        inputs, shares = self._inputs(batch, self._texts.only(own)), self._shares(batch)
         if self._reader.is_causal:
             return Lesson(inputs, self._outputs(inputs), shares)
         if batch not in self._kept:
             self._kept[batch] = self._placed(self._outputs(inputs), batch)
         return Lesson(inputs, self._kept[batch], shares)
-
-    def _shares(self, texts: Sequence[int], batch: Sequence[int]) -> BatchShares:
-        tokens, of_tokens = (sum(self._lengths[text] for text in found) for found in (texts, batch))
-        if not self._reader.is_causal:
-            return BatchShares(tokens / of_tokens, len(texts) / len(batch))
-        return BatchShares(tokens / of_tokens, (tokens - len(texts)) / max(of_tokens - len(batch), 1))
-
-    def _outputs(self, inputs: Mapping[str, torch.Tensor]) -> Outputs:
-        with torch.no_grad():
-            return self._reader.run(inputs)
 
     def _placed(self, outputs: Outputs, batch: int) -> Outputs:
         """In memory as long as there is room, then in a file, from where the kernel brings it back."""
@@ -119,12 +164,6 @@ class Teacher:
             found.append(part)
             at += tensor.numel()
         return Outputs(tuple(found[:-1]), found[-1])
-
-
-def batch_of_step(step: int, count: int, seed: int) -> int:
-    """The batch of a step: each epoch has all of them once, in an order of its own."""
-    epoch, place = divmod(step, count)
-    return _shuffled(epoch, count, seed)[place]
 
 
 def _shuffled(epoch: int, count: int, seed: int) -> Sequence[int]:

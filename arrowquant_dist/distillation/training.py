@@ -17,7 +17,7 @@ from arrowquant_dist.distillation.peers import ALONE, Peers
 from arrowquant_dist.distillation.rate import Rate
 from arrowquant_dist.distillation.settings import DistillSettings
 from arrowquant_dist.distillation.student import Student, TrainingResult
-from arrowquant_dist.distillation.teaching import Lesson, Teacher, batch_of_step
+from arrowquant_dist.distillation.teaching import Judge, Lesson, Teacher
 from arrowquant_dist.errors import UnquantizableWeights, counted
 from arrowquant_dist.models.outputs import Reader
 
@@ -63,7 +63,7 @@ class Training:
         reader: Reader,
         student: Student,
         teacher: Teacher,
-        judge: Teacher,
+        judge: Judge,
         settings: DistillSettings,
         states: TrainingStates,
         peers: Peers = ALONE,
@@ -105,8 +105,7 @@ class Training:
         return self.best
 
     def _step(self) -> float:
-        batch = batch_of_step(self.progress.step, len(self._teacher), self._settings.seed)
-        lesson = self._teacher.lesson(batch)
+        lesson = self._teacher.lesson(self.progress.step)
         loss = None if lesson is None else loss_of_lesson(self._reader, lesson, self._student.parameters())
         value = self._peers.total(0.0 if loss is None else float(loss.detach()))
         if not self._is_number(value):
@@ -202,7 +201,7 @@ def loss_of_lesson(reader: Reader, lesson: Lesson, parameters: Mapping[str, torc
 
 
 def mean_loss(
-    reader: Reader, judge: Teacher, parameters: Mapping[str, torch.Tensor], peers: Peers = ALONE
+    reader: Reader, judge: Judge, parameters: Mapping[str, torch.Tensor], peers: Peers = ALONE
 ) -> float:
     """Of all its texts, each batch by its tokens. parameters: in the place of the model's own. peers: of whom each has
     another slice of the batches."""

@@ -25,7 +25,7 @@ from arrowquant_dist.distillation import training
 from arrowquant_dist.distillation.checkpoint import TrainingState, TrainingStates
 from arrowquant_dist.distillation.losses import loss_of
 from arrowquant_dist.distillation.settings import Rates
-from arrowquant_dist.distillation.teaching import Teacher, held_back
+from arrowquant_dist.distillation.teaching import Judge, held_back
 from arrowquant_dist.distillation.training import TrainingProgress, mean_loss
 from arrowquant_dist.errors import (
     CorruptWeights,
@@ -68,7 +68,7 @@ def loss_of_dataset(model: Path, target: Path, folder: Path) -> float:
             for side in (original, dataset)
         )
         made = teacher.tokenized(original.files, [*TEXTS], FEW.longest)
-        judge = Teacher(teacher, made.only(held_back(len(TEXTS))[1]), FEW.batch_tokens, 0, folder)
+        judge = Judge(teacher, made.only(held_back(len(TEXTS))[1]), FEW.batch_tokens, 0, folder)
         return mean_loss(reader, judge, {})
 
 

@@ -16,7 +16,7 @@ from arrowquant_dist.distillation.layers import trained_layers
 from arrowquant_dist.distillation.losses import BatchShares, loss_of
 from arrowquant_dist.distillation.peers import ALONE, ManyPeers, Operation, Peers
 from arrowquant_dist.distillation.student import Student, build_student
-from arrowquant_dist.distillation.teaching import ALL_TEXTS, BatchSlice, Teacher
+from arrowquant_dist.distillation.teaching import ALL_TEXTS, BatchSlice, Judge, Teacher
 from arrowquant_dist.distillation.training import loss_of_lesson, mean_loss
 from arrowquant_dist.distillation.workers import on_ray
 from arrowquant_dist.loader.loads import Loads
@@ -66,16 +66,17 @@ class Learner:
             layers = trained_layers(other, dataset.source, original.source)
             teacher, self.reader = Reader(kind, one.model), Reader(kind, other.model)
             texts = teacher.tokenized(original.files, [*TEXTS], 48)
-        self.teacher = Teacher(teacher, texts, 100, 1 << 20, folder, of_batches)
+        self.teacher = Teacher(teacher, texts, 100, 0, of_batches)
+        self.texts_of_judge = Judge(teacher, texts, 100, 1 << 20, folder, of_batches)
         self.student = build_student(other, layers.matrices, layers.vectors)
 
-    def learn(self, batch: int) -> float:
-        """The whole batch's loss; the student has its gradients, and no others."""
+    def learn(self, step: int) -> float:
+        """The whole step's loss; the student has its gradients, and no others."""
         for _, leaf in self.student.leaves:
             leaf.grad = None
         for lookup in self.student.lookups.values():
             lookup.seen = None
-        lesson = self.teacher.lesson(batch)
+        lesson = self.teacher.lesson(step)
         value = 0.0
         if lesson is not None:
             loss = loss_of_lesson(self.reader, lesson, self.student.parameters())
@@ -86,7 +87,7 @@ class Learner:
 
     def judge(self) -> float:
         with torch.no_grad():
-            return mean_loss(self.reader, self.teacher, self.student.parameters(), self.peers)
+            return mean_loss(self.reader, self.texts_of_judge, self.student.parameters(), self.peers)
 
 
 def gradients(student: Student) -> dict[str, torch.Tensor]:
@@ -113,12 +114,13 @@ def test_slices_add_up_to_the_step_of_one_worker(
         for number in range(3)
     ]
     assert [each.peers.is_first for each in several] == [True, False, False]
-    batches = [0, len(alone.teacher) - 1]
-    assert any(several[2].teacher.lesson(batch) is None for batch in range(len(alone.teacher)))
+    epoch = range(len(alone.teacher))
+    without = next(step for step in epoch if several[2].teacher.lesson(step) is None)
+    steps = [without, without + 1, len(epoch) + without]  # the last one has new texts
     with ThreadPoolExecutor(3) as threads:
-        for batch in batches:
-            expected = alone.learn(batch)
-            for found in threads.map(lambda each, batch=batch: each.learn(batch), several):
+        for step in steps:
+            expected = alone.learn(step)
+            for found in threads.map(lambda each, step=step: each.learn(step), several):
                 assert found == pytest.approx(expected, rel=1e-6)
             for each in several:
                 assert gradients(each.student).keys() == gradients(alone.student).keys()

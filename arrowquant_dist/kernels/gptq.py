@@ -11,6 +11,7 @@ import numpy as np
 from arrowquant_dist.kernels.bits import from_code, larger, round_half_even, smaller, to_code, to_float32
 from arrowquant_dist.kernels.compile import kernel, plus_product
 from arrowquant_dist.kernels.pack import pack_row
+from arrowquant_dist.kernels.steps import shifted_code
 
 _EDGE = 64  # of the squares that are transposed at a time
 
@@ -84,9 +85,7 @@ def _round_column_inwards(
     codes: np.ndarray,
 ) -> None:
     for j in range(errors.size):
-        value = (errors[j] + carried[j]) / scales[j]
-        size = round_half_even(larger(abs(value) - shift, np.float32(0.0)))
-        q = smaller(larger(size if value >= np.float32(0.0) else -size, qmin), qmax)
+        q = shifted_code((errors[j] + carried[j]) / scales[j], shift, qmin, qmax)
         codes[j] = to_code(q)
         errors[j] -= q * scales[j]
 
@@ -169,10 +168,8 @@ def _round_column_by_row(
     codes: np.ndarray,
 ) -> None:
     for j in range(errors.size):
-        value = (errors[j] + carried[j]) / scales[j]
         shift = smaller(shifts[j] * factor, np.float32(0.5))
-        size = round_half_even(larger(abs(value) - shift, np.float32(0.0)))
-        q = smaller(larger(size if value >= np.float32(0.0) else -size, qmin), qmax)
+        q = shifted_code((errors[j] + carried[j]) / scales[j], shift, qmin, qmax)
         codes[j] = to_code(q)
         errors[j] -= q * scales[j]
 

@@ -71,17 +71,22 @@ def row_step(rms: float, relative: float, top: float, count: int, qmax: float) -
 
 
 @kernel
+def shifted_code(value: np.float32, shift: np.float32, qmin: np.float32, qmax: np.float32) -> np.float32:
+    """The code of a value that is given in steps, where boundaries between codes lie `shift` of a step further from
+    zero than their middle."""
+    zero = np.float32(0.0)
+    size = round_half_even(larger(abs(value) - shift, zero))
+    return smaller(larger(size if value >= zero else -size, qmin), qmax)
+
+
+@kernel
 def _round_row(
     row: np.ndarray, step: np.float32, shift: np.float32, qmin: np.float32, qmax: np.float32, q: np.ndarray
 ) -> None:
     """q: float32 [n], becomes each value's code."""
     inverse = np.float32(1.0) / step
-    zero = np.float32(0.0)
     for j in range(row.size):
-        value = to_float32(row[j]) * inverse
-        size = round_half_even(larger(abs(value) - shift, zero))
-        code = size if value >= zero else -size
-        q[j] = smaller(larger(code, qmin), qmax)
+        q[j] = shifted_code(to_float32(row[j]) * inverse, shift, qmin, qmax)
 
 
 @kernel

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from arrowquant_dist.tensor.source import read_only
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedRows:
@@ -39,13 +41,7 @@ class PackedRows:
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Codes, scales and zero points as kernels take them, in the same memory. On the CPU."""
-        return _as_given(self.codes), _as_given(self.scales), _as_given(self.zero_points)
-
-
-def _as_given(tensor: torch.Tensor) -> np.ndarray:
-    """Read-only, as kernels are compiled for; a copy of what is misaligned."""
-    array = tensor.numpy()
-    if not array.flags.aligned:
-        array = array.copy()
-    array.setflags(write=False)  # an array of its own over the tensor's memory, which stays as it is
-    return array
+        codes, scales, zero_points = (
+            read_only(tensor.numpy()) for tensor in (self.codes, self.scales, self.zero_points)
+        )
+        return codes, scales, zero_points

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +106,9 @@ def _has_kernels(packed: PackedRows, dtype: torch.dtype) -> bool:
 
 
 def _multiply_one(inputs: torch.Tensor, packed: PackedRows, out: torch.Tensor) -> None:
-    arranged_input, multiply_one, _ = _kernels()
+    from arrowquant_dist.kernels.products.arranged import arranged_input
+    from arrowquant_dist.kernels.products.rows import multiply_one
+
     codes, scales, zero_points = packed.arrays()
     values, result = inputs.resolve_neg().numpy()[0], out.numpy()[0]
     arranged, sums = arranged_input(values, packed.bits, packed.group_size, zero_points)
@@ -120,7 +121,8 @@ def _multiply_one(inputs: torch.Tensor, packed: PackedRows, out: torch.Tensor) -
 
 
 def _multiply_few(inputs: torch.Tensor, packed: PackedRows, out: torch.Tensor) -> None:
-    _, _, multiply_rows = _kernels()
+    from arrowquant_dist.kernels.products.rows import multiply_rows
+
     codes, scales, zero_points = packed.arrays()
     values, result, columns = inputs.resolve_neg().numpy(), out.numpy(), packed.columns
     given = (codes, packed.bits, packed.group_size, scales, zero_points, values)
@@ -137,12 +139,3 @@ def _split(multiply_run: Callable[[int, int], None], inputs: int, packed: Packed
     rows = len(packed)
     worth = inputs * rows * packed.columns // _WORTH_A_THREAD
     split_rows(multiply_run, rows, max(1, min(torch.get_num_threads(), worth)), BLOCK)
-
-
-@cache
-def _kernels() -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """Imported once they are needed: Numba takes more memory than a small model's codes."""
-    from arrowquant_dist.kernels.products.arranged import arranged_input
-    from arrowquant_dist.kernels.products.rows import multiply_one, multiply_rows
-
-    return arranged_input, multiply_one, multiply_rows

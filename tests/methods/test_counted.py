@@ -9,10 +9,10 @@ import pytest
 
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.errors import InvalidConfig
-from arrowquant_dist.methods import Given
 from arrowquant_dist.methods.counted import CountedRows
 from arrowquant_dist.methods.size import relative_steps
-from arrowquant_dist.tensor import quantize_layer, quantize_values
+from arrowquant_dist.tensor import quantize_layer
+from tests.methods.row_blocks import check_row_blocks
 
 _SPEC = QuantSpec("int8", group_size=0, method="counted", step=0.5, row_exponent=0.15, rate=0.1155)
 _ROWS, _COLUMNS = 3000, 32
@@ -66,19 +66,7 @@ def test_a_row_is_the_same_in_any_row_block(cut: int) -> None:
     whole = quantize_layer(
         values().reshape(-1).view(np.uint8), (_ROWS, _COLUMNS), "float32", _SPEC, {"counts": counts()}
     )
-    side = CountedRows.of(counts())
-    parts = [
-        quantize_values(
-            part.reshape(-1).view(np.uint8),
-            part.shape,
-            "float32",
-            _SPEC,
-            given=Given(side=side, row_start=first),
-        )
-        for first, part in ((0, values()[:cut]), (cut, values()[cut:]))
-    ]
-    assert np.concatenate([part.codes for part in parts]).tobytes() == whole.codes.tobytes()
-    assert np.concatenate([part.scales for part in parts]).tobytes() == whole.scales.tobytes()
+    check_row_blocks(whole, values(), _SPEC, CountedRows.of(counts()), cut)
 
 
 def test_counts_of_another_layer_are_refused() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig
-from arrowquant_dist.methods import Given
 from arrowquant_dist.methods.counted import CountedRows
-from arrowquant_dist.tensor import QuantizedTensor, quantize_layer, quantize_values
+from arrowquant_dist.tensor import QuantizedTensor, quantize_layer
+from tests.methods.row_blocks import check_row_blocks
 
 _SPEC = QuantSpec("int8", group_size=0, method="counted", step=0.5, row_exponent=0.15, rate=0.1155)
 _ROWS, _COLUMNS = 700, 48
@@ -84,19 +84,7 @@ def test_the_errors_that_are_reported_are_of_the_weights() -> None:
 @pytest.mark.parametrize("cut", [1, 300, 699])
 def test_a_row_is_the_same_in_any_row_block(cut: int) -> None:
     side = CountedRows.of(_COUNTS).with_sensitivity(sensitivity(), "embed.weight")
-    parts = [
-        quantize_values(
-            part.reshape(-1).view(np.uint8),
-            part.shape,
-            "float32",
-            _SPEC,
-            given=Given(side=side, row_start=first),
-        )
-        for first, part in ((0, values()[:cut]), (cut, values()[cut:]))
-    ]
-    whole = quantized(sensitivity=sensitivity())
-    assert np.concatenate([part.codes for part in parts]).tobytes() == whole.codes.tobytes()
-    assert np.concatenate([part.scales for part in parts]).tobytes() == whole.scales.tobytes()
+    check_row_blocks(quantized(sensitivity=sensitivity()), values(), _SPEC, side, cut)
 
 
 def test_one_that_says_nothing_leaves_each_value_to_itself() -> None:

@@ -151,5 +151,5 @@ def _values(bits: np.ndarray) -> np.ndarray:
 
 def _half_units(bits: np.ndarray) -> np.ndarray:
     """Half of a unit of float32's last digit at these bfloat16 numbers, with their sign."""
-    exponent = np.maximum((bits >> 7) & 0xFF, 1)
-    return np.asarray(np.where(bits & 0x8000, -1.0, 1.0) * np.exp2(exponent - 127.0 - 24.0))
+    exponent = np.maximum((bits >> 7) & 0xFF, 1).astype(np.int32)
+    return np.asarray(np.where(bits & 0x8000, -1.0, 1.0) * np.ldexp(1.0, exponent - 127 - 24))

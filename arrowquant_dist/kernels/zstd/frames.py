@@ -25,8 +25,12 @@ BLOCK_NBYTES = 1 << 17  # the most that a block may hold
 _SEGMENT_BLOCKS = (
     64  # that share a code, where it suits all: to make its table takes as long as to encode 3 of them
 )
-_UNLIKE = 1 / 128  # of a segment's bytes that blocks with codes of their own have to save
+_UNLIKE = (
+    128  # the part of a segment's bytes, one in so many, that blocks with codes of their own have to save
+)
 _LOOKS, _LOOK_NBYTES = 32, 64  # at a block, to see whether it is like the others
+_NAT = 1 << 20  # parts of one, in which entropies are counted
+_LOG_2, _ROOT_HALF, _LAST_ODD = 0.6931471805599453, 0.7071067811865476, 17
 _STREAMS = 4
 _RAW, _COMPRESSED, _TREELESS = 0, 2, 3  # of blocks and literals; _TREELESS: by the code of the block before
 _FOUR_LONG_STREAMS = 3
@@ -101,14 +105,28 @@ def _are_unlike(segment: np.ndarray, counts: np.ndarray) -> bool:
         return False  # which by itself has no code, and would be stored as it is
     together = own.sum(axis=0)
     # what ideal codes take: Σ n log(total / n)
-    apart = _N_LOG_N[own.sum(axis=1)].sum() - _N_LOG_N[own].sum()
-    shared = _n_log_n(together.sum()) - _n_log_n(together).sum()
-    kinds = np.count_nonzero(own) - blocks - (np.count_nonzero(together) - 1)
-    return bool(shared - apart - kinds / 2 > _UNLIKE * shared)
+    apart = int(_N_LOG_N[own.sum(axis=1)].sum() - _N_LOG_N[own].sum())
+    shared = int(_n_log_n(together.sum()) - _n_log_n(together).sum())
+    kinds = int(np.count_nonzero(own) - blocks - (np.count_nonzero(together) - 1))
+    return shared - apart - kinds * _NAT // 2 > shared // _UNLIKE
 
 
 def _n_log_n(counts: np.ndarray) -> np.ndarray:
-    found: np.ndarray = counts * np.log(np.maximum(counts, 1))
+    """int64, in parts of a nat. counts: int64, below 2^32.
+
+    Made of additions, products and quotients alone, which are the same numbers on every machine: logarithms of numpy
+    differ in their last digit from CPU to CPU. 1e-15 off at most.
+    """
+    mantissa, power = np.frexp(np.maximum(counts, 1).astype(np.float64))
+    part = (mantissa - _ROOT_HALF) / (
+        mantissa + _ROOT_HALF
+    )  # of the series of log(mantissa / √½), within 0.172
+    square = part * part
+    series = np.zeros_like(part)
+    for odd in range(_LAST_ODD, 0, -2):
+        series = series * square + 1.0 / odd
+    log = 2.0 * part * series + (power - 0.5) * _LOG_2
+    found: np.ndarray = np.rint(counts * log * _NAT).astype(np.int64)
     return found
 
 

@@ -152,14 +152,23 @@ def test_blocks_that_are_unlike_have_codes_of_their_own(monkeypatch: pytest.Monk
     blocks, sizes = blocks_of(values)
     assert np.array_equal(read(blocks, values.size), values)
     assert [int(blocks_of(block)[1][0]) for block in np.split(values, 4)] == sizes.tolist()
-    monkeypatch.setattr(frames, "_UNLIKE", 1.0)
+    monkeypatch.setattr(frames, "_UNLIKE", 1)
     assert len(blocks) < 0.9 * len(blocks_of(values)[0])
 
 
 def test_blocks_that_are_alike_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
     values = codes(8 * BLOCK_NBYTES + 999, 3.0)
     found = blocks_of(values)[0]
-    monkeypatch.setattr(frames, "_UNLIKE", 1.0)
+    monkeypatch.setattr(frames, "_UNLIKE", 1)
     assert blocks_of(values)[0] == found
-    monkeypatch.setattr(frames, "_UNLIKE", -1.0)
+    monkeypatch.setattr(frames, "_UNLIKE", -1)
     assert blocks_of(values)[0] != found
+
+
+def test_what_codes_would_take_is_the_same_number_on_every_machine() -> None:
+    """It decides whether blocks share one, so a last digit of another CPU's logarithm would be other bytes."""
+    counts = np.arange(1 << 17)
+    found = frames._n_log_n(counts)
+    exact = counts * np.log(np.maximum(counts, 1)) * frames._NAT
+    assert np.abs(found - exact).max() < 0.51  # part of 2^-20 nat
+    assert xxhash.xxh3_64_hexdigest(found.astype("<i8").tobytes()) == "f1b6471c54475fe8"

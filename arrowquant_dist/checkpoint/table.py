@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.encodings.encoding import Encoding
@@ -75,6 +75,7 @@ class Checkpoint:
     layers whose scales nobody knows: no plan is made of them unless the config says that they have none. notes: for
     people. largest_row_nbytes: memory that it takes to read any one row of a source that is a dataset, whose rows may
     be larger than what is read of them. dataset: such a source as it was opened, whose index need not be read again.
+    record: of a side input, what the JSON file says by which its writer has finished it.
     """
 
     uri: str
@@ -91,3 +92,4 @@ class Checkpoint:
     sidecar_files: tuple[SourceFile, ...] = ()
     unscaled: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dataset: Dataset | None = field(default=None, repr=False, compare=False)
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)

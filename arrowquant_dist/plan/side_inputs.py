@@ -17,7 +17,7 @@ from arrowquant_dist.checkpoint.sampled import SampledWeights
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
 from arrowquant_dist.config import QuantizationConfig, QuantSpec, Storage
 from arrowquant_dist.encodings.raw import RAW
-from arrowquant_dist.errors import InvalidConfig, counted, listed
+from arrowquant_dist.errors import InvalidConfig, NotFound, counted, listed
 from arrowquant_dist.method_names import METHODS
 from arrowquant_dist.methods import method_of, side_input_of
 from arrowquant_dist.plan.check import check_checkpoint
@@ -31,12 +31,13 @@ _DTYPE = "float32"
 
 
 def open_side_inputs(config: QuantizationConfig, storage: Storage) -> SideInputs:
-    """The side inputs of the methods that `config` names. Raises as open_checkpoint, and InvalidConfig for one whose
-    writer has not finished it, or was of a version whose tensors are others."""
+    """The side inputs of the methods that `config` names, with the records by which they are finished. Raises as
+    open_checkpoint, and InvalidConfig for one whose writer has not finished it, or was of a version whose tensors are
+    others."""
     found = {}
     for field, name in _needed(config):
-        found[field] = open_checkpoint(getattr(config, field), storage)
-        _refuse_unfinished(field, name, found[field], storage)
+        checkpoint = open_checkpoint(getattr(config, field), storage)
+        found[field] = replace(checkpoint, record=_record(field, name, checkpoint, storage))
     return found
 
 
@@ -52,10 +53,8 @@ def refuse_other_weights(
         if not side.files:
             continue
         check_checkpoint(checkpoint)
-        store = open_store(split_uri(side.files[0].uri)[0], storage)
-        uri = redact(store.url(side_input.finished_by))
-        weights = SampledWeights.from_dict(_values_of(store, side_input.finished_by).get("weights"), uri)
-        difference = weights.difference(checkpoint, storage)
+        uri = redact(_store_of(side, storage).url(side_input.finished_by))
+        difference = SampledWeights.from_dict(side.record.get("weights"), uri).difference(checkpoint, storage)
         if difference is not None:
             message = (
                 f"{field} are statistics of other weights than those of {redact(checkpoint.uri)} ({difference}); "
@@ -78,20 +77,22 @@ def _needed(config: QuantizationConfig) -> list[tuple[str, str]]:
     return sorted((field, name) for field, name in needed.items() if field is not None)
 
 
-def _refuse_unfinished(field: str, name: str, checkpoint: Checkpoint, storage: Storage) -> None:
+def _record(field: str, name: str, checkpoint: Checkpoint, storage: Storage) -> Mapping[str, Any]:
+    """Checkpoint.record of the side input of method `name`; nothing where that has none."""
     side_input = side_input_of(name)
     if side_input is None or side_input.finished_by is None or not checkpoint.files:
-        return
-    folder, _ = split_uri(checkpoint.files[0].uri)
-    store = open_store(folder, storage)
-    if not store.has_file(side_input.finished_by):
+        return {}
+    try:
+        data = _store_of(checkpoint, storage).read(side_input.finished_by)
+    except NotFound as error:
         message = (
             f"{field} has no {side_input.finished_by}, which is written last, so it is not finished; run the command "
             "that makes it again"
         )
-        raise InvalidConfig(message, uri=redact(checkpoint.uri))
+        raise InvalidConfig(message, uri=redact(checkpoint.uri)) from error
+    record = _values_of(data)
     known = side_input.format_version
-    version = None if known is None else _version_of(store, side_input.finished_by)
+    version = None if known is None else _version_of(record)
     if version != known:
         says = (
             f"{field} has a {side_input.finished_by} of format_version {version!r}, and {known} is known here"
@@ -99,18 +100,24 @@ def _refuse_unfinished(field: str, name: str, checkpoint: Checkpoint, storage: S
         is_newer = version is not None and known is not None and version > known
         what = "update this package" if is_newer else "run the command that makes it again"
         raise InvalidConfig(f"{says}; {what}", uri=redact(checkpoint.uri))
+    return record
 
 
-def _version_of(store: Store, path: str) -> int | None:
-    """None where the file does not say."""
-    version = _values_of(store, path).get("format_version")
+def _store_of(checkpoint: Checkpoint, storage: Storage) -> Store:
+    folder, _ = split_uri(checkpoint.files[0].uri)
+    return open_store(folder, storage)
+
+
+def _version_of(record: Mapping[str, Any]) -> int | None:
+    """None where it does not say."""
+    version = record.get("format_version")
     return version if isinstance(version, int) and not isinstance(version, bool) else None
 
 
-def _values_of(store: Store, path: str) -> Mapping[str, Any]:
-    """Of a JSON object; none where the file is no such thing."""
+def _values_of(data: bytes) -> Mapping[str, Any]:
+    """Of a JSON object; none where it is no such thing."""
     try:
-        values = parse_json(store.read(path))
+        values = parse_json(data)
     except ValueError:
         return {}
     return values if isinstance(values, dict) else {}

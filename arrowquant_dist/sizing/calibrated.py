@@ -91,7 +91,7 @@ def choose_calibrated_size(
         coarsest = {one.sample.layer.name: one.without_statistics(_COARSEST) for one in free}
         beside = parts_nbytes(plan, fixed | coarsest) - nbytes_of(coarsest)
         room = int(target * (1 - _MARGIN)) - beside
-        recorded = recorded_table(plan, config, target, side_inputs, run.source_storage)
+        recorded = recorded_table(plan, config, target, side_inputs)
         found = None if recorded is None else _as_recorded(free, recorded, room, threads)
         if found is None:
             found = _within(free, room, threads)

@@ -11,14 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from arrowquant_dist.config import QuantizationConfig, QuantSpec, SpecResolver, Storage, recorded_config
+from arrowquant_dist.config import QuantizationConfig, QuantSpec, SpecResolver, recorded_config
 from arrowquant_dist.config.size import size_limit
 from arrowquant_dist.methods import side_input_of
 from arrowquant_dist.plan import Plan, SideInputs
 from arrowquant_dist.sizing.table import FOUND
-from arrowquant_dist.storage.open import open_store
-from arrowquant_dist.storage.uris import split_uri
-from arrowquant_dist.strict_json import parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +27,13 @@ class RecordedTable:
 
 
 def recorded_table(
-    plan: Plan, config: QuantizationConfig, target: int, side_inputs: SideInputs, storage: Storage
+    plan: Plan, config: QuantizationConfig, target: int, side_inputs: SideInputs
 ) -> RecordedTable | None:
     """None where the calibration was for no size or another one, or by another config. plan, config, target: as of
-    choose_calibrated_size. Raises what reading raises, InvalidConfig for a record that has been changed."""
-    values = _record(side_inputs, storage)
+    choose_calibrated_size. Raises InvalidConfig for a record that has been changed."""
+    side_input = side_input_of("gptq")
+    side = side_inputs.get(side_input.config_field) if side_input is not None else None
+    values = side.record if side is not None else {}
     by = values.get("config")
     params = sum(block.num_params for block in plan.blocks)
     if not isinstance(by, Mapping) or not _is_for(by, config, target, params):
@@ -44,17 +43,6 @@ def recorded_table(
     resolver = SpecResolver(recorded_config(by), layers)
     specs = {layer.name: resolver.resolve(layer.name, layer.shape, layer.dtype).spec for layer in layers}
     return RecordedTable(specs, tuple(str(layer["name"]) for layer in values["layers"]))
-
-
-def _record(side_inputs: SideInputs, storage: Storage) -> Mapping[str, Any]:
-    """calibration.json, which the plan has found to be there, and of a version that is known here."""
-    side_input = side_input_of("gptq")
-    checkpoint = side_inputs.get(side_input.config_field) if side_input is not None else None
-    if side_input is None or checkpoint is None or side_input.finished_by is None:
-        return {}
-    folder, _ = split_uri(checkpoint.files[0].uri)
-    values = parse_json(open_store(folder, storage).read(side_input.finished_by))
-    return values if isinstance(values, Mapping) else {}
 
 
 def _is_for(by: Mapping[str, Any], config: QuantizationConfig, target: int, params: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from arrowquant_dist.driver import plan_only
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.plan import Plan
 from arrowquant_dist.sizing import table_for_calibration
+from arrowquant_dist.storage.local import LocalStore
 from tests.methods.plain_gptq import output_error
 from tests.methods.statistics_made import Parts, save_statistics, statistics
 from tests.sources import random_weights, save_checkpoint
@@ -209,15 +211,30 @@ def recorded(folder: Path, table: QuantizationConfig) -> str:
     return hessians
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often an object of each path was read."""
+    found, own = Counter[str](), LocalStore.read
+
+    def read(store: LocalStore, path: str) -> bytes:
+        found[path] += 1
+        return own(store, path)
+
+    monkeypatch.setattr(LocalStore, "read", read)
+    return found
+
+
 def test_the_steps_are_those_that_the_calibration_of_that_size_had_and_the_last_layers_take_the_rest(
-    source: str, tmp_path: Path
+    source: str, tmp_path: Path, asked: Counter[str]
 ) -> None:
     config = QuantizationConfig(size=SIZE)
     table = table_for_calibration(open_checkpoint(source), config, RunConfig(), "elsewhere", {})
     hessians = recorded(tmp_path / "statistics", table)
     ArrowQuantizer(config.replace(hessians=hessians)).quantize(source, str(tmp_path / "out"))
     assert 0.99 * SIZE <= parts_nbytes(tmp_path / "out") <= SIZE
+    asked.clear()
     found = planned(source, tmp_path / "out", config.replace(hessians=hessians))
+    assert asked["calibration.json"] == 1  # it says of which weights statistics are, and by which steps
     steps = {f"/^{re.escape(block.layer_name)}$/": block.spec.step for block in found.blocks}
     differ = {override.layers for override in table.overrides if steps[override.layers] != override.step}
     assert differ <= {"/^layers\\.3\\.weight$/", "/^layers\\.4\\.weight$/"}

@@ -28,7 +28,7 @@ from arrowquant_dist.calibration.parts import Parts
 from arrowquant_dist.calibration.place import CalibrationPlace, PartDone
 from arrowquant_dist.calibration.quantizing import PathQuantizer
 from arrowquant_dist.calibration.record import CalibratedLayer, Calibration
-from arrowquant_dist.calibration.sensitivities import counts_rows, known_sensitivities
+from arrowquant_dist.calibration.sensitivities import counts_rows, known_sensitivities, sensitivity_notes
 from arrowquant_dist.calibration.steps import Steps
 from arrowquant_dist.calibration.worker import OPEN_PATHS, CalibrationContext, write_tokens
 from arrowquant_dist.checkpoint.sampled import SampledWeights
@@ -154,7 +154,9 @@ def run_calibration(
         finally:
             OPEN_PATHS.drop(context)
         weights = SampledWeights.of(source.checkpoint, run.source_storage)
-        return place.finish(_record(place, subject, paths, settings, config, done, weights))
+        found = _record(place, subject, paths, settings, config, done, weights)
+        notes = (*found.notes, *sensitivity_notes(paths, tokens, config, found.layers))
+        return place.finish(replace(found, notes=notes))
 
 
 def _chosen(

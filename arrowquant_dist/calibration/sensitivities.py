@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,12 +11,16 @@ import numpy as np
 
 from arrowquant_dist.calibration.arrays import ArrayDraft, ArrayFile, write_arrays
 from arrowquant_dist.calibration.layout import SENSITIVITIES_PATH
+from arrowquant_dist.calibration.quantizing import PathQuantizer
+from arrowquant_dist.calibration.record import CalibratedLayer
 from arrowquant_dist.calibration.reduce import PartStatistics
 from arrowquant_dist.config import QuantizationConfig, QuantSpec
-from arrowquant_dist.methods import SENSITIVITY
+from arrowquant_dist.errors import listed
+from arrowquant_dist.methods import COUNTS, SENSITIVITY
 from arrowquant_dist.storage.base import Store
 
 if TYPE_CHECKING:
+    from arrowquant_dist.models.paths import Paths
     from arrowquant_dist.models.subject import Subject
     from arrowquant_dist.models.tokens import TokenizedTexts
 
@@ -56,6 +60,26 @@ def with_sensitivities(
             layer = replace(layer, parts=(*layer.parts, SENSITIVITY))  # noqa: PLW2901
         layers.append(layer)
     return PartStatistics(drafts, layers, found.unfit)
+
+
+def sensitivity_notes(
+    paths: Paths,
+    tokens: TokenizedTexts,
+    config: QuantizationConfig | None,
+    layers: Iterable[CalibratedLayer],
+) -> list[str]:
+    """Of those of `layers` that are quantized by the counts of their rows and by nothing else."""
+    from arrowquant_dist.models.sensitivity import why_without
+
+    if config is None or not counts_rows(config):
+        return []
+    specs = PathQuantizer(config, paths.layers).specs
+    counted = [layer for layer in layers if layer.name in specs and specs[layer.name].method == _COUNTED]
+    lacking = [layer.name for layer in counted if COUNTS in layer.parts and SENSITIVITY not in layer.parts]
+    if not lacking:
+        return []
+    why = why_without(paths.original, tokens) or "torch finds no gradients that come back to them"
+    return [f"rows of {listed(lacking)} are rounded without regard to what the model makes of them: {why}"]
 
 
 def _read(known: ArrayFile, name: str) -> list[np.ndarray]:

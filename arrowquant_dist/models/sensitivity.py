@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from arrowquant_dist.errors import counted
 from arrowquant_dist.models.chain import Chain, Inputs
 from arrowquant_dist.models.checkpoint import CheckpointLoads
 from arrowquant_dist.models.paths import Paths
@@ -36,9 +37,8 @@ _SEED = 20261
 
 
 def row_sensitivities(subject: Subject, tokens: TokenizedTexts) -> dict[str, np.ndarray]:
-    """{stored name of an embedding: float32 [columns, columns]}; none of a model that is no chain of blocks, of an
-    embedding that is no layer by itself, where the texts are too few for so many columns, and where torch does not come
-    back through the blocks.
+    """{stored name of an embedding: float32 [columns, columns]}; none where `why_without` says why, of an embedding
+    that is no layer by itself, and where torch does not come back through the blocks.
 
     tokens: of the texts that it is calibrated with. Raises what reading raises, and InvalidConfig for blocks that do
     not run alone.
@@ -46,9 +46,10 @@ def row_sensitivities(subject: Subject, tokens: TokenizedTexts) -> dict[str, np.
     source: CheckpointLoads = subject.opened.source  # type: ignore[assignment]
     room = source.budget.limit_nbytes // _SHARE
     paths = Paths(subject, tokens, is_sequential=False)
-    chain, width = paths.original, paths.original.hidden_nbytes // 4
-    if width == 0 or sum(tokens.lengths) < _LEAST_A_COLUMN * width:
+    chain = paths.original
+    if why_without(chain, tokens) is not None:
         return {}
+    width = _width(chain)
     together = min(_GROUP, room // (_BLOCKS * chain.hidden_nbytes))
     sums: dict[Site, torch.Tensor] = {}
     count = 0
@@ -69,6 +70,24 @@ def row_sensitivities(subject: Subject, tokens: TokenizedTexts) -> dict[str, np.
         for owner in paths.owners(site)
         if paths.layers[owner.layer].shape == chain.slots[site.slot].tensor.shape
     }
+
+
+def why_without(chain: Chain, tokens: TokenizedTexts) -> str | None:
+    """Why none is looked for, of a model's embeddings and of such texts; None where it is."""
+    width, size = _width(chain), sum(tokens.lengths)
+    if width == 0:
+        return "its blocks are no chain"
+    if size < _LEAST_A_COLUMN * width:
+        least = _LEAST_A_COLUMN * width
+        return (
+            f"the texts have {counted(size, 'token')} where {counted(width, 'column')} need {least} at least"
+        )
+    return None
+
+
+def _width(chain: Chain) -> int:
+    """Of what goes from block to block; 0 where they are no chain."""
+    return chain.hidden_nbytes // 4
 
 
 def _groups(tokens: TokenizedTexts, wanted: int, together: int) -> Iterator[list[Inputs]]:

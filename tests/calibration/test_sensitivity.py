@@ -3,6 +3,7 @@ quantized by it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AlbertModel, AutoModel, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader, calibrate
 from arrowquant_dist.config import LayerOverride, Storage
@@ -123,6 +124,7 @@ def test_layers_that_are_quantized_by_counts_have_it_in_the_statistics_and_are_q
     assert parts[EMBEDDING] == ("counts", "sensitivity")
     assert not any("sensitivity" in parts[name] for name in parts if name != EMBEDDING)
     assert np.array_equal(read(out)[f"{EMBEDDING}.sensitivity"], squares)
+    assert not any("rounded without regard" in note for note in done.notes)
 
     config = TABLE.replace(hessians=str(out))
     ArrowQuantizer(config, INLINE).quantize(source, tmp_path / "with")
@@ -139,12 +141,33 @@ def test_layers_that_are_quantized_by_counts_have_it_in_the_statistics_and_are_q
     assert done_by < 0.8 * before
 
 
-def test_blocks_that_torch_does_not_come_back_through_say_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("changed", "name", "to", "why"),
+    [
+        (
+            sensitivity,
+            "_LEAST_A_COLUMN",
+            100,
+            r"the texts have \d+ tokens where 32 columns need 3200 at least",
+        ),
+        (
+            LlamaDecoderLayer,
+            "forward",
+            torch.no_grad()(LlamaDecoderLayer.forward),
+            "torch finds no gradients that come back to them",
+        ),
+    ],
+    ids=["few texts", "no gradients"],
+)
+def test_layers_that_lack_it_are_named_with_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: object, name: str, to: object, why: str
 ) -> None:
-    source = save_bert(tmp_path / "source")
-    monkeypatch.setattr(BertLayer, "forward", torch.no_grad()(BertLayer.forward))
-    assert found_of(source) == {}
+    monkeypatch.setattr(changed, name, to)
+    done = calibrate(save_llama(tmp_path / "source"), tmp_path / "out", SOME, quantize=TABLE)
+    assert {layer.name: layer.parts for layer in done.layers}[EMBEDDING] == ("counts",)
+    (note,) = (note for note in done.notes if EMBEDDING in note)
+    start = f"rows of {EMBEDDING} are rounded without regard to what the model makes of them: "
+    assert re.fullmatch(re.escape(start) + why, note)
 
 
 def test_one_without_such_layers_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

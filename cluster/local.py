@@ -6,7 +6,7 @@
                                                starts it, runs a command that finds it, stops it
 
 Each node is a raylet of its own with an address of its own, 127.0.0.2 and up, as on machines of their own: kill one and
-see. Ports are free ones, and a token that only this user can read is asked for (Ray 2.50 and later), since whoever
+see. Ports are free ones, and a token that only this user can read is asked for (Ray 2.52 and later), since whoever
 reaches a job server may run anything. Linux: elsewhere Ray has no clusters of several nodes.
 """
 

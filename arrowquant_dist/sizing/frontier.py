@@ -9,7 +9,7 @@ bytes, but for what steps between layers could differ, and by measure they are b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from itertools import pairwise
@@ -41,6 +41,7 @@ class Frontier:
         self.samples, self._threads = samples, threads
         self._plain: dict[str, list[Measured]] = self._each(_plain_ways)
         self._fine = self._none()
+        self._cut: dict[str, float] = {}
 
     def at(self, step: float) -> Ways:
         """The best way of each layer, where method `size` has this step."""
@@ -49,7 +50,7 @@ class Frontier:
             self._fine = self._each(_fine_ways)
 
         def best(sample: LayerSample) -> Measured:
-            own = best_container(sample, step)
+            own = self._in_steps(sample, step)
             price = 8.0 * RATE * step * step
             return min(
                 (own, *self._plain[sample.layer.name], *self._fine[sample.layer.name]),
@@ -61,7 +62,7 @@ class Frontier:
     def afresh(self) -> Frontier:
         """As if no step had been tried; plain ways below int8, which do not depend on steps, are not measured again."""
         found = copy(self)
-        found._fine = found._none()
+        found._fine, found._cut = found._none(), {}
         return found
 
     def beside(self, table: Mapping[str, Measured], step: float) -> Ways:
@@ -82,6 +83,15 @@ class Frontier:
         plain = {name: [*self._plain[name], *self._fine[name]] for name in names}
         return {name: [*(table[name] for table in tables), *plain[name]] for name in names}
 
+    def _in_steps(self, sample: LayerSample, step: float) -> Measured:
+        """As best_container. What is cut off at a step is at all that are finer: int4 is not tried there again."""
+        name = sample.layer.name
+        is_cut = step <= self._cut.get(name, 0.0)
+        found = best_container(sample, step, ("int8",) if is_cut else ("int4", "int8"))
+        if found.spec.quant_type == "int8":
+            self._cut[name] = max(step, self._cut.get(name, 0.0))
+        return found
+
     def _none(self) -> dict[str, list[Measured]]:
         return {sample.layer.name: [] for sample in self.samples}
 
@@ -94,13 +104,15 @@ def nbytes_of(table: Mapping[str, Measured]) -> int:
     return sum(one.nbytes for one in table.values())
 
 
-def best_container(sample: LayerSample, step: float) -> Measured:
+def best_container(
+    sample: LayerSample, step: float, containers: Collection[str] = ("int4", "int8")
+) -> Measured:
     """As int4, whose pairs of codes a byte come nearest to their entropy, while it cuts off nearly nothing; else int8.
 
     A layer whose codes are cut is worse than others of fewer bytes, whatever its squared error says.
     """
     frames = ZstdFrames()
-    if step * sample.relative_step > _INT4_STEP:
+    if "int4" in containers and step * sample.relative_step > _INT4_STEP:
         narrow = measure(sample, sample.spec_at("int4", step), frames)
         if not narrow.cuts_off:
             return narrow

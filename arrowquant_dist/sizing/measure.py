@@ -134,11 +134,14 @@ def block_nbytes(
 
 def outermost_share(codes: np.ndarray, bits: int) -> float:
     """codes: uint8, packed as V2 has them, of 8 or 4 bits."""
-    counts = np.bincount(codes, minlength=256)
-    if bits == 8:
-        return float(counts[[127, 128]].sum() / codes.size)
-    pairs = counts.reshape(16, 16)
-    return float((pairs[[0, 15]].sum() + pairs[:, [0, 15]].sum()) / (2 * codes.size))
+    if bits == 8:  # -128 and 127
+        return float(np.count_nonzero(codes + np.uint8(129) < 2) / codes.size)
+    low, high = (
+        codes << 4,
+        codes,
+    )  # in their upper half, the one above nothing: -8 and 7, which V2 has as 0 and 15
+    ends = sum(np.count_nonzero(each + np.uint8(16) < 32) for each in (low, high))
+    return float(ends / (2 * codes.size))
 
 
 def _outermost(found: Sequence[QuantizedTensor], spec: QuantSpec) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.sizing.curves import measured_curve
-from arrowquant_dist.sizing.measure import MOST_CUT, Measured
+from arrowquant_dist.sizing.measure import MOST_CUT, Measured, outermost_share
 
 STEPS = [0.25, 0.5, 1.0, 2.0]
 
@@ -63,3 +64,16 @@ def test_no_container_is_measured_at_steps_where_it_is_not_used() -> None:
         ("int8", 0.25),
         ("int8", 0.5),
     ]
+
+
+@pytest.mark.parametrize(
+    ("bits", "codes", "share"),
+    [
+        (8, [127, 128, 0, 126, 129, 255], 2 / 6),
+        (4, [0x00, 0xF0, 0x0F, 0x1E, 0xE1, 0x80], 7 / 12),
+    ],
+)
+def test_values_that_may_be_cut_off_are_those_with_the_outermost_codes(
+    bits: int, codes: list[int], share: float
+) -> None:
+    assert outermost_share(np.array(codes, np.uint8), bits) == share

@@ -25,6 +25,7 @@ from tests.benchmarks import (
     planning,
     reducing,
     serving,
+    sizing,
     streaming,
     verifying,
 )
@@ -38,6 +39,7 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "hqq": lambda given: half_quadratic.tables(given.side, given.runs),
     "gptq": lambda given: compensating.tables((given.side // 4, given.side), given.runs),
     "calibrate": lambda given: calibrating.tables(given.calibration_texts, given.folder),
+    "size": lambda given: sizing.tables(given.params, given.runs, given.folder),
     "files": lambda given: files.tables(given.params, given.runs, given.folder, given.idle),
     "cluster": lambda given: cluster.tables(given.models, given.runs, given.folder),
     "planning": lambda given: planning.tables(given.runs, given.folder),
@@ -60,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(_SECTIONS)}; default all")
     parser.add_argument("--runs", type=int, default=5, help="rounds; the best of each side counts")
-    parser.add_argument("--params", type=int, default=750_000_000, help="of the checkpoint of `files`")
+    parser.add_argument(
+        "--params", type=int, default=750_000_000, help="of the checkpoint of `files` and `size`"
+    )
     parser.add_argument(
         "--models",
         nargs="+",

@@ -27,6 +27,7 @@ from tests.benchmarks import (
     peaks,
     reducing,
     serving,
+    sizing,
     streaming,
     verifying,
 )
@@ -50,6 +51,12 @@ def check(tables: Iterable[Table]) -> list[Row]:
     assert rows
     assert all(math.isfinite(row.ours) and row.ours > 0 for row in rows)
     return rows
+
+
+@pytest.mark.slow
+def test_a_size_is_measured_against_int4_of_as_many_bytes(tmp_path: Path) -> None:
+    (row,) = check(sizing.tables(SMALL, 1, str(tmp_path)))
+    assert (row.name, row.peer, row.target) == ("--size", "int4 g128 mse", ratio_of(0.5))
 
 
 @pytest.mark.slow

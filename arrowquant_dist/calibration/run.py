@@ -28,7 +28,11 @@ from arrowquant_dist.calibration.parts import Parts
 from arrowquant_dist.calibration.place import CalibrationPlace, PartDone
 from arrowquant_dist.calibration.quantizing import PathQuantizer
 from arrowquant_dist.calibration.record import CalibratedLayer, Calibration
-from arrowquant_dist.calibration.sensitivities import counts_rows, known_sensitivities, sensitivity_notes
+from arrowquant_dist.calibration.sensitivities import (
+    known_sensitivities,
+    quantizes_by_them,
+    sensitivity_notes,
+)
 from arrowquant_dist.calibration.steps import Steps
 from arrowquant_dist.calibration.worker import OPEN_PATHS, CalibrationContext, write_tokens
 from arrowquant_dist.checkpoint.sampled import SampledWeights
@@ -141,9 +145,9 @@ def run_calibration(
             write_tokens(store, tokens)
             if config is not None and config.size is not None:
                 config = place.config(partial(_chosen, subject, place, tokens, config, run, out))
-            counts = config is not None and counts_rows(config)
-            sensitivities = known_sensitivities(subject, store, tokens) if counts else None
             paths = Paths(subject, tokens, is_sequential=config is not None)
+            is_by_rows = config is not None and quantizes_by_them(config, paths.tied_heads)
+            sensitivities = known_sensitivities(subject, store, tokens) if is_by_rows else None
             OPEN_PATHS.set(context, paths)
             done = _calibrated_parts(paths, place, context, run, tokens, config, sensitivities, progress)
         except (NotFound, PartialRun, StorageError):

@@ -1,8 +1,9 @@
-"""How a model depends on rows of its embeddings: found once, before anything is quantized, for method `counted`."""
+"""How a model depends on rows of its embeddings: found once, before anything is quantized, for the methods by which
+errors of a row make up for each other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from arrowquant_dist.calibration.record import CalibratedLayer
 from arrowquant_dist.calibration.reduce import PartStatistics
 from arrowquant_dist.config import QuantizationConfig, QuantSpec
 from arrowquant_dist.errors import listed
-from arrowquant_dist.methods import COUNTS, SENSITIVITY
+from arrowquant_dist.methods import COUNTS, HESSIAN, SENSITIVITY
 from arrowquant_dist.storage.base import Store
 
 if TYPE_CHECKING:
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from arrowquant_dist.models.subject import Subject
     from arrowquant_dist.models.tokens import TokenizedTexts
 
-_COUNTED = "counted"
+_COUNTED, _GPTQ = "counted", "gptq"
 
 
-def counts_rows(config: QuantizationConfig) -> bool:
-    """Whether any layer is quantized by the counts of its rows."""
-    return _COUNTED in {config.method, *(override.method for override in config.overrides)}
+def quantizes_by_them(config: QuantizationConfig, heads: Collection[str]) -> bool:
+    """Whether embeddings are quantized by methods that have a use for it. heads: those that are an output head as well;
+    gptq has a Hessian of these (ahead.py), and models that have one hardly have other embeddings."""
+    methods = {config.method, *(override.method for override in config.overrides)}
+    return _COUNTED in methods or (_GPTQ in methods and not heads)
 
 
 def known_sensitivities(subject: Subject, store: Store, tokens: TokenizedTexts) -> ArrayFile:
@@ -48,13 +51,13 @@ def known_sensitivities(subject: Subject, store: Store, tokens: TokenizedTexts) 
 def with_sensitivities(
     found: PartStatistics, known: ArrayFile | None, specs: Mapping[str, QuantSpec]
 ) -> PartStatistics:
-    """What is known of layers that are quantized by the counts of their rows. specs: by layer."""
+    """What is known of rows of embeddings, beside what was found. specs: by layer."""
     if known is None:
         return found
     drafts, layers = [*found.drafts], []
     for layer in found.layers:
         name = layer.name
-        if name in known and name in specs and specs[name].method == _COUNTED:
+        if name in known and name in specs and specs[name].method in (_COUNTED, _GPTQ):
             shape = known.shapes[name]
             drafts.append(ArrayDraft(f"{name}.{SENSITIVITY}", shape, "float32", partial(_read, known, name)))
             layer = replace(layer, parts=(*layer.parts, SENSITIVITY))  # noqa: PLW2901
@@ -68,14 +71,20 @@ def sensitivity_notes(
     config: QuantizationConfig | None,
     layers: Iterable[CalibratedLayer],
 ) -> list[str]:
-    """Of those of `layers` that are quantized by the counts of their rows and by nothing else."""
+    """Of embeddings among `layers` that would be quantized by what the model makes of their rows if that were known."""
     from arrowquant_dist.models.sensitivity import why_without
 
-    if config is None or not counts_rows(config):
+    if config is None or not quantizes_by_them(config, paths.tied_heads):
         return []
     specs = PathQuantizer(config, paths.layers).specs
-    counted = [layer for layer in layers if layer.name in specs and specs[layer.name].method == _COUNTED]
-    lacking = [layer.name for layer in counted if COUNTS in layer.parts and SENSITIVITY not in layer.parts]
+    lacking = [
+        layer.name
+        for layer in layers
+        if layer.name in specs
+        and specs[layer.name].method in (_COUNTED, _GPTQ)
+        and COUNTS in layer.parts
+        and {SENSITIVITY, HESSIAN}.isdisjoint(layer.parts)
+    ]
     if not lacking:
         return []
     why = why_without(paths.original, tokens) or "torch finds no gradients that come back to them"

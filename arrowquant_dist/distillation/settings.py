@@ -29,6 +29,11 @@ class Rates:
     .803; of gptq's with 200 texts (.7) these make .859 of .855 in 40 steps, twice the offsets' and three times the
     scales' .846; of gptq's with 1,600 texts (.38) about these raise the loss to .41 in 200 steps, .3 of them lower it
     to .37 in 80.
+
+    How near these rates are to the best does not matter much, but for codes: from .9046 on other texts than it was
+    trained with, 60 steps of that make .9065; with .4 of the rates of all but offsets of codes .9060, with three times
+    those of scales, zero points and vectors .9062, with four times those of offsets and rows, by which one code of 300
+    changes, .9025.
     """
 
     offsets: float = 0.003

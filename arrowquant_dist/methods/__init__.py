@@ -5,7 +5,7 @@ bytes into such arrays and what a method found into a QuantizedTensor: whoever h
 a method needs besides the values it declares (SideInput); the plan finds it, the worker reads it.
 """
 
-from arrowquant_dist.methods.counted import COUNTS, SENSITIVITY
+from arrowquant_dist.methods.counted import COUNTS
 from arrowquant_dist.methods.method import (
     NOTHING,
     Found,
@@ -19,7 +19,7 @@ from arrowquant_dist.methods.method import (
 )
 from arrowquant_dist.methods.registry import method_of, side_input_of, span_of
 from arrowquant_dist.methods.short_scales import are_halves
-from arrowquant_dist.methods.statistics import HESSIAN, STATISTICS_VERSION
+from arrowquant_dist.methods.statistics import HESSIAN, SENSITIVITY, STATISTICS_VERSION
 
 __all__ = [
     "COUNTS",

@@ -25,9 +25,9 @@ from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.methods.method import Found, Given, PartReader
 from arrowquant_dist.methods.sensitive import Sensitivity, in_sensitive_steps, sensitivity_nbytes
 from arrowquant_dist.methods.size import exponential, in_steps, logarithm
-from arrowquant_dist.methods.statistics import STATISTICS_VERSION
+from arrowquant_dist.methods.statistics import SENSITIVITY, STATISTICS_VERSION
 
-COUNTS, SENSITIVITY = "counts", "sensitivity"
+COUNTS = "counts"
 _SHAPE = 0.6
 _NEIGHBOURS = 64  # on either side
 _RAREST = 1 / 64  # of the mean row's count: rows that are read more seldom are not worth fewer bits

@@ -15,6 +15,11 @@ and H is of x̃. With all of the bracket W* would come nearest to the original's
 with three quarters it does so on others. It is another matrix than W: the errors that are reported, which are of W, are
 larger than mse's, and are meant to be.
 
+Rows of an embedding are rounded by what the model's first blocks make of their errors, E[g gᵀ] in the place of H
+(methods/sensitive.py), where the statistics have that: of MiniLM's rows such errors are a third less than mse's, at
+int2, int3 and int4 alike. int2 by 1,600 texts kept an embedding cosine of .9032 on others (damped by .01, not yet by
+.1) where it had kept .9007.
+
 Layers that are stored [in, out] have the same done to them along their rows, see methods/layouts.py.
 
 With a `step` the codes are meant to be entropy coded, as those of method `size`: one scale a row, in proportion to its

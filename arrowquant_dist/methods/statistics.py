@@ -23,9 +23,12 @@ TILE = 256  # rows that are worked on together
 HESSIAN, CROSS, RESIDUAL = "hessian", "cross", "residual"
 # The same of layers stored [in, out]: the first two [in, in], E[x̃ (r - r̃)ᵀ] as the layer lies.
 ROW_HESSIAN, ROW_CROSS, ROW_RESIDUAL = "row_hessian", "row_cross", "row_residual"
+# Of an embedding E[g gᵀ], which is to its rows what the Hessian is to those of others (methods/sensitive.py).
+SENSITIVITY = "sensitivity"
 # Of the mean of the Hessian's diagonal. With a corrected target, which would follow the noise of few texts, ten times
-# what the field adds (measured on MiniLM, 500 texts: embedding cosine .890 at 2 bits).
-_DAMP, _DAMP_OF_CORRECTED = 0.01, 0.1
+# what the field adds (measured on MiniLM, 500 texts: embedding cosine .890 at 2 bits). So for sensitivities, which are
+# of some thousand tokens: by those of other texts, errors of MiniLM's rows then are 3 % smaller at int2, int3 and int4.
+_DAMP, _LARGER_DAMP = 0.01, 0.1
 _MOST_DAMP = 10.0
 
 
@@ -36,13 +39,14 @@ class Statistics:
     finished_by = "calibration.json"
     format_version = STATISTICS_VERSION
     is_of_weights = True
-    # of an embedding, of a layer that no input came to, of one stored [in, out] whose codes are to be entropy coded
+    # of an embedding without more, of a layer that no input came to, of one stored [in, out] whose codes are to be
+    # entropy coded
     exempt = ("counts", "unseen", ROW_HESSIAN)
 
     def needed(self, spec: QuantSpec) -> tuple[str, ...]:
         """See SideInput.needed. Rows of a layer stored [in, out] are not independent, so that no sample of them shows
-        what a step comes to: `size` has no statistics of such layers."""
-        return (HESSIAN,) if spec.step > 0.0 else (HESSIAN, ROW_HESSIAN)
+        what a step comes to: `size` has no statistics of such layers. Its embeddings are for method `counted`."""
+        return (HESSIAN,) if spec.step > 0.0 else (HESSIAN, ROW_HESSIAN, SENSITIVITY)
 
     def instead(self, spec: QuantSpec) -> QuantSpec:
         """See SideInput.instead."""
@@ -54,7 +58,7 @@ class Statistics:
         matrices = layer_shape[: row_dims - 1]
         square, own = (*matrices, columns, columns), (*layer_shape[:row_dims], columns)
         row_square = (*matrices, rows, rows)
-        found = {HESSIAN: square, CROSS: square, RESIDUAL: own}
+        found = {HESSIAN: square, CROSS: square, RESIDUAL: own, SENSITIVITY: square}
         return found | {ROW_HESSIAN: row_square, ROW_CROSS: row_square, ROW_RESIDUAL: own}
 
     def rows_together(self, layer_shape: tuple[int, ...], row_dims: int, parts: Collection[str], /) -> int:
@@ -80,7 +84,7 @@ class Statistics:
             # bits, values, target and residual of the matrix; its codes twice, its scales and zero points
             whole = columns * (4 + (ROW_RESIDUAL in parts))
             return _NUMBER_NBYTES * inputs * (squares * inputs + 9 * TILE + 6 * FACTOR_BLOCK + whole)
-        squares = sum(part in parts for part in (HESSIAN, CROSS))
+        squares = sum(part in parts for part in (HESSIAN, CROSS, SENSITIVITY))
         given = min(rows, TILE) if RESIDUAL in parts else 0
         return _NUMBER_NBYTES * columns * (squares * columns + 9 * TILE + 6 * FACTOR_BLOCK + given)
 
@@ -146,12 +150,13 @@ class LayerStatistics:
 
     def _prepare(self, matrix: int) -> Prepared:
         parts = (ROW_HESSIAN, ROW_CROSS) if self.is_by_rows else (HESSIAN, CROSS)
-        hessian = self._square(parts[0], matrix)
+        is_of_inputs = parts[0] in self._read.parts
+        hessian = self._square(parts[0] if is_of_inputs else SENSITIVITY, matrix)
         diagonal = hessian.diagonal().copy()
         if diagonal.min() < 0:
             raise self.unusable("its hessian has a negative number on its diagonal")
         correction = self._square(parts[1], matrix) if parts[1] in self._read.parts else None
-        damp = _DAMP if correction is None else _DAMP_OF_CORRECTED
+        damp = _DAMP if correction is None and is_of_inputs else _LARGER_DAMP
         if correction is not None:
             correction -= hessian
         order, found = factored(hessian, damp)

@@ -28,6 +28,7 @@ SOME = [*TEXTS[::3]]
 EMBEDDING = "model.embed_tokens.weight"
 INLINE = RunConfig(engine="inline")
 COUNTED = LayerOverride("model.embed_tokens", "int8", method="counted", step=0.2, row_exponent=0.2, rate=0.1)
+GPTQ = LayerOverride("model.embed_tokens", "int2", method="gptq")
 
 
 def found_of(source: Path) -> dict[str, np.ndarray]:
@@ -112,21 +113,20 @@ def test_of_a_model_without_a_chain_of_blocks_there_is_none(tmp_path: Path) -> N
     assert found_of(save(AlbertModel(config), tmp_path / "source")) == {}
 
 
-TABLE = QuantizationConfig(overrides=[COUNTED], hessians="elsewhere")
-
-
-def test_layers_that_are_quantized_by_counts_have_it_in_the_statistics_and_are_quantized_by_it(
-    tmp_path: Path,
+@pytest.mark.parametrize("override", [COUNTED, GPTQ], ids=lambda override: override.method)
+def test_embeddings_have_it_in_the_statistics_and_are_quantized_by_it(
+    override: LayerOverride, tmp_path: Path
 ) -> None:
+    table = QuantizationConfig(overrides=[override], hessians="elsewhere")
     source, out = save_llama(tmp_path / "source"), tmp_path / "out"
-    done = calibrate(source, out, SOME, quantize=TABLE)
+    done = calibrate(source, out, SOME, quantize=table)
     parts, squares = {layer.name: layer.parts for layer in done.layers}, found_of(source)[EMBEDDING]
     assert parts[EMBEDDING] == ("counts", "sensitivity")
     assert not any("sensitivity" in parts[name] for name in parts if name != EMBEDDING)
     assert np.array_equal(read(out)[f"{EMBEDDING}.sensitivity"], squares)
     assert not any("rounded without regard" in note for note in done.notes)
 
-    config = TABLE.replace(hessians=str(out))
+    config = table.replace(hessians=str(out))
     ArrowQuantizer(config, INLINE).quantize(source, tmp_path / "with")
     for path in out.glob("*.safetensors"):
         tensors = {name: value for name, value in load_file(path).items() if "sensitivity" not in name}
@@ -142,15 +142,17 @@ def test_layers_that_are_quantized_by_counts_have_it_in_the_statistics_and_are_q
 
 
 @pytest.mark.parametrize(
-    ("changed", "name", "to", "why"),
+    ("override", "changed", "name", "to", "why"),
     [
         (
+            COUNTED,
             sensitivity,
             "_LEAST_A_COLUMN",
             100,
             r"the texts have \d+ tokens where 32 columns need 3200 at least",
         ),
         (
+            GPTQ,
             LlamaDecoderLayer,
             "forward",
             torch.no_grad()(LlamaDecoderLayer.forward),
@@ -160,10 +162,17 @@ def test_layers_that_are_quantized_by_counts_have_it_in_the_statistics_and_are_q
     ids=["few texts", "no gradients"],
 )
 def test_layers_that_lack_it_are_named_with_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: object, name: str, to: object, why: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    override: LayerOverride,
+    changed: object,
+    name: str,
+    to: object,
+    why: str,
 ) -> None:
     monkeypatch.setattr(changed, name, to)
-    done = calibrate(save_llama(tmp_path / "source"), tmp_path / "out", SOME, quantize=TABLE)
+    table = QuantizationConfig(overrides=[override], hessians="elsewhere")
+    done = calibrate(save_llama(tmp_path / "source"), tmp_path / "out", SOME, quantize=table)
     assert {layer.name: layer.parts for layer in done.layers}[EMBEDDING] == ("counts",)
     (note,) = (note for note in done.notes if EMBEDDING in note)
     start = f"rows of {EMBEDDING} are rounded without regard to what the model makes of them: "

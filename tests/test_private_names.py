@@ -17,6 +17,7 @@ FENCES = {
     "engine/ray/private.py",
     "kernels/numba_private.py",
     "plugins/vllm/torch_private.py",
+    "storage/remote/aiobotocore_private.py",
     "storage/remote/fsspec_private.py",
     "storage/remote/s3fs_private.py",
 }

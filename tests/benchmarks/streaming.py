@@ -1,4 +1,5 @@
-"""Codes from an S3 server on this machine, verified, against Run:ai's Model Streamer on as many bytes of safetensors.
+"""Codes from an S3 server on this machine, verified, against Run:ai's Model Streamer on as many bytes of safetensors,
+and against a client that receives the same bytes into new memory and does no more with them.
 
 Each side is a process of its own, which has talked to the server once and says how long it took from opening to the
 last tensor. Run:ai's needs the packages runai-model-streamer and runai-model-streamer-s3, and torch, in the environment
@@ -20,6 +21,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from s3fs import S3FileSystem
 from safetensors.torch import save_file
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
@@ -47,6 +49,39 @@ def stream(uri):
 for uri in sys.argv[1:]:  # the first is small: what it takes to talk to S3 is loaded with it
     found = stream(uri)
 print(*found)
+"""
+
+_RECEIVE = """
+import http.client, json, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from threading import local
+from urllib.parse import urlsplit
+import numpy as np
+
+ways, objects = int(sys.argv[1]), json.loads(sys.argv[2])
+of_thread, step = local(), 16 << 20
+
+def receive(url, start, view):
+    place = urlsplit(url)
+    if not hasattr(of_thread, "connection"):
+        of_thread.connection = http.client.HTTPConnection(place.netloc)
+    last = start + len(view) - 1
+    of_thread.connection.request("GET", f"{place.path}?{place.query}", headers={"Range": f"bytes={start}-{last}"})
+    answer, done = of_thread.connection.getresponse(), 0
+    while done < len(view):
+        done += answer.readinto(view[done:])
+    answer.read()
+
+started = time.perf_counter()
+with ThreadPoolExecutor(ways) as pool:
+    waiting = []
+    for url, nbytes in objects:
+        memory = memoryview(np.empty(nbytes, np.uint8))
+        for start in range(0, nbytes, step):
+            waiting.append(pool.submit(receive, url, start, memory[start : start + step]))
+    for one in waiting:
+        one.result()
+print(time.perf_counter() - started)
 """
 
 
@@ -78,6 +113,8 @@ def _table(server: SeaweedFS, params: int, runs: int, folder: Path, runai: str) 
             json.dumps(options),
         ]
         commands[compression] = here
+        objects = json.dumps(_signed(f"{uri}/{compression}", options))
+        commands[_limit(compression)] = [sys.executable, "-c", _RECEIVE, str(_WAYS), objects]
     has_peer = subprocess.run(
         [runai, "-c", "import runai_model_streamer_s3"], capture_output=True, check=False
     )
@@ -97,10 +134,22 @@ def _table(server: SeaweedFS, params: int, runs: int, folder: Path, runai: str) 
     nbytes = sum(array.numel() for array in _codes(folder / "none").values())
     rates = {name: nbytes / 1e9 / median(found[1:]) for name, found in seconds.items()}
     rows = tuple(
-        Row(f"codes, {name}, verified", rates[name], "GB/s", _PEER, rates.get(_PEER), ratio_of(1.1))
+        Row(f"codes, {name}, verified", rates[name], "GB/s", peer, rates.get(peer), target)
         for name in _COMPRESSIONS
+        for peer, target in ((_PEER, ratio_of(1.1)), (_limit(name), None))
     )
     return Table(f"{nbytes / 1e9:.2f} GB of int8 from SeaweedFS, {_WAYS} ways each, median of {runs}", rows)
+
+
+def _limit(compression: str) -> str:
+    return f"received, {compression}, {_WAYS} ways, no more"
+
+
+def _signed(uri: str, options: Mapping[str, object]) -> list[tuple[str, int]]:
+    """A URL that anyone may read, and the size, of each part."""
+    fs = S3FileSystem(**options)
+    parts = sorted(path for path in fs.find(uri) if path.endswith(".parquet"))
+    return [(fs.sign(path, expiration=24 * 3600), fs.info(path)["size"]) for path in parts]
 
 
 def _codes(target: Path) -> dict[str, torch.Tensor]:

@@ -99,7 +99,8 @@ class S3Client(MultipartClient):
 
     async def read(self, path: str) -> bytes:
         answer = await self.call("get_object", Key=self.key(path))
-        async with answer["Body"] as body:
+        body = answer["Body"]
+        async with body:  # which gives something else in older versions
             data: bytes = await body.read()
         if len(data) != answer["ContentLength"]:
             raise ShortAnswer(f"{len(data)} of {counted(answer['ContentLength'], 'byte')} came")
@@ -113,7 +114,8 @@ class S3Client(MultipartClient):
             if status_of(error) == 416:
                 raise cut_object(stop, start) from error
             raise
-        async with answer["Body"] as body:
+        body = answer["Body"]
+        async with body:
             nbytes = _object_nbytes(answer, start, stop)
             done = 0
             try:

@@ -44,11 +44,12 @@ def data_free(config: QuantizationConfig) -> Made:
 
 
 def calibrated(config: QuantizationConfig, texts: str | Sequence[str] = CALIBRATED_WITH) -> Made:
-    """gptq by statistics of the path through what was quantized before."""
+    """gptq, or a size on its target, by statistics of the path through what was quantized before."""
 
     def made(model: str, folder: Path) -> str:
         statistics = str(folder / "statistics")
-        by = config.replace(method="gptq", hessians=statistics)
+        by = config.replace(hessians=statistics)
+        by = by if by.size is not None else by.replace(method="gptq")
         calibrate(model, statistics, texts, quantize=by, run=_RUN)
         return data_free(by)(model, folder / "dataset")
 
@@ -77,6 +78,12 @@ WAYS = (
     Way("int4 g128, calibrated", calibrated(groups(4)), 0.985, 0.98),
     Way("int3 g128, calibrated", calibrated(groups(3)), 0.96, 0.94),
     Way("int2 g128, calibrated", calibrated(groups(2)), 0.88, 0.82),
+    Way("5.5 MB, calibrated", calibrated(QuantizationConfig(size="5.5MB")), 0.92, 0.86),
+    Way("6.8 MB, calibrated", calibrated(QuantizationConfig(size="6.8MB")), 0.965, 0.94),
+    Way("7.3 MB, calibrated", calibrated(QuantizationConfig(size="7.3MB")), 0.975, 0.955),
+    Way("8.5 MB, calibrated", calibrated(QuantizationConfig(size="8.5MB")), 0.987, 0.98),
+    Way("11.1 MB, calibrated", calibrated(QuantizationConfig(size="11.1MB")), 0.993, 0.99),
+    Way("25.2 MB, calibrated", calibrated(QuantizationConfig(size="25.2MB")), 0.9998),
 )
 
 
@@ -119,14 +126,11 @@ def _causal_rows() -> Iterator[Row]:
         by_mse = place / "mse"
         excess_by_mse = _excess(model, data_free(groups(4))(model, by_mse))
         yield Row("int4 g128", excess_by_mse, "")
-        size = f"{_parts_nbytes(by_mse)}B"
+        texts = _some(CALIBRATED_WITH, _CAUSAL_CALIBRATION)
         for name, made, most in (
-            (
-                "int4 g128, calibrated",
-                calibrated(groups(4), _some(CALIBRATED_WITH, _CAUSAL_CALIBRATION)),
-                0.4,
-            ),
-            ("the size of int4 g128", sized(size), 0.5),
+            ("int4 g128, calibrated", calibrated(groups(4), texts), 0.4),
+            ("the size of int4 g128", sized(f"{_parts_nbytes(by_mse)}B"), 0.5),
+            ("3.0 bits, calibrated", calibrated(QuantizationConfig(size="3.0bits"), texts), 1.0),
         ):
             excess = _excess(model, made(model, place / name))
             yield Row(name, excess, "", "int4 g128", excess_by_mse, Target(most, at_most=True, of_ratio=True))

@@ -33,7 +33,8 @@ class Rates:
     How near these rates are to the best does not matter much, but for codes: from .9046 on other texts than it was
     trained with, 60 steps of that make .9065; with .4 of the rates of all but offsets of codes .9060, with three times
     those of scales, zero points and vectors .9062, with four times those of offsets and rows, by which one code of 300
-    changes, .9025.
+    changes, .9025. More steps are not better by themselves: from .9051, 300 of them end at .9103, but of 1,000 the 50th
+    is the best, .9057, since the rates stay high for longer and the patience ends before they fall.
     """
 
     offsets: float = 0.003

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.models.tokens import TokenizedTexts
 
 _COUNTED, _GPTQ = "counted", "gptq"
+_USERS = (_COUNTED, _GPTQ)
 
 
 def quantizes_by_them(config: QuantizationConfig, heads: Collection[str]) -> bool:
@@ -57,7 +58,7 @@ def with_sensitivities(
     drafts, layers = [*found.drafts], []
     for layer in found.layers:
         name = layer.name
-        if name in known and name in specs and specs[name].method in (_COUNTED, _GPTQ):
+        if name in known and name in specs and specs[name].method in _USERS:
             shape = known.shapes[name]
             drafts.append(ArrayDraft(f"{name}.{SENSITIVITY}", shape, "float32", partial(_read, known, name)))
             layer = replace(layer, parts=(*layer.parts, SENSITIVITY))  # noqa: PLW2901
@@ -81,7 +82,7 @@ def sensitivity_notes(
         layer.name
         for layer in layers
         if layer.name in specs
-        and specs[layer.name].method in (_COUNTED, _GPTQ)
+        and specs[layer.name].method in _USERS
         and COUNTS in layer.parts
         and {SENSITIVITY, HESSIAN}.isdisjoint(layer.parts)
     ]

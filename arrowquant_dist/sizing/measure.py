@@ -136,11 +136,8 @@ def outermost_share(codes: np.ndarray, bits: int) -> float:
     """codes: uint8, packed as V2 has them, of 8 or 4 bits."""
     if bits == 8:  # -128 and 127
         return float(np.count_nonzero(codes + np.uint8(129) < 2) / codes.size)
-    low, high = (
-        codes << 4,
-        codes,
-    )  # in their upper half, the one above nothing: -8 and 7, which V2 has as 0 and 15
-    ends = sum(np.count_nonzero(each + np.uint8(16) < 32) for each in (low, high))
+    # each code in the upper half of a byte, one of them above nothing: -8 and 7, which V2 has as 0 and 15
+    ends = sum(np.count_nonzero(each + np.uint8(16) < 32) for each in (codes << 4, codes))
     return float(ends / (2 * codes.size))
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from arrowquant_dist.storage.remote.faults import may_pass
 from arrowquant_dist.storage.remote.received import receive_into
+from arrowquant_dist.storage.traffic import Traffic
 from tests.servers.http import read_request
 from tests.servers.tls import contexts
 
@@ -78,12 +79,12 @@ def send(*pieces: bytes, nbytes: int | None = None) -> Send:
     return write
 
 
-async def received(ask: Callable[[], Any], nbytes: int) -> tuple[int, bytes]:
+async def received(ask: Callable[[], Any], nbytes: int, traffic: Traffic | None = None) -> tuple[int, bytes]:
     """How much came straight, and all of it, the rest read as usual."""
     view = memoryview(bytearray(nbytes))
     async with ask() as response:
         body = body_of(response)
-        straight = done = await receive_into(body, view)
+        straight = done = await receive_into(body, view, traffic or Traffic())
         while done < nbytes and (chunk := await body.read(1 << 16)):
             view[done : done + len(chunk)] = chunk
             done += len(chunk)
@@ -137,9 +138,11 @@ def test_a_connection_that_ends_in_a_body_is_an_error_that_may_pass(
     nbytes: int, end: Callable[[asyncio.StreamWriter], None]
 ) -> None:
     async def run() -> None:
+        traffic = Traffic()
         async with serving(cut(nbytes, end), send(DATA)) as (server, ask):
             with pytest.raises((aiohttp.ClientError, OSError)) as caught:
-                await received(ask, len(DATA))
+                await received(ask, len(DATA), traffic)
+            assert traffic.total.read_nbytes <= nbytes
             assert may_pass(caught.value)
             assert (await received(ask, len(DATA)))[1] == DATA
             assert server.connections == 2
@@ -151,9 +154,11 @@ def test_a_body_that_stops_coming_is_given_up_after_the_clients_time_out() -> No
     stopped = cut(2_000_000, lambda _writer: None)
 
     async def run() -> None:
+        traffic = Traffic()
         async with serving(stopped, send(DATA), read_timeout=0.3) as (server, ask):
             with pytest.raises(TimeoutError) as caught:
-                await received(ask, len(DATA))
+                await received(ask, len(DATA), traffic)
+            assert traffic.total.read_nbytes == 2_000_000
             assert may_pass(caught.value)
             assert (await received(ask, len(DATA)))[1] == DATA
             assert server.connections == 2
@@ -176,7 +181,7 @@ def test_nothing_is_written_after_the_reader_has_been_cancelled() -> None:
 
             async def read() -> None:
                 async with ask() as response:
-                    await receive_into(body_of(response), view)
+                    await receive_into(body_of(response), view, Traffic())
 
             reading = asyncio.create_task(read())
             await half.wait()

@@ -25,9 +25,8 @@ BLOCK_NBYTES = 1 << 17  # the most that a block may hold
 _SEGMENT_BLOCKS = (
     64  # that share a code, where it suits all: to make its table takes as long as to encode 3 of them
 )
-_UNLIKE = (
-    128  # the part of a segment's bytes, one in so many, that blocks with codes of their own have to save
-)
+# The part of a segment's bytes, one in so many, that blocks with codes of their own have to save.
+_UNLIKE = 128
 _LOOKS, _LOOK_NBYTES = 32, 64  # at a block, to see whether it is like the others
 _NAT = 1 << 20  # parts of one, in which entropies are counted
 _LOG_2, _ROOT_HALF, _LAST_ODD = 0.6931471805599453, 0.7071067811865476, 17
@@ -118,9 +117,7 @@ def _n_log_n(counts: np.ndarray) -> np.ndarray:
     differ in their last digit from CPU to CPU. 1e-15 off at most.
     """
     mantissa, power = np.frexp(np.maximum(counts, 1).astype(np.float64))
-    part = (mantissa - _ROOT_HALF) / (
-        mantissa + _ROOT_HALF
-    )  # of the series of log(mantissa / √½), within 0.172
+    part = (mantissa - _ROOT_HALF) / (mantissa + _ROOT_HALF)  # of log(mantissa / √½), within 0.172
     square = part * part
     series = np.zeros_like(part)
     for odd in range(_LAST_ODD, 0, -2):

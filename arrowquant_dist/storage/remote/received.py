@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol, cast
 
+from arrowquant_dist.storage.traffic import Traffic
+
 
 class _Handler(Protocol):
     """What aiohttp's protocol of a connection has to have."""
@@ -22,11 +24,12 @@ class _Handler(Protocol):
     def connection_lost(self, error: BaseException | None) -> None: ...
 
 
-async def receive_into(body: Any, view: memoryview) -> int:
+async def receive_into(body: Any, view: memoryview, traffic: Traffic) -> int:
     """How many bytes of `body` are in `view` afterwards: all of them; or those that had come, where the rest has to be
     read in the usual way.
 
-    body: aiobotocore's, of len(view) bytes, and nothing of it read. Raises TimeoutError where nothing comes for as long
+    body: aiobotocore's, of len(view) bytes, and nothing of it read. traffic: counts what has come, also where it ends
+    with an error. Raises TimeoutError where nothing comes for as long
     as its client waits, or aiohttp's errors. Cancelled or failed, it writes nothing more.
     """
     response = _response_of(body)
@@ -36,9 +39,14 @@ async def receive_into(body: Any, view: memoryview) -> int:
     while chunk := response.content.read_nowait():
         view[done : done + len(chunk)] = chunk
         done += len(chunk)
+    traffic.add(read_nbytes=done)
     if done == len(view) or not _can_step_aside(response):
         return done
-    await _Receiver(response, view[done:]).end()
+    receiver = _Receiver(response, view[done:])
+    try:
+        await receiver.end()
+    finally:
+        traffic.add(read_nbytes=receiver.nbytes)
     return len(view)
 
 
@@ -67,6 +75,7 @@ class _Receiver(asyncio.BufferedProtocol):
 
     def __init__(self, response: Any, rest: memoryview) -> None:
         self._content, self._rest = response.content, rest
+        self.nbytes = 0  # that have come
         self._transport: asyncio.Transport = response.connection.transport
         self._handler: _Handler = response.connection.protocol
         self._seconds = self._handler.read_timeout
@@ -97,6 +106,7 @@ class _Receiver(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._heard = self._loop.time()
+        self.nbytes += nbytes
         self._rest = self._rest[nbytes:]
         if self._rest:
             return

@@ -117,16 +117,15 @@ class S3Client(MultipartClient):
         body = answer["Body"]
         async with body:
             nbytes = _object_nbytes(answer, start, stop)
-            done = 0
+            done = straight = await receive_into(body, view, self.traffic)
             try:
-                done = await receive_into(body, view)
                 while done < len(view) and (chunk := await body.read(READ_NBYTES)):
                     if done + len(chunk) > len(view):
                         raise ShortAnswer(f"more than {counted(len(view), 'byte')} came")
                     view[done : done + len(chunk)] = chunk
                     done += len(chunk)
             finally:
-                self.traffic.add(read_nbytes=done)
+                self.traffic.add(read_nbytes=done - straight)
         if done < len(view):
             raise ShortAnswer(f"{done} of {counted(len(view), 'byte')} came")
         return _version(answer["ETag"], nbytes)

@@ -129,10 +129,13 @@ for when in sys.argv[3:]:
 
 def _fork(uri: str, options: dict[str, Any], *states: str) -> list[str]:
     """In one process, one after another: importing torch takes longer than all of it."""
-    command = [sys.executable, "-c", FORKED, uri, json.dumps(options), *states]
+    return _output([sys.executable, "-c", FORKED, uri, json.dumps(options), *states]).splitlines()
+
+
+def _output(command: list[str]) -> str:
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=CHECKOUT)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return done.stdout
 
 
 def test_a_forked_child_opens_anew_whatever_its_parent_is_doing(path: Path) -> None:
@@ -147,26 +150,11 @@ def test_a_forked_child_has_connections_of_its_own(bucket: Bucket, path: Path) -
     assert said == [f"FINE iterating {LAYERS - 1}", f"FINE locked {LAYERS - 1}"]
 
 
-class Layers(torch.utils.data.Dataset[float]):
-    """Asks a loader that it was made with, in whatever process it is."""
-
-    def __init__(self, loader: WeightLoader) -> None:
-        self._loader = loader
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getitem__(self, index: int) -> float:
-        return float(self._loader[f"layer{index}"][0, 0])
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
 def test_torchs_data_loader_reads_in_its_workers(path: Path, method: str, workers: int) -> None:
-    batches = torch.utils.data.DataLoader(
-        Layers(WeightLoader(path)), batch_size=8, num_workers=workers, multiprocessing_context=method
-    )
-    assert torch.cat([*batches]).tolist() == [float(i) for i in range(LAYERS)]
+    module = "tests.loader.data_loader_workers"
+    read = _output([sys.executable, "-W", "error", "-m", module, str(path), method, str(workers)])
+    assert json.loads(read) == [float(i) for i in range(LAYERS)]
 
 
 def test_a_loader_is_of_the_process_that_opened_it(path: Path) -> None:

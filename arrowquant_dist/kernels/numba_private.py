@@ -14,6 +14,7 @@ Written for Numba 0.68. Where a later Numba has a name no more, the kernels are 
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from typing import Any
 from numba import config, njit
 
 _CACHE, _COUNTS, _CODEGEN = "_cache", "_nrt", "codegen"
+_PROCESS = secrets.token_hex(8)  # in names of what this one compiles
 _FOLDER = Path(__file__).parent / "__pycache__"  # Numba's own choice, where the user did not make another
 
 
@@ -115,13 +117,19 @@ def _knows_counts() -> bool:
 
 def _tie(dispatcher: Any, sources: str) -> bool:
     """By itself Numba looks at the date of the one file that a function stands in, and goes on with old code when a
-    function that it calls, in another file, has changed. False where it cannot be told otherwise."""
+    function that it calls, in another file, has changed. False where it cannot be told otherwise.
+
+    By itself it also numbers what a function is compiled to for each dtype. Two processes that compile it for different
+    ones at once would take the same number, and each load what the other's machine code is.
+    """
     file_of = _named("numba.core.caching", "IndexDataCacheFile")
     kept: Any = getattr(dispatcher, _CACHE, None)
     name = getattr(getattr(kept, "_impl", None), "filename_base", None)
     if file_of is None or name is None or not hasattr(kept, "_cache_file"):
         return False
-    kept._cache_file = file_of(cache_path=kept.cache_path, filename_base=name, source_stamp=sources)
+    file = file_of(cache_path=kept.cache_path, filename_base=name, source_stamp=sources)
+    file._data_name_pattern = f"{name}.{_PROCESS}.{{number:d}}.nbc"
+    kept._cache_file = file
     return True
 
 

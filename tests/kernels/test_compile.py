@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numba
 import pytest
@@ -48,6 +49,31 @@ def test_this_numba_has_the_private_names() -> None:
     assert numba_private.has_pointers()
     assert numba_private._knows_counts()
     assert numba_private._tie(plus, "any text")
+
+
+def test_processes_that_compile_for_two_dtypes_at_once_load_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def file_of(process: str) -> Any:
+        monkeypatch.setattr(numba_private, "_PROCESS", process)
+        dispatcher = numba.njit(_double, cache=True)
+        assert numba_private._tie(dispatcher, "text")
+        dispatcher._cache._impl.locator.ensure_cache_path()
+        return dispatcher._cache._cache_file
+
+    one, other = file_of("one"), file_of("other")
+    write = one._save_data
+
+    def write_late(name: str, data: object) -> None:
+        monkeypatch.setattr(other, "_load_index", dict)  # it looked before there was any
+        other.save("float32", "code for float32")
+        write(name, data)
+
+    monkeypatch.setattr(one, "_save_data", write_late)
+    one.save("float16", "code for float16")
+    assert file_of("third").load("float32") == "code for float32"
 
 
 def test_where_nothing_can_be_written_kernels_are_compiled_by_each_process(

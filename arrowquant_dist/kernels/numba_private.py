@@ -26,7 +26,6 @@ from typing import Any
 from numba import config, njit
 
 _CACHE, _COUNTS, _CODEGEN = "_cache", "_nrt", "codegen"
-_PROCESS = secrets.token_hex(8)  # in names of what this one compiles
 _FOLDER = Path(__file__).parent / "__pycache__"  # Numba's own choice, where the user did not make another
 
 
@@ -120,7 +119,7 @@ def _tie(dispatcher: Any, sources: str) -> bool:
     function that it calls, in another file, has changed. False where it cannot be told otherwise.
 
     By itself it also numbers what a function is compiled to for each dtype. Two processes that compile it for different
-    ones at once would take the same number, and each load what the other's machine code is.
+    ones at once would take the same number, and each load the other's machine code: here no two names are equal.
     """
     file_of = _named("numba.core.caching", "IndexDataCacheFile")
     kept: Any = getattr(dispatcher, _CACHE, None)
@@ -128,7 +127,7 @@ def _tie(dispatcher: Any, sources: str) -> bool:
     if file_of is None or name is None or not hasattr(kept, "_cache_file"):
         return False
     file = file_of(cache_path=kept.cache_path, filename_base=name, source_stamp=sources)
-    file._data_name_pattern = f"{name}.{_PROCESS}.{{number:d}}.nbc"
+    file._data_name = lambda number: f"{name}.{secrets.token_hex(8)}.{number}.nbc"
     kept._cache_file = file
     return True
 

@@ -56,14 +56,13 @@ def test_processes_that_compile_for_two_dtypes_at_once_load_their_own(
 ) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
 
-    def file_of(process: str) -> Any:
-        monkeypatch.setattr(numba_private, "_PROCESS", process)
+    def file_in_a_process() -> Any:
         dispatcher = numba.njit(_double, cache=True)
         assert numba_private._tie(dispatcher, "text")
         dispatcher._cache._impl.locator.ensure_cache_path()
         return dispatcher._cache._cache_file
 
-    one, other = file_of("one"), file_of("other")
+    one, other = file_in_a_process(), file_in_a_process()
     write = one._save_data
 
     def write_late(name: str, data: object) -> None:
@@ -73,7 +72,7 @@ def test_processes_that_compile_for_two_dtypes_at_once_load_their_own(
 
     monkeypatch.setattr(one, "_save_data", write_late)
     one.save("float16", "code for float16")
-    assert file_of("third").load("float32") == "code for float32"
+    assert file_in_a_process().load("float32") == "code for float32"
 
 
 def test_where_nothing_can_be_written_kernels_are_compiled_by_each_process(

@@ -39,7 +39,14 @@ from arrowquant_dist.report.render import REPORT_PATH, REPORT_PATHS, read_report
 from arrowquant_dist.target.commit import place_of, read_commits
 from arrowquant_dist.target.intact import hash_of_object, sound_shards
 from arrowquant_dist.target.layout import PLAN_PATH, Listing
-from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile, hash_of
+from arrowquant_dist.target.manifest import (
+    MANIFEST_PATH,
+    Manifest,
+    ManifestPart,
+    ManifestTotals,
+    StoredFile,
+    hash_of,
+)
 from arrowquant_dist.target.plan_file import PlannedRun, RunIdentity
 from arrowquant_dist.target.receipt import Receipt
 from arrowquant_dist.target.shards import CommittedShards
@@ -141,8 +148,7 @@ def find_damage(target: Target, plan: Plan, sidecars: Files, listing: Listing) -
     }
     files = _damaged_files(target, manifest, sidecars)
     parts = _damaged_parts(plan, manifest, receipts, committed)
-    says_otherwise = manifest is None or any(getattr(manifest, x) != getattr(plan, x) for x in _SAID_TWICE)
-    damaged = [*parts, *files, *([MANIFEST_PATH] if says_otherwise else [])]
+    damaged = [*parts, *files, *([MANIFEST_PATH] if _says_otherwise(manifest, plan, receipts) else [])]
     if not damaged:
         return None
     _refuse_unrecorded(target, plan, receipts, recorded)
@@ -170,6 +176,14 @@ def _manifest(target: Target, listing: Listing) -> Manifest | None:
         if target.state(listing) == "finished":  # ours, and newer
             raise
         return None
+
+
+def _says_otherwise(manifest: Manifest | None, plan: Plan, receipts: Mapping[int, Receipt]) -> bool:
+    """Whether plan and commits do not say the same of the dataset as the manifest. receipts: of the shards that are
+    sound; where one is not, its totals are not known here, and the manifest gives way in any case."""
+    if manifest is None or any(getattr(manifest, name) != getattr(plan, name) for name in _SAID_TWICE):
+        return True
+    return len(receipts) == len(plan.shards) and manifest.totals != ManifestTotals.of(receipts.values())
 
 
 def _planned(target: Target, listing: Listing) -> PlannedRun | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -74,6 +74,17 @@ class ManifestTotals:
     source_nbytes: int
     nbytes: int
 
+    @classmethod
+    def of(cls, receipts: Collection[Receipt]) -> ManifestTotals:
+        rows = [row for receipt in receipts for row in receipt.rows]
+        return cls(
+            layers=len({row.header.layer_name for row in rows}),
+            rows=len(rows),
+            num_params=sum(row.header.num_params for row in rows),
+            source_nbytes=sum(row.source_nbytes for row in rows),
+            nbytes=sum(receipt.nbytes for receipt in receipts),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -124,7 +135,7 @@ class Manifest:
             config=config,
             compression=compression,
             aliases=dict(aliases),
-            totals=_totals(ordered),
+            totals=ManifestTotals.of(ordered),
             index=StoredFile.of(INDEX_PATH, index),
             parts=tuple(ManifestPart(r.part, r.shard, len(r.rows), r.nbytes, r.hash) for r in ordered),
             sidecars=tuple(StoredFile.of(path, data) for path, data in sorted(sidecars.items())),
@@ -363,18 +374,6 @@ def _check_parts(manifest: Manifest, fields: _Fields) -> None:
         raise fields.wrong("parts", "a list of different parts of different shards")
     if sum(part.rows for part in parts) != manifest.totals.rows:
         raise fields.wrong("totals.rows", "the sum of its parts' rows")
-
-
-def _totals(receipts: Iterable[Receipt]) -> ManifestTotals:
-    receipts = list(receipts)
-    rows = [row for receipt in receipts for row in receipt.rows]
-    return ManifestTotals(
-        layers=len({row.header.layer_name for row in rows}),
-        rows=len(rows),
-        num_params=sum(row.header.num_params for row in rows),
-        source_nbytes=sum(row.source_nbytes for row in rows),
-        nbytes=sum(receipt.nbytes for receipt in receipts),
-    )
 
 
 @cache

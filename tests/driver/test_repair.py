@@ -168,6 +168,22 @@ def test_a_damaged_manifest_is_made_again_from_plan_and_commits(
     assert parts(target) == before
 
 
+@pytest.mark.parametrize("name", ["layers", "rows", "num_params", "source_nbytes", "nbytes"])
+def test_a_total_that_is_another_number_is_damage(
+    source: str, made: tuple[str, Path], target: Path, name: str
+) -> None:
+    manifest = target / "manifest.json"
+    values = json.loads(manifest.read_text())
+    values["totals"][name] += 1
+    manifest.write_text(json.dumps(values))
+    assert quantize(source, str(target), CONFIG, REPAIR).damaged == ("manifest.json",)
+    assert verify(str(target)).problems == ()
+    assert (
+        json.loads(manifest.read_text())["totals"]
+        == json.loads((made[1] / "manifest.json").read_text())["totals"]
+    )
+
+
 def at_byte(file: Path, at: int) -> None:
     data = bytearray(file.read_bytes())
     data[at] ^= 1

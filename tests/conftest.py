@@ -12,11 +12,12 @@ import sys
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 
-pytest_plugins = ["tests.servers.fixtures", "tests.storage.fixtures"]
+pytest_plugins = ["tests.servers.fixtures", "tests.sharing", "tests.storage.fixtures"]
 
 # Before any test imports these libraries. A program or a Ray worker that a test starts takes the package from here too,
 # not from site-packages, where `pip install .` put a copy that may be older.
@@ -34,6 +35,10 @@ os.environ.update(
 os.environ.pop("RAY_ADDRESS", None)  # would turn engine `auto` to somebody's cluster
 # Would have each of hundreds of programs compile the package anew, for a quarter of a second.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# An example takes as long as the machine lets it: other processes run beside.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

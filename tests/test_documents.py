@@ -20,7 +20,10 @@ INSIDE = PACKAGE / "README.md"
 CONTRIBUTING = CHECKOUT / "CONTRIBUTING.md"
 FOR_DEVELOPERS = (INSIDE, CONTRIBUTING)
 DOCUMENTS = sorted(
-    path for folder in (".", "arrowquant_dist", "cluster") for path in (CHECKOUT / folder).rglob("*.md")
+    path
+    for folder in (".", "arrowquant_dist", "cluster")
+    for path in (CHECKOUT / folder).rglob("*.md")
+    if not path.relative_to(CHECKOUT).parts[0].startswith(".")  # environments, and what pytest leaves
 )
 PLACEHOLDER = "NEW"  # stands for a file that is to be added
 

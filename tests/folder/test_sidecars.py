@@ -98,7 +98,7 @@ def test_what_is_copied_is_copied_whole(tmp_path: Path) -> None:
 def zipped() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("x", b"y")
+        archive.writestr(zipfile.ZipInfo("x"), b"y")
     return buffer.getvalue()
 
 
@@ -109,7 +109,7 @@ def zipped() -> bytes:
         bin_of("a"),
         safetensors_of("a"),
         zipped(),
-        gzip.compress(b"x"),
+        gzip.compress(b"x", mtime=0),
         b"#!/bin/sh\nexit 1\n",
         b"\x7fELF\2\1\1\0",
         b"MZ\x90\0\3\0",

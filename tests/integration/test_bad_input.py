@@ -149,7 +149,8 @@ def test_a_full_disk_is_named_and_what_was_finished_is_kept(source: Path, target
     config.write_text("quant_type: int8\nrun: {shard_bytes: 1MiB, block_bytes: 1MiB}\n")
     assert call("quantize", source, whole, "--config", config).returncode == 0
     line = error_of(run("quantize", source, target, "--config", config, before=FULL_DISK), 1)
-    assert str(target) in line
+    assert str(target)[:30] in line  # the middle of a long path is left out
+    assert "/part-" in line
     assert "File too large" in line
     assert not is_published(target)
     finished = commits(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
 
@@ -12,10 +13,15 @@ _LOWEST, _HIGHEST = 20_000, 22_700
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` ports on which nobody listens, nor on their twins GRPC_OFFSET above."""
+    """`count` ports on which nobody listens, nor on their twins GRPC_OFFSET above.
+
+    Each of the processes that share the suite has ports of its own: one that another has found may not listen yet.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % processes
     found: list[int] = []
     while len(found) < count:
-        port = _LOWEST + secrets.randbelow(_HIGHEST - _LOWEST)
+        port = _LOWEST + number + processes * secrets.randbelow((_HIGHEST - _LOWEST) // processes)
         if port not in found and _is_free(port) and _is_free(port + GRPC_OFFSET):
             found.append(port)
     return found

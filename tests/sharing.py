@@ -1,0 +1,57 @@
+"""How several processes share the suite (`pytest -n 2`, by pytest-xdist): which tests stay together, and which begin.
+
+A module's tests stay in one process, in their order: its fixtures are dear. So do the modules that start a Ray, and so
+there is never more than one on the machine. They begin, as the largest group; of the others the last are short, and the
+processes end together.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+_RAY = "those with a Ray"
+# A run by that engine, a library or a program that starts one, or helpers that do.
+_STARTS_RAY = re.compile(
+    r"engine=.ray|--engine\W+ray|\b(import|from) ray\b|\bimport local\b|\btests\.(engine\.ray|chaos\.cluster)\b"
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In processes that share the suite alone: elsewhere tests have pytest's own order."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: _group(item.nodeid) != _RAY)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """None, which leaves it to xdist, where --dist asks for another way than its default."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    config.option.loadscopereorder = False  # they are in order
+    return Together(config, log)
+
+
+def _group(nodeid: str) -> str:
+    module = nodeid.split("::", 1)[0]
+    return _RAY if _starts_ray(module) else module
+
+
+@cache
+def _starts_ray(module: str) -> bool:
+    """module: its path in the checkout."""
+    if module.startswith(("tests/engine/ray/", "tests/cluster/")):
+        return True
+    return _STARTS_RAY.search((CHECKOUT / module).read_text(encoding="utf-8")) is not None

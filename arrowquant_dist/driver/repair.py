@@ -249,14 +249,15 @@ def _refuse_unrecorded(
 
 
 def _sidecars_of(target: Target, manifest: Manifest, damaged: Sequence[str], sidecars: Files) -> Files:
-    """The manifest's, of the target where they are sound, else of the source. sidecars: of that.
+    """The manifest's, of the target where they are sound, else of the source. sidecars: of that. Where these two are
+    equal, it is the manifest that is damaged.
 
     InvalidCheckpoint where the source's is another one.
     """
     files = {}
     for said in manifest.sidecars:
         data = sidecars.get(said.path) if said.path in damaged else target.store.read(said.path)
-        if data is None or StoredFile.of(said.path, data) != said:
+        if data is None or (StoredFile.of(said.path, data) != said and data != _content(target, said.path)):
             now = f"{counted(len(data), 'byte')}, {hash_of(data)}" if data is not None else "none"
             message = (
                 f"it is damaged, and the source's is not what was copied (was {counted(said.nbytes, 'byte')}, "

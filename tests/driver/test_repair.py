@@ -377,6 +377,19 @@ def test_a_sound_sidecar_stays_whatever_the_source_has_now(
     assert verify(str(target)).problems == ()
 
 
+@pytest.mark.parametrize("field", ["nbytes", "hash"])
+def test_a_sidecar_that_is_as_the_source_has_it_is_sound_and_the_manifest_damaged(
+    source: str, target: Path, field: str
+) -> None:
+    manifest = target / "manifest.json"
+    values = json.loads(manifest.read_text())
+    values["sidecars"][0][field] = {"nbytes": 9, "hash": "xxh3_128:0"}[field]
+    manifest.write_text(json.dumps(values))
+    quantize(source, str(target), CONFIG, REPAIR)
+    assert verify(str(target)).problems == ()
+    assert (target / "config.json").read_text() == '{"a": 1}'
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

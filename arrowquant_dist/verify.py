@@ -26,7 +26,7 @@ from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.target.exports import UNFINISHED, listed_files, marked
 from arrowquant_dist.target.intact import hash_of_object
 from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER
-from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, ManifestPart, StoredFile
+from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, ManifestPart, ManifestTotals, StoredFile
 from arrowquant_dist.target.plan_file import read_plan_file
 from arrowquant_dist.target.target import Target
 
@@ -246,16 +246,11 @@ def _check_index(store: Store, manifest: Manifest, findings: _Findings) -> list[
     uri = store.url(MANIFEST_PATH)
     for wrong in alias_errors(manifest, {block.header.layer_name for block in blocks}, uri):
         findings.note(wrong)
-    totals = manifest.totals
-    found = {
-        "layers": len({block.header.layer_name for block in blocks}),
-        "num_params": sum(block.header.num_params for block in blocks),
-        "source_nbytes": sum(entry.record.source_nbytes for entry in entries),
-        "nbytes": sum(part.nbytes for part in manifest.parts),
-    }
-    for name, number in found.items():
-        if getattr(totals, name) != number:
-            message = f"`totals.{name}` of the manifest is {getattr(totals, name)}, its rows have {number}"
+    nbytes = sum(part.nbytes for part in manifest.parts)
+    said = asdict(manifest.totals)
+    for name, number in asdict(ManifestTotals.of_rows([entry.record for entry in entries], nbytes)).items():
+        if said[name] != number:
+            message = f"`totals.{name}` of the manifest is {said[name]}, its rows have {number}"
             findings.note(CorruptWeights(f"{message}; fetch it again, or quantize with --repair", uri=uri))
     with findings.noting():
         if store.has_file(PLAN_PATH):

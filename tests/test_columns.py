@@ -34,7 +34,7 @@ _PLACES = st.tuples(_TEXT, st.lists(st.integers(-9, 9), max_size=3))
 
 
 @pytest.mark.parametrize("dtype", _KINDS, ids=str)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_an_array_equals_pyarrows(dtype: pa.DataType, data: st.DataObject) -> None:
     values = data.draw(st.lists(_KINDS[dtype] | st.none(), max_size=20))
@@ -44,7 +44,7 @@ def test_an_array_equals_pyarrows(dtype: pa.DataType, data: st.DataObject) -> No
     assert array.null_count == values.count(None)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(values=st.lists(st.none() | st.tuples(st.integers(-9, 9), st.none() | _PLACES), max_size=20))
 def test_a_tuple_is_a_struct_as_pyarrow_makes_it_of_a_dict(values: list[tuple[Any, ...] | None]) -> None:
     def named(place: tuple[Any, ...] | None) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from arrowquant_dist.errors import (
     NotFound,
     counted,
 )
+from arrowquant_dist.format.record import RowRecord
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.strict_json import parse_json
@@ -77,12 +78,17 @@ class ManifestTotals:
     @classmethod
     def of(cls, receipts: Collection[Receipt]) -> ManifestTotals:
         rows = [row for receipt in receipts for row in receipt.rows]
+        return cls.of_rows(rows, sum(receipt.nbytes for receipt in receipts))
+
+    @classmethod
+    def of_rows(cls, rows: Collection[RowRecord], nbytes: int) -> ManifestTotals:
+        """nbytes: of the part files that they are in."""
         return cls(
             layers=len({row.header.layer_name for row in rows}),
             rows=len(rows),
             num_params=sum(row.header.num_params for row in rows),
             source_nbytes=sum(row.source_nbytes for row in rows),
-            nbytes=sum(receipt.nbytes for receipt in receipts),
+            nbytes=nbytes,
         )
 
 

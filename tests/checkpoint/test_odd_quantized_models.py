@@ -91,7 +91,7 @@ def models(draw: st.DrawFn) -> tuple[bytes, dict[str, Any]]:
     return safetensors_bytes(header, data), draw(st.sampled_from([config, {"quant_method": "fp8"}, {}]))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(model=models())
 def test_any_names_shapes_and_dtypes_end_in_layers_or_in_one_error(
     tmp_path: Path, model: tuple[bytes, dict[str, Any]]

@@ -257,19 +257,19 @@ def agrees_with_reference(folder: Path, data: bytes) -> None:
         assert open_checkpoint(str(folder / "model.safetensors")).aliases
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=mutated())
 def test_a_mutated_file_reads_as_the_reference_does_or_is_refused(tmp_path: Path, data: bytes) -> None:
     agrees_with_reference(tmp_path, data)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=random_headers())
 def test_a_random_header_reads_as_the_reference_does_or_is_refused(tmp_path: Path, data: bytes) -> None:
     agrees_with_reference(tmp_path, data)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shapes=st.lists(st.lists(st.integers(0, 4), max_size=4), min_size=1, max_size=6),
     dtype=st.sampled_from(sorted(ALL_DTYPES)),

@@ -354,7 +354,7 @@ def archive_records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_mutated_pickle_is_one_error_or_tensors_inside_the_file(
     tmp_path: Path, archive_records: dict[str, bytes], data: st.DataObject
@@ -376,7 +376,7 @@ def test_a_mutated_pickle_is_one_error_or_tensors_inside_the_file(
     assert {name: len(values) for name, values in read_all(checkpoint).items()} == sizes
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(st.tuples(st.integers(1, 700), st.integers(0, 255)), min_size=1, max_size=3))
 def test_a_mutated_zip_directory_is_one_error_or_tensors_inside_the_file(
     tmp_path: Path, edits: list[tuple[int, int]]

@@ -227,7 +227,7 @@ def test_bytes_that_are_no_yaml_are_one_clear_error(data: bytes) -> None:
         parse_config(data)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=80) | st.text("quant_type: in48{}[]&*!|>-#\n'\"%@", max_size=60).map(str.encode))
 def test_no_bytes_make_another_error_than_invalid_config(data: bytes) -> None:
     with contextlib.suppress(InvalidConfig):
@@ -299,7 +299,6 @@ _CONFIGS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(_CONFIGS)
 def test_a_config_survives_its_mapping_and_yaml(config: QuantizationConfig) -> None:
     import yaml

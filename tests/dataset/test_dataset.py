@@ -155,7 +155,7 @@ def test_an_unknown_name_gets_the_nearest(tmp_path: Path) -> None:
     assert isinstance(caught.value, KeyError)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 @pytest.mark.parametrize("quant_type", ["int8", "int3", "none"])
 def test_rows_are_the_slice_of_the_whole(

@@ -117,7 +117,7 @@ CHANGES = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.sampled_from(CHANGES)), max_size=3), st.sets(st.integers(0, 4))
 )

@@ -29,7 +29,7 @@ def fail() -> None:
     raise CorruptWeights("broken")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 50), st.floats(0, 1)), max_size=25),
     workers=st.integers(1, 4),

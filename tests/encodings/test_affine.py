@@ -181,7 +181,7 @@ def odd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return save(tmp_path_factory.mktemp("mlx"), tensors, {"group_size": 32, "bits": request.param})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(edges=st.lists(st.integers(0, 61 * 64), min_size=2, max_size=6).map(sorted))
 def test_any_slice_is_decoded_alone(odd: Checkpoint, edges: list[int]) -> None:
     assert_slices(odd, "a.weight", list(pairwise(edges)))

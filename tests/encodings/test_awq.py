@@ -83,7 +83,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return save(tmp_path_factory.mktemp("awq"), Words.random((136, 41), 4, 41).awq(), None)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(edges=st.lists(st.integers(0, 136 * 41), min_size=2, max_size=6).map(sorted))
 def test_any_slice_is_decoded_alone(odd: Checkpoint, edges: list[int]) -> None:
     assert_slices(odd, "a.weight", list(pairwise(edges)))

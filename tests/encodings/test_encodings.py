@@ -66,7 +66,7 @@ def test_every_kind_has_a_name_of_its_own_that_no_column_of_a_plan_has() -> None
     assert not ENCODINGS.keys() & {*BLOCK_SCHEMA.names, "encoding"}
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(ANY_ENCODING, max_size=20))
 def test_encodings_come_back_from_their_columns_and_equal_ones_are_one_object(
     encodings: list[Encoding],
@@ -76,7 +76,7 @@ def test_encodings_come_back_from_their_columns_and_equal_ones_are_one_object(
     assert [id(x) for x in found[: len(encodings)]] == [id(x) for x in found[len(encodings) :]]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(ANY_ENCODING, ANY_ENCODING)
 def test_encodings_are_described_alike_where_they_are_equal_alone(one: Encoding, other: Encoding) -> None:
     assert (describe(one, redact) == describe(other, redact)) == (one == other)

@@ -180,7 +180,7 @@ def any_bits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return save(tmp_path_factory.mktemp("gptq"), made.gptq(), config(made))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(edges=st.lists(st.integers(0, 139 * 41), min_size=2, max_size=6).map(sorted))
 def test_any_slice_is_decoded_alone(any_bits: Checkpoint, edges: list[int]) -> None:
     assert_slices(any_bits, "a.weight", list(pairwise(edges)))

@@ -96,7 +96,7 @@ def test_codes_scales_and_zero_points_of_words_are_the_source_s(
     assert_equal(torch.from_numpy(found.values().view(np.float32)), values_of(checkpoint)["a.weight"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_rows_of_words_decode_to_the_values_of_the_source(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -145,7 +145,7 @@ def test_integers_of_compressed_tensors_are_kept(
         assert found.codes.tobytes() == stored["a.weight_packed"].numpy().tobytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     bits=st.sampled_from([2, 4, 8]),
     shape=st.tuples(st.integers(1, 70), st.integers(1, 130)),

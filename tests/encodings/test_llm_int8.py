@@ -73,7 +73,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return save(tmp_path_factory.mktemp("bnb"), int8()[0], CONFIG)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(edges=st.lists(st.integers(0, 37 * 53), min_size=2, max_size=6).map(sorted))
 def test_any_slice_is_decoded_alone(model: Checkpoint, edges: list[int]) -> None:
     assert_slices(model, "a.weight", list(pairwise(edges)))

@@ -67,7 +67,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return save_model(tmp_path_factory.mktemp("experts"), stored(*blocks(3, 10, 5)), CONFIG)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(edges=st.lists(st.integers(0, 3 * 160 * 10), min_size=2, max_size=2).map(sorted))
 def test_any_slice_is_decoded_alone(experts: Checkpoint, edges: list[int]) -> None:
     assert_slices(experts, NAME, [(edges[0], edges[1])])

@@ -126,7 +126,7 @@ def asymmetric(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return save_model(tmp_path_factory.mktemp("asymmetric"), stored, config)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(edges=st.lists(st.integers(0, 61 * 96), min_size=2, max_size=6).map(sorted))
 def test_any_slice_is_decoded_alone(asymmetric: Any, edges: list[int]) -> None:
     assert_slices(asymmetric, "a.weight", list(pairwise(edges)))

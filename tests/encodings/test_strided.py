@@ -26,7 +26,7 @@ def views(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return storage, view
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pair=views(), data=st.data(), window=st.sampled_from([4, 64, 1 << 20]))
 def test_a_view_is_gathered_whatever_its_strides_and_the_window(
     pair: tuple[np.ndarray, np.ndarray], data: st.DataObject, window: int

@@ -31,7 +31,7 @@ def read(frame: bytes, nbytes: int) -> bytes:
     return CODEC.decompress(frame, nbytes, asbytes=True)  # type: ignore[no-any-return]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     nbytes=st.one_of(st.integers(1, 4000), st.integers(LARGE - 9, LARGE + 9), st.integers(LARGE, 9 * LARGE)),
     spread=st.sampled_from([0.0, 0.3, 3.0, 30.0, 300.0]),

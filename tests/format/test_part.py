@@ -98,7 +98,7 @@ SIZES = st.one_of(st.integers(0, 300), st.sampled_from([MIB - 1, MIB, MIB + 1, 3
 ROWS = st.lists(st.tuples(SIZES, st.integers(0, 5), st.booleans(), st.text(max_size=12)), max_size=9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sizes=ROWS, compression=st.sampled_from(["none", "zstd"]))
 def test_any_rows_are_read_back_by_parquet_and_by_ranges(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[tuple[int, int, bool, str]], compression: str

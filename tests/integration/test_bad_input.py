@@ -141,7 +141,10 @@ def test_what_is_not_there_is_named(source: Path, target: Path, missing: str) ->
     assert not target.exists()
 
 
-def test_a_full_disk_is_named_and_what_was_finished_is_kept(source: Path, target: Path) -> None:
+def test_a_full_disk_is_named_and_what_was_finished_is_kept(
+    source: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    target = tmp_path_factory.mktemp("d") / "target"  # of a long path, the error leaves the middle out
     tensors = dict(load_file(source))
     tensors["layers.0.weight"][:] = 0  # parts that compress to next to nothing still fit
     save_file(tensors, source)
@@ -149,8 +152,7 @@ def test_a_full_disk_is_named_and_what_was_finished_is_kept(source: Path, target
     config.write_text("quant_type: int8\nrun: {shard_bytes: 1MiB, block_bytes: 1MiB}\n")
     assert call("quantize", source, whole, "--config", config).returncode == 0
     line = error_of(run("quantize", source, target, "--config", config, before=FULL_DISK), 1)
-    assert str(target)[:30] in line  # the middle of a long path is left out
-    assert "/part-" in line
+    assert str(target) in line
     assert "File too large" in line
     assert not is_published(target)
     finished = commits(target)

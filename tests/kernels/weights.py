@@ -15,7 +15,7 @@ from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 from tests.kernels import reference
 
 # The first example of a test may have to compile a kernel, which takes seconds.
-numerics = settings(deadline=None, max_examples=150)
+numerics = settings(max_examples=150)
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

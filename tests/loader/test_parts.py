@@ -82,7 +82,7 @@ def test_rows_and_columns_are_a_slice_of_the_layer(target: str, name: str) -> No
     loader = WeightLoader(target)
     layer = whole(loader, name)
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(rows=slices, columns=slices)
     def check(rows: slice | None, columns: slice | None) -> None:
         part = loader.read(name, rows, columns)

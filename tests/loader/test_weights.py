@@ -211,7 +211,7 @@ def test_a_row_is_read_from_a_target_without_the_rest(tmp_path: Path) -> None:
 ends = st.one_of(st.none(), st.integers(-8, 8))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(start=ends, stop=ends)
 def test_rows_are_sliced_as_python_does(
     tmp_path_factory: pytest.TempPathFactory, start: int | None, stop: int | None

@@ -84,7 +84,7 @@ def test_codes_are_those_of_the_paper_s_algorithm_rounded_inwards(
 
 
 @given(rows=st.integers(2, 40), columns=st.integers(2, 60), seed=st.integers(0, 1 << 30))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_row_s_codes_do_not_depend_on_the_others(rows: int, columns: int, seed: int) -> None:
     weight, parts = weights(rows, columns, seed), statistics(rows, columns, seed)
     whole, one = quantized(weight, SPEC, parts), quantized(weight[rows // 2 :][:1], SPEC, parts)

@@ -118,7 +118,7 @@ def test_codes_are_those_of_the_paper_s_algorithm(
     group_size=st.sampled_from([0, 16, 100]),
     symmetric=st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_output_s_error_is_no_larger_than_mse_s(
     rows: int, columns: int, seed: int, quant_type: str, group_size: int, *, symmetric: bool
 ) -> None:
@@ -140,7 +140,7 @@ def test_the_output_s_error_is_no_larger_than_mse_s(
     corrected=st.booleans(),
     group_size=st.sampled_from([0, 48]),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_row_blocks_do_not_change_a_code(
     edges: list[int], columns: int, group_size: int, *, corrected: bool
 ) -> None:

@@ -64,7 +64,7 @@ def test_products_are_those_of_the_model_loaded_decoded(bits: int, zeros: str, d
         check(QuantLinear(matrix.weight, bias)(values), values, matrix, bias)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.tuples(st.integers(1, 300), st.integers(1, 17), st.integers(1, 67) | st.just(2000)),
     st.sampled_from([8, 4, 3, 2]),

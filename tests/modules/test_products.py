@@ -43,7 +43,7 @@ def check(
     assert (np.abs(found - wide @ decoded.T) <= bound).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.tuples(st.sampled_from(BATCHES[:10]), st.integers(1, 17), st.integers(1, 67) | st.just(160)),
     st.sampled_from(BITS),

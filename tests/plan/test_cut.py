@@ -23,7 +23,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 INT8, RUN = QuantizationConfig(), RunConfig()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(checkpoints(), CONFIGS, RUNS)
 def test_every_value_of_every_layer_is_in_exactly_one_block_and_fits(
     source: Checkpoint, config: QuantizationConfig, run: RunConfig
@@ -86,7 +86,7 @@ def test_a_header_that_stands_for_endless_blocks_costs_no_memory() -> None:
         make_plan(of_layers([layer]), INT8, RUN)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(checkpoints(), CONFIGS, RUNS)
 def test_shards_keep_the_order_of_the_sources_bytes_and_stay_below_shard_bytes(
     source: Checkpoint, config: QuantizationConfig, run: RunConfig
@@ -145,7 +145,7 @@ def _edges_of_torch(layer: Layer, ranks: int, row_dims: int) -> set[int]:
     return {int(end) * math.prod(layer.shape[1:row_dims]) for end in ends}
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(checkpoints(), CONFIGS, RUNS, st.sampled_from([2, 3, 6, 8, 12]))
 def test_blocks_end_where_the_parts_of_every_number_of_ranks_that_divides_the_degree_do(
     source: Checkpoint, config: QuantizationConfig, run: RunConfig, degree: int

@@ -21,7 +21,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 INT8, RUN = QuantizationConfig(), RunConfig()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(checkpoints(), CONFIGS, RUNS, st.randoms(use_true_random=False))
 def test_a_plan_depends_on_neither_engine_nor_workers_nor_the_order_of_raw_layers(
     source: Checkpoint, config: QuantizationConfig, run: RunConfig, order: random.Random

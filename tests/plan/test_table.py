@@ -29,7 +29,7 @@ PLAN = make_plan(
 EVERY = make_plan(every_kind.NOW, every_kind.CONFIG, every_kind.RUN)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(checkpoints(), CONFIGS, RUNS)
 def test_a_plan_comes_back_from_its_table_and_its_bytes_whole(
     source: Checkpoint, config: QuantizationConfig, run: RunConfig
@@ -165,7 +165,7 @@ _BYTES = written(PLAN)
 
 
 @pytest.mark.parametrize("plan", [PLAN, EVERY], ids=["raw", "every kind"])
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data(), mask=st.integers(1, 255))
 def test_a_flipped_byte_gives_the_same_plan_or_one_clear_error(
     plan: Plan, data: st.DataObject, mask: int

@@ -48,7 +48,7 @@ def test_of_the_same_source_and_config_only_the_code_differs() -> None:
     assert not is_same_work(plan, moved)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(0, len(DATA) - 1), st.integers(1, 255))
 def test_a_flipped_byte_of_it_gives_the_same_plan_or_one_clear_error(place: int, mask: int) -> None:
     damaged = bytearray(DATA)

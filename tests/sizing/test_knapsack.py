@@ -22,7 +22,7 @@ def error(options: Options, chosen: Mapping[str, int]) -> float:
     return sum(options[name][index].error for name, index in chosen.items())
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(LAYERS, st.integers(0, 100))
 def test_it_fits_and_no_single_exchange_that_fits_has_less_error(
     layers: list[list[Option]], spare: int
@@ -39,7 +39,7 @@ def test_it_fits_and_no_single_exchange_that_fits_has_less_error(
     assert error(options, found) <= error(options, first) + 1e-9
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(LAYERS)
 def test_with_room_for_all_each_layer_has_its_least_error(layers: list[list[Option]]) -> None:
     options = {f"layer {index}": each for index, each in enumerate(layers)}

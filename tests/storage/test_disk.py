@@ -55,7 +55,7 @@ def way(maker: Disk, folder: Path) -> type[NewFile]:
     return type(file._file)  # type: ignore[attr-defined]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     writes=st.lists(
         st.tuples(st.integers(0, 2 * PIECE) | st.integers(0, 9 * PIECE), st.booleans(), st.booleans()),

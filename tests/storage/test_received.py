@@ -107,7 +107,7 @@ def test_bodies_are_right_and_their_connection_is_used_again(tmp_path: Path, sch
     asyncio.run(run())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(0, 400_000), max_size=6), before=st.integers(0, 2))
 def test_however_a_body_comes_it_is_right(cuts: list[int], before: int) -> None:
     ends = [0, *sorted(cuts), 400_000]

@@ -29,8 +29,8 @@ async def receive_into(body: Any, view: memoryview, traffic: Traffic) -> int:
     read in the usual way.
 
     body: aiobotocore's, of len(view) bytes, and nothing of it read. traffic: counts what has come, also where it ends
-    with an error. Raises TimeoutError where nothing comes for as long
-    as its client waits, or aiohttp's errors. Cancelled or failed, it writes nothing more.
+    with an error. Raises TimeoutError where nothing comes for as long as its client waits, or aiohttp's errors.
+    Cancelled or failed, it writes nothing more.
     """
     response = _response_of(body)
     if response is None or response.content_length != len(view):

@@ -126,7 +126,7 @@ def test_what_is_written_is_what_their_own_compressor_writes(
     _assert_equal(_written(packer, rows), _theirs(codes, bits, scales, zero_points))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.integers(1, 40),
     columns=st.integers(1, 80),

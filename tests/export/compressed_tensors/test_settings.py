@@ -60,7 +60,7 @@ def _matched(model: torch.nn.Module, described: Mapping[str, Any]) -> dict[str, 
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(_SCHEMES), min_size=len(_NAMES), max_size=len(_NAMES)))
 def test_each_module_gets_its_scheme_and_what_is_kept_none(chosen: list[LinearScheme | None]) -> None:
     by_name = dict(zip(_NAMES, chosen, strict=True))

@@ -39,7 +39,7 @@ def _check(matrix: Matrix, values: np.ndarray, found: np.ndarray) -> None:
     assert np.all(np.abs(found - decoded @ wide) <= 8 * _UNIT * (sizes @ np.abs(wide)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.integers(1, 19),
     st.sampled_from([16, 32, 64, 128, 256]) | st.integers(1, 300),

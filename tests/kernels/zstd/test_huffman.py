@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from arrowquant_dist.kernels.zstd.huffman import LENGTHS_SCRATCH, MAX_BITS, PAIRS, code_lengths, pair_table
 
 # 256 numbers each, which take longer to draw than to count.
-of_many_numbers = settings(deadline=None, max_examples=60)
+of_many_numbers = settings(max_examples=60)
 COUNTS = st.lists(st.floats(0, 36).map(lambda x: int(2**x)), min_size=256, max_size=256)
 
 

@@ -49,7 +49,12 @@ class Student:
             name: codes.values() for name, codes in self.matrices.items() if name not in self.lookups
         }
         values.update({name: vector.values() for name, vector in self.vectors.items()})
-        return {name: evaluated(node, values).to(self.dtypes[name]) for name, node in self.made.items()}
+        # each once: parameters that are tied are one tensor, or torch refuses them
+        made: dict[int, torch.Tensor] = {}
+        for name, node in self.made.items():
+            if id(node) not in made:
+                made[id(node)] = evaluated(node, values).to(self.dtypes[name])
+        return {name: made[id(node)] for name, node in self.made.items()}
 
     def found(self) -> TrainingResult:
         """What is stored of each layer now: {part: tensor of its own}."""

@@ -80,7 +80,7 @@ def save_llama(folder: Path) -> Path:
     return save(LlamaForCausalLM(config), folder, torch.bfloat16)
 
 
-def save_tied_llama(folder: Path) -> Path:
+def save_tied_llama(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """One matrix is looked up in and multiplied with."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -90,7 +90,7 @@ def save_tied_llama(folder: Path) -> Path:
         tie_word_embeddings=True,
         **SIZES,
     )
-    return save(LlamaForCausalLM(config), folder)
+    return save(LlamaForCausalLM(config), folder, dtype)
 
 
 def save_bert(folder: Path, kind: Any = BertModel, **sizes: Any) -> Path:

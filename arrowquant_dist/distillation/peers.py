@@ -14,7 +14,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from arrowquant_dist.distillation.student import Lookup, Student
+from arrowquant_dist.distillation.lookups import Lookup
+from arrowquant_dist.distillation.student import Student
 from arrowquant_dist.errors import StorageError
 
 _BUCKET_VALUES = 1 << 23  # that are sent at a time: a step has hundreds of small tensors

@@ -62,5 +62,8 @@ def prepared(
         folder / "judged",
         of_batches,
     )
-    student = build_student(other, layers.matrices, layers.vectors)
+    shortest = min(learnt, key=made.lengths.__getitem__)
+    student = build_student(
+        other, layers.matrices, layers.vectors, lambda: reader.run(made.inputs([shortest]))
+    )
     return Training(reader, student, lessons, judge, settings, states, peers)

@@ -3,33 +3,19 @@ at every step, as transformers makes it of the dataset's layers (models/traced.p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from arrowquant_dist.distillation.codes import TrainedCodes
+from arrowquant_dist.distillation.lookups import Lookup, used_as_whole
 from arrowquant_dist.distillation.vectors import TrainedVector
 from arrowquant_dist.models.made import FilledModel
 from arrowquant_dist.models.traced import Node, Origin, evaluated, sources_of
 
 TrainingResult = Mapping[str, Mapping[str, torch.Tensor]]  # {layer: {part: what is stored of it}}
-
-
-class Lookup(torch.nn.Module):
-    """In the place of an embedding: decodes only the rows that a batch needs, and notes which these were."""
-
-    def __init__(self, codes: TrainedCodes, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._codes, self._dtype = codes, dtype
-        self.seen: torch.Tensor | None = None
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        rows, places = torch.unique(ids, return_inverse=True)
-        if torch.is_grad_enabled():
-            self.seen = rows if self.seen is None else torch.unique(torch.cat([self.seen, rows]))
-        return torch.nn.functional.embedding(places, self._codes.rows(rows).to(self._dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +84,13 @@ def _made_parameters(filled: FilledModel) -> dict[str, Node]:
 
 
 def build_student(
-    filled: FilledModel, matrices: Mapping[str, TrainedCodes], vectors: Mapping[str, TrainedVector]
+    filled: FilledModel,
+    matrices: Mapping[str, TrainedCodes],
+    vectors: Mapping[str, TrainedVector],
+    run: Callable[[], object],
 ) -> Student:
-    """Puts lookups into the model where an embedding is a layer as it is and nothing else."""
+    """Puts lookups into the model where an embedding is a layer as it is and nothing else. run: the model, of a
+    text."""
     model, trained = filled.model, {*matrices, *vectors}
     made = {
         name: node for name, node in _made_parameters(filled).items() if trained.issuperset(sources_of(node))
@@ -108,9 +98,11 @@ def build_student(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     dtypes = {name: parameters[name].dtype for name in made}
     lookups: dict[str, Lookup] = {}
+    tables = {name: parameters[name] for name, node in made.items() if _is_lookup(model, name, node)}
+    alone = tables.keys() - used_as_whole(tables, run)
     for layer in matrices:
         names = [name for name, node in made.items() if layer in sources_of(node)]
-        if names and all(_is_lookup(model, name, made[name]) for name in names):
+        if names and alone.issuperset(names):
             lookups[layer] = Lookup(matrices[layer], dtypes[names[0]])
             for name in names:
                 path = name.rpartition(".")[0]

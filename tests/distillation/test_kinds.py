@@ -11,6 +11,7 @@ import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from arrowquant_dist import QuantizationConfig, RunConfig, WeightLoader, distill
+from arrowquant_dist.distillation.lookups import used_as_whole
 from tests.distillation.test_distill import FEW, INT2, loss_of_dataset
 from tests.evaluation.models import SIZES, TEXTS, VOCABULARY, quantize, save, save_tied_llama
 
@@ -68,3 +69,12 @@ def test_experts_are_trained_each_in_its_own_layer(tmp_path: Path) -> None:
     trained_once(save_mixtral, tmp_path, INT2)
     experts = {name for name in changed(tmp_path) if ".experts." in name}
     assert {name.split(".experts.")[1][0] for name in experts} == {"0", "1", "2"}
+
+
+def test_an_embedding_that_is_more_than_looked_up_is_told_from_others() -> None:
+    """As DeBERTa's of relative positions, of which the whole weight is normalized."""
+    positions, words = torch.nn.Embedding(5, 3), torch.nn.Embedding(7, 3)
+    ids = torch.tensor([2, 4])
+    parameters = {"words": words.weight, "positions": positions.weight, "tied": positions.weight}
+    found = used_as_whole(parameters, lambda: words(ids) + positions(ids) + positions.weight.mean())
+    assert found == {"positions", "tied"}

@@ -68,7 +68,9 @@ class Learner:
             texts = teacher.tokenized(original.files, [*TEXTS], 48)
         self.teacher = Teacher(teacher, texts, 100, 0, of_batches)
         self.texts_of_judge = Judge(teacher, texts, 100, 1 << 20, folder, of_batches)
-        self.student = build_student(other, layers.matrices, layers.vectors)
+        self.student = build_student(
+            other, layers.matrices, layers.vectors, lambda: self.reader.run(texts.inputs([0]))
+        )
 
     def learn(self, step: int) -> float:
         """The whole step's loss; the student has its gradients, and no others."""

@@ -60,6 +60,7 @@ class CalibrationPlace:
             found = Listing.of(self.store)
         record = self._record(found)
         if record is not None:
+            self._tidy()  # after a process that died before it came to that
             return record
         self._refuse_others(found)
         settings = json.dumps({"fingerprint": self.fingerprint}).encode()

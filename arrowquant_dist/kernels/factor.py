@@ -41,7 +41,8 @@ class Factor:
             self._multiply(start, columns[start:stop], part, scratch, is_turned=False)
             below = columns[stop:]
             add_product(self.lower, stop, start, False, _MINUS, columns[start:stop], below, 0, width, scratch)  # noqa: FBT003
-        columns /= self.pivots[:, None]
+        with np.errstate(over="ignore", invalid="ignore"):  # who asks looks whether what comes out is finite
+            columns /= self.pivots[:, None]
         for start, stop in reversed(self.blocks):
             self._multiply(start, columns[start:stop], part, scratch, is_turned=True)
             above = columns[:start]

@@ -47,7 +47,7 @@ class InSteps:
             steps = np.full(rows, spec.step)
             target_steps(target.view("<i4"), steps, code_limits(spec)[1], scales[:, 0])
             if not np.isfinite(scales).all():
-                raise UnquantizableWeights(BEYOND)
+                raise UnquantizableWeights(BEYOND, layer=prepared.layer)
             return cls(spec, scales, np.empty((rows, 0), np.float32), _shifts(spec, prepared), columns)
 
         return choose

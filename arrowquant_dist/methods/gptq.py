@@ -97,12 +97,12 @@ def _by_group(spec: QuantSpec) -> _Choose:
 
     method = Mse() if spec.scale_dtype == "float32" else ShortScales(Mse())
 
-    def choose(target: np.ndarray, _: Prepared) -> Rounding:
+    def choose(target: np.ndarray, prepared: Prepared) -> Rounding:
         rows, columns = target.shape
         codes = np.empty((rows, packed_nbytes(columns, spec.bits)), np.uint8)
         found = method.quantize(target.view("<i4"), spec, codes, NOTHING)
         if found is None:
-            raise UnquantizableWeights(BEYOND)
+            raise UnquantizableWeights(BEYOND, layer=prepared.layer)
         group = min(spec.stored_group_size or columns, columns)
         return _ToLevels(spec, found.scales.reshape(rows, -1), found.zero_points.reshape(rows, -1), group)
 
@@ -110,7 +110,11 @@ def _by_group(spec: QuantSpec) -> _Choose:
 
 
 def _one_scale(spec: QuantSpec, scale: TensorScale) -> _Choose:
-    def choose(target: np.ndarray, _: Prepared) -> Rounding:
+    from arrowquant_dist.kernels.spans import first_non_finite
+
+    def choose(target: np.ndarray, prepared: Prepared) -> Rounding:
+        if first_non_finite(target.view("<i4")) >= 0:
+            raise UnquantizableWeights(BEYOND, layer=prepared.layer)
         rows, columns = target.shape
         zero_points = np.full((rows, 0 if spec.symmetric else 1), scale.zero_point, np.float32)
         return _ToLevels(spec, np.full((rows, 1), scale.scale, np.float32), zero_points, columns)

@@ -54,7 +54,7 @@ class Sensitivity:
             raise _unusable("is not positive definite", layer)
         pivots = factor.pivots
         factors = (pivots.mean(dtype=np.float64) / pivots).astype(np.float32)
-        return cls(Prepared(order, factor, None, is_seen=False), factors)
+        return cls(Prepared(layer, order, factor, None, is_seen=False), factors)
 
 
 def sensitivity_nbytes(columns: int) -> int:

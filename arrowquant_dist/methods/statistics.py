@@ -95,8 +95,10 @@ class Prepared:
 
     order: int64 [columns], the columns by their Hessian's diagonal, ascending; factor: of the damped Hessian in that
     order. correction: float32 [columns, columns], C - H, None where it is not known. is_seen: whether any input came.
+    layer: the name, for errors.
     """
 
+    layer: str
     order: np.ndarray
     factor: Factor
     correction: np.ndarray | None
@@ -130,7 +132,7 @@ class LayerStatistics:
         part = ROW_RESIDUAL if self.is_by_rows else RESIDUAL
         if part not in self._read.parts:
             return None
-        found = self._read(part, row * self.columns, (row + rows) * self.columns)
+        found = self._finite(part, row * self.columns, (row + rows) * self.columns)
         return found.reshape(rows, self.columns)
 
     def unusable(self, what: str) -> InvalidCheckpoint:
@@ -140,13 +142,16 @@ class LayerStatistics:
         )
 
     def _square(self, part: str, matrix: int) -> np.ndarray:
+        n = self._inputs
+        return self._finite(part, matrix * n * n, (matrix + 1) * n * n).reshape(n, n)
+
+    def _finite(self, part: str, start: int, stop: int) -> np.ndarray:
         from arrowquant_dist.kernels.spans import first_non_finite
 
-        n = self._inputs
-        found = self._read(part, matrix * n * n, (matrix + 1) * n * n)
+        found = self._read(part, start, stop)
         if first_non_finite(found.view("<i4")) >= 0:
             raise self.unusable(f"its {part} holds NaN or inf")
-        return found.reshape(n, n)
+        return found
 
     def _prepare(self, matrix: int) -> Prepared:
         parts = (ROW_HESSIAN, ROW_CROSS) if self.is_by_rows else (HESSIAN, CROSS)
@@ -164,7 +169,7 @@ class LayerStatistics:
             raise self.unusable(
                 f"its hessian is not positive definite, even with {_MOST_DAMP:g} of its mean diagonal added"
             )
-        return Prepared(order, found, correction, is_seen=bool(diagonal.any()))
+        return Prepared(self._layer, order, found, correction, is_seen=bool(diagonal.any()))
 
 
 def factored(hessian: np.ndarray, damp: float) -> tuple[np.ndarray, Factor | None]:

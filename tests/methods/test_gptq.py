@@ -291,6 +291,27 @@ def test_what_is_no_hessian_is_an_error_that_names_the_layer(broken: object, mes
     assert raised.value.layer == "a.weight"
 
 
+def test_a_residual_that_is_not_finite_is_an_error_that_names_the_layer() -> None:
+    residual = np.zeros((ROWS, COLUMNS), np.float32)
+    residual[-1, 3] = np.nan
+    parts = {**statistics(ROWS, COLUMNS), "residual": residual}
+    with pytest.raises(InvalidCheckpoint, match="its residual holds NaN or inf") as raised:
+        quantized(weights(), spec_of(), parts, layer="a.weight")
+    assert raised.value.layer == "a.weight"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"group_size": 64}, {"group_size": 0}, {"step": 0.5, "symmetric": True}]
+)
+def test_a_target_beyond_float32_is_an_error_that_names_the_layer(settings: dict[str, object]) -> None:
+    parts = statistics(ROWS, COLUMNS)
+    parts["residual"] = np.full((ROWS, COLUMNS), 3e38, np.float32)
+    parts["hessian"] *= np.float32(1e-6)
+    with pytest.raises(UnquantizableWeights, match="its target, .*, is beyond float32") as raised:
+        quantized(weights(), spec_of(**settings), parts, layer="a.weight")
+    assert raised.value.layer == "a.weight"
+
+
 def test_statistics_of_another_shape_or_none_are_refused() -> None:
     with pytest.raises(InvalidConfig, match=r"hessian is nothing, not float32 of \[200, 200\]"):
         quantized(weights(), spec_of(), {})

@@ -13,6 +13,7 @@ import numpy as np
 
 from arrowquant_dist.calibration.arrays import ArrayDraft, ArrayFile
 from arrowquant_dist.calibration.record import CalibratedLayer
+from arrowquant_dist.errors import UnquantizableWeights
 from arrowquant_dist.storage.base import Store
 
 if TYPE_CHECKING:
@@ -138,12 +139,13 @@ def _add_matrix(
     for part in SQUARES:
         if part == "hessian" or sum(sums.tokens(site, part) for site in leaders) == tokens:
             size = sums.shapes[f"{leaders[0].key}/hessian"]
-            drafts.append(_mean(f"{start}{part}", size, sums, [f"{s.key}/{part}" for s in leaders], tokens))
+            keys = [f"{site.key}/{part}" for site in leaders]
+            drafts.append(_mean(f"{start}{part}", layer, size, sums, keys, tokens))
     site, owner = uses[0]
     key = f"{site.key}/residual"
     has_all = is_alone and owner.is_as_stored and len(drafts) > 1
     if has_all and sums.tokens(site, "residual") == tokens and sums.shapes[key] == shape:
-        drafts.append(_mean(f"{start}residual", shape, sums, [key], tokens))
+        drafts.append(_mean(f"{start}residual", layer, shape, sums, [key], tokens))
     found.add(layer, tokens, drafts)
 
 
@@ -153,14 +155,23 @@ def _prefix(uses: Uses) -> str:
 
 
 def _mean(
-    name: str, shape: tuple[int, ...], sums: SlicedSums, keys: Sequence[str], tokens: float
+    name: str, layer: str, shape: tuple[int, ...], sums: SlicedSums, keys: Sequence[str], tokens: float
 ) -> ArrayDraft:
-    return ArrayDraft(name, shape, "float32", partial(_means, sums, keys, tokens))
+    return ArrayDraft(name, shape, "float32", partial(_means, layer, sums, keys, tokens))
 
 
-def _means(sums: SlicedSums, keys: Sequence[str], tokens: float) -> Iterator[np.ndarray]:
+def _means(layer: str, sums: SlicedSums, keys: Sequence[str], tokens: float) -> Iterator[np.ndarray]:
+    """float32. UnquantizableWeights, with `layer`, where they are not finite."""
     for run in sums.runs(keys):
-        yield (run / tokens).astype(np.float32)
+        with np.errstate(over="ignore"):
+            found = (run / tokens).astype(np.float32)
+        if not np.isfinite(found).all():
+            message = (
+                "what comes to it of the texts is NaN or inf, or its squares are beyond float32; mend the layers of "
+                "the source that run before it"
+            )
+            raise UnquantizableWeights(message, layer=layer)
+        yield found
 
 
 def _add_experts(
@@ -177,18 +188,18 @@ def _add_experts(
     drafts = []
     for part in SQUARES:
         if part == "hessian" or all(sums.tokens(site, part) == sums.tokens(site) for site in sites.values()):
-            make = partial(_stacked, sums, part, sites, size)
+            make = partial(_stacked, layer, sums, part, sites, size)
             drafts.append(ArrayDraft(f"{layer}.{_prefix(uses)}{part}", size, "float32", make))
     found.add(layer, tokens, drafts)
 
 
 def _stacked(
-    sums: SlicedSums, part: str, sites: dict[int, Site], shape: tuple[int, ...]
+    layer: str, sums: SlicedSums, part: str, sites: dict[int, Site], shape: tuple[int, ...]
 ) -> Iterator[np.ndarray]:
     nothing = np.zeros(shape[1:], np.float32)
     for expert in range(shape[0]):
         if expert in sites:
             site = sites[expert]
-            yield from _means(sums, [f"{site.key}/{part}"], sums.tokens(site))
+            yield from _means(layer, sums, [f"{site.key}/{part}"], sums.tokens(site))
         else:
             yield nothing

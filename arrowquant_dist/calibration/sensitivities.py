@@ -88,7 +88,7 @@ def sensitivity_notes(
     ]
     if not lacking:
         return []
-    why = why_without(paths.original, tokens) or "torch finds no gradients that come back to them"
+    why = why_without(paths.original, tokens) or "torch finds no finite gradients that come back to them"
     return [f"rows of {listed(lacking)} are rounded without regard to what the model makes of them: {why}"]
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import numpy as np
 
 from arrowquant_dist.errors import UnquantizableWeights
 from arrowquant_dist.report.evaluation import EmbeddingFigures
 
+Whose = Literal["the original", "the dataset"]
+WHAT_TO_DO: Mapping[Whose, str] = {  # where what it makes is not finite
+    "the original": "look for NaN or inf in its weights",
+    "the dataset": "look for layers with NaN or inf in its report, or quantize them with more bits",
+}
 NEIGHBOURS = 10
 MOST_PAIRED = 3000  # texts: 4.5 million pairs, 200 MB to rank them
 _COSINES = 4 << 20  # at a time, 32 MiB
@@ -57,7 +63,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[places]
 
 
-def _directions(values: np.ndarray, whose: str) -> np.ndarray:
+def _directions(values: np.ndarray, whose: Whose) -> np.ndarray:
     """float64, each row of length 1."""
     wide = values.astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1)
@@ -66,7 +72,7 @@ def _directions(values: np.ndarray, whose: str) -> np.ndarray:
         what = "not finite" if not np.isfinite(lengths[bad[0]]) else "all zeros"
         message = (
             f"{whose} makes embeddings that are {what} of {bad.size} of {len(values)} texts, the first is number "
-            f"{bad[0] + 1}; look for layers with NaN or inf in its report, or quantize them with more bits"
+            f"{bad[0] + 1}; {WHAT_TO_DO[whose]}"
         )
         raise UnquantizableWeights(message)
     directions: np.ndarray = wide / lengths[:, None]

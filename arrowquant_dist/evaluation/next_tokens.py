@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arrowquant_dist.errors import UnquantizableWeights
+from arrowquant_dist.evaluation.embeddings import WHAT_TO_DO, Whose
 from arrowquant_dist.report.evaluation import NextTokenFigures
 
 if TYPE_CHECKING:
@@ -44,9 +45,12 @@ class NextTokens:
         ]
         found = np.concatenate(parts, axis=1)
         if not np.isfinite(found).all():
+            whose: Whose = (
+                "the original" if bool((original.isnan() | original.isposinf()).any()) else "the dataset"
+            )
             message = (
-                f"text number {text + 1} gets next-token probabilities that are not finite; look for layers with NaN "
-                "or inf in the report, or quantize them with more bits"
+                f"text number {text + 1} gets next-token probabilities of {whose} that are not finite; "
+                f"{WHAT_TO_DO[whose]}"
             )
             raise UnquantizableWeights(message)
         self._found[text] = found

@@ -38,7 +38,8 @@ _SEED = 20261
 
 def row_sensitivities(subject: Subject, tokens: TokenizedTexts) -> dict[str, np.ndarray]:
     """{stored name of an embedding: float32 [columns, columns]}; none where `why_without` says why, of an embedding
-    that is no layer by itself, and where torch does not come back through the blocks.
+    that is no layer by itself, where torch does not come back through the blocks, and where what it comes with is not
+    finite.
 
     tokens: of the texts that it is calibrated with. Raises what reading raises, and InvalidConfig for blocks that do
     not run alone.
@@ -69,6 +70,7 @@ def row_sensitivities(subject: Subject, tokens: TokenizedTexts) -> dict[str, np.
         for site, squares in sums.items()
         for owner in paths.owners(site)
         if paths.layers[owner.layer].shape == chain.slots[site.slot].tensor.shape
+        and bool(squares.float().isfinite().all())
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from arrowquant_dist import Calibration, QuantizationConfig, RunConfig, calibrate
 from arrowquant_dist.calibration.place import CalibrationPlace
@@ -18,12 +19,14 @@ from arrowquant_dist.errors import (
     SourceChanged,
     StorageError,
     TargetConflict,
+    UnquantizableWeights,
 )
 from arrowquant_dist.models.chain import Chain
 from tests.evaluation.models import TEXTS, save_llama
 from tests.servers.fixtures import Bucket
 
 INT4 = QuantizationConfig("int4", per_channel=False, group_size=16)
+INT4_GPTQ = QuantizationConfig("int4", per_channel=False, group_size=16, method="gptq", hessians="out")
 MANY = [f"{text} {number}" for number in range(7) for text in TEXTS]  # of several slices
 
 
@@ -98,9 +101,14 @@ def test_the_same_command_goes_on_where_it_was_stopped(
 def test_a_finished_one_is_found_again_without_work(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And what a process had left that was killed after its last write."""
     first = calibrate(source, tmp_path / "out", [*TEXTS])
     monkeypatch.setattr(SliceWorker, "run", None)
+    left = tmp_path / "out" / "run" / "done" / "00000.json"
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_bytes(b"{}")
     assert calibrate(source, tmp_path / "out", [*TEXTS]) == first
+    assert not left.exists()
     assert json.loads((tmp_path / "out" / "calibration.json").read_text())["format_version"] == 2
 
 
@@ -185,6 +193,21 @@ def test_a_model_that_transformers_does_not_know_is_one_clear_error(source: Path
         calibrate(tmp_path / "model", tmp_path / "out", [*TEXTS])
     assert caught.value.exit_code == 2
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("config", [None, INT4_GPTQ])
+def test_a_model_that_makes_nan_is_an_error_that_names_the_layer_that_comes_next(
+    source: Path, tmp_path: Path, config: QuantizationConfig | None
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(source, model)
+    weights = load_file(model / "model.safetensors")
+    weights["model.layers.1.input_layernorm.weight"][3] = float("nan")
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnquantizableWeights, match="what comes to it of the texts is NaN or inf") as caught:
+        calibrate(model, tmp_path / "out", [*TEXTS], quantize=config)
+    assert caught.value.layer == "model.layers.1.self_attn.q_proj.weight"
+    assert not (tmp_path / "out" / "calibration.json").exists()
 
 
 def test_statistics_go_to_object_storage_and_are_finished_there_last(source: Path, bucket: Bucket) -> None:

@@ -90,6 +90,7 @@ def test_logits_that_are_not_finite_are_named(value: float) -> None:
     wrong = logits(4, 1)
     wrong[2, 3] = value
     with pytest.raises(
-        UnquantizableWeights, match="text number 8 gets next-token probabilities that are not finite"
+        UnquantizableWeights,
+        match="text number 8 gets next-token probabilities of the dataset that are not finite; look for layers",
     ):
         NextTokens(9).add(7, logits(4, 1), wrong, torch.arange(4))

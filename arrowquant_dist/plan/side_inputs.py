@@ -28,6 +28,19 @@ from arrowquant_dist.strict_json import parse_json
 
 SideInputs = Mapping[str, Checkpoint]  # {field of the config: what is at the URI that it holds}
 _DTYPE = "float32"
+# Of a config: what it makes of a layer that is quantized.
+_DECIDES = (
+    "quant_type",
+    "per_channel",
+    "group_size",
+    "symmetric",
+    "integer_zero_points",
+    "method",
+    "scale_dtype",
+    "mixed_precision_layers",
+    "overrides",
+    "row_dims",
+)
 
 
 def open_side_inputs(config: QuantizationConfig, storage: Storage) -> SideInputs:
@@ -201,6 +214,22 @@ class SideTensors:
                 if getattr(config, field) is not None and field not in self._used
             ),
             *self._exempt_notes(),
+            *(note for field in sorted(self._used) for note in self._other_config_notes(field, config)),
+        ]
+
+    def _other_config_notes(self, field: str, config: QuantizationConfig) -> list[str]:
+        """Where layers were quantized on the way to these tensors, and otherwise than `config` does it. What was chosen
+        for a size is compared where it is chosen."""
+        by = self._side_inputs[field].record.get("config")
+        if not isinstance(by, Mapping) or config.size is not None or config.chosen_for is not None:
+            return []
+        own = config.to_dict()
+        other = [key for key in _DECIDES if by.get(key) != own.get(key)]
+        if not other:
+            return []
+        return [
+            f"{field} are of layers that were quantized by another config ({listed(other)}), whose errors, and not "
+            "those of this one, codes make up for; calibrate with this one"
         ]
 
     def _exempt_notes(self) -> list[str]:

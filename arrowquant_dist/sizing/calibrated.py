@@ -57,6 +57,7 @@ _CONFIRMATIONS, _COARSER = 6, 3.0
 _SPARE = 0.003
 _LAST = (0.06, 0.25)
 _FAR = 1.5
+_ANEW = "steps are chosen anew, since hessians are of no calibration for this size; one that is made with it keeps more"
 
 
 def choose_calibrated_size(
@@ -93,6 +94,7 @@ def choose_calibrated_size(
         room = int(target * (1 - _MARGIN)) - beside
         recorded = recorded_table(plan, config, target, side_inputs)
         found = None if recorded is None else _as_recorded(free, recorded, room, threads)
+        is_as_recorded = found is not None
         if found is None:
             found = _within(free, room, threads)
         side_reader.confirm()
@@ -100,7 +102,8 @@ def choose_calibrated_size(
         return choose_size(plan, checkpoint, config, target, run)
     nbytes = parts_nbytes(plan, fixed | found)
     chosen = f"{size_note(nbytes, target)}: {ways_in_short(fixed | found)}"
-    note = "; ".join([chosen, *side_tensors.notes(config)])
+    anew = [] if is_as_recorded else [_ANEW]
+    note = "; ".join([chosen, *anew, *side_tensors.notes(config)])
     return ChosenTable(table_config(config, found), nbytes, note)
 
 

@@ -185,6 +185,19 @@ def test_statistics_that_nothing_is_made_of_are_noted(
     assert note not in plan_only(source, str(tmp_path / "out"), config, RUN).notes
 
 
+def test_statistics_of_layers_that_another_config_quantized_are_noted(
+    source: str, config: QuantizationConfig, tmp_path: Path
+) -> None:
+    by = {key: value for key, value in config.to_dict().items() if key != "hessians"}
+    record = {"format_version": 2, "weights": {}, "config": by}
+    (tmp_path / "statistics" / "calibration.json").write_text(json.dumps(record))
+    other = config.replace(quant_type="int3", overrides=[LayerOverride("a.weight", group_size=32)])
+    note = "hessians are of layers that were quantized by another config (quant_type, overrides)"
+    assert any(found.startswith(note) for found in plan_only(source, str(tmp_path / "out"), other, RUN).notes)
+    plain = plan_only(source, str(tmp_path / "out"), config, RUN)
+    assert not any("another config" in found for found in plain.notes)
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [

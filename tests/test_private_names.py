@@ -16,6 +16,7 @@ FENCES = {
     "checkpoint/torch_private.py",
     "engine/ray/private.py",
     "kernels/numba_private.py",
+    "kernels/xxhash_private.py",
     "plugins/vllm/torch_private.py",
     "storage/remote/aiobotocore_private.py",
     "storage/remote/fsspec_private.py",

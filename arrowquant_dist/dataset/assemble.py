@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -82,11 +81,13 @@ class Assembler:
             codes = self.dataset.allocate(sum(nbytes) if len(found) > 1 else 0)
 
             def fill(index: int) -> None:
-                part = self._read(found[index][0])
+                piece, place = found[index][0], codes[offsets[index] : offsets[index + 1]]
+                part = self._read(piece, place)
                 if not region.has_all_columns:
                     part = _columns_of(part, region)
                 if len(found) > 1:
-                    codes[offsets[index] : offsets[index + 1]] = part.codes
+                    if not np.may_share_memory(part.codes, place):
+                        place[:] = part.codes
                     part = replace(part, codes=codes[:0])
                 parts[index] = part
 
@@ -160,8 +161,13 @@ class Assembler:
             for start, stop in pairwise((piece.start, *cuts, piece.stop))
         ]
 
-    def _read(self, piece: Piece) -> QuantizedTensor:
-        return self.dataset.read_piece(piece, verify=self.verify)
+    def _read(self, piece: Piece, place: np.ndarray | None = None) -> QuantizedTensor:
+        """place: where codes may go that have its size; elsewhere they will do."""
+
+        def allocate(nbytes: int) -> np.ndarray:
+            return self.dataset.allocate(nbytes) if place is None or place.size != nbytes else place
+
+        return self.dataset.read_piece(piece, verify=self.verify, allocate=allocate)
 
     def _read_nbytes(self, piece: Piece) -> int:
         return self.dataset.piece_nbytes(piece, verify=self.verify)
@@ -181,21 +187,22 @@ class Assembler:
         """How many lanes fit beside the result, at least 1, and the most memory that they take together."""
         if len(groups) == 1:
             return 1, groups[0].nbytes
-        costs = [group.nbytes for group in groups]
+        costs = sorted((group.nbytes for group in groups), reverse=True)
         for lanes in range(min(self.workers, len(costs)), 0, -1):
-            extra = sum(max(costs[lane::lanes]) for lane in range(lanes))
+            extra = sum(costs[:lanes])
             if lanes == 1 or result_nbytes + extra <= self.limit_nbytes:
                 return lanes, extra
         return 1, 0
 
     def _lanes(self, work: Callable[[int], None], groups: Sequence[Neighbours], lanes: int) -> list[Lane]:
-        """Lane i does groups i, i + lanes, …, one after another."""
+        """Each lane does the next group that none has begun, until there is none left."""
+        coming = iter(groups)  # of a list or tuple: `next` is one step, whichever threads ask
 
-        def run(lane: int) -> None:
-            for group in groups[lane::lanes]:
+        def run() -> None:
+            for group in coming:
                 group.read(self.dataset, work)
 
-        return [partial(run, lane) for lane in range(lanes)]
+        return [run] * lanes
 
 
 def _columns_of(part: QuantizedTensor, region: Region) -> QuantizedTensor:

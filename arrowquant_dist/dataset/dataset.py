@@ -6,13 +6,12 @@ import difflib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
 from arrowquant_dist.arena import Allocate, fresh, whole_pages
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
-from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup, ReadCounter
+from arrowquant_dist.dataset.bare import BareFile, OpenRowGroup
 from arrowquant_dist.dataset.bare_folder import bare_paths
 from arrowquant_dist.dataset.explained import Explained
 from arrowquant_dist.dataset.indexed import indexed_layers
@@ -20,17 +19,15 @@ from arrowquant_dist.dataset.layers import StoredBlock, StoredLayer, group_layer
 from arrowquant_dist.dataset.piece_values import piece_tensor, read_range
 from arrowquant_dist.dataset.pieces import Piece, pieces
 from arrowquant_dist.dataset.ranges import (
-    COALESCE_NBYTES,
-    COALESCE_PARTS_NBYTES,
     decompressed,
-    fetched,
     fetched_nbytes,
     peak_nbytes,
     wanted_ranges,
 )
-from arrowquant_dist.dataset.steps import GAPS_NBYTES, STEP_NBYTES, BlockReader, steps_nbytes
+from arrowquant_dist.dataset.reads import Reads
+from arrowquant_dist.dataset.steps import STEP_NBYTES, BlockReader, steps_nbytes
 from arrowquant_dist.dataset.values import Values, check_values
-from arrowquant_dist.dataset.windows import PathRange, Window, Windows, laid_out
+from arrowquant_dist.dataset.windows import PathRange, Window, laid_out
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import (
     CorruptWeights,
@@ -43,7 +40,7 @@ from arrowquant_dist.errors import (
     counted,
     listed,
 )
-from arrowquant_dist.format.record import StoredRange
+from arrowquant_dist.format.record import BlobRanges
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.storage.open import open_store
@@ -81,8 +78,7 @@ class Dataset:
         self.store = store
         self._files = files or {}
         self.allocate: Allocate = allocate or (fresh if store.is_near else whole_pages)
-        self._counter = ReadCounter()
-        self._windows = Windows(None if store.is_near else whole_pages)  # near: few threads read
+        self._reads = Reads(store, self.allocate)
 
     @classmethod
     def open(cls, uri: str, storage: Storage = DEFAULT_STORAGE) -> Dataset:
@@ -119,7 +115,7 @@ class Dataset:
     @property
     def nbytes_read(self) -> int:
         """Bytes asked of the store for weights so far."""
-        return self._counter.nbytes
+        return self._reads.counter.nbytes
 
     def layer(self, name: str) -> StoredLayer:
         """The layer that `name`, or what it is an alias of, is stored as. UnknownLayer has near names."""
@@ -212,12 +208,9 @@ class Dataset:
         if ranges is None or not self.reads_in_steps(block):
             self.read_piece(piece, verify=verify).values_into(out, dtype, columns)
             return
-        row, url = block.header, self.store.url(block.path)
-        fetch = partial(self._fetch_all, block.path, min(self._gap_nbytes(block), GAPS_NBYTES))
-        read, read_pieces = (partial(each, block.path) for each in (self._read_into, self._read_pieces_into))
-        reader = BlockReader(block, ranges, url, fetch, read, read_pieces, verify)
+        row, reader = block.header, self._reader(block, ranges, verify=verify)
         is_raw = row.quant_type == "none" and row.dtype == dtype and columns is None
-        with Explained(block, url):
+        with Explained(block, reader.url):
             if is_raw and out.size > STEP_NBYTES:
                 reader.raw_into(piece.start, out)
                 return
@@ -231,38 +224,47 @@ class Dataset:
         block, ranges = piece.block, piece.block.ranges
         if ranges is None or ranges.compression != "none":
             return False
-        places = self._windows.places_of(block.path, ranges)
+        places = self._reads.windows.places_of(block.path, ranges)
         if places is None:
             return False
-        memory, url = self._windows.memory, self.store.url(block.path)
+        memory, url = self._reads.windows.memory, self.store.url(block.path)
         stored = [memory[at : at + value.stored_nbytes] for at, value in zip(places, ranges, strict=True)]
         values = Values.of(stored)
         check_values(values, block, ranges.data, url, verify=verify)
         piece_tensor(values, piece).values_into(out, dtype)
         return True
 
-    def read_piece(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
-        """Some rows of one block, in memory of their own; otherwise as `read_block`."""
+    def read_piece(
+        self, piece: Piece, *, verify: bool = True, allocate: Allocate | None = None
+    ) -> QuantizedTensor:
+        """Some rows of one block, in memory of their own; otherwise as `read_block`. allocate: where the codes of an
+        uncompressed local block go, with what else is in their chunks."""
         wanted = read_range(piece, verify=verify)
-        return piece_tensor(self._read(piece.block, wanted, verify=verify), piece)
+        return piece_tensor(self._read(piece.block, wanted, allocate, verify=verify), piece)
 
     def read_scales(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
         """As `read_piece`, with no codes: where the dataset is indexed these are not read."""
         tensor = piece_tensor(self._read(piece.block, _NO_BYTES, verify=verify), piece)
         return replace(tensor, codes=tensor.codes[:0])
 
-    def _read(self, block: StoredBlock, wanted: ByteRange, *, verify: bool) -> Values:
+    def _read(
+        self, block: StoredBlock, wanted: ByteRange, allocate: Allocate | None = None, *, verify: bool
+    ) -> Values:
         """Bytes `wanted` of the block's data, where they can be read alone, and its other values."""
         url = self.store.url(block.path)
+        if block.ranges is not None and wanted.nbytes > STEP_NBYTES and self.reads_in_steps(block):
+            with Explained(block, url):
+                reader = self._reader(block, block.ranges, verify=verify)
+                return reader.values(wanted, allocate or self.allocate)
         if block.ranges is None:
             file = self._files[block.path]
             with Explained(block, url):
-                values, place = file.read(block, self._counter), file.data_range(block)
+                values, place = file.read(block, self._reads.counter), file.data_range(block)
         else:
             place = block.ranges.data
             with Explained(block, url):
                 places = wanted_ranges(block.ranges, wanted)
-                stored = self._fetch_all(block.path, self._gap_nbytes(block), places)
+                stored = self._reads.fetch_all(block.path, self._reads.gap_nbytes(block), places)
                 values = decompressed(stored, places, block.ranges, wanted)
         check_values(values, block, place, url, verify=verify)
         return values
@@ -274,7 +276,7 @@ class Dataset:
         memory, held = self.read_places(
             places, lambda path: next(piece.block for piece in together if piece.block.path == path)
         )
-        with self._windows.holding(held, memory):
+        with self._reads.windows.holding(held, memory):
             yield
 
     def read_places(
@@ -285,11 +287,11 @@ class Dataset:
 
         block_in: one of an object's blocks that they are read for. StorageError where it was asked for in vain.
         """
-        memory, held = self._windows.memory_for(places), []
+        memory, held = self._reads.windows.memory_for(places), []
         for window in laid_out(places):
             try:
                 out = memory[window.at : window.at + window.place.nbytes]
-                self._read_into(window.path, window.place.start, out)
+                self._reads.into(window.path, window.place.start, out)
             except (StorageError, NotFound) as error:
                 if self.store.repeats_reads and not isinstance(error, (CutObject, NotFound)):
                     with Explained(block_in(window.path), self.store.url(window.path)):
@@ -301,48 +303,14 @@ class Dataset:
     @property
     def is_reading_together(self) -> bool:
         """Whether this thread is within `reading_together`, and something could be read so."""
-        return self._windows.are_held
+        return self._reads.windows.are_held
 
     def reads_in_steps(self, block: StoredBlock) -> bool:
         """Whether `values_into` takes a step's memory, and any rows cost their own chunks alone."""
         return self.store.is_near and block.ranges is not None and block.ranges.compression == "none"
 
-    def _read_into(self, path: str, offset: int, out: np.ndarray) -> None:
-        if self._windows.are_held:
-            held = self._windows.find(path, ByteRange(offset, offset + out.size))
-            if held is not None:
-                out[:] = held
-                return
-        self._counter.add(out.size)
-        self.store.read_into(path, offset, out)
-
-    def _read_pieces_into(
-        self, path: str, offset: int, out: np.ndarray, piece_nbytes: int, seen: Callable[[memoryview], None]
-    ) -> None:
-        self._counter.add(out.size)
-        self.store.read_pieces_into(path, offset, out, piece_nbytes, seen)
-
-    def _gap_nbytes(self, block: StoredBlock) -> int:
-        """What may be read for nothing between a block's values: little where other ranks read what lies there, and
-        where what is worth reading at once is in memory already."""
-        is_alone = block.is_whole and not self._windows.are_held
-        return COALESCE_NBYTES if is_alone else COALESCE_PARTS_NBYTES
-
-    def _fetch_all(self, path: str, gap_nbytes: int, wanted: Sequence[StoredRange]) -> list[np.ndarray]:
-        """The stored bytes of each, uint8: within `reading_together` views of what was read there, else as `fetched`
-        has them."""
-        held = self._windows.find_all(path, wanted)
-        return fetched(partial(self._fetch, path), wanted, gap_nbytes) if held is None else held
-
-    def _fetch(self, path: str, byte_range: ByteRange) -> np.ndarray:
-        """Fresh memory; within `reading_together` perhaps a view of what was read there."""
-        held = self._windows.find(path, byte_range)
-        if held is not None:
-            return held
-        memory = self.allocate(byte_range.nbytes)
-        self._counter.add(memory.size)
-        self.store.read_into(path, byte_range.start, memory)
-        return memory
+    def _reader(self, block: StoredBlock, ranges: BlobRanges, *, verify: bool) -> BlockReader:
+        return BlockReader(block, ranges, self.store.url(block.path), self._reads, verify)
 
 
 def alias_errors(manifest: Manifest, layers: Container[str], uri: str) -> list[CorruptWeights]:

@@ -20,9 +20,10 @@ U = TypeVar("U")
 Lane = Callable[[], None]
 
 THREAD_NAME = "arrowquant-load"
-LOADS_AHEAD_PER_WORKER = 4
-# Times as many are ahead while they take less than this together: a large one before them is not waited for.
-_MORE_SMALL_ONES, _SMALL_NBYTES = 8, 64 << 20
+# Of loads that are ahead more than one a worker, and this much: while a slow one is waited for others are read, and a
+# borrowed stream of large layers uses its memory again instead of having fresh pages for all of them.
+_AHEAD_NBYTES = 256 << 20
+_MOST_AHEAD_PER_WORKER = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +128,7 @@ class Stream(Generic[T]):
         self._is_reading_ahead = False
         self._is_closed = False
         self._budget = budget
-        self._most_ahead = LOADS_AHEAD_PER_WORKER * workers
+        self._workers = workers
         self.pool = ThreadPoolExecutor(workers, THREAD_NAME)
 
     def __iter__(self) -> Generator[T]:
@@ -234,9 +235,9 @@ class Stream(Generic[T]):
     def _are_enough(self, loads: Collection[Load[T]]) -> bool:
         """Whether no more than these need to be ahead, or made."""
         count = len(loads)
-        if count < self._most_ahead or count >= _MORE_SMALL_ONES * self._most_ahead:
-            return count >= self._most_ahead
-        return sum(load.peak_nbytes for load in loads) >= _SMALL_NBYTES
+        if count <= self._workers or count >= _MOST_AHEAD_PER_WORKER * self._workers:
+            return count > self._workers
+        return sum(load.peak_nbytes for load in loads) >= _AHEAD_NBYTES
 
     def _pop_ahead(self) -> _Running[T] | None:
         """The next one of those that are read ahead; None where none is. Called under the budget's lock."""

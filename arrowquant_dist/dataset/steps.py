@@ -7,13 +7,15 @@ cut meanwhile would end the process by a signal, and bytes could change between 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from arrowquant_dist.arena import Allocate
 from arrowquant_dist.dataset.layers import StoredBlock
 from arrowquant_dist.dataset.ranges import wanted_ranges, widened
+from arrowquant_dist.dataset.reads import Reads
 from arrowquant_dist.dataset.values import Values, check_chunks, check_values
 from arrowquant_dist.format.digests import CHUNK_NBYTES, DIGEST_NBYTES, chunk_digest
 from arrowquant_dist.format.record import BlobRanges, StoredRange
@@ -29,18 +31,14 @@ GAPS_NBYTES = 16 << 10  # between the values of a row, for the headers of their 
 class BlockReader:
     """Reads one uncompressed block. ranges: the block's. url: of its object.
 
-    fetch: the stored bytes of each of some ranges of the object, perhaps of memory that others see as well. read: fills
-    memory with the bytes from an offset on; read_pieces: as Store.read_pieces_into of the object. All raise
-    CorruptWeights where scales are not finite, or, with verify, where the checksum differs (before any row is given) or
-    a chunk's digest does (before any row of that chunk).
+    What reads raises CorruptWeights where scales are not finite, or, with verify, where the checksum differs (before
+    any row is given) or a chunk's digest does (before any row of that chunk).
     """
 
     block: StoredBlock
     ranges: BlobRanges
     url: str
-    fetch: Callable[[Sequence[StoredRange]], Sequence[np.ndarray]]
-    read: Callable[[int, np.ndarray], None]
-    read_pieces: Callable[[int, np.ndarray, int, Callable[[memoryview], None]], None]
+    reads: Reads
     verify: bool
 
     def steps(self, first: int, stop: int) -> Iterator[tuple[Values, int, int]]:
@@ -51,6 +49,12 @@ class BlockReader:
             yield self._fetched(wanted, wide.start), first, stop
         else:
             yield from self._steps_of_data(self._without_data(wide), first, stop, wide)
+
+    def values(self, part: ByteRange, allocate: Allocate) -> Values:
+        """Bytes `part` of the data, to verify them whole chunks, in memory from `allocate`, and the other values."""
+        values, out = self._without_data(part), allocate(part.nbytes)
+        self._read_inside(out, part.start, values)
+        return Values(replace(values.blobs, data=out), part.start)
 
     def raw_into(self, first: int, out: np.ndarray) -> None:
         """Rows that are stored as they are, from `first` on, straight into `out` (uint8), chunk by chunk; what a chunk
@@ -73,9 +77,13 @@ class BlockReader:
             self._read_inside(out[inside[0] - begin : inside[-1] - begin], inside[0], values)
 
     def _read_inside(self, out: np.ndarray, start: int, values: Values) -> None:
-        """Whole chunks of the data, from byte `start` on."""
+        """The data from byte `start` on; to verify it, whole chunks."""
         digests = values.blobs.chunk_digests.tobytes()
         first = self.ranges.data.offset + start
+        if self.verify:
+            left = digests[start // CHUNK_NBYTES * DIGEST_NBYTES :]
+            done = self.reads.chunks_into(self.block.path, first, out, left, CHUNK_NBYTES)
+            out, first, start = out[done:], first + done, start + done
         at = start
 
         def seen(chunk: memoryview) -> None:
@@ -86,7 +94,7 @@ class BlockReader:
                 check_chunks(found, at, values, self.block, self.ranges.data, self.url)
             at += CHUNK_NBYTES
 
-        self.read_pieces(first, out, CHUNK_NBYTES, seen)
+        self.reads.pieces_into(self.block.path, first, out, CHUNK_NBYTES, seen)
 
     def _steps_of_data(
         self, values: Values, first: int, stop: int, wide: ByteRange
@@ -110,7 +118,7 @@ class BlockReader:
             at, held = given, rest
 
     def _read_chunks(self, window: np.ndarray, start: int, values: Values) -> None:
-        self.read(self.ranges.data.offset + start, window)
+        self.reads.into(self.block.path, self.ranges.data.offset + start, window)
         if self.verify:
             check_chunks(window, start, values, self.block, self.ranges.data, self.url)
 
@@ -118,7 +126,8 @@ class BlockReader:
         return self._fetched(wanted_ranges(self.ranges, ByteRange(wide.start, wide.start)), wide.start)
 
     def _fetched(self, wanted: Sequence[StoredRange], start: int) -> Values:
-        values = Values.of(self.fetch(wanted), start)
+        gap_nbytes = min(self.reads.gap_nbytes(self.block), GAPS_NBYTES)
+        values = Values.of(self.reads.fetch_all(self.block.path, gap_nbytes, wanted), start)
         check_values(values, self.block, self.ranges.data, self.url, verify=self.verify)
         return values
 

@@ -70,7 +70,7 @@ class EachPiece:
                 kind = ir.FunctionType(ir.VoidType(), [_WORD] * count)
                 function = ir.Function(module, kind, "each_piece")
                 self._build(ir.IRBuilder(function.append_basic_block()), function.args)
-                self._engine = _engine(str(module), self._cpu or Cpu.here())
+                self._engine = engine_for(module, self._cpu or Cpu.here())
                 address = self._engine.get_function_address(function.name)
                 self._call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count)(address)
             return self._call
@@ -93,7 +93,7 @@ class EachPiece:
             self._body(builder, addresses)
             return
         (count, strides), *inner = dimensions
-        with _counted(builder, count) as i:
+        with loop_over(builder, count) as i:
             moved = [
                 builder.add(address, builder.mul(i, stride))
                 for address, stride in zip(addresses, strides, strict=True)
@@ -118,7 +118,7 @@ def everywhere(vector: ir.VectorType, number: float) -> Any:
 
 
 @contextmanager
-def _counted(builder: ir.IRBuilder, count: Any) -> Iterator[Any]:
+def loop_over(builder: ir.IRBuilder, count: Any) -> Iterator[Any]:
     """What is built within runs for 0 … count - 1. count: at least 1."""
     before, loop = builder.block, builder.append_basic_block()
     builder.branch(loop)
@@ -133,13 +133,14 @@ def _counted(builder: ir.IRBuilder, count: Any) -> Iterator[Any]:
     builder.position_at_end(behind)
 
 
-def _engine(text: str, cpu: Cpu) -> Any:
+def engine_for(module: ir.Module, cpu: Cpu) -> Any:
+    """What has the module's functions as machine code, and owns it."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()
     machine = target.create_target_machine(cpu=cpu.name, features=cpu.features, opt=3)
-    module = llvm.parse_assembly(text)
-    module.verify()
-    engine = llvm.create_mcjit_compiler(module, machine)
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    engine = llvm.create_mcjit_compiler(parsed, machine)
     engine.finalize_object()
     return engine

@@ -197,6 +197,12 @@ class Store(ABC):
             self.read_into(path, start + at, piece)
             seen(piece.data)
 
+    def read_chunks_into(self, path: str, start: int, out: np.ndarray, digests: bytes, nbytes: int) -> int:  # noqa: ARG002
+        """`read_into`, as far as each chunk of so many bytes has its xxh3_128 digest (16 bytes, big-endian); the bytes
+        of `out` that are filled so. Fewer than all say that something is wrong there, or that this store has no such
+        way: read_pieces_into tells."""
+        return 0
+
     def read_all_into(self, path: str, reads: Sequence[tuple[int, np.ndarray]]) -> None:
         """`read_into` for each (start, out), over a network side by side. An error's byte range spans them all."""
         for start, out in reads:

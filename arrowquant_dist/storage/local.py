@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -38,6 +39,8 @@ from arrowquant_dist.storage.traffic import Traffic
 
 _CACHED_FILES = 64
 _PUBLISH_ATTEMPTS = 3
+# What is smaller is perhaps used while it would be in the cache.
+_LEAST_PAST_CACHE_NBYTES = 4 << 20
 
 
 class LocalStore(Store):
@@ -56,6 +59,7 @@ class LocalStore(Store):
         self._pins = Pins()
         self._folders = Folders(self._root)
         self._disk = Disk(direct_writes)
+        self._chunk = _Memory()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalStore, (self.uri, self._disk.direct_writes)
@@ -139,6 +143,17 @@ class LocalStore(Store):
         except OSError as error:
             self._raise_translated(error, path, (start, start + nbytes))
         self.traffic.add(read_nbytes=nbytes)
+
+    def read_chunks_into(self, path: str, start: int, out: np.ndarray, digests: bytes, nbytes: int) -> int:
+        if out.size < _LEAST_PAST_CACHE_NBYTES or "llvmlite.binding" not in sys.modules:
+            return 0
+        from arrowquant_dist.kernels.chunks import read_chunks
+
+        with self._translated(path, (start, start + out.size)):
+            file = self._open_cached(path)
+        done = read_chunks(file.descriptor, start, digests, out, self._chunk.take(nbytes))
+        self.traffic.add(read_nbytes=done)
+        return done
 
     def announce(self, path: str, start: int, nbytes: int) -> None:
         if hasattr(os, "posix_fadvise"):
@@ -313,6 +328,19 @@ class LocalStore(Store):
 
 def _ignore(_: memoryview) -> None:
     pass
+
+
+class _Memory(threading.local):
+    """Memory that each thread uses again."""
+
+    def __init__(self) -> None:
+        self._array = np.empty(0, np.uint8)
+
+    def take(self, nbytes: int) -> np.ndarray:
+        """uint8 [nbytes], whatever is in it."""
+        if self._array.size != nbytes:
+            self._array = np.empty(nbytes, np.uint8)
+        return self._array
 
 
 class _File:

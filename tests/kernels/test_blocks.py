@@ -81,5 +81,5 @@ def test_blocks_are_the_same_without_machine_code_and_on_the_plainest_cpu(
         assert np.array_equal(filled(bits), expected)
     blocks._filler.cache_clear()
     monkeypatch.setattr(blocks, "makes_no_code", lambda: True)
-    monkeypatch.setattr(native, "_engine", None)
+    monkeypatch.setattr(native, "engine_for", None)
     assert np.array_equal(filled(bits), expected)

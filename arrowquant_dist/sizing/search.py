@@ -40,7 +40,7 @@ def largest_within(
     inner, outer = (high, low) if falls else (low, high)  # where the excess is least, and most
     within: Tried[T] | None = None
     beyond: Tried[T] | None = None
-    place = min(max(math.log(first), low), high)
+    place, moved = min(max(math.log(first), low), high), 0
     for _ in range(tries):
         tried = at(math.exp(place))
         if tried.excess <= 0.0:
@@ -58,11 +58,13 @@ def largest_within(
             share = (within.excess + near / 2) / (within.excess - beyond.excess)
             place = one + min(max(share, 0.05), 0.95) * (two - one)
         else:
-            place = _outwards(place, inner if within is None else outer)
+            place = _outwards(place, inner if within is None else outer, moved)
+            moved += 1
     return within, beyond
 
 
-def _outwards(place: float, bound: float) -> float:
-    """By a factor of 1.5, or to the bound."""
-    move = math.copysign(math.log(1.5), bound - place)
+def _outwards(place: float, bound: float, moved: int) -> float:
+    """By a factor of 1.5, from the third move on each time by the square of the last, so that ten tries come to the
+    bound; or to that."""
+    move = math.copysign(math.log(1.5) * 2 ** max(0, moved - 1), bound - place)
     return bound if abs(bound - place) <= 2 * abs(move) else place + move

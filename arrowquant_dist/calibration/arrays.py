@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from arrowquant_dist.checkpoint.digests import RunDigests, digests_name, digests_shape
 from arrowquant_dist.checkpoint.safetensors_header import StoredTensor, header_of
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.strict_json import parse_json
@@ -33,6 +35,28 @@ class ArrayDraft:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def with_digests(drafts: Sequence[ArrayDraft]) -> list[ArrayDraft]:
+    """And behind all of them their digests (checkpoint/digests.py), which are known once they are written."""
+    own, digests = [], []
+    for draft in drafts:
+        runs = RunDigests()
+        own.append(replace(draft, make=partial(_noted, draft, runs)))
+        name, shape = digests_name(draft.name), digests_shape(draft.nbytes)
+        digests.append(ArrayDraft(name, shape, "uint8", partial(_digests, runs)))
+    return own + digests
+
+
+def _noted(draft: ArrayDraft, runs: RunDigests) -> Iterator[np.ndarray]:
+    for run in draft.make():
+        values = np.ascontiguousarray(run)
+        runs.add(values)
+        yield values
+
+
+def _digests(runs: RunDigests) -> list[np.ndarray]:
+    return [runs.finished()]
 
 
 def write_arrays(store: Store, path: str, drafts: Sequence[ArrayDraft]) -> int:

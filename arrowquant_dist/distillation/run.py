@@ -28,7 +28,7 @@ from arrowquant_dist.distillation.student import TrainingResult
 from arrowquant_dist.distillation.training import OnStep, TrainingProgress
 from arrowquant_dist.distillation.workers import DistillWork, WorkerPlaces, on_ray, train_on_ray
 from arrowquant_dist.driver.trained import write_trained
-from arrowquant_dist.errors import InvalidConfig, counted
+from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, counted
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.models.agree import refuse_disagreement
@@ -96,10 +96,36 @@ def run_distillation(
             f"{counted(len(texts), 'text')}, too few to train with; give {_FEWEST} or more", uri=texts.name
         )
     place = DistilledPlace.of(target, out, texts, settings, run)
-    finished = place.finished()
-    if finished is not None:
-        place.states.delete()  # of a process that died before it came to that
-        return Distilled.of(place.out.store.uri, finished, already_finished=True)
+    before = _finished(place)
+    if before is not None:
+        return before
+    try:
+        return _distilled(model, target, out, place, Trainee(texts, settings, memory_nbytes), told)
+    except ArrowQuantError:
+        meanwhile = _finished(place)  # by another process, which took or removed what this one was at
+        if meanwhile is None:
+            raise
+        return meanwhile
+
+
+def _finished(place: DistilledPlace) -> Distilled | None:
+    """What the same distillation came to, where its dataset is there."""
+    found = place.finished()
+    if found is None:
+        return None
+    place.states.delete()  # of a process that died before it came to that
+    return Distilled.of(place.out.store.uri, found, already_finished=True)
+
+
+def _distilled(
+    model: Location,
+    target: Location,
+    out: Location,
+    place: DistilledPlace,
+    trainee: Trainee,
+    told: OnStep | None,
+) -> Distilled:
+    run, memory_nbytes = place.run, trainee.memory_nbytes
     workers = on_ray(run)
     with (
         bounded_threads(),
@@ -115,7 +141,6 @@ def run_distillation(
         if workers is None:
             refuse_too_large(stored.layers, machine.memory_nbytes(), stored.uri)
         found = place.look(checkpoint)
-        trainee = Trainee(texts, settings, memory_nbytes)
         if workers is None:
             training = prepared(original, dataset, trainee, place.states, Path(folder))
             best = training.run(told or _unheard)
@@ -126,7 +151,7 @@ def run_distillation(
             progress, best = train_on_ray(work, workers, needed, run, told or _unheard)
         result = _result(progress, best)
         resolved, parts = stored_layers(stored, best, _names(original, stored), place.reasons, Path(folder))
-        trained = Trained(resolved, parts, place.config(result), (_note(texts, result),))
+        trained = Trained(resolved, parts, place.config(result), (_note(trainee.texts, result),))
         outcome = write_trained(place.out, checkpoint, trained, _writing(run, workers), found)
     place.states.delete()
     return Distilled.of(outcome.target, result, already_finished=outcome.already_finished)

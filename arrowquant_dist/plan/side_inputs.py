@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from arrowquant_dist.checkpoint.digests import digests_name, digests_shape
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.checkpoint.sampled import SampledWeights
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, SourceFile
@@ -174,7 +175,7 @@ class SideTensors:
     def of(self, layer: Layer, spec: QuantSpec) -> tuple[QuantSpec, tuple[Layer, ...]]:
         """The spec that the layer gets, another one where its side input says that nothing is known of it, and its
         side tensors under the names `{layer}.{part}`: of the parts that are there, in the order of the method's
-        `shapes`; () for a layer that needs none.
+        `shapes`, each with its digests behind it where it has some; () for a layer that needs none.
 
         Raises InvalidConfig, which names the layer, where none that is needed is there, or any is not plain float32 of
         its shape.
@@ -199,6 +200,7 @@ class SideTensors:
             stored = self._stored_as(field, layer, part)
             if stored is not None or (not there and part == needed[0]):
                 found.append(self._checked(layer, field, f"{layer.name}.{part}", shape, stored))
+                found += self._digests(layer, field, part, found[-1].nbytes)
         return spec, tuple(found)
 
     def notes(self, config: QuantizationConfig) -> list[str]:
@@ -242,6 +244,16 @@ class SideTensors:
     def _stored_as(self, field: str, layer: Layer, part: str) -> Layer | None:
         name = f"{layer.name}.{part}"
         return self._stored[field].get(self._side_inputs[field].aliases.get(name, name))
+
+    def _digests(self, layer: Layer, field: str, part: str, nbytes: int) -> list[Layer]:
+        """Of a part that has some."""
+        stored = self._stored_as(field, layer, digests_name(part))
+        if stored is None:
+            return []
+        if (stored.shape, stored.dtype, stored.encoding) != (digests_shape(nbytes), "uint8", RAW):
+            message = f"{field} has {stored.name!r}, which is no list of digests; make {field} anew"
+            raise InvalidConfig(message, layer=layer.name, uri=redact(self._side_inputs[field].uri))
+        return [replace(stored, name=f"{layer.name}.{digests_name(part)}")]
 
     def _checked(
         self, layer: Layer, field: str, name: str, shape: tuple[int, ...], stored: Layer | None

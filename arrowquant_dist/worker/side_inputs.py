@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from arrowquant_dist.checkpoint.digests import DIGESTED_NBYTES, RUN_DIGEST_NBYTES, damaged_runs, digests_name
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer
+from arrowquant_dist.errors import CorruptWeights
 from arrowquant_dist.methods import method_of
 from arrowquant_dist.plan import RowBlock
+from arrowquant_dist.storage.uris import redact
+
+_RUN = DIGESTED_NBYTES // 4  # values
 
 
 class SidePreparer:
@@ -53,6 +58,18 @@ class StoredParts:
         self._reader, self.parts = reader, parts
 
     def __call__(self, part: str, start: int, stop: int) -> np.ndarray:
-        """See methods.PartReader."""
-        (values,) = self._reader.read([(self.parts[part], start, stop)])
-        return values.view("<f4")
+        """See methods.PartReader. Verified where the part has digests: CorruptWeights, which names the file's bytes."""
+        stored, digests = self.parts[part], self.parts.get(digests_name(part))
+        if digests is None or start == stop:
+            (values,) = self._reader.read([(stored, start, stop)])
+            return values.view("<f4")
+        first, last = start // _RUN, -(-stop // _RUN)
+        low, high = first * _RUN, min(last * _RUN, stored.num_params)
+        own = digests, first * RUN_DIGEST_NBYTES, last * RUN_DIGEST_NBYTES
+        values, expected = self._reader.read([(stored, low, high), own])
+        for run in damaged_runs(values, expected):
+            begin = stored.offset + (first + run) * DIGESTED_NBYTES
+            end = min(begin + DIGESTED_NBYTES, stored.offset + stored.nbytes)
+            message = "what was calibrated is damaged; calibrate again with --overwrite"
+            raise CorruptWeights(message, layer=stored.name, uri=redact(stored.uri), byte_range=(begin, end))
+        return values.view("<f4")[start - low : stop - low]

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from arrowquant_dist import Calibration, QuantizationConfig, RunConfig, calibrate
+from arrowquant_dist import ArrowQuantizer, Calibration, QuantizationConfig, RunConfig, calibrate
 from arrowquant_dist.calibration.place import CalibrationPlace
 from arrowquant_dist.calibration.worker import SliceWorker
 from arrowquant_dist.errors import (
     ArrowQuantError,
+    CorruptWeights,
     InvalidConfig,
     SourceChanged,
     StorageError,
@@ -208,6 +209,25 @@ def test_a_model_that_makes_nan_is_an_error_that_names_the_layer_that_comes_next
         calibrate(model, tmp_path / "out", [*TEXTS], quantize=config)
     assert caught.value.layer == "model.layers.1.self_attn.q_proj.weight"
     assert not (tmp_path / "out" / "calibration.json").exists()
+
+
+def test_statistics_that_were_damaged_are_an_error_that_names_tensor_and_file(
+    source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    calibrate(source, out, [*TEXTS], quantize=INT4_GPTQ)
+    path = out / "statistics-00001-000.safetensors"
+    data = bytearray(path.read_bytes())
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    name = "model.layers.0.self_attn.q_proj.weight.cross"
+    data[8 + size + header[name]["data_offsets"][0] + 100] ^= 1
+    path.write_bytes(data)
+    quantizer = ArrowQuantizer(INT4_GPTQ.replace(hessians=str(out)), RunConfig(engine="inline"))
+    with pytest.raises(CorruptWeights, match="what was calibrated is damaged") as caught:
+        quantizer.quantize(source, tmp_path / "target")
+    assert (caught.value.layer, caught.value.uri) == (name, str(path))
+    assert not (tmp_path / "target" / "manifest.json").exists()
 
 
 def test_statistics_go_to_object_storage_and_are_finished_there_last(source: Path, bucket: Bucket) -> None:

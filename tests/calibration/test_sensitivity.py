@@ -156,7 +156,7 @@ def test_embeddings_have_it_in_the_statistics_and_are_quantized_by_it(
             LlamaDecoderLayer,
             "forward",
             torch.no_grad()(LlamaDecoderLayer.forward),
-            "torch finds no gradients that come back to them",
+            "torch finds no finite gradients that come back to them",
         ),
     ],
     ids=["few texts", "no gradients"],

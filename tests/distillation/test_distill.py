@@ -27,6 +27,7 @@ from arrowquant_dist.distillation.losses import loss_of
 from arrowquant_dist.distillation.settings import Rates
 from arrowquant_dist.distillation.teaching import Judge, held_back
 from arrowquant_dist.distillation.training import TrainingProgress, mean_loss
+from arrowquant_dist.driver.trained import write_trained
 from arrowquant_dist.errors import (
     CorruptWeights,
     InvalidConfig,
@@ -137,6 +138,20 @@ def test_errors_are_those_against_the_original(tmp_path: Path) -> None:
         error = (values[name] - original[name].double()).square().mean()
         assert row["mse"] == pytest.approx(float(error), rel=1e-6)
     assert any("trained by distill with 25 texts" in note for note in report.notes)
+
+
+def test_what_another_process_finishes_meanwhile_is_what_comes_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written_by_two(*given: Any) -> None:
+        write_trained(*given)
+        raise TargetConflict("the run was overwritten by another one", uri="out")
+
+    monkeypatch.setattr("arrowquant_dist.distillation.run.write_trained", written_by_two)
+    found = trained(tmp_path)
+    assert found.already_finished
+    assert found.losses[0] > 0
+    assert not [*(tmp_path / "trained" / "run" / "distillation").glob("*")]
 
 
 def test_the_same_call_again_is_done_and_another_one_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from arrowquant_dist.calibration.arrays import ArrayFile, with_digests, write_arrays
+from arrowquant_dist.calibration.arrays import ArrayFile, write_arrays
 from arrowquant_dist.calibration.layout import AHEAD_FOLDER, statistics_path
 from arrowquant_dist.calibration.quantizing import PathQuantizer
 from arrowquant_dist.calibration.record import CalibratedLayer
@@ -76,7 +76,7 @@ def look_ahead(
             jobs = yield from parts.passes(part, AHEAD, (), parts.shares(part, order, AHEAD))
         found = statistics_of(paths, order, SlicedSums(store, [job.written for job in jobs]))
         drafts = [draft for draft in found.drafts if _is_hessian_of(draft.name, wanted)]
-        write_arrays(store, _PATH, with_digests(drafts))
+        write_arrays(store, _PATH, drafts)
     parts.place.remove(AHEAD_FOLDER)
     return SeenAhead(wanted, ArrayFile(store, _PATH))
 

@@ -10,8 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from arrowquant_dist.checkpoint.digests import RunDigests, digests_name, digests_shape
+from arrowquant_dist.checkpoint.digests import (
+    DIGESTED_NBYTES,
+    RunDigests,
+    damaged_runs,
+    digests_name,
+    digests_shape,
+)
 from arrowquant_dist.checkpoint.safetensors_header import StoredTensor, header_of
+from arrowquant_dist.errors import CorruptWeights
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.strict_json import parse_json
 
@@ -37,12 +44,14 @@ class ArrayDraft:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def with_digests(drafts: Sequence[ArrayDraft]) -> list[ArrayDraft]:
+def _with_digests(drafts: Sequence[ArrayDraft]) -> list[ArrayDraft]:
     """And behind all of them their digests (checkpoint/digests.py), which are known once they are written."""
     own, digests = [], []
     for draft in drafts:
         runs = RunDigests()
         own.append(replace(draft, make=partial(_noted, draft, runs)))
+        if not draft.nbytes:
+            continue
         name, shape = digests_name(draft.name), digests_shape(draft.nbytes)
         digests.append(ArrayDraft(name, shape, "uint8", partial(_digests, runs)))
     return own + digests
@@ -63,6 +72,7 @@ def write_arrays(store: Store, path: str, drafts: Sequence[ArrayDraft]) -> int:
     """Whoever writes there writes the same. Nobody sees the object before it is whole, since that it is there says that
     it was done: a process that is killed meanwhile leaves nothing that the next run would take for it. Returns the
     bytes."""
+    drafts = _with_digests(drafts)
     stored = (StoredTensor(one.name, _NAMES[one.dtype], one.shape, one.nbytes) for one in drafts)
     with store.open_new(path) as out:
         out.write(header_of(stored))
@@ -75,7 +85,7 @@ def write_arrays(store: Store, path: str, drafts: Sequence[ArrayDraft]) -> int:
 
 
 class ArrayFile:
-    """Reads what `write_arrays` wrote. shapes: of its arrays. NotFound, StorageError."""
+    """Reads what `write_arrays` wrote, and verifies it. shapes: of its arrays. CorruptWeights, NotFound."""
 
     def __init__(self, store: Store, path: str) -> None:
         self._store, self._path = store, path
@@ -83,10 +93,12 @@ class ArrayFile:
         header = parse_json(store.read_range(path, ByteRange(8, 8 + size)).tobytes())
         self._start = 8 + size
         self._entries: Mapping[str, Any] = header
-        self.shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        digests = {digests_name(name) for name in header} & header.keys()
+        self.shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name not in digests}
+        self._digests: dict[str, np.ndarray] = {}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries
+        return name in self.shapes
 
     def read(self, name: str) -> np.ndarray:
         return self.read_values(name, 0, math.prod(self.shapes[name])).reshape(self.shapes[name])
@@ -95,9 +107,27 @@ class ArrayFile:
         """Values [start, stop) of it in C order, the caller's own."""
         entry = self._entries[name]
         dtype = np.dtype(_DTYPES[entry["dtype"]])
-        first = self._start + int(entry["data_offsets"][0])
-        span = ByteRange(first + start * dtype.itemsize, first + stop * dtype.itemsize)
-        return self._store.read_range(self._path, span).view(dtype)
+        if start == stop:
+            return np.empty(0, dtype)
+        begin, end = (self._start + int(offset) for offset in entry["data_offsets"])
+        first, last = start * dtype.itemsize // DIGESTED_NBYTES, -(-stop * dtype.itemsize // DIGESTED_NBYTES)
+        low, high = begin + first * DIGESTED_NBYTES, min(begin + last * DIGESTED_NBYTES, end)
+        data = self._store.read_range(self._path, ByteRange(low, high))
+        for run in damaged_runs(data, self._digests_of(name)[first:last]):
+            place = low + run * DIGESTED_NBYTES
+            message = f"what calibrate keeps of {name!r} is damaged; calibrate again with --overwrite"
+            where = place, min(place + DIGESTED_NBYTES, high)
+            raise CorruptWeights(message, uri=self._store.url(self._path), byte_range=where)
+        own = begin + start * dtype.itemsize - low
+        return data[own : own + (stop - start) * dtype.itemsize].view(dtype)
+
+    def _digests_of(self, name: str) -> np.ndarray:
+        if name not in self._digests:
+            entry = self._entries[digests_name(name)]
+            begin, end = (self._start + int(offset) for offset in entry["data_offsets"])
+            found = self._store.read_range(self._path, ByteRange(begin, end))
+            self._digests[name] = found.reshape(entry["shape"])
+        return self._digests[name]
 
 
 def read_all(store: Store, path: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arrowquant_dist.calibration.ahead import SeenAhead, look_ahead
-from arrowquant_dist.calibration.arrays import ArrayDraft, ArrayFile, with_digests, write_arrays
+from arrowquant_dist.calibration.arrays import ArrayDraft, ArrayFile, write_arrays
 from arrowquant_dist.calibration.layout import quantized_path, statistics_path
 from arrowquant_dist.calibration.memory import SharedMemory, Shares
 from arrowquant_dist.calibration.place import CalibrationPlace, PartDone
@@ -168,7 +168,7 @@ class Parts:
         own = {f"{layer.name}.{name}" for layer in layers for name in layer.parts}
         drafts = [draft for draft in found.drafts if draft.name in own]
         if drafts:
-            write_arrays(self.place.store, statistics_path(part, stage), with_digests(drafts))
+            write_arrays(self.place.store, statistics_path(part, stage), drafts)
         layers = [self.seen_ahead.noted(layer) for layer in layers]
         return PartStatistics(drafts, layers, [name for name in found.unfit if name not in self.taken])
 

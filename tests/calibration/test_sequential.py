@@ -142,8 +142,9 @@ def test_quantize_makes_of_the_statistics_what_the_calibration_went_on_with(
     calibrate(source, tmp_path / "out", [*SOME], quantize=gptq(tmp_path / "out"))
     loader, seen = WeightLoader(target), 0
     for path in sorted((tmp_path / "out" / "run" / "quantized").rglob("*.safetensors")):
-        for name, values in load_file(path).items():
-            stored = loader.read(name)
+        tensors = load_file(path)
+        for name in (name for name in tensors if not name.endswith(".digests")):
+            values, stored = tensors[name], loader.read(name)
             assert stored.contiguous().view(-1).view(torch.uint8).numpy().tobytes() == values.tobytes(), name
             seen += 1
     assert seen == 2 * 7 + 1 + 1  # of each block, the embedding, and the head

@@ -35,6 +35,9 @@ class Rates:
     those of scales, zero points and vectors .9062, with four times those of offsets and rows, by which one code of 300
     changes, .9025. More steps are not better by themselves: from .9051, 300 of them end at .9103, but of 1,000 the 50th
     is the best, .9057, since the rates stay high for longer and the patience ends before they fall.
+
+    Of codes by --size that a calibration has made near the original, hardly anything is gained: MiniLM in 7.28 MB comes
+    from .9790 to .9791 in 150 steps, and to .9792 in 100 with four times these rates.
     """
 
     offsets: float = 0.003

@@ -25,7 +25,7 @@ from arrowquant_dist.kernels.xxhash_private import xxh3_128bits
 
 _Call = Callable[..., int]
 _DIGEST_NBYTES = 16
-_LINE_NBYTES = 64
+_LINE_NBYTES, _PAGE_NBYTES = 64, 4096
 # Where 16 bytes come back in two registers, and an offset in a file fills one.
 _KNOWN = [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "x86_64"), ("darwin", "arm64")]
 
@@ -36,22 +36,33 @@ _DIGEST = ir.FunctionType(ir.LiteralStructType([_WORD, _WORD]), [_WORD, _WORD])
 _COPY = ir.FunctionType(_WORD, [_WORD, _WORD, _WORD])
 
 
-def read_chunks(descriptor: int, offset: int, digests: bytes, out: np.ndarray, chunk: np.ndarray) -> int:
+class ChunkMemory:
+    """Where a thread has the chunk that it is at."""
+
+    def __init__(self, chunk_nbytes: int) -> None:
+        self.chunk_nbytes = chunk_nbytes
+        self._memory = np.empty(chunk_nbytes + _PAGE_NBYTES, np.uint8)
+
+    def beside(self, out: np.ndarray) -> int:
+        """The address of a chunk that goes to `out`. A load waits for a store before it whose address ends with the
+        same twelve bits: with a chunk 64 bytes before `out`, in these, delivery took a fifth longer."""
+        address = self._memory.ctypes.data
+        return int(address + (out.ctypes.data + _PAGE_NBYTES // 4 - address) % _PAGE_NBYTES)
+
+
+def read_chunks(descriptor: int, offset: int, digests: bytes, out: np.ndarray, memory: ChunkMemory) -> int:
     """Fills `out` with the bytes of a file from `offset` on, as far as each chunk of them has its digest; how many.
 
     What stops it (a digest, an error, the end of the file, a signal) is for the caller to find out by reading on from
     there. 0 where this machine has no such way, or a digest is missing.
 
-    digests: xxh3_128, 16 bytes of each chunk, big-endian. out: uint8, in C order. chunk: memory to use, uint8, as much
-    as a chunk has; the last chunk of `out` may be shorter.
+    digests: xxh3_128, 16 bytes of each chunk, big-endian. out: uint8, in C order; its last chunk may be shorter.
     """
-    call = _compiled()
-    if call is None or len(digests) * chunk.size < _DIGEST_NBYTES * out.size:
+    call, nbytes = _compiled(), memory.chunk_nbytes
+    if call is None or len(digests) * nbytes < _DIGEST_NBYTES * out.size:
         return 0
     words = np.frombuffer(digests, ">u8").astype(np.uint64)
-    return call(
-        descriptor, offset, words.ctypes.data, out.ctypes.data, out.size, chunk.ctypes.data, chunk.size
-    )
+    return call(descriptor, offset, words.ctypes.data, out.ctypes.data, out.size, memory.beside(out), nbytes)
 
 
 @cache

@@ -59,7 +59,7 @@ class LocalStore(Store):
         self._pins = Pins()
         self._folders = Folders(self._root)
         self._disk = Disk(direct_writes)
-        self._chunk = _Memory()
+        self._own = threading.local()  # each thread's
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalStore, (self.uri, self._disk.direct_writes)
@@ -147,11 +147,14 @@ class LocalStore(Store):
     def read_chunks_into(self, path: str, start: int, out: np.ndarray, digests: bytes, nbytes: int) -> int:
         if out.size < _LEAST_PAST_CACHE_NBYTES or "llvmlite.binding" not in sys.modules:
             return 0
-        from arrowquant_dist.kernels.chunks import read_chunks
+        from arrowquant_dist.kernels.chunks import ChunkMemory, read_chunks
 
         with self._translated(path, (start, start + out.size)):
             file = self._open_cached(path)
-        done = read_chunks(file.descriptor, start, digests, out, self._chunk.take(nbytes))
+        memory = getattr(self._own, "memory", None)
+        if memory is None or memory.chunk_nbytes != nbytes:
+            memory = self._own.memory = ChunkMemory(nbytes)
+        done = read_chunks(file.descriptor, start, digests, out, memory)
         self.traffic.add(read_nbytes=done)
         return done
 
@@ -328,19 +331,6 @@ class LocalStore(Store):
 
 def _ignore(_: memoryview) -> None:
     pass
-
-
-class _Memory(threading.local):
-    """Memory that each thread uses again."""
-
-    def __init__(self) -> None:
-        self._array = np.empty(0, np.uint8)
-
-    def take(self, nbytes: int) -> np.ndarray:
-        """uint8 [nbytes], whatever is in it."""
-        if self._array.size != nbytes:
-            self._array = np.empty(nbytes, np.uint8)
-        return self._array
 
 
 class _File:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from arrowquant_dist.format.digests import chunk_digest
 from arrowquant_dist.kernels import chunks, xxhash_private
+from arrowquant_dist.kernels.chunks import ChunkMemory
 from tests.kernels.weights import numerics
 
 VALUES = np.random.default_rng(3).integers(0, 256, 20_000, np.uint8)
@@ -46,9 +47,8 @@ def test_every_byte_comes_and_none_beside_it(
 ) -> None:
     memory = np.full(before + nbytes + 70, 170, np.uint8)
     out, wanted = memory[before : before + nbytes], VALUES[offset : offset + nbytes]
-    chunk = np.empty(chunk_nbytes, np.uint8)
     digests = digests_of(wanted, chunk_nbytes)
-    assert chunks.read_chunks(descriptor, offset, digests, out, chunk) == nbytes
+    assert chunks.read_chunks(descriptor, offset, digests, out, ChunkMemory(chunk_nbytes)) == nbytes
     assert out.tobytes() == wanted.tobytes()
     assert set(memory[:before]) | set(memory[before + nbytes :]) == {170}
 
@@ -59,7 +59,7 @@ def test_it_ends_before_a_chunk_that_differs_in_a_bit(descriptor: int, number: i
     digests = bytearray(digests_of(VALUES[:10_000], 1000))
     digests[16 * number + bit // 8] ^= 1 << bit % 8
     out = np.zeros(10_000, np.uint8)
-    done = chunks.read_chunks(descriptor, 0, bytes(digests), out, np.empty(1000, np.uint8))
+    done = chunks.read_chunks(descriptor, 0, bytes(digests), out, ChunkMemory(1000))
     assert done == number * 1000
     assert np.array_equal(out[:done], VALUES[:done])
     assert not out[done:].any()  # nothing is delivered unverified
@@ -69,7 +69,7 @@ def test_it_ends_where_the_file_does(descriptor: int) -> None:
     wanted = np.append(VALUES[-2500:], np.zeros(1000, np.uint8))
     out = np.zeros(wanted.size, np.uint8)
     done = chunks.read_chunks(
-        descriptor, VALUES.size - 2500, digests_of(wanted, 1000), out, np.empty(1000, np.uint8)
+        descriptor, VALUES.size - 2500, digests_of(wanted, 1000), out, ChunkMemory(1000)
     )
     assert done == 2000
 
@@ -78,15 +78,15 @@ def test_what_cannot_be_read_is_nothing(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)  # a folder
     out, digests = np.zeros(100, np.uint8), digests_of(VALUES[:100], 100)
     try:
-        assert chunks.read_chunks(descriptor, 0, digests, out, np.empty(100, np.uint8)) == 0
+        assert chunks.read_chunks(descriptor, 0, digests, out, ChunkMemory(100)) == 0
     finally:
         os.close(descriptor)
-    assert chunks.read_chunks(descriptor, 0, digests, out, np.empty(100, np.uint8)) == 0
+    assert chunks.read_chunks(descriptor, 0, digests, out, ChunkMemory(100)) == 0
 
 
 def test_a_digest_too_few_is_none_at_all(descriptor: int) -> None:
     out, digests = np.zeros(2001, np.uint8), digests_of(VALUES[:2000], 1000)
-    assert chunks.read_chunks(descriptor, 0, digests, out, np.empty(1000, np.uint8)) == 0
+    assert chunks.read_chunks(descriptor, 0, digests, out, ChunkMemory(1000)) == 0
 
 
 def test_threads_read_side_by_side(descriptor: int) -> None:
@@ -94,7 +94,7 @@ def test_threads_read_side_by_side(descriptor: int) -> None:
 
     def read(_: int) -> bytes:
         out = np.empty(VALUES.size, np.uint8)
-        assert chunks.read_chunks(descriptor, 0, digests, out, np.empty(512, np.uint8)) == out.size
+        assert chunks.read_chunks(descriptor, 0, digests, out, ChunkMemory(512)) == out.size
         return out.tobytes()
 
     with ThreadPoolExecutor(4) as pool:
@@ -119,7 +119,7 @@ def test_where_there_is_no_such_way_nothing_is_read(
     try:
         out = np.zeros(100, np.uint8)
         digests = digests_of(VALUES[:100], 100)
-        assert chunks.read_chunks(descriptor, 0, digests, out, np.empty(100, np.uint8)) == 0
+        assert chunks.read_chunks(descriptor, 0, digests, out, ChunkMemory(100)) == 0
         assert not out.any()
     finally:
         chunks._compiled.cache_clear()

@@ -78,7 +78,7 @@ def calibrate(
     `hessians: out`; the same call again resumes or is done.
 
     model: as a source of `quantize`: a folder, a file in its folder, a URL, `minilm`. texts: a .txt, .jsonl or .parquet
-    file or URL, `builtin`, `builtin:held-back`, or a list of texts (texts/read.py). quantize: the config that the
+    file or URL, `builtin`, `builtin:more`, or a list of texts (texts/read.py). quantize: the config that the
     dataset will be made with; statistics then are those of a model whose earlier layers are quantized so, with what
     corrects for that. None: of the original alone. column: of .jsonl and .parquet, `text` where None. memory_budget:
     of a process, for weights, texts and sums, beside what libraries take (some 500 MB); less of it means more passes

@@ -25,7 +25,7 @@ def calibrate(
     texts: Annotated[
         str,
         typer.Option(
-            help="A .txt, .jsonl or .parquet file or URL; builtin: 1,600 texts of the package.",
+            help="A .txt, .jsonl or .parquet file or URL; builtin, builtin:more: those of the package.",
             metavar="FILE",
             show_default=False,
         ),

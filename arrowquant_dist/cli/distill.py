@@ -36,7 +36,7 @@ def distill(
     texts: Annotated[
         str,
         typer.Option(
-            help="A .txt, .jsonl or .parquet file or URL; builtin: those of the package.",
+            help="A .txt, .jsonl or .parquet file or URL; builtin, builtin:more: those of the package.",
             metavar="FILE",
             show_default=False,
         ),

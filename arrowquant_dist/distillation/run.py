@@ -60,13 +60,13 @@ def distill(
     """Trains scales, zero points, codes, norms and biases of the dataset at `target` and writes another one to `out`.
 
     model: of which it was made: a folder, a file in its folder, a URL, `minilm`. texts: a .txt, .jsonl or .parquet file
-    or URL, `builtin`, or a list. One of ten is not trained with, but judged by; of the others each is seen once as it
-    is, then new ones that are made of them (recombining.py). column: of .jsonl and .parquet, `text` where None.
-    memory_budget: for reading, and as much for what the original makes of the texts held back, beside both models and
-    what distillation/memory.py counts for each value that is trained. storage_options: of all three places; run, if
-    given, has its own, and says how the dataset is written. With more than one of its workers, or an address, they
-    train by Ray Train, each on its slice of every step's texts: but for rounding that is the training of one. progress:
-    called after each step, in this process.
+    or URL, `builtin`, `builtin:more`, or a list. One of ten is not trained with, but judged by; of the others each is
+    seen once as it is, then new ones that are made of them (recombining.py). column: of .jsonl and .parquet, `text`
+    where None. memory_budget: for reading, and as much for what the original makes of the texts held back, beside both
+    models and what distillation/memory.py counts for each value that is trained. storage_options: of all three places;
+    run, if given, has its own, and says how the dataset is written. With more than one of its workers, or an address,
+    they train by Ray Train, each on its slice of every step's texts: but for rounding that is the training of one.
+    progress: called after each step, in this process.
 
     Results are the same for equal versions, settings, workers and threads of torch, unless minutes bound the training.
     Raises InvalidConfig for texts, models and files that do not fit, and models too large for the memory;

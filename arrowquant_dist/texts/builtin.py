@@ -3,13 +3,17 @@
 `builtin` is what to calibrate and distil with, `builtin:held-back` what to judge with. Of each five lines of a domain
 one is held back, and from five to five it is the next: lines 1, 7, 13, 19, 25, then 26, 32 … (Every fifth line would
 not do: long and short texts come in turns, and the 400 would have 52 words each where all have 25.)
+
+`builtin:more` is `builtin` and 1,677 texts of WordNet's example sentences, chosen for words that the others do not
+have.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-CALIBRATION, HELD_BACK = "builtin", "builtin:held-back"
+CALIBRATION, HELD_BACK, MORE = "builtin", "builtin:held-back", "builtin:more"
+NAMES = CALIBRATION, MORE, HELD_BACK
 DOMAINS = (
     *(
         "arts",
@@ -41,12 +45,17 @@ _EACH = 5
 
 
 def builtin_texts(name: str) -> tuple[str, ...]:
-    """1,600 texts of CALIBRATION, or 400 of HELD_BACK; domain by domain, in the order of their files."""
+    """1,600 texts of CALIBRATION, of MORE these and 1,677 after them, or 400 of HELD_BACK; domain by domain, in the
+    order of their files."""
     found: list[str] = []
     for domain in DOMAINS:
-        lines = (_FOLDER / f"{domain}.txt").read_text(encoding="utf-8").split("\n")[:-1]
-        found += (line for index, line in enumerate(lines) if _is_held_back(index) == (name == HELD_BACK))
-    return tuple(found)
+        lines = enumerate(_lines(f"{domain}.txt"))
+        found += (line for index, line in lines if _is_held_back(index) == (name == HELD_BACK))
+    return (*found, *_lines("wordnet/sentences.txt")) if name == MORE else tuple(found)
+
+
+def _lines(path: str) -> list[str]:
+    return (_FOLDER / path).read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def _is_held_back(index: int) -> bool:

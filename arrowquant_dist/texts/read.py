@@ -22,7 +22,7 @@ from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import redact
 from arrowquant_dist.strict_json import parse_json
-from arrowquant_dist.texts.builtin import CALIBRATION, HELD_BACK, builtin_texts
+from arrowquant_dist.texts.builtin import NAMES, builtin_texts
 
 COLUMN = "text"
 MAX_FILE_NBYTES = 1 << 30
@@ -57,8 +57,8 @@ class Texts:
 def read_texts(
     source: Location | Sequence[str], column: str | None = None, storage: Storage = DEFAULT_STORAGE
 ) -> Texts:
-    """The texts at `source`: a file or URL that ends with .txt, .jsonl or .parquet, `builtin`, `builtin:held-back`, or
-    a list of texts itself.
+    """The texts at `source`: a file or URL that ends with .txt, .jsonl or .parquet, `builtin`, `builtin:more`,
+    `builtin:held-back`, or a list of texts itself.
 
     column: of .jsonl and .parquet, which key or column has them; `text` where None.
     Raises NotFound, InvalidConfig, which names file and line, and StorageError.
@@ -69,7 +69,7 @@ def read_texts(
     if isinstance(source, list | tuple):
         _refuse_column(column, "a list of texts")
         return _given(source)
-    if isinstance(source, str) and source in (CALIBRATION, HELD_BACK):
+    if isinstance(source, str) and source in NAMES:
         _refuse_column(column, source)
         return Texts(source, builtin_texts(source))
     return _from_file(location(cast(Location, source), "texts"), column, storage)
@@ -88,7 +88,7 @@ def _from_file(uri: str, column: str | None, storage: Storage) -> Texts:
     if suffix not in (_TXT, _JSONL, _PARQUET):
         message = (
             "texts come from a file that ends with .txt (a text a line), .jsonl or .parquet, or from the package: "
-            f"{CALIBRATION}, {HELD_BACK}"
+            + ", ".join(NAMES)
         )
         raise InvalidConfig(message, uri=name)
     if suffix == _TXT:

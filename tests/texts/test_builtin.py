@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from arrowquant_dist.texts import read_texts
-from arrowquant_dist.texts.builtin import CALIBRATION, DOMAINS, HELD_BACK, builtin_texts
+from arrowquant_dist.texts.builtin import CALIBRATION, DOMAINS, HELD_BACK, MORE, builtin_texts
 from tests.conftest import CHECKOUT
 
 CORPUS = CHECKOUT / "arrowquant_dist" / "texts" / "corpus"
@@ -52,7 +52,22 @@ def test_the_held_back_part_never_changes() -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "texts"), [(CALIBRATION, 1600), (HELD_BACK, 400)])
+def test_more_are_those_to_calibrate_with_and_then_others_and_none_that_is_held_back() -> None:
+    calibration, more = builtin_texts(CALIBRATION), builtin_texts(MORE)
+    assert more[: len(calibration)] == calibration
+    assert len(set(more)) == len(more)
+    assert not set(more) & {*builtin_texts(HELD_BACK)}
+    others = more[len(calibration) :]
+    assert all(text == text.strip() and text.isprintable() and text[-1] in ".!?" for text in others)
+    assert all(5 <= len(text.split()) <= 56 for text in others)
+    assert (
+        (CORPUS / "wordnet" / "LICENSE")
+        .read_text()
+        .startswith("This software and database is being provided")
+    )
+
+
+@pytest.mark.parametrize(("name", "texts"), [(CALIBRATION, 1600), (MORE, 3277), (HELD_BACK, 400)])
 def test_they_are_read_by_their_name(name: str, texts: int) -> None:
     found = read_texts(name)
     assert (found.name, len(found), found.skipped) == (name, texts, 0)

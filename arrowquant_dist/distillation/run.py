@@ -7,10 +7,8 @@ written by the workers of `quantize`.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from arrowquant_dist import machine
@@ -38,6 +36,7 @@ from arrowquant_dist.models.source import stored_names
 from arrowquant_dist.models.threads import bounded_threads
 from arrowquant_dist.plan.trained import Trained
 from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.temporary import temporary_folder
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.texts import Texts, read_texts
 
@@ -131,7 +130,7 @@ def _distilled(
         bounded_threads(),
         opened_model(model, run.source_storage, memory_nbytes, place.manifest.unscaled) as original,
         opened_dataset(target, run.target_storage, memory_nbytes) as dataset,
-        tempfile.TemporaryDirectory(prefix="arrowquant-") as folder,
+        temporary_folder() as folder,
     ):
         of_original, stored = sources(original, dataset)
         checkpoint = of_original.checkpoint
@@ -142,7 +141,7 @@ def _distilled(
             refuse_too_large(stored.layers, machine.memory_nbytes(), stored.uri)
         found = place.look(checkpoint)
         if workers is None:
-            training = prepared(original, dataset, trainee, place.states, Path(folder))
+            training = prepared(original, dataset, trainee, place.states, folder)
             best = training.run(told or _unheard)
             progress = training.progress
         else:
@@ -150,7 +149,7 @@ def _distilled(
             needed = needed_nbytes(stored.layers)
             progress, best = train_on_ray(work, workers, needed, run, told or _unheard)
         result = _result(progress, best)
-        resolved, parts = stored_layers(stored, best, _names(original, stored), place.reasons, Path(folder))
+        resolved, parts = stored_layers(stored, best, _names(original, stored), place.reasons, folder)
         trained = Trained(resolved, parts, place.config(result), (_note(trainee.texts, result),))
         outcome = write_trained(place.out, checkpoint, trained, _writing(run, workers), found)
     place.states.delete()

@@ -14,6 +14,7 @@ from arrowquant_dist.distillation.losses import WHOLE, BatchShares
 from arrowquant_dist.distillation.recombining import Recombining
 from arrowquant_dist.models.outputs import Outputs, Reader
 from arrowquant_dist.models.tokens import TokenizedTexts, batches
+from arrowquant_dist.storage.temporary import reserve
 
 _HELD_BACK = 10  # of so many texts one
 _MOST_HELD_BACK = 200
@@ -154,9 +155,9 @@ class Judge(LessonsOfTexts):
         if nbytes <= self._left_nbytes:
             self._left_nbytes -= nbytes
             return outputs
-        self._folder.mkdir(exist_ok=True)
         path = self._folder / f"outputs-{batch}.f32"
-        flat = np.memmap(path, np.float32, "w+", shape=(nbytes // 4,))
+        reserve(path, nbytes)
+        flat = np.memmap(path, np.float32, "r+", shape=(nbytes // 4,))
         found, at = [], 0
         for tensor in tensors:
             part = torch.from_numpy(flat[at : at + tensor.numel()]).view(tensor.shape)

@@ -8,10 +8,8 @@ holds nothing of how many workers there were.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from arrowquant_dist.code_digest import training_digest
@@ -28,6 +26,7 @@ from arrowquant_dist.errors import IncompleteDataset
 from arrowquant_dist.models.pair import opened_dataset, opened_model
 from arrowquant_dist.models.threads import threads
 from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.temporary import temporary_folder
 
 _PROCESS_NBYTES = 512 << 20  # of libraries, in a worker of Ray
 
@@ -81,11 +80,11 @@ class DistillWork:
             threads(cpus),
             opened_model(places.model, places.source_storage, memory_nbytes, places.unscaled) as original,
             opened_dataset(places.target, places.target_storage, memory_nbytes) as dataset,
-            tempfile.TemporaryDirectory(prefix="arrowquant-") as folder,
+            temporary_folder() as folder,
         ):
             peers = ManyPeers(number, torch_reduce)
             training = prepared(
-                original, dataset, self.trainee, places.states, Path(folder), peers, BatchSlice(number, count)
+                original, dataset, self.trainee, places.states, folder, peers, BatchSlice(number, count)
             )
             training.run(told)
 

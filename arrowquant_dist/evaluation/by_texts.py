@@ -8,9 +8,7 @@ a power of the step, so secants of the logarithms find it in four or five.
 from __future__ import annotations
 
 import math
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from arrowquant_dist.config import QuantizationConfig, RunConfig, Storage, check_config
@@ -21,6 +19,7 @@ from arrowquant_dist.evaluation.run import run_evaluation
 from arrowquant_dist.location import Location
 from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.sizing import FOUND, STEPS, Tried, largest_within
+from arrowquant_dist.storage.temporary import temporary_folder
 from arrowquant_dist.texts import Texts, read_texts
 from arrowquant_dist.texts.steps import StepCallback
 
@@ -84,8 +83,8 @@ def _evaluated(
     here = replace(run, engine="inline", address=None, overwrite=False, repair=False)
     options = run.source_storage.options  # the target is local, whatever the run's own is
     here = replace(here, storage_options={}, source_storage_options=options, target_storage_options={})
-    with tempfile.TemporaryDirectory(prefix="arrowquant-") as folder:
-        place = str(Path(folder) / "tried")
+    with temporary_folder() as folder:
+        place = str(folder / "tried")
         quantize(source, place, table, here)
         return run_evaluation(
             source, place, texts, (run.source_storage, Storage({})), _MEMORY_NBYTES, progress

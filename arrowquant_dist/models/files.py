@@ -3,7 +3,6 @@ nothing else, and the parts of a model that they name."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from arrowquant_dist.folder.components import MODULES, PIPELINE, Component, name
 from arrowquant_dist.folder.listing import open_folder
 from arrowquant_dist.folder.sidecars import choose_sidecars, refuse_folders
 from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.temporary import temporary_folder, written_here
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, is_read
 
@@ -119,10 +119,9 @@ def small_files(uri: str, storage: Storage, *, verify: bool) -> Iterator[SmallFi
     if is_local(uri):
         yield SmallFiles(store.uri, Path(store.uri), paths, components, manifest)
         return
-    with tempfile.TemporaryDirectory(prefix="arrowquant-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         for path in paths:
             content = store.read(path)  # which refuses a path that leads out
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(content)
+            with written_here(folder / path):
+                (folder / path).write_bytes(content)
         yield SmallFiles(store.uri, folder, paths, components, manifest)

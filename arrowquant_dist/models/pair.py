@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import copy
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +37,7 @@ from arrowquant_dist.models.progress import ModelProgress
 from arrowquant_dist.models.sentences import Allowed, filled_sentence_model, filled_sentence_transformer
 from arrowquant_dist.models.source import LayerSource, layers_by_name
 from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.storage.temporary import temporary_folder, written_here
 from arrowquant_dist.storage.uris import is_local, split_uri
 
 # No pooler has a part in what is compared, and many checkpoints lack theirs. What a model has no place for, as a head
@@ -80,11 +79,11 @@ def _copied_files(place: str, storage: Storage, loads: CheckpointLoads) -> Itera
     folder = open_folder(store)
     components = tuple(named_components(folder))
     paths = choose_sidecars(folder, [component.path for component in components]).paths
-    with tempfile.TemporaryDirectory(prefix="arrowquant-") as name:
-        copies = Path(name)
+    with temporary_folder() as copies:
         for path in paths:
-            (copies / path).parent.mkdir(parents=True, exist_ok=True)
-            (copies / path).write_bytes(published(path, store.read(path), loads.checkpoint))
+            content = published(path, store.read(path), loads.checkpoint)
+            with written_here(copies / path):
+                (copies / path).write_bytes(content)
         yield SmallFiles(store.uri, copies, paths, components, None)
 
 

@@ -7,7 +7,6 @@ transformers as `load_model` fills one, all else by name.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from arrowquant_dist.models.made import FilledModel, MadeTensor, made_of, plain_
 from arrowquant_dist.models.progress import ModelProgress
 from arrowquant_dist.models.source import LayerSource, layers_by_name
 from arrowquant_dist.models.stand_in import write_holes
+from arrowquant_dist.storage.temporary import temporary_folder, written_here
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
 
@@ -342,11 +342,10 @@ def _check_all_taken(layers: Mapping[str, Mapping[str, StoredLayer]], source: La
 @contextmanager
 def _stand_in(files: SmallFiles, layers: Mapping[str, Mapping[str, StoredLayer]]) -> Iterator[Path]:
     """The small files, and holes for weights."""
-    with tempfile.TemporaryDirectory(prefix="arrowquant-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         for path in files.paths:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).symlink_to((files.folder / path).absolute())
+            with written_here(folder / path):
+                (folder / path).symlink_to((files.folder / path).absolute())
         for path, found in layers.items():
             if found:
                 write_holes(folder / path / "model.safetensors", found)

@@ -14,14 +14,14 @@ from pathlib import Path
 from arrowquant_dist.checkpoint.safetensors_header import StoredTensor, header_of
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.storage.temporary import written_here
 
 
 def write_holes(path: Path, layers: Mapping[str, StoredLayer]) -> None:
     """A safetensors file at `path` with a tensor for each of `layers`, all of it zeros that are stored nowhere."""
     tensors = [_stored(name, layer) for name, layer in layers.items()]
     header = header_of(tensors, {"format": "pt"})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with written_here(path), path.open("wb") as file:
         file.write(header)
         file.truncate(len(header) + sum(tensor.nbytes for tensor in tensors))
 

@@ -104,8 +104,13 @@ def _record(field: str, name: str, checkpoint: Checkpoint, storage: Storage) -> 
             "that makes it again"
         )
         raise InvalidConfig(message, uri=redact(checkpoint.uri)) from error
-    record = _values_of(data)
-    known = side_input.format_version
+    record, known = _values_of(data), side_input.format_version
+    if record is None and known is not None:
+        message = (
+            f"{field} has a {side_input.finished_by} that is damaged; run the command that makes it again"
+        )
+        raise InvalidConfig(message, uri=redact(checkpoint.uri))
+    record = record or {}
     version = None if known is None else _version_of(record)
     if version != known:
         says = (
@@ -128,13 +133,13 @@ def _version_of(record: Mapping[str, Any]) -> int | None:
     return version if isinstance(version, int) and not isinstance(version, bool) else None
 
 
-def _values_of(data: bytes) -> Mapping[str, Any]:
-    """Of a JSON object; none where it is no such thing."""
+def _values_of(data: bytes) -> Mapping[str, Any] | None:
+    """Of a JSON object; None where it is no such thing."""
     try:
         values = parse_json(data)
     except ValueError:
-        return {}
-    return values if isinstance(values, dict) else {}
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def described(side_inputs: SideInputs) -> dict[str, Any]:

@@ -162,8 +162,10 @@ def test_statistics_that_are_not_finished_are_refused(
             "of format_version None, and 2 is known here; run the command that makes",
         ),
         ('{"format_version": 2}', "its `weights` do not say whose statistics these are; run the command"),
-        ("[1]", "of format_version None"),
-        ("{", "of format_version None"),
+        ("{}", "of format_version None"),
+        ("[1]", r"calibration\.json that is damaged; run the command that makes"),
+        ('{"format_version": 2, "weigh', r"calibration\.json that is damaged"),
+        ("\0" * 40, r"calibration\.json that is damaged"),
     ],
 )
 def test_statistics_of_another_version_are_refused(

@@ -10,15 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from arrowquant_dist.checkpoint.digests import (
-    DIGESTED_NBYTES,
-    RunDigests,
-    damaged_runs,
-    digests_name,
-    digests_shape,
-)
+from arrowquant_dist.checkpoint.digests import RunDigests, digests_name, digests_shape
 from arrowquant_dist.checkpoint.safetensors_header import StoredTensor, header_of
 from arrowquant_dist.errors import CorruptWeights
+from arrowquant_dist.format.digests import CHUNK_NBYTES, first_wrong_chunk
 from arrowquant_dist.storage.base import ByteRange, Store
 from arrowquant_dist.strict_json import parse_json
 
@@ -110,13 +105,14 @@ class ArrayFile:
         if start == stop:
             return np.empty(0, dtype)
         begin, end = (self._start + int(offset) for offset in entry["data_offsets"])
-        first, last = start * dtype.itemsize // DIGESTED_NBYTES, -(-stop * dtype.itemsize // DIGESTED_NBYTES)
-        low, high = begin + first * DIGESTED_NBYTES, min(begin + last * DIGESTED_NBYTES, end)
+        first, last = start * dtype.itemsize // CHUNK_NBYTES, -(-stop * dtype.itemsize // CHUNK_NBYTES)
+        low, high = begin + first * CHUNK_NBYTES, min(begin + last * CHUNK_NBYTES, end)
         data = self._store.read_range(self._path, ByteRange(low, high))
-        for run in damaged_runs(data, self._digests_of(name)[first:last]):
-            place = low + run * DIGESTED_NBYTES
+        wrong = first_wrong_chunk(data, first * CHUNK_NBYTES, self._digests_of(name))
+        if wrong is not None:
+            place = begin + wrong * CHUNK_NBYTES
             message = f"what calibrate keeps of {name!r} is damaged; calibrate again with --overwrite"
-            where = place, min(place + DIGESTED_NBYTES, high)
+            where = place, min(place + CHUNK_NBYTES, high)
             raise CorruptWeights(message, uri=self._store.url(self._path), byte_range=where)
         own = begin + start * dtype.itemsize - low
         return data[own : own + (stop - start) * dtype.itemsize].view(dtype)
@@ -125,8 +121,7 @@ class ArrayFile:
         if name not in self._digests:
             entry = self._entries[digests_name(name)]
             begin, end = (self._start + int(offset) for offset in entry["data_offsets"])
-            found = self._store.read_range(self._path, ByteRange(begin, end))
-            self._digests[name] = found.reshape(entry["shape"])
+            self._digests[name] = self._store.read_range(self._path, ByteRange(begin, end))
         return self._digests[name]
 
 

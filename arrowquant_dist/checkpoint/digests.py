@@ -1,17 +1,15 @@
-"""Digests of a tensor's bytes, stored beside it: `NAME.digests`, uint8 [runs, 16], canonical xxh3_128 of each 1 MiB.
+"""Digests of a tensor's bytes, stored beside it: `NAME.digests`, uint8 [runs, 16], those of format/digests.py for each
+1 MiB.
 
 So a part of a tensor is verified as it is read, by reading the runs that it lies in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import xxhash
 
-DIGESTED_NBYTES = 1 << 20
-RUN_DIGEST_NBYTES = 16
+from arrowquant_dist.format.digests import CHUNK_NBYTES, DIGEST_NBYTES
 
 
 def digests_name(name: str) -> str:
@@ -21,7 +19,7 @@ def digests_name(name: str) -> str:
 
 def digests_shape(nbytes: int) -> tuple[int, int]:
     """nbytes: of the tensor."""
-    return -(-nbytes // DIGESTED_NBYTES), RUN_DIGEST_NBYTES
+    return -(-nbytes // CHUNK_NBYTES), DIGEST_NBYTES
 
 
 class RunDigests:
@@ -35,27 +33,19 @@ class RunDigests:
         """data: contiguous, of any dtype."""
         flat = data.reshape(-1).view(np.uint8)
         while flat.size:
-            own = flat[: DIGESTED_NBYTES - self._nbytes]
+            own = flat[: CHUNK_NBYTES - self._nbytes]
             self._open.update(own.data)
             self._nbytes += own.size
             flat = flat[own.size :]
-            if self._nbytes == DIGESTED_NBYTES:
+            if self._nbytes == CHUNK_NBYTES:
                 self._close()
 
     def finished(self) -> np.ndarray:
         """uint8 [runs, 16]"""
         if self._nbytes:
             self._close()
-        return np.frombuffer(b"".join(self._found), np.uint8).reshape(-1, RUN_DIGEST_NBYTES)
+        return np.frombuffer(b"".join(self._found), np.uint8).reshape(-1, DIGEST_NBYTES)
 
     def _close(self) -> None:
         self._found.append(self._open.digest())
         self._open, self._nbytes = xxhash.xxh3_128(), 0
-
-
-def damaged_runs(data: np.ndarray, digests: np.ndarray) -> Iterator[int]:
-    """Numbers of the runs whose digests are others. data: uint8, from a run's beginning on. digests: uint8, of each."""
-    runs = RunDigests()
-    runs.add(data)
-    found = runs.finished()
-    yield from np.flatnonzero((found != digests.reshape(found.shape)).any(axis=1)).tolist()

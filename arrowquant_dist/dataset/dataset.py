@@ -251,11 +251,11 @@ class Dataset:
         self, block: StoredBlock, wanted: ByteRange, allocate: Allocate | None = None, *, verify: bool
     ) -> Values:
         """Bytes `wanted` of the block's data, where they can be read alone, and its other values."""
-        url = self.store.url(block.path)
         if block.ranges is not None and wanted.nbytes > STEP_NBYTES and self.reads_in_steps(block):
-            with Explained(block, url):
-                reader = self._reader(block, block.ranges, verify=verify)
+            reader = self._reader(block, block.ranges, verify=verify)
+            with Explained(block, reader.url):
                 return reader.values(wanted, allocate or self.allocate)
+        url = self.store.url(block.path)
         if block.ranges is None:
             file = self._files[block.path]
             with Explained(block, url):

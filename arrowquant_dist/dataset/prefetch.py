@@ -235,9 +235,10 @@ class Stream(Generic[T]):
     def _are_enough(self, loads: Collection[Load[T]]) -> bool:
         """Whether no more than these need to be ahead, or made."""
         count = len(loads)
-        if count <= self._workers or count >= _MOST_AHEAD_PER_WORKER * self._workers:
-            return count > self._workers
-        return sum(load.peak_nbytes for load in loads) >= _AHEAD_NBYTES
+        if count <= self._workers:
+            return False
+        are_many = count >= _MOST_AHEAD_PER_WORKER * self._workers
+        return are_many or sum(load.peak_nbytes for load in loads) >= _AHEAD_NBYTES
 
     def _pop_ahead(self) -> _Running[T] | None:
         """The next one of those that are read ahead; None where none is. Called under the budget's lock."""

@@ -29,7 +29,7 @@ _LINE_NBYTES, _PAGE_NBYTES = 64, 4096
 # Where 16 bytes come back in two registers, and an offset in a file fills one.
 _KNOWN = [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "x86_64"), ("darwin", "arm64")]
 
-_BYTE, _I32, _WORD = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_I32, _WORD = ir.IntType(32), ir.IntType(64)
 _PIECE, _PIECE_NBYTES = ir.VectorType(_WORD, 4), 32
 _PREAD = ir.FunctionType(_WORD, [_I32, _WORD, _WORD, _WORD])
 _DIGEST = ir.FunctionType(ir.LiteralStructType([_WORD, _WORD]), [_WORD, _WORD])

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from arrowquant_dist.checkpoint.digests import DIGESTED_NBYTES, RUN_DIGEST_NBYTES, damaged_runs, digests_name
+from arrowquant_dist.checkpoint.digests import digests_name
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Layer
 from arrowquant_dist.errors import CorruptWeights
+from arrowquant_dist.format.digests import CHUNK_NBYTES, DIGEST_NBYTES, first_wrong_chunk
 from arrowquant_dist.methods import method_of
 from arrowquant_dist.plan import RowBlock
 from arrowquant_dist.storage.uris import redact
 
-_RUN = DIGESTED_NBYTES // 4  # values
+_RUN = CHUNK_NBYTES // 4  # values
 
 
 class SidePreparer:
@@ -65,11 +66,12 @@ class StoredParts:
             return values.view("<f4")
         first, last = start // _RUN, -(-stop // _RUN)
         low, high = first * _RUN, min(last * _RUN, stored.num_params)
-        own = digests, first * RUN_DIGEST_NBYTES, last * RUN_DIGEST_NBYTES
+        own = digests, first * DIGEST_NBYTES, last * DIGEST_NBYTES
         values, expected = self._reader.read([(stored, low, high), own])
-        for run in damaged_runs(values, expected):
-            begin = stored.offset + (first + run) * DIGESTED_NBYTES
-            end = min(begin + DIGESTED_NBYTES, stored.offset + stored.nbytes)
+        wrong = first_wrong_chunk(values.view(np.uint8), 0, expected.view(np.uint8))
+        if wrong is not None:
+            begin = stored.offset + (first + wrong) * CHUNK_NBYTES
+            end = min(begin + CHUNK_NBYTES, stored.offset + stored.nbytes)
             message = "what was calibrated is damaged; calibrate again with --overwrite"
             raise CorruptWeights(message, layer=stored.name, uri=redact(stored.uri), byte_range=(begin, end))
         return values.view("<f4")[start - low : stop - low]

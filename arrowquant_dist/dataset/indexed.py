@@ -170,9 +170,9 @@ def _are_ranges(table: IndexTable) -> bool:
     plain = np.array([text == "none" for text in compression.values], bool)[compression.codes]
     for value in BLOB_NAMES:
         offset, stored, nbytes = table.ranges(value)
-        if ((offset < 0) | (stored < 0) | (nbytes < 0)).any() or (stored != nbytes)[plain].any():
+        if min(offset.min(initial=0), stored.min(initial=0), nbytes.min(initial=0)) < 0:
             return False
-        if (stored > most_stored_nbytes(nbytes)).any():
+        if ((stored != nbytes) & plain).any() or (stored > most_stored_nbytes(nbytes)).any():
             return False
     return True
 

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, pairwise
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +23,12 @@ from arrowquant_dist.format.parquet.limits import (
 from arrowquant_dist.format.record import RECORD_NAMES, RowRecord, StoredRange, columns_of, records_of
 from arrowquant_dist.format.row import BLOB_NAMES, COLUMNS, HEADER_COLUMNS
 
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
 INDEX_PATH = "index.parquet"
 INDEX_VERSION = 1
 _VERSION_KEY = "arrowquant.index_version"
-_NOTHING = np.empty(0, np.int64)
 T = TypeVar("T")
 
 _OF_RECORD = {
@@ -60,6 +62,7 @@ _REPEATING = [
 _KINDS = dict(zip(INDEX_SCHEMA.names, INDEX_SCHEMA.types, strict=True))
 _TEXTS = [name for name, kind in _KINDS.items() if is_text(kind)]
 _SHAPES = {name for name, kind in _KINDS.items() if pa.types.is_list(kind)}
+_NO_NEGATIVES = (*chain(*_RANGE_COLUMNS.values()), "num_params", "row_start")
 _NULLABLE = {field.name for field in INDEX_SCHEMA if field.nullable}
 _OPTIONAL = {
     name
@@ -183,50 +186,56 @@ def read_table(data: bytes) -> IndexTable:
 
 def _read_columns(data: bytes) -> IndexTable:
     """The columns that this release knows, within what a file of this size may take. ValueError, Arrow's errors."""
-    import pyarrow.parquet as pq
-
-    check_footer(io.BytesIO(data))
-    metadata = pq.read_metadata(pa.BufferReader(data))
-    found = metadata.schema.to_arrow_schema()
+    file = _opened(data)
+    found = file.schema_arrow
     _check_version(found)
-    stored = dict(zip(found.names, found.types, strict=True))
-    texts = [name for name in _TEXTS if name in stored and is_text(stored[name])]
-    file = pq.ParquetFile(
-        pa.BufferReader(data), metadata=metadata, read_dictionary=texts, page_checksum_verification=True
-    )
+    stored = {*found.names}
     names = [name for name in _KINDS if name in stored or name not in _OPTIONAL]
     guarded = GuardedReader(io.BytesIO(data))
-    guarded.limit(small_columns(metadata, names))
+    guarded.limit(small_columns(file.metadata, names))
     guarded.read()  # all pages at once: Arrow then reads the same memory, which costs a third of the time
     # as in dataset.bare: no Python object for a thread of Arrow's
     read = file.read(columns=names, use_threads=False)
-    columns = dict(zip(read.column_names, read.columns, strict=True))
+    # of the batches, since a column of a table and its chunks take twice the time
+    batches = [batch.columns for batch in read.to_batches()]
+    columns = {name: [batch[at] for batch in batches] for at, name in enumerate(read.schema.names)}
     numbers, coded, shapes = {}, {}, {}
     for name in names:
-        kind, column = _KINDS[name], columns[name]
-        if column.null_count and name not in _NULLABLE:
+        kind, chunks = _KINDS[name], columns[name]
+        if name not in _NULLABLE and any(chunk.null_count for chunk in chunks):
             raise ValueError(f"{name} has nulls")
         if name in _TEXTS:
-            coded[name] = _texts(column)
+            coded[name] = _texts(chunks)
         elif name in _SHAPES:
-            shapes[name] = _shapes(column, kind)
+            shapes[name] = _shapes(chunks, kind)
         else:
-            numbers[name] = _numbers(column, kind)
+            numbers[name] = _numbers(chunks, kind)
     return IndexTable(read.num_rows, numbers, coded, shapes)
 
 
-def _numbers(column: pa.ChunkedArray, kind: pa.DataType) -> np.ndarray:
+def _opened(data: bytes) -> ParquetFile:
+    """Texts will come as dictionaries and indices, of any type that Arrow can read so."""
+    import pyarrow.parquet as pq
+
+    check_footer(io.BytesIO(data))
+    try:
+        return pq.ParquetFile(pa.BufferReader(data), read_dictionary=_TEXTS, page_checksum_verification=True)
+    except KeyError as error:  # what a newer release wrote may lack a column
+        _check_version(pq.read_schema(pa.BufferReader(data)))
+        raise ValueError(f"it has no column of texts {error.args[0].decode()!r}") from error
+
+
+def _numbers(chunks: Sequence[pa.Array], kind: pa.DataType) -> np.ndarray:
     """int64. Of our own type nothing is cast: that would import pyarrow.compute, ten times the time of all the rest."""
-    column = column if column.type == kind else column.cast(kind)
-    return _joined([fixed_values(chunk).astype(np.int64) for chunk in column.chunks])
+    return _joined([fixed_values(_as_kind(chunk, kind)).astype(np.int64) for chunk in chunks])
 
 
-def _texts(column: pa.ChunkedArray) -> Coded[str | None]:
-    if not pa.types.is_dictionary(column.type):
-        column = column.cast(pa.string()).dictionary_encode()
+def _texts(chunks: Sequence[pa.Array]) -> Coded[str | None]:
     values: dict[str | None, int] = {}
     codes = []
-    for chunk in column.chunks:
+    for found in chunks:
+        is_coded = pa.types.is_dictionary(found.type)
+        chunk = found if is_coded else found.cast(pa.string()).dictionary_encode()
         own = [values.setdefault(text, len(values)) for text in dictionary_of(chunk)]
         if chunk.null_count:
             null = values.setdefault(None, len(values))
@@ -237,17 +246,20 @@ def _texts(column: pa.ChunkedArray) -> Coded[str | None]:
     return Coded(_joined(codes), [*values])
 
 
-def _shapes(column: pa.ChunkedArray, kind: pa.DataType) -> Coded[tuple[int, ...]]:
-    column = column if column.type == kind else column.cast(kind)
+def _shapes(chunks: Sequence[pa.Array], kind: pa.DataType) -> Coded[tuple[int, ...]]:
     values: dict[tuple[int, ...], int] = {}
     codes: list[int] = []
-    for chunk in column.chunks:
+    for chunk in (_as_kind(found, kind) for found in chunks):
         if chunk.values.null_count:
             raise ValueError("a shape has nulls")
         flat, ends = fixed_values(chunk.values).tolist(), fixed_values(chunk.offsets).tolist()
         each = [tuple(flat[start:stop]) for start, stop in pairwise(ends)]
         codes += [values.setdefault(shape, len(values)) for shape in each]
     return Coded(np.array(codes, np.int64), [*values])
+
+
+def _as_kind(chunk: pa.Array, kind: pa.DataType) -> pa.Array:
+    return chunk if chunk.type == kind else chunk.cast(kind)
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -295,6 +307,6 @@ def _check_version(schema: pa.Schema) -> None:
 
 def _check_numbers(table: IndexTable) -> None:
     """ValueError where a number that becomes an offset or a size of memory is negative."""
-    for name in (*chain(*_RANGE_COLUMNS.values()), "num_params", "row_start"):
-        if (table.numbers.get(name, _NOTHING) < 0).any():
+    for name in _NO_NEGATIVES:
+        if name in table.numbers and table.numbers[name].min(initial=0) < 0:
             raise ValueError(f"{name} has a negative number")

@@ -275,6 +275,20 @@ def test_a_cut_manifest_is_corrupt(data: bytes) -> None:
         Manifest.from_bytes(data, "x")
 
 
+@pytest.mark.parametrize("name", ["kept_reason", "part", "row_start"])
+def test_an_index_without_a_column_is_damaged_or_of_a_newer_release(name: str) -> None:
+    table = pq.read_table(io.BytesIO(make_index(make_receipt())))
+    newer = {**table.schema.metadata, b"arrowquant.index_version": b"2"}
+    for metadata, kind, said in (
+        (table.schema.metadata, CorruptWeights, name),
+        (newer, InvalidCheckpoint, "index_version is 2"),
+    ):
+        out = io.BytesIO()
+        pq.write_table(table.drop_columns([name]).replace_schema_metadata(metadata), out)
+        with pytest.raises(kind, match=said):
+            read_index(out.getvalue())
+
+
 def test_the_index_is_checked_against_the_manifest(place: Place) -> None:
     receipt = make_receipt()
     index = make_index(receipt)

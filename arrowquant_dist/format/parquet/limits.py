@@ -20,6 +20,7 @@ import pyarrow as pa
 from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.errors import counted
 from arrowquant_dist.format.parquet.compact import I32, I64, LIST, STRUCT, Compact
+from arrowquant_dist.format.parquet.headers import PageHeader, read_page_header
 
 MAX_ROWS = 1_000_000  # of a file: our own parts have thousands
 _MAX_FOOTER_NBYTES = 32 << 20
@@ -182,7 +183,7 @@ class PageLimit:
     def of(cls, column: Any, nbytes: int, values: int) -> PageLimit:
         """column: Arrow's metadata of it."""
         places = (column.dictionary_page_offset, column.data_page_offset)
-        start = min((place for place in places if place), default=0)
+        start = min(filter(None, places), default=0)
         return cls(column.path_in_schema, start, start + column.total_compressed_size, nbytes, values)
 
 
@@ -235,8 +236,8 @@ class GuardedReader(io.RawIOBase):
 
     def _pass_page(self, limit: PageLimit, start: int, data: bytes) -> None:
         """Takes the page at limit.start from the limit. data: what was just read, from `start`."""
-        header, stored_nbytes, page_nbytes, values = self._header(limit, start, data)
-        limit.start += header + stored_nbytes
+        header_nbytes, stored_nbytes, page_nbytes, values = self._header(limit, start, data)
+        limit.start += header_nbytes + stored_nbytes
         limit.nbytes -= page_nbytes
         limit.values -= values
         if limit.nbytes < 0 or limit.values < 0:
@@ -245,55 +246,17 @@ class GuardedReader(io.RawIOBase):
                 f"{counted(page_nbytes, 'byte')}, more than the file's rows can need"
             )
 
-    def _header(self, limit: PageLimit, start: int, data: bytes) -> _PageHeader:
+    def _header(self, limit: PageLimit, start: int, data: bytes) -> PageHeader:
         at = limit.start - start
         if at >= 0:
             with suppress(EOFError):  # it may go on behind what was read
-                return _page_header(data[at : at + _HEADER_NBYTES])
+                return read_page_header(data[at : at + _HEADER_NBYTES])
         most = min(limit.stop - limit.start, _MAX_HEADER_NBYTES)
         for nbytes in (*(size for size in (_HEADER_NBYTES, 1 << 16, 1 << 20) if size < most), most):
             self._reader.seek(limit.start)
             with suppress(EOFError):
-                return _page_header(self._reader.read(nbytes))
+                return read_page_header(self._reader.read(nbytes))
         raise ValueError(f"a page of {limit.name!r} has no readable header")
-
-
-# Bytes of the header itself, of the page as it is stored, and decompressed; values: 0 of a dictionary.
-_PageHeader = tuple[int, int, int, int]
-
-
-def _page_header(data: bytes) -> _PageHeader:
-    """EOFError where `data` ends within it."""
-    header = Compact(data)
-    page_nbytes = stored_nbytes = -1
-    values = 0
-    for field, kind in header.fields():
-        if kind == I32:
-            number = header.integer()
-            if field == 2:
-                page_nbytes = number
-            elif field == 3:
-                stored_nbytes = number
-        elif field in (5, 8) and kind == STRUCT:  # of data pages, versions 1 and 2
-            values = _first_integer(header)
-        elif field == 7 and kind == STRUCT:
-            _first_integer(header)
-        else:
-            header.skip(kind)
-    if page_nbytes < 0 or stored_nbytes < 0 or values < 0:
-        _refuse("a page's header has negative sizes, or none")
-    return header.at, stored_nbytes, page_nbytes, values
-
-
-def _first_integer(header: Compact) -> int:
-    value = -1
-    for field, kind in header.fields():
-        if kind == I32:
-            number = header.integer()
-            value = number if field == 1 else value
-        else:
-            header.skip(kind, 1)
-    return value
 
 
 def _refuse(reason: str) -> NoReturn:

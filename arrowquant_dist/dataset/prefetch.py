@@ -216,9 +216,11 @@ class Stream(Generic[T]):
         return running
 
     def _draw(self) -> None:
-        """Makes those loads that may be read ahead, in the thread that iterates."""
+        """Makes those loads that may be read ahead, in the thread that iterates. Threads that have nothing to read
+        begin meanwhile."""
         while self._wants_more() and self._draw_one():
-            pass
+            if len(self._ahead) < self._workers:
+                self.read_ahead()
 
     def _wants_more(self) -> bool:
         with self._budget.changed:  # threads of the pool take loads away meanwhile

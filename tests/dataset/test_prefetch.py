@@ -219,6 +219,18 @@ def test_loads_are_made_as_they_are_needed_in_the_thread_that_iterates() -> None
     assert [*stream] == [*range(1, 1000)]
 
 
+def test_threads_without_work_begin_while_more_loads_are_made() -> None:
+    begun = threading.Semaphore(0)
+
+    def loads() -> Iterator[Load[int]]:
+        yield a_load(0)
+        yield a_load(1, work=begun.release)
+        assert begun.acquire(timeout=60)
+        yield a_load(2)
+
+    assert list(Stream(loads(), Budget(1000), workers=2)) == [0, 1, 2]
+
+
 def test_small_loads_behind_a_large_one_are_read_while_it_is_waited_for() -> None:
     done: list[int] = []
 

@@ -17,7 +17,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 
-pytest_plugins = ["tests.servers.fixtures", "tests.sharing", "tests.storage.fixtures"]
+pytest_plugins = ["tests.logged", "tests.servers.fixtures", "tests.sharing", "tests.storage.fixtures"]
 
 # Before any test imports these libraries. A program or a Ray worker that a test starts takes the package from here too,
 # not from site-packages, where `pip install .` put a copy that may be older.
@@ -32,6 +32,9 @@ os.environ.update(
     OMP_WAIT_POLICY="PASSIVE",
     OPENBLAS_THREAD_TIMEOUT="4",  # the least, for about 2⁴ cycles
 )
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Another process has the other CPU: threads of torch and of numpy's BLAS would wait for each other there.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("RAY_ADDRESS", None)  # would turn engine `auto` to somebody's cluster
 # Would have each of hundreds of programs compile the package anew, for a quarter of a second.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -20,6 +20,7 @@ from arrowquant_dist.errors import ArrowQuantError
 from arrowquant_dist.verify import verify
 from tests.datasets import weights_of
 from tests.driver.power import Disk
+from tests.logged import Logged
 from tests.sources import random_weights, save_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
@@ -213,7 +214,7 @@ def test_a_part_of_an_earlier_run_with_other_bytes_is_done_again_and_told_of(
     source: str,
     tmp_path: Path,
     quiet: dict[Any, Any],
-    caplog: pytest.LogCaptureFixture,
+    logged: Logged,
     damage: Callable[[Path], None],
 ) -> None:
     """Of the right size: a disk may have said that it was there, and lost power all the same."""
@@ -229,10 +230,10 @@ def test_a_part_of_an_earlier_run_with_other_bytes_is_done_again_and_told_of(
     assert len(parts) == 2
     sound = parts[1].read_bytes()
     damage(parts[0])
-    with caplog.at_level(logging.WARNING):
+    with logged.at_level(logging.WARNING):
         quantize(source, str(target), CONFIG, RUN)
     told = f"done again, since it holds other bytes than were written: {parts[0]}"
-    assert [record.getMessage() for record in caplog.records] == [told]
+    assert [record.getMessage() for record in logged.records] == [told]
     assert weights_of(target) == quiet
     assert parts[1].read_bytes() == sound
     assert not parts[0].exists()

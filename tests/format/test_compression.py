@@ -17,6 +17,7 @@ from arrowquant_dist.format.compression import ZstdFrames
 from arrowquant_dist.kernels.zstd import frames as kernel_frames
 from arrowquant_dist.kernels.zstd.frames import BLOCK_NBYTES
 from tests.kernels.weights import codes
+from tests.logged import Logged
 
 CODEC = pa.Codec("zstd", compression_level=1)
 PREFIX = b"\x01\x02\x03\x04"
@@ -126,21 +127,21 @@ def with_wrong_byte(at: Callable[[int, int], int]) -> Callable[..., int]:
 @pytest.mark.parametrize("is_loaded", [True, False])
 def test_frames_are_zstds_where_the_kernel_writes_a_wrong_byte(
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    logged: Logged,
     at: Callable[[int, int], int],
     is_loaded: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     """Nobody else would notice: a part's checksums are made of what was to be compressed."""
     monkeypatch.setattr(compression, "write_blocks", with_wrong_byte(at))
     value = usual(3 * LARGE)
-    with caplog.at_level(logging.INFO):
+    with logged.at_level(logging.INFO):
         frames = ZstdFrames()
         if is_loaded:
             frames.load()
         for _ in range(2):
             assert read(compressed(value, frames), 4 + value.size) == PREFIX + value.tobytes()
         assert read(compressed(value), 4 + value.size) == PREFIX + value.tobytes()
-    assert [record.message for record in caplog.records] == [
+    assert [record.message for record in logged.records] == [
         "the zstd kernel writes wrong frames on this machine: pyarrow compresses instead"
     ]
 

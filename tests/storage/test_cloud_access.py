@@ -12,6 +12,7 @@ from arrowquant_dist.errors import InvalidConfig, MissingDependency, StorageErro
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.remote.faults import translated
 from arrowquant_dist.storage.remote.secrets import Secrets
+from tests.logged import Logged
 from tests.servers.azurite import Azurite
 
 
@@ -34,21 +35,19 @@ def test_whoever_is_denied_hears_where_credentials_are_set(uri: str, variable: s
     )
 
 
-def test_a_wrong_key_of_azure_is_one_line_without_it(
-    azurite: Azurite, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_wrong_key_of_azure_is_one_line_without_it(azurite: Azurite, logged: Logged) -> None:
     connection = azurite.storage_options["connection_string"]
     key = connection.split("AccountKey=")[1].split(";")[0]
     wrong = "Q" * 20 + key[20:]
     options = {"connection_string": connection.replace(key, wrong)}
     with (
-        caplog.at_level(logging.INFO),
+        logged.at_level(logging.INFO),
         pytest.raises(StorageError, match=r"access denied.*AZURE_STORAGE") as caught,
     ):
         open_store(f"{azurite.uri}/x", Storage(options, Transfer())).read("y")
     assert str(caught.value).startswith("az://container/x/y: ")
     assert len(str(caught.value).splitlines()) == 1
-    shown = "".join(traceback.format_exception(caught.value)) + caplog.text
+    shown = "".join(traceback.format_exception(caught.value)) + logged.text
     assert wrong not in shown
 
 

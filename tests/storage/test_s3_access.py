@@ -18,6 +18,7 @@ from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, NotFound, Sto
 from arrowquant_dist.storage.base import ByteRange
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.remote.secrets import Secrets
+from tests.logged import Logged
 from tests.servers.fixtures import Bucket
 from tests.servers.ports import free_ports
 from tests.servers.seaweedfs import SeaweedFS
@@ -46,15 +47,15 @@ def shown(error: BaseException) -> str:
 def test_wrong_credentials_fail_at_once_and_are_not_shown(
     seaweedfs: SeaweedFS,
     bucket: Bucket,
-    caplog: pytest.LogCaptureFixture,
+    logged: Logged,
     changes: dict[str, Any],
     hint: str,
 ) -> None:
     store = open_store(bucket.uri, Storage(options(seaweedfs, **changes), PATIENT))
-    with caplog.at_level(logging.INFO), pytest.raises(StorageError, match=hint) as caught:
+    with logged.at_level(logging.INFO), pytest.raises(StorageError, match=hint) as caught:
         store.read_range("x", ByteRange(0, 10))
     assert store.traffic.total.retries == 0
-    everything = shown(caught.value) + caplog.text + repr(store) + repr(Storage(changes))
+    everything = shown(caught.value) + logged.text + repr(store) + repr(Storage(changes))
     assert not any(value in everything for value in (SECRET, seaweedfs.secret, seaweedfs.key))
 
 

@@ -19,8 +19,8 @@ from tests.engine.ray.clusters import SmallCluster, name_of
 from tests.engine.ray.held_actor import OtherVersion
 from tests.engine.ray.runs import QUICK, SHARDS, Run, quiet_checksums, start_run, total
 from tests.held_worker import faults
+from tests.logged import Logged
 from tests.processes import actor_processes, is_alive
-from tests.shard_lines import shard_lines
 from tests.waiting import until
 
 STEALING = replace(QUICK, deadline=6000.0, stall=50.0, farewell=2.0)  # a frozen worker does not say farewell
@@ -181,19 +181,19 @@ def test_a_shard_whose_storage_stays_away_fails_the_run_after_the_rest(
 
 @pytest.mark.slow
 def test_a_bad_layer_fails_the_run_after_the_rest_and_is_not_tried_again(
-    cluster: SmallCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    cluster: SmallCluster, tmp_path: Path, logged: Logged
 ) -> None:
     weights = {f"layers.{i}.weight": torch.ones(256, 256) for i in range(6)}
     weights["layers.2.weight"][3, 5] = torch.nan
     run = start_run(tmp_path, weights)
     with (
-        caplog.at_level(logging.INFO, "arrowquant_dist.shards"),
+        logged.at_level(logging.INFO, "arrowquant_dist.shards"),
         pytest.raises(UnquantizableWeights, match=r"\[3, 5\]") as raised,
     ):
         run.engine(cluster.address)
     assert raised.value.layer == "layers.2.weight"
     assert run.commits == run.parts() == 5
-    lines = shard_lines(caplog)
+    lines = logged.shard_lines()
     # An idle worker may take over what is queued at the other, whose attempt then ends in another way.
     ends = sorted((line["shard"], line["outcome"]) for line in lines if line["outcome"] in ("done", "failed"))
     assert ends == [(shard, "failed" if shard == 2 else "done") for shard in range(6)]
@@ -218,10 +218,10 @@ def test_the_ray_of_the_caller_is_used_and_stays(cluster: SmallCluster, run: Run
         ray.shutdown()
 
 
-def test_a_shard_is_a_line_of_json(cluster: SmallCluster, run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "arrowquant_dist.shards"):
+def test_a_shard_is_a_line_of_json(cluster: SmallCluster, run: Run, logged: Logged) -> None:
+    with logged.at_level(logging.INFO, "arrowquant_dist.shards"):
         run.engine(cluster.address, 1)  # of two, one may take over what is queued at the other
-    lines = shard_lines(caplog)
+    lines = logged.shard_lines()
     assert sorted(line["shard"] for line in lines) == list(range(SHARDS))
     for line in lines:
         assert (line["attempt"], line["outcome"], line["layers"], line["row_blocks"]) == (1, "done", 1, 4)
@@ -229,4 +229,4 @@ def test_a_shard_is_a_line_of_json(cluster: SmallCluster, run: Run, caplog: pyte
         assert line["written_bytes"] > 256 * 256 / 4
         assert set(line["seconds"]) == {"read", "quantize", "write", "compile"}
         assert line["worker_seconds"] >= sum(line["seconds"].values()) * 0.5
-    assert max(len(record.message) for record in caplog.records) < 500
+    assert max(len(record.message) for record in logged.records) < 500

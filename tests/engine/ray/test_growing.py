@@ -18,6 +18,7 @@ from arrowquant_dist.engine.ray.cluster import UNKNOWN_CLUSTER_WORKERS
 from arrowquant_dist.errors import PartialRun
 from tests.engine.ray.clusters import SmallCluster
 from tests.engine.ray.runs import QUICK, Run, quiet_checksums, start_run, total
+from tests.logged import Logged
 from tests.waiting import until
 
 METRICS = (
@@ -61,7 +62,7 @@ def test_a_cluster_that_never_has_room_is_a_clear_error_in_time(cluster: SmallCl
 
 @pytest.mark.slow
 def test_a_cluster_that_grows_from_zero_begins_with_its_first_node(
-    cluster: SmallCluster, run: Run, caplog: pytest.LogCaptureFixture
+    cluster: SmallCluster, run: Run, logged: Logged
 ) -> None:
     """Seven more actors are asked for than there is room for: they keep no shard from the one that is there."""
     with run.at_work(cluster.address, workers=None):
@@ -70,7 +71,7 @@ def test_a_cluster_that_grows_from_zero_begins_with_its_first_node(
         cluster.add()
     assert run.checksums() == quiet_checksums(run)
     assert max(event.workers_alive for event in run.events) == 1
-    assert f"asking for {UNKNOWN_CLUSTER_WORKERS} workers" in caplog.text
+    assert f"asking for {UNKNOWN_CLUSTER_WORKERS} workers" in logged.text
 
 
 @pytest.mark.slow

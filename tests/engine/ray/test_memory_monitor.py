@@ -11,7 +11,7 @@ import pytest
 from tests.engine.ray.clusters import SmallCluster
 from tests.engine.ray.greedy_actor import GREED_NBYTES, GreedyActor, greed
 from tests.engine.ray.runs import Run, quiet_checksums
-from tests.shard_lines import shard_lines
+from tests.logged import Logged
 
 _WORKERS_NBYTES = 1 << 30  # two of them, with room
 
@@ -28,14 +28,12 @@ def cluster() -> Iterator[SmallCluster]:
 
 
 @pytest.mark.slow
-def test_a_worker_killed_for_its_memory_is_replaced(
-    cluster: SmallCluster, run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_worker_killed_for_its_memory_is_replaced(cluster: SmallCluster, run: Run, logged: Logged) -> None:
     greed(str(run.target)).touch()
-    with caplog.at_level(logging.INFO, "arrowquant_dist.shards"):
+    with logged.at_level(logging.INFO, "arrowquant_dist.shards"):
         run.engine(cluster.address, actor_class=GreedyActor)
     assert run.checksums() == quiet_checksums(run)
-    lines = shard_lines(caplog)
+    lines = logged.shard_lines()
     # `stopped`: taken over from the other's queue.
     lost = [line["outcome"] for line in lines if line["outcome"] not in ("done", "stopped")]
     # Both nodes are on one machine, and the other one's monitor may find that its worker is to blame.

@@ -10,6 +10,7 @@ from ray._private.state import state
 
 from arrowquant_dist.engine.ray import private
 from tests.engine.ray.runs import Run, quiet_checksums
+from tests.logged import Logged
 
 
 @pytest.fixture
@@ -44,12 +45,12 @@ def test_a_ray_without_one_of_the_methods_leaves_out_the_others(monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("without_names")
-def test_a_ray_without_the_names_says_once_what_a_run_goes_without(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
+def test_a_ray_without_the_names_says_once_what_a_run_goes_without(logged: Logged) -> None:
+    with logged.at_level(logging.WARNING):
         for _ in range(3):
             assert private.draining_nodes() == set()
             assert private.autoscaled_cpus() == 0
-    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+    assert [record.message.partition(": ")[2] for record in logged.records] == [
         "nodes about to go are used until they are gone",
         "workers are counted by nodes that are there",
     ]

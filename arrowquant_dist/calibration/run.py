@@ -48,6 +48,7 @@ from arrowquant_dist.config import (
 from arrowquant_dist.engine import choose_engine
 from arrowquant_dist.errors import InvalidConfig, NotFound, PartialRun, StorageError, listed
 from arrowquant_dist.location import Location, location
+from arrowquant_dist.machine import give_back_large_memory
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_ambiguous, lies_within, redact
 from arrowquant_dist.texts import Texts, read_texts
@@ -119,6 +120,7 @@ def run_calibration(
         )
     unscaled = tuple(config.unscaled_float8) if config is not None else ()
     store = open_store(out, run.target_storage)
+    give_back_large_memory()
     # torch with one thread a worker: sums do not depend on how many CPUs there are then
     with threads(1), opened_model(model, run.source_storage, memory_nbytes, unscaled) as opened:
         subject = Subject.of(opened)

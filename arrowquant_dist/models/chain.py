@@ -20,7 +20,7 @@ import torch
 
 from arrowquant_dist.errors import InvalidConfig, shortened
 from arrowquant_dist.models.build import Built
-from arrowquant_dist.models.fill import Filling, Slot
+from arrowquant_dist.models.fill import Filling, Slot, without_memory
 from arrowquant_dist.models.placements import placements_of
 from arrowquant_dist.models.progress import ModelProgress
 from arrowquant_dist.models.source import LayerSource
@@ -301,9 +301,6 @@ class Chain:
     # -- weights ------------------------------------------------------------------------------------------------------
 
     def _fill(self, slots: Sequence[Slot]) -> None:
-        for slot in slots:
-            like = slot.traced.node.like
-            slot.tensor = torch.empty(like.shape, dtype=like.dtype)
         filling = Filling(slots, _changes_of(slots, self._changes), self._source)
         filling.fill(ModelProgress(None, filling.nbytes))
 
@@ -338,9 +335,7 @@ _HIDDEN = object()  # in the place of the hidden states among a block's argument
 
 
 def _empty(slot: Slot) -> None:
-    """A tensor of the right shape that takes no memory: zeros, each the same one."""
-    like = slot.traced.node.like
-    slot.tensor = torch.zeros((), dtype=like.dtype).expand(like.shape)
+    slot.tensor = without_memory(slot.traced.node.like)
     slot.put()
 
 

@@ -46,8 +46,15 @@ class Slot:
         self.tensor = tensor
 
 
+def without_memory(like: torch.Tensor) -> torch.Tensor:
+    """A tensor of its shape and dtype, on the CPU: zeros, each the same one."""
+    return torch.zeros((), dtype=like.dtype).expand(like.shape)
+
+
 def slots_of(model: torch.nn.Module) -> list[Slot]:
-    """Every traced tensor of a model. What takes their places has no values yet, and no memory until it has."""
+    """Every traced tensor of a model. What takes their places has memory once a Filling is there for it: asked for of
+    all of a deep model at once, and given back, it left an allocator with room for the model, all over which it then
+    put what was asked for part by part."""
     slots: dict[int, Slot] = {}
     for module in model.modules():
         parameters = module.named_parameters(recurse=False, remove_duplicate=False)
@@ -55,8 +62,7 @@ def slots_of(model: torch.nn.Module) -> list[Slot]:
         for name, tensor in chain(parameters, buffers):
             if isinstance(tensor, Traced):
                 if id(tensor) not in slots:
-                    like = tensor.node.like
-                    slots[id(tensor)] = Slot(tensor, torch.empty(like.shape, dtype=like.dtype))
+                    slots[id(tensor)] = Slot(tensor, without_memory(tensor.node.like))
                 slots[id(tensor)].places.append((module, name))
     return [*slots.values()]
 
@@ -70,7 +76,7 @@ class Filled:
 
 
 class Filling:
-    """What the slots consist of, read and put there.
+    """What the slots consist of, read and put there. They have memory from now on.
 
     nbytes: of all values that layers have in the slots.
     """
@@ -80,6 +86,8 @@ class Filling:
         self._wanted: defaultdict[str, list[Placement]] = defaultdict(list)
         self._joint: list[Placement] = []
         for slot in slots:
+            like = slot.traced.node.like
+            slot.tensor = torch.empty(like.shape, dtype=like.dtype)
             for placement in placements_of(slot.traced.node, slot.tensor):
                 if len(placement.sources) == 1:
                     self._wanted[placement.sources[0]].append(placement)

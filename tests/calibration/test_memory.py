@@ -14,8 +14,11 @@ import torch
 from transformers import BertConfig, BertModel
 
 from arrowquant_dist import QuantizationConfig, RunConfig, calibrate
+from arrowquant_dist.calibration import run
 from arrowquant_dist.calibration.memory import SharedMemory, Shares
 from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.models import subject
+from arrowquant_dist.models.build import Built, build_model
 from arrowquant_dist.models.chain import Chain
 from arrowquant_dist.models.units import Unit, passes_of
 from tests.evaluation.models import TEXTS, VOCABULARY, save
@@ -60,6 +63,40 @@ def test_what_is_filled_at_a_time_does_not_grow_with_the_blocks(
     )
     assert few == many
     assert few < 4 * (VOCABULARY + 512) * 32 + 40_000  # the embeddings, which are larger than a block here
+
+
+def test_a_model_that_is_built_has_no_memory_for_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The allocator would keep room for all blocks, and spread what one needs at a time all over it."""
+    sizes: list[int] = []
+
+    def noted(*args: Any) -> Built:
+        built = build_model(*args)
+        sizes.extend(slot.tensor.untyped_storage().nbytes() for slot in built.slots)
+        return built
+
+    monkeypatch.setattr(subject, "build_model", noted)
+    calibrate(save_deep(tmp_path / "source", 2), tmp_path / "out", [*TEXTS[:6]])
+    assert len(sizes) > 2 * 16
+    assert max(sizes) <= 8
+
+
+def test_large_memory_is_given_back_before_any_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    own = Chain.fill
+
+    def filled(self: Chain, part: int) -> None:
+        order.append("weights")
+        own(self, part)
+
+    monkeypatch.setattr(Chain, "fill", filled)
+    monkeypatch.setattr(run, "give_back_large_memory", lambda: order.append("told"))
+    calibrate(save_deep(tmp_path / "source", 1), tmp_path / "out", [*TEXTS[:6]])
+    assert order[:2] == ["told", "weights"]
+    assert order.count("told") == 1
 
 
 def contents(out: Path) -> dict[str, bytes]:

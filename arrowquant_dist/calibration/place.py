@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import NoReturn
 
+from arrowquant_dist.calibration.identity import Identity
 from arrowquant_dist.calibration.layout import (
     CALIBRATION_PATH,
     CONFIG_PATH,
@@ -44,10 +46,10 @@ class PartDone:
 
 
 class CalibrationPlace:
-    """The folder that a calibration writes to. store: it. fingerprint: of this one."""
+    """The folder that a calibration writes to. store: it. identity: of this one."""
 
-    def __init__(self, store: Store, fingerprint: str) -> None:
-        self.store, self.fingerprint = store, fingerprint
+    def __init__(self, store: Store, identity: Identity) -> None:
+        self.store, self.identity, self.fingerprint = store, identity, identity.fingerprint
 
     def begin(self, *, overwrite: bool) -> Calibration | None:
         """Makes the folder this calibration's, or finds that it is. The record where it is finished already.
@@ -63,7 +65,7 @@ class CalibrationPlace:
             self._tidy()  # after a process that died before it came to that
             return record
         self._refuse_others(found)
-        settings = json.dumps({"fingerprint": self.fingerprint}).encode()
+        settings = json.dumps(asdict(self.identity)).encode()
         if not self.store.create(SETTINGS_PATH, settings):
             self._refuse_other_run()
         return None
@@ -123,9 +125,7 @@ class CalibrationPlace:
             return None
         record = self._read()
         if record.fingerprint != self.fingerprint:
-            message = (
-                "the statistics of another calibration are here (another model, other texts or settings)"
-            )
+            message = f"the statistics here were calibrated {self.identity.difference(record.digests)}"
             raise TargetConflict(f"{message}; choose another folder, or --overwrite", uri=self.store.uri)
         return record
 
@@ -145,14 +145,17 @@ class CalibrationPlace:
 
     def _refuse_other_run(self) -> None:
         try:
-            there = parse_json(self.store.read(SETTINGS_PATH)).get("fingerprint")
-        except (ValueError, AttributeError, NotFound):
-            there = None
-        if there != self.fingerprint:
-            message = "another calibration was begun here (another model, other texts or settings)"
-            raise TargetConflict(
-                f"{message}; choose another folder, or --overwrite", uri=self.store.url(SETTINGS_PATH)
-            )
+            there = Identity.from_dict(parse_json(self.store.read(SETTINGS_PATH)))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self._refuse_begun("of which nothing says any more which it is")
+        except NotFound:
+            self._refuse_begun("that another process is removing")
+        if there.fingerprint != self.fingerprint:
+            self._refuse_begun(self.identity.difference(there.digests))
+
+    def _refuse_begun(self, which: str) -> NoReturn:
+        message = f"a calibration {which} was begun here; choose another folder, or --overwrite"
+        raise TargetConflict(message, uri=self.store.url(SETTINGS_PATH))
 
     def _clear(self, found: Listing) -> None:
         """Deletes what calibrations have left, and nothing else; the record first."""

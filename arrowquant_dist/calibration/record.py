@@ -32,7 +32,7 @@ class Calibration:
     """What `calibrate` found. out: where its statistics are, safe to show.
 
     model: its URI, safe to show. texts: {name, count, tokens, digest, cut, longest}. sequential: whether statistics are
-    of the path through layers that were quantized by `config`. fingerprint: of all that decides them. layers: those of
+    of the path through layers that were quantized by `config`. fingerprint, digests: see Identity. layers: those of
     which something is known. unseen: those that would be quantized, and never saw an input; they fall back to `mse`, as
     do unfit, whose inputs run along no axis that the source stores them with. notes: for people. weights: by which the
     model is known again wherever a copy of it lies.
@@ -50,6 +50,7 @@ class Calibration:
     unfit: tuple[str, ...]
     notes: tuple[str, ...]
     weights: SampledWeights = field(repr=False)
+    digests: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """For people: all of it but the weights' values."""
@@ -75,7 +76,8 @@ class Calibration:
             layers = tuple(map(CalibratedLayer.from_dict, values.pop("layers")))
             lists: dict[str, Any] = {key: tuple(values.pop(key)) for key in ("unseen", "unfit", "notes")}
             weights = SampledWeights.from_dict(values.pop("weights"), uri)
-            return cls(**values, **lists, out=out, layers=layers, weights=weights)
+            digests = dict(values.pop("digests", {}))
+            return cls(**values, **lists, out=out, layers=layers, weights=weights, digests=digests)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             message = "it is no account of a calibration; calibrate again with --overwrite"
             raise InvalidCheckpoint(message, uri=uri) from error

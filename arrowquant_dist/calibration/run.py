@@ -22,6 +22,7 @@ import numpy as np
 import xxhash
 
 from arrowquant_dist.calibration.arrays import ArrayDraft, ArrayFile, write_arrays
+from arrowquant_dist.calibration.identity import Identity
 from arrowquant_dist.calibration.layout import statistics_path
 from arrowquant_dist.calibration.memory import SharedMemory
 from arrowquant_dist.calibration.parts import Parts
@@ -129,7 +130,7 @@ def run_calibration(
         tokens = subject.tokens(texts.items)
         refuse_too_few(tokens, _LEAST_TOKENS)
         settings = _settings(subject, tokens, texts, config)
-        place = CalibrationPlace(store, _fingerprint(settings, source))
+        place = CalibrationPlace(store, _identity(settings, source))
         record = place.begin(overwrite=run.overwrite)
         if record is not None:
             return record
@@ -233,12 +234,16 @@ def _said(config: QuantizationConfig | None) -> dict[str, Any] | None:
     return None if config is None else {k: v for k, v in config.to_dict().items() if k != "hessians"}
 
 
-def _fingerprint(settings: Mapping[str, Any], source: CheckpointLoads) -> str:
+def _identity(settings: Mapping[str, Any], source: CheckpointLoads) -> Identity:
     files = [[redact(file.uri), file.nbytes, file.version] for file in source.checkpoint.files]
-    hashed = {**settings, "files": files, "aliases": dict(source.checkpoint.aliases)}
-    hashed["texts"] = {key: value for key, value in settings["texts"].items() if key != "name"}
-    text = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
-    return f"xxh3_128:{xxhash.xxh3_128_hexdigest(text.encode())}"
+    known = {key: settings[key] for key in ("architecture", "model_config")}
+    texts = {key: value for key, value in settings["texts"].items() if key != "name"}
+    return Identity.of(
+        model={**known, "files": files, "aliases": dict(source.checkpoint.aliases)},
+        texts={**texts, "ids": settings["ids"]},
+        config=settings["config"],
+        code=settings["code"],
+    )
 
 
 def _record(
@@ -279,6 +284,7 @@ def _record(
         unfit=tuple(unfit),
         notes=tuple(_notes(paths, subject, settings, unseen, unfit)),
         weights=weights,
+        digests=place.identity.digests,
     )
 
 

@@ -11,6 +11,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from arrowquant_dist import ArrowQuantizer, Calibration, QuantizationConfig, RunConfig, calibrate
+from arrowquant_dist.calibration import run as calibration_run
+from arrowquant_dist.calibration.identity import Identity
 from arrowquant_dist.calibration.place import CalibrationPlace
 from arrowquant_dist.calibration.worker import SliceWorker
 from arrowquant_dist.errors import (
@@ -23,6 +25,7 @@ from arrowquant_dist.errors import (
     UnquantizableWeights,
 )
 from arrowquant_dist.models.chain import Chain
+from arrowquant_dist.storage.open import open_store
 from tests.evaluation.models import TEXTS, save_llama
 from tests.servers.fixtures import Bucket
 
@@ -145,13 +148,30 @@ def test_what_a_killed_one_had_begun_to_write_goes_at_the_end(source: Path, tmp_
 def test_another_calibration_is_refused_and_overwritten_on_demand(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = calibrate(source, out, [*TEXTS])
-    with pytest.raises(TargetConflict, match="another calibration"):
+    with pytest.raises(TargetConflict, match="here were calibrated with other texts; choose"):
         calibrate(source, out, [*TEXTS][1:])
-    with pytest.raises(TargetConflict, match="another calibration"):
-        calibrate(source, out, [*TEXTS], quantize=INT4)
+    with pytest.raises(TargetConflict, match="with other texts and another config; choose"):
+        calibrate(source, out, [*TEXTS][1:], quantize=INT4)
     second = calibrate(source, out, [*TEXTS][1:], run=RunConfig(overwrite=True))
     assert second.fingerprint != first.fingerprint
     assert second.texts["count"] == len(TEXTS) - 1
+
+
+def test_one_of_another_version_is_told_from_another_one(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun or finished, also by a version that did not write what it is of."""
+    out = tmp_path / "out"
+    calibrate(source, out, [*TEXTS])
+    begun = CalibrationPlace(open_store(str(tmp_path / "begun")), Identity("it", {}))
+    assert begun.begin(overwrite=False) is None
+    monkeypatch.setattr(calibration_run, "calibration_digest", lambda: "another")
+    for folder in (out, tmp_path / "begun"):
+        with pytest.raises(TargetConflict, match="by another version of this package"):
+            calibrate(source, folder, [*TEXTS])
+    (tmp_path / "begun" / "run" / "calibration.json").write_text("[")
+    with pytest.raises(TargetConflict, match="of which nothing says any more which it is"):
+        calibrate(source, tmp_path / "begun", [*TEXTS])
 
 
 def test_a_folder_of_others_is_refused_and_left_alone(source: Path, tmp_path: Path) -> None:

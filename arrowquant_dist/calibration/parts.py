@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,7 +71,7 @@ class Parts:
             self._enter(part)
             quantizer = self.quantizer
             found = yield from self._one_path(part) if quantizer is None else self._two_paths(part, quantizer)
-            done = PartDone(tuple(found.layers), tuple(found.unfit))
+            done = PartDone(tuple(found.layers), tuple(found.unfit), tuple(found.strange))
             self.place.add(part, done)
             self._note(done)
             self._clean(part)
@@ -94,10 +94,12 @@ class Parts:
     def _one_path(self, part: int) -> JobsOf:
         order = order_of(self.paths, self.place.store, part, ALL_STAGES)
         sums = yield from self._summed(part, order, ALL_STAGES, ())
-        return self._write(part, 0, statistics_of(self.paths, order, sums))
+        found = self._write(part, 0, statistics_of(self.paths, order, sums))
+        return replace(found, strange=self.paths.strange(order))
 
     def _two_paths(self, part: int, quantizer: PathQuantizer) -> JobsOf:
-        order, found = order_of(self.paths, self.place.store, part, OUTPUTS), PartStatistics()
+        order = order_of(self.paths, self.place.store, part, OUTPUTS)
+        found = PartStatistics(strange=self.paths.strange(order))
         named = {owner.layer for site in order.leader for owner in self.paths.owners(site)}
         quantized = [*self._quantized] if part else []
         rest = [name for name in self.paths.layers_of(part) if name not in named]

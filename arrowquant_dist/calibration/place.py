@@ -31,10 +31,11 @@ from arrowquant_dist.target.layout import Listing
 
 @dataclass(frozen=True, slots=True)
 class PartDone:
-    """layers: of the part, with what is written of them. unfit: as Calibration has them."""
+    """layers: of the part, with what is written of them. unfit, strange: see reduce.PartStatistics."""
 
     layers: tuple[CalibratedLayer, ...]
     unfit: tuple[str, ...]
+    strange: tuple[str, ...]
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -42,7 +43,8 @@ class PartDone:
     @classmethod
     def from_bytes(cls, data: bytes) -> PartDone:
         values = parse_json(data)
-        return cls(tuple(map(CalibratedLayer.from_dict, values["layers"])), tuple(values["unfit"]))
+        layers = tuple(map(CalibratedLayer.from_dict, values["layers"]))
+        return cls(layers, tuple(values["unfit"]), tuple(values["strange"]))
 
 
 class CalibrationPlace:

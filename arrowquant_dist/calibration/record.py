@@ -34,7 +34,8 @@ class Calibration:
     model: its URI, safe to show. texts: {name, count, tokens, digest, cut, longest}. sequential: whether statistics are
     of the path through layers that were quantized by `config`. fingerprint, digests: see Identity. layers: those of
     which something is known. unseen: those that would be quantized, and never saw an input; they fall back to `mse`, as
-    do unfit, whose inputs run along no axis that the source stores them with. notes: for people. weights: by which the
+    do unfit, whose inputs run along no axis that the source stores them with, and strange, which the model uses
+    otherwise than in products that are recognized. notes: for people. weights: by which the
     model is known again wherever a copy of it lies.
     """
 
@@ -50,6 +51,7 @@ class Calibration:
     unfit: tuple[str, ...]
     notes: tuple[str, ...]
     weights: SampledWeights = field(repr=False)
+    strange: tuple[str, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,6 +77,7 @@ class Calibration:
                 raise InvalidCheckpoint(message, uri=uri)
             layers = tuple(map(CalibratedLayer.from_dict, values.pop("layers")))
             lists: dict[str, Any] = {key: tuple(values.pop(key)) for key in ("unseen", "unfit", "notes")}
+            lists["strange"] = tuple(values.pop("strange", ()))
             weights = SampledWeights.from_dict(values.pop("weights"), uri)
             digests = dict(values.pop("digests", {}))
             return cls(**values, **lists, out=out, layers=layers, weights=weights, digests=digests)

@@ -62,11 +62,13 @@ class SlicedSums:
 @dataclass(slots=True)
 class PartStatistics:
     """What is known of a stage's layers. drafts: tensors of OUT, made one at a time. layers: the same, for people.
-    unfit: layers whose inputs are seen, but not along an axis of theirs: no method makes use of them."""
+    unfit: layers whose inputs are seen, but not along an axis of theirs: no method makes use of them. strange: see
+    Paths.strange."""
 
     drafts: list[ArrayDraft] = field(default_factory=list)
     layers: list[CalibratedLayer] = field(default_factory=list)
     unfit: list[str] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
 
     def add(self, layer: str, tokens: float, drafts: Sequence[ArrayDraft]) -> None:
         if drafts:

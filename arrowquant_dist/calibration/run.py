@@ -270,7 +270,9 @@ def _record(
         drafts = [ArrayDraft.of(f"{name}.unseen", np.empty(0, np.float32)) for name in rest]
         write_arrays(place.store, statistics_path(paths.parts, 0), drafts)
         layers += [CalibratedLayer(name, 0, ("unseen",)) for name in rest]
-    unseen = [name for name in rest if name not in unfit]
+    used = {name for part in done for name in part.strange}
+    strange = [name for name in rest if name in used and name not in unfit]
+    unseen = [name for name in rest if name not in unfit and name not in used]
     return Calibration(
         out=place.store.uri,
         model=subject.opened.source.uri,
@@ -282,7 +284,8 @@ def _record(
         layers=tuple(layers),
         unseen=tuple(unseen),
         unfit=tuple(unfit),
-        notes=tuple(_notes(paths, subject, settings, unseen, unfit)),
+        strange=tuple(strange),
+        notes=tuple(_notes(paths, subject, settings, unseen, unfit, strange)),
         weights=weights,
         digests=place.identity.digests,
     )
@@ -303,6 +306,7 @@ def _notes(
     settings: Mapping[str, Any],
     unseen: Sequence[str],
     unfit: Sequence[str],
+    strange: Sequence[str],
 ) -> list[str]:
     notes = []
     texts = settings["texts"]
@@ -318,6 +322,11 @@ def _notes(
         )
     if never := [name for name in unseen if name not in subject.behind]:
         notes.append(f"no input came to {listed(never)}; such layers are quantized by mse")
+    if strange:
+        notes.append(
+            f"the model has another use of {listed(strange)} than products that calibrate recognizes (inputs times a "
+            "matrix, rows looked up); such layers are quantized by mse"
+        )
     if unfit:
         notes.append(
             f"inputs that run along no axis of the layer, as the source stores it: {listed(unfit)}; such layers are "

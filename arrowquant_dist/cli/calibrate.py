@@ -110,7 +110,7 @@ def _calibrate(
 
 def _print(found: Calibration) -> None:
     texts = found.texts
-    known = len(found.layers) - len(found.unseen) - len(found.unfit)
+    known = len(found.layers) - len(found.unseen) - len(found.unfit) - len(found.strange)
     path = ", each after those before it were quantized" if found.sequential else ""
     lines = [
         f"{counted(known, 'layer')}{path}: {counted(texts['count'], 'text')}, {counted(texts['tokens'], 'token')}",

@@ -20,7 +20,7 @@ import torch
 
 from arrowquant_dist.errors import InvalidConfig, shortened
 from arrowquant_dist.models.build import Built
-from arrowquant_dist.models.fill import Filling, Slot, without_memory
+from arrowquant_dist.models.fill import Filling, Slot, zeros_in_one
 from arrowquant_dist.models.placements import placements_of
 from arrowquant_dist.models.progress import ModelProgress
 from arrowquant_dist.models.source import LayerSource
@@ -335,7 +335,7 @@ _HIDDEN = object()  # in the place of the hidden states among a block's argument
 
 
 def _empty(slot: Slot) -> None:
-    slot.tensor = without_memory(slot.traced.node.like)
+    slot.tensor = zeros_in_one(slot.traced.node.like)
     slot.put()
 
 

@@ -46,7 +46,7 @@ class Slot:
         self.tensor = tensor
 
 
-def without_memory(like: torch.Tensor) -> torch.Tensor:
+def zeros_in_one(like: torch.Tensor) -> torch.Tensor:
     """A tensor of its shape and dtype, on the CPU: zeros, each the same one."""
     return torch.zeros((), dtype=like.dtype).expand(like.shape)
 
@@ -62,7 +62,7 @@ def slots_of(model: torch.nn.Module) -> list[Slot]:
         for name, tensor in chain(parameters, buffers):
             if isinstance(tensor, Traced):
                 if id(tensor) not in slots:
-                    slots[id(tensor)] = Slot(tensor, without_memory(tensor.node.like))
+                    slots[id(tensor)] = Slot(tensor, zeros_in_one(tensor.node.like))
                 slots[id(tensor)].places.append((module, name))
     return [*slots.values()]
 

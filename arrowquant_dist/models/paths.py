@@ -137,11 +137,17 @@ class Paths:
             if part not in self._orders:
                 chain, notes = self._chains[0], OrderNotes()
                 inputs = self._texts.inputs(self.batches[-1])
-                with chain.watched(part, lambda memory: Watch(memory, notes.note, notes.note_stream)):
+                with chain.watched(part, partial(_noting, notes)):
                     chain.run(part, inputs, hidden)
                 slots, names = chain.slots_of(part), [_name_of(slot) for slot in chain.slots]
                 self._orders[part] = notes.order(slots, names, inputs["input_ids"].numel())
             return self._orders[part]
+
+    def strange(self, order: Order) -> list[str]:
+        """Stored names of layers that a part uses otherwise than in products that are recognized."""
+        slots = self._chains[0].slots
+        found = (sources_of(slots[index].traced.node) for index in sorted(order.strange))
+        return [*dict.fromkeys(name for names in found for name in names)]
 
     def owners(self, site: Site) -> list[Owner]:
         """The layers of the source that a site has rows of."""
@@ -274,6 +280,10 @@ def _watch(
     memory: Mapping[int, int],
 ) -> Watch:
     return Watch(memory, on_product, on_sum, ends, decides)
+
+
+def _noting(notes: OrderNotes, memory: Mapping[int, int]) -> Watch:
+    return Watch(memory, notes.note, notes.note_stream, on_other=notes.note_other)
 
 
 def _name_of(slot: Any) -> str:

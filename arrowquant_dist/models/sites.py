@@ -115,12 +115,14 @@ class Stage:
 class Order:
     """In what order a part's parameters are used. stages: those. leader: {site: the first one with the same input}.
     streams: sites whose results are added to something. last: the slot of the part's last product, where it is used
-    nowhere else in it. token_nbytes: of inputs and results of products, for each token."""
+    nowhere else in it. strange: slots that are used, and in no product that is recognized. token_nbytes: of inputs and
+    results of products, for each token."""
 
     stages: tuple[Stage, ...]
     leader: dict[Site, Site]
     streams: frozenset[Site]
     last: frozenset[int]
+    strange: frozenset[int]
     token_nbytes: float
 
     def leads(self, site: Site) -> bool:
@@ -136,6 +138,7 @@ class OrderNotes:
         self._sites: list[list[Site]] = []
         self._slots: list[int] = []  # of each product, in their order
         self._streams: set[Site] = set()
+        self._used: set[int] = set()
         self._nbytes = 0
 
     def note(self, seen: Seen) -> None:
@@ -153,6 +156,9 @@ class OrderNotes:
     def note_stream(self, seen: Seen, _other: torch.Tensor) -> None:
         self._streams.add(seen.site)
 
+    def note_other(self, slot: int) -> None:
+        self._used.add(slot)
+
     def order(self, slots: Sequence[int], names: Sequence[str], tokens: int) -> Order:
         """slots: of the part. names: of parameters, one for each slot of the model: those that this batch did not use
         (experts that are modules of their own) come with their like. tokens: of the batch."""
@@ -169,8 +175,15 @@ class OrderNotes:
             Stage(frozenset(self._with_alike(stage, slots, names)), self._later(stage)) for stage in stages
         ]
         last = {slot for slot in self._slots[-1:] if self._slots.count(slot) == 1}
+        strange = self._with_alike(self._used - {*self._slots}, slots, names)
+        token_nbytes = self._nbytes / max(1, tokens)
         return Order(
-            tuple(found), leader, frozenset(self._streams), frozenset(last), self._nbytes / max(1, tokens)
+            tuple(found),
+            leader,
+            frozenset(self._streams),
+            frozenset(last),
+            frozenset(strange),
+            token_nbytes,
         )
 
     def _later(self, stage: set[int]) -> frozenset[int]:

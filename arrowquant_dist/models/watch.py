@@ -14,12 +14,14 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from arrowquant_dist.models.decisions import Decides
+from arrowquant_dist.models.traced import replaced
 
 Use = Literal["linear", "transposed", "embedding"]
 _PRODUCTS = {"linear", "addmm", "embedding", "matmul", "__matmul__", "mm"}
 _IN_PLACE = {"add_", "__iadd__", "mul_", "__imul__"}
 _SAME = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"}
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
+_LOOKS = {"__get__", "size", "dim"}  # at a tensor's properties, views of it among them
 _SUMMANDS = 4  # products whose results may still become one: they stay in memory as long
 
 
@@ -61,8 +63,8 @@ class Seen:
 class Watch(TorchFunctionMode):
     """memory: {address of a parameter's memory: its slot}. on_product: called after each product. on_sum: called with
     the other summand of a sum in which a product's result takes part as it is, in any shape, and is no result of a
-    product itself. ends: slots whose product nobody needs: its input is told, and Enough raised. decides: what takes
-    the place of results.
+    product itself. on_other: called with each slot that something else than such a product takes. ends: slots whose
+    product nobody needs: its input is told, and Enough raised. decides: what takes the place of results.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class Watch(TorchFunctionMode):
         on_sum: Callable[[Seen, torch.Tensor], None] | None = None,
         ends: frozenset[int] = frozenset(),
         decides: Decides | None = None,
+        on_other: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__()
+        self._on_other = on_other
         self._ends, self._decides = ends, decides
         self._memory, self._on_product, self._on_sum = memory, on_product, on_sum
         self._made: list[Seen] = []
@@ -88,6 +92,8 @@ class Watch(TorchFunctionMode):
             if other is not None:  # before the sum, which may be made in place
                 self._on_sum(*other)
         found = self._weight_of(func, args, kwargs) if name in _PRODUCTS else None
+        if found is None and self._on_other is not None and name not in _LOOKS:
+            replaced((args, dict(kwargs)), torch.Tensor, self._note_other)
         if found is not None and found[0].slot in self._ends and found[0].use == "linear":
             self._on_product(Seen(found[0], found[1], found[1]))
             raise Enough
@@ -133,6 +139,12 @@ class Watch(TorchFunctionMode):
             use = "transposed"
         start = (weight.data_ptr() - weight.untyped_storage().data_ptr()) // weight.element_size()
         return Site(slot, start, weight.numel(), use), given
+
+    def _note_other(self, tensor: torch.Tensor) -> torch.Tensor:
+        slot = self._memory.get(tensor.untyped_storage().data_ptr())
+        if slot is not None and self._on_other is not None:
+            self._on_other(slot)
+        return tensor
 
     def _other_summand(self, args: Any) -> tuple[Seen, torch.Tensor] | None:
         """args: of the sum. The product whose result is one summand, and the other one."""

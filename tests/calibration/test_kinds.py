@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -17,6 +18,8 @@ from transformers import (
     GPT2LMHeadModel,
     GptOssConfig,
     GptOssForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
     MixtralConfig,
     MixtralForCausalLM,
 )
@@ -251,6 +254,24 @@ def test_products_that_are_no_modules_are_seen(tmp_path: Path) -> None:
     name = "transformer.h.1.mlp.dense_h_to_4h.weight"
     hessian = mean_product(inputs[name], inputs[name])
     np.testing.assert_allclose(tensors[f"{name}.hessian"], hessian, atol=1e-4 * hessian.max())
+
+
+@pytest.mark.parametrize("config", [None, INT4], ids=["one path", "two paths"])
+def test_layers_that_are_used_otherwise_are_told_from_those_that_no_input_came_to(
+    tmp_path: Path, config: QuantizationConfig | None
+) -> None:
+    """Llama 4 multiplies with all of its experts at once."""
+    torch.manual_seed(5)
+    sizes = {"num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "intermediate_size_mlp": 48}
+    moe = {"num_local_experts": 2, "interleave_moe_layer_step": 2, "no_rope_layers": [1, 1]}
+    source = save(Llama4ForCausalLM(Llama4TextConfig(**SIZES, **sizes, **moe)), tmp_path / "source")
+    found = calibrate(source, tmp_path / "out", [*TEXTS], quantize=config)
+    experts = [f"model.layers.1.feed_forward.experts.{name}_proj" for name in ("down", "gate_up")]
+    assert sorted(found.strange) == experts
+    assert found.unseen == ()
+    assert any(f"another use of {experts[1]}" in note or experts[0] in note for note in found.notes)
+    tensors = read(tmp_path / "out")
+    assert all(tensors[f"{name}.unseen"].shape == (0,) for name in experts)
 
 
 def test_blocks_that_are_no_chain_are_one_part(tmp_path: Path) -> None:

@@ -57,6 +57,9 @@ _CONFIRMATIONS, _COARSER = 6, 3.0
 _SPARE = 0.003
 _LAST = (0.06, 0.25)
 _FAR = 1.5
+# How long the numbers in a part are that say how long its values are depends on these, 8 bytes a layer or so: of 30 KB
+# half a per cent, which is known of the ways that were chosen. So often they are chosen anew.
+_FRAMINGS = 3
 _ANEW = "steps are chosen anew, since hessians are of no calibration for this size; one that is made with it keeps more"
 
 
@@ -93,10 +96,16 @@ def choose_calibrated_size(
         beside = parts_nbytes(plan, fixed | coarsest) - nbytes_of(coarsest)
         room = int(target * (1 - _MARGIN)) - beside
         recorded = recorded_table(plan, config, target, side_inputs)
-        found = None if recorded is None else _as_recorded(free, recorded, room, threads)
-        is_as_recorded = found is not None
-        if found is None:
-            found = _within(free, room, threads)
+        found, is_as_recorded = _chosen(free, recorded, room, threads)
+        for _ in range(_FRAMINGS):
+            if found is None:
+                break
+            nbytes = parts_nbytes(plan, fixed | found)
+            excess = nbytes - int(target * (1 - _MARGIN))
+            if excess <= _MARGIN / 2 * target:
+                break
+            room -= excess
+            found, is_as_recorded = _chosen(free, recorded, room, threads)
         side_reader.confirm()
     if found is None:
         return choose_size(plan, checkpoint, config, target, run)
@@ -105,6 +114,15 @@ def choose_calibrated_size(
     anew = [] if is_as_recorded else [_ANEW]
     note = "; ".join([chosen, *anew, *side_tensors.notes(config)])
     return ChosenTable(table_config(config, found), nbytes, note)
+
+
+def _chosen(
+    free: Sequence[_Free], recorded: RecordedTable | None, room: int, threads: ThreadPoolExecutor
+) -> tuple[dict[str, Measured] | None, bool]:
+    """Ways that take at most `room` bytes, None where there are none, and whether they are as the calibration had them
+    where there is one for this size."""
+    found = None if recorded is None else _as_recorded(free, recorded, room, threads)
+    return (_within(free, room, threads), False) if found is None else (found, True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

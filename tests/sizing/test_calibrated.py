@@ -68,6 +68,15 @@ def test_the_parts_have_the_size_within_a_hundredth_and_never_more(
     assert 0.99 * size <= parts_nbytes(tmp_path / "out") <= size
 
 
+def test_parts_of_a_few_kilobytes_have_it_too(tmp_path: Path) -> None:
+    """Of which what says how long values are is a hundredth, and depends on these."""
+    source = save_checkpoint(tmp_path, random_weights(10, 32, 64, torch.float32))
+    layers = {f"layers.{i}.weight": statistics(32, 64, i, corrected=True) for i in range(10)}
+    config = QuantizationConfig(size=16_000, hessians=save_statistics(tmp_path / "statistics", layers))
+    ArrowQuantizer(config).quantize(source, str(tmp_path / "out"))
+    assert 0.985 * 16_000 <= parts_nbytes(tmp_path / "out") <= 16_000
+
+
 def test_layers_with_statistics_are_coded_by_gptq_in_one_step_embeddings_by_their_counts_and_others_by_size(
     source: str, hessians: str, tmp_path: Path
 ) -> None:

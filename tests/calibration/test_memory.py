@@ -17,7 +17,7 @@ from arrowquant_dist import QuantizationConfig, RunConfig, calibrate
 from arrowquant_dist.calibration import run
 from arrowquant_dist.calibration.memory import SharedMemory, Shares
 from arrowquant_dist.errors import InvalidConfig
-from arrowquant_dist.models import subject
+from arrowquant_dist.models import paths, subject
 from arrowquant_dist.models.build import Built, build_model
 from arrowquant_dist.models.chain import Chain
 from arrowquant_dist.models.units import Unit, passes_of
@@ -82,7 +82,7 @@ def test_a_model_that_is_built_has_no_memory_for_its_weights(
     assert max(sizes) <= 8
 
 
-def test_large_memory_is_given_back_before_any_weights_are_read(
+def test_an_allocator_is_told_to_keep_nothing_large_and_nothing_from_part_to_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
@@ -93,10 +93,10 @@ def test_large_memory_is_given_back_before_any_weights_are_read(
         own(self, part)
 
     monkeypatch.setattr(Chain, "fill", filled)
-    monkeypatch.setattr(run, "give_back_large_memory", lambda: order.append("told"))
+    monkeypatch.setattr(run, "give_back_large_memory", lambda: order.append("nothing large"))
+    monkeypatch.setattr(paths, "give_back_freed_memory", lambda: order.append("nothing freed"))
     calibrate(save_deep(tmp_path / "source", 1), tmp_path / "out", [*TEXTS[:6]])
-    assert order[:2] == ["told", "weights"]
-    assert order.count("told") == 1
+    assert order == ["nothing large", *["nothing freed", "weights"] * 3]
 
 
 def contents(out: Path) -> dict[str, bytes]:

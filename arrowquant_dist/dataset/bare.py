@@ -38,6 +38,7 @@ from arrowquant_dist.format.schema import V1_SCHEMA, VERSION_KEY
 from arrowquant_dist.storage.base import Store
 
 READ_BUFFER_NBYTES = 1 << 20
+_FEW_ROWS = 1 << 10  # whose small columns are read together, of more one after another
 _SPARE_NBYTES, _SPARE_ROW_NBYTES = 1 << 16, 64  # of a column's pages beside the values
 
 
@@ -156,6 +157,9 @@ class BareFile:
         file = pq.ParquetFile(
             guarded, metadata=self._metadata, read_dictionary=texts, page_checksum_verification=True
         )
+        if sum(self._group_rows) <= _FEW_ROWS:  # a call takes longer than what it then reads
+            table = file.read(columns=[column.name for column in columns], use_threads=False)
+            return {column.name: self._plain(table, column) for column in columns}
         return {
             column.name: self._plain(file.read(columns=[column.name], use_threads=False), column)
             for column in columns

@@ -44,7 +44,8 @@ class TrainingStates:
     made_of: Mapping[str, Any]
 
     def save(self, state: TrainingState) -> None:
-        """Takes the place of what was saved before."""
+        """Takes the place of what was saved before. Another run of the same distillation may save meanwhile: what goes
+        is what the index named before, which nobody names again, so what the index names is always there."""
         path = f"{FOLDER}/state-{uuid.uuid4().hex}.bin"
         digest, described = xxhash.xxh3_128(), []
         with self.store.open_writer(path) as writer:
@@ -61,8 +62,10 @@ class TrainingStates:
             "numbers": state.numbers,
             "tensors": described,
         }
+        before = self._index()
         self.store.write(_INDEX, json.dumps(index).encode())
-        self.store.delete([old for old in self.paths() if old not in (path, _INDEX)])
+        if before is not None:
+            self.store.delete([self.store.check_path(before["path"])])
 
     def load(self) -> TrainingState | None:
         """None where nothing was saved, or that of another distillation. CorruptWeights where it is damaged."""

@@ -249,6 +249,32 @@ def test_a_state_that_is_damaged_is_refused(tmp_path: Path) -> None:
         states.load()
 
 
+@pytest.mark.parametrize("moment", ["open_writer", "write"])
+def test_of_two_runs_that_save_at_the_same_moment_one_has_its_state_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """moment: of what one run calls before which the other saves."""
+    one, other = (TrainingStates(open_store(str(tmp_path)), {"texts": "these"}) for _ in range(2))
+    first, second = (TrainingState({"step": step}, {"a": torch.full((4,), step)}) for step in (1, 2))
+    other.save(first)
+    own = getattr(one.store, moment)
+
+    def beaten(*args: Any) -> Any:
+        other.save(second)
+        return own(*args)
+
+    monkeypatch.setattr(one.store, moment, beaten)
+    one.save(first)
+    monkeypatch.undo()
+    found = other.load()
+    assert found is not None
+    assert found.numbers == {"step": 1}
+    one.save(second)
+    assert len([path for path in one.paths() if path.endswith(".bin")]) <= 2
+    one.delete()
+    assert one.paths() == []
+
+
 def test_a_loss_that_is_no_number_stops_and_leaves_no_dataset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

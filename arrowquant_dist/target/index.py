@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -218,11 +219,13 @@ def _opened(data: bytes) -> ParquetFile:
     import pyarrow.parquet as pq
 
     check_footer(io.BytesIO(data))
+    open_with = partial(pq.ParquetFile, page_checksum_verification=True)
     try:
-        return pq.ParquetFile(pa.BufferReader(data), read_dictionary=_TEXTS, page_checksum_verification=True)
-    except KeyError as error:  # what a newer release wrote may lack a column
-        _check_version(pq.read_schema(pa.BufferReader(data)))
-        raise ValueError(f"it has no column of texts {error.args[0].decode()!r}") from error
+        return open_with(pa.BufferReader(data), read_dictionary=_TEXTS)
+    except KeyError:  # a column that only some releases write
+        stored = {*pq.read_schema(pa.BufferReader(data)).names}
+        texts = [name for name in _TEXTS if name in stored]
+        return open_with(pa.BufferReader(data), read_dictionary=texts)
 
 
 def _numbers(chunks: Sequence[pa.Array], kind: pa.DataType) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Protocol, Self
@@ -227,6 +228,7 @@ def _bytes(values: np.ndarray, column: BlobColumn) -> memoryview:
     return np.ascontiguousarray(values, column.dtype).data.cast("B") if values.size else memoryview(b"")
 
 
+@cache
 def _created_by() -> str:
     try:
         return f"arrowquant-dist version {version('arrowquant-dist')}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import xxhash
+from arrowquant_dist.target.manifest import hash_of
 
 _MODEL, _TEXTS, _CONFIG, _CODE = "model", "texts", "config", "code"
 
@@ -38,5 +38,4 @@ class Identity:
 
 
 def _digest(values: Any) -> str:
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return f"xxh3_128:{xxhash.xxh3_128_hexdigest(text.encode())}"
+    return hash_of(json.dumps(values, sort_keys=True, separators=(",", ":")).encode())

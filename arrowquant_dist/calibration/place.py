@@ -51,7 +51,7 @@ class CalibrationPlace:
     """The folder that a calibration writes to. store: it. identity: of this one."""
 
     def __init__(self, store: Store, identity: Identity) -> None:
-        self.store, self.identity, self.fingerprint = store, identity, identity.fingerprint
+        self.store, self.identity = store, identity
 
     def begin(self, *, overwrite: bool) -> Calibration | None:
         """Makes the folder this calibration's, or finds that it is. The record where it is finished already.
@@ -108,7 +108,7 @@ class CalibrationPlace:
         if not self.store.exists(CALIBRATION_PATH):
             return None
         record = self._read()
-        if record.fingerprint != self.fingerprint:
+        if record.fingerprint != self.identity.fingerprint:
             return None
         self._tidy()
         return record
@@ -126,7 +126,7 @@ class CalibrationPlace:
         if CALIBRATION_PATH not in found:
             return None
         record = self._read()
-        if record.fingerprint != self.fingerprint:
+        if record.fingerprint != self.identity.fingerprint:
             message = f"the statistics here were calibrated {self.identity.difference(record.digests)}"
             raise TargetConflict(f"{message}; choose another folder, or --overwrite", uri=self.store.uri)
         return record
@@ -152,7 +152,7 @@ class CalibrationPlace:
             self._refuse_begun("of which nothing says any more which it is")
         except NotFound:
             self._refuse_begun("that another process is removing")
-        if there.fingerprint != self.fingerprint:
+        if there.fingerprint != self.identity.fingerprint:
             self._refuse_begun(self.identity.difference(there.digests))
 
     def _refuse_begun(self, which: str) -> NoReturn:

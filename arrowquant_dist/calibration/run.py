@@ -135,7 +135,7 @@ def run_calibration(
         if record is not None:
             return record
         context = CalibrationContext(
-            f"{store.uri} {place.fingerprint}",
+            f"{store.uri} {place.identity.fingerprint}",
             location(model, "model"),
             out,
             run.source_storage,
@@ -280,7 +280,7 @@ def _record(
         texts=settings["texts"],
         sequential=config is not None,
         config=_said(config),
-        fingerprint=place.fingerprint,
+        fingerprint=place.identity.fingerprint,
         layers=tuple(layers),
         unseen=tuple(unseen),
         unfit=tuple(unfit),

@@ -19,6 +19,7 @@ from arrowquant_dist.format.parquet.limits import (
     PageLimit,
     check_footer,
     is_text,
+    pages_start,
     small_columns,
     texts_of,
 )
@@ -141,8 +142,7 @@ class BareFile:
     def data_range(self, block: StoredBlock) -> StoredRange:
         """Where in the object the pages lie that hold the block's data (and that of its row group)."""
         column = self._data_column(block.row_group)
-        start = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)), default=0)
-        return StoredRange(start, column.total_compressed_size, block.header.data_nbytes)
+        return StoredRange(pages_start(column), column.total_compressed_size, block.header.data_nbytes)
 
     def _small_columns(self, reader: BinaryIO, schema: pa.Schema) -> dict[str, list[Any]]:
         """Texts come as a dictionary and indices, so that one that repeats takes no more memory than it does stored."""

@@ -20,7 +20,7 @@ from arrowquant_dist.export.mark import made_mark
 from arrowquant_dist.export_names import RECORD_KIND
 from arrowquant_dist.field_types import check_types
 from arrowquant_dist.strict_json import parse_json
-from arrowquant_dist.target.manifest import StoredFile
+from arrowquant_dist.target.manifest import StoredFile, hash_of
 
 RECORD_VERSION = 1
 
@@ -110,7 +110,7 @@ class ExportRecord:
 
 def files_hash(files: Iterable[tuple[str, int, str]]) -> str:
     """Of (name, nbytes, version) of each."""
-    return f"xxh3_128:{xxhash.xxh3_128_hexdigest(json.dumps(sorted(files)).encode())}"
+    return hash_of(json.dumps(sorted(files)).encode())
 
 
 def _options(form: Any) -> dict[str, Any]:

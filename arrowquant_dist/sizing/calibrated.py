@@ -94,22 +94,18 @@ def choose_calibrated_size(
                 fixed[sample.layer.name] = measure(sample, sample.blocks[0].spec, ZstdFrames())
         coarsest = {one.sample.layer.name: one.without_statistics(_COARSEST) for one in free}
         beside = parts_nbytes(plan, fixed | coarsest) - nbytes_of(coarsest)
-        room = int(target * (1 - _MARGIN)) - beside
+        limit = int(target * (1 - _MARGIN))
+        room = limit - beside
         recorded = recorded_table(plan, config, target, side_inputs)
-        found, is_as_recorded = _chosen(free, recorded, room, threads)
-        for _ in range(_FRAMINGS):
-            if found is None:
-                break
-            nbytes = parts_nbytes(plan, fixed | found)
-            excess = nbytes - int(target * (1 - _MARGIN))
-            if excess <= _MARGIN / 2 * target:
-                break
-            room -= excess
+        for _ in range(1 + _FRAMINGS):
             found, is_as_recorded = _chosen(free, recorded, room, threads)
+            nbytes = 0 if found is None else parts_nbytes(plan, fixed | found)
+            if nbytes - limit <= _MARGIN / 2 * target:
+                break
+            room -= nbytes - limit
         side_reader.confirm()
     if found is None:
         return choose_size(plan, checkpoint, config, target, run)
-    nbytes = parts_nbytes(plan, fixed | found)
     chosen = f"{size_note(nbytes, target)}: {ways_in_short(fixed | found)}"
     anew = [] if is_as_recorded else [_ANEW]
     note = "; ".join([chosen, *anew, *side_tensors.notes(config)])

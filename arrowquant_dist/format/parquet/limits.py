@@ -166,6 +166,11 @@ def small_columns(metadata: Any, names: Iterable[str]) -> list[PageLimit]:
     return limits
 
 
+def pages_start(column: Any) -> int:
+    """Where in the file a column's pages begin, by Arrow's metadata of it; 0 where that has no place."""
+    return min(filter(None, (column.dictionary_page_offset, column.data_page_offset)), default=0)
+
+
 @dataclass(slots=True)
 class PageLimit:
     """What the pages of one column of one row group may take: bytes, when they are decompressed, and values.
@@ -182,8 +187,7 @@ class PageLimit:
     @classmethod
     def of(cls, column: Any, nbytes: int, values: int) -> PageLimit:
         """column: Arrow's metadata of it."""
-        places = (column.dictionary_page_offset, column.data_page_offset)
-        start = min(filter(None, places), default=0)
+        start = pages_start(column)
         return cls(column.path_in_schema, start, start + column.total_compressed_size, nbytes, values)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 from arrowquant_dist.cli.streams import Unheard
 from arrowquant_dist.errors import counted
 from arrowquant_dist.report import text
+from arrowquant_dist.report.terminal import terminal_width
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -21,6 +22,7 @@ _FIRST_INTERVAL_SECONDS = 5.0
 _LONGEST_INTERVAL_SECONDS = 300.0
 _WINDOW_SECONDS = 120.0  # what the rate is taken over
 _SAMPLE_SECONDS = 1.0
+_PERCENT_CHARS = 4  # "100%"
 _TELLING_SECONDS, _TELLING_SHARE = 5.0, 0.01  # of work, before it says how long the rest takes
 
 
@@ -194,21 +196,21 @@ def _bar(out: TextIO, verb: str) -> Iterator[Show]:
 
     lock, pace = threading.Lock(), RecentRate()
     last: list[HowFar] = []
+    console = Console(file=out, width=terminal_width(out))
+    bar_width = bar_room(console.width)
 
     def said() -> str:
         with lock:
-            if not last:
-                return ""
-            event = last[0]
-            if event.compiling:
-                return _compiling(event)
-            done = f"{text.nbytes(event.done_nbytes)} of {text.nbytes(event.total_nbytes)}"
-            return ", ".join(
-                [done, *_layers(event), *_speed(pace, time.monotonic(), event), *_workers(event)]
-            )
+            beside = len(verb) + 1 + bar_width + 1 + _PERCENT_CHARS + 1
+            return said_within(console.width - beside, last[0], pace, time.monotonic()) if last else ""
 
-    columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), _said_column(said))
-    with Progress(*columns, console=Console(file=out)) as bars:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width),
+        TaskProgressColumn(),
+        _said_column(said),
+    )
+    with Progress(*columns, console=console) as bars:
         task = bars.add_task(verb, total=None)
 
         def show(event: HowFar) -> None:
@@ -218,6 +220,33 @@ def _bar(out: TextIO, verb: str) -> Iterator[Show]:
             bars.update(task, completed=event.done_nbytes, total=event.total_nbytes)
 
         yield show
+
+
+def bar_room(width: int) -> int:
+    """How wide the bar of a terminal of `width` columns is: what is said beside it tells more."""
+    return 20 if width >= 100 else 10 if width >= 60 else 4
+
+
+def said_within(room: int, event: HowFar, pace: RecentRate, now: float) -> str:
+    """What stands beside the bar and the percent, in at most `room` characters: bytes, layers, rate, time left and
+    workers, of which workers, layers, rate and bytes go in this order. The time left stays."""
+    if event.compiling:
+        return _compiling(event) if len(_compiling(event)) <= room else "compiling kernels"
+    done = f"{text.nbytes(event.done_nbytes)} of {text.nbytes(event.total_nbytes)}"
+    rate, left = pace.nbytes_per_second(now), pace.seconds_left(now, event)
+    parts = {
+        "bytes": [done],
+        "layers": _layers(event),
+        "rate": [f"{text.nbytes(rate)}/s"] if rate is not None else [],
+        "left": [f"{text.seconds(left)} left"] if left is not None else [],
+        "workers": _workers(event),
+    }
+    for gone in ("", "workers", "layers", "rate", "bytes"):
+        parts.pop(gone, None)
+        said = ", ".join(words for part in parts.values() for words in part)
+        if len(said) <= room:
+            return said
+    return said
 
 
 def _said_column(said: Callable[[], str]) -> ProgressColumn:
@@ -230,4 +259,4 @@ def _said_column(said: Callable[[], str]) -> ProgressColumn:
         def render(self, task: Any) -> Text:  # noqa: ARG002 - rich's interface
             return Text(said())
 
-    return Said(Column(no_wrap=True))  # a narrow terminal loses the end, not the line
+    return Said(Column(no_wrap=True))

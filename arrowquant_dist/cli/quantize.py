@@ -159,7 +159,11 @@ def quantize(
         if dry_run:
             _show_plan(source, target, quantization, run, as_json=as_json)
         else:
-            _show_outcome(_run(source, target, quantization, run, as_json=as_json), as_json=as_json)
+            done = _run(source, target, quantization, run, as_json=as_json)
+            if as_json:
+                _print_outcome(done)
+            else:
+                _show_outcome(done, source, target)
 
 
 def _configs(config: str | None, instead: Mapping[str, Any]) -> tuple[QuantizationConfig, RunConfig]:
@@ -204,31 +208,38 @@ def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, *
             return driver.quantize(source, target, config, run, show)
 
 
-def _show_outcome(result: Outcome, *, as_json: bool) -> None:
-    if as_json:
-        done: dict[str, Any] = {"target": result.target, "already_finished": result.already_finished}
-        if result.damaged is not None:
-            done["damaged"] = list(result.damaged)
-        print_json({**done, "report": result.report.to_dict()})
-        return
-    from arrowquant_dist.report.terminal import print_report, print_text
-
+def _print_outcome(result: Outcome) -> None:
+    done: dict[str, Any] = {"target": result.target, "already_finished": result.already_finished}
     if result.damaged is not None:
-        print_text(sys.stdout, f"{result.target}: {_repaired(result.damaged)}")
-    elif result.already_finished:
-        print_text(sys.stdout, f"{result.target} is finished already; this is the report of that run.")
-    print_report(sys.stdout, result.report)
-    if not result.already_finished:
-        print_text(sys.stdout, f"written to {result.target}; the whole report is in its report/ folder.")
+        done["damaged"] = list(result.damaged)
+    print_json({**done, "report": result.report.to_dict()})
+
+
+def _show_outcome(result: Outcome, source: str, target: str) -> None:
+    """source, target: as they were given, to be given again."""
+    from arrowquant_dist.report.ending import ending
+    from arrowquant_dist.report.terminal import print_command, print_table
+
+    print_table(sys.stdout, ending(_title(result, target), result.report, target))
+    print_command(sys.stdout, "all of the report", ["arrowquant", "report", target])
+    if result.has_model:
+        command = ["arrowquant", "evaluate", source, target, "--texts", "builtin:held-back"]
+        print_command(sys.stdout, "next, what its outputs are", command)
+
+
+def _title(result: Outcome, target: str) -> str:
+    if result.damaged is not None:
+        return f"{target}: {_repaired(result.damaged)}"
+    if result.already_finished:
+        return f"{target} is finished already"
+    return f"written to {target}"
 
 
 def _repaired(damaged: Sequence[str]) -> str:
     if not damaged:
-        return (
-            "every object holds what was written, there is nothing to repair; this is the report of that run."
-        )
+        return "every object holds what was written, there is nothing to repair"
     found = counted(len(damaged), "damaged object")
-    return f"{found} {were(len(damaged))} made again ({listed(damaged)}), all others are as they were."
+    return f"{found} {were(len(damaged))} made again ({listed(damaged)}), all others are as they were"
 
 
 def _show_plan(

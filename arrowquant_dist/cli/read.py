@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.verify import VerifyReport
 
 _SHOWN_PROBLEMS = 100
+LAYER_ORDERS = ("source", "name", "params", "size", "stored")
 _CONFIG = typer.Option(
     help="YAML file whose run.storage_options say how to reach the storage.", metavar="FILE"
 )
@@ -27,15 +28,34 @@ _CONFIG = typer.Option(
 def inspect(
     uri: Annotated[str, typer.Argument(metavar="URI", help="A checkpoint or a dataset.")],
     *,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            help="Only layers that match: a glob, a word that is a part of the name, or a /regex/; any of several.",
+            metavar="GLOB",
+        ),
+    ] = None,
+    sort: Annotated[
+        str,
+        typer.Option(
+            help="By the source's order, by name, or the largest first.", metavar="|".join(LAYER_ORDERS)
+        ),
+    ] = "source",
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many layers, the first ones.", metavar="N", min=1)
+    ] = None,
     config: Annotated[str | None, _CONFIG] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the layers of a checkpoint or dataset, with sizes. Reads headers alone."""
     with outcome(as_json=as_json):
-        from arrowquant_dist.report.contents import layers_table, read_contents, totals_table
+        from arrowquant_dist.config.checks import check_choice
+        from arrowquant_dist.report.contents import chosen, layers_table, read_contents, totals_table
         from arrowquant_dist.report.terminal import print_table
 
-        contents = read_contents(uri, _storage(config))
+        check_choice("sort", sort, LAYER_ORDERS)
+        contents = chosen(read_contents(uri, _storage(config)), tuple(only or ()), sort, limit)
         if as_json:
             print_json(contents.to_dict())
         else:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, cast
 
+from arrowquant_dist.cli.progress import bar_room
 from arrowquant_dist.cli.streams import Unheard
 from arrowquant_dist.report import text
+from arrowquant_dist.report.terminal import terminal_width
 
 if TYPE_CHECKING:
     from arrowquant_dist.texts.steps import StepCallback, TextsStep
@@ -26,8 +28,14 @@ def shown_steps(out: TextIO, command: str = "evaluate") -> Iterator[StepCallback
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=heard)) as bars:
+    console = Console(file=heard, width=terminal_width(out))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_room(console.width)),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
         tasks = {}
 
         def show(step: TextsStep) -> None:

@@ -69,7 +69,8 @@ def finished_outcome(
         sweep(dataset, manifest, found)
     dataset.refuse_missing_files(manifest, found)
     report = read_report(dataset.store, manifest)
-    return Outcome(report, already_finished=True, target=dataset.store.uri)
+    sidecars = tuple(file.path for file in manifest.sidecars)
+    return Outcome(report, already_finished=True, target=dataset.store.uri, sidecars=sidecars)
 
 
 def published_outcome(dataset: Target, plan: Plan, found: Listing, run: RunIdentity) -> Outcome:

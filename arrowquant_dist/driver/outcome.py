@@ -10,9 +10,16 @@ from arrowquant_dist.reduce import Report
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """already_finished: the target was complete before; `report` is that of the run that completed it. damaged: paths
-    under the target of what `repair` has found and made again; None where nobody looked."""
+    under the target of what `repair` has found and made again; None where nobody looked. sidecars: paths under the
+    target of the model's small files."""
 
     report: Report
     already_finished: bool
     target: str
     damaged: tuple[str, ...] | None = None
+    sidecars: tuple[str, ...] = ()
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a model can be built of it, to see what becomes of its outputs."""
+        return "config.json" in self.sidecars

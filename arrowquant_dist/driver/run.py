@@ -161,7 +161,9 @@ def carry_out(
     if not published.is_ours:
         return published_outcome(dataset, plan, dataset.look(), identity)
     damaged = repair.damaged if repair is not None else None
-    return Outcome(report, already_finished=False, target=dataset.store.uri, damaged=damaged)
+    return Outcome(
+        report, already_finished=False, target=dataset.store.uri, damaged=damaged, sidecars=tuple(sidecars)
+    )
 
 
 def plan_only(source: Location, target: Location, config: QuantizationConfig, run: RunConfig) -> Plan:

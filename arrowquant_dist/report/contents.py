@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
+from arrowquant_dist.config.checks import invalid
+from arrowquant_dist.config.patterns import check_pattern, matcher, nearest_names
 from arrowquant_dist.encodings.raw import RAW
 from arrowquant_dist.location import Location
 from arrowquant_dist.report import text
@@ -38,13 +40,19 @@ class LayerContents:
 class Contents:
     """All layers at a URI.
 
-    format: `safetensors` `torch` `v1` `v2`. aliases: {name: stored name} of tied tensors.
+    format: `safetensors` `torch` `v1` `v2`. aliases: {name: stored name} of tied tensors. shown: the layers that were
+    asked for, in that order; None where nothing was chosen.
     """
 
     uri: str
     format: str
     layers: tuple[LayerContents, ...]
     aliases: dict[str, str]
+    shown: tuple[LayerContents, ...] | None = None
+
+    @property
+    def listed(self) -> tuple[LayerContents, ...]:
+        return self.layers if self.shown is None else self.shown
 
     @property
     def is_dataset(self) -> bool:
@@ -82,7 +90,7 @@ class Contents:
                 "stored_nbytes": self.stored_nbytes,
             },
             "aliases": self.aliases,
-            "layers": [layer.to_dict() for layer in self.layers],
+            "layers": [layer.to_dict() for layer in self.listed],
         }
 
 
@@ -113,6 +121,45 @@ def read_contents(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Contents
     return Contents(checkpoint.uri, checkpoint.format, tuple(layers), dict(checkpoint.aliases))
 
 
+def chosen(contents: Contents, only: tuple[str, ...], sort: str, limit: int | None) -> Contents:
+    """`contents` with the layers to list: those that match one of the patterns `only` (all where there is none), by
+    `sort` (source, name, params, size, stored: the largest first), at most `limit`. Totals stay those of all.
+
+    Raises InvalidConfig where a pattern is none, or no layer matches it.
+    """
+    if not only and sort == "source" and limit is None:
+        return contents
+    for pattern in only:
+        check_pattern("filter", pattern)
+        names = [layer.layer_name for layer in contents.layers]
+        if not any(map(matcher(pattern), names)):
+            near = ", ".join(nearest_names(pattern, names))
+            raise invalid(
+                "filter", f"{pattern!r} matches no layer" + (f"; the nearest are {near}" if near else "")
+            )
+    layers = [
+        layer
+        for layer in contents.layers
+        if not only or any(matcher(each)(layer.layer_name) for each in only)
+    ]
+    if sort == "name":
+        layers.sort(key=lambda layer: layer.layer_name)
+    elif sort != "source":
+        layers.sort(key=lambda layer: -_sizes(layer)[sort])
+    return replace(contents, shown=tuple(layers[:limit]))
+
+
+def _sizes(layer: LayerContents) -> dict[str, int]:
+    stored = layer.source_nbytes if layer.stored_nbytes is None else layer.stored_nbytes
+    return {"params": layer.params, "size": layer.source_nbytes, "stored": stored}
+
+
+def _how_many(contents: Contents) -> str:
+    listed = contents.listed
+    size = text.nbytes(sum(_sizes(layer)["stored"] for layer in listed))
+    return f"{len(contents.layers)}; above: {len(listed)} ({size})"
+
+
 def _stored(uri: str, storage: Storage) -> dict[str, tuple[str, int]]:
     from arrowquant_dist.dataset.dataset import Dataset
 
@@ -126,7 +173,8 @@ def layers_table(contents: Contents) -> Table:
     align = "lllrr"
     if contents.is_quantized:
         headers, align = (*headers[:-1], "decoded", "stored as", "stored"), align + "lr"
-    return Table("Layers", headers, align, tuple(_row(layer, contents) for layer in contents.layers))
+    rows = tuple(_row(layer, contents) for layer in contents.listed)
+    return Table("Layers", headers, align, rows, drop=("params", "decoded", "dtype", "shape", "stored as"))
 
 
 def _row(layer: LayerContents, contents: Contents) -> tuple[str, ...]:
@@ -148,7 +196,7 @@ def totals_table(contents: Contents) -> Table:
     rows = [
         ("source", contents.uri),
         ("format", contents.format),
-        ("layers", str(len(contents.layers))),
+        ("layers", str(len(contents.layers)) if contents.shown is None else _how_many(contents)),
         ("params", text.params(contents.params)),
         ("decoded" if contents.is_quantized else "size", text.nbytes(contents.source_nbytes)),
     ]

@@ -46,7 +46,8 @@ def _types(summary: PlanSummary) -> Table:
         )
         for name, totals in summary.types.items()
     )
-    return Table("Stored as", ("type", "layers", "params", "source", "expected"), "lrrrr", rows)
+    headers = ("type", "layers", "params", "source", "expected")
+    return Table("Stored as", headers, "lrrrr", rows, drop=("params", "source"))
 
 
 def _codes(summary: PlanSummary) -> Table:
@@ -65,4 +66,4 @@ def _kept_matrices(summary: PlanSummary) -> Table:
         for layer in summary.kept_matrices
     )
     headers = ("layer", "shape", "dtype", "stored as", "reason")
-    return Table("Matrices among them", headers, "lllll", rows)
+    return Table("Matrices among them", headers, "lllll", rows, drop=("shape", "dtype", "stored as"))

@@ -1,22 +1,26 @@
-"""Tables for the terminal, drawn with rich; plain aligned lines for pipes, files and very long tables.
+"""Tables for the terminal, within its width, and plain aligned lines of any width for pipes and files.
 
 No text is taken for markup, and no control character of a name gets through.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import TextIO
 
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.report import view
 from arrowquant_dist.report.evaluated import evaluation_table
 from arrowquant_dist.report.evaluation import Evaluation
-from arrowquant_dist.report.text import printable
+from arrowquant_dist.report.fit import GAP, fitted, folded
+from arrowquant_dist.report.text import printable, width_of
 from arrowquant_dist.report.view import Table
 
-_DRAWN_ROWS = 1000  # rich takes a third of a millisecond a row
-_ANY_WIDTH = 100_000
+_USUAL_WIDTH = 80
 
 
 def print_report(out: TextIO, report: Report, evaluations: Sequence[Evaluation] = ()) -> None:
@@ -35,60 +39,75 @@ def print_report(out: TextIO, report: Report, evaluations: Sequence[Evaluation] 
 
 def print_table(out: TextIO, table: Table) -> None:
     """A titled table; one without headers is a list of facts."""
-    if not (out.isatty() and len(table.rows) <= _DRAWN_ROWS and _draw(out, table)):
+    if not out.isatty():
         out.writelines(f"{line}\n" for line in _plain_lines(table))
+        return
+    width = terminal_width(out)
+    for panel in fitted(table, width):
+        out.writelines(f"{line}\n" for line in (*folded(panel.title, width), *_drawn_lines(panel)) if line)
+        out.write("\n")
 
 
 def print_text(out: TextIO, text: str) -> None:
     """One paragraph; folded at words by a terminal's width."""
-    if not out.isatty():
-        out.write(f"{printable(text)}\n")
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    Console(file=out).print(Text(printable(text)))
+    lines = folded(printable(text), terminal_width(out)) if out.isatty() else [printable(text)]
+    out.writelines(f"{line}\n" for line in lines)
 
 
-def _draw(out: TextIO, table: Table) -> bool:
-    """False, and nothing drawn, where columns are too wide for the terminal: it folds whole lines better than rich does
-    cells, which tears names of layers into pieces. Facts are folded in their cells."""
-    from rich import box
-    from rich.console import Console
-    from rich.measure import Measurement
-    from rich.table import Table as Drawn
-    from rich.text import Text
+def print_command(out: TextIO, what: str, words: Sequence[str]) -> None:
+    """`what: words`, to be copied: where a terminal is too narrow the shell reads its lines as one."""
+    line, lines = f"{what}: {words[0]}", list[str]()
+    width = terminal_width(out) if out.isatty() else None
+    quoted = re.sub(
+        r"(?<=\0)(--[\w-]+)\0", r"\1 ", "\0".join(map(shlex.quote, words))
+    )  # an option and its value
+    for word in quoted.split("\0")[1:]:
+        if width is not None and width_of(f"{line} {word} \\") > width:
+            lines.append(f"{line} \\")
+            line = f"   {word}"
+        else:
+            line = f"{line} {word}"
+    out.writelines(f"{printable(each)}\n" for each in (*lines, line))
 
-    headed = any(table.headers)
-    drawn = Drawn(
-        title=Text(table.title),
-        title_justify="left",
-        show_header=headed,
-        box=box.SIMPLE_HEAD if headed else box.SIMPLE,
-    )
-    for header, side in zip(table.headers, table.align, strict=True):
-        drawn.add_column(Text(printable(header)), justify="right" if side == "r" else "left", overflow="fold")
+
+def terminal_width(out: TextIO) -> int:
+    """Columns of the terminal that `out` is: what COLUMNS says, else what the terminal itself does."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said):
+        return int(said)
+    try:
+        return os.get_terminal_size(out.fileno()).columns or _USUAL_WIDTH
+    except (OSError, ValueError):  # ValueError: no file at all, or one that is closed
+        return _USUAL_WIDTH
+
+
+def _drawn_lines(table: Table) -> Iterator[str]:
+    """Of cells that are printable and fit."""
+    headed = [table.headers] if any(table.headers) else []
+    widths = [max(map(width_of, column)) for column in zip(*headed, *table.rows, strict=True)]
+    for row in headed:
+        yield from _lines(row, widths, table.align)
+        yield GAP + GAP.join("─" * width for width in widths)
     for row in table.rows:
-        drawn.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console(file=out)
-    if headed:
-        unbounded = console.options.update(max_width=_ANY_WIDTH)
-        if Measurement.get(console, unbounded, drawn).maximum > console.width:
-            return False
-    console.print(drawn)
-    return True
+        yield from _lines(row, widths, table.align)
+
+
+def _lines(row: Sequence[str], widths: Sequence[int], align: str) -> Iterator[str]:
+    for cells in zip_longest(*(cell.split("\n") for cell in row), fillvalue=""):
+        yield GAP.join(("", *_aligned(cells, widths, align))).rstrip()
 
 
 def _plain_lines(table: Table) -> Iterator[str]:
     headed = [table.headers] if any(table.headers) else []
     rows = [tuple(map(printable, row)) for row in (*headed, *table.rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
     yield table.title
     for row in rows:
-        yield "  ".join(("", *_aligned(row, widths, table.align))).rstrip()
+        yield GAP.join(("", *_aligned(row, widths, table.align))).rstrip()
     yield ""
 
 
 def _aligned(row: Iterable[str], widths: Iterable[int], align: str) -> Iterator[str]:
     for cell, width, side in zip(row, widths, align, strict=True):
-        yield cell.rjust(width) if side == "r" else cell.ljust(width)
+        space = " " * (width - width_of(cell))
+        yield space + cell if side == "r" else cell + space

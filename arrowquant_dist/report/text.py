@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 MISSING = "–"
+# A number and its unit, and the sizes of a shape, which a line break would tear apart.
+_TOGETHER = re.compile(
+    r"(?<=\d) (?=(?:[kMGTP]?B|[kMGTP]|params|s|ms|min|h|%|dB|bits?|×)(?![\w]))|(?<=×) (?=\d)"
+)
+_ELLIPSIS = "…"
 Form = Callable[[float | None], str]
 
 
@@ -50,6 +57,11 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
     return f"{value:.{digits}f} {units[unit]}".strip()
 
 
+def bits(nbytes: int, params: int) -> str:
+    """How many a value takes."""
+    return f"{8 * nbytes / params:.2f} bits"
+
+
 def times(value: float | None) -> str:
     """A compression ratio: `2.21×`."""
     return f"{value:.2f}×" if value is not None else MISSING
@@ -89,3 +101,67 @@ def rate(value: float | None, unit: str) -> str:
 
 def shape(dimensions: tuple[int, ...]) -> str:
     return " × ".join(map(str, dimensions)) if dimensions else "scalar"
+
+
+def unbreakable(text: str) -> str:
+    """`text` with a no-break space wherever a number goes with what comes after it."""
+    return _TOGETHER.sub("\xa0", text)
+
+
+def width_of(text: str) -> int:
+    """Columns that a terminal takes for its longest line."""
+    if text.isascii() and "\n" not in text:
+        return len(text)
+    from rich.cells import cell_len
+
+    return max(map(cell_len, text.split("\n")))
+
+
+def shortened_names(names: Sequence[str], width: int) -> list[str]:
+    """`names`, those that are longer than `width` without some of their middle: `encoder…0.attention.self.key.weight`;
+    without their beginning instead where fewer of them look alike then."""
+    every = [[shortened_word(name, width, keep) for name in names] for keep in ("begin", "end")]
+    return max(every, key=lambda made: len({*made}))
+
+
+def shortened_word(word: str, width: int, keep: Literal["begin", "end"] = "begin") -> str:
+    """`word`, or where it takes more than `width` its beginning and end: of a path or dotted name whole parts, numbers
+    among them, which tell blocks of a model apart. keep: `end` goes without the beginning rather than with one part of
+    the end alone, or none."""
+    if width_of(word) <= width:
+        return word
+    separator = "/" if "/" in word else "."
+    scheme = re.match(r"\w+://|/", word)
+    root = scheme.group() if scheme is not None else ""
+    parts = word[len(root) :].split(separator)
+    heads = (1, 0) if keep == "begin" else (0, 1)
+    for least in (2, 1):
+        for head in heads:
+            for count in range(len(parts) - head - 1, least - 1, -1):
+                made = root * (head > 0) + _without_middle(parts, head, count, separator)
+                if width_of(made) <= width:
+                    return made
+    return _cut(word, width)
+
+
+def _without_middle(parts: Sequence[str], head: int, tail: int, separator: str) -> str:
+    """The first `head` and the last `tail` of `parts`, and of a name the numbers between them."""
+    mark = f"{separator}{_ELLIPSIS}{separator}" if separator == "/" else _ELLIPSIS
+    middle = [part for part in parts[head : len(parts) - tail] if part.isdecimal() and separator == "."]
+    ends_with_number = middle and parts[len(parts) - tail - 1] == middle[-1]
+    end = separator.join(parts[len(parts) - tail :])
+    kept = [*parts[:head], *middle[: len(middle) - bool(ends_with_number)]]
+    last = separator.join([middle[-1], end]) if ends_with_number else end
+    begin = "" if head else mark.lstrip("/")
+    return begin + mark.join([*kept, last])
+
+
+def _cut(word: str, width: int) -> str:
+    """A third of the room for the beginning; the end tells more."""
+    begin = max((width - 1) // 3, 0)
+    end = max(width - 1 - begin, 0)
+    made = f"{word[:begin]}{_ELLIPSIS}{word[len(word) - end :]}"
+    while width_of(made) > width and end > 0:  # of characters that take two columns
+        end -= 1
+        made = f"{word[:begin]}{_ELLIPSIS}{word[len(word) - end :]}"
+    return made

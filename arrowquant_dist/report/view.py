@@ -22,12 +22,14 @@ _NAMED_NODES = 20
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A titled table. align: `l` or `r` for each column. Cells are plain text, or LayerName for names."""
+    """A titled table. align: `l` or `r` for each column. Cells are plain text, or LayerName for names. drop: headers of
+    columns that a narrow terminal can do without, in the order in which they go."""
 
     title: str
     headers: tuple[str, ...]
     align: str
     rows: tuple[tuple[str, ...], ...]
+    drop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ def layer_types(report: Report) -> Table:
         headers,
         "lrrrrrrrrr",
         tuple(_layer_type_row(figures) for figures in report.layer_types),
+        drop=("fp16", "source", "params", "× source", "cosine", "layers"),
     )
 
 
@@ -181,6 +184,7 @@ def accuracy(report: Report) -> Table:
         ("over quantized layers", "mean", "min", "max", "std", "overall"),
         "lrrrrr",
         rows,
+        drop=("std", "overall", "max"),
     )
 
 
@@ -211,7 +215,8 @@ def worst_layers(report: Report) -> Table:
         for layer in report.worst_layers
     )
     headers = ("layer", "type", "shape", "stored as", "cosine", "SQNR", "max error")
-    return Table("Layers with the lowest cosine", headers, "llllrrr", rows)
+    drop = ("shape", "max error", "type", "SQNR", "stored as")
+    return Table("Layers with the lowest cosine", headers, "llllrrr", rows, drop)
 
 
 def quant_types(report: Report) -> Table:
@@ -299,7 +304,7 @@ def nodes(report: Report) -> Table:
     )
     headers = ("node", "processes", "shards", "source", "parts", "busy", "rate while busy")
     title = "Nodes" if len(rows) == len(every) else f"Nodes, {len(rows)} of {len(every)}"
-    return Table(title, headers, "lrrrrrr", rows)
+    return Table(title, headers, "lrrrrrr", rows, drop=("processes", "parts", "busy", "shards", "source"))
 
 
 def kept_groups(report: Report) -> tuple[KeptByReason, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from arrowquant_dist.cli.progress import Bytes, ProgressLines, RecentRate, shown_progress
+from arrowquant_dist.cli.progress import Bytes, ProgressLines, RecentRate, said_within, shown_progress
 from arrowquant_dist.driver import Progress
 
 GB = 1_000_000_000
@@ -164,6 +164,23 @@ def test_a_failed_run_does_not_claim_a_last_line() -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("room", "said"),
+    [
+        (80, "1.00 GB of 4.00 GB, 20 of 80 layers, 100.0 MB/s, 30.00 s left, 7 workers"),
+        (66, "1.00 GB of 4.00 GB, 20 of 80 layers, 100.0 MB/s, 30.00 s left"),
+        (48, "1.00 GB of 4.00 GB, 100.0 MB/s, 30.00 s left"),
+        (40, "1.00 GB of 4.00 GB, 30.00 s left"),
+        (20, "30.00 s left"),
+    ],
+)
+def test_a_narrow_bar_drops_workers_layers_and_bytes_and_keeps_the_time_left(room: int, said: str) -> None:
+    pace = RecentRate()
+    pace.add(0, 0)
+    pace.add(10, GB)
+    assert said_within(room, Progress(GB, 4 * GB, 20, 80, workers_alive=7), pace, 10) == said
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

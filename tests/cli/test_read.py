@@ -65,6 +65,37 @@ def test_inspect_as_json_has_a_row_a_layer(checkpoint: Path) -> None:
     assert rows["norm.weight"]["dtype"] == "float16"
 
 
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (("--filter", "*.weight"), ["b.weight", "norm.weight"]),
+        (("--filter", "norm", "--filter", "/^b/"), ["b.weight", "norm.weight"]),
+        (("--sort", "name"), ["a", "b.weight", "norm.weight"]),
+        (("--sort", "params"), ["a", "norm.weight", "b.weight"]),
+        (("--sort", "size", "--limit", "1"), ["a"]),
+    ],
+)
+def test_inspect_lists_the_layers_that_are_asked_for(
+    tmp_path: Path, options: tuple[str, ...], names: list[str]
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(
+        {"b.weight": np.ones(2, np.float32), "norm.weight": np.ones(3, np.float16), "a": np.ones(9)}, path
+    )
+    found = json.loads(run("inspect", path, *options, "--json").stdout)
+    listed = [row["layer_name"] for row in found["layers"]]
+    assert sorted(listed) == sorted(names) if "--sort" not in options else listed == names
+    assert found["totals"]["layers"] == 3
+    assert f"3; above: {len(names)} (" in run("inspect", path, *options).stdout
+
+
+@pytest.mark.parametrize("options", [("--filter", "nrom"), ("--filter", "/(/"), ("--sort", "age")])
+def test_inspect_refuses_what_it_cannot_list_by(checkpoint: Path, options: tuple[str, ...]) -> None:
+    result = run("inspect", checkpoint, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {options[0].removeprefix('--')}: ")
+
+
 def test_inspect_of_nothing_is_bad_input(tmp_path: Path) -> None:
     result = run("inspect", tmp_path / "nowhere")
     assert result.exit_code == 2

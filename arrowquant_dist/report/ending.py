@@ -1,0 +1,33 @@
+"""How a run ends, in a few lines: all that fits on the screen it was started on. The whole report is in its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from arrowquant_dist.reduce.figures import Report
+from arrowquant_dist.report import text
+from arrowquant_dist.report.text import LayerName
+from arrowquant_dist.report.view import Table
+
+REPORT_PAGE = "report/report.html"
+
+
+def ending(title: str, report: Report, target: str) -> Table:
+    """Sizes, the error of the weights, the worst layer and where the report is. target: as it was given."""
+    return Table(title, ("", ""), "ll", tuple(_lines(report, target)))
+
+
+def _lines(report: Report, target: str) -> Iterator[tuple[str, str]]:
+    totals = report.totals
+    bits = f", {text.bits(totals.parts_nbytes, totals.params)} a weight" if totals.params else ""
+    yield "size", f"{text.nbytes(totals.source_nbytes)} → {text.nbytes(totals.parts_nbytes)}{bits}"
+    against_source, against_fp16 = totals.compression_vs_source, totals.compression_vs_fp16
+    yield "smaller", f"{text.times(against_source)} than the source, {text.times(against_fp16)} than fp16"
+    cosine = report.accuracy.cosine if report.accuracy is not None else None
+    if cosine is not None:
+        yield "weight cosine", f"mean {text.cosine(cosine.mean)}, min {text.cosine(cosine.min)}"
+    if report.worst_layers:
+        yield "worst layer", LayerName(report.worst_layers[0].layer_name)
+    if report.notes:
+        yield "notes", f"{len(report.notes)}, in the report"
+    yield "report", f"{target.rstrip('/')}/{REPORT_PAGE}"

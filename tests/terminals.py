@@ -1,0 +1,70 @@
+"""A real terminal (a pty) of a given size for the program, in this process: what it shows, line by line."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+import threading
+from dataclasses import dataclass
+
+import pytest
+
+from arrowquant_dist.cli import app
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a command showed, stdout and stderr together. drawn: with what was drawn over again, as progress is."""
+
+    exit_code: int
+    drawn: str
+
+    @property
+    def every_line(self) -> list[str]:
+        return [line for line in re.split(r"[\r\n]+", self.drawn) if line]
+
+    @property
+    def lines(self) -> list[str]:
+        """As they stand on the screen at the end."""
+        return [line.rpartition("\r")[2] for line in self.drawn.replace("\r\n", "\n").split("\n")]
+
+    @property
+    def words(self) -> set[str]:
+        return {*" ".join(self.lines).split()}
+
+
+def on_terminal(columns: int, *arguments: object, patch: pytest.MonkeyPatch) -> Shown:
+    """Runs `arrowquant ARGUMENTS` with stdout and stderr on a terminal of `columns` × 24."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    pieces: list[bytes] = []
+    reader = threading.Thread(target=_read_all, args=(ours, pieces))
+    reader.start()
+    with patch.context() as inside, os.fdopen(its, "w", encoding="utf-8") as terminal:
+        inside.delenv("COLUMNS", raising=False)
+        inside.setenv("TERM", "xterm-256color")
+        inside.setattr(sys, "stdout", terminal)
+        inside.setattr(sys, "stderr", terminal)
+        with pytest.raises(SystemExit) as end:
+            app(args=list(map(str, arguments)), prog_name="arrowquant")
+    reader.join()
+    os.close(ours)
+    return Shown(int(end.value.code or 0), _ESCAPES.sub("", b"".join(pieces).decode()))
+
+
+def _read_all(descriptor: int, pieces: list[bytes]) -> None:
+    while True:
+        try:
+            piece = os.read(descriptor, 1 << 16)
+        except OSError:  # Linux's end of a terminal
+            return
+        if not piece:
+            return
+        pieces.append(piece)

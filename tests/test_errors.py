@@ -110,7 +110,10 @@ _ALWAYS_SEVERAL = {
     "driver/choice.py": "bytes",
     "evaluation/embeddings.py": "texts",
     "evaluation/run.py": "texts, there|tokens",
+    "report/cards.py": "bits a value",  # as 4.13
     "report/evaluated.py": "nats",
+    "report/pictures/noise.py": "bits a value",
+    "report/view.py": "params",  # as 22.7 M
     "sizing/calibrated.py": "bytes",
     "sizing/run.py": "bytes",
     "texts/read.py": "bytes|texts",

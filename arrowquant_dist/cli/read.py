@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.config import Storage
     from arrowquant_dist.reduce import Report
     from arrowquant_dist.report.evaluation import Evaluation
+    from arrowquant_dist.report.layer_rows import LayerRow
     from arrowquant_dist.verify import VerifyReport
 
 _SHOWN_PROBLEMS = 100
@@ -107,6 +108,7 @@ def report(
         raise typer.BadParameter(f"{others[0]!r}: one target at a time, or several with --compare")
     with outcome(as_json=as_json):
         from arrowquant_dist.report.evaluations import load_evaluations
+        from arrowquant_dist.report.layer_rows import load_layer_rows
         from arrowquant_dist.report.render import load_report
         from arrowquant_dist.storage.uris import redact
 
@@ -115,7 +117,7 @@ def report(
         reports = [(redact(uri), load_report(uri, storage)) for uri in uris]
         evaluations = [load_evaluations(uri, storage) for uri in uris]
         if html is not None:
-            _write_page(html, reports, evaluations)
+            _write_page(html, reports, evaluations, [load_layer_rows(uri, storage) for uri in uris])
             if not as_json:
                 typer.echo(f"written to {html}")
         if as_json:
@@ -171,12 +173,15 @@ def _evaluated(evaluations: tuple[Evaluation, ...]) -> dict[str, Any]:
 
 
 def _write_page(
-    file: Path, reports: list[tuple[str, Report]], evaluations: list[tuple[Evaluation, ...]]
+    file: Path,
+    reports: list[tuple[str, Report]],
+    evaluations: list[tuple[Evaluation, ...]],
+    layers: list[tuple[LayerRow, ...] | None],
 ) -> None:
     from arrowquant_dist.report.page import comparison_page, report_page
 
     page = (
-        report_page(reports[0][1], evaluations[0])
+        report_page(reports[0][1], evaluations[0], layers[0])
         if len(reports) == 1
         else comparison_page(reports, evaluations)
     )

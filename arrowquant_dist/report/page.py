@@ -1,18 +1,28 @@
-"""Reports as self-contained HTML pages: no scripts, nothing loaded, everything escaped."""
+"""Reports as self-contained HTML pages: nothing loaded, everything escaped, no script but the package's own.
+
+The page's policy names that script and the style by their hashes, so nothing else runs, whatever a name got past the
+escaping.
+"""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arrowquant_dist.errors import counted
 from arrowquant_dist.reduce.figures import Report
-from arrowquant_dist.report import charts, text, view
+from arrowquant_dist.report import text, view
+from arrowquant_dist.report.cards import cards
 from arrowquant_dist.report.compare import comparison
 from arrowquant_dist.report.evaluated import evaluation_table
 from arrowquant_dist.report.evaluation import Evaluation
+from arrowquant_dist.report.layer_rows import LayerRow
+from arrowquant_dist.report.layer_table import LAYER_COLUMNS, layer_data
+from arrowquant_dist.report.pictures import noise, sizes
 from arrowquant_dist.report.text import LayerName, printable
 
 if TYPE_CHECKING:
@@ -21,19 +31,36 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def report_page(report: Report, evaluations: Sequence[Evaluation] = ()) -> str:
-    """One report as a page. evaluations: of its dataset."""
-    template = _environment().get_template("report.html.j2")
-    return template.render(
-        note=view.WEIGHT_COSINE_NOTE,
-        essentials=view.essentials(report),
-        evaluations=[evaluation_table(one) for one in evaluations],
-        tables=view.tables(report)[1:],
-        cosine_chart=charts.cosine_distribution(report) if report.accuracy is not None else None,
-        size_chart=charts.size_by_layer_type(report),
-        kept_groups=view.kept_groups(report),
-        notes=report.notes,
-        config_lines=view.config_lines(report),
+def report_page(
+    report: Report, evaluations: Sequence[Evaluation] = (), layers: Sequence[LayerRow] | None = None
+) -> str:
+    """One report as a page. evaluations: of its dataset. layers: all of them; None where they are not known any
+    more."""
+    from markupsafe import Markup
+
+    rows = layers or ()
+    pictures = (
+        noise.by_depth(rows),
+        noise.by_bits(rows),
+        noise.histogram(rows),
+        sizes.size_by_layer_type(report),
+    )
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            note=view.WEIGHT_COSINE_NOTE,
+            lead=view.lead(report),
+            cards=cards(report, evaluations, layers),
+            evaluations=[evaluation_table(one) for one in evaluations],
+            pictures=[picture for picture in pictures if picture is not None],
+            columns=LAYER_COLUMNS,
+            layer_data=Markup(layer_data(layers)) if layers is not None else None,  # noqa: S704 - inert, see there
+            tables=view.tables(report),
+            kept_groups=view.kept_groups(report),
+            notes=report.notes,
+            config_lines=view.config_lines(report),
+        )
     )
 
 
@@ -49,6 +76,7 @@ def comparison_page(
 def _environment() -> Environment:
     """One for all pages of a process, since it keeps the compiled templates: to compile them takes 30 ms a page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -58,9 +86,20 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
+    style, script = ((_TEMPLATES / name).read_text("utf-8") for name in ("page.css", "layers.js"))
+    environment.globals.update(
+        policy=f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}",
+        style=Markup(style),  # noqa: S704 - the package's own
+        script=Markup(script),  # noqa: S704 - the package's own
+    )
     environment.filters.update(params=text.params, counted=counted)
     environment.tests["layer_name"] = lambda value: isinstance(value, LayerName)
     return environment
+
+
+def _source(content: str) -> str:
+    """What a policy calls this content."""
+    return f"'sha256-{b64encode(sha256(content.encode()).digest()).decode()}'"
 
 
 def _finalize(value: Any) -> Any:

@@ -12,6 +12,7 @@ from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint, NotFound
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.reduce.layers import LayerMetrics
+from arrowquant_dist.report.layer_rows import measured_rows
 from arrowquant_dist.report.layers import layers_parquet
 from arrowquant_dist.report.markdown import report_markdown
 from arrowquant_dist.report.page import report_page
@@ -35,7 +36,7 @@ def render(report: Report, layers: Sequence[LayerMetrics], run: str = "") -> dic
     return {
         REPORT_PATH: report_json(report, run),
         "report/report.md": f"{report_markdown(report)}\n{mark}".encode(),
-        "report/report.html": f"{report_page(report)}\n{mark}".encode(),
+        "report/report.html": f"{report_page(report, layers=measured_rows(layers))}\n{mark}".encode(),
         "report/layers.parquet": layers_parquet(layers, run),
     }
 

@@ -49,6 +49,13 @@ class KeptByReason:
         return max(0, len(self.layers) - _NAMED_PER_REASON)
 
 
+def lead(report: Report) -> str:
+    """What was made of what and when, in a line."""
+    stored = ", ".join(f"{count.quant_type} ({count.layers})" for count in report.quant_types)
+    made = f"{report.source.get('uri')} as {stored}"
+    return f"{made}; {text.params(report.totals.params)} params, {report.run.started_at[:16].replace('T', ' ')} UTC"
+
+
 def essentials(report: Report) -> Table:
     """What one wants to know first, two columns."""
     totals, timing = report.totals, report.timing

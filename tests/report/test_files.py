@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
+from base64 import b64encode
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from arrowquant_dist.report.view import WEIGHT_COSINE_NOTE
 from arrowquant_dist.storage.open import open_store
 from tests.report.report_samples import golden_report, golden_values, layer_metrics
 
-VOID = {"meta", "rect"}
+VOID = {"meta", "input"}
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
@@ -172,8 +174,24 @@ def test_the_page_shows_a_hostile_name_and_does_not_run_it(report: Report, page:
     hostile = report.worst_layers[0].layer_name
     assert hostile.startswith("<script>")
     assert printable(hostile) in page.text
-    assert "script" not in page.tags
-    assert "<script" not in report_page(report)
+    assert hostile not in report_page(report)
+    assert "script" not in page.tags  # there are no layers for the table's own
+
+
+def test_the_page_of_a_run_has_its_own_script_and_data_and_nothing_else(
+    report: Report, layers: tuple[LayerMetrics, ...]
+) -> None:
+    hostile = layer_metrics("</script><script>alert(1)</script>\u202e", ErrorSums(64, 4.0, 3.0, 1.0, 0.5))
+    page = render(report, (*layers, hostile))["report/report.html"].decode()
+    assert re.findall("<script.*?>", page) == [
+        '<script type="application/json" id="layer-data">',
+        "<script>",
+    ]
+    assert page.count("</script") == 2
+    script = page.split("<script>")[1].split("</script>")[0]
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    assert f"script-src &#39;sha256-{digest}&#39;" in page
+    Page(page)
 
 
 def test_the_page_loads_nothing(page: Page) -> None:

@@ -1,0 +1,136 @@
+"""What a report says at once: a figure, what it means, and from where on it would mean something else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arrowquant_dist.errors import counted
+from arrowquant_dist.reduce.figures import Report
+from arrowquant_dist.report import text
+from arrowquant_dist.report.evaluation import EmbeddingFigures, Evaluation, NextTokenFigures
+from arrowquant_dist.report.layer_rows import LayerRow
+
+GOOD, LOOK, BAD, OPEN, FACT = "good", "look", "bad", "open", "fact"
+_SAID = {GOOD: "good", LOOK: "look at it", BAD: "too far off", OPEN: "not known", FACT: ""}
+
+NOISE_GOOD_DB, NOISE_BAD_DB = 20.0, 10.0  # noise of 1 % and of 10 % of the weights' energy
+COSINE_GOOD, COSINE_BAD = 0.99, 0.95
+EXCESS_GOOD, EXCESS_BAD = 0.01, 0.05
+USEFUL_GOOD = 0.7
+KEPT_GOOD = 0.3
+OUTLIER_DB = 6.0  # below the middle layer: four times its noise
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """verdict: one of GOOD, LOOK, BAD, OPEN, or FACT, which judges nothing. why: with the threshold."""
+
+    title: str
+    figure: str
+    verdict: str
+    why: str
+
+    @property
+    def said(self) -> str:
+        return _SAID[self.verdict]
+
+
+def cards(
+    report: Report, evaluations: Sequence[Evaluation], rows: Sequence[LayerRow] | None
+) -> tuple[Card, ...]:
+    """In reading order. rows: all layers, where they are known."""
+    every = [_size(report), *_outputs(evaluations), _weights(report)]
+    if rows is not None:
+        every += [_outliers(rows), _kept(report, rows)]
+    return tuple(card for card in (*every, _run(report)) if card is not None)
+
+
+def _size(report: Report) -> Card:
+    totals = report.totals
+    bits = f"{8 * totals.parts_nbytes / totals.params:.2f} bits a value, " if totals.params else ""
+    smaller = totals.compression_vs_source
+    times = (
+        f"{text.times(smaller)} smaller than the source, {text.times(totals.compression_vs_fp16)} than fp16"
+    )
+    verdict = GOOD if smaller is not None and smaller > 1 else LOOK
+    why = f"{bits}{times}. Good: smaller than the source."
+    return Card("Size", text.nbytes(totals.parts_nbytes), verdict, why)
+
+
+def _outputs(evaluations: Sequence[Evaluation]) -> list[Card]:
+    """A card for each set of texts, the newest first."""
+    if not evaluations:
+        why = "`arrowquant evaluate` compares what this dataset and the original make of texts."
+        return [Card("Outputs", "not measured", OPEN, why)]
+    return [_output(found) for found in reversed(evaluations)]
+
+
+def _output(found: Evaluation) -> Card:
+    figures = found.figures
+    of = f"Of {counted(found.texts.texts, 'text')} ({found.texts.name})."
+    if isinstance(figures, EmbeddingFigures):
+        limits = f"Good: from {COSINE_GOOD}; too far off: below {COSINE_BAD}."
+        verdict = _from(figures.cosine_mean, COSINE_GOOD, COSINE_BAD)
+        return Card("Outputs", f"cosine {figures.cosine_mean:.4f}", verdict, f"{of} {limits}")
+    if isinstance(figures, NextTokenFigures):
+        limits = f"Good: up to {EXCESS_GOOD:.0%}; too far off: above {EXCESS_BAD:.0%}."
+        verdict = _from(-figures.excess, -EXCESS_GOOD, -EXCESS_BAD)
+        return Card("Outputs", f"perplexity {100 * figures.excess:+.2f} %", verdict, f"{of} {limits}")
+    raise TypeError(f"an evaluation without figures: {found}")
+
+
+def _weights(report: Report) -> Card | None:
+    accuracy = report.accuracy
+    if accuracy is None:
+        return None
+    limits = (
+        f"Good: from {NOISE_GOOD_DB:.0f} dB (noise of 1 %); too far off: below {NOISE_BAD_DB:.0f} dB (10 %)."
+    )
+    overall = accuracy.overall_sqnr_db
+    if overall is None:
+        lossless = accuracy.lossless_layers == accuracy.layers
+        return Card("Weights", "lossless" if lossless else text.MISSING, GOOD if lossless else OPEN, limits)
+    cosine = f"Mean cosine {text.cosine(accuracy.cosine.mean)}. " if accuracy.cosine is not None else ""
+    verdict = _from(overall, NOISE_GOOD_DB, NOISE_BAD_DB)
+    return Card("Weights", f"SQNR {text.decibel(overall)}", verdict, f"{cosine}{limits}")
+
+
+def _outliers(rows: Sequence[LayerRow]) -> Card | None:
+    """Layers that are much worse than most of the same dataset."""
+    noises = sorted(noise for row in rows if (noise := row.noise_db) is not None)
+    if not noises:
+        return None
+    bound = noises[len(noises) // 2] - OUTLIER_DB
+    found = sum(noise < bound for noise in noises)
+    limits = (
+        f"Good: none more than {OUTLIER_DB:.0f} dB below the middle layer, here below {text.decibel(bound)}."
+    )
+    return Card("Outliers", counted(found, "layer"), LOOK if found else GOOD, limits)
+
+
+def _kept(report: Report, rows: Sequence[LayerRow]) -> Card:
+    stored = report.totals.stored_nbytes
+    kept = sum(row.stored_nbytes for row in rows if not row.is_quantized)
+    share = kept / stored if stored else 0.0
+    which = f"{text.share(share)} of the stored bytes. Good: up to {KEPT_GOOD:.0%}."
+    return Card(
+        "Not quantized",
+        counted(len(report.kept_layers), "layer"),
+        GOOD if share <= KEPT_GOOD else LOOK,
+        which,
+    )
+
+
+def _run(report: Report) -> Card:
+    wall = text.seconds(report.timing.wall_seconds)
+    memory = f"Peak memory of a worker {text.nbytes(report.timing.peak_memory_nbytes)}."
+    useful = report.work.efficiency if report.work is not None else None
+    if useful is None:
+        return Card("Run", wall, FACT, memory)
+    limits = f"{text.share(useful)} of the workers' time was useful. Good: from {USEFUL_GOOD:.0%}. {memory}"
+    return Card("Run", wall, GOOD if useful >= USEFUL_GOOD else LOOK, limits)
+
+
+def _from(value: float, good: float, bad: float) -> str:
+    return GOOD if value >= good else BAD if value < bad else LOOK

@@ -1,0 +1,143 @@
+"""The figures of all layers, as pages and pictures take them: of a run, or read back from layers.parquet."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import PurePosixPath
+from typing import Any
+
+from arrowquant_dist.config import BITS, DEFAULT_STORAGE, SOURCE, Storage
+from arrowquant_dist.errors import InvalidCheckpoint, NotFound
+from arrowquant_dist.location import Location, location
+from arrowquant_dist.reduce.figures import is_measured
+from arrowquant_dist.reduce.layers import LayerMetrics
+from arrowquant_dist.reduce.ratios import finite
+from arrowquant_dist.report.layers import LAYERS_SCHEMA
+from arrowquant_dist.storage.base import Store
+from arrowquant_dist.storage.open import open_store
+from arrowquant_dist.target.manifest import Manifest, StoredFile
+
+LAYERS_PATH = "report/layers.parquet"
+_AGAIN = "write it again with `quantize --overwrite`"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer. cosine, mse, max_error: None where nothing was measured; sqnr_db also where nothing was lost."""
+
+    layer_name: str
+    layer_type: str
+    shape: tuple[int, ...]
+    dtype: str
+    quant_type: str
+    method: str
+    quant_axis: int
+    group_size: int
+    params: int
+    source_nbytes: int
+    stored_nbytes: int
+    kept_reason: str | None
+    cosine: float | None
+    mse: float | None
+    sqnr_db: float | None
+    max_error: float | None
+
+    @property
+    def is_quantized(self) -> bool:
+        return not BITS.keys().isdisjoint(self.quant_type.split("+"))
+
+    @property
+    def noise_db(self) -> float | None:
+        """The SQNR of a layer whose codes are not the source's own, and that lost something."""
+        return self.sqnr_db if self.is_quantized and self.method != SOURCE else None
+
+    @property
+    def stored_bits(self) -> float | None:
+        """Stored bits a value, scales included; None of an empty layer."""
+        return 8 * self.stored_nbytes / self.params if self.params else None
+
+    @property
+    def groups(self) -> str:
+        """What shares a scale: `groups of 128`, `rows` or `the layer`; empty where there are no scales."""
+        if not self.is_quantized:
+            return ""
+        if self.group_size:
+            return f"groups of {self.group_size}"
+        return "rows" if self.quant_axis == 0 else "the layer"
+
+
+def measured_rows(layers: Sequence[LayerMetrics]) -> tuple[LayerRow, ...]:
+    """Of a run that just finished."""
+    return tuple(_row(layer) for layer in layers)
+
+
+def _row(layer: LayerMetrics) -> LayerRow:
+    errors = layer.errors if layer.errors is not None and is_measured(layer.errors) else None
+    return LayerRow(
+        layer_name=layer.layer_name,
+        layer_type=layer.layer_type,
+        shape=layer.shape,
+        dtype=layer.dtype,
+        quant_type=layer.quant_type,
+        method=layer.method,
+        quant_axis=layer.quant_axis,
+        group_size=layer.group_size,
+        params=layer.params,
+        source_nbytes=layer.source_nbytes,
+        stored_nbytes=layer.stored_nbytes,
+        kept_reason=layer.kept_reason,
+        cosine=finite(errors.cosine) if errors is not None else None,
+        mse=finite(errors.mse) if errors is not None else None,
+        sqnr_db=finite(errors.sqnr_db) if errors is not None else None,
+        max_error=finite(errors.max_error) if errors is not None else None,
+    )
+
+
+def load_layer_rows(uri: Location, storage: Storage = DEFAULT_STORAGE) -> tuple[LayerRow, ...] | None:
+    """Those of the finished dataset at `uri`, or of what somebody has copied of one; None where layers.parquet is not
+    there. InvalidCheckpoint where it is damaged, or not the one that the manifest names."""
+    store = open_store(location(uri, "uri"), storage)
+    try:
+        named = {PurePosixPath(file.path).name: file for file in Manifest.read(store).report}
+    except NotFound:
+        named = {}
+    said = named.get(PurePosixPath(LAYERS_PATH).name)
+    return _read(store, said.path if said is not None else LAYERS_PATH, said)
+
+
+def _read(store: Store, path: str, said: StoredFile | None) -> tuple[LayerRow, ...] | None:
+    try:
+        content = store.read(path)
+    except NotFound:
+        return None
+    if said is not None and StoredFile.of(path, content) != said:
+        raise InvalidCheckpoint(f"not the layers that the manifest names; {_AGAIN}", uri=store.url(path))
+    try:
+        return parsed_rows(content)
+    except InvalidCheckpoint as error:
+        raise InvalidCheckpoint(error.message, uri=store.url(path)) from error
+
+
+def parsed_rows(content: bytes) -> tuple[LayerRow, ...]:
+    """Of the file's bytes. InvalidCheckpoint."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(io.BytesIO(content), columns=_names())
+        known = table.select(_names()).cast(pa.schema([LAYERS_SCHEMA.field(name) for name in _names()]))
+        columns: dict[str, list[Any]] = known.to_pydict()
+        columns["shape"] = list(map(tuple, columns["shape"]))
+        rows = tuple(LayerRow(*values) for values in zip(*columns.values(), strict=True))
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        message = f"the layers are damaged ({type(error).__name__}: {str(error)[:200]}); {_AGAIN}"
+        raise InvalidCheckpoint(message) from error
+    return rows
+
+
+@cache
+def _names() -> list[str]:
+    return [field.name for field in fields(LayerRow)]

@@ -1,0 +1,88 @@
+"""All layers as one line of JSON for the page's table, which draws of them what is seen (templates/layers.js).
+
+Columns, not rows; a name is what it shares with the one before and the rest, and words that come again and again stand
+once: 10,000 layers take about half a megabyte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+
+from arrowquant_dist.report import text
+from arrowquant_dist.report.layer_rows import LayerRow
+from arrowquant_dist.report.text import printable
+
+# Key and title, in the order of the table.
+LAYER_COLUMNS: tuple[tuple[str, str], ...] = (
+    ("name", "layer"),
+    ("type", "type"),
+    ("shape", "shape"),
+    ("stored", "stored as"),
+    ("params", "params"),
+    ("nbytes", "size"),
+    ("bits", "bits"),
+    ("sqnr", "SQNR dB"),
+    ("cosine", "cosine"),
+    ("mse", "MSE"),
+    ("error", "max error"),
+)
+
+
+def layer_data(rows: Sequence[LayerRow]) -> str:
+    """JSON that is inert within a script element: no `<`, `>` or `&`, nothing but ASCII. Names are as `printable` has
+    them."""
+    shared, rests = _front_coded([printable(row.layer_name) for row in rows])
+    columns = {
+        "shared": _figures(shared, str),
+        "rest": _strings(rests),
+        "type": _words(row.layer_type for row in rows),
+        "shape": _words(text.shape(row.shape) for row in rows),
+        "stored": _words(map(stored_as, rows)),
+        "params": _figures((row.params for row in rows), str),
+        "nbytes": _figures((row.stored_nbytes for row in rows), str),
+        "sqnr": _figures((row.sqnr_db if row.is_quantized else None for row in rows), "{:.2f}".format),
+        "cosine": _figures((row.cosine if row.is_quantized else None for row in rows), "{:.6f}".format),
+        "mse": _figures((row.mse if row.is_quantized else None for row in rows), "{:.3g}".format),
+        "error": _figures((row.max_error if row.is_quantized else None for row in rows), "{:.3g}".format),
+    }
+    return "{" + ",".join(f'"{name}":{values}' for name, values in columns.items()) + "}"
+
+
+def stored_as(row: LayerRow) -> str:
+    """`int4 mse, groups of 128`; of a kept layer why it is kept: `none: 1-D`."""
+    if not row.is_quantized:
+        return f"{row.quant_type}: {row.kept_reason}" if row.kept_reason else row.quant_type
+    return f"{row.quant_type} {row.method}, {row.groups}"
+
+
+def _front_coded(names: Sequence[str]) -> tuple[list[int], list[str]]:
+    """How many characters each shares with the one before, and the rest. Names with characters that JavaScript counts
+    as two share none."""
+    shared, rests = [], []
+    before = ""
+    for name in names:
+        count = 0
+        if name.isascii() and before.isascii():
+            pairs = enumerate(zip(before, name, strict=False))
+            count = next((at for at, (left, right) in pairs if left != right), min(len(before), len(name)))
+        shared.append(count)
+        rests.append(name[count:])
+        before = name
+    return shared, rests
+
+
+def _words(values: Iterable[str]) -> str:
+    """[the different ones, the index of each]."""
+    known: dict[str, int] = {}
+    indices = [known.setdefault(value, len(known)) for value in values]
+    return f"[{_strings(printable(value) for value in known)},{_figures(indices, str)}]"
+
+
+def _strings(values: Iterable[str]) -> str:
+    quoted = json.dumps(list(values), separators=(",", ":"))
+    return quoted.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _figures(values: Iterable[float | None], form: Callable[[float], str]) -> str:
+    return f"[{','.join('null' if value is None else form(value) for value in values)}]"

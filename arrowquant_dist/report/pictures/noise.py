@@ -1,0 +1,168 @@
+"""Errors of layers: by depth, against stored bits, and how many have which."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from arrowquant_dist.errors import counted
+from arrowquant_dist.reduce.layer_types import LAYER_TYPES
+from arrowquant_dist.report import text
+from arrowquant_dist.report.depth import depth
+from arrowquant_dist.report.layer_rows import LayerRow
+from arrowquant_dist.report.pictures.axes import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    Scale,
+    across,
+    called,
+    plain,
+    round_step,
+    scale,
+    thinned,
+    upwards,
+)
+from arrowquant_dist.report.pictures.svg import Picture, box, dot, drawing, specks, words
+
+_NAMED = 200  # dots that tell their layer; of more, those with the most noise do
+_SQNR = "SQNR, dB"
+
+
+def by_depth(rows: Sequence[LayerRow]) -> Picture | None:
+    """A dot a quantized layer over its block's number, those outside of blocks at the left; None where there is no
+    noise."""
+    noisy = _noisy(rows)
+    if not noisy:
+        return None
+    depths = {row.layer_name: depth(row.layer_name) for row in noisy}
+    blocks = sorted({block for block in depths.values() if block is not None})
+    outside = any(block is None for block in depths.values())
+    left = LEFT + (28 if outside else 8)
+    low, high = (blocks[0], blocks[-1]) if blocks else (0, 0)
+    along = Scale(low, max(high, low + 1), left, RIGHT - 8, tuple(thinned(range(low, high + 1), 8)))
+
+    def place(row: LayerRow) -> float:
+        block = depths[row.layer_name]
+        return along.at(block) if block is not None else LEFT + 10
+
+    below = across(along, plain) if blocks else ""
+    below += words(LEFT + 10, BOTTOM + 15, "–", "axis", "middle") if outside else ""
+    title = "Error by layer and depth"
+    caption = "Higher is better."
+    if outside:
+        caption += " At “–” stand layers outside of blocks."
+    return _scatter(title, noisy, rows, place, below, "block", caption)
+
+
+def by_bits(rows: Sequence[LayerRow]) -> Picture | None:
+    """A dot a quantized layer: its stored bits a value, scales included, and its SQNR."""
+    noisy = [row for row in _noisy(rows) if row.stored_bits is not None]
+    if not noisy:
+        return None
+    along = scale([row.stored_bits or 0.0 for row in noisy], LEFT + 8, RIGHT - 8)
+    title, caption = "Stored bits against error", "Each bit more is worth about 6 dB."
+    return _scatter(
+        title,
+        noisy,
+        rows,
+        lambda row: along.at(row.stored_bits or 0.0),
+        across(along, plain),
+        "stored bits a value",
+        caption,
+    )
+
+
+def histogram(rows: Sequence[LayerRow]) -> Picture | None:
+    """How many quantized layers have which SQNR, in steps that follow the data."""
+    noisy = _noisy(rows)
+    if not noisy:
+        return None
+    low, step, counts = bins([row.sqnr_db or 0.0 for row in noisy])
+    high = low + step * len(counts)
+    along = Scale(low, high, LEFT, RIGHT, tuple(low + step * i for i in thinned(range(len(counts) + 1), 7)))
+    up = scale([0, max(counts)], BOTTOM, TOP + 8, about=4)
+    width = (RIGHT - LEFT) / len(counts)
+    bars = [
+        box(
+            LEFT + index * width + 0.5,
+            up.at(count),
+            width - 1,
+            BOTTOM - up.at(count),
+            "stored",
+            f"{low + index * step:g} to {low + (index + 1) * step:g} dB: {counted(count, 'layer')}",
+        )
+        for index, count in enumerate(counts)
+        if count
+    ]
+    title = "Layers by their error"
+    parts = [upwards(up, plain), *bars, across(along, plain), called(_SQNR, "layers")]
+    return Picture(title, drawing(title, HEIGHT, parts), caption=_left_out(rows, noisy))
+
+
+def bins(values: Sequence[float]) -> tuple[float, float, list[int]]:
+    """Lower end, step and counts of a histogram, the step round and by the rule of Freedman and Diaconis: twice the
+    distance of the quartiles over the cube root of how many values there are; 4 to 40 bins, or one where all are
+    equal."""
+    ordered = sorted(values)
+    low, high = ordered[0], ordered[-1]
+    if high - low < 1e-9:
+        return math.floor(low), 1.0, [len(ordered)]
+    middle = ordered[(3 * len(ordered)) // 4] - ordered[len(ordered) // 4]
+    wanted = 2 * middle / len(ordered) ** (1 / 3)
+    step = round_step(min(max(wanted, (high - low) / 40), (high - low) / 4))
+    first = math.floor(low / step)
+    counts = [0] * (math.floor(high / step) - first + 1)
+    for value in ordered:
+        counts[math.floor(value / step) - first] += 1
+    return first * step, step, counts
+
+
+def _scatter(
+    title: str,
+    noisy: Sequence[LayerRow],
+    rows: Sequence[LayerRow],
+    place: Callable[[LayerRow], float],
+    below: str,
+    along: str,
+    caption: str,
+) -> Picture:
+    up = scale([row.sqnr_db or 0.0 for row in noisy], BOTTOM - 6, TOP + 8)
+    worst = sorted(noisy, key=lambda row: row.sqnr_db or 0.0)
+    dots = [
+        dot(place(row), up.at(row.sqnr_db or 0.0), 3.2, row.layer_type, _told(row))
+        for row in reversed(worst[:_NAMED])
+    ]
+    types = [name for name in LAYER_TYPES if any(row.layer_type == name for row in noisy)]
+    many = [
+        specks(
+            ((place(row), up.at(row.sqnr_db or 0.0)) for row in worst[_NAMED:] if row.layer_type == name),
+            name,
+        )
+        for name in types
+    ]
+    parts = [upwards(up, plain), *many, *dots, below, called(along, _SQNR)]
+    left_out = _left_out(rows, noisy)
+    return Picture(
+        title,
+        drawing(title, HEIGHT, parts),
+        tuple((name, name) for name in types),
+        f"{caption} {left_out}".strip(),
+    )
+
+
+def _noisy(rows: Sequence[LayerRow]) -> list[LayerRow]:
+    return [row for row in rows if row.noise_db is not None]
+
+
+def _left_out(rows: Sequence[LayerRow], shown: Sequence[LayerRow]) -> str:
+    """What has no noise to show, in a sentence."""
+    without = sum(row.is_quantized for row in rows) - len(shown)
+    return f"{counted(without, 'quantized layer')} without a figure or an error not shown." if without else ""
+
+
+def _told(row: LayerRow) -> str:
+    bits = f", {row.stored_bits:.2f} bits a value" if row.stored_bits is not None else ""
+    return f"{row.layer_name}: {text.decibel(row.sqnr_db)}{bits}"

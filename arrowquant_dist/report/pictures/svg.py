@@ -1,0 +1,80 @@
+"""SVG as text: what is on a picture is escaped here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from arrowquant_dist.report.text import printable
+
+WIDTH = 360
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture with its title. svg: the element, safe as it is. legend: (tone, meaning). caption: what it leaves out,
+    or how to read it; may be empty."""
+
+    title: str
+    svg: str
+    legend: tuple[tuple[str, str], ...] = ()
+    caption: str = ""
+
+
+def drawing(title: str, height: float, parts: Iterable[str]) -> str:
+    """The whole element; `title` is what it is called where it is not seen."""
+    head = f'<svg viewBox="0 0 {WIDTH} {number(height)}" role="img" aria-label="{quoted(title)}">'
+    return f"{head}{''.join(parts)}</svg>"
+
+
+def words(x: float, y: float, said: str, tone: str = "", anchor: str = "start") -> str:
+    """Text with its baseline at y. anchor: `start`, `middle` or `end`."""
+    at = f'x="{number(x)}" y="{number(y)}"'
+    return f'<text {at}{_of(tone)} text-anchor="{anchor}">{quoted(said)}</text>'
+
+
+def box(x: float, y: float, width: float, height: float, tone: str, said: str = "") -> str:
+    """A rectangle; `said` is what is told of it where one points at it."""
+    size = f'width="{number(width)}" height="{number(height)}"'
+    return f'<rect x="{number(x)}" y="{number(y)}" {size}{_of(tone)}{_telling("rect", said)}'
+
+
+def dot(x: float, y: float, radius: float, tone: str, said: str = "") -> str:
+    return (
+        f'<circle cx="{number(x)}" cy="{number(y)}" r="{number(radius)}"{_of(tone)}{_telling("circle", said)}'
+    )
+
+
+def line(x1: float, y1: float, x2: float, y2: float, tone: str) -> str:
+    ends = f"M{number(x1)} {number(y1)}L{number(x2)} {number(y2)}"
+    return f'<path d="{ends}"{_of(tone)}/>'
+
+
+def polyline(points: Sequence[tuple[float, float]], tone: str) -> str:
+    ends = "L".join(f"{number(x)} {number(y)}" for x, y in points)
+    return f'<path d="M{ends}"{_of(tone)}/>'
+
+
+def specks(points: Iterable[tuple[float, float]], tone: str) -> str:
+    """Many dots as one path, those that would cover each other once: as large as the picture at most."""
+    places = sorted({(round(x), round(y)) for x, y in points})
+    return f'<path d="{"".join(f"M{x} {y}h0" for x, y in places)}" class="specks {tone}"/>' if places else ""
+
+
+def number(value: float) -> str:
+    """To a tenth of a unit, without the zeros."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def quoted(said: str) -> str:
+    """Inert as text and within an attribute."""
+    return escape(printable(said))
+
+
+def _of(tone: str) -> str:
+    return f' class="{tone}"' if tone else ""
+
+
+def _telling(tag: str, said: str) -> str:
+    return f"><title>{quoted(said)}</title></{tag}>" if said else "/>"

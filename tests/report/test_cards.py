@@ -1,0 +1,59 @@
+"""Cards: a verdict for each figure, and the threshold that it follows from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from arrowquant_dist.reduce import Report
+from arrowquant_dist.report.cards import BAD, FACT, GOOD, LOOK, OPEN, Card, cards
+from arrowquant_dist.report.layer_rows import LayerRow
+from tests.report.layer_samples import NORM, layer
+from tests.report.report_samples import golden_report
+
+
+def card(title: str, report: Report, rows: tuple[LayerRow, ...] | None = ()) -> Card:
+    return next(one for one in cards(report, (), rows) if one.title == title)
+
+
+def with_sqnr(overall: float) -> Report:
+    report = golden_report()
+    assert report.accuracy is not None
+    return replace(report, accuracy=replace(report.accuracy, overall_sqnr_db=overall))
+
+
+@pytest.mark.parametrize(("overall", "verdict"), [(20.0, GOOD), (19.9, LOOK), (10.0, LOOK), (9.9, BAD)])
+def test_weights_are_judged_by_their_noise(overall: float, verdict: str) -> None:
+    found = card("Weights", with_sqnr(overall))
+    assert found.verdict == verdict
+    assert "20 dB" in found.why
+    assert "10 dB" in found.why
+
+
+def test_outputs_that_nobody_measured_are_not_called_good() -> None:
+    found = card("Outputs", golden_report())
+    assert (found.figure, found.verdict) == ("not measured", OPEN)
+    assert "arrowquant evaluate" in found.why
+
+
+def test_a_layer_far_below_the_others_is_pointed_at() -> None:
+    rows = (layer("a", 20.0), layer("b", 21.0), layer("c", 22.0))
+    assert card("Outliers", golden_report(), rows).verdict == GOOD
+    found = card("Outliers", golden_report(), (*rows, layer("odd", 13.0)))
+    assert (found.figure, found.verdict) == ("1 layer", LOOK)
+
+
+def test_kept_layers_that_take_much_of_the_size_are_pointed_at() -> None:
+    report = golden_report()
+    stored = report.totals.stored_nbytes
+    found = card("Not quantized", report, (replace(NORM, stored_nbytes=stored // 2),))
+    assert found.verdict == LOOK
+    assert card("Not quantized", report, (replace(NORM, stored_nbytes=0),)).verdict == GOOD
+
+
+def test_what_is_not_known_has_no_card_and_no_verdict() -> None:
+    report = replace(golden_report(), work=None, accuracy=None)
+    found = cards(report, (), None)
+    assert [one.title for one in found] == ["Size", "Outputs", "Run"]
+    assert found[-1].verdict == FACT

@@ -111,7 +111,10 @@ def quantize(
     address: AddressOption = None,
     workers: WorkersOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan; no weights are read or written.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the plan: every layer, stored bytes, what is done. Nothing is written."
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a dataset, or what a stopped run has left.")
@@ -248,7 +251,8 @@ def _show_plan(
     from arrowquant_dist import driver
     from arrowquant_dist.plan import summarize
 
-    summary = summarize(driver.plan_only(source, target, config, run), target, run)
+    found = driver.preview(source, target, config, run)
+    summary = summarize(found.plan, target, run, found.sizes, found.there)
     if as_json:
         print_json(summary.to_dict())
         return

@@ -34,7 +34,9 @@ from arrowquant_dist.engine.progress import OnProgress, counting_events
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.plan import (
     Plan,
+    ShardsThere,
     SideInputs,
+    StoredSizes,
     make_plan,
     open_side_inputs,
     plan_table,
@@ -168,6 +170,38 @@ def carry_out(
 
 def plan_only(source: Location, target: Location, config: QuantizationConfig, run: RunConfig) -> Plan:
     """The plan of the same call of `quantize`: headers are read and everything is checked, nothing is written."""
+    return _planned(source, target, config, run).plan
+
+
+def preview(source: Location, target: Location, config: QuantizationConfig, run: RunConfig) -> Preview:
+    """As `plan_only`, and what its parts will take, by some rows of a few layers, and what of it is there."""
+    from arrowquant_dist.sizing import estimated_sizes
+
+    made = _planned(source, target, config, run)
+    sizes = estimated_sizes(made.plan, made.checkpoint, run)
+    return Preview(made.plan, sizes, _there(made, run))
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a run would do. sizes: what its parts will take. there: what of it is at the target."""
+
+    plan: Plan
+    sizes: StoredSizes
+    there: ShardsThere
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A plan that nobody has begun. found: what is at the target."""
+
+    plan: Plan
+    checkpoint: Checkpoint
+    dataset: Target
+    found: Listing
+
+
+def _planned(source: Location, target: Location, config: QuantizationConfig, run: RunConfig) -> _Planned:
     target = _checked_target(target, config, run)
     checkpoint = open_checkpoint(source, run.source_storage)
     refuse_lost_side_files(checkpoint, run)
@@ -181,7 +215,20 @@ def plan_only(source: Location, target: Location, config: QuantizationConfig, ru
     else:
         _refuse_foreign(dataset, found, lambda: read_sidecars(checkpoint, run))
         refuse_other_run(dataset, plan, found)
-    return plan
+    return _Planned(plan, checkpoint, dataset, found)
+
+
+def _there(made: _Planned, run: RunConfig) -> ShardsThere:
+    state = made.dataset.state(made.found)
+    if run.overwrite and state != "empty":
+        return ShardsThere("replaced", 0)
+    if state == "finished":
+        return ShardsThere("finished", len(made.plan.shards))
+    planned = made.dataset.planned() if state == "started" else None
+    if planned is None:
+        return ShardsThere("empty", 0)
+    shards = CommittedShards(made.dataset, planned.identity.fingerprint, planned.identity.name)
+    return ShardsThere("started", len(shards.receipts(made.found, known={})))
 
 
 @contextmanager

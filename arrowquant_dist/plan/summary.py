@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from arrowquant_dist.config import RunConfig
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.plan.blocks import Plan, RowBlock
+from arrowquant_dist.plan.layers import PlannedLayer, StoredSizes, planned_layers
 from arrowquant_dist.plan.memory import worker_memory_nbytes
 from arrowquant_dist.plan.sizes import expected_nbytes
+
+SUMMARY_VERSION = 1  # of its JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,19 @@ class TypeTotals:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardsThere:
+    """What is at the target of this plan. state: `empty`, `started`, `finished`; `replaced` where something is there
+    that --overwrite clears. done: shards that are committed."""
+
+    state: Literal["empty", "started", "finished", "replaced"]
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
 class UnquantizedLayer:
     """A layer that stays unquantized. is_matrix: a float of 2 or more dimensions above 1, kept by choice or family."""
 
-    name: str
+    layer_name: str
     shape: tuple[int, ...]
     dtype: str
     quant_type: str
@@ -43,7 +55,8 @@ class PlanSummary:
     worker_memory_nbytes: upper bound of one worker's memory. kept: every layer that stays unquantized, in the
     order of the source; print `kept_matrices` by name, the rest as `kept_reasons` counts them. left_out: as in
     Plan; the notes say it in short. kept_codes: {layer: what its codes are} of those that are the source's own.
-    config: as in Plan; where a size was asked for, what was chosen for it.
+    config: as in Plan; where a size was asked for, what was chosen for it. planned: every layer, in the order of the
+    source. stored_nbytes: estimated, of the part files, and there: what the target has; None where nobody looked.
     """
 
     source: str
@@ -64,6 +77,9 @@ class PlanSummary:
     left_out: dict[str, str]
     kept_codes: dict[str, str]
     config: dict[str, Any]
+    planned: tuple[PlannedLayer, ...]
+    stored_nbytes: int | None
+    there: ShardsThere | None
 
     @property
     def quantized_layers(self) -> int:
@@ -79,12 +95,43 @@ class PlanSummary:
         return dict(Counter(layer.reason for layer in self.kept).most_common())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
-        return asdict(self)
+        """Plain values, for `--json`: totals and layers as `inspect` has them."""
+        return {
+            "schema_version": SUMMARY_VERSION,
+            "source": self.source,
+            "format": self.format,
+            "fingerprint": self.fingerprint,
+            "totals": {
+                "layers": self.layers,
+                "quantized_layers": self.quantized_layers,
+                "row_blocks": self.row_blocks,
+                "shards": self.shards,
+                "params": self.params,
+                "source_nbytes": self.source_nbytes,
+                "expected_nbytes": self.expected_nbytes,
+                "stored_nbytes": self.stored_nbytes,
+            },
+            "target": asdict(self.there) if self.there is not None else None,
+            "worker_memory_nbytes": self.worker_memory_nbytes,
+            "compression": self.compression,
+            "types": {name: asdict(totals) for name, totals in self.types.items()},
+            "source_dtypes": self.source_dtypes,
+            "layers": [layer.to_dict() for layer in self.planned],
+            "notes": list(self.notes),
+            "left_out": self.left_out,
+            "config": self.config,
+        }
 
 
-def summarize(plan: Plan, target: str, run: RunConfig) -> PlanSummary:
-    """target, run: of the run that the plan is for; a worker's memory depends on them."""
+def summarize(
+    plan: Plan,
+    target: str,
+    run: RunConfig,
+    stored: StoredSizes | None = None,
+    there: ShardsThere | None = None,
+) -> PlanSummary:
+    """target, run: of the run that the plan is for; a worker's memory depends on them. stored, there: what was looked
+    at besides."""
     blocks = list(plan.blocks)
     first = [block for block in blocks if block.row_start == 0]  # one block of each layer
     types = {name: _totals(name, blocks) for name in {block.spec.quant_type for block in first}}
@@ -108,6 +155,9 @@ def summarize(plan: Plan, target: str, run: RunConfig) -> PlanSummary:
         left_out=plan.left_out,
         kept_codes={b.layer.name: b.layer.encoding.label for b in first if b.spec.keeps_codes},
         config=dict(plan.config),
+        planned=planned_layers(plan, stored.layers if stored is not None else {}),
+        stored_nbytes=stored.parts_nbytes if stored is not None else None,
+        there=there,
     )
 
 

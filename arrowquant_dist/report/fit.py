@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from arrowquant_dist.report.text import (
+    NO_BREAK,
     LayerName,
     printable,
     shortened_names,
@@ -21,9 +22,9 @@ from arrowquant_dist.report.text import (
 from arrowquant_dist.report.view import Table
 
 GAP = "  "
-_NAME_SHARE = 0.55  # of the terminal, which a column of names keeps as long as another column can go
+_NAME_SHARE = 0.45  # of the terminal, which a column of names keeps as long as another column can go
 _LEAST_NAME = 16
-_LEAST_PROSE = 24
+_LEAST_PROSE = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def folded(text: str, width: int) -> list[str]:
     """Lines of at most `width` characters; a number stays with its unit. A word that is longer, as a path may be, has
     a line of its own: shortened it would be no path any more."""
     wrapped = textwrap.wrap(unbreakable(text), max(width, 1), break_long_words=False, break_on_hyphens=False)
-    return [line.replace("\xa0", " ") for line in wrapped] or [""]
+    return [line.replace(NO_BREAK, " ") for line in wrapped] or [""]
 
 
 def _total(widths: object) -> int:
@@ -140,7 +141,7 @@ def _narrowed(table: Table, columns: Sequence[ColumnWidth], width: int) -> Table
 
 def _narrowed_cells(cells: Sequence[str], width: int) -> list[str]:
     if all(width_of(cell) <= width for cell in cells):
-        return list(cells)
+        return [cell.replace(NO_BREAK, " ") for cell in cells]
     if any(isinstance(cell, LayerName) for cell in cells):
         return shortened_names(cells, width)
     return [_cell(cell, width) for cell in cells]

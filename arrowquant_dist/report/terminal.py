@@ -17,7 +17,7 @@ from arrowquant_dist.report import view
 from arrowquant_dist.report.evaluated import evaluation_table
 from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.report.fit import GAP, fitted, folded
-from arrowquant_dist.report.text import printable, width_of
+from arrowquant_dist.report.text import NO_BREAK, printable, width_of
 from arrowquant_dist.report.view import Table
 
 _USUAL_WIDTH = 80
@@ -99,7 +99,7 @@ def _lines(row: Sequence[str], widths: Sequence[int], align: str) -> Iterator[st
 
 def _plain_lines(table: Table) -> Iterator[str]:
     headed = [table.headers] if any(table.headers) else []
-    rows = [tuple(map(printable, row)) for row in (*headed, *table.rows)]
+    rows = [tuple(printable(cell).replace(NO_BREAK, " ") for cell in row) for row in (*headed, *table.rows)]
     widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
     yield table.title
     for row in rows:

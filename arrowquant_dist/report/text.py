@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 MISSING = "–"
+NO_BREAK = "\xa0"  # a space at which nothing is folded
 # A number and its unit, and the sizes of a shape, which a line break would tear apart.
 _TOGETHER = re.compile(
     r"(?<=\d) (?=(?:[kMGTP]?B|[kMGTP]|params|s|ms|min|h|%|dB|bits?|×)(?![\w]))|(?<=×) (?=\d)"
@@ -105,7 +106,7 @@ def shape(dimensions: tuple[int, ...]) -> str:
 
 def unbreakable(text: str) -> str:
     """`text` with a no-break space wherever a number goes with what comes after it."""
-    return _TOGETHER.sub("\xa0", text)
+    return _TOGETHER.sub(NO_BREAK, text)
 
 
 def width_of(text: str) -> int:
@@ -147,7 +148,11 @@ def shortened_word(word: str, width: int, keep: Literal["begin", "end"] = "begin
 def _without_middle(parts: Sequence[str], head: int, tail: int, separator: str) -> str:
     """The first `head` and the last `tail` of `parts`, and of a name the numbers between them."""
     mark = f"{separator}{_ELLIPSIS}{separator}" if separator == "/" else _ELLIPSIS
-    middle = [part for part in parts[head : len(parts) - tail] if part.isdecimal() and separator == "."]
+    middle = [
+        part
+        for part in parts[head : len(parts) - tail]
+        if (part.isdecimal() or part == "*") and separator == "."
+    ]
     ends_with_number = middle and parts[len(parts) - tail - 1] == middle[-1]
     end = separator.join(parts[len(parts) - tail :])
     kept = [*parts[:head], *middle[: len(middle) - bool(ends_with_number)]]

@@ -5,6 +5,7 @@ One pass over some rows of every layer, before a plan is final; no model is buil
 """
 
 from arrowquant_dist.sizing.calibrated import choose_calibrated_size
+from arrowquant_dist.sizing.estimate import estimated_sizes
 from arrowquant_dist.sizing.for_calibration import table_for_calibration
 from arrowquant_dist.sizing.run import STEPS, ChosenTable, choose_quality, choose_size, opened_steps
 from arrowquant_dist.sizing.search import Tried, largest_within
@@ -18,6 +19,7 @@ __all__ = [
     "choose_calibrated_size",
     "choose_quality",
     "choose_size",
+    "estimated_sizes",
     "largest_within",
     "opened_steps",
     "table_for_calibration",

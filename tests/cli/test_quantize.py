@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.cli import app
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.errors import TargetConflict
-from arrowquant_dist.plan import Plan, make_plan
+from arrowquant_dist.plan import Plan, ShardsThere, StoredSizes, make_plan
 from arrowquant_dist.reduce import Report
 
 GOLDEN = Path(__file__).parents[1] / "report" / "golden_report.json"
@@ -44,6 +45,13 @@ class Outcome:
     has_model: bool = False
 
 
+@dataclass(frozen=True)
+class Preview:
+    plan: Plan
+    sizes: StoredSizes
+    there: ShardsThere
+
+
 @dataclass
 class Driver:
     """Records its last call; raises or finishes as it is told to."""
@@ -52,6 +60,7 @@ class Driver:
     already_finished: bool = False
     damaged: tuple[str, ...] | None = None
     places: tuple[str, str] = ("", "")
+    there: ShardsThere = field(default_factory=lambda: ShardsThere("empty", 0))
     config: QuantizationConfig = field(default_factory=QuantizationConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -72,16 +81,17 @@ class Driver:
         report = Report.from_dict(json.loads(GOLDEN.read_text()))
         return Outcome(report, self.already_finished, target, self.damaged)
 
-    def plan_only(self, source: str, target: str, config: QuantizationConfig, run: RunConfig) -> Plan:
+    def preview(self, source: str, target: str, config: QuantizationConfig, run: RunConfig) -> Preview:
         self.places = source, target
-        return make_plan(open_checkpoint(source), config, run)
+        plan = make_plan(open_checkpoint(source), config, run)
+        return Preview(plan, StoredSizes({block.layer_name: 7 for block in plan.blocks}, 99), self.there)
 
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     stand_in = Driver()
     module = ModuleType("arrowquant_dist.driver")
-    module.__dict__.update(quantize=stand_in.quantize, plan_only=stand_in.plan_only)
+    module.__dict__.update(quantize=stand_in.quantize, preview=stand_in.preview)
     monkeypatch.setitem(sys.modules, "arrowquant_dist.driver", module)
     monkeypatch.setattr("arrowquant_dist.driver", module, raising=False)
     return stand_in
@@ -226,5 +236,29 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
 
 def test_a_dry_run_as_json_is_the_summary(driver: Driver, checkpoint: Path, tmp_path: Path) -> None:
     values = json.loads(run(checkpoint, tmp_path / "out", "--dry-run", "--json").stdout)
-    assert (values["layers"], values["shards"]) == (3, 1)
-    assert [layer["name"] for layer in values["kept"]] == ["norm.weight"]
+    assert (values["totals"]["layers"], values["totals"]["shards"], values["totals"]["stored_nbytes"]) == (
+        3,
+        1,
+        99,
+    )
+    assert values["target"] == {"state": "empty", "done": 0}
+    rules = {layer["layer_name"]: (layer["quant_type"], layer["rule"]) for layer in values["layers"]}
+    assert rules["norm.weight"] == ("none", "1-D")
+    assert rules["a.weight"] == ("int8", "the default")
+    assert {layer["stored_nbytes"] for layer in values["layers"]} == {7}
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (ShardsThere("started", 1), "1 of 1 shard done"),
+        (ShardsThere("finished", 1), "finished, 1 of 1 shard done"),
+        (ShardsThere("empty", 0), "nothing is there yet"),
+    ],
+)
+def test_a_dry_run_says_what_is_done_at_the_target(
+    driver: Driver, checkpoint: Path, there: ShardsThere, said: str
+) -> None:
+    driver.there = there
+    shown = run(checkpoint, "out", "--dry-run").stdout
+    assert re.search(f"target +{said}\n", shown)

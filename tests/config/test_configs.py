@@ -84,7 +84,7 @@ def test_all_layers_of_minilm_with_two_dimensions_are_quantized(name: str) -> No
 
 def test_mixed_keeps_the_embeddings_and_notes_that_there_is_no_head() -> None:
     summary = _summary("mixed")
-    kept = {layer.name for layer in summary.kept_matrices}
+    kept = {layer.layer_name for layer in summary.kept_matrices}
     assert kept == {f"embeddings.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")}
     assert {layer.quant_type for layer in summary.kept_matrices} == {"fp16"}
     assert summary.notes == ("mixed_precision_layers: 'lm_head' matches no layer",)

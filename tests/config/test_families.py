@@ -47,7 +47,7 @@ def test_what_is_kept_is_stored_byte_for_byte_and_named_in_the_plan() -> None:
     shapes = shapes_of("jamba")
     for config in (INT8, QuantizationConfig("fp16"), QuantizationConfig(mixed_precision_layers=["layers"])):
         summary = summarize(make_plan(checkpoint(shapes), config, RUN), "out", RUN)
-        named = {layer.name: (layer.quant_type, layer.reason) for layer in summary.kept_matrices}
+        named = {layer.layer_name: (layer.quant_type, layer.reason) for layer in summary.kept_matrices}
         assert (
             named.items() >= {name: ("none", reason) for name, (_, reason) in KEPT["jamba"].items()}.items()
         )

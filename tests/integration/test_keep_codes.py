@@ -256,9 +256,12 @@ def test_the_dry_run_says_which_layers_keep_their_codes_and_why_the_others_do_no
     config.write_text("overrides:\n  - {layers: gate.weight, quant_type: fp16}\n")
     command = ("quantize", mixed, tmp_path / "target", "--keep-codes", "--config", config, "--dry-run")
     summary = json.loads(call(*command, "--json").stdout)
-    assert summary["kept_codes"] == {"up.weight": "GPTQ's 4-bit codes and scales"}
-    reasons = {layer["name"]: layer["reason"] for layer in summary["kept"]}
-    assert reasons == {
+    layers = {layer["layer_name"]: layer for layer in summary["layers"]}
+    assert {name: layer["encoding"] for name, layer in layers.items() if layer["encoding"]} == {
+        "up.weight": "GPTQ's 4-bit codes and scales"
+    }
+    assert {name: layer["rule"] for name, layer in layers.items()} == {
+        "up.weight": "keep_codes",
         "gate.weight": "override: gate.weight",
         "lm_head.weight": "holds no codes (keep_codes)",
         "norm.weight": "1-D",

@@ -50,7 +50,8 @@ def test_a_summary_adds_up_and_lists_what_stays_unquantized() -> None:
         "fp16": 1,
         "none": 2,
     }
-    assert [layer.name for layer in summary.kept_matrices] == ["embed.w"]
+    assert [layer.layer_name for layer in summary.kept_matrices] == ["embed.w"]
     assert summary.kept_reasons == {"1-D": 2, "mixed_precision_layers: embed": 1}
     assert summary.notes == ("mixed_precision_layers: 'lm_head' matches no layer",)
-    assert summary.to_dict()["kept"][0]["name"] == "embed.w"
+    assert summary.to_dict()["totals"]["layers"] == 4
+    assert summary.to_dict()["layers"][0]["layer_name"] == "embed.w"

@@ -1,0 +1,148 @@
+"""A plan layer by layer: how each is stored, what says so, and which of them are alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+from arrowquant_dist.config.patterns import matcher, only_name
+from arrowquant_dist.config.spec import QuantSpec
+from arrowquant_dist.plan.blocks import Plan, RowBlock
+from arrowquant_dist.plan.sizes import expected_nbytes
+
+DEFAULT_RULE = "the default"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSizes:
+    """Estimated. layers: {layer: bytes of its values in the parts}. parts_nbytes: of the part files, all in."""
+
+    layers: Mapping[str, int]
+    parts_nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLayer:
+    """How one layer is going to be stored.
+
+    rule: what says so: the default, an override, why it is kept. group_size: values that share a scale, 0 where a row
+    does, or the whole layer. source_nbytes: in the source's dtype, of codes that are kept as it stores them.
+    expected_nbytes: before compression. stored_nbytes: estimated, as compressed; None where nobody has. encoding: what
+    codes of the source are that are kept, else None.
+    """
+
+    layer_name: str
+    shape: tuple[int, ...]
+    dtype: str
+    params: int
+    quant_type: str
+    method: str
+    group_size: int
+    symmetric: bool
+    per_channel: bool
+    rule: str
+    kept_reason: str | None
+    row_blocks: int
+    source_nbytes: int
+    expected_nbytes: int
+    stored_nbytes: int | None
+    encoding: str | None
+
+    @property
+    def pattern(self) -> str:
+        """Its name with `*` for each number."""
+        return re.sub(r"(?<![A-Za-z])\d+(?![A-Za-z])", "*", self.layer_name)
+
+    @property
+    def way(self) -> str:
+        """For people: `int4 g128`, `int8 a row`, `fp16`."""
+        if self.kept_reason is not None or self.quant_type in ("none", "fp16"):
+            return self.quant_type
+        scales = "a row" if self.per_channel else f"g{self.group_size}" if self.group_size else "a tensor"
+        return f"{self.quant_type} {scales}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "shape": list(self.shape)}
+
+
+@dataclass(frozen=True, slots=True)
+class AlikeLayers:
+    """Layers whose names differ in numbers alone, and that are stored alike by the same rule."""
+
+    pattern: str
+    way: str
+    rule: str
+    layers: tuple[PlannedLayer, ...]
+
+    @property
+    def expected_nbytes(self) -> int:
+        return sum(layer.expected_nbytes for layer in self.layers)
+
+    @property
+    def stored_nbytes(self) -> int | None:
+        sizes = [layer.stored_nbytes for layer in self.layers if layer.stored_nbytes is not None]
+        return sum(sizes) if len(sizes) == len(self.layers) else None
+
+
+def planned_layers(plan: Plan, stored: Mapping[str, int]) -> tuple[PlannedLayer, ...]:
+    """In the order of the source's bytes. stored: estimated bytes by layer, or nothing."""
+    rules = _Rules(plan.config)
+    by_layer = groupby(plan.blocks, key=lambda block: block.layer.name)
+    return tuple(_planned(tuple(blocks), rules, stored.get(name)) for name, blocks in by_layer)
+
+
+def alike_layers(layers: Sequence[PlannedLayer]) -> tuple[AlikeLayers, ...]:
+    """In the order of the first of each."""
+    groups: dict[tuple[str, str, str], list[PlannedLayer]] = {}
+    for layer in layers:
+        groups.setdefault((layer.pattern, layer.way, layer.rule), []).append(layer)
+    return tuple(
+        AlikeLayers(alike[0].layer_name if len(alike) == 1 else pattern, way, rule, tuple(alike))
+        for (pattern, way, rule), alike in groups.items()
+    )
+
+
+def _planned(blocks: Sequence[RowBlock], rules: _Rules, stored: int | None) -> PlannedLayer:
+    first = blocks[0]
+    layer, spec = first.layer, first.spec
+    return PlannedLayer(
+        layer_name=layer.name,
+        shape=layer.shape,
+        dtype=layer.dtype,
+        params=sum(block.num_params for block in blocks),
+        quant_type=spec.quant_type,
+        method=spec.method,
+        group_size=spec.stored_group_size,
+        symmetric=spec.symmetric,
+        per_channel=spec.is_quantized and spec.per_channel,
+        rule=rules.of(layer.name, spec, first.kept_reason),
+        kept_reason=first.kept_reason,
+        row_blocks=len(blocks),
+        source_nbytes=sum(block.given_nbytes for block in blocks),
+        expected_nbytes=sum(map(expected_nbytes, blocks)),
+        stored_nbytes=stored,
+        encoding=layer.encoding.label if spec.keeps_codes else None,
+    )
+
+
+class _Rules:
+    """What the config says of a layer: its last override that matches, or the default."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        overrides = [override["layers"] for override in config.get("overrides") or ()]
+        self._named = {name for name in map(only_name, overrides) if name is not None}
+        self._patterns = [(p, matcher(p)) for p in reversed(overrides) if only_name(p) is None]
+        self._chosen = config.get("chosen_for")
+
+    def of(self, name: str, spec: QuantSpec, kept_reason: str | None) -> str:
+        if kept_reason is not None:
+            return kept_reason
+        if name in self._named:
+            return "chosen for the size" if self._chosen else "an override of its own"
+        found = next((pattern for pattern, matches in self._patterns if matches(name)), None)
+        if found is not None:
+            return f"override {found}"
+        return "keep_codes" if spec.keeps_codes else DEFAULT_RULE

@@ -113,6 +113,7 @@ _ALWAYS_SEVERAL = {
     "report/cards.py": "bits a value",  # as 4.13
     "report/evaluated.py": "nats",
     "report/pictures/noise.py": "bits a value",
+    "report/pictures/pareto.py": "bits a value",
     "report/view.py": "params",  # as 22.7 M
     "sizing/calibrated.py": "bytes",
     "sizing/run.py": "bytes",

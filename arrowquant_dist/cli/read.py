@@ -14,9 +14,7 @@ from arrowquant_dist.errors import StorageError, counted
 
 if TYPE_CHECKING:
     from arrowquant_dist.config import Storage
-    from arrowquant_dist.reduce import Report
-    from arrowquant_dist.report.evaluation import Evaluation
-    from arrowquant_dist.report.layer_rows import LayerRow
+    from arrowquant_dist.report.reported import Reported
     from arrowquant_dist.verify import VerifyReport
 
 _SHOWN_PROBLEMS = 100
@@ -95,8 +93,8 @@ def report(
     ] = None,
     *,
     compare: Annotated[
-        list[str] | None, typer.Option(help="Other targets, side by side with TARGET.", metavar="OTHER…")
-    ] = None,
+        bool, typer.Option("--compare", help="Other targets follow, to be set side by side with TARGET.")
+    ] = False,
     html: Annotated[
         Path | None, typer.Option(help="Write a self-contained page instead.", metavar="FILE")
     ] = None,
@@ -106,29 +104,23 @@ def report(
     """Show sizes, compression and weight errors of a dataset, and what `evaluate` measured."""
     if others and not compare:
         raise typer.BadParameter(f"{others[0]!r}: one target at a time, or several with --compare")
+    if compare and not others:
+        raise typer.BadParameter("--compare: which targets to set beside this one is missing")
     with outcome(as_json=as_json):
-        from arrowquant_dist.report.evaluations import load_evaluations
-        from arrowquant_dist.report.layer_rows import load_layer_rows
-        from arrowquant_dist.report.render import load_report
-        from arrowquant_dist.storage.uris import redact
+        from arrowquant_dist.report.load import load_figures, load_reported
 
         storage = _storage(config)
-        uris = [target, *(compare or ()), *(others or ())]
-        reports = [(redact(uri), load_report(uri, storage)) for uri in uris]
-        evaluations = [load_evaluations(uri, storage) for uri in uris]
+        uris = [target, *(others or ())]
+        load = load_figures if html is None and not compare else load_reported
+        datasets = [load(uri, storage) for uri in uris]
         if html is not None:
-            _write_page(html, reports, evaluations, [load_layer_rows(uri, storage) for uri in uris])
+            _write_page(html, datasets)
             if not as_json:
                 typer.echo(f"written to {html}")
         if as_json:
-            loaded = [
-                {"target": uri, "report": one.to_dict(), **_evaluated(each)}
-                for (uri, one), each in zip(reports, evaluations, strict=True)
-            ]
-            alone = {**reports[0][1].to_dict(), **_evaluated(evaluations[0])}
-            print_json({"reports": loaded} if compare else alone)
+            print_json(_as_json(datasets))
         elif html is None:
-            _show(reports, evaluations)
+            _show(datasets)
 
 
 def _storage(config: str | None) -> Storage:
@@ -167,23 +159,26 @@ def _show_findings(found: VerifyReport) -> None:
     print_text(sys.stdout, f"{found.uri}: {verdict}; checked {checked}")
 
 
-def _evaluated(evaluations: tuple[Evaluation, ...]) -> dict[str, Any]:
-    """For JSON: nothing of a dataset that was not evaluated."""
-    return {"evaluations": [one.to_dict() for one in evaluations]} if evaluations else {}
+def _as_json(datasets: list[Reported]) -> dict[str, Any]:
+    """Of one its report, of several a list. Nothing of evaluations where there are none."""
+    evaluated = [
+        {"evaluations": [each.to_dict() for each in one.evaluations]} if one.evaluations else {}
+        for one in datasets
+    ]
+    if len(datasets) == 1:
+        return {**datasets[0].report.to_dict(), **evaluated[0]}
+    pairs = zip(datasets, evaluated, strict=True)
+    return {"reports": [{"target": one.name, "report": one.report.to_dict(), **each} for one, each in pairs]}
 
 
-def _write_page(
-    file: Path,
-    reports: list[tuple[str, Report]],
-    evaluations: list[tuple[Evaluation, ...]],
-    layers: list[tuple[LayerRow, ...] | None],
-) -> None:
+def _write_page(file: Path, datasets: list[Reported]) -> None:
     from arrowquant_dist.report.page import comparison_page, report_page
 
+    one = datasets[0]
     page = (
-        report_page(reports[0][1], evaluations[0], layers[0])
-        if len(reports) == 1
-        else comparison_page(reports, evaluations)
+        report_page(one.report, one.evaluations, one.layers)
+        if len(datasets) == 1
+        else comparison_page(datasets)
     )
     try:
         file.write_text(page, encoding="utf-8")
@@ -194,13 +189,13 @@ def _write_page(
         ) from error
 
 
-def _show(reports: list[tuple[str, Report]], evaluations: list[tuple[Evaluation, ...]]) -> None:
+def _show(datasets: list[Reported]) -> None:
     from arrowquant_dist.report.compare import comparison
     from arrowquant_dist.report.terminal import print_report, print_table, print_text
     from arrowquant_dist.report.view import WEIGHT_COSINE_NOTE
 
-    if len(reports) == 1:
-        print_report(sys.stdout, reports[0][1], evaluations[0])
+    if len(datasets) == 1:
+        print_report(sys.stdout, datasets[0].report, datasets[0].evaluations)
     else:
-        print_table(sys.stdout, comparison(reports, evaluations))
+        print_table(sys.stdout, comparison(datasets))
         print_text(sys.stdout, WEIGHT_COSINE_NOTE)

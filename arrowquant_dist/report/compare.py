@@ -1,56 +1,192 @@
-"""Several reports side by side: a column each."""
+"""Several datasets side by side: a column each, in the order in which they are given, and which is best in what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from arrowquant_dist.errors import counted
-from arrowquant_dist.reduce.figures import Accuracy, Report, Stat
+from arrowquant_dist.reduce.figures import Report, Stat
 from arrowquant_dist.report import text
-from arrowquant_dist.report.evaluated import compared_lines
-from arrowquant_dist.report.evaluation import Evaluation
+from arrowquant_dist.report.evaluated import HIGH, LOW, Measure, measures
+from arrowquant_dist.report.reported import Reported
+from arrowquant_dist.report.shared_error import shared_sqnr
+from arrowquant_dist.report.text import MISSING
 from arrowquant_dist.report.view import Table
 
-_LINES: tuple[tuple[str, Callable[[Report], str]], ...] = (
-    ("stored as", lambda r: ", ".join(f"{count.quant_type} ({count.layers})" for count in r.quant_types)),
-    ("method", lambda r: str(r.config.get("method") or "default")),
-    ("layers", lambda r: str(r.totals.layers)),
-    ("kept layers", lambda r: str(len(r.kept_layers))),
-    ("params", lambda r: text.params(r.totals.params)),
-    ("source", lambda r: text.nbytes(r.totals.source_nbytes)),
-    ("part files", lambda r: text.nbytes(r.totals.parts_nbytes)),
-    ("× smaller than source", lambda r: text.times(r.totals.compression_vs_source)),
-    ("× smaller than fp16", lambda r: text.times(r.totals.compression_vs_fp16)),
-    ("weight cosine, mean", lambda r: text.cosine(_stat(r, "cosine", "mean"))),
-    ("weight cosine, min", lambda r: text.cosine(_stat(r, "cosine", "min"))),
-    ("precision loss, mean", lambda r: text.small(_stat(r, "precision_loss", "mean"))),
-    ("MSE, mean", lambda r: text.small(_stat(r, "mse", "mean"))),
-    ("SQNR, mean", lambda r: text.decibel(_stat(r, "sqnr_db", "mean"))),
-    ("max error", lambda r: text.small(r.accuracy.max_error if r.accuracy is not None else None)),
-    ("wall time", lambda r: text.seconds(r.timing.wall_seconds)),
-    ("throughput", lambda r: text.rate(r.timing.params_per_second, "params")),
-    ("peak memory", lambda r: text.nbytes(r.timing.peak_memory_nbytes)),
-    ("workers' time that was useful", lambda r: _share(r.work.efficiency if r.work is not None else None)),
-    ("engine", lambda r: f"{r.run.engine}, {counted(r.run.workers, 'worker')}"),
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One figure of every dataset. best: of each whether none is better and some is worse."""
+
+    label: str
+    cells: tuple[str, ...]
+    best: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Lines that are about one thing."""
+
+    title: str
+    lines: tuple[Line, ...]
+
+
+def comparison(datasets: Sequence[Reported]) -> Table:
+    """A line a figure, a column a dataset."""
+    lines = [line for section in sections(datasets) for line in section.lines]
+    headers = ("", *(one.name for one in datasets))
+    rows = tuple((line.label, *line.cells) for line in lines)
+    return Table("Comparison", headers, "l" + "r" * len(datasets), rows)
+
+
+def sections(datasets: Sequence[Reported]) -> tuple[Section, ...]:
+    """All lines, in reading order; sections without a line are left out."""
+    every = (
+        Section("How it is stored", _facts(datasets)),
+        Section("Size", tuple(_line(datasets, *one) for one in _SIZES)),
+        Section("Error of the weights", (*(_line(datasets, *one) for one in _WEIGHTS), _shared(datasets))),
+        Section("Outputs against the original's", tuple(_outputs(datasets))),
+        Section("The run", tuple(_line(datasets, *one) for one in _RUN)),
+    )
+    return tuple(section for section in every if section.lines)
+
+
+def methods(dataset: Reported) -> str:
+    """How scales and codes were chosen, with how many layers by each, as it was resolved for them."""
+    if dataset.layers is None:
+        return str(dataset.report.config.get("method") or MISSING)
+    return _named(row.method for row in dataset.layers if row.is_quantized)
+
+
+def groups(dataset: Reported) -> str:
+    """What shares a scale, with how many layers of each."""
+    if dataset.layers is None:
+        return MISSING
+    return _named(row.groups for row in dataset.layers if row.is_quantized)
+
+
+def _named(values: Iterable[str]) -> str:
+    found = Counter(values).most_common()
+    return ", ".join(f"{name} ({layers})" for name, layers in found) or MISSING
+
+
+def _facts(datasets: Sequence[Reported]) -> tuple[Line, ...]:
+    """What is neither good nor bad."""
+    shown: tuple[tuple[str, Callable[[Reported], str]], ...] = (
+        ("stored as", lambda one: _types(one.report)),
+        ("method", methods),
+        ("scales of", groups),
+        ("zero points", lambda one: "yes" if one.report.totals.zero_points_nbytes else "none"),
+        ("layers", lambda one: str(one.report.totals.layers)),
+        ("kept layers", lambda one: str(len(one.report.kept_layers))),
+        ("params", lambda one: text.params(one.report.totals.params)),
+        ("source", lambda one: text.nbytes(one.report.totals.source_nbytes)),
+    )
+    unjudged = (False,) * len(datasets)
+    return tuple(Line(label, tuple(map(say, datasets)), unjudged) for label, say in shown)
+
+
+def _types(report: Report) -> str:
+    return ", ".join(f"{count.quant_type} ({count.layers})" for count in report.quant_types)
+
+
+_Figure = tuple[str, Callable[[Report], float | None], text.Form, int]
+
+
+def stored_bits(report: Report) -> float | None:
+    """Bytes of the part files as bits a value."""
+    return 8 * report.totals.parts_nbytes / report.totals.params if report.totals.params else None
+
+
+def _form(form: Callable[[float], str]) -> text.Form:
+    return lambda value: form(value) if value is not None else MISSING
+
+
+def _stat(figure: str, of: str) -> Callable[[Report], float | None]:
+    def read(report: Report) -> float | None:
+        stat: Stat | None = getattr(report.accuracy, figure) if report.accuracy is not None else None
+        return getattr(stat, of) if stat is not None else None
+
+    return read
+
+
+_SIZES: tuple[_Figure, ...] = (
+    ("part files", lambda r: r.totals.parts_nbytes, _form(text.nbytes), LOW),
+    ("× smaller than source", lambda r: r.totals.compression_vs_source, text.times, HIGH),
+    ("× smaller than fp16", lambda r: r.totals.compression_vs_fp16, text.times, HIGH),
+    ("stored bits a value", stored_bits, _form("{:.2f}".format), LOW),
+)
+_WEIGHTS: tuple[_Figure, ...] = (
+    ("weight cosine, mean", _stat("cosine", "mean"), text.cosine, HIGH),
+    ("weight cosine, min", _stat("cosine", "min"), text.cosine, HIGH),
+    ("precision loss, mean", _stat("precision_loss", "mean"), text.small, LOW),
+    ("MSE, mean", _stat("mse", "mean"), text.small, LOW),
+    ("SQNR, mean", _stat("sqnr_db", "mean"), text.decibel, HIGH),
+    ("max error", lambda r: r.accuracy.max_error if r.accuracy is not None else None, text.small, LOW),
+)
+_RUN: tuple[_Figure, ...] = (
+    ("wall time", lambda r: r.timing.wall_seconds, _form(text.seconds), LOW),
+    ("throughput", lambda r: r.timing.params_per_second, lambda v: text.rate(v, "params"), HIGH),
+    ("peak memory", lambda r: r.timing.peak_memory_nbytes, _form(text.nbytes), LOW),
+    (
+        "workers' time that was useful",
+        lambda r: r.work.efficiency if r.work is not None else None,
+        _form(text.share),
+        HIGH,
+    ),
+    ("workers", lambda r: r.run.workers, _form("{:.0f}".format), 0),
 )
 
 
-def comparison(
-    reports: Sequence[tuple[str, Report]], evaluations: Sequence[Sequence[Evaluation]] = ()
-) -> Table:
-    """A line a figure, a column a report; `reports` are (name, report). evaluations: those of each dataset."""
-    headers = ("", *(name for name, _ in reports))
-    rows = [(label, *(figure(report) for _, report in reports)) for label, figure in _LINES]
-    after = next(index for index, (label, _) in enumerate(_LINES) if label == "wall time")
-    rows[after:after] = compared_lines(evaluations)
-    return Table("Comparison", headers, "l" + "r" * len(reports), tuple(rows))
+def _line(
+    datasets: Sequence[Reported],
+    label: str,
+    figure: Callable[[Report], float | None],
+    form: text.Form,
+    better: int,
+) -> Line:
+    values = [figure(one.report) for one in datasets]
+    return _judged(label, [Measure(label, value, form(value), better) for value in values])
 
 
-def _stat(report: Report, figure: str, of: str) -> float | None:
-    accuracy: Accuracy | None = report.accuracy
-    stat: Stat | None = getattr(accuracy, figure) if accuracy is not None else None
-    return getattr(stat, of) if stat is not None else None
+def _shared(datasets: Sequence[Reported]) -> Line:
+    label = "SQNR of all layers that any of them quantizes"
+    return _judged(label, [Measure(label, each, text.decibel(each), HIGH) for each in shared_sqnr(datasets)])
 
 
-def _share(value: float | None) -> str:
-    return text.share(value) if value is not None else text.MISSING
+def output_texts(datasets: Sequence[Reported]) -> dict[str, str]:
+    """{digest: name} of all texts that any of the datasets was evaluated with."""
+    return {found.texts.digest: found.texts.name for one in datasets for found in one.evaluations}
+
+
+def _outputs(datasets: Sequence[Reported]) -> list[Line]:
+    """For all texts that any of the datasets was evaluated with, the figures of those that were.
+
+    Texts are the same where their digest is.
+    """
+    return [
+        _judged(f"{label} ({name})", cells)
+        for digest, name in output_texts(datasets).items()
+        for label, cells in outputs_with(datasets, digest).items()
+    ]
+
+
+def outputs_with(datasets: Sequence[Reported], digest: str) -> dict[str, list[Measure]]:
+    """{figure: that of each dataset} of the outputs with these texts; without a value where one was not measured."""
+    found = [
+        next((each for each in reversed(one.evaluations) if each.texts.digest == digest), None)
+        for one in datasets
+    ]
+    known = [{each.label: each for each in measures(one)} if one is not None else {} for one in found]
+    labels = dict.fromkeys(label for each in known for label in each)
+    return {label: [each.get(label, Measure(label, None, MISSING, 0)) for each in known] for label in labels}
+
+
+def _judged(label: str, cells: Sequence[Measure]) -> Line:
+    """Figures that look equal are equally good; where all do, none is best."""
+    known = [cell for cell in cells if cell.value is not None and cell.better]
+    best = max(known, key=lambda cell: cell.better * (cell.value or 0.0)).shown if known else None
+    if len({cell.shown for cell in known}) < 2:
+        best = None
+    return Line(label, tuple(cell.shown for cell in cells), tuple(cell.shown == best for cell in cells))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from arrowquant_dist.errors import counted
 from arrowquant_dist.report import text
@@ -59,39 +60,39 @@ def evaluations_markdown(evaluations: Sequence[Evaluation]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def compared_lines(reports: Sequence[Sequence[Evaluation]]) -> tuple[tuple[str, ...], ...]:
-    """Rows of a comparison: for all texts that any of the datasets was evaluated with, the figures of those that were.
-
-    Texts are the same where their digest is.
-    """
-    names = {one.texts.digest: one.texts.name for of_one in reports for one in of_one}
-    rows: list[tuple[str, ...]] = []
-    for digest, name in names.items():
-        found = [
-            next((one for one in reversed(each) if one.texts.digest == digest), None) for each in reports
-        ]
-        labels = dict.fromkeys(label for one in found if one is not None for label, _ in _short(one))
-        rows += [
-            (
-                f"{label} ({name})",
-                *(dict(_short(one)).get(label, text.MISSING) if one else text.MISSING for one in found),
-            )
-            for label in labels
-        ]
-    return tuple(rows)
+HIGH, LOW = 1, -1
 
 
-def _short(found: Evaluation) -> tuple[tuple[str, str], ...]:
-    if found.embeddings is not None:
-        own = found.embeddings
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One figure. shown: as people read it. better: HIGH or LOW, 0 where neither is."""
+
+    label: str
+    value: float | None
+    shown: str
+    better: int
+
+
+def measures(found: Evaluation) -> tuple[Measure, ...]:
+    """All figures that datasets are compared by, those that say most first."""
+    own, tokens = found.embeddings, found.next_tokens
+    if own is not None:
         return (
-            ("embedding cosine, mean", text.cosine(own.cosine_mean)),
-            ("embedding cosine, 5th percentile", text.cosine(own.cosine_p5)),
-            ("rank correlation of similarities", text.cosine(own.rank_correlation)),
-            ("recall@10 of neighbours", text.cosine(own.recall_at_10)),
+            Measure("embedding cosine, mean", own.cosine_mean, text.cosine(own.cosine_mean), HIGH),
+            Measure("embedding cosine, 5th percentile", own.cosine_p5, text.cosine(own.cosine_p5), HIGH),
+            Measure(
+                "rank correlation of similarities",
+                own.rank_correlation,
+                text.cosine(own.rank_correlation),
+                HIGH,
+            ),
+            Measure("recall@10 of neighbours", own.recall_at_10, text.cosine(own.recall_at_10), HIGH),
         )
-    return tuple(line for line in figure_lines(found) if line[0] != "perplexity") + _perplexity(found)
-
-
-def _perplexity(found: Evaluation) -> tuple[tuple[str, str], ...]:
-    return (("perplexity", f"{found.next_tokens.perplexity:.4f}"),) if found.next_tokens is not None else ()
+    if tokens is None:
+        return ()
+    return (
+        Measure("excess of perplexity", tokens.excess, f"{100 * tokens.excess:.3f} %", LOW),
+        Measure("KL divergence, mean", tokens.kl_mean, f"{text.small(tokens.kl_mean)} nats", LOW),
+        Measure("top-1 agreement", tokens.top1_agreement, text.share(tokens.top1_agreement), HIGH),
+        Measure("perplexity", tokens.perplexity, f"{tokens.perplexity:.4f}", LOW),
+    )

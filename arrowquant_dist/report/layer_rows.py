@@ -50,9 +50,14 @@ class LayerRow:
         return not BITS.keys().isdisjoint(self.quant_type.split("+"))
 
     @property
+    def keeps_codes(self) -> bool:
+        """Whether its codes are the source's, so that its error is not known."""
+        return self.method == SOURCE
+
+    @property
     def noise_db(self) -> float | None:
         """The SQNR of a layer whose codes are not the source's own, and that lost something."""
-        return self.sqnr_db if self.is_quantized and self.method != SOURCE else None
+        return self.sqnr_db if self.is_quantized and not self.keeps_codes else None
 
     @property
     def stored_bits(self) -> float | None:

@@ -17,13 +17,17 @@ from arrowquant_dist.errors import counted
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.report import text, view
 from arrowquant_dist.report.cards import cards
-from arrowquant_dist.report.compare import comparison
+from arrowquant_dist.report.compare import sections
+from arrowquant_dist.report.differences import differing_layers
 from arrowquant_dist.report.evaluated import evaluation_table
 from arrowquant_dist.report.evaluation import Evaluation
+from arrowquant_dist.report.headings import headings
 from arrowquant_dist.report.layer_rows import LayerRow
 from arrowquant_dist.report.layer_table import LAYER_COLUMNS, layer_data
 from arrowquant_dist.report.pictures import noise, sizes
+from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.text import LayerName, printable
+from arrowquant_dist.report.tradeoffs import tradeoffs
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -64,12 +68,16 @@ def report_page(
     )
 
 
-def comparison_page(
-    reports: Sequence[tuple[str, Report]], evaluations: Sequence[Sequence[Evaluation]] = ()
-) -> str:
-    """Several reports side by side; each with the name it goes by. evaluations: those of each dataset."""
+def comparison_page(datasets: Sequence[Reported]) -> str:
+    """Datasets side by side, in their order."""
     template = _environment().get_template("compare.html.j2")
-    return template.render(note=view.WEIGHT_COSINE_NOTE, table=comparison(reports, evaluations))
+    return template.render(
+        note=view.WEIGHT_COSINE_NOTE,
+        columns=headings(datasets),
+        sections=sections(datasets),
+        pictures=tradeoffs(datasets),
+        differing=differing_layers(datasets),
+    )
 
 
 @cache

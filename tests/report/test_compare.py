@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import io
+import math
+import re
 from dataclasses import replace
 
 import pytest
 
 from arrowquant_dist.reduce import Report
-from arrowquant_dist.report.compare import comparison
+from arrowquant_dist.report.compare import Line, comparison, sections
+from arrowquant_dist.report.differences import differing_layers
+from arrowquant_dist.report.headings import headings
+from arrowquant_dist.report.layer_rows import LayerRow
 from arrowquant_dist.report.markdown import table_markdown
 from arrowquant_dist.report.page import comparison_page
+from arrowquant_dist.report.reported import Reported
+from arrowquant_dist.report.shared_error import shared_sqnr
 from arrowquant_dist.report.terminal import print_report, print_table
+from tests.report.layer_samples import NORM, layer
 from tests.report.report_samples import golden_report
 
 
@@ -26,7 +34,7 @@ def other(report: Report) -> Report:
 
 
 def test_a_comparison_has_a_column_a_report(report: Report, other: Report) -> None:
-    table = comparison([("out/int8", report), ("out/other", other)])
+    table = comparison([Reported("out/int8", report), Reported("out/other", other)])
     rows = {row[0]: row[1:] for row in table.rows}
     assert table.headers == ("", "out/int8", "out/other")
     assert rows["× smaller than fp16"] == ("0.31×", "9.20×")
@@ -36,7 +44,7 @@ def test_a_comparison_has_a_column_a_report(report: Report, other: Report) -> No
 
 
 def test_a_comparison_is_drawn_in_every_form(report: Report, other: Report) -> None:
-    reports = [("<b>int8", report), ("a|b", other)]
+    reports = [Reported("<b>int8", report), Reported("a|b", other)]
     page, markdown = comparison_page(reports), table_markdown(comparison(reports))
     assert "&lt;b&gt;int8" in page
     assert "Weight cosine is not accuracy" in page
@@ -44,6 +52,76 @@ def test_a_comparison_is_drawn_in_every_form(report: Report, other: Report) -> N
     out = io.StringIO()
     print_table(out, comparison(reports))
     assert "<b>int8" in out.getvalue()
+
+
+def lines_of(datasets: list[Reported]) -> dict[str, Line]:
+    return {line.label: line for section in sections(datasets) for line in section.lines}
+
+
+def test_the_best_of_each_row_is_marked_and_nothing_where_all_look_equal(
+    report: Report, other: Report
+) -> None:
+    lines = lines_of([Reported("a", report), Reported("b", other), Reported("c", other)])
+    assert lines["part files"].best == (False, True, True)
+    assert lines["× smaller than fp16"].best == (False, True, True)
+    assert not any(lines["wall time"].best)
+    assert not any(lines["weight cosine, mean"].best)  # of the one that has it
+    assert not any(lines["stored as"].best)
+
+
+def test_method_and_groups_are_those_of_the_layers(report: Report) -> None:
+    rows = (layer("a", method="mse"), layer("b", method="rtn", group_size=0), layer("c", method="mse"), NORM)
+    defaulted = replace(report, config={"method": None})
+    lines = lines_of([Reported("new", defaulted, layers=rows), Reported("old", defaulted)])
+    assert lines["method"].cells == ("mse (2), rtn (1)", "–")
+    assert lines["scales of"].cells == ("groups of 128 (2), rows (1)", "–")
+
+
+def test_datasets_stand_in_their_order_under_what_tells_them_apart(report: Report) -> None:
+    names = ["s3://b/out/int8", "s3://b/out/int4", "s3://b/out/a/int4", "s3://b/out/int2", "s3://b/out/mixed"]
+    page = comparison_page([Reported(name, report) for name in names])
+    heads = re.findall(r'<th scope="col" title="(.*?)"><span class="letter">(.)</span> (.*?)</th>', page)
+    assert [name for name, _, _ in heads[:5]] == names
+    assert [letter for _, letter, _ in heads[:5]] == list("ABCDE")
+    assert [short for _, _, short in heads[:5]] == ["int8", "int4", "a/int4", "int2", "mixed"]
+    assert {one.short for one in headings([Reported("x", report), Reported("x", report)])} == {"x"}
+
+
+def test_the_layers_that_differ_most_come_first(report: Report) -> None:
+    names = [f"layer{i}" for i in range(30)]
+    good = tuple(layer(name, 40.0) for name in names)
+    bad = tuple(layer(name, 8.0 + i) for i, name in enumerate(names))
+    kept = tuple(replace(NORM, layer_name=name) for name in names)
+    lines = differing_layers([Reported("a", report, layers=each) for each in (bad, good, kept)])
+    assert [line.label for line in lines] == names[:20]
+    assert lines[0].cells == ("8.0 dB (int4)", "40.0 dB (int4)", "kept (none)")
+    assert lines[0].best == (False, False, True)
+    assert differing_layers([Reported("a", report, layers=good), Reported("b", report)]) == ()
+    assert differing_layers([Reported("a", report, layers=good)] * 2) == ()
+
+
+def test_what_a_dataset_keeps_counts_for_its_error(report: Report) -> None:
+    """Two layers of one energy, 10 and 20 dB; who keeps the first has the noise of the second alone."""
+
+    def noisy(name: str, sqnr_db: float) -> LayerRow:
+        return layer(name, sqnr_db, mse=10 ** (-sqnr_db / 10))
+
+    both = (noisy("a", 10.0), noisy("b", 20.0))
+    one = (replace(NORM, layer_name="a"), both[1])
+    none = (replace(NORM, layer_name="a"), replace(NORM, layer_name="b"))
+    codes = (replace(both[0], method="source"), both[1])
+    datasets = [Reported("x", report, layers=rows) for rows in (both, one, none, codes, both[:1], None)]
+    found = shared_sqnr(datasets)
+    assert found[:2] == pytest.approx([10 * math.log10(2 / 0.11), 10 * math.log10(2 / 0.01)])
+    assert found[2:] == [None] * 4
+
+
+def test_a_hostile_layer_is_inert_among_those_that_differ(report: Report) -> None:
+    name = "</code><script>alert(1)</script>\u202e\x1b"
+    page = comparison_page([Reported("a", report, layers=(layer(name, sqnr),)) for sqnr in (8.0, 20.0)])
+    assert "<script>" not in page
+    assert not set("\u202e\x1b") & set(page)
+    assert "&lt;script&gt;" in page
 
 
 class Terminal(io.StringIO):

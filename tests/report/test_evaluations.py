@@ -21,6 +21,7 @@ from arrowquant_dist.report.evaluations import (
     read_evaluations,
 )
 from arrowquant_dist.report.page import comparison_page, report_page
+from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.terminal import print_report
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
@@ -126,17 +127,21 @@ def test_reports_show_it_beside_the_errors_of_the_weights() -> None:
 def test_a_comparison_sets_those_of_the_same_texts_side_by_side() -> None:
     report = golden_report()
     evaluations = [(of_embeddings(), of_embeddings("law.txt", cosine=0.5)), (of_embeddings(cosine=0.99),), ()]
-    table = comparison([("a", report), ("b", report), ("c", report)], evaluations)
+    datasets = [Reported(name, report, each) for name, each in zip("abc", evaluations, strict=True)]
+    table = comparison(datasets)
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["embedding cosine, mean (news.txt)"] == ("0.931250", "0.990000", "–")
     assert rows["embedding cosine, mean (law.txt)"] == ("0.500000", "–", "–")
-    assert [*rows].index("max error") + 1 == [*rows].index("embedding cosine, mean (news.txt)")
-    assert "0.990000" in comparison_page([("a", report), ("b", report), ("c", report)], evaluations)
+    assert [*rows].index("max error") < [*rows].index("embedding cosine, mean (news.txt)")
+    page = comparison_page(datasets)
+    assert "0.990000" in page
+    assert "Stored bits against outputs (news.txt)" in page
+    assert "Stored bits against outputs (law.txt)" not in page  # where there is one alone
 
 
 def test_a_comparison_of_causal_models_has_their_figures() -> None:
     report = golden_report()
-    table = comparison([("a", report), ("b", report)], [(of_next_tokens(),), (of_next_tokens(),)])
+    table = comparison([Reported(name, report, (of_next_tokens(),)) for name in "ab"])
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["excess of perplexity (news.txt)"] == ("2.000 %", "2.000 %")
     assert rows["perplexity (news.txt)"] == ("20.9100", "20.9100")

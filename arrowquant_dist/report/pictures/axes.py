@@ -38,13 +38,37 @@ def scale(values: Iterable[float], start: float, stop: float, about: int = 5) ->
     return Scale(ticks[0], ticks[-1], start, stop, ticks)
 
 
+@dataclass(frozen=True, slots=True)
+class DoublingScale:
+    """As Scale, but every doubling takes the same room. Figures are above 0."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+    ticks: tuple[float, ...]
+
+    def at(self, value: float) -> float:
+        part = math.log2(value / self.low) / math.log2(self.high / self.low)
+        return self.start + part * (self.stop - self.start)
+
+
+def doubling(values: Iterable[float], start: float, stop: float) -> DoublingScale:
+    """From a tenth below the least of `values` to one above the largest; ticks are 1, 1.5, 2, 3, 4, 6, 8 and so on."""
+    known = list(values)
+    low, high = min(known) / 1.1, max(known) * 1.1
+    powers = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
+    ticks = tuple(2.0**power * factor for power in powers for factor in (1.0, 1.5))
+    return DoublingScale(low, high, start, stop, tuple(tick for tick in ticks if low <= tick <= high))
+
+
 def round_step(step: float) -> float:
     """1, 2, 2.5 or 5 times a power of ten, not below `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return next((power * factor for factor in (1.0, 2.0, 2.5, 5.0) if power * factor >= step), power * 10.0)
 
 
-def across(scale: Scale, form: Callable[[float], str], bottom: float = BOTTOM) -> str:
+def across(scale: Scale | DoublingScale, form: Callable[[float], str], bottom: float = BOTTOM) -> str:
     """What is written below, each figure under its place."""
     return "".join(words(scale.at(tick), bottom + 15, form(tick), "axis", "middle") for tick in scale.ticks)
 

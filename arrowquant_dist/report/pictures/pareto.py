@@ -1,0 +1,108 @@
+"""Datasets by what they take and how good they are: those on the line are beaten by none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arrowquant_dist.report.pictures.axes import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    across,
+    called,
+    doubling,
+    plain,
+    scale,
+    upwards,
+)
+from arrowquant_dist.report.pictures.svg import Picture, dot, drawing, polyline, words
+
+Spot = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A dataset. letter: what it is called on the picture. good: the higher the better."""
+
+    letter: str
+    name: str
+    bits: float
+    good: float
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """Those that no other one beats in both, by rising bits."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.bits, -point.good)):
+        if not best or point.good > best[-1].good:
+            best.append(point)
+    return best
+
+
+def beaten_by(point: Point, points: Sequence[Point]) -> Point | None:
+    """The best of those that take no more and are no worse, and better in one; None for those on the line."""
+    better = [
+        other
+        for other in points
+        if other.bits <= point.bits
+        and other.good >= point.good
+        and (other.bits, other.good) != (point.bits, point.good)
+    ]
+    return max(better, key=lambda other: (other.good, -other.bits)) if better else None
+
+
+def pareto(title: str, good: str, points: Sequence[Point]) -> Picture | None:
+    """None for fewer than two points. good: what that figure is."""
+    if len(points) < 2:
+        return None
+    along = doubling([point.bits for point in points], LEFT + 12, RIGHT - 16)
+    up = scale([point.good for point in points], BOTTOM - 8, TOP + 12)
+    best = frontier(points)
+    places = {point.letter: (along.at(point.bits), up.at(point.good)) for point in points}
+    on_line = {point.letter for point in best}
+    marks = [
+        dot(
+            *places[point.letter],
+            4.5,
+            "best-point" if point.letter in on_line else "beaten-point",
+            _told(point),
+        )
+        for point in points
+    ]
+    letters = beside_dots([places[point.letter] for point in points])
+    labels = [words(*at, point.letter, "letter", "middle") for point, at in zip(points, letters, strict=True)]
+    parts = [
+        upwards(up, plain),
+        polyline([places[point.letter] for point in best], "frontier") if len(best) > 1 else "",
+        *marks,
+        *labels,
+        across(along, plain),
+        called("stored bits a value", good),
+    ]
+    return Picture(title, drawing(title, HEIGHT, parts), caption=_beaten(points))
+
+
+def beside_dots(dots: Sequence[Spot]) -> list[Spot]:
+    """Where a letter stands beside each: where it covers no dot and no other letter, if there is such a place."""
+    taken: list[Spot] = []
+    for x, y in dots:
+        around = [(x + dx, y + dy) for dx, dy in ((9, -5), (-9, 13), (9, 13), (-9, -5), (0, -10), (0, 18))]
+        others = [*taken, *((left, top + 4) for left, top in dots if (left, top) != (x, y))]
+        free = (at for at in around if all(abs(at[0] - a) > 11 or abs(at[1] - b) > 12 for a, b in others))
+        taken.append(next(free, around[0]))
+    return taken
+
+
+def _beaten(points: Sequence[Point]) -> str:
+    pairs = [(point, beaten_by(point, points)) for point in points]
+    said = [f"{point.letter} is beaten by {other.letter}" for point, other in pairs if other is not None]
+    return (
+        f"{', '.join(said)}: smaller and better." if said else "None beats another: fewer bits cost accuracy."
+    )
+
+
+def _told(point: Point) -> str:
+    return f"{point.letter} {point.name}: {point.bits:.2f} bits a value, {point.good:.6g}"

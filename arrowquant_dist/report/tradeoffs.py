@@ -1,0 +1,39 @@
+"""What datasets take against how good they are: a picture by their weights, and one for each set of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from arrowquant_dist.report.compare import output_texts, outputs_with, stored_bits
+from arrowquant_dist.report.evaluated import HIGH
+from arrowquant_dist.report.headings import headings
+from arrowquant_dist.report.pictures.pareto import Point, pareto
+from arrowquant_dist.report.pictures.svg import Picture
+from arrowquant_dist.report.reported import Reported
+from arrowquant_dist.report.shared_error import shared_sqnr
+
+
+def tradeoffs(datasets: Sequence[Reported]) -> tuple[Picture, ...]:
+    """Those with at least two datasets on them; outputs first."""
+    found = [_outputs(datasets, digest, name) for digest, name in output_texts(datasets).items()]
+    points = _points(datasets, shared_sqnr(datasets))
+    found.append(pareto("Stored bits against error of the weights", "SQNR, dB", points))
+    return tuple(picture for picture in found if picture is not None)
+
+
+def _outputs(datasets: Sequence[Reported], digest: str, name: str) -> Picture | None:
+    """By the first figure of which more is better."""
+    for label, cells in outputs_with(datasets, digest).items():
+        if any(cell.better == HIGH for cell in cells):
+            points = _points(datasets, [cell.value for cell in cells])
+            return pareto(f"Stored bits against outputs ({name})", label, points)
+    return None
+
+
+def _points(datasets: Sequence[Reported], goods: Sequence[float | None]) -> list[Point]:
+    known = zip(datasets, headings(datasets), goods, strict=True)
+    return [
+        Point(column.letter, column.short, bits, good)
+        for one, column, good in known
+        if good is not None and (bits := stored_bits(one.report)) is not None
+    ]

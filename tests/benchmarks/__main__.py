@@ -34,6 +34,7 @@ from tests.benchmarks.table import Table, show
 _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "minilm": lambda _: minilm.tables(),
     "accuracy": lambda given: accuracy.tables(given.texts),
+    "distilled": lambda given: accuracy.minilm_tables(given.texts, accuracy.DISTILLED_WAYS),
     "process": lambda given: minilm.process_tables(given.runs),
     "kernels": lambda given: kernels.tables(given.side, given.runs),
     "hqq": lambda given: half_quadratic.tables(given.side, given.runs),

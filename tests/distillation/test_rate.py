@@ -64,6 +64,32 @@ def test_layers_in_groups_have_no_rate_to_keep() -> None:
         rate.after(5)
 
 
+def price(rate: Rate) -> float:
+    return float(rate.state()["multiple"])
+
+
+def test_a_bit_costs_as_much_for_as_long_as_codes_take_what_they_took() -> None:
+    rate = Rate({"layer": trained_codes()})
+    before = price(rate)
+    for step in range(5, 1000, 5):
+        rate.after(step)
+    assert price(rate) == before
+
+
+@pytest.mark.parametrize(("growth", "is_dearer"), [(1.5, True), (0.5, False)])
+def test_a_bit_costs_more_while_codes_take_more_and_less_while_they_take_less(
+    growth: float, is_dearer: bool
+) -> None:
+    codes = trained_codes()
+    rate = Rate({"layer": codes})
+    before = price(rate)
+    with torch.no_grad():
+        codes.offsets.copy_(codes.offsets + (growth - 1.0) * codes.values())
+    rate.after(5)
+    assert price(rate) != before
+    assert (price(rate) > before) == is_dearer
+
+
 def test_a_state_goes_on_as_it_was() -> None:
     one, other = Rate({"layer": trained_codes()}), Rate({"layer": trained_codes(step=0.7)})
     one.after(5)

@@ -52,6 +52,11 @@ class Sums:
     Tokens are paired by their place. Of what is routed (experts) there is a `cross` of batches of which both paths were
     sent the same way, the original's (decisions.py), and no `residual`. rows: {slot: rows of its table}. wanted: the
     others are left to other passes.
+
+    Each token counts alike. MiniLM in 7.28 MB, calibrated with 1,600 texts, keeps .9791 of embedding cosine by that,
+    and .9778 where tokens count by the squares of the embedding's gradients with respect to what a block makes of them:
+    these differ so much that few tokens are left. By one over the length of their texts it keeps .9791, too (.9737
+    instead of .9733 on quotations).
     """
 
     def __init__(self, order: Order, rows: Mapping[int, int], wanted: WantedSums) -> None:

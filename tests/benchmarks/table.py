@@ -107,11 +107,13 @@ def _target(target: Target | None) -> str:
 
 
 def number(value: float) -> str:
-    """Three or four digits; more for what is just below 1, such as a cosine."""
+    """Two to four digits; more for what is just below 1, such as a cosine."""
     if value >= 1000:
         return f"{value:,.0f}"
     if value >= 100:
         return f"{value:.0f}"
     if value >= 10:
         return f"{value:.1f}"
-    return f"{value:.5f}" if 0.9 <= value < 1 else f"{value:.2f}"
+    if 0.9 <= value < 1:
+        return f"{value:.5f}"
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"

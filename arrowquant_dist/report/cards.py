@@ -53,8 +53,9 @@ def _size(report: Report) -> Card:
     times = (
         f"{text.times(smaller)} smaller than the source, {text.times(totals.compression_vs_fp16)} than fp16"
     )
-    verdict = GOOD if smaller is not None and smaller > 1 else LOOK
-    why = f"{bits}{times}. Good: smaller than the source."
+    why = f"{bits}{times}. Good: smaller than either."
+    ratios = (smaller, totals.compression_vs_fp16)
+    verdict = GOOD if all(ratio is not None and ratio > 1 for ratio in ratios) else LOOK
     return Card("Size", text.nbytes(totals.parts_nbytes), verdict, why)
 
 

@@ -50,10 +50,11 @@ def layer_data(rows: Sequence[LayerRow]) -> str:
 
 
 def stored_as(row: LayerRow) -> str:
-    """`int4 mse, groups of 128`; of a kept layer why it is kept: `none: 1-D`."""
+    """`int4 mse g128`, or `rows` or `layer` for what shares a scale; of a kept layer why it is kept: `none: 1-D`."""
     if not row.is_quantized:
         return f"{row.quant_type}: {row.kept_reason}" if row.kept_reason else row.quant_type
-    return f"{row.quant_type} {row.method}, {row.groups}"
+    shares = f"g{row.group_size}" if row.group_size else "rows" if row.quant_axis == 0 else "layer"
+    return f"{row.quant_type} {row.method} {shares}"
 
 
 def _front_coded(names: Sequence[str]) -> tuple[list[int], list[str]]:

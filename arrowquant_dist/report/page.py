@@ -25,6 +25,7 @@ from arrowquant_dist.report.headings import headings
 from arrowquant_dist.report.layer_rows import LayerRow
 from arrowquant_dist.report.layer_table import LAYER_COLUMNS, layer_data
 from arrowquant_dist.report.pictures import noise, sizes
+from arrowquant_dist.report.pictures.heatmap import heat_map
 from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.text import LayerName, printable
 from arrowquant_dist.report.tradeoffs import tradeoffs
@@ -45,6 +46,7 @@ def report_page(
     rows = layers or ()
     pictures = (
         noise.by_depth(rows),
+        heat_map(rows),
         noise.by_bits(rows),
         noise.histogram(rows),
         sizes.size_by_layer_type(report),

@@ -23,6 +23,7 @@ from tests.benchmarks import (
     limits,
     loading,
     minilm,
+    pages,
     peaks,
     reducing,
     serving,
@@ -50,6 +51,12 @@ def check(tables: Iterable[Table]) -> list[Row]:
     assert rows
     assert all(math.isfinite(row.ours) and row.ours > 0 for row in rows)
     return rows
+
+
+@pytest.mark.slow
+def test_a_page_is_measured_in_a_browser_where_there_is_one() -> None:
+    names = [row.name for row in check(pages.tables(300, 1))]
+    assert names[:2] == ["size", "to write it, CPU"]
 
 
 @pytest.mark.slow

@@ -31,6 +31,14 @@ def test_weights_are_judged_by_their_noise(overall: float, verdict: str) -> None
     assert "10 dB" in found.why
 
 
+@pytest.mark.parametrize(("nbytes", "verdict"), [(100, GOOD), (3000, LOOK)])
+def test_a_dataset_that_is_larger_than_the_source_at_fp16_is_pointed_at(nbytes: int, verdict: str) -> None:
+    report = golden_report()
+    assert (
+        card("Size", replace(report, totals=replace(report.totals, parts_nbytes=nbytes))).verdict == verdict
+    )
+
+
 def test_outputs_that_nobody_measured_are_not_called_good() -> None:
     found = card("Outputs", golden_report())
     assert (found.figure, found.verdict) == ("not measured", OPEN)

@@ -20,7 +20,7 @@ def names(data: str) -> list[str]:
 def test_every_layer_is_there_with_its_figures() -> None:
     values = json.loads(layer_data([QUERY, NORM]))
     assert names(layer_data([QUERY, NORM])) == [QUERY.layer_name, NORM.layer_name]
-    assert values["stored"] == [["int4 mse, groups of 128", "none: 1-D"], [0, 1]]
+    assert values["stored"] == [["int4 mse g128", "none: 1-D"], [0, 1]]
     assert (values["sqnr"], values["cosine"], values["mse"]) == ([20.0, None], [0.995, None], [2.5e-5, None])
     assert {len(values[key]) for key in ("params", "nbytes", "error", "rest")} == {2}
 

@@ -1,7 +1,7 @@
 "use strict";
 // The table of all layers: sorted, searched, and drawn as far as it is seen.
 (() => {
-  const STEP = 100;  // rows drawn at a time
+  const STEP = 40;  // rows drawn at a time
   const data = JSON.parse(document.getElementById("layer-data").textContent);
   const panel = document.getElementById("layers");
   const body = panel.querySelector("tbody");
@@ -37,7 +37,7 @@
     bits: (value) => value.toFixed(2), sqnr: (value) => value.toFixed(1), cosine: (value) => value.toFixed(6),
     mse: small, error: small,
   };
-  const collator = new Intl.Collator("en", { numeric: true });
+  const natural = (text) => text.replace(/\d+/g, (digits) => digits.padStart(12, "0"));  // 2 before 10
 
   let order = null;      // {column, falling}, or null: as in the model
   let shown = [];        // indices of the rows that match, in their order
@@ -46,17 +46,20 @@
   const compare = (values, falling) => (a, b) => {
     const left = values[a], right = values[b];
     if (left === null || right === null) return (left === null) - (right === null) || a - b;  // always last
-    const by = typeof left === "string" ? collator.compare(left, right) : left - right;
-    return (falling ? -by : by) || a - b;
+    return (falling ? right - left : left - right) || a - b;
   };
 
+  const sorted = (values) => {
+    const known = [...new Set(values)].map((value) => [natural(value), value]);
+    known.sort(([left], [right]) => (left < right ? -1 : left > right ? 1 : 0));
+    return known.map(([, value]) => value);
+  };
   const ranks = new Map();  // of columns of words, which take long to compare: their rank instead
   const comparable = (column) => {
     const values = columns[column];
     if (typeof values[0] !== "string") return values;
     if (!ranks.has(column)) {
-      const known = [...new Set(values)].sort(collator.compare);
-      const rank = new Map(known.map((value, index) => [value, index]));
+      const rank = new Map(sorted(values).map((value, index) => [value, index]));
       ranks.set(column, values.map((value) => rank.get(value)));
     }
     return ranks.get(column);
@@ -109,7 +112,7 @@
   };
 
   for (const select of chosen) {
-    for (const value of [...new Set(columns[select.dataset.column])].sort(collator.compare)) {
+    for (const value of sorted(columns[select.dataset.column])) {
       select.append(new Option(value, value));
     }
     select.addEventListener("change", find);

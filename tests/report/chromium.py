@@ -1,0 +1,107 @@
+"""Debian's chromium, driven through its pipe: what a page does in a browser, without any package for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PROGRAM = shutil.which("chromium")
+_FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe")
+
+
+class Tab:
+    """One page. events: all that chromium said of it."""
+
+    def __init__(self, write: int, read: int) -> None:
+        self._write, self._read, self._rest, self._calls = write, read, b"", 0
+        self._session: str | None = None
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def open(self, page: Path) -> None:
+        """Until it has loaded."""
+        self.events.clear()
+        self.call("Page.navigate", url=page.as_uri())
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self._take()
+
+    def width(self, width: int) -> None:
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+        )
+
+    def value(self, expression: str) -> Any:
+        """Of JavaScript, as JSON has it."""
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    @property
+    def complaints(self) -> list[dict[str, Any]]:
+        """All that got onto the console."""
+        said = {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
+        return [event for event in self.events if event["method"] in said]
+
+    @property
+    def requests(self) -> list[str]:
+        sent = [event for event in self.events if event["method"] == "Network.requestWillBeSent"]
+        return [event["params"]["request"]["url"] for event in sent]
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._calls += 1
+        message = {"id": self._calls, "method": method, "params": params}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._take()
+            if answer.get("id") == self._calls:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
+
+    def _take(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            data = os.read(self._read, 1 << 20)
+            assert data, "chromium ended"
+            self._rest += data
+        content, _, self._rest = self._rest.partition(b"\0")
+        message: dict[str, Any] = json.loads(content)
+        if "method" in message:
+            self.events.append(message)
+        return message
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Tab]:
+    """A browser of its own with one page, which ends with the block. profile: a folder for what it writes."""
+    assert PROGRAM is not None
+    commands, ours = os.pipe()
+    answers, theirs = os.pipe()
+    # It reads commands from descriptor 3 and answers to 4.
+    launch = f'exec "$0" "$@" 3<&{commands} 4>&{theirs}'
+    process = subprocess.Popen(
+        ["/bin/bash", "-c", launch, PROGRAM, *_FLAGS, f"--user-data-dir={profile}"],
+        pass_fds=(commands, theirs),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(commands)
+    os.close(theirs)
+    try:
+        yield Tab(ours, answers)
+    finally:
+        os.close(ours)
+        process.terminate()
+        process.wait()
+        os.close(answers)

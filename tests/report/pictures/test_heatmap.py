@@ -1,0 +1,52 @@
+"""The heat map: a row a role, a column a block, the worst layer of each place."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+from arrowquant_dist.report.pictures.heatmap import heat_map
+from tests.report.layer_samples import NORM, layer
+
+
+def test_each_role_has_its_blocks_and_the_worst_expert_stands_for_all() -> None:
+    rows = [
+        layer("layers.0.attn.q.weight", 20.0),
+        layer("layers.2.attn.q.weight", 18.0),
+        layer("layers.2.mlp.experts.0.up.weight", 16.0),
+        layer("layers.2.mlp.experts.1.up.weight", 8.0),
+        layer("head.weight", 3.0),
+        NORM,
+    ]
+    picture = heat_map(rows)
+    assert picture is not None
+    cells = {
+        title.text: rect.attrib["class"]
+        for rect in ElementTree.fromstring(picture.svg).iter("rect")  # noqa: S314 - our own
+        if (title := rect.find("title")) is not None
+    }
+    assert cells == {
+        "layers.0.attn.q.weight: 20.0 dB": "s0",
+        "layers.2.attn.q.weight: 18.0 dB": "s1",
+        "layers.2.mlp.experts.1.up.weight: 8.0 dB": "s6",
+    }
+
+
+def test_nothing_is_drawn_without_blocks() -> None:
+    assert heat_map([layer("head.weight"), NORM]) is None
+
+
+def test_of_many_roles_those_with_the_most_noise_are_drawn() -> None:
+    rows = [layer(f"layers.{i % 90}.part{i}.weight", 8.0 + i / 100) for i in range(3000)]
+    picture = heat_map(rows)
+    assert picture is not None
+    assert "Of 3000 roles the 24 with" in picture.caption
+    assert len(re.findall("<title>", picture.svg)) == 24
+    assert "layers.0.part0.weight" in picture.svg
+
+
+def test_a_hostile_role_is_inert() -> None:
+    picture = heat_map([layer("layers.1.</text><script>\u202e")])
+    assert picture is not None
+    assert "<script" not in picture.svg
+    assert "\u202e" not in picture.svg

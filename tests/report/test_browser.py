@@ -1,0 +1,141 @@
+"""The page in a browser: the table's script does what it says, nothing is asked for, and nothing complains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arrowquant_dist.report.page import comparison_page, report_page
+from arrowquant_dist.report.reported import Reported
+from tests.report.chromium import PROGRAM, Tab, chromium
+from tests.report.layer_samples import NORM, layer
+from tests.report.report_samples import golden_report
+
+pytestmark = pytest.mark.skipif(
+    PROGRAM is None, reason="chromium is not installed (apt-get install chromium)"
+)
+LAYERS = (
+    *(
+        layer(f"model.layers.{i}.mlp.up_proj.weight", 8 + i * 7 % 100 / 10, layer_type="feed-forward")
+        for i in range(300)
+    ),
+    layer("</script><script>document.title = 'owned'</script>\u202e", 3.0),
+    layer("lossless.weight", None),
+    NORM,
+)
+NAMES = "[...document.querySelectorAll('#layers tbody tr')].map((row) => row.firstChild.textContent)"
+SMALLEST = """(() => {
+  let least = 99;
+  for (const one of document.querySelectorAll("body *")) {
+    if (one.firstChild?.nodeType !== 3 || !one.textContent.trim() || !one.getClientRects().length) continue;
+    const picture = one.ownerSVGElement;
+    const scale = picture ? picture.getBoundingClientRect().width / picture.viewBox.baseVal.width : 1;
+    least = Math.min(least, parseFloat(getComputedStyle(one).fontSize) * scale);
+  }
+  return least;
+})()"""
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    place = tmp_path_factory.mktemp("browser")
+    (place / "page.html").write_text(report_page(golden_report(), layers=LAYERS), encoding="utf-8")
+    with chromium(place / "profile") as tab:
+        tab.width(1280)
+        tab.open(place / "page.html")
+        yield tab
+
+
+def click(tab: Tab, column: str) -> list[str]:
+    tab.value(f"document.querySelector('#layers th[data-column={column}] button').click()")
+    names: list[str] = tab.value(NAMES)
+    return names
+
+
+def find(tab: Tab, words: str) -> list[str]:
+    tab.value(
+        f"(() => {{ const box = document.querySelector('#layers input'); box.value = '{words}';"
+        " box.dispatchEvent(new Event('input')); })()"
+    )
+    names: list[str] = tab.value(NAMES)
+    return names
+
+
+def test_layers_are_sorted_and_those_without_a_figure_come_last(tab: Tab) -> None:
+    names = find(tab, "")
+    assert names[:2] == [LAYERS[0].layer_name, LAYERS[1].layer_name]
+    rising = click(tab, "sqnr")
+    assert rising[0].startswith("</script>")
+    assert click(tab, "sqnr")[0] == max(LAYERS[:300], key=lambda row: row.sqnr_db or 0).layer_name
+    assert click(tab, "sqnr")[:2] == names[:2]  # in the model's order again
+    assert click(tab, "name")[1:4] == [
+        "lossless.weight",
+        "model.layers.0.mlp.up_proj.weight",
+        LAYERS[1].layer_name,
+    ]
+    click(tab, "name")
+    click(tab, "name")
+
+
+def test_layers_are_searched_by_all_words_and_by_type(tab: Tab) -> None:
+    assert find(tab, "LAYERS.7. up") == ["model.layers.7.mlp.up_proj.weight"]
+    assert find(tab, "no such") == []
+    assert tab.value("document.querySelector('#layers output').textContent") == "0 of 303 layers"
+    assert find(tab, "1-d") == [NORM.layer_name]
+    find(tab, "")
+    choose = "(() => {{ const box = document.querySelector('#layers select'); box.value = '{}';"
+    choose += " box.dispatchEvent(new Event('change')); }})()"
+    tab.value(choose.format("norm"))
+    assert tab.value(NAMES) == [NORM.layer_name]
+    tab.value(choose.format(""))
+
+
+def test_rows_are_drawn_as_they_are_asked_for_and_all_of_them_for_paper(tab: Tab) -> None:
+    assert len(find(tab, "")) == 40
+    tab.value("window.dispatchEvent(new Event('beforeprint'))")
+    assert tab.value(NAMES) == [
+        name if name.isprintable() else name.replace("\u202e", "\\u202e")
+        for name in (row.layer_name for row in LAYERS)
+    ]
+    find(tab, "")
+
+
+def test_nothing_is_asked_for_nothing_complains_and_no_name_acts(tab: Tab) -> None:
+    find(tab, "layers.1")
+    assert tab.complaints == []
+    assert len(tab.requests) == 1
+    assert tab.requests[0].endswith("/page.html")
+    assert tab.value("document.title") == "Quantization report"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_clipped_and_no_word_is_too_small_to_read(tab: Tab, width: int) -> None:
+    tab.width(width)
+    assert tab.value("document.documentElement.scrollWidth") <= width
+    assert tab.value(SMALLEST) >= 11
+    clipped = (
+        "[...document.querySelectorAll('#layers .window')].filter((one) => one.scrollWidth > one.clientWidth)"
+    )
+    assert tab.value(f"{clipped}.length") == 0
+    tab.width(1280)
+
+
+def test_five_targets_are_side_by_side(tab: Tab, tmp_path: Path) -> None:
+    page = tmp_path / "compare.html"
+    datasets = [
+        Reported(f"s3://bucket/out/int{i}-asymmetric", golden_report(), layers=LAYERS) for i in range(5)
+    ]
+    page.write_text(comparison_page(datasets), encoding="utf-8")
+    tab.open(page)
+    assert tab.complaints == []
+    tables = "[...document.querySelectorAll('.scroll')]"
+    assert tab.value(f"{tables}.every((one) => one.scrollWidth <= one.clientWidth)")
+    tab.width(390)
+    assert tab.value("document.documentElement.scrollWidth") <= 390
+    first = "document.querySelector('.compare tbody th[scope=row]').getBoundingClientRect().left"
+    before = tab.value(first)
+    tab.value(f"{tables}[0].scrollLeft = 150")
+    assert tab.value(first) == before  # it stays where it is
+    tab.width(1280)

@@ -1,7 +1,8 @@
 """The one tree of errors, grouped by what a handler would do about them.
 
 Every error has a stable `kind`, keyword fields that say where (`layer=`, `uri=`, `byte_range=`), a message that
-ends with a next step, and an `exit_code` for the command line: 2 for bad input or usage, 1 for a run that failed.
+ends with a next step, and an `exit_code` for the command line: 2 for bad input or usage, 130 for a run that was
+interrupted, 1 for one that failed.
 
 Messages stay short whatever is wrong with however many layers: `listed` names five and counts the others, `shortened`
 takes the middle out of a name that a stranger made long.
@@ -98,7 +99,7 @@ class ArrowQuantError(Exception):
         return {
             "kind": self.kind,
             "message": str(self),
-            "layer": self.layer,
+            "layer_name": self.layer,
             "uri": self.uri,
             "byte_range": list(self.byte_range) if self.byte_range is not None else None,
         }
@@ -184,6 +185,7 @@ class Interrupted(ArrowQuantError):
     """The run was stopped from outside. Run the same command again to resume."""
 
     kind = "interrupted"
+    exit_code = 130  # as of whatever ends by Ctrl-C: 128 and SIGINT's number
 
 
 class StorageError(ArrowQuantError):

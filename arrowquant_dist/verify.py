@@ -67,7 +67,9 @@ class VerifyReport:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        return {"is_sound": self.is_sound, **asdict(self)}
+        values = asdict(self)
+        problems = [{**one, "layer_name": one.pop("layer")} for one in values["problems"]]
+        return {"is_sound": self.is_sound, **values, "problems": problems}
 
 
 def verify(

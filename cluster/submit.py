@@ -3,7 +3,8 @@
     python cluster/submit.py --address http://127.0.0.1:8265 -- \\
         quantize s3://models/llama s3://models/llama-int8 --config configs/int8.yaml --workers 64
 
-The exit code is the command's: 0 done, 1 failed, 2 bad input or usage (then nothing was submitted, or nothing written).
+The exit code is the command's: 0 done, 1 failed, 130 interrupted, 2 bad input or usage (then nothing was submitted, or
+nothing written).
 
 The same command again is always right. While its job runs it follows that job, so that no two run on one target; after
 the job ended, however it ended, it submits a new one, which resumes from what is at the target. A job's name is made of
@@ -310,10 +311,10 @@ async def _show_log(client: JobSubmissionClient, submission_id: str, shown: int)
 
 
 def _exit_code(details: Any) -> int:
-    """The program's own 0, 1 or 2; whatever else ended it is a failure."""
+    """The program's own 0, 1, 2 or 130; whatever else ended it is a failure."""
     if details.status == "SUCCEEDED":
         return 0
-    if details.driver_exit_code not in (1, 2):
+    if details.driver_exit_code not in (1, 2, 130):
         last = str(details.message or "no message").splitlines()[0]
         print(f"error: job {details.submission_id} {details.status.lower()}: {last}", file=sys.stderr)
         return 1

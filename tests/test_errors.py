@@ -37,7 +37,7 @@ def test_an_error_stays_short_whatever_it_is_about(error: type[ArrowQuantError])
     for part in ("layer 'yyyy", "s3://bucket/", "bytes 3-9", "these are wrong: xxx", "; load it again"):
         assert part in said
     assert len(raised.to_dict()["message"]) == len(said)
-    assert raised.to_dict()["layer"] == "y" * 100_000
+    assert raised.to_dict()["layer_name"] == "y" * 100_000
 
 
 @pytest.mark.parametrize("error", ERRORS)

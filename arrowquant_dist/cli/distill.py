@@ -15,9 +15,12 @@ from arrowquant_dist.cli.options import (
     ColumnOption,
     FinishedArgument,
     JsonOption,
+    LogFormatOption,
     OriginalArgument,
+    QuietOption,
 )
 from arrowquant_dist.cli.outcome import outcome, print_json
+from arrowquant_dist.cli.telling import LogFormat, Telling, json_line
 from arrowquant_dist.errors import counted
 
 if TYPE_CHECKING:
@@ -62,10 +65,13 @@ def distill(
     ] = None,
     address: AddressOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset of ours at OUT.")] = False,
+    quiet: QuietOption = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
     as_json: JsonOption = False,
 ) -> None:
     """Train scales, zero points, codes, norms and biases against the original's outputs; writes a dataset to OUT."""
-    with outcome(as_json=as_json):
+    telling = Telling(quiet, log_format)
+    with outcome(as_json=as_json, telling=telling):
         from arrowquant_dist.config import RunConfig, load_config
         from arrowquant_dist.distillation import DistillSettings
         from arrowquant_dist.distillation.run import run_distillation
@@ -75,7 +81,7 @@ def distill(
         run = run.replace(workers=workers, address=address, overwrite=overwrite or None)
         settings = DistillSettings.with_given(steps=steps, minutes=minutes, seed=seed)
         found = read_texts(texts, column, run.source_storage)
-        told = None if as_json else _lines(sys.stderr)
+        told = None if quiet else _lines(sys.stderr, telling)
         with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
             made = run_distillation(model, target, out, found, settings, _MEMORY_NBYTES, run, told)
         if as_json:
@@ -84,7 +90,7 @@ def distill(
         _print(made)
 
 
-def _lines(out: TextIO, clock: Callable[[], float] = time.monotonic) -> OnStep:
+def _lines(out: TextIO, telling: Telling, clock: Callable[[], float] = time.monotonic) -> OnStep:
     """A line at each look at the held-back texts, and every ten seconds."""
     last = clock()
 
@@ -94,9 +100,15 @@ def _lines(out: TextIO, clock: Callable[[], float] = time.monotonic) -> OnStep:
             return
         last = clock()
         held_back = progress.losses[max(progress.losses)]
-        out.write(
-            f"distill: step {progress.step} of {progress.steps}, loss {loss:.4f}, of held-back texts {held_back:.4f}\n"
-        )
+        line = f"distill: step {progress.step} of {progress.steps}, loss {loss:.4f}, of held-back texts {held_back:.4f}"
+        if telling.form(out) == "json":
+            from arrowquant_dist.reduce.ratios import finite
+
+            values = {"command": "distill", "step": progress.step, "steps": progress.steps}
+            line = json_line(
+                "progress", {**values, "loss": finite(loss), "held_back_loss": finite(held_back)}
+            )
+        out.write(f"{line}\n")
         out.flush()
 
     return tell
@@ -104,7 +116,7 @@ def _lines(out: TextIO, clock: Callable[[], float] = time.monotonic) -> OnStep:
 
 def _print(made: Distilled) -> None:
     if made.already_finished:
-        typer.echo(f"{made.target} is there already, from the same training")
+        typer.echo(f"{made.target} is finished already")
         return
     before, after = made.losses[0], made.losses[made.best]
     steps = counted(made.best, "step")

@@ -12,10 +12,13 @@ from arrowquant_dist.cli.options import (
     ColumnOption,
     FinishedArgument,
     JsonOption,
+    LogFormatOption,
     OriginalArgument,
+    QuietOption,
     StorageConfigOption,
 )
 from arrowquant_dist.cli.outcome import outcome, print_json
+from arrowquant_dist.cli.telling import LogFormat, Telling
 
 if TYPE_CHECKING:
     from arrowquant_dist.report.evaluation import Evaluation
@@ -37,14 +40,17 @@ def evaluate(
     ],
     column: ColumnOption = None,
     config: StorageConfigOption = None,
+    quiet: QuietOption = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
     as_json: JsonOption = False,
 ) -> None:
     """Compare what a model and a dataset of it make of texts: embeddings, or next tokens.
 
     Written to report/evaluation.json and .md of TARGET.
     """
-    with outcome(as_json=as_json):
-        found = _evaluate(model, target, texts, column, config, as_json=as_json)
+    telling = Telling(quiet, log_format)
+    with outcome(as_json=as_json, telling=telling):
+        found = _evaluate(model, target, texts, column, config, telling)
         if as_json:
             print_json(found.to_dict())
             return
@@ -55,7 +61,7 @@ def evaluate(
 
 
 def _evaluate(
-    model: str, target: str, texts: str, column: str | None, config: str | None, *, as_json: bool
+    model: str, target: str, texts: str, column: str | None, config: str | None, telling: Telling
 ) -> Evaluation:
     from arrowquant_dist.config import RunConfig, load_config
     from arrowquant_dist.evaluation.run import run_evaluation
@@ -65,9 +71,7 @@ def _evaluate(
     found = read_texts(texts, column, run.source_storage)
     storages = (run.source_storage, run.target_storage)
     with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
-        if as_json:
-            return run_evaluation(model, target, found, storages, _MEMORY_NBYTES, None)
         from arrowquant_dist.cli.steps import shown_steps
 
-        with shown_steps(sys.stderr) as show:
+        with shown_steps(sys.stderr, "evaluate", telling) as show:
             return run_evaluation(model, target, found, storages, _MEMORY_NBYTES, show)

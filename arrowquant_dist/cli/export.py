@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,10 +12,13 @@ from arrowquant_dist.cli.options import (
     AddressOption,
     EngineOption,
     JsonOption,
+    LogFormatOption,
+    QuietOption,
     StorageConfigOption,
     WorkersOption,
 )
 from arrowquant_dist.cli.outcome import STOPPED, outcome, print_json
+from arrowquant_dist.cli.telling import LogFormat, Telling
 from arrowquant_dist.errors import RESUMES, counted
 
 if TYPE_CHECKING:
@@ -71,10 +74,13 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what an export has left, and no other files.")
     ] = False,
+    quiet: QuietOption = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
     as_json: JsonOption = False,
 ) -> None:
     """Write a dataset in a format that other programs load. The same command again resumes an interrupted export."""
-    with outcome(as_json=as_json, if_interrupted=STOPPED if dry_run else RESUMES):
+    telling = Telling(quiet, log_format)
+    with outcome(as_json=as_json, if_interrupted=STOPPED if dry_run else RESUMES, telling=telling):
         from arrowquant_dist.export.options import ExportOptions
 
         given = {"max_file_bytes": max_file_bytes, "memory_budget": memory_budget}
@@ -90,7 +96,7 @@ def export(
         if dry_run:
             _show_plan(target, out, options, run, as_json=as_json)
         else:
-            _show_outcome(_run(target, out, options, run, as_json=as_json), as_json=as_json)
+            _show_outcome(_run(target, out, options, run, telling), as_json=as_json)
 
 
 def _run_config(config: str | None) -> RunConfig:
@@ -99,19 +105,15 @@ def _run_config(config: str | None) -> RunConfig:
     return load_config(config)[1] if config is not None else RunConfig()
 
 
-def _run(target: str, out: str, options: ExportOptions, run: RunConfig, *, as_json: bool) -> Exported:
+def _run(target: str, out: str, options: ExportOptions, run: RunConfig, telling: Telling) -> Exported:
     from arrowquant_dist.engine.log import shown_shards
     from arrowquant_dist.export import export_dataset
 
-    with (
-        shown_shards(sys.stderr),
-        redirect_stdout(sys.stderr),
-    ):  # of Ray's nodes; stdout is for the result alone
-        if as_json:
-            return export_dataset(target, out, options, run)
+    told = nullcontext() if telling.quiet else shown_shards(sys.stderr)
+    with told, redirect_stdout(sys.stderr):  # of Ray's nodes; stdout is for the result alone
         from arrowquant_dist.cli.progress import shown_progress
 
-        with shown_progress(sys.stderr, "export") as show:
+        with shown_progress(sys.stderr, "export", telling) as show:
             return export_dataset(target, out, options, run, show)
 
 
@@ -128,8 +130,8 @@ def _show_outcome(result: Exported, *, as_json: bool) -> None:
         print_text(sys.stdout, f"note: {note}")
     nbytes = text.nbytes(sum(file.nbytes for file in record.files))
     files = f"{counted(len(record.files), 'file')}, {nbytes}"
-    said = "is finished already" if result.already_finished else "is written"
-    print_text(sys.stdout, f"{result.out} {said}: {record.format}, {files}")
+    said = f"{result.out} is finished already" if result.already_finished else f"written to {result.out}"
+    print_text(sys.stdout, f"{said}: {record.format}, {files}")
 
 
 def _show_plan(target: str, out: str, options: ExportOptions, run: RunConfig, *, as_json: bool) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from arrowquant_dist.cli.telling import LogFormat
+
 EngineOption = Annotated[
     str | None,
     typer.Option(
@@ -33,5 +35,12 @@ ColumnOption = Annotated[
 StorageConfigOption = Annotated[
     str | None,
     typer.Option(help="YAML file whose run section says how to reach the storage.", metavar="FILE"),
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress on stderr; results and errors alone.")
+]
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option(help="Of progress and errors on stderr; json: a document a line.", metavar="text|json"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,18 +13,20 @@ from arrowquant_dist.cli.calibrate import calibrate
 from arrowquant_dist.cli.distill import distill
 from arrowquant_dist.cli.evaluate import evaluate
 from arrowquant_dist.cli.export import export
+from arrowquant_dist.cli.outcome import print_json
 from arrowquant_dist.cli.quantize import quantize
 from arrowquant_dist.cli.read import inspect, report, verify
 from arrowquant_dist.cli.streams import end_with_terminal, fill_missing, give_up_output, is_of_output
 from arrowquant_dist.cli.vllm import vllm
 
-_EXIT_CODES = "Exit code 0: done; 1: failed, interrupted or damaged; 2: bad input or usage."
+_EXIT_CODES = "Exit code 0: done; 1: failed; 2: bad input or usage; 130: interrupted."
+# Of whatever is wrong with a command line: what a wrong value is a case of.
+_UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="arrowquant",
     help="Quantizes the weights of models into Parquet datasets, checks these, and hands them to other programs.",
     epilog=_EXIT_CODES,
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,  # with it, --help would import rich
     pretty_exceptions_enable=False,
@@ -33,7 +35,8 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the program on `arguments`, by default the process's, and exits: 0 done, 1 failed, 2 bad input."""
+    """Runs the program on `arguments`, by default the process's, and exits: 0 done, 1 failed, 2 bad input, 130
+    interrupted."""
     fill_missing()
     end_with_terminal()
     for stream in (sys.stdout, sys.stderr):
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")  # an ASCII-only terminal is no reason to fail
     try:
         try:
-            app(args=arguments, prog_name="arrowquant")
+            code = _run(sys.argv[1:] if arguments is None else list(arguments))
         finally:
             sys.stdout.flush()  # a full disk shows here, not at the interpreter's exit
     except OSError as error:
@@ -49,6 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         give_up_output(error)
         raise SystemExit(1) from None
+    raise SystemExit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code. With --json what is wrong with the command line is a JSON document, as other errors are."""
+    try:
+        return int(app(args=arguments, prog_name="arrowquant", standalone_mode=False) or 0)
+    except _UsageError as error:
+        if "--json" in arguments:
+            print_json({"error": {"kind": "usage", "message": error.format_message()}})
+        else:
+            error.show()
+        return int(error.exit_code)
 
 
 def _print_version(*, wanted: bool) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from arrowquant_dist.cli.streams import Unheard
+from arrowquant_dist.cli.telling import PLAIN, Telling, json_line
 from arrowquant_dist.errors import counted
 from arrowquant_dist.report import text
 from arrowquant_dist.report.terminal import terminal_width
@@ -63,15 +64,17 @@ Show = Callable[[HowFar], None]
 
 
 @contextmanager
-def shown_progress(out: TextIO, verb: str) -> Iterator[Show]:
+def shown_progress(out: TextIO, verb: str, telling: Telling = PLAIN) -> Iterator[Show]:
     """A callback that shows events on `out`, as long as that can be written; may be called from any thread. verb:
     `quantize`."""
-    heard = cast("TextIO", Unheard(out))
-    if out.isatty():
+    heard, form = cast("TextIO", Unheard(out)), telling.form(out)
+    if form == "none":
+        yield lambda _: None
+    elif form == "bar":
         with _bar(heard, verb) as show:
             yield show
     else:
-        lines = ProgressLines(heard, verb)
+        lines = JsonLines(heard, verb) if form == "json" else ProgressLines(heard, verb)
         yield lines.show
         lines.finish()
 
@@ -146,8 +149,7 @@ class ProgressLines:
             self._last = event
             if event.compiling and event.compiling not in self._compiled:
                 self._compiled.add(event.compiling)
-                self.out.write(f"{self.verb}: {_compiling(event)}, once on a machine\n")
-                self.out.flush()
+                self._write_compiling(event)
             if now >= self._next:
                 self._write(event, now)
                 interval = (now - self._began) / 10
@@ -159,9 +161,38 @@ class ProgressLines:
             if self._last is not None:
                 self._write(self._last, self.clock())
 
+    def _write_compiling(self, event: HowFar) -> None:
+        self.out.write(f"{self.verb}: {_compiling(event)}, once on a machine\n")
+        self.out.flush()
+
     def _write(self, event: HowFar, now: float) -> None:
         said = [_done(event), *_layers(event), *_speed(self._pace, now, event), *_workers(event)]
         self.out.write(f"{self.verb}: {', '.join(said)}\n")
+        self.out.flush()
+
+
+@dataclass(slots=True)
+class JsonLines(ProgressLines):
+    """The same moments, a JSON document a line; figures that nothing tells of yet are null."""
+
+    def _write_compiling(self, event: HowFar) -> None:
+        self._tell("compiling", {"command": self.verb, "kernels": event.compiling})
+
+    def _write(self, event: HowFar, now: float) -> None:
+        figures: dict[str, Any] = {
+            "command": self.verb,
+            "done_nbytes": event.done_nbytes,
+            "total_nbytes": event.total_nbytes,
+            "nbytes_per_second": self._pace.nbytes_per_second(now),
+            "seconds_left": self._pace.seconds_left(now, event),
+        }
+        if event.total_layers:
+            figures |= {"done_layers": event.done_layers, "total_layers": event.total_layers}
+            figures["workers"] = event.workers_alive
+        self._tell("progress", figures)
+
+    def _tell(self, event: str, values: dict[str, Any]) -> None:
+        self.out.write(f"{json_line(event, values)}\n")
         self.out.flush()
 
 

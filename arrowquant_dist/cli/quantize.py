@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arrowquant_dist.cli.options import AddressOption, EngineOption, WorkersOption
+from arrowquant_dist.cli.options import (
+    AddressOption,
+    EngineOption,
+    LogFormatOption,
+    QuietOption,
+    WorkersOption,
+)
 from arrowquant_dist.cli.outcome import STOPPED, outcome, print_json
+from arrowquant_dist.cli.telling import LogFormat, Telling
 from arrowquant_dist.errors import RESUMES, counted, listed, were
 from arrowquant_dist.method_names import METHODS
 
@@ -123,12 +130,15 @@ def quantize(
         bool,
         typer.Option("--repair", help="Make the damaged parts of a finished dataset again, and no others."),
     ] = False,
+    quiet: QuietOption = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
     as_json: Annotated[
         bool, typer.Option("--json", help="The report (or plan) as JSON, and nothing else.")
     ] = False,
 ) -> None:
     """Quantize a checkpoint into a dataset. The same command again resumes an interrupted run."""
-    with outcome(as_json=as_json, if_interrupted=STOPPED if dry_run else RESUMES):
+    telling = Telling(quiet, log_format)
+    with outcome(as_json=as_json, if_interrupted=STOPPED if dry_run else RESUMES, telling=telling):
         if group_size is not None and per_channel is None:
             per_channel = False
         if hessians is not None and method is None and config is None and size is None:
@@ -158,11 +168,11 @@ def quantize(
             repair=repair or None,
         )
         if quantization.texts is not None:
-            quantization = _by_texts(source, target, quantization, run, as_json=as_json)
+            quantization = _by_texts(source, target, quantization, run, telling)
         if dry_run:
             _show_plan(source, target, quantization, run, as_json=as_json)
         else:
-            done = _run(source, target, quantization, run, as_json=as_json)
+            done = _run(source, target, quantization, run, telling)
             if as_json:
                 _print_outcome(done)
             else:
@@ -178,21 +188,19 @@ def _configs(config: str | None, instead: Mapping[str, Any]) -> tuple[Quantizati
 
 
 def _by_texts(
-    source: str, target: str, config: QuantizationConfig, run: RunConfig, *, as_json: bool
+    source: str, target: str, config: QuantizationConfig, run: RunConfig, telling: Telling
 ) -> QuantizationConfig:
     """What the config asks for, chosen by trying sizes."""
     from arrowquant_dist.evaluation import choose_by_texts
 
     with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
-        if as_json:
-            return choose_by_texts(source, config, run, target)
         from arrowquant_dist.cli.steps import shown_steps
 
-        with shown_steps(sys.stderr, "quantize") as show:
+        with shown_steps(sys.stderr, "quantize", telling) as show:
             return choose_by_texts(source, config, run, target, show)
 
 
-def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, *, as_json: bool) -> Outcome:
+def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, telling: Telling) -> Outcome:
     from arrowquant_dist.checkpoint.collector import collector_paused
     from arrowquant_dist.cli.startup import skip_unused_imports
 
@@ -202,12 +210,11 @@ def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, *
         from arrowquant_dist.engine.log import shown_shards
 
     # Ray prints on stdout what its nodes complain of; stdout is for the report alone.
-    with shown_shards(sys.stderr), redirect_stdout(sys.stderr):
-        if as_json:
-            return driver.quantize(source, target, config, run)
+    told = nullcontext() if telling.quiet else shown_shards(sys.stderr)
+    with told, redirect_stdout(sys.stderr):
         from arrowquant_dist.cli.progress import shown_progress
 
-        with shown_progress(sys.stderr, "quantize") as show:
+        with shown_progress(sys.stderr, "quantize", telling) as show:
             return driver.quantize(source, target, config, run, show)
 
 

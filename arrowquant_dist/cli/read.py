@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arrowquant_dist.cli.options import JsonOption
+from arrowquant_dist.cli.options import JsonOption, LogFormatOption, QuietOption
 from arrowquant_dist.cli.outcome import outcome, print_json
+from arrowquant_dist.cli.telling import LogFormat, Telling
 from arrowquant_dist.errors import StorageError, counted
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def verify(
     ],
     *,
     config: Annotated[str | None, _CONFIG] = None,
+    quiet: QuietOption = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
     as_json: JsonOption = False,
 ) -> None:
     """Check every checksum and the completeness of a dataset.
@@ -75,8 +78,9 @@ def verify(
     What is wrong is named, and the exit code is 1. A dataset is read three times: as files, by each layer's byte
     ranges, and as Parquet.
     """
-    with outcome(as_json=as_json):
-        found = _verify(target, _storage(config), as_json=as_json)
+    telling = Telling(quiet, log_format)
+    with outcome(as_json=as_json, telling=telling):
+        found = _verify(target, _storage(config), telling)
         if as_json:
             print_json(found.to_dict())
         else:
@@ -131,14 +135,11 @@ def _storage(config: str | None) -> Storage:
     return load_config(config)[1].target_storage
 
 
-def _verify(target: str, storage: Storage, *, as_json: bool) -> VerifyReport:
+def _verify(target: str, storage: Storage, telling: Telling) -> VerifyReport:
+    from arrowquant_dist.cli.progress import Bytes, shown_progress
     from arrowquant_dist.verify import verify as verify_dataset
 
-    if as_json:
-        return verify_dataset(target, storage)
-    from arrowquant_dist.cli.progress import Bytes, shown_progress
-
-    with shown_progress(sys.stderr, "verify") as show:
+    with shown_progress(sys.stderr, "verify", telling) as show:
         return verify_dataset(target, storage, lambda done, total: show(Bytes(done, total)))
 
 
@@ -160,15 +161,16 @@ def _show_findings(found: VerifyReport) -> None:
 
 
 def _as_json(datasets: list[Reported]) -> dict[str, Any]:
-    """Of one its report, of several a list. Nothing of evaluations where there are none."""
-    evaluated = [
-        {"evaluations": [each.to_dict() for each in one.evaluations]} if one.evaluations else {}
+    """Of one its name and report, of several a list of these. Nothing of evaluations where there are none."""
+    found = [
+        {
+            "target": one.name,
+            "report": one.report.to_dict(),
+            **({"evaluations": [each.to_dict() for each in one.evaluations]} if one.evaluations else {}),
+        }
         for one in datasets
     ]
-    if len(datasets) == 1:
-        return {**datasets[0].report.to_dict(), **evaluated[0]}
-    pairs = zip(datasets, evaluated, strict=True)
-    return {"reports": [{"target": one.name, "report": one.report.to_dict(), **each} for one, each in pairs]}
+    return found[0] if len(found) == 1 else {"reports": found}
 
 
 def _write_page(file: Path, datasets: list[Reported]) -> None:

@@ -54,4 +54,4 @@ def vllm(
         for note in written.notes:
             print_text(sys.stdout, f"note: {note}")
         command = shlex.join(["vllm", "serve", written.folder, "--load-format", "arrowquant"])
-        print_text(sys.stdout, f"{written.folder} is written: {command}")
+        print_text(sys.stdout, f"written to {written.folder}; serve it: {command}")

@@ -281,6 +281,15 @@ def test_minilm_without_its_package_says_how_to_install_it(monkeypatch: pytest.M
         open_checkpoint("minilm")
 
 
+def test_the_name_of_a_model_of_the_hub_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotFound, match=r"did you mean hf://meta-llama/Llama-3\.1-8B\?"):
+        open_checkpoint("meta-llama/Llama-3.1-8B")
+    (tmp_path / "models").mkdir()
+    with pytest.raises(NotFound, match="check the spelling"):
+        open_checkpoint("models/Llama-3.1-8B")
+
+
 def test_headers_are_read_without_torch_and_without_the_model_s_package() -> None:
     code = (
         "import sys; from arrowquant_dist.checkpoint.open import open_checkpoint; open_checkpoint('minilm');"

@@ -55,6 +55,7 @@ def test_json_is_one_document_that_is_in_the_report_too(source: Path, target: Pa
     assert found["embeddings"]["pairs"] == 300
     assert found["texts"]["name"] == str(texts)
     written = json.loads((target / "report" / "evaluation.json").read_text())
+    assert found.pop("schema_version") == 1
     assert found in written["evaluations"]
     report = json.loads(run("report", target, "--json").stdout)
     assert found in report["evaluations"]
@@ -120,7 +121,7 @@ class Terminal(io.StringIO):
 
 def test_a_terminal_has_a_bar_a_step() -> None:
     out = Terminal()
-    with shown_steps(out) as show:
+    with shown_steps(out, "evaluate") as show:
         for done in (0, 3, 5):
             show(TextsStep("comparing next tokens", done, 5, "texts"))
         show(TextsStep("embedding", 1, 4, "texts"))

@@ -13,8 +13,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from arrowquant_dist.cli import app
+from arrowquant_dist.cli import app, main
 from arrowquant_dist.cli.outcome import outcome
+from arrowquant_dist.cli.telling import LogFormat, Telling
 from arrowquant_dist.errors import (
     ArrowQuantError,
     CorruptWeights,
@@ -85,15 +86,19 @@ def test_help_names_every_command() -> None:
 
 def test_each_help_ends_with_the_exit_codes() -> None:
     shown = [run(*command, "--help").stdout for command in ((), *((name,) for name in COMMANDS))]
-    assert all("0: done; 1: failed, interrupted or damaged; 2: bad input" in text for text in shown)
+    assert all("0: done; 1: failed; 2: bad input or usage; 130: interrupted" in text for text in shown)
 
 
 def test_the_options_are_those_that_the_readme_has() -> None:
     option = re.compile(r"(?<![\w-])--[a-z][\w-]*")
-    own = {name for command in COMMANDS for name in option.findall(run(command, "--help").stdout)}
+    own = {
+        name
+        for command in ((), *((name,) for name in COMMANDS))
+        for name in option.findall(run(*command, "--help").stdout)
+    }
     written = set(option.findall((CHECKOUT / "README.md").read_text()))
     assert written - own == {"--model-loader-extra-config"}  # vLLM's
-    assert own - written == {"--help"}
+    assert own - written == {"--help", "--version"}
 
 
 def test_the_module_is_the_program() -> None:
@@ -151,11 +156,42 @@ def test_an_error_is_one_line_and_its_exit_code(
     out, err = capsys.readouterr()
     assert not {"\x1b", "\x9b"} & set(out + err)
     if form == "json":
-        assert json.loads(out) == {"error": error.to_dict()}
+        assert json.loads(out) == {"schema_version": 1, "error": error.to_dict()}
         assert err == ""
     else:
         assert out == ""
         assert err == "error: layer 'a\\x1b[2Jb', s3://b/x\\x9b: went wrong; do this\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("report", "a", "b"), ("verify",), ("verify", "a", "--nothing"), ("nothing",)]
+)
+def test_wrong_usage_is_json_with_json(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--json"])
+    out, err = capsys.readouterr()
+    assert (end.value.code, err) == (2, "")
+    assert json.loads(out)["error"]["kind"] == "usage"
+    assert len(json.loads(out)["error"]["message"]) > 10
+
+
+def test_an_error_is_a_json_line_where_logs_are(capsys: pytest.CaptureFixture[str]) -> None:
+    telling = Telling(log_format=LogFormat.JSON)
+    with pytest.raises(typer.Exit), outcome(as_json=False, telling=telling):
+        raise CorruptWeights("went wrong", layer="a")
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert (out, json.loads(line)["event"], json.loads(line)["layer_name"]) == ("", "error", "a")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    shown = run("--show-completion", shell)
+    assert shown.exit_code == 0
+    assert "_ARROWQUANT_COMPLETE" in shown.stdout
 
 
 def test_an_error_that_nobody_meant_keeps_its_traceback() -> None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass, field
 
 import pytest
 
-from arrowquant_dist.cli.progress import Bytes, ProgressLines, RecentRate, said_within, shown_progress
+from arrowquant_dist.cli.progress import (
+    Bytes,
+    JsonLines,
+    ProgressLines,
+    RecentRate,
+    said_within,
+    shown_progress,
+)
+from arrowquant_dist.cli.telling import Telling
 from arrowquant_dist.driver import Progress
 
 GB = 1_000_000_000
@@ -105,6 +114,34 @@ def test_what_is_compiled_is_said_at_once_and_once() -> None:
         "quantize: compiling kernels for int4 by mse, once on a machine",
         "quantize: compiling kernels for compression, once on a machine",
     ]
+
+
+def test_logs_for_machines_are_a_document_a_line_at_the_same_moments() -> None:
+    out, clock = io.StringIO(), Clock()
+    lines = JsonLines(out, "quantize", clock)
+    lines.show(Progress(0, 4 * GB, 0, 80, workers_alive=0, compiling="int4 by mse"))
+    clock.now = 10
+    lines.show(Progress(GB, 4 * GB, 20, 80, workers_alive=7))
+    compiling, progress = map(json.loads, out.getvalue().splitlines())
+    assert compiling == {"event": "compiling", "command": "quantize", "kernels": "int4 by mse"}
+    assert progress == {
+        "event": "progress",
+        "command": "quantize",
+        "done_nbytes": GB,
+        "total_nbytes": 4 * GB,
+        "nbytes_per_second": 1e8,
+        "seconds_left": 30.0,
+        "done_layers": 20,
+        "total_layers": 80,
+        "workers": 7,
+    }
+
+
+def test_whoever_wants_quiet_hears_nothing() -> None:
+    out = io.StringIO()
+    with shown_progress(out, "quantize", Telling(quiet=True)) as show:
+        show(Bytes(1, 2))
+    assert out.getvalue() == ""
 
 
 def test_events_that_come_rarely_still_make_a_rate() -> None:

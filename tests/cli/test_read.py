@@ -181,10 +181,11 @@ def test_verify_names_the_layer_that_fails_and_ends_with_1(corrupt: Path) -> Non
 def test_verify_as_json_ends_with_1_too(corrupt: Path) -> None:
     result = run("verify", corrupt, "--json")
     assert result.exit_code == 1
-    assert result.stderr == ""
+    assert result.stderr.startswith("verify: ")
+    assert run("verify", corrupt, "--json", "-q").stderr == ""
     values = json.loads(result.stdout)
     assert not values["is_sound"]
-    assert {problem["layer"] for problem in values["problems"]} == {HOSTILE}
+    assert {problem["layer_name"] for problem in values["problems"]} == {HOSTILE}
 
 
 def test_verify_of_nothing_is_bad_input(tmp_path: Path) -> None:
@@ -198,8 +199,9 @@ def test_report_shows_the_essentials_and_what_cosine_is_not(target: Path) -> Non
     assert "Weight cosine is not accuracy" in result.stdout
 
 
-def test_report_as_json_is_the_file(target: Path) -> None:
-    assert json.loads(run("report", target, "--json").stdout) == json.loads(GOLDEN.read_text())
+def test_report_as_json_has_the_file(target: Path) -> None:
+    values = json.loads(run("report", target, "--json").stdout)
+    assert values == {"schema_version": 1, "target": str(target), "report": json.loads(GOLDEN.read_text())}
 
 
 @pytest.mark.parametrize("form", [("--compare", "B", "--compare", "C"), ("--compare", "B", "C")])

@@ -154,6 +154,6 @@ except Exception as end:
 def test_a_terminal_that_disappears_interrupts_as_ctrl_c_does() -> None:
     run = [sys.executable, "-c", HANGUP]
     ended = subprocess.run([*run, "plain"], check=False, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout) == (1, "")
+    assert (ended.returncode, ended.stdout) == (130, "")
     assert ended.stderr.startswith("error: interrupted; what is finished is kept")
     assert subprocess.run([*run, "nohup"], check=True, capture_output=True, text=True).stdout == "went on\n"

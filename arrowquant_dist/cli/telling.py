@@ -1,0 +1,41 @@
+"""How a command tells what it does on stderr, beside its result: a bar, lines, JSON a line, or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, TextIO
+
+Form = Literal["bar", "lines", "json", "none"]
+
+
+class LogFormat(StrEnum):
+    """Of what is told on stderr."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """quiet: errors alone. log_format: `json` for a document a line, progress and errors."""
+
+    quiet: bool = False
+    log_format: LogFormat = LogFormat.TEXT
+
+    def form(self, out: TextIO) -> Form:
+        if self.quiet:
+            return "none"
+        if self.log_format is LogFormat.JSON:
+            return "json"
+        return "bar" if out.isatty() else "lines"
+
+
+PLAIN = Telling()
+
+
+def json_line(event: str, values: Mapping[str, Any]) -> str:
+    """ASCII only: no name in it reaches a terminal raw."""
+    return json.dumps({"event": event, **values}, allow_nan=False, separators=(",", ":"))

@@ -45,11 +45,13 @@ def distill(
         ),
     ],
     column: ColumnOption = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of training, at most.", metavar="N")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Minutes of training, at most.", metavar="MINUTES")
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of training, at most; default: 400.", metavar="N")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the order of texts.", metavar="N")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Minutes of training, at most; default: no limit.", metavar="MINUTES")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order of texts; default: 0.", metavar="N")] = None,
     config: Annotated[
         str | None,
         typer.Option(

@@ -12,6 +12,7 @@ import typer
 from arrowquant_dist.cli.calibrate import calibrate
 from arrowquant_dist.cli.distill import distill
 from arrowquant_dist.cli.evaluate import evaluate
+from arrowquant_dist.cli.examples import epilog
 from arrowquant_dist.cli.export import export
 from arrowquant_dist.cli.outcome import print_json
 from arrowquant_dist.cli.quantize import quantize
@@ -91,4 +92,4 @@ def _root(
 
 
 for command in (quantize, inspect, verify, report, calibrate, evaluate, distill, export, vllm):
-    app.command(epilog=_EXIT_CODES)(command)
+    app.command(epilog=epilog(command.__name__, _EXIT_CODES))(command)

@@ -32,7 +32,7 @@ def inspect(
         list[str] | None,
         typer.Option(
             "--filter",
-            help="Only layers that match: a glob, a word that is a part of the name, or a /regex/; any of several.",
+            help="Only layers that match a glob, a part of the name, or a /regex/; any of several; default: all.",
             metavar="GLOB",
         ),
     ] = None,
@@ -43,7 +43,8 @@ def inspect(
         ),
     ] = "source",
     limit: Annotated[
-        int | None, typer.Option(help="At most so many layers, the first ones.", metavar="N", min=1)
+        int | None,
+        typer.Option(help="At most so many layers, the first ones; default: all.", metavar="N", min=1),
     ] = None,
     config: Annotated[str | None, _CONFIG] = None,
     as_json: JsonOption = False,

@@ -73,7 +73,7 @@ def test_the_same_command_completes_it_and_keeps_what_was_whole(
     wait_for(lambda: len(whole_files(out)) >= 3, driver)
     driver.send_signal(how)
     stopped = end(driver)
-    assert stopped.returncode == (1 if how == signal.SIGINT else -how), stopped.stderr
+    assert stopped.returncode == (130 if how == signal.SIGINT else -how), stopped.stderr
     kept = whole_files(out)
     assert len(kept) >= 3
     assert "export.json" not in contents(out)
@@ -96,7 +96,7 @@ def test_from_s3_to_s3_the_same_command_completes_it_and_leaves_no_upload_behind
     wait_for(lambda: len([*out.list()]) >= 3, driver)
     driver.send_signal(how)
     stopped = end(driver)
-    assert stopped.returncode == (1 if how == signal.SIGINT else -how), stopped.stderr
+    assert stopped.returncode == (130 if how == signal.SIGINT else -how), stopped.stderr
     again = run(*command)
     assert again.returncode == 0, again.stderr
     assert_is_undisturbed(out, dataset, tmp_path)

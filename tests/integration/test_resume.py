@@ -74,10 +74,10 @@ def stop_midway(place: Path, target: Path, how: signal.Signals) -> tuple[int, st
     return done.returncode, done.stderr
 
 
-def test_ctrl_c_ends_with_1_and_says_how_to_go_on(place: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(place: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     code, err = stop_midway(place, target, signal.SIGINT)
-    assert code == 1
+    assert code == 130
     assert "same command" in err.splitlines()[-1]
     assert "Traceback" not in err
     # Nothing is left of the shard that it was at.

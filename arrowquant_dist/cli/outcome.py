@@ -50,6 +50,8 @@ def _tell(error: ArrowQuantError, telling: Telling, *, as_json: bool) -> None:
     elif telling.log_format is LogFormat.JSON:
         say(json_line("error", error.to_dict()))
     else:
-        from arrowquant_dist.report.text import printable
+        from arrowquant_dist.report.text import folded, printable, terminal_width
 
-        say(f"error: {printable(' '.join(str(error).split()))}")
+        line = f"error: {printable(' '.join(str(error).split()))}"
+        is_seen = sys.stderr.isatty()
+        say("\n".join(folded(line, terminal_width(sys.stderr))) if is_seen else line)

@@ -14,7 +14,7 @@ from arrowquant_dist.cli.streams import Unheard
 from arrowquant_dist.cli.telling import PLAIN, Telling, json_line
 from arrowquant_dist.errors import counted
 from arrowquant_dist.report import text
-from arrowquant_dist.report.terminal import terminal_width
+from arrowquant_dist.report.text import terminal_width
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn

@@ -6,13 +6,13 @@ the table can do without first; what is still too wide is laid out as several ta
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from arrowquant_dist.report.text import (
     NO_BREAK,
     LayerName,
+    folded,
     printable,
     shortened_names,
     shortened_word,
@@ -53,13 +53,6 @@ def fitted(table: Table, width: int) -> tuple[Table, ...]:
             break
         made = _without(made, gone)
     return tuple(_narrowed(panel, _columns(panel, width), width) for panel in _panels(made, columns, width))
-
-
-def folded(text: str, width: int) -> list[str]:
-    """Lines of at most `width` characters; a number stays with its unit. A word that is longer, as a path may be, has
-    a line of its own: shortened it would be no path any more."""
-    wrapped = textwrap.wrap(unbreakable(text), max(width, 1), break_long_words=False, break_on_hyphens=False)
-    return [line.replace(NO_BREAK, " ") for line in wrapped] or [""]
 
 
 def _total(widths: object) -> int:

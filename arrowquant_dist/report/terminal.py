@@ -5,7 +5,6 @@ No text is taken for markup, and no control character of a name gets through.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,11 +15,9 @@ from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.report import view
 from arrowquant_dist.report.evaluated import evaluation_table
 from arrowquant_dist.report.evaluation import Evaluation
-from arrowquant_dist.report.fit import GAP, fitted, folded
-from arrowquant_dist.report.text import NO_BREAK, printable, width_of
+from arrowquant_dist.report.fit import GAP, fitted
+from arrowquant_dist.report.text import NO_BREAK, folded, printable, terminal_width, width_of
 from arrowquant_dist.report.view import Table
-
-_USUAL_WIDTH = 80
 
 
 def print_report(out: TextIO, report: Report, evaluations: Sequence[Evaluation] = ()) -> None:
@@ -68,17 +65,6 @@ def print_command(out: TextIO, what: str, words: Sequence[str]) -> None:
         else:
             line = f"{line} {word}"
     out.writelines(f"{printable(each)}\n" for each in (*lines, line))
-
-
-def terminal_width(out: TextIO) -> int:
-    """Columns of the terminal that `out` is: what COLUMNS says, else what the terminal itself does."""
-    said = os.environ.get("COLUMNS", "")
-    if said.isdecimal() and int(said):
-        return int(said)
-    try:
-        return os.get_terminal_size(out.fileno()).columns or _USUAL_WIDTH
-    except (OSError, ValueError):  # ValueError: no file at all, or one that is closed
-        return _USUAL_WIDTH
 
 
 def _drawn_lines(table: Table) -> Iterator[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import textwrap
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TextIO
 
 MISSING = "–"
 NO_BREAK = "\xa0"  # a space at which nothing is folded
@@ -14,6 +16,7 @@ _TOGETHER = re.compile(
     r"(?<=\d) (?=(?:[kMGTP]?B|[kMGTP]|params|s|ms|min|h|%|dB|bits?|×)(?![\w]))|(?<=×) (?=\d)"
 )
 _ELLIPSIS = "…"
+_USUAL_WIDTH = 80  # of a terminal
 Form = Callable[[float | None], str]
 
 
@@ -170,3 +173,21 @@ def _cut(word: str, width: int) -> str:
         end -= 1
         made = f"{word[:begin]}{_ELLIPSIS}{word[len(word) - end :]}"
     return made
+
+
+def folded(text: str, width: int) -> list[str]:
+    """Lines of at most `width` characters; a number stays with its unit. A word that is longer, as a path may be, has
+    a line of its own: shortened it would be no path any more."""
+    wrapped = textwrap.wrap(unbreakable(text), max(width, 1), break_long_words=False, break_on_hyphens=False)
+    return [line.replace(NO_BREAK, " ") for line in wrapped] or [""]
+
+
+def terminal_width(out: TextIO) -> int:
+    """Columns of the terminal that `out` is: what COLUMNS says, else what the terminal itself does."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said):
+        return int(said)
+    try:
+        return os.get_terminal_size(out.fileno()).columns or _USUAL_WIDTH
+    except (OSError, ValueError):  # ValueError: no file at all, or one that is closed
+        return _USUAL_WIDTH

@@ -85,3 +85,13 @@ def test_progress_stays_on_one_line(width: int, ended: dict[int, Shown]) -> None
     bars = [line for line in ended[width].every_line if "━" in line]
     assert any("100%" in line for line in bars)
     assert not [line for line in ended[width].lines if line.strip().startswith(("MB", "layers", "workers"))]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_an_error_is_folded_at_its_words(width: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    shown = on_terminal(width, "quantize", "minilm", "x", "--quant", "int5", patch=monkeypatch)
+    plain = CliRunner().invoke(app, ["quantize", "minilm", "x", "--quant", "int5"])
+    assert shown.exit_code == 2
+    assert " ".join(" ".join(shown.lines).split()) == plain.stderr.strip()
+    assert max(map(len, shown.every_line)) <= width

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, TextIO
 
-Form = Literal["bar", "lines", "json", "none"]
+TellingForm = Literal["bar", "lines", "json", "none"]
 
 
 class LogFormat(StrEnum):
@@ -25,7 +25,7 @@ class Telling:
     quiet: bool = False
     log_format: LogFormat = LogFormat.TEXT
 
-    def form(self, out: TextIO) -> Form:
+    def form(self, out: TextIO) -> TellingForm:
         if self.quiet:
             return "none"
         if self.log_format is LogFormat.JSON:

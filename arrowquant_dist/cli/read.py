@@ -162,16 +162,16 @@ def _show_findings(found: VerifyReport) -> None:
 
 
 def _as_json(datasets: list[Reported]) -> dict[str, Any]:
-    """Of one its name and report, of several a list of these. Nothing of evaluations where there are none."""
-    found = [
-        {
-            "target": one.name,
-            "report": one.report.to_dict(),
-            **({"evaluations": [each.to_dict() for each in one.evaluations]} if one.evaluations else {}),
-        }
+    """Of one its report's own figures, of several a list with the report of each. Nothing of evaluations where there
+    are none."""
+    evaluated = [
+        {"evaluations": [each.to_dict() for each in one.evaluations]} if one.evaluations else {}
         for one in datasets
     ]
-    return found[0] if len(found) == 1 else {"reports": found}
+    if len(datasets) == 1:
+        return {**datasets[0].report.to_dict(), **evaluated[0]}
+    pairs = zip(datasets, evaluated, strict=True)
+    return {"reports": [{"target": one.name, "report": one.report.to_dict(), **each} for one, each in pairs]}
 
 
 def _write_page(file: Path, datasets: list[Reported]) -> None:

@@ -1,7 +1,7 @@
 """Runs an `arrowquant` command as a job of a Ray cluster: sends the package, follows the log, ends as the job ended.
 
     python cluster/submit.py --address http://127.0.0.1:8265 -- \\
-        quantize s3://models/llama s3://models/llama-int8 --config configs/int8.yaml --workers 64
+        quantize s3://models/llama s3://models/llama-int8 --config int8 --workers 64
 
 The exit code is the command's: 0 done, 1 failed, 130 interrupted, 2 bad input or usage (then nothing was submitted, or
 nothing written).
@@ -39,6 +39,7 @@ import job_environment
 from checkout import PACKAGE
 
 from arrowquant_dist.code_digest import calibration_digest, code_digest, export_digest, training_digest
+from arrowquant_dist.config import config_place
 from arrowquant_dist.errors import ArrowQuantError, InvalidConfig, StorageError
 from arrowquant_dist.storage.uris import is_local, redact
 
@@ -112,7 +113,7 @@ def job_of(
     return Job(
         arguments=tuple(_with_config(arguments, str(parameters.get("config")))),
         name=submission_id or _name(arguments[0], places[-1] if places else ""),
-        config=_read_config(Path(parameters["config"])) if parameters.get("config") else None,
+        config=_read_config(parameters["config"]) if parameters.get("config") else None,
         metadata=dict(text.split("=", 1) for text in metadata),
         variables={name: os.environ[name] for name in names},
         installed=installed,
@@ -239,7 +240,9 @@ def _name(command: str, place: str) -> str:
     return f"{command}-{readable}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
 
-def _read_config(path: Path) -> bytes:
+def _read_config(config: str) -> bytes:
+    """Of a file or, by its name, of a preset of the package that submits."""
+    path = Path(config_place(config))
     try:
         return path.read_bytes()
     except OSError as error:

@@ -43,8 +43,8 @@ def calibrate(
     quantize: Annotated[
         str | None,
         typer.Option(
-            help="YAML file by which the model will be quantized: layers are quantized one after the other, and see "
-            "what those before have become.",
+            help="Preset or YAML file by which the model will be quantized: layers are quantized one after the other, "
+            "and see what those before have become.",
             metavar="CONFIG",
         ),
     ] = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 EXAMPLES = {
     "quantize": (
         "arrowquant quantize minilm out/int8",
-        "arrowquant quantize minilm out/int4 --config configs/int4.yaml --dry-run",
+        "arrowquant quantize minilm out/int4 --config int4 --dry-run",
     ),
     "inspect": (
         "arrowquant inspect minilm",
@@ -21,7 +21,7 @@ EXAMPLES = {
     ),
     "calibrate": (
         "arrowquant calibrate minilm out/statistics --texts builtin",
-        "arrowquant calibrate minilm out/int4-statistics --texts builtin \\\n      --quantize configs/int4-gptq.yaml",
+        "arrowquant calibrate minilm out/int4-statistics --texts builtin \\\n      --quantize int4-gptq",
     ),
     "evaluate": (
         "arrowquant evaluate minilm out/int8 --texts builtin:held-back",
@@ -38,6 +38,10 @@ EXAMPLES = {
     "vllm": (
         "arrowquant vllm out/int8 out/served --decoded",
         "arrowquant vllm out/int8 out/served-too --decoded --json",
+    ),
+    "config": (
+        "arrowquant config list",
+        "arrowquant config show int4",
     ),
 }
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from arrowquant_dist.cli.calibrate import calibrate
+from arrowquant_dist.cli.config import config
 from arrowquant_dist.cli.distill import distill
 from arrowquant_dist.cli.evaluate import evaluate
 from arrowquant_dist.cli.examples import epilog
@@ -93,3 +94,9 @@ def _root(
 
 for command in (quantize, inspect, verify, report, calibrate, evaluate, distill, export, vllm):
     app.command(epilog=epilog(command.__name__, _EXIT_CODES))(command)
+app.add_typer(
+    config,
+    name="config",
+    help="Show the configs that come with the package, which --config takes by name.",
+    epilog=epilog("config", _EXIT_CODES),
+)

@@ -41,7 +41,10 @@ def quantize(
     *,
     config: Annotated[
         str | None,
-        typer.Option(help="YAML file, as in configs/; the options below win over it.", metavar="FILE"),
+        typer.Option(
+            help="A preset (`arrowquant config list`) or a YAML file; the options below win over it.",
+            metavar="NAME|FILE",
+        ),
     ] = None,
     quant: Annotated[
         str | None,

@@ -4,6 +4,7 @@ YAML in, validated values out.
 """
 
 from arrowquant_dist.config.load import load_config, parse_config
+from arrowquant_dist.config.preset import config_place, preset_file, preset_names, preset_summary
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig, check_config
 from arrowquant_dist.config.recorded import DISTILLATION_KEY, RUN_KEY, recorded_config
 from arrowquant_dist.config.resolve import ResolvedLayer, SpecResolver, resolve_layer
@@ -41,11 +42,15 @@ __all__ = [
     "check_config",
     "check_run",
     "check_storage",
+    "config_place",
     "half_spec",
     "kept_spec",
     "load_config",
     "parse_config",
     "parse_size",
+    "preset_file",
+    "preset_names",
+    "preset_summary",
     "recorded_config",
     "resolve_layer",
 ]

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from arrowquant_dist.config.checks import check_keys, check_mapping, check_options, within
+from arrowquant_dist.config.preset import config_place, near_preset
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig, without_credentials
 from arrowquant_dist.config.run import RunConfig
 from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.config.storage import Transfer
 from arrowquant_dist.errors import InvalidConfig
-from arrowquant_dist.location import Location, location
+from arrowquant_dist.location import Location
 
 MAX_CONFIG_NBYTES = 1 << 20
 _MAX_NUMBER_CHARS = 64
@@ -36,19 +37,20 @@ def load_config(
     storage_options: Mapping[str, Any] | None = None,
     instead: Mapping[str, Any] = _NOTHING,
 ) -> tuple[QuantizationConfig, RunConfig]:
-    """Reads a config file, local or at any fsspec URL. instead: keys that win over the file's before defaults follow
-    from them.
+    """Reads a config: a preset by its name ("int4"), a local file, or a file at any fsspec URL (config/preset.py says
+    which is meant). instead: keys that win over the file's before defaults follow from them.
 
     Raises InvalidConfig, which names the file, the key and the reason; a file that can't be read is one too.
     """
-    uri = location(path_or_uri, "the config file")
+    uri = config_place(path_or_uri)
     if storage_options is not None:
         storage_options = check_options("storage_options", storage_options)
     try:
         data = _read(uri, storage_options)
     except Exception as error:
         # What stands behind fsspec has errors of its own, often no OSError; each means: no config.
-        message = f"the config can't be read; check the path and the credentials ({type(error).__name__}"
+        hint = near_preset(uri) or "check the path and the credentials"
+        message = f"the config can't be read; {hint} ({type(error).__name__}"
         if storage_options:  # any of which the error may repeat
             raise InvalidConfig(f"{message})", uri=without_credentials(uri)) from None
         raise InvalidConfig(f"{message}: {error})", uri=without_credentials(uri)) from error

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from arrowquant_dist.cli import app
 from arrowquant_dist.cli.examples import EXAMPLES
-from tests.conftest import CHECKOUT
 
 LONG = {"calibrate", "evaluate", "distill"}  # minutes, all of them together
 
@@ -31,9 +30,8 @@ def shown(command: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with `configs` and a dataset at out/int8."""
+    """A working directory with a dataset at out/int8."""
     folder = tmp_path_factory.mktemp("examples")
-    (folder / "configs").symlink_to(CHECKOUT / "configs")
     run("quantize", "minilm", str(folder / "out" / "int8"))
     return folder
 

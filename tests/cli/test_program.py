@@ -45,7 +45,18 @@ HEAVY = {
 }
 GOLDEN = Path(__file__).parents[1] / "report" / "golden_report.json"
 COMMANDS = (
-    *("quantize", "inspect", "verify", "report", "evaluate", "calibrate", "distill", "export", "vllm"),
+    *(
+        "quantize",
+        "inspect",
+        "verify",
+        "report",
+        "evaluate",
+        "calibrate",
+        "distill",
+        "export",
+        "vllm",
+        "config",
+    ),
 )
 
 

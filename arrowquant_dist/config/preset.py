@@ -1,0 +1,57 @@
+"""Configs that come with the package, by their names.
+
+Their files are those of configs/, to which `presets` beside this module is a link: a checkout, an editable install, and
+what is built of them (a wheel and an sdist have copies) read the same text.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import takewhile
+from pathlib import Path, PurePath
+
+from arrowquant_dist.config.checks import nearest
+from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.location import Location, location
+
+_FOLDER = Path(__file__).parent / "presets"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def preset_names() -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+
+
+def preset_file(name: str) -> Path:
+    """The file of a preset. Raises InvalidConfig, which lists those that there are."""
+    names = preset_names()
+    if name not in names:
+        near = nearest(name, names)
+        hint = f"did you mean {near!r}? There are" if near else "there are"
+        message = f"there is no preset {name[:40]!r}; {hint} {', '.join(names)}. A file of that name is ./{name[:40]}"
+        raise InvalidConfig(message)
+    return _FOLDER / f"{name}.yaml"
+
+
+def preset_summary(name: str) -> str:
+    """The first sentence of its comments."""
+    lines = preset_file(name).read_text(encoding="utf-8").splitlines()
+    comments = takewhile(lambda line: line.startswith("#"), lines)
+    text = " ".join(line[1:].strip() for line in comments if not line.startswith("# yaml-language-server:"))
+    return re.split(r"(?<=\.) (?=[A-Z])", text, maxsplit=1)[0]
+
+
+def config_place(place: Location) -> str:
+    """Where a config is: of a text that is one word (letters, digits, `-`, `_`) the preset's file, whatever the working
+    directory has; any other text, and any path object, as it is.
+
+    Raises InvalidConfig where there is no such preset.
+    """
+    text = location(place, "the config file")
+    return str(preset_file(text)) if isinstance(place, str) and _NAME.fullmatch(text) else text
+
+
+def near_preset(uri: str) -> str | None:
+    """What to say of a file that is not there and has a preset's name."""
+    name = PurePath(uri).stem
+    return f"the preset of that name is {name}, without folder and suffix" if name in preset_names() else None

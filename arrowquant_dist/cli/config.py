@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from arrowquant_dist.cli.outcome import outcome
+from arrowquant_dist.cli.options import JsonOption
+from arrowquant_dist.cli.outcome import outcome, print_json
 
 config = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -32,3 +33,32 @@ def show(
         from arrowquant_dist.config import preset_file
 
         sys.stdout.write(preset_file(name).read_text(encoding="utf-8"))
+
+
+@config.command("check")
+def check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A YAML file, a URL, or a preset.")],
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether a config is right, and what it comes to with all defaults.
+
+    What is wrong is named with its key and line, and the exit code is 2.
+    """
+    with outcome(as_json=as_json):
+        from arrowquant_dist.config import load_config
+        from arrowquant_dist.config.settled import settled
+
+        quantization, run = load_config(file)
+        values = settled(quantization, run)
+        if as_json:
+            print_json({"config_file": file, "config": values})
+            return
+        import yaml
+
+        from arrowquant_dist.report.terminal import print_text
+
+        print_text(sys.stdout, f"{file} is right, and comes to:")
+        sys.stdout.write(
+            yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=False)
+        )

@@ -40,8 +40,8 @@ EXAMPLES = {
         "arrowquant vllm out/int8 out/served-too --decoded --json",
     ),
     "config": (
-        "arrowquant config list",
         "arrowquant config show int4",
+        "arrowquant config check int4 --json",
     ),
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arrowquant_dist.config.checks import check_keys, check_mapping, check_options, within
+from arrowquant_dist.config.positions import line_said
 from arrowquant_dist.config.preset import config_place, near_preset
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig, without_credentials
 from arrowquant_dist.config.run import RunConfig
@@ -40,7 +41,7 @@ def load_config(
     """Reads a config: a preset by its name ("int4"), a local file, or a file at any fsspec URL (config/preset.py says
     which is meant). instead: keys that win over the file's before defaults follow from them.
 
-    Raises InvalidConfig, which names the file, the key and the reason; a file that can't be read is one too.
+    Raises InvalidConfig, which names the file, the key, the reason and the line; a file that can't be read is one too.
     """
     uri = config_place(path_or_uri)
     if storage_options is not None:
@@ -62,9 +63,14 @@ def parse_config(
 ) -> tuple[QuantizationConfig, RunConfig]:
     """The config in a YAML file's bytes; `uri` names the file in errors. Raises InvalidConfig."""
     try:
-        return _parse({**check_mapping("the file", _yaml(data)), **instead})
+        values = check_mapping("the file", _yaml(data))
     except InvalidConfig as error:
         raise InvalidConfig(error.message, uri=without_credentials(uri)) from error
+    try:
+        return _parse({**values, **instead})
+    except InvalidConfig as error:
+        where = line_said(error.message, data, instead)
+        raise InvalidConfig(f"{error.message}{where}", uri=without_credentials(uri)) from error
 
 
 def _read(uri: str, storage_options: Mapping[str, Any] | None) -> bytes:

@@ -1,0 +1,21 @@
+"""A config with everything that follows from it, for people to read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from arrowquant_dist.config.quantization import QuantizationConfig
+from arrowquant_dist.config.run import RunConfig
+
+_SECRET = ("storage_options", "source_storage_options", "target_storage_options")
+
+
+def settled(config: QuantizationConfig, run: RunConfig) -> dict[str, Any]:
+    """Keys as in YAML with their values, those of defaults too: the method that follows from quant_type where none is
+    said, bytes of sizes. Of storage options, which may hold secrets, nothing."""
+    values = config.to_dict()
+    if "quant_type" in values and values["method"] is None and values["quant_type"] != "none":
+        values["method"] = config.spec().method
+    of_run = {name: value for name, value in asdict(run).items() if name not in _SECRET}
+    return {**{name: value for name, value in values.items() if value is not None}, "run": of_run}

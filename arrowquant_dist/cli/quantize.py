@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.config import QuantizationConfig, RunConfig
     from arrowquant_dist.driver import Outcome
 
+_NOTE_LINES = 2  # on a terminal: a run ends in twelve lines at most, and the others are in the report
 _QUANT_TYPES = "int8|int4|int3|int2|fp16"
 # One scale a row, which is the default of configs, is a trap at these bits: the worst layer of MiniLM has a cosine of
 # 0.906 to its weights, and with a scale and a zero point for 128 values one of 0.978 (int4).
@@ -231,9 +232,10 @@ def _print_outcome(result: Outcome) -> None:
 def _show_outcome(result: Outcome, source: str, target: str) -> None:
     """source, target: as they were given, to be given again."""
     from arrowquant_dist.report.ending import ending
-    from arrowquant_dist.report.terminal import print_command, print_table
+    from arrowquant_dist.report.terminal import print_command, print_notes, print_table
 
     print_table(sys.stdout, ending(_title(result, target), result.report, target))
+    print_notes(sys.stdout, result.report.notes, _NOTE_LINES)
     print_command(sys.stdout, "all of the report", ["arrowquant", "report", target])
     if result.has_model:
         command = ["arrowquant", "evaluate", source, target, "--texts", "builtin:held-back"]

@@ -28,6 +28,4 @@ def _lines(report: Report, target: str) -> Iterator[tuple[str, str]]:
         yield "weight cosine", f"mean {text.cosine(cosine.mean)}, min {text.cosine(cosine.min)}"
     if report.worst_layers:
         yield "worst layer", LayerName(report.worst_layers[0].layer_name)
-    if report.notes:
-        yield "notes", f"{len(report.notes)}, in the report"
     yield "report", f"{target.rstrip('/')}/{REPORT_PAGE}"

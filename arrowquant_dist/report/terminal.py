@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TextIO
 
+from arrowquant_dist.errors import counted
 from arrowquant_dist.reduce.figures import Report
 from arrowquant_dist.report import view
 from arrowquant_dist.report.evaluated import evaluation_table
@@ -49,6 +50,28 @@ def print_text(out: TextIO, text: str) -> None:
     """One paragraph; folded at words by a terminal's width."""
     lines = folded(printable(text), terminal_width(out)) if out.isatty() else [printable(text)]
     out.writelines(f"{line}\n" for line in lines)
+
+
+def print_notes(out: TextIO, notes: Sequence[str], lines: int) -> None:
+    """Each in full, but on a terminal: there its beginning, in a line a note, and no more of these than `lines`."""
+    if not out.isatty():
+        for note in notes:
+            print_text(out, f"note: {note}")
+        return
+    width = terminal_width(out)
+    shown = notes if len(notes) <= lines else notes[: lines - 1]
+    out.writelines(f"{_beginning(printable(f'note: {note}'), width)}\n" for note in shown)
+    if len(notes) > len(shown):
+        out.write(f"and {counted(len(notes) - len(shown), 'more note')}, in the report\n")
+
+
+def _beginning(text: str, width: int) -> str:
+    """As many words as there is room for."""
+    lines = folded(text, width)
+    if len(lines) == 1:
+        return lines[0]
+    mark = " …"
+    return folded(text, width - len(mark))[0] + mark
 
 
 def print_command(out: TextIO, what: str, words: Sequence[str]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 
 import pytest
 
-from arrowquant_dist.report.terminal import print_command, print_table
+from arrowquant_dist.report.terminal import print_command, print_notes, print_table
 from arrowquant_dist.report.text import LayerName, shortened_names
 from arrowquant_dist.report.view import Table
 
@@ -104,3 +105,27 @@ def test_facts_are_folded_in_their_cells(monkeypatch: pytest.MonkeyPatch) -> Non
     text = shown(Table("Facts", ("", ""), "ll", (("layers", "many " * 40),)), 40, monkeypatch)
     assert max(map(len, text.splitlines())) <= 40
     assert text.split().count("many") == 40
+
+
+NOTES = ("mse instead of gptq for 2 layers of which nobody knows why", "short", "third", "fourth")
+
+
+def noted(out: io.StringIO, notes: Sequence[str]) -> list[str]:
+    print_notes(out, notes, 2)
+    return out.getvalue().splitlines()
+
+
+def test_notes_are_whole_where_no_terminal_is() -> None:
+    assert noted(io.StringIO(), NOTES) == [f"note: {note}" for note in NOTES]
+
+
+def test_notes_on_a_terminal_are_a_line_each_and_the_others_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert noted(Terminal(), NOTES) == [
+        "note: mse instead of gptq for 2 layers …",
+        "and 3 more notes, in the report",
+    ]
+    assert noted(Terminal(), NOTES[:2]) == ["note: mse instead of gptq for 2 layers …", "note: short"]
+    assert noted(Terminal(), ()) == []

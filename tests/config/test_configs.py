@@ -19,6 +19,7 @@ from arrowquant_dist.config import (
     load_config,
     parse_config,
 )
+from arrowquant_dist.driver import quantize
 from arrowquant_dist.plan import PlanSummary, make_plan, summarize
 from tests.plan.plan_sources import raw_layers
 
@@ -97,6 +98,27 @@ def test_minilm_is_as_much_smaller_than_fp16_as_the_comments_say(name: str, time
     """Before compression, which int8's 2.15 needs."""
     summary = _summary(name)
     assert 2 * summary.params / summary.expected_nbytes > times_smaller
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int4", "int2", "int2-asymmetric"))],
+)
+def test_minilm_is_stored_in_what_the_comment_and_the_readme_say(name: str, tmp_path: Path) -> None:
+    said = re.search(
+        r"stored\s(?:#\s)?in ([\d.]+ MB), ([\d.]+×) smaller than fp16", (FOLDER / f"{name}.yaml").read_text()
+    )
+    assert said is not None
+    row = re.search(
+        rf"^\| `{name}.yaml` \| (.*?) \| (.*?) \|", (FOLDER.parent / "README.md").read_text(), re.MULTILINE
+    )
+    assert row is not None
+    assert said.groups() == row.groups()
+    config, run = load_config(name)
+    stored = quantize(
+        "minilm", str(tmp_path / "out"), config, run.replace(engine="inline")
+    ).report.totals.parts_nbytes
+    assert f"{stored / 1e6:#.3g} MB" == said[1]
 
 
 @pytest.mark.parametrize(("quant_type", "method"), [("int8", "rtn"), ("int4", "mse"), ("int2", "mse")])

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from arrowquant_dist.loader import TensorParallel, WeightLoader
     from arrowquant_dist.models import load_model, load_sentence_transformer, load_tokenizer
     from arrowquant_dist.modules import QuantEmbedding, QuantLinear, QuantWeight, load_codes_into
+    from arrowquant_dist.report.finished import Report
     from arrowquant_dist.tensor import QuantizedTensor, quantize_tensor
+
+    __version__: str
 
 __all__ = [
     "ArrowQuantError",
@@ -33,9 +36,11 @@ __all__ = [
     "QuantWeight",
     "QuantizationConfig",
     "QuantizedTensor",
+    "Report",
     "RunConfig",
     "TensorParallel",
     "WeightLoader",
+    "__version__",
     "calibrate",
     "choose_by_texts",
     "distill",
@@ -61,6 +66,7 @@ _MODULES = {
     "QuantWeight": "modules",
     "QuantizationConfig": "config",
     "QuantizedTensor": "tensor",
+    "Report": "report.finished",
     "RunConfig": "config",
     "TensorParallel": "loader",
     "WeightLoader": "loader",
@@ -78,11 +84,23 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def _version() -> str:
+    """Of the package as it is installed; `0+unknown` of a checkout that is not."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("arrowquant-dist")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

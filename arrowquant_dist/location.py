@@ -40,6 +40,13 @@ def location(place: Location, key: str) -> str:
     return text
 
 
+def without_credentials(uri: str) -> str:
+    """`uri` without user:password@ and without the query, where signed URLs have their signature."""
+    if "://" not in uri:
+        return uri
+    return re.sub(r"://[^/@]*@", "://", re.sub(r"[?#].*", "", uri))
+
+
 def _is_url(path: str) -> bool:
     """Whether a path object's text is what becomes of a URL: `s3:/bucket/model`."""
     head = path.partition("/")[0]

@@ -12,12 +12,12 @@ from typing import Any
 from arrowquant_dist.config.checks import check_keys, check_mapping, check_options, within
 from arrowquant_dist.config.positions import line_said
 from arrowquant_dist.config.preset import config_place, near_preset
-from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig, without_credentials
+from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig
 from arrowquant_dist.config.run import RunConfig
 from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.config.storage import Transfer
 from arrowquant_dist.errors import InvalidConfig
-from arrowquant_dist.location import Location
+from arrowquant_dist.location import Location, without_credentials
 
 MAX_CONFIG_NBYTES = 1 << 20
 _MAX_NUMBER_CHARS = 64

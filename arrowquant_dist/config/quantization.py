@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -24,7 +23,8 @@ from arrowquant_dist.config.patterns import check_pattern
 from arrowquant_dist.config.quality import quality
 from arrowquant_dist.config.size import size_limit
 from arrowquant_dist.config.spec import BITS, QUANT_TYPES, STORED_SCALES, UNTOUCHED, QuantSpec
-from arrowquant_dist.location import Location, location
+from arrowquant_dist.displays import Displayed
+from arrowquant_dist.location import Location, location, without_credentials
 from arrowquant_dist.method_names import METHODS
 
 NON_FINITE = ("error", "keep")
@@ -95,8 +95,8 @@ class LayerOverride:
 
 
 @known_arguments
-@dataclass(frozen=True, slots=True)
-class QuantizationConfig:
+@dataclass(frozen=True, slots=True, repr=False)
+class QuantizationConfig(Displayed):
     """How a checkpoint is quantized. Lists are stored as tuples; mappings in `overrides` become
     LayerOverrides.
 
@@ -241,6 +241,11 @@ class QuantizationConfig:
             later["chosen_for"] = dict(self.chosen_for)
         return values | {name: value for name, value in later.items() if value is not None}
 
+    def _summary(self) -> Mapping[str, object]:
+        """What is other than usual, of what YAML would have."""
+        usual = QuantizationConfig().to_dict() | {"quant_type": None}
+        return {name: value for name, value in self.to_dict().items() if value != usual.get(name)}
+
     @property
     def _asks(self) -> str | None:
         """What the ways of the layers are to be chosen for, if for anything."""
@@ -342,13 +347,6 @@ class QuantizationConfig:
 def check_config(config: Any) -> None:
     """InvalidConfig for what is no QuantizationConfig."""
     check_made("config", config, QuantizationConfig)
-
-
-def without_credentials(uri: str) -> str:
-    """`uri` without user:password@ and without the query, where signed URLs have their signature."""
-    if "://" not in uri:
-        return uri
-    return re.sub(r"://[^/@]*@", "://", re.sub(r"[?#].*", "", uri))
 
 
 def _names(cls: type) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from arrowquant_dist.config.quality import quality
 from arrowquant_dist.config.size import size_limit
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.plan import Plan, SideInputs, plan_from_table
-from arrowquant_dist.reduce import Report
+from arrowquant_dist.reduce import ReportFigures
 from arrowquant_dist.target.target import Target
 
 
@@ -23,7 +23,7 @@ class Promise:
     nbytes: int | None = None
     cosine: float | None = None
 
-    def refuse_broken(self, report: Report, uri: str) -> None:
+    def refuse_broken(self, report: ReportFigures, uri: str) -> None:
         """InvalidConfig where a dataset does not have what was asked for, before it is published. A choice is made by
         some rows of each layer, and others may be of another kind."""
         found = report.totals.parts_nbytes

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from arrowquant_dist.reduce import Report
+from arrowquant_dist.reduce import ReportFigures
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """already_finished: the target was complete before; `report` is that of the run that completed it. damaged: paths
     under the target of what `repair` has found and made again; None where nobody looked. sidecars: paths under the
-    target of the model's small files."""
+    target of the model's small files. layers: the content of layers.parquet, where it was made here."""
 
-    report: Report
+    report: ReportFigures
     already_finished: bool
     target: str
     damaged: tuple[str, ...] | None = None
     sidecars: tuple[str, ...] = ()
+    layers: bytes | None = None
 
     @property
     def has_model(self) -> bool:

@@ -6,7 +6,8 @@ from arrowquant_dist.config import QuantizationConfig, RunConfig, check_config, 
 from arrowquant_dist.driver.run import quantize
 from arrowquant_dist.engine.progress import OnProgress
 from arrowquant_dist.location import Location
-from arrowquant_dist.reduce import Report
+from arrowquant_dist.report.finished import Report
+from arrowquant_dist.report.layer_rows import load_layers
 
 
 class ArrowQuantizer:
@@ -23,5 +24,19 @@ class ArrowQuantizer:
         check_run(self.run)
 
     def quantize(self, source: Location, target: Location, on_progress: OnProgress | None = None) -> Report:
-        """See driver.quantize."""
-        return quantize(source, target, self.config, self.run, on_progress).report
+        """Quantizes the checkpoint at `source` into the dataset at `target`, and returns its Report.
+
+        The same call again resumes a run that was stopped; of a finished dataset it returns the report.
+
+        source: a folder, a file, a URL that fsspec knows, or `minilm`. target: an empty place, a folder or URL.
+        on_progress: called with driver.Progress (bytes and layers done and in all, workers) from any thread, one call
+        at a time.
+
+        Raises an ArrowQuantError: bad input (InvalidConfig, InvalidCheckpoint, NotFound, TargetConflict …) before the
+        first weight is read, or what stopped the run; then finished shards are kept at the target.
+        """
+        outcome = quantize(source, target, self.config, self.run, on_progress)
+        layers = outcome.layers
+        if layers is None:
+            layers = load_layers(outcome.target, self.run.target_storage)
+        return Report.of(outcome.report, layers)

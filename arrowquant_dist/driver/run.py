@@ -45,6 +45,7 @@ from arrowquant_dist.plan import (
     worker_memory_nbytes,
 )
 from arrowquant_dist.reduce import combine_layers, reduce_layers
+from arrowquant_dist.report.layer_rows import LAYERS_PATH
 from arrowquant_dist.report.render import render
 from arrowquant_dist.target.clear import clear, refuse_uncleared
 from arrowquant_dist.target.index import write_index
@@ -159,12 +160,18 @@ def carry_out(
         report = reduce_layers(layers, receipts, plan, clock.facts(engine, ran, resumed=tuple(earlier)))
         work.promise.refuse_broken(report, dataset.store.uri)
         draft = _prepare(dataset, identity, plan, receipts, sidecars, found)
-        published = publish(dataset, draft, render(report, layers, identity.name))
+        rendered = render(report, layers, identity.name)
+        published = publish(dataset, draft, rendered)
     if not published.is_ours:
         return published_outcome(dataset, plan, dataset.look(), identity)
     damaged = repair.damaged if repair is not None else None
     return Outcome(
-        report, already_finished=False, target=dataset.store.uri, damaged=damaged, sidecars=tuple(sidecars)
+        report,
+        already_finished=False,
+        target=dataset.store.uri,
+        damaged=damaged,
+        sidecars=tuple(sidecars),
+        layers=rendered[LAYERS_PATH],
     )
 
 

@@ -39,6 +39,14 @@ class LoaderSettings:
     dtype: str | None
     workers: int | None
 
+    def summary(self) -> dict[str, object]:
+        """For people; nothing of the storage."""
+        return {
+            "memory_budget": rounded_size(self.memory_nbytes),
+            "gives": "QuantizedTensor" if not self.dequantize else self.dtype or "the source's dtypes",
+            "verify": self.verify,
+        }
+
 
 class OpenDataset:
     """A dataset, the memory budget of all that is read of it, and the process that both belong to.

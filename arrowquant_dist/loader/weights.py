@@ -16,7 +16,8 @@ from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Load, Stream, load_now
 from arrowquant_dist.dataset.region import Region
 from arrowquant_dist.dataset.together import alone
-from arrowquant_dist.errors import InvalidConfig, counted
+from arrowquant_dist.displays import Displayed
+from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader.lent import Lent
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.names import choose
@@ -53,7 +54,7 @@ class LoaderStats:
     hedged: int = 0
 
 
-class WeightLoader:
+class WeightLoader(Displayed):
     """The weights of a V1 or V2 dataset as torch tensors, in the source's dtype and the caller's own memory.
 
     A mapping by name (`loader[name]`, `in`, `len`, `keys()`) over every name of the source, tied ones too.
@@ -115,8 +116,8 @@ class WeightLoader:
         self._check_open()
         return _reopened, (self._settings,)
 
-    def __repr__(self) -> str:
-        return f"WeightLoader({self._settings.uri!r}, {counted(len(self), 'layer')})"
+    def _summary(self) -> Mapping[str, object]:
+        return {"uri": self._opened.dataset.uri, "layers": len(self)} | self._settings.summary()
 
     def __getitem__(self, name: str) -> Any:
         """The whole layer. UnknownLayer (a KeyError) has the nearest names."""

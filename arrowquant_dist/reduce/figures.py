@@ -231,7 +231,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ReportFigures:
     """Everything a run has to say; `report/report.json` is its `to_dict()`.
 
     source: {uri, format}. config: as the plan resolved it. part_compression: `zstd` or `none`. work: None in reports
@@ -276,7 +276,7 @@ class Report:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Report:
+    def from_dict(cls, values: Mapping[str, Any]) -> ReportFigures:
         """The inverse of `to_dict`, of this release and of older ones.
 
         Raises InvalidCheckpoint where it is no report, or a newer one.
@@ -292,7 +292,7 @@ class Report:
         return report
 
     @classmethod
-    def _from_checked(cls, values: Mapping[str, Any]) -> Report:
+    def _from_checked(cls, values: Mapping[str, Any]) -> ReportFigures:
         return cls(
             source=dict(values["source"]),
             config=dict(values["config"]),

@@ -1,4 +1,4 @@
-"""The reducer: receipts → Report."""
+"""The reducer: receipts → ReportFigures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arrowquant_dist.reduce.figures import (
     KeptLayer,
     LayerTypeFigures,
     QuantTypeCount,
-    Report,
+    ReportFigures,
     Sizes,
     Timing,
     Totals,
@@ -43,10 +43,10 @@ _WORST = 10
 
 def reduce_layers(
     layers: Sequence[LayerMetrics], receipts: Sequence[Receipt], plan: Plan, run: RunFacts
-) -> Report:
+) -> ReportFigures:
     """All figures of a finished run. layers: what combine_layers made of the receipts, and thereby checked."""
     quantized = [layer for layer in layers if layer.is_quantized]
-    return Report(
+    return ReportFigures(
         source={key: plan.source.get(key) for key in ("uri", "format")},
         config=json.loads(json.dumps(plan.config, allow_nan=False)),  # plain lists, as they come back
         fingerprint=plan.fingerprint,

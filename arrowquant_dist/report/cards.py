@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arrowquant_dist.errors import counted
-from arrowquant_dist.reduce.figures import Report
+from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.report import text
 from arrowquant_dist.report.evaluation import EmbeddingFigures, Evaluation, NextTokenFigures
 from arrowquant_dist.report.layer_rows import LayerRow
@@ -37,7 +37,7 @@ class Card:
 
 
 def cards(
-    report: Report, evaluations: Sequence[Evaluation], rows: Sequence[LayerRow] | None
+    report: ReportFigures, evaluations: Sequence[Evaluation], rows: Sequence[LayerRow] | None
 ) -> tuple[Card, ...]:
     """In reading order. rows: all layers, where they are known."""
     every = [_size(report), *_outputs(evaluations), _weights(report)]
@@ -46,7 +46,7 @@ def cards(
     return tuple(card for card in (*every, _run(report)) if card is not None)
 
 
-def _size(report: Report) -> Card:
+def _size(report: ReportFigures) -> Card:
     totals = report.totals
     bits = f"{8 * totals.parts_nbytes / totals.params:.2f} bits a value, " if totals.params else ""
     smaller = totals.compression_vs_source
@@ -81,7 +81,7 @@ def _output(found: Evaluation) -> Card:
     raise TypeError(f"an evaluation without figures: {found}")
 
 
-def _weights(report: Report) -> Card | None:
+def _weights(report: ReportFigures) -> Card | None:
     accuracy = report.accuracy
     if accuracy is None:
         return None
@@ -110,7 +110,7 @@ def _outliers(rows: Sequence[LayerRow]) -> Card | None:
     return Card("Outliers", counted(found, "layer"), LOOK if found else GOOD, limits)
 
 
-def _kept(report: Report, rows: Sequence[LayerRow]) -> Card:
+def _kept(report: ReportFigures, rows: Sequence[LayerRow]) -> Card:
     stored = report.totals.stored_nbytes
     kept = sum(row.stored_nbytes for row in rows if not row.is_quantized)
     share = kept / stored if stored else 0.0
@@ -123,7 +123,7 @@ def _kept(report: Report, rows: Sequence[LayerRow]) -> Card:
     )
 
 
-def _run(report: Report) -> Card:
+def _run(report: ReportFigures) -> Card:
     wall = text.seconds(report.timing.wall_seconds)
     memory = f"Peak memory of a worker {text.nbytes(report.timing.peak_memory_nbytes)}."
     useful = report.work.efficiency if report.work is not None else None

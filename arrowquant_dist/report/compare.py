@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from arrowquant_dist.reduce.figures import Report, Stat
+from arrowquant_dist.reduce.figures import ReportFigures, Stat
 from arrowquant_dist.report import text
 from arrowquant_dist.report.evaluated import HIGH, LOW, Measure, measures
 from arrowquant_dist.report.reported import Reported
@@ -87,14 +87,14 @@ def _facts(datasets: Sequence[Reported]) -> tuple[Line, ...]:
     return tuple(Line(label, tuple(map(say, datasets)), unjudged) for label, say in shown)
 
 
-def _types(report: Report) -> str:
+def _types(report: ReportFigures) -> str:
     return ", ".join(f"{count.quant_type} ({count.layers})" for count in report.quant_types)
 
 
-_Figure = tuple[str, Callable[[Report], float | None], text.Form, int]
+_Figure = tuple[str, Callable[[ReportFigures], float | None], text.Form, int]
 
 
-def stored_bits(report: Report) -> float | None:
+def stored_bits(report: ReportFigures) -> float | None:
     """Bytes of the part files as bits a value."""
     return 8 * report.totals.parts_nbytes / report.totals.params if report.totals.params else None
 
@@ -103,8 +103,8 @@ def _form(form: Callable[[float], str]) -> text.Form:
     return lambda value: form(value) if value is not None else MISSING
 
 
-def _stat(figure: str, of: str) -> Callable[[Report], float | None]:
-    def read(report: Report) -> float | None:
+def _stat(figure: str, of: str) -> Callable[[ReportFigures], float | None]:
+    def read(report: ReportFigures) -> float | None:
         stat: Stat | None = getattr(report.accuracy, figure) if report.accuracy is not None else None
         return getattr(stat, of) if stat is not None else None
 
@@ -142,7 +142,7 @@ _RUN: tuple[_Figure, ...] = (
 def _line(
     datasets: Sequence[Reported],
     label: str,
-    figure: Callable[[Report], float | None],
+    figure: Callable[[ReportFigures], float | None],
     form: text.Form,
     better: int,
 ) -> Line:

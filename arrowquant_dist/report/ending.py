@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from arrowquant_dist.reduce.figures import Report
+from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.report import text
 from arrowquant_dist.report.text import LayerName
 from arrowquant_dist.report.view import Table
@@ -12,12 +12,12 @@ from arrowquant_dist.report.view import Table
 REPORT_PAGE = "report/report.html"
 
 
-def ending(title: str, report: Report, target: str) -> Table:
+def ending(title: str, report: ReportFigures, target: str) -> Table:
     """Sizes, the error of the weights, the worst layer and where the report is. target: as it was given."""
     return Table(title, ("", ""), "ll", tuple(_lines(report, target)))
 
 
-def _lines(report: Report, target: str) -> Iterator[tuple[str, str]]:
+def _lines(report: ReportFigures, target: str) -> Iterator[tuple[str, str]]:
     totals = report.totals
     bits = f", {text.bits(totals.parts_nbytes, totals.params)} a weight" if totals.params else ""
     yield "size", f"{text.nbytes(totals.source_nbytes)} → {text.nbytes(totals.parts_nbytes)}{bits}"

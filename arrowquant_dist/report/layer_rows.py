@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arrowquant_dist.config import BITS, DEFAULT_STORAGE, SOURCE, Storage
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
@@ -19,6 +19,9 @@ from arrowquant_dist.report.layers import LAYERS_SCHEMA
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.target.manifest import Manifest, StoredFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LAYERS_PATH = "report/layers.parquet"
 _AGAIN = "write it again with `quantize --overwrite`"
@@ -104,6 +107,19 @@ def _row(layer: LayerMetrics) -> LayerRow:
 def load_layer_rows(uri: Location, storage: Storage = DEFAULT_STORAGE) -> tuple[LayerRow, ...] | None:
     """Those of the finished dataset at `uri`, or of what somebody has copied of one; None where layers.parquet is not
     there. InvalidCheckpoint where it is damaged, or not the one that the manifest names."""
+    content = load_layers(uri, storage)
+    if content is None:
+        return None
+    try:
+        return parsed_rows(content)
+    except InvalidCheckpoint as error:
+        place = open_store(location(uri, "uri"), storage).url(LAYERS_PATH)
+        raise InvalidCheckpoint(error.message, uri=place) from error
+
+
+def load_layers(uri: Location, storage: Storage = DEFAULT_STORAGE) -> bytes | None:
+    """The bytes of the same layers.parquet; None where it is not there. InvalidCheckpoint where it is not the one that
+    the manifest names."""
     store = open_store(location(uri, "uri"), storage)
     try:
         named = {PurePosixPath(file.path).name: file for file in Manifest.read(store).report}
@@ -113,34 +129,34 @@ def load_layer_rows(uri: Location, storage: Storage = DEFAULT_STORAGE) -> tuple[
     return _read(store, said.path if said is not None else LAYERS_PATH, said)
 
 
-def _read(store: Store, path: str, said: StoredFile | None) -> tuple[LayerRow, ...] | None:
+def _read(store: Store, path: str, said: StoredFile | None) -> bytes | None:
     try:
         content = store.read(path)
     except NotFound:
         return None
     if said is not None and StoredFile.of(path, content) != said:
         raise InvalidCheckpoint(f"not the layers that the manifest names; {_AGAIN}", uri=store.url(path))
-    try:
-        return parsed_rows(content)
-    except InvalidCheckpoint as error:
-        raise InvalidCheckpoint(error.message, uri=store.url(path)) from error
+    return content
 
 
 def parsed_rows(content: bytes) -> tuple[LayerRow, ...]:
     """Of the file's bytes. InvalidCheckpoint."""
+    columns: dict[str, list[Any]] = parsed_layers(content, _names()).to_pydict()
+    columns["shape"] = list(map(tuple, columns["shape"]))
+    return tuple(LayerRow(*values) for values in zip(*columns.values(), strict=True))
+
+
+def parsed_layers(content: bytes, names: Sequence[str] = tuple(LAYERS_SCHEMA.names)) -> pa.Table:
+    """These columns of the file's bytes. InvalidCheckpoint."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(io.BytesIO(content), columns=_names())
-        known = table.select(_names()).cast(pa.schema([LAYERS_SCHEMA.field(name) for name in _names()]))
-        columns: dict[str, list[Any]] = known.to_pydict()
-        columns["shape"] = list(map(tuple, columns["shape"]))
-        rows = tuple(LayerRow(*values) for values in zip(*columns.values(), strict=True))
+        table = pq.read_table(io.BytesIO(content), columns=list(names))
+        return table.select(names).cast(pa.schema([LAYERS_SCHEMA.field(name) for name in names]))
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         message = f"the layers are damaged ({type(error).__name__}: {str(error)[:200]}); {_AGAIN}"
         raise InvalidCheckpoint(message) from error
-    return rows
 
 
 @cache

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from arrowquant_dist.errors import counted
-from arrowquant_dist.reduce.figures import Report
+from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.report import text, view
 from arrowquant_dist.report.text import LayerName, printable
 from arrowquant_dist.report.view import KeptByReason, Table
@@ -15,7 +15,7 @@ _PLAIN_NAME = re.compile(r"[\w./:+ -]+", re.ASCII)
 _SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
 
 
-def report_markdown(report: Report) -> str:
+def report_markdown(report: ReportFigures) -> str:
     """The whole report, ending with a newline."""
     blocks = ["# Quantization report", f"> **{escaped(view.WEIGHT_COSINE_NOTE)}**"]
     for table in view.tables(report):

@@ -13,8 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arrowquant_dist.errors import counted
-from arrowquant_dist.reduce.figures import Report
+from arrowquant_dist.errors import StorageError, counted
+from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.report import text, view
 from arrowquant_dist.report.cards import cards
 from arrowquant_dist.report.compare import sections
@@ -37,7 +37,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def report_page(
-    report: Report, evaluations: Sequence[Evaluation] = (), layers: Sequence[LayerRow] | None = None
+    report: ReportFigures, evaluations: Sequence[Evaluation] = (), layers: Sequence[LayerRow] | None = None
 ) -> str:
     """One report as a page. evaluations: of its dataset. layers: all of them; None where they are not known any
     more."""
@@ -80,6 +80,16 @@ def comparison_page(datasets: Sequence[Reported]) -> str:
         pictures=tradeoffs(datasets),
         differing=differing_layers(datasets),
     )
+
+
+def save_page(file: Path, page: str) -> None:
+    """Writes `page` to `file`. StorageError where that is not possible."""
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        message = f"the page can't be written ({reason}); choose another file"
+        raise StorageError(message, uri=str(file)) from error
 
 
 @cache

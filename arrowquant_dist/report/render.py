@@ -10,9 +10,9 @@ from arrowquant_dist.config import DEFAULT_STORAGE, Storage, check_storage
 from arrowquant_dist.dataset.bare_folder import is_data, refuse_export, why_no_dataset
 from arrowquant_dist.errors import CorruptWeights, InvalidCheckpoint, NotFound
 from arrowquant_dist.location import Location, location
-from arrowquant_dist.reduce.figures import Report
+from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.reduce.layers import LayerMetrics
-from arrowquant_dist.report.layer_rows import measured_rows
+from arrowquant_dist.report.layer_rows import LAYERS_PATH, measured_rows
 from arrowquant_dist.report.layers import layers_parquet
 from arrowquant_dist.report.markdown import report_markdown
 from arrowquant_dist.report.page import report_page
@@ -23,11 +23,11 @@ from arrowquant_dist.target.layout import PLAN_PATH
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, StoredFile
 
 REPORT_PATH = "report/report.json"
-REPORT_PATHS = (REPORT_PATH, "report/report.md", "report/report.html", "report/layers.parquet")
+REPORT_PATHS = (REPORT_PATH, "report/report.md", "report/report.html", LAYERS_PATH)
 _REWRITE = "write it again with `quantize --overwrite`"
 
 
-def render(report: Report, layers: Sequence[LayerMetrics], run: str = "") -> dict[str, bytes]:
+def render(report: ReportFigures, layers: Sequence[LayerMetrics], run: str = "") -> dict[str, bytes]:
     """{path under the target: content} of report.json, report.md, report.html and layers.parquet.
 
     run: the run's id, which is in each of them, so that one of another run is not taken for this one's.
@@ -37,17 +37,17 @@ def render(report: Report, layers: Sequence[LayerMetrics], run: str = "") -> dic
         REPORT_PATH: report_json(report, run),
         "report/report.md": f"{report_markdown(report)}\n{mark}".encode(),
         "report/report.html": f"{report_page(report, layers=measured_rows(layers))}\n{mark}".encode(),
-        "report/layers.parquet": layers_parquet(layers, run),
+        LAYERS_PATH: layers_parquet(layers, run),
     }
 
 
-def report_json(report: Report, run: str = "") -> bytes:
+def report_json(report: ReportFigures, run: str = "") -> bytes:
     """UTF-8 JSON, indented, never NaN or Infinity, ending with a newline. run: as `run_id` beside the report's own."""
     values = report.to_dict() | ({"run_id": run} if run else {})
     return json.dumps(values, indent=2, allow_nan=False).encode() + b"\n"
 
 
-def load_report(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Report:
+def load_report(uri: Location, storage: Storage = DEFAULT_STORAGE) -> ReportFigures:
     """The report of the finished dataset at `uri`, or of what somebody has copied of one.
 
     Raises NotFound where there is none (nothing there, or the run did not finish), InvalidCheckpoint where
@@ -65,7 +65,7 @@ def load_report(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Report:
     return read_report(store, manifest)
 
 
-def _report_without_manifest(store: Store) -> Report:
+def _report_without_manifest(store: Store) -> ReportFigures:
     """Of what somebody has copied. NotFound says what is there instead."""
     # Beside a plan, what lies there may be another run's.
     if store.has_file(MANIFEST_PATH) or store.has_file(PLAN_PATH):
@@ -84,14 +84,14 @@ def _report_without_manifest(store: Store) -> Report:
     return _read(store, REPORT_PATH)
 
 
-def read_report(store: Store, manifest: Manifest) -> Report:
+def read_report(store: Store, manifest: Manifest) -> ReportFigures:
     """As `load_report`, of the dataset at `store` that has this manifest."""
     named = {PurePosixPath(file.path).name: file for file in manifest.report}
     said = named.get(PurePosixPath(REPORT_PATH).name)
     return _read(store, REPORT_PATH) if said is None else _read(store, said.path, said)
 
 
-def _read(store: Store, path: str, said: StoredFile | None = None) -> Report:
+def _read(store: Store, path: str, said: StoredFile | None = None) -> ReportFigures:
     """said: what the manifest says of it."""
     try:
         content = store.read(path)
@@ -113,11 +113,11 @@ def _no_report(url: str) -> NotFound:
     return NotFound(message, uri=url)
 
 
-def _parsed(content: bytes) -> Report:
+def _parsed(content: bytes) -> ReportFigures:
     try:
         values = parse_json(content)
     except ValueError as error:
         raise InvalidCheckpoint(f"the report is damaged ({error}); {_REWRITE}") from error
     if not isinstance(values, dict):
         raise InvalidCheckpoint(f"JSON, but not a report; {_REWRITE}")
-    return Report.from_dict(values)
+    return ReportFigures.from_dict(values)

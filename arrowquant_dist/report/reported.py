@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from arrowquant_dist.reduce.figures import Report
+from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.report.layer_rows import LayerRow
 
@@ -14,6 +14,6 @@ class Reported:
     """name: what it goes by, safe to show. layers: None where they were not read, or layers.parquet is not there."""
 
     name: str
-    report: Report
+    report: ReportFigures
     evaluations: tuple[Evaluation, ...] = ()
     layers: tuple[LayerRow, ...] | None = None

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from typing import TextIO
 
 from arrowquant_dist.errors import counted
-from arrowquant_dist.reduce.figures import Report
+from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.report import view
 from arrowquant_dist.report.evaluated import evaluation_table
 from arrowquant_dist.report.evaluation import Evaluation
@@ -21,7 +21,7 @@ from arrowquant_dist.report.text import NO_BREAK, folded, printable, terminal_wi
 from arrowquant_dist.report.view import Table
 
 
-def print_report(out: TextIO, report: Report, evaluations: Sequence[Evaluation] = ()) -> None:
+def print_report(out: TextIO, report: ReportFigures, evaluations: Sequence[Evaluation] = ()) -> None:
     """The essentials, sizes by layer type, the cosine's distribution, and what it does not say; then what does, where
     the dataset was evaluated."""
     print_table(out, view.essentials(report))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from arrowquant_dist.errors import counted
-from arrowquant_dist.reduce.figures import KeptLayer, LayerTypeFigures, Report, Stat
+from arrowquant_dist.reduce.figures import KeptLayer, LayerTypeFigures, ReportFigures, Stat
 from arrowquant_dist.report import text
 from arrowquant_dist.report.text import MISSING, LayerName
 
@@ -49,14 +49,14 @@ class KeptByReason:
         return max(0, len(self.layers) - _NAMED_PER_REASON)
 
 
-def lead(report: Report) -> str:
+def lead(report: ReportFigures) -> str:
     """What was made of what and when, in a line."""
     stored = ", ".join(f"{count.quant_type} ({count.layers})" for count in report.quant_types)
     made = f"{report.source.get('uri')} as {stored}"
     return f"{made}; {text.params(report.totals.params)} params, {report.run.started_at[:16].replace('T', ' ')} UTC"
 
 
-def essentials(report: Report) -> Table:
+def essentials(report: ReportFigures) -> Table:
     """What one wants to know first, two columns."""
     totals, timing = report.totals, report.timing
     kept = len(report.kept_layers)
@@ -81,7 +81,7 @@ def _ratios(vs_source: float | None, vs_fp16: float | None) -> str:
     return f"{text.times(vs_fp16)} against fp16, {text.times(vs_source)} against the source"
 
 
-def _accuracy_lines(report: Report) -> Iterable[tuple[str, str]]:
+def _accuracy_lines(report: ReportFigures) -> Iterable[tuple[str, str]]:
     accuracy = report.accuracy
     if accuracy is None:
         keeps = report.config.get("keep_codes")
@@ -103,7 +103,7 @@ def _phases(phases: Mapping[str, float]) -> str:
     return ", ".join(f"{phase} {text.seconds(seconds)}" for phase, seconds in phases.items()) or MISSING
 
 
-def _throughput(report: Report) -> str:
+def _throughput(report: ReportFigures) -> str:
     timing = report.timing
     if timing.params_per_second is None:
         return "every shard was finished before this run"
@@ -111,7 +111,7 @@ def _throughput(report: Report) -> str:
     return f"{text.rate(timing.params_per_second, 'params')}, {by_bytes}"
 
 
-def _workers(report: Report) -> str:
+def _workers(report: ReportFigures) -> str:
     run, work = report.run, report.work
     if work is None:
         return f"{run.workers} ({run.engine})"
@@ -124,7 +124,7 @@ def _workers(report: Report) -> str:
     return f"{run.workers} ({run.engine}) on {nodes}{busy}{lost}"
 
 
-def _repeated(report: Report) -> str:
+def _repeated(report: ReportFigures) -> str:
     run, work = report.run, report.work
     shards = f"{counted(run.shard_retries, 'shard')}, {run.stolen} more at the tail"
     if work is None:
@@ -135,7 +135,7 @@ def _repeated(report: Report) -> str:
     return f"{shards}; {counted(requests, 'request')}"
 
 
-def layer_types(report: Report) -> Table:
+def layer_types(report: ReportFigures) -> Table:
     headers = (
         "type",
         "layers",
@@ -174,7 +174,7 @@ def _layer_type_row(figures: LayerTypeFigures) -> tuple[str, ...]:
     )
 
 
-def accuracy(report: Report) -> Table:
+def accuracy(report: ReportFigures) -> Table:
     """Mean, min, max, std over quantized layers, and the figure of all their values as one vector."""
     figures = report.accuracy
     rows: tuple[tuple[str, ...], ...] = ()
@@ -201,14 +201,14 @@ def _stat(stat: Stat | None, form: text.Form) -> tuple[str, str, str, str]:
     return form(stat.mean), form(stat.min), form(stat.max), text.small(stat.std)
 
 
-def distribution(report: Report) -> Table:
+def distribution(report: ReportFigures) -> Table:
     rows = tuple(
         (bucket.label, str(bucket.layers), text.share(bucket.share)) for bucket in report.distribution
     )
     return Table("Distribution of the weight cosine", ("cosine", "layers", "share"), "lrr", rows)
 
 
-def worst_layers(report: Report) -> Table:
+def worst_layers(report: ReportFigures) -> Table:
     rows = tuple(
         (
             LayerName(layer.layer_name),
@@ -226,14 +226,14 @@ def worst_layers(report: Report) -> Table:
     return Table("Layers with the lowest cosine", headers, "llllrrr", rows, drop)
 
 
-def quant_types(report: Report) -> Table:
+def quant_types(report: ReportFigures) -> Table:
     rows = tuple(
         (count.quant_type, str(count.layers), text.params(count.params)) for count in report.quant_types
     )
     return Table("Stored as", ("type", "layers", "params"), "lrr", rows)
 
 
-def sizes(report: Report) -> Table:
+def sizes(report: ReportFigures) -> Table:
     totals = report.totals
     rows = (
         ("source, in its own dtypes", text.nbytes(totals.source_nbytes), str(totals.source_nbytes)),
@@ -251,7 +251,7 @@ def sizes(report: Report) -> Table:
     return Table("Bytes", ("what", "size", "bytes"), "lrr", rows)
 
 
-def run_facts(report: Report) -> Table:
+def run_facts(report: ReportFigures) -> Table:
     run, host = report.run, report.run.host
     rows = (
         ("engine", f"{run.engine}, {counted(run.workers, 'worker')}"),
@@ -272,7 +272,7 @@ def run_facts(report: Report) -> Table:
     return Table("The run", ("", ""), "ll", rows)
 
 
-def _bytes_moved(report: Report) -> str:
+def _bytes_moved(report: ReportFigures) -> str:
     work = report.work
     if work is None:
         return MISSING
@@ -281,7 +281,7 @@ def _bytes_moved(report: Report) -> str:
     return f"{text.nbytes(read)} read{each}, {text.nbytes(written)} written by this run's workers"
 
 
-def _worker_rates(report: Report) -> str:
+def _worker_rates(report: ReportFigures) -> str:
     workers = report.work.workers if report.work is not None else ()
     rates = [share.source_nbytes_per_second for share in workers]
     stat = Stat.over(rate for rate in rates if rate is not None)
@@ -291,7 +291,7 @@ def _worker_rates(report: Report) -> str:
     return f"mean {text.rate(stat.mean, 'B')}, {spread}, of {counted(len(rates), 'process', 'processes')}"
 
 
-def nodes(report: Report) -> Table:
+def nodes(report: ReportFigures) -> Table:
     """What each machine did, the fastest first; of many the fastest and the slowest."""
     every = report.work.nodes if report.work is not None else ()
     shares = every
@@ -314,7 +314,7 @@ def nodes(report: Report) -> Table:
     return Table(title, headers, "lrrrrrr", rows, drop=("processes", "parts", "busy", "shards", "source"))
 
 
-def kept_groups(report: Report) -> tuple[KeptByReason, ...]:
+def kept_groups(report: ReportFigures) -> tuple[KeptByReason, ...]:
     """Kept layers by reason; the reason that keeps most params first."""
     by_reason: dict[str, list[KeptLayer]] = {}
     for layer in report.kept_layers:
@@ -330,14 +330,14 @@ def _largest_first(layers: Sequence[KeptLayer]) -> tuple[KeptLayer, ...]:
     return tuple(sorted(layers, key=lambda layer: (-layer.params, layer.layer_name)))
 
 
-def config_lines(report: Report) -> tuple[str, ...]:
+def config_lines(report: ReportFigures) -> tuple[str, ...]:
     """The config as YAML, line by line."""
     import yaml
 
     return tuple(yaml.safe_dump(report.config, sort_keys=False, allow_unicode=False, width=100).splitlines())
 
 
-def tables(report: Report) -> tuple[Table, ...]:
+def tables(report: ReportFigures) -> tuple[Table, ...]:
     """All tables of a full report, in reading order; those without rows are left out."""
     every = (
         essentials(report),

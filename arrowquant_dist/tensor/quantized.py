@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from arrowquant_dist.arena import Allocate, fresh
 from arrowquant_dist.config import BITS
 from arrowquant_dist.config.checks import shown
+from arrowquant_dist.displays import Displayed
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.metrics import ErrorSums
@@ -31,8 +33,8 @@ def row_nbytes(quant_type: str, columns: int, dtype: str) -> int:
     return columns * (2 if quant_type == "fp16" else DTYPES[dtype].itemsize)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class QuantizedTensor:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class QuantizedTensor(Displayed):
     """shape: this tensor's (a block's [rows, *rest]). dtype: of the source. quant_type: int8 int4 int3 int2 fp16 none.
 
     codes: uint8 [rows · row bytes], packed as V2's `data`; raw little-endian values where nothing is quantized.
@@ -220,6 +222,13 @@ class QuantizedTensor:
                 f"dtype: {shown(dtype)} is no dtype to decode to; pass torch.float32 or torch.bfloat16"
             )
         return dtype
+
+    def _summary(self) -> Mapping[str, object]:
+        figures = {name: float(f"{value:.6g}") for name, value in self.metrics.items()}
+        bits = (
+            {"stored_bits": round(8 * self.nbytes / math.prod(self.shape), 3)} if 0 not in self.shape else {}
+        )
+        return {"shape": self.shape, "quant_type": self.quant_type} | self.to_dict() | bits | figures
 
     def to_dict(self) -> dict[str, Any]:
         """The scalar fields, for people and logs."""

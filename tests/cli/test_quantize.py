@@ -21,7 +21,7 @@ from arrowquant_dist.cli import app
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.errors import TargetConflict
 from arrowquant_dist.plan import Plan, ShardsThere, StoredSizes, make_plan
-from arrowquant_dist.reduce import Report
+from arrowquant_dist.reduce import ReportFigures
 
 GOLDEN = Path(__file__).parents[1] / "report" / "golden_report.json"
 
@@ -38,7 +38,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Outcome:
-    report: Report
+    report: ReportFigures
     already_finished: bool
     target: str
     damaged: tuple[str, ...] | None = None
@@ -78,7 +78,7 @@ class Driver:
             on_progress(Event(1000, 1000))
         if self.raises is not None:
             raise self.raises
-        report = Report.from_dict(json.loads(GOLDEN.read_text()))
+        report = ReportFigures.from_dict(json.loads(GOLDEN.read_text()))
         return Outcome(report, self.already_finished, target, self.damaged)
 
     def preview(self, source: str, target: str, config: QuantizationConfig, run: RunConfig) -> Preview:

@@ -15,7 +15,7 @@ from arrowquant_dist.format.record import BlobRanges, RowRecord, StoredRange
 from arrowquant_dist.format.row import RowHeader
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.plan import Plan, RowBlock, Shard
-from arrowquant_dist.reduce import HostFacts, Report, RunFacts, combine_layers, reduce_layers
+from arrowquant_dist.reduce import HostFacts, ReportFigures, RunFacts, combine_layers, reduce_layers
 from arrowquant_dist.target.receipt import Receipt
 
 HOST = HostFacts("Linux 6.1 x86_64", 2, 8 << 30, "3.11.7", {"numpy": "2.0"})
@@ -156,6 +156,6 @@ def receipts_of(pieces: tuple[tuple[tuple[Made, int, int], ...], ...] = PIECES) 
     ]
 
 
-def reduce_receipts(receipts: Sequence[Receipt], plan: Plan, run: RunFacts) -> Report:
+def reduce_receipts(receipts: Sequence[Receipt], plan: Plan, run: RunFacts) -> ReportFigures:
     """As the driver does."""
     return reduce_layers(combine_layers(receipts, plan), receipts, plan, run)

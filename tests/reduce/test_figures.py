@@ -11,7 +11,7 @@ import pytest
 
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.metrics import ErrorSums
-from arrowquant_dist.reduce import Report, combine_layers
+from arrowquant_dist.reduce import ReportFigures, combine_layers
 from tests.reduce.made import (
     EMBED,
     EXACT,
@@ -33,7 +33,7 @@ def plain_cosine(layer: Made) -> float:
     return float(w @ d / np.sqrt((w @ w) * (d @ d)))
 
 
-def test_sizes_are_sums_over_layers(report: Report) -> None:
+def test_sizes_are_sums_over_layers(report: ReportFigures) -> None:
     totals = report.totals
     params = 240 + 64 + 128 + 8 + 5
     assert (totals.layers, totals.params) == (5, params)
@@ -47,13 +47,13 @@ def test_sizes_are_sums_over_layers(report: Report) -> None:
     assert (totals.shards, totals.aliases) == (3, 1)
 
 
-def test_the_datasets_compression_counts_whole_part_files(report: Report) -> None:
+def test_the_datasets_compression_counts_whole_part_files(report: ReportFigures) -> None:
     totals = report.totals
     assert totals.compression_vs_source == totals.source_nbytes / totals.parts_nbytes
     assert totals.compression_vs_fp16 == totals.fp16_nbytes / totals.parts_nbytes
 
 
-def test_layer_types_share_the_totals_out(report: Report) -> None:
+def test_layer_types_share_the_totals_out(report: ReportFigures) -> None:
     by_type = {figures.layer_type: figures for figures in report.layer_types}
     assert list(by_type) == ["embeddings", "attention", "feed-forward", "norm", "other"]
     for field in ("layers", "params", "source_nbytes", "fp16_nbytes", "data_nbytes", "stored_nbytes"):
@@ -65,7 +65,7 @@ def test_layer_types_share_the_totals_out(report: Report) -> None:
     assert by_type["norm"].accuracy is None
 
 
-def test_figures_over_quantized_layers_are_those_of_the_whole_arrays(report: Report) -> None:
+def test_figures_over_quantized_layers_are_those_of_the_whole_arrays(report: ReportFigures) -> None:
     quantized = [EMBED, QUERY, EXACT]
     accuracy = report.accuracy
     assert accuracy is not None
@@ -91,7 +91,7 @@ def test_figures_over_quantized_layers_are_those_of_the_whole_arrays(report: Rep
     assert accuracy.overall_sqnr_db == pytest.approx(sqnr_db, rel=1e-13)
 
 
-def test_a_lossless_layer_is_counted_and_leaves_no_infinity_behind(report: Report) -> None:
+def test_a_lossless_layer_is_counted_and_leaves_no_infinity_behind(report: ReportFigures) -> None:
     accuracy = report.accuracy
     assert accuracy is not None
     assert accuracy.sqnr_db is not None
@@ -103,7 +103,7 @@ def test_a_lossless_layer_is_counted_and_leaves_no_infinity_behind(report: Repor
     json.dumps(report.to_dict(), allow_nan=False)
 
 
-def test_the_distribution_counts_each_quantized_layer_once(report: Report) -> None:
+def test_the_distribution_counts_each_quantized_layer_once(report: ReportFigures) -> None:
     cosines = [plain_cosine(layer) for layer in (EMBED, QUERY, EXACT)]
     for bucket in report.distribution:
         top = math.inf if bucket.high == 1.0 else bucket.high
@@ -112,7 +112,7 @@ def test_the_distribution_counts_each_quantized_layer_once(report: Report) -> No
     assert [b.low for b in report.distribution] == [0.9999, 0.999, 0.99, 0.95, 0.9, 0.7, -1.0]
 
 
-def test_worst_layers_come_worst_first(report: Report) -> None:
+def test_worst_layers_come_worst_first(report: ReportFigures) -> None:
     assert [layer.layer_name for layer in report.worst_layers] == [
         x.layer.name for x in (QUERY, EMBED, EXACT)
     ]
@@ -126,7 +126,7 @@ def test_at_most_ten_worst_layers_are_named() -> None:
     assert cosines == sorted(cosines)
 
 
-def test_kept_layers_are_listed_with_their_reason(report: Report) -> None:
+def test_kept_layers_are_listed_with_their_reason(report: ReportFigures) -> None:
     assert [(layer.layer_name, layer.quant_type, layer.reason) for layer in report.kept_layers] == [
         (NORM.layer.name, "fp16", "1-D"),
         (IDS.layer.name, "none", "integers"),
@@ -135,11 +135,11 @@ def test_kept_layers_are_listed_with_their_reason(report: Report) -> None:
     assert counts == {"int8": (3, 432), "fp16": (1, 8), "none": (1, 5)}
 
 
-def test_the_order_of_receipts_changes_nothing(report: Report) -> None:
+def test_the_order_of_receipts_changes_nothing(report: ReportFigures) -> None:
     assert reduce_receipts(receipts_of()[::-1], plan_of(), RUN) == report
 
 
-def test_blocks_of_a_layer_become_one_row(report: Report) -> None:
+def test_blocks_of_a_layer_become_one_row(report: ReportFigures) -> None:
     layers = combine_layers(receipts_of(), plan_of())
     embed = layers[0]
     assert (embed.layer_name, embed.shape, embed.row_blocks, embed.params) == (

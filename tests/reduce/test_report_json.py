@@ -7,11 +7,11 @@ import json
 import pytest
 
 from arrowquant_dist.errors import InvalidCheckpoint
-from arrowquant_dist.reduce import Report
+from arrowquant_dist.reduce import ReportFigures
 
 
-def test_a_report_comes_back_from_its_json(report: Report) -> None:
-    assert Report.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+def test_a_report_comes_back_from_its_json(report: ReportFigures) -> None:
+    assert ReportFigures.from_dict(json.loads(json.dumps(report.to_dict()))) == report
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,6 @@ def test_a_report_comes_back_from_its_json(report: Report) -> None:
         {"accuracy": {"cosine": 1}},
     ],
 )
-def test_what_is_no_report_is_refused(report: Report, change: dict[str, object]) -> None:
+def test_what_is_no_report_is_refused(report: ReportFigures, change: dict[str, object]) -> None:
     with pytest.raises(InvalidCheckpoint, match="report"):
-        Report.from_dict({**report.to_dict(), **change})
+        ReportFigures.from_dict({**report.to_dict(), **change})

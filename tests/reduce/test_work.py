@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from arrowquant_dist.reduce import Report
+from arrowquant_dist.reduce import ReportFigures
 from tests.reduce.made import RUN, plan_of, receipts_of, reduce_receipts
 
 
-def test_phases_add_up_over_workers_and_memory_is_the_largest(report: Report) -> None:
+def test_phases_add_up_over_workers_and_memory_is_the_largest(report: ReportFigures) -> None:
     assert report.timing.phases == {"read": 1.5, "quantize": 6.0, "write": 0.75}
     assert report.timing.peak_memory_nbytes == 102 << 20
     assert report.timing.params_per_second == report.totals.params / 2.0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arrowquant_dist.metrics import ErrorSums
-from arrowquant_dist.reduce import LayerMetrics, Report
+from arrowquant_dist.reduce import LayerMetrics, ReportFigures
 
 GOLDEN = Path(__file__).parent / "golden_report.json"
 
@@ -17,8 +17,8 @@ def golden_values() -> dict[str, Any]:
     return values
 
 
-def golden_report() -> Report:
-    return Report.from_dict(golden_values())
+def golden_report() -> ReportFigures:
+    return ReportFigures.from_dict(golden_values())
 
 
 def layer_metrics(name: str, errors: ErrorSums | None) -> LayerMetrics:

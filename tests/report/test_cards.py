@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from arrowquant_dist.reduce import Report
+from arrowquant_dist.reduce import ReportFigures
 from arrowquant_dist.report.cards import BAD, FACT, GOOD, LOOK, OPEN, Card, cards
 from arrowquant_dist.report.layer_rows import LayerRow
 from tests.report.layer_samples import NORM, layer
 from tests.report.report_samples import golden_report
 
 
-def card(title: str, report: Report, rows: tuple[LayerRow, ...] | None = ()) -> Card:
+def card(title: str, report: ReportFigures, rows: tuple[LayerRow, ...] | None = ()) -> Card:
     return next(one for one in cards(report, (), rows) if one.title == title)
 
 
-def with_sqnr(overall: float) -> Report:
+def with_sqnr(overall: float) -> ReportFigures:
     report = golden_report()
     assert report.accuracy is not None
     return replace(report, accuracy=replace(report.accuracy, overall_sqnr_db=overall))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from arrowquant_dist.reduce import Report
+from arrowquant_dist.reduce import ReportFigures
 from arrowquant_dist.report.compare import Line, comparison, sections
 from arrowquant_dist.report.differences import differing_layers
 from arrowquant_dist.report.headings import headings
@@ -24,16 +24,16 @@ from tests.report.report_samples import golden_report
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
+def report() -> ReportFigures:
     return golden_report()
 
 
 @pytest.fixture(scope="module")
-def other(report: Report) -> Report:
+def other(report: ReportFigures) -> ReportFigures:
     return replace(report, accuracy=None, totals=replace(report.totals, parts_nbytes=100))
 
 
-def test_a_comparison_has_a_column_a_report(report: Report, other: Report) -> None:
+def test_a_comparison_has_a_column_a_report(report: ReportFigures, other: ReportFigures) -> None:
     table = comparison([Reported("out/int8", report), Reported("out/other", other)])
     rows = {row[0]: row[1:] for row in table.rows}
     assert table.headers == ("", "out/int8", "out/other")
@@ -43,7 +43,7 @@ def test_a_comparison_has_a_column_a_report(report: Report, other: Report) -> No
     assert {len(row) for row in table.rows} == {3}
 
 
-def test_a_comparison_is_drawn_in_every_form(report: Report, other: Report) -> None:
+def test_a_comparison_is_drawn_in_every_form(report: ReportFigures, other: ReportFigures) -> None:
     reports = [Reported("<b>int8", report), Reported("a|b", other)]
     page, markdown = comparison_page(reports), table_markdown(comparison(reports))
     assert "&lt;b&gt;int8" in page
@@ -59,7 +59,7 @@ def lines_of(datasets: list[Reported]) -> dict[str, Line]:
 
 
 def test_the_best_of_each_row_is_marked_and_nothing_where_all_look_equal(
-    report: Report, other: Report
+    report: ReportFigures, other: ReportFigures
 ) -> None:
     lines = lines_of([Reported("a", report), Reported("b", other), Reported("c", other)])
     assert lines["part files"].best == (False, True, True)
@@ -69,7 +69,7 @@ def test_the_best_of_each_row_is_marked_and_nothing_where_all_look_equal(
     assert not any(lines["stored as"].best)
 
 
-def test_method_and_groups_are_those_of_the_layers(report: Report) -> None:
+def test_method_and_groups_are_those_of_the_layers(report: ReportFigures) -> None:
     rows = (layer("a", method="mse"), layer("b", method="rtn", group_size=0), layer("c", method="mse"), NORM)
     defaulted = replace(report, config={"method": None})
     lines = lines_of([Reported("new", defaulted, layers=rows), Reported("old", defaulted)])
@@ -77,7 +77,7 @@ def test_method_and_groups_are_those_of_the_layers(report: Report) -> None:
     assert lines["scales of"].cells == ("groups of 128 (2), rows (1)", "–")
 
 
-def test_datasets_stand_in_their_order_under_what_tells_them_apart(report: Report) -> None:
+def test_datasets_stand_in_their_order_under_what_tells_them_apart(report: ReportFigures) -> None:
     names = ["s3://b/out/int8", "s3://b/out/int4", "s3://b/out/a/int4", "s3://b/out/int2", "s3://b/out/mixed"]
     page = comparison_page([Reported(name, report) for name in names])
     heads = re.findall(r'<th scope="col" title="(.*?)"><span class="letter">(.)</span> (.*?)</th>', page)
@@ -87,7 +87,7 @@ def test_datasets_stand_in_their_order_under_what_tells_them_apart(report: Repor
     assert {one.short for one in headings([Reported("x", report), Reported("x", report)])} == {"x"}
 
 
-def test_the_layers_that_differ_most_come_first(report: Report) -> None:
+def test_the_layers_that_differ_most_come_first(report: ReportFigures) -> None:
     names = [f"layer{i}" for i in range(30)]
     good = tuple(layer(name, 40.0) for name in names)
     bad = tuple(layer(name, 8.0 + i) for i, name in enumerate(names))
@@ -100,7 +100,7 @@ def test_the_layers_that_differ_most_come_first(report: Report) -> None:
     assert differing_layers([Reported("a", report, layers=good)] * 2) == ()
 
 
-def test_what_a_dataset_keeps_counts_for_its_error(report: Report) -> None:
+def test_what_a_dataset_keeps_counts_for_its_error(report: ReportFigures) -> None:
     """Two layers of one energy, 10 and 20 dB; who keeps the first has the noise of the second alone."""
 
     def noisy(name: str, sqnr_db: float) -> LayerRow:
@@ -116,7 +116,7 @@ def test_what_a_dataset_keeps_counts_for_its_error(report: Report) -> None:
     assert found[2:] == [None] * 4
 
 
-def test_a_hostile_layer_is_inert_among_those_that_differ(report: Report) -> None:
+def test_a_hostile_layer_is_inert_among_those_that_differ(report: ReportFigures) -> None:
     name = "</code><script>alert(1)</script>\u202e\x1b"
     page = comparison_page([Reported("a", report, layers=(layer(name, sqnr),)) for sqnr in (8.0, 20.0)])
     assert "<script>" not in page
@@ -131,7 +131,7 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize("out_type", [io.StringIO, Terminal])
 def test_no_name_acts_on_the_terminal(
-    report: Report, out_type: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+    report: ReportFigures, out_type: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     hostile = replace(report, source={"uri": "\x1b]0;owned\x07[bold]x[/]", "format": "torch"})
@@ -142,7 +142,7 @@ def test_no_name_acts_on_the_terminal(
     assert "\\x1b]0;owned\\x07[bold]x[/]" in out.getvalue()
 
 
-def test_a_pipe_gets_aligned_lines_without_escape_sequences(report: Report) -> None:
+def test_a_pipe_gets_aligned_lines_without_escape_sequences(report: ReportFigures) -> None:
     out = io.StringIO()
     print_report(out, report)
     lines = out.getvalue().splitlines()
@@ -154,7 +154,7 @@ def test_a_pipe_gets_aligned_lines_without_escape_sequences(report: Report) -> N
     )
 
 
-def test_a_pipe_gets_whole_lines(report: Report) -> None:
+def test_a_pipe_gets_whole_lines(report: ReportFigures) -> None:
     uri = "s3://bucket/" + "long-name/" * 30
     out = io.StringIO()
     print_report(out, replace(report, source={"uri": uri, "format": "torch"}))

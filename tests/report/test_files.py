@@ -17,7 +17,7 @@ import pytest
 
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
 from arrowquant_dist.metrics import ErrorSums
-from arrowquant_dist.reduce import LayerMetrics, Report
+from arrowquant_dist.reduce import LayerMetrics, ReportFigures
 from arrowquant_dist.reduce.figures import KeptLayer
 from arrowquant_dist.report.markdown import name as markdown_name
 from arrowquant_dist.report.markdown import report_markdown
@@ -62,12 +62,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
+def report() -> ReportFigures:
     return golden_report()
 
 
 @pytest.fixture(scope="module")
-def layers(report: Report) -> tuple[LayerMetrics, ...]:
+def layers(report: ReportFigures) -> tuple[LayerMetrics, ...]:
     """One lossy layer with the worst layer's name, one lossless, one without errors."""
     return (
         layer_metrics(report.worst_layers[0].layer_name, ErrorSums(64, 4.0, 3.0, 1.0, 0.5)),
@@ -77,11 +77,11 @@ def layers(report: Report) -> tuple[LayerMetrics, ...]:
 
 
 @pytest.fixture(scope="module")
-def page(report: Report) -> Page:
+def page(report: ReportFigures) -> Page:
     return Page(report_page(report))
 
 
-def test_a_target_gets_four_files(report: Report, layers: tuple[LayerMetrics, ...]) -> None:
+def test_a_target_gets_four_files(report: ReportFigures, layers: tuple[LayerMetrics, ...]) -> None:
     assert set(render(report, layers)) == {
         "report/report.json",
         "report/report.md",
@@ -90,11 +90,11 @@ def test_a_target_gets_four_files(report: Report, layers: tuple[LayerMetrics, ..
     }
 
 
-def test_version_2_reads_and_writes_what_it_always_did(report: Report) -> None:
+def test_version_2_reads_and_writes_what_it_always_did(report: ReportFigures) -> None:
     assert json.loads(report_json(report)) == golden_values()
 
 
-def test_the_schema_of_report_json_is_pinned(report: Report) -> None:
+def test_the_schema_of_report_json_is_pinned(report: ReportFigures) -> None:
     values = json.loads(report_json(report))
     assert list(values) == [
         "report_version",
@@ -170,7 +170,7 @@ def test_the_schema_of_report_json_is_pinned(report: Report) -> None:
     assert list(work["nodes"][0]) == list(work["workers"][0])
 
 
-def test_the_page_shows_a_hostile_name_and_does_not_run_it(report: Report, page: Page) -> None:
+def test_the_page_shows_a_hostile_name_and_does_not_run_it(report: ReportFigures, page: Page) -> None:
     hostile = report.worst_layers[0].layer_name
     assert hostile.startswith("<script>")
     assert printable(hostile) in page.text
@@ -179,7 +179,7 @@ def test_the_page_shows_a_hostile_name_and_does_not_run_it(report: Report, page:
 
 
 def test_the_page_of_a_run_has_its_own_script_and_data_and_nothing_else(
-    report: Report, layers: tuple[LayerMetrics, ...]
+    report: ReportFigures, layers: tuple[LayerMetrics, ...]
 ) -> None:
     hostile = layer_metrics("</script><script>alert(1)</script>\u202e", ErrorSums(64, 4.0, 3.0, 1.0, 0.5))
     page = render(report, (*layers, hostile))["report/report.html"].decode()
@@ -206,7 +206,7 @@ def test_the_page_suits_light_and_dark(page: Page) -> None:
 
 
 @pytest.mark.parametrize("form", [report_page, report_markdown])
-def test_every_report_says_that_cosine_is_not_accuracy(report: Report, form: Any) -> None:
+def test_every_report_says_that_cosine_is_not_accuracy(report: ReportFigures, form: Any) -> None:
     content = form(report)
     assert "Weight cosine is not accuracy" in content
     assert "0.72" in content
@@ -214,13 +214,13 @@ def test_every_report_says_that_cosine_is_not_accuracy(report: Report, form: Any
 
 
 @pytest.mark.parametrize("form", [report_page, report_markdown])
-def test_no_control_character_gets_into_a_report(report: Report, form: Any) -> None:
+def test_no_control_character_gets_into_a_report(report: ReportFigures, form: Any) -> None:
     assert "\x1b" in report.worst_layers[0].layer_name
     hostile = replace(report, source={"uri": "a\x1b[2J\x9b"}, notes=("b\x07",), config={"c\x08": ["\x1b"]})
     assert not CONTROLS.search(form(hostile))
 
 
-def test_markdown_tables_keep_their_columns(report: Report) -> None:
+def test_markdown_tables_keep_their_columns(report: ReportFigures) -> None:
     tables = re.findall(r"(?:^\|.*\|\n?)+", report_markdown(report), re.MULTILINE)
     assert len(tables) >= 7
     for table in tables:
@@ -242,7 +242,7 @@ def test_ordinary_names_stay_readable_in_markdown() -> None:
     )
 
 
-def test_notes_and_reasons_are_escaped_too(report: Report, page: Page) -> None:
+def test_notes_and_reasons_are_escaped_too(report: ReportFigures, page: Page) -> None:
     assert "<i>matched</i>" in page.text
     assert "<kept>" in page.text
     markdown = report_markdown(report)
@@ -251,7 +251,7 @@ def test_notes_and_reasons_are_escaped_too(report: Report, page: Page) -> None:
 
 
 @pytest.mark.parametrize("form", [report_page, report_markdown])
-def test_who_did_the_work_and_what_was_lost_is_in_every_report(report: Report, form: Any) -> None:
+def test_who_did_the_work_and_what_was_lost_is_in_every_report(report: ReportFigures, form: Any) -> None:
     content = re.sub(r"\\|&lt;|&gt;", "", form(report))
     for said in (
         "2 (inline) on 2 nodes, 75.0 % of their time useful, 5.0 % wasted (0.50 s)",
@@ -264,7 +264,7 @@ def test_who_did_the_work_and_what_was_lost_is_in_every_report(report: Report, f
     assert "rate while busy" in content
 
 
-def test_of_many_nodes_the_fastest_and_the_slowest_are_named(report: Report) -> None:
+def test_of_many_nodes_the_fastest_and_the_slowest_are_named(report: ReportFigures) -> None:
     assert report.work is not None
     nodes = tuple(replace(report.work.nodes[0], name=f"node-{i}") for i in range(300))
     markdown = report_markdown(replace(report, work=replace(report.work, nodes=nodes)))
@@ -274,7 +274,7 @@ def test_of_many_nodes_the_fastest_and_the_slowest_are_named(report: Report) -> 
     assert "`node-150`" not in markdown
 
 
-def test_a_thousand_kept_layers_are_counted_not_listed(report: Report) -> None:
+def test_a_thousand_kept_layers_are_counted_not_listed(report: ReportFigures) -> None:
     kept = tuple(KeptLayer(f"norm{i}", (8,), "float32", "fp16", 8 + i, "1-D") for i in range(1000))
     markdown = report_markdown(replace(report, kept_layers=kept))
     assert "`norm999`, `norm998`" in markdown
@@ -282,13 +282,13 @@ def test_a_thousand_kept_layers_are_counted_not_listed(report: Report) -> None:
     assert "`norm5`" not in markdown
 
 
-def test_a_run_that_quantized_nothing_renders(report: Report) -> None:
+def test_a_run_that_quantized_nothing_renders(report: ReportFigures) -> None:
     empty = replace(report, accuracy=None, worst_layers=(), distribution=())
     assert "nothing is quantized" in report_markdown(empty)
     Page(report_page(empty))
 
 
-def test_layers_parquet_has_a_row_a_layer(report: Report, layers: tuple[LayerMetrics, ...]) -> None:
+def test_layers_parquet_has_a_row_a_layer(report: ReportFigures, layers: tuple[LayerMetrics, ...]) -> None:
     table = pq.read_table(io.BytesIO(render(report, layers)["report/layers.parquet"]))
     rows = table.to_pylist()
     assert [row["layer_name"] for row in rows] == [layer.layer_name for layer in layers]
@@ -300,7 +300,7 @@ def test_layers_parquet_has_a_row_a_layer(report: Report, layers: tuple[LayerMet
     assert integers["cosine"] is None
 
 
-def test_a_report_is_loaded_from_its_target(report: Report, layers: tuple[LayerMetrics, ...]) -> None:
+def test_a_report_is_loaded_from_its_target(report: ReportFigures, layers: tuple[LayerMetrics, ...]) -> None:
     store = open_store("memory://report/target")
     for path, content in render(report, layers).items():
         store.write(path, content)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from arrowquant_dist.reduce.figures import Report
+from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.report import text
 from arrowquant_dist.report.pictures.svg import Picture, box, drawing, words
 
 _LEFT, _ROOM, _BAR, _GAP = 92.0, 196.0, 14.0, 12.0
 
 
-def size_by_layer_type(report: Report) -> Picture:
+def size_by_layer_type(report: ReportFigures) -> Picture:
     """Three bars a layer type: source, fp16, stored."""
     title = "Size by layer type"
     every = [

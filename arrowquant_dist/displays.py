@@ -1,0 +1,68 @@
+"""How objects show themselves: in a line, and as a table in a notebook.
+
+Names come from strangers: what is long is shortened, and what is no plain text is escaped. A table has no script, no
+address and no colours, so that it is as light or dark as the notebook.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from arrowquant_dist.errors import shortened
+
+REPR_CHARS = 400
+_VALUE_CHARS = 100
+_CELL = "text-align:left;padding:2px 12px 2px 0;overflow-wrap:anywhere"
+_TITLE = "text-align:left;font-weight:bold;padding:4px 0"
+
+
+class Displayed:
+    """Shows what `_summary` says."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _summary(self) -> Mapping[str, object]:
+        """{what: value}, the most telling first; plain values."""
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name}={_bounded(value)}" for name, value in self._summary().items())
+        return shortened(f"{type(self).__name__}({said})", REPR_CHARS)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name.replace("_", " "), value if isinstance(value, str) else _bounded(value))
+            for name, value in self._summary().items()
+        ]
+        return html_table(type(self).__name__, (), rows)
+
+
+def html_table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table by itself. headers: empty where the first cell of a row says what the second is."""
+    head = f"<tr>{''.join(_cell(text, 'th') for text in headers)}</tr>" if any(headers) else ""
+    body = "".join(f"<tr>{''.join(_cell(text) for text in row)}</tr>" for row in rows)
+    caption = f'<caption style="{_TITLE}">{_escaped(title)}</caption>'
+    return f'<table style="border-collapse:collapse;color:inherit">{caption}{head}{body}</table>'
+
+
+def _cell(text: str, tag: str = "td") -> str:
+    return f'<{tag} style="{_CELL}">{_escaped(text)}</{tag}>'
+
+
+def _escaped(text: str) -> str:
+    whole = shortened(str(text))
+    return escape(whole if whole.isprintable() else repr(whole))
+
+
+def _bounded(value: object) -> str:
+    """`value` as Python shows it; of long texts, lists and mappings the beginning and the end."""
+    return shortened(_SHOWN.repr(value), _VALUE_CHARS)
+
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = _VALUE_CHARS
+_SHOWN.maxlist = _SHOWN.maxtuple = _SHOWN.maxdict = 4
+_SHOWN.maxlevel = 3

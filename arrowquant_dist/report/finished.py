@@ -1,0 +1,110 @@
+"""What `quantize` returns: the report's figures with those of every layer, as people use them in Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arrowquant_dist.config import Storage
+from arrowquant_dist.config.checks import check_options
+from arrowquant_dist.displays import Displayed, html_table
+from arrowquant_dist.errors import InvalidConfig, MissingDependency, NotFound
+from arrowquant_dist.location import Location, location
+from arrowquant_dist.reduce.figures import ReportFigures
+from arrowquant_dist.report import view
+from arrowquant_dist.report.evaluation import Evaluation
+from arrowquant_dist.report.evaluations import load_evaluations
+from arrowquant_dist.report.layer_rows import load_layers, parsed_layers, parsed_rows
+from arrowquant_dist.report.render import load_report
+
+if TYPE_CHECKING:
+    import pandas
+
+_TELLING = ("source", "stored as", "params", "size", "compression", "weight cosine")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Report(Displayed, ReportFigures):
+    """What became of a checkpoint: what `ArrowQuantizer.quantize` returns, and `Report.load` reads back.
+
+    totals: sizes, and compression_vs_fp16 and compression_vs_source. accuracy: errors of the weights over quantized
+    layers (cosine, precision_loss, mse, sqnr_db: mean, min, max, std), None where nothing is quantized. layer_types,
+    quant_types, distribution, worst_layers, kept_layers: the same by type, by cosine, by layer. timing, work, run: how
+    it went. source, config, fingerprint, part_compression, notes: of what it was made, and how. `to_dict()`: all of
+    these as plain values, which is the target's report.json.
+
+    layers: the content of the target's layers.parquet; None where that is gone. evaluations: what `evaluate` measured
+    of the dataset before the report was loaded.
+
+    In a notebook it shows itself as tables.
+    """
+
+    layers: bytes | None = None
+    evaluations: tuple[Evaluation, ...] = ()
+
+    @classmethod
+    def of(
+        cls, figures: ReportFigures, layers: bytes | None, evaluations: tuple[Evaluation, ...] = ()
+    ) -> Report:
+        """`figures`, and what is known besides."""
+        values = {field.name: getattr(figures, field.name) for field in fields(ReportFigures)}
+        return cls(**values, layers=layers, evaluations=evaluations)
+
+    @classmethod
+    def load(cls, target: Location, storage_options: Mapping[str, Any] | None = None) -> Report:
+        """The report of the finished dataset at `target`, a folder or URL. storage_options: fsspec's.
+
+        Raises NotFound where there is none, InvalidCheckpoint where one of its files is damaged or not the one that the
+        manifest names.
+        """
+        uri, storage = (
+            location(target, "target"),
+            Storage(check_options("storage_options", storage_options or {})),
+        )
+        return cls.of(load_report(uri, storage), load_layers(uri, storage), load_evaluations(uri, storage))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row a layer, of the columns of layers.parquet: layer_name, layer_type, shape, quant_type, params,
+        stored_nbytes, cosine, sqnr_db and so on.
+
+        Raises MissingDependency where pandas is not installed, NotFound where layers.parquet was gone when the
+        report was read, InvalidCheckpoint where it is damaged.
+        """
+        try:
+            import pandas  # noqa: F401 - so that it is this error
+        except ImportError as error:
+            raise MissingDependency(
+                "to_pandas() needs pandas, which is no part of this: pip install pandas"
+            ) from error
+        return parsed_layers(self._layers()).to_pandas()
+
+    def save_html(self, path: str | os.PathLike[str]) -> None:
+        """Writes the report as one self-contained page to the file `path` of this machine, over what is there: the page
+        that `arrowquant report --html` makes.
+
+        Raises StorageError where it cannot be written, InvalidConfig where `path` is a URL, InvalidCheckpoint where
+        layers.parquet is damaged.
+        """
+        from arrowquant_dist.report.page import report_page, save_page
+
+        place = location(path, "path")
+        if "://" in place:
+            raise InvalidConfig("path: a file of this machine is written, not a URL")
+        layers = parsed_rows(self.layers) if self.layers is not None else None
+        save_page(Path(place), report_page(self, self.evaluations, layers))
+
+    def _layers(self) -> bytes:
+        if self.layers is None:
+            raise NotFound("the target had no report/layers.parquet any more when its report was read")
+        return self.layers
+
+    def _summary(self) -> Mapping[str, object]:
+        said = {what: value for what, value in view.essentials(self).rows}  # noqa: C416 - pairs, as its type does not say
+        return {name.replace(" ", "_"): said[name] for name in _TELLING if name in said}
+
+    def _repr_html_(self) -> str:
+        tables = (view.essentials(self), view.layer_types(self), view.worst_layers(self))
+        return "".join(html_table(table.title, table.headers, table.rows) for table in tables if table.rows)

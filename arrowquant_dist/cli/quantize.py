@@ -230,10 +230,12 @@ def _print_outcome(result: Outcome) -> None:
 
 
 def _show_outcome(result: Outcome, source: str, target: str) -> None:
-    """source, target: as they were given, to be given again."""
+    """source, target: as they were given, to be given again, but for what may be secret."""
     from arrowquant_dist.report.ending import ending
     from arrowquant_dist.report.terminal import print_command, print_notes, print_table
+    from arrowquant_dist.storage.uris import redact
 
+    source, target = redact(source), redact(target)
     print_table(sys.stdout, ending(_title(result, target), result.report, target))
     print_notes(sys.stdout, result.report.notes, _NOTE_LINES)
     print_command(sys.stdout, "all of the report", ["arrowquant", "report", target])

@@ -11,7 +11,7 @@ import typer
 from arrowquant_dist.cli.options import JsonOption, LogFormatOption, QuietOption
 from arrowquant_dist.cli.outcome import outcome, print_json
 from arrowquant_dist.cli.telling import LogFormat, Telling
-from arrowquant_dist.errors import StorageError, counted
+from arrowquant_dist.errors import counted
 
 if TYPE_CHECKING:
     from arrowquant_dist.config import Storage
@@ -175,7 +175,7 @@ def _as_json(datasets: list[Reported]) -> dict[str, Any]:
 
 
 def _write_page(file: Path, datasets: list[Reported]) -> None:
-    from arrowquant_dist.report.page import comparison_page, report_page
+    from arrowquant_dist.report.page import comparison_page, report_page, save_page
 
     one = datasets[0]
     page = (
@@ -183,13 +183,7 @@ def _write_page(file: Path, datasets: list[Reported]) -> None:
         if len(datasets) == 1
         else comparison_page(datasets)
     )
-    try:
-        file.write_text(page, encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise StorageError(
-            f"the page can't be written ({reason}); choose another file", uri=str(file)
-        ) from error
+    save_page(file, page)
 
 
 def _show(datasets: list[Reported]) -> None:

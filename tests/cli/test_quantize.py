@@ -59,6 +59,7 @@ class Driver:
     raises: BaseException | None = None
     already_finished: bool = False
     damaged: tuple[str, ...] | None = None
+    has_model: bool = False
     places: tuple[str, str] = ("", "")
     there: ShardsThere = field(default_factory=lambda: ShardsThere("empty", 0))
     config: QuantizationConfig = field(default_factory=QuantizationConfig)
@@ -79,7 +80,7 @@ class Driver:
         if self.raises is not None:
             raise self.raises
         report = ReportFigures.from_dict(json.loads(GOLDEN.read_text()))
-        return Outcome(report, self.already_finished, target, self.damaged)
+        return Outcome(report, self.already_finished, target, self.damaged, self.has_model)
 
     def preview(self, source: str, target: str, config: QuantizationConfig, run: RunConfig) -> Preview:
         self.places = source, target
@@ -173,6 +174,14 @@ def test_json_is_all_that_is_printed(driver: Driver) -> None:
     values = json.loads(result.stdout)
     assert (values["target"], values["already_finished"]) == ("out/b", False)
     assert values["report"] == json.loads(GOLDEN.read_text())
+
+
+def test_secrets_of_a_place_are_not_said_again(driver: Driver) -> None:
+    driver.has_model = True
+    result = run("s3://me:geheim@models/a", "s3://me:geheim@bucket/b?token=geheim")
+    assert result.exit_code == 0
+    assert "arrowquant evaluate s3://models/a s3://bucket/b --texts" in result.stdout
+    assert "geheim" not in result.output
 
 
 def test_a_finished_target_says_so_and_ends_with_0(driver: Driver) -> None:

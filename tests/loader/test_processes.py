@@ -69,9 +69,12 @@ def test_a_pickle_has_the_storage_options_and_nothing_shows_them(bucket: Bucket,
     again = _unpickled(loader)
     assert torch.equal(again["layer2"], loader["layer2"])
     secret = bucket.storage_options["secret"]
-    for shown in (repr(again), str(again), repr(again._settings)):
+    for shown in (repr(again), str(again), again._repr_html_(), repr(again._settings)):
         assert secret not in shown
-    assert repr(again) == f"WeightLoader('{bucket.uri}/w.parquet', {LAYERS} layers)"
+    assert repr(again) == (
+        f"WeightLoader(uri='{bucket.uri}/w.parquet', layers={LAYERS}, memory_budget='2 GiB', "
+        "gives=\"the source's dtypes\", verify=True)"
+    )
 
 
 FORKED = """

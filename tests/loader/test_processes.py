@@ -73,7 +73,7 @@ def test_a_pickle_has_the_storage_options_and_nothing_shows_them(bucket: Bucket,
         assert secret not in shown
     assert repr(again) == (
         f"WeightLoader(uri='{bucket.uri}/w.parquet', layers={LAYERS}, memory_budget='2 GiB', "
-        "gives=\"the source's dtypes\", verify=True)"
+        'gives="the source\'s dtypes", verify=True)'
     )
 
 

@@ -65,7 +65,7 @@ def peak_nbytes(source: Path, target: Path, config: str) -> int:
     """Resident set of a process that quantizes `source`, as the kernel counted it."""
     file = target.with_suffix(".yaml")
     file.write_text(config)
-    done = run("quantize", source, target, "--config", file, "--json", before=TELL_PEAK)
+    done = run("quantize", source, target, "--config", file, "--json", "--quiet", before=TELL_PEAK)
     assert done.returncode == 0, done.stderr
     reported = json.loads(done.stdout)["report"]["timing"]["peak_memory_nbytes"]
     measured = int(done.stderr) * 1024

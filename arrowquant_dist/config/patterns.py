@@ -66,6 +66,11 @@ def only_name(pattern: str) -> str | None:
     return name if name and exactly(name) == pattern else None
 
 
+def without_numbers(name: str) -> str:
+    """Equal for names that differ in their numbers alone."""
+    return re.sub(r"\d+", "0", name)
+
+
 def nearest_names(pattern: str, names: Iterable[str], count: int = 3) -> list[str]:
     """Up to `count` names that look most like `pattern`, best first.
 
@@ -74,7 +79,7 @@ def nearest_names(pattern: str, names: Iterable[str], count: int = 3) -> list[st
     """
     kinds: dict[str, str] = {}
     for name in names:
-        kinds.setdefault(re.sub(r"\d+", "0", name), name)
+        kinds.setdefault(without_numbers(name), name)
     wanted = [part for part in re.split(r"[^0-9A-Za-z_]+", pattern) if part]
     scored = [(_likeness(wanted, kind), name) for kind, name in islice(kinds.items(), _MAX_CANDIDATES)]
     ranked = sorted(scored, key=lambda pair: -pair[0])  # stable: the earlier name of two alike

@@ -98,7 +98,7 @@ class RunConfig:
         check_whole("max_expansion", self.max_expansion, 1, MAX_EXPANSION)
         with within("transfer"):
             object.__setattr__(self, "transfer", Transfer.of(self.transfer))
-        for name in _OPTIONS:
+        for name in STORAGE_OPTIONS:
             object.__setattr__(self, name, check_options(name, getattr(self, name)))
 
     @property
@@ -135,7 +135,7 @@ class RunConfig:
         object.__setattr__(self, name, checked_size(name, getattr(self, name), lowest, highest))
 
 
-_OPTIONS = ("storage_options", "source_storage_options", "target_storage_options")
+STORAGE_OPTIONS = ("storage_options", "source_storage_options", "target_storage_options")
 _NAMES = tuple(f.name for f in fields(RunConfig))
 
 

@@ -6,9 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from arrowquant_dist.config.quantization import QuantizationConfig
-from arrowquant_dist.config.run import RunConfig
-
-_SECRET = ("storage_options", "source_storage_options", "target_storage_options")
+from arrowquant_dist.config.run import STORAGE_OPTIONS, RunConfig
 
 
 def settled(config: QuantizationConfig, run: RunConfig) -> dict[str, Any]:
@@ -17,5 +15,5 @@ def settled(config: QuantizationConfig, run: RunConfig) -> dict[str, Any]:
     values = config.to_dict()
     if "quant_type" in values and values["method"] is None and values["quant_type"] != "none":
         values["method"] = config.spec().method
-    of_run = {name: value for name, value in asdict(run).items() if name not in _SECRET}
+    of_run = {name: value for name, value in asdict(run).items() if name not in STORAGE_OPTIONS}
     return {**{name: value for name, value in values.items() if value is not None}, "run": of_run}

@@ -52,7 +52,12 @@ class LayerMetrics:
 
     @property
     def is_quantized(self) -> bool:
-        return not BITS.keys().isdisjoint(self.quant_type.split("+"))
+        return stores_codes(self.quant_type)
+
+
+def stores_codes(quant_type: str) -> bool:
+    """Whether a layer has codes, in any of its row blocks. quant_type: of the blocks, as LayerMetrics has it."""
+    return not BITS.keys().isdisjoint(quant_type.split("+"))
 
 
 def combine_layers(receipts: Sequence[Receipt], plan: Plan) -> tuple[LayerMetrics, ...]:

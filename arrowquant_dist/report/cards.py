@@ -48,7 +48,7 @@ def cards(
 
 def _size(report: ReportFigures) -> Card:
     totals = report.totals
-    bits = f"{8 * totals.parts_nbytes / totals.params:.2f} bits a value, " if totals.params else ""
+    bits = f"{text.bits(totals.parts_nbytes, totals.params)} a value, " if totals.params else ""
     smaller = totals.compression_vs_source
     times = (
         f"{text.times(smaller)} smaller than the source, {text.times(totals.compression_vs_fp16)} than fp16"

@@ -129,19 +129,18 @@ def chosen(contents: Contents, only: tuple[str, ...], sort: str, limit: int | No
     """
     if not only and sort == "source" and limit is None:
         return contents
+    names = [layer.layer_name for layer in contents.layers]
+    matched: set[str] = set() if only else {*names}
     for pattern in only:
         check_pattern("filter", pattern)
-        names = [layer.layer_name for layer in contents.layers]
-        if not any(map(matcher(pattern), names)):
+        found = {*filter(matcher(pattern), names)}
+        matched |= found
+        if not found:
             near = ", ".join(nearest_names(pattern, names))
             raise invalid(
                 "filter", f"{pattern!r} matches no layer" + (f"; the nearest are {near}" if near else "")
             )
-    layers = [
-        layer
-        for layer in contents.layers
-        if not only or any(matcher(each)(layer.layer_name) for each in only)
-    ]
+    layers = [layer for layer in contents.layers if layer.layer_name in matched]
     if sort == "name":
         layers.sort(key=lambda layer: layer.layer_name)
     elif sort != "source":

@@ -16,9 +16,8 @@ from arrowquant_dist.location import Location, location
 from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.report import view
 from arrowquant_dist.report.evaluation import Evaluation
-from arrowquant_dist.report.evaluations import load_evaluations
 from arrowquant_dist.report.layer_rows import load_layers, parsed_layers, parsed_rows
-from arrowquant_dist.report.render import load_report
+from arrowquant_dist.report.load import load_figures
 
 if TYPE_CHECKING:
     import pandas
@@ -64,7 +63,8 @@ class Report(Displayed, ReportFigures):
             location(target, "target"),
             Storage(check_options("storage_options", storage_options or {})),
         )
-        return cls.of(load_report(uri, storage), load_layers(uri, storage), load_evaluations(uri, storage))
+        found = load_figures(uri, storage)
+        return cls.of(found.report, load_layers(uri, storage), found.evaluations)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row a layer, of the columns of layers.parquet: layer_name, layer_type, shape, quant_type, params,

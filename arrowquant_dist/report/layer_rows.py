@@ -6,25 +6,23 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from arrowquant_dist.config import BITS, DEFAULT_STORAGE, SOURCE, Storage
+from arrowquant_dist.config import DEFAULT_STORAGE, SOURCE, Storage
 from arrowquant_dist.errors import InvalidCheckpoint, NotFound
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.reduce.figures import is_measured
-from arrowquant_dist.reduce.layers import LayerMetrics
+from arrowquant_dist.reduce.layers import LayerMetrics, stores_codes
 from arrowquant_dist.reduce.ratios import finite
 from arrowquant_dist.report.layers import LAYERS_SCHEMA
-from arrowquant_dist.storage.base import Store
+from arrowquant_dist.report.named_file import WRITE_AGAIN, named_file, read_named
 from arrowquant_dist.storage.open import open_store
-from arrowquant_dist.target.manifest import Manifest, StoredFile
+from arrowquant_dist.target.manifest import Manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 LAYERS_PATH = "report/layers.parquet"
-_AGAIN = "write it again with `quantize --overwrite`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ class LayerRow:
 
     @property
     def is_quantized(self) -> bool:
-        return not BITS.keys().isdisjoint(self.quant_type.split("+"))
+        return stores_codes(self.quant_type)
 
     @property
     def keeps_codes(self) -> bool:
@@ -122,21 +120,13 @@ def load_layers(uri: Location, storage: Storage = DEFAULT_STORAGE) -> bytes | No
     the manifest names."""
     store = open_store(location(uri, "uri"), storage)
     try:
-        named = {PurePosixPath(file.path).name: file for file in Manifest.read(store).report}
+        said = named_file(Manifest.read(store), LAYERS_PATH)
     except NotFound:
-        named = {}
-    said = named.get(PurePosixPath(LAYERS_PATH).name)
-    return _read(store, said.path if said is not None else LAYERS_PATH, said)
-
-
-def _read(store: Store, path: str, said: StoredFile | None) -> bytes | None:
+        said = None
     try:
-        content = store.read(path)
+        return read_named(store, said.path if said is not None else LAYERS_PATH, said, "layers")
     except NotFound:
         return None
-    if said is not None and StoredFile.of(path, content) != said:
-        raise InvalidCheckpoint(f"not the layers that the manifest names; {_AGAIN}", uri=store.url(path))
-    return content
 
 
 def parsed_rows(content: bytes) -> tuple[LayerRow, ...]:
@@ -155,7 +145,7 @@ def parsed_layers(content: bytes, names: Sequence[str] = tuple(LAYERS_SCHEMA.nam
         table = pq.read_table(io.BytesIO(content), columns=list(names))
         return table.select(names).cast(pa.schema([LAYERS_SCHEMA.field(name) for name in names]))
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        message = f"the layers are damaged ({type(error).__name__}: {str(error)[:200]}); {_AGAIN}"
+        message = f"the layers are damaged ({type(error).__name__}: {str(error)[:200]}); {WRITE_AGAIN}"
         raise InvalidCheckpoint(message) from error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage, check_storage
 from arrowquant_dist.dataset.bare_folder import is_data, refuse_export, why_no_dataset
@@ -15,6 +14,7 @@ from arrowquant_dist.reduce.layers import LayerMetrics
 from arrowquant_dist.report.layer_rows import LAYERS_PATH, measured_rows
 from arrowquant_dist.report.layers import layers_parquet
 from arrowquant_dist.report.markdown import report_markdown
+from arrowquant_dist.report.named_file import WRITE_AGAIN, named_file, read_named
 from arrowquant_dist.report.page import report_page
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
@@ -24,7 +24,6 @@ from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, StoredFile
 
 REPORT_PATH = "report/report.json"
 REPORT_PATHS = (REPORT_PATH, "report/report.md", "report/report.html", LAYERS_PATH)
-_REWRITE = "write it again with `quantize --overwrite`"
 
 
 def render(report: ReportFigures, layers: Sequence[LayerMetrics], run: str = "") -> dict[str, bytes]:
@@ -86,19 +85,16 @@ def _report_without_manifest(store: Store) -> ReportFigures:
 
 def read_report(store: Store, manifest: Manifest) -> ReportFigures:
     """As `load_report`, of the dataset at `store` that has this manifest."""
-    named = {PurePosixPath(file.path).name: file for file in manifest.report}
-    said = named.get(PurePosixPath(REPORT_PATH).name)
+    said = named_file(manifest, REPORT_PATH)
     return _read(store, REPORT_PATH) if said is None else _read(store, said.path, said)
 
 
 def _read(store: Store, path: str, said: StoredFile | None = None) -> ReportFigures:
     """said: what the manifest says of it."""
     try:
-        content = store.read(path)
+        content = read_named(store, path, said, "report")
     except NotFound as error:
         raise _no_report(store.url(path)) from error
-    if said is not None and StoredFile.of(path, content) != said:
-        raise InvalidCheckpoint(f"not the report that the manifest names; {_REWRITE}", uri=store.url(path))
     try:
         return _parsed(content)
     except InvalidCheckpoint as error:
@@ -117,7 +113,7 @@ def _parsed(content: bytes) -> ReportFigures:
     try:
         values = parse_json(content)
     except ValueError as error:
-        raise InvalidCheckpoint(f"the report is damaged ({error}); {_REWRITE}") from error
+        raise InvalidCheckpoint(f"the report is damaged ({error}); {WRITE_AGAIN}") from error
     if not isinstance(values, dict):
-        raise InvalidCheckpoint(f"JSON, but not a report; {_REWRITE}")
+        raise InvalidCheckpoint(f"JSON, but not a report; {WRITE_AGAIN}")
     return ReportFigures.from_dict(values)

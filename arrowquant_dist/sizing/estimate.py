@@ -7,13 +7,13 @@ what the others of their kind do.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import QuantSpec, RunConfig
+from arrowquant_dist.config.patterns import without_numbers
 from arrowquant_dist.format.compression import ZstdFrames
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.plan import Plan, RowBlock, Shard, StoredSizes, expected_nbytes
@@ -63,7 +63,7 @@ def _kinds(layers: Layers) -> list[list[tuple[RowBlock, ...]]]:
         first = blocks[0]
         alike = (first.spec, first.layer.shape, first.layer.dtype, type(first.layer.encoding), len(blocks))
         by_shape.setdefault(alike, []).append(blocks)
-        by_name.setdefault((re.sub(r"\d+", "*", first.layer.name), *alike), []).append(blocks)
+        by_name.setdefault((without_numbers(first.layer.name), *alike), []).append(blocks)
     return [*(by_name if len(by_name) <= _KINDS else by_shape).values()]
 
 

@@ -21,6 +21,8 @@ from arrowquant_dist.export_names import RECORD_PATH
 from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.plan import plan_from_table
+from arrowquant_dist.progress.callers import told_to
+from arrowquant_dist.progress.runs import shown_bytes
 from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.target.exports import UNFINISHED, listed_files, marked
@@ -73,7 +75,7 @@ class VerifyReport:
 
 
 def verify(
-    uri: Location, storage: Storage = DEFAULT_STORAGE, on_progress: OnBytes | None = None
+    uri: Location, storage: Storage = DEFAULT_STORAGE, *, progress: OnBytes | bool | None = True
 ) -> VerifyReport:
     """Reads every byte of a dataset, three times where it is a target, and lists what is wrong.
 
@@ -81,11 +83,18 @@ def verify(
     checksums by its byte ranges, and again as Parquet has it; that every layer is covered once; that nothing
     else lies among the parts. Of an export as V1: its rows, and each file against its record. Of bare files: their
     rows; and of a folder, that nothing says whether it is complete. Memory: a few times the largest block for each of 4
-    threads. Raises NotFound where no dataset is.
+    threads. progress: True: drawn in a terminal or a notebook, and nowhere else; False: not at all; a function: called
+    with the bytes done and those in all, by several threads.
+
+    Raises NotFound where no dataset is.
     """
     check_storage(storage)
     store = open_store(location(uri, "uri"), storage)
-    findings = _Findings(store, on_progress)
+    with told_to(progress, shown_bytes, "verify") as told:
+        return _verify(store, _Findings(store, told))
+
+
+def _verify(store: Store, findings: _Findings) -> VerifyReport:
     if store.has_file(MANIFEST_PATH):
         _check_target(store, findings)
     else:

@@ -10,7 +10,9 @@ import struct
 import sys
 import termios
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -42,21 +44,38 @@ class Shown:
 
 def on_terminal(columns: int, *arguments: object, patch: pytest.MonkeyPatch) -> Shown:
     """Runs `arrowquant ARGUMENTS` with stdout and stderr on a terminal of `columns` × 24."""
+    with terminal(columns, patch) as screen, pytest.raises(SystemExit) as end:
+        app(args=list(map(str, arguments)), prog_name="arrowquant")
+    return Shown(int(end.value.code or 0), screen.drawn)
+
+
+@contextmanager
+def terminal(columns: int, patch: pytest.MonkeyPatch) -> Iterator[Screen]:
+    """stdout and stderr are a terminal of `columns` × 24 inside; what it has shown is there afterwards."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    pieces: list[bytes] = []
-    reader = threading.Thread(target=_read_all, args=(ours, pieces))
+    screen = Screen()
+    reader = threading.Thread(target=_read_all, args=(ours, screen.pieces))
     reader.start()
-    with patch.context() as inside, os.fdopen(its, "w", encoding="utf-8") as terminal:
+    with patch.context() as inside, os.fdopen(its, "w", encoding="utf-8") as shown:
         inside.delenv("COLUMNS", raising=False)
         inside.setenv("TERM", "xterm-256color")
-        inside.setattr(sys, "stdout", terminal)
-        inside.setattr(sys, "stderr", terminal)
-        with pytest.raises(SystemExit) as end:
-            app(args=list(map(str, arguments)), prog_name="arrowquant")
+        inside.setattr(sys, "stdout", shown)
+        inside.setattr(sys, "stderr", shown)
+        yield screen
     reader.join()
     os.close(ours)
-    return Shown(int(end.value.code or 0), _ESCAPES.sub("", b"".join(pieces).decode()))
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a terminal shows."""
+
+    pieces: list[bytes] = field(default_factory=list)
+
+    @property
+    def drawn(self) -> str:
+        return _ESCAPES.sub("", b"".join(self.pieces).decode())
 
 
 def _read_all(descriptor: int, pieces: list[bytes]) -> None:

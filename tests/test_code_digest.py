@@ -54,6 +54,8 @@ CHANGES_NO_BYTES = (
     "engine",  # who runs the workers: an export's story is imported with its worker
     "sizing",  # chooses a config, which plans and calibrations have in their fingerprints
     "reduce",  # reports
+    "progress",  # draws how far it is
+    "report",  # words of that
 )
 
 

@@ -84,7 +84,7 @@ def test_targets_behind_fsspec_are_verified_too() -> None:
 
 def test_progress_ends_at_all_bytes(target: Path) -> None:
     seen: list[tuple[int, int]] = []
-    verify(str(target), on_progress=lambda done, of: seen.append((done, of)))
+    verify(str(target), progress=lambda done, of: seen.append((done, of)))
     assert max(seen) == (seen[0][1], seen[0][1])
 
 

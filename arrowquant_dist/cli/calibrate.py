@@ -111,9 +111,9 @@ def _calibrate(
     limit = parse_size(memory_budget, "memory-budget")
     found = read_texts(texts, column, run.source_storage)
     with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
-        from arrowquant_dist.cli.steps import shown_steps
+        from arrowquant_dist.progress.steps import shown_steps
 
-        with shown_steps(sys.stderr, "calibrate", telling) as show:
+        with shown_steps(sys.stderr, "calibrate", telling.form(sys.stderr)) as show:
             return run_calibration(model, out, found, quantization, limit, run, show)
 
 

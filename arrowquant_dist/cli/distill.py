@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,15 +18,13 @@ from arrowquant_dist.cli.options import (
     QuietOption,
 )
 from arrowquant_dist.cli.outcome import outcome, print_json
-from arrowquant_dist.cli.telling import LogFormat, Telling, json_line
+from arrowquant_dist.cli.telling import LogFormat, Telling
 from arrowquant_dist.errors import counted
 
 if TYPE_CHECKING:
     from arrowquant_dist.distillation import Distilled
-    from arrowquant_dist.distillation.training import OnStep, TrainingProgress
 
 _MEMORY_NBYTES = 2 << 30  # for reading, and for the original's outputs
-_INTERVAL_SECONDS = 10.0
 
 
 def distill(
@@ -83,37 +79,15 @@ def distill(
         run = run.replace(workers=workers, address=address, overwrite=overwrite or None)
         settings = DistillSettings.with_given(steps=steps, minutes=minutes, seed=seed)
         found = read_texts(texts, column, run.source_storage)
-        told = None if quiet else _lines(sys.stderr, telling)
         with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
-            made = run_distillation(model, target, out, found, settings, _MEMORY_NBYTES, run, told)
+            from arrowquant_dist.progress.training import shown_training
+
+            with shown_training(sys.stderr, "distill", telling.form(sys.stderr)) as show:
+                made = run_distillation(model, target, out, found, settings, _MEMORY_NBYTES, run, show)
         if as_json:
             print_json(made.to_dict())
             return
         _print(made)
-
-
-def _lines(out: TextIO, telling: Telling, clock: Callable[[], float] = time.monotonic) -> OnStep:
-    """A line at each look at the held-back texts, and every ten seconds."""
-    last = clock()
-
-    def tell(progress: TrainingProgress, loss: float) -> None:
-        nonlocal last
-        if clock() - last < _INTERVAL_SECONDS and not progress.is_done:
-            return
-        last = clock()
-        held_back = progress.losses[max(progress.losses)]
-        line = f"distill: step {progress.step} of {progress.steps}, loss {loss:.4f}, of held-back texts {held_back:.4f}"
-        if telling.form(out) == "json":
-            from arrowquant_dist.reduce.ratios import finite
-
-            values = {"command": "distill", "step": progress.step, "steps": progress.steps}
-            line = json_line(
-                "progress", {**values, "loss": finite(loss), "held_back_loss": finite(held_back)}
-            )
-        out.write(f"{line}\n")
-        out.flush()
-
-    return tell
 
 
 def _print(made: Distilled) -> None:

@@ -71,7 +71,7 @@ def _evaluate(
     found = read_texts(texts, column, run.source_storage)
     storages = (run.source_storage, run.target_storage)
     with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
-        from arrowquant_dist.cli.steps import shown_steps
+        from arrowquant_dist.progress.steps import shown_steps
 
-        with shown_steps(sys.stderr, "evaluate", telling) as show:
+        with shown_steps(sys.stderr, "evaluate", telling.form(sys.stderr)) as show:
             return run_evaluation(model, target, found, storages, _MEMORY_NBYTES, show)

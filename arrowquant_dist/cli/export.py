@@ -111,10 +111,10 @@ def _run(target: str, out: str, options: ExportOptions, run: RunConfig, telling:
 
     told = nullcontext() if telling.quiet else shown_shards(sys.stderr)
     with told, redirect_stdout(sys.stderr):  # of Ray's nodes; stdout is for the result alone
-        from arrowquant_dist.cli.progress import shown_progress
+        from arrowquant_dist.progress.runs import shown_progress
 
-        with shown_progress(sys.stderr, "export", telling) as show:
-            return export_dataset(target, out, options, run, show)
+        with shown_progress(sys.stderr, "export", telling.form(sys.stderr)) as show:
+            return export_dataset(target, out, options, run, progress=show)
 
 
 def _show_outcome(result: Exported, *, as_json: bool) -> None:

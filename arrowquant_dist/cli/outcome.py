@@ -11,8 +11,9 @@ from typing import Any
 import typer
 
 from arrowquant_dist.cli.streams import say
-from arrowquant_dist.cli.telling import PLAIN, LogFormat, Telling, json_line
+from arrowquant_dist.cli.telling import PLAIN, LogFormat, Telling
 from arrowquant_dist.errors import ArrowQuantError, Interrupted
+from arrowquant_dist.progress.forms import json_line
 
 STOPPED = "interrupted"
 JSON_VERSION = (

@@ -198,9 +198,9 @@ def _by_texts(
     from arrowquant_dist.evaluation import choose_by_texts
 
     with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
-        from arrowquant_dist.cli.steps import shown_steps
+        from arrowquant_dist.progress.steps import shown_steps
 
-        with shown_steps(sys.stderr, "quantize", telling) as show:
+        with shown_steps(sys.stderr, "quantize", telling.form(sys.stderr)) as show:
             return choose_by_texts(source, config, run, target, show)
 
 
@@ -216,9 +216,9 @@ def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, t
     # Ray prints on stdout what its nodes complain of; stdout is for the report alone.
     told = nullcontext() if telling.quiet else shown_shards(sys.stderr)
     with told, redirect_stdout(sys.stderr):
-        from arrowquant_dist.cli.progress import shown_progress
+        from arrowquant_dist.progress.runs import shown_progress
 
-        with shown_progress(sys.stderr, "quantize", telling) as show:
+        with shown_progress(sys.stderr, "quantize", telling.form(sys.stderr)) as show:
             return driver.quantize(source, target, config, run, show)
 
 

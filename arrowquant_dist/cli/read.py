@@ -137,11 +137,11 @@ def _storage(config: str | None) -> Storage:
 
 
 def _verify(target: str, storage: Storage, telling: Telling) -> VerifyReport:
-    from arrowquant_dist.cli.progress import Bytes, shown_progress
+    from arrowquant_dist.progress.runs import shown_bytes
     from arrowquant_dist.verify import verify as verify_dataset
 
-    with shown_progress(sys.stderr, "verify", telling) as show:
-        return verify_dataset(target, storage, lambda done, total: show(Bytes(done, total)))
+    with shown_bytes(sys.stderr, "verify", telling.form(sys.stderr)) as show:
+        return verify_dataset(target, storage, progress=show)
 
 
 def _show_findings(found: VerifyReport) -> None:

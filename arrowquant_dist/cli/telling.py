@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, TextIO
+from typing import TextIO
 
-TellingForm = Literal["bar", "lines", "json", "none"]
+from arrowquant_dist.progress.forms import TellingForm
 
 
 class LogFormat(StrEnum):
@@ -34,8 +32,3 @@ class Telling:
 
 
 PLAIN = Telling()
-
-
-def json_line(event: str, values: Mapping[str, Any]) -> str:
-    """ASCII only: no name in it reaches a terminal raw."""
-    return json.dumps({"event": event, **values}, allow_nan=False, separators=(",", ":"))

@@ -24,6 +24,8 @@ from arrowquant_dist.export.worker import ExportContext
 from arrowquant_dist.folder.components import TOP, named_components
 from arrowquant_dist.folder.listing import open_folder
 from arrowquant_dist.location import Location, location
+from arrowquant_dist.progress.callers import told_to
+from arrowquant_dist.progress.runs import shown_progress
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import compared_place, is_ambiguous, is_local, redact
 from arrowquant_dist.target.manifest import MANIFEST_PATH, hash_of
@@ -56,14 +58,22 @@ def export_dataset(
     out: Location,
     options: ExportOptions,
     run: RunConfig | None = None,
-    on_progress: OnProgress | None = None,
+    *,
+    progress: OnProgress | bool | None = True,
 ) -> Exported:
     """Writes the dataset at `target` to the folder `out`; the same call again resumes or is done.
+
+    progress: True: drawn in a terminal or a notebook, and nowhere else; False: not at all; a function: called with
+    driver.Progress (bytes and layers done and in all, workers) from any thread, one call at a time.
 
     Raises an ArrowQuantError: bad input, and layers that the format cannot hold, before the first byte is written; or
     what stopped the export, and then what is whole is kept, and nothing makes a model of it.
     """
-    work = plan_export(target, out, options, RunConfig() if run is None else run)
+    with told_to(progress, shown_progress, "export") as told:
+        return _export(plan_export(target, out, options, RunConfig() if run is None else run), options, told)
+
+
+def _export(work: PlannedExport, options: ExportOptions, told: OnProgress | None) -> Exported:
     found = work.place.look()
     if options.overwrite:
         work.place.clear(work.output, found)
@@ -72,7 +82,7 @@ def export_dataset(
     else:
         work.place.refuse_others(work.output, found)
     files = work.output.weights
-    facts = work.engine.run(work.context, files, counting_events(files, files, on_progress))
+    facts = work.engine.run(work.context, files, counting_events(files, files, told))
     record = work.place.finish(work.output, facts.notices.values())
     return Exported(work.place.store.uri, record, already_finished=False)
 

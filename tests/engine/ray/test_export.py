@@ -43,7 +43,7 @@ def test_a_worker_killed_in_the_midst_of_a_file_leaves_every_file_once_and_equal
     monkeypatch.setattr("arrowquant_dist.export.run.choose_engine", lambda *_: engine)
     hold_at(str(out), 2)
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(export_dataset, dataset, out, OPTIONS, RunConfig(), events.append)
+        running = pool.submit(export_dataset, dataset, out, OPTIONS, RunConfig(), progress=events.append)
         try:
             until(lambda: len({*held(str(out))}) == 2 or running.done())
             killed = held(str(out))[0]

@@ -8,16 +8,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from arrowquant_dist.cli.progress import (
-    Bytes,
-    JsonLines,
-    ProgressLines,
-    RecentRate,
-    said_within,
-    shown_progress,
-)
-from arrowquant_dist.cli.telling import Telling
 from arrowquant_dist.driver import Progress
+from arrowquant_dist.progress.lines import JsonLines, ProgressLines
+from arrowquant_dist.progress.rate import Bytes, RecentRate
+from arrowquant_dist.progress.runs import shown_progress
+from arrowquant_dist.progress.words import said_within
 
 GB = 1_000_000_000
 
@@ -139,7 +134,7 @@ def test_logs_for_machines_are_a_document_a_line_at_the_same_moments() -> None:
 
 def test_whoever_wants_quiet_hears_nothing() -> None:
     out = io.StringIO()
-    with shown_progress(out, "quantize", Telling(quiet=True)) as show:
+    with shown_progress(out, "quantize", "none") as show:
         show(Bytes(1, 2))
     assert out.getvalue() == ""
 
@@ -194,7 +189,7 @@ def test_a_failed_run_does_not_claim_a_last_line() -> None:
     out = io.StringIO()
 
     def fail() -> None:
-        with shown_progress(out, "quantize") as show:
+        with shown_progress(out, "quantize", "lines") as show:
             show(Bytes(1, 2))
             raise ZeroDivisionError
 
@@ -228,7 +223,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
-    with shown_progress(out, "quantize") as show:
+    with shown_progress(out, "quantize", "bar") as show:
         show(Progress(0, 2_000_000, 0, 9, 3, compiling="int2 by mse"))
         show(Progress(0, 2_000_000, 0, 9, 3))
         show(Progress(2_000_000, 2_000_000, 9, 9, 3))

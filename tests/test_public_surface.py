@@ -15,15 +15,15 @@ from arrowquant_dist import QuantizationConfig, RunConfig
 from arrowquant_dist.cli import app
 from arrowquant_dist.config import load_config
 from tests.conftest import CHECKOUT
+from tests.guides import TEXTS, section
 
-README = (CHECKOUT / "README.md").read_text()
+README = TEXTS["README.md"]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
-def block(heading: str, language: str = "") -> str:
-    """The first code block under a heading of the README."""
-    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    found = re.search(rf"^```{language}\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+def block(guide: str, heading: str, language: str = "") -> str:
+    """The first code block under a heading of a guide."""
+    found = re.search(rf"^```{language}\n(.*?)^```", section(guide, heading), re.DOTALL | re.MULTILINE)
     assert found is not None
     return found[1]
 
@@ -51,7 +51,7 @@ def test_importing_the_package_imports_nothing_else() -> None:
 
 
 def test_the_readme_lists_the_commands_and_their_options() -> None:
-    usage = block("Command line")
+    usage = block("README.md", "Command line")
     assert set(re.findall(r"^arrowquant (\w+)", usage, re.MULTILINE)) == set(COMMANDS)
     listed = usage.split("arrowquant inspect", 1)[0]
     assert set(re.findall(r"--[a-z-]+", listed)) == {
@@ -62,16 +62,19 @@ def test_the_readme_lists_the_commands_and_their_options() -> None:
     }
 
 
-def test_the_config_of_the_readme_is_one() -> None:
-    values = yaml.safe_load(block("Config", "yaml"))
-    run = values.pop("run")
+@pytest.mark.parametrize(
+    ("guide", "heading"), [("README.md", "Choose bits"), ("configs/README.md", "A config")]
+)
+def test_the_config_of_a_guide_is_one(guide: str, heading: str) -> None:
+    values = yaml.safe_load(block(guide, heading, "yaml"))
+    run = values.pop("run", {})
     assert isinstance(QuantizationConfig.from_dict(values), QuantizationConfig)
     assert isinstance(RunConfig.from_dict(run), RunConfig)
 
 
-def test_the_readme_names_the_configs_that_there_are() -> None:
-    named = set(re.findall(r"`([\w-]+\.yaml)`", README))
-    there = {path.name for path in (CHECKOUT / "configs").iterdir()}
+def test_the_guide_to_bits_names_the_configs_that_there_are() -> None:
+    named = set(re.findall(r"`([\w-]+\.yaml)`", TEXTS["configs/README.md"]))
+    there = {path.name for path in (CHECKOUT / "configs").glob("*.yaml")}
     assert named == there
     for name in there:
         load_config(CHECKOUT / "configs" / name)

@@ -28,7 +28,7 @@ from arrowquant_dist.errors import (
     TargetConflict,
     UnquantizableWeights,
 )
-from tests.conftest import CHECKOUT
+from tests.guides import TEXTS
 
 HEAVY = {
     "torch",
@@ -100,16 +100,17 @@ def test_each_help_ends_with_the_exit_codes() -> None:
     assert all("0: done; 1: failed; 2: bad input or usage; 130: interrupted" in text for text in shown)
 
 
-def test_the_options_are_those_that_the_readme_has() -> None:
+def test_the_options_are_those_that_readme_and_guides_have() -> None:
     option = re.compile(r"(?<![\w-])--[a-z][\w-]*")
     own = {
         name
         for command in ((), *((name,) for name in COMMANDS))
         for name in option.findall(run(*command, "--help").stdout)
     }
-    written = set(option.findall((CHECKOUT / "README.md").read_text()))
+    about = [text for guide, text in TEXTS.items() if not guide.startswith("cluster/")]
+    written = set(option.findall("".join(about)))
     assert written - own == {"--model-loader-extra-config"}  # vLLM's
-    assert own - written == {"--help", "--version"}
+    assert own - written == {"--version"}
 
 
 def test_the_module_is_the_program() -> None:

@@ -59,8 +59,8 @@ def test_a_file_is_complete_and_every_setting_has_its_comment(file: Path) -> Non
     assert file.read_text().startswith("# ")
 
 
-def test_the_readme_s_config_is_valid_and_has_every_key() -> None:
-    text = (FOLDER.parent / "README.md").read_text()
+def test_the_guide_s_config_is_valid_and_has_every_key() -> None:
+    text = (FOLDER / "README.md").read_text()
     (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     parse_config(block.encode())
     keys = {f.name for kind in (QuantizationConfig, RunConfig, Transfer, LayerOverride) for f in fields(kind)}

@@ -15,15 +15,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from arrowquant_dist.texts import read_texts
-from tests.conftest import CHECKOUT
+from tests.guides import BLOCKS, TEXTS
 from tests.integration.conftest import Targets
 from tests.integration.layers import read_layers
 
-README = (CHECKOUT / "README.md").read_text()
+README = TEXTS["README.md"]
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    return [block.text for block in BLOCKS if block.language == language]
 
 
 @pytest.mark.parametrize("row", re.findall(r"^\| `[\w-]+\.yaml` \|.*", README, re.MULTILINE))
@@ -84,7 +84,7 @@ for number, block in enumerate(json.loads(sys.argv[1])):
 """
 
 
-def test_the_python_of_the_readme_runs(folder: Path) -> None:
+def test_the_python_of_readme_and_guides_runs(folder: Path) -> None:
     command = [
         sys.executable,
         "-W",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from arrowquant_dist.export.options import ExportOptions
 from arrowquant_dist.export.run import export_dataset
 from tests.conftest import CHECKOUT
 from tests.export.gguf.models import TEXTS, byte_pairs, save_model, sentencepieces
+from tests.guides import BLOCKS
 from tests.servers.llama_cpp import LlamaCpp
 
 Serve = Callable[..., LlamaCpp]
@@ -190,12 +190,10 @@ def test_minilm_gives_its_sentences_embeddings(tmp_path: Path, llama_cpp: Serve)
         assert torch.cosine_similarity(ours, torch.from_numpy(model.encode(text)), dim=0) >= 0.999
 
 
-def test_the_lines_of_the_readme_serve_a_model(
+def test_the_lines_of_the_guide_serve_a_model(
     tmp_path: Path, llama_cpp: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme = (CHECKOUT / "README.md").read_text()
-    blocks = re.findall(r"^```\w*\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
-    (lines,) = (block.splitlines() for block in blocks if "--format gguf" in block)
+    (lines,) = (block.text.splitlines() for block in BLOCKS if "--format gguf" in block.text)
     tokenizer = byte_pairs()
     model = save_model(tmp_path / "models" / "llama", "llama", tokenizer)
     (tmp_path / "configs").symlink_to(CHECKOUT / "configs")

@@ -1,9 +1,8 @@
-"""`vllm serve`, as the README says it, over HTTP."""
+"""`vllm serve`, as the guide says it, over HTTP."""
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import CHECKOUT
+from tests.guides import BLOCKS
 from tests.plugins.vllm.models import decoded, llama_config, save
 from tests.plugins.vllm.serving import (
     FARTHEST,
@@ -39,16 +39,18 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-README = (CHECKOUT / "README.md").read_text()
 # Without it torch compiles the model by a C++ compiler, which takes minutes.
 _EAGER = {"VLLM_CPU_CI_ENV": "1"}
 
 
 def commands(served: str) -> list[list[str]]:
-    """The block of the README that serves the model of that name, a list of words a line."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    (block,) = [found for found in blocks if f"vllm serve {served}" in found]
-    return [shlex.split(line, comments=True) for line in block.splitlines()]
+    """The block of the guide that serves the model of that name, a list of words a line."""
+    (lines,) = (
+        block.text.splitlines()
+        for block in BLOCKS
+        if block.guide == "arrowquant_dist/export/README.md" and f"vllm serve {served}" in block.text
+    )
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 def program(words: list[str], folder: Path, environment: dict[str, str]) -> None:
@@ -63,7 +65,7 @@ def program(words: list[str], folder: Path, environment: dict[str, str]) -> None
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A working directory with the README's models/llama and configs/."""
+    """A working directory with the guide's models/llama and configs/."""
     source = save(llama_config(), tmp_path / "models" / "llama")
     words = Tokenizer(WordLevel({f"w{number}": number for number in range(512)}))
     words.pre_tokenizer = WhitespaceSplit()

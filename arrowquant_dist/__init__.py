@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from arrowquant_dist.calibration import Calibration, calibrate
-    from arrowquant_dist.config import QuantizationConfig, RunConfig
+    from arrowquant_dist.config import QuantizationConfig, RunConfig, load_config, presets
     from arrowquant_dist.distillation import Distilled, DistillSettings, distill
     from arrowquant_dist.driver import ArrowQuantizer
     from arrowquant_dist.errors import ArrowQuantError
@@ -47,9 +47,11 @@ __all__ = [
     "evaluate",
     "export_dataset",
     "load_codes_into",
+    "load_config",
     "load_model",
     "load_sentence_transformer",
     "load_tokenizer",
+    "presets",
     "quantize_tensor",
 ]
 
@@ -71,6 +73,7 @@ _MODULES = {
     "TensorParallel": "loader",
     "WeightLoader": "loader",
     "load_codes_into": "modules",
+    "load_config": "config",
     "load_model": "models",
     "load_sentence_transformer": "models",
     "load_tokenizer": "models",
@@ -79,6 +82,7 @@ _MODULES = {
     "distill": "distillation",
     "evaluate": "evaluation",
     "export_dataset": "export",
+    "presets": "config",
     "quantize_tensor": "tensor",
 }
 

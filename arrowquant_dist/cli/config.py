@@ -17,11 +17,11 @@ config = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 def list_presets() -> None:
     """List the presets: what `--config NAME` takes, and what each is for."""
     with outcome(as_json=False):
-        from arrowquant_dist.config import preset_names, preset_summary
+        from arrowquant_dist.config import presets
         from arrowquant_dist.report.terminal import print_text
 
-        for name in preset_names():
-            print_text(sys.stdout, f"{name}: {preset_summary(name)}")
+        for name, summary in presets().items():
+            print_text(sys.stdout, f"{name}: {summary}")
 
 
 @config.command("show")

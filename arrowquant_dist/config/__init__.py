@@ -4,7 +4,7 @@ YAML in, validated values out.
 """
 
 from arrowquant_dist.config.load import load_config, parse_config
-from arrowquant_dist.config.preset import config_place, preset_file, preset_names, preset_summary
+from arrowquant_dist.config.preset import config_place, preset_file, preset_names, presets
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig, check_config
 from arrowquant_dist.config.recorded import DISTILLATION_KEY, RUN_KEY, recorded_config
 from arrowquant_dist.config.resolve import ResolvedLayer, SpecResolver, resolve_layer
@@ -50,7 +50,7 @@ __all__ = [
     "parse_size",
     "preset_file",
     "preset_names",
-    "preset_summary",
+    "presets",
     "recorded_config",
     "resolve_layer",
 ]

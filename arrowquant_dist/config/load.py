@@ -38,8 +38,12 @@ def load_config(
     storage_options: Mapping[str, Any] | None = None,
     instead: Mapping[str, Any] = _NOTHING,
 ) -> tuple[QuantizationConfig, RunConfig]:
-    """Reads a config: a preset by its name ("int4"), a local file, or a file at any fsspec URL (config/preset.py says
-    which is meant). instead: keys that win over the file's before defaults follow from them.
+    """Reads a config: what to do, and how to run it, as `ArrowQuantizer(*load_config("int4"))` takes them.
+
+    path_or_uri: the name of a preset (`presets()` has them), a local file, or a file at any fsspec URL. A text that is
+    one word of letters, digits, `-` and `_` is a preset's name, whatever the working directory has; `./int4` and path
+    objects are files. storage_options: fsspec's, to reach the file; default none. instead: keys that win over the
+    file's before defaults follow from them, as `{"hessians": "out/statistics"}`; default none.
 
     Raises InvalidConfig, which names the file, the key, the reason and the line; a file that can't be read is one too.
     """

@@ -22,6 +22,12 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
 
 
+def presets() -> dict[str, str]:
+    """{name: what it is for} of the configs that come with the package, which `load_config` and --config take by their
+    names."""
+    return {name: _summary(name) for name in preset_names()}
+
+
 def preset_file(name: str) -> Path:
     """The file of a preset. Raises InvalidConfig, which lists those that there are."""
     names = preset_names()
@@ -33,7 +39,7 @@ def preset_file(name: str) -> Path:
     return _FOLDER / f"{name}.yaml"
 
 
-def preset_summary(name: str) -> str:
+def _summary(name: str) -> str:
     """The first sentence of its comments."""
     lines = preset_file(name).read_text(encoding="utf-8").splitlines()
     comments = takewhile(lambda line: line.startswith("#"), lines)

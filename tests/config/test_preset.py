@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from arrowquant_dist.config import config_place, load_config, preset_file, preset_names, preset_summary
+from arrowquant_dist import ArrowQuantizer, load_config, presets
+from arrowquant_dist.config import config_place, preset_file, preset_names
 from arrowquant_dist.errors import InvalidConfig
 from tests.conftest import CHECKOUT
 
@@ -15,7 +16,7 @@ PRESETS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
 def test_the_presets_are_the_files_of_configs() -> None:
-    assert list(preset_names()) == PRESETS
+    assert list(preset_names()) == list(presets()) == PRESETS
     for name in PRESETS:
         assert preset_file(name).samefile(CONFIGS / f"{name}.yaml")
         assert load_config(name) == load_config(CONFIGS / f"{name}.yaml")
@@ -32,6 +33,12 @@ def test_a_word_is_the_preset_whatever_the_working_directory_has(
         assert load_config(place)[0].quant_type == "int2"
     with pytest.raises(InvalidConfig, match=r"no preset 'mine'.*A file of that name is \./mine"):
         load_config("mine")
+
+
+def test_a_preset_is_what_a_quantizer_takes_and_keys_win_over_it() -> None:
+    quantizer = ArrowQuantizer(*load_config("int4-gptq", instead={"hessians": "out/statistics"}))
+    assert (quantizer.config.method, quantizer.config.hessians) == ("gptq", "out/statistics")
+    assert quantizer.run.compression == "zstd"
 
 
 @pytest.mark.parametrize("place", ["a/b", "a.yaml", "./a", "s3://b/a", "memory://a", "-", "~a"])
@@ -53,5 +60,5 @@ def test_a_file_that_is_not_there_and_has_a_preset_s_name_is_said_to_be_one(tmp_
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_each_says_what_it_is_for_in_a_sentence(name: str) -> None:
-    assert preset_summary(name).endswith((".", ".`"))
-    assert len(preset_summary(name)) < 300
+    assert presets()[name].endswith((".", ".`"))
+    assert len(presets()[name]) < 300

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.modules import QuantEmbedding, QuantLinear, QuantWeight, load_codes_into
     from arrowquant_dist.report.finished import Report
     from arrowquant_dist.tensor import QuantizedTensor, quantize_tensor
+    from arrowquant_dist.validation import Validation, validate
 
     __version__: str
 
@@ -39,6 +40,7 @@ __all__ = [
     "Report",
     "RunConfig",
     "TensorParallel",
+    "Validation",
     "WeightLoader",
     "__version__",
     "calibrate",
@@ -53,6 +55,7 @@ __all__ = [
     "load_tokenizer",
     "presets",
     "quantize_tensor",
+    "validate",
 ]
 
 _MODULES = {
@@ -71,6 +74,7 @@ _MODULES = {
     "Report": "report.finished",
     "RunConfig": "config",
     "TensorParallel": "loader",
+    "Validation": "validation",
     "WeightLoader": "loader",
     "load_codes_into": "modules",
     "load_config": "config",
@@ -84,6 +88,7 @@ _MODULES = {
     "export_dataset": "export",
     "presets": "config",
     "quantize_tensor": "tensor",
+    "validate": "validation",
 }
 
 

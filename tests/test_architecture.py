@@ -29,6 +29,7 @@ ONE_MEANING = {
     "evaluate",
     "calibrate",
     "distill",
+    "validate",
     "read_layers",
     "fingerprint",
     "read_encodings",

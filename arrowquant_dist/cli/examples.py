@@ -31,6 +31,10 @@ EXAMPLES = {
         "arrowquant distill minilm out/int8 out/trained --texts builtin --steps 20",
         "arrowquant distill minilm out/int8 out/quick --texts builtin --minutes 0.5",
     ),
+    "validate": (
+        "arrowquant validate minilm out/validation",
+        "arrowquant validate minilm out/of-int8 --configs int8 int4 --html page.html",
+    ),
     "export": (
         "arrowquant export out/int8 out/safetensors --format safetensors",
         "arrowquant export out/int8 out/tensors --format compressed-tensors \\\n      --requantize --dry-run",

@@ -19,6 +19,7 @@ from arrowquant_dist.cli.outcome import print_json
 from arrowquant_dist.cli.quantize import quantize
 from arrowquant_dist.cli.read import inspect, report, verify
 from arrowquant_dist.cli.streams import end_with_terminal, fill_missing, give_up_output, is_of_output
+from arrowquant_dist.cli.validate import validate
 from arrowquant_dist.cli.vllm import vllm
 
 _EXIT_CODES = "Exit code 0: done; 1: failed; 2: bad input or usage; 130: interrupted."
@@ -92,7 +93,7 @@ def _root(
     pass
 
 
-for command in (quantize, inspect, verify, report, calibrate, evaluate, distill, export, vllm):
+for command in (quantize, inspect, verify, report, calibrate, evaluate, distill, validate, export, vllm):
     app.command(epilog=epilog(command.__name__, _EXIT_CODES))(command)
 app.add_typer(
     config,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from arrowquant_dist.errors import counted
 from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.report import text, view
+from arrowquant_dist.report.document import Document
 from arrowquant_dist.report.text import LayerName, printable
 from arrowquant_dist.report.view import KeptByReason, Table
 
@@ -24,6 +25,19 @@ def report_markdown(report: ReportFigures) -> str:
     if report.notes:
         blocks += ["## Notes", "\n".join(f"- {escaped(note)}" for note in report.notes)]
     blocks += ["## Configuration", code_block(view.config_lines(report))]
+    return "\n\n".join(blocks) + "\n"
+
+
+def document_markdown(document: Document) -> str:
+    """Any other report, by its parts; without what only pages show. Ends with a newline."""
+    blocks = [f"# {escaped(document.title)}", escaped(document.lead)]
+    for part in document.shown_parts:
+        blocks += [f"## {escaped(part.title)}", *map(escaped, part.said)]
+        for table in part.shown_tables:
+            blocks += [f"### {escaped(table.title)}"] if table.title != part.title else []
+            blocks.append(table_markdown(table))
+        if part.notes:
+            blocks.append("\n".join(f"- **{escaped(name)}**: {escaped(text)}" for name, text in part.notes))
     return "\n\n".join(blocks) + "\n"
 
 

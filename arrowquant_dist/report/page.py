@@ -19,6 +19,7 @@ from arrowquant_dist.report import text, view
 from arrowquant_dist.report.cards import cards
 from arrowquant_dist.report.compare import sections
 from arrowquant_dist.report.differences import differing_layers
+from arrowquant_dist.report.document import Document
 from arrowquant_dist.report.evaluated import evaluation_table
 from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.report.headings import headings
@@ -27,7 +28,7 @@ from arrowquant_dist.report.layer_table import LAYER_COLUMNS, layer_data
 from arrowquant_dist.report.pictures import noise, sizes
 from arrowquant_dist.report.pictures.heatmap import heat_map
 from arrowquant_dist.report.reported import Reported
-from arrowquant_dist.report.text import LayerName, printable
+from arrowquant_dist.report.text import LayerName, Verdict, printable
 from arrowquant_dist.report.tradeoffs import tradeoffs
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ def comparison_page(datasets: Sequence[Reported]) -> str:
     )
 
 
+def document_page(document: Document) -> str:
+    """Any other report, by its parts."""
+    return _environment().get_template("document.html.j2").render(document=document)
+
+
 def save_page(file: Path, page: str) -> None:
     """Writes `page` to `file`. StorageError where that is not possible."""
     try:
@@ -113,6 +119,7 @@ def _environment() -> Environment:
         script=Markup(script),  # noqa: S704 - the package's own
     )
     environment.filters.update(params=text.params, counted=counted)
+    environment.tests["verdict"] = lambda value: isinstance(value, Verdict)
     environment.tests["layer_name"] = lambda value: isinstance(value, LayerName)
     return environment
 

@@ -7,7 +7,7 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Literal, TextIO
+from typing import Literal, Self, TextIO
 
 MISSING = "–"
 NO_BREAK = "\xa0"  # a space at which nothing is folded
@@ -24,6 +24,18 @@ class LayerName(str):
     """A name from a checkpoint: anything may be in it, so each output form quotes it in its own way."""
 
     __slots__ = ()
+
+
+class Verdict(str):
+    """A word that judges. tone: `good`, `look`, `bad` or `open`, which pages show as a colour."""
+
+    __slots__ = ("tone",)
+    tone: str
+
+    def __new__(cls, word: str, tone: str) -> Self:
+        made = super().__new__(cls, word)
+        made.tone = tone
+        return made
 
 
 def printable(text: str) -> str:

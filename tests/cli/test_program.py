@@ -53,6 +53,7 @@ COMMANDS = (
         "evaluate",
         "calibrate",
         "distill",
+        "validate",
         "export",
         "vllm",
         "config",

@@ -55,7 +55,7 @@ SHOWN = {
     "out/minilm-int8/": "test_the_tree_of_a_dataset_is_what_is_there",
 }
 SIZING = "cluster/sizing.md"  # its commands and tables are tests/cluster/test_sizing.py's
-SLOW = re.compile(r"\b(calibrate|distill|evaluate)\b")
+SLOW = re.compile(r"\b(calibrate|distill|evaluate|validate)\b")
 # What takes minutes, and as little of it as there can be. MiniLM with one of its six blocks stands for all of it where
 # statistics are taken: that takes as long for each.
 LESS = (
@@ -63,6 +63,7 @@ LESS = (
     ("--texts builtin", "--texts few.txt"),
     ('"builtin:held-back"', '"few.txt"'),
     ('"builtin"', '"few.txt"'),
+    ("minilm out/validation", "minilm out/validation --texts few.txt"),
     ("--minutes 5", "--steps 2"),
     ("steps=400", "steps=2"),
 )

@@ -1,0 +1,83 @@
+"""A validation as one document, which Markdown and HTML each draw in their own way."""
+
+from __future__ import annotations
+
+from arrowquant_dist.errors import counted
+from arrowquant_dist.report import text
+from arrowquant_dist.report.cards import BAD, FACT, GOOD, Card
+from arrowquant_dist.report.document import Document, DocumentPart
+from arrowquant_dist.report.pictures import noise
+from arrowquant_dist.validation import tables
+from arrowquant_dist.validation.figures import PASSED, DatasetFigures, Validation
+
+
+def validation_document(found: Validation) -> Document:
+    """Everything of the report."""
+    parts = (
+        DocumentPart("Summary", tables=(tables.summary(found),)),
+        DocumentPart("Environment", tables=(tables.environment(found), tables.model(found))),
+        DocumentPart("Compression", tables=(tables.modes(found), tables.efficiency(found))),
+        DocumentPart(
+            "Accuracy of the weights",
+            tables=(
+                tables.weights(found),
+                tables.by_layer_type(found),
+                *(tables.spread(one) for one in found.datasets if one.distribution),
+            ),
+            pictures=tuple(
+                picture for one in found.datasets if (picture := noise.histogram(one.layers)) is not None
+            ),
+        ),
+        DocumentPart("Accuracy of the outputs", said=_outputs_said(found), tables=(tables.outputs(found),)),
+        DocumentPart("Schemas", tables=(tables.schema(found),)),
+        DocumentPart("Speed", tables=(tables.phases(found), tables.loading(found))),
+        DocumentPart("Memory", said=_memory_said(found), tables=(tables.memory(found),)),
+        DocumentPart("Acceptance", tables=(tables.categories(found), tables.acceptance(found))),
+        DocumentPart("What to know of the figures", notes=tuple((one.name, one.text) for one in found.notes)),
+    )
+    return Document("Validation report", _lead(found), _cards(found), parts)
+
+
+def _lead(found: Validation) -> str:
+    names = ", ".join(one.name for one in found.datasets)
+    when = found.started_at[:16].replace("T", " ")
+    return (
+        f"{found.source.name} by {names}, against {found.targets}; {when} UTC, "
+        f"all of it in {text.seconds(found.seconds)}"
+    )
+
+
+def _cards(found: Validation) -> tuple[Card, ...]:
+    failed = [one for one in found.criteria if one.status != PASSED]
+    passed = len(found.criteria) - len(failed)
+    accepted = Card(
+        "Acceptance",
+        f"{passed} of {len(found.criteria)}",
+        BAD if failed else GOOD,
+        f"{counted(len(failed), 'criterion', 'criteria')} not met." if failed else "Every criterion is met.",
+    )
+    return (accepted, *(_card(one) for one in found.datasets))
+
+
+def _card(one: DatasetFigures) -> Card:
+    totals = one.report.totals
+    smaller = (
+        f"{text.times(totals.compression_vs_fp16)} smaller than fp16, "
+        f"{text.times(totals.compression_vs_source)} than the source."
+    )
+    return Card(one.name, text.nbytes(totals.parts_nbytes), FACT, smaller)
+
+
+def _outputs_said(found: Validation) -> tuple[str, ...]:
+    reasons = dict.fromkeys(one.no_evaluation for one in found.datasets if one.evaluation is None)
+    measured = next((one.evaluation for one in found.datasets if one.evaluation is not None), None)
+    said = [f"Not measured: {reason}" for reason in reasons]
+    if measured is not None:
+        facts = measured.texts
+        said.insert(0, f"With {counted(facts.texts, 'text')} ({facts.name}), by {measured.architecture}.")
+    return tuple(said)
+
+
+def _memory_said(found: Validation) -> tuple[str, ...]:
+    uses = (found.source_memory, *(one.memory for one in found.datasets))
+    return tuple(dict.fromkeys(f"Not measured: {one.reason}." for one in uses if one.reason))

@@ -1,0 +1,68 @@
+"""How long it takes to have all weights: of the source, of V1, and of each dataset."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from arrowquant_dist.config import Storage
+from arrowquant_dist.loader import WeightLoader
+from arrowquant_dist.location import Location
+from arrowquant_dist.validation.figures import LoadTime
+from arrowquant_dist.validation.source import opened_source
+
+RUNS = 3
+_ENOUGH_SECONDS = 20.0  # of runs that take longer no more are made
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Bytes that were read, and those of all values."""
+
+    stored_nbytes: int
+    decoded_nbytes: int
+
+
+def dataset_load(name: str, uri: str, storage: Storage, *, verified: bool) -> LoadTime:
+    """Of a V1 or V2 dataset, as torch tensors. verified: whether it has checksums, which are compared."""
+
+    def load() -> Loaded:
+        decoded = 0
+        with WeightLoader(uri, storage_options=storage.options, transfer=storage.transfer) as loader:
+            for _, tensor in loader:
+                decoded += tensor.nbytes
+            return Loaded(loader.stats.nbytes_read, decoded)
+
+    return _timed(name, load, verified=verified)
+
+
+def source_load(source: Location, storage: Storage) -> LoadTime:
+    """Of a checkpoint, as arrays: whatever its format, by the reader that `quantize` has. None has checksums but a V2
+    dataset."""
+
+    def load() -> Loaded:
+        with opened_source(source, storage) as opened:
+            decoded = sum(
+                piece.nbytes for layer in opened.checkpoint.layers for piece in opened.pieces(layer)
+            )
+            return Loaded(sum(file.nbytes for file in opened.checkpoint.files), decoded)
+
+    with opened_source(source, storage) as opened:
+        verified = opened.checkpoint.format == "v2"
+    return _timed("source", load, verified=verified)
+
+
+def _timed(name: str, load: Callable[[], Loaded], *, verified: bool) -> LoadTime:
+    """Once for what is compiled and cached, then up to RUNS times."""
+    began = time.perf_counter()
+    loaded = load()
+    runs: list[float] = []
+    while len(runs) < RUNS and (not runs or time.perf_counter() - began < _ENOUGH_SECONDS):
+        start = time.perf_counter()
+        load()
+        runs.append(time.perf_counter() - start)
+    return LoadTime(
+        name, statistics.median(runs), tuple(runs), loaded.stored_nbytes, loaded.decoded_nbytes, verified
+    )

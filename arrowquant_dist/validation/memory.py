@@ -1,0 +1,100 @@
+"""Memory of processes that have all weights, each measured in one of its own (resident.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from arrowquant_dist.config import Storage
+from arrowquant_dist.machine import memory_nbytes
+from arrowquant_dist.report import text
+from arrowquant_dist.validation import resident
+from arrowquant_dist.validation.figures import MemoryUse, Resident
+
+_SHARE = 0.5  # of the machine's memory, that weights which are kept may take
+_LAST_WORDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Weights that a process is to have. decoded_nbytes: of all values. ways: of resident.py, as what it keeps them."""
+
+    name: str
+    uri: str
+    storage: Storage
+    file_nbytes: int
+    decoded_nbytes: int
+    ways: tuple[str, ...]
+
+
+def source_kept(uri: str, storage: Storage, file_nbytes: int, decoded_nbytes: int) -> Kept:
+    return Kept("source", uri, storage, file_nbytes, decoded_nbytes, (resident.SOURCE,))
+
+
+def dataset_kept(name: str, uri: str, storage: Storage, file_nbytes: int, decoded_nbytes: int) -> Kept:
+    return Kept(name, uri, storage, file_nbytes, decoded_nbytes, (resident.VALUES, resident.CODES))
+
+
+def measured_memory(kept: Sequence[Kept]) -> dict[str, MemoryUse]:
+    """{name: what its processes took}, one after the other; with the reason where it could not be measured."""
+    reasons = {one.name: _why_not(one) for one in kept}
+    asked = [(one, way) for one in kept if not reasons[one.name] for way in one.ways]
+    found: dict[tuple[str, str], Resident] = {}
+    for (one, way), said in zip(asked, _said([_question(*each) for each in asked]), strict=True):
+        if "error" in said:
+            reasons[one.name] = str(said["error"])
+        else:
+            found[one.name, way] = Resident(**said)
+    return {one.name: _use(one, found, reasons[one.name]) for one in kept}
+
+
+def _use(one: Kept, found: dict[tuple[str, str], Resident], reason: str) -> MemoryUse:
+    each = [found.get((one.name, way)) for way in one.ways]
+    return MemoryUse(one.name, one.file_nbytes, each[0], each[1] if len(each) > 1 else None, reason)
+
+
+def _why_not(one: Kept) -> str:
+    """Why it can't be measured here; empty where it can."""
+    if not resident.can_measure():
+        return "this system does not say what is resident"
+    if one.decoded_nbytes > _SHARE * memory_nbytes():
+        has = text.nbytes(memory_nbytes())
+        return (
+            f"all values take {text.nbytes(one.decoded_nbytes)}, more than half of the {has} of this machine"
+        )
+    try:
+        json.dumps(dict(one.storage.options))
+    except TypeError:
+        return "its storage options are no plain values, which another process could be given"
+    return ""
+
+
+def _question(one: Kept, way: str) -> dict[str, Any]:
+    storage = one.storage
+    options, transfer = dict(storage.options), asdict(storage.transfer)
+    return {"uri": one.uri, "what": way, "storage_options": options, "transfer": transfer}
+
+
+def _said(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the program says to each."""
+    package = str(Path(__file__).parents[2])  # this one, wherever it came from
+    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(  # noqa: S603 - this program, with nothing of a stranger on its command line
+        [sys.executable, "-P", "-m", resident.__name__],
+        input=json.dumps(questions),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return [{"error": f"the process ended with {done.returncode}: {last[:_LAST_WORDS]}"}] * len(questions)
+    answers: list[dict[str, Any]] = json.loads(done.stdout)
+    return answers

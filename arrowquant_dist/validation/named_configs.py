@@ -1,0 +1,66 @@
+"""The configs of a validation, each by the name that its folder, its column and its targets have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from arrowquant_dist.config import QuantizationConfig, RunConfig, check_config, load_config
+from arrowquant_dist.config.checks import as_tuple, invalid
+from arrowquant_dist.errors import listed
+from arrowquant_dist.location import Location, location
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+MOST_CONFIGS = 20  # columns of a table
+
+
+@dataclass(frozen=True, slots=True)
+class NamedConfig:
+    """name: of the preset, or of the file without its suffix. run: how its run goes, as its file says."""
+
+    name: str
+    config: QuantizationConfig
+    run: RunConfig
+
+
+def named_configs(
+    configs: Sequence[Location] | Mapping[str, QuantizationConfig], run: RunConfig | None
+) -> tuple[NamedConfig, ...]:
+    """Presets and files, or configs by name. run: instead of what the files say.
+
+    Raises InvalidConfig for what is none, and where two would have one folder.
+    """
+    if isinstance(configs, Mapping):
+        found = [_given(name, config) for name, config in configs.items()]
+    else:
+        found = [_read(place) for place in as_tuple("configs", configs)]
+    if not found:
+        raise invalid("configs", "there is none; name one at least, as int8")
+    if len(found) > MOST_CONFIGS:
+        raise invalid("configs", f"{len(found)} are too many for one report; {MOST_CONFIGS} are the most")
+    names = [one.name for one in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        message = f"two are called {listed(twice)}, and each has a folder by its name; give one another name"
+        raise invalid("configs", message)
+    return tuple(NamedConfig(one.name, one.config, one.run if run is None else run) for one in found)
+
+
+def _given(name: str, config: QuantizationConfig) -> NamedConfig:
+    check_config(config)
+    return NamedConfig(_checked(name), config, RunConfig())
+
+
+def _read(place: Location) -> NamedConfig:
+    name = PurePosixPath(location(place, "configs")).name.removesuffix(".yaml").removesuffix(".yml")
+    config, run = load_config(place)
+    return NamedConfig(_checked(name), config, run)
+
+
+def _checked(name: object) -> str:
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        message = "a config's name becomes a folder: letters, digits, `.`, `-` and `_`, 80 at most"
+        raise invalid("configs", message)
+    return name

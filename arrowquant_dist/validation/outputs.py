@@ -1,0 +1,44 @@
+"""What a dataset's model makes of texts, where there is a model."""
+
+from __future__ import annotations
+
+from arrowquant_dist.config import RunConfig
+from arrowquant_dist.errors import InvalidConfig, MissingDependency, ModelMismatch, NotFound
+from arrowquant_dist.evaluation.run import run_evaluation
+from arrowquant_dist.location import Location
+from arrowquant_dist.machine import memory_nbytes
+from arrowquant_dist.report import text
+from arrowquant_dist.report.evaluation import Evaluation
+from arrowquant_dist.texts import Texts
+from arrowquant_dist.texts.steps import StepCallback
+
+_READING_NBYTES = 2 << 30  # for reading, beside the models
+_MODELS_NBYTES = 8  # a parameter, of two models in float32
+USUAL_SHARE = 0.8  # of the machine's memory, that they may take unasked
+# What is raised where there is no model that this program can build and give texts.
+_NO_MODEL = (InvalidConfig, MissingDependency, ModelMismatch, NotFound)
+
+
+def measured_outputs(
+    source: Location,
+    target: str,
+    texts: Texts,
+    run: RunConfig,
+    params: int,
+    most_nbytes: int | None,
+    show: StepCallback,
+) -> tuple[Evaluation | None, str]:
+    """The evaluation, which the dataset's own report has too; or why there is none. most_nbytes: that both models may
+    take; None for whatever they do."""
+    needed = _MODELS_NBYTES * params
+    if most_nbytes is not None and needed > most_nbytes:
+        has = text.nbytes(memory_nbytes())
+        return None, (
+            f"both models take up to {text.nbytes(needed)} in float32, and this machine has {has}; give texts, and it "
+            "is measured all the same"
+        )
+    storages = (run.source_storage, run.target_storage)
+    try:
+        return run_evaluation(source, target, texts, storages, _READING_NBYTES, show), ""
+    except _NO_MODEL as error:
+        return None, str(error)

@@ -1,0 +1,67 @@
+"""What is validated: the facts of a checkpoint's headers, and its values, layer by layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.checkpoint.reader import SourceReader
+from arrowquant_dist.checkpoint.table import Checkpoint, Layer
+from arrowquant_dist.config import Storage
+from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.location import Location
+from arrowquant_dist.storage.uris import redact
+from arrowquant_dist.validation.figures import SourceFigures
+
+PIECE_NBYTES = 64 << 20  # of a layer, that is read at a time
+
+
+def source_figures(source: Location, storage: Storage, name: str) -> SourceFigures:
+    """Of the checkpoint at `source`, which goes by `name`. Raises what `open_checkpoint` raises."""
+    checkpoint = open_checkpoint(source, storage)
+    dtypes: Counter[str] = Counter()
+    for layer in checkpoint.layers:
+        dtypes[layer.dtype] += layer.num_params
+    return SourceFigures(
+        name=name,
+        uri=redact(checkpoint.uri),
+        format=checkpoint.format,
+        layers=len(checkpoint.layers),
+        params=sum(dtypes.values()),
+        nbytes=sum(layer.source_nbytes for layer in checkpoint.layers),
+        fp16_nbytes=sum(map(_fp16_nbytes, checkpoint.layers)),
+        dtypes=dict(dtypes.most_common()),
+        file_nbytes=sum(file.nbytes for file in checkpoint.files),
+    )
+
+
+def _fp16_nbytes(layer: Layer) -> int:
+    return 2 * layer.num_params if DTYPES[layer.dtype].is_float else layer.source_nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSource:
+    """A checkpoint whose values can be read."""
+
+    checkpoint: Checkpoint
+    reader: SourceReader
+
+    def pieces(self, layer: Layer) -> Iterator[np.ndarray]:
+        """The values of a layer in C order, uint8, some MiB at a time."""
+        step = max(1, PIECE_NBYTES // DTYPES[layer.dtype].itemsize)
+        for start in range(0, layer.num_params, step):
+            yield self.reader.read([(layer, start, min(start + step, layer.num_params))])[0]
+
+
+@contextmanager
+def opened_source(source: Location, storage: Storage) -> Iterator[OpenSource]:
+    """Raises what `open_checkpoint` raises, and SourceChanged at the end where a file is not what it was."""
+    checkpoint = open_checkpoint(source, storage)
+    with SourceReader(storage, checkpoint.files) as reader:
+        yield OpenSource(checkpoint, reader)
+        reader.confirm()

@@ -1,0 +1,151 @@
+"""validate(): the figures are those of the datasets' own reports and files, and nothing is left out unsaid."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arrowquant_dist import QuantizationConfig, Validation, validate
+from arrowquant_dist.errors import InvalidConfig, NotFound, TargetConflict
+from arrowquant_dist.texts.steps import TextsStep
+from tests.sources import random_weights, save_checkpoint
+from tests.validation.conftest import CONFIGS, RUN
+
+
+def written(out: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((out / "validation.json").read_text())
+    return values
+
+
+def test_figures_are_those_of_the_datasets_reports(found: Validation, out: Path) -> None:
+    for one, said in zip(found.datasets, written(out)["datasets"], strict=True):
+        report = json.loads((out / one.name / "report" / "report.json").read_text())
+        assert one.report.to_dict() == {key: value for key, value in report.items() if key != "run_id"}
+        for key in ("totals", "accuracy", "layer_types", "quant_types"):
+            assert said[key] == report[key]
+        parts = sum(path.stat().st_size for path in (out / one.name / "weights").rglob("*.parquet"))
+        assert one.compression.parts_nbytes == one.memory.file_nbytes == parts
+        assert one.compression.actual == report["totals"]["compression_vs_fp16"]
+        assert one.speed.wall_seconds == report["timing"]["wall_seconds"]
+        assert one.speed.worker_phases == report["timing"]["phases"]
+        evaluation = json.loads((out / one.name / "report" / "evaluation.json").read_text())
+        assert said["evaluation"] in evaluation["evaluations"]
+
+
+def test_the_json_is_what_is_returned(found: Validation, out: Path) -> None:
+    assert written(out) == json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert written(out)["schema_version"] == 1
+
+
+def test_the_theory_of_a_code_is_sixteen_bits_over_its_own(found: Validation) -> None:
+    for one, theoretical in zip(found.datasets, (2.0, 8.0), strict=True):
+        own = one.compression
+        assert own.theoretical == theoretical
+        assert own.actual is not None
+        assert own.efficiency == pytest.approx(own.actual / theoretical)
+
+
+def test_the_distribution_counts_every_quantized_layer_once(found: Validation) -> None:
+    for one in found.datasets:
+        cosines = [row.cosine for row in one.layers if row.is_quantized and row.cosine is not None]
+        assert sum(each.layers for each in one.distribution) == len(cosines)
+        for each in one.distribution:
+            inside = [
+                cosine for cosine in cosines if each.low <= cosine < each.high or cosine == each.high == 1
+            ]
+            assert len(inside) == each.layers
+        assert 2 <= len(one.distribution) <= 9
+
+
+def test_all_is_loaded_verified_and_kept(found: Validation) -> None:
+    values = found.source.nbytes
+    for one in found.datasets:
+        assert one.load.verified
+        assert one.load.decoded_nbytes == values
+        assert one.load.seconds in one.load.runs
+        for kept in (one.memory.decoded, one.memory.codes):
+            assert kept is not None
+            assert kept.peak_nbytes >= kept.kept_nbytes
+    assert found.v1_load is not None
+    assert not found.v1_load.verified
+    assert found.v1_load.decoded_nbytes == values
+
+
+def test_every_check_holds_and_names_its_config(found: Validation) -> None:
+    assert [one for one in found.checks if one.status != "pass"] == []
+    names = {one.name for one in found.checks if one.config}
+    assert len(names) == 4
+    for name in names:
+        assert [one.config for one in found.checks if one.name == name] == CONFIGS
+
+
+@pytest.mark.usefixtures("without_memory")
+def test_a_source_without_a_model_is_validated_and_says_why_not_all(tmp_path: Path) -> None:
+    import torch
+
+    source = save_checkpoint(tmp_path / "source", random_weights(2, 64, 32, torch.float32))
+    steps: list[TextsStep] = []
+    found = validate(
+        source,
+        tmp_path / "out",
+        {"mine": QuantizationConfig("int4", per_channel=False, group_size=16)},
+        run=RUN,
+        progress=steps.append,
+    )
+    [one] = found.datasets
+    assert one.evaluation is None
+    assert "config.json" in one.no_evaluation
+    page, text = ((tmp_path / "out" / f"validation.{suffix}").read_text() for suffix in ("html", "md"))
+    assert "outputs-not-measured" in page
+    assert "Not measured:" in text
+    assert one.memory.reason == "this system does not say what is resident"
+    assert one.memory.reason in page
+    assert found.is_accepted
+    assert {step.name for step in steps} >= {"mine: quantizing", "mine: verifying", "mine: as V1"}
+    assert all(one != other for one, other in itertools.pairwise(steps))
+
+
+@pytest.mark.usefixtures("without_memory")
+def test_finished_datasets_stay_and_their_times_are_called_theirs(
+    found: Validation, bert: Path, out: Path
+) -> None:
+    again = validate(bert, out, ["int8"], texts=["One text.", "Another one."], run=RUN)
+    [one] = again.datasets
+    assert not one.speed.measured_now
+    assert one.speed.wall_seconds == found.datasets[0].speed.wall_seconds
+    assert "speed-of-an-earlier-run" in {note.name for note in again.notes}
+    assert (out / "int2" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("configs", "reason"),
+    [
+        (["no-such-preset"], "no preset"),
+        (["int8", "int8"], "two are called int8"),
+        ([], "there is none"),
+        (["./missing.yaml"], "can't be read"),
+    ],
+)
+def test_configs_that_are_none_are_refused_before_anything_is_written(
+    bert: Path, tmp_path: Path, configs: list[str], reason: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=reason):
+        validate(bert, tmp_path / "out", configs)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        validate(tmp_path / "nothing", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_files_is_refused(bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("…")
+    with pytest.raises(TargetConflict, match=r"thesis\.tex"):
+        validate(bert, tmp_path, ["int8"])
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -41,7 +41,16 @@ ONE_MEANING |= {
     *("round_half_even", "to_code", "from_code", "float32_bits", "to_bits"),
 }
 # `cluster` is tested beside the package.
-OTHER_TESTS = {"benchmarks", "chaos", "fuzz", "cluster", "integration", "servers", "versions"}
+OTHER_TESTS = {
+    "benchmarks",
+    "benchmarks/overview",
+    "chaos",
+    "fuzz",
+    "cluster",
+    "integration",
+    "servers",
+    "versions",
+}
 CLOCKS = {
     "waiting.py": "pauses between two looks",
     "held_worker.py": "so does the worker that is held",

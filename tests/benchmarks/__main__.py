@@ -1,4 +1,5 @@
-"""`python -m tests.benchmarks [SECTION …]`: every table, both sides measured in this run."""
+"""`python -m tests.benchmarks`: this program beside others in one run, with a table and a picture; or, by name,
+sections that measure one thing in depth, both sides in the same run."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 
 from tests.benchmarks import (
     accuracy,
@@ -30,6 +32,8 @@ from tests.benchmarks import (
     streaming,
     verifying,
 )
+from tests.benchmarks.overview import run as overview
+from tests.benchmarks.overview.words import markdown
 from tests.benchmarks.table import Table, show
 
 _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
@@ -58,15 +62,38 @@ _SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "streaming": lambda given: streaming.tables(given.params, given.runs, given.folder, given.runai),
     "limits": lambda given: limits.tables(given.side * given.side, given.runs, given.folder),
 }
+_ALL = "all"
+_PARAMS = 750_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """arguments: None for those of the program."""
     parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(_SECTIONS)}; default all")
-    parser.add_argument("--runs", type=int, default=5, help="rounds; the best of each side counts")
     parser.add_argument(
-        "--params", type=int, default=750_000_000, help="of the checkpoint of `files` and `size`"
+        "sections",
+        nargs="*",
+        metavar="SECTION",
+        help=f"{', '.join(_SECTIONS)}, or all; default: the overview",
+    )
+    parser.add_argument("--runs", type=int, default=5, help="rounds")
+    parser.add_argument(
+        "--params",
+        type=int,
+        help=f"of the checkpoint; default: of the overview {overview.PARAMS:,}, of sections {_PARAMS:,}",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/benchmarks"),
+        metavar="FOLDER",
+        help=f"where {', '.join(overview.NAMES)} go",
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        default=[],
+        metavar="PYTHON",
+        help="more interpreters in which peers are installed, for the overview: some exclude each other",
     )
     parser.add_argument(
         "--models",
@@ -111,10 +138,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="seconds to wait before each job of `files`: memory is cold then",
     )
     given = parser.parse_args(arguments)
-    unknown = [name for name in given.sections if name not in _SECTIONS]
+    unknown = [name for name in given.sections if name not in {*_SECTIONS, _ALL}]
     if unknown:
-        parser.error(f"no section {', '.join(unknown)}; there are {', '.join(_SECTIONS)}")
-    show(chain.from_iterable(_SECTIONS[name](given) for name in given.sections or _SECTIONS))
+        parser.error(f"no section {', '.join(unknown)}; there are {', '.join(_SECTIONS)} and {_ALL}")
+    if not given.sections:
+        _overview(given)
+        return
+    given.params = given.params or _PARAMS
+    names = _SECTIONS if _ALL in given.sections else given.sections
+    show(chain.from_iterable(_SECTIONS[name](given) for name in names))
+
+
+def _overview(given: argparse.Namespace) -> None:
+    settings = overview.Settings(
+        runs=given.runs,
+        side=given.side,
+        params=given.params or overview.PARAMS,
+        texts=given.calibration_texts,
+        pythons=given.peers,
+        folder=given.folder,
+    )
+    found = overview.measure(settings)
+    print(markdown(found))
+    print("written to", *overview.write(found, given.out))
 
 
 if __name__ == "__main__":

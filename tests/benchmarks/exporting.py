@@ -150,19 +150,35 @@ def _rates(
     formats: Sequence[str],
 ) -> Iterator[Table]:
     for name in formats:
-        with new("written") as written:
-            job = _export_job(dataset, name, options)
-            _run({**job, "out": written})  # does not count
-            nbytes = sum(info.nbytes for info in open_store(written, Storage(options)).list())
-            ours, theirs, limits = _Found(), _Found(), {what: _Found() for what in _limits_of(name)}
-            jobs = [(ours, job), (theirs, {**job, "job": "copy", "source": written})]
-            jobs += [(found, {**job, "job": what}) for what, found in limits.items()]
-            for _ in range(runs):
-                for found, one in jobs:
-                    with new("out") as out:
-                        _add(found, {**one, "out": out})
+        nbytes, ours, theirs, limits = _measured(dataset, name, new, options, runs, _limits_of(name))
         rows = _compared(f"{name}, {nbytes / 1e9:.3g} GB", nbytes, ours, theirs, limits)
         yield Table(f"{where}: export with {WORKERS} workers, median of {runs}", tuple(rows))
+
+
+def measured_on_disk(
+    dataset: Path, name: str, runs: int, folder: Path
+) -> tuple[list[float], list[float], int]:
+    """Seconds of each round of an export, those of a copy of what it wrote, and how many bytes that is."""
+    nbytes, ours, theirs, _ = _measured(str(dataset), name, partial(_emptied, folder), {}, runs, ())
+    return ours.seconds, theirs.seconds, nbytes
+
+
+def _measured(
+    dataset: str, name: str, new: Emptied, options: Mapping[str, Any], runs: int, limits: Sequence[str]
+) -> tuple[int, _Found, _Found, dict[str, _Found]]:
+    """The bytes that are written, and the rounds of the export, of a copy of them, and of what does the least."""
+    with new("written") as written:
+        job = _export_job(dataset, name, options)
+        _run({**job, "out": written})  # does not count
+        nbytes = sum(info.nbytes for info in open_store(written, Storage(options)).list())
+        ours, theirs, least = _Found(), _Found(), {what: _Found() for what in limits}
+        jobs = [(ours, job), (theirs, {**job, "job": "copy", "source": written})]
+        jobs += [(found, {**job, "job": what}) for what, found in least.items()]
+        for _ in range(runs):
+            for found, one in jobs:
+                with new("out") as out:
+                    _add(found, {**one, "out": out})
+    return nbytes, ours, theirs, least
 
 
 def _limits_of(name: str) -> Sequence[str]:

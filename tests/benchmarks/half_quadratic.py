@@ -60,14 +60,19 @@ def half_quadratic(weight: torch.Tensor, bits: int) -> Decoded:
     return lambda: ((codes - zero) / inverse).reshape(weight.shape)
 
 
-def _rows(weight: torch.Tensor, bits: int, runs: int) -> Iterator[Row]:
-    contenders: dict[str, Callable[[], Decoded]] = {
-        "mse": partial(_ours, weight, bits),
+def solvers(weight: torch.Tensor, bits: int) -> dict[str, Callable[[], Decoded] | None]:
+    """The package, None where it is not installed, and its solver."""
+    package = f"hqq {version('hqq')}" if installed("hqq") else "hqq"
+    return {
+        package: partial(_package, weight, bits) if installed("hqq") else None,
         "HQQ's solver, written out": partial(half_quadratic, weight, bits),
     }
-    package = f"hqq {version('hqq')}" if installed("hqq") else "hqq"
-    if installed("hqq"):
-        contenders[package] = partial(_package, weight, bits)
+
+
+def _rows(weight: torch.Tensor, bits: int, runs: int) -> Iterator[Row]:
+    peers = solvers(weight, bits)
+    contenders: dict[str, Callable[[], Decoded]] = {"mse": partial(_ours, weight, bits)}
+    contenders |= {name: call for name, call in peers.items() if call is not None}
     seconds = all_seconds(contenders, runs, time.thread_time)
     wide = weight.float()
     for name, quantize in contenders.items():
@@ -75,7 +80,7 @@ def _rows(weight: torch.Tensor, bits: int, runs: int) -> Iterator[Row]:
         print(f"int{bits} g{GROUP}, {name}: squared error {error:.5g} of the squares")
     rate = {name: weight.numel() / 1e6 / min(taken) for name, taken in seconds.items()}
     target = ratio_of(50) if bits == 4 else None
-    for peer in (package, "HQQ's solver, written out"):
+    for peer in peers:
         name = f"int{bits} g{GROUP} asymmetric mse"
         yield Row(name, rate["mse"], "Mparam/s", peer, rate.get(peer), target)
 

@@ -15,7 +15,7 @@ _SPREAD = np.float32(0.02)
 def shapes(params: int) -> dict[str, tuple[int, ...]]:
     """About `params` values (at least one layer's): TinyLlama's widths, or an eighth of them for small checkpoints."""
     width, vocabulary = (2048, 32000) if params >= 200_000_000 else (256, 1000)
-    inner, narrow = width * 11 // 4, width // 8
+    inner, narrow = width * 11 // 512 * 128, width // 8  # whole groups of 128, which some peers need
     block = {
         "self_attn.q_proj": (width, width),
         "self_attn.k_proj": (narrow, width),

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -31,8 +31,8 @@ from tests.benchmarks.uploading import upload
 from tests.servers.seaweedfs import SeaweedFS
 
 _WAYS = 8
-_PEER = f"Run:ai Model Streamer, {_WAYS} ways"
-_COMPRESSIONS = ("none", "zstd")
+PEER = f"Run:ai Model Streamer, {_WAYS} ways"
+COMPRESSIONS = ("none", "zstd")
 
 _RUNAI = """
 import sys, time
@@ -86,22 +86,39 @@ print(time.perf_counter() - started)
 
 
 def tables(params: int, runs: int, folder: str | None, runai: str) -> Iterator[Table]:
-    """params: about as many bytes are streamed. runai: the python that has the peer. Takes 7 bytes of the disk each."""
+    """As `measured`. runai: the python that has the peer."""
+    seconds, nbytes = measured(params, runs, folder, [runai])
+    rates = {name: nbytes / 1e9 / median(found) for name, found in seconds.items()}
+    rows = tuple(
+        Row(f"codes, {name}, verified", rates[name], "GB/s", peer, rates.get(peer), target)
+        for name in COMPRESSIONS
+        for peer, target in ((PEER, ratio_of(1.1)), (_limit(name), None))
+    )
+    yield Table(f"{nbytes / 1e9:.2f} GB of int8 from SeaweedFS, {_WAYS} ways each, median of {runs}", rows)
+
+
+def measured(
+    params: int, runs: int, folder: str | None, pythons: Sequence[str]
+) -> tuple[dict[str, list[float]], int]:
+    """Seconds of each round by compression, by PEER where one of `pythons` has it, and by what received the same bytes;
+    and the codes' bytes. params: about as many bytes are streamed; takes 7 bytes of the disk each."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         server = SeaweedFS(Path(place) / "server")
         try:
-            yield _table(server, params, runs, Path(place), runai)
+            return _measured(server, params, runs, Path(place), pythons)
         finally:
             server.stop()
 
 
-def _table(server: SeaweedFS, params: int, runs: int, folder: Path, runai: str) -> Table:
+def _measured(
+    server: SeaweedFS, params: int, runs: int, folder: Path, pythons: Sequence[str]
+) -> tuple[dict[str, list[float]], int]:
     source = folder / "source.safetensors"
     write_checkpoint(source, params)
     uri = server.make_bucket("streaming")
     options = server.storage_options
     commands: dict[str, list[str]] = {}
-    for compression in _COMPRESSIONS:
+    for compression in COMPRESSIONS:
         run = RunConfig(engine="inline", compression=compression)
         ArrowQuantizer(QuantizationConfig("int8"), run).quantize(source, folder / compression)
         upload(folder / compression, f"{uri}/{compression}", options)
@@ -115,16 +132,14 @@ def _table(server: SeaweedFS, params: int, runs: int, folder: Path, runai: str) 
         commands[compression] = here
         objects = json.dumps(_signed(f"{uri}/{compression}", options))
         commands[_limit(compression)] = [sys.executable, "-c", _RECEIVE, str(_WAYS), objects]
-    has_peer = subprocess.run(
-        [runai, "-c", "import runai_model_streamer_s3"], capture_output=True, check=False
-    )
-    if has_peer.returncode == 0:
+    runai = next((python for python in pythons if _has_peer(python)), None)
+    if runai is not None:
         (folder / "plain").mkdir()
         save_file(_codes(folder / "none"), folder / "plain" / "model.safetensors")
         save_file({"x": torch.zeros(1)}, folder / "plain" / "small.safetensors")
         upload(folder / "plain", f"{uri}/plain", options)
         files = [f"{uri}/plain/{name}.safetensors" for name in ("small", "model")]
-        commands[_PEER] = [runai, "-c", _RUNAI, *files]
+        commands[PEER] = [runai, "-c", _RUNAI, *files]
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for name in [
         *commands,
@@ -132,13 +147,12 @@ def _table(server: SeaweedFS, params: int, runs: int, folder: Path, runai: str) 
     ]:  # the first of each does not count
         seconds[name].append(_seconds(commands[name], server))
     nbytes = sum(array.numel() for array in _codes(folder / "none").values())
-    rates = {name: nbytes / 1e9 / median(found[1:]) for name, found in seconds.items()}
-    rows = tuple(
-        Row(f"codes, {name}, verified", rates[name], "GB/s", peer, rates.get(peer), target)
-        for name in _COMPRESSIONS
-        for peer, target in ((_PEER, ratio_of(1.1)), (_limit(name), None))
-    )
-    return Table(f"{nbytes / 1e9:.2f} GB of int8 from SeaweedFS, {_WAYS} ways each, median of {runs}", rows)
+    return {name: found[1:] for name, found in seconds.items()}, nbytes
+
+
+def _has_peer(python: str) -> bool:
+    found = subprocess.run([python, "-c", "import runai_model_streamer_s3"], capture_output=True, check=False)
+    return found.returncode == 0
 
 
 def _limit(compression: str) -> str:

@@ -1,0 +1,104 @@
+"""What other quantizers leave of a matrix: its values afterwards, and the bytes that they would be stored in.
+
+Bytes are of codes, packed as tightly as their bits allow, and of scales and zero points in the dtype that the library
+keeps; nothing of a file's framing. That is no more than any file of theirs takes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import torch
+
+from tests.benchmarks.half_quadratic import half_quadratic
+from tests.benchmarks.peers import GROUP, installed
+
+Stored = tuple[torch.Tensor, int]  # values in float32, and bytes
+_HALF_NBYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """stored: of a float32 matrix [rows, columns], columns a multiple of GROUP."""
+
+    maker: str
+    name: str
+    stored: Callable[[torch.Tensor], Stored]
+
+
+def decoders() -> Iterator[Decoder]:
+    """Of the peers that are installed, and of HQQ's solver."""
+    if installed("torchao"):
+        maker = f"torchao {version('torchao')}"
+        yield Decoder(maker, "int8 a row", lambda weight: _torchao(weight, 8))
+        yield Decoder(maker, f"int4 g{GROUP}", lambda weight: _torchao(weight, 4))
+        yield Decoder(maker, f"int2 g{GROUP}", lambda weight: _torchao(weight, 2))
+    if installed("optimum.quanto"):
+        maker = f"optimum-quanto {version('optimum-quanto')}"
+        yield Decoder(maker, "qint8", lambda weight: _quanto(weight, "qint8"))
+        yield Decoder(maker, "qint4", lambda weight: _quanto(weight, "qint4"))
+        yield Decoder(maker, "qint2", lambda weight: _quanto(weight, "qint2"))
+    if installed("gguf"):
+        maker = f"gguf-py {version('gguf')}"
+        for what in ("Q8_0", "Q5_1", "Q4_1", "Q4_0"):
+            yield Decoder(maker, what, lambda weight, what=what: _gguf(weight, what))  # type: ignore[misc]
+    for bits in (4, 3, 2):
+        name = f"{bits} bits g{GROUP}"
+        yield Decoder("HQQ's solver", name, lambda weight, bits=bits: _hqq(weight, bits))  # type: ignore[misc]
+
+
+def _torchao(weight: torch.Tensor, bits: int) -> Stored:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
+        from torchao.quantization.granularity import PerGroup
+
+        config = (
+            Int8WeightOnlyConfig()
+            if bits == 8
+            else IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=PerGroup(GROUP))
+        )
+        linear = _linear(weight)
+        quantize_(linear, config)
+    return _of_inner_tensors(linear.weight, bits, {"qdata"})
+
+
+def _quanto(weight: torch.Tensor, what: str) -> Stored:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from optimum import quanto
+
+        model = torch.nn.Sequential(_linear(weight))
+        quanto.quantize(model, weights=getattr(quanto, what))
+        quanto.freeze(model)
+    return _of_inner_tensors(model.get_parameter("0.weight"), int(what.removeprefix("qint")), {"_data"})
+
+
+def _of_inner_tensors(weight: torch.Tensor, bits: int, codes: set[str]) -> Stored:
+    names, _ = weight.__tensor_flatten__()  # type: ignore[attr-defined]
+    beside = sum(getattr(weight, name).nbytes for name in names if name not in codes)
+    return weight.dequantize().detach().float(), weight.numel() * bits // 8 + beside
+
+
+def _gguf(weight: torch.Tensor, what: str) -> Stored:
+    from gguf import GGMLQuantizationType, quants
+
+    kind = GGMLQuantizationType[what]
+    encoded = quants.quantize(weight.numpy(), kind)
+    return torch.from_numpy(quants.dequantize(encoded, kind)), encoded.nbytes
+
+
+def _hqq(weight: torch.Tensor, bits: int) -> Stored:
+    values = half_quadratic(weight, bits)()
+    beside = weight.numel() // GROUP * 2 * _HALF_NBYTES  # a scale and a zero point
+    return values, weight.numel() * bits // 8 + beside
+
+
+def _linear(weight: torch.Tensor) -> torch.nn.Linear:
+    rows, columns = weight.shape
+    linear = torch.nn.Linear(columns, rows, bias=False)
+    linear.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
+    return linear

@@ -64,10 +64,10 @@ def _outputs(evaluations: Sequence[Evaluation]) -> list[Card]:
     if not evaluations:
         why = "`arrowquant evaluate` compares what this dataset and the original make of texts."
         return [Card("Outputs", "not measured", OPEN, why)]
-    return [_output(found) for found in reversed(evaluations)]
+    return [output_card(found) for found in reversed(evaluations)]
 
 
-def _output(found: Evaluation) -> Card:
+def output_card(found: Evaluation) -> Card:
     figures = found.figures
     of = f"Of {counted(found.texts.texts, 'text')} ({found.texts.name})."
     if isinstance(figures, EmbeddingFigures):

@@ -71,7 +71,7 @@ def _of_targets(datasets: Sequence[DatasetFigures], targets: Targets) -> Iterato
                 status: Status = NOT_MEASURED
                 result, said = str(NOT_MEASURED), why
             else:
-                result, said = measurable.form(value), ""
+                result, said = measurable.form(value), measurable.about(dataset)
                 status = PASSED if measurable.holds(value, target) else FAILED
             yield Criterion(
                 measurable.category, key, measurable.label, dataset.name, shown, result, status, said

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from arrowquant_dist.errors import counted
 from arrowquant_dist.report import text
-from arrowquant_dist.report.cards import BAD, FACT, GOOD, Card
+from arrowquant_dist.report.cards import BAD, GOOD, LOOK, OPEN, Card, output_card
 from arrowquant_dist.report.document import Document, DocumentPart
 from arrowquant_dist.report.pictures import noise
 from arrowquant_dist.validation import tables
 from arrowquant_dist.validation.figures import PASSED, DatasetFigures, Validation
+
+_ADVICE = {
+    GOOD: "its outputs are as good as the original's by the bound above; it can be served as it is",
+    LOOK: "some of its outputs differ; try it on texts of your own, or calibrate it with texts, which costs no byte",
+    BAD: "its outputs are too far off to rely on, whatever its weights look like: calibrate or train it, store layers "
+    "that matter in more bits, or let a size choose how each is stored",
+    OPEN: "nothing is known of its outputs; measure them before you rely on it",
+}
 
 
 def validation_document(found: Validation) -> Document:
@@ -25,7 +35,9 @@ def validation_document(found: Validation) -> Document:
                 *(tables.spread(one) for one in found.datasets if one.distribution),
             ),
             pictures=tuple(
-                picture for one in found.datasets if (picture := noise.histogram(one.layers)) is not None
+                replace(picture, title=f"{picture.title}, {one.name}")
+                for one in found.datasets
+                if (picture := noise.histogram(one.layers)) is not None
             ),
         ),
         DocumentPart("Accuracy of the outputs", said=_outputs_said(found), tables=(tables.outputs(found),)),
@@ -33,6 +45,7 @@ def validation_document(found: Validation) -> Document:
         DocumentPart("Speed", tables=(tables.phases(found), tables.loading(found))),
         DocumentPart("Memory", said=_memory_said(found), tables=(tables.memory(found),)),
         DocumentPart("Acceptance", tables=(tables.categories(found), tables.acceptance(found))),
+        DocumentPart("What follows", said=_conclusions(found)),
         DocumentPart("What to know of the figures", notes=tuple((one.name, one.text) for one in found.notes)),
     )
     return Document("Validation report", _lead(found), _cards(found), parts)
@@ -60,12 +73,22 @@ def _cards(found: Validation) -> tuple[Card, ...]:
 
 
 def _card(one: DatasetFigures) -> Card:
+    """Its size, judged by its outputs where these are known: what weights say is no verdict."""
     totals = one.report.totals
     smaller = (
         f"{text.times(totals.compression_vs_fp16)} smaller than fp16, "
         f"{text.times(totals.compression_vs_source)} than the source."
     )
-    return Card(one.name, text.nbytes(totals.parts_nbytes), FACT, smaller)
+    size = text.nbytes(totals.parts_nbytes)
+    if one.evaluation is None:
+        return Card(one.name, size, OPEN, f"{smaller} Outputs are not measured.")
+    outputs = output_card(one.evaluation)
+    return Card(one.name, size, outputs.verdict, f"{smaller} Outputs: {outputs.figure}. {outputs.why}")
+
+
+def _conclusions(found: Validation) -> tuple[str, ...]:
+    """What to do with each, by its outputs."""
+    return tuple(f"{one.name}: {_ADVICE[_card(one).verdict]}" for one in found.datasets)
 
 
 def _outputs_said(found: Validation) -> tuple[str, ...]:

@@ -11,11 +11,13 @@ from arrowquant_dist.report.compare import stored_bits
 from arrowquant_dist.report.evaluated import HIGH, LOW
 from arrowquant_dist.validation.figures import ACCURACY, COMPRESSION, PERFORMANCE, DatasetFigures
 
+_COMPILING_SECONDS = 1.0  # less is loading them from their cache
+
 
 @dataclass(frozen=True, slots=True)
 class Measurable:
     """better: HIGH or LOW. lowest, highest: that a target may be. form: as people read it. figure: None where it was
-    not measured, and why_not then says why."""
+    not measured, and why_not then says why. about: what else has to be known of it; may be empty."""
 
     key: str
     label: str
@@ -26,6 +28,7 @@ class Measurable:
     form: Callable[[float], str]
     figure: Callable[[DatasetFigures], float | None]
     why_not: Callable[[DatasetFigures], str]
+    about: Callable[[DatasetFigures], str] = lambda _: ""
 
     def holds(self, value: float, target: float) -> bool:
         return value > target if self.better == HIGH else value < target
@@ -46,6 +49,14 @@ def _not_timed(one: DatasetFigures) -> str:
     shards = counted(one.speed.shards, "shard")
     done = f"of {shards} an earlier run had finished {one.speed.resumed_shards}"
     return f"{done}, so no run made all of them; --overwrite makes them anew"
+
+
+def _compiling(one: DatasetFigures) -> str:
+    """Kernels are compiled once on a machine, which a run that does it takes longer for."""
+    seconds = one.speed.worker_phases.get("compile", 0.0)
+    if seconds < _COMPILING_SECONDS:
+        return ""
+    return f"{text.seconds(seconds)} of its workers' time went into compiling kernels, once for this machine"
 
 
 def _not_of_its_kind(kind: str) -> Callable[[DatasetFigures], str]:
@@ -185,6 +196,7 @@ MEASURABLES = (
         text.seconds,
         lambda one: one.speed.seconds,
         _not_timed,
+        _compiling,
     ),
     Measurable(
         "load_seconds",

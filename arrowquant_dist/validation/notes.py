@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from arrowquant_dist.errors import counted
 from arrowquant_dist.reduce.layer_types import NORM
 from arrowquant_dist.report import text
-from arrowquant_dist.report.evaluated import figure_lines
+from arrowquant_dist.report.evaluated import measures
 from arrowquant_dist.report.view import WEIGHT_COSINE_NOTE
 from arrowquant_dist.validation.figures import DatasetFigures, LoadTime, NamedNote, SourceFigures
 from arrowquant_dist.validation.targets import Targets
@@ -80,13 +80,13 @@ def _weights(datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
     yield NamedNote("weight-cosine", WEIGHT_COSINE_NOTE)
     found = [(one, one.report.accuracy, one.evaluation) for one in datasets]
     said = [
-        f"{one.name} has a mean weight cosine of {text.cosine(accuracy.cosine.mean)} and, of its outputs, "
-        f"{'; '.join(map(' '.join, figure_lines(evaluation)[:1]))}"
+        f"{one.name}: weight cosine {text.cosine(accuracy.cosine.mean)}, {first.label} {first.shown}"
         for one, accuracy, evaluation in found
         if accuracy is not None and accuracy.cosine is not None and evaluation is not None
+        for first in measures(evaluation)[:1]
     ]
     if said:
-        yield NamedNote("weights-and-outputs", ". ".join(said))
+        yield NamedNote("weights-and-outputs", f"what both are here: {'; '.join(said)}")
 
 
 def _outputs(datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
@@ -144,7 +144,8 @@ def _memory() -> Iterator[NamedNote]:
     yield NamedNote(
         "memory-at-run-time",
         "weights that are decoded take what the source's take, whatever they are stored as. As codes "
-        "(`load_model(…, codes=True)`, `load_codes_into`) they stay as small as they are. A stream whose tensors "
+        "(`load_model(…, codes=True)`, `load_codes_into`) they stay as small as they are. What is above either is what "
+        "allocators keep of memory that was freed. A stream whose tensors "
         "nobody keeps takes the loader's memory budget at most, of any model",
     )
 

@@ -9,12 +9,11 @@ from arrowquant_dist.config import BITS
 from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.reduce.ratios import ratio
 from arrowquant_dist.report.layer_rows import LayerRow
-from arrowquant_dist.report.pictures.axes import round_step
+from arrowquant_dist.report.pictures.noise import bins
 from arrowquant_dist.validation.figures import Bin, Compression
 
 _HALF_BITS = 16
-_ABOUT_BINS = 6
-_MOST_DIGITS = 9
+_BELOW_ONE = 1 - 1e-12
 
 
 def compression_of(report: ReportFigures, rows: Sequence[LayerRow]) -> Compression:
@@ -43,27 +42,23 @@ def _bits(row: LayerRow) -> int:
 
 
 def cosine_bins(rows: Sequence[LayerRow]) -> tuple[Bin, ...]:
-    """About six bins of a round width, from the least cosine there is to the highest; the highest first, empty ones
-    left out. None where no layer has a cosine."""
-    cosines = [
+    """Bins of a round width, as the histogram of a report's page has them; the highest first, empty ones left out. None
+    at all where no layer has a cosine."""
+    known = [
         row.cosine for row in rows if row.is_quantized and not row.keeps_codes and row.cosine is not None
     ]
-    if not cosines:
+    if not known:
         return ()
-    low, high = min(cosines), min(max(cosines), 1.0)
-    step = round_step(max((high - low) / _ABOUT_BINS, 10.0**-_MOST_DIGITS))
-    first = math.floor(low / step + 1e-9)
-    last = max(math.ceil(high / step - 1e-9) - 1, first)
-    counts = [0] * (last - first + 1)
-    for cosine in cosines:
-        counts[min(max(math.floor(cosine / step + 1e-9), first), last) - first] += 1
-    digits = _digits(step)
-    bins = []
-    for index, count in enumerate(counts, first):
-        below, above = round(index * step, 12), round((index + 1) * step, 12)
+    low, step, counts = bins(
+        [min(cosine, _BELOW_ONE) for cosine in known]
+    )  # so that 1 is in a bin that ends with it
+    digits, last = _digits(step), len(counts) - 1
+    found = []
+    for index, count in enumerate(counts):
+        below, above = round(low + index * step, 12), round(low + (index + 1) * step, 12)
         label = f"[{below:.{digits}f}, {above:.{digits}f}{']' if index == last else ')'}"
-        bins.append(Bin(below, above, label, count, count / len(cosines)))
-    return tuple(one for one in reversed(bins) if one.layers)
+        found.append(Bin(below, above, label, count, count / len(known)))
+    return tuple(one for one in reversed(found) if one.layers)
 
 
 def _digits(step: float) -> int:

@@ -8,7 +8,8 @@ from arrowquant_dist.errors import counted
 from arrowquant_dist.reduce.figures import Accuracy
 from arrowquant_dist.reduce.layer_types import LAYER_TYPES
 from arrowquant_dist.report import text
-from arrowquant_dist.report.evaluated import figure_lines
+from arrowquant_dist.report.evaluated import measures
+from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.report.text import MISSING, Verdict
 from arrowquant_dist.report.view import Table
 from arrowquant_dist.validation.figures import (
@@ -23,24 +24,49 @@ from arrowquant_dist.validation.figures import (
     Resident,
     Validation,
 )
+from arrowquant_dist.validation.measures import BY_KEY, MEASURABLES, Measurable
 
+_TO_BE_KNOWN = (
+    "compression_vs_fp16",
+    "compression_vs_source",
+    "weight_cosine",
+    "output_cosine",
+    "perplexity_excess",
+)
 _TONES = {PASSED: "good", FAILED: "bad", NOT_MEASURED: "open"}
 
 
 def summary(found: Validation) -> Table:
-    """A row a metric that has a target, a column a config."""
+    """A row a metric: those that have targets, then what has none and is to be known; a column a config."""
     names = [one.name for one in found.datasets]
     metrics: dict[str, list[Criterion]] = {}
     for one in found.criteria:
         metrics.setdefault(one.label, []).append(one)
-    rows = []
-    for label, criteria in metrics.items():
-        of = {one.config: one for one in criteria}
-        results = [
-            (of[name].result if name in of else of[""].result if "" in of else MISSING) for name in names
-        ]
-        rows.append((label, _targets(criteria), *results, _together(criteria)))
-    return Table("Summary", ("metric", "target", *names, "status"), f"ll{'r' * len(names)}l", tuple(rows))
+    rows = [
+        (label, _targets(own), *(_result(one, own) for one in found.datasets), _together(own))
+        for label, own in metrics.items()
+    ]
+    for each in MEASURABLES:
+        shown = [_form(each, one) for one in found.datasets]
+        if each.label not in metrics and each.key in _TO_BE_KNOWN and any(one != MISSING for one in shown):
+            rows.append((each.label, "none", *shown, MISSING))
+    headers = ("metric", "target", *names, "status")
+    return Table("Summary", headers, f"ll{'r' * len(names)}l", tuple(rows))
+
+
+def _result(one: DatasetFigures, criteria: Sequence[Criterion]) -> str:
+    """Of one config: also where it has no target, and so that one which fails is seen."""
+    of = {each.config: each for each in criteria}
+    own = of.get(one.name, of.get(""))
+    if own is None:
+        key = criteria[0].key
+        return _form(BY_KEY[key], one) if key in BY_KEY else MISSING
+    return f"{own.result} ({own.status})" if own.status == FAILED else own.result
+
+
+def _form(each: Measurable, one: DatasetFigures) -> str:
+    value = each.figure(one)
+    return each.form(value) if value is not None else MISSING
 
 
 def _targets(criteria: Sequence[Criterion]) -> str:
@@ -194,13 +220,15 @@ def spread(one: DatasetFigures) -> Table:
 
 def outputs(found: Validation) -> Table:
     """A row a figure, a column a config."""
-    lines: dict[str, dict[str, str]] = {}
-    for one in found.datasets:
-        for label, figure in figure_lines(one.evaluation) if one.evaluation is not None else ():
-            lines.setdefault(label, {})[one.name] = figure
-    names = [one.name for one in found.datasets]
-    rows = tuple((label, *(own.get(name, NOT_MEASURED) for name in names)) for label, own in lines.items())
-    return Table("Outputs against the original's", ("", *names), f"l{'l' * len(names)}", rows)
+    own = [{} if one.evaluation is None else _measured(one.evaluation) for one in found.datasets]
+    labels = dict.fromkeys(label for each in own for label in each)
+    rows = tuple((label, *(each.get(label, NOT_MEASURED) for each in own)) for label in labels)
+    headers = ("", *(one.name for one in found.datasets))
+    return Table("Outputs against the original's", headers, f"l{'r' * len(own)}", rows)
+
+
+def _measured(evaluation: Evaluation) -> dict[str, str]:
+    return {each.label: each.shown for each in measures(evaluation)}
 
 
 def schema(found: Validation) -> Table:
@@ -307,4 +335,4 @@ def acceptance(found: Validation) -> Table:
         for one in found.criteria
     )
     headers = ("criterion", "config", "target", "result", "status", "why")
-    return Table("Acceptance", headers, "lllrll", rows)
+    return Table("Criteria", headers, "lllrll", rows)

@@ -59,7 +59,9 @@ def have(count: int) -> str:
 class ArrowQuantError(Exception):
     """Root of all errors this package raises on purpose.
 
-    message: shortened to MESSAGE_CHARS. layer: the whole name, as the dataset or source has it; shown shortened.
+    message: shortened to MESSAGE_CHARS. layer: the whole name, as the dataset or source has it; shown shortened. uri:
+    of the object or place that it is about. byte_range: of that object, the first byte and the one after the last. Each
+    is None where it says nothing. kind: a word for it that stays. exit_code: of a command that ends with it.
     """
 
     kind: ClassVar[str] = "error"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import typer.main
@@ -19,6 +23,24 @@ from tests.guides import TEXTS, section
 
 README = TEXTS["README.md"]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+OURS = "arrowquant_dist"
+# Words that are missing still; what is said of one goes from here.
+MISSING = {
+    *("Calibration(architecture)", "Calibration.from_bytes(data)"),
+    *("DistillSettings(seed)", "DistillSettings(rates)", "DistillSettings.with_given(given)"),
+    *("Distilled(matrices)", "Distilled.to_dict"),
+    *(f"WeightLoader.read_into({name})" for name in ("rows", "columns", "parallel")),
+    "WeightLoader.stats",
+    *("choose_by_texts(source)", "choose_by_texts(run)", "evaluate(storage_options)"),
+    *("load_model(storage_options)", "load_model(attn_implementation)"),
+    *(
+        f"load_sentence_transformer({name})"
+        for name in ("target", "memory_budget", "dtype", "storage_options", "verify", "leave_out", "others")
+    ),
+    *(f"load_tokenizer({name})" for name in ("target", "storage_options", "others")),
+}
+NAMES = [name for name in arrowquant_dist.__all__ if name != "__version__"]
 
 
 def block(guide: str, heading: str, language: str = "") -> str:
@@ -85,3 +107,65 @@ def test_the_changelog_is_about_this_version() -> None:
     version = re.search(r'^version = "(.*)"', project, re.MULTILINE)
     assert version is not None
     assert version[1] in (CHECKOUT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_says_what_every_method_parameter_and_field_of_a_public_name_is(name: str) -> None:
+    known = {each for each in MISSING if re.match(rf"{name}\b", each)}
+    assert {*missing(name, getattr(arrowquant_dist, name))} == known
+
+
+def missing(name: str, thing: Any) -> Iterator[str]:
+    """What help() shows and says nothing of."""
+    if inspect.isclass(thing):
+        yield from _of_class(name, thing)
+    else:
+        yield from _of_function(name, thing, inspect.getdoc(thing) or "")
+
+
+def _of_class(name: str, cls: type) -> Iterator[str]:
+    said = _own_doc(cls)
+    if not said:
+        yield name
+    fields = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    yield from (
+        f"{name}({field})" for field in fields if not field.startswith("_") and not is_said(field, said)
+    )
+    for member, value in inspect.getmembers(cls):
+        if member == "__init__" and not fields:
+            yield from _of_function(name, value, f"{said} {inspect.getdoc(value) if is_ours(value) else ''}")
+        if member.startswith("_") or not is_ours(value) or member in fields:
+            continue
+        yield from _of_function(f"{name}.{member}", value, inspect.getdoc(value) or "", said)
+
+
+def _of_function(name: str, function: Any, said: str, more: str = "") -> Iterator[str]:
+    """more: of its class, whose words are the same ones in all its methods."""
+    if not is_ours(function):
+        return
+    if not said:
+        yield name
+    if isinstance(function, property):
+        return
+    for parameter in inspect.signature(function).parameters:
+        if parameter not in ("self", "cls") and not is_said(parameter, f"{said} {more}"):
+            yield f"{name}({parameter})"
+
+
+def is_ours(thing: Any) -> bool:
+    function: Callable[..., Any] | Any = thing.fget if isinstance(thing, property) else thing
+    return callable(function) and str(getattr(function, "__module__", "")).startswith(OURS)
+
+
+def is_said(word: str, text: str) -> bool:
+    return re.search(rf"\b{word}\b", text) is not None
+
+
+def _own_doc(cls: type) -> str:
+    """Not the signature that dataclasses make one of."""
+    said = cls.__doc__ or ""
+    return (
+        ""
+        if said.startswith(f"{cls.__name__}(") and dataclasses.is_dataclass(cls)
+        else inspect.cleandoc(said)
+    )

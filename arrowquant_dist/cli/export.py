@@ -83,12 +83,10 @@ def export(
     with outcome(as_json=as_json, if_interrupted=STOPPED if dry_run else RESUMES, telling=telling):
         from arrowquant_dist.export.options import ExportOptions
 
-        given = {"max_file_bytes": max_file_bytes, "memory_budget": memory_budget}
+        given: dict[str, Any] = {"format": output_format, "activations": activations, "source": source}
+        given |= {"max_file_bytes": max_file_bytes, "memory_budget": memory_budget}
         options = ExportOptions(
-            format=output_format,
-            activations=activations,
             requantize=requantize,
-            source=source,
             overwrite=overwrite,
             **{name: value for name, value in given.items() if value is not None},
         )

@@ -3,6 +3,14 @@
 YAML in, validated values out.
 """
 
+from arrowquant_dist.config.choices import (
+    CompressionName,
+    DirectWrites,
+    EngineName,
+    NonFinite,
+    QuantType,
+    ScaleDtypeName,
+)
 from arrowquant_dist.config.load import load_config, parse_config
 from arrowquant_dist.config.preset import config_place, preset_file, preset_names, presets
 from arrowquant_dist.config.quantization import LayerOverride, QuantizationConfig, check_config
@@ -30,12 +38,18 @@ __all__ = [
     "RUN_KEY",
     "SOURCE",
     "TRAINED",
+    "CompressionName",
+    "DirectWrites",
+    "EngineName",
     "LayerOverride",
+    "NonFinite",
     "NotKept",
     "QuantSpec",
+    "QuantType",
     "QuantizationConfig",
     "ResolvedLayer",
     "RunConfig",
+    "ScaleDtypeName",
     "SpecResolver",
     "Storage",
     "Transfer",

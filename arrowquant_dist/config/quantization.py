@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, get_args
 
 from arrowquant_dist.config.arguments import check_made, known_arguments
 from arrowquant_dist.config.asking import ASKING, CHOSEN, WITHOUT_HESSIANS, refuse_chosen
@@ -19,18 +19,18 @@ from arrowquant_dist.config.checks import (
     invalid,
     within,
 )
+from arrowquant_dist.config.choices import NonFinite, QuantType, ScaleDtypeName, Untouched
 from arrowquant_dist.config.patterns import check_pattern
 from arrowquant_dist.config.quality import quality
 from arrowquant_dist.config.size import size_limit
 from arrowquant_dist.config.spec import BITS, QUANT_TYPES, STORED_SCALES, UNTOUCHED, QuantSpec
 from arrowquant_dist.displays import Displayed
 from arrowquant_dist.location import Location, location, without_credentials
-from arrowquant_dist.method_names import METHODS
+from arrowquant_dist.method_names import METHODS, MethodName
 
-NON_FINITE = ("error", "keep")
 MAX_GROUP_SIZE = 1 << 20
 MAX_ROW_DIMS = 8
-_NOT_SAID = "int8, or none with keep_codes"  # a default for people to read, known by its identity
+_NOT_SAID: Any = "int8, or none with keep_codes"  # a default for people to read, known by its identity
 
 
 # Fields that earlier releases did not have: configs that do without them stay equal to theirs.
@@ -60,7 +60,7 @@ class LayerOverride:
     method: str | None = None
     integer_zero_points: bool | None = None
     row_dims: int | None = None
-    scale_dtype: str | None = None
+    scale_dtype: ScaleDtypeName | None = None
     step: float | None = None
     row_exponent: float | None = None
     rate: float | None = None
@@ -131,19 +131,19 @@ class QuantizationConfig(Displayed):
     Raises InvalidConfig, which names the field.
     """
 
-    quant_type: str = _NOT_SAID
+    quant_type: QuantType | Untouched = _NOT_SAID
     per_channel: bool = True
     group_size: int = 128
     symmetric: bool = True
     mixed_precision_layers: Sequence[str] = ()
-    method: str | None = None
+    method: MethodName | None = None
     integer_zero_points: bool = False
-    non_finite: str = "error"
+    non_finite: NonFinite = "error"
     row_dims: Mapping[str, int] = field(default_factory=dict, hash=False)
     hessians: Location | None = None
     overrides: Sequence[LayerOverride] = ()
     unscaled_float8: Sequence[str] = ()
-    scale_dtype: str = "float32"
+    scale_dtype: ScaleDtypeName = "float32"
     keep_codes: bool = False
     size: str | int | None = None
     step: float | None = None
@@ -164,7 +164,7 @@ class QuantizationConfig(Displayed):
             if getattr(self, name) is None:
                 raise invalid(name, "has no value; leave the key out or give it one")
         _check_values(self)
-        check_choice("non_finite", self.non_finite, NON_FINITE)
+        check_choice("non_finite", self.non_finite, get_args(NonFinite))
         if self.hessians is not None:
             object.__setattr__(self, "hessians", location(self.hessians, "hessians"))
         for key in ("mixed_precision_layers", "unscaled_float8"):
@@ -204,7 +204,7 @@ class QuantizationConfig(Displayed):
         )
 
     def replace(self, **changes: Any) -> QuantizationConfig:
-        """A copy with the fields that are given; None leaves a field as it is, like a flag not typed."""
+        """A copy with the changes that are given; None leaves a field as it is, like a flag not typed."""
         given = {name: value for name, value in changes.items() if value is not None}
         check_keys(given, _names(QuantizationConfig), {})
         asked = [name for name in ASKING if given.get(name, getattr(self, name)) is not None]

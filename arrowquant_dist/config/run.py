@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, get_args
 
 from arrowquant_dist.config.arguments import check_made, known_arguments
 from arrowquant_dist.config.checks import (
@@ -18,11 +18,10 @@ from arrowquant_dist.config.checks import (
     invalid,
     within,
 )
+from arrowquant_dist.config.choices import CompressionName, DirectWrites, EngineName
 from arrowquant_dist.config.sizes import GIB, KIB, MIB, TIB, checked_size
-from arrowquant_dist.config.storage import DIRECT_WRITES, Storage, Transfer
+from arrowquant_dist.config.storage import Storage, Transfer
 
-COMPRESSIONS = ("zstd", "none")
-ENGINES = ("auto", "inline", "ray")
 MAX_TENSOR_PARALLEL = 1024
 MAX_WORKERS = 100_000
 MAX_SHARD_ATTEMPTS = 100
@@ -60,15 +59,15 @@ class RunConfig:
     block_bytes: int = 64 * MIB
     shard_bytes: int = 512 * MIB
     tensor_parallel: int = 1
-    compression: str = "zstd"
-    engine: str = "auto"
+    compression: CompressionName = "zstd"
+    engine: EngineName = "auto"
     address: str | None = None
     workers: int | None = None
     overwrite: bool = False
     repair: bool = False
     shard_attempts: int = 4
     shard_deadline: float | None = None
-    direct_writes: str = "auto"
+    direct_writes: DirectWrites = "auto"
     max_expansion: int = 64
     transfer: Transfer = field(default_factory=Transfer)
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
@@ -79,8 +78,8 @@ class RunConfig:
         self._set_size("block_bytes", 64 * KIB, GIB)
         self._set_size("shard_bytes", 64 * KIB, TIB)
         check_whole("tensor_parallel", self.tensor_parallel, 1, MAX_TENSOR_PARALLEL)
-        check_choice("compression", self.compression, COMPRESSIONS)
-        check_choice("engine", self.engine, ENGINES)
+        check_choice("compression", self.compression, get_args(CompressionName))
+        check_choice("engine", self.engine, get_args(EngineName))
         if self.address is not None:
             check_text("address", self.address)
             if self.engine == "inline":
@@ -94,7 +93,7 @@ class RunConfig:
         check_whole("shard_attempts", self.shard_attempts, 1, MAX_SHARD_ATTEMPTS)
         if self.shard_deadline is not None:
             check_number("shard_deadline", self.shard_deadline, 0.1, 7 * 24 * 3600.0)
-        check_choice("direct_writes", self.direct_writes, DIRECT_WRITES)
+        check_choice("direct_writes", self.direct_writes, get_args(DirectWrites))
         check_whole("max_expansion", self.max_expansion, 1, MAX_EXPANSION)
         with within("transfer"):
             object.__setattr__(self, "transfer", Transfer.of(self.transfer))
@@ -103,15 +102,17 @@ class RunConfig:
 
     @property
     def source_storage(self) -> Storage:
+        """How the source is reached."""
         return Storage({**self.storage_options, **self.source_storage_options}, self.transfer)
 
     @property
     def target_storage(self) -> Storage:
+        """How the target is reached, and written."""
         options = {**self.storage_options, **self.target_storage_options}
         return Storage(options, self.transfer, self.direct_writes)
 
     def replace(self, **changes: Any) -> RunConfig:
-        """A copy with the fields that are given; None leaves a field as it is, like a flag not typed."""
+        """A copy with the changes that are given; None leaves a field as it is, like a flag not typed."""
         given = {name: value for name, value in changes.items() if value is not None}
         check_keys(given, _NAMES, {})
         return replace(self, **given)
@@ -127,7 +128,7 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Keys may be left out. Raises InvalidConfig, which names the key."""
+        """values: by the names of the fields; any may be left out. Raises InvalidConfig, which names the key."""
         check_keys(values, _NAMES, {})
         return cls(**values)
 

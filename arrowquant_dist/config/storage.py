@@ -16,9 +16,9 @@ from arrowquant_dist.config.checks import (
     invalid,
     kind_of,
 )
+from arrowquant_dist.config.choices import DirectWrites
 from arrowquant_dist.config.sizes import KIB, MIB, checked_size, is_size
 
-DIRECT_WRITES = ("auto", "never")
 _SIZES = {"range_bytes": 64 * KIB, "upload_bytes": 5 * MIB}  # and the lowest of each
 
 
@@ -90,7 +90,7 @@ class Storage:
 
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     transfer: Transfer = field(default_factory=Transfer)
-    direct_writes: str = "auto"
+    direct_writes: DirectWrites = "auto"
 
 
 DEFAULT_STORAGE = Storage()

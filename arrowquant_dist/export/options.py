@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from arrowquant_dist.config.arguments import known_arguments
 from arrowquant_dist.config.checks import check_bool, check_choice
 from arrowquant_dist.config.sizes import MIB, TIB, checked_size
 from arrowquant_dist.location import Location
 
-EXPORT_FORMATS = ("compressed-tensors", "gguf", "safetensors", "v1")
+ExportFormatName = Literal["compressed-tensors", "gguf", "safetensors", "v1"]
+Activations = Literal["int8"]
+EXPORT_FORMATS = get_args(ExportFormatName)
 
 
 @known_arguments
@@ -23,8 +26,8 @@ class ExportOptions:
     more. memory_budget: for all workers of a process. overwrite: replace what an export left.
     """
 
-    format: str = "safetensors"
-    activations: str | None = None
+    format: ExportFormatName = "safetensors"
+    activations: Activations | None = None
     requantize: bool = False
     source: Location | None = None
     max_file_bytes: int | str = 1 << 30
@@ -34,7 +37,7 @@ class ExportOptions:
     def __post_init__(self) -> None:
         check_choice("format", self.format, EXPORT_FORMATS)
         if self.activations is not None:
-            check_choice("activations", self.activations, ("int8",))
+            check_choice("activations", self.activations, get_args(Activations))
         check_bool("requantize", self.requantize)
         check_bool("overwrite", self.overwrite)
         self._set_size("max_file_bytes", MIB, TIB)
@@ -42,10 +45,12 @@ class ExportOptions:
 
     @property
     def max_file_nbytes(self) -> int:
+        """max_file_bytes in bytes."""
         return int(self.max_file_bytes)
 
     @property
     def memory_nbytes(self) -> int:
+        """memory_budget in bytes."""
         return int(self.memory_budget)
 
     def _set_size(self, name: str, lowest: int, highest: int) -> None:

@@ -63,6 +63,7 @@ def export_dataset(
 ) -> Exported:
     """Writes the dataset at `target` to the folder `out`; the same call again resumes or is done.
 
+    options: the format and its settings. run: engine, workers and storage options; default RunConfig().
     progress: True: drawn in a terminal or a notebook, and nowhere else; False: not at all; a function: called with
     driver.Progress (bytes and layers done and in all, workers) from any thread, one call at a time.
 

@@ -12,7 +12,8 @@ from arrowquant_dist.modules.weight import CodesLayer, QuantWeight
 class QuantEmbedding(CodesLayer):
     """`torch.nn.Embedding` with a QuantWeight: whole numbers [...] → rows [..., embedding_dim] of the weight's dtype.
 
-    Only the rows that are looked up are decoded. padding_idx: kept for those who ask; it changes no value.
+    Only the rows that are looked up are decoded. weight: the table. padding_idx: kept for those who ask; it changes no
+    value.
     """
 
     def __init__(self, weight: QuantWeight, padding_idx: int | None = None) -> None:
@@ -22,6 +23,7 @@ class QuantEmbedding(CodesLayer):
         self.padding_idx = padding_idx
 
     def forward(self, indices: torch.Tensor) -> torch.Tensor:
+        """indices: whole numbers [...]; the rows of them [..., embedding_dim]."""
         weight = self.weight
         packed = (weight.codes, weight.scales, weight.zero_points)
         bits, group, columns, dtype = weight.bits, weight.group_size, self.embedding_dim, weight.dtype

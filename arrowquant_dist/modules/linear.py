@@ -37,6 +37,8 @@ class QuantLinear(CodesLayer):
     the machine multiplies these, meet values and a bias that are rounded to the same, as a layer that was loaded
     decoded has them. Gradients reach the inputs and the bias.
 
+    weight: [out_features, in_features]. bias: values [out_features], or None.
+
     Inputs are not quantized unless activations="int8" asks for it. Then each input x [in_features] has a scale of its
     own, t = max|x| / 127, and becomes whole numbers a = round(x / t), ties to even. Their products with the codes q are
     added up as int32: y = t · Σ_groups scale · (Σ a·q - zero point · Σ a) + bias. There are no gradients then.
@@ -58,6 +60,7 @@ class QuantLinear(CodesLayer):
         self.register_parameter("bias", bias)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """values: floating-point numbers [..., in_features]; their products [..., out_features]."""
         weight, bias = self.weight, self.bias
         self._check(values, weight, bias)
         kind = values.device.type

@@ -30,9 +30,9 @@ def load_codes_into(
 
     All else is decoded: what is stored in 16 bits or as it was, layers whose row blocks are of several types, and
     weights of other modules (subclasses and modules with hooks too, whose forward may be another). Tied weights share
-    one set of codes. activations: "int8" for products of whole numbers, as QuantLinear has them. Raises what load_into
-    raises, and InvalidConfig where the module itself is such a layer; the module is then what it was, but for what
-    load_into had filled.
+    one set of codes. strict: names and shapes of module and dataset have to be the same. activations: "int8" for
+    products of whole numbers, as QuantLinear has them. Raises what load_into raises, and InvalidConfig where the module
+    itself is such a layer; the module is then what it was, but for what load_into had filled.
     """
     if not isinstance(loader, WeightLoader):
         raise InvalidConfig(

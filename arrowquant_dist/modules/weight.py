@@ -25,9 +25,10 @@ class QuantWeight(torch.nn.Module):
 
     bits: of a code. group_size: values of a row that share a scale; 0: all of them. symmetric: without zero points.
     dtype: of the values that it stands for, as the model computes with them; `.to(dtype)` changes this and nothing
-    else. Buffers: codes uint8 [rows, row bytes]; scales, zero_points float32 [rows, groups], zero_points [rows, 0]
-    where symmetric. A value is (code - zero point) · scale. They have no gradient. form: int64 [3], columns, bits and
-    group_size, which the shapes of the others do not tell: a state dict of another form is refused.
+    else. device: of its buffers. Buffers: codes uint8 [rows, row bytes]; scales, zero_points float32 [rows, groups],
+    zero_points [rows, 0] where symmetric. A value is (code - zero point) · scale. They have no gradient. form: int64
+    [3], columns, bits and group_size, which the shapes of the others do not tell: a state dict of another form is
+    refused.
     """
 
     codes: torch.Tensor
@@ -70,7 +71,7 @@ class QuantWeight(torch.nn.Module):
 
     @classmethod
     def of(cls, tensor: QuantizedTensor, dtype: torch.dtype | None = None) -> Self:
-        """What `quantize_tensor` or a loader gives, whose memory it takes over. dtype: instead of the source's.
+        """tensor: what `quantize_tensor` or a loader gives, whose memory it takes over. dtype: instead of the source's.
 
         InvalidConfig for what is no matrix of codes.
         """
@@ -98,8 +99,8 @@ class QuantWeight(torch.nn.Module):
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[QuantWeight, range]]) -> QuantWeight:
-        """Rows of matrices of one form (bits, columns, values a scale), one below the other. A matrix that is all of it
-        is itself the result."""
+        """parts: rows of matrices of one form (bits, columns, values a scale), which come one below the other. A matrix
+        that is all of it is itself the result."""
         first, rows = parts[0]
         if len(parts) == 1 and rows == range(first.shape[0]):
             return first
@@ -126,6 +127,7 @@ class QuantWeight(torch.nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Of the codes."""
         return self._own("codes").device
 
     @property
@@ -140,6 +142,7 @@ class QuantWeight(torch.nn.Module):
 
     @property
     def requires_grad(self) -> bool:
+        """Never: codes are whole numbers."""
         return False
 
     @requires_grad.setter
@@ -147,7 +150,7 @@ class QuantWeight(torch.nn.Module):
         self.requires_grad_(value)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:  # noqa: FBT001, FBT002
-        """InvalidConfig where it is to have gradients."""
+        """InvalidConfig where requires_grad asks for gradients."""
         if requires_grad:
             message = (
                 "a weight whose values are codes has no gradient; train what is around it, or load_model without "
@@ -158,13 +161,15 @@ class QuantWeight(torch.nn.Module):
 
     @property
     def ndim(self) -> int:
+        """Of a tensor's dimensions: two."""
         return 2
 
     def dim(self) -> int:
+        """As of a tensor: two."""
         return 2
 
     def size(self, dim: int | None = None) -> Any:
-        """As of a tensor: the shape, or one number of it."""
+        """As of a tensor: the shape, or one number of it. dim: which one."""
         return self.shape if dim is None else self.shape[dim]
 
     def numel(self) -> int:
@@ -172,6 +177,7 @@ class QuantWeight(torch.nn.Module):
         return self.shape.numel()
 
     def is_floating_point(self) -> bool:
+        """As of a tensor: the values that it stands for are."""
         return True
 
     @property

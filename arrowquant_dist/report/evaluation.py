@@ -68,9 +68,11 @@ class TextFacts:
 class Evaluation:
     """One evaluation of a dataset. Either `embeddings` or `next_tokens` is there.
 
-    kind: `sentence-transformers`, `encoder` or `causal`. model: the original's place, safe to show. dataset: which one
-    was at the target, as the manifest says (run, or the fingerprint of older ones). arithmetic: what both were computed
-    in. pooling: how tokens became an embedding. created_at: UTC. versions: of what computed it.
+    kind: `sentence-transformers`, `encoder` or `causal`. architecture: the model's class, as its config names it.
+    model: the original's place, safe to show. dataset: which one was at the target, as the manifest says (run, or the
+    fingerprint of older ones). texts: what was evaluated with. arithmetic: what both were computed in. pooling: how
+    tokens became an embedding. created_at: UTC. seconds: that it took. versions: of what computed it. notes: what to
+    know before its figures are believed.
     """
 
     kind: str
@@ -89,6 +91,7 @@ class Evaluation:
 
     @property
     def figures(self) -> EmbeddingFigures | NextTokenFigures | None:
+        """Those of its kind."""
         return self.embeddings or self.next_tokens
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,7 +100,7 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """InvalidCheckpoint, naming the field, for what is none."""
+        """The evaluation that `to_dict` gave these values. InvalidCheckpoint, naming the field, for what is none."""
         try:
             known = {field.name: values[field.name] for field in fields(cls)}
             known["texts"] = _made(TextFacts, values["texts"])

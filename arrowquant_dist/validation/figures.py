@@ -215,8 +215,11 @@ class NamedNote:
 class Validation:
     """What `validate` found.
 
-    out: where it is written, safe to show. criteria: what had to hold, and whether it did. is_accepted: whether all of
-    it did. notes: what the figures do not say by themselves.
+    out: where it is written, safe to show. started_at: UTC. seconds: that it took. targets: the file of what has to
+    hold. texts: what outputs were measured with. environment: machine and versions. source: its layers and sizes.
+    source_load, v1_load: how long the source, and the V1 of a dataset, take to load; None without a V1. source_memory:
+    that its weights take. datasets: one a config. checks: of schemas. criteria: what had to hold, and whether it did.
+    notes: what the figures do not say by themselves.
     """
 
     out: str
@@ -236,6 +239,7 @@ class Validation:
 
     @property
     def is_accepted(self) -> bool:
+        """Whether all of the criteria were met."""
         return all(one.status == PASSED for one in self.criteria)
 
     def to_dict(self) -> dict[str, Any]:

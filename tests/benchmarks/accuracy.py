@@ -77,7 +77,15 @@ def distilled(config: QuantizationConfig, steps: int) -> Made:
 
 def groups(bits: int) -> QuantizationConfig:
     """g128 with zero points."""
-    return QuantizationConfig(f"int{bits}", per_channel=False, group_size=128, symmetric=False, method="mse")
+    return QuantizationConfig.from_dict(
+        {
+            "quant_type": f"int{bits}",
+            "per_channel": False,
+            "group_size": 128,
+            "symmetric": False,
+            "method": "mse",
+        }
+    )
 
 
 def sized(size: str) -> Made:

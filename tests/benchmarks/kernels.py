@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from arrowquant_dist import QuantizationConfig, QuantizedTensor, quantize_tensor
+from arrowquant_dist.method_names import MethodName
 from arrowquant_dist.models.threads import threads
 from tests.benchmarks.peers import GROUP, quantizers
 from tests.benchmarks.source import bfloat16_bits
@@ -36,10 +37,9 @@ def tables(side: int, runs: int) -> Iterator[Table]:
         yield Table(f"Dequantize to float32 {title}", tuple(_dequantize_rows(weight, runs)))
 
 
-def grouped(bits: int, *, symmetric: bool, method: str = "mse") -> QuantizationConfig:
-    return QuantizationConfig(
-        quant_type=f"int{bits}", per_channel=False, group_size=GROUP, symmetric=symmetric, method=method
-    )
+def grouped(bits: int, *, symmetric: bool, method: MethodName = "mse") -> QuantizationConfig:
+    how = {"per_channel": False, "group_size": GROUP, "symmetric": symmetric, "method": method}
+    return QuantizationConfig.from_dict({"quant_type": f"int{bits}", **how})
 
 
 def _quantize_rows(weight: torch.Tensor, runs: int) -> Iterator[Row]:

@@ -19,12 +19,13 @@ import xxhash
 from safetensors.torch import load_file, save_file
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
+from arrowquant_dist.config.choices import CompressionName
 from tests.benchmarks.decoding import decoding
 from tests.benchmarks.table import Row, Table, Target
 from tests.benchmarks.timing import all_seconds
 
 # name → config, compression, most of safetensors' time
-_KINDS = {
+_KINDS: dict[str, tuple[QuantizationConfig, CompressionName, float]] = {
     "int8 zstd": (QuantizationConfig("int8"), "zstd", 1.3),
     "int8 raw": (QuantizationConfig("int8"), "none", 1.0),
     "int2 raw": (QuantizationConfig("int2", per_channel=False, method="rtn"), "none", 0.9),

@@ -21,6 +21,7 @@ import numpy as np
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
 from arrowquant_dist.config import Storage, Transfer
+from arrowquant_dist.config.choices import CompressionName
 from arrowquant_dist.storage.open import open_store
 from tests.benchmarks.source import write_checkpoint
 from tests.benchmarks.table import Row, Table, ratio_of
@@ -173,7 +174,7 @@ def _upload_checkpoint(server: SeaweedFS, params: int, folder: str | None) -> tu
         return f"{source}/model.safetensors", path.stat().st_size
 
 
-def _quantize(server: SeaweedFS, source: str, compression: str, target: str) -> None:
+def _quantize(server: SeaweedFS, source: str, compression: CompressionName, target: str) -> None:
     run = RunConfig(
         engine="inline",
         workers=WORKERS,

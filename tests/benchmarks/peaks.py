@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
+from arrowquant_dist.config.choices import CompressionName
 from tests.benchmarks.source import bfloat16_bits
 from tests.benchmarks.table import Row, Table, at_most
 from tests.benchmarks.uploading import upload
@@ -28,7 +29,7 @@ ALLOWED_NBYTES = 32 * MIB  # above the budget
 _COLUMNS = 1024
 _TIMES = 4  # the budget: all values, decoded
 _SHARES = (1 / 3, 1 / 8, 1 / 8, 1 / 64, 1 / 256)  # of the budget, decoded: a layer each, over and over
-_COMPRESSIONS = ("none", "zstd")
+_COMPRESSIONS: tuple[CompressionName, ...] = ("none", "zstd")
 
 
 def tables(budgets: list[int], folder: str | None) -> Iterator[Table]:

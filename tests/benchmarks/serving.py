@@ -92,7 +92,14 @@ def _one_input(side: int, runs: int) -> Iterator[Row]:
     kinds = {"per channel": (True, True), "g128": (False, True), "g128 with zero points": (False, False)}
     for quant_type in _ONE_INPUT:
         for kind, (per_channel, symmetric) in kinds.items():
-            config = QuantizationConfig(quant_type, per_channel, symmetric=symmetric, method="rtn")
+            config = QuantizationConfig.from_dict(
+                {
+                    "quant_type": quant_type,
+                    "per_channel": per_channel,
+                    "symmetric": symmetric,
+                    "method": "rtn",
+                }
+            )
             layer = QuantLinear(QuantWeight.of(quantize_tensor(plain, config)))
             contenders[f"{quant_type} {kind}"] = lambda layer=layer: layer(values)  # type: ignore[misc]
     with torch.inference_mode():
@@ -110,7 +117,9 @@ def _many_inputs(side: int, runs: int) -> Iterator[Row]:
     contenders: dict[str, Callable[[], object]] = {"plain": lambda: torch.nn.functional.linear(values, plain)}
     kinds = {"int8": (True, True), "int4": (False, False), "int2": (False, False)}
     for quant_type, (per_channel, symmetric) in kinds.items():
-        config = QuantizationConfig(quant_type, per_channel, symmetric=symmetric, method="rtn")
+        config = QuantizationConfig.from_dict(
+            {"quant_type": quant_type, "per_channel": per_channel, "symmetric": symmetric, "method": "rtn"}
+        )
         layer = QuantLinear(QuantWeight.of(quantize_tensor(source, config), torch.bfloat16))
         contenders[quant_type] = lambda layer=layer: layer(values)  # type: ignore[misc]
     with torch.inference_mode():
@@ -157,6 +166,8 @@ def _rows(
 
 def _quantized(quant_type: str, target: Path) -> Path:
     grouped = quant_type != "int8"
-    config = QuantizationConfig(quant_type, per_channel=not grouped, symmetric=not grouped)
+    config = QuantizationConfig.from_dict(
+        {"quant_type": quant_type, "per_channel": not grouped, "symmetric": not grouped}
+    )
     ArrowQuantizer(config).quantize("minilm", target)
     return target

@@ -25,6 +25,7 @@ from s3fs import S3FileSystem
 from safetensors.torch import save_file
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
+from arrowquant_dist.config.choices import CompressionName
 from tests.benchmarks.source import write_checkpoint
 from tests.benchmarks.table import Row, Table, ratio_of
 from tests.benchmarks.uploading import upload
@@ -32,7 +33,7 @@ from tests.servers.seaweedfs import SeaweedFS
 
 _WAYS = 8
 PEER = f"Run:ai Model Streamer, {_WAYS} ways"
-COMPRESSIONS = ("none", "zstd")
+COMPRESSIONS: tuple[CompressionName, ...] = ("none", "zstd")
 
 _RUNAI = """
 import sys, time

@@ -24,6 +24,7 @@ from arrowquant_dist.config import (
     parse_config,
     parse_size,
 )
+from arrowquant_dist.config.choices import QuantType
 from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.errors import InvalidConfig
 
@@ -56,7 +57,7 @@ def test_lists_are_stored_as_tuples_and_mappings_as_overrides() -> None:
 @pytest.mark.parametrize(
     ("quant_type", "method"), [("int8", "rtn"), ("int4", "mse"), ("int3", "mse"), ("int2", "mse")]
 )
-def test_the_method_defaults_to_rtn_for_int8_and_mse_below(quant_type: str, method: str) -> None:
+def test_the_method_defaults_to_rtn_for_int8_and_mse_below(quant_type: QuantType, method: str) -> None:
     assert QuantizationConfig(quant_type).spec().method == method
     assert QuantizationConfig("int8").replace(quant_type=quant_type).spec().method == method
     assert QuantizationConfig().spec(LayerOverride("x", quant_type)).method == method

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from arrowquant_dist import RunConfig
 from arrowquant_dist.errors import TargetConflict
 from arrowquant_dist.export import ExportOptions, export_dataset
+from arrowquant_dist.export.options import ExportFormatName
 from tests.format.encoder import Row, kept_row, random_row, write_v1, write_v2
 
 RUN = RunConfig(engine="inline", workers=2)
@@ -50,7 +51,7 @@ def values_of(out: Path, form: str) -> dict[str, bytes]:
 @pytest.mark.parametrize("made", [v2_file, v1_folder])
 @pytest.mark.parametrize("form", ["safetensors", "v1"])
 def test_bare_rows_come_out_decoded_and_the_export_is_finished_then(
-    made: Callable[[Path], tuple[Path, list[Row]]], form: str, tmp_path: Path
+    made: Callable[[Path], tuple[Path, list[Row]]], form: ExportFormatName, tmp_path: Path
 ) -> None:
     dataset, rows = made(tmp_path / "source")
     out = tmp_path / "out"

@@ -21,6 +21,7 @@ from arrowquant_dist import QuantizationConfig
 from arrowquant_dist.driver import quantize
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.export import ExportOptions, export_dataset
+from arrowquant_dist.export.options import ExportFormatName
 from tests.checkpoint.word_models import Words
 from tests.export.gguf.models import byte_pairs, save_model
 from tests.export.models import DTYPES, RUN
@@ -76,7 +77,7 @@ def _scales(words: Words) -> np.ndarray:
     return np.asarray(words.scales.astype(np.float64)[words.groups].T)
 
 
-def _export(dataset: Path, out: Path, form: str, **options: Any) -> None:
+def _export(dataset: Path, out: Path, form: ExportFormatName, **options: Any) -> None:
     export_dataset(dataset, out, ExportOptions(form, **options), RUN)
 
 
@@ -146,7 +147,9 @@ def _override(**settings: Any) -> dict[str, Any]:
     return {"overrides": [{"layers": "*_proj.weight", **settings}]}
 
 
-_ADVICE: dict[str, tuple[tuple[str, int, int, str, str], str, dict[str, Any], str, dict[str, Any]]] = {
+_ADVICE: dict[
+    str, tuple[tuple[str, int, int, str, str], ExportFormatName, dict[str, Any], str, dict[str, Any]]
+] = {
     # the source's codes; the format and its options; what the refusal says; what is then said when quantizing
     "scales of fp16 in a bfloat16 model": (
         ("gptq", 4, 64, "middle", "bfloat16"),

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from arrowquant_dist import QuantizationConfig, RunConfig
+from arrowquant_dist.config.choices import CompressionName
 from tests.conftest import CHECKOUT
 from tests.export.datasets import made_dataset
 from tests.servers.fixtures import Bucket
@@ -43,7 +44,7 @@ print(resident("VmHWM") - before)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compression", ["zstd", "none"])
-def test_its_peak_is_the_budget_and_64_mib_at_most(tmp_path: Path, compression: str) -> None:
+def test_its_peak_is_the_budget_and_64_mib_at_most(tmp_path: Path, compression: CompressionName) -> None:
     """One layer of three times the budget, and smaller ones."""
     generator = torch.Generator().manual_seed(1)
     tensors = {"large.weight": torch.randn(12288, 4096, generator=generator)}

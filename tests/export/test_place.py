@@ -24,6 +24,7 @@ from arrowquant_dist.errors import (
     TargetConflict,
 )
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
+from arrowquant_dist.export.options import ExportFormatName
 from arrowquant_dist.export.record import ExportRecord
 from arrowquant_dist.export.worker import ExportWorker
 from tests.export.datasets import loaded, made_dataset, same, tensors_of
@@ -237,7 +238,7 @@ def other_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("form", ["safetensors", "v1"])
 def test_an_export_that_another_version_began_is_not_completed_and_called_that(
-    dataset: str, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+    dataset: str, tmp_path: Path, form: ExportFormatName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, options = tmp_path / "out", replace(OPTIONS, format=form)
     export_dataset(dataset, out, options, RUN)
@@ -397,7 +398,9 @@ def test_an_export_with_another_s_weights_beside_its_own_is_not_finished(
 
 
 @pytest.mark.parametrize("output_format", ["safetensors", "v1"])
-def test_an_output_where_no_folder_can_be_made_is_said_to_be_one(dataset: str, output_format: str) -> None:
+def test_an_output_where_no_folder_can_be_made_is_said_to_be_one(
+    dataset: str, output_format: ExportFormatName
+) -> None:
     for out in ("/proc/x", "/proc/x/y"):
         with pytest.raises(ArrowQuantError, match=r"choose another place \(no folder can be made in /proc\)"):
             export_dataset(dataset, out, ExportOptions(output_format), RUN)

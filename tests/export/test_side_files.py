@@ -24,6 +24,7 @@ from arrowquant_dist.errors import (
     TargetConflict,
 )
 from arrowquant_dist.export import ExportOptions, export_dataset
+from arrowquant_dist.export.options import ExportFormatName
 from arrowquant_dist.plugins.vllm.folder import ServedAsCodes, ServedDecoded, write_model_folder
 from arrowquant_dist.plugins.vllm.settings import check_small_files
 from tests.servers.fixtures import Bucket
@@ -31,7 +32,7 @@ from tests.servers.fixtures import Bucket
 RUN = RunConfig(engine="inline", workers=1)
 
 
-def export_as(output_format: str) -> Callable[[str, Path, RunConfig], object]:
+def export_as(output_format: ExportFormatName) -> Callable[[str, Path, RunConfig], object]:
     return lambda target, out, run: export_dataset(target, out, ExportOptions(output_format), run)
 
 

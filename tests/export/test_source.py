@@ -11,6 +11,7 @@ import torch
 
 from arrowquant_dist import QuantizationConfig, RunConfig
 from arrowquant_dist.config import QuantSpec
+from arrowquant_dist.config.choices import QuantType
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.export import ExportOptions, export_dataset
 from arrowquant_dist.export.source import correlation
@@ -149,7 +150,7 @@ def _outlier() -> torch.Tensor:
     ],
 )
 def test_the_source_itself_is_taken_however_coarse_the_codes_are(
-    weight: torch.Tensor, zero_points: str, quant_type: str, tmp_path: Path
+    weight: torch.Tensor, zero_points: str, quant_type: QuantType, tmp_path: Path
 ) -> None:
     is_symmetric = zero_points == "none"
     config = QuantizationConfig(quant_type, per_channel=False, group_size=0, symmetric=is_symmetric)

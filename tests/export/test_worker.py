@@ -21,6 +21,7 @@ from arrowquant_dist.dataset.prefetch import Budget, Load, Stream
 from arrowquant_dist.errors import CorruptWeights, Interrupted, PartialRun, SourceChanged
 from arrowquant_dist.export import ExportOptions, export_dataset, plan_export
 from arrowquant_dist.export.files import Step
+from arrowquant_dist.export.options import ExportFormatName
 from arrowquant_dist.export.reading import Packed
 from arrowquant_dist.target.index import IndexTable, read_table
 from tests.conftest import CHECKOUT
@@ -41,7 +42,7 @@ def dataset(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("export_format", ["safetensors", "v1"])
 def test_a_flipped_bit_is_found_and_its_file_is_not_written(
-    dataset: str, tmp_path: Path, export_format: str
+    dataset: str, tmp_path: Path, export_format: ExportFormatName
 ) -> None:
     part = flip(dataset, "layers.1.weight")
     options = ExportOptions(export_format, max_file_bytes="1MiB")

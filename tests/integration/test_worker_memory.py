@@ -39,6 +39,7 @@ import numpy as np
 import pytest
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
+from arrowquant_dist.config.choices import CompressionName
 from arrowquant_dist.driver import plan_only
 from arrowquant_dist.plan import summarize
 from tests.integration import wide_sources
@@ -55,7 +56,7 @@ PER_TENSOR = QuantizationConfig("int4", per_channel=False, group_size=0)
 KEPT = QuantizationConfig("int8", mixed_precision_layers=["weight"])
 
 
-def _dataset(compression: str) -> Callable[[Path, int], str]:
+def _dataset(compression: CompressionName) -> Callable[[Path, int], str]:
     """In rows of a quarter of it, as a run with such blocks makes them."""
 
     def made(folder: Path, nbytes: int) -> str:

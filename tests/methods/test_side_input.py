@@ -70,7 +70,7 @@ def save_side(folder: Path, zeros: Mapping[str, int]) -> str:
 @pytest.fixture
 def config(tmp_path: Path, masked: Masked) -> QuantizationConfig:
     uri = save_side(tmp_path / "side", {LAYERS[0]: 3, LAYERS[1]: 5})
-    return QuantizationConfig(method="masked", hessians=uri)
+    return QuantizationConfig.from_dict({"method": "masked", "hessians": uri})
 
 
 def plan_of(source: str, config: QuantizationConfig, run: RunConfig = RUN) -> Plan:
@@ -212,7 +212,7 @@ def test_a_layer_whose_override_takes_another_method_needs_none(
 
 def test_a_method_without_its_side_input_s_uri_is_refused(masked: Masked) -> None:
     with pytest.raises(InvalidConfig, match="method: masked needs hessians; say where they are"):
-        QuantizationConfig(method="masked")
+        QuantizationConfig.from_dict({"method": "masked"})
     with pytest.raises(InvalidConfig, match=r"overrides\[0\].method: masked needs hessians"):
         QuantizationConfig(overrides=[LayerOverride("a", method="masked")])
 
@@ -278,7 +278,7 @@ def test_what_no_method_needs_costs_no_request_and_no_fingerprint(
 def test_a_target_that_holds_it_is_refused(source: str, masked: Masked, tmp_path: Path) -> None:
     target = tmp_path / "out"
     side = save_side(target / "side", {LAYERS[0]: 3, LAYERS[1]: 5})
-    config = QuantizationConfig(method="masked", hessians=side)
+    config = QuantizationConfig.from_dict({"method": "masked", "hessians": side})
     with pytest.raises(InvalidConfig, match="the target holds the source itself"):
         quantize(source, str(target), config, RUN.replace(overwrite=True))
     assert LocalStore(side).exists("model.safetensors")

@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from arrowquant_dist import QuantizationConfig, WeightLoader, load_codes_into, load_model
+from arrowquant_dist.config.choices import QuantType
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.modules import QuantEmbedding, QuantLinear, QuantWeight
 from tests.benchmarks.serving import MEASURED, RESIDENT_MB
@@ -46,7 +47,7 @@ def llama(**options: Any) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2, **options))
 
 
-def config_of(quant_type: str, **options: Any) -> QuantizationConfig:
+def config_of(quant_type: QuantType, **options: Any) -> QuantizationConfig:
     return QuantizationConfig(quant_type, per_channel=False, group_size=16, **options)
 
 
@@ -73,7 +74,11 @@ def packed(model: torch.nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "zero points"])
 @pytest.mark.parametrize("quant_type", ["int8", "int4", "int3", "int2"])
-def test_it_gives_what_the_decoded_model_gives(tmp_path: Path, quant_type: str, symmetric: bool) -> None:  # noqa: FBT001
+def test_it_gives_what_the_decoded_model_gives(
+    tmp_path: Path,
+    quant_type: QuantType,
+    symmetric: bool,  # noqa: FBT001
+) -> None:
     target = target_of(llama(), tmp_path, config_of(quant_type, symmetric=symmetric))
     ours = load_model(target, AutoModelForCausalLM, codes=True)
     assert are_close(output(ours), output(load_model(target, AutoModelForCausalLM)))
@@ -164,7 +169,7 @@ def test_other_settings_are_refused(tmp_path: Path, options: dict[str, Any], mat
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the resident set is read from /proc")
 @pytest.mark.parametrize("quant_type", ["int8", "int2"])
-def test_codes_in_memory_take_little_more_than_themselves(tmp_path: Path, quant_type: str) -> None:
+def test_codes_in_memory_take_little_more_than_themselves(tmp_path: Path, quant_type: QuantType) -> None:
     """A model of MiniLM's sizes, loaded and run once, seen from outside: 23 MB in int8 and 7 in int2."""
     sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
     config = QuantizationConfig(quant_type, per_channel=quant_type == "int8", symmetric=quant_type == "int8")

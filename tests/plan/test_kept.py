@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from arrowquant_dist.config import LayerOverride, QuantizationConfig, RunConfig
+from arrowquant_dist.config.choices import QuantType
 from arrowquant_dist.errors import CorruptWeights, InvalidConfig
 from arrowquant_dist.plan import make_plan, plan_from_table, plan_table, summarize
 from tests.plan.plan_bytes import read_again, written
@@ -20,7 +21,7 @@ SOURCE = replace(
 
 
 @pytest.mark.parametrize("quant_type", ["int8", "int2", "fp16"])
-def test_a_layer_that_the_source_asks_to_keep_is_stored_byte_for_byte(quant_type: str) -> None:
+def test_a_layer_that_the_source_asks_to_keep_is_stored_byte_for_byte(quant_type: QuantType) -> None:
     plan = make_plan(SOURCE, QuantizationConfig(quant_type), RunConfig())
     specs = {block.layer.name: (block.spec.quant_type, block.kept_reason) for block in plan.blocks}
     assert specs["a.scale"] == ("none", WHY)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
 from arrowquant_dist.config import LayerOverride
+from arrowquant_dist.config.choices import QuantType
 from arrowquant_dist.config.patterns import exactly
 from arrowquant_dist.driver import plan_only
 from arrowquant_dist.errors import InvalidConfig, TargetConflict
@@ -237,7 +238,8 @@ def test_it_is_no_worse_than_any_plain_way_of_as_many_bytes(source: str, tmp_pat
             )
         return float(found)
 
-    for quant, group in (("int4", 128), ("int3", 32), ("int2", 64), ("int8", 128)):
+    ways: list[tuple[QuantType, int]] = [("int4", 128), ("int3", 32), ("int2", 64), ("int8", 128)]
+    for quant, group in ways:
         plain, sized = tmp_path / f"{quant}-{group}", tmp_path / f"{quant}-{group}-size"
         config = QuantizationConfig(quant, per_channel=False, group_size=group, symmetric=False)
         ArrowQuantizer(config).quantize(source, str(plain))

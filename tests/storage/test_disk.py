@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arrowquant_dist.config import RunConfig
+from arrowquant_dist.config.choices import DirectWrites
 from arrowquant_dist.errors import StorageError
 from arrowquant_dist.storage import disk
 from arrowquant_dist.storage.disk import CachedFile, DirectFile, Disk, NewFile
@@ -139,7 +140,7 @@ def opened_directly(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 @pytest.mark.parametrize(("direct_writes", "count"), [("auto", 1), ("never", 0)])
 def test_whether_parts_go_past_the_page_cache_is_a_setting_of_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct_writes: str, count: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct_writes: DirectWrites, count: int
 ) -> None:
     """It reaches the store of a worker in another process too."""
     run = RunConfig(direct_writes=direct_writes)

@@ -10,6 +10,7 @@ import torch
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.errors import Interrupted, InvalidCheckpoint, UnquantizableWeights
+from arrowquant_dist.method_names import MethodName
 from arrowquant_dist.plan import Plan, RowBlock, make_plan, plan_table
 from arrowquant_dist.target.target import Target
 from arrowquant_dist.worker.shard import ShardWorker, WorkerContext
@@ -65,7 +66,7 @@ def test_a_shard_becomes_one_committed_part_with_a_row_for_each_block(source: st
 def test_a_tensor_has_one_scale_however_it_is_cut(
     source: str,
     tmp_path: Path,
-    method: str,
+    method: MethodName,
     symmetric: bool,  # noqa: FBT001
 ) -> None:
     config = QuantizationConfig("int4", per_channel=False, group_size=0, symmetric=symmetric, method=method)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from arrowquant_dist import QuantizationConfig
+from arrowquant_dist.config.choices import ScaleDtypeName
 from arrowquant_dist.driver import quantize
 from arrowquant_dist.errors import InvalidConfig
 from tests.export.models import (
@@ -52,7 +53,7 @@ _MODELS = {"llama": small_llama, "bert": small_bert}
 
 
 def _config(dtype: str, settings: dict[str, Any]) -> QuantizationConfig:
-    scales = "float32" if dtype == "float32" else "bfloat16"
+    scales: ScaleDtypeName = "float32" if dtype == "float32" else "bfloat16"
     return QuantizationConfig(mixed_precision_layers=_KEEP, scale_dtype=scales, **settings)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from arrowquant_dist import QuantizationConfig, quantize_tensor
+from arrowquant_dist.config.choices import QuantType
 from arrowquant_dist.export.compressed_tensors import turned
 from tests.export.models import DTYPES
 
@@ -13,7 +14,7 @@ from tests.export.models import DTYPES
 @pytest.mark.parametrize("quant_type", ["int8", "int4", "int3", "fp16"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_turned_values_are_the_decoded_ones(
-    quant_type: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+    quant_type: QuantType, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turned, "_VALUES_AT_ONCE", 40)  # runs of a few rows, the last one shorter
     values = torch.randn(7, 26, generator=torch.Generator().manual_seed(1)).to(DTYPES[dtype])

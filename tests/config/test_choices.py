@@ -1,0 +1,38 @@
+"""Words that settings may be: a type checker refuses others where the config does."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from arrowquant_dist import ArrowQuantError, ExportOptions, QuantizationConfig, RunConfig
+from arrowquant_dist.config import QUANT_TYPES, QuantType, ScaleDtypeName
+from arrowquant_dist.config.spec import STORED_SCALES
+
+
+def test_types_and_what_is_allowed_at_run_time_are_the_same_words() -> None:
+    assert get_args(QuantType) == QUANT_TYPES
+    assert get_args(ScaleDtypeName) == STORED_SCALES
+
+
+def test_other_words_are_refused_by_the_type_checker_and_at_run_time() -> None:
+    """mypy ends with an error where one of these is right: an ignore without use is one, by pyproject.toml."""
+    with pytest.raises(ArrowQuantError, match="quant_type"):
+        QuantizationConfig("int5")  # type: ignore[arg-type]
+    with pytest.raises(ArrowQuantError, match="method"):
+        QuantizationConfig(method="awq")  # type: ignore[arg-type]
+    with pytest.raises(ArrowQuantError, match="scale_dtype"):
+        QuantizationConfig(scale_dtype="float16")  # type: ignore[arg-type]
+    with pytest.raises(ArrowQuantError, match="non_finite"):
+        QuantizationConfig(non_finite="drop")  # type: ignore[arg-type]
+    with pytest.raises(ArrowQuantError, match="engine"):
+        RunConfig(engine="dask")  # type: ignore[arg-type]
+    with pytest.raises(ArrowQuantError, match="compression"):
+        RunConfig(compression="lz4")  # type: ignore[arg-type]
+    with pytest.raises(ArrowQuantError, match="direct_writes"):
+        RunConfig(direct_writes="always")  # type: ignore[arg-type]
+    with pytest.raises(ArrowQuantError, match="format"):
+        ExportOptions("onnx")  # type: ignore[arg-type]
+    with pytest.raises(ArrowQuantError, match="activations"):
+        ExportOptions("compressed-tensors", "fp8")  # type: ignore[arg-type]

@@ -219,7 +219,7 @@ def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, t
         from arrowquant_dist.progress.runs import shown_progress
 
         with shown_progress(sys.stderr, "quantize", telling.form(sys.stderr)) as show:
-            return driver.quantize(source, target, config, run, show)
+            return driver.quantize_tracked(source, target, config, run, show)
 
 
 def _print_outcome(result: Outcome) -> None:

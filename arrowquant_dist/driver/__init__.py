@@ -3,6 +3,7 @@
 from arrowquant_dist.driver.outcome import Outcome
 from arrowquant_dist.driver.quantizer import ArrowQuantizer
 from arrowquant_dist.driver.run import Preview, chosen_before, opened_choice, plan_only, preview, quantize
+from arrowquant_dist.driver.tracked import quantize_tracked
 from arrowquant_dist.engine.progress import OnProgress, Progress
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "plan_only",
     "preview",
     "quantize",
+    "quantize_tracked",
 ]

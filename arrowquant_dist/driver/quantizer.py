@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arrowquant_dist.config import QuantizationConfig, RunConfig, check_config, check_run
-from arrowquant_dist.driver.run import quantize
+from arrowquant_dist.driver.tracked import quantize_tracked
 from arrowquant_dist.engine.progress import OnProgress
 from arrowquant_dist.location import Location
 from arrowquant_dist.progress.callers import told_to
@@ -40,7 +40,7 @@ class ArrowQuantizer:
         first weight is read, or what stopped the run; then finished shards are kept at the target.
         """
         with told_to(progress, shown_progress, "quantize") as told:
-            outcome = quantize(source, target, self.config, self.run, told)
+            outcome = quantize_tracked(source, target, self.config, self.run, told)
         layers = outcome.layers
         if layers is None:
             layers = load_layers(outcome.target, self.run.target_storage)

@@ -92,7 +92,7 @@ class Driver:
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     stand_in = Driver()
     module = ModuleType("arrowquant_dist.driver")
-    module.__dict__.update(quantize=stand_in.quantize, preview=stand_in.preview)
+    module.__dict__.update(quantize_tracked=stand_in.quantize, preview=stand_in.preview)
     monkeypatch.setitem(sys.modules, "arrowquant_dist.driver", module)
     monkeypatch.setattr("arrowquant_dist.driver", module, raising=False)
     return stand_in

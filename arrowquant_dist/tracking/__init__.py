@@ -1,0 +1,1 @@
+"""Runs of ours as runs of a tracking server, where the environment names one."""

@@ -1,0 +1,75 @@
+"""What a tracking server is told of a run: plain names and values, none of which is a secret."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from arrowquant_dist.config import QuantizationConfig, RunConfig
+from arrowquant_dist.config.settled import settled
+from arrowquant_dist.errors import shortened
+from arrowquant_dist.reduce.facts import HostFacts
+from arrowquant_dist.reduce.figures import ReportFigures, Stat
+from arrowquant_dist.storage.uris import redact
+
+_VALUE_CHARS = 500  # which every server takes
+
+
+def params_of(source: str, target: str, config: QuantizationConfig, run: RunConfig) -> dict[str, str]:
+    """{name: value} of what the run was asked for, with all defaults, and of the versions at work. Of storage options
+    there is nothing, and places are without credentials and queries."""
+    host = HostFacts.here()
+    values = {
+        "source": source,
+        "target": target,
+        **settled(config, run),
+        "python": host.python,
+        "versions": host.versions,
+    }
+    return {name: shortened(redact(value), _VALUE_CHARS) for name, value in _flat(values)}
+
+
+def metrics_of(report: ReportFigures) -> dict[str, float]:
+    """{group/name: value}; what has no value, or is no finite number, is left out.
+
+    Sizes in bytes, of the weights in the source and in the part files; accuracy of the decoded weights; seconds of the
+    driver's phases, and of the workers', which are summed over all of them.
+    """
+    totals, accuracy, timing = report.totals, report.accuracy, report.timing
+    found: dict[str, float | None] = {
+        "size/source_nbytes": totals.source_nbytes,
+        "size/stored_nbytes": totals.parts_nbytes,
+        "size/compression_vs_source": totals.compression_vs_source,
+        "size/compression_vs_fp16": totals.compression_vs_fp16,
+        "size/bits_per_weight": 8 * totals.parts_nbytes / totals.params if totals.params else None,
+        "size/layers": totals.layers,
+        "size/params": totals.params,
+        "seconds/wall": timing.wall_seconds,
+        "memory/peak_nbytes": timing.peak_memory_nbytes,
+    }
+    found |= {f"seconds/{phase}": seconds for phase, seconds in report.run.phases.items()}
+    found |= {f"worker_seconds/{phase}": seconds for phase, seconds in timing.phases.items()}
+    if accuracy is not None:
+        found |= _stat("cosine", accuracy.cosine) | _stat("sqnr_db", accuracy.sqnr_db)
+        found |= {
+            "accuracy/overall_cosine": accuracy.overall_cosine,
+            "accuracy/max_error": accuracy.max_error,
+        }
+    return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def _stat(name: str, stat: Stat | None) -> dict[str, float | None]:
+    if stat is None:
+        return {}
+    return {f"accuracy/{name}_mean": stat.mean, f"accuracy/{name}_min": stat.min}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Mappings of settings by dotted names, everything else as JSON has it."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and name in ("run", "transfer", "versions"):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)

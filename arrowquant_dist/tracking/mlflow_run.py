@@ -1,0 +1,120 @@
+"""A run of MLflow; the only module that imports it."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from arrowquant_dist.errors import ArrowQuantError, MissingDependency, shortened
+from arrowquant_dist.storage.uris import redact
+
+PLACE_VARIABLE = "MLFLOW_TRACKING_URI"
+_RETRIES_VARIABLE, _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"  # its own default takes minutes
+_REASON_CHARS = 300
+_SECRETS = re.compile(r"(?<=://)[^/@\s]*@|[?#]\S*")
+
+EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+def tracking_place() -> str | None:
+    """Of the environment; None where nobody asks for it."""
+    return os.environ.get(PLACE_VARIABLE) or None
+
+
+class TrackedRun:
+    """A run that the server knows. Every method raises ArrowQuantError, in one sentence, where the server does not take
+    what it is told."""
+
+    def __init__(self, client: Any, run_id: str, place: str) -> None:
+        self._client, self._id, self._place = client, run_id, place
+
+    @classmethod
+    def start(cls, place: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> TrackedRun:
+        """In the experiment that MLFLOW_EXPERIMENT_ID or MLFLOW_EXPERIMENT_NAME says, below the run that is open in
+        this process, if one is; what is open there stays open.
+
+        MissingDependency without MLflow, or without what it needs for such a place.
+        """
+        try:
+            import mlflow
+            from mlflow import MlflowClient
+        except ImportError as error:
+            message = (
+                f"{PLACE_VARIABLE} is set, and MLflow is not installed ({error.name}): "
+                "pip install 'arrowquant-dist[mlflow]', or unset it"
+            )
+            raise MissingDependency(message) from error
+        with _understood(place, f"; check {PLACE_VARIABLE}, or unset it"), _few_retries():
+            client, open_run = MlflowClient(place), mlflow.active_run()
+            parent = {"mlflow.parentRunId": open_run.info.run_id} if open_run is not None else {}
+            experiment = _experiment(client) if open_run is None else open_run.info.experiment_id
+            made = client.create_run(experiment, tags={**tags, **parent}, run_name=name)
+            run = cls(client, made.info.run_id, place)
+            client.log_batch(run._id, params=[mlflow.entities.Param(*each) for each in params.items()])
+        return run
+
+    def log(self, metrics: Mapping[str, float], tags: Mapping[str, str], files: Mapping[str, bytes]) -> None:
+        """files: {name: content}, which become artifacts in `report`."""
+        import mlflow
+
+        with _understood(self._place):
+            now = int(1000 * time.time())
+            self._client.log_batch(
+                self._id,
+                metrics=[mlflow.entities.Metric(name, value, now, 0) for name, value in metrics.items()],
+                tags=[mlflow.entities.RunTag(*each) for each in tags.items()],
+            )
+            with tempfile.TemporaryDirectory() as folder:
+                for name, content in files.items():
+                    Path(folder, name).write_bytes(content)
+                self._client.log_artifacts(self._id, folder, "report")
+
+    def end(self, status: EndStatus, tags: Mapping[str, str] | None = None) -> None:
+        """tags: that say why."""
+        with _understood(self._place):
+            for name, value in (tags or {}).items():
+                self._client.set_tag(self._id, name, value)
+            self._client.set_terminated(self._id, status)
+
+
+def _experiment(client: Any) -> str:
+    """Its id; one that only has a name is made."""
+    said = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    if said or not name:
+        return said or "0"
+    found = client.get_experiment_by_name(name)
+    return str(found.experiment_id if found is not None else client.create_experiment(name))
+
+
+@contextmanager
+def _few_retries() -> Iterator[None]:
+    """Whether the server is there is known in seconds; who sets a number of retries has it."""
+    if _RETRIES_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[_RETRIES_VARIABLE] = _RETRIES
+    try:
+        yield
+    finally:
+        os.environ.pop(_RETRIES_VARIABLE, None)
+
+
+@contextmanager
+def _understood(place: str, advice: str = "") -> Iterator[None]:
+    """Errors of MLflow, and of all the storages and servers behind it, as one of ours without what may be secret."""
+    try:
+        yield
+    except ImportError as error:
+        message = f"MLflow needs {error.name} for this tracking server: pip install mlflow{advice}"
+        raise MissingDependency(message, uri=redact(place)) from error
+    except Exception as error:  # noqa: BLE001 - what stands behind MLflow has errors of its own
+        said = _SECRETS.sub("", " ".join(str(error).split())) or type(error).__name__
+        message = f"MLflow does not take what it is told ({shortened(said, _REASON_CHARS)}){advice}"
+        raise ArrowQuantError(message, uri=redact(place)) from None

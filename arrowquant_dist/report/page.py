@@ -27,6 +27,7 @@ from arrowquant_dist.report.layer_rows import LayerRow
 from arrowquant_dist.report.layer_table import LAYER_COLUMNS, layer_data
 from arrowquant_dist.report.pictures import noise, sizes
 from arrowquant_dist.report.pictures.heatmap import heat_map
+from arrowquant_dist.report.pictures.outputs import errors_of_outputs
 from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.text import LayerName, Verdict, printable
 from arrowquant_dist.report.tradeoffs import tradeoffs
@@ -46,6 +47,7 @@ def report_page(
 
     rows = layers or ()
     pictures = (
+        errors_of_outputs(report, evaluations),
         noise.by_depth(rows),
         heat_map(rows),
         noise.by_bits(rows),

@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 import subprocess
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 PROGRAM = shutil.which("chromium")
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe")
@@ -38,6 +39,16 @@ class Tab:
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
         )
+
+    def scheme(self, scheme: Literal["light", "dark"], medium: Literal["", "print"] = "") -> None:
+        """What the reader's system prefers; medium: `print` for what the page is on paper."""
+        preferred = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", media=medium, features=preferred)
+
+    def printed(self) -> bytes:
+        """The page on A4, as a PDF."""
+        pdf = self.call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, preferCSSPageSize=True)
+        return b64decode(pdf["data"])
 
     def value(self, expression: str) -> Any:
         """Of JavaScript, as JSON has it."""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from arrowquant_dist.report.layer_table import LAYER_COLUMNS
 from arrowquant_dist.report.page import comparison_page, report_page
 from arrowquant_dist.report.reported import Reported
 from tests.report.chromium import PROGRAM, Tab, chromium
 from tests.report.layer_samples import NORM, layer
 from tests.report.report_samples import golden_report
+from tests.report.test_evaluations import of_embeddings, of_next_tokens
 
 pytestmark = pytest.mark.skipif(
     PROGRAM is None, reason="chromium is not installed (apt-get install chromium)"
 )
+PDFTOTEXT = shutil.which("pdftotext")
 LAYERS = (
     *(
         layer(f"model.layers.{i}.mlp.up_proj.weight", 8 + i * 7 % 100 / 10, layer_type="feed-forward")
@@ -37,11 +44,36 @@ SMALLEST = """(() => {
   return least;
 })()"""
 
+# [contrast, text] of every text on the page, against what is behind it.
+CONTRASTS = """(() => {
+  const light = (color) => {
+    const parts = color.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255);
+    const [r, g, b] = parts.map((part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (one) => {
+    for (let at = one; at; at = at.parentElement) {
+      const color = getComputedStyle(at).backgroundColor;
+      if (!color.endsWith(", 0)") && color !== "transparent") return color;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const found = [];
+  for (const one of document.querySelectorAll("body *")) {
+    if (one.firstChild?.nodeType !== 3 || !one.textContent.trim() || !one.getClientRects().length) continue;
+    const ink = one.ownerSVGElement ? getComputedStyle(one).fill : getComputedStyle(one).color;
+    const [a, b] = [light(ink), light(behind(one))].sort((x, y) => y - x);
+    found.push([(a + 0.05) / (b + 0.05), one.textContent.trim().slice(0, 40)]);
+  }
+  return found.sort((x, y) => x[0] - y[0]).slice(0, 5);
+})()"""
+
 
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     place = tmp_path_factory.mktemp("browser")
-    (place / "page.html").write_text(report_page(golden_report(), layers=LAYERS), encoding="utf-8")
+    evaluations = [of_embeddings(), of_next_tokens()]
+    (place / "page.html").write_text(report_page(golden_report(), evaluations, LAYERS), encoding="utf-8")
     with chromium(place / "profile") as tab:
         tab.width(1280)
         tab.open(place / "page.html")
@@ -120,6 +152,39 @@ def test_nothing_is_clipped_and_no_word_is_too_small_to_read(tab: Tab, width: in
     )
     assert tab.value(f"{clipped}.length") == 0
     tab.width(1280)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "medium", "is_white"), [("light", "", True), ("dark", "", False), ("dark", "print", True)]
+)
+def test_every_word_stands_out_from_what_is_behind_it(
+    tab: Tab,
+    scheme: Literal["light", "dark"],
+    medium: Literal["", "print"],
+    is_white: bool,  # noqa: FBT001
+) -> None:
+    tab.scheme(scheme, medium)
+    ground = tab.value("getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(255, 255, 255)") == is_white
+    least, words = tab.value(CONTRASTS)[0]
+    assert least >= 4.5, words
+    tab.scheme("light")
+
+
+@pytest.mark.skipif(PDFTOTEXT is None, reason="pdftotext is not installed (apt-get install poppler-utils)")
+def test_all_layers_and_columns_are_on_paper(tab: Tab, tmp_path: Path) -> None:
+    find(tab, "")
+    paper = tmp_path / "page.pdf"
+    paper.write_bytes(tab.printed())
+    raw = subprocess.run([str(PDFTOTEXT), "-raw", paper, "-"], check=True, capture_output=True, text=True)
+    printed = re.sub(r"\s", "", raw.stdout)
+    assert not [row.layer_name for row in LAYERS[:300] if row.layer_name not in printed]
+    titles = [re.sub(r"\s", "", title) for _, title in LAYER_COLUMNS]
+    assert [title for title in titles if title not in printed] == []
+    boxes = subprocess.run([str(PDFTOTEXT), "-bbox", paper, "-"], check=True, capture_output=True, text=True)
+    width = float(re.findall(r'<page width="([\d.]+)"', boxes.stdout)[0])
+    edges = [float(edge) for edge in re.findall(r'xMax="([\d.]+)"', boxes.stdout)]
+    assert max(edges) <= width
 
 
 def test_five_targets_are_side_by_side(tab: Tab, tmp_path: Path) -> None:

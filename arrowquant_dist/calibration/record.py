@@ -31,12 +31,12 @@ class CalibratedLayer:
 class Calibration:
     """What `calibrate` found. out: where its statistics are, safe to show.
 
-    model: its URI, safe to show. texts: {name, count, tokens, digest, cut, longest}. sequential: whether statistics are
-    of the path through layers that were quantized by `config`. fingerprint, digests: see Identity. layers: those of
-    which something is known. unseen: those that would be quantized, and never saw an input; they fall back to `mse`, as
-    do unfit, whose inputs run along no axis that the source stores them with, and strange, which the model uses
-    otherwise than in products that are recognized. notes: for people. weights: by which the
-    model is known again wherever a copy of it lies.
+    model: its URI, safe to show. architecture: its class, as its config names it. texts: {name, count, tokens, digest,
+    cut, longest}. sequential: whether statistics are of the path through layers that were quantized by `config`.
+    fingerprint, digests: see Identity. layers: those of which something is known. unseen: those that would be
+    quantized, and never saw an input; they fall back to `mse`, as do unfit, whose inputs run along no axis that the
+    source stores them with, and strange, which the model uses otherwise than in products that are recognized. notes:
+    for people. weights: by which the model is known again wherever a copy of it lies.
     """
 
     out: str
@@ -65,7 +65,7 @@ class Calibration:
 
     @classmethod
     def from_bytes(cls, data: bytes, out: str, uri: str) -> Calibration:
-        """InvalidCheckpoint, with `uri`, for what is none, or of a newer version."""
+        """data: of calibration.json. InvalidCheckpoint, with `uri`, for what is none, or of a newer version."""
         try:
             values: dict[str, Any] = parse_json(data)
             version = values.pop("format_version")

@@ -1,9 +1,9 @@
 """calibrate(): texts go through a model part by part, and what its layers see of them becomes statistics.
 
 One path, the original's, gives each layer's Hessian H = E[x xᵀ]. With a config there are two, the original's and that
-of the quantized model so far: H = E[x̃ x̃ᵀ] of the quantized path's inputs, C = E[x x̃ᵀ], and D = E[(r − r̃) x̃ᵀ] of layers
-whose results are added to a stream r. Layers are quantized in the order in which they run, each with the statistics
-that are written for it, as `quantize` does it later in any order.
+of the quantized model so far: H = E[x̃ x̃ᵀ] of the quantized path's inputs, C = E[x x̃ᵀ], and D = E[(r − r̃) x̃ᵀ] of
+layers whose results are added to a stream r. Layers are quantized in the order in which they run, each with the
+statistics that are written for it, as `quantize` does it later in any order.
 
 Memory: one part's weights a path (a block; or what is before or behind all blocks), and for each worker a slice of the
 texts and some of its sums: where the budget has no room for all of a stage's, the texts go through it several times.
@@ -50,6 +50,8 @@ from arrowquant_dist.engine import choose_engine
 from arrowquant_dist.errors import InvalidConfig, NotFound, PartialRun, StorageError, listed
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.machine import give_back_large_memory
+from arrowquant_dist.progress.callers import told_to
+from arrowquant_dist.progress.steps import shown_steps
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import is_ambiguous, lies_within, redact
 from arrowquant_dist.texts import Texts, read_texts
@@ -74,7 +76,7 @@ def calibrate(
     column: str | None = None,
     memory_budget: str | int = "2GiB",
     run: RunConfig | None = None,
-    progress: StepCallback | None = None,
+    progress: StepCallback | bool | None = True,
 ) -> Calibration:
     """Writes statistics of what a model's layers see of texts to the folder `out`, for `method: gptq` with
     `hessians: out`; the same call again resumes or is done.
@@ -84,8 +86,8 @@ def calibrate(
     dataset will be made with; statistics then are those of a model whose earlier layers are quantized so, with what
     corrects for that. None: of the original alone. column: of .jsonl and .parquet, `text` where None. memory_budget:
     of a process, for weights, texts and sums, beside what libraries take (some 500 MB); less of it means more passes
-    over the texts, and the same statistics. run: engine, workers, overwrite, storage options. progress: called with
-    each TextsStep.
+    over the texts, and the same statistics. run: engine, workers, overwrite, storage options. progress: True:
+    drawn in a terminal or a notebook, and nowhere else; False: not at all; a function: called with each TextsStep.
 
     Raises InvalidConfig for texts and models that cannot be calibrated, and for a memory budget that is too small, with
     what is enough; ModelMismatch, TargetConflict where `out` holds something else, SourceChanged, StorageError.
@@ -94,7 +96,8 @@ def calibrate(
     check_run(run)
     limit = parse_size(memory_budget, "memory_budget")
     found = read_texts(texts, column, run.source_storage)
-    return run_calibration(model, out, found, quantize, limit, run, progress)
+    with told_to(progress, shown_steps, "calibrate") as told:
+        return run_calibration(model, out, found, quantize, limit, run, told)
 
 
 def run_calibration(

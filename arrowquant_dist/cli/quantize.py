@@ -201,7 +201,7 @@ def _by_texts(
         from arrowquant_dist.progress.steps import shown_steps
 
         with shown_steps(sys.stderr, "quantize", telling.form(sys.stderr)) as show:
-            return choose_by_texts(source, config, run, target, show)
+            return choose_by_texts(source, config, run, target, progress=show)
 
 
 def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, telling: Telling) -> Outcome:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, get_args
 
+from arrowquant_dist.config.choices import QuantType, ScaleDtypeName
 from arrowquant_dist.dtypes import DTYPES
 
 BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2}
-QUANT_TYPES = (*BITS, "fp16")
-STORED_SCALES = ("float32", "bfloat16")
+QUANT_TYPES = get_args(QuantType)
+STORED_SCALES = get_args(ScaleDtypeName)
 UNTOUCHED = "none"  # stored byte for byte
 _FP16_NBYTES = 2
 SOURCE = "source"  # the method of codes and scales that are the source's own

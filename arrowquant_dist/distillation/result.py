@@ -10,9 +10,9 @@ from typing import Any, Self
 @dataclass(frozen=True, slots=True)
 class Distilled:
     """target: the dataset that was written. steps: that were made. losses: {step: loss of the held-back texts}, 0 is
-    the dataset as it was. best: the step whose result was written. seconds: of training. layers: how many were trained,
-    of codes and of vectors. already_finished: all of it was there before. failed_at: the step whose loss was no number,
-    where the training ended with what was best before."""
+    the dataset as it was. best: the step whose result was written. seconds: of training. matrices, vectors: how many
+    layers of each were trained. already_finished: all of it was there before. failed_at: the step whose loss was no
+    number, where the training ended with what was best before."""
 
     target: str
     steps: int
@@ -40,6 +40,7 @@ class Distilled:
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values, JSON as they are."""
         return {
             "target": self.target,
             "steps": self.steps,

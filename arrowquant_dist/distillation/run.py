@@ -35,6 +35,8 @@ from arrowquant_dist.models.pair import Opened, opened_dataset, opened_model, so
 from arrowquant_dist.models.source import stored_names
 from arrowquant_dist.models.threads import bounded_threads
 from arrowquant_dist.plan.trained import Trained
+from arrowquant_dist.progress.callers import told_to
+from arrowquant_dist.progress.training import shown_training
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.temporary import temporary_folder
 from arrowquant_dist.storage.uris import is_local
@@ -54,7 +56,7 @@ def distill(
     memory_budget: str | int = "2GiB",
     storage_options: Mapping[str, Any] | None = None,
     run: RunConfig | None = None,
-    progress: OnStep | None = None,
+    progress: OnStep | bool | None = True,
 ) -> Distilled:
     """Trains scales, zero points, codes, norms and biases of the dataset at `target` and writes another one to `out`.
 
@@ -65,7 +67,8 @@ def distill(
     models and what distillation/memory.py counts for each value that is trained. storage_options: of all three places;
     run, if given, has its own, and says how the dataset is written. With more than one of its workers, or an address,
     they train by Ray Train, each on its slice of every step's texts: but for rounding that is the training of one.
-    progress: called after each step, in this process.
+    settings: default DistillSettings(). progress: True: drawn in a terminal or a notebook, and nowhere else; False: not
+    at all; a function: called after each step, in this process.
 
     Results are the same for equal versions, settings, workers and threads of torch, unless minutes bound the training.
     Raises InvalidConfig for texts, models and files that do not fit, and models too large for the memory;
@@ -76,7 +79,9 @@ def distill(
     limit = parse_size(memory_budget, "memory_budget")
     own = RunConfig(storage_options=options) if run is None else run
     found = read_texts(texts, column, own.source_storage)
-    return run_distillation(model, target, out, found, settings or DistillSettings(), limit, own, progress)
+    asked = settings or DistillSettings()
+    with told_to(progress, shown_training, "distill") as told:
+        return run_distillation(model, target, out, found, asked, limit, own, told)
 
 
 def run_distillation(

@@ -58,7 +58,8 @@ class DistillSettings:
     """steps: at most. minutes: of training, at most; None for no limit. longest: tokens of a text, which is cut there.
     batch_tokens: of a step, with padding. most_offset: how far a latent code may go from its start, in steps of codes.
     every: steps from one look at the held-back texts to the next. patience: looks without a gain until it stops.
-    save_every: steps from one checkpoint to the next, which decides nothing of the result."""
+    save_every: steps from one checkpoint to the next, which decides nothing of the result. seed: of the order of texts.
+    rates: of learning."""
 
     steps: int = 400
     minutes: float | None = None
@@ -86,7 +87,7 @@ class DistillSettings:
 
     @classmethod
     def with_given(cls, **given: Any) -> Self:
-        """The defaults, but for what is not None."""
+        """The defaults, but for those of `given` that are not None."""
         return cls(**{name: value for name, value in given.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:

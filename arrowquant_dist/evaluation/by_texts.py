@@ -17,6 +17,8 @@ from arrowquant_dist.driver import chosen_before, opened_choice, quantize
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.evaluation.run import run_evaluation
 from arrowquant_dist.location import Location
+from arrowquant_dist.progress.callers import told_to
+from arrowquant_dist.progress.steps import shown_steps
 from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.sizing import FOUND, STEPS, Tried, largest_within
 from arrowquant_dist.storage.temporary import temporary_folder
@@ -35,12 +37,14 @@ def choose_by_texts(
     config: QuantizationConfig,
     run: RunConfig | None = None,
     target: Location | None = None,
-    progress: StepCallback | None = None,
+    *,
+    progress: StepCallback | bool | None = True,
 ) -> QuantizationConfig:
     """The config to quantize with: an override for each layer instead of min_quality and texts.
 
-    config: with both. target: where the dataset will go; what was chosen there for the same config and texts is
-    returned again. progress: as of `evaluate`, for each step that is tried.
+    source: as of `quantize`. config: with both. run: workers, sizes and storage options; default RunConfig(). target:
+    where the dataset will go; what was chosen there for the same config and texts is returned again. progress: as of
+    `evaluate`, for each step that is tried.
 
     Raises InvalidConfig for a min_quality that the kind of model does not have (a perplexity of encoders, a cosine of
     causal models), where no size has it, with the best there is, and what `quantize` and `evaluate` raise.
@@ -57,11 +61,14 @@ def choose_by_texts(
         return earlier
     allowed = 1.0 - wanted.cosine if wanted.cosine is not None else wanted.excess or 0.0
 
-    with opened_choice(source, config, run) as table_at:
+    with (
+        told_to(progress, shown_steps, "quantize") as told,
+        opened_choice(source, config, run) as table_at,
+    ):
 
         def at(step: float) -> Tried[_Found]:
             table = table_at(step)
-            loss = _loss(_evaluated(source, table, texts, run, progress), wanted)
+            loss = _loss(_evaluated(source, table, texts, run, told), wanted)
             return Tried(step, loss - allowed, (table, loss))
 
         found, beyond = largest_within(at, _FIRST_STEP, STEPS, _NEAR * allowed, falls=False, tries=_TRIES)

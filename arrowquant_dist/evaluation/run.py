@@ -23,6 +23,8 @@ from arrowquant_dist.evaluation.publish import EvaluatedDataset
 from arrowquant_dist.evaluation.steps import Teller
 from arrowquant_dist.location import Location
 from arrowquant_dist.models.agree import refuse_disagreement
+from arrowquant_dist.progress.callers import told_to
+from arrowquant_dist.progress.steps import shown_steps
 from arrowquant_dist.report.evaluation import Evaluation, TextFacts
 from arrowquant_dist.texts import Texts, read_texts
 from arrowquant_dist.texts.steps import StepCallback
@@ -42,14 +44,15 @@ def evaluate(
     column: str | None = None,
     memory_budget: str | int = "2GiB",
     storage_options: Mapping[str, Any] | None = None,
-    progress: StepCallback | None = None,
+    progress: StepCallback | bool | None = True,
 ) -> Evaluation:
     """Compares what the model and the dataset at `target` make of texts, and writes it to the dataset's report.
 
     model: as a source of `quantize`: a folder, a file in its folder, a URL, `minilm`. target: a finished dataset of it.
     texts: a .txt, .jsonl or .parquet file or URL, `builtin`, `builtin:held-back`, or a list of texts (texts/read.py).
-    column: of .jsonl and .parquet, `text` where None. memory_budget: for reading, beside the models. progress: called
-    with each TextsStep.
+    column: of .jsonl and .parquet, `text` where None. memory_budget: for reading, beside the models. storage_options:
+    fsspec's, for model, target and texts. progress: True: drawn in a terminal or a notebook, and nowhere else; False:
+    not at all; a function: called with each TextsStep.
 
     Models of sentence-transformers and other encoders of transformers are compared by their embeddings, causal language
     models by their next-token distributions; what each figure is stands in report/evaluation.py. Results do not depend
@@ -63,9 +66,9 @@ def evaluate(
     options = {} if storage_options is None else check_options("storage_options", storage_options)
     storage = Storage(options)
     limit = parse_size(memory_budget, "memory_budget")
-    return run_evaluation(
-        model, target, read_texts(texts, column, storage), (storage, storage), limit, progress
-    )
+    found = read_texts(texts, column, storage)
+    with told_to(progress, shown_steps, "evaluate") as told:
+        return run_evaluation(model, target, found, (storage, storage), limit, told)
 
 
 def run_evaluation(

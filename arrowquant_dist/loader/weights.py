@@ -231,7 +231,7 @@ class WeightLoader(Displayed):
         *,
         parallel: Parallel | None = None,
     ) -> None:
-        """As `read`, decoded, into `tensor`, which has the shape of what is asked for, and its dtype.
+        """As `read` (rows, columns, parallel), decoded, into `tensor`, which has that shape, and its own dtype.
 
         A contiguous tensor of this machine's memory, pinned or not, is decoded into directly, without another one of
         its size; any other is copied to. Raises InvalidConfig for other shapes and dtypes that do not go together. What
@@ -305,6 +305,7 @@ class WeightLoader(Displayed):
 
     @property
     def stats(self) -> LoaderStats:
+        """What was read so far."""
         dataset = self._opened.dataset
         peak = self._opened.budget.peak + dataset.kept_nbytes
         return LoaderStats(dataset.nbytes_read, self._seconds, peak, dataset.transferred.hedged)

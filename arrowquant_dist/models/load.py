@@ -60,7 +60,8 @@ def load_model(
     target: of a run, local or a URL; config.json and generation_config.json come from there. model_class: an Auto
     class, as AutoModelForCausalLM, or a model's own. config: a config of transformers, or the local folder of a
     config.json; the dataset's config.json is not read then. memory_budget: bytes or text as "2GiB"; the most that is
-    taken beside the model itself. dtype: as of from_pretrained, by default that of the config. subfolder: of a model
+    taken beside the model itself. dtype, attn_implementation: as of from_pretrained, by default those of the config.
+    storage_options: fsspec's. subfolder: of a model
     whose parts lie in folders. initialize: words, globs, /regexes/ of parameters that the dataset may lack, such as a
     new head: these are random. leave_out: of layers that the model need not have.
 

@@ -58,8 +58,9 @@ def load_sentence_transformer(
 ) -> Any:
     """A SentenceTransformer with the decoded weights of a dataset, as SentenceTransformer(source) would be with them.
 
-    Modules, pooling, normalization, prompts and lengths are those that the dataset's modules.json names. The arguments
-    are those of `load_model`, `progress` too; a pooler that the checkpoint lacks, and no embedding needs, is allowed by
+    Modules, pooling, normalization, prompts and lengths are those that the dataset's modules.json names. target: of a
+    run, local or a URL. memory_budget, dtype, storage_options, verify, initialize, leave_out, progress are those of
+    `load_model`, and others are refused; a pooler that the checkpoint lacks, and no embedding needs, is allowed by
     initialize=["pooler"]. The model is on the CPU.
 
     Raises MissingDependency without sentence-transformers, InvalidConfig where no modules.json says how tokens become

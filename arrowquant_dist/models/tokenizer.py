@@ -24,12 +24,13 @@ def load_tokenizer(
 ) -> Any:
     """The tokenizer of a dataset, local or at a URL, of which only small files are fetched.
 
-    auto_class: AutoTokenizer where None; or another that reads small files alone, as AutoProcessor. Code that comes
-    with a model is not run. subfolder: of a model whose parts lie in folders. verify: that its files are those that
-    the run copied; a file that was edited on purpose is taken with verify=False, and no weight is read here.
+    target: of a run. storage_options: fsspec's. auto_class: AutoTokenizer where None; or another that reads small files
+    alone, as AutoProcessor. Code that comes with a model is not run. subfolder: of a model whose parts lie in folders.
+    verify: that its files are those that the run copied; a file that was edited on purpose is taken with verify=False,
+    and no weight is read here.
 
-    Raises InvalidConfig for other arguments, and where transformers finds none that it knows; CorruptWeights where a
-    file was edited or is damaged.
+    Raises InvalidConfig for others, which it does not know, and where transformers finds none that it knows;
+    CorruptWeights where a file was edited or is damaged.
     """
     import transformers
 

@@ -169,7 +169,7 @@ def run_validation(asked: Asked, progress: StepCallback | None) -> Validation:
 def _quantized(asked: Asked, one: NamedConfig, teller: ValidationTeller) -> Outcome:
     target, config = asked.place.target(one.name), one.config
     if config.texts is not None:
-        config = choose_by_texts(asked.source, config, one.run, target, teller.of_texts(one.name))
+        config = choose_by_texts(asked.source, config, one.run, target, progress=teller.of_texts(one.name))
     return quantize(asked.source, target, config, one.run, teller.of_run(f"{one.name}: quantizing"))
 
 

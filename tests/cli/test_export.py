@@ -50,7 +50,7 @@ def contents(out: Path) -> dict[str, bytes]:
 def test_options_become_the_export_and_its_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls: list[tuple[Any, ...]] = []
 
-    def record(*arguments: Any) -> None:
+    def record(*arguments: Any, progress: object) -> None:
         calls.append(arguments)
         raise PartialRun("stopped")
 
@@ -221,7 +221,7 @@ def test_a_damaged_dataset_ends_with_1_and_names_layer_and_part(tmp_path: Path) 
 
 
 def test_an_interrupted_export_says_how_to_resume(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, progress: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("arrowquant_dist.export.export_dataset", interrupt)

@@ -46,7 +46,7 @@ SHOWN = Overview(
     spots=(
         Spot("ours", "--size 5.5MB", 5_500_000, 0.78),
         Spot("ours", "--size 7.3MB", 7_300_000, 0.91),
-        Spot("ours, calibrated", "--size 7.3MB --hessians", 7_300_000, 0.98),
+        Spot("ours, 200 texts", "--size 7.3MB --hessians", 7_300_000, 0.98),
         Spot("peer 1", "int4", 11_000_000, 0.95),
     ),
     curves=(
@@ -58,6 +58,13 @@ SHOWN = Overview(
         ),
     ),
 )
+
+
+def test_what_readme_shows_is_made_of_the_figures_that_lie_beside_it() -> None:
+    results = Path(__file__).with_name("results")
+    kept = run.read(results)
+    assert (results / "overview.md").read_text(encoding="utf-8") == markdown(kept)
+    assert (results / "overview.svg").read_text(encoding="utf-8") == picture(kept)
 
 
 def test_ratios_are_those_of_the_same_round() -> None:

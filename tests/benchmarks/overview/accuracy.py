@@ -22,7 +22,8 @@ from tests.benchmarks.kernels import grouped
 from tests.benchmarks.overview.decoded_peers import Decoder, decoders
 from tests.benchmarks.overview.figures import Spot
 
-OURS, CALIBRATED = "ours", "ours, calibrated"
+OURS = "ours"
+CALIBRATED = f"{OURS}, "  # and with how many texts
 JUDGED_BY = "builtin:held-back"
 _RUN = RunConfig(engine="inline")
 DATA_FREE = {
@@ -81,7 +82,9 @@ def spots(texts: int) -> Iterator[Spot]:
             yield _of_peer(judge, decoder)
         if texts:
             for name, config in WITH_TEXTS.items():
-                yield _of_dataset(judge, CALIBRATED, name, _calibrated(config, texts, Path(place, name)))
+                yield _of_dataset(
+                    judge, f"{CALIBRATED}{texts} texts", name, _calibrated(config, texts, Path(place, name))
+                )
 
 
 def _quantized(config: QuantizationConfig, folder: Path) -> Path:

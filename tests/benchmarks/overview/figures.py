@@ -58,7 +58,7 @@ class Comparison:
 @dataclass(frozen=True, slots=True)
 class Spot:
     """One way to store MiniLM: its bytes, and the mean cosine of its sentence embeddings to the original's.
-    maker: `ours`, `ours, calibrated`, or the peer."""
+    maker: `ours`, `ours, N texts` that it was calibrated with, or the peer."""
 
     maker: str
     name: str

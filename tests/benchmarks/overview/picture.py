@@ -113,7 +113,7 @@ def _accuracy(spots: Sequence[Spot], top: float) -> tuple[str, float]:
         text = f"{k}  {spot.name}, {spot.maker}: {spot.nbytes / 1e6:.2f} MB, {spot.cosine:.4f}"
         y = top + 26 + k * (_TALL - 20) / max(len(spots), 22)
         drawn.append(dot(right + 30, y - 4, 4, _tone(spot)))
-        drawn.append(words(right + 40, y, _shortened(text, 62), "letter"))
+        drawn.append(words(right + 40, y, _shortened(text, 66), "letter"))
     drawn.append(across(along, lambda tick: f"{tick:g}", bottom))
     drawn.append(words(right, bottom + 30, "MB of weights", "axis", "end"))
     return "".join(drawn), bottom + 36
@@ -121,12 +121,16 @@ def _accuracy(spots: Sequence[Spot], top: float) -> tuple[str, float]:
 
 def _line(maker: str, tone: str, spots: Sequence[Spot], places: dict[Spot, tuple[float, float]]) -> str:
     """The sizes that were asked for, joined."""
-    joined = [places[spot] for spot in spots if spot.maker == maker and "--size" in spot.name]
+    joined = [places[spot] for spot in spots if _family(spot) == maker and "--size" in spot.name]
     return polyline(joined, tone) if len(joined) > 1 else ""
 
 
 def _tone(spot: Spot) -> str:
-    return {OURS: "ours", CALIBRATED: "with"}.get(spot.maker, "peer")
+    return {OURS: "ours", CALIBRATED: "with"}.get(_family(spot), "peer")
+
+
+def _family(spot: Spot) -> str:
+    return CALIBRATED if spot.maker.startswith(CALIBRATED) else spot.maker
 
 
 def _lost(power: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import sys
 from pathlib import Path
@@ -26,14 +27,31 @@ def memory_nbytes() -> int:
     return min(found)
 
 
+def processor_name() -> str:
+    """What the kernel calls it; of systems that do not say, its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
+def status_nbytes(name: str) -> int:
+    """Of this process, as Linux counts it. name: `VmRSS`, what is resident, or `VmHWM`, the most of it so far.
+
+    Raises OSError or IndexError where the kernel does not say."""
+    status = Path("/proc/self/status").read_text("ascii")
+    return int(status.split(f"{name}:")[1].split(maxsplit=1)[0]) * 1024
+
+
 def peak_memory_nbytes() -> int:
     """The process's largest resident set so far.
 
     Linux: what the kernel counts for this program; getrusage there begins with what its parent had when it forked.
     """
     try:
-        status = Path("/proc/self/status").read_text("ascii")
-        return int(status.split("VmHWM:")[1].split(maxsplit=1)[0]) * 1024
+        return status_nbytes("VmHWM")
     except (OSError, IndexError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TextIO, cast
 
 from arrowquant_dist.progress.bar import bar_room, bars, said_column
@@ -30,7 +30,7 @@ def shown_progress(out: TextIO, verb: str, form: TellingForm) -> AbstractContext
     heard = cast("TextIO", Unheard(out))
     match form:
         case "none":
-            return _nothing()
+            return nullcontext(lambda _: None)
         case "bar":
             return _bar(heard, verb)
         case "notebook":
@@ -46,11 +46,6 @@ def shown_bytes(out: TextIO, verb: str, form: TellingForm) -> Iterator[ShowBytes
     """As `shown_progress`, of what is counted in bytes alone."""
     with shown_progress(out, verb, form) as show:
         yield lambda done, total: show(Bytes(done, total))
-
-
-@contextmanager
-def _nothing() -> Iterator[Show]:
-    yield lambda _: None
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TextIO, cast
 
 from arrowquant_dist.progress.bar import bars
@@ -26,20 +26,15 @@ def shown_steps(out: TextIO, command: str, form: TellingForm) -> AbstractContext
     heard = cast("TextIO", Unheard(out))
     match form:
         case "none":
-            return _callback(_say_nothing)
+            return nullcontext(_say_nothing)
         case "bar":
             return _bars(heard)
         case "notebook":
             return _cell()
         case "json":
-            return _callback(JsonStepLines(heard, command=command).show)
+            return nullcontext(JsonStepLines(heard, command=command).show)
         case "lines":
-            return _callback(StepLines(heard, command=command).show)
-
-
-@contextmanager
-def _callback(show: StepCallback) -> Iterator[StepCallback]:
-    yield show
+            return nullcontext(StepLines(heard, command=command).show)
 
 
 @contextmanager

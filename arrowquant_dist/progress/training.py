@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, TextIO, cast
 
 from arrowquant_dist.progress.bar import bars, said_column
@@ -39,15 +39,15 @@ def shown_training(out: TextIO, verb: str, form: TellingForm) -> AbstractContext
     heard = cast("TextIO", Unheard(out))
     match form:
         case "none":
-            return _callback(lambda *_: None)
+            return nullcontext(lambda *_: None)
         case "bar":
             return _bar(heard, verb)
         case "notebook":
             return _cell(verb)
         case "json":
-            return _callback(TrainingLines(heard, verb, _json).show)
+            return nullcontext(TrainingLines(heard, verb, _json).show)
         case "lines":
-            return _callback(TrainingLines(heard, verb, _line).show)
+            return nullcontext(TrainingLines(heard, verb, _line).show)
 
 
 class TrainingLines:
@@ -69,11 +69,6 @@ class TrainingLines:
             self._told = now
             self._out.write(f"{self._line(self._verb, done, loss)}\n")
             self._out.flush()
-
-
-@contextmanager
-def _callback(show: ShowTraining) -> Iterator[ShowTraining]:
-    yield show
 
 
 @contextmanager

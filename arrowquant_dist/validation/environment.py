@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from importlib import metadata
 from pathlib import Path
 
-from arrowquant_dist.machine import memory_nbytes
+from arrowquant_dist.machine import memory_nbytes, processor_name
 from arrowquant_dist.reduce.facts import HostFacts
 from arrowquant_dist.storage.uris import is_local, real_place
 from arrowquant_dist.validation.figures import Environment
 
 _OTHERS = ("transformers", "sentence-transformers", "safetensors")  # that HostFacts does not name
-_CPU_FILE = Path("/proc/cpuinfo")
 
 
 def environment_at(out: str) -> Environment:
@@ -21,7 +19,7 @@ def environment_at(out: str) -> Environment:
     host = HostFacts.here()
     disk = _disk(out) if is_local(out) else None
     return Environment(
-        cpu=_cpu(),
+        cpu=processor_name(),
         cpus=host.cpus,
         memory_nbytes=memory_nbytes(),
         disk_nbytes=disk[0] if disk is not None else None,
@@ -30,16 +28,6 @@ def environment_at(out: str) -> Environment:
         python=host.python,
         versions={**host.versions, **_versions()},
     )
-
-
-def _cpu() -> str:
-    """What the kernel calls it; of systems that do not say, its architecture."""
-    try:
-        lines = _CPU_FILE.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
 
 
 def _disk(out: str) -> tuple[int, int] | None:

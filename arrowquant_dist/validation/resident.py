@@ -23,7 +23,7 @@ from typing import Any
 from arrowquant_dist.config import Storage, Transfer
 from arrowquant_dist.errors import ArrowQuantError
 from arrowquant_dist.loader import WeightLoader
-from arrowquant_dist.machine import give_back_freed_memory
+from arrowquant_dist.machine import give_back_freed_memory, status_nbytes
 from arrowquant_dist.validation.figures import Resident
 from arrowquant_dist.validation.source import opened_source
 
@@ -87,22 +87,16 @@ def _of_source(uri: str, _what: str, storage: Storage) -> Resident:
 def _resident(load: Callable[[], Any]) -> Resident:
     gc.collect()
     give_back_freed_memory()
-    before = _status("VmRSS")
+    before = status_nbytes("VmRSS")
     (_PROC / "clear_refs").write_text("5")  # the most is taken from now on
     kept = load()
-    peak = _status("VmHWM") - before
+    peak = status_nbytes("VmHWM") - before
     gc.collect()
     give_back_freed_memory()
-    left = max(_status("VmRSS") - before, 0)
+    left = max(status_nbytes("VmRSS") - before, 0)
     found = Resident(max(peak, left), left)  # each thread tells the kernel of its last pages late
     del kept
     return found
-
-
-def _status(name: str) -> int:
-    """VmRSS, what is resident, or VmHWM, the most of it so far; in bytes."""
-    lines = (_PROC / "status").read_text("ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) << 10
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import numpy as np
 
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, WeightLoader
 from arrowquant_dist.config.choices import CompressionName
+from arrowquant_dist.machine import status_nbytes
 from tests.benchmarks.source import bfloat16_bits
 from tests.benchmarks.table import Row, Table, at_most
 from tests.benchmarks.uploading import upload
@@ -91,21 +92,15 @@ def _write_source(path: Path, budget: int) -> None:
             file.write(values[: offset // 2 - start].data)
 
 
-def _resident_nbytes(name: str) -> int:
-    """VmRSS, or VmHWM: the most of it so far."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) << 10
-
-
 def main() -> None:
     uri, budget, options = sys.argv[1:]
     with WeightLoader(uri, int(budget), json.loads(options), dtype="float32") as loader:
         loader.read(loader.keys()[-1])  # what is loaded and compiled once is not the budget's
-        before = _resident_nbytes("VmRSS")
+        before = status_nbytes("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the most is taken from now on
         for _, tensor in loader:
             float(tensor[0, 0])
-    print(_resident_nbytes("VmHWM") - before)
+    print(status_nbytes("VmHWM") - before)
 
 
 if __name__ == "__main__":

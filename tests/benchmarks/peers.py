@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -54,41 +55,42 @@ def _torchao(bits: int) -> Peer:
     what = "Int8WeightOnlyConfig" if bits == 8 else f"IntxWeightOnlyConfig int{bits} g{GROUP}"
     if not installed("torchao"):
         return Peer(f"torchao {what}", None)
+    return Peer(f"torchao {version('torchao')} {what}", partial(by_torchao, bits=bits))
+
+
+def by_torchao(weight: torch.Tensor, bits: int) -> torch.nn.Linear:
+    """A layer with torchao's form of the weight: int8 a row, fewer bits in groups."""
     with _quiet():
         import torch
         from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
         from torchao.quantization.granularity import PerGroup
 
-    def run(weight: torch.Tensor) -> object:
         config = (
             Int8WeightOnlyConfig()
             if bits == 8
             else IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=PerGroup(GROUP))
         )
         linear = _linear(weight)
-        with _quiet():
-            quantize_(linear, config)
-        return linear
-
-    return Peer(f"torchao {version('torchao')} {what}", run)
+        quantize_(linear, config)
+    return linear
 
 
 def _quanto(bits: int) -> Peer:
-    what = f"qint{bits}"
     if not installed("optimum.quanto"):
-        return Peer(f"optimum-quanto {what}", None)
+        return Peer(f"optimum-quanto qint{bits}", None)
+    return Peer(f"optimum-quanto {version('optimum-quanto')} qint{bits}", partial(by_quanto, bits=bits))
+
+
+def by_quanto(weight: torch.Tensor, bits: int) -> torch.nn.Module:
+    """A layer with quanto's form of the weight, as `0` of a model."""
     with _quiet():
         import torch
         from optimum import quanto
 
-    def run(weight: torch.Tensor) -> object:
         model = torch.nn.Sequential(_linear(weight))
-        with _quiet():
-            quanto.quantize(model, weights=getattr(quanto, what))
-            quanto.freeze(model)
-        return model
-
-    return Peer(f"optimum-quanto {version('optimum-quanto')} {what}", run)
+        quanto.quantize(model, weights=getattr(quanto, f"qint{bits}"))
+        quanto.freeze(model)
+    return model
 
 
 _GGUF = {8: "Q8_0", 4: "Q4_0"}

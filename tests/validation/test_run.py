@@ -88,11 +88,14 @@ def test_a_source_without_a_model_is_validated_and_says_why_not_all(tmp_path: Pa
     import torch
 
     source = save_checkpoint(tmp_path / "source", random_weights(2, 64, 32, torch.float32))
+    targets = tmp_path / "targets.yaml"  # no times: a busy machine may take any
+    targets.write_text("every: {weight_cosine: 0.9}")
     steps: list[TextsStep] = []
     found = validate(
         source,
         tmp_path / "out",
         {"mine": QuantizationConfig("int4", per_channel=False, group_size=16)},
+        targets=targets,
         run=RUN,
         progress=steps.append,
     )

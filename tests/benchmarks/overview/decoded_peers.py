@@ -6,7 +6,6 @@ keeps; nothing of a file's framing. That is no more than any file of theirs take
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from importlib.metadata import version
 import torch
 
 from tests.benchmarks.half_quadratic import half_quadratic
-from tests.benchmarks.peers import GROUP, installed
+from tests.benchmarks.peers import GROUP, by_quanto, by_torchao, installed
 
 Stored = tuple[torch.Tensor, int]  # values in float32, and bytes
 _HALF_NBYTES = 2
@@ -38,9 +37,9 @@ def decoders() -> Iterator[Decoder]:
         yield Decoder(maker, f"int2 g{GROUP}", lambda weight: _torchao(weight, 2))
     if installed("optimum.quanto"):
         maker = f"optimum-quanto {version('optimum-quanto')}"
-        yield Decoder(maker, "qint8", lambda weight: _quanto(weight, "qint8"))
-        yield Decoder(maker, "qint4", lambda weight: _quanto(weight, "qint4"))
-        yield Decoder(maker, "qint2", lambda weight: _quanto(weight, "qint2"))
+        yield Decoder(maker, "qint8", lambda weight: _quanto(weight, 8))
+        yield Decoder(maker, "qint4", lambda weight: _quanto(weight, 4))
+        yield Decoder(maker, "qint2", lambda weight: _quanto(weight, 2))
     if installed("gguf"):
         maker = f"gguf-py {version('gguf')}"
         for what in ("Q8_0", "Q5_1", "Q4_1", "Q4_0"):
@@ -51,35 +50,16 @@ def decoders() -> Iterator[Decoder]:
 
 
 def _torchao(weight: torch.Tensor, bits: int) -> Stored:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
-        from torchao.quantization.granularity import PerGroup
-
-        config = (
-            Int8WeightOnlyConfig()
-            if bits == 8
-            else IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=PerGroup(GROUP))
-        )
-        linear = _linear(weight)
-        quantize_(linear, config)
-    return _of_inner_tensors(linear.weight, bits, {"qdata"})
+    return _of_inner_tensors(by_torchao(weight, bits).weight, bits, "qdata")
 
 
-def _quanto(weight: torch.Tensor, what: str) -> Stored:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from optimum import quanto
-
-        model = torch.nn.Sequential(_linear(weight))
-        quanto.quantize(model, weights=getattr(quanto, what))
-        quanto.freeze(model)
-    return _of_inner_tensors(model.get_parameter("0.weight"), int(what.removeprefix("qint")), {"_data"})
+def _quanto(weight: torch.Tensor, bits: int) -> Stored:
+    return _of_inner_tensors(by_quanto(weight, bits).get_parameter("0.weight"), bits, "_data")
 
 
-def _of_inner_tensors(weight: torch.Tensor, bits: int, codes: set[str]) -> Stored:
+def _of_inner_tensors(weight: torch.Tensor, bits: int, codes: str) -> Stored:
     names, _ = weight.__tensor_flatten__()  # type: ignore[attr-defined]
-    beside = sum(getattr(weight, name).nbytes for name in names if name not in codes)
+    beside = sum(getattr(weight, name).nbytes for name in names if name != codes)
     return weight.dequantize().detach().float(), weight.numel() * bits // 8 + beside
 
 
@@ -95,10 +75,3 @@ def _hqq(weight: torch.Tensor, bits: int) -> Stored:
     values = half_quadratic(weight, bits)()
     beside = weight.numel() // GROUP * 2 * _HALF_NBYTES  # a scale and a zero point
     return values, weight.numel() * bits // 8 + beside
-
-
-def _linear(weight: torch.Tensor) -> torch.nn.Linear:
-    rows, columns = weight.shape
-    linear = torch.nn.Linear(columns, rows, bias=False)
-    linear.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
-    return linear

@@ -7,7 +7,6 @@ A script that needs nothing beside it, so that any interpreter runs it in which 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -54,31 +53,6 @@ def auto_round(source: str, out: str, workers: int, scheme: str) -> float:
     return _timed(run)
 
 
-def copy(source: str, out: str, workers: int) -> float:
-    """Reads every byte and writes half as many, without looking at them."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    chunk, path = 8 << 20, Path(source, "model.safetensors")
-    Path(out).mkdir(exist_ok=True)
-
-    def every(first: int) -> None:
-        buffer = memoryview(bytearray(chunk))
-        descriptor = os.open(path, os.O_RDONLY)
-        with Path(out, f"copy-{first}").open("wb", buffering=0) as file:
-            for start in range(first * chunk, os.fstat(descriptor).st_size, workers * chunk):
-                count = os.preadv(descriptor, [buffer], start)
-                written = 0
-                while written < count // 2:
-                    written += file.write(buffer[written : count // 2])
-        os.close(descriptor)
-
-    def run() -> None:
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(every, range(workers)))
-
-    return _timed(run)
-
-
 def _timed(job: Callable[[], object]) -> float:
     start = time.perf_counter()
     job()
@@ -89,7 +63,6 @@ JOBS: dict[str, Callable[..., float]] = {
     "ours": ours,
     "llm-compressor": llm_compressor,
     "auto-round": auto_round,
-    "copy": copy,
 }
 
 

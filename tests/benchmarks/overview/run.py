@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from arrowquant_dist.machine import memory_nbytes, usable_cpus
+from arrowquant_dist.machine import memory_nbytes, processor_name, usable_cpus
 from tests.benchmarks.overview import accuracy, back, in_memory, to_disk
 from tests.benchmarks.overview.figures import Comparison, Curve, Overview, Spot
 from tests.benchmarks.overview.picture import picture
@@ -84,19 +84,23 @@ def machine() -> str:
     memory = f"{memory_nbytes() / 2**30:.0f} GiB"
     cores = usable_cpus()
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return f"{_processor()}, {cores} {'core' if cores == 1 else 'cores'}, {memory}, {system}"
+    return f"{processor_name()}{_vectors()}, {cores} {'core' if cores == 1 else 'cores'}, {memory}, {system}"
 
 
-def _processor() -> str:
-    """As Linux calls it, with the widest vectors it has, since the name of a virtual one may say nothing."""
+def _vectors() -> str:
+    """The widest that the processor has, since the name of a virtual one may say nothing; empty where Linux does not
+    say."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        flags = (
+            Path("/proc/cpuinfo")
+            .read_text(encoding="utf-8")
+            .partition("\nflags")[2]
+            .partition("\n")[0]
+            .split()
+        )
     except OSError:
-        return platform.processor() or "unknown processor"
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = said.get("flags", "").split()
-    vectors = next((name for flag, name in _VECTORS if flag in flags), "")
-    return f"{said.get('model name', platform.machine())}{vectors}"
+        flags = []
+    return next((name for flag, name in _VECTORS if flag in flags), "")
 
 
 _VECTORS = (("amx_int8", " (AVX-512, AMX)"), ("avx512f", " (AVX-512)"), ("avx2", " (AVX2)"))

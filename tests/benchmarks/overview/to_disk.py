@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.copying import warm
+from tests.benchmarks.copying import COPY, copy_half, warm
 from tests.benchmarks.gguf_files import gguf_job, llama_job, write_gguf
 from tests.benchmarks.overview.figures import Comparison, Curve, Measured
 from tests.benchmarks.overview.turns import FAILED, Job, in_turns
@@ -26,7 +26,6 @@ from tests.benchmarks.timing import emptied, run_process, settle
 
 PART = "quantize a file into a file"
 WORKERS = 2
-COPY = "plain copy: reads all, writes half"
 _ONE_JOB = Path(__file__).with_name("one_job.py")
 _UNIT = "Mparam/s"
 _MIB = 1 << 20
@@ -128,7 +127,7 @@ def _jobs(
         jobs[name], amounts[name] = partial(_called, job, source, folder), amount
     if f"llama.cpp {kind}" in jobs and not as_gguf.exists():
         write_gguf(source.file, as_gguf, source.params)
-    jobs[COPY] = partial(_seconds, sys.executable, "copy", source, folder, {})
+    jobs[COPY] = partial(_called, partial(copy_half, source.file, out, WORKERS), source, folder)
     return dict(jobs), {**dict.fromkeys(jobs, source.count), **amounts}, missing
 
 

@@ -4,6 +4,7 @@ YAML in, validated values out.
 """
 
 from arrowquant_dist.config.choices import (
+    Activations,
     CompressionName,
     DirectWrites,
     EngineName,
@@ -38,6 +39,7 @@ __all__ = [
     "RUN_KEY",
     "SOURCE",
     "TRAINED",
+    "Activations",
     "CompressionName",
     "DirectWrites",
     "EngineName",

@@ -12,3 +12,4 @@ NonFinite = Literal["error", "keep"]
 CompressionName = Literal["zstd", "none"]
 EngineName = Literal["auto", "inline", "ray"]
 DirectWrites = Literal["auto", "never"]
+Activations = Literal["int8"]  # what becomes of the inputs of products, of exports and in memory

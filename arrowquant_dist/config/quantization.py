@@ -48,16 +48,17 @@ _STEPS = {"step": (1e-6, 1e6), "row_exponent": (0.0, 1.0), "rate": (0.0, 1.0)}
 class LayerOverride:
     """What the config says of the layers that match `layers`; None: as the config has it.
 
-    quant_type `fp16` keeps the layers, any other one also quantizes what is kept by default. A `group_size` without
-    `per_channel` asks for groups (`per_channel: false`).
+    quant_type: int8 int4 int3 int2, which also quantizes what is kept by default, or fp16, which keeps the layers. A
+    `group_size` without `per_channel` asks for groups (`per_channel: false`). Of all others each means what
+    QuantizationConfig's field of that name does, and row_dims what a value of its row_dims does.
     """
 
     layers: str
-    quant_type: str | None = None
+    quant_type: QuantType | None = None
     per_channel: bool | None = None
     group_size: int | None = None
     symmetric: bool | None = None
-    method: str | None = None
+    method: MethodName | None = None
     integer_zero_points: bool | None = None
     row_dims: int | None = None
     scale_dtype: ScaleDtypeName | None = None
@@ -338,7 +339,7 @@ class QuantizationConfig(Displayed):
             if getattr(spec, name):
                 raise invalid(f"{prefix}{name}", "says nothing without a step")
 
-    def _check_side_input(self, key: str, method: str | None) -> None:
+    def _check_side_input(self, key: str, method: MethodName | None) -> None:
         needed = METHODS[method] if method is not None else None
         if needed is not None and getattr(self, needed) is None:
             raise invalid(key, f"{method} needs {needed}; say where they are, or choose mse or rtn")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from arrowquant_dist.config import Activations
 from arrowquant_dist.config.arguments import known_arguments
 from arrowquant_dist.config.checks import check_bool, check_choice
 from arrowquant_dist.config.sizes import MIB, TIB, checked_size
 from arrowquant_dist.location import Location
 
 ExportFormatName = Literal["compressed-tensors", "gguf", "safetensors", "v1"]
-Activations = Literal["int8"]
 EXPORT_FORMATS = get_args(ExportFormatName)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from arrowquant_dist.config import Activations
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.dataset.prefetch import Stream
 from arrowquant_dist.dataset.region import Region
@@ -66,7 +67,7 @@ class Coding:
         self._parts = [(index, Region.cut(layers[name], {0: rows})) for index, name, rows in spans]
         self.nbytes = sum(self._loads.nbytes(region) for _, region in self._parts)
 
-    def put(self, model: torch.nn.Module, activations: str | None, told: ModelProgress) -> None:
+    def put(self, model: torch.nn.Module, activations: Activations | None, told: ModelProgress) -> None:
         """Puts modules that compute with the codes in the places of the slots' modules, whose biases have their values.
 
         Takes the memory of the codes, and the budget. Raises CorruptWeights, StorageError.

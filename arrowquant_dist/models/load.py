@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arrowquant_dist.arena import Slabs
-from arrowquant_dist.config import Storage, parse_size
+from arrowquant_dist.config import Activations, Storage, parse_size
 from arrowquant_dist.config.checks import check_bool, check_options
 from arrowquant_dist.config.patterns import matcher
 from arrowquant_dist.dataset.layers import StoredLayer
@@ -51,7 +51,7 @@ def load_model(
     leave_out: Sequence[str] = (),
     attn_implementation: str | Mapping[str, str] | None = None,
     codes: bool = False,
-    activations: str | None = None,
+    activations: Activations | None = None,
     progress: ProgressCallback | None = None,
     **others: object,
 ) -> Any:
@@ -81,6 +81,7 @@ def load_model(
     names the layer. Code that comes with a model is not run.
     """
     from arrowquant_dist.models.build import Wanted, build_model, class_of, given_config
+    from arrowquant_dist.modules.linear import check_activations
 
     refuse_unknown("load_model", others)
     place = location(target, "target")
@@ -92,6 +93,7 @@ def load_model(
     check_progress(progress)
     if activations is not None and not codes:
         raise InvalidConfig("activations goes with codes=True only; leave one of them out")
+    check_activations(activations)
     for key, patterns in (("initialize", initialize), ("leave_out", leave_out)):
         check_patterns(key, patterns)
     limit = parse_size(memory_budget, "memory_budget")
@@ -136,14 +138,12 @@ def _fill(built: Built, loads: Loads, progress: ProgressCallback | None) -> None
 
 
 def _fill_with_codes(
-    built: Built, loads: Loads, activations: str | None, progress: ProgressCallback | None
+    built: Built, loads: Loads, activations: Activations | None, progress: ProgressCallback | None
 ) -> None:
     from arrowquant_dist.models.codes import Coding, coded_slots
     from arrowquant_dist.models.fill import Filling
     from arrowquant_dist.models.progress import ModelProgress
-    from arrowquant_dist.modules.linear import check_activations
 
-    check_activations(activations)
     coded = coded_slots(built.slots, built.changes, loads.opened.dataset.layers)
     own = {id(each.slot) for each in coded}
     filling = Filling([slot for slot in built.slots if id(slot) not in own], built.changes, loads)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 
+from arrowquant_dist.config import Activations
 from arrowquant_dist.config.checks import shown
 from arrowquant_dist.errors import InvalidConfig, counted
 from arrowquant_dist.modules import operations
@@ -14,9 +17,12 @@ from arrowquant_dist.modules.weight import CodesLayer, QuantWeight
 _DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
 
 
-def check_activations(activations: str | None) -> None:
-    if activations is not None and not (isinstance(activations, str) and activations == "int8"):
-        raise InvalidConfig(f"activations is {shown(activations)}; None or 'int8' is possible")
+def check_activations(activations: Activations | None) -> None:
+    """InvalidConfig for what is none of them."""
+    choices = get_args(Activations)
+    if activations is not None and not (isinstance(activations, str) and activations in choices):
+        possible = " or ".join(map(repr, (None, *choices)))
+        raise InvalidConfig(f"activations is {shown(activations)}; {possible} is possible")
 
 
 def _check_bias(bias: object, rows: int) -> None:
@@ -47,7 +53,7 @@ class QuantLinear(CodesLayer):
     bias: torch.nn.Parameter | None
 
     def __init__(
-        self, weight: QuantWeight, bias: torch.Tensor | None = None, activations: str | None = None
+        self, weight: QuantWeight, bias: torch.Tensor | None = None, activations: Activations | None = None
     ) -> None:
         super().__init__()
         check_activations(activations)

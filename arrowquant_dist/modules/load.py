@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from arrowquant_dist.config import Activations
 from arrowquant_dist.config.checks import check_bool, shown
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig
@@ -22,7 +23,11 @@ from arrowquant_dist.tensor import QuantizedTensor
 
 
 def load_codes_into(
-    module: torch.nn.Module, loader: WeightLoader, *, strict: bool = True, activations: str | None = None
+    module: torch.nn.Module,
+    loader: WeightLoader,
+    *,
+    strict: bool = True,
+    activations: Activations | None = None,
 ) -> LoadedKeys:
     """As `loader.load_into(module)`, and keeps codes: each `Linear` and `Embedding` within the module whose weight is
     quantized in the dataset becomes a QuantLinear or QuantEmbedding, before any memory is taken for its values where

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from arrowquant_dist.config import Activations
 from arrowquant_dist.modules.embedding import QuantEmbedding
 from arrowquant_dist.modules.linear import QuantLinear
 from arrowquant_dist.modules.model_methods import put_codes_methods
@@ -26,7 +27,7 @@ def can_be_packed(module: torch.nn.Module) -> bool:
 
 
 def packed_module(
-    module: torch.nn.Module, weight: QuantWeight, activations: str | None = None
+    module: torch.nn.Module, weight: QuantWeight, activations: Activations | None = None
 ) -> QuantLinear | QuantEmbedding:
     """What does with `weight` what `module` does with its own. The bias is the module's own. activations: as
     QuantLinear has them."""

@@ -61,14 +61,15 @@ def is_chosen_for(values: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
 def _override(name: str, spec: QuantSpec) -> LayerOverride:
     if not spec.is_quantized:
         return LayerOverride(exactly(name), quant_type="fp16")
-    return LayerOverride(
-        exactly(name),
-        quant_type=spec.quant_type,
-        per_channel=spec.per_channel,
-        group_size=None if spec.per_channel else spec.group_size,
-        symmetric=spec.symmetric,
-        method=spec.method,
-        step=spec.step or None,
-        row_exponent=spec.row_exponent or None,
-        rate=spec.rate or None,
-    )
+    chosen = {
+        "layers": exactly(name),
+        "quant_type": spec.quant_type,
+        "per_channel": spec.per_channel,
+        "group_size": None if spec.per_channel else spec.group_size,
+        "symmetric": spec.symmetric,
+        "method": spec.method,
+        "step": spec.step or None,
+        "row_exponent": spec.row_exponent or None,
+        "rate": spec.rate or None,
+    }
+    return LayerOverride.from_dict({key: value for key, value in chosen.items() if value is not None})

@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
-from arrowquant_dist import ArrowQuantError, ExportOptions, QuantizationConfig, RunConfig
-from arrowquant_dist.config import QUANT_TYPES, QuantType, ScaleDtypeName
+from arrowquant_dist import ArrowQuantError, ExportOptions, QuantizationConfig, RunConfig, load_model
+from arrowquant_dist.config import QUANT_TYPES, LayerOverride, QuantType, ScaleDtypeName
 from arrowquant_dist.config.spec import STORED_SCALES
 
 
@@ -36,3 +36,9 @@ def test_other_words_are_refused_by_the_type_checker_and_at_run_time() -> None:
         ExportOptions("onnx")  # type: ignore[arg-type]
     with pytest.raises(ArrowQuantError, match="activations"):
         ExportOptions("compressed-tensors", "fp8")  # type: ignore[arg-type]
+    with pytest.raises(ArrowQuantError, match="quant_type: must be one of int8, int4, int3, int2, fp16"):
+        LayerOverride("x", "int5")  # type: ignore[arg-type]
+    with pytest.raises(ArrowQuantError, match="method: must be one of rtn, mse, gptq"):
+        LayerOverride("x", method="awq")  # type: ignore[arg-type]
+    with pytest.raises(ArrowQuantError, match="None or 'int8' is possible"):
+        load_model("nowhere", object, codes=True, activations="fp8")  # type: ignore[arg-type]

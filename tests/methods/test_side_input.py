@@ -214,7 +214,7 @@ def test_a_method_without_its_side_input_s_uri_is_refused(masked: Masked) -> Non
     with pytest.raises(InvalidConfig, match="method: masked needs hessians; say where they are"):
         QuantizationConfig.from_dict({"method": "masked"})
     with pytest.raises(InvalidConfig, match=r"overrides\[0\].method: masked needs hessians"):
-        QuantizationConfig(overrides=[LayerOverride("a", method="masked")])
+        QuantizationConfig(overrides=[LayerOverride("a", method="masked")])  # type: ignore[arg-type]
 
 
 def test_a_scale_for_the_whole_tensor_is_not_among_its_own(source: str, config: QuantizationConfig) -> None:

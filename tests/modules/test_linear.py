@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from arrowquant_dist.config import Activations
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.modules import QuantEmbedding, QuantLinear, QuantWeight, products, tiles
 from tests.modules.at_once import called_at_once
@@ -276,7 +277,7 @@ def test_a_bias_that_would_be_spread_is_refused(bias: Any) -> None:
 @pytest.mark.parametrize("inputs", [1, 70])
 @pytest.mark.usefixtures("way")
 def test_what_is_on_two_devices_is_refused(
-    part: str, inputs: int, dtype: torch.dtype, activations: str | None
+    part: str, inputs: int, dtype: torch.dtype, activations: Activations | None
 ) -> None:
     """Else what is on "meta", where nothing is, gives what happens to lie in memory."""
     layer = QuantLinear(random_matrix(12, 96, 4, 32).weight, torch.ones(12), activations)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from arrowquant_dist.config import Activations
 from arrowquant_dist.modules import QuantEmbedding, QuantLinear, products
 from tests.modules.matrices import random_matrix
 
@@ -41,7 +42,7 @@ pytestmark = [
 @pytest.mark.parametrize("large", [0, 1 << 60])
 def test_products_of_a_trace_are_those_of_its_inputs(
     trace: Callable[[torch.nn.Module, torch.Tensor], Any],
-    activations: str | None,
+    activations: Activations | None,
     dtype: torch.dtype,
     inputs: int,
     large: int,

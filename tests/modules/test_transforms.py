@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
+from arrowquant_dist.config import Activations
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.modules import QuantEmbedding, QuantLinear, products
 from tests.modules.matrices import random_matrix
@@ -24,7 +25,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(products, "LARGE", 0 if request.param == "kernels" else 1 << 60)
 
 
-def layer(activations: str | None = None) -> QuantLinear:
+def layer(activations: Activations | None = None) -> QuantLinear:
     return QuantLinear(MATRIX.weight, torch.ones(12), activations).requires_grad_(False)  # noqa: FBT003
 
 

@@ -89,4 +89,4 @@ def test_there_are_no_gradients_and_that_is_said() -> None:
 
 def test_other_activations_are_refused() -> None:
     with pytest.raises(InvalidConfig, match="activations is the text 'fp8'"):
-        QuantLinear(random_matrix(6, 160, 8, 64).weight, activations="fp8")
+        QuantLinear(random_matrix(6, 160, 8, 64).weight, activations="fp8")  # type: ignore[arg-type]

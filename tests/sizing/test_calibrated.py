@@ -17,6 +17,7 @@ from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig, Weigh
 from arrowquant_dist.checkpoint.open import open_checkpoint
 from arrowquant_dist.driver import plan_only
 from arrowquant_dist.errors import InvalidConfig
+from arrowquant_dist.method_names import MethodName
 from arrowquant_dist.plan import Plan
 from arrowquant_dist.sizing import table_for_calibration
 from arrowquant_dist.storage.local import LocalStore
@@ -196,8 +197,8 @@ def test_a_calibration_by_a_size_knows_what_rows_by_their_counts_take(
     hessians = save_statistics(tmp_path / "statistics", known)
     config = QuantizationConfig(size=SIZE)
     table = table_for_calibration(open_checkpoint(source), config, RunConfig(), hessians, {}, counts, arrays)
-    methods = {"gptq": "size", "counted": "counted"}
-    overrides = [replace(each, method=methods[each.method or ""]) for each in table.overrides]
+    methods: dict[MethodName | None, MethodName] = {"gptq": "size", "counted": "counted"}
+    overrides = [replace(each, method=methods[each.method]) for each in table.overrides]
     ArrowQuantizer(table.replace(overrides=overrides)).quantize(source, str(tmp_path / "out"))
     assert 0.99 * SIZE <= parts_nbytes(tmp_path / "out") <= SIZE
     chosen = config.replace(hessians=hessians)

@@ -19,7 +19,7 @@ from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
-from arrowquant_dist.loader.stream import ProgressCallback, check_progress
+from arrowquant_dist.loader.stream import ProgressCallback
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.models.arguments import (
     check_attention,
@@ -29,6 +29,8 @@ from arrowquant_dist.models.arguments import (
     refuse_unknown,
 )
 from arrowquant_dist.models.files import SmallFiles, small_files
+from arrowquant_dist.progress.callers import told_to
+from arrowquant_dist.progress.runs import shown_layers
 from arrowquant_dist.storage.uris import is_local
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def load_model(
     attn_implementation: str | Mapping[str, str] | None = None,
     codes: bool = False,
     activations: Activations | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = True,
     **others: object,
 ) -> Any:
     """A model of transformers with the decoded weights of a dataset, as `from_pretrained` of the source would give it.
@@ -73,9 +75,10 @@ def load_model(
     not: with a wider `dtype` than that, products are of unrounded weights. activations: "int8" with codes for products
     of whole numbers, as QuantLinear has them.
 
-    progress: called with the bytes of the model that have their values, those of all (weights that stay codes count as
-    stored), and the layer, after each layer or part of one, by the thread that calls this. transformers' own bar and
-    report, which say nothing of what is read, are not shown.
+    progress: True: drawn in a terminal or a notebook, and nowhere else; False: not at all; a function: called with the
+    bytes of the model that have their values, those of all (weights that stay codes count as stored), and the layer,
+    after each layer or part of one, by the thread that calls this. transformers' own bar and report, which say nothing
+    of what is read, are not shown.
 
     Nothing is read unless all fits: ModelMismatch names what is missing, left over or of another shape. CorruptWeights
     names the layer. Code that comes with a model is not run.
@@ -90,7 +93,6 @@ def load_model(
     check_attention(attn_implementation)
     check_bool("codes", codes)
     check_subfolder(subfolder)
-    check_progress(progress)
     if activations is not None and not codes:
         raise InvalidConfig("activations goes with codes=True only; leave one of them out")
     check_activations(activations)
@@ -98,7 +100,7 @@ def load_model(
         check_patterns(key, patterns)
     limit = parse_size(memory_budget, "memory_budget")
     storage = Storage({} if storage_options is None else check_options("storage_options", storage_options))
-    with small_files(place, storage, verify=verify) as files:
+    with told_to(progress, shown_layers, "load") as told, small_files(place, storage, verify=verify) as files:
         if files.is_pipeline and not subfolder:
             message = "a diffusers pipeline has several models; pass subfolder= for one, as text_encoder"
             raise InvalidConfig(message, uri=files.uri)
@@ -113,9 +115,9 @@ def load_model(
         loads = Loads(opened, settings) if codes else Loads(opened, settings, Slabs().take)
         built = build_model(class_of(model_class, config, files.uri), config, layers, loads, wanted)
         if codes:
-            _fill_with_codes(built, loads, activations, progress)
+            _fill_with_codes(built, loads, activations, told)
         else:
-            _fill(built, loads, progress)
+            _fill(built, loads, told)
         _finish(built.model, files.folder / subfolder, files.uri)
     return built.model
 

@@ -23,7 +23,7 @@ from arrowquant_dist.errors import InvalidConfig, MissingDependency, ModelMismat
 from arrowquant_dist.folder.components import MODULES
 from arrowquant_dist.loader.loads import Loads
 from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
-from arrowquant_dist.loader.stream import ProgressCallback, check_progress
+from arrowquant_dist.loader.stream import ProgressCallback
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.models.arguments import check_dtype, check_patterns, refuse_unknown
 from arrowquant_dist.models.files import SmallFiles, small_files
@@ -31,6 +31,8 @@ from arrowquant_dist.models.made import FilledModel, MadeTensor, made_of, plain_
 from arrowquant_dist.models.progress import ModelProgress
 from arrowquant_dist.models.source import LayerSource, layers_by_name
 from arrowquant_dist.models.stand_in import write_holes
+from arrowquant_dist.progress.callers import told_to
+from arrowquant_dist.progress.runs import shown_layers
 from arrowquant_dist.storage.temporary import temporary_folder, written_here
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
@@ -53,7 +55,7 @@ def load_sentence_transformer(
     verify: bool = True,
     initialize: Sequence[str] = (),
     leave_out: Sequence[str] = (),
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = True,
     **others: object,
 ) -> Any:
     """A SentenceTransformer with the decoded weights of a dataset, as SentenceTransformer(source) would be with them.
@@ -72,16 +74,15 @@ def load_sentence_transformer(
     place = location(target, "target")
     check_bool("verify", verify)
     check_dtype(dtype)
-    check_progress(progress)
     for key, patterns in (("initialize", initialize), ("leave_out", leave_out)):
         check_patterns(key, patterns)
     limit = parse_size(memory_budget, "memory_budget")
     storage = Storage({} if storage_options is None else check_options("storage_options", storage_options))
     settings = LoaderSettings(place, storage, limit, verify, dequantize=True, dtype=None, workers=None)
-    with small_files(place, storage, verify=verify) as files:
+    with told_to(progress, shown_layers, "load") as told, small_files(place, storage, verify=verify) as files:
         loads = Loads(OpenDataset(settings, is_local=is_local(place)), settings)
         allowed = Allowed(tuple(initialize), tuple(leave_out))
-        return filled_sentence_transformer(files, loads, dtype, allowed, progress)
+        return filled_sentence_transformer(files, loads, dtype, allowed, told)
 
 
 def filled_sentence_transformer(

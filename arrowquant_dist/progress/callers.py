@@ -11,8 +11,8 @@ from arrowquant_dist.config.checks import shown
 from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.progress.forms import TellingForm, callers_form
 
-Callback = TypeVar("Callback", bound=Callable[..., None])
-Shown_co = TypeVar("Shown_co", bound=Callable[..., None], covariant=True)
+Callback = TypeVar("Callback", bound=Callable[..., object])
+Shown_co = TypeVar("Shown_co", bound=Callable[..., object], covariant=True)
 
 
 class Drawing(Protocol[Shown_co]):

@@ -22,6 +22,7 @@ _ROOM_OF_A_PAGE = 1000  # characters, which a notebook folds
 
 Show = Callable[[HowFar], None]
 ShowBytes = Callable[[int, int], None]  # bytes done, bytes in all
+ShowLayers = Callable[[int, int, str], object]  # the same, and the layer
 
 
 def shown_progress(out: TextIO, verb: str, form: TellingForm) -> AbstractContextManager[Show]:
@@ -46,6 +47,13 @@ def shown_bytes(out: TextIO, verb: str, form: TellingForm) -> Iterator[ShowBytes
     """As `shown_progress`, of what is counted in bytes alone."""
     with shown_progress(out, verb, form) as show:
         yield lambda done, total: show(Bytes(done, total))
+
+
+@contextmanager
+def shown_layers(out: TextIO, verb: str, form: TellingForm) -> Iterator[ShowLayers]:
+    """As `shown_bytes`, for what is told of each layer; names are not drawn."""
+    with shown_bytes(out, verb, form) as show:
+        yield lambda done, total, _: show(done, total)
 
 
 @contextmanager

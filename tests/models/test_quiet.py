@@ -13,7 +13,7 @@ from transformers.core_model_loading import MergeModulelist
 from transformers.utils import logging as theirs
 
 from arrowquant_dist import load_model
-from arrowquant_dist.errors import InvalidConfig, ModelMismatch
+from arrowquant_dist.errors import ModelMismatch
 from arrowquant_dist.models.quiet import ReportFilter, without_account
 from tests.models.served import Served, serve
 
@@ -236,8 +236,3 @@ def test_progress_that_raises_ends_the_load(served: Served) -> None:
     with pytest.raises(KeyboardInterrupt):
         load_model(served.target, AutoModelForCausalLM, progress=stop)
     assert threading.active_count() == before
-
-
-def test_progress_that_is_no_function_is_refused(served: Served) -> None:
-    with pytest.raises(InvalidConfig, match="progress is the yes/no value True; give a function of"):
-        load_model(served.target, AutoModelForCausalLM, progress=True)  # type: ignore[arg-type]

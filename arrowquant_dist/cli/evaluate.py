@@ -64,7 +64,7 @@ def _evaluate(
     model: str, target: str, texts: str, column: str | None, config: str | None, telling: Telling
 ) -> Evaluation:
     from arrowquant_dist.config import RunConfig, load_config
-    from arrowquant_dist.evaluation.run import run_evaluation
+    from arrowquant_dist.evaluation.tracked import evaluate_tracked
     from arrowquant_dist.texts import read_texts
 
     run = RunConfig() if config is None else load_config(config)[1]
@@ -74,4 +74,4 @@ def _evaluate(
         from arrowquant_dist.progress.steps import shown_steps
 
         with shown_steps(sys.stderr, "evaluate", telling.form(sys.stderr)) as show:
-            return run_evaluation(model, target, found, storages, _MEMORY_NBYTES, show)
+            return evaluate_tracked(model, target, found, storages, _MEMORY_NBYTES, show)

@@ -1,7 +1,7 @@
 """How far the outputs of a quantized model are from the original's."""
 
+from arrowquant_dist.evaluation.api import evaluate
 from arrowquant_dist.evaluation.by_texts import choose_by_texts
-from arrowquant_dist.evaluation.run import evaluate
 from arrowquant_dist.report.evaluation import Evaluation
 
 __all__ = ["Evaluation", "choose_by_texts", "evaluate"]

@@ -1,4 +1,4 @@
-"""evaluate(): a model and a dataset of it see the same texts, and what comes out is compared.
+"""run_evaluation(): a model and a dataset of it see the same texts, and what comes out is compared.
 
 Both have their weights as they are stored, decoded to the source's dtype, and compute in float32 (models/pair.py). Of
 encoders one model after the other is in memory, since embeddings are small; of causal models both are at once, four
@@ -8,14 +8,13 @@ bytes a parameter each, since next-token distributions of thousands of positions
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from arrowquant_dist.config import Storage, parse_size
-from arrowquant_dist.config.checks import check_options
+from arrowquant_dist.config import Storage
 from arrowquant_dist.errors import InvalidConfig, listed
 from arrowquant_dist.evaluation.embeddings import MOST_PAIRED, NEIGHBOURS, embedding_figures
 from arrowquant_dist.evaluation.next_tokens import NextTokens
@@ -23,10 +22,8 @@ from arrowquant_dist.evaluation.publish import EvaluatedDataset
 from arrowquant_dist.evaluation.steps import Teller
 from arrowquant_dist.location import Location
 from arrowquant_dist.models.agree import refuse_disagreement
-from arrowquant_dist.progress.callers import told_to
-from arrowquant_dist.progress.steps import shown_steps
 from arrowquant_dist.report.evaluation import Evaluation, TextFacts
-from arrowquant_dist.texts import Texts, read_texts
+from arrowquant_dist.texts import Texts
 from arrowquant_dist.texts.steps import StepCallback
 
 if TYPE_CHECKING:
@@ -34,41 +31,6 @@ if TYPE_CHECKING:
     from arrowquant_dist.models.pair import Opened
 
 _PACKAGES = ("arrowquant-dist", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
-
-
-def evaluate(
-    model: Location,
-    target: Location,
-    texts: Location | Sequence[str],
-    *,
-    column: str | None = None,
-    memory_budget: str | int = "2GiB",
-    storage_options: Mapping[str, Any] | None = None,
-    progress: StepCallback | bool | None = True,
-) -> Evaluation:
-    """Compares what the model and the dataset at `target` make of texts, and writes it to the dataset's report.
-
-    model: as a source of `quantize`: a folder, a file in its folder, a URL, `minilm`. target: a finished dataset of it.
-    texts: a .txt, .jsonl or .parquet file or URL, `builtin`, `builtin:held-back`, or a list of texts (texts/read.py).
-    column: of .jsonl and .parquet, `text` where None. memory_budget: for reading, beside the models. storage_options:
-    fsspec's, for model, target and texts. progress: True: drawn in a terminal or a notebook, and nowhere else; False:
-    not at all; a function: called with each TextsStep.
-
-    Models of sentence-transformers and other encoders of transformers are compared by their embeddings, causal language
-    models by their next-token distributions; what each figure is stands in report/evaluation.py. Results do not depend
-    on batches, but for rounding. Written are report/evaluation.json and report/evaluation.md, which keep evaluations
-    with other texts. A dataset of other weights than the model's, which have the same names, shapes and config, is
-    compared all the same, and a note says so.
-
-    Raises InvalidConfig for texts, models of other kinds and small files that differ, ModelMismatch where it is no
-    dataset of the model, NotFound, CorruptWeights, StorageError; then nothing is written.
-    """
-    options = {} if storage_options is None else check_options("storage_options", storage_options)
-    storage = Storage(options)
-    limit = parse_size(memory_budget, "memory_budget")
-    found = read_texts(texts, column, storage)
-    with told_to(progress, shown_steps, "evaluate") as told:
-        return run_evaluation(model, target, found, (storage, storage), limit, told)
 
 
 def run_evaluation(
@@ -79,7 +41,8 @@ def run_evaluation(
     memory_nbytes: int,
     progress: StepCallback | None,
 ) -> Evaluation:
-    """As `evaluate`. storages: of the model and of the target."""
+    """Writes what was measured to the dataset's report, and returns it. storages: of the model and of the target.
+    memory_nbytes: for reading, beside the models. Raises as `evaluate`."""
     from arrowquant_dist.models.kinds import kind_of_model
     from arrowquant_dist.models.pair import opened_dataset, opened_model
     from arrowquant_dist.models.threads import bounded_threads

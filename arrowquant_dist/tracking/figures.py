@@ -5,34 +5,34 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
-from arrowquant_dist.config import QuantizationConfig, RunConfig
-from arrowquant_dist.config.settled import settled
 from arrowquant_dist.errors import shortened
 from arrowquant_dist.reduce.facts import HostFacts
 from arrowquant_dist.reduce.figures import ReportFigures, Stat
+from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.storage.uris import redact
+from arrowquant_dist.texts import Texts
 
 _VALUE_CHARS = 500  # which every server takes
+_SECTIONS = ("run", "transfer", "versions", "texts", "settings", "config")
 
 
-def params_of(source: str, target: str, config: QuantizationConfig, run: RunConfig) -> dict[str, str]:
-    """{name: value} of what the run was asked for, with all defaults, and of the versions at work. Of storage options
-    there is nothing, and places are without credentials and queries."""
+def params_of(asked: Mapping[str, Any]) -> dict[str, str]:
+    """{name: value} of what was asked for, and of the versions at work; places are without credentials and queries."""
     host = HostFacts.here()
-    values = {
-        "source": source,
-        "target": target,
-        **settled(config, run),
-        "python": host.python,
-        "versions": host.versions,
-    }
+    values = {**asked, "python": host.python, "versions": host.versions}
     return {name: shortened(redact(value), _VALUE_CHARS) for name, value in _flat(values)}
 
 
-def metrics_of(report: ReportFigures) -> dict[str, float]:
-    """{group/name: value}; what has no value, or is no finite number, is left out.
+def facts_of_texts(texts: Texts) -> dict[str, Any]:
+    """What says which texts they are."""
+    return {"name": texts.name, "count": len(texts), "digest": texts.digest}
+
+
+def metrics_of(report: ReportFigures) -> dict[str, float | None]:
+    """{group/name: value}
 
     Sizes in bytes, of the weights in the source and in the part files; accuracy of the decoded weights; seconds of the
     driver's phases, and of the workers', which are summed over all of them.
@@ -57,7 +57,26 @@ def metrics_of(report: ReportFigures) -> dict[str, float]:
             "accuracy/overall_cosine": accuracy.overall_cosine,
             "accuracy/max_error": accuracy.max_error,
         }
-    return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
+    return found
+
+
+def evaluation_metrics(found: Evaluation) -> dict[str, float | None]:
+    """{group/name: value} of the outputs' figures, by the names that report/evaluation.json has, and of the texts."""
+    figures = asdict(found.figures) if found.figures is not None else {}
+    return {
+        **{f"outputs/{name}": value for name, value in figures.items()},
+        "texts/count": found.texts.texts,
+        "texts/tokens": found.texts.tokens,
+        "texts/cut": found.texts.cut,
+        "seconds/wall": found.seconds,
+    }
+
+
+def finite_metrics(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Those that have a value which is a finite number."""
+    return {
+        name: float(value) for name, value in metrics.items() if value is not None and math.isfinite(value)
+    }
 
 
 def _stat(name: str, stat: Stat | None) -> dict[str, float | None]:
@@ -69,7 +88,7 @@ def _stat(name: str, stat: Stat | None) -> dict[str, float | None]:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Mappings of settings by dotted names, everything else as JSON has it."""
     for name, value in values.items():
-        if isinstance(value, Mapping) and name in ("run", "transfer", "versions"):
+        if isinstance(value, Mapping) and name in _SECTIONS:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)

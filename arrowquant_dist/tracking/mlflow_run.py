@@ -35,9 +35,17 @@ class TrackedRun:
         self._client, self._id, self._place = client, run_id, place
 
     @classmethod
-    def start(cls, place: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> TrackedRun:
+    def start(
+        cls,
+        place: str,
+        name: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        below: tuple[str, str] | None = None,
+    ) -> TrackedRun:
         """In the experiment that MLFLOW_EXPERIMENT_ID or MLFLOW_EXPERIMENT_NAME says, below the run that is open in
-        this process, if one is; what is open there stays open.
+        this process, if one is; what is open there stays open. below: a tag and its value: else below the first run of
+        the experiment that has it, if one does.
 
         MissingDependency without MLflow, or without what it needs for such a place.
         """
@@ -52,8 +60,11 @@ class TrackedRun:
             raise MissingDependency(message) from error
         with _understood(place, f"; check {PLACE_VARIABLE}, or unset it"), _few_retries():
             client, open_run = MlflowClient(place), mlflow.active_run()
-            parent = {"mlflow.parentRunId": open_run.info.run_id} if open_run is not None else {}
             experiment = _experiment(client) if open_run is None else open_run.info.experiment_id
+            above = (
+                open_run if open_run is not None or below is None else _first_run(client, experiment, *below)
+            )
+            parent = {"mlflow.parentRunId": above.info.run_id} if above is not None else {}
             made = client.create_run(experiment, tags={**tags, **parent}, run_name=name)
             run = cls(client, made.info.run_id, place)
             client.log_batch(run._id, params=[mlflow.entities.Param(*each) for each in params.items()])
@@ -91,6 +102,15 @@ def _experiment(client: Any) -> str:
         return said or "0"
     found = client.get_experiment_by_name(name)
     return str(found.experiment_id if found is not None else client.create_experiment(name))
+
+
+def _first_run(client: Any, experiment: str, tag: str, value: str) -> Any:
+    """The one that began first; None where none has the tag, or the value is nothing to search by."""
+    if not value.isalnum():
+        return None
+    first = ["attributes.start_time ASC"]
+    found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", order_by=first, max_results=1)
+    return found[0] if found else None
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,20 +16,11 @@ from arrowquant_dist.engine.progress import Progress
 from arrowquant_dist.errors import InvalidCheckpoint, MissingDependency
 from tests.logged import Logged
 from tests.sources import random_weights, save_checkpoint
+from tests.tracking.logged_runs import artifacts_of, logged_runs
 
 SECRET = "hunter2"  # noqa: S105
 RUN = RunConfig(engine="inline", workers=1, storage_options={"token": SECRET})
 CONFIG = QuantizationConfig("int4", per_channel=False, group_size=16, symmetric=False)
-
-
-@pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The store that the environment names."""
-    folder = tmp_path / "mlruns"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", folder.as_uri())
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    return folder
 
 
 @pytest.fixture
@@ -40,12 +30,6 @@ def source(tmp_path: Path) -> str:
 
 def quantize(source: str, tmp_path: Path, progress: Callable[[Progress], None] | bool = False) -> Report:  # noqa: FBT001, FBT002
     return ArrowQuantizer(CONFIG, RUN).quantize(source, tmp_path / "target", progress=progress)
-
-
-def logged_runs(experiment: str = "0") -> list[Any]:
-    from mlflow import MlflowClient
-
-    return list(MlflowClient().search_runs([experiment]))
 
 
 def files_in(folder: Path) -> str:
@@ -69,9 +53,8 @@ def test_a_run_has_what_was_asked_for_what_came_out_and_the_report(
     assert report.accuracy.cosine is not None
     assert metrics["accuracy/cosine_mean"] == report.accuracy.cosine.mean
     assert {"seconds/planning", "seconds/running", "worker_seconds/quantize"} <= set(metrics)
-    [artifacts] = runs.glob("0/*/artifacts/report")
     written = {path.name: path.read_bytes() for path in (tmp_path / "target" / "report").iterdir()}
-    assert {path.name: path.read_bytes() for path in artifacts.iterdir()} == written
+    assert artifacts_of(run, runs) == written
 
 
 def test_nothing_that_may_be_secret_is_told(runs: Path, source: str, tmp_path: Path) -> None:
@@ -157,7 +140,7 @@ def test_it_is_below_the_run_that_is_open_here_and_leaves_that_open(
         inner = next(run for run in logged_runs() if run.info.run_id != outer.info.run_id)
         assert inner.data.tags["mlflow.parentRunId"] == outer.info.run_id
     finally:
-        mlflow.set_tracking_uri("")
+        mlflow.set_tracking_uri(None)  # as it was: "" would mean a folder here to all tests that follow
 
 
 def test_without_the_variable_nothing_of_mlflow_is_imported(

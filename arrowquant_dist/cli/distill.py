@@ -72,7 +72,7 @@ def distill(
     with outcome(as_json=as_json, telling=telling):
         from arrowquant_dist.config import RunConfig, load_config
         from arrowquant_dist.distillation import DistillSettings
-        from arrowquant_dist.distillation.run import run_distillation
+        from arrowquant_dist.distillation.tracked import distill_tracked
         from arrowquant_dist.texts import read_texts
 
         run = RunConfig() if config is None else load_config(config)[1]
@@ -83,11 +83,15 @@ def distill(
             from arrowquant_dist.progress.training import shown_training
 
             with shown_training(sys.stderr, "distill", telling.form(sys.stderr)) as show:
-                made = run_distillation(model, target, out, found, settings, _MEMORY_NBYTES, run, show)
+                made = distill_tracked(model, target, out, found, settings, _MEMORY_NBYTES, run, show)
         if as_json:
             print_json(made.to_dict())
             return
+        from arrowquant_dist.report.terminal import print_text
+
         _print(made)
+        for note in made.notes:
+            print_text(sys.stdout, f"note: {note}")
 
 
 def _print(made: Distilled) -> None:

@@ -99,8 +99,8 @@ def validate(
 def _asked(
     source: str, out: str, configs: list[str], targets: str | None, texts: str | None, column: str | None
 ) -> Asked:
-    from arrowquant_dist.validation.named_configs import named_configs
-    from arrowquant_dist.validation.run import DEFAULT_CONFIGS, Asked
+    from arrowquant_dist.validation.named_configs import DEFAULT_CONFIGS, named_configs
+    from arrowquant_dist.validation.run import Asked
     from arrowquant_dist.validation.targets import read_targets
 
     named = named_configs(configs or DEFAULT_CONFIGS, None)
@@ -110,10 +110,10 @@ def _asked(
 def _validated(asked: Asked, telling: Telling) -> Validation:
     with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
         from arrowquant_dist.progress.steps import shown_steps
-        from arrowquant_dist.validation.run import run_validation
+        from arrowquant_dist.validation.tracked import validate_tracked
 
         with shown_steps(sys.stderr, "validate", telling.form(sys.stderr)) as show:
-            return run_validation(asked, show)
+            return validate_tracked(asked, show)
 
 
 def _write_page(file: Path, found: Validation) -> None:
@@ -130,6 +130,7 @@ def _show(found: Validation, out: str) -> None:
     from arrowquant_dist.validation.figures import PASSED
     from arrowquant_dist.validation.place import PAGE_PATH
     from arrowquant_dist.validation.tables import summary
+    from arrowquant_dist.validation.tracked import TRACKING_NOTE
 
     print_table(sys.stdout, summary(found))
     for one in found.criteria:
@@ -143,3 +144,6 @@ def _show(found: Validation, out: str) -> None:
     print_text(
         sys.stdout, f"{verdict}: {met} of {len(found.criteria)}; {redact(out).rstrip('/')}/{PAGE_PATH}"
     )
+    for note in found.notes:
+        if note.name == TRACKING_NOTE:  # which no file has
+            print_text(sys.stdout, f"note: {note.text}")

@@ -15,5 +15,9 @@ def settled(config: QuantizationConfig, run: RunConfig) -> dict[str, Any]:
     values = config.to_dict()
     if "quant_type" in values and values["method"] is None and values["quant_type"] != "none":
         values["method"] = config.spec().method
-    of_run = {name: value for name, value in asdict(run).items() if name not in STORAGE_OPTIONS}
-    return {**{name: value for name, value in values.items() if value is not None}, "run": of_run}
+    return {**{name: value for name, value in values.items() if value is not None}, "run": settled_run(run)}
+
+
+def settled_run(run: RunConfig) -> dict[str, Any]:
+    """As `settled`, of the run alone."""
+    return {name: value for name, value in asdict(run).items() if name not in STORAGE_OPTIONS}

@@ -12,7 +12,7 @@ class Distilled:
     """target: the dataset that was written. steps: that were made. losses: {step: loss of the held-back texts}, 0 is
     the dataset as it was. best: the step whose result was written. seconds: of training. matrices, vectors: how many
     layers of each were trained. already_finished: all of it was there before. failed_at: the step whose loss was no
-    number, where the training ended with what was best before."""
+    number, where the training ended with what was best before. notes: what else has to be known."""
 
     target: str
     steps: int
@@ -23,6 +23,7 @@ class Distilled:
     vectors: int
     already_finished: bool = False
     failed_at: int | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, target: str, result: Mapping[str, Any], *, already_finished: bool) -> Self:
@@ -51,4 +52,5 @@ class Distilled:
             "vectors": self.vectors,
             "already_finished": self.already_finished,
             "failed_at": self.failed_at,
+            "notes": list(self.notes),
         }

@@ -1,4 +1,4 @@
-"""distill(): a dataset's model is trained to make of texts what the original makes of them, and written anew.
+"""run_distillation(): a dataset's model is trained to make of texts what the original makes of them, and written anew.
 
 The story, top to bottom: both models are opened and have to agree, the student's weights are made of what is trained
 (prepare.py, student.py), the loop runs (training.py), here or by several workers (workers.py), and what it found is
@@ -7,14 +7,13 @@ written by the workers of `quantize`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from arrowquant_dist import machine
 from arrowquant_dist.checkpoint.open import source_uri
-from arrowquant_dist.config import RunConfig, parse_size
-from arrowquant_dist.config.checks import check_options
+from arrowquant_dist.config import RunConfig
 from arrowquant_dist.distillation.layers import refuse_mixed
 from arrowquant_dist.distillation.memory import needed_nbytes, refuse_too_large
 from arrowquant_dist.distillation.place import DistilledPlace
@@ -35,53 +34,12 @@ from arrowquant_dist.models.pair import Opened, opened_dataset, opened_model, so
 from arrowquant_dist.models.source import stored_names
 from arrowquant_dist.models.threads import bounded_threads
 from arrowquant_dist.plan.trained import Trained
-from arrowquant_dist.progress.callers import told_to
-from arrowquant_dist.progress.training import shown_training
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.temporary import temporary_folder
 from arrowquant_dist.storage.uris import is_local
-from arrowquant_dist.texts import Texts, read_texts
+from arrowquant_dist.texts import Texts
 
 _FEWEST = 20  # texts
-
-
-def distill(
-    model: Location,
-    target: Location,
-    out: Location,
-    texts: Location | Sequence[str],
-    *,
-    settings: DistillSettings | None = None,
-    column: str | None = None,
-    memory_budget: str | int = "2GiB",
-    storage_options: Mapping[str, Any] | None = None,
-    run: RunConfig | None = None,
-    progress: OnStep | bool | None = True,
-) -> Distilled:
-    """Trains scales, zero points, codes, norms and biases of the dataset at `target` and writes another one to `out`.
-
-    model: of which it was made: a folder, a file in its folder, a URL, `minilm`. texts: a .txt, .jsonl or .parquet file
-    or URL, `builtin`, `builtin:more`, or a list. One of ten is not trained with, but judged by; of the others each is
-    seen once as it is, then new ones that are made of them (recombining.py). column: of .jsonl and .parquet, `text`
-    where None. memory_budget: for reading, and as much for what the original makes of the texts held back, beside both
-    models and what distillation/memory.py counts for each value that is trained. storage_options: of all three places;
-    run, if given, has its own, and says how the dataset is written. With more than one of its workers, or an address,
-    they train by Ray Train, each on its slice of every step's texts: but for rounding that is the training of one.
-    settings: default DistillSettings(). progress: True: drawn in a terminal or a notebook, and nowhere else; False: not
-    at all; a function: called after each step, in this process.
-
-    Results are the same for equal versions, settings, workers and threads of torch, unless minutes bound the training.
-    Raises InvalidConfig for texts, models and files that do not fit, and models too large for the memory;
-    ModelMismatch, TargetConflict where `out` holds anything else, UnquantizableWeights where the loss is no number
-    before anything got better, NotFound, CorruptWeights, StorageError.
-    """
-    options = {} if storage_options is None else check_options("storage_options", storage_options)
-    limit = parse_size(memory_budget, "memory_budget")
-    own = RunConfig(storage_options=options) if run is None else run
-    found = read_texts(texts, column, own.source_storage)
-    asked = settings or DistillSettings()
-    with told_to(progress, shown_training, "distill") as told:
-        return run_distillation(model, target, out, found, asked, limit, own, told)
 
 
 def run_distillation(
@@ -94,7 +52,7 @@ def run_distillation(
     run: RunConfig,
     told: OnStep | None,
 ) -> Distilled:
-    """As `distill`."""
+    """As `distill`. told: called after each step."""
     if len(texts) < _FEWEST:
         raise InvalidConfig(
             f"{counted(len(texts), 'text')}, too few to train with; give {_FEWEST} or more", uri=texts.name

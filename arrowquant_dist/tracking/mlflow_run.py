@@ -6,10 +6,10 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from arrowquant_dist.errors import ArrowQuantError, MissingDependency, shortened
 from arrowquant_dist.storage.uris import redact
@@ -17,6 +17,7 @@ from arrowquant_dist.storage.uris import redact
 PLACE_VARIABLE = "MLFLOW_TRACKING_URI"
 _RETRIES_VARIABLE, _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"  # its own default takes minutes
 _REASON_CHARS = 300
+_BATCH = 1000  # metrics that a server takes at a time
 _SECRETS = re.compile(r"(?<=://)[^/@\s]*@|[?#]\S*")
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -25,6 +26,15 @@ EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 def tracking_place() -> str | None:
     """Of the environment; None where nobody asks for it."""
     return os.environ.get(PLACE_VARIABLE) or None
+
+
+class StepMetric(NamedTuple):
+    """One value. at_ms: Unix time."""
+
+    name: str
+    value: float
+    step: int
+    at_ms: int
 
 
 class TrackedRun:
@@ -85,6 +95,18 @@ class TrackedRun:
                 for name, content in files.items():
                     Path(folder, name).write_bytes(content)
                 self._client.log_artifacts(self._id, folder, "report")
+
+    def log_steps(self, metrics: Sequence[StepMetric]) -> None:
+        """Within seconds where the server is lost."""
+        import mlflow
+
+        with _understood(self._place), _few_retries():
+            for start in range(0, len(metrics), _BATCH):
+                batch = [
+                    mlflow.entities.Metric(each.name, each.value, each.at_ms, each.step)
+                    for each in metrics[start : start + _BATCH]
+                ]
+                self._client.log_batch(self._id, metrics=batch)
 
     def end(self, status: EndStatus, tags: Mapping[str, str] | None = None) -> None:
         """tags: that say why."""

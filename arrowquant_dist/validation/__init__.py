@@ -1,6 +1,7 @@
 """Everything that is measured of a checkpoint and its datasets, against targets, as one report."""
 
+from arrowquant_dist.validation.api import validate
 from arrowquant_dist.validation.figures import Validation
-from arrowquant_dist.validation.run import DEFAULT_CONFIGS, validate
+from arrowquant_dist.validation.named_configs import DEFAULT_CONFIGS
 
 __all__ = ["DEFAULT_CONFIGS", "Validation", "validate"]

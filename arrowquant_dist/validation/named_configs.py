@@ -14,6 +14,7 @@ from arrowquant_dist.location import Location, location
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 MOST_CONFIGS = 20  # columns of a table
+DEFAULT_CONFIGS = ("int8", "int4", "int2")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""validate(): quantize, check, load, measure, judge. The story, top to bottom."""
+"""run_validation(): quantize, check, load, measure, judge. The story, top to bottom."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from arrowquant_dist.checkpoint.open import source_uri
-from arrowquant_dist.config import QuantizationConfig, RunConfig, Storage, check_run
+from arrowquant_dist.config import Storage
 from arrowquant_dist.driver import Outcome, quantize
 from arrowquant_dist.errors import NotFound
 from arrowquant_dist.evaluation import choose_by_texts
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.machine import memory_nbytes
-from arrowquant_dist.progress.callers import told_to
-from arrowquant_dist.progress.steps import shown_steps
 from arrowquant_dist.report.layer_rows import load_layer_rows, parsed_rows
 from arrowquant_dist.report.markdown import document_markdown
 from arrowquant_dist.report.page import document_page
@@ -39,53 +37,16 @@ from arrowquant_dist.validation.figures import (
 )
 from arrowquant_dist.validation.loading import dataset_load, source_load
 from arrowquant_dist.validation.memory import dataset_kept, measured_memory, source_kept
-from arrowquant_dist.validation.named_configs import NamedConfig, named_configs
+from arrowquant_dist.validation.named_configs import NamedConfig
 from arrowquant_dist.validation.notes import notes_of
 from arrowquant_dist.validation.outputs import USUAL_SHARE, measured_outputs
 from arrowquant_dist.validation.place import ValidationPlace
 from arrowquant_dist.validation.schema import check_v1_read, check_v2_to_v1, check_v2_write
 from arrowquant_dist.validation.sizes import compression_of, cosine_bins
 from arrowquant_dist.validation.source import source_figures
-from arrowquant_dist.validation.targets import Targets, read_targets
+from arrowquant_dist.validation.targets import Targets
 from arrowquant_dist.validation.telling import ValidationTeller
 from arrowquant_dist.verify import verify
-
-DEFAULT_CONFIGS = ("int8", "int4", "int2")
-
-
-def validate(
-    source: Location,
-    out: Location,
-    configs: Sequence[Location] | Mapping[str, QuantizationConfig] = DEFAULT_CONFIGS,
-    *,
-    targets: Location | None = None,
-    texts: Location | Sequence[str] | None = None,
-    column: str | None = None,
-    run: RunConfig | None = None,
-    progress: StepCallback | bool | None = True,
-) -> Validation:
-    """Quantizes a checkpoint by each config, and measures what comes out: sizes, errors, outputs, schemas, times and
-    memory, against targets. Written to validation.json, .md and .html of `out`, beside the datasets in `out`/CONFIG.
-
-    source: as of `quantize`. out: an empty place, or that of an earlier validation: finished datasets of the same plan
-    are not made again, and the report then says whose times it has. configs: presets and files, or configs by name.
-    targets: a YAML file (validation/targets.yaml has the classic ones, which count where that is None). texts, column:
-    what outputs are measured with, as of `evaluate`; `builtin:held-back` where None. run: instead of what the configs'
-    files say of it. progress: True: drawn in a terminal or a notebook, and nowhere else; False: not at all; a function:
-    called with each TextsStep, from any thread, one call at a time.
-
-    A source without a model that transformers or sentence-transformers can build is validated all the same; the reason
-    is in the report. The first config's run says how the source is reached, and where the report is written.
-
-    Raises InvalidConfig for targets, configs and texts, TargetConflict where something else is at `out`, and what
-    `quantize` raises. Criteria that are not met raise nothing: see Validation.is_accepted.
-    """
-    if run is not None:
-        check_run(run)
-    named = named_configs(configs, run)
-    asked = Asked.of(source, out, named, read_targets(targets), texts, column)
-    with told_to(progress, shown_steps, "validate") as show:
-        return run_validation(asked, show)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,10 @@ from arrowquant_dist.location import Location, location
 from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.report import view
 from arrowquant_dist.report.evaluation import Evaluation
-from arrowquant_dist.report.layer_rows import load_layers, parsed_layers, parsed_rows
-from arrowquant_dist.report.load import load_figures
+from arrowquant_dist.report.layer_rows import layers_at, parsed_layers, parsed_rows
+from arrowquant_dist.report.load import figures_at
+from arrowquant_dist.report.render import manifest_at
+from arrowquant_dist.storage.open import open_store
 
 if TYPE_CHECKING:
     import pandas
@@ -63,8 +65,10 @@ class Report(Displayed, ReportFigures):
             location(target, "target"),
             Storage(check_options("storage_options", storage_options or {})),
         )
-        found = load_figures(uri, storage)
-        return cls.of(found.report, load_layers(uri, storage), found.evaluations)
+        store = open_store(uri, storage)
+        manifest = manifest_at(store)
+        found = figures_at(uri, store, manifest)
+        return cls.of(found.report, layers_at(store, manifest), found.evaluations)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row a layer, of the columns of layers.parquet: layer_name, layer_type, shape, quant_type, params,

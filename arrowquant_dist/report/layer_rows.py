@@ -16,6 +16,7 @@ from arrowquant_dist.reduce.layers import LayerMetrics, stores_codes
 from arrowquant_dist.reduce.ratios import finite
 from arrowquant_dist.report.layers import LAYERS_SCHEMA
 from arrowquant_dist.report.named_file import WRITE_AGAIN, named_file, read_named
+from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.target.manifest import Manifest
 
@@ -105,26 +106,40 @@ def _row(layer: LayerMetrics) -> LayerRow:
 def load_layer_rows(uri: Location, storage: Storage = DEFAULT_STORAGE) -> tuple[LayerRow, ...] | None:
     """Those of the finished dataset at `uri`, or of what somebody has copied of one; None where layers.parquet is not
     there. InvalidCheckpoint where it is damaged, or not the one that the manifest names."""
-    content = load_layers(uri, storage)
+    store = open_store(location(uri, "uri"), storage)
+    return layer_rows_at(store, _manifest(store))
+
+
+def layer_rows_at(store: Store, manifest: Manifest | None) -> tuple[LayerRow, ...] | None:
+    """The same of the dataset at `store` that has this manifest; None: of a copy without one."""
+    content = layers_at(store, manifest)
     if content is None:
         return None
     try:
         return parsed_rows(content)
     except InvalidCheckpoint as error:
-        place = open_store(location(uri, "uri"), storage).url(LAYERS_PATH)
-        raise InvalidCheckpoint(error.message, uri=place) from error
+        raise InvalidCheckpoint(error.message, uri=store.url(LAYERS_PATH)) from error
 
 
 def load_layers(uri: Location, storage: Storage = DEFAULT_STORAGE) -> bytes | None:
     """The bytes of the same layers.parquet; None where it is not there. InvalidCheckpoint where it is not the one that
     the manifest names."""
     store = open_store(location(uri, "uri"), storage)
-    try:
-        said = named_file(Manifest.read(store), LAYERS_PATH)
-    except NotFound:
-        said = None
+    return layers_at(store, _manifest(store))
+
+
+def layers_at(store: Store, manifest: Manifest | None) -> bytes | None:
+    """The same of the dataset at `store` that has this manifest; None: of a copy without one."""
+    said = named_file(manifest, LAYERS_PATH) if manifest is not None else None
     try:
         return read_named(store, said.path if said is not None else LAYERS_PATH, said, "layers")
+    except NotFound:
+        return None
+
+
+def _manifest(store: Store) -> Manifest | None:
+    try:
+        return Manifest.read(store)
     except NotFound:
         return None
 

@@ -54,14 +54,25 @@ def load_report(uri: Location, storage: Storage = DEFAULT_STORAGE) -> ReportFigu
     """
     check_storage(storage)
     store = open_store(location(uri, "uri"), storage)
+    return report_at(store, manifest_at(store))
+
+
+def manifest_at(store: Store) -> Manifest | None:
+    """That of the finished dataset at `store`; None where there is none, as beside what somebody has copied of one.
+    InvalidCheckpoint where it is damaged, IncompleteDataset where it is left of a run that another one replaces."""
     try:
         manifest = Manifest.read(store)
     except CorruptWeights as error:
         raise InvalidCheckpoint(error.message, uri=error.uri) from error
     except NotFound:
-        return _report_without_manifest(store)
+        return None
     manifest.refuse_cleared(store)
-    return read_report(store, manifest)
+    return manifest
+
+
+def report_at(store: Store, manifest: Manifest | None) -> ReportFigures:
+    """As `load_report`. manifest: of what is there, as `manifest_at` found it."""
+    return _report_without_manifest(store) if manifest is None else read_report(store, manifest)
 
 
 def _report_without_manifest(store: Store) -> ReportFigures:

@@ -19,10 +19,11 @@ _ENOUGH_SECONDS = 20.0  # of runs that take longer no more are made
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Bytes that were read, and those of all values."""
+    """Bytes that were read, and those of all values. verified: whether there were checksums, which were compared."""
 
     stored_nbytes: int
     decoded_nbytes: int
+    verified: bool
 
 
 def dataset_load(name: str, uri: str, storage: Storage, *, verified: bool) -> LoadTime:
@@ -33,9 +34,9 @@ def dataset_load(name: str, uri: str, storage: Storage, *, verified: bool) -> Lo
         with WeightLoader(uri, storage_options=storage.options, transfer=storage.transfer) as loader:
             for _, tensor in loader:
                 decoded += tensor.nbytes
-            return Loaded(loader.stats.nbytes_read, decoded)
+            return Loaded(loader.stats.nbytes_read, decoded, verified)
 
-    return _timed(name, load, verified=verified)
+    return _timed(name, load)
 
 
 def source_load(source: Location, storage: Storage) -> LoadTime:
@@ -47,14 +48,13 @@ def source_load(source: Location, storage: Storage) -> LoadTime:
             decoded = sum(
                 piece.nbytes for layer in opened.checkpoint.layers for piece in opened.pieces(layer)
             )
-            return Loaded(sum(file.nbytes for file in opened.checkpoint.files), decoded)
+            checkpoint = opened.checkpoint
+            return Loaded(sum(file.nbytes for file in checkpoint.files), decoded, checkpoint.format == "v2")
 
-    with opened_source(source, storage) as opened:
-        verified = opened.checkpoint.format == "v2"
-    return _timed("source", load, verified=verified)
+    return _timed("source", load)
 
 
-def _timed(name: str, load: Callable[[], Loaded], *, verified: bool) -> LoadTime:
+def _timed(name: str, load: Callable[[], Loaded]) -> LoadTime:
     """Once for what is compiled and cached, then up to RUNS times."""
     began = time.perf_counter()
     loaded = load()
@@ -64,5 +64,10 @@ def _timed(name: str, load: Callable[[], Loaded], *, verified: bool) -> LoadTime
         load()
         runs.append(time.perf_counter() - start)
     return LoadTime(
-        name, statistics.median(runs), tuple(runs), loaded.stored_nbytes, loaded.decoded_nbytes, verified
+        name,
+        statistics.median(runs),
+        tuple(runs),
+        loaded.stored_nbytes,
+        loaded.decoded_nbytes,
+        loaded.verified,
     )

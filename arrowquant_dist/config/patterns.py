@@ -16,6 +16,9 @@ Matcher = Callable[[str], bool]
 MAX_PATTERN_CHARS = 256
 _GLOB_CHARS = frozenset("*?[")
 _MAX_CANDIDATES = 1_000
+_PART = re.compile(r"(?:^|(?<=[./]))\d+(?=[./]|$)")
+OF_A_BLOCK = r"(?:^|[./_])(?:layers?|blocks?|blk|h|resblocks)[./_]"  # what stands before the number of one
+_BLOCK = re.compile(rf"({OF_A_BLOCK})\d+(?=[./_]|$)", re.IGNORECASE)
 
 
 def check_pattern(key: str, pattern: object) -> None:
@@ -69,6 +72,12 @@ def only_name(pattern: str) -> str | None:
 def without_numbers(name: str) -> str:
     """Equal for names that differ in their numbers alone."""
     return re.sub(r"\d+", "0", name)
+
+
+def starred(name: str) -> str:
+    """The name with `*` for each number that is a part of its own, or a block's: equal for layers that do the same in
+    their blocks. `layer.3.` and `layer_3/` become `layer.*.` and `layer_*/`; `fc1` and `wi_0` stay."""
+    return _PART.sub("*", _BLOCK.sub(r"\1*", name))
 
 
 def nearest_names(pattern: str, names: Iterable[str], count: int = 3) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from arrowquant_dist.config.patterns import starred
 from arrowquant_dist.models.fill import Slot
 from arrowquant_dist.models.placements import Placement, placements_of
 from arrowquant_dist.models.provenance import row_runs
@@ -16,7 +16,6 @@ from arrowquant_dist.models.traced import Derived, Node, Origin, sources_of
 from arrowquant_dist.models.watch import Seen, Site
 
 Axis = Literal["columns", "rows"]
-_NUMBERS = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +190,6 @@ class OrderNotes:
         return frozenset(self._slots[last:]) - frozenset(self._slots[: last + 1])
 
     def _with_alike(self, stage: set[int], slots: Sequence[int], names: Sequence[str]) -> set[int]:
-        like = {_NUMBERS.sub("*", names[slot]) for slot in stage}
+        like = {starred(names[slot]) for slot in stage}
         unused = {*slots} - {*self._slots}
-        return stage | {slot for slot in unused if _NUMBERS.sub("*", names[slot]) in like}
+        return stage | {slot for slot in unused if starred(names[slot]) in like}

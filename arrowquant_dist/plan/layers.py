@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from arrowquant_dist.config.patterns import matcher, only_name
+from arrowquant_dist.config.patterns import matcher, only_name, starred
 from arrowquant_dist.config.spec import QuantSpec
 from arrowquant_dist.plan.blocks import Plan, RowBlock
 from arrowquant_dist.plan.sizes import expected_nbytes
@@ -53,8 +52,8 @@ class PlannedLayer:
 
     @property
     def pattern(self) -> str:
-        """Its name with `*` for each number."""
-        return re.sub(r"(?<![A-Za-z])\d+(?![A-Za-z])", "*", self.layer_name)
+        """Its name with `*` for each number of a block or a part."""
+        return starred(self.layer_name)
 
     @property
     def way(self) -> str:
@@ -70,7 +69,7 @@ class PlannedLayer:
 
 @dataclass(frozen=True, slots=True)
 class AlikeLayers:
-    """Layers whose names differ in numbers alone, and that are stored alike by the same rule."""
+    """Layers whose names differ in the numbers of their blocks alone, and that are stored alike by the same rule."""
 
     pattern: str
     way: str

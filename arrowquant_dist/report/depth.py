@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_BLOCK = re.compile(r"(?:^|[./_])(?:layers?|blocks?|blk|h|resblocks)[./_](\d{1,6})(?=[./_]|$)", re.IGNORECASE)
+from arrowquant_dist.config.patterns import OF_A_BLOCK, starred
+
+_BLOCK = re.compile(rf"{OF_A_BLOCK}(\d{{1,6}})(?=[./_]|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:^|(?<=[./]))(\d{1,6})(?=[./]|$)")
 
 
@@ -15,8 +17,8 @@ def depth(name: str) -> int | None:
 
 
 def role(name: str) -> str:
-    """The name with `*` for each number: equal for layers that do the same in their blocks."""
-    return _NUMBER.sub("*", name)
+    """What a layer does in its block: the name without the block's number."""
+    return starred(name)
 
 
 def short_role(name: str) -> str:

@@ -1,7 +1,8 @@
-"""One file-to-file job in a process of its own: `python one_job.py JOB SOURCE OUT WORKERS` → its seconds, and the peak
-of the process. What it imports does not count.
+"""One file-to-file job of a peer in a process of its own: `python one_job.py PEER SOURCE OUT WORKERS SCHEME` → its
+seconds, without what it imports.
 
-A script that needs nothing beside it, so that any interpreter runs it in which the peer is installed.
+A script that needs nothing beside it, so that any interpreter runs it in which the peer is installed. What ours is
+measured by is tests/benchmarks/run_one.py.
 """
 
 from __future__ import annotations
@@ -11,18 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from pathlib import Path
-
-
-def ours(source: str, out: str, workers: int, config: str, run: dict[str, object]) -> float:
-    """config: a preset."""
-    from arrowquant_dist import RunConfig
-    from arrowquant_dist.config import load_config
-    from arrowquant_dist.driver import quantize
-
-    settings, _ = load_config(config)
-    how = RunConfig.from_dict({"engine": "inline", "workers": workers, **run})
-    return _timed(lambda: quantize(source, out, settings, how))
 
 
 def llm_compressor(source: str, out: str, workers: int, scheme: str) -> float:
@@ -60,19 +49,16 @@ def _timed(job: Callable[[], object]) -> float:
 
 
 JOBS: dict[str, Callable[..., float]] = {
-    "ours": ours,
     "llm-compressor": llm_compressor,
     "auto-round": auto_round,
 }
 
 
 def main() -> None:
-    name, source, out, workers, options = sys.argv[1:]
+    name, source, out, workers, scheme = sys.argv[1:]
     with redirect_stdout(sys.stderr):
-        seconds = JOBS[name](source, out, int(workers), **json.loads(options))
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    peak = int(status.split("VmHWM:")[1].split(maxsplit=1)[0]) * 1024
-    print(json.dumps({"seconds": seconds, "peak_nbytes": peak}))
+        seconds = JOBS[name](source, out, int(workers), scheme)
+    print(json.dumps({"seconds": seconds}))
 
 
 if __name__ == "__main__":

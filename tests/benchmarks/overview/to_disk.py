@@ -103,9 +103,7 @@ def _jobs(
     """What takes turns, how many values each converts, and peers that are not there."""
     part = min(_GGUF_SLICE, source.count) // 2048 * 2048
     out, as_gguf = folder / "out", folder / "model.gguf"
-    jobs = {
-        "ours": partial(_seconds, sys.executable, "ours", source, folder, {"config": _OURS[bits], "run": {}})
-    }
+    jobs = {"ours": partial(_seconds, partial(_ours, _OURS[bits], {}), source, folder)}
     amounts: dict[str, int] = {}
     missing: dict[str, str] = {}
     for peer in _IMPORTS:
@@ -115,7 +113,7 @@ def _jobs(
             missing[name] = NOT_INSTALLED
             continue
         name = f"{peer} {version_of(peer, python)} {_SCHEMES[bits]}, model-free"
-        jobs[name] = partial(_seconds, python, peer, source, folder, {"scheme": _SCHEMES[bits]})
+        jobs[name] = partial(_seconds, partial(_of_peer, python, peer, _SCHEMES[bits]), source, folder)
     kind = _GGUF[bits]
     for name, job, amount in (
         (f"gguf-py {kind}", gguf_job(source.file, out, kind, part, WORKERS), part),
@@ -156,7 +154,7 @@ def _curves(
     peak: dict[int, list[float]] = {at: [] for at in settings}
     for counts in (False, *[True] * runs):
         for at, (source, run) in settings.items():
-            said = _said(sys.executable, "ours", source, folder, {"config": "int8", "run": run})
+            said = _said(partial(_ours, "int8", run), source, folder)
             if counts:
                 rate[at].append(source.count / 1e6 / said["seconds"])
                 peak[at].append(said["peak_nbytes"] / _MIB)
@@ -165,20 +163,31 @@ def _curves(
         yield Curve(f"{title} by {what}", across, unit, points)
 
 
-def _seconds(python: str, job: str, source: Source, folder: Path, options: Mapping[str, Any]) -> float:
-    seconds: float = _said(python, job, source, folder, options)["seconds"]
+Command = Callable[[Path, Path], list[str]]  # of a source's folder, and where to write
+
+
+def _ours(config: str, run: Mapping[str, Any], source: Path, out: Path) -> list[str]:
+    """config: a preset."""
+    settings = json.dumps({"engine": "inline", "workers": WORKERS, **run})
+    return [sys.executable, "-m", "tests.benchmarks.run_one", str(source), str(out), settings, config]
+
+
+def _of_peer(python: str, peer: str, scheme: str, source: Path, out: Path) -> list[str]:
+    return [python, str(_ONE_JOB), peer, str(source), str(out), str(WORKERS), scheme]
+
+
+def _seconds(command: Command, source: Source, folder: Path) -> float:
+    seconds: float = _said(command, source, folder)["seconds"]
     return seconds
 
 
-def _said(
-    python: str, job: str, source: Source, folder: Path, options: Mapping[str, Any]
-) -> Mapping[str, Any]:
+def _said(command: Command, source: Source, folder: Path) -> Mapping[str, Any]:
     """What the job says of itself. Its source is in the page cache, and memory for what it writes is at hand."""
     warm(source.file)
     settle(2 * source.count)
     with emptied(folder / "out"):
-        command = [python, str(_ONE_JOB), job, str(source.folder), str(folder / "out" / "made"), str(WORKERS)]
-        said: Mapping[str, Any] = json.loads(run_process([*command, json.dumps(options)]).output)
+        done = run_process(command(source.folder, folder / "out" / "made"))
+        said: Mapping[str, Any] = json.loads(done.output)
         return said
 
 

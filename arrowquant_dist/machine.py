@@ -45,6 +45,14 @@ def status_nbytes(name: str) -> int:
     return int(status.split(f"{name}:")[1].split(maxsplit=1)[0]) * 1024
 
 
+def resident_nbytes() -> int | None:
+    """What is resident of this process now; None where the system does not say."""
+    try:
+        return status_nbytes("VmRSS")
+    except (OSError, IndexError):
+        return None
+
+
 def peak_memory_nbytes() -> int:
     """The process's largest resident set so far.
 

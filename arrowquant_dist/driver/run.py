@@ -140,7 +140,8 @@ def carry_out(
     target."""
     target, dataset, plan, run, clock = work.target, work.dataset, work.plan, work.run, work.clock
     missing = [shard for shard in plan.shards if shard.index not in earlier]
-    engine, ran = choose_engine(run, worker_memory_nbytes(plan, target, run)), EngineFacts()
+    bound = worker_memory_nbytes(plan, target, run)
+    engine, ran = choose_engine(run, bound), EngineFacts()
     if missing:
         with clock.phase("running"):
             context = _context(work, identity)
@@ -157,7 +158,8 @@ def carry_out(
         if repair is not None:
             found = repair.make_room(receipts)
     with clock.phase("publishing"):
-        report = reduce_layers(layers, receipts, plan, clock.facts(engine, ran, resumed=tuple(earlier)))
+        facts = clock.facts(engine, ran, resumed=tuple(earlier))
+        report = reduce_layers(layers, receipts, plan, facts, bound)
         work.promise.refuse_broken(report, dataset.store.uri)
         draft = _prepare(dataset, identity, plan, receipts, sidecars, found)
         rendered = render(report, layers, identity.name)

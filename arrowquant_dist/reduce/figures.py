@@ -12,6 +12,7 @@ from arrowquant_dist.field_types import check_types
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.reduce.facts import RunFacts
 from arrowquant_dist.reduce.ratios import finite, ratio
+from arrowquant_dist.reduce.timeline import Timeline
 from arrowquant_dist.reduce.versions import REPORT_VERSION, upgraded
 from arrowquant_dist.reduce.work import WorkFigures
 
@@ -235,7 +236,8 @@ class ReportFigures:
     """Everything a run has to say; `report/report.json` is its `to_dict()`.
 
     source: {uri, format}. config: as the plan resolved it. part_compression: `zstd` or `none`. work: None in reports
-    of version 1, which did not have it. notes: the plan's, and what its values told (reduce.notes).
+    of version 1, which did not have it. timeline: None in reports of releases that did not have that. notes: the
+    plan's, and what its values told (reduce.notes).
     """
 
     source: dict[str, Any]
@@ -252,6 +254,7 @@ class ReportFigures:
     worst_layers: tuple[WorstLayer, ...]
     kept_layers: tuple[KeptLayer, ...]
     timing: Timing
+    timeline: Timeline | None
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -272,6 +275,7 @@ class ReportFigures:
             "worst_layers": [{**asdict(layer), "shape": list(layer.shape)} for layer in self.worst_layers],
             "kept_layers": [{**asdict(layer), "shape": list(layer.shape)} for layer in self.kept_layers],
             "timing": asdict(self.timing),
+            "timeline": self.timeline.to_dict() if self.timeline is not None else None,
             "notes": list(self.notes),
         }
 
@@ -312,8 +316,13 @@ class ReportFigures:
                 KeptLayer(**{**layer, "shape": tuple(layer["shape"])}) for layer in values["kept_layers"]
             ),
             timing=Timing(**values["timing"]),
+            timeline=_timeline(values.get("timeline")),
             notes=tuple(values["notes"]),
         )
+
+
+def _timeline(values: Mapping[str, Any] | None) -> Timeline | None:
+    return Timeline.from_dict(values) if values is not None else None
 
 
 def _accuracy(values: Mapping[str, Any] | None) -> Accuracy | None:

@@ -26,6 +26,7 @@ from arrowquant_dist.reduce.layer_types import LAYER_TYPES
 from arrowquant_dist.reduce.layers import LayerMetrics
 from arrowquant_dist.reduce.notes import value_notes
 from arrowquant_dist.reduce.ratios import finite, ratio
+from arrowquant_dist.reduce.timeline import Timeline
 from arrowquant_dist.reduce.work import WorkFigures, source_nbytes
 from arrowquant_dist.target.receipt import Receipt
 
@@ -42,9 +43,14 @@ _WORST = 10
 
 
 def reduce_layers(
-    layers: Sequence[LayerMetrics], receipts: Sequence[Receipt], plan: Plan, run: RunFacts
+    layers: Sequence[LayerMetrics],
+    receipts: Sequence[Receipt],
+    plan: Plan,
+    run: RunFacts,
+    worker_memory_nbytes: int | None = None,
 ) -> ReportFigures:
-    """All figures of a finished run. layers: what combine_layers made of the receipts, and thereby checked."""
+    """All figures of a finished run. layers: what combine_layers made of the receipts, and thereby checked.
+    worker_memory_nbytes: the plan's bound."""
     quantized = [layer for layer in layers if layer.is_quantized]
     return ReportFigures(
         source={key: plan.source.get(key) for key in ("uri", "format")},
@@ -61,6 +67,7 @@ def reduce_layers(
         worst_layers=_worst_layers(quantized),
         kept_layers=tuple(_kept_layer(layer) for layer in layers if not layer.is_quantized),
         timing=_timing(receipts, run),
+        timeline=Timeline.of(receipts, run, worker_memory_nbytes),
         notes=(*plan.notes, *value_notes(layers, plan)),
     )
 

@@ -33,9 +33,9 @@ class Report(Displayed, ReportFigures):
 
     totals: sizes, and compression_vs_fp16 and compression_vs_source. accuracy: errors of the weights over quantized
     layers (cosine, precision_loss, mse, sqnr_db: mean, min, max, std), None where nothing is quantized. layer_types,
-    quant_types, distribution, worst_layers, kept_layers: the same by type, by cosine, by layer. timing, work, run: how
-    it went. source, config, fingerprint, part_compression, notes: of what it was made, and how. `to_dict()`: all of
-    these as plain values, which is the target's report.json.
+    quant_types, distribution, worst_layers, kept_layers: the same by type, by cosine, by layer. timing, work, run,
+    timeline: how it went. source, config, fingerprint, part_compression, notes: of what it was made, and how.
+    `to_dict()`: all of these as plain values, which is the target's report.json.
 
     layers: the content of the target's layers.parquet; None where that is gone. evaluations: what `evaluate` measured
     of the dataset before the report was loaded.

@@ -40,7 +40,8 @@ from arrowquant_dist.target.receipt import Receipt
 COMMITS_FOLDER = "run/commits"
 READERS = 32  # commits read side by side; each is one small request
 _NAME = re.compile(rf"{COMMITS_FOLDER}/(\d{{5,}})(?:\.(\d{{1,2}}))?\.json")
-_COMMIT_VERSION = 3
+_COMMIT_VERSION = 4
+_READ_VERSIONS = (3, _COMMIT_VERSION)  # of 3, so that what it finished can be repaired: it says less
 _BODY = b',"receipt":'
 _READS = 3  # of what is no commit
 _BATCH = 1024  # commits that are read, and not parsed yet, at a time
@@ -193,7 +194,7 @@ def _receipt_in(data: bytes, fingerprint: str, run: str | None) -> Receipt | Non
     """None where it is of another run, plan or version. ValueError, KeyError or TypeError where it is no commit."""
     head, _, body = data.partition(_BODY)
     values = parse_json(head + b"}")
-    if values["commit_version"] != _COMMIT_VERSION or values["fingerprint"] != fingerprint:
+    if values["commit_version"] not in _READ_VERSIONS or values["fingerprint"] != fingerprint:
         return None
     if None not in (run, values.get("run")) and values["run"] != run:
         return None

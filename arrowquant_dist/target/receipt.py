@@ -15,6 +15,11 @@ class Receipt:
     the storage. wall_seconds: from the start of this attempt to its commit. peak_memory_nbytes: peak resident set of
     the worker's process so far. worker: the process, `host/pid`; node: its machine, as the engine names it.
     read_nbytes, written_nbytes, retries: of this attempt's requests.
+
+    started_at: when this attempt began, in seconds since 1970 (UTC) by its machine's clock, which may be another than
+    the driver's. resident_nbytes: resident set of the process when the part was complete, None where the system does
+    not say. thread: which of the process's workers it was, by a number that each of them has for itself. Commits of
+    version 3 have none of the three.
     """
 
     shard: int
@@ -31,6 +36,9 @@ class Receipt:
     read_nbytes: int
     written_nbytes: int
     retries: int
+    started_at: float | None = None
+    resident_nbytes: int | None = None
+    thread: int = 0
 
     @property
     def notice(self) -> None:

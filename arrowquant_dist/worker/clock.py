@@ -8,10 +8,13 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Wall seconds by phase, of one thread; what happens aside of it shows only as far as it is waited for."""
+    """Wall seconds by phase, of one thread; what happens aside of it shows only as far as it is waited for.
+
+    started_at: seconds since 1970 (UTC), by this machine's clock.
+    """
 
     def __init__(self) -> None:
-        self.started = time.perf_counter()
+        self.started_at, self.started = time.time(), time.perf_counter()
         self.seconds = {"read": 0.0, "quantize": 0.0, "write": 0.0, "compile": 0.0}
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import uuid
@@ -18,7 +19,7 @@ from arrowquant_dist.code_digest import code_digest
 from arrowquant_dist.config import DEFAULT_STORAGE, Storage
 from arrowquant_dist.errors import RESUMES, IncompleteDataset, Interrupted
 from arrowquant_dist.format.record import PartInfo
-from arrowquant_dist.machine import peak_memory_nbytes
+from arrowquant_dist.machine import peak_memory_nbytes, resident_nbytes
 from arrowquant_dist.methods import Given, TensorScale, span_of
 from arrowquant_dist.plan import RowBlock, Shard, expected_nbytes
 from arrowquant_dist.plan.batches import batches_of
@@ -35,6 +36,8 @@ from arrowquant_dist.worker.job import OnBlock, OnCompile, ShouldStop
 from arrowquant_dist.worker.kernels import COMPILE, Kernels
 from arrowquant_dist.worker.side_inputs import SidePreparer
 from arrowquant_dist.worker.sink import Part, Sink, SinkSpec
+
+_THREADS = itertools.count()  # numbers of this process's workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class ShardWorker:
         self._context = context
         self._node = node or socket.gethostname()
         self.name = f"{socket.gethostname()}/{os.getpid()}"
+        self._thread = next(_THREADS)
         self._reader = SourceReader(context.source_storage, context.files)
         self._target = Target.open(context.target, context.target_storage)
         self._shards = CommittedShards(self._target, context.fingerprint, context.run)
@@ -182,6 +186,9 @@ class ShardWorker:
             read_nbytes=transferred.read_nbytes,
             written_nbytes=transferred.written_nbytes,
             retries=transferred.retries,
+            started_at=round(clock.started_at, 3),
+            resident_nbytes=resident_nbytes(),
+            thread=self._thread,
         )
 
     def _tensor_scales(self, shard: Shard, clock: Clock) -> dict[str, TensorScale]:

@@ -28,6 +28,7 @@ from tests.datasets import rows_of, weights_of
 from tests.driver.test_stops import CHANGES, Death, Killed
 from tests.servers.fixtures import Bucket
 from tests.sources import random_weights, save_checkpoint
+from tests.target.old_commits import as_version_3
 
 CONFIG = QuantizationConfig()
 RUN = RunConfig(workers=1, shard_bytes=64 << 10, engine="inline")
@@ -114,6 +115,22 @@ def test_damaged_parts_are_done_again_and_all_others_left_alone(
     assert sorted((target / "weights").rglob("*.parquet")) == sorted(after.values())
     assert quantize(source, str(target), CONFIG, RUN).already_finished
     assert quantize(source, str(target), CONFIG, REPAIR).damaged == ()
+
+
+def test_of_a_dataset_whose_commits_are_of_version_3_only_what_is_damaged_is_done_again(
+    source: str, made: tuple[str, Path], target: Path
+) -> None:
+    for commit in (target / "run/commits").iterdir():
+        commit.write_bytes(as_version_3(commit.read_bytes()))
+    assert quantize(source, str(target), CONFIG, REPAIR).damaged == ()
+    before = parts(target)
+    flipped(before[1])
+    outcome = quantize(source, str(target), CONFIG, REPAIR)
+    assert outcome.damaged == (before[1].relative_to(target).as_posix(),)
+    assert rows(target) == rows(made[1])
+    timeline = outcome.report.timeline
+    assert timeline is not None
+    assert [lane.first_shard for lane in timeline.lanes] == [(1,)]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

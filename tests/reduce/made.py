@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 
@@ -151,6 +152,8 @@ def receipts_of(pieces: tuple[tuple[tuple[Made, int, int], ...], ...] = PIECES) 
             read_nbytes=5000,
             written_nbytes=1000,
             retries=index,
+            started_at=datetime.fromisoformat(RUN.started_at).timestamp() + 0.25,
+            resident_nbytes=(90 + index) << 20,
         )
         for index, blocks in enumerate(pieces)
     ]

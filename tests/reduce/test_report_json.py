@@ -11,7 +11,9 @@ from arrowquant_dist.reduce import ReportFigures
 
 
 def test_a_report_comes_back_from_its_json(report: ReportFigures) -> None:
-    assert ReportFigures.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    values = json.loads(json.dumps(report.to_dict()))
+    assert values == report.to_dict()
+    assert ReportFigures.from_dict(values) == report
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,9 @@ def make_receipt(shard: int = 0, rows: int = 2, attempt: str = "a", nbytes: int 
         9,
         8,
         1,
+        1767323045.678,
+        3 << 20,
+        2,
     )
 
 

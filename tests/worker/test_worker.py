@@ -61,6 +61,36 @@ def test_a_shard_becomes_one_committed_part_with_a_row_for_each_block(source: st
     assert set(driver.receipts()) == {shard.index for shard in plan.shards}
 
 
+def test_a_receipt_says_when_it_was_begun_by_which_worker_and_with_what_memory(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arrowquant_dist.worker.clock.time.time", lambda: 1767323045.6789)
+    plan, context = _started(source, tmp_path / "out", QuantizationConfig(), RunConfig(shard_bytes=BLOCK))
+    one, other = ShardWorker(context), ShardWorker(context)
+    first, second, third = (
+        worker.run(shard, _ignore, _never)
+        for worker, shard in zip((one, other, one), plan.shards, strict=False)
+    )
+    assert first.started_at == 1767323045.679
+    assert first.thread == third.thread != second.thread
+    assert first.worker == second.worker
+    assert first.resident_nbytes is not None
+    assert 0 < first.resident_nbytes <= first.peak_memory_nbytes
+
+
+def test_where_the_system_does_not_say_what_is_resident_neither_does_a_receipt(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(_name: str) -> int:
+        raise FileNotFoundError("/proc/self/status")
+
+    monkeypatch.setattr("arrowquant_dist.machine.status_nbytes", unknown)
+    plan, context = _started(source, tmp_path / "out", QuantizationConfig(), RunConfig())
+    receipt = ShardWorker(context).run(plan.shards[0], _ignore, _never)
+    assert receipt.resident_nbytes is None
+    assert receipt.peak_memory_nbytes > 0
+
+
 @pytest.mark.parametrize("method", ["rtn", "mse"])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_a_tensor_has_one_scale_however_it_is_cut(

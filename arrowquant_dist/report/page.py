@@ -27,7 +27,9 @@ from arrowquant_dist.report.layer_rows import LayerRow
 from arrowquant_dist.report.layer_table import LAYER_COLUMNS, layer_data
 from arrowquant_dist.report.pictures import noise, sizes
 from arrowquant_dist.report.pictures.heatmap import heat_map
+from arrowquant_dist.report.pictures.memory import memory_over_time
 from arrowquant_dist.report.pictures.outputs import errors_of_outputs
+from arrowquant_dist.report.pictures.timeline import shards_over_time, why_untimed
 from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.text import LayerName, Verdict, printable
 from arrowquant_dist.report.tradeoffs import tradeoffs
@@ -53,6 +55,8 @@ def report_page(
         noise.by_bits(rows),
         noise.histogram(rows),
         sizes.size_by_layer_type(report),
+        shards_over_time(report),
+        memory_over_time(report),
     )
     return (
         _environment()
@@ -63,6 +67,7 @@ def report_page(
             cards=cards(report, evaluations, layers),
             evaluations=[evaluation_table(one) for one in evaluations],
             pictures=[picture for picture in pictures if picture is not None],
+            why_untimed=why_untimed(report),
             columns=LAYER_COLUMNS,
             layer_data=Markup(layer_data(layers)) if layers is not None else None,  # noqa: S704 - inert, see there
             tables=view.tables(report),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from arrowquant_dist.metrics import ErrorSums
 from arrowquant_dist.reduce import LayerMetrics, ReportFigures
+from arrowquant_dist.target.receipt import Receipt
+from tests.reduce.attempts import timeline_of
 
 GOLDEN = Path(__file__).parent / "golden_report.json"
 
@@ -19,6 +23,11 @@ def golden_values() -> dict[str, Any]:
 
 def golden_report() -> ReportFigures:
     return ReportFigures.from_dict(golden_values())
+
+
+def timed_report(receipts: Sequence[Receipt]) -> ReportFigures:
+    """The same of a release that knows when shards were made."""
+    return replace(golden_report(), timeline=timeline_of(receipts))
 
 
 def layer_metrics(name: str, errors: ErrorSums | None) -> LayerMetrics:

@@ -14,9 +14,10 @@ import pytest
 from arrowquant_dist.report.layer_table import LAYER_COLUMNS
 from arrowquant_dist.report.page import comparison_page, report_page
 from arrowquant_dist.report.reported import Reported
+from tests.reduce.attempts import attempt, cluster
 from tests.report.chromium import PROGRAM, Tab, chromium
 from tests.report.layer_samples import NORM, layer
-from tests.report.report_samples import golden_report
+from tests.report.report_samples import golden_report, timed_report
 from tests.report.test_evaluations import of_embeddings, of_next_tokens
 
 pytestmark = pytest.mark.skipif(
@@ -73,7 +74,9 @@ CONTRASTS = """(() => {
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     place = tmp_path_factory.mktemp("browser")
     evaluations = [of_embeddings(), of_next_tokens()]
-    (place / "page.html").write_text(report_page(golden_report(), evaluations, LAYERS), encoding="utf-8")
+    receipts = [*cluster(workers=20, shards=200), attempt(200, 5.0, 2.0, "</title><script>\u202e/7")]
+    page = report_page(timed_report(receipts), evaluations, LAYERS)
+    (place / "page.html").write_text(page, encoding="utf-8")
     with chromium(place / "profile") as tab:
         tab.width(1280)
         tab.open(place / "page.html")
@@ -185,6 +188,20 @@ def test_all_layers_and_columns_are_on_paper(tab: Tab, tmp_path: Path) -> None:
     width = float(re.findall(r'<page width="([\d.]+)"', boxes.stdout)[0])
     edges = [float(edge) for edge in re.findall(r'xMax="([\d.]+)"', boxes.stdout)]
     assert max(edges) <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phases_idle_lanes_and_the_page_are_of_different_colours(
+    tab: Tab, scheme: Literal["light", "dark"]
+) -> None:
+    tab.scheme(scheme)
+    colours = tab.value(
+        "[getComputedStyle(document.body).backgroundColor,"
+        " getComputedStyle(document.querySelector('.idle')).fill,"
+        " ...[...document.querySelectorAll('.stripe')].map((one) => getComputedStyle(one).stroke)]"
+    )
+    assert len(colours) == len({*colours}) == 6
+    tab.scheme("light")
 
 
 def test_five_targets_are_side_by_side(tab: Tab, tmp_path: Path) -> None:

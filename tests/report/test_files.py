@@ -26,7 +26,9 @@ from arrowquant_dist.report.render import load_report, render, report_json
 from arrowquant_dist.report.text import printable
 from arrowquant_dist.report.view import WEIGHT_COSINE_NOTE
 from arrowquant_dist.storage.open import open_store
-from tests.report.report_samples import golden_report, golden_values, layer_metrics
+from tests.reduce.attempts import cluster
+from tests.report.layer_samples import layer
+from tests.report.report_samples import golden_report, golden_values, layer_metrics, timed_report
 
 VOID = {"meta", "input"}
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
@@ -219,6 +221,25 @@ def test_no_control_character_gets_into_a_report(report: ReportFigures, form: An
     assert "\x1b" in report.worst_layers[0].layer_name
     hostile = replace(report, source={"uri": "a\x1b[2J\x9b"}, notes=("b\x07",), config={"c\x08": ["\x1b"]})
     assert not CONTROLS.search(form(hostile))
+
+
+def test_a_page_of_ten_thousand_layers_and_as_many_shards_is_at_most_two_megabytes() -> None:
+    names = (f"model.layers.{i // 160}.mlp.experts.{i % 160}.gate_up_proj.weight" for i in range(10_000))
+    rows = [layer(name, 8 + i % 977 / 100, mse=1.23456e-5 + i * 1e-9) for i, name in enumerate(names)]
+    report = timed_report(cluster(workers=256, shards=10_000))
+    assert len(report_page(report, layers=rows).encode()) <= 2_000_000
+    assert len(report_json(report)) - len(report_json(golden_report())) < 200_000
+
+
+@pytest.mark.parametrize(
+    ("untimed", "why"),
+    [(golden_report(), "did not record it"), (timed_report([]), "finished before this run")],
+)
+def test_a_page_without_pictures_over_time_says_why(untimed: ReportFigures, why: str) -> None:
+    assert why in report_page(untimed)
+    assert "Memory over time" not in report_page(untimed)
+    assert why not in report_page(timed_report(cluster(2, 4)))
+    assert "Memory over time" in report_page(timed_report(cluster(2, 4)))
 
 
 def test_markdown_tables_keep_their_columns(report: ReportFigures) -> None:

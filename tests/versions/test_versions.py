@@ -80,12 +80,14 @@ def test_its_plan_says_what_was_planned(target: Path) -> None:
 def test_its_report_is_shown(target: Path) -> None:
     report = load_report(str(target))
     assert report.totals.layers == 4
+    assert report.timeline is None
     shown = CliRunner().invoke(app, ["report", str(target)])
     assert shown.exit_code == 0
     assert "4: 1 quantized" in shown.stdout
     html = target / "again.html"
     assert CliRunner().invoke(app, ["report", str(target), "--html", str(html)]).exit_code == 0
     assert "</html>" in html.read_text()
+    assert "made the dataset did not record it" in html.read_text()
 
 
 def test_a_report_of_version_1_does_not_make_up_who_did_the_work() -> None:

@@ -10,6 +10,7 @@ from arrowquant_dist.report.pictures.svg import WIDTH, line, words
 
 LEFT, RIGHT, TOP, BOTTOM = 40.0, WIDTH - 10.0, 10.0, 200.0
 HEIGHT = 238.0
+_UNITS = ((1.0, "seconds"), (60.0, "minutes"), (3600.0, "hours"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,15 @@ def doubling(values: Iterable[float], start: float, stop: float) -> DoublingScal
     powers = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
     ticks = tuple(2.0**power * factor for power in powers for factor in (1.0, 1.5))
     return DoublingScale(low, high, start, stop, tuple(tick for tick in ticks if low <= tick <= high))
+
+
+def time_axis(seconds: float, start: float, stop: float) -> tuple[Scale, str]:
+    """From 0 to `seconds` and no farther, and the unit that its figures are in."""
+    unit, name = next((one for one in _UNITS if seconds <= 180 * one[0]), _UNITS[-1])
+    length = seconds / unit
+    step = round_step(length / 5)
+    ticks = tuple(index * step for index in range(math.floor(length / step + 1e-9) + 1))
+    return Scale(0.0, length, start, stop, ticks), name
 
 
 def round_step(step: float) -> float:

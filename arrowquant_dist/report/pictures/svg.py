@@ -56,6 +56,18 @@ def polyline(points: Sequence[tuple[float, float]], tone: str) -> str:
     return f'<path d="M{ends}"{_of(tone)}/>'
 
 
+def area(points: Sequence[tuple[float, float]], tone: str) -> str:
+    """What these corners enclose."""
+    ends = "L".join(f"{number(x)} {number(y)}" for x, y in points)
+    return f'<path d="M{ends}Z"{_of(tone)}/>'
+
+
+def stripes(spans: Iterable[tuple[float, float, float]], height: float, tone: str) -> str:
+    """Many bars as one path. spans: (left, right, middle) of each."""
+    drawn = "".join(f"M{number(x)} {number(y)}H{number(end)}" for x, end, y in spans)
+    return f'<path d="{drawn}" stroke-width="{number(height)}" class="stripe {tone}"/>' if drawn else ""
+
+
 def specks(points: Iterable[tuple[float, float]], tone: str) -> str:
     """Many dots as one path, those that would cover each other once: as large as the picture at most."""
     places = sorted({(round(x), round(y)) for x, y in points})

@@ -1,0 +1,181 @@
+"""Workers and their shards over the time of the run: who did what when, and where somebody waited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from arrowquant_dist.errors import counted
+from arrowquant_dist.reduce.figures import ReportFigures
+from arrowquant_dist.reduce.timeline import Timeline, WorkerLane
+from arrowquant_dist.report import text
+from arrowquant_dist.report.pictures.axes import RIGHT, across, plain, time_axis
+from arrowquant_dist.report.pictures.svg import Picture, area, box, drawing, stripes, words
+
+_PHASES = ("compile", "read", "quantize", "write")  # in this order within a bar; they take turns in truth
+_OTHER = "other"
+_LEFT, _HEADING = 78.0, 17.0
+_LEAST_ROW, _LARGEST_ROW, _ROOM, _FREE = 14.0, 26.0, 130.0, 4.0  # heights: of a lane, of all, between two
+_PROFILE = 46.0  # how high the picture of all workers is
+_LETTERS, _NODE_LETTERS = 11, 50
+_LEAST, _GAP = 0.8, 0.6  # how wide a bar is at least, and what is left free after one that is wide enough
+_NOT_RECORDED = (
+    "When shards were made, and what memory that took, is not in this report: the release that made the dataset "
+    "did not record it."
+)
+_ALL_BEFORE = "Every shard was finished before this run: there is nothing of it to draw over time."
+
+_Along = Callable[[float], float]  # seconds since the run began → where they are
+
+
+def why_untimed(report: ReportFigures) -> str:
+    """A sentence, where there are no pictures over time; empty where there are."""
+    if report.timeline is None:
+        return _NOT_RECORDED
+    return "" if report.timeline.lanes else _ALL_BEFORE
+
+
+def shards_over_time(report: ReportFigures) -> Picture | None:
+    """A lane a worker, those of a node together, and a bar a shard. None where nothing is known of it."""
+    timeline = report.timeline
+    if timeline is None or not timeline.lanes:
+        return None
+    along, unit = time_axis(timeline.seconds, _LEFT, RIGHT)
+
+    def place(at: float) -> float:
+        return along.at(along.high * min(max(at / timeline.seconds, 0.0), 1.0))
+
+    parts, y = _profile(timeline, place)
+    row = min(max(_ROOM / len(timeline.lanes), _LEAST_ROW), _LARGEST_ROW)
+    height = row - _FREE
+    bars: list[_Bar] = []
+    for node, own in groupby(timeline.lanes, key=lambda lane: lane.node):
+        parts.append(words(4, y + 12, text.shortened_word(node, _NODE_LETTERS)))
+        y += _HEADING
+        for lane, label in _labelled([*own], timeline):
+            parts.append(words(_LEFT - 6, y + height / 2 + 4, label, "axis", "end"))
+            parts.append(box(_LEFT, y, RIGHT - _LEFT, height, "idle"))
+            bars += _bars(lane, y, place)
+            y += row
+    used = [phase for phase in (*_PHASES, _OTHER) if any(bar.widths.get(phase) for bar in bars)]
+    parts += [stripes(_spans(bars, phase, height), height, f"phase-{phase}") for phase in used]
+    parts += [box(bar.left, bar.top, bar.right - bar.left, height, "shard", bar.said) for bar in bars]
+    parts += [across(along, plain, y), words(RIGHT, y + 32, f"{unit} since the run began", "axis", "end")]
+    title = "Workers and shards over time"
+    legend = tuple((f"phase-{phase}", phase) for phase in used)
+    return Picture(title, drawing(title, y + 38, parts), legend, _caption(report, timeline))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """widths: {phase: how much of it}, in their order; what is left of it at the right is a worker that waits."""
+
+    left: float
+    right: float
+    top: float
+    widths: dict[str, float]
+    said: str
+
+
+def _bars(lane: WorkerLane, top: float, place: _Along) -> Iterable[_Bar]:
+    for i, (start, stop) in enumerate(zip(lane.start_seconds, lane.stop_seconds, strict=True)):
+        left = min(place(start), RIGHT - _LEAST)
+        right = max(place(stop), left + _LEAST)
+        right -= _GAP if right - left > 4 * _GAP else 0.0
+        phases = {phase: lane.phase_seconds[phase][i] for phase in _PHASES if phase in lane.phase_seconds}
+        busy = max(lane.bar_seconds[i], sum(phases.values()))
+        whole = max(busy, stop - start)
+        every = {**phases, _OTHER: busy - sum(phases.values())}
+        scale = (right - left) / whole if whole else 0.0
+        widths = {phase: seconds * scale for phase, seconds in every.items()}
+        yield _Bar(left, right, top, widths, _told(lane, i, every))
+
+
+def _spans(bars: Iterable[_Bar], phase: str, height: float) -> Iterable[tuple[float, float, float]]:
+    for bar in bars:
+        left = bar.left
+        for name, width in bar.widths.items():
+            if name == phase and width >= 0.05:
+                yield left, min(left + width, bar.right), bar.top + height / 2
+            left += width
+
+
+def _told(lane: WorkerLane, i: int, phases: dict[str, float]) -> str:
+    count = lane.bar_shards[i]
+    what = (
+        f"shard {lane.first_shard[i]}"
+        if count == 1
+        else f"{counted(count, 'shard')} from {lane.first_shard[i]} on"
+    )
+    spent = ", ".join(f"{phase} {text.seconds(seconds)}" for phase, seconds in phases.items() if seconds)
+    begin = text.seconds(lane.start_seconds[i])
+    return f"{what}, begun at {begin}: {text.seconds(lane.bar_seconds[i])} ({spent}); {lane.worker}"
+
+
+def _labelled(lanes: Sequence[WorkerLane], timeline: Timeline) -> Iterable[tuple[WorkerLane, str]]:
+    """Processes by their id, threads of one by their place in it."""
+    processes = {lane.worker for lane in timeline.lanes}
+    seen: dict[str, int] = {}
+    for lane in lanes:
+        seen[lane.worker] = number = seen.get(lane.worker, 0) + 1
+        name = text.shortened_word(lane.worker.rpartition("/")[2], _LETTERS)
+        is_alone = sum(other.worker == lane.worker for other in lanes) == 1
+        if len(processes) == 1:
+            yield lane, f"worker {number}"
+        else:
+            yield lane, name if is_alone else f"{name} · {number}"
+
+
+def _profile(timeline: Timeline, place: _Along) -> tuple[list[str], float]:
+    """How many of all workers are at work, where there are more than lanes, and where the next thing begins."""
+    if timeline.workers == len(timeline.lanes) or not timeline.at_work:
+        return [], 0.0
+    most, bottom = max(1.0, *timeline.at_work), _HEADING + _PROFILE
+    step = timeline.seconds / len(timeline.at_work)
+    corners = [
+        (place((i + side) * step), bottom - _PROFILE * max(0.0, count) / most)
+        for i, count in enumerate(timeline.at_work)
+        for side in (0, 1)
+    ]
+    parts = [
+        words(4, 12, f"at work, of all {timeline.workers}"),
+        words(_LEFT - 6, _HEADING + 9, f"{most:.0f}", "axis", "end"),
+        words(_LEFT - 6, bottom, "0", "axis", "end"),
+        box(_LEFT, _HEADING, RIGHT - _LEFT, _PROFILE, "idle"),
+        area([(_LEFT, bottom), *corners, (RIGHT, bottom)], "stored"),
+    ]
+    return parts, bottom + 6
+
+
+def _caption(report: ReportFigures, timeline: Timeline) -> str:
+    said = [
+        "Within a bar phases take turns. Before the first ones the run is planned and workers start; between bars "
+        "a worker waits, or what it did does not count."
+    ]
+    if timeline.workers > len(timeline.lanes):
+        half = len(timeline.lanes) // 2
+        said.append(
+            f"Of {counted(timeline.workers, 'worker')} the {half} that were at work longest and the {half} least."
+        )
+    if sum(map(len, (lane.bar_shards for lane in timeline.lanes))) < sum(
+        lane.shards for lane in timeline.lanes
+    ):
+        said.append("A bar may be several shards.")
+    if timeline.nodes > 1:
+        said.append("Each node is drawn by its own clock.")
+    if timeline.moved_nodes:
+        of = counted(timeline.moved_nodes, "node")
+        by = text.seconds(timeline.moved_seconds)
+        said.append(f"Outside of the run by the clock of {of}: moved into it, by up to {by}.")
+    if timeline.cut_shards:
+        said.append(
+            f"{counted(timeline.cut_shards, 'shard')} begun before the run: drawn from its beginning on."
+        )
+    earlier = len(report.run.resumed_shards)
+    if earlier:
+        said.append(f"{counted(earlier, 'shard')} of earlier runs not drawn.")
+    idle = report.run.workers - timeline.workers
+    if idle > 0:
+        said.append(f"{counted(idle, 'worker')} of {report.run.workers} made none.")
+    return " ".join(said)

@@ -3,7 +3,7 @@
 Other ways without data, by what is left of MiniLM's output: all matrices in groups of 128 with zero points, mean cosine
 of embeddings, a third of the held-back texts / a third of 300 quotations, stored bytes within 2 % of each other unless
 said. None gains .01 on the held-back texts at more than one of 2, 3 and 4 bits, and coarse steps in wide codes
-(methods/size.py) gain far more at 2 (0.77 at 5.5 MB):
+(methods/size.py) gain far more at 2 (0.78 at 5.5 MB):
 
                                                       int2           int3           int4
     this                                              .545 / .545    .856 / .844    .959 / .958

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 def calibrate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="What will be quantized: a folder, a URL, minilm.")
+        str, typer.Argument(metavar="MODEL", help="The model to be quantized: a folder, a URL, or minilm.")
     ],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Where the statistics go: a folder or a URL.")],
     *,
     texts: Annotated[
         str,
         typer.Option(
-            help="A .txt, .jsonl or .parquet file or URL; builtin, builtin:more: those of the package.",
+            help="A .txt, .jsonl or .parquet file or URL; builtin, builtin:more: texts in the package.",
             metavar="FILE",
             show_default=False,
         ),
@@ -43,22 +43,23 @@ def calibrate(
     quantize: Annotated[
         str | None,
         typer.Option(
-            help="Preset or YAML file by which the model will be quantized: layers are quantized one after the other, "
-            "and see what those before have become.",
+            help="Preset or YAML file that the model will be quantized with. Each layer then sees what the quantized "
+            "layers before it produce.",
             metavar="CONFIG",
         ),
     ] = None,
     config: Annotated[
         str | None,
         typer.Option(
-            help="YAML file whose run section says how to reach the storage; default: CONFIG's.",
+            help="YAML file whose run section has the storage options; default: that of --quantize.",
             metavar="FILE",
         ),
     ] = None,
     memory_budget: Annotated[
         str,
         typer.Option(
-            help="Of a process: a block's weights, texts, sums; libraries come on top.", metavar="SIZE"
+            help="Memory of one process for weights, texts and sums, in addition to the libraries.",
+            metavar="SIZE",
         ),
     ] = "2GiB",
     engine: EngineOption = None,
@@ -71,9 +72,9 @@ def calibrate(
     log_format: LogFormatOption = LogFormat.TEXT,
     as_json: JsonOption = False,
 ) -> None:
-    """Let texts go through a model, and write what its layers see, for `method: gptq`.
+    """Run texts through a model and record what its layers see.
 
-    The same command resumes one that was stopped.
+    `quantize --hessians` uses these statistics. The same command again resumes an interrupted calibration.
     """
     telling = Telling(quiet, log_format)
     with outcome(as_json=as_json, telling=telling):

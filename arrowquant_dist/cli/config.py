@@ -14,25 +14,41 @@ config = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @config.command("list")
-def list_presets() -> None:
-    """List the presets: what `--config NAME` takes, and what each is for."""
-    with outcome(as_json=False):
-        from arrowquant_dist.config import presets
-        from arrowquant_dist.report.terminal import print_text
+def list_presets(*, as_json: JsonOption = False) -> None:
+    """List the presets that --config takes by name.
 
-        for name, summary in presets().items():
-            print_text(sys.stdout, f"{name}: {summary}")
+    Each with what it is for.
+    """
+    with outcome(as_json=as_json):
+        from arrowquant_dist.config import presets
+        from arrowquant_dist.report.terminal import print_table
+        from arrowquant_dist.report.view import Table
+
+        found = presets()
+        if as_json:
+            print_json({"presets": [{"name": name, "summary": summary} for name, summary in found.items()]})
+        else:
+            print_table(sys.stdout, Table("Presets", ("", ""), "ll", tuple(found.items())))
 
 
 @config.command("show")
 def show(
-    name: Annotated[str, typer.Argument(metavar="PRESET", help="Of `arrowquant config list`.")],
+    name: Annotated[str, typer.Argument(metavar="PRESET", help="A name from `arrowquant config list`.")],
+    *,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print a preset with its comments: the file to begin one's own with."""
-    with outcome(as_json=False):
+    """Print a preset with its comments.
+
+    Redirected into a file, it is a start for a config of your own.
+    """
+    with outcome(as_json=as_json):
         from arrowquant_dist.config import preset_file
 
-        sys.stdout.write(preset_file(name).read_text(encoding="utf-8"))
+        text = preset_file(name).read_text(encoding="utf-8")
+        if as_json:
+            print_json({"preset": name, "yaml": text})
+        else:
+            sys.stdout.write(text)
 
 
 @config.command("check")
@@ -41,9 +57,9 @@ def check(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether a config is right, and what it comes to with all defaults.
+    """Check a config, and print it with all defaults.
 
-    What is wrong is named with its key and line, and the exit code is 2.
+    An error names the key and the line, and the exit code is 2.
     """
     with outcome(as_json=as_json):
         from arrowquant_dist.config import load_config
@@ -58,7 +74,7 @@ def check(
 
         from arrowquant_dist.report.terminal import print_text
 
-        print_text(sys.stdout, f"{file} is right, and comes to:")
+        print_text(sys.stdout, f"{file} is valid; with all defaults it is:")
         sys.stdout.write(
-            yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=False)
+            yaml.safe_dump(values, sort_keys=False, default_flow_style=False, allow_unicode=False, width=78)
         )

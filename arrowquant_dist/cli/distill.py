@@ -35,39 +35,47 @@ def distill(
     texts: Annotated[
         str,
         typer.Option(
-            help="A .txt, .jsonl or .parquet file or URL; builtin, builtin:more: those of the package.",
+            help="A .txt, .jsonl or .parquet file or URL; builtin, builtin:more: texts in the package.",
             metavar="FILE",
             show_default=False,
         ),
     ],
     column: ColumnOption = None,
     steps: Annotated[
-        int | None, typer.Option(help="Steps of training, at most; default: 400.", metavar="N")
+        int | None, typer.Option(help="Train for at most N steps; default: 400.", metavar="N")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Minutes of training, at most; default: no limit.", metavar="MINUTES")
+        float | None,
+        typer.Option(help="Train for at most so many minutes; default: no limit.", metavar="MINUTES"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the order of texts; default: 0.", metavar="N")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed for the order of the texts; default: 0.", metavar="N")
+    ] = None,
     config: Annotated[
         str | None,
         typer.Option(
-            help="YAML file whose run section says how to write, and to reach the storage.", metavar="FILE"
+            help="YAML file whose run section has the storage options and says how to write.", metavar="FILE"
         ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes that train together by Ray Train, each on its part of every step; default: this one alone.",
+            help="Processes that train together by Ray Train, each on a part of every step; default: this one alone.",
             metavar="N",
         ),
     ] = None,
     address: AddressOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset of ours at OUT.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an arrowquant dataset at OUT.")
+    ] = False,
     quiet: QuietOption = False,
     log_format: LogFormatOption = LogFormat.TEXT,
     as_json: JsonOption = False,
 ) -> None:
-    """Train scales, zero points, codes, norms and biases against the original's outputs; writes a dataset to OUT."""
+    """Train a dataset against the original model's outputs.
+
+    Trains scales, zero points, codes, norms and biases, and writes a new dataset to OUT.
+    """
     telling = Telling(quiet, log_format)
     with outcome(as_json=as_json, telling=telling):
         from arrowquant_dist.config import RunConfig, load_config

@@ -33,7 +33,7 @@ def evaluate(
     texts: Annotated[
         str,
         typer.Option(
-            help="A .txt, .jsonl or .parquet file or URL; builtin, builtin:held-back: those of the package.",
+            help="A .txt, .jsonl or .parquet file or URL; builtin, builtin:held-back: texts in the package.",
             metavar="FILE",
             show_default=False,
         ),
@@ -44,9 +44,10 @@ def evaluate(
     log_format: LogFormatOption = LogFormat.TEXT,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare what a model and a dataset of it make of texts: embeddings, or next tokens.
+    """Compare a dataset's outputs with the original model's.
 
-    Written to report/evaluation.json and .md of TARGET.
+    Both get the same texts; what is compared is embeddings, or the next tokens of causal models. The result is also
+    written to report/evaluation.json and .md in TARGET.
     """
     telling = Telling(quiet, log_format)
     with outcome(as_json=as_json, telling=telling):

@@ -33,52 +33,57 @@ def export(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Where the files go: a new directory or a URL.")],
     *,
     output_format: Annotated[
-        str, typer.Option("--format", help="What to write.", metavar=_FORMATS, show_default=False)
+        str, typer.Option("--format", help="The format to write.", metavar=_FORMATS, show_default=False)
     ],
     activations: Annotated[
         str | None,
         typer.Option(
-            help="compressed-tensors: activations become int8 too when the model runs (W8A8).", metavar="int8"
+            help="For compressed-tensors: quantize activations to int8 as well when the model runs (W8A8).",
+            metavar="int8",
         ),
     ] = None,
     requantize: Annotated[
         bool,
         typer.Option(
             "--requantize",
-            help="Write layers that the format cannot hold in the nearest way that it has, instead of refusing them.",
+            help="Convert layers that the format cannot hold to the nearest form that it can, instead of "
+            "refusing them.",
         ),
     ] = False,
     source: Annotated[
         str | None,
         typer.Option(
-            help="The original weights, for --requantize; default: the values of TARGET.",
+            help="The original weights, for --requantize; default: the decoded values of TARGET.",
             metavar="CHECKPOINT",
         ),
     ] = None,
     config: StorageConfigOption = None,
     max_file_bytes: Annotated[
-        str | None, typer.Option(help="The largest file of weights; default 1GiB.", metavar="SIZE")
+        str | None, typer.Option(help="Largest size of a weight file; default: 1GiB.", metavar="SIZE")
     ] = None,
     memory_budget: Annotated[
         str | None,
         typer.Option(
-            help="Weights held at a time, by all workers of a process; default 1GiB.", metavar="SIZE"
+            help="Memory for weights, shared by all workers of a process; default: 1GiB.", metavar="SIZE"
         ),
     ] = None,
     engine: EngineOption = None,
     address: AddressOption = None,
     workers: WorkersOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be written. Writes nothing.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what an export has left, and no other files.")
+        bool, typer.Option("--overwrite", help="Replace what an earlier export left, and no other files.")
     ] = False,
     quiet: QuietOption = False,
     log_format: LogFormatOption = LogFormat.TEXT,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a dataset in a format that other programs load. The same command again resumes an interrupted export."""
+    """Write a dataset in a format that other programs load.
+
+    The same command again resumes an interrupted export.
+    """
     telling = Telling(quiet, log_format)
     with outcome(as_json=as_json, if_interrupted=STOPPED if dry_run else RESUMES, telling=telling):
         from arrowquant_dist.export.options import ExportOptions

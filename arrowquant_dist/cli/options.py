@@ -11,36 +11,40 @@ from arrowquant_dist.cli.telling import LogFormat
 EngineOption = Annotated[
     str | None,
     typer.Option(
-        help="inline: threads of this process. ray: actors of Ray. auto, the default: ray where there is an address.",
+        help="inline: threads of this process. ray: Ray actors. auto (default): ray if there is an address, else "
+        "inline.",
         metavar="auto|inline|ray",
     ),
 ]
 AddressOption = Annotated[
     str | None,
-    typer.Option(
-        help="A Ray cluster, as HOST:6379; default: the environment's RAY_ADDRESS.", metavar="ADDRESS"
-    ),
+    typer.Option(help="Ray cluster, as HOST:6379; default: $RAY_ADDRESS.", metavar="ADDRESS"),
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option(help="How many workers; default: as many as there are CPUs.", metavar="N")
+    int | None, typer.Option(help="Number of workers; default: the number of CPUs.", metavar="N")
 ]
 OriginalArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="What the dataset was made of: a folder, a URL, minilm.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="The model that the dataset was made from: a folder, a URL, or minilm."
+    ),
 ]
-FinishedArgument = Annotated[str, typer.Argument(metavar="TARGET", help="A finished dataset of it.")]
+FinishedArgument = Annotated[str, typer.Argument(metavar="TARGET", help="A finished dataset of that model.")]
 ColumnOption = Annotated[
     str | None,
-    typer.Option(help="Key or column of the texts in .jsonl and .parquet; default: text.", metavar="NAME"),
+    typer.Option(
+        help="Key or column with the texts in .jsonl and .parquet files; default: text.", metavar="NAME"
+    ),
 ]
 StorageConfigOption = Annotated[
     str | None,
-    typer.Option(help="YAML file whose run section says how to reach the storage.", metavar="FILE"),
+    typer.Option(help="YAML file whose run section has the storage options.", metavar="FILE"),
 ]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress on stderr; results and errors alone.")
-]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress on stderr, only errors.")]
 LogFormatOption = Annotated[
     LogFormat,
-    typer.Option(help="Of progress and errors on stderr; json: a document a line.", metavar="text|json"),
+    typer.Option(
+        help="Format of progress and errors on stderr. json: one document per line.", metavar="text|json"
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]

@@ -28,7 +28,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="arrowquant",
-    help="Quantizes the weights of models into Parquet datasets, checks these, and hands them to other programs.",
+    help="Quantize the weights of models into Parquet datasets, check them, and export them to other programs.",
     epilog=_EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode=None,  # with it, --help would import rich
@@ -93,11 +93,18 @@ def _root(
     pass
 
 
+class _Command(typer.core.TyperCommand):
+    """Its usage is `SOURCE TARGET`, not `{SOURCE} {TARGET}`."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+
 for command in (quantize, inspect, verify, report, calibrate, evaluate, distill, validate, export, vllm):
-    app.command(epilog=epilog(command.__name__, _EXIT_CODES))(command)
+    app.command(cls=_Command, epilog=epilog(command.__name__, _EXIT_CODES))(command)
 app.add_typer(
     config,
     name="config",
-    help="Show the configs that come with the package, which --config takes by name.",
+    help="List, show and check configs.",
     epilog=epilog("config", _EXIT_CODES),
 )

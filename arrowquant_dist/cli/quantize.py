@@ -43,29 +43,31 @@ def quantize(
     config: Annotated[
         str | None,
         typer.Option(
-            help="A preset (`arrowquant config list`) or a YAML file; the options below win over it.",
+            help="A preset (`arrowquant config list`) or a YAML file. The options below override it.",
             metavar="NAME|FILE",
         ),
     ] = None,
     quant: Annotated[
         str | None,
         typer.Option(
-            help="Type of the codes; default int8. int4, int3 and int2 alone mean groups of 128 with zero points.",
+            help="Type of the codes; default: int8. int4, int3 and int2, without options for scales, mean groups of "
+            "128 with zero points.",
             metavar=_QUANT_TYPES,
         ),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help="rtn: round to nearest, the default of int8. mse: least squared error, that of fewer bits. gptq: "
-            "least error of the layers' outputs, with --hessians.",
+            help="rtn: round to nearest, the default for int8. mse: least squared error, the default for fewer bits. "
+            "gptq: least error of the layers' outputs, needs --hessians. size and counted: for configs that --size "
+            "chose.",
             metavar="|".join(METHODS),
         ),
     ] = None,
     hessians: Annotated[
         str | None,
         typer.Option(
-            help="What `calibrate` wrote: a directory or a URL. Without --method it means gptq.",
+            help="Statistics that `calibrate` wrote: a directory or a URL. The default method is gptq then.",
             metavar="URI",
         ),
     ] = None,
@@ -73,48 +75,48 @@ def quantize(
         bool | None,
         typer.Option(
             "--per-channel/--per-group",
-            help="One scale for each row, the default, or for each group of values in it.",
+            help="One scale for each row (default), or one for each group of values in a row.",
         ),
     ] = None,
     group_size: Annotated[
         int | None,
         typer.Option(
-            help="Values that share a scale, by default 128; 0: all of a layer. Means --per-group.",
+            help="Values that share a scale; default: 128. 0: the whole layer. Implies --per-group.",
             metavar="N",
         ),
     ] = None,
     symmetric: Annotated[
         bool | None,
-        typer.Option("--symmetric/--asymmetric", help="Without zero points, the default, or with them."),
+        typer.Option("--symmetric/--asymmetric", help="Without zero points (default), or with them."),
     ] = None,
     keep_codes: Annotated[
         bool,
         typer.Option(
             "--keep-codes",
-            help="Keep the codes of a source that is quantized already; its other layers stay as they are, too, unless "
-            "--quant or a config says how they are stored.",
+            help="Keep the codes of a source that is already quantized. Its other layers are kept as well, unless "
+            "--quant or a config says how to store them.",
         ),
     ] = False,
     size: Annotated[
         str | None,
         typer.Option(
-            help="What the parts may take, in bytes or bits a weight, all in: 5.5MB, 2.0bits. How each layer is stored "
-            "is chosen for it.",
+            help="Total size of the part files, in bytes or in bits per weight: 5.5MB, 2.0bits. How to store each "
+            "layer is then chosen for you.",
             metavar="SIZE",
         ),
     ] = None,
     min_quality: Annotated[
         str | None,
         typer.Option(
-            help="The fewest bytes that keep a mean cosine of weights, as 0.98; with --texts one of embeddings "
-            "or, of causal models, a perplexity at most so much above the original's, as 5%.",
+            help="Choose the smallest size with at least this mean weight cosine, such as 0.98. With --texts: at least "
+            "this mean embedding cosine or, for causal models, at most this increase in perplexity, such as 5%.",
             metavar="QUALITY",
         ),
     ] = None,
     texts: Annotated[
         str | None,
         typer.Option(
-            help="What --min-quality is measured by, as of `evaluate`: a file, a URL, builtin.",
+            help="Texts to measure --min-quality with: a file, a URL, or builtin, as for `evaluate`.",
             metavar="FILE",
         ),
     ] = None,
@@ -124,23 +126,26 @@ def quantize(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Print the plan: every layer, stored bytes, what is done. Nothing is written."
+            "--dry-run", help="Print the plan: layers, stored bytes, shards already done. Writes nothing."
         ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a dataset, or what a stopped run has left.")
+        bool, typer.Option("--overwrite", help="Replace a dataset, or what an unfinished run left.")
     ] = False,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Make the damaged parts of a finished dataset again, and no others."),
+        typer.Option("--repair", help="Make only the damaged parts of a finished dataset again."),
     ] = False,
     quiet: QuietOption = False,
     log_format: LogFormatOption = LogFormat.TEXT,
     as_json: Annotated[
-        bool, typer.Option("--json", help="The report (or plan) as JSON, and nothing else.")
+        bool, typer.Option("--json", help="Print the report (or plan) as JSON, and nothing else.")
     ] = False,
 ) -> None:
-    """Quantize a checkpoint into a dataset. The same command again resumes an interrupted run."""
+    """Quantize a checkpoint into a dataset.
+
+    The same command again resumes an interrupted run.
+    """
     telling = Telling(quiet, log_format)
     with outcome(as_json=as_json, if_interrupted=STOPPED if dry_run else RESUMES, telling=telling):
         if group_size is not None and per_channel is None:
@@ -238,10 +243,10 @@ def _show_outcome(result: Outcome, source: str, target: str) -> None:
     source, target = redact(source), redact(target)
     print_table(sys.stdout, ending(_title(result, target), result.report, target))
     print_notes(sys.stdout, result.report.notes, _NOTE_LINES)
-    print_command(sys.stdout, "all of the report", ["arrowquant", "report", target])
+    print_command(sys.stdout, "full report", ["arrowquant", "report", target])
     if result.has_model:
         command = ["arrowquant", "evaluate", source, target, "--texts", "builtin:held-back"]
-        print_command(sys.stdout, "next, what its outputs are", command)
+        print_command(sys.stdout, "next, compare the outputs", command)
 
 
 def _title(result: Outcome, target: str) -> str:

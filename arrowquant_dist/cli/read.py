@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 _SHOWN_PROBLEMS = 100
 LAYER_ORDERS = ("source", "name", "params", "size", "stored")
-_CONFIG = typer.Option(
-    help="YAML file whose run.storage_options say how to reach the storage.", metavar="FILE"
-)
+_CONFIG = typer.Option(help="YAML file whose run section has the storage options.", metavar="FILE")
 
 
 def inspect(
@@ -32,24 +30,28 @@ def inspect(
         list[str] | None,
         typer.Option(
             "--filter",
-            help="Only layers that match a glob, a part of the name, or a /regex/; any of several; default: all.",
+            help="Only layers whose name matches a glob, contains a word, or matches a /regex/. May be repeated; "
+            "default: all.",
             metavar="GLOB",
         ),
     ] = None,
     sort: Annotated[
         str,
         typer.Option(
-            help="By the source's order, by name, or the largest first.", metavar="|".join(LAYER_ORDERS)
+            help="Order: as in the source, by name, or largest first.", metavar="|".join(LAYER_ORDERS)
         ),
     ] = "source",
     limit: Annotated[
         int | None,
-        typer.Option(help="At most so many layers, the first ones; default: all.", metavar="N", min=1),
+        typer.Option(help="List only the first N layers; default: all.", metavar="N", min=1),
     ] = None,
     config: Annotated[str | None, _CONFIG] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the layers of a checkpoint or dataset, with sizes. Reads headers alone."""
+    """List the layers of a checkpoint or dataset, with sizes.
+
+    Reads only headers.
+    """
     with outcome(as_json=as_json):
         from arrowquant_dist.config.checks import check_choice
         from arrowquant_dist.report.contents import chosen, layers_table, read_contents, totals_table
@@ -74,10 +76,10 @@ def verify(
     log_format: LogFormatOption = LogFormat.TEXT,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every checksum and the completeness of a dataset.
+    """Check every checksum of a dataset, and that nothing is missing.
 
-    What is wrong is named, and the exit code is 1. A dataset is read three times: as files, by each layer's byte
-    ranges, and as Parquet.
+    Lists what is wrong, with exit code 1. The dataset is read three times: as files, by the byte ranges of each layer,
+    and as Parquet.
     """
     telling = Telling(quiet, log_format)
     with outcome(as_json=as_json, telling=telling):
@@ -98,15 +100,18 @@ def report(
     ] = None,
     *,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Other targets follow, to be set side by side with TARGET.")
+        bool, typer.Option("--compare", help="Compare TARGET with the targets that follow, side by side.")
     ] = False,
     html: Annotated[
-        Path | None, typer.Option(help="Write a self-contained page instead.", metavar="FILE")
+        Path | None, typer.Option(help="Write a self-contained HTML page instead.", metavar="FILE")
     ] = None,
     config: Annotated[str | None, _CONFIG] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show sizes, compression and weight errors of a dataset, and what `evaluate` measured."""
+    """Show the report of a dataset.
+
+    Sizes, compression, errors of the weights, and what `evaluate` measured.
+    """
     if others and not compare:
         raise typer.BadParameter(f"{others[0]!r}: one target at a time, or several with --compare")
     if compare and not others:

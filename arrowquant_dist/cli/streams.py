@@ -56,7 +56,7 @@ def give_up_output(error: OSError) -> None:
     if error.errno != errno.EPIPE:
         reason = error.strerror or type(error).__name__
         say(
-            f"error: the output cannot be written ({reason}); the work that it tells of is done. Give it another place"
+            f"error: cannot write the output ({reason}); the work itself is done. Send the output somewhere else"
         )
 
 

@@ -14,7 +14,7 @@ from arrowquant_dist.cli.outcome import outcome, print_json
 
 def vllm(
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A finished dataset; its weights stay there.")
+        str, typer.Argument(metavar="TARGET", help="A finished dataset. Its weights stay where they are.")
     ],
     folder: Annotated[
         str, typer.Argument(metavar="FOLDER", help="A new local directory for the small files.")
@@ -22,7 +22,7 @@ def vllm(
     *,
     activations: Annotated[
         str | None,
-        typer.Option(help="Activations become int8 too when the model runs (W8A8).", metavar="int8"),
+        typer.Option(help="Quantize activations to int8 as well when the model runs (W8A8).", metavar="int8"),
     ] = None,
     decoded: Annotated[
         bool, typer.Option("--decoded", help="Decode the weights: the model runs in 16 bits.")
@@ -30,9 +30,9 @@ def vllm(
     config: StorageConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the folder that vLLM serves a dataset from.
+    """Make a folder from which vLLM serves a dataset.
 
-    vllm serve FOLDER --load-format arrowquant
+    Then: vllm serve FOLDER --load-format arrowquant
     """
     with outcome(as_json=as_json):
         from arrowquant_dist.config import RunConfig, load_config

@@ -38,6 +38,7 @@ def load_config(
     Raises InvalidConfig, which names the file, the key, the reason and the line; a file that can't be read is one too.
     """
     uri = config_place(path_or_uri)
+    check_mapping("instead", instead)
     if storage_options is not None:
         storage_options = check_options("storage_options", storage_options)
     hint = near_preset(uri) or "check the path and the credentials"

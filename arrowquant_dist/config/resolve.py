@@ -284,6 +284,4 @@ def _why_a_vector(shape: tuple[int, ...]) -> str | None:
 
 def _hint(pattern: str, names: list[str]) -> str:
     near = nearest_names(pattern, names)
-    return (
-        f"; the nearest names are {listed(near)}" if near else f"; the first layers are {listed(names[:3])}"
-    )
+    return f"; did you mean {listed(near)}?" if near else f"; the first layers are {listed(names[:3])}"

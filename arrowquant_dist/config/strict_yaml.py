@@ -29,6 +29,8 @@ def read_yaml(uri: str, storage_options: Mapping[str, Any] | None, what: str, hi
     try:
         return _read(uri, storage_options)
     except Exception as error:
+        if isinstance(error, FileNotFoundError) and "://" not in uri:
+            raise InvalidConfig(f"{what} is not there; {hint}", uri=uri) from error
         # What stands behind fsspec has errors of its own, often no OSError; each means: no such file.
         message = f"{what} can't be read; {hint} ({type(error).__name__}"
         if storage_options:  # any of which the error may repeat

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from arrowquant_dist.config import RunConfig, parse_size
+from arrowquant_dist.config import RunConfig, check_run, parse_size
+from arrowquant_dist.config.arguments import check_made
 from arrowquant_dist.config.checks import check_options
 from arrowquant_dist.distillation.result import Distilled
 from arrowquant_dist.distillation.settings import DistillSettings
@@ -50,7 +51,9 @@ def distill(
     options = {} if storage_options is None else check_options("storage_options", storage_options)
     limit = parse_size(memory_budget, "memory_budget")
     own = RunConfig(storage_options=options) if run is None else run
+    check_run(own)
     found = read_texts(texts, column, own.source_storage)
-    asked = settings or DistillSettings()
+    asked = DistillSettings() if settings is None else settings
+    check_made("settings", asked, DistillSettings)
     with told_to(progress, shown_training, "distill") as told:
         return distill_tracked(model, target, out, found, asked, limit, own, told)

@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from arrowquant_dist.config import QuantizationConfig, RunConfig, Storage, check_config
+from arrowquant_dist.config import QuantizationConfig, RunConfig, Storage, check_config, check_run
 from arrowquant_dist.config.quality import Quality, quality
 from arrowquant_dist.driver import chosen_before, opened_choice, quantize
 from arrowquant_dist.errors import InvalidConfig
@@ -51,6 +51,7 @@ def choose_by_texts(
     """
     check_config(config)
     run = RunConfig() if run is None else run
+    check_run(run)
     if config.min_quality is None or config.texts is None:
         raise InvalidConfig("min_quality and texts are what is chosen by; the config lacks one of them")
     wanted = quality(config.min_quality)

@@ -21,7 +21,7 @@ def check_unscaled(checkpoint: Checkpoint, patterns: Sequence[str]) -> None:
     for index, match in enumerate(matches):
         if not any(match(name) for name in unscaled):
             near = nearest_names(patterns[index], unscaled)
-            hint = f"; the nearest are {listed(near)}" if near else ""
+            hint = f"; did you mean {listed(near)}?" if near else ""
             raise invalid(
                 f"{_KEY}[{index}]", f"{patterns[index]!r} matches no float8 layer without scales{hint}"
             )

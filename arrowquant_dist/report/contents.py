@@ -138,7 +138,7 @@ def chosen(contents: Contents, only: tuple[str, ...], sort: str, limit: int | No
         if not found:
             near = ", ".join(nearest_names(pattern, names))
             raise invalid(
-                "filter", f"{pattern!r} matches no layer" + (f"; the nearest are {near}" if near else "")
+                "filter", f"{pattern!r} matches no layer" + (f"; did you mean {near}?" if near else "")
             )
     layers = [layer for layer in contents.layers if layer.layer_name in matched]
     if sort == "name":
@@ -156,7 +156,7 @@ def _sizes(layer: LayerContents) -> dict[str, int]:
 def _how_many(contents: Contents) -> str:
     listed = contents.listed
     size = text.nbytes(sum(_sizes(layer)["stored"] for layer in listed))
-    return f"{len(contents.layers)}; above: {len(listed)} ({size})"
+    return f"{len(contents.layers)}, {len(listed)} of them listed ({size})"
 
 
 def _stored(uri: str, storage: Storage) -> dict[str, tuple[str, int]]:

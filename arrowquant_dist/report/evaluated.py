@@ -22,7 +22,10 @@ def evaluation_table(found: Evaluation) -> Table:
         ("texts", f"{facts.name}: {counted(facts.texts, 'text')}{tokens}"),
         ("original", f"{found.model} ({found.architecture})"),
         *figure_lines(found),
-        ("computed", f"in {found.arithmetic}, {text.seconds(found.seconds)}, {found.created_at}"),
+        (
+            "computed",
+            f"in {found.arithmetic}, {text.seconds(found.seconds)}, {found.created_at.replace('T', ' ')}",
+        ),
     ]
     if found.pooling is not None:
         rows.append(("pooling", found.pooling))

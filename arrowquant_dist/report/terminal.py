@@ -29,6 +29,8 @@ def print_report(out: TextIO, report: ReportFigures, evaluations: Sequence[Evalu
     if report.accuracy is not None:
         print_table(out, view.distribution(report))
         print_text(out, view.WEIGHT_COSINE_NOTE)
+        if evaluations:
+            out.write("\n")
     for evaluation in evaluations:
         print_table(out, evaluation_table(evaluation))
     for note in report.notes:

@@ -13,7 +13,8 @@ MISSING = "–"
 NO_BREAK = "\xa0"  # a space at which nothing is folded
 # A number and its unit, and the sizes of a shape, which a line break would tear apart.
 _TOGETHER = re.compile(
-    r"(?<=\d) (?=(?:[kMGTP]?B|[kMGTP]|params|s|ms|min|h|%|dB|bits?|×)(?![\w]))|(?<=×) (?=\d)"
+    r"(?<=\d) (?=(?:[kMGTP]?B|[kMGTP]|params|s|ms|min|h|%|dB|bits?|×|"
+    r"(?:layer|row|object|shard|worker|node|text|token)s?)(?![\w]))|(?<=[×<>≥≤]) (?=\d)|(?<=\dth) (?=percentile)"
 )
 _ELLIPSIS = "…"
 _USUAL_WIDTH = 80  # of a terminal
@@ -156,7 +157,7 @@ def shortened_word(word: str, width: int, keep: Literal["begin", "end"] = "begin
             for count in range(len(parts) - head - 1, least - 1, -1):
                 made = root * (head > 0) + _without_middle(parts, head, count, separator)
                 if width_of(made) <= width:
-                    return made
+                    return made if 2 * width_of(made) >= width else _cut(word, width)
     return _cut(word, width)
 
 

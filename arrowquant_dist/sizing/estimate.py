@@ -88,11 +88,12 @@ def _measured(
     if spec.is_quantized and spec.quant_axis < 0 and params <= _WHOLE_VALUES:
         values = params
     rows, columns = sum(block.rows for block in blocks), first.columns
-    wanted = [*sampled_runs(rows, max(1, values // max(1, columns)), in_runs=False)]
+    as_they_lie = bool(spec.row_exponent)  # steps that follow from a row's index
+    wanted = [*sampled_runs(rows, max(1, values // max(1, columns)), in_runs=as_they_lie)]
     found = reader.read([(first.read_as, start * columns, stop * columns) for start, stop in wanted])
     runs = (Run(start, stop - start, raw) for (start, stop), raw in zip(wanted, found, strict=True))
     sample = LayerSample(blocks, tuple(runs))
-    return measure(sample if spec.keeps_codes else sample.joined(), spec, frames)
+    return measure(sample if spec.keeps_codes or as_they_lie else sample.joined(), spec, frames)
 
 
 def _looked_at_as(spec: QuantSpec) -> QuantSpec:

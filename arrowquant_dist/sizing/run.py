@@ -137,8 +137,8 @@ def choose_quality(
     table = found.found
     nbytes, cosine = parts_nbytes(plan, fixed | table), 1.0 - _loss(fixed | table)
     note = (
-        f"min_quality: the parts take about {nbytes} bytes for a mean weight cosine of about {cosine:.6f}, at least "
-        f"{least} is asked for: {ways_in_short(fixed | table)}"
+        f"min_quality: the parts take about {nbytes} bytes for a mean weight cosine of about {cosine:.6f}, with at "
+        f"least {least} asked for: {ways_in_short(fixed | table)}"
     )
     return ChosenTable(table_config(config, table), nbytes, note)
 
@@ -159,7 +159,7 @@ def table_config(config: QuantizationConfig, table: Ways) -> QuantizationConfig:
 
 def size_note(nbytes: int, target: int) -> str:
     left = ", and every layer has the best way that there is" if nbytes < _USED * target else ""
-    return f"size: the parts take about {nbytes} bytes, at most {target} are asked for{left}"
+    return f"size: the parts take about {nbytes} of the {target} bytes asked for{left}"
 
 
 def within_room(frontier: Frontier, room: int, near: float) -> Ways | None:

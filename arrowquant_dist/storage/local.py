@@ -51,7 +51,7 @@ class LocalStore(Store):
 
     def __init__(self, uri: str, direct_writes: str = "auto") -> None:
         path = uri.split("://", 1)[1] if "://" in uri else uri
-        self._root = Path(path).expanduser().absolute()
+        self._root = _absolute(path)
         self.uri = str(self._root)
         self.traffic = Traffic()
         self._lock = threading.Lock()
@@ -327,6 +327,15 @@ class LocalStore(Store):
             message = f"the link {error.filename} leads to itself; remove it, or fetch what it stands for"
             raise NotFound(message, uri=self.url(path)) from error
         raise storage_error(error, self.url(path), byte_range) from error
+
+
+def _absolute(path: str) -> Path:
+    """NotFound for a relative path where the working directory was deleted."""
+    try:
+        return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for an unknown user
+    except FileNotFoundError as error:
+        message = "the working directory was deleted; go to another one, or give an absolute path"
+        raise NotFound(message, uri=path) from error
 
 
 def _ignore(_: memoryview) -> None:

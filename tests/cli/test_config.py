@@ -20,12 +20,18 @@ def run(*arguments: str) -> Result:
 
 
 def test_show_prints_the_file() -> None:
-    assert run("config", "show", "int4").stdout == (CONFIGS / "int4.yaml").read_text()
+    text = (CONFIGS / "int4.yaml").read_text()
+    assert run("config", "show", "int4").stdout == text
+    told = json.loads(run("config", "show", "int4", "--json").stdout)
+    assert told == {"schema_version": 1, "preset": "int4", "yaml": text}
 
 
 def test_list_names_each_preset() -> None:
-    shown = run("config", "list").stdout.splitlines()
-    assert [line.partition(":")[0] for line in shown] == sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    names = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    title, *shown = run("config", "list").stdout.splitlines()
+    assert (title, [line.split()[0] for line in shown if line]) == ("Presets", names)
+    told = json.loads(run("config", "list", "--json").stdout)
+    assert [preset["name"] for preset in told["presets"]] == names
 
 
 def test_an_unknown_preset_ends_with_2() -> None:

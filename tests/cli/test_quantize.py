@@ -163,7 +163,7 @@ def test_a_run_ends_with_its_report_on_stdout_and_progress_on_stderr(driver: Dri
     assert "weight cosine" in result.stdout
     assert "out/b" in result.stdout
     assert result.stderr.startswith("quantize: 1.00 kB of 1.00 kB, 100.0 %, 0 of 8 layers")
-    assert "all of the report: arrowquant report out/b" in result.stdout
+    assert "full report: arrowquant report out/b" in result.stdout
     assert "evaluate" not in result.stdout  # there is no config.json to build a model by
 
 

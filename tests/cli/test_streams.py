@@ -105,7 +105,7 @@ def test_a_full_disk_behind_stdout_is_one_line(target: Path, command: str) -> No
     done = shell(f"{PROGRAM} {command.format(target=target)} > /dev/full")
     assert done.returncode == 1
     (line,) = (line for line in done.stderr.splitlines() if not line.startswith("verify: "))
-    assert line.startswith("error: the output cannot be written (No space left on device)")
+    assert line.startswith("error: cannot write the output (No space left on device)")
 
 
 def test_a_quantized_model_is_there_though_its_report_could_not_be_shown(
@@ -113,7 +113,7 @@ def test_a_quantized_model_is_there_though_its_report_could_not_be_shown(
 ) -> None:
     done = shell(f"{PROGRAM} quantize {source} {tmp_path}/t --engine inline --json > /dev/full")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: the output cannot be written")
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write the output")
     assert json.loads(shell(f"{PROGRAM} verify {tmp_path}/t --json").stdout)["is_sound"]
 
 

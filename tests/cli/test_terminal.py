@@ -18,6 +18,8 @@ COMMANDS = (
     "report t",
     "report t --compare t t",
     "verify t",
+    "config list",
+    "config check int4",
     "quantize minilm t",
     "quantize minilm new --quant int4 --dry-run",
 )

@@ -177,6 +177,9 @@ def test_what_cannot_be_trained_is_refused_before_any_training(tmp_path: Path) -
     quantize(model, tmp_path / "kept")
     with pytest.raises(InvalidConfig, match="no layer whose codes could be trained"):
         distill(model, tmp_path / "kept", tmp_path / "out", TEXTS)
+    for wrong in ({"settings": 3}, {"run": 3}):
+        with pytest.raises(InvalidConfig, match=r"must be a \w+, not the number 3"):
+            distill("minilm", tmp_path / "t", tmp_path / "out", TEXTS, **wrong)  # type: ignore[arg-type]
     with pytest.raises(InvalidConfig, match="19 texts, too few"):
         distill(model, tmp_path / "kept", tmp_path / "out", TEXTS[:19])
     with pytest.raises(InvalidConfig, match="choose another OUT"):

@@ -123,7 +123,7 @@ def test_fp16_keeps_all_but_what_an_override_quantizes() -> None:
     [
         (
             LayerOverride("*.donw_proj.weight", "int4"),
-            r"overrides\[0\].layers: .* matches no layer; the nearest names are model.layers.0.down_proj.weight",
+            r"overrides\[0\].layers: .* matches no layer; did you mean model.layers.0.down_proj.weight",
         ),
         (
             LayerOverride("zzz", "int4"),

@@ -70,6 +70,12 @@ def test_names_of_a_column_stay_apart_and_fit(width: int) -> None:
     assert max(map(len, made)) <= width
 
 
+def test_names_without_parts_are_cut_and_stay_apart() -> None:
+    names = ["x" * 300 + ".weight", "y" * 300 + ".weight"]
+    made = shortened_names(names, 30)
+    assert made == ["x" * 9 + "…" + "x" * 13 + ".weight", "y" * 9 + "…" + "y" * 13 + ".weight"]
+
+
 def test_a_number_stays_with_its_unit_and_a_path_is_shortened_between_its_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -52,6 +52,13 @@ def test_the_estimate_follows_compression_scales_blocks_and_sizes(
     check_estimate(save_checkpoint(tmp_path / "source", weights), str(tmp_path / "out"), config, run)
 
 
+def test_the_estimate_knows_steps_that_grow_with_a_rows_index(tmp_path: Path) -> None:
+    weights = {"embeddings.weight": torch.randn(60_000, 64, generator=torch.Generator().manual_seed(7))}
+    source = save_checkpoint(tmp_path / "source", weights)
+    config = QuantizationConfig("int8", method="size", step=0.3, row_exponent=0.15, rate=0.1)
+    check_estimate(source, str(tmp_path / "out"), config, RunConfig())
+
+
 @pytest.mark.slow  # 10,000 layers take seconds to write
 def test_the_estimate_is_within_three_hundredths_of_ten_thousand_layers(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(6)

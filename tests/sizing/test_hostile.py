@@ -79,7 +79,7 @@ def test_the_size_is_met_and_never_passed_or_the_least_is_said(
         plan = plan_only(source, out, QuantizationConfig(size=size), RunConfig())
     ArrowQuantizer(QuantizationConfig(size=size), RunConfig(engine="inline")).quantize(source, out)
     written = parts_nbytes(tmp_path / "out")
-    said = re.search(r"the parts take about (\d+) bytes, at most (\d+)", plan.notes[-1])
+    said = re.search(r"the parts take about (\d+) of the (\d+) bytes asked for", plan.notes[-1])
     assert said is not None
     assert int(said[2]) == size
     least = (

@@ -12,7 +12,7 @@ import pytest
 
 from arrowquant_dist import WeightLoader, load_tokenizer
 from arrowquant_dist.dataset.dataset import Dataset
-from arrowquant_dist.errors import StorageError
+from arrowquant_dist.errors import NotFound, StorageError
 from arrowquant_dist.export import ExportOptions, export_dataset
 from arrowquant_dist.report.render import load_report
 from arrowquant_dist.storage.local import LocalStore
@@ -63,3 +63,16 @@ def test_a_file_in_a_folder_that_may_not_be_entered_is_not_taken_for_absent(
 def test_each_use_of_such_a_dataset_ends_with_one_error(closed: Path, use: Callable[[str], object]) -> None:
     with pytest.raises(StorageError, match="denied"):
         use(str(closed))
+
+
+def test_a_relative_path_in_a_deleted_working_directory_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(NotFound, match="the working directory was deleted") as error:
+        LocalStore("out/model")
+    assert error.value.uri == "out/model"
+    assert LocalStore(str(tmp_path)).uri == str(tmp_path)

@@ -11,6 +11,8 @@ from arrowquant_dist.report.pictures.svg import WIDTH, line, words
 LEFT, RIGHT, TOP, BOTTOM = 40.0, WIDTH - 10.0, 10.0, 200.0
 HEIGHT = 238.0
 _UNITS = ((1.0, "seconds"), (60.0, "minutes"), (3600.0, "hours"))
+_CHARACTER, _BETWEEN = 7.4, 8.0  # of a figure at an axis, and what stays free beside it
+_LEAST_TICKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,20 @@ def scale(values: Iterable[float], start: float, stop: float, about: int = 5) ->
     known = list(values)
     low, high = min(known), max(known)
     if low == high:
-        low, high = low - 0.5, high + 0.5
+        around = 0.05 * abs(low) or 0.5
+        low, high = low - around, high + around
     step = round_step((high - low) / about)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(index * step for index in range(first, last + 1))
     return Scale(ticks[0], ticks[-1], start, stop, ticks)
+
+
+def counts(most: int, start: float, stop: float) -> Scale:
+    """From 0 to `most` or a little more, in whole steps."""
+    step = round_step(max(most / 4, 1.0))
+    whole = 5 if step == 2.5 else int(step)
+    ticks = tuple(float(tick) for tick in range(0, most + whole, whole))
+    return Scale(0.0, ticks[-1], start, stop, ticks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +66,16 @@ class DoublingScale:
 
 
 def doubling(values: Iterable[float], start: float, stop: float) -> DoublingScale:
-    """From a tenth below the least of `values` to one above the largest; ticks are 1, 1.5, 2, 3, 4, 6, 8 and so on."""
+    """From a tenth below the least of `values` to one above the largest; ticks are 1, 1.5, 2, 3, 4, 6, 8 and so on, or
+    where hardly one of these is within, round figures."""
     known = list(values)
     low, high = min(known) / 1.1, max(known) * 1.1
     powers = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
     ticks = tuple(2.0**power * factor for power in powers for factor in (1.0, 1.5))
-    return DoublingScale(low, high, start, stop, tuple(tick for tick in ticks if low <= tick <= high))
+    within = tuple(tick for tick in ticks if low <= tick <= high)
+    if len(within) < _LEAST_TICKS:
+        within = round_ticks(low, high)
+    return DoublingScale(low, high, start, stop, within)
 
 
 def time_axis(seconds: float, start: float, stop: float) -> tuple[Scale, str]:
@@ -72,6 +87,13 @@ def time_axis(seconds: float, start: float, stop: float) -> tuple[Scale, str]:
     return Scale(0.0, length, start, stop, ticks), name
 
 
+def round_ticks(low: float, high: float, about: int = 5) -> tuple[float, ...]:
+    """Round figures from `low` to `high`, none beyond them."""
+    step = round_step((high - low) / about)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return tuple(index * step for index in range(first, last + 1))
+
+
 def round_step(step: float) -> float:
     """1, 2, 2.5 or 5 times a power of ten, not below `step`."""
     power = 10.0 ** math.floor(math.log10(step))
@@ -79,8 +101,12 @@ def round_step(step: float) -> float:
 
 
 def across(scale: Scale | DoublingScale, form: Callable[[float], str], bottom: float = BOTTOM) -> str:
-    """What is written below, each figure under its place."""
-    return "".join(words(scale.at(tick), bottom + 15, form(tick), "axis", "middle") for tick in scale.ticks)
+    """What is written below, each figure under its place, or as near to it as the picture's edge leaves room."""
+    said = [(scale.at(tick), form(tick)) for tick in scale.ticks]
+    return "".join(
+        words(min(at, WIDTH - _CHARACTER * len(figure) / 2), bottom + 15, figure, "axis", "middle")
+        for at, figure in said
+    )
 
 
 def upwards(scale: Scale, form: Callable[[float], str], left: float = LEFT, right: float = RIGHT) -> str:
@@ -102,7 +128,20 @@ def called(below: str, beside: str, bottom: float = BOTTOM) -> str:
     return words(RIGHT, bottom + 32, below, "axis", "end") + words(4, TOP - 1, beside, "axis")
 
 
-def thinned(labels: Sequence[int], most: int) -> tuple[int, ...]:
-    """At most `most` of them, evenly spread."""
-    step = max(1, math.ceil(len(labels) / most))
-    return tuple(labels[::step])
+def whole_ticks(first: int, last: int, room: float) -> tuple[int, ...]:
+    """Whole figures from `first` to `last`: all, or where they do not find room side by side, round ones."""
+    most = max(int(room / _taken(last)), 1)
+    if last - first < most:
+        return tuple(range(first, last + 1))
+    step = max(round(round_step((last - first) / most)), 1)
+    return tuple(range(-(-first // step) * step, last + 1, step)) or (first,)
+
+
+def thinned(labels: Sequence[int], room: float) -> tuple[int, ...]:
+    """As many of these rising figures as find room side by side, evenly spread."""
+    most = max(int(room / _taken(labels[-1])), 1)
+    return tuple(labels[:: math.ceil(len(labels) / most)])
+
+
+def _taken(figure: int) -> float:
+    return _CHARACTER * len(str(figure)) + _BETWEEN

@@ -4,65 +4,100 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from arrowquant_dist.errors import counted
 from arrowquant_dist.report import text
 from arrowquant_dist.report.depth import depth, role, short_role
 from arrowquant_dist.report.layer_rows import LayerRow
-from arrowquant_dist.report.pictures.axes import thinned
+from arrowquant_dist.report.pictures.axes import thinned, whole_ticks
 from arrowquant_dist.report.pictures.svg import WIDTH, Picture, box, drawing, words
 
 _ROLES = 24  # rows; of more, those with the most noise
 _STEPS = 7  # of colour, classes s0 (least noise) to s6
-_LEFT, _TOP, _ROW = 128.0, 4.0, 15.0
-_LETTERS = 17  # of a row's name
+_LEFT, _TOP, _ROW = 152.0, 4.0, 15.0
+_LETTERS = 20  # of a row's name
+_COLUMNS = 100  # of two units' width; of more blocks, several share one
+_SPARSE = 4  # times as many numbers as blocks: those without a block have no column
 _LEAST_DB = 3.0  # that the colours are spread over: less is no difference to look at
 
 
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """of: {block: its column}. count: of all. most: blocks that share one. labels: blocks that are written below."""
+
+    of: Mapping[int, int]
+    count: int
+    most: int
+    labels: tuple[int, ...]
+
+
 def heat_map(rows: Sequence[LayerRow]) -> Picture | None:
-    """A row a role, a column a block; of several layers in one place (experts) the one with the most noise. None where
-    no layer of a block has noise."""
-    cells = _cells(rows)
-    if not cells:
+    """A row a role, a column a block or several neighbours; of several layers in one place (experts, blocks of one
+    column) the one with the most noise. None where no layer of a block has noise."""
+    places = _by_block(rows)
+    if not places:
         return None
+    columns = _columns(sorted({block for own in places.values() for block, _ in own}))
+    cells = {name: _worst(own, columns) for name, own in places.items()}
     shown = sorted(cells, key=lambda name: min(row.noise_db or 0.0 for row in cells[name].values()))[:_ROLES]
     shown = [name for name in cells if name in set(shown)]  # in the model's order
-    blocks = [block for own in cells.values() for block in own]
-    first, last = min(blocks), max(blocks)
     noises = [row.noise_db or 0.0 for name in shown for row in cells[name].values()]
     high = max(noises)
     low = min(*noises, high - _LEAST_DB)
-    width = (WIDTH - _LEFT - 4) / (last - first + 1)
+    width = (WIDTH - _LEFT - 4) / columns.count
     parts = []
-    for line, name in enumerate(shown):
+    names = text.shortened_names([short_role(name) for name in shown], _LETTERS)
+    for line, (name, said) in enumerate(zip(shown, names, strict=True)):
         y = _TOP + line * _ROW
-        parts.append(words(_LEFT - 6, y + 11, _shortened(short_role(name)), "axis", "end"))
-        for block, row in cells[name].items():
+        parts.append(words(_LEFT - 6, y + 11, said, "axis", "end"))
+        for column, row in cells[name].items():
             step = min(_STEPS - 1, int((high - (row.noise_db or 0.0)) / (high - low) * _STEPS))
-            x, room = _LEFT + (block - first) * width, max(width - 1, 0.8 * width)
+            x, room = _LEFT + column * width, max(width - 1, 0.8 * width)
             parts.append(
                 box(x, y, room, _ROW - 1, f"s{step}", f"{row.layer_name}: {text.decibel(row.noise_db)}")
             )
     bottom = _TOP + len(shown) * _ROW
-    for block in thinned(range(first, last + 1), 8):
-        parts.append(words(_LEFT + (block - first + 0.5) * width, bottom + 13, str(block), "axis", "middle"))
+    for block in columns.labels:
+        x = _LEFT + (columns.of[block] + 0.5) * width
+        parts.append(words(x, bottom + 13, str(block), "axis", "middle"))
     parts.append(words(WIDTH - 4, bottom + 29, "block", "axis", "end"))
     parts.append(_scale(low, high, bottom + 20))
     title = "Error by role and block"
-    return Picture(title, drawing(title, bottom + 34, parts), caption=_caption(cells, len(shown)))
+    caption = _caption(len(cells), len(shown), columns)
+    return Picture(title, drawing(title, bottom + 34, parts), caption=caption)
 
 
-def _cells(rows: Sequence[LayerRow]) -> dict[str, dict[int, LayerRow]]:
-    """{role: {block: the layer with the most noise}}."""
-    cells: dict[str, dict[int, LayerRow]] = {}
+def _columns(blocks: Sequence[int]) -> _Columns:
+    """A column a number from the first block to the last, or where most of these are no block's, a column a block."""
+    first, last = blocks[0], blocks[-1]
+    is_sparse = last - first + 1 > _SPARSE * len(blocks)
+    every = blocks if is_sparse else range(first, last + 1)
+    most = math.ceil(len(every) / _COLUMNS)
+    room = WIDTH - _LEFT
+    labels = thinned(every, room) if is_sparse else whole_ticks(first, last, room)
+    of = {block: index // most for index, block in enumerate(every)}
+    return _Columns(of, math.ceil(len(every) / most), most, labels)
+
+
+def _by_block(rows: Sequence[LayerRow]) -> dict[str, list[tuple[int, LayerRow]]]:
+    """{role: its layers that have noise, with their blocks}."""
+    found: dict[str, list[tuple[int, LayerRow]]] = {}
     for row in rows:
         block = depth(row.layer_name) if row.noise_db is not None else None
-        if block is None:
-            continue
-        own = cells.setdefault(role(row.layer_name), {})
-        if block not in own or (row.noise_db or 0.0) < (own[block].noise_db or 0.0):
-            own[block] = row
-    return cells
+        if block is not None:
+            found.setdefault(role(row.layer_name), []).append((block, row))
+    return found
+
+
+def _worst(layers: Sequence[tuple[int, LayerRow]], columns: _Columns) -> dict[int, LayerRow]:
+    """{column: the layer with the most noise}."""
+    worst: dict[int, LayerRow] = {}
+    for block, row in layers:
+        column = columns.of[block]
+        if column not in worst or (row.noise_db or 0.0) < (worst[column].noise_db or 0.0):
+            worst[column] = row
+    return worst
 
 
 def _scale(low: float, high: float, y: float) -> str:
@@ -75,16 +110,10 @@ def _scale(low: float, high: float, y: float) -> str:
     return steps + "".join(ends)
 
 
-def _caption(cells: Mapping[str, object], shown: int) -> str:
-    said = "The stronger the colour, the more noise."
-    return (
-        f"{said} Of {counted(len(cells), 'role')} the {shown} with the most." if shown < len(cells) else said
-    )
-
-
-def _shortened(name: str) -> str:
-    """At most _LETTERS, without the middle."""
-    if len(name) <= _LETTERS:
-        return name
-    kept = _LETTERS - 1
-    return f"{name[: math.floor(kept / 3)]}…{name[-math.ceil(2 * kept / 3) :]}"
+def _caption(roles: int, shown: int, columns: _Columns) -> str:
+    said = ["The stronger the colour, the more noise."]
+    if columns.most > 1:
+        said.append(f"A column is {columns.most} blocks, in the colour of the one with the most.")
+    if shown < roles:
+        said.append(f"Of {counted(roles, 'role')} the {shown} with the most.")
+    return " ".join(said)

@@ -84,22 +84,19 @@ def _name(series: MemorySeries) -> str:
 
 
 def _caption(timeline: Timeline) -> str:
-    said = [
-        "Dots: what was resident when a shard was done. Dashed: the most that the process had until then."
-    ]
+    said = ["Dots: memory in use when a shard was done. Dashed: the process's peak until then."]
     series = timeline.memory
     if any(None in one.resident_nbytes for one in series):
         said = [
-            "Dashed: the most that a process had until a shard was done. The system did not say what it had then."
+            "Dashed: the process's peak until a shard was done. The system did not say what was in use then."
         ]
     threads = max(one.workers for one in series)
     if threads > 1:
         said.append(f"{counted(threads, 'worker')} share a process, which may be the driver's too.")
     if timeline.worker_memory_nbytes is not None:
         bound = text.nbytes(timeline.worker_memory_nbytes)
-        said.append(
-            f"The plan's bound is {bound} a worker{', with a process of its own' if threads > 1 else ''}."
-        )
+        alone = " if it has a process of its own" if threads > 1 else ""
+        said.append(f"The plan's bound is {bound} a worker{alone}.")
     if timeline.nodes > 1:
         said.append("Each node is drawn by its own clock.")
     return " ".join(said)

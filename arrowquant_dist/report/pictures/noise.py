@@ -19,16 +19,20 @@ from arrowquant_dist.report.pictures.axes import (
     Scale,
     across,
     called,
+    counts,
+    doubling,
     plain,
     round_step,
+    round_ticks,
     scale,
-    thinned,
     upwards,
+    whole_ticks,
 )
 from arrowquant_dist.report.pictures.svg import Picture, box, dot, drawing, specks, words
 
 _NAMED = 200  # dots that tell their layer; of more, those with the most noise do
 _SQNR = "SQNR, dB"
+_WIDE = 4.0  # times the least stored bits: above that every doubling takes the same room
 
 
 def by_depth(rows: Sequence[LayerRow]) -> Picture | None:
@@ -42,7 +46,7 @@ def by_depth(rows: Sequence[LayerRow]) -> Picture | None:
     outside = any(block is None for block in depths.values())
     left = LEFT + (28 if outside else 8)
     low, high = (blocks[0], blocks[-1]) if blocks else (0, 0)
-    along = Scale(low, max(high, low + 1), left, RIGHT - 8, tuple(thinned(range(low, high + 1), 8)))
+    along = Scale(low, max(high, low + 1), left, RIGHT - 8, whole_ticks(low, high, RIGHT - left))
 
     def place(row: LayerRow) -> float:
         block = depths[row.layer_name]
@@ -62,8 +66,10 @@ def by_bits(rows: Sequence[LayerRow]) -> Picture | None:
     noisy = [row for row in _noisy(rows) if row.stored_bits is not None]
     if not noisy:
         return None
-    along = scale([row.stored_bits or 0.0 for row in noisy], LEFT + 8, RIGHT - 8)
-    title, caption = "Stored bits against error", "Each bit more is worth about 6 dB."
+    bits = [row.stored_bits or 0.0 for row in noisy]
+    is_wide = 0 < _WIDE * min(bits) < max(bits)
+    along = (doubling if is_wide else scale)(bits, LEFT + 8, RIGHT - 8)
+    title, caption = "Stored bits against error", "One more bit is worth about 6 dB."
     return _scatter(
         title,
         noisy,
@@ -80,11 +86,11 @@ def histogram(rows: Sequence[LayerRow]) -> Picture | None:
     noisy = _noisy(rows)
     if not noisy:
         return None
-    low, step, counts = bins([row.sqnr_db or 0.0 for row in noisy])
-    high = low + step * len(counts)
-    along = Scale(low, high, LEFT, RIGHT, tuple(low + step * i for i in thinned(range(len(counts) + 1), 7)))
-    up = scale([0, max(counts)], BOTTOM, TOP + 8, about=4)
-    width = (RIGHT - LEFT) / len(counts)
+    low, step, found = bins([row.sqnr_db or 0.0 for row in noisy])
+    high = low + step * len(found)
+    along = Scale(low, high, LEFT, RIGHT, round_ticks(low, high))
+    up = counts(max(found), BOTTOM, TOP + 8)
+    width = (RIGHT - LEFT) / len(found)
     bars = [
         box(
             LEFT + index * width + 0.5,
@@ -94,7 +100,7 @@ def histogram(rows: Sequence[LayerRow]) -> Picture | None:
             "stored",
             f"{low + index * step:g} to {low + (index + 1) * step:g} dB: {counted(count, 'layer')}",
         )
-        for index, count in enumerate(counts)
+        for index, count in enumerate(found)
         if count
     ]
     title = "Layers by their error"
@@ -160,7 +166,11 @@ def _noisy(rows: Sequence[LayerRow]) -> list[LayerRow]:
 def _left_out(rows: Sequence[LayerRow], shown: Sequence[LayerRow]) -> str:
     """What has no noise to show, in a sentence."""
     without = sum(row.is_quantized for row in rows) - len(shown)
-    return f"{counted(without, 'quantized layer')} without a figure or an error not shown." if without else ""
+    return (
+        f"Not shown: {counted(without, 'quantized layer')} without an error or a figure of it."
+        if without
+        else ""
+    )
 
 
 def _told(row: LayerRow) -> str:

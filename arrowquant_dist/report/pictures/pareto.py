@@ -34,12 +34,9 @@ class Point:
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """Those that no other one beats in both, by rising bits."""
-    best: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.bits, -point.good)):
-        if not best or point.good > best[-1].good:
-            best.append(point)
-    return best
+    """Those that no other one beats, by rising bits; equal ones are all of them."""
+    best = [point for point in points if beaten_by(point, points) is None]
+    return sorted(best, key=lambda point: point.bits)
 
 
 def beaten_by(point: Point, points: Sequence[Point]) -> Point | None:
@@ -62,6 +59,7 @@ def pareto(title: str, good: str, points: Sequence[Point]) -> Picture | None:
     up = scale([point.good for point in points], BOTTOM - 8, TOP + 12)
     best = frontier(points)
     places = {point.letter: (along.at(point.bits), up.at(point.good)) for point in points}
+    line = [places[point.letter] for point in best]
     on_line = {point.letter for point in best}
     marks = [
         dot(
@@ -76,7 +74,7 @@ def pareto(title: str, good: str, points: Sequence[Point]) -> Picture | None:
     labels = [words(*at, point.letter, "letter", "middle") for point, at in zip(points, letters, strict=True)]
     parts = [
         upwards(up, plain),
-        polyline([places[point.letter] for point in best], "frontier") if len(best) > 1 else "",
+        polyline(line, "frontier") if len({*line}) > 1 else "",
         *marks,
         *labels,
         across(along, plain),
@@ -99,9 +97,11 @@ def beside_dots(dots: Sequence[Spot]) -> list[Spot]:
 def _beaten(points: Sequence[Point]) -> str:
     pairs = [(point, beaten_by(point, points)) for point in points]
     said = [f"{point.letter} is beaten by {other.letter}" for point, other in pairs if other is not None]
-    return (
-        f"{', '.join(said)}: smaller and better." if said else "None beats another: fewer bits cost accuracy."
-    )
+    if said:
+        return f"{', '.join(said)}: no larger, no worse, and better in one of the two."
+    if len({(point.bits, point.good) for point in points}) == 1:
+        return "All are equal."
+    return "None beats another: fewer bits cost accuracy."
 
 
 def _told(point: Point) -> str:

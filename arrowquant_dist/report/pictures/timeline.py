@@ -150,8 +150,8 @@ def _profile(timeline: Timeline, place: _Along) -> tuple[list[str], float]:
 
 def _caption(report: ReportFigures, timeline: Timeline) -> str:
     said = [
-        "Within a bar phases take turns. Before the first ones the run is planned and workers start; between bars "
-        "a worker waits, or what it did does not count."
+        "A bar is a shard. Its colours say how long each phase took in all; in truth they take turns. Before the "
+        "first bars the run is planned and workers start. Between bars a worker waits, or its attempt did not count."
     ]
     if timeline.workers > len(timeline.lanes):
         half = len(timeline.lanes) // 2

@@ -6,6 +6,7 @@ import re
 from xml.etree import ElementTree
 
 from arrowquant_dist.report.pictures.heatmap import heat_map
+from arrowquant_dist.report.pictures.svg import Picture
 from tests.report.layer_samples import NORM, layer
 
 
@@ -43,6 +44,33 @@ def test_of_many_roles_those_with_the_most_noise_are_drawn() -> None:
     assert "Of 3000 roles the 24 with" in picture.caption
     assert len(re.findall("<title>", picture.svg)) == 24
     assert "layers.0.part0.weight" in picture.svg
+
+
+def cells(picture: Picture | None) -> list[tuple[str, float, float]]:
+    """Layer, place and width of each."""
+    assert picture is not None
+    return [
+        (title.text or "", float(rect.attrib["x"]), float(rect.attrib["width"]))
+        for rect in ElementTree.fromstring(picture.svg).iter("rect")  # noqa: S314 - our own
+        if (title := rect.find("title")) is not None
+    ]
+
+
+def test_of_many_blocks_several_share_a_column_in_the_colour_of_the_worst() -> None:
+    rows = [layer(f"layers.{i}.up.weight", 20.0 - (i == 501)) for i in range(1000)]
+    picture = heat_map(rows)
+    found = cells(picture)
+    assert len(found) == 100
+    assert all(width >= 1 for _, _, width in found)
+    assert [name for name, *_ in found if "19.0 dB" in name] == ["layers.501.up.weight: 19.0 dB"]
+    assert picture is not None
+    assert "A column is 10 blocks" in picture.caption
+
+
+def test_numbers_without_a_block_take_no_room_where_most_are_such() -> None:
+    found = cells(heat_map([layer(f"layers.{i}.up.weight") for i in (0, 1, 999_999)]))
+    assert [width > 50 for _, _, width in found] == [True] * 3
+    assert len({x for _, x, _ in found}) == 3
 
 
 def test_a_hostile_role_is_inert() -> None:

@@ -49,6 +49,13 @@ def test_a_layer_stands_at_its_stored_bits() -> None:
     assert set(at) == {"a", "b"}
 
 
+def test_where_one_layer_takes_many_more_bits_the_others_are_still_told_apart() -> None:
+    rows = [layer("a", stored_nbytes=4096), layer("b", stored_nbytes=4400), layer("c", stored_nbytes=120_000)]
+    at = dots(by_bits(rows))
+    assert at["b"][0] - at["a"][0] >= 5
+    assert at["c"][0] <= 350
+
+
 def test_a_histogram_counts_every_layer_once() -> None:
     picture = histogram([layer("a", 8.0), layer("b", 8.1), layer("c", 30.0)])
     assert picture is not None
@@ -73,7 +80,7 @@ def test_what_has_no_noise_is_counted_and_nothing_is_drawn_without_any(drawn: Dr
     assert drawn([NORM, layer("exact", None)]) is None
     picture = drawn([layer("layers.0.a"), layer("exact", None), NORM])
     assert picture is not None
-    assert "1 quantized layer without" in picture.caption
+    assert "Not shown: 1 quantized layer without" in picture.caption
 
 
 @pytest.fixture(scope="module")

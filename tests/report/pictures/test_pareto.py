@@ -35,6 +35,15 @@ def test_the_picture_names_what_is_beaten() -> None:
     assert pareto("Bits against outputs", "cosine", [SMALL]) is None
 
 
+def test_equal_ones_are_both_on_the_line_and_said_to_be_equal() -> None:
+    twin = Point("E", "twin", SMALL.bits, SMALL.good)
+    assert frontier([SMALL, twin, MIDDLE]) == [SMALL, twin, MIDDLE]
+    picture = pareto("Bits against outputs", "cosine", [SMALL, twin])
+    assert picture is not None
+    assert picture.caption == "All are equal."
+    assert "beaten-point" not in picture.svg
+
+
 def test_letters_cover_neither_dots_nor_each_other() -> None:
     dots = [(100.0, 100.0), (106.0, 98.0), (112.0, 96.0)]
     letters = beside_dots(dots)

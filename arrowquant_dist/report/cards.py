@@ -19,7 +19,9 @@ COSINE_GOOD, COSINE_BAD = 0.99, 0.95
 EXCESS_GOOD, EXCESS_BAD = 0.01, 0.05
 USEFUL_GOOD = 0.7
 KEPT_GOOD = 0.3
-OUTLIER_DB = 6.0  # below the middle layer: four times its noise
+OUTLIER_DB = 6.0  # below the median layer: four times its noise
+_FRAMING = 0.1  # of the part files: above that it is said
+_NAME_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,33 +51,56 @@ def cards(
 def _size(report: ReportFigures) -> Card:
     totals = report.totals
     bits = f"{text.bits(totals.parts_nbytes, totals.params)} a value, " if totals.params else ""
-    smaller = totals.compression_vs_source
-    times = (
-        f"{text.times(smaller)} smaller than the source, {text.times(totals.compression_vs_fp16)} than fp16"
-    )
-    why = f"{bits}{times}. Good: smaller than either."
-    ratios = (smaller, totals.compression_vs_fp16)
+    ratios = (totals.compression_vs_source, totals.compression_vs_fp16)
+    sizes = (_against(ratio, what) for ratio, what in zip(ratios, ("the source", "fp16"), strict=True))
+    why = f"{bits}{', '.join(sizes)}. Good: smaller than either.{_framing(report)}"
     verdict = GOOD if all(ratio is not None and ratio > 1 for ratio in ratios) else LOOK
     return Card("Size", text.nbytes(totals.parts_nbytes), verdict, why)
+
+
+def _against(ratio: float | None, what: str) -> str:
+    """ratio: bytes of `what` over those that are stored."""
+    if ratio is None:
+        return f"not comparable with {what}"
+    return (
+        f"{text.times(ratio)} smaller than {what}"
+        if ratio >= 1
+        else f"{text.times(1 / ratio)} larger than {what}"
+    )
+
+
+def _framing(report: ReportFigures) -> str:
+    """What part files take beside the values of layers, where that is much, as of many small ones."""
+    totals = report.totals
+    framing = totals.parts_nbytes - totals.stored_nbytes
+    if framing <= _FRAMING * totals.parts_nbytes:
+        return ""
+    return f" {_percent(framing / totals.parts_nbytes)} of it is Parquet's own: names, checksums, footers."
 
 
 def _outputs(evaluations: Sequence[Evaluation]) -> list[Card]:
     """A card for each set of texts, the newest first."""
     if not evaluations:
-        why = "`arrowquant evaluate` compares what this dataset and the original make of texts."
+        why = (
+            "`arrowquant evaluate` compares what this dataset and the original make of texts. What it finds is on "
+            "pages that `arrowquant report --html` makes afterwards."
+        )
         return [Card("Outputs", "not measured", OPEN, why)]
     return [output_card(found) for found in reversed(evaluations)]
 
 
 def output_card(found: Evaluation) -> Card:
     figures = found.figures
-    of = f"Of {counted(found.texts.texts, 'text')} ({found.texts.name})."
+    of = f"With {counted(found.texts.texts, 'text')} ({found.texts.name})."
     if isinstance(figures, EmbeddingFigures):
         limits = f"Good: from {COSINE_GOOD}; too far off: below {COSINE_BAD}."
         verdict = _from(figures.cosine_mean, COSINE_GOOD, COSINE_BAD)
         return Card("Outputs", f"cosine {figures.cosine_mean:.4f}", verdict, f"{of} {limits}")
     if isinstance(figures, NextTokenFigures):
-        limits = f"Good: up to {EXCESS_GOOD:.0%}; too far off: above {EXCESS_BAD:.0%}."
+        limits = (
+            f"Against the original's. Good: up to {_percent(EXCESS_GOOD)} more; too far off: above "
+            f"{_percent(EXCESS_BAD)}."
+        )
         verdict = _from(-figures.excess, -EXCESS_GOOD, -EXCESS_BAD)
         return Card("Outputs", f"perplexity {100 * figures.excess:+.2f} %", verdict, f"{of} {limits}")
     raise TypeError(f"an evaluation without figures: {found}")
@@ -99,22 +124,24 @@ def _weights(report: ReportFigures) -> Card | None:
 
 def _outliers(rows: Sequence[LayerRow]) -> Card | None:
     """Layers that are much worse than most of the same dataset."""
-    noises = sorted(noise for row in rows if (noise := row.noise_db) is not None)
+    noises = sorted((noise, row.layer_name) for row in rows if (noise := row.noise_db) is not None)
     if not noises:
         return None
-    bound = noises[len(noises) // 2] - OUTLIER_DB
-    found = sum(noise < bound for noise in noises)
-    limits = (
-        f"Good: none more than {OUTLIER_DB:.0f} dB below the middle layer, here below {text.decibel(bound)}."
+    bound = noises[len(noises) // 2][0] - OUTLIER_DB
+    found = sum(noise < bound for noise, _ in noises)
+    worst, name = noises[0]
+    which = f"Worst: {text.shortened_word(text.printable(name), _NAME_CHARS)}, {text.decibel(worst)}. "
+    limits = f"Good: no layer more than {OUTLIER_DB:.0f} dB below the median one, here below {text.decibel(bound)}."
+    return Card(
+        "Outliers", counted(found, "layer"), LOOK if found else GOOD, f"{which * bool(found)}{limits}"
     )
-    return Card("Outliers", counted(found, "layer"), LOOK if found else GOOD, limits)
 
 
 def _kept(report: ReportFigures, rows: Sequence[LayerRow]) -> Card:
     stored = report.totals.stored_nbytes
     kept = sum(row.stored_nbytes for row in rows if not row.is_quantized)
     share = kept / stored if stored else 0.0
-    which = f"{text.share(share)} of the stored bytes. Good: up to {KEPT_GOOD:.0%}."
+    which = f"{text.share(share)} of the stored bytes. Good: up to {_percent(KEPT_GOOD)}."
     return Card(
         "Not quantized",
         counted(len(report.kept_layers), "layer"),
@@ -125,12 +152,19 @@ def _kept(report: ReportFigures, rows: Sequence[LayerRow]) -> Card:
 
 def _run(report: ReportFigures) -> Card:
     wall = text.seconds(report.timing.wall_seconds)
-    memory = f"Peak memory of a worker {text.nbytes(report.timing.peak_memory_nbytes)}."
+    memory = f"Peak memory of a process: {text.nbytes(report.timing.peak_memory_nbytes)}."
     useful = report.work.efficiency if report.work is not None else None
     if useful is None:
         return Card("Run", wall, FACT, memory)
-    limits = f"{text.share(useful)} of the workers' time was useful. Good: from {USEFUL_GOOD:.0%}. {memory}"
+    limits = (
+        f"{text.share(useful)} of the workers' time was useful: spent on shards that count. "
+        f"Good: from {_percent(USEFUL_GOOD)}. {memory}"
+    )
     return Card("Run", wall, GOOD if useful >= USEFUL_GOOD else LOOK, limits)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _from(value: float, good: float, bad: float) -> str:

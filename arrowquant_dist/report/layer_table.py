@@ -28,6 +28,29 @@ LAYER_COLUMNS: tuple[tuple[str, str], ...] = (
     ("error", "max error"),
 )
 
+# Titles, and what stands below them.
+LAYER_MEANINGS: tuple[tuple[str, str], ...] = (
+    (
+        "stored as",
+        "Type of the codes, the method that chose scales and codes, and what shares a scale: `g128` 128 values of a "
+        "row, `rows` a row, `layer` all of it. By the method `size` a code of 8 bits may take far fewer in the file. "
+        "Of a layer that is not quantized: `none` as it was or `fp16`, and why.",
+    ),
+    ("params", "How many values it has."),
+    ("size, bits", "Its bytes in the file, compressed, with its scales; and 8 times these over its values."),
+    (
+        "SQNR",
+        "How far the error is below the weights, in dB: 10 dB less is ten times the energy of the error. 40 dB is "
+        "usual for int8, 20 dB for int4. ∞: nothing is lost.",
+    ),
+    ("cosine", "Of the stored weights to the original ones; 1 where they point the same way."),
+    (
+        "MSE, max error",
+        "The mean square of the differences to the original weights, and the largest difference.",
+    ),
+    ("–", "Not measured: the layer is not quantized, is empty, or keeps the codes of its source."),
+)
+
 
 def layer_data(rows: Sequence[LayerRow]) -> str:
     """JSON that is inert within a script element: no `<`, `>` or `&`, nothing but ASCII. Names are as `printable` has

@@ -24,7 +24,7 @@ from arrowquant_dist.report.evaluated import evaluation_table
 from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.report.headings import headings
 from arrowquant_dist.report.layer_rows import LayerRow
-from arrowquant_dist.report.layer_table import LAYER_COLUMNS, layer_data
+from arrowquant_dist.report.layer_table import LAYER_COLUMNS, LAYER_MEANINGS, layer_data
 from arrowquant_dist.report.pictures import noise, sizes
 from arrowquant_dist.report.pictures.heatmap import heat_map
 from arrowquant_dist.report.pictures.memory import memory_over_time
@@ -36,6 +36,7 @@ from arrowquant_dist.report.tradeoffs import tradeoffs
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -69,6 +70,7 @@ def report_page(
             pictures=[picture for picture in pictures if picture is not None],
             why_untimed=why_untimed(report),
             columns=LAYER_COLUMNS,
+            meanings=LAYER_MEANINGS,
             layer_data=Markup(layer_data(layers)) if layers is not None else None,  # noqa: S704 - inert, see there
             tables=view.tables(report),
             kept_groups=view.kept_groups(report),
@@ -125,10 +127,21 @@ def _environment() -> Environment:
         style=Markup(style),  # noqa: S704 - the package's own
         script=Markup(script),  # noqa: S704 - the package's own
     )
-    environment.filters.update(params=text.params, counted=counted)
+    environment.filters.update(params=text.params, counted=counted, prose=_prose)
     environment.tests["verdict"] = lambda value: isinstance(value, Verdict)
     environment.tests["layer_name"] = lambda value: isinstance(value, LayerName)
     return environment
+
+
+def _prose(said: str) -> Markup:
+    """A sentence: numbers stay with their units, and what is between backticks is code."""
+    from markupsafe import Markup, escape
+
+    parts = [escape(part) for part in text.unbreakable(printable(said)).split("`")]
+    if len(parts) % 2 == 0:
+        return Markup("`").join(parts)
+    odd = Markup("<code>{}</code>")
+    return Markup("").join(odd.format(part) if number % 2 else part for number, part in enumerate(parts))
 
 
 def _source(content: str) -> str:

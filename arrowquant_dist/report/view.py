@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from arrowquant_dist.config.spec import UNTOUCHED
 from arrowquant_dist.errors import counted
 from arrowquant_dist.reduce.figures import KeptLayer, LayerTypeFigures, ReportFigures, Stat
 from arrowquant_dist.report import text
@@ -51,9 +52,15 @@ class KeptByReason:
 
 def lead(report: ReportFigures) -> str:
     """What was made of what and when, in a line."""
-    stored = ", ".join(f"{count.quant_type} ({count.layers})" for count in report.quant_types)
-    made = f"{report.source.get('uri')} as {stored}"
-    return f"{made}; {text.params(report.totals.params)} params, {report.run.started_at[:16].replace('T', ' ')} UTC"
+    stored = ", ".join(
+        f"{count.layers} not quantized"
+        if count.quant_type == UNTOUCHED
+        else f"{count.layers} as {count.quant_type}"
+        for count in report.quant_types
+    )
+    made = f"{counted(report.totals.layers, 'layer')} of {report.source.get('uri')}: {stored}"
+    began = report.run.started_at[:16].replace("T", " ")
+    return f"{made}; {text.params(report.totals.params)} params, {began} UTC"
 
 
 def essentials(report: ReportFigures) -> Table:
@@ -68,7 +75,7 @@ def essentials(report: ReportFigures) -> Table:
         ("size", f"{text.nbytes(totals.source_nbytes)} → {text.nbytes(totals.parts_nbytes)}"),
         ("compression", _ratios(totals.compression_vs_source, totals.compression_vs_fp16)),
         *_accuracy_lines(report),
-        ("time", f"{text.seconds(timing.wall_seconds)} ({_phases(timing.phases)} over workers)"),
+        ("time", f"{text.seconds(timing.wall_seconds)} ({_phases(timing.phases)}, summed over workers)"),
         ("throughput", _throughput(report)),
         ("workers", _workers(report)),
         ("repeated", _repeated(report)),
@@ -236,17 +243,17 @@ def quant_types(report: ReportFigures) -> Table:
 def sizes(report: ReportFigures) -> Table:
     totals = report.totals
     rows = (
-        ("source, in its own dtypes", text.nbytes(totals.source_nbytes), str(totals.source_nbytes)),
-        ("source at fp16", text.nbytes(totals.fp16_nbytes), str(totals.fp16_nbytes)),
-        ("codes and kept values, uncompressed", text.nbytes(totals.data_nbytes), str(totals.data_nbytes)),
-        ("scales", text.nbytes(totals.scales_nbytes), str(totals.scales_nbytes)),
-        ("zero points", text.nbytes(totals.zero_points_nbytes), str(totals.zero_points_nbytes)),
+        ("source, in its own dtypes", text.nbytes(totals.source_nbytes), f"{totals.source_nbytes:,}"),
+        ("source at fp16", text.nbytes(totals.fp16_nbytes), f"{totals.fp16_nbytes:,}"),
+        ("codes and kept values, uncompressed", text.nbytes(totals.data_nbytes), f"{totals.data_nbytes:,}"),
+        ("scales", text.nbytes(totals.scales_nbytes), f"{totals.scales_nbytes:,}"),
+        ("zero points", text.nbytes(totals.zero_points_nbytes), f"{totals.zero_points_nbytes:,}"),
         (
             f"values as stored ({report.part_compression})",
             text.nbytes(totals.stored_nbytes),
-            str(totals.stored_nbytes),
+            f"{totals.stored_nbytes:,}",
         ),
-        ("part files", text.nbytes(totals.parts_nbytes), str(totals.parts_nbytes)),
+        ("part files", text.nbytes(totals.parts_nbytes), f"{totals.parts_nbytes:,}"),
     )
     return Table("Bytes", ("what", "size", "bytes"), "lrr", rows)
 

@@ -30,7 +30,7 @@ LAYERS = (
         for i in range(300)
     ),
     layer("</script><script>document.title = 'owned'</script>\u202e", 3.0),
-    layer("lossless.weight", None),
+    layer("lossless.weight", None, mse=0.0, cosine=1.0, max_error=0.0),
     NORM,
 )
 NAMES = "[...document.querySelectorAll('#layers tbody tr')].map((row) => row.firstChild.textContent)"
@@ -43,6 +43,16 @@ SMALLEST = """(() => {
     least = Math.min(least, parseFloat(getComputedStyle(one).fontSize) * scale);
   }
   return least;
+})()"""
+
+# Words of pictures that end outside of them.
+OUTSIDE = """(() => {
+  const found = [];
+  for (const one of document.querySelectorAll("figure > svg text")) {
+    const [own, whole] = [one.getBoundingClientRect(), one.ownerSVGElement.getBoundingClientRect()];
+    if (own.left < whole.left - 1 || own.right > whole.right + 1) found.push(one.textContent);
+  }
+  return found;
 })()"""
 
 # [contrast, text] of every text on the page, against what is behind it.
@@ -103,7 +113,13 @@ def test_layers_are_sorted_and_those_without_a_figure_come_last(tab: Tab) -> Non
     assert names[:2] == [LAYERS[0].layer_name, LAYERS[1].layer_name]
     rising = click(tab, "sqnr")
     assert rising[0].startswith("</script>")
-    assert click(tab, "sqnr")[0] == max(LAYERS[:300], key=lambda row: row.sqnr_db or 0).layer_name
+    assert (
+        click(tab, "sqnr")[:2]
+        == [
+            "lossless.weight",  # its error is infinitely far below its weights
+            max(LAYERS[:300], key=lambda row: row.sqnr_db or 0).layer_name,
+        ]
+    )
     assert click(tab, "sqnr")[:2] == names[:2]  # in the model's order again
     assert click(tab, "name")[1:4] == [
         "lossless.weight",
@@ -112,6 +128,12 @@ def test_layers_are_sorted_and_those_without_a_figure_come_last(tab: Tab) -> Non
     ]
     click(tab, "name")
     click(tab, "name")
+
+
+def test_what_is_searched_is_a_text_and_no_pattern(tab: Tab) -> None:
+    assert find(tab, "layers.*.up") == []
+    assert find(tab, "(") == find(tab, "[a-z") == find(tab, "^model") == []
+    assert find(tab, "</script><script>") == [LAYERS[300].layer_name.replace("\u202e", "\\u202e")]
 
 
 def test_layers_are_searched_by_all_words_and_by_type(tab: Tab) -> None:
@@ -151,10 +173,31 @@ def test_nothing_is_clipped_and_no_word_is_too_small_to_read(tab: Tab, width: in
     assert tab.value("document.documentElement.scrollWidth") <= width
     assert tab.value(SMALLEST) >= 11
     clipped = (
-        "[...document.querySelectorAll('#layers .window')].filter((one) => one.scrollWidth > one.clientWidth)"
+        "[...document.querySelectorAll('.window, .scroll')]"
+        ".filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.textContent.trim())"
     )
-    assert tab.value(f"{clipped}.length") == 0
+    assert tab.value(clipped) == []
+    assert tab.value(OUTSIDE) == []
     tab.width(1280)
+
+
+def test_on_paper_layers_are_a_table_however_narrow_it_is(tab: Tab) -> None:
+    tab.scheme("light", "print")
+    tab.width(700)
+    row = "document.querySelector('#layers tbody tr')"
+    assert tab.value(f"getComputedStyle({row}).display") == "table-row"
+    assert tab.value("document.documentElement.scrollWidth") <= 700
+    tab.scheme("light")
+    tab.width(1280)
+
+
+def test_what_is_folded_is_unfolded_for_paper(tab: Tab) -> None:
+    folded = "document.querySelectorAll('details:not([open])').length"
+    tab.value("document.querySelectorAll('details').forEach((one) => { one.open = false; })")
+    assert tab.value(folded) >= 2
+    tab.value("window.dispatchEvent(new Event('beforeprint'))")
+    assert tab.value(folded) == 0
+    find(tab, "")
 
 
 @pytest.mark.parametrize(

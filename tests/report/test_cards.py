@@ -39,6 +39,21 @@ def test_a_dataset_that_is_larger_than_the_source_at_fp16_is_pointed_at(nbytes: 
     )
 
 
+def test_what_became_larger_is_not_called_smaller() -> None:
+    report = golden_report()
+    why = card("Size", report).why
+    assert "3.26× larger than fp16" in why
+    assert "1.94× larger than the source" in why
+
+
+def test_what_part_files_take_beside_values_is_said_where_it_is_much() -> None:
+    report = golden_report()
+    totals = replace(report.totals, stored_nbytes=650, parts_nbytes=1000)
+    assert "35 % of it is Parquet's own" in card("Size", replace(report, totals=totals)).why
+    close = replace(totals, stored_nbytes=950)
+    assert "Parquet's own" not in card("Size", replace(report, totals=close)).why
+
+
 def test_outputs_that_nobody_measured_are_not_called_good() -> None:
     found = card("Outputs", golden_report())
     assert (found.figure, found.verdict) == ("not measured", OPEN)
@@ -50,6 +65,10 @@ def test_a_layer_far_below_the_others_is_pointed_at() -> None:
     assert card("Outliers", golden_report(), rows).verdict == GOOD
     found = card("Outliers", golden_report(), (*rows, layer("odd", 13.0)))
     assert (found.figure, found.verdict) == ("1 layer", LOOK)
+    assert "Worst: odd, 13.0 dB." in found.why
+    many = (*rows, layer("a." * 300 + "\u202e", 3.0))
+    assert len(card("Outliers", golden_report(), many).why) < 200
+    assert "\u202e" not in card("Outliers", golden_report(), many).why
 
 
 def test_kept_layers_that_take_much_of_the_size_are_pointed_at() -> None:

@@ -216,6 +216,12 @@ def test_every_report_says_that_cosine_is_not_accuracy(report: ReportFigures, fo
     assert "0.03" in WEIGHT_COSINE_NOTE
 
 
+def test_commands_in_sentences_are_code_and_numbers_stay_with_their_units(report: ReportFigures) -> None:
+    page = report_page(replace(report, notes=("by `a <b>` 6 dB less", "a lone ` of 3 MB")))
+    assert "by <code>a &lt;b&gt;</code> 6\xa0dB less" in page
+    assert "a lone ` of 3\xa0MB" in page
+
+
 @pytest.mark.parametrize("form", [report_page, report_markdown])
 def test_no_control_character_gets_into_a_report(report: ReportFigures, form: Any) -> None:
     assert "\x1b" in report.worst_layers[0].layer_name

@@ -20,7 +20,8 @@
     name: names, type: words(data.type), shape: words(data.shape), stored: words(data.stored),
     params: data.params, nbytes: data.nbytes,
     bits: data.nbytes.map((nbytes, row) => data.params[row] ? 8 * nbytes / data.params[row] : null),
-    sqnr: data.sqnr, cosine: data.cosine, mse: data.mse, error: data.error,
+    sqnr: data.sqnr.map((value, row) => value === null && data.mse[row] === 0 ? Infinity : value),  // nothing is lost
+    cosine: data.cosine, mse: data.mse, error: data.error,
   };
   const sought = names.map((name, row) =>
     `${name} ${columns.type[row]} ${columns.stored[row]} ${columns.shape[row]}`.toLowerCase());
@@ -34,7 +35,7 @@
     : value.toExponential(2);
   const forms = {
     params: scaled(["", "k", "M", "B", "T"]), nbytes: scaled(["B", "kB", "MB", "GB", "TB", "PB"]),
-    bits: (value) => value.toFixed(2), sqnr: (value) => value.toFixed(1), cosine: (value) => value.toFixed(6),
+    bits: (value) => value.toFixed(2), sqnr: (value) => value === Infinity ? "∞" : value.toFixed(1), cosine: (value) => value.toFixed(6),
     mse: small, error: small,
   };
   const natural = (text) => text.replace(/\d+/g, (digits) => digits.padStart(12, "0"));  // 2 before 10
@@ -46,7 +47,7 @@
   const compare = (values, falling) => (a, b) => {
     const left = values[a], right = values[b];
     if (left === null || right === null) return (left === null) - (right === null) || a - b;  // always last
-    return (falling ? right - left : left - right) || a - b;
+    return (left === right ? 0 : (left < right) === falling ? 1 : -1) || a - b;
   };
 
   const sorted = (values) => {
@@ -123,7 +124,10 @@
   room.addEventListener("scroll", () => {
     if (room.scrollTop + room.clientHeight > room.scrollHeight - 600) draw(drawn + STEP);
   });
-  window.addEventListener("beforeprint", () => draw(Infinity));
+  window.addEventListener("beforeprint", () => {
+    draw(Infinity);
+    for (const folded of document.querySelectorAll("details")) folded.open = true;
+  });
   panel.classList.add("ready");
   find();
 })();

@@ -194,10 +194,13 @@ def _write_page(file: Path, datasets: list[Reported]) -> None:
 def _show(datasets: list[Reported]) -> None:
     from arrowquant_dist.report.compare import comparison
     from arrowquant_dist.report.terminal import print_report, print_table, print_text
+    from arrowquant_dist.report.unlike import unlike
     from arrowquant_dist.report.view import WEIGHT_COSINE_NOTE
 
     if len(datasets) == 1:
         print_report(sys.stdout, datasets[0].report, datasets[0].evaluations)
     else:
+        for sentence in unlike(datasets):
+            print_text(sys.stdout, sentence)
         print_table(sys.stdout, comparison(datasets))
         print_text(sys.stdout, WEIGHT_COSINE_NOTE)

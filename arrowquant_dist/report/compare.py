@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arrowquant_dist.reduce.figures import ReportFigures, Stat
 from arrowquant_dist.report import text
@@ -12,12 +13,14 @@ from arrowquant_dist.report.evaluated import HIGH, LOW, Measure, measures
 from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.shared_error import shared_sqnr
 from arrowquant_dist.report.text import MISSING
+from arrowquant_dist.report.unlike import unlike
 from arrowquant_dist.report.view import Table
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One figure of every dataset. best: of each whether none is better and some is worse."""
+    """One figure of every dataset. best: of each whether none is better and some is worse; of none where they are not
+    of one model."""
 
     label: str
     cells: tuple[str, ...]
@@ -49,7 +52,14 @@ def sections(datasets: Sequence[Reported]) -> tuple[Section, ...]:
         Section("Outputs against the original's", tuple(_outputs(datasets))),
         Section("The run", tuple(_line(datasets, *one) for one in _RUN)),
     )
-    return tuple(section for section in every if section.lines)
+    found = tuple(section for section in every if section.lines)
+    return tuple(map(_unmarked, found)) if unlike(datasets) else found
+
+
+def _unmarked(section: Section) -> Section:
+    return Section(
+        section.title, tuple(replace(line, best=(False,) * len(line.best)) for line in section.lines)
+    )
 
 
 def methods(dataset: Reported) -> str:
@@ -111,6 +121,18 @@ def _stat(figure: str, of: str) -> Callable[[ReportFigures], float | None]:
     return read
 
 
+def _mean_sqnr(report: ReportFigures) -> float | None:
+    """Infinite where nothing is lost."""
+    accuracy = report.accuracy
+    if accuracy is not None and 0 < accuracy.layers == accuracy.lossless_layers:
+        return math.inf
+    return _stat("sqnr_db", "mean")(report)
+
+
+def _sqnr(value: float | None) -> str:
+    return "lossless" if value == math.inf else text.decibel(value)
+
+
 _SIZES: tuple[_Figure, ...] = (
     ("part files", lambda r: r.totals.parts_nbytes, _form(text.nbytes), LOW),
     ("× smaller than source", lambda r: r.totals.compression_vs_source, text.times, HIGH),
@@ -122,7 +144,7 @@ _WEIGHTS: tuple[_Figure, ...] = (
     ("weight cosine, min", _stat("cosine", "min"), text.cosine, HIGH),
     ("precision loss, mean", _stat("precision_loss", "mean"), text.small, LOW),
     ("MSE, mean", _stat("mse", "mean"), text.small, LOW),
-    ("SQNR, mean", _stat("sqnr_db", "mean"), text.decibel, HIGH),
+    ("SQNR, mean", _mean_sqnr, _sqnr, HIGH),
     ("max error", lambda r: r.accuracy.max_error if r.accuracy is not None else None, text.small, LOW),
 )
 _RUN: tuple[_Figure, ...] = (
@@ -152,7 +174,7 @@ def _line(
 
 def _shared(datasets: Sequence[Reported]) -> Line:
     label = "SQNR of all layers that any of them quantizes"
-    return _judged(label, [Measure(label, each, text.decibel(each), HIGH) for each in shared_sqnr(datasets)])
+    return _judged(label, [Measure(label, each, _sqnr(each), HIGH) for each in shared_sqnr(datasets)])
 
 
 def output_texts(datasets: Sequence[Reported]) -> dict[str, str]:

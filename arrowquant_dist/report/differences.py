@@ -10,6 +10,7 @@ from arrowquant_dist.report.compare import Line
 from arrowquant_dist.report.layer_rows import LayerRow
 from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.text import MISSING
+from arrowquant_dist.report.unlike import unlike
 
 MOST = 20
 
@@ -24,9 +25,10 @@ class _Cell:
 
 def differing_layers(datasets: Sequence[Reported]) -> tuple[Line, ...]:
     """At most MOST, those first where the noise of the one is furthest from that of another; the label is the layer's
-    name. Only layers that all datasets with figures of layers have; none for fewer than two of these."""
+    name. Only layers that all datasets with figures of layers have; none for fewer than two of these, or where they
+    are not of one model."""
     known = [one for one in datasets if one.layers is not None]
-    if len(known) < 2:
+    if len(known) < 2 or unlike(known):
         return ()
     by_name = [{row.layer_name: _cell(row) for row in one.layers or ()} for one in datasets]
     found = []

@@ -33,6 +33,7 @@ from arrowquant_dist.report.pictures.timeline import shards_over_time, why_untim
 from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.text import LayerName, Verdict, printable
 from arrowquant_dist.report.tradeoffs import tradeoffs
+from arrowquant_dist.report.unlike import unlike
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -86,6 +87,7 @@ def comparison_page(datasets: Sequence[Reported]) -> str:
     return template.render(
         note=view.WEIGHT_COSINE_NOTE,
         columns=headings(datasets),
+        unlike=unlike(datasets),
         sections=sections(datasets),
         pictures=tradeoffs(datasets),
         differing=differing_layers(datasets),

@@ -13,13 +13,13 @@ def shared_sqnr(datasets: Sequence[Reported]) -> list[float | None]:
     """The SQNR of each in dB, over the layers that any of them quantizes, so that what one keeps counts for it.
 
     10·log10(Σw² / Σe²), Σe² as the layer's MSE times its values, Σw² from that and the SQNR of whichever dataset
-    quantized it. None where nothing is lost, or where the error of one of these layers is not known.
+    quantized it. Infinite where nothing is lost, None where the error of one of these layers is not known.
     """
     energies: dict[str, float] = {}
     for one in datasets:
         for row in one.layers or ():
-            if row.noise_db is not None and row.mse is not None:
-                energies.setdefault(row.layer_name, row.mse * row.params * 10 ** (row.noise_db / 10))
+            if (squares := energy(row)) is not None:
+                energies.setdefault(row.layer_name, squares)
     signal = math.fsum(energies.values())
     return [_sqnr(one.layers or (), energies, signal) for one in datasets]
 
@@ -30,9 +30,16 @@ def _sqnr(rows: Sequence[LayerRow], energies: dict[str, float], signal: float) -
         return None
     known = [error for error in errors.values() if error is not None]
     noise = math.fsum(known)
-    if len(known) < len(errors) or not noise or not signal:
+    if len(known) < len(errors) or not signal:
         return None
-    return 10 * math.log10(signal / noise)
+    return 10 * math.log10(signal / noise) if noise else math.inf
+
+
+def energy(row: LayerRow) -> float | None:
+    """Σw² of the original weights, of a layer that lost something."""
+    if row.noise_db is None or row.mse is None:
+        return None
+    return row.mse * row.params * 10 ** (row.noise_db / 10)
 
 
 def _error(row: LayerRow) -> float | None:

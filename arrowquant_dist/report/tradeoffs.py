@@ -11,10 +11,13 @@ from arrowquant_dist.report.pictures.pareto import Point, pareto
 from arrowquant_dist.report.pictures.svg import Picture
 from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.shared_error import shared_sqnr
+from arrowquant_dist.report.unlike import unlike
 
 
 def tradeoffs(datasets: Sequence[Reported]) -> tuple[Picture, ...]:
-    """Those with at least two datasets on them; outputs first."""
+    """Those with at least two datasets on them, outputs first; none where they are not of one model."""
+    if unlike(datasets):
+        return ()
     found = [_outputs(datasets, digest, name) for digest, name in output_texts(datasets).items()]
     points = _points(datasets, shared_sqnr(datasets))
     found.append(pareto("Stored bits against error of the weights", "SQNR, dB", points))

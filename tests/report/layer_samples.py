@@ -24,6 +24,7 @@ QUERY = LayerRow(
     sqnr_db=20.0,
     max_error=0.05,
 )
+ENERGY = 2.5e-3  # of a value's square
 NORM = replace(
     QUERY,
     layer_name="model.norm.weight",
@@ -44,5 +45,6 @@ NORM = replace(
 
 
 def layer(name: str, sqnr_db: float | None = 20.0, **other: object) -> LayerRow:
-    """A quantized layer of this name."""
-    return replace(QUERY, layer_name=name, sqnr_db=sqnr_db, **other)  # type: ignore[arg-type]
+    """A quantized layer of this name, whose original weights have the energy of QUERY's."""
+    mse = ENERGY * 10 ** (-sqnr_db / 10) if sqnr_db is not None else QUERY.mse
+    return replace(QUERY, **{"layer_name": name, "sqnr_db": sqnr_db, "mse": mse, **other})  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import io
 import math
 import re
 from dataclasses import replace
+from html import unescape
 
 import pytest
 
@@ -19,7 +20,8 @@ from arrowquant_dist.report.page import comparison_page
 from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.shared_error import shared_sqnr
 from arrowquant_dist.report.terminal import print_report, print_table
-from tests.report.layer_samples import NORM, layer
+from arrowquant_dist.report.unlike import unlike
+from tests.report.layer_samples import ENERGY, NORM, layer
 from tests.report.report_samples import golden_report
 
 
@@ -91,7 +93,7 @@ def test_the_layers_that_differ_most_come_first(report: ReportFigures) -> None:
     names = [f"layer{i}" for i in range(30)]
     good = tuple(layer(name, 40.0) for name in names)
     bad = tuple(layer(name, 8.0 + i) for i, name in enumerate(names))
-    kept = tuple(replace(NORM, layer_name=name) for name in names)
+    kept = tuple(replace(NORM, layer_name=name, shape=layer(name).shape) for name in names)
     lines = differing_layers([Reported("a", report, layers=each) for each in (bad, good, kept)])
     assert [line.label for line in lines] == names[:20]
     assert lines[0].cells == ("8.0 dB (int4)", "40.0 dB (int4)", "kept (none)")
@@ -103,17 +105,67 @@ def test_the_layers_that_differ_most_come_first(report: ReportFigures) -> None:
 def test_what_a_dataset_keeps_counts_for_its_error(report: ReportFigures) -> None:
     """Two layers of one energy, 10 and 20 dB; who keeps the first has the noise of the second alone."""
 
-    def noisy(name: str, sqnr_db: float) -> LayerRow:
-        return layer(name, sqnr_db, mse=10 ** (-sqnr_db / 10))
-
-    both = (noisy("a", 10.0), noisy("b", 20.0))
+    both = (layer("a", 10.0), layer("b", 20.0))
     one = (replace(NORM, layer_name="a"), both[1])
     none = (replace(NORM, layer_name="a"), replace(NORM, layer_name="b"))
     codes = (replace(both[0], method="source"), both[1])
     datasets = [Reported("x", report, layers=rows) for rows in (both, one, none, codes, both[:1], None)]
     found = shared_sqnr(datasets)
     assert found[:2] == pytest.approx([10 * math.log10(2 / 0.11), 10 * math.log10(2 / 0.01)])
-    assert found[2:] == [None] * 4
+    assert found[2:] == [math.inf, None, None, None]
+
+
+def test_what_loses_nothing_is_the_best_and_is_said_to_be_lossless(report: ReportFigures) -> None:
+    lossy = tuple(layer(name, 20.0) for name in "ab")
+    kept = tuple(replace(NORM, layer_name=row.layer_name, shape=row.shape) for row in lossy)
+    better = tuple(layer(name, 30.0) for name in "ab")
+    datasets = [Reported(f"out/{i}", report, layers=rows) for i, rows in enumerate((lossy, kept, better))]
+    line = lines_of(datasets)["SQNR of all layers that any of them quantizes"]
+    assert line.cells == ("20.0 dB", "lossless", "30.0 dB")
+    assert line.best == (False, True, False)
+    assert "Without any error, and not drawn: B." in comparison_page(datasets)
+
+
+MSE = ENERGY * 10**-0.9  # at 9 dB
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ((layer("a", 9.0), layer("c", 9.0)), "1 of its 2 layers have the same name and shape"),
+        (
+            (layer("a", 9.0, shape=(8, 1024)), layer("b", 9.0)),
+            "1 of its 2 layers have the same name and shape",
+        ),
+        ((layer("a", 9.0),), "1 of its 1 layer have the same name and shape as one of the other's 2"),
+        ((layer("a", 9.0, mse=1.02 * MSE), layer("b", 9.0)), "1 layer had other weights before"),
+    ],
+)
+def test_of_datasets_of_different_models_none_is_called_better(
+    report: ReportFigures, rows: tuple[LayerRow, ...], why: str
+) -> None:
+    first = Reported("out/a", report, layers=(layer("a", 20.0), layer("b", 20.0)))
+    small = replace(report, totals=replace(report.totals, parts_nbytes=100))
+    datasets = [first, Reported("out/x", small, layers=rows)]
+    assert why in unlike(datasets)[0]
+    assert not any(any(line.best) for line in lines_of(datasets).values())
+    assert differing_layers(datasets) == ()
+    page = unescape(comparison_page(datasets))
+    assert f"B (x) is not of the same model as A (a): {why}" in page
+    assert "<figure>" not in page
+    assert "★ marks" not in page
+
+
+def test_datasets_of_one_model_are_compared_whatever_they_keep(report: ReportFigures) -> None:
+    rounded = (layer("a", 9.0, mse=1.0005 * MSE), replace(NORM, layer_name="b", shape=layer("b").shape))
+    datasets = [
+        Reported("out/a", report, layers=(layer("a", 20.0), layer("b", 20.0))),
+        Reported("out/x", report, layers=rounded),
+        Reported("out/y", report),
+    ]
+    assert unlike(datasets) == ()
+    larger = replace(report, totals=replace(report.totals, params=7))
+    assert "and 7 values, not" in unlike([*datasets, Reported("out/z", larger)])[0]
 
 
 def test_a_hostile_layer_is_inert_among_those_that_differ(report: ReportFigures) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,7 +53,10 @@ def beaten_by(point: Point, points: Sequence[Point]) -> Point | None:
 
 
 def pareto(title: str, good: str, points: Sequence[Point]) -> Picture | None:
-    """None for fewer than two points. good: what that figure is."""
+    """None for fewer than two points. good: what that figure is. Points without an error are not drawn, which is
+    said."""
+    lossless = [point.letter for point in points if math.isinf(point.good)]
+    points = [point for point in points if math.isfinite(point.good)]
     if len(points) < 2:
         return None
     along = doubling([point.bits for point in points], LEFT + 12, RIGHT - 16)
@@ -80,7 +84,9 @@ def pareto(title: str, good: str, points: Sequence[Point]) -> Picture | None:
         across(along, plain),
         called("stored bits a value", good),
     ]
-    return Picture(title, drawing(title, HEIGHT, parts), caption=_beaten(points))
+    return Picture(
+        title, drawing(title, HEIGHT, parts), caption=" ".join([_beaten(points), *_undrawn(lossless)])
+    )
 
 
 def beside_dots(dots: Sequence[Spot]) -> list[Spot]:
@@ -98,10 +104,14 @@ def _beaten(points: Sequence[Point]) -> str:
     pairs = [(point, beaten_by(point, points)) for point in points]
     said = [f"{point.letter} is beaten by {other.letter}" for point, other in pairs if other is not None]
     if said:
-        return f"{', '.join(said)}: no larger, no worse, and better in one of the two."
+        return f"{', '.join(said)}: no larger, and no worse."
     if len({(point.bits, point.good) for point in points}) == 1:
         return "All are equal."
     return "None beats another: fewer bits cost accuracy."
+
+
+def _undrawn(letters: Sequence[str]) -> list[str]:
+    return [f"Without any error, and not drawn: {', '.join(letters)}."] if letters else []
 
 
 def _told(point: Point) -> str:

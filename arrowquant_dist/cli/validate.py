@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -81,6 +82,8 @@ def validate(
         raise typer.BadParameter(f"{others[0]!r}: further configs go after --configs")
     telling = Telling(quiet, log_format)
     with outcome(as_json=as_json, if_interrupted=RESUMES, telling=telling):
+        if html is not None:
+            _refuse_unwritable(html)
         asked = _asked(source, out, [*(configs or ()), *(others or ())], targets, texts, column)
         changed = {"engine": engine, "address": address, "workers": workers, "overwrite": overwrite or None}
         named = tuple(replace(one, run=one.run.replace(**changed)) for one in asked.configs)
@@ -116,6 +119,17 @@ def _validated(asked: Asked, telling: Telling) -> Validation:
             return validate_tracked(asked, show)
 
 
+def _refuse_unwritable(file: Path) -> None:
+    """InvalidConfig where no page can be written, before hours go into it."""
+    from arrowquant_dist.errors import InvalidConfig
+
+    if file.is_dir():
+        raise InvalidConfig("--html: this is a folder; name a file", uri=str(file))
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        said = "may not be written to" if file.parent.is_dir() else "is no folder"
+        raise InvalidConfig(f"--html: {file.parent} {said}; choose another file", uri=str(file))
+
+
 def _write_page(file: Path, found: Validation) -> None:
     from arrowquant_dist.report.page import document_page, save_page
     from arrowquant_dist.validation.document import validation_document
@@ -139,6 +153,8 @@ def _show(found: Validation, out: str) -> None:
             why = f": {one.said}" if one.said else ""
             said = f"{one.label}{of}: {one.result}, and the target is {one.target}{why}"
             print_text(sys.stdout, f"{one.status}: {said}")
+    for reason in dict.fromkeys(one.no_evaluation for one in found.datasets if one.evaluation is None):
+        print_text(sys.stdout, f"note: what the models make of texts is not measured: {reason}")
     met = sum(one.status == PASSED for one in found.criteria)
     verdict = "every criterion is met" if found.is_accepted else "not accepted"
     print_text(

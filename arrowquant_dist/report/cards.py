@@ -17,6 +17,7 @@ _SAID = {GOOD: "good", LOOK: "look at it", BAD: "too far off", OPEN: "not known"
 NOISE_GOOD_DB, NOISE_BAD_DB = 20.0, 10.0  # noise of 1 % and of 10 % of the weights' energy
 COSINE_GOOD, COSINE_BAD = 0.99, 0.95
 EXCESS_GOOD, EXCESS_BAD = 0.01, 0.05
+KL_GOOD, KL_BAD = 0.02, 0.1  # nats: of most models once to twice what the excess is
 USEFUL_GOOD = 0.7
 KEPT_GOOD = 0.3
 OUTLIER_DB = 6.0  # below the median layer: four times its noise
@@ -97,13 +98,22 @@ def output_card(found: Evaluation) -> Card:
         verdict = _from(figures.cosine_mean, COSINE_GOOD, COSINE_BAD)
         return Card("Outputs", f"cosine {figures.cosine_mean:.4f}", verdict, f"{of} {limits}")
     if isinstance(figures, NextTokenFigures):
-        limits = (
-            f"Against the original's. Good: up to {_percent(EXCESS_GOOD)} more; too far off: above "
-            f"{_percent(EXCESS_BAD)}."
-        )
-        verdict = _from(-figures.excess, -EXCESS_GOOD, -EXCESS_BAD)
-        return Card("Outputs", f"perplexity {100 * figures.excess:+.2f} %", verdict, f"{of} {limits}")
+        return _next_tokens_card(figures, of)
     raise TypeError(f"an evaluation without figures: {found}")
+
+
+def _next_tokens_card(figures: NextTokenFigures, of: str) -> Card:
+    """By the worse of both: a perplexity may by chance be that of the original, or below, of a model that says other
+    things."""
+    limits = (
+        f"Against the original's. Good: up to {_percent(EXCESS_GOOD)} more perplexity, and a KL divergence of "
+        f"{KL_GOOD:g} nats; too far off: above {_percent(EXCESS_BAD)} or {KL_BAD:g} nats."
+    )
+    by_excess = _from(-figures.excess, -EXCESS_GOOD, -EXCESS_BAD)
+    by_kl = _from(-figures.kl_mean, -KL_GOOD, -KL_BAD)
+    verdict = max(by_excess, by_kl, key=(GOOD, LOOK, BAD).index)
+    found = f"perplexity {100 * figures.excess:+.2f} %, KL {text.small(figures.kl_mean)} nats"
+    return Card("Outputs", found, verdict, f"{of} {limits}")
 
 
 def _weights(report: ReportFigures) -> Card | None:

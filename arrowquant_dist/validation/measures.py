@@ -80,9 +80,12 @@ def _output_cosine(one: DatasetFigures) -> float | None:
     return found.cosine_mean if found is not None else None
 
 
-def _perplexity_excess(one: DatasetFigures) -> float | None:
-    found = one.evaluation.next_tokens if one.evaluation is not None else None
-    return found.excess if found is not None else None
+def _next_tokens(figure: str) -> Callable[[DatasetFigures], float | None]:
+    def read(one: DatasetFigures) -> float | None:
+        found = one.evaluation.next_tokens if one.evaluation is not None else None
+        return float(getattr(found, figure)) if found is not None else None
+
+    return read
 
 
 def _ratio(value: float) -> str:
@@ -183,7 +186,29 @@ MEASURABLES = (
         -1.0,
         1e6,
         lambda value: f"{100 * value:.3g} %",
-        _perplexity_excess,
+        _next_tokens("excess"),
+        _not_of_its_kind("causal language models"),
+    ),
+    Measurable(
+        "kl_divergence",
+        "KL divergence of next tokens, mean",
+        ACCURACY,
+        LOW,
+        0.0,
+        1e6,
+        lambda value: f"{text.small(value)} nats",
+        _next_tokens("kl_mean"),
+        _not_of_its_kind("causal language models"),
+    ),
+    Measurable(
+        "top1_agreement",
+        "top-1 agreement",
+        ACCURACY,
+        HIGH,
+        0.0,
+        1.0,
+        text.share,
+        _next_tokens("top1_agreement"),
         _not_of_its_kind("causal language models"),
     ),
     Measurable(

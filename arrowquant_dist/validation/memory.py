@@ -41,22 +41,26 @@ def dataset_kept(name: str, uri: str, storage: Storage, file_nbytes: int, decode
     return Kept(name, uri, storage, file_nbytes, decoded_nbytes, (resident.VALUES, resident.CODES))
 
 
-def measured_memory(kept: Sequence[Kept]) -> dict[str, MemoryUse]:
-    """{name: what its processes took}, one after the other; with the reason where it could not be measured."""
-    reasons = {one.name: _why_not(one) for one in kept}
-    asked = [(one, way) for one in kept if not reasons[one.name] for way in one.ways]
-    found: dict[tuple[str, str], Resident] = {}
-    for (one, way), said in zip(asked, _said([_question(*each) for each in asked]), strict=True):
-        if "error" in said:
-            reasons[one.name] = str(said["error"])
-        else:
-            found[one.name, way] = Resident(**said)
-    return {one.name: _use(one, found, reasons[one.name]) for one in kept}
+def measured_memory(kept: Sequence[Kept]) -> tuple[MemoryUse, ...]:
+    """What the processes of each took, one after the other; with the reason where it could not be measured."""
+    reasons = [_why_not(one) for one in kept]
+    asked = [(one, way) for one, reason in zip(kept, reasons, strict=True) if not reason for way in one.ways]
+    said = iter(_said([_question(*each) for each in asked]))
+    return tuple(
+        MemoryUse(one.name, one.file_nbytes, None, None, reason)
+        if reason
+        else _use(one, [next(said) for _ in one.ways])
+        for one, reason in zip(kept, reasons, strict=True)
+    )
 
 
-def _use(one: Kept, found: dict[tuple[str, str], Resident], reason: str) -> MemoryUse:
-    each = [found.get((one.name, way)) for way in one.ways]
-    return MemoryUse(one.name, one.file_nbytes, each[0], each[1] if len(each) > 1 else None, reason)
+def _use(one: Kept, said: Sequence[dict[str, Any]]) -> MemoryUse:
+    """said: what came back of each of its ways, {peak_nbytes, kept_nbytes} or {error}."""
+    each = [None if "error" in found else Resident(**found) for found in said]
+    reasons = dict.fromkeys(str(found["error"]) for found in said if "error" in found)
+    return MemoryUse(
+        one.name, one.file_nbytes, each[0], each[1] if len(each) > 1 else None, "; ".join(reasons)
+    )
 
 
 def _why_not(one: Kept) -> str:
@@ -83,6 +87,8 @@ def _question(one: Kept, way: str) -> dict[str, Any]:
 
 def _said(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the program says to each."""
+    if not questions:
+        return []
     package = str(Path(__file__).parents[2])  # this one, wherever it came from
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(  # noqa: S603 - this program, with nothing of a stranger on its command line

@@ -11,6 +11,7 @@ from arrowquant_dist.config import QuantizationConfig, RunConfig, check_config, 
 from arrowquant_dist.config.checks import as_tuple, invalid
 from arrowquant_dist.errors import listed
 from arrowquant_dist.location import Location, location
+from arrowquant_dist.validation.place import PATHS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 MOST_CONFIGS = 20  # columns of a table
@@ -64,4 +65,6 @@ def _checked(name: object) -> str:
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
         message = "a config's name becomes a folder: letters, digits, `.`, `-` and `_`, 80 at most"
         raise invalid("configs", message)
+    if name in PATHS:
+        raise invalid("configs", f"{name} is the report's own file; give the config another name")
     return name

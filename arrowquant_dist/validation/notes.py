@@ -9,6 +9,7 @@ from arrowquant_dist.reduce.layer_types import NORM
 from arrowquant_dist.report import text
 from arrowquant_dist.report.evaluated import measures
 from arrowquant_dist.report.view import WEIGHT_COSINE_NOTE
+from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.validation.figures import DatasetFigures, LoadTime, NamedNote, SourceFigures
 from arrowquant_dist.validation.targets import Targets
 
@@ -25,7 +26,7 @@ def notes_of(
         *_outputs(datasets),
         *_norms(datasets),
         *_speed(datasets),
-        *_loading(v1),
+        *_loading(source, datasets, v1),
         *_memory(),
         *_unused(targets, datasets),
     )
@@ -130,13 +131,19 @@ def _speed(datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
             )
 
 
-def _loading(v1: LoadTime | None) -> Iterator[NamedNote]:
+def _loading(
+    source: SourceFigures, datasets: Sequence[DatasetFigures], v1: LoadTime | None
+) -> Iterator[NamedNote]:
+    places = [("the source", source.uri), *((one.name, one.target) for one in datasets)]
+    remote = [name for name, uri in places if not is_local(uri)]
+    far = f"; those of {', '.join(remote)} came over the network, and its time is theirs" if remote else ""
     what = "The source" if v1 is None else "The source and its V1 file"
     yield NamedNote(
         "loading",
         "times of datasets hold the comparison of every checksum, and decoding to the source's dtype; "
         f"{what[0].lower() + what[1:]} have no checksums, so their bytes are only read. Each is the middle one of "
-        "several runs with everything in the system's cache: a disk or a network adds the time of the stored bytes",
+        "several runs with everything on a disk in the system's cache: a disk that has to be read, or a network, adds "
+        f"the time of the stored bytes{far}",
     )
 
 

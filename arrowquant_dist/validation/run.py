@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from arrowquant_dist.checkpoint.open import source_uri
+from arrowquant_dist.checkpoint.open import open_checkpoint, source_uri
+from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import Storage
-from arrowquant_dist.driver import Outcome, quantize
-from arrowquant_dist.errors import NotFound
+from arrowquant_dist.driver import Outcome, plan_only, quantize
+from arrowquant_dist.errors import InvalidConfig, NotFound
 from arrowquant_dist.evaluation import choose_by_texts
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.machine import memory_nbytes
@@ -43,7 +44,7 @@ from arrowquant_dist.validation.outputs import USUAL_SHARE, measured_outputs
 from arrowquant_dist.validation.place import ValidationPlace
 from arrowquant_dist.validation.schema import check_v1_read, check_v2_to_v1, check_v2_write
 from arrowquant_dist.validation.sizes import compression_of, cosine_bins
-from arrowquant_dist.validation.source import source_figures
+from arrowquant_dist.validation.source import refuse_changed, source_figures
 from arrowquant_dist.validation.targets import Targets
 from arrowquant_dist.validation.telling import ValidationTeller
 from arrowquant_dist.verify import verify
@@ -89,24 +90,44 @@ class Asked:
 
 
 def run_validation(asked: Asked, progress: StepCallback | None) -> Validation:
-    """As `validate`, of what was checked."""
-    began, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    teller = ValidationTeller(progress)
-    source = source_figures(asked.source, asked.source_storage, asked.name)
+    """As `validate`, of what was checked. Nothing is written of a source that is another one at the end."""
+    checkpoint = open_checkpoint(asked.source, asked.source_storage)
     asked.place.refuse_others([one.name for one in asked.configs])
+    _refuse_unplannable(asked)
+    found = _found(asked, checkpoint, ValidationTeller(progress))
+    refuse_changed(checkpoint, asked.source, asked.source_storage)
+    document = validation_document(found)
+    asked.place.write(found.to_dict(), document_markdown(document), document_page(document))
+    return found
+
+
+def _refuse_unplannable(asked: Asked) -> None:
+    """What `quantize` refuses of any config before it reads a weight, so that the last one does not after hours of the
+    others. Those that choose how layers are stored read weights for it, and wait for their turn."""
+    for one in asked.configs:
+        if one.config.size is None and one.config.min_quality is None:
+            try:
+                plan_only(asked.source, asked.place.target(one.name), one.config, one.run)
+            except InvalidConfig as error:
+                raise InvalidConfig(f"config {one.name}: {error.message}", uri=error.uri) from error
+
+
+def _found(asked: Asked, checkpoint: Checkpoint, teller: ValidationTeller) -> Validation:
+    began, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    source = source_figures(checkpoint, asked.name)
     outcomes = {one.name: _quantized(asked, one, teller) for one in asked.configs}
     with temporary_folder() as folder:
         v1, v1_load = check_v1_read(asked.source, asked.source_storage, source, folder)
         checks = [v1, *_checked(asked, source.nbytes, folder, teller)]
     loads = {one.name: _loaded(asked, one, teller) for one in asked.configs}
     loaded = source_load(asked.source, asked.source_storage)
-    memory = _memory(asked, source, outcomes, loads, teller)
+    of_source, *memory = _memory(asked, source, outcomes, loads, teller)
     datasets = tuple(
-        _measured(asked, one, outcomes[one.name], loads[one.name], memory[one.name], teller)
-        for one in asked.configs
+        _measured(asked, one, outcomes[one.name], loads[one.name], own, teller)
+        for one, own in zip(asked.configs, memory, strict=True)
     )
     checks += [check_all_there(one.name, one, source) for one in datasets]
-    found = Validation(
+    return Validation(
         out=asked.place.store.uri,
         started_at=started_at,
         seconds=time.monotonic() - began,
@@ -116,15 +137,12 @@ def run_validation(asked: Asked, progress: StepCallback | None) -> Validation:
         source=source,
         source_load=loaded,
         v1_load=v1_load,
-        source_memory=memory["source"],
+        source_memory=of_source,
         datasets=datasets,
         checks=tuple(checks),
         criteria=criteria_of(datasets, checks, asked.targets),
         notes=notes_of(source, datasets, asked.targets, v1_load),
     )
-    document = validation_document(found)
-    asked.place.write(found.to_dict(), document_markdown(document), document_page(document))
-    return found
 
 
 def _quantized(asked: Asked, one: NamedConfig, teller: ValidationTeller) -> Outcome:
@@ -158,7 +176,8 @@ def _memory(
     outcomes: Mapping[str, Outcome],
     loads: Mapping[str, LoadTime],
     teller: ValidationTeller,
-) -> Mapping[str, MemoryUse]:
+) -> tuple[MemoryUse, ...]:
+    """Of the source, then of each config's dataset."""
     kept = [source_kept(asked.source, asked.source_storage, source.file_nbytes, source.nbytes)]
     for one in asked.configs:
         files = outcomes[one.name].report.totals.parts_nbytes

@@ -14,6 +14,7 @@ from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Checkpoint, Layer
 from arrowquant_dist.config import Storage
 from arrowquant_dist.dtypes import DTYPES
+from arrowquant_dist.errors import SourceChanged, listed
 from arrowquant_dist.location import Location
 from arrowquant_dist.storage.uris import redact
 from arrowquant_dist.validation.figures import SourceFigures
@@ -21,9 +22,19 @@ from arrowquant_dist.validation.figures import SourceFigures
 PIECE_NBYTES = 64 << 20  # of a layer, that is read at a time
 
 
-def source_figures(source: Location, storage: Storage, name: str) -> SourceFigures:
-    """Of the checkpoint at `source`, which goes by `name`. Raises what `open_checkpoint` raises."""
-    checkpoint = open_checkpoint(source, storage)
+def refuse_changed(before: Checkpoint, source: Location, storage: Storage) -> None:
+    """SourceChanged, which names the file, where the checkpoint at `source` is not what it was: figures would be of
+    several."""
+    now = open_checkpoint(source, storage)
+    known = {*before.files, *before.sidecar_files}
+    changed = sorted({file.uri for file in known ^ {*now.files, *now.sidecar_files}})
+    if changed:
+        message = "changed while it was validated; put it back, or validate it anew with --overwrite"
+        raise SourceChanged(f"{listed([redact(uri) for uri in changed])}: {message}", uri=redact(before.uri))
+
+
+def source_figures(checkpoint: Checkpoint, name: str) -> SourceFigures:
+    """Of what was opened, which goes by `name`."""
     dtypes: Counter[str] = Counter()
     for layer in checkpoint.layers:
         dtypes[layer.dtype] += layer.num_params

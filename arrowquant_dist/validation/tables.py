@@ -32,6 +32,7 @@ _TO_BE_KNOWN = (
     "weight_cosine",
     "output_cosine",
     "perplexity_excess",
+    "kl_divergence",
 )
 _TONES = {PASSED: "good", FAILED: "bad", NOT_MEASURED: "open"}
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from arrowquant_dist.reduce import ReportFigures
-from arrowquant_dist.report.cards import BAD, FACT, GOOD, LOOK, OPEN, Card, cards
+from arrowquant_dist.report.cards import BAD, FACT, GOOD, LOOK, OPEN, Card, cards, output_card
 from arrowquant_dist.report.layer_rows import LayerRow
 from tests.report.layer_samples import NORM, layer
 from tests.report.report_samples import golden_report
+from tests.report.test_evaluations import of_next_tokens
 
 
 def card(title: str, report: ReportFigures, rows: tuple[LayerRow, ...] | None = ()) -> Card:
@@ -58,6 +59,28 @@ def test_outputs_that_nobody_measured_are_not_called_good() -> None:
     found = card("Outputs", golden_report())
     assert (found.figure, found.verdict) == ("not measured", OPEN)
     assert "arrowquant evaluate" in found.why
+
+
+@pytest.mark.parametrize(
+    ("excess", "kl", "verdict"),
+    [
+        (0.01, 0.02, GOOD),
+        (0.011, 0.02, LOOK),
+        (0.01, 0.021, LOOK),
+        (0.051, 0.0, BAD),
+        (0.0, 0.11, BAD),
+        (-0.14, 1.91, BAD),  # an untrained model at 2 bits: other tokens, by chance likelier ones
+    ],
+)
+def test_a_perplexity_below_the_original_s_is_not_good_by_itself(
+    excess: float, kl: float, verdict: str
+) -> None:
+    found = of_next_tokens()
+    assert found.next_tokens is not None
+    one = output_card(replace(found, next_tokens=replace(found.next_tokens, excess=excess, kl_mean=kl)))
+    assert one.verdict == verdict
+    assert f"KL {kl:.3g} nats" in one.figure
+    assert "0.1 nats" in one.why
 
 
 def test_a_layer_far_below_the_others_is_pointed_at() -> None:

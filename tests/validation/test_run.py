@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 
 from arrowquant_dist import QuantizationConfig, Validation, validate
-from arrowquant_dist.errors import InvalidConfig, NotFound, TargetConflict
+from arrowquant_dist.config import LayerOverride
+from arrowquant_dist.errors import InvalidConfig, NotFound, SourceChanged, TargetConflict
 from arrowquant_dist.texts.steps import TextsStep
+from tests.evaluation.models import TEXTS, save_llama
 from tests.sources import random_weights, save_checkpoint
 from tests.validation.conftest import CONFIGS, RUN
+
+NO_LAYER = LayerOverride("*.nothing.weight", quant_type="int4")
 
 
 def written(out: Path) -> dict[str, Any]:
@@ -113,6 +117,23 @@ def test_a_source_without_a_model_is_validated_and_says_why_not_all(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("without_memory")
+def test_a_causal_model_is_judged_by_what_it_says_next(tmp_path: Path) -> None:
+    targets = tmp_path / "targets.yaml"
+    targets.write_text("every: {kl_divergence: 0.5, top1_agreement: 0.5}")
+    source = save_llama(tmp_path / "source")
+    found = validate(source, tmp_path / "out", CONFIGS, targets=targets, texts=TEXTS[:4], run=RUN)
+    fine, far = found.datasets
+    judged = {one.config: one.status for one in found.criteria if one.key == "kl_divergence"}
+    assert judged == {"int8": "pass", "int2": "fail"}
+    assert fine.evaluation is not None
+    assert far.evaluation is not None
+    assert far.evaluation.next_tokens is not None
+    text = (tmp_path / "out" / "validation.md").read_text()
+    assert f"{far.evaluation.next_tokens.kl_mean:.3g} nats (fail)" in text
+    assert "int2: its outputs are too far off to rely on" in text
+
+
+@pytest.mark.usefixtures("without_memory")
 def test_finished_datasets_stay_and_their_times_are_called_theirs(
     found: Validation, bert: Path, out: Path
 ) -> None:
@@ -131,10 +152,15 @@ def test_finished_datasets_stay_and_their_times_are_called_theirs(
         (["int8", "int8"], "two are called int8"),
         ([], "there is none"),
         (["./missing.yaml"], "can't be read"),
+        ({"validation.json": QuantizationConfig("int8")}, "is the report's own file"),
+        (
+            {"fine": QuantizationConfig("int8"), "odd": QuantizationConfig(overrides=[NO_LAYER])},
+            r"config odd: overrides\[0\]\.layers: .* matches no layer",
+        ),
     ],
 )
 def test_configs_that_are_none_are_refused_before_anything_is_written(
-    bert: Path, tmp_path: Path, configs: list[str], reason: str
+    bert: Path, tmp_path: Path, configs: Any, reason: str
 ) -> None:
     with pytest.raises(InvalidConfig, match=reason):
         validate(bert, tmp_path / "out", configs)
@@ -145,6 +171,37 @@ def test_a_source_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         validate(tmp_path / "nothing", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("ticks", "without_memory")
+def test_a_source_that_changes_on_the_way_has_no_report(tmp_path: Path) -> None:
+    import torch
+
+    source = save_checkpoint(tmp_path / "source", random_weights(1, 64, 32, torch.float32))
+    weights = Path(source) / "model.safetensors"
+    changed = weights.read_bytes()[:-4] + b"\x00\x00\x00\x3f"  # 0.5 in the place of the last value
+
+    def change(step: TextsStep) -> None:
+        if step.name == "int2: as V1" and weights.read_bytes() != changed:
+            weights.write_bytes(changed)
+
+    with pytest.raises(SourceChanged, match="changed while it was validated"):
+        validate(source, tmp_path / "out", CONFIGS, run=RUN, progress=change)
+    assert not (tmp_path / "out" / "validation.json").exists()
+
+
+def test_a_config_called_source_does_not_take_the_source_s_place(tmp_path: Path) -> None:
+    import torch
+
+    source = save_checkpoint(tmp_path / "source", random_weights(1, 256, 512, torch.float32))
+    found = validate(
+        source, tmp_path / "out", {"source": QuantizationConfig("int8")}, run=RUN, progress=False
+    )
+    [one] = found.datasets
+    assert found.source_memory.file_nbytes == found.source.file_nbytes
+    assert one.memory.file_nbytes == one.compression.parts_nbytes
+    assert found.source_memory.codes is None
+    assert one.memory.codes is not None
 
 
 def test_a_folder_with_other_files_is_refused(bert: Path, tmp_path: Path) -> None:

@@ -116,8 +116,9 @@ def _speed(datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
     if made:
         yield NamedNote(
             "speed",
-            f"{', '.join(made)} were made by this validation, one after the other, in this process: the first of them "
-            "imports libraries and, where it is new on the machine, compiles kernels (its phase `compile`)",
+            f"{', '.join(made)} were made by this validation, one after the other: the first of them imports libraries "
+            "and, where it is new on the machine, compiles kernels (its phase `compile`); workers of Ray are processes "
+            "that load them for each",
         )
     for one in datasets:
         speed = one.speed

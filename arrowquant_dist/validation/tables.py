@@ -10,6 +10,7 @@ from arrowquant_dist.reduce.layer_types import LAYER_TYPES
 from arrowquant_dist.report import text
 from arrowquant_dist.report.evaluated import measures
 from arrowquant_dist.report.evaluation import Evaluation
+from arrowquant_dist.report.layer_rows import LayerRow
 from arrowquant_dist.report.text import MISSING, Verdict
 from arrowquant_dist.report.view import Table
 from arrowquant_dist.validation.figures import (
@@ -192,26 +193,32 @@ def _loss(value: float) -> str:
 
 
 def by_layer_type(found: Validation) -> Table:
-    """A row a type, two columns a config."""
+    """A row a type, three columns a config: how many of its layers are quantized, and what these lose."""
     types = {one.name: {each.layer_type: each for each in one.report.layer_types} for one in found.datasets}
     present = [kind for kind in LAYER_TYPES if any(kind in own for own in types.values())]
     rows = []
     for kind in present:
         cells: list[str] = []
-        layers = ""
-        for own in types.values():
-            figures = own.get(kind)
-            cells += _type_cells(figures.accuracy if figures is not None else None)
-            layers = layers or (str(figures.sizes.layers) if figures is not None else "")
-        rows.append((kind, layers, *cells))
-    headers = ("layer type", "layers", *(f"{name}, {what}" for name in types for what in ("cosine", "loss")))
-    return Table("By layer type", headers, f"lr{'rr' * len(types)}", tuple(rows))
+        for one in found.datasets:
+            figures = types[one.name].get(kind)
+            own = [row for row in one.layers if row.layer_type == kind]
+            cells += _type_cells(own, figures.accuracy if figures is not None else None)
+        layers = max(sum(row.layer_type == kind for row in one.layers) for one in found.datasets)
+        rows.append((kind, str(layers), *cells))
+    headers = (f"{name}, {what}" for name in types for what in ("quantized", "cosine", "loss"))
+    table = ("layer type", "layers", *headers)
+    return Table("By layer type", table, f"lr{'rrr' * len(types)}", tuple(rows))
 
 
-def _type_cells(accuracy: Accuracy | None) -> tuple[str, str]:
-    if accuracy is None or accuracy.cosine is None or accuracy.precision_loss is None:
-        return "kept", "none"
-    return text.cosine(accuracy.cosine.mean), _loss(accuracy.precision_loss.mean)
+def _type_cells(own: Sequence[LayerRow], accuracy: Accuracy | None) -> tuple[str, str, str]:
+    """Of quantized layers where there are any, else of those that fp16 has rounded; kept ones lose nothing."""
+    quantized = sum(row.is_quantized for row in own)
+    if accuracy is not None and accuracy.cosine is not None and accuracy.precision_loss is not None:
+        return str(quantized), text.cosine(accuracy.cosine.mean), _loss(accuracy.precision_loss.mean)
+    if quantized:
+        return str(quantized), MISSING, MISSING
+    rounded = [row.cosine for row in own if row.mse and row.cosine is not None]
+    return ("none", "fp16", _loss(1 - sum(rounded) / len(rounded))) if rounded else ("none", "kept", "none")
 
 
 def spread(one: DatasetFigures) -> Table:

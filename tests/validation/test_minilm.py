@@ -82,7 +82,9 @@ def test_tables_agree_with_the_datasets_reports(out: Path) -> None:
         assert sizes[config][2] == f"{report['totals']['compression_vs_source']:.2f}×"
         assert cosines[config][1] == f"{report['accuracy']['cosine']['mean']:.6f}"
         assert cosines[config][2] == f"{report['accuracy']['cosine']['min']:.6f}"
-    assert rows(markdown, "By layer type")["norm"][1:] == ["kept", "none"] * 3
+    types = rows(markdown, "By layer type")
+    assert types["norm"][1:] == ["none", "kept", "none"] * 3
+    assert types["attention"][0:2] == ["48", "24"]  # biases are kept
 
 
 def test_the_source_is_float32_and_its_outputs_are_measured(values: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from arrowquant_dist import QuantizationConfig, Validation, validate
 from arrowquant_dist.config import LayerOverride
 from arrowquant_dist.errors import InvalidConfig, NotFound, SourceChanged, TargetConflict
 from arrowquant_dist.texts.steps import TextsStep
+from arrowquant_dist.validation.tables import by_layer_type
 from tests.evaluation.models import TEXTS, save_llama
 from tests.sources import random_weights, save_checkpoint
 from tests.validation.conftest import CONFIGS, RUN
@@ -91,14 +92,20 @@ def test_every_check_holds_and_names_its_config(found: Validation) -> None:
 def test_a_source_without_a_model_is_validated_and_says_why_not_all(tmp_path: Path) -> None:
     import torch
 
-    source = save_checkpoint(tmp_path / "source", random_weights(2, 64, 32, torch.float32))
+    weights = random_weights(2, 64, 32, torch.float32)
+    weights["embed.weight"] = torch.linspace(1, 2, 64 * 32).reshape(64, 32)  # which fp16 rounds
+    source = save_checkpoint(tmp_path / "source", weights)
     targets = tmp_path / "targets.yaml"  # no times: a busy machine may take any
     targets.write_text("every: {weight_cosine: 0.9}")
     steps: list[TextsStep] = []
     found = validate(
         source,
         tmp_path / "out",
-        {"mine": QuantizationConfig("int4", per_channel=False, group_size=16)},
+        {
+            "mine": QuantizationConfig(
+                "int4", per_channel=False, group_size=16, mixed_precision_layers=["embed"]
+            )
+        },
         targets=targets,
         run=RUN,
         progress=steps.append,
@@ -111,6 +118,11 @@ def test_a_source_without_a_model_is_validated_and_says_why_not_all(tmp_path: Pa
     assert "Not measured:" in text
     assert one.memory.reason == "this system does not say what is resident"
     assert one.memory.reason in page
+    types = {row[0]: row[1:] for row in by_layer_type(found).rows}
+    assert types["norm"] == ("2", "none", "kept", "none")
+    assert types["embeddings"][:3] == ("1", "none", "fp16")
+    assert 0 < float(str(types["embeddings"][3]).removesuffix(" %")) < 1e-4
+    assert {own[1] for own in types.values()} == {"none", "2"}
     assert found.is_accepted
     assert {step.name for step in steps} >= {"mine: quantizing", "mine: verifying", "mine: as V1"}
     assert all(one != other for one, other in itertools.pairwise(steps))

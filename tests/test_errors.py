@@ -110,7 +110,7 @@ _ALWAYS_SEVERAL = {
     "driver/choice.py": "bytes",
     "evaluation/embeddings.py": "texts",
     "evaluation/run.py": "texts, there|tokens",
-    "report/cards.py": "bits a value",  # as 4.13
+    "report/cards.py": "bits a value|nats",  # as 4.13
     "report/evaluated.py": "nats",
     "report/pictures/noise.py": "bits a value",
     "report/pictures/pareto.py": "bits a value",
@@ -144,7 +144,7 @@ _ALWAYS_SEVERAL = {
     "target/commit.py": "commits of",  # of 10,000
     "target/manifest.py": "bytes are",  # of an index
     "tensor/quantized.py": "columns or more",
-    "validation/measures.py": "bits",  # as 7.42
+    "validation/measures.py": "bits|nats",  # as 7.42
 }
 _NOUN = r"[a-z]+s"
 _NO_NOUNS = (

@@ -56,7 +56,7 @@ def read_targets(place: Location | None, storage_options: Mapping[str, Any] | No
     Raises InvalidConfig, which names file, key, reason and line.
     """
     uri = location(place, "targets") if place is not None else str(CLASSIC)
-    data = read_yaml(uri, storage_options, "the targets", "check the path and the credentials")
+    data = read_yaml(uri, storage_options, "the file of targets", "check the path and the credentials")
     name = "the classic targets" if place is None else without_credentials(uri)
     return parse_targets(data, name)
 

@@ -15,7 +15,8 @@ from arrowquant_dist.errors import shortened
 
 REPR_CHARS = 400
 _VALUE_CHARS = 100
-_CELL = "text-align:left;padding:2px 12px 2px 0;overflow-wrap:anywhere"
+_CELL = "padding:2px 12px 2px 0;overflow-wrap:anywhere"
+_CELLS = {"l": f"text-align:left;{_CELL}", "r": f"text-align:right;{_CELL}"}
 _TITLE = "text-align:left;font-weight:bold;padding:4px 0"
 
 
@@ -40,16 +41,22 @@ class Displayed:
         return html_table(type(self).__name__, (), rows)
 
 
-def html_table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table by itself. headers: empty where the first cell of a row says what the second is."""
-    head = f"<tr>{''.join(_cell(text, 'th') for text in headers)}</tr>" if any(headers) else ""
-    body = "".join(f"<tr>{''.join(_cell(text) for text in row)}</tr>" for row in rows)
+def html_table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
+    """A table by itself. headers: empty where the first cell of a row says what the second is. align: `l` or `r` for
+    each column; empty: all are at the left."""
+    head = f"<tr>{_cells(headers, align, 'th')}</tr>" if any(headers) else ""
+    body = "".join(f"<tr>{_cells(row, align, 'td')}</tr>" for row in rows)
     caption = f'<caption style="{_TITLE}">{_escaped(title)}</caption>'
     return f'<table style="border-collapse:collapse;color:inherit">{caption}{head}{body}</table>'
 
 
-def _cell(text: str, tag: str = "td") -> str:
-    return f'<{tag} style="{_CELL}">{_escaped(text)}</{tag}>'
+def _cells(texts: Sequence[str], align: str, tag: str) -> str:
+    sides = align or "l" * len(texts)
+    cells = (
+        f'<{tag} style="{_CELLS[side]}">{_escaped(text)}</{tag}>'
+        for text, side in zip(texts, sides, strict=True)
+    )
+    return "".join(cells)
 
 
 def _escaped(text: str) -> str:

@@ -23,6 +23,7 @@ KEPT_GOOD = 0.3
 OUTLIER_DB = 6.0  # below the median layer: four times its noise
 _FRAMING = 0.1  # of the part files: above that it is said
 _NAME_CHARS = 60
+_COMPILED = 0.2  # of the time of all phases: above that it is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +163,36 @@ def _kept(report: ReportFigures, rows: Sequence[LayerRow]) -> Card:
 
 def _run(report: ReportFigures) -> Card:
     wall = text.seconds(report.timing.wall_seconds)
-    memory = f"Peak memory of a process: {text.nbytes(report.timing.peak_memory_nbytes)}."
+    peak = f"Peak memory of a process: {text.nbytes(report.timing.peak_memory_nbytes)}"
+    bound = _bound(report)
+    is_over = bound is not None and report.timing.peak_memory_nbytes > bound
+    memory = f"{peak}, above the plan's bound of {text.nbytes(bound)}." if bound and is_over else f"{peak}."
     useful = report.work.efficiency if report.work is not None else None
     if useful is None:
-        return Card("Run", wall, FACT, memory)
-    limits = (
-        f"{text.share(useful)} of the workers' time was useful: spent on shards that count. "
-        f"Good: from {_percent(USEFUL_GOOD)}. {memory}"
+        return Card("Run", wall, LOOK if is_over else FACT, memory)
+    said = (
+        f"{text.share(useful)} of the workers' time was useful: spent on shards that count.{_compiled(report)}",
+        f"Good: from {_percent(USEFUL_GOOD)}.",
+        memory,
     )
-    return Card("Run", wall, GOOD if useful >= USEFUL_GOOD else LOOK, limits)
+    return Card("Run", wall, GOOD if useful >= USEFUL_GOOD and not is_over else LOOK, " ".join(said))
+
+
+def _bound(report: ReportFigures) -> int | None:
+    """What the plan gives a process, of all its workers; None where that is not known."""
+    timeline = report.timeline
+    if timeline is None or timeline.worker_memory_nbytes is None or not timeline.memory:
+        return None
+    return timeline.worker_memory_nbytes * max(series.workers for series in timeline.memory)
+
+
+def _compiled(report: ReportFigures) -> str:
+    """Where much of the time was the first run's on a machine. Phases are those of all runs that made the dataset."""
+    if report.run.resumed_shards:
+        return ""
+    phases = report.timing.phases
+    part = phases.get("compile", 0.0) / (sum(phases.values()) or 1.0)
+    return f" {_percent(part)} of it compiled kernels, once on a machine." if part >= _COMPILED else ""
 
 
 def _percent(share: float) -> str:

@@ -15,6 +15,7 @@ from arrowquant_dist.errors import InvalidConfig, MissingDependency, NotFound
 from arrowquant_dist.location import Location, location
 from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.report import view
+from arrowquant_dist.report.evaluated import evaluation_table
 from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.report.layer_rows import layers_at, parsed_layers, parsed_rows
 from arrowquant_dist.report.load import figures_at
@@ -110,5 +111,8 @@ class Report(Displayed, ReportFigures):
         return {name.replace(" ", "_"): said[name] for name in _TELLING if name in said}
 
     def _repr_html_(self) -> str:
-        tables = (view.essentials(self), view.layer_types(self), view.worst_layers(self))
-        return "".join(html_table(table.title, table.headers, table.rows) for table in tables if table.rows)
+        outputs = (evaluation_table(one) for one in self.evaluations)
+        tables = (view.essentials(self), *outputs, view.layer_types(self), view.worst_layers(self))
+        return "".join(
+            html_table(table.title, table.headers, table.rows, table.align) for table in tables if table.rows
+        )

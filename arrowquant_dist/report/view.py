@@ -75,7 +75,7 @@ def essentials(report: ReportFigures) -> Table:
         ("size", f"{text.nbytes(totals.source_nbytes)} → {text.nbytes(totals.parts_nbytes)}"),
         ("compression", _ratios(totals.compression_vs_source, totals.compression_vs_fp16)),
         *_accuracy_lines(report),
-        ("time", f"{text.seconds(timing.wall_seconds)} ({_phases(timing.phases)}, summed over workers)"),
+        ("time", f"{text.seconds(timing.wall_seconds)} ({_phases(timing.phases)}, {_summed_over(report)})"),
         ("throughput", _throughput(report)),
         ("workers", _workers(report)),
         ("repeated", _repeated(report)),
@@ -108,6 +108,10 @@ def _accuracy_lines(report: ReportFigures) -> Iterable[tuple[str, str]]:
 
 def _phases(phases: Mapping[str, float]) -> str:
     return ", ".join(f"{phase} {text.seconds(seconds)}" for phase, seconds in phases.items()) or MISSING
+
+
+def _summed_over(report: ReportFigures) -> str:
+    return f"summed over workers{' and runs' if report.run.resumed_shards else ''}"
 
 
 def _throughput(report: ReportFigures) -> str:

@@ -9,8 +9,9 @@ import pytest
 from arrowquant_dist.reduce import ReportFigures
 from arrowquant_dist.report.cards import BAD, FACT, GOOD, LOOK, OPEN, Card, cards, output_card
 from arrowquant_dist.report.layer_rows import LayerRow
+from tests.reduce.attempts import BOUND, attempt
 from tests.report.layer_samples import NORM, layer
-from tests.report.report_samples import golden_report
+from tests.report.report_samples import golden_report, timed_report
 from tests.report.test_evaluations import of_next_tokens
 
 
@@ -100,6 +101,31 @@ def test_kept_layers_that_take_much_of_the_size_are_pointed_at() -> None:
     found = card("Not quantized", report, (replace(NORM, stored_nbytes=stored // 2),))
     assert found.verdict == LOOK
     assert card("Not quantized", report, (replace(NORM, stored_nbytes=0),)).verdict == GOOD
+
+
+@pytest.mark.parametrize(("peak", "verdict"), [(BOUND, GOOD), (BOUND + 1, LOOK)])
+def test_a_process_above_the_plans_bound_is_pointed_at(peak: int, verdict: str) -> None:
+    report = timed_report([attempt(0, 1.0, 1.0)])
+    found = card("Run", replace(report, timing=replace(report.timing, peak_memory_nbytes=peak)))
+    assert found.verdict == verdict
+    assert ("above the plan's bound of 419.4 MB" in found.why) == (verdict == LOOK)
+
+
+def test_workers_of_one_process_have_the_bounds_of_all_of_them() -> None:
+    report = timed_report([attempt(i, 1.0, 1.0, thread=i) for i in range(2)])
+    two = replace(report, timing=replace(report.timing, peak_memory_nbytes=2 * BOUND))
+    assert card("Run", two).verdict == GOOD
+
+
+def test_a_first_run_says_how_much_of_its_time_compiled_kernels() -> None:
+    golden = golden_report()
+    first = replace(golden, run=replace(golden.run, resumed_shards=()))
+    phases = {"compile": 3.0, "read": 0.5, "quantize": 0.5}
+    compiling = replace(first, timing=replace(first.timing, phases=phases))
+    assert "75 % of it compiled kernels" in card("Run", compiling).why
+    assert "compiled" not in card("Run", first).why
+    resumed = replace(compiling, run=replace(first.run, resumed_shards=(0,)))  # with phases of other runs too
+    assert "compiled" not in card("Run", resumed).why
 
 
 def test_what_is_not_known_has_no_card_and_no_verdict() -> None:

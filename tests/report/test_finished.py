@@ -13,6 +13,7 @@ import torch
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, Report
 from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig, MissingDependency, NotFound
 from arrowquant_dist.report.layers import LAYERS_SCHEMA
+from tests.report.test_evaluations import of_embeddings
 from tests.sources import save_checkpoint
 
 QUANTIZER = ArrowQuantizer(QuantizationConfig())
@@ -69,3 +70,11 @@ def test_save_html_writes_the_page_of_the_target(source: str, tmp_path: Path) ->
     assert own.startswith((tmp_path / "page.html").read_text())
     with pytest.raises(InvalidConfig, match="URL"):
         report.save_html("s3://bucket/page.html")
+
+
+def test_a_notebook_shows_what_was_evaluated(source: str, tmp_path: Path) -> None:
+    report = QUANTIZER.quantize(source, tmp_path / "out")
+    assert "Outputs against" not in report._repr_html_()
+    shown = replace(report, evaluations=(of_embeddings(),))._repr_html_()
+    assert "Outputs against the original&#x27;s" in shown
+    assert "embedding cosine" in shown

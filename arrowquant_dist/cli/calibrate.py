@@ -86,7 +86,10 @@ def calibrate(
             telling,
         )
         if as_json:
-            print_json({"out": found.out, **found.to_dict()})
+            layers = [
+                {"layer_name": one.name, "tokens": one.tokens, "parts": one.parts} for one in found.layers
+            ]
+            print_json({"out": found.out, **found.to_dict(), "layers": layers})
             return
         _print(found)
 
@@ -119,12 +122,15 @@ def _calibrate(
 
 
 def _print(found: Calibration) -> None:
+    from arrowquant_dist.report.terminal import print_text
+
     texts = found.texts
     known = len(found.layers) - len(found.unseen) - len(found.unfit) - len(found.strange)
-    path = ", each after those before it were quantized" if found.sequential else ""
-    lines = [
+    path = ", each behind quantized ones" if found.sequential else ""
+    print_text(
+        sys.stdout,
         f"{counted(known, 'layer')}{path}: {counted(texts['count'], 'text')}, {counted(texts['tokens'], 'token')}",
-        *(f"note: {note}" for note in found.notes),
-        f"written to {found.out}; quantize with method: gptq and hessians: {found.out}",
-    ]
-    sys.stdout.write("\n".join(lines) + "\n")
+    )
+    for note in found.notes:
+        print_text(sys.stdout, f"note: {note}")
+    print_text(sys.stdout, f"written to {found.out}; next: `arrowquant quantize` with --hessians {found.out}")

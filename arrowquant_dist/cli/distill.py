@@ -95,23 +95,32 @@ def distill(
         if as_json:
             print_json(made.to_dict())
             return
-        from arrowquant_dist.report.terminal import print_text
-
         _print(made)
-        for note in made.notes:
-            print_text(sys.stdout, f"note: {note}")
 
 
 def _print(made: Distilled) -> None:
+    from arrowquant_dist.report.terminal import print_text
+
+    _print_result(made)
+    for note in made.notes:
+        print_text(sys.stdout, f"note: {note}")
+
+
+def _print_result(made: Distilled) -> None:
+    from arrowquant_dist.report.terminal import print_text
+
     if made.already_finished:
-        typer.echo(f"{made.target} is finished already")
+        print_text(sys.stdout, f"{made.target} is finished already")
         return
     before, after = made.losses[0], made.losses[made.best]
     steps = counted(made.best, "step")
-    typer.echo(
+    print_text(
+        sys.stdout,
         f"written to {made.target}: loss of held-back texts {before:.4f} before, {after:.4f} after {steps}; "
-        "`arrowquant evaluate` says what that means"
+        "next, compare the outputs by `arrowquant evaluate`",
     )
     if made.failed_at is not None:
         steps = counted(made.failed_at, "step")
-        typer.echo(f"warning: the loss was no number after {steps}, where the training ended")
+        print_text(
+            sys.stdout, f"warning: training ended after {steps}, where the loss became NaN or infinite"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import Annotated
 
@@ -49,9 +48,10 @@ def vllm(
         if as_json:
             print_json({"folder": written.folder, "files": written.files, "notes": written.notes})
             return
-        from arrowquant_dist.report.terminal import print_text
+        from arrowquant_dist.report.terminal import print_command, print_text
 
         for note in written.notes:
             print_text(sys.stdout, f"note: {note}")
-        command = shlex.join(["vllm", "serve", written.folder, "--load-format", "arrowquant"])
-        print_text(sys.stdout, f"written to {written.folder}; serve it: {command}")
+        print_text(sys.stdout, f"written to {written.folder}")
+        command = ["vllm", "serve", written.folder, "--load-format", "arrowquant"]
+        print_command(sys.stdout, "serve it", command)

@@ -53,7 +53,9 @@ def test_json_is_one_document(source: Path, texts: Path, tmp_path: Path) -> None
     assert (found["texts"]["count"], found["sequential"], found["config"]) == (25, False, None)
     written = json.loads((tmp_path / "out" / "calibration.json").read_text())
     assert {*written.pop("weights")} >= {layer["name"] for layer in written["layers"]}
-    assert {**written, "out": found["out"], "schema_version": 1} == found
+    names = [layer["name"] for layer in written["layers"]]
+    assert [layer["layer_name"] for layer in found["layers"]] == names
+    assert {**written, "layers": found["layers"], "out": found["out"], "schema_version": 1} == found
     assert found["unseen"] == ["2_Dense.linear.weight"]
 
 

@@ -166,6 +166,9 @@ def _run(report: ReportFigures) -> Card:
     peak = f"Peak memory of a process: {text.nbytes(report.timing.peak_memory_nbytes)}"
     bound = _bound(report)
     is_over = bound is not None and report.timing.peak_memory_nbytes > bound
+    earlier = len(report.run.resumed_shards)
+    if earlier:
+        peak = f"{earlier} of {counted(report.totals.shards, 'shard')} were finished before it. {peak}"
     memory = f"{peak}, above the plan's bound of {text.nbytes(bound)}." if bound and is_over else f"{peak}."
     useful = report.work.efficiency if report.work is not None else None
     if useful is None:

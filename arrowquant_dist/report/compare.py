@@ -50,7 +50,7 @@ def sections(datasets: Sequence[Reported]) -> tuple[Section, ...]:
         Section("Size", tuple(_line(datasets, *one) for one in _SIZES)),
         Section("Error of the weights", (*(_line(datasets, *one) for one in _WEIGHTS), _shared(datasets))),
         Section("Outputs against the original's", tuple(_outputs(datasets))),
-        Section("The run", tuple(_line(datasets, *one) for one in _RUN)),
+        Section("The run", (_wall_time(datasets), *(_line(datasets, *one) for one in _RUN))),
     )
     found = tuple(section for section in every if section.lines)
     return tuple(map(_unmarked, found)) if unlike(datasets) else found
@@ -148,7 +148,6 @@ _WEIGHTS: tuple[_Figure, ...] = (
     ("max error", lambda r: r.accuracy.max_error if r.accuracy is not None else None, text.small, LOW),
 )
 _RUN: tuple[_Figure, ...] = (
-    ("wall time", lambda r: r.timing.wall_seconds, _form(text.seconds), LOW),
     ("throughput", lambda r: r.timing.params_per_second, lambda v: text.rate(v, "params"), HIGH),
     ("peak memory", lambda r: r.timing.peak_memory_nbytes, _form(text.nbytes), LOW),
     (
@@ -170,6 +169,17 @@ def _line(
 ) -> Line:
     values = [figure(one.report) for one in datasets]
     return _judged(label, [Measure(label, value, form(value), better) for value in values])
+
+
+def _wall_time(datasets: Sequence[Reported]) -> Line:
+    """That of a run that went on with what earlier ones had finished is neither good nor bad."""
+    label = "wall time"
+    cells = []
+    for one in datasets:
+        seconds, earlier = one.report.timing.wall_seconds, len(one.report.run.resumed_shards)
+        said = f"{text.seconds(seconds)} of the last run" if earlier else text.seconds(seconds)
+        cells.append(Measure(label, seconds, said, 0 if earlier else LOW))
+    return _judged(label, cells)
 
 
 def _shared(datasets: Sequence[Reported]) -> Line:

@@ -126,6 +126,8 @@ def test_a_first_run_says_how_much_of_its_time_compiled_kernels() -> None:
     assert "compiled" not in card("Run", first).why
     resumed = replace(compiling, run=replace(first.run, resumed_shards=(0,)))  # with phases of other runs too
     assert "compiled" not in card("Run", resumed).why
+    assert f"1 of {golden.totals.shards} shards were finished before it." in card("Run", resumed).why
+    assert "before it" not in card("Run", first).why
 
 
 def test_what_is_not_known_has_no_card_and_no_verdict() -> None:

@@ -71,6 +71,20 @@ def test_the_best_of_each_row_is_marked_and_nothing_where_all_look_equal(
     assert not any(lines["stored as"].best)
 
 
+def test_a_run_that_went_on_with_earlier_ones_is_not_called_the_fastest(report: ReportFigures) -> None:
+    def taking(seconds: float, *resumed: int) -> ReportFigures:
+        run, timing = (
+            replace(report.run, resumed_shards=resumed),
+            replace(report.timing, wall_seconds=seconds),
+        )
+        return replace(report, run=run, timing=timing)
+
+    runs = [taking(9.0), taking(1.0, 4, 5), taking(8.0)]
+    line = lines_of([Reported(str(i), one) for i, one in enumerate(runs)])["wall time"]
+    assert line.cells == ("9.00 s", "1.00 s of the last run", "8.00 s")
+    assert line.best == (False, False, True)
+
+
 def test_method_and_groups_are_those_of_the_layers(report: ReportFigures) -> None:
     rows = (layer("a", method="mse"), layer("b", method="rtn", group_size=0), layer("c", method="mse"), NORM)
     defaulted = replace(report, config={"method": None})

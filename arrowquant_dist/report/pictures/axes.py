@@ -101,12 +101,13 @@ def round_step(step: float) -> float:
 
 
 def across(scale: Scale | DoublingScale, form: Callable[[float], str], bottom: float = BOTTOM) -> str:
-    """What is written below, each figure under its place, or as near to it as the picture's edge leaves room."""
-    said = [(scale.at(tick), form(tick)) for tick in scale.ticks]
-    return "".join(
-        words(min(at, WIDTH - _CHARACTER * len(figure) / 2), bottom + 15, figure, "axis", "middle")
-        for at, figure in said
-    )
+    """What is written below an axis."""
+    return "".join(below(scale.at(tick), bottom + 15, form(tick)) for tick in scale.ticks)
+
+
+def below(x: float, y: float, figure: str) -> str:
+    """A figure under its place, or as near to it as the picture's right edge leaves room."""
+    return words(min(x, WIDTH - _CHARACTER * len(figure) / 2), y, figure, "axis", "middle")
 
 
 def upwards(scale: Scale, form: Callable[[float], str], left: float = LEFT, right: float = RIGHT) -> str:

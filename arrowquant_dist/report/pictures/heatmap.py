@@ -10,7 +10,7 @@ from arrowquant_dist.errors import counted
 from arrowquant_dist.report import text
 from arrowquant_dist.report.depth import depth, role, short_role
 from arrowquant_dist.report.layer_rows import LayerRow
-from arrowquant_dist.report.pictures.axes import thinned, whole_ticks
+from arrowquant_dist.report.pictures.axes import below, thinned, whole_ticks
 from arrowquant_dist.report.pictures.svg import WIDTH, Picture, box, drawing, words
 
 _ROLES = 24  # rows; of more, those with the most noise
@@ -60,7 +60,7 @@ def heat_map(rows: Sequence[LayerRow]) -> Picture | None:
     bottom = _TOP + len(shown) * _ROW
     for block in columns.labels:
         x = _LEFT + (columns.of[block] + 0.5) * width
-        parts.append(words(x, bottom + 13, str(block), "axis", "middle"))
+        parts.append(below(x, bottom + 13, str(block)))
     parts.append(words(WIDTH - 4, bottom + 29, "block", "axis", "end"))
     parts.append(_scale(low, high, bottom + 20))
     title = "Error by role and block"

@@ -67,6 +67,13 @@ def test_of_many_blocks_several_share_a_column_in_the_colour_of_the_worst() -> N
     assert "A column is 10 blocks" in picture.caption
 
 
+def test_the_last_block_is_written_within_the_picture() -> None:
+    picture = heat_map([layer(f"layers.{i}.up.weight") for i in range(61)])
+    assert picture is not None
+    x = float(re.findall(r'<text x="([\d.]+)"[^>]*>60<', picture.svg)[0])
+    assert x + 7.3 <= 360
+
+
 def test_numbers_without_a_block_take_no_room_where_most_are_such() -> None:
     found = cells(heat_map([layer(f"layers.{i}.up.weight") for i in (0, 1, 999_999)]))
     assert [width > 50 for _, _, width in found] == [True] * 3

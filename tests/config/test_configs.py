@@ -57,6 +57,7 @@ def test_a_file_is_complete_and_every_setting_has_its_comment(file: Path) -> Non
     assert set(values) <= {f.name for f in fields(QuantizationConfig)} | {"run"}
     assert {"block_bytes", "shard_bytes", "compression"} == set(values["run"])
     assert file.read_text().startswith("# ")
+    assert max(map(len, file.read_text().splitlines())) <= 80  # what `config show` prints fits a terminal
 
 
 def test_the_guide_s_config_is_valid_and_has_every_key() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from arrowquant_dist.errors import counted
 from arrowquant_dist.progress.rate import HowFar, RecentRate
 from arrowquant_dist.report import text
@@ -22,9 +24,15 @@ def layer_words(event: HowFar) -> list[str]:
 
 
 def speed_words(pace: RecentRate, now: float, event: HowFar) -> list[str]:
-    rate, left = pace.nbytes_per_second(now), pace.seconds_left(now, event)
+    rate = pace.nbytes_per_second(now)
     shown = [f"{text.nbytes(rate)}/s"] if rate is not None else []
-    return [*shown, f"{text.seconds(left)} left"] if left is not None else shown
+    return [*shown, *left_words(pace, now, event)]
+
+
+def left_words(pace: RecentRate, now: float, event: HowFar) -> list[str]:
+    """Whole seconds, rounded up: it is an estimate."""
+    left = pace.seconds_left(now, event)
+    return [f"{text.whole_seconds(math.ceil(left))} left"] if left is not None else []
 
 
 def worker_words(event: HowFar) -> list[str]:
@@ -37,12 +45,12 @@ def said_within(room: int, event: HowFar, pace: RecentRate, now: float) -> str:
     if event.compiling:
         return compiling_words(event) if len(compiling_words(event)) <= room else "compiling kernels"
     done = f"{text.nbytes(event.done_nbytes)} of {text.nbytes(event.total_nbytes)}"
-    rate, left = pace.nbytes_per_second(now), pace.seconds_left(now, event)
+    rate = pace.nbytes_per_second(now)
     parts = {
         "bytes": [done],
         "layers": layer_words(event),
         "rate": [f"{text.nbytes(rate)}/s"] if rate is not None else [],
-        "left": [f"{text.seconds(left)} left"] if left is not None else [],
+        "left": left_words(pace, now, event),
         "workers": worker_words(event),
     }
     for gone in ("", "workers", "layers", "rate", "bytes"):

@@ -102,9 +102,13 @@ def share(value: float) -> str:
 
 
 def seconds(value: float) -> str:
+    return f"{value:.2f} s" if value < 60 else whole_seconds(round(value))
+
+
+def whole_seconds(value: int) -> str:
     if value < 60:
-        return f"{value:.2f} s"
-    minutes, rest = divmod(round(value), 60)
+        return f"{value} s"
+    minutes, rest = divmod(value, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min {rest:02d} s" if hours else f"{minutes} min {rest:02d} s"
 

@@ -49,7 +49,7 @@ def test_a_short_run_prints_one_line() -> None:
 
 def test_a_line_has_rate_and_time_left() -> None:
     lines = Run().play((0, 0), (10, GB), total=4 * GB)
-    assert lines[0] == "quantize: 1.00 GB of 4.00 GB, 25.0 %, 100.0 MB/s, 30.00 s left"
+    assert lines[0] == "quantize: 1.00 GB of 4.00 GB, 25.0 %, 100.0 MB/s, 30 s left"
 
 
 def test_a_run_also_tells_layers_and_who_is_at_work() -> None:
@@ -59,13 +59,18 @@ def test_a_run_also_tells_layers_and_who_is_at_work() -> None:
     clock.now = 10
     lines.show(Progress(GB, 4 * GB, 20, 80, workers_alive=7))
     assert out.getvalue() == (
-        "quantize: 1.00 GB of 4.00 GB, 25.0 %, 20 of 80 layers, 100.0 MB/s, 30.00 s left, 7 workers\n"
+        "quantize: 1.00 GB of 4.00 GB, 25.0 %, 20 of 80 layers, 100.0 MB/s, 30 s left, 7 workers\n"
     )
 
 
 def test_what_an_earlier_run_finished_does_not_count_in_the_rate() -> None:
     lines = Run().play((0, 3 * GB), (10, 3_500_000_000), total=4 * GB)
-    assert "50.0 MB/s, 10.00 s left" in lines[0]
+    assert "50.0 MB/s, 10 s left" in lines[0]
+
+
+def test_the_time_left_is_in_whole_seconds_and_never_none() -> None:
+    lines = Run().play((0, 0), (10, GB), (39.6, 3_960_000_000), total=4 * GB)
+    assert "100.0 MB/s, 1 s left" in lines[-1]
 
 
 def test_the_time_left_is_by_how_fast_it_goes_now() -> None:
@@ -201,11 +206,11 @@ def test_a_failed_run_does_not_claim_a_last_line() -> None:
 @pytest.mark.parametrize(
     ("room", "said"),
     [
-        (80, "1.00 GB of 4.00 GB, 20 of 80 layers, 100.0 MB/s, 30.00 s left, 7 workers"),
-        (66, "1.00 GB of 4.00 GB, 20 of 80 layers, 100.0 MB/s, 30.00 s left"),
-        (48, "1.00 GB of 4.00 GB, 100.0 MB/s, 30.00 s left"),
-        (40, "1.00 GB of 4.00 GB, 30.00 s left"),
-        (20, "30.00 s left"),
+        (80, "1.00 GB of 4.00 GB, 20 of 80 layers, 100.0 MB/s, 30 s left, 7 workers"),
+        (66, "1.00 GB of 4.00 GB, 20 of 80 layers, 100.0 MB/s, 30 s left"),
+        (48, "1.00 GB of 4.00 GB, 100.0 MB/s, 30 s left"),
+        (40, "1.00 GB of 4.00 GB, 30 s left"),
+        (20, "30 s left"),
     ],
 )
 def test_a_narrow_bar_drops_workers_layers_and_bytes_and_keeps_the_time_left(room: int, said: str) -> None:

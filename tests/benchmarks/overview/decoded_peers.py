@@ -7,9 +7,11 @@ keeps; nothing of a file's framing. That is no more than any file of theirs take
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from ctypes import c_int, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
 from importlib.metadata import version
 
+import numpy as np
 import torch
 
 from tests.benchmarks.half_quadratic import half_quadratic
@@ -44,6 +46,10 @@ def decoders() -> Iterator[Decoder]:
         maker = f"gguf-py {version('gguf')}"
         for what in ("Q8_0", "Q5_1", "Q4_1", "Q4_0"):
             yield Decoder(maker, what, lambda weight, what=what: _gguf(weight, what))  # type: ignore[misc]
+    if installed("gguf") and installed("llama_cpp"):
+        # Its types of 2 and 3 bits have blocks of 256 values, which MiniLM's rows are no multiple of.
+        maker = f"llama.cpp (llama-cpp-python {version('llama-cpp-python')})"
+        yield Decoder(maker, "IQ4_NL", lambda weight: _llama(weight, "IQ4_NL"))
     for bits in (4, 3, 2):
         name = f"{bits} bits g{GROUP}"
         yield Decoder("HQQ's solver", name, lambda weight, bits=bits: _hqq(weight, bits))  # type: ignore[misc]
@@ -68,6 +74,23 @@ def _gguf(weight: torch.Tensor, what: str) -> Stored:
 
     kind = GGMLQuantizationType[what]
     encoded = quants.quantize(weight.numpy(), kind)
+    return torch.from_numpy(quants.dequantize(encoded, kind)), encoded.nbytes
+
+
+def _llama(weight: torch.Tensor, what: str) -> Stored:
+    """Without an importance matrix."""
+    from gguf import GGMLQuantizationType, quant_shape_to_byte_shape, quants
+    from llama_cpp._ggml import libggml as library
+
+    kind, (rows, columns) = GGMLQuantizationType[what], weight.shape
+    encoded = np.empty(quant_shape_to_byte_shape((rows, columns), kind), np.uint8)
+    quantize = library.ggml_quantize_chunk
+    quantize.restype = c_size_t
+    quantize.argtypes = [c_int, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p]
+    weight = weight.float().contiguous()
+    done = quantize(kind.value, weight.data_ptr(), encoded.ctypes.data, 0, rows, columns, None)
+    if done != encoded.nbytes:
+        raise RuntimeError(f"llama.cpp wrote {done} bytes of {what}, not {encoded.nbytes}")
     return torch.from_numpy(quants.dequantize(encoded, kind)), encoded.nbytes
 
 

@@ -138,6 +138,7 @@ def test_the_machine_is_said_with_its_cores_and_memory() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_all_of_it_is_measured_on_sizes_that_say_nothing(tmp_path: Path) -> None:
     settings = run.Settings(
         runs=1, side=256, params=1_500_000, stored_nbytes=1, texts=0, folder=str(tmp_path)

@@ -18,6 +18,7 @@ WEIGHT_COSINE_NOTE = (
     "original's). Measure the model's output too before you rely on it, by `arrowquant evaluate`."
 )
 _NAMED_PER_REASON = 20
+_TELEPHONE_COLUMNS, _TELEPHONE_CHARS = 3, 36
 _NAMED_NODES = 20
 
 
@@ -31,6 +32,16 @@ class Table:
     align: str
     rows: tuple[tuple[str, ...], ...]
     drop: tuple[str, ...] = ()
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a telephone has no room for its columns side by side: texts break between words, figures nowhere."""
+        columns = zip(self.align, zip(self.headers, *self.rows, strict=True), strict=True)
+        chars = (
+            max((len(part) for cell in cells for part in ([cell] if way == "r" else cell.split())), default=0)
+            for way, cells in columns
+        )
+        return len(self.headers) > _TELEPHONE_COLUMNS or sum(chars) > _TELEPHONE_CHARS
 
 
 @dataclass(frozen=True, slots=True)

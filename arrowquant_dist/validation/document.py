@@ -11,6 +11,7 @@ from arrowquant_dist.report.document import Document, DocumentPart
 from arrowquant_dist.report.pictures import noise
 from arrowquant_dist.validation import tables
 from arrowquant_dist.validation.figures import PASSED, DatasetFigures, Validation
+from arrowquant_dist.validation.side_by_side import in_parts
 
 _ADVICE = {
     GOOD: "its outputs are as good as the original's by the bound above; it can be served as it is",
@@ -23,8 +24,9 @@ _ADVICE = {
 
 def validation_document(found: Validation) -> Document:
     """Everything of the report."""
+    summary = tables.summary(found)
     parts = (
-        DocumentPart("Summary", tables=(tables.summary(found),)),
+        DocumentPart("Summary", tables=in_parts(summary, (0, 1, len(summary.headers) - 1))),
         DocumentPart("Environment", tables=(tables.environment(found), tables.model(found))),
         DocumentPart("Compression", tables=(tables.modes(found), tables.efficiency(found))),
         DocumentPart(
@@ -40,10 +42,12 @@ def validation_document(found: Validation) -> Document:
                 if (picture := noise.histogram(one.layers)) is not None
             ),
         ),
-        DocumentPart("Accuracy of the outputs", said=_outputs_said(found), tables=(tables.outputs(found),)),
+        DocumentPart(
+            "Accuracy of the outputs", said=_outputs_said(found), tables=in_parts(tables.outputs(found), (0,))
+        ),
         DocumentPart("Schemas", tables=(tables.schema(found),)),
-        DocumentPart("Speed", tables=(tables.phases(found), tables.loading(found))),
-        DocumentPart("Memory", said=_memory_said(found), tables=(tables.memory(found),)),
+        DocumentPart("Speed", tables=(*in_parts(tables.phases(found), (0,)), tables.loading(found))),
+        DocumentPart("Memory", said=_memory_said(found), tables=in_parts(tables.memory(found), (0, 1))),
         DocumentPart("Acceptance", tables=(tables.categories(found), tables.acceptance(found))),
         DocumentPart("What follows", said=_conclusions(found)),
         DocumentPart("What to know of the figures", notes=tuple((one.name, one.text) for one in found.notes)),

@@ -193,21 +193,18 @@ def _loss(value: float) -> str:
 
 
 def by_layer_type(found: Validation) -> Table:
-    """A row a type, three columns a config: how many of its layers are quantized, and what these lose."""
-    types = {one.name: {each.layer_type: each for each in one.report.layer_types} for one in found.datasets}
-    present = [kind for kind in LAYER_TYPES if any(kind in own for own in types.values())]
+    """A row a type and config: how many of its layers are quantized, and what these lose."""
     rows = []
-    for kind in present:
-        cells: list[str] = []
+    for kind in LAYER_TYPES:
         for one in found.datasets:
-            figures = types[one.name].get(kind)
             own = [row for row in one.layers if row.layer_type == kind]
-            cells += _type_cells(own, figures.accuracy if figures is not None else None)
-        layers = max(sum(row.layer_type == kind for row in one.layers) for one in found.datasets)
-        rows.append((kind, str(layers), *cells))
-    headers = (f"{name}, {what}" for name in types for what in ("quantized", "cosine", "loss"))
-    table = ("layer type", "layers", *headers)
-    return Table("By layer type", table, f"lr{'rrr' * len(types)}", tuple(rows))
+            accuracy = next(
+                (each.accuracy for each in one.report.layer_types if each.layer_type == kind), None
+            )
+            if own:
+                rows.append((kind, one.name, str(len(own)), *_type_cells(own, accuracy)))
+    headers = ("layer type", "config", "layers", "quantized", "cosine", "precision loss")
+    return Table("By layer type", headers, "llrrrr", tuple(rows))
 
 
 def _type_cells(own: Sequence[LayerRow], accuracy: Accuracy | None) -> tuple[str, str, str]:

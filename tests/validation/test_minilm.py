@@ -55,12 +55,12 @@ def values(out: Path) -> dict[str, Any]:
     return found
 
 
-def rows(markdown: str, title: str) -> dict[str, list[str]]:
-    """{first cell: the others} of the table under a title."""
+def rows(markdown: str, title: str, named_by: int = 1) -> dict[str, list[str]]:
+    """{first cells: the others} of the table under a title."""
     table = re.search(rf"^##+ {re.escape(title)}\n+((?:\|.*\n)+)", markdown, re.MULTILINE)
     assert table is not None, title
     lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table[1].splitlines()[2:]]
-    return {line[0]: line[1:] for line in lines}
+    return {" ".join(line[:named_by]): line[named_by:] for line in lines}
 
 
 def test_every_table_is_there_with_figures(out: Path) -> None:
@@ -82,9 +82,9 @@ def test_tables_agree_with_the_datasets_reports(out: Path) -> None:
         assert sizes[config][2] == f"{report['totals']['compression_vs_source']:.2f}×"
         assert cosines[config][1] == f"{report['accuracy']['cosine']['mean']:.6f}"
         assert cosines[config][2] == f"{report['accuracy']['cosine']['min']:.6f}"
-    types = rows(markdown, "By layer type")
-    assert types["norm"][1:] == ["none", "kept", "none"] * 3
-    assert types["attention"][0:2] == ["48", "24"]  # biases are kept
+    types = rows(markdown, "By layer type", named_by=2)
+    assert types["norm int2"] == ["26", "none", "kept", "none"]
+    assert types["attention int8"][:2] == ["48", "24"]  # biases are kept
 
 
 def test_the_source_is_float32_and_its_outputs_are_measured(values: dict[str, Any]) -> None:

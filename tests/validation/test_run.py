@@ -119,10 +119,10 @@ def test_a_source_without_a_model_is_validated_and_says_why_not_all(tmp_path: Pa
     assert one.memory.reason == "this system does not say what is resident"
     assert one.memory.reason in page
     types = {row[0]: row[1:] for row in by_layer_type(found).rows}
-    assert types["norm"] == ("2", "none", "kept", "none")
-    assert types["embeddings"][:3] == ("1", "none", "fp16")
-    assert 0 < float(str(types["embeddings"][3]).removesuffix(" %")) < 1e-4
-    assert {own[1] for own in types.values()} == {"none", "2"}
+    assert types["norm"] == ("mine", "2", "none", "kept", "none")
+    assert types["embeddings"][:4] == ("mine", "1", "none", "fp16")
+    assert 0 < float(str(types["embeddings"][4]).removesuffix(" %")) < 1e-4
+    assert {own[2] for own in types.values()} == {"none", "2"}
     assert found.is_accepted
     assert {step.name for step in steps} >= {"mine: quantizing", "mine: verifying", "mine: as V1"}
     assert all(one != other for one, other in itertools.pairwise(steps))

@@ -29,6 +29,7 @@ from arrowquant_dist.storage.open import open_store
 from tests.reduce.attempts import cluster
 from tests.report.layer_samples import layer
 from tests.report.report_samples import golden_report, golden_values, layer_metrics, timed_report
+from tests.report.test_evaluations import of_embeddings
 
 VOID = {"meta", "input"}
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
@@ -235,6 +236,17 @@ def test_a_page_of_ten_thousand_layers_and_as_many_shards_is_at_most_two_megabyt
     report = timed_report(cluster(workers=256, shards=10_000))
     assert len(report_page(report, layers=rows).encode()) <= 2_000_000
     assert len(report_json(report)) - len(report_json(golden_report())) < 200_000
+
+
+def test_each_picture_tells_its_figures_to_those_who_do_not_see_it() -> None:
+    rows = [layer(f"layers.{i}.up.weight", 12.5 + i) for i in range(9)]
+    page = report_page(timed_report(cluster(2, 4)), [of_embeddings()], rows)
+    labels = dict(re.findall(r'role="img" aria-label="(.*?): (.*?)"', page))
+    assert len(labels) == 8
+    assert labels["Layers by their error"] == "9 layers, SQNR from 12.5 dB to 20.5 dB"
+    assert labels["Error by role and block"].endswith("most noise in layers.0.up.weight, 12.5 dB")
+    assert labels["Workers and shards over time"] == "4 shards by 2 workers in 10.00 s"
+    assert all(re.search(r"\d", figures) for figures in labels.values())
 
 
 @pytest.mark.parametrize(

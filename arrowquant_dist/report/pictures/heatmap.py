@@ -65,7 +65,7 @@ def heat_map(rows: Sequence[LayerRow]) -> Picture | None:
     parts.append(_scale(low, high, bottom + 20))
     title = "Error by role and block"
     caption = _caption(len(cells), len(shown), columns)
-    return Picture(title, drawing(title, bottom + 34, parts), caption=caption)
+    return Picture(title, drawing(title, bottom + 34, parts, _worst_role(cells)), caption=caption)
 
 
 def _columns(blocks: Sequence[int]) -> _Columns:
@@ -98,6 +98,12 @@ def _worst(layers: Sequence[tuple[int, LayerRow]], columns: _Columns) -> dict[in
         if column not in worst or (row.noise_db or 0.0) < (worst[column].noise_db or 0.0):
             worst[column] = row
     return worst
+
+
+def _worst_role(cells: Mapping[str, Mapping[int, LayerRow]]) -> str:
+    worst = min((row for own in cells.values() for row in own.values()), key=lambda row: row.noise_db or 0.0)
+    name = text.shortened_word(worst.layer_name, 80)
+    return f"{counted(len(cells), 'role')}, most noise in {name}, {text.decibel(worst.noise_db)}"
 
 
 def _scale(low: float, high: float, y: float) -> str:

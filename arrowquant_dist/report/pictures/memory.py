@@ -49,7 +49,9 @@ def memory_over_time(report: ReportFigures) -> Picture | None:
         parts.append(_drawn(series, f"line-{number % _TONES}", timeline, along, up, size))
     title = "Memory over time"
     legend = tuple((f"line-{i % _TONES}", _name(series)) for i, series in enumerate(timeline.memory))
-    return Picture(title, drawing(title, HEIGHT, parts), legend, _caption(timeline))
+    return Picture(
+        title, drawing(title, HEIGHT, parts, f"at most {text.nbytes(most)}"), legend, _caption(timeline)
+    )
 
 
 def _drawn(series: MemorySeries, tone: str, timeline: Timeline, along: Scale, up: Scale, size: float) -> str:

@@ -105,7 +105,7 @@ def histogram(rows: Sequence[LayerRow]) -> Picture | None:
     ]
     title = "Layers by their error"
     parts = [upwards(up, plain), *bars, across(along, plain), called(_SQNR, "layers")]
-    return Picture(title, drawing(title, HEIGHT, parts), caption=_left_out(rows, noisy))
+    return Picture(title, drawing(title, HEIGHT, parts, _range(noisy)), caption=_left_out(rows, noisy))
 
 
 def bins(values: Sequence[float]) -> tuple[float, float, list[int]]:
@@ -153,10 +153,15 @@ def _scatter(
     left_out = _left_out(rows, noisy)
     return Picture(
         title,
-        drawing(title, HEIGHT, parts),
+        drawing(title, HEIGHT, parts, _range(noisy)),
         tuple((name, name) for name in types),
         f"{caption} {left_out}".strip(),
     )
+
+
+def _range(noisy: Sequence[LayerRow]) -> str:
+    worst, best = (pick(row.sqnr_db or 0.0 for row in noisy) for pick in (min, max))
+    return f"{counted(len(noisy), 'layer')}, SQNR from {text.decibel(worst)} to {text.decibel(best)}"
 
 
 def _noisy(rows: Sequence[LayerRow]) -> list[LayerRow]:

@@ -49,12 +49,13 @@ def errors_of_outputs(report: ReportFigures, evaluations: Sequence[Evaluation]) 
             words(_RIGHT, top + 12, text.small(one.value if one.value > _LEAST else 0.0), "axis", "end"),
             box(_LEFT, top + 17, max(room, 0.0), _BAR, one.tone),
         ]
+    figures = "; ".join(f"{one.what}: {text.small(one.value)}" for one in found)
     legend = (("of-weights", "weights"), ("of-outputs", "outputs"))
     caption = (
         "From one line to the next an error is ten times as large. Which outputs are good enough does not follow "
         "from the weights: the same error of these may cost a model little or all."
     )
-    return Picture(_TITLE, drawing(_TITLE, height, parts), legend, caption)
+    return Picture(_TITLE, drawing(_TITLE, height, parts, figures), legend, caption)
 
 
 def _of_outputs(found: Evaluation) -> Iterator[Distance]:

@@ -85,7 +85,9 @@ def pareto(title: str, good: str, points: Sequence[Point]) -> Picture | None:
         called("stored bits a value", good),
     ]
     return Picture(
-        title, drawing(title, HEIGHT, parts), caption=" ".join([_beaten(points), *_undrawn(lossless)])
+        title,
+        drawing(title, HEIGHT, parts, "; ".join(map(_told, points))),
+        caption=" ".join([_beaten(points), *_undrawn(lossless)]),
     )
 
 

@@ -31,5 +31,9 @@ def size_by_layer_type(report: ReportFigures) -> Picture:
             parts.append(words(_LEFT + width + 6, y + 11, text.nbytes(nbytes), "axis"))
             y += _BAR + 2
         y += _GAP
+    figures = "; ".join(
+        f"{layer_type} {' to '.join(text.nbytes(nbytes) for nbytes in (source, stored))}"
+        for layer_type, source, _, stored in every
+    )
     legend = (("source", "source"), ("fp16", "at fp16"), ("stored", "stored"))
-    return Picture(title, drawing(title, max(1.0, y - _GAP), parts), legend)
+    return Picture(title, drawing(title, max(1.0, y - _GAP), parts, figures), legend)

@@ -22,9 +22,10 @@ class Picture:
     caption: str = ""
 
 
-def drawing(title: str, height: float, parts: Iterable[str]) -> str:
-    """The whole element; `title` is what it is called where it is not seen."""
-    head = f'<svg viewBox="0 0 {WIDTH} {number(height)}" role="img" aria-label="{quoted(title)}">'
+def drawing(title: str, height: float, parts: Iterable[str], figures: str = "") -> str:
+    """The whole element; `title` is what it is called where it is not seen, `figures` what it shows in few words."""
+    label = quoted(f"{title}: {figures}" if figures else title)
+    head = f'<svg viewBox="0 0 {WIDTH} {number(height)}" role="img" aria-label="{label}">'
     return f"{head}{''.join(parts)}</svg>"
 
 

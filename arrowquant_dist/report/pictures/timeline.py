@@ -63,8 +63,10 @@ def shards_over_time(report: ReportFigures) -> Picture | None:
     parts += [box(bar.left, bar.top, bar.right - bar.left, height, "shard", bar.said) for bar in bars]
     parts += [across(along, plain, y), words(RIGHT, y + 32, f"{unit} since the run began", "axis", "end")]
     title = "Workers and shards over time"
+    of = f"{counted(timeline.shards, 'shard')} by {counted(timeline.workers, 'worker')}"
+    figures = f"{of} in {text.seconds(timeline.seconds)}"
     legend = tuple((f"phase-{phase}", phase) for phase in used)
-    return Picture(title, drawing(title, y + 38, parts), legend, _caption(report, timeline))
+    return Picture(title, drawing(title, y + 38, parts, figures), legend, _caption(report, timeline))
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,11 +57,16 @@ def have(count: int) -> str:
 
 
 class ArrowQuantError(Exception):
-    """Root of all errors this package raises on purpose.
+    """The root of all errors that this package raises on purpose.
 
-    message: shortened to MESSAGE_CHARS. layer: the whole name, as the dataset or source has it; shown shortened. uri:
-    of the object or place that it is about. byte_range: of that object, the first byte and the one after the last. Each
-    is None where it says nothing. kind: a word for it that stays. exit_code: of a command that ends with it.
+    message: shortened to MESSAGE_CHARS.
+    layer: the full name, as in the dataset or source; it is shortened when shown.
+    uri: the object or place that the error is about.
+    byte_range: in that object, the first byte and the one after the last.
+    kind: a stable word for the kind of error.
+    exit_code: of a command that ends with this error.
+
+    layer, uri and byte_range are None where they do not apply.
     """
 
     kind: ClassVar[str] = "error"

@@ -29,14 +29,21 @@ class CalibratedLayer:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What `calibrate` found. out: where its statistics are, safe to show.
+    """The result of `calibrate`.
 
-    model: its URI, safe to show. architecture: its class, as its config names it. texts: {name, count, tokens, digest,
-    cut, longest}. sequential: whether statistics are of the path through layers that were quantized by `config`.
-    fingerprint, digests: see Identity. layers: those of which something is known. unseen: those that would be
-    quantized, and never saw an input; they fall back to `mse`, as do unfit, whose inputs run along no axis that the
-    source stores them with, and strange, which the model uses otherwise than in products that are recognized. notes:
-    for people. weights: by which the model is known again wherever a copy of it lies.
+    out: where the statistics are, safe to show.
+    model: the model's URI, safe to show.
+    architecture: the model's class, as its config names it.
+    texts: {name, count, tokens, digest, cut, longest}.
+    sequential: whether each layer saw what the layers before it produce once quantized by `config`.
+    config: the one given as `quantize`, or None.
+    fingerprint, digests: see Identity.
+    layers: those with statistics.
+    unseen: layers that would be quantized but never saw an input; like unfit and strange, they fall back to `mse`.
+    unfit: layers whose inputs run along no axis that the source stores them with.
+    strange: layers that the model uses otherwise than in products that are recognized.
+    notes: for people.
+    weights: sampled values, by which a copy of the model is recognized wherever it is.
     """
 
     out: str

@@ -78,19 +78,23 @@ def calibrate(
     run: RunConfig | None = None,
     progress: StepCallback | bool | None = True,
 ) -> Calibration:
-    """Writes statistics of what a model's layers see of texts to the folder `out`, for `method: gptq` with
-    `hessians: out`; the same call again resumes or is done.
+    """Runs texts through a model and writes statistics of what its layers see to the folder `out`, for `method: gptq`
+    with `hessians: out`. The same call again resumes, or returns the finished result.
 
-    model: as a source of `quantize`: a folder, a file in its folder, a URL, `minilm`. texts: a .txt, .jsonl or .parquet
-    file or URL, `builtin`, `builtin:more`, or a list of texts (texts/read.py). quantize: the config that the
-    dataset will be made with; statistics then are those of a model whose earlier layers are quantized so, with what
-    corrects for that. None: of the original alone. column: of .jsonl and .parquet, `text` where None. memory_budget:
-    of a process, for weights, texts and sums, beside what libraries take (some 500 MB); less of it means more passes
-    over the texts, and the same statistics. run: engine, workers, overwrite, storage options. progress: True:
-    drawn in a terminal or a notebook, and nowhere else; False: not at all; a function: called with each TextsStep.
+    model: as a source of `quantize`: a folder, a file in the model's folder, a URL, or `minilm`.
+    out: a folder or a URL.
+    texts: a .txt, .jsonl or .parquet file or URL, `builtin`, `builtin:more`, or a list of texts (texts/read.py).
+    quantize: the config that the dataset will be made with; each layer then sees what the quantized layers before it
+        produce, and the statistics correct for that. None: all layers see what the original's produce.
+    column: with the texts in .jsonl and .parquet files; None: `text`.
+    memory_budget: of a process, for weights, texts and sums, in addition to the libraries (about 500 MB); less means
+        more passes over the texts, and the same statistics.
+    run: engine, workers, overwrite, storage options.
+    progress: True shows progress in a terminal or a notebook, and only there; False shows none; a function is called
+        with each TextsStep.
 
     Raises InvalidConfig for texts and models that cannot be calibrated, and for a memory budget that is too small, with
-    what is enough; ModelMismatch, TargetConflict where `out` holds something else, SourceChanged, StorageError.
+    one that is enough; ModelMismatch, TargetConflict if `out` holds something else, SourceChanged, StorageError.
     """
     run = RunConfig() if run is None else run
     check_run(run)

@@ -28,14 +28,16 @@ def load_config(
     storage_options: Mapping[str, Any] | None = None,
     instead: Mapping[str, Any] = _NOTHING,
 ) -> tuple[QuantizationConfig, RunConfig]:
-    """Reads a config: what to do, and how to run it, as `ArrowQuantizer(*load_config("int4"))` takes them.
+    """Reads a config and returns what to do and how to run it, as in `ArrowQuantizer(*load_config("int4"))`.
 
-    path_or_uri: the name of a preset (`presets()` has them), a local file, or a file at any fsspec URL. A text that is
-    one word of letters, digits, `-` and `_` is a preset's name, whatever the working directory has; `./int4` and path
-    objects are files. storage_options: fsspec's, to reach the file; default none. instead: keys that win over the
-    file's before defaults follow from them, as `{"hessians": "out/statistics"}`; default none.
+    path_or_uri: the name of a preset (`presets()` lists them), a local file, or a file at any fsspec URL. A single word
+        of letters, digits, `-` and `_` is always a preset's name, whatever is in the working directory; `./int4` and
+        path objects are files.
+    storage_options: fsspec's, to reach the file; default: none.
+    instead: keys that override the file's before defaults are derived from them, such as `{"hessians":
+        "out/statistics"}`; default: none.
 
-    Raises InvalidConfig, which names the file, the key, the reason and the line; a file that can't be read is one too.
+    Raises InvalidConfig, which names the file, the key, the reason and the line, also if the file cannot be read.
     """
     uri = config_place(path_or_uri)
     check_mapping("instead", instead)

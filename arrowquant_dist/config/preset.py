@@ -23,8 +23,7 @@ def preset_names() -> tuple[str, ...]:
 
 
 def presets() -> dict[str, str]:
-    """{name: what it is for} of the configs that come with the package, which `load_config` and --config take by their
-    names."""
+    """The configs in the package, as {name: what it is for}; `load_config` and --config take these names."""
     return {name: _summary(name) for name in preset_names()}
 
 

@@ -98,36 +98,35 @@ class LayerOverride:
 @known_arguments
 @dataclass(frozen=True, slots=True, repr=False)
 class QuantizationConfig(Displayed):
-    """How a checkpoint is quantized. Lists are stored as tuples; mappings in `overrides` become
-    LayerOverrides.
+    """How a checkpoint is quantized. Lists are stored as tuples; mappings in `overrides` become LayerOverrides.
 
-    quant_type: int8 int4 int3 int2, or fp16: keep every layer that no override quantizes, matrices in 16 bits. Where it
-    is not said: int8; with keep_codes none, which stores layers without codes byte for byte.
-    per_channel: a scale a row, and group_size has no effect. Else group_size values a group, 0: a scale a
-    tensor.
-    mixed_precision_layers: patterns of layers that stay unquantized, in 16 bits, unless an override says their
-    quant_type. What is kept anyway (vectors, see also config.families) is stored byte for byte all the same.
-    method: a name of METHODS; None: rtn for int8 and mse below, for each layer by its own type.
-    integer_zero_points: whole zero points; only where symmetric is False.
-    non_finite: what NaN or inf in a layer that is to be quantized does: `error`, or `keep` the layer as it is.
-    row_dims: {pattern: leading dimensions that make up the rows}, 2 for fused experts. The last match wins,
-    and layers with no more dimensions than that are left alone.
-    keep_codes: codes, scales and zero points of a source that is quantized stay as they are, unless an override says
-    the layer's quant_type; `replace` leaves the quant_type of other layers as it was.
-    unscaled_float8: patterns of float8 layers that have no scales: their numbers are the weights. Others whose scales
-    nobody knows are an error.
-    hessians: where `calibrate` wrote its Hessians; read for layers whose method needs them.
-    overrides: the last match wins, as a whole: what it doesn't say is as it is here, not as in an earlier
-    override.
-    scale_dtype: float32, or bfloat16: scales are bfloat16 numbers, and codes are chosen for these, so that a reader
-    that keeps scales in the model's dtype decodes what we do.
-    size: what all of the dataset's parts may take, "5.5MB" or "2.0bits" a weight: types, methods and steps of the
-    layers are then chosen, but of those whose quant_type an override says.
-    min_quality: 0.98 or "5%" (config/quality.py): how layers are stored is chosen for the fewest bytes that have it,
-    without hessians.
-    texts: by which min_quality is measured, as `evaluate` takes them; None: by the weights.
-    step, row_exponent, rate: of methods `size` and `gptq`, as a QuantSpec has them; a table that was chosen has them.
-    chosen_for: in a table that was chosen, the config that asked for it; nothing follows from it.
+    quant_type: int8 int4 int3 int2, or fp16: keep every layer that no override quantizes, with matrices in 16 bits.
+        Default: int8, or with keep_codes none, which stores layers without codes byte for byte.
+    per_channel: one scale per row, and group_size has no effect.
+    group_size: without per_channel, the values of a group that share a scale; 0: one scale per tensor.
+    symmetric: without zero points.
+    mixed_precision_layers: patterns of layers that stay unquantized, in 16 bits, unless an override has a quant_type
+        for them. Layers that are kept anyway (vectors, see also config.families) are stored byte for byte all the same.
+    method: one of METHODS; None: rtn for int8 and mse for fewer bits, for each layer by its own type.
+    integer_zero_points: zero points are whole numbers; only if symmetric is False.
+    non_finite: `error`: NaN or inf in a layer that is to be quantized is an error; `keep`: that layer is kept as it is.
+    row_dims: {pattern: leading dimensions that make up the rows}, 2 for fused experts. The last match wins, and layers
+        with no more dimensions than that are left alone.
+    keep_codes: codes, scales and zero points of a quantized source stay as they are, unless an override has a
+        quant_type for the layer; `replace` leaves the quant_type of other layers as it was.
+    unscaled_float8: patterns of float8 layers that have no scales, since their numbers are the weights. Others without
+        a known scale are an error.
+    hessians: where `calibrate` wrote its statistics; read for layers whose method needs them.
+    overrides: the last match wins as a whole: what it does not say is as it is here, not as in an earlier override.
+    scale_dtype: float32, or bfloat16: scales are bfloat16 numbers and codes are chosen for these, so that a reader that
+        keeps scales in the model's dtype decodes the same values.
+    size: of all of the dataset's parts, "5.5MB" or "2.0bits" a weight: types, methods and steps of the layers are then
+        chosen, except for layers whose quant_type an override says.
+    min_quality: 0.98 or "5%" (config/quality.py): layers are stored so that the dataset is the smallest with this
+        quality, without hessians.
+    texts: to measure min_quality with, as `evaluate` takes them; None: by the weights.
+    step, row_exponent, rate: of methods `size` and `gptq`, as in a QuantSpec; set in configs that were chosen.
+    chosen_for: in a chosen config, the config that asked for it; it has no effect.
 
     Raises InvalidConfig, which names the field.
     """

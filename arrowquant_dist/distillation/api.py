@@ -31,22 +31,28 @@ def distill(
     run: RunConfig | None = None,
     progress: OnStep | bool | None = True,
 ) -> Distilled:
-    """Trains scales, zero points, codes, norms and biases of the dataset at `target` and writes another one to `out`.
+    """Trains scales, zero points, codes, norms and biases of the dataset at `target` against the original's outputs,
+    and writes another dataset to `out`.
 
-    model: of which it was made: a folder, a file in its folder, a URL, `minilm`. texts: a .txt, .jsonl or .parquet file
-    or URL, `builtin`, `builtin:more`, or a list. One of ten is not trained with, but judged by; of the others each is
-    seen once as it is, then new ones that are made of them (recombining.py). column: of .jsonl and .parquet, `text`
-    where None. memory_budget: for reading, and as much for what the original makes of the texts held back, beside both
-    models and what distillation/memory.py counts for each value that is trained. storage_options: of all three places;
-    run, if given, has its own, and says how the dataset is written. With more than one of its workers, or an address,
-    they train by Ray Train, each on its slice of every step's texts: but for rounding that is the training of one.
-    settings: default DistillSettings(). progress: True: drawn in a terminal or a notebook, and nowhere else; False: not
-    at all; a function: called after each step, in this process.
+    model: that the dataset was made from: a folder, a file in the model's folder, a URL, or `minilm`.
+    target: a finished dataset.
+    out: an empty place, a folder or a URL.
+    texts: a .txt, .jsonl or .parquet file or URL, `builtin`, `builtin:more`, or a list. One of ten is held back to
+        judge by; each of the others is used once as it is, and then in new texts made from them (recombining.py).
+    settings: default: DistillSettings().
+    column: with the texts in .jsonl and .parquet files; None: `text`.
+    memory_budget: for reading, and as much again for the original's outputs for the held-back texts, in addition to
+        both models and what distillation/memory.py counts for each trained value.
+    storage_options: of all three places. If run is given, it has its own.
+    run: how the dataset is written. With more than one worker, or an address, the workers train with Ray Train, each on
+        its slice of every step's texts; except for rounding, that equals the training of one.
+    progress: True shows progress in a terminal or a notebook, and only there; False shows none; a function is called
+        after each step, in this process.
 
-    Results are the same for equal versions, settings, workers and threads of torch, unless minutes bound the training.
-    Raises InvalidConfig for texts, models and files that do not fit, and models too large for the memory;
-    ModelMismatch, TargetConflict where `out` holds anything else, UnquantizableWeights where the loss is no number
-    before anything got better, NotFound, CorruptWeights, StorageError.
+    Equal versions, settings, workers and torch threads give equal results, unless minutes limit the training. Raises
+    InvalidConfig for texts, models and files that do not fit, and models too large for the memory; ModelMismatch,
+    TargetConflict if `out` holds anything else, UnquantizableWeights if the loss becomes NaN or infinite before
+    anything got better, NotFound, CorruptWeights, StorageError.
     """
     options = {} if storage_options is None else check_options("storage_options", storage_options)
     limit = parse_size(memory_budget, "memory_budget")

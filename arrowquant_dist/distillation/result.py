@@ -9,10 +9,19 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """target: the dataset that was written. steps: that were made. losses: {step: loss of the held-back texts}, 0 is
-    the dataset as it was. best: the step whose result was written. seconds: of training. matrices, vectors: how many
-    layers of each were trained. already_finished: all of it was there before. failed_at: the step whose loss was no
-    number, where the training ended with what was best before. notes: what else has to be known."""
+    """The result of `distill`.
+
+    target: the dataset that was written.
+    steps: how many were made.
+    losses: {step: loss of the held-back texts}; step 0 is the dataset before training.
+    best: the step whose result was written.
+    seconds: of training.
+    matrices, vectors: how many layers of each kind were trained.
+    already_finished: everything was there before.
+    failed_at: the step at which the loss became NaN or infinite and training ended, with the best result before it;
+        None if that did not happen.
+    notes: for people.
+    """
 
     target: str
     steps: int

@@ -55,11 +55,19 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class DistillSettings:
-    """steps: at most. minutes: of training, at most; None for no limit. longest: tokens of a text, which is cut there.
-    batch_tokens: of a step, with padding. most_offset: how far a latent code may go from its start, in steps of codes.
-    every: steps from one look at the held-back texts to the next. patience: looks without a gain until it stops.
-    save_every: steps from one checkpoint to the next, which decides nothing of the result. seed: of the order of texts.
-    rates: of learning."""
+    """How `distill` trains.
+
+    steps: at most this many.
+    minutes: of training, at most; None: no limit.
+    seed: of the order of the texts.
+    longest: tokens at which a text is cut.
+    batch_tokens: tokens of one step, including padding.
+    most_offset: how far a latent code may move from its start, in steps between codes.
+    every: number of steps between two checks of the held-back texts.
+    patience: number of checks without a gain after which training stops.
+    save_every: number of steps between two checkpoints; does not change the result.
+    rates: learning rates.
+    """
 
     steps: int = 400
     minutes: float | None = None

@@ -13,10 +13,12 @@ from arrowquant_dist.report.layer_rows import load_layers
 
 
 class ArrowQuantizer:
-    """ArrowQuantizer(config).quantize(source, target) returns the Report.
+    """Quantizes checkpoints: `ArrowQuantizer(config).quantize(source, target)` returns the Report.
 
-    run: engine, workers, sizes, storage options; default RunConfig(). source, target: texts or path objects. Raises
-    InvalidConfig for other types.
+    config: what to do with which layers, a QuantizationConfig.
+    run: how to do it (engine, workers, sizes, storage options); default: RunConfig().
+
+    Raises InvalidConfig for other types.
     """
 
     def __init__(self, config: QuantizationConfig, run: RunConfig | None = None) -> None:
@@ -28,16 +30,19 @@ class ArrowQuantizer:
     def quantize(
         self, source: Location, target: Location, *, progress: OnProgress | bool | None = True
     ) -> Report:
-        """Quantizes the checkpoint at `source` into the dataset at `target`, and returns its Report.
+        """Quantizes the checkpoint at `source` into a dataset at `target`, and returns its Report.
 
-        The same call again resumes a run that was stopped; of a finished dataset it returns the report.
+        The same call again resumes an interrupted run; if the dataset is finished, it only returns the report.
 
-        source: a folder, a file, a URL that fsspec knows, or `minilm`. target: an empty place, a folder or URL.
-        progress: True: drawn in a terminal or a notebook, and nowhere else; False: not at all; a function: called with
-        driver.Progress (bytes and layers done and in all, workers) from any thread, one call at a time.
+        source: a folder, a file, a URL that fsspec understands, or `minilm`.
+        target: an empty place, a folder or a URL.
+        progress: True shows progress in a terminal or a notebook, and only there; False shows none; a function is
+            called with a driver.Progress (bytes and layers done and in total, workers), from any thread, one call at a
+            time.
 
-        Raises an ArrowQuantError: bad input (InvalidConfig, InvalidCheckpoint, NotFound, TargetConflict …) before the
-        first weight is read, or what stopped the run; then finished shards are kept at the target.
+        Raises an ArrowQuantError: for bad input (InvalidConfig, InvalidCheckpoint, NotFound, TargetConflict …) before
+        the first weight is read; otherwise the error that stopped the run, and finished shards are then kept at the
+        target.
         """
         with told_to(progress, shown_progress, "quantize") as told:
             outcome = quantize_tracked(source, target, self.config, self.run, told)

@@ -26,22 +26,25 @@ def evaluate(
     storage_options: Mapping[str, Any] | None = None,
     progress: StepCallback | bool | None = True,
 ) -> Evaluation:
-    """Compares what the model and the dataset at `target` make of texts, and writes it to the dataset's report.
+    """Compares the outputs of the model and of the dataset at `target` for the same texts, and adds the result to the
+    dataset's report.
 
-    model: as a source of `quantize`: a folder, a file in its folder, a URL, `minilm`. target: a finished dataset of it.
+    model: as a source of `quantize`: a folder, a file in the model's folder, a URL, or `minilm`.
+    target: a finished dataset of that model.
     texts: a .txt, .jsonl or .parquet file or URL, `builtin`, `builtin:held-back`, or a list of texts (texts/read.py).
-    column: of .jsonl and .parquet, `text` where None. memory_budget: for reading, beside the models. storage_options:
-    fsspec's, for model, target and texts. progress: True: drawn in a terminal or a notebook, and nowhere else; False:
-    not at all; a function: called with each TextsStep.
+    column: with the texts in .jsonl and .parquet files; None: `text`.
+    memory_budget: for reading, in addition to the models.
+    storage_options: fsspec's, for model, target and texts.
+    progress: True shows progress in a terminal or a notebook, and only there; False shows none; a function is called
+        with each TextsStep.
 
-    Models of sentence-transformers and other encoders of transformers are compared by their embeddings, causal language
-    models by their next-token distributions; what each figure is stands in report/evaluation.py. Results do not depend
-    on batches, but for rounding. Written are report/evaluation.json and report/evaluation.md, which keep evaluations
-    with other texts. A dataset of other weights than the model's, which have the same names, shapes and config, is
-    compared all the same, and a note says so.
+    Sentence-transformers models and other encoders of transformers are compared by their embeddings, causal language
+    models by their next-token distributions; report/evaluation.py defines each figure. Batches change results only by
+    rounding. report/evaluation.json and report/evaluation.md are written, and keep evaluations with other texts. A
+    dataset made from other weights with the same names, shapes and config is compared all the same, and a note says so.
 
-    Raises InvalidConfig for texts, models of other kinds and small files that differ, ModelMismatch where it is no
-    dataset of the model, NotFound, CorruptWeights, StorageError; then nothing is written.
+    Raises InvalidConfig for texts, other kinds of models and small files that differ, ModelMismatch if it is not a
+    dataset of the model, NotFound, CorruptWeights, StorageError; nothing is written then.
     """
     options = {} if storage_options is None else check_options("storage_options", storage_options)
     storage = Storage(options)

@@ -40,14 +40,18 @@ def choose_by_texts(
     *,
     progress: StepCallback | bool | None = True,
 ) -> QuantizationConfig:
-    """The config to quantize with: an override for each layer instead of min_quality and texts.
+    """Finds the smallest size that keeps a quality, measured with texts, and returns the config to quantize with: it
+    has an override for each layer, instead of min_quality and texts.
 
-    source: as of `quantize`. config: with both. run: workers, sizes and storage options; default RunConfig(). target:
-    where the dataset will go; what was chosen there for the same config and texts is returned again. progress: as of
-    `evaluate`, for each step that is tried.
+    source: as for `quantize`.
+    config: has min_quality and texts.
+    run: workers, sizes and storage options; default: RunConfig().
+    target: where the dataset will go; an earlier choice there for the same config and texts is returned again.
+    progress: as for `evaluate`, for each step that is tried.
 
-    Raises InvalidConfig for a min_quality that the kind of model does not have (a perplexity of encoders, a cosine of
-    causal models), where no size has it, with the best there is, and what `quantize` and `evaluate` raise.
+    Raises InvalidConfig for a min_quality that this kind of model does not have (a perplexity for encoders, a cosine
+    for causal models); if no size has the quality, with the best that was found; and what `quantize` and `evaluate`
+    raise.
     """
     check_config(config)
     run = RunConfig() if run is None else run

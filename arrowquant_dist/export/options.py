@@ -18,12 +18,15 @@ EXPORT_FORMATS = get_args(ExportFormatName)
 @known_arguments
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What comes out, and with how much memory; sizes may be given as texts ("1GiB").
+    """What an export writes, and with how much memory. Sizes may be given as text, such as "1GiB".
 
-    format: one of EXPORT_FORMATS. activations: `int8`: activations are quantized as well when the model runs.
-    requantize: layers that the format cannot hold as they are quantized anew; source: a checkpoint whose values are
-    taken for that, instead of the dataset's decoded ones. max_file_bytes: of a file of weights, unless one layer has
-    more. memory_budget: for all workers of a process. overwrite: replace what an export left.
+    format: one of EXPORT_FORMATS.
+    activations: `int8` quantizes activations as well when the model runs.
+    requantize: layers that the format cannot hold are quantized again.
+    source: a checkpoint to take the values for that from, instead of the dataset's decoded ones.
+    max_file_bytes: of a file of weights, unless a single layer is larger.
+    memory_budget: for all workers of a process.
+    overwrite: replace what an earlier export left.
     """
 
     format: ExportFormatName = "safetensors"

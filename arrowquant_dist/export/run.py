@@ -61,14 +61,19 @@ def export_dataset(
     *,
     progress: OnProgress | bool | None = True,
 ) -> Exported:
-    """Writes the dataset at `target` to the folder `out`; the same call again resumes or is done.
+    """Writes the dataset at `target` to the folder `out` in a format that other programs load. The same call again
+    resumes, or returns the finished result.
 
-    options: the format and its settings. run: engine, workers and storage options; default RunConfig().
-    progress: True: drawn in a terminal or a notebook, and nowhere else; False: not at all; a function: called with
-    driver.Progress (bytes and layers done and in all, workers) from any thread, one call at a time.
+    target: a finished dataset, a folder or a URL.
+    out: a new folder or a URL.
+    options: the format and its settings.
+    run: engine, workers and storage options; default: RunConfig().
+    progress: True shows progress in a terminal or a notebook, and only there; False shows none; a function is called
+        with a driver.Progress (bytes and layers done and in total, workers), from any thread, one call at a time.
 
-    Raises an ArrowQuantError: bad input, and layers that the format cannot hold, before the first byte is written; or
-    what stopped the export, and then what is whole is kept, and nothing makes a model of it.
+    Raises an ArrowQuantError: for bad input, and for layers that the format cannot hold, before the first byte is
+    written; otherwise the error that stopped the export. Complete files are then kept, without what would make a model
+    of them.
     """
     with told_to(progress, shown_progress, "export") as told:
         return _export(plan_export(target, out, options, RunConfig() if run is None else run), options, told)

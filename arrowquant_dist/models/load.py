@@ -57,31 +57,31 @@ def load_model(
     progress: ProgressCallback | bool | None = True,
     **others: object,
 ) -> Any:
-    """A model of transformers with the decoded weights of a dataset, as `from_pretrained` of the source would give it.
+    """Builds a transformers model with the decoded weights of a dataset, as `from_pretrained` would build it from the
+    source.
 
-    target: of a run, local or a URL; config.json and generation_config.json come from there. model_class: an Auto
-    class, as AutoModelForCausalLM, or a model's own. config: a config of transformers, or the local folder of a
-    config.json; the dataset's config.json is not read then. memory_budget: bytes or text as "2GiB"; the most that is
-    taken beside the model itself. dtype, attn_implementation: as of from_pretrained, by default those of the config.
-    storage_options: fsspec's. subfolder: of a model
-    whose parts lie in folders. initialize: words, globs, /regexes/ of parameters that the dataset may lack, such as a
-    new head: these are random. leave_out: of layers that the model need not have.
+    target: of a run, local or a URL; config.json and generation_config.json come from there.
+    model_class: an Auto class, such as AutoModelForCausalLM, or the class of a model.
+    config: a config of transformers, or the local folder of a config.json; the dataset's config.json is then not read.
+    memory_budget: the most memory that is used in addition to the model, in bytes or as text such as "2GiB".
+    dtype, attn_implementation: as for from_pretrained; by default those of the config.
+    storage_options: fsspec's.
+    subfolder: for a model whose parts are in folders.
+    initialize: words, globs or /regexes/ of parameters that the dataset may lack, such as a new head; these are random.
+    leave_out: the same for layers that the model need not have.
+    verify: the checksums of everything that is read, including config.json and generation_config.json. False verifies
+        nothing, not even weights; to use another config.json, pass it as `config`, and weights are still verified.
+    codes: keep the weights of linear layers and embeddings as codes in memory if they are whole rows of quantized
+        layers (QuantLinear, QuantEmbedding); all others are decoded. Decoded values are rounded to the source's dtype,
+        codes are not: with a wider `dtype` than that, products use unrounded weights.
+    activations: "int8", together with codes, multiplies whole numbers, as in QuantLinear.
+    progress: True shows progress in a terminal or a notebook, and only there; False shows none; a function is called
+        with the bytes of the model that are loaded, the total (weights kept as codes count as stored), and the layer,
+        after each layer or part of one, in the calling thread. transformers' own bar and report, which say nothing
+        about what is read, are not shown.
 
-    verify: checksums of all that is read, config.json and generation_config.json too. False verifies nothing, weights
-    neither; who changes a config.json on purpose passes it as `config`, and weights stay verified.
-
-    codes: weights of linear layers and embeddings stay codes in memory where they are whole rows of quantized layers
-    (QuantLinear, QuantEmbedding); all others are decoded. Decoded values are rounded to the source's dtype, codes are
-    not: with a wider `dtype` than that, products are of unrounded weights. activations: "int8" with codes for products
-    of whole numbers, as QuantLinear has them.
-
-    progress: True: drawn in a terminal or a notebook, and nowhere else; False: not at all; a function: called with the
-    bytes of the model that have their values, those of all (weights that stay codes count as stored), and the layer,
-    after each layer or part of one, by the thread that calls this. transformers' own bar and report, which say nothing
-    of what is read, are not shown.
-
-    Nothing is read unless all fits: ModelMismatch names what is missing, left over or of another shape. CorruptWeights
-    names the layer. Code that comes with a model is not run.
+    Nothing is read unless everything fits: ModelMismatch names what is missing, left over or of another shape.
+    CorruptWeights names the layer. Code that comes with a model is not run.
     """
     from arrowquant_dist.models.build import Wanted, build_model, class_of, given_config
     from arrowquant_dist.modules.linear import check_activations

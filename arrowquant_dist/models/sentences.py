@@ -58,16 +58,20 @@ def load_sentence_transformer(
     progress: ProgressCallback | bool | None = True,
     **others: object,
 ) -> Any:
-    """A SentenceTransformer with the decoded weights of a dataset, as SentenceTransformer(source) would be with them.
+    """Builds a SentenceTransformer with the decoded weights of a dataset, as SentenceTransformer(source) would be with
+    them.
 
-    Modules, pooling, normalization, prompts and lengths are those that the dataset's modules.json names. target: of a
-    run, local or a URL. memory_budget, dtype, storage_options, verify, initialize, leave_out, progress are those of
-    `load_model`, and others are refused; a pooler that the checkpoint lacks, and no embedding needs, is allowed by
-    initialize=["pooler"]. The model is on the CPU.
+    target: of a run, local or a URL. Modules, pooling, normalization, prompts and lengths are those in its
+        modules.json.
+    memory_budget, dtype, storage_options, verify, initialize, leave_out, progress: as for `load_model`. If the
+        checkpoint has no pooler, and no embedding needs one, initialize=["pooler"] allows that.
+    others: any other argument is refused.
 
-    Raises MissingDependency without sentence-transformers, InvalidConfig where no modules.json says how tokens become
-    a sentence, a module is none of sentence-transformers' own, or the folder is of another kind of model, as a
-    CrossEncoder, ModelMismatch, CorruptWeights.
+    The model is on the CPU.
+
+    Raises MissingDependency without sentence-transformers; InvalidConfig if no modules.json says how tokens become a
+    sentence, if a module is not one of sentence-transformers' own, or if the folder has another kind of model, such as
+    a CrossEncoder; ModelMismatch, CorruptWeights.
     """
     refuse_unknown("load_sentence_transformer", others)
     _imported()

@@ -22,15 +22,19 @@ def load_tokenizer(
     verify: bool = True,
     **others: object,
 ) -> Any:
-    """The tokenizer of a dataset, local or at a URL, of which only small files are fetched.
+    """Loads the tokenizer of a dataset, local or at a URL. Only small files are fetched.
 
-    target: of a run. storage_options: fsspec's. auto_class: AutoTokenizer where None; or another that reads small files
-    alone, as AutoProcessor. Code that comes with a model is not run. subfolder: of a model whose parts lie in folders.
-    verify: that its files are those that the run copied; a file that was edited on purpose is taken with verify=False,
-    and no weight is read here.
+    target: of a run.
+    auto_class: None: AutoTokenizer; or another class that reads only small files, such as AutoProcessor. Code that
+        comes with a model is not run.
+    storage_options: fsspec's.
+    subfolder: for a model whose parts are in folders.
+    verify: that the files are those that the run copied. With verify=False, files that were edited on purpose are
+        accepted; no weights are read here.
+    others: any other argument is refused.
 
-    Raises InvalidConfig for others, which it does not know, and where transformers finds none that it knows;
-    CorruptWeights where a file was edited or is damaged.
+    Raises InvalidConfig for other classes and arguments, and if transformers finds no tokenizer that it knows;
+    CorruptWeights if a file was edited or is damaged.
     """
     import transformers
 

@@ -35,13 +35,17 @@ _LARGEST_SUM = (
 def quantize_tensor(
     weight: torch.Tensor | np.ndarray, config: QuantizationConfig, name: str = ""
 ) -> QuantizedTensor:
-    """Quantizes one weight in memory, on the calling thread.
+    """Quantizes one weight in memory, in the calling thread.
 
-    weight: a torch tensor (not copied where it is contiguous) or a numpy array, any dtype of DTYPES. name: what
-    `mixed_precision_layers` and `overrides` are matched with. Vectors, integers, bools, and what the name shows to be
-    no matrix of a product, are kept as in a checkpoint. The result shares no memory with `weight`. Raises
-    UnquantizableWeights on NaN or inf in a weight that is to be quantized, InvalidConfig for one without values of its
-    own (meta, sparse, nested, a wrapper) and for what is no config.
+    weight: a torch tensor (not copied if it is contiguous) or a numpy array, of any dtype in DTYPES.
+    config: a QuantizationConfig.
+    name: matched with `mixed_precision_layers` and `overrides`.
+
+    As in a checkpoint, vectors, integers, bools and layers whose name shows that activations are not multiplied with
+    them are kept as they are. The result shares no memory with `weight`.
+
+    Raises UnquantizableWeights for NaN or inf in a weight that is to be quantized, InvalidConfig for a tensor without
+    values of its own (meta, sparse, nested, a wrapper) and for anything but a config.
     """
     check_config(config)
     check_name(name)

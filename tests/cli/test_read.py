@@ -231,6 +231,16 @@ def test_report_writes_a_page_of_a_comparison(target: Path, tmp_path: Path) -> N
     assert str(other) in page.read_text()
 
 
+def test_targets_of_different_models_are_said_to_be_such(target: Path, tmp_path: Path) -> None:
+    values = json.loads(GOLDEN.read_text())
+    values["totals"]["params"] += 1
+    other = make_target(tmp_path / "other")
+    (other / "report" / "report.json").write_text(json.dumps(values))
+    shown = " ".join(run("report", target, "--compare", other).stdout.split())
+    assert "B (other) is not of the same model as A" in shown
+    assert "No figure is marked as the best" in shown
+
+
 def test_a_page_that_cannot_be_written_is_an_error(target: Path, tmp_path: Path) -> None:
     result = run("report", target, "--html", tmp_path / "no" / "page.html")
     assert result.exit_code == 1

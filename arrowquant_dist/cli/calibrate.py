@@ -16,6 +16,7 @@ from arrowquant_dist.cli.options import (
     LogFormatOption,
     QuietOption,
     WorkersOption,
+    complete_preset,
 )
 from arrowquant_dist.cli.outcome import outcome, print_json
 from arrowquant_dist.cli.telling import LogFormat, Telling
@@ -46,6 +47,7 @@ def calibrate(
             help="Preset or YAML file that the model will be quantized with. Each layer then sees what the quantized "
             "layers before it produce.",
             metavar="CONFIG",
+            autocompletion=complete_preset,
         ),
     ] = None,
     config: Annotated[

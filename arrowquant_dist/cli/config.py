@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from arrowquant_dist.cli.options import JsonOption
+from arrowquant_dist.cli.options import JsonOption, complete_preset
 from arrowquant_dist.cli.outcome import outcome, print_json
 
 config = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -33,7 +33,12 @@ def list_presets(*, as_json: JsonOption = False) -> None:
 
 @config.command("show")
 def show(
-    name: Annotated[str, typer.Argument(metavar="PRESET", help="A name from `arrowquant config list`.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="PRESET", help="A name from `arrowquant config list`.", autocompletion=complete_preset
+        ),
+    ],
     *,
     as_json: JsonOption = False,
 ) -> None:

@@ -8,6 +8,14 @@ import typer
 
 from arrowquant_dist.cli.telling import LogFormat
 
+
+def complete_preset(incomplete: str) -> list[str]:
+    """Presets, for shells that complete what --config takes."""
+    from arrowquant_dist.config import presets
+
+    return [name for name in presets() if name.startswith(incomplete)]
+
+
 EngineOption = Annotated[
     str | None,
     typer.Option(

@@ -15,6 +15,7 @@ from arrowquant_dist.cli.options import (
     LogFormatOption,
     QuietOption,
     WorkersOption,
+    complete_preset,
 )
 from arrowquant_dist.cli.outcome import STOPPED, outcome, print_json
 from arrowquant_dist.cli.telling import LogFormat, Telling
@@ -45,6 +46,7 @@ def quantize(
         typer.Option(
             help="A preset (`arrowquant config list`) or a YAML file. The options below override it.",
             metavar="NAME|FILE",
+            autocompletion=complete_preset,
         ),
     ] = None,
     quant: Annotated[

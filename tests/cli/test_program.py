@@ -207,6 +207,16 @@ def test_shells_complete_commands(shell: str, monkeypatch: pytest.MonkeyPatch) -
     assert "_ARROWQUANT_COMPLETE" in shown.stdout
 
 
+@pytest.mark.parametrize(
+    "words", ["quantize minilm out --config", "calibrate minilm out --quantize", "config show"]
+)
+def test_presets_are_completed_where_a_config_is_taken(words: str) -> None:
+    typed = {"_ARROWQUANT_COMPLETE": "complete_bash", "COMP_WORDS": f"arrowquant {words} int4"}
+    typed["COMP_CWORD"] = str(len(words.split()) + 1)
+    done = CliRunner().invoke(app, [], prog_name="arrowquant", env=typed)
+    assert done.stdout.split() == ["int4", "int4-gptq"]
+
+
 def test_an_error_that_nobody_meant_keeps_its_traceback() -> None:
     code = "from arrowquant_dist.cli.outcome import outcome\nwith outcome(as_json=False): {}['x']"
     done = python(code)

@@ -6,7 +6,6 @@ All of it takes under three minutes on two cores that nothing else runs on; meas
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from arrowquant_dist.cli import app
+from tests.validation.tables import TABLES, rows
 
 pytestmark = pytest.mark.slow
 
-TABLES = (
-    "Summary",
-    "Environment",
-    "Model",
-    "Sizes",
-    "Theoretical against actual, all against fp16",
-    "Cosine of the weights, over quantized layers",
-    "By layer type",
-    "Distribution of the cosine, int8",
-    "Distribution of the cosine, int2",
-    "Outputs against the original's",
-    "Checks",
-    "Quantization by phase",
-    "Loading",
-    "Memory of a process, for the weights",
-    "Criteria by category",
-    "Criteria",
-)
 NOTES = ("size-of-the-source", "weight-cosine", "norms-are-kept", "layers", "loading", "memory-at-run-time")
 
 
@@ -53,14 +35,6 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def values(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((out / "validation.json").read_text())
     return found
-
-
-def rows(markdown: str, title: str, named_by: int = 1) -> dict[str, list[str]]:
-    """{first cells: the others} of the table under a title."""
-    table = re.search(rf"^##+ {re.escape(title)}\n+((?:\|.*\n)+)", markdown, re.MULTILINE)
-    assert table is not None, title
-    lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table[1].splitlines()[2:]]
-    return {" ".join(line[:named_by]): line[named_by:] for line in lines}
 
 
 def test_every_table_is_there_with_figures(out: Path) -> None:

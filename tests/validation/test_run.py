@@ -17,6 +17,7 @@ from arrowquant_dist.validation.tables import by_layer_type
 from tests.evaluation.models import TEXTS, save_llama
 from tests.sources import random_weights, save_checkpoint
 from tests.validation.conftest import CONFIGS, RUN
+from tests.validation.tables import TABLES, rows
 
 NO_LAYER = LayerOverride("*.nothing.weight", quant_type="int4")
 
@@ -39,6 +40,19 @@ def test_figures_are_those_of_the_datasets_reports(found: Validation, out: Path)
         assert one.speed.worker_phases == report["timing"]["phases"]
         evaluation = json.loads((out / one.name / "report" / "evaluation.json").read_text())
         assert said["evaluation"] in evaluation["evaluations"]
+
+
+def test_every_table_is_there_with_figures(found: Validation, out: Path) -> None:
+    text, page = ((out / f"validation.{suffix}").read_text() for suffix in ("md", "html"))
+    for title in TABLES:
+        assert rows(text, title)
+        assert title.replace("'", "&#39;") in page
+    for note in found.notes:
+        assert f"**{note.name}**" in text
+        assert note.name in page
+    assert {"size-of-the-source", "weight-cosine", "norms-are-kept", "layers", "loading"} <= {
+        note.name for note in found.notes
+    }
 
 
 def test_the_json_is_what_is_returned(found: Validation, out: Path) -> None:

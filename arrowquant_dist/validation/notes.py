@@ -118,7 +118,7 @@ def _speed(datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
             "speed",
             f"{', '.join(made)} were made by this validation, one after the other: the first of them imports libraries "
             "and, where it is new on the machine, compiles kernels (its phase `compile`); workers of Ray are processes "
-            "that load them for each",
+            "that load them for each. Phases of workers are added up over all of them, and may be more than the whole",
         )
     for one in datasets:
         speed = one.speed
@@ -144,7 +144,7 @@ def _loading(
         "times of datasets hold the comparison of every checksum, and decoding to the source's dtype; "
         f"{what[0].lower() + what[1:]} have no checksums, so their bytes are only read. Each is the middle one of "
         "several runs with everything on a disk in the system's cache: a disk that has to be read, or a network, adds "
-        f"the time of the stored bytes{far}",
+        f"the time of the stored bytes{far}. What is read holds the little that may lie between values too",
     )
 
 

@@ -281,7 +281,7 @@ def loading(found: Validation) -> Table:
     loads = [(source, found.source_load)]
     loads += [("source as V1", found.v1_load)] if found.v1_load is not None else []
     loads += [(one.name, one.load) for one in found.datasets]
-    headers = ("format", "load time", "stored", "stored bytes", "decoded values", "verified")
+    headers = ("format", "load time", "read", "read a second", "decoded a second", "verified")
     return Table("Loading", headers, "lrrrrl", tuple(_load_row(name, one) for name, one in loads))
 
 

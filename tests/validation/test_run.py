@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from arrowquant_dist import QuantizationConfig, Validation, validate
 from arrowquant_dist.config import LayerOverride
 from arrowquant_dist.errors import InvalidConfig, NotFound, SourceChanged, TargetConflict
 from arrowquant_dist.texts.steps import TextsStep
+from arrowquant_dist.validation.notes import notes_of
 from arrowquant_dist.validation.tables import by_layer_type
+from arrowquant_dist.validation.targets import read_targets
 from tests.evaluation.models import TEXTS, save_llama
 from tests.sources import random_weights, save_checkpoint
 from tests.validation.conftest import CONFIGS, RUN
@@ -53,6 +56,13 @@ def test_every_table_is_there_with_figures(found: Validation, out: Path) -> None
     assert {"size-of-the-source", "weight-cosine", "norms-are-kept", "layers", "loading"} <= {
         note.name for note in found.notes
     }
+
+
+def test_times_that_hold_a_network_s_are_named(found: Validation) -> None:
+    far = replace(found.source, uri="s3://models/bert")
+    said = {note.name: note.text for note in notes_of(far, found.datasets, read_targets(None), found.v1_load)}
+    assert "those of the source came over the network" in said["loading"]
+    assert not any("over the network" in note.text for note in found.notes)
 
 
 def test_the_json_is_what_is_returned(found: Validation, out: Path) -> None:

@@ -28,16 +28,18 @@ _COMPILED = 0.2  # of the time of all phases: above that it is said
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """verdict: one of GOOD, LOOK, BAD, OPEN, or FACT, which judges nothing. why: with the threshold."""
+    """verdict: one of GOOD, LOOK, BAD, OPEN, or FACT, which judges nothing. why: with the threshold.
+    words: that say the verdict; the usual ones where they are empty."""
 
     title: str
     figure: str
     verdict: str
     why: str
+    words: str = ""
 
     @property
     def said(self) -> str:
-        return _SAID[self.verdict]
+        return self.words or _SAID[self.verdict]
 
 
 def cards(

@@ -72,6 +72,7 @@ def _cards(found: Validation) -> tuple[Card, ...]:
         f"{passed} of {len(found.criteria)}",
         BAD if failed else GOOD,
         f"{counted(len(failed), 'criterion', 'criteria')} not met." if failed else "Every criterion is met.",
+        "not accepted" if failed else "accepted",
     )
     return (accepted, *(_card(one) for one in found.datasets))
 

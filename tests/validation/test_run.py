@@ -14,6 +14,7 @@ from arrowquant_dist import QuantizationConfig, Validation, validate
 from arrowquant_dist.config import LayerOverride
 from arrowquant_dist.errors import InvalidConfig, NotFound, SourceChanged, TargetConflict
 from arrowquant_dist.texts.steps import TextsStep
+from arrowquant_dist.validation.document import validation_document
 from arrowquant_dist.validation.notes import notes_of
 from arrowquant_dist.validation.tables import by_layer_type
 from arrowquant_dist.validation.targets import read_targets
@@ -63,6 +64,12 @@ def test_times_that_hold_a_network_s_are_named(found: Validation) -> None:
     said = {note.name: note.text for note in notes_of(far, found.datasets, read_targets(None), found.v1_load)}
     assert "those of the source came over the network" in said["loading"]
     assert not any("over the network" in note.text for note in found.notes)
+
+
+@pytest.mark.parametrize(("status", "words"), [("pass", "accepted"), ("fail", "not accepted")])
+def test_the_first_card_says_whether_it_is_accepted(found: Validation, status: Any, words: str) -> None:
+    judged = replace(found, criteria=tuple(replace(one, status=status) for one in found.criteria))
+    assert validation_document(judged).cards[0].said == words
 
 
 def test_the_json_is_what_is_returned(found: Validation, out: Path) -> None:

@@ -22,7 +22,7 @@ def _lines(report: ReportFigures, target: str) -> Iterator[tuple[str, str]]:
     bits = f", {text.bits(totals.parts_nbytes, totals.params)} a weight" if totals.params else ""
     yield "size", f"{text.nbytes(totals.source_nbytes)} → {text.nbytes(totals.parts_nbytes)}{bits}"
     against_source, against_fp16 = totals.compression_vs_source, totals.compression_vs_fp16
-    yield "smaller", f"{text.times(against_source)} than the source, {text.times(against_fp16)} than fp16"
+    yield "compression", f"{text.times(against_source)} vs source, {text.times(against_fp16)} vs fp16"
     cosine = report.accuracy.cosine if report.accuracy is not None else None
     if cosine is not None:
         yield "weight cosine", f"mean {text.cosine(cosine.mean)}, min {text.cosine(cosine.min)}"

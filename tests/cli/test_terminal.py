@@ -74,7 +74,7 @@ def test_a_run_ends_on_one_screen_with_what_counts(width: int, ended: dict[int, 
     end = "\n".join(shown.lines[begin:])
     assert len(shown.lines[begin:-1]) <= 12
     assert re.search(r"size +90\.9 MB → 21\.\d MB, 7\.\d\d bits a weight\n", end)
-    assert re.search(r"smaller +4\.3\d× than the source, 2\.1\d× than fp16\n", end)
+    assert re.search(r"compression +4\.3\d× vs source, 2\.1\d× vs fp16\n", end)
     assert "  worst layer    embeddings." in end
     assert "/report/report.html\n" in end
     assert "arrowquant report " in end

@@ -22,9 +22,9 @@ from arrowquant_dist.storage.memory import reading_nbytes, writing_nbytes
 from arrowquant_dist.storage.uris import is_local
 
 _MIB = 1 << 20
-# Python, numpy, pyarrow, Ray and the kernels: 255 MiB where their machine code comes from Numba's cache, and 330 where
-# a worker compiles it, the first on its machine.
-PROCESS_NBYTES = 360 * _MIB
+# Python, numpy, pyarrow, Ray and the kernels: 255 MiB if their machine code comes from Numba's cache, and up to 365 in
+# the first worker on a machine, which compiles them.
+PROCESS_NBYTES = 400 * _MIB
 REMOTE_NBYTES = 64 * _MIB  # fsspec's file system, what it is made of (botocore, aiohttp), and its connections
 ROW_NBYTES = 6 << 10  # of a shard: its block, its record, and that as the text of a commit
 SMALL_ROWS_NBYTES = 8 * _MIB  # that wait for company in a row group, and the one that ends the wait

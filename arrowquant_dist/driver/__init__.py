@@ -1,4 +1,4 @@
-"""From a source and a target to a dataset and its report: `quantize`, and what it is made of."""
+"""Turns a source and a target into a dataset and its report: `quantize` and the steps it is made of."""
 
 from arrowquant_dist.driver.outcome import Outcome
 from arrowquant_dist.driver.quantizer import ArrowQuantizer

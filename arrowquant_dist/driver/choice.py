@@ -1,4 +1,4 @@
-"""What a config asks for instead of saying how layers are stored: chosen before the plan is made, and kept to after."""
+"""Configs that ask for a size or a quality: a concrete config is chosen before the plan is made, and checked after."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from arrowquant_dist.target.target import Target
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """nbytes: that all part files may take. cosine: that the mean of the layers' may not be below. None: nothing."""
+    """What a dataset has to satisfy before it is published; None: no limit.
+
+    nbytes: maximum total size of the part files in bytes. cosine: minimum of the mean weight cosine over the layers.
+    """
 
     nbytes: int | None = None
     cosine: float | None = None
 
     def refuse_broken(self, report: ReportFigures, uri: str) -> None:
-        """InvalidConfig where a dataset does not have what was asked for, before it is published. A choice is made by
-        some rows of each layer, and others may be of another kind."""
+        """Raises InvalidConfig if the dataset misses the promise; called before it is published. The choice is based
+        on a sample of each layer's rows, and the other rows may compress or quantize worse."""
         found = report.totals.parts_nbytes
         if self.nbytes is not None and found > self.nbytes:
             again = self.nbytes * self.nbytes // found
@@ -50,7 +53,7 @@ NO_PROMISE = Promise()
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The plan of what was chosen, and what has to hold of the dataset."""
+    """The plan made from the chosen config, and the promise that the dataset has to keep."""
 
     plan: Plan
     promise: Promise
@@ -64,9 +67,12 @@ def choose_plan(
     dataset: Target,
     side_inputs: SideInputs,
 ) -> Chosen:
-    """plan_of: makes the plan of a config that says how every layer is stored. side_inputs: of `config`.
-    dataset: where the run goes; what was chosen there for the same config is taken again, and the plan that follows
-    says whether all else is the same."""
+    """Makes the plan; where `config` asks for a size or a quality, chooses how each layer is stored first.
+
+    plan_of: makes the plan of a config that says how every layer is stored. side_inputs: the side inputs of `config`.
+    dataset: the target of the run. A choice that was made there for the same config is reused; comparing the plans
+    then tells whether everything else is the same.
+    """
     if config.size is None and config.min_quality is None:
         return Chosen(plan_of(config), NO_PROMISE)
     if config.texts is not None:
@@ -82,7 +88,7 @@ def choose_plan(
         plan = replace(plan, notes=(*plan.notes, *earlier[1]))
         promise = _promise(config, plan, wanted.cosine if wanted is not None else None)
         return Chosen(plan, promise)
-    from arrowquant_dist.sizing import (  # no other run has to import it
+    from arrowquant_dist.sizing import (  # imported here, since no other run needs it
         choose_calibrated_size,
         choose_quality,
         choose_size,
@@ -103,8 +109,8 @@ def choose_plan(
 def earlier_choice(
     config: QuantizationConfig, asked: Mapping[str, Any], dataset: Target
 ) -> tuple[QuantizationConfig, tuple[str, ...]] | None:
-    """The table at the target that was chosen for `asked`, which is what `config` asks for, and the notes of that; None
-    where there is none."""
+    """The config (table of layers) that was chosen for `asked` and recorded at the target, with the notes of that
+    choice; None if there is none. asked: what `config` asks for."""
     planned = dataset.planned()
     if planned is None:
         manifest = dataset.manifest()
@@ -120,7 +126,7 @@ def earlier_choice(
         return None
     table = recorded_config(values)
     if config.hessians is not None:
-        table = table.replace(hessians=config.hessians)  # with its credentials
+        table = table.replace(hessians=config.hessians)  # the recorded location lacks the credentials
     return table, notes
 
 

@@ -1,4 +1,4 @@
-"""How long a run and its phases take."""
+"""Measures how long a run and its phases take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arrowquant_dist.reduce import HostFacts, RunFacts
 
 
 class RunClock:
-    """Seconds of the driver's phases, and since it began."""
+    """Measures the driver's phases, and the time since the clock was created, in seconds."""
 
     def __init__(self) -> None:
         self._started_at, self._started = datetime.now(UTC), time.perf_counter()
@@ -28,7 +28,7 @@ class RunClock:
             self._seconds, self._open = self._until(time.perf_counter()), None
 
     def facts(self, engine: Engine, ran: EngineFacts, resumed: tuple[int, ...]) -> RunFacts:
-        """The run until now. resumed: shards that an earlier one left."""
+        """The facts of the run up to this moment. resumed: indices of the shards that an earlier run had finished."""
         now = time.perf_counter()
         return RunFacts(
             engine=engine.name,
@@ -45,7 +45,7 @@ class RunClock:
         )
 
     def _until(self, now: float) -> dict[str, float]:
-        """The open phase included."""
+        """Seconds of every phase, including the one that is open."""
         seconds = dict(self._seconds)
         if self._open is not None:
             name, since = self._open

@@ -1,7 +1,8 @@
-"""What an earlier run, or another driver, left at the target, and whether it is this plan's.
+"""What an earlier run, or another driver, left at the target, and whether it belongs to this plan.
 
-A manifest counts if it is of the run whose plan is there. One that is not was left by a driver that slept while its run
-was overwritten: the target is then as if it were not there, and the run that publishes next removes it.
+A manifest counts if it belongs to the run whose plan is at the target. Any other manifest was left by a driver that
+slept while its run was overwritten: the target is then treated as if it had no manifest, and the run that publishes
+next removes it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from arrowquant_dist.target.target import Target, being_cleared, overwritten
 
 
 def refuse_difference(dataset: Target, planned: PlannedRun, plan: Plan) -> None:
-    """TargetConflict, saying what differs, where the plan at the target is another one."""
+    """Raises TargetConflict, saying what differs, if the plan at the target is not `plan`."""
     if planned.identity.fingerprint != plan.fingerprint:
         there = plan_from_table(planned.table)
         if DISTILLATION_KEY in there.config:
@@ -36,7 +37,7 @@ def refuse_difference(dataset: Target, planned: PlannedRun, plan: Plan) -> None:
 
 
 def refuse_other_run(dataset: Target, plan: Plan, found: Listing) -> None:
-    """TargetConflict where the target holds a dataset, or a run, that is another plan's."""
+    """Raises TargetConflict if the target holds a dataset or a run of another plan."""
     manifest = dataset.manifest() if MANIFEST_PATH in found else None
     planned = dataset.planned() if PLAN_PATH in found else None
     if manifest is not None and _counts(manifest, planned):
@@ -48,10 +49,12 @@ def refuse_other_run(dataset: Target, plan: Plan, found: Listing) -> None:
 def finished_outcome(
     dataset: Target, plan: Plan, found: Listing, run: RunIdentity | None = None
 ) -> Outcome | None:
-    """The outcome of whoever published the dataset, which is all there; what lost against its parts is removed.
+    """The outcome recorded with a published, complete dataset; None if no manifest counts. Losing attempts and other
+    leftovers beside its parts are removed.
 
-    run: whose it has to be; None where this driver has none yet. None where no manifest counts. TargetConflict where it
-    is another plan's, or another run's, IncompleteDataset where an object of it is gone or has another size.
+    run: the run that the dataset has to belong to; None if this driver has not started one yet. Raises TargetConflict
+    if the dataset belongs to another plan or another run, IncompleteDataset if one of its objects is gone or has
+    another size.
     """
     if MANIFEST_PATH not in found:
         return None
@@ -63,7 +66,7 @@ def finished_outcome(
     if not _counts(manifest, planned):
         return None
     _refuse_other_work(dataset, manifest, planned, plan)
-    if planned is None:  # a copy of a dataset: nobody is at work here, and nobody has lost
+    if planned is None:  # a copy of a dataset: no run is at work here, so there are no losing attempts
         dataset.refuse_missing_parts(manifest, found)
     else:
         sweep(dataset, manifest, found)
@@ -74,7 +77,8 @@ def finished_outcome(
 
 
 def published_outcome(dataset: Target, plan: Plan, found: Listing, run: RunIdentity) -> Outcome:
-    """That of another driver of this run, which has published it. TargetConflict where that is gone again."""
+    """The outcome of another driver of this run, which has published the dataset. Raises TargetConflict if the
+    dataset has been removed again."""
     outcome = finished_outcome(dataset, plan, found, run)
     if outcome is None:
         raise being_cleared(dataset.store.uri)
@@ -82,12 +86,13 @@ def published_outcome(dataset: Target, plan: Plan, found: Listing, run: RunIdent
 
 
 def _counts(manifest: Manifest, planned: PlannedRun | None) -> bool:
-    """Where there is no plan nothing speaks against it: datasets are copied without their `run/`."""
+    """Whether the manifest counts. It does if there is no plan, since datasets are copied without their `run/`."""
     return planned is None or manifest.is_of(planned.identity)
 
 
 def _refuse_other_work(dataset: Target, manifest: Manifest, planned: PlannedRun | None, plan: Plan) -> None:
-    """Of a finished dataset: where other code has done the same work, it is what was asked for."""
+    """Raises TargetConflict if the finished dataset is not what was asked for. The same work done by another version
+    of the code is accepted."""
     if manifest.fingerprint == plan.fingerprint:
         return
     if planned is None or planned.identity.fingerprint != manifest.fingerprint:

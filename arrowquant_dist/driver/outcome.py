@@ -1,4 +1,4 @@
-"""What a run ends with."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from arrowquant_dist.reduce import ReportFigures
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """already_finished: the target was complete before; `report` is that of the run that completed it. damaged: paths
-    under the target of what `repair` has found and made again; None where nobody looked. sidecars: paths under the
-    target of the model's small files. layers: the content of layers.parquet, where it was made here."""
+    """The result of a run.
+
+    already_finished: whether the target was complete before; `report` is then that of the run that completed it.
+    damaged: paths under the target of what `repair` found damaged and made again; None if no repair was asked for.
+    sidecars: paths under the target of the model's small files.
+    layers: the content of layers.parquet, if this run made it.
+    """
 
     report: ReportFigures
     already_finished: bool
@@ -22,5 +26,5 @@ class Outcome:
 
     @property
     def has_model(self) -> bool:
-        """Whether a model can be built of it, to see what becomes of its outputs."""
+        """Whether a model can be built from the dataset, to see how its outputs change."""
         return "config.json" in self.sidecars

@@ -1,4 +1,4 @@
-"""A run's two places: how the driver reaches the target, that it is not the source, and the files that come along."""
+"""The two locations of a run: opens the target, refuses a target that holds the source, and reads the files to copy."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from arrowquant_dist.storage.uris import is_ambiguous, lies_within, redact
 from arrowquant_dist.target.manifest import LOST_SIDECAR, is_read
 from arrowquant_dist.target.target import Target
 
-_REQUESTS = 4  # times as many at a time as a worker's
+_REQUESTS = 4  # concurrent requests of the driver, as a multiple of a worker's
 _IF_MEANT = "put the old one back, and give the edited one as config= to load_model, or edit an export's"
-_MOST_REQUESTS = 256  # what Transfer takes
+_MOST_REQUESTS = 256  # maximum that Transfer accepts
 
 
 def open_target(target: str, run: RunConfig) -> Target:
-    """As workers reach it, with more requests in flight: the driver's are many and small.
+    """Opens the target as workers do, but with more concurrent requests: the driver's requests are many and small.
 
-    InvalidConfig for a URL that `is_ambiguous`.
+    Raises InvalidConfig for a URL that `is_ambiguous`.
     """
     if is_ambiguous(target):
         message = "the target has an empty name, `.` or `..` in it; spell it without them"
@@ -33,7 +33,7 @@ def open_target(target: str, run: RunConfig) -> Target:
 
 
 def refuse_own_source(dataset: Target, read: Iterable[Checkpoint]) -> None:
-    """A target that holds a file of what is read for it would be overwritten meanwhile: InvalidConfig."""
+    """Raises InvalidConfig if a file that the run reads lies within the target, where it would be overwritten."""
     for file in (file for checkpoint in read for file in checkpoint.files):
         if lies_within(redact(file.uri), dataset.store.uri):
             message = f"the target holds the source itself ({redact(file.uri)}); choose another target"
@@ -41,8 +41,8 @@ def refuse_own_source(dataset: Target, read: Iterable[Checkpoint]) -> None:
 
 
 def refuse_lost_side_files(checkpoint: Checkpoint, run: RunConfig) -> None:
-    """InvalidCheckpoint where the source is a dataset, and a file that its manifest lists is gone: what is made of it
-    would lack that too, in silence. What people write (.md) may go."""
+    """Raises InvalidCheckpoint if the source is a dataset and a file that its manifest lists is gone: the new dataset
+    would silently lack it too. Files written by people (.md) may be missing."""
     manifest = checkpoint.dataset.manifest if checkpoint.dataset is not None else None
     if manifest is None:
         return
@@ -54,10 +54,10 @@ def refuse_lost_side_files(checkpoint: Checkpoint, run: RunConfig) -> None:
 
 
 def read_sidecars(checkpoint: Checkpoint, run: RunConfig) -> dict[str, bytes]:
-    """The small files that belong to the model, as the target gets them: tokenizer, config, README.
+    """Reads the small files that belong to the model (tokenizer, config, README), as the target will hold them.
 
-    SourceChanged where one is not what it was when the run was planned; InvalidCheckpoint where the source is a
-    dataset, and its manifest lists another one; but what people write (.md) they may change.
+    Raises SourceChanged if a file has changed since the run was planned, InvalidCheckpoint if the source is a dataset
+    whose manifest lists other content. Files written by people (.md) may have been edited.
     """
     if not checkpoint.sidecars:
         return {}

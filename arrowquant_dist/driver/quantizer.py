@@ -1,4 +1,4 @@
-"""`quantize` as an object, for those who quantize several checkpoints in one way."""
+"""`quantize` as an object, for callers that quantize several checkpoints in the same way."""
 
 from __future__ import annotations
 

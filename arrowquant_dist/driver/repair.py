@@ -1,18 +1,19 @@
-"""`--repair`: what of a finished dataset is damaged, and how that gives way to what is done again.
+"""`--repair`: finds what is damaged in a finished dataset, and replaces it.
 
-Every object that the manifest names is read and compared with its hash, the manifest itself with plan and commits. A
-damaged part is deleted, which makes its commit stale (target/commit.py), so its shard is one that is missing, as after
-a run that was killed: it is done again by the plan that the dataset was made by, into a part of another name, and all
-other parts stay as they are. Before anything is published each row that was done again has to have the checksum that
-index or commits recorded of it, or where both are gone its part the hash that the manifest has; where one has not,
-source or code are not what they were, and the dataset stays as it is. A damaged sidecar is copied again only if the
-source's has the manifest's hash. Then the manifest gives way, with what else is damaged, and the run publishes as any
-other does. What nothing is recorded of any more is refused before anything is deleted.
+Every object that the manifest names is read and compared with its hash; the manifest itself is compared with the plan
+and the commits. A damaged part is deleted, which makes its commit stale (target/commit.py), so its shard is missing,
+as after a run that was killed. It is done again by the plan that the dataset was made with, into a part with another
+name; all other parts stay as they are. Before anything is published, each row that was done again must have the
+checksum that the index or the commits recorded for it or, where both are gone, its part must have the hash that the
+manifest lists. If not, the source or the code is not what it was, and the dataset stays as it is. A damaged sidecar
+is copied again only if the source's file has the hash in the manifest. Then the manifest and whatever else is damaged
+are deleted, and the run publishes as any other does. A dataset of which some shard is recorded nowhere any more is
+refused before anything is deleted.
 
-Readers meet an object that is gone, or no manifest, and say so; never another value: what they read they compare with
-the checksums of the manifest's index. A repair that was stopped is repeated: before its manifest gave way it is a
-repair still, of which a part is done, and after that an unfinished run all of whose shards are committed, which the
-ordinary command completes as well.
+Meanwhile readers find an object or the manifest missing, and say so; they never get a wrong value, because they
+compare what they read with the checksums in the manifest's index. A repair that was stopped can be repeated: until
+its manifest is deleted it continues as a repair that is partly done, and after that as an unfinished run all of whose
+shards are committed, which the ordinary command completes too.
 """
 
 from __future__ import annotations
@@ -54,13 +55,16 @@ from arrowquant_dist.target.target import Files, Target, being_cleared
 
 _LOG = logging.getLogger("arrowquant_dist.repair")
 _READERS = 4
-_SAID_TWICE = ("fingerprint", "source", "config", "aliases", "compression")  # by the plan and the manifest
+_SAID_TWICE = ("fingerprint", "source", "config", "aliases", "compression")  # in both plan and manifest
 
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """What is known of a dataset's shards. rows: {shard: its rows}, of index and commits. parts: {shard: its part}, as
-    the manifest has it, for shards whose rows nothing says."""
+    """What is known about the shards of a dataset.
+
+    rows: {shard: its rows}, from the index and the commits. parts: {shard: its part} from the manifest, for shards
+    whose rows are recorded nowhere.
+    """
 
     rows: Mapping[int, Sequence[RowHeader]]
     parts: Mapping[int, ManifestPart]
@@ -69,8 +73,8 @@ class _Recorded:
         return shard in self.rows or shard in self.parts
 
     def has(self, receipt: Receipt) -> bool:
-        """Whether it is of a part that holds what was recorded. Equal rows are enough: other releases of the libraries
-        write them in other bytes."""
+        """Whether the receipt's part holds what was recorded. Equal rows are enough: other releases of the libraries
+        write the same rows in other bytes."""
         rows, part = self.rows.get(receipt.shard), self.parts.get(receipt.shard)
         if rows is not None:
             return [*rows] == [row.header for row in receipt.rows]
@@ -79,9 +83,15 @@ class _Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """A damaged dataset. plan, run: it was made by. receipts: of the shards that are sound. sidecars: that it has, or
-    gets again. damaged: paths under the target. recorded: what is known of its shards. gives_way: {path: version} of
-    the objects for which there is no room beside what is made again."""
+    """A damaged dataset, and what its repair needs.
+
+    plan, run: what the dataset was made with.
+    receipts: those of the undamaged shards.
+    sidecars: those that the dataset has or gets again.
+    damaged: paths under the target.
+    recorded: what is known about its shards.
+    gives_way: {path: version} of the objects that are deleted before their replacements are written.
+    """
 
     target: Target
     plan: Plan
@@ -93,10 +103,10 @@ class Repair:
     gives_way: Mapping[str, str]
 
     def make_room(self, receipts: Iterable[Receipt]) -> Listing:
-        """Takes the manifest and what is damaged away; returns what is there then.
+        """Deletes the manifest and the damaged objects; returns a listing of what is left.
 
-        InvalidCheckpoint, and all of it stays, where a row that was done again is not the one that was recorded: its
-        part is deleted.
+        Raises InvalidCheckpoint, deleting nothing but the new part, if a row that was done again differs from the
+        recorded one.
         """
         for receipt in receipts:
             if receipt.shard not in self.receipts:
@@ -120,17 +130,17 @@ class Repair:
 
 
 def find_damage(target: Target, plan: Plan, sidecars: Files, listing: Listing) -> Repair | None:
-    """What is to be repaired, or None if there is no finished dataset or everything is as it was written. Its damaged
-    parts are deleted, and each damaged object is told of.
+    """What has to be repaired; None if there is no finished dataset or everything is as it was written. Deletes the
+    damaged parts, and logs each damaged object.
 
-    plan: of this command. TargetConflict, saying what differs, where the dataset is of another one; IncompleteDataset
-    where the plan that it was made by is gone, and something is damaged.
+    plan: the plan of this command. Raises TargetConflict, saying what differs, if the dataset belongs to another
+    plan; IncompleteDataset if something is damaged and the plan that the dataset was made with is gone.
     """
     if MANIFEST_PATH not in listing:
         return None
     manifest, planned = _manifest(target, listing), _planned(target, listing)
     if manifest is not None and planned is not None and not manifest.is_of(planned.identity):
-        return None  # no dataset: left by a driver whose run was overwritten
+        return None  # not a dataset: the manifest was left by a driver whose run was overwritten
     if planned is None:
         _refuse_damage_without_plan(target, manifest, listing)
         return None
@@ -159,7 +169,7 @@ def find_damage(target: Target, plan: Plan, sidecars: Files, listing: Listing) -
     target.store.delete([receipt.part for shard, receipt in committed.items() if shard not in receipts])
     indexes = (
         [manifest.index.path] if manifest is not None and parts else []
-    )  # of a part that is to be another one
+    )  # it names a part that gets replaced
     gives_way = {
         path: listing.versions[path] for path in (MANIFEST_PATH, *files, *indexes) if path in listing
     }
@@ -167,27 +177,27 @@ def find_damage(target: Target, plan: Plan, sidecars: Files, listing: Listing) -
 
 
 def _manifest(target: Target, listing: Listing) -> Manifest | None:
-    """None where it is damaged. InvalidCheckpoint where a newer release wrote it."""
+    """The manifest; None if it is damaged. Raises InvalidCheckpoint if a newer release wrote it."""
     try:
         return target.manifest()
     except CorruptWeights:
         return None
     except InvalidCheckpoint:
-        if target.state(listing) == "finished":  # ours, and newer
+        if target.state(listing) == "finished":  # ours, of a newer release
             raise
         return None
 
 
 def _says_otherwise(manifest: Manifest | None, plan: Plan, receipts: Mapping[int, Receipt]) -> bool:
-    """Whether plan and commits do not say the same of the dataset as the manifest. receipts: of the shards that are
-    sound; where one is not, its totals are not known here, and the manifest gives way in any case."""
+    """Whether the plan and the commits contradict the manifest. receipts: those of the undamaged shards; if some
+    shard is damaged, the totals are not known here, and the manifest is replaced in any case."""
     if manifest is None or any(getattr(manifest, name) != getattr(plan, name) for name in _SAID_TWICE):
         return True
     return len(receipts) == len(plan.shards) and manifest.totals != ManifestTotals.of(receipts.values())
 
 
 def _planned(target: Target, listing: Listing) -> PlannedRun | None:
-    """None where it is gone or damaged."""
+    """The plan of the run; None if it is gone or damaged."""
     if PLAN_PATH not in listing:
         return None
     try:
@@ -210,8 +220,8 @@ def _refuse_damage_without_plan(target: Target, manifest: Manifest | None, listi
 
 
 def _recorded(target: Target, run: RunIdentity, manifest: Manifest | None, listing: Listing) -> _Recorded:
-    """As the index has the rows, and where that is damaged the first commit of each shard that can be read, and is of
-    the part that the manifest names."""
+    """The rows as the index has them; where it is damaged, as recorded by the first readable commit of each shard
+    that describes the part named in the manifest."""
     parts = {part.shard: part for part in manifest.parts} if manifest is not None else {}
     rows: dict[int, list[RowHeader]] = {}
     commits = sorted(listing.commits, key=place_of)
@@ -249,10 +259,10 @@ def _refuse_unrecorded(
 
 
 def _sidecars_of(target: Target, manifest: Manifest, damaged: Sequence[str], sidecars: Files) -> Files:
-    """The manifest's, of the target where they are sound, else of the source. sidecars: of that. Where these two are
-    equal, it is the manifest that is damaged.
+    """The sidecars that the manifest lists: read from the target where undamaged, else taken from the source.
+    sidecars: those of the source. If target and source agree with each other, it is the manifest that is damaged.
 
-    InvalidCheckpoint where the source's is another one.
+    Raises InvalidCheckpoint if a damaged file is not the same in the source.
     """
     files = {}
     for said in manifest.sidecars:
@@ -272,7 +282,7 @@ def _sidecars_of(target: Target, manifest: Manifest, damaged: Sequence[str], sid
 def _damaged_parts(
     plan: Plan, manifest: Manifest | None, receipts: Mapping[int, Receipt], committed: Mapping[int, Receipt]
 ) -> list[str]:
-    """Paths of the parts that are to be done again, and of those that the manifest has otherwise than their commits."""
+    """Paths of the parts that must be done again, and of those that manifest and commits describe differently."""
     said = {part.shard: part for part in manifest.parts} if manifest is not None else {}
     damaged = []
     for shard in plan.shards:
@@ -291,16 +301,17 @@ def _part_of(receipt: Receipt) -> ManifestPart:
 
 
 def _has_bytes_of(part: ManifestPart, receipt: Receipt) -> bool:
-    """Whatever its name is."""
+    """Whether the part has the rows, size and hash of the receipt's, whatever its name."""
     return (part.rows, part.nbytes, part.hash) == (len(receipt.rows), receipt.nbytes, receipt.hash)
 
 
 def _damaged_files(target: Target, manifest: Manifest | None, sidecars: Files) -> list[str]:
-    """Paths of index, sidecars and report where they are not what the manifest, or the source, has."""
+    """Paths of the index, sidecars and report files that differ from what the manifest lists or, without a manifest,
+    from the source's."""
     if manifest is None:
         return [path for path, data in sidecars.items() if _content(target, path) not in (data, None)]
     damaged = _changed(target, [manifest.index, *manifest.sidecars, *manifest.report])
-    if not manifest.report:  # as the first releases wrote it: what of the report is gone, or cannot be read
+    if not manifest.report:  # as the first releases wrote it: look for reports that are gone or unreadable
         damaged += [path for path in REPORT_PATHS if not target.store.exists(path)]
         with suppress(NotFound):
             damaged += [] if _is_readable(target, manifest) else [REPORT_PATH]
@@ -316,7 +327,7 @@ def _is_readable(target: Target, manifest: Manifest) -> bool:
 
 
 def _changed(target: Target, files: Sequence[StoredFile | ManifestPart]) -> list[str]:
-    """Paths of those that are not there with their size and hash."""
+    """Paths of the files that are gone or have another size or hash."""
 
     def is_changed(file: StoredFile | ManifestPart) -> bool:
         try:

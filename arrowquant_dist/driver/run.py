@@ -71,10 +71,10 @@ def quantize(
     run: RunConfig,
     on_progress: OnProgress | None = None,
 ) -> Outcome:
-    """Quantizes the checkpoint at `source` into the dataset at `target`; the same call again resumes or is done.
+    """Quantizes the checkpoint at `source` into the dataset at `target`. The same call again resumes, or finds it done.
 
-    Raises an ArrowQuantError: bad input before the first weight is read or written, or what stopped the run; then the
-    finished shards are kept at the target, and no manifest makes them a dataset.
+    Raises an ArrowQuantError: for bad input, before the first weight is read or written; otherwise for what stopped
+    the run, and then the finished shards are kept at the target, without a manifest to make them a dataset.
     """
     target = _checked_target(target, config, run)
     clock = RunClock()
@@ -94,7 +94,7 @@ def quantize(
         sidecars: Files = read_once()
         if repair is not None:
             plan, identity, earlier, sidecars = repair.plan, repair.run, repair.receipts, repair.sidecars
-            promise = NO_PROMISE  # it is the dataset that there was
+            promise = NO_PROMISE  # a repair restores the dataset as it was
         else:
             identity = _start(dataset, plan, sidecars, found)
         sides = tuple(side_inputs.values())
@@ -107,8 +107,8 @@ def quantize(
 
 @dataclass(frozen=True, slots=True)
 class PlannedWork:
-    """What a run does, once its plan is the target's. side: checkpoints that are read besides the source. promise: what
-    has to hold of the dataset before it is published."""
+    """What a run does once its plan is at the target. side: checkpoints that are read besides the source. promise:
+    what the dataset has to satisfy before it is published."""
 
     target: str
     dataset: Target
@@ -122,7 +122,7 @@ class PlannedWork:
     def committed(
         self, identity: RunIdentity, found: Listing, known: Mapping[int, Receipt]
     ) -> dict[int, Receipt]:
-        """Its shards that are there, as CommittedShards.receipts has them."""
+        """The committed shards of the run, as CommittedShards.receipts returns them."""
         shards = CommittedShards(self.dataset, self.plan.fingerprint, identity.name)
         return shards.receipts(found, known)
 
@@ -136,8 +136,8 @@ def carry_out(
     repair: Repair | None,
     on_progress: OnProgress | None,
 ) -> Outcome:
-    """The shards that are missing, then the dataset. earlier: receipts of those that are there. found: what is at the
-    target."""
+    """Does the missing shards, then publishes the dataset. earlier: receipts of the shards that are done. found: the
+    listing of the target."""
     target, dataset, plan, run, clock = work.target, work.dataset, work.plan, work.run, work.clock
     missing = [shard for shard in plan.shards if shard.index not in earlier]
     bound = worker_memory_nbytes(plan, target, run)
@@ -178,12 +178,13 @@ def carry_out(
 
 
 def plan_only(source: Location, target: Location, config: QuantizationConfig, run: RunConfig) -> Plan:
-    """The plan of the same call of `quantize`: headers are read and everything is checked, nothing is written."""
+    """The plan that the same call of `quantize` would make; headers are read and checked, nothing is written."""
     return _planned(source, target, config, run).plan
 
 
 def preview(source: Location, target: Location, config: QuantizationConfig, run: RunConfig) -> Preview:
-    """As `plan_only`, and what its parts will take, by some rows of a few layers, and what of it is there."""
+    """The plan as `plan_only` makes it, the size of its parts estimated from some rows of a few layers, and how much
+    of it the target already holds."""
     from arrowquant_dist.sizing import estimated_sizes
 
     made = _planned(source, target, config, run)
@@ -193,7 +194,7 @@ def preview(source: Location, target: Location, config: QuantizationConfig, run:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a run would do. sizes: what its parts will take. there: what of it is at the target."""
+    """What a run would do. sizes: estimated size of its parts. there: which shards are already at the target."""
 
     plan: Plan
     sizes: StoredSizes
@@ -202,7 +203,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """A plan that nobody has begun. found: what is at the target."""
+    """A plan that has not been started. found: the listing of the target."""
 
     plan: Plan
     checkpoint: Checkpoint
@@ -244,7 +245,7 @@ def _there(made: _Planned, run: RunConfig) -> ShardsThere:
 def opened_choice(
     source: Location, config: QuantizationConfig, run: RunConfig
 ) -> Iterator[Callable[[float], QuantizationConfig]]:
-    """What `config` asks for at any step of method `size` (sizing.opened_steps)."""
+    """Yields a function that returns the config at any step of method `size` for `config` (sizing.opened_steps)."""
     from arrowquant_dist.sizing import opened_steps
 
     checkpoint = open_checkpoint(source, run.source_storage)
@@ -257,7 +258,7 @@ def opened_choice(
 def chosen_before(
     target: Location, config: QuantizationConfig, asked: Mapping[str, Any], run: RunConfig
 ) -> QuantizationConfig | None:
-    """The table at the target that was chosen for `asked`, what `config` asks for; None where there is none."""
+    """The config at the target that was chosen for `asked`, what `config` asks for; None if there is none."""
     if run.overwrite:
         return None
     found = earlier_choice(config, asked, open_target(_checked_target(target, config, run), run))
@@ -271,7 +272,7 @@ def _checked_target(target: Location, config: QuantizationConfig, run: RunConfig
 
 
 def _side_inputs(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig) -> SideInputs:
-    """Those of the config's methods, made of the source's weights."""
+    """The side inputs of the config's methods, which have to be made from the source's weights."""
     found = open_side_inputs(config, run.source_storage)
     refuse_other_weights(config, found, checkpoint, run.source_storage)
     return found
@@ -293,18 +294,18 @@ def _plan(
 
 
 def _codes(checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig) -> SourceCodes:
-    """Those that are kept, if any are; without keep_codes nothing of them is read."""
+    """The source's codes that are kept as they are. Without keep_codes nothing is read for this."""
     return find_codes(checkpoint, run.source_storage) if config.keep_codes else {}
 
 
 def _find_damage(dataset: Target, plan: Plan, sidecars: Callable[[], Files], found: Listing) -> Repair | None:
-    from arrowquant_dist.driver.repair import find_damage  # no other run has to import it
+    from arrowquant_dist.driver.repair import find_damage  # imported here, since no other run needs it
 
     return find_damage(dataset, plan, sidecars(), found)
 
 
 def _look(dataset: Target, checkpoint: Checkpoint, sidecars: Callable[[], Files], run: RunConfig) -> Listing:
-    """What is at the target, or is left of it by --overwrite."""
+    """The listing of the target, after --overwrite has cleared it where that was asked for."""
     found = dataset.look(checkpoint.sidecars)
     if run.overwrite:
         return clear(dataset, found, sidecars())
@@ -313,13 +314,13 @@ def _look(dataset: Target, checkpoint: Checkpoint, sidecars: Callable[[], Files]
 
 
 def _refuse_foreign(dataset: Target, found: Listing, sidecars: Callable[[], Files]) -> None:
-    """sidecars: read only where they decide whose the files are that are there."""
+    """Raises TargetConflict if the target holds foreign files. sidecars: called only if they decide whose these are."""
     if dataset.state(found) in ("left", "foreign"):
         dataset.refuse_foreign(found, sidecars())
 
 
 def _start(dataset: Target, plan: Plan, sidecars: Files, found: Listing) -> RunIdentity:
-    """The target gets this plan, or has it; TargetConflict where it holds anything else."""
+    """Puts this plan at the target unless it is there already; TargetConflict if the target holds anything else."""
     dataset.refuse_other_sidecars(sidecars, found)
     planned = dataset.start(plan_table(plan), found)
     refuse_difference(dataset, planned, plan)
@@ -347,7 +348,7 @@ def _prepare(
     sidecars: Files,
     found: Listing,
 ) -> Draft:
-    """Everything of the dataset but its report and its manifest."""
+    """Puts everything of the dataset but its report and its manifest in place."""
     index = write_index((receipt.part, receipt.shard, row) for receipt in receipts for row in receipt.rows)
     manifest = Manifest.of(
         receipts,

@@ -1,4 +1,4 @@
-"""The shards of a run: the engine does those that are missing, the commits say which are done."""
+"""The shards of a run: the engine does the missing ones, and the commits tell which are done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arrowquant_dist.worker.shard import WorkerContext
 def run_shards(
     engine: Engine, dataset: Target, context: WorkerContext, missing: Sequence[Shard], on_event: OnEvent
 ) -> EngineFacts:
-    """Returns when every shard is committed, by whomever."""
+    """Returns when every shard is committed, by this driver or another."""
     try:
         return engine.run(context, missing, on_event)
     except Interrupted:
@@ -28,7 +28,7 @@ def run_shards(
 
 
 def in_order(receipts: Mapping[int, Receipt], plan: Plan, uri: str) -> list[Receipt]:
-    """Every shard's receipt. IncompleteDataset, naming a few, where some have none."""
+    """The receipt of every shard, in order. Raises IncompleteDataset, naming a few, if some shards have none."""
     missing = [shard.index for shard in plan.shards if shard.index not in receipts]
     if missing:
         message = (
@@ -40,7 +40,7 @@ def in_order(receipts: Mapping[int, Receipt], plan: Plan, uri: str) -> list[Rece
 
 
 def _refuse_overwritten(dataset: Target, context: WorkerContext) -> None:
-    """TargetConflict where that is why the shards failed, each by itself."""
+    """Raises TargetConflict if the run was overwritten, which makes each of its shards fail."""
     try:
         planned = dataset.planned()
     except ArrowQuantError:
@@ -50,7 +50,8 @@ def _refuse_overwritten(dataset: Target, context: WorkerContext) -> None:
 
 
 def _is_published(dataset: Target, context: WorkerContext) -> bool:
-    """No, too, where the target cannot be asked: what is known to have failed is then what to tell."""
+    """Whether the dataset is published. False, too, if the target cannot be read: the failure that is known already
+    is then the one to raise."""
     try:
         manifest = dataset.manifest()
     except ArrowQuantError:

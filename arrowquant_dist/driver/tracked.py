@@ -1,5 +1,5 @@
-"""`quantize` as a run of MLflow, where the environment names a tracking server (tracking/tracked.py). The run is there
-before the first header is read."""
+"""`quantize` as an MLflow run, where the environment names a tracking server (tracking/tracked.py). The MLflow run is
+created before the first header is read."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def quantize_tracked(
     run: RunConfig,
     on_progress: OnProgress | None = None,
 ) -> Outcome:
-    """As `quantize`; with MLFLOW_TRACKING_URI in the environment also a run there, of what was asked for and what came
-    out, which ends as the run does. Raises MissingDependency without MLflow, and ArrowQuantError where the server does
-    not take the run, before anything is done."""
+    """Does what `quantize` does; with MLFLOW_TRACKING_URI in the environment, also records what was asked for and
+    what came out as an MLflow run, which ends as the quantization does. Raises MissingDependency without MLflow, and
+    ArrowQuantError if the server rejects the run, in both cases before anything is done."""
 
     def begin() -> Beginning:
         check_config(config)

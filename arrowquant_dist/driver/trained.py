@@ -1,4 +1,4 @@
-"""What training has found becomes a dataset: the same plan, workers, commits and publishing as those of `quantize`."""
+"""Writes what training has found as a dataset, with the same plan, workers, commits and publishing as `quantize`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def write_trained(
     found: Listing,
     on_progress: OnProgress | None = None,
 ) -> Outcome:
-    """checkpoint: of the original, which errors are measured against. found: what is at the target, nothing that speaks
-    against a run. Raises as `quantize`."""
+    """Writes the trained layers as a dataset. checkpoint: the original, against which errors are measured. found: the
+    listing of the target, which has to be free for a run. Raises as `quantize` does."""
     clock = RunClock()
     with clock.phase("planning"):
         sidecars = read_sidecars(checkpoint, run)
-        # its file is read with the source's, which it is only a part of here
+        # blocks read the trained parts through their encodings, so these are files of the source to workers
         files = (*checkpoint.files, *trained.parts.files)
         plan = trained_plan(checkpoint, trained, run)
         dataset.refuse_other_sidecars(sidecars, found)

@@ -1,1 +1,1 @@
-"""A dataset in the making: layout, receipts, commits, manifest, index, and the transaction that publishes it."""
+"""A dataset being made: layout, receipts, commits, manifest, index, and the transaction that publishes it."""

@@ -1,23 +1,23 @@
-"""What is deleted at a target: a run of ours for `--overwrite`, and beside a finished dataset what lost.
+"""Deletes objects at a target: for `--overwrite` a whole run of ours, beside a finished dataset the losing attempts.
 
-Any of those who do it may be stopped before any request, and go on when another run has taken the target. What they
-delete then must not be that one's:
+Any process that does this may be stopped before any request, and go on after another run has taken the target. What
+it deletes then must not belong to that run:
 
-- What has a plain name is deleted only if it still is the object that was listed (`Store.delete_unchanged`). A commit,
-  an index, a report, a manifest and a plan are never twice the same: each has in it who made it.
-- What has a name of its own was of a run or an attempt that is over, and no name is given twice. To know that it is
-  over, the plan is looked at *after* the listing: nothing in the listing is of a run that began later. Where the plan
-  is another one than before, everything is left as it is: TargetConflict.
-- A copied file is the same in all runs of one source, so on an object store, where versions follow from the content, it
-  may be another run's however carefully one looks. So one that the new run copies too is left where it is, and a note
-  says so, and what else stays, until there is a plan. (What remains: three runs, of which the stopped one copies other
-  files than both others, stopped within one request.)
+- An object with a plain name is deleted only if it still is the one that was listed (`Store.delete_unchanged`). No
+  two commits, indexes, reports, manifests or plans are ever equal: each contains the id of its run or attempt.
+- An object with a name of its own belongs to a run or an attempt that is over, and no such name is used twice. To
+  know that the run is over, the plan is read *after* the listing: nothing in the listing can belong to a run that
+  began later. If the plan has changed since, everything is left as it is: TargetConflict.
+- A copied file is the same in all runs with one source. On an object store, where versions follow from the content,
+  it may therefore belong to another run, however carefully one looks. So a file that the new run copies too is left
+  in place, and until there is a plan again a note records it and whatever else is left. (One case remains: of three
+  runs, one that copies other files than the two others is stopped, and stopped within one request.)
 
-`clear` takes the manifest first: from then on this is no dataset. The plan goes last: until then what is left of a
-clear that was interrupted is known to be a run's. Drivers and workers of the old run may still be at it, so the target
-is looked at again when their plan is gone, until nothing more of theirs has come. What comes later they leave for
-nothing: the new run gives way to it (publish.py), or passes it over (commit.py). Should everything stop there, parts
-and commits without a plan remain; they are known by their names.
+`clear` deletes the manifest first: from then on this is not a dataset. It deletes the plan last: until then, what an
+interrupted clear leaves can be recognized as a run's. Drivers and workers of the old run may still be writing, so
+after its plan is gone the target is listed again until they have added nothing more. Whatever they write later has no
+effect: the new run works around it when it publishes (publish.py), or skips it (commit.py). If everything stops
+there, parts and commits without a plan remain; they are recognized by their names.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from arrowquant_dist.target.layout import PLAN_PATH, WEIGHTS_FOLDER, Listing, ne
 from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest
 from arrowquant_dist.target.target import NO_FILES, Files, Note, State, Target, being_cleared, overwritten
 
-_LOOKS = 4  # at most, for what the old run's workers still leave
+_LOOKS = 4  # maximum number of listings, while workers of the old run may still write
 
 
 def clear(target: Target, listing: Listing, sidecars: Files = NO_FILES) -> Listing:
-    """Deletes what is ours, for `--overwrite`; returns the files of others, which stay.
+    """Deletes what is ours, for `--overwrite`; returns a listing of the foreign files, which stay.
 
-    sidecars: that the new run copies; equal ones stay as well. TargetConflict if it never was ours, or another run has
-    taken the target meanwhile; then nothing of that one was touched.
+    sidecars: the files that the new run copies; identical ones stay as well. Raises TargetConflict if the target
+    never held a run of ours, or another run has taken it meanwhile; nothing of that run has been touched then.
     """
     if refuse_uncleared(target, listing, sidecars) == "empty":
         return listing
@@ -51,7 +51,7 @@ def clear(target: Target, listing: Listing, sidecars: Files = NO_FILES) -> Listi
 
 
 def refuse_uncleared(target: Target, listing: Listing, sidecars: Files = NO_FILES) -> State:
-    """TargetConflict where `clear` would refuse; else what is there."""
+    """The state of the target; TargetConflict if `clear` would refuse it."""
     state = target.state(listing, sidecars)
     if state == "foreign":
         message = "the target holds files of others and no run; nothing was deleted, choose another one"
@@ -60,19 +60,20 @@ def refuse_uncleared(target: Target, listing: Listing, sidecars: Files = NO_FILE
 
 
 def sweep(target: Target, manifest: Manifest, listing: Listing) -> list[str]:
-    """Removes parts that the manifest does not name, temporary files and what is left of earlier runs' publishing;
+    """Removes parts that the manifest does not name, temporary files, and what earlier runs left when publishing;
     returns their paths.
 
-    Uploads of parts that were begun and not ended are given up too. With a manifest there whoever is at them has
-    lost; before, attempts may be at work. IncompleteDataset where a part that it names is not there: others may be
-    what is left of the dataset. TargetConflict, and nothing is removed, where the plan is not the manifest's any more.
+    Uploads of parts that were begun but not completed are aborted too. With a manifest in place, whoever is uploading
+    has lost; without one, attempts may still be at work. Raises IncompleteDataset if a part that the manifest names
+    is not there, since other objects may then be all that is left of the dataset. Raises TargetConflict, and removes
+    nothing, if the plan no longer belongs to the manifest.
     """
     if listing.missing(manifest.parts):
         listing = target.look()  # the manifest may be younger than the listing
         target.refuse_missing_parts(manifest, listing)
     losers = listing.leftovers([part.path for part in manifest.parts], manifest.run)
     uploads = target.store.begun_uploads(WEIGHTS_FOLDER)
-    planned = target.planned()  # after both: what they know is of this run, or of one before it
+    planned = target.planned()  # read after both: whatever they list is of this run or an earlier one
     if planned is None or not manifest.is_of(planned.identity):
         raise overwritten(target.store.uri)
     target.store.delete(losers)
@@ -81,7 +82,7 @@ def sweep(target: Target, manifest: Manifest, listing: Listing) -> list[str]:
 
 
 def _clear_once(target: Target, listing: Listing, sidecars: Files) -> None:
-    """All of the listing that is ours, if no other run has begun since it was taken."""
+    """Deletes everything in the listing that is ours, unless another run has begun since the listing."""
     copied = _sidecars(target, listing)
     _refuse_changed_plan(target, listing)
     kept = {path for path in copied & sidecars.keys() if target.store.read(path) == sidecars[path]}
@@ -105,7 +106,7 @@ def _clear_once(target: Target, listing: Listing, sidecars: Files) -> None:
 
 
 def _delete(target: Target, listing: Listing, paths: Iterable[str]) -> None:
-    """Of what was listed. TargetConflict where something else is there now."""
+    """Deletes the paths that are in the listing. Raises TargetConflict if another object is there by now."""
     versions = {path: listing.versions[path] for path in paths if path in listing}
     if versions and target.store.delete_unchanged(versions):
         raise being_cleared(target.store.uri)
@@ -121,11 +122,11 @@ def _refuse_changed_plan(target: Target, listing: Listing) -> None:
 
 
 def _sidecars(target: Target, listing: Listing) -> set[str]:
-    """Copied files that are here: those that the manifest lists, and those of the plan, or of what an interrupted clear
-    has noted; none where they cannot be read.
+    """Paths of the copied files that are here: those that the manifest or the plan lists, and those noted by an
+    interrupted clear; manifest and plan are ignored if they cannot be read.
 
-    A run that was killed while it published left the plan's without a manifest. They are ours: a file of
-    others in their place was refused.
+    A run that was killed while it published has left the plan's sidecars without a manifest. They are ours: a foreign
+    file in their place would have been refused.
     """
     copied = set(target.noted(listing).copied)
     try:

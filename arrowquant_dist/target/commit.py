@@ -1,14 +1,15 @@
-"""run/commits/: a small object a finished shard, the first one wins. What is not committed does not exist.
+"""run/commits/: one small object per finished shard; the first one wins. A shard that is not committed does not exist.
 
-A commit holds the whole receipt, the fingerprint of the plan and the id of the run it belongs to: a zombie of a run
-that was overwritten meanwhile cannot slip its part into the new one, not even where their plans are equal. Its part
-would be the right one, byte for byte; but its own run's drivers, which may still be at it, take that part for one that
-lost. (Commits of older releases have no run; they count by the fingerprint.)
+A commit holds the whole receipt, the fingerprint of the plan and the id of the run that it belongs to. So a zombie of
+a run that was overwritten meanwhile cannot slip its part into the new run, even if their plans are equal. Its part
+would be the right one, byte for byte; but drivers of the zombie's own run, which may still be at work, would take
+that part for a losing attempt and delete it. (Commits of older releases have no run id; for them the fingerprint
+decides.)
 
-A commit is stale if it cannot be read, is of another run, or its part is gone. Nothing here deletes or replaces one:
-between looking and deleting, somebody else may have made a good one of it. The next attempt takes the next place
-(00000.json, then 00000.1.json …), and the first place that is not stale counts. What is stale stays so, and each
-place is taken once, so everybody who looks after that sees the same receipt.
+A commit is stale if it cannot be read, belongs to another run, or its part is gone. Nothing here deletes or replaces
+a stale commit: between the check and the deletion, somebody else may have replaced it by a valid one. Instead, the
+next attempt takes the next place (00000.json, then 00000.1.json …), and the first place that is not stale counts. A
+stale commit stays stale, and each place is taken only once, so everybody who looks after that sees the same receipt.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ from arrowquant_dist.target.manifest import hash_of
 from arrowquant_dist.target.receipt import Receipt
 
 COMMITS_FOLDER = "run/commits"
-READERS = 32  # commits read side by side; each is one small request
+READERS = 32  # commits read concurrently; each is one small request
 _NAME = re.compile(rf"{COMMITS_FOLDER}/(\d{{5,}})(?:\.(\d{{1,2}}))?\.json")
 _COMMIT_VERSION = 4
-_READ_VERSIONS = (3, _COMMIT_VERSION)  # of 3, so that what it finished can be repaired: it says less
+_READ_VERSIONS = (3, _COMMIT_VERSION)  # 3 has fewer fields; read so that its datasets can be repaired
 _BODY = b',"receipt":'
-_READS = 3  # of what is no commit
-_BATCH = 1024  # commits that are read, and not parsed yet, at a time
-_FINITE_FIELDS = 5  # of ErrorSums, without the counts of what is no number
+_READS = 3  # of a commit that cannot be parsed
+_BATCH = 1024  # maximum number of commits held unparsed
+_FINITE_FIELDS = 5  # of ErrorSums, without the counts of non-finite values
 _NESTED = frozenset(("shape", "layer_shape", *BLOB_NAMES))
-# Of rows' values; of those that are not here, int.
+# Types of the rows' values; int where a name is not listed.
 _TEXTS = {field.name: field.nullable for field in INDEX_SCHEMA if field.type == pa.string()}
 _TYPES_OF_ROWS: dict[str, set[type]] = {
     **{name: {str, NoneType} if may_lack else {str} for name, may_lack in _TEXTS.items()},
@@ -55,12 +56,12 @@ _TYPES_OF_ROWS: dict[str, set[type]] = {
 }
 _INT32 = frozenset(field.name for field in INDEX_SCHEMA if field.type == pa.int32())
 _LARGEST_INT32, _LARGEST_INT64 = 2**31 - 1, 2**63 - 1
-_PLACES = 32  # of a shard; each but the first stands for a stale commit before it
+_PLACES = 32  # per shard; each but the first is taken only after a stale commit
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What is at a commit's path. receipt: None where it cannot be read, or is of another run."""
+    """The object at a commit's path. receipt: None if it cannot be read or belongs to another run."""
 
     path: str
     receipt: Receipt | None
@@ -75,7 +76,7 @@ def is_commit(path: str) -> bool:
 
 
 def place_of(path: str) -> tuple[int, int]:
-    """Shard and place of a commit's path."""
+    """The shard and the place in a commit's path."""
     numbers = path.removeprefix(f"{COMMITS_FOLDER}/").removesuffix(".json").split(".")
     return int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else 0
 
@@ -83,11 +84,11 @@ def place_of(path: str) -> tuple[int, int]:
 def write_commit(
     store: Store, receipt: Receipt, fingerprint: str, is_current: Callable[[], bool], run: str | None = None
 ) -> bool:
-    """Publishes the shard if nobody has. True: this receipt counts; False: another attempt's does.
+    """Commits the shard unless it is committed already. True: this receipt counts; False: another attempt's does.
 
-    run: its id, here and below; None: runs with equal plans are not told apart. is_current: whether the target's plan
-    is still ours, asked before a place behind a stale commit is taken; if not, TargetConflict. StorageError where the
-    outcome stays unknown; the part must not be deleted then.
+    run: the id of the run, here and below; None: runs with equal plans are not told apart. is_current: whether the
+    target's plan is still ours; asked before a place after a stale commit is taken, and if not, TargetConflict is
+    raised. Raises StorageError if the outcome stays unknown; the part must not be deleted then.
     """
     data = _commit_bytes(receipt, fingerprint, run)
     for place in range(_PLACES):
@@ -96,7 +97,7 @@ def write_commit(
             if store.create(path, data):
                 return True
         except StorageError:
-            # The answer may be lost and the write landed: our own attempt's id there says so.
+            # The write may have landed although its response was lost: then our attempt's id is there.
             landed = read_commit(store, path, fingerprint, run)
             if landed is None or landed.receipt is None:
                 raise
@@ -114,7 +115,7 @@ def write_commit(
 
 
 def read_counting(store: Store, shard: int, fingerprint: str, run: str | None = None) -> Receipt | None:
-    """The receipt that counts for one shard, if any: two requests, and two more for each stale commit."""
+    """The receipt that counts for one shard, if any, in two requests, and two more for each stale commit."""
     for place in range(_PLACES):
         found = read_commit(store, commit_path(shard, place), fingerprint, run)
         if found is None:
@@ -125,7 +126,7 @@ def read_counting(store: Store, shard: int, fingerprint: str, run: str | None = 
 
 
 def has_part(store: Store, receipt: Receipt) -> bool:
-    """Whether the receipt's part is there in its size. StorageError."""
+    """Whether the receipt's part is there, with the right size. Raises StorageError."""
     try:
         return store.size(receipt.part) == receipt.nbytes
     except NotFound:
@@ -133,7 +134,7 @@ def has_part(store: Store, receipt: Receipt) -> bool:
 
 
 def read_commit(store: Store, path: str, fingerprint: str, run: str | None = None) -> Commit | None:
-    """One commit; None if nothing is there. StorageError."""
+    """One commit; None if nothing is there. Raises StorageError."""
     data = _read(store, path)
     return _commit(store, path, data, fingerprint, run) if data is not None else None
 
@@ -141,9 +142,10 @@ def read_commit(store: Store, path: str, fingerprint: str, run: str | None = Non
 def read_commits(
     store: Store, paths: Sequence[str], fingerprint: str, run: str | None = None
 ) -> Iterator[Commit]:
-    """Those of `paths` that are there, read READERS at a time.
+    """Those of the commits at `paths` that exist, read READERS at a time.
 
-    They are parsed in this thread: where the reading threads did so, they got in each other's way (1.3 times the CPU).
+    They are parsed in this thread: parsing them in the reading threads took 1.3 times the CPU, since these got in
+    each other's way.
     """
     with ThreadPoolExecutor(READERS) as readers:
         for first in range(0, len(paths), _BATCH):
@@ -161,7 +163,8 @@ def _read(store: Store, path: str) -> bytes | None:
 
 
 def _commit(store: Store, path: str, data: bytes | None, fingerprint: str, run: str | None) -> Commit:
-    """What is no commit is read again: a byte that was flipped on the way must not make it stale for one reader."""
+    """Parses a commit. One that cannot be parsed is read again: a byte flipped in transit must not make it stale for
+    one reader."""
     for _ in range(_READS):
         try:
             receipt = _receipt_in(data or b"", fingerprint, run)
@@ -173,7 +176,7 @@ def _commit(store: Store, path: str, data: bytes | None, fingerprint: str, run: 
 
 
 def counting_receipts(commits: Iterable[Commit], has_part: Callable[[Receipt], bool]) -> dict[int, Receipt]:
-    """{shard: receipt} of the first commit of each shard that is not stale, by shard."""
+    """{shard: receipt} of each shard's first commit that is not stale, in the order of the shards."""
     counting: dict[int, Receipt] = {}
     for commit in sorted(commits, key=lambda commit: place_of(commit.path)):
         receipt = commit.receipt
@@ -183,7 +186,7 @@ def counting_receipts(commits: Iterable[Commit], has_part: Callable[[Receipt], b
 
 
 def _commit_bytes(receipt: Receipt, fingerprint: str, run: str | None) -> bytes:
-    """One JSON object; `receipt` comes last, and `checksum` is of its text."""
+    """The commit as one JSON object; `receipt` comes last, and `checksum` is the hash of its text."""
     body = _json(_packed(receipt))
     whose = {"fingerprint": fingerprint, **({} if run is None else {"run": run})}
     head = {"commit_version": _COMMIT_VERSION, **whose, "checksum": hash_of(body)}
@@ -191,7 +194,8 @@ def _commit_bytes(receipt: Receipt, fingerprint: str, run: str | None) -> bytes:
 
 
 def _receipt_in(data: bytes, fingerprint: str, run: str | None) -> Receipt | None:
-    """None where it is of another run, plan or version. ValueError, KeyError or TypeError where it is no commit."""
+    """The receipt; None if it belongs to another run, plan or version. Raises ValueError, KeyError or TypeError if
+    the data is not a commit."""
     head, _, body = data.partition(_BODY)
     values = parse_json(head + b"}")
     if values["commit_version"] not in _READ_VERSIONS or values["fingerprint"] != fingerprint:
@@ -208,14 +212,14 @@ def _json(values: dict[str, Any]) -> bytes:
 
 
 def _packed(receipt: Receipt) -> dict[str, Any]:
-    """The receipt as a dict, its rows as columns and its records as lists: a third of the bytes."""
+    """The receipt as a dict, with its rows as columns and its records as lists, which takes a third of the bytes."""
     values = {field.name: getattr(receipt, field.name) for field in fields(Receipt)}
     rows = {name: [_plain(value) for value in column] for name, column in columns_of(receipt.rows).items()}
     return values | {"rows": rows}
 
 
 def _unpacked(values: dict[str, Any]) -> Receipt:
-    """The receipt of `_packed`. ValueError, KeyError or TypeError where it is none."""
+    """The inverse of `_packed`. Raises ValueError, KeyError or TypeError if the values are not a receipt."""
     rows: dict[str, Any] = values["rows"]
     count = len(rows["layer_name"])
     _check_columns(rows)
@@ -227,7 +231,7 @@ def _unpacked(values: dict[str, Any]) -> Receipt:
 
 
 def _check_columns(rows: dict[str, Any]) -> None:
-    """TypeError where a value of a row has another type than a receipt's, ValueError where the index can't hold it."""
+    """Raises TypeError if a value's type is not the receipt's, ValueError if a number does not fit the index."""
     for name, values in rows.items():
         nested = name in _NESTED
         expected = {list} if nested else _TYPES_OF_ROWS.get(name, {int})
@@ -247,5 +251,5 @@ def _check_columns(rows: dict[str, Any]) -> None:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, ErrorSums) and not value.non_finite:
-        return [*astuple(value)][:_FINITE_FIELDS]  # the rest is 0, as ErrorSums has it
+        return [*astuple(value)][:_FINITE_FIELDS]  # the others are 0, their default in ErrorSums
     return [*astuple(value)] if isinstance(value, (StoredRange, ErrorSums)) else value

@@ -1,6 +1,7 @@
-"""Exports of ours, as those see them who look for a dataset, a checkpoint or room for one: finished, or begun.
+"""Recognizes our exports, finished or not, where a dataset, a checkpoint or a free place is expected.
 
-A finished one has a record. Before that its weights alone carry a mark, each from its first byte or to its last.
+A finished export has a record. An unfinished one has only a mark in each of its weight files, from the first byte
+written or from the last.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ UNFINISHED = (
     "dataset that it is made of"
 )
 NO_WEIGHTS = f"this is a folder for vLLM, without weights; give the dataset that its {SERVED_PATH} names"
-# {format of an export that is no dataset: what opens it}
+# {format of an export that is not a dataset: what opens it}
 _OPENS = {
     "compressed-tensors": "transformers and vLLM open it",
     "gguf": "llama.cpp opens its .gguf file",
     "safetensors": "transformers' from_pretrained opens it",
 }
-# {suffix: how many bytes at the beginning of a file, or from its end, have the mark}
+# {suffix: the mark is within so many bytes from the beginning of the file; negative: from its end}
 _MARK_WITHIN_NBYTES = {".safetensors": 4 << 10, ".gguf": 64 << 10, ".parquet": -(64 << 10)}
-_MOST_LOOKED_AT = 8  # an export has written all weights of its folder, or all but a few
+_MOST_LOOKED_AT = 8  # enough: all, or all but a few, of the weight files in an export's folder are its own
 
 
 def finished_export(store: Store) -> str | None:
-    """What a folder with an export's record is; None where that is another program's, or of an export that is a dataset
-    too (V1)."""
+    """A sentence that says what a folder with an export's record is; None if the record is another program's, or
+    belongs to an export that is itself a dataset (V1)."""
     try:
         record = parse_json(store.read(RECORD_PATH))
     except ValueError:
@@ -47,7 +48,8 @@ def finished_export(store: Store) -> str | None:
 
 
 def listed_files(store: Store) -> tuple[StoredFile, ...] | None:
-    """Of a finished export as V1: all of its files, as its record lists them. None of whatever else is here."""
+    """All files of a finished V1 export, as its record lists them; None for anything else. Raises CorruptWeights for
+    a damaged record."""
     if not store.exists(RECORD_PATH):
         return None
     try:
@@ -61,7 +63,7 @@ def listed_files(store: Store) -> tuple[StoredFile, ...] | None:
 
 
 def marked(store: Store, paths: Iterable[str]) -> str | None:
-    """The first of these files that an export of ours has written; None where none of the first few is one."""
+    """The first of these files that carries the mark of our exports; None if none of the first few does."""
     weights = [path for path in paths if path.endswith(tuple(_MARK_WITHIN_NBYTES))]
     return next((path for path in weights[:_MOST_LOOKED_AT] if _has_mark(store, path)), None)
 

@@ -1,4 +1,4 @@
-"""index.parquet: a row per V2 row, with its byte ranges, so that any layer is one request away."""
+"""index.parquet: one row per V2 row, with its byte ranges, so that any layer can be read in one request."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _REPEATING = [
     "compression",
     "method",
     "kept_reason",
-]  # texts, and the same ones
+]  # text columns with few distinct values
 _KINDS = dict(zip(INDEX_SCHEMA.names, INDEX_SCHEMA.types, strict=True))
 _TEXTS = [name for name, kind in _KINDS.items() if is_text(kind)]
 _SHAPES = {name for name, kind in _KINDS.items() if pa.types.is_list(kind)}
@@ -75,7 +75,7 @@ _OPTIONAL = {
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """One V2 row and where it is. part: path under the target. record: without metrics (`errors` None)."""
+    """One V2 row and its place. part: path under the target. record: the row, without metrics (`errors` is None)."""
 
     part: str
     shard: int
@@ -84,8 +84,8 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coded(Generic[T]):
-    """A column whose values repeat. values: the different ones, in the order of their first rows where they are of one
-    row group. codes: int64 [rows], which of them each row has."""
+    """A column whose values repeat. values: the distinct values, in the order of their first rows if these are in one
+    row group. codes: int64 [rows], the position in `values` for each row."""
 
     codes: np.ndarray
     values: Sequence[T]
@@ -97,10 +97,10 @@ class Coded(Generic[T]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IndexTable:
-    """The rows of index.parquet as columns, in its order: what a dataset of many layers is opened by, of which few may
-    be read.
+    """The rows of index.parquet as columns, in its order, for datasets of many layers of which few may be read.
 
-    numbers: int64 [rows], none negative of those that are offsets or sizes. texts, shapes: by name of the column.
+    numbers: int64 [rows] by column name; offsets and sizes are not negative. texts, shapes: the other columns by
+    name.
     """
 
     rows: int
@@ -109,7 +109,7 @@ class IndexTable:
     shapes: Mapping[str, Coded[tuple[int, ...]]]
 
     def ranges(self, value: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of one of BLOB_NAMES: offset, stored_nbytes and nbytes of each row's; zeros where the index has none."""
+        """Offset, stored_nbytes and nbytes of `value` (of BLOB_NAMES) for each row; zeros if the index lacks it."""
         none = np.zeros(self.rows, np.int64)
         offset, stored, nbytes = (self.numbers.get(name, none) for name in _RANGE_COLUMNS[value])
         return offset, stored, nbytes
@@ -122,7 +122,7 @@ class IndexTable:
         return self.some(range(self.rows))
 
     def some(self, rows: Sequence[int]) -> list[IndexEntry]:
-        """The entries of some rows, in the order given."""
+        """The entries of the given rows, in the order given."""
         taken = np.asarray(rows, np.int64)
         columns: dict[str, list[Any]] = {name: of[taken].tolist() for name, of in self.numbers.items()}
         for name, coded in chain[tuple[str, Coded[Any]]](self.texts.items(), self.shapes.items()):
@@ -136,7 +136,7 @@ class IndexTable:
 
 
 def write_index(rows: Iterable[tuple[str, int, RowRecord]]) -> bytes:
-    """index.parquet of (part, shard, record) rows, in the order given. The same rows give the same bytes."""
+    """Writes index.parquet from (part, shard, record) rows, in the order given. Equal rows give equal bytes."""
     import pyarrow.parquet as pq
 
     parts, shards, records = [], [], []
@@ -159,7 +159,7 @@ def write_index(rows: Iterable[tuple[str, int, RowRecord]]) -> bytes:
         out,
         compression="zstd",
         use_dictionary=_REPEATING,
-        write_statistics=False,  # all of it is read, and each would be looked through on the way
+        write_statistics=False,  # all of it is always read; the statistics would only be parsed on the way
         write_page_checksum=True,
     )
     return out.getvalue()
@@ -173,7 +173,7 @@ def read_index(data: bytes) -> list[IndexEntry]:
 def read_table(data: bytes) -> IndexTable:
     """The columns of index.parquet.
 
-    CorruptWeights where it is damaged or ranges are negative, InvalidCheckpoint where a newer release wrote it.
+    Raises CorruptWeights if it is damaged or has negative ranges, InvalidCheckpoint if a newer release wrote it.
     """
     try:
         table = _read_columns(data)
@@ -186,7 +186,8 @@ def read_table(data: bytes) -> IndexTable:
 
 
 def _read_columns(data: bytes) -> IndexTable:
-    """The columns that this release knows, within what a file of this size may take. ValueError, Arrow's errors."""
+    """The columns that this release knows, limited to the memory that a file of this size may take. Raises ValueError
+    and Arrow's errors."""
     file = _opened(data)
     found = file.schema_arrow
     _check_version(found)
@@ -194,10 +195,10 @@ def _read_columns(data: bytes) -> IndexTable:
     names = [name for name in _KINDS if name in stored or name not in _OPTIONAL]
     guarded = GuardedReader(io.BytesIO(data))
     guarded.limit(small_columns(file.metadata, names))
-    guarded.read()  # all pages at once: Arrow then reads the same memory, which costs a third of the time
-    # as in dataset.bare: no Python object for a thread of Arrow's
+    guarded.read()  # checks all pages at once; Arrow then reads the same memory, in a third of the time
+    # as in dataset.bare: Arrow's threads must not get a Python object
     read = file.read(columns=names, use_threads=False)
-    # of the batches, since a column of a table and its chunks take twice the time
+    # from batches: going through a table's columns and their chunks takes twice the time
     batches = [batch.columns for batch in read.to_batches()]
     columns = {name: [batch[at] for batch in batches] for at, name in enumerate(read.schema.names)}
     numbers, coded, shapes = {}, {}, {}
@@ -215,21 +216,22 @@ def _read_columns(data: bytes) -> IndexTable:
 
 
 def _opened(data: bytes) -> ParquetFile:
-    """Texts will come as dictionaries and indices, of any type that Arrow can read so."""
+    """Opens the index so that Arrow reads texts as dictionaries with indices, whatever their stored type."""
     import pyarrow.parquet as pq
 
     check_footer(io.BytesIO(data))
     open_with = partial(pq.ParquetFile, page_checksum_verification=True)
     try:
         return open_with(pa.BufferReader(data), read_dictionary=_TEXTS)
-    except KeyError:  # a column that only some releases write
+    except KeyError:  # a column is missing that only some releases write
         stored = {*pq.read_schema(pa.BufferReader(data)).names}
         texts = [name for name in _TEXTS if name in stored]
         return open_with(pa.BufferReader(data), read_dictionary=texts)
 
 
 def _numbers(chunks: Sequence[pa.Array], kind: pa.DataType) -> np.ndarray:
-    """int64. Of our own type nothing is cast: that would import pyarrow.compute, ten times the time of all the rest."""
+    """The values as int64. Values of the expected type are not cast: that would import pyarrow.compute, which takes
+    ten times as long as everything else."""
     return _joined([fixed_values(_as_kind(chunk, kind)).astype(np.int64) for chunk in chunks])
 
 
@@ -272,8 +274,8 @@ def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def check_places(table: IndexTable, parts: Mapping[str, tuple[int, int]], uri: str) -> None:
-    """CorruptWeights where a row's part is none of `parts`, {path: (rows, bytes)}, a range is not within it, or it has
-    another number of rows. uri: of the index."""
+    """Raises CorruptWeights if a row names a part that is not in `parts`, a range exceeds its part, or a part has
+    another number of rows. parts: {path: (rows, bytes)}. uri: URI of the index, for errors."""
     part = table.texts["part"]
     stops = np.array([parts.get(path or "", (0, -1))[1] for path in part.values], np.int64)[part.codes]
     for row in np.flatnonzero(stops < 0)[:1].tolist():
@@ -294,12 +296,13 @@ def check_places(table: IndexTable, parts: Mapping[str, tuple[int, int]], uri: s
 
 
 def is_index(data: bytes) -> bool:
-    """Whether it is an index of ours, perhaps a damaged one: the key stands in a Parquet file's last bytes as it is."""
+    """Whether the data is our index, perhaps a damaged one: the key is plain text at the end of the file."""
     return data[:4] == b"PAR1" and _VERSION_KEY.encode() in data
 
 
 def _check_version(schema: pa.Schema) -> None:
-    """ValueError where it is no number: the index is damaged."""
+    """Raises InvalidCheckpoint for an index of a newer release, ValueError if the version is not a number: the index
+    is then damaged."""
     version = int((schema.metadata or {}).get(_VERSION_KEY.encode(), b"1"))
     if version > INDEX_VERSION:
         message = (
@@ -309,7 +312,7 @@ def _check_version(schema: pa.Schema) -> None:
 
 
 def _check_numbers(table: IndexTable) -> None:
-    """ValueError where a number that becomes an offset or a size of memory is negative."""
+    """Raises ValueError if a number that is used as an offset or a memory size is negative."""
     for name in _NO_NEGATIVES:
         if name in table.numbers and table.numbers[name].min(initial=0) < 0:
             raise ValueError(f"{name} has a negative number")

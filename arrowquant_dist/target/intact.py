@@ -1,12 +1,12 @@
-"""Whether parts hold what was written: their bytes against the hashes of their receipts.
+"""Checks that parts hold what was written, by comparing their bytes with the hashes in their receipts.
 
-A run that resumes reads the parts of the run before it once, on local disk: a disk that said that they were there and
-lost power all the same may have them in their size with other bytes. Not on object stores: these say that an object is
-there when it is safe, and have compared what came with the checksums of what was sent; to read all of it again would
-take as long as to quantize it.
+On a local disk, a run that resumes reads the parts of the earlier run once: after a power loss, a disk that had
+confirmed the writes may have the files in their sizes but with other bytes. On object stores it does not: these
+confirm an object only when it is safe, after comparing what they received with the checksums of what was sent;
+reading everything again would take as long as quantizing it.
 
-4 parts at a time, in 8 MiB each. Measured on a busy virtual machine, one thread: 2.3 GB/s in the first pass over files
-that were written just before, 6.8 GB/s where they are in the page cache.
+4 parts are read at a time, in pieces of 8 MiB. Measured on a busy virtual machine with one thread: 2.3 GB/s in the
+first pass over files just written, 6.8 GB/s from the page cache.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from arrowquant_dist.storage.base import Store
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.target.receipt import Receipt
 
-_READ_NBYTES = 8 << 20  # at a time, in each of
+_READ_NBYTES = 8 << 20  # of each part at a time
 _READERS = 4
 _LOG = logging.getLogger("arrowquant_dist.resume")
 
@@ -33,9 +33,9 @@ _LOG = logging.getLogger("arrowquant_dist.resume")
 def hash_of_object(
     store: Store, path: str, nbytes: int, on_bytes: Callable[[int], None] = lambda _: None
 ) -> str:
-    """`xxh3_128:<hex>` of an object of so many bytes. on_bytes: called with how many were read just now.
+    """`xxh3_128:<hex>` of an object of `nbytes` bytes. on_bytes: called after each read with the number of bytes read.
 
-    NotFound, StorageError.
+    Raises NotFound and StorageError.
     """
     state = xxhash.xxh3_128()
     memory = np.empty(min(_READ_NBYTES, nbytes), np.uint8)
@@ -48,17 +48,17 @@ def hash_of_object(
 
 
 def sound_shards(store: Store, receipts: Mapping[int, Receipt]) -> set[int]:
-    """The shards whose parts hold what their receipts say; every part is read."""
+    """The shards whose parts hold what their receipts say. Every part is read."""
     with ThreadPoolExecutor(_READERS, thread_name_prefix="hash") as readers:
         are_sound = list(readers.map(partial(_is_sound, store), receipts.values()))
     return {shard for shard, is_sound in zip(receipts, are_sound, strict=True) if is_sound}
 
 
 def without_damaged(store: Store, receipts: Mapping[int, Receipt]) -> dict[int, Receipt]:
-    """The receipts of an earlier run whose parts are what they say; the others' parts are deleted, and each is told of.
+    """The receipts of an earlier run whose parts are undamaged; damaged parts are deleted, with a warning for each.
 
-    A part never changes once it is committed, so one with another hash is nobody's any more, and a commit without its
-    part is stale for everybody: the next attempt takes its place.
+    A part never changes once it is committed, so nobody needs a part with another hash, and a commit without its part
+    is stale for everybody: the next attempt takes the next place.
     """
     if not is_local(store.uri):
         return dict(receipts)
@@ -71,12 +71,12 @@ def without_damaged(store: Store, receipts: Mapping[int, Receipt]) -> dict[int, 
 
 
 def _is_sound(store: Store, receipt: Receipt) -> bool:
-    """Two readings have to agree that it is not: one may have gone wrong on its way."""
+    """Whether the part is undamaged. It counts as damaged only after a second read, since one may have gone wrong."""
     try:
         return any(hash_of_object(store, receipt.part, receipt.nbytes) == receipt.hash for _ in range(2))
     except NotFound:
         return False
     except StorageError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno != errno.EIO:
-            raise  # not its fault
-        return False  # cut meanwhile, or the disk has lost some of it
+            raise  # the system's error, not damage to the part
+        return False  # truncated meanwhile, or the disk has lost a part of it

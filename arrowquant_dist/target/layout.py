@@ -1,10 +1,11 @@
-"""Where everything of a target lies, and what one listing of it tells.
+"""Where everything in a target is stored, and what one listing of the target tells.
 
-Names are of two kinds. Plain ones (the plan, the commits, index.parquet, report/report.json, the manifest, what is
-copied from the source) are the same in every run: an object there is created where nothing is, and deleted only if it
-still is the one that was seen. (report/evaluation.json and .md alone are replaced, each time that a finished dataset is
-evaluated; the manifest does not name them.) Own ones carry the id of an attempt or a run, which nobody is given twice:
-parts, what is temporary, and the index and the report of a run that found their plain names taken by another's.
+There are two kinds of names. Plain names (the plan, the commits, index.parquet, report/report.json, the manifest,
+files copied from the source) are the same in every run: an object with a plain name is created only where there is
+none, and deleted only if it still is the one that was seen. (The only exceptions are report/evaluation.json and .md:
+they are replaced each time that a finished dataset is evaluated, and the manifest does not name them.) Own names
+contain the id of an attempt or a run, which is never used twice: parts, temporary files, and the index and the report
+of a run that found their plain names taken by another run's.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ _NOTE = re.compile(rf"run/kept-{_RUN}\.json")
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Every object at a target, as one listing saw them.
+    """Every object at a target, as seen by one listing.
 
-    sizes: {path under the target: bytes}. beside: files of others that lay beside a run of ours, which is cleared now.
-    versions: {path: that of the object}.
+    sizes: {path under the target: bytes}. beside: foreign files beside a run of ours that has been cleared. versions:
+    {path: version of the object}.
     """
 
     sizes: Mapping[str, int]
@@ -56,7 +57,7 @@ class Listing:
     @classmethod
     def of(cls, store: Store) -> Self:
         found = store.list()
-        for folder in links(store):  # which a listing does not follow: a link may lead anywhere
+        for folder in links(store):  # a listing does not follow links, since they may lead anywhere
             found += store.list(folder.relative_to(store.uri).as_posix())
         sizes = {info.path: info.nbytes for info in found}
         return cls(sizes, versions={info.path: info.version for info in found})
@@ -65,11 +66,11 @@ class Listing:
         return path in self.sizes
 
     def holds(self, path: str, nbytes: int) -> bool:
-        """Whether the object is there in its size."""
+        """Whether the object is there, with this size."""
         return self.sizes.get(path) == nbytes
 
     def missing(self, objects: Iterable[ManifestPart | StoredFile]) -> list[str]:
-        """Paths of those that are not there in their size."""
+        """Paths of the objects that are not there with their sizes."""
         return [one.path for one in objects if not self.holds(one.path, one.nbytes)]
 
     @property
@@ -78,40 +79,40 @@ class Listing:
 
     @property
     def ours(self) -> list[str]:
-        """What only this package makes in a target that has a plan or manifest of ours."""
+        """Paths that, in a target with a plan or manifest of ours, only this package creates."""
         return [path for path in self.sizes if _is_ours(path)]
 
     @property
     def own(self) -> list[str]:
-        """Of these, what has a name of its own."""
+        """Those of `ours` that are own names."""
         return [path for path in self.sizes if _has_own_name(path)]
 
     @property
     def notes(self) -> list[str]:
-        """Where a clear says which copied files it has left (clear.py)."""
+        """The notes of which copied files a clear has left (clear.py)."""
         return [path for path in self.sizes if _NOTE.fullmatch(path) is not None]
 
     @property
     def traces(self) -> list[str]:
-        """What by its name alone says that a run of ours was here, where no plan and no manifest does."""
+        """Paths that by their names alone show that a run of ours was here, for a target without plan and manifest."""
         return [path for path in self.foreign if is_commit(path) or _is_surely_ours(path)]
 
     @property
     def strange(self) -> list[str]:
-        """What nothing but the source has a name for, if these are traces."""
+        """Foreign paths that are no names of ours: given traces of a run, they can only be copied files."""
         return [path for path in self.foreign if not _is_ours(path)]
 
     @property
     def foreign(self) -> list[str]:
-        """What speaks against starting a run here: everything, where nothing of ours says that one was started."""
+        """Paths that forbid starting a run here: every file, unless something shows that a run of ours was started."""
         return sorted(path for path in self.sizes if path not in self.beside and not is_temporary(path))
 
     def after_clear(self) -> Listing:
-        """The same, of which nothing speaks against a new run."""
+        """The same listing, in which nothing forbids a new run."""
         return replace(self, beside=frozenset(self.sizes))
 
     def leftovers(self, parts: Collection[str], run: str | None = None) -> list[str]:
-        """Parts that are not among `parts`, temporary files, and what other runs than `run` have under own names."""
+        """Parts that are not in `parts`, temporary files, and objects with own names of other runs than `run`."""
         kept = set(parts)
         return [
             path
@@ -123,7 +124,7 @@ class Listing:
 
 
 def links(store: Store) -> list[Path]:
-    """The folders of the target that are links, to another disk perhaps. Only local ones can be."""
+    """The folders of the target that are symbolic links, perhaps to another disk. Only local targets can have any."""
     if not is_local(store.uri):
         return []
     paths = (Path(store.uri, name) for name in _FOLDERS)
@@ -131,8 +132,8 @@ def links(store: Store) -> list[Path]:
 
 
 def odd_places(store: Store) -> list[tuple[str, str]]:
-    """(path, what is there) of folders, FIFOs and links to nothing that have a name of what a run writes. A listing has
-    none of them; only a local target can."""
+    """(path, what is there) for folders, FIFOs and dangling links whose names are those of a run's objects. A listing
+    shows none of them; only a local target can have any."""
     if not is_local(store.uri):
         return []
     root = Path(store.uri)
@@ -147,17 +148,18 @@ def odd_places(store: Store) -> list[tuple[str, str]]:
 
 
 def part_path(shard: int, attempt: str, suffix: str = "parquet") -> str:
-    """Where an attempt at a shard puts its object. suffix: says what a sink writes; lower-case letters and digits."""
+    """The path of the object that an attempt writes for a shard. suffix: names the sink's format; lower-case letters
+    and digits."""
     return f"{WEIGHTS_FOLDER}/shard={shard:05d}/part-{attempt}.{suffix}"
 
 
 def own_index_path(run: str, index: bytes) -> str:
-    """Of a run that finds INDEX_PATH taken by another index: each has a name of its own."""
+    """The path of the index of a run that finds INDEX_PATH taken by another index; it differs for each index."""
     return f"index-{run}-{xxhash.xxh3_64_hexdigest(index)}.parquet"
 
 
 def own_report_path(run: str, path: str) -> str:
-    """Of a run that finds a file of the report taken by another run's. path: the plain one."""
+    """The path of a report file of a run that finds the plain path taken by another run's. path: the plain path."""
     return f"{REPORT_FOLDER}/{run}/{path.removeprefix(f'{REPORT_FOLDER}/')}"
 
 
@@ -184,12 +186,12 @@ def _has_own_name(path: str) -> bool:
 
 
 def _is_surely_ours(path: str) -> bool:
-    """By its name alone, where no plan and no manifest says that a run was here."""
+    """Whether the name alone shows that the object is ours, for a target without plan and manifest."""
     own = (_PART_OF_A_WORKER, _OWN_INDEX, _NOTE)
     return any(name.fullmatch(path) is not None for name in own)
 
 
 def _owner(path: str) -> str | None:
-    """The run whose id is in the name of an index or a file of a report."""
+    """The id of the run in the name of an index or a report file; None if there is none."""
     found = _OWN_INDEX.fullmatch(path) or _REPORT.fullmatch(path)
     return found[1] if found is not None else None

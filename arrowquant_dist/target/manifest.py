@@ -1,4 +1,4 @@
-"""manifest.json: what is in a dataset. It alone makes parts a dataset, so it is written last."""
+"""manifest.json: the content of a dataset. It alone makes parts a dataset, so it is written last."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ MANIFEST_PATH = "manifest.json"
 MANIFEST_VERSION = 2
 LOST_SIDECAR = "listed in its manifest, and not there; fetch it again, or quantize with --repair"
 _FORMAT = "arrowquant"
-_ALIASES_HASH = "aliases_hash"  # where there are aliases; manifests of earlier releases have none
+_ALIASES_HASH = "aliases_hash"  # written if there are aliases; earlier releases do not write it
 
 
 def is_read(path: str) -> bool:
-    """Whether programs read a sidecar of this name."""
+    """Whether a sidecar of this name is read by programs."""
     return not path.endswith(".md")
 
 
@@ -66,8 +66,8 @@ class ManifestPart:
 
 @dataclass(frozen=True, slots=True)
 class ManifestTotals:
-    """Sums over all rows. source_nbytes: in the source's dtypes, of codes that are kept as they lie there. nbytes: of
-    the part files."""
+    """Sums over all rows. source_nbytes: size in the source's dtypes, or as stored in the source for codes that are
+    kept. nbytes: size of the part files."""
 
     layers: int
     rows: int
@@ -82,7 +82,7 @@ class ManifestTotals:
 
     @classmethod
     def of_rows(cls, rows: Collection[RowRecord], nbytes: int) -> ManifestTotals:
-        """nbytes: of the part files that they are in."""
+        """The totals of these rows. nbytes: size of the part files that hold them."""
         return cls(
             layers=len({row.header.layer_name for row in rows}),
             rows=len(rows),
@@ -96,9 +96,10 @@ class ManifestTotals:
 class Manifest:
     """What a finished dataset holds, and what made it.
 
-    created_at: UTC, ISO 8601. versions: of what wrote it. source: {uri, format, files}, without credentials.
-    aliases: {name: stored name} of tied tensors. sidecars: files copied from the source. run: the id of the run, whose
-    plan it has to be at the target (plan_file.RunIdentity.name); report: the report's files. Version 1 says neither.
+    created_at: UTC, ISO 8601. versions: of the software that wrote it. source: {uri, format, files}, without
+    credentials. aliases: {name: stored name} of tied tensors. sidecars: files copied from the source. run: the id of
+    the run, whose plan has to be the one at the target (plan_file.RunIdentity.name). report: the report's files.
+    Version 1 has neither run nor report.
     """
 
     created_at: str
@@ -128,7 +129,7 @@ class Manifest:
         compression: str,
         aliases: dict[str, str],
     ) -> Manifest:
-        """The manifest of these committed shards, as of now; whose run it is and what is in the report comes later.
+        """The manifest of these committed shards, dated now; `run` and `report` are filled in later.
 
         index: the bytes of index.parquet.
         """
@@ -149,12 +150,13 @@ class Manifest:
 
     @classmethod
     def read(cls, store: Store) -> Manifest:
-        """The manifest of the target at `store`. NotFound, CorruptWeights, InvalidCheckpoint."""
+        """The manifest of the target at `store`. Raises NotFound, CorruptWeights and InvalidCheckpoint."""
         return cls.from_bytes(store.read(MANIFEST_PATH), store.url(MANIFEST_PATH))
 
     @classmethod
     def of_finished(cls, store: Store, which: str) -> Manifest:
-        """As `read`, and its parts are there. which: what could be done with it, for NotFound. IncompleteDataset."""
+        """Reads the manifest as `read` does, and checks that its parts are there. which: what the dataset is needed
+        for, as the message of NotFound says it. Raises IncompleteDataset if parts are gone."""
         try:
             found = cls.read(store)
         except NotFound as error:
@@ -170,14 +172,15 @@ class Manifest:
         return tuple(found) if isinstance(found, list) else ()
 
     def is_of(self, run: RunIdentity) -> bool:
-        """Whether a driver of that run made it; of version 1, one with an equal plan."""
+        """Whether a driver of that run made it; for a manifest of version 1, whether the plans are equal."""
         return self.run == run.name if self.run is not None else self.fingerprint == run.fingerprint
 
     def refuse_cleared(self, store: Store) -> None:
-        """IncompleteDataset where its first part is gone: one small request.
+        """Raises IncompleteDataset if the first part is gone; takes one small request.
 
-        A driver that was stopped before its manifest may wake and create it when another run has begun to replace its
-        own. That one has deleted the parts by then, this one first, and no part's name is ever given twice.
+        A driver that was stopped before it wrote its manifest may wake up and create it after another run has begun
+        to replace its own. By then that run has deleted the parts, the first part first, and no part's name is ever
+        used twice.
         """
         if self.parts and not store.exists(self.parts[0].path):
             message = (
@@ -191,16 +194,16 @@ class Manifest:
         return self.read_table(store).entries()
 
     def kept_reasons(self, store: Store) -> dict[str, str]:
-        """{layer: why it is kept}, of those that are. Raises as `read_table`."""
+        """{layer: why it is kept} for the layers that are kept. Raises as `read_table` does."""
         table = self.read_table(store)
         names, reasons = (table.texts[name].to_list() for name in ("layer_name", "kept_reason"))
         of_all = dict(zip(names, reasons, strict=True))
         return {name or "": reason for name, reason in of_all.items() if reason is not None}
 
     def read_table(self, store: Store) -> IndexTable:
-        """The index, checked against this manifest. CorruptWeights, NotFound.
+        """The index, checked against this manifest. Raises CorruptWeights and NotFound.
 
-        Every entry's part is in `parts`, its ranges lie within it, and each part has as many rows as said.
+        Every entry's part is in `parts`, its ranges lie within that part, and each part has as many rows as listed.
         """
         uri = store.url(self.index.path)
         data = store.read(self.index.path)
@@ -216,13 +219,13 @@ class Manifest:
 
     @property
     def read_sidecars(self) -> list[str]:
-        """Paths of the sidecars that programs read; what people write (.md) they may change, or remove."""
+        """Paths of the sidecars that programs read. Files for people (.md) are not included: they may be edited."""
         return [sidecar.path for sidecar in self.sidecars if is_read(sidecar.path)]
 
     def check_sidecar(self, path: str, data: bytes, uri: str, if_meant: str = "pass verify=False") -> None:
-        """CorruptWeights where `data` is not what the run copied to `path`. Files that it did not copy are let be.
+        """Raises CorruptWeights if `data` is not what the run copied to `path`. Files that it did not copy pass.
 
-        uri: of the file. if_meant: what who edited it on purpose can do.
+        uri: of the file, for errors. if_meant: what to do if the file was edited on purpose, as the message says it.
         """
         copied = next((sidecar for sidecar in self.sidecars if sidecar.path == path), None)
         if copied is not None and StoredFile.of(path, data) != copied:
@@ -256,9 +259,9 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, values: Any, uri: str = MANIFEST_PATH) -> Manifest:
-        """Validates everything that decides what is read. CorruptWeights names the field that is wrong.
+        """Validates every field that decides what is read. Raises CorruptWeights, naming the wrong field.
 
-        InvalidCheckpoint: not an arrowquant manifest, or one of a newer version.
+        Raises InvalidCheckpoint for a manifest that is not arrowquant's, or is of a newer version.
         """
         if not isinstance(values, dict) or values.get("format") != _FORMAT:
             raise InvalidCheckpoint("this manifest is not of arrowquant; check the URI", uri=uri)
@@ -303,12 +306,12 @@ def hash_of(data: bytes) -> str:
 
 
 def _hash_of_names(aliases: Mapping[str, str]) -> str:
-    """A name that became another would be a layer's all the same; nothing else in a manifest is believed unchecked."""
+    """The hash of the aliases: a damaged name could pass as another layer's. All other fields are verified anyway."""
     return hash_of(json.dumps(aliases, sort_keys=True, separators=(",", ":")).encode())
 
 
 class _Fields:
-    """Typed access to a JSON object; what is wrong becomes CorruptWeights with the field's full name."""
+    """Typed access to a JSON object; a wrong value raises CorruptWeights with the full name of its field."""
 
     def __init__(self, values: dict[str, Any], prefix: str, uri: str) -> None:
         self._values, self._prefix, self._uri = values, prefix, uri

@@ -1,8 +1,8 @@
-"""run/plan.arrow as the target needs it: whose plan it is, of which run, and which files it copies.
+"""run/plan.arrow as the target needs it: the identity of the run, and the files that the run copies.
 
-The file is an Arrow IPC file with a seal before its footer, where Arrow's readers do not look: the digest of all other
-bytes. Arrow trusts what it reads (a flipped bit in a buffer's offset has ended the process), so a sealed file is given
-to it only if the digest is right. Files of releases before the seal are validated as far as Arrow can.
+It is an Arrow IPC file with a seal before its footer, where Arrow's readers do not look: the digest of all other
+bytes. Arrow trusts what it reads (a flipped bit in a buffer's offset has crashed the process), so a sealed file is
+passed to Arrow only if the digest matches. Files of releases before the seal are validated as far as Arrow can.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from arrowquant_dist.strict_json import parse_json
 FINGERPRINT_KEY = b"arrowquant.fingerprint"
 SIDECARS_KEY = b"arrowquant.sidecars"
 RUN_KEY = b"arrowquant.run"  # the id of the run that wrote the plan
-_SEAL = (
-    b"aqd-xxh3"  # on both sides of the digest, so that damage to one of them does not make a file unsealed
-)
+_SEAL = b"aqd-xxh3"  # on both sides of the digest, so that damage to one cannot make the file look unsealed
 _TAIL_NBYTES = 10  # of an Arrow file: the footer's length and the magic
 _RUN_ID = re.compile(rb'"([0-9a-f]{32})"')
 
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """Whose run it is. fingerprint: of its plan. run_id: of the run, so that equal plans of two runs are told apart."""
+    """The identity of a run. fingerprint: that of its plan. run_id: the id of the run, which distinguishes two runs
+    with equal plans."""
 
     fingerprint: str
     run_id: bytes | None
 
     @property
     def name(self) -> str:
-        """32 hexadecimal digits, as manifest, commits, reports and names of objects have it.
+        """The run's id as 32 hexadecimal digits, as used in manifests, commits, reports and object names.
 
-        Of a plan without an id, as the first release wrote them, or with a damaged one: a hash of what it has.
+        If the plan has no id, as in the first release, or a damaged one: a hash of the fingerprint and what there is
+        of the id.
         """
         found = _RUN_ID.fullmatch(self.run_id or b"")
         return (
@@ -50,7 +50,7 @@ class RunIdentity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlannedRun:
-    """The plan at a target, as it was found. sidecars: paths of the files that its run copies from the source."""
+    """The plan found at a target. sidecars: paths of the files that its run copies from the source."""
 
     table: pa.Table
     identity: RunIdentity
@@ -58,7 +58,7 @@ class PlannedRun:
 
     @classmethod
     def of(cls, table: pa.Table) -> Self:
-        """table: with the run's id, as `read_plan_file` returns it."""
+        """table: a plan with the run's id, as `read_plan_file` returns it."""
         identity = RunIdentity(fingerprint_of(table), run_of(table))
         return cls(table, identity, frozenset(sidecars_of(table)))
 
@@ -77,19 +77,25 @@ def plan_file(table: pa.Table) -> bytes:
 
 
 def read_plan_file(data: bytes, uri: str) -> pa.Table:
-    """The inverse of `plan_file`, with buffers that were checked. uri: for errors. CorruptWeights where it is damaged.
+    """The inverse of `plan_file`, with validated buffers. uri: for errors. Raises CorruptWeights if it is damaged.
 
-    What the columns say is for `plan.plan_from_table` to check.
+    The content of the columns is checked by `plan.plan_from_table`.
     """
     try:
         _check_seal(data)
-        # as in dataset.bare: no Python object for a thread of Arrow's
+        # as in dataset.bare: Arrow's threads must not get a Python object
         options = pa.ipc.IpcReadOptions(use_threads=False)
         table = pa.ipc.open_file(pa.BufferReader(data), options=options).read_all()
         table.validate(full=True)
         fingerprint_of(table)
         sidecars_of(table)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:  # ValueError: no UTF-8 too
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # ValueError: bad UTF-8 too
         message = f"the plan of the run is damaged ({error}); fetch it again, or start anew with --overwrite"
         raise CorruptWeights(message, uri=uri) from error
     return table
@@ -101,7 +107,7 @@ def _sealed(data: bytes) -> bytes:
 
 
 def _check_seal(data: bytes) -> None:
-    """ValueError where a sealed file is not what was written."""
+    """Raises ValueError if a sealed file is not what was written."""
     if _SEAL not in data:
         return
     footer = _footer_start(data)
@@ -123,7 +129,7 @@ def _footer_start(data: bytes) -> int:
 
 
 def fingerprint_of(table: pa.Table) -> str:
-    """From the schema's metadata. KeyError, ValueError, TypeError."""
+    """The fingerprint in the schema's metadata. Raises KeyError, ValueError and TypeError."""
     fingerprint = parse_json((table.schema.metadata or {})[FINGERPRINT_KEY])
     if not isinstance(fingerprint, str):
         raise TypeError("its fingerprint is no text")
@@ -136,7 +142,7 @@ def run_of(table: pa.Table) -> bytes | None:
 
 
 def sidecars_of(table: pa.Table) -> set[str]:
-    """Paths of the files that the plan's run copies from the source. ValueError."""
+    """Paths of the files that the plan's run copies from the source. Raises ValueError."""
     paths: Any = parse_json((table.schema.metadata or {}).get(SIDECARS_KEY, b"[]"))
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise ValueError("its sidecars are no list of paths")

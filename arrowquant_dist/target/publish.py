@@ -1,35 +1,39 @@
-"""The publishing transaction: committed parts become a dataset by one create, that of manifest.json.
+"""The publishing transaction: creating manifest.json turns committed parts into a dataset.
 
-Two steps, since the report is written last and tells how long the rest took: `prepare` puts index and sidecars in
-their places, `publish` the report and then the manifest. Why any number of drivers may be at it, of one run or of runs
-that overwrote each other, and any of them may stop anywhere, go on at any time later, or never:
+There are two steps, since the report is written last and says how long the rest took: `prepare` puts the index and
+the sidecars in their places, `publish` the report and then the manifest. Any number of drivers may do this at once,
+of one run or of runs that overwrote each other, and any of them may stop anywhere and go on at any later time, or
+never. Why this is safe:
 
 Drivers of one run
-- The manifest is created, never replaced: the first one counts for everybody, whoever made it. All that it names lies
-  there before: parts in their sizes, the index, the report, the sidecars.
-- Index, sidecars and report are created too. What lies in an index's place and has the same rows is the run's, whoever
-  wrote it (another version writes other bytes): it stays, and is named. So is a file of the report that has the run's
-  id in it. Two drivers' reports may be mixed, then: they say the same, but for how long their runs took.
+- The manifest is created, never replaced: the first one counts for everybody, whoever made it. Everything that it
+  names is there before it: the parts in their sizes, the index, the report, the sidecars.
+- Index, sidecars and report are only created, too. An index that is there already with the same rows belongs to this
+  run, whoever wrote it (other library versions write other bytes): it stays, and the manifest names it. The same
+  holds for a report file that contains the run's id. So the reports of two drivers may be mixed; they agree in
+  everything except how long their runs took.
 - Sidecars that differ belong to somebody else and are refused.
-- The outcome of a create whose answer got lost is unknown: what is there then decides.
+- The outcome of a create whose response was lost is unknown: what is there afterwards decides.
 
 Drivers of different runs
-- Nothing is written over and nothing with a plain name is deleted, so a driver that goes on when another run has
+- Nothing is overwritten and nothing with a plain name is deleted, so a driver that goes on after another run has
   finished changes nothing of it: its creates find their names taken.
-- Where a name is taken by another run's index or report, the driver takes one of its own (layout.py), and the manifest
-  says which. So it does for an index of other rows, which this run left before a part of it was lost. Readers ask the
-  manifest for these names.
-- A manifest counts for the plan of its run alone. The plan is read before anything is written, and once more after the
-  manifest (in `sweep`): if it is another run's now, parts may be gone. The driver says so, and takes its manifest,
-  index and report back, each if that is the object still there.
-- It may also stop for ever between the two. Then its manifest stands in the way of the run whose plan counts. The
-  driver of that one finds it, reads the plan once more, which is its own still, so the manifest's run is over for good:
-  it deletes that very object, and creates its own. Readers are told of such a manifest (`Manifest.refuse_cleared`).
+- If a name is taken by another run's index or report, the driver uses a name of its own (layout.py), and the manifest
+  says which. It does the same if an index of other rows is in place, which this run wrote before one of its parts was
+  lost. Readers take these names from the manifest.
+- A manifest counts only for its own run's plan. The plan is read before anything is written, and once more after the
+  manifest (in `sweep`): if it is another run's by then, parts may be gone. The driver reports this, and removes its
+  manifest, index and report, each if it is still the same object.
+- It may also stop for ever between the two. Then its manifest stands in the way of the run whose plan counts. That
+  run's driver finds the manifest and reads the plan once more; since the plan is still its own, the manifest's run is
+  over for good, so it deletes that very object and creates its own. Readers recognize such a manifest
+  (`Manifest.refuse_cleared`).
 
-What remains: where looking and deleting is not one step (`Store.delete_unchanged`: Google's and Azure's clients, S3
-servers without conditional deletes), a driver that is stopped between the two while another run publishes takes the
-other's manifest away; the same command makes it anew. And a sidecar that a stopped driver creates late lies beside the
-newer run's where that copies none of this name; where it copies another one it is refused, and --overwrite clears it.
+Two cases remain. Where check and deletion are not one step (`Store.delete_unchanged`: Google's and Azure's clients,
+S3 servers without conditional deletes), a driver that is stopped between the two while another run publishes removes
+the other's manifest; the same command writes it again. And a sidecar that a stopped driver creates late stays beside
+the newer run's files if that run copies none of this name; if it copies one, the late one is refused, and --overwrite
+clears it.
 """
 
 from __future__ import annotations
@@ -46,15 +50,16 @@ from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, StoredFile
 from arrowquant_dist.target.plan_file import RunIdentity
 from arrowquant_dist.target.target import Files, Target, being_cleared, other_sidecar, overwritten
 
-_TRIES = 8  # to create the manifest; each but the first one after another run's was deleted
+_TRIES = 8  # to create the manifest; each but the first follows the removal of another run's
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A dataset that lacks only its report and its manifest.
 
-    run: whose it is. listing: taken after the last commit. manifest: to be published; names the index that is there.
-    winner: the manifest of a driver of the run that was first; then nothing was written.
+    run: the run that it belongs to. listing: taken after the last commit. manifest: the one to be published; names
+    the index that is in place. winner: the manifest of another driver of the run that was first; nothing was written
+    then.
     """
 
     run: RunIdentity
@@ -65,7 +70,8 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """manifest: the one that counts. is_ours: this driver made it; else another one did, and its report is there."""
+    """The result of publishing. manifest: the one that counts. is_ours: whether this driver made it; otherwise another
+    one did, and its report is in place."""
 
     manifest: Manifest
     is_ours: bool
@@ -74,11 +80,12 @@ class Published:
 def prepare(
     target: Target, run: RunIdentity, manifest: Manifest, index: bytes, sidecars: Files, listing: Listing
 ) -> Draft:
-    """Puts index and sidecars in their places.
+    """Puts the index and the sidecars in their places.
 
-    run: as `Target.start` returned it. manifest: of all committed receipts, so that every driver of a plan publishes
-    the same rows. sidecars: those that it lists. listing: taken after the last commit. IncompleteDataset where a part
-    is not there, TargetConflict where the run was overwritten meanwhile, or a sidecar's place is taken.
+    run: as `Target.start` returned it. manifest: made from all committed receipts, so that every driver of a plan
+    publishes the same rows. sidecars: the files that the manifest lists. listing: taken after the last commit. Raises
+    IncompleteDataset if a part is not there, TargetConflict if the run was overwritten meanwhile or a sidecar's place
+    is taken.
     """
     manifest = replace(manifest, run=run.name)
     winner = target.manifest()
@@ -95,10 +102,10 @@ def prepare(
 
 
 def publish(target: Target, draft: Draft, report: Files) -> Published:
-    """Writes the report and makes the dataset; then removes what lost.
+    """Writes the report and then the manifest, which makes the dataset; then removes the losing attempts.
 
-    report: files that have the run's id in them. Returns the manifest that counts, which is that of another driver of
-    the run if that was first. TargetConflict where the run was overwritten meanwhile.
+    report: files that contain the run's id. Returns the manifest that counts, which is another driver's if that
+    driver of the run was first. Raises TargetConflict if the run was overwritten meanwhile.
     """
     counting, manifest = draft.winner, draft.manifest
     try:
@@ -126,7 +133,8 @@ def _place_report(store: Store, run: RunIdentity, report: Files) -> tuple[Stored
 def _place(
     store: Store, path: str, data: bytes, own_path: str, is_of_run: Callable[[bytes], bool]
 ) -> StoredFile:
-    """What is at `path` from now on if that is this run's, else what is at `own_path`, which nobody else's can be."""
+    """Creates the file at `path`, or at `own_path` if `path` holds another run's; returns the file that this run
+    refers to. `own_path` can only hold this run's."""
     found = _create(store, path, data)
     if found == data or is_of_run(found):
         return StoredFile.of(path, found)
@@ -144,12 +152,12 @@ def _has_the_rows_of(index: bytes) -> Callable[[bytes], bool]:
 
 
 def _create(store: Store, path: str, data: bytes) -> bytes:
-    """What is at `path` from now on: `data`, or what was there already."""
+    """Creates the object unless there is one; returns what is at `path` from then on: `data`, or the older object."""
     try:
         if store.create(path, data):
             return data
     except StorageError:
-        # The write may have landed and its answer got lost; then something is there.
+        # The write may have landed although its response was lost; then something is there.
         if not store.exists(path):
             raise
     try:
@@ -159,14 +167,15 @@ def _create(store: Store, path: str, data: bytes) -> bytes:
 
 
 def _create_manifest(target: Target, run: RunIdentity, manifest: Manifest) -> Manifest:
-    """The manifest of this run that counts from now on. TargetConflict where another run's does."""
+    """Creates this run's manifest unless it has one; returns the one that counts. Raises TargetConflict if another
+    run's counts."""
     store = target.store
     for _ in range(_TRIES):
         try:
             if store.create(MANIFEST_PATH, manifest.to_bytes()):
                 return manifest
         except StorageError:
-            # The write may have landed and its answer got lost. If so there is a manifest, whoever's it is.
+            # The write may have landed although its response was lost; then there is a manifest, ours or another.
             if not store.exists(MANIFEST_PATH):
                 raise
         try:
@@ -183,8 +192,9 @@ def _create_manifest(target: Target, run: RunIdentity, manifest: Manifest) -> Ma
 
 
 def _take_back(target: Target, manifest: Manifest) -> None:
-    """Deletes what this driver has left of a run that was overwritten: manifest, index and report, each if it is still
-    there. None of another run's is the same: an index names its attempts' parts, the others have its id."""
+    """Deletes what this driver has left of a run that was overwritten: manifest, index and report, each if it is
+    still there. Another run's objects are never equal to them: an index names its attempts' parts, the others contain
+    the run's id."""
     store = target.store
     for file in (StoredFile.of(MANIFEST_PATH, manifest.to_bytes()), manifest.index, *manifest.report):
         try:
@@ -196,7 +206,7 @@ def _take_back(target: Target, manifest: Manifest) -> None:
 
 
 def _replaced(target: Target, run: RunIdentity, winner: Manifest | None) -> TargetConflict:
-    """The run is no longer the target's. winner: the manifest that is there."""
+    """The error that says that the target belongs to another run by now. winner: the manifest that is there."""
     if winner is None or winner.fingerprint == run.fingerprint:
         return overwritten(target.store.uri)
     message = "another plan's dataset was published here meanwhile; choose another target"

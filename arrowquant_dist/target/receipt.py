@@ -9,17 +9,24 @@ from arrowquant_dist.format.record import RowRecord
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A finished shard. part: path under the target. nbytes, hash (`xxh3_128:<hex>`): of the part file.
+    """What a worker reports of a finished shard.
 
-    seconds: of `read`, `quantize` and `write`, which overlap, each how long something of it was at work or waited for
-    the storage. wall_seconds: from the start of this attempt to its commit. peak_memory_nbytes: peak resident set of
-    the worker's process so far. worker: the process, `host/pid`; node: its machine, as the engine names it.
-    read_nbytes, written_nbytes, retries: of this attempt's requests.
+    part: path under the target.
+    nbytes, hash (`xxh3_128:<hex>`): of the part file.
+    seconds: {phase: seconds} for `read`, `quantize` and `write`, which overlap; each is the time during which the phase
+        was at work or waited for the storage.
+    peak_memory_nbytes: peak resident set of the worker's process so far.
+    worker: the process, as `host/pid`.
+    node: its machine, as the engine names it.
+    wall_seconds: from the start of this attempt to its commit.
+    read_nbytes, written_nbytes, retries: totals of this attempt's requests.
 
-    started_at: when this attempt began, in seconds since 1970 (UTC) by its machine's clock, which may be another than
-    the driver's. resident_nbytes: resident set of the process when the part was complete, None where the system does
-    not say. thread: which of the process's workers it was, by a number that each of them has for itself. Commits of
-    version 3 have none of the three.
+    Commits of version 3 lack the following:
+
+    started_at: when this attempt began, in seconds since 1970 (UTC) by its machine's clock, which may differ from the
+        driver's.
+    resident_nbytes: resident set of the process when the part was complete, None if the system does not tell.
+    thread: a number that tells apart the workers of one process.
     """
 
     shard: int
@@ -42,5 +49,5 @@ class Receipt:
 
     @property
     def notice(self) -> None:
-        """Nothing: the commit says all of it."""
+        """None: the commit says everything that there is to say."""
         return

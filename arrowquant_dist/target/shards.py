@@ -20,9 +20,10 @@ from arrowquant_dist.target.target import Target
 
 @dataclass(frozen=True, slots=True)
 class CommittedShards:
-    """fingerprint: of the plan; run: the id of its run, None where equal plans need not be told apart.
+    """The committed shards of one run. fingerprint: of its plan. run: the id of the run; None if runs with equal
+    plans need not be told apart.
 
-    Commits of others are not seen, whatever the target's plan is now.
+    Commits of other runs are ignored, whatever plan the target has by now.
     """
 
     target: Target
@@ -30,11 +31,11 @@ class CommittedShards:
     run: str | None = None
 
     def receipts(self, listing: Listing, known: Mapping[int, Receipt]) -> dict[int, Receipt]:
-        """The committed shards, by shard.
+        """The receipts of the committed shards, by shard.
 
-        A commit that cannot be read, is of another plan, or whose part is not there in its size, is none: the
-        shard is done again, and that attempt's commit counts. known: what an earlier call returned; a commit never
-        changes, so those are not read again.
+        A commit does not count if it cannot be read, belongs to another plan, or its part is not there with the right
+        size: the shard is done again, and that attempt's commit counts. known: the result of an earlier call; since a
+        commit never changes, those are not read again.
         """
 
         def has_part(receipt: Receipt) -> bool:
@@ -48,14 +49,14 @@ class CommittedShards:
         return dict(sorted(counting.items()))
 
     def receipt(self, shard: int) -> Receipt | None:
-        """Of one shard: what `receipts` has for it, in two requests."""
+        """The receipt of one shard, as `receipts` has it, in two requests."""
         return read_counting(self.target.store, shard, self.fingerprint, self.run)
 
     def commit(self, receipt: Receipt) -> bool:
-        """Publishes a finished shard, the first attempt wins. False: another has; this one's part is deleted.
+        """Commits a finished shard; the first attempt wins. False: another one has won, and this one's part is deleted.
 
-        The receipt that counts then is `receipt(shard)`. StorageError: the outcome is unknown, and nothing is
-        deleted. TargetConflict: the run was overwritten by another, and the part is deleted.
+        The receipt that counts then is `receipt(shard)`. Raises StorageError if the outcome is unknown; nothing is
+        deleted then. Raises TargetConflict if the run was overwritten by another; the part is deleted.
         """
         store = self.target.store
         try:
@@ -68,6 +69,6 @@ class CommittedShards:
         return False
 
     def _is_current(self) -> bool:
-        """Whether the plan at the target, read anew, is this run's."""
+        """Whether the plan at the target, read again, is this run's."""
         current = self.target.current()
         return current.fingerprint == self.fingerprint and self.run in (None, current.name)

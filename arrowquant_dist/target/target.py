@@ -1,14 +1,17 @@
-"""The target URI as a place: what is there, and how a run begins.
+"""The target URI as a place: what it holds, and how a run begins there.
 
-All of it is made so that any number of drivers and workers may be at it, and any of them may stop at any request:
+Any number of drivers and workers may use a target at once, and any of them may stop at any request. Why this is safe:
 
-- names are plain or own (layout.py): what has a plain one is created where nothing is, and never replaced;
-- each plan has an id of its run, which commits and the manifest have too: what is of another run than the plan's is
-  nothing, whoever left it, and a driver whose run was overwritten meanwhile notices and leaves (publish.py);
-- only `clear` and the removal of what no manifest names delete what others made: an object with a plain name only if it
-  is still the one that was seen, and any other only if its run or attempt is known to be over (clear.py).
+- Names are plain or own (layout.py): an object with a plain name is created only where there is none, and never
+  replaced.
+- Each plan has the id of its run, which commits and the manifest contain too: objects of another run than the plan's
+  do not count, whoever left them, and a driver whose run was overwritten meanwhile notices it and leaves
+  (publish.py).
+- Only `clear` and the removal of objects that no manifest names delete what others made: an object with a plain name
+  only if it is still the one that was seen, and any other only if its run or attempt is known to be over (clear.py).
 
-A place remembers nothing: what a method found is what it returns, and what it needs of an earlier look it is given.
+A Target keeps no state: methods return what they found, and take what they need to know from an earlier listing as an
+argument.
 """
 
 from __future__ import annotations
@@ -45,15 +48,15 @@ NO_FILES: Files = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a clear leaves at a target until a plan is there again. copied: from the old source and the new one; others:
-    what is not ours."""
+    """What a clear records at a target until there is a plan again. copied: files left in place that both the old and
+    the new run copy. others: foreign files."""
 
     copied: frozenset[str]
     others: frozenset[str]
 
     @classmethod
     def of(cls, store: Store, path: str) -> Self:
-        """Nothing, where the note is gone or cannot be read."""
+        """The note at `path`; an empty one if it is gone or cannot be read."""
         try:
             values = parse_json(store.read(path))
             copied, others = (frozenset(map(str, values[name])) for name in ("copied", "others"))
@@ -66,21 +69,21 @@ class Note:
 
 
 class Target:
-    """A dataset being made, or made. All state is at the URI: any number of these may be open on one."""
+    """A dataset made or being made. All state is at the URI: any number of these objects may be open on one target."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     @classmethod
     def open(cls, uri: str, storage: Storage = DEFAULT_STORAGE) -> Target:
-        """The target at `uri`. No requests."""
+        """The target at `uri`. Makes no requests."""
         return cls(open_store(uri, storage))
 
     def look(self, copied: Iterable[str] = ()) -> Listing:
-        """What is there now: one listing, of which everything else here is given what it needs to know.
+        """Lists what is there now; the other methods take what they need to know from the listing.
 
-        TargetConflict where the target, or a folder it is in, is a file, or a link that leads nowhere; and where
-        something else than a file has the name of one that a run writes, or copies to these paths.
+        Raises TargetConflict if the target or a folder above it is a file or a dangling link, or if something other
+        than a file has the name of a file that a run writes, or is at one of the paths in `copied`.
         """
         self._refuse_links_to_nothing()
         self._refuse_odd_places(copied)
@@ -115,9 +118,9 @@ class Target:
             raise TargetConflict(message, uri=self.store.url(path))
 
     def state(self, listing: Listing, sidecars: Files = NO_FILES) -> State:
-        """`finished`: a manifest of ours; `started`: a plan; `left`: none of these, but what a run of ours leaves when
-        both are gone, and nothing else; `foreign`: other files. sidecars: that a new run copies; equal ones are left.
-        """
+        """`finished`: there is a manifest of ours; `started`: there is a plan; `left`: neither, but traces of a run
+        of ours that has lost both, and nothing else; `foreign`: there are other files. sidecars: the files that a new
+        run copies; identical ones do not count as foreign."""
         if MANIFEST_PATH in listing and self._is_manifest_ours():
             return "finished"
         if PLAN_PATH in listing:
@@ -127,14 +130,14 @@ class Target:
         return "left" if self._is_left(listing, sidecars) else "foreign"
 
     def manifest(self) -> Manifest | None:
-        """The manifest of a finished target, validated; else None."""
+        """The manifest of a finished target, validated; None if there is none."""
         try:
             return Manifest.read(self.store)
         except NotFound:
             return None
 
     def planned(self) -> PlannedRun | None:
-        """The plan at the target, or None. CorruptWeights where it cannot be read."""
+        """The plan at the target; None if there is none. Raises CorruptWeights if it cannot be read."""
         try:
             data = self.store.read(PLAN_PATH)
         except NotFound:
@@ -142,7 +145,7 @@ class Target:
         return PlannedRun.of(read_plan_file(data, self.store.url(PLAN_PATH)))
 
     def current(self) -> RunIdentity:
-        """Whose run the target holds now. IncompleteDataset where there is none."""
+        """The identity of the run that the target holds now. Raises IncompleteDataset if there is none."""
         planned = self.planned()
         if planned is None:
             message = "no run was started here; run the quantize command"
@@ -150,9 +153,9 @@ class Target:
         return planned.identity
 
     def start(self, plan_table: pa.Table, listing: Listing) -> PlannedRun:
-        """Makes this the target's plan unless it has one; returns the plan that counts.
+        """Makes this the target's plan unless it has one already; returns the plan that counts.
 
-        The caller compares their fingerprints. TargetConflict where the target holds files of others, unless
+        The caller compares their fingerprints. Raises TargetConflict if the target holds foreign files, unless
         `clear` has just left them there.
         """
         self.refuse_foreign(listing)
@@ -160,7 +163,7 @@ class Target:
             return planned
         table = with_run_id(plan_table, json.dumps(uuid.uuid4().hex).encode())
         if self.store.create(PLAN_PATH, plan_file(table)):
-            self.store.delete(listing.notes)  # the plan says now which files were copied
+            self.store.delete(listing.notes)  # from here on the plan says which files were copied
             return PlannedRun.of(table)
         planned = self.planned()
         if planned is None:  # another driver's --overwrite removed it just now
@@ -168,7 +171,7 @@ class Target:
         return planned
 
     def refuse_foreign(self, listing: Listing, sidecars: Files = NO_FILES) -> None:
-        """TargetConflict, naming a few, where the target holds files of others, or what is left, and no run."""
+        """Raises TargetConflict, naming a few, if the target holds no run but foreign files or leftovers of a run."""
         state = self.state(listing, sidecars)
         if state == "left":
             message = (
@@ -183,13 +186,13 @@ class Target:
             raise TargetConflict(message, uri=self.store.uri)
 
     def refuse_other_sidecars(self, sidecars: Files, listing: Listing) -> None:
-        """TargetConflict where a file lies in a sidecar's place that is not it: it would have to be replaced."""
+        """Raises TargetConflict if another file is in a sidecar's place, since it would have to be replaced."""
         for path in sidecars.keys() & listing.sizes.keys():
             if self.store.read(path) != sidecars[path]:
                 raise other_sidecar(self.store.url(path))
 
     def refuse_missing_parts(self, manifest: Manifest, listing: Listing) -> None:
-        """IncompleteDataset where a part that the manifest names is not there in its size."""
+        """Raises IncompleteDataset if a part that the manifest names is not there with its size."""
         missing = listing.missing(manifest.parts)
         if missing:
             in_dataset = MANIFEST_PATH in listing
@@ -199,24 +202,24 @@ class Target:
             raise IncompleteDataset(message, uri=self.store.uri)
 
     def refuse_missing_files(self, manifest: Manifest, listing: Listing) -> None:
-        """IncompleteDataset where index, report or a copied file is not there in its size."""
+        """Raises IncompleteDataset if the index, a report file or a copied file is not there with its size."""
         files = (manifest.index, *manifest.sidecars, *manifest.report)
         if listing.missing(files):
             listing = (
                 self.look()
-            )  # one that was at work when they were created may have passed their names before
+            )  # a listing made while they were created may have passed their names too early
         if missing := listing.missing(files):
             found = f"{counted(len(missing), 'file')} of the dataset {are(len(missing))}"
             message = f"{found} missing or of another size ({listed(missing)})"
             raise IncompleteDataset(f"{message}; quantize with --repair", uri=self.store.uri)
 
     def is_of(self, run: RunIdentity) -> bool:
-        """Whether the plan at the target, read anew, is that of this run."""
+        """Whether the plan at the target, read again, is this run's."""
         planned = self.planned()
         return planned is not None and planned.identity == run
 
     def noted(self, listing: Listing) -> Note:
-        """What an interrupted clear says that it has left."""
+        """What the notes of interrupted clears record, combined."""
         notes = [Note.of(self.store, path) for path in listing.notes]
         return Note(
             frozenset().union(*(note.copied for note in notes)),
@@ -232,7 +235,7 @@ class Target:
         return all(path in sidecars and self.store.read(path) == sidecars[path] for path in others)
 
     def _is_manifest_ours(self) -> bool:
-        """Whether it says so; a damaged one beside a plan of ours is still no file of somebody else."""
+        """Whether the manifest says that it is ours. A damaged one beside a plan of ours is not a foreign file."""
         try:
             values = parse_json(self.store.read(MANIFEST_PATH))
         except (ValueError, NotFound):

@@ -1,4 +1,4 @@
-"""Layer table + config → shards: which rows of which layers each worker turns into a part, and how."""
+"""Makes shards from layer table and config: which rows of which layers each worker turns into a part, and how."""
 
 from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, RowBlock, Shard
 from arrowquant_dist.plan.differences import differences, is_same_work

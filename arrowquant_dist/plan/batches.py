@@ -1,4 +1,4 @@
-"""What a worker reads together: the batches of a shard's row blocks, and how many of them are there at a time."""
+"""Batches: row blocks of a shard that a worker reads together, and how many batches it holds at a time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Batch = list[RowBlock]
 
 
 def batches_of(blocks: Sequence[RowBlock]) -> list[Batch]:
-    """Runs of neighbours to read together: up to the bytes of the largest block, or MIN_BATCH_NBYTES."""
+    """Groups neighbouring blocks that are read together, up to the size of the largest block or MIN_BATCH_NBYTES."""
     limit = max([MIN_BATCH_NBYTES, *(block.source_nbytes for block in blocks)])
     batches: list[Batch] = []
     nbytes = 0
     for block in blocks:
-        if not batches or nbytes + block.source_nbytes > limit:  # a first block may have no bytes at all
+        if not batches or nbytes + block.source_nbytes > limit:  # `not batches`: a first block may be empty
             batches.append([])
             nbytes = 0
         batches[-1].append(block)
@@ -26,5 +26,5 @@ def batches_of(blocks: Sequence[RowBlock]) -> list[Batch]:
 
 
 def read_ahead(blocks: Iterable[RowBlock]) -> int:
-    """How many batches are read over a network while one of them is worked on: what all of the blocks' layers allow."""
+    """The number of batches read ahead over a network while one is processed: the minimum over the encodings."""
     return min((block.layer.encoding.batches_ahead for block in blocks), default=1)

@@ -1,4 +1,4 @@
-"""What a plan is made of: row blocks in shards."""
+"""The elements of a plan: row blocks in shards."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from arrowquant_dist.encodings.kept_codes import KeptCodes
 from arrowquant_dist.encodings.place import Place
 from arrowquant_dist.encodings.trained import TrainedRows
 
-# Of the plan's form: its table and what its fingerprint is over. What other code would make of an equal plan is the
-# matter of its code_digest.
+# Version of the plan's form: its table, and what its fingerprint covers. Changes in what the code makes of an equal
+# plan are covered by code_digest.
 PLAN_VERSION = 3
 
 
@@ -23,9 +23,10 @@ PLAN_VERSION = 3
 class RowBlock:
     """Rows [row_start, row_start + rows) of `layer`, stored as one V2 row.
 
-    The layer is seen as [prod(shape[:row_dims]), columns]. kept_reason: why a layer stays unquantized, or
-    None. side_tensors: what the spec's method is given of the layer besides, named `{layer}.{part}`, in the order of
-    its SideInput's `shapes`; of a layer whose spec is_trained what is stored of it, as TrainedRows has it.
+    The layer is seen as a matrix [prod(shape[:row_dims]), columns]. kept_reason: why the layer stays unquantized, or
+    None. side_tensors: what the spec's method needs besides the layer's values, named `{layer}.{part}`, in the order
+    of its SideInput's `shapes`; for a layer whose spec is_trained, the tensors that are stored for it, as TrainedRows
+    has them.
     """
 
     layer: Layer
@@ -53,18 +54,18 @@ class RowBlock:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The V2 row's `shape`: the layer's own, or [rows, *layer_shape[row_dims:]] of a block."""
+        """The V2 row's `shape`: that of a whole layer, or [rows, *layer_shape[row_dims:]] for a part of one."""
         return self.layer.shape if self.is_whole else (self.rows, *self.layer.shape[self.spec.row_dims :])
 
     @property
     def side_parts(self) -> dict[str, Layer]:
-        """The side tensors by part."""
+        """{part: side tensor}."""
         return {tensor.name.removeprefix(f"{self.layer.name}."): tensor for tensor in self.side_tensors}
 
     @property
     def own_spec(self) -> QuantSpec:
-        """The spec for values of `shape`: a part of a layer has its rows in one dimension, however many the layer has
-        them in."""
+        """The spec for values of `shape`: in a part of a layer, rows are the first dimension, however many dimensions
+        make up the rows of the layer."""
         if self.spec.row_dims == 1 or self.is_whole:
             return self.spec
         return replace(self.spec, row_dims=1)
@@ -80,8 +81,8 @@ class RowBlock:
 
     @property
     def given_nbytes(self) -> int:
-        """Size in the source of what is stored of it: its share of codes, scales and zero points where these are kept,
-        else that of its values."""
+        """Size in the source of what the block stores: its share of codes, scales and zero points if these are kept,
+        else the size of its values."""
         if not self.spec.keeps_codes:
             return self.source_nbytes
         layer = self.layer
@@ -91,7 +92,8 @@ class RowBlock:
 
     @property
     def read_as(self) -> Layer:
-        """The layer as its blocks are read: with its codes where they are kept, with what was trained beside it."""
+        """The layer with the encoding by which its blocks are read: KeptCodes if its codes are kept, TrainedRows if
+        it was trained."""
         if self.spec.is_trained:
             places = tuple(Place(side.uri, side.offset, side.dtype, side.shape) for side in self.side_tensors)
             return replace(self.layer, encoding=TrainedRows(self.layer.encoding, self.spec, places))
@@ -101,13 +103,13 @@ class RowBlock:
 
     @property
     def value_range(self) -> tuple[int, int]:
-        """[start, stop) of this block's values among the layer's values in C order."""
+        """[start, stop) of the block's values among the layer's values in C order."""
         return self.row_start * self.columns, (self.row_start + self.rows) * self.columns
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The row blocks that one worker turns into one part file, in the order of the source's bytes."""
+    """The row blocks that one worker turns into one part file, in the order of their bytes in the source."""
 
     index: int
     blocks: tuple[RowBlock, ...]
@@ -130,14 +132,14 @@ class Plan:
     """Everything a run does, fixed before the first weight is read.
 
     fingerprint: `xxh3_128:<hex>` over source, layers, specs, blocks, shards and code: equal plans make equal bytes.
-    code: the code_digest of the package that made the plan, and is to carry it out; "" of one of version 1.
-    source: {uri, format, files: [{uri, nbytes, version}]}, URIs without credentials; of a model's folder also sidecars,
-    as files; of a dataset also largest_row_nbytes (see Checkpoint).
-    side_inputs: {field of the config: the same of the side input there}, for methods that need one.
+    code: the code_digest of the package that made the plan, and that has to carry it out; "" for a plan of version 1.
+    source: {uri, format, files: [{uri, nbytes, version}]}, URIs without credentials; for a model's folder also
+        `sidecars`, in the form of files; for a dataset also `largest_row_nbytes` (see Checkpoint).
+    side_inputs: {config field: the side input there, in the same form}, for methods that need one.
     config: QuantizationConfig.to_dict(), and under `run` the run settings that change bytes.
-    left_out: {name of a tensor of the source: why it is no layer}, as in Checkpoint.
-    notes: for people (a word of mixed_precision_layers that matched nothing …). version: of the package's plans that
-    made it; fingerprints of two versions are never equal.
+    left_out: {name of a tensor of the source: why it is not a layer}, as in Checkpoint.
+    notes: remarks for people (a word of mixed_precision_layers that matched nothing …).
+    version: version of the plan format that it was made in; fingerprints of two versions are never equal.
     """
 
     shards: tuple[Shard, ...]
@@ -155,5 +157,5 @@ class Plan:
 
     @property
     def blocks(self) -> Iterator[RowBlock]:
-        """Every row block, in the order of the source's bytes."""
+        """All row blocks, in the order of their bytes in the source."""
         return (block for shard in self.shards for block in shard.blocks)

@@ -1,5 +1,5 @@
-"""What has to be true of a source's layers before a plan is made. The readers check what they read; this is
-the last gate before weights are: a wrong layer table would otherwise surface in the middle of a run."""
+"""Checks a source's layers before a plan is made. The readers check what they read; this is the last check before
+weights are read, where a wrong layer table would otherwise surface in the middle of a run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from arrowquant_dist.storage.uris import redact
 
 MAX_NAME_NBYTES = 1 << 16
 _MAX_INT64 = (1 << 63) - 1
-_FREE_NBYTES = 256 << 20  # so much may come of a file of any size
+_FREE_NBYTES = 256 << 20  # decoded size that is allowed whatever the size of the files
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Raises InvalidCheckpoint, which names layer and file."""
+    """Raises InvalidCheckpoint, naming layer and file, if the layer table is inconsistent."""
     if not checkpoint.layers:
         raise InvalidCheckpoint("holds no layers; is this the model's folder?", uri=redact(checkpoint.uri))
     sizes = {file.uri: file.nbytes for file in checkpoint.files}
@@ -30,11 +30,12 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
 
 
 def check_expansion(checkpoint: Checkpoint, max_expansion: int) -> None:
-    """Raises InvalidCheckpoint, which names the largest layers, where all of them take more than `max_expansion` times
-    the bytes of the source's files, decoded to the source's dtypes.
+    """Raises InvalidCheckpoint, naming the largest layers, if all layers, decoded to the source's dtypes, take more
+    than `max_expansion` times the bytes of the source's files.
 
-    Codes of 1 bit take 32 times as much as float32, and a few of these may lie compressed. Beyond that it is files
-    that say more than they hold: views of a storage with strides of 0, runs of equal values, gigabytes of zeros.
+    Codes of 1 bit expand to 32 times their size as float32, and some of them may be compressed in the file. Beyond
+    that, files claim more than they hold: views of a storage with strides of 0, runs of equal values, gigabytes of
+    zeros.
     """
     source_nbytes = sum(file.nbytes for file in checkpoint.files)
     layers_nbytes = sum(layer.source_nbytes for layer in checkpoint.layers)

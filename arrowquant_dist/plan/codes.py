@@ -1,4 +1,4 @@
-"""What a plan says to people of codes that stay as the source has them."""
+"""The notes of a plan about codes that are kept as the source has them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from arrowquant_dist.plan.blocks import RowBlock
 
 
 def codes_notes(noted: Sequence[str], blocks: Iterable[RowBlock], codes: SourceCodes) -> tuple[str, ...]:
-    """The checkpoint's notes where codes are kept. noted: as they are, of which some are for one case alone: where all
-    codes are decoded nobody has to know of activations."""
+    """The plan's notes about codes, made from the checkpoint's notes. noted: the checkpoint's notes; some of them
+    apply only if codes are kept, others only if they are decoded: notes about activations are dropped if all codes
+    are decoded."""
     if not noted and not codes:
         return ()
     from arrowquant_dist.checkpoint.quantized.notes import ACTIVATIONS, DECODED
@@ -36,12 +37,12 @@ def codes_notes(noted: Sequence[str], blocks: Iterable[RowBlock], codes: SourceC
 
 
 def _without(noted: Sequence[str], beginning: str) -> tuple[str, ...]:
-    """The notes that do not begin so, of the model and of its folders."""
+    """The notes that do not begin with `beginning`, whether they are about the model or one of its folders."""
     return tuple(note for note in noted if not (note.startswith(beginning) or f"/: {beginning}" in note))
 
 
 def _are_codes(found: QuantSpec | NotKept | None) -> bool:
-    """And not what a dataset keeps in 16 bits."""
+    """Whether the layer has codes in the source; layers that a dataset keeps in 16 bits have none."""
     return isinstance(found, NotKept) or (found is not None and found.is_quantized)
 
 

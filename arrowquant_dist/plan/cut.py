@@ -1,4 +1,4 @@
-"""Layers → row blocks that a worker can hold → shards of about equal bytes."""
+"""Cuts layers into row blocks that a worker can hold, and groups these into shards of about equal bytes."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ from arrowquant_dist.tensor import row_nbytes
 MAX_DIMENSION = (1 << 31) - 1  # V2's `shape` is int32
 MAX_BLOCKS = 1_000_000
 
-MIN_SHARD_NBYTES = 8 << 20  # below, a part's own cost (requests, footer, commit) outweighs it
-SHARDS_AT_LEAST = 32  # where there is enough, so that workers can share a small model too
+MIN_SHARD_NBYTES = 8 << 20  # for smaller shards, the overhead of a part (requests, footer, commit) dominates
+SHARDS_AT_LEAST = 32  # if the model is large enough, so that workers can share a small model too
 MIN_RANK_NBYTES = (
     8 << 10
-)  # of one rank's part of a layer: below, rows cost more than they save the other ranks
-BLOCK_OVERHEAD_NBYTES = 4096  # what a row block costs besides its bytes: thousands of tiny ones fill a shard
+)  # of one rank's part of a layer; smaller parts cost more V2 rows than they save the other ranks
+BLOCK_OVERHEAD_NBYTES = 4096  # cost of a row block besides its bytes: thousands of tiny ones fill a shard
 
 
 def cut_layer(
     layer: Layer, resolved: ResolvedLayer, block_bytes: int, tensor_parallel: int = 1, together: int = 1
 ) -> list[RowBlock]:
-    """The layer's row blocks, in order: as few of about equal size as stay within `block_bytes`, at least `together`
-    rows, which are never divided. tensor_parallel: as in RunConfig; no block then reaches across an edge of
-    `rank_edges` that does not divide them.
+    """The layer's row blocks, in order: as few as possible of about equal size, each within `block_bytes`.
 
-    Raises InvalidCheckpoint for a dimension that V2 can't hold, InvalidConfig for rows beyond a Parquet
-    value.
+    together: number of rows that are never separated; a block has at least so many, even beyond `block_bytes`.
+    tensor_parallel: as in RunConfig; no block crosses an edge of `rank_edges`, except edges that would separate such
+    rows.
+
+    Raises InvalidCheckpoint for a dimension that V2 can't hold, InvalidConfig for rows too large for a Parquet value.
     """
     spec = resolved.spec
     rows, columns = math.prod(layer.shape[: spec.row_dims]), math.prod(layer.shape[spec.row_dims :])
     parts = [0, rows] if tensor_parallel == 1 else rank_edges(layer, spec, tensor_parallel)
     parts = parts if together == 1 else [edge for edge in parts if edge % together == 0]
-    # Nearly all layers: no array of theirs can outgrow a Parquet value, even with a scale for each code.
+    # True of nearly all layers: none of their arrays can outgrow a Parquet value, even with a scale per code.
     nbytes = rows * columns * DTYPES[layer.dtype].itemsize
     if len(parts) == 2 and 0 < nbytes <= block_bytes and nbytes <= MAX_VALUE_NBYTES // SCALE_NBYTES:
         return [RowBlock(layer, spec, 0, rows, resolved.kept_reason)]
@@ -69,11 +70,13 @@ def cut_layer(
 
 
 def rank_edges(layer: Layer, spec: QuantSpec, tensor_parallel: int) -> list[int]:
-    """Rows from 0 to the last at which a rank's part of the layer's first dimension begins or ends, ascending.
+    """The rows, ascending, at which a rank's part of the layer's first dimension begins or ends; includes 0 and the
+    number of rows.
 
-    Of as many ranks as `tensor_parallel` and of each number that divides it, cut as torch.tensor_split does: where the
-    dimension is no multiple of it, the edges of fewer ranks are not among those of more. Left out are numbers of ranks
-    of whose parts one would store less than MIN_RANK_NBYTES, and all of them for vectors, which are whole on each rank.
+    Covers `tensor_parallel` ranks and each divisor of that number, cut as torch.tensor_split does: if the dimension
+    is not a multiple, the edges for fewer ranks are not among those for more. Omitted are numbers of ranks for which
+    a rank's part would be stored in less than MIN_RANK_NBYTES, and all of them for vectors, which every rank holds
+    whole.
     """
     rows, columns = math.prod(layer.shape[: spec.row_dims]), math.prod(layer.shape[spec.row_dims :])
     edges = {0, rows}
@@ -88,11 +91,11 @@ def rank_edges(layer: Layer, spec: QuantSpec, tensor_parallel: int) -> list[int]
 
 
 def group_shards(blocks: Sequence[RowBlock], shard_bytes: int) -> tuple[Shard, ...]:
-    """Runs of neighbouring blocks, of about equal source bytes and at most `shard_bytes`.
+    """Groups neighbouring blocks into shards of about equal source bytes, at most `shard_bytes` each.
 
-    A single block, or the blocks of a layer with one scale for the tensor (whose worker passes over all of it
-    twice), stay together whatever they have. The blocks and the settings alone decide, not how many workers
-    come.
+    A single block, and the blocks of a layer with one scale for the tensor (whose worker reads all of it twice), stay
+    together whatever their size. The result depends only on the blocks and the settings, not on the number of
+    workers.
     """
     starts = _atom_starts(blocks)
     weights = np.array([block.source_nbytes + BLOCK_OVERHEAD_NBYTES for block in blocks], np.int64)
@@ -106,9 +109,10 @@ def group_shards(blocks: Sequence[RowBlock], shard_bytes: int) -> tuple[Shard, .
 def _rows_at_most(
     layer: Layer, resolved: ResolvedLayer, columns: int, block_bytes: int, together: int
 ) -> int:
-    """How many rows a block may have, a multiple of `together`: by its bytes, and by what V2 and Parquet can hold."""
+    """Maximum number of rows per block, a multiple of `together`: limited by `block_bytes`, and by what V2 and
+    Parquet can hold."""
     spec = resolved.spec
-    source = columns * DTYPES[layer.dtype].itemsize  # what is stored of values that only `none` can hold
+    source = columns * DTYPES[layer.dtype].itemsize  # stored if only `none` can hold the values
     stored = max(source, row_nbytes(spec.quant_type, columns, layer.dtype), scales_row_nbytes(spec, columns))
     if stored > MAX_VALUE_NBYTES:
         message = (
@@ -132,7 +136,8 @@ def _too_long(layer: Layer, first: int) -> InvalidCheckpoint:
 
 
 def _atom_starts(blocks: Sequence[RowBlock]) -> list[int]:
-    """Where the runs of blocks begin that must share a shard: each block's own, but for per-tensor layers."""
+    """Indices at which the runs of blocks begin that must share a shard: every block, except the later ones of
+    per-tensor layers."""
     return [
         index
         for index, block in enumerate(blocks)
@@ -141,7 +146,7 @@ def _atom_starts(blocks: Sequence[RowBlock]) -> list[int]:
 
 
 def _even_cuts(ends: Sequence[int], target: int) -> list[int]:
-    """Where shards end: as few as `target` allows, and then the smallest limit that needs no more of them."""
+    """Where shards end: as few shards as `target` allows, with the smallest limit that needs no more of them."""
     cuts = _cuts(ends, target, len(ends))
     low, high = 1, target
     while low < high:
@@ -157,8 +162,8 @@ def _even_cuts(ends: Sequence[int], target: int) -> list[int]:
 def _cuts(ends: Sequence[int], limit: int, most: int) -> list[int]:
     """Greedy: each shard takes what fits in `limit`, at least one atom; gives up after `most` shards.
 
-    ends: n cumulative weights, the last cut is n where all fits. A list, for `bisect`: numpy's searchsorted for one
-    value at a time was a good part of 5 s that a driver of 200,000 layers lost (25.6 s instead of 30.9).
+    ends: n cumulative weights; the last cut is n if everything fits. A list, for `bisect`: numpy's searchsorted,
+    called for one value at a time, took most of 5 s of a driver's time for 200,000 layers (25.6 s instead of 30.9).
     """
     cuts: list[int] = []
     cut = before = 0
@@ -170,9 +175,9 @@ def _cuts(ends: Sequence[int], limit: int, most: int) -> list[int]:
 
 
 def _merge_small(ends: np.ndarray, cuts: list[int], small: int, limit: int) -> list[int]:
-    """Joins two neighbours of which one is below `small`, where both stay within `limit`.
+    """Joins two neighbouring shards of which one is below `small`, if together they stay within `limit`.
 
-    Such scraps lie between big layers (the norms beside an embedding), and each would be a part of its own.
+    Such small shards occur between big layers (the norms beside an embedding), and each would be a part of its own.
     """
     merged: list[tuple[int, int]] = []  # (weight, cut)
     for weight, cut in zip(np.diff(ends[np.array(cuts) - 1], prepend=0).tolist(), cuts, strict=True):

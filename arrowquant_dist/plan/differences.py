@@ -1,4 +1,4 @@
-"""Why two plans are not the same, in words."""
+"""Says in words how two plans differ."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHER_CODE = "made by another version of this package's code; finish it with tha
 def differences(before: Plan, now: Plan) -> list[str]:
     """What has changed from `before` to `now`, in a few lines.
 
-    Empty for equal fingerprints.
+    Empty if the fingerprints are equal.
     """
     if before.fingerprint == now.fingerprint:
         return []
@@ -37,10 +37,10 @@ def differences(before: Plan, now: Plan) -> list[str]:
 
 
 def is_same_work(before: Plan, now: Plan) -> bool:
-    """Whether the plans differ in the code that carries them out at most.
+    """Whether the plans differ at most in the code that carries them out.
 
-    A dataset that the one has finished is then what the other asks for; a run that the one has begun is still not for
-    the other to complete.
+    A dataset finished by the one plan is then what the other asks for; but a run begun by the one cannot be completed
+    by the other.
     """
     source = _in_words_of(now.source, before.source, before.version)
     sides = {
@@ -52,9 +52,8 @@ def is_same_work(before: Plan, now: Plan) -> bool:
 
 
 def _kept_as(now: Plan, before: Plan) -> Plan:
-    """`before`, and where it is of an earlier version, with the specs of `now` for layers that both keep for the same
-    reason: vectors were stored in 16 bits then, and a dataset that is finished stays finished all the same.
-    """
+    """`before`; if it is of an earlier version, with the specs of `now` for layers that both keep for the same
+    reason. Earlier versions stored vectors in 16 bits, and a finished dataset of theirs still counts as finished."""
     if before.version >= PLAN_VERSION:
         return before
     kept = {block.layer.name: block for block in now.blocks if block.kept_reason is not None}
@@ -70,8 +69,8 @@ def _kept_as(now: Plan, before: Plan) -> Plan:
 
 
 def _in_words_of(now: Mapping[str, Any], before: Mapping[str, Any], version: int) -> Mapping[str, Any]:
-    """`before`, a source in a plan of that version; or `now`, where the older release did not know as much of the files
-    and all that it knew is the same."""
+    """`before`, a source in a plan of that version; or `now`, if the older release recorded less about the files and
+    everything that it recorded is unchanged."""
     if version >= PLAN_VERSION:
         return before
     known, found = _files(before), _files(now, version)
@@ -89,7 +88,7 @@ def _of_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _of_items(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line for each way to differ, with the first few names."""
+    """One line per kind of difference, with the first few names."""
     ways = {
         "gone": [name for name in before if name not in now],
         "new": [name for name in now if name not in before],
@@ -108,7 +107,7 @@ def _place(plan: Plan) -> dict[str, Any]:
 
 
 def _of_files(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """As `_of_items`, and what of a file has changed."""
+    """As `_of_items`, and what has changed about each file."""
     lines = _of_items(what, dict.fromkeys(before), dict.fromkeys(now))
     both = {uri: what_differs(was, now[uri]) for uri, was in before.items() if uri in now}
     changed = [f"{uri} ({', '.join(items)})" for uri, items in both.items() if items]
@@ -116,7 +115,8 @@ def _of_files(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> l
 
 
 def _files(source: Mapping[str, Any], known_to: int = PLAN_VERSION) -> dict[str, tuple[int, str]]:
-    """{uri: size and version}. known_to: a version of plans; the older ones have no sidecars."""
+    """{uri: (size, version)}. known_to: the plan version of the release that made the source's description; older
+    ones lack sidecars."""
     of = source_files(source) if known_to >= PLAN_VERSION else source["files"]
     return {file["uri"]: (file["nbytes"], file["version"]) for file in of}
 

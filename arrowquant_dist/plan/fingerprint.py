@@ -1,4 +1,4 @@
-"""One hash over everything that decides a dataset's bytes, and which shard has them."""
+"""One hash over everything that decides a dataset's bytes and their distribution over shards."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from arrowquant_dist.format.schema import SCHEMA_VERSION
 from arrowquant_dist.plan.blocks import PLAN_VERSION, Shard
 from arrowquant_dist.storage.uris import redact
 
-VERSION_2 = 2  # whose files had no ctime and inode, and whose sidecars were not in it
+VERSION_2 = 2  # file versions lacked ctime and inode, and the fingerprint did not cover sidecars
 
 
 def source_files(source: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """All objects that a plan's source, or side input, was made of."""
+    """All objects that a plan's source, or a side input, consists of."""
     return [*source["files"], *source.get("sidecars", ())]
 
 
@@ -32,10 +32,10 @@ def fingerprint(
     side_inputs: Mapping[str, Mapping[str, Any]],
     version: int = PLAN_VERSION,
 ) -> str:
-    """`xxh3_128:<hex>` over lines of canonical JSON: versions, code, source files and aliases, each shard's
-    row blocks, the specs; and the files and places of side inputs, where there are any. version: PLAN_VERSION, or 2.
+    """`xxh3_128:<hex>` over lines of canonical JSON: versions, code, source files and aliases; each shard's row
+    blocks; the specs; and files and places of side inputs, if there are any. version: PLAN_VERSION, or 2.
 
-    Neither engine, workers nor addresses are in it, nor credentials, nor what only people read.
+    It does not cover the engine, workers, addresses or credentials, nor texts that only people read.
     """
     head = {
         "plan_version": version,
@@ -52,8 +52,8 @@ def fingerprint(
     specs: dict[QuantSpec, int] = {}  # numbered as they appear
     numbers: dict[
         int, int
-    ] = {}  # by id: a plan's equal specs are few objects, and hashing one costs more than the rest
-    encoding, described = None, {}  # the last one: most neighbours share theirs
+    ] = {}  # by id: equal specs of a plan are few objects, and hashing one costs more than the rest
+    encoding, described = None, {}  # of the previous block: most neighbours share it
     for shard in shards:
         rows = []
         for block in shard.blocks:

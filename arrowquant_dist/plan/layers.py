@@ -1,4 +1,4 @@
-"""A plan layer by layer: how each is stored, what says so, and which of them are alike."""
+"""A plan layer by layer: how each layer is stored, by which rule, and which layers are alike."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_RULE = "the default"
 
 @dataclass(frozen=True, slots=True)
 class StoredSizes:
-    """Estimated. layers: {layer: bytes of its values in the parts}. parts_nbytes: of the part files, all in."""
+    """Estimated sizes in bytes. layers: {layer: size of its values in the parts}. parts_nbytes: all part files."""
 
     layers: Mapping[str, int]
     parts_nbytes: int
@@ -27,10 +27,12 @@ class StoredSizes:
 class PlannedLayer:
     """How one layer is going to be stored.
 
-    rule: what says so: the default, an override, why it is kept. group_size: values that share a scale, 0 where a row
-    does, or the whole layer. source_nbytes: in the source's dtype, of codes that are kept as it stores them.
-    expected_nbytes: before compression. stored_nbytes: estimated, as compressed; None where nobody has. encoding: what
-    codes of the source are that are kept, else None.
+    rule: why it is stored so: the default, an override, or the reason for which it is kept.
+    group_size: values that share a scale, 0 if a row or the whole layer does.
+    source_nbytes: size in the source's dtype, or as stored in the source for codes that are kept.
+    expected_nbytes: size before compression.
+    stored_nbytes: estimated size after compression; None if not estimated.
+    encoding: the format of the source's codes if they are kept, else None.
     """
 
     layer_name: str
@@ -52,12 +54,12 @@ class PlannedLayer:
 
     @property
     def pattern(self) -> str:
-        """Its name with `*` for each number of a block or a part."""
+        """The name with `*` for each number of a block or a part."""
         return starred(self.layer_name)
 
     @property
     def way(self) -> str:
-        """For people: `int4 g128`, `int8 a row`, `fp16`."""
+        """The storage in short, for people: `int4 g128`, `int8 a row`, `fp16`."""
         if self.kept_reason is not None or self.quant_type in ("none", "fp16"):
             return self.quant_type
         scales = "a row" if self.per_channel else f"g{self.group_size}" if self.group_size else "a tensor"
@@ -69,7 +71,7 @@ class PlannedLayer:
 
 @dataclass(frozen=True, slots=True)
 class AlikeLayers:
-    """Layers whose names differ in the numbers of their blocks alone, and that are stored alike by the same rule."""
+    """Layers whose names differ only in their block numbers and that are stored alike by the same rule."""
 
     pattern: str
     way: str
@@ -87,14 +89,14 @@ class AlikeLayers:
 
 
 def planned_layers(plan: Plan, stored: Mapping[str, int]) -> tuple[PlannedLayer, ...]:
-    """In the order of the source's bytes. stored: estimated bytes by layer, or nothing."""
+    """The layers, in the order of their bytes in the source. stored: {layer: estimated bytes}, may be empty."""
     rules = _Rules(plan.config)
     by_layer = groupby(plan.blocks, key=lambda block: block.layer.name)
     return tuple(_planned(tuple(blocks), rules, stored.get(name)) for name, blocks in by_layer)
 
 
 def alike_layers(layers: Sequence[PlannedLayer]) -> tuple[AlikeLayers, ...]:
-    """In the order of the first of each."""
+    """Groups layers that are alike, in the order of each group's first layer."""
     groups: dict[tuple[str, str, str], list[PlannedLayer]] = {}
     for layer in layers:
         groups.setdefault((layer.pattern, layer.way, layer.rule), []).append(layer)
@@ -128,7 +130,7 @@ def _planned(blocks: Sequence[RowBlock], rules: _Rules, stored: int | None) -> P
 
 
 class _Rules:
-    """What the config says of a layer: its last override that matches, or the default."""
+    """Finds the rule for a layer: the last override of the config that matches, or the default."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         overrides = [override["layers"] for override in config.get("overrides") or ()]

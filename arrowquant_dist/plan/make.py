@@ -1,4 +1,4 @@
-"""Checkpoint + config + run settings → plan."""
+"""Makes the plan from a checkpoint, a config and run settings."""
 
 from __future__ import annotations
 
@@ -39,15 +39,13 @@ def make_plan(
     side_inputs: SideInputs = _NO_SIDE_INPUTS,
     codes: SourceCodes = _NO_CODES,
 ) -> Plan:
-    """Everything of a run, checked and fixed before the first weight is read.
+    """Makes the plan: everything about a run, checked and fixed before the first weight is read.
 
-    Layers are taken in the order of their bytes in the source, so that a shard reads neighbours. The same
-    source and settings make the same plan on any machine, whatever the engine and its workers.
-    side_inputs: what `open_side_inputs` has found for the config. codes: what `find_codes` has found, where the config
-    keeps them.
+    Layers are taken in the order of their bytes in the source, so that a shard reads neighbours. The same source and
+    settings give the same plan on any machine, whatever the engine and its workers. side_inputs: what
+    `open_side_inputs` returned for the config. codes: what `find_codes` returned, if the config keeps codes.
 
-    Raises InvalidCheckpoint for a layer table that can't be true, InvalidConfig for a config that doesn't fit
-    it.
+    Raises InvalidCheckpoint for an inconsistent layer table, InvalidConfig for a config that doesn't fit it.
     """
     check_checkpoint(checkpoint)
     check_unscaled(checkpoint, config.unscaled_float8)
@@ -58,7 +56,7 @@ def make_plan(
 
 
 def in_storage_order(checkpoint: Checkpoint) -> list[Layer]:
-    """The layers in the order of their bytes."""
+    """The layers in the order of their bytes in the source."""
     return sorted(checkpoint.layers, key=lambda layer: (layer.uri, layer.offset))
 
 
@@ -70,7 +68,7 @@ def plan_of_blocks(
     side_inputs: SideInputs,
     notes: Sequence[str],
 ) -> Plan:
-    """The plan of all layers' row blocks, in the order of the source. config: what was asked for, plain values."""
+    """The plan for all layers' row blocks, in the order of the source. config: what was asked for, as plain values."""
     check_expansion(checkpoint, run.max_expansion)
     shards = group_shards(blocks, run.shard_bytes)
     source, side, code = described_source(checkpoint), described(side_inputs), code_digest()
@@ -98,7 +96,7 @@ def _resolve_and_cut(
     side: SideTensors,
     codes: SourceCodes,
 ) -> tuple[list[RowBlock], list[str]]:
-    """kept: as in Checkpoint."""
+    """The row blocks of all layers, and the notes. kept: as in Checkpoint."""
     resolver = SpecResolver(config, layers)
     blocks: list[RowBlock] = []
     for layer in layers:

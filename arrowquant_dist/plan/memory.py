@@ -1,8 +1,8 @@
-"""The bound of a worker's memory: the largest of each thing that it holds, of all that its plan may give it to do.
+"""Upper bound of a worker's memory: the sum, over everything that a worker holds, of the largest size in the plan.
 
-A worker keeps its buffers from shard to shard, so their maxima add up even where no one row block has all of them. What
-each room holds, that room says (`Slice.beside_nbytes` of the encodings, `storage.memory`); what is counted here is what
-a worker makes of them. tests/integration/test_worker_memory.py measures it.
+A worker keeps its buffers from shard to shard, so the maxima add up even if no single row block has all of them. Each
+package states what its own objects hold (`Slice.beside_nbytes` of the encodings, `storage.memory`); counted here is
+what a worker makes of them. tests/integration/test_worker_memory.py measures it.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from arrowquant_dist.storage.memory import reading_nbytes, writing_nbytes
 from arrowquant_dist.storage.uris import is_local
 
 _MIB = 1 << 20
-# Python, numpy, pyarrow, Ray and the kernels: 255 MiB if their machine code comes from Numba's cache, and up to 365 in
-# the first worker on a machine, which compiles them.
+# Python, numpy, pyarrow, Ray and the kernels: 255 MiB if their machine code comes from Numba's cache, up to 365 MiB
+# if the worker compiles it, as the first one on a machine does.
 PROCESS_NBYTES = 400 * _MIB
-REMOTE_NBYTES = 64 * _MIB  # fsspec's file system, what it is made of (botocore, aiohttp), and its connections
-ROW_NBYTES = 6 << 10  # of a shard: its block, its record, and that as the text of a commit
-SMALL_ROWS_NBYTES = 8 * _MIB  # that wait for company in a row group, and the one that ends the wait
+REMOTE_NBYTES = 64 * _MIB  # fsspec's file system, its libraries (botocore, aiohttp), and its connections
+ROW_NBYTES = 6 << 10  # per row of a shard: its block, its record, and the record as the text of a commit
+SMALL_ROWS_NBYTES = 8 * _MIB  # small rows that wait to share a row group, and the one that completes it
 _CONVERTED = {
     "float64",
     "float8_e4m3fn",
     "float8_e5m2",
-}  # to float32 before they are quantized: 4 bytes a value
-_FLOAT16_NBYTES = 2  # a value that is kept as fp16
-_MEASURED_VALUES = 1 << 20  # of a kept block at a time,
-_MEASURED_NBYTES = 40  # a value: five float64
+}  # converted to float32 before they are quantized: 4 bytes per value
+_FLOAT16_NBYTES = 2  # per value that is kept as fp16
+_MEASURED_VALUES = 1 << 20  # values of a kept block that are measured at a time
+_MEASURED_NBYTES = 40  # per value measured: five float64
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What reading holds. batches: their buffers. beside: what is needed to make values of them."""
+    """Bytes held while reading. batches: the buffers of the batches. beside: additional memory for decoding them."""
 
     batches: int = 0
     beside: int = 0
@@ -49,7 +49,7 @@ class _Read:
 def worker_memory_nbytes(plan: Plan, target: str, run: RunConfig) -> int:
     """Upper bound of one worker's memory: a function of the largest row block and the settings, not of the model.
 
-    target: where its parts go. run: the settings that `plan` was made with, transfer among them.
+    target: where its parts go. run: the settings that `plan` was made with, including the transfer settings.
     """
     sources = [file["uri"] for file in plan.source["files"]]
     sides = [file["uri"] for side in plan.side_inputs.values() for file in side["files"]]
@@ -79,8 +79,9 @@ def worker_memory_nbytes(plan: Plan, target: str, run: RunConfig) -> int:
 
 
 def _read(shards: Iterable[Shard], *, is_remote: bool, row_nbytes: int) -> _Read:
-    """Of all shards. row_nbytes: of a dataset's rows, the largest; one is read at a time, also ahead of the work."""
-    buffers: list[int] = []  # a worker's, each as large as the largest batch of a shard that needs so many
+    """The maximum over all shards. row_nbytes: the largest row of a source dataset; one is read at a time, also when
+    reading ahead."""
+    buffers: list[int] = []  # buffer i is as large as the largest batch of the shards that need i + 1 buffers
     beside = 0
     for shard in shards:
         found = [_batch(batch) for batch in batches_of(shard.blocks)]
@@ -92,7 +93,7 @@ def _read(shards: Iterable[Shard], *, is_remote: bool, row_nbytes: int) -> _Read
 
 
 def _batch(batch: Batch) -> _Read:
-    """What a batch's blocks are read into, side by side, and the most that the values of one need besides."""
+    """The buffers that a batch's blocks are read into together, and the most that decoding one of them adds."""
     nbytes = beside = 0
     for block in batch:
         layer = block.read_as
@@ -103,13 +104,13 @@ def _batch(batch: Batch) -> _Read:
 
 
 def _stored_nbytes(block: RowBlock) -> int:
-    """The most that may be stored of a block: values that its type cannot hold are stored as they are."""
+    """The most that may be stored for a block: values that its type cannot hold are stored as they are."""
     may_be_kept = block.spec.quant_type == "fp16" or block.spec.keep_non_finite
     return max(expected_nbytes(block), block.source_nbytes if may_be_kept else 0)
 
 
 def _side_nbytes(block: RowBlock) -> int:
-    """Of what the block's method is given of the layer besides, and of what it makes of that."""
+    """The side tensors that the block's method uses, and what it makes of them."""
     side_input = method_of(block.spec).side_input if block.side_tensors and block.spec.chooses_codes else None
     if side_input is None:
         return 0
@@ -118,7 +119,7 @@ def _side_nbytes(block: RowBlock) -> int:
 
 
 def _quantizing_nbytes(block: RowBlock) -> int:
-    """Of the making of a block's codes, besides these."""
+    """Memory for making a block's codes, besides the codes themselves."""
     dtype = block.layer.dtype
     if not DTYPES[dtype].is_float:
         return 0

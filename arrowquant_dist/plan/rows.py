@@ -1,4 +1,4 @@
-"""Row blocks as rows of the plan's table, and back."""
+"""Converts row blocks to rows of the plan's table, and back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from arrowquant_dist.encodings.columns import encoding_columns, encoding_fields
 from arrowquant_dist.encodings.encoding import Encoding
 from arrowquant_dist.plan.blocks import RowBlock, Shard
 
-# The columns of the spec's fields have their names.
+# The spec's fields, stored in columns of the same names.
 _SPEC_FIELDS = [
     ("quant_type", pa.string()),
     ("per_channel", pa.bool_()),
@@ -29,9 +29,9 @@ _SPEC_FIELDS = [
     ("row_dims", pa.int32()),
     ("keep_non_finite", pa.bool_()),
 ]
-# What each plan has; columns of the encodings in it come behind (encodings/columns.py). shape, num_params,
-# offset and nbytes are the block's own, `layer_…` those of the whole layer. Where a block's bytes are no range of
-# their own, offset and nbytes are the layer's.
+# The columns that every plan has; those of its encodings follow (encodings/columns.py). shape, num_params, offset
+# and nbytes are the block's own, `layer_…` those of the whole layer. If a block's bytes are not a contiguous range
+# of their own, offset and nbytes are the layer's.
 BLOCK_SCHEMA = pa.schema(
     [
         ("layer_name", pa.string()),
@@ -51,9 +51,9 @@ BLOCK_SCHEMA = pa.schema(
         ("kept_reason", pa.string()),
     ]
 )
-# Columns of these names come behind, before the encodings', where a spec has another value than those of earlier
-# releases: all of a line, or none. A release that does not know them finds a table with other columns than its own and
-# refuses the plan.
+# Columns that come between those and the encodings', present if some spec has a value that earlier releases did not
+# have: all columns of a line, or none. A release that does not know them finds columns other than its own and refuses
+# the plan.
 LATER_COLUMNS = (
     (pa.field("scale_dtype", pa.string()),),
     (
@@ -62,7 +62,7 @@ LATER_COLUMNS = (
         pa.field("rate", pa.float64()),
     ),
 )
-BATCH_ROWS = 1 << 14  # bounds the Python objects that are there at a time
+BATCH_ROWS = 1 << 14  # bounds the number of Python objects held at a time
 _LAYER_COLUMNS = ("layer_name", "layer_shape", "dtype", "uri", "layer_offset", "layer_nbytes")
 _BLOCK_COLUMNS = ("shard", "row_start", "rows", "kept_reason")
 _spec_values = attrgetter(*(name for name, _ in _SPEC_FIELDS))
@@ -71,7 +71,7 @@ ReadEncodings = Callable[[pa.RecordBatch], Sequence[Encoding]]  # of each row
 
 
 def write_rows(shards: Iterable[Shard], shown: Callable[[str], str]) -> pa.Table:
-    """A row for each block, in order. shown: a URI without what may be secret."""
+    """One row per block, in order. shown: removes from a URI what may be secret."""
     shards = list(shards)
     specs = {block.spec for shard in shards for block in shard.blocks}
     later = [column for columns in LATER_COLUMNS if _is_used(columns, specs) for column in columns]
@@ -94,10 +94,11 @@ def write_rows(shards: Iterable[Shard], shown: Callable[[str], str]) -> pa.Table
 
 
 def read_shards(table: pa.Table, read_encodings: ReadEncodings) -> tuple[Shard, ...]:
-    """The shards of a table with the columns of BLOCK_SCHEMA, or those that it had when the table was written: what
-    a spec lacks is its default. Blocks of one layer share their Layer, equal specs are one object.
+    """The shards in a table with the columns of BLOCK_SCHEMA, or those that it had when the table was written;
+    missing fields of a spec get their defaults. Blocks of one layer share their Layer, and equal specs are one
+    object.
 
-    Raises what `read_encodings` does.
+    Raises what `read_encodings` raises.
     """
     spec_columns = [f.name for f in fields(QuantSpec) if f.name in table.schema.names]
     specs: dict[tuple[Any, ...], QuantSpec] = {}
@@ -128,7 +129,7 @@ def read_shards(table: pa.Table, read_encodings: ReadEncodings) -> tuple[Shard, 
 
 
 def later_columns(names: Collection[str]) -> list[pa.Field]:
-    """Of a table with columns of these names: those of LATER_COLUMNS that it should have, by the first of each line."""
+    """The columns of LATER_COLUMNS that belong in a table with these columns, by the first one of each line."""
     return [column for columns in LATER_COLUMNS if columns[0].name in names for column in columns]
 
 
@@ -139,9 +140,9 @@ def _is_used(columns: Iterable[pa.Field], specs: Iterable[QuantSpec]) -> bool:
 
 
 def tuples(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """The rows of some columns."""
+    """The rows of the given columns."""
     columns = [batch.column(name) for name in names]
-    # A name is there once, or a few times: to look for equal ones would cost more than it saves.
+    # Layer names hardly repeat: looking for equal ones would cost more than it saves.
     values = [
         list(column.to_pylist()) if name == "layer_name" else python_values(column)
         for name, column in zip(names, columns, strict=True)

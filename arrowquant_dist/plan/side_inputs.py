@@ -1,8 +1,9 @@
-"""What methods need beside a layer's values (methods.SideInput): where it is, as headers say. A plan without such a
-method asks for none of it.
+"""Side inputs: what methods need beside a layer's values (methods.SideInput), located by their headers. Plans without
+such a method read none.
 
-A side input is a checkpoint like the source itself, named tensors at a URI that the config has. So it is found by its
-headers, its files' identities go into the plan's fingerprint, and a file that changes before it is read is noticed.
+A side input is a checkpoint like the source itself: named tensors at a URI that the config contains. So only its
+headers are read to find it, its files' identities are part of the plan's fingerprint, and a file that changes before
+it is read is noticed.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.uris import redact, split_uri
 from arrowquant_dist.strict_json import parse_json
 
-SideInputs = Mapping[str, Checkpoint]  # {field of the config: what is at the URI that it holds}
+SideInputs = Mapping[str, Checkpoint]  # {field of the config: the checkpoint at the URI in it}
 _DTYPE = "float32"
-# Of a config: what it makes of a layer that is quantized.
+# The fields of a config that decide how a layer is quantized.
 _DECIDES = (
     "quant_type",
     "per_channel",
@@ -45,9 +46,9 @@ _DECIDES = (
 
 
 def open_side_inputs(config: QuantizationConfig, storage: Storage) -> SideInputs:
-    """The side inputs of the methods that `config` names, with the records by which they are finished. Raises as
-    open_checkpoint, and InvalidConfig for one whose writer has not finished it, or was of a version whose tensors are
-    others."""
+    """The side inputs of the methods that `config` names, with the records that mark them as finished. Raises what
+    open_checkpoint raises, and InvalidConfig for a side input that is not finished, or whose format version is not
+    the one supported."""
     found = {}
     for field, name in _needed(config):
         checkpoint = open_checkpoint(getattr(config, field), storage)
@@ -58,8 +59,9 @@ def open_side_inputs(config: QuantizationConfig, storage: Storage) -> SideInputs
 def refuse_other_weights(
     config: QuantizationConfig, side_inputs: SideInputs, checkpoint: Checkpoint, storage: Storage
 ) -> None:
-    """InvalidConfig where a side input of `config` says by values of layers that it was made of another model than the
-    source, `checkpoint`; InvalidCheckpoint for a source that cannot be true. Raises what reading raises."""
+    """Raises InvalidConfig if a side input of `config` that records sampled values of layers was made from another
+    model than the source, `checkpoint`; InvalidCheckpoint for a source with an inconsistent layer table. Raises what
+    reading raises."""
     for field, name in _needed(config):
         side_input, side = side_input_of(name), side_inputs[field]
         if side_input is None or side_input.finished_by is None or not side_input.is_of_weights:
@@ -78,21 +80,21 @@ def refuse_other_weights(
 
 
 def used_side_inputs(config: QuantizationConfig, side_inputs: SideInputs) -> SideInputs:
-    """Of those that were opened for a config, the ones that `config`, which was chosen by it, makes use of."""
+    """Those of `side_inputs`, opened for a config from which `config` was chosen, that `config` uses."""
     return {field: side_inputs[field] for field, _ in _needed(config)}
 
 
 def _needed(config: QuantizationConfig) -> list[tuple[str, str]]:
-    """(field of the config, method whose side input is there) of what the config's methods need."""
+    """(field of the config, method that uses the side input there) for what the config's methods need."""
     names = {config.method, *(override.method for override in config.overrides)}
     if config.size is not None and config.hessians is not None:
-        names.add("gptq")  # which is then among what `size` chooses from
+        names.add("gptq")  # one of the methods that `size` then chooses from
     needed = {METHODS[name]: name for name in sorted(name for name in names if name is not None)}
     return sorted((field, name) for field, name in needed.items() if field is not None)
 
 
 def _record(field: str, name: str, checkpoint: Checkpoint, storage: Storage) -> Mapping[str, Any]:
-    """Checkpoint.record of the side input of method `name`; nothing where that has none."""
+    """Checkpoint.record of the side input of method `name`; empty if that side input has none."""
     side_input = side_input_of(name)
     if side_input is None or side_input.finished_by is None or not checkpoint.files:
         return {}
@@ -128,13 +130,13 @@ def _store_of(checkpoint: Checkpoint, storage: Storage) -> Store:
 
 
 def _version_of(record: Mapping[str, Any]) -> int | None:
-    """None where it does not say."""
+    """The format version; None if the record does not have one."""
     version = record.get("format_version")
     return version if isinstance(version, int) and not isinstance(version, bool) else None
 
 
 def _values_of(data: bytes) -> Mapping[str, Any] | None:
-    """Of a JSON object; None where it is no such thing."""
+    """The values of a JSON object; None if the data is not a JSON object."""
     try:
         values = parse_json(data)
     except ValueError:
@@ -143,12 +145,12 @@ def _values_of(data: bytes) -> Mapping[str, Any] | None:
 
 
 def described(side_inputs: SideInputs) -> dict[str, Any]:
-    """{field: {uri, format, files}}, as a plan has its source: URIs without credentials."""
+    """{field: {uri, format, files}}, as in Plan.source: URIs without credentials."""
     return {field: described_source(checkpoint) for field, checkpoint in side_inputs.items()}
 
 
 def described_source(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Plan.source."""
+    """The checkpoint as Plan.source describes it."""
     source: dict[str, Any] = {
         "uri": redact(checkpoint.uri),
         "format": checkpoint.format,
@@ -166,7 +168,7 @@ def _described(files: Iterable[SourceFile]) -> list[dict[str, Any]]:
 
 
 class SideTensors:
-    """Finds the side tensors of layers. Raises InvalidCheckpoint for headers that can't be true."""
+    """Finds the side tensors of layers. Raises InvalidCheckpoint for inconsistent headers."""
 
     def __init__(self, side_inputs: SideInputs) -> None:
         self._side_inputs = side_inputs
@@ -178,11 +180,11 @@ class SideTensors:
             self._stored[field] = {layer.name: layer for layer in checkpoint.layers}
 
     def of(self, layer: Layer, spec: QuantSpec) -> tuple[QuantSpec, tuple[Layer, ...]]:
-        """The spec that the layer gets, another one where its side input says that nothing is known of it, and its
-        side tensors under the names `{layer}.{part}`: of the parts that are there, in the order of the method's
-        `shapes`, each with its digests behind it where it has some; () for a layer that needs none.
+        """The spec for the layer, and its side tensors under the names `{layer}.{part}`. The spec is replaced if the
+        side input says that it has nothing about the layer. The tensors are those of the parts that are there, in the
+        order of the method's `shapes`, each followed by its digests if it has any; () for a layer that needs none.
 
-        Raises InvalidConfig, which names the layer, where none that is needed is there, or any is not plain float32 of
+        Raises InvalidConfig, naming the layer, if none of the needed tensors is there, or one is not plain float32 of
         its shape.
         """
         side_input = method_of(spec, layer.name).side_input if spec.chooses_codes else None
@@ -209,7 +211,8 @@ class SideTensors:
         return spec, tuple(found)
 
     def notes(self, config: QuantizationConfig) -> list[str]:
-        """Which layers got another method than the config says, and what it names for nothing; for people."""
+        """Notes for people: layers that get another method than the config says, and side inputs that the config
+        names but no layer uses."""
         methods: defaultdict[str, list[str]] = defaultdict(list)
         for method, named in METHODS.items():
             if named is not None:
@@ -225,8 +228,8 @@ class SideTensors:
         ]
 
     def _other_config_notes(self, field: str, config: QuantizationConfig) -> list[str]:
-        """Where layers were quantized on the way to these tensors, and otherwise than `config` does it. What was chosen
-        for a size is compared where it is chosen."""
+        """A note if layers were quantized while these tensors were made, by a config that decides otherwise than
+        `config`. For a config chosen for a size, this is compared where it is chosen."""
         by = self._side_inputs[field].record.get("config")
         if not isinstance(by, Mapping) or config.size is not None or config.chosen_for is not None:
             return []
@@ -251,7 +254,7 @@ class SideTensors:
         return self._stored[field].get(self._side_inputs[field].aliases.get(name, name))
 
     def _digests(self, layer: Layer, field: str, part: str, nbytes: int) -> list[Layer]:
-        """Of a part that has some."""
+        """The digests of a part, if it has any."""
         stored = self._stored_as(field, layer, digests_name(part))
         if stored is None:
             return []
@@ -263,7 +266,7 @@ class SideTensors:
     def _checked(
         self, layer: Layer, field: str, name: str, shape: tuple[int, ...], stored: Layer | None
     ) -> Layer:
-        """`stored` under `name`."""
+        """`stored`, renamed to `name`. Raises InvalidConfig if it is missing or of another shape or dtype."""
         if stored is None:
             problem = f"{field} has no tensor {name!r}"
         elif (stored.shape, stored.dtype, stored.encoding) != (shape, _DTYPE, RAW):
@@ -276,7 +279,7 @@ class SideTensors:
 
 
 def rows_together(layer: Layer, spec: QuantSpec, tensors: Iterable[Layer]) -> int:
-    """How many of the layer's rows no row block divides. tensors: its side tensors."""
+    """The number of the layer's rows that no row block may separate. tensors: the layer's side tensors."""
     parts = [tensor.name.removeprefix(f"{layer.name}.") for tensor in tensors]
     side_input = method_of(spec, layer.name).side_input if parts else None
     return 1 if side_input is None else side_input.rows_together(layer.shape, spec.row_dims, parts)

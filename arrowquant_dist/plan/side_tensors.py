@@ -1,4 +1,4 @@
-"""The places of side tensors in a plan's metadata, by layer: few plans have any, so they are no columns of its rows."""
+"""The places of side tensors, in a plan's metadata by layer. They are no columns, since few plans have any."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from arrowquant_dist.plan.blocks import RowBlock, Shard
 
 
 def side_tensors(shards: Iterable[Shard], shown: Callable[[str], str]) -> dict[str, list[list[Any]]]:
-    """{layer: [name, shape, dtype, uri, offset, nbytes] of each}. shown: a URI without what may be secret."""
+    """{layer: [name, shape, dtype, uri, offset, nbytes] of each}. shown: removes from a URI what may be secret."""
     return {
         block.layer.name: [_values(stored, shown) for stored in block.side_tensors]
         for shard in shards
@@ -21,12 +21,12 @@ def side_tensors(shards: Iterable[Shard], shown: Callable[[str], str]) -> dict[s
 
 
 def parse_side_tensors(described: Mapping[str, Sequence[Sequence[Any]]]) -> dict[str, tuple[Layer, ...]]:
-    """{layer: its side tensors}. ValueError or TypeError where it is not what `side_tensors` made."""
+    """{layer: its side tensors}. Raises ValueError or TypeError if `described` is not what `side_tensors` made."""
     return {layer: tuple(map(_layer, tensors)) for layer, tensors in described.items()}
 
 
 def with_side_tensors(shards: Iterable[Shard], found: Mapping[str, tuple[Layer, ...]]) -> tuple[Shard, ...]:
-    """The shards, whose layers have these side tensors."""
+    """The shards, with these side tensors in the blocks of their layers."""
 
     def with_own(block: RowBlock) -> RowBlock:
         return replace(block, side_tensors=found.get(block.layer.name, ()))

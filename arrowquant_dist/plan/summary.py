@@ -1,4 +1,4 @@
-"""A plan in figures, for `--dry-run`: costs and exceptions before anything is read."""
+"""A plan in figures, for `--dry-run`: costs and exceptions before any weight is read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SUMMARY_VERSION = 1  # of its JSON
 
 @dataclass(frozen=True, slots=True)
 class TypeTotals:
-    """What is stored as one quant type. source_nbytes: in the source's dtypes, of codes that are kept as it stores
-    them. expected_nbytes: before compression."""
+    """Totals of what is stored as one quant type. source_nbytes: size in the source's dtypes, or as stored in the
+    source for codes that are kept. expected_nbytes: size before compression."""
 
     layers: int
     params: int
@@ -29,8 +29,8 @@ class TypeTotals:
 
 @dataclass(frozen=True, slots=True)
 class ShardsThere:
-    """What is at the target of this plan. state: `empty`, `started`, `finished`; `replaced` where something is there
-    that --overwrite clears. done: shards that are committed."""
+    """How much of the plan is at the target already. state: `empty`, `started` or `finished`; `replaced` if
+    --overwrite would clear something there. done: number of committed shards."""
 
     state: Literal["empty", "started", "finished", "replaced"]
     done: int
@@ -38,7 +38,8 @@ class ShardsThere:
 
 @dataclass(frozen=True, slots=True)
 class UnquantizedLayer:
-    """A layer that stays unquantized. is_matrix: a float of 2 or more dimensions above 1, kept by choice or family."""
+    """A layer that stays unquantized. is_matrix: whether it is a float layer with 2 or more dimensions above 1, so
+    kept by choice or family."""
 
     layer_name: str
     shape: tuple[int, ...]
@@ -50,13 +51,19 @@ class UnquantizedLayer:
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """types: {quant_type: totals}, largest first. source_dtypes: {dtype: layers}.
+    """A plan in figures.
 
-    worker_memory_nbytes: upper bound of one worker's memory. kept: every layer that stays unquantized, in the
-    order of the source; print `kept_matrices` by name, the rest as `kept_reasons` counts them. left_out: as in
-    Plan; the notes say it in short. kept_codes: {layer: what its codes are} of those that are the source's own.
-    config: as in Plan; where a size was asked for, what was chosen for it. planned: every layer, in the order of the
-    source. stored_nbytes: estimated, of the part files, and there: what the target has; None where nobody looked.
+    types: {quant_type: totals}, largest first.
+    source_dtypes: {dtype: number of layers}.
+    worker_memory_nbytes: upper bound of one worker's memory.
+    kept: every layer that stays unquantized, in the order of the source; print `kept_matrices` by name, the rest as
+        `kept_reasons` counts them.
+    left_out: as in Plan; the notes summarize it.
+    kept_codes: {layer: format of its codes} for layers that keep the source's codes.
+    config: as in Plan; if a size was asked for, the config that was chosen for it.
+    planned: every layer, in the order of the source.
+    stored_nbytes: estimated size of the part files; None if it was not estimated.
+    there: what the target holds; None if nobody looked.
     """
 
     source: str
@@ -91,11 +98,11 @@ class PlanSummary:
 
     @property
     def kept_reasons(self) -> dict[str, int]:
-        """{reason: layers}, most frequent first."""
+        """{reason: number of layers}, most frequent first."""
         return dict(Counter(layer.reason for layer in self.kept).most_common())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for `--json`: totals and layers as `inspect` has them."""
+        """Plain values, for `--json`; totals and layers as in the output of `inspect`."""
         return {
             "schema_version": SUMMARY_VERSION,
             "source": self.source,
@@ -130,8 +137,8 @@ def summarize(
     stored: StoredSizes | None = None,
     there: ShardsThere | None = None,
 ) -> PlanSummary:
-    """target, run: of the run that the plan is for; a worker's memory depends on them. stored, there: what was looked
-    at besides."""
+    """The plan in figures. target, run: of the run that the plan is for, since a worker's memory depends on them.
+    stored, there: estimated sizes and the state of the target, if known."""
     blocks = list(plan.blocks)
     first = [block for block in blocks if block.row_start == 0]  # one block of each layer
     types = {name: _totals(name, blocks) for name in {block.spec.quant_type for block in first}}

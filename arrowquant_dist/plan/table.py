@@ -1,4 +1,4 @@
-"""A plan as an Arrow table (`run/plan.arrow`), a row per row block, and back."""
+"""A plan as an Arrow table (`run/plan.arrow`), one row per row block, and back."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ _METADATA_TYPES: dict[str, type] = {
     "side_tensors": dict,
     "left_out": dict,
 }
-# What the first releases that wrote a version did not have.
+# Values for keys that the first releases that wrote a version lacked.
 _DEFAULTS = {_PREFIX + "left_out": b"{}"}
 
 
 @collector_paused()
 def plan_table(plan: Plan) -> pa.Table:
-    """A plan of this version as a table, a row for each block; what isn't a row's is JSON in the schema's metadata.
+    """A plan of this version as a table, one row per block; what belongs to no row is JSON in the schema's metadata.
 
-    Columns: BLOCK_SCHEMA, then those of the encodings that the layers have. URIs are without credentials and queries,
-    so a plan that came through a table reads private sources by storage options alone.
+    Columns: BLOCK_SCHEMA, then those of the encodings that the layers have. URIs have no credentials and queries, so
+    a plan read back from a table accesses private sources only by storage options.
     """
     table = write_rows(plan.shards, lru_cache(maxsize=None)(redact))
     return table.replace_schema_metadata(_metadata(plan))
@@ -55,9 +55,9 @@ def plan_table(plan: Plan) -> pa.Table:
 
 @collector_paused()
 def plan_from_table(table: pa.Table) -> Plan:
-    """The plan of a table that `plan_table` made, this one's or that of an older release.
+    """The plan in a table that `plan_table` made, of this release or an older one.
 
-    Raises CorruptWeights where the table is no plan, InvalidCheckpoint where a newer release made it.
+    Raises CorruptWeights if the table is not a plan, InvalidCheckpoint if a newer release made it.
     """
     metadata = _read_metadata(table)
     shards, made = _READERS[metadata["plan_version"]](table, metadata)
@@ -82,7 +82,7 @@ def plan_from_table(table: pa.Table) -> Plan:
 
 
 def _read_current(table: pa.Table, metadata: Mapping[str, Any]) -> tuple[tuple[Shard, ...], str]:
-    """The shards, and the fingerprint of what was read."""
+    """The shards, and the fingerprint computed from what was read."""
     columns = [*BLOCK_SCHEMA, *later_columns(table.schema.names)]
     known = len(columns)
     blocks, encodings = list(table.schema)[:known], list(table.schema)[known:]
@@ -101,7 +101,7 @@ def _read_current(table: pa.Table, metadata: Mapping[str, Any]) -> tuple[tuple[S
 
 
 def _read_version1(table: pa.Table, metadata: Mapping[str, Any]) -> tuple[tuple[Shard, ...], str]:
-    """The same of a plan of version 1. Its encodings are parsed once its fingerprint has shown that they are whole."""
+    """The same for a plan of version 1. Its encodings are parsed only after its fingerprint has been verified."""
     if list(table.schema) != list(version1.SCHEMA):
         raise CorruptWeights(_OTHER_COLUMNS)
     _check_cells(table, version1.SCHEMA.names)
@@ -119,12 +119,12 @@ _READERS: Mapping[int, Callable[[pa.Table, Mapping[str, Any]], tuple[tuple[Shard
 
 
 def _hashed(metadata: Mapping[str, Any]) -> tuple[dict[str, str], list[Mapping[str, Any]], str]:
-    """What a fingerprint is over besides the shards: aliases, source files, compression."""
+    """What a fingerprint covers besides the shards: aliases, source files, compression."""
     return metadata["aliases"], source_files(metadata["source"]), metadata["compression"]
 
 
 def _check_cells(table: pa.Table, names: Iterable[str]) -> None:
-    """Only what is said of a kept layer may be null."""
+    """Raises CorruptWeights if a cell is null. Only the reason for which a layer is kept may be."""
     if any(table[name].null_count for name in names if name != "kept_reason"):
         raise CorruptWeights("the plan's table has empty cells; choose another target or --overwrite")
 
@@ -154,7 +154,8 @@ def _metadata(plan: Plan) -> dict[str, str]:
 
 
 def _digest_of_reasons(shards: Iterable[Shard]) -> str:
-    """xxh3_128, hex. What people read of a row is in no fingerprint, and damaged all the same where a bit flips."""
+    """xxh3_128, hex, of the kept_reason column. Texts for people are in no fingerprint, but a flipped bit has to be
+    noticed in them too."""
     state = xxhash.xxh3_128()
     for shard in shards:
         state.update("\0".join(block.kept_reason or "" for block in shard.blocks).encode())
@@ -162,7 +163,7 @@ def _digest_of_reasons(shards: Iterable[Shard]) -> str:
 
 
 def _read_metadata(table: pa.Table) -> dict[str, Any]:
-    """Of a version that is read here."""
+    """The plan's metadata, of a version that this release reads."""
     try:
         raw = {key.decode(): value for key, value in (table.schema.metadata or {}).items()}
         version = parse_json(raw[f"{_PREFIX}plan_version"])
@@ -176,7 +177,7 @@ def _read_metadata(table: pa.Table) -> dict[str, Any]:
 
 
 def _parse_metadata(raw: Mapping[str, bytes]) -> dict[str, Any]:
-    """Raises KeyError, TypeError or ValueError for what `_metadata` would not have written."""
+    """The metadata's values. Raises KeyError, TypeError or ValueError for what `_metadata` would not have written."""
     metadata = {name: parse_json(raw[_PREFIX + name]) for name in _METADATA_TYPES}
     for name, kind in _METADATA_TYPES.items():
         if not isinstance(metadata[name], kind):

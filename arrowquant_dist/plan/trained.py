@@ -1,5 +1,5 @@
-"""The plan of a dataset whose codes, scales and values were found before: a checkpoint has them, in a file beside the
-source, and the workers write and measure them."""
+"""The plan of a dataset whose codes, scales and values were found by training: a checkpoint beside the source holds
+them, and the workers write and measure them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ _PARTS = ("scales", "zero_points", "codes", "values")
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What is stored of each layer. resolved: by its name in the source. parts: a checkpoint that has, of layers whose
-    spec is_trained, `{layer}.scales`, `.zero_points` and `.codes`, [rows, …], scales [1, 1] where there is but one; of
-    kept ones `.values`, [rows, columns] in the layer's dtype. config: of the dataset that was trained, and how. notes:
-    for people."""
+    """What has to be stored for each layer.
+
+    resolved: {layer's name in the source: how it is stored}.
+    parts: a checkpoint with `{layer}.scales`, `.zero_points` and `.codes`, [rows, …], for layers whose spec is_trained
+        (scales [1, 1] if there is only one), and `.values`, [rows, columns] in the layer's dtype, for kept ones.
+    config: of the dataset that was trained, and how it was trained.
+    notes: remarks for people.
+    """
 
     resolved: Mapping[str, ResolvedLayer]
     parts: Checkpoint
@@ -32,7 +36,7 @@ class Trained:
 
 
 def trained_plan(checkpoint: Checkpoint, trained: Trained, run: RunConfig) -> Plan:
-    """trained: has every layer of the checkpoint. Raises as `make_plan`."""
+    """The plan for storing `trained`, which has every layer of the checkpoint. Raises as `make_plan` does."""
     check_checkpoint(checkpoint)
     stored = {layer.name: layer for layer in trained.parts.layers}
     blocks = []

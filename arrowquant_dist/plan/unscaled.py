@@ -1,4 +1,4 @@
-"""Float8 layers whose scales nobody knows: an error, unless the config says that they have none."""
+"""Float8 layers whose scales are unknown: an error, unless the config says that they have none."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _KEY = "unscaled_float8"
 
 
 def check_unscaled(checkpoint: Checkpoint, patterns: Sequence[str]) -> None:
-    """patterns: of the config. Raises InvalidCheckpoint, which names the layers that none of them means and their
-    neighbours; InvalidConfig for a pattern that means no such layer."""
+    """Raises InvalidCheckpoint, naming the layers that no pattern matches and the tensors beside them; InvalidConfig
+    for a pattern that matches no such layer. patterns: those of the config."""
     unscaled = checkpoint.unscaled
     matches = [matcher(pattern) for pattern in patterns]
     for index, match in enumerate(matches):

@@ -1,6 +1,6 @@
-"""Plans of version 1, as they lie in targets: their encodings were text, `raw`, `dataset`, `strided:` and a JSON list,
-or `scaled:` and JSON of codes and places. They are read and never written; nothing here changes any more.
-"""
+"""Reads plans of version 1, as existing targets have them. Their encodings were text: `raw`, `dataset`, `strided:`
+and a JSON list, or `scaled:` and the JSON of codes and places. They are never written, so nothing here changes any
+more."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ SCHEMA = pa.schema(
         ("kept_reason", pa.string()),
     ]
 )
-NO_REASONS = ""  # in place of a digest of what is said of kept layers
-# What the first releases did not write, or nobody did then.
+NO_REASONS = ""  # in place of the digest of the kept_reason column
+# Metadata that version 1, or its first releases, did not write.
 METADATA = {
     "arrowquant.kept_reasons": json.dumps(NO_REASONS).encode(),
     "arrowquant.code": b'""',
@@ -75,7 +75,7 @@ _SPEC = (
 def fingerprint(
     table: pa.Table, aliases: Mapping[str, str], files: Iterable[Mapping[str, Any]], compression: str
 ) -> str:
-    """As version 1 made it, of what the table's columns say: they are believed once it is the plan's own."""
+    """The fingerprint as version 1 computed it from the table's columns, which are trusted if it is the plan's own."""
     head = {
         "plan_version": VERSION,
         "schema_version": _SCHEMA_VERSION,
@@ -97,14 +97,14 @@ def fingerprint(
 
 
 def read_encodings(batch: pa.RecordBatch) -> list[Encoding]:
-    """The encoding of each row; equal texts are one object. ValueError or KeyError for what version 1 did not write."""
+    """The encodings of the rows; equal texts give one object. Raises ValueError or KeyError for invalid texts."""
     parsed = lru_cache(maxsize=None)(_encoding)
     texts, uris = python_values(batch.column("encoding")), python_values(batch.column("uri"))
     return [parsed(text, uri) for text, uri in zip(texts, uris, strict=True)]
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[int, tuple[Any, ...], int, int, tuple[Any, ...]]]:
-    """shard, values of _LAYER, row_start, rows, values of _SPEC."""
+    """(shard, values of _LAYER, row_start, rows, values of _SPEC) for each row."""
     for batch in table.to_batches(BATCH_ROWS):
         own = tuples(batch, ["shard", "row_start", "rows"])
         for (shard, row_start, count), layer, spec in zip(
@@ -114,7 +114,7 @@ def _rows(table: pa.Table) -> Iterator[tuple[int, tuple[Any, ...], int, int, tup
 
 
 def _encoding(text: str, uri: str) -> Encoding:
-    """uri: of the layer, where its scales are too unless the text says another."""
+    """The encoding that a text describes. uri: of the layer, and of its scales unless the text names another."""
     if text == "raw":
         return RAW
     if text == "dataset":
@@ -162,7 +162,7 @@ def _block(values: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _places(values: Mapping[str, Any], uri: str) -> tuple[Place, Place | None, Place | None]:
-    """Scales, zero points and groups."""
+    """The places of scales, zero points and groups."""
     zero_points, groups = (_place(values[k], uri) if k in values else None for k in ("zero_points", "groups"))
     return _place(values["scales"], uri), zero_points, groups
 

@@ -1,1 +1,1 @@
-"""One shard: read → quantize → measure → write → commit → receipt. Plain Python: engines only call `run`."""
+"""Processes one shard: read → quantize → measure → write → commit → receipt. Plain Python: engines only call `run`."""

@@ -1,4 +1,4 @@
-"""A shard's blocks in batches, the next one on its way while this one is quantized."""
+"""Reads a shard's blocks in batches, the next ones while the current one is quantized."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from arrowquant_dist.worker.clock import Clock
 
 Blocks = Generator[
     tuple[RowBlock, np.ndarray]
-]  # each block and its values, uint8, good until the next is asked for
+]  # each block and its values, uint8, valid until the next item is requested
 
 
 class ReadAhead:
-    """For sources over a network: threads read the next batches while the caller works on this one.
+    """For sources over a network: threads read the next batches while the caller works on the current one.
 
-    How many, the layers' encodings say.
+    The layers' encodings decide how many batches are read ahead.
     """
 
     def __init__(self, reader: SourceReader) -> None:
@@ -46,13 +46,13 @@ class ReadAhead:
             for number, batch in enumerate(batches):
                 with clock.phase("read"):
                     values = reads.popleft().result()
-                if number + ahead < len(batches):  # where the batch before this one was, which is done with
+                if number + ahead < len(batches):  # into the arena of the previous batch, which is done
                     reads.append(begin(number + ahead))
                 yield from zip(batch, values, strict=True)
 
 
 class ReadInTurn:
-    """For local files: the kernel is told what comes next and reads it ahead; a thread would only take a second CPU."""
+    """For local files: the kernel is told what comes next and reads it ahead; a thread would only cost a second CPU."""
 
     def __init__(self, reader: SourceReader) -> None:
         self._reader = reader
@@ -76,7 +76,7 @@ def read_batch(reader: SourceReader, batch: Batch, arena: Arena) -> list[np.ndar
 
 
 def _largest_nbytes(batches: Sequence[Batch]) -> int:
-    """What reading any of them takes; more for layers that are decoded."""
+    """Memory for the decoded values of the largest batch. Layers that are decoded take more while they are read."""
     return max((sum(aligned(block.source_nbytes) for block in batch) for batch in batches), default=0)
 
 

@@ -1,4 +1,4 @@
-"""How long the phases of a shard took."""
+"""Measures how long the phases of a shard take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Wall seconds by phase, of one thread; what happens aside of it shows only as far as it is waited for.
+    """Wall seconds by phase, measured in one thread; work in other threads counts only as far as this one waits for it.
 
     started_at: seconds since 1970 (UTC), by this machine's clock.
     """

@@ -1,7 +1,7 @@
-"""What an engine knows of its work: jobs made of blocks, workers that do them, and what a worker answers.
+"""The work as an engine sees it: jobs made of blocks, workers that do them, and a worker's answers.
 
-`quantize` hands out shards of row blocks, an export the files that it writes. Engines need no more of either than this:
-what to count, how large it is, and that doing a job twice, or twice at once, ends in one result.
+`quantize` hands out shards of row blocks, an export the files that it writes. This is all that engines need to know
+of either: what to count, how large it is, and that doing a job twice, or twice at once, gives one result.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 
 class JobBlock(Protocol):
-    """A piece of a job that progress is counted in. layer_name: of the layer that it is of; is_first: nothing of that
-    layer comes before it."""
+    """A piece of a job, the unit in which progress is counted. layer_name: the layer that it belongs to. is_first:
+    whether it is the first block of that layer."""
 
     @property
     def layer_name(self) -> str: ...
@@ -23,9 +23,9 @@ class JobBlock(Protocol):
 
 
 class Job(Protocol):
-    """What one worker does in one go, to one object. index: its number in the run. source_nbytes: that of its blocks.
-    noun, label: what people call its kind and it: shard 3, file model.safetensors. It travels to workers on other
-    machines."""
+    """What one worker does in one go, for one object. index: its number in the run. source_nbytes: total of its
+    blocks. noun, label: its kind and its name for people: shard 3, file model.safetensors. Jobs travel to workers on
+    other machines."""
 
     @property
     def index(self) -> int: ...
@@ -40,7 +40,7 @@ class Job(Protocol):
 
 
 class Spent(Protocol):
-    """What an attempt took: seconds by phase, bytes from and to storage, requests that were repeated."""
+    """The cost of an attempt: seconds by phase, bytes read from and written to storage, repeated requests."""
 
     @property
     def seconds(self) -> dict[str, float]: ...
@@ -53,10 +53,10 @@ class Spent(Protocol):
 
 
 class Done(Spent, Protocol):
-    """What a worker says of a job that is done, whoever did it.
+    """A worker's report of a job that is done, whoever did it.
 
-    worker: the process that did it. notice: what of it whoever started the run is told; None where all of it is at the
-    target. At most a few hundred bytes: it travels by way of the engine.
+    worker: the process that did it. notice: what the caller of the run has to be told beyond what is stored at the
+    target; None if nothing. At most a few hundred bytes, since it travels through the engine.
     """
 
     @property
@@ -67,8 +67,8 @@ class Done(Spent, Protocol):
     def notice(self) -> Any: ...
 
 
-OnBlock = Callable[[Any], None]  # told each JobBlock of a job, in their order
-OnCompile = Callable[[str], None]  # what kernels are being compiled for; "" when that is over
+OnBlock = Callable[[Any], None]  # called with each JobBlock of a job, in their order
+OnCompile = Callable[[str], None]  # called with what kernels are compiled for; with "" when that is over
 ShouldStop = Callable[[], bool]
 
 J = TypeVar("J", bound=Job)
@@ -76,28 +76,28 @@ J_contra = TypeVar("J_contra", bound=Job, contravariant=True)
 
 
 class Worker(Protocol[J_contra]):
-    """Does jobs, one at a time. name: this process's, `host/pid`."""
+    """Does jobs, one at a time. name: name of this process, `host/pid`."""
 
     @property
     def name(self) -> str: ...
 
     def run(self, job: J_contra, on_block: OnBlock, should_stop: ShouldStop, /) -> Done:
-        """Does the job, or finds that it is done; what counts may be another worker's work that was first.
+        """Does the job, or finds that it is done; what counts may be the work of another worker that was first.
 
-        on_block: called after each of its blocks. Where should_stop() turns true, or anything fails, nothing of the
-        attempt remains. Raises Interrupted, and what the work raises.
+        on_block: called after each of the job's blocks. If should_stop() returns true, or anything fails, nothing of
+        the attempt remains. Raises Interrupted, and what the work raises.
         """
 
     def committed(self, job: J_contra, /) -> Done | None:
-        """What counts of the job, whoever did it; None where it is not done yet."""
+        """The report that counts for the job, whoever did it; None if it is not done yet."""
 
 
 class Context(Protocol[J_contra]):
     """What every worker of a run needs to know; small, and travels to other machines."""
 
     def open_worker(self, node: str | None, on_compile: OnCompile) -> Worker[J_contra]:
-        """A worker for one thread of this process. node: the machine's name in what it answers; default its host
-        name."""
+        """Opens a worker for one thread of this process. node: the machine's name in its reports; default its host
+        name. on_compile: called while kernels are compiled."""
 
     def code(self) -> str:
-        """The digest of the code of this process that decides what a worker makes (code_digest.py)."""
+        """The digest of this process's code that decides what a worker makes (code_digest.py)."""

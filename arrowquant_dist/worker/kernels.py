@@ -1,7 +1,7 @@
-"""Kernels are made ready before the first row block that needs them, in a phase of their own: compiled, which takes
-seconds for each of them and is done once on a machine, or found in Numba's cache, which takes milliseconds.
+"""Makes kernels ready before the first row block that needs them, in a phase of their own. They are compiled, which
+takes seconds per kernel and happens once on a machine, or loaded from Numba's cache, which takes milliseconds.
 
-Nothing that is told of a run's pace then depends on who compiled, and no row block waits in the middle of a shard.
+So the reported pace of a run does not depend on who compiled, and no row block waits in the middle of a shard.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from arrowquant_dist.tensor import quantize_layer
 from arrowquant_dist.worker.clock import Clock
 from arrowquant_dist.worker.job import OnCompile
 
-COMPILE = "compile"  # the phase
+COMPILE = "compile"  # name of the phase
 _SAMPLE_COLUMNS = 2
-_SAMPLE_NBYTES = 1 << 20  # of the source, at most; what takes more for one row is left to its first read
+_SAMPLE_NBYTES = 1 << 20  # maximum read for a sample row; layers with longer rows compile at their first read
 
 
 class Kernels:
-    """Those that a worker has made ready. on_compile: called only where something is compiled."""
+    """The kernels that a worker has made ready. on_compile: called only if something is compiled."""
 
     def __init__(self, reader: SourceReader, on_compile: OnCompile) -> None:
         self._reader, self._on_compile = reader, on_compile
@@ -37,7 +37,7 @@ class Kernels:
 
     @contextmanager
     def told(self, purpose: str) -> Iterator[None]:
-        """What the block makes ready is for `purpose`."""
+        """Context manager: reports compilation inside it as being for `purpose`."""
         said: list[str] = []
 
         def tell() -> None:
@@ -53,7 +53,8 @@ class Kernels:
                 self._on_compile("")
 
     def prepare(self, blocks: Iterable[RowBlock], clock: Clock) -> None:
-        """For all that these row blocks need. Reads one row of a layer for each way of storing codes."""
+        """Makes ready all kernels that these row blocks need. Reads one row of a layer for each way in which codes
+        are stored."""
         new = {key: block for block in blocks if (key := _key(block)) not in self._ready}
         if not new:
             return
@@ -65,7 +66,7 @@ class Kernels:
                 self._ready.add(key)
 
     def prepare_specs(self, specs: Iterable[tuple[str, QuantSpec]], clock: Clock) -> None:
-        """For quantizing values of each dtype by its spec, wherever they come from."""
+        """Makes ready the kernels for quantizing values of each dtype by its spec, wherever the values come from."""
         new = {*specs} - self._ready
         if not new:
             return

@@ -1,4 +1,4 @@
-"""What a row block became, as a row of V2 says it."""
+"""Makes the V2 row of a quantized row block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from arrowquant_dist.tensor import QuantizedTensor
 
 
 def stored_row(block: RowBlock, quantized: QuantizedTensor) -> StoredRow:
-    """The V2 row, with its digests. Shares the arrays of `quantized`."""
+    """The V2 row with its digests. Shares the arrays of `quantized`."""
     digests = chunk_digests(quantized.codes)
     header = RowHeader(
         layer_name=block.layer.name,
@@ -36,12 +36,12 @@ def stored_row(block: RowBlock, quantized: QuantizedTensor) -> StoredRow:
 
 
 def recorded_method(block: RowBlock, quantized: QuantizedTensor) -> str:
-    """What chose its scales; `none` where it has none, whatever was planned."""
+    """The method that chose the scales; `none` if there are no scales, whatever was planned."""
     return block.spec.method if quantized.scales.size else "none"
 
 
 def kept_reason_of(block: RowBlock, quantized: QuantizedTensor) -> str | None:
-    """Why it is not quantized: the plan's reason, or what its values turned out to hold. None where it is."""
+    """Why the block is not quantized: the plan's reason, or what its values contain; None if it is quantized."""
     if block.spec.is_quantized and not quantized.scales.size and block.num_params:
         return "holds NaN or inf (non_finite: keep)"
     return block.kept_reason

@@ -44,9 +44,14 @@ _THREADS = itertools.count()  # numbers of this process's workers
 class WorkerContext:
     """What every worker of a run needs to know; small, and travels to other machines.
 
-    fingerprint: of the plan, so that a commit says which plan it belongs to; run: the id
-    of its run, None where equal plans need not be told apart. sink: what is written. files: of the
-    source; side_files: of the methods' side inputs, reached as the source is. Options may hold secrets: no repr.
+    target: URI of the target.
+    fingerprint: that of the plan, so that a commit says which plan it belongs to.
+    sink: what is written.
+    files: the source's.
+    side_files: those of the methods' side inputs, accessed with the source's storage options.
+    run: the id of the run; None if runs with equal plans need not be told apart.
+
+    Storage options may hold secrets; they are left out of its repr.
     """
 
     target: str
@@ -66,13 +71,13 @@ class WorkerContext:
 
 
 class ShardWorker:
-    """Turns shards into committed parts, one at a time. Not thread-safe: a worker a thread.
+    """Turns shards into committed parts, one at a time. Not thread-safe: use one worker per thread.
 
-    The next two batches of row blocks are read while this one is quantized, and what was written before is still on
-    its way to an object store. Memory: three batches' source bytes (one from local files), the codes of a block, and
-    what the sink holds (plan.worker_memory_nbytes is the bound), whatever the shard's size.
-    node: the machine's name in receipts; default its host name. on_compile: told what kernels are being compiled for.
-    name: this process's in receipts, `host/pid`.
+    The next two batches of row blocks are read while the current one is quantized, and earlier output is still being
+    uploaded to an object store. Memory: the source bytes of three batches (of one for local files), the codes of a
+    block, and what the sink holds (plan.worker_memory_nbytes is the bound), whatever the shard's size. node: the
+    machine's name in receipts; default its host name. on_compile: called with what kernels are being compiled for.
+    name: this process's name in receipts, `host/pid`.
     """
 
     def __init__(
@@ -94,11 +99,11 @@ class ShardWorker:
         self._sink: Sink | None = None
 
     def run(self, shard: Shard, on_block: OnBlock, should_stop: ShouldStop) -> Receipt:
-        """Writes and commits the shard; the receipt that counts may be another attempt's that was first.
+        """Writes and commits the shard; the receipt that counts may be that of another attempt that was first.
 
-        on_block is called after each row block. Where should_stop() turns true, or anything fails, the unfinished
-        part is deleted and nothing is committed; so it is where the source is not, or does not stay, the planned one
-        (SourceChanged). Raises Interrupted, and what reading and quantizing raise.
+        on_block is called after each row block. If should_stop() returns true, or anything fails, the unfinished part
+        is deleted and nothing is committed; likewise if the source is not the one that was planned, or changes
+        meanwhile (SourceChanged). Raises Interrupted, and what reading and quantizing raise.
         """
         clock, before = Clock(), self._transferred()
         attempt = uuid.uuid4().hex[:16]
@@ -113,19 +118,19 @@ class ShardWorker:
             with clock.phase("write"):
                 written = part.close()
         finally:
-            part.abort()  # nothing after `close`
+            part.abort()  # does nothing after `close`
         receipt = self._receipt(shard, attempt, written, clock, self._transferred() - before)
         if self._shards.commit(receipt):
             return receipt
         counting = self.committed(shard)
         if counting is None:
-            # its part is gone: that commit was removed just now, and the shard is to be done again
+            # the other attempt's part is gone, so its commit is stale and the shard has to be done again
             message = f"shard {shard.index}: the attempt that was first has lost its part; run the same command again"
             raise IncompleteDataset(message, uri=self._target.store.uri)
         return counting
 
     def committed(self, shard: Shard) -> Receipt | None:
-        """The receipt that counts for a shard, whoever made it; None where there is none yet."""
+        """The receipt that counts for a shard, whoever made it; None if there is none yet."""
         return self._shards.receipt(shard.index)
 
     def _open_sink(self, clock: Clock) -> Sink:
@@ -140,7 +145,7 @@ class ShardWorker:
     def _fill(
         self, part: Part, shard: Shard, clock: Clock, on_block: OnBlock, should_stop: ShouldStop
     ) -> None:
-        """Reads, quantizes and writes the shard's row blocks, in their order."""
+        """Reads, quantizes and writes the shard's row blocks in their order."""
         scales = self._tensor_scales(shard, clock)
         with closing(self._read_batches(batches_of(shard.blocks), clock)) as batches:
             for block, values in batches:
@@ -154,7 +159,7 @@ class ShardWorker:
                 on_block(block)
 
     def _quantize(self, block: RowBlock, values: np.ndarray, given: Given) -> QuantizedTensor:
-        """The block's codes, in memory that the next block takes over."""
+        """Quantizes the block. The codes are in memory that the next block reuses."""
         self._codes.reset()
         return quantize_values(
             values,
@@ -192,7 +197,8 @@ class ShardWorker:
         )
 
     def _tensor_scales(self, shard: Shard, clock: Clock) -> dict[str, TensorScale]:
-        """The scale of each layer that has one for all its row blocks: read once before it is quantized.
+        """The scale of each layer that has one scale for several row blocks: such a layer is read once before it is
+        quantized.
 
         The plan keeps all blocks of such a layer in one shard. Layers of one block need no first pass.
         """

@@ -1,4 +1,4 @@
-"""What a layer's method is given beside the values: made ready when the layer's first row block comes."""
+"""What a layer's method is given beside the values, prepared when the layer's first row block arrives."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from arrowquant_dist.methods import method_of
 from arrowquant_dist.plan import RowBlock
 from arrowquant_dist.storage.uris import redact
 
-_RUN = CHUNK_NBYTES // 4  # values
+_RUN = CHUNK_NBYTES // 4  # values per digest
 
 
 class SidePreparer:
-    """Keeps what was prepared for one layer, so that its row blocks, which come one after the other, share it.
+    """Keeps what was prepared for one layer, so that its consecutive row blocks share it.
 
-    It is read while nothing else is done: a method that needs such tensors computes far longer than they take to come.
-    reader: of the side inputs' files.
+    Side tensors are read while nothing else happens: a method that needs them computes far longer than it takes to
+    read them. reader: for the side inputs' files.
     """
 
     def __init__(self, reader: SourceReader) -> None:
@@ -32,16 +32,16 @@ class SidePreparer:
         self._prepared: Any = None
 
     def side_of(self, block: RowBlock) -> Any:
-        """What the block's method is given; None where it needs nothing."""
+        """The prepared side input for the block's method; None if the method needs none."""
         if block.layer.name != self._layer:
-            self.release()  # first: what a worker may take is counted for one layer at a time
+            self.release()  # before preparing: the bound of a worker's memory counts one layer at a time
             if block.side_tensors and block.spec.chooses_codes:
                 self._prepared = self._prepare(block)
             self._layer = block.layer.name
         return self._prepared
 
     def release(self) -> None:
-        """Lets go of what is kept."""
+        """Releases what is kept."""
         self._layer = self._prepared = None
 
     def _prepare(self, block: RowBlock) -> Any:
@@ -53,13 +53,14 @@ class SidePreparer:
 
 
 class StoredParts:
-    """A methods.PartReader of tensors that are stored."""
+    """A methods.PartReader for stored tensors."""
 
     def __init__(self, reader: SourceReader, parts: Mapping[str, Layer]) -> None:
         self._reader, self.parts = reader, parts
 
     def __call__(self, part: str, start: int, stop: int) -> np.ndarray:
-        """See methods.PartReader. Verified where the part has digests: CorruptWeights, which names the file's bytes."""
+        """See methods.PartReader. Verifies parts that have digests; raises CorruptWeights, naming the range of bytes
+        in the file."""
         stored, digests = self.parts[part], self.parts.get(digests_name(part))
         if digests is None or start == stop:
             (values,) = self._reader.read([(stored, start, stop)])

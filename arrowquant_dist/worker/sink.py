@@ -1,15 +1,16 @@
 """Where a worker's results go: the protocol between the worker and what it writes.
 
 A sink decides the bytes of a shard's object and nothing else. Engines, receipts, commits, resuming and publishing are
-the same for all sinks, and they hold because of three things that a sink keeps to:
+the same for all sinks, and they work because every sink guarantees three things:
 
-- the object of each attempt has a name of its own (`target.layout.part_path`), so attempts never meet, and what lost is
-  found by its name and removed. Exports of a dataset (export/) do without: their files have the names that readers
-  expect, appear whole in one step, and are the same whoever writes them;
-- nothing but that object is written, and `abort` leaves nothing of it;
-- its rows, of which the receipt is made, cover the shard's row blocks, each once and in their order.
+- The object of each attempt has a name of its own (`target.layout.part_path`), so attempts never collide, and losing
+  attempts are found by their names and removed. Exports of a dataset (export/) do without: their files have the names
+  that readers expect, appear whole in one step, and are the same whoever writes them.
+- Nothing but that object is written, and `abort` leaves nothing of it.
+- Its rows, from which the receipt is made, cover the shard's row blocks, each once and in their order.
 
-What is in the object follows from the shard and what `add` brings, never from the attempt: two attempts write the same.
+The object's content follows from the shard and what `add` is given, never from the attempt: two attempts write the
+same.
 """
 
 from __future__ import annotations
@@ -23,31 +24,32 @@ from arrowquant_dist.tensor import QuantizedTensor
 
 
 class Part(Protocol):
-    """One attempt's object while it is written."""
+    """The object of one attempt while it is written."""
 
     def add(self, block: RowBlock, quantized: QuantizedTensor) -> None:
-        """Stores the shard's next row block. Its arrays are the caller's again on return.
+        """Stores the shard's next row block. The caller may reuse the arrays when this returns.
 
-        quantized: codes, scales and zero points; the source's bytes in `codes` where nothing is quantized. A sink of
-        decoded values takes `quantized.values_into`. block: what the plan knows of it (layer, place, spec).
+        quantized: codes, scales and zero points; if nothing is quantized, `codes` has the source's bytes. A sink of
+        decoded values uses `quantized.values_into`. block: the plan's description of it (layer, place, spec).
         """
 
     def close(self) -> PartInfo:
-        """Ends the object, which is whole and in its place on return; what the receipt says of it."""
+        """Completes the object, which is whole and in its place on return; returns its description for the receipt."""
 
     def abort(self) -> None:
-        """Deletes the unfinished object. Nothing after `close`."""
+        """Deletes the unfinished object. Does nothing after `close`."""
 
 
 class Sink(Protocol):
-    """A worker's, for one shard after another; keeps what outlives a shard, as compressors and buffers do."""
+    """Opens parts for one worker, shard after shard; keeps what outlives a shard, such as compressors and buffers."""
 
     def open_part(self, shard: Shard, attempt: str) -> Part:
-        """Begins the shard's object. attempt: in its name. All names, shapes and dtypes of the shard are known here."""
+        """Begins the shard's object. attempt: id that its name contains. All names, shapes and dtypes of the shard
+        are known here."""
 
 
 class SinkSpec(Protocol):
-    """Says which sink, in a few plain values: a frozen dataclass, which travels to workers with their context."""
+    """Describes a sink by a few plain values: a frozen dataclass that travels to workers with their context."""
 
     def open(self, store: Store) -> Sink:
-        """In the worker, once. store: of the target."""
+        """Opens the sink, once per worker. store: the target's."""

@@ -1,1 +1,1 @@
-"""What a worker can write: a file a sink, each a member of `worker.sink`."""
+"""What a worker can write: one module per sink, each implementing `worker.sink`."""

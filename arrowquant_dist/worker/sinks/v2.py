@@ -1,4 +1,4 @@
-"""The sink of `quantize`: a V2 part file a shard."""
+"""The sink of `quantize`: one V2 part file per shard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from arrowquant_dist.worker.rows import kept_reason_of, recorded_method, stored_
 
 @dataclass(frozen=True, slots=True)
 class V2Parts:
-    """compression: `zstd` or `none`, of the plan."""
+    """Describes the sink. compression: `zstd` or `none`, as in the plan."""
 
     compression: str
 
@@ -25,7 +25,7 @@ class V2Parts:
 
 
 class V2Sink:
-    """See worker.sink.Sink. Its compressor is loaded at once, and kept from part to part."""
+    """See worker.sink.Sink. Its compressor is loaded at once and reused from part to part."""
 
     def __init__(self, store: Store, compression: str) -> None:
         self._store, self._compression = store, compression

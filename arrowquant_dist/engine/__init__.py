@@ -1,6 +1,6 @@
-"""Who runs the workers. An engine takes shards and returns when each is committed, or raises what stopped it.
+"""Engines run the workers. An engine takes shards and returns when each is committed, or raises what stopped it.
 
-Which shards are done is never an engine's knowledge: the commits at the target say so.
+An engine never decides which shards are done: the commits at the target tell.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from arrowquant_dist.engine.training import JointWork
 
 
 def choose_engine(run: RunConfig, worker_memory_nbytes: int) -> Engine:
-    """`inline`, `ray`, or for `auto`: ray where an address is given or RAY_ADDRESS is set, else inline."""
+    """The engine that `run` names. `auto`: ray if an address is given or RAY_ADDRESS is set, else inline."""
     address = _address(run)
     if run.engine == "ray" or (run.engine == "auto" and address is not None):
         from arrowquant_dist.engine.ray import Patience, RayEngine
@@ -35,14 +35,15 @@ def train_together(
     run: RunConfig,
     on_note: Callable[[Any], None],
 ) -> None:
-    """Returns when all workers have ended, at `run.address`, RAY_ADDRESS, or on a Ray of this machine's.
+    """Runs the workers and returns when all have ended. Uses Ray at `run.address` or RAY_ADDRESS, else one started on
+    this machine.
 
-    needed_nbytes: of memory that each of them cannot do without, cluster_nbytes: what a cluster's scheduler sets aside
-    for it. on_note: called in this thread with what workers tell, in the order of it.
+    needed_nbytes: memory that each worker needs at least. cluster_nbytes: memory that a cluster's scheduler reserves
+    for each worker. on_note: called in this thread with the workers' notes, in their order.
 
-    Raises what a worker raised, if no other attempt would end better; PartialRun where workers died as often as
-    `run.shard_attempts` says; InvalidConfig where there is no room for so many; MissingDependency without Ray Train;
-    Interrupted, StorageError.
+    Raises what a worker raised, if another attempt would end no better; PartialRun if workers died as often as
+    `run.shard_attempts` allows; InvalidConfig if there is no room for so many workers; MissingDependency without Ray
+    Train; Interrupted; StorageError.
     """
     from arrowquant_dist.engine.ray.training import RayTraining
 

@@ -1,4 +1,4 @@
-"""Workers as threads of this process: kernels, hashing, compression and I/O release the GIL."""
+"""Runs workers as threads of this process: kernels, hashing, compression and I/O release the GIL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from arrowquant_dist.worker.job import Context, Done, J, JobBlock, OnBlock, Shou
 
 
 class InlineEngine:
-    """workers: threads, by default as many as CPUs this process may use."""
+    """Runs workers as threads. workers: number of threads, by default as many as CPUs that this process may use."""
 
     name = "inline"
 
@@ -36,7 +36,7 @@ class InlineEngine:
         return min(self.workers, max(shards, 1))
 
     def run(self, context: Context[J], shards: Sequence[J], on_event: OnEvent) -> EngineFacts:
-        """See Engine.run. Ctrl-C stops each worker after its row block, removes unfinished parts and raises
+        """See Engine.run. Ctrl-C stops each worker after its current row block, removes unfinished parts and raises
         Interrupted."""
         return self.run_steps(context, [shards], on_event, len(shards))
 

@@ -1,9 +1,9 @@
-"""One line a shard, for logs that machines read: JSON on the logger `arrowquant_dist.shards`, at INFO from the Ray
-engine and at DEBUG from the inline one, whose command says a failure in one line and nothing else.
+"""Logs one line per attempt at a shard, for machines: JSON on the logger `arrowquant_dist.shards`, at INFO from the
+Ray engine and at DEBUG from the inline one, whose command reports a failure in one line and nothing else.
 
-The engine's process writes it, not the worker: it knows what became of attempts whose worker is gone, and its output is
-what `ray job logs` shows. A library's caller decides where it goes; the program shows it on stderr unless that is a
-terminal.
+The engine's process writes it, not the worker: it knows what became of attempts whose worker is gone, and `ray job
+logs` shows its output. A caller of the library decides where the lines go; the command line shows them on stderr
+unless that is a terminal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _ERROR_CHARS = 300
 def log_attempt(
     shard: Job, attempt: int, outcome: str, node: str, level: int = logging.INFO, **figures: Any
 ) -> None:
-    """attempt: from 1. outcome: `done`, or what became of it. figures: plain values; an `error` is cut short."""
+    """Logs one attempt. attempt: its number, from 1. outcome: `done`, or how it ended. figures: plain values; the
+    text of an `error` is truncated."""
     if not SHARDS.isEnabledFor(level):
         return
     error = figures.get("error")
@@ -42,7 +43,7 @@ def log_attempt(
 
 
 def figures_of(spent: Spent) -> dict[str, Any]:
-    """By the names that the line has for them."""
+    """The cost of an attempt, under the names that the log line uses."""
     return {
         "seconds": {phase: round(seconds, 3) for phase, seconds in spent.seconds.items()},
         "read_bytes": spent.read_nbytes,
@@ -53,7 +54,7 @@ def figures_of(spent: Spent) -> dict[str, Any]:
 
 @contextmanager
 def shown_shards(out: TextIO) -> Iterator[None]:
-    """Writes the lines on `out`, nothing if that is a terminal: a bar is there."""
+    """Writes the lines to `out`, unless that is a terminal, where a progress bar is shown."""
     if out.isatty():
         yield
         return

@@ -1,4 +1,4 @@
-"""How far a run is: an engine's events, added up."""
+"""Adds up an engine's events to the progress of a run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from arrowquant_dist.worker.job import Job
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is done of the source, shards of an earlier run included. workers_alive: 0 before the engine has any.
-    compiling: what a worker compiles kernels for, "" for nothing."""
+    """How far a run is.
+
+    done_nbytes, total_nbytes: bytes of the source that are done and in total; shards of an earlier run count as done.
+    done_layers, total_layers: layers likewise.
+    workers_alive: number of workers, 0 before the engine has any.
+    compiling: what a worker compiles kernels for, "" for nothing.
+    """
 
     done_nbytes: int
     total_nbytes: int
@@ -27,9 +32,10 @@ OnProgress = Callable[[Progress], None]  # from any thread, one call at a time
 
 
 def counting_events(every: Iterable[Job], missing: Iterable[Job], on_progress: OnProgress | None) -> OnEvent:
-    """What an engine calls with its events. every: the shards of the run; missing: those that are to be done.
+    """The function that an engine calls with its events. every: all shards of the run. missing: those that still have
+    to be done.
 
-    on_progress is called at once, with what an earlier run has done.
+    on_progress is called immediately with what an earlier run has done.
     """
     if on_progress is None:
         return lambda _: None
@@ -67,5 +73,5 @@ def _sum_of(shards: Iterable[Job]) -> EngineEvent:
 
 
 def _within(count: int, total: int) -> int:
-    """An attempt that died may be taken back or done twice; more than all, or less than nothing, is never done."""
+    """The count, limited to [0, total]: attempts that died may be subtracted or done twice."""
     return max(0, min(count, total))

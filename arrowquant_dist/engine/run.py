@@ -1,4 +1,4 @@
-"""What engines have in common: their interface, and how failures of several shards become one error."""
+"""What engines have in common: their interface, and how the failures of several shards become one error."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from arrowquant_dist.errors import (
 )
 from arrowquant_dist.worker.job import Context, J, Job, JobBlock
 
-_CAUSE_CHARS = 240  # of each reason beside the first, in an error that lists several
+_CAUSE_CHARS = 240  # maximum length of each reason but the first, in an error that lists several
 
 
 @dataclass(frozen=True, slots=True)
 class EngineEvent:
-    """What was done since the last event, and who is there now.
+    """What was done since the last event, and the workers at present.
 
-    layers: those whose first block is among the `rows` blocks. nbytes: of the source. workers_alive: threads,
-    or actors that answer. compiling: what kernels are being compiled for, "" for nothing.
+    rows: number of row blocks finished.
+    nbytes: their bytes in the source.
+    layers: layers whose first block is among them.
+    workers_alive: number of threads, or of actors that answer.
+    compiling: what kernels are being compiled for, "" for nothing.
     """
 
     rows: int
@@ -38,12 +41,15 @@ class EngineEvent:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What an engine knows of its run that receipts do not tell.
+    """What an engine knows about its run beyond the receipts.
 
-    nodes: names of the machines that finished a shard. shard_retries: attempts after a shard's first that were made
-    because its worker died, hung or could not reach its storage. stolen: attempts begun at the tail beside one that was
-    still running. wasted_seconds: workers' time in attempts that did not count. worker_seconds: the time that workers
-    were there, busy or not. notices: {shard: what its worker had to tell} where that is not None.
+    nodes: names of the machines that finished a shard.
+    shard_retries: attempts after a shard's first that were made because its worker died, hung or could not reach its
+        storage.
+    stolen: attempts begun near the end beside one that was still running.
+    wasted_seconds: workers' time in attempts that did not count.
+    worker_seconds: total time for which workers existed, busy or not.
+    notices: {shard: what its worker had to tell}, without Nones.
     """
 
     nodes: tuple[str, ...] = ()
@@ -58,48 +64,49 @@ OnEvent = Callable[[EngineEvent], None]  # from any thread
 
 
 class Engine(Protocol):
-    """workers: how many run at a time; known once `run` was called."""
+    """Runs jobs by workers. workers: how many run at a time; known once `run` was called."""
 
     name: str
     workers: int
 
     def workers_of_a_process(self, shards: int) -> int:
-        """How many workers share a process, and its memory, in a run of so many shards."""
+        """The number of workers that share a process, and its memory, in a run of `shards` shards."""
 
     def run(self, context: Context[J], shards: Sequence[J], on_event: OnEvent) -> EngineFacts:
-        """Returns when every shard is done. A shard is any job (worker/job.py): one of `quantize` is done when it is
-        committed. One that fails does not stop the others: its error is raised when the rest has finished, and
-        everything finished is kept."""
+        """Does the jobs; returns when every shard is done. A shard is any job (worker/job.py); one of `quantize` is
+        done when it is committed. A failing shard does not stop the others: its error is raised when the rest has
+        finished, and everything finished is kept."""
 
     def run_steps(
         self, context: Context[J], steps: Iterable[Sequence[J]], on_event: OnEvent, widest: int
     ) -> EngineFacts:
-        """The same for jobs of several steps, by workers that stay: the next step is asked for, in this thread, when
-        every job of the one before is done. Indices differ between steps too. widest: jobs of a step, at most."""
+        """Does the jobs of several steps with the same workers: the next step is taken from the iterator, in this
+        thread, when every job of the previous one is done. Indices have to be unique across steps. widest: maximum
+        number of jobs in a step."""
 
 
 def finished(blocks: Sequence[JobBlock], workers_alive: int) -> EngineEvent:
-    """The event of these blocks."""
+    """The event for these finished blocks."""
     nbytes = sum(block.source_nbytes for block in blocks)
     return EngineEvent(len(blocks), nbytes, sum(block.is_first for block in blocks), workers_alive)
 
 
 def compiles(purpose: str, workers_alive: int) -> EngineEvent:
-    """The event of a worker that compiles kernels for `purpose`; of one that has done so where that is ""."""
+    """The event of a worker that compiles kernels for `purpose`, or has finished compiling if that is ""."""
     return EngineEvent(0, 0, 0, workers_alive, purpose)
 
 
 def largest_first(shards: Sequence[J]) -> list[J]:
-    """The order of dispatch that leaves the shortest tail."""
+    """The shards in the order of dispatch that leaves the shortest tail."""
     return sorted(shards, key=lambda shard: (-shard.source_nbytes, shard.index))
 
 
 def raise_failures(failures: Mapping[int, Exception], jobs: Sequence[Job]) -> None:
-    """Raises for {index of a job: what it failed with}, nothing if there is none.
+    """Raises one error for `failures`, {index of a job: its error}; does nothing if it is empty.
 
-    What one job failed with is raised as it is, as is a changed file of the source that many met. Else each reason is
-    told once, with the jobs that failed for it, the first one in full; bad input stays bad input. The error has the
-    place (`layer`, `uri`, `byte_range`) that all of them have in common.
+    The error of a single job is raised as it is, and so is a changed source file that many jobs met. Otherwise each
+    reason is given once, with the jobs that failed for it, the first reason in full. If every error is bad input, the
+    result is bad input too. The error has the place (`layer`, `uri`, `byte_range`) that all of them have in common.
     """
     if not failures:
         return
@@ -111,7 +118,7 @@ def raise_failures(failures: Mapping[int, Exception], jobs: Sequence[Job]) -> No
     is_one = all(isinstance(c, SourceChanged) and c.uri == getattr(first, "uri", None) for c in causes)
     is_one = is_one or (
         len(causes) == 1 and not isinstance(first, PartialRun)
-    )  # which says nothing of the job
+    )  # a PartialRun does not name the job
     if is_one or isinstance(first, Interrupted):
         raise first
     raise _of_several(_reasons(failures, jobs), counted(len(jobs), jobs[0].noun)) from first
@@ -119,7 +126,7 @@ def raise_failures(failures: Mapping[int, Exception], jobs: Sequence[Job]) -> No
 
 @dataclass(slots=True)
 class _Reason:
-    """Why some jobs failed: errors of one class with one message, wherever they were met."""
+    """Why some jobs failed: errors of one class with one message, wherever they occurred."""
 
     errors: list[ArrowQuantError] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
@@ -149,7 +156,7 @@ class _Reason:
 
 
 def _reasons(failures: Mapping[int, Exception], jobs: Sequence[Job]) -> list[_Reason]:
-    """In the order of their first jobs; that others were stopped comes last, since something else stopped them."""
+    """The reasons by their first jobs; interruptions come last, since something else has caused them."""
     found: dict[tuple[type, str], _Reason] = {}
     for job in sorted(jobs, key=lambda job: job.index):
         error = failures.get(job.index)
@@ -161,12 +168,12 @@ def _reasons(failures: Mapping[int, Exception], jobs: Sequence[Job]) -> list[_Re
 
 
 def _of_several(reasons: Sequence[_Reason], total: str) -> ArrowQuantError:
-    """total: of how many jobs, with their noun."""
+    """One error for these reasons. total: the number of jobs, with their noun."""
     errors = [error for reason in reasons for error in reason.errors]
     places = {(error.layer, error.uri, error.byte_range) for error in errors}
     layer, uri, byte_range = places.pop() if len(places) == 1 else (None, None, None)
     is_anywhere = (layer, uri, byte_range) == (None, None, None)
-    first = {reason.advice: reason for reason in reversed(reasons)}  # that ends with this advice
+    first = {reason.advice: reason for reason in reversed(reasons)}  # first reason that ends with each advice
     told = [
         reason.told(with_places=is_anywhere, with_advice=first[reason.advice] is reason)
         for reason in reasons[:LISTED]

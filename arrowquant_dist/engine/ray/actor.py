@@ -1,4 +1,4 @@
-"""The actor: a worker in another process, which can be asked how far it is and told to stop."""
+"""The actor: a worker in another process that can be asked for its progress and told to stop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from arrowquant_dist.errors import (
 )
 from arrowquant_dist.worker.job import Context, Done, Job, JobBlock, Worker
 
-WATCH = "watch"  # the concurrency group of `progress` and `stop`: a thread beside the one that runs shards
+WATCH = "watch"  # concurrency group of `progress` and `stop`: they run in a thread of their own beside `run`
 DONE, FOUND, BEATEN, STOPPED, FAILED = "done", "found", "beaten", "stopped", "failed"
 
 _MAY_PASS = (StorageError, CorruptWeights, IncompleteDataset)
@@ -33,8 +33,8 @@ _NO_MEMORY = "a worker got no memory for a row block; lower block_bytes or give 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who answers. node: its name in receipts. codes: the digests of its code, one of which is the driver's where both
-    have the same package."""
+    """An actor's introduction. node: its name in receipts. codes: digests of the actor's code; if the packages are
+    the same, one of them is the driver's."""
 
     node: str
     node_id: str
@@ -45,9 +45,11 @@ class Hello:
 class Result:
     """How an attempt ended; a few hundred bytes, whatever the shard.
 
-    outcome: `done`: its part counts; `found`: an earlier attempt's did already, nothing was done; `beaten`: another
-    attempt was first; `stopped`: it was told to; `failed`: by `error`, which may pass elsewhere or later where
-    may_pass. seconds: by phase. notice: what the worker has to tell, where the shard is done.
+    outcome: `done`: its part counts; `found`: the part of an earlier attempt already counted, nothing was done;
+        `beaten`: another attempt was first; `stopped`: it was told to stop; `failed`: see `error`.
+    may_pass: whether another attempt, elsewhere or later, may succeed after the error.
+    seconds: by phase.
+    notice: what the worker has to tell, if the shard is done.
     """
 
     outcome: str
@@ -63,7 +65,8 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class ActorProgress:
-    """ticket: at work; 0 before the first. blocks: its finished row blocks. compiling: what for, "" for nothing."""
+    """An actor's progress. ticket: of the attempt at work; 0 before the first. blocks: number of its finished row
+    blocks. compiling: what kernels are being compiled for, "" for nothing."""
 
     ticket: int
     blocks: int
@@ -71,13 +74,14 @@ class ActorProgress:
 
 
 class ShardActor:
-    """One shard at a time; `progress` and `stop`, called in the group WATCH, are answered meanwhile.
+    """Does one shard at a time; meanwhile answers `progress` and `stop`, called in the concurrency group WATCH.
 
-    Attempts have tickets, numbers from 1 that the driver gives: an attempt can be stopped before it begins, which takes
-    it back from the actor's queue.
+    Attempts have tickets, numbers from 1 that the driver assigns. An attempt can be stopped before it begins, which
+    takes it back from the actor's queue.
 
-    code: the driver's digest. context: pickled, and opened only where the code is the same: another version's may have
-    fields that this one does not know. An actor of another version says hello, and gets no job.
+    code: the driver's code digest. context: pickled, and unpickled only if the code is the same, since another
+    version's context may have fields that this one does not know. An actor of another version says hello and gets no
+    job.
     """
 
     def __init__(self, code: str, context: bytes) -> None:
@@ -91,7 +95,7 @@ class ShardActor:
         self._stopped: set[int] = set()
 
     def hello(self) -> Hello:
-        """Answered as soon as the actor is there."""
+        """Returns as soon as the actor is there."""
         return self._hello
 
     def progress(self) -> ActorProgress:
@@ -99,11 +103,11 @@ class ShardActor:
         return ActorProgress(*self._progress, self._compiling)
 
     def stop(self, tickets: Collection[int]) -> None:
-        """These attempts end after their row block, or do not begin."""
+        """These attempts end after their current row block, or do not begin."""
         self._stopped.update(tickets)
 
     def run(self, ticket: int, shard: Job, *, look_first: bool) -> Result:
-        """One attempt. look_first: an earlier one may have been committed, whatever became of its worker.
+        """Makes one attempt. look_first: first check whether an earlier one was committed, even if its worker is lost.
 
         Errors of this package are returned, others raised.
         """
@@ -154,6 +158,6 @@ class ShardActor:
 
 
 def may_pass_elsewhere(error: ArrowQuantError) -> bool:
-    """Whether another attempt may end better: storage that was out of reach, bytes that were damaged on their way."""
+    """Whether another attempt may succeed: storage was unreachable, or bytes were damaged in transit."""
     cause: Any = error.__cause__
     return isinstance(error, _MAY_PASS) and getattr(cause, "errno", None) not in _STAYS

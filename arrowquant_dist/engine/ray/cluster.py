@@ -1,4 +1,4 @@
-"""The cluster as it is: connecting to it, how many workers it holds, which nodes are about to go."""
+"""Connects to a cluster, and tells how many workers it holds and which resources its nodes have."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from arrowquant_dist.engine.ray import private
 from arrowquant_dist.errors import InvalidConfig, MissingDependency, StorageError, counted
 from arrowquant_dist.machine import usable_cpus
 
-UNKNOWN_CLUSTER_WORKERS = 8  # asked for where there is no CPU yet, and nobody says how many there can be
+UNKNOWN_CLUSTER_WORKERS = 8  # requested if the cluster has no CPU yet and its maximum is unknown
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-# glibc keeps up to 60 MiB of freed memory, by its sizes and order: a worker's peak would depend on the model. What it
-# gives back has to be touched anew each time, which huge pages make cheap. Other systems' libraries ignore this.
+# glibc keeps up to 60 MiB of freed memory, depending on its sizes and order, so a worker's peak would depend on the
+# model. Memory that is returned instead has to be faulted in again each time, which huge pages make cheap. Other C
+# libraries ignore this.
 _LARGE_PIECES = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={1 << 20}:glibc.malloc.hugetlb=1"}
 WORKER_ENVIRONMENT = {**_ONE_THREAD, **_LARGE_PIECES}
 _LOCAL_STORE_NBYTES = 80 << 20
-# A raylet looks for its object store before that listens, and then again after a second; here 50 times as often.
+# A raylet connects to its object store before that listens, and retries after a second; this makes it 20 ms.
 _QUICK_START = {
     "RAY_raylet_client_connect_timeout_milliseconds": "20",
     "RAY_raylet_client_num_connect_attempts": "500",
@@ -31,7 +32,7 @@ _log = logging.getLogger("arrowquant_dist.engine")
 
 
 def connect(address: str | None, workers: int | None) -> None:
-    """Joins the cluster at `address`; None starts a Ray on this machine. StorageError, InvalidConfig."""
+    """Joins the cluster at `address`; None starts a Ray on this machine. Raises StorageError and InvalidConfig."""
     if address is None:
         _start_local(workers or usable_cpus())
         return
@@ -45,14 +46,15 @@ def connect(address: str | None, workers: int | None) -> None:
 
 
 def _start_local(cpus: int) -> None:
-    """A Ray of our own, whose processes have WORKER_ENVIRONMENT: to make one for its workers takes half a second."""
+    """Starts a Ray of our own whose processes all have WORKER_ENVIRONMENT: setting it up for the workers alone takes
+    half a second."""
     with _environment(WORKER_ENVIRONMENT | _QUICK_START), private.without_needless_processes():
         _init("local", num_cpus=cpus, object_store_memory=_LOCAL_STORE_NBYTES, include_dashboard=False)
 
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables of this process for what it starts meanwhile."""
+    """Sets environment variables of this process temporarily, for the processes that it starts."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -79,7 +81,7 @@ def _init(address: str, **options: Any) -> None:
 
 
 def default_workers() -> int:
-    """As many as the cluster has CPUs, or will have once its autoscaler has added every node that it may."""
+    """One worker per CPU of the cluster, including the nodes that its autoscaler may still add."""
     workers = max(int(ray.cluster_resources().get("CPU", 0)), private.autoscaled_cpus())
     if workers:
         return workers
@@ -88,7 +90,8 @@ def default_workers() -> int:
 
 
 def most_cpus(workers: int, nodes: Iterable[Mapping[str, float]], memory_nbytes: int | None) -> int:
-    """That each of so many workers can have, all at once; 0 where there is no room for them. nodes: their resources."""
+    """The most CPUs that each of `workers` can have if all run at once; 0 if there is no room for them. nodes: the
+    resources of each node."""
     every = [*nodes]
     largest = max((int(node.get("CPU", 0)) for node in every), default=0)
     return max(
@@ -97,7 +100,7 @@ def most_cpus(workers: int, nodes: Iterable[Mapping[str, float]], memory_nbytes:
 
 
 def _held(nodes: Iterable[Mapping[str, float]], cpus: int, memory_nbytes: int | None) -> int:
-    """Workers of so many CPUs that these nodes hold."""
+    """The number of workers with `cpus` CPUs each that these nodes hold."""
     found = 0
     for node in nodes:
         by_cpus = int(node.get("CPU", 0)) // cpus
@@ -107,12 +110,12 @@ def _held(nodes: Iterable[Mapping[str, float]], cpus: int, memory_nbytes: int | 
 
 
 def has_room(memory_nbytes: int | None) -> bool:
-    """Whether a node is there that could hold a worker if it did nothing else."""
+    """Whether some node could hold a worker if it did nothing else."""
     return any(_fits(node["Resources"], memory_nbytes) for node in ray.nodes() if node["Alive"])
 
 
 def no_room_message(memory_nbytes: int | None) -> str:
-    """What a worker needs and what there is."""
+    """Says what a worker needs and what the nodes have."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not alive:
         return "no node is left that a worker could be on"

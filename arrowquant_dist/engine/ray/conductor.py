@@ -1,6 +1,7 @@
-"""The conductor: has Ray Train begin workers, and says in words of ours why they ended. What a worker does is here too.
+"""The conductor: starts workers through Ray Train, and translates why they ended into errors of ours. The workers'
+own code is here too.
 
-Ray Train is imported by these processes alone. It takes three seconds, and packages that nothing else needs (pandas).
+Only these processes import Ray Train. It takes three seconds, and needs packages that nothing else does (pandas).
 """
 
 from __future__ import annotations
@@ -27,17 +28,26 @@ from arrowquant_dist.errors import (
     shortened,
 )
 
-_TIMEOUT_SECONDS = 1800  # of a sum, for which all workers wait until the last one is there: torch's own
-# Ray Train looks at its workers every two seconds, and begins again those that are lost when it does.
+_TIMEOUT_SECONDS = 1800  # of a sum over all workers, which waits for the last one; torch's own default
+# Ray Train checks its workers every two seconds by default, and only then restarts those that are lost.
 _INTERVAL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 _INTERVAL_SECONDS = "0.5"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetup:
-    """desk: the actor. code, work: the driver's digest, and what workers do, pickled. resources: of a worker. attempts:
-    how often they begin. deadline: seconds that one may keep the others waiting. folder: for Ray Train's own files.
-    environment: of workers."""
+    """What the conductor needs to know.
+
+    desk: handle of the Desk actor.
+    code: the driver's code digest.
+    work: what workers do, pickled.
+    workers: number of workers.
+    resources: of each worker.
+    attempts: how often the workers are started.
+    deadline: seconds for which a worker may keep the others waiting.
+    folder: for Ray Train's own files.
+    environment: environment variables of the workers.
+    """
 
     desk: Any
     code: str
@@ -51,10 +61,10 @@ class TrainingSetup:
 
 
 class Conductor:
-    """An actor."""
+    """The actor that waits for Ray Train."""
 
     def conduct(self, setup: TrainingSetup) -> None:
-        """Returns when all workers have. Raises PartialRun where they died too often, what one of them raised, and
+        """Returns when all workers have ended. Raises PartialRun if they died too often, what one of them raised, and
         MissingDependency."""
         os.environ.setdefault(_INTERVAL, _INTERVAL_SECONDS)
         train = _ray_train()
@@ -65,7 +75,7 @@ class Conductor:
 
 
 def _ray_train() -> Any:
-    """MissingDependency where Ray Train is not installed, or an older one."""
+    """The module ray.train. Raises MissingDependency if Ray Train is not installed or is an older version."""
     try:
         import ray.train.torch
     except ImportError as error:
@@ -109,7 +119,7 @@ def _trainer(train: Any, setup: TrainingSetup) -> Any:
 
 
 def _begin(desk: Any, code: str, work: bytes, cpus: int) -> None:
-    """In a worker. It unpickles what it is to do only where its code is the driver's."""
+    """The body of a worker. It unpickles its work only if its code is the driver's."""
     context = _ray_train().get_context()
     number = context.get_world_rank()
     try:
@@ -129,7 +139,8 @@ def _begin(desk: Any, code: str, work: bytes, cpus: int) -> None:
 
 
 def _failure(error: Any, attempts: int) -> Exception:
-    """What fit() raised, as one of ours. A worker that died takes the others along: these say no more than that."""
+    """What fit() raised, as an error of ours. A worker that died takes the others with it, whose errors say nothing
+    else; so its death comes first."""
     of_workers: Mapping[int, Any] = getattr(error, "worker_failures", {})
     for number, failure in of_workers.items():
         cause = getattr(failure, "health_check_failure", failure)

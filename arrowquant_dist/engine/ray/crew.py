@@ -1,4 +1,4 @@
-"""The actors of a run: asked for, there, gone, and asked for again."""
+"""The actors of a run: requested, started, lost, and requested again."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from arrowquant_dist.engine.ray.failures import start_failure
 from arrowquant_dist.errors import MissingDependency
 from arrowquant_dist.worker.job import Job
 
-_START_FAILURES = 3  # in a row, with no actor alive, until the run is given up
+_START_FAILURES = 3  # consecutive failures, with no actor alive, after which the run is given up
 _LONGEST_PAUSE = 30.0
 
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """A shard in an actor's hands. number: from 1, of this shard. call: the ref of its Result.
+    """A shard in the hands of an actor. number: of the attempt at this shard, from 1. call: the ref of its Result.
 
-    started: None while it waits at the actor behind another. blocks: finished row blocks; moved: when that last
-    changed. told: when it was told to stop. Times are of the dispatch's clock.
+    started: None while it is queued behind another attempt at the actor. blocks: number of finished row blocks.
+    moved: when `blocks` last changed. told: when it was told to stop. Times are by the dispatch's clock.
     """
 
     ticket: int
@@ -41,7 +41,8 @@ class Attempt:
 
 @dataclass(slots=True, eq=False)
 class Seat:
-    """An actor. since: when it answered first, None before. question: the ref of a `progress` without an answer."""
+    """An actor's place in the crew. since: when the actor first answered, None before. question: the ref of an
+    unanswered `progress` call. asked: when that call was made."""
 
     handle: Any
     greeting: Any
@@ -55,9 +56,10 @@ class Seat:
 
 
 class Crew:
-    """create: makes an actor, which may wait for room in the cluster. code: the digest that each actor has to have.
-    now: when the run begins. A lost actor is not restarted but replaced: Ray says then why it was lost (preempted or
-    not), and a call on the new one waits instead of failing while there is no room for it."""
+    """The actors of a run. create: makes an actor, which may have to wait for room in the cluster. code: the digest
+    that each actor must have. now: the start of the run. A lost actor is not restarted but replaced: then Ray tells
+    why it was lost (preempted or not), and a call on the new actor waits for room in the cluster instead of
+    failing."""
 
     def __init__(self, create: Callable[[], Any], code: str, now: float) -> None:
         self._create = create
@@ -73,7 +75,7 @@ class Crew:
         return [seat for seat in self.seats if seat.since is not None]
 
     def fill(self, wanted: int, now: float) -> list[Seat]:
-        """Asks for actors until there are `wanted`; returns the new ones."""
+        """Requests actors until there are `wanted`; returns the new ones."""
         new: list[Seat] = []
         while len(self.seats) < wanted and now >= self._not_before:
             handle = self._create()
@@ -82,7 +84,7 @@ class Crew:
         return new
 
     def welcome(self, seat: Seat, hello: Hello, now: float) -> None:
-        """The actor answered. MissingDependency where its package is not the driver's."""
+        """Records that the actor has answered. Raises MissingDependency if its package is not the driver's."""
         if self._code not in hello.codes:
             message = (
                 f"node {hello.node} has another version of arrowquant-dist than the driver; install the same "
@@ -102,7 +104,8 @@ class Crew:
                 self.without_any_since = now
 
     def start_failed(self, seat: Seat, error: RayError, now: float) -> None:
-        """An actor could not be made. The next one is asked for after a pause; raises when it is hopeless."""
+        """Records that an actor could not be created. The next one is requested after a pause; raises if too many
+        have failed."""
         self.remove(seat, now)
         self._failures += 1
         if self._failures >= _START_FAILURES and not self.alive:
@@ -110,6 +113,6 @@ class Crew:
         self._not_before = now + min(2.0 ** (self._failures - 1), _LONGEST_PAUSE)
 
     def dismiss(self, now: float) -> None:
-        """Ends all of them: none outlives the run, but where its node is out of reach."""
+        """Ends all actors: none outlives the run, unless its node is unreachable."""
         for seat in list(self.seats):
             self.remove(seat, now)

@@ -1,8 +1,9 @@
 """The loop that hands shards to actors, largest first, until each is committed or given up.
 
-An actor has at most two shards in hand, the second one only while more shards wait than there are actors. Ray cannot
-recall a queued call from an actor that does not answer, so a second shard is taken back by telling the actor not to
-begin it (ShardActor.stop) and giving it to another one at once: if it was begun all the same, the first commit wins.
+An actor has at most two shards at a time, the second one only while more shards wait than there are actors. Ray
+cannot recall a queued call from an actor that does not answer, so a second shard is taken back by telling the actor
+not to begin it (ShardActor.stop) and giving it to another actor at once: if the first one has begun it all the same,
+the first commit wins.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from arrowquant_dist.errors import PartialRun
 from arrowquant_dist.worker.job import Job
 
 _WAIT_SECONDS = 0.25
-_DOUBTFUL_POLLS = 5  # without an answer for as many polls, an actor gets nothing new
+_DOUBTFUL_POLLS = 5  # an actor that has not answered for so many polls gets nothing new
 _WARN_SECONDS = 30.0
 _log = logging.getLogger("arrowquant_dist.engine")
 
 
 class Dispatch:
-    """workers: actors at most. memory_nbytes: what the scheduler sets aside for each, for messages; None on a Ray of
-    the run's own. clock: seconds
-    that only grow, the crew's too."""
+    """Hands shards to actors. workers: maximum number of actors. memory_nbytes: memory that the scheduler reserves
+    for each, used in messages; None on a Ray of the run's own. clock: monotonic seconds, the same clock as the
+    crew's."""
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class Dispatch:
         self._next_poll = 0.0
 
     def run(self, check: Callable[[], None]) -> None:
-        """Returns when no shard is open; attempts that lost may still be at work. check: called often, may raise."""
+        """Returns when no shard is open; losing attempts may still be at work. check: called often, may raise."""
         while self._ledger.open:
             check()
             now = self._clock()
@@ -73,7 +74,7 @@ class Dispatch:
         return "add nodes, or let a worker need less memory (block_bytes, of an export memory_budget)"
 
     def stop(self, seconds: float) -> None:
-        """Tells every attempt at work to stop, and waits so long for them to delete their parts."""
+        """Tells all attempts to stop, and waits up to `seconds` for them to delete their parts."""
         deadline = self._clock() + seconds
         for seat in self._crew.alive:
             self._tell(seat, seat.attempts)
@@ -81,7 +82,7 @@ class Dispatch:
             self._answer()
 
     def _answer(self) -> None:
-        """Waits a little for calls to end, and handles those that have."""
+        """Waits a little for calls to finish, and handles those that have."""
         if not self._calls:
             time.sleep(_WAIT_SECONDS)
             return
@@ -90,7 +91,7 @@ class Dispatch:
         if done and rest:
             done += ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)[0]
         for call in done:
-            handle = self._calls.pop(call, None)  # an actor that is lost takes its other calls with it
+            handle = self._calls.pop(call, None)  # None: its actor was lost meanwhile, with all of its calls
             if handle is not None:
                 handle()
 
@@ -121,7 +122,8 @@ class Dispatch:
             self._begin(seat, shard, now, is_second=False)
 
     def _take_over(self, seat: Seat, now: float) -> None:
-        """Work for an idle actor when nothing waits: what is queued at another, else what another is slow with."""
+        """Gives work to an idle actor when nothing waits: a shard queued at another actor, else one that another is
+        slow with."""
         queued = [(s, a) for s, a in self._others(seat) if a.started is None]
         if queued:
             busy, attempt = max(queued, key=lambda pair: pair[1].shard.source_nbytes)
@@ -138,7 +140,7 @@ class Dispatch:
             self._begin(seat, longest.shard, now, is_second=True)
 
     def _others(self, idle: Seat) -> list[tuple[Seat, Attempt]]:
-        """Attempts that may still count."""
+        """Attempts at other actors that may still count."""
         return [
             (seat, attempt)
             for seat in self._crew.alive
@@ -163,7 +165,7 @@ class Dispatch:
         self._calls[call] = partial(self._ended, seat, attempt)
 
     def _tell(self, seat: Seat, attempts: Iterable[Attempt]) -> None:
-        """Tells them to stop."""
+        """Tells these attempts to stop."""
         new = [attempt for attempt in attempts if attempt.told is None]
         for attempt in new:
             attempt.told = self._clock()
@@ -214,7 +216,7 @@ class Dispatch:
             self._hear(seat, attempt, result)
 
     def _leave(self, seat: Seat, attempt: Attempt) -> None:
-        """The attempt is over; the next one of this actor begins now."""
+        """Removes the attempt, which is over; the actor's next one begins now."""
         seat.attempts.remove(attempt)
         for behind in seat.attempts[:1]:
             behind.started = behind.moved = self._clock()
@@ -240,7 +242,7 @@ class Dispatch:
         self._settle_others(attempt)
 
     def _settle_others(self, attempt: Attempt) -> None:
-        """Stops other attempts of a shard that is no longer open."""
+        """Stops the other attempts at a shard that is no longer open."""
         if attempt.shard.index not in self._ledger.open:
             for seat in self._crew.alive:
                 self._tell(seat, [a for a in seat.attempts if a.shard is attempt.shard])
@@ -251,7 +253,7 @@ class Dispatch:
     # --- losing
 
     def _lose(self, seat: Seat, why: str, *, is_fault: bool) -> None:
-        """The actor is gone, or is made to go. is_fault: that counts against the shard which it was at."""
+        """Removes an actor that is gone, or ends one. is_fault: whether it counts against the shard at hand."""
         if seat not in self._crew.seats:
             return
         now = self._clock()
@@ -287,7 +289,7 @@ class Dispatch:
 
     def _look_at(self, seat: Seat, now: float) -> None:
         if seat.is_leaving and not seat.attempts:
-            self._crew.remove(seat, now)  # its node goes sooner without it
+            self._crew.remove(seat, now)  # lets its node go sooner
             self._calls.pop(seat.question, None)
             return
         for attempt in seat.attempts[:1]:
@@ -311,7 +313,7 @@ class Dispatch:
             self._calls[seat.question] = partial(self._told_progress, seat)
 
     def _check_room(self, now: float) -> None:
-        """Warns, and then gives up, where no node could hold a worker. One that is busy is waited for."""
+        """Warns, and later gives up, if no node could hold a worker. A node that is merely busy is waited for."""
         without = now - self._crew.without_any_since
         if without < min(_WARN_SECONDS, self._patience.placement):
             self._warned = False

@@ -1,4 +1,4 @@
-"""RayEngine: connects, asks for actors, dispatches, and leaves nothing behind."""
+"""RayEngine: connects, requests actors, dispatches shards, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _TERMINATED_SECONDS = 2.0  # `ray job stop` kills the driver 3 s after its SIGTE
 
 
 class RayEngine:
-    """address: of a cluster; None starts a Ray on this machine for the run. A Ray that the caller is connected to is
-    used instead, and stays. workers: actors, by default as many as the cluster has CPUs, or may get from its
-    autoscaler. memory_nbytes: what a cluster's scheduler sets aside for each. actor_class: for faults on purpose.
-    clock: that `patience` is counted on, in seconds."""
+    """Runs workers as Ray actors. address: of a cluster; None starts a Ray on this machine for the run. If the caller
+    is connected to a Ray already, that one is used and left running. workers: number of actors, by default as many as
+    the cluster has CPUs or may get from its autoscaler. memory_nbytes: memory that a cluster's scheduler reserves for
+    each. actor_class: for fault injection. clock: the clock for `patience`, in seconds."""
 
     name = "ray"
 
@@ -52,13 +52,13 @@ class RayEngine:
         return 1
 
     def run(self, context: Context[J], shards: Sequence[J], on_event: OnEvent) -> EngineFacts:
-        """See Engine.run. Ctrl-C or SIGTERM stops each worker after its row block, and raises Interrupted."""
+        """See Engine.run. Ctrl-C or SIGTERM stops each worker after its current row block, and raises Interrupted."""
         return self.run_steps(context, [shards], on_event, len(shards))
 
     def run_steps(
         self, context: Context[J], steps: Iterable[Sequence[J]], on_event: OnEvent, widest: int
     ) -> EngineFacts:
-        """See Engine.run_steps. A Ctrl-C between steps counts when the next one begins."""
+        """See Engine.run_steps. A Ctrl-C between two steps takes effect when the next one begins."""
         owns_ray = not ray.is_initialized()
         with Interrupts() as interrupts:
             try:
@@ -75,7 +75,7 @@ class RayEngine:
                     ray.shutdown()
 
     def _needs(self) -> dict[str, Any]:
-        """What a worker on a cluster that others use, or set up, is given besides its CPU."""
+        """What a worker needs besides its CPU on a cluster that is shared or that others have set up."""
         return {"memory": self._memory_nbytes, "runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
 
     def _run(
@@ -98,7 +98,7 @@ class RayEngine:
         code, pickled = context.code(), cloudpickle.dumps(context)
         crew = Crew(lambda: actor_class.remote(code, pickled), code, self._clock())
         ledger = Ledger([], on_event, self._patience)
-        # To a Ray of our own no other node comes.
+        # A Ray of our own never gets another node.
         patience = self._patience if needs else self._patience.on_one_node
         dispatch = Dispatch(crew, ledger, patience, self.workers, needs.get("memory"), self._clock)
         try:

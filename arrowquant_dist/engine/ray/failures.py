@@ -1,4 +1,4 @@
-"""What Ray's exceptions say of a worker."""
+"""Interprets Ray's exceptions about workers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _NO_IMPORT = ("failed to import", "No module named")
 
 
 def raised(error: RayTaskError) -> Exception:
-    """The exception that the worker raised; Ray derives the one it raises here from it."""
+    """The exception that the worker raised; the exception that Ray raises here is derived from it."""
     cause = error.cause
     failure: Exception = cause if isinstance(cause, ArrowQuantError) else error
     return failure
 
 
 def loss(error: RayError) -> str:
-    """Why the worker is gone, in a word or two."""
+    """Why the worker is gone, in a few words."""
     if isinstance(error, OutOfMemoryError) or "memory monitor" in str(error):
         return "out of memory"
     if isinstance(error, ActorUnavailableError):
@@ -32,7 +32,7 @@ def is_preempted(error: RayError) -> bool:
 
 
 def start_failure(error: RayError) -> Exception:
-    """Why actors cannot be made, as an error of ours where one is known."""
+    """Why actors cannot be created, as an error of ours if it is a known one."""
     cause: Any = getattr(error, "cause", None)
     if isinstance(cause, ArrowQuantError):
         known: Exception = cause

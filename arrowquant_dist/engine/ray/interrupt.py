@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as something that is asked for, not as an exception out of the middle of Ray's own calls."""
+"""Turns Ctrl-C and SIGTERM into requests to be checked for, instead of exceptions in the middle of Ray's calls."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Self
 
 
 class Interrupts:
-    """`with Interrupts() as interrupts`: SIGTERM, and SIGINT and SIGHUP where they are Python's own, set `number`; a
-    second one raises KeyboardInterrupt. What handled them before does so again afterwards. Outside of the main thread
-    nothing is changed."""
+    """`with Interrupts() as interrupts`: SIGTERM, and SIGINT and SIGHUP if Python's own handlers are in place, set
+    `number`; a second signal raises KeyboardInterrupt. The previous handlers are restored at the end. Outside of the
+    main thread nothing is changed."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -24,7 +24,7 @@ class Interrupts:
         return self
 
     def take(self) -> None:
-        """From now on; after ray.init, which takes SIGTERM for itself."""
+        """Installs the handlers; called after ray.init, which takes SIGTERM for itself."""
         for number, before in self._before.items():
             if number == signal.SIGTERM or before is signal.default_int_handler:
                 signal.signal(number, self._ask)
@@ -34,7 +34,7 @@ class Interrupts:
             signal.signal(number, before if before is not None else signal.SIG_DFL)
 
     def check(self) -> None:
-        """KeyboardInterrupt if one was asked for."""
+        """Raises KeyboardInterrupt if a signal has arrived."""
         if self.number is not None:
             raise KeyboardInterrupt
 

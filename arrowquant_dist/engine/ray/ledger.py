@@ -1,4 +1,4 @@
-"""Which shards are open, waiting, done or given up, and what that cost."""
+"""Records which shards are open, waiting, done or given up, and what that cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _LONGEST_BACKOFF = 30.0
 
 
 class Ledger:
-    """open: {index: shard} of those that are neither done nor given up; failures: {index: error} of the latter."""
+    """The state of a run's shards. open: {index: shard} of those neither done nor given up. failures: {index: error}
+    of those given up."""
 
     def __init__(self, shards: Sequence[Job], on_event: OnEvent, patience: Patience) -> None:
         self.open = {shard.index: shard for shard in shards}
@@ -36,7 +37,7 @@ class Ledger:
         self._on_event, self._patience = on_event, patience
 
     def add(self, shards: Sequence[Job]) -> None:
-        """They are open, too. Their indices are new."""
+        """Adds open shards. Their indices must be new."""
         self.open |= {shard.index: shard for shard in shards}
         self._waiting = largest_first([*self._waiting, *shards])
 
@@ -45,8 +46,8 @@ class Ledger:
         return len(self._waiting)
 
     def take(self, worker: object, others: Collection[object], now: float) -> Job | None:
-        """The largest shard that waits for this worker: one that failed goes to a worker that did not try it yet, if
-        there is one among `others`, after a pause."""
+        """The largest waiting shard that this worker may take. A shard that failed goes, after a pause, to a worker
+        that has not tried it yet, if there is one among `others`."""
         for place, shard in enumerate(self._waiting):
             if self._not_before.get(shard.index, 0.0) > now:
                 continue
@@ -57,7 +58,7 @@ class Ledger:
         return None
 
     def began(self, shard: Job, *, is_second: bool) -> int:
-        """Counts an attempt; returns its number, from 1. is_second: beside one that is still at work."""
+        """Counts an attempt; returns its number, from 1. is_second: whether another attempt is still at work."""
         self.begun[shard.index] += 1
         if is_second:
             self._stolen += 1
@@ -69,13 +70,14 @@ class Ledger:
         return self.begun[shard.index]
 
     def put_back(self, shard: Job, *, is_again: bool) -> None:
-        """It waits once more. is_again: it was begun."""
+        """Lets the shard wait again. is_again: whether it had been begun."""
         if shard.index in self.open:
             self._again |= {shard.index} if is_again else set()
             self._waiting = largest_first([*self._waiting, shard])
 
     def retry(self, shard: Job, worker: object, error: Exception | str, now: float) -> bool:
-        """An attempt failed in a way that may pass: by an error, or its worker was lost. False: it was the last."""
+        """Records that an attempt failed in a way that may pass: by an error, or because its worker was lost. False:
+        it was the last."""
         self._failed[shard.index] += 1
         self._tried[shard.index].add(worker)
         failed = self._failed[shard.index]
@@ -92,14 +94,14 @@ class Ledger:
             self.failures[shard.index] = error
 
     def advance(self, shard: Job, blocks: int, alive: int) -> None:
-        """So many of its row blocks are finished, by whichever attempt; told once."""
+        """Records that `blocks` of its row blocks are finished, by whichever attempt; each block is reported once."""
         told = self._reported[shard.index]
         if blocks > told:
             self._reported[shard.index] = blocks
             self._on_event(finished(shard.blocks[told:blocks], alive))
 
     def finish(self, shard: Job, node: str | None, alive: int, notice: Any) -> None:
-        """It is committed; node: of the worker, where it is this run's work. notice: what the worker told."""
+        """Records a committed shard. node: the worker's, if this run did the work. notice: what the worker told."""
         if node is not None:
             self._nodes.add(node)
         if self.open.pop(shard.index, None) is not None:
@@ -109,12 +111,12 @@ class Ledger:
             self.metrics.committed()
 
     def show(self, alive: int) -> None:
-        """Says how many workers there are."""
+        """Reports how many workers there are."""
         self.metrics.show(alive, len(self.open))
         self._on_event(finished((), alive))
 
     def compiles(self, purpose: str, alive: int) -> None:
-        """A worker compiles kernels for it."""
+        """Reports that a worker compiles kernels for `purpose`."""
         self._on_event(compiles(purpose, alive))
 
     def facts(self, worker_seconds: float) -> EngineFacts:
@@ -129,7 +131,7 @@ class Ledger:
 
 
 def _lost(why: str, attempts: int) -> PartialRun:
-    """Says the same of whichever shard; engine/run.py says which."""
+    """The same message for every shard; engine/run.py adds which shard it is."""
     message = (
         f"the worker was lost in each of {counted(attempts, 'attempt')} (last: {why}); look at the nodes' memory and "
         "Ray's logs"

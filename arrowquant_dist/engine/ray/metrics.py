@@ -1,8 +1,8 @@
 """Ray metrics: each node's agent offers them to Prometheus, as `ray_arrowquant_…` (counters end in `_total`).
 
-Workers count what they did, the driver what became of it. A process hands its figures to the agent every few seconds
-(Ray's metrics_report_interval_ms), and with its end they are gone from the endpoint: for sums over a run, ask
-Prometheus for `increase`; the report has the totals. No tag has a value that grows with the model.
+Workers count what they did, the driver what became of it. A process passes its figures to the agent every few seconds
+(Ray's metrics_report_interval_ms), and when it ends they disappear from the endpoint: for sums over a run, ask
+Prometheus for `increase`; the report has the totals. No tag has a number of values that grows with the model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from arrowquant_dist.worker.job import Done, JobBlock
 
 
 class WorkerMetrics:
-    """Of one actor. Counts are collected and handed over by `flush`: that costs more than a small row block may."""
+    """Metrics of one actor. Counts are passed on by `flush`, since that may cost more than a small row block."""
 
     def __init__(self) -> None:
         self._row_blocks = Counter("arrowquant_row_blocks", "Row blocks quantized, repeats included")
@@ -50,7 +50,7 @@ class WorkerMetrics:
 
 
 class DriverMetrics:
-    """Of the run."""
+    """Metrics of the run."""
 
     def __init__(self) -> None:
         self._retries = Counter(

@@ -1,13 +1,15 @@
-"""RayTraining: workers that train together by Ray Train, and a desk where they tell how far they are.
+"""RayTraining: workers that train together through Ray Train, and a desk where they report their progress.
 
-Three kinds of actors. The desk is beside the driver, which looks there a few times a second. The conductor is beside it
-too, and waits for Ray Train: it owns all that this starts, so that its end is the end of everything, at any moment (a
-thread of the driver that waited instead would be torn from Ray's library where the driver stops, and crash with it).
-The workers are Ray Train's, and torch.distributed connects them over gloo.
+There are three kinds of actors. The desk runs beside the driver, which looks there a few times a second. The
+conductor runs beside it too and waits for Ray Train: it owns everything that Ray Train starts, so ending the
+conductor ends all of it, at any moment. (A thread of the driver that waited instead would be cut off from Ray's
+library when the driver stops, and crash with it.) The workers are Ray Train's, connected by torch.distributed over
+gloo.
 
-Ray Train begins all workers again where one of them is lost, as often as it is told to. What they go on from they have
-saved themselves: its checkpoints and its results are not used, so no storage has to be shared that the run does not
-share anyway. An error that no other attempt would mend is left at the desk, where the driver finds it, and ends all.
+If a worker is lost, Ray Train restarts all workers, up to a given number of times. They resume from what they have
+saved themselves: Ray Train's checkpoints and results are not used, so no storage has to be shared beyond what the run
+shares anyway. An error that another attempt would not fix is left at the desk, where the driver finds it and ends
+everything.
 """
 
 from __future__ import annotations
@@ -41,12 +43,13 @@ from arrowquant_dist.errors import (
 )
 
 _LOOK_SECONDS = 0.25
-_FAREWELL_SECONDS = 30.0  # for Ray Train to give back what it reserved, in a Ray that stays
+_FAREWELL_SECONDS = 30.0  # for Ray Train to release what it reserved, in a Ray that keeps running
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """notes: since the driver asked last. error: that no other attempt would mend. ended: workers that are through."""
+    """notes: left since the driver last asked. error: one that another attempt would not fix. ended: number of
+    workers that are done."""
 
     notes: list[Any]
     error: ArrowQuantError | None
@@ -54,7 +57,7 @@ class News:
 
 
 class Desk:
-    """Where workers leave notes for the driver, which are in their order."""
+    """Where workers leave notes for the driver; each worker's notes stay in order."""
 
     def __init__(self) -> None:
         self._notes: list[Any] = []
@@ -65,11 +68,11 @@ class Desk:
         self._notes.append(note)
 
     def fail(self, error: ArrowQuantError) -> None:
-        """The first one counts."""
+        """Records an error; the first one counts."""
         self._error = self._error or error
 
     def end(self, number: int) -> None:
-        """This worker has done its work."""
+        """Records that this worker has done its work."""
         self._ended.add(number)
 
     def take(self) -> News:
@@ -78,9 +81,9 @@ class Desk:
 
 
 class RayTraining:
-    """address: of a cluster; None starts a Ray on this machine. A Ray that the caller is connected to is used instead,
-    and stays. attempts: how often workers begin that may be lost. deadline: seconds that a worker may keep the others
-    waiting."""
+    """Runs workers that train together. address: of a cluster; None starts a Ray on this machine. If the caller is
+    connected to a Ray already, that one is used and left running. workers: number of workers. attempts: how often the
+    workers are started if some are lost. deadline: seconds for which a worker may keep the others waiting."""
 
     def __init__(self, address: str | None, workers: int, attempts: int, deadline: float | None) -> None:
         self._address, self._workers = address, workers
@@ -114,7 +117,7 @@ class RayTraining:
 
     @property
     def _threads_here(self) -> int:
-        """Of each worker, where all of them are on this machine."""
+        """CPUs per worker if all workers are on this machine."""
         return max(1, machine.usable_cpus() // self._workers)
 
     def _refuse_too_large(self, needed_nbytes: int) -> None:
@@ -127,7 +130,8 @@ class RayTraining:
             raise InvalidConfig(message)
 
     def _resources(self, memory_nbytes: int | None) -> dict[str, float]:
-        """Of each worker. InvalidConfig where the cluster has no room for all of them, and nobody would add any."""
+        """The resources of each worker. Raises InvalidConfig if the cluster has no room for all of them and no
+        autoscaler can add any."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cpus = most_cpus(self._workers, nodes, memory_nbytes)
         if not cpus and not private.autoscaled_cpus():
@@ -148,7 +152,7 @@ class RayTraining:
         *,
         stays: bool,
     ) -> None:
-        """stays: whether Ray goes on afterwards."""
+        """stays: whether Ray keeps running afterwards."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         beside = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": here}
         desk = ray.remote(Desk).options(**beside).remote()
@@ -182,7 +186,7 @@ class RayTraining:
     def _follow(
         self, desk: Any, conducted: Any, on_note: Callable[[Any], None], interrupts: Interrupts
     ) -> None:
-        """Until every worker has said that it is through: Ray Train takes its time to end after that."""
+        """Returns when every worker has reported that it is done; Ray Train itself takes some more time to end."""
         is_over = False
         while _heard(desk, on_note) < self._workers:
             if is_over:
@@ -192,11 +196,11 @@ class RayTraining:
             over, _ = ray.wait([conducted], timeout=_LOOK_SECONDS)
             if over:
                 ray.get(conducted)  # raises what ended it
-                is_over = True  # and else all have been at the desk
+                is_over = True  # nothing was raised, so all workers have reported at the desk
 
 
 def _heard(desk: Any, on_note: Callable[[Any], None]) -> int:
-    """How many workers are through."""
+    """The number of workers that are done."""
     news: News = ray.get(desk.take.remote())
     for note in news.notes:
         on_note(note)
@@ -212,5 +216,5 @@ def _room_of(nodes: Iterable[Mapping[str, float]], memory_nbytes: int | None) ->
 
 
 def _room(cpus: int, memory_nbytes: float | None) -> str:
-    """For people; without memory where nobody asks for it."""
+    """The resources for people; without memory if `memory_nbytes` is None."""
     return counted(cpus, "CPU") + (f" and {in_mib(memory_nbytes)}" if memory_nbytes is not None else "")

@@ -1,1 +1,1 @@
-"""Bytes at places: local disk, object stores, anything behind fsspec."""
+"""Stored bytes: local disk, object stores, and anything else that fsspec supports."""

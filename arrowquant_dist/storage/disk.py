@@ -1,18 +1,17 @@
-"""New files of this machine: into the page cache, or past it straight to the disk, whichever is faster here.
+"""New files on local disk, written either through the page cache or directly to the disk, whichever is faster here.
 
-A page cache that grows takes memory that nobody has touched before. Where a hypervisor has to find that memory first, a
-GiB of it costs 2 to 3 s of kernel time, ten times as much as to quantize what is in it; a slow disk, on the other hand,
-is what a page cache is for. So where direct writes are waited for, files are written by both ways, the time is taken,
-and the faster one is kept to.
+A growing page cache takes memory that has not been touched before. If a hypervisor has to provide that memory first,
+a GiB of it costs 2 to 3 s of kernel time, ten times as much as quantizing its content; a slow disk, on the other
+hand, is what a page cache is for. So if direct writes have to be waited for, files are written in both ways, the
+times are compared, and the faster way is used from then on.
 
-A disk that is a file of the hypervisor's has a page cache too, the host's: direct writes of 2 GB were there in a
-second, and the fsync behind them took two more, in which nobody had anything to do. So direct files are synced every 32
-MiB, while the next pieces are filled: an export of 2 GB took 4.1 s instead of 6.2 (every 16 MiB about as long, every 64
-longer by a twelfth).
+A disk that is a file of the hypervisor's has a page cache too, the host's: direct writes of 2 GB took one second, and
+the fsync after them two more, during which everything else was idle. So direct files are synced every 32 MiB, while
+the next pieces are filled: an export of 2 GB then took 4.1 s instead of 6.2 (about the same with every 16 MiB, a
+twelfth longer with every 64).
 
-Tried as well: RWF_DONTCACHE (Linux 6.14) starts the way to the disk at once and frees the pages afterwards, and
-posix_fadvise drops them later; both still take fresh pages while the disk is at work, and saved half of what direct
-writes save.
+Also tried: RWF_DONTCACHE (Linux 6.14) starts writing at once and frees the pages afterwards, and posix_fadvise drops
+them later. Both still take fresh pages while the disk is at work, and saved half of what direct writes save.
 """
 
 from __future__ import annotations
@@ -31,23 +30,23 @@ import numpy as np
 from arrowquant_dist.arena import mapped
 from arrowquant_dist.storage.durable import sync_file
 
-_PIECE_NBYTES = 8 << 20  # of a direct write, at most
-_PAGE_NBYTES = 4096  # what it is a multiple of, and of any disk's block
-_FLUSHED_NBYTES = 32 << 20  # of a file: after so many each, what the disk itself has cached is written
-_PIECES = 6  # at most, of a file: as many bytes as an upload holds
-HELD_NBYTES = _PIECES * _PIECE_NBYTES  # of a store that has written a direct file
-_LEARNT_NBYTES = 32 << 20  # smaller files say little
-_TRIAL_EVERY = 16  # files: the other way may have become the faster one
-_NEWEST = 0.5  # share of the last file in a way's rate
-_WAITS = 0.75  # share of a direct file's seconds, from which on the page cache may be much faster
-_COPY_RATE = 2e9  # bytes a second, of the page cache; what is made in a file's room is not copied
+_PIECE_NBYTES = 8 << 20  # maximum size of a direct write
+_PAGE_NBYTES = 4096  # direct writes are aligned to it; a multiple of any disk's block size
+_FLUSHED_NBYTES = 32 << 20  # a direct file is synced after every so many bytes
+_PIECES = 6  # maximum per file: as many bytes as an upload holds
+HELD_NBYTES = _PIECES * _PIECE_NBYTES  # held by a store that has written a direct file
+_LEARNT_NBYTES = 32 << 20  # smaller files are too noisy to learn from
+_TRIAL_EVERY = 16  # files after which the slower way is tried again
+_NEWEST = 0.5  # weight of the last file in a way's rate
+_WAITS = 0.75  # share of a direct file's time spent waiting above which the page cache may be much faster
+_COPY_RATE = 2e9  # bytes per second of copying to the page cache; data made in a file's room is not copied
 
 
 class NewFile(Protocol):
-    """Written front to back. OSErrors are the system's, of this write or an earlier one; `close` has the last word:
-    once it returns the bytes are on the disk.
+    """A file that is written from front to back. OSErrors are the system's, of this write or an earlier one; `close`
+    is decisive: once it returns, the bytes are on the disk.
 
-    After `close`, whatever it raises, nothing is held any more.
+    After `close`, whether it succeeds or raises, no resources are held.
     """
 
     def write(self, data: memoryview) -> None: ...
@@ -56,13 +55,13 @@ class NewFile(Protocol):
 
     def close(self) -> None: ...
     def abandon(self) -> None:
-        """Lets go of it; what it holds is undefined."""
+        """Releases the file; its content is undefined."""
 
 
 class CachedFile:
-    """Through the page cache. descriptor: this object's from now on."""
+    """Writes through the page cache. descriptor: owned by this object from now on."""
 
-    waited = 0.0  # not to be told from copying
+    waited = 0.0  # waiting cannot be told from copying here
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -86,11 +85,12 @@ class CachedFile:
 
 
 class Disk:
-    """direct_writes `auto`: makes direct files while these are not waited for; then by the way that was faster so far:
-    each once, and the slower one now and then. `never`: cached files alone.
+    """Makes new files, and learns which way of writing is faster. direct_writes: `auto`: direct files, as long as the
+    disk keeps up with them; otherwise the way that has been faster so far, after each was tried once, and the slower
+    one now and then. `never`: cached files only.
 
-    Learns by files of 32 MiB and more. Used by one thread; others may, and only learn the worse. Memory: 48 MiB once
-    a direct file was made.
+    It learns from files of 32 MiB and more. Used by one thread; others may use it too, but then it learns less well.
+    Memory: 48 MiB once a direct file was made.
     """
 
     def __init__(self, direct_writes: str = "auto") -> None:
@@ -103,15 +103,15 @@ class Disk:
         self._thread: ThreadPoolExecutor | None = None
 
     def make(self, path: Path, descriptor: int) -> NewFile:
-        """path: of the empty file that `descriptor` was opened to write."""
+        """A new file. path: of the empty file that `descriptor` was opened to write."""
         direct = self._open_direct(path) if self._way() is DirectFile else None
         return _Timed(
             CachedFile(descriptor) if direct is None else DirectFile(self, descriptor, direct), self
         )
 
     def learn(self, way: type[NewFile], nbytes: int, seconds: float, waited: float) -> None:
-        """waited: of these seconds, for the disk; the page cache would take the rest of them as well, to copy, and no
-        less than `_COPY_RATE` says."""
+        """Records how long a file took. waited: seconds of waiting for the disk. Through the page cache, the rest of
+        the time would be spent too, for copying, and at least as much as `_COPY_RATE` implies."""
         if nbytes < _LEARNT_NBYTES:
             return
         if way is DirectFile:
@@ -122,7 +122,7 @@ class Disk:
         self._files += 1
 
     def take_piece(self) -> np.ndarray:
-        """8 MiB that begin where a page does: uint8."""
+        """A page-aligned buffer of 8 MiB: uint8."""
         return self._pieces.pop() if self._pieces else np.frombuffer(mapped(_PIECE_NBYTES), np.uint8)
 
     def give_back(self, piece: np.ndarray) -> None:
@@ -136,7 +136,7 @@ class Disk:
     def _way(self) -> type[NewFile]:
         if not self.knows_direct:
             return CachedFile
-        # first the one that takes memory: it is the same then for short runs
+        # start with the way that takes memory, so that short and long runs hold the same
         if DirectFile not in self._rates or not self._waits:
             return DirectFile
         if CachedFile not in self._rates:
@@ -145,7 +145,7 @@ class Disk:
         return slower if self._files % _TRIAL_EVERY == 0 else faster
 
     def _open_direct(self, path: Path) -> int | None:
-        """None where that is not to be had: whatever is wrong, the cached way will say so, or do."""
+        """A descriptor for direct writes, None if unavailable: the cached way will then report the problem, or work."""
         try:
             return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_DIRECT)
         except OSError as error:
@@ -153,7 +153,7 @@ class Disk:
             return None
 
     def _write_piece(self, descriptor: int, direct: int, piece: np.ndarray, offset: int) -> None:
-        """piece: whole pages of one."""
+        """Writes a piece of whole pages."""
         done = 0
         while done < piece.size:
             try:
@@ -161,16 +161,17 @@ class Disk:
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                # larger blocks than ours, or a write that was cut short inside of one by a limit
+                # the disk's blocks are larger than a page, or a limit has cut a write short within a block
                 self.knows_direct = False
                 _pwrite_all(descriptor, piece.data[done:], offset + done)
                 return
         if (offset + done) // _FLUSHED_NBYTES > offset // _FLUSHED_NBYTES:
-            sync_file(direct)  # what it says is said once, and waited for with this piece
+            sync_file(direct)  # the system reports an error only once; it is raised with this piece
 
 
 class DirectFile:
-    """Past the page cache, in pieces that another thread writes while the next ones are filled. waited: seconds."""
+    """Writes directly to the disk, in pieces that another thread writes while the next ones are filled. waited:
+    seconds of waiting for the disk."""
 
     def __init__(self, disk: Disk, descriptor: int, direct: int) -> None:
         self.waited = 0.0
@@ -181,12 +182,12 @@ class DirectFile:
 
     def write(self, data: memoryview) -> None:
         left = np.frombuffer(data, np.uint8)
-        if left.size and _address(left) == _address(self._filling) + self._filled:  # made in its room
+        if left.size and _address(left) == _address(self._filling) + self._filled:  # made in our `room`
             self._filled += left.size
             return
         while left.size:
             taken = left[: _PIECE_NBYTES - self._filled]
-            # numpy's copy lets other threads run meanwhile; into a slice of an mmap it would not
+            # numpy's copy releases the GIL; assigning to a slice of an mmap would not
             np.copyto(self._filling[self._filled : self._filled + taken.size], taken)
             self._filled += taken.size
             left = left[taken.size :]
@@ -196,7 +197,7 @@ class DirectFile:
     def room(self, nbytes: int) -> np.ndarray | None:
         if nbytes > _PIECE_NBYTES - 2 * _PAGE_NBYTES:
             return None
-        if nbytes >= _PIECE_NBYTES - self._filled:  # a piece that is full has been sent
+        if nbytes >= _PIECE_NBYTES - self._filled:  # `write` leaves no piece full
             self._send()
         return self._filling[self._filled : self._filled + nbytes]
 
@@ -204,9 +205,9 @@ class DirectFile:
         try:
             while self._at_work:
                 self._disk.give_back(self._written())
-            rest = self._filling.data[: self._filled]  # no whole block, so by the other descriptor
+            rest = self._filling.data[: self._filled]  # not whole pages, so through the cached descriptor
             _pwrite_all(self._descriptor, rest, self._offset)
-            sync_file(self._descriptor)  # the rest, the size, and what the disk itself has cached
+            sync_file(self._descriptor)  # syncs the rest, the size, and the disk's own cache
         except OSError:
             self.abandon()
             raise
@@ -215,15 +216,15 @@ class DirectFile:
 
     def abandon(self) -> None:
         for work, piece in self._at_work:
-            work.exception()  # what is at work still needs its piece and the descriptors
+            work.exception()  # waits: a write in progress still needs its piece and the descriptors
             self._disk.give_back(piece)
         self._let_go()
         with suppress(OSError):
             os.close(self._descriptor)
 
     def _send(self) -> None:
-        """The whole pages of what is filled; the next piece begins with the rest."""
-        # the first one as soon as it is written: its memory is still in the CPU's cache, and another's might be new
+        """Sends the whole pages that are filled; the next piece begins with the rest."""
+        # reuse the oldest piece as soon as it is written: its memory is in the CPU's cache, a new one's is not
         is_reused = len(self._at_work) == _PIECES - 1 or (self._at_work and self._at_work[0][0].done())
         piece = self._written() if is_reused else self._disk.take_piece()
         whole = self._filled // _PAGE_NBYTES * _PAGE_NBYTES
@@ -235,7 +236,7 @@ class DirectFile:
         self._offset += whole
 
     def _written(self) -> np.ndarray:
-        """The piece that was sent first, once it is written."""
+        """Waits until the oldest piece sent is written, and returns it."""
         work, piece = self._at_work[0]
         begun = time.perf_counter()
         work.result()
@@ -250,7 +251,7 @@ class DirectFile:
 
 
 class _Timed:
-    """A file whose seconds the disk learns by."""
+    """Measures a file's time for the disk to learn from."""
 
     def __init__(self, file: CachedFile | DirectFile, disk: Disk) -> None:
         self._file, self._disk = file, disk

@@ -1,13 +1,13 @@
-"""Bytes and names that outlast a power cut: fsync, and what its errors mean.
+"""Bytes and names that survive a power cut: fsync, and the meaning of its errors.
 
-A file's fsync brings its bytes and its size to the disk, its folder's the name. Both are waited for before anybody is
-told that an object is there, so what names another object (a commit its part, the manifest everything) is never on the
-disk without it. Names that were removed are brought there as well: of a dataset that is cleared the manifest goes
-first, and must not come back when the parts do not.
+The fsync of a file brings its bytes and its size to the disk, the fsync of its folder the name. Both have finished
+before anybody is told that an object exists, so an object that names another one (a commit its part, the manifest
+everything) is never on the disk without it. Removed names are synced too: when a dataset is cleared, its manifest
+goes first, and it must not come back after the parts are gone.
 
-Cost: five waits a shard and two for each small object, 2 to 5 ms each (ext4 on a busy virtual disk). Medians of runs
-with and without, in turns: MiniLM 1.58 and 1.48 s (80 waits), 0.75 B parameters 5.1 and 4.3 s (247 waits); what is in
-the page cache has to get to the disk anyway, and direct writes leave little to wait for.
+Cost: five syncs per shard and two per small object, 2 to 5 ms each (ext4 on a busy virtual disk). Medians of runs
+with and without, alternating: MiniLM 1.58 and 1.48 s (80 syncs), 0.75 B parameters 5.1 and 4.3 s (247 syncs); what is
+in the page cache has to get to the disk anyway, and direct writes leave little to wait for.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-# Some network and FUSE file systems know no fsync, of folders or at all. What else it says (EIO, ENOSPC, EDQUOT …) is
-# that something was lost, and it is said once: asking again would not tell.
+# Some network and FUSE file systems do not support fsync, of folders or at all. Any other error (EIO, ENOSPC, EDQUOT …)
+# means that data was lost, and is reported only once: a second fsync would succeed.
 _KNOWS_NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF, errno.EROFS)
 _NOT_TO_BE_OPENED = (
     errno.EACCES,
     errno.EPERM,
     errno.EISDIR,
-)  # a folder that may be written to and not be read
+)  # a folder that is writable but not readable
 
 
 def sync_file(descriptor: int) -> None:
-    """Returns when what was written to the file is on the disk. OSError where some of it is lost."""
+    """Returns when what was written to the file is on the disk. Raises OSError if some of it was lost."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -38,7 +38,7 @@ def sync_file(descriptor: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Returns when the folder's names are on the disk, new ones and removed ones. OSError where that failed."""
+    """Returns when the folder's names, added and removed, are on the disk. Raises OSError if that failed."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -52,15 +52,16 @@ def sync_folder(folder: Path) -> None:
 
 
 class Folders:
-    """The folders of one store, and which of them have their own name on the disk already. Thread-safe."""
+    """The folders of one store; remembers which of their own names are on the disk already. Thread-safe."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._named: set[Path] = set()
 
     def make(self, folder: Path) -> None:
-        """With all folders above it, each name on the disk before anything is in it. OSError, with ENOTSUP where the
-        system takes no folder (/proc says then that the new one is not there)."""
+        """Creates the folder and all folders above it, each name on the disk before anything is in it. Raises
+        OSError, with ENOTSUP if the system accepts no folder there (/proc then says that the new one does not
+        exist)."""
         missing = [folder, *folder.parents]
         missing = missing[: next(i for i, above in enumerate(missing) if above.exists())]
         for new in reversed(missing):
@@ -75,8 +76,8 @@ class Folders:
             self._named.add(new)
 
     def sync(self, folder: Path) -> None:
-        """Names in the folder, and once its own and those above it, up to the root's: whoever made these may have been
-        stopped before it brought them to the disk."""
+        """Syncs the names in the folder and, once, its own name and those above it, up to the root's: whoever created
+        these may have been stopped before syncing them."""
         sync_folder(folder)
         while folder not in self._named and (folder == self._root or folder.is_relative_to(self._root)):
             sync_folder(folder.parent)
@@ -84,13 +85,13 @@ class Folders:
             folder = folder.parent
 
     def sync_removed(self, folders: Iterable[Path]) -> None:
-        """Removed names; a folder that went with them is a removed name of the one above it."""
+        """Syncs removed names; a folder that was removed along with them is a removed name of the one above it."""
         for folder in {self._nearest(folder) for folder in folders}:
-            with suppress(FileNotFoundError):  # gone just now, by somebody else who brings that to the disk
+            with suppress(FileNotFoundError):  # removed just now by somebody else, who syncs that
                 sync_folder(folder)
 
     def _nearest(self, folder: Path) -> Path:
-        """The folder, or what is left above it."""
+        """The folder, or the nearest one above it that still exists."""
         while not folder.exists():
             self._named.discard(folder)
             folder = folder.parent

@@ -39,12 +39,12 @@ from arrowquant_dist.storage.traffic import Traffic
 
 _CACHED_FILES = 64
 _PUBLISH_ATTEMPTS = 3
-# What is smaller is perhaps used while it would be in the cache.
+# Smaller reads are perhaps used while they are still in the CPU's cache.
 _LEAST_PAST_CACHE_NBYTES = 4 << 20
 
 
 class LocalStore(Store):
-    """A directory, or a single file, of this machine. direct_writes: see config.Storage."""
+    """A directory, or a single file, on this machine. direct_writes: see config.Storage."""
 
     is_near: ClassVar[bool] = True
     repeats_reads: ClassVar[bool] = False
@@ -65,10 +65,10 @@ class LocalStore(Store):
         return LocalStore, (self.uri, self._disk.direct_writes)
 
     def settle(self, objects: Iterable[ObjectInfo]) -> None:
-        """Waits a tick of the file system's clock where one of them was written just now."""
+        """Waits one tick of the file system's clock if one of them was written just now."""
         changes = [0.0]
         for info in objects:
-            with suppress(OSError):  # gone meanwhile: for whoever reads it to say
+            with suppress(OSError):  # gone meanwhile: reading it will raise
                 changes.append(self._local(info.path).stat().st_ctime_ns / 1e9)
         time.sleep(seconds_until_settled(max(changes), time.time()))
 
@@ -84,8 +84,9 @@ class LocalStore(Store):
             self._open_cached(path)
 
     def confirm(self) -> None:
-        """By opening each anew: a network file system may say from memory what a name stands for, but asks its server
-        when it opens one. An open file of another inode, or one that was written to, differs from it."""
+        """Opens each file again to check: a network file system may answer what a name stands for from its cache, but
+        asks its server when a file is opened. A file that was replaced has another inode, one that was written to
+        another ctime."""
         for path in self._pins.take_read():
             with self._translated(path):
                 now = _File(self._local(path))
@@ -111,7 +112,7 @@ class LocalStore(Store):
             return self._info(path, stat)
 
     def read(self, path: str) -> bytes:
-        """To the size that it has when it is opened, or was pinned with: a file that grows has an end for us."""
+        """Reads up to the size that the file had when opened or pinned, so that reading a growing file ends."""
         self._pins.read(path)
         with self._translated(path), open(open_regular(self._local(path)), "rb") as file:  # noqa: PTH123 - a descriptor
             stat = os.fstat(file.fileno())
@@ -129,7 +130,7 @@ class LocalStore(Store):
             return
         view = out.data.cast("B")
         nbytes = len(view)
-        # Not within _translated: what is done for each MiB, while other threads wait for Python's lock, counts.
+        # Not inside _translated: this runs for each MiB while other threads wait for the GIL, so its overhead matters.
         try:
             file = self._open_cached(path)
             for first in range(0, nbytes, piece_nbytes):
@@ -239,7 +240,7 @@ class LocalStore(Store):
         return ObjectInfo(path, stat.st_size, file_version(stat))
 
     def _publish(self, path: str, data: bytes, place: Callable[[Path, Path], None]) -> None:
-        """Writes `data` beside its final path, then puts it there in one step."""
+        """Writes `data` under a temporary name beside its final path, then moves it there in one step."""
         with self._translated(path):
             target = self._local(path)
             for attempt in range(_PUBLISH_ATTEMPTS):
@@ -268,7 +269,7 @@ class LocalStore(Store):
                 self._folders.make(target.parent)
 
     def _open_cached(self, path: str) -> _File:
-        """The open file of `path`. It stays open while the caller holds it, whatever the cache drops."""
+        """The open file of `path`. It stays open while the caller holds it, even if the cache drops it."""
         with self._lock:
             file = self._files.get(path)
             if file is None:
@@ -296,8 +297,9 @@ class LocalStore(Store):
                 return
 
     def _refuse_obstacle(self, path: str, cause: OSError | None = None) -> None:
-        """NoRegularFile where something else is in the place of the file, or of a folder above it; a folder is there as
-        it is on object stores: not. In a folder that may not be entered nobody sees what is there."""
+        """Raises NoRegularFile if something else is in the place of the file, or of a folder above it. A folder in
+        the file's place counts as a missing file, as on object stores. Nothing is raised for a folder that may not be
+        entered, since nobody can see what is in it."""
         if isinstance(cause, PermissionError):
             return
         place = self._local(path)
@@ -330,7 +332,7 @@ class LocalStore(Store):
 
 
 def _absolute(path: str) -> Path:
-    """NotFound for a relative path where the working directory was deleted."""
+    """The absolute path. Raises NotFound for a relative path if the working directory was deleted."""
     try:
         return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for an unknown user
     except FileNotFoundError as error:
@@ -343,7 +345,7 @@ def _ignore(_: memoryview) -> None:
 
 
 class _File:
-    """An open descriptor that closes when the last one who holds it lets go."""
+    """An open descriptor, closed when the last holder of this object releases it."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = open_regular(path)

@@ -1,4 +1,4 @@
-"""New files on local disk: written front to back, named when they are whole."""
+"""Writers of new files on local disk, which are written from front to back, and may get their names at the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 class LocalWriter(ObjectWriter):
-    """sync: brings the names of a folder to the disk."""
+    """Writes a file at its final path. sync: syncs the names of a folder to the disk."""
 
     def __init__(
         self, path: Path, file: NewFile, url: str, traffic: Traffic, sync: Callable[[Path], None]
@@ -33,7 +33,7 @@ class LocalWriter(ObjectWriter):
     def room(self, nbytes: int) -> np.ndarray | None:
         try:
             return self._file.room(nbytes)
-        except OSError as error:  # of what was written before
+        except OSError as error:  # from an earlier write
             raise storage_error(error, self._url) from error
 
     def _write(self, data: memoryview) -> None:
@@ -47,7 +47,7 @@ class LocalWriter(ObjectWriter):
         try:
             self._file.close()
             self._sync(self._path.parent)
-        except OSError as error:  # of the last pieces; a quota or a network file system may say so only now
+        except OSError as error:  # of the last pieces; quotas and network file systems may report it only now
             self._remove()
             raise storage_error(error, self._url) from error
 
@@ -61,7 +61,7 @@ class LocalWriter(ObjectWriter):
 
 
 class NewLocalWriter(LocalWriter):
-    """Of a file that gets its name when it is whole, if that is free then. target: that name."""
+    """Writes a file that gets its name when it is complete, if the name is still free then. target: the final path."""
 
     def __init__(
         self,
@@ -91,13 +91,13 @@ def temporary_beside(target: Path) -> Path:
 
 
 def _take_name(temporary: Path, target: Path) -> bool:
-    """Whether the file has its final name now. Without hard links looking and naming are two steps."""
+    """Gives the file its final name; returns whether that worked. Without hard links, checking is a separate step."""
     try:
         os.link(temporary, target)
     except FileExistsError:
-        return temporary.stat().st_nlink > 1  # our own link landed and its answer got lost (NFS)
+        return temporary.stat().st_nlink > 1  # our own link landed but the response was lost (NFS)
     except FileNotFoundError:
-        if not target.exists():  # swept away by somebody who thought that its writer was dead
+        if not target.exists():  # the temporary file was swept away by somebody who thought its writer dead
             raise
         return False
     except OSError as error:
@@ -110,20 +110,20 @@ def _take_name(temporary: Path, target: Path) -> bool:
 
 
 def unnamed(_folder: Path) -> None:
-    """For a temporary file: its name may be lost."""
+    """A `sync` that does nothing, for a temporary file, whose name need not survive."""
 
 
 def link_name(temporary: Path, target: Path) -> None:
-    """Gives `temporary` its final name unless that is taken: FileExistsError."""
+    """Gives `temporary` its final name; raises FileExistsError if that is taken."""
     try:
         os.link(temporary, target)
     except FileExistsError:
-        if temporary.stat().st_nlink < 2:  # 2: our own link landed and its answer got lost (NFS)
+        if temporary.stat().st_nlink < 2:  # 2: our own link landed but the response was lost (NFS)
             raise
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # No hard links here. Only the content's atomicity is lost: readers of such objects validate them.
+        # No hard links here. Only the atomicity of the content is lost, and readers of such objects validate them.
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             try:
@@ -131,7 +131,7 @@ def link_name(temporary: Path, target: Path) -> None:
                 sync_file(descriptor)
             finally:
                 os.close(descriptor)
-        except OSError:  # full, say: what there is of it is ours, and must not be in the next attempt's way
+        except OSError:  # a full disk, say: the partial file is ours, and must not block the next attempt
             target.unlink(missing_ok=True)
             raise
 

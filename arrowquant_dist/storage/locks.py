@@ -1,9 +1,9 @@
-"""Looking at a file and deleting it as one step, among all processes that do it this way.
+"""Checks and deletes a file as one step, among all processes that do it in this way.
 
-A file system has no "delete this file if it is still that one". Who deletes locks the file itself (its inode, not its
-name) first, and looks whether the name still leads to it. Another file can only come to a name that was deleted before,
-and whoever wants to delete this one waits for the lock: between looking and deleting nothing changes. Who creates needs
-no lock, since nothing is created over a file that is there.
+A file system has no "delete this file if it is still that one". So whoever deletes a file locks the file itself first
+(its inode, not its name), and checks that the name still leads to it. Another file can only take the name after the
+present one was deleted, and whoever wants to delete it waits for the lock: nothing changes between check and
+deletion. Creating a file needs no lock, since an existing file is never overwritten.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_WAIT_SECONDS = 10.0  # for a process that is between two system calls; longer, and it was stopped there
+_WAIT_SECONDS = 10.0  # a lock is held for two system calls; a process that takes longer was stopped there
 _PAUSE_SECONDS = 0.01
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 
 
 @contextmanager
 def locked_file(path: Path) -> Iterator[os.stat_result]:
-    """The file at `path`, which nobody else who locks it deletes meanwhile.
+    """Locks the file at `path`, so that nobody else who locks it deletes it meanwhile.
 
-    FileNotFoundError where none is there. TimeoutError (an OSError) where another process does not let go of it. Where
-    the file system has no locks only this is lost: two that delete at once may not see each other.
+    Raises FileNotFoundError if there is none, TimeoutError (an OSError) if another process does not release it. On a
+    file system without locks only the exclusion is lost: two processes that delete at once may not notice each other.
     """
     while True:
         descriptor = _opened(path)
@@ -41,7 +41,7 @@ def locked_file(path: Path) -> Iterator[os.stat_result]:
 
 
 def _opened(path: Path) -> int:
-    """To write, where that may be done: NFS locks no file exclusively that was opened to read."""
+    """Opens the file for writing if allowed, since NFS gives no exclusive lock on a file opened for reading."""
     try:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except PermissionError:

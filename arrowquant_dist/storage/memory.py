@@ -1,4 +1,4 @@
-"""What reading and writing at a URI hold in memory, besides that of the caller: a plan counts it for each worker."""
+"""Memory held by reading and writing at a URI, besides the caller's own; the plan counts it for each worker."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from arrowquant_dist.storage.uris import is_local
 
 
 def reading_nbytes(uri: str, storage: Storage, wanted_nbytes: int) -> int:
-    """Of requests in flight. wanted_nbytes: the most that is asked for at a time: ranges beyond it are never there.
+    """Memory of the requests in flight. wanted_nbytes: the most that is requested at a time, which limits the ranges
+    in flight.
 
-    Nothing for local files, which are read into the caller's memory by the kernel. S3's ranges come into it by pieces;
-    other clients make each range whole, and then one of its pieces.
+    0 for local files, which the kernel reads into the caller's memory. S3's ranges arrive there in pieces; other
+    clients build each range whole, and hold one of its pieces besides.
     """
     if is_local(uri):
         return 0
@@ -26,7 +27,7 @@ def reading_nbytes(uri: str, storage: Storage, wanted_nbytes: int) -> int:
 
 
 def writing_nbytes(uri: str, storage: Storage, object_nbytes: int) -> int:
-    """Of one object that is written. object_nbytes: how large it gets; no more of it than that is ever there."""
+    """Memory of one object that is being written. object_nbytes: its final size; no more than that is ever held."""
     if is_local(uri):
         return 0 if storage.direct_writes == "never" else min(HELD_NBYTES, object_nbytes)
     from arrowquant_dist.storage.remote.filesystem import COPIES_OF_A_PART

@@ -1,4 +1,4 @@
-"""From a URI to the store that serves it."""
+"""Opens the store for a URI."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs")
 
 
 def open_store(uri: str, storage: Storage = DEFAULT_STORAGE) -> Store:
-    """The store at `uri`: a local path, `file://` or any fsspec URL, reached by `storage`. No requests.
+    """The store at `uri`: a local path, `file://` or any fsspec URL, accessed with the options of `storage`. Makes no
+    requests.
 
-    Local paths go straight to the operating system, everything else through fsspec.
-    Raises InvalidConfig for an unknown protocol and a URL without a bucket, MissingDependency where its package is not
-    installed.
+    Local paths go straight to the operating system, everything else through fsspec. Raises InvalidConfig for an
+    unknown protocol and a URL without a bucket, MissingDependency if the protocol's package is not installed.
     """
     if is_local(uri):
         from arrowquant_dist.storage.local import LocalStore

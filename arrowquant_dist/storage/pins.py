@@ -1,4 +1,4 @@
-"""Objects that are to stay what they were when a run was planned, and what tells that they are not any more."""
+"""Pins: objects that have to stay what they were when a run was planned, and how a change is detected."""
 
 from __future__ import annotations
 
@@ -8,31 +8,29 @@ from collections.abc import Iterable
 from arrowquant_dist.errors import SourceChanged, counted
 from arrowquant_dist.storage.base import ObjectInfo
 
-_OF_A_FILE = ("mtime", "size", "ctime", "inode")  # what a local file's version is made of, in its order
-_COARSE_SECONDS = 2.0  # between two times of FAT, and more than of others that keep whole seconds
-_TICK_SECONDS = (
-    0.02  # between two times of a file system whose kernel counts 100 ticks a second, and some more
-)
+_OF_A_FILE = ("mtime", "size", "ctime", "inode")  # the items of a local file's version, in order
+_COARSE_SECONDS = 2.0  # resolution of FAT's times; covers other file systems that keep whole seconds
+_TICK_SECONDS = 0.02  # resolution of file times with a kernel of 100 ticks per second, and a margin
 
 
 def file_version(stat: os.stat_result) -> str:
-    """Every write gives a file another ctime, which no program can set back; a file that is put in its place has
-    another inode. So not even one of the same size and mtime has the same version."""
+    """The version of a local file. Every write gives a file another ctime, which no program can set back, and a file
+    that replaces it has another inode. So even a file of the same size and mtime has another version."""
     return f"{stat.st_mtime_ns}-{stat.st_size}-{stat.st_ctime_ns}-{stat.st_ino}"
 
 
 def is_version_of(version: str, stat: os.stat_result) -> bool:
-    """Whether it was of this file with this content, its ctime aside: a link that comes or goes changes that, and a
-    file gets its name by one and loses the name that it was written under."""
+    """Whether the version belongs to this file with this content, ignoring its ctime: adding or removing a hard link
+    changes the ctime, and a file gets its name by a link and loses the name that it was written under."""
     mtime, size, _, inode = range(len(_OF_A_FILE))
     was, is_now = version.split("-"), file_version(stat).split("-")
     return len(was) == len(is_now) and all(was[part] == is_now[part] for part in (mtime, size, inode))
 
 
 def what_differs(before: tuple[int, str], now: tuple[int, str]) -> list[str]:
-    """Of two (nbytes, version) of one object, in words; [] where nothing that both tell does.
+    """The items in which two (nbytes, version) pairs of an object differ, in words, if both record them.
 
-    Plans of older releases have local files' mtime and size alone.
+    Plans of older releases record only mtime and size of local files.
     """
     parts = before[1].split("-"), now[1].split("-")
     if all(len(of) in (2, len(_OF_A_FILE)) and all(part.isdigit() for part in of) for of in parts):
@@ -42,21 +40,21 @@ def what_differs(before: tuple[int, str], now: tuple[int, str]) -> list[str]:
 
 
 def seconds_until_settled(changed: float, now: float) -> float:
-    """How long it takes until a write would give the file another ctime than `changed`, both in seconds since 1970.
+    """Seconds until a write is certain to change the ctime `changed`. changed, now: in seconds since 1970.
 
-    A clock that file systems take their times from stands still between two ticks: what is written in the tick of the
-    write before it cannot be told from that. A ctime of the future is another machine's clock, of which this one knows
-    nothing but that it ticks.
+    The clock from which file systems take their times stands still between two ticks, so a write in the same tick as
+    the previous one cannot be told from it. A ctime in the future is of another machine's clock, of which is known
+    only that it ticks.
     """
     tick = _COARSE_SECONDS if changed.is_integer() else _TICK_SECONDS
     return min(max(changed + tick - now, 0.0), tick)
 
 
 class Pins:
-    """The pinned objects of one store. Thread-safe: each method is one step of a dict or a set.
+    """The pinned objects of one store. Thread-safe: each method is a single operation on a dict or a set.
 
-    Left unnoticed: what a program writes through a shared mapping of the file that it had dirtied before, which the
-    kernel dates when it gets to it.
+    Not detected: writes through a shared mapping of the file whose pages were dirty before; the kernel dates them
+    only when it writes them back.
     """
 
     def __init__(self) -> None:
@@ -70,17 +68,17 @@ class Pins:
         return path in self._pinned
 
     def read(self, path: str) -> None:
-        """Says that it was read, and nothing proves of which version."""
+        """Records that the object was read in a way that does not prove its version."""
         if path in self._pinned:
             self._read.add(path)
 
     def take_read(self) -> Iterable[str]:
-        """The paths that `read` was told of since the last call."""
+        """The paths that `read` has recorded since the last call."""
         read, self._read = self._read, set()
         return read
 
     def check(self, found: ObjectInfo, url: str) -> None:
-        """SourceChanged where it is pinned as another one."""
+        """Raises SourceChanged if the object is pinned and `found` is another version."""
         pinned = self._pinned.get(found.path)
         if pinned is None or (pinned.nbytes, pinned.version) == (found.nbytes, found.version):
             return
@@ -92,5 +90,5 @@ class Pins:
         raise SourceChanged(f"{message}; put it back, or start anew with --overwrite", uri=url)
 
     def check_version(self, path: str, version: str, url: str) -> None:
-        """The same of a pinned object of which only the version is known."""
+        """The same for a pinned object of which only the version is known."""
         self.check(ObjectInfo(path, self._pinned[path].nbytes, version), url)

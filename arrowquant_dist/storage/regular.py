@@ -1,7 +1,7 @@
-"""What is a regular file on local disk, and what else lies where one belongs: nothing else is read, or is "not there".
+"""Tells regular files on local disk from anything else in their place, which is neither read nor taken for missing.
 
-A dataset whose manifest.json has become a folder, or a link to a disk that is not mounted, has a manifest; to take it
-for one that never had any would be to read its weights unverified.
+A dataset whose manifest.json is a folder, or a link to a disk that is not mounted, still has a manifest; treating it
+as one that never had any would mean reading its weights unverified.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class NoRegularFileError(OSError):
 
 
 def open_regular(path: Path) -> int:
-    """A descriptor to read from. Opening a FIFO does not wait for its writer, and what was opened is what is looked at:
-    nothing can be put in its place in between."""
+    """A descriptor for reading. Opening a FIFO does not wait for its writer, and the check is made on what was
+    opened, so nothing can be swapped in between."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -44,8 +44,8 @@ def refuse_other_than_regular(stat: os.stat_result, path: str) -> None:
 
 
 def obstacle(root: Path, path: str) -> tuple[Path, str] | None:
-    """What lies at `path` under `root`, or at a folder above it, so that no file can be there, and in words what that
-    is; None where a regular file is, or nothing."""
+    """What is at `path` under `root`, or in the place of a folder above it, such that no file can be there, with a
+    description; None if there is a regular file or nothing."""
     place = root / path
     for found in (place, *place.parents):
         if found == root:
@@ -57,8 +57,8 @@ def obstacle(root: Path, path: str) -> tuple[Path, str] | None:
 
 
 def obstructed(root: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
-    """(path under `root`, what is there) of everything below it that has a name of a wanted file, and is none. Links to
-    folders are not followed."""
+    """(path under `root`, description) for everything below it that has the name of a wanted file but is not a file.
+    Links to folders are not followed."""
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files):
             place = Path(folder, name)
@@ -90,7 +90,7 @@ def _kind(mode: int) -> str:
 
 
 def _mode(place: Path) -> int | str | None:
-    """What it is, words for a link that leads to nothing, None for what is gone by now or may not be looked at."""
+    """The file mode; a description for a dangling link; None if it is gone by now or may not be looked at."""
     try:
         return place.stat().st_mode
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the operating system's errors mean, with a next step."""
+"""Translates the operating system's errors, with a next step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HINTS = {
 
 
 def storage_error(error: OSError, url: str, byte_range: tuple[int, int] | None = None) -> StorageError:
-    """What the operating system said, with a next step."""
+    """The operating system's error as a StorageError, with a next step."""
     hint = _HINTS.get(error.errno or 0, "look at the cause and run the same command again")
     return StorageError(f"{hint} ({error.strerror or error})", uri=url, byte_range=byte_range)
 
@@ -31,7 +31,7 @@ def short_read(url: str, start: int, wanted: int, got: int) -> CutObject:
 
 
 def ends_early(nbytes: int) -> str:
-    """nbytes: that are missing."""
+    """nbytes: number of missing bytes."""
     missing = counted(nbytes, "byte")
     return (
         f"the object ends {missing} too early; it was cut or replaced since it was listed, so fetch it again"

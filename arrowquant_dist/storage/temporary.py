@@ -1,6 +1,6 @@
-"""Files beside the work, in the system's folder for temporary ones, which are gone afterwards.
+"""Files in the system's folder for temporary files, which are removed afterwards.
 
-Where there is no room for them the error says which file that was: it lies in none of the places that the user named.
+If there is no room for them, the error names the file, since it is in none of the places that the user named.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from arrowquant_dist.storage.system_errors import storage_error
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder of its own. StorageError where the system has no place for one."""
+    """A new temporary folder. Raises StorageError if the system has no place for one."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="arrowquant-")
     except OSError as error:
@@ -29,7 +29,7 @@ def temporary_folder() -> Iterator[Path]:
 
 @contextmanager
 def written_here(path: Path) -> Iterator[None]:
-    """What fails within for the system's reasons raises StorageError that names `path`, whose folder is made first."""
+    """Creates the folder of `path`; system errors inside the block become StorageErrors that name `path`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -38,8 +38,8 @@ def written_here(path: Path) -> Iterator[None]:
 
 
 def reserve(path: Path, nbytes: int) -> None:
-    """A file of so many zeros that has its room on the disk: what is mapped into memory and finds none when it is
-    written to ends the process by a signal."""
+    """Creates a file of `nbytes` zeros with its space allocated on the disk: writing to a memory-mapped file without
+    space would kill the process by a signal."""
     with written_here(path), path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, nbytes)

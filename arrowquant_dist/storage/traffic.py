@@ -1,4 +1,4 @@
-"""What went over the wire, for receipts, metrics and reports."""
+"""Counts what was transferred, for receipts, metrics and reports."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
-    """Bytes of answers and of bodies sent, repeats included; requests that were repeated; ranges that were asked for a
-    second time because the first answer was late."""
+    """What was transferred. read_nbytes, written_nbytes: bytes of responses and of bodies sent, repeats included.
+    retries: requests that were repeated. hedged: ranges that were requested a second time because the first response
+    was late."""
 
     read_nbytes: int = 0
     written_nbytes: int = 0
@@ -34,7 +35,7 @@ class Transferred:
 
 
 class Traffic:
-    """Counts of one store, added to by any thread."""
+    """The counts of one store, which any thread may add to."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""URIs as text: which are of this machine, their parts, and what of them may be shown."""
+"""URIs as text: which are local, what their parts are, and what of them may be shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SAME_PROTOCOLS = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
 
 def is_local(uri: str) -> bool:
-    """Whether `uri` is a path of this machine: no protocol, `file://` or `local://`."""
+    """Whether `uri` is a path on this machine: no protocol, `file://` or `local://`."""
     protocol, separator, _ = uri.partition("://")
     return not separator or protocol in ("file", "local")
 
@@ -23,9 +23,10 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def redact(uri: str) -> str:
-    """`uri` without what may be secret: user:password@ of each authority, and the query. Local paths stay.
+    """`uri` without what may be secret: user:password@ of each authority, and the query. Local paths are unchanged.
 
-    abfs://container@account.dfs.core.windows.net is how Azure's clients name a place: a container is no user.
+    In abfs://container@account.dfs.core.windows.net, Azure's form of a location, the container is kept: it is not a
+    user.
     """
     if is_local(uri):
         return uri
@@ -34,8 +35,8 @@ def redact(uri: str) -> str:
 
 
 def is_ambiguous(uri: str) -> bool:
-    """Whether a URL has names that object stores and what is before them do not agree about: `a//b`, `.`, `..` are
-    names of their own to some, and another way to say `a/b` to others."""
+    """Whether a URL has names that object stores and the layers before them interpret differently: `a//b`, `.` and
+    `..` are names of their own to some, and another way to write `a/b` to others."""
     scheme, _, path = uri.partition("://")
     path = path.lstrip("/") if scheme == "memory" else path
     names = path.rstrip("/").split("/")
@@ -43,17 +44,18 @@ def is_ambiguous(uri: str) -> bool:
 
 
 def real_place(uri: str) -> str:
-    """One spelling of a place: local ones without links and `..`, so that no other name hides that two are one. What
-    cannot be looked up, a link that leads to itself or a name that is too long, stays as it is spelled."""
+    """One canonical spelling of a location: local paths without links and `..`, so that two names of one location
+    compare equal. What cannot be resolved, such as a link that leads to itself or a name that is too long, stays as
+    spelled."""
     if not is_local(uri):
         return uri.rstrip("/")
     return os.path.realpath(os.path.expanduser(uri.rpartition("://")[2]))  # noqa: PTH111 - pathlib raises for both
 
 
 def compared_place(uri: str) -> str:
-    """`real_place` for comparisons alone. A URL loses what one place may be spelled with and without: another name of
-    its protocol, what caches it, empty names and `.`. Endpoints are not compared: a bucket's name is what it is known
-    by, and one server has several addresses."""
+    """`real_place`, for comparisons only. A URL loses what may be spelled in several ways for one location: aliases
+    of its protocol, caching protocols before it, empty names and `.`. Endpoints are not compared: a bucket is
+    identified by its name, and one server has several addresses."""
     if is_local(uri):
         return real_place(uri)
     scheme, _, path = uri.rpartition("::")[2].partition("://")
@@ -62,11 +64,11 @@ def compared_place(uri: str) -> str:
 
 
 def real_places(uri: str) -> tuple[str, str]:
-    """Where a file is, and where its bytes are: a local one may be a link into a cache."""
+    """Where a file is, and where its bytes are: a local file may be a link into a cache."""
     folder, _, name = uri.rpartition("/")
     return f"{real_place(folder)}/{name}", real_place(uri)
 
 
 def lies_within(uri: str, folder: str) -> bool:
-    """Whether a file, or what it is a link to, is in the folder."""
+    """Whether a file, or the file that it links to, is in the folder."""
     return any(place.startswith(f"{real_place(folder)}/") for place in real_places(uri))

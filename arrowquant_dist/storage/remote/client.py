@@ -1,4 +1,4 @@
-"""The requests that a store is made of."""
+"""The single requests that a store is built on."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from arrowquant_dist.storage.remote.requests import Requests
 from arrowquant_dist.storage.system_errors import ends_early
 from arrowquant_dist.storage.traffic import Traffic
 
-_SLOWEST_SEND = 256 << 10  # bytes a second that a body which is sent has to reach
+_SLOWEST_SEND = 256 << 10  # minimum rate at which a body must be sent, in bytes per second
 
 
 class NewObject(Protocol):
-    """A new object in the making; errors are the library's."""
+    """A new object being written; errors are the library's."""
 
     def write(self, data: memoryview) -> None: ...
     def close(self) -> None: ...
@@ -26,15 +26,17 @@ class NewObject(Protocol):
 
 
 class Client(ABC):
-    """One attempt each, on `loop`; paths are relative to the root. Every attempt ends, with a time-out if need be.
+    """Makes single attempts at requests, on `loop`; paths are relative to the root. Every attempt ends, by a time-out
+    if need be.
 
-    Errors are those of the library behind it, FileNotFoundError where nothing is, or ours where trying again is no use.
+    Errors are those of the underlying library, FileNotFoundError if there is nothing, or ours if trying again is
+    useless.
     """
 
     delete_at_once: ClassVar[int] = 1
     tells_versions: ClassVar[bool] = False  # whether `read_into` does
     ends_when_cancelled: ClassVar[bool] = (
-        False  # whether nothing of a cancelled attempt goes on, as it does in threads
+        False  # whether a cancelled attempt stops entirely; in a thread it would continue
     )
     loop: asyncio.AbstractEventLoop
 
@@ -49,49 +51,49 @@ class Client(ABC):
 
     @abstractmethod
     async def read_into(self, path: str, start: int, view: memoryview) -> str | None:
-        """Fills `view`, or raises. Returns the object's version, where the answer says it."""
+        """Fills `view`, or raises. Returns the object's version, if the response tells it."""
 
     @abstractmethod
     async def write(self, path: str, data: bytes) -> None: ...
 
     @abstractmethod
     async def create(self, path: str, data: bytes) -> bool:
-        """False where other content is there. Equal content is ours, where requests may be applied unanswered."""
+        """False if other content is there. Equal content is ours if requests may be applied without a response."""
 
     @abstractmethod
     async def list_page(self, prefix: str, after: str | None) -> tuple[list[ObjectInfo], str | None]:
-        """A page of objects below the folder `prefix` (or that object itself), and what asks for the next page."""
+        """A page of the objects below the folder `prefix` (or that object itself), and the token for the next page."""
 
     @abstractmethod
     async def delete(self, paths: Sequence[str]) -> None:
-        """At most `delete_at_once`; missing ones are fine."""
+        """Deletes at most `delete_at_once` objects; missing ones are ignored."""
 
     @abstractmethod
     async def delete_unchanged(self, versions: Mapping[str, str]) -> list[str]:
-        """At most `delete_at_once`, {path: version}. Returns those that were not deleted: another object was there, or
-        none, where the answer does not tell."""
+        """Deletes at most `delete_at_once` objects. versions: {path: version}. Returns those that were not deleted:
+        another object was there, or none if the response does not tell."""
 
     @abstractmethod
     def new_object(self, path: str, requests: Requests) -> NewObject: ...
 
     @abstractmethod
     def only_object(self, path: str, requests: Requests) -> NewObject:
-        """One whose `close` raises FileExistsError, and leaves nothing of it, where something is at `path`."""
+        """A new object whose `close` raises FileExistsError, leaving nothing of it, if something is at `path`."""
 
     async def begun_uploads(self, prefix: str) -> list[BegunUpload]:  # noqa: ARG002 - most have none
-        """Unfinished uploads below the folder `prefix`, where this storage keeps such things."""
+        """Unfinished uploads below the folder `prefix`, if the storage has such."""
         return []
 
     async def abandon(self, upload: BegunUpload) -> None:  # noqa: B027 - most have none
-        """Aborts one; it may have ended."""
+        """Aborts an upload, which may have ended already."""
 
     def seconds(self, sent_nbytes: int = 0) -> asyncio.Timeout:
-        """What an attempt may take that sends so much and whose answer is small; TimeoutError after that."""
+        """The time-out of an attempt that sends `sent_nbytes` and gets a small response; it raises TimeoutError."""
         return asyncio.timeout(self.transfer.request_timeout + sent_nbytes / _SLOWEST_SEND)
 
 
 class ShortAnswer(Exception):
-    """Fewer bytes came than the object has there, or others at a second reading. May pass."""
+    """Fewer bytes arrived than the object has there, or a second reading gave others. May pass."""
 
 
 def no_conditional_create(uri: str) -> StorageError:

@@ -1,4 +1,4 @@
-"""What the errors of the libraries behind fsspec mean: whether they may pass, and what a user can do about them."""
+"""Interprets the errors of the libraries behind fsspec: whether they may pass, and what a user can do about them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arrowquant_dist.storage.system_errors import storage_error
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
 _PASSING_CODES = frozenset(
     {
-        "BadDigest",  # these five: the body was cut or changed on its way
+        "BadDigest",  # these five: the body was truncated or changed in transit
         "IncompleteBody",
         "XAmzContentSHA256Mismatch",
         "XAmzContentChecksumMismatch",
@@ -37,7 +37,7 @@ _PASSING_CODES = frozenset(
         "TransientError",
     }
 )
-# By name, so that nobody's library has to be imported to be known. A subclass counts as its base.
+# By name, so that no library has to be imported to recognize its errors. A subclass counts as its base.
 _PASSING_TYPES = frozenset(
     {
         "aiohttp.ClientConnectionError",
@@ -95,19 +95,19 @@ _HINTS = {
     "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_DEFAULT_REGION or the endpoint",
 }
 _DENIED = "access denied; check what these credentials may do, or use others: {credentials}"
-_DENIALS = {  # whoever waits gets the same answer; not so of a token that has expired in the midst of a run
+_DENIALS = {  # permanent, unlike a token that expires in the middle of a run
     _DENIED,
     *map(
         _HINTS.__getitem__,
         ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "NoCredentialsError"),
     ),
 }
-_LONGEST = 500  # characters of what a library said; Azure's errors are pages of XML
+_LONGEST = 500  # maximum characters of a library's message; Azure's errors are pages of XML
 _DEEPEST = 10
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed later: time-outs, lost connections, cut answers, throttling, 5xx."""
+    """Whether the same request may succeed later: time-outs, lost connections, truncated responses, throttling, 5xx."""
     chain = list(_chain(error))
     if any(isinstance(link, ArrowQuantError) or _is_unreachable(link) for link in chain):
         return False
@@ -115,7 +115,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status of an answer that became this error, as botocore, aiohttp, httpx, azure and gcsfs keep it."""
+    """The HTTP status of the response behind this error, as botocore, aiohttp, httpx, azure and gcsfs keep it."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -128,7 +128,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 def code_of(error: BaseException) -> str:
-    """S3's name of the error; else that of its class."""
+    """S3's code for the error; for other errors the name of its class."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return str(response.get("Error", {}).get("Code", ""))
@@ -138,7 +138,7 @@ def code_of(error: BaseException) -> str:
 def translated(
     error: BaseException, url: str, byte_range: tuple[int, int] | None, secrets: Secrets
 ) -> ArrowQuantError:
-    """The error as one of ours, with a next step and nothing secret in it."""
+    """The error as one of ours, with a next step and without secrets."""
     if isinstance(error, ArrowQuantError):
         error.uri, error.byte_range = error.uri or url, error.byte_range or byte_range
         return error
@@ -159,7 +159,7 @@ def translated(
 
 
 def _hint(error: BaseException, code: str, status: int | None) -> str:
-    """What to do about it; `{credentials}` stands for where those are set."""
+    """What the user can do about it; `{credentials}` stands for where credentials are set."""
     if may_pass(error):
         return "the storage was asked again and again in vain; run the same command again, or raise transfer.retries"
     if code in _HINTS:
@@ -170,7 +170,7 @@ def _hint(error: BaseException, code: str, status: int | None) -> str:
 
 
 def _credentials(url: str) -> str:
-    """Where they are set for that kind of storage."""
+    """Where credentials are set for that kind of storage."""
     variables = _ENVIRONMENT.get(url.partition("://")[0], _ENVIRONMENT_OF_S3)
     places = "in fsspec's configuration, or in storage_options of the config file"
     return f"set them in the environment ({variables}), {places}"
@@ -182,7 +182,7 @@ def _one_line(text: str) -> str:
 
 
 def _verdict(error: BaseException) -> bool | None:
-    """None where this link of the chain does not say."""
+    """Whether the error may pass; None if this link of the chain does not tell."""
     status = status_of(error)
     if status is not None:
         return status in _PASSING_STATUS or code_of(error) in _PASSING_CODES
@@ -201,14 +201,14 @@ def _passes_by_name(error: BaseException) -> bool:
 
 
 def _is_unreachable(error: BaseException) -> bool:
-    """A host that no name server knows, or whose certificate is wrong: waiting does not help."""
+    """Whether the host is unknown to the name servers, or its certificate is wrong: waiting does not help."""
     if isinstance(error, socket.gaierror):
         return error.errno != socket.EAI_AGAIN
     return isinstance(error, ssl.SSLCertVerificationError)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what caused it; botocore keeps the cause among its arguments."""
+    """The error and its causes; botocore keeps the cause among its arguments."""
     link: Any = error
     for _ in range(_DEEPEST):
         if not isinstance(link, BaseException):

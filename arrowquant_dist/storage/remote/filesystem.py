@@ -1,4 +1,4 @@
-"""Any fsspec file system, by the methods that all of them have."""
+"""A client for any fsspec file system, by the methods that all of them have."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from arrowquant_dist.storage.remote.fsspec_private import coroutine_of
 from arrowquant_dist.storage.remote.requests import Requests
 from arrowquant_dist.storage.traffic import Traffic
 
-COPIES_OF_A_RANGE = 2  # the pieces of an answer as they come, and these joined
-COPIES_OF_A_PART = 2  # what a file has buffered, and that again for its request
+COPIES_OF_A_RANGE = 2  # the pieces of a response as they arrive, and the joined range
+COPIES_OF_A_PART = 2  # a file's buffer, and a copy of it for its request
 
-_NOWHERE = logging.NullHandler()  # one, which a logger takes once, however many clients there are
+_NOWHERE = logging.NullHandler()  # one for all clients, since a logger adds the same handler only once
 _MEMORY_LOCK = threading.Lock()  # memory:// checks and writes in two steps
-# How each says "only if nothing is there" to _pipe_file. Others ignore such a word, and would overwrite in silence.
+# How "only if nothing is there" is passed to _pipe_file. Other file systems ignore it and would overwrite silently.
 _CREATING: dict[str, dict[str, Any]] = {
     "gs": {"mode": "create"},
     "gcs": {"mode": "create"},
@@ -40,7 +40,7 @@ _CREATING: dict[str, dict[str, Any]] = {
     "abfs": {"overwrite": False},
     "abfss": {"overwrite": False},
 }
-# What asks each for the range alone. hf:// reads 5 MiB ahead otherwise.
+# Options to read just the range. hf:// reads 5 MiB ahead otherwise.
 _READING: dict[str, dict[str, Any]] = {"hf": {"cache_type": "none"}}
 _VERSION_KEYS = (
     "ETag",
@@ -56,14 +56,15 @@ _VERSION_KEYS = (
 
 
 class FileSystemClient(Client):
-    """fs: async ones run on their loop, with time-outs of ours; others in threads, with those that they have."""
+    """A client for one file system. fs: asynchronous ones run on their loop, with our time-outs; others in threads,
+    with their own."""
 
     def __init__(self, fs: Any, root: str, transfer: Transfer, traffic: Traffic) -> None:
         from fsspec.asyn import get_loop
 
         super().__init__(transfer, traffic)
         self._fs, self._root = fs, root.rstrip("/")
-        # What it logs of requests that failed, tracebacks too, goes where the user sends logs, not to the terminal.
+        # What the library logs about failed requests, even tracebacks, goes to the user's logs, not to the terminal.
         logging.getLogger(type(fs).__module__.partition(".")[0]).addHandler(_NOWHERE)
         self.loop = fs.loop if fs.async_impl else get_loop()
         self._threads = ThreadPoolExecutor(transfer.requests, "fsspec")  # no thread until one is needed
@@ -109,17 +110,17 @@ class FileSystemClient(Client):
             is_taken = isinstance(error, FileExistsError) or type(error).__name__ == "ResourceExistsError"
             if not is_taken and status_of(error) != 412:
                 raise
-            return await self.read(path) == data  # our own, if its answer was lost
+            return await self.read(path) == data  # our own, whose response was lost
         return True
 
     async def list_page(self, prefix: str, after: str | None) -> tuple[list[ObjectInfo], str | None]:
-        del after  # fsspec gives all at once
+        del after  # fsspec returns everything at once
         self._fs.invalidate_cache()
         try:
             found = await self._call("find", 0, self._full(prefix), detail=True)
         except FileNotFoundError:
             return [], None
-        if not isinstance(found, Mapping):  # adlfs names an object that is the root, without its details
+        if not isinstance(found, Mapping):  # if the root is an object, adlfs returns its name without details
             found = {name: await self._call("info", 0, name) for name in found}
         files = (item for item in found.items() if item[1]["type"] == "file")
         return [_info(name.removeprefix(self._root).lstrip("/"), info) for name, info in files], None
@@ -130,7 +131,7 @@ class FileSystemClient(Client):
                 await self._call("rm_file", 0, self._full(path))
 
     async def delete_unchanged(self, versions: Mapping[str, str]) -> list[str]:
-        """fsspec has no condition for it: but in memory:// another object that comes after the look is lost."""
+        """fsspec has no conditional delete: except in memory://, an object that is created after the check is lost."""
         if "memory" in self._protocols:
             return list(await self._threaded(self._delete_unchanged_in_memory, versions))
         changed = []
@@ -184,7 +185,7 @@ class FileSystemClient(Client):
         return f"{self._root}/{path}" if path else self._root
 
     async def _call(self, method: str, nbytes: int, *arguments: Any, **options: Any) -> Any:
-        """nbytes: how much of a body is sent or read."""
+        """Calls a method of the file system. nbytes: size of the body that is sent or read."""
         in_thread = partial(self._threaded, getattr(self._fs, method))
         if not self._fs.async_impl:
             return await in_thread(*arguments, **options)
@@ -197,10 +198,10 @@ class FileSystemClient(Client):
 
 
 class FileSink:
-    """A file of fsspec's. What it uploads, it uploads while the caller waits, repeated as its library does.
+    """A file of fsspec's. Its uploads block the caller, and are repeated as its library does.
 
-    part_nbytes: the file sends its buffer when this is as large, after a write. So it is given no more at a time: of a
-    value that is written whole it would hold all.
+    part_nbytes: the file sends its buffer once it has this size, after a write. So it is given no more at a time: if
+    a value were written whole, it would buffer all of it.
     """
 
     def __init__(self, file: Any, part_nbytes: int, traffic: Traffic, delete: Callable[[], None]) -> None:
@@ -216,7 +217,7 @@ class FileSink:
         self._file.close()
 
     def abort(self) -> None:
-        """Uploads in flight are given up; where the file system can't, what it wrote is deleted."""
+        """Aborts the uploads in flight; if the file system can't, deletes what it wrote."""
         try:
             if hasattr(self._file, "discard"):
                 self._file.discard()
@@ -229,8 +230,8 @@ class FileSink:
 
 
 class OnlyFileSink(FileSink):
-    """A file that is dropped where something is at its path by then: fsspec's files know no condition. What is there is
-    never deleted."""
+    """A file that is dropped if something is at its path when it is closed, since fsspec's files know no condition.
+    An existing object is never deleted."""
 
     def __init__(self, file: Any, part_nbytes: int, traffic: Traffic, is_there: Callable[[], bool]) -> None:
         super().__init__(file, part_nbytes, traffic, lambda: None)
@@ -244,7 +245,7 @@ class OnlyFileSink(FileSink):
 
 
 class OnlyMemorySink:
-    """The same of memory://, where an opened file is there at once."""
+    """The same for memory://, where an opened file exists at once."""
 
     def __init__(self, create: Callable[[bytes], bool], traffic: Traffic) -> None:
         self._data, self._create, self._traffic = bytearray(), create, traffic
@@ -265,7 +266,7 @@ class OnlyMemorySink:
 
 def _info(path: str, found: Mapping[str, Any]) -> ObjectInfo:
     version = next((found[key] for key in _VERSION_KEYS if found.get(key)), "unknown")
-    if isinstance(version, datetime):  # memory:// says so in `info` and a number in `find`
+    if isinstance(version, datetime):  # from memory://'s `info`; its `find` gives a number
         version = version.timestamp()
     nbytes = int(found["size"] or 0)
     return ObjectInfo(path, nbytes, f"{str(version).strip(chr(34))}-{nbytes}")

@@ -1,8 +1,8 @@
 """The coroutines of fsspec's asynchronous file systems.
 
-Written for fsspec 2026.9. Their names begin with an underscore (`_cat_file` beside `cat_file`), though its page on
-asynchronous use documents them. A file system that lacks one, or an fsspec that names them otherwise, is called in a
-thread by the public name: the same answers, and a request that runs into our time-out keeps its thread.
+Written for fsspec 2026.9. Their names begin with an underscore (`_cat_file` beside `cat_file`), though fsspec's page
+on asynchronous use documents them. If a file system lacks one, or fsspec renames them, the public method is called in
+a thread: the results are the same, but a request that exceeds our time-out keeps its thread busy.
 """
 
 from __future__ import annotations
@@ -14,6 +14,6 @@ _PREFIX = "_"
 
 
 def coroutine_of(fs: Any, method: str) -> Callable[..., Awaitable[Any]] | None:
-    """The asynchronous twin of a method of an asynchronous file system; None where it has none."""
+    """The asynchronous counterpart of a file system's method; None if there is none."""
     found: Callable[..., Awaitable[Any]] | None = getattr(fs, f"{_PREFIX}{method}", None)
     return found

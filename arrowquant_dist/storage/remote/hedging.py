@@ -1,5 +1,5 @@
-"""Second requests for stragglers: a range that takes much longer than its like, or than the first of a store may, is
-asked for again, and the first answer counts."""
+"""Second requests for stragglers: a range that takes much longer than similar ones, or than the first ones of a store
+may, is requested again, and the first response counts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TypeVar
 from arrowquant_dist.storage.traffic import Traffic
 
 T = TypeVar("T")
-_REMEMBERED = 64  # ranges
-_LEAST_KNOWN = 8  # of about the same size, to tell a straggler from what is usual
+_REMEMBERED = 64  # number of ranges
+_LEAST_KNOWN = 8  # ranges of about the same size that are needed to recognize a straggler
 _TIMES = 3.0
 _LEAST_SECONDS = 0.1
 
 
 class RangeTimes:
-    """How long ranges took lately, and from when on one of them is a straggler."""
+    """How long ranges took recently, and after which time one of them is a straggler."""
 
     def __init__(self) -> None:
         self._taken: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)
@@ -27,8 +27,8 @@ class RangeTimes:
         self._taken.append((nbytes, seconds))
 
     def patience(self, nbytes: int) -> float | None:
-        """Seconds: three times what 95 of 100 ranges of about this size took, at least 0.1. None while fewer than 8 of
-        them (half to twice as large) are known."""
+        """Seconds after which a range of this size is a straggler: three times the 95th percentile of the ranges of
+        about this size (half to twice as large), at least 0.1. None if fewer than 8 of them are known."""
         peers = sorted(seconds for size, seconds in self._taken if nbytes <= 2 * size and size <= 2 * nbytes)
         if len(peers) < _LEAST_KNOWN:
             return None
@@ -36,7 +36,7 @@ class RangeTimes:
 
 
 class Hedges:
-    """At most `most` second requests at a time, each with memory of its own for a range; 0: none, ever.
+    """Makes at most `most` second requests at a time, each with a buffer of its own for the range; 0: none at all.
 
     Used on one event loop.
     """
@@ -44,13 +44,13 @@ class Hedges:
     def __init__(
         self, most: int, traffic: Traffic, pace: RangeTimes | None = None, patience: float | None = None
     ) -> None:
-        """patience: seconds that a range may take before it is known what is usual; None: as long as it likes."""
+        """patience: seconds that a range may take before usual times are known; None: no limit."""
         self._most, self._traffic, self._pace = most, traffic, pace or RangeTimes()
         self._patience = patience
         self._at_work = 0
 
     async def read(self, attempt: Callable[[memoryview], Awaitable[T]], view: memoryview) -> T:
-        """What the first attempt that succeeds returns, with `view` filled by it. Nothing is at work afterwards."""
+        """The result of the first attempt that succeeds, with `view` filled by it. No attempt is at work afterwards."""
         if not self._most:
             return await attempt(view)
         begun = asyncio.get_running_loop().time()
@@ -70,7 +70,7 @@ class Hedges:
     async def _with_a_second(
         self, first: asyncio.Future[T], attempt: Callable[[memoryview], Awaitable[T]], view: memoryview
     ) -> T:
-        """The second fills memory of its own: what is left of the first must never write over its bytes."""
+        """Reads into a separate buffer: what is left of the first attempt must never overwrite the second's bytes."""
         self._at_work += 1
         self._traffic.add(hedged=1)
         spare = memoryview(bytearray(len(view)))
@@ -97,6 +97,6 @@ def _succeeded(future: asyncio.Future[T]) -> bool:
 
 
 async def _ended(future: asyncio.Future[T]) -> None:
-    """Cancels it, where it is at work, and returns when it has ended."""
+    """Cancels the future if it is at work, and returns when it has ended."""
     future.cancel()
     await asyncio.gather(future, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""A root URL behind fsspec: what a Store promises, made of single requests."""
+"""A Store at a root URL behind fsspec, built from single requests."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ T = TypeVar("T")
 
 
 class RemoteStore(Store):
-    """Ranges that are read of one object are of one version of it, where the storage tells versions (S3 does): then a
-    pinned object costs no request besides. Where it does not, a pinned one is asked for before and after."""
+    """A store behind fsspec. If the storage tells versions (S3 does), all ranges read of an object are of one
+    version, and a pinned object costs no extra request. If it does not, a pinned object is queried before and
+    after."""
 
     def __init__(self, uri: str, storage: Storage = DEFAULT_STORAGE) -> None:
         if redact(uri) != uri:
@@ -132,7 +133,7 @@ class RemoteStore(Store):
             self._requests.run(side_by_side(deleting))
 
     def delete_unchanged(self, versions: Mapping[str, str]) -> Sequence[str]:
-        """A look comes before each request, for servers that do not know its condition."""
+        """Checks the versions before each request too, for servers that ignore its condition."""
         paths = [self.check_path(path) for path in versions]
         at_once = max(self._client.delete_at_once, 1)
         changed = []
@@ -149,7 +150,7 @@ class RemoteStore(Store):
         return changed
 
     def _versions_of(self, paths: Sequence[str]) -> dict[str, str]:
-        """Of the objects that are there: of one by asking, of several by listing their folder."""
+        """{path: version} of the objects that are there: one is queried, several are found by listing their folder."""
         if len(paths) == 1:
             try:
                 return {paths[0]: self.info(paths[0]).version}
@@ -191,7 +192,7 @@ class RemoteStore(Store):
 
     @contextmanager
     def _translated(self, path: str, byte_range: tuple[int, int] | None = None) -> Iterator[None]:
-        """Every library behind fsspec has errors of its own, often no OSError; all of them end here."""
+        """Translates errors: libraries behind fsspec raise their own, often not OSErrors; all of them end here."""
         if path:
             self.check_path(path)
         try:
@@ -218,10 +219,10 @@ class _RemoteWriter(ObjectWriter):
             self._sink.close()
 
     def _abort(self) -> None:
-        """Does what it can: nobody can see what stays behind, and `abandon_uploads` finds it later."""
+        """Best effort: nobody can see what stays behind, and `abandon_uploads` finds it later."""
         if (
             self._store._requests.is_own_thread
-        ):  # of a writer that was dropped; waiting there would wait for itself
+        ):  # the finalizer of a dropped writer runs on the loop's own thread, which must not wait for itself
             threading.Thread(target=self._sink.abort, daemon=True).start()
             return
         with suppress(ArrowQuantError), self._store._translated(self._path):

@@ -1,4 +1,4 @@
-"""From a URI and options to the client that serves it."""
+"""Opens the client for a URI and its options."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ _EXTRAS = {"gs": "gcs", "gcs": "gcs", **dict.fromkeys(("az", "abfs", "abfss"), "
 
 
 def is_s3(uri: str) -> bool:
-    """Whether `uri` is reached by S3's own client, and not by what all of fsspec's file systems have."""
+    """Whether `uri` is served by S3's own client rather than through fsspec's common interface."""
     return uri.partition("://")[0] in _S3
 
 
 def open_client(uri: str, storage: Storage, traffic: Traffic) -> Client:
-    """No requests. InvalidConfig for an unknown protocol or option, MissingDependency where a package is missing."""
+    """The client for `uri`. Makes no requests. Raises InvalidConfig for an unknown protocol or option,
+    MissingDependency if a package is missing."""
     secrets = Secrets(storage.options)
     try:
         return _open(uri, storage, traffic)

@@ -1,9 +1,9 @@
-"""The body of an answer, from its connection straight into the caller's memory.
+"""Receives the body of a response from its connection directly into the caller's memory.
 
-aiohttp makes an object of each 64 to 256 KiB that come, and copies it three times before a caller has it. Here its
-protocol steps aside until the body is there: what the system has of it goes where it belongs, 4 MiB at once. That takes
-0.7 of the CPU time. Written for aiohttp 3.12 to 3.14, by public names; an answer of another kind is left to its own
-`read`.
+aiohttp makes an object of each 64 to 256 KiB that arrive, and copies it three times before a caller has it. Here
+aiohttp's protocol is replaced until the body is complete: data goes from the system to its place, up to 4 MiB at
+once. That takes 0.7 of the CPU time. Written for aiohttp 3.12 to 3.14, using public names; any other kind of response
+is left to its own `read`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from arrowquant_dist.storage.traffic import Traffic
 
 
 class _Handler(Protocol):
-    """What aiohttp's protocol of a connection has to have."""
+    """What aiohttp's protocol of a connection has to offer."""
 
     read_timeout: float | None
 
@@ -25,12 +25,12 @@ class _Handler(Protocol):
 
 
 async def receive_into(body: Any, view: memoryview, traffic: Traffic) -> int:
-    """How many bytes of `body` are in `view` afterwards: all of them; or those that had come, where the rest has to be
-    read in the usual way.
+    """Returns how many bytes of `body` are in `view` afterwards: all of them, or those that had arrived if the rest
+    has to be read in the usual way.
 
-    body: aiobotocore's, of len(view) bytes, and nothing of it read. traffic: counts what has come, also where it ends
-    with an error. Raises TimeoutError where nothing comes for as long as its client waits, or aiohttp's errors.
-    Cancelled or failed, it writes nothing more.
+    body: aiobotocore's, of len(view) bytes, of which nothing was read yet. traffic: counts what has arrived, also if
+    an error ends it. Raises TimeoutError if nothing arrives for the client's read time-out, or aiohttp's errors. Once
+    cancelled or failed, it writes nothing more.
     """
     response = _response_of(body)
     if response is None or response.content_length != len(view):
@@ -51,7 +51,7 @@ async def receive_into(body: Any, view: memoryview, traffic: Traffic) -> int:
 
 
 def _response_of(body: Any) -> Any | None:
-    """aiohttp's, unless somebody wants to see what is read of it: a checksum of all of it, say."""
+    """aiohttp's response; None if something else wants to see what is read, for example to compute a checksum."""
     from aiobotocore import response
 
     kind = getattr(response, "AioStreamingBody", None)
@@ -70,12 +70,12 @@ def _can_step_aside(response: Any) -> bool:
 
 
 class _Receiver(asyncio.BufferedProtocol):
-    """Fills memory from a connection, in the place of aiohttp's protocol, which has it back when the memory is full or
-    the caller gone."""
+    """Fills memory from a connection in place of aiohttp's protocol, which is put back when the memory is full or the
+    caller is gone."""
 
     def __init__(self, response: Any, rest: memoryview) -> None:
         self._content, self._rest = response.content, rest
-        self.nbytes = 0  # that have come
+        self.nbytes = 0  # received so far
         self._transport: asyncio.Transport = response.connection.transport
         self._handler: _Handler = response.connection.protocol
         self._seconds = self._handler.read_timeout
@@ -85,7 +85,7 @@ class _Receiver(asyncio.BufferedProtocol):
 
     async def end(self) -> None:
         self._handler.read_timeout = None
-        self._handler.start_timeout()  # ends the one that runs: aiohttp does not see what comes now
+        self._handler.start_timeout()  # cancels the running one: aiohttp does not see the data that arrives
         self._transport.set_protocol(self)
         self._transport.resume_reading()
         timer = self._loop.create_task(self._watch(self._seconds)) if self._seconds else None
@@ -111,7 +111,7 @@ class _Receiver(asyncio.BufferedProtocol):
         if self._rest:
             return
         self._give_back()
-        self._content.feed_eof()  # so that the connection is used again
+        self._content.feed_eof()  # so that the connection is reused
         if not self._ended.done():
             self._ended.set_result(None)
 

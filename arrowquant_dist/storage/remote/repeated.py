@@ -1,9 +1,9 @@
-"""Reads of ranges by a request that botocore has made before, with key, range, time and signature anew.
+"""Reads ranges by repeating an earlier request of botocore's with another key, range, time and signature.
 
-botocore takes 2.7 ms of Python for a request, on the one thread of the event loop, so that ranges of 8 MiB come to
-3 GB/s at most; a repetition takes 0.8. What may be repeated is seen at a request of botocore's own: one that is signed
-by plain signature version 4, or not at all, with a URL that ends with the key. Errors are botocore's, and where the
-storage wants another request (another region, say), botocore makes it.
+botocore takes 2.7 ms of Python per request, on the only thread of the event loop, which limits ranges of 8 MiB to 3
+GB/s; a repetition takes 0.8 ms. A request of botocore's own shows what may be repeated: it must be signed by plain
+signature version 4 or not at all, with a URL that ends with the key. Errors are botocore's, and if the storage wants
+a different request (to another region, say), botocore makes it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _seen: ContextVar[WatchedRequest | None] = ContextVar("arrowquant_dist_seen", de
 class _Form:
     """What the requests for ranges of a bucket's objects have in common.
 
-    region: None where they are not signed. checksums: which of an answer's botocore compares.
+    region: None if they are not signed. checksums: which checksums of a response botocore compares.
     """
 
     client: Any
@@ -54,14 +54,14 @@ class _Form:
 
 
 class RepeatedReads:
-    """Of one bucket by one s3fs, whose session is open; on its event loop."""
+    """Repeats reads of one bucket, for one s3fs whose session is open, on its event loop."""
 
     def __init__(self, fs: Any, bucket: str) -> None:
         self._fs, self._bucket = fs, bucket
         self._form: _Form | None = None
 
     async def ask(self, key: str, byte_range: str) -> Mapping[str, Any] | None:
-        """What `get_object` answers, as far as a read needs it. None: botocore has to make this request."""
+        """What `get_object` would return, as far as a read needs it. None: botocore has to make this request."""
         form = self._form
         if form is None or form.client is not await self._fs.get_s3(self._bucket):
             return None
@@ -73,7 +73,7 @@ class RepeatedReads:
         return await _answer(form, response)
 
     async def watch(self) -> WatchedRequest:
-        """What botocore is going to do for the next request of this task."""
+        """Records what botocore does for the next request of this task."""
         events = (await self._fs.get_s3(self._bucket)).meta.events
         for event, handler in (("before-sign", _see_signer), ("before-send", _see_request)):
             events.register(f"{event}.s3.{_METHOD}", handler, unique_id=f"{_HANDLER}-{event}")
@@ -82,7 +82,7 @@ class RepeatedReads:
         return seen
 
     async def learn(self, key: str, seen: WatchedRequest) -> None:
-        """seen: of a request that succeeded."""
+        """Makes the request that was watched the form for later ones. seen: of a request that succeeded."""
         self._form = _form(await self._fs.get_s3(self._bucket), key, seen)
 
 

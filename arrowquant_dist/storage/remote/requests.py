@@ -1,4 +1,4 @@
-"""Requests on fsspec's event loop: so many at a time, repeated while their failure may pass."""
+"""Runs requests on fsspec's event loop: a limited number at a time, repeated while their failure may pass."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ _SECONDS_UNHEARD = 0.5
 
 
 class Requests:
-    """Thread-safe. `run`, `submit` are called from any thread but the loop's; coroutines run on the loop."""
+    """Runs requests. Thread-safe: `run` and `submit` are called from any thread except the loop's; coroutines run on
+    the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transfer: Transfer, traffic: Traffic) -> None:
         self._loop, self._transfer, self._traffic = loop, transfer, traffic
         self._slots = asyncio.Semaphore(transfer.requests)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`. Whatever interrupts the caller cancels it, and it has ended when this returns."""
+        """The result of `work`. If the caller is interrupted, the work is cancelled, and has ended on return."""
         ended = threading.Event()
         future = asyncio.run_coroutine_threadsafe(_signalled(work, ended), self._loop)
         try:
-            # Not one long wait: a signal that another thread gets does not wake this one, and Ctrl-C would be unheard.
+            # Not one long wait: a signal delivered to another thread does not wake this one, so Ctrl-C would be missed.
             while not wait([future], timeout=_SECONDS_UNHEARD).done:
                 pass
             return future.result()
@@ -45,14 +46,14 @@ class Requests:
 
     @property
     def is_own_thread(self) -> bool:
-        """Whether this is the loop's thread, where `run` would wait for itself: a finalizer may get there."""
+        """Whether this is the loop's thread, in which `run` would wait for itself; a finalizer may run there."""
         try:
             return asyncio.get_running_loop() is self._loop
         except RuntimeError:
             return False
 
     async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """The result of the first attempt that succeeds. Raises the error that does not pass, or the last one."""
+        """The result of the first attempt that succeeds. Raises an error that cannot pass, or the last one."""
         for pause in waits(self._transfer):
             try:
                 async with self._slots:
@@ -67,9 +68,9 @@ class Requests:
 
 
 def waits(transfer: Transfer) -> Iterable[float]:
-    """Seconds before each repetition: `backoff`, doubled up to 30 s; between half and all of it, at random.
+    """Seconds before each repetition: `backoff`, doubled each time up to 30 s, times a random factor between 0.5 and 1.
 
-    The default settings' eight waits take 31 to 62 s, so that a server may restart meanwhile.
+    The eight waits of the default settings take 31 to 62 s, so that a server may restart meanwhile.
     """
     for attempt in range(transfer.retries):
         longest = min(LONGEST_WAIT, transfer.backoff * 2.0**attempt)
@@ -77,7 +78,7 @@ def waits(transfer: Transfer) -> Iterable[float]:
 
 
 async def side_by_side(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results. After the first error the rest is cancelled, and has ended when that error is raised."""
+    """All results. The first error cancels the other coroutines, which have ended when it is raised."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
     try:
         return await asyncio.gather(*tasks)

@@ -1,13 +1,13 @@
-"""S3 through s3fs: its session, credentials and options, one request at a time, with S3's own error codes.
+"""S3 through s3fs: its session, credentials and options, with one request at a time and S3's own error codes.
 
-s3fs's file and cat methods are left alone: they repeat requests five times within five times, join answers in memory,
-and lose what S3 said. Ranges are asked for by requests that are botocore's first one again (repeated.py), and come from
-the connection straight into the caller's memory (received.py): 1.5 times as fast as s3fs's cat_ranges at 0.4 of its
-CPU, 1.2 times as fast as obstore (Rust) at 0.7 of its CPU (`python -m tests.benchmarks object-store`).
+s3fs's file and cat methods are not used: they repeat requests five times within five times, join responses in memory,
+and lose S3's error. Ranges are requested by repeating botocore's first request (repeated.py), and are received from
+the connection directly into the caller's memory (received.py): 1.5 times as fast as s3fs's cat_ranges with 0.4 of its
+CPU time, 1.2 times as fast as obstore (Rust) with 0.7 of its CPU time (`python -m tests.benchmarks object-store`).
 
-What notices a wrong byte: in a body that is sent, S3 does (CRC-32, and over http also the signature's SHA-256); in a
-whole object that is read, botocore does where S3 keeps a checksum of all of it; in a range that is read nobody does: S3
-has no checksum of ranges. TLS covers the way there, and over plain http `Transfer.read_twice`.
+Who detects a wrong byte: in a body that is sent, S3 (CRC-32, and over http also the signature's SHA-256); in a whole
+object that is read, botocore if S3 keeps a checksum of all of it; in a range that is read, nobody, since S3 has no
+checksums of ranges. TLS protects the transfer, and over plain http `Transfer.read_twice` does.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from arrowquant_dist.storage.remote.s3fs_private import call_s3
 from arrowquant_dist.storage.remote.upload import MultipartClient, OnlyUpload, Upload
 from arrowquant_dist.storage.traffic import Traffic
 
-READ_NBYTES = 1 << 20  # of an answer at a time: what a request holds of it
+READ_NBYTES = 1 << 20  # size of a read from a response, which is what a request holds of it
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_NOT_FOR_US = (403, 404, 405, 501)  # to list uploads is a right of its own, and not every server can
-_MOST_SOCKETS = 4  # times `requests`: stores of one process with the same options share a session
+_NOT_FOR_US = (403, 404, 405, 501)  # listing uploads needs a permission, and not every server supports it
+_MOST_SOCKETS = 4  # as a multiple of `requests`: stores in one process with the same options share a session
 
 
 def s3_options(options: Mapping[str, Any], transfer: Transfer) -> dict[str, Any]:
-    """s3fs's options with our time-outs and without botocore's repetitions, where the user did not say otherwise.
+    """s3fs's options with our time-outs and without botocore's repetitions, unless the user set them.
 
-    options: the user's, on top of those in fsspec's configuration.
+    options: the user's, which override those in fsspec's configuration.
     """
     from fsspec.config import apply_config
     from s3fs import S3FileSystem
@@ -54,7 +54,7 @@ def s3_options(options: Mapping[str, Any], transfer: Transfer) -> dict[str, Any]
 
 
 class S3Client(MultipartClient):
-    """root: bucket/prefix. One in its protocol's eyes; SeaweedFS, MinIO, R2 and others as well."""
+    """A client for S3 and servers that speak its protocol (SeaweedFS, MinIO, R2 and others). root: bucket/prefix."""
 
     delete_at_once: ClassVar[int] = 1000
     tells_versions: ClassVar[bool] = True
@@ -62,29 +62,29 @@ class S3Client(MultipartClient):
 
     def __init__(self, fs: Any, root: str, transfer: Transfer, traffic: Traffic) -> None:
         super().__init__(transfer, traffic)
-        fs.retries = 1  # of s3fs's own, within ours
+        fs.retries = 1  # s3fs makes one attempt; we repeat
         self._fs, self.loop = fs, fs.loop
         self.bucket, prefix, _ = fs.split_path(root)
         self._prefix = prefix.strip("/")
         self._repeated = RepeatedReads(fs, self.bucket)
 
     def key(self, path: str) -> str:
-        """FileNotFoundError for the bucket itself, which is no object."""
+        """The object's key. Raises FileNotFoundError for the bucket itself, which is not an object."""
         key = "/".join(filter(None, (self._prefix, path)))
         if not key:
             raise FileNotFoundError(path)
         return key
 
     async def call(self, method: str, body: io.BytesIO | None = None, **arguments: Any) -> Any:
-        """One request. Raises botocore's errors, or TimeoutError.
+        """Makes one request. Raises botocore's errors, or TimeoutError.
 
-        body: all of it is sent, from where it is: the event loop would copy bytes at once, and aiohttp takes the buffer
-        of a BytesIO, which Python copies for one that was made of bytes.
+        body: sent whole, from its own memory: the event loop would copy bytes objects at once, whereas aiohttp uses
+        the buffer of a BytesIO directly, unless the BytesIO was made from bytes, which Python copies.
         """
         if body is not None:
             body.seek(0)
             arguments["Body"] = body
-        await self._fs.set_session()  # reading S3's model takes a second of CPU on a busy machine, once
+        await self._fs.set_session()  # before the time-out: loading S3's model takes a second of CPU, once
         async with self.seconds(body.getbuffer().nbytes if body is not None else 0):
             try:
                 return await call_s3(self._fs, method, {"Bucket": self.bucket, **arguments})
@@ -100,7 +100,7 @@ class S3Client(MultipartClient):
     async def read(self, path: str) -> bytes:
         answer = await self.call("get_object", Key=self.key(path))
         body = answer["Body"]
-        async with body:  # which gives something else in older versions
+        async with body:  # no `as`: older versions return something else
             data: bytes = await body.read()
         if len(data) != answer["ContentLength"]:
             raise ShortAnswer(f"{len(data)} of {counted(answer['ContentLength'], 'byte')} came")
@@ -131,7 +131,7 @@ class S3Client(MultipartClient):
         return _version(answer["ETag"], nbytes)
 
     async def _ranged(self, key: str, byte_range: str) -> Any:
-        """The answer to a read of one range."""
+        """The response to a read of one range."""
         await self._fs.set_session()
         async with self.seconds():
             if (answer := await self._repeated.ask(key, byte_range)) is not None:
@@ -145,8 +145,8 @@ class S3Client(MultipartClient):
         await self.call("put_object", io.BytesIO(data), Key=self.key(path))
 
     async def create(self, path: str, data: bytes) -> bool:
-        """`If-None-Match: *`. A refusal may be the answer to our own write's repetition, since aiohttp repeats a PUT by
-        itself where a kept connection breaks: then what is there is what we have."""
+        """Uses `If-None-Match: *`. A refusal may be the response to a repetition of our own write, since aiohttp
+        repeats a PUT by itself if a kept connection breaks: then the content there is ours."""
         try:
             await self.call("put_object", io.BytesIO(data), Key=self.key(path), IfNoneMatch="*")
         except Exception as error:
@@ -177,7 +177,7 @@ class S3Client(MultipartClient):
                 raise _refusal(problem)
 
     async def delete_unchanged(self, versions: Mapping[str, str]) -> list[str]:
-        """`If-Match` for one; for several the ETag of each. AWS knows both since 2025, SeaweedFS since 2026."""
+        """Uses `If-Match` for one object, ETags for several. AWS knows both since 2025, SeaweedFS since 2026."""
         tags = {path: version.rpartition("-")[0] for path, version in versions.items()}
         if len(tags) == 1:
             return await self._delete_one_unchanged(*tags.popitem())
@@ -247,12 +247,12 @@ class S3Client(MultipartClient):
 
 
 def _object_nbytes(answer: Mapping[str, Any], start: int, stop: int) -> int:
-    """The whole object's size, from an answer about bytes [start, stop) of it and nothing else."""
+    """The whole object's size, from a response that has exactly its bytes [start, stop)."""
     said = _CONTENT_RANGE.fullmatch(answer.get("ContentRange") or "")
     if said is None:
         if (
             start == 0 and answer["ContentLength"] == stop
-        ):  # a server may leave it out where the range is everything
+        ):  # a server may omit the header if the range is the whole object
             return stop
         raise StorageError("the storage does not answer ranges; copy the object to one that does")
     first, last, nbytes = map(int, said.groups())
@@ -268,7 +268,7 @@ def _version(etag: str, nbytes: int) -> str:
 
 
 def _refusal(problem: Mapping[str, Any]) -> BaseException:
-    """What S3 said about one of the objects of a request, as it would have said it about that object alone."""
+    """What S3 said about one of the objects in a request, as the error for a request about that object alone."""
     from botocore.exceptions import ClientError
 
     status = {"AccessDenied": 403}.get(problem.get("Code", ""), 500)

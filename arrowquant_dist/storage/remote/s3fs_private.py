@@ -1,8 +1,8 @@
-"""One S3 request by s3fs: by its private `_call_s3`, or by the client that its session hands out.
+"""One S3 request through s3fs: by its private `_call_s3`, or by the client of its session.
 
-Written for s3fs 2026.9. `_call_s3` brings what the user set for each request (`s3_additional_kwargs`, encryption on the
-server among them, and `requester_pays`) and leaves out what the request does not know. Where an s3fs has it no more,
-the same is done here by public names of s3fs and botocore.
+Written for s3fs 2026.9. `_call_s3` adds what the user has set for each request (`s3_additional_kwargs`, such as
+server-side encryption, and `requester_pays`) and omits what the request does not accept. If an s3fs lacks it, the
+same is done here with public names of s3fs and botocore.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _CALL = "_call_s3"
 
 
 async def call_s3(fs: Any, method: str, arguments: Mapping[str, Any]) -> Any:
-    """The answer to one request. method: botocore's name of it. Errors are botocore's, or s3fs's that they caused."""
+    """The response to one request. method: botocore's name for it. Errors are botocore's, or s3fs's caused by these."""
     call = getattr(fs, _CALL, None)
     if call is not None:
         return await call(method, **arguments)
     client = await fs.set_session()
     if hasattr(fs, "get_s3"):
-        client = await fs.get_s3(arguments["Bucket"])  # of the bucket's region, where s3fs keeps these apart
+        client = await fs.get_s3(arguments["Bucket"])  # for the bucket's region, if s3fs has one per region
     given = {**fs.s3_additional_kwargs, **fs.req_kw, **arguments}
     known = _arguments_of(client, method)
     return await getattr(client, method)(**{name: value for name, value in given.items() if name in known})

@@ -1,4 +1,4 @@
-"""What must not be shown: credentials of options and environment, signatures, queries of URLs."""
+"""Hides what must not be shown: credentials in options and environment, signatures, queries of URLs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _SHOWN = "***"
-_SHORTEST = 6  # characters of a secret; shorter ones would blot out words
-# Options that may be named; every other text in them counts as secret, whatever its library calls it.
+_SHORTEST = 6  # minimum characters of a secret; hiding shorter ones would garble ordinary words
+# Options whose values may be shown; any other text counts as secret, whatever its library calls it.
 _PUBLIC = frozenset(
     (
         *("endpoint_url", "region_name", "profile", "use_ssl", "signature_version", "addressing_style"),
@@ -36,7 +36,8 @@ _PATTERNS = (
 
 
 class Secrets:
-    """options: fsspec's; every text in them that is no endpoint, region or mode counts as secret."""
+    """The secrets to hide. options: fsspec's; every text in them that is not an endpoint, region, mode or the like
+    counts as secret."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         given = {*_texts(options), *(text for name, text in os.environ.items() if _ENVIRONMENT.search(name))}
@@ -50,7 +51,7 @@ class Secrets:
         return text
 
     def are_in(self, error: BaseException) -> bool:
-        """Whether a traceback with this error and its causes would show one."""
+        """Whether a traceback of this error and its causes would show a secret."""
         link: BaseException | None = error
         while link is not None:
             text = f"{link} {link!r}"

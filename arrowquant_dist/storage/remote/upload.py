@@ -1,4 +1,4 @@
-"""An object sent to S3 in parts, while the caller makes the next ones."""
+"""Sends an object to S3 in parts, while the caller makes the next ones."""
 
 from __future__ import annotations
 
@@ -14,49 +14,50 @@ from arrowquant_dist.storage.remote.faults import code_of, status_of
 from arrowquant_dist.storage.remote.requests import Requests
 
 _MOST_PARTS = 10_000  # S3's limit
-_PIECE_NBYTES = 64 << 10  # of a part, at a time
-_REFUSALS = (404, 409, 412)  # the upload is gone, another one was under way, something is there
+_PIECE_NBYTES = 64 << 10  # maximum size of a read from a part
+_REFUSALS = (404, 409, 412)  # the upload is gone, another one was in progress, something is there
 
 
 class MultipartClient(Client):
-    """A client of a storage that takes objects in parts, by S3's calls."""
+    """A client for a storage that takes objects in parts, with S3's calls."""
 
     @abstractmethod
     def key(self, path: str) -> str:
-        """The object's name in its bucket."""
+        """The object's key in its bucket."""
 
     @abstractmethod
     async def call(self, method: str, body: io.BytesIO | None = None, **arguments: Any) -> Any:
-        """One call of S3's, by botocore's name for it. body: what it sends besides `arguments`."""
+        """Makes one S3 call, by botocore's name for it. body: what it sends besides `arguments`."""
 
     @abstractmethod
     async def abort_upload(self, key: str, upload: str) -> None:
-        """Gives up an upload that was begun; fine where it is gone."""
+        """Aborts an upload that was begun; does nothing if it is gone."""
 
 
 class _Part(io.BytesIO):
-    """The bytes of a part. A read gives no more than what stays in a CPU's cache and below what malloc takes from the
-    system each time: hashes are made of 1 MiB at a time, and fresh pages for each of these, and for each part, were a
-    fifth of the CPU time of an export from S3 to S3."""
+    """The bytes of a part. A read returns at most what fits in a CPU's cache and is below the size for which malloc
+    maps new memory each time: hashes are computed over 1 MiB at a time, and fresh pages for each of these, and for
+    each part, took a fifth of the CPU time of an export from S3 to S3."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         return super().read(size if size is None or size < 0 else min(size, _PIECE_NBYTES))
 
 
 class Upload:
-    """One PUT for what is no larger than a part. Nothing can be seen at `path` before `close`.
+    """Writes an object: by one PUT if it fits in one part. Nothing is visible at `path` before `close`.
 
-    Parts are all of `upload_bytes` but the last, as some servers want it, each repeated on its own. Used by one thread.
+    All parts but the last have `upload_bytes`, as some servers require, and each is repeated on its own. Used by one
+    thread.
     """
 
-    condition: ClassVar[dict[str, str]] = {}  # of the request that makes the object
+    condition: ClassVar[dict[str, str]] = {}  # arguments for the request that creates the object
 
     def __init__(self, client: MultipartClient, path: str, requests: Requests) -> None:
         self._client, self._path, self._requests = client, path, requests
         self._buffer = _Part()
         self._upload: str | None = None
         self._in_flight: deque[tuple[Future[str], _Part]] = deque()
-        self._sent: list[_Part] = []  # whose memory is for the next ones
+        self._sent: list[_Part] = []  # their memory is reused for the next ones
         self._etags: list[str] = []
         self._nbytes = 0
 
@@ -70,7 +71,7 @@ class Upload:
                 self._send()
 
     def close(self) -> None:
-        """Once this returns the object is there. After an error the outcome may be unknown; no upload is left open."""
+        """Once this returns, the object is there. After an error the outcome may be unknown; no upload is left open."""
         if self._upload is None:
             self._requests.run(self._requests.persist(self._put))
             return
@@ -101,12 +102,12 @@ class Upload:
             )
         self._wait(until=self._client.transfer.parts_in_flight - 1)
         body, self._buffer = self._buffer, self._sent.pop() if self._sent else _Part()
-        body.truncate()  # the last part is shorter than what its memory was used for before
+        body.truncate()  # the last part may be shorter than the previous content of its memory
         self._nbytes += body.tell()
         self._in_flight.append((self._requests.submit(self._part(self._upload, number, body)), body))
 
     def _wait(self, until: int) -> None:
-        """Until at most so many parts are in flight; raises what one of them failed with."""
+        """Waits until at most `until` parts are in flight; raises the error of a part that failed."""
         while len(self._in_flight) > until:
             sending, body = self._in_flight[0]
             self._etags.append(sending.result())
@@ -146,9 +147,9 @@ class Upload:
                 raise
 
     async def _has_landed(self) -> bool:
-        """Whether an attempt was carried out whose answer got lost: an object of as many bytes and parts is there.
+        """Whether an attempt succeeded whose response was lost: an object with as many bytes and parts is there.
 
-        Its path is the attempt's own (`target.layout.part_path`), so it is nobody else's.
+        Its path belongs to this attempt alone (`target.layout.part_path`), so it cannot be somebody else's.
         """
         found = await self._requests.persist(lambda: self._client.info(self._path))
         return found.nbytes == self._nbytes and found.version.endswith(f"-{len(self._etags)}-{self._nbytes}")
@@ -159,17 +160,17 @@ class Upload:
 
 
 class OnlyUpload(Upload):
-    """An object where none is: `If-None-Match: *`, which AWS knows since 2024. A server that does not know it replaces
-    what came since the look before.
+    """Writes an object only if there is none: `If-None-Match: *`, which AWS supports since 2024. A server that
+    ignores it replaces an object that was created since the check before.
 
-    A refusal may be the answer to a repetition of our own request that had landed: whoever asked looks at what is
+    A refusal may be the response to a repetition of our own request that had landed: the caller looks at what is
     there, as after any other attempt that was first.
     """
 
     condition: ClassVar[dict[str, str]] = {"IfNoneMatch": "*"}
 
     def close(self) -> None:
-        """FileExistsError where something is there; nothing of this object remains then."""
+        """Raises FileExistsError if something is there; nothing of this object remains then."""
         if self._requests.run(self._is_there()):
             self.abort()
             raise FileExistsError(self._path)
@@ -181,7 +182,7 @@ class OnlyUpload(Upload):
             raise FileExistsError(self._path) from error
 
     async def _has_landed(self) -> bool:
-        """Unknown: an object of this size and as many parts may be another's."""
+        """Unknown, so False: an object of this size and as many parts may be another's."""
         return False
 
     async def _is_there(self) -> bool:

@@ -1,4 +1,4 @@
-"""Python's cycle collector, out of the way while headers are read and a plan is made."""
+"""Pauses Python's cyclic garbage collector while headers are read and a plan is made."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """No search for cycles inside: for making very many objects that stay and have none.
+    """Context manager without garbage collection, for creating very many objects that stay and have no cycles.
 
-    Each search walks over all that is there so far, which took half of the time of a plan of 200,000 layers.
+    Each collection walks over all objects so far, which took half of the time of a plan of 200,000 layers.
     """
     if not gc.isenabled():
         yield

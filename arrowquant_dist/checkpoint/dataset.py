@@ -1,4 +1,4 @@
-"""A V1 or V2 dataset as a source, to quantize it anew. Names and shapes now, values on demand."""
+"""A V1 or V2 dataset as a source, to quantize it again. Names and shapes are read now, values when needed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def open_dataset(store: Store, folder: SourceFolder | None) -> Checkpoint:
-    """The layers of a target, a Parquet file or a folder of them; no `data` is read. folder: None for a file.
+    """The layers of a target, a Parquet file or a folder of such files; no `data` is read. folder: None for a file.
 
-    Raises InvalidCheckpoint where files, rows or shapes contradict each other or some are missing.
+    Raises InvalidCheckpoint if files, rows or shapes contradict each other or some are missing.
     """
     from arrowquant_dist.dataset.dataset import Dataset
 
@@ -60,10 +60,10 @@ def open_dataset(store: Store, folder: SourceFolder | None) -> Checkpoint:
 
 
 def _check_sizes(dataset: Dataset, weights: Sequence[ObjectInfo], store: Store) -> None:
-    """CorruptWeights for a part of another size than the manifest says: reading would find it only after much work."""
+    """Raises CorruptWeights if a part's size differs from the manifest: reading would notice only after much work."""
     sizes = {info.path: info.nbytes for info in weights}
     for part in dataset.manifest.parts if dataset.manifest is not None else ():
-        found = sizes.get(part.path, part.nbytes)  # one that is not listed here may be behind a link
+        found = sizes.get(part.path, part.nbytes)  # a part that is not listed may be behind a link
         if found != part.nbytes:
             message = f"it has {counted(found, 'byte')}, the manifest says {part.nbytes}; fetch it again"
             raise CorruptWeights(message, uri=store.url(part.path))
@@ -74,7 +74,7 @@ def _sidecars(folder: SourceFolder) -> Sidecars:
 
 
 def _is_read(folder: str) -> bool:
-    """Whether a folder of a dataset can hold parts."""
+    """Whether this folder of a dataset can hold parts."""
     return folder == "weights" or "=" in folder
 
 
@@ -85,7 +85,7 @@ def _layer(name: str, stored: StoredLayer, uri: str) -> Layer:
 
 
 def _holds_weights(info: ObjectInfo) -> bool:
-    """A part, the index or the manifest; also the object at the root, whose path is empty."""
+    """Whether the object is a part, the index, the manifest, or the object at the root, whose path is empty."""
     folder = info.path.split("/", 1)[0]
     if any(is_hidden(part) for part in info.path.split("/")):
         return False

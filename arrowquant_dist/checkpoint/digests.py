@@ -1,7 +1,7 @@
-"""Digests of a tensor's bytes, stored beside it: `NAME.digests`, uint8 [runs, 16], those of format/digests.py for each
-1 MiB.
+"""Digests of a tensor's bytes, stored beside it as `NAME.digests`, uint8 [runs, 16]: those of format/digests.py, one
+for each run of 1 MiB.
 
-So a part of a tensor is verified as it is read, by reading the runs that it lies in.
+So a part of a tensor can be verified when it is read, by reading the runs that it lies in.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from arrowquant_dist.format.digests import CHUNK_NBYTES, DIGEST_NBYTES
 
 
 def digests_name(name: str) -> str:
-    """Of the tensor that has those of the tensor `name`."""
+    """The name of the tensor that holds the digests of the tensor `name`."""
     return f"{name}.digests"
 
 
 def digests_shape(nbytes: int) -> tuple[int, int]:
-    """nbytes: of the tensor."""
+    """The shape of the digests. nbytes: size of the tensor in bytes."""
     return -(-nbytes // CHUNK_NBYTES), DIGEST_NBYTES
 
 
 class RunDigests:
-    """Of bytes as they go by, in pieces of any size."""
+    """Computes the digests of bytes that arrive in pieces of any size."""
 
     def __init__(self) -> None:
         self._found: list[bytes] = []

@@ -1,4 +1,4 @@
-"""A URI → a Checkpoint: finds out what is there and reads its headers, no weights."""
+"""Opens a URI as a Checkpoint: finds out what is there and reads its headers, no weights."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ _MAGIC_NBYTES = 32
 def open_checkpoint(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Checkpoint:
     """Reads all headers of the checkpoint at `uri`: a directory, a file, any fsspec URL, or `minilm`.
 
-    `minilm` is the model of the extra `[minilm]`; a folder of that name is `./minilm`. In a directory an
-    arrowquant target comes first, then safetensors, then PyTorch files, then bare Parquet.
-    Codes of a quantized model that can be decoded (float8 with scales, compressed-tensors, MXFP4) are layers of the
-    values they stand for, in the model's dtype; see checkpoint/quantized.
-    Raises NotFound, InvalidCheckpoint, MissingDependency; StorageError where reading fails.
+    `minilm` is the model of the extra `[minilm]`; a folder of that name is `./minilm`. In a directory, an arrowquant
+    target has precedence, then safetensors, then PyTorch files, then bare Parquet. Codes of a quantized model that
+    can be decoded (float8 with scales, compressed-tensors, MXFP4) become layers of the values that they stand for, in
+    the model's dtype; see checkpoint/quantized. Raises NotFound, InvalidCheckpoint, MissingDependency; StorageError
+    if reading fails.
     """
     check_storage(storage)
     uri = source_uri(uri)
@@ -84,8 +84,8 @@ def open_checkpoint(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Checkp
 
 
 def source_uri(uri: Location) -> str:
-    """`uri` as text; of `minilm` the folder that its package is in. NotFound for what is none, but looks like the name
-    of a model of Hugging Face's hub: that is `hf://…`."""
+    """`uri` as text; for `minilm` the folder in its package. Raises NotFound if nothing is there but the name looks
+    like that of a model on Hugging Face's hub, which is `hf://…`."""
     if not isinstance(uri, str):
         return location(uri, "uri")
     if _HUB_NAME.fullmatch(uri) and not Path(uri).parent.exists():
@@ -118,7 +118,7 @@ def _open_folder(uri: str, store: Store, storage: Storage) -> Checkpoint:
 
 
 def _open_index(uri: str, storage: Storage) -> Checkpoint:
-    """The folder that an index lies in, with the files that it names as its weights."""
+    """The folder that contains an index, with the files that the index names as its weights."""
     parent, name = split_uri(uri)
     folder = open_folder(open_store(parent, storage))
     components = [component for component in named_components(folder) if component.path]
@@ -132,7 +132,7 @@ def _open_index(uri: str, storage: Storage) -> Checkpoint:
 def _read_parts(
     uri: str, folder: SourceFolder, found: Sequence[tuple[Component, WeightFiles]], storage: Storage
 ) -> Checkpoint:
-    """The checkpoint of the weights that were found in a folder and in those that its configs name."""
+    """The checkpoint of the weights found in a folder and in those that its configs name."""
     parts = [_read_part(uri, folder, component, weights, storage) for component, weights in found]
     named = [component.path for component in named_components(folder)]
     sidecars = choose_sidecars(folder, named, is_decoded=any(part.decoded for part in parts))
@@ -156,13 +156,13 @@ def _read_part(
 
 
 def _read_file_alone(uri: str, store: Store, storage: Storage) -> Checkpoint:
-    """One file that was given itself, whose folder says only how its weights are quantized."""
+    """A single file given by itself; only its folder's config is used, to learn how the weights are quantized."""
 
     place, name = split_uri(uri)
     parent = open_store(place, storage)
 
     def read_config() -> ModelConfig:
-        if is_local(uri):  # a listing of an object store may be long, and has no links
+        if is_local(uri):  # not for object stores: a listing may be long, and they have no links
             open_folder(parent).check("config.json")
         return read_model_config(parent)
 
@@ -181,7 +181,7 @@ def _read(
     read_config: Callable[[], ModelConfig],
     storage: Storage,
 ) -> FolderPart:
-    """The layers in these files, their headers read many at a time; copies of tied weights dropped."""
+    """The layers in these files, whose headers are read concurrently; copies of tied weights are dropped."""
     store.settle(weights.files)
     read_from = as_listed(store, weights.files)
     files = in_threads(lambda info: _read_file(store, info), weights.files)
@@ -211,7 +211,7 @@ def _read(
 def _as_promised(
     store: Store, weights: WeightFiles, files: Sequence[_File]
 ) -> tuple[list[tuple[Sequence[Layer], Mapping[str, str]]], list[str]]:
-    """Layers and aliases of each file. Where an index says which file's copy of a name counts, the others go."""
+    """Layers and aliases of each file. If an index says which file's copy of a name counts, others are dropped."""
     if weights.index is None:
         return [(file.layers, file.aliases) for file in files], []
     names = [(info.path, file.names) for info, file in zip(weights.files, files, strict=True)]
@@ -232,7 +232,7 @@ def _as_promised(
 
 
 def _read_small(reader: SourceReader, layers: Sequence[Layer]) -> list[np.ndarray]:
-    """All values of each, the files' side by side."""
+    """All values of each layer; files are read concurrently."""
     by_file: dict[str, list[int]] = defaultdict(list)
     for index, layer in enumerate(layers):
         by_file[layer.uri].append(index)
@@ -259,7 +259,7 @@ class _File:
 
 
 def _read_file(store: Store, info: ObjectInfo) -> _File:
-    """Its headers, of the file as it was listed."""
+    """Reads the headers of the file, as it was when it was listed."""
     store.pin(info)
     kind = _sniff(store, info)
     if kind == TORCH:
@@ -272,7 +272,7 @@ def _read_file(store: Store, info: ObjectInfo) -> _File:
 
 
 def _sniff(store: Store, info: ObjectInfo) -> str:
-    """What kind of file it is, by its first bytes, then by its name. Raises InvalidCheckpoint for others."""
+    """The format of the file, by its first bytes, else by its name. Raises InvalidCheckpoint for other formats."""
     uri = store.url(info.path)
     if info.nbytes == 0:
         raise InvalidCheckpoint("the file is empty; download it again", uri=uri)

@@ -1,7 +1,7 @@
-"""A source's parts, each read from a folder of its own, as one checkpoint whose names can be read in one way only.
+"""Puts a source's parts, each read from a folder of its own, together as one checkpoint with unambiguous names.
 
-A layer's name begins with its folder's prefix (`2_Dense.linear.weight`); see folder/components.py. Which part a name
-is of follows from the prefixes alone, and a name that would be another part's by that is refused.
+A layer's name begins with its folder's prefix (`2_Dense.linear.weight`); see folder/components.py. The prefixes alone
+decide to which part a name belongs, and a name that would thus belong to another part is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True)
 class FolderPart:
-    """What one folder has; the fields are those of Checkpoint. prefix: of its names in the dataset, "" or `a.b.`."""
+    """What one folder contributes; fields as in Checkpoint. prefix: of its names in the dataset, "" or `a.b.`."""
 
     prefix: str
     format: str
@@ -34,7 +34,7 @@ class FolderPart:
     unscaled: Mapping[str, tuple[str, ...]]
 
     def prefixed(self) -> FolderPart:
-        """With the names that the dataset has."""
+        """The same part with the names that the dataset has."""
         if not self.prefix:
             return self
         prefix = self.prefix
@@ -61,7 +61,7 @@ class FolderPart:
 def put_together(
     store: Store, parts: Sequence[FolderPart], sidecars: Sidecars, notes: Iterable[str]
 ) -> Checkpoint:
-    """The checkpoint of these parts, with their own notes after `notes`. InvalidCheckpoint where names clash."""
+    """The checkpoint of these parts, whose notes follow `notes`. Raises InvalidCheckpoint if names clash."""
     named = [part.prefixed() for part in parts]
     _refuse_clashes(named, store.uri)
     return Checkpoint(

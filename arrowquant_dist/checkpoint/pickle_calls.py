@@ -1,6 +1,6 @@
-"""What a pickle of torch.save's may make and call, and with which arguments; what that may cost in sum.
+"""What a pickle of torch.save's may create and call, with which arguments, and how much work that may be in total.
 
-The stand-ins for objects are made here too: numbers, texts, tuples and lists stand for themselves.
+The stand-ins for objects are created here too: numbers, texts, tuples and lists stand for themselves.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from arrowquant_dist.checkpoint.torch_private import NAMES_IN_FILES
 from arrowquant_dist.errors import InvalidCheckpoint
 
 SAVE_AGAIN = "save `model.state_dict()` with torch.save, or convert the file to safetensors"
-# Bytes of a pickle for each tensor in it: name, storage's key, shape and strides take twice as many.
+# Minimum pickle bytes per tensor; its name, storage key, shape and strides take about twice as many.
 _TENSOR_NBYTES = 24
 _FREE_TENSORS = 100
 _WORK_PER_BYTE, _FREE_WORK = 4, 10_000
-# Hashes of tuples can be chosen, and n equal ones in a dict take n² steps.
+# Hashes of tuples can be forged, and n equal hashes in a dict take n² steps.
 _MAX_TUPLE_KEYS, _MAX_TUPLE_KEY = 1000, 16
 _MAX_TUPLE_VALUES = 10_000
 _MAX_DIMS = 64
@@ -35,7 +35,7 @@ class Name:
 
 
 class Tuple(tuple[Any, ...]):
-    """values: how many one meets walking through it and the tuples in it; tuples of tuples can hold 2^n."""
+    """A tuple. values: number of values visited when walking through it recursively; nested tuples can have 2^n."""
 
     values = 1
 
@@ -49,7 +49,7 @@ class Tuple(tuple[Any, ...]):
 
 
 class Dict:
-    """A dict of any kind, of which the size counts alone."""
+    """A dict of any kind; only its size matters."""
 
     __slots__ = ("size",)
 
@@ -63,7 +63,7 @@ class Ordered(Dict):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Any other object: `tensor`, `storage`, `set` …"""
+    """Any other object. kind: `tensor`, `storage`, `set` …"""
 
     kind: str
 
@@ -72,7 +72,7 @@ TENSOR, STORAGE = Made("tensor"), Made("storage")
 
 
 class PickleBudget:
-    """What a pickle may cost in sum: no more than a small multiple of its size. Raises InvalidCheckpoint beyond it."""
+    """The total work that a pickle may cause: a small multiple of its size. Raises InvalidCheckpoint beyond that."""
 
     def __init__(self, nbytes: int) -> None:
         self._work = _FREE_WORK + _WORK_PER_BYTE * nbytes
@@ -92,7 +92,7 @@ class PickleBudget:
         return TENSOR
 
     def key(self, key: Any) -> None:
-        """Checks what becomes a key of a dict, or a value of a set."""
+        """Checks a value that becomes a key of a dict or an element of a set."""
         if isinstance(key, tuple):
             self._tuple_keys -= 1
             plain = len(key) <= _MAX_TUPLE_KEY and all(_is_plain_key(inner) for inner in key)
@@ -118,7 +118,7 @@ def fill(target: Any, items: Sequence[Any], budget: PickleBudget) -> None:
 
 
 def call(function: Any, arguments: Any, budget: PickleBudget) -> Any:
-    """The stand-in of what a function makes of these arguments."""
+    """The stand-in for the result of calling a function with these arguments."""
     name = function.text if isinstance(function, Name) else ""
     made = _CALLS[name](budget, arguments) if name in _CALLS and isinstance(arguments, tuple) else None
     if made is None:
@@ -128,7 +128,7 @@ def call(function: Any, arguments: Any, budget: PickleBudget) -> Any:
 
 
 def new(kind: Any, arguments: Any, budget: PickleBudget) -> Any:
-    """The same of a class that makes an object of its own."""
+    """The same for a class that is instantiated by itself."""
     name = kind.text if isinstance(kind, Name) else ""
     if name != _PARAMETER and (name not in _MADE_EMPTY or arguments != ()):
         refuse_pickle(f"its pickle makes objects as torch.save never does; {SAVE_AGAIN}")
@@ -136,9 +136,9 @@ def new(kind: Any, arguments: Any, budget: PickleBudget) -> Any:
 
 
 def build(made: Any, state: Any, budget: PickleBudget) -> None:
-    """Attributes of an ordered dict (`_metadata` of a module's), or a tensor as torch once wrote it."""
+    """Checks the attributes of an ordered dict (a module's `_metadata`), or of a tensor in torch's oldest form."""
     if isinstance(made, Name):
-        return  # weights_only refuses it, at once
+        return  # weights_only refuses this immediately
     if isinstance(made, Ordered) and isinstance(state, Dict):
         budget.spend(state.size)
     elif made is not TENSOR or not isinstance(state, tuple) or not _is_legacy_state(state):
@@ -146,7 +146,7 @@ def build(made: Any, state: Any, budget: PickleBudget) -> None:
 
 
 def storage(described: Any) -> Made:
-    """Of a persistent id."""
+    """The stand-in for a persistent id."""
     match described:
         case ("storage", Name(text=kind), str(), str(), int(count)) if (
             _STORAGE.fullmatch(kind) and count >= 0
@@ -157,13 +157,13 @@ def storage(described: Any) -> Made:
 
 
 def is_known(name: str) -> bool:
-    """Functions, classes, storage classes (`torch FloatStorage`) and dtypes (`torch float8_e4m3fn`)."""
+    """Whether this is an allowed function, class, storage class (`torch FloatStorage`) or dtype (`torch bfloat16`)."""
     patterns = (_STORAGE, _DTYPE)
     return name in _CALLS or name in _CLASSES or any(pattern.fullmatch(name) for pattern in patterns)
 
 
 def _ordered_dict(budget: PickleBudget, arguments: tuple[Any, ...]) -> Any:
-    """Of nothing, or, as Python 2 wrote it, of a list of pairs."""
+    """Made without arguments or, as Python 2 wrote it, from a list of pairs."""
     match arguments:
         case ():
             return Ordered()
@@ -206,7 +206,7 @@ def _size(budget: PickleBudget, arguments: tuple[Any, ...]) -> Any:
 
 
 def _bytes(budget: PickleBudget, arguments: tuple[Any, ...]) -> Any:
-    """How protocol 2 writes bytes: each character is one."""
+    """The form in which protocol 2 writes bytes: one character per byte."""
     match arguments:
         case (str(text), "latin1"):
             budget.spend(len(text))
@@ -215,7 +215,7 @@ def _bytes(budget: PickleBudget, arguments: tuple[Any, ...]) -> Any:
 
 
 def _words(_: PickleBudget, arguments: tuple[Any, ...]) -> Any:
-    """A device, a layout: short texts and numbers."""
+    """A device or a layout: short texts and numbers."""
     plain = all(
         isinstance(value, int) or (isinstance(value, str) and len(value) <= _MAX_WORD) for value in arguments
     )
@@ -230,7 +230,7 @@ def _complex(_: PickleBudget, arguments: tuple[Any, ...]) -> Any:
 
 
 def _tensor(budget: PickleBudget, arguments: tuple[Any, ...]) -> Any:
-    """Storage, offset, sizes and strides; then what the version adds to them."""
+    """Storage, offset, sizes and strides, followed by what the function's version adds to them."""
     match arguments:
         case (Made(kind="storage"), int(offset), tuple(sizes), tuple(strides), *rest):
             if (
@@ -244,7 +244,7 @@ def _tensor(budget: PickleBudget, arguments: tuple[Any, ...]) -> Any:
 
 
 def _parameter(budget: PickleBudget, arguments: tuple[Any, ...]) -> Any:
-    """Tensor, requires_grad, hooks, state. As a class of its own: tensor, requires_grad."""
+    """Tensor, requires_grad, hooks, state; for the class itself: tensor, requires_grad."""
     match arguments:
         case (Made(kind="tensor"), *rest) if _are_extras(budget, rest):
             return budget.tensor()
@@ -252,7 +252,7 @@ def _parameter(budget: PickleBudget, arguments: tuple[Any, ...]) -> Any:
 
 
 def _typed_tensor(budget: PickleBudget, arguments: tuple[Any, ...]) -> Any:
-    """A tensor of a class, with attributes: function, class, the function's arguments, state."""
+    """A tensor of a class, with attributes: function, class, arguments of the function, state."""
     match arguments:
         case (Name(text=function), Name(text=kind), tuple(inner), state) if kind in _CLASSES:
             if function in _REBUILT and _are_extras(budget, [state]):
@@ -261,7 +261,7 @@ def _typed_tensor(budget: PickleBudget, arguments: tuple[Any, ...]) -> Any:
 
 
 def _are_extras(budget: PickleBudget, values: Sequence[Any]) -> bool:
-    """What stands behind a tensor's place: flags, hooks, a dtype, attributes."""
+    """Whether these are valid arguments after a tensor's place: flags, hooks, a dtype, attributes."""
     budget.spend(sum(value.size for value in values if isinstance(value, Dict)))
     return len(values) <= 4 and all(_is_extra(value) for value in values)
 
@@ -281,7 +281,7 @@ def _are_counts(values: tuple[Any, ...]) -> bool:
 
 
 def _is_legacy_state(state: tuple[Any, ...]) -> bool:
-    """Of tensors in the first releases of torch: storage, offset, sizes, strides."""
+    """Whether this is the state of a tensor in the first releases of torch: storage, offset, sizes, strides."""
     match state:
         case (Made(kind="storage"), int(), tuple(sizes), tuple(strides)):
             return _are_counts(sizes) and _are_counts(strides)
@@ -296,8 +296,8 @@ _PARAMETER = "torch.nn.parameter Parameter"
 _CLASSES = frozenset({_PARAMETER, "torch Tensor"})
 _Check = Callable[
     [PickleBudget, tuple[Any, ...]], Any
-]  # arguments → the stand-in of what is made; None: not these
-# What state dicts are made of: the part of weights_only's list that we can store, with what may be given to each.
+]  # arguments → the stand-in for the result; None: these arguments are not allowed
+# What state dicts consist of: the part of weights_only's list that we can store, with the arguments allowed for each.
 _REBUILT: dict[str, _Check] = {
     name: _parameter if "_parameter" in name else _tensor
     for name in NAMES_IN_FILES

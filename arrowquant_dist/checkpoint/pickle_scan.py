@@ -1,11 +1,11 @@
 """Walks through a pickle before anything loads it: every operation, name and argument. Nothing is built or called.
 
-torch's weights_only unpickler refuses what could run code, but for some pickles of a few KB it takes memory or time
-without end: chained `_codecs.encode(x, "hex")`, `bytearray(10**12)`, sets of colliding keys, a million tensors that are
-one pair of memo entries. So a pickle is walked here first, as the unpickler would, with stand-ins for what it would
-make. A name is allowed for the arguments that torch.save gives it and for no others, everything that copies or hashes
-its argument is counted, and the sum may be no more than a small multiple of the pickle's size. What passes is then
-loaded in time and memory that are linear in that size.
+torch's weights_only unpickler refuses what could run code, but some pickles of a few KB make it take unlimited memory
+or time: chained `_codecs.encode(x, "hex")`, `bytearray(10**12)`, sets of colliding keys, a million tensors that are
+one pair of memo entries. So a pickle is walked here first, as the unpickler would do it, with stand-ins for the
+objects it would make. A name is allowed only with the arguments that torch.save gives it, everything that copies or
+hashes its argument is counted, and the total may be no more than a small multiple of the pickle's size. A pickle that
+passes can be loaded in time and memory linear in that size.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from arrowquant_dist.checkpoint.pickle_calls import (
 from arrowquant_dist.checkpoint.torch_private import SPECIAL_NAMES_IN_FILES
 from arrowquant_dist.errors import InvalidCheckpoint
 
-_MAX_OPERATIONS = 3_000_000  # a tensor takes 30 or 40
-_PROTOCOL = 2  # what torch.save writes, and all that weights_only reads
+_MAX_OPERATIONS = 3_000_000  # a tensor takes 30 to 40
+_PROTOCOL = 2  # the one that torch.save writes, and the only one that weights_only reads
 
 
 def check_pickle(data: bytes, uri: str) -> None:
-    """Raises InvalidCheckpoint, with the reason, unless `data` holds plain containers and tensors alone, and loads in
+    """Raises InvalidCheckpoint, with the reason, unless `data` holds only plain containers and tensors and loads in
     time and memory linear in its size."""
     walk = _Walk(len(data))
     try:
@@ -52,7 +52,7 @@ def check_pickle(data: bytes, uri: str) -> None:
 
 
 class _Walk:
-    """The unpickler's stack and memo. Numbers, texts, tuples and lists are themselves."""
+    """The unpickler's stack and memo. Numbers, texts, tuples and lists stand for themselves."""
 
     def __init__(self, nbytes: int) -> None:
         self._stack: list[Any] = []

@@ -1,4 +1,4 @@
-"""Values of layers as bytes: each encoding says what it takes, and neighbours come in one range read."""
+"""Reads values of layers as bytes: encodings say which ranges they need, and neighbouring ranges are read together."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from arrowquant_dist.dataset.dataset import Dataset
     from arrowquant_dist.dataset.layers import StoredLayer
 
-_GAP_NBYTES = 64 << 10  # reading so much too much costs less than another request
+_GAP_NBYTES = 64 << 10  # reading so many bytes needlessly costs less than another request
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Bytes [start, stop) of an object, which are range number `index` of a request."""
+    """Bytes [start, stop) of an object: the range with number `index` in a request."""
 
     start: int
     stop: int
@@ -38,10 +38,10 @@ class _Wanted:
 
 
 class _Request:
-    """What slices take.
+    """The ranges that slices need.
 
-    slices: what each layer's encoding makes of them. ranges: {uri: the ranges of all of them there}. found: uint8, the
-    bytes of each range once it is read. parts: the ranges of each slice in `found`.
+    slices: each layer's slice, as its encoding makes it. ranges: {uri: all ranges in that object}. found: uint8, the
+    bytes of each range once it is read. parts: the indices in `found` of each slice's ranges.
     """
 
     def __init__(self, slices: Sequence[tuple[Layer, int, int]]) -> None:
@@ -61,8 +61,8 @@ class _Request:
 class SourceReader:
     """Reads slices of a checkpoint's layers. Thread-safe; stores and datasets are opened once and kept.
 
-    files: those of the plan. Of them it reads what they were then: an object that has changed since is refused when it
-    is opened, and one that changes later by `confirm`.
+    files: those of the plan. It reads them as they were then: an object that has changed since is refused when it is
+    opened, one that changes later is noticed by `confirm`.
     """
 
     def __init__(self, storage: Storage = DEFAULT_STORAGE, files: Iterable[SourceFile] = ()) -> None:
@@ -77,10 +77,10 @@ class SourceReader:
     def read(self, slices: Sequence[tuple[Layer, int, int]], allocate: Allocate = fresh) -> list[np.ndarray]:
         """Values [start, stop), in C order, of each (layer, start, stop): little-endian uint8 [n · itemsize].
 
-        Slices that lie within 64 KiB of each other come in one read and share its buffer: a result may be a
-        view that keeps the others alive. allocate: where ranges are read into, and codes decoded. Every result is
-        aligned to its dtype. Memory: the slices and the gaps between them, and what the encodings of their layers say.
-        Raises SourceChanged for a source that changed, NotFound, StorageError, CorruptWeights.
+        Slices that lie within 64 KiB of each other are read at once and share the buffer: a result may be a view that
+        keeps the others alive. allocate: provides memory for ranges and decoded values. Every result is aligned to its
+        dtype. Memory: the slices, the gaps between them, and what their layers' encodings need besides. Raises
+        SourceChanged if the source has changed, NotFound, StorageError, CorruptWeights.
         """
         request = _Request(slices)
         runs = {uri: _coalesce(wanted) for uri, wanted in request.ranges.items()}
@@ -94,7 +94,7 @@ class SourceReader:
         ]
 
     def announce(self, slices: Sequence[tuple[Layer, int, int]]) -> None:
-        """Says what the next `read` is going to ask for; local storage fetches it meanwhile."""
+        """Announces what the next `read` will ask for, so that local storage can fetch it meanwhile."""
         for uri, wanted in _Request(slices).ranges.items():
             store, path = self._object(uri)
             for piece in wanted:
@@ -102,13 +102,13 @@ class SourceReader:
                     store.announce(path, piece.start, piece.stop - piece.start)
 
     def read_into(self, uri: str, offset: int, out: np.ndarray) -> None:
-        """The bytes of the object at `uri` from `offset` on fill `out`, uint8. Raises as `read`."""
+        """Fills `out`, uint8, with the bytes from `offset` of the object at `uri`. Raises as `read` does."""
         store, path = self._object(uri)
         store.read_into(path, offset, out)
 
     def dataset(self, uri: str) -> Dataset:
-        """Opened when it is first asked for; its objects are compared with the plan then, and those that it reads later
-        as it reads them."""
+        """The dataset, opened at the first call. Objects read on opening are compared with the plan then, others when
+        they are read."""
         from arrowquant_dist.dataset.dataset import Dataset
 
         with self._lock:
@@ -120,8 +120,8 @@ class SourceReader:
             return self._datasets[uri]
 
     def known_dataset(self, uri: str, layers: Iterable[StoredLayer], allocate: Allocate = fresh) -> Dataset:
-        """The dataset with these of its layers, of which somebody else has read all that its index says. Its objects
-        are compared with the plan as they are read. allocate: where it reads them into."""
+        """The dataset with these of its layers, whose index entries the caller has read already. Its objects are
+        compared with the plan as they are read. allocate: provides the memory that they are read into."""
         from arrowquant_dist.dataset.dataset import Dataset
 
         with self._lock:
@@ -129,14 +129,14 @@ class SourceReader:
         return Dataset(store, {layer.name: layer for layer in layers}, SCHEMA_VERSION, allocate=allocate)
 
     def check_manifest(self, uri: str) -> None:
-        """SourceChanged where the dataset's manifest, if there is one among the files, is another by now."""
+        """Raises SourceChanged if the dataset's manifest is among the files and has changed."""
         with self._lock:
             store, paths = self._dataset_store(uri)
         if MANIFEST_PATH in paths:
             store.read(MANIFEST_PATH)
 
     def confirm(self) -> None:
-        """SourceChanged, which names the file, unless all that was read since the last call was as planned, and is."""
+        """Raises SourceChanged, naming the file, unless all that was read since the last call was and is as planned."""
         with self._lock:
             stores = [*self._stores.values(), *self._dataset_stores.values()]
         for store in stores:
@@ -144,13 +144,13 @@ class SourceReader:
 
     @property
     def transferred(self) -> Transferred:
-        """What was read so far, of all objects that are open."""
+        """What has been read so far, from all open objects."""
         with self._lock:
             stores = [*self._stores.values(), *self._dataset_stores.values()]
         return sum((store.traffic.total for store in stores), Transferred())
 
     def close(self) -> None:
-        """Lets go of open files and connections; the reader opens them again when it is used again."""
+        """Closes open files and connections; the reader opens them again when it is used again."""
         with self._lock:
             self._stores.clear()
             self._objects.clear()
@@ -172,11 +172,11 @@ class SourceReader:
         for run, (start, buffer) in zip(runs, reads, strict=True):
             for piece in run:
                 view = buffer[piece.start - start : piece.stop - start]
-                # Kernels are compiled for aligned arrays; files need not align.
+                # Kernels are compiled for aligned arrays, but tensors in files need not be aligned.
                 found[piece.index] = view.copy() if view.ctypes.data % piece.itemsize else view
 
     def _object(self, uri: str) -> tuple[Store, str]:
-        """The store and path of an object; compared with the plan the first time."""
+        """The store and path of an object, which is compared with the plan the first time."""
         with self._lock:
             if uri not in self._objects:
                 root, path = split_uri(uri)
@@ -188,7 +188,7 @@ class SourceReader:
             return self._objects[uri]
 
     def _dataset_store(self, uri: str) -> tuple[Store, list[str]]:
-        """Which reads the planned objects of the dataset as they were, and their paths."""
+        """A store that reads the dataset's planned objects as they were, and their paths."""
         inside = {file: file.removeprefix(uri).lstrip("/") for file in self._files if _is_in(file, uri)}
         if uri not in self._dataset_stores:
             self._dataset_stores[uri] = open_store(uri, self._storage)
@@ -197,7 +197,7 @@ class SourceReader:
         return self._dataset_stores[uri], [*inside.values()]
 
     def _pin(self, store: Store, path: str, uri: str) -> str:
-        """The store reads the file at `uri`, its `path`, as it is in the plan."""
+        """Makes the store read the file at `uri`, its `path`, only as it is in the plan."""
         planned = self._files[uri]
         store.pin(ObjectInfo(path, planned.nbytes, planned.version))
         return path
@@ -208,7 +208,7 @@ def _is_in(file: str, uri: str) -> bool:
 
 
 def _coalesce(wanted: Iterable[_Wanted]) -> list[list[_Wanted]]:
-    """Runs of ranges with gaps of up to _GAP_NBYTES, sorted by start. Empty ranges are left out."""
+    """Groups ranges into runs with gaps of up to _GAP_NBYTES, sorted by start. Empty ranges are left out."""
     runs: list[list[_Wanted]] = []
     stop = 0
     for piece in sorted(wanted, key=lambda piece: (piece.start, piece.stop)):
@@ -224,15 +224,17 @@ def _coalesce(wanted: Iterable[_Wanted]) -> list[list[_Wanted]]:
 
 
 def _may_follow(piece: _Wanted, start: int) -> bool:
-    """Whether a piece may lie in a buffer that begins with byte `start` of the object. Where it would not be aligned
-    there it has to be copied, which is worth a request only for few bytes: many are memory that nobody counts."""
+    """Whether a piece may be in a buffer that begins with byte `start` of the object. If it would be misaligned
+    there, it has to be copied. That saves a request only for few bytes: copies of many would be memory that the plan
+    does not count."""
     return (piece.start - start) % piece.itemsize == 0 or piece.stop - piece.start <= _GAP_NBYTES
 
 
 def _pieces_of(
     allocate: Allocate, runs: Iterable[list[list[_Wanted]]], decoded_nbytes: list[int]
 ) -> Allocate:
-    """Where values are decoded from what is read, memory for both in one piece: an arena keeps only the largest."""
+    """If values are decoded from what is read, allocates memory for both at once, since an arena keeps only its
+    largest piece."""
     if not decoded_nbytes:
         return allocate
     sizes = [max(piece.stop for piece in run) - run[0].start for of_object in runs for run in of_object]

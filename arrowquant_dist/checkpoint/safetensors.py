@@ -1,8 +1,8 @@
-"""safetensors files: their headers → layers. Nothing in a header is believed before it is checked.
+"""Reads the headers of safetensors files as layers. Nothing in a header is trusted before it is checked.
 
-The format: 8 bytes little-endian header length, the header (JSON: name → dtype, shape, data_offsets), the
-values. The tensors' ranges follow each other without gaps or overlaps and end where the file ends. Some writers give
-tied tensors one range; they are read as one tensor of several names, where the format's own library refuses the file.
+The format: 8 bytes little-endian header length, the header (JSON: name → dtype, shape, data_offsets), the values. The
+tensors' ranges follow each other without gaps or overlaps and end where the file ends. Some writers give tied tensors
+the same range; such files, which the format's own library refuses, are read as one tensor with several names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from arrowquant_dist.strict_json import parse_json
 MAX_HEADER_NBYTES = 100_000_000  # the format's own limit
 MAX_DIMS = 64  # numpy's and torch's limit
 _LENGTH_NBYTES = 8
-_FIRST_READ_NBYTES = 1 << 18  # most headers fit: one request a file
+_FIRST_READ_NBYTES = 1 << 18  # most headers fit, so that a file takes one request
 _MAX_VALUE = 2**63 - 1
 _MAX_NAME = 4096
 _PAIRS = "float4_e2m1fn_x2"
@@ -29,7 +29,7 @@ _AGAIN = "download the file again"
 
 
 def read_layers(store: Store, info: ObjectInfo) -> tuple[list[Layer], dict[str, str]]:
-    """The layers of one file, in file order, {name: stored name} of those with the same range, dtype and shape.
+    """The layers of one file, in file order, and {name: stored name} of those with the same range, dtype and shape.
 
     Raises InvalidCheckpoint, naming file, tensor and reason.
     """
@@ -48,7 +48,8 @@ def read_layers(store: Store, info: ObjectInfo) -> tuple[list[Layer], dict[str, 
 
 
 def _same_ranges(layers: list[Layer]) -> dict[str, str]:
-    """Of layers sorted by range. What shares a range but not dtype and shape is left for `_check_ranges` to refuse."""
+    """The aliases among layers sorted by range. Layers that share a range but not dtype and shape are left for
+    `_check_ranges` to refuse."""
     aliases: dict[str, str] = {}
     first: Layer | None = None
     for layer in layers:
@@ -89,8 +90,8 @@ def _read_header(store: Store, info: ObjectInfo, uri: str) -> tuple[int, bytes]:
 
 
 def _parse_json(header: bytes, uri: str) -> dict[str, Any]:
-    # A tensor takes 50 characters and three brackets. Far more of them are a bomb: a bracket is 64 bytes of
-    # memory, a number 8.
+    # A tensor takes 50 characters and three brackets. Many more brackets or numbers are a memory bomb: parsed, a
+    # bracket takes 64 bytes, a number 8.
     if header.count(b"[") + header.count(b"{") > 1000 + len(header) // 10:
         _refuse("its header is nested JSON, not a table of tensors", uri)
     if header.count(b",") > 1000 + len(header) // 3:
@@ -133,14 +134,14 @@ def _layer(name: str, entry: Any, data_start: int, uri: str) -> Layer:
 
 
 def _halved(shape: tuple[int, ...], uri: str, name: str) -> tuple[int, ...]:
-    """As torch counts the values of float4_e2m1fn_x2, which are pairs; the format counts each."""
+    """The shape as torch counts values of float4_e2m1fn_x2, which are pairs; the format counts each half."""
     if not shape or shape[-1] % 2:
         _refuse(f"shape {reprlib.repr(list(shape))} of F4 has no whole bytes in a row; {_AGAIN}", uri, name)
     return (*shape[:-1], shape[-1] // 2)
 
 
 def _check_ranges(layers: list[Layer], data_start: int, file_nbytes: int, uri: str) -> None:
-    """The tensors, sorted by offset, cover the file from `data_start` to its end, each byte once."""
+    """Checks that the tensors, sorted by offset, cover the file from `data_start` to its end, each byte once."""
     stop = data_start
     for layer in layers:
         if layer.offset != stop:
@@ -163,7 +164,7 @@ def _check_ranges(layers: list[Layer], data_start: int, file_nbytes: int, uri: s
 
 
 def _counts(values: Any) -> tuple[int, ...] | None:
-    """`values` if it is a list of int64 that are not negative (JSON's true is no number here), else None."""
+    """`values` as a tuple if it is a list of non-negative int64 (JSON's true is not a number here), else None."""
     if isinstance(values, list) and all(type(v) is int and 0 <= v <= _MAX_VALUE for v in values):
         return tuple(values)
     return None

@@ -1,4 +1,4 @@
-"""What a safetensors file begins with, for all that write one; safetensors.py reads it, and believes nothing."""
+"""Makes the beginning of a safetensors file, for all code that writes one. safetensors.py reads it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-TENSOR_ALIGNMENT = 8  # where the first tensor begins, so that readers may view tensors where they lie
-METADATA_KEY = "__metadata__"  # the key of a header that is no tensor's
+TENSOR_ALIGNMENT = 8  # of the first tensor, so that readers may use tensors in place
+METADATA_KEY = "__metadata__"  # the only key of a header that does not name a tensor
 
 
 class StoredTensor(NamedTuple):
-    """dtype: as safetensors names it."""
+    """A tensor to be written. dtype: as safetensors names it."""
 
     name: str
     dtype: str
@@ -20,8 +20,8 @@ class StoredTensor(NamedTuple):
 
 
 def header_of(tensors: Iterable[StoredTensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The bytes before the tensors, which follow in this order without gaps: 8 of the header's length, and the header,
-    {name: {dtype, shape, data_offsets}} as JSON in UTF-8."""
+    """The bytes before the tensors, which follow in this order without gaps: 8 bytes with the header's length, and
+    the header, {name: {dtype, shape, data_offsets}} as JSON in UTF-8."""
     entries: dict[str, Any] = {} if metadata is None else {METADATA_KEY: dict(metadata)}
     offset = 0
     for tensor in tensors:

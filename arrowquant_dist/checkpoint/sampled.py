@@ -1,11 +1,11 @@
-"""Which weights a checkpoint has, by a few values of each layer: small enough to be written down beside what was made
-of the checkpoint, and read again from wherever a copy of it lies, a request or less a layer.
+"""Identifies a checkpoint's weights by a few values of each layer: few enough to be recorded beside what was made
+from the checkpoint, and cheap to read again from any copy of it, with at most one request per layer.
 
-Paths, file names, sizes and headers say nothing: another model of the same architecture has all of them alike. Nor does
-a hash of files: a copy in more or fewer files, or in 16 bits, is the same model. So values are compared. Of two copies
-of one dtype they are equal. Of two dtypes each value stands for all numbers that are rounded to it, and the two have to
-have one in common. A model that was trained further has other values in what was trained, and where all layers are
-looked at there is no part of a model that could be trained unseen.
+Paths, file names, sizes and headers do not identify weights: another model of the same architecture has the same. Nor
+does a hash of files: a copy in more or fewer files, or in 16 bits, is the same model. So values are compared. In two
+copies of one dtype they are equal. With two dtypes, each value stands for all numbers that are rounded to it, and the
+two sets must have one in common. A model that was trained further has other values where it was trained, and if all
+layers are looked at, no part of a model can be trained unnoticed.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from arrowquant_dist.config import Storage
 from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import InvalidCheckpoint, listed
 
-_VALUES = 16  # of a layer, in one run
-_MOST_LAYERS = 512  # of models with more, evenly by name
+_VALUES = 16  # contiguous values per layer
+_MOST_LAYERS = 512  # of models with more layers, so many are chosen evenly from the sorted names
 _READERS = 16
 # {dtype: (bits of the fraction, least exponent of a normal number)}
 _PRECISION = {"float64": (52, -1022), "float32": (23, -126), "float16": (10, -14), "bfloat16": (7, -126)}
-# Of half the distance between neighbours: a copy that was made by way of a third dtype was rounded twice.
+# In half distances between neighbours: a copy made by way of a third dtype was rounded twice.
 _ROUNDED_TWICE = 1.25
 
 
 @dataclass(frozen=True, slots=True)
 class SampledLayer:
-    """values: the bits of some values, at a place that follows from name and shape, little-endian."""
+    """A sample of a layer. values: the bits of some values, little-endian; name and shape determine which ones."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -48,7 +48,7 @@ class SampledLayer:
 
     @classmethod
     def from_list(cls, found: Any) -> SampledLayer:
-        """ValueError, TypeError, for what `to_list` does not give."""
+        """The inverse of `to_list`. Raises ValueError or TypeError for anything else."""
         shape, dtype, values = found
         made = cls(tuple(int(size) for size in shape), str(dtype), bytes.fromhex(values))
         if made.dtype not in _PRECISION or len(made.values) % DTYPES[made.dtype].itemsize:
@@ -56,7 +56,7 @@ class SampledLayer:
         return made
 
     def is_of_other_weights(self, other: SampledLayer) -> bool:
-        """Whether the two cannot be of one layer, stored in one dtype or in two."""
+        """Whether the two samples cannot be from one layer, stored in the same dtype or in two."""
         if self.shape != other.shape:
             return True
         if self.dtype == other.dtype:
@@ -78,23 +78,23 @@ class SampledLayer:
 
 
 def _half_steps(numbers: np.ndarray, dtype: str) -> np.ndarray:
-    """Half the distance of neighbours in `dtype`; NaN and inf for those that are no numbers."""
+    """Half the distance between neighbouring numbers in `dtype`; 0 for values that are not finite."""
     fraction, least = _PRECISION[dtype]
     with np.errstate(invalid="ignore"):
-        _, exponent = np.frexp(numbers)  # numbers = m · 2^exponent, m from 1/2 on
+        _, exponent = np.frexp(numbers)  # numbers = m · 2^exponent, 1/2 <= m < 1
     found: np.ndarray = np.ldexp(0.5, np.maximum(exponent - 1, least) - fraction)
     return np.where(np.isfinite(numbers), found, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class SampledWeights:
-    """{stored name: what was read of the layer}"""
+    """Samples of a checkpoint's layers. layers: {stored name: sample}."""
 
     layers: Mapping[str, SampledLayer]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, storage: Storage) -> SampledWeights:
-        """Of a checkpoint that has been checked. Raises what reading raises."""
+        """Samples of a checkpoint that has been checked. Raises what reading raises."""
         layers = sorted((layer for layer in checkpoint.layers if _can_tell(layer)), key=lambda own: own.name)
         count = min(len(layers), _MOST_LAYERS)
         chosen = [layers[k * len(layers) // count] for k in range(count)]
@@ -102,7 +102,7 @@ class SampledWeights:
 
     @classmethod
     def from_dict(cls, found: Any, uri: str) -> SampledWeights:
-        """As JSON has it. InvalidCheckpoint, with `uri`, for what is none."""
+        """The samples from their JSON form. Raises InvalidCheckpoint, with `uri`, if `found` is not that."""
         try:
             return cls({str(name): SampledLayer.from_list(sample) for name, sample in found.items()})
         except (ValueError, TypeError, AttributeError) as error:
@@ -115,10 +115,10 @@ class SampledWeights:
         return {name: sample.to_list() for name, sample in self.layers.items()}
 
     def difference(self, checkpoint: Checkpoint, storage: Storage) -> str | None:
-        """What shows that a checkpoint, which has been checked, has other weights than these; None where nothing does.
+        """What shows that a checkpoint, which has been checked, has other weights than these; None if nothing does.
 
-        Layers that one of the two lacks are let be, as the pooler of a copy that was saved without it, as long as any
-        is in both. Raises what reading raises.
+        Layers that only one of the two has are ignored, such as the pooler of a copy that was saved without it, as
+        long as some layer is in both. Raises what reading raises.
         """
         names = {layer.name: layer for layer in checkpoint.layers if _can_tell(layer)}
         both = {name: names[stored] for name in self.layers if (stored := _stored(checkpoint, name)) in names}
@@ -138,7 +138,7 @@ def _can_tell(layer: Layer) -> bool:
 
 
 def _read(checkpoint: Checkpoint, storage: Storage, wanted: Mapping[str, Layer]) -> dict[str, SampledLayer]:
-    """wanted: {name that decides the place: layer}"""
+    """Reads samples. wanted: {name that decides the position: layer}."""
     by_object: defaultdict[str, list[str]] = defaultdict(list)
     for name, layer in wanted.items():
         by_object[layer.uri].append(name)
@@ -164,7 +164,7 @@ def _read(checkpoint: Checkpoint, storage: Storage, wanted: Mapping[str, Layer])
 
 
 def _place(name: str, layer: Layer) -> tuple[int, int]:
-    """First and last of its values in C order: another place for each name."""
+    """Start and stop of the sample among the layer's values in C order; the position differs from name to name."""
     count = min(_VALUES, layer.num_params)
     start = xxhash.xxh3_64_intdigest(name.encode()) % (layer.num_params - count + 1)
     return start, start + count

@@ -1,4 +1,4 @@
-"""What a target has of the files that are copied from its source. Which these are: folder/sidecars.py."""
+"""Makes a target's version of the files that are copied from its source. Which files these are: folder/sidecars.py."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _PARAMS, _MISTRAL_KEY = "params.json", "quantization"
 
 
 def published(path: str, data: bytes, checkpoint: Checkpoint) -> bytes:
-    """What a target has of a sidecar: the same bytes, but for the config.json, or Mistral's params.json, of a folder
-    whose codes were decoded.
+    """The content of a sidecar at the target: unchanged, except for config.json, or Mistral's params.json, in a
+    folder whose codes were decoded.
 
-    That no longer says how the weights were quantized: its reader would look for scales that are not there.
+    These lose what they say about how the weights were quantized, since their readers would look for scales that are
+    not there.
     """
     folder, _, name = path.rpartition("/")
     prefix = f"{folder.replace('/', '.')}." if folder else ""
@@ -34,7 +35,7 @@ def published(path: str, data: bytes, checkpoint: Checkpoint) -> bytes:
 
 
 def _without_mistral_s(data: bytes) -> bytes:
-    """Of a params.json, which nobody has read yet and which may be another program's."""
+    """A params.json without its quantization. It has not been parsed before, and may belong to another program."""
     try:
         params = parse_json(data)
     except ValueError:

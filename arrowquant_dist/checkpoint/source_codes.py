@@ -1,4 +1,4 @@
-"""What V2 makes of the codes of a quantized source that are kept as they are, before a plan is made."""
+"""How V2 would store the codes of a quantized source that are kept as they are; found before a plan is made."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from arrowquant_dist.config import DEFAULT_STORAGE, NotKept, QuantSpec, Storage
 from arrowquant_dist.encodings.raw import RAW
 from arrowquant_dist.folder.threads import in_threads
 
-SourceCodes = Mapping[str, QuantSpec | NotKept]  # by layer, of those that have codes
+SourceCodes = Mapping[str, QuantSpec | NotKept]  # by layer, for layers that have codes
 
 
 def find_codes(checkpoint: Checkpoint, storage: Storage = DEFAULT_STORAGE) -> SourceCodes:
-    """Of every layer of the checkpoint that has codes.
+    """The codes of every layer of the checkpoint that has any.
 
-    Besides headers this reads what only values tell: the order of groups (4 bytes a column of a layer), and zero
+    Besides headers this reads what only values tell: the order of groups (4 bytes per column of a layer), and zero
     points until one is not in the middle. Raises what reading raises.
     """
     coded = [layer for layer in checkpoint.layers if layer.encoding != RAW and layer.num_params]
@@ -24,7 +24,7 @@ def find_codes(checkpoint: Checkpoint, storage: Storage = DEFAULT_STORAGE) -> So
     with SourceReader(storage, checkpoint.files) as reader:
 
         def spec_of(layer: Layer) -> QuantSpec | NotKept | None:
-            layer.encoding.check(layer, sizes)  # before memory is taken for what a header says
+            layer.encoding.check(layer, sizes)  # before allocating memory of a size that a header claims
             return layer.encoding.kept_spec(layer, reader)
 
         found = in_threads(spec_of, coded)

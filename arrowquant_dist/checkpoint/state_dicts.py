@@ -1,12 +1,13 @@
-"""Which dict of a PyTorch checkpoint is the model: its state dict, among what trainers save beside it.
+"""Finds the model's state dict in a PyTorch checkpoint, among what trainers save beside it.
 
     {"weight": tensor …}                               itself
     {"state_dict": {…}, "best_acc1": tensor}           what is under a known name; tensors beside it are left out
     {"model": {…}, "optimizer": {…}, "epoch": 3}       a trainer's state is left out
     {"ema": {…}, "optimizer": {…}}                     the only other dict of tensors
-    {"model": {…}, "ema": {…}}                         an error: nobody but the user knows which
+    {"model": {…}, "ema": {…}}                         an error: only the user knows which
 
-What is left out is told. Names stay as they are (`module.` of DataParallel too), since the model's code knows them.
+What is left out is reported. Names are kept as they are (even `module.` of DataParallel), since the model's code
+knows them.
 """
 
 from __future__ import annotations
@@ -67,14 +68,14 @@ _TRAINING_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class StateDict:
-    """tensors: {name: tensor}. left_out: keys of the file that hold tensors which are not the model's."""
+    """A model's state dict. tensors: {name: tensor}. left_out: keys of the file with tensors of anything else."""
 
     tensors: Mapping[str, Any]
     left_out: Sequence[str]
 
 
 def find_state_dict(loaded: Any, uri: str) -> StateDict:
-    """The model's in what torch has loaded. InvalidCheckpoint where there is none, or several."""
+    """The model's state dict in what torch has loaded. Raises InvalidCheckpoint if there is none, or several."""
     import torch
 
     if not isinstance(loaded, dict):
@@ -100,12 +101,12 @@ def find_state_dict(loaded: Any, uri: str) -> StateDict:
 
 
 def left_out_note(path: str, left_out: Sequence[str]) -> list[str]:
-    """What a plan says of it."""
+    """The plan's note about what is left out."""
     return [f"{path} holds more than the model; left out: {listed(left_out)}"] if left_out else []
 
 
 def _is_state_dict(value: Mapping[Any, Any]) -> bool:
-    """Whether tensors are directly in it, and not only somewhere below."""
+    """Whether the dict contains tensors directly, and not only further below."""
     import torch
 
     return any(isinstance(inner, torch.Tensor) for inner in value.values())
@@ -120,8 +121,8 @@ def _is_training_state(key: Any) -> bool:
 
 
 def _refuse_weights_beside(loaded: Mapping[Any, Any], key: Any, uri: str) -> None:
-    """Figures of the training lie beside a model's dict. A matrix may as well be a weight of a model that has `key` as
-    a part, unless `key` says that it is the whole."""
+    """Raises InvalidCheckpoint if there are matrices beside a model's dict. Smaller tensors there are figures of the
+    training, but a matrix may be a weight of a model that has `key` as a part, unless `key` means the whole model."""
     import torch
 
     beside = [
@@ -135,7 +136,7 @@ def _refuse_weights_beside(loaded: Mapping[Any, Any], key: Any, uri: str) -> Non
 
 
 def _refuse_partitioned(loaded: Mapping[Any, Any], state: Mapping[Any, Any], uri: str) -> None:
-    """DeepSpeed's stage 3 saves placeholders: the values are in the optimizer's files of all processes."""
+    """Refuses placeholders as DeepSpeed's stage 3 saves them: the values are in all processes' optimizer files."""
     groups = loaded.get("param_shapes")
     for shapes in groups if isinstance(groups, list) else [groups]:
         for name, shape in shapes.items() if isinstance(shapes, dict) else ():
@@ -149,7 +150,7 @@ def _refuse_partitioned(loaded: Mapping[Any, Any], state: Mapping[Any, Any], uri
 
 
 def _has_tensors(value: Any) -> bool:
-    """Whether a tensor is anywhere in nested containers. Each is looked at once, however often shared."""
+    """Whether a tensor is anywhere in nested containers. Each container is visited once, however often it is shared."""
     import torch
 
     seen: set[int] = set()
@@ -169,7 +170,7 @@ def _tensors(state: Mapping[Any, Any], uri: str) -> dict[str, Any]:
 
 
 def _is_tensor(name: Any, value: Any, uri: str) -> bool:
-    """Whether an entry is a tensor; False for a harmless setting beside them, else InvalidCheckpoint."""
+    """Whether an entry is a tensor; False for a harmless setting. Raises InvalidCheckpoint for anything else."""
     import torch
 
     if isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""The layer table: where each tensor's bytes are, never the bytes."""
+"""The layer table: where each tensor's bytes are, never the bytes themselves."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 class Layer:
     """One named tensor of a checkpoint.
 
-    shape, dtype: of its values; () for a scalar, a key of `DTYPES`. offset, nbytes: the byte range of the object at
-    `uri` that holds them, or the codes that they are decoded from. encoding: how values follow from that range.
+    shape: of its values, () for a scalar.
+    dtype: of its values, a key of `DTYPES`.
+    offset, nbytes: the byte range in the object at `uri` that holds the values, or the codes from which they are
+        decoded.
+    encoding: how the values follow from that range.
     """
 
     name: str
@@ -46,7 +49,7 @@ class Layer:
 class SourceFile:
     """One object of the source, as it was when its headers were read.
 
-    nbytes and version (see ObjectInfo) go into the fingerprint: a source that changed in between is noticed.
+    nbytes and version (see ObjectInfo) are part of the fingerprint, so a change of the source in between is noticed.
     """
 
     uri: str
@@ -55,27 +58,33 @@ class SourceFile:
 
 
 def as_listed(store: Store, infos: Iterable[ObjectInfo]) -> tuple[SourceFile, ...]:
-    """Objects of a store as they were listed."""
+    """Objects of a store, as they were when listed."""
     return tuple(SourceFile(store.url(info.path), info.nbytes, info.version) for info in infos)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything known of a source from its headers.
+    """Everything that is known of a source from its headers.
 
-    layers: each stored tensor once, in file order. files: what they are read from. aliases: {name: stored name} of tied
-    tensors.
-    sidecars: paths under `uri` of the small files that belong to a model (config.json, tokenizer, README …);
-    sidecar_files: the same, as they were.
-    format: `safetensors` `torch` `v1` `v2`. decoded: {name of a stored tensor: layer that it is a part of} of
-    codes, scales and what else a quantized source has instead of values. left_out: {name of a stored tensor: why} of
-    what belongs to the way that codes were computed with and to no layer. Layers, aliases, decoded and left_out
-    together name every tensor of the source. kept: {layer: why} of layers that are to stay byte for byte whatever a
-    config says, such as codes that can't be decoded and their scales. unscaled: {layer: its neighbours} of float8
-    layers whose scales nobody knows: no plan is made of them unless the config says that they have none. notes: for
-    people. largest_row_nbytes: memory that it takes to read any one row of a source that is a dataset, whose rows may
-    be larger than what is read of them. dataset: such a source as it was opened, whose index need not be read again.
-    record: of a side input, what the JSON file says by which its writer has finished it.
+    layers: each stored tensor once, in file order.
+    files: the objects that they are read from.
+    aliases: {name: stored name} of tied tensors.
+    sidecars: paths under `uri` of the small files that belong to a model (config.json, tokenizer, README …).
+    sidecar_files: the same files with their versions.
+    format: `safetensors` `torch` `v1` `v2`.
+    decoded: {name of a stored tensor: the layer that it is a part of} for the codes, scales and other tensors that a
+        quantized source has instead of values.
+    left_out: {name of a stored tensor: why} for tensors that only served to compute with the codes and belong to no
+        layer. Layers, aliases, decoded and left_out together name every tensor of the source.
+    kept: {layer: why} for layers that stay byte for byte whatever a config says, such as codes that can't be decoded
+        and their scales.
+    unscaled: {layer: the tensors beside it} for float8 layers whose scales are unknown: no plan is made of them unless
+        the config says that they have none.
+    notes: remarks for people.
+    largest_row_nbytes: for a source that is a dataset, the memory needed to read any one of its rows, which may be
+        larger than the part that is wanted.
+    dataset: such a source as it was opened, so that its index need not be read again.
+    record: for a side input, the content of the JSON file that marks it as finished.
     """
 
     uri: str

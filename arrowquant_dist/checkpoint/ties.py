@@ -1,10 +1,10 @@
-"""Tied weights that a file has twice: found by name and by bytes.
+"""Finds tied weights that a file stores twice, by their names and bytes.
 
-torch files share storages and say so themselves. safetensors files cannot: their writers drop one of the two
-tensors or write both. Copies are looked for only among the few names that models tie (embeddings and output
-heads), by content, whatever config.json says: that tells what the model's code will do, the bytes tell what
-is there. This is the one place where planning reads weights: 128 KiB of each candidate, and all of those that
-agree so far.
+torch files share storages and so record ties themselves. safetensors files cannot: their writers either drop one of
+the two tensors or write both. Copies are searched for only among the few names that models tie (embeddings and output
+heads), by content, whatever config.json says: it tells what the model's code will do, the bytes tell what is there.
+This is the only place where planning reads weights: 128 KiB of each candidate, and all of the candidates that agree
+so far.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def find_ties(layers: Iterable[Layer], reader: SourceReader) -> dict[str, str]:
 
 
 def _repeated(layers: Sequence[Layer], digest: Callable[[Layer], bytes]) -> list[list[Layer]]:
-    """The layers that share their digest with another, by digest; nothing is read of a single one."""
+    """Groups of layers with equal digests; a layer that is alone is not read."""
     if len(layers) < 2:
         return []
     by_digest: dict[bytes, list[Layer]] = defaultdict(list)

@@ -1,8 +1,8 @@
-"""PyTorch `.bin` / `.pt` / `.pth`: names, shapes and places of the tensors, through weights_only alone.
+"""PyTorch `.bin` / `.pt` / `.pth` files: names, shapes and places of the tensors, loaded only through weights_only.
 
-torch loads a rebuilt archive (see torch_zip.py) without memory for values: tensors have shapes and strides, and which
-record they come from is found by torch_private.py, or by public names alone in torch_storages.py. No value is read.
-torch is imported inside the functions.
+torch loads a rebuilt archive (see torch_zip.py) without memory for values: tensors have shapes and strides, and the
+record that each comes from is found by torch_private.py, or by public names alone in torch_storages.py. No value is
+read. torch is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from arrowquant_dist.encodings.strided import Strided, is_contiguous, view_exten
 from arrowquant_dist.errors import InvalidCheckpoint, counted
 from arrowquant_dist.storage.base import ByteRange, ObjectInfo, Store
 
-_LOAD_LOCK = threading.Lock()  # fake mode and torch's unpickler keep state beside the thread's own
-# torch's unpickler lets through whatever a damaged pickle makes Python say.
+_LOAD_LOCK = threading.Lock()  # fake mode and torch's unpickler keep state outside of the thread's own
+# torch's unpickler passes on whatever error a damaged pickle causes in Python.
 _TORCH_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -38,7 +38,7 @@ _TORCH_ERRORS = (
     RuntimeError,
     TypeError,
     ValueError,
-    Warning,  # where the caller made them errors
+    Warning,  # if the caller turns warnings into errors
     pickle.PickleError,
     struct.error,
 )
@@ -46,7 +46,7 @@ _TORCH_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A tensor as the pickle describes it. storage: its record's key. offset, strides: in values."""
+    """A tensor as the pickle describes it. storage: key of its record. offset, strides: in values."""
 
     name: str
     shape: tuple[int, ...]
@@ -61,7 +61,7 @@ class _View:
 
 
 def read_layers(store: Store, info: ObjectInfo) -> tuple[list[Layer], dict[str, str], list[str]]:
-    """The layers of one file in file order, {name: stored name} of tied ones, notes. Raises InvalidCheckpoint."""
+    """The layers of one file in file order, {name: stored name} of tied ones, and notes. Raises InvalidCheckpoint."""
     uri = store.url(info.path)
     archive = read_archive(store, info)
     check_pickle(archive.pickle, uri)
@@ -98,7 +98,7 @@ def _layer(view: _View, record: ByteRange, uri: str) -> Layer:
 
 
 def _load_views(archive: TorchArchive, uri: str) -> tuple[list[_View], Sequence[str]]:
-    """All tensors of the state dict, in its order, and what the file holds beside it."""
+    """All tensors of the state dict, in its order, and what else the file holds."""
     way = torch_private if torch_private.is_there() else torch_storages
     try:
         with _LOAD_LOCK, way.loaded(archive) as (loaded, key_of):

@@ -1,8 +1,8 @@
 """What the reader of PyTorch files uses of torch beyond its public API.
 
 Written for torch 2.13. Under FakeTensorMode `torch.load` takes no memory for values, and `_checkpoint_offset` of a
-storage says which record of the archive it comes from. Where a torch has one of them no more, torch_storages.py finds
-the same by public names, and reads the pickle twice for it.
+storage tells which record of the archive it comes from. If a torch lacks either, torch_storages.py finds the same by
+public names, for which it reads the pickle twice.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 from arrowquant_dist.checkpoint.torch_zip import TorchArchive, rebuild_archive
 
-# What torch.save writes into a state dict's pickle: `module name` of private functions, which cannot change since
-# files have them. The first are those that weights_only calls for plain tensors, the others make what has no plain
-# values. pickle_scan.py compares texts with them; nothing here looks them up in torch.
+# Names that torch.save writes into a state dict's pickle: `module name` of private functions, which cannot change since
+# existing files contain them. Those in NAMES_IN_FILES are called by weights_only for plain tensors, the others make
+# objects without plain values. pickle_scan.py only compares texts with them; nothing here looks them up in torch.
 NAMES_IN_FILES = (
     "torch._utils _rebuild_parameter",
     "torch._utils _rebuild_parameter_with_state",
@@ -38,7 +38,7 @@ _MODULE, _OFFSET = "torch._subclasses.fake_tensor", "_checkpoint_offset"
 
 
 def is_there() -> bool:
-    """Whether this torch has the names."""
+    """Whether this torch has the private names that are used here."""
     import torch
 
     return _fake_mode() is not None and hasattr(torch.UntypedStorage, _OFFSET)
@@ -46,7 +46,7 @@ def is_there() -> bool:
 
 @contextmanager
 def loaded(archive: TorchArchive) -> Iterator[tuple[Any, Callable[[Any], str | None]]]:
-    """What weights_only makes of the pickle, and what tells the key of a tensor's storage."""
+    """What weights_only makes of the pickle, and a function that tells the key of a tensor's storage."""
     import torch
 
     buffer, keys = rebuild_archive(archive)
@@ -69,7 +69,7 @@ def _fake_mode() -> Callable[[], Any] | None:
 
 @contextmanager
 def _without_log() -> Iterator[None]:
-    """Fake mode logs a traceback for each tensor that cannot be; our error says it once."""
+    """Silences fake mode, which logs a traceback for each impossible tensor; our error says it once."""
     logger = logging.getLogger(_MODULE)
     was_disabled, logger.disabled = logger.disabled, True
     try:

@@ -1,9 +1,9 @@
-"""Which record of a PyTorch file a tensor's values lie in, by public names of torch and Python alone.
+"""Finds the record of a PyTorch file that holds a tensor's values, using only public names of torch and Python.
 
-torch's weights_only loads the pickle onto the meta device: shapes, strides and offsets, no values. What it does not say
-is the storage's key. That stands in the pickle, which Python's own unpickler reads a second time, with a stand-in for
-each name that pickle_scan.py lets through, so that nothing of torch is built or called. Both have to describe the same
-tensors, or the file is refused.
+torch's weights_only loads the pickle onto the meta device: shapes, strides and offsets, but no values. It does not
+tell the storage's key. That is in the pickle, which Python's own unpickler reads a second time, with a stand-in for
+each name that pickle_scan.py allows, so that nothing of torch is built or called. Both readings have to describe the
+same tensors, or the file is refused.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 from arrowquant_dist.checkpoint.torch_zip import TorchArchive, rebuild_archive
 
-_DEEPEST = 2  # dicts of tensors lie at the top, or under a name there
-# All there will be: dtypes since then come with untyped storages.
+_DEEPEST = 2  # dicts of tensors are at the top level, or under a key there
+# A complete list: newer dtypes come with untyped storages.
 _DTYPES_OF_STORAGES = {
     "BFloat16Storage": "bfloat16",
     "BoolStorage": "bool",
@@ -39,8 +39,9 @@ _DTYPES_OF_STORAGES = {
 
 @contextmanager
 def loaded(archive: TorchArchive) -> Iterator[tuple[Any, Callable[[Any], str | None]]]:
-    """What weights_only makes of the pickle, and what tells the key of a tensor's storage; of tensors in dicts at the
-    top, or in dicts in these. ValueError or an unpickler's error where the two readings differ."""
+    """What weights_only makes of the pickle, and a function that tells the key of a tensor's storage, for tensors in
+    dicts at the top level, or in dicts in these. Raises ValueError or an unpickler's error if the two readings
+    differ."""
     import torch
 
     buffer, _ = rebuild_archive(archive)
@@ -58,7 +59,7 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """offset, strides: in values."""
+    """A tensor as the pickle describes it. offset, strides: in values."""
 
     storage: _Storage
     offset: int
@@ -72,7 +73,7 @@ class _Tensor:
 
 
 def _matched(value: Any, described: Any, depth: int) -> Iterator[tuple[int, str]]:
-    """(id of a tensor, key of its storage)."""
+    """(id of a tensor, key of its storage) for each tensor."""
     import torch
 
     if isinstance(value, torch.Tensor) and isinstance(described, _Tensor) and described.describes(value):
@@ -86,7 +87,7 @@ def _matched(value: Any, described: Any, depth: int) -> Iterator[tuple[int, str]
 
 
 class _Describer(pickle.Unpickler):
-    """Builds containers, and descriptions instead of tensors."""
+    """Builds containers, and descriptions in place of tensors."""
 
     def find_class(self, module: str, name: str) -> Any:
         import torch
@@ -132,7 +133,7 @@ def _called(function: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
     return function(*arguments)
 
 
-# By the last part of their names, which are those of pickle_scan's list.
+# By the last part of the names that pickle_scan.py allows.
 _STAND_INS: dict[str, Any] = {
     "OrderedDict": OrderedDict,
     "Counter": Counter,

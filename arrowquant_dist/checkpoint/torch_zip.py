@@ -1,4 +1,4 @@
-"""The container of torch.save: an uncompressed zip with a pickle and a record for each storage."""
+"""The container that torch.save writes: an uncompressed zip with a pickle and one record per storage."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _AGAIN = "download the file again"
 
 @dataclass(frozen=True, slots=True)
 class TorchArchive:
-    """pickle: the bytes of data.pkl. storages: {key: the byte range of its values in the file}."""
+    """A file's pickle and storages. pickle: bytes of data.pkl. storages: {key: byte range of its values}."""
 
     pickle: bytes
     storages: dict[str, ByteRange]
 
 
 def read_archive(store: Store, info: ObjectInfo) -> TorchArchive:
-    """Directory, pickle and places of the storages, none of the values. Raises InvalidCheckpoint."""
+    """Reads the directory, the pickle and the places of the storages, but no values. Raises InvalidCheckpoint."""
     uri = store.url(info.path)
     try:
         with store.open_reader(info.path) as file, zipfile.ZipFile(_BoundedReader(file, uri)) as archive:
@@ -59,7 +59,7 @@ def read_archive(store: Store, info: ObjectInfo) -> TorchArchive:
 def rebuild_archive(archive: TorchArchive) -> tuple[io.BytesIO, dict[int, str]]:
     """A zip with the same pickle and storages of 0 bytes, and {offset of a storage in it: its key}.
 
-    torch reads this one: its zip reader never sees a container that a stranger made, nor a value.
+    torch reads this one: its zip reader never sees a container that a stranger made, nor any value.
     """
     buffer = io.BytesIO()
     offsets: dict[int, str] = {}
@@ -111,7 +111,7 @@ def _check_kind(archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo], p
 
 
 def _locate(store: Store, info: ObjectInfo, record: zipfile.ZipInfo) -> ByteRange:
-    """Where a record's content is. Its local header says so: its padding is not in the directory."""
+    """The byte range of a record's content, by its local header: the directory does not record the padding."""
     uri = store.url(info.path)
     start, size = record.header_offset, _LOCAL_HEADER.size
     if start + size > info.nbytes:
@@ -124,7 +124,7 @@ def _locate(store: Store, info: ObjectInfo, record: zipfile.ZipInfo) -> ByteRang
 
 
 class _BoundedReader(io.RawIOBase):
-    """A reader that refuses to take more memory at once than a directory or a pickle needs."""
+    """A reader that refuses to use more memory at once than a directory or a pickle needs."""
 
     def __init__(self, file: BinaryIO, uri: str) -> None:
         self._file, self._uri = file, uri

@@ -1,4 +1,4 @@
-"""Checkpoints in several files: their layers as one table, and whether an index's promises are kept."""
+"""Checkpoints in several files: combines their layers in one table, and checks them against an index."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _Named = tuple[str, Collection[str]]
 
 
 def keep_promised(path: str, tensors: _Tensors, promised: Mapping[str, str]) -> tuple[_Tensors, list[str]]:
-    """Layers and aliases of the file at `path` without those that an index says are in another one; and their names.
+    """The layers and aliases of the file at `path` without those that an index assigns to another file, and the names
+    of those.
 
-    A tensor that the file has under several names stays under those that the index leaves it.
+    A tensor with several names in the file is kept under those that the index leaves it.
     """
     layers, aliases = tensors
     names = [*(layer.name for layer in layers), *aliases]
@@ -39,7 +40,8 @@ def keep_promised(path: str, tensors: _Tensors, promised: Mapping[str, str]) -> 
 
 
 def check_promised(store: Store, index: str, promised: Mapping[str, str], found: Sequence[_Named]) -> None:
-    """Every tensor of the index is in the file that it says. (Tensors that only the files have are kept as well.)
+    """Checks that every tensor of the index is in the file that it names. (Tensors that only the files have are kept
+    as well.)
 
     found: the path of each file, and the names of all its tensors.
     """
@@ -64,7 +66,7 @@ def check_promised(store: Store, index: str, promised: Mapping[str, str], found:
 
 
 def merge_files(parts: Iterable[_Tensors]) -> tuple[list[Layer], dict[str, str]]:
-    """Layers and aliases of several files, one after the other. A name in two files: InvalidCheckpoint."""
+    """Layers and aliases of several files, one after the other. Raises InvalidCheckpoint if a name is in two files."""
     seen: dict[str, str] = {}
     layers: list[Layer] = []
     aliases: dict[str, str] = {}

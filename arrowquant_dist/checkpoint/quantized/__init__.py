@@ -1,1 +1,1 @@
-"""Checkpoints that are quantized already: codes and scales become the layers they stand for, decoded when read."""
+"""Reads checkpoints that are quantized already: codes and scales become the layers they stand for."""

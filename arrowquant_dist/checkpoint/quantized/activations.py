@@ -1,9 +1,9 @@
-"""Scales of activations and of the key-value cache, and markers: what stands beside decoded weights and is none of the
-full-precision model's.
+"""Scales of activations and of the key-value cache, and markers: tensors beside decoded weights that the
+full-precision model does not have.
 
-Names alone would take a model's own parameters: a `logit_scale`, the `scale` of a norm. So a tensor is left out only
-where what it belongs to was decoded, under a name that quantizers give and models do not. What is not clear stays, and
-a note names it.
+Names alone would catch a model's own parameters: a `logit_scale`, the `scale` of a norm. So a tensor is left out only
+if the weight that it belongs to was decoded, and only under a name that quantizers use and models do not. What is
+unclear is kept, and a note names it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from arrowquant_dist.checkpoint.table import Layer
 
 LEFT_OUT = "as it only served to run the quantized model"
 UNCLEAR = "scales beside decoded weights, of which it is not clear what they are for"
-# Beside the weight of a decoded M.weight; of fused experts X they are X_input_scale, X_act_scale …
+# In the module M of a decoded M.weight; beside fused experts X they are X_input_scale, X_act_scale …
 _OF_WEIGHTS = (
     *(
         "input_scale",
@@ -46,16 +46,16 @@ _OF_WEIGHTS = (
         "v_scale",
     ),
 )
-# In an attention module whose projections were decoded, or in a module of its.
+# In an attention module whose projections were decoded, or in a submodule of it.
 _OF_ATTENTION = (
     *("q_scale", "k_scale", "v_scale", "kv_scale", "k_cache_scale", "v_cache_scale", "kv_cache_scale"),
     "kv_cache_scaling_factor",
     *("k_zero_point", "v_zero_point", "prob_output_scale", "qscale_act"),
 )
-_MARKERS = ("scaled_fp8",)  # of a whole file: ComfyUI's
+_MARKERS = ("scaled_fp8",)  # ComfyUI's, for a whole file
 _ENDINGS = tuple({*_OF_WEIGHTS, *_OF_ATTENTION, *_MARKERS})
 _UNCLEAR_ENDINGS = ("scale", "scales", "scale_inv", "zero_point", "zero_points", "amax")
-_CACHE_KEYS = ("kv_cache_scheme", "kv_cache_quant_algo")  # of a config that has scales for each head
+_CACHE_KEYS = ("kv_cache_scheme", "kv_cache_quant_algo")  # with these keys, a config has scales for each head
 
 
 def leave_out_scales(tensors: Tensors, config: ModelConfig) -> None:
@@ -83,7 +83,7 @@ def leave_out_scales(tensors: Tensors, config: ModelConfig) -> None:
 
 
 def _beside(made: list[str]) -> set[str]:
-    """What the names of tensors begin with that belong to these layers."""
+    """The prefixes of the names of tensors that belong to these layers."""
     found = {name.removesuffix(WEIGHT) + "." for name in made if name.endswith(WEIGHT)}
     for name in made:
         if not name.endswith(WEIGHT):
@@ -100,13 +100,13 @@ def _has_name(name: str, known: tuple[str, ...]) -> bool:
 
 
 def _is_of_attention(name: str, attention: set[str]) -> bool:
-    """self_attn.k_scale, self_attn.attn.k_scale, attention.kv_fake_quantizer.qscale_act."""
+    """Whether the name is like self_attn.k_scale, self_attn.attn.k_scale or attention.kv_fake_quantizer.qscale_act."""
     module = name.rpartition(".")[0]
     return _has_name(name, _OF_ATTENTION) and (module in attention or module.rpartition(".")[0] in attention)
 
 
 def _may_belong(tensor: Layer, beside: set[str]) -> bool:
-    """Whether it is called like scales of a layer that was decoded: a part of its module or of its name."""
+    """Whether the tensor is named like a scale of a decoded layer: by its module, or by the beginning of its name."""
     module, dot, last = tensor.name.rpartition(".")
     if f"{module}{dot}" in beside and last.endswith(_UNCLEAR_ENDINGS):
         return True

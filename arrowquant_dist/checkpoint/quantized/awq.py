@@ -1,4 +1,4 @@
-"""AWQ's layers, of the layouts GEMM and GEMV."""
+"""Layers of AWQ, in the layouts GEMM and GEMV."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arrowquant_dist.checkpoint.quantized.word_parts import (
 )
 from arrowquant_dist.encodings.awq import Awq, AwqRows
 
-_FIELDS = 8  # codes of a word
+_FIELDS = 8  # codes per word
 
 
 def add_gemm(tensors: Tensors, module: WordParts, settings: ModuleSettings, config: ModelConfig) -> None:
@@ -29,7 +29,8 @@ def add_gemm(tensors: Tensors, module: WordParts, settings: ModuleSettings, conf
 
 
 def add_gemv(tensors: Tensors, module: WordParts, settings: ModuleSettings, config: ModelConfig) -> None:
-    """Rows of codes, zeros and scales, of which there are as many as fill words: more than groups, or as many."""
+    """Adds a layer stored as rows of codes, zeros and scales. Zeros and scales fill whole words, so there may be more
+    of them than groups."""
     outputs, words = module.codes.shape
     inputs = words * _FIELDS
     if settings.group_size is None:

@@ -1,7 +1,8 @@
-"""Files of ComfyUI say what each layer is quantized to: in M.comfy_quant, JSON as uint8, or in the file's header.
+"""ComfyUI's files, which say how each layer is quantized: in M.comfy_quant, JSON as uint8, or in the file's header.
 
-Its float8 weights are like others'. Its 4-bit floats have the high four bits of a byte first, and its blocks' scales
-lie in the order of a GPU's tiles, under the names that ModelOpt gives plain ones: these stay byte for byte.
+Their float8 weights are like others'. Their 4-bit floats have the high four bits of a byte first, and the scales of
+their blocks are in the order of a GPU's tiles, under the names that ModelOpt uses for plain ones: these stay byte for
+byte.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from arrowquant_dist.strict_json import parse_json
 
 _MARKER = ".comfy_quant"
 _HEADER_KEY = "_quantization_metadata"
-_PLAIN = ("float8_e4m3fn", "float8_e5m2")  # whose codes and scales are as everybody's
+_PLAIN = ("float8_e4m3fn", "float8_e5m2")  # formats whose codes and scales are like everybody's
 _BLOCKS = ("uint8", "float8_e8m0fnu", "float8_e4m3fn")  # dtypes of scales of blocks
 _MAX_MARKER = 1 << 16
-_MAX_HEADER = 100_000_000  # as safetensors has it
+_MAX_HEADER = 100_000_000  # the limit of safetensors
 _SIZE_NBYTES = 8  # of a safetensors header
 
 
 def keep_comfyui(tensors: Tensors, config: ModelConfig, read_values: ReadValues) -> None:
-    """Keeps the modules whose format is none of `_PLAIN`."""
+    """Keeps the modules whose format is not in `_PLAIN`."""
     for module, settings in _settings(tensors, config, read_values).items():
         name = settings.get("format")
         if name not in _PLAIN or settings.get("convrot"):
@@ -35,7 +36,7 @@ def keep_comfyui(tensors: Tensors, config: ModelConfig, read_values: ReadValues)
 
 
 def _settings(tensors: Tensors, config: ModelConfig, read_values: ReadValues) -> dict[str, Mapping[str, Any]]:
-    """{module: what is said of it}."""
+    """{module: its settings}."""
     markers = [
         t
         for t in tensors.by_name.values()
@@ -59,10 +60,10 @@ def _files_with_blocks(tensors: Tensors) -> Iterable[str]:
 
 
 def _of_header(uri: str, tensors: Tensors, read_values: ReadValues) -> dict[str, Mapping[str, Any]]:
-    """What the header of a safetensors file says of the modules in it."""
+    """What the header of a safetensors file says about its modules."""
     (size,) = read_values([Layer("header's size", (_SIZE_NBYTES,), "uint8", uri, 0, _SIZE_NBYTES)])
     nbytes = int.from_bytes(size.tobytes(), "little")
-    if nbytes > _MAX_HEADER:  # no safetensors file, whatever it is called
+    if nbytes > _MAX_HEADER:  # not a safetensors file, whatever its name
         return {}
     (header,) = read_values([Layer("header", (nbytes,), "uint8", uri, _SIZE_NBYTES, nbytes)])
     metadata = _parsed(header.tobytes()).get("__metadata__")
@@ -71,7 +72,7 @@ def _of_header(uri: str, tensors: Tensors, read_values: ReadValues) -> dict[str,
     if not isinstance(layers, dict):
         return {}
     named = {key: value for key, value in layers.items() if isinstance(value, dict)}
-    # A file may have been cut out of a larger one, or put into one: its names are then shorter, or longer.
+    # The file may have been extracted from a larger one, or merged into one: its names are then shorter, or longer.
     longer = {ending: value for key, value in named.items() for ending in _endings(key) if "." in ending}
     found: dict[str, Mapping[str, Any]] = {}
     for module in dict.fromkeys(name.rpartition(".")[0] for name in tensors.by_name):
@@ -83,13 +84,13 @@ def _of_header(uri: str, tensors: Tensors, read_values: ReadValues) -> dict[str,
 
 
 def _endings(name: str) -> list[str]:
-    """The name, and what is left of it after each dot."""
+    """The name, and what follows each dot in it."""
     parts = name.split(".")
     return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def _parsed(data: bytes) -> Mapping[str, Any]:
-    """{} for what is no JSON object."""
+    """The JSON object; {} if the data is not one."""
     try:
         found = parse_json(data)
     except ValueError:

@@ -1,8 +1,8 @@
-"""compressed-tensors' integers: X_packed (pack-quantized) or int8 X (int-quantized), X_scale, and X_zero_point, X_g_idx
-where there are any.
+"""Integer codes of compressed-tensors: X_packed (pack-quantized) or int8 X (int-quantized), X_scale, and X_zero_point
+and X_g_idx where needed.
 
-transformers and vLLM multiply in the scales' dtype; here it is float32, rounded once to the model's dtype: the same
-wherever that is the scales' too.
+transformers and vLLM multiply in the scales' dtype. Here it is done in float32 and rounded once to the model's dtype,
+which gives the same if the scales have that dtype too.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _MAX_DIMS = 3
 
 
 def add_integers(tensors: Tensors, schemes: Schemes, read_values: ReadValues) -> None:
-    """Adds the layers of compressed-tensors' integer codes. read_values: for the shapes of packed ones, which only the
-    values of X_shape tell.
+    """Adds the layers of compressed-tensors' integer codes. read_values: reads the shapes of packed codes, which only
+    the values of X_shape tell.
 
     Raises InvalidCheckpoint for codes whose scales, shape or scheme is missing, or that do not fit each other.
     """
@@ -51,7 +51,7 @@ def add_integers(tensors: Tensors, schemes: Schemes, read_values: ReadValues) ->
 
 
 def _read_shapes(packed: Sequence[Layer], tensors: Tensors, read_values: ReadValues) -> list[tuple[int, ...]]:
-    """What the X_shape of each says."""
+    """The shape that the X_shape of each tensor gives."""
     places = []
     for codes in packed:
         shape = _companion(codes, codes.name.removesuffix(_PACKED) + _SHAPE, tensors)
@@ -89,7 +89,8 @@ def _add(
 def _encoding(
     tensors: Tensors, codes: Layer, base: str, shape: tuple[int, ...], scales: Layer, scheme: Scheme
 ) -> tuple[Encoding, list[str]]:
-    """As the scheme has it, with the names of what else is used. InvalidCheckpoint where the tensors do not fit it."""
+    """The encoding by this scheme, and the names of the other tensors that it uses. Raises InvalidCheckpoint if the
+    tensors do not fit the scheme."""
     bits = None if codes.dtype == "int8" else scheme.bits
     if bits is not None:
         _check_codes(codes, shape, bits)
@@ -110,7 +111,7 @@ def _encoding(
 
 
 def _check_codes(codes: Layer, shape: tuple[int, ...], bits: int) -> None:
-    """Of packed integers."""
+    """Checks the codes of packed integers."""
     if bits not in PACKED_BITS:
         refuse(
             f"packed integers of {counted(bits, 'bit')} are not supported, only 2, 4 and 8; decompress the model",
@@ -123,7 +124,7 @@ def _check_codes(codes: Layer, shape: tuple[int, ...], bits: int) -> None:
 
 
 def _scale_grid(shape: tuple[int, ...], block: Block) -> tuple[int, int]:
-    """Rows and columns of a matrix of scales."""
+    """The rows and columns of the matrix of scales."""
     rows, columns = matrix_of(shape)
     return -(-rows // block[0]), -(-columns // block[1])
 
@@ -131,7 +132,8 @@ def _scale_grid(shape: tuple[int, ...], block: Block) -> tuple[int, int]:
 def _zero_points(
     tensors: Tensors, zero_points: Layer, grid: tuple[int, int], scales: Layer, bits: int | None
 ) -> Place:
-    """int8 in the scales' shape, or packed down the rows: int32 […, words, groups]. grid: of scales."""
+    """The place of zero points: int8 in the scales' shape, or packed along the rows: int32 […, words, groups]. grid:
+    rows and columns of the scales."""
     one_to_one = zero_points.dtype == "int8" and math.prod(zero_points.shape) == math.prod(scales.shape)
     if not (one_to_one or (bits is not None and _are_packed(zero_points, grid, scales, bits))):
         message = f"zero points {list(zero_points.shape)} of {zero_points.dtype} do not fit scales {list(scales.shape)}"

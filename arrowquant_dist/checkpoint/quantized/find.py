@@ -1,4 +1,4 @@
-"""Stored tensors → the layers they stand for: finds codes and scales by their names, dtypes and config.json."""
+"""Turns stored tensors into the layers they stand for: finds codes and scales by names, dtypes and config.json."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from arrowquant_dist.checkpoint.quantized.schemes import Schemes
     from arrowquant_dist.checkpoint.quantized.tensors import Tensors
 
-# What codes come in: a model without tensors of these dtypes, and of these names, is not looked at any further.
+# Dtypes of codes: a model without tensors of these dtypes or names is not examined further.
 _CODE_DTYPES = frozenset(
     (
         *("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float4_e2m1fn_x2"),
         *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64"),
     )
 )
-_CODE_NAMES = (".W_q", ".Qidxs", ".codes", ".SCB", ".bitmask", ".compressed")  # of wider integers, or none
+_CODE_NAMES = (".W_q", ".Qidxs", ".codes", ".SCB", ".bitmask", ".compressed")  # of any dtype
 
 
 @dataclass(frozen=True, slots=True)
 class FoundLayers:
-    """As in Checkpoint."""
+    """The fields are those of Checkpoint."""
 
     layers: list[Layer]
     aliases: dict[str, str]
@@ -43,10 +43,10 @@ def find_quantized(
     read_config: Callable[[], ModelConfig],
     read_values: ReadValues,
 ) -> FoundLayers:
-    """Layers and aliases of the files, with codes and scales put together; as they are where there are none.
+    """Layers and aliases of the files, with codes and scales combined into layers; unchanged if there are none.
 
-    read_config, read_values: called where tensors look like codes. Raises InvalidCheckpoint for what can't be true
-    or is of a format that can't be decoded, and what they raise.
+    read_config, read_values: called only if tensors look like codes. Raises InvalidCheckpoint for what is
+    inconsistent or in a format that can't be decoded, and what these functions raise.
     """
     if not any(layer.dtype in _CODE_DTYPES or layer.name.endswith(_CODE_NAMES) for layer in layers):
         return FoundLayers(list(layers), dict(aliases), {}, {}, {}, {}, ())
@@ -59,7 +59,7 @@ def _put_together(
     read_config: Callable[[], ModelConfig],
     read_values: ReadValues,
 ) -> FoundLayers:
-    # Of no use to most checkpoints, which have nothing that looks like codes.
+    # Imported here, since most checkpoints have nothing that looks like codes.
     from arrowquant_dist.checkpoint.quantized.activations import leave_out_scales
     from arrowquant_dist.checkpoint.quantized.comfyui import keep_comfyui
     from arrowquant_dist.checkpoint.quantized.compressed import add_integers
@@ -82,7 +82,7 @@ def _put_together(
     config = read_config()
     schemes = read_schemes(config)
     tensors = Tensors({**stored, **tied}, config.dtype)
-    # What can't be decoded though it looks so; what can be; what belongs to that; what is left.
+    # First what looks decodable but is not, then what can be decoded, then what belongs to that, then the rest.
     keep_known_formats(tensors)
     keep_comfyui(tensors, config, read_values)
     add_experts(tensors)
@@ -102,7 +102,7 @@ def _put_together(
 def _collect(
     tensors: Tensors, layers: Sequence[Layer], aliases: Mapping[str, str], schemes: Schemes
 ) -> FoundLayers:
-    """In the order of `layers`. Names that shared their codes are tied where they share their scales as well."""
+    """The layers in the order of `layers`. Names that shared their codes are tied if they share their scales too."""
     from arrowquant_dist.checkpoint.quantized.notes import found_notes
     from arrowquant_dist.checkpoint.quantized.unscaled import find_unscaled
 
@@ -129,5 +129,5 @@ def _collect(
 
 
 def _stays(name: str, tensors: Tensors) -> bool:
-    """Whether a tensor is a layer, or has become one, and is not only a part of another."""
+    """Whether a tensor is, or has become, a layer, and is not just a part of another."""
     return name in tensors.layers or not (name in tensors.parts or name in tensors.left_out)

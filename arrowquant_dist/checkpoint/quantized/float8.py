@@ -1,7 +1,7 @@
 """float8 weights with scales beside them: x = code · scale.
 
-One scale a tensor, a matrix of a stack, a row, a column, or a block of 128 × 128 or what the config says; what they are
-called is in names.py.
+There is one scale per tensor, matrix of a stack, row, column, or block of 128 × 128 or what the config says. The
+scales' names are in names.py.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _STACK_DIMS = 3
 
 
 def add_float8(tensors: Tensors, config: ModelConfig, blocks: Sequence[Block]) -> None:
-    """Adds the layers of float8 codes that have scales. blocks: that other parts of the config name.
+    """Adds the layers of float8 codes that have scales. blocks: block sizes from other parts of the config.
 
-    Scales without codes are layers of their own; codes without scales, too, which a plan asks about.
-    Raises InvalidCheckpoint for scales that do not fit, naming them.
+    Scales without codes are layers of their own; so are codes without scales, about which the plan asks. Raises
+    InvalidCheckpoint, naming the scales, if they do not fit.
     """
     possible = [_block_size(config), *blocks, MICROSCALED]
     for codes in tensors.by_name.values():
@@ -39,7 +39,7 @@ def add_float8(tensors: Tensors, config: ModelConfig, blocks: Sequence[Block]) -
             continue
         if not codes.shape:
             refuse("a single float8 value with a scale is not supported; convert it to a float", codes)
-        # A byte an exponent: what writers without the dtype e8m0 store.
+        # uint8 scales are exponents, stored by writers that lack the dtype e8m0.
         dtype = "float8_e8m0fnu" if scales.dtype == "uint8" else scales.dtype
         if scales.dtype != "uint8":
             check_scales(scales)
@@ -53,12 +53,12 @@ def _find_block(codes: Layer, scales: Layer, config: ModelConfig, possible: Sequ
     if config.method == _FBGEMM and len(shape) == _STACK_DIMS and scales.shape == (shape[0], shape[2], 1):
         return shape[
             1
-        ], 1  # its experts are stored transposed, [experts, in, out], with a scale for each output
+        ], 1  # FBGEMM stores experts transposed, [experts, in, out], with a scale for each output
     return find_block(shape, scales, possible)
 
 
 def _block_size(config: ModelConfig) -> Block:
-    """`weight_block_size` of the config, 128 × 128 where it has none."""
+    """`weight_block_size` of the config, 128 × 128 if it has none."""
     given: Any = config.quantization.get("weight_block_size")
     if given is None:
         return DEFAULT_BLOCK

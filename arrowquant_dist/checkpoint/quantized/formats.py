@@ -1,7 +1,7 @@
-"""Formats that are known and not decoded: which tensors of a module they are recognized by.
+"""Formats that are known but not decoded, and the tensors of a module by which they are recognized.
 
-Codes, scales, codebooks and whatever else such a module has stay byte for byte: each of them means something in the
-light of the others alone.
+Codes, scales, codebooks and everything else in such a module stay byte for byte, since each has a meaning only
+together with the others.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """has: names that a module of that format has, all of them, codes first; one that ends with a dot begins a name.
-    below: modules in it that belong to it, of which it has one at least where there are any. may_be_floats: the bytes
-    of the codes may be stored as those of floats, which some trainers ask for."""
+    """A known format. has: names that a module of the format contains, all of them, codes first; one that ends with a
+    dot is a prefix. below: submodules that belong to it; if any are given, it has at least one of them.
+    may_be_floats: whether the bytes of the codes may be stored as floats, which some trainers require."""
 
     name: str
     has: tuple[str, ...]
@@ -22,8 +22,8 @@ class Format:
     may_be_floats: bool = False
 
 
-_DATA = "_data"  # of a tensor of torch that is a class of quanto's
-# The first one that fits counts.
+_DATA = "_data"  # the data of one of quanto's tensor subclasses
+# The first one that matches counts.
 FORMATS = (
     Format("SINQ", ("W_q", "meta")),
     Format("HQQ", ("W_q", "scale", "zero"), may_be_floats=True),
@@ -44,17 +44,17 @@ FORMATS = (
     Format("bitsandbytes (4 bits)", ("weight", "weight.absmax", "weight.quant_map"), may_be_floats=True),
     Format("bitsandbytes (in blocks)", ("weight", "weight.absmax")),
     Format("quanto", (f"weight.{_DATA}",)),
-    # Weights that were divided by a scale of their inputs, or have a part beside their codes.
+    # Weights that were divided by a scale of their inputs, or have a component besides their codes.
     Format("ModelOpt (AWQ)", ("weight", "weight_scale", "pre_quant_scale")),
     Format("ModelOpt (SVDQuant)", ("weight", "weight_scale", "svdquant_lora_a")),
     Format("SDNQ", ("weight", "scale", "svd_up")),
     Format("torchao (AWQ)", ("_weight_qdata", "_weight_act_pre_scale")),
 )
 
-# Of these, whatever is not decoded is none of theirs, or was refused.
+# Methods whose codes are all decoded or refused: what remains undecoded is not theirs.
 DECODED_METHODS = ("compressed-tensors", "fbgemm_fp8", "fp8", "mxfp4", "mxfp8")
 
-# {quant_method of a config.json: how people call it} of methods of which not every format is decoded.
+# {quant_method of a config.json: its usual name} of methods of which some formats are not decoded.
 METHOD_LABELS: Mapping[str, str] = {
     "aqlm": "AQLM",
     "auto-round": "AutoRound",

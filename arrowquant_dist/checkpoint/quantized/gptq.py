@@ -1,4 +1,4 @@
-"""GPTQ's layers: bits, inputs and groups follow from shapes, and from what the config says of the module."""
+"""Layers of GPTQ: bits, inputs and groups follow from shapes, and from what the config says about the module."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def add_gptq(
 
 
 def _bits(module: WordParts, settings: ModuleSettings, layout: WordLayout) -> int:
-    """As the config says, or else as the shapes do. InvalidCheckpoint where they disagree, or neither says it."""
+    """Bits per code, as the config says, else as the shapes tell. Raises InvalidCheckpoint if they disagree, or
+    neither tells."""
     fitting = [bits for bits in layout.bits if _fits(module, bits)]
     shapes = f"codes {list(module.codes.shape)} and zeros {list(module.zeros.shape)}"
     if module.groups is not None:

@@ -1,10 +1,10 @@
-"""Regular expressions of strangers, matched in time linear in the text: no pattern makes it explode.
+"""Matches regular expressions from strangers in time linear in the text: no pattern can make it explode.
 
-Python's `re` tries one way after the other, and `(a+)+$` has 2^n of them. Here all ways go on side by side: a state is
-what may come next, as a set of places in the pattern's program, each with the lookaheads that still have to come true
-or must not. States and the ways between them are kept, so that most characters of most names cost one look into a dict.
-google's re2 does the same and has no lookaheads, which targets like `^(?!.*(lm_head|gate)).*` need; it would be a
-dependency as well.
+Python's `re` tries one path after the other, and `(a+)+$` has 2^n of them. Here all paths are followed at once: a
+state describes what may come next, as a set of places in the pattern's program, each with the lookaheads that still
+have to match, or must not. States and the transitions between them are cached, so most characters of most names cost
+one dict lookup. google's re2 does the same but has no lookaheads, which targets like `^(?!.*(lm_head|gate)).*` need,
+and it would be another dependency.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from functools import lru_cache
 from arrowquant_dist.checkpoint.quantized.regex_syntax import Instruction, compile_program, is_word
 from arrowquant_dist.errors import InvalidCheckpoint
 
-_MAX_WORK = 2_000_000  # steps of one pattern, all its texts together: seconds
-_MAX_KEPT = 20_000  # ways between states
+_MAX_WORK = 2_000_000  # steps of one pattern over all texts, which take seconds
+_MAX_KEPT = 20_000  # cached transitions between states
 
 Places = frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
 class _Thread:
-    """One way on. place: of the instruction that takes the next character. wanted: lookaheads, each as the places of
-    which one has to come to its end. unwanted: places none of which may."""
+    """One possible path. place: the instruction that takes the next character. wanted: lookaheads that must match,
+    each as a set of places of which at least one has to reach its end. unwanted: places none of which may."""
 
     place: int
     wanted: frozenset[Places] = frozenset()
@@ -37,7 +37,7 @@ _ACCEPTED: _State = frozenset({_Thread(_MATCH)})
 
 
 class LinearRegex:
-    """A pattern; ValueError where `regex_syntax` does not know it."""
+    """A pattern. Raises ValueError if `regex_syntax` does not support it."""
 
     def __init__(self, pattern: str) -> None:
         self._program, first = compile_program(pattern)
@@ -46,8 +46,8 @@ class LinearRegex:
         self._first = self._reached(first, "", is_first=True)
 
     def begins(self, text: str) -> bool:
-        """Whether `text` begins with a match, as `re.match` says it. InvalidCheckpoint where the pattern takes
-        too much work."""
+        """Whether `text` begins with a match, as with `re.match`. Raises InvalidCheckpoint if the pattern takes too
+        much work."""
         state = self._first
         for char in text:
             if state is _ACCEPTED or not state:
@@ -87,7 +87,7 @@ class LinearRegex:
         return self._reached(instruction.next, char, is_first=False)
 
     def _after(self, places: Places, char: str) -> Places:
-        """Of a lookahead's places."""
+        """The places of a lookahead after the character."""
         following: set[int] = set()
         for place in places:
             instruction = self._program[place]
@@ -99,7 +99,7 @@ class LinearRegex:
         return frozenset(following)
 
     def _reached(self, first: int, before: str, *, is_first: bool) -> _State:
-        """The threads at `first`, and at all that is reached from it without a character. before: the last one."""
+        """The threads at `first`, and at all that is reachable without taking a character. before: the last one."""
         threads: set[_Thread] = set()
         seen: set[_Thread] = set()
         todo = [_Thread(first)]
@@ -131,7 +131,8 @@ class LinearRegex:
         return [_Thread(instruction.next, thread.wanted | {places}, thread.unwanted)]
 
     def _at_boundary(self, thread: _Thread, instruction: Instruction, before: str) -> _Thread:
-        """A word begins or ends here if of the characters before and behind one is of a word: a lookahead for one."""
+        """A word begins or ends here if exactly one of the characters before and after is a word character: a
+        lookahead for one character."""
         word = self._word()
         wants_word = is_word(before) if before else False
         if wants_word == instruction.negated:
@@ -139,7 +140,8 @@ class LinearRegex:
         return _Thread(instruction.next, thread.wanted, thread.unwanted | {word})
 
     def _word(self) -> int:
-        """The place of an instruction that takes a character of a word, and no more: the pattern's own go on."""
+        """The place of an instruction that takes a word character and ends there; the pattern's own instructions
+        would continue."""
         last = self._program[-1]
         if last.test is not is_word or last.next != _MATCH:
             self._program.append(Instruction("char", _MATCH, test=is_word))
@@ -172,7 +174,7 @@ class LinearRegex:
 
 
 def _is_final(thread: _Thread) -> bool:
-    """Whether a match ends where the text does."""
+    """Whether a match can end at the end of the text."""
     return (
         thread.place in (_MATCH, _END)
         and not (thread.unwanted & {_MATCH, _END})
@@ -181,17 +183,17 @@ def _is_final(thread: _Thread) -> bool:
 
 
 def begins(pattern: str, text: str) -> bool:
-    """Whether `text` begins with a match of `pattern`. ValueError, with the reason, where `pattern` is not known."""
+    """Whether `text` begins with a match of `pattern`. Raises ValueError, with the reason, if it is unsupported."""
     return _regex(pattern).begins(text)
 
 
 def occurs(pattern: str, text: str) -> bool:
-    """Whether a match is anywhere in `text`; otherwise as `begins`."""
-    _regex(pattern)  # alone, or its brackets might close those around it
+    """Whether a match is anywhere in `text`; otherwise like `begins`."""
+    _regex(pattern)  # compiled alone first, since unbalanced brackets might close those around it
     return _regex(f"[\\s\\S]*(?:{pattern})").begins(text)
 
 
 @lru_cache(maxsize=1024)
 def _regex(pattern: str) -> LinearRegex:
-    """With all that is known of it from texts before."""
+    """The compiled pattern, cached with the transitions found for earlier texts."""
     return LinearRegex(pattern)

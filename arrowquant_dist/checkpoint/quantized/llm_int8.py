@@ -1,6 +1,6 @@
-"""bitsandbytes' int8: X.weight and X.SCB, the largest magnitude of each row, and X.weight_format, a number.
+"""bitsandbytes' int8: X.weight; X.SCB, the largest magnitude of each row; and X.weight_format, a number.
 
-Of its formats a state dict has but 0, rows as they are; the others are of old kernels.
+Of its formats, state dicts contain only 0, plain rows; the others belong to old kernels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ _AGAIN = "download the checkpoint again"
 
 
 def add_llm_int8(tensors: Tensors, config: ModelConfig, read_values: ReadValues) -> None:
-    """Raises InvalidCheckpoint for codes whose maxima are missing or do not fit, or that are not in rows."""
+    """Adds the layers of bitsandbytes' int8 codes. Raises InvalidCheckpoint for codes whose maxima are missing or do
+    not fit, or that are not stored in rows."""
     found: list[tuple[Layer, Layer]] = []
     for part in list(tensors.by_name.values()):
         base = part.name.removesuffix(_MAXIMA)
@@ -47,7 +48,7 @@ def add_llm_int8(tensors: Tensors, config: ModelConfig, read_values: ReadValues)
 
 
 def _dtype_beside(tensors: Tensors) -> str:
-    """Of what else the model has (norms, embeddings); float16, which int8 codes are made of, where it has nothing."""
+    """The dtype of the model's other tensors (norms, embeddings); without any, float16, which int8 is made from."""
     floats = [
         layer.dtype
         for layer in tensors.by_name.values()

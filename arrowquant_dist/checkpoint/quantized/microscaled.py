@@ -1,10 +1,10 @@
-"""4-bit floats (e2m1) with a power of two (e8m0) each 32: MXFP4, of gpt-oss and others.
+"""4-bit floats (e2m1) with a power of two (e8m0) for each 32: MXFP4, of gpt-oss and others.
 
 gpt-oss stores X_blocks [experts, out, groups, 16] and X_scales [experts, out, groups]. The layer is X [experts, in,
-out], as in the model's bfloat16 releases and as transformers decodes it: the stored matrices transposed. The reference
-checkpoint of the same model has X.blocks and X.scales, whose layer X stays [experts, out, in].
-compressed-tensors' mxfp4-pack-quantized has X_packed [out, in / 2] and X_scale [out, in / 32], DeepSeek-V4's experts X
-itself and its scales.
+out], as in the model's bfloat16 releases and as transformers decodes it: the stored matrices transposed. The
+reference checkpoint of the same model has X.blocks and X.scales, whose layer X stays [experts, out, in].
+compressed-tensors' mxfp4-pack-quantized has X_packed [out, in / 2] and X_scale [out, in / 32]; DeepSeek-V4's experts
+have X itself and its scales.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _CODE_DTYPES = ("uint8", "int8", "float4_e2m1fn_x2")
 
 
 def add_experts(tensors: Tensors) -> None:
-    """Adds the layers of blocks and scales. Blocks without scales stay as they are. InvalidCheckpoint names misfits."""
+    """Adds the layers of blocks and scales. Blocks without scales stay as they are. Raises InvalidCheckpoint, naming
+    tensors that do not fit."""
     for between in ("_", "."):
         for codes in tensors.by_name.values():
             base = codes.name.removesuffix(f"{between}blocks")
@@ -41,7 +42,7 @@ def add_experts(tensors: Tensors) -> None:
 
 
 def add_packed(tensors: Tensors) -> None:
-    """Adds the layers of packed pairs with a scale each 32 values: X_packed and X_scale, or X and X_scale of e8m0."""
+    """Adds the layers of packed pairs with a scale per 32 values: X_packed and X_scale, or X and X_scale of e8m0."""
     for codes in tensors.by_name.values():
         if (
             codes.dtype not in _CODE_DTYPES

@@ -1,6 +1,6 @@
-"""MLX's codes: uint32 X.weight with X.scales, and X.biases where they are affine.
+"""MLX's codes: uint32 X.weight with X.scales, and X.biases if they are affine.
 
-config.json's `quantization` has bits, group size and mode, of all modules or of one by its name.
+`quantization` in config.json has bits, group size and mode, for all modules or for one by its name.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _CODES, _SCALES, _BIASES = ".weight", ".scales", ".biases"
 _GLOBAL = ".global_scale"
 _DEFAULT_BITS, _DEFAULT_GROUP = 4, 64
 _AFFINE, _E8M0, _E4M3 = "affine", "float8_e8m0fnu", "float8_e4m3fn"
-# {mode without biases: bits, values that share a scale, what the bytes of scales are}
+# {mode without biases: (bits, values that share a scale, dtype of the scales' bytes)}
 _FLOAT_MODES = {"mxfp4": (4, 32, _E8M0), "mxfp8": (8, 32, _E8M0), "nvfp4": (4, 16, _E4M3)}
 _AGAIN = "download the checkpoint again"
 
 
 @dataclass(frozen=True, slots=True)
 class _Mode:
-    """How a module is quantized. bits, group_size: None where the config is silent."""
+    """How a module is quantized. bits, group_size: None if the config does not say."""
 
     name: str
     bits: int | None
@@ -39,7 +39,8 @@ class _Mode:
 def add_mlx(tensors: Tensors, config: ModelConfig) -> None:
     """Adds the layers of MLX's codes, and keeps those of modes that can't be decoded.
 
-    Raises InvalidCheckpoint for codes without scales or biases, or with those of another shape than the config says.
+    Raises InvalidCheckpoint for codes without scales or biases, or whose scales or biases do not have the shape that
+    the config implies.
     """
     for scales in list(tensors.by_name.values()):
         base = scales.name.removesuffix(_SCALES)
@@ -64,7 +65,7 @@ def add_mlx(tensors: Tensors, config: ModelConfig) -> None:
 
 
 def _mode(module: str, config: ModelConfig) -> _Mode:
-    """Of the module's own settings, where it has any: MLX does not fill these up with the model's."""
+    """The module's own settings if it has any, which MLX does not complete with the model's; else the model's."""
     given = config.mlx
     own = given.get(module, given)
     if own is True:
@@ -81,7 +82,7 @@ def _mode(module: str, config: ModelConfig) -> _Mode:
 
 
 def _unknown(mode: _Mode, module: str, tensors: Tensors) -> str | None:
-    """What can't be decoded."""
+    """The name of the format, if it can't be decoded; else None."""
     if mode.name not in (_AFFINE, *_FLOAT_MODES):
         return f"MLX's mode {mode.name!r}"
     return "MLX's nvfp4 with a global scale" if module + _GLOBAL in tensors.by_name else None
@@ -104,7 +105,7 @@ def _add_affine(
 
 
 def _numbers(codes: Layer, mode: _Mode) -> tuple[int, int]:
-    """Bits and group size; shapes tell neither, so that one that is not said is MLX's default."""
+    """Bits and group size. Shapes tell neither, so if only one is given, the other is MLX's default."""
     if mode.bits is None and mode.group_size is None:
         message = (
             "its shape does not tell how many bits codes have; add `bits` and `group_size` to config.json's"
@@ -138,7 +139,7 @@ def _add_floats(tensors: Tensors, codes: Layer, scales: Layer, mode: _Mode) -> N
 
 
 def _shape(codes: Layer, scales: Layer, bits: int, group_size: int) -> tuple[int, ...]:
-    """Of the values: the codes fill their words, and their groups are whole."""
+    """The shape of the values: the codes have to fill their words, and the groups to be whole."""
     columns = scales.shape[-1] * group_size
     if columns * bits != codes.shape[-1] * 32:
         refuse(
@@ -150,7 +151,7 @@ def _shape(codes: Layer, scales: Layer, bits: int, group_size: int) -> tuple[int
 
 
 def _check_alone(tensors: Tensors, config: ModelConfig) -> None:
-    """Codes without scales, in a model that is MLX's."""
+    """Refuses codes without scales in a model of MLX's."""
     if not config.mlx:
         return
     for codes in tensors.by_name.values():

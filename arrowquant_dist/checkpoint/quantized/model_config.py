@@ -1,4 +1,4 @@
-"""What config.json, and the files that others wrote in its place, say of a quantized checkpoint."""
+"""Reads what config.json, or other tools' files in its place, say about a quantized checkpoint."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from arrowquant_dist.storage.base import Store
 from arrowquant_dist.strict_json import parse_json
 
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
-# Where AutoGPTQ, AutoAWQ and ModelOpt put what config.json has no quantization_config for: whose it is.
+# Files of AutoGPTQ, AutoAWQ and ModelOpt that replace quantization_config in config.json: {file: quant_method}.
 QUANTIZATION_FILES = {
     "quantize_config.json": "gptq",
     "quant_config.json": "awq",
     "hf_quant_config.json": "modelopt",
 }
 MLX_KEY = "quantization"
-# Where models of text and images have the text model's settings.
+# Keys under which models of text and images have the text model's settings.
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 _CONFIG = "config.json"
 FLOATS = ("bfloat16", "float16", "float32")
@@ -28,10 +28,9 @@ _MAX_NBYTES = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """own_dtype: the model's `dtype` (`torch_dtype`), None where it is not of FLOATS. quantization: the model's
-    `quantization_config`, or that of a file of QUANTIZATION_FILES, {} where it has none. mlx: its `quantization` where
-    that is MLX's, else {}. uri: of the file that has these.
-    """
+    """The settings of a model that matter for decoding. own_dtype: the model's `dtype` (`torch_dtype`), None if it is
+    not in FLOATS. quantization: the model's `quantization_config`, or that in a file of QUANTIZATION_FILES; {} if it
+    has none. mlx: its `quantization` if that is MLX's, else {}. uri: of the file that has these."""
 
     uri: str
     own_dtype: str | None = None
@@ -40,11 +39,11 @@ class ModelConfig:
 
     @property
     def dtype(self) -> str:
-        """What weights are decoded to."""
+        """The dtype that weights are decoded to."""
         return self.dtype_or("bfloat16")
 
     def dtype_or(self, silent: str) -> str:
-        """The same, for codes of which something else tells their model's dtype where the config is silent."""
+        """The same, for codes whose other tensors tell the model's dtype if the config does not. silent: that dtype."""
         return self.own_dtype or silent
 
     @property
@@ -53,7 +52,7 @@ class ModelConfig:
 
 
 def read_model_config(folder: Store) -> ModelConfig:
-    """Of the model in `folder`; defaults where it has no config.json. InvalidCheckpoint for one that is no JSON."""
+    """The config of the model in `folder`; defaults without config.json. Raises InvalidCheckpoint for invalid JSON."""
     found = _model_config(_read(folder, _CONFIG) or {}, folder.url(_CONFIG))
     if found.quantization or found.mlx:
         return found
@@ -65,13 +64,13 @@ def read_model_config(folder: Store) -> ModelConfig:
 
 
 def is_mlx(settings: Any) -> bool:
-    """Whether it is what MLX writes as `quantization` and, again, as `quantization_config`."""
+    """Whether these are the settings that MLX writes as `quantization` and again as `quantization_config`."""
     is_own = isinstance(settings, dict) and "quant_method" not in settings
     return is_own and "group_size" in settings and ("bits" in settings or "mode" in settings)
 
 
 def _read(folder: Store, name: str) -> dict[str, Any] | None:
-    """None where it is not there."""
+    """The object in a JSON file; None if there is no such file."""
     uri = folder.url(name)
     try:
         if folder.size(name) > _MAX_NBYTES:
@@ -90,7 +89,7 @@ def _read(folder: Store, name: str) -> dict[str, Any] | None:
 
 
 def places_in(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The config itself, then those of its parts, `text_config` or `thinker_config.text_config`, the text model's
+    """The config itself, then those of its parts (`text_config`, `thinker_config.text_config` …), the text model's
     first: any of them may say how the weights are quantized."""
     found = [config]
     for place in found:
@@ -121,7 +120,8 @@ def _model_config(config: dict[str, Any], uri: str) -> ModelConfig:
 
 
 def _of_text(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The config and, of a model of text and images, the text model's in it: only these tell a dtype of all."""
+    """The config and, for a model of text and images, the text model's configs in it: only these give a dtype for the
+    whole model."""
     place: Any = config
     while isinstance(place, dict):
         yield place

@@ -1,4 +1,4 @@
-"""What a model's config says of the codes of one module: bits and group size, which modules may have of their own."""
+"""What a model's config says about the codes of one module: bits and group size, which a module may have of its own."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ WHOLE_ROW = -1  # as a group size
 
 _BITS = ("bits", "w_bit")
 _GROUP_SIZE = ("group_size", "q_group_size")
-_NOT, _ALSO = "-:", "+:"  # how GPTQModel's `dynamic` marks modules that are not quantized, and those that are
-_FULL_BITS = 16  # of modules that are left as they are
+_NOT, _ALSO = "-:", "+:"  # GPTQModel's `dynamic` marks modules that are not quantized, and those that are
+_FULL_BITS = 16  # bits of modules that are not quantized
 _NOT_QUANTIZED = {_BITS[0]: _FULL_BITS}
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleSettings:
-    """None where the config is silent. group_size: inputs that share a scale, or WHOLE_ROW. is_quantized: False where
-    it says that the module is not."""
+    """Settings of a module. bits, group_size: None if the config does not say. group_size: inputs that share a scale,
+    or WHOLE_ROW. is_quantized: False if the config says that the module is not."""
 
     bits: int | None
     group_size: int | None
@@ -30,7 +30,7 @@ class ModuleSettings:
 
 
 def settings_of(config: ModelConfig, module: str) -> ModuleSettings:
-    """InvalidCheckpoint, which names the config, for numbers that are none."""
+    """The settings of a module. Raises InvalidCheckpoint, naming the config, for invalid numbers."""
     given = config.quantization
     own = _dynamic(given.get("dynamic"), module, config)
     if own is None:
@@ -45,7 +45,7 @@ def settings_of(config: ModelConfig, module: str) -> ModuleSettings:
 
 
 def _dynamic(rules: Any, module: str, config: ModelConfig) -> Mapping[str, Any] | None:
-    """GPTQModel's {regex that begins the names of modules: their settings}; the first that matches holds."""
+    """The settings in GPTQModel's {regex that begins the names of modules: their settings}; the first match counts."""
     for pattern, own in _rules("dynamic", rules, config).items():
         name = pattern.removeprefix(_NOT).removeprefix(_ALSO)
         if name == module or _matches(begins, name, module, config):
@@ -54,7 +54,7 @@ def _dynamic(rules: Any, module: str, config: ModelConfig) -> Mapping[str, Any] 
 
 
 def _extra(rules: Any, module: str, config: ModelConfig) -> Mapping[str, Any] | None:
-    """auto-round's {name of a module, or a regex in it: its settings}; a name holds before a regex."""
+    """The settings in auto-round's {module name, or regex that occurs in it: its settings}; names have precedence."""
     rules = _rules("extra_config", rules, config)
     if module in rules:
         return _own("extra_config", rules[module], config)

@@ -1,27 +1,27 @@
-"""What the libraries of the field call the tensors beside a weight."""
+"""The names that quantization libraries give the tensors beside a weight."""
 
 from __future__ import annotations
 
 WEIGHT = ".weight"
-HALVES = "w13"  # vLLM's name of two matrices of an expert, one after the other
-FACTOR = "weights_scaling_factor"  # of TensorRT-LLM
-QDATA = "_qdata"  # of torchao's tensors
+HALVES = "w13"  # vLLM's name for two matrices of an expert, one after the other
+FACTOR = "weights_scaling_factor"  # TensorRT-LLM's
+QDATA = "_qdata"  # in the names of torchao's tensors
 
 
 def module_of(name: str) -> str:
-    """The module that a tensor is part of: of `M.weight` and `M.scale`, but also of `M.weight.absmax`, it is `M`."""
+    """The module that a tensor belongs to: `M` for `M.weight` and `M.scale`, and also for `M.weight.absmax`."""
     at = name.find(f"{WEIGHT}.")
     return name[:at] if at >= 0 else name.rpartition(".")[0]
 
 
 def scale_names(codes: str) -> list[str]:
-    """What the scales of float codes may be called, the usual names first. All of them are factors, x = code · scale,
-    the ones called inverse too: what they are the inverse of is what the quantizer multiplied by.
+    """The names that the scales of float codes may have, usual names first. All of them are factors, x = code ·
+    scale, even those called inverse: they are the inverse of what the quantizer multiplied by.
 
-    X_scale_inv: DeepSeek and transformers; X_scale: compressed-tensors, ModelOpt, FBGEMM, Quark, vLLM. Beside M.weight
-    also M.scale (DeepSeek's own code), M.scale_weight (ComfyUI, Intel's neural compressor) and M.qscale_weight
-    (Mistral) and M.weights_scaling_factor (TensorRT-LLM); for fused experts, whose codes are no M.weight,
-    X_weight_scale; for torchao's M._weight_qdata M._weight_scale.
+    X_scale_inv: DeepSeek and transformers; X_scale: compressed-tensors, ModelOpt, FBGEMM, Quark, vLLM. Beside
+    M.weight also M.scale (DeepSeek's own code), M.scale_weight (ComfyUI, Intel's neural compressor), M.qscale_weight
+    (Mistral) and M.weights_scaling_factor (TensorRT-LLM); for fused experts, whose codes are not an M.weight,
+    X_weight_scale; for torchao's M._weight_qdata, M._weight_scale.
     """
     names = [f"{codes}_scale_inv", f"{codes}_scale"]
     if codes.endswith(WEIGHT):
@@ -51,7 +51,7 @@ def scale_names(codes: str) -> list[str]:
 
 
 def decoded_name(codes: str) -> str:
-    """What the full-precision release calls the tensor that these are the codes of: M._weight_qdata is M.weight."""
+    """The name in the full-precision release of the tensor that these codes stand for: M.weight for M._weight_qdata."""
     if not codes.endswith(QDATA):
         return codes
     parent, dot, last = codes.removesuffix(QDATA).rpartition(".")

@@ -1,4 +1,4 @@
-"""What a plan tells people of a quantized source: what was decoded, what stays as it is, and what was left out."""
+"""The notes of a plan about a quantized source: what was decoded, what stays as it is, and what was left out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from arrowquant_dist.checkpoint.quantized.schemes import Schemes
 from arrowquant_dist.checkpoint.quantized.tensors import Tensors
 from arrowquant_dist.errors import counted, listed
 
-CODES = "codes of"  # how the reason begins that is said of codes and what belongs to them
-DECODED = "decoded from"  # how a note begins that says what values were made of
-ACTIVATIONS = "activations become"  # how one begins that is of interest where codes are kept
+CODES = "codes of"  # beginning of the reason for which codes, and what belongs to them, are kept
+DECODED = "decoded from"  # beginning of a note that says what values were decoded from
+ACTIVATIONS = "activations become"  # beginning of a note that matters only if codes are kept
 _INSTEAD = "To quantize the weights, give the model that they were made from"
 
 
@@ -22,12 +22,12 @@ def found_notes(tensors: Tensors, schemes: Schemes) -> tuple[str, ...]:
 
 
 def _activations(tensors: Tensors, schemes: Schemes) -> list[str]:
-    """What happens to activations while the source runs, of which a dataset says nothing."""
+    """What happens to activations while the source runs, which a dataset does not record."""
     found: dict[str, list[str]] = {}
     for layer in tensors.layers.values():
         module = layer.name.removesuffix(WEIGHT)
         found.setdefault(schemes.activations(module), []).append(module)
-    is_given_back = [*found] == ["int8"]  # which is a setting of the whole export
+    is_given_back = [*found] == ["int8"]  # an export has one setting for all modules
     found.pop("", [])
     beside = "; `export --activations int8` gives them back" if is_given_back else ""
     return [
@@ -38,7 +38,7 @@ def _activations(tensors: Tensors, schemes: Schemes) -> list[str]:
 
 
 def _decoded(tensors: Tensors) -> list[str]:
-    """What is decoded from what."""
+    """What is decoded from which format."""
     labels = Counter((layer.encoding.label, layer.dtype) for layer in tensors.layers.values())
     return [
         f"{DECODED} {label} to {dtype}: {counted(count, 'layer')}"

@@ -1,8 +1,8 @@
-"""NVFP4: 4-bit floats (e2m1), two a byte, a float8 scale for each 16 of them, and a float32 that these share.
+"""NVFP4: 4-bit floats (e2m1), two per byte, with a float8 scale for each 16, and a float32 scale that these share.
 
-compressed-tensors has X_packed, X_scale and X_global_scale: x = code · (scale / global scale). ModelOpt has X, X_scale
-and X_scale_2 (X_weight_scale … of fused experts): x = code · (scale · scale_2). It stores the fused experts of Llama-4
-and gpt-oss [experts, in / 2, out], as the model has them: their scales [experts, in / 16, out] tell.
+compressed-tensors has X_packed, X_scale and X_global_scale: x = code · (scale / global scale). ModelOpt has X,
+X_scale and X_scale_2 (X_weight_scale … for fused experts): x = code · (scale · scale_2). It stores the fused experts
+of Llama-4 and gpt-oss as [experts, in / 2, out], as in the model: their scales [experts, in / 16, out] show it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from arrowquant_dist.encodings.row_pairs import Nvfp4RowPairs
 _PACKED = "_packed"
 _CODE_DTYPES = ("uint8", "int8", "float4_e2m1fn_x2")
 _SCALES = "float8_e4m3fn"
-_GROUPS = (16, 32)  # 32: of weights for float8 activations
+_GROUPS = (16, 32)  # 32: for weights used with float8 activations
 _GLOBAL_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_nvfp4(tensors: Tensors) -> None:
-    """Adds the layers of such codes. InvalidCheckpoint names scales that are missing or do not fit.
+    """Adds the layers of such codes. Raises InvalidCheckpoint, naming scales that are missing or do not fit.
 
-    Codes without a second level of scales are another format's, but where their dtype says what they are.
+    Codes without a second level of scales belong to another format, unless their dtype says what they are.
     """
     for codes in list(tensors.by_name.values()):
         if codes.dtype not in _CODE_DTYPES or not codes.nbytes or not codes.shape:
@@ -78,7 +78,8 @@ def _add(tensors: Tensors, codes: Layer, base: str, scales: Layer, shared: Layer
 
 
 def _shared(tensors: Tensors, codes: Layer, shared: Layer) -> Place:
-    """One for all, one for each matrix of a stack, or two for the halves of one that was put together of two."""
+    """The place of the shared scale: one for all, one for each matrix of a stack, or two for the halves of a matrix
+    that was put together from two."""
     lead = codes.shape[:-2]
     fitting = [lead, (*lead, 1), (*lead, 1, 1)]
     if HALVES in codes.name and codes.shape[-2] % 2 == 0:

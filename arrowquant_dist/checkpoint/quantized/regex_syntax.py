@@ -1,8 +1,9 @@
-"""Regular expressions as Python's `re` writes them → a program of `linear_regex`.
+"""Compiles regular expressions in the syntax of Python's `re` to programs of `linear_regex`.
 
-Known are literals, classes, groups, alternatives, repetitions (lazy ones too), `^`, `$`, `\\b` and lookaheads: all
-that the configs of quantized models use. What a matcher without backtracking cannot have is refused: references to
-groups, lookbehinds, atomic groups, possessive repetitions; so are flags, lookaheads in lookaheads, `$` before the end.
+Supported are literals, classes, groups, alternatives, repetitions (lazy ones too), `^`, `$`, `\\b` and lookaheads:
+all that the configs of quantized models use. What a matcher without backtracking cannot support is refused:
+references to groups, lookbehinds, atomic groups, possessive repetitions; so are flags, lookaheads in lookaheads, and
+`$` before the end.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ Test = Callable[[str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """kind: what is done. next, other: where it goes on; `look` goes on at next if what begins at other follows (or
-    does not, where it is negated), `boundary` if a word begins or ends here (or does not). test: of a `char`."""
+    """One instruction of a program. kind: what it does. next, other: where to continue; `look` continues at next if
+    what begins at other follows (or, if negated, does not follow), `boundary` if a word begins or ends here (or, if
+    negated, does not). test: of a `char`."""
 
     kind: Literal["char", "split", "look", "start", "boundary", "end", "match"]
     next: int = -1
@@ -34,17 +36,18 @@ class Instruction:
 
 
 def is_word(char: str) -> bool:
-    """As `\\w` means it."""
+    """Whether the character matches `\\w`."""
     return char.isalnum() or char == "_"
 
 
 _CLASSES: dict[str, Test] = {"d": str.isdecimal, "w": is_word, "s": str.isspace}
-# Continuation in, place of the part's first instruction out: parts are put together from behind.
+# Maps the place of the continuation to that of the part's first instruction: parts are assembled from the end.
 _Part = Callable[[int], int]
 
 
 def compile_program(pattern: str) -> tuple[list[Instruction], int]:
-    """The instructions, and the first one's index. ValueError, with the reason, for what is not known or no regex."""
+    """The instructions, and the index of the first one. Raises ValueError, with the reason, if the pattern is
+    unsupported or invalid."""
     parser = _Parser(pattern)
     whole = parser.alternatives(0, looking=False)
     if parser.rest:
@@ -56,14 +59,14 @@ _MATCH, _END = 0, 1
 
 
 class _Parser:
-    """Recursive descent. rest: what is not read yet."""
+    """A recursive descent parser. rest: what has not been read yet."""
 
     def __init__(self, pattern: str) -> None:
         self.rest = pattern
         self.program = [Instruction("match"), Instruction("end")]
 
     def alternatives(self, depth: int, *, looking: bool) -> _Part:
-        """looking: inside a lookahead."""
+        """looking: whether this is inside a lookahead."""
         if depth > _MAX_DEPTH:
             self.refuse(f"is nested more than {_MAX_DEPTH} deep")
         parts = [self._sequence(depth, looking=looking)]
@@ -98,7 +101,7 @@ class _Parser:
         if counts is None:
             return part
         lowest, highest = counts
-        self._take("?")  # lazy: which match would be found first does not matter
+        self._take("?")  # lazy: makes no difference, since it does not matter which match is found first
         if self.rest[:1] in ("*", "+", "?") or self._counts() is not None:
             self.refuse("repeats a repetition, or is possessive")
 
@@ -116,13 +119,13 @@ class _Parser:
         return repeated
 
     def _counts(self) -> tuple[int, int | None] | None:
-        """The lowest and highest number of times, None for no limit; None where no repetition follows."""
+        """The lowest and highest number of repetitions, the latter None for no limit; None if no repetition follows."""
         for sign, counts in (("*", (0, None)), ("+", (1, None)), ("?", (0, 1))):
             if self._take(sign):
                 return counts
         found = _COUNTS.match(self.rest)
         if found is None or not (found[1] or found[2]):
-            return None  # as for `re`, other braces are themselves
+            return None  # as in `re`, other braces are literal
         self.rest = self.rest[found.end() :]
         lowest = int(found[1] or 0)
         highest = int(found[3]) if found[3] else None if found[2] else lowest
@@ -190,7 +193,7 @@ class _Parser:
         return self._char(self._escape())
 
     def _escape(self) -> Test:
-        """Of one character, behind the backslash."""
+        """The test for one escaped character; the backslash is read already."""
         char, self.rest = self.rest[:1], self.rest[1:]
         if char.lower() in _CLASSES:
             test = _CLASSES[char.lower()]
@@ -202,7 +205,7 @@ class _Parser:
     def _class(self) -> Test:
         negated = self._take("^")
         tests: list[Test] = []
-        while not tests or not self._take("]"):  # a ] that comes first is itself
+        while not tests or not self._take("]"):  # a ] in the first place is literal
             if not self.rest and not tests:
                 self.refuse("has a [ without a ]")
             low = self._class_item()
@@ -217,7 +220,7 @@ class _Parser:
         return lambda given: any(test(given) for test in tests) != negated
 
     def _class_item(self) -> str | Test:
-        """A character, or a class of them."""
+        """A character, or a class of characters."""
         if not self.rest:
             self.refuse("has a [ without a ]")
         char, self.rest = self.rest[0], self.rest[1:]

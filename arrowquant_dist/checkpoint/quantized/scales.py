@@ -1,4 +1,4 @@
-"""Which rows and columns share a scale: told by the shapes of codes and scales, where the config leaves it open."""
+"""Finds which rows and columns share a scale, from the shapes of codes and scales, if the config does not tell."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def check_scales(scales: Layer) -> None:
 
 
 def find_block(shape: tuple[int, ...], scales: Layer, blocks: Sequence[Block]) -> Block:
-    """(rows, columns) that share a scale of `scales`.
+    """(rows, columns) that share one scale of `scales`.
 
-    shape: of the values. blocks: what else the scales may be for, besides the whole tensor, a matrix of a stack of
-    them, a row, a column ([…, 1, columns]; of a stack also [columns] and [columns, 1], where these are not as many as
-    rows), and the halves of two matrices that were put together ([…, 2] of w13). Raises InvalidCheckpoint where
-    their shape fits none.
+    shape: of the values. blocks: blocks that the scales may be for, besides the whole tensor, a matrix of a stack, a
+    row, a column ([…, 1, columns]; for a stack also [columns] and [columns, 1], unless there are as many columns as
+    rows), and the halves of two matrices that were put together ([…, 2] of w13). Raises InvalidCheckpoint if the
+    scales' shape fits none of these.
     """
     lead, rows, columns = shape[:-2], shape[-2] if len(shape) > 1 else 1, shape[-1]
     fitting: dict[tuple[int, ...], Block] = {lead: (rows, columns), (*lead, 1, 1): (rows, columns)}

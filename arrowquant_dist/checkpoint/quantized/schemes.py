@@ -24,7 +24,7 @@ _FORMATS = (
     "mxfp8-quantized",
     _DENSE,
 )
-_ONLINE = ("input", "output", "k_cache", "q_attn")  # where a transform is applied while the model runs
+_ONLINE = ("input", "output", "k_cache", "q_attn")  # locations of transforms that are applied at run time
 _NOT_DONE = "which weights alone would not do"
 _REGEX = "re:"
 _MAX_TARGET = 1024
@@ -38,9 +38,9 @@ _INSTEAD = (
 class Scheme:
     """How the weights of some modules are quantized.
 
-    targets: names of modules, `re:` and a regex that begins them, or classes (which checkpoints do not tell).
-    blocks: (rows, columns) that share a scale, beyond a tensor's and a row's. activations: what those of the modules
-    become while the model runs, as `int8`; "" where they stay.
+    targets: names of modules, `re:` and a regex that matches their beginning, or classes (which checkpoints do not
+    record). blocks: (rows, columns) that may share a scale, besides a tensor and a row. activations: what the
+    modules' activations are converted to while the model runs, such as `int8`; "" if they are not.
     """
 
     targets: tuple[str, ...]
@@ -51,11 +51,11 @@ class Scheme:
 
     @property
     def has_class(self) -> bool:
-        """Whether a target may be a class, as `Linear`."""
+        """Whether a target may be a class, such as `Linear`."""
         return any(not target.startswith(_REGEX) and "." not in target for target in self.targets)
 
     def names(self, module: str) -> bool:
-        """Whether a target is the module's name; one that is only a class is not."""
+        """Whether a target names the module itself, and not only its class."""
         return any(
             begins(target.removeprefix(_REGEX), module) if target.startswith(_REGEX) else target == module
             for target in self.targets
@@ -64,18 +64,18 @@ class Scheme:
 
 @dataclass(frozen=True, slots=True)
 class Schemes:
-    """Those of a model, none where it is not compressed-tensors'."""
+    """The schemes of a model; none if it is not compressed-tensors'."""
 
     all: tuple[Scheme, ...] = ()
 
     def of(self, module: str) -> list[Scheme]:
-        """Those that a module may have: the ones that name it before the ones that may mean its class."""
+        """The schemes that a module may have: those that name it before those that may name its class."""
         if len(self.all) == 1:
             return list(self.all)
         return sorted(self.all, key=lambda scheme: not scheme.names(module))
 
     def activations(self, module: str) -> str:
-        """As in Scheme, of the one that the module has: the first that names it, or else a class."""
+        """As in Scheme, for the scheme of the module: the first that names it, else the first with a class."""
         named = [scheme for scheme in self.all if scheme.names(module)]
         found = named or [scheme for scheme in self.all if scheme.has_class]
         return found[0].activations if found else ""
@@ -86,7 +86,8 @@ class Schemes:
 
 
 def read_schemes(config: ModelConfig) -> Schemes:
-    """Raises InvalidCheckpoint for a format that can't be decoded, or a config that makes no sense, naming it."""
+    """The schemes in the config. Raises InvalidCheckpoint, naming the config, for a format that can't be decoded or
+    an invalid config."""
     given = config.quantization
     is_named = config.method == METHOD
     if not is_named and (
@@ -108,7 +109,7 @@ def read_schemes(config: ModelConfig) -> Schemes:
 
 
 def _refuse_transforms(config: ModelConfig) -> None:
-    """Rotations that the model undoes while it runs: its weights are not those of the full-precision release."""
+    """Refuses rotations that the model undoes at run time: its weights are not those of the full-precision release."""
     transforms = config.quantization.get("transform_config")
     text = json.dumps(transforms) if transforms else ""
     if any(f'"location": "{place}"' in text for place in _ONLINE):
@@ -118,7 +119,7 @@ def _refuse_transforms(config: ModelConfig) -> None:
 
 
 def _scheme(name: str, group: Any, config: ModelConfig) -> Scheme | None:
-    """None for a group that leaves weights as they are."""
+    """The scheme of a group; None for a group that does not quantize weights."""
     if not isinstance(group, dict):
         _refuse(f"config_groups' {name} is no object with targets and weights; write it out", config)
     own = group.get("format")

@@ -16,10 +16,14 @@ from arrowquant_dist.errors import InvalidCheckpoint
 
 @dataclass(slots=True)
 class Tensors:
-    """by_name: every stored tensor, those that share their bytes with another too. dtype: what codes are decoded to.
+    """The stored tensors, and what became of them.
 
-    layers: {name of the codes: the layer they became}. parts: {name of a tensor: the layer that it is a part of}.
-    left_out: {name of a tensor: why it is no layer}. kept: {name of a tensor: why it stays byte for byte}.
+    by_name: every stored tensor, including those that share their bytes with another.
+    dtype: the dtype that codes are decoded to.
+    layers: {name of the codes: the layer they became}.
+    parts: {name of a tensor: the layer that it is a part of}.
+    left_out: {name of a tensor: why it is not a layer}.
+    kept: {name of a tensor: why it stays byte for byte}.
     """
 
     by_name: Mapping[str, Layer]
@@ -38,8 +42,8 @@ class Tensors:
         parts: list[str],
         dtype: str | None = None,
     ) -> None:
-        """Makes `codes` the layer `name` of `shape`, and of what `parts` names no layers of their own. dtype: what they
-        are decoded to, where it is not that of all."""
+        """Turns `codes` into the layer `name` of `shape`; the tensors named in `parts` are then no layers of their
+        own. dtype: the dtype that these codes are decoded to, if it differs from that of all."""
         if name != codes.name and name in self.by_name:
             refuse(f"it is there a second time, as {codes.name}; keep one of them", self.by_name[name])
         layer = Layer(name, shape, dtype or self.dtype, codes.uri, codes.offset, codes.nbytes, encoding)
@@ -49,24 +53,24 @@ class Tensors:
             self.parts[codes.name] = name
 
     def is_free(self, name: str) -> bool:
-        """Whether a stored tensor has not become, or gone into, anything yet."""
+        """Whether a stored tensor has not become, or become part of, anything yet."""
         is_taken = name in self.layers or name in self.parts or name in self.kept or name in self.left_out
         return not is_taken and name in self.by_name
 
     def leave_out(self, names: Iterable[str], why: str) -> None:
-        """These are no layers of the full-precision model: the plan lists them, the dataset does without them."""
+        """Marks tensors that are no layers of the full-precision model: the plan lists them, the dataset omits them."""
         self.left_out |= {name: why for name in names if self.is_free(name)}
 
     def keep(self, names: Iterable[str], why: str) -> None:
-        """These are layers that stay byte for byte. why: as a plan says it of a layer, "codes of HQQ, which …"."""
+        """Marks layers that stay byte for byte. why: the reason, as a plan shows it: "codes of HQQ, which …"."""
         self.kept |= {name: why for name in names if self.is_free(name)}
 
     def scales_of(self, codes: str) -> Layer | None:
-        """Those of the tensor `codes`, by their name."""
+        """The scales of the tensor `codes`, found by their name."""
         return next((self.by_name[found] for found in scale_names(codes) if found in self.by_name), None)
 
     def place(self, layer: Layer, dtype: str | None = None) -> Place:
-        """Where a stored tensor is. dtype: what its bytes mean, where its own does not say it (uint8 for e8m0)."""
+        """The place of a stored tensor. dtype: what its bytes mean, if its own dtype does not tell (uint8 for e8m0)."""
         if layer.encoding != RAW:
             refuse(
                 "its values are not contiguous, which codes and scales have to be; save it contiguous", layer

@@ -1,8 +1,8 @@
-"""Codes that are not decoded stay byte for byte, and so does all that belongs to them: quantized scales would make
-other weights of them, and nobody would know.
+"""Codes that are not decoded stay byte for byte, as does everything that belongs to them: quantizing their scales
+would silently change the weights.
 
-What is of a known format is found by the names of its tensors (formats.py) before anything is decoded; what only looks
-like codes, integers beside floats that are called like scales, once nothing else has taken it.
+Known formats are recognized by the names of their tensors (formats.py) before anything is decoded. What merely looks
+like codes (integers beside floats with names of scales) is kept after everything else has been assigned.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from arrowquant_dist.errors import InvalidCheckpoint, listed
 
 CODE_DTYPES = frozenset(("uint8", "int8", "int16", "uint16", "int32", "uint32", "uint64", "float4_e2m1fn_x2"))
 _BYTES = ("uint8", "int8")
-_WIDE = ("float64", "float32", "float16", "bfloat16")  # no codes
+_WIDE = ("float64", "float32", "float16", "bfloat16")  # dtypes that are not codes
 _PRE_SCALE = "_pre_quant_scale"
-# Integers that are no codes, in modules that may have a parameter called a scale.
+# Names of integers that are not codes, in modules that may have a parameter called a scale.
 _NO_CODES = re.compile(
     r"(?:index|indices|ids?|idx|masks?|positions?|steps?|lengths?|offsets?|shape|bias|types?)$"
 )
@@ -47,9 +47,9 @@ _CODE_NAMES = (
     ".qweight",
     "_packed",
     ".weight",
-)  # which need no scales beside them: no layer's weights are integers
-_STATE = ".quant_state."  # of bitsandbytes, between the name of the codes and the format's
-_SIGNS = {  # what the names beside codes tell, where config.json does not
+)  # codes even without scales beside them, since no layer's weights are integers
+_STATE = ".quant_state."  # bitsandbytes': between the name of the codes and that of the format
+_SIGNS = {  # formats recognized by the names beside the codes, if config.json does not tell
     "GPTQ or AWQ": ("qweight", "qzeros"),
     "Marlin": ("B", "s"),
     "MLX": ("weight", "scales", "biases"),
@@ -58,12 +58,12 @@ _SIGNS = {  # what the names beside codes tell, where config.json does not
 
 
 def why_kept(name: str) -> str:
-    """As a plan says it of each layer. name: of the format."""
+    """The reason that a plan shows for each layer. name: of the format."""
     return f"{CODES} {name}, which can't be decoded"
 
 
 def keep_known_formats(tensors: Tensors) -> None:
-    """Keeps the modules of formats that are known and not decoded."""
+    """Keeps the modules of formats that are known but not decoded."""
     _keep_parameters(tensors)
     possible = _possible(tensors)
     if not possible:
@@ -82,7 +82,7 @@ def keep_known_formats(tensors: Tensors) -> None:
 
 
 def _keep_parameters(tensors: Tensors) -> None:
-    """Of bitsandbytes' parameters that are no module's weight, as fused experts are: X with X.absmax, X.quant_state…"""
+    """Keeps bitsandbytes' parameters that are no module's weight (fused experts): X with X.absmax, X.quant_state…"""
     stems = {name.partition(_STATE)[0] for name in tensors.by_name if _STATE in name}
     stems = {stem for stem in stems if stem in tensors.by_name and not stem.endswith(WEIGHT)}
     if stems:
@@ -91,12 +91,12 @@ def _keep_parameters(tensors: Tensors) -> None:
 
 
 def _owners(name: str) -> tuple[str, str]:
-    """What X.quant_state.bitsandbytes__nf4 and X.absmax belong to."""
+    """The possible owners of a part such as X.quant_state.bitsandbytes__nf4 or X.absmax."""
     return name.partition(_STATE)[0], name.rpartition(".")[0]
 
 
 def _possible(tensors: Tensors) -> list[Format]:
-    """The formats whose names are there at all: most models have none of them."""
+    """The formats whose names occur at all; most models contain none of them."""
     last = {_last(name) for name in tensors.by_name}
     if any(name.endswith(_PRE_SCALE) for name in last):
         return list(FORMATS)
@@ -120,8 +120,8 @@ def keep_unknown(tensors: Tensors, config: ModelConfig) -> None:
 
 
 def refuse_mixtures(tensors: Tensors, config: ModelConfig) -> None:
-    """InvalidCheckpoint where config.json's method has codes that were decoded and codes that stay: it would be wrong
-    of the dataset with its `quantization_config`, and without it."""
+    """Raises InvalidCheckpoint if codes of config.json's method were partly decoded and partly kept: the dataset
+    would be wrong both with its `quantization_config` and without it."""
     if not tensors.layers or not config.method or config.method in DECODED_METHODS:
         return
     label = _of_method(config)
@@ -166,14 +166,15 @@ def _look_like_codes(layer: Layer) -> bool:
 
 
 def _looks_like_scales(layer: Layer) -> bool:
-    """Floats, and the bytes that are powers of two."""
+    """Whether the tensor has the name of a scale, and is a float or bytes that are powers of two."""
     last = _last(layer.name)
     is_called_so = _SCALES.search(last) is not None or last in _SHORT_SCALES
     return is_called_so and (DTYPES[layer.dtype].is_float or layer.dtype in ("uint8", "float8_e8m0fnu"))
 
 
 def _belongs(layer: Layer, codes: Sequence[Layer]) -> bool:
-    """Whether a tensor of the codes' module is codes, scales, or anything else of what has these as its weight."""
+    """Whether a tensor in the module of the codes is codes, scales, or anything else that belongs to a module with
+    these as its weight."""
     if layer in codes or _looks_like_scales(layer):
         return True
     last = _last(layer.name)
@@ -189,7 +190,7 @@ def _last(name: str) -> str:
 
 
 def _label(config: ModelConfig, names: Sequence[str]) -> str:
-    """What people call the format."""
+    """The format's usual name."""
     if config.method and config.method not in DECODED_METHODS:
         return _of_method(config)
     own = {_last(name) for name in names}

@@ -1,4 +1,4 @@
-"""Float8 tensors whose scales nobody knows: as numbers they may be thousands of times too large."""
+"""Float8 tensors whose scales are unknown: taken as plain numbers, they may be thousands of times too large."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_NEIGHBOURS = 8
 
 
 def find_unscaled(tensors: Tensors) -> dict[str, tuple[str, ...]]:
-    """{name: the first few tensors of its module, among which its scale may be} of those that nothing has taken."""
+    """{name: the first few tensors of its module, among which its scale may be} for those that nothing has taken."""
     found = [
         t.name
         for t in tensors.by_name.values()
@@ -26,6 +26,6 @@ def find_unscaled(tensors: Tensors) -> dict[str, tuple[str, ...]]:
 
 def _neighbours(name: str, others: list[str]) -> tuple[str, ...]:
     stem = name.removesuffix("_weight")
-    alike = [other for other in others if other.startswith(stem)]  # first: of fused experts
+    alike = [other for other in others if other.startswith(stem)]  # these come first, for fused experts
     near = dict.fromkeys([*alike, *others])
     return tuple(other for other in near if other != name)[:_MAX_NEIGHBOURS]

@@ -1,4 +1,4 @@
-"""How a config says that GPTQ's and AWQ's codes are laid out: the same names hold several layouts."""
+"""How a config says that the codes of GPTQ and AWQ are laid out; the same names are used for several layouts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ _AUTO_ROUND = ("auto-round", "autoround", "auto_round", "intel/auto-round")
 WORD_METHODS = (GPTQ_WORDS, AWQ_METHOD, *_AUTO_ROUND)
 _ROTATION = ("rotation", "rotation_config")  # GPTQModel's, auto-round's
 _GPTQ_BITS = (2, 3, 4, 8)
-_AUTO_ROUND_BITS = (2, 3, 4, 5, 6, 7, 8)  # GPTQModel has 5 to 7 bits in another order
+_AUTO_ROUND_BITS = (2, 3, 4, 5, 6, 7, 8)  # GPTQModel stores 5 to 7 bits in another order
 
 
 @dataclass(frozen=True, slots=True)
 class WordLayout:
-    """name: of those that are decoded, "" where shapes have to tell GPTQ's from GEMM. stored_zeros: as of `Gptq`. bits:
-    that GPTQ's codes may have. unknown: what can't be decoded."""
+    """The layout of a model's codes. name: of a layout that is decoded, "" if shapes have to distinguish GPTQ's from
+    GEMM. stored_zeros: as in `Gptq`. bits: that GPTQ's codes may have. unknown: what it is, if it can't be
+    decoded."""
 
     name: str = ""
     stored_zeros: str = LESS_ONE
@@ -71,7 +72,7 @@ def _meta(given: Any) -> Mapping[str, Any]:
 
 
 def _is_gptqmodels(given: Any) -> bool:
-    """Whether GPTQModel wrote it, which takes the ones off whole words."""
+    """Whether GPTQModel wrote it, which subtracts the ones from whole words."""
     quantizers = _meta(given).get("quantizer")
     names = quantizers if isinstance(quantizers, list) else [quantizers]
     return any(str(name).lower().startswith("gptqmodel") for name in names)

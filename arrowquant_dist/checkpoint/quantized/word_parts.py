@@ -1,4 +1,4 @@
-"""The stored tensors of a module of GPTQ's or AWQ's codes, and what is common to their layouts."""
+"""The stored tensors of a module with codes of GPTQ or AWQ, and what their layouts have in common."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AGAIN = "download the checkpoint again"
 
 @dataclass(frozen=True, slots=True)
 class WordParts:
-    """The stored tensors of one: X is its name."""
+    """The stored tensors of a module. name: the module's name."""
 
     name: str
     codes: Layer
@@ -44,13 +44,13 @@ def check_words(module: WordParts) -> None:
 def add_layer(
     tensors: Tensors, module: WordParts, shape: tuple[int, int], encoding: Encoding, config: ModelConfig
 ) -> None:
-    """In the dtype of the scales, which is the one that the codes were made of, where the config says none."""
+    """Adds the layer, in the config's dtype or else in that of the scales, which is what the codes were made from."""
     dtype = config.dtype_or(module.scales.dtype)
     tensors.add(module.codes, f"{module.name}.weight", shape, encoding, module.parts, dtype)
 
 
 def group_of(module: WordParts, settings: ModuleSettings, inputs: int) -> int:
-    """Inputs that share a scale: as the config says, or as many as make equal groups."""
+    """Inputs that share a scale: as the config says, or the number that gives equal groups."""
     count = module.scales.shape[0]
     size = inputs if settings.group_size == WHOLE_ROW else settings.group_size
     if size is None:

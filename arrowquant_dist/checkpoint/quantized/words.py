@@ -1,6 +1,6 @@
-"""GPTQ's and AWQ's integers: X.qweight, X.qzeros, X.scales, and X.g_idx where groups are not runs of inputs.
+"""Integer codes of GPTQ and AWQ: X.qweight, X.qzeros, X.scales, and X.g_idx if groups are not runs of inputs.
 
-Layouts that can't be decoded stay as they are, with all that belongs to them.
+Layouts that can't be decoded stay as they are, with everything that belongs to them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from arrowquant_dist.checkpoint.quantized.word_parts import (
 from arrowquant_dist.encodings.awq import AWQ_BITS
 from arrowquant_dist.errors import counted
 
-_MARLIN = (".B", ".s")  # what AutoGPTQ calls codes and scales once they are packed for Marlin
+_MARLIN = (".B", ".s")  # AutoGPTQ's names for codes and scales that are packed for Marlin
 
 
 def add_words(tensors: Tensors, config: ModelConfig) -> None:
@@ -65,8 +65,9 @@ def add_words(tensors: Tensors, config: ModelConfig) -> None:
 
 
 def _scaled_activations(tensors: Tensors, config: ModelConfig) -> str | None:
-    """AutoAWQ puts a module with a vector of scales behind the activation of some models, which no full-precision model
-    has: without it the decoded weights would be others'."""
+    """The format's name if AWQ has scaled activations, else None. AutoAWQ puts a module with a vector of scales after
+    the activation of some models, which no full-precision model has; without it, the decoded weights would be
+    wrong."""
     if config.method != AWQ_METHOD:
         return None
     for scales in tensors.by_name.values():
@@ -77,7 +78,7 @@ def _scaled_activations(tensors: Tensors, config: ModelConfig) -> str | None:
 
 
 def _keep(tensors: Tensors, what: str) -> None:
-    """Codes, and what belongs to them."""
+    """Keeps codes, and what belongs to them."""
     ends = (CODES, ZEROS, SCALES, GROUPS, *_MARLIN, ".workspace")
     for part in list(tensors.by_name.values()):
         for end in (CODES, SCALES, _MARLIN[0]):
@@ -87,7 +88,8 @@ def _keep(tensors: Tensors, what: str) -> None:
 
 
 def _modules(tensors: Tensors, config: ModelConfig) -> Iterator[WordParts]:
-    """Those that have codes. Where nothing says that they are GPTQ's or AWQ's, all of their parts have to."""
+    """The modules that have codes. If the config does not say that they are GPTQ's or AWQ's, all of their parts must
+    be there."""
     found = tensors.by_name
     for part in list(found.values()):
         for suffix in (CODES, ZEROS, SCALES):

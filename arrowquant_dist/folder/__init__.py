@@ -1,1 +1,1 @@
-"""Which files of a source's folder are its weights, and which are copied. Names and sizes; no tensor is looked at."""
+"""Decides which files of a source's folder are its weights and which are copied, by names and sizes alone."""

@@ -1,4 +1,4 @@
-"""Adapters (LoRA and its kin): a difference to a model, which is none itself. Found by name, and by what is in them."""
+"""Adapters (LoRA and its relatives): a difference to a model, not a model. Recognized by names and content."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ _BESIDE = r".*(\.alpha|\.diff|\.diff_b|\.rank_num|\.scalar)|base_model\.model\..
 def are_of_adapter(names: Collection[str]) -> bool:
     """Whether a file's tensors are an adapter's: its own matrices, and nothing but what is saved beside these."""
     if not all(any(mark in name.lower() for mark in _MARKS) for name in names):
-        return False  # soon told of most models, before an expression is compiled
+        return False  # a quick answer for most models, before an expression is compiled
     is_own, is_beside = re.compile(_TENSOR, re.IGNORECASE).match, re.compile(_BESIDE).fullmatch
     return any(is_own(name) for name in names) and all(is_own(name) or is_beside(name) for name in names)
 
 
 def adapter_error(store: Store, paths: Collection[str], path: str = "") -> InvalidCheckpoint:
-    """Of a source that is only an adapter. store: of the folder. paths: its files. path: the folder below."""
+    """The error for a source that is only an adapter. store: of the source's folder. paths: the adapter's files.
+    path: the folder below."""
     base = _base_model(store, f"{path}/{ADAPTER_CONFIG}" if path else ADAPTER_CONFIG)
     to = f"{base!r}" if base else "the model that it was trained on"
     message = (
@@ -44,7 +45,7 @@ def adapter_error(store: Store, paths: Collection[str], path: str = "") -> Inval
 
 
 def _base_model(store: Store, config: str) -> str | None:
-    """What its config says, if it says it: this only makes an error more helpful."""
+    """The base model that the adapter's config names, if any: it only makes an error more helpful."""
     try:
         if store.size(config) > _MAX_CONFIG_NBYTES:
             return None

@@ -1,9 +1,9 @@
 """The folders that a model's own configs name: modules of sentence-transformers, components of a diffusers pipeline.
 
-Their weights are in the dataset under the folder's path as a prefix, `2_Dense/model.safetensors`' `linear.weight` as
-`2_Dense.linear.weight`, and their small files are copied, so that what names the folders still finds everything:
-whatever begins with the prefix of a folder that `modules.json` or `model_index.json` names is of that folder, and all
-else of the folder at the top. `checkpoint/parts.py` holds that no name could be read in two ways.
+Their weights are in the dataset with the folder's path as a prefix (`linear.weight` of `2_Dense/model.safetensors` as
+`2_Dense.linear.weight`), and their small files are copied, so that everything can still be found through the configs:
+names with the prefix of a folder that `modules.json` or `model_index.json` names belong to that folder, all others to
+the folder at the top. `checkpoint/parts.py` ensures that no name is ambiguous.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from arrowquant_dist.folder.names import weight_kind
 
 MODULES, PIPELINE = "modules.json", "model_index.json"
 _ROUTERS = ("router_config.json", "config.json")
-# Of sentence-transformers' modules: those that cannot do without weights.
+# The modules of sentence-transformers that cannot work without weights.
 _WITH_WEIGHTS = {
     *(
         "Transformer",
@@ -37,8 +37,8 @@ _MOST = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """path: a folder below the source's, "" for that itself. named_by: the path of the config that names it.
-    needs_weights: whether it is nothing without them."""
+    """A folder of the source. path: relative to the source's folder, "" for that folder itself. named_by: path of the
+    config that names it. needs_weights: whether it is useless without weights."""
 
     path: str
     named_by: str
@@ -46,7 +46,7 @@ class Component:
 
     @property
     def prefix(self) -> str:
-        """Of its layers' names."""
+        """The prefix of its layers' names."""
         return f"{self.path.replace('/', '.')}." if self.path else ""
 
 
@@ -56,8 +56,8 @@ TOP = Component("", "", needs_weights=False)
 def named_components(folder: SourceFolder) -> list[Component]:
     """The source's parts: its own folder, and those that its modules.json or model_index.json names.
 
-    The folder itself is not among them where these configs name others only: weights that lie there then are copies
-    in another format. Raises InvalidCheckpoint for configs that can't be read.
+    The folder itself is not included if these configs name only others: weights in it are then copies in another
+    format. Raises InvalidCheckpoint for configs that can't be read.
     """
     pipeline = folder.read_json(PIPELINE)
     if isinstance(pipeline, dict) and "_class_name" in pipeline:
@@ -83,7 +83,7 @@ def _of_modules(modules: Sequence[Any], folder: SourceFolder) -> list[Component]
 
 
 def _is_module(value: Any) -> bool:
-    """`{"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}`."""
+    """Whether it is like `{"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}`."""
     return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("path", "type"))
 
 
@@ -92,12 +92,12 @@ def _has_weights(folder: SourceFolder, path: str) -> bool:
 
 
 def _plain(path: str) -> str:
-    """Without the slashes and dots that say nothing; "" for the folder itself."""
+    """The path without redundant slashes and dots; "" for the folder itself."""
     return "/".join(part for part in path.split("/") if part not in ("", ".")) if path[:1] != "/" else path
 
 
 def _of_module(path: str, kind: str, folder: SourceFolder) -> Iterator[Component]:
-    """A module; of a router those that it chooses from, which lie below it."""
+    """A module; for a router also the modules that it chooses from, which are below it."""
     _check_path(path, folder, MODULES)
     yield Component(path, MODULES, kind.rpartition(".")[2] in _WITH_WEIGHTS)
     if kind.rpartition(".")[2] not in ("Router", "Asym"):
@@ -115,7 +115,7 @@ def _of_module(path: str, kind: str, folder: SourceFolder) -> Iterator[Component
 
 
 def _of_pipeline(pipeline: dict[str, Any], folder: SourceFolder) -> Iterator[Component]:
-    """Each component is `"unet": ["diffusers", "UNet2DConditionModel"]`; one that is left out has nulls."""
+    """The components of a pipeline, like `"unet": ["diffusers", "UNet2DConditionModel"]`; nulls mean there is none."""
     for name, value in pipeline.items():
         if name.startswith("_") or not isinstance(value, list) or len(value) != 2 or None in value:
             continue
@@ -123,7 +123,7 @@ def _of_pipeline(pipeline: dict[str, Any], folder: SourceFolder) -> Iterator[Com
             continue
         _check_path(name, folder, PIPELINE)
         entries = folder.entries(name)
-        # Models have a config.json; schedulers, tokenizers and processors call theirs otherwise.
+        # Models have a config.json; the configs of schedulers, tokenizers and processors have other names.
         is_model = any(info.path == f"{name}/config.json" for info in entries.files)
         yield Component(name, PIPELINE, needs_weights=is_model or not entries.files)
 

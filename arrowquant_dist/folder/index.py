@@ -1,4 +1,4 @@
-"""What the index of a checkpoint in several files promises, and numbered files without one."""
+"""The index of a checkpoint in several files, and numbered files without an index."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUMBERED = re.compile(
 
 
 def read_weight_map(store: Store, path: str) -> dict[str, str]:
-    """{tensor name: path of its file} of a `*.index.json`. Raises InvalidCheckpoint where it is not that."""
+    """{tensor name: path of its file} from a `*.index.json`. Raises InvalidCheckpoint if it is not a valid index."""
     uri = store.url(path)
     if store.size(path) > MAX_INDEX_NBYTES:
         _refuse(f"the index is larger than {rounded_size(MAX_INDEX_NBYTES)}; this is none", uri)
@@ -41,7 +41,7 @@ def read_weight_map(store: Store, path: str) -> dict[str, str]:
 
 
 def find_files(store: Store, paths: Iterable[str]) -> tuple[list[ObjectInfo], list[str]]:
-    """Those that are there, sorted by name, and the paths of the others."""
+    """The files that exist, sorted by name, and the paths of those that do not."""
 
     def look(path: str) -> ObjectInfo | None:
         try:
@@ -56,7 +56,7 @@ def find_files(store: Store, paths: Iterable[str]) -> tuple[list[ObjectInfo], li
 
 
 def refuse_missing(store: Store, index: str, missing: Sequence[str], count: int) -> None:
-    """InvalidCheckpoint where files that an index names are missing. count: of all that it names."""
+    """Raises InvalidCheckpoint if files that an index names are missing. count: number of all files that it names."""
     if missing:
         _refuse(
             f"{len(missing)} of the {counted(count, 'file')} it names {are(len(missing))} missing: "
@@ -66,7 +66,8 @@ def refuse_missing(store: Store, index: str, missing: Sequence[str], count: int)
 
 
 def number_of(name: str) -> tuple[str, int] | None:
-    """Of `model-00001-of-00003.safetensors`: the whole's name, `model.safetensors`, and the count; None for others."""
+    """For `model-00001-of-00003.safetensors`: the name of the whole, `model.safetensors`, and the count; None for
+    other names."""
     match = _NUMBERED.fullmatch(name)
     if match is None:
         return None
@@ -74,7 +75,7 @@ def number_of(name: str) -> tuple[str, int] | None:
 
 
 def missing_numbers(paths: Collection[str]) -> list[str]:
-    """Those that files called `…-00001-of-00003…` lack."""
+    """The paths that are missing among files numbered like `…-00001-of-00003…`."""
     there = set(paths)
     matches = [match for match in map(_NUMBERED.fullmatch, sorted(there)) if match is not None]
     sets = {(match["stem"], *match.group("count", "variant", "suffix")): match for match in matches}
@@ -86,7 +87,7 @@ def missing_numbers(paths: Collection[str]) -> list[str]:
 
 
 def is_plain_path(path: Any) -> bool:
-    """Whether a name that a stranger wrote stays inside the folder."""
+    """Whether a path written by a stranger stays inside the folder."""
     if not isinstance(path, str) or not path or "\0" in path or "\\" in path or "://" in path:
         return False
     pure = PurePosixPath(path)

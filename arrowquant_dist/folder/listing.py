@@ -1,9 +1,9 @@
-"""What lies in a source's folder, wherever that is: only what may be read, and only as deep as it is asked.
+"""Lists a source's folder, wherever it is: only what may be read, and only as deep as needed.
 
-Hidden files and folders (`.cache`, `._model.safetensors`, `__MACOSX`) are not there. On a local disk only regular files
-are read: a FIFO or a device would never end. A link may not leave the folder, or a stranger's model would publish
-whatever its reader may read; the blobs of the Hugging Face cache that the folder lies in are the one exception. What is
-wrong with an entry is an error when the entry is used, and not before: a home directory has sockets.
+Hidden files and folders (`.cache`, `._model.safetensors`, `__MACOSX`) are skipped. On a local disk only regular files
+are read: a FIFO or a device would never end. A link may not leave the folder, or a stranger's model could publish
+whatever its reader can read; the only exception are the blobs of the Hugging Face cache that the folder belongs to. A
+problem with an entry becomes an error only when the entry is used: a home directory has sockets.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.strict_json import parse_json
 
 MAX_JSON_NBYTES = 32 << 20
-_DEEPEST = 4  # folders below a named one
-_MOST_FILES = 10_000  # of a named folder and those below it
+_DEEPEST = 4  # levels of folders below a named one
+_MOST_FILES = 10_000  # in a named folder and those below it
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -37,25 +37,25 @@ _KINDS = {
 
 @dataclass(slots=True)
 class _Entries:
-    """Of one folder. folders: names. files, sorted by path: those of unreadable ones too, as 0 bytes."""
+    """The content of one folder. files: sorted by path; unreadable ones are included, with 0 bytes. folders: names."""
 
     files: list[ObjectInfo] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
 
 
 class SourceFolder(ABC):
-    """A folder of a source. Paths are relative to it, "" is the folder itself; listings have nothing hidden."""
+    """A folder of a source. Paths are relative to it; "" is the folder itself. Hidden entries are not listed."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     @abstractmethod
     def entries(self, path: str = "") -> _Entries:
-        """What is directly in the folder `path`; nothing where that is not there. InvalidCheckpoint for a link out."""
+        """What is directly in the folder `path`; nothing if it is missing. Raises InvalidCheckpoint for a link out."""
 
     @abstractmethod
     def check(self, path: str) -> None:
-        """InvalidCheckpoint where the entry at `path` is not to be read, with the reason. Missing ones are fine."""
+        """Raises InvalidCheckpoint, with the reason, if the entry at `path` must not be read. It may be missing."""
 
     def is_readable(self, path: str) -> bool:  # noqa: ARG002 - objects always are
         """Whether a listed file is a regular one, or a link to one."""
@@ -63,7 +63,7 @@ class SourceFolder(ABC):
 
     @abstractmethod
     def peek(self, path: str, most: int) -> list[str]:
-        """Names of some files directly in the folder `path`, none where that is a link or can't be read."""
+        """Names of up to `most` files directly in the folder `path`; none if it is a link or can't be read."""
 
     def files(self, path: str = "") -> list[ObjectInfo]:
         return self.entries(path).files
@@ -73,7 +73,7 @@ class SourceFolder(ABC):
         return [_join(path, name) for name in self.entries(path).folders]
 
     def find(self, path: str) -> ObjectInfo | None:
-        """The file at `path`, which may be read."""
+        """The file at `path`, after checking that it may be read; None if there is none."""
         parent = path.rpartition("/")[0]
         found = next((info for info in self.files(parent) if info.path == path), None)
         if found is not None:
@@ -81,7 +81,7 @@ class SourceFolder(ABC):
         return found
 
     def tree(self, path: str) -> list[ObjectInfo]:
-        """The files of a folder and of those below it, of a bounded depth and number."""
+        """The files of a folder and of those below it, limited in depth and number."""
         found: list[ObjectInfo] = []
         for files in self._walk(path, _DEEPEST):
             found += files
@@ -90,7 +90,7 @@ class SourceFolder(ABC):
         return found[:_MOST_FILES]
 
     def read_json(self, path: str) -> Any:
-        """The value in a JSON file, None where there is none. InvalidCheckpoint for anything else."""
+        """The value in a JSON file; None if there is no file. Raises InvalidCheckpoint for invalid JSON."""
         info = self.find(path)
         if info is None:
             return None
@@ -114,7 +114,7 @@ class SourceFolder(ABC):
 
 
 def open_folder(store: Store) -> SourceFolder:
-    """The folder that `store` is. NotFound where nothing is, InvalidCheckpoint where something else is."""
+    """The folder at the root of `store`. Raises NotFound if there is nothing, InvalidCheckpoint if it is no folder."""
     return _LocalFolder(store) if is_local(store.uri) else _ListedFolder(store)
 
 
@@ -123,7 +123,7 @@ def is_hidden(name: str) -> bool:
 
 
 class _ListedFolder(SourceFolder):
-    """On an object store: one listing."""
+    """A folder on an object store, read by one listing."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -145,7 +145,7 @@ class _ListedFolder(SourceFolder):
         return self._folders.get(path, _Entries())
 
     def check(self, path: str) -> None:
-        """Objects are what they are."""
+        """Accepts everything: objects are never links or devices."""
 
     def peek(self, path: str, most: int) -> list[str]:
         return [info.path.rpartition("/")[2] for info in self.files(path)[:most]]
@@ -233,7 +233,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _places(root: Path) -> tuple[Path, ...]:
-    """Where links of a folder may lead: into itself, and from a snapshot of the Hugging Face cache
+    """Where links of a folder may lead: into the folder itself, and from a snapshot of the Hugging Face cache
     (`models--org--name/snapshots/revision/…`) into the blobs of the same repository."""
     real = Path(os.path.realpath(root))
     snapshots = next((parent for parent in real.parents if parent.name == "snapshots"), None)
@@ -243,7 +243,7 @@ def _places(root: Path) -> tuple[Path, ...]:
 
 
 def _problem(place: Path) -> str | None:
-    """What a file is that is not a regular one; None for those."""
+    """What is wrong with the entry as a file, in words; None for a regular file."""
     try:
         mode = place.stat().st_mode
     except OSError as error:

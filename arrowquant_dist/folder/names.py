@@ -1,4 +1,4 @@
-"""What a file is, by its name: weights of a model, a second form of these, a part, an adapter, or none of it.
+"""Classifies a file by its name: weights of a model, a second form of these, a part, an adapter, or something else.
 
 The names are those that trainers, hubs and converters write.
 """
@@ -21,7 +21,7 @@ _KINDS = {
     ".ckpt": TORCH,
     ".parquet": PARQUET,
 }
-# Weights that other programs read: never a source, never copied.
+# Suffixes of other programs' weights: never a source, never copied.
 _FOREIGN = (
     *(
         ".h5",
@@ -76,7 +76,7 @@ _FOREIGN = (
 )
 _TENSORFLOW = re.compile(r".*\.data-\d+-of-\d+")
 _INDEX = re.compile(r"(?P<whole>.+\.\w+)\.index(?P<variant>\.\w+)?\.json")
-# What trainers leave beside the weights.
+# Files that trainers leave beside the weights.
 _TRAINING = re.compile(
     r"(training_args|training_state|train_state|trainer_state|optimizer|optim|opt_state|scheduler|lr_scheduler|scaler"
     r"|rng_state|random_states|dataloader|sampler)(?![a-z]).*|.*optim_states\.pt"
@@ -89,7 +89,7 @@ _ADAPTERS = re.compile(
 _PARTS = {"ema", "vae", "projector", "lora", "loha", "lokr", "lycoris", "dora", "adapter"}
 _PART_NAMES = re.compile(r"(value_head|v_head|tokenizer|vocab|merges|spiece|sentencepiece)(?![a-z])")
 _VARIANT = re.compile(r"(?P<base>.+)[-_](?P<variant>[a-z0-9]+)")
-# Of Llama's makers, DeepSpeed and Megatron, TensorRT-LLM, vLLM. Not compiled: hardly any name begins so.
+# Names by Meta (Llama), DeepSpeed and Megatron, TensorRT-LLM, and vLLM. Not compiled, since hardly any name begins so.
 _SLICE = r"(consolidated\.|mp_rank_|model-rank-|rank)(?P<rank>\d+)(_model_states|-part-\d+)?(\.(pth|pt|safetensors))?"
 _RANK = ("consolidated.", "mp_rank_", "model-rank-", "rank")
 _MERGED = {"merged", "fused"}
@@ -114,10 +114,10 @@ _VARIANTS = {
 
 
 class Grade(IntEnum):
-    """How likely it is that a weight file is the model, from the likeliest on.
+    """How likely it is that a weight file is the model; the likeliest first.
 
-    SECOND: the same model in the names of its makers. VARIANT: the same in another precision. PART: averaged copies,
-    heads, projectors: taken only where nothing else is there.
+    SECOND: the same model under its makers' names for tensors. VARIANT: the same in another precision. PART: averaged
+    copies, heads, projectors; chosen only if there is nothing else.
     """
 
     MODEL = 0
@@ -127,7 +127,7 @@ class Grade(IntEnum):
 
 
 def weight_kind(name: str) -> str | None:
-    """The kind of checkpoint that a file of this name is part of; None for what is no weights of a model."""
+    """The format of checkpoint that a file of this name belongs to; None if it does not hold weights of a model."""
     lowered = name.lower()
     kind = _KINDS.get(PurePosixPath(lowered).suffix)
     if kind is None or kind == PARQUET or is_training_state(lowered):
@@ -144,12 +144,14 @@ def is_adapter(name: str) -> bool:
 
 
 def is_training_state(name: str) -> bool:
-    """Weights by their suffix, and a trainer's by their name. Its settings, which are JSON, are no such thing."""
+    """Whether the suffix is that of weights and the name that of a trainer's state. A trainer's settings, which are
+    JSON, do not count."""
     return kind_by_suffix(name) is not None and _TRAINING.fullmatch(name.lower()) is not None
 
 
 def index_of(name: str) -> str | None:
-    """`model.safetensors` for `model.safetensors.index.json`: the whole that an index describes, else None."""
+    """The name of the whole that an index describes, `model.safetensors` for `model.safetensors.index.json`; None for
+    other names."""
     match = _INDEX.fullmatch(name)
     if match is None or kind_by_suffix(match["whole"]) is None:
         return None
@@ -158,13 +160,13 @@ def index_of(name: str) -> str | None:
 
 
 def rank_of(name: str) -> str | None:
-    """Which GPU's slice of every tensor a file, or a folder, of this name has; None for others."""
+    """The GPU whose slice of every tensor a file or folder of this name holds; None for other names."""
     match = re.fullmatch(_SLICE, name) if name.startswith(_RANK) else None
     return None if match is None else match["rank"]
 
 
 def slices_reason(paths: Iterable[str]) -> str:
-    """Why files, or folders, of several ranks are no checkpoint."""
+    """Why files or folders of several ranks are not a checkpoint."""
     return (
         f"each of {listed(list(paths))} has a slice of every tensor, one for each GPU that the model was made for; "
         "convert them to one checkpoint"
@@ -172,12 +174,12 @@ def slices_reason(paths: Iterable[str]) -> str:
 
 
 def stem_of(whole: str) -> str:
-    """`model` of `model.safetensors`, in lower case."""
+    """The stem in lower case: `model` for `model.safetensors`."""
     return PurePosixPath(whole.lower()).stem
 
 
 def grade_of(whole: str, stems: Collection[str]) -> Grade:
-    """Of a file, or of numbered files by the name of their whole. stems: of all wholes that are there."""
+    """The grade of a file, or of numbered files by the name of their whole. stems: of all wholes that are there."""
     stem = stem_of(whole)
     words = set(re.split(r"[._\- ]", stem))
     if stem.startswith("consolidated"):
@@ -193,7 +195,7 @@ def grade_of(whole: str, stems: Collection[str]) -> Grade:
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file holds tensors of any framework, an optimizer's or an adapter's too, or says where they are."""
+    """Whether a file holds tensors of any framework, even an optimizer's or an adapter's, or says where they are."""
     lowered = name.lower()
     return (
         kind_by_suffix(lowered) is not None

@@ -1,4 +1,4 @@
-"""What else is in a source's folder: datasets, folders that nothing names, and the error where no weights are found."""
+"""What else is in a source's folder: datasets, folders that nothing names, and the error if no weights are found."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _LOOKED_FOR = (
 
 
 def is_target(folder: SourceFolder) -> bool:
-    """Whether a run of ours wrote it, a manifest that has become a folder included."""
+    """Whether a run of ours wrote this, even if its manifest is a folder by now."""
     paths = {*folder.folders(), *(info.path for info in folder.files())}
     return _MANIFEST in paths and (_INDEX in paths or _has_parquet(folder, _WEIGHTS))
 
 
 def has_parquet(folder: SourceFolder) -> bool:
-    """Whether Parquet files lie at the top, in weights/ or in the `key=value` folders of a partitioned dataset."""
+    """Whether Parquet files are at the top, in weights/ or in the `key=value` folders of a partitioned dataset."""
     below = [path for path in folder.folders() if path == _WEIGHTS or "=" in path]
     return any(info.path.endswith(_PARQUET) for info in folder.files()) or any(
         _has_parquet(folder, path) for path in below
@@ -39,11 +39,12 @@ def has_parquet(folder: SourceFolder) -> bool:
 
 
 def refuse_unfinished_export(folder: SourceFolder, weights: Iterable[Sequence[str]]) -> None:
-    """InvalidCheckpoint where weights of an export of ours lie with nothing that is written when all of them are there:
-    some may be missing, and what says which model they are of is. weights: paths of each component's."""
+    """Raises InvalidCheckpoint if there are weights of an export of ours without the files that are written after all
+    of them: some may be missing, and so is what says which model they belong to. weights: paths of each component's
+    weights."""
     found = {info.path for info in folder.files()}
     first = [path for paths in weights for path in paths[:1]]
-    # the folder's own config.json is written last; where all weights lie in components there may be none
+    # the folder's own config.json is written last; if all weights are in components, there may be none
     last = MODEL_FILES[:1] if any("/" not in path for path in first) else MODEL_FILES
     if found & {RECORD_PATH, *last}:
         return
@@ -52,7 +53,7 @@ def refuse_unfinished_export(folder: SourceFolder, weights: Iterable[Sequence[st
 
 
 def remaining_notes(folder: SourceFolder, taken: Collection[str], named: Collection[str]) -> list[str]:
-    """taken: the folders whose weights are the source. named: those that its configs name."""
+    """Notes about what was left out. taken: the folders whose weights are the source. named: those named by configs."""
     notes = []
     if "" not in taken:
         beside = [info.path for info in folder.files() if is_weights(info.path)]
@@ -72,7 +73,7 @@ def remaining_notes(folder: SourceFolder, taken: Collection[str], named: Collect
 
 
 def nothing_found(folder: SourceFolder, component: Component) -> InvalidCheckpoint:
-    """Why a folder has no weights: it is an adapter, incomplete, or no model."""
+    """The error that says why a folder has no weights: it is an adapter, incomplete, or not a model."""
     adapters = adapters_in(folder, component.path)
     uri = folder.store.url(component.path)
     if adapters:
@@ -119,7 +120,8 @@ def _weights_below(folder: SourceFolder, paths: list[str]) -> InvalidCheckpoint:
 
 
 def _folders_with_weights(folder: SourceFolder) -> list[str]:
-    """Those that lie directly in the source's. A bounded look at their files: a home directory has many."""
+    """Folders with weights directly in the source's folder. Only some of their files are looked at: a home directory
+    has many."""
     return list(_with_weights(folder))
 
 

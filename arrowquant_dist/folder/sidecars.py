@@ -1,9 +1,9 @@
-"""The small files that make weights a model: config, tokenizer, templates, README. Never weights, never code.
+"""The small files that, with the weights, make a model: config, tokenizer, README. Never weights, never code.
 
-By exclusion: tokenizers and processors call their files as they like, and one that is missing at the target is noticed
-only when somebody opens it there. Copied is what lies beside the weights, in the folders that the model's configs name
-and in those of its tokenizers and processors; of each only what is no weights, code, pickle, archive or log, by name
-and by first bytes.
+They are chosen by exclusion: tokenizers and processors name their files as they like, and one that is missing at the
+target is noticed only when somebody opens the model there. Copied are files beside the weights, in the folders that
+the model's configs name, and in those of its tokenizers and processors, unless they are weights, code, pickles,
+archives or logs, by their names and first bytes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from arrowquant_dist.storage.base import ByteRange, ObjectInfo
 MAX_SIDECAR_NBYTES = 32 << 20
 MAX_SIDECARS = 500
 MAX_TOTAL_NBYTES = 256 << 20
-# What a target itself has, or makes: target/layout.py.
+# Names that a target itself uses: target/layout.py.
 TARGETS_OWN = ("manifest.json", "index.parquet", "weights", "report", "run")
-# Beside the folders that configs name.
+# Folders that are copied besides those that configs name.
 _FOLDERS = re.compile(
     r"1_Pooling|additional_chat_templates|chat_templates|feature_extractor|image_encoder_processor"
     r"|.*(tokenizer|processor).*"
 )
-# What a model does not open without: first where there are too many, and an error where it can't be read.
+# Files that a model needs to be opened: they come first if there are too many, and must be readable.
 _KNOWN_BEGINNINGS = (
     *(
         "tokenizer",
@@ -148,9 +148,9 @@ _MAGIC = (
     ),
     *(b"version https://git-lfs",),
 )
-_BINARY_MAGIC = (b"MZ", b"BZh")  # with a zero byte soon after: texts begin so too
+_BINARY_MAGIC = (b"MZ", b"BZh")  # only with a zero byte soon after, since texts may begin like this too
 _GZIP = b"\x1f\x8b"
-# Of the protocols that have no mark of their own: containers that are remembered, and calls.
+# Pickle protocols 0 and 1, which have no magic bytes: memoized containers, and calls.
 _OLD_PICKLE = re.compile(
     rb"\([dlt]p\d|[\]})]q[\0-\x1f]|\(?c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n|\(i[A-Za-z_]\w*\n"
 )
@@ -159,7 +159,7 @@ _HEAD_NBYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class Sidecars:
-    """files: sorted by path. notes: what was left out that one might miss."""
+    """The files to copy. files: sorted by path. notes: what was left out that somebody might miss."""
 
     files: tuple[ObjectInfo, ...]
     notes: tuple[str, ...] = ()
@@ -170,15 +170,15 @@ class Sidecars:
 
 
 def choose_sidecars(folder: SourceFolder, named: Iterable[str] = (), *, is_decoded: bool = False) -> Sidecars:
-    """The files to copy. named: the folders that the model's configs name. is_decoded: codes of a quantized source
-    become values, so what says how they were quantized stays behind.
+    """Chooses the files to copy. named: the folders that the model's configs name. is_decoded: whether codes of a
+    quantized source become values; then files that say how they were quantized are left out.
 
-    Raises InvalidCheckpoint for one that would be copied and is a link that leaves the folder, or no regular file.
+    Raises InvalidCheckpoint for a file to be copied that is a link out of the folder, or not a regular file.
     """
     left = {
         ADAPTER_CONFIG,
         *(_LEFT_BY_QUANTIZERS if is_decoded else ()),
-    }  # readers would look for the adapter
+    }  # with its config, readers would look for the adapter
     listed = [info for info in _listed(folder, named) if _is_wanted(info.path, left)]
     found = [info for info in listed if folder.is_readable(info.path) or _is_known(info.path)]
     notes = _note(
@@ -198,8 +198,8 @@ def choose_sidecars(folder: SourceFolder, named: Iterable[str] = (), *, is_decod
 
 
 def refuse_folders(folder: SourceFolder, named: Sequence[str] = ()) -> None:
-    """InvalidCheckpoint for a folder in the place of a file that a model does not open without, such as config.json: it
-    would count as one that is not there. named: as `choose_sidecars` has them."""
+    """Raises InvalidCheckpoint for a folder in the place of a file that a model needs, such as config.json, since the
+    file would be taken for missing. named: as in `choose_sidecars`."""
     for place in dict.fromkeys(("", *named)):
         for path in folder.folders(place):
             if path.endswith(_KNOWN_KINDS) and _is_known(path):
@@ -210,12 +210,13 @@ def refuse_folders(folder: SourceFolder, named: Sequence[str] = ()) -> None:
 
 
 def is_targets_own(path: str) -> bool:
-    """Some file systems do not tell `Manifest.json` from `manifest.json`."""
+    """Whether the path belongs to a target itself. Case is ignored, since some file systems do not tell
+    `Manifest.json` from `manifest.json`."""
     return path.partition("/")[0].lower() in TARGETS_OWN
 
 
 def _listed(folder: SourceFolder, named: Iterable[str]) -> list[ObjectInfo]:
-    """What lies at the top, in the named folders and in those that are a tokenizer's or processor's."""
+    """The files at the top, in the named folders, and in those of tokenizers and processors."""
     found = {info.path: info for info in folder.files()}
     below = [path for path in folder.folders() if _FOLDERS.fullmatch(path) is not None]
     for path in named:
@@ -243,7 +244,7 @@ def _is_known(path: str) -> bool:
 
 
 def _within_limits(found: Collection[ObjectInfo]) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
-    """Those that are copied, the known ones first, and the others."""
+    """The files that are copied, the known ones first, and the files beyond the limits."""
     chosen: list[ObjectInfo] = []
     beyond: list[ObjectInfo] = []
     total = 0
@@ -257,7 +258,7 @@ def _within_limits(found: Collection[ObjectInfo]) -> tuple[list[ObjectInfo], lis
 
 
 def _looks_plain(folder: SourceFolder, info: ObjectInfo) -> bool:
-    """Whether the first bytes are those of a text or a vocabulary."""
+    """Whether the first bytes look like those of a text or a vocabulary."""
     if info.nbytes == 0:
         return True
     end = min(info.nbytes, _HEAD_NBYTES)

@@ -1,4 +1,4 @@
-"""Many small requests side by side."""
+"""Runs many small requests concurrently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _Result = TypeVar("_Result")
 
 
 def in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-    """`function` of each item, in order, many requests at a time. The first error ends it."""
+    """`function` applied to each item, in order, with many requests at a time. The first error stops the rest."""
     if len(items) < 2:
         return [function(item) for item in items]
     pool = ThreadPoolExecutor(min(_THREADS, len(items)), thread_name_prefix="headers")

@@ -1,9 +1,9 @@
-"""Which weight files of a folder are the model: one set of them, never two copies, and never a silent choice.
+"""Chooses the weight files of a folder that are the model: one set, never two copies, and every choice is reported.
 
-Repositories have the same model several times: in another container, precision or naming, as a whole and in numbered
-files, with averaged copies, adapters and a trainer's state beside it. The likeliest is taken by its name (see
-`names.Grade`), safetensors before PyTorch files, what an index names before what only lies there; what is left out is
-named to the user. Where two are equally likely it is an error.
+Repositories hold the same model several times: in another container, precision or naming, whole and in numbered
+files, with averaged copies, adapters and a trainer's state beside it. The likeliest set is chosen by its name (see
+`names.Grade`), safetensors before PyTorch files, and files that an index names before others; the user is told what
+is left out. If two sets are equally likely, it is an error.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _USUAL = ("model", "pytorch_model", "diffusion_pytorch_model")
 
 @dataclass(frozen=True, slots=True)
 class WeightFiles:
-    """The files that are the model. index: the path of what names them, with promised: {tensor: path of its file}."""
+    """The files that are the model. index: path of the index that names them. promised: {tensor: path of its file},
+    from the index."""
 
     files: tuple[ObjectInfo, ...]
     index: str | None = None
@@ -56,7 +57,8 @@ class WeightFiles:
 
 @dataclass(frozen=True, slots=True)
 class _Set:
-    """Files that are one checkpoint. whole: the name that it would have in one file. index: or its index's path."""
+    """Files that form one checkpoint. whole: the name that it would have in one file. paths: its files, unless it has
+    an index. index: path of its index."""
 
     whole: str
     kind: str
@@ -66,10 +68,10 @@ class _Set:
 
 
 def choose_weights(folder: SourceFolder, path: str = "") -> WeightFiles | None:
-    """The weights directly in `path`; None where there are none, or only those of adapters and trainers.
+    """The weights directly in `path`; None if there are none, or only those of adapters and trainers.
 
-    An index of whose files none is there, which converters copy along, counts only where nothing else is the model.
-    Raises InvalidCheckpoint where two sets are equally likely, or files are missing.
+    An index of whose files none exists, which converters copy along, counts only if nothing else is the model. Raises
+    InvalidCheckpoint if two sets are equally likely, or files are missing.
     """
     sets = _sets(folder, path)
     stems = {stem_of(found.whole) for found in sets}
@@ -85,7 +87,7 @@ def choose_weights(folder: SourceFolder, path: str = "") -> WeightFiles | None:
 
 
 def _likeliest(graded: Sequence[tuple[Grade, _Set]], folder: SourceFolder, path: str) -> WeightFiles | None:
-    """As `_choose`, of the likeliest kind and grade that is there."""
+    """As `_choose`, among the sets of the likeliest grade and format that is there."""
     for grade in Grade:
         for kind in (SAFETENSORS, TORCH):
             alike = [found for own, found in graded if own == grade and found.kind == kind]
@@ -95,7 +97,7 @@ def _likeliest(graded: Sequence[tuple[Grade, _Set]], folder: SourceFolder, path:
 
 
 def weights_of_index(folder: SourceFolder, index: str) -> WeightFiles:
-    """The files that an index names. InvalidCheckpoint where one is missing, or not to be read."""
+    """The files that an index names. Raises InvalidCheckpoint if one is missing or can't be read."""
     found, missing = _find_promised(folder, index)
     refuse_missing(folder.store, index, missing, len(found.files) + len(missing))
     return found
@@ -111,7 +113,7 @@ def _find_promised(folder: SourceFolder, index: str) -> tuple[WeightFiles, list[
 
 
 def choice_notes(folder: SourceFolder, path: str, chosen: WeightFiles) -> list[str]:
-    """What was taken, where something else was there too; and what was not."""
+    """Notes on which weights were chosen where there was a choice, and on what was left out."""
     taken = {*chosen.paths, chosen.index}
     beside = [info.path for info in folder.files(path) if info.path not in taken]
     others = [path for path in beside if is_weights(_name(path)) and index_of(_name(path)) is None]
@@ -167,7 +169,7 @@ def _sets(folder: SourceFolder, path: str) -> list[_Set]:
 
 
 def _choose(sets: Sequence[_Set], folder: SourceFolder, path: str) -> WeightFiles:
-    """Of sets that are equally likely by their kind and grade. Without files: of an index whose files are all gone."""
+    """The choice among sets of equal grade and format. Without files: an index whose files are all missing."""
     for usual in _USUAL:
         named = [found for found in sets if stem_of(found.whole) == usual]
         if named:

@@ -1,4 +1,4 @@
-"""Weights back from a dataset: by name, by parts, as a stream under a memory budget, or into a module."""
+"""Reads weights back from a dataset: by name, in parts, as a stream under a memory budget, or into a module."""
 
 from arrowquant_dist.loader.parts import TensorParallel
 from arrowquant_dist.loader.slots import LoadedKeys

@@ -1,4 +1,4 @@
-"""Memory that a stream lends: a tensor has it until the next one is asked for, and then another tensor does."""
+"""Memory that a stream lends: a tensor uses it until the next tensor is requested, then another tensor does."""
 
 from __future__ import annotations
 
@@ -21,31 +21,32 @@ if TYPE_CHECKING:
     import torch
 
 _PAGE_NBYTES = mmap.PAGESIZE
-_LEAST_PIECE_NBYTES = 64 << 10  # the allocator's heap has what is smaller, and uses it again by itself
+_LEAST_PIECE_NBYTES = 64 << 10  # smaller pieces come from the allocator's heap, which reuses them by itself
 
 
 class Lender:
-    """Lends pieces of one run of addresses, the lowest that are free, so that the same pages are used over and over.
+    """Lends pieces of one range of addresses, always the lowest free ones, so that the same pages are used repeatedly.
 
-    A piece is free again once nothing refers to its memory, be it a tensor, a view of one or an array of numpy: no
-    value that somebody still has is ever overwritten. Where the addresses do not do, since views of earlier tensors are
-    kept, the memory is fresh. What is lent, what was, and all else that `budget` counts are together within its limit,
-    but for tensors in hand that a full budget no longer counts: pages that are free go back to the system first.
-    Thread-safe.
+    A piece is free again once nothing refers to its memory, neither a tensor, nor a view of one, nor a numpy array:
+    values that somebody still holds are never overwritten. Where no free addresses are left, because views of earlier
+    tensors are kept, fresh memory is used. Lent pieces, returned pieces whose pages are resident, and everything else
+    that `budget` counts stay within its limit together, except for tensors that the caller holds and a full budget does
+    not count: free pages go back to the system first. Thread-safe.
 
-    nbytes: of addresses, which take no memory before they are used. Raises InvalidConfig where the system refuses them.
+    nbytes: size of the address range, which takes no memory before it is used. Raises InvalidConfig where the system
+    refuses to reserve it.
     """
 
     def __init__(self, nbytes: int, budget: Budget) -> None:
         self._budget = budget
         self._lock = threading.Lock()
-        self._returned: deque[range] = deque()  # by whatever thread lets go last: no lock is taken there
+        self._returned: deque[range] = deque()  # appended to by any thread, without the lock
         self._addresses = _addresses(_paged(nbytes))
         everything = range(len(self._addresses))
         self._free, self._cold = Spans(everything), Spans(everything)
 
     def take(self, nbytes: int) -> np.ndarray:
-        """uint8 [nbytes], uninitialised, aligned to a page where it is lent."""
+        """Returns uint8 [nbytes], uninitialised; aligned to a page if it is lent."""
         if nbytes < _LEAST_PIECE_NBYTES:
             return fresh(nbytes)
         with self._lock:
@@ -58,19 +59,20 @@ class Lender:
             self._trim()
         if found is None:
             return fresh(nbytes)
-        # An array over a buffer of its own: each view of it keeps it alive, where one of an array would not.
+        # An array directly over a buffer: views keep this array alive. Were it a view of another array, numpy would
+        # make them refer to that one instead.
         piece = np.frombuffer(memoryview(self._addresses)[found.start : found.start + nbytes], np.uint8)
         weakref.finalize(piece, self._returned.append, found).atexit = False
         return piece
 
     @property
     def resident_nbytes(self) -> int:
-        """What pages of its addresses may take of the machine's memory, lent or not."""
+        """Bytes of physical memory that pages of the address range may occupy, lent or not."""
         with self._lock:
             return len(self._addresses) - self._cold.nbytes
 
     def _trim(self) -> None:
-        """Gives back pages that are free, the highest first, as far as the budget has no room for them."""
+        """Returns free pages to the system, the highest first, as far as the budget has no room for them."""
         warm = self._free.without(self._cold)
         excess = self._budget.used + sum(map(len, warm)) - self._budget.limit_nbytes
         for run in reversed(warm):
@@ -83,7 +85,7 @@ class Lender:
 
 
 class Lent:
-    """The memory of one borrowed stream: each tensor is its own until it is taken back."""
+    """The memory of one borrowed stream: each tensor keeps its piece until it is taken back."""
 
     def __init__(self, lender: Lender) -> None:
         self._lender = lender
@@ -92,12 +94,12 @@ class Lent:
         return self._lender.take(nbytes)
 
     def give(self, value: Any) -> Any:
-        """The tensor as one that is a view of no other, which would keep its memory when it lets go of that."""
+        """Returns the tensor as one that is not a view: a view's base would keep the memory when the view drops it."""
         return value.data
 
     def take_back(self, name: str, value: Any) -> None:
-        """Ends a tensor's time: it lets go of its memory, and whatever is done with it raises InvalidConfig that names
-        the layer. Views of it are other tensors, and keep theirs."""
+        """Ends a tensor's time: it drops its memory, and any later use of it raises an InvalidConfig that names the
+        layer. Views of it are other tensors and keep their memory."""
         import torch
 
         with torch.inference_mode(value.is_inference()), torch.no_grad():
@@ -119,7 +121,7 @@ def _given_back_type() -> type[torch.Tensor]:
     import torch
 
     class GivenBack(torch.Tensor):
-        """A tensor that was borrowed, when its time is over."""
+        """A borrowed tensor whose time is over."""
 
         @classmethod
         def __torch_function__(cls, func: object, types: object, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""What a loader reads: loads of layers and parts of them as torch tensors, of codes, and into memory that is there."""
+"""Loads of layers and their parts: as torch tensors, as codes, and into existing memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Loads:
-    """Loads of one open dataset, by a loader's settings. allocate: where decoded values get their memory."""
+    """Loads of one open dataset, with a loader's settings. allocate: allocates the memory of decoded values."""
 
     opened: OpenDataset
     settings: LoaderSettings
@@ -56,19 +56,19 @@ class Loads:
         return self.opened.workers
 
     def differ(self, first: StoredLayer, second: StoredLayer) -> bool:
-        """Whether two layers of one shape and dtype have different values."""
+        """Returns whether two layers of the same shape and dtype have different values."""
         return self.opened.differ(first, second, (first.dtype, second.dtype))
 
     def of_codes(self) -> Loads:
-        """Of the same open dataset, that give QuantizedTensors."""
+        """Returns loads of the same open dataset that give QuantizedTensors."""
         return replace(self, settings=replace(self.settings, dequantize=False, dtype=None))
 
     def dtype(self, layer: StoredLayer) -> str:
-        """What a layer is decoded to."""
+        """Returns the dtype that a layer is decoded to."""
         return (self.settings.dtype if layer.is_float else None) or layer.dtype
 
     def one(self, region: Region) -> Load[Any]:
-        """A tensor, or a QuantizedTensor where the loader gives codes."""
+        """Loads a tensor, or a QuantizedTensor if the loader gives codes."""
         if not self.settings.dequantize:
             return self.opened.assembler.quantized(region)
         return self.decoded(region, self.dtype(region.layer))
@@ -78,8 +78,8 @@ class Loads:
         return values.then(partial(as_tensor, dtype=dtype))
 
     def into(self, region: Region, tensor: torch.Tensor, dtype: str) -> Load[torch.Tensor]:
-        """Values of `dtype` for `tensor`: decoded into its memory where that takes them, which then is the result; else
-        a tensor of their own, to be copied."""
+        """Loads values of `dtype` for `tensor`: decoded into its memory where possible, with `tensor` itself as the
+        result; otherwise as a new tensor, to be copied."""
         memory = decodable_bytes(tensor, dtype)
         if memory is None:
             return self.decoded(region, dtype)
@@ -91,7 +91,7 @@ class Loads:
         return self.opened.assembler.values(region, dtype, memory).then(filled)
 
     def named(self, regions: Mapping[str, Region]) -> Iterator[Load[list[tuple[str, Any]]]]:
-        """Pairs of name and tensor. Names next to each other of one part of one layer are read once."""
+        """Loads pairs of name and tensor. Adjacent names of the same part of the same layer are read once."""
         tied: list[str] = []
         for name, region in regions.items():
             if tied and not region.is_same(regions[tied[0]]):
@@ -102,16 +102,16 @@ class Loads:
             yield from self._tied(tied, regions)
 
     def batched(self, loads: Iterable[Load[T]]) -> Iterator[Load[Iterator[T]]]:
-        """The same loads, small ones that follow each other in one."""
+        """Returns the same loads, with small ones that follow each other combined into one."""
         return batched(loads, self.opened.dataset, self.share_nbytes)
 
     @property
     def share_nbytes(self) -> int:
-        """Of the budget, what one load of several layers may take."""
+        """Bytes of the budget that one load of several layers may take."""
         return self.opened.budget.limit_nbytes // (4 * self.opened.workers)
 
     def nbytes(self, region: Region) -> int:
-        """Of what is given for a region: of the tensor, or about those that its codes and scales have."""
+        """Returns the size in bytes of a region's tensor, or roughly that of its codes and scales."""
         layer = region.layer
         if self.settings.dequantize:
             return region.num_params * DTYPES[self.dtype(layer)].itemsize
@@ -119,7 +119,8 @@ class Loads:
         return nbytes * region.num_params // max(layer.num_params, 1)
 
     def _tied(self, names: Sequence[str], regions: Mapping[str, Region]) -> list[Load[list[tuple[str, Any]]]]:
-        """One load that gives every name a tensor of its own; or one each, where their sum would not fit."""
+        """Returns one load that gives every name a tensor of its own, or one load per name if together they would not
+        fit the budget."""
         load = self.one(regions[names[0]])
         extra = load.result_nbytes * (len(names) - 1)
         if load.peak_nbytes + extra > self.opened.budget.limit_nbytes:
@@ -128,7 +129,7 @@ class Loads:
 
 
 def with_copies(names: Iterable[str], allocate: Allocate, value: Any) -> list[tuple[str, Any]]:
-    """The value under its first name, copies of it under the others."""
+    """Returns the value under its first name, and copies of it under the others."""
     first, *others = names
     return [(first, value), *((name, _copy(value, allocate)) for name in others)]
 

@@ -1,5 +1,5 @@
-"""Whose memory a tensor has, and which of a module share it: told by addresses, shapes and strides, on the meta device
-by identity."""
+"""Which memory a tensor uses, and which tensors of a module share it: by addresses, shapes and strides, and on the meta
+device by object identity."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def has_memory(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's values are at an address of its own: not on meta, not sparse, not a wrapper of others, not
-    freed."""
+    """Returns whether a tensor's values lie at an address of its own: False on the meta device, and for sparse tensors,
+    wrappers of other tensors, and tensors whose memory was freed."""
     import torch
 
     if tensor.is_meta or tensor.layout != torch.strided or tensor.is_nested:
@@ -23,12 +23,12 @@ def has_memory(tensor: torch.Tensor) -> bool:
         held = tensor.untyped_storage().nbytes()
         _, stop = _extent(tensor)
         return tensor.data_ptr() != 0 and held >= stop
-    except (RuntimeError, NotImplementedError, ValueError):  # wrappers, and what is lazy, have none
+    except (RuntimeError, NotImplementedError, ValueError):  # wrappers and lazy tensors have no storage
         return False
 
 
 def identity_of(tensor: torch.Tensor) -> object:
-    """Equal for tensors that are one: the same object, or the same values in the same memory."""
+    """Returns a key that is equal for equivalent tensors: the same object, or the same values in the same memory."""
     if not has_memory(tensor):
         return id(tensor)
     layout = (tuple(tensor.shape), tensor.stride(), tensor.dtype)
@@ -36,19 +36,19 @@ def identity_of(tensor: torch.Tensor) -> object:
 
 
 def storage_of(tensor: torch.Tensor) -> object:
-    """Equal for tensors that are views of one memory."""
+    """Returns a key that is equal for tensors that are views of one storage."""
     return (tensor.device, tensor.untyped_storage().data_ptr()) if has_memory(tensor) else (None, id(tensor))
 
 
 def repeats_itself(tensor: torch.Tensor) -> bool:
-    """Whether several of its values share one place, as those of an expanded tensor or of windows that overlap.
+    """Returns whether several values share one place in memory, as in an expanded tensor or in overlapping windows.
 
-    Also True where dimensions interleave so that it cannot be told from one stride after another, as by sizes 3 and 2
-    and strides 2 and 3, which nothing but as_strided makes.
+    Also True where dimensions interleave in such a way that checking one stride after another cannot tell, as with
+    sizes 3 and 2 and strides 2 and 3, which only as_strided produces.
     """
     if not has_memory(tensor) or not tensor.numel():
         return False
-    reach = 0  # from the first value to the last one of the dimensions with smaller strides
+    reach = 0  # distance from the first to the last value along the dimensions with smaller strides
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:
             if stride <= reach:
@@ -58,9 +58,9 @@ def repeats_itself(tensor: torch.Tensor) -> bool:
 
 
 def shared_memory(tensors: Mapping[str, torch.Tensor], keys: Iterable[str]) -> list[list[str]]:
-    """Those of `keys` whose tensors are one or may overlap, in their order, two or more at a time.
+    """Returns groups of two or more of `keys` whose tensors are the same or may overlap, in the order of `tensors`.
 
-    Ranges of bytes are compared, so views that interleave, as columns of one matrix do, count as well.
+    Byte ranges are compared, so interleaving views, such as columns of one matrix, count as well.
     """
     clusters: list[list[str]] = []
     spans: list[tuple[str, int, int, str]] = []
@@ -85,14 +85,14 @@ def shared_memory(tensors: Mapping[str, torch.Tensor], keys: Iterable[str]) -> l
 
 
 def byte_range(tensor: torch.Tensor) -> tuple[int, int]:
-    """Addresses of its first byte and behind its last one. The tensor has memory."""
+    """Returns the address of the first byte and that after the last byte of a tensor that has memory."""
     first, stop = _extent(tensor)
     base = tensor.untyped_storage().data_ptr()
     return base + first, base + stop
 
 
 def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    """First byte and the one behind the last, within the storage."""
+    """Returns the offsets within the storage of the first byte and of the byte after the last."""
     itemsize = tensor.element_size()
     first = int(tensor.storage_offset()) * itemsize
     if not tensor.numel():
@@ -102,8 +102,8 @@ def _extent(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def decodable_bytes(tensor: torch.Tensor, dtype: str) -> np.ndarray | None:
-    """uint8 [nbytes], the tensor's own memory, where values of `dtype` can be decoded straight into it: a plain,
-    contiguous tensor of that dtype in this machine's memory (a pinned one too). None for any other."""
+    """Returns the tensor's own memory, uint8 [nbytes], if values of `dtype` can be decoded straight into it: for a
+    plain, contiguous tensor of that dtype in this machine's memory, pinned or not. None for any other tensor."""
     import torch
 
     plain = type(tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
@@ -117,7 +117,7 @@ def decodable_bytes(tensor: torch.Tensor, dtype: str) -> np.ndarray | None:
 
 
 def written_past_torch(tensor: torch.Tensor) -> None:
-    """Tells autograd that the values are others now, as it knows of each change by torch itself."""
+    """Tells autograd that the values have changed, as torch itself does for each change that it makes."""
     import torch
 
     if not tensor.is_inference():

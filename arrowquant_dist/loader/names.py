@@ -1,4 +1,4 @@
-"""Names of a dataset by lists and globs."""
+"""Selects names of a dataset by lists and globs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _WILD = "*?["
 
 
 def choose(names: str | Iterable[str] | None, known: Sequence[str], uri: str) -> list[str]:
-    """Those of `known` that `names` say, in the order given; what a glob matches in the order of `known`.
+    """Returns those of `known` that `names` select, in the order given; matches of a glob in the order of `known`.
 
-    names: a name or glob (`*`, `?`, `[…]`, over the whole name, case matters), or several; all where None. What several
-    say comes once, in its first place. A name that has such characters itself is that name. Raises UnknownLayer, with
-    near names, where one of them matches nothing, and InvalidConfig for what is no text.
+    names: a name or glob (`*`, `?`, `[…]`, matched against the whole name, case-sensitive), or several; None for all.
+    A name that is selected more than once comes once, in its first place. A word that is itself a known name means that
+    name, even if it contains such characters. Raises UnknownLayer, with similar names, where a word matches nothing,
+    and InvalidConfig for anything that is not a string.
     """
     if names is None:
         return [*known]

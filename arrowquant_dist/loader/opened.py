@@ -1,4 +1,4 @@
-"""A dataset that a loader has opened, in the process that opened it."""
+"""A dataset that a loader has opened, tied to the process that opened it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.storage.open import open_store
 
 REMOTE_WORKERS = 8
-_WIDEST = 8  # bytes of a value
-HEDGES = 2  # each may take range_bytes beside the budget
+_WIDEST = 8  # bytes of the largest decoded value
+HEDGES = 2  # each may take range_bytes in addition to the budget
 
 
 @dataclass(frozen=True, slots=True)
 class LoaderSettings:
-    """What a loader was asked for, checked. memory_nbytes: its budget. workers: None for as many as fit the place."""
+    """The checked settings of a loader. memory_nbytes: its budget. workers: None for the default of the storage."""
 
     uri: str
     storage: Storage
@@ -40,7 +40,7 @@ class LoaderSettings:
     workers: int | None
 
     def summary(self) -> dict[str, object]:
-        """For people; nothing of the storage."""
+        """Returns settings to display to people, without those of the storage."""
         return {
             "memory_budget": rounded_size(self.memory_nbytes),
             "gives": "QuantizedTensor" if not self.dequantize else self.dtype or "the source's dtypes",
@@ -49,10 +49,10 @@ class LoaderSettings:
 
 
 class OpenDataset:
-    """A dataset, the memory budget of all that is read of it, and the process that both belong to.
+    """A dataset, the memory budget of everything that is read from it, and the process that both belong to.
 
-    names: {stored name: it and its aliases}, in storage order. After a fork the child has neither the threads that
-    read, nor those of fsspec, and locks that these held stay shut: it has to open the dataset anew.
+    names: {stored name: that name and its aliases}, in storage order. After a fork, the child has neither the reading
+    threads nor those of fsspec, and locks that they held are never released: it has to open the dataset again.
     """
 
     def __init__(self, settings: LoaderSettings, *, is_local: bool) -> None:
@@ -67,7 +67,7 @@ class OpenDataset:
             )
             raise MemoryBudgetExceeded(message, uri=self.dataset.uri)
         workers = settings.workers or (usable_cpus() if is_local else REMOTE_WORKERS)
-        # Layers of an open row group come one after another; several threads would reopen it over and over.
+        # Layers come in order from one open row group; several threads would reopen row groups over and over.
         self.workers = 1 if kept else workers
         self.budget = Budget(settings.memory_nbytes - kept)
         self.assembler = Assembler(self.dataset, self.workers, self.budget.limit_nbytes, settings.verify)
@@ -79,7 +79,7 @@ class OpenDataset:
         return self.pid == os.getpid()
 
     def close(self) -> None:
-        """Ends what reads it, with all threads, and closes its files."""
+        """Ends everything that reads from the dataset, with all threads, and closes its files."""
         for stream in [*self.budget.streams]:
             stream.close()
             stream.pool.shutdown()
@@ -87,8 +87,8 @@ class OpenDataset:
         self.dataset.store.release()
 
     def lender(self) -> Lender:
-        """The one of all borrowed streams that there are: what one of them lets go of, another one takes. Its memory
-        goes with the last of them."""
+        """Returns the lender that all current borrowed streams share: memory that one of them returns, another takes.
+        The lender's memory is freed together with the last of them."""
         with self.budget.changed:
             lender = self._lender() if self._lender is not None else None
             if lender is None:
@@ -96,13 +96,13 @@ class OpenDataset:
                 nbytes = min(self._limit, decoded)
                 lender = Lender(
                     nbytes + nbytes // 4, self.budget
-                )  # some more than fits, for pieces of all sizes
+                )  # somewhat more than fits the budget, to leave room for pieces of different sizes
                 self._lender = weakref.ref(lender)
             return lender
 
     def differ(self, first: StoredLayer, second: StoredLayer, dtypes: tuple[str, str]) -> bool:
-        """Whether two layers of one shape have different values, decoded to `dtypes`; some rows at a time, so that
-        both fit the budget."""
+        """Returns whether two layers of the same shape have different values when decoded to `dtypes`. Compares some
+        rows at a time, so that both fit the budget."""
         rows = first.shape[0] if first.shape else 0
         step = max(rows, 1)
         while step > 1 and self._both(first, second, _run(first, 0, step), dtypes).peak_nbytes > self._limit:
@@ -143,7 +143,7 @@ def _names_by_layer(dataset: Dataset) -> dict[str, list[str]]:
 
 
 def _are_equal(pair: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Whether two arrays of one shape have the same dtype and bytes."""
+    """Returns whether two arrays of the same shape have the same dtype and bytes."""
     first, second = pair
     return first.dtype == second.dtype and np.array_equal(_bytes(first), _bytes(second))
 

@@ -1,4 +1,4 @@
-"""Which part of a layer is asked for: rows, columns, and what one of several ranks holds."""
+"""Which part of a layer is requested: rows, columns, and the share of one of several ranks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ _MOST_DIMS = 64
 
 @dataclass(frozen=True, slots=True)
 class TensorParallel:
-    """What rank `rank` of `size` holds of a layer that is cut along dimension `dim` of its shape.
+    """The share of rank `rank` of `size` in a layer that is cut along dimension `dim` of its shape.
 
-    Cut as torch.tensor_split does: all ranks have equally many, the first shape[dim] % size of them one more, so that
-    the ranks' parts, joined along `dim`, are the layer. Group boundaries and packed bytes need not align. A layer
-    without that dimension (a bias beside matrices that are cut along 1) is whole on each rank. Dimension 2 of fused
-    experts, [experts, out, in], can be cut as well. Raises InvalidConfig, which names the field.
+    rank: this rank, from 0 to size - 1. size: number of ranks. dim: dimension to cut along.
+
+    Layers are cut as torch.tensor_split cuts: all ranks get equally many entries, and the first shape[dim] % size ranks
+    one more, so that the ranks' parts joined along `dim` are the layer. Cuts need not fall on group boundaries or whole
+    packed bytes. A layer without that dimension (such as a bias beside matrices that are cut along 1) is whole on every
+    rank. Dimension 2 of fused experts, [experts, out, in], can be cut as well. Raises InvalidConfig, which names the
+    field.
     """
 
     rank: int
@@ -35,21 +38,21 @@ class TensorParallel:
         check_whole("dim", self.dim, 0, _MOST_DIMS)
 
     def span(self, whole: range) -> range:
-        """This rank's run of `whole`."""
+        """Returns this rank's part of `whole`."""
         each, more = divmod(len(whole), self.size)
         start = self.rank * each + min(self.rank, more)
         return whole[start : start + each + (self.rank < more)]
 
 
-# How layers are cut: alike, or each as a function of its name says, which returns None for what stays whole.
+# How layers are cut: all alike, or by a function of the layer's name, which returns None for layers that stay whole.
 Parallel = TensorParallel | Callable[[str], TensorParallel | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What is asked for of each layer. rows, columns: slices, step 1, of its first and second dimension.
+    """The part of each layer that is requested. rows, columns: slices with step 1 of its first and second dimension.
 
-    parallel: cuts what those leave.
+    parallel: takes one rank's share of the part that these select.
     """
 
     rows: slice | None = None
@@ -65,11 +68,11 @@ class Cut:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is cut of any layer."""
+        """Whether every layer is read whole."""
         return self.rows is None and self.columns is None and self.parallel is None
 
     def region(self, layer: StoredLayer, name: str) -> Region:
-        """name: by which the layer was asked for."""
+        """Returns the part of `layer`. name: the name that the layer was requested by, possibly an alias."""
         spans = {}
         if self.rows is not None:
             spans[0] = _span(layer, 0, "rows", self.rows)

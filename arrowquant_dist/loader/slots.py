@@ -1,4 +1,4 @@
-"""Where a torch module keeps its tensors, and whether a dataset's layers go there."""
+"""The places where a torch module keeps its tensors, and whether a dataset's layers fit there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _CONVERTED = (
 
 
 class LoadedKeys(NamedTuple):
-    """Names that `load_into` left alone: of the module without weights, of the dataset without a place."""
+    """Names that `load_into` left alone.
+
+    missing_keys: names of the module that the dataset has no weights for. unexpected_keys: names of the dataset that
+    the module has no place for.
+    """
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -31,11 +35,11 @@ class LoadedKeys(NamedTuple):
 class Slots:
     """A module's tensors by the keys of its state dict. Several keys may share one tensor, or its memory.
 
-    Buffers outside the state dict (not persistent) are computed by the module, from what its config says, and
-    more exactly than a checkpoint of another age may hold them: such a name is expected, never missing, and
-    taken only where the module has nothing, on the meta device.
+    Buffers outside the state dict (those that are not persistent) are computed by the module from its config, more
+    exactly than an older checkpoint may hold them. The name of such a buffer in a dataset is therefore expected, is
+    never reported as missing, and is used only where the module has no values yet, on the meta device.
 
-    tensors: {key: tensor}. Raises InvalidConfig for what is no module.
+    tensors: {key: tensor}. Raises InvalidConfig if `module` is not a module.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
@@ -55,7 +59,8 @@ class Slots:
             self._keys.setdefault(identity_of(value), []).append(key)
 
     def compare(self, layers: Mapping[str, StoredLayer], *, strict: bool) -> LoadedKeys:
-        """layers: by every name of the dataset. Raises ModelMismatch with what does not go together."""
+        """Returns the names on one side only. layers: the dataset's, by every name. Raises ModelMismatch with all
+        problems."""
         missing = [
             key
             for key, value in self.tensors.items()
@@ -74,7 +79,8 @@ class Slots:
 
     @property
     def _hint(self) -> str:
-        """What to do next. A model of transformers is told by the name of its base, without importing that library."""
+        """The advice at the end of an error. Models of transformers are recognized by the name of their base class, so
+        that the library need not be imported."""
         kind = type(self._module)
         if any(base.__name__ == "PreTrainedModel" for base in kind.__mro__):
             return _CONVERTED.format(kind.__name__)
@@ -84,12 +90,13 @@ class Slots:
         return ModelMismatch(f"{type(self._module).__name__} {message}")
 
     def keys_for(self, names: Sequence[str]) -> list[str]:
-        """One key for each place in memory that has any of `names`."""
+        """Returns one key for each place in memory that any of `names` refers to."""
         found = {identity_of(self.tensors[name]): name for name in reversed(names) if name in self.tensors}
         return [name for name in names if name in found.values()]
 
     def dtype(self, key: str) -> str | None:
-        """What to decode to for the key's tensor: its own dtype, None on meta or where that is no such."""
+        """Returns the dtype to decode to for the key's tensor: the tensor's own; None on the meta device, or where
+        values cannot be decoded to it."""
         tensor = self.tensors[key]
         name = str(tensor.dtype).removeprefix("torch.")
         return name if not tensor.is_meta and name in DECODED_DTYPES else None
@@ -112,7 +119,7 @@ class Slots:
                 raise self.mismatch(message) from error
 
     def _problems(self, found: Sequence[tuple[str, StoredLayer]]) -> Iterator[str]:
-        """What makes it impossible to fill the module, whether names have to agree or not."""
+        """Yields the reasons why the module cannot be filled, whether or not names have to agree."""
         kinds: dict[str, list[str]] = {}
         for name, layer in found:
             kind = _problem(self.tensors[name], layer)
@@ -125,7 +132,7 @@ class Slots:
             yield f"made for the state dict alone, no tensors of the module: {listed(elsewhere)}"
 
     def _elsewhere(self, names: Sequence[str]) -> list[str]:
-        """Keys whose tensors a hook of the state dict has made: what is copied there, the module never sees."""
+        """Returns keys whose tensors a state dict hook made: the module would never see values copied into them."""
         own = [*self._module.parameters(), *self._module.buffers()]
         identities, storages = {id(tensor) for tensor in own}, {storage_of(tensor) for tensor in own}
         return [
@@ -136,7 +143,7 @@ class Slots:
         ]
 
     def _replace(self, old: torch.Tensor, tensor: torch.Tensor) -> None:
-        """Puts `tensor` in the place of a meta tensor, under every key that it has."""
+        """Puts `tensor` in the place of the meta tensor `old`, under every key that it has."""
         import torch
 
         new = tensor
@@ -149,7 +156,8 @@ class Slots:
 
 
 def dtype_for(tensor: object, region: Region) -> str | None:
-    """What to decode a region to that fills `tensor`; None for its own dtype. InvalidConfig where that cannot be."""
+    """Returns the dtype to decode a region to in order to fill `tensor`; None for the region's own dtype. Raises
+    InvalidConfig where the tensor cannot be filled."""
     import torch
 
     layer = region.layer
@@ -191,7 +199,7 @@ def _article(value: object) -> str:
 
 
 def _problem(tensor: torch.Tensor, layer: StoredLayer) -> tuple[str, str] | None:
-    """(what is wrong with several alike, what of this one) where the layer cannot be put there."""
+    """Returns (problem that several tensors may share, details of this one), or None where the layer fits."""
     import torch
 
     if torch.nn.parameter.is_lazy(tensor):
@@ -209,7 +217,7 @@ def _problem(tensor: torch.Tensor, layer: StoredLayer) -> tuple[str, str] | None
 
 
 def copy_into(old: torch.Tensor, tensor: torch.Tensor) -> None:
-    """RuntimeError where a whole number does not fit into the module's dtype."""
+    """Copies `tensor` to `old`. Raises RuntimeError where a whole number does not fit into the dtype of `old`."""
     import torch
 
     with torch.no_grad():

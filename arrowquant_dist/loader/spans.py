@@ -1,4 +1,4 @@
-"""Runs of addresses: which are free, and which have pages."""
+"""Sets of address ranges: which addresses are free, and which have pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 class Spans:
-    """Disjoint runs, ascending, none of which touches the next. Runs of no length are none."""
+    """Disjoint ranges in ascending order that do not touch each other. Empty ranges are ignored."""
 
     def __init__(self, *runs: range) -> None:
         self._runs: list[range] = []
@@ -22,11 +22,11 @@ class Spans:
         return sum(map(len, self._runs))
 
     def first(self, nbytes: int) -> range | None:
-        """The first `nbytes` of the lowest run that has as many."""
+        """Returns the first `nbytes` of the lowest range that has as many, or None."""
         return next((run[:nbytes] for run in self._runs if len(run) >= nbytes), None)
 
     def add(self, run: range) -> None:
-        """What overlaps or touches others becomes one with them."""
+        """Adds a range, merged with those that it overlaps or touches."""
         if not run:
             return
         low = bisect_left(self._runs, run.start, key=lambda one: one.stop)
@@ -38,11 +38,11 @@ class Spans:
         self._runs[low:high] = [range(start, stop)]
 
     def remove(self, run: range) -> None:
-        """What of it is not there is fine."""
+        """Removes a range; parts of it that are not in the set are ignored."""
         self._runs = [part for one in self._runs for part in _difference(one, run)]
 
     def without(self, others: Spans) -> list[range]:
-        """These runs less what `others` have, ascending."""
+        """Returns these ranges less those of `others`, ascending."""
         left = Spans()
         left._runs = [*self._runs]
         for run in others:

@@ -1,4 +1,4 @@
-"""A stream of weights, for `for` and `async for`."""
+"""Streams of weights, for `for` and `async for`."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ ORDERS: dict[str, type[Stream[Any]]] = {"given": Stream, "arrival": ArrivalStrea
 T = TypeVar("T")
 Pair = tuple[str, Any]
 Timed = Callable[[], AbstractContextManager[None]]
-ProgressCallback = Callable[[int, int, str], object]  # bytes of tensors given so far, of all, and the layer
+ProgressCallback = Callable[[int, int, str], object]  # (bytes given so far, bytes of all, layer name)
 
 
 class Memory(Protocol):
-    """Where one loop's tensors have their values."""
+    """The memory that holds the values of one loop's tensors."""
 
     def take(self, nbytes: int) -> np.ndarray:
-        """uint8 [nbytes], uninitialised."""
+        """Returns uint8 [nbytes], uninitialised."""
 
     def give(self, value: Any) -> Any:
-        """A tensor in such memory as it is handed over."""
+        """Returns the tensor that is handed to the caller for `value`, a tensor in this memory."""
 
     def take_back(self, name: str, value: Any) -> None:
-        """Called when the next one is asked for."""
+        """Called with a tensor that was given when the next one is requested."""
 
 
 class Owned:
-    """Memory that is the caller's, as long as there are tensors in it."""
+    """Memory that belongs to the caller for as long as tensors use it."""
 
     def __init__(self) -> None:
         self.take = Slabs().take
@@ -62,8 +62,10 @@ def stream_type(order: str) -> type[Stream[Any]]:
 
 
 class Told:
-    """Tells `progress` of each layer that is given. names: of all; nbytes: of a name's tensor, asked for where there is
-    somebody to tell."""
+    """Reports each layer that is given to `progress`.
+
+    names: all layers' names. nbytes: returns the size of a name's tensor in bytes; only called if `progress` is given.
+    """
 
     def __init__(
         self, progress: ProgressCallback | None, names: Iterable[str], nbytes: Callable[[str], int]
@@ -79,7 +81,7 @@ class Told:
 
 
 def results(stream: Stream[Iterator[T]], timed: Timed) -> Generator[T]:
-    """What a stream of batches gives, one by one. timed: entered while the caller waits for it."""
+    """Yields the results of a stream of batches one by one. timed: a context entered while the caller waits for one."""
     batches = iter(stream)
     try:
         while True:
@@ -90,17 +92,18 @@ def results(stream: Stream[Iterator[T]], timed: Timed) -> Generator[T]:
             for result in batch:
                 stream.check_usable()
                 yield result
-                del result  # or the next one would be read while this one is still held here
+                del result  # otherwise this one would still be held here while the next is read
             del batch
     finally:
         batches.close()
 
 
 class WeightStream:
-    """Pairs of name and tensor, read ahead within the loader's budget: `for` and `async for` both go over them.
+    """Pairs of name and tensor, read ahead within the loader's budget, for `for` and `async for`.
 
-    Each loop reads anew. Leaving one early, and cancelling the task that it runs in, ends its threads, each with the
-    block that it is at. `async for` waits in a thread of its own, never in the event loop's.
+    Each loop reads from the beginning. Leaving a loop early, or cancelling the task that it runs in, ends its threads
+    once each has finished its current block. `async for` waits in a thread of its own and does not block the event
+    loop.
     """
 
     def __init__(
@@ -110,7 +113,9 @@ class WeightStream:
         lent: Callable[[], Memory],
         memory: Callable[[], Memory] = Owned,
     ) -> None:
-        """memory: called for each loop. lent: what is that of `borrowed`; raises InvalidConfig where nothing is."""
+        """names: the layers' names. begin: starts one loop, given the memory for its tensors. memory: called once per
+        loop, returns that memory. lent: takes its place for `borrowed`; raises InvalidConfig where the loader cannot
+        lend tensors."""
         self._names, self._begin, self._lent, self._memory = names, begin, lent, memory
 
     def __len__(self) -> int:
@@ -118,19 +123,19 @@ class WeightStream:
 
     @property
     def names(self) -> list[str]:
-        """In the order given."""
+        """The names of the layers, in the order given."""
         return [*self._names]
 
     def borrowed(self) -> WeightStream:
-        """The same pairs, of tensors that are valid until the next pair is asked for: `for name, tensor in
-        loader.stream(…).borrowed()`.
+        """Returns a stream of the same pairs whose tensors are valid only until the next pair is requested: `for name,
+        tensor in loader.stream(…).borrowed()`.
 
-        Their memory is the loader's and is used again, so that a stream of any length takes the same few buffers and no
-        fresh pages. A tensor whose time is over (also by asking when there is none left) has no memory any more, and
-        whatever is done with it raises InvalidConfig, which names the layer: keep `tensor.clone()`. The one that is in
-        hand when a loop is left stays valid. Views of a tensor, and arrays over its memory (`tensor.numpy()`), stay
-        valid as long as they are there, and their memory is not used again meanwhile: it is then theirs, and not the
-        budget's. Raises InvalidConfig where the loader gives codes.
+        The loader owns their memory and reuses it, so that a stream of any length needs only the same few buffers and
+        no fresh pages. Once the next pair has been requested (even if there is none), a tensor has no memory any more,
+        and any use of it raises InvalidConfig, which names the layer: keep `tensor.clone()` instead. The current tensor
+        stays valid when a loop is left early. Views of a tensor, and arrays over its memory (`tensor.numpy()`), stay
+        valid for as long as they exist; their memory is not reused meanwhile, and does not count towards the budget.
+        Raises InvalidConfig where the loader gives codes.
         """
         self._lent()
         return WeightStream(self._names, self._begin, self._lent, self._lent)
@@ -147,7 +152,7 @@ class WeightStream:
             steps = iter(pairs)
             while (pair := await loop.run_in_executor(waiting, next, steps, None)) is not None:
                 yield pair
-                del pair  # or the next one would be read while this one is still held here
+                del pair  # otherwise this one would still be held here while the next is read
         finally:
             if pairs is not None:
                 pairs.close()
@@ -155,7 +160,7 @@ class WeightStream:
 
 
 class Pairs:
-    """One loop's pairs. `close` may be called while another thread waits for the next one, which then ends."""
+    """The pairs of one loop. `close` may be called while another thread waits for the next pair, and ends that wait."""
 
     def __init__(
         self, stream: Stream[Iterator[list[Pair]]], timed: Timed, told: Told, memory: Memory
@@ -170,7 +175,7 @@ class Pairs:
                 self._told(name)
                 yield name, value
                 self._memory.take_back(name, value)
-                del value  # or the next one would be read while this one is still held here
+                del value  # otherwise this one would still be held here while the next is read
 
     def close(self) -> None:
         self._stream.close()

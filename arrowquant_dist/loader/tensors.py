@@ -1,4 +1,4 @@
-"""Decoded values, as numpy holds them, as torch tensors, and back."""
+"""Conversions between decoded values in numpy arrays and torch tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def as_tensor(values: np.ndarray, dtype: str) -> torch.Tensor:
-    """`values`, the numpy bits of `dtype`, as a tensor of that dtype over the same memory."""
+    """Returns `values`, numpy's representation of `dtype`, as a tensor of that dtype over the same memory."""
     import torch
 
     if dtype == "bfloat16":
@@ -21,7 +21,7 @@ def as_tensor(values: np.ndarray, dtype: str) -> torch.Tensor:
 
 
 def bytes_of(tensor: torch.Tensor) -> np.ndarray:
-    """Its values in C order: uint8, over the same memory where they lie so."""
+    """Returns the tensor's values in C order as uint8, over the same memory where the tensor is contiguous."""
     import torch
 
     found: np.ndarray = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()

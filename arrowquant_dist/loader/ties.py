@@ -1,6 +1,6 @@
-"""Names of a module that share memory, and a dataset that has a layer for each of them: they have to agree.
+"""Checks that a dataset's layers agree where names of a module share memory and the dataset has a layer for each.
 
-Whatever was filled last would else be what both names have: an lm_head's values in an embedding, and no word of it.
+Otherwise both names would silently get the values that were filled last, such as an embedding those of an lm_head.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     Differ = Callable[[str, str], bool]  # whether the layers of two keys of one tensor have different values
     Read = Callable[[str], torch.Tensor]  # a key's values, as they would be copied into its tensor
 
-_ALIGNMENT = 16  # bytes: the largest value that a tensor has
+_ALIGNMENT = 16  # bytes: the size of the largest value that a tensor can have
 
 
 def refuse_differences(slots: Slots, layers: Mapping[str, StoredLayer], differ: Differ, read: Read) -> None:
-    """ModelMismatch, naming both, where two keys of the module share memory and their layers have other values there.
+    """Raises ModelMismatch, naming both keys, if two keys of the module share memory but their layers' values differ.
 
-    layers: by every name of the dataset. Layers are read where names that the dataset keeps apart share memory, and
-    nowhere else. Beside what `read` takes, views that overlap take as much memory as they span.
+    layers: the dataset's, by every name. Layers are only read where names that the dataset stores separately share
+    memory. In addition to what `read` takes, overlapping views need as much memory as they span.
     """
     keys = [key for key in slots.tensors if key in layers]
     for cluster in shared_memory(slots.tensors, keys):
@@ -42,7 +42,8 @@ def refuse_differences(slots: Slots, layers: Mapping[str, StoredLayer], differ: 
 
 
 def _refuse_overlap(slots: Slots, cluster: Sequence[str], read: Read) -> None:
-    """Fills a copy of the memory that they share, one after the other, and looks whether all are there afterwards."""
+    """Fills a copy of the shared memory with one layer after another, and checks that all their values are still
+    there."""
     import torch
 
     tensors = [slots.tensors[key] for key in cluster]
@@ -61,7 +62,7 @@ def _refuse_overlap(slots: Slots, cluster: Sequence[str], read: Read) -> None:
 
 
 def _view(tensor: torch.Tensor, memory: torch.Tensor, start: int) -> torch.Tensor:
-    """What `tensor` is in its own memory, in `memory`, which stands for addresses from `start` on."""
+    """Returns the view of `memory` that `tensor` is of its own. `memory` stands for the addresses from `start` on."""
     import torch
 
     offset = (tensor.data_ptr() - start) // tensor.element_size()
@@ -70,7 +71,7 @@ def _view(tensor: torch.Tensor, memory: torch.Tensor, start: int) -> torch.Tenso
 
 
 def _reaches(other: torch.Tensor, view: torch.Tensor, memory: torch.Tensor, wrong: torch.Tensor) -> bool:
-    """Whether `other` covers any of the bytes of `view` that are wrong. Their memory is no longer needed."""
+    """Returns whether `other` covers any of the wrong bytes of `view`. Overwrites their memory."""
     import torch
 
     memory.zero_()
@@ -79,7 +80,7 @@ def _reaches(other: torch.Tensor, view: torch.Tensor, memory: torch.Tensor, wron
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """uint8 [nbytes]: NaN equals itself, and zero not its negative."""
+    """Returns the values' bytes, uint8 [nbytes], in which NaN equals itself and zero differs from its negative."""
     import torch
 
     return tensor.contiguous().reshape(-1).view(torch.uint8)

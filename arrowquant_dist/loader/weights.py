@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoaderStats:
-    """What a loader did so far. nbytes_read: asked of the store for weights. seconds: that callers waited.
-    peak_nbytes: the most that was in flight, stored and decoded bytes together. hedged: ranges that were asked for a
-    second time, since the first answer was late."""
+    """What a loader has read so far. nbytes_read: bytes requested from the store for weights. seconds: time that
+    callers waited. peak_nbytes: most bytes in flight at a time, stored and decoded together. hedged: number of ranges
+    requested a second time because the first answer was late."""
 
     nbytes_read: int
     seconds: float
@@ -55,25 +55,25 @@ class LoaderStats:
 
 
 class WeightLoader(Displayed):
-    """The weights of a V1 or V2 dataset as torch tensors, in the source's dtype and the caller's own memory.
+    """The weights of a V1 or V2 dataset as torch tensors, in the source's dtypes and in memory that the caller owns.
 
-    A mapping by name (`loader[name]`, `in`, `len`, `keys()`) over every name of the source, tied ones too.
-    Iterating gives pairs, `for name, tensor in loader`, in storage order and read ahead; a tied name comes
-    right after the one it is stored under, as a tensor of its own.
+    The loader is a mapping by name (`loader[name]`, `in`, `len`, `keys()`) over every name of the source, tied names
+    included. Iterating over it (`for name, tensor in loader`) gives pairs in storage order, read ahead; a tied name
+    follows directly after the name it is stored under, as a tensor of its own.
 
-    uri: a text or a path object. memory_budget: bytes or text as "2GiB"; bounds what is in flight, stored and decoded
-    bytes together, of all that this loader does at a time (what malloc keeps of freed memory comes on top). A layer
-    that does not fit alone raises MemoryBudgetExceeded. verify: checksums of all that is read (CorruptWeights names
-    layer, object and bytes). dequantize=False gives QuantizedTensors. dtype: of floating-point layers,
-    instead of the source's. workers: threads that read and decode, by default as many as there are CPUs that
-    the process may use, and 8 where requests go over a network. transfer: how requests to an object store go,
-    a mapping of what is to be other than usual, with the keys that `run.transfer` of a config has (of
-    S3, a range that takes much longer than its like is asked for again: `hedges` at a time, 2 unless told otherwise).
+    uri: the dataset, a string or a path object. memory_budget: bytes, or a string such as "2GiB"; limits the stored and
+    decoded bytes in flight in all that this loader does at one time (freed memory that malloc keeps comes on top). A
+    layer that does not fit alone raises MemoryBudgetExceeded. storage_options: options for fsspec. verify: whether to
+    check the checksums of all that is read (CorruptWeights names layer, object and bytes). dequantize: False to get
+    QuantizedTensors. dtype: dtype of floating-point layers, instead of the source's. workers: threads that read and
+    decode; by default as many as CPUs that the process may use, or 8 if requests go over a network. transfer: settings
+    of requests to an object store that differ from the defaults, with the keys of `run.transfer` in a config (on S3, a
+    range that takes much longer than others is requested again: `hedges` at a time, 2 by default).
 
-    A copy, a pickle and a forked child's loader open the dataset anew, with the same settings and a budget of their
-    own. A pickle holds the storage_options, secrets among them: it is for other processes, not to be kept.
+    A copy, a pickle and a forked child's loader open the dataset again, with the same settings and a budget of their
+    own. A pickle contains the storage_options, secrets included: it is for other processes, not for keeping.
 
-    Opening reads no weights. Raises NotFound, CorruptWeights, IncompleteDataset, InvalidConfig. Thread-safe.
+    Opening a dataset reads no weights. Raises NotFound, CorruptWeights, IncompleteDataset, InvalidConfig. Thread-safe.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class WeightLoader(Displayed):
         opened = OpenDataset(settings, is_local=is_local(settings.uri))
         self._settings = replace(
             settings, uri=opened.dataset.uri
-        )  # whatever directory the next one is opened in
+        )  # absolute, so that it can be opened again from another working directory
         self._opened = opened
         self._is_closed = False
         self._seconds = 0.0
@@ -120,7 +120,7 @@ class WeightLoader(Displayed):
         return {"uri": self._opened.dataset.uri, "layers": len(self)} | self._settings.summary()
 
     def __getitem__(self, name: str) -> Any:
-        """The whole layer. UnknownLayer (a KeyError) has the nearest names."""
+        """Returns the whole layer. Raises UnknownLayer (a KeyError), which lists similar names."""
         return self.read(name)
 
     def __contains__(self, name: object) -> bool:
@@ -131,26 +131,26 @@ class WeightLoader(Displayed):
         return len(self._opened.dataset.layers) + len(self._opened.dataset.aliases)
 
     def keys(self) -> list[str]:
-        """Every name of the source, in the order of iteration."""
+        """Returns every name of the source, in the order of iteration."""
         return [name for names in self._opened.names.values() for name in names]
 
     def layer(self, name: str) -> StoredLayer:
-        """What is stored under a name: its shape, its dtype, its blocks. Reads nothing; UnknownLayer as `read`."""
+        """Returns what is stored under a name: shape, dtype and blocks. Reads no weights. Raises UnknownLayer."""
         self._check_name(name)
         return self._open().dataset.layer(name)
 
     @property
     def memory_nbytes(self) -> int:
-        """The memory budget."""
+        """The memory budget in bytes."""
         return self._settings.memory_nbytes
 
     def decoded_dtype(self, name: str) -> str:
-        """What a layer is decoded to where nothing else is asked for."""
+        """Returns the dtype that a layer is decoded to unless the caller asks for another."""
         layer = self.layer(name)
         return (self._settings.dtype if layer.is_float else None) or layer.dtype
 
     def as_codes(self) -> WeightLoader:
-        """A loader of the same open dataset, within the same budget, that gives QuantizedTensors."""
+        """Returns a loader of the same open dataset, within the same budget, that gives QuantizedTensors."""
         loader = WeightLoader.__new__(WeightLoader)
         loader._settings = replace(self._settings, dequantize=False, dtype=None)
         loader._opened = self._open()
@@ -159,7 +159,7 @@ class WeightLoader(Displayed):
         return loader
 
     def __iter__(self) -> Generator[tuple[str, Any]]:
-        """Pairs of name and tensor. Leaving the loop early stops the threads."""
+        """Yields pairs of name and tensor. Leaving the loop early stops the threads."""
         return iter(self.stream())
 
     def stream(
@@ -172,13 +172,13 @@ class WeightLoader(Displayed):
         parallel: Parallel | None = None,
         progress: ProgressCallback | None = None,
     ) -> WeightStream:
-        """Pairs of name and tensor of some layers, read ahead, for `for` and `async for`.
+        """Returns an iterable, for `for` and `async for`, of pairs of name and tensor, read ahead.
 
-        names: a name or glob, or several; all layers where None. What several of them say comes once. order: `given`,
-        as `names` has them (storage order within a glob), or `arrival`, as they are ready. rows, columns, parallel: as
-        `read` has them, of each layer. progress: called with the bytes of the tensors given so far, those of all, and
-        the name, before each pair, by the thread that iterates. Tensors are the caller's own, but those of
-        `stream(…).borrowed()`. Raises UnknownLayer where one of `names` matches nothing, InvalidConfig.
+        names: a name or a glob, or several of them; None for all layers. A layer that several of them match comes once.
+        order: `given` for the order of `names` (storage order within a glob), or `arrival` for that in which tensors
+        are ready. rows, columns, parallel: the part of each layer to read, as in `read`. progress: called by the
+        iterating thread before each pair, with the bytes of tensors given so far, of all, and the name. Tensors belong
+        to the caller, except with `.borrowed()`. Raises UnknownLayer if one of `names` matches nothing, InvalidConfig.
         """
         cut, kind = Cut(rows, columns, parallel), stream_type(order)
         check_progress(progress)
@@ -207,15 +207,15 @@ class WeightLoader(Displayed):
         *,
         parallel: Parallel | None = None,
     ) -> Any:
-        """A layer, or a part of it: `loader.read(name, rows, columns)` is `loader[name][rows, columns]`.
+        """Returns a layer, or a part of it: `loader.read(name, rows, columns)` is `loader[name][rows, columns]`.
 
-        rows, columns: slices, step 1, of the first and second dimension of the layer's own shape (of fused experts,
-        [experts, out, in]: a run of experts, and of outputs). parallel: one rank's part of that (TensorParallel, or a
-        function of the name). Only what is asked for is decoded. An indexed, uncompressed dataset is asked for those
-        rows' bytes alone (and, to verify them, for what completes their 1 MiB chunks).
+        name: the layer's name. rows, columns: slices with step 1 of the first and second dimension of its own shape
+        (for fused experts, [experts, out, in], runs of experts and of outputs). parallel: takes one rank's share of
+        that part (a TensorParallel, or a function of the name). Only the requested part is decoded. From an indexed,
+        uncompressed dataset only those rows' bytes are requested (to verify, the whole 1 MiB chunks that they are in).
 
-        With dequantize=False, columns that do not begin with a group get smaller groups, of the same values;
-        InvalidConfig where these would have fewer than 8 columns.
+        With dequantize=False, columns that do not start at a group boundary get smaller groups with the same values.
+        Raises InvalidConfig where such groups would have fewer than 8 columns.
         """
         loads = self._loads()
         region = self._region(name, Cut(rows, columns, parallel))
@@ -231,11 +231,11 @@ class WeightLoader(Displayed):
         *,
         parallel: Parallel | None = None,
     ) -> None:
-        """As `read` (rows, columns, parallel), decoded, into `tensor`, which has that shape, and its own dtype.
+        """Decodes a layer or a part of it into `tensor`, which has the shape of that part and any suitable dtype.
 
-        A contiguous tensor of this machine's memory, pinned or not, is decoded into directly, without another one of
-        its size; any other is copied to. Raises InvalidConfig for other shapes and dtypes that do not go together. What
-        fails while it is read leaves the tensor with some of the values.
+        name, rows, columns, parallel: as in `read`. A contiguous tensor in this machine's memory, pinned or not, is
+        decoded into directly, without a second tensor of its size; for any other, the values are copied. Raises
+        InvalidConfig for another shape or an incompatible dtype. An error while reading leaves it partly filled.
         """
         loads = self._loads()
         region = self._region(name, Cut(rows, columns, parallel))
@@ -250,17 +250,17 @@ class WeightLoader(Displayed):
     def load_into(
         self, module: torch.nn.Module, *, strict: bool = True, progress: ProgressCallback | None = None
     ) -> LoadedKeys:
-        """Fills the module's parameters and persistent buffers, in place, one layer after another.
+        """Fills the module's parameters and persistent buffers in place, one layer after another.
 
-        A tensor is cast to its parameter's dtype and device; a parameter on the meta device is replaced by
-        one of the source's dtype. Tied parameters stay tied, and one name of them is enough. Names that are
-        missing or left over, unless strict is False, and always shapes and dtypes that do not go together,
-        and names that share memory in the module and have other values in the dataset, raise one
-        ModelMismatch before anything is filled. What fails while weights are read (CorruptWeights,
-        StorageError) leaves what was filled before; load again then. Hooks of `load_state_dict` are not run.
-        Buffers that the module's state dict leaves out are left alone, on the meta device filled if the
-        dataset has them. Contiguous tensors of this machine's memory are decoded into directly. progress: as
-        `stream` has it, after each place that was filled.
+        module: the module to fill. Values are cast to their parameter's dtype and device; a parameter on the meta
+        device is replaced by one of the source's dtype. Tied parameters stay tied, and one of their names is enough.
+        Buffers outside the state dict are left alone; those on the meta device are filled if the dataset has them.
+        Contiguous tensors in this machine's memory are decoded into directly. Hooks of `load_state_dict` are not run.
+
+        strict: whether missing and unexpected names are errors. Those, incompatible shapes and dtypes (always), and
+        names that share memory in the module but have different values in the dataset raise one ModelMismatch before
+        anything is filled. An error while weights are read (CorruptWeights, StorageError) leaves the parameters filled
+        until then as they are; load again. progress: called as in `stream`, after each tensor that was filled.
         """
         from arrowquant_dist.loader.ties import refuse_differences
 
@@ -300,18 +300,18 @@ class WeightLoader(Displayed):
                 told(keys[0])
         finally:
             stream.close()
-            stream.pool.shutdown()  # a thread that still decodes would write into the module after this
+            stream.pool.shutdown()  # otherwise a thread that is still decoding could write into the module later
         return loaded
 
     @property
     def stats(self) -> LoaderStats:
-        """What was read so far."""
+        """Statistics of what was read so far."""
         dataset = self._opened.dataset
         peak = self._opened.budget.peak + dataset.kept_nbytes
         return LoaderStats(dataset.nbytes_read, self._seconds, peak, dataset.transferred.hedged)
 
     def close(self) -> None:
-        """Ends running iterations and their threads, and closes its files. The loader reads nothing after."""
+        """Ends running iterations and their threads, and closes the files. The loader reads nothing afterwards."""
         self._is_closed = True
         if self._opened.is_of_this_process:
             self._opened.close()
@@ -323,7 +323,7 @@ class WeightLoader(Displayed):
         self.close()
 
     def _open(self) -> OpenDataset:
-        """What to read from: in a forked child another one than its parent has."""
+        """Returns the open dataset; a forked child opens its own instead of using its parent's."""
         self._check_open()
         if not self._opened.is_of_this_process:
             self._opened = OpenDataset(self._settings, is_local=is_local(self._settings.uri))
@@ -333,7 +333,7 @@ class WeightLoader(Displayed):
         return Loads(self._open(), self._settings, allocate)
 
     def _lent(self) -> Lent:
-        """What a borrowed stream's tensors have their values in."""
+        """Returns the memory for the tensors of a borrowed stream."""
         if not self._settings.dequantize:
             message = "only decoded tensors are lent; leave .borrowed() out, or dequantize=False"
             raise InvalidConfig(message, uri=self._settings.uri)
@@ -351,7 +351,7 @@ class WeightLoader(Displayed):
             raise InvalidConfig(message, uri=self._settings.uri)
 
     def _dtype_into(self, slots: Slots, key: str, layer: StoredLayer) -> str:
-        """What a layer is decoded to that fills the key's tensor."""
+        """Returns the dtype that a layer is decoded to in order to fill the tensor of `key`."""
         wanted = slots.dtype(key) or self._settings.dtype if layer.is_float else None
         return wanted or layer.dtype
 

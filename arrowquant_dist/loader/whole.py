@@ -1,4 +1,4 @@
-"""Loads of whole layers, many in one where the index says enough: as tensors, or into those that are there."""
+"""Loads of whole layers, several in one where the index says enough: as tensors, or into existing tensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ Named = list[tuple[str, Any]]
 
 
 class Destination(NamedTuple):
-    """Where a layer goes. name: any of its names. dtype: that it is decoded to. keys: what the caller knows it by."""
+    """Where a layer goes. name: any of its names. tensor: the tensor to fill. dtype: the dtype to decode to. keys: the
+    keys by which the caller knows the place."""
 
     name: str
     tensor: torch.Tensor
@@ -37,13 +38,13 @@ InPlace = tuple[list[str], "torch.Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class WholeLoads:
-    """Of all of a layer, always."""
+    """Loads that always read layers whole."""
 
     loads: Loads
 
     def named(self, names: Iterable[str]) -> Iterator[Load[Iterator[Named]]]:
-        """Pairs of name and tensor, or QuantizedTensor where the loader gives codes. Names next to each other of one
-        layer are read once."""
+        """Loads pairs of name and tensor, or of name and QuantizedTensor if the loader gives codes. Adjacent names of
+        one layer are read once."""
         loads, stored = self.loads, self._stored
         tied = [[*of] for _, of in groupby(names, stored)]
 
@@ -64,8 +65,8 @@ class WholeLoads:
         return self._together(wanted, alone, given)
 
     def into(self, places: Sequence[Destination]) -> Iterator[Load[Iterator[InPlace]]]:
-        """The keys of each place and its tensor, filled, or another of its shape where its memory does not take the
-        values as they are decoded."""
+        """Loads, for each place, its keys and its filled tensor; or a new tensor of the same shape where values cannot
+        be decoded directly into the place's memory."""
         loads = self.loads
 
         def one(place: Destination) -> Load[InPlace]:
@@ -100,8 +101,8 @@ class WholeLoads:
         alone: Callable[[slice], Iterator[Load[Iterator[T]]]],
         given: Callable[[slice, Iterator[Decoded]], Iterator[T]],
     ) -> Iterator[Load[Iterator[T]]]:
-        """alone: loads of a run of what is wanted, a layer at a time. given: makes the results of one of the decoded
-        values of its layers."""
+        """Combines loads of `wanted`. alone: returns loads of a run of them, a layer at a time. given: makes the
+        results of a combined load from the decoded values of its layers."""
         loads, layers = self.loads, self.loads.layers
         if not isinstance(layers, IndexedLayers):
             yield from alone(slice(None))

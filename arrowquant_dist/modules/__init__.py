@@ -1,4 +1,4 @@
-"""Modules of torch whose weights stay codes in memory, and a model filled with them. Imports torch: import it late."""
+"""Torch modules whose weights stay codes in memory, and filling a model with them. Imports torch: import it late."""
 
 from arrowquant_dist.modules.embedding import QuantEmbedding
 from arrowquant_dist.modules.linear import QuantLinear

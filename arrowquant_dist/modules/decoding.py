@@ -1,8 +1,8 @@
-"""Packed rows → values by torch's own operations, on any device, to the same bits as kernels/decode.py.
+"""Decodes packed rows to values with torch's own operations, on any device, bit for bit as kernels/decode.py does.
 
-Without Numba, which takes 100 MB of memory once it compiles or loads anything: more than a small model's codes. Codes
-are spread over bytes within words, all bytes become float32 at once, and scales are multiplied in place: 590,000
-values in 0.1 to 0.2 ms on two cores of a Zen 4, as long as 4 % of their product with 640 inputs.
+Avoids Numba, which takes 100 MB of memory once it compiles or loads anything: more than the codes of a small model.
+Codes are spread over the bytes of words, all bytes are converted to float32 at once, and scales are multiplied in
+place: 590,000 values take 0.1 to 0.2 ms on two cores of a Zen 4, 4 % of the time of their product with 640 inputs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 
 from arrowquant_dist.modules.packed_rows import PackedRows
 
-# bits: (dtype of a word of as many bytes as it has codes; steps of shift and mask that give each code a byte)
+# bits: (dtype of a word with one byte per code; steps (shift, mask) that move each code to a byte of its own)
 _SPREADS: dict[int, tuple[torch.dtype, tuple[tuple[int, int], ...]]] = {
     2: (torch.int32, ((12, 0x000F000F), (6, 0x03030303))),
     3: (torch.int64, ((20, 0x00000FFF00000FFF), (10, 0x003F003F003F003F), (5, 0x0707070707070707))),
@@ -20,14 +20,14 @@ _SPREADS: dict[int, tuple[torch.dtype, tuple[tuple[int, int], ...]]] = {
 
 
 def decode_packed(packed: PackedRows) -> torch.Tensor:
-    """float32 [rows, columns]: (code - zero point) · scale, rounded after each. In memory of their own."""
+    """Returns float32 [rows, columns] in new memory: (code - zero point) · scale, rounded after each operation."""
     values = packed.scales.new_empty(len(packed), packed.columns)
     decode_into(values, packed, packed.codes.new_empty(spread_nbytes(packed, len(packed))))
     return values
 
 
 def decode_into(values: torch.Tensor, packed: PackedRows, spread: torch.Tensor) -> None:
-    """As decode_packed, into `values`. spread: as unpack_into has it."""
+    """Decodes as decode_packed does, into `values`. spread: scratch memory, as for unpack_into."""
     unpack_into(values, packed, spread)
     if packed.zero_points.shape[1]:
         for part, numbers in _by_group(values, packed.zero_points, packed.group_size):
@@ -37,8 +37,8 @@ def decode_into(values: torch.Tensor, packed: PackedRows, spread: torch.Tensor) 
 
 
 def unpack_into(values: torch.Tensor, packed: PackedRows, spread: torch.Tensor) -> None:
-    """The signed codes, into float32 [rows, columns]. spread: scratch, uint8 [spread_nbytes or more], from a multiple
-    of 8 bytes on."""
+    """Writes the signed codes to float32 `values` [rows, columns]. spread: scratch memory, uint8 [spread_nbytes or
+    more], aligned to 8 bytes."""
     if packed.bits == 8:
         values.copy_(packed.codes.view(torch.int8))
         return
@@ -53,14 +53,14 @@ def unpack_into(values: torch.Tensor, packed: PackedRows, spread: torch.Tensor) 
 
 
 def spread_nbytes(packed: PackedRows, rows: int) -> int:
-    """Of the scratch that unpack_into takes for so many rows."""
+    """Returns the bytes of scratch memory that unpack_into needs for `rows` rows."""
     if packed.bits == 8:
         return 0
     return 2 * rows * _words_a_row(packed) * _SPREADS[packed.bits][0].itemsize
 
 
 def _words(packed: PackedRows, spread: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two pieces of scratch as words [rows, words a row]."""
+    """Returns two pieces of the scratch memory as words [rows, words per row]."""
     half = spread_nbytes(packed, len(packed)) // 2
     shape = (len(packed), _words_a_row(packed))
     dtype, _ = _SPREADS[packed.bits]
@@ -68,7 +68,7 @@ def _words(packed: PackedRows, spread: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 def _words_a_row(packed: PackedRows) -> int:
-    """A word a byte of codes, or, of three bits, one for three bytes, in which eight codes lie."""
+    """Returns one word per byte of codes or, with 3 bits, one per three bytes, which hold eight codes."""
     nbytes = packed.codes.shape[1]
     return -(-nbytes // 3) if packed.bits == 3 else nbytes
 
@@ -88,7 +88,7 @@ def _read_words(words: torch.Tensor, others: torch.Tensor, packed: PackedRows) -
 def _by_group(
     values: torch.Tensor, numbers: torch.Tensor, group: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Views of whole groups [rows, groups, group] and of a short last one, each with its numbers."""
+    """Returns views of the whole groups [rows, groups, group] and of a short last one, each with its numbers."""
     columns = values.shape[1]
     whole = columns // group
     found = [(values[:, : whole * group].view(-1, whole, group), numbers[:, :whole, None])] if whole else []

@@ -1,4 +1,4 @@
-"""A table of rows that stays codes in memory."""
+"""An embedding whose table stays codes in memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from arrowquant_dist.modules.weight import CodesLayer, QuantWeight
 class QuantEmbedding(CodesLayer):
     """`torch.nn.Embedding` with a QuantWeight: whole numbers [...] → rows [..., embedding_dim] of the weight's dtype.
 
-    Only the rows that are looked up are decoded. weight: the table. padding_idx: kept for those who ask; it changes no
-    value.
+    Only the rows that are looked up are decoded. weight: the table. padding_idx: kept as an attribute; it has no effect
+    on the values.
     """
 
     def __init__(self, weight: QuantWeight, padding_idx: int | None = None) -> None:
@@ -23,7 +23,7 @@ class QuantEmbedding(CodesLayer):
         self.padding_idx = padding_idx
 
     def forward(self, indices: torch.Tensor) -> torch.Tensor:
-        """indices: whole numbers [...]; the rows of them [..., embedding_dim]."""
+        """Returns the rows [..., embedding_dim] that `indices`, whole numbers [...], select."""
         weight = self.weight
         packed = (weight.codes, weight.scales, weight.zero_points)
         bits, group, columns, dtype = weight.bits, weight.group_size, self.embedding_dim, weight.dtype

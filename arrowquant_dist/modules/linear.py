@@ -18,7 +18,7 @@ _DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64
 
 
 def check_activations(activations: Activations | None) -> None:
-    """InvalidConfig for what is none of them."""
+    """Raises InvalidConfig unless `activations` is None or one of the choices."""
     choices = get_args(Activations)
     if activations is not None and not (isinstance(activations, str) and activations in choices):
         possible = " or ".join(map(repr, (None, *choices)))
@@ -38,16 +38,16 @@ def _check_bias(bias: object, rows: int) -> None:
 class QuantLinear(CodesLayer):
     """`torch.nn.Linear` with a QuantWeight: values [..., in_features] → [..., out_features].
 
-    Products are summed in float32 (float64 for float64 values) from the values that the codes stand for, and rounded
-    once to the dtype of the inputs. A few inputs take one pass over the codes. Many bfloat16 or float16 inputs, where
-    the machine multiplies these, meet values and a bias that are rounded to the same, as a layer that was loaded
-    decoded has them. Gradients reach the inputs and the bias.
+    Products are summed in float32 (float64 for float64 inputs) over the values that the codes stand for, and rounded
+    once to the dtype of the inputs. With few inputs the codes are read in a single pass. With many bfloat16 or float16
+    inputs, where the machine multiplies these natively, the values and the bias are first rounded to that dtype, as
+    they are in a layer that was loaded decoded. Gradients reach the inputs and the bias.
 
-    weight: [out_features, in_features]. bias: values [out_features], or None.
+    weight: [out_features, in_features]. bias: values [out_features], or None. activations: None, or "int8".
 
-    Inputs are not quantized unless activations="int8" asks for it. Then each input x [in_features] has a scale of its
-    own, t = max|x| / 127, and becomes whole numbers a = round(x / t), ties to even. Their products with the codes q are
-    added up as int32: y = t · Σ_groups scale · (Σ a·q - zero point · Σ a) + bias. There are no gradients then.
+    Inputs are not quantized unless activations="int8" asks for it. Then each input x [in_features] gets its own scale,
+    t = max|x| / 127, and becomes whole numbers a = round(x / t), ties to even. Their products with the codes q are
+    summed as int32: y = t · Σ_groups scale · (Σ a·q - zero point · Σ a) + bias. There are no gradients in that case.
     """
 
     bias: torch.nn.Parameter | None
@@ -66,7 +66,7 @@ class QuantLinear(CodesLayer):
         self.register_parameter("bias", bias)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """values: floating-point numbers [..., in_features]; their products [..., out_features]."""
+        """Returns the products [..., out_features] of `values`, floating-point numbers [..., in_features]."""
         weight, bias = self.weight, self.bias
         self._check(values, weight, bias)
         kind = values.device.type
@@ -77,7 +77,7 @@ class QuantLinear(CodesLayer):
         if not traced and (is_transformed(values) or is_transformed(bias)):
             self._refuse_whole_numbers()
             return plain_linear(values, weight.packed, bias)
-        # as an operation of torch it takes some 20 µs more
+        # called as an operation of torch it would take some 20 µs longer
         if self.activations is None and not traced and not _needs_gradient(values, bias):
             return multiply(values, weight.packed, bias)
         operation = operations.linear if self.activations is None else operations.whole_linear
@@ -97,7 +97,7 @@ class QuantLinear(CodesLayer):
             raise InvalidConfig(message)
         codes_on = weight.device
         for other in (codes_on, codes_on if bias is None else bias.device):
-            if other != values.device:  # what is on "meta" would give memory that nothing was written to
+            if other != values.device:  # with "meta" the result would be memory that nothing was written to
                 where = f"a layer's values are on {values.device}, and it is on {other}"
                 raise InvalidConfig(f"{where}; move one of them by .to(device)")
 

@@ -1,4 +1,4 @@
-"""A module of torch filled from a dataset, its matrices as codes: what `load_into` does, without decoding them."""
+"""Fills a torch module from a dataset with its matrices as codes: `load_into` without decoding them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,18 @@ def load_codes_into(
     strict: bool = True,
     activations: Activations | None = None,
 ) -> LoadedKeys:
-    """As `loader.load_into(module)`, and keeps codes: each `Linear` and `Embedding` within the module whose weight is
-    quantized in the dataset becomes a QuantLinear or QuantEmbedding, before any memory is taken for its values where
-    the module is on the meta device.
+    """Fills `module` as `loader.load_into(module)` does, but keeps codes: each `Linear` and `Embedding` within the
+    module whose weight is quantized in the dataset becomes a QuantLinear or QuantEmbedding. If the module is on the
+    meta device, no memory is ever taken for the decoded values of those weights.
 
-    All else is decoded: what is stored in 16 bits or as it was, layers whose row blocks are of several types, and
-    weights of other modules (subclasses and modules with hooks too, whose forward may be another). Tied weights share
-    one set of codes. strict: names and shapes of module and dataset have to be the same. activations: "int8" for
-    products of whole numbers, as QuantLinear has them. Raises what load_into raises, and InvalidConfig where the module
-    itself is such a layer; the module is then what it was, but for what load_into had filled.
+    Everything else is decoded: layers stored in 16 bits or unchanged, layers whose row blocks have several types, and
+    weights of other modules (including subclasses and modules with hooks, whose forward may differ). Tied weights share
+    one set of codes.
+
+    module: the model to fill. loader: an open WeightLoader. strict: whether the names of module and dataset have to be
+    the same. activations: "int8" to multiply whole numbers, as in QuantLinear. Raises what load_into raises, and
+    InvalidConfig where the module itself is such a layer; after an error the module is as before, except for what
+    load_into had already filled.
     """
     if not isinstance(loader, WeightLoader):
         raise InvalidConfig(
@@ -71,7 +74,7 @@ def load_codes_into(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Packable:
-    """A layer of the dataset, the tensor that it is for, and the modules whose weight that is."""
+    """A layer of the dataset, the tensor that it belongs in, and the modules that have this tensor as weight."""
 
     name: str
     tensor: torch.Tensor
@@ -81,8 +84,8 @@ class _Packable:
 def _packable(
     module: torch.nn.Module, slots: Slots, layers: Mapping[str, StoredLayer]
 ) -> Iterator[_Packable]:
-    """Weights that can be codes wherever they are used. A tensor that is also something else stays one, and so does
-    one of two names that are two layers: `load_into` says whether these agree."""
+    """Yields weights that can be codes wherever they are used. A tensor that is also used in another way stays a
+    tensor. So does one with two names that are two layers of the dataset: `load_into` checks whether these agree."""
     keys: dict[object, list[str]] = {}
     for key, tensor in slots.tensors.items():
         keys.setdefault(identity_of(tensor), []).append(key)
@@ -102,7 +105,7 @@ def _packable(
 
 @contextmanager
 def _without_weights(packable: list[_Packable]) -> Iterator[None]:
-    """Takes their weights from the modules, and gives them back if what is done meanwhile fails."""
+    """Removes the weights from their modules, and puts them back if the body fails."""
     for found in packable:
         for owner in found.owners:
             del owner.weight
@@ -116,7 +119,7 @@ def _without_weights(packable: list[_Packable]) -> Iterator[None]:
 
 
 def _weight(found: _Packable, codes: QuantizedTensor, loader: WeightLoader) -> QuantWeight:
-    """The layer's codes, for values of the dtype and on the device that the tensor has."""
+    """Returns the layer's codes as a weight with the dtype and on the device of the tensor."""
     if found.tensor.is_meta:
         return QuantWeight.of(codes, getattr(torch, loader.decoded_dtype(found.name)))
     return QuantWeight.of(codes, found.tensor.dtype).to(found.tensor.device)

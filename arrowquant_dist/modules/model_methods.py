@@ -1,7 +1,7 @@
-"""Methods of transformers' models that see weights as tensors, for a model whose weights are codes.
+"""Replacements for methods of transformers' models that treat weights as tensors, for a model whose weights are codes.
 
-They take the place of the class's own on the model itself. What they replace would raise an error that says nothing to
-a user, give a number that is not the model's, or write a checkpoint that is read as random values.
+They are set on the model itself and shadow the methods of its class. Those would raise an error that tells a user
+nothing, return a number that is wrong for the model, or write a checkpoint that is read back as random values.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.modules.embedding import QuantEmbedding
 from arrowquant_dist.modules.weight import CodesLayer, QuantWeight
 
-_TIED_KEYS = "all_tied_weights_keys"  # {tied name: its source} of a model of transformers 5
+_TIED_KEYS = "all_tied_weights_keys"  # in a model of transformers 5: {tied name: name of its source}
 
 
 def put_codes_methods(model: torch.nn.Module) -> None:
-    """Puts them on the model and the models in it; on each those alone whose name it has."""
+    """Sets the methods on the model and on models within it, each only where a method of that name exists."""
     for module in model.modules():
         if isinstance(module, QuantWeight | CodesLayer):
             continue
@@ -33,8 +33,8 @@ def put_codes_methods(model: torch.nn.Module) -> None:
 
 
 def refuse_saving(*_: object, **__: object) -> None:
-    """In the place of save_pretrained: transformers would write codes under names that it does not know when it reads
-    them, and would then fill the model with random values."""
+    """Replaces save_pretrained: transformers would write codes under names that it does not know when it reads them
+    back, and would then fill the model with random values."""
     message = (
         "a model whose weights are codes cannot be saved as a checkpoint of transformers; write one from the dataset, "
         "as arrowquant export TARGET OUT --format safetensors, or load_model it without codes=True"
@@ -43,7 +43,7 @@ def refuse_saving(*_: object, **__: object) -> None:
 
 
 def refuse_resizing(*_: object, **__: object) -> None:
-    """In the place of resize_token_embeddings, which would need rows that no layer of the dataset has."""
+    """Replaces resize_token_embeddings, which would need rows that no layer of the dataset has."""
     message = (
         "embeddings of a model whose weights are codes cannot get other sizes; load_model it without codes=True, or "
         "resize the source and quantize that"
@@ -52,7 +52,7 @@ def refuse_resizing(*_: object, **__: object) -> None:
 
 
 def refuse_decoding(*_: object, **__: object) -> None:
-    """In the place of dequantize, which says that the model is not quantized."""
+    """Replaces dequantize, which would claim that the model is not quantized."""
     message = (
         "a model whose weights are codes cannot be decoded where it is; load_model it without codes=True, or take the "
         "values of a layer by its weight.dequantize()"
@@ -61,8 +61,8 @@ def refuse_decoding(*_: object, **__: object) -> None:
 
 
 class CodesMethod:
-    """A method of one model. It refers to it weakly, so that a model goes with its last reference, and copies and
-    pickles of the model get one that is theirs."""
+    """A method of one model. It refers to the model weakly, so that the model is freed with its last other reference;
+    copies and pickles of the model get a method of their own."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = weakref.ref(model)
@@ -79,12 +79,12 @@ class CodesMethod:
 
 
 class TieWeights(CodesMethod):
-    """In the place of tie_weights, which knows of parameters and buffers alone."""
+    """Replaces tie_weights, which only handles parameters and buffers."""
 
     def __call__(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True) -> None:  # noqa: FBT001, FBT002
-        """As transformers' own; modules whose source has codes share them.
+        """Ties as transformers' own method does; modules whose source has codes share these.
 
-        InvalidConfig where one of two has codes and the other one values, or they are of two shapes.
+        Raises InvalidConfig where one of two tied weights has codes and the other values, or their shapes differ.
         """
         model = self.model
         found = model.get_expanded_tied_weights_keys(all_submodels=True)
@@ -99,10 +99,10 @@ class TieWeights(CodesMethod):
 
 
 class CountParameters(CodesMethod):
-    """In the place of num_parameters, which counts parameters alone."""
+    """Replaces num_parameters, which only counts parameters."""
 
     def __call__(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:  # noqa: FBT001, FBT002
-        """As transformers' own, of the decoded model; values that are codes are not trained."""
+        """Counts as transformers' own method does for the decoded model; values that are codes are not trainable."""
         model = self.model
         count: int = type(model).num_parameters(model, only_trainable, exclude_embeddings)
         if only_trainable:
@@ -115,7 +115,7 @@ class CountParameters(CodesMethod):
 
 
 def _coded(model: torch.nn.Module) -> Iterator[tuple[CodesLayer, QuantWeight]]:
-    """Weights of codes, each once, with the first of the modules that share it."""
+    """Yields each weight that is codes once, with the first of the modules that share it."""
     seen: set[int] = set()
     for module in model.modules():
         if isinstance(module, CodesLayer) and id(module.weight) not in seen:
@@ -124,7 +124,7 @@ def _coded(model: torch.nn.Module) -> Iterator[tuple[CodesLayer, QuantWeight]]:
 
 
 def _share_codes(model: torch.nn.Module, name: str, source: str) -> bool:
-    """Whether the two are weights of codes; the first one's module then has the second one's."""
+    """Returns whether both are weights of codes; if so, gives the module of `name` the weight of `source`."""
     (to, attribute), (of, name_there) = _place(model, name), _place(model, source)
     there, here = getattr(of, name_there), getattr(to, attribute)
     if not isinstance(there, QuantWeight) and not isinstance(here, QuantWeight):
@@ -146,7 +146,7 @@ def _place(model: torch.nn.Module, name: str) -> tuple[torch.nn.Module, str]:
     return model.get_submodule(parent), attribute
 
 
-# By name and not bound to a model, so that copies and pickles of it refuse as well.
+# By name and not bound to a model, so that copies and pickles of a model refuse as well.
 _REFUSALS: dict[str, Callable[..., None]] = {
     "save_pretrained": refuse_saving,
     "push_to_hub": refuse_saving,

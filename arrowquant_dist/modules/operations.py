@@ -1,7 +1,8 @@
 """Products with packed rows, decoded rows and looked-up rows as operations of torch: `arrowquant::linear` and others.
 
-As operations they can be traced, exported and compiled, on any device, and have gradients with respect to inputs and
-bias; packed rows have none. codes, scales, zero_points: as PackedRows has them; width its bits, group its group size.
+As operations they can be traced, exported and compiled, on any device, and have gradients with respect to the inputs
+and the bias; packed rows have no gradient. codes, scales, zero_points: as in PackedRows. width: its bits. group: its
+group size.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from arrowquant_dist.modules.whole_numbers import multiply_whole
 
 
 def decoded_rows(packed: PackedRows, dtype: torch.dtype) -> torch.Tensor:
-    """The values [rows, columns] as `dtype`: rounded from float32; in 16 bits they stay finite."""
+    """Returns the values [rows, columns] as `dtype`, rounded from float32; in 16 bits they are clamped to finite
+    ones."""
     values = packed.scales.new_empty((len(packed), packed.columns), dtype=dtype)
     for rows, tile in decoded_tiles(packed, dtype):
         values[rows] = tile
@@ -35,7 +37,7 @@ def decode(
     columns: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """decoded_rows."""
+    """Calls decoded_rows."""
     return decoded_rows(PackedRows(codes, scales, zero_points, width, group, columns), dtype)
 
 
@@ -55,7 +57,7 @@ def linear(
     width: int,
     group: int,
 ) -> torch.Tensor:
-    """products.multiply. bias: [rows], floating point."""
+    """Calls products.multiply. bias: [rows], floating point."""
     packed = PackedRows(codes, scales, zero_points, width, group, values.shape[-1])
     return multiply(values, packed, bias)
 
@@ -73,7 +75,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # n
 
 
 def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """With respect to values: grad · decoded rows; to the bias: the sum of grad."""
+    """Returns the gradients: for the values, grad · decoded rows; for the bias, the sum of grad."""
     *_, wide = ctx.numbers
     of_values = of_bias = None
     if ctx.needs_input_grad[0]:
@@ -96,7 +98,7 @@ def whole_linear(
     width: int,
     group: int,
 ) -> torch.Tensor:
-    """whole_numbers.multiply_whole. bias: [rows], floating point."""
+    """Calls whole_numbers.multiply_whole. bias: [rows], floating point."""
     packed = PackedRows(codes, scales, zero_points, width, group, values.shape[-1])
     return multiply_whole(values, packed, bias)
 
@@ -125,7 +127,8 @@ def embedding(
     columns: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Decoded rows [*indices.shape, columns] as `dtype`; those rows alone are decoded. IndexError beyond the rows."""
+    """Returns decoded rows [*indices.shape, columns] as `dtype`, decoding only those. Raises IndexError for an index
+    beyond the rows."""
     wanted = indices.reshape(-1)
     codes, scales, zero_points = (numbers.index_select(0, wanted) for numbers in (codes, scales, zero_points))
     rows = decoded_rows(PackedRows(codes, scales, zero_points, width, group, columns), dtype)

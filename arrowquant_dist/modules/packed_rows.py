@@ -1,4 +1,4 @@
-"""Rows of a matrix as V2 stores them, in tensors of torch."""
+"""Rows of a matrix, packed as V2 stores them, in tensors of torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from arrowquant_dist.tensor.source import read_only
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedRows:
-    """What stands for values [rows, columns]: (code - zero point) · scale.
+    """Packed rows that stand for values [rows, columns]: (code - zero point) · scale.
 
-    codes: uint8 [rows, row bytes], `bits` a code. group_size: values of a row that share a scale, at least 1. scales,
-    zero_points: float32 [rows, groups]; zero_points [rows, 0] where symmetric. All on one device.
+    codes: uint8 [rows, bytes per row], `bits` bits per code. group_size: number of values of a row that share a scale,
+    at least 1. scales, zero_points: float32 [rows, groups]; zero_points is [rows, 0] if symmetric. All are on one
+    device.
     """
 
     codes: torch.Tensor
@@ -29,7 +30,7 @@ class PackedRows:
         return self.codes.shape[0]
 
     def part(self, start: int, stop: int) -> PackedRows:
-        """Rows [start, stop), in the same memory."""
+        """Returns rows [start, stop), in the same memory."""
         return PackedRows(
             self.codes[start:stop],
             self.scales[start:stop],
@@ -40,7 +41,7 @@ class PackedRows:
         )
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Codes, scales and zero points as kernels take them, in the same memory. On the CPU."""
+        """Returns codes, scales and zero points as the kernels take them, in the same memory. Only on the CPU."""
         codes, scales, zero_points = (
             read_only(tensor.numpy()) for tensor in (self.codes, self.scales, self.zero_points)
         )

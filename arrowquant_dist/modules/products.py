@@ -1,11 +1,12 @@
-"""Inputs times packed rows: in float32 or float64, or in 16 bits where the inputs are many and the machine has it.
+"""Multiplies inputs by packed rows: in float32 or float64, or in 16 bits with many inputs where the machine can.
 
-Decoding for BLAS takes a few hundredths of a product with hundreds of inputs. With a few inputs it is the decoding
-that counts, so a large matrix is multiplied by kernels that read its codes once. A small one is decoded all the same:
-what Numba takes of memory is more than all codes of a model of such matrices.
+Decoding for BLAS takes a few hundredths of the time of a product with hundreds of inputs. With few inputs the decoding
+dominates, so large matrices are multiplied by kernels that read the codes once. Small ones are decoded nevertheless:
+Numba takes more memory than all codes of a model of such matrices.
 
-Many inputs of 16 bits meet values that are rounded to these, which are the values of the model that is loaded decoded:
-256 bfloat16 inputs times 2048² values took 2.6 times as long as that model's product in float32, and take 1.3 times.
+Many 16-bit inputs are multiplied by values rounded to 16 bits, which are the values of the same model loaded decoded:
+in float32, 256 bfloat16 inputs times 2048² values took 2.6 times as long as that model's product; so they take 1.3
+times.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from arrowquant_dist.modules.packed_rows import PackedRows
 from arrowquant_dist.modules.threads import split_rows
 from arrowquant_dist.modules.tiles import RowTile, decoded_tiles, tiles_by_kernel
 
-FEW = 64  # inputs; with more BLAS gains more than decoding into memory takes
+FEW = 64  # inputs; above this, BLAS saves more time than decoding into memory takes
 FEW_HALVES = (
-    24  # of 16 bits; with more a product in 16 bits gains more than rounding the values to them takes
+    24  # 16-bit inputs; above this, a 16-bit product saves more than rounding the values to 16 bits takes
 )
-LARGE = 1 << 20  # values of a matrix; less is decoded in a fifth of a millisecond
-_WORTH_A_THREAD = 2_000_000  # products: 50 µs or more, longer than it takes a thread to begin
+LARGE = 1 << 20  # values of a matrix; a smaller one is decoded in a fifth of a millisecond
+_WORTH_A_THREAD = 2_000_000  # products: 50 µs or more, longer than a thread takes to start
 
-# What a CPU that multiplies them itself is said to have by torch.cpu.get_capabilities.
+# Capabilities in torch.cpu.get_capabilities of CPUs that multiply these dtypes natively.
 _INSTRUCTIONS = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"),
     torch.float16: ("avx512_fp16", "amx_fp16"),
@@ -37,10 +38,10 @@ _INSTRUCTIONS = {
 
 
 def multiply(values: torch.Tensor, packed: PackedRows, bias: torch.Tensor | None) -> torch.Tensor:
-    """values [..., columns] · decoded rows + bias, summed in float32 (float64 where values are), rounded once to the
-    dtype of the values. No gradient. Memory: the result, and a tile.
+    """Returns values [..., columns] · decoded rows + bias, summed in float32 (float64 for float64 values) and rounded
+    once to the dtype of the values. Has no gradient. Takes memory for the result and one tile.
 
-    Rows and bias of a product in 16 bits are rounded to the dtype of the values first.
+    In a 16-bit product, rows and bias are rounded to the dtype of the values first.
     """
     inputs = values.detach().reshape(math.prod(values.shape[:-1]), packed.columns)
     own = None if bias is None else bias.detach()
@@ -49,7 +50,7 @@ def multiply(values: torch.Tensor, packed: PackedRows, bias: torch.Tensor | None
 
 
 def is_in_halves(inputs: torch.Tensor) -> bool:
-    """Whether inputs [n, columns] are multiplied in the 16 bits that they have."""
+    """Returns whether inputs [n, columns] are multiplied in their own 16-bit dtype."""
     if inputs.dtype not in _INSTRUCTIONS or not inputs.shape[1]:
         return False
     return inputs.device.type != "cpu" or (inputs.shape[0] > FEW_HALVES and _multiplies(inputs.dtype))
@@ -57,10 +58,10 @@ def is_in_halves(inputs: torch.Tensor) -> bool:
 
 @cache
 def _multiplies(dtype: torch.dtype) -> bool:
-    """Whether torch has this CPU's own instructions for products of a 16-bit dtype. Without them float32 is faster: 256
-    float16 inputs times 2048² values took 52 ms on a Zen 4, and 15 in float32.
+    """Returns whether torch uses native instructions of this CPU for products of a 16-bit dtype. Without them float32
+    is faster: 256 float16 inputs times 2048² values took 52 ms on a Zen 4, and 15 ms in float32.
 
-    A torch that does not tell what the CPU has is one that multiplies in float32.
+    A torch that does not report the CPU's capabilities is treated as one without such instructions.
     """
     tell = getattr(torch.cpu, "get_capabilities", None)
     if tell is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
@@ -135,7 +136,7 @@ def _multiply_few(inputs: torch.Tensor, packed: PackedRows, out: torch.Tensor) -
 
 
 def _split(multiply_run: Callable[[int, int], None], inputs: int, packed: PackedRows) -> None:
-    """The rows on as many threads as their products are worth."""
+    """Multiplies the rows on as many threads as the number of products justifies."""
     rows = len(packed)
     worth = inputs * rows * packed.columns // _WORTH_A_THREAD
     split_rows(multiply_run, rows, max(1, min(torch.get_num_threads(), worth)), BLOCK)

@@ -1,4 +1,4 @@
-"""Modules of torch that may have a QuantWeight instead of their weight, and what takes their place then."""
+"""Torch modules whose weight can be replaced by a QuantWeight, and the modules that then take their place."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def can_be_packed(module: torch.nn.Module) -> bool:
-    """Whether a packed module does what this one does. Not of subclasses and of modules that were given another
-    `forward`, which compute what they like, of modules with hooks, nor of an embedding that changes its rows as it
+    """Returns whether a packed module would do the same as this one. False for subclasses and modules with a `forward`
+    of their own, which may compute anything, for modules with hooks, and for an embedding that changes its rows as it
     looks them up."""
     if "forward" in vars(module) or any(getattr(module, name) for name in _HOOKS):
         return False
@@ -29,8 +29,8 @@ def can_be_packed(module: torch.nn.Module) -> bool:
 def packed_module(
     module: torch.nn.Module, weight: QuantWeight, activations: Activations | None = None
 ) -> QuantLinear | QuantEmbedding:
-    """What does with `weight` what `module` does with its own. The bias is the module's own. activations: as
-    QuantLinear has them."""
+    """Returns a module that does with `weight` what `module` does with its own, sharing its bias. activations: as in
+    QuantLinear."""
     packed: QuantLinear | QuantEmbedding
     if isinstance(module, torch.nn.Embedding):
         packed = QuantEmbedding(weight, module.padding_idx)
@@ -41,8 +41,8 @@ def packed_module(
 
 
 def replace_modules(root: torch.nn.Module, packed: Mapping[torch.nn.Module, torch.nn.Module]) -> None:
-    """Puts the values of `packed` in the place of its keys, wherever these are within `root`, and methods that know of
-    codes on the models of transformers there."""
+    """Replaces the keys of `packed` by their values everywhere within `root`, and gives models of transformers in it
+    methods that handle codes."""
     for parent in [*root.modules()]:
         for name, child in [*parent.named_children()]:
             if child in packed:

@@ -1,7 +1,7 @@
-"""Memory for what is needed within one product, which the next one uses again.
+"""Scratch memory for one product, which the next product reuses.
 
-A tile of decoded values is a few MB. In memory of its own each time, most of decoding was the kernel's zeroing of fresh
-pages: 4096² values of 4 bits took 27 ms, and take 6 so.
+A tile of decoded values is a few MB. When each tile had new memory, most of the decoding time was the kernel zeroing
+fresh pages: 4096² values of 4 bits took 27 ms, and take 6 ms with reuse.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 
 from arrowquant_dist.arena import whole_pages
 
-# As many threads as are in the midst of a product have a piece each, and so many pieces wait for the next. A piece that
-# finds no place here is the system's again. Taking and giving are single steps of a deque, so no lock is needed.
+# Each thread within a product holds a piece of its own; up to this many pieces wait here for the next product, and any
+# further piece goes back to the system. Appending and popping are atomic for a deque, so no lock is needed.
 _waiting: deque[np.ndarray] = deque(maxlen=4)
 
 
 @contextmanager
 def borrowed(nbytes: int, device: torch.device) -> Iterator[torch.Tensor]:
-    """uint8 [nbytes], uninitialised, for as long as the context lasts. On the CPU it is used again by the next."""
+    """Lends uint8 [nbytes], uninitialised, for as long as the context lasts. On the CPU the memory is reused."""
     if device.type != "cpu":
         yield torch.empty(nbytes, dtype=torch.uint8, device=device)
         return
@@ -31,7 +31,7 @@ def borrowed(nbytes: int, device: torch.device) -> Iterator[torch.Tensor]:
     except IndexError:
         piece = whole_pages(nbytes)
     if piece.size < nbytes:
-        del piece  # let go of it first
+        del piece  # free it before a larger one is allocated
         piece = whole_pages(nbytes)
     try:
         yield torch.from_numpy(piece[:nbytes])

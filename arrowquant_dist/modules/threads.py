@@ -1,7 +1,7 @@
-"""Runs of rows on several threads: kernels release the GIL, and each run writes rows of its own.
+"""Splits runs of rows over several threads: kernels release the GIL, and each run writes rows of its own.
 
-The threads are this process's own and wait without spinning. Numba's parallel loops were left aside: their default
-layer ends the process when two threads enter it at once, and that of OpenMP when a forked child does.
+The threads belong to this process and wait without spinning. Numba's parallel loops were rejected: their default
+threading layer aborts the process when two threads enter it at once, and the OpenMP layer when a forked child does.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 
-_MOST = 64  # threads; they are started as they are needed
+_MOST = 64  # threads; started as they are needed
 
 
 def split_rows(work: Callable[[int, int], None], rows: int, parts: int, step: int) -> None:
     """Calls work(start, stop) for `parts` runs that make up range(rows), on this thread and others.
 
-    Bounds are multiples of `step`, the last one aside. What a thread has not begun when this one is through with its
-    own part is done here, so callers that find all threads busy wait for none of them. Raises what `work` raises.
+    All bounds but the last are multiples of `step`. Runs that no thread has started when this thread finishes its own
+    are done here, so a caller that finds all threads busy waits for none of them. Raises what `work` raises.
     """
     bounds = [rows * part // parts // step * step for part in range(parts)] + [rows]
     runs = [(start, stop) for start, stop in pairwise(bounds) if start < stop]

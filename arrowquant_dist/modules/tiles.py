@@ -1,7 +1,7 @@
-"""Packed rows decoded for BLAS some at a time, in memory that the next ones, and the next product, use again.
+"""Decodes packed rows for BLAS one tile at a time, in memory that the next tile and the next product reuse.
 
-Tiles of a million values: smaller ones take longer, by starts of BLAS's threads, and larger ones leave the caches
-between decoding and product.
+A tile has a million values: smaller ones take longer because BLAS starts its threads more often, and larger ones leave
+the caches between decoding and multiplication.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from arrowquant_dist.tensor.source import kernel_bits
 
 TILE_VALUES = 1 << 20
 
-RowTile = tuple[slice, torch.Tensor]  # some of the rows, and their values [rows, columns] until the next one
+RowTile = tuple[slice, torch.Tensor]  # rows, and their values [rows, columns], valid until the next tile
 
 
 def decoded_tiles(packed: PackedRows, dtype: torch.dtype) -> Iterator[RowTile]:
-    """By torch's own operations. Values are rounded from float32 to `dtype`; in 16 bits they stay finite."""
+    """Yields tiles decoded by torch's own operations: rounded from float32 to `dtype`, in 16 bits clamped to be
+    finite."""
     most = _tile_rows(packed)
     is_wide = dtype == torch.float32
     wide_nbytes = aligned(4 * most * packed.columns)
     own_nbytes = 0 if is_wide else dtype.itemsize * most * packed.columns
-    # the values in their own dtype lie where the codes were spread
+    # the values in their own dtype take the place of the spread codes
     rest_nbytes = max(spread_nbytes(packed, most), own_nbytes)
     with borrowed(wide_nbytes + rest_nbytes, packed.codes.device) as memory:
         for rows, part in _parts(packed, most):
@@ -42,7 +43,7 @@ def decoded_tiles(packed: PackedRows, dtype: torch.dtype) -> Iterator[RowTile]:
 
 
 def code_tiles(packed: PackedRows) -> Iterator[RowTile]:
-    """The signed codes as float32, without scales and zero points."""
+    """Yields tiles of the signed codes as float32, without scales and zero points applied."""
     most = _tile_rows(packed)
     wide_nbytes = aligned(4 * most * packed.columns)
     with borrowed(wide_nbytes + spread_nbytes(packed, most), packed.codes.device) as memory:
@@ -53,8 +54,8 @@ def code_tiles(packed: PackedRows) -> Iterator[RowTile]:
 
 
 def tiles_by_kernel(packed: PackedRows, dtype: torch.dtype) -> Iterator[RowTile]:
-    """As decoded_tiles, to the same bits, by a kernel: half as long where codes are of fewer than 8 bits. dtype:
-    float32, bfloat16 or float16. On the CPU."""
+    """Yields tiles as decoded_tiles does, bit for bit, but by a kernel, in half the time for codes of fewer than 8
+    bits. dtype: float32, bfloat16 or float16. Only on the CPU."""
     most = _tile_rows(packed)
     with borrowed(dtype.itemsize * most * packed.columns, packed.codes.device) as memory:
         for rows, part in _parts(packed, most):
@@ -96,6 +97,6 @@ def _parts(packed: PackedRows, most: int) -> Iterator[tuple[slice, PackedRows]]:
 
 
 def _matrix(memory: torch.Tensor, dtype: torch.dtype, part: PackedRows) -> torch.Tensor:
-    """The first bytes of `memory` as values of all of `part`."""
+    """Returns the first bytes of `memory` as the matrix of all values of `part`."""
     count = len(part) * part.columns
     return memory[: count * dtype.itemsize].view(dtype).view(len(part), part.columns)

@@ -1,7 +1,7 @@
-"""What torch does to tensors from outside: torch.func (vmap, grad, jvp) and derivatives of forward mode.
+"""Detects what torch does to tensors from outside: torch.func (vmap, grad, jvp) and forward-mode derivatives.
 
-Kernels and operations of our own know nothing of either: a tangent would be lost without a word. Plain operations of
-torch on decoded rows carry both.
+Our own kernels and operations do not support either: a tangent would be lost silently. Plain operations of torch on
+decoded rows support both.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from arrowquant_dist.modules.packed_rows import PackedRows
 
 
 def is_traced(values: torch.Tensor) -> bool:
-    """Whether somebody looks at what is done, instead of or beside having it done: what torch.jit.trace and make_fx
-    do not see, as kernels that write into memory, they would take for constants."""
+    """Returns whether operations are being recorded, instead of or while they run. torch.jit.trace and make_fx do not
+    see kernels that write into memory, and would record their results as constants."""
     if torch.compiler.is_compiling() or type(values) is not torch.Tensor:
         return True
     is_tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
@@ -24,8 +24,8 @@ def is_traced(values: torch.Tensor) -> bool:
 
 
 def is_transformed(tensor: torch.Tensor | None) -> bool:
-    """Whether a tensor carries a tangent, or torch.func watches what is made of it: its tensors have no memory of their
-    own, and while it differentiates even a constant's view is one of them."""
+    """Returns whether a tensor carries a tangent or is watched by torch.func: tensors of torch.func have no memory of
+    their own, and while it differentiates, even a view of a constant is one of them."""
     if tensor is None:
         return False
     try:
@@ -36,7 +36,7 @@ def is_transformed(tensor: torch.Tensor | None) -> bool:
 
 
 def plain_linear(values: torch.Tensor, packed: PackedRows, bias: torch.Tensor | None) -> torch.Tensor:
-    """As products.multiply, by operations of torch alone; takes the memory of all decoded rows."""
+    """Computes products.multiply with operations of torch alone; takes memory for all decoded rows."""
     wide = torch.promote_types(values.dtype, torch.float32)
     rows = decode_packed(packed).to(wide)
     whole = None if bias is None else bias.to(wide)

@@ -1,4 +1,4 @@
-"""A matrix whose values stay codes in memory."""
+"""A weight matrix whose values stay codes in memory."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from arrowquant_dist.modules.packed_rows import PackedRows
 from arrowquant_dist.tensor import QuantizedTensor
 
 _BUFFERS = ("codes", "scales", "zero_points")
-_OWN = frozenset({"shape", "dtype"})  # of what tensors have, those that each weight is given
+_OWN = frozenset({"shape", "dtype"})  # attributes that tensors have and that each weight sets itself
 _MOST = (1 << 63) - 1
 
 
 class QuantWeight(torch.nn.Module):
-    """A matrix [rows, columns] as V2 stores it, in the place of a weight. Modules that are tied share one.
+    """A matrix [rows, columns] as V2 stores it, in the place of a weight. Tied modules share one.
 
-    bits: of a code. group_size: values of a row that share a scale; 0: all of them. symmetric: without zero points.
-    dtype: of the values that it stands for, as the model computes with them; `.to(dtype)` changes this and nothing
-    else. device: of its buffers. Buffers: codes uint8 [rows, row bytes]; scales, zero_points float32 [rows, groups],
-    zero_points [rows, 0] where symmetric. A value is (code - zero point) · scale. They have no gradient. form: int64
-    [3], columns, bits and group_size, which the shapes of the others do not tell: a state dict of another form is
+    rows, columns: shape of the matrix. bits: bits per code. group_size: number of values of a row that share a scale; 0
+    for all of them. symmetric: without zero points. dtype: dtype of the decoded values, in which the model computes;
+    `.to(dtype)` changes only this. device: device of the buffers.
+
+    A value is (code - zero point) · scale. Buffers, none of which has a gradient: codes uint8 [rows, bytes per row];
+    scales float32 [rows, groups]; zero_points float32 [rows, groups], or [rows, 0] if symmetric; form int64 [3]:
+    columns, bits and group_size, which the shapes of the others do not determine. A state dict with another form is
     refused.
     """
 
@@ -63,7 +65,7 @@ class QuantWeight(torch.nn.Module):
         groups = -(-columns // self.group_size)
         nbytes = -(-columns * bits // 8)
         self.register_buffer("codes", torch.zeros(rows, nbytes, dtype=torch.uint8, device=device))
-        wide = torch.float32  # whatever torch's default is
+        wide = torch.float32  # regardless of torch's default dtype
         self.register_buffer("scales", torch.zeros(rows, groups, dtype=wide, device=device))
         points = 0 if symmetric else groups
         self.register_buffer("zero_points", torch.zeros(rows, points, dtype=wide, device=device))
@@ -71,9 +73,10 @@ class QuantWeight(torch.nn.Module):
 
     @classmethod
     def of(cls, tensor: QuantizedTensor, dtype: torch.dtype | None = None) -> Self:
-        """tensor: what `quantize_tensor` or a loader gives, whose memory it takes over. dtype: instead of the source's.
+        """Makes a weight from a QuantizedTensor.
 
-        InvalidConfig for what is no matrix of codes.
+        tensor: as given by `quantize_tensor` or a loader; its memory is taken over. dtype: dtype of the decoded values,
+        instead of the source's. Raises InvalidConfig if it is not a matrix of codes.
         """
         if not isinstance(tensor, QuantizedTensor):
             message = f"codes come as a QuantizedTensor, not {shown(tensor)}; quantize_tensor makes one"
@@ -91,7 +94,7 @@ class QuantWeight(torch.nn.Module):
             dtype=getattr(torch, tensor.dtype) if dtype is None else dtype,
             device="meta",
         )
-        repeats = rows if tensor.quant_axis < 0 else 1  # one for the whole tensor is one a row
+        repeats = rows if tensor.quant_axis < 0 else 1  # one scale for the whole tensor becomes one per row
         found = (tensor.codes, np.repeat(tensor.scales, repeats), np.repeat(tensor.zero_points, repeats))
         for name, array in zip(_BUFFERS, found, strict=True):
             setattr(weight, name, _tensor(array, getattr(weight, name).shape))
@@ -99,8 +102,8 @@ class QuantWeight(torch.nn.Module):
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[QuantWeight, range]]) -> QuantWeight:
-        """parts: rows of matrices of one form (bits, columns, values a scale), which come one below the other. A matrix
-        that is all of it is itself the result."""
+        """Stacks rows of several matrices. parts: pairs of a weight and a range of its rows, all with the same bits,
+        columns and group size, from top to bottom. A single matrix that is taken whole is returned as it is."""
         first, rows = parts[0]
         if len(parts) == 1 and rows == range(first.shape[0]):
             return first
@@ -120,29 +123,29 @@ class QuantWeight(torch.nn.Module):
             place = slice(done, done + len(rows))
             for name in _BUFFERS:
                 numbers = getattr(weight, name)[rows.start : rows.stop]
-                if numbers.shape[1]:  # else symmetric beside others: zero points of 0
+                if numbers.shape[1]:  # otherwise symmetric beside others: zero points stay 0
                     getattr(whole, name)[place] = numbers
             done += len(rows)
         return whole
 
     @property
     def device(self) -> torch.device:
-        """Of the codes."""
+        """The device of the codes."""
         return self._own("codes").device
 
     @property
     def packed(self) -> PackedRows:
-        """The buffers, as products take them."""
+        """The buffers, in the form that products take."""
         codes, scales, zero_points = self._own("codes"), self._own("scales"), self._own("zero_points")
         return PackedRows(codes, scales, zero_points, self.bits, self.group_size, self.shape[1])
 
     def _own(self, name: str) -> torch.Tensor:
-        """A buffer, a microsecond earlier than torch finds its attribute: a product asks for five."""
+        """Returns a buffer a microsecond faster than attribute access in torch: a product asks for five."""
         return cast("torch.Tensor", self._buffers[name])
 
     @property
     def requires_grad(self) -> bool:
-        """Never: codes are whole numbers."""
+        """Always False: codes are whole numbers."""
         return False
 
     @requires_grad.setter
@@ -150,7 +153,7 @@ class QuantWeight(torch.nn.Module):
         self.requires_grad_(value)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:  # noqa: FBT001, FBT002
-        """InvalidConfig where requires_grad asks for gradients."""
+        """Raises InvalidConfig if requires_grad is True."""
         if requires_grad:
             message = (
                 "a weight whose values are codes has no gradient; train what is around it, or load_model without "
@@ -161,32 +164,32 @@ class QuantWeight(torch.nn.Module):
 
     @property
     def ndim(self) -> int:
-        """Of a tensor's dimensions: two."""
+        """The number of dimensions: always 2."""
         return 2
 
     def dim(self) -> int:
-        """As of a tensor: two."""
+        """Returns the number of dimensions, as for a tensor: always 2."""
         return 2
 
     def size(self, dim: int | None = None) -> Any:
-        """As of a tensor: the shape, or one number of it. dim: which one."""
+        """Returns the shape as a tensor does, or one entry of it. dim: which entry."""
         return self.shape if dim is None else self.shape[dim]
 
     def numel(self) -> int:
-        """Of the values that it stands for."""
+        """Returns the number of decoded values."""
         return self.shape.numel()
 
     def is_floating_point(self) -> bool:
-        """As of a tensor: the values that it stands for are."""
+        """Returns True, as for a tensor: the decoded values are floating-point numbers."""
         return True
 
     @property
     def nbytes(self) -> int:
-        """Of the codes, scales and zero points."""
+        """The size in bytes of codes, scales and zero points."""
         return sum(getattr(self, name).nbytes for name in _BUFFERS)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The values [rows, columns] as a tensor of their own, of the weight's dtype or another."""
+        """Returns the values [rows, columns] as a new tensor. dtype: its dtype, by default the weight's."""
         values: torch.Tensor = operations.decode(
             self.codes,
             self.scales,
@@ -199,11 +202,11 @@ class QuantWeight(torch.nn.Module):
         return values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: FBT001
-        """Its values, as numpy gets those of a tensor; in memory of their own."""
+        """Returns the values as numpy gets those of a tensor, in new memory."""
         return np.asarray(self.dequantize().numpy(), dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """InvalidConfig for what tensors have and this does not, as `weight.data = …`, which would change nothing."""
+        """Raises InvalidConfig for attributes that only tensors have: `weight.data = …`, say, would have no effect."""
         is_known = name in _OWN or name.startswith("_") or hasattr(type(self), name)
         if not is_known and hasattr(torch.Tensor, name):
             message = (
@@ -214,7 +217,7 @@ class QuantWeight(torch.nn.Module):
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
-        """AttributeError that says what to do, for what tensors have and this does not."""
+        """Raises an AttributeError that says what to do for attributes that only tensors have."""
         try:
             return super().__getattr__(name)
         except AttributeError as error:
@@ -239,7 +242,7 @@ class QuantWeight(torch.nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Codes are taken only with all that says what they stand for, and nothing that was cast."""
+        """Takes codes only together with all that determines their meaning, and refuses buffers that were cast."""
         names = [name for name in self._buffers if f"{prefix}{name}" in state_dict]
         misfit = self._misfit({name: state_dict[f"{prefix}{name}"] for name in names})
         if misfit:
@@ -250,7 +253,7 @@ class QuantWeight(torch.nn.Module):
         )
 
     def _misfit(self, found: Mapping[str, Any]) -> str:
-        """What is wrong with buffers of a state dict; empty where nothing is, and where there are none."""
+        """Returns what is wrong with the buffers in a state dict; empty if nothing is, or if there are none."""
         if not found:
             return ""
         own, form = [self.shape[1], self.bits, self.group_size], found.get("form")
@@ -267,7 +270,7 @@ class QuantWeight(torch.nn.Module):
         return ""
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:  # noqa: ARG002, FBT001, FBT002
-        """Moves the buffers and casts none of them: a scale in fewer bits would be another scale."""
+        """Moves the buffers but casts none of them: a scale in fewer bits would be a different scale."""
         probe = torch.empty(0, dtype=self.dtype, device=self.device)
         dtype = fn(probe).dtype
         _check_dtype(dtype)
@@ -286,9 +289,9 @@ class QuantWeight(torch.nn.Module):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """A function of torch that is given one, as `F.linear(x, module.weight)` is, gets its values, decoded.
+        """Decodes a weight that is passed to a function of torch, as in `F.linear(x, module.weight)`.
 
-        InvalidConfig for functions that would change it, as those of torch.nn.init: they would change a copy.
+        Raises InvalidConfig for functions that modify it, such as those of torch.nn.init: they would modify a copy.
         """
         name = getattr(func, "__name__", "")
         if name.endswith("_") and not name.endswith("__"):
@@ -302,12 +305,13 @@ class QuantWeight(torch.nn.Module):
 
 
 def is_packable(quant_type: str, shape: tuple[int, ...], row_dims: int) -> bool:
-    """Whether a layer is a matrix of codes."""
+    """Returns whether a layer is a matrix of codes."""
     return quant_type in BITS and len(shape) == 2 and row_dims == 1
 
 
 class CodesLayer(torch.nn.Module):
-    """A layer with a QuantWeight. InvalidConfig where anything else, or one of another shape, is put in its place."""
+    """A layer with a QuantWeight. Raises InvalidConfig if its weight is set to anything else, or to one of another
+    shape."""
 
     weight: QuantWeight
 
@@ -336,7 +340,7 @@ def _check_dtype(dtype: object) -> None:
 
 
 def _tensor(array: np.ndarray, shape: torch.Size) -> torch.Tensor:
-    """Over the array's own memory, unless that may not be written to or is a part of more."""
+    """Returns a tensor over the array's own memory, unless that is read-only or part of a larger array."""
     owner = array if array.base is None else array.base
     is_own = array.flags.writeable and getattr(owner, "nbytes", 0) == array.nbytes
     return torch.from_numpy(array if is_own else array.copy()).reshape(shape)

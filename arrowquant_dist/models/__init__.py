@@ -1,4 +1,4 @@
-"""Models of transformers and sentence-transformers, filled from a dataset; the only importer of these libraries."""
+"""Models of transformers and sentence-transformers, filled from a dataset. No other subpackage imports them."""
 
 from arrowquant_dist.models.load import load_model
 from arrowquant_dist.models.sentences import load_sentence_transformer

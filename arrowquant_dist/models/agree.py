@@ -1,4 +1,4 @@
-"""Whether a dataset is one of the model that it is compared with, as far as names, shapes and small files tell."""
+"""Checks by names, shapes and small files that a dataset was made from the model that it is compared with."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from arrowquant_dist.strict_json import parse_json
 if TYPE_CHECKING:
     from arrowquant_dist.models.pair import Opened
 
-# What says how a text becomes tokens, and these what the model makes of them.
+# Files that decide how a text becomes tokens and what the model computes from them.
 _DECIDES = re.compile(
     r"(.*_)?config(_.*)?\.json|modules\.json|(tokenizer|tekken|vocab|merges|special_tokens|added_tokens).*"
     r"|.*\.(model|spm|bpe|tiktoken)",
     re.IGNORECASE,
 )
 _DECIDES_NOTHING = {"generation_config.json", "preprocessor_config.json", "adapter_config.json"}
-# Of these: who wrote it, how chats look, and what dtype weights are stored or computed in.
+# Keys in these files that do not matter: authorship, chat formatting, and the dtype of stored or computed weights.
 _NO_MATTER = {
     *("_name_or_path", "name_or_path", "tokenizer_file", "transformers_version", "__version__"),
     *("torch_dtype", "dtype", "architectures", "chat_template"),
@@ -27,8 +27,8 @@ _NO_MATTER = {
 
 
 def refuse_disagreement(model: Opened, dataset: Opened) -> None:
-    """ModelMismatch where layers have other names or shapes, InvalidConfig where a file that decides what the model
-    makes of a text (config, tokenizer, pooling) has another content. Files that one side lacks are let be."""
+    """Raises ModelMismatch where layers have other names or shapes, and InvalidConfig where a file that determines what
+    the model computes from a text (config, tokenizer, pooling) differs. Files that only one side has are ignored."""
     _refuse_other_layers(model, dataset)
     uri = dataset.files.uri
     for path in sorted({*model.files.paths} & {*dataset.files.paths}):
@@ -65,7 +65,7 @@ def _shapes(side: Opened) -> dict[str, tuple[int, ...]]:
 
 
 def _difference(path: str, ours: bytes, theirs: bytes) -> str | None:
-    """Where two contents differ, "" where that cannot be said; None where it makes no difference."""
+    """Returns where two contents differ, "" if that cannot be told, or None if the difference does not matter."""
     if not path.endswith(".json"):
         return ""
     try:

@@ -1,4 +1,4 @@
-"""What callers ask of the loaders of models, checked; and words of from_pretrained that are not theirs."""
+"""Checks of the arguments of functions that load models, and advice for arguments that only from_pretrained has."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ _LEFT_OUT = {
 
 
 def refuse_unknown(function: str, given: Mapping[str, object]) -> None:
-    """InvalidConfig for arguments that `function` does not have; for those of from_pretrained it says what does."""
+    """Raises InvalidConfig for arguments that `function` lacks, with the alternative for those of from_pretrained."""
     for name in given:
         hint = _LEFT_OUT.get(name, "leave it out; help() lists those that there are")
         raise InvalidConfig(f"{function} takes no {name}: {hint}")
 
 
 def check_dtype(dtype: Any) -> None:
-    """InvalidConfig for what from_pretrained does not take either, such as text with torch's name before it, and for
-    dtypes by module."""
+    """Raises InvalidConfig for what from_pretrained does not accept either, such as strings with a leading "torch.",
+    and for dtypes per module."""
     name = dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
     if dtype is not None and name != "auto" and name not in DECODED_DTYPES:
         raise InvalidConfig(f'dtype is {name}; "auto" or one of {", ".join(DECODED_DTYPES)} is possible')
 
 
 def check_attention(attention: object) -> None:
-    """InvalidConfig for what is no name of an attention, nor names by part of the model."""
+    """Raises InvalidConfig unless `attention` is a name, or a mapping from part of the model to name."""
     if attention is None or isinstance(attention, str):
         return
     if isinstance(attention, Mapping) and all(
@@ -73,7 +73,7 @@ def check_attention(attention: object) -> None:
 
 
 def check_subfolder(subfolder: object) -> None:
-    """InvalidConfig for what is no path within a dataset; "" is the dataset itself."""
+    """Raises InvalidConfig unless `subfolder` is a path within the dataset; "" is the dataset itself."""
     if not isinstance(subfolder, str):
         raise invalid("subfolder", "must be a text, as text_encoder")
     path = PurePosixPath(subfolder)
@@ -82,7 +82,7 @@ def check_subfolder(subfolder: object) -> None:
 
 
 def check_patterns(key: str, patterns: Any) -> None:
-    """InvalidConfig, naming `key`, for what is no list of patterns."""
+    """Raises InvalidConfig, naming `key`, unless `patterns` is a list of patterns."""
     if isinstance(patterns, str) or not isinstance(patterns, Sequence):
         raise invalid(key, "must be a list of words, globs or /regexes/")
     for pattern in patterns:

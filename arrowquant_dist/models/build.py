@@ -1,4 +1,4 @@
-"""A model of transformers whose tensors are traced: built, converted, tied and initialised by transformers itself."""
+"""Builds a model of transformers with traced tensors: transformers itself builds, converts, ties and initialises it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ _FIRST_VERSION = 5
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked of transformers. dtype: as of its from_pretrained. initialize: patterns of parameters that the
-    layers may lack. attention: None for what transformers chooses; a name, or {part of the model: name}. leave_over:
-    patterns of layers that the model may have no place for."""
+    """What is wanted of transformers.
+
+    dtype: as in from_pretrained. attention: a name, or {part of the model: name}; None for transformers' choice.
+    initialize: patterns of parameters that the layers may lack. leave_over: patterns of layers that the model may have
+    no place for.
+    """
 
     dtype: torch.dtype | str | None
     attention: str | Mapping[str, str] | None
@@ -37,8 +40,8 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A model, its traced tensors, and what is done to them in place once they have values. left_over: names of layers
-    that it has no place for."""
+    """A model, its traced tensors, and the changes to make to them in place once they have values. left_over: names of
+    layers that the model has no place for."""
 
     model: Any
     slots: list[Slot]
@@ -47,9 +50,9 @@ class Built:
 
 
 def config_of(folder: Path, model_class: Any, uri: str) -> Any:
-    """The model's config, of the class's own kind where it has one. Code that a config.json names is not run."""
+    """Returns the model's config, of the class's own type if it has one. Code that a config.json names is not run."""
     transformers = imported_transformers()
-    from huggingface_hub.errors import StrictDataclassError  # of transformers' own: a value of another type
+    from huggingface_hub.errors import StrictDataclassError  # raised for values of a wrong type
 
     own = getattr(model_class, "config_class", None)
     reader = transformers.AutoConfig if own is None else own
@@ -63,8 +66,8 @@ def config_of(folder: Path, model_class: Any, uri: str) -> Any:
 
 
 def given_config(config: Any, model_class: Any) -> Any:
-    """A copy of the config that a caller gives in the place of the dataset's, itself or as the folder of its
-    config.json. InvalidConfig for what is none, or not of the class."""
+    """Returns a copy of the config that a caller passes instead of the dataset's, either itself or as the folder of its
+    config.json. Raises InvalidConfig if it is not a config, or not one of the class."""
     transformers = imported_transformers()
     if isinstance(config, str | os.PathLike):
         folder = Path(config)
@@ -96,7 +99,7 @@ def _refuse_quantized(config: Any, uri: str) -> None:
 
 
 def class_of(model_class: Any, config: Any, uri: str) -> Any:
-    """The class that an Auto class makes of a config; a concrete class as it is."""
+    """Returns the class that an Auto class selects for a config; a concrete class is returned as it is."""
     transformers = imported_transformers()
     if isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel):
         return model_class
@@ -118,9 +121,9 @@ def class_of(model_class: Any, config: Any, uri: str) -> Any:
 def build_model(
     model_class: Any, config: Any, layers: Mapping[str, StoredLayer], source: LayerSource, wanted: Wanted
 ) -> Built:
-    """layers: by the names of the checkpoint, without a part's prefix.
+    """Builds a model. layers: by their names in the checkpoint, without the prefix of a part.
 
-    Raises ModelMismatch where the layers and the model's parameters are not each other's.
+    Raises ModelMismatch where the layers and the model's parameters do not match.
     """
     changes: list[Call] = []
     state = {name: _traced(layer, source, changes) for name, layer in layers.items()}
@@ -134,7 +137,7 @@ def build_model(
                 config=config,
                 state_dict=state,
                 dtype="auto" if wanted.dtype is None else wanted.dtype,
-                ignore_mismatched_sizes=True,  # reported, and refused below by name
+                ignore_mismatched_sizes=True,  # they are reported, and refused below by name
                 output_loading_info=True,
                 local_files_only=True,
                 **options,
@@ -173,7 +176,7 @@ def _has_own_from_pretrained(model_class: Any) -> bool:
 
 
 def imported_transformers() -> Any:
-    """MissingDependency for versions before 5, which load in another way."""
+    """Imports transformers. Raises MissingDependency for versions before 5, which load models in another way."""
     import transformers
 
     if int(transformers.__version__.partition(".")[0]) < _FIRST_VERSION:
@@ -203,7 +206,7 @@ def _check(
     wanted: Wanted,
     uri: str,
 ) -> tuple[str, ...]:
-    """The names of layers that are left over, which `wanted` allows. ModelMismatch for what it does not."""
+    """Returns the names of layers left over that `wanted` allows. Raises ModelMismatch for those it does not allow."""
     used = {name for slot in slots for name in sources_of(slot.traced.node)}
     allowed = [matcher(pattern) for pattern in wanted.initialize]
     missing = sorted(name for name in found["missing_keys"] if not any(may_be(name) for may_be in allowed))

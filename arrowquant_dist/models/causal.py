@@ -1,4 +1,4 @@
-"""Next-token distributions of causal language models, batch by batch."""
+"""Next-token distributions of causal language models, one batch after another."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch
 
 from arrowquant_dist.models.tokens import BATCH_TOKENS, TokenizedTexts
 
-MOST_TOKENS = 2048  # of a text: 151,936 logits for each take 1.2 GB in float32
+MOST_TOKENS = 2048  # per text: with a vocabulary of 151,936, the logits take 1.2 GB in float32
 _TRIED = 32  # tokens
-_LOGITS_NBYTES = 256 << 20  # of one model at a time, where texts are shorter
+_LOGITS_NBYTES = 256 << 20  # logits of one model at a time, for shorter texts
 
 
 def tokens_at_a_time(model: Any) -> int:
-    """Of a batch, with padding: so many that their logits stay small beside the model."""
+    """Returns the tokens per batch, padding included, for which the logits stay small beside the model."""
     vocabulary: int = model.get_input_embeddings().weight.shape[0]
     return max(1, min(BATCH_TOKENS, _LOGITS_NBYTES // (4 * vocabulary)))
 
 
 def looks_ahead(model: Any, ids: Sequence[int]) -> bool:
-    """Whether what is said of earlier tokens depends on the last one, as with BERT's kind where its config does not say
-    is_decoder: transformers has such classes among the causal ones. ids: of a text, two or more."""
+    """Returns whether results for earlier tokens depend on the last one, as in models like BERT whose config does not
+    set is_decoder: transformers lists such classes as causal. ids: token ids of a text, two or more."""
     rows = model.get_input_embeddings().weight.shape[0]
     first = [*ids[:_TRIED]]
     pair = torch.tensor([first, [*first[:-1], (first[-1] + 1) % rows]])
@@ -32,9 +32,9 @@ def looks_ahead(model: Any, ids: Sequence[int]) -> bool:
 
 
 def logits_of(model: Any, texts: TokenizedTexts, batch: Sequence[int]) -> torch.Tensor:
-    """float32 [texts of the batch, longest, vocabulary]; what is beyond a text's own length is of padding.
+    """Returns float32 [texts of the batch, longest, vocabulary]. Values beyond a text's own length belong to padding.
 
-    Padding is at the right, where a causal model's earlier positions do not see it.
+    Padding is on the right, where earlier positions of a causal model do not see it.
     """
     with torch.inference_mode():
         inputs = texts.inputs(batch)

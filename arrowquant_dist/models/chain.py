@@ -1,11 +1,11 @@
-"""A model as a chain of parts, of which one at a time has its weights in memory: what is before its blocks, each block,
-and what comes after.
+"""A model as a chain of parts, only one of which has its weights in memory at a time: what precedes the blocks, each
+block, and what follows them.
 
-transformers builds the model, without values (build.py). Its blocks are the list of modules that has most of the
-parameters. In their place stand modules that note what the model passes to each block beside the hidden states (masks,
-positions, rotary angles): the model itself makes those, from the tokens alone, so they need not be kept anywhere.
-Whether they do, and whether each block takes just what the one before it gave, is tried with a first text; a model of
-another kind is one single part.
+transformers builds the model, without values (build.py). Its blocks are the list of modules with the most parameters.
+They are replaced by modules that record what the model passes to each block besides the hidden states (masks,
+positions, rotary angles): the model itself computes those from the tokens alone, so they need not be stored anywhere. A
+first text is used to test this, and that each block receives exactly what the previous one returned; a model for which
+it does not hold is a single part.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ Inputs = Mapping[str, torch.Tensor]
 
 @dataclass(slots=True)
 class _Passing:
-    """What the stand-ins of one thread do, and what they met.
+    """How the stand-ins of one thread behave in a forward pass, and what they recorded.
 
-    ends: where the forward is left: before the first block, behind the last one, or nowhere. given: hidden states that
-    come out of the last one; None for those that went in. noise: what is added to them on the way, to see what depends
-    on it. first: what the first block was given. noted: arguments of each block, with _HIDDEN for its hidden states.
+    ends: where the forward pass is left: before the first block, at the last one, or not at all. given: hidden
+    states that the last stand-in returns; None to return those it received. noise: added to the hidden states on the
+    way, to see what depends on them. first: what the first block received. noted: arguments of each block, with _HIDDEN
+    in the place of its hidden states. went: what the latest stand-in returned. is_chain: whether each block received
+    what the previous one returned. on_last: called at the last block.
     """
 
     ends: Literal["first", "last", "never"] = "never"
@@ -67,10 +69,10 @@ class _StandIn(torch.nn.Module):
 
 
 class Chain:
-    """parts: how many there are. slots: of the whole model, whose indices are used everywhere. Safe to run in several
-    threads; `fill`, `empty` and `put` are for one at a time.
+    """A model that is run part by part. Parts may be run in several threads at once; `fill`, `empty` and `put` may not.
 
-    built: of which the chain is the only user. first: inputs that the model is tried with.
+    built: the model, which the chain alone uses. source: its weights. first: inputs to test the model with. parts:
+    number of parts. slots: those of the whole model, whose indices are used everywhere.
     """
 
     def __init__(self, built: Built, source: LayerSource, first: Inputs) -> None:
@@ -79,8 +81,8 @@ class Chain:
         self.left_over = built.left_over
         self._local = threading.local()
         self._blocks: list[torch.nn.Module] = []
-        self._wraps = False  # whether a block gives a tuple, with its hidden states first
-        self._of_slot: list[int] = [0] * len(self.slots)  # 0: outside the blocks
+        self._wraps = False  # whether a block returns a tuple that starts with its hidden states
+        self._of_slot: list[int] = [0] * len(self.slots)  # part of each slot; 0: outside the blocks
         self._before: set[int] = set()
         self._after: set[int] = set()
         for slot in self.slots:
@@ -93,12 +95,12 @@ class Chain:
 
     @property
     def parts(self) -> int:
-        """What is before the blocks, each of them, and what is behind; one for a model that is no chain."""
+        """The number of parts: one before the blocks, each block, and one after them; 1 if the model is not a chain."""
         return len(self._blocks) + 2 if self._blocks else 1
 
     @property
     def head(self) -> frozenset[int]:
-        """The slot of the weight that makes logits, where the model has one."""
+        """The slot of the weight that produces logits, if the model has one."""
         try:
             module = self._model.get_output_embeddings()
         except (AttributeError, NotImplementedError):
@@ -107,12 +109,12 @@ class Chain:
 
     @property
     def hidden_nbytes(self) -> int:
-        """Of what goes from part to part, for each token."""
+        """Bytes per token of the hidden states that pass from part to part."""
         config = self._model.config.get_text_config()
         return 4 * int(getattr(config, "hidden_size", 0)) if self._blocks else 0
 
     def slots_of(self, part: int) -> list[int]:
-        """Indices of the slots whose values the part needs. Those that the ends share are in both."""
+        """Returns the slots whose values the part needs. Slots that the first and last part share are in both."""
         if not self._blocks:
             return [*range(len(self.slots))]
         if part == 0:
@@ -126,14 +128,15 @@ class Chain:
         self._fill([self.slots[index] for index in self.slots_of(part)])
 
     def empty(self, part: int) -> None:
-        """Lets go of them."""
+        """Frees the part's weights."""
         stay = {id(slot) for slot in self._resident()}
         for index in self.slots_of(part):
             if id(self.slots[index]) not in stay:
                 _empty(self.slots[index])
 
     def put(self, values: Mapping[str, torch.Tensor], slots: Sequence[int]) -> None:
-        """Other values for layers in slots that are filled. values: {stored name of a layer: as the source has it}."""
+        """Gives layers in the filled `slots` other values. values: {stored name of a layer: values as in the
+        source}."""
         with torch.no_grad():
             for index in slots:
                 slot = self.slots[index]
@@ -143,7 +146,7 @@ class Chain:
 
     @contextmanager
     def watched(self, part: int, watch: Callable[[Mapping[int, int]], Watch]) -> Iterator[None]:
-        """watch: makes one of {address of a parameter's memory: its slot}."""
+        """Watches the part while the context lasts. watch: makes a Watch of {address of a parameter's memory: slot}."""
         memory = {
             self.slots[index].tensor.untyped_storage().data_ptr(): index for index in self.slots_of(part)
         }
@@ -151,10 +154,10 @@ class Chain:
             yield
 
     def run(self, part: int, inputs: Inputs, hidden: torch.Tensor | None) -> torch.Tensor | None:
-        """What the part makes of one batch: hidden states for the next one; None of the last part.
+        """Runs the part on one batch and returns the hidden states for the next part; None from the last part.
 
-        inputs: of the whole model, int64 [texts, tokens], without padding. hidden: what the part before made, None for
-        the first. Returns None too where a watch had enough.
+        inputs: those of the whole model, int64 [texts, tokens], without padding. hidden: what the previous part
+        returned, None for the first part. Also returns None where a watch raised Enough.
         """
         with torch.no_grad():
             return self._run(part, inputs, hidden)
@@ -162,8 +165,8 @@ class Chain:
     def run_for_gradients(
         self, part: int, inputs: Inputs, hidden: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """As `run`, of a chain of blocks, with what torch needs to know of how it was made; of weights it makes no
-        gradients."""
+        """Runs a part of a chain of blocks as `run` does, but records what torch needs for gradients with respect to
+        `hidden`; weights get no gradients."""
         for index in self.slots_of(part):
             self.slots[index].tensor.requires_grad_(False)  # noqa: FBT003
         with torch.enable_grad():
@@ -209,7 +212,7 @@ class Chain:
         return passing
 
     def passed(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a block's stand-in does when the model calls it."""
+        """Does what a block's stand-in does when the model calls it."""
         passing: _Passing = self._local.passing
         came = args[0] if args else kwargs.get("hidden_states")
         if passing.ends == "first":
@@ -223,7 +226,7 @@ class Chain:
         if is_last and passing.ends == "last":
             raise _Passed
         goes = passing.given if is_last and passing.given is not None else came
-        if isinstance(goes, torch.Tensor):  # another object, to know it by
+        if isinstance(goes, torch.Tensor):  # a new object, to recognize it by identity
             goes = goes + passing.noise if passing.noise else goes.view(goes.shape)
         passing.went = goes
         if is_last and passing.on_last is not None:
@@ -258,8 +261,8 @@ class Chain:
         self._of_slot = [0] * len(self.slots)
 
     def _is_chain(self, first: Inputs) -> bool:
-        """Whether blocks are called one after the other, each with what the one before gave, and nothing else that they
-        are passed depends on that."""
+        """Returns whether the blocks are called one after another, each with what the previous one returned, and none
+        of their other arguments depends on it."""
         with torch.no_grad():
             for self._wraps in (False, True):
                 try:
@@ -272,13 +275,13 @@ class Chain:
                         return False
                     other = self._forward(first, _Passing(noise=1.0))
                 except (RuntimeError, KeyError, TypeError, AttributeError, IndexError, ValueError):
-                    continue  # as of a model whose blocks give the other of the two
+                    continue  # as for a model whose blocks return the other kind of result
                 is_whole = len(one.noted) == len(other.noted) == len(self._blocks)
                 return is_whole and one.is_chain and other.is_chain and _same(one.noted, other.noted)
         return False
 
     def _sort_outer(self, first: Inputs) -> None:
-        """Which of the slots outside the blocks are used before these, and which after."""
+        """Determines which of the slots outside the blocks are used before the blocks, and which after."""
         outer = {index for index, of in enumerate(self._of_slot) if of == 0}
         if not self._blocks:
             return
@@ -290,7 +293,7 @@ class Chain:
             self._after = {*uses.found}
 
     def _resident(self) -> list[Slot]:
-        """What is outside the blocks and small stays in memory."""
+        """Returns the slots that stay in memory: small ones outside the blocks."""
         found = zip(self.slots, self._of_slot, strict=True)
         return [slot for slot, of in found if of == 0 and slot.traced.node.like.numel() <= _RESIDENT]
 
@@ -306,11 +309,11 @@ class Chain:
 
 
 class _Passed(Exception):
-    """Leaves a forward of which nothing more is needed."""
+    """Leaves a forward pass when the rest of it is not needed."""
 
 
 class _Uses(torch.overrides.TorchFunctionMode):
-    """found: which of the tensors take part in anything. tensors: {id: index}."""
+    """Records which of the tensors are used in any operation. tensors: {id: index}. found: indices of those used."""
 
     def __init__(self, tensors: Mapping[int, int]) -> None:
         super().__init__()
@@ -331,7 +334,7 @@ class _Uses(torch.overrides.TorchFunctionMode):
         return tensor
 
 
-_HIDDEN = object()  # in the place of the hidden states among a block's arguments
+_HIDDEN = object()  # stands for the hidden states among a block's arguments
 
 
 def _empty(slot: Slot) -> None:
@@ -340,7 +343,7 @@ def _empty(slot: Slot) -> None:
 
 
 def _changes_of(slots: Sequence[Slot], changes: Sequence[Call]) -> list[Call]:
-    """Those of the model's that are made to these slots."""
+    """Returns those of the model's in-place changes that affect these slots."""
     known = {id(slot.traced) for slot in slots}
 
     def is_known(call: Call) -> bool:

@@ -1,7 +1,7 @@
-"""A checkpoint as what a model is filled from: its own weights, read by ranges from where they lie.
+"""Fills a model from a checkpoint: with its own weights, read by ranges from where they are stored.
 
-The same trip as a dataset's (`build.py`, `fill.py`): no file of it is copied, none of its layers is in memory twice,
-and whatever `quantize` reads can be read so, pickles and codes of quantized models too.
+This works as for a dataset (`build.py`, `fill.py`): no file of the checkpoint is copied and no layer is in memory
+twice. Everything that `quantize` reads can be read this way, including pickles and the codes of quantized models.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from arrowquant_dist.machine import usable_cpus
 from arrowquant_dist.plan.unscaled import check_unscaled
 from arrowquant_dist.storage.uris import is_local
 
-_PIECE_NBYTES = 32 << 20  # of a layer that is read into a tensor: the rest of the budget is for others
+_PIECE_NBYTES = 32 << 20  # of a layer read into a tensor: the rest of the budget is left to others
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointLoads:
-    """A LayerSource (source.py). Its layers are whole rows: what is read of one is a run of its first dimension."""
+    """A LayerSource (source.py) of a checkpoint. Only whole rows of a layer, runs of its first dimension, are read."""
 
     checkpoint: Checkpoint
     layers: dict[str, StoredLayer]
@@ -70,8 +70,8 @@ class CheckpointLoads:
         return self._values(layer, start, stop).then(shaped)
 
     def into(self, region: Region, tensor: torch.Tensor, dtype: str) -> Load[torch.Tensor]:  # noqa: ARG002 - as the protocol has it
-        """Piece by piece: a layer larger than the budget has its values in the tensor all the same. dtype: the
-        layer's own; the tensor's may be another one, to which values are cast."""
+        """Loads values piece by piece, so that even a layer larger than the budget gets its values. dtype: the layer's
+        own; the tensor may have another one, to which values are cast."""
         layer = region.layer
         first, last = _span(region)
         step = self._piece(layer)
@@ -94,11 +94,11 @@ class CheckpointLoads:
         return Load(layer.name, peak, 0, begin)
 
     def _piece(self, layer: StoredLayer) -> int:
-        """Values that are read at a time."""
+        """Returns the number of values read at a time."""
         return max(1, min(_PIECE_NBYTES, self.budget.limit_nbytes // 8) // DTYPES[layer.dtype].itemsize)
 
     def _values(self, layer: StoredLayer, start: int, stop: int) -> Load[np.ndarray]:
-        """Values [start, stop) in C order, as bytes."""
+        """Loads values [start, stop), in C order, as bytes."""
         own = self.stored[layer.name]
         made = own.encoding.slice(own, start, stop)
         nbytes = (stop - start) * DTYPES[layer.dtype].itemsize
@@ -117,7 +117,7 @@ class CheckpointLoads:
 
 
 def _span(region: Region) -> tuple[int, int]:
-    """Of values in C order. Whole rows in one run, which is all that models are filled by."""
+    """Returns the range of the values in C order. The region has whole rows in one run; models need no others."""
     [rows] = region.runs
     columns = region.layer.columns
     return rows.start * columns, rows.stop * columns
@@ -127,11 +127,11 @@ def _span(region: Region) -> tuple[int, int]:
 def checkpoint_loads(
     uri: Location, storage: Storage, memory_nbytes: int, unscaled: Sequence[str] = ()
 ) -> Iterator[CheckpointLoads]:
-    """The layers of the checkpoint at `uri`, as `open_checkpoint` takes it.
+    """Opens the layers of the checkpoint at `uri`, which open_checkpoint accepts.
 
-    memory_nbytes: the most that is in flight. unscaled: patterns of float8 layers whose numbers are the weights, as of
-    a config's unscaled_float8. Raises what `open_checkpoint` and a plan raise, and SourceChanged at the end where a
-    file is not what it was when its headers were read.
+    memory_nbytes: the most bytes in flight. unscaled: patterns of float8 layers whose numbers are the weights
+    themselves, as unscaled_float8 in a config. Raises what `open_checkpoint` and a plan raise, and SourceChanged at the
+    end if a file has changed since its headers were read.
     """
     checkpoint = open_checkpoint(uri, storage)
     check_unscaled(checkpoint, unscaled if checkpoint.unscaled else ())

@@ -1,4 +1,5 @@
-"""Weights of a traced model that stay codes: whole rows of layers, put together as transformers puts values."""
+"""Weights of a traced model that stay codes: whole rows of layers, put together as transformers puts values
+together."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class CodedSlot:
 
     @property
     def spans(self) -> dict[str, range]:
-        """Of each layer the rows from the first to the last that are needed."""
+        """The rows that are needed of each layer, from the first to the last."""
         starts: dict[str, int] = {}
         stops: dict[str, int] = {}
         for run in self.runs:
@@ -42,9 +43,9 @@ class CodedSlot:
 def coded_slots(
     slots: Sequence[Slot], changes: Sequence[Call], layers: Mapping[str, StoredLayer]
 ) -> list[CodedSlot]:
-    """Those of `slots` that are the weight of plain linear layers and embeddings alone, and rows of layers that are
-    codes of one form. layers: by the names that they are stored under. changes: what is done to values in place, as
-    transformers zeroes some padding rows; what is changed has to be decoded."""
+    """Returns those of `slots` that are used only as weights of plain linear layers and embeddings and consist of rows
+    of layers with codes of the same form. layers: by their stored names. changes: in-place changes, such as
+    transformers zeroing a padding row; a changed weight has to be decoded."""
     changed = changed_in_place(changes)
     found = []
     for slot in slots:
@@ -58,7 +59,7 @@ def coded_slots(
 
 
 class Coding:
-    """What the slots consist of, read as codes. nbytes: of codes, scales and zero points, as they are stored."""
+    """Reads what the slots consist of as codes. nbytes: stored size of codes, scales and zero points."""
 
     def __init__(self, coded: Sequence[CodedSlot], loads: Loads) -> None:
         self._coded, self._loads = coded, loads.of_codes()
@@ -68,9 +69,9 @@ class Coding:
         self.nbytes = sum(self._loads.nbytes(region) for _, region in self._parts)
 
     def put(self, model: torch.nn.Module, activations: Activations | None, told: ModelProgress) -> None:
-        """Puts modules that compute with the codes in the places of the slots' modules, whose biases have their values.
+        """Replaces the modules of the slots, whose biases are filled already, by modules that compute with the codes.
 
-        Takes the memory of the codes, and the budget. Raises CorruptWeights, StorageError.
+        Takes memory for the codes, and the budget. Raises CorruptWeights, StorageError.
         """
         opened = self._loads.opened
         parts: list[dict[str, QuantWeight]] = [{} for _ in self._coded]
@@ -102,7 +103,7 @@ def _joined(each: CodedSlot, parts: Mapping[str, QuantWeight]) -> QuantWeight:
 
 
 def _are_of_one_form(layers: Sequence[StoredLayer], like: torch.Tensor) -> bool:
-    """Matrices of codes of as many bits, columns and values a scale."""
+    """Returns whether all are matrices of codes with the same bits, columns and group size."""
     if not all(is_packable(layer.quant_type, layer.shape, layer.row_dims) for layer in layers):
         return False
     forms = {(layer.quant_type, layer.columns, _group_size(layer)) for layer in layers}

@@ -1,13 +1,14 @@
-"""What a model decides by its numbers, such as which experts a token goes to: noted along one path, repeated on the
-other.
+"""Decisions that a model makes from its numbers, such as which experts a token goes to: recorded on one path and
+replayed on the other.
 
-Two paths of one model differ by little, but where a router's scores are close, that little sends a token elsewhere, and
-then nothing on one path is the other's counterpart. Statistics of experts are of the original's routing: the quantized
-path is sent the same way, and each expert gets the values that its tokens have there. What that path would give to an
-expert of its own choice has no counterpart, and so no target that it could come near to.
+Two paths of one model differ by little, but where a router's scores are close, that little sends a token to another
+expert, and then the two paths have no corresponding values. Statistics of experts follow the original's routing: the
+quantized path is routed the same way, and each expert gets the values that its tokens have on that path. What the
+quantized path would send to experts of its own choice has no counterpart, and so no target to approach.
 
-A decision is what torch makes of numbers that is none itself: places and truth values (topk, argmax, comparisons). With
-places that are repeated come the values that the path itself has there.
+A decision is a result of torch that is not floating-point although it was computed from floating-point numbers: indices
+and truth values (topk, argmax, comparisons). Where indices are replayed, the values that go with them are the path's
+own.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from typing import Any, Protocol
 
 import torch
 
-# Functions that give values and their places, and which of their arguments is the axis.
+# Functions that return values and their indices, and the position of the axis among their arguments.
 _AXES = {"topk": 2, "kthvalue": 2, "sort": 1, "max": 1, "min": 1, "median": 1, "mode": 1}
 
 
 class Decides(Protocol):
     def __call__(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:
-        """What takes the place of `result`, which torch's function of this name gave."""
+        """Returns what replaces `result`, which torch's function of this name returned."""
 
 
 class Decisions:
-    """Of one batch. note: along the first path. repeat: along the other one, afterwards."""
+    """The decisions of one batch. note: records them on the first path. repeat: replays them on the other, later."""
 
     def __init__(self) -> None:
         self._noted: list[tuple[str, torch.Tensor]] = []
@@ -36,18 +37,19 @@ class Decisions:
 
     @property
     def are_repeated(self) -> bool:
-        """Whether the other path decided as the first one did, at each point."""
+        """Whether the other path came to the same decision points as the first, in the same order."""
         return not self._differs and self._at == len(self._noted)
 
     def note(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:
-        """See Decides."""
+        """Records a decision. See Decides."""
         decided = _decided(args, kwargs, result)
         if decided is not None:
             self._noted.append((name, decided))
         return result
 
     def repeat(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:
-        """See Decides. From the first call on that is not the one that was noted, the path is left to itself."""
+        """Replays a decision; see Decides. After the first call that does not match the recorded one, nothing more is
+        replaced."""
         own = _decided(args, kwargs, result)
         if own is None or self._differs:
             return result
@@ -63,7 +65,7 @@ class Decisions:
 
 
 def _decided(args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> torch.Tensor | None:
-    """The places or truth values of a result that was made of numbers; of values and places, the places."""
+    """Returns the indices or truth values in a result that was computed from floating-point numbers, or None."""
     found = result[1] if isinstance(result, tuple) and len(result) == 2 else result
     if not isinstance(found, torch.Tensor) or found.is_floating_point() or found.is_complex():
         return None
@@ -75,7 +77,7 @@ def _decided(args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> tor
 def _with(
     name: str, result: Any, decided: torch.Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
-    """The result with other places, and the values that are there; None where it is not known along which axis."""
+    """Returns the result with the other indices and the values at these; None if the axis is not known."""
     if not isinstance(result, tuple):
         return decided
     if name not in _AXES:

@@ -1,4 +1,4 @@
-"""Embeddings of texts: by a model of sentence-transformers as it pools itself, or by an encoder's mean over tokens."""
+"""Embeddings of texts: from a sentence-transformers model with its own pooling, or as an encoder's mean over tokens."""
 
 from __future__ import annotations
 
@@ -31,14 +31,17 @@ from arrowquant_dist.models.tokens import (
     tokenized,
 )
 
-TextsDone = Callable[[int], None]  # how many texts more have their embedding
+TextsDone = Callable[[int], None]  # called with the number of further texts that have their embedding
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """values: float32 [texts, dimensions], in the order of the texts. tokens: of all texts, without padding; None where
-    the model has no tokenizer of transformers. cut: texts that were longer than longest tokens. pooling: for people.
-    left_over: layers that the model has no place for."""
+    """The embeddings of texts.
+
+    values: float32 [texts, dimensions], in the order of the texts. tokens: number of tokens of all texts, without
+    padding; None if the model has no tokenizer of transformers. cut: number of texts that were longer than `longest`
+    tokens. pooling: a description for people. left_over: layers that the model has no place for.
+    """
 
     values: np.ndarray
     tokens: int | None
@@ -56,7 +59,7 @@ def embed(
     loaded: ProgressCallback | None,
     done: TextsDone,
 ) -> Embedded:
-    """The texts' embeddings by the model of `files` with the weights of `source`, which is in memory meanwhile only."""
+    """Embeds texts with the model of `files` and the weights of `source`, which are in memory only meanwhile."""
     if kind.name == "sentence-transformers":
         return _of_sentences(sentence_transformer(files, source, loaded), files, texts, done)
     model, left_over = transformers_model(kind, source, loaded)
@@ -64,7 +67,7 @@ def embed(
 
 
 def _of_sentences(model: Any, files: SmallFiles, texts: Sequence[str], done: TextsDone) -> Embedded:
-    """By its own modules, prompt, lengths and pooling."""
+    """Embeds with the model's own modules, prompt, lengths and pooling."""
     from transformers import PreTrainedTokenizerBase
 
     tokenizer = getattr(model, "tokenizer", None)
@@ -98,7 +101,7 @@ def _of_tokens(model: Any, tokenizer: Any, texts: Sequence[str], done: TextsDone
 
 
 def _means(base: Any, texts: TokenizedTexts) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Last hidden states, averaged over the tokens that are no padding."""
+    """Yields the last hidden states averaged over the tokens that are not padding."""
     for batch in batches(texts.lengths):
         inputs = texts.inputs(batch)
         with torch.inference_mode():
@@ -107,7 +110,7 @@ def _means(base: Any, texts: TokenizedTexts) -> Iterator[tuple[list[int], np.nda
 
 
 def _in_order(found: Iterable[tuple[list[int], np.ndarray]], done: TextsDone) -> np.ndarray:
-    """What batches of texts came to, in the order of the texts."""
+    """Puts the results of batches in the order of the texts."""
     places: list[int] = []
     values: list[np.ndarray] = []
     for batch, of_batch in found:

@@ -1,5 +1,5 @@
-"""The small files of a dataset (config, tokenizer, generation settings) as a local folder, for libraries that open
-nothing else, and the parts of a model that they name."""
+"""The small files of a dataset (config, tokenizer, generation settings) as a local folder, for libraries that can open
+nothing else, and the parts of a model that these files name."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, is_read
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
-# What who edited a file on purpose can do. A config that is given takes the place of config.json.
+# Advice for users who edited a file on purpose. A config that is passed takes the place of config.json.
 _ALL_UNVERIFIED = "pass verify=False, with which nothing is verified"
 _GIVEN_CONFIG = "pass config= with its folder (weights stay verified) or verify=False (nothing is verified)"
 
 
 @dataclass(frozen=True, slots=True)
 class SmallFiles:
-    """uri: where they are, safe to show. folder: where they are on this machine. paths: theirs, within it. components:
-    the folders that the model's configs name, of sentence-transformers and diffusers; the folder itself where none is
-    named. manifest: of the run that copied them; None where there is none, or nothing is
-    to be verified."""
+    """The small files of a dataset or a checkpoint.
+
+    uri: their location, safe to show. folder: the local folder that has them. paths: their paths within it. components:
+    the folders that the model's configs name, for sentence-transformers and diffusers; the folder itself if none is
+    named. manifest: that of the run that copied them; None if there is none, or if nothing is to be verified.
+    """
 
     uri: str
     folder: Path
@@ -39,9 +41,9 @@ class SmallFiles:
     manifest: Manifest | None
 
     def check(self, wanted: Callable[[str], bool], if_meant: str = _ALL_UNVERIFIED) -> None:
-        """CorruptWeights names the first path of those `wanted` whose file is not what the run copied,
-        IncompleteDataset one that is gone: programs might do without it in silence. if_meant: what who edited it on
-        purpose can do."""
+        """Raises CorruptWeights for the first path among those `wanted` whose file is not what the run copied, and
+        IncompleteDataset for a missing one, which programs might silently do without. if_meant: advice for a user who
+        edited it on purpose."""
         if self.manifest is not None:
             listed_paths = [sidecar.path for sidecar in self.manifest.sidecars]
             for path in filter(wanted, dict.fromkeys((*self.paths, *listed_paths))):
@@ -60,7 +62,8 @@ class SmallFiles:
         return any(component.named_by == MODULES for component in self.components)
 
     def part(self, subfolder: str) -> Path:
-        """The local folder of one model. InvalidConfig, with those that there are, where it has no config.json."""
+        """Returns the local folder of one model. Raises InvalidConfig, listing those with a config.json, if it has
+        none."""
         place = self.folder / subfolder
         if (place / CONFIG).is_file():
             return place
@@ -72,23 +75,24 @@ class SmallFiles:
         raise InvalidConfig(message, uri=f"{self.uri.rstrip('/')}/{subfolder}".rstrip("/"))
 
     def check_config(self, subfolder: str) -> None:
-        """As `check`, of what says what a part is."""
+        """Checks, as `check` does, the file that says what a part is."""
         self.check(str(PurePosixPath(subfolder) / CONFIG).__eq__, _GIVEN_CONFIG)
 
     def check_generation(self, subfolder: str) -> None:
-        """As `check`, of what says how a part generates."""
+        """Checks, as `check` does, the file that says how a part generates."""
         self.check(str(PurePosixPath(subfolder) / GENERATION).__eq__)
 
     def check_all(self) -> None:
-        """As `check`, of all but what people read and write."""
+        """Checks, as `check` does, all files that programs read, but not those that people read and write."""
         self.check(is_read)
 
     def prefix(self, subfolder: str) -> str:
-        """Of the names of a part's layers."""
+        """Returns the prefix of the names of a part's layers."""
         return f"{subfolder.strip('/').replace('/', '.')}." if subfolder.strip("/") else ""
 
     def is_of_part(self, name: str, subfolder: str) -> bool:
-        """Whether a layer is of that part: its name begins with the part's prefix, and with no longer one."""
+        """Returns whether a layer belongs to the part: its name starts with that part's prefix, and with no longer
+        one."""
         prefixes = {"", *(c.prefix for c in self.components), self.prefix(subfolder)}
         longest = max((p for p in prefixes if name.startswith(p)), key=len)
         return longest == self.prefix(subfolder)
@@ -96,10 +100,10 @@ class SmallFiles:
 
 @contextmanager
 def small_files(uri: str, storage: Storage, *, verify: bool) -> Iterator[SmallFiles]:
-    """What a dataset has beside its weights: where it lies if that is local, else copies, gone afterwards.
+    """Yields the files that a dataset has beside its weights: in place if it is local, otherwise temporary copies.
 
-    Copied is what `quantize` copies: no weights, no code, nothing over 32 MiB. verify: the file that names folders,
-    and that the others can be checked. Raises NotFound, StorageError, CorruptWeights.
+    They are the files that `quantize` copies: no weights, no code, nothing over 32 MiB. verify: whether to check the
+    file that names folders, and to make the others checkable. Raises NotFound, StorageError, CorruptWeights.
     """
     store = open_store(uri, storage)
     if is_local(uri) and not Path(store.uri).exists():
@@ -121,7 +125,7 @@ def small_files(uri: str, storage: Storage, *, verify: bool) -> Iterator[SmallFi
         return
     with temporary_folder() as folder:
         for path in paths:
-            content = store.read(path)  # which refuses a path that leads out
+            content = store.read(path)  # refuses a path that leads outside
             with written_here(folder / path):
                 (folder / path).write_bytes(content)
         yield SmallFiles(store.uri, folder, paths, components, manifest)

@@ -1,4 +1,4 @@
-"""A traced model becomes a real one: each layer is read once, in storage order, and goes straight to its places."""
+"""Turns a traced model into a real one: each layer is read once, in storage order, straight to its places."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from arrowquant_dist.models.progress import ModelProgress
 from arrowquant_dist.models.source import LayerSource
 from arrowquant_dist.models.traced import Call, Node, Origin, Traced, evaluated, make_changes
 
-# Of the budget: what one read of a layer may take, so that others go on beside it.
+# Divisor of the budget: one read of a layer may take this share, so that others can go on beside it.
 _SHARE = 4
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One traced tensor of a model. places: the modules that have it, and under which names; several where it is tied.
-    tensor: what takes its place."""
+    """One traced tensor of a model. places: modules that have it, each with its name there; several if it is tied.
+    tensor: the tensor that replaces it."""
 
     traced: Traced
     tensor: torch.Tensor
@@ -40,21 +40,21 @@ class Slot:
             tensor = torch.nn.Parameter(tensor, requires_grad=self.traced.requires_grad)
         for name, value in vars(self.traced).items():
             if name not in ("node", "step"):
-                setattr(tensor, name, value)  # what transformers has noted there
+                setattr(tensor, name, value)  # attributes that transformers has set
         for module, name in self.places:
             setattr(module, name, tensor)
         self.tensor = tensor
 
 
 def zeros_in_one(like: torch.Tensor) -> torch.Tensor:
-    """A tensor of its shape and dtype, on the CPU: zeros, each the same one."""
+    """Returns a tensor of the shape and dtype of `like`, on the CPU: zeros that all share one place in memory."""
     return torch.zeros((), dtype=like.dtype).expand(like.shape)
 
 
 def slots_of(model: torch.nn.Module) -> list[Slot]:
-    """Every traced tensor of a model. What takes their places has memory once a Filling is there for it: asked for of
-    all of a deep model at once, and given back, it left an allocator with room for the model, all over which it then
-    put what was asked for part by part."""
+    """Returns every traced tensor of a model. Their replacements only get memory when a Filling is made for them:
+    memory allocated for all of a deep model at once and then freed left the allocator with room for the whole model,
+    over which it then scattered what was allocated part by part."""
     slots: dict[int, Slot] = {}
     for module in model.modules():
         parameters = module.named_parameters(recurse=False, remove_duplicate=False)
@@ -69,16 +69,16 @@ def slots_of(model: torch.nn.Module) -> list[Slot]:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What one load has put in its places: bytes there, of a layer by the name that it is stored under."""
+    """What one load has put in place: bytes, and the stored name of the layer that they are from."""
 
     layer: str
     nbytes: int
 
 
 class Filling:
-    """What the slots consist of, read and put there. They have memory from now on.
+    """Reads what the slots consist of and puts it in place. Allocates the memory of the slots when it is made.
 
-    nbytes: of all values that layers have in the slots.
+    nbytes: size in bytes of all values that layers have in the slots.
     """
 
     def __init__(self, slots: Sequence[Slot], changes: Sequence[Call], source: LayerSource) -> None:
@@ -97,10 +97,10 @@ class Filling:
         self.nbytes = sum(placement.out.nbytes for placement in every if placement.sources)
 
     def fill(self, told: ModelProgress) -> None:
-        """Reads, then makes the changes. told: called by this thread for what is in its place.
+        """Reads the layers, then makes the changes. told: called by this thread for values that are in place.
 
-        Takes the memory of the slots, and the budget. Raises CorruptWeights, StorageError; MemoryBudgetExceeded where a
-        layer that has to be whole at once does not fit.
+        Takes memory for the slots, and the budget. Raises CorruptWeights, StorageError, and MemoryBudgetExceeded if a
+        layer that has to be decoded as a whole does not fit.
         """
         source = self._source
         found = (
@@ -115,7 +115,7 @@ class Filling:
                 told(filled.layer, filled.nbytes)
         finally:
             stream.close()
-            stream.pool.shutdown()  # no thread decodes into what is given up
+            stream.pool.shutdown()  # afterwards no thread decodes into tensors that are given up
         for placement in self._joint:
             _place_jointly(placement, source)
             if placement.sources:
@@ -126,7 +126,7 @@ class Filling:
 
 
 def _loads(layer: StoredLayer, placements: list[Placement], source: LayerSource) -> Iterator[Load[Filled]]:
-    """Each has put the values that it read in their places."""
+    """Yields loads that each put the values they read in their places."""
     whole = Region.whole(layer)
     if not all(placement.is_plain for placement in placements):
         load = source.decoded(whole, layer.dtype)
@@ -143,8 +143,8 @@ def _loads(layer: StoredLayer, placements: list[Placement], source: LayerSource)
 
 
 def _runs(layer: StoredLayer, source: LayerSource) -> list[slice]:
-    """Rows that are decoded at a time, to be cast: all where that leaves room for others beside them, else block by
-    block, as they are stored, and blocks that are too large in halves."""
+    """Returns runs of rows to decode one at a time, to be cast: all rows if that leaves room for other loads, otherwise
+    the stored blocks one by one, with blocks that are too large halved."""
     limit = source.budget.limit_nbytes
 
     def peak(run: slice) -> int:
@@ -182,7 +182,7 @@ def _place(name: str, placements: Sequence[Placement], values: torch.Tensor) -> 
 def _copy(
     name: str, placements: Iterable[Placement], rows: slice, direct: Placement | None, values: torch.Tensor
 ) -> Filled:
-    """direct: the one of the placements that has its values already."""
+    """Copies values to the placements. direct: the placement into which they were already decoded."""
     nbytes = 0
     for placement in placements:
         place = placement.out[rows] if placement.out.dim() else placement.out
@@ -193,7 +193,8 @@ def _copy(
 
 
 def _place_jointly(placement: Placement, source: LayerSource) -> None:
-    """What needs several layers at once, all of which the budget has to hold beside what is made of them."""
+    """Fills a placement that needs several layers at once. The budget has to hold all of them and what is made of
+    them."""
     budget = source.budget
     layers = [source.layers[name] for name in placement.sources]
     nbytes = sum(layer.source_nbytes for layer in layers) + _made_nbytes([placement])
@@ -207,7 +208,7 @@ def _place_jointly(placement: Placement, source: LayerSource) -> None:
 
 
 def _made_nbytes(placements: Iterable[Placement]) -> int:
-    """At most so much is made on the way to the places, one placement after another."""
+    """Returns a bound on the bytes of intermediate results for the placements, one after another."""
     return max(_of_all(placement.value) for placement in placements)
 
 

@@ -1,4 +1,4 @@
-"""What a model makes of texts, told by its config: an embedding, the next token, or something else."""
+"""What a model computes from texts, told by its config: an embedding, the next token, or something else."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ _GENERATES = "ForConditionalGeneration"
 
 @dataclass(frozen=True, slots=True)
 class ModelKind:
-    """name: `causal` says the next token; `encoder` gives each token a vector; `sentence-transformers` pools those by
-    itself. architecture: the class's name. config, model_class: of transformers; None of sentence-transformers'."""
+    """What kind a model is.
+
+    name: `causal` predicts the next token; `encoder` gives each token a vector; `sentence-transformers` pools those
+    itself. architecture: name of the class. config, model_class: transformers' own; None for sentence-transformers.
+    """
 
     name: KindName
     architecture: str
@@ -29,13 +32,13 @@ class ModelKind:
 
 
 def kind_of_model(files: SmallFiles) -> ModelKind:
-    """What the small files of a model say. InvalidConfig for kinds that are not evaluated."""
+    """Returns the kind that a model's small files say. Raises InvalidConfig for kinds that are not evaluated."""
     if files.is_sentence_model:
         return ModelKind("sentence-transformers", "SentenceTransformer")
     if files.is_pipeline:
         raise InvalidConfig(f"a pipeline of diffusers {_NEITHER}", uri=files.uri)
     transformers = imported_transformers()
-    files.part("")  # which says what to do where no config.json is there
+    files.part("")  # raises with advice if there is no config.json
     config = config_of(files.folder, transformers.AutoModel, files.uri)
     architectures = getattr(config, "architectures", None) or []
     if len(architectures) != 1 or not isinstance(architectures[0], str):
@@ -61,14 +64,14 @@ def kind_of_model(files: SmallFiles) -> ModelKind:
 
 
 def _causal() -> set[str]:
-    """Names of classes."""
+    """Returns the names of causal classes."""
     from transformers.models.auto import modeling_auto
 
     return _classes(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def _types_of_texts() -> set[str]:
-    """Types of models that read texts alone."""
+    """Returns the types of models that read only texts."""
     from transformers.models.auto import modeling_auto
 
     names = (

@@ -1,4 +1,4 @@
-"""A model whose weights are known to be made of layers, so that others can be made of other values of these."""
+"""Models whose weights are known to be made of certain layers, so that other weights can be made of other values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from arrowquant_dist.models.traced import Node, Origin, changed_in_place
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MadeTensor:
-    """A tensor of a model, and the node that says how it is made of layers. is_changed: in place, afterwards."""
+    """A tensor of a model, and the node that says how it is made of layers. is_changed: whether it was changed in place
+    afterwards."""
 
     tensor: torch.Tensor
     node: Node
@@ -23,7 +24,7 @@ class MadeTensor:
 
 @dataclass(frozen=True, slots=True)
 class FilledModel:
-    """made: each tensor of the model that layers have filled. left_over: layers that it has no place for."""
+    """A filled model. made: each of its tensors that layers have filled. left_over: layers that it has no place for."""
 
     model: Any
     made: tuple[MadeTensor, ...]
@@ -31,12 +32,12 @@ class FilledModel:
 
 
 def made_of(built: Built) -> list[MadeTensor]:
-    """Of a model that is filled."""
+    """Returns how each tensor of a filled model was made."""
     changed = changed_in_place(built.changes)
     return [MadeTensor(slot.tensor, slot.traced.node, id(slot.traced) in changed) for slot in built.slots]
 
 
 def plain_origin(layer: StoredLayer) -> Origin:
-    """The node of a tensor that is a layer as it is."""
+    """Returns the node of a tensor that is an unchanged layer."""
     like = torch.empty(layer.shape, dtype=getattr(torch, layer.dtype), device="meta")
     return Origin(layer.name, like, lambda name: name != layer.name, [])

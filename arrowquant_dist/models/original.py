@@ -1,8 +1,8 @@
-"""Whether the model that a dataset is trained after, or compared with, is the one that it was made of, by its weights.
+"""Checks by weights that a dataset was made from the model that it is trained after, or compared with.
 
-What is stored byte for byte, or in 16 bits, has to be the model's; and how far quantized layers are from the model's
-has to be what the dataset's report says of them, which holds for the weights that it was made of alone: those of a
-model that was trained further are off by something else. All of both is read for that, once more than it is anyway.
+Layers stored byte for byte or in 16 bits have to equal the model's. For quantized layers, the distance from the model's
+weights has to be the error in the dataset's report, which holds only for the weights that the dataset was made from: a
+model that was trained further has another distance. This reads all of both once more.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from arrowquant_dist.models.checkpoint import CheckpointLoads
 from arrowquant_dist.models.source import LayerSource, stored_names
 from arrowquant_dist.target.manifest import Manifest, hash_of
 
-AND_TRAINED = ", trained"  # after why a layer is kept, in a dataset that was trained
+AND_TRAINED = ", trained"  # follows the reason why a layer is kept, in a dataset that was trained
 _LAYERS_PATH = "report/layers.parquet"
 _KEPT = ({"none"}, {"fp16"})
-# Sums in float32 within a row and float64 beyond; and of a copy in another dtype, in multiples of the weights.
+# Tolerance for sums in float32 within a row and float64 beyond; and for a copy in another dtype, relative to the
+# weights.
 _OF_ERROR, _OF_WEIGHTS = 1e-4, 2.0**-8
 
 
 def refuse_other_original(
     original: CheckpointLoads, stored: Loads, manifest: Manifest, trained: Iterable[str]
 ) -> None:
-    """ModelMismatch where `difference_from_original` finds one."""
+    """Raises ModelMismatch where `difference_from_original` finds a difference."""
     difference = difference_from_original(original, stored, manifest, trained)
     if difference is not None:
         message = f"it was not made of the weights of {original.uri} ({difference}); give the model that it was made of"
@@ -46,15 +47,17 @@ def refuse_other_original(
 def difference_from_original(
     original: CheckpointLoads, stored: Loads, manifest: Manifest, trained: Iterable[str]
 ) -> str | None:
-    """What shows that the dataset was made of other weights, by layers' names; None where nothing does. original: with
-    the dataset's names and shapes. manifest: of the dataset. trained: layers that are kept with values that are not the
-    original's. Raises what reading raises."""
+    """Returns evidence that the dataset was made from other weights, with layers' names, or None if there is none.
+
+    original: has the dataset's names and shapes. manifest: the dataset's. trained: layers that are kept with values
+    other than the original's. Raises what reading raises.
+    """
     found = _other_kept(original, stored, {*trained}) or _other_quantized(original, stored, manifest)
     return f"other values in {listed(sorted(found))}" if found else None
 
 
 def trained_names(reasons: Mapping[str, str]) -> frozenset[str]:
-    """Layers that are kept with other values than the original's. reasons: {layer: why it is kept}."""
+    """Returns the layers kept with values other than the original's. reasons: {layer: reason why it is kept}."""
     return frozenset(name for name, reason in reasons.items() if reason.endswith(AND_TRAINED))
 
 
@@ -76,7 +79,7 @@ def _is_kept(layer: StoredLayer) -> bool:
 
 
 def _sample(source: LayerSource, layer: StoredLayer) -> SampledLayer:
-    """All of the layer's values; of those in 16 bits as they are stored."""
+    """Returns all of a layer's values; for layers stored in 16 bits, in the form in which they are stored."""
     values = load_now(source.decoded(Region.whole(layer), layer.dtype), source.budget)
     if any(block.header.quant_type == "fp16" for block in layer.blocks):
         return SampledLayer(layer.shape, "float16", bytes_of(values.half()).tobytes())
@@ -96,7 +99,7 @@ def _other_quantized(original: CheckpointLoads, stored: Loads, manifest: Manifes
 
 
 def _recorded(stored: Loads, manifest: Manifest) -> Mapping[str, float]:
-    """{quantized layer: the mean of its squared errors}; none where the dataset was made without a report.
+    """Returns {quantized layer: its mean squared error}; empty if the dataset was made without a report. Raises
     CorruptWeights, NotFound."""
     file = next((file for file in manifest.report if file.path == _LAYERS_PATH), None)
     if file is None:
@@ -115,7 +118,7 @@ def _recorded(stored: Loads, manifest: Manifest) -> Mapping[str, float]:
 
 
 def _distance(original: CheckpointLoads, stored: Loads, own: str, name: str) -> tuple[float, float]:
-    """Root mean squares of the error, and of the weights; some rows at a time."""
+    """Returns the root mean squares of the error and of the weights, computed some rows at a time."""
     one, other = original.layers[own], stored.layers[name]
     rows, columns = other.shape[0], other.num_params // other.shape[0]
     step = max(1, min(original.budget.limit_nbytes, stored.budget.limit_nbytes) // (64 * max(1, columns)))

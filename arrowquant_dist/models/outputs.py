@@ -1,4 +1,4 @@
-"""What a model makes of a batch of texts on its way and at its end: to train one model by another's."""
+"""Intermediate and final outputs of a model for a batch of texts, to train one model to match another."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _NONE: Parameters = {}
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """hidden: float32 [tokens, width] of each step on the way, of real tokens alone, text by text. final: float32
-    embeddings [texts, dimensions]; of a causal model logits [tokens that have a next one, vocabulary]."""
+    """The outputs for one batch. hidden: of each step, float32 [tokens, width], real tokens only, text by text. final:
+    float32 embeddings [texts, dimensions], or a causal model's logits [tokens that have a next one, vocabulary]."""
 
     hidden: tuple[torch.Tensor, ...]
     final: torch.Tensor
 
 
 class Reader:
-    """Runs a model of texts, whichever kind it is. The model is asked for its hidden states from now on."""
+    """Runs a text model of any kind. From its creation on, the model is set to return its hidden states."""
 
     def __init__(self, kind: ModelKind, model: Any) -> None:
         self.kind, self.model = kind, model
@@ -48,8 +48,8 @@ class Reader:
         return self.kind.name == "causal"
 
     def tokenized(self, files: SmallFiles, texts: list[str], longest: int) -> TokenizedTexts:
-        """Cut to `longest` tokens, or what the model takes. InvalidConfig where it has no tokenizer of transformers, or
-        a text has no tokens."""
+        """Tokenizes texts, cut to `longest` tokens or what the model takes. Raises InvalidConfig if the model has no
+        tokenizer of transformers, or an id is beyond the model's embeddings."""
         tokenizer = self._tokenizer(files)
         config = self._inner.config
         limit = longest_input(tokenizer, config, positions_before_the_first(self._inner)) or longest
@@ -58,7 +58,8 @@ class Reader:
         return made
 
     def run(self, inputs: Mapping[str, torch.Tensor], parameters: Parameters = _NONE) -> Outputs:
-        """inputs: as TokenizedTexts makes them. parameters: tensors that take the place of the model's own, by name."""
+        """Runs the model. inputs: as TokenizedTexts makes them. parameters: {name: tensor to use instead of the
+        model's}."""
         hidden, final = self._outputs(dict(inputs), dict(parameters))
         mask = inputs["attention_mask"].bool()
         return Outputs(tuple(states[mask].float() for states in hidden), final.float())
@@ -94,7 +95,7 @@ class Reader:
 
 
 def _inner(kind: ModelKind, model: Any) -> Any:
-    """The model of transformers that has the hidden states."""
+    """Returns the model of transformers whose hidden states are used."""
     from transformers import PreTrainedModel
 
     if kind.name != "sentence-transformers":

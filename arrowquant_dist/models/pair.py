@@ -1,8 +1,8 @@
-"""A model and a dataset of it, opened to be compared: one config, one tokenizer, two sets of weights.
+"""Opens a model and a dataset of it for comparison: one config, one tokenizer, two sets of weights.
 
-Both models are built of MODEL's small files, so that they differ by their weights alone. Weights have the values that
-`load_model` gives (those of a dataset decoded to the source's dtype, as bfloat16), and are computed with in float32:
-what is measured is the error of what is stored, and not that of arithmetic in 16 bits, which differs by machine.
+Both models are built from the original model's small files, so that they differ only in their weights. Weights have the
+values that `load_model` gives (those of a dataset decoded to the source's dtype, such as bfloat16), but computation is
+in float32: this measures the error of what is stored, not that of 16-bit arithmetic, which differs between machines.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from arrowquant_dist.storage.open import open_store
 from arrowquant_dist.storage.temporary import temporary_folder, written_here
 from arrowquant_dist.storage.uris import is_local, split_uri
 
-# No pooler has a part in what is compared, and many checkpoints lack theirs. What a model has no place for, as a head
-# of pre-training, has none either; from_pretrained only warns of it.
+# A pooler plays no part in what is compared, and many checkpoints lack theirs. Nor do layers that a model has no place
+# for, such as a head from pre-training; from_pretrained only warns about them.
 _ALLOWED = Allowed(initialize=("pooler",), leave_over=("*",))
 _VOCABULARY = re.compile(
     r"tokenizer\.json|tekken\.json|.*vocab.*|.*\.(model|spm|bpe|tiktoken)", re.IGNORECASE
@@ -50,7 +50,7 @@ _VOCABULARY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Small files and layers at one place."""
+    """The small files and the layers at one location."""
 
     files: SmallFiles
     source: LayerSource
@@ -60,8 +60,8 @@ class Opened:
 def opened_model(
     uri: Location, storage: Storage, memory_nbytes: int, unscaled: Sequence[str] = ()
 ) -> Iterator[Opened]:
-    """A checkpoint and the small files beside it, as `quantize` would copy them. Arguments and errors are those of
-    `checkpoint_loads`."""
+    """Opens a checkpoint and the small files beside it, in the form that `quantize` would copy. Arguments and errors
+    are those of `checkpoint_loads`."""
     place = source_uri(uri)
     with (
         checkpoint_loads(place, storage, memory_nbytes, unscaled) as loads,
@@ -72,9 +72,9 @@ def opened_model(
 
 @contextmanager
 def _copied_files(place: str, storage: Storage, loads: CheckpointLoads) -> Iterator[SmallFiles]:
-    """Copies, since a config.json of decoded codes no longer says how they were quantized."""
+    """Copies the files: the config.json of decoded codes must no longer say how they were quantized."""
     store = open_store(place, storage)
-    if store.exists(""):  # a file of weights: its folder has the rest
+    if store.exists(""):  # a file of weights: the other files are in its folder
         store = open_store(split_uri(place)[0], storage)
     folder = open_folder(store)
     components = tuple(named_components(folder))
@@ -89,7 +89,7 @@ def _copied_files(place: str, storage: Storage, loads: CheckpointLoads) -> Itera
 
 @contextmanager
 def opened_dataset(uri: Location, storage: Storage, memory_nbytes: int) -> Iterator[Opened]:
-    """A dataset and its small files, all of it verified. Raises what `load_model` raises."""
+    """Opens a dataset and its small files, all of it verified. Raises what `load_model` raises."""
     place = location(uri, "target")
     settings = LoaderSettings(
         place, storage, memory_nbytes, verify=True, dequantize=True, dtype=None, workers=None
@@ -104,22 +104,22 @@ def opened_dataset(uri: Location, storage: Storage, memory_nbytes: int) -> Itera
 
 
 def sources(original: Opened, dataset: Opened) -> tuple[CheckpointLoads, Loads]:
-    """Of what `opened_model` and `opened_dataset` gave."""
+    """Returns the sources of what `opened_model` and `opened_dataset` yielded."""
     if not isinstance(original.source, CheckpointLoads) or not isinstance(dataset.source, Loads):
         raise TypeError("opened_model gives a checkpoint, opened_dataset a dataset")
     return original.source, dataset.source
 
 
 def sentence_transformer(files: SmallFiles, source: LayerSource, progress: ProgressCallback | None) -> Any:
-    """The SentenceTransformer of `files` in float32, with the weights of `source`."""
+    """Returns the SentenceTransformer of `files` in float32, with the weights of `source`."""
     return filled_sentence_transformer(files, source, torch.float32, _ALLOWED, progress).float().eval()
 
 
 def transformers_model(
     kind: ModelKind, source: LayerSource, progress: ProgressCallback | None
 ) -> tuple[Any, tuple[str, ...]]:
-    """The model of transformers that `kind` names, in float32, with the weights of `source`; and the layers that it has
-    no place for."""
+    """Returns the model of transformers that `kind` names, in float32, with the weights of `source`, and the layers
+    that it has no place for."""
     found = _filled_transformers_model(kind, source, progress)
     return found.model, found.left_over
 
@@ -127,7 +127,7 @@ def transformers_model(
 def filled_model(
     kind: ModelKind, files: SmallFiles, source: LayerSource, progress: ProgressCallback | None
 ) -> FilledModel:
-    """The model of either kind in float32, with the weights of `source`, and what each of its tensors was made of."""
+    """Returns a model of any kind in float32, with the weights of `source`, and what its tensors were made of."""
     if kind.name != "sentence-transformers":
         return _filled_transformers_model(kind, source, progress)
     found = filled_sentence_model(files, source, torch.float32, _ALLOWED, progress)
@@ -149,14 +149,14 @@ def _filled_transformers_model(
 
 
 def refuse_no_vocabulary(files: SmallFiles) -> None:
-    """InvalidConfig where no file has the words: transformers makes a tokenizer without any then, and says nothing."""
+    """Raises InvalidConfig if no file has a vocabulary: transformers would silently make a tokenizer without one."""
     if not any(_VOCABULARY.fullmatch(path.rpartition("/")[2]) for path in files.paths):
         message = "no tokenizer is there (no tokenizer.json, vocab or model of one); put the model's beside config.json"
         raise InvalidConfig(message, uri=files.uri)
 
 
 def tokenizer_of(files: SmallFiles) -> Any:
-    """InvalidConfig where transformers finds none that it knows."""
+    """Returns the tokenizer. Raises InvalidConfig if transformers finds none that it knows."""
     import transformers
 
     refuse_no_vocabulary(files)

@@ -1,6 +1,6 @@
-"""The two models of a calibration, the original and the quantized one, side by side: one part of each in memory.
+"""The two models of a calibration, the original and the quantized one, side by side, with one part of each in memory.
 
-Not sequential, there is the original alone.
+If the calibration is not sequential, there is only the original.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ from arrowquant_dist.models.units import HESSIAN, Unit, WantedSums, units_of
 from arrowquant_dist.models.watch import Seen, Site, Watch
 
 _LEAST_READING = 1 << 20
-Hidden = tuple[torch.Tensor | None, ...]  # of one batch, a path each
+Hidden = tuple[torch.Tensor | None, ...]  # hidden states of one batch, one for each path
 
 
 @dataclass(frozen=True, slots=True)
 class HiddenBatch:
-    """texts: indices. hidden: what the part before has made of them, float32 [texts, tokens, width], a path each."""
+    """One batch. texts: their indices. hidden: what the previous part returned, float32 [texts, tokens, width], for
+    each path."""
 
     texts: Sequence[int]
     hidden: Hidden
 
 
 class Paths:
-    """Safe to use in several threads, all of which are at one part at a time.
+    """The paths of a calibration. Several threads may use them if all are at the same part.
 
-    subject: the model. texts: its tokens. is_sequential: with a second, quantized path.
+    subject: the model. texts: its tokens. is_sequential: whether there is a second, quantized path.
     """
 
     def __init__(self, subject: Subject, texts: TokenizedTexts, *, is_sequential: bool) -> None:
@@ -76,11 +77,11 @@ class Paths:
 
     @property
     def left_over(self) -> tuple[str, ...]:
-        """Names of layers that the model has no place for."""
+        """The names of layers that the model has no place for."""
         return self._chains[0].left_over
 
     def layers_of(self, part: int) -> list[str]:
-        """Stored names of the layers that are in the part, in the order of the model's parameters."""
+        """Returns the stored names of the layers in the part, in the order of the model's parameters."""
         chain = self._chains[0]
         found = [
             name for index in chain.slots_of(part) for name in sources_of(chain.slots[index].traced.node)
@@ -88,9 +89,9 @@ class Paths:
         return [*dict.fromkeys(found)]
 
     def enter(self, part: int) -> None:
-        """Fills the part's weights, and lets go of those of another one, and of what work with it has left an allocator
-        with: that grew by half a megabyte from block to block. SourceChanged where a file is no longer that whose
-        header was read."""
+        """Fills the part's weights, and frees those of another part as well as the memory that the allocator kept from
+        working with it, which would grow by half a megabyte per block. Raises SourceChanged if a file has changed since
+        its header was read."""
         with self._lock:
             if self._at == part:
                 return
@@ -110,13 +111,13 @@ class Paths:
             self._put = set()
 
     def has_put(self, name: str) -> bool:
-        """Whether the part at hand has these quantized values."""
+        """Returns whether the current part has been given these quantized values."""
         with self._lock:
             return name in self._put
 
     def put_bytes(self, name: str, values: Mapping[str, np.ndarray]) -> None:
-        """Layers of the quantized path get their quantized values. name: of these, once is enough. values: {stored
-        name: uint8, in C order, of the source's dtype and shape}."""
+        """Gives layers of the quantized path their quantized values. name: identifies the values, which are put only
+        once. values: {stored name: uint8, C order, of the source's dtype and shape}."""
         with self._lock:
             if self._at is None or name in self._put:
                 return
@@ -135,7 +136,8 @@ class Paths:
         return self._texts.inputs(self.batches[batch])
 
     def order(self, part: int, hidden: torch.Tensor | None) -> Order:
-        """In what order the part's parameters are used, by the shortest texts. hidden: of the last batch."""
+        """Returns the order in which the part uses its parameters, found with the shortest texts. hidden: the last
+        batch's."""
         with self._lock:
             if part not in self._orders:
                 chain, notes = self._chains[0], OrderNotes()
@@ -147,17 +149,17 @@ class Paths:
             return self._orders[part]
 
     def strange(self, order: Order) -> list[str]:
-        """Stored names of layers that a part uses otherwise than in products that are recognized."""
+        """Returns the stored names of layers that a part uses in other ways than in recognized products."""
         slots = self._chains[0].slots
         found = (sources_of(slots[index].traced.node) for index in sorted(order.strange))
         return [*dict.fromkeys(name for names in found for name in names)]
 
     def owners(self, site: Site) -> list[Owner]:
-        """The layers of the source that a site has rows of."""
+        """Returns the layers of the source that have values in a site."""
         return owners_of(site, self._chains[0].slots)
 
     def units(self, part: int, order: Order, stage: int | None) -> list[Unit]:
-        """What is to be summed up of a stage; None: of all of them."""
+        """Returns the sums to make for a stage; for all stages if `stage` is None."""
         chain = self._chains[0]
         slots = chain.slots_of(part) if stage is None else order.stages[stage].slots
         tensors = [slot.tensor for slot in chain.slots]
@@ -165,8 +167,8 @@ class Paths:
 
     @property
     def tied_heads(self) -> list[str]:
-        """Stored names of layers of a causal model that are its embedding and its output head: used by the first part
-        and by the last."""
+        """The stored names of layers that a causal model uses as both embedding and output head, in the first part and
+        in the last."""
         if self.parts == 1 or self._subject.kind.name != "causal":
             return []
         chain = self._chains[0]
@@ -174,29 +176,30 @@ class Paths:
         return [name for index in both for name in sources_of(chain.slots[index].traced.node)]
 
     def head_units(self, part: int, order: Order) -> list[Unit]:
-        """What is to be summed up of the head's inputs alone, along one path, where the part is the last one."""
+        """Returns the sums to make of the head's inputs along one path; none if the part is not the last one."""
         if part + 1 < self.parts:
             return []
         head = self._chains[0].head
         return [unit for unit in self.units(part, order, None) if unit.slot in head and unit.part == HESSIAN]
 
     def weights_nbytes(self, part: int) -> int:
-        """Of the part, on all paths."""
+        """Returns the bytes of the part's weights, on all paths."""
         chain = self._chains[0]
         return len(self._chains) * sum(chain.slots[index].tensor.nbytes for index in chain.slots_of(part))
 
     def reading_nbytes(self, part: int) -> int:
-        """Room that reading a part's weights takes beside them: a layer that is cast is there twice more."""
+        """Returns the bytes that reading a part's weights takes in addition: a layer that is cast is there twice
+        more."""
         return max((2 * self.nbytes_of(name) for name in self.layers_of(part)), default=0)
 
     def nbytes_of(self, layer: str) -> int:
-        """As the source's dtype has it."""
+        """Returns the size of a layer in bytes in the source's dtype."""
         stored = self.layers[layer]
         return stored.num_params * DTYPES[stored.dtype].itemsize
 
     def batch_nbytes(self, order: Order) -> int:
-        """Of what a worker has of the batches at hand beside sums: inputs and results of the part's products, on all
-        paths, those that wait for a product, and what a slice's batches have become."""
+        """Returns the bytes that a worker takes for its current batches besides sums: inputs and results of the part's
+        products on all paths, those that wait to be multiplied, and the hidden states of a slice's batches."""
         lengths = self._texts.lengths
         sizes = [sum(lengths[text] for text in batch) for batch in self.batches]
         slices = max(sum(sizes[batch] for batch in batches) for batches in self.slices)
@@ -206,7 +209,7 @@ class Paths:
     def one_path(
         self, part: int, order: Order, batches: Iterable[HiddenBatch], wanted: Iterable[Unit], *, keeps: bool
     ) -> tuple[Sums, list[Hidden]]:
-        """Sums of sites of the part, and where `keeps`, what it makes of each batch."""
+        """Returns the sums of the part's sites and, if `keeps`, what the part returns for each batch."""
         chain = self._chains[0]
         sums = Sums(order, self._rows(chain.slots_of(part)), WantedSums(wanted))
         made: list[Hidden] = []
@@ -228,7 +231,8 @@ class Paths:
         batches: Iterable[HiddenBatch],
         wanted: Iterable[Unit],
     ) -> Sums:
-        """Sums of sites of one stage, along both paths; experts get the same tokens on both, see decisions.py."""
+        """Returns the sums of one stage's sites along both paths. Experts get the same tokens on both; see
+        decisions.py."""
         own, which = order.stages[stage], WantedSums(wanted)
         sums = Sums(order, self._rows(own.slots), which)
         ends = self._ends(part, order)
@@ -245,11 +249,11 @@ class Paths:
         return sums
 
     def _ends(self, part: int, order: Order) -> frozenset[int]:
-        """The head's slot in the last part, where its product is the last one: nobody needs logits."""
+        """Returns the head's slot if it is the last product of the last part: nobody needs the logits."""
         return order.last & self._chains[0].head if part == self.parts - 1 else frozenset()
 
     def through(self, part: int, batches: Iterable[HiddenBatch]) -> Iterator[Hidden]:
-        """What the part makes of each batch, a path each."""
+        """Yields what the part returns for each batch, one result for each path."""
         for batch in batches:
             inputs = self._texts.inputs(batch.texts)
             yield tuple(
@@ -258,7 +262,7 @@ class Paths:
             )
 
     def source_bytes(self, layer: str) -> np.ndarray:
-        """A layer as the source has it: uint8, in C order."""
+        """Returns a layer's values as in the source: uint8, C order."""
         source = self._source
         stored = source.layers[layer]
         values = load_now(source.decoded(Region.whole(stored), stored.dtype), source.budget)
@@ -267,7 +271,7 @@ class Paths:
 
     @property
     def layers(self) -> Mapping[str, StoredLayer]:
-        """Of the source, by their stored names."""
+        """The layers of the source by their stored names."""
         return self._subject.opened.source.layers
 
     def _rows(self, slots: Iterable[int]) -> dict[int, int]:
@@ -290,5 +294,5 @@ def _noting(notes: OrderNotes, memory: Mapping[int, int]) -> Watch:
 
 
 def _name_of(slot: Any) -> str:
-    """Of the parameter's first source, which has the number of its block and expert."""
+    """Returns the name of the parameter's first source, which has the number of its block and expert."""
     return f"{next(iter(sources_of(slot.traced.node)), '')}"

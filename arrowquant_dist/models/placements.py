@@ -1,4 +1,4 @@
-"""Where the values of each layer go in a model, and what is done to them on the way."""
+"""Where the values of each layer go in a model, and how they are changed on the way."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Placement:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a layer as it is, so that any rows of it can be put in their place alone."""
+        """Whether the value is an unchanged layer, so that any of its rows can be put in place separately."""
         return isinstance(self.value, Origin)
 
 
 def placements_of(value: Node, out: torch.Tensor) -> Iterator[Placement]:
-    """The parts of `out` that layers can fill one after another. out: of the value's shape and dtype.
+    """Yields the parts of `out` that layers can fill one after another. out: has the value's shape and dtype.
 
-    What is put together of several layers (experts stacked, gate and up concatenated) is taken apart again, into views
-    of `out`; what cannot be is one placement of several layers.
+    Values assembled from several layers (stacked experts, concatenated gate and up) are taken apart again, into views
+    of `out`; what cannot be taken apart is one placement of several layers.
     """
     value = _as_copied(value, out)
     names = tuple(dict.fromkeys(sources_of(value)))
@@ -44,27 +44,27 @@ def placements_of(value: Node, out: torch.Tensor) -> Iterator[Placement]:
 
 
 def _as_copied(value: Node, out: torch.Tensor) -> Node:
-    """`value` without the steps that copying it into `out` does anyway: its layout, and its last cast."""
+    """Returns `value` without the steps that copying into `out` does anyway: its layout and its last cast."""
     while isinstance(value, Derived):
         is_last_cast = value.name == "to" and out.dtype == value.like.dtype
         if value.name not in ("contiguous", "clone", "detach") and not is_last_cast:
             return value
         inner = value.inputs[0]
-        if is_last_cast and has_cast(inner):  # two casts round twice: the first one stays where it is
+        if is_last_cast and has_cast(inner):  # two casts round twice, so the first one has to remain
             return inner
         value = inner
     return value
 
 
 def has_cast(value: Node) -> bool:
-    """Whether the values were cast to another dtype on their way."""
+    """Returns whether the values were cast to another dtype on the way."""
     return isinstance(value, Derived) and any(
         i.like.dtype != value.like.dtype or has_cast(i) for i in value.inputs
     )
 
 
 def _parts(value: Node, out: torch.Tensor) -> list[tuple[Node, torch.Tensor]] | None:
-    """What `value` is put together of and where that goes, None where it is something else."""
+    """Returns what `value` is assembled from and where each part goes, or None if it is not assembled."""
     if not isinstance(value, Derived):
         return None
     if any(inner.like.dtype != value.like.dtype for inner in value.inputs):
@@ -103,11 +103,11 @@ def _reshaped(value: Derived, out: torch.Tensor) -> list[tuple[Node, torch.Tenso
         return None
     try:
         return [(value.inputs[0], out.view(value.inputs[0].like.shape))]
-    except RuntimeError:  # `out` is itself a view, whose memory does not allow that shape
+    except RuntimeError:  # `out` is itself a view whose memory does not allow that shape
         return None
 
 
 def _dim(value: Derived, dims: int) -> int:
-    """Of cat and stack."""
+    """Returns the dimension of a cat or stack."""
     found = value.kwargs.get("dim", value.args[1] if len(value.args) > 1 else 0)
     return int(found) % dims

@@ -1,4 +1,4 @@
-"""What a caller is told of a model that is being filled."""
+"""Progress reports while a model is being filled."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from arrowquant_dist.loader.stream import ProgressCallback
 
 
 class ModelProgress:
-    """Tells `progress` of values that are in their place: bytes of the model that are, those of all, and the layer.
+    """Reports values that are in place to `progress`: the bytes of the model in place, the bytes of all, and the layer.
 
-    nbytes: of all.
+    nbytes: bytes of all values.
     """
 
     def __init__(self, progress: ProgressCallback | None, nbytes: int) -> None:

@@ -1,13 +1,14 @@
-"""Which rows of which layers a parameter consists of, so that codes can stay codes: rows are what scales and packed
-bytes belong to.
+"""Finds the rows of layers that a parameter consists of, so that codes can stay codes: scales and packed bytes belong
+to rows.
 
     built = build_model(…)                       # of build.py: a model whose tensors are traced
     runs = row_runs(built.slots[0].traced.node)  # (RowRun("…q_proj.weight", 0, 64), RowRun("…k_proj.weight", 0, 32))
 
-The parameter is those runs one below the other, columns as they are, in its own dtype. Renamed layers, q, k and v put
-together or split along their rows, and rows that are permuted (rotary halves) have runs. What has none is decoded:
-transposed matrices (GPT-2's Conv1D, some experts), splits along columns, experts stacked to three dimensions, what is
-computed or cast twice, and permutations of more than 64 million values, which are found by doing them with numbers.
+The parameter is those runs one below the other, with unchanged columns, in its own dtype. Renamed layers, q, k and v
+joined or split along their rows, and permuted rows (rotary halves) consist of runs. Parameters that do not are decoded:
+transposed matrices (GPT-2's Conv1D, some experts), splits along columns, experts stacked to three dimensions, values
+that are computed or cast twice, and permutations of more than 64 million values, which are found by applying them to
+numbers.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import torch
 from arrowquant_dist.models.placements import has_cast
 from arrowquant_dist.models.traced import Derived, Node, Origin, evaluated, sources_of
 
-_MOST_TRIED = 1 << 26  # values of 8 bytes
+_MOST_TRIED = 1 << 26  # values of 8 bytes each
 
 
 @dataclass(frozen=True, slots=True)
 class RowRun:
-    """Rows [start, stop) of the first dimension of a layer; `layer` is the name that it is stored under."""
+    """Rows [start, stop) of the first dimension of a layer. layer: its stored name."""
 
     layer: str
     start: int
@@ -33,7 +34,7 @@ class RowRun:
 
 
 def row_runs(node: Node) -> tuple[RowRun, ...] | None:
-    """What a matrix consists of, top to bottom; None where it is no whole rows of layers."""
+    """Returns the runs that a matrix consists of, top to bottom, or None if it does not consist of whole rows."""
     if node.like.dim() < 2:
         return None
     found = _runs(node)
@@ -57,13 +58,13 @@ def _runs(node: Node) -> list[RowRun] | None:
 
 
 def _agree(node: Derived) -> bool:
-    """Whether the parts of a concatenation have its columns and its dtype."""
+    """Returns whether the parts of a concatenation have its columns and its dtype."""
     parts = [part.like for part in node.inputs]
     return all(part.shape[1:] == node.like.shape[1:] and part.dtype == node.like.dtype for part in parts)
 
 
 def _cut(node: Derived) -> list[RowRun] | None:
-    """One of the pieces that a matrix is split into along its rows."""
+    """Returns the runs of one of the pieces that a matrix is split into along its rows."""
     inner = _runs(node.inputs[0])
     if inner is None or node.number is None:
         return None
@@ -78,7 +79,7 @@ def _cut(node: Derived) -> list[RowRun] | None:
 
 
 def _part(runs: list[RowRun], start: int, stop: int) -> list[RowRun]:
-    """Rows [start, stop) of what the runs are together."""
+    """Returns rows [start, stop) of the matrix that the runs make up."""
     found = []
     ends = [*accumulate(run.stop - run.start for run in runs)]
     for run, end in zip(runs, ends, strict=True):
@@ -90,7 +91,7 @@ def _part(runs: list[RowRun], start: int, stop: int) -> list[RowRun]:
 
 
 def _tried(node: Derived) -> list[RowRun] | None:
-    """By doing it with the positions of the values in their layer, where it is of a single one."""
+    """Finds runs by applying the operations to the positions of the values in their layer, if it is a single one."""
     names = {*sources_of(node)}
     source = _source(node)
     if len(names) != 1 or source is None or source.like.dim() < 2 or source.like.numel() > _MOST_TRIED:
@@ -115,7 +116,7 @@ def _source(node: Node) -> Origin | None:
 
 
 def _joined(runs: list[RowRun]) -> tuple[RowRun, ...]:
-    """Runs that follow each other in one layer as one."""
+    """Joins runs that follow each other in one layer."""
     found: list[RowRun] = []
     for run in runs:
         if found and found[-1].layer == run.layer and found[-1].stop == run.start:

@@ -1,10 +1,10 @@
-"""transformers without the bar and the table that it shows of a checkpoint: what it moves here has no values yet, so
-"Loading weights: 100 %" stands there before anything is read, and what its LOAD REPORT warns of is either allowed or
-refused by an error of ours.
+"""Silences the bar and the table that transformers shows for a checkpoint. What it moves here has no values yet, so
+"Loading weights: 100 %" would appear before anything is read, and what its LOAD REPORT warns about is either allowed or
+refused by an error of our own.
 
-Both are kept from the thread that builds a model, while it does, and from no other: bars by transformers' hook for
-them, which is there once for all threads and leaves alone what the others make, and the table by a filter of the
-logger. Switching bars off and on again instead would switch them off for others, and on for who had them off.
+Both are suppressed only for a thread that builds a model, and only while it does: bars by transformers' hook for them,
+which is global but leaves other threads' bars alone, and the table by a filter of the logger. Disabling and re-enabling
+bars instead would disable them for other threads, and enable them for users who had disabled them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ _Hook = Callable[[_Bar, tuple[Any, ...], dict[str, Any]], Any]
 
 _LOGGER = "transformers.modeling_utils"
 _TABLE = "LOAD REPORT"
-# In the table, of a conversion that failed: a traceback, the error, and which operation was to make what.
+# The part of the table about a failed conversion: a traceback, the error, and which operation was to make what.
 _FAILED = re.compile(r"\n(?P<error>[^\n]+)\nError:? ?(?P<operation>[^\n]+)")
 
 _lock = threading.Lock()
-_building: dict[int, int] = {}  # {thread: how often it builds}
-_ours: list[Hook] = []  # the hook that is there while somebody builds
+_building: dict[int, int] = {}  # {thread: number of builds it is in}
+_ours: list[Hook] = []  # the hook that is installed while any thread builds
 
 
 class Hook:
-    """Bars that show nothing for threads that build; others get what they would have without it.
+    """Makes bars that show nothing for threads that build; other threads get the bars they would get without it.
 
-    before: the hook that was there. One that somebody put around ours stays when ours ends, and asks it on.
+    before: the hook that was installed earlier. A hook that somebody wraps around this one stays when this one is
+    removed, and may still call it.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class Hook:
 
 
 class ReportFilter(logging.Filter):
-    """Keeps the table that one thread writes from the log. failed: the first conversion that failed, by the table."""
+    """Keeps the table that one thread logs out of the log. failed: the first failed conversion that it mentions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class ReportFilter(logging.Filter):
 
 @contextmanager
 def without_account(table: ReportFilter) -> Iterator[None]:
-    """While a model is built of tensors without values: no bar, and no table in the log. For the thread of `table`."""
+    """Suppresses bars and the table while a model is built of tensors without values, for the thread of `table`."""
     logger = logging.getLogger(_LOGGER)
     thread = threading.get_ident()
     with _lock:
@@ -96,12 +97,12 @@ def _unhook() -> None:
     if set_hook is not None:
         hook = _ours.pop()
         found = set_hook(hook.before)
-        if found is not hook:  # somebody else's by now
+        if found is not hook:  # somebody else has installed another hook meanwhile
             set_hook(found)
 
 
 def _set_hook() -> Callable[[_Hook | None], _Hook | None] | None:
-    """Of transformers; its first versions of 5 have none, and show their bar."""
+    """Returns transformers' function that sets the hook; None for early versions of 5, whose bar is shown."""
     from transformers.utils import logging as theirs
 
     found: Callable[[_Hook | None], _Hook | None] | None = getattr(theirs, "set_tqdm_hook", None)

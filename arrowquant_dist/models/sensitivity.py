@@ -1,11 +1,11 @@
-"""How what a model makes of texts depends on rows of its embeddings: E[g gᵀ], g the gradient of a result.
+"""Measures how what a model makes of texts depends on rows of its embeddings: E[g gᵀ], with g the gradient of a result.
 
-Results are random sums of what the first blocks make of every token, so that this is the mean of what errors of a row
-do to these (methods/sensitive.py). Blocks run forwards and then backwards, with the weights of one in memory, and what
-goes into them is kept of some of the texts at a time; that only the first blocks are looked at bounds it for deep
-models. Of MiniLM's embedding alone, of what is lacking of embedding cosine, .0063, six blocks take .0016 away, which is
-as much as the gradients of the embeddings themselves do, four .0012, two .0010. Noise costs more: of 384 columns, 1,500
-tokens take .0009 away, 3,700 .0016 and 8,400 .0019.
+Results are random sums of the output of the first blocks over every token, so that this is the mean of what errors in a
+row do to that output (methods/sensitive.py). Blocks are run forwards and then backwards with the weights of one in
+memory, and their inputs are kept for some of the texts at a time; looking at only the first blocks limits the cost for
+deep models. With MiniLM's embedding alone, embedding cosine falls short by .0063; six blocks make up .0016 of that, as
+much as the gradients of the embeddings themselves do, four .0012, two .0010. Noise costs more: for 384 columns, 1,500
+tokens make up .0009, 3,700 .0016 and 8,400 .0019.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from arrowquant_dist.models.subject import Subject, batches_of_one_length
 from arrowquant_dist.models.tokens import TokenizedTexts
 from arrowquant_dist.models.watch import Seen, Site, Watch
 
-_A_COLUMN = 16  # tokens that are looked at, about, for each of the columns
-_LEAST_A_COLUMN = 4  # below, it is more noise than not, and of no use
+_A_COLUMN = 16  # approximate number of tokens to look at for each column
+_LEAST_A_COLUMN = 4  # with fewer, it is mostly noise and useless
 _GROUP = (
-    4096  # tokens that go through all blocks together, at most; what is kept of them has a part of the budget
+    4096  # most tokens that go through all blocks together; what is kept of them takes a share of the budget
 )
 _SHARE = 4
-_TOGETHER = 512  # that go through a block together: what torch keeps of it to come back grows by this
+_TOGETHER = 512  # tokens that go through a block together: what torch keeps to go backwards grows with this
 _BLOCKS = 6
 _SEED = 20261
 
 
 def row_sensitivities(subject: Subject, tokens: TokenizedTexts) -> dict[str, np.ndarray]:
-    """{stored name of an embedding: float32 [columns, columns]}; none where `why_without` says why, of an embedding
-    that is no layer by itself, where torch does not come back through the blocks, and where what it comes with is not
+    """Returns {stored name of an embedding: float32 [columns, columns]}. There is none if `why_without` gives a reason,
+    for an embedding that is not a layer by itself, if torch cannot differentiate the blocks, and if the result is not
     finite.
 
-    tokens: of the texts that it is calibrated with. Raises what reading raises, and InvalidConfig for blocks that do
-    not run alone.
+    tokens: of the texts for calibration. Raises what reading raises, and InvalidConfig for blocks that cannot be run
+    alone.
     """
     source: CheckpointLoads = subject.opened.source  # type: ignore[assignment]
     room = source.budget.limit_nbytes // _SHARE
@@ -75,7 +75,7 @@ def row_sensitivities(subject: Subject, tokens: TokenizedTexts) -> dict[str, np.
 
 
 def why_without(chain: Chain, tokens: TokenizedTexts) -> str | None:
-    """Why none is looked for, of a model's embeddings and of such texts; None where it is."""
+    """Returns why no sensitivities are computed for a model and such texts, or None if they are."""
     width, size = _width(chain), sum(tokens.lengths)
     if width == 0:
         return "its blocks are no chain"
@@ -88,13 +88,13 @@ def why_without(chain: Chain, tokens: TokenizedTexts) -> str | None:
 
 
 def _width(chain: Chain) -> int:
-    """Of what goes from block to block; 0 where they are no chain."""
+    """Returns the width of the hidden states between blocks; 0 if the blocks are not a chain."""
     return chain.hidden_nbytes // 4
 
 
 def _groups(tokens: TokenizedTexts, wanted: int, together: int) -> Iterator[list[Inputs]]:
-    """Texts with about `wanted` tokens, spread over all, in batches of one length, the same ones in the same order
-    whatever `together` is: as many as have so many tokens."""
+    """Yields groups of batches of one length, with about `wanted` tokens from texts spread over all. Batches and their
+    order do not depend on `together`, the most tokens in a group."""
     lengths = tokens.lengths
     every = max(1, sum(lengths) // wanted)
     some = [index for index, length in enumerate(lengths) if length][::every]
@@ -115,7 +115,7 @@ def _groups(tokens: TokenizedTexts, wanted: int, together: int) -> Iterator[list
 
 
 def _gradients(paths: Paths, batches: Sequence[Inputs], generator: torch.Generator) -> list[torch.Tensor]:
-    """Of results, by what goes into the first block, for each batch."""
+    """Returns the gradients of the results with respect to the input of the first block, for each batch."""
     chain, last = paths.original, min(_BLOCKS, paths.parts - 2)
     states: list[list[torch.Tensor]] = []
     for part in range(last):
@@ -132,13 +132,13 @@ def _gradients(paths: Paths, batches: Sequence[Inputs], generator: torch.Generat
 
 
 def _made(hidden: torch.Tensor | None) -> torch.Tensor:
-    return cast("torch.Tensor", hidden)  # only the last part makes nothing
+    return cast("torch.Tensor", hidden)  # only the last part returns nothing
 
 
 def _through(
     chain: Chain, part: int, inputs: Inputs, hidden: torch.Tensor, gradient: torch.Tensor
 ) -> torch.Tensor:
-    """gradient: of what the block makes of `hidden`; returns that of `hidden`."""
+    """Returns the gradient with respect to `hidden`. gradient: that with respect to what the block makes of it."""
     hidden.requires_grad_()
     made = _made(chain.run_for_gradients(part, inputs, hidden))
     (found,) = _gradients_of(made, [hidden], gradient)
@@ -146,22 +146,22 @@ def _through(
 
 
 class _NoGradient(Exception):
-    """It never leaves this module."""
+    """Raised where torch cannot differentiate. It never leaves this module."""
 
 
 def _gradients_of(
     made: torch.Tensor, given: Sequence[torch.Tensor], gradient: torch.Tensor
 ) -> Sequence[torch.Tensor | None]:
-    """Of each of `given`; None where `made` does not depend on it."""
+    """Returns the gradient with respect to each of `given`; None where `made` does not depend on it."""
     try:
         return torch.autograd.grad(made, given, gradient, allow_unused=True)
-    except RuntimeError as error:  # of what was made without gradients, or changed in place on the way
+    except RuntimeError as error:  # `made` was computed without gradients, or changed in place on the way
         raise _NoGradient from error
 
 
 def _squares(chain: Chain, inputs: Inputs, gradient: torch.Tensor) -> dict[Site, torch.Tensor]:
-    """Σ g gᵀ over the rows that the batch looks up, float64, of each embedding. gradient: of what goes into the first
-    block."""
+    """Returns Σ g gᵀ, float64, for each embedding, over the rows that the batch looks up. gradient: with respect to the
+    input of the first block."""
     looked_up = _LookedUp()
     with chain.watched(0, looked_up.watch):
         made = _made(chain.run_for_gradients(0, inputs, None))
@@ -179,7 +179,7 @@ def _summed(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 class _LookedUp:
-    """found: what was looked up in which embedding, as what gradients are asked of."""
+    """Collects lookups. found: pairs of the embedding's site and the looked-up rows, to differentiate by."""
 
     def __init__(self) -> None:
         self.found: list[tuple[Site, torch.Tensor]] = []
@@ -189,7 +189,7 @@ class _LookedUp:
         return Watch(memory, self._note, decides=self._decide)
 
     def _decide(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:  # noqa: ARG002 - as Decides has it
-        """See Decides. A copy goes on, which may be changed in place."""
+        """Returns a copy of the rows, which may be changed in place. See Decides."""
         if name != "embedding":
             return result
         self._row = result.detach().requires_grad_()

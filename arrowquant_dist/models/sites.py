@@ -1,4 +1,4 @@
-"""Which layers of the source a product is of, and which products have the same inputs."""
+"""Finds the layers of the source that a product is of, and the products that have the same inputs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ Axis = Literal["columns", "rows"]
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A layer whose values a site has. expert: which of the layer's first dimension, None for all of it. inputs: which
-    of the layer's axes the site's inputs are multiplied with, so that their statistics serve it: its columns, as of
-    nn.Linear, or its rows, as GPT-2 stores them; None where it is neither. is_as_stored: whether the parameter has
-    these axes as the layer has them."""
+    """A layer that has values in a site.
+
+    layer: its stored name. expert: index in the layer's first dimension; None for the whole layer. inputs: which of the
+    layer's axes the site's inputs are multiplied with, so that their statistics apply to it: its columns, as in
+    nn.Linear, or its rows, as GPT-2 stores them; None if neither. is_as_stored: whether the parameter has these axes in
+    the layer's order.
+    """
 
     layer: str
     expert: int | None
@@ -32,7 +35,7 @@ class Owner:
 
 
 def owners_of(site: Site, slots: Sequence[Slot]) -> list[Owner]:
-    """In the order in which they lie in the parameter."""
+    """Returns the owners in the order in which they lie in the parameter."""
     slot = slots[site.slot]
     tensor = slot.tensor
     found: list[Owner] = []
@@ -66,8 +69,8 @@ def _expert(site: Site, placement: Placement, first: int) -> int | None:
 
 
 def _as_laid(placement: Placement) -> tuple[Node, bool]:
-    """The placement's value before it was transposed, if it was, and whether that lies in the parameter with its last
-    two axes exchanged."""
+    """Returns the placement's value before any transposition, and whether the parameter has it with the last two axes
+    exchanged."""
     value, out = placement.value, placement.out
     is_turned = out.dim() > 1 and out.stride(-1) > out.stride(-2) and out.shape[-1] > 1
     while isinstance(value, Derived) and len(value.inputs) == 1 and _exchanges_axes(value):
@@ -76,7 +79,7 @@ def _as_laid(placement: Placement) -> tuple[Node, bool]:
 
 
 def _exchanges_axes(value: Derived) -> bool:
-    """Whether it is its only input with the last two axes exchanged."""
+    """Returns whether the value is its only input with the last two axes exchanged."""
     dims = value.like.dim()
     if dims < 2:
         return False
@@ -90,7 +93,7 @@ def _exchanges_axes(value: Derived) -> bool:
 
 
 def _inputs_axis(site: Site, value: Node, tensor: torch.Tensor, *, is_turned: bool) -> Axis | None:
-    """Of the layer that `value` is, where it has all inputs of the site along one of its axes, in their order."""
+    """Returns the axis of the layer `value` along which it has all inputs of the site in their order, or None."""
     axis: Axis = "columns" if (site.use == "linear") != is_turned else "rows"
     shape, inputs = value.like.shape, tensor.shape[-1 if site.use == "linear" else -2]
     if site.use == "embedding" or len(shape) < 2 or shape[-1 if axis == "columns" else -2] != inputs:
@@ -103,8 +106,8 @@ def _inputs_axis(site: Site, value: Node, tensor: torch.Tensor, *, is_turned: bo
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Parameters whose inputs do not depend on each other's results. slots: their indices. later: those that are used
-    only when all of these were."""
+    """Parameters whose inputs do not depend on each other's results. slots: their indices. later: slots that are used
+    only after all of these."""
 
     slots: frozenset[int]
     later: frozenset[int]
@@ -112,10 +115,12 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """In what order a part's parameters are used. stages: those. leader: {site: the first one with the same input}.
-    streams: sites whose results are added to something. last: the slot of the part's last product, where it is used
-    nowhere else in it. strange: slots that are used, and in no product that is recognized. token_nbytes: of inputs and
-    results of products, for each token."""
+    """The order in which a part uses its parameters.
+
+    stages: stages in that order. leader: {site: the first site with the same input}. streams: sites whose results are
+    added to something. last: the slot of the part's last product, if the part uses it nowhere else. strange: slots that
+    are used, but not in a recognized product. token_nbytes: bytes per token of inputs and results of products.
+    """
 
     stages: tuple[Stage, ...]
     leader: dict[Site, Site]
@@ -125,17 +130,17 @@ class Order:
     token_nbytes: float
 
     def leads(self, site: Site) -> bool:
-        """Whether its inputs are summed up, for all that have the same."""
+        """Returns whether the site's inputs are summed, on behalf of all sites with the same inputs."""
         return self.leader.get(site, site) == site
 
 
 class OrderNotes:
-    """Notes products as a first batch goes through a part, whose inputs it keeps meanwhile to know them by."""
+    """Records products as a first batch goes through a part. Keeps their inputs meanwhile, to recognize them."""
 
     def __init__(self) -> None:
         self._given: list[torch.Tensor] = []
         self._sites: list[list[Site]] = []
-        self._slots: list[int] = []  # of each product, in their order
+        self._slots: list[int] = []  # the slot of each product, in order
         self._streams: set[Site] = set()
         self._used: set[int] = set()
         self._nbytes = 0
@@ -159,8 +164,9 @@ class OrderNotes:
         self._used.add(slot)
 
     def order(self, slots: Sequence[int], names: Sequence[str], tokens: int) -> Order:
-        """slots: of the part. names: of parameters, one for each slot of the model: those that this batch did not use
-        (experts that are modules of their own) come with their like. tokens: of the batch."""
+        """Returns the order that was recorded. slots: those of the part. names: one for each slot of the model, by
+        which parameters that this batch did not use (experts that are modules of their own) are put with similar ones.
+        tokens: number of tokens in the batch."""
         stages: list[set[int]] = []
         leader: dict[Site, Site] = {}
         known: set[int] = set()

@@ -1,4 +1,4 @@
-"""What a model is filled from: layers of a dataset or of a checkpoint, read in the same way."""
+"""The source that a model is filled from: layers of a dataset or of a checkpoint, read in the same way."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class LayerSource(Protocol):
-    """Layers by name, and loads of them. loader/loads.py::Loads is one of a dataset,
-    models/checkpoint.py::CheckpointLoads one of a checkpoint.
+    """Layers by name, and loads of them: loader/loads.py::Loads for a dataset, models/checkpoint.py::CheckpointLoads
+    for a checkpoint.
 
-    uri: safe to show. layers: {stored name: layer}, in storage order; those of a checkpoint have no blocks. names:
-    {stored name: it and its aliases}. budget: what is in flight counts there. workers: threads that read.
+    uri: location, safe to show. layers: {stored name: layer}, in storage order; those of a checkpoint have no blocks.
+    names: {stored name: that name and its aliases}. budget: limits the bytes in flight. workers: number of threads that
+    read.
     """
 
     @property
@@ -33,20 +34,20 @@ class LayerSource(Protocol):
     def workers(self) -> int: ...
 
     def differ(self, first: StoredLayer, second: StoredLayer) -> bool:
-        """Whether two layers of one shape and dtype have different values."""
+        """Returns whether two layers of the same shape and dtype have different values."""
 
     def decoded(self, region: Region, dtype: str) -> Load[torch.Tensor]:
-        """The values of rows of a layer as a tensor of `dtype`, its own for those of a checkpoint."""
+        """Loads rows of a layer as a tensor of `dtype`, which for a checkpoint is the layer's own."""
 
     def into(self, region: Region, tensor: torch.Tensor, dtype: str) -> Load[torch.Tensor]:
-        """The same values in `tensor`, which is the result where its memory takes them, else a tensor of their own."""
+        """Loads the same values into `tensor`; the result is `tensor` if its memory allows that, else a new tensor."""
 
 
 def layers_by_name(source: LayerSource) -> dict[str, StoredLayer]:
-    """Those of all names, aliases too."""
+    """Returns the layers by all names, including aliases."""
     return {name: source.layers[stored] for name, stored in stored_names(source).items()}
 
 
 def stored_names(source: LayerSource) -> dict[str, str]:
-    """{every name: the one that its layer is stored under}"""
+    """Returns {any name: the name that its layer is stored under}."""
     return {name: stored for stored, names in source.names.items() for name in names}

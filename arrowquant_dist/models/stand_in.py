@@ -1,8 +1,8 @@
-"""A model's folder with everything but its weights: safetensors files of the right names, shapes and dtypes, and holes
-where the values would be.
+"""Writes a model's weight files without weights: safetensors files with the right names, shapes and dtypes, and holes
+in place of the values.
 
-sentence-transformers opens nothing but folders with weights. Holes take no disk, and no memory either: they are mapped,
-and nobody looks at their values before the real ones are in their place.
+sentence-transformers can only open folders with weights. Holes take neither disk space nor memory: the files are
+mapped, and nobody reads their values before the real ones are in place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from arrowquant_dist.storage.temporary import written_here
 
 
 def write_holes(path: Path, layers: Mapping[str, StoredLayer]) -> None:
-    """A safetensors file at `path` with a tensor for each of `layers`, all of it zeros that are stored nowhere."""
+    """Writes a safetensors file to `path` with a tensor for each of `layers`: all zeros, without using disk space."""
     tensors = [_stored(name, layer) for name, layer in layers.items()]
     header = header_of(tensors, {"format": "pt"})
     with written_here(path), path.open("wb") as file:

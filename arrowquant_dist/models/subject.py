@@ -1,4 +1,4 @@
-"""What is calibrated: a model's texts as tokens, in batches without padding, and the model itself as a chain."""
+"""The subject of a calibration: a model's texts as tokens, in batches without padding, and the model as a chain."""
 
 from __future__ import annotations
 
@@ -31,16 +31,20 @@ from arrowquant_dist.models.source import LayerSource, layers_by_name
 from arrowquant_dist.models.tokens import TokenizedTexts, longest_input, padding_of, tokenized
 
 TOGETHER_TOKENS = (
-    2048  # all of a batch's texts are of one length; one that is longer alone is a batch of its own
+    2048  # per batch, whose texts all have one length; a text that is longer by itself is a batch of its own
 )
-SLICE_TOKENS = 4096  # of what one worker does at a time
-MOST_SLICES = 32  # each has its own sums at OUT until they are added
+SLICE_TOKENS = 4096  # tokens that one worker processes at a time
+MOST_SLICES = 32  # each stores its own sums at OUT until they are added up
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """kind: of the model; of sentence-transformers, whose first module is calibrated, with what that is. layers: {name
-    in the model's checkpoint: layer}. longest: tokens of a text at most."""
+    """A model to calibrate.
+
+    opened: its files and layers. kind: its kind; for sentence-transformers, whose first module is calibrated, with the
+    config and class of that module. layers: {name in the model's checkpoint: layer}. longest: the most tokens of a
+    text. files: the small files of the calibrated part.
+    """
 
     opened: Opened
     kind: ModelKind
@@ -50,7 +54,8 @@ class Subject:
 
     @classmethod
     def of(cls, opened: Opened) -> Subject:
-        """InvalidConfig for kinds of models that are not evaluated either, and ones that transformers cannot build."""
+        """Raises InvalidConfig for kinds of models that are not evaluated, and models that transformers cannot
+        build."""
         kind, source = kind_of_model(opened.files), opened.source
         if kind.name == "sentence-transformers":
             part = transformer_part(opened.files, source)
@@ -62,20 +67,20 @@ class Subject:
 
     @property
     def behind(self) -> frozenset[str]:
-        """Stored names of layers that are in none of the part that is calibrated: of sentence-transformers' modules
-        behind the first one, as a Dense."""
+        """Stored names of layers outside the calibrated part: of sentence-transformers modules after the first one,
+        such as a Dense."""
         own = {layer.name for layer in self.layers.values()}
         return frozenset(self.opened.source.layers) - own
 
     def tokens(self, texts: Sequence[str]) -> TokenizedTexts:
-        """InvalidConfig where no tokenizer is there."""
+        """Tokenizes texts. Raises InvalidConfig if there is no tokenizer."""
         tokenizer = tokenizer_of(self.files)
         limits = [longest_input(tokenizer, self.kind.config), self.longest, MOST_TOKENS]
         longest = min(limit for limit in limits if limit is not None)
         return tokenized(tokenizer, texts, longest, padding_of(tokenizer, self.kind.config))
 
     def chain(self, source: LayerSource, first: Mapping[str, torch.Tensor]) -> Chain:
-        """A model of its own each time. source: of its weights. first: a batch to try it with."""
+        """Returns a chain over a new model. source: source of its weights. first: a batch to test it with."""
         return Chain(self._built(source), source, first)
 
     def _built(self, source: LayerSource) -> Built:
@@ -83,14 +88,14 @@ class Subject:
         wanted = Wanted(torch.float32, None, ("pooler",), ("*",))
         built = build_model(self.kind.model_class, config, self.layers, source, wanted)
         built.model.config.use_cache = False
-        built.model.set_experts_implementation("eager")  # expert by expert, each a product of its own
+        built.model.set_experts_implementation("eager")  # each expert has products of its own
         built.model.eval()
         return built
 
 
 def batches_of_one_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of texts that go through a model together, the longest first: none is padded, so that no position,
-    mask or router ever sees what is no text."""
+    """Returns batches of indices of texts that go through a model together, the longest first. None is padded, so that
+    no position, mask or router ever sees anything but text."""
     alike: defaultdict[int, list[int]] = defaultdict(list)
     for index, length in enumerate(lengths):
         if length:
@@ -103,8 +108,8 @@ def batches_of_one_length(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def slices_of(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[range]:
-    """Runs of batches, the same whatever the number of workers: a power of two of them, of about SLICE_TOKENS tokens
-    or, at most MOST_SLICES, of more; two where one of these would do."""
+    """Returns runs of batches that do not depend on the number of workers. Their number is a power of two, from 2 to
+    MOST_SLICES, and they have about SLICE_TOKENS tokens each, or more if there are MOST_SLICES."""
     sizes = [sum(lengths[index] for index in batch) for batch in batches]
     wanted = 2
     while wanted < MOST_SLICES and wanted * SLICE_TOKENS < sum(sizes):
@@ -118,7 +123,7 @@ def slices_of(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[
 
 
 def refuse_too_few(texts: TokenizedTexts, least: int) -> None:
-    """InvalidConfig where they have fewer tokens than `least`."""
+    """Raises InvalidConfig if the texts have fewer than `least` tokens."""
     found = sum(texts.lengths)
     if found < least:
         tokens = counted(found, "token")

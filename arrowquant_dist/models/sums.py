@@ -1,4 +1,4 @@
-"""What is summed up of inputs as they go by: products of some batches in float32, their sums in float64."""
+"""Sums over inputs as they pass: products of some batches in float32, added up in float64."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from arrowquant_dist.models.sites import Order
 from arrowquant_dist.models.units import COUNTS, CROSS, HESSIAN, RESIDUAL, TOKENS, WantedSums
 from arrowquant_dist.models.watch import Enough, Seen, Site
 
-TOGETHER = 1024  # tokens that wait for one product: batches of short texts have a few dozen
-_ROWS = 256  # of a product that are made at a time
+TOGETHER = 1024  # tokens collected for one product: batches of short texts have a few dozen
+_ROWS = 256  # rows of a product that are computed at a time
 
 
 class Met:
-    """What one path meets in one batch at the sites of a stage: inputs, of sites that lead, and what the results of
-    sites are added to (the residual stream, where that is what they are added to).
+    """What one path met in one batch at the sites of a stage: the inputs of sites that lead, and the tensors to which
+    results of sites are added (the residual stream, if that is what they are added to).
 
-    slots: of which sites are looked at. later: those at which nothing of them can come any more. Raises Enough there.
+    slots: slots whose sites are looked at. later: slots that are used only after all of those: Enough is raised there.
     """
 
     def __init__(
@@ -40,23 +40,23 @@ class Met:
     def stream(self, seen: Seen, other: torch.Tensor) -> None:
         site = seen.site
         if site.slot in self._slots and site.use != "embedding" and self._wanted.has(site, RESIDUAL):
-            self.streams[site].append(other.clone())  # what is added to in place has other values later
+            self.streams[site].append(other.clone())  # a tensor that is added to in place changes later
 
 
 class Sums:
-    """Sums over tokens, by site: `hessian` Σ x xᵀ [in, in], `counts` [rows] of a table, `tokens` [1]; of two paths
-    besides `cross` Σ x x̃ᵀ and `residual` Σ (r − r̃) x̃ᵀ, each with the tokens that it is of; of weights that are
-    [in, out] the residual is Σ x̃ (r − r̃)ᵀ. x, r: the original's input and what its result is added to; x̃, r̃: the
-    quantized path's, which the others are of then.
+    """Sums over tokens for each site: `hessian` Σ x xᵀ [in, in], `counts` [rows] of a table, `tokens` [1]. With two
+    paths also `cross` Σ x x̃ᵀ and `residual` Σ (r − r̃) x̃ᵀ, each with its number of tokens; for weights that are [in,
+    out], `residual` is Σ x̃ (r − r̃)ᵀ. x, r: the original's input, and what its result is added to. x̃, r̃: those of
+    the quantized path, from which the other sums are then made.
 
-    Tokens are paired by their place. Of what is routed (experts) there is a `cross` of batches of which both paths were
-    sent the same way, the original's (decisions.py), and no `residual`. rows: {slot: rows of its table}. wanted: the
-    others are left to other passes.
+    Tokens are paired by position. For routed layers (experts), `cross` covers the batches in which both paths were
+    routed alike, as the original was (decisions.py), and there is no `residual`. rows: {slot: rows of its table}.
+    wanted: the sums to make; others are left to other passes.
 
-    Each token counts alike. MiniLM in 7.28 MB, calibrated with 1,600 texts, keeps .9791 of embedding cosine by that,
-    and .9778 where tokens count by the squares of the embedding's gradients with respect to what a block makes of them:
-    these differ so much that few tokens are left. By one over the length of their texts it keeps .9791, too (.9737
-    instead of .9733 on quotations).
+    All tokens have equal weight. MiniLM in 7.28 MB, calibrated with 1,600 texts, keeps .9791 of embedding cosine this
+    way, but .9778 if tokens are weighted by the squared gradients of the embedding with respect to what a block makes
+    of them: these differ so much that few tokens matter. Weighted by one over the length of their texts it keeps .9791,
+    too (.9737 instead of .9733 on quotations).
     """
 
     def __init__(self, order: Order, rows: Mapping[int, int], wanted: WantedSums) -> None:
@@ -65,12 +65,13 @@ class Sums:
         self._waiting: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def add_product(self, seen: Seen, tokens: int) -> None:
-        """Of one path, as it goes by. tokens: of the batch."""
+        """Adds a product of a single path. tokens: number of tokens in the batch."""
         if seen.site.slot in self._rows and self._order.leads(seen.site):
             self._add(seen.site, seen.given, tokens)
 
     def add(self, original: Met, quantized: Met, tokens: int, *, are_paired: bool) -> None:
-        """Of two paths, a batch of so many tokens. are_paired: whether each product has the same of them on both."""
+        """Adds a batch of `tokens` tokens of two paths. are_paired: whether each product has the same tokens on
+        both."""
         for site, given in quantized.inputs.items():
             for one in given:
                 self._add(site, one, tokens)
@@ -88,7 +89,7 @@ class Sums:
                     self._pair(site, RESIDUAL, *pair, tokens)
 
     def finished(self) -> dict[str, np.ndarray]:
-        """{site/part: sum}, float64."""
+        """Returns {site/part: sum}, float64."""
         for key in [*self._waiting]:
             self._multiply(key)
         for key, values in self._sums.items():
@@ -120,14 +121,15 @@ class Sums:
             self._sum(f"{site.key}/{part}_{TOKENS}", np.array([float(tokens)]))
 
     def _wait(self, key: str, first: torch.Tensor, second: torch.Tensor) -> None:
-        """Until there are so many tokens that one product of them costs little more than their own memory."""
+        """Collects factors until they have so many tokens that their product costs little more than their own
+        memory."""
         waiting = self._waiting.setdefault(key, [])
         waiting.append((first, second))
         if sum(len(one) for one, _ in waiting) >= TOGETHER:
             self._multiply(key)
 
     def _multiply(self, key: str) -> None:
-        """Some rows at a time, so that what is added takes little memory; of a symmetric product one half."""
+        """Multiplies some rows at a time, so that the summands take little memory; of a symmetric product, one half."""
         waiting = self._waiting.pop(key)
         is_square = waiting[0][0] is waiting[0][1]
         first = torch.cat([one for one, _ in waiting])
@@ -147,7 +149,7 @@ class Sums:
 
 
 def _mirror(values: np.ndarray) -> None:
-    """What is above the blocks of the diagonal becomes what is below it, too."""
+    """Copies the part above the diagonal blocks, transposed, to the part below them."""
     for start in range(0, len(values), _ROWS):
         stop = start + _ROWS
         values[stop:, start:stop] = values[start:stop, stop:].T

@@ -1,4 +1,4 @@
-"""How many threads torch computes with."""
+"""The number of threads that torch computes with."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from arrowquant_dist.machine import usable_cpus
 
 
 def bounded_threads() -> AbstractContextManager[None]:
-    """No more than this process may have CPUs."""
+    """Uses at most as many threads as CPUs that this process may use."""
     return threads(min(torch.get_num_threads(), usable_cpus()))
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """So many, as long as it lasts."""
+    """Uses `count` threads as long as the context lasts."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""Texts as the numbers that a model of transformers takes, in batches of like lengths."""
+"""Texts as the numbers that a model of transformers takes, in batches of similar lengths."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import torch
 
 from arrowquant_dist.errors import InvalidConfig
 
-BATCH_TOKENS = 4096  # padding counts; a text that is longer alone is a batch of its own
-_NO_LIMIT = 1 << 20  # tokenizers that know no length say 10^30
+BATCH_TOKENS = 4096  # including padding; a text that is longer by itself is a batch of its own
+_NO_LIMIT = 1 << 20  # tokenizers that know no length report 10^30
 _LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedTexts:
-    """ids: of each text, special tokens included, cut to what the model takes. types: token_type_ids where the
-    tokenizer makes them. cut: how many texts were longer. pad: what fills the end of shorter ones in a batch, and
-    counts nowhere."""
+    """Tokenized texts.
+
+    ids: ids of each text, including special tokens, cut to what the model takes. types: token_type_ids, if the
+    tokenizer makes them. cut: number of texts that were longer. pad: id that fills up shorter texts in a batch, and
+    counts nowhere.
+    """
 
     ids: tuple[Sequence[int], ...]
     types: tuple[Sequence[int], ...] | None
@@ -31,13 +34,13 @@ class TokenizedTexts:
         return [len(ids) for ids in self.ids]
 
     def only(self, indices: Sequence[int]) -> TokenizedTexts:
-        """These of the texts, in this order."""
+        """Returns these texts, in this order."""
         types = None if self.types is None else tuple(self.types[index] for index in indices)
         return TokenizedTexts(tuple(self.ids[index] for index in indices), types, self.cut, self.pad)
 
     def inputs(self, indices: Sequence[int], least: int = 0) -> dict[str, torch.Tensor]:
-        """input_ids, attention_mask and perhaps token_type_ids of these texts, int64 [texts, longest], padded at the
-        right, to `least` tokens or more."""
+        """Returns input_ids, attention_mask and perhaps token_type_ids of these texts, int64 [texts, longest], padded
+        on the right to at least `least` tokens."""
         longest = max(least, *(len(self.ids[index]) for index in indices))
         found = {"input_ids": _padded([self.ids[i] for i in indices], longest, self.pad)}
         found["attention_mask"] = _padded([[1] * len(self.ids[i]) for i in indices], longest, 0)
@@ -47,8 +50,8 @@ class TokenizedTexts:
 
 
 def tokenized(tokenizer: Any, texts: Sequence[str], longest: int | None, pad: int) -> TokenizedTexts:
-    """As the tokenizer makes them by itself; texts that have more than `longest` tokens are cut by its own truncation,
-    which keeps the special token at the end where there is one."""
+    """Tokenizes as the tokenizer does by default. Texts of more than `longest` tokens are cut by the tokenizer's own
+    truncation, which keeps a special token at the end if there is one. pad: the id for padding."""
     whole = tokenizer([*texts], verbose=False)
     cut = 0
     if longest is not None:
@@ -60,9 +63,10 @@ def tokenized(tokenizer: Any, texts: Sequence[str], longest: int | None, pad: in
 
 
 def longest_input(tokenizer: Any, config: Any, positions_lost: int = 0) -> int | None:
-    """Tokens that a model takes at a time: the fewest that tokenizer and config say; None where neither does.
+    """Returns the most tokens that a model takes at a time: the lower of the tokenizer's and the config's limit, or
+    None.
 
-    positions_lost: of those that the config says, how many no token has.
+    positions_lost: how many of the config's positions no token can have.
     """
     found = [getattr(config, key, None) for key in _LENGTHS]
     limits = [value - positions_lost for value in found if isinstance(value, int) and value > 0][:1]
@@ -73,8 +77,8 @@ def longest_input(tokenizer: Any, config: Any, positions_lost: int = 0) -> int |
 
 
 def padding_of(tokenizer: Any, config: Any) -> int:
-    """An id of the vocabulary to fill up with. RoBERTa's kind counts positions by it, so the model's own where it has
-    one."""
+    """Returns an id of the vocabulary for padding: the model's own if it has one, since models like RoBERTa count
+    positions by it."""
     for found in (tokenizer.pad_token_id, getattr(config, "pad_token_id", None)):
         if isinstance(found, int) and found >= 0:
             return found
@@ -82,7 +86,7 @@ def padding_of(tokenizer: Any, config: Any) -> int:
 
 
 def refuse_unknown_ids(texts: TokenizedTexts, model: Any) -> None:
-    """InvalidConfig where the tokenizer has more words than the model has embeddings."""
+    """Raises InvalidConfig if the tokenizer gives ids for which the model has no embeddings."""
     rows = model.get_input_embeddings().weight.shape[0]
     highest = max((max(ids, default=0) for ids in texts.ids), default=0)
     if highest >= rows:
@@ -91,8 +95,9 @@ def refuse_unknown_ids(texts: TokenizedTexts, model: Any) -> None:
 
 
 def batches(lengths: Sequence[int], most: int = BATCH_TOKENS) -> Iterator[list[int]]:
-    """Indices of texts that go through a model together, the longest first, so that most memory is taken at once and
-    little is padded: at most `most` tokens with padding, or a single text. Texts without tokens are in none."""
+    """Yields indices of texts that go through a model together: at most `most` tokens including padding, or a single
+    text. The longest come first, so that the most memory is taken at once, and similar lengths together, so that there
+    is little padding. Texts without tokens are left out."""
     order = sorted((index for index, length in enumerate(lengths) if length), key=lambda i: (-lengths[i], i))
     batch: list[int] = []
     for index in order:
@@ -105,7 +110,7 @@ def batches(lengths: Sequence[int], most: int = BATCH_TOKENS) -> Iterator[list[i
 
 
 def positions_before_the_first(model: Any) -> int:
-    """RoBERTa's kind begins to count behind the padding's position."""
+    """Returns the number of positions that no token has: models like RoBERTa start after the padding's position."""
     for name, module in model.named_modules():
         padding = getattr(module, "padding_idx", None)
         if name.endswith("position_embeddings") and isinstance(padding, int):
@@ -114,8 +119,8 @@ def positions_before_the_first(model: Any) -> int:
 
 
 def mean_over_tokens(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """[texts, width], Σ mask · h / Σ mask: of those that are no padding. hidden: [texts, tokens, width]. mask: [texts,
-    tokens]."""
+    """Returns the mean over tokens that are not padding, Σ mask · h / Σ mask, as [texts, width]. hidden: [texts,
+    tokens, width]. mask: [texts, tokens]."""
     wide = mask.unsqueeze(-1).float()
     return (hidden * wide).sum(1) / wide.sum(1)
 

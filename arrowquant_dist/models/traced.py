@@ -1,9 +1,9 @@
-"""Tensors without values, that remember how they are made of the layers of a dataset.
+"""Tensors without values that record how they are made from the layers of a dataset.
 
 transformers moves a checkpoint's tensors into a model by operations of its own: experts are merged, q, k and v split,
-prefixes renamed. Given traced tensors instead of weights it does all of that without a byte being read, and what each
-parameter consists of is known: from then on weights can be read in the order in which they lie, straight to their
-places, and codes can stay codes.
+prefixes renamed. Given traced tensors instead of weights, it does all of that without reading a byte, and afterwards it
+is known what each parameter consists of: weights can then be read in the order in which they are stored, straight to
+their places, and codes can stay codes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Origin:
-    """A layer of the dataset. like: its shape and dtype, on the meta device. differs: whether the values of another
-    layer, given by its name, are others. changes: of the whole model, what is done to tensors in place."""
+    """A layer of the dataset. like: a tensor of its shape and dtype on the meta device. differs: whether another layer,
+    given by its name, has different values. changes: in-place changes to tensors of the whole model."""
 
     name: str
     like: torch.Tensor
@@ -30,7 +30,8 @@ class Origin:
 class Derived:
     """A result of `function(*args, **kwargs)`, in which nodes stand for tensors.
 
-    number: which of several results; None where there is one. like: shape, strides and dtype, on the meta device.
+    number: which of several results it is; None if there is one. like: a tensor of its shape, strides and dtype on the
+    meta device.
     """
 
     function: Callable[..., Any]
@@ -55,9 +56,9 @@ Node = Origin | Derived
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """A call of `function` in which traced tensors stand for themselves, as they are when the model has its values.
+    """A call of `function` in which traced tensors stand for the real tensors of the filled model.
 
-    number: which of several results; None where there is one.
+    number: which of several results is meant; None if there is one.
     """
 
     function: Callable[..., Any]
@@ -67,18 +68,18 @@ class Call:
 
 
 class UntraceableOperation(TypeError):
-    """What would need the values of a tensor that has none, or change them in place."""
+    """Raised for an operation that would need the values of a traced tensor, or change them in place."""
 
 
 class Traced(torch.Tensor):
-    """A tensor that has a shape, a dtype and a device, and instead of values a node that says what they would be.
+    """A tensor with a shape, a dtype and a device, and instead of values a node that says what they would be.
 
-    A real tensor over one value in memory, so that all of torch and transformers takes it for one; but whatever is
-    done with it is recorded instead, as documented in torch's "Extending torch with a Tensor-like type".
+    It is a real tensor over a single value in memory, so that torch and transformers accept it as one; but operations
+    on it are recorded instead, as documented in torch's "Extending torch with a Tensor-like type".
     """
 
     node: Node
-    step: Call | None  # how it was made of other traced tensors
+    step: Call | None  # how it was made from other traced tensors
 
     @classmethod
     def of(cls, node: Node, step: Call | None = None) -> Traced:
@@ -130,7 +131,7 @@ _PROPERTIES = {"data", "T", "mT", "H", "mH", "real", "imag"}
 
 
 def are_equal(first: Node, second: Node) -> bool:
-    """Whether two nodes stand for the same values: made in the same way of the same layers, or of equal ones."""
+    """Returns whether two nodes stand for the same values: made in the same way from the same or equal layers."""
     if first.like.shape != second.like.shape or first.like.dtype != second.like.dtype:
         return False
     if isinstance(first, Origin) and isinstance(second, Origin):
@@ -141,7 +142,8 @@ def are_equal(first: Node, second: Node) -> bool:
 
 
 def _way(node: Derived) -> str:
-    """How it is made, whatever of. Tensors with values that take part make it another way each time."""
+    """Returns how a node is made, regardless of its sources. With tensors that have values, no two ways are the
+    same."""
     tensors: list[torch.Tensor] = []
     replaced((node.args, dict(node.kwargs)), torch.Tensor, tensors.append)
     if tensors:
@@ -150,7 +152,7 @@ def _way(node: Derived) -> str:
 
 
 def replaced(value: Any, kind: Any, change: Callable[[Any], Any]) -> Any:
-    """`value` with `change` made to whatever is of `kind` in it, however deep in tuples, lists and dicts."""
+    """Returns `value` with `change` applied to every `kind` in it, however deep in tuples, lists and dicts."""
     if isinstance(value, kind):
         return change(value)
     if isinstance(value, tuple | list):
@@ -162,7 +164,7 @@ def replaced(value: Any, kind: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def sources_of(node: Node) -> Iterator[str]:
-    """Names of the layers that a node is made of, some of them several times."""
+    """Yields the names of the layers that a node is made from, possibly repeatedly."""
     if isinstance(node, Origin):
         yield node.name
     else:
@@ -179,11 +181,11 @@ def _origins(node: Node) -> Iterator[Origin]:
 
 
 def make_changes(changes: Sequence[Call], tensors: Mapping[int, torch.Tensor]) -> None:
-    """Does to real tensors, in the same order, what was done to traced ones in place: transformers zeroes the padding
-    row of some embeddings after it has loaded them.
+    """Makes to real tensors the changes that were made to traced ones in place, in the same order: transformers zeroes
+    the padding row of some embeddings after loading them.
 
-    tensors: {id of a traced tensor: the real one}. UntraceableOperation where a tensor was changed before it was put
-    into the model, since that is lost.
+    tensors: {id of a traced tensor: the real one}. Raises UntraceableOperation if a tensor was changed before it was
+    put into the model, since that change is lost.
     """
 
     def real(traced: Traced) -> Any:
@@ -204,7 +206,7 @@ def make_changes(changes: Sequence[Call], tensors: Mapping[int, torch.Tensor]) -
 
 
 def changed_in_place(changes: Sequence[Call]) -> set[int]:
-    """Ids of all traced tensors that the changes have to do with, themselves or by what they are views of."""
+    """Returns the ids of all traced tensors that the changes involve, directly or because they are viewed."""
     found: set[int] = set()
 
     def note_call(call: Call) -> None:
@@ -221,7 +223,7 @@ def changed_in_place(changes: Sequence[Call]) -> set[int]:
 
 
 def evaluated(node: Node, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """What the node stands for. values: of its layers. What the values are of is freed as soon as it is used."""
+    """Computes what the node stands for. values: those of its layers. Intermediate results are freed once used."""
     if isinstance(node, Origin):
         return values[node.name]
     args, kwargs = replaced((node.args, dict(node.kwargs)), Node, lambda inner: evaluated(inner, values))
@@ -243,7 +245,7 @@ def _property(attribute: str, tensor: Traced, *value: Any) -> Any:
 
 
 def _to(tensor: Traced, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
-    """The dtype alone: where values are is not known yet."""
+    """Records only the dtype: it is not yet known where the values will be."""
     given = [*args, *kwargs.values()]
     dtypes = [value for value in given if isinstance(value, torch.dtype)]
     dtypes += [value.dtype for value in given if isinstance(value, torch.Tensor)]
@@ -253,7 +255,7 @@ def _to(tensor: Traced, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tra
 
 
 def _change(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Notes what changes a tensor in place, to be done to the model's own when it has its values: `make_changes`."""
+    """Records an in-place change, which `make_changes` repeats on the model's own tensor once it has its values."""
     traced: list[Traced] = []
     replaced((args, dict(kwargs)), Traced, traced.append)
     origin = next((node for node in _origins(traced[0].node)), None)
@@ -264,7 +266,7 @@ def _change(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
 
 
 def _like(value: Node | torch.Tensor) -> torch.Tensor:
-    """A tensor of the same shape and dtype on the meta device."""
+    """Returns a tensor of the same shape and dtype on the meta device."""
     return value.to("meta") if isinstance(value, torch.Tensor) else value.like
 
 

@@ -1,6 +1,6 @@
-"""What is summed up of a stage in pieces that memory holds: some of them in each pass over the texts.
+"""Splits the sums of a stage into pieces that fit in memory, some of which are made in each pass over the texts.
 
-Each sum is the same whatever else is summed up in its pass, so that how many passes there are changes no statistics.
+A sum does not depend on what else is summed in its pass, so the number of passes does not change any statistics.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _SUM_NBYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Sums of one kind, of one weight. slot, first: as those of its Site, or of the parameter as a whole. last: where
-    it ends. nbytes: of the sum, in float64."""
+    """Sums of one kind for one weight. slot: index of the parameter. first, last: the range of its values, a Site's or
+    the whole parameter's. part: the kind of sum. nbytes: size of the sum in float64."""
 
     slot: int
     first: int
@@ -31,7 +31,7 @@ class Unit:
 
 
 class WantedSums:
-    """Which sums a pass makes."""
+    """The sums that a pass makes."""
 
     def __init__(self, units: Iterable[Unit]) -> None:
         self._spans: defaultdict[tuple[int, str], list[range]] = defaultdict(list)
@@ -45,7 +45,8 @@ class WantedSums:
 def units_of(
     order: Order, slots: Iterable[int], tensors: Sequence[torch.Tensor], *, is_sequential: bool
 ) -> list[Unit]:
-    """What is summed up of these slots. tensors: one for each slot of the model, of which shapes count."""
+    """Returns the sums to make for these slots. tensors: one for each slot of the model, of which only shapes
+    matter."""
     sites: defaultdict[int, list[Site]] = defaultdict(list)
     for site in order.leader:
         sites[site.slot].append(site)
@@ -73,7 +74,7 @@ def _units(
     uses = {site.use for site in sites} or {
         "linear",
         "transposed",
-    }  # of one that this batch did not come to, either
+    }  # also for an expert that this batch did not reach
     inputs = max(shape[-1] if "linear" in uses else 0, shape[-2] if "transposed" in uses else 0)
     square = _SUM_NBYTES * inputs**2
     step = max(1, values // shape[0] if len(shape) == 3 else values)
@@ -85,7 +86,7 @@ def _units(
 
 
 def passes_of(units: Sequence[Unit], most: int) -> list[tuple[Unit, ...]]:
-    """Runs of units whose sums take at most so many bytes together; one that is larger is alone. At least one run."""
+    """Returns runs of units whose sums take at most `most` bytes together; a larger unit is alone. At least one run."""
     found: list[tuple[Unit, ...]] = []
     taken: list[Unit] = []
     nbytes = 0

@@ -1,7 +1,7 @@
-"""What a model's products see: every input that is multiplied with a weight, or looked up in one, while it runs.
+"""Watches the products of a model as it runs: every input that is multiplied with a weight, or looked up in one.
 
-Modules need not be known: torch's own functions are watched, in this thread alone, so that nn.Linear, Conv1D and the
-experts that transformers has in one parameter are all seen in the same way, by the memory of their weights.
+The modules need not be known: torch's own functions are watched, only in this thread, so that nn.Linear, Conv1D and the
+experts that transformers keeps in one parameter are all recognized in the same way, by the memory of their weights.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _PRODUCTS = {"linear", "addmm", "embedding", "matmul", "__matmul__", "mm"}
 _IN_PLACE = {"add_", "__iadd__", "mul_", "__imul__"}
 _SAME = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"}
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
-_LOOKS = {"__get__", "size", "dim"}  # at a tensor's properties, views of it among them
-_SUMMANDS = 4  # products whose results may still become one: they stay in memory as long
+_LOOKS = {"__get__", "size", "dim"}  # look at properties of a tensor, some of which are views of it
+_SUMMANDS = 4  # most products whose results may still become a summand: they stay in memory until then
 
 
 class Enough(Exception):
-    """Ends a forward of which nothing more is needed. It never leaves models/."""
+    """Ends a forward pass when the rest of it is not needed. It never leaves models/."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A weight that is multiplied with, or looked up in: a parameter, or one expert of it.
+    """A weight that inputs are multiplied with, or looked up in: a parameter, or one expert of it.
 
-    slot: the index of the parameter. start, nvalues: which of its values are the weight, in its memory order. use:
-    `linear` x Wᵀ, `transposed` x W, `embedding` rows by number."""
+    slot: index of the parameter. start, nvalues: which of its values are the weight, in memory order. use: `linear` x
+    Wᵀ, `transposed` x W, `embedding` for rows by number."""
 
     slot: int
     start: int
@@ -53,7 +53,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """One product. given: [..., in], or the numbers of rows. made: the result."""
+    """One product. site: its weight. given: [..., in], or row numbers. made: the result."""
 
     site: Site
     given: torch.Tensor
@@ -61,10 +61,13 @@ class Seen:
 
 
 class Watch(TorchFunctionMode):
-    """memory: {address of a parameter's memory: its slot}. on_product: called after each product. on_sum: called with
-    the other summand of a sum in which a product's result takes part as it is, in any shape, and is no result of a
-    product itself. on_other: called with each slot that something else than such a product takes. ends: slots whose
-    product nobody needs: its input is told, and Enough raised. decides: what takes the place of results.
+    """Calls functions for what happens to a model's weights.
+
+    memory: {address of a parameter's memory: its slot}. on_product: called after each product. on_sum: called before a
+    sum of a product's unchanged result, in any shape, and a tensor that is not itself the result of a product; is given
+    the product and that tensor. ends: slots whose product nobody needs: its input is reported, and Enough raised.
+    decides: returns what replaces results. on_other: called with each slot that is used in anything else than such a
+    product.
     """
 
     def __init__(
@@ -100,7 +103,7 @@ class Watch(TorchFunctionMode):
         result = func(*args, **kwargs)
         if self._decides is not None:
             result = self._decides(name, args, kwargs, result)
-        if name in _IN_PLACE:  # from now on that is more than the product's result
+        if name in _IN_PLACE:  # the tensor is no longer just the product's result
             self._made = [seen for seen in self._made if seen.made is not args[0]]
         if self._on_sum is not None and name in _SAME and args:
             alike = [Seen(seen.site, seen.given, result) for seen in self._made if seen.made is args[0]]
@@ -113,7 +116,7 @@ class Watch(TorchFunctionMode):
         return result
 
     def _weight_of(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Site, torch.Tensor] | None:
-        """What a product is of, where it is of a parameter, and its other factor."""
+        """Returns the weight of a product and its other factor, or None if the weight is not a parameter."""
         name = func.__name__
         if name == "linear":
             given, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
@@ -147,7 +150,7 @@ class Watch(TorchFunctionMode):
         return tensor
 
     def _other_summand(self, args: Any) -> tuple[Seen, torch.Tensor] | None:
-        """args: of the sum. The product whose result is one summand, and the other one."""
+        """Returns the product whose result is one summand, and the other summand. args: those of the sum."""
         if len(args) < 2 or not all(isinstance(arg, torch.Tensor) for arg in args[:2]):
             return None
         one, other = args[:2]

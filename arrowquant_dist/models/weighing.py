@@ -1,14 +1,14 @@
-"""How finely each layer of a model is to be quantized beside the others, by what its errors do to texts.
+"""Determines how finely to quantize each layer of a model relative to the others, by what its errors do to texts.
 
-Each weight of a block is rounded alone, and what the block then makes of some texts is compared with what it made
-before: of MiniLM, as much error of a value layer changes ten times as much as that of a query layer, and of the last
-block ten times as much as of the first. That goes block by block, with one block's weights in memory, and orders the
-layers as the model's own result does (a correlation of .9 of the logarithms).
+Each weight of a block is rounded alone, and the block's output for some texts is compared with what it was: in MiniLM,
+an equal error changes ten times as much in a value layer as in a query layer, and ten times as much in the last block
+as in the first. Blocks are processed one by one, with one block's weights in memory. The resulting order of the layers
+is that of the model's own result (with a correlation of .9 between the logarithms).
 
-With d what rounding at one step changes for each of a layer's values, the sum of changes at so many bits is least where
-steps are in proportion to d^(-1/2) (reverse water-filling). They are half as far apart as that, by logarithm: what a
-coarse step breaks is more than its square says. Of MiniLM at 8.6 MB, by 400 texts, the embedding cosine is .9844 with
-equal steps, .9857 with these and .9849 with all of the difference; data-free at 7.9 MB .946, .959 and .961.
+If d is the change by rounding with a fixed step, per value of a layer, the total change at a given number of bits is
+smallest when steps are proportional to d^(-1/2) (reverse water-filling). Here their logarithms differ half as much: the
+damage of a coarse step grows faster than its square. For MiniLM at 8.6 MB, by 400 texts, embedding cosine is .9844 with
+equal steps, .9857 with these and .9849 with the full difference; data-free at 7.9 MB it is .946, .959 and .961.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from arrowquant_dist.models.subject import Subject
 from arrowquant_dist.models.tokens import TokenizedTexts
 from arrowquant_dist.models.traced import sources_of
 
-_TOKENS = 4096  # of the texts that are looked at, about
-_STEP = 0.3  # of a row's root mean square
-_SHARE = 0.5  # of the difference, by logarithm, that reverse water-filling asks for
-_ROWS = 256  # that are rounded at a time
-_DIGITS = 2  # of what is found: sums in another order come to the same
+_TOKENS = 4096  # approximate number of tokens to look at
+_STEP = 0.3  # relative to a row's root mean square
+_SHARE = 0.5  # of the difference in logarithm that reverse water-filling asks for
+_ROWS = 256  # rows that are rounded at a time
+_DIGITS = 2  # significant digits of the result, so that sums in another order give the same
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Batch:
-    """What goes into a part, and what it makes of that. hidden: None into the first part."""
+    """One batch at a part. inputs: the model's inputs. hidden: the part's input; None for the first part. made: what
+    the part makes of it."""
 
     inputs: Inputs
     hidden: torch.Tensor | None
@@ -43,11 +44,11 @@ class _Batch:
 
 
 def weighed_steps(subject: Subject, tokens: TokenizedTexts) -> dict[str, float]:
-    """{stored name: the layer's step as a multiple of the mean one}, of matrices in the model's blocks whose errors
-    change something; none of a model that is no chain of blocks.
+    """Returns {stored name: the layer's step as a multiple of the mean one} for matrices in the model's blocks whose
+    errors have an effect; empty for a model that is not a chain of blocks.
 
-    tokens: of the texts that it is calibrated with, of which some are looked at. Raises what reading raises, and
-    InvalidConfig for blocks that do not run alone.
+    tokens: those of the texts for calibration, some of which are looked at. Raises what reading raises, and
+    InvalidConfig for blocks that cannot be run alone.
     """
     every = max(1, -(-sum(tokens.lengths) // _TOKENS))
     some = tokens.only([index for index, length in enumerate(tokens.lengths) if length][::every])
@@ -67,7 +68,7 @@ def weighed_steps(subject: Subject, tokens: TokenizedTexts) -> dict[str, float]:
 
 
 def _made(chain: Chain, part: int, inputs: Inputs, hidden: torch.Tensor | None) -> torch.Tensor:
-    return cast("torch.Tensor", chain.run(part, inputs, hidden))  # only the last part makes nothing
+    return cast("torch.Tensor", chain.run(part, inputs, hidden))  # only the last part returns nothing
 
 
 def _squares(values: torch.Tensor) -> float:
@@ -75,8 +76,8 @@ def _squares(values: torch.Tensor) -> float:
 
 
 def _change(chain: Chain, part: int, weight: torch.Tensor, batches: Sequence[_Batch]) -> float:
-    """Σ|ŷ - y|² of what the part makes where this one of its weights is rounded. Beside the part's weights it takes the
-    memory of this one, as the second path of the calibration does."""
+    """Returns Σ|ŷ - y|² over what the part makes when this one of its weights is rounded. Takes as much memory as this
+    weight in addition to the part's weights, like the second path of a calibration."""
     before = weight.clone()
     with torch.no_grad():
         _round(weight)
@@ -86,14 +87,14 @@ def _change(chain: Chain, part: int, weight: torch.Tensor, batches: Sequence[_Ba
 
 
 def _round(weight: torch.Tensor) -> None:
-    """In place, each row in steps of _STEP of its root mean square."""
+    """Rounds in place: each row in steps of _STEP times its root mean square."""
     for rows in torch.split(weight.view(-1, weight.shape[-1]), _ROWS):
         step = _STEP * rows.square().mean(-1, keepdim=True).sqrt()
         rows.copy_(torch.where(step > 0.0, torch.round(rows / step) * step, rows))
 
 
 def _steps(chain: Chain, changes: Mapping[int, float]) -> dict[str, float]:
-    """The mean of their logarithms, over all values, is that of 1. changes: by slot."""
+    """Returns steps whose logarithms have mean 0 over all values. changes: by slot."""
     sizes = {index: chain.slots[index].tensor.numel() for index, change in changes.items() if change > 0.0}
     logs = {index: math.log(changes[index] / size) for index, size in sizes.items()}
     mean = sum(size * logs[index] for index, size in sizes.items()) / max(1, sum(sizes.values()))

@@ -1,4 +1,5 @@
-"""A dataset in the formats that other programs serve from: a file a format, of pure packers, and what runs them."""
+"""Writes a dataset in the formats that other programs serve from: one module per format, with pure packers, and what
+runs them."""
 
 from arrowquant_dist.export.options import ExportOptions
 from arrowquant_dist.export.run import Exported, export_dataset, plan_export

@@ -1,4 +1,4 @@
-"""What a user can do about a layer that a format cannot hold: in words that work for how the dataset was made."""
+"""Advice on layers that a format cannot hold, in words that fit how the dataset was made."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from arrowquant_dist.export.format import Model
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """For whoever quantizes the source again. text: what to say in the config. settings: the same for layers whose
-    codes are the source's (`keep_codes`), which nothing but an override with a quant_type changes."""
+    """Advice for quantizing the source again. text: what to put in the config. settings: the same for layers whose
+    codes are the source's (`keep_codes`), which only an override with a quant_type changes."""
 
     text: str
     settings: str
 
     def said(self, model: Model) -> str:
-        """For the dataset at hand."""
+        """Returns the advice for this dataset."""
         manifest = model.dataset.manifest
         if manifest is None or manifest.config.get("keep_codes") is not True:
             return self.text

@@ -1,7 +1,7 @@
 """The format `safetensors`: every layer decoded, under the source's names and in its dtypes.
 
-Layers that the dataset keeps byte for byte are byte for byte in the output; of what it stores as fp16 the values are
-those of its source's dtype again.
+Layers that the dataset keeps byte for byte have the same bytes in the output; layers that it stores as fp16 have values
+of the source's dtype again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from arrowquant_dist.tensor import QuantizedTensor
 
 @dataclass(frozen=True, slots=True)
 class DecodedValues:
-    """Packs rows as their decoded values. dtype: the source's."""
+    """Packs rows as their decoded values. dtype: the source's dtype."""
 
     dtype: str
     row_multiple: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""Something of each of a dataset's layers, read by several threads, as what an export is planned by."""
+"""Reads something of each layer of a dataset in several threads, to plan an export."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from arrowquant_dist.storage.base import Store
 
 T = TypeVar("T")
 
-_FAR_AT_ONCE = 8  # layers: a store far away answers so many requests in the time of one
-_NEAR_AT_ONCE = 2  # more threads wait for each other
+_FAR_AT_ONCE = 8  # layers: a remote store answers this many requests in the time of one
+_NEAR_AT_ONCE = 2  # with more, threads wait for each other
 
 
 @contextmanager
 def reading_each(
     store: Store, layers: Iterable[StoredLayer], read: Callable[[StoredLayer], T]
 ) -> Iterator[Callable[[], dict[str, T]]]:
-    """Reads meanwhile: what is yielded waits for all, by layers' names, and raises what the first one raised. store:
-    where they are."""
+    """Reads in the background. Yields a function that waits for all results, {layer's name: result}, and raises the
+    first error. store: where the layers are."""
     every = {layer.name: layer for layer in layers}
     threads = ThreadPoolExecutor(_NEAR_AT_ONCE if store.is_near else _FAR_AT_ONCE)
     try:

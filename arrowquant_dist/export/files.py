@@ -1,7 +1,7 @@
-"""A file of the output: what it is made of, byte for byte, and the steps in which a worker makes it.
+"""Files of the output: what a file consists of, byte for byte, and the steps in which a worker makes it.
 
-To an engine a file is a job and a step a block of it (worker/job.py). Steps follow from the memory that there is and
-change no byte.
+To an engine, a file is a job and a step is a block of it (worker/job.py). Steps depend on the available memory, and
+change no byte of the output.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.export.tensors import LayerExport, Needs, OutputTensor
 
-_OPEN_FILES = 4  # that a piece may still go into
-_UNEVEN = 1 << 10  # of a file's size, a part that is not worth another try
+_OPEN_FILES = 4  # files that a piece may still be put into
+_UNEVEN = 1 << 10  # differences below this part of a file's size are not worth another try
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Rows [row_start, row_stop) of the dataset's layer, read at once, of which `tensors` get their next bytes.
+    """Rows [row_start, row_stop) of a layer of the dataset, which are read at once and give `tensors` their next bytes.
 
-    number: of the export among the file's layers. tensors: indices of its tensors. needs: the most that one of these
-    needs. source_nbytes: of what is read. peak_nbytes: memory that reading and packing them takes. is_first: the first
-    step of this layer.
+    layer_name: name of the layer in the output. number: index of the layer in the file. tensors: indices of the layer's
+    tensors. needs: the most that one of these needs. source_nbytes: bytes read. is_first: whether this is the first
+    step of the layer. peak_nbytes: memory that reading and packing take.
     """
 
     layer_name: str
@@ -42,12 +42,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One file of weights. path: under the output's root.
+    """One file of weights. index: number of the file. path: path under the output's root.
 
-    layers: in their order; their tensors follow each other. literals: the bytes before each tensor of the file, a
-    header or an alignment, and those after the last one. steps: in the order of the bytes; none before the memory is
-    known (steps.py). stored: the dataset's layers that they are made of, as its index has them: a worker that gets
-    these need not read it. () where there is no index, and before there are steps.
+    layers: in order; their tensors follow each other. literals: the bytes before each tensor of the file (a header or
+    padding), and those after the last one. steps: in the order of the bytes; empty until the memory is known
+    (steps.py). stored: the dataset's layers that they are made from, as in its index, which a worker that gets them
+    need not read; () if there is no index, and until there are steps.
     """
 
     index: int
@@ -83,17 +83,17 @@ class OutputFile:
 
 
 def shares_of(nbytes: Sequence[int], most: int) -> list[list[int]]:
-    """Which of so many pieces go together: as few files as stay within `most` each, of about equal sizes; a piece that
-    is larger is alone.
+    """Returns which pieces go into which file: as few files as possible of at most `most` bytes each, with about equal
+    sizes; a larger piece gets a file of its own.
 
-    nbytes: of each piece, in their order, which the files keep. A small one may move ahead into a file that has room
-    for it: between two large ones it would be a file of its own. The same numbers give the same files, whoever writes
-    them.
+    nbytes: size of each piece, in order, which the files keep, except that a small piece may move ahead into a file
+    that has room for it: between two large ones it would otherwise be alone in a file. Equal numbers give equal files,
+    no matter who writes them.
     """
     count = len(_filled(nbytes, most))
     mean = sum(nbytes) // max(count, 1)
     low, high = min(most, mean), most
-    while high - low > mean // _UNEVEN:  # about the least limit that needs no more files
+    while high - low > mean // _UNEVEN:  # finds roughly the lowest limit that needs no more files
         limit = (low + high) // 2
         if len(_filled(nbytes, limit)) <= count:
             high = limit
@@ -103,7 +103,7 @@ def shares_of(nbytes: Sequence[int], most: int) -> list[list[int]]:
 
 
 def _filled(nbytes: Sequence[int], most: int) -> list[list[int]]:
-    """Each piece goes to the first of the last few files that has room for it, or to a new one."""
+    """Puts each piece into the first of the last few files that has room for it, or into a new one."""
     files: list[list[int]] = []
     sizes: list[int] = []
     for index, size in enumerate(nbytes):

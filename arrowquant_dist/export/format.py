@@ -1,8 +1,8 @@
-"""What a format is: it says what becomes of each layer, refuses what it cannot write, and lays its files out.
+"""What a format is: it decides what becomes of each layer, refuses what it cannot write, and lays out its files.
 
-Two steps, since a file's header has the export's mark in it, and the mark follows from what the layers become:
-`draft` decides, and raises before anything is read or written; `files` says where each byte goes. Neither sees values.
-A format is a frozen dataclass of the options that it takes (`export/registry.py` makes it of the command line's).
+This takes two steps, since the header of a file contains the export's mark, which depends on what the layers become:
+`draft` decides, and raises before anything is written; `files` says where each byte goes. Neither sees values. A format
+is a frozen dataclass of its options (`export/registry.py` makes it from those of the command line).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from arrowquant_dist.export.tensors import LayerExport
 from arrowquant_dist.folder.components import MODULES, PIPELINE, Component
 from arrowquant_dist.target.manifest import LOST_SIDECAR
 
-# Of a side file: what who edited it on purpose can do.
+# Advice for users who edited a side file on purpose.
 _IF_MEANT = "put the old one back, and change that of the output"
 
 
@@ -28,9 +28,10 @@ _IF_MEANT = "put the old one back, and change that of the output"
 class Model:
     """A dataset as formats see it: names, shapes and small files.
 
-    dataset: open; its values are not for formats. checkpoint: the same as a source. components: the folders that the
-    model's configs name, its own among them; a layer is of the one with the longest prefix that its name begins with.
-    source: what values may be quantized anew from (`--source`), whose layers have these names; None: the dataset's own.
+    dataset: the open dataset; formats do not use its values. checkpoint: the dataset opened as a source. components:
+    the folders that the model's configs name, including its own; a layer belongs to the one with the longest matching
+    prefix. source: the checkpoint from which values may be quantized anew (`--source`), with the same layer names; None
+    for the dataset itself.
     """
 
     dataset: Dataset
@@ -40,17 +41,17 @@ class Model:
 
     @property
     def layers(self) -> Mapping[str, StoredLayer]:
-        """By name, in storage order; aliases are not among them."""
+        """The layers by stored name, in storage order, without aliases."""
         return self.dataset.layers
 
     @property
     def aliases(self) -> Mapping[str, str]:
-        """{name: stored name} of tied tensors."""
+        """The stored name of each tied tensor: {name: stored name}."""
         return self.dataset.aliases
 
     @property
     def names(self) -> Mapping[str, StoredLayer]:
-        """Every name of the source, a tied one right after that which is stored: {name: the layer stored for it}."""
+        """Every name of the source, a tied one directly after the stored one: {name: the layer stored for it}."""
         tied: dict[str, list[str]] = {}
         for name, stored in self.aliases.items():
             tied.setdefault(stored, []).append(name)
@@ -62,7 +63,8 @@ class Model:
 
     @property
     def side_files(self) -> Sequence[str]:
-        """Paths of the small files that come along: config.json, tokenizer, README; whatever the manifest lists."""
+        """The paths of the small files to export, such as config.json, tokenizer and README, including all that the
+        manifest lists."""
         return tuple(dict.fromkeys((*self.checkpoint.sidecars, *self._listed)))
 
     @property
@@ -71,8 +73,8 @@ class Model:
         return [file.path for file in manifest.sidecars] if manifest is not None else []
 
     def check_side_files(self) -> None:
-        """IncompleteDataset where one is gone that the manifest lists: programs might do without it in silence.
-        CorruptWeights where one is not what it lists, of those that say what folders of it the model consists of."""
+        """Raises IncompleteDataset if a file that the manifest lists is missing, which programs might silently do
+        without, and CorruptWeights if one of those that name the model's folders is not as listed."""
         missing = [path for path in self._listed if not self._is_there(path)]
         if missing:
             raise IncompleteDataset(f"{listed(missing)}: {LOST_SIDECAR}", uri=self.dataset.uri)
@@ -83,18 +85,18 @@ class Model:
         return path in self.checkpoint.sidecars or self.dataset.store.exists(path)
 
     def read(self, path: str) -> bytes | None:
-        """One of the side files, at most 32 MiB, as `read_side_file`; None where there is none."""
+        """Returns a side file of at most 32 MiB, as `read_side_file` does; None if there is none."""
         return self.read_side_file(path) if path in self.side_files else None
 
     def read_side_file(self, path: str) -> bytes:
-        """CorruptWeights where the dataset's manifest lists another content."""
+        """Returns a side file. Raises CorruptWeights if the dataset's manifest lists another content."""
         data, manifest = self.dataset.store.read(path), self.dataset.manifest
         if manifest is not None:
             manifest.check_sidecar(path, data, self.dataset.store.url(path), _IF_MEANT)
         return data
 
     def component_of(self, name: str) -> Component:
-        """That a layer of this name belongs to."""
+        """Returns the component that a layer of this name belongs to."""
         fitting = [component for component in self.components if name.startswith(component.prefix)]
         return max(fitting, key=lambda component: len(component.prefix))
 
@@ -103,9 +105,9 @@ class Model:
 class ExportDraft:
     """What becomes of a dataset.
 
-    layers: in the order that the format likes; containers may move them. changed: side files that the output has in
-    another form than the dataset, or besides. left_out: side files that it does not get. notes: for people.
-    metadata: what files of weights say of the model beside its tensors, by the container's own keys.
+    layers: in the order that the format prefers; containers may move them. changed: side files that differ from the
+    dataset's, or are new. left_out: side files that the output does not get. notes: for people. metadata: what the
+    files of weights say about the model besides its tensors, by the container's own keys.
     """
 
     layers: tuple[LayerExport, ...]
@@ -117,22 +119,23 @@ class ExportDraft:
 
 @dataclass(frozen=True, slots=True)
 class OutputFiles:
-    """weights: numbered from 0. closing: small files that are written once all weights are there, such as an index."""
+    """The files of the output. weights: numbered from 0. closing: small files written after all weights, such as an
+    index."""
 
     weights: tuple[OutputFile, ...]
     closing: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class ExportFormat(Protocol):
-    """name: as on the command line."""
+    """An output format. name: its name on the command line."""
 
     @property
     def name(self) -> str: ...
 
     def draft(self, model: Model) -> ExportDraft:
-        """What becomes of each layer. Raises InvalidConfig, which lists every layer that cannot be written
+        """Decides what becomes of each layer. Raises InvalidConfig, which lists all layers that cannot be written
         (`errors.listed`) and says what to do."""
 
     def files(self, model: Model, draft: ExportDraft, mark: str, max_file_nbytes: int) -> OutputFiles:
-        """The output's files. mark: has to stand in the first or the last literal of each (`MARK_KEY`). The same
-        arguments give the same files."""
+        """Lays out the output's files. mark: has to be in the first or the last literal of each (`MARK_KEY`). Equal
+        arguments give equal files."""

@@ -1,7 +1,7 @@
-"""The mark in each file of an export: whose it is, long before export.json says so.
+"""The mark in each file of an export: tells which export the file belongs to long before export.json is written.
 
-It ends with the digest of the code that wrote the file. What one version has begun another cannot complete, since it
-might write other bytes, and whoever has updated in between is told so.
+It ends with the digest of the code that wrote the file. An export begun by one version cannot be completed by another,
+which might write other bytes; a user who has updated in between is told so.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ OTHER_VERSION = (
     "choose another folder, or --overwrite to begin anew"
 )
 
-_HEAD_NBYTES, _TAIL_NBYTES = 64 << 10, 64 << 10  # of a file, where its mark is
-# JSON has quotes between the two, GGUF a type and a length, Parquet's footer the like.
+_HEAD_NBYTES, _TAIL_NBYTES = 64 << 10, 64 << 10  # the parts of a file that may contain its mark
+# Between key and mark, JSON has quotes, GGUF a type and a length, Parquet's footer something similar.
 _MARK = re.compile(
     re.escape(MARK_KEY).encode() + rb".{1,20}?(xxh3_128:[0-9a-f]{32}(?:-[0-9a-f]{16})?)", re.DOTALL
 )
 
 
 def made_mark(digest: str, code: str) -> str:
-    """digest: hex digits of all that decides what is written. code: the digest of the code that writes it."""
+    """Returns a mark. digest: hex digits for all that decides what is written. code: digest of the writing code."""
     return f"xxh3_128:{digest}-{code}"
 
 
 def is_of_other_code(mark: str) -> bool:
-    """Marks of the first releases have no code, which is another than this."""
+    """Returns whether other code wrote the mark. Marks of the first releases have no code, which counts as other."""
     return not mark.endswith(f"-{export_digest()}")
 
 
 def mark_of(store: Store, path: str, nbytes: int) -> str | None:
-    """The mark of a file of weights, whichever export's; None where it has none. nbytes: its size."""
+    """Returns the mark of a file of weights, of any export; None if it has none. nbytes: size of the file."""
     ends = (ByteRange(0, min(nbytes, _HEAD_NBYTES)), ByteRange(max(0, nbytes - _TAIL_NBYTES), nbytes))
     for part in ends:
         found = _MARK.search(store.read_range(path, part).tobytes())

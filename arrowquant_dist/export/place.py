@@ -1,8 +1,8 @@
-"""The output as a place: what may be there before an export begins, and how it ends.
+"""The place of the output: what may be there before an export begins, and how the export ends.
 
-Nothing is written over. Weights come first, each file whole in one step (worker.py). When all are there, the small
-files that make the folder one that programs open, and last export.json. An export that was killed anywhere is completed
-by the same command: what is whole is kept, by its size and mark; small files are equal or refused.
+Nothing is overwritten. Weights are written first, each file whole in one step (worker.py). When all are there, the
+small files follow that make programs open the folder, and export.json last. An export that was killed at any point is
+completed by the same command: whole files are kept, recognized by size and mark; small files are equal or refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _SUFFIXES = (".safetensors", ".gguf", ".parquet")
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the export writes. record: without the files that are not there yet."""
+    """What the export writes. record: without the files that do not exist yet. weights: files of weights. small: the
+    other files."""
 
     record: ExportRecord
     weights: tuple[OutputFile, ...]
@@ -43,9 +44,9 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class SideFiles:
-    """The files beside the weights. Those of the dataset are read one at a time, when they are copied.
+    """The files beside the weights. Those of the dataset are read one at a time, as they are copied.
 
-    made: {path: content} of those that the format made. copied: paths of the dataset's.
+    model: the dataset. made: {path: content} of files that the format made. copied: paths of the dataset's files.
     """
 
     model: Model
@@ -55,14 +56,14 @@ class SideFiles:
     @classmethod
     def of(cls, model: Model, draft: ExportDraft, files: OutputFiles) -> SideFiles:
         made = {**draft.changed, **files.closing}
-        # of a source that is itself an export, the record came along: this one has its own
+        # a source that is itself an export has a record: this export has its own
         others = {*made, *draft.left_out, RECORD_PATH}
         return cls(model, made, [path for path in model.side_files if path not in others])
 
     @property
     def paths(self) -> list[str]:
-        """In the order in which they are written: what programs look for comes last, and the folder's config.json after
-        all others, so that who finds it beside weights finds everything (folder/remains.py)."""
+        """The paths in the order of writing: files that programs look for come last, and the folder's config.json after
+        all others, so that whoever finds it beside weights finds everything (folder/remains.py)."""
 
         def key(path: str) -> tuple[bool, bool, bool, str]:
             return self._is_looked_for(path), "/" not in path, path == MODEL_FILES[0], path
@@ -73,25 +74,26 @@ class SideFiles:
         return path in self.made or path.rpartition("/")[2] in MODEL_FILES
 
     def read(self, path: str) -> bytes:
-        """Its content. CorruptWeights where the dataset's manifest says another."""
+        """Returns a file's content. Raises CorruptWeights if the dataset's manifest lists another."""
         if path in self.made:
             return self.made[path]
         return self.model.read_side_file(path)
 
 
 class ExportPlace:
-    """The folder that an export writes to. store: it."""
+    """The folder that an export writes to. store: the folder."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     def look(self) -> Listing:
-        """TargetConflict where it is a file, or lies in one."""
+        """Lists the folder. Raises TargetConflict if it is a file, or within one."""
         return Target(self.store).look()
 
     def finished(self, output: Output, found: Listing) -> ExportRecord | None:
-        """The record of the same export, all of whose files are there. TargetConflict for another's, and for one that
-        other code has made and that has lost files; and where something that is no file is in the place of one."""
+        """Returns the record of the same export if all its files are there, else None. Raises TargetConflict for
+        another export, for one that other code made and that has lost files, and if a file's place has something
+        else."""
         self._refuse_other_than_files(output)
         if RECORD_PATH not in found:
             return None
@@ -106,7 +108,7 @@ class ExportPlace:
         return None if missing else record
 
     def refuse_others(self, output: Output, found: Listing) -> None:
-        """TargetConflict where something else is in the place of a file, or the folder is not this export's."""
+        """Raises TargetConflict if a file's place has something else, or the folder is not this export's."""
         try:
             self._refuse_in_place(output, found)
         except TargetConflict:
@@ -126,22 +128,22 @@ class ExportPlace:
         self._refuse_weights_beside(output, found)
 
     def clear(self, output: Output, found: Listing) -> None:
-        """Deletes what exports have left, and nothing else. TargetConflict where something is in a file's place then;
-        files of others under other names stay beside the output."""
+        """Deletes what exports have left, and nothing else. Raises TargetConflict if a file's place still has something
+        else; other files under other names stay beside the output."""
         self._refuse_other_than_files(output)
         ours = self._of_exports(output, found)
         self._refuse_weights_beside(output, found)
         first = [path for path in (RECORD_PATH,) if path in ours]
         rest = sorted(ours - {RECORD_PATH}, key=lambda path: path.endswith(_SUFFIXES))
-        for path in (*first, *rest):  # whoever looks meanwhile never finds a record without its files
+        for path in (*first, *rest):  # meanwhile, nobody finds a record without its files
             self.store.delete_unchanged({path: found.versions[path]})
         self._refuse_in_place(output, self.look())
 
     def finish(self, output: Output, weights: Iterable[StoredFile]) -> ExportRecord:
-        """Writes what is beside the weights, and the record. weights: all of them, as they are there.
+        """Writes the files beside the weights, and the record. weights: all files of weights, as they are there.
 
-        TargetConflict where another export was at work here: whichever of two sees the other's files or record gives
-        way (worker.py), so that no finished folder has weights of both.
+        Raises TargetConflict if another export was at work here: whichever of the two sees the other's files or record
+        gives way (worker.py), so that no finished folder has weights of both.
         """
         made = {file.path: file for file in weights}
         found = self.look()
@@ -184,8 +186,9 @@ class ExportPlace:
                 raise self._other_small(path)
 
     def _refuse_weights_beside(self, output: Output, found: Listing) -> None:
-        """TargetConflict for weights that no export has written, in the folders of the output's: transformers takes a
-        model.safetensors there for the model, whatever the index says. A GGUF file is opened by its own name."""
+        """Raises TargetConflict for weights that no export has written in the folders of the output's weights:
+        transformers takes a model.safetensors there for the model, whatever the index says. A GGUF file is opened by
+        its own name."""
         kinds = {(_folder(file.path), Path(file.path).suffix) for file in output.weights}
         kinds = {kind for kind in kinds if kind[1] != ".gguf"}
         others = {path for path in found.sizes if (_folder(path), Path(path).suffix) in kinds}
@@ -196,12 +199,13 @@ class ExportPlace:
             raise TargetConflict(f"{message} this model's; choose an empty or new folder", uri=self.store.uri)
 
     def _refuse_other_code(self, marked: Mapping[str, str]) -> None:
-        """That explains whatever else differs. marked: as `_marked` has it."""
+        """Raises TargetConflict if other code wrote a mark, which explains all other differences. marked: from
+        `_marked`."""
         if any(map(is_of_other_code, marked.values())):
             raise TargetConflict(OTHER_VERSION, uri=self.store.uri)
 
     def _refuse_other_than_files(self, output: Output) -> None:
-        """TargetConflict for folders, FIFOs and links to nothing, which no listing has."""
+        """Raises TargetConflict for folders, FIFOs and dangling links, which no listing contains."""
         if not is_local(self.store.uri):
             return
         places = {path: Path(self.store.uri) / path for path in sorted(output.paths)}
@@ -215,8 +219,8 @@ class ExportPlace:
         return TargetConflict(message, uri=self.store.url(path))
 
     def _of_exports(self, output: Output, found: Listing) -> set[str]:
-        """Paths of what is surely an export's: what a record lists in its size, what carries a mark, what is
-        temporary; and beside marked files without a record, the small ones that exports write."""
+        """Returns paths of files that surely are an export's: listed in a record with this size, marked, or temporary;
+        and, beside marked files without a record, the small files that exports write."""
         record = self._record() if RECORD_PATH in found else None
         ours = {path for path in found.sizes if is_temporary(path)}
         if record is not None:
@@ -230,13 +234,13 @@ class ExportPlace:
         return ours | marked.keys()
 
     def _marked(self, found: Listing) -> dict[str, str]:
-        """{path: mark} of files of weights that exports have written, whichever."""
+        """Returns {path: mark} for files of weights that any export has written."""
         paths = [path for path in found.sizes if path.endswith(_SUFFIXES)]
         marks = {path: mark_of(self.store, path, found.sizes[path]) for path in paths}
         return {path: mark for path, mark in marks.items() if mark is not None}
 
     def _sweep(self, output: Output) -> None:
-        """Removes what killed workers left; one that is still at work on a file finds it there."""
+        """Removes what killed workers left; a worker still at work on a file will find it complete."""
         names = {file.path for file in output.weights}
         self.store.delete(path for path in self.look().sizes if is_temporary(path))
         self.store.abandon(

@@ -1,4 +1,4 @@
-"""What a step reads and packs: at once, or as a load that takes its memory from a budget (dataset/prefetch.py)."""
+"""Reads and packs the rows of steps: at once, or as loads that take memory from a budget (dataset/prefetch.py)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from arrowquant_dist.export.steps import region_of, step_nbytes
 from arrowquant_dist.export.tensors import LayerExport
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 
-Packed = list[np.ndarray]  # of each tensor of a step, its next bytes: uint8
-TensorParts = Iterator[tuple[int, np.ndarray]]  # the same with tensors' indices, perhaps several of one
+Packed = list[np.ndarray]  # the next bytes of each tensor of a step: uint8
+TensorParts = Iterator[tuple[int, np.ndarray]]  # the same with tensors' indices, perhaps several parts of one
 Room = Callable[[int], np.ndarray | None]  # nbytes → where the next part may be made (ObjectWriter.room)
 _NONE = np.empty(0, np.float32)
-_ALIGNMENT = 8  # of values of any dtype
-_ANNOUNCED = 16  # steps that are on their way into the page cache before they are read: a third of a second
+_ALIGNMENT = 8  # bytes, enough for values of any dtype
+_ANNOUNCED = 16  # steps on their way into the page cache before they are read: a third of a second
 _PART_NBYTES = 6 << 20  # of a tensor: three quarters of a piece of a direct write
 
 
 @dataclass(frozen=True, slots=True)
 class StepReader:
-    """Makes the loads of a worker. take: where what is packed gets its memory from. source, source_layers: what layers
-    are quantized anew from, where that is not the dataset; {name: layer}.
+    """Makes a worker's loads. dataset: the dataset to read. take: allocates memory for packed bytes. source,
+    source_layers: the checkpoint that layers are quantized anew from, if it is not the dataset, and {name: layer}.
     """
 
     dataset: Dataset
@@ -55,9 +55,9 @@ class StepReader:
         return Load(step.layer_name, step.peak_nbytes, held, begin)
 
     def one_by_one(self, file: OutputFile, room: Room) -> Generator[TensorParts]:
-        """What each step of the file packs, made as it is asked for, in the thread that asks. room: of the file.
+        """Yields what each step of the file packs, made on request in the calling thread. room: that of the file.
 
-        Where the disk has to be asked, it is asked before: a read waits behind all that is being written there.
+        Reads that need the disk are announced early: otherwise they would wait behind all that is being written to it.
         """
         announced = 0
         for number, step in enumerate(file.steps):
@@ -71,7 +71,7 @@ class StepReader:
             return
         for piece, _ in region_of(self.dataset.layers[layer.layer], step).pieces:
             ranges = piece.block.ranges
-            if ranges is not None and ranges.data.stored_nbytes:  # not of layers without values
+            if ranges is not None and ranges.data.stored_nbytes:  # skips layers without values
                 start = min(value.offset for value in ranges if value.stored_nbytes)
                 stop = max(value.offset + value.stored_nbytes for value in ranges)
                 self.dataset.store.announce(piece.block.path, start, stop - start)
@@ -85,8 +85,8 @@ class StepReader:
             yield from self._parts_of(layer, tensor, rows, room)
 
     def _parts_by_block(self, layer: LayerExport, step: Step, room: Room) -> TensorParts:
-        """Of the first tensor, parts for each row block, whose codes are let go of before the next one is read and need
-        not be copied to lie side by side. The others are made of what else the blocks have."""
+        """Yields parts of the first tensor for each row block, whose codes are freed before the next block is read and
+        are not copied to be contiguous. The other tensors are made from the rest of the blocks' contents."""
         first, *others = step.tensors
         region, small = region_of(self.dataset.layers[layer.layer], step), []
         for block in self._assembler.by_block(region):
@@ -99,7 +99,7 @@ class StepReader:
             yield from self._parts_of(layer, tensor, replace(joined, row_dims=1), room)
 
     def _goes_by_block(self, layer: LayerExport, step: Step) -> bool:
-        """Whether one tensor alone is made of codes, and its row blocks are runs that the packer takes."""
+        """Returns whether a single tensor is made from codes, and its row blocks are runs that the packer accepts."""
         first, *others = (layer.tensors[tensor].needs for tensor in step.tensors)
         stored = self.dataset.layers[layer.layer]
         if first != "rows" or "rows" in others or layer.spec is not None or stored.quant_type == "mixed":
@@ -119,7 +119,7 @@ class StepReader:
     def _pack(self, layer: LayerExport, tensor: int, rows: QuantizedTensor, take: Allocate) -> np.ndarray:
         try:
             return layer.packer.pack(tensor, rows, take)
-        except CorruptWeights as error:  # of a packer, which does not know whose rows they are
+        except CorruptWeights as error:  # from a packer, which does not know whose rows they are
             raise CorruptWeights(error.message, layer=layer.layer, uri=self.dataset.uri) from error
 
     def _rows(self, layer: LayerExport, step: Step) -> QuantizedTensor:
@@ -144,7 +144,7 @@ class StepReader:
             )
         region = region_of(stored, step)
         load = self._assembler.scales(region) if step.needs == "scales" else self._assembler.quantized(region)
-        # a whole layer may have several dimensions of rows, its rows as a matrix have one
+        # a whole layer may have several dimensions of rows; as a matrix it has one
         return replace(_now(load), shape=shape, row_dims=1)
 
     @property
@@ -152,7 +152,7 @@ class StepReader:
         return Assembler(self.dataset, 1, 0, verify=True)
 
     def _values(self, layer: LayerExport, step: Step) -> np.ndarray:
-        """uint8: the rows' values in the source's dtype."""
+        """Returns the rows' values in the source's dtype, as uint8."""
         first, stop = step.row_start * layer.columns, step.row_stop * layer.columns
         if self.source is None or self.source_layers is None:
             return self.dataset.read_values(layer.layer, first, stop)
@@ -160,13 +160,13 @@ class StepReader:
 
 
 def as_tensor_parts(step: Step, packed: Packed) -> TensorParts:
-    """Takes them out of `packed`, so that none is held when the next one is asked for."""
+    """Yields the parts and removes them from `packed`, so that none is held when the next is requested."""
     for tensor in step.tensors:
         yield tensor, packed.pop(0)
 
 
 def _runs_of(layer: LayerExport, tensor: int, rows: QuantizedTensor) -> Iterator[QuantizedTensor]:
-    """The rows in runs that become a part of the tensor each."""
+    """Yields the rows in runs, each of which becomes one part of the tensor."""
     made, (rows_now, _) = layer.tensors[tensor], rows.matrix_shape
     nbytes = made.nbytes * rows_now // max(layer.rows, 1)
     if made.needs == "nothing" or nbytes <= _PART_NBYTES:
@@ -179,8 +179,8 @@ def _runs_of(layer: LayerExport, tensor: int, rows: QuantizedTensor) -> Iterator
 
 
 def _first_from(room: Room, take: Allocate) -> Allocate:
-    """Gives what there is room for once, since what is taken later would lie over it, and where values of any dtype may
-    lie; else what `take` gives."""
+    """Returns an allocator that first gives the available room, once, since a second piece would overlap it, and only
+    if it is aligned for values of any dtype; otherwise memory from `take`."""
     unused = [room]
 
     def allocate(nbytes: int) -> np.ndarray:
@@ -191,7 +191,7 @@ def _first_from(room: Room, take: Allocate) -> Allocate:
 
 
 def _now(load: Load[QuantizedTensor]) -> QuantizedTensor:
-    """In this thread, which is one of those that read ahead already."""
+    """Runs a load in this thread, which is already one of those that read ahead."""
     lanes, result = load.begin()
     for lane in lanes:
         lane()

@@ -1,6 +1,6 @@
-"""export.json: what an export has written and from what. It alone makes an export finished, so it is written last.
+"""export.json: what an export has written and from what. It alone makes an export complete, so it is written last.
 
-Nothing in it depends on when or by whom it was written: equal exports of one dataset have equal ones.
+Nothing in it depends on when or by whom it was written: equal exports of one dataset have equal records.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ RECORD_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class ExportOrigin:
-    """What an export is made of. dataset: its URI. manifest: the hash of its manifest.json, or of the names, sizes and
-    versions of files without one. source: the URI of what layers were quantized anew from; source_files: their hash."""
+    """What an export is made from. dataset: its URI. manifest: hash of its manifest.json, or of the names, sizes and
+    versions of its files if there is none. source: URI of the checkpoint that layers were quantized anew from.
+    source_files: hash of the names, sizes and versions of its files."""
 
     dataset: str
     manifest: str
@@ -38,7 +39,9 @@ class ExportOrigin:
 
 @dataclass(frozen=True, slots=True)
 class ExportRecord:
-    """mark: the export's, which is in each of its files. options: of the format, by name. files: all of the output."""
+    """A record. format: name of the format. options: those of the format, by name. mark: that in each of the export's
+    files. origin: what it is made from. code: digest of the writing code. max_file_nbytes: largest size of a file.
+    notes: for people. version: that of the package. files: all files of the output."""
 
     format: str
     options: dict[str, Any]
@@ -52,7 +55,7 @@ class ExportRecord:
 
     @classmethod
     def of(cls, form: ExportFormat, draft: ExportDraft, origin: ExportOrigin, max_file_nbytes: int) -> Self:
-        """Without files: of an export that is planned."""
+        """Returns the record of a planned export, without files."""
         options = _options(form)
         code = export_digest()
         head = [form.name, options, origin.manifest, origin.source_files, code, max_file_nbytes]
@@ -66,8 +69,8 @@ class ExportRecord:
         return cls(form.name, options, mark, origin, code, max_file_nbytes, draft.notes, _package_version())
 
     def differences(self, planned: ExportRecord) -> list[str]:
-        """What of an export that is there is not so in the one that is planned, for people; nothing where the same was
-        asked of other code: what that has finished is finished."""
+        """Returns what differs in the planned export from this one, for people. Nothing if only the code differs: what
+        other code has completed is complete."""
         if self.mark == planned.mark:
             return []
         pairs = {
@@ -76,7 +79,7 @@ class ExportRecord:
             "source": (self.origin.source_files, planned.origin.source_files),
             "max_file_bytes": (self.max_file_nbytes, planned.max_file_nbytes),
         }
-        if self.format == planned.format:  # others have other options
+        if self.format == planned.format:  # other formats have other options
             pairs |= {name: (was, planned.options.get(name, "unknown")) for name, was in self.options.items()}
         found = [
             f"{name}: {was} there, {is_now} here" for name, (was, is_now) in pairs.items() if was != is_now
@@ -91,7 +94,7 @@ class ExportRecord:
 
     @classmethod
     def from_bytes(cls, data: bytes, uri: str) -> Self:
-        """TargetConflict where it is not the record of an export, or a newer version's."""
+        """Parses a record. Raises TargetConflict if it is not the record of an export, or is a newer version's."""
         try:
             values = parse_json(data)
             head = values.pop("kind"), values.pop("export_version")
@@ -109,12 +112,12 @@ class ExportRecord:
 
 
 def files_hash(files: Iterable[tuple[str, int, str]]) -> str:
-    """Of (name, nbytes, version) of each."""
+    """Returns a hash of the (name, nbytes, version) of each file."""
     return hash_of(json.dumps(sorted(files)).encode())
 
 
 def _options(form: Any) -> dict[str, Any]:
-    """Fields of the format's dataclass, as plain values."""
+    """Returns the fields of the format's dataclass as plain values."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(form)))
     return values
 

@@ -1,4 +1,4 @@
-"""The formats by name, each imported when it is asked for."""
+"""The formats by name, each imported when it is needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from arrowquant_dist.export.options import EXPORT_FORMATS, ExportOptions
 
 
 def format_of(options: ExportOptions) -> ExportFormat:
-    """The format that the options ask for. InvalidConfig for one that there is not, or an option that it has not."""
+    """Returns the format of the options. Raises InvalidConfig for an unknown format, or an option that it lacks."""
     if options.format == "safetensors":
         from arrowquant_dist.export.decoded import DecodedSafetensors
 
@@ -33,7 +33,7 @@ def format_of(options: ExportOptions) -> ExportFormat:
 
 
 def _refuse_options(options: ExportOptions, **given: object) -> None:
-    """InvalidConfig for those that are given and that the format has no use for."""
+    """Raises InvalidConfig for given options that the format has no use for."""
     for name, value in given.items():
         if value:
             raise InvalidConfig(f"{name}: the format {options.format} has no such option; leave it out")

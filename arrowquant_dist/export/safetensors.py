@@ -1,8 +1,8 @@
-"""Safetensors as a container: a header, tensors without gaps, and an index where there are several files.
+"""Safetensors as a container: a header, tensors without gaps, and an index if there are several files.
 
-A header is a JSON object, {name: {dtype, shape, data_offsets}}, after its length in 8 bytes. Readers view tensors where
-they lie, so these begin at multiples of 8 bytes as long as sizes allow it: what does not fill 8 bytes comes last, the
-widest dtypes first.
+A header is a JSON object, {name: {dtype, shape, data_offsets}}, preceded by its length in 8 bytes. Readers view tensors
+in place, so tensors start at multiples of 8 bytes as far as sizes allow: those that do not fill multiples of 8 bytes
+come last, the widest dtypes first.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from arrowquant_dist.export.format import ExportDraft, Model, OutputFiles
 from arrowquant_dist.export.tensors import LayerExport, OutputTensor
 from arrowquant_dist.export_names import MARK_KEY
 
-_MAX_HEADER_NBYTES = 100_000_000  # what the reference reader takes
+_MAX_HEADER_NBYTES = 100_000_000  # the limit of the reference reader
 
 
 def safetensors_files(model: Model, draft: ExportDraft, mark: str, max_file_nbytes: int) -> OutputFiles:
-    """The draft's layers in files of at most so many bytes (a layer that has more is alone), by the folders that the
-    model's configs name: each has files and an index of its own, with the names that it knows."""
+    """Lays out the draft's layers in files of at most `max_file_nbytes` (a larger layer is alone), by the folders that
+    the model's configs name: each folder has its own files and index, with the names that it knows."""
     by_folder: defaultdict[str, list[LayerExport]] = defaultdict(list)
     for layer in draft.layers:
         by_folder[model.component_of(layer.name).path].append(layer)
@@ -50,21 +50,21 @@ def safetensors_files(model: Model, draft: ExportDraft, mark: str, max_file_nbyt
 
 
 def _refuse_twice(names: Iterable[str]) -> None:
-    """InvalidConfig where two tensors have one name, be it in different files: readers would take either."""
+    """Raises InvalidConfig if two tensors have the same name, even in different files: readers would take either."""
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InvalidConfig(f"the output would have {listed(twice)} twice; rename one of them in the source")
 
 
 def _refuse_reserved(names: Iterable[str]) -> None:
-    """InvalidConfig for a tensor whose name means something else in a header."""
+    """Raises InvalidConfig for a tensor whose name has another meaning in a header."""
     if METADATA_KEY in names:
         message = f"safetensors has no tensors that are called {METADATA_KEY}"
         raise InvalidConfig(f"{message}; rename it in the source, or export as v1", layer=METADATA_KEY)
 
 
 def _stem(model: Model, folder: str) -> str:
-    """Of the files' names. diffusers has one of its own; its configs say that they are."""
+    """Returns the stem of the files' names. diffusers, recognized by its configs, has one of its own."""
     config = model.read(f"{folder}/config.json" if folder else "config.json")
     return "diffusion_pytorch_model" if config is not None and b'"_diffusers_version"' in config else "model"
 
@@ -88,7 +88,7 @@ def _nbytes(layer: LayerExport) -> int:
 
 
 def _aligned(layers: Iterable[LayerExport]) -> list[LayerExport]:
-    """First those that begin and end at multiples of 8 bytes with all their tensors aligned, then the others."""
+    """Returns first the layers that begin and end at multiples of 8 bytes with all tensors aligned, then the others."""
     fitting: list[LayerExport] = []
     others: list[LayerExport] = []
     for layer in layers:
@@ -127,7 +127,7 @@ def _header(layers: Iterable[LayerExport], prefix: str, mark: str) -> bytes:
 
 
 def _index(files: Sequence[OutputFile], prefix: str) -> bytes:
-    """model.safetensors.index.json: which file has a tensor, and the size of all of them."""
+    """Returns model.safetensors.index.json: the file of each tensor, and the total size."""
     where = {
         tensor.name.removeprefix(prefix): file.path.rpartition("/")[2]
         for file in files

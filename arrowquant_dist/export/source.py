@@ -1,9 +1,9 @@
-"""`--source`: the checkpoint that layers are quantized anew from, which has to be the one that the dataset is of.
+"""`--source`: the checkpoint that layers are quantized anew from, which must be the one that the dataset was made from.
 
-Names, shapes and dtypes are compared, and of some layers the first values: another model of the same architecture has
-all names and shapes, and an export that mixes two models opens like any other. A dataset's values are the source's to
-within rounding, which even with two bits leaves a correlation of 0.5 and more; that of two models' weights is about 0.
-What differs by less than codes are apart, a fine-tuned model, is not found.
+Names, shapes and dtypes are compared, and the first values of some layers: another model of the same architecture has
+all the same names and shapes, and an export that mixes two models opens without errors. A dataset's values equal the
+source's up to rounding, which leaves a correlation of 0.5 or more even with two bits; between the weights of two models
+it is about 0. Differences smaller than the steps between codes, as in a fine-tuned model, are not detected.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from arrowquant_dist.export.worker import RequantizeSource
 from arrowquant_dist.storage.uris import redact
 from arrowquant_dist.tensor.source import as_float32
 
-_COMPARED_LAYERS = 32  # spread over all of them: few requests, whatever the model's size
+_COMPARED_LAYERS = 32  # spread over all layers: few requests, whatever the model's size
 _COMPARED_VALUES = 4096
-_FEWEST_VALUES = 256  # of which a correlation says something: chance makes one of 0.06
-_LEAST_SPREAD = 0.05  # of the values; where nearly all codes are the same one, there is nothing to compare
+_FEWEST_VALUES = 256  # needed for a meaningful correlation: chance gives about 0.06
+_LEAST_SPREAD = 0.05  # least share of values unlike the median; below it there is nothing to compare
 _LEAST_CORRELATION = 0.25
 
 
 def requantize_source(
     model: Model, layers: Iterable[LayerExport], storage: Storage
 ) -> RequantizeSource | None:
-    """The source's layers that values are taken from, None without a source. InvalidCheckpoint where they are not the
-    dataset's."""
+    """Returns the source's layers that values are taken from; None without a source. Raises InvalidCheckpoint if they
+    are not the dataset's."""
     if model.source is None:
         return None
     wanted = sorted({layer.layer for layer in layers if layer.spec is not None})
@@ -52,7 +52,7 @@ def requantize_source(
 
 
 def _by_name(source: Checkpoint) -> Mapping[str, Layer]:
-    """Each under all of its names: which of two tied ones is stored need not be the same."""
+    """Returns each layer under all its names: source and dataset may store different ones of two tied names."""
     layers = {layer.name: layer for layer in source.layers}
     return layers | {name: layers[stored] for name, stored in source.aliases.items()}
 
@@ -63,7 +63,7 @@ def _is_same(layer: Layer | None, model: Model, name: str) -> bool:
 
 
 def _is_alike(model: Model, reader: SourceReader, layer: Layer, name: str) -> bool:
-    """Whether the layer's first values are those that the dataset rounded, as far as that can be seen."""
+    """Returns whether the layer's first values are those that the dataset rounded, as far as can be told."""
     stored = model.layers[name]
     count = min(stored.num_params, _COMPARED_VALUES)
     if count < _FEWEST_VALUES or not DTYPES[stored.dtype].is_float:
@@ -80,7 +80,7 @@ def _is_alike(model: Model, reader: SourceReader, layer: Layer, name: str) -> bo
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's, of two float64 arrays of one length; 0 where either is constant."""
+    """Returns Pearson's correlation of two float64 arrays of the same length; 0 if either is constant."""
     one, other = one - one.mean(), other - other.mean()
     norms = float(np.sqrt(one @ one) * np.sqrt(other @ other))
     return float(one @ other) / norms if norms else 0.0

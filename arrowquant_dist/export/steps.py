@@ -1,7 +1,7 @@
-"""A file in steps that fit into the memory there is: whole layers, or runs of rows of those that are larger.
+"""Cuts files into steps that fit into the available memory: whole layers, or runs of rows of larger layers.
 
-A layer in one step is read once, and its tensors are packed side by side. Of a larger one each tensor is made in a pass
-of its own, since a file is written front to back: a tensor that needs scales alone reads these alone.
+A layer in one step is read once, and its tensors are packed together. For a larger layer, each tensor takes a pass of
+its own, since a file is written front to back: a tensor that needs only scales reads only these.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from arrowquant_dist.export.tensors import LayerExport, Needs
 
 RUN_NBYTES = (
     32 << 20
-)  # enough to keep a disk or a network busy, and little enough to be read ahead several times
-_RUNS_HELD = 3  # of a worker's memory: one that is written, two that are read
-_BY_BLOCK_NBYTES = 4 << 20  # more steps than one for each so many bytes cost more than they save
+)  # enough to keep a disk or a network busy, and small enough that several runs can be read ahead
+_RUNS_HELD = 3  # in a worker's memory: one being written, two being read
+_BY_BLOCK_NBYTES = 4 << 20  # shorter steps would cost more than they save
 
 
 @dataclass(frozen=True, slots=True)
 class StepCutter:
-    """dataset: open, for what reading takes. budget_nbytes: a worker's, for all that it holds at a time."""
+    """Cuts files into steps. dataset: open, to tell what reading takes. budget_nbytes: memory of a worker for all that
+    it holds at a time."""
 
     dataset: Dataset
     budget_nbytes: int
 
     def cut(self, files: tuple[OutputFile, ...]) -> tuple[OutputFile, ...]:
-        """The same files with their steps."""
+        """Returns the same files with their steps."""
         return tuple(
             replace(file, steps=tuple(self._steps(file)), stored=self._stored(file)) for file in files
         )
 
     def too_large(self, made: tuple[OutputFile, ...]) -> dict[str, int]:
-        """Layers that `made` by `cut` has a run of rows of, the shortest that there can be, which takes more than the
-        budget, and what it takes."""
+        """Returns {layer: bytes} for layers with a run of rows in `made`, by `cut`, that takes more than the budget
+        even at its shortest."""
         most: dict[str, int] = {}
         for file in made:
             for step in file.steps:
@@ -61,8 +62,8 @@ class StepCutter:
 
 
 class _LayerCut:
-    """One layer of a file. What a run of its rows takes is worked out once, and not where the run is too long by what
-    it becomes alone: a model of 2 GB has a thousand of them."""
+    """One layer of a file. What a run of its rows takes is computed only once, and not at all if its packed bytes alone
+    are too many: a model of 2 GB has a thousand runs."""
 
     def __init__(self, dataset: Dataset, budget_nbytes: int, layer: LayerExport) -> None:
         self._dataset, self._budget_nbytes, self._layer = dataset, budget_nbytes, layer
@@ -71,7 +72,7 @@ class _LayerCut:
         self._peaks: dict[tuple[tuple[int, ...], int, int], int] = {}
 
     def steps(self, number: int) -> Iterator[Step]:
-        """number: of the layer among the file's."""
+        """Yields the steps. number: index of the layer in the file."""
         layer = self._layer
         runs = self._runs()
         if len(runs) == 1:
@@ -88,12 +89,12 @@ class _LayerCut:
         return Step(self._layer.name, number, tensors, *rows, needs, nbytes, is_first, peak_nbytes)
 
     def _takes_at_most(self, limit_nbytes: int, start: int, stop: int) -> bool:
-        """Whether rows [start, stop) of all tensors fit."""
+        """Returns whether rows [start, stop) of all tensors fit."""
         packed_nbytes = _packed_nbytes(self._layer, self._every, stop - start)
         return packed_nbytes <= limit_nbytes and self._peak_nbytes(self._every, start, stop) <= limit_nbytes
 
     def _peak_nbytes(self, tensors: tuple[int, ...], start: int, stop: int) -> int:
-        """Memory of one step: what it reads, and what is packed of that."""
+        """Returns the memory of one step: what it reads, and what is packed from that."""
         key = tensors, start, stop
         if key not in self._peaks:
             read_nbytes = self._read_nbytes(most_needed(self._layer, tensors), start, stop)
@@ -109,7 +110,7 @@ class _LayerCut:
         return load.peak_nbytes + quantizing_nbytes
 
     def _runs(self) -> list[tuple[int, int]]:
-        """[start, stop) of each; stored row blocks stay whole where they fit."""
+        """Returns [start, stop) of each run; stored row blocks stay whole if they fit."""
         layer, limit = self._layer, self._run_nbytes()
         whole = layer.row_start, layer.row_stop
         if not layer.has_rows_alone or self._takes_at_most(limit, *whole):
@@ -123,7 +124,7 @@ class _LayerCut:
         return runs
 
     def _run_nbytes(self) -> int:
-        """What a run of several row blocks takes at most."""
+        """Returns the most bytes that a run of several row blocks may take."""
         nbytes = self._longest_nbytes
         return min(nbytes, _BY_BLOCK_NBYTES) if self._is_best_by_block() else nbytes
 
@@ -132,9 +133,9 @@ class _LayerCut:
         return min(RUN_NBYTES, self._budget_nbytes // _RUNS_HELD)
 
     def _is_best_by_block(self) -> bool:
-        """Whether it is best made of one row block after another: several in one step are copied into one array first.
-        Not where several tensors are made of the same blocks, where such runs end inside of blocks, which would be read
-        twice, and where to read several at once saves requests."""
+        """Returns whether one row block at a time is best: several in one step are first copied into one array. It is
+        not if several tensors are made from the same blocks, if runs would end within blocks, which would be read
+        twice, or if reading several blocks at once saves requests."""
         layer = self._layer
         if len(self._every) > 1 or layer.spec is not None or not self._dataset.store.is_near:
             return False
@@ -145,14 +146,14 @@ class _LayerCut:
         )
 
     def _longest(self, start: int, limit: int) -> int:
-        """Where the run from `start` ends: behind as many row blocks as fit, or inside of the first one."""
+        """Returns where the run from `start` ends: after as many row blocks as fit, or within the first one."""
         layer, multiple = self._layer, self._layer.packer.row_multiple
         found = pieces(self._stored, start, layer.row_stop)
         edges = [piece.block.header.row_start + piece.stop for piece in found]
         fitting = start
         for edge in edges:
             stop = edge if edge == layer.row_stop else _down(edge, layer.row_start, multiple)
-            # a row block that is cut may be read again for each of its parts, so the first one has all of the budget
+            # a row block that is cut may be read again for each of its parts, so the first may use the whole budget
             most = limit if fitting > start else self._budget_nbytes
             if stop > start and self._takes_at_most(most, start, stop):
                 fitting = stop
@@ -164,7 +165,7 @@ class _LayerCut:
         low, high = 1, max(1, -(-(edges[0] - start) // multiple))
         if not self._takes_at_most(limit // 2, start, min(start + multiple, layer.row_stop)):
             limit = self._budget_nbytes
-        while low < high:  # the most multiples that fit; one, whatever it takes
+        while low < high:  # finds the most multiples that fit, but at least one, whatever it takes
             middle = (low + high + 1) // 2
             if self._takes_at_most(limit, start, min(start + middle * multiple, layer.row_stop)):
                 low = middle
@@ -174,7 +175,7 @@ class _LayerCut:
 
 
 def region_of(stored: StoredLayer, step: Step) -> Region:
-    """The step's rows, as [rows, columns]."""
+    """Returns the step's rows, as [rows, columns]."""
     return _rows_of(stored, step.row_start, step.row_stop)
 
 
@@ -183,7 +184,7 @@ def _rows_of(stored: StoredLayer, start: int, stop: int) -> Region:
 
 
 def most_needed(layer: LayerExport, tensors: tuple[int, ...]) -> Needs:
-    """Rows, if one of the tensors needs them, or the layer is quantized anew; else scales, or nothing."""
+    """Returns "rows" if one of the tensors needs them or the layer is quantized anew, else "scales" or "nothing"."""
     needs = {layer.tensors[tensor].needs for tensor in tensors}
     if "rows" in needs or (layer.spec is not None and "scales" in needs):
         return "rows"
@@ -191,7 +192,7 @@ def most_needed(layer: LayerExport, tensors: tuple[int, ...]) -> Needs:
 
 
 def step_nbytes(layer: LayerExport, step: Step) -> int:
-    """Of the step's tensors, its rows' share, rounded up."""
+    """Returns the bytes of the step's rows in its tensors, rounded up."""
     return _packed_nbytes(layer, step.tensors, step.rows)
 
 
@@ -201,11 +202,11 @@ def _packed_nbytes(layer: LayerExport, tensors: tuple[int, ...], rows_now: int) 
 
 
 def _quantizing_nbytes(layer: LayerExport) -> int:
-    """A row: values in the source's dtype, and codes and scales of these, at most a byte and a half each; 0 where codes
-    are taken as they are."""
+    """Returns the bytes per row for quantizing anew: values in the source's dtype, and their codes and scales, at most
+    a byte and a half for each value; 0 if codes are taken as they are."""
     return layer.columns * (DTYPES["float64"].itemsize + 2) if layer.spec is not None else 0
 
 
 def _down(row: int, first: int, multiple: int) -> int:
-    """The last row at or before `row` where a run from `first` may end."""
+    """Returns the last row at or before `row` where a run from `first` may end."""
     return first + (row - first) // multiple * multiple

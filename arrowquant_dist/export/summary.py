@@ -1,4 +1,4 @@
-"""An export before it runs, in figures: what `--dry-run` prints."""
+"""An export in figures before it runs: what `--dry-run` prints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arrowquant_dist.report.view import Table
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """tensors: how many; 0 for a small file."""
+    """A planned file. tensors: number of tensors; 0 for a small file."""
 
     path: str
     tensors: int
@@ -24,8 +24,8 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
-    """tensors: {dtype of the format: (how many, bytes)}. requantized: names of layers whose codes are made anew.
-    small_files: what comes along."""
+    """A planned export. tensors: {dtype of the format: (number, bytes)}. requantized: names of layers whose codes are
+    made anew. small_files: paths of the files beside the weights."""
 
     format: str
     dataset: str
@@ -62,7 +62,7 @@ class ExportSummary:
 
 
 def summarize_export(planned: PlannedExport) -> ExportSummary:
-    """What the export writes."""
+    """Summarizes what the export writes."""
     output, record = planned.output, planned.output.record
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()

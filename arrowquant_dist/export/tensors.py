@@ -1,7 +1,7 @@
-"""What an export is made of: tensors of the output, and the packers that make them of a layer's rows.
+"""The parts of an export: tensors of the output, and the packers that make them from a layer's rows.
 
-A format (a module of this room) says, before anything is read, what becomes of each layer: a `LayerExport`, whose
-packer says which tensors that makes, in which shapes. So every size and offset of the output is known before its first
+A format (a module of this package) decides, before anything is read, what becomes of each layer: a `LayerExport`, whose
+packer tells which tensors that makes, in which shapes. So every size and offset of the output is known before its first
 byte, and a file is written front to back.
 """
 
@@ -19,16 +19,17 @@ from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.tensor import QuantizedTensor
 
 Needs = Literal["rows", "scales", "nothing"]
-AS_THE_SOURCE = QuantSpec("none", method="none")  # of a LayerExport: not quantized, the source's own values
+AS_THE_SOURCE = QuantSpec("none", method="none")  # in a LayerExport: not quantized, the source's own values
 
 
 @dataclass(frozen=True, slots=True)
 class OutputTensor:
     """One tensor of the output.
 
-    name: in full, as the reader of the format knows it. dtype: the format's own word, `BF16` or `I32` of safetensors,
-    `Q4_0` of gguf. shape: as the format states it. needs: what its bytes follow from: whole rows of the layer, their
-    scales and zero points alone (then a packer is given rows whose `codes` are empty), or nothing but its shape.
+    name: full name, as readers of the format know it. dtype: the format's own name, such as `BF16` or `I32` in
+    safetensors, `Q4_0` in gguf. shape: as the format gives it. nbytes: size in bytes. needs: what its bytes depend on:
+    whole rows of the layer, only their scales and zero points (then a packer may get rows with empty `codes`), or
+    nothing but the packer.
     """
 
     name: str
@@ -39,35 +40,36 @@ class OutputTensor:
 
 
 class Packer(Protocol):
-    """Makes tensors of a layer's rows. A frozen dataclass of a few plain values: it travels to workers.
+    """Makes tensors from a layer's rows. A frozen dataclass of a few plain values, since it is sent to workers.
 
-    row_multiple: rows come in runs of a multiple of it, all but a layer's last; 1 where rows stand alone.
+    row_multiple: all runs of rows but a layer's last have a multiple of this many; 1 if rows are independent.
     """
 
     @property
     def row_multiple(self) -> int: ...
 
     def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
-        """What a layer of this name and shape becomes, in the order in which it is written. name: in the output."""
+        """Returns what a layer becomes, in the order of writing. name: in the output. shape: the layer's."""
 
     def pack(self, tensor: int, rows: QuantizedTensor, take: Allocate = fresh) -> np.ndarray:
-        """The bytes of `tensors(…)[tensor]` for a run of rows, uint8; those of all runs in order are the tensor's.
+        """Returns the bytes of `tensors(…)[tensor]` for a run of rows, uint8; those of all runs in order are the
+        tensor.
 
-        rows: as V2 stores them, [rows, columns]; what blocks of several types have in common is their values, `none`.
-        Of a tensor that needs scales alone, `codes` may be empty. Of one that needs nothing, whatever is at hand: its
-        bytes follow from the packer itself, and all of them are returned at once. take: where large results get their
-        memory from; what is returned may be the rows' own.
+        rows: as V2 stores them, [rows, columns]; blocks of different types are given as values, `none`. For a tensor
+        that needs only scales, `codes` may be empty. For one that needs nothing, they are arbitrary: its bytes follow
+        from the packer itself, and all of them are returned at once. take: allocates memory for large results; the
+        result may also be the rows' own memory.
         """
 
 
 @dataclass(frozen=True)
 class LayerExport:
-    """One layer of the output, and the rows of a layer of the dataset that it is made of. What is worked out of these
-    is kept: a plan asks for it a dozen times.
+    """One layer of the output, and the rows of the dataset's layer that it is made from. Derived values are cached,
+    since a plan asks for them a dozen times.
 
-    name: in the output (of one fused expert, the expert's). layer: the dataset's name of it. shape: of the output's
-    layer. row_start, row_stop: its rows among the layer's, seen as [rows, columns]. spec: how its values are quantized
-    anew before they are packed, or AS_THE_SOURCE; None: codes as they are. packer: what it becomes.
+    name: in the output (for a fused expert, that expert's). layer: the dataset's name. shape: that of the output's
+    layer. row_start, row_stop: its rows among the layer's, seen as [rows, columns]. packer: what it becomes. spec: how
+    its values are quantized anew before they are packed, or AS_THE_SOURCE; None for codes as they are.
     """
 
     name: str
@@ -92,5 +94,5 @@ class LayerExport:
 
     @property
     def has_rows_alone(self) -> bool:
-        """Whether a run of rows can be made without the others: not where they are quantized by one scale."""
+        """Whether a run of rows can be made without the others, that is, unless they are quantized with one scale."""
         return self.spec is None or not self.spec.is_quantized or self.spec.quant_axis == 0

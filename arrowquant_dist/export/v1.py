@@ -1,8 +1,8 @@
-"""The format `v1`: decoded values in Parquet files of V1's five columns, a layer a row.
+"""The format `v1`: decoded values in Parquet files with V1's five columns, one row per layer.
 
-Written as parts are (format/parquet/part.py): a page a value, uncompressed, so that its size is known before its bytes
-and it is streamed behind its header; large rows in a row group of their own, small ones in company. A tied tensor has a
-row for each of its names, since V1 knows no aliases.
+Files are written like parts (format/parquet/part.py): one page per value, uncompressed, so that its size is known
+before its bytes and it is streamed after its header; large rows have a row group of their own, small ones share one. A
+tied tensor has a row for each of its names, since V1 has no aliases.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from arrowquant_dist.format.schema import V1_SCHEMA, VERSION_KEY
 from arrowquant_dist.target.layout import WEIGHTS_FOLDER
 
 _COLUMNS = tuple(column for column in COLUMNS if column.since == "1")
-_CREATED_BY = "arrowquant-dist"  # no version: the mark alone decides the bytes
+_CREATED_BY = "arrowquant-dist"  # without a version: only the mark decides the bytes
 
 
 @dataclass(frozen=True, slots=True)
 class V1Values(DecodedValues):
-    """The same values; dtypes by V1's names, which are torch's."""
+    """The same values, with dtypes under V1's names, which are torch's."""
 
     def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
         return (OutputTensor(name, self.dtype, shape, math.prod(shape) * DTYPES[self.dtype].itemsize),)
@@ -71,9 +71,9 @@ class V1Parquet:
 
 
 def _literals(layers: Sequence[LayerExport], mark: str) -> tuple[bytes, ...]:
-    """Everything of a file but its values: what precedes each of them, and what follows the last one."""
+    """Returns everything in a file except its values: what precedes each of them, and what follows the last one."""
     literals: list[bytes] = []
-    waiting, offset = pages.MAGIC, 0  # bytes before the next value, and those before these
+    waiting, offset = pages.MAGIC, 0  # bytes before the next value, and the number of bytes before these
     groups: list[pages.RowGroup] = []
     for group in _groups(layers):
         chunks: list[pages.ColumnChunk] = []
@@ -100,7 +100,7 @@ def _literals(layers: Sequence[LayerExport], mark: str) -> tuple[bytes, ...]:
 
 
 def _groups(layers: Sequence[LayerExport]) -> Iterator[list[LayerExport]]:
-    """Large rows by themselves, and neighbours until they have some MiB."""
+    """Yields large rows alone, and groups of neighbouring rows of some MiB."""
     pending: list[LayerExport] = []
     for layer in layers:
         nbytes = layer.tensors[0].nbytes
@@ -127,7 +127,7 @@ def _small_value(column: str, layer: LayerExport) -> object:
 
 
 def _schema(mark: str) -> pa.Schema:
-    """`data` is binary and not large_binary, which V1's readers know."""
+    """Returns the schema, in which `data` is binary instead of large_binary: V1's readers know the former."""
     schema = V1_SCHEMA
     place = schema.get_field_index("data")
     return schema.set(place, schema.field(place).with_type(pa.binary())).with_metadata(

@@ -1,7 +1,7 @@
-"""The worker of an export: makes files, one at a time, each front to back, whole or not at all.
+"""The worker of an export: writes files, one at a time, each front to back, whole or not at all.
 
-A file that is there in its planned size and has the export's mark in it is finished, whoever wrote it: equal exports
-write equal bytes. So two attempts, or two drivers, at one file do no harm. The one that is later drops its own.
+A file that has its planned size and the export's mark is complete, no matter who wrote it: equal exports write equal
+bytes. So two attempts at one file, or two drivers, do no harm: the later one drops its own.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ if TYPE_CHECKING:
     from arrowquant_dist.worker.kernels import Kernels
 
 _REMOTE_READERS = 8
-_AHEAD_NBYTES = 192 << 20  # enough for these readers; further ahead memory is touched in vain
-_LOCAL_READERS = 2  # of a worker that has the machine for itself
-# Of local parts: what is as far ahead as over a network is more than waits for its next use (ExportContext has how much
-# may), and new memory for it took 25,000 page faults in an export of 2 GB.
+_AHEAD_NBYTES = 192 << 20  # enough for these readers; reading further ahead would use memory in vain
+_LOCAL_READERS = 2  # of a worker that has the machine to itself
+# Limit for local parts: reading as far ahead as over a network takes more than may be kept for reuse (see
+# ExportContext), and new memory instead took 25,000 page faults in an export of 2 GB.
 _LOCAL_AHEAD_NBYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class RequantizeSource:
-    """What layers are quantized anew from, where it is not the dataset. layers: those that are, by the dataset's
-    names."""
+    """The checkpoint that layers are quantized anew from, if it is not the dataset. files: its files. layers: the
+    layers to quantize anew, by the dataset's names."""
 
     files: tuple[SourceFile, ...]
     layers: dict[str, Layer]
@@ -62,11 +62,12 @@ class RequantizeSource:
 
 @dataclass(frozen=True, slots=True)
 class ExportContext:
-    """What every worker of an export needs to know. Options may hold secrets: no repr.
+    """What every worker of an export needs to know. Options may hold secrets, so they are not shown.
 
-    dataset, out: places. files: of the dataset, as they were when the export was planned. budget_nbytes: a worker's,
-    for what it reads and packs. recycled_nbytes: beside that, of memory that waits for its next use. workers: of a
-    process.
+    dataset, out: locations. files: the dataset's, as they were when the export was planned. budget_nbytes: memory of a
+    worker for what it reads and packs. recycled_nbytes: additional memory that it keeps to reuse. workers: number of
+    workers of a process. dataset_storage, out_storage, source_storage: options of the storages. source: what layers are
+    quantized anew from, if it is not the dataset.
     """
 
     dataset: str
@@ -89,7 +90,7 @@ class ExportContext:
 
 @dataclass(frozen=True, slots=True)
 class FileReceipt:
-    """A file that is there (worker/job.py::Done). worker: "" where it was found."""
+    """A file that is there (worker/job.py::Done). worker: "" if the file was found."""
 
     notice: StoredFile
     worker: str
@@ -101,7 +102,7 @@ class FileReceipt:
 
 
 class ExportWorker:
-    """Not thread-safe: a worker a thread. Memory: the context's budget, and what a store holds of what it writes."""
+    """Not thread-safe: one worker per thread. Takes the context's budget, and what a store holds of what it writes."""
 
     def __init__(self, context: ExportContext, node: str | None, on_compile: OnCompile) -> None:
         del node
@@ -122,7 +123,7 @@ class ExportWorker:
         self._source = SourceReader(context.source_storage, source.files) if source is not None else None
 
     def run(self, file: OutputFile, on_block: OnBlock, should_stop: ShouldStop) -> FileReceipt:
-        """See worker.job.Worker. TargetConflict where another thing has the file's name."""
+        """See worker.job.Worker. Raises TargetConflict if something else has the file's name."""
         found = self.committed(file)
         if found is not None:
             for step in file.steps:
@@ -143,7 +144,7 @@ class ExportWorker:
                     while True:
                         with clock.phase("read"):
                             part = next(parts, None)
-                        if part is None:  # its memory counts no more once the next step asks for room
+                        if part is None:  # its memory is free once the next step asks for room
                             break
                         with clock.phase("write"):
                             writer.add(step, *part)
@@ -152,7 +153,7 @@ class ExportWorker:
             with clock.phase("write"):
                 stored = writer.close()
         finally:
-            writer.abort()  # nothing after `close`
+            writer.abort()  # does nothing after `close`
         if stored is None:
             found = self.committed(file)
             if found is None:
@@ -172,7 +173,8 @@ class ExportWorker:
         )
 
     def committed(self, file: OutputFile) -> FileReceipt | None:
-        """The file that is there, hashed as it is; None where nothing is. TargetConflict for anything else."""
+        """Returns the existing file, hashed as it is; None if there is none. Raises TargetConflict for any other
+        file."""
         clock = Clock()
         try:
             info = self._store.info(file.path)
@@ -185,8 +187,8 @@ class ExportWorker:
         return FileReceipt(stored, "", dict(clock.seconds), clock.wall_seconds)
 
     def _give_way(self, file: OutputFile) -> None:
-        """Removes the file again, and TargetConflict, where another export was finished here while this worker slept:
-        that one's reader might take the file for its own."""
+        """Removes the file again and raises TargetConflict if another export was finished here while this worker slept:
+        readers of that export might take the file for one of its own."""
         try:
             data = self._store.read(RECORD_PATH)
         except NotFound:
@@ -201,14 +203,14 @@ class ExportWorker:
         raise TargetConflict(message, uri=self._store.uri)
 
     def _dataset(self, file: OutputFile) -> Dataset:
-        """With the layers that the file is made of, at least."""
+        """Opens the dataset with at least the layers that the file is made from."""
         if file.stored:
             return self._reader.known_dataset(self._context.dataset, file.stored, self._memory.take)
         return self._reader.dataset(self._context.dataset)
 
     def _prepare(self, dataset: Dataset, file: OutputFile, clock: Clock) -> None:
-        """The kernels that quantize layers anew. Most exports have no such layer, and do without Numba, to import which
-        takes a fifth of a second."""
+        """Prepares the kernels that quantize layers anew. Most exports have no such layers and do without Numba, whose
+        import takes a fifth of a second."""
         anew = [layer for layer in file.layers if layer.spec is not None]
         if not anew:
             return
@@ -234,7 +236,7 @@ class ExportWorker:
         return _in_parts(file, Stream(loads, ahead, self._readers).__iter__())
 
     def _confirm(self) -> None:
-        """Nothing that was read has changed since the export was planned."""
+        """Checks that nothing that was read has changed since the export was planned."""
         self._reader.confirm()
         if self._source is not None:
             self._source.confirm()
@@ -251,23 +253,24 @@ def _in_parts(file: OutputFile, packed: Generator[Packed]) -> Generator[TensorPa
 
 
 def _local_readers(workers: int) -> int:
-    """Threads that read for one of so many workers of a process, 0 where it reads by itself: what they do is work for a
-    CPU, and with more of them than CPUs two workers of two readers took 4.2 s of CPU for 2 GB of int4 instead of 3.5,
-    and a fourth longer. Where others work while one waits for the disk, none are needed: two workers on two CPUs took
-    3.7 s of CPU for 2 GB of GGUF with a reader each, and 3.25 without."""
+    """Returns the number of threads that read for one of `workers` workers of a process; 0 if it reads by itself.
+    Reading is work for a CPU: with more readers than CPUs, two workers with two readers each took 4.2 s of CPU for 2 GB
+    of int4 instead of 3.5, and a fourth more time. No readers are needed if other workers can run while one waits for
+    the disk: two workers on two CPUs took 3.7 s of CPU for 2 GB of GGUF with a reader each, and 3.25 s without."""
     readers = max(1, min(_LOCAL_READERS, usable_cpus() // workers))
     return readers if workers == 1 or readers > 1 else 0
 
 
 def _remote_readers(budget_nbytes: int) -> int:
-    """Threads that read over a network, where most wait: one for each run of rows that a worker has memory for. What
-    each has decompressed Arrow keeps for a while: with 256 MiB eight of them took 356 MiB, and four 304."""
+    """Returns the number of threads that read over a network, where most of them wait: one for each run of rows that a
+    worker has memory for. Arrow keeps what each has decompressed for a while: with 256 MiB, eight of them took 356 MiB,
+    and four 304."""
     return max(1, min(_REMOTE_READERS, budget_nbytes // RUN_NBYTES))
 
 
 def refuse_other_file(store: Store, info: ObjectInfo, file: OutputFile) -> None:
-    """TargetConflict unless the object is this file: its size, and its first and last literal, one of which has the
-    export's mark in it."""
+    """Raises TargetConflict unless the object is this file, by its size and its first and last literal, one of which
+    contains the export's mark."""
     problem = f"it has {counted(info.nbytes, 'byte')}, and the export's has {file.nbytes}"
     if info.nbytes == file.nbytes:
         head, tail = file.literals[0], file.literals[-1]
@@ -289,7 +292,7 @@ def refuse_other_file(store: Store, info: ObjectInfo, file: OutputFile) -> None:
 
 
 class _HashedFile:
-    """A file of the output while it is written: literals and tensors in their order, and the hash of all of it."""
+    """A file of the output while it is written: literals and tensors in order, and a hash of everything."""
 
     def __init__(self, writer: ObjectWriter, file: OutputFile) -> None:
         self._writer, self._file = writer, file
@@ -297,20 +300,20 @@ class _HashedFile:
         self._tensors = [
             (number, i) for number, layer in enumerate(file.layers) for i in range(len(layer.tensors))
         ]
-        self._next = 0  # tensor to begin
-        self._left = 0  # bytes that the one before lacks
+        self._next = 0  # index of the tensor to begin next
+        self._left = 0  # missing bytes of the tensor before it
 
     def begin(self) -> None:
-        """Writes what comes before the first values, as `add` does what comes before the next ones."""
+        """Writes what precedes the first values; `add` writes what precedes the next ones."""
         while self._next < len(self._tensors) and self._left == 0:  # some are without values
             self._begin_tensor()
 
     def room(self, nbytes: int) -> np.ndarray | None:
-        """See ObjectWriter.room; of what `add` is given next."""
+        """Returns room for the data that `add` gets next. See ObjectWriter.room."""
         return self._writer.room(nbytes)
 
     def add(self, step: Step, tensor: int, data: np.ndarray) -> None:
-        """The next bytes of one of the step's tensors."""
+        """Writes the next bytes of one of the step's tensors."""
         if not data.nbytes:
             return
         if self._tensors[self._next - 1] != (step.number, tensor) or data.nbytes > self._left:
@@ -320,7 +323,7 @@ class _HashedFile:
         self.begin()
 
     def close(self) -> StoredFile | None:
-        """What was written; None where the file was there by then."""
+        """Completes the file and returns it; None if another worker has written it in the meantime."""
         self._write(self._file.literals[-1])
         nbytes = self._writer.tell()
         if self._left or nbytes != self._file.nbytes:
@@ -344,7 +347,7 @@ class _HashedFile:
         self._writer.write(data)
 
     def _wrong(self, step: Step, tensor: int, nbytes: int) -> RuntimeError:
-        """A packer that keeps to other sizes than it said."""
+        """Returns the error for a packer that does not keep to the sizes that it announced."""
         planned = self._file.layers[step.number].tensors[tensor]
         message = f"{step.layer_name}: {nbytes} bytes for {planned.name}, of which {self._left} are missing"
         return RuntimeError(message)

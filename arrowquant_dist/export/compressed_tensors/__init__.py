@@ -1,1 +1,1 @@
-"""compressed-tensors: what transformers, vLLM and SGLang load, packed codes beside a `quantization_config`."""
+"""compressed-tensors: what transformers, vLLM and SGLang load, packed codes and a `quantization_config`."""

@@ -1,4 +1,4 @@
-"""What each layer is written as: as it is stored, in the nearest way that the format has, or in the source's dtype."""
+"""Chooses what each layer is written as: as it is stored, in the format's nearest scheme, or in the source's dtype."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype
 from arrowquant_dist.export.compressed_tensors.schemes import LINEAR_BITS, LinearScheme
 from arrowquant_dist.export.compressed_tensors.stored import StoredScales
 
-_USUAL_GROUPS = (128, 64, 32)  # that the kernels of GPUs have
+_USUAL_GROUPS = (128, 64, 32)  # sizes that GPU kernels support
 
 
 @dataclass(frozen=True, slots=True)
 class Unwritable:
-    """Why a layer cannot be written as it is stored, and what a user can do when quantizing."""
+    """Why a layer cannot be written as it is stored, and what a user can do about it when quantizing."""
 
     reason: str
     advice: Advice
@@ -40,10 +40,12 @@ _NAMES = {"BF16": "bfloat16", "F16": "float16"}
 
 @dataclass(frozen=True, slots=True)
 class OutputLayer:
-    """A layer of the output: rows [row_start, row_stop) of a stored one, all of it but for unfused experts.
+    """A layer of the output: rows [row_start, row_stop) of a stored layer, which are all rows except for unfused
+    experts.
 
-    never: why it cannot be quantized whatever its scales are; None where it is a Linear. turned: of an expert whose
-    rows are inputs, the modules that its values become, each turned.
+    name: in the output. layer: the stored layer. shape: in the output. never: why it cannot be quantized, whatever its
+    scales are; None if it is a Linear. turned: for an expert whose rows are inputs, the modules that its values become,
+    each transposed.
     """
 
     name: str
@@ -56,7 +58,7 @@ class OutputLayer:
 
     @property
     def label(self) -> str:
-        """What people find it by: of an expert whose modules have other names, the dataset's."""
+        """The name shown to people: for an expert whose modules have other names, that of the dataset's layer."""
         return self.layer.name if self.turned else self.name
 
     @property
@@ -66,9 +68,13 @@ class OutputLayer:
 
 @dataclass(frozen=True, slots=True)
 class LayerChoice:
-    """scheme: what the part is written as, None: in the source's dtype. problems: why that is not what is stored; empty
-    where codes are as they are. stored: the scheme of the codes that there are, of whatever bits; None where their zero
-    points are of no scheme. rounds_scales: those of the codes are rounded to `scale_dtype`."""
+    """What a layer is written as.
+
+    part: the layer. scheme: what it is written as; None for the source's dtype. scale_dtype: dtype of its scales.
+    problems: why the scheme is not the stored one; empty if codes are written as they are. stored: the scheme of the
+    stored codes, whatever their bits; None if no scheme has their zero points. rounds_scales: whether the scales of the
+    codes are rounded to `scale_dtype`.
+    """
 
     part: OutputLayer
     scheme: LinearScheme | None = None
@@ -79,8 +85,8 @@ class LayerChoice:
 
     @property
     def finer(self) -> int | None:
-        """Of how many groups each stored one becomes in `scheme`, which then has the values that are stored, in as many
-        bits or more; None where they have to be quantized anew."""
+        """The number of groups that each stored group becomes in `scheme`, if that can hold the stored values in at
+        least as many bits; None if they have to be quantized anew."""
         if self.scheme is None or self.stored is None:
             return None
         columns = self.part.shape[1]
@@ -89,15 +95,16 @@ class LayerChoice:
         return group // wanted if is_held and group % wanted == 0 else None
 
     def as_scheme(self, scheme: LinearScheme | None, problem: Unwritable) -> LayerChoice:
-        """The same part in another scheme."""
+        """Returns the same part in another scheme."""
         return replace(self, scheme=scheme, problems=(*self.problems, problem))
 
 
 def choose_scheme(
     part: OutputLayer, scales: StoredScales | None, scale_dtype: ScaleDtype, *, activations: bool
 ) -> LayerChoice:
-    """scales: of the stored layer, None where a block of it is not quantized. scale_dtype: of the model.
-    activations: int8 codes are to be multiplied with int8 activations."""
+    """Chooses what a layer is written as. scales: those of the stored layer; None if one of its blocks is not
+    quantized. scale_dtype: that of the model. activations: whether int8 codes are to be multiplied with int8
+    activations."""
     if not part.is_quantized:
         return LayerChoice(part)
     kept = LayerChoice(part, scale_dtype=scale_dtype)
@@ -113,7 +120,7 @@ def choose_scheme(
     held = scale_dtype in scales.held_by
     if activations:
         wanted = replace(wanted, activations=True)
-        scale_dtype = scale_dtype if held else "F32"  # vLLM has float32 there
+        scale_dtype = scale_dtype if held else "F32"  # vLLM uses float32 in this case
     elif not held:
         problem = _rounded(scales, scale_dtype)
         if scale_dtype not in scales.kept_by:
@@ -126,11 +133,11 @@ def choose_scheme(
 
 
 def _rounded(scales: StoredScales, scale_dtype: ScaleDtype) -> Unwritable:
-    """Of scales that `scale_dtype` does not hold."""
+    """Returns the problem with scales that `scale_dtype` cannot represent."""
     reason = f"scales that {_NAMES[scale_dtype]}, the model's dtype, does not hold: readers would round them"
     if scale_dtype not in scales.kept_by:
         reason += ", and values with them"
-    # bfloat16 numbers that are too small for all their digits, or too large, would be rounded again
+    # bfloat16 numbers too small to have all their digits in float16, or too large for it, would be rounded again
     return Unwritable(reason, _SHORT if scale_dtype == "BF16" or scales.short_halves else KEEP)
 
 
@@ -141,7 +148,7 @@ def _layout(block: StoredBlock) -> tuple[str, int, int]:
 def _nearest(
     stored: LinearScheme, columns: int, scales: StoredScales, *, activations: bool
 ) -> tuple[LinearScheme, tuple[Unwritable, ...]]:
-    """The nearest scheme that can be written, and why that is not the stored one."""
+    """Returns the nearest scheme that can be written, and why it is not the stored one."""
     if activations and stored != LinearScheme(8, 0, symmetric=True):
         reason = f"{stored.label}, and --activations int8 needs int8 codes with one scale a row"
         return LinearScheme(8, 0, symmetric=True), (Unwritable(reason, _BY_ROW),)
@@ -159,8 +166,8 @@ def _nearest(
 
 
 def _dividing(columns: int, group_size: int) -> int:
-    """The largest group up to `group_size` that divides the columns, one that kernels have if there is one; 0, a scale
-    a row, where none has 16 values."""
+    """Returns the largest group size up to `group_size` that divides the columns, preferably one that kernels support;
+    0 for one scale per row if no divisor is 16 or more."""
     usual = [size for size in _USUAL_GROUPS if size <= group_size and columns % size == 0]
     if usual:
         return usual[0]

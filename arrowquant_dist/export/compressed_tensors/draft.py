@@ -1,4 +1,4 @@
-"""The format `compressed-tensors`: what becomes of each layer, or all that stands against it in one error."""
+"""The format `compressed-tensors`: decides what becomes of each layer, or lists all problems in one error."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ _NO_MODEL = (
 
 @dataclass(frozen=True, slots=True)
 class CompressedTensors:
-    """activations: int8 codes are multiplied with int8 activations. requantize: what cannot be written as it is stored
-    is quantized anew, or written in the source's dtype, instead of refused. otherwise: what a refusal says that can be
-    done without another dataset."""
+    """The format. activations: whether int8 codes are multiplied with int8 activations. requantize: whether layers that
+    cannot be written as they are stored are quantized anew, or written in the source's dtype, instead of refused.
+    otherwise: what an error suggests that needs no other dataset."""
 
     activations: bool = False
     requantize: bool = False
@@ -59,8 +59,8 @@ class CompressedTensors:
     )
 
     def draft(self, model: Model) -> ExportDraft:
-        """See ExportFormat.draft. Scales and zero points are read where it depends on them what can be written, and the
-        manifest does not say what they are."""
+        """See ExportFormat.draft. Scales and zero points are read if what can be written depends on them and the
+        manifest does not tell."""
         folders = model_folders(model)
         if not folders:
             message = "it has no config.json with a model_type, which readers of compressed-tensors need"
@@ -108,8 +108,8 @@ class CompressedTensors:
     def stored_scales(
         self, dataset: Dataset, layers: Sequence[StoredLayer], dtypes: Mapping[str, ScaleDtype]
     ) -> Mapping[str, StoredScales]:
-        """What decides how layers that are quantized can be written, by their names. dtypes: what their scales are to
-        be."""
+        """Returns what decides how quantized layers can be written, by name. dtypes: the dtypes that their scales are
+        to have."""
         said = promised_scales(dataset, layers)
         known = {name: scales for name, scales in said.items() if dtypes[name] in scales.held_by}
         return {**known, **read_scales(dataset, [layer for layer in layers if layer.name not in known])}
@@ -121,7 +121,7 @@ class CompressedTensors:
         return choose_scheme(part, scales.get(part.layer.name), dtype, activations=self.activations)
 
     def _refuse(self, choices: Sequence[LayerChoice], model: Model) -> None:
-        """InvalidConfig with every layer that cannot be written as it is stored, by what is in the way."""
+        """Raises InvalidConfig listing all layers that cannot be written as they are stored, by problem."""
         wrong = _by_problem(choices)
         if not wrong or self.requantize:
             return
@@ -138,7 +138,7 @@ class CompressedTensors:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """A model of the output."""
+    """One model of the output."""
 
     folder: ModelFolder
     choices: Sequence[LayerChoice]
@@ -157,7 +157,7 @@ class _Folder:
         )
 
     def _dtype(self) -> str | None:
-        """What most values of the model are."""
+        """Returns the dtype of most values of the model."""
         counts: dict[str, int] = {}
         for choice in self.choices:
             layer = choice.part.layer
@@ -167,8 +167,8 @@ class _Folder:
 
 
 def one_scheme_a_set(choices: Sequence[LayerChoice]) -> list[LayerChoice]:
-    """The choices, and where readers make one of several layers that would be written in different ways, a problem for
-    all of them but those in the widest one, which the others get too."""
+    """Returns the choices with one scheme for each set of layers that readers fuse into one. If a set has several, all
+    its layers get the widest of them, and those that had another get a problem."""
     found = {choice.part.name: choice for choice in choices}
     for what, names in fused_sets(found).items():
         members = [found[name] for name in names]
@@ -184,7 +184,7 @@ def one_scheme_a_set(choices: Sequence[LayerChoice]) -> list[LayerChoice]:
 
 
 def _scale_dtype(folder: ModelFolder, layer: StoredLayer) -> ScaleDtype:
-    """What readers keep the scales of a layer in: the model's dtype."""
+    """Returns the dtype in which readers keep the scales of a layer: the model's."""
     return _SCALE_DTYPES.get(folder.dtype or layer.dtype, "F32")
 
 
@@ -193,7 +193,8 @@ def _width(scheme: LinearScheme | None) -> tuple[int, float, bool]:
 
 
 def _export(choice: LayerChoice, prefix: str, *, has_source: bool) -> LayerExport:
-    """has_source: values to quantize anew are the original ones, which is better than codes of another scheme."""
+    """Returns how a layer is exported. has_source: whether the original values are at hand to be quantized anew, which
+    is better than codes of another scheme."""
     part, scheme = choice.part, choice.scheme
     place = (f"{prefix}{part.name}", part.layer.name, part.shape, part.row_start, part.row_stop)
     if scheme is None:
@@ -212,7 +213,7 @@ def _export(choice: LayerChoice, prefix: str, *, has_source: bool) -> LayerExpor
 
 
 def _is_other(choice: LayerChoice) -> bool:
-    """Whether the scheme is not that of the stored codes, but for what becomes of activations."""
+    """Returns whether the scheme differs from that of the stored codes in anything but activations."""
     return choice.scheme is None or choice.stored != replace(choice.scheme, activations=False)
 
 
@@ -227,7 +228,7 @@ def _module(part: OutputLayer) -> str:
 
 
 def _ignored(part: OutputLayer, folder: ModelFolder) -> str | None:
-    """What `ignore` says of a layer that is not quantized; None for what no reader takes for a Linear."""
+    """Returns what `ignore` lists for a layer that is not quantized; None if no reader takes it for a Linear."""
     if part.turned or is_fused(part.name, part.shape):
         return f"re:.*{re.escape(part.name.rpartition(_EXPERTS)[0])}\\.experts"
     is_linear = len(part.shape) == 2 and why_not_linear(part.name, part.shape, folder.model_type) in (
@@ -246,7 +247,7 @@ def _by_problem(choices: Iterable[LayerChoice]) -> dict[Unwritable, list[str]]:
 
 
 def _told(choices: Iterable[LayerChoice], *, has_source: bool) -> list[str]:
-    """What is not as the dataset has it, and why."""
+    """Returns notes on what differs from the dataset, and why."""
     told: dict[str, dict[str, None]] = {}
     for choice in choices:
         if choice.problems:
@@ -258,7 +259,7 @@ def _told(choices: Iterable[LayerChoice], *, has_source: bool) -> list[str]:
 
 
 def _readers(choices: Sequence[LayerChoice]) -> list[str]:
-    """What whoever opens it should know."""
+    """Returns notes that whoever opens the output should know."""
     notes = []
     if not any(choice.scheme is not None for choice in choices):
         notes.append("nothing in it is quantized, and its config.json names no quantization")
@@ -282,7 +283,7 @@ def _fate(choice: LayerChoice, *, has_source: bool) -> str:
 
 
 def _refuse_codes(parts: Iterable[OutputLayer], folder: ModelFolder, model: Model) -> None:
-    """InvalidConfig where the dataset has codes of another format as they were: its settings would have to stay."""
+    """Raises InvalidConfig if the dataset has unchanged codes of another format, whose settings would have to stay."""
     if "quantization_config" not in folder.config:
         return
     codes = [part.name for part in parts if not DTYPES[part.layer.dtype].is_float and len(part.shape) > 1]

@@ -1,10 +1,10 @@
-"""Experts of one block that a source has in two tensors, as the Linear layers that vLLM has them in.
+"""Unfuses the experts of a block, which a source has in two tensors, into the Linear layers that vLLM expects.
 
 `….experts.gate_up_proj` [experts, 2 · out, in] becomes `….experts.{i}.gate_proj.weight` and `….up_proj.weight`, and
-`….experts.down_proj` [experts, out, in] `….experts.{i}.down_proj.weight`. Their rows are V2's rows, so codes stay.
-Where a family has [experts, in, 2 · out], groups and scales run along the wrong axis, and decoded values alone can be
-written; Llama 4's one by one too, since transformers takes no others from a checkpoint of codes. Where a family has
-gate and up in turns (gpt-oss), or other names, no reader would find them.
+`….experts.down_proj` [experts, out, in] becomes `….experts.{i}.down_proj.weight`. Their rows are V2's rows, so codes
+can be kept. If a family has [experts, in, 2 · out], groups and scales run along the wrong axis, and only decoded values
+can be written; for Llama 4 also expert by expert, since transformers accepts nothing else from a checkpoint of codes.
+If a family interleaves gate and up (gpt-oss), or uses other names, no reader would find them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FUSED = re.compile(r".*\.experts\.(?P<own>gate_up_proj|down_proj)(?:\.weight)?"
 _GATE_UP_DOWN = ("gate_proj", "up_proj", "down_proj")
 _W1_W3_W2 = ("w1", "w3", "w2")
 
-# What a family calls the experts' matrices where each has its own: gate, up, down.
+# The names of an expert's own matrices in each family: gate, up, down.
 _NAMES: Mapping[str, tuple[str, str, str]] = {
     **dict.fromkeys(
         ("afmoe", "axk1", "bailing_hybrid", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32",
@@ -30,8 +30,8 @@ _NAMES: Mapping[str, tuple[str, str, str]] = {
     ),
     **dict.fromkeys(("mixtral", "minimax", "minimax_m2", "phimoe"), _W1_W3_W2),
 }  # fmt: skip
-_TURNED = ("llama4", "llama4_text")  # whose fused experts transformers replaces when it loads codes
-# Where such a family calls the block otherwise than transformers 5 does in memory, which names fused experts so.
+_TURNED = ("llama4", "llama4_text")  # families whose fused experts transformers replaces when it loads codes
+# What these families' checkpoints call the block that transformers 5 calls `mlp` in memory, with fused experts.
 _BLOCKS = dict.fromkeys(("mixtral", "minimax", "minimax_m2", "phimoe"), "block_sparse_moe")
 
 
@@ -46,14 +46,14 @@ class Expert:
 
 
 def is_fused(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether the tensor may hold several experts' matrices."""
+    """Returns whether the tensor may hold matrices of several experts."""
     return len(shape) == 3 and "experts" in name
 
 
 def why_not_unfused(
     name: str, row_dims: int, model_type: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> str | None:
-    """Why fused experts cannot be taken apart; None where they can. shapes: of all layers, by name."""
+    """Returns why fused experts cannot be taken apart, or None if they can. shapes: those of all layers, by name."""
     found = _FUSED.fullmatch(name)
     if model_type not in _NAMES or found is None:
         return f"fused experts, of which it is not known how vLLM has them for {model_type or 'this model'}"
@@ -68,7 +68,7 @@ def why_not_unfused(
 
 
 def unfused(name: str, shape: tuple[int, ...], model_type: str) -> list[Expert]:
-    """The matrices of a tensor that can be taken apart, each expert's in turn."""
+    """Returns the matrices of a tensor that can be taken apart, expert by expert."""
     block, _, own = name.removesuffix(".weight").rpartition(".")
     gate, up, down = _NAMES[model_type]
     parts = (down,) if own == "down_proj" else (gate, up)
@@ -82,8 +82,8 @@ def unfused(name: str, shape: tuple[int, ...], model_type: str) -> list[Expert]:
 
 
 def turned_modules(name: str, model_type: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """What the experts of a tensor [experts, in, modules · out] are called, each turned and decoded; () where readers
-    take the tensor as it is. shapes: as `why_not_unfused` has them."""
+    """Returns the modules that an expert of a tensor [experts, in, modules · out] becomes, each transposed and decoded;
+    () if readers take the tensor as it is. shapes: as in `why_not_unfused`."""
     found = _FUSED.fullmatch(name)
     if model_type not in _TURNED or found is None:
         return ()
@@ -94,6 +94,6 @@ def turned_modules(name: str, model_type: str, shapes: Mapping[str, tuple[int, .
 
 
 def block_renamed(name: str, model_type: str) -> str:
-    """The name of a layer in a model whose experts were fused, as the family's checkpoints have it."""
+    """Returns the name that a layer has in the family's checkpoints, for a model whose experts were fused."""
     block = _BLOCKS.get(model_type)
     return name if block is None else re.sub(r"\.mlp\.(?=experts\.|gate\.)", f".{block}.", name)

@@ -1,8 +1,8 @@
-"""Layers that readers make one of: they have to be quantized alike, or kept alike.
+"""Sets of layers that readers fuse into one: all layers of a set have to be quantized alike, or kept alike.
 
-vLLM multiplies q, k and v at once, gate and up too, and all experts of a block; a checkpoint that has two schemes, or
-one of them unquantized, does not load there. transformers has one scheme for all experts of a model: of a checkpoint
-with two it would read some by the wrong one, without a word.
+vLLM multiplies q, k and v at once, also gate and up, and all experts of a block; it does not load a checkpoint in which
+such layers have two schemes, or in which only some are quantized. transformers has one scheme for all experts of a
+model: from a checkpoint with two it would silently read some experts by the wrong one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# The parts before `.weight` that vLLM's models pack together (`packed_modules_mapping`, `stacked_params_mapping`).
+# Name parts before `.weight` that vLLM's models pack together (`packed_modules_mapping`, `stacked_params_mapping`).
 _SETS = (
     ("q_proj", "k_proj", "v_proj"),
     ("gate_proj", "up_proj"),
@@ -29,7 +29,7 @@ _EXPERTS = "all experts"
 
 
 def fused_sets(names: Iterable[str]) -> dict[str, list[str]]:
-    """{what is made of them: names} of two or more layers each, in their order."""
+    """Returns {description of the fused layer: names} for sets of two or more layers, in their order."""
     found: dict[str, list[str]] = {}
     for name in names:
         key = _key(name)
@@ -39,12 +39,12 @@ def fused_sets(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def is_expert(name: str) -> bool:
-    """Whether it is of one of several experts, among which tokens choose."""
+    """Returns whether a layer belongs to one of several experts that tokens are routed to."""
     return _EXPERT.match(name) is not None
 
 
 def _key(name: str) -> str | None:
-    """For people too: `model.layers.0.self_attn.q_proj/k_proj/v_proj`."""
+    """Returns the description of a layer's set, also for people: `model.layers.0.self_attn.q_proj/k_proj/v_proj`."""
     if not name.endswith(".weight"):
         return None
     if is_expert(name):

@@ -1,8 +1,8 @@
-"""Which layers are `Linear` modules, by their names: compressed-tensors and its readers quantize nothing else.
+"""Tells by their names which layers are `Linear` modules: compressed-tensors and its readers quantize nothing else.
 
-A checkpoint does not say so. The names below are those under which every family of transformers 5 that has a matrix of
-that name has a Linear (tests/export/compressed_tensors/test_linear.py compares); of any other name it is not known, and
-nothing is guessed.
+A checkpoint does not say. The names below are those that only belong to Linear modules in every family of transformers
+5 that has a matrix of that name (tests/export/compressed_tensors/test_linear.py compares); for any other name it is not
+known, and nothing is guessed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 
 _DIGITS = re.compile(r"\d+")
 
-# The part before `.weight`, a # in the place of digits.
+# Name parts before `.weight`, with # for digits.
 _NAMES = """
     Wi Wk Wo Wq Wqkv Wv attention_out audio_lm_head classifier cross_modal_image_transform
     cross_modal_text_transform ctc_head decoder decoder_pred dense dense# dense_# dense_#h_to_h dense_h_to_#h
@@ -31,13 +31,13 @@ _NAMES = """
     x_proj
 """
 _LINEAR = frozenset(_NAMES.split())
-# A Linear in some families, and in others `Conv1D`, which stores its weight as [in, out].
+# A Linear in these families, and in others a `Conv1D`, which stores its weight as [in, out].
 _LINEAR_OF = dict.fromkeys(
     ("c_attn", "c_fc", "c_proj", "q_attn"), frozenset({"bridgetower", "gpt_bigcode", "gpt_neo", "starcoder2"})
 )
-_NO_LINEAR_AT_ALL = frozenset({"ibert"})  # a class of its own in the place of each
+_NO_LINEAR_AT_ALL = frozenset({"ibert"})  # has a class of its own instead
 _EMBEDDINGS = frozenset({"wte", "wpe", "shared", "pos_emb", "w"})
-# Linear in spite of their names.
+# Linear modules in spite of their names.
 _OF_EMBEDDINGS = frozenset(
     {"embed_out", "embedding_hidden_mapping_in", "embeddings_project", "patch_embedding"}
 )
@@ -50,7 +50,7 @@ UNKNOWN = "not known by its name to be a Linear"
 
 
 def why_not_linear(name: str, shape: tuple[int, ...], model_type: str) -> str | None:
-    """Why a layer is none, or may be none; None where it is one. model_type: of the model's config."""
+    """Returns why a layer is not a Linear, or may not be one; None if it is. model_type: that of the model's config."""
     module, _, last = name.rpartition(".")
     if last != "weight":
         return NO_MODULE
@@ -63,7 +63,7 @@ def why_not_linear(name: str, shape: tuple[int, ...], model_type: str) -> str | 
         return UNKNOWN
     if own in _LINEAR_OF:
         return None if model_type in _LINEAR_OF[own] else CONV1D
-    # a module in a list or a Sequential has its number for a name
+    # a module in a list or a Sequential is named by its number
     is_known = own.isdigit() or own in _OF_EMBEDDINGS or _DIGITS.sub("#", own) in _LINEAR
     return None if is_known else UNKNOWN
 

@@ -1,7 +1,8 @@
-"""A layer's rows as the tensors of compressed-tensors' formats `pack-quantized` and `int-quantized`.
+"""Packs a layer's rows into the tensors of compressed-tensors' formats `pack-quantized` and `int-quantized`.
 
-Codes are stored as u = q + 2^(b-1), one little-endian stream of bits along a row: what V2's rows are below 8 bits, but
-for the padding to whole int32 words. Zero points are packed in the same way, along dim 0. x̂ = (q - zero_point) · scale.
+Codes are stored as u = q + 2^(b-1) in one little-endian stream of bits per row: the same as V2's rows below 8 bits,
+except for the padding to whole int32 words. Zero points are packed in the same way along dim 0. x̂ = (q - zero_point) ·
+scale.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ _WORD_BITS = 32
 _WORD_NBYTES = 4
 _SCALE_NBYTES = {"F32": 4, "BF16": 2, "F16": 2}
 _NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-_ROUNDED_AT_ONCE = 1 << 14  # scales: temporaries that stay in the cache, where whole ones are fresh pages
+_ROUNDED_AT_ONCE = 1 << 14  # scales: temporaries that stay in the cache; larger ones take fresh pages
 
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """`pack-quantized`: weight_packed, weight_scale, weight_zero_point where asymmetric, weight_shape.
+    """`pack-quantized`: weight_packed, weight_scale, weight_zero_point if asymmetric, weight_shape.
 
-    bits: 2, 4 or 8. out_features: rows of the whole layer. group_size: columns a scale, which divide all columns; 0: a
-    scale a row, as a layer with a single one gets it too. scale_dtype: safetensors' word, which holds all scales.
+    bits: 2, 4 or 8. out_features: rows of the whole layer. group_size: columns per scale, which divides all columns; 0
+    for one scale per row, which a layer with a single scale gets too. symmetric: without zero points. scale_dtype:
+    safetensors' name of a dtype that represents all scales.
     """
 
     bits: int
@@ -41,11 +43,11 @@ class PackedWeight:
 
     @property
     def row_multiple(self) -> int:
-        """Rows whose zero points fill a word; 1 where there are none."""
+        """The number of rows whose zero points fill a word; 1 if there are none."""
         return 1 if self.symmetric else _WORD_BITS // self.bits
 
     def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
-        """name: of a Linear's weight, `….weight`. shape: [out, in]."""
+        """See Packer.tensors. name: that of a Linear's weight, `….weight`. shape: [out, in]."""
         rows, columns = shape
         module = name.removesuffix(".weight")
         groups = columns // self.group_size if self.group_size else 1
@@ -72,7 +74,7 @@ class PackedWeight:
 
 @dataclass(frozen=True, slots=True)
 class Int8Weight:
-    """`int-quantized`: weight, int8 codes as they are, and weight_scale, one a row."""
+    """`int-quantized`: weight, unchanged int8 codes, and weight_scale, one per row."""
 
     scale_dtype: ScaleDtype
 
@@ -81,7 +83,7 @@ class Int8Weight:
         return 1
 
     def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
-        """name: of a Linear's weight, `….weight`. shape: [out, in]."""
+        """See Packer.tensors. name: that of a Linear's weight, `….weight`. shape: [out, in]."""
         rows, columns = shape
         scale = f"{name.removesuffix('.weight')}.weight_scale"
         nbytes = rows * _SCALE_NBYTES[self.scale_dtype]
@@ -96,10 +98,10 @@ class Int8Weight:
 
 
 def packed_words(rows: QuantizedTensor, bits: int, take: Allocate = fresh) -> np.ndarray:
-    """Codes of V2 as int32 words, each row padded to whole ones with zeros.
+    """Returns codes of V2 as int32 words, each row padded with zeros to whole words.
 
-    rows: [rows, columns], its codes of `bits` bits. Returns uint8 [rows · words · 4], rows.codes itself where they are
-    the words already, else in memory that `take` gives.
+    rows: [rows, columns], with codes of `bits` bits. Returns uint8 [rows · words · 4]: rows.codes itself if these are
+    the words already, otherwise memory from `take`.
     """
     count, columns = rows.matrix_shape
     width = -(-columns * bits // _WORD_BITS) * _WORD_NBYTES
@@ -109,16 +111,16 @@ def packed_words(rows: QuantizedTensor, bits: int, take: Allocate = fresh) -> np
         return rows.codes
     words = take(count * width).reshape(count, width)
     words[:, used:] = 0
-    other = np.uint8(0x80 if bits == 8 else 0)  # q + 128, of a signed byte
+    other = np.uint8(0x80 if bits == 8 else 0)  # turns a signed byte into q + 128
     np.bitwise_xor(stored, other, out=words[:, :used])
     return words.reshape(-1)
 
 
 def packed_zero_points(zero_points: np.ndarray, bits: int) -> np.ndarray:
-    """Whole zero points as int32 words along dim 0, the first row in the lowest bits.
+    """Packs whole zero points into int32 words along dim 0, the first row in the lowest bits.
 
-    zero_points: float32 [rows, groups] within [-2^(b-1), 2^(b-1) - 1]; bits: 2, 4 or 8. Returns uint8 of int32
-    [ceil(rows · bits / 32), groups]; what is left of the last word is 0.
+    zero_points: float32 [rows, groups] within [-2^(b-1), 2^(b-1) - 1]. bits: 2, 4 or 8. Returns uint8, the bytes of
+    int32 [ceil(rows · bits / 32), groups]; unused bits of the last word are 0.
     """
     count, groups = zero_points.shape
     in_word = _WORD_BITS // bits
@@ -131,7 +133,7 @@ def packed_zero_points(zero_points: np.ndarray, bits: int) -> np.ndarray:
 
 
 def scale_bytes(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
-    """float32 scales rounded half to even to `dtype`, as uint8; beyond float16's range they become inf."""
+    """Returns float32 scales rounded half to even to `dtype`, as uint8; beyond float16's range they become inf."""
     flat = np.ascontiguousarray(scales, "<f4").reshape(-1)
     if dtype == "F32":
         return flat.view(np.uint8)
@@ -146,8 +148,8 @@ def scale_bytes(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
 
 
 def exact_scales(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
-    """float32 scales as `dtype`, uint8. CorruptWeights where it does not hold one of them: what was planned by what
-    the dataset says of itself is not what is stored."""
+    """Returns float32 scales as `dtype`, uint8. Raises CorruptWeights if `dtype` cannot represent one of them: the plan
+    relied on what the dataset says about itself, and that is not what is stored."""
     flat = np.ascontiguousarray(scales, "<f4").reshape(-1)
     if dtype == "BF16" and not int(np.bitwise_or.reduce(flat.view("<u4"), initial=0)) & 0xFFFF:
         return flat.view("<u2")[1::2].copy().view(np.uint8)  # the upper halves of their bits
@@ -159,17 +161,18 @@ def exact_scales(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
 
 
 def scales_are(scales: np.ndarray, dtype: ScaleDtype) -> bool:
-    """Whether `dtype` holds each of these float32 numbers."""
+    """Returns whether `dtype` represents each of these float32 numbers exactly."""
     return bool(np.array_equal(rounded_scales(scales, dtype), scales.reshape(-1)))
 
 
 def rounded_scales(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
-    """What readers take these float32 scales [n] for once they are `dtype`: float32 [n]; inf beyond its range."""
+    """Returns the values, float32 [n], that readers get from these float32 scales [n] as `dtype`; inf beyond its
+    range."""
     return _numbers(scale_bytes(scales, dtype), dtype)
 
 
 def _numbers(stored: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
-    """float32 [n] of what `scale_bytes` gives."""
+    """Returns the numbers, float32 [n], in what `scale_bytes` returns."""
     if dtype == "F32":
         return stored.view("<f4")
     if dtype == "F16":
@@ -178,14 +181,14 @@ def _numbers(stored: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
 
 
 def are_whole(zero_points: np.ndarray, bits: int) -> bool:
-    """Whether all (float32) are whole numbers that codes of so many bits could be."""
+    """Returns whether all zero points (float32) are whole numbers in the range of codes with this many bits."""
     half = 1 << (bits - 1)
     in_range = (zero_points >= -half) & (zero_points <= half - 1)
     return bool((in_range & (zero_points == np.rint(zero_points))).all())
 
 
 def _whole(zero_points: np.ndarray, bits: int) -> np.ndarray:
-    """The same. CorruptWeights unless they are whole, as they should be by the manifest."""
+    """Returns the zero points. Raises CorruptWeights unless they are whole, as the manifest says they are."""
     if not are_whole(zero_points, bits):
         message = f"zero points are no whole numbers within {bits} bits, as they should be by the manifest"
         raise CorruptWeights(f"{message}; quantize again, or --requantize")
@@ -193,6 +196,6 @@ def _whole(zero_points: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _by_row(scales: np.ndarray, rows: QuantizedTensor) -> np.ndarray:
-    """[rows, groups a row]; the only one of a layer is each row's."""
+    """Returns [rows, groups per row]; a layer's only scale is repeated for each row."""
     count, _ = rows.matrix_shape
     return np.repeat(scales[None, :], count, axis=0) if rows.quant_axis < 0 else scales.reshape(count, -1)

@@ -1,4 +1,4 @@
-"""A dataset's layers as those of the output: by folder, tied ones once, experts one by one."""
+"""Turns a dataset's layers into those of the output: by folder, tied layers once, experts one by one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _HEAD = "lm_head.weight"
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A folder of the output with a model of its own: the top one, or a component's. path: "" for the top.
+    """A folder of the output with a model of its own: the top folder, or a component's.
 
-    prefix: of its layers' names in the dataset. config: its config.json.
+    path: "" for the top folder. prefix: prefix of its layers' names in the dataset. config: its config.json.
     """
 
     path: str
@@ -44,7 +44,7 @@ class ModelFolder:
 
     @property
     def texts(self) -> list[Mapping[str, Any]]:
-        """The config, and what it says of the text model in it."""
+        """The config, and the configs of text models in it."""
         return [
             self.config,
             *(self.config[key] for key in _TEXT_PARTS if isinstance(self.config.get(key), dict)),
@@ -56,18 +56,18 @@ class ModelFolder:
 
     @property
     def dtype(self) -> str | None:
-        """In which transformers and vLLM keep the model, where it says so."""
+        """The dtype in which transformers and vLLM keep the model, if the config gives one."""
         said = [text.get(key) for text in self.texts for key in ("dtype", "torch_dtype")]
         return next((str(dtype).removeprefix("torch.") for dtype in said if dtype is not None), None)
 
     @property
     def ties(self) -> bool:
-        """Whether the head's weights are said to be the embedding's."""
+        """Whether the config says that the head's weights are the embedding's."""
         return any(text.get("tie_word_embeddings") is True for text in self.texts)
 
 
 def model_folders(model: Model) -> list[ModelFolder]:
-    """Those that have a transformers model's config.json."""
+    """Returns the folders that have a transformers model's config.json."""
     found = []
     for component in model.components:
         path = f"{component.path}/config.json" if component.path else "config.json"
@@ -84,7 +84,7 @@ def model_folders(model: Model) -> list[ModelFolder]:
 
 
 def _refuse_other_types(config: Mapping[str, Any], uri: str) -> None:
-    """InvalidConfig where a field that decides how layers are written is not of its type."""
+    """Raises InvalidConfig if a field that decides how layers are written has a wrong type."""
     texts = [config, *(config[key] for key in _TEXT_PARTS if isinstance(config.get(key), dict))]
     for text in texts:
         for name in ("model_type", "dtype", "torch_dtype"):
@@ -96,7 +96,7 @@ def _refuse_other_types(config: Mapping[str, Any], uri: str) -> None:
 
 
 def parts_of(model: Model, folder: ModelFolder) -> tuple[list[OutputLayer], list[str]]:
-    """The layers of a folder, names without its prefix, and what is left out, for people."""
+    """Returns the layers of a folder, named without its prefix, and notes for people on what is left out."""
     names = {
         name.removeprefix(folder.prefix): layer
         for name, layer in model.names.items()
@@ -124,7 +124,7 @@ def parts_of(model: Model, folder: ModelFolder) -> tuple[list[OutputLayer], list
 
 
 def _refuse_twice(parts: Iterable[OutputLayer], model: Model) -> None:
-    """InvalidConfig where an expert that is taken out, or a renamed layer, has the name of another."""
+    """Raises InvalidConfig if an unfused expert or a renamed layer has the name of another layer."""
     twice = sorted(name for name, count in Counter(part.name for part in parts).items() if count > 1)
     if twice:
         message = f"the output would have {listed(twice)} twice; rename one of them in the source"
@@ -160,7 +160,7 @@ def _experts(
 def _decoded_experts(
     name: str, layer: StoredLayer, problem: str, modules: tuple[str, ...]
 ) -> Iterator[OutputLayer]:
-    """One part where readers have the tensor as it is, else one an expert. modules: as `turned_modules` has them."""
+    """Yields one part if readers take the tensor as it is, otherwise one per expert. modules: from `turned_modules`."""
     if not modules:
         yield _whole(name, layer, problem)
         return
@@ -172,7 +172,7 @@ def _decoded_experts(
 
 
 def _why_never(name: str, layer: StoredLayer, folder: ModelFolder, families: Families) -> str | None:
-    """Why a layer can be no quantized Linear of the output."""
+    """Returns why a layer cannot be a quantized Linear of the output, or None."""
     never = why_not_linear(name, layer.shape, folder.model_type)
     if never is not None:
         return never

@@ -1,9 +1,8 @@
-"""What packers make of rows that are changed first.
+"""Packers that change rows before another packer packs them.
 
-Codes in more bits and groups cut into finer ones are other bytes for the same values, so that nothing is lost.
-
-A code of 3 bits is one of 4, with the same scale; a group of 64 columns is two of 32 whose scales are equal. Scales
-that are rounded are others, and a note says so.
+Giving codes more bits and cutting groups into finer ones changes the bytes but not the values, so nothing is lost: a
+code of 3 bits is a code of 4 bits with the same scale, and a group of 64 columns is two of 32 with equal scales.
+Rounded scales do change values, and a note says so.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from arrowquant_dist.export.compressed_tensors.packers import ScaleDtype, rounde
 from arrowquant_dist.export.tensors import OutputTensor, Packer
 from arrowquant_dist.tensor import QuantizedTensor
 
-_CODES_AT_ONCE = 1 << 18  # that are eight bytes each meanwhile
+_CODES_AT_ONCE = 1 << 18  # each takes eight bytes meanwhile
 
 
 @dataclass(frozen=True, slots=True)
 class _Changed:
-    """The tensors of `packer`, for packers that give it other rows."""
+    """Has the tensors of `packer`; subclasses give it changed rows."""
 
     packer: Packer
 
@@ -37,7 +36,7 @@ class _Changed:
 
 @dataclass(frozen=True, slots=True)
 class RewrittenRows(_Changed):
-    """What `packer` makes of rows whose codes have `bits` bits and each of whose groups is `finer` ones."""
+    """Gives `packer` rows whose codes have `bits` bits, and each of whose groups is cut into `finer` ones."""
 
     bits: int
     finer: int
@@ -56,7 +55,7 @@ class RewrittenRows(_Changed):
         return self.packer.pack(tensor, rewritten, take)
 
     def _finer(self, numbers: np.ndarray, rows: QuantizedTensor) -> np.ndarray:
-        """Scales or zero points of each of the finer groups, a row's after the other."""
+        """Returns the scales or zero points of the finer groups, row by row."""
         count, columns = rows.matrix_shape
         if not numbers.size:
             return numbers
@@ -69,7 +68,7 @@ class RewrittenRows(_Changed):
 
 @dataclass(frozen=True, slots=True)
 class RoundedScales(_Changed):
-    """What `packer` makes of rows whose scales are rounded to `dtype` first, which does not hold all of them."""
+    """Gives `packer` rows whose scales are rounded to `dtype`, which cannot represent all of them."""
 
     dtype: ScaleDtype
 
@@ -79,8 +78,8 @@ class RoundedScales(_Changed):
 
 
 def in_more_bits(codes: np.ndarray, columns: int, stored: int, bits: int) -> np.ndarray:
-    """codes: uint8 [rows, row bytes], of `stored` bits as V2 packs them. Returns the same codes in `bits`, more: uint8
-    [rows · row bytes]."""
+    """Returns the same codes in more bits. codes: uint8 [rows, row bytes], codes of `stored` bits as V2 packs them. The
+    result has `bits` bits per code: uint8 [rows · row bytes]."""
     rows = len(codes)
     out = np.empty((rows, -(-columns * bits // 8)), np.uint8)
     step = max(1, _CODES_AT_ONCE // max(columns, 1))

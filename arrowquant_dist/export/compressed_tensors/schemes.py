@@ -1,4 +1,4 @@
-"""How compressed-tensors describes a quantized Linear: bits, what shares a scale, zero points, activations."""
+"""How compressed-tensors describes a quantized Linear: bits, group size, zero points, activations."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.export.compressed_tensors.packers import Int8Weight, PackedWeight, ScaleDtype
 from arrowquant_dist.export.tensors import Packer
 
-LINEAR_BITS = (2, 4, 8)  # 3 are packed in two ways: densely since 0.18, ten codes a word before
-_SCALES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # what codes are chosen for
+LINEAR_BITS = (2, 4, 8)  # versions pack 3 bits in two ways: densely since 0.18, ten codes per word before
+_SCALES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # the dtype that codes are chosen for
 _TOKENS = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": True, "strategy": "token"}
 
 
 @dataclass(frozen=True, slots=True)
 class LinearScheme:
-    """bits: of LINEAR_BITS. group_size: columns a scale; 0: a scale a row. symmetric: no zero points; else whole ones.
-    activations: they become int8 too, a scale a token, when the model runs (W8A8); 8 bits, symmetric, by row alone."""
+    """A scheme for a Linear. bits: one of LINEAR_BITS. group_size: columns per scale; 0 for one scale per row.
+    symmetric: no zero points; otherwise whole ones. activations: whether they become int8 too when the model runs, with
+    a scale per token (W8A8); only with 8 bits, symmetric, by row."""
 
     bits: int
     group_size: int
@@ -27,14 +28,14 @@ class LinearScheme:
 
     @property
     def label(self) -> str:
-        """For people: `int4 in groups of 128 with whole zero points`."""
+        """A description for people: `int4 in groups of 128 with whole zero points`."""
         scope = f"in groups of {self.group_size}" if self.group_size else "by row"
         zeros = "" if self.symmetric else " with whole zero points"
         return f"int{self.bits} {scope}{zeros}"
 
     @property
     def width(self) -> tuple[int, float, bool]:
-        """The larger, the closer to the weights."""
+        """A key that is larger the closer the scheme can be to the weights."""
         return self.bits, -float(self.group_size or float("inf")), not self.symmetric
 
     @property
@@ -42,7 +43,7 @@ class LinearScheme:
         return "int-quantized" if self.activations else "pack-quantized"
 
     def config_group(self, targets: Sequence[str]) -> dict[str, Any]:
-        """A member of `config_groups`, with the least that readers need: keys that they do not know are errors."""
+        """Returns a member of `config_groups` with no more keys than readers need: they reject unknown keys."""
         weights: dict[str, Any] = {"num_bits": self.bits, "type": "int", "symmetric": self.symmetric}
         weights |= (
             {"strategy": "group", "group_size": self.group_size}
@@ -53,13 +54,13 @@ class LinearScheme:
         return group | {"input_activations": dict(_TOKENS)} if self.activations else group
 
     def packer(self, rows: int, scale_dtype: ScaleDtype) -> Packer:
-        """rows: of the layer."""
+        """Returns the packer for a layer. rows: number of its rows."""
         if self.activations:
             return Int8Weight(scale_dtype)
         return PackedWeight(self.bits, rows, self.group_size, self.symmetric, scale_dtype)
 
     def spec(self, scale_dtype: ScaleDtype) -> QuantSpec:
-        """What quantizes values to it."""
+        """Returns the settings for quantizing values to this scheme."""
         return QuantSpec(
             f"int{self.bits}",
             per_channel=not self.group_size,

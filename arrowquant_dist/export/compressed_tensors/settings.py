@@ -1,4 +1,4 @@
-"""`quantization_config` of the output's config.json: the least that transformers and vLLM load."""
+"""The `quantization_config` of the output's config.json: the minimum that transformers and vLLM load."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from arrowquant_dist.export.compressed_tensors.fused import is_expert
 from arrowquant_dist.export.compressed_tensors.schemes import LinearScheme
 
 _METHOD = "compressed-tensors"
-HEADS = ("lm_head", "embed_out")  # which vLLM has no Linear for
-_OTHERS = ("quantization_config", "compression_config", "quantization")  # of what the dataset was made of
+HEADS = ("lm_head", "embed_out")  # vLLM has no Linear for these
+_OTHERS = ("quantization_config", "compression_config", "quantization")  # settings of the dataset's source
 
 
 def quantization_config(
     schemes: Mapping[str, LinearScheme], kept: Iterable[str], tied: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """schemes: of each quantized Linear, by the module's name. kept: names of modules that may be Linear and are not
-    quantized, in their order. tied: names of heads that are not stored.
+    """Returns the settings. schemes: that of each quantized Linear, by the module's name. kept: names of modules that
+    may be Linear but are not quantized, in order. tied: names of heads that are not stored.
 
-    One scheme is for every `Linear` that is not in `ignore`, so that modules may have other names in a reader than in
-    the checkpoint, as they do. Several are told apart by name. To vLLM a head is no Linear: a quantized one is named.
+    A single scheme applies to every `Linear` that is not in `ignore`, so that modules may have other names in a reader
+    than in the checkpoint, as they do. Several schemes are told apart by name. vLLM does not consider a head a Linear:
+    a quantized head is named.
     """
     groups: dict[LinearScheme, list[str]] = {}
     for name, scheme in schemes.items():
@@ -48,8 +49,8 @@ def quantization_config(
 
 
 def _order(group: tuple[LinearScheme, list[str]]) -> tuple[bool, int, str]:
-    """That of the experts first: transformers takes the first group with an expression that `experts` is in for it,
-    which `shared_experts` of another one would be too. Then by size."""
+    """Returns a sort key: the experts' group first, then by size. transformers gives experts the first group with an
+    expression that contains `experts`, which an expression for `shared_experts` in another group does too."""
     scheme, names = group
     return not any(map(_is_of_expert, names)), -len(names), scheme.label
 
@@ -59,8 +60,8 @@ def _is_of_expert(name: str) -> bool:
 
 
 def _patterns(names: list[str], schemes: Mapping[str, LinearScheme], scheme: LinearScheme) -> list[str]:
-    """Targets that match these names and none of another scheme: an expression for the layers of one kind whose numbers
-    alone differ, and exact names where that would match others too."""
+    """Returns targets that match these names and none of another scheme: an expression for layers whose names differ
+    only in numbers, and exact names where the expression would match others too."""
     kinds: dict[str, list[str]] = {}
     for name in names:
         kinds.setdefault(_kind(name), []).append(name)
@@ -73,13 +74,13 @@ def _patterns(names: list[str], schemes: Mapping[str, LinearScheme], scheme: Lin
 
 
 def _kind(name: str) -> str:
-    """An expression for the name with any numbers in the places of its own."""
+    """Returns an expression for the name with any numbers in place of its own."""
     return r"\.".join(r"\d+" if piece.isdigit() else re.escape(piece) for piece in name.split("."))
 
 
 def changed_config(config: Mapping[str, Any], settings: Mapping[str, Any] | None, dtype: str | None) -> bytes:
-    """config.json of the output. settings: its `quantization_config`, None where nothing is quantized; that of what the
-    dataset was made of goes. dtype: of the weights, where the config is silent."""
+    """Returns the config.json of the output. settings: its `quantization_config`; None if nothing is quantized. That of
+    the dataset's source is removed. dtype: of the weights, if the config does not give one."""
     out = {key: value for key, value in config.items() if key not in _OTHERS}
     if dtype is not None:
         out["dtype"] = dtype

@@ -1,4 +1,4 @@
-"""What a layer's scales and zero points are, which decides where they can be written."""
+"""Properties of a layer's scales and zero points, which decide how they can be written."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ from arrowquant_dist.export.each_layer import reading_each
 
 _DTYPES: tuple[ScaleDtype, ...] = ("F32", "BF16", "F16")
 _EVERY: frozenset[ScaleDtype] = frozenset(_DTYPES)
-_SHORT_HALVES = 2.0**-17, 65280.0  # between these each bfloat16 number is a float16 one
+_SHORT_HALVES = 2.0**-17, 65280.0  # between these, each bfloat16 number is also a float16 number
 
 
 @dataclass(frozen=True, slots=True)
 class StoredScales:
-    """symmetric: there are no zero points. whole: those that there are, are whole numbers that codes could be.
-    held_by: the dtypes that have each of the scales. kept_by: those rounded to which no scale moves a value by more
-    than half a step, which is what rounding it to a code may have moved it. short_halves: bfloat16 numbers near them
-    are float16's too."""
+    """Properties of stored scales.
+
+    symmetric: there are no zero points. whole: all zero points are whole numbers that codes could be. held_by: the
+    dtypes that represent each of the scales exactly. kept_by: the dtypes in which rounded scales move no value by more
+    than half a step, which is as much as rounding it to a code may have moved it. short_halves: whether bfloat16
+    numbers of the scales' size are also float16 numbers.
+    """
 
     symmetric: bool
     whole: bool
@@ -41,10 +44,11 @@ class StoredScales:
 
 
 def promised_scales(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str, StoredScales]:
-    """Of layers that were quantized to bfloat16 scales, and none or whole zero points, as the manifest has it, by name:
-    to read them would take a twentieth of the dataset, before anything is written. Packers look at each all the same.
+    """Returns the properties, by name, that the manifest promises for layers quantized with bfloat16 scales and with no
+    or whole zero points: reading them would take a twentieth of the dataset before anything is written. Packers check
+    each of them nevertheless.
 
-    Not of other layers, nor of codes that came with the source."""
+    Other layers, and codes that came with the source, are left out."""
     config = _config_of(dataset)
     if config is None or config.keep_codes or not _always(config, "scale_dtype", value="bfloat16"):
         return {}
@@ -58,7 +62,8 @@ def promised_scales(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str
 
 
 def _config_of(dataset: Dataset) -> QuantizationConfig | None:
-    """What it was quantized with; None where nothing says so, or in words that this version does not know."""
+    """Returns the config that the dataset was quantized with; None if it is not recorded, or unknown to this
+    version."""
     if dataset.manifest is None:
         return None
     try:
@@ -68,13 +73,13 @@ def _config_of(dataset: Dataset) -> QuantizationConfig | None:
 
 
 def _always(config: QuantizationConfig, key: str, *, value: object) -> bool:
-    """Whether each layer has it, whichever override is the layer's."""
+    """Returns whether every layer has this value, whichever override applies to it."""
     every = [getattr(override, key) for override in config.overrides]
     return getattr(config, key) == value and all(found in (None, value) for found in every)
 
 
 def is_symmetric(layer: StoredLayer) -> bool | None:
-    """Whether it has no zero points; None where its files do not say, without an index."""
+    """Returns whether a layer has no zero points; None if its files do not tell, without an index."""
     ranges = [block.ranges for block in layer.blocks]
     if None in ranges:
         return None
@@ -82,18 +87,20 @@ def is_symmetric(layer: StoredLayer) -> bool | None:
 
 
 def read_scales(dataset: Dataset, layers: Iterable[StoredLayer]) -> dict[str, StoredScales]:
-    """Of layers all of whose blocks are quantized, by name. CorruptWeights where a checksum differs."""
+    """Reads the properties, by name, of layers all of whose blocks are quantized. Raises CorruptWeights if a checksum
+    differs."""
     with reading_each(dataset.store, layers, partial(_read, dataset)) as found:
         return found()
 
 
 def scales_of(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> StoredScales:
-    """Of some rows. scales, zero_points: float32, as QuantizedTensor has them; bits: of the codes."""
+    """Returns the properties of some rows. scales, zero_points: float32, as in QuantizedTensor. bits: those of the
+    codes."""
     half = 1 << (bits - 1)
     symmetric, whole = not zero_points.size, are_whole(zero_points, bits)
     if _are_short(scales):
         return StoredScales(symmetric, whole, held_by=_EVERY)
-    steps = half if symmetric else 2 * half - 1  # the furthest that a code is from its zero point
+    steps = half if symmetric else 2 * half - 1  # the largest distance of a code from its zero point
     held_by = frozenset(dtype for dtype in _DTYPES if scales_are(scales, dtype))
     least, largest = _SHORT_HALVES
     sizes = np.abs(scales)
@@ -109,8 +116,8 @@ def scales_of(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> StoredS
 
 
 def _are_short(scales: np.ndarray) -> bool:
-    """Whether all are bfloat16 numbers that are float16's too, as nearly always where the config asks for bfloat16:
-    then they are passed over three times, and fifteen times else."""
+    """Returns whether all are bfloat16 numbers that are also float16 numbers, as they nearly always are if the config
+    asks for bfloat16: this takes three passes over them instead of fifteen."""
     bits = np.ascontiguousarray(scales, "<f4").reshape(-1).view("<u4")
     if not bits.size or int(np.bitwise_or.reduce(bits)) & 0xFFFF:
         return False
@@ -120,9 +127,10 @@ def _are_short(scales: np.ndarray) -> bool:
 
 
 def _is_near(rounded: np.ndarray, scales: np.ndarray, steps: int) -> bool:
-    """Whether no value moves by more than half a step. steps: the most that one is from its zero point."""
+    """Returns whether no value moves by more than half a step. steps: the largest distance of a code from its zero
+    point."""
     moved = np.abs(rounded.astype(np.float64) - scales) * steps
-    return bool((moved <= np.abs(scales) / 2).all())  # inf is not
+    return bool((moved <= np.abs(scales) / 2).all())  # False for inf
 
 
 def _read(dataset: Dataset, layer: StoredLayer) -> StoredScales:

@@ -1,4 +1,4 @@
-"""Values of one expert whose rows are inputs, as the Linear layers that readers have in their place."""
+"""Packs an expert whose rows are inputs as the Linear layers that readers have in its place."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.export.tensors import OutputTensor
 from arrowquant_dist.tensor import QuantizedTensor
 
-_VALUES_AT_ONCE = 1 << 16  # decoded before they are turned: they stay in the cache
+_VALUES_AT_ONCE = 1 << 16  # decoded before they are transposed: they stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
 class TurnedValues:
-    """Packs all rows of an expert, [in, modules · out], as a weight [out, in] of each module.
+    """Packs all rows of an expert, [in, modules · out], as a weight [out, in] for each module.
 
-    dtype: the source's. modules: names that take the place of the last one, as `gate_proj`. inputs: rows.
+    dtype: the source's. modules: names that replace the last part of the expert's name, such as `gate_proj`. inputs:
+    number of rows.
     """
 
     dtype: str
@@ -30,7 +31,8 @@ class TurnedValues:
         return self.inputs
 
     def tensors(self, name: str, shape: tuple[int, ...]) -> tuple[OutputTensor, ...]:
-        """name, shape: the expert's part of the stored tensor, as `experts.0.gate_up_proj`, [in, modules · out]."""
+        """See Packer.tensors. name, shape: those of the expert's part of the stored tensor, such as
+        `experts.0.gate_up_proj`, [in, modules · out]."""
         expert = name.rpartition(".")[0]
         dtype, outputs = DTYPES[self.dtype], shape[1] // len(self.modules)
         nbytes = outputs * self.inputs * dtype.itemsize

@@ -1,1 +1,1 @@
-"""GGUF, which llama.cpp serves from: blocks, names and figures of an architecture, its tokenizer, the header."""
+"""GGUF, which llama.cpp serves from: blocks, an architecture's names and numbers, its tokenizer, the header."""

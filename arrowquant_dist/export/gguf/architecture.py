@@ -1,4 +1,4 @@
-"""What an architecture of llama.cpp is made of: metadata, and a place for each of the model's tensors."""
+"""An architecture of llama.cpp: its metadata, and a place for each of the model's tensors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Value = int | float | bool | str
 class TensorPlace:
     """Where a tensor of the model goes.
 
-    name: in GGUF. shape: what it has to have. stored: `matrix`, in whatever blocks its codes make; `F32`, which is all
-    that llama.cpp adds or multiplies vectors in. head_rows: of an attention head, where its rows are to take turns.
-    optional: llama.cpp does without.
+    name: in GGUF. shape: the shape it has to have. stored: `matrix` for whatever blocks its codes allow; `F32` for
+    vectors, which llama.cpp adds or multiplies in no other dtype. head_rows: rows of an attention head if the rows of
+    its halves have to alternate, or 0. optional: whether llama.cpp can do without it.
     """
 
     name: str
@@ -30,11 +30,13 @@ class TensorPlace:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """name: `general.architecture`. fields: metadata by keys without the architecture's name before them; whole numbers
-    become uint32, others float32. places: by the model's own names. embedding: the name, among these, of the token
-    embeddings. vocabularies: kinds of tokenizers. left_out: names that begin so serve nothing in llama.cpp.
-    token_types: how many embeddings of these, or 0. rope_factors: what each rotary frequency is divided by, or () where
-    all stay. notes: for people.
+    """An architecture.
+
+    name: `general.architecture`. fields: metadata by key without the architecture's name; whole numbers become uint32,
+    others float32. places: by the model's own names. embedding: the name, among these, of the token embeddings.
+    vocabularies: kinds of tokenizers that it may have. left_out: prefixes of names that llama.cpp has no use for.
+    token_types: number of token type embeddings, or 0. rope_factors: divisors of the rotary frequencies, or () if they
+    do not change. notes: for people.
     """
 
     name: str
@@ -48,10 +50,10 @@ class Architecture:
     notes: tuple[str, ...] = ()
 
     def placed(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorPlace]:
-        """A place for each name but those that are left out, in the order of `shapes`.
+        """Returns a place for each name that is not left out, in the order of `shapes`.
 
-        shapes: of layers by the model's names, aliases included. InvalidCheckpoint where a layer is not known, is
-        missing or has another shape.
+        shapes: those of the layers by the model's names, aliases included. Raises InvalidCheckpoint if a layer is
+        unknown, is missing or has another shape.
         """
         kept = {name: shape for name, shape in shapes.items() if not self.leaves_out(name)}
         unknown = [name for name in kept if name not in self.places]

@@ -1,4 +1,4 @@
-"""BERT, as sentence-transformers and transformers have it: llama.cpp makes embeddings of its last layer."""
+"""BERT as in sentence-transformers and transformers: llama.cpp makes embeddings from its last layer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from arrowquant_dist.export.gguf.architecture import Architecture, TensorPlace
 from arrowquant_dist.export.gguf.settings import Settings
 
 BERT_TYPES = ("bert",)
-_NORMS = {"weight": ("weight", "gamma"), "bias": ("bias", "beta")}  # of the first BERT, by its own names
+_NORMS = {"weight": ("weight", "gamma"), "bias": ("bias", "beta")}  # the first BERT had its own names
 
 
 def bert_architecture(config: Settings, layers: Mapping[str, str]) -> Architecture:
-    """config: config.json, whose `model_type` is `bert`. layers: as `llama_architecture` has them."""
+    """Returns the architecture. config: config.json, whose `model_type` is `bert`. layers: as in
+    `llama_architecture`."""
     config.only("hidden_act", ("gelu", "gelu_new", "gelu_pytorch_tanh"), "gelu")
     config.only("position_embedding_type", ("absolute",), "absolute")
     config.only("is_decoder", (False,), default=False)

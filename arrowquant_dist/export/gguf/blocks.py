@@ -1,7 +1,7 @@
-"""GGML's blocks of codes, made of V2's packed codes: arrays in, a file's bytes out.
+"""Makes GGML's blocks of codes from V2's packed codes: arrays in, a file's bytes out.
 
-A block is a run of values of one row with a scale of its own: 32 values, 256 in TQ2_0. Scales are fp16. Layouts as in
-ggml-common.h; the `gguf` package's `dequantize` is what the tests decode them with.
+A block is a run of values of one row with a scale of its own: 32 values, or 256 in TQ2_0. Scales are fp16. Layouts are
+those of ggml-common.h; tests decode them with `dequantize` of the `gguf` package.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class BlockLayout:
-    """values, nbytes: of a block. bits: of a code. scale, minimum, codes: at which of its bytes they begin; minimum:
-    None where values are multiples of the scale. A value is (u - 2^(bits-1)) · scale, (u - 1) · scale in TQ2_0, or u ·
-    scale + minimum."""
+    """The layout of a block. values, nbytes: number of values and of bytes in it. bits: bits per code. scale, minimum,
+    codes: offsets in bytes; minimum is None if values are multiples of the scale. A value is (u - 2^(bits-1)) · scale,
+    (u - 1) · scale in TQ2_0, or u · scale + minimum."""
 
     values: int
     nbytes: int
@@ -27,13 +27,14 @@ class BlockLayout:
 
     @property
     def counts_down(self) -> bool:
-        """Whether its codes are 1 - q, so that -2 … 1, V2's, are multiples of -scale; else q + 2^(bits-1)."""
+        """Whether its codes are 1 - q, so that V2's codes -2 … 1 become multiples of -scale; otherwise q +
+        2^(bits-1)."""
         return self.bits == 2
 
     def fill(self, codes: np.ndarray, halves: Sequence[np.ndarray], out: np.ndarray) -> None:
-        """codes: uint8 [five dimensions, bytes of a block's codes], as V2 packs them. halves: float16 [the five
-        dimensions], scales and, where there is a minimum, minima. out: uint8 [the five dimensions, nbytes], every
-        byte of which is written."""
+        """Writes blocks. codes: uint8 [five dimensions, bytes of a block's codes], as V2 packs them. halves: float16
+        [the five dimensions], scales and, if there is a minimum, minima. out: uint8 [the five dimensions, nbytes],
+        every byte of which is written."""
         from arrowquant_dist.kernels.blocks import BlockBytes
 
         places = (self.scale,) if self.minimum is None else (self.scale, self.minimum)
@@ -49,10 +50,10 @@ BLOCKS = {
 
 
 def in_four_bits(codes: np.ndarray, bits: int, *, is_symmetric: bool) -> np.ndarray:
-    """Packed codes of 2 or 3 bits [rows, bytes] as packed codes of 4, [rows, twice or 4/3 of the bytes]. uint8, both.
+    """Returns packed codes of 2 or 3 bits, uint8 [rows, bytes], as packed codes of 4 bits, uint8 [rows, twice or 4/3 as
+    many bytes].
 
-    Columns are a multiple of 8. Symmetric codes keep q; the others keep u = q + 2^(bits-1), which is what minima count
-    from.
+    Columns are a multiple of 8. Symmetric codes keep q; others keep u = q + 2^(bits-1), from which minima count.
     """
     wide = _wide_twos(codes) if bits == 2 else _wide_threes(codes)
     if is_symmetric:
@@ -63,7 +64,7 @@ def in_four_bits(codes: np.ndarray, bits: int, *, is_symmetric: bool) -> np.ndar
 
 
 def _wide_twos(codes: np.ndarray) -> np.ndarray:
-    """uint16 [rows, bytes]: the four codes of each byte."""
+    """Returns uint16 [rows, bytes]: the four codes of each byte."""
     wide = codes.astype("<u2")
     for shift, kept in ((4, 0x0F0F), (2, 0x3333)):
         wide |= wide << np.uint16(shift)
@@ -72,10 +73,10 @@ def _wide_twos(codes: np.ndarray) -> np.ndarray:
 
 
 def _wide_threes(codes: np.ndarray) -> np.ndarray:
-    """uint32 [rows, bytes / 3]: the eight codes of each three bytes."""
+    """Returns uint32 [rows, bytes / 3]: the eight codes of each three bytes."""
     first, second, third = (codes[:, start::3].astype("<u4") for start in range(3))
     wide: np.ndarray = first | second << np.uint32(8) | third << np.uint32(16)
     halves = ((4, 0x00000FFF, 0x0FFF0000), (2, 0x003F003F, 0x3F003F00), (1, 0x07070707, 0x70707070))
-    for shift, low, high in halves:  # of what lies together, which the higher one moves away from
+    for shift, low, high in halves:  # splits each run of adjacent codes, moving the higher half away
         wide = (wide & np.uint32(low)) | ((wide << np.uint32(shift)) & np.uint32(high))
     return wide

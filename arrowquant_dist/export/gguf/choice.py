@@ -1,4 +1,4 @@
-"""Which of GGML's blocks a stored layer becomes, or why none."""
+"""Chooses which of GGML's blocks a stored layer becomes, or says why none."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from arrowquant_dist.export.gguf.scales import Fp16
 from arrowquant_dist.export.gguf.stored import StoredCodes, StoredScheme
 from arrowquant_dist.export.tensors import AS_THE_SOURCE
 
-_SMALLEST = 32  # values of a block
+_SMALLEST = 32  # values in the smallest block
 _OTHER_CODES = Advice(
     "quantize to symmetric int8 or int4, by row or in groups of a multiple of 32 (configs/gguf-q4.yaml)",
     "quant_type: int8 and symmetric: true",
 )
-# float64's are looked at when they are packed; float8's values are all fp16's.
+# float64 values are checked when they are packed; all float8 values are also fp16 values.
 _KEPT = {"float32": "F32", "float64": "F32", "bfloat16": "BF16", "float16": "F16"} | dict.fromkeys(
     ("float8_e4m3fn", "float8_e5m2"), "F16"
 )
@@ -28,7 +28,7 @@ _KEPT = {"float32": "F32", "float64": "F32", "bfloat16": "BF16", "float16": "F16
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """packer: what the layer becomes. spec: how it is quantized anew before, or None."""
+    """What a layer becomes. packer: makes its tensor. spec: how it is quantized anew before that, or None."""
 
     packer: CodeBlocks | FloatValues
     spec: QuantSpec | None = None
@@ -36,18 +36,18 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """reason: what GGUF does not have, as `int3`. advice: None where nothing helps but other weights."""
+    """Why a layer has no blocks. reason: what GGUF lacks, such as `int3`. advice: None if only other weights help."""
 
     reason: str
     advice: Advice | None
 
 
 def blocks_as_stored(layer: StoredLayer, codes: StoredCodes, place: TensorPlace) -> Choice | Refusal:
-    """What a layer becomes as it is stored."""
+    """Returns what a layer becomes if it is written as it is stored."""
     if not codes.are_codes:
         return _kept(layer, place)
     if place.stored == "F32":
-        return Choice(FloatValues("F32", place.head_rows, layer.name))  # float32 is what codes decode to
+        return Choice(FloatValues("F32", place.head_rows, layer.name))  # codes decode to float32
     if len(codes.schemes) > 1:
         return Refusal("codes of several kinds in one layer", KEEP)
     (scheme,) = codes.schemes
@@ -72,10 +72,11 @@ def blocks_as_stored(layer: StoredLayer, codes: StoredCodes, place: TensorPlace)
 
 
 def blocks_anew(layer: StoredLayer, codes: StoredCodes, place: TensorPlace, *, has_source: bool) -> Choice:
-    """What a layer becomes whose codes no block holds. has_source: values are taken from the original weights.
+    """Returns what a layer becomes whose codes no block can hold. has_source: values are taken from the original
+    weights.
 
-    Without them nothing is rounded twice where that can be helped: codes of 2 and 3 bits keep their values in blocks of
-    four. What no block fits is decoded, and so is what fp16 scales would change.
+    Otherwise nothing is rounded twice if that can be avoided: codes of 2 and 3 bits keep their values in blocks of four
+    bits. Layers that fit no block are decoded, and so are those whose values fp16 scales would change.
     """
     if layer.columns % _SMALLEST or codes.fp16 is not Fp16.HOLDS:
         return Choice(FloatValues("F32", place.head_rows, layer.name), AS_THE_SOURCE if has_source else None)
@@ -99,7 +100,7 @@ def blocks_anew(layer: StoredLayer, codes: StoredCodes, place: TensorPlace, *, h
 
 
 def _kept(layer: StoredLayer, place: TensorPlace) -> Choice | Refusal:
-    """Values that are no codes: each dtype as itself, or as one that holds all its values."""
+    """Returns what a layer without codes becomes: each dtype itself, or one that holds all its values."""
     if layer.dtype not in _KEPT:
         return Refusal(f"values of {layer.dtype}", None)
     if place.stored == "F32" or layer.quant_type == "mixed":

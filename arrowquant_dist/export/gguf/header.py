@@ -1,5 +1,5 @@
-"""What a GGUF file begins with: metadata, and where each tensor lies. The `gguf` package says which number is
-which type; the tests read it with that."""
+"""The start of a GGUF file: metadata, and where each tensor is. The `gguf` package defines the numbers of the types;
+tests read the file with it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from arrowquant_dist.export.gguf.architecture import Architecture
 from arrowquant_dist.export.gguf.vocabulary import Vocabulary
 from arrowquant_dist.export.tensors import OutputTensor
 
-ALIGNMENT = 32  # of each tensor, from the end of the header on; the format's default
+ALIGNMENT = 32  # of each tensor, counted from the end of the header; the format's default
 _QUANTIZATION_VERSION = 2
-# llama.cpp's words for what most of a file is (general.file_type)
+# llama.cpp's numbers for what most of a file is (general.file_type)
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "BF16": 32, "TQ2_0": 37}
-# Whole numbers that llama.cpp reads as another type than uint32, by struct's letters too
+# Whole numbers that llama.cpp reads as another type than uint32, with struct's letters
 _WHOLE = {"split.no": ("UINT16", "H"), "split.count": ("UINT16", "H"), "split.tensors.count": ("INT32", "i")}
-_HEAD = struct.Struct("<4sIQQ")  # GGUF, its version, tensors, fields
+_HEAD = struct.Struct("<4sIQQ")  # "GGUF", its version, numbers of tensors and fields
 _LENGTH = struct.Struct("<Q")
 _MOST_FILES = 2**16 - 1
 
 
 def gguf_package() -> Any:
-    """The package that knows the format. MissingDependency where it is not installed."""
+    """Returns the package that knows the format. Raises MissingDependency if it is not installed."""
     try:
         import gguf
     except ImportError as error:
@@ -35,16 +35,16 @@ def gguf_package() -> Any:
 
 
 def padding(nbytes: int) -> bytes:
-    """What has to follow so many bytes."""
+    """Returns the padding that has to follow this many bytes."""
     return bytes(-nbytes % ALIGNMENT)
 
 
 def header(fields: Mapping[str, Any], tensors: Sequence[OutputTensor]) -> bytes:
-    """fields: metadata by full keys: bool, int (uint32, or as _WHOLE has it), float (float32), str, or a list of these
-    (whole numbers of lists: int32), `general.architecture` among them, which comes first. tensors: in the order in
-    which they follow. Padded to ALIGNMENT.
+    """Returns the header, padded to ALIGNMENT. fields: metadata by full key: bool, int (uint32, or as in _WHOLE), float
+    (float32), str, or a list of these (lists of whole numbers: int32); `general.architecture` is required and comes
+    first. tensors: in the order in which they follow.
 
-    The package's own writer packs each token of a vocabulary by several calls: half a second for that of Llama 3.
+    The package's own writer packs each token of a vocabulary in several calls, which takes half a second for Llama 3's.
     """
     gguf = gguf_package()
     first = "general.architecture"
@@ -65,7 +65,7 @@ def header(fields: Mapping[str, Any], tensors: Sequence[OutputTensor]) -> bytes:
 def model_fields(
     architecture: Architecture, vocabulary: Vocabulary, pooling: int | None, tensors: Sequence[OutputTensor]
 ) -> dict[str, Any]:
-    """Metadata of a whole model, by full keys. pooling: its number in llama.cpp, or None."""
+    """Returns the metadata of a whole model, by full key. pooling: its number in llama.cpp, or None."""
     own = {f"{architecture.name}.{key}": value for key, value in architecture.fields.items()}
     if pooling is not None:
         own[f"{architecture.name}.pooling_type"] = pooling
@@ -82,7 +82,8 @@ def model_fields(
 
 
 def split_fields(number: int, count: int, tensors: int) -> dict[str, Any]:
-    """Metadata of one of several files. tensors: of all of them. InvalidConfig for more files than can be counted."""
+    """Returns the metadata of one of several files. tensors: number of tensors in all of them. Raises InvalidConfig for
+    more files than can be counted."""
     if count > _MOST_FILES:
         raise InvalidConfig(
             f"max_file_bytes: {count} files, and GGUF counts to {_MOST_FILES}; let files be larger"
@@ -109,7 +110,7 @@ def _tokenizer_fields(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _file_type(tensors: Sequence[OutputTensor]) -> int:
-    """By what most values of matrices are."""
+    """Returns the file type: that of most values in matrices."""
     values: dict[str, int] = {}
     for tensor in tensors:
         if len(tensor.shape) > 1:
@@ -118,7 +119,7 @@ def _file_type(tensors: Sequence[OutputTensor]) -> int:
 
 
 def _value(key: str, value: Any, kinds: Any) -> bytes:
-    """With its kind before it. kinds: the package's GGUFValueType."""
+    """Returns the value with its type before it. kinds: the package's GGUFValueType."""
     match value:
         case bool():
             return struct.pack("<I?", kinds.BOOL, value)

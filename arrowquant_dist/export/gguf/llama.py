@@ -1,7 +1,7 @@
-"""Models of llama's shape: Llama, Mistral, Qwen2, Qwen3. Fields and names as transformers has them.
+"""Models in the shape of llama: Llama, Mistral, Qwen2, Qwen3. Fields and names are those of transformers.
 
-What llama.cpp computes otherwise than config.json says is refused: a field that is not looked at here either changes
-nothing that is computed, or only the training.
+A model that llama.cpp would compute differently from its config.json is refused. Fields that are not checked here
+change nothing that is computed, or matter only for training.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from arrowquant_dist.export.gguf.settings import Settings
 
 LLAMA_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 _THETA = 10_000.0
-_MISTRAL_WINDOW = 4096  # of a config.json that does not have the field
+_MISTRAL_WINDOW = 4096  # if config.json does not have the field
 
 
 def llama_architecture(config: Settings, layers: Mapping[str, str]) -> Architecture:
-    """config: config.json, whose `model_type` is one of LLAMA_TYPES. layers: stored layers by the model's names, as
-    `Architecture.placed` has them.
+    """Returns the architecture. config: config.json, whose `model_type` is one of LLAMA_TYPES. layers: {name in the
+    model: name of the stored layer}, aliases included.
 
-    InvalidCheckpoint where a field is missing or wrong, or llama.cpp would compute something else.
+    Raises InvalidCheckpoint if a field is missing or wrong, or llama.cpp would compute something else.
     """
     model_type, blocks = config.word("model_type"), config.blocks("num_hidden_layers", len(layers))
     config.only("hidden_act", ("silu",), "silu")
@@ -34,7 +34,7 @@ def llama_architecture(config: Settings, layers: Mapping[str, str]) -> Architect
     if rope_factors and model_type.startswith("qwen"):
         raise config.unknown(
             f"rope_type: 'llama3' in a {model_type}"
-        )  # whose tensors have no factors in llama.cpp
+        )  # llama.cpp has no factors among the tensors of these
     context, notes = _context(config, model_type)
     fields: dict[str, Value] = {
         "vocab_size": config.count("vocab_size"),
@@ -58,7 +58,7 @@ def llama_architecture(config: Settings, layers: Mapping[str, str]) -> Architect
     ]
     places = dict(_places(config, model_type, prefix, head_rows))
     if not is_tied:
-        # models of embeddings have no head; llama.cpp would then take the embedding for it
+        # embedding models have no head; llama.cpp would then use the embedding as one
         shape = places[embedding].shape
         places["lm_head.weight"] = TensorPlace("output.weight", shape, optional=prefix == "")
     return Architecture(
@@ -67,7 +67,7 @@ def llama_architecture(config: Settings, layers: Mapping[str, str]) -> Architect
         places=places,
         embedding=embedding,
         vocabularies=("gpt2", "llama"),
-        # tables that are computed, and a head that transformers never reads, since it is the embedding
+        # tables that are computed, and a head that transformers never reads because it is the embedding
         left_out=(*tables, "lm_head.weight") if is_tied else (*tables,),
         rope_factors=rope_factors,
         notes=notes,
@@ -79,13 +79,13 @@ def _same(layers: Mapping[str, str], name: str, other: str) -> bool:
 
 
 def _heads(config: Settings, model_type: str) -> tuple[int, int]:
-    """Heads of keys, and rows a head. The fields may be missing where transformers' default follows from others."""
+    """Returns the number of key heads, and rows per head. Fields may be missing if transformers derives a default."""
     width, heads = config.count("hidden_size"), config.count("num_attention_heads")
     kv_heads = config.count("num_key_value_heads", heads if model_type == "llama" else None)
     if model_type != "qwen3" and not config.has("head_dim") and width % heads:
         raise config.wrong("num_attention_heads", f"a divisor of hidden_size, {width}")
     head_rows = config.count("head_dim", width // heads if model_type != "qwen3" else None)
-    # llama.cpp takes all of qwen2's heads to be as wide as the model
+    # llama.cpp assumes that all heads of qwen2 together are as wide as the model
     if head_rows % 2 or heads % kv_heads or (model_type == "qwen2" and heads * head_rows != width):
         raise config.unknown(
             f"{counted(heads, 'head')} of {counted(head_rows, 'value')} over {kv_heads} of keys, in a width of {width}"
@@ -141,7 +141,7 @@ def _places(
 
 
 def _biased(config: Settings, model_type: str) -> tuple[str, ...]:
-    """Modules that have a bias."""
+    """Returns the modules that have a bias."""
     attention = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     if model_type == "qwen2":
         return attention
@@ -157,7 +157,8 @@ def _biased(config: Settings, model_type: str) -> tuple[str, ...]:
 
 
 def _context(config: Settings, model_type: str) -> tuple[int, tuple[str, ...]]:
-    """How many tokens, and notes: no more than a sliding window, since llama.cpp's llama attends to all of them."""
+    """Returns the context length in tokens, and notes. It is at most a sliding window: llama.cpp's llama attends to all
+    tokens."""
     context = config.count("max_position_embeddings")
     kinds = config.fields.get("layer_types") or []
     if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
@@ -174,9 +175,9 @@ def _context(config: Settings, model_type: str) -> tuple[int, tuple[str, ...]]:
 
 
 def _rope(config: Settings, head_rows: int) -> tuple[dict[str, Value], tuple[float, ...]]:
-    """Metadata of rotary embeddings, and what llama3's scaling divides each frequency by, or ()."""
-    # transformers 5: rope_parameters has all of it; before: rope_theta, and rope_scaling beside it, which still holds
-    # where both are there
+    """Returns the metadata of rotary embeddings, and the divisors of llama3's scaling for each frequency, or ()."""
+    # transformers 5 has all of it in rope_parameters; earlier versions have rope_theta and rope_scaling, which takes
+    # precedence if both are there
     parts = [config.part(name) for name in ("rope_scaling", "rope_parameters")]
     own = next((part for part in parts if part is not None and part.fields), Settings(config.file, {}))
     if any(isinstance(value, dict) for value in own.fields.values()):
@@ -187,7 +188,7 @@ def _rope(config: Settings, head_rows: int) -> tuple[dict[str, Value], tuple[flo
     fields: dict[str, Value] = {"rope.freq_base": theta}
     kind = own.word("rope_type", own.word("type", "default"))
     if kind == "llama3":
-        known = "original_max_position_embeddings"  # beside the others it holds before one among them
+        known = "original_max_position_embeddings"  # in config itself it takes precedence over the one in rope settings
         trained = config.count(known) if config.has(known) else own.count(known)
         return fields, _llama3_factors(own, theta, head_rows, trained)
     if kind == "linear":
@@ -198,7 +199,8 @@ def _rope(config: Settings, head_rows: int) -> tuple[dict[str, Value], tuple[flo
 
 
 def _llama3_factors(rope: Settings, theta: float, head_rows: int, trained: int) -> tuple[float, ...]:
-    """Llama 3.1's scaling: long waves are stretched by `factor`, short ones not, those between by something between.
+    """Returns the divisors of Llama 3.1's scaling: long waves are stretched by `factor`, short ones are not, and those
+    in between are stretched by a value in between.
 
     trained: positions that the model was trained with before it was stretched.
     """

@@ -1,4 +1,4 @@
-"""The format `gguf`: one model in one file, or in several that llama.cpp loads by the first."""
+"""The format `gguf`: one model in one file, or in several that llama.cpp loads by naming the first."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _NO_POOLING = (
 
 @dataclass(frozen=True, slots=True)
 class WithFactors:
-    """A vector, and after it what rotary frequencies are divided by, which no layer of the dataset is."""
+    """Packs a vector, followed by the divisors of the rotary frequencies, which are not a layer of the dataset."""
 
     vector: FloatValues
     factors: tuple[float, ...]
@@ -67,14 +67,15 @@ class WithFactors:
 
 @dataclass(frozen=True, slots=True)
 class Gguf:
-    """requantize: layers whose codes no block holds are quantized anew, or decoded where none fits."""
+    """The format. requantize: whether to quantize layers anew whose codes no block can hold, or decode them if no block
+    fits."""
 
     name: ClassVar[str] = "gguf"
     requantize: bool = False
 
     @classmethod
     def of(cls, options: ExportOptions) -> Gguf:
-        """InvalidConfig for options that the format has not."""
+        """Makes the format. Raises InvalidConfig for options that it does not have."""
         if options.activations is not None:
             raise InvalidConfig("activations: llama.cpp chooses how it computes; leave it out")
         if options.source is not None and not options.requantize:
@@ -119,7 +120,7 @@ class Gguf:
         places: Mapping[str, TensorPlace],
         codes: Mapping[str, StoredCodes],
     ) -> tuple[tuple[LayerExport, ...], tuple[str, ...]]:
-        """What becomes of each layer, and notes. InvalidConfig that lists all that cannot be written."""
+        """Returns what becomes of each layer, and notes. Raises InvalidConfig listing all that cannot be written."""
         names = model.names
         exports, refused = [], defaultdict(list)
         anew: list[tuple[str, Choice]] = []
@@ -159,7 +160,7 @@ def _notes(
 
 
 def _fate(choice: Choice) -> str:
-    """Of a layer that is not written as it is stored, for people."""
+    """Returns what becomes of a layer that is not written as it is stored, for people."""
     dtype = choice.packer.dtype
     if choice.spec is None:
         return (
@@ -182,7 +183,8 @@ def _advice(refusal: Refusal, model: Model) -> str:
 
 
 def _architecture(model: Model) -> tuple[Architecture, dict[str, TensorPlace]]:
-    """And a place for each layer by the model's names; InvalidCheckpoint where they do not fit."""
+    """Returns the architecture, and a place for each layer by the model's names. Raises InvalidCheckpoint if they do
+    not fit."""
     architecture = _by_config(model)
     return architecture, architecture.placed({name: layer.shape for name, layer in model.names.items()})
 
@@ -217,7 +219,7 @@ def _vocabulary(model: Model, architecture: Architecture) -> Vocabulary:
 
 
 def _literals(layers: tuple[LayerExport, ...], fields: dict[str, Any]) -> tuple[bytes, ...]:
-    """The header, what fills up each tensor to the next one's place, and what fills up the last."""
+    """Returns the header, the padding between tensors, and the padding after the last one."""
     tensors = [tensor for layer in layers for tensor in layer.tensors]
     return (header(fields, tensors), *(padding(tensor.nbytes) for tensor in tensors))
 

@@ -1,7 +1,7 @@
-"""What makes GGUF's tensors of a layer's rows: codes as they are, or values.
+"""Packers that make GGUF's tensors from a layer's rows: codes as they are, or values.
 
-A tensor of GGUF has its dimensions the other way round in the file; here a shape is the layer's. Blocks run along the
-last dimension, so packed rows stand alone and may be reordered whole.
+In the file, a GGUF tensor has its dimensions in reverse order; here a shape is the layer's. Blocks run along the last
+dimension, so packed rows are independent and may be reordered as wholes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from arrowquant_dist.export.tensors import OutputTensor
 from arrowquant_dist.tensor import QuantizedTensor
 
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_PACKED_AT_ONCE = 1 << 21  # bytes of codes: what is made of their scales stays in the cache
+_PACKED_AT_ONCE = 1 << 21  # bytes of codes, so that what is made of their scales stays in the cache
 
 
 @dataclass(frozen=True, slots=True)
 class CodeBlocks:
-    """A matrix as GGML's blocks, from V2's codes as they are.
+    """Packs a matrix as GGML's blocks, with V2's codes as they are.
 
-    dtype: `Q8_0` `Q4_0` `Q4_1` `TQ2_0`. layer: the dataset's name of it, for errors. head_rows: rows of an attention
-    head where those of its two halves are to take turns (llama's rotary embedding in GGUF), or 0. widened: codes of
-    fewer bits than the blocks' are given four (the values stay what they are).
+    dtype: `Q8_0`, `Q4_0`, `Q4_1` or `TQ2_0`. layer: the dataset's name of it, for errors. head_rows: rows of an
+    attention head if the rows of its two halves have to alternate (llama's rotary embedding in GGUF), or 0. widened:
+    whether codes of fewer bits than the blocks' are widened to four (with unchanged values).
     """
 
     dtype: str
@@ -61,7 +61,7 @@ class CodeBlocks:
         return out
 
     def _fill(self, rows: QuantizedTensor, out: np.ndarray) -> None:
-        """out: uint8 [rows, blocks, bytes]."""
+        """Writes the rows' blocks to `out`, uint8 [rows, blocks, bytes]."""
         bits, (count, columns) = BITS[rows.quant_type], rows.matrix_shape
         codes = rows.codes.reshape(count, -1)
         if self.widened:
@@ -79,9 +79,9 @@ class CodeBlocks:
             )
 
     def _halves(self, rows: QuantizedTensor, bits: int) -> list[np.ndarray]:
-        """Scales and, where asymmetric, minima, float16, as many as there are scales."""
+        """Returns float16 scales and, if asymmetric, minima, one for each scale."""
         fate = fate_of(rows.scales, rows.zero_points, bits)
-        if fate is not Fp16.HOLDS:  # of layers that are quantized anew; of the others it was known before
+        if fate is not Fp16.HOLDS:  # possible for layers quantized anew; others were checked before
             problem = (
                 "beyond the range of fp16"
                 if fate is Fp16.BEYOND
@@ -99,8 +99,8 @@ class CodeBlocks:
 
 @dataclass(frozen=True, slots=True)
 class FloatValues:
-    """A layer's values, decoded where they are codes. dtype: `F32` `F16` `BF16`. head_rows, layer: as `CodeBlocks` has
-    them."""
+    """Packs a layer's values, decoded if they are codes. dtype: `F32`, `F16` or `BF16`. head_rows, layer: as in
+    `CodeBlocks`."""
 
     dtype: str
     head_rows: int = 0
@@ -114,7 +114,7 @@ class FloatValues:
         return (OutputTensor(name, self.dtype, shape, math.prod(shape) * (4 if self.dtype == "F32" else 2)),)
 
     def pack(self, _tensor: int, rows: QuantizedTensor, take: Allocate = fresh) -> np.ndarray:
-        if rows.quant_type == "none" and rows.dtype == "float64":  # the only one that has more than its place
+        if rows.quant_type == "none" and rows.dtype == "float64":  # the only dtype wider than its place
             self._refuse_lost(rows.codes.view("<f8"))
         values = rows.bytes_as(_FLOATS[self.dtype], take)
         if not self.head_rows:
@@ -125,7 +125,7 @@ class FloatValues:
         return out
 
     def _refuse_lost(self, wide: np.ndarray) -> None:
-        """UnquantizableWeights for finite float64 values, not 0, that float32 has not with all its digits."""
+        """Raises UnquantizableWeights for finite nonzero float64 values outside float32's range of normal numbers."""
         sizes = np.abs(wide)
         limits = np.finfo(np.float32)
         lost = np.isfinite(wide) & ((sizes > limits.max) | ((sizes < limits.tiny) & (sizes != 0)))
@@ -136,10 +136,11 @@ class FloatValues:
 
 
 def in_turns(out: np.ndarray, head_rows: int) -> np.ndarray:
-    """out: [heads · head_rows, …]. A view of it, [heads, 2, head_rows / 2, …]: the places of each head's rows in their
-    order, first half and second, whose rows take turns in `out`: 0, n/2, 1, n/2 + 1 …
+    """Returns a view of `out` [heads · head_rows, …] as [heads, 2, head_rows / 2, …]: the places for each head's rows
+    in their order, first half and second half, whose rows alternate in `out`: 0, n/2, 1, n/2 + 1 …
 
-    GGUF's llama rotates neighbours, transformers' value i with i + n/2. head_rows 0: rows as they are, [1, 1, rows, …].
+    GGUF's llama rotates neighbours, transformers rotates value i with i + n/2. With head_rows 0 the rows stay as they
+    are, [1, 1, rows, …].
     """
     if not head_rows:
         return out[None, None]
@@ -147,14 +148,14 @@ def in_turns(out: np.ndarray, head_rows: int) -> np.ndarray:
 
 
 def _by_row(values: np.ndarray, rows: QuantizedTensor, shape: tuple[int, ...]) -> np.ndarray:
-    """What `rows` have a value of for each scale: [*shape, groups a row]. shape: of the rows; one for all is repeated
-    without memory of its own."""
+    """Returns the values that `rows` have for each scale, [*shape, groups per row]. shape: that of the rows; a single
+    value for all is broadcast without memory of its own."""
     return np.broadcast_to(values, (*shape, 1)) if rows.quant_axis < 0 else values.reshape(*shape, -1)
 
 
 def _groups(blocks: int, of_group: int) -> Iterator[tuple[slice, slice, int]]:
-    """The blocks of a row's groups that have equally many: which blocks, which groups, and how many blocks of each. The
-    last group may have fewer than `of_group`."""
+    """Yields runs of a row's groups that have the same number of blocks: their blocks, the groups, and the number of
+    blocks in each. The last group may have fewer than `of_group`."""
     whole, left = divmod(blocks, of_group)
     if whole:
         yield slice(0, whole * of_group), slice(0, whole), of_group

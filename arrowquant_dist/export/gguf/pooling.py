@@ -1,4 +1,4 @@
-"""How sentence-transformers makes one embedding of all of a text's, as llama.cpp numbers it."""
+"""How sentence-transformers pools the embeddings of a text's tokens into one, with llama.cpp's numbers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _KNOWN = ("Transformer", "Pooling", "Normalize")  # llama.cpp's server normalize
 
 
 def pooling_type(read: Read) -> int | None:
-    """`pooling_type` of a folder with modules.json; None where there is none. InvalidCheckpoint for modules, and ways
-    of pooling, that llama.cpp has not."""
+    """Returns the `pooling_type` for a folder with modules.json; None without one. Raises InvalidCheckpoint for modules
+    and pooling modes that llama.cpp does not have."""
     data = read("modules.json")
     if data is None:
         return None
@@ -32,7 +32,7 @@ def pooling_type(read: Read) -> int | None:
 
 
 def notes_on_texts(read: Read) -> tuple[str, ...]:
-    """What sentence-transformers does to texts, and llama.cpp does not."""
+    """Returns notes on what sentence-transformers does to texts and llama.cpp does not."""
     settings = json_settings(read, "config_sentence_transformers.json")
     name = settings.fields.get("default_prompt_name") if settings else None
     prompts = settings.part("prompts") if settings and name is not None else None
@@ -53,7 +53,7 @@ def _of_module(read: Read, path: str) -> int:
         )
     config = Settings(path, fields)
     if config.has("pooling_mode"):
-        named = fields["pooling_mode"]  # or several, whose results follow each other
+        named = fields["pooling_mode"]  # may be a list of several, whose results are concatenated
         modes = [str(mode) for mode in named] if isinstance(named, list) else [config.word("pooling_mode")]
         numbers = [_WORDS[mode] for mode in modes if mode in _WORDS]
     else:

@@ -1,7 +1,7 @@
-"""How a text is cut before byte pairs are merged: llama.cpp has the rules compiled in, under names.
+"""How a text is split before byte pairs are merged: llama.cpp has these rules compiled in, under names.
 
-A name stands for a rule that is, step by step, that of tokenizer.json, and for whether whole words of the vocabulary
-are taken without merging them. Anything else would be other tokens without a word, and is refused.
+A name stands for a rule that equals that of tokenizer.json step by step, and for whether whole words of the vocabulary
+are taken without merging. Any other rule would silently give other tokens, and is refused.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _NAMES: dict[tuple[tuple[tuple[str, ...], ...], bool], str] = {
 
 
 def pre_tokenizer_name(tokenizer: Settings, model: Settings) -> str:
-    """tokenizer: tokenizer.json. model: its `model`, of byte pairs. InvalidCheckpoint where llama.cpp has no such rule
-    that is known here."""
+    """Returns llama.cpp's name of the rule. tokenizer: tokenizer.json. model: its `model`, of byte pairs. Raises
+    InvalidCheckpoint if no name is known here for such a rule."""
     steps = tuple(_step(step) for step in _sequence(tokenizer))
     name = _NAMES.get((steps, model.yes("ignore_merges", default=False)))
     if name is None:
@@ -46,7 +46,8 @@ def _sequence(tokenizer: Settings) -> list[Any]:
 
 
 def _step(step: Any) -> tuple[str, ...]:
-    """One step, without what changes no token (`trim_offsets`). A kind or option that is not known: ("unknown",)."""
+    """Returns one step without options that change no token (`trim_offsets`), or ("unknown",) for an unknown kind or
+    option."""
     match step:
         case {"type": "ByteLevel", "add_prefix_space": False, **rest}:
             return ("bytes", "by words") if rest.get("use_regex", True) else ("bytes",)

@@ -1,4 +1,4 @@
-"""Scales of V2 as GGUF has them, in fp16, and what that does to the values."""
+"""V2's scales as GGUF stores them, in fp16, and what that does to the values."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from enum import IntEnum
 
 import numpy as np
 
-_LARGEST = 65504.0  # of fp16
-_LEAST_NORMAL = 2.0**-14  # fp16's numbers have 11 bits from here on, and are multiples of 2^-24 below
-_FURTHEST = 512.0  # steps from 0 to a minimum that is rounded by a quarter of a step at most
+_LARGEST = 65504.0  # the largest fp16 number
+_LEAST_NORMAL = 2.0**-14  # from here on, fp16 numbers have 11 bits; below, they are multiples of 2^-24
+_FURTHEST = 512.0  # steps from 0 to a minimum that is rounded by at most a quarter of a step
 _AT_ONCE = 1 << 16  # scales: temporaries that stay in the cache
 
 
 class Fp16(IntEnum):
-    """What becomes of values when their scales are fp16.
+    """What becomes of values if their scales are fp16.
 
-    HOLDS: none moves by more than half a step, which is what rounding it to a code may have moved it, so that codes say
-    what they said. ROUNDS: some do. Scales below 1e-5 or so have few bits in fp16, in the end none, and a minimum far
-    from 0 may be rounded by more than a small scale beside it. BEYOND: fp16 has no such number (65,504 is its largest).
+    HOLDS: no value moves by more than half a step, which is as much as rounding it to a code may have moved it, so the
+    codes keep their meaning. ROUNDS: some values move further. Scales below about 1e-5 have few bits in fp16, and in
+    the end none, and a minimum far from 0 may be rounded by more than a small scale that goes with it. BEYOND: fp16 has
+    no such number (65,504 is its largest).
     """
 
     HOLDS = 0
@@ -26,20 +27,20 @@ class Fp16(IntEnum):
 
 
 def half_scales(scales: np.ndarray) -> np.ndarray:
-    """float32 → float16 [the same]; beyond its range inf."""
+    """Returns float32 scales as float16; inf beyond its range."""
     from arrowquant_dist.kernels.halves import to_halves
 
     return to_halves(scales)
 
 
 def half_minima(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> np.ndarray:
-    """scales, zero_points: float32, x = (q - zero_point) · scale. Returns float16 minima [the same]: with u = q +
-    2^(bits-1) a value is u · scale + minimum."""
+    """Returns float16 minima of the same shape: with u = q + 2^(bits-1), a value is u · scale + minimum. scales,
+    zero_points: float32, with x = (q - zero_point) · scale."""
     return _halves(_minima(scales, zero_points, bits))
 
 
 def fate_of(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> Fp16:
-    """What fp16 does to values of such scales, float32, and zero points, float32 or empty. Finite, all of them."""
+    """Returns what fp16 does to values with such scales, float32, and zero points, float32 or empty. All are finite."""
     worst = Fp16.HOLDS
     for start in range(0, scales.size, _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
@@ -49,11 +50,12 @@ def fate_of(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> Fp16:
 
 
 def _surely_holds(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> bool:
-    """By the smallest and largest numbers alone, as nearly always; to round each one takes ten times as long.
+    """Returns whether the smallest and largest numbers alone prove HOLDS, as they nearly always do; rounding each
+    number takes ten times as long.
 
-    A scale of size s is rounded by 2^-25 or s · 2^-11 at most, whichever is more, which moves a value of 2^(bits-1)
-    steps by half a step or less from s = 2^(bits-25) on. Beside a minimum it moves one by up to 2^bits - 1 steps: less
-    than a quarter of a step for 4 bits and fewer, and the other quarter is for the minimum.
+    A scale of size s is rounded by at most 2^-25 or s · 2^-11, whichever is more, which moves a value of 2^(bits-1)
+    steps by half a step or less if s is at least 2^(bits-25). With a minimum, it moves a value by up to 2^bits - 1
+    times as much: less than a quarter of a step for 4 bits and fewer, and the other quarter is left for the minimum.
     """
     least, largest = float(scales.min()), float(scales.max())
     if least < 0:
@@ -73,7 +75,7 @@ def _fate(scales: np.ndarray, zero_points: np.ndarray, bits: int) -> Fp16:
         lowest = _halves(minima)
         is_finite &= np.isfinite(lowest)
         at_first = lowest.astype(np.float64) - minima
-        with np.errstate(invalid="ignore"):  # inf less inf, of what is BEYOND
+        with np.errstate(invalid="ignore"):  # inf minus inf, in what is BEYOND
             at_last = at_first + (halves.astype(np.float64) - scales) * (2**bits - 1)
         moved = np.maximum(np.abs(at_first), np.abs(at_last))
     else:

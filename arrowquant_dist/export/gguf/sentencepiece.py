@@ -1,8 +1,8 @@
-"""Sentencepiece's byte pairs, as tokenizer.json has them: with `▁` for spaces, and bytes for what is no token.
+"""Sentencepiece's byte pairs as tokenizer.json has them: with `▁` for spaces, and bytes for what is not a token.
 
-llama.cpp merges whichever neighbours make the token of the best score. tokenizer.json has pairs in an order instead.
-The two are the same where all pairs that make a token stand together, in the order of the scores, and no pair of tokens
-that makes a token is missing, which is how transformers writes them. Both is checked.
+llama.cpp merges whichever neighbours make the token with the best score; tokenizer.json has an ordered list of pairs.
+The two agree if all pairs that make a token are adjacent, in the order of the scores, and no pair of tokens that makes
+a token is missing. transformers writes them like this. Both conditions are checked.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _AFTER_ADDED = (
 
 
 def space_prefix(file: Settings) -> tuple[bool, tuple[str, ...]]:
-    """Whether a text gets a space before it, and notes. InvalidCheckpoint where spaces are dealt with in a way not
-    known here."""
+    """Returns whether a text gets a space before it, and notes. Raises InvalidCheckpoint if spaces are treated in a way
+    not known here."""
     rules = (file.fields.get("normalizer"), file.fields.get("pre_tokenizer"))
     match rules:
         case ({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replaced]}, None):
@@ -42,7 +42,7 @@ def space_prefix(file: Settings) -> tuple[bool, tuple[str, ...]]:
 
 
 def _on_normalized(file: Settings) -> tuple[str, ...]:
-    """A note on added tokens that get a `▁` before them, as texts do, and are looked for with it."""
+    """Returns a note on added tokens that get a `▁` before them, as texts do, and are looked for with it."""
     found = normalized_tokens(file)
     return (
         (f"{listed(found)}: found anywhere in a text by llama.cpp, by the tokenizer only after a space",)
@@ -52,9 +52,10 @@ def _on_normalized(file: Settings) -> tuple[str, ...]:
 
 
 def scores_of(tokens: Tokens, merges: list[tuple[str, str]]) -> tuple[float, ...]:
-    """One a row: of a token that is made of others, minus the place of the first pair that makes it; else 0.
+    """Returns a score for each row: for a token made from others, minus the position of the first pair that makes it;
+    otherwise 0.
 
-    merges: pairs in their order. InvalidCheckpoint where scores cannot say the same.
+    merges: pairs in order. Raises InvalidCheckpoint if scores cannot express the same.
     """
     ids, place, last = tokens.ids, dict[str, int](), ""
     for number, (left, right) in enumerate(merges):

@@ -1,4 +1,4 @@
-"""config.json as an architecture reads it: each field with its type, and everything that is not known refused."""
+"""config.json as an architecture reads it: each field with its type, and anything unknown refused."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _LARGEST = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Fields of an object of `file`. A field that is null counts as one that is not there."""
+    """Fields of an object in `file`. A null field counts as missing."""
 
     file: str
     fields: Mapping[str, Any]
 
     def count(self, name: str, default: int | None = None) -> int:
-        """A whole number above 0."""
+        """Returns a whole number above 0."""
         value = self._or_default(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST:
             raise self.wrong(name, "a whole number above 0")
         return value
 
     def real(self, name: str, default: float | None = None) -> float:
-        """A finite number above 0."""
+        """Returns a finite number above 0."""
         value = self._or_default(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 3e38:
             raise self.wrong(name, "a number above 0")
@@ -48,7 +48,7 @@ class Settings:
         return value
 
     def part(self, name: str) -> Settings | None:
-        """The object that the field is, or None."""
+        """Returns the object in the field, or None."""
         value = self.fields.get(name)
         if value is not None and not isinstance(value, dict):
             raise self.wrong(name, "an object")
@@ -58,14 +58,14 @@ class Settings:
         return self.fields.get(name) is not None
 
     def blocks(self, name: str, layers: int) -> int:
-        """How many blocks a model has, each of several layers. layers: how many the dataset has."""
+        """Returns the number of blocks of a model, each of which has several layers. layers: layers in the dataset."""
         count = self.count(name)
         if count > layers:
             raise self.wrong(name, f"at most {layers}, the layers of the dataset")
         return count
 
     def only(self, name: str, allowed: tuple[Any, ...], default: Any) -> None:
-        """Refuses a model whose field (where missing: the default) is none of `allowed`, as llama.cpp computes it."""
+        """Refuses a model unless its field (the default, if missing) is one of `allowed`, as llama.cpp computes it."""
         value = default if self.fields.get(name) is None else self.fields[name]
         if not any(type(value) is type(known) and value == known for known in allowed):
             raise self.unknown(f"{name}: {shown(value)}")
@@ -77,7 +77,8 @@ class Settings:
         )
 
     def unknown(self, what: str) -> InvalidCheckpoint:
-        """The error of a model that the file describes well, and that this package does not know in GGUF."""
+        """Returns the error for a model that the file describes well, but that this package does not support in
+        GGUF."""
         return InvalidCheckpoint(f"{self.file} has {what}, which is not known in GGUF; {OTHER_WAY}")
 
     def _or_default(self, name: str, default: Any) -> Any:
@@ -88,7 +89,7 @@ class Settings:
 
 
 def is_utf8_text(value: object) -> TypeGuard[str]:
-    """Whether it is a text that UTF-8 has: JSON may hold halves of characters."""
+    """Returns whether the value is a string that UTF-8 can encode: JSON may contain lone surrogates."""
     if not isinstance(value, str):
         return False
     try:

@@ -1,6 +1,6 @@
-"""How layers are stored, as far as GGUF's blocks depend on it: codes, groups, and what fp16 does to the scales.
+"""How layers are stored, as far as GGUF's blocks depend on it: codes, groups, and the effect of fp16 on the scales.
 
-All scales are read for that, before anything is written: 1 to 20 percent of a dataset's bytes, many layers at once.
+For this, all scales are read before anything is written: 1 to 20 percent of a dataset's bytes, many layers at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from arrowquant_dist.export.gguf.scales import Fp16, fate_of
 
 @dataclass(frozen=True, slots=True)
 class StoredScheme:
-    """quant_type: of codes, or of what is kept. group_size: values a scale; 0: a row, or all of the layer."""
+    """quant_type: type of the codes, or of values that are kept. group_size: values per scale; 0 for a row, or all of
+    the layer. is_symmetric: without zero points."""
 
     quant_type: str
     group_size: int = 0
@@ -29,7 +30,7 @@ class StoredScheme:
 
 @dataclass(frozen=True, slots=True)
 class StoredCodes:
-    """schemes: of a layer's blocks, mostly one. fp16: what becomes of its values with such scales."""
+    """schemes: those of a layer's blocks, mostly a single one. fp16: what becomes of its values with fp16 scales."""
 
     schemes: frozenset[StoredScheme]
     fp16: Fp16 = Fp16.HOLDS
@@ -42,7 +43,7 @@ class StoredCodes:
 def stored_codes(
     dataset: Dataset, layers: Iterable[StoredLayer]
 ) -> AbstractContextManager[Callable[[], dict[str, StoredCodes]]]:
-    """As `reading_each`, which raises CorruptWeights where scales are not what was written."""
+    """Reads layers as `reading_each` does. Raises CorruptWeights if scales are not what was written."""
     return reading_each(dataset.store, layers, partial(_of_layer, dataset))
 
 

@@ -1,4 +1,4 @@
-"""Tokenizers of three kinds, from tokenizer.json to what llama.cpp needs of each."""
+"""Tokenizers of three kinds: turns tokenizer.json into what llama.cpp needs for each."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _CONTINUES = "##"
 
 
 def read_vocabulary(read: Read, rows: int) -> Vocabulary:
-    """read: side files of the dataset. rows: of the model's embeddings.
+    """Returns the vocabulary. read: reads side files of the dataset. rows: rows of the model's embeddings.
 
-    InvalidCheckpoint where there is no tokenizer.json, where it is damaged, or of a kind that is not known in GGUF.
+    Raises InvalidCheckpoint if there is no tokenizer.json, or if it is damaged or of a kind that is not known in GGUF.
     """
     file = json_settings(read, "tokenizer.json")
     if file is None:
@@ -53,7 +53,7 @@ def _check_byte_pairs(tokens: Tokens) -> None:
 
 
 def merges_of(tokens: Tokens) -> list[tuple[str, str]]:
-    """Pairs in the order in which they are merged, of either form that tokenizer.json has had."""
+    """Returns the pairs in the order in which they are merged, from either form that tokenizer.json has had."""
     merges = tokens.model.fields.get("merges")
     pairs = (
         [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
@@ -115,9 +115,9 @@ def _sentencepiece(tokens: Tokens, read: Read) -> Vocabulary:
 
 
 def _ends(tokens: Tokens, read: Read) -> tuple[dict[str, int], dict[str, bool]]:
-    """Roles, and whether llama.cpp puts a token before and after a text.
+    """Returns roles, and whether llama.cpp puts a token before and after a text.
 
-    It has a default for each role that is not given, some token of Llama's or GPT-2's, which may be anything here.
+    llama.cpp has a default for each role that is not given: a token id of Llama or GPT-2, which may be anything here.
     """
     roles, ids = roles_of(read, tokens), tokens.ids
     before, after = around(tokens.file)
@@ -127,7 +127,7 @@ def _ends(tokens: Tokens, read: Read) -> tuple[dict[str, int], dict[str, bool]]:
         if text not in ids:
             raise tokens.file.wrong("post_processor", f"of tokens of the vocabulary, and not {shown(text)}")
         if role == "eos" and roles.get("eos", ids[text]) != ids[text]:
-            roles["eot"] = roles["eos"]  # what an answer ends with, where it is another than what ends a text
+            roles["eot"] = roles["eos"]  # what ends an answer, if it differs from what ends a text
         roles[role] = ids[text]
     if "eos" not in roles:
         raise tokens.file.unknown("no eos_token (nor have tokenizer_config.json and config.json)")

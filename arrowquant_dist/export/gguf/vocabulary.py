@@ -1,7 +1,7 @@
-"""A model's tokenizer as llama.cpp has it: tokens, their kinds, and the rules by which a text becomes tokens.
+"""A model's tokenizer in the form of llama.cpp: tokens, their kinds, and the rules by which a text becomes tokens.
 
-It is made of tokenizer.json, which says all of it; tokenizer_config.json has the roles of special tokens and the chat
-template. What llama.cpp would do otherwise than the tokenizer does is refused.
+It is made from tokenizer.json, which has all of these; tokenizer_config.json has the roles of special tokens and the
+chat template. Anything that llama.cpp would do differently from the tokenizer is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 class Kind(IntEnum):
-    """Of a token, with llama.cpp's numbers."""
+    """The kind of a token, with llama.cpp's numbers."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -35,10 +35,13 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """model: `gpt2`, `llama` or `bert`, llama.cpp's words for byte pairs, sentencepiece and wordpieces. pre: the rule
-    before byte pairs. tokens, kinds: one for each row of the embeddings. scores: of `llama`, else empty. merges: of
-    `gpt2`, else empty. roles: ids by ROLES. adds: whether `bos`, `eos`, `sep` are put around a text. space_prefix:
-    whether a text gets a space before it; None: by the model. chat_template: Jinja, or "".
+    """A tokenizer for llama.cpp.
+
+    model: `gpt2`, `llama` or `bert`, llama.cpp's names for byte pairs, sentencepiece and wordpieces. pre: the rule that
+    splits texts before byte pairs are merged. tokens, kinds: one for each row of the embeddings. scores: for `llama`,
+    otherwise empty. merges: for `gpt2`, otherwise empty. roles: ids by ROLES. adds: whether `bos`, `eos`, `sep` are put
+    around a text. space_prefix: whether a text gets a space before it; None for the model's default. chat_template:
+    Jinja, or "". notes: for people.
     """
 
     model: str
@@ -55,7 +58,7 @@ class Vocabulary:
 
 
 def json_settings(read: Read, path: str) -> Settings | None:
-    """A side file of the dataset that is a JSON object; None where it is not there."""
+    """Returns a side file of the dataset that is a JSON object; None if it does not exist."""
     data = read(path)
     if data is None:
         return None
@@ -72,8 +75,8 @@ def json_settings(read: Read, path: str) -> Settings | None:
 
 @dataclass(frozen=True)
 class Tokens:
-    """tokenizer.json, taken apart. by_id: every text, with None where an id has none, one for each row of the
-    embeddings. added: id → whether it is special."""
+    """The contents of tokenizer.json. file: all of it. model: its `model`. by_id: a text for each row of the
+    embeddings, None for an id without one. added: {id: whether the added token is special}."""
 
     file: Settings
     model: Settings
@@ -86,7 +89,7 @@ class Tokens:
 
     @classmethod
     def of(cls, file: Settings, rows: int) -> Tokens:
-        """rows: of the embeddings; more tokens than that are refused, fewer are filled up by `texts_and_kinds`."""
+        """Reads the tokens. rows: rows of the embeddings; more tokens are refused, `texts_and_kinds` fills up fewer."""
         model = file.part("model")
         vocab = model.part("vocab") if model else None
         if model is None or vocab is None:
@@ -103,9 +106,10 @@ class Tokens:
     def texts_and_kinds(
         self, text_of: Callable[[str, Kind], str]
     ) -> tuple[tuple[str, ...], tuple[Kind, ...]]:
-        """For llama.cpp, which needs one text each. text_of: what it calls a token of a kind.
+        """Returns what llama.cpp needs, with a distinct text for each token. text_of: returns its text for a token of
+        a kind.
 
-        Rows without a token become `[PAD7]`, which no text becomes.
+        Rows without a token become `[PAD7]`, which no text is tokenized to.
         """
         texts: list[str] = []
         kinds: list[Kind] = []
@@ -165,12 +169,12 @@ def _added(file: Settings) -> list[dict[str, Any]]:
 
 
 def normalized_tokens(file: Settings) -> list[str]:
-    """Added tokens that are normalized as texts are, and looked for in normalized ones."""
+    """Returns the added tokens that are normalized as texts are, and looked for in normalized texts."""
     return [token["content"] for token in _added(file) if token.get("normalized") is True]
 
 
 def roles_of(read: Read, tokens: Tokens) -> dict[str, int]:
-    """Ids by ROLES, as tokenizer_config.json or special_tokens_map.json names them, else config.json by number."""
+    """Returns ids by ROLES, by name from tokenizer_config.json or special_tokens_map.json, else from config.json."""
     found: dict[str, int] = {}
     for path in ("tokenizer_config.json", "special_tokens_map.json"):
         settings = json_settings(read, path)
@@ -189,7 +193,7 @@ def roles_of(read: Read, tokens: Tokens) -> dict[str, int]:
 
 
 def around(file: Settings) -> tuple[str | None, str | None]:
-    """The special tokens that tokenizer.json puts before and after a text; None where there is none."""
+    """Returns the special tokens that tokenizer.json puts before and after a text; None for none."""
     processor = file.part("post_processor")
     steps = [] if processor is None else processor.fields.get("processors", [processor.fields])
     before = after = None
@@ -220,7 +224,7 @@ def _template(parts: list[Any], file: Settings) -> tuple[str | None, str | None]
 
 
 def chat_template(read: Read) -> str:
-    """chat_template.jinja, or the field of tokenizer_config.json; "" where there is none, or several by name."""
+    """Returns chat_template.jinja, or the field of tokenizer_config.json; "" if there is none, or several by name."""
     data = read("chat_template.jinja")
     if data is not None:
         try:

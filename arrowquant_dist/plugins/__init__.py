@@ -1,1 +1,1 @@
-"""What other programs load by an entry point of theirs. Harmless where the program is absent."""
+"""Plugins that other programs load through their entry points. Harmless if the program is not installed."""

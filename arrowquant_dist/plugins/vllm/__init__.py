@@ -1,5 +1,5 @@
-"""`load_format="arrowquant"` for vLLM, which calls `register` in each of its processes by the entry point of the group
-`vllm.general_plugins`. Where there is no vLLM nobody calls it, and importing this imports nothing."""
+"""`load_format="arrowquant"` for vLLM, which calls `register` in each of its processes through the entry point group
+`vllm.general_plugins`. Without vLLM nobody calls it, and importing this module imports nothing else."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ LOAD_FORMAT = "arrowquant"
 
 
 def register() -> None:
-    """Tells vLLM of the load format. It may be called any number of times.
+    """Registers the load format with vLLM. It may be called any number of times.
 
-    vLLM calls it whatever it is going to load, and what is raised here would end it. So a vLLM without the names that
-    the loader is written for is told of in its log, and refuses `load_format="arrowquant"` itself.
+    vLLM calls this whatever it is going to load, and an exception raised here would end it. A vLLM without the names
+    that the loader needs therefore only gets a warning in its log, and refuses `load_format="arrowquant"` itself.
     """
     try:
         from vllm.model_executor.model_loader import register_model_loader

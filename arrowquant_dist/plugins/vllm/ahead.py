@@ -1,9 +1,9 @@
-"""Reads the parts that a model is going to take next, while it takes the ones before.
+"""Reads the parts that a model is going to take next while it takes the earlier ones.
 
-What a rank takes of a layer is known when its parameter takes it, one layer after another: over a network each would
-wait for a request of its own. But the blocks of a model are alike. What has been taken of
-`model.layers.0.mlp.up_proj.weight` will be taken of `model.layers.1.mlp.up_proj.weight`, so that is read ahead. A part
-that is asked for and was not foreseen is read then; one that was foreseen and is not asked for is dropped.
+Which part of a layer a rank takes is only known when its parameter takes it, one layer after another: over a network,
+each would wait for a request of its own. But the blocks of a model are alike: the part that was taken of
+`model.layers.0.mlp.up_proj.weight` will also be taken of `model.layers.1.mlp.up_proj.weight`, so that is read ahead. A
+part that was not predicted is read when it is requested; a predicted part that is not requested is dropped.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ T = TypeVar("T")
 
 _NUMBER = re.compile(r"\d+")
 _MOST_IN_VAIN = (
-    16  # parts that were read for nothing, beyond those that were of use, after which nothing is foreseen
+    16  # parts that were read in vain, in addition to the number of useful ones, after which prediction stops
 )
 
 
 class Ahead(Generic[T]):
-    """shapes: {layer: shape}, in the order in which they are likely to be taken. read: reads a part of a layer; it is
-    called in several threads. nbytes: of what that returns. limit_nbytes: of results that wait to be taken.
+    """Reads parts of layers ahead.
 
-    One thread takes. `in_vain` counts the parts that were dropped.
+    shapes: {layer: shape}, in the order in which they are likely to be taken. read: reads a part of a layer; called in
+    several threads. nbytes: returns the size of what `read` returns. workers: number of threads. limit_nbytes: most
+    bytes of results that wait to be taken.
+
+    Only one thread may take parts. `in_vain` counts the parts that were dropped.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class Ahead(Generic[T]):
         workers: int,
         limit_nbytes: int,
     ) -> None:
-        # What is alike: names that differ in their first number, and have one shape.
+        # Layers are alike if their names differ only in the first number and they have the same shape.
         self._kinds = {name: (_NUMBER.sub("#", name, count=1), shape) for name, shape in shapes.items()}
         self._order = [*shapes]
         self._at = {name: index for index, name in enumerate(self._order)}
@@ -48,7 +51,7 @@ class Ahead(Generic[T]):
         self._pool = ThreadPoolExecutor(workers, "arrowquant-ahead")
         self._known: dict[
             tuple[str, tuple[int, ...]], list[Box]
-        ] = {}  # what was taken of the last layer of a kind
+        ] = {}  # the parts taken of the latest layer of a kind
         self._current, self._boxes = -1, list[Box]()
         self._next, self._todo = 0, deque[tuple[str, Box]]()
         self._running: dict[tuple[str, Box], Future[T]] = {}
@@ -56,7 +59,7 @@ class Ahead(Generic[T]):
         self._of_use, self.in_vain = 0, 0
 
     def take(self, name: str, box: Box) -> T:
-        """The part, read by now or not. Raises what reading it raised."""
+        """Returns the part, whether it has been read already or not. Raises what reading it raised."""
         self._arrive(self._at[name])
         self._boxes.append(box)
         found = self._forget(name, box)
@@ -73,12 +76,12 @@ class Ahead(Generic[T]):
         self._pool.shutdown(cancel_futures=True)
 
     def _arrive(self, index: int) -> None:
-        """Another layer than the last one is taken from: what is known of that is complete."""
+        """Called when parts are taken of another layer than before: all parts of the previous one are then known."""
         if index == self._current:
             return
         if self._current >= 0:
             self._known[self._kinds[self._order[self._current]]] = self._boxes
-        for passed in self._order[self._current + 1 : index]:  # nothing was taken of these
+        for passed in self._order[self._current + 1 : index]:  # no part was taken of these
             self._known.setdefault(self._kinds[passed], [])
         self._current, self._boxes = index, []
         self._todo = deque(pair for pair in self._todo if self._at[pair[0]] >= index)
@@ -94,7 +97,7 @@ class Ahead(Generic[T]):
         return found
 
     def _foresee(self) -> None:
-        """Begins to read what is known to come, as far as there is room."""
+        """Begins to read predicted parts, as far as there is room."""
         while self.in_vain <= self._of_use + _MOST_IN_VAIN:
             while not self._todo:
                 if self._next == len(self._order):

@@ -1,9 +1,9 @@
-"""What a user says to vLLM that a dataset has nothing for: it would be ignored, and is refused instead.
+"""Refuses arguments of vLLM that mean nothing for a dataset and would otherwise be ignored.
 
-Of vLLM 0.32's arguments these alone concern weights and are the loader's to honour. Others are vLLM's own (`dtype`,
-`hf_overrides`, `max_model_len`, LoRA …): they do with a served dataset what they do with any model, or the loader sees
-what they made of the model's config. `safetensors_…`, `download_dir` and `pt_load_map_location` say how files are read
-that there are none of, and change no value.
+Of vLLM 0.32's arguments, only these concern weights and are the loader's responsibility. Others are vLLM's own
+(`dtype`, `hf_overrides`, `max_model_len`, LoRA …): they have the same effect as for any model, or the loader sees their
+effect on the model's config. `safetensors_…`, `download_dir` and `pt_load_map_location` say how to read files that do
+not exist here, and change no value.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 from arrowquant_dist.errors import InvalidConfig, listed
 
-_IGNORED_BY_DEFAULT = "original/**/*"  # of Meta's checkpoints, by vLLM
+_IGNORED_BY_DEFAULT = "original/**/*"  # by vLLM, in Meta's checkpoints
 
 
 def check_load_config(load_config: Any) -> None:
-    """load_config: vLLM's. InvalidConfig where it leaves out files, which would leave out layers."""
+    """Raises InvalidConfig if files are to be left out, which would leave out layers. load_config: vLLM's."""
     patterns = getattr(load_config, "ignore_patterns", ())
     unknown = sorted({patterns} if isinstance(patterns, str) else {*patterns})
     unknown = [pattern for pattern in unknown if pattern != _IGNORED_BY_DEFAULT]
@@ -30,14 +30,14 @@ def check_load_config(load_config: Any) -> None:
 
 
 def check_model_config(model_config: Any) -> None:
-    """model_config: vLLM's. InvalidConfig where a version is asked for of what has none: a folder, which vLLM takes as
-    it is."""
+    """Raises InvalidConfig if a version is requested of something that has none: a folder, which vLLM takes as it is.
+    model_config: vLLM's."""
     places = {
         "revision": model_config.model,
         "code_revision": model_config.model,
         "tokenizer_revision": model_config.tokenizer,
     }
-    # the tokenizer's is the model's where nobody gave it, and that is told first
+    # if no tokenizer revision was given it is the model's, which is reported first
     for name, place in places.items():
         revision = getattr(model_config, name, None)
         if revision is not None and isinstance(place, str) and Path(place).exists():
@@ -51,10 +51,10 @@ def check_model_config(model_config: Any) -> None:
 
 
 def check_draft(model_config: Any, served: Any, *, names_target: bool) -> None:
-    """model_config: of the model that is loaded; served: of the one that is served. InvalidConfig where it is another
-    one, a draft model, and one target was named for both: that is the served model's.
+    """Raises InvalidConfig for a draft model if a single target was named, which is that of the served model.
+    model_config: that of the model to load. served: that of the served model. names_target: whether a target was named.
 
-    A draft model without the name of a target is read from its own folder.
+    Without a named target, a draft model is read from its own folder.
     """
     if names_target and model_config is not served and model_config.model != served.model:
         message = (
@@ -66,6 +66,6 @@ def check_draft(model_config: Any, served: Any, *, names_target: bool) -> None:
 
 
 def _has_code_elsewhere(model_config: Any) -> bool:
-    """Whether the folder's config names code in a repository (`owner/name--module.Class`), whose version this is."""
+    """Returns whether the config names code in a repository (`owner/name--module.Class`), whose version this is."""
     named = getattr(getattr(model_config, "hf_config", None), "auto_map", None) or {}
     return any("--" in str(place) for place in named.values())

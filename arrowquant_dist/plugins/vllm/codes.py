@@ -1,8 +1,8 @@
-"""A dataset's codes as the pairs that `load_weights` of a model takes: what an export as compressed-tensors has.
+"""A dataset's codes as the pairs that a model's `load_weights` takes: the contents of an export as compressed-tensors.
 
-What becomes of each layer is drafted by the export's own format, and packed by its packers, for the rows that a
-parameter takes. Whether scales and zero points can be written is not asked of all of them beforehand, for which each
-process would have to read them all: it is asked of the rows that are read.
+What becomes of each layer is drafted by the export's own format and packed by its packers, for the rows that a
+parameter takes. Whether scales and zero points can be written is not checked for all of them in advance, since each
+process would have to read them all: it is checked for the rows that are read.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from arrowquant_dist.tensor import QuantizedTensor
 
 _DTYPES = {dtype.safetensors: dtype for dtype in DTYPES.values()}
 _NO_BYTES, _NO_NUMBERS = np.empty(0, np.uint8), np.empty(0, np.float32)
-_COMPARED = ("config_groups", "format", "ignore")  # of a quantization_config: what decides how codes are read
+_COMPARED = ("config_groups", "format", "ignore")  # in a quantization_config: these decide how codes are read
 
 
 @dataclass(frozen=True, slots=True)
 class ServedCodes(CompressedTensors):
-    """As the export, but that scales are taken to be such as can be written, until they are read."""
+    """The format of the export, except that scales are assumed to be writable until they are read."""
 
     otherwise: ClassVar[str] = SERVE_DECODED
 
@@ -73,9 +73,10 @@ class ServedCodes(CompressedTensors):
 def coded_weights(
     settings: LoadSettings, opened: OpenDataset, config: Mapping[str, Any], waiting_nbytes: int
 ) -> Iterator[NamedTensors]:
-    """What an export has, in its order. config: the model's `quantization_config`, which has to be the export's.
+    """Yields what an export contains, in its order. config: the model's `quantization_config`, which has to be the
+    export's.
 
-    waiting_nbytes: of what was read ahead and waits to be taken.
+    waiting_nbytes: most bytes that were read ahead and wait to be taken.
     """
     exports = served_layers(settings, config)
     reader = CodesReader(opened, {export.name: export for export in exports})
@@ -92,7 +93,7 @@ def coded_weights(
 
 
 def served_layers(settings: LoadSettings, config: Mapping[str, Any]) -> tuple[LayerExport, ...]:
-    """What becomes of each layer. ModelMismatch where the model's settings are not those of the dataset's export."""
+    """Returns what becomes of each layer. Raises ModelMismatch if the model's settings are not the export's."""
     groups = config.get("config_groups", {}).values()
     activations = any(group.get("input_activations") for group in groups)
     run = RunConfig(storage_options=settings.storage_options)
@@ -110,20 +111,20 @@ def served_layers(settings: LoadSettings, config: Mapping[str, Any]) -> tuple[La
 
 @dataclass(frozen=True, slots=True)
 class CodesReader:
-    """Reads rows of layers of the output, as [rows, columns] and as they are stored."""
+    """Reads rows of the output's layers, as [rows, columns] and as they are stored."""
 
     opened: OpenDataset
     exports: Mapping[str, LayerExport]
 
     def read(self, name: str, box: Box) -> QuantizedTensor:
-        """box: rows of the output's layer, all columns. InvalidConfig for scales that its packer cannot write."""
+        """Reads rows of a layer of the output, all columns. Raises InvalidConfig for scales that it cannot write."""
         export = self.exports[name]
         stored = self.opened.dataset.layers[export.layer]
         rows = range(export.row_start + box.rows.start, export.row_start + box.rows.stop)
         region = Region(stored, (rows,), range(stored.columns), (len(rows), stored.columns))
         found = load_now(self.opened.assembler.quantized(region), self.opened.budget)
         _check_scales(export, found)
-        # a whole layer has more dimensions of rows than one, its rows as a matrix have not
+        # a whole layer may have several dimensions of rows; as a matrix it has one
         return replace(found, shape=region.shape, row_dims=1)
 
     def nbytes(self, name: str, box: Box) -> int:
@@ -134,13 +135,13 @@ class CodesReader:
 
 
 class TakenRows:
-    """Rows that parameters take, and the scales and zero points of the last layer's: they have come along with its
-    codes, and are what its next tensors are made of."""
+    """Rows that parameters take. Keeps the scales and zero points of the latest layer: they were read with its codes,
+    and its next tensors are made from them."""
 
     def __init__(self, ahead: Ahead[QuantizedTensor]) -> None:
         self._ahead = ahead
         self._of = ""
-        self._kept: dict[int, QuantizedTensor] = {}  # by their first row; without codes
+        self._kept: dict[int, QuantizedTensor] = {}  # by first row; without codes
 
     def take(self, export: LayerExport, rows: range) -> QuantizedTensor:
         found = self._ahead.take(export.name, Box(rows, range(export.columns)))
@@ -150,7 +151,7 @@ class TakenRows:
         return found
 
     def scales(self, export: LayerExport, rows: range) -> QuantizedTensor:
-        """The same without codes, as far as these have been taken; else with them."""
+        """Returns the rows without codes if they have been taken already, otherwise with codes."""
         for start, kept in self._kept.items() if self._of == export.name else ():
             if start <= rows.start and rows.stop <= start + kept.matrix_shape[0]:
                 return kept.rows(rows.start - start, rows.stop - start)
@@ -159,7 +160,8 @@ class TakenRows:
 
 @dataclass(frozen=True, slots=True)
 class CodesTensor:
-    """One tensor of the output. most_nbytes: to ask for at a time."""
+    """One tensor of the output. taken: the rows it is made from. export: its layer. index: its number there. tensor:
+    its description. most_nbytes: bytes to request at a time."""
 
     taken: TakenRows
     export: LayerExport
@@ -194,15 +196,15 @@ class CodesTensor:
 
     @property
     def _rows_per_row(self) -> int:
-        """Rows of the layer that one of the tensor's first dimension is made of."""
+        """The number of the layer's rows that one row of the tensor is made from."""
         first = self.shape[0] if self.shape else 1
         if first == self.export.rows:
             return 1
-        # packed zero points; else a dimension of the layer itself, experts
+        # packed zero points; otherwise the layer's own first dimension, experts
         return self.export.packer.row_multiple if self.tensor.needs == "scales" else self.export.rows // first
 
     def _packed(self, rows: QuantizedTensor, box: Box, first: int) -> torch.Tensor:
-        """first: the tensor's row that `rows` begin with."""
+        """Returns the box of the packed tensor. first: the tensor's row at which `rows` begin."""
         dtype = _DTYPES[self.tensor.dtype]
         values = as_tensor(self.export.packer.pack(self.index, rows).view(dtype.bits), dtype.name)
         columns = self.shape[1] if len(self.shape) > 1 else 1
@@ -217,7 +219,7 @@ def _no_rows(export: LayerExport) -> QuantizedTensor:
 
 
 def _check_scales(export: LayerExport, rows: QuantizedTensor) -> None:
-    """What the export refuses before it begins, of the rows at hand."""
+    """Checks what the export checks before it begins, for the rows at hand."""
     packer = export.packer
     if not isinstance(packer, PackedWeight | Int8Weight):
         return

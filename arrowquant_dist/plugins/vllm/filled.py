@@ -1,8 +1,8 @@
-"""How much of a model's parameters is filled while it loads.
+"""Counts how much of a model's parameters is filled while it loads.
 
-vLLM puts q, k and v into one parameter, gate and up into one, and all experts into two. Its models say which parameters
-they have filled, and one counts as filled once anything was copied into it: what a checkpoint without k_proj leaves
-between q and v is whatever the memory held before. So what is copied is counted here.
+vLLM puts q, k and v into one parameter, gate and up into another, and all experts into two. Its models report which
+parameters they have filled, but a parameter counts as filled once anything was copied into it: with a checkpoint that
+lacks k_proj, the place between q and v contains whatever was in memory before. So copied bytes are counted here.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from arrowquant_dist.plugins.vllm.lazy import LazyTensor
 _FILLING = {"copy_", "fill_", "zero_"}
 _OTHER_CHANGES = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "and", "or", "xor")}
 _CHANGING_NO_VALUE = {"requires_grad_", "share_memory_"}
-_LEAST_DIMS_OF_EXPERTS = 3  # each of the first dimension has pieces of its own
+_LEAST_DIMS_OF_EXPERTS = 3  # from here on, each index of the first dimension has pieces of its own
 
 
 @dataclass(slots=True)
 class _Pieces:
-    """What was copied into one parameter. nbytes: {addresses, shape, strides: bytes}, so that what is copied twice
-    counts once. layers: of the dataset, that came there. is_counted: whether nothing but copies has changed it."""
+    """What was copied into one parameter. nbytes: {(addresses, shape and strides): bytes}, so that a piece copied twice
+    counts once. layers: the dataset's layers that were copied. is_counted: whether only copies have changed it."""
 
     nbytes: dict[tuple[tuple[int, int], object], int] = field(default_factory=dict)
     layers: dict[str, None] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class _Pieces:
 
 
 class FillCount(TorchFunctionMode):
-    """While it is entered, notes what is copied into parameters that have their memory to themselves."""
+    """Records, while it is entered, what is copied into parameters that have their memory to themselves."""
 
     def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class FillCount(TorchFunctionMode):
         elif name == "__setitem__" and changed is not None:
             place = changed[args[1]]
             self._note(place, args[2:])
-            if place.numel() and storage_of(place) != storage_of(changed):  # by a mask or by numbers
+            if place.numel() and storage_of(place) != storage_of(changed):  # indexed by a mask or by numbers
                 self._lose_count(changed)
         elif name in _OTHER_CHANGES or (name[-1:] == "_" != name[:1] and name not in _CHANGING_NO_VALUE):
             self._lose_count(changed)
@@ -66,8 +66,8 @@ class FillCount(TorchFunctionMode):
         return result
 
     def partly(self) -> dict[str, list[str]]:
-        """{parameter that lacks as much as one of its pieces, or more: layers that it was filled from}. Less than that
-        is what models pad their parameters by."""
+        """Returns {parameter: layers that it was filled from} for parameters that lack at least as much as one of their
+        pieces. Models may pad their parameters by less than that."""
         found = {}
         for name, tensor in self._parameters.items():
             pieces = self._pieces.get(storage_of(tensor))
@@ -107,6 +107,6 @@ def _lacks_a_piece(tensor: torch.Tensor, pieces: _Pieces) -> bool:
 
 
 def _is_whole(tensor: torch.Tensor) -> bool:
-    """Whether it has all of its memory to itself, in the order of its dimensions."""
+    """Returns whether the tensor has a storage to itself and is contiguous."""
     is_whole = has_memory(tensor) and tensor.is_contiguous() and tensor.numel() > 0
     return is_whole and tensor.untyped_storage().nbytes() == tensor.nbytes

@@ -1,4 +1,4 @@
-"""The folder that vLLM is given as the model: the small files of a dataset, and where its weights are."""
+"""Writes the folder that vLLM is given as the model: the small files of a dataset, and where its weights are."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ class ServedDecoded:
 
 @dataclass(frozen=True, slots=True)
 class ServedAsCodes:
-    """vLLM keeps the codes and multiplies by them. activations: `int8` for W8A8, of int8 codes with a scale a row."""
+    """vLLM keeps the codes and multiplies by them. activations: `int8` for W8A8, from int8 codes with a scale per
+    row."""
 
     activations: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _CheckedCodes(CompressedTensors):
-    """As the export, all scales looked at before vLLM is started."""
+    """The format of the export, with all scales checked before vLLM is started."""
 
     otherwise: ClassVar[str] = SERVE_DECODED
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolderWritten:
-    """What is at `folder`. notes: of what differs from the dataset."""
+    """What is at `folder`. files: paths within it. notes: on what differs from the dataset."""
 
     folder: str
     files: tuple[str, ...]
@@ -55,8 +56,8 @@ def write_model_folder(
 ) -> ModelFolderWritten:
     """Writes `folder`, a local directory, for `vllm serve FOLDER --load-format arrowquant`; weights stay in `target`.
 
-    run: how the target's storage is reached. Raises InvalidConfig with every layer whose codes vLLM cannot have, before
-    anything is written; TargetConflict for a directory with other content.
+    run: how to access the target's storage. Raises InvalidConfig listing all layers whose codes vLLM cannot use, before
+    anything is written, and TargetConflict for a directory with other content.
     """
     place, out = location(target, "target"), _local_folder(location(folder, "folder"))
     options = ExportOptions(format="compressed-tensors")
@@ -78,7 +79,7 @@ def write_model_folder(
 
 
 def _local_folder(folder: str) -> Path:
-    """InvalidConfig for a URL: what vLLM is given as the model has to be on its disk."""
+    """Returns the folder's path. Raises InvalidConfig for a URL: vLLM needs the model's folder on its disk."""
     if not is_local(folder):
         message = (
             "vLLM reads these small files from a local directory; give one, the weights stay where they are"
@@ -88,10 +89,11 @@ def _local_folder(folder: str) -> Path:
 
 
 def _write(out: Path, small: Mapping[str, bytes]) -> None:
-    """TargetConflict for a file, or a directory with other content; StorageError where the system refuses.
+    """Writes the files. Raises TargetConflict for a file, or a directory with other content, and StorageError if the
+    system refuses.
 
-    The first file says whose the directory is, and config.json comes last: what was interrupted is no model to anybody,
-    and is completed by the same command.
+    The first file identifies the directory, and config.json comes last: an interrupted folder cannot be loaded as a
+    model, and is completed by the same command.
     """
     try:
         if out.exists() and not out.is_dir():
@@ -110,7 +112,7 @@ def _write(out: Path, small: Mapping[str, bytes]) -> None:
 
 
 def _put(file: Path, data: bytes) -> None:
-    """The whole file in one step, or nothing."""
+    """Writes the whole file in one step, or nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.part")
     try:

@@ -1,10 +1,10 @@
-"""Tensors that are read when their values are used, and then only what is left of them by then.
+"""Tensors that are read when their values are used, and then only as far as they are still needed.
 
 vLLM hands each weight of a checkpoint to the loader of its parameter, which takes this rank's part of it (`narrow`, by
-rows, columns, heads or experts) and copies that into the parameter. A `LazyTensor` takes part in this as any tensor
-does, while nothing is read: a tensor on torch's meta device goes through the same views, so torch itself keeps account
-of what each of them is, as a size, strides and an offset. Whatever needs values reads the part of the layer that they
-are in.
+rows, columns, heads or experts) and copies that into the parameter. A `LazyTensor` takes part in this like any tensor
+while nothing is read: a tensor on torch's meta device goes through the same views, so that torch itself keeps track of
+what each of them is, as a size, strides and an offset. An operation that needs values reads the part of the layer that
+contains them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import torch
 from arrowquant_dist.errors import ModelMismatch
 from arrowquant_dist.plugins.vllm.torch_private import CAST, without_memory
 
-_COPY, _COPY_INTO = "aten.clone.default", "aten.copy_.default"  # operators, as torch names them in full
+_COPY, _COPY_INTO = "aten.clone.default", "aten.copy_.default"  # full names of operators in torch
 
 
 class WeightSource(Protocol):
     """What a lazy tensor is read from.
 
-    name: of the layer, for errors. shape: [] for a scalar. most_nbytes: of values to ask for at a time, where a
-    destination can be filled in several steps.
+    name: name of the layer, for errors. shape: [] for a scalar. dtype: dtype of the values. most_nbytes: bytes of
+    values to request at a time, if a destination can be filled in several steps.
     """
 
     @property
@@ -38,23 +38,23 @@ class WeightSource(Protocol):
     def most_nbytes(self) -> int: ...
 
     def read(self, box: Box) -> torch.Tensor:
-        """That part of it, as a contiguous tensor [rows, columns, *rest], in memory of its own; or of fewer
-        dimensions, as the source."""
+        """Reads a part of it as a contiguous tensor [rows, columns, *rest], in new memory; with fewer dimensions if the
+        source has fewer."""
 
 
 class Box(NamedTuple):
-    """A run of a tensor's first dimension and one of its second, which has one column where the tensor has no second
-    dimension; a scalar is one row of one column."""
+    """A run of a tensor's first dimension and a run of its second. A tensor without a second dimension has one column;
+    a scalar is one row of one column."""
 
     rows: range
     columns: range
 
 
 class LazyTensor(torch.Tensor):
-    """A view of `source`, of `dtype` and on `device` once it is read. It cannot be changed in place.
+    """A view of `source`, which has `dtype` and is on `device` once it is read. It cannot be changed in place.
 
-    Views of it, copies of it, and casts and moves of these are lazy as well. Any other function of torch is given the
-    values, read anew each time.
+    Its views and copies, and casts and moves of these, are lazy as well. Any other function of torch gets the values,
+    read again each time.
     """
 
     source: WeightSource
@@ -63,13 +63,13 @@ class LazyTensor(torch.Tensor):
 
     @classmethod
     def of(cls, source: WeightSource) -> LazyTensor:
-        """All of the source's values, on the CPU."""
+        """Returns a tensor of all of the source's values, on the CPU."""
         whole = torch.empty(source.shape, dtype=source.dtype, device="meta")
         return _lazy(source, whole, torch.device("cpu"))
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """Where its values will be, whatever it is made of."""
+        """The device where its values will be, whatever the tensor itself is made of."""
         return self._device
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
@@ -83,15 +83,16 @@ class LazyTensor(torch.Tensor):
 
     @property
     def box(self) -> Box:
-        """What of the source the values of this view are in, at least one: whole rows where columns do not tell."""
+        """The part of the source that has this view's values, of which there is at least one: whole rows if its columns
+        cannot be told."""
         return self._box_and_view()[0]
 
     def read(self) -> torch.Tensor:
-        """The values, contiguous (a lazy copy may be of a view that is not), in memory that nobody else has."""
+        """Returns the values, contiguous (a lazy copy may be of a view that is not), in new memory."""
         return self._values().contiguous()
 
     def _values(self) -> torch.Tensor:
-        """The values, with the strides of the view."""
+        """Returns the values, with the strides of the view."""
         view = self._view
         if not view.numel():
             return torch.empty(view.shape, dtype=view.dtype, device=self._device)
@@ -100,7 +101,7 @@ class LazyTensor(torch.Tensor):
         return values.as_strided(view.shape, strides, offset).to(self._device, view.dtype)
 
     def _box_and_view(self) -> tuple[Box, list[int], int]:
-        """The part of the source, and the strides and the offset that the view has within it.
+        """Returns the part of the source, and the strides and offset of the view within it.
 
         In the source, [rows, columns, *rest] in C order, a step of a view goes along rows, along columns or within one.
         """
@@ -114,7 +115,7 @@ class LazyTensor(torch.Tensor):
         along_columns = sum(count * (stride // inner) for count, stride in others if stride % inner == 0)
         within = sum(count * stride for count, stride in others if stride % inner)
         first, (column, rest) = offset // row, divmod(offset % row, inner)
-        if column + along_columns >= columns or rest + within >= inner:  # it goes on into rows that follow
+        if column + along_columns >= columns or rest + within >= inner:  # the view continues into later rows
             last = offset + sum(count * stride for count, stride in steps)
             box = Box(range(first, last // row + 1), range(columns))
             return box, [*self._view.stride()], offset - first * row
@@ -124,7 +125,7 @@ class LazyTensor(torch.Tensor):
         return box, strides, rest
 
     def copy_to(self, destination: torch.Tensor) -> None:
-        """Fills `destination`, step by step where all of it would take too much memory at once."""
+        """Fills `destination`, in several steps if all of it would take too much memory at once."""
         steps = 1
         if self._view.numel() and destination.shape == self.shape:
             box, (_, inner) = self.box, _columns(self.source.shape)
@@ -163,8 +164,8 @@ class LazyTensor(torch.Tensor):
         return func(*_read(args), **{key: _read(value) for key, value in kwargs.items()})
 
     def _without_reading(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """What needs no values: views and copies, lazy again. None for anything else."""
-        if str(func) == _COPY:  # nobody can tell a copy from the original, since neither can be changed
+        """Returns what needs no values, views and copies, again lazy. None for anything else."""
+        if str(func) == _COPY:  # a copy is indistinguishable from the original, since neither can be changed
             return _lazy(self.source, self._view, self._device)
         if (
             str(func) == CAST
@@ -178,7 +179,7 @@ class LazyTensor(torch.Tensor):
             result = func(self._view, *args, **kwargs)
         except (
             RuntimeError
-        ):  # what a copy's own order of values would allow; of the values it is done or raises
+        ):  # a copy in its own order may allow this view; with values, the operation works or raises
             return None
         results = [result] if isinstance(result, torch.Tensor) else result
         if any(view.dtype != self.dtype for view in results):
@@ -195,7 +196,7 @@ class LazyTensor(torch.Tensor):
 
 
 def _columns(shape: tuple[int, ...]) -> tuple[int, int]:
-    """How many columns a box can have, and how many values each of its places has."""
+    """Returns how many columns a box can have, and how many values there are in each of its places."""
     return shape[1] if len(shape) > 1 else 1, math.prod(shape[2:])
 
 
@@ -206,7 +207,7 @@ def _lazy(source: WeightSource, view: torch.Tensor, device: torch.device) -> Laz
 
 
 def _read(value: Any) -> Any:
-    """The same argument with the values of lazy tensors in it."""
+    """Returns the argument with lazy tensors in it replaced by their values."""
     if isinstance(value, LazyTensor):
         return value.read()
     if isinstance(value, torch.Tensor) and value.is_meta:

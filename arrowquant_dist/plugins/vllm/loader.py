@@ -1,6 +1,7 @@
-"""vLLM's model loader for datasets of ours: the model's own `load_weights`, given tensors that are read where they go.
+"""vLLM's model loader for our datasets: runs the model's own `load_weights` on tensors that are read when they are
+used.
 
-Every process of vLLM imports this, whatever it loads: what reads datasets is imported when a model is loaded.
+Every process of vLLM imports this, whatever it loads, so modules that read datasets are only imported to load a model.
 """
 
 from __future__ import annotations
@@ -23,29 +24,30 @@ if TYPE_CHECKING:
     from vllm.config.load import LoadConfig
 
 
-_log = init_logger("vllm.arrowquant")  # vLLM shows what is below its own name
-_WAITING_SHARE = 4  # of the memory budget is for what was read ahead and waits for the model
+_log = init_logger("vllm.arrowquant")  # vLLM shows logs under its own name
+_WAITING_SHARE = 4  # a fourth of the memory budget is for parts that were read ahead and wait for the model
 
 
 class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
-    """Fills a model of vLLM from a dataset; each process reads what its parameters take, and verifies it.
+    """Fills a model of vLLM from a dataset. Each process reads what its parameters take, and verifies it.
 
-    What the model's config says of its quantization decides what is handed over: nothing, decoded values in the
-    source's dtype; compressed-tensors, the codes as `arrowquant export --format compressed-tensors` writes them.
+    The quantization in the model's config decides what the model gets: without one, decoded values in the source's
+    dtype; with compressed-tensors, the codes as `arrowquant export --format compressed-tensors` writes them.
     """
 
     def __init__(self, load_config: LoadConfig) -> None:
         super().__init__(load_config)
         self._values = dict(load_config.model_loader_extra_config)
-        LoadSettings.of(self._values, "")  # what is wrong with it is said before a model is made
+        LoadSettings.of(self._values, "")  # reports invalid settings before a model is made
         check_load_config(load_config)
 
     def download_model(self, model_config: ModelConfig) -> None:
-        """Nothing: no weight is stored on this machine."""
+        """Does nothing: no weight is stored on this machine."""
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
-        """Raises ModelMismatch where the dataset does not fill the model; CorruptWeights with the layer's name, or
-        the small file's where the dataset itself is the model; InvalidConfig for arguments that cannot be honoured."""
+        """Fills the model. Raises ModelMismatch if the dataset does not fill it; CorruptWeights with the layer's name,
+        or the small file's if the dataset itself is the model; InvalidConfig for arguments that have no meaning
+        here."""
         from arrowquant_dist.plugins.vllm.codes import coded_weights
         from arrowquant_dist.plugins.vllm.filled import FillCount
         from arrowquant_dist.plugins.vllm.taken import TakenParts
@@ -64,7 +66,7 @@ class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
             if config is None
             else coded_weights(settings, opened, config, waiting_nbytes)
         )
-        load_weights: Any = model.load_weights  # which every model of vLLM has
+        load_weights: Any = model.load_weights  # every model of vLLM has it
         filled, taken = FillCount(dict(model.named_parameters())), TakenParts(_ranks())
         with weights as pairs, filled:
             loaded = load_weights(taken.counted(pairs))
@@ -75,13 +77,13 @@ class ArrowQuantModelLoader(BaseModelLoader):  # type: ignore[misc]
 
 
 def _ranks() -> int:
-    """Among so many processes a weight is split at most: experts among those of all data-parallel replicas."""
+    """Returns the most processes that a weight is split among: experts are split among all data-parallel replicas."""
     parallel = get_current_vllm_config().parallel_config
     return int(parallel.world_size_across_dp // parallel.pipeline_parallel_size)
 
 
 def _quantization(model_config: ModelConfig) -> Mapping[str, Any] | None:
-    """The model's settings of compressed-tensors; None where it has none, or what vLLM quantizes itself."""
+    """Returns the model's settings for compressed-tensors; None if it has none, or those of a quantization by vLLM."""
     found = getattr(model_config.hf_config, "quantization_config", None)
     if found is None:
         return None
@@ -97,13 +99,14 @@ def _quantization(model_config: ModelConfig) -> Mapping[str, Any] | None:
 
 
 def _check_filled(model: nn.Module, loaded: Collection[str] | None, target: str) -> None:
-    """loaded: names of parameters that `load_weights` says it filled, None where the model keeps no account of it."""
+    """Raises ModelMismatch for parameters without weights. loaded: names of parameters that `load_weights` reports as
+    filled; None if the model does not report them."""
     if loaded is None:
         return
     missing = {name for name, value in model.named_parameters() if value.numel()} - set(loaded)
     for prefix, module in model.named_modules():
         method = getattr(module, "quant_method", None)
-        # Scales of the cache have defaults; what is quantized by vLLM while it is loaded has scales of its own.
+        # Scales of the cache have defaults, and weights that vLLM quantizes while loading have scales of its own.
         if isinstance(method, BaseKVCacheMethod) or getattr(method, "uses_meta_device", False):
             missing -= {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
     if missing:
@@ -115,7 +118,7 @@ def _check_filled(model: nn.Module, loaded: Collection[str] | None, target: str)
 
 
 def _check_whole(model: nn.Module, partly: Mapping[str, Collection[str]], target: str) -> None:
-    """partly: {parameter: the layers that it was filled from}, of those that other layers belong into."""
+    """Raises ModelMismatch for partly filled parameters. partly: {parameter: layers that it was filled from}."""
     if not partly:
         return
     (name, layers), *others = partly.items()
@@ -128,7 +131,7 @@ def _check_whole(model: nn.Module, partly: Mapping[str, Collection[str]], target
 
 
 def _check_taken(model: nn.Module, cut_off: Mapping[str, tuple[int, ...]], target: str) -> None:
-    """cut_off: {weight: its shape}, of those that parameters are too small for."""
+    """Raises ModelMismatch for weights that parameters are too small for. cut_off: {weight: its shape}."""
     if cut_off:
         found = listed(sorted(f"{name} {[*shape]}" for name, shape in cut_off.items()))
         message = (

@@ -1,4 +1,4 @@
-"""What a user of vLLM says to the plugin: `model_loader_extra_config`, checked."""
+"""The settings of the plugin that a user of vLLM passes: `model_loader_extra_config`, checked."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from arrowquant_dist.loader.opened import OpenDataset
 
 MEMORY_BUDGET = "2GiB"
-# What can be done about layers whose codes vLLM cannot have: nothing is written that could be quantized anew.
+# Advice on layers whose codes vLLM cannot use: unlike an export, nothing is written that could be quantized anew.
 SERVE_DECODED = "arrowquant vllm TARGET FOLDER --decoded, with which vLLM has the model in 16 bits"
 
-# Of a small file of a dataset that is served as it is: what who edited it on purpose can do.
+# Advice for users who edited a small file of a directly served dataset on purpose.
 _IF_MEANT = "edit that of a folder which arrowquant vllm TARGET FOLDER --decoded makes, and serve this"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
-    """target: the dataset's URI. storage_options: fsspec's. memory_nbytes: of what is in flight, in each process."""
+    """Settings of a load. target: the dataset's URI. storage_options: options for fsspec. memory_nbytes: most bytes in
+    flight in each process."""
 
     target: str
     memory_nbytes: int
@@ -37,9 +38,10 @@ class LoadSettings:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], model: str) -> LoadSettings:
-        """values: the user's. model: what vLLM was given as the model, a folder of small files.
+        """Checks the user's settings. values: the settings. model: what vLLM was given as the model, a folder of small
+        files.
 
-        The dataset is `target`, or what the folder's arrowquant.json names, or the folder itself.
+        The dataset is `target`, or the one that the folder's arrowquant.json names, or the folder itself.
         """
         unknown = sorted(map(str, set(values) - {"target", "storage_options", "memory_budget"}))
         if unknown:
@@ -56,7 +58,7 @@ class LoadSettings:
         )
 
     def open(self, memory_nbytes: int) -> OpenDataset:
-        """The dataset, of which at most memory_nbytes are on their way at a time; all that is read is verified."""
+        """Opens the dataset, with at most memory_nbytes in flight at a time. Everything that is read is verified."""
         from arrowquant_dist.config import Storage
         from arrowquant_dist.loader.opened import LoaderSettings, OpenDataset
 
@@ -68,7 +70,7 @@ class LoadSettings:
 
 
 def named_target(model: str) -> str:
-    """The dataset that belongs to a folder of small files, where nobody has named another."""
+    """Returns the dataset that belongs to a folder of small files, unless the user names another."""
     file = Path(model) / SERVED_PATH
     if not file.is_file():
         return model
@@ -84,10 +86,10 @@ def named_target(model: str) -> str:
 
 
 def check_small_files(model: str, dataset: Dataset) -> None:
-    """CorruptWeights where vLLM was given the dataset itself as the model, and one of its small files, which vLLM has
-    read by then, is not what the run copied; IncompleteDataset where one is gone.
+    """Raises CorruptWeights if vLLM was given the dataset itself as the model and one of its small files, which vLLM
+    has read already, is not what the run copied; IncompleteDataset if one is missing.
 
-    The files of a folder that `arrowquant vllm` made were verified when it made them, and are its owner's to edit.
+    The files of a folder that `arrowquant vllm` made were verified when it made them, and their owner may edit them.
     """
     from arrowquant_dist.target.manifest import LOST_SIDECAR
 

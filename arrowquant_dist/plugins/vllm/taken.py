@@ -1,7 +1,7 @@
-"""How much of each weight a model takes while it loads.
+"""Counts how much of each weight a model takes while it loads.
 
-A parameter of vLLM takes its rank's part of a weight by its own size: one that the config made too small takes as much
-as it has room for, and the rest is left where it is. So what is read of each weight is counted here.
+A parameter of vLLM takes its rank's part of a weight according to its own size: if the config makes it too small, it
+takes as much as it has room for and ignores the rest. So what is read of each weight is counted here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from arrowquant_dist.plugins.vllm.weights import NamedTensors
 
 @dataclass(slots=True, eq=False)
 class _Counted:
-    """A weight, how many places of its first two dimensions have been read, and up to which row and column."""
+    """A weight, the number of places in its first two dimensions that were read, and the last row and column read."""
 
     source: WeightSource
     places: int = 0
@@ -48,14 +48,14 @@ class _Counted:
 
 
 class TakenParts:
-    """ranks: among how many processes a weight may be split."""
+    """Counts what is read of weights. ranks: the most processes that a weight may be split among."""
 
     def __init__(self, ranks: int) -> None:
         self._ranks = ranks
         self._weights: dict[str, _Counted] = {}
 
     def counted(self, pairs: NamedTensors) -> NamedTensors:
-        """The same names and tensors; what is read of them is noted."""
+        """Yields the same names and tensors, and records what is read of them."""
         for name, tensor in pairs:
             if not isinstance(tensor, LazyTensor):
                 yield name, tensor
@@ -64,10 +64,10 @@ class TakenParts:
             yield name, LazyTensor.of(self._weights[name])
 
     def cut_off(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """(name, shape) of weights of which all ranks together take less than there is.
+        """Yields (name, shape) of weights of which all ranks together take less than there is.
 
-        All ranks take alike, but the last one, whose parts end where the weight does: it may have less, and beyond
-        the end the padding of its parameter. A weight that is not taken at all is another rank's, or none's.
+        All ranks take equal parts, except the last one, whose part ends with the weight: it may be smaller, with the
+        padding of its parameter after the end. A weight that is not taken at all belongs to another rank, or to none.
         """
         for name, weight in self._weights.items():
             rows, columns = (*weight.shape, 1, 1)[:2]

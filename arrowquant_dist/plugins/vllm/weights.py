@@ -1,4 +1,4 @@
-"""A dataset's layers, decoded, as the pairs of names and tensors that `load_weights` of a model takes."""
+"""A dataset's layers, decoded, as the pairs of names and tensors that a model's `load_weights` takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NamedTensors = Iterator[tuple[str, torch.Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class DecodedLayer:
-    """The values of a layer in the source's dtype."""
+    """The values of a layer in the source's dtype, as a WeightSource."""
 
     ahead: Ahead[torch.Tensor]
     name: str
@@ -36,7 +36,8 @@ class DecodedLayer:
 
 @contextmanager
 def decoded_weights(opened: OpenDataset, waiting_nbytes: int) -> Iterator[NamedTensors]:
-    """Every name of the source, in storage order. waiting_nbytes: of what was read ahead and waits to be taken."""
+    """Yields every name of the source, in storage order. waiting_nbytes: most bytes that were read ahead and wait to be
+    taken."""
     layers = {name: opened.dataset.layer(name) for names in opened.names.values() for name in names}
 
     def read(name: str, box: Box) -> torch.Tensor:

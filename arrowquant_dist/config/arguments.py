@@ -1,4 +1,4 @@
-"""Settings given by name in Python: an unknown one is an error of ours, with the nearest name."""
+"""Settings given by name in Python: an unknown name raises an InvalidConfig with the nearest known one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 
 def known_arguments(cls: type[T]) -> type[T]:
-    """A dataclass, decorated: InvalidConfig for arguments that it does not have, lacks or has twice. Python raises
-    TypeError there."""
+    """Decorates a dataclass: unknown, missing and repeated arguments raise InvalidConfig, where Python raises
+    TypeError."""
     make: Any = cls.__init__
     known = fields(cls)  # type: ignore[arg-type]
     names = [field.name for field in known]
@@ -42,7 +42,7 @@ def known_arguments(cls: type[T]) -> type[T]:
 
 
 def check_made(key: str, value: Any, cls: type) -> None:
-    """InvalidConfig for what is not a `cls`, an object of settings, saying how to make one."""
+    """Raises InvalidConfig, which says how to make one, unless `value` is an object of the settings class `cls`."""
     if isinstance(value, cls):
         return
     if isinstance(value, type):

@@ -12,7 +12,7 @@ WITHOUT_HESSIANS = (
     "is chosen without data, and with hessians it would do less than it seems; leave one of them out, or say size with "
     "hessians"
 )
-# What is chosen then, of a config that has one of them.
+# Settings that are chosen, and so must not be given, in a config that asks for a size or a quality.
 CHOSEN = (
     *("quant_type", "per_channel", "group_size", "symmetric", "method", "integer_zero_points", "scale_dtype"),
     *("keep_codes", "step", "row_exponent", "rate"),
@@ -20,7 +20,7 @@ CHOSEN = (
 
 
 def refuse_chosen(asked: str, said: Mapping[str, Any]) -> None:
-    """InvalidConfig where something is said that is chosen for `asked`."""
+    """Raises InvalidConfig where `said` has a setting that is chosen for `asked`."""
     for name in CHOSEN:
         if name in said:
             reason = (

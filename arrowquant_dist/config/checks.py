@@ -1,4 +1,4 @@
-"""Strict checks of single values, whose errors name key and reason: a bool is no number, "128" is not 128."""
+"""Strict checks of single values; errors name the key and the reason. A bool is not a number, "128" is not 128."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KINDS = {
     tuple: "the list",
     dict: "the mapping",
 }
-# What other quantizers call it.
+# Names of settings in other quantizers, and ours.
 _CALLED_HERE = {
     **dict.fromkeys(
         ("bits", "num_bits", "w_bits", "wbits", "nbits", "load_in_8bit", "load_in_4bit"), "quant_type"
@@ -30,7 +30,7 @@ _CALLED_HERE = {
     **dict.fromkeys(("ignore", "modules_to_not_convert", "skip_modules"), "mixed_precision_layers"),
     **dict.fromkeys(("num_workers", "n_workers"), "workers"),
 }
-_MAX_SHOWN_CHARS = 18  # the shortest keys that clouds give out have 20
+_MAX_SHOWN_CHARS = 18  # the shortest keys that cloud providers issue have 20
 _MAX_SHOWN_BITS = 1024
 _MAX_OPTIONS = 10_000
 _SECRET = re.compile(r"(?i)secret|token|password|passwd|credential|[_-]key|://")
@@ -42,7 +42,7 @@ def invalid(key: str, reason: str) -> InvalidConfig:
 
 @contextmanager
 def within(prefix: str) -> Iterator[None]:
-    """Names the place of a nested value: `group_size: …` becomes `overrides[0].group_size: …`."""
+    """Adds to errors the place of a nested value: `group_size: …` becomes `overrides[0].group_size: …`."""
     try:
         yield
     except InvalidConfig as error:
@@ -52,7 +52,7 @@ def within(prefix: str) -> Iterator[None]:
 def shown(value: Any) -> str:
     """`value` with its kind, cut short: it may be huge, or a YAML alias bomb whose repr never ends.
 
-    Of lists and mappings the kind alone: they may be a part of the file that holds credentials.
+    Only the kind of lists and mappings is shown: they may be a part of the file that holds credentials.
     """
     if value is None:
         return "nothing (null)"
@@ -66,12 +66,12 @@ def shown(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """All that may be said of a value that may be a secret."""
+    """The kind of `value`, all that may be shown of a possible secret."""
     return _KINDS.get(type(value), f"the {type(value).__name__}")
 
 
 def _may_be_shown(text: str) -> bool:
-    """Whether a text is neither a URL, which may have credentials, nor a key, a token, or words around one."""
+    """Whether `text` is neither a URL, which may hold credentials, nor a key, a token, or words around one."""
     return len(text) <= _MAX_SHOWN_CHARS and not _SECRET.search(text)
 
 
@@ -114,7 +114,7 @@ def check_choice(key: str, value: Any, choices: Collection[str]) -> None:
 
 
 def check_mapping(key: str, value: Any) -> Mapping[str, Any]:
-    """`value`, whose keys are texts."""
+    """Returns `value`; raises InvalidConfig unless it is a mapping whose keys are texts."""
     if not isinstance(value, Mapping):
         raise invalid(key, f"must be a mapping of keys to values, not {shown(value)}")
     for name in value:
@@ -124,7 +124,7 @@ def check_mapping(key: str, value: Any) -> Mapping[str, Any]:
 
 
 def as_tuple(key: str, values: Any) -> tuple[Any, ...]:
-    """Of a list; InvalidConfig for anything else."""
+    """The values of a list as a tuple. Raises InvalidConfig for anything else."""
     if isinstance(values, str) or not isinstance(values, Sequence):
         hint = f"; write [{values}]" if isinstance(values, str) and values in shown(values) else ""
         raise invalid(key, f"must be a list, not {shown(values)}{hint}")
@@ -132,8 +132,8 @@ def as_tuple(key: str, values: Any) -> tuple[Any, ...]:
 
 
 def check_options(key: str, value: Any) -> dict[str, Any]:
-    """A copy of options that may hold credentials, so that nothing of them is said. At most _MAX_OPTIONS values in
-    sum, counted as often as YAML's aliases repeat them."""
+    """A copy of options that may hold credentials, so errors show nothing of them. They may have at most _MAX_OPTIONS
+    values in all, counted as often as YAML's aliases repeat them."""
     if not isinstance(value, Mapping):
         raise invalid(key, f"must be a mapping of keys to values, not {kind_of(value)}")
     if not all(isinstance(name, str) for name in value):
@@ -144,7 +144,7 @@ def check_options(key: str, value: Any) -> dict[str, Any]:
 
 
 def _count(value: Any, most: int) -> int:
-    """Values in nested lists and mappings; it stops counting beyond `most`."""
+    """Number of values in nested lists and mappings; counting stops beyond `most`."""
     counted, todo = 0, [value]
     while todo and counted <= most:
         found = todo.pop()
@@ -157,7 +157,7 @@ def _count(value: Any, most: int) -> int:
 
 
 def check_keys(given: Mapping[str, Any], known: Collection[str], elsewhere: Mapping[str, str]) -> None:
-    """Refuses unknown keys and names the nearest known one. elsewhere: {key: where it belongs}."""
+    """Raises InvalidConfig, with the nearest known key, for unknown keys. elsewhere: {key: where it belongs}."""
     for key in given:
         if key in known:
             continue
@@ -169,7 +169,7 @@ def check_keys(given: Mapping[str, Any], known: Collection[str], elsewhere: Mapp
 
 
 def _as_python(value: Any, kind: str) -> str:
-    """What to do about a number of numpy's or torch's, which neither YAML nor JSON has."""
+    """A hint for numbers of numpy or torch, which neither YAML nor JSON has."""
     is_foreign = type(value).__module__ in ("numpy", "torch", "decimal", "fractions")
     return f"; give it as {kind}(…)" if is_foreign else ""
 

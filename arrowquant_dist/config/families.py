@@ -1,11 +1,11 @@
-"""Which parameters of known model families are no matrices of a product, by their names.
+"""Which parameters of known model families are not matrices of a product, told by their names.
 
-Quantization is made for matrices that activations are multiplied with: an error of a code is one of many that a sum
-averages out. What is exponentiated, added, looked up for a logit or decides where a token goes has no such sum behind
-it (int2 of a state-space `A_log` is 183 % off in exp(A_log)), and is a thousandth of a model's bytes. Such parameters
-are kept byte for byte, unless the config says otherwise. Vectors are kept in any case (config.resolve).
+Quantization is made for matrices that activations are multiplied with: the error of one code is one of many that a sum
+averages out. Parameters that are exponentiated, added, looked up for a logit, or decide where a token goes, have no
+such sum behind them (int2 of a state-space `A_log` is 183 % off in exp(A_log)), and they are a thousandth of a model's
+bytes. They are kept byte for byte unless the config says otherwise. Vectors are kept in any case (config.resolve).
 
-Linear layers, embeddings and convolutions of images and sound are what they are named like, and are not in here: a
+Linear layers, embeddings and convolutions of images and sound are what their names say, and are not listed here. A
 `gate` is a router only where there are experts beside it.
 
 Source of the names: state dicts of transformers 5, and of the published checkpoints of mamba_ssm, VMamba, RWKV 4 to 7,
@@ -31,7 +31,7 @@ _BIAS = "bias"
 _SCALE = "scale"
 _NORM = "norm"
 
-# The last part of a name that does not end with `.weight`.
+# Parameters whose name does not end with `.weight`, by the last part of their name.
 _PARAMETERS = {
     **dict.fromkeys(
         ("A_log", "A_logs", "A_real", "A_imag", "log_A_real", "inv_A_real", "inv_w_real", "w_imag", "log_dt", "inv_dt",
@@ -75,7 +75,7 @@ _PARAMETERS = {
 }  # fmt: skip
 _PARAMETER_ENDS = {"bias": _BIAS, "_biases": _BIAS, "_mask": _MASK, "_log": _STATE_SPACE}
 
-# The part before `.weight`.
+# Parameters whose name ends with `.weight`, by the part before it.
 _WEIGHTS = {
     **dict.fromkeys(
         ("conv", "conv1d", "conv_1d", "q_conv1d", "k_conv1d", "v_conv1d", "short_conv", "shortconv", "short_filter"),
@@ -93,7 +93,7 @@ _WEIGHTS = {
         _NORM,
     ),
 }  # fmt: skip
-# Short names that mean something only within a part that says what it belongs to.
+# Short names that mean something only within a certain module: (module, name).
 _WITHIN = {
     **dict.fromkeys(
         ((module, name) for module in ("mixer", "mamba", "ssm", "s4", "s6", "kernel") for name in ("A", "D")),
@@ -111,7 +111,7 @@ _EXPERTS = re.compile(r"(?:^|\.)(?![^.]*shared)[^.]*experts?(?=[._]|$)")
 
 
 class Described(Protocol):
-    """What is asked of a layer."""
+    """The properties of a layer that are needed here."""
 
     @property
     def name(self) -> str: ...
@@ -120,18 +120,20 @@ class Described(Protocol):
 
 
 class Families:
-    """Of one checkpoint. layers: all of it, since a router is known by the experts beside it.
+    """Knows which of a checkpoint's layers are not matrices of a product.
 
-    Cost: some dictionary look-ups a layer, and one pass over the names where any of them may be a router's.
+    layers: all layers of the checkpoint, since a router is known by the experts beside it.
+
+    Cost: a few dictionary look-ups a layer, and one pass over all names if any of them may be a router's.
     """
 
     def __init__(self, layers: Sequence[Described] = ()) -> None:
         self._layers = layers
 
     def why(self, name: str, shape: tuple[int, ...]) -> str | None:
-        """Why the layer is no matrix of a product; None where it is one, or nothing is known.
+        """Why the layer is not a matrix of a product; None where it is one, or where its name is not known.
 
-        shape: of two or more dimensions above 1.
+        shape: its shape, with at least two dimensions above 1.
         """
         if name.endswith(".weight"):
             module = name[name.rfind(".", 0, -7) + 1 : -7]
@@ -148,7 +150,7 @@ class Families:
         return any(self._has_experts(name[: gate.start()], shape) for gate in gates)
 
     def _has_experts(self, block: str, shape: tuple[int, ...]) -> bool:
-        """Whether there are experts in `block`, the part of a model that a gate of this shape is directly in."""
+        """Whether `block`, the part of the model that directly holds a gate of this shape, also holds experts."""
         if len(shape) != 2:
             return False
         if "moe" in block.rpartition(".")[2] or block in self._expert_blocks:
@@ -158,9 +160,9 @@ class Families:
 
     @cached_property
     def _expert_blocks(self) -> set[str]:
-        """What experts are directly in: `layers.0.mlp` of `layers.0.mlp.experts.3.up_proj.weight`."""
+        """The blocks that directly hold experts: `layers.0.mlp` for `layers.0.mlp.experts.3.up_proj.weight`."""
         blocks = set()
-        inside = "\0"  # which begins no name
+        inside = "\0"  # no name begins with it
         for layer in self._layers:
             name = layer.name
             if name.startswith(inside):
@@ -177,7 +179,7 @@ class Families:
 
     @cached_property
     def _stacks(self) -> dict[str, tuple[int, ...]]:
-        """{block: shape} of three-dimensional layers: matrices in a stack, as experts are that no name calls so."""
+        """{block: shape} of three-dimensional layers: stacks of matrices, which may be experts that no name tells."""
         stacks: dict[str, tuple[int, ...]] = {}
         for layer in self._layers:
             if len(layer.shape) == 3:
@@ -187,7 +189,7 @@ class Families:
 
 
 def _of_parameter(name: str) -> str | None:
-    """Of one that is no module's `weight`."""
+    """Why a parameter whose name does not end with `.weight` is kept; None where its name is not known."""
     module, _, last = name.rpartition(".")
     known = _PARAMETERS.get(last) or _WITHIN.get((module.rpartition(".")[2], last))
     if known is not None:
@@ -199,11 +201,11 @@ def _of_parameter(name: str) -> str | None:
 
 
 def _is_short_convolution(name: str, module: str, shape: tuple[int, ...]) -> bool:
-    """Depthwise over time: [channels, 1, taps]."""
+    """Whether the weight is a depthwise convolution over time: [channels, 1, taps]."""
     is_depthwise = len(shape) == 3 and shape[1] == 1
     return is_depthwise and (module != "conv" or _GATED_CONVOLUTION.search(name) is not None)
 
 
 def _routes(stack: tuple[int, ...], experts: int, hidden: int) -> bool:
-    """Whether [experts, hidden] may choose among a stack of matrices: [experts, out, in] or [experts, in, out]."""
+    """Whether a gate [experts, hidden] may choose among stacked matrices [experts, out, in] or [experts, in, out]."""
     return bool(stack) and experts == stack[0] and hidden in stack[1:] and experts < min(stack[1:])

@@ -51,7 +51,7 @@ def load_config(
 def parse_config(
     data: bytes, uri: str = "config", instead: Mapping[str, Any] = _NOTHING
 ) -> tuple[QuantizationConfig, RunConfig]:
-    """The config in a YAML file's bytes; `uri` names the file in errors. Raises InvalidConfig."""
+    """Parses the bytes of a config's YAML file; `uri` names the file in errors. Raises InvalidConfig."""
     try:
         values = check_mapping("the file", parsed_yaml(data, _KNOWN_KEYS, _IF_EMPTY))
     except InvalidConfig as error:

@@ -1,4 +1,4 @@
-"""Which layers a pattern means: a word, a glob or a /regex/."""
+"""Patterns of layer names: a word, a glob or a /regex/."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MAX_PATTERN_CHARS = 256
 _GLOB_CHARS = frozenset("*?[")
 _MAX_CANDIDATES = 1_000
 _PART = re.compile(r"(?:^|(?<=[./]))\d+(?=[./]|$)")
-OF_A_BLOCK = r"(?:^|[./_])(?:layers?|blocks?|blk|h|resblocks)[./_]"  # what stands before the number of one
+OF_A_BLOCK = r"(?:^|[./_])(?:layers?|blocks?|blk|h|resblocks)[./_]"  # what precedes the number of a block
 _BLOCK = re.compile(rf"({OF_A_BLOCK})\d+(?=[./_]|$)", re.IGNORECASE)
 
 
 def check_pattern(key: str, pattern: object) -> None:
-    """InvalidConfig, naming `key`, unless `pattern` is one that `matcher` takes."""
+    """Raises InvalidConfig, which names `key`, unless `matcher` accepts `pattern`."""
     check_text(key, pattern)
     text = str(pattern)
     if only_name(text) is not None:
@@ -70,13 +70,13 @@ def only_name(pattern: str) -> str | None:
 
 
 def without_numbers(name: str) -> str:
-    """Equal for names that differ in their numbers alone."""
+    """The name with each number replaced by 0: equal for names that differ in their numbers alone."""
     return re.sub(r"\d+", "0", name)
 
 
 def starred(name: str) -> str:
-    """The name with `*` for each number that is a part of its own, or a block's: equal for layers that do the same in
-    their blocks. `layer.3.` and `layer_3/` become `layer.*.` and `layer_*/`; `fc1` and `wi_0` stay."""
+    """The name with `*` for each number that is a whole part of it or counts blocks: equal for layers with the same
+    place in their blocks. `layer.3.` and `layer_3/` become `layer.*.` and `layer_*/`; `fc1` and `wi_0` stay."""
     return _PART.sub("*", _BLOCK.sub(r"\1*", name))
 
 

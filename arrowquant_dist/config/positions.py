@@ -1,4 +1,4 @@
-"""Which line of a config's file a value stands on."""
+"""The line of a config's file on which a value stands."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 
 def line_said(message: str, data: bytes, without: Collection[str] = ()) -> str:
-    """` (line 3)` of the value that `message` begins with the place of, as `overrides[0].group_size: …`, or of what it
-    is missing in; nothing where the file does not have it. data: sound YAML. without: keys whose values came from
+    """` (line 3)` for the value whose place begins `message`, as in `overrides[0].group_size: …`, or for the mapping
+    that it is missing in; empty where the file has neither. data: valid YAML. without: keys whose values came from
     elsewhere."""
     import yaml
 
@@ -24,7 +24,8 @@ def line_said(message: str, data: bytes, without: Collection[str] = ()) -> str:
 
 
 def _places(root: Any) -> Iterator[tuple[str, int]]:
-    """Of each key and item, as errors name it. What aliases repeat counts once, so it ends."""
+    """Place, as errors name it, and line of each key and item. A node that aliases repeat is visited once, so this
+    ends."""
     todo, seen = [("", root)], set[int]()
     while todo:
         above, node = todo.pop()

@@ -1,7 +1,7 @@
-"""Configs that come with the package, by their names.
+"""Configs that come with the package, by name.
 
-Their files are those of configs/, to which `presets` beside this module is a link: a checkout, an editable install, and
-what is built of them (a wheel and an sdist have copies) read the same text.
+Their files are those of configs/: `presets` beside this module is a link to it, so that a checkout, an editable
+install, and a wheel or sdist (which hold copies) read the same text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def presets() -> dict[str, str]:
 
 
 def preset_file(name: str) -> Path:
-    """The file of a preset. Raises InvalidConfig, which lists those that there are."""
+    """The file of a preset. Raises InvalidConfig, which lists the presets that exist."""
     names = preset_names()
     if name not in names:
         near = nearest(name, names)
@@ -39,7 +39,7 @@ def preset_file(name: str) -> Path:
 
 
 def _summary(name: str) -> str:
-    """The first sentence of its comments."""
+    """The first sentence of the comments at the top of the file."""
     lines = preset_file(name).read_text(encoding="utf-8").splitlines()
     comments = takewhile(lambda line: line.startswith("#"), lines)
     text = " ".join(line[1:].strip() for line in comments if not line.startswith("# yaml-language-server:"))
@@ -47,8 +47,8 @@ def _summary(name: str) -> str:
 
 
 def config_place(place: Location) -> str:
-    """Where a config is: of a text that is one word (letters, digits, `-`, `_`) the preset's file, whatever the working
-    directory has; any other text, and any path object, as it is.
+    """The path or URL of a config. A text of one word (letters, digits, `-`, `_`) is the name of a preset, whatever
+    files the working directory has; any other text, and any path object, is returned as it is.
 
     Raises InvalidConfig where there is no such preset.
     """
@@ -57,6 +57,6 @@ def config_place(place: Location) -> str:
 
 
 def near_preset(uri: str) -> str | None:
-    """What to say of a file that is not there and has a preset's name."""
+    """A hint for a file that is missing and has a preset's name; None where there is no such preset."""
     name = PurePath(uri).stem
     return f"the preset of that name is {name}, without folder and suffix" if name in preset_names() else None

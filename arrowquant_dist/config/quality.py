@@ -1,4 +1,4 @@
-"""How good a dataset has to be: a cosine, or what the perplexity may grow by."""
+"""The quality that a dataset must have: a cosine, or the growth of perplexity that it may have."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ _HOW = "a cosine between 0 and 1, as 0.98, or what the perplexity may grow by, a
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """One of both is given.
+    """A required quality; one of the two fields is given.
 
-    cosine: at least. Without texts it is the mean over quantized layers of the cosine of decoded weights to the
-    source's, as reports have it; with texts the mean cosine of their embeddings, as `evaluate` has it.
-    excess: of the perplexity of texts over the original's, as a fraction of that, at most; of causal models.
+    cosine: lowest cosine. Without texts it is the mean over quantized layers of the cosine between decoded and original
+    weights, as in reports; with texts the mean cosine of their embeddings, as `evaluate` computes it.
+    excess: highest growth of the perplexity of texts over the original's, as a fraction of the original's; for causal
+    models.
     """
 
     cosine: float | None = None
@@ -27,7 +28,7 @@ class Quality:
 
 
 def quality(value: Any, key: str = "min_quality") -> Quality:
-    """0.98, or "5%". Raises InvalidConfig, which names `key`."""
+    """The quality that 0.98 or "5%" asks for. Raises InvalidConfig, which names `key`."""
     text = value.strip() if isinstance(value, str) else None
     percent = _PERCENT.fullmatch(text) if text is not None else None
     if percent is not None:

@@ -1,4 +1,4 @@
-"""What to do: the config of a whole checkpoint, and what it says of a single layer."""
+"""How a whole checkpoint is quantized, and the overrides for some of its layers."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ MAX_ROW_DIMS = 8
 _NOT_SAID: Any = "int8, or none with keep_codes"  # a default for people to read, known by its identity
 
 
-# Fields that earlier releases did not have: configs that do without them stay equal to theirs.
+# Fields that earlier releases did not have. `to_dict` leaves them out where they are not used, so that configs without
+# them stay equal to those of earlier releases.
 _LATER = (
     *("unscaled_float8", "scale_dtype", "keep_codes", "size", "step", "row_exponent", "rate"),
     *("min_quality", "texts", "chosen_for"),
 )
-# Of method `size`: its numbers, with the least and the most that each may be.
+# Settings of the methods that quantize in steps, with the lowest and the highest value of each.
 _STEPPED = ("size", "counted", "gptq")  # methods that may have them
 _STEPS = {"step": (1e-6, 1e6), "row_exponent": (0.0, 1.0), "rate": (0.0, 1.0)}
 
@@ -46,11 +47,15 @@ _STEPS = {"step": (1e-6, 1e6), "row_exponent": (0.0, 1.0), "rate": (0.0, 1.0)}
 @known_arguments
 @dataclass(frozen=True, slots=True)
 class LayerOverride:
-    """What the config says of the layers that match `layers`; None: as the config has it.
+    """Settings for the layers that match a pattern; None leaves a setting as the config has it.
 
-    quant_type: int8 int4 int3 int2, which also quantizes what is kept by default, or fp16, which keeps the layers. A
-    `group_size` without `per_channel` asks for groups (`per_channel: false`). Of all others each means what
-    QuantizationConfig's field of that name does, and row_dims what a value of its row_dims does.
+    layers: pattern of the layers that the override is for.
+    quant_type: int8 int4 int3 int2, which also quantizes layers that are kept by default, or fp16, which keeps the
+    layers.
+    per_channel, group_size: as in QuantizationConfig; a group_size without per_channel asks for groups
+    (`per_channel: false`).
+    row_dims: number of leading dimensions that make up the rows of these layers.
+    symmetric, method, integer_zero_points, scale_dtype, step, row_exponent, rate: as in QuantizationConfig.
     """
 
     layers: str
@@ -79,13 +84,13 @@ class LayerOverride:
             raise invalid("method", f"{self.method} has no effect on fp16; leave one of them out")
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys that are given, as in YAML."""
+        """The keys that are given, as in YAML; the inverse of `from_dict`."""
         values = {name: getattr(self, name) for name in _names(LayerOverride)}
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LayerOverride:
-        """Raises InvalidConfig, which names the key."""
+        """An override from the keys and values of its YAML. Raises InvalidConfig, which names the key."""
         check_keys(values, _names(cls), {"mixed_precision_layers": "at the top of the file"})
         if "layers" not in values:
             raise invalid("layers", "is missing; say which layers are meant")
@@ -214,11 +219,11 @@ class QuantizationConfig(Displayed):
         return replace(self, **given)
 
     def without_hessians(self) -> QuantizationConfig:
-        """As before there are statistics."""
+        """The config as it is before there are statistics, without `hessians`."""
         return replace(self, hessians=None, quant_type=self.quant_type if self._asks is None else _NOT_SAID)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, as in YAML; no credentials."""
+        """The fields as plain values, as in YAML, without credentials; the inverse of `from_dict`."""
         values = {
             **{name: getattr(self, name) for name in _names(QuantizationConfig) if name not in _LATER},
             "mixed_precision_layers": list(self.mixed_precision_layers),
@@ -242,13 +247,14 @@ class QuantizationConfig(Displayed):
         return values | {name: value for name, value in later.items() if value is not None}
 
     def _summary(self) -> Mapping[str, object]:
-        """What is other than usual, of what YAML would have."""
+        """The values of `to_dict` that differ from the defaults."""
         usual = QuantizationConfig().to_dict() | {"quant_type": None}
         return {name: value for name, value in self.to_dict().items() if value != usual.get(name)}
 
     @property
     def _asks(self) -> str | None:
-        """What the ways of the layers are to be chosen for, if for anything."""
+        """The field (`size` or `min_quality`) for which the layers' settings are to be chosen; None where they are
+        given."""
         return next((name for name in ASKING if getattr(self, name) is not None), None)
 
     @classmethod
@@ -279,7 +285,8 @@ class QuantizationConfig(Displayed):
                 raise invalid(f"overrides[{index}].integer_zero_points", reason)
 
     def _check_asked(self) -> None:
-        """What `size` and `min_quality` are, and that nothing is said that they decide."""
+        """Checks `size`, `min_quality` and the fields that belong to them, and that no setting is given that they
+        choose."""
         if self.size is not None:
             size_limit(self.size)
         if self.size is not None and self.min_quality is not None:
@@ -310,7 +317,8 @@ class QuantizationConfig(Displayed):
         refuse_chosen(self._asks, {n: getattr(self, n) for n in CHOSEN if getattr(self, n) != defaults[n]})
 
     def _check_steps(self, prefix: str, override: LayerOverride | None) -> None:
-        """That method `size` has a step, and that there are no steps without it."""
+        """Checks that methods which need a step have one, and that `step`, `row_exponent` and `rate` are given for the
+        methods that use them alone."""
         spec = self.spec(override)
         own = self if override is None else override
         if spec.method not in _STEPPED:
@@ -345,7 +353,7 @@ class QuantizationConfig(Displayed):
 
 
 def check_config(config: Any) -> None:
-    """InvalidConfig for what is no QuantizationConfig."""
+    """Raises InvalidConfig unless `config` is a QuantizationConfig."""
     check_made("config", config, QuantizationConfig)
 
 
@@ -354,7 +362,7 @@ def _names(cls: type) -> tuple[str, ...]:
 
 
 def _check_values(values: QuantizationConfig | LayerOverride) -> None:
-    """The fields that config and override share; None is none given."""
+    """Checks the fields that config and override share; None is a field that is not given."""
     if values.quant_type is not None and not _is_untouched(values):
         check_choice("quant_type", values.quant_type, QUANT_TYPES)
     if values.per_channel is not None:
@@ -377,7 +385,7 @@ def _check_values(values: QuantizationConfig | LayerOverride) -> None:
 
 
 def _is_untouched(values: QuantizationConfig | LayerOverride) -> bool:
-    """With keep_codes alone: elsewhere nothing would be done at all."""
+    """Whether quant_type is `none`, which is allowed with keep_codes alone: otherwise there would be nothing to do."""
     return isinstance(values, QuantizationConfig) and values.keep_codes and values.quant_type == UNTOUCHED
 
 

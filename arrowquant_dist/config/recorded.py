@@ -1,4 +1,4 @@
-"""Configs as plans and manifests have them: how a dataset was written and trained stands beside them there."""
+"""Configs in plans and manifests, where settings of the run and of the distillation stand beside them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ RUN_KEY, DISTILLATION_KEY = "run", "distillation"
 
 
 def recorded_config(values: Mapping[str, Any]) -> QuantizationConfig:
-    """The config alone. InvalidConfig as QuantizationConfig.from_dict."""
+    """The config alone, without those. Raises InvalidConfig, as QuantizationConfig.from_dict does."""
     own = {key: value for key, value in values.items() if key not in (RUN_KEY, DISTILLATION_KEY)}
     return QuantizationConfig.from_dict(own)

@@ -1,4 +1,4 @@
-"""Config + layers → the spec of each, or the reason why it is kept."""
+"""From the config and the layers to the spec of each layer, or the reason why it is kept."""
 
 from __future__ import annotations
 
@@ -22,38 +22,41 @@ _INSTEAD = (
 
 @dataclass(frozen=True, slots=True)
 class ResolvedLayer:
-    """kept_reason: why the layer stays unquantized, None where it doesn't."""
+    """The spec of a layer. kept_reason: why the layer stays unquantized; None where it is quantized."""
 
     spec: QuantSpec
     kept_reason: str | None
 
 
 def resolve_layer(config: QuantizationConfig, name: str, shape: tuple[int, ...], dtype: str) -> ResolvedLayer:
-    """What `config` says of a single layer. dtype: a key of DTYPES."""
+    """Resolves a single layer by `config`. dtype: a key of DTYPES."""
     return SpecResolver(config).resolve(name, shape, dtype)
 
 
 class SpecResolver:
-    """Resolves a checkpoint's layers one after the other, and then knows which patterns were good for
-    nothing.
+    """Resolves a checkpoint's layers one after the other, and then knows which patterns had no effect.
 
     Equal specs are one object, so 200,000 layers hold a handful of them.
 
-    Order of decision: what the source asks to keep byte for byte (codes that can't be decoded), and what can't be
-    quantized (integers, bool, no values, fewer than 2 dimensions), is kept as it is; then the last matching override
-    decides, where it says a quant_type; then, with keep_codes, the codes that the source has; then vectors of more
-    dimensions ([1, 1, C]) and what is no matrix of a product (see `families`) are kept as they are; then come
-    mixed_precision_layers, then the config with whatever else that override says. So an override with a quant_type wins
-    over all that is only a default, and mixed_precision_layers change nothing about what is kept anyway.
+    Order of decision:
+    1. Layers that the source asks to keep byte for byte (codes that can't be decoded), and layers that can't be
+       quantized (integers, bool, no values, fewer than 2 dimensions), are kept as they are.
+    2. The last matching override decides, if it gives a quant_type.
+    3. With keep_codes, the codes of the source stay.
+    4. Vectors of more dimensions ([1, 1, C]), and parameters that are not matrices of a product (see `families`), are
+       kept as they are.
+    5. mixed_precision_layers, then the config with whatever else that override gives.
+    So an override with a quant_type wins over all defaults, and mixed_precision_layers change nothing about layers that
+    are kept anyway.
 
-    layers: all of the checkpoint's, which tell what each of them is.
+    layers: all layers of the checkpoint, which tell what each of them is.
     """
 
     def __init__(self, config: QuantizationConfig, layers: Sequence[Described] = ()) -> None:
         self.config = config
         self._families = Families(layers)
         self._overrides = [_OverrideUse(o, matcher(o.layers)) for o in config.overrides]
-        # Those of a single name, which may be as many as there are layers, are looked up; each with its place.
+        # Overrides for a single name, of which there may be as many as layers, are looked up; each with its index.
         self._by_name: dict[str, list[tuple[int, _OverrideUse]]] = {}
         self._by_pattern: list[tuple[int, _OverrideUse]] = []
         for index, use in enumerate(self._overrides):
@@ -75,8 +78,8 @@ class SpecResolver:
         kept: str | None = None,
         codes: QuantSpec | NotKept | None = None,
     ) -> ResolvedLayer:
-        """dtype: a key of DTYPES. kept: why the source asks to store the layer byte for byte, if it does. codes: where
-        the source's are to be kept, the spec of the layer's, None where it has none."""
+        """Resolves one layer. dtype: a key of DTYPES. kept: why the source asks to store the layer byte for byte, if it
+        does. codes: where the source's codes are to be kept, the spec of this layer's; None where it has none."""
         never = kept or _why_never(shape, dtype)
         usually = None if never is not None else _why_a_vector(shape) or self._families.why(name, shape)
         winner = self._winner(name, never)
@@ -104,8 +107,8 @@ class SpecResolver:
         dtype: str,
         codes: QuantSpec | None,
     ) -> tuple[QuantSpec, str | None]:
-        """Spec and kept_reason, in the order of decision above. never, usually: why the layer is kept whatever the
-        config says, and why it is kept where no override says a quant_type. codes: those of the source, kept."""
+        """Spec and kept_reason, in the order of decision above. never: why the layer is kept whatever the config says.
+        usually: why it is kept unless an override gives a quant_type. codes: spec of the source's codes to keep."""
         if codes is not None:
             return codes, None if codes.is_quantized else "stored so in the source (keep_codes)"
         said = override.quant_type if override is not None else None
@@ -129,7 +132,8 @@ class SpecResolver:
     def _kept_codes(
         self, name: str, codes: QuantSpec | NotKept, winner: _OverrideUse | None, never: str | None
     ) -> QuantSpec | None:
-        """The spec of codes that nothing else decides about. What can't be kept is remembered for `check_matches`."""
+        """The spec of codes that no earlier rule decides about. Codes that can't be kept are remembered for
+        `check_matches`."""
         self._coded += 1
         if never is not None or (winner is not None and winner.override.quant_type is not None):
             return None
@@ -139,10 +143,9 @@ class SpecResolver:
         return None
 
     def check_matches(self, names: Iterable[str]) -> None:
-        """After the last layer: InvalidConfig for an override, or a pattern of row_dims, that was good for
-        nothing.
+        """After the last layer: raises InvalidConfig for an override, or a pattern of row_dims, that had no effect.
 
-        names: the layers' names, for the nearest ones in the message.
+        names: the names of all layers, from which the message suggests the nearest.
         """
         names = list(names)
         self._check_codes()
@@ -174,7 +177,7 @@ class SpecResolver:
             raise invalid("keep_codes", "no layer of the source has codes that are known here; leave it out")
 
     def notes(self) -> list[str]:
-        """After the last layer: what has no effect but is no error, for people."""
+        """After the last layer: sentences for people about settings that have no effect but are no error."""
         notes = [
             f"mixed_precision_layers: {word.pattern!r} matches no layer"
             for word in self._words
@@ -248,8 +251,9 @@ class _WordUse:
 
 
 class _OverrideUse:
-    """unquantizable: the first layer matched that can't be quantized, with the reason. usually_kept: the first that is
-    quantized though it would be kept by default, with that reason; usually_kept_count: how many there are."""
+    """How an override is used. unquantizable: the first matching layer that can't be quantized, with the reason.
+    usually_kept: the first layer that it quantizes although it would be kept by default, with the reason for that.
+    usually_kept_count: number of such layers."""
 
     def __init__(self, override: LayerOverride, match: Matcher) -> None:
         self.override, self.match = override, match
@@ -258,7 +262,7 @@ class _OverrideUse:
         self.usually_kept: str | None = None
 
     def note_decision(self, name: str, usually: str | None, word: str | None) -> None:
-        """That this override wins for a layer that could be quantized. usually, word: why it may yet be kept."""
+        """Notes that this override wins for a layer that could be quantized. usually, word: why it may yet be kept."""
         if self.override.quant_type is not None or (usually is None and word is None):
             self.decides += 1
         if usually is not None and self.override.quant_type in BITS:
@@ -277,7 +281,7 @@ def _why_never(shape: tuple[int, ...], dtype: str) -> str | None:
 
 
 def _why_a_vector(shape: tuple[int, ...]) -> str | None:
-    """Of two or more dimensions, at most one of them above 1."""
+    """The reason to keep a layer of two or more dimensions of which at most one is above 1; None for others."""
     is_vector = 1 in shape and len(shape) - shape.count(1) < 2
     return f"vector ({len(shape)}-D)" if is_vector else None
 

@@ -1,4 +1,4 @@
-"""How to run it: sizes, engine, storage. Only what changes bytes counts in a plan's fingerprint."""
+"""How to run it: sizes, engine, storage. Only the settings that change bytes count in a plan's fingerprint."""
 
 from __future__ import annotations
 
@@ -31,27 +31,33 @@ MAX_EXPANSION = 1_000_000_000
 @known_arguments
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """How a run goes, never what comes out; sizes may be given as texts ("64MiB"), and are stored in bytes.
+    """How a run is carried out, never what its result is; sizes may be given as texts ("64MiB"), and are stored in
+    bytes.
 
-    block_bytes: a layer larger than this (in the source's dtype) is cut into row blocks; a worker's memory is
-    a small multiple. 64 KiB to 1 GiB, since no stored value may reach 2 GiB.
-    shard_bytes: source bytes that one worker takes at a time and writes as one part; at most, unless one
-    block or one per-tensor layer has more.
-    tensor_parallel: layers are also cut where the parts of so many ranks begin along the first dimension, and those of
-    each number that divides it, so that each rank reads its own rows alone; 1: nowhere.
-    compression: of the parts, `zstd` or `none` (plain ranges for serving).
-    engine: `inline` (threads), `ray`, or `auto`: ray where there is an address. workers: how many, None: as
-    many as there are CPUs. overwrite: replace what is at the target. repair: do the
-    damaged shards of a finished dataset again.
-    shard_attempts: how often a shard is tried whose worker dies, hangs or cannot reach its storage. shard_deadline:
-    seconds without a finished row block after which a worker counts as hung; None: from what other shards took.
+    block_bytes: size above which a layer (in the source's dtype) is cut into row blocks; a worker's memory is a small
+    multiple of it. 64 KiB to 1 GiB, since no stored value may reach 2 GiB.
+    shard_bytes: maximum number of source bytes that one worker takes at a time and writes as one part; only a single
+    block, or a layer with one scale for the tensor, may be larger.
+    tensor_parallel: number of ranks for which layers are also cut: where the parts of so many ranks begin along the
+    first dimension, and those of each number that divides it, so that each rank reads its own rows alone; 1: nowhere.
+    compression: compression of the parts, `zstd` or `none` (plain ranges for serving).
+    engine: `inline` (threads), `ray`, or `auto`: ray where there is an address.
+    address: address of the Ray cluster.
+    workers: number of workers; None: as many as there are CPUs.
+    overwrite: replace what is at the target.
+    repair: quantize the damaged shards of a finished dataset again.
+    shard_attempts: maximum number of attempts at a shard whose worker dies, hangs or cannot reach its storage.
+    shard_deadline: seconds without a finished row block after which a worker counts as hung; None: derived from the
+    time that other shards took.
     direct_writes: how parts on local disk are written. `auto`: past the page cache (O_DIRECT) where that is no slower;
-    `never`: through it alone, for disks and file systems that do not bear direct writes well.
-    max_expansion: how many times the bytes of its files a source's layers may take, in its own dtypes. Codes of 1 bit
-    that are decoded to float32 take 32 times; a source that takes far more is likely made to fill a disk.
+    `never`: always through it, for disks and file systems that do not take direct writes well.
+    max_expansion: how many times the bytes of its files a source's layers may take in their own dtypes. Codes of 1 bit
+    that are decoded to float32 take 32 times as much; a source that takes far more is likely made to fill a disk.
     transfer: how requests to object stores are split, timed and repeated.
-    storage_options: fsspec's, for source and target; source_storage_options and target_storage_options come
-    on top for one of them. They may hold secrets, so they are in no repr, fingerprint or report.
+    storage_options: fsspec's options for source and target; they may hold secrets, so they are in no repr, fingerprint
+    or report.
+    source_storage_options, target_storage_options: options for one of them, which are added to storage_options and win
+    over them.
 
     Raises InvalidConfig, which names the field.
     """
@@ -107,7 +113,7 @@ class RunConfig:
 
     @property
     def target_storage(self) -> Storage:
-        """How the target is reached, and written."""
+        """How the target is reached and written."""
         options = {**self.storage_options, **self.target_storage_options}
         return Storage(options, self.transfer, self.direct_writes)
 
@@ -118,9 +124,9 @@ class RunConfig:
         return replace(self, **given)
 
     def byte_settings(self) -> dict[str, Any]:
-        """What changes the bytes at the target, and so belongs to a plan and its fingerprint.
+        """The settings that change the bytes at the target, and so belong to a plan and its fingerprint.
 
-        tensor_parallel only where it cuts anything: plans of releases that did not have it are the same.
+        tensor_parallel is among them only where it cuts anything, so that plans of releases without it are the same.
         """
         names = ("block_bytes", "shard_bytes", "compression")
         cut = {} if self.tensor_parallel == 1 else {"tensor_parallel": self.tensor_parallel}
@@ -128,7 +134,7 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """values: by the names of the fields; any may be left out. Raises InvalidConfig, which names the key."""
+        """A RunConfig from `values` by field name; any may be left out. Raises InvalidConfig, which names the key."""
         check_keys(values, _NAMES, {})
         return cls(**values)
 
@@ -141,5 +147,5 @@ _NAMES = tuple(f.name for f in fields(RunConfig))
 
 
 def check_run(run: Any) -> None:
-    """InvalidConfig for what is no RunConfig."""
+    """Raises InvalidConfig unless `run` is a RunConfig."""
     check_made("run", run, RunConfig)

@@ -1,4 +1,4 @@
-"""A config with everything that follows from it, for people to read."""
+"""A config with all values that are derived from it, for people to read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from arrowquant_dist.config.run import STORAGE_OPTIONS, RunConfig
 
 
 def settled(config: QuantizationConfig, run: RunConfig) -> dict[str, Any]:
-    """Keys as in YAML with their values, those of defaults too: the method that follows from quant_type where none is
-    said, bytes of sizes. Of storage options, which may hold secrets, nothing."""
+    """Keys as in YAML with their values, defaults included: the method that follows from quant_type where none is
+    given, sizes in bytes. Storage options, which may hold secrets, are left out."""
     values = config.to_dict()
     if "quant_type" in values and values["method"] is None and values["quant_type"] != "none":
         values["method"] = config.spec().method
@@ -19,5 +19,5 @@ def settled(config: QuantizationConfig, run: RunConfig) -> dict[str, Any]:
 
 
 def settled_run(run: RunConfig) -> dict[str, Any]:
-    """As `settled`, of the run alone."""
+    """The part of `settled` that is about the run."""
     return {name: value for name, value in asdict(run).items() if name not in STORAGE_OPTIONS}

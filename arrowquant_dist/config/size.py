@@ -1,4 +1,4 @@
-"""How large a dataset may be: bytes, or bits a weight."""
+"""The limit for the size of a dataset: bytes, or bits a weight."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ _MOST_BITS = 64.0
 
 @dataclass(frozen=True, slots=True)
 class SizeLimit:
-    """What all that a dataset has under `weights/` may take: part files, with codes, scales, what is kept, and
-    Parquet's framing. One of both is given.
+    """Limit for all that a dataset has under `weights/`: part files with codes, scales, kept values, and Parquet's
+    framing. One of the two fields is given.
 
-    bits: stored bits a weight, all in: 8 · bytes of the parts / values of all layers.
+    nbytes: maximum size in bytes.
+    bits: maximum number of stored bits a weight, all included: 8 · bytes of the parts / values of all layers.
     """
 
     nbytes: int | None = None
     bits: float | None = None
 
     def nbytes_of(self, params: int) -> int:
-        """For a source of so many values."""
+        """The limit in bytes for a source of `params` values."""
         return self.nbytes if self.nbytes is not None else int((self.bits or 0.0) * params / 8)
 
 
 def size_limit(value: Any, key: str = "size") -> SizeLimit:
-    """ "5.5MB", "2.0bits", or a number of bytes. Raises InvalidConfig, which names `key`."""
+    """The limit that "5.5MB", "2.0bits" or a number of bytes stands for. Raises InvalidConfig, which names `key`."""
     bits = _BITS.fullmatch(value.strip()) if isinstance(value, str) else None
     if bits is not None:
         number = float(bits[1])

@@ -17,7 +17,8 @@ _UNITS: dict[str, int] = {
 
 
 def parse_size(text: str | int, key: str = "size") -> int:
-    """Bytes: 1048576, "64MiB", "2GB" (1000s), "1.5 GiB". Raises InvalidConfig naming `key`."""
+    """The number of bytes that 1048576, "64MiB", "2GB" (powers of 1000) or "1.5 GiB" stands for. Raises InvalidConfig,
+    which names `key`."""
     if isinstance(text, int) and not isinstance(text, bool):
         if text < 0:
             raise invalid(key, f"must not be negative, not {shown(text)}")
@@ -31,7 +32,7 @@ def parse_size(text: str | int, key: str = "size") -> int:
 
 
 def is_size(text: str) -> bool:
-    """Whether `parse_size` takes it."""
+    """Whether `parse_size` accepts `text`."""
     return _match(text) is not None
 
 
@@ -42,7 +43,7 @@ def _match(text: str) -> re.Match[str] | None:
 
 
 def checked_size(key: str, text: str | int, lowest: int, highest: int) -> int:
-    """Bytes of `text`. Raises InvalidConfig, naming `key` and the limits, where they are beyond these."""
+    """The bytes of `text`. Raises InvalidConfig, which names `key` and the limits, where they are out of range."""
     nbytes = parse_size(text, key)
     if not lowest <= nbytes <= highest:
         raise invalid(key, f"must be from {_size_text(lowest)} to {_size_text(highest)}, not {shown(text)}")
@@ -50,8 +51,8 @@ def checked_size(key: str, text: str | int, lowest: int, highest: int) -> int:
 
 
 def rounded_size(nbytes: int) -> str:
-    """For people, with three or four digits: "64 MiB", "1.21 GiB", "12 bytes". Rounded up, so that what is over a limit
-    does not look as if it were not."""
+    """A size for people, with three or four digits: "64 MiB", "1.21 GiB", "12 bytes". Rounded up, so that a size above
+    a limit never looks as if it were within it."""
     unit = max((unit for unit in (1, KIB, MIB, GIB, TIB) if nbytes >= unit), default=1)
     steps = 1 if nbytes >= 100 * unit else 10 if nbytes >= 10 * unit else 100
     number = -(-nbytes * steps // unit)

@@ -1,4 +1,4 @@
-"""How objects are reached: fsspec's options, how requests over a network are split, timed and repeated, and how files
+"""How objects are reached: fsspec's options; how requests over a network are split, timed and repeated; and how files
 of this machine are written."""
 
 from __future__ import annotations
@@ -19,28 +19,31 @@ from arrowquant_dist.config.checks import (
 from arrowquant_dist.config.choices import DirectWrites
 from arrowquant_dist.config.sizes import KIB, MIB, checked_size, is_size
 
-_SIZES = {"range_bytes": 64 * KIB, "upload_bytes": 5 * MIB}  # and the lowest of each
+_SIZES = {"range_bytes": 64 * KIB, "upload_bytes": 5 * MIB}  # and the lowest value of each
 
 
 @known_arguments
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """How requests to an object store go. Local paths have no use for it.
+    """How requests to an object store are split, timed and repeated. It has no effect on local paths.
 
-    range_bytes: a longer read is split into ranges of this size, read side by side. upload_bytes: a part of a
-    multipart upload; 5 MiB is S3's lowest. parts_in_flight: of one upload to S3, that are sent at a time; a writer
-    keeps these in memory, and the one that is filled. requests: in flight at a time, of one open store.
-    connect_timeout: seconds until a connection stands. request_timeout: seconds without a byte until a request is
-    given up; one that sends a body may take 4 s more for each MiB of it.
-    retries: how often a request is repeated that failed in a way that may pass (time-out, reset, cut answer, 429, 5xx),
-    after waits that double from `backoff` seconds up to 30, each between half and all of it at random: by default 31 to
-    62 s altogether, so that a server may restart meanwhile.
-    read_twice: every range is read twice, and taken when both answers are equal. Over https the connection notices a
+    range_bytes: size of the ranges that a longer read is split into, which are read side by side.
+    upload_bytes: size of a part of a multipart upload; 5 MiB is the lowest that S3 takes.
+    parts_in_flight: maximum number of parts of one upload to S3 that are sent at a time; a writer keeps these in
+    memory, and the part that is being filled.
+    requests: maximum number of requests in flight at a time for one open store.
+    connect_timeout: seconds within which a connection must be established.
+    request_timeout: seconds without a byte after which a request is given up; a request that sends a body may take 4 s
+    more for each MiB of it.
+    retries: how often a request is repeated that failed in a way that may pass (time-out, reset, truncated response,
+    429, 5xx).
+    backoff: seconds before the first repetition. Waits double up to 30 s, and each takes between half and all of its
+    time at random: by default 31 to 62 s altogether, in which a server may restart.
+    read_twice: read every range twice, and accept it when both answers are equal. Over https the connection notices a
     wrong byte; over plain http nothing else would.
-    hedges: second requests at a time, for ranges that take three times as long as 95 of 100 like them, or, before eight
-    of them are known, a quarter of request_timeout: the first answer counts. Each takes `range_bytes` of memory while
-    it runs. 0: none.
-
+    hedges: maximum number of second requests at a time, for ranges that take three times as long as 95 of 100 like
+    them (before eight of them are known, a quarter of request_timeout): the first answer counts. Each takes
+    `range_bytes` of memory while it runs. 0: none.
     Raises InvalidConfig, which names the field.
     """
 
@@ -77,7 +80,7 @@ class Transfer:
         for (
             name,
             given,
-        ) in value.items():  # a text stands where options of the storage might, so it is not shown
+        ) in value.items():  # a text may be a misplaced storage option, so it is not shown
             if isinstance(given, str) and (name not in _SIZES or not is_size(given)):
                 raise invalid(name, "must be a number, not a text")
         return cls(**value)
@@ -85,8 +88,9 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """options: fsspec's storage_options; they may hold secrets, so they are in no repr. direct_writes: of local files,
-    `auto` (past the page cache where that is no slower) or `never`."""
+    """How a source or target is reached. options: fsspec's storage_options; they may hold secrets, so they are in no
+    repr. transfer: settings of requests. direct_writes: how local files are written, `auto` (past the page cache where
+    that is no slower) or `never`."""
 
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     transfer: Transfer = field(default_factory=Transfer)
@@ -97,6 +101,6 @@ DEFAULT_STORAGE = Storage()
 
 
 def check_storage(storage: Any) -> None:
-    """InvalidConfig for what is no Storage; nothing of it is shown, since it may hold secrets."""
+    """Raises InvalidConfig unless `storage` is a Storage; its value is not shown, since it may hold secrets."""
     if not isinstance(storage, Storage):
         raise invalid("storage", f"must be a Storage, not {kind_of(storage)}; pass Storage({{…options}})")

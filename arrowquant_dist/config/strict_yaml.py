@@ -1,5 +1,5 @@
-"""YAML as people write it, read strictly: plain values alone, no key twice, nothing that takes long to read; and no
-error repeats a word of it, which may be a secret."""
+"""Strict reading of YAML that people write: plain values alone, no repeated keys, nothing that takes long to read.
+Errors repeat no word of the file, which may be a secret."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from arrowquant_dist.location import without_credentials
 MAX_YAML_NBYTES = 1 << 20
 _MAX_NUMBER_CHARS = 64
 _MAX_MERGED_KEYS = 10_000
-# What Python says where a tag promises another value than there is.
+# What Python raises where a value is not of the kind that its tag promises.
 _OF_TAGS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _KEY_TWICE = re.compile(r"the key '[a-z_]+' is there twice")
-# Words of the file in PyYAML's sentences: an alias, a tag, a character, a number.
+# Words of the file in PyYAML's messages: an alias, a tag, a character, a number.
 _QUOTED = re.compile(r"(['\"]).*\1|(?<=with base \d\d: ).*", re.DOTALL)
 
 
 def read_yaml(uri: str, storage_options: Mapping[str, Any] | None, what: str, hint: str) -> bytes:
-    """The bytes of the file at a path or an fsspec URL, of which parsed_yaml takes no more. what: it is, and hint: what
-    to do, in the InvalidConfig for one that can't be read."""
+    """The bytes of the file at a path or an fsspec URL, cut one byte beyond what parsed_yaml accepts. what, hint: the
+    kind of file, and what to do, for the InvalidConfig about a file that can't be read."""
     try:
         return _read(uri, storage_options)
     except Exception as error:
         if isinstance(error, FileNotFoundError) and "://" not in uri:
             raise InvalidConfig(f"{what} is not there; {hint}", uri=uri) from error
-        # What stands behind fsspec has errors of its own, often no OSError; each means: no such file.
+        # Libraries behind fsspec raise errors of their own, often not OSErrors; any of them means an unreadable file.
         message = f"{what} can't be read; {hint} ({type(error).__name__}"
-        if storage_options:  # any of which the error may repeat
+        if storage_options:  # the error may repeat any of them
             raise InvalidConfig(f"{message})", uri=without_credentials(uri)) from None
         raise InvalidConfig(f"{message}: {error})", uri=without_credentials(uri)) from error
 
 
 def _read(uri: str, storage_options: Mapping[str, Any] | None) -> bytes:
-    """At most one byte more than a file may have."""
+    """Reads at most one byte more than a file may have."""
     if "://" not in uri:
         with Path(uri).open("rb") as file:
             return file.read(MAX_YAML_NBYTES + 1)
@@ -50,7 +50,7 @@ def _read(uri: str, storage_options: Mapping[str, Any] | None) -> bytes:
 
 
 def parsed_yaml(data: bytes, known_keys: frozenset[str], if_empty: str) -> Any:
-    """The value of a file. known_keys: that an error may name. if_empty: what to do about a file without a value.
+    """The value of a file. known_keys: keys that errors may name. if_empty: what to do about a file without a value.
 
     Raises InvalidConfig, without the file's name."""
     if len(data) > MAX_YAML_NBYTES:
@@ -73,7 +73,7 @@ def _loader(known_keys: Collection[str]) -> Any:
     import yaml
 
     class StrictLoader(yaml.SafeLoader):
-        """YAML keeps the last of two equal keys without a word; here that is an error. So are numbers that take longer
+        """Raises an error for repeated keys, of which YAML silently keeps the last, and for numbers that take longer
         to read than anyone takes to write them."""
 
         def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -90,7 +90,7 @@ def _loader(known_keys: Collection[str]) -> Any:
 
         def flatten_mapping(self, node: Any) -> None:
             super().flatten_mapping(node)
-            if len(node.value) > _MAX_MERGED_KEYS:  # merges of merges double them
+            if len(node.value) > _MAX_MERGED_KEYS:  # merges of merges double their number
                 message = f"a mapping is merged of more than {_MAX_MERGED_KEYS} keys"
                 raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
 
@@ -105,7 +105,7 @@ def _loader(known_keys: Collection[str]) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong and where, without a word of the file itself: any line of it may hold a secret."""
+    """What is wrong and where, without any word of the file, since any line of it may hold a secret."""
     if isinstance(error, RecursionError):
         return "it is nested too deep"
     problem = getattr(error, "problem", None)

@@ -1,8 +1,8 @@
-"""Memory that is handed out again: fresh pages cost more than the work done in them.
+"""Memory that is reused, since the first touch of fresh pages costs more than the work done in them.
 
-A block's source bytes and codes are tens of MiB, which the allocator gives back to the system each time; to touch such
-memory anew took several times as long as to quantize into it. An arena's memory comes from the system itself: what the
-allocator keeps of such pieces, once they are let go of, depends on their sizes and order, and so would a worker's peak.
+A block's source bytes and codes are tens of MiB, which the allocator returns to the system each time; touching such
+memory anew took several times as long as quantizing into it. An arena's memory comes from the system itself: how much
+freed memory the allocator keeps depends on the sizes and their order, and a worker's peak would depend on them too.
 """
 
 from __future__ import annotations
@@ -20,32 +20,33 @@ Allocate = Callable[[int], np.ndarray]  # nbytes → uint8 [nbytes], uninitialis
 
 _ALIGNMENT = 64
 _SLAB_NBYTES = 8 << 20
-_LEAST_PIECE_NBYTES = 256 << 10  # of a slab
+_LEAST_PIECE_NBYTES = 256 << 10  # smaller arrays are no pieces of a slab
 _LEAST_WHOLE_NBYTES = 1 << 20
-_LEAST_OWN_NBYTES = 4 << 20  # from here on an array has pages of its own
-_SIZES_AN_OCTAVE = 32  # of recycled pieces: as much as one in 32 of such a piece is not used
+_LEAST_OWN_NBYTES = 4 << 20  # arrays of this size and more have pages of their own
+_SIZES_AN_OCTAVE = 32  # sizes of recycled pieces: up to 1/32 of a piece is unused
 
 
 def fresh(nbytes: int) -> np.ndarray:
-    """Memory of its own: uint8 [nbytes], uninitialised."""
+    """Memory from numpy's allocator: uint8 [nbytes], uninitialised."""
     return np.empty(nbytes, np.uint8)
 
 
 def whole_pages(nbytes: int) -> np.ndarray:
-    """As `fresh`, and of 1 MiB and more the system has it back as soon as it is let go of; glibc would keep up to 32
-    MiB of such pieces for each thread."""
+    """uint8 [nbytes], uninitialised. Unlike memory from `fresh`, pieces of 1 MiB and more go back to the system as soon
+    as they are freed; glibc would keep up to 32 MiB of such pieces for each thread."""
     return _pages(nbytes) if nbytes >= _LEAST_WHOLE_NBYTES else fresh(nbytes)
 
 
 def aligned(nbytes: int) -> int:
-    """`nbytes`, rounded up to where an arena's next piece begins."""
+    """`nbytes`, rounded up to the alignment of an arena's pieces."""
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 class Arena:
-    """Hands out pieces of one buffer until `reset`, which makes all of them invalid. Not thread-safe: one a thread.
+    """Hands out pieces of one buffer until `reset`, which makes all of them invalid. Not thread-safe: each thread needs
+    an arena of its own.
 
-    The buffer is as large as the largest piece so far; what does not fit beside earlier pieces is fresh memory.
+    The buffer grows to the largest size reserved so far; a piece that does not fit beside earlier ones is fresh memory.
     """
 
     def __init__(self) -> None:
@@ -53,11 +54,11 @@ class Arena:
         self._used = 0
 
     def reserve(self, nbytes: int) -> None:
-        """Makes the whole buffer free, and at least so large: one that grows between pieces is there twice meanwhile,
-        since the caller holds the last piece of the old one."""
+        """Makes the whole buffer free, with at least `nbytes` bytes. To be called before the first piece: while pieces
+        are held, the old buffer stays in memory beside a larger new one."""
         self._used = 0
         if nbytes > self._buffer.size:
-            self._buffer = fresh(0)  # let go of the old one first
+            self._buffer = fresh(0)  # free the old one first
             self._buffer = _pages(nbytes)
 
     def take(self, nbytes: int) -> np.ndarray:
@@ -76,13 +77,13 @@ class Arena:
 
 
 class Slabs:
-    """Memory for arrays that are kept, of which many come one after another: small ones lie side by side in huge pages.
+    """Memory for many arrays that are kept, one after another: small ones lie side by side in huge pages.
 
-    Each array of a few hundred KB alone is pages of 4 KiB, and to touch these for the first time takes several times as
-    long as to decode into them: MiniLM's 91 MB of float32 took 37 ms in arrays of 0.9 MB, and 9 in pieces of slabs.
-    A slab goes back to the system with the last array that lies in it, so what is kept of many small ones may hold 32
-    times as much. Large arrays go back alone and at once: glibc keeps up to 32 MiB of each that it is given back, and a
-    stream within 64 MiB took 87 to 138 so, and takes 60 to 80. Thread-safe.
+    An array of a few hundred KB by itself consists of pages of 4 KiB, and the first touch of these takes several times
+    as long as decoding into them: MiniLM's 91 MB of float32 took 37 ms in arrays of 0.9 MB, and 9 in pieces of slabs.
+    A slab goes back to the system with the last array in it, so small arrays that are kept may hold 32 times their
+    size. Large arrays go back alone and at once: glibc keeps up to 32 MiB of each that is freed, with which a stream
+    within 64 MiB took 87 to 138 MiB; it takes 60 to 80. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -90,7 +91,7 @@ class Slabs:
         self._left = fresh(0)
 
     def take(self, nbytes: int) -> np.ndarray:
-        """uint8 [nbytes], uninitialised, aligned to 64 bytes. Its owner's own: nothing is handed out again."""
+        """uint8 [nbytes], uninitialised, aligned to 64 bytes. It belongs to the caller and is never reused."""
         if nbytes < _LEAST_PIECE_NBYTES:
             return fresh(nbytes)
         if nbytes >= _LEAST_OWN_NBYTES:
@@ -103,12 +104,12 @@ class Slabs:
 
 
 class Recycled:
-    """Memory for arrays that come and go, of much the same sizes: a piece is handed out again once its last view died.
+    """Memory for arrays of similar sizes that come and go: a piece is reused once the last view of it is gone.
 
-    Of these at most `limit_nbytes` wait for their next use; pieces are up to a thirty-second larger than what was asked
-    for. Thread-safe, and a view may die anywhere, in the midst of `take` too.
+    Unused pieces of at most `limit_nbytes` in all are kept; a piece is up to a thirty-second larger than the size asked
+    for. Thread-safe; a view may be freed anywhere, even within `take`.
 
-    An export of 2 GB that read into fresh memory each time spent 1.8 s of CPU in the kernel, and 0.9 s so.
+    An export of 2 GB spent 1.8 s of CPU in the kernel when it read into fresh memory each time, and 0.9 s this way.
     """
 
     def __init__(self, limit_nbytes: int) -> None:
@@ -118,7 +119,7 @@ class Recycled:
         self._waiting_nbytes = 0
 
     def take(self, nbytes: int) -> np.ndarray:
-        """uint8 [nbytes], uninitialised. Its owner's own, as long as there is a view of it."""
+        """uint8 [nbytes], uninitialised. It belongs to the caller as long as there is a view of it."""
         if nbytes < _LEAST_PIECE_NBYTES:
             return fresh(nbytes)
         size = _rounded_up(nbytes)
@@ -127,7 +128,7 @@ class Recycled:
             if found is not None:
                 self._waiting_nbytes -= size
         pages = _pages(size) if found is None else found
-        # not a view of the array: views of views have the first array as their base, and this is the one to watch
+        # not a view of `pages`: views of views have the first array as their base, and `piece` is the one to watch
         piece = np.frombuffer(pages.data, np.uint8)
         weakref.finalize(piece, self._give_back, pages).atexit = False
         return piece[:nbytes]
@@ -140,22 +141,23 @@ class Recycled:
 
 
 def _rounded_up(nbytes: int) -> int:
-    """Few sizes, so that pieces fit again: the next multiple of a thirty-second of the power of two below."""
+    """The next multiple of a thirty-second of the power of two below: few sizes, so that pieces can be reused."""
     step = (1 << (nbytes.bit_length() - 1)) // _SIZES_AN_OCTAVE
     return -(-nbytes // step) * step
 
 
 def mapped(nbytes: int) -> mmap.mmap:
-    """Zeros of the system's, in huge pages where it has them; it gets them back at once. OSError where it refuses."""
+    """Zeroed memory from the system, in huge pages where it has them, returned as soon as it is freed. Raises OSError
+    where the system refuses."""
     pages = mmap.mmap(-1, nbytes, access=mmap.ACCESS_COPY)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # only advice: this kernel was built without them
+        with suppress(OSError):  # only advice: the kernel may be built without huge pages
             pages.madvise(mmap.MADV_HUGEPAGE)
     return pages
 
 
 def _pages(nbytes: int) -> np.ndarray:
-    """uint8 [nbytes], as `mapped`."""
+    """uint8 [nbytes], from `mapped`. Raises MemoryError."""
     try:
         return np.frombuffer(mapped(nbytes), np.uint8)
     except OSError as error:

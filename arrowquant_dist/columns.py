@@ -1,8 +1,8 @@
-"""Python values → Arrow arrays, from buffers, and back.
+"""Converts Python values to Arrow arrays, from buffers, and back.
 
-`pa.array` and `pa.table` of Python values or numpy arrays do the same, but import pandas where it is
-installed (0.3 s and 80 MB, measured with pyarrow 26), even for a list of integers; so does `to_numpy`. A run
-makes small metadata tables alone and must not pay that.
+`pa.array` and `pa.table` of Python values or numpy arrays do the same, but import pandas where it is installed (0.3 s
+and 80 MB, measured with pyarrow 26), even for a list of integers; so does `to_numpy`. A run makes only small tables of
+metadata and must not pay that price.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import pyarrow as pa
 
 
 def arrow_array(values: Sequence[Any], dtype: pa.DataType) -> pa.Array:
-    """`values`, None for null, as an array of `dtype`: a number, bool, string, binary, a list of these, or a struct of
-    all that, as a tuple.
+    """An array of `dtype` from `values`, with None for null. dtype: a number, bool, string, binary, a list of these, or
+    a struct of these, whose values are tuples.
 
-    Raises OverflowError for numbers beyond `dtype`, and for more bytes or items than its offsets can count.
+    Raises OverflowError for numbers out of range of `dtype`, and for more bytes or items than its offsets can count.
     """
     validity = _validity(values)
     nulls = 0 if validity is None else sum(value is None for value in values)
@@ -32,13 +32,13 @@ def arrow_array(values: Sequence[Any], dtype: pa.DataType) -> pa.Array:
 
 
 def arrow_batch(columns: Iterable[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch:
-    """A batch of `schema` from its columns' values."""
+    """A batch of `schema` from the values of its columns."""
     arrays = [arrow_array(column, f.type) for column, f in zip(columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def python_values(array: pa.Array) -> list[Any]:
-    """The values of an array. Texts that are the same are one object: tables have few that differ."""
+    """The values of an array. Equal texts are one object, since tables have few that differ."""
     if not pa.types.is_string(array.type):
         return list(array.to_pylist())
     encoded = array.dictionary_encode(null_encoding="encode")
@@ -47,7 +47,7 @@ def python_values(array: pa.Array) -> list[Any]:
 
 
 def fixed_values(array: pa.Array) -> np.ndarray:
-    """The values of an array of numbers, over the same memory; what stands at nulls is anything."""
+    """The values of an array of numbers, over the same memory; values at nulls are undefined."""
     dtype = _numpy_dtype(array.type)
     if not len(array):
         return np.empty(0, dtype)
@@ -55,7 +55,7 @@ def fixed_values(array: pa.Array) -> np.ndarray:
 
 
 def _buffers(values: Sequence[Any], dtype: pa.DataType) -> tuple[list[pa.Buffer], list[pa.Array]]:
-    """The buffers after the validity, and the children."""
+    """The buffers after the validity buffer, and the child arrays."""
     if pa.types.is_boolean(dtype):
         return [pa.py_buffer(np.packbits(np.array(values, bool), bitorder="little"))], []
     if pa.types.is_integer(dtype) or pa.types.is_floating(dtype):
@@ -74,7 +74,7 @@ def _buffers(values: Sequence[Any], dtype: pa.DataType) -> tuple[list[pa.Buffer]
 
 @cache
 def _numpy_dtype(dtype: pa.DataType) -> np.dtype:
-    """Of a number; pyarrow's own `to_pandas_dtype` is one more way to import pandas."""
+    """The numpy dtype of a number; pyarrow's own `to_pandas_dtype` is one more way to import pandas."""
     kind = "f" if pa.types.is_floating(dtype) else "i" if pa.types.is_signed_integer(dtype) else "u"
     return np.dtype(f"<{kind}{dtype.bit_width // 8}")
 
@@ -98,7 +98,7 @@ def _validity(values: Sequence[Any]) -> pa.Buffer | None:
 
 
 def _zero(dtype: pa.DataType) -> Any:
-    """What stands in the buffers where null is."""
+    """The value that stands in the buffers for null."""
     if pa.types.is_boolean(dtype) or pa.types.is_integer(dtype) or pa.types.is_floating(dtype):
         return 0
     if pa.types.is_list(dtype) or pa.types.is_large_list(dtype):

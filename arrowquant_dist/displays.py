@@ -1,7 +1,7 @@
-"""How objects show themselves: in a line, and as a table in a notebook.
+"""How objects are shown: in a line, and as a table in a notebook.
 
-Names come from strangers: what is long is shortened, and what is no plain text is escaped. A table has no script, no
-address and no colours, so that it is as light or dark as the notebook.
+Names come from strangers: long ones are shortened, and unprintable ones are escaped. A table has no script, no link and
+no colours, so it is as light or dark as the notebook.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _TITLE = "text-align:left;font-weight:bold;padding:4px 0"
 
 
 class Displayed:
-    """Shows what `_summary` says."""
+    """Gives a class a repr and a table in notebooks that show its `_summary`."""
 
     __slots__ = ()
 
     @abstractmethod
     def _summary(self) -> Mapping[str, object]:
-        """{what: value}, the most telling first; plain values."""
+        """{name: value}, the most important first; plain values."""
 
     def __repr__(self) -> str:
         said = ", ".join(f"{name}={_bounded(value)}" for name, value in self._summary().items())
@@ -42,8 +42,8 @@ class Displayed:
 
 
 def html_table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
-    """A table by itself. headers: empty where the first cell of a row says what the second is. align: `l` or `r` for
-    each column; empty: all are at the left."""
+    """A complete HTML table. headers: texts of the head row; empty where the first cell of each row names the second.
+    align: `l` or `r` for each column; empty: all columns are aligned left."""
     head = f"<tr>{_cells(headers, align, 'th')}</tr>" if any(headers) else ""
     body = "".join(f"<tr>{_cells(row, align, 'td')}</tr>" for row in rows)
     caption = f'<caption style="{_TITLE}">{_escaped(title)}</caption>'
@@ -65,7 +65,7 @@ def _escaped(text: str) -> str:
 
 
 def _bounded(value: object) -> str:
-    """`value` as Python shows it; of long texts, lists and mappings the beginning and the end."""
+    """`value` as Python shows it; long texts, lists and mappings are cut in the middle."""
     return shortened(_SHOWN.repr(value), _VALUE_CHARS)
 
 

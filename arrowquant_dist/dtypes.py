@@ -1,6 +1,6 @@
-"""The dtypes of source tensors: their names (torch's), sizes and how their bits are held in numpy.
+"""The dtypes of source tensors: their names (torch's), their sizes, and how numpy holds their bits.
 
-numpy has no bfloat16 or float8, so such values travel as unsigned integers of their width; the dtype's name says
+numpy has no bfloat16 or float8, so such values are held as unsigned integers of their width; the dtype's name says
 what they mean.
 """
 
@@ -15,10 +15,11 @@ import numpy as np
 class Dtype:
     """One source dtype.
 
-    name: torch's name (`bfloat16`). itemsize: bytes a value. bits: numpy dtype that holds a value's bits
-    (float32 → float32, bfloat16 → uint16, float8 → uint8). is_float: can be quantized. safetensors: code in headers.
-    float8_e8m0fnu (powers of two) and float4_e2m1fn_x2 (two values a byte, and so counted and shaped as torch does) are
-    what scales and codes come in: no floats to quantize.
+    name: torch's name (`bfloat16`). itemsize: bytes a value. bits: numpy dtype that holds a value's bits (float32 →
+    float32, bfloat16 → uint16, float8 → uint8). is_float: whether tensors of the dtype can be quantized. safetensors:
+    its code in safetensors headers.
+    float8_e8m0fnu (powers of two) and float4_e2m1fn_x2 (two values a byte, which torch counts and shapes as one) are
+    dtypes of scales and codes, not of floats to quantize.
     """
 
     name: str

@@ -1,11 +1,11 @@
-"""The one tree of errors, grouped by what a handler would do about them.
+"""All errors of the package in one tree, grouped by what a handler would do about them.
 
 Every error has a stable `kind`, keyword fields that say where (`layer=`, `uri=`, `byte_range=`), a message that
 ends with a next step, and an `exit_code` for the command line: 2 for bad input or usage, 130 for a run that was
 interrupted, 1 for one that failed.
 
-Messages stay short whatever is wrong with however many layers: `listed` names five and counts the others, `shortened`
-takes the middle out of a name that a stranger made long.
+Messages stay short however many layers are wrong: `listed` names five and counts the others, `shortened` takes the
+middle out of long names, which may come from strangers.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-LISTED = 5  # names that an error lists
-NAME_CHARS = 120  # of a name
-MESSAGE_CHARS = 2_000  # of a whole message
-# Of Ctrl-C and SIGTERM, whatever was stopped by them and can be resumed.
+LISTED = 5  # maximum number of names that an error lists
+NAME_CHARS = 120  # maximum length of a name
+MESSAGE_CHARS = 2_000  # maximum length of a whole message
+# The message for Ctrl-C and SIGTERM, whatever they stopped that can be resumed.
 RESUMES = "interrupted; what is finished is kept, run the same command again to resume"
-_MARK_CHARS = 32  # room for what stands in the place of those that are left out
+_MARK_CHARS = 32  # room for the note that replaces the characters left out
 
 
 def shortened(text: str, longest: int = NAME_CHARS) -> str:
-    """`text`, or where it has more than `longest` characters its beginning and end, and how many are left out."""
+    """`text`; if it is longer than `longest` characters, its beginning, the total length, and its end."""
     if len(text) <= longest:
         return text
     half = (longest - _MARK_CHARS) // 2
@@ -37,22 +37,22 @@ def listed(names: Iterable[object]) -> str:
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """`1 layer`, `2 layers`; plural: where it is not the noun with an s."""
+    """`1 layer`, `2 layers`. plural: the plural of the noun where it is not the noun with an s."""
     return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
 def are(count: int) -> str:
-    """`is` of one, `are` of others."""
+    """`is` for one, `are` for other counts."""
     return "is" if count == 1 else "are"
 
 
 def were(count: int) -> str:
-    """`was` of one, `were` of others."""
+    """`was` for one, `were` for other counts."""
     return "was" if count == 1 else "were"
 
 
 def have(count: int) -> str:
-    """`has` of one, `have` of others."""
+    """`has` for one, `have` for other counts."""
     return "has" if count == 1 else "have"
 
 
@@ -89,7 +89,7 @@ class ArrowQuantError(Exception):
 
     @property
     def place(self) -> str:
-        """Layer, object and bytes, for people; "" where it says none of them."""
+        """Layer, object and bytes, for people; "" where the error names none of them."""
         where = [f"layer {shortened(self.layer)!r}"] if self.layer is not None else []
         where += [shortened(self.uri, MESSAGE_CHARS)] if self.uri is not None else []
         where += ["bytes {}-{}".format(*self.byte_range)] if self.byte_range is not None else []
@@ -102,7 +102,7 @@ class ArrowQuantError(Exception):
         return _rebuild, (type(self), self.message, self.layer, self.uri, self.byte_range)
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`: kind, message and the place, as plain values."""
+        """Kind, message and place as plain values, for `--json`."""
         return {
             "kind": self.kind,
             "message": str(self),
@@ -144,20 +144,20 @@ class InvalidCheckpoint(ArrowQuantError):
 
 
 class SourceChanged(InvalidCheckpoint):
-    """A file of the source is not the one that the run was planned with. Put it back, or begin anew with it."""
+    """A file of the source is not the one that the run was planned with. Put it back, or start anew."""
 
     kind = "source-changed"
 
 
 class UnquantizableWeights(ArrowQuantError):
-    """The weights hold values that no scale can represent (NaN, inf). Mend them or keep the layer."""
+    """The weights hold values that no scale can represent (NaN, inf). Repair them or keep the layer unquantized."""
 
     kind = "unquantizable-weights"
     exit_code = 2
 
 
 class TargetConflict(ArrowQuantError):
-    """The target holds something else. Choose another target, or `--overwrite`."""
+    """The target holds something else. Choose another target, or use `--overwrite`."""
 
     kind = "target-conflict"
     exit_code = 2
@@ -171,7 +171,7 @@ class MissingDependency(ArrowQuantError):
 
 
 class CorruptWeights(ArrowQuantError):
-    """Stored bytes are not what was written. Reading them again may help; loading them never does."""
+    """Stored bytes are not what was written. Reading them again may help; using them never does."""
 
     kind = "corrupt-weights"
 
@@ -192,7 +192,7 @@ class Interrupted(ArrowQuantError):
     """The run was stopped from outside. Run the same command again to resume."""
 
     kind = "interrupted"
-    exit_code = 130  # as of whatever ends by Ctrl-C: 128 and SIGINT's number
+    exit_code = 130  # as for any program that Ctrl-C ends: 128 and SIGINT's number
 
 
 class StorageError(ArrowQuantError):
@@ -202,13 +202,13 @@ class StorageError(ArrowQuantError):
 
 
 class CutObject(StorageError):
-    """An object ends before the bytes that are asked for: it was cut, or a shorter one is in its place."""
+    """An object ends before the requested bytes: it was truncated, or a shorter one is in its place."""
 
     kind = "cut-object"
 
 
 class AccessDenied(StorageError):
-    """The credentials are wrong, or may not do this there. Give others, or have these allowed to."""
+    """The credentials are wrong, or lack a permission. Give others, or have the permission granted."""
 
     kind = "access-denied"
     exit_code = 2
@@ -228,7 +228,7 @@ class MemoryBudgetExceeded(ArrowQuantError):
 
 
 class UnknownLayer(ArrowQuantError, KeyError):
-    """No layer of that name; the message has the nearest names."""
+    """There is no layer of that name; the message has the nearest names."""
 
     kind = "unknown-layer"
     exit_code = 2

@@ -1,9 +1,9 @@
-"""What an export is known by, for those who write one and those who have to tell it from a dataset or a checkpoint."""
+"""Names by which exports are recognized: for code that writes them or tells them from datasets and checkpoints."""
 
-MARK_KEY = "arrowquant.export"  # in each file's metadata
+MARK_KEY = "arrowquant.export"  # key in each file's metadata
 RECORD_PATH = "export.json"
-RECORD_KIND = "arrowquant-export"  # the `kind` that the record says
-# Of a folder for vLLM, without weights: where these are.
+RECORD_KIND = "arrowquant-export"  # the record's `kind`
+# In a folder for vLLM, which has no weights: says where the weights are.
 SERVED_PATH = "arrowquant.json"
-# What makes programs take a folder for a model: written when all weights are there.
+# Files by which programs recognize a folder as a model: written once all weights are there.
 MODEL_FILES = ("config.json", "modules.json", "model_index.json")

@@ -1,4 +1,4 @@
-"""Whether a dataclass made of JSON holds what its annotations say, all the way down."""
+"""Checks that a dataclass made from JSON holds what its annotations say, at all levels."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ _PLAIN: dict[Any, tuple[type, ...]] = {
 
 
 def check_types(value: Any, place: str) -> None:
-    """TypeError, naming the field, where one of `value`, a dataclass, or of those in it has another type.
+    """Raises TypeError, which names the field, where a field of the dataclass `value`, or of dataclasses in it, has a
+    value of another type. place: where `value` stands, for errors.
 
-    Known are numbers, texts, None, dataclasses, and tuples, dicts and unions of these. A whole number is a float too.
+    Supported are numbers, texts, None, dataclasses, and tuples, dicts and unions of these. A whole number is accepted
+    as a float.
     """
     of: Any = type(value)
     for name, kind in _hints(of).items():
@@ -54,5 +56,5 @@ def _check(value: Any, kind: Any, place: str) -> None:
 def _check_union(value: Any, kinds: tuple[Any, ...], place: str) -> None:
     if value is None and NoneType in kinds:
         return
-    [kind] = [kind for kind in kinds if kind is not NoneType]  # ours are all `X | None`
+    [kind] = [kind for kind in kinds if kind is not NoneType]  # all unions in this package are `X | None`
     _check(value, kind, place)

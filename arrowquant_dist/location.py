@@ -1,4 +1,4 @@
-"""Places as callers give them, a text or a path object, as the text that all of the package works with."""
+"""Places that callers give as texts or path objects, turned into the text that the whole package works with."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def location(place: Location, key: str) -> str:
-    """`place` as text. key: what the caller calls it, for errors.
+    """`place` as text. key: the caller's name for it, used in errors.
 
-    Raises InvalidConfig for what is neither text nor a path object, for bytes, for nothing at all, and for a URL in a
-    pathlib.Path, which keeps one slash of two and would be another place.
+    Raises InvalidConfig for values that are neither text nor a path object, for bytes, for empty texts, and for a URL
+    in a pathlib.Path, which turns two slashes into one and so names another place.
     """
     if isinstance(place, (bytes, bytearray)):
         raise InvalidConfig(f"{key}: must be a text or a path, not bytes; decode it first, with os.fsdecode")
@@ -41,13 +41,13 @@ def location(place: Location, key: str) -> str:
 
 
 def without_credentials(uri: str) -> str:
-    """`uri` without user:password@ and without the query, where signed URLs have their signature."""
+    """`uri` without user:password@ and without its query, which holds the signature of signed URLs."""
     if "://" not in uri:
         return uri
     return re.sub(r"://[^/@]*@", "://", re.sub(r"[?#].*", "", uri))
 
 
 def _is_url(path: str) -> bool:
-    """Whether a path object's text is what becomes of a URL: `s3:/bucket/model`."""
+    """Whether the text of a path object looks like a URL that lost a slash: `s3:/bucket/model`."""
     head = path.partition("/")[0]
     return _SCHEME.fullmatch(head) is not None and not Path(head).exists()

@@ -1,4 +1,4 @@
-"""What this process may use of its machine, and what it has used."""
+"""What this process may use of its machine, and how much memory it has used."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _M_MMAP_THRESHOLD = -3  # malloc.h
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use."""
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_nbytes() -> int:
-    """Of the machine, or what its control group leaves to this process, if that is less."""
+    """Memory of the machine in bytes, or the limit of this process's control group where that is less."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
@@ -28,7 +28,7 @@ def memory_nbytes() -> int:
 
 
 def processor_name() -> str:
-    """What the kernel calls it; of systems that do not say, its architecture."""
+    """The kernel's name of the processor; its architecture on systems that give no name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -38,15 +38,15 @@ def processor_name() -> str:
 
 
 def status_nbytes(name: str) -> int:
-    """Of this process, as Linux counts it. name: `VmRSS`, what is resident, or `VmHWM`, the most of it so far.
+    """A size of this process in bytes, as Linux counts it. name: `VmRSS`, the resident memory, or `VmHWM`, its peak.
 
-    Raises OSError or IndexError where the kernel does not say."""
+    Raises OSError or IndexError where the kernel does not report it."""
     status = Path("/proc/self/status").read_text("ascii")
     return int(status.split(f"{name}:")[1].split(maxsplit=1)[0]) * 1024
 
 
 def resident_nbytes() -> int | None:
-    """What is resident of this process now; None where the system does not say."""
+    """Resident memory of this process in bytes; None where the system does not report it."""
     try:
         return status_nbytes("VmRSS")
     except (OSError, IndexError):
@@ -54,9 +54,9 @@ def resident_nbytes() -> int | None:
 
 
 def peak_memory_nbytes() -> int:
-    """The process's largest resident set so far.
+    """The largest resident set of this process so far, in bytes.
 
-    Linux: what the kernel counts for this program; getrusage there begins with what its parent had when it forked.
+    On Linux this is the kernel's count for this program; getrusage's starts from what the parent had when it forked.
     """
     try:
         return status_nbytes("VmHWM")
@@ -66,13 +66,13 @@ def peak_memory_nbytes() -> int:
 
 
 def give_back_large_memory() -> None:
-    """Has glibc give pieces of 1 MiB and more back to the system when they are freed, in this process from now on.
+    """Makes glibc return pieces of 1 MiB and more to the system when they are freed, in this process from now on.
 
-    By itself it learns from the sizes that are freed, up to 32 MiB, and keeps such pieces for each thread: an export
-    with 256 MiB for two workers took 370 MiB, and takes 204 so, in the same time. A calibration of blocks of 3 MB took
-    763 to 784 MiB, by the order in which two threads freed what, and takes 721 to 725 so, in 1 % more of CPU time.
-    Ray's workers are told by their environment (engine/ray/cluster.py). Other systems' libraries know no such word, and
-    are left alone.
+    By default glibc adapts its threshold to the sizes that are freed, up to 32 MiB, and keeps such pieces for each
+    thread: an export with 256 MiB for two workers took 370 MiB, and takes 204 this way, in the same time. A calibration
+    of blocks of 3 MB took 763 to 784 MiB, depending on the order in which two threads freed memory, and takes 721 to
+    725 this way, for 1 % more CPU time. Ray's workers get the setting by their environment (engine/ray/cluster.py).
+    Systems whose C library has no such function are left alone.
     """
     import ctypes
 
@@ -82,10 +82,11 @@ def give_back_large_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Gives the system what the allocators of Arrow and glibc keep of freed memory, once much of it was freed.
+    """Returns to the system the freed memory that the allocators of Arrow and glibc keep. To be called once much was
+    freed.
 
-    Of MiniLM's codes 14 to 20 MB stayed so after they were read, twice the size of those of 2 bits. Nothing changes in
-    how either allocates from then on. Other systems' libraries know no such word, and are left alone.
+    After MiniLM's codes were read, 14 to 20 MB stayed allocated, twice the size of its 2-bit codes. The call does not
+    change how the allocators work afterwards. Systems whose C library has no such function are left alone.
     """
     import ctypes
 

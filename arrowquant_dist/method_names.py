@@ -1,5 +1,5 @@
-"""The methods of quantization by name, for whatever offers them: the command line, whose help imports no numbers, and
-the config, which lies below them. The methods themselves are in methods/; a test holds that both agree."""
+"""The methods of quantization by name, for the command line, whose help imports no numerical code, and for the config,
+which lies below them. The methods themselves are in methods/; a test holds that both agree."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from typing import Literal, get_args
 
 MethodName = Literal["rtn", "mse", "gptq", "size", "counted"]
 _SIDE_INPUTS = {"gptq": "hessians", "counted": "hessians"}
-# {name: the field of the config that says where its side input is, None where it needs none}
+# {name: the config field that says where the method's side input is, None where it needs none}
 METHODS: dict[str, str | None] = {name: _SIDE_INPUTS.get(name) for name in get_args(MethodName)}

@@ -11,8 +11,9 @@ from typing import Any
 class ErrorSums:
     """Sums over `count` values w and their decoded values d: Σw², Σd², Σ(w-d)², max|w-d|.
 
-    Sums of disjoint blocks combine with `+`; every figure is derived from them. nan, inf, minus_inf: how many values
-    are no numbers, which only kept layers have; they are stored as they are, and count as 0 in the sums.
+    Sums of disjoint blocks combine with `+`; every figure is derived from them. nan, inf, minus_inf: number of values
+    of each kind that are not finite. Only kept layers have them; they are stored as they are, and count as 0 in the
+    sums.
     """
 
     count: int = 0
@@ -38,7 +39,7 @@ class ErrorSums:
 
     @property
     def non_finite(self) -> str:
-        """How many values are no numbers, by kind, such as `3 NaN, 1 -inf`; empty where all of them are."""
+        """Number of values that are not finite, by kind, such as `3 NaN, 1 -inf`; empty where all values are finite."""
         counts = ((self.nan, "NaN"), (self.inf, "inf"), (self.minus_inf, "-inf"))
         return ", ".join(f"{count} {kind}" for count, kind in counts if count)
 
@@ -46,7 +47,7 @@ class ErrorSums:
     def cosine(self) -> float:
         """Cosine of the angle between w and d; 1 where both are zero, 0 where one is, NaN where a sum is not finite.
 
-        Σwd = (Σw² + Σd² - Σe²) / 2, which keeps the digits of 1 - cosine where d is close to w.
+        Σwd is computed as (Σw² + Σd² - Σe²) / 2, which keeps the digits of 1 - cosine where d is close to w.
         """
         if self.sum_w2 == 0.0 or self.sum_d2 == 0.0:
             return 1.0 if self.sum_w2 == self.sum_d2 else 0.0

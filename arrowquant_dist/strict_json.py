@@ -1,11 +1,11 @@
-"""JSON of strangers: read within limits, or refused with the reason.
+"""JSON from strangers: read within limits, or refused with the reason.
 
-Python's parser takes integers of any length, NaN, infinities, the last of two equal keys, and nesting up to the
-interpreter's recursion limit, and each of these hurts later: in arithmetic, in Arrow, in whoever walks the values. All
-of it is refused here, once, so that callers have to check types and ranges alone.
+Python's parser accepts integers of any length, NaN, infinities, repeated keys (the last wins), and nesting up to the
+interpreter's recursion limit, and each of these does harm later: in arithmetic, in Arrow, or in code that walks them.
+All of it is refused here, once, so that callers have to check types and ranges alone.
 
-What decides is found by searches in C over a copy of the text, so that a document without surprises costs a few
-percent more than its parsing. Where they find something, exact rules look at each number and each string.
+Suspicious documents are found by searches in C over a copy of the text, so that checking an ordinary document adds a
+few percent to its parsing. Only where a search finds something do exact rules look at each number and each string.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ import math
 import re
 from typing import Any, NoReturn
 
-MAX_DEPTH = 64  # what models, tokenizers and manifests have is below 10
-# A million tensors' header has half as many. Each takes 64 and 60 bytes of memory and may take 3 in the text.
+MAX_DEPTH = 64  # models, tokenizers and manifests nest less than 10 deep
+# The header of a million tensors has half as many. Each takes 64 and 60 bytes of memory, and as few as 3 in the text.
 MAX_CONTAINERS, MAX_COMMAS = 8_000_000, 16_000_000
 _SHOWN_CHARS = 60
-_MAX_DIGITS = 40  # beyond any size there is; whether one fits its place is for the caller to say
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)  # one without an end matches too
+_MAX_DIGITS = 40  # beyond any size there is; whether a number fits its field is for the caller to check
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)  # also matches one without an end
 _BRACKETS = b"[]{}"
 _NO_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"\\'))
 _NO_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
 _NUMBERS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
-# An exponent of three digits may be beyond a double.
+# Patterns of numbers that may be beyond the limits: an exponent of three digits may be beyond a double.
 _ODD_NUMBERS = (b"0" * _MAX_DIGITS, b"e000", b"e+000")
 
 
 def parse_json(data: bytes) -> Any:
-    """The value of a JSON document in UTF-8. ValueError, with a reason that fits a sentence.
+    """The value of a JSON document in UTF-8. Raises ValueError, with a reason that fits into a sentence.
 
-    Beyond the grammar: at most MAX_DEPTH containers in each other, MAX_CONTAINERS of them, MAX_COMMAS between values,
-    integers of at most _MAX_DIGITS digits, finite numbers, no key twice in one object.
+    Limits beyond the grammar: at most MAX_DEPTH nested containers, MAX_CONTAINERS of them in all, MAX_COMMAS commas,
+    integers of at most _MAX_DIGITS digits, finite numbers, no repeated key in an object.
     """
     if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS or data.count(b",") > MAX_COMMAS:
         raise ValueError("it has more lists, objects or values than any file of a model")
@@ -44,7 +44,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def _is_deep(data: bytes) -> bool:
-    """Whether brackets are left once those that close what was opened just before vanished, level by level."""
+    """Whether brackets are left after MAX_DEPTH rounds, each of which removes all pairs with nothing between them."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False
     rest = data.translate(None, _NO_STRUCTURE).replace(
@@ -58,7 +58,7 @@ def _is_deep(data: bytes) -> bool:
 
 
 def _number_hooks(data: bytes) -> dict[str, Any]:
-    """Python's own parsing of numbers, which is five times as fast, unless one may be beyond the limits."""
+    """Hooks that check each number, where one may be beyond the limits; Python's own parsing is five times as fast."""
     alike = data.translate(_NUMBERS_ALIKE)
     if not any(odd in alike for odd in _ODD_NUMBERS):
         return {}

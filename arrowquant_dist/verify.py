@@ -1,4 +1,4 @@
-"""Whether a dataset is all there and what was written: every object, every row, and that they agree."""
+"""Checks that a dataset is complete and as it was written: every object, every row, and that they agree."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from arrowquant_dist.target.target import Target
 
 WORKERS = 4
 STRAY = "stray-object"
-_SAID_TWICE = ("fingerprint", "source", "config", "aliases", "compression")  # by the plan and the manifest
+_SAID_TWICE = ("fingerprint", "source", "config", "aliases", "compression")  # in the plan and the manifest
 
-OnBytes = Callable[[int, int], None]  # bytes done, bytes in all; called from several threads
+OnBytes = Callable[[int, int], None]  # (bytes done, bytes in all); called from several threads
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong. kind: that of the error that reading would raise, or `stray-object`."""
+    """One thing that is wrong. kind: kind of the error that reading would raise, or `stray-object`."""
 
     kind: str
     message: str
@@ -55,7 +55,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What was checked, and what is wrong with it. objects, nbytes: of the files with weights."""
+    """What was checked, and what is wrong with it. objects, nbytes: number and size of the files with weights."""
 
     uri: str
     problems: tuple[Problem, ...]
@@ -79,14 +79,16 @@ def verify(
 ) -> VerifyReport:
     """Reads every byte of a dataset, three times where it is a target, and lists what is wrong.
 
-    Of a target: the manifest against index, parts and plan; size and hash of every object; each row's
-    checksums by its byte ranges, and again as Parquet has it; that every layer is covered once; that nothing
-    else lies among the parts. Of an export as V1: its rows, and each file against its record. Of bare files: their
-    rows; and of a folder, that nothing says whether it is complete. Memory: a few times the largest block for each of 4
-    threads. progress: True: drawn in a terminal or a notebook, and nowhere else; False: not at all; a function: called
-    with the bytes done and those in all, by several threads.
+    A target: the manifest is compared with index, parts and plan; size and hash of every object are checked, and each
+    row's checksums, by its byte ranges and again as Parquet reads it; every layer must be covered once, and nothing
+    else may lie among the parts. An export as V1: its rows, and each file against its record. Bare files: their rows;
+    for a folder of them it is noted that nothing says whether it is complete. Memory: a few times the largest block for
+    each of 4 threads.
 
-    Raises NotFound where no dataset is.
+    uri: path or URL of the dataset. storage: how it is reached. progress: True: drawn in a terminal or a notebook, and
+    nowhere else; False: not at all; a function: called with the bytes done and the bytes in all, from several threads.
+
+    Raises NotFound where there is no dataset.
     """
     check_storage(storage)
     store = open_store(location(uri, "uri"), storage)
@@ -103,7 +105,7 @@ def _verify(store: Store, findings: _Findings) -> VerifyReport:
 
 
 class _Findings:
-    """What was checked so far, and what is wrong. Thread-safe."""
+    """What was checked so far, and the problems found. Thread-safe."""
 
     def __init__(self, store: Store, on_progress: OnBytes | None) -> None:
         self.uri = store.uri
@@ -120,7 +122,7 @@ class _Findings:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """What is raised inside becomes a problem, and ends the block alone."""
+        """Notes an error raised inside as a problem; it ends this `with` block alone."""
         try:
             yield
         except ArrowQuantError as error:
@@ -171,7 +173,7 @@ def _check_bare(store: Store, findings: _Findings) -> None:
 
 
 def _open_files(store: Store, paths: Sequence[str], findings: _Findings) -> dict[str, BareFile]:
-    """Those that can be read. NotFound where all of them are tables of something else."""
+    """The files that can be read. Raises NotFound where all of them are tables of something else."""
     kept = OpenRowGroup()
     files, others = {}, []
     for path in paths:
@@ -190,8 +192,8 @@ def _open_files(store: Store, paths: Sequence[str], findings: _Findings) -> dict
 
 
 def _recorded(store: Store, paths: Sequence[str], findings: _Findings) -> Sequence[StoredFile]:
-    """All files of an export as V1, of which a record says so. Of other folders, and of files that are none of those,
-    nothing says whether all is here; that is noted."""
+    """All files that the record of an export as V1 lists. For other folders nothing says whether all files are there,
+    which is noted, as is each file that the record does not list."""
     recorded = listed_files(store)
     if recorded is None:
         begun = f"without {MANIFEST_PATH} nothing says whether all of it is here; run the same command again"
@@ -233,7 +235,7 @@ def by_part(blocks: Iterable[StoredBlock]) -> dict[str, list[StoredBlock]]:
 
 
 def _check_layers(blocks: Sequence[StoredBlock], store: Store, findings: _Findings) -> list[StoredBlock]:
-    """Notes what is wrong with the layers; returns the blocks that can be read."""
+    """Notes problems of the layers; returns the blocks that can be read."""
     layers, errors = group_layers(blocks, store.url)
     for error in errors:
         findings.note(error)
@@ -243,7 +245,7 @@ def _check_layers(blocks: Sequence[StoredBlock], store: Store, findings: _Findin
 
 
 def _check_index(store: Store, manifest: Manifest, findings: _Findings) -> list[StoredBlock]:
-    """The index against the manifest and the plan; returns the blocks that can be read."""
+    """Compares the index with the manifest and the plan; returns the blocks that can be read."""
     try:
         entries = manifest.read_index(store)
     except NotFound:
@@ -270,7 +272,7 @@ def _check_index(store: Store, manifest: Manifest, findings: _Findings) -> list[
 
 
 def _check_plan(store: Store, manifest: Manifest, blocks: Sequence[StoredBlock], findings: _Findings) -> None:
-    """What was planned is what is there: every row block once, from the same source by the same config."""
+    """Checks that the dataset is what was planned: every row block once, from the same source by the same config."""
     uri = store.url(PLAN_PATH)
     plan = plan_from_table(read_plan_file(store.read(PLAN_PATH), uri))
     planned = {
@@ -292,10 +294,11 @@ def _check_plan(store: Store, manifest: Manifest, blocks: Sequence[StoredBlock],
 
 
 def _check_run(store: Store, manifest: Manifest, findings: _Findings) -> None:
-    """Whether the manifest counts: where it does not, most of what it names is gone."""
+    """Checks that the manifest is of the run whose plan is here; if it is of an earlier one, most of its objects are
+    gone."""
     try:
         planned = Target(store).planned()
-    except CorruptWeights:  # for `_check_plan` to say
+    except CorruptWeights:  # `_check_plan` reports it
         return
     if planned is not None and not manifest.is_of(planned.identity):
         message = "the run whose plan is here has not finished, the manifest is left of one before it"
@@ -313,7 +316,7 @@ def _check_strays(store: Store, manifest: Manifest, findings: _Findings) -> None
 
 @dataclass(frozen=True, slots=True)
 class _Lister:
-    """What says how large an object is and which hash it has. advice: what to do where it is another."""
+    """A file that records size and hash of objects. advice: what to do where an object differs."""
 
     name: str
     advice: str
@@ -326,7 +329,7 @@ _EXPORT = _Lister(RECORD_PATH, "fetch it again, or export anew")
 def _check_object(
     store: Store, file: StoredFile | ManifestPart, findings: _Findings, lister: _Lister = _MANIFEST
 ) -> None:
-    """Size and hash of a whole object. Raises CorruptWeights, IncompleteDataset."""
+    """Checks size and hash of a whole object. Raises CorruptWeights, IncompleteDataset."""
     uri = store.url(file.path)
     try:
         nbytes = store.size(file.path)
@@ -350,7 +353,7 @@ def _check_part(store: Store, findings: _Findings, part: ManifestPart, blocks: S
         if not blocks:
             findings.note(error)
         return
-    except ArrowQuantError as error:  # what of it is wrong is for the rows to say
+    except ArrowQuantError as error:  # the checks of its rows say what is wrong
         findings.note(error)
     indexed = Dataset(store, {}, SCHEMA_VERSION)
     sound = []
@@ -371,10 +374,10 @@ def _check_parquet(
     sound: Sequence[StoredBlock],
     findings: _Findings,
 ) -> None:
-    """The part as other programs read it: the rows that the index says, with the values it points to.
+    """Checks the part as other programs read it: its rows are those of the index, with the values that this points to.
 
-    sound: the blocks whose values by range have the row's checksum. Those that Parquet gives have to have it
-    too, so both are the same.
+    sound: blocks whose values by range match the row's checksum. Values read by Parquet have to match it too, so both
+    are the same.
     """
     dataset = Dataset(store, {}, SCHEMA_VERSION, files={block.path: file for block in blocks})
     said = {(block.row_group, block.row_in_group): replace(block, ranges=None) for block in blocks}

@@ -1,4 +1,4 @@
-"""What a model's layers see of texts, as statistics that quantizing makes use of."""
+"""Statistics of what a model's layers see of texts, for methods of quantization that use them."""
 
 from arrowquant_dist.calibration.record import Calibration
 from arrowquant_dist.calibration.run import calibrate

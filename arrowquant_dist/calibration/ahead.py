@@ -1,11 +1,11 @@
-"""What is seen ahead of a sequential calibration: the inputs of an output head whose weights are the embedding's.
+"""Inputs that are seen ahead of a sequential calibration: those of an output head that shares the embedding's weights.
 
-The first thing that runs is the embedding, which is quantized before any block, as what these make up for; its other
-use comes last. As an embedding its rows are looked up, and all errors of one are alike; as a head it is the matrix that
-every token meets, whose errors count by the Hessian of its inputs. That of SmolLM2-135M, int4 by `mse` and all else
-kept, costs 21 % of perplexity, 2.6 % as an embedding alone and 18.6 % as a head; by gptq with this Hessian 3.8, 2.5 and
-1.6 %. So the texts go through the original once before, for this one Hessian. What the head is given on the quantized
-path is nearly the same, and is not known before that is.
+The embedding runs first and is quantized before any block, since blocks make up for its errors; its other use comes
+last. As an embedding, its rows are looked up, and all errors of a row count alike; as a head, it is a matrix that every
+token is multiplied with, whose errors count by the Hessian of its inputs. For SmolLM2-135M, int4 by `mse` of this
+matrix with all else kept costs 21 % of perplexity, 2.6 % as an embedding alone and 18.6 % as a head; gptq with this
+Hessian costs 3.8, 2.5 and 1.6 %. So the texts go through the original once beforehand, for this one Hessian. The head's
+inputs on the quantized path are nearly the same, and are not known before that path is.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from arrowquant_dist.models.paths import Paths
     from arrowquant_dist.models.sites import Order
 
-_AHEAD = 998  # in the place of a stage's number
+_AHEAD = 998  # stands for a stage's number
 _PATH = statistics_path(0, _AHEAD)
 
 
 class Passing(Protocol):
-    """What makes passes over the texts: parts.Parts."""
+    """Makes passes over the texts; implemented by parts.Parts."""
 
     paths: Paths
     place: CalibrationPlace
@@ -47,24 +47,24 @@ class Passing(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SeenAhead:
-    """layers: whose Hessian is in `file` before the first part begins."""
+    """layers: names of the layers whose Hessian is in `file` before the first part begins."""
 
     layers: frozenset[str] = frozenset()
     file: ArrayFile | None = None
 
     def of(self, layer: str, file: ArrayFile | None) -> ArrayFile | None:
-        """The file with what is known of the layer. file: of its stage."""
+        """The file with the statistics of the layer. file: that of its stage."""
         return self.file if layer in self.layers else file
 
     def noted(self, layer: CalibratedLayer) -> CalibratedLayer:
-        """As the record has it."""
+        """The layer as the record has it, with the Hessian if it was seen ahead."""
         return replace(layer, parts=(*layer.parts, HESSIAN)) if layer.name in self.layers else layer
 
 
 def look_ahead(
     parts: Passing, quantizer: PathQuantizer, enter: Callable[[int], None]
 ) -> Generator[Sequence[SliceJob], None, SeenAhead]:
-    """Of the original alone, one part at a time. Nothing where no layer has a use for it."""
+    """Sends the texts through the original alone, one part at a time; does nothing where no layer uses the result."""
     paths, store = parts.paths, parts.place.store
     wanted = frozenset(name for name in paths.tied_heads if _is_by_statistics(quantizer, name))
     if not wanted:

@@ -1,4 +1,4 @@
-"""Arrays in an object, as safetensors: written front to back, a run of values in memory at a time, and read by name."""
+"""Arrays in an object, as safetensors: written front to back with one run of values in memory, and read by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 @dataclass(frozen=True, slots=True)
 class ArrayDraft:
-    """An array that is made when its turn comes, of this shape and dtype. make: its values in C order, in runs."""
+    """An array that is made when its turn comes. make: gives its values in C order, in runs."""
 
     name: str
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class ArrayDraft:
 
 
 def _with_digests(drafts: Sequence[ArrayDraft]) -> list[ArrayDraft]:
-    """And behind all of them their digests (checkpoint/digests.py), which are known once they are written."""
+    """The drafts, and behind them their digests (checkpoint/digests.py), which are known once these are written."""
     own, digests = [], []
     for draft in drafts:
         runs = RunDigests()
@@ -64,9 +64,9 @@ def _digests(runs: RunDigests) -> list[np.ndarray]:
 
 
 def write_arrays(store: Store, path: str, drafts: Sequence[ArrayDraft]) -> int:
-    """Whoever writes there writes the same. Nobody sees the object before it is whole, since that it is there says that
-    it was done: a process that is killed meanwhile leaves nothing that the next run would take for it. Returns the
-    bytes."""
+    """Writes arrays to a new object and returns its size in bytes. All who write there write the same. The object
+    becomes visible as a whole, since its presence means that the job is done: a process that is killed meanwhile leaves
+    nothing that the next run would take for it."""
     drafts = _with_digests(drafts)
     stored = (StoredTensor(one.name, _NAMES[one.dtype], one.shape, one.nbytes) for one in drafts)
     with store.open_new(path) as out:
@@ -80,7 +80,7 @@ def write_arrays(store: Store, path: str, drafts: Sequence[ArrayDraft]) -> int:
 
 
 class ArrayFile:
-    """Reads what `write_arrays` wrote, and verifies it. shapes: of its arrays. CorruptWeights, NotFound."""
+    """Reads and verifies what `write_arrays` wrote. shapes: {name: shape}. Raises CorruptWeights, NotFound."""
 
     def __init__(self, store: Store, path: str) -> None:
         self._store, self._path = store, path
@@ -99,7 +99,7 @@ class ArrayFile:
         return self.read_values(name, 0, math.prod(self.shapes[name])).reshape(self.shapes[name])
 
     def read_values(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Values [start, stop) of it in C order, the caller's own."""
+        """Values [start, stop) of an array in C order; the result belongs to the caller."""
         entry = self._entries[name]
         dtype = np.dtype(_DTYPES[entry["dtype"]])
         if start == stop:

@@ -1,4 +1,4 @@
-"""Which calibration it is: digests of what decides the statistics, by what people know them as."""
+"""What tells calibrations apart: digests of all that decides the statistics, by the names that people know."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ _MODEL, _TEXTS, _CONFIG, _CODE = "model", "texts", "config", "code"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """fingerprint: of all of it. digests: {what: digest}; empty where a version wrote it that knew of none."""
+    """fingerprint: digest of all of it. digests: {what: digest}; empty if a version wrote it that had none."""
 
     fingerprint: str
     digests: Mapping[str, str]
 
     @classmethod
     def of(cls, *, model: Any, texts: Any, config: Any, code: Any) -> Identity:
-        """Of values that JSON can have."""
+        """The identity of a calibration by these values, which JSON can hold."""
         every = {_MODEL: model, _TEXTS: texts, _CONFIG: config, _CODE: code}
         return cls(_digest(every), {name: _digest(values) for name, values in every.items()})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Identity:
-        """As JSON has it. KeyError, TypeError, ValueError."""
+        """The inverse of asdict, from JSON. Raises KeyError, TypeError, ValueError."""
         return cls(values["fingerprint"], dict(values.get("digests", {})))
 
     def difference(self, there: Mapping[str, str]) -> str:
-        """What says how another calibration, of these digests, is another one."""
+        """How another calibration, with the digests `there`, differs from this one, in words."""
         other = [name for name, digest in self.digests.items() if there.get(name, digest) != digest]
         named = [f"another {name}" if name != _TEXTS else "other texts" for name in other if name != _CODE]
         return f"with {' and '.join(named)}" if named else "by another version of this package"

@@ -1,4 +1,4 @@
-"""Where everything of a calibration lies in OUT, finished or not."""
+"""Paths in OUT of everything that belongs to a calibration, finished or not."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def statistics_path(part: int, stage: int) -> str:
 
 
 def done_path(part: int) -> str:
-    """What says that a part is done, and what of its layers is written where."""
+    """The file that marks a part as done and names the statistics of its layers."""
     return f"run/done/{part:05d}.json"
 
 
 def states_path(part: int, number: int, folder: str = STATES_FOLDER) -> str:
-    """What goes into a part, of one slice of the texts."""
+    """Inputs of a part for one slice of the texts."""
     return f"{folder}/{part:05d}/{number:05d}.safetensors"
 
 
 def sums_path(part: int, stage: int, digest: str, number: int) -> str:
-    """digest: of what is summed up there."""
+    """Sums of one slice. digest: digest of the sums that are wanted."""
     return f"run/sums/{part:05d}/{stage:03d}-{digest}/{number:05d}.safetensors"
 
 
 def quantized_path(part: int, stage: int) -> str:
-    """Values of a stage's layers as they are when they were quantized and decoded again."""
+    """Values of a stage's layers after they were quantized and decoded."""
     return f"run/quantized/{part:05d}/{stage:03d}.safetensors"
 
 

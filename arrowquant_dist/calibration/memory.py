@@ -1,5 +1,5 @@
-"""How a memory budget is shared: a part's weights, which a process has once, and for each of its workers the texts at
-hand and some of the sums that are to be made of them."""
+"""How a memory budget is shared: weights of a part, which a process has once, and for each of its workers some texts
+and some of the sums that are made of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from arrowquant_dist.errors import InvalidConfig
 if TYPE_CHECKING:
     from arrowquant_dist.models.units import Unit
 
-# Of each worker: rows of a product before they are added, what is between it and the storage.
+# For each worker: rows of a product before they are added, and buffers between it and the storage.
 _BESIDE_NBYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """passes: what is summed up in each pass over the texts. at_once: workers of a process that have room."""
+    """passes: the sums to make in each pass over the texts. at_once: number of workers of a process that have room."""
 
     passes: list[tuple[Unit, ...]]
     at_once: int
@@ -27,15 +27,15 @@ class Shares:
 
 @dataclass(frozen=True, slots=True)
 class SharedMemory:
-    """budget_nbytes: of one process. workers: that share it."""
+    """budget_nbytes: budget of one process. workers: number of workers that share it."""
 
     budget_nbytes: int
     workers: int
 
     def shares(self, weights_nbytes: int, batch_nbytes: int, units: Sequence[Unit], what: str) -> Shares:
-        """As many workers as possible, and as few passes as they leave. what: the part, for people.
+        """As many workers as possible, and as few passes as these allow. what: name of the part, for errors.
 
-        InvalidConfig, with what is enough, where one worker with one of the sums has no room.
+        Raises InvalidConfig, with a budget that is enough, where one worker with one of the sums has no room.
         """
         from arrowquant_dist.models.units import passes_of
 
@@ -46,9 +46,9 @@ class SharedMemory:
         return Shares(passes_of(units, most), at_once)
 
     def at_once(self, weights_nbytes: int, each_nbytes: int, what: str) -> int:
-        """How many workers that take so much have room beside the weights; at least one.
+        """Number of workers, each with `each_nbytes`, that have room beside the weights; at least one.
 
-        InvalidConfig as `shares`.
+        Raises InvalidConfig as `shares` does.
         """
         needed = weights_nbytes + each_nbytes
         if needed > self.budget_nbytes:
@@ -61,5 +61,5 @@ class SharedMemory:
 
 
 def _enough(nbytes: int) -> str:
-    """Rounded up."""
+    """A size for the command line, rounded up to MiB."""
     return f"{-(-nbytes // (1 << 20))}MiB"

@@ -1,4 +1,4 @@
-"""One part of the model after the other: sums by an engine, statistics, and what the next part gets."""
+"""Goes through the parts of the model: has an engine make the sums, writes statistics, and prepares the next part."""
 
 from __future__ import annotations
 
@@ -36,15 +36,17 @@ if TYPE_CHECKING:
     from arrowquant_dist.models.sites import Order
     from arrowquant_dist.models.units import Unit
 
-_UNUSED = 999  # in the place of a stage's number: layers of which nothing is seen
+_UNUSED = 999  # stands for a stage's number, for layers that get no input
 JobsOf = Generator[Sequence[SliceJob], None, PartStatistics]
 
 
 @dataclass(slots=True)
 class Parts:
-    """tokens: of each slice. quantizer: None where there is one path. sensitivities: of
-    embeddings, None where nothing is quantized by them. memory: of this process, and its workers. done:
-    the parts that are, from the first on. taken: layers that they have. seen_ahead: what is known before they are."""
+    """Calibrates one part after another.
+
+    memory: memory of this process, shared by its workers. tokens: number of tokens in each slice. quantizer: None where
+    there is one path. sensitivities: those of embeddings; None where nothing is quantized by them. done: the finished
+    parts, in order. taken: names of the layers in them. seen_ahead: statistics that are known before the first part."""
 
     paths: Paths
     place: CalibrationPlace
@@ -61,8 +63,8 @@ class Parts:
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def jobs(self) -> Iterator[Sequence[SliceJob]]:
-        """What an engine is to do, step by step; each is done when the next one is asked for. All parts are `done`, and
-        their statistics in OUT, when it ends."""
+        """Jobs for an engine, step by step; those of a step must be done before the next step is asked for. At the end
+        all parts are in `done`, and their statistics are in OUT."""
         for done in self.place.done():
             self._note(done)
         if self.quantizer is not None:
@@ -77,13 +79,13 @@ class Parts:
             self._clean(part)
 
     def _note(self, done: PartDone) -> None:
-        """That the next part is done, now or by an earlier run."""
+        """Records that the next part is done, by this run or an earlier one."""
         self.taken |= {layer.name for layer in done.layers} | {*done.unfit}
-        if not self.done and self.quantizer is not None:  # tied embeddings come again in the last part
+        if not self.done and self.quantizer is not None:  # tied embeddings are used again in the last part
             there = [info.path for info in self.place.store.list(f"run/quantized/{0:05d}")]
             self._quantized = [
                 path for path in there if not is_temporary(path)
-            ]  # another run's, or a killed one's
+            ]  # temporary ones are another process's, or a killed one's
         self.done.append(done)
 
     def _enter(self, part: int) -> None:
@@ -125,7 +127,7 @@ class Parts:
         return SlicedSums(self.place.store, [job.written for job in jobs])
 
     def shares(self, part: int, order: Order, stage: int) -> Shares:
-        """What a pass over the texts sums up, and how many slices at once."""
+        """What each pass over the texts sums up, and how many slices are worked on at once."""
         paths = self.paths
         nbytes = paths.weights_nbytes(part), paths.batch_nbytes(order)
         units = self._units(part, order, stage)
@@ -141,7 +143,7 @@ class Parts:
     def passes(
         self, part: int, stage: int, quantized: Sequence[str], shares: Shares
     ) -> Generator[Sequence[SliceJob], None, list[SliceJob]]:
-        """One pass over the slices after the other, of which those that are missing are done."""
+        """One pass over the slices after another; yields the jobs that are not yet done, and returns all jobs."""
         worker, every = SliceWorker(self.context, None), []
         is_last = part + 1 == self.paths.parts
         for number, units in enumerate(shares.passes):
@@ -162,7 +164,8 @@ class Parts:
         return every
 
     def _write(self, part: int, stage: int, found: PartStatistics) -> PartStatistics:
-        """Of layers that no earlier part has. Where there is one path, also what the head sees of an embedding's."""
+        """Writes the statistics of layers that no earlier part has. With one path, also the Hessian that a tied
+        embedding has as the output head."""
         layers = [layer for layer in found.layers if layer.name not in self.taken]
         if self.quantizer is None and part:
             tied = self.paths.tied_heads
@@ -177,7 +180,7 @@ class Parts:
     def _quantize(
         self, part: int, stage: int, layers: Sequence[str], quantizer: PathQuantizer, statistics: str | None
     ) -> list[str]:
-        """The path of the quantized values of these layers; [] where none is to be quantized."""
+        """Quantizes these layers and returns the path of their values in a list; [] where none is to be quantized."""
         wanted = [name for name in layers if name in quantizer.specs and name not in self.taken]
         path, store = quantized_path(part, stage), self.place.store
         if not wanted:
@@ -206,7 +209,8 @@ class Parts:
 def _in_order(
     paths: Paths, quantizer: PathQuantizer, files: Mapping[str, ArrayFile | None], at_once: int
 ) -> Iterator[np.ndarray]:
-    """The quantized values of layers, so many of them made at a time. files: {layer: with its statistics}."""
+    """The quantized values of layers in order, `at_once` of them made at a time. files: {layer: file with its
+    statistics}."""
 
     def one(name: str) -> np.ndarray:
         return quantizer.quantized(paths, name, files[name])

@@ -1,9 +1,9 @@
-"""OUT as a place: what may be there before a calibration begins, what is kept of one that was stopped, and the end.
+"""OUT as a place: what may be there before a calibration begins, what is kept of one that was stopped, and how it ends.
 
-Nothing of others is written over. run/calibration.json, which is created first and never replaced, says whose the rest
-is: by the fingerprint of all that decides the statistics. What is done of parts is kept, since run/done/ names them;
-the part at which it was stopped is done again, by the same texts in the same slices, so its objects are written over
-with what they were. calibration.json comes last, and then run/ goes.
+Nothing of others is overwritten. run/calibration.json, which is created first and never replaced, says to which
+calibration the rest belongs, by the fingerprint of all that decides the statistics. Finished parts are kept, since
+run/done/ names them. The part at which a calibration was stopped is done again, by the same texts in the same slices,
+so its objects are overwritten with the same bytes. calibration.json is written last, and then run/ is removed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from arrowquant_dist.target.layout import Listing
 
 @dataclass(frozen=True, slots=True)
 class PartDone:
-    """layers: of the part, with what is written of them. unfit, strange: see reduce.PartStatistics."""
+    """A finished part. layers: its layers, with the names of their statistics. unfit, strange: see PartStatistics."""
 
     layers: tuple[CalibratedLayer, ...]
     unfit: tuple[str, ...]
@@ -48,15 +48,15 @@ class PartDone:
 
 
 class CalibrationPlace:
-    """The folder that a calibration writes to. store: it. identity: of this one."""
+    """The folder that a calibration writes to. store: the folder. identity: that of this calibration."""
 
     def __init__(self, store: Store, identity: Identity) -> None:
         self.store, self.identity = store, identity
 
     def begin(self, *, overwrite: bool) -> Calibration | None:
-        """Makes the folder this calibration's, or finds that it is. The record where it is finished already.
+        """Claims the folder for this calibration, or finds that it already did. Returns the record of a finished one.
 
-        TargetConflict where something else is there. overwrite: another calibration's goes, and nothing else.
+        overwrite: delete another calibration, and nothing else. Raises TargetConflict where something else is there.
         """
         found = Listing.of(self.store)
         if overwrite:
@@ -64,7 +64,7 @@ class CalibrationPlace:
             found = Listing.of(self.store)
         record = self._record(found)
         if record is not None:
-            self._tidy()  # after a process that died before it came to that
+            self._tidy()  # in case the process that wrote the record died before this
             return record
         self._refuse_others(found)
         settings = json.dumps(asdict(self.identity)).encode()
@@ -73,14 +73,14 @@ class CalibrationPlace:
         return None
 
     def config(self, choose: Callable[[], QuantizationConfig]) -> QuantizationConfig:
-        """What `choose` gives, which is asked once: another process of this calibration, and one that goes on with it,
-        have the same."""
+        """The result of `choose`, which is called once: other processes of this calibration, and one that resumes it,
+        get the same config."""
         if not self.store.exists(CONFIG_PATH):
             self.store.create(CONFIG_PATH, json.dumps(choose().to_dict()).encode())
         return recorded_config(parse_json(self.store.read(CONFIG_PATH)))
 
     def done(self) -> list[PartDone]:
-        """The parts that are done, from the first on."""
+        """The finished parts, in order."""
         found: list[PartDone] = []
         while True:
             try:
@@ -92,7 +92,7 @@ class CalibrationPlace:
         self.store.write(done_path(part), done.to_bytes())
 
     def finish(self, record: Calibration) -> Calibration:
-        """Writes the record, and removes what only served to get there."""
+        """Writes the record, and removes what served only to get there."""
         if not self.store.create(CALIBRATION_PATH, record.to_bytes()):
             there = self._read()
             if there.fingerprint != record.fingerprint:
@@ -103,8 +103,8 @@ class CalibrationPlace:
         return record
 
     def finished_meanwhile(self) -> Calibration | None:
-        """The record, where the same calibration by another process has come to its end. What it removed, this one may
-        have missed; and what this one has written since goes too."""
+        """The record, if another process has finished the same calibration; else None. Objects that this process missed
+        were then removed by the other; what it has written since is removed here."""
         if not self.store.exists(CALIBRATION_PATH):
             return None
         record = self._read()
@@ -114,11 +114,11 @@ class CalibrationPlace:
         return record
 
     def remove(self, folder: str) -> None:
-        """What is under a folder of run/, or all of run/."""
+        """Deletes what is under a folder of run/, or all of run/."""
         self.store.delete([info.path for info in self.store.list(folder)])
 
     def _tidy(self) -> None:
-        """What only served to get there goes, and what processes that were killed had begun to write."""
+        """Deletes what served only to get there, and temporary objects that killed processes left."""
         self.remove("run")
         self.store.delete([info.path for info in self.store.list() if is_temporary(info.path)])
 
@@ -164,7 +164,7 @@ class CalibrationPlace:
         if CALIBRATION_PATH not in found and SETTINGS_PATH not in found:
             return
         if CALIBRATION_PATH in found:
-            self._read()  # which refuses what is another program's
+            self._read()  # refuses the record of another program
         ours = [path for path in found.sizes if is_ours(path) or is_temporary(path)]
         for path in sorted(ours, key=lambda path: (path != CALIBRATION_PATH, path == SETTINGS_PATH, path)):
             self.store.delete_unchanged({path: found.versions[path]})

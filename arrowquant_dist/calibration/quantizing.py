@@ -1,4 +1,4 @@
-"""A sequential calibration's quantized path: layers as `quantize` makes them, by the same functions and statistics."""
+"""The quantized path of a sequential calibration: layers as `quantize` makes them, by the same code and statistics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class WrittenParts:
-    """A methods.PartReader of what was written of a layer. file: None where nothing was."""
+    """A methods.PartReader for the statistics that were written for a layer. file: None where there are none."""
 
     def __init__(self, layer: str, file: ArrayFile | None) -> None:
         self._layer, self._file = layer, file
@@ -35,7 +35,7 @@ class WrittenParts:
 
 
 class PathQuantizer:
-    """specs: {stored name: how the layer is stored}, of those that the config quantizes."""
+    """Quantizes layers. specs: {stored name: spec} of the layers that the config quantizes."""
 
     def __init__(self, config: QuantizationConfig, layers: Mapping[str, StoredLayer]) -> None:
         resolver = SpecResolver(config, [*layers.values()])
@@ -46,8 +46,8 @@ class PathQuantizer:
                 self.specs[layer.name] = spec
 
     def work_nbytes(self, paths: Paths, layer: str, file: ArrayFile | None) -> int:
-        """Upper bound of what `quantized` takes: the values as they are read, in float32 and as they come out, codes,
-        and the statistics that the layer has in `file`."""
+        """Upper bound of the memory that `quantized` takes, in bytes: the layer's values as read, in float32 and as
+        returned, its codes, and its statistics in `file`."""
         stored, spec = paths.layers[layer], self.specs[layer]
         side_input = method_of(spec, layer).side_input
         found = 3 * paths.nbytes_of(layer) + 6 * stored.num_params
@@ -57,9 +57,9 @@ class PathQuantizer:
         return found
 
     def quantized(self, paths: Paths, layer: str, file: ArrayFile | None) -> np.ndarray:
-        """The layer's values, quantized and decoded: uint8, of the source's dtype. file: of the layer's statistics.
+        """The layer's values, quantized and decoded: bytes of the source's dtype as uint8. file: with its statistics.
 
-        A layer without those that its method needs gets the method that `quantize` gives it then. Raises
+        A layer without the statistics that its method needs gets the method that `quantize` would then use. Raises
         UnquantizableWeights, InvalidCheckpoint.
         """
         stored, spec = paths.layers[layer], self.specs[layer]

@@ -1,4 +1,4 @@
-"""calibration.json: what the statistics are of. It is written last, and makes OUT a finished one."""
+"""calibration.json: describes the statistics. It is written last, and its presence marks OUT as finished."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from arrowquant_dist.strict_json import parse_json
 
 @dataclass(frozen=True, slots=True)
 class CalibratedLayer:
-    """tokens: that its inputs are of, or that an embedding's rows were looked up for. parts: `hessian` …"""
+    """A layer with statistics. name: its stored name. tokens: number of tokens that its inputs are from, or that an
+    embedding's rows were looked up for. parts: names of its statistics, as `hessian`."""
 
     name: str
     tokens: int
@@ -23,7 +24,7 @@ class CalibratedLayer:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CalibratedLayer:
-        """As JSON has it. KeyError, TypeError."""
+        """The inverse of asdict, from JSON. Raises KeyError, TypeError."""
         return cls(values["name"], values["tokens"], tuple(values["parts"]))
 
 
@@ -62,17 +63,18 @@ class Calibration:
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """For people: all of it but the weights' values."""
+        """Plain values of all fields for people, without the values of `weights`."""
         values = {name: value for name, value in asdict(self).items() if name not in ("out", "weights")}
         return {"format_version": STATISTICS_VERSION, **values}
 
     def to_bytes(self) -> bytes:
-        """calibration.json."""
+        """The bytes of calibration.json."""
         return json.dumps({**self.to_dict(), "weights": self.weights.to_dict()}, indent=1).encode() + b"\n"
 
     @classmethod
     def from_bytes(cls, data: bytes, out: str, uri: str) -> Calibration:
-        """data: of calibration.json. InvalidCheckpoint, with `uri`, for what is none, or of a newer version."""
+        """The record in the bytes of calibration.json. Raises InvalidCheckpoint, with `uri`, for other bytes and for a
+        newer version."""
         try:
             values: dict[str, Any] = parse_json(data)
             version = values.pop("format_version")

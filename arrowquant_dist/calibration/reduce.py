@@ -1,4 +1,4 @@
-"""Sums of the slices → statistics of the source's layers, as OUT has them."""
+"""Reduces the sums of the slices to statistics of the source's layers, in the form in which OUT has them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from arrowquant_dist.models.sites import Order, Owner
     from arrowquant_dist.models.watch import Site
 
-SQUARES = ("hessian", "cross")  # of sites, and of layers; of those stored [in, out] with `row_` before them
+SQUARES = ("hessian", "cross")  # of sites and layers; `row_` precedes those of layers stored [in, out]
 _RUN_VALUES = 1 << 20
 
 
 class SlicedSums:
-    """The sums of several slices, added in their order in float64, so that it does not matter who made them."""
+    """Sums of several slices, added in slice order in float64, so that the result does not depend on who made them."""
 
     def __init__(self, store: Store, paths: Sequence[str]) -> None:
         self._files = [ArrayFile(store, path) for path in paths]
@@ -39,7 +39,7 @@ class SlicedSums:
         return found.reshape(self.shapes[key])
 
     def runs(self, keys: Sequence[str], most: int = _RUN_VALUES) -> Iterator[np.ndarray]:
-        """The values of a total, of all of these keys, so many at a time."""
+        """The values of the total of all `keys`, at most `most` at a time."""
         size = math.prod(self.shapes[keys[0]])
         for start in range(0, size, most):
             stop = min(start + most, size)
@@ -54,16 +54,17 @@ class SlicedSums:
         return found
 
     def tokens(self, site: Site, part: str = "") -> float:
-        """Of a site's inputs; of `part`, those that it is of. 0 where there are none."""
+        """Number of tokens that the inputs of a site are from; with `part`, that this part is from. 0 where there are
+        none."""
         key = f"{site.key}/{part}_tokens" if part else f"{site.key}/tokens"
         return float(self.total(key)[0]) if key in self.shapes else 0.0
 
 
 @dataclass(slots=True)
 class PartStatistics:
-    """What is known of a stage's layers. drafts: tensors of OUT, made one at a time. layers: the same, for people.
-    unfit: layers whose inputs are seen, but not along an axis of theirs: no method makes use of them. strange: see
-    Paths.strange."""
+    """Statistics of a stage's layers. drafts: arrays to write to OUT, made one at a time. layers: what the record says
+    of them. unfit: layers whose inputs were seen, but along no axis of theirs, so that no method can use them. strange:
+    see Paths.strange."""
 
     drafts: list[ArrayDraft] = field(default_factory=list)
     layers: list[CalibratedLayer] = field(default_factory=list)
@@ -78,7 +79,7 @@ class PartStatistics:
 
 
 def statistics_of(paths: Paths, order: Order, sums: SlicedSums) -> PartStatistics:
-    """Of every layer that the sums are of. Means over tokens, in float32."""
+    """Statistics of all layers that `sums` are of: means over tokens, in float32."""
     found = PartStatistics()
     for layer, every in _uses(paths, order, sums).items():
         tables = [site for site, _ in every if site.use == "embedding"]
@@ -102,7 +103,7 @@ Uses = list[tuple["Site", "Owner"]]
 
 
 def _uses(paths: Paths, order: Order, sums: SlicedSums) -> dict[str, Uses]:
-    """{layer: the sites that have rows of it, whose inputs were seen}, in the order of their use."""
+    """{layer: the sites that use rows of it and whose inputs were seen}, in the order of their use."""
     from arrowquant_dist.models.watch import Site
 
     seen = {Site.from_key(key.partition("/")[0]) for key in sums.shapes}
@@ -116,7 +117,7 @@ def _uses(paths: Paths, order: Order, sums: SlicedSums) -> dict[str, Uses]:
 
 
 def _is_alone(paths: Paths, uses: Uses) -> bool:
-    """Whether the layer is all that its one site is of, so that what the site makes is what the layer makes."""
+    """Whether the layer has one site and is all of it, so that the site's result is the layer's."""
     return len(uses) == 1 and len(paths.owners(uses[0][0])) == 1
 
 
@@ -152,7 +153,7 @@ def _add_matrix(
 
 
 def _prefix(uses: Uses) -> str:
-    """Of the names of the layer's statistics."""
+    """Prefix of the names of the layer's statistics."""
     return "row_" if uses[0][1].inputs == "rows" else ""
 
 
@@ -163,7 +164,7 @@ def _mean(
 
 
 def _means(layer: str, sums: SlicedSums, keys: Sequence[str], tokens: float) -> Iterator[np.ndarray]:
-    """float32. UnquantizableWeights, with `layer`, where they are not finite."""
+    """Means in runs, float32. Raises UnquantizableWeights, with `layer`, where they are not finite."""
     for run in sums.runs(keys):
         with np.errstate(over="ignore"):
             found = (run / tokens).astype(np.float32)
@@ -179,10 +180,11 @@ def _means(layer: str, sums: SlicedSums, keys: Sequence[str], tokens: float) -> 
 def _add_experts(
     found: PartStatistics, layer: str, shape: tuple[int, ...], uses: Uses, order: Order, sums: SlicedSums
 ) -> None:
-    """Zeros for experts that no token came to. `cross` where the two paths' tokens could be paired of all others.
+    """Adds statistics of stacked experts, with zeros for experts that no token came to, and `cross` where the tokens of
+    both paths could be paired for all experts.
 
-    There is no `residual`: an expert's result is multiplied by what the router gives it, and becomes one of several
-    summands, before it comes to the stream, so no difference of streams is one expert's to make up for.
+    There is no `residual`: an expert's result is multiplied by the router's weight and added to others before it comes
+    to the stream, so a difference of streams is not that of one expert.
     """
     sites = {owner.expert: order.leader.get(site, site) for site, owner in uses if owner.expert is not None}
     tokens = sum(sums.tokens(site) for site in sites.values())

@@ -1,13 +1,13 @@
 """calibrate(): texts go through a model part by part, and what its layers see of them becomes statistics.
 
-One path, the original's, gives each layer's Hessian H = E[x xᵀ]. With a config there are two, the original's and that
-of the quantized model so far: H = E[x̃ x̃ᵀ] of the quantized path's inputs, C = E[x x̃ᵀ], and D = E[(r − r̃) x̃ᵀ] of
-layers whose results are added to a stream r. Layers are quantized in the order in which they run, each with the
-statistics that are written for it, as `quantize` does it later in any order.
+Without a config there is one path, the original's, which gives each layer's Hessian H = E[x xᵀ]. With a config there
+are two, the original's and that of the model quantized so far: H = E[x̃ x̃ᵀ] of the inputs on the quantized path,
+C = E[x x̃ᵀ], and, for layers whose results are added to a stream r, D = E[(r − r̃) x̃ᵀ]. Layers are quantized in the order
+in which they run, each with the statistics that are written for it, as `quantize` does it later in any order.
 
-Memory: one part's weights a path (a block; or what is before or behind all blocks), and for each worker a slice of the
-texts and some of its sums: where the budget has no room for all of a stage's, the texts go through it several times.
-What goes from part to part lies in OUT.
+Memory: for each path the weights of one part (a block, or what is before or behind all blocks), and for each worker a
+slice of the texts and some of its sums. Where the budget has no room for all sums of a stage, the texts go through it
+several times. Activations between parts are kept in OUT.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.models.tokens import TokenizedTexts
 
 _LEAST_TOKENS = 32
-_PROCESS_NBYTES = 512 << 20  # of libraries, in an actor of Ray: the budget is for the model and the texts
+_PROCESS_NBYTES = 512 << 20  # of libraries in an actor of Ray; the budget is for the model and the texts
 
 
 def calibrate(
@@ -113,7 +113,7 @@ def run_calibration(
     run: RunConfig,
     progress: StepCallback | None,
 ) -> Calibration:
-    """As `calibrate`."""
+    """`calibrate` with texts that were read, a budget in bytes, and a callback."""
     from arrowquant_dist.models.pair import opened_model
     from arrowquant_dist.models.paths import Paths
     from arrowquant_dist.models.subject import Subject, refuse_too_few
@@ -129,7 +129,7 @@ def run_calibration(
     unscaled = tuple(config.unscaled_float8) if config is not None else ()
     store = open_store(out, run.target_storage)
     give_back_large_memory()
-    # torch with one thread a worker: sums do not depend on how many CPUs there are then
+    # torch with one thread a worker, so that sums do not depend on the number of CPUs
     with threads(1), opened_model(model, run.source_storage, memory_nbytes, unscaled) as opened:
         subject = Subject.of(opened)
         source: CheckpointLoads = opened.source  # type: ignore[assignment]
@@ -182,7 +182,7 @@ def _chosen(
     out: str,
 ) -> QuantizationConfig:
     from arrowquant_dist.models.weighing import weighed_steps
-    from arrowquant_dist.sizing import table_for_calibration  # no other calibration has to import it
+    from arrowquant_dist.sizing import table_for_calibration  # other calibrations need not import it
 
     source: CheckpointLoads = subject.opened.source  # type: ignore[assignment]
     counts = np.bincount(np.concatenate([np.asarray(row, np.int64) for row in tokens.ids]))
@@ -200,7 +200,7 @@ def _calibrated_parts(
     sensitivities: ArrayFile | None,
     progress: StepCallback | None,
 ) -> list[PartDone]:
-    """By one run of an engine, whose workers stay from part to part."""
+    """Calibrates all parts in one run of an engine, whose workers stay from part to part."""
     lengths = tokens.lengths
     sizes = [sum(lengths[text] for batch in found for text in paths.batches[batch]) for found in paths.slices]
     quantizer = PathQuantizer(config, paths.layers) if config is not None else None
@@ -215,12 +215,12 @@ def _calibrated_parts(
 def _settings(
     subject: Subject, tokens: TokenizedTexts, texts: Texts, config: QuantizationConfig | None
 ) -> dict[str, Any]:
-    """What decides the statistics beside the model's weights."""
+    """What decides the statistics, besides the model's weights."""
     ids = xxhash.xxh3_128()
     for row in tokens.ids:
         ids.update(np.array([len(row), *row], np.int64).tobytes())
     model_config = json.loads(subject.kind.config.to_json_string(use_diff=False))
-    model_config.pop("_name_or_path", None)  # a copy's, gone afterwards
+    model_config.pop("_name_or_path", None)  # the path of a copy that is removed afterwards
     return {
         "architecture": subject.kind.architecture,
         "texts": {
@@ -262,7 +262,7 @@ def _record(
     done: Sequence[PartDone],
     weights: SampledWeights,
 ) -> Calibration:
-    """The record; what no part has an input of is written now."""
+    """The record. Also writes empty statistics for layers of which no part has seen an input."""
     layers = _merged(layer for part in done for layer in part.layers)
     unfit = [name for part in done for name in part.unfit]
     known = {layer.name for layer in layers}
@@ -299,7 +299,7 @@ def _record(
 
 
 def _merged(layers: Iterable[CalibratedLayer]) -> list[CalibratedLayer]:
-    """Each once, with all of its parts."""
+    """Each layer once, with all of its parts."""
     found: dict[str, CalibratedLayer] = {}
     for layer in layers:
         before = found.get(layer.name)
@@ -345,7 +345,7 @@ def _notes(
 
 
 def _refuse_own_source(out: str, source: CheckpointLoads) -> None:
-    """InvalidConfig where OUT is the model's own folder: its statistics would lie among its weights."""
+    """Raises InvalidConfig where OUT is the model's own folder: statistics would lie among its weights."""
     for file in source.checkpoint.files:
         if lies_within(redact(file.uri), out):
             raise InvalidConfig(f"OUT holds the model itself ({redact(file.uri)}); choose another folder")

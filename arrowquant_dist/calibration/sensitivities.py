@@ -1,5 +1,5 @@
-"""How a model depends on rows of its embeddings: found once, before anything is quantized, for the methods by which
-errors of a row make up for each other."""
+"""How much a model depends on rows of its embeddings: found once, before anything is quantized, for methods that let
+the errors of a row make up for each other."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _USERS = (_COUNTED, _GPTQ)
 
 
 def quantizes_by_them(config: QuantizationConfig, heads: Collection[str]) -> bool:
-    """Whether embeddings are quantized by methods that have a use for it. heads: those that are an output head as well;
-    gptq has a Hessian of these (ahead.py), and models that have one hardly have other embeddings."""
+    """Whether embeddings are quantized by methods that use sensitivities. heads: embeddings that are output heads as
+    well. gptq has a Hessian for these (ahead.py), and models that have one hardly ever have other embeddings."""
     methods = {config.method, *(override.method for override in config.overrides)}
     return _COUNTED in methods or (_GPTQ in methods and not heads)
 
 
 def known_sensitivities(subject: Subject, store: Store, tokens: TokenizedTexts) -> ArrayFile:
-    """Of embeddings, by their stored names; of another process of this calibration, or one that was stopped, where that
-    has found them. Raises what models.sensitivity raises."""
+    """Sensitivities of embeddings by their stored names. They are read where an earlier or another process of this
+    calibration has found them. Raises what models.sensitivity raises."""
     if not store.exists(SENSITIVITIES_PATH):
         from arrowquant_dist.models.sensitivity import row_sensitivities
 
@@ -52,7 +52,7 @@ def known_sensitivities(subject: Subject, store: Store, tokens: TokenizedTexts) 
 def with_sensitivities(
     found: PartStatistics, known: ArrayFile | None, specs: Mapping[str, QuantSpec]
 ) -> PartStatistics:
-    """What is known of rows of embeddings, beside what was found. specs: by layer."""
+    """`found`, with the sensitivities of embeddings that are known. specs: {layer: spec}."""
     if known is None:
         return found
     drafts, layers = [*found.drafts], []
@@ -72,7 +72,7 @@ def sensitivity_notes(
     config: QuantizationConfig | None,
     layers: Iterable[CalibratedLayer],
 ) -> list[str]:
-    """Of embeddings among `layers` that would be quantized by what the model makes of their rows if that were known."""
+    """Notes about embeddings among `layers` that would be quantized by their sensitivities if these were known."""
     from arrowquant_dist.models.sensitivity import why_without
 
     if config is None or not quantizes_by_them(config, paths.tied_heads):

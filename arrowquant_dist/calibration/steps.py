@@ -1,4 +1,4 @@
-"""How far a calibration is."""
+"""How far a calibration has come."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from arrowquant_dist.texts.steps import StepCallback, TextsStep
 
 
 class Steps:
-    """Tells of one step after the other what an engine tells. callback: None where nobody listens."""
+    """Reports the progress of one step after another, from the events of an engine. callback: None: nobody listens."""
 
     def __init__(self, callback: StepCallback | None) -> None:
         self._callback, self._lock = callback, threading.Lock()
         self._name, self._done, self._total = "", 0, 0
 
     def begin(self, name: str, done: int, total: int) -> None:
-        """done: tokens that are done already."""
+        """Begins a step. done, total: number of tokens done already, and in all."""
         with self._lock:
             self._name, self._done, self._total = name, done, total
             self._tell()
 
     def on_event(self, event: EngineEvent) -> None:
-        """What an engine calls."""
+        """Called by the engine."""
         with self._lock:
             self._done += event.nbytes
             self._tell()

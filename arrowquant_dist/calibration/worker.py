@@ -1,4 +1,4 @@
-"""A worker of a calibration: one slice of the texts goes through one part of the model."""
+"""A worker of a calibration, which sends one slice of the texts through one part of the model."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from arrowquant_dist.models.sites import Order
     from arrowquant_dist.models.units import Unit
 
-# In the place of a stage's number: sums of all and outputs; outputs alone; as the first of these, of the original
-# before anything is quantized, with states of their own.
+# Stand for a stage's number: all sums and the outputs; the outputs alone; as the first, but of the original before
+# anything is quantized, with outputs in a folder of their own.
 ALL_STAGES, OUTPUTS, AHEAD = -1, -2, -3
 
 
 @dataclass(frozen=True, slots=True)
 class SliceBlock:
-    """A job's only block. layer_name: for people."""
+    """The only block of a job. layer_name: text for people."""
 
     layer_name: str
     source_nbytes: int
@@ -50,11 +50,11 @@ class SliceBlock:
 
 @dataclass(frozen=True, slots=True)
 class SliceJob:
-    """One slice through one part.
+    """One slice of the texts through one part of the model.
 
-    index: of the job. number: of the slice. stage: of the part's, or one of the two above. wanted: what is summed up.
-    makes_states: whether what goes into the next part is written, too. quantized: paths of the values that the
-    quantized path has by then. tokens: of the slice."""
+    index: of the job. number: of the slice. stage: a stage of the part, or one of the three above. wanted: the sums to
+    make. makes_states: whether the inputs of the next part are written, too. quantized: paths of the quantized values
+    that the quantized path has by then. tokens: number of tokens in the slice."""
 
     index: int
     number: int
@@ -72,12 +72,12 @@ class SliceJob:
 
     @property
     def makes_states_alone(self) -> bool:
-        """What goes into the next part, and no sums."""
+        """Whether the job writes the inputs of the next part, and no sums."""
         return self.stage == OUTPUTS or (self.stage == AHEAD and self.makes_states)
 
     @property
     def written(self) -> str:
-        """What is written last, and so says that the job is done."""
+        """The path that is written last, so that its presence means that the job is done."""
         if self.makes_states_alone:
             return states_path(self.part + 1, self.number, states_folder(self.stage))
         named = repr([(unit.slot, unit.first, unit.last, unit.part) for unit in self.wanted])
@@ -107,7 +107,7 @@ class SliceDone:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationContext:
-    """What every worker needs to know. identity: of the run, and so of what a process keeps open for it."""
+    """What every worker needs to know. identity: name of the run, by which a process keeps its model open."""
 
     identity: str
     model: str
@@ -126,7 +126,7 @@ class CalibrationContext:
 
 
 class OpenPaths:
-    """The models of this process, which its workers share."""
+    """The models that are open in this process; its workers share them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -142,7 +142,7 @@ class OpenPaths:
             self._found.pop(context.identity, None)
 
     def get(self, context: CalibrationContext) -> Paths:
-        """Opened for this process where it is none that the run itself began in."""
+        """The model of a run; opened here in processes other than the one that began the run."""
         with self._lock:
             if context.identity not in self._found:
                 self._found[context.identity] = self._open(context)
@@ -167,7 +167,7 @@ OPEN_PATHS = OpenPaths()
 
 
 class SliceWorker:
-    """Does slices, one at a time; several share the weights of a process."""
+    """Works on slices, one at a time; the workers of a process share its weights."""
 
     def __init__(self, context: CalibrationContext, node: str | None) -> None:
         self.name = f"{node or socket.gethostname()}/{os.getpid()}"
@@ -175,7 +175,7 @@ class SliceWorker:
         self._store = open_store(context.out, context.out_storage)
 
     def run(self, job: SliceJob, on_block: OnBlock, should_stop: ShouldStop) -> SliceDone:
-        """Sums, and what goes into the next part, are there when it returns. Interrupted."""
+        """Writes the job's sums and the inputs of the next part. Raises Interrupted."""
         began = time.perf_counter()
         if should_stop():
             raise Interrupted(RESUMES)
@@ -189,7 +189,7 @@ class SliceWorker:
         return SliceDone(self.name, time.perf_counter() - began, written)
 
     def committed(self, job: SliceJob) -> SliceDone | None:
-        """The last thing that it writes says so."""
+        """The job's receipt if what it writes last is there, else None."""
         return SliceDone(self.name, 0.0) if self._store.exists(job.written) else None
 
     def _do(self, paths: Paths, job: SliceJob) -> int:
@@ -223,7 +223,7 @@ def states_folder(stage: int) -> str:
 
 
 def states_of(paths: Paths, store: Store, part: int, number: int, stage: int) -> Iterator[HiddenBatch]:
-    """What goes into a part, batch by batch."""
+    """The inputs of a part, batch by batch."""
     import torch
 
     from arrowquant_dist.models.paths import HiddenBatch
@@ -240,7 +240,7 @@ def states_of(paths: Paths, store: Store, part: int, number: int, stage: int) ->
 
 
 def order_of(paths: Paths, store: Store, part: int, stage: int) -> Order:
-    """See Paths.order, for which the last batch is read."""
+    """Paths.order, which needs the inputs of the last batch."""
     import torch
 
     if not part:
@@ -250,13 +250,13 @@ def order_of(paths: Paths, store: Store, part: int, stage: int) -> Order:
 
 
 def put_quantized(paths: Paths, store: Store, path: str) -> None:
-    """The layers of an object under run/quantized/ get its values."""
+    """Gives the layers of an object under run/quantized/ its values."""
     found = read_all(store, path)
     paths.put_bytes(path, found)
 
 
 def write_tokens(store: Store, texts: Any) -> None:
-    """texts: TokenizedTexts, so that every worker has the same, whatever its versions of tokenizers."""
+    """Writes the tokens for all workers, whose versions of tokenizers may differ. texts: TokenizedTexts."""
     rows = {"ids": texts.ids} | ({"types": texts.types} if texts.types is not None else {})
     drafts = [
         ArrayDraft.of("lengths", np.array(texts.lengths, np.int32)),

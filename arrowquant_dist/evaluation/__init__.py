@@ -1,4 +1,4 @@
-"""How far the outputs of a quantized model are from the original's."""
+"""Compares the outputs of a quantized model with the original's."""
 
 from arrowquant_dist.evaluation.api import evaluate
 from arrowquant_dist.evaluation.by_texts import choose_by_texts

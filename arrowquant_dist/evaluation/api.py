@@ -1,4 +1,4 @@
-"""evaluate(), for those who call it."""
+"""evaluate(), the public function."""
 
 from __future__ import annotations
 

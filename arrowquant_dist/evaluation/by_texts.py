@@ -1,8 +1,8 @@
-"""The fewest bytes at which what a model makes of texts stays good enough: `min_quality` with `texts`.
+"""`min_quality` with `texts`: the fewest bytes at which the outputs for the texts are still good enough.
 
-Steps of method `size` are tried, each by a dataset in a temporary folder that `evaluate` looks at, and that is removed
-before the next: at most _TRIES of them, one at a time, and what decides is what a user would measure. Losses are nearly
-a power of the step, so secants of the logarithms find it in four or five.
+Steps of method `size` are tried, at most _TRIES of them, one at a time. Each makes a dataset in a temporary folder,
+which `evaluate` measures as a user would, and which is removed before the next. Losses are nearly a power of the step,
+so the secant method on the logarithms needs four or five tries.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from arrowquant_dist.texts import Texts, read_texts
 from arrowquant_dist.texts.steps import StepCallback
 
 _TRIES = 10
-_NEAR = 0.03  # of the loss that is allowed, that may be left
+_NEAR = 0.03  # part of the allowed loss that may be left unused
 _FIRST_STEP = 0.5
-_MEMORY_NBYTES = 2 << 30  # for reading, beside the models
-_Found = tuple[QuantizationConfig, float]  # a table and its loss
+_MEMORY_NBYTES = 2 << 30  # for reading, besides the models
+_Found = tuple[QuantizationConfig, float]  # a table of overrides and its loss
 
 
 def choose_by_texts(
@@ -93,7 +93,7 @@ def _evaluated(
     source: Location, table: QuantizationConfig, texts: Texts, run: RunConfig, progress: StepCallback | None
 ) -> Evaluation:
     here = replace(run, engine="inline", address=None, overwrite=False, repair=False)
-    options = run.source_storage.options  # the target is local, whatever the run's own is
+    options = run.source_storage.options  # the target here is a local folder, unlike the run's own
     here = replace(here, storage_options={}, source_storage_options=options, target_storage_options={})
     with temporary_folder() as folder:
         place = str(folder / "tried")
@@ -104,7 +104,7 @@ def _evaluated(
 
 
 def _loss(found: Evaluation, wanted: Quality) -> float:
-    """1 - cosine, or the excess of perplexity."""
+    """1 - cosine, or the excess of perplexity. Raises InvalidConfig where the model has no such figure."""
     if found.embeddings is not None and wanted.cosine is not None:
         return 1.0 - found.embeddings.cosine_mean
     if found.next_tokens is not None and wanted.excess is not None:

@@ -1,4 +1,4 @@
-"""Figures of two sets of embeddings of the same texts: arrays in, numbers out."""
+"""Figures that compare two sets of embeddings of the same texts: arrays in, numbers out."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from arrowquant_dist.errors import UnquantizableWeights
 from arrowquant_dist.report.evaluation import EmbeddingFigures
 
 Whose = Literal["the original", "the dataset"]
-WHAT_TO_DO: Mapping[Whose, str] = {  # where what it makes is not finite
+WHAT_TO_DO: Mapping[Whose, str] = {  # where outputs are not finite
     "the original": "look for NaN or inf in its weights",
     "the dataset": "look for layers with NaN or inf in its report, or quantize them with more bits",
 }
 NEIGHBOURS = 10
 MOST_PAIRED = 3000  # texts: 4.5 million pairs, 200 MB to rank them
-_COSINES = 4 << 20  # at a time, 32 MiB
+_COSINES = 4 << 20  # number of cosines at a time, 32 MiB
 
 
 def embedding_figures(original: np.ndarray, quantized: np.ndarray) -> EmbeddingFigures:
-    """original, quantized: [texts, dimensions], a row a text.
+    """Compares embeddings. original, quantized: [texts, dimensions], one row for each text.
 
-    What each figure is, EmbeddingFigures says. Of more than MOST_PAIRED texts as many, evenly spread, make the pairs of
-    the correlation, and have their neighbours looked for among all. Raises UnquantizableWeights for embeddings that are
-    not finite, or are nothing but zeros, which have no direction.
+    EmbeddingFigures explains the figures. Of more than MOST_PAIRED texts, as many, evenly spread, make the pairs of the
+    correlation, and their neighbours are looked for among all texts. Raises UnquantizableWeights for embeddings that
+    are not finite, or all zeros, which have no direction.
     """
     one, other = _directions(original, "the original"), _directions(quantized, "the dataset")
     cosines = np.einsum("ij,ij->i", one, other).clip(-1, 1)
@@ -47,8 +47,8 @@ def embedding_figures(original: np.ndarray, quantized: np.ndarray) -> EmbeddingF
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Pearson's correlation of the ranks of two equally long vectors; equal values have the mean of their ranks. None
-    where all of one are equal."""
+    """Pearson's correlation of the ranks of two vectors of equal length; equal values have the mean of their ranks.
+    None where all values of one are equal."""
     first, second = _ranks(one), _ranks(other)
     if np.array_equal(first, second) and first.min() < first.max():
         return 1.0
@@ -64,7 +64,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def _directions(values: np.ndarray, whose: Whose) -> np.ndarray:
-    """float64, each row of length 1."""
+    """The rows scaled to length 1, float64."""
     wide = values.astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1)
     bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
@@ -80,21 +80,21 @@ def _directions(values: np.ndarray, whose: Whose) -> np.ndarray:
 
 
 def _spread(texts: int) -> np.ndarray:
-    """Indices of the texts that make pairs."""
+    """Indices of the texts whose pairs are compared."""
     if texts <= MOST_PAIRED:
         return np.arange(texts)
     return np.arange(MOST_PAIRED) * texts // MOST_PAIRED
 
 
 def _similarities(directions: np.ndarray) -> np.ndarray:
-    """Cosines of all pairs, each once."""
+    """Cosines of all pairs of rows, each pair once."""
     every = directions @ directions.T
     found: np.ndarray = every[np.triu_indices(len(every), 1)]
     return found
 
 
 def _recall(one: np.ndarray, other: np.ndarray, texts: np.ndarray) -> float:
-    """texts: indices of those whose neighbours are looked for."""
+    """Mean part of the nearest neighbours that both have. texts: indices of the texts whose neighbours count."""
     step = max(1, _COSINES // len(one))
     found = 0
     for start in range(0, len(texts), step):
@@ -105,7 +105,7 @@ def _recall(one: np.ndarray, other: np.ndarray, texts: np.ndarray) -> float:
 
 
 def _nearest(directions: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Indices of each row's nearest others; of equally near ones the first."""
+    """Indices of the nearest other rows of each of `rows`; of equally near ones the first."""
     cosines = directions[rows] @ directions.T
     cosines[np.arange(len(rows)), rows] = -np.inf
     for row in cosines:

@@ -1,4 +1,4 @@
-"""Figures of two sets of next-token distributions over the same positions."""
+"""Figures that compare two sets of next-token distributions over the same positions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from arrowquant_dist.report.evaluation import NextTokenFigures
 if TYPE_CHECKING:
     import torch
 
-_CHUNK_VALUES = 2 << 20  # of logits in float64 at a time, 16 MiB of each model's
+_CHUNK_VALUES = 2 << 20  # logits at a time in float64, 16 MiB for each model
 
 
 @dataclass(slots=True)
 class NextTokens:
-    """Collects positions, and says what they come to. Each text's are kept apart and summed in the texts' order, so
-    that batches change nothing but what floating-point products of theirs do.
+    """Collects positions and computes figures over them. Those of each text are kept apart and summed in the order of
+    the texts, so that batches make no difference but rounding in their floating-point products.
 
-    texts: how many there are.
+    texts: number of texts.
     """
 
     texts: int
@@ -32,8 +32,8 @@ class NextTokens:
     def add(
         self, text: int, original: torch.Tensor, quantized: torch.Tensor, following: torch.Tensor
     ) -> None:
-        """original, quantized: float32 logits [positions, vocabulary]. following: int64 [positions], the token that
-        comes next. Raises UnquantizableWeights for logits that are not finite."""
+        """Adds the positions of a text. original, quantized: float32 logits [positions, vocabulary]. following: int64
+        [positions], the token that comes next. Raises UnquantizableWeights for logits that are not finite."""
         step = max(1, _CHUNK_VALUES // original.shape[1])
         parts = [
             _measured(
@@ -56,7 +56,7 @@ class NextTokens:
         self._found[text] = found
 
     def figures(self) -> NextTokenFigures:
-        """There is a position."""
+        """The figures over all positions, of which there must be one."""
         found = np.concatenate(
             [self._found[text] for text in range(self.texts) if text in self._found], axis=1
         )
@@ -71,7 +71,7 @@ class NextTokens:
         )
 
 
-_MOST = 700.0  # whose exp float64 holds
+_MOST = 700.0  # exp of this fits into float64
 
 
 def _exp(value: float) -> float:
@@ -79,15 +79,15 @@ def _exp(value: float) -> float:
 
 
 def _measured(original: torch.Tensor, quantized: torch.Tensor, following: torch.Tensor) -> np.ndarray:
-    """float64 [4, positions]: −ln p and −ln q of the next token, Σ p ln(p/q), and 1 where both have the same first
-    choice."""
+    """float64 [4, positions]: −ln p and −ln q of the next token, Σ p ln(p/q), and 1 where the most likely token is the
+    same."""
     import torch
 
     p, q = original.double().log_softmax(-1), quantized.double().log_softmax(-1)
     chosen = following[:, None]
     terms = torch.where(
         p.isneginf(), 0.0, p.exp() * (p - q)
-    )  # as some models rule out the vocabulary's padding
+    )  # some models give -inf to the vocabulary's padding
     same = original.argmax(-1) == quantized.argmax(-1)
     rows = (-p.gather(1, chosen)[:, 0], -q.gather(1, chosen)[:, 0], terms.sum(-1), same.double())
     return torch.stack(rows).numpy()

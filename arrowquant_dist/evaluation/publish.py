@@ -1,10 +1,10 @@
-"""Where an evaluation is written: the report of the dataset that it is of.
+"""Writes an evaluation to the report of the dataset that it is of.
 
-The two files are no part of what the manifest names: a dataset is whole without them, and `verify` asks for none. They
-are written as a whole, readers see the old or the new content. An evaluation says of which run it is, and readers leave
-out those of a dataset that was here before (report/evaluations.py); `--overwrite` and `quantize` clear them away with
-the rest of the report. Two evaluations of one dataset that end in the same moment may leave one of the two: run the
-other again.
+The manifest does not name the two files: a dataset is complete without them, and `verify` does not ask for them. Each
+is written as a whole, so readers see the old or the new content. An evaluation says of which run it is, and readers
+ignore evaluations of a dataset that was there before (report/evaluations.py); `--overwrite` and `quantize` remove them
+with the rest of the report. If two evaluations of one dataset end at the same moment, one of them may be lost; it can
+be run again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class EvaluatedDataset:
 
     @classmethod
     def of(cls, target: Location, storage: Storage) -> EvaluatedDataset:
-        """NotFound where no finished dataset is there; InvalidCheckpoint where its evaluations cannot be added to."""
+        """Opens a dataset. Raises NotFound where there is no finished one, and InvalidCheckpoint where its evaluations
+        cannot be added to."""
         store = open_store(location(target, "target"), storage)
         manifest = Manifest.of_finished(store, "of which an evaluation could be kept")
         place = cls(store, manifest)
@@ -49,8 +50,8 @@ class EvaluatedDataset:
         return dataset_identity(self.manifest)
 
     def publish(self, found: Evaluation) -> None:
-        """Adds an evaluation to those that are there. TargetConflict where another dataset is there by now;
-        StorageError or NotFound, which tell the figures, where it cannot be written."""
+        """Adds an evaluation to those of the dataset. Raises TargetConflict where another dataset is there by then, and
+        StorageError or NotFound, with the figures in the message, where it cannot be written."""
         try:
             is_there = dataset_identity(Manifest.read(self.store)) == self.identity
         except NotFound:
@@ -62,7 +63,7 @@ class EvaluatedDataset:
             raise TargetConflict(message, uri=self.store.uri)
         files = evaluation_files(merged(read_evaluations(self.store, self.manifest), found))
         try:
-            for path in sorted(files, key=EVALUATION_PATH.__eq__):  # the JSON last: it says what counts
+            for path in sorted(files, key=EVALUATION_PATH.__eq__):  # the JSON last, since it decides
                 self.store.write(path, files[path])
         except (StorageError, NotFound) as error:
             figures = "; ".join(f"{label} {figure}" for label, figure in figure_lines(found))

@@ -1,8 +1,8 @@
-"""run_evaluation(): a model and a dataset of it see the same texts, and what comes out is compared.
+"""run_evaluation(): a model and a dataset of it get the same texts, and their outputs are compared.
 
-Both have their weights as they are stored, decoded to the source's dtype, and compute in float32 (models/pair.py). Of
-encoders one model after the other is in memory, since embeddings are small; of causal models both are at once, four
-bytes a parameter each, since next-token distributions of thousands of positions are not.
+Both have their weights as they are stored, decoded to the source's dtype, and compute in float32 (models/pair.py).
+Encoders are in memory one after the other, since embeddings are small. Causal models are in memory together, with four
+bytes a parameter each, since next-token distributions of thousands of positions are large.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def run_evaluation(
     memory_nbytes: int,
     progress: StepCallback | None,
 ) -> Evaluation:
-    """Writes what was measured to the dataset's report, and returns it. storages: of the model and of the target.
-    memory_nbytes: for reading, beside the models. Raises as `evaluate`."""
+    """Writes the result to the dataset's report and returns it. storages: those of model and target. memory_nbytes: for
+    reading, besides the models. Raises what `evaluate` raises."""
     from arrowquant_dist.models.kinds import kind_of_model
     from arrowquant_dist.models.pair import opened_dataset, opened_model
     from arrowquant_dist.models.threads import bounded_threads
@@ -144,7 +144,7 @@ def _compare_next_tokens(
 
 
 def _evaluation(kind: ModelKind, original: Opened, facts: TextFacts, notes: Sequence[str]) -> Evaluation:
-    """All but the figures, and what is known at the end."""
+    """An evaluation without figures and without what is known only at the end."""
     if facts.cut:
         notes = [
             *notes,
@@ -168,8 +168,8 @@ def _evaluation(kind: ModelKind, original: Opened, facts: TextFacts, notes: Sequ
 
 
 def _on_other_weights(original: Opened, dataset: Opened, place: EvaluatedDataset) -> list[str]:
-    """A note where the dataset was not made of these weights. No error: how far one is from another model of the same
-    layers, as the one before some more training, is a question of its own."""
+    """A note where the dataset was not made of these weights. This is not an error: the distance from another model of
+    the same layers, such as the one before some more training, is a valid question of its own."""
     from arrowquant_dist.models.original import difference_from_original, trained_names
     from arrowquant_dist.models.pair import sources
 

@@ -1,4 +1,4 @@
-"""How far an evaluation is."""
+"""How far an evaluation has come."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from arrowquant_dist.texts.steps import StepCallback, TextsStep
 
 
 class Teller:
-    """Tells `callback`, where there is one, of the steps of an evaluation."""
+    """Reports the steps of an evaluation to `callback`, if there is one."""
 
     def __init__(self, callback: StepCallback | None) -> None:
         self._callback = callback
 
     def loading(self, name: str) -> Callable[[int, int, str], None]:
-        """What to call with the bytes of a model that are in their place, and those of all."""
+        """A function to call with the bytes of a model that are in place, the bytes in all, and a layer's name."""
 
         def told(done: int, total: int, _layer: str) -> None:
             self._tell(TextsStep(name, done, total, "bytes"))
@@ -22,7 +22,7 @@ class Teller:
         return told
 
     def counting(self, name: str, total: int) -> Callable[[int], None]:
-        """What to call with the number of texts that are done besides."""
+        """A function to call with the number of texts that were done since the last call."""
         done = 0
 
         def told(more: int) -> None:

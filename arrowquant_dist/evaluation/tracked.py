@@ -1,5 +1,5 @@
-"""`evaluate` as a run of MLflow, where the environment names a tracking server (tracking/tracked.py): one of its own,
-below that of the dataset, so that evaluations with several texts stand side by side."""
+"""`evaluate` as a run of MLflow, where the environment names a tracking server (tracking/tracked.py). Each evaluation
+is a run of its own below that of the dataset, so that evaluations with several texts can be compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from arrowquant_dist.tracking.datasets import ending_of_dataset
 from arrowquant_dist.tracking.figures import evaluation_metrics, facts_of_texts
 from arrowquant_dist.tracking.tracked import Beginning, Ending, tracked
 
-_OF_THE_DATASET = ("size/", "accuracy/")  # what stands beside its outputs
+_OF_THE_DATASET = ("size/", "accuracy/")  # the dataset's figures that its evaluations repeat
 
 
 def evaluate_tracked(
@@ -30,9 +30,9 @@ def evaluate_tracked(
     memory_nbytes: int,
     progress: StepCallback | None,
 ) -> Evaluation:
-    """As `run_evaluation`; with MLFLOW_TRACKING_URI in the environment also a run there, with the sizes and errors of
-    the dataset beside the figures of its outputs. Raises MissingDependency without MLflow, and ArrowQuantError where
-    the server does not take the run, before anything is measured."""
+    """`run_evaluation`; with MLFLOW_TRACKING_URI in the environment it is a run there, too, with the sizes and errors
+    of the dataset beside the figures of its outputs. Raises MissingDependency without MLflow, and ArrowQuantError where
+    the server does not accept the run, before anything is measured."""
 
     def begin() -> Beginning:
         place = redact(location(target, "target"))

@@ -1,4 +1,4 @@
-"""Trains what a dataset stores by what the original makes of texts."""
+"""Trains the stored values of a dataset so that its outputs for texts come closer to the original's."""
 
 from arrowquant_dist.distillation.api import distill
 from arrowquant_dist.distillation.result import Distilled

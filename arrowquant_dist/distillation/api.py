@@ -1,4 +1,4 @@
-"""distill(), for those who call it."""
+"""distill(), the public function."""
 
 from __future__ import annotations
 

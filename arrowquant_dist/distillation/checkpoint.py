@@ -1,10 +1,10 @@
-"""What a training that was stopped has reached, kept at the target of the new dataset.
+"""The state of a training, kept at the target of the new dataset so that a stopped training can go on.
 
     run/distillation/state-<id>.bin    the bytes of all that is trained, Adam's moments, and the best that was found
     run/distillation/state.json        which of these counts, what is in it, its digest, and how far the training is
 
-The second is written last and replaced as a whole. Until there is a plan nothing else is at the target: others find
-files that are no run's and refuse it, the same command finds its own.
+The second is written last and replaced as a whole. Until there is a plan, nothing else is at the target: other commands
+find files that belong to no run and refuse them, the same command finds its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _INDEX = f"{FOLDER}/state.json"
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """numbers: plain values. tensors: by name."""
+    """numbers: plain values. tensors: {name: tensor}."""
 
     numbers: Mapping[str, Any]
     tensors: Mapping[str, torch.Tensor]
@@ -38,14 +38,14 @@ class TrainingState:
 
 @dataclass(frozen=True, slots=True)
 class TrainingStates:
-    """made_of: what says which distillation it is."""
+    """The saved state of a distillation. made_of: what identifies the distillation, plain values."""
 
     store: Store
     made_of: Mapping[str, Any]
 
     def save(self, state: TrainingState) -> None:
-        """Takes the place of what was saved before. Another run of the same distillation may save meanwhile: what goes
-        is what the index named before, which nobody names again, so what the index names is always there."""
+        """Replaces the saved state. Another run of the same distillation may save meanwhile: each deletes the object
+        that the index named before, which is never named again, so the object that the index names is always there."""
         path = f"{FOLDER}/state-{uuid.uuid4().hex}.bin"
         digest, described = xxhash.xxh3_128(), []
         with self.store.open_writer(path) as writer:
@@ -68,7 +68,8 @@ class TrainingStates:
             self.store.delete([self.store.check_path(before["path"])])
 
     def load(self) -> TrainingState | None:
-        """None where nothing was saved, or that of another distillation. CorruptWeights where it is damaged."""
+        """The saved state; None where there is none, or another distillation's. Raises CorruptWeights where it is
+        damaged."""
         index = self._index()
         if index is None:
             return None
@@ -79,7 +80,7 @@ class TrainingStates:
 
     @property
     def is_own(self) -> bool:
-        """Whether what was saved is of this distillation."""
+        """Whether the saved state is of this distillation."""
         return self._index() is not None
 
     def _index(self) -> Mapping[str, Any] | None:
@@ -105,11 +106,11 @@ class TrainingStates:
         return TrainingState(index["numbers"], tensors)
 
     def paths(self) -> list[str]:
-        """Of all that is there."""
+        """Paths of all states that are there."""
         return [info.path for info in self.store.list(FOLDER)]
 
     def delete(self) -> None:
-        """The index first: without it nothing counts."""
+        """Deletes all states, the index first, since without it nothing counts."""
         self.store.delete([_INDEX])
         self.store.delete(self.paths())
 

@@ -1,11 +1,11 @@
-"""A layer's codes, scales and zero points as what gradients can change: latent codes are rounded each time that values
-are made of them, and what the rounding does is passed over on the way back (the straight-through estimator).
+"""A layer's codes, scales and zero points in a form that gradients can change: values are made of latent codes, which
+are rounded each time, and gradients pass the rounding unchanged (the straight-through estimator).
 
 A latent code begins where the original's value w lies between the codes, at w / scale + zero point, if that rounds to
-the code that the dataset has: codes of which the original is close to the next one are the first to change. A code that
-gptq chose for the sake of others is not the one that w rounds to: it begins at its centre, and not at the edge toward
-w, from where the least step would undo what gptq did. So nothing changes before the first step either way. A latent
-code stays within `bound` of where it began.
+the dataset's code: the first codes to change are those whose original value is close to the next code. Where gptq chose
+another code than w rounds to, for the sake of other values, the latent code begins at the centre of that code. From
+the edge toward w, the smallest step would undo gptq's choice. In both cases nothing changes before the first step. A
+latent code stays within `bound` of where it began.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from arrowquant_dist.kernels.pack import unpack_row
 from arrowquant_dist.tensor import QuantizedTensor
 from arrowquant_dist.tensor.source import read_only
 
-_WIDE = 15  # from the least code to the largest: int4's, the narrowest type of entropy-coded layers
-_COUNTED = 1 << 22  # codes that are counted at a time
-# Of a step from its code, at most, where a latent code begins. The first steps' signs are noise, and change codes that
-# begin at the edge: MiniLM's int2 by gptq with 200 texts came from a loss of .685 to .680 in 75 steps from .49 at most,
-# to .656 in 50 from .4.
+_WIDE = 15  # highest code minus lowest: that of int4, the narrowest type of entropy-coded layers
+_COUNTED = 1 << 22  # number of codes that are counted at a time
+# How far from its code, in steps, a latent code may begin. The signs of the first steps are noise, which changes codes
+# that begin at the edge: the loss of MiniLM's int2 by gptq with 200 texts went from .685 to .680 in 75 steps with .49
+# here, and to .656 in 50 steps with .4.
 _INSIDE = 0.45
 
 
 @dataclass(frozen=True, slots=True)
 class CodesForm:
-    """What of a layer's codes stays as it is. shape, dtype: the layer's. group: values that share a scale, in a row.
+    """The properties of a layer's codes that do not change.
 
-    qmin, qmax: of the codes. has_one_scale: for all of the layer. is_symmetric: without zero points. whole: these stay
-    whole numbers. scale_dtype: what the scales are numbers of.
+    shape, dtype: those of the layer. rows, columns: those of its matrix. group: number of values in a row that share a
+    scale. qmin, qmax: lowest and highest code. has_one_scale: whether the whole layer has one scale. is_symmetric:
+    whether there are no zero points. whole: whether zero points stay whole numbers. scale_dtype: dtype that scales are
+    rounded to.
     """
 
     shape: tuple[int, ...]
@@ -55,7 +57,8 @@ class CodesForm:
 
     @property
     def is_entropy_coded(self) -> bool:
-        """Symmetric, a scale a row, in a type that is wider than what its codes say: as method `size` stores layers."""
+        """Whether codes are symmetric, with a scale a row, in a type wider than they need, as method `size` stores
+        layers."""
         is_wide = self.qmax - self.qmin >= _WIDE
         return is_wide and self.is_symmetric and self.groups == 1 and not self.has_one_scale
 
@@ -81,13 +84,15 @@ class CodesForm:
 
 
 class TrainedCodes:
-    """offsets: float32 [rows, groups · group], of the latent codes from where they began (padded: the last group of a
-    row may be short). log_scales: float32 [rows or 1, groups], logarithms of what the scales are multiplied with.
-    zero_points: the same shape; None where symmetric. Leaves, which an optimizer changes.
+    """Codes, scales and zero points of a layer, with leaves that an optimizer changes.
+
+    offsets: float32 [rows, groups · group], distance of latent codes from where they began (padded: the last group of a
+    row may be short). log_scales: float32 [rows or 1, groups], logarithms of factors of the scales. zero_points: same
+    shape; None where symmetric.
     """
 
     def __init__(self, stored: QuantizedTensor, original: torch.Tensor) -> None:
-        """original: the layer's values, of its shape."""
+        """original: the original's values of the layer, of its shape."""
         form = self.form = CodesForm.of(stored)
         codes = self._grouped(torch.from_numpy(_unpacked(stored)).float())
         scale_rows = 1 if form.has_one_scale else form.rows
@@ -108,17 +113,17 @@ class TrainedCodes:
 
     @property
     def leaves(self) -> dict[str, torch.Tensor]:
-        """By the names that they have in a checkpoint."""
+        """The leaves by their names in a checkpoint."""
         found = {"offsets": self.offsets, "log_scales": self.log_scales}
         return found if self.zero_points is None else {**found, "zero_points": self.zero_points}
 
     def values(self) -> torch.Tensor:
-        """As a reader decodes them: of the layer's shape and dtype."""
+        """The values as a reader decodes them, of the layer's shape and dtype."""
         found = _decoded(self._start, self._offsets, self.scales(), self._zeros(), self.form)
         return self._ungrouped(found).to(self.form.dtype).reshape(self.form.shape)
 
     def rows(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Rows of the values, [numbers, columns]. numbers: int64, each once. Gradients are sparse."""
+        """Rows of the values, [numbers, columns]. numbers: int64, without repetitions. Gradients are sparse."""
         form = self.form
 
         def looked_up(leaf: torch.Tensor) -> torch.Tensor:
@@ -137,7 +142,7 @@ class TrainedCodes:
         return self._made_scales(self._scales, self.log_scales)
 
     def bound(self, most: float, rows: torch.Tensor | None = None) -> None:
-        """After a step: offsets are cut to [-most, most]. rows: those that the step may have changed."""
+        """After a step: limits offsets to [-most, most]. rows: rows that the step may have changed; None: all."""
         with torch.no_grad():
             if rows is None:
                 self.offsets.clamp_(-most, most)
@@ -145,7 +150,7 @@ class TrainedCodes:
                 self.offsets[rows] = self.offsets[rows].clamp_(-most, most)
 
     def counts(self) -> torch.Tensor:
-        """int64 [qmax - qmin + 1]: how often each code occurs."""
+        """int64 [qmax - qmin + 1]: number of occurrences of each code."""
         form = self.form
         found = torch.zeros(form.qmax - form.qmin + 1, dtype=torch.int64)
         step = max(1, _COUNTED // form.columns)
@@ -158,12 +163,13 @@ class TrainedCodes:
 
     @property
     def gradient(self) -> torch.Tensor | None:
-        """Of the offsets, of the rows that have any; None before a step."""
+        """The gradient of the offsets, without rows that have none; None before a step."""
         found = self._gradient()
         return found.values() if found is not None and found.is_sparse else found
 
     def add_gradient(self, slopes: torch.Tensor) -> None:
-        """Of the rows that have one. slopes: float32 [qmax - qmin + 1], what is added for each code."""
+        """Adds to the gradient of the offsets, in rows that have one. slopes: float32 [qmax - qmin + 1], what to add
+        for each code."""
         found = self._gradient()
         if found is None:
             return
@@ -174,14 +180,14 @@ class TrainedCodes:
             (found.values() if found.is_sparse else found).add_(added)
 
     def _gradient(self) -> torch.Tensor | None:
-        """A sparse one with each row once."""
+        """The gradient of the offsets; a sparse one is coalesced, so that it has each row once."""
         found = self.offsets.grad
         if found is not None and found.is_sparse:
             found = self.offsets.grad = found.coalesce()
         return found
 
     def found(self) -> dict[str, torch.Tensor]:
-        """What is stored: codes int8 [rows, columns], scales and zero_points float32 [rows · groups]."""
+        """The values to store: codes int8 [rows, columns], scales and zero_points float32 [rows · groups]."""
         with torch.no_grad():
             codes = self._ungrouped(_rounded(self._start, self._offsets, self.form)).to(torch.int8)
             found = {"codes": codes, "scales": self.scales().reshape(-1).clone()}
@@ -198,7 +204,7 @@ class TrainedCodes:
         return None if self.zero_points is None else self._rounded_zeros(self.zero_points)
 
     def _made_scales(self, first: torch.Tensor, logs: torch.Tensor) -> torch.Tensor:
-        """Gradients pass the rounding by: they would be rounded as well, those of each slice of a batch anew."""
+        """Gradients bypass the rounding; otherwise they would be rounded too, anew for each slice of a batch."""
         exact = first * logs.exp()
         return exact + (exact.to(self.form.scale_dtype).float() - exact).detach()
 
@@ -218,7 +224,7 @@ class TrainedCodes:
 
 
 def _unpacked(stored: QuantizedTensor) -> np.ndarray:
-    """int8 [rows, columns]."""
+    """The codes, int8 [rows, columns]."""
     rows, columns = stored.matrix_shape
     if BITS[stored.quant_type] == 8:
         return stored.codes.view(np.int8).reshape(rows, columns)
@@ -236,7 +242,7 @@ def _starts(
     zeros: torch.Tensor | float,
     form: CodesForm,
 ) -> torch.Tensor:
-    latent = (original / scales + zeros).nan_to_num_(0.0)  # a scale of 0 has one value, whatever the code
+    latent = (original / scales + zeros).nan_to_num_(0.0)  # with a scale of 0, all codes have the same value
     is_rounded = latent.round().clamp_(form.qmin, form.qmax) == codes
     between = (latent - codes).clamp_(-_INSIDE, _INSIDE)
     return codes + torch.where(is_rounded, between, 0.0)
@@ -258,7 +264,7 @@ def _decoded(
 
 
 class _Decode(torch.autograd.Function):
-    """(code - zero point) · scale, in the order in which readers compute it (kernels/decode.py)."""
+    """(code - zero point) · scale, computed in the order in which readers do (kernels/decode.py)."""
 
     @staticmethod
     def forward(
@@ -286,5 +292,5 @@ class _Decode(torch.autograd.Function):
 
 
 def _summed(found: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """[rows, groups], or summed over the rows where these share their scales."""
+    """[rows, groups], or the sum over rows where all rows share their scales."""
     return found if len(like) == len(found) else found.sum(0, keepdim=True)

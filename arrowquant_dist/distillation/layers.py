@@ -1,4 +1,4 @@
-"""Which layers of a dataset are trained, and what is stored of each afterwards."""
+"""Chooses and reads the layers of a dataset that are trained."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from arrowquant_dist.tensor import QuantizedTensor
 
 @dataclass(frozen=True, slots=True)
 class TrainedLayers:
-    """By the names that layers are stored under in the dataset."""
+    """Trained layers by their stored names in the dataset."""
 
     matrices: Mapping[str, TrainedCodes]
     vectors: Mapping[str, TrainedVector]
 
 
 def trained_layers(filled: FilledModel, dataset: Loads, original: LayerSource) -> TrainedLayers:
-    """Matrices of codes, and float vectors, that the model has as parameters. InvalidConfig where there are no
+    """Matrices with codes, and float vectors, that are parameters of the model. Raises InvalidConfig where there are no
     matrices."""
     stored_as = stored_names(original)
     names = trainable(filled)
@@ -54,7 +54,8 @@ def trained_layers(filled: FilledModel, dataset: Loads, original: LayerSource) -
 
 
 def read_codes(dataset: Loads, layer: StoredLayer) -> QuantizedTensor:
-    """Of all its row blocks, also where these share the layer's one scale, which comes with each row then."""
+    """The codes of all row blocks of a layer. If the blocks share the layer's one scale, which then comes with
+    each row, it is returned once."""
     found: QuantizedTensor = load_now(dataset.of_codes().one(Region.whole(layer)), dataset.budget)
     axis = layer.blocks[0].header.quant_axis
     if axis == found.quant_axis or np.unique(found.scales).size > 1 or np.unique(found.zero_points).size > 1:
@@ -65,7 +66,7 @@ def read_codes(dataset: Loads, layer: StoredLayer) -> QuantizedTensor:
 
 
 def refuse_mixed(layers: Mapping[str, StoredLayer], uri: str) -> None:
-    """InvalidConfig for a layer some of whose row blocks have codes, and others none."""
+    """Raises InvalidConfig for a layer whose row blocks are stored in different ways, as with and without codes."""
     for name, layer in layers.items():
         types = {block.header.quant_type for block in layer.blocks}
         forms = {(block.header.quant_axis, block.header.group_size) for block in layer.blocks}

@@ -1,4 +1,4 @@
-"""Embeddings of which a batch needs some rows alone, and how the others are told."""
+"""Embeddings of which a batch needs only some rows, and how they are told from others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arrowquant_dist.models.traced import replaced
 
 
 class Lookup(torch.nn.Module):
-    """In the place of an embedding: decodes only the rows that a batch needs, and notes which these were."""
+    """Replaces an embedding: decodes only the rows that a batch needs, and notes which these were."""
 
     def __init__(self, codes: TrainedCodes, dtype: torch.dtype) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Lookup(torch.nn.Module):
 
 
 def used_as_whole(parameters: Mapping[str, torch.Tensor], run: Callable[[], object]) -> set[str]:
-    """Names of those of which `run` makes something else than looking rows up, as DeBERTa does of its positions."""
+    """Names of parameters that `run` uses otherwise than to look up rows, as DeBERTa does with its positions."""
     uses = _Uses(parameters)
     with torch.no_grad(), uses:
         run()
@@ -35,7 +35,7 @@ def used_as_whole(parameters: Mapping[str, torch.Tensor], run: Callable[[], obje
 
 
 class _Uses(torch.overrides.TorchFunctionMode):
-    """found: names of the tensors that come to anything but an embedding."""
+    """found: names of the tensors that are passed to any function but an embedding."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How far the student's outputs are from the original's."""
+"""The distance of the student's outputs from the original's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 
 from arrowquant_dist.models.outputs import Outputs
 
-_OF_FINAL = 4.0
+_OF_FINAL = 4.0  # weight of embeddings or next tokens
 
 
 @dataclass(frozen=True, slots=True)
 class BatchShares:
-    """How much of a batch some of its texts are: of the tokens, and of the embeddings or next tokens; 1 of all.
+    """The part of a batch that some of its texts are: of its tokens, and of its embeddings or next tokens; 1 for all.
 
     Means over parts of a batch, each times its share, add up to the mean over the batch, however unequal the parts.
     """
@@ -28,12 +28,12 @@ WHOLE = BatchShares()
 def loss_of(
     student: Outputs, teacher: Outputs, *, is_causal: bool, shares: BatchShares = WHOLE
 ) -> torch.Tensor:
-    """Mean over hidden states and tokens of |s − t|² / |t|², and 4 (1 − cosine) of the embeddings; of causal models
-    4 times the mean of KL(teacher ‖ student) of next tokens. shares: of a batch, of which the outputs are a part."""
+    """The mean over hidden states and tokens of |s − t|² / |t|², plus 4 (1 − cosine) of the embeddings, or, for causal
+    models, 4 times the mean KL(teacher ‖ student) of next tokens. shares: the part of a batch that the outputs are."""
     hidden = torch.stack(
         [_relative(mine, theirs) for mine, theirs in zip(student.hidden, teacher.hidden, strict=True)]
     ).mean()
-    if not shares.final:  # texts of one token have no next one
+    if not shares.final:  # texts of one token have no next token
         return shares.tokens * hidden
     last = _divergence if is_causal else _distance
     return shares.tokens * hidden + shares.final * _OF_FINAL * last(student.final, teacher.final)

@@ -1,4 +1,4 @@
-"""What a training needs of memory, known before anything is read."""
+"""The memory that a training needs, known before anything is read."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.dataset.layers import StoredLayer
 from arrowquant_dist.errors import InvalidConfig
 
-_OF_MODELS = 8  # bytes for each value: float32, of the original and of the student
-# Of a value with a code: where its latent code began, its offset, two moments of Adam, the best that was found; and of
-# those that a step decodes whole, the value, its gradient and that of the offset.
+_OF_MODELS = 8  # bytes for each value: float32, in the original and in the student
+# Bytes for each value with a code: start of its latent code, its offset, two moments of Adam, the best code; and in a
+# layer that a step decodes whole, the value, its gradient and that of the offset.
 _OF_CODES = 4 + 4 + 8 + 1 + 12
 _OF_VECTORS = 24
 
 
 def needed_nbytes(layers: Mapping[str, StoredLayer]) -> int:
-    """Of both models and the training, beside what is read and kept of outputs."""
+    """Bytes for both models and the training, besides what is read and the outputs that are kept."""
     total = 0
     for layer in layers.values():
         own = _OF_CODES if layer.quant_type in BITS else _OF_VECTORS if len(layer.shape) == 1 else 0
@@ -26,7 +26,7 @@ def needed_nbytes(layers: Mapping[str, StoredLayer]) -> int:
 
 
 def refuse_too_large(layers: Mapping[str, StoredLayer], most_nbytes: int, uri: str) -> None:
-    """InvalidConfig, which says the need, where it is more than `most_nbytes`."""
+    """Raises InvalidConfig, with the size that is needed, where it is more than `most_nbytes`."""
     needed = needed_nbytes(layers)
     if needed > most_nbytes:
         message = (

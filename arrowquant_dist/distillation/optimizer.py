@@ -1,4 +1,4 @@
-"""Adam for all that is trained: of embeddings the rows alone that a step has seen."""
+"""Adam for all that is trained; in embeddings it changes only the rows that a step has seen."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 from arrowquant_dist.distillation.settings import BETAS, DistillSettings
 from arrowquant_dist.distillation.student import Student
 
-_RATES_ARE_OF = 0.7  # the loss at the beginning
-_LARGEST = 2.0  # multiple of the rates, where more is lost
+_RATES_ARE_OF = 0.7  # loss at the beginning for which the rates are given
+_LARGEST = 2.0  # maximum factor of the rates, for larger losses
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Optimizer:
-    """Rates are in proportion to the loss at the beginning, and go down with what is done of the whole, from 0 to 1."""
+    """Adam with rates in proportion to the loss at the beginning, which fall as the training proceeds."""
 
     def __init__(self, student: Student, settings: DistillSettings) -> None:
         self._student, self._settings = student, settings
-        dense: dict[float, list[torch.Tensor]] = {}  # by the rate: a group is one call, whatever is in it
+        dense: dict[float, list[torch.Tensor]] = {}  # by rate, since a group is one call, however large
         sparse: dict[float, list[torch.Tensor]] = {}
         rates = settings.rates
         for name, codes in student.matrices.items():
@@ -39,7 +39,8 @@ class Optimizer:
             self._optimizers.append(torch.optim.SparseAdam(_groups(sparse), betas=BETAS))
 
     def step(self, done: float, *, beginning: float) -> None:
-        """Takes the gradients, and lets go of them. beginning: the loss of held-back texts before the first step."""
+        """Applies and drops the gradients. done: finished part of the training, from 0 to 1. beginning: the loss of
+        held-back texts before the first step."""
         factor = min(beginning / _RATES_ARE_OF, _LARGEST) * (1.0 + math.cos(math.pi * min(done, 1.0))) / 2
         for group in self._all_groups():
             group["lr"] = group["first"] * factor
@@ -55,7 +56,7 @@ class Optimizer:
                 lookup.seen = None
 
     def moments(self) -> dict[str, torch.Tensor]:
-        """Of each leaf that has any, by its name in the student; and the steps that they are of."""
+        """The moments of each leaf that has any, and its number of steps, by the leaf's name in the student."""
         found: dict[str, torch.Tensor] = {}
         for name, leaf in self._student.leaves:
             for key, value in self._state_of(leaf).items():

@@ -1,9 +1,9 @@
-"""What the workers of one training do together: each has the gradients of its own slice of a step's texts, and all of
-them take the step with the sum.
+"""What the workers of one training do together: each computes the gradients of its own slice of a step's texts, and all
+of them take the step with the sum.
 
-A loss and its gradients are sums over texts (losses.py::BatchShares), so a step of many workers is the step of one but
-for the order in which numbers are added. Every worker gets the same bytes of each sum, and goes on from equal ones:
-nothing else has to be sent from one to another.
+A loss and its gradients are sums over texts (losses.py::BatchShares), so a step of many workers equals the step of one,
+except for the order in which numbers are added. Every worker gets the same bytes of each sum, and so all of them stay
+equal: nothing else has to be sent from one to another.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ from arrowquant_dist.distillation.lookups import Lookup
 from arrowquant_dist.distillation.student import Student
 from arrowquant_dist.errors import StorageError
 
-_BUCKET_VALUES = 1 << 23  # that are sent at a time: a step has hundreds of small tensors
+_BUCKET_VALUES = 1 << 23  # number of values sent at a time: a step has hundreds of small tensors
 
 Operation = Literal["sum", "max"]
 Reduce = Callable[[torch.Tensor, Operation], None]  # in place, over all workers
 
 
 class Peers(Protocol):
-    """The others, as seen by one of them. is_first: of the one that saves."""
+    """The other workers, as seen by one of them. is_first: whether this worker is the one that saves."""
 
     @property
     def is_first(self) -> bool: ...
 
     def total(self, value: float) -> float:
-        """Of all workers' values."""
+        """The sum of all workers' values."""
 
     def largest(self, value: float) -> float:
-        """Of all workers' values."""
+        """The largest of all workers' values."""
 
     def sum_gradients(self, student: Student) -> None:
-        """Those of each leaf become the sum of all workers'; rows that any worker has looked up are seen by all."""
+        """Replaces each leaf's gradient by the sum over all workers; rows that any worker has looked up count as seen
+        by all."""
 
 
 class Alone:
-    """One worker."""
+    """The peers of a single worker."""
 
     is_first = True
 
@@ -52,14 +53,14 @@ class Alone:
         return value
 
     def sum_gradients(self, _student: Student) -> None:
-        """They are all there."""
+        """Does nothing: the gradients are complete."""
 
 
 ALONE = Alone()
 
 
 class ManyPeers:
-    """number: of this worker. reduce: see torch_reduce."""
+    """The peers of one of several workers. number: of this worker. reduce: see torch_reduce."""
 
     def __init__(self, number: int, reduce: Reduce) -> None:
         self.is_first = number == 0
@@ -72,7 +73,7 @@ class ManyPeers:
         return self._of_one(value, "max")
 
     def sum_gradients(self, student: Student) -> None:
-        """A leaf without gradients has none afterwards only where no worker has any, as if there were one worker."""
+        """See Peers. A leaf stays without gradient only if no worker has one for it, as if there were one worker."""
         dense, by_rows = _leaves(student)
         seen = self._seen(dense, [found.rows() for found in by_rows])
         tensors = []
@@ -91,7 +92,7 @@ class ManyPeers:
         return float(tensor)
 
     def _seen(self, dense: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Which leaves, and then which rows of each lookup, have gradients at any worker."""
+        """Flags of the leaves, and then of the rows of each lookup, that have gradients at any worker."""
         flags = [torch.tensor([leaf.grad is not None for leaf in dense], dtype=torch.uint8), *rows]
         every = torch.cat(flags)
         self._reduce(every, "max")
@@ -109,8 +110,8 @@ class ManyPeers:
 
 @dataclass(slots=True)
 class _ByRows:
-    """A layer that is looked up. leaves: of it that have sparse gradients. height: its rows. union: those that any
-    worker has seen."""
+    """A layer whose rows are looked up. leaves: its leaves with sparse gradients. height: its number of rows. union:
+    the rows that any worker has seen."""
 
     lookup: Lookup
     leaves: Sequence[torch.Tensor]
@@ -118,7 +119,7 @@ class _ByRows:
     union: torch.Tensor | None = None
 
     def rows(self) -> torch.Tensor:
-        """uint8 [height]: 1 where this worker has looked."""
+        """uint8 [height]: 1 for rows that this worker has looked up."""
         found = torch.zeros(self.height, dtype=torch.uint8)
         if self.lookup.seen is not None:
             found[self.lookup.seen] = 1
@@ -147,7 +148,7 @@ class _ByRows:
 
 
 def _leaves(student: Student) -> tuple[list[torch.Tensor], list[_ByRows]]:
-    """In the same order at every worker."""
+    """The leaves with dense gradients, and the layers that are looked up, in the same order at every worker."""
     dense: list[torch.Tensor] = []
     by_rows: list[_ByRows] = []
     for name, codes in student.matrices.items():
@@ -173,8 +174,8 @@ def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
 
 
 def torch_reduce(tensor: torch.Tensor, operation: Operation) -> None:
-    """By torch.distributed's group of this process. StorageError where another worker is out of reach, for which the
-    training may begin again from its last checkpoint."""
+    """Reduces `tensor` in place over torch.distributed's group of this process. Raises StorageError where another
+    worker is out of reach, after which the training may begin again from its last checkpoint."""
     distributed: Any = torch.distributed
     how = distributed.ReduceOp.SUM if operation == "sum" else distributed.ReduceOp.MAX
     try:

@@ -1,8 +1,8 @@
-"""Where a distillation begins and where it ends: the dataset that is trained, and the target of the new one.
+"""The places of a distillation: the dataset that is trained, and the target of the new one.
 
-The new dataset's config has what the trained one's had, and under `distillation` what it was made of. A target with a
-finished dataset of the same is done; one where a run of the same was stopped is written again, since what was trained
-is not kept twice. All else is refused.
+The new dataset has the config of the trained one and, under `distillation`, what it was made of. A target with a
+finished dataset of the same distillation is done. Where a run of the same was stopped, the dataset is written again,
+since the trained values are not kept twice. Anything else is refused.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from arrowquant_dist.texts import Texts
 
 @dataclass(frozen=True, slots=True)
 class DistilledPlace:
-    """manifest: of the dataset that is trained. reasons: {layer: why it is kept there}. out: of the new one. made_of:
-    what says which distillation it is, plain values."""
+    """manifest: manifest of the dataset that is trained. reasons: {layer: why it is kept there}. out: target of the new
+    dataset. made_of: what identifies the distillation, plain values."""
 
     manifest: Manifest
     reasons: Mapping[str, str]
@@ -45,7 +45,8 @@ class DistilledPlace:
     def of(
         cls, target: Location, out: Location, texts: Texts, settings: DistillSettings, run: RunConfig
     ) -> DistilledPlace:
-        """NotFound where no finished dataset is at `target`; InvalidConfig where `out` is the same place."""
+        """Opens both places. Raises NotFound where no finished dataset is at `target`, and InvalidConfig where `out` is
+        the same place."""
         place = location(target, "target")
         store = open_store(place, run.target_storage)
         manifest = Manifest.of_finished(store, "which could be trained")
@@ -63,16 +64,17 @@ class DistilledPlace:
 
     @property
     def trained_before(self) -> frozenset[str]:
-        """Layers that are kept with other values than the original's."""
+        """Layers that are kept with values other than the original's."""
         return trained_names(self.reasons)
 
     def config(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Of the new dataset. result: what the training came to."""
+        """The config of the new dataset. result: the result of the training."""
         said = {key: value for key, value in self.manifest.config.items() if key != RUN_KEY}
         return {**said, DISTILLATION_KEY: {**self.made_of, "result": dict(result)}}
 
     def finished(self) -> Mapping[str, Any] | None:
-        """The result of the same distillation, where its dataset is there. TargetConflict where another dataset is."""
+        """The result of the same distillation, if its dataset is there. Raises TargetConflict where another dataset
+        is."""
         manifest = self.out.manifest()
         if manifest is None or self.run.overwrite:
             return None
@@ -85,7 +87,7 @@ class DistilledPlace:
         return result
 
     def look(self, checkpoint: Checkpoint) -> Listing:
-        """What is at the target when nothing speaks against writing there. TargetConflict."""
+        """Lists the target, cleared of what may be replaced. Raises TargetConflict where it may not be written to."""
         refuse_own_source(self.out, [checkpoint])
         found = self.out.look(checkpoint.sidecars)
         sidecars = read_sidecars(checkpoint, self.run)
@@ -106,7 +108,7 @@ class DistilledPlace:
         return TrainingStates(self.out.store, self.made_of)
 
     def _own_states(self) -> list[str]:
-        """Paths of what a training that was stopped has left. TargetConflict where it was another one."""
+        """Paths of the states of a stopped training. Raises TargetConflict where they are of another one."""
         paths = self.states.paths()
         if paths and not self.states.is_own:
             raise self._conflict("the state of another training")

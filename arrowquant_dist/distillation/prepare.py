@@ -1,6 +1,6 @@
-"""A training ready to run: both models filled, the student made of what is trained, texts in batches.
+"""Prepares a training: fills both models, makes the student of what is trained, and batches of the texts.
 
-Each worker of a training does this for itself, of the same places, and has its own slice of the texts (peers.py).
+Each worker of a training does this for itself, from the same places, and has its own slice of the texts (peers.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from arrowquant_dist.texts import Texts
 
 @dataclass(frozen=True, slots=True)
 class Trainee:
-    """What is trained with what. memory_nbytes: for the original's outputs of held-back texts."""
+    """What to train with. memory_nbytes: for the original's outputs for held-back texts."""
 
     texts: Texts
     settings: DistillSettings
@@ -41,8 +41,8 @@ def prepared(
     peers: Peers = ALONE,
     of_batches: BatchSlice = ALL_TEXTS,
 ) -> Training:
-    """It goes on from what `states` has. folder: for outputs that memory has no room for. Raises what reading raises,
-    and InvalidConfig, ModelMismatch where model and dataset do not fit."""
+    """A training, which goes on from the state in `states` if there is one. folder: for outputs that memory has no room
+    for. Raises what reading raises, and InvalidConfig or ModelMismatch where model and dataset do not fit."""
     settings, (_, stored) = trainee.settings, sources(original, dataset)
     kind = kind_of_model(original.files)
     torch.manual_seed(settings.seed)

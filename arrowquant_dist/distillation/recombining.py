@@ -1,15 +1,15 @@
-"""New texts of the given ones, so that no step sees again what a step before has learnt by heart: the original says of
-any text what is to be made of it.
+"""Makes new texts of given ones, so that no step sees again what an earlier step has learnt by heart: for any text the
+original says what its outputs should be.
 
-A new text is the beginning of one text and the end of another, cut anywhere in their middle halves, and a few of its
-tokens are other texts'. It has as many tokens as the text it stands for, which it has a part of. Tokens that all texts
-begin or end with are the tokenizer's own, and stay.
+A new text is the beginning of one text and the end of another, cut anywhere in their middle halves, with a few of its
+tokens replaced by those of other texts. It has as many tokens as the text that it replaces, which is one of the two.
+Tokens that all texts begin or end with are the tokenizer's own, and stay.
 
-MiniLM's int2 by gptq with 1,600 texts, loss of the texts held back: .4036 before, and with the same texts again from
-step 91 on .3973 at step 100, .4028 at 150, .4053 at 200 and .4076 at 300 (of 400), while that of the texts trained with
-fell on. With new ones it was .4020, .3969 and .3946 at 100, 150 and 200, and .3843 at 300 (of 300): an embedding cosine
-of .9065 on other texts, from .9007. In the first 100 steps texts as they are gain more: .9056 from .9026, on half of
-those, where new ones from the start made .9048 (of up to three texts, a tenth swapped).
+The loss of held-back texts for MiniLM's int2 by gptq with 1,600 texts was .4036 before. With the same texts again from
+step 91 on it was .3973 at step 100, .4028 at 150, .4053 at 200 and .4076 at 300 (of 400), while that of the training
+texts kept falling. With new texts it was .4020, .3969 and .3946 at 100, 150 and 200, and .3843 at 300 (of 300): an
+embedding cosine of .9065 on other texts, from .9007. In the first 100 steps, texts as they are gain more: .9056 from
+.9026, on half of those, where new texts from the start (of up to three texts, a tenth swapped) reached .9048.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from dataclasses import replace
 
 from arrowquant_dist.models.tokens import TokenizedTexts
 
-_SWAPPED = 0.05  # of the tokens
+_SWAPPED = 0.05  # part of the tokens
 
 TokenIds = Sequence[int]
 
 
 class Recombining:
-    """Of `texts`, all of which give tokens to new ones."""
+    """Makes new texts of `texts`, any of which may give tokens to a new one."""
 
     def __init__(self, texts: TokenizedTexts, seed: int) -> None:
         self._texts, self._seed = texts, seed
@@ -35,8 +35,8 @@ class Recombining:
         self._givers = [inner for ids in texts.ids if (inner := self._inner(ids))]
 
     def made_of(self, numbers: Sequence[int], epoch: int) -> TokenizedTexts:
-        """New ones for the texts of these numbers, in their order. What a text becomes depends on its number, the epoch
-        and the seed alone."""
+        """New texts in place of the texts with these numbers, in their order. Each depends only on its number, the
+        epoch and the seed."""
         chances = (random.Random(f"{self._seed} {epoch} {number}") for number in numbers)  # noqa: S311 - nothing secret
         texts = self._texts.only(numbers)
         new = (self._new(ids, chance) for ids, chance in zip(texts.ids, chances, strict=True))
@@ -61,8 +61,8 @@ class Recombining:
 
 
 def _joined(first: TokenIds, second: TokenIds, cut: int, count: int) -> TokenIds:
-    """`count` tokens: of the first text up to the cut, then the end of the second one. What a text is too short for
-    comes from the beginning of both, again and again."""
+    """`count` tokens: the first text up to the cut, then the end of the second one. Where the texts are too short, both
+    are repeated from their beginning."""
     begun = first[:cut]
     found = [*begun, *second[max(0, len(second) - (count - len(begun))) :]]
     while len(found) < count:
@@ -71,7 +71,7 @@ def _joined(first: TokenIds, second: TokenIds, cut: int, count: int) -> TokenIds
 
 
 def _common(texts: Sequence[TokenIds]) -> int:
-    """How many tokens all texts begin with."""
+    """Number of tokens that all texts begin with."""
     count = 0
     for tokens in zip(*texts, strict=False):
         if len({*tokens}) > 1:

@@ -1,4 +1,4 @@
-"""What a distillation comes to, for people and programs."""
+"""The result of a distillation, for people and programs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Distilled:
 
     @classmethod
     def of(cls, target: str, result: Mapping[str, Any], *, already_finished: bool) -> Self:
-        """result: as the dataset's config has it."""
+        """The result at `target`. result: as the dataset's config has it."""
         return cls(
             target,
             result["steps"],
@@ -50,7 +50,7 @@ class Distilled:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, JSON as they are."""
+        """Plain values for JSON."""
         return {
             "target": self.target,
             "steps": self.steps,

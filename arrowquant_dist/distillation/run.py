@@ -1,8 +1,8 @@
-"""run_distillation(): a dataset's model is trained to make of texts what the original makes of them, and written anew.
+"""run_distillation(): trains a dataset's model to give the original's outputs for texts, and writes a new dataset.
 
 The story, top to bottom: both models are opened and have to agree, the student's weights are made of what is trained
-(prepare.py, student.py), the loop runs (training.py), here or by several workers (workers.py), and what it found is
-written by the workers of `quantize`.
+(prepare.py, student.py), the loop runs (training.py), here or in several workers (workers.py), and the workers of
+`quantize` write the result.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from arrowquant_dist.storage.temporary import temporary_folder
 from arrowquant_dist.storage.uris import is_local
 from arrowquant_dist.texts import Texts
 
-_FEWEST = 20  # texts
+_FEWEST = 20  # number of texts
 
 
 def run_distillation(
@@ -52,7 +52,7 @@ def run_distillation(
     run: RunConfig,
     told: OnStep | None,
 ) -> Distilled:
-    """As `distill`. told: called after each step."""
+    """`distill` with texts that were read and a budget in bytes. told: called after each step."""
     if len(texts) < _FEWEST:
         raise InvalidConfig(
             f"{counted(len(texts), 'text')}, too few to train with; give {_FEWEST} or more", uri=texts.name
@@ -64,18 +64,18 @@ def run_distillation(
     try:
         return _distilled(model, target, out, place, Trainee(texts, settings, memory_nbytes), told)
     except ArrowQuantError:
-        meanwhile = _finished(place)  # by another process, which took or removed what this one was at
+        meanwhile = _finished(place)  # another process may have finished, and removed what this one needed
         if meanwhile is None:
             raise
         return meanwhile
 
 
 def _finished(place: DistilledPlace) -> Distilled | None:
-    """What the same distillation came to, where its dataset is there."""
+    """The result of the same distillation, if its dataset is there."""
     found = place.finished()
     if found is None:
         return None
-    place.states.delete()  # of a process that died before it came to that
+    place.states.delete()  # in case the process that finished died before this
     return Distilled.of(place.out.store.uri, found, already_finished=True)
 
 
@@ -133,18 +133,18 @@ def _places(model: Location, target: Location, out: Location, place: DistilledPl
 
 
 def _anywhere(uri: str) -> str:
-    """As a process of another working directory finds it."""
+    """The URI by which processes with another working directory find the same place."""
     return open_store(uri).uri if is_local(uri) else uri
 
 
 def _writing(run: RunConfig, workers: int | None) -> RunConfig:
-    """In this process; workers that have trained are no measure for that."""
+    """How the dataset is written: in this process, and not with the number of workers that trained."""
     own = replace(run, engine="inline", address=None)
     return own if workers is None else replace(own, workers=None)
 
 
 def _result(progress: TrainingProgress, best: TrainingResult) -> dict[str, Any]:
-    """What the training came to, for the new dataset's config."""
+    """The result of the training, for the new dataset's config."""
     matrices = sum("codes" in parts for parts in best.values())
     return {
         "steps": progress.step,
@@ -158,7 +158,7 @@ def _result(progress: TrainingProgress, best: TrainingResult) -> dict[str, Any]:
 
 
 def _names(original: Opened, stored: Loads) -> dict[str, str]:
-    """{layer's name in the source: the name that the dataset has it under}"""
+    """{layer's name in the source: its name in the dataset}"""
     stored_as = stored_names(stored)
     return {name: stored_as[name] for name in original.source.layers}
 
@@ -178,4 +178,4 @@ def _note(texts: Texts, result: Mapping[str, Any]) -> str:
 
 
 def _unheard(_progress: TrainingProgress, _loss: float) -> None:
-    """Nobody asked."""
+    """Does nothing: nobody asked for progress."""

@@ -1,4 +1,4 @@
-"""How a distillation is done: what decides its result, besides model, dataset and texts."""
+"""Settings of a distillation: what decides its result, besides model, dataset and texts."""
 
 from __future__ import annotations
 
@@ -20,26 +20,29 @@ def _check_number(name: str, value: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of Adam, at the beginning, where the loss of held-back texts is 0.7 before the first step: they are in proportion
-    to that loss, at most twice these (optimizer.py). Each follows half a cosine down to 0. InvalidConfig, which names
-    the field.
+    """Learning rates of Adam at the beginning of a training whose held-back texts have a loss of 0.7 before the first
+    step. For other losses they are multiplied in proportion, by at most 2 (optimizer.py). They fall to 0 along half a
+    cosine. Raises InvalidConfig, which names the field.
 
-    What is near the original's outputs already is moved away from them by large steps. MiniLM at int2 g128, by the loss
-    at the beginning: of mse's codes (2.4) twice these rates make an embedding cosine of .817 in 60 steps, four times
-    .803; of gptq's with 200 texts (.7) these make .859 of .855 in 40 steps, twice the offsets' and three times the
-    scales' .846; of gptq's with 1,600 texts (.38) about these raise the loss to .41 in 200 steps, .3 of them lower it
-    to .37 in 80.
+    offsets: rate of the offsets of codes. scales, zero_points, vectors: rates of these. rows: rate of the offsets of
+    embeddings, whose rows are seen only now and then.
 
-    How near these rates are to the best does not matter much, but for codes: from .9046 on other texts than it was
-    trained with, 60 steps of that make .9065; with .4 of the rates of all but offsets of codes .9060, with three times
-    those of scales, zero points and vectors .9062, with four times those of offsets and rows, by which one code of 300
-    changes, .9025. More steps are not better by themselves: from .9051, 300 of them end at .9103, but of 1,000 the 50th
-    is the best, .9057, since the rates stay high for longer and the patience ends before they fall.
+    Large steps move a model that is already near the original's outputs away from them. For MiniLM at int2 g128, by the
+    loss at the beginning: with codes by mse (2.4), twice these rates reach an embedding cosine of .817 in 60 steps, and
+    four times these rates .803. With codes by gptq from 200 texts (.7), these rates raise it from .855 to .859 in 40
+    steps; twice that of offsets and three times that of scales lower it to .846. With codes by gptq from 1,600 texts
+    (.38), about these rates raise the loss to .41 in 200 steps, and .3 of them lower it to .37 in 80.
 
-    Of codes by --size that a calibration has made near the original, hardly anything is gained, since few of them
-    change: MiniLM in 7.28 MB comes from .9799 to .9801 in 150 steps, in 8.47 MB from .9890 to .9891 in 300. Codes that
-    begin at their centres, may go to the next one and have rates that take them there raise the loss in 6.78 MB from
-    .1302 to .1327 in 50 steps. Of int3, four times these rates raise it from .138 to .155 in 200; these end at .137.
+    It matters little how near these rates are to the best, except for codes: 60 steps of the latter raise the cosine of
+    other texts than those of the training from .9046 to .9065. With .4 of all rates but that of code offsets it becomes
+    .9060, with three times those of scales, zero points and vectors .9062, and with four times those of offsets and
+    rows, by which one code in 300 changes, .9025. More steps alone are not better: from .9051, 300 steps end at .9103,
+    but of 1,000 the 50th is the best, .9057, since the rates stay high for longer and patience ends before they fall.
+
+    Codes by --size that a calibration has made close to the original gain hardly anything, since few of them change:
+    MiniLM in 7.28 MB goes from .9799 to .9801 in 150 steps, in 8.47 MB from .9890 to .9891 in 300. Where codes begin at
+    their centres, may move to the next code and have rates that take them there, the loss in 6.78 MB rises from .1302
+    to .1327 in 50 steps. For int3, four times these rates raise it from .138 to .155 in 200 steps; these end at .137.
     """
 
     offsets: float = 0.003
@@ -81,7 +84,7 @@ class DistillSettings:
     rates: Rates = Rates()
 
     def __post_init__(self) -> None:
-        """InvalidConfig, which names the field."""
+        """Raises InvalidConfig, which names the field."""
         check_whole("steps", self.steps, 1, _MOST)
         check_whole("seed", self.seed, 0, _MOST)
         check_whole("longest", self.longest, 2, _MOST)
@@ -95,9 +98,9 @@ class DistillSettings:
 
     @classmethod
     def with_given(cls, **given: Any) -> Self:
-        """The defaults, but for those of `given` that are not None."""
+        """The defaults, except for those of `given` that are not None."""
         return cls(**{name: value for name, value in given.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
-        """What decides the result."""
+        """The settings that decide the result, as plain values."""
         return {name: value for name, value in asdict(self).items() if name != "save_every"}

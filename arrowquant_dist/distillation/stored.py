@@ -1,4 +1,4 @@
-"""What training has found, as bytes in a file that workers read by ranges."""
+"""The result of a training, as bytes in a file that workers read by ranges."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _NAME = "trained.bin"
 def stored_layers(
     dataset: Loads, found: TrainingResult, names: Mapping[str, str], reasons: Mapping[str, str], folder: Path
 ) -> tuple[dict[str, ResolvedLayer], Checkpoint]:
-    """How each layer is stored, and a checkpoint in `folder` that has what is stored of those that have codes, or were
-    trained; plan/trained.py says under which names.
+    """How each layer is stored, and a checkpoint in `folder` with the stored values of all layers that have codes or
+    were trained, under the names of plan/trained.py.
 
-    names: {layer's name in the source: the name that the dataset has it under}. reasons: why layers are kept there.
+    names: {layer's name in the source: its name in the dataset}. reasons: why layers are kept there.
     """
     resolved: dict[str, ResolvedLayer] = {}
     layers: list[Layer] = []
@@ -61,7 +61,7 @@ def _written(
 def _resolved(
     dataset: Loads, layer: StoredLayer, found: Mapping[str, torch.Tensor], reason: str | None
 ) -> tuple[QuantSpec, str | None, dict[str, tuple[str, np.ndarray]]]:
-    """The spec, why it is kept, and {part: (dtype, [rows, …])}."""
+    """The spec, the reason why the layer is kept, and {part: (dtype, [rows, …])}."""
     if layer.quant_type in BITS:
         stored = _with(read_codes(dataset, layer), found)
         return spec_of(stored), None, _parts(stored)
@@ -88,7 +88,7 @@ def spec_of(stored: QuantizedTensor) -> QuantSpec:
 
 
 def _with(stored: QuantizedTensor, found: Mapping[str, torch.Tensor]) -> QuantizedTensor:
-    """The same layer with what was found, if it was trained."""
+    """The layer with its trained values, if it was trained."""
     if not found:
         return stored
     bits, codes = BITS[stored.quant_type], found["codes"].numpy().view(np.uint8)

@@ -1,5 +1,5 @@
-"""A model that computes with what is trained: each of its weights is made anew of latent codes, scales and zero points
-at every step, as transformers makes it of the dataset's layers (models/traced.py)."""
+"""A model that computes with what is trained: at every step each of its weights is made of latent codes, scales and
+zero points, in the way in which transformers makes it of the dataset's layers (models/traced.py)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from arrowquant_dist.distillation.vectors import TrainedVector
 from arrowquant_dist.models.made import FilledModel
 from arrowquant_dist.models.traced import Node, Origin, evaluated, sources_of
 
-TrainingResult = Mapping[str, Mapping[str, torch.Tensor]]  # {layer: {part: what is stored of it}}
+TrainingResult = Mapping[str, Mapping[str, torch.Tensor]]  # {layer: {part: stored values}}
 
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """matrices: trained codes by the name that the layer is stored under; of those in `lookups` only the rows that are
-    looked up. vectors: norms and biases by the same. parameters that are made of them: {name in the model: node}."""
+    """matrices: {stored name: trained codes}. vectors: {stored name: trained norm or bias}. lookups: modules for the
+    matrices of which only some rows are looked up. made: {name in the model: node}, how parameters are made of these.
+    dtypes: {name in the model: dtype}."""
 
     matrices: Mapping[str, TrainedCodes]
     vectors: Mapping[str, TrainedVector]
@@ -30,12 +31,12 @@ class Student:
     dtypes: Mapping[str, torch.dtype]
 
     def parameters(self) -> dict[str, torch.Tensor]:
-        """Of this step, with gradients: by their names in the model."""
+        """The parameters for this step, with gradients, by their names in the model."""
         values: dict[str, torch.Tensor] = {
             name: codes.values() for name, codes in self.matrices.items() if name not in self.lookups
         }
         values.update({name: vector.values() for name, vector in self.vectors.items()})
-        # each once: parameters that are tied are one tensor, or torch refuses them
+        # each node once: tied parameters have to be one tensor, or torch refuses them
         made: dict[int, torch.Tensor] = {}
         for name, node in self.made.items():
             if id(node) not in made:
@@ -43,18 +44,18 @@ class Student:
         return {name: made[id(node)] for name, node in self.made.items()}
 
     def found(self) -> TrainingResult:
-        """What is stored of each layer now: {part: tensor of its own}."""
+        """The values to store for each layer at this point: {layer: {part: tensor}}, copies."""
         matrices = {name: codes.found() for name, codes in self.matrices.items()}
         return matrices | {name: {"values": vector.found()} for name, vector in self.vectors.items()}
 
     def is_by_rows(self, layer: str, part: str) -> bool:
-        """Whether this part of a matrix has sparse gradients, of the rows alone that a step has looked up."""
+        """Whether this part of a matrix has sparse gradients, with only the rows that a step has looked up."""
         codes = self.matrices[layer]
         return layer in self.lookups and (part == "offsets" or not codes.form.has_one_scale)
 
     @property
     def leaves(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All that is trained, by names for a checkpoint."""
+        """All that is trained, by its name in a checkpoint."""
         for name, codes in self.matrices.items():
             for part, leaf in codes.leaves.items():
                 yield f"{name}.{part}", leaf
@@ -63,9 +64,9 @@ class Student:
 
 
 def trainable(filled: FilledModel) -> set[str]:
-    """Names of the layers of which nothing but parameters is made, in ways that gradients can go back.
+    """Names of the layers of which nothing but parameters is made, by operations that gradients can pass.
 
-    Not trained: buffers, what transformers changes in place, and layers that are in one parameter with such ones.
+    Not trained are buffers, tensors that transformers changes in place, and layers that share a parameter with these.
     """
     ids = {id(parameter) for parameter in filled.model.parameters()}
     found: set[str] = set()
@@ -77,7 +78,7 @@ def trainable(filled: FilledModel) -> set[str]:
 
 
 def _made_parameters(filled: FilledModel) -> dict[str, Node]:
-    """{name in the model: how it is made}"""
+    """{name in the model: node that makes the parameter}"""
     nodes = {id(made.tensor): made.node for made in filled.made}
     named = filled.model.named_parameters(remove_duplicate=False)
     return {name: nodes[id(parameter)] for name, parameter in named if id(parameter) in nodes}
@@ -89,8 +90,8 @@ def build_student(
     vectors: Mapping[str, TrainedVector],
     run: Callable[[], object],
 ) -> Student:
-    """Puts lookups into the model where an embedding is a layer as it is and nothing else. run: the model, of a
-    text."""
+    """Makes the student, with lookups in place of embeddings that are a layer as it is and used for nothing else. run:
+    runs the model on a text."""
     model, trained = filled.model, {*matrices, *vectors}
     made = {
         name: node for name, node in _made_parameters(filled).items() if trained.issuperset(sources_of(node))

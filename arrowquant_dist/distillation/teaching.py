@@ -1,4 +1,4 @@
-"""Texts in batches, and what the original makes of them."""
+"""Texts in batches, and the original's outputs for them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from arrowquant_dist.models.outputs import Outputs, Reader
 from arrowquant_dist.models.tokens import TokenizedTexts, batches
 from arrowquant_dist.storage.temporary import reserve
 
-_HELD_BACK = 10  # of so many texts one
+_HELD_BACK = 10  # one text of so many is held back
 _MOST_HELD_BACK = 200
 
 
 def held_back(count: int) -> tuple[list[int], list[int]]:
-    """Numbers of the texts to train with, and of those to judge by: of ten the fifth, and at most 200 evenly spread."""
+    """Numbers of the texts to train with, and of the texts to judge by: the sixth of each ten, at most 200 of them,
+    evenly spread."""
     every = [index for index in range(count) if index % _HELD_BACK == _HELD_BACK // 2]
     step = max(1, -(-len(every) // _MOST_HELD_BACK))
     judged = every[::step]
@@ -31,7 +32,7 @@ def held_back(count: int) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What the student is given, what it should make of it, and how much of its batch that is."""
+    """Inputs for the student, the outputs it should have, and the part of the batch that these are."""
 
     inputs: Mapping[str, torch.Tensor]
     outputs: Outputs
@@ -40,7 +41,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class BatchSlice:
-    """Which of each batch's texts: every count-th, the first of them the one of this number."""
+    """Which texts of each batch: every count-th, beginning with the one at index `number`."""
 
     number: int = 0
     count: int = 1
@@ -50,33 +51,33 @@ ALL_TEXTS = BatchSlice()
 
 
 class LessonsOfTexts:
-    """Batches of texts, alike in length, of which each worker has a slice."""
+    """Batches of texts of similar length, of which each worker has a slice."""
 
     def __init__(
         self, reader: Reader, texts: TokenizedTexts, batch_tokens: int, of_batches: BatchSlice = ALL_TEXTS
     ) -> None:
-        """of_batches: the part of each that lessons are of."""
+        """of_batches: the part of each batch that lessons are made of."""
         self._reader, self._texts = reader, texts
         self._lengths = texts.lengths
         self._batches = [*batches(self._lengths, batch_tokens)]
         self._slice = of_batches
 
     def __len__(self) -> int:
-        """Batches."""
+        """Number of batches."""
         return len(self._batches)
 
     def tokens(self, batch: int) -> int:
-        """Of the whole batch."""
+        """Number of tokens in the whole batch."""
         return sum(self._lengths[text] for text in self._batches[batch])
 
     def _own(self, batch: int) -> list[int]:
-        """Texts of the slice; none where the batch has fewer than there are slices, and none is left for this one."""
+        """The texts of the slice; empty where the batch has fewer texts than slices, and so none for this one."""
         return self._batches[batch][self._slice.number :: self._slice.count]
 
     def _inputs(self, batch: int, own: TokenizedTexts) -> dict[str, torch.Tensor]:
-        """own: the slice's texts, or others of as many tokens."""
+        """own: the texts of the slice, or others with as many tokens."""
         longest = self._lengths[self._batches[batch][0]]
-        # Padding is looked up, too: all slices together as in the whole batch.
+        # Padding is looked up, too: all slices have the length that the whole batch would be padded to.
         return own.inputs(range(len(own.ids)), longest)
 
     def _shares(self, batch: int) -> BatchShares:
@@ -92,8 +93,8 @@ class LessonsOfTexts:
 
 
 class Teacher(LessonsOfTexts):
-    """Of the texts to learn from: a lesson for each step. Each epoch has all batches once, in an order of its own; the
-    first one has the texts as they are, the others what is made of them (recombining.py)."""
+    """A lesson for each step, from the texts to learn from. Each epoch has all batches once, in an order of its own.
+    The first epoch has the texts as they are, later ones have texts made of them (recombining.py)."""
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class Teacher(LessonsOfTexts):
         self._recombining, self._seed = Recombining(texts, seed), seed
 
     def lesson(self, step: int) -> Lesson | None:
-        """Of the slice; None where this one has no text of the step."""
+        """The slice's lesson; None where the slice has no text of the step."""
         epoch, place = divmod(step, len(self))
         batch = _shuffled(epoch, len(self), self._seed)[place]
         own = self._own(batch)
@@ -120,8 +121,9 @@ class Teacher(LessonsOfTexts):
 
 
 class Judge(LessonsOfTexts):
-    """Of the texts held back, as they are. Outputs of encoders are kept: in memory up to memory_nbytes, the others in a
-    file in `folder`. Those of causal models, a number for each word of the vocabulary, are computed each time."""
+    """Lessons from the held-back texts, as they are. Outputs of encoders are kept, up to memory_nbytes in memory and
+    the others in a file in `folder`. Those of causal models, a number for each word of the vocabulary, are computed
+    each time."""
 
     def __init__(
         self,
@@ -137,7 +139,7 @@ class Judge(LessonsOfTexts):
         self._kept: dict[int, Outputs] = {}
 
     def lesson(self, batch: int) -> Lesson | None:
-        """Of the slice; None where this one has no text of the batch."""
+        """The slice's lesson; None where the slice has no text of the batch."""
         own = self._own(batch)
         if not own:
             return None
@@ -149,7 +151,7 @@ class Judge(LessonsOfTexts):
         return Lesson(inputs, self._kept[batch], shares)
 
     def _placed(self, outputs: Outputs, batch: int) -> Outputs:
-        """In memory as long as there is room, then in a file, from where the kernel brings it back."""
+        """Keeps outputs in memory as long as there is room, then in a mapped file, which the kernel reads back."""
         tensors = [*outputs.hidden, outputs.final]
         nbytes = sum(tensor.nbytes for tensor in tensors)
         if nbytes <= self._left_nbytes:

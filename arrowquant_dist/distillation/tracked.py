@@ -1,5 +1,5 @@
-"""`distill` as a run of MLflow, where the environment names a tracking server (tracking/tracked.py): one of its own,
-below that of the dataset which is trained, with the losses by steps."""
+"""`distill` as a run of MLflow, where the environment names a tracking server (tracking/tracked.py): a run of its own
+below that of the trained dataset, with the losses by step."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def distill_tracked(
     run: RunConfig,
     told: OnStep | None,
 ) -> Distilled:
-    """As `run_distillation`; with MLFLOW_TRACKING_URI in the environment also a run there. Raises MissingDependency
-    without MLflow, and ArrowQuantError where the server does not take the run, before anything is trained."""
+    """`run_distillation`; with MLFLOW_TRACKING_URI in the environment it is a run there, too. Raises MissingDependency
+    without MLflow, and ArrowQuantError where the server does not accept the run, before anything is trained."""
 
     def begin() -> Beginning:
         trained, place = location(target, "target"), redact(location(out, "out"))
@@ -74,11 +74,11 @@ def distill_tracked(
 
 
 class _Losses:
-    """Called after each step: tells the run, and whoever else is to be told."""
+    """Called after each step: reports losses to the run, and calls `told`."""
 
     def __init__(self, run: TrackedRun, told: OnStep | None) -> None:
         self._metrics, self._told = StepMetrics(run), told
-        self._held_back: set[int] = set()  # steps whose loss of the texts held back is told of
+        self._held_back: set[int] = set()  # steps whose loss of held-back texts was reported
 
     def __call__(self, done: TrainingProgress, loss: float) -> None:
         self._metrics.add(done.step, {_TRAIN: loss})
@@ -87,7 +87,7 @@ class _Losses:
             self._told(done, loss)
 
     def finish(self, made: Distilled) -> None:
-        """Tells all that is left. ArrowQuantError where the server does not take it."""
+        """Reports what is left. Raises ArrowQuantError where the server does not accept it."""
         self._add_held_back(made.losses)
         self._metrics.tell()
 

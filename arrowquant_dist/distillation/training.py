@@ -1,4 +1,4 @@
-"""The loop: a step for each batch, a look at the held-back texts now and then, and the best that was seen."""
+"""The training loop: a step for each batch, a look at the held-back texts now and then, and the best result."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from arrowquant_dist.distillation.teaching import Judge, Lesson, Teacher
 from arrowquant_dist.errors import UnquantizableWeights, counted
 from arrowquant_dist.models.outputs import Reader
 
-_TIMED = 5  # steps, of which follows how many there is time for
+_TIMED = 5  # steps that are timed, to compute how many there is time for
 
 
 @dataclass(slots=True)
 class TrainingProgress:
-    """step: how many are done, of `steps`. losses: {step: loss of the held-back texts}. best: the step with the least
-    of those where the codes took no more bytes than before. seconds: of training so far. since: looks without a gain
-    after the first half, of which there were too many where it gave_up. failed_at: the step whose loss was no number,
-    the last one."""
+    """How far a training has come. steps: number of steps to make. step: number of steps made. losses: {step: loss of
+    the held-back texts}. best: the step with the lowest of these losses at which the codes took no more bytes than
+    before. seconds: duration of the training so far. since: number of looks without a gain after the first half.
+    gave_up: whether these were too many. failed_at: the step whose loss was not finite, which is the last one."""
 
     steps: int
     step: int = 0
@@ -52,11 +52,11 @@ class TrainingProgress:
         return cls(**{**values, "losses": {int(step): loss for step, loss in values["losses"].items()}})
 
 
-OnStep = Callable[[TrainingProgress, float], None]  # what is done, and the loss of the last step
+OnStep = Callable[[TrainingProgress, float], None]  # (progress, loss of the last step)
 
 
 class Training:
-    """A student on its way."""
+    """The training of a student."""
 
     def __init__(
         self,
@@ -68,8 +68,8 @@ class Training:
         states: TrainingStates,
         peers: Peers = ALONE,
     ) -> None:
-        """states: where it is saved now and then, and goes on from what was saved. peers: workers that make the same
-        steps, each of its own slice of a batch; what they have is equal after each step, and the first one saves."""
+        """states: where the state is saved now and then, and from which the training goes on. peers: workers that make
+        the same steps, each with its own slice of a batch; they are equal after each step, and the first one saves."""
         self._reader, self._student, self._settings = reader, student, settings
         self._teacher, self._judge = teacher, judge
         self._optimizer = Optimizer(student, settings)
@@ -82,8 +82,8 @@ class Training:
             self._put(state)
 
     def run(self, told: OnStep) -> TrainingResult:
-        """The best that was found: {layer: what is stored of it}. Where the loss is no number there are no more steps:
-        UnquantizableWeights unless there was something better than the beginning by then."""
+        """Trains, and returns the best result: {layer: {part: stored values}}. Ends where the loss is not finite, and
+        raises UnquantizableWeights unless there was something better than the beginning by then."""
         progress, settings = self.progress, self._settings
         if not progress.losses:
             self._look()
@@ -119,7 +119,7 @@ class Training:
         return value
 
     def _bound_time(self) -> None:
-        """After a few steps it is known how many there is time for: rates go down to 0 with the last of them."""
+        """After a few steps, limits their number to what there is time for, so that rates fall to 0 with the last."""
         progress, minutes = self.progress, self._settings.minutes
         if minutes is not None and progress.step == _TIMED:
             progress.seconds = self._peers.largest(progress.seconds)
@@ -133,7 +133,7 @@ class Training:
             return
         progress = self.progress
         progress.losses[progress.step] = loss
-        is_early = 2 * progress.step < progress.steps  # rates are high: losses may rise before they fall
+        is_early = 2 * progress.step < progress.steps  # rates are high, so losses may rise before they fall
         progress.since = 0 if is_early or loss <= min(progress.losses.values()) else progress.since + 1
         if loss <= progress.losses[progress.best] and self._rate.fits():
             progress.best = progress.step
@@ -152,7 +152,7 @@ class Training:
         return TrainingState(self.progress.to_dict(), tensors)
 
     def _put(self, state: TrainingState) -> None:
-        """Goes on from there."""
+        """Goes on from a saved state."""
         self.progress, self.best = reached(state)
         leaves = dict(self._student.leaves)
         with torch.no_grad():
@@ -162,7 +162,8 @@ class Training:
         self._rate.put_state(_named(state, "rate"))
 
     def _is_number(self, loss: float) -> bool:
-        """Notes where it is none. UnquantizableWeights where nothing better than the beginning was found."""
+        """Whether the loss is finite; if not, notes the step. Raises UnquantizableWeights where nothing better than the
+        beginning was found."""
         if math.isfinite(loss):
             return True
         progress = self.progress
@@ -177,7 +178,7 @@ class Training:
 
 
 def reached(state: TrainingState) -> tuple[TrainingProgress, TrainingResult]:
-    """How far a training was, and the best that it had found."""
+    """How far a training had come, and its best result."""
     best: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in _named(state, "best").items():
         layer, _, part = name.rpartition(" ")
@@ -195,7 +196,7 @@ def _named(state: TrainingState, kind: str) -> dict[str, torch.Tensor]:
 
 
 def loss_of_lesson(reader: Reader, lesson: Lesson, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Its part of the batch's. parameters: in the place of the model's own."""
+    """The lesson's part of the batch's loss. parameters: used in place of the model's own."""
     outputs = reader.run(lesson.inputs, parameters)
     return loss_of(outputs, lesson.outputs, is_causal=reader.is_causal, shares=lesson.shares)
 
@@ -203,8 +204,8 @@ def loss_of_lesson(reader: Reader, lesson: Lesson, parameters: Mapping[str, torc
 def mean_loss(
     reader: Reader, judge: Judge, parameters: Mapping[str, torch.Tensor], peers: Peers = ALONE
 ) -> float:
-    """Of all its texts, each batch by its tokens. parameters: in the place of the model's own. peers: of whom each has
-    another slice of the batches."""
+    """Mean loss over all texts of the judge, each batch weighted by its tokens. parameters: used in place of the
+    model's own. peers: workers that have the other slices of the batches."""
     total = count = 0.0
     with torch.no_grad():
         for batch in range(len(judge)):

@@ -1,4 +1,4 @@
-"""Norms and biases: layers of one dimension, which are stored as they are, trained in float32."""
+"""Norms and biases: one-dimensional layers, which are stored as they are, trained in float32."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 class TrainedVector:
-    """values: float32, a leaf; what it stands for is rounded to the layer's dtype, as it is stored."""
+    """A trained vector. leaf: float32; values are rounded to the layer's dtype, in which they are stored."""
 
     def __init__(self, stored: torch.Tensor) -> None:
         self.dtype = stored.dtype
@@ -17,5 +17,5 @@ class TrainedVector:
         return self.leaf.to(self.dtype)
 
     def found(self) -> torch.Tensor:
-        """As it is stored."""
+        """The values to store."""
         return self.leaf.detach().to(self.dtype).clone()

@@ -1,9 +1,9 @@
-"""A training by several workers of Ray: which of them does what, and what of it comes back.
+"""Training by several workers of Ray: what each of them does, and how the result comes back.
 
-A worker opens model and dataset for itself, as one process does, and takes its slice of each step's texts. The first
-one saves at the target now and then. That is what all of them begin from, again where one of them was lost, and where
-the driver finds what they have come to: nothing large goes through Ray, and a driver that died finds it as well. It
-holds nothing of how many workers there were.
+A worker opens model and dataset for itself, as a single process does, and takes its slice of each step's texts. The
+first worker saves a state at the target now and then. All workers begin from that state, also after one of them was
+lost, and the driver finds the result there: nothing large goes through Ray, and a driver that is started again finds it
+as well. The state does not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _PROCESS_NBYTES = 512 << 20  # of libraries, in a worker of Ray
 
 
 def on_ray(run: RunConfig) -> int | None:
-    """How many workers of Ray train; None where this process does. More than one is to be asked for: a step is small,
-    and every one of them holds both models."""
+    """Number of Ray workers that train; None where this process trains. Several workers have to be asked for: a step is
+    small, and each worker holds both models."""
     if run.engine == "inline":
         return None
     is_asked = run.engine == "ray" or run.address is not None or (run.workers or 1) > 1
@@ -43,7 +43,7 @@ def on_ray(run: RunConfig) -> int | None:
 @dataclass(frozen=True, slots=True)
 class WorkerPlaces:
     """What each worker opens, as URIs that mean the same on every machine. out: where states are saved. made_of: what
-    says which distillation they are of."""
+    identifies the distillation."""
 
     model: str
     target: str
@@ -69,7 +69,7 @@ class DistillWork:
         return training_digest()
 
     def run(self, number: int, count: int, cpus: int, tell: Tell) -> None:
-        """Trains, to the end or to where the loss is no number; the first worker tells of each step."""
+        """Trains to the end, or until the loss is not finite; the first worker reports each step."""
         places, memory_nbytes = self.places, self.trainee.memory_nbytes
 
         def told(progress: TrainingProgress, loss: float) -> None:
@@ -92,15 +92,15 @@ class DistillWork:
 def train_on_ray(
     work: DistillWork, workers: int, needed_nbytes: int, run: RunConfig, told: OnStep
 ) -> tuple[TrainingProgress, TrainingResult]:
-    """What they came to. needed_nbytes: of a worker's memory, beside what is read and kept of outputs."""
+    """The result of the workers. needed_nbytes: memory of a worker, besides what it reads and outputs that it keeps."""
 
     def on_note(note: tuple[Mapping[str, Any], float]) -> None:
         told(TrainingProgress.from_dict(note[0]), note[1])
 
     states = work.places.states
-    state = states.load()  # perhaps the end of it, by a driver which was stopped before it wrote the dataset
+    state = states.load()  # may be final, if a driver was stopped before it wrote the dataset
     if state is None or not TrainingProgress.from_dict(state.numbers).is_done:
-        state = None  # its memory, which the driver does not need meanwhile
+        state = None  # frees memory that the driver does not need meanwhile
         cluster_nbytes = needed_nbytes + work.trainee.memory_nbytes + _PROCESS_NBYTES
         train_together(work, workers, needed_nbytes, cluster_nbytes, run, on_note)
         state = states.load()

@@ -1,7 +1,7 @@
-"""Which type, method and step each layer gets, so that a dataset has a given size or a given quality: what `size` and
+"""Chooses type, method and step of each layer so that a dataset has a given size or a given quality: what `size` and
 `min_quality` of a config ask for.
 
-One pass over some rows of every layer, before a plan is final; no model is built and nothing is written.
+It takes one pass over some rows of every layer, before a plan is final; no model is built and nothing is written.
 """
 
 from arrowquant_dist.sizing.calibrated import choose_calibrated_size

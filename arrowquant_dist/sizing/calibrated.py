@@ -1,9 +1,9 @@
-"""`size` where there are statistics of layers' inputs: gptq's target, in steps that all layers share.
+"""`size` with statistics of layers' inputs: steps on gptq's target, the same for all layers.
 
-Where the statistics are of a calibration for the same size, its steps are taken (sizing/recorded.py). Else, or for the
-last layers, two looks at the layers, one at a time: some of each one's rows are corrected by its statistics and rounded
-at a few steps about the likely one, and what it takes at any step between follows from these. The one step of all is
-found by those curves alone, first roughly and then closely.
+If the statistics are of a calibration for the same size, its steps are used (sizing/recorded.py). Otherwise, or for the
+last layers, the layers are looked at twice, one at a time: some of a layer's rows are corrected by its statistics and
+rounded in a few steps around the likely one, and its size at any step between these is interpolated. The common step is
+found from these curves alone, first roughly and then closely.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ from arrowquant_dist.sizing.table import ways_in_short
 from arrowquant_dist.sizing.target_rows import TargetRows
 from arrowquant_dist.worker.side_inputs import SidePreparer
 
-# Of the limit: what a prediction from sampled rows and between steps may be wrong by. MiniLM's parts at 8.5 MB took
-# .05 % more than was predicted (.3 to .5 % less, where a ninth of the embedding's rows was looked at).
+# Part of the limit by which a prediction from sampled rows and between steps may be wrong. MiniLM's parts at 8.5 MB
+# took .05 % more than was predicted (.3 to .5 % less, where a ninth of the embedding's rows was looked at).
 _MARGIN = 0.002
-# (of one step to the next, steps on either side of the likely one): bytes of Huffman codes are no smooth function of
-# the step, so that those between two steps are known to a thousandth only where these are near.
+# (ratio of a step to the one before, number of steps on either side of the likely one). Bytes of Huffman codes are not
+# a smooth function of the step, so interpolation is right to a thousandth only between close steps.
 _LOOKS = ((1.25, 3), (1.03, 1))
-_FINEST, _COARSEST = 0.02, 16.0  # beyond, int8 cuts values off; or all codes are 0
+_FINEST, _COARSEST = 0.02, 16.0  # beyond these, int8 cuts values off, or all codes are 0
 _HALVINGS = 40
-# What lies between two steps may also jump by some hundredths, of a small embedding: layers are measured at the very
-# steps that were found, which grow by more than is too much, so often.
+# The size of a small embedding may also jump by some hundredths between two steps. So layers are measured at the very
+# step that was found, up to so many times, and each time it grows by so many times the excess.
 _CONFIRMATIONS, _COARSER = 6, 3.0
-# Of the calibration's own table: what may be left of the room; the shares of all values that may get another step, by
-# what factor at most.
+# For the calibration's own table: the part of the room that may be left unused; the parts of all values that may get
+# another step; the factor by which that step may differ at most.
 _SPARE = 0.003
 _LAST = (0.06, 0.25)
 _FAR = 1.5
-# How long the numbers in a part are that say how long its values are depends on these, 8 bytes a layer or so: of 30 KB
-# half a per cent, which is known of the ways that were chosen. So often they are chosen anew.
+# The numbers in a part that hold the lengths of its values vary in length, too, by 8 bytes a layer or so: half a per
+# cent of 30 KB. They are known only for ways that were chosen, so these are chosen anew up to so many times.
 _FRAMINGS = 3
 _ANEW = "steps are chosen anew, since hessians are of no calibration for this size; one that is made with it keeps more"
 
@@ -71,8 +71,11 @@ def choose_calibrated_size(
     run: RunConfig,
     side_inputs: SideInputs,
 ) -> ChosenTable:
-    """As choose_size, which chooses where there is no such step, since all but nothing or more than codes need is asked
-    for. side_inputs: those of gptq; InvalidConfig for a layer that they say nothing of."""
+    """Chooses as choose_size does, with the statistics of gptq. Where no step fits, since almost nothing or more than
+    codes need is asked for, it leaves the choice to choose_size.
+
+    side_inputs: those of gptq. Raises InvalidConfig for a layer that they have no statistics of.
+    """
     if plan.compression == "none":
         return choose_size(plan, checkpoint, config, target, run)
     layers = layers_of(plan)
@@ -115,15 +118,15 @@ def choose_calibrated_size(
 def _chosen(
     free: Sequence[_Free], recorded: RecordedTable | None, room: int, threads: ThreadPoolExecutor
 ) -> tuple[dict[str, Measured] | None, bool]:
-    """Ways that take at most `room` bytes, None where there are none, and whether they are as the calibration had them
-    where there is one for this size."""
+    """Ways that take at most `room` bytes, None where there are none, and whether they are those of a calibration for
+    this size."""
     found = None if recorded is None else _as_recorded(free, recorded, room, threads)
     return (_within(free, room, threads), False) if found is None else (found, True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Free:
-    """A layer whose step is to be chosen. block: as gptq quantizes it, or method size where there are no statistics."""
+    """A layer whose step is to be chosen. block: as gptq quantizes it, or as method `size` does without statistics."""
 
     sample: LayerSample
     block: RowBlock
@@ -137,14 +140,14 @@ class _Free:
         return cls(sample, replace(block, spec=spec, side_tensors=tensors), reader)
 
     def relative_to(self, step: float) -> _Free:
-        """With steps that are multiples of this one."""
+        """The layer with `step` as its relative step."""
         return replace(self, sample=replace(self.sample, relative_step=step))
 
     def without_statistics(self, step: float) -> Measured:
         return measure(self.sample, _in_steps(self.sample, "int8", step, "size"), ZstdFrames())
 
     def at(self, spec: QuantSpec) -> Measured:
-        """spec: as a calibration had it."""
+        """The layer under `spec`, as a calibration had it."""
         method = self.block.spec.method if spec.method in ("gptq", "counted") else spec.method
         if method == "gptq":
             return self._on_target().measure(spec, ZstdFrames())
@@ -181,8 +184,8 @@ def _in_steps(sample: LayerSample, quant_type: str, step: float, method: str) ->
 def _as_recorded(
     free: Sequence[_Free], recorded: RecordedTable, room: int, threads: ThreadPoolExecutor
 ) -> dict[str, Measured] | None:
-    """Every layer as the calibration had it, but for the last that run, whose errors nothing makes up for: their step
-    takes what differs from `room` bytes. None where it would have to be a very different one."""
+    """Every layer as the calibration had it, except the last ones to run, for whose errors nothing makes up: their step
+    is changed so that `room` bytes are used. None where it would have to change too much."""
     found = threads.map(lambda one: one.at(recorded.specs[one.sample.layer.name]), free)
     table = dict(zip(_names(free), found, strict=True))
     if 0 <= room - nbytes_of(table) <= _SPARE * room:
@@ -202,7 +205,7 @@ def _as_recorded(
 
 
 def _with_share(last: Sequence[_Free], params: float) -> list[_Free]:
-    """The first of `last` that have so many values together, all where there are no more."""
+    """The first of `last` that have `params` values together; all of them where there are not as many."""
     found: list[_Free] = []
     for one in last:
         found.append(one)
@@ -212,7 +215,7 @@ def _with_share(last: Sequence[_Free], params: float) -> list[_Free]:
 
 
 def _within(free: Sequence[_Free], room: int, threads: ThreadPoolExecutor) -> dict[str, Measured] | None:
-    """Every layer at the finest step at which they take at most `room` bytes; None where that is no step of ours."""
+    """Every layer at the finest step at which all take at most `room` bytes; None where that is beyond our steps."""
     params = sum(one.sample.params for one in free)
     step = 4.0 * 2.0 ** -max(8.0 * room / max(1, params), 0.0)
     for ratio, about in _LOOKS:
@@ -233,8 +236,8 @@ def _within(free: Sequence[_Free], room: int, threads: ThreadPoolExecutor) -> di
 def _between_looks(
     free: Sequence[_Free], middle: float, look: tuple[float, int], room: int, threads: ThreadPoolExecutor
 ) -> tuple[dict[str, Curve], float] | None:
-    """Curves of all layers about the finest step at which they take at most `room` bytes, and that step. middle: a
-    likely one."""
+    """Curves of all layers around the finest step at which they take at most `room` bytes, and that step. middle: a
+    likely step."""
     ratio, about = look
     while _FINEST < middle < _COARSEST:
         steps = [middle * ratio**index for index in range(-about, about + 1)]
@@ -249,7 +252,7 @@ def _between_looks(
 
 
 def _finest(curves: Mapping[str, Curve], low: float, high: float, room: int) -> float:
-    """The step from `low`, at which layers take more than `room` bytes, to `high`, at which they do not."""
+    """The finest step at which layers take at most `room` bytes, between `low`, at which they take more, and `high`."""
     for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)
         if nbytes_of(_at(curves, middle)) > room:

@@ -1,4 +1,4 @@
-"""What a layer takes at any step, by what was measured at some."""
+"""Size and error of a layer at any step, interpolated from measurements at some steps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from arrowquant_dist.sizing.measure import Measured
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A layer by method `size`, or `gptq` in steps, in two containers.
+    """A layer in steps of method `size` or `gptq`, in two containers.
 
-    steps: ascending. narrow: at steps from some on up to the last, as int4, where nearly nothing is cut off. wide: as
-    int8, at the steps before, and at the first one of narrow. spec_at: the spec of a container and a step.
+    steps: ascending. narrow: measurements as int4 at the last of the steps, from the first one at which almost nothing
+    is cut off. wide: measurements as int8 at the steps before, and at the first one of narrow. spec_at: gives the spec
+    of a container and a step.
     """
 
     steps: tuple[float, ...]
@@ -25,10 +26,10 @@ class Curve:
     spec_at: Callable[[str, float], QuantSpec]
 
     def at(self, step: float) -> Measured:
-        """step: within `steps`. Bytes are what lies between two of them, by their logarithms.
+        """The layer at `step`, which is within `steps`; bytes are interpolated by logarithms.
 
-        As int4 only where that cuts off nearly nothing at the finer of the two: a layer whose codes are cut is worse
-        than others of fewer bytes, whatever its squared error says.
+        It is stored as int4 only where that cuts off almost nothing at the finer of the two neighbouring steps: a layer
+        whose codes are cut off is worse than others of fewer bytes, whatever its squared error.
         """
         index = min(max(bisect_right(self.steps, step) - 1, 0), len(self.steps) - 2)
         narrow_from = len(self.steps) - len(self.narrow)
@@ -44,7 +45,7 @@ def measured_curve(
     spec_at: Callable[[str, float], QuantSpec],
     measure: Callable[[QuantSpec], Measured],
 ) -> Curve:
-    """steps: ascending, two at least."""
+    """Measures a layer at steps. steps: ascending, at least two."""
     narrow: list[Measured] = []
     for step in reversed(steps):
         found = measure(spec_at("int4", step))

@@ -1,4 +1,4 @@
-"""Which layers are embeddings, whose rows are read by their index, and which of these is the output head as well."""
+"""Which layers are embeddings, whose rows are read by index, and which of these are the output head as well."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from arrowquant_dist.storage.uris import redact
 from arrowquant_dist.strict_json import parse_json
 
 _CONFIG = "config.json"
-# An output head: each of its rows meets every token, so they count alike. `output.weight` is Meta's name of Llama's.
+# Names of output heads. Every token meets all of their rows, so rows count alike. `output.weight` is Meta's, in Llama.
 _HEAD = re.compile(
     r"(?:^|\.)(?:lm_head|embed_out|output_projection|predictions\.decoder)(?:\.|$)|^output\.weight$"
 )
-# Names of classes of transformers that have one.
+# Names of classes of transformers that have a head.
 _WITH_HEAD = re.compile(r"ForCausalLM|LMHead|ForConditionalGeneration|ForMaskedLM|ForPreTraining")
 
 
 def is_embedding(name: str, names: Collection[str] = ()) -> bool:
-    """Whether a layer's rows are read by their index. names: all that the source has for the layer, where it is tied.
+    """Whether a layer's rows are read by index. names: other names that the source has for the layer, where it is tied.
 
-    An output head that is no embedding at the same time is a matrix as any other.
+    An output head that is not an embedding at the same time is a matrix like any other.
     """
     return any(layer_type(each) == EMBEDDINGS and not _HEAD.search(each) for each in (name, *names))
 
@@ -40,8 +40,8 @@ def row_steps_of(
     checkpoint: Checkpoint,
     storage: Storage,
 ) -> list[RowSteps | None]:
-    """LayerSample.row_steps of each layer. embeddings: those of embeddings that are nothing else. Raises what reading
-    the source's config.json raises, and InvalidCheckpoint for one that is no JSON."""
+    """LayerSample.row_steps of each layer. embeddings: steps of embeddings that are not heads. Raises what reading the
+    source's config.json raises, and InvalidCheckpoint where it is not JSON."""
     names = defaultdict(list)
     for alias, stored in plan.aliases.items():
         names[stored].append(alias)
@@ -63,8 +63,8 @@ def _heads_too(
     checkpoint: Checkpoint,
     storage: Storage,
 ) -> list[str]:
-    """Those of `embeddings` that the output head is tied to: by a name of the source, or since it has none and is a
-    model with a head, which then is the embedding of most rows, the vocabulary's."""
+    """Those of `embeddings` that are tied to the output head: by a name in the source; or, where no name there is a
+    head's and the model has a head, the embedding with most rows, which is the vocabulary's."""
     if not embeddings:
         return []
     if any(map(_HEAD.search, every)):

@@ -1,8 +1,8 @@
-"""What the parts of a plan will take, without reading all weights: some rows of a few layers of each kind, quantized
-and compressed as a worker does it.
+"""Estimates the size of a plan's parts without reading all weights: some rows of a few layers of each kind are
+quantized and compressed as a worker does it.
 
-Layers are of one kind whose names differ in numbers alone, and that are stored alike: those that are not looked at take
-what the others of their kind do.
+Layers are of one kind if their names differ in numbers alone and they are stored alike. Layers that are not looked at
+are taken to have the mean size of those of their kind.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from arrowquant_dist.sizing.measure import Measured, measure
 from arrowquant_dist.sizing.run import layers_of
 from arrowquant_dist.sizing.sample import LayerSample, Run, sampled_runs
 
-_VALUES = 1 << 23  # that are looked at, of all layers together, about
+_VALUES = 1 << 23  # about how many values are looked at, of all layers together
 _LEAST_VALUES, _MOST_VALUES = 1 << 13, 1 << 20  # of one layer
-_OF_A_KIND = 4  # layers
-_KINDS = 2_000  # of which layers are looked at; of a model with more, those by shape and spec alone
-_WHOLE_VALUES = 1 << 24  # of a layer with one scale for all of them, which any of them may decide
+_OF_A_KIND = 4  # number of layers of a kind that are looked at
+_KINDS = 2_000  # with more kinds than this, layers are of one kind by shape and spec alone
+_WHOLE_VALUES = 1 << 24  # up to this size a layer with one scale is read whole, as any value may decide it
 _FRAMED_SHARDS, _FRAMED_NBYTES = 12, 1 << 26  # what is laid out to see what a part has besides its values
 
-Layers = Sequence[tuple[RowBlock, ...]]  # each by its row blocks
+Layers = Sequence[tuple[RowBlock, ...]]  # the row blocks of each layer
 
 
 def estimated_sizes(plan: Plan, checkpoint: Checkpoint, run: RunConfig) -> StoredSizes:
-    """Within about a hundredth. Raises what reading and quantizing the looked-at rows raises."""
+    """Estimated sizes, right to about a hundredth. Raises what reading and quantizing the sampled rows raises."""
     layers = layers_of(plan)
     if plan.compression == "none":
         sizes = {blocks[0].layer.name: _as_they_are(blocks) for blocks in layers}
@@ -97,14 +97,14 @@ def _measured(
 
 
 def _looked_at_as(spec: QuantSpec) -> QuantSpec:
-    """By a method that needs nothing beside the values, whose codes are as many and as evenly spread."""
+    """`spec` with a method that needs nothing but the values, and gives as many and as evenly spread codes."""
     if spec.method in ("gptq", "counted"):
         return replace(spec, method="size" if spec.step else "mse")
     return spec
 
 
 def _mean(found: Sequence[Measured], blocks: Sequence[RowBlock]) -> Measured:
-    """Of layers of one kind, for one of them."""
+    """The mean of measured layers of a kind, for one layer of it."""
 
     def mean(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         return tuple(round(sum(of_block) / len(found)) for of_block in zip(*sizes, strict=True))
@@ -124,7 +124,7 @@ def _as_they_are(blocks: Sequence[RowBlock]) -> Measured:
 
 
 def _beside(plan: Plan, sizes: Mapping[str, Measured]) -> int:
-    """What parts have besides the values: by laying out the beginning of some of them, and half of that."""
+    """Bytes of the parts besides values, from laying out the beginnings of some parts, and half of each beginning."""
     if not plan.shards:
         return 0
     last = len(plan.shards) - 1
@@ -151,13 +151,13 @@ def _beginning(shard: Shard) -> Shard:
 
 
 def _laid_out(plan: Plan, shards: Sequence[Shard], sizes: Mapping[str, Measured]) -> int:
-    """Bytes of parts of these shards, but for their values."""
+    """Bytes of the parts of these shards, without their values."""
     values = sum(_nbytes_of(indexed, sizes) for indexed in _indexed(shards))
     return parts_nbytes(replace(plan, shards=tuple(shards)), sizes) - values
 
 
 def _indexed(shards: Sequence[Shard]) -> Iterator[tuple[str, int]]:
-    """Each block's layer, and which of that layer's blocks here it is."""
+    """(layer, index of the block among that layer's blocks here) of each block."""
     seen: dict[str, int] = {}
     for block in (block for shard in shards for block in shard.blocks):
         name = block.layer.name

@@ -1,4 +1,4 @@
-"""A config with a size as a sequential calibration quantizes by it: the table is chosen before statistics are there."""
+"""The table by which a sequential calibration quantizes a config with a size, chosen before there are statistics."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def table_for_calibration(
     counts: np.ndarray | None = None,
     sensitivities: KnownArrays | None = None,
 ) -> QuantizationConfig:
-    """The choice for config.size by method `size`, with gptq at the same steps for all layers but embeddings, whose
-    steps are those that go with it, and whose rows are ranked by their counts. hessians: where the statistics will be.
-    relative_steps, counts, sensitivities: as of KnownOfTexts. Raises what choose_size raises."""
+    """The choice for config.size by method `size`, turned into gptq with the same steps for all layers but embeddings.
+    Embeddings have the steps that go with it, and their rows are ranked by counts. hessians: where the statistics will
+    be. relative_steps, counts, sensitivities: as in KnownOfTexts. Raises what choose_size raises."""
     plan = make_plan(checkpoint, config.without_hessians(), run)
     nbytes = size_limit(config.size).nbytes_of(sum(block.num_params for block in plan.blocks))
     known = KnownOfTexts(relative_steps, counts, sensitivities)

@@ -1,7 +1,7 @@
-"""What the parts of a plan take, all in, where it is known what their values do.
+"""Computes the size of a plan's parts, framing included, from the sizes of their values.
 
-Parts are written by PartWriter itself, to nowhere and with frames of the lengths that are predicted: so there is one
-place that knows what a part has besides its values.
+Parts are written by PartWriter itself, to nowhere and with compressed frames of the predicted lengths, so only one
+place has to know what a part has besides its values.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from arrowquant_dist.target.layout import part_path
 from arrowquant_dist.tensor import QuantizedTensor, row_nbytes
 from arrowquant_dist.worker.rows import stored_row
 
-_MARK = b"\xde\xc0\x17\x5a"  # begins a value that stands for one whose frame has a known length
-_NUMBER = slice(4, 8)  # where its number is
-_LEAST_NBYTES = 8  # of such a value: shorter ones are compressed as they are
+_MARK = b"\xde\xc0\x17\x5a"  # beginning of a value that stands for one whose frame has a known length
+_NUMBER = slice(4, 8)  # where the value's number is
+_LEAST_NBYTES = 8  # size of the smallest such value: shorter values are compressed as they are
 _ATTEMPT = "0" * 16
 
 
 def parts_nbytes(plan: Plan, measured: Mapping[str, Measured]) -> int:
-    """Bytes of all part files. measured: by layer, every one of the plan's."""
+    """Bytes of all part files. measured: {layer: its sizes}, for every layer of the plan."""
     total = 0
-    seen: dict[str, int] = {}  # row blocks of a layer that came before
+    seen: dict[str, int] = {}  # {layer: index of its last row block so far}
     for shard in plan.shards:
         frames = _KnownFrames()
         writer = PartWriter(_Nowhere(), part_path(shard.index, _ATTEMPT), plan.compression, frames)
@@ -68,14 +68,14 @@ def _scales_nbytes(spec: QuantSpec, block: RowBlock) -> int:
 
 
 class _KnownFrames:
-    """In the place of ZstdFrames: of values that it has made it gives frames of the lengths that it was told."""
+    """Stands in for ZstdFrames: for values that it has made, it gives frames of the lengths that it was told."""
 
     def __init__(self) -> None:
         self._codec = pa.Codec("zstd")
         self._lengths: list[int] = []
 
     def value(self, nbytes: int, frame_nbytes: int) -> np.ndarray:
-        """uint8 [nbytes], zeros but for its number."""
+        """A stand-in for a value: uint8 [nbytes], zeros except for the mark and its number."""
         made = np.zeros(nbytes, np.uint8)
         if nbytes >= _LEAST_NBYTES:
             made[: _NUMBER.start] = np.frombuffer(_MARK, np.uint8)
@@ -103,7 +103,7 @@ class _Sink(ObjectWriter):
 
 
 class _Nowhere:
-    """In the place of a Store."""
+    """Stands in for a Store, and keeps nothing."""
 
     def url(self, path: str) -> str:
         return path

@@ -1,9 +1,9 @@
-"""Every layer stored in the best of its ways at one price of a byte, and tables along that price.
+"""The best way to store each layer at a given price of a byte: one table for each price.
 
-The price follows from the step of method `size`: rounding there takes a bit to be worth RATE squares of a step
-(kernels/steps.py), so at a step the layer's other ways, plain types with groups and 16 bits, are better or worse by
+The price follows from the step of method `size`, whose rounding takes a bit to be worth RATE squares of a step
+(kernels/steps.py). At a step, the layer's other ways, plain types with groups and 16 bits, are compared with it by
 error + price · bytes. That is the Lagrangian of the choice: a table at a price is the best of all that take as many
-bytes, but for what steps between layers could differ, and by measure they are best where they are equal.
+bytes and have one step for all layers; by measurement, equal steps are best.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from arrowquant_dist.sizing.measure import Measured, measure
 from arrowquant_dist.sizing.sample import LayerSample
 
 LEAST_STEP, MOST_STEP = 1e-3, 16.0
-_FEW_VALUES = 1 << 13  # of a layer: on what its plain ways are looked through
+_FEW_VALUES = 1 << 13  # number of a layer's values on which its plain ways are first tried
 _ANCHORS = (0.05, 0.2, 0.5, 1.0, 2.5)  # steps that they are compared with
-# Of the error of steps at as many bytes: a type whose largest and smallest groups have more on few values is not looked
-# at any further, and a way that has more is not measured on all values.
+# Multiples of the error that steps have at as many bytes. A type whose largest and smallest groups both exceed the
+# first on few values is not looked at any further, and a way that exceeds the second is not measured on all values.
 _MUCH_DOUBT, _DOUBT = 1.25, 1.1
-# At a step s the whole error, s²/12, is worth .72 bits of a value: before int8 in groups, 7 bits at least once they are
-# compressed, can be worth its bytes, steps take 6.3.
+# At a step s the whole error, s²/12, is worth .72 bits a value. int8 in groups takes at least 7 bits once compressed,
+# so it can be worth its bytes only where steps take 6.3 or more.
 _FINE_STEP = 0.06
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ Ways = dict[str, Measured]  # by layer
 
 
 class Frontier:
-    """Tables of the layers whose way is to be chosen."""
+    """Tables of the layers whose way to be stored is to be chosen."""
 
     def __init__(self, samples: Sequence[LayerSample], threads: ThreadPoolExecutor) -> None:
         self.samples, self._threads = samples, threads
@@ -44,7 +44,7 @@ class Frontier:
         self._cut: dict[str, float] = {}
 
     def at(self, step: float) -> Ways:
-        """The best way of each layer, where method `size` has this step."""
+        """The best way of each layer at this step of method `size`."""
 
         if step < _FINE_STEP and not any(self._fine.values()):
             self._fine = self._each(_fine_ways)
@@ -60,14 +60,14 @@ class Frontier:
         return self._each(best)
 
     def afresh(self) -> Frontier:
-        """As if no step had been tried; plain ways below int8, which do not depend on steps, are not measured again."""
+        """A copy for which no step has been tried. Plain ways below int8, which do not depend on steps, are kept."""
         found = copy(self)
         found._fine, found._cut = found._none(), {}
         return found
 
     def beside(self, table: Mapping[str, Measured], step: float) -> Ways:
-        """Those of `table` that have method `size` at another step in the same type, the others as they are: nothing of
-        it jumps."""
+        """`table` with another step for its layers in method `size`, in the same type. The others stay as they are, so
+        that the size does not jump."""
 
         def again(sample: LayerSample) -> Measured:
             way = table[sample.layer.name]
@@ -78,13 +78,14 @@ class Frontier:
         return self._each(again)
 
     def ways(self, *tables: Mapping[str, Measured]) -> dict[str, list[Measured]]:
-        """Of each layer those of the tables, then the plain ones that may be worth it."""
+        """The ways of each layer: those of the tables, then the plain ones that may be worth it."""
         names = [sample.layer.name for sample in self.samples]
         plain = {name: [*self._plain[name], *self._fine[name]] for name in names}
         return {name: [*(table[name] for table in tables), *plain[name]] for name in names}
 
     def _in_steps(self, sample: LayerSample, step: float) -> Measured:
-        """As best_container. What is cut off at a step is at all that are finer: int4 is not tried there again."""
+        """The layer in its best container. Where int4 cuts codes off, it does so at all finer steps: it is not tried
+        there again."""
         name = sample.layer.name
         is_cut = step <= self._cut.get(name, 0.0)
         found = best_container(sample, step, ("int8",) if is_cut else ("int4", "int8"))
@@ -107,9 +108,10 @@ def nbytes_of(table: Mapping[str, Measured]) -> int:
 def best_container(
     sample: LayerSample, step: float, containers: Collection[str] = ("int4", "int8")
 ) -> Measured:
-    """As int4, whose pairs of codes a byte come nearest to their entropy, while it cuts off nearly nothing; else int8.
+    """The layer as int4, whose pairs of codes a byte compress closest to their entropy, while that cuts off almost
+    nothing; else as int8.
 
-    A layer whose codes are cut is worse than others of fewer bytes, whatever its squared error says.
+    A layer whose codes are cut off is worse than others of fewer bytes, whatever its squared error.
     """
     frames = ZstdFrames()
     if "int4" in containers and step * sample.relative_step > _INT4_STEP:
@@ -119,13 +121,11 @@ def best_container(
     return measure(sample, sample.spec_at("int8", step), frames)
 
 
-_INT4_STEP = (
-    0.1  # below, no row's largest value is within 7 steps of it: it is at least the row's root mean square
-)
+_INT4_STEP = 0.1  # below this, 7 steps are less than any row's root mean square, and so its largest value
 
 
 def _plain_ways(sample: LayerSample) -> list[Measured]:
-    """Those below int8 that may beat steps at some size, by few values of the layer; measured on all that there are."""
+    """Ways below int8 that may beat steps at some size, judged by few values of the layer, measured on its sample."""
     few, frames = sample.fewer(_FEW_VALUES), ZstdFrames()
     curve = sorted((way.nbytes, way.error) for way in (best_container(few, step) for step in _ANCHORS))
 
@@ -147,8 +147,9 @@ def _fine_ways(sample: LayerSample) -> list[Measured]:
 
 
 def _error_at(curve: Sequence[tuple[int, float]], nbytes: int) -> float:
-    """Of method `size` at so many bytes; between two of its steps by their logarithms, beyond the finest its error.
-    curve: (bytes, error) of its steps, by ascending bytes."""
+    """The error of method `size` at this number of bytes, by logarithms between two of its steps. At more bytes than
+    the finest takes it is the finest's, at fewer than the coarsest takes infinite. curve: (bytes, error) of steps, by
+    ascending bytes."""
     if nbytes < curve[0][0]:
         return math.inf
     for (few, high), (many, low) in pairwise(curve):

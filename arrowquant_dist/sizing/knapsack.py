@@ -1,4 +1,4 @@
-"""One option a layer: what a choice leaves of its bytes goes to other options that have less error."""
+"""One option for each layer: bytes that a choice leaves unused are spent on other options with less error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """error: what the layer then adds to the sum, ≥ 0. nbytes: what it then takes."""
+    """A way to store a layer. error: what it adds to the sum, ≥ 0. nbytes: size of the layer."""
 
     error: float
     nbytes: int
@@ -17,8 +17,8 @@ class Option:
 def exchanged(
     options: Mapping[str, Sequence[Option]], chosen: Mapping[str, int], room: int
 ) -> dict[str, int]:
-    """`chosen`, {name: index of its option}, which fits into `room` bytes, after the largest gains that fit too, one
-    after the other."""
+    """`chosen` after exchanges of single options, each time the one with the largest gain that fits. chosen: {name:
+    index of its option}, which fits into `room` bytes."""
     found = dict(chosen)
     left = room - sum(options[name][index].nbytes for name, index in found.items())
     while True:

@@ -1,4 +1,4 @@
-"""What a spec makes of a sample: its error, and the bytes that the layer takes in the parts."""
+"""Measures a sample under a spec: its error, and the bytes that the layer takes in the parts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from arrowquant_dist.sizing.candidates import row_weight, size_spec
 from arrowquant_dist.sizing.sample import LayerSample, Run
 from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 
-MOST_CUT = 5e-5  # of a layer's codes, at the ends of the range of int4
+MOST_CUT = 5e-5  # maximum part of a layer's codes at the ends of int4's range
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A layer under a spec.
 
-    error: Σ(w-ŵ)² / Σw² of the sampled rows; of an embedding the mean of that of its runs of rows, by what these count
-    (candidates.py). sums: of the sampled rows. outermost: the share of codes at the ends of their type's range, beyond
-    which values are cut. data_nbytes, scales_nbytes, zero_points_nbytes: of each row block, as compressed.
+    error: Σ(w-ŵ)² / Σw² of the sampled rows; for an embedding the mean over runs of rows, weighted by what these count
+    (candidates.py). sums: of the sampled rows. outermost: part of the codes at the ends of their type's range, beyond
+    which values are cut off. data_nbytes, scales_nbytes, zero_points_nbytes: compressed sizes for each row block.
     """
 
     spec: QuantSpec
@@ -44,22 +44,22 @@ class Measured:
 
     @property
     def cuts_off(self) -> bool:
-        """Whether more than nearly nothing is cut off at the ends of its type's range: a wider one is for it then."""
+        """Whether more than almost nothing is cut off at the ends of the type's range, so a wider one is needed."""
         return self.outermost > MOST_CUT
 
 
 def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measured:
-    """spec: of a layer that is kept, or of a method whose side input, if any, is the sample's.
+    """Measures a sample. spec: of a layer that is kept, or of a method whose side input, if any, is the sample's.
 
-    Raises UnquantizableWeights for a NaN or inf among the sampled values, unless the spec keeps them.
+    Raises UnquantizableWeights for NaN or inf among the sampled values, unless the spec keeps them.
     """
     found = [_quantized(sample, run, spec) for run in sample.runs]
     if spec.quant_type == "fp16" and any(one.quant_type != "fp16" for one in found):
-        # A row block with a single value that fp16 does not hold stays as it is, and one without it is rare there.
+        # A single value that fp16 does not hold keeps its whole row block as it is, and few blocks there have none.
         found = [_quantized(sample, run, kept_spec()) for run in sample.runs]
     plain = found
     if sample.side is not None and sample.side.sensitivity is not None:
-        # Errors that make up for each other are larger and do less: what they do is at most what those do that do not.
+        # Errors that make up for each other are larger and do less harm: at most that of errors that do not.
         alone = replace(sample, side=replace(sample.side, sensitivity=None))
         plain = [_quantized(alone, run, spec) for run in sample.runs]
     errors = [one.errors or ErrorSums() for one in plain]
@@ -86,8 +86,8 @@ def _weighted_error(sample: LayerSample, spec: QuantSpec, errors: Sequence[Error
 
 
 def _weight(sample: LayerSample, spec: QuantSpec, run: Run) -> float:
-    """What the run's mean error counts. Counts of rows that lie side by side differ, and so do errors where rows have
-    steps of their own: in proportion to the inverse of what they count."""
+    """Weight of the run's mean error. The counts of neighbouring rows differ, and where rows have steps of their own,
+    so do their errors, in proportion to the inverse of their weight."""
     if sample.side is None:
         return row_weight(run.row_start + run.rows / 2, sample.row_steps)
     unit = size_spec(sample.blocks[0], "int8", 1.0, sample.row_steps)
@@ -114,7 +114,7 @@ def _quantized(sample: LayerSample, run: Run, spec: QuantSpec) -> QuantizedTenso
 def _nbytes_of_blocks(
     sample: LayerSample, sampled: Sequence[np.ndarray], frames: ZstdFrames
 ) -> tuple[int, ...]:
-    """sampled: of each of the sample's runs."""
+    """Compressed size of each row block. sampled: values of each of the sample's runs."""
     rows = sample.sampled_rows
     if len(sampled) == 1 or rows == sample.rows:
         return block_nbytes(sample.blocks, rows, np.concatenate(sampled), frames)
@@ -127,22 +127,22 @@ def _nbytes_of_blocks(
 def block_nbytes(
     blocks: Sequence[RowBlock], rows: int, sampled: np.ndarray, frames: ZstdFrames
 ) -> tuple[int, ...]:
-    """Of each row block: the frame of a value that is like the sampled one. sampled: uint8, of `rows` rows."""
+    """Predicted size of each row block's frame, for a value like the sampled one. sampled: uint8, of `rows` rows."""
     sizes = [sampled.size * block.rows // max(1, rows) for block in blocks]
     return tuple(frames.predicted_nbytes(blob_prefix(nbytes), sampled.data, nbytes) for nbytes in sizes)
 
 
 def outermost_share(codes: np.ndarray, bits: int) -> float:
-    """codes: uint8, packed as V2 has them, of 8 or 4 bits."""
+    """Part of the codes at the ends of their range. codes: uint8, packed as in V2, of 8 or 4 bits."""
     if bits == 8:  # -128 and 127
         return float(np.count_nonzero(codes + np.uint8(129) < 2) / codes.size)
-    # each code in the upper half of a byte, one of them above nothing: -8 and 7, which V2 has as 0 and 15
+    # each code in turn in the upper half of a byte, whose lower half does not matter: -8 and 7 are 0 and 15 in V2
     ends = sum(np.count_nonzero(each + np.uint8(16) < 32) for each in (codes << 4, codes))
     return float(ends / (2 * codes.size))
 
 
 def _outermost(found: Sequence[QuantizedTensor], spec: QuantSpec) -> float:
-    """Of int8 and int4, the containers of method `size`."""
+    """Part of outermost codes in int8 and int4, the containers of method `size`; 0 for specs without steps."""
     if not spec.step:
         return 0.0
     return outermost_share(np.concatenate([one.codes for one in found]), spec.bits)

@@ -1,8 +1,8 @@
-"""The table by which a sequential calibration quantized, where it is one for the size that is asked for.
+"""The table by which a sequential calibration quantized, if it was made for the size that is asked for.
 
-What a layer's codes lose is made up for by those that run behind it: for the very errors that the calibration's
-quantized path had. Codes of slightly other steps have other errors, and what makes up for the first comes on top of
-them. MiniLM's embedding cosine at 5.5 MB is .913 with the calibration's own steps, and .907 with others of that size.
+The layers that run after a layer make up for the errors of its codes: for the very errors on the calibration's
+quantized path. Codes in slightly different steps have other errors, to which the corrections of the first are added.
+MiniLM's embedding cosine at 5.5 MB is .913 with the calibration's own steps, and .907 with others of that size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from arrowquant_dist.sizing.table import FOUND
 
 @dataclass(frozen=True, slots=True)
 class RecordedTable:
-    """specs: by layer. order: names of layers, as they run."""
+    """specs: {layer: spec}. order: names of the layers in the order in which they run."""
 
     specs: Mapping[str, QuantSpec]
     order: tuple[str, ...]
@@ -29,8 +29,8 @@ class RecordedTable:
 def recorded_table(
     plan: Plan, config: QuantizationConfig, target: int, side_inputs: SideInputs
 ) -> RecordedTable | None:
-    """None where the calibration was for no size or another one, or by another config. plan, config, target: as of
-    choose_calibrated_size. Raises InvalidConfig for a record that has been changed."""
+    """The table; None where the calibration was for no size or another one, or by another config. plan, config, target:
+    as for choose_calibrated_size. Raises InvalidConfig for a record that was changed."""
     side_input = side_input_of("gptq")
     side = side_inputs.get(side_input.config_field) if side_input is not None else None
     values = side.record if side is not None else {}
@@ -39,7 +39,7 @@ def recorded_table(
     if not isinstance(by, Mapping) or not _is_for(by, config, target, params):
         return None
     layers = [*{block.layer.name: block.layer for block in plan.blocks}.values()]
-    by = {**by, "hessians": config.hessians}  # a record says nothing of where it lies
+    by = {**by, "hessians": config.hessians}  # a record does not say where it is
     resolver = SpecResolver(recorded_config(by), layers)
     specs = {layer.name: resolver.resolve(layer.name, layer.shape, layer.dtype).spec for layer in layers}
     return RecordedTable(specs, tuple(str(layer["name"]) for layer in values["layers"]))

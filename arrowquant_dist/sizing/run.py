@@ -1,4 +1,4 @@
-"""The story: samples → what each way of storing a layer takes and loses → the ways that together have the size."""
+"""The story: samples → size and error of each way to store a layer → the ways that together have the size."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ from arrowquant_dist.sizing.search import Tried, largest_within
 from arrowquant_dist.sizing.table import chosen_config, ways_in_short
 
 STEPS = (LEAST_STEP, MOST_STEP)
-_MARGIN = 0.002  # of the limit: what a prediction from sampled rows may be wrong by
-_NEAR = 0.002  # of the limit, that may be left
-_USED = 0.98  # of the limit: where less is used, no way of storing a layer takes more
-_LOSS_MARGIN = 0.01  # of the loss that a quality leaves
+_MARGIN = 0.002  # part of the limit by which a prediction from sampled rows may be wrong
+_NEAR = 0.002  # part of the limit that may be left unused
+_USED = 0.98  # part of the limit: less is used only where no way to store a layer takes more
+_LOSS_MARGIN = 0.01  # part of the loss that a quality allows
 _LOSS_NEAR = 0.02
 
 
 class KnownArrays(Protocol):
-    """By name."""
+    """Arrays by name."""
 
     def __contains__(self, name: str) -> bool: ...
 
     def read(self, name: str) -> np.ndarray:
-        """The caller's own."""
+        """The array, which belongs to the caller."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KnownOfTexts:
-    """Of layers, before there are statistics. relative_steps: by layer, where its step is not that of others
-    (LayerSample.relative_step). counts: whole numbers, of each id from 0 on, None where they are not known.
-    sensitivities: of rows of embeddings, by layer, [columns, columns] (methods/sensitive.py)."""
+    """What texts tell of layers before there are statistics. relative_steps: {layer: LayerSample.relative_step}, where
+    it is not 1. counts: whole numbers, of each id from 0 on; None where they are not known. sensitivities: of rows of
+    embeddings, by layer, [columns, columns] (methods/sensitive.py)."""
 
     relative_steps: Mapping[str, float]
     counts: np.ndarray | None
     sensitivities: KnownArrays | None = None
 
     def noted(self, samples: Sequence[LayerSample]) -> list[LayerSample]:
-        """With what is known of each. The counts are of the vocabulary's rows, which are most."""
+        """The samples with what is known of each. The counts are of the rows of the largest embedding."""
         found = [replace(one, relative_step=self.relative_steps.get(one.layer.name, 1.0)) for one in samples]
         counts = self.counts
         most = max((one for one in found if one.row_steps == ON_TARGET), key=_rows_of, default=None)
@@ -75,8 +75,8 @@ class KnownOfTexts:
 
 @dataclass(frozen=True, slots=True)
 class ChosenTable:
-    """config: instead of the one that asks for a size or a quality. nbytes: predicted, of all part files. note: what
-    was chosen, for people."""
+    """config: takes the place of the one that asks for a size or a quality. nbytes: predicted size of all part files.
+    note: the choice, for people."""
 
     config: QuantizationConfig
     nbytes: int
@@ -91,10 +91,10 @@ def choose_size(
     run: RunConfig,
     known: KnownOfTexts | None = None,
 ) -> ChosenTable:
-    """plan: of the config without `size`. target: bytes that all part files may take. known: of the texts that
-    it is calibrated with.
+    """Chooses the ways to store layers that have the least error in the given bytes.
 
-    Raises InvalidConfig where it cannot be had, and what reading raises.
+    plan: of the config without `size`. target: maximum size of all part files in bytes. known: what the texts of a
+    calibration tell. Raises InvalidConfig where the size cannot be had, and what reading raises.
     """
     with _opened(plan, checkpoint, config, run, "size", known) as (frontier, fixed):
         coarsest = frontier.at(MOST_STEP)
@@ -113,9 +113,9 @@ def choose_size(
 def choose_quality(
     plan: Plan, checkpoint: Checkpoint, config: QuantizationConfig, least: float, run: RunConfig
 ) -> ChosenTable:
-    """The fewest bytes at which the mean over quantized layers of the cosine of decoded weights is at least `least`.
+    """Chooses the fewest bytes at which decoded weights have a mean cosine of at least `least`, over quantized layers.
 
-    plan: of the config without `min_quality`. Raises InvalidConfig where no size has it, with the most that can be had.
+    plan: of the config without `min_quality`. Raises InvalidConfig, with the best cosine, where no size has it.
     """
     wanted = (1.0 - least) * (1 - _LOSS_MARGIN)
     with _opened(plan, checkpoint, config, run, "min_quality") as (frontier, fixed):
@@ -147,8 +147,8 @@ def choose_quality(
 def opened_steps(
     plan: Plan, checkpoint: Checkpoint, config: QuantizationConfig, run: RunConfig
 ) -> Iterator[Callable[[float], QuantizationConfig]]:
-    """A config for each step of method `size` that is asked for, one of STEPS: the best way of each layer at it,
-    whatever that takes. The source is looked at once."""
+    """A function that gives the config for a step of method `size` within STEPS: the best way of each layer at that
+    step, whatever it takes. The source is read once."""
     with _opened(plan, checkpoint, config, run, "min_quality") as (frontier, _):
         yield lambda step: table_config(config, frontier.afresh().at(step))
 
@@ -165,8 +165,8 @@ def size_note(nbytes: int, target: int) -> str:
 def within_room(frontier: Frontier, room: int, near: float) -> Ways | None:
     """The table of least error that takes at most `room` bytes; None where there is none.
 
-    First the step for all layers. Where the bytes jump there, since layers go from one plain way to another, their ways
-    are held and the others' step is moved; what is left then goes to single exchanges.
+    First one step is found for all layers. Where the bytes jump at that step, since layers change from one plain way to
+    another, these keep their ways and the step of the others is moved; what is left then goes to single exchanges.
     """
 
     def at(step: float) -> Tried[Ways]:
@@ -233,12 +233,12 @@ def layers_of(plan: Plan) -> list[tuple[RowBlock, ...]]:
 
 
 def is_free(block: RowBlock, is_said: Callable[[str], bool]) -> bool:
-    """Whether how the layer is stored is to be chosen. is_said: whether the config says it of a layer's name."""
+    """Whether the way to store the layer is to be chosen. is_said: whether the config gives it for a layer's name."""
     return block.spec.chooses_codes and not is_said(block.layer.name)
 
 
 def said_types(config: QuantizationConfig) -> Callable[[str], bool]:
-    """Whether the override that wins for a layer, the last that matches, has its quant_type."""
+    """A function that says whether the override that wins for a layer, the last that matches, has a quant_type."""
     overrides = [(matcher(override.layers), override) for override in reversed(config.overrides)]
 
     def is_said(name: str) -> bool:
@@ -253,6 +253,6 @@ def _rows_of(sample: LayerSample) -> int:
 
 
 def _loss(table: Mapping[str, Measured]) -> float:
-    """1 - the mean weight cosine of quantized layers, as reports have it."""
+    """1 - the mean weight cosine of quantized layers, as in reports."""
     losses = [one.sums.precision_loss for one in table.values() if one.spec.is_quantized]
     return sum(losses) / len(losses) if losses else 0.0

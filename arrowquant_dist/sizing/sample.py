@@ -1,4 +1,4 @@
-"""Some rows of each layer, spread over it, in memory: what sizes and errors are measured on."""
+"""Some rows of each layer, spread over it, in memory, on which sizes and errors are measured."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from arrowquant_dist.methods.counted import CountedRows
 from arrowquant_dist.plan import RowBlock
 from arrowquant_dist.sizing.candidates import RowSteps, size_spec
 
-SAMPLE_VALUES = 1 << 24  # of all layers together, about
+SAMPLE_VALUES = 1 << 24  # about how many values are sampled, of all layers together
 _MOST_VALUES = 1 << 20  # of one layer
 _LEAST_VALUES = 1 << 15
-_RUNS = 64  # of rows that lie side by side, in a layer of which not all rows are taken
+_RUNS = 64  # number of runs of neighbouring rows, in a layer of which not all rows are taken
 _SEED = 20261
-# Where a calibration is there, or is made, which takes longer than to look at these: all of most vocabularies.
+# For embeddings with a calibration, which takes longer than looking at these: all rows of most vocabularies.
 EMBEDDING_VALUES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """Rows that lie side by side. values: uint8, as the source has them, decoded."""
+    """Neighbouring rows of a layer. values: uint8, decoded values in the source's dtype."""
 
     row_start: int
     rows: int
@@ -37,9 +37,9 @@ class Run:
 class LayerSample:
     """Some rows of a layer. blocks: all of its row blocks, as they are going to be stored.
 
-    row_steps: of an embedding, whose rows are read by their index and count by it. relative_step: of its step to that
-    of other layers, by what errors of the layer do to what the model makes of them. side: where its rows were counted,
-    so that they are quantized by these counts where they are by method `size`.
+    row_steps: steps of the rows of an embedding, which are read by index; None for other layers. relative_step: the
+    layer's step relative to that of other layers, by how much its errors change the model's outputs. side: counts of
+    its rows, by which they are quantized under specs of method `size`; None where they are not known.
     """
 
     blocks: tuple[RowBlock, ...]
@@ -76,7 +76,7 @@ class LayerSample:
         return replace(self, runs=(Run(0, self.sampled_rows, values),))
 
     def fewer(self, values: int) -> LayerSample:
-        """Rows of about so many values, at least one of each of eight runs."""
+        """About so many values of the sample, with at least one row of each of eight runs or so."""
         wanted = max(1, values // max(1, self.columns))
         if wanted * 2 > self.sampled_rows:
             return self
@@ -90,7 +90,7 @@ class LayerSample:
         return replace(self, runs=tuple(runs))
 
     def spec_at(self, quant_type: str, step: float) -> QuantSpec:
-        """Method `size`, where `step` is that of other layers."""
+        """Spec of method `size`. step: that of other layers."""
         return size_spec(self.blocks[0], quant_type, step * self.relative_step, self.row_steps)
 
 
@@ -101,9 +101,9 @@ def read_samples(
     in_runs: Sequence[bool],
     embedding_values: int = 0,
 ) -> Iterator[LayerSample]:
-    """Of each layer, given by its row blocks, in order. row_steps: of each, as in LayerSample. in_runs: whether
-    its rows stay as they lie in the layer. embedding_values: how many of an embedding are looked at, where that is more
-    than of any other layer. Raises what reading raises."""
+    """Samples of layers, each given by its row blocks, in order. row_steps: of each layer, as in LayerSample. in_runs:
+    whether a layer's rows stay in runs as they lie in it, or are joined. embedding_values: number of values of an
+    embedding to look at, where that is more than of other layers. Raises what reading raises."""
     params = sum(block.num_params for blocks in layers for block in blocks)
     for blocks, steps, as_they_lie in zip(layers, row_steps, in_runs, strict=True):
         columns, layer = blocks[0].columns, blocks[0].layer
@@ -118,15 +118,15 @@ def read_samples(
 
 
 def sampled_runs(rows: int, wanted: int, *, in_runs: bool) -> Iterable[tuple[int, int]]:
-    """[start, stop) of runs with about `wanted` rows in sum, one at a random place of each of equal parts of the rows,
-    the first row and the last among them; all rows where that is not many fewer, and then in several runs if `in_runs`.
+    """[start, stop) of runs with about `wanted` rows in all: one at a random place in each of equal parts of the rows,
+    with the first and the last row among them. All rows where that is not many fewer, in several runs if `in_runs`.
 
-    Random, since what repeats (heads, experts) would meet an even spacing always in the same place.
+    Places are random, since an even spacing would always meet the same place of what repeats (heads, experts).
 
-    Of MiniLM's embedding, a ninth of whose rows is looked at, what is predicted of `size` is 0.6 to 1.1 % more than it
-    takes (of all parts 0.3 to 0.4 %), since the first rows, in the finest steps, stand for more than they are; all else
-    is exact. That is the room that keeps a size from being passed: fewer and longer runs predict 3 to 11 % more, and a
-    first run from the middle of its part 1.2 % less, so that the parts are too large.
+    For MiniLM's embedding, with a ninth of its rows, the predicted size by method `size` is 0.6 to 1.1 % more than it
+    takes (0.3 to 0.4 % of all parts), since the first rows, in the finest steps, stand for more rows than they are; all
+    else is exact. That margin keeps a size from being exceeded: fewer and longer runs predict 3 to 11 % more, and a
+    first run from the middle of its part predicts 1.2 % less, so that the parts are too large.
     """
     runs = max(1, min(_RUNS, wanted, rows))
     bounds = [rows * index // runs for index in range(runs + 1)]

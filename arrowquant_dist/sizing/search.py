@@ -1,4 +1,4 @@
-"""The step at which a figure that falls, or grows, with the step comes nearest to what is asked for, and keeps it."""
+"""Finds the step at which a figure that falls or grows with the step comes closest to its limit and keeps it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _MOST_TRIES = 24
-_CLOSE = 1e-4  # of a step: where both sides are so near, what is between them is a jump
+_CLOSE = 1e-4  # of a step: if both sides are so close, the figure jumps between them
 
 
 @dataclass(frozen=True, slots=True)
 class Tried(Generic[T]):
-    """excess: by how much what is found is beyond what is asked for; it may have at most 0."""
+    """A step that was tried. excess: how far its figure is beyond the limit, at most 0 where it keeps it. found: what
+    was made of it."""
 
     step: float
     excess: float
@@ -31,13 +32,15 @@ def largest_within(
     falls: bool,
     tries: int = _MOST_TRIES,
 ) -> tuple[Tried[T] | None, Tried[T] | None]:
-    """(the best within, the nearest beyond it) in steps of `bounds`; None where there is none at either bound.
+    """(the best try within the limit, the nearest beyond it) in steps of `bounds`; None where there is none at either
+    bound.
 
-    at: tries a step. falls: whether the excess falls with the step, else it grows. near: an excess of at least -near is
-    good enough. Secants over the step's logarithm, kept inside of the bracket.
+    at: tries a step. first: step to begin with. falls: whether the excess falls with the step, or grows. near: an
+    excess of at least -near is good enough. tries: maximum number of tries. It is the secant method over the step's
+    logarithm, kept inside the bracket.
     """
     low, high = map(math.log, bounds)
-    inner, outer = (high, low) if falls else (low, high)  # where the excess is least, and most
+    inner, outer = (high, low) if falls else (low, high)  # bounds with the least and the most excess
     within: Tried[T] | None = None
     beyond: Tried[T] | None = None
     place, moved = min(max(math.log(first), low), high), 0
@@ -64,7 +67,7 @@ def largest_within(
 
 
 def _outwards(place: float, bound: float, moved: int) -> float:
-    """By a factor of 1.5, from the third move on each time by the square of the last, so that ten tries come to the
-    bound; or to that."""
+    """The next place toward `bound`: by a factor of 1.5, from the third move on each time by the square of the last
+    factor, so that ten tries reach the bound; or the bound itself, where that is near."""
     move = math.copysign(math.log(1.5) * 2 ** max(0, moved - 1), bound - place)
     return bound if abs(bound - place) <= 2 * abs(move) else place + move

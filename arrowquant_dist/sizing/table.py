@@ -1,4 +1,4 @@
-"""What was chosen, as a config: it makes the same dataset without a size, and can be read, kept and changed."""
+"""The choice as a config, which makes the same dataset without asking for a size, and can be read, kept and changed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from arrowquant_dist.config.sizes import rounded_size
 from arrowquant_dist.errors import counted
 from arrowquant_dist.sizing.measure import Measured
 
-FOUND = "found"  # in chosen_for: what the table has of what was asked for
+FOUND = "found"  # key in chosen_for: the quality that the table has
 
 
 def chosen_config(config: QuantizationConfig, specs: Mapping[str, QuantSpec]) -> QuantizationConfig:
-    """`config` with an override for each layer instead of what it asked for, which is kept as `chosen_for`. specs: by
-    layer, of those that had none."""
+    """`config` with an override for each layer in place of what it asked for, which is kept as `chosen_for`. specs:
+    {layer: spec} of the layers that were chosen for."""
     overrides = (*config.overrides, *(_override(name, spec) for name, spec in specs.items()))
     asked = config.to_dict()
     return replace(config, size=None, min_quality=None, texts=None, overrides=overrides, chosen_for=asked)
 
 
 def ways_in_short(table: Mapping[str, Measured]) -> str:
-    """A table in short, for people: how many layers are stored in each way, and what they take, the most first."""
+    """A summary of a table for people: number and size of the layers stored in each way, the largest first."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for one in table.values():
         found[_way(one.spec)].append(one.nbytes)
@@ -51,7 +51,7 @@ def _way(spec: QuantSpec) -> str:
 
 
 def is_chosen_for(values: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Whether a table was chosen for `asked`. values: the table's, as a plan has it, of which FOUND is of no matter."""
+    """Whether a table was chosen for `asked`. values: the table's config, as a plan has it; FOUND in it is ignored."""
     known = values.get("chosen_for")
     if not isinstance(known, Mapping):
         return False

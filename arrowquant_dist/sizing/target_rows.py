@@ -1,7 +1,7 @@
-"""Some rows of a layer on gptq's target: what is made of them, by the very code that makes it of all rows.
+"""Some rows of a layer on gptq's target, quantized by the very code that quantizes all rows.
 
-Given the layer's statistics, rows do not depend on each other, so some of them show what the codes of all are like,
-after the correction and with the feedback of errors.
+Given the layer's statistics, rows do not depend on each other, so some of them show what all codes are like, after the
+correction and with the feedback of errors.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from arrowquant_dist.sizing.sample import LayerSample, Run
 from arrowquant_dist.tensor import row_nbytes
 from arrowquant_dist.tensor.source import kernel_bits, read_only
 
-_VALUES = 1 << 17  # of a layer: its codes' bytes are then known to about a thousandth
+_VALUES = 1 << 17  # number of a layer's values: its codes' bytes are then known to about a thousandth
 _RUNS = 16
-_MATRICES = 4  # of fused experts, since each has a Hessian to be factored
+_MATRICES = 4  # number of fused experts, since each has a Hessian to be factored
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +37,7 @@ class _Rows:
 
 
 class TargetRows:
-    """sample: with finite values."""
+    """The rows of a sample, corrected by the layer's statistics. sample: its values have to be finite."""
 
     def __init__(self, sample: LayerSample, statistics: LayerStatistics) -> None:
         self._sample = sample
@@ -46,7 +46,7 @@ class TargetRows:
         ]
 
     def measure(self, spec: QuantSpec, frames: ZstdFrames) -> Measured:
-        """spec: gptq's, with a step."""
+        """Measures the rows. spec: one of gptq, with a step."""
         found, codes, scales = np.zeros(4), [], []
         nbytes = row_nbytes(spec.quant_type, self._sample.columns, self._sample.layer.dtype)
         for part in self._parts:
@@ -80,7 +80,7 @@ def _corrected(runs: list[Run], sample: LayerSample, statistics: LayerStatistics
 
 
 def _by_matrix(sample: LayerSample, rows_each: int) -> list[list[Run]]:
-    """Of some matrices of the layer, runs that have about _VALUES values together."""
+    """Runs from some matrices of the layer, with about _VALUES values together."""
     found: dict[int, list[Run]] = defaultdict(list)
     for run in _cut(sample, rows_each):
         found[run.row_start // rows_each].append(run)
@@ -93,7 +93,7 @@ def _by_matrix(sample: LayerSample, rows_each: int) -> list[list[Run]]:
 
 
 def _cut(sample: LayerSample, rows_each: int) -> Iterator[Run]:
-    """The sample's runs, each of them within one matrix."""
+    """The sample's runs, cut so that each is within one matrix."""
     for run in sample.runs:
         start, stop = run.row_start, run.row_start + run.rows
         while start < stop:

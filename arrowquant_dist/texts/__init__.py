@@ -1,4 +1,4 @@
-"""Texts to calibrate, evaluate and distil with: a caller's own, or those that come with the package."""
+"""Texts for calibration, evaluation and distillation: a caller's own, or those that come with the package."""
 
 from arrowquant_dist.texts.read import Texts, read_texts
 

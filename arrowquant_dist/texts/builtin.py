@@ -1,8 +1,8 @@
 """The texts that come with the package: 2,000 in English, 100 of each of twenty domains (corpus/README.md).
 
-`builtin` is what to calibrate and distil with, `builtin:held-back` what to judge with. Of each five lines of a domain
-one is held back, and from five to five it is the next: lines 1, 7, 13, 19, 25, then 26, 32 … (Every fifth line would
-not do: long and short texts come in turns, and the 400 would have 52 words each where all have 25.)
+`builtin` is for calibration and distillation, `builtin:held-back` for judging the result. Of each five lines of a
+domain one is held back, in the next five the one after it: lines 1, 7, 13, 19, 25, then 26, 32 … (Every fifth line
+would not do: long and short texts alternate, and the 400 would have 52 words each, where the average of all is 25.)
 
 `builtin:more` is `builtin` and 1,677 texts of WordNet's example sentences, chosen for words that the others do not
 have.
@@ -45,8 +45,8 @@ _EACH = 5
 
 
 def builtin_texts(name: str) -> tuple[str, ...]:
-    """1,600 texts of CALIBRATION, of MORE these and 1,677 after them, or 400 of HELD_BACK; domain by domain, in the
-    order of their files."""
+    """The 1,600 texts of CALIBRATION, for MORE these and 1,677 after them, or the 400 of HELD_BACK; domain by domain,
+    in the order of their files."""
     found: list[str] = []
     for domain in DOMAINS:
         lines = enumerate(_lines(f"{domain}.txt"))
@@ -59,6 +59,6 @@ def _lines(path: str) -> list[str]:
 
 
 def _is_held_back(index: int) -> bool:
-    """index: of a line in its file, from 0 on."""
+    """Whether a line is held back. index: number of the line in its file, from 0."""
     run, place = divmod(index, _EACH)
     return place == run % _EACH

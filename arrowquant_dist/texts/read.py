@@ -1,8 +1,8 @@
-"""Texts from a file: .txt (a text a line), .jsonl (an object a line) or .parquet (a column), wherever storage reads.
+"""Texts from a file: .txt (one text a line), .jsonl (one object a line) or .parquet (a column), on any storage.
 
-Whatever the format, a text is stripped of white space at both ends, and what is empty then is skipped and counted.
-Nothing is believed of a file: its size, the length of a line and the number of texts have limits, and an error names
-file and line.
+In all formats, white space is stripped from both ends of a text, and texts that are empty then are skipped and counted.
+Files are not trusted: their size, the length of a line and the number of texts have limits, and errors name file and
+line.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TXT, _JSONL, _PARQUET = ".txt", ".jsonl", ".parquet"
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts in the order of their source. name: where they are from, safe to show. skipped: how many were empty."""
+    """Texts in the order of their source. name: the source, safe to show. skipped: number of empty texts left out."""
 
     name: str
     items: tuple[str, ...]
@@ -45,8 +45,8 @@ class Texts:
 
     @property
     def digest(self) -> str:
-        """`xxh3_128:<hex>` of the texts in their order, each behind its length in bytes: equal texts, equal digest, in
-        whatever format they came."""
+        """`xxh3_128:<hex>` of the texts in order, each after its length in bytes. Equal texts have equal digests,
+        whatever format they came in."""
         state = xxhash.xxh3_128()
         for text in self.items:
             data = text.encode()
@@ -60,7 +60,7 @@ def read_texts(
     """The texts at `source`: a file or URL that ends with .txt, .jsonl or .parquet, `builtin`, `builtin:more`,
     `builtin:held-back`, or a list of texts itself.
 
-    column: of .jsonl and .parquet, which key or column has them; `text` where None.
+    column: key or column that has the texts in .jsonl and .parquet files; None: `text`. storage: how files are reached.
     Raises NotFound, InvalidConfig, which names file and line, and StorageError.
     """
     check_storage(storage)
@@ -117,7 +117,7 @@ def _quoted(column: str) -> str:
 
 
 def _lines(data: bytes, name: str) -> Iterator[tuple[int, str]]:
-    """Number, from 1 on, and text of each line. Lines end with \\n or \\r\\n and with nothing else."""
+    """Number, from 1, and text of each line. Only \\n and \\r\\n end a line."""
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if len(line) > MAX_TEXT_NBYTES:
             message = (
@@ -155,7 +155,7 @@ def _of_json(lines: Iterable[tuple[int, str]], name: str, column: str) -> Iterat
 
 
 def _of_parquet(store: Store, name: str, column: str) -> Iterator[tuple[int, str]]:
-    """A null is an empty text. The rows are read a few thousand at a time."""
+    """Number and text of each row; a null is an empty text. The rows are read a few thousand at a time."""
     import pyarrow as pa
 
     with store.open_reader("") as file:
@@ -174,7 +174,7 @@ def _of_parquet(store: Store, name: str, column: str) -> Iterator[tuple[int, str
 
 
 def _opened_parquet(file: BinaryIO, name: str, column: str) -> Any:
-    """A pyarrow ParquetFile whose `column` is of texts, and not too much of them."""
+    """A pyarrow ParquetFile, after checks that `column` is there, has texts, and not too many bytes of them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -199,7 +199,7 @@ def _opened_parquet(file: BinaryIO, name: str, column: str) -> Any:
 
 
 def _decoded_nbytes(metadata: Any, column: str) -> int:
-    """Of a column, uncompressed, as the file says: a small one may stand for very much."""
+    """Uncompressed size of a column, as the file states it: a small file may hold very much."""
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
     return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
@@ -211,7 +211,7 @@ def _no_parquet(name: str, error: BaseException) -> InvalidConfig:
 
 
 def _collected(name: str, found: Iterable[tuple[int, str]], unit: str) -> Texts:
-    """unit: what the numbers of `found` count, for errors."""
+    """Texts from numbered ones, within the limits. unit: what the numbers in `found` count, for errors."""
     items: list[str] = []
     skipped = total = 0
     for number, raw in found:

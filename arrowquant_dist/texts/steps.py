@@ -1,4 +1,4 @@
-"""How far it is, whatever texts are gone through for: a step after the other."""
+"""How far any work on texts has come: one step after another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TextsStep:
-    """name: what is being done, for people. done, total: of it, in `unit` (`bytes`, `texts` or `tokens`)."""
+    """A step. name: what is being done, for people. done, total: how much of it, in `unit` (`bytes`, `texts` or
+    `tokens`)."""
 
     name: str
     done: int

@@ -1,1 +1,1 @@
-"""Runs of ours as runs of a tracking server, where the environment names one."""
+"""Reports runs to a tracking server, where the environment names one."""

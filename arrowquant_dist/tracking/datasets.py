@@ -1,4 +1,4 @@
-"""What is told of a finished dataset."""
+"""What is reported of a finished dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from arrowquant_dist.tracking.tracked import DATASET_TAG, Ending
 
 
 def ending_of_dataset(target: Location, storage: Storage, report: ReportFigures | None = None) -> Ending:
-    """Its figures, which one it is, and the files of its report. report: where it is known already.
+    """The dataset's figures and identity, and the files of its report. report: the figures, if they are known already.
 
     Raises what reading them raises.
     """

@@ -1,4 +1,4 @@
-"""What a tracking server is told of a run: plain names and values, none of which is a secret."""
+"""What is reported of a run to a tracking server: plain names and values, none of which is a secret."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.storage.uris import redact
 from arrowquant_dist.texts import Texts
 
-_VALUE_CHARS = 500  # which every server takes
+_VALUE_CHARS = 500  # every server accepts this many
 _SECTIONS = ("run", "transfer", "versions", "texts", "settings", "config")
 
 
 def params_of(asked: Mapping[str, Any]) -> dict[str, str]:
-    """{name: value} of what was asked for, and of the versions at work; places are without credentials and queries."""
+    """{name: value} of the settings and of the versions in use; places are without credentials and queries."""
     host = HostFacts.here()
     values = {**asked, "python": host.python, "versions": host.versions}
     return {name: shortened(redact(value), _VALUE_CHARS) for name, value in _flat(values)}
 
 
 def facts_of_texts(texts: Texts) -> dict[str, Any]:
-    """What says which texts they are."""
+    """Values that identify the texts."""
     return {"name": texts.name, "count": len(texts), "digest": texts.digest}
 
 
 def metrics_of(report: ReportFigures) -> dict[str, float | None]:
-    """{group/name: value}
+    """{group/name: value} of a dataset's report.
 
-    Sizes in bytes, of the weights in the source and in the part files; accuracy of the decoded weights; seconds of the
-    driver's phases, and of the workers', which are summed over all of them.
+    Sizes are in bytes, of the weights in the source and in the part files; accuracy is that of the decoded weights;
+    seconds are those of the driver's phases, and of the workers', summed over all workers.
     """
     totals, accuracy, timing = report.totals, report.accuracy, report.timing
     found: dict[str, float | None] = {
@@ -61,7 +61,7 @@ def metrics_of(report: ReportFigures) -> dict[str, float | None]:
 
 
 def evaluation_metrics(found: Evaluation) -> dict[str, float | None]:
-    """{group/name: value} of the outputs' figures, by the names that report/evaluation.json has, and of the texts."""
+    """{group/name: value} of the texts, and of the outputs' figures by their names in report/evaluation.json."""
     figures = asdict(found.figures) if found.figures is not None else {}
     return {
         **{f"outputs/{name}": value for name, value in figures.items()},
@@ -73,7 +73,7 @@ def evaluation_metrics(found: Evaluation) -> dict[str, float | None]:
 
 
 def finite_metrics(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """Those that have a value which is a finite number."""
+    """The metrics whose value is a finite number."""
     return {
         name: float(value) for name, value in metrics.items() if value is not None and math.isfinite(value)
     }
@@ -86,7 +86,7 @@ def _stat(name: str, stat: Stat | None) -> dict[str, float | None]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Mappings of settings by dotted names, everything else as JSON has it."""
+    """Names and values: mappings of settings are flattened to dotted names, other values are JSON."""
     for name, value in values.items():
         if isinstance(value, Mapping) and name in _SECTIONS:
             yield from _flat(value, f"{prefix}{name}.")

@@ -17,19 +17,19 @@ from arrowquant_dist.storage.uris import redact
 PLACE_VARIABLE = "MLFLOW_TRACKING_URI"
 _RETRIES_VARIABLE, _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"  # its own default takes minutes
 _REASON_CHARS = 300
-_BATCH = 1000  # metrics that a server takes at a time
+_BATCH = 1000  # number of metrics that a server takes at a time
 _SECRETS = re.compile(r"(?<=://)[^/@\s]*@|[?#]\S*")
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 def tracking_place() -> str | None:
-    """Of the environment; None where nobody asks for it."""
+    """The tracking server that the environment names; None where it names none."""
     return os.environ.get(PLACE_VARIABLE) or None
 
 
 class StepMetric(NamedTuple):
-    """One value. at_ms: Unix time."""
+    """Value of a metric at a step. at_ms: Unix time in milliseconds."""
 
     name: str
     value: float
@@ -38,8 +38,8 @@ class StepMetric(NamedTuple):
 
 
 class TrackedRun:
-    """A run that the server knows. Every method raises ArrowQuantError, in one sentence, where the server does not take
-    what it is told."""
+    """A run on the server. Every method raises ArrowQuantError, with one sentence, where the server does not accept
+    what it is sent."""
 
     def __init__(self, client: Any, run_id: str, place: str) -> None:
         self._client, self._id, self._place = client, run_id, place
@@ -53,11 +53,12 @@ class TrackedRun:
         tags: Mapping[str, str],
         below: tuple[str, str] | None = None,
     ) -> TrackedRun:
-        """In the experiment that MLFLOW_EXPERIMENT_ID or MLFLOW_EXPERIMENT_NAME says, below the run that is open in
-        this process, if one is; what is open there stays open. below: a tag and its value: else below the first run of
-        the experiment that has it, if one does.
+        """Starts a run in the experiment of MLFLOW_EXPERIMENT_ID or MLFLOW_EXPERIMENT_NAME. If a run is open in this
+        process, the new one is its child, in its experiment, and the other stays open.
 
-        MissingDependency without MLflow, or without what it needs for such a place.
+        below: a tag and its value: if no run is open, the new one is a child of the first run in the experiment that
+        has the tag, if there is one. Raises MissingDependency without MLflow, or without what it needs for such a
+        place.
         """
         try:
             import mlflow
@@ -81,7 +82,7 @@ class TrackedRun:
         return run
 
     def log(self, metrics: Mapping[str, float], tags: Mapping[str, str], files: Mapping[str, bytes]) -> None:
-        """files: {name: content}, which become artifacts in `report`."""
+        """Reports results. files: {name: content}, which become artifacts in `report`."""
         import mlflow
 
         with _understood(self._place):
@@ -97,7 +98,7 @@ class TrackedRun:
                 self._client.log_artifacts(self._id, folder, "report")
 
     def log_steps(self, metrics: Sequence[StepMetric]) -> None:
-        """Within seconds where the server is lost."""
+        """Reports metrics of steps. Fails within seconds where the server is lost."""
         import mlflow
 
         with _understood(self._place), _few_retries():
@@ -109,7 +110,7 @@ class TrackedRun:
                 self._client.log_batch(self._id, metrics=batch)
 
     def end(self, status: EndStatus, tags: Mapping[str, str] | None = None) -> None:
-        """tags: that say why."""
+        """Ends the run. tags: tags that say why."""
         with _understood(self._place):
             for name, value in (tags or {}).items():
                 self._client.set_tag(self._id, name, value)
@@ -117,7 +118,7 @@ class TrackedRun:
 
 
 def _experiment(client: Any) -> str:
-    """Its id; one that only has a name is made."""
+    """Id of the experiment that the environment names; it is created if only a new name is given."""
     said = os.environ.get("MLFLOW_EXPERIMENT_ID")
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
     if said or not name:
@@ -127,7 +128,7 @@ def _experiment(client: Any) -> str:
 
 
 def _first_run(client: Any, experiment: str, tag: str, value: str) -> Any:
-    """The one that began first; None where none has the tag, or the value is nothing to search by."""
+    """The run with the tag that began first; None where there is none, or where the value cannot be searched for."""
     if not value.isalnum():
         return None
     first = ["attributes.start_time ASC"]
@@ -137,7 +138,7 @@ def _first_run(client: Any, experiment: str, tag: str, value: str) -> Any:
 
 @contextmanager
 def _few_retries() -> Iterator[None]:
-    """Whether the server is there is known in seconds; who sets a number of retries has it."""
+    """Makes a missing server known within seconds, unless the user has set a number of retries."""
     if _RETRIES_VARIABLE in os.environ:
         yield
         return
@@ -150,7 +151,7 @@ def _few_retries() -> Iterator[None]:
 
 @contextmanager
 def _understood(place: str, advice: str = "") -> Iterator[None]:
-    """Errors of MLflow, and of all the storages and servers behind it, as one of ours without what may be secret."""
+    """Turns errors of MLflow, and of storages and servers behind it, into one of ours without what may be secret."""
     try:
         yield
     except ImportError as error:

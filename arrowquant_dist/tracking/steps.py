@@ -1,4 +1,4 @@
-"""Metrics of the steps of something long, told while it goes on."""
+"""Metrics of the steps of something long, reported while it goes on."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _INTERVAL_SECONDS = 10.0
 
 
 class StepMetrics:
-    """What a run is told of steps: at most every ten seconds, and the rest when that is asked for. A server that does
-    not take it is not tried again until then, so that it holds up no step."""
+    """Reports metrics of steps at most every ten seconds, and the rest when asked to. After an error of the server it
+    is not tried again until then, so that it holds up no step."""
 
     def __init__(self, run: TrackedRun, clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._clock = run, clock
@@ -22,7 +22,7 @@ class StepMetrics:
         self._waiting: list[StepMetric] = []
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Those without a finite value are left out. Raises nothing of what the server does."""
+        """Adds the metrics of a step that have a finite value. Never raises errors of the server."""
         at_ms = int(1000 * time.time())
         self._waiting += [StepMetric(*each, step, at_ms) for each in finite_metrics(metrics).items()]
         now = self._clock()
@@ -35,6 +35,6 @@ class StepMetrics:
             self._is_lost = True
 
     def tell(self) -> None:
-        """All that waits. ArrowQuantError where the server does not take it; then it waits on."""
+        """Reports all that waits. Raises ArrowQuantError where the server does not accept it; it then stays waiting."""
         self._run.log_steps(self._waiting)
         self._waiting = []

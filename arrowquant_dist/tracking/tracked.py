@@ -1,8 +1,8 @@
-"""What a command does as a run of MLflow, where the environment names a tracking server.
+"""The work of a command as a run of MLflow, where the environment names a tracking server.
 
-Whether the server takes the run is known before the work begins: where it does not, that is the error, since who set
-the variable wants to have the run there. From then on nothing that the server does ends or changes the work: its result
-is there whatever becomes of its figures, and the caller is told why they are not all in MLflow.
+Whether the server accepts the run is known before the work begins: if not, that is an error, since whoever set the
+variable wants the run there. From then on nothing that the server does ends or changes the work: its result is there
+whatever becomes of its figures, and the caller is told why they are not all in MLflow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from arrowquant_dist.errors import ArrowQuantError, shortened
 from arrowquant_dist.tracking.figures import finite_metrics, params_of
 from arrowquant_dist.tracking.mlflow_run import TrackedRun, tracking_place
 
-DATASET_TAG = "arrowquant.dataset"  # which one a run has made, or is about
+DATASET_TAG = "arrowquant.dataset"  # identity of the dataset that a run has made, or is about
 _TAG_CHARS = 500
 _logger = logging.getLogger("arrowquant_dist.tracking")
 Returned = TypeVar("Returned")
@@ -24,9 +24,9 @@ Returned = TypeVar("Returned")
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """What a run is known by before anything is done. command: of this program. place: what it makes or is about, safe
-    to show; the last of its names is the run's. values: what was asked for, with all defaults. dataset: the identity of
-    the one that it is about, whose own run it is then found below; "" where it is about none that is there."""
+    """What identifies a run before anything is done. command: the command of this program. place: what it makes or is
+    about, safe to show; its last name is the run's. values: the settings, defaults included. dataset: identity of the
+    dataset that it is about, whose own run is to be its parent; "" where it is about none that exists."""
 
     command: str
     place: str
@@ -36,7 +36,7 @@ class Beginning:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What came out: metrics, of which those without a finite value are left out, tags, and files that become
+    """Results of a run: metrics, of which those without a finite value are left out; tags; and files, which become
     artifacts, by their names."""
 
     metrics: Mapping[str, float | None]
@@ -49,11 +49,11 @@ def tracked(
     work: Callable[[TrackedRun | None], Returned],
     end: Callable[[Returned], Ending],
 ) -> tuple[Returned, str | None]:
-    """What `work` gives, and why its figures are not all in MLflow; None where they are, or where nobody asks for that.
+    """The result of `work`, and why its figures are not all in MLflow; None where they are, or where it is not used.
 
-    begin and end are called where MLFLOW_TRACKING_URI is set; work is given the run, to tell it of what happens on the
-    way. The run ends as the work does. Raises MissingDependency without MLflow, and ArrowQuantError where the server
-    does not take the run, before the work begins, and whatever begin and work raise.
+    begin and end are called where MLFLOW_TRACKING_URI is set; work is given the run, to report to it on the way. The
+    run ends as the work does. Raises MissingDependency without MLflow, ArrowQuantError where the server does not accept
+    the run, before the work begins, and whatever begin and work raise.
     """
     place = tracking_place()
     if place is None:
@@ -81,10 +81,10 @@ def _started(place: str, beginning: Beginning) -> TrackedRun:
 
 
 def _end(run: TrackedRun, error: BaseException) -> None:
-    """What stopped the work is on its way to whoever asked for it; that the server does not hear of it is a warning."""
+    """Ends a run whose work failed. The error itself goes to the caller; where the server refuses it, that is logged."""
     kind = error.kind if isinstance(error, ArrowQuantError) else type(error).__name__
     tags = {"arrowquant.error": kind}
-    if isinstance(error, ArrowQuantError):  # which have no secrets
+    if isinstance(error, ArrowQuantError):  # its message has no secrets
         tags["arrowquant.message"] = shortened(str(error), _TAG_CHARS)
     try:
         run.end("FAILED" if isinstance(error, Exception) else "KILLED", tags)

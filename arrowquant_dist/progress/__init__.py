@@ -1,1 +1,1 @@
-"""How far something is, drawn for people: on a terminal, in a notebook, as lines in a log."""
+"""Shows people how far something has come: on a terminal, in a notebook, or as lines in a log."""

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def bars(out: TextIO, width: int, *beside: ProgressColumn) -> Progress:
-    """What draws on `out`, a terminal of `width` columns: a name, a bar, the percent, and what is `beside`.
+    """Draws on `out`, a terminal of `width` columns: a name, a bar, the percentage, and the columns in `beside`.
 
-    What is printed meanwhile stands above it where it goes to a terminal, and goes where it was to go elsewhere.
+    What is printed meanwhile appears above it, if stdout is a terminal; otherwise it goes where it would go anyway.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -26,12 +26,12 @@ def bars(out: TextIO, width: int, *beside: ProgressColumn) -> Progress:
 
 
 def bar_room(width: int) -> int:
-    """How wide the bar of a terminal of `width` columns is: what is said beside it tells more."""
+    """Width of the bar on a terminal of `width` columns; the text beside it says more, so it gets the most room."""
     return 20 if width >= 100 else 10 if width >= 60 else 4
 
 
 def said_column(said: Callable[[], str]) -> ProgressColumn:
-    """A column that asks at each refresh, so that rate and time left go on while nothing happens."""
+    """A column that calls `said` at each refresh, so that rate and time left are updated while nothing happens."""
     from rich.progress import ProgressColumn
     from rich.table import Column
     from rich.text import Text

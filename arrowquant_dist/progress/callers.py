@@ -1,4 +1,4 @@
-"""What `progress` means where a function of ours is called in Python."""
+"""The meaning of the argument `progress` of public functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shown_co = TypeVar("Shown_co", bound=Callable[..., object], covariant=True)
 
 
 class Drawing(Protocol[Shown_co]):
-    """`shown_progress`, or what is like it."""
+    """`shown_progress` or a similar function."""
 
     def __call__(self, out: TextIO, verb: str, form: TellingForm, /) -> AbstractContextManager[Shown_co]: ...
 
@@ -27,10 +27,10 @@ def told_to(
     drawing: Drawing[Callback],
     verb: str,
 ) -> Iterator[Callback | None]:
-    """What is called with each event: the caller's function, or what draws for a caller in a terminal or a notebook.
+    """The function to call with each event: the caller's, or one that draws in a terminal or a notebook; None for none.
 
-    progress: a function; True: drawn where somebody sees it, which is nowhere in a job or behind a pipe; False, None:
-    nothing. InvalidConfig for anything else.
+    progress: a function; True: draw where somebody sees it, so not in a job or behind a pipe; False, None: nothing.
+    Raises InvalidConfig for anything else.
     """
     if isinstance(progress, bool) or progress is None:
         form = callers_form() if progress else "none"

@@ -1,4 +1,4 @@
-"""A run's progress in a log: plain lines, or a JSON document a line."""
+"""A run's progress in a log: plain lines, or one JSON document a line."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _LONGEST_INTERVAL_SECONDS = 300.0
 class ProgressLines:
     """Plain lines: the first after 5 s, then at growing intervals of at most 5 min, and one at the end.
 
-    A log of a run of hours stays short, and one of a minute still says something. What kernels are compiled for is said
-    at once, and once.
+    So the log of a run of hours stays short, and that of a run of a minute still says something. The kernels that are
+    being compiled are reported at once, and once only.
     """
 
     out: TextIO
@@ -56,7 +56,7 @@ class ProgressLines:
                 self._next = now + min(max(interval, _FIRST_INTERVAL_SECONDS), _LONGEST_INTERVAL_SECONDS)
 
     def finish(self) -> None:
-        """The last line."""
+        """Writes the last line."""
         with self._lock:
             if self._last is not None:
                 self._write(self._last, self.clock())
@@ -78,7 +78,7 @@ class ProgressLines:
 
 @dataclass(slots=True)
 class JsonLines(ProgressLines):
-    """The same moments, a JSON document a line; figures that nothing tells of yet are null."""
+    """The same lines as JSON documents; figures that are not known yet are null."""
 
     def _write_compiling(self, event: HowFar) -> None:
         self._tell("compiling", {"command": self.verb, "kernels": event.compiling})

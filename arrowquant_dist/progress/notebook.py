@@ -1,6 +1,6 @@
-"""Progress in a notebook: a bar for each thing that is done, in one place of the cell's output.
+"""Progress in a notebook: one bar for each task, all in one place of the cell's output.
 
-It is displayed once and then replaced, by what every front end of Jupyter knows; no widgets are needed.
+It is displayed once and then updated in a way that all front ends of Jupyter support; no widgets are needed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _ROW = "display:flex;gap:1em;align-items:center;font-variant-numeric:tabular-num
 
 
 class Bars:
-    """{what: share of it that is done, and what is said of that}, drawn at most five times a second, and at the end.
+    """Bars with a name, the finished part and a text, drawn at most five times a second, and at the end.
 
-    share: from 0 to 1, None while nobody knows. Thread-safe.
+    share: finished part, from 0 to 1; None while it is not known. Thread-safe.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,7 +35,7 @@ class Bars:
                 self._draw()
 
     def finish(self) -> None:
-        """As it stands in the end."""
+        """Draws the final state."""
         with self._lock:
             if self._rows:
                 self._draw()
@@ -52,7 +52,7 @@ class Bars:
 
 
 class Drawn:
-    """Bars as they are at one moment: HTML for notebooks, lines for consoles."""
+    """The bars at one moment: HTML for notebooks, lines for consoles."""
 
     def __init__(self, rows: dict[str, tuple[float | None, str]]) -> None:
         self._rows = rows
@@ -68,7 +68,7 @@ class Drawn:
 
 
 def _row(what: str, share: float | None, said: str) -> str:
-    value = "" if share is None else f' value="{share:.4f}"'  # without a value it moves
+    value = "" if share is None else f' value="{share:.4f}"'  # without a value the bar moves back and forth
     cells = f"<span>{_percent(share)}</span><span>{escape(said)}</span>"
     return f'<div style="{_ROW}"><span>{escape(what)}</span><progress{value} max="1"></progress>{cells}</div>'
 

@@ -1,4 +1,4 @@
-"""What is done of a run, and how fast it goes."""
+"""How far a run has come, and how fast it goes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
-_WINDOW_SECONDS = 120.0  # what the rate is taken over
+_WINDOW_SECONDS = 120.0  # time over which the rate is taken
 _SAMPLE_SECONDS = 1.0
-_TELLING_SECONDS, _TELLING_SHARE = 5.0, 0.01  # of work, before it says how long the rest takes
+_TELLING_SECONDS, _TELLING_SHARE = 5.0, 0.01  # work that it takes to predict how long the rest takes
 
 
 class HowFar(Protocol):
-    """What is done of a command's source; resumed work counts as done from the first event on.
+    """How much of a command's source is done; resumed work counts as done from the first event on.
 
-    total_layers: 0 where layers are not counted; then there are no workers to tell of either. compiling: what kernels
-    are being compiled for, "" for nothing.
+    total_layers: 0 where layers are not counted; workers are then not shown either. compiling: what kernels are being
+    compiled for; "" for nothing.
     """
 
     @property
@@ -34,7 +34,7 @@ class HowFar(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """HowFar, counted in bytes alone."""
+    """A HowFar that is counted in bytes alone."""
 
     done_nbytes: int
     total_nbytes: int
@@ -46,14 +46,15 @@ class Bytes:
 
 @dataclass(slots=True)
 class RecentRate:
-    """How fast it goes, over the last two minutes or since the work began. Not thread-safe.
+    """The speed over the last two minutes, or since the work began. Not thread-safe.
 
-    A run of hours slows down or speeds up as workers go and come, and what is left takes as long as it takes now. What
-    the first event brings was done before. Work that is lost to a retry comes off, so the rate is of what counts.
+    A run of hours slows down or speeds up as workers go and come, and what is left takes as long as it takes now. The
+    first event counts as work that was done before. Work lost to a retry is subtracted, so the rate is that of work
+    that counts.
 
     Work begins with the last event before something is done: until then workers are waited for and kernels compiled,
-    which tells nothing of what is to come. Nothing is said of the time left before it has told something itself: five
-    seconds of work, and a hundredth of all of it.
+    which says nothing about the rest. The time left is not predicted before five seconds of work, and a hundredth of
+    all of it, are done.
     """
 
     _samples: deque[tuple[float, int]] = field(default_factory=deque)  # clock, bytes done
@@ -71,14 +72,14 @@ class RecentRate:
             samples.popleft()
 
     def nbytes_per_second(self, now: float) -> float | None:
-        """None where nothing was done yet."""
+        """The rate; None where nothing was done yet."""
         if not self._samples:
             return None
         (since, before), (_, done) = self._samples[0], self._samples[-1]
         return (done - before) / (now - since) if now > since and done > before else None
 
     def seconds_left(self, now: float, event: HowFar) -> float | None:
-        """None where all is done, or nothing says how long it takes."""
+        """The predicted time left; None where all is done, or where it cannot be predicted yet."""
         left, rate = event.total_nbytes - event.done_nbytes, self.nbytes_per_second(now)
         if rate is None or self._begin is None or left <= 0:
             return None

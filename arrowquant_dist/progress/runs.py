@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal or in a notebook, a line now and then elsewhere."""
+"""Shows how far a run has come: a bar on a terminal or in a notebook, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from arrowquant_dist.progress.words import said_within
 from arrowquant_dist.report.text import terminal_width
 
 _PERCENT_CHARS = 4  # "100%"
-_ROOM_OF_A_PAGE = 1000  # characters, which a notebook folds
+_ROOM_OF_A_PAGE = 1000  # number of characters; a notebook wraps them
 
 Show = Callable[[HowFar], None]
-ShowBytes = Callable[[int, int], None]  # bytes done, bytes in all
-ShowLayers = Callable[[int, int, str], object]  # the same, and the layer
+ShowBytes = Callable[[int, int], None]  # (bytes done, bytes in all)
+ShowLayers = Callable[[int, int, str], object]  # (bytes done, bytes in all, layer)
 
 
 def shown_progress(out: TextIO, verb: str, form: TellingForm) -> AbstractContextManager[Show]:
-    """A callback that shows events in that form, on `out` as long as that can be written; may be called from any
-    thread. verb: `quantize`."""
+    """A callback that shows events in this form, on `out` as long as that can be written; it may be called from any
+    thread. verb: the command, as `quantize`."""
     heard = cast("TextIO", Unheard(out))
     match form:
         case "none":
@@ -44,14 +44,14 @@ def shown_progress(out: TextIO, verb: str, form: TellingForm) -> AbstractContext
 
 @contextmanager
 def shown_bytes(out: TextIO, verb: str, form: TellingForm) -> Iterator[ShowBytes]:
-    """As `shown_progress`, of what is counted in bytes alone."""
+    """`shown_progress` for what is counted in bytes alone."""
     with shown_progress(out, verb, form) as show:
         yield lambda done, total: show(Bytes(done, total))
 
 
 @contextmanager
 def shown_layers(out: TextIO, verb: str, form: TellingForm) -> Iterator[ShowLayers]:
-    """As `shown_bytes`, for what is told of each layer; names are not drawn."""
+    """`shown_bytes` for a callback that also gets a layer's name, which is not drawn."""
     with shown_bytes(out, verb, form) as show:
         yield lambda done, total, _: show(done, total)
 
@@ -83,7 +83,7 @@ def _bar(out: TextIO, verb: str) -> Iterator[Show]:
             drawn.update(task, completed=event.done_nbytes, total=event.total_nbytes)
 
         yield show
-        if not last:  # all was there before
+        if not last:  # nothing was left to do
             drawn.remove_task(task)
 
 

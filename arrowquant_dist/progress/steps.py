@@ -1,5 +1,5 @@
-"""How far an evaluation or a calibration is: a bar a step on a terminal or in a notebook, a line now and then
-elsewhere."""
+"""Shows how far an evaluation or a calibration has come: one bar for each step on a terminal or in a notebook, a line
+now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INTERVAL_SECONDS = 10.0
 
 
 def shown_steps(out: TextIO, command: str, form: TellingForm) -> AbstractContextManager[StepCallback]:
-    """A callback that shows steps of a command in that form, on `out` as long as that can be written."""
+    """A callback that shows steps of a command in this form, on `out` as long as that can be written."""
     heard = cast("TextIO", Unheard(out))
     match form:
         case "none":
@@ -64,7 +64,7 @@ def _cell() -> Iterator[StepCallback]:
 
 
 class StepLines:
-    """A line when a step begins, every ten seconds of it, and when it is done."""
+    """A line when a step begins, every ten seconds, and when it is done."""
 
     def __init__(
         self, out: TextIO, clock: Callable[[], float] = time.monotonic, command: str = "evaluate"
@@ -85,7 +85,7 @@ class StepLines:
 
 
 class JsonStepLines(StepLines):
-    """The same moments, a JSON document a line."""
+    """The same lines as JSON documents."""
 
     def line(self, step: TextsStep) -> str:
         values = {"step": step.name, "done": step.done, "total": step.total, "unit": step.unit}
@@ -93,7 +93,7 @@ class JsonStepLines(StepLines):
 
 
 def step_words(step: TextsStep) -> str:
-    """`25 of 400 texts`."""
+    """The amount that is done, as `25 of 400 texts`."""
     form = text.nbytes if step.unit == "bytes" else str
     unit = "" if step.unit == "bytes" else f" {step.unit}"
     return f"{form(step.done)} of {form(step.total)}{unit}"

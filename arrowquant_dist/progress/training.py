@@ -1,4 +1,4 @@
-"""How far a training is: a bar on a terminal or in a notebook, a line now and then elsewhere."""
+"""Shows how far a training has come: a bar on a terminal or in a notebook, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INTERVAL_SECONDS = 10.0
 
 
 class TrainingSteps(Protocol):
-    """losses: of held-back texts, by the step after which they were looked at."""
+    """How far a training has come. losses: {step: loss of held-back texts after it}."""
 
     @property
     def step(self) -> int: ...
@@ -30,12 +30,12 @@ class TrainingSteps(Protocol):
     def is_done(self) -> bool: ...
 
 
-ShowTraining = Callable[[TrainingSteps, float], None]  # what is done, and the loss of the last step
+ShowTraining = Callable[[TrainingSteps, float], None]  # (steps, loss of the last one)
 
 
 def shown_training(out: TextIO, verb: str, form: TellingForm) -> AbstractContextManager[ShowTraining]:
-    """A callback that shows steps of a training in that form, on `out` as long as that can be written. verb:
-    `distill`."""
+    """A callback that shows steps of a training in this form, on `out` as long as that can be written. verb: the
+    command, `distill`."""
     heard = cast("TextIO", Unheard(out))
     match form:
         case "none":

@@ -1,4 +1,4 @@
-"""Streams that need not be heard: one that is full or gone ends no work."""
+"""Streams for output that nobody needs: one that is full or gone does not end the work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 
 def silence(stream: Any) -> None:
-    """What is still to be written there goes nowhere: Python would try again at its end, and fail once more."""
+    """Redirects what is still to be written to nowhere; at its exit Python would try again, and fail once more."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -16,7 +16,7 @@ def silence(stream: Any) -> None:
 
 
 class Unheard:
-    """A text stream for what need not be heard, as progress: one that cannot be written ends nothing."""
+    """A text stream for output that nobody needs, such as progress: errors of writing are ignored."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out

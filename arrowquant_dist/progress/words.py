@@ -1,4 +1,4 @@
-"""What is said of a run's progress, in words."""
+"""A run's progress in words."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def worker_words(event: HowFar) -> list[str]:
 
 
 def said_within(room: int, event: HowFar, pace: RecentRate, now: float) -> str:
-    """What stands beside the bar and the percent, in at most `room` characters: bytes, layers, rate, time left and
-    workers, of which workers, layers, rate and bytes go in this order. The time left stays."""
+    """The text beside bar and percentage, in at most `room` characters: bytes, layers, rate, time left and workers.
+    Where room is short, workers, layers, rate and bytes are left out in this order; the time left stays."""
     if event.compiling:
         return compiling_words(event) if len(compiling_words(event)) <= room else "compiling kernels"
     done = f"{text.nbytes(event.done_nbytes)} of {text.nbytes(event.total_nbytes)}"

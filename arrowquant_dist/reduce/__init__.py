@@ -1,4 +1,4 @@
-"""Receipts → totals: what a run made of the checkpoint, in figures."""
+"""Reduces receipts to totals: the figures of what a run made of the checkpoint."""
 
 from arrowquant_dist.reduce.facts import HostFacts, RunFacts
 from arrowquant_dist.reduce.figures import ReportFigures

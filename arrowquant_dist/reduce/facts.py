@@ -1,4 +1,4 @@
-"""What the receipts cannot tell: the run and the machine it ran on."""
+"""Facts that receipts do not tell: about the run and the driver's machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = ("arrowquant-dist", "numpy", "numba", "pyarrow", "ray", "torch")
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """The driver's machine, without anything that names it. cpus: those this process may use."""
+    """The driver's machine, without anything that names it. cpus: number that this process may use."""
 
     system: str
     cpus: int
@@ -48,12 +48,11 @@ class HostFacts:
 class RunFacts:
     """The run as the driver saw it.
 
-    engine: `inline` or `ray`. started_at: ISO 8601 with time zone. wall_seconds: the driver's, planning
-    included, up to the report. phases: of those, seconds of `planning` (headers, plan, what is at the target),
-    `running` (the engine), `reducing` (receipts and layers) and `publishing` (index and sidecars; report and
-    manifest come after). resumed_shards: indices of the shards whose receipts an earlier run had left at the
-    target; their work is not counted in this run's throughput. shard_retries … worker_seconds: see
-    engine.EngineFacts.
+    engine: `inline` or `ray`. started_at: ISO 8601 with time zone. wall_seconds: duration on the driver, from planning
+    to the report. phases: seconds of these for `planning` (headers, plan, listing the target), `running` (the engine),
+    `reducing` (receipts and layers) and `publishing` (index and sidecars; report and manifest come after).
+    resumed_shards: indices of the shards whose receipts an earlier run had left at the target; their work does not
+    count in this run's throughput. shard_retries … worker_seconds: see engine.EngineFacts.
     """
 
     engine: str

@@ -1,4 +1,4 @@
-"""The report as data: frozen, versioned, and valid JSON (a figure that is not finite is null)."""
+"""The report as data: frozen, versioned, and valid JSON (figures that are not finite are null)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_measured(sums: ErrorSums) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """Mean, extremes and standard deviation (ddof 0) of one figure over layers; a layer counts once."""
+    """Mean, extremes and standard deviation (ddof 0) of a figure over layers; each layer counts once."""
 
     mean: float
     min: float
@@ -33,7 +33,7 @@ class Stat:
 
     @classmethod
     def over(cls, values: Iterable[float]) -> Stat | None:
-        """Over the finite ones of `values`; None where there are none."""
+        """Statistics of the finite ones of `values`; None where there are none."""
         kept = [float(value) for value in values if math.isfinite(value)]
         if not kept:
             return None
@@ -44,12 +44,12 @@ class Stat:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of some layers.
+    """Sizes of some layers, in bytes.
 
-    source_nbytes: in the source's dtypes, or of codes that are kept as the source stores them. fp16_nbytes: 2 a value
-    for floating-point layers (also of 8-bit floats), integer and bool layers at their own size. data, scales,
-    zero_points: uncompressed.
-    stored_nbytes: those values as they lie in the parts, compressed, without Parquet's framing.
+    source_nbytes: in the source's dtypes; for codes that are kept, as the source stores them. fp16_nbytes: 2 a value
+    for floating-point layers (8-bit floats, too), the own size of integer and bool layers. data_nbytes, scales_nbytes,
+    zero_points_nbytes: uncompressed. stored_nbytes: these values as they are in the parts, compressed, without
+    Parquet's framing.
     """
 
     layers: int
@@ -85,8 +85,8 @@ class Sizes:
 class Totals(Sizes):
     """Sizes of the whole dataset.
 
-    parts_nbytes: of the part files, framing included; both ratios are against it.
-    aliases: tied tensors that are stored under another name, and counted nowhere else.
+    parts_nbytes: size of the part files, framing included; both ratios refer to it. shards: number of shards. aliases:
+    number of tied tensors that are stored under another name; they count nowhere else.
     """
 
     parts_nbytes: int
@@ -104,12 +104,12 @@ class Totals(Sizes):
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How far the decoded weights of quantized layers are from the source's. Kept layers do not count, nor layers whose
-    codes are the source's: they have no error.
+    """How far the decoded weights of quantized layers are from the source's. Kept layers, and layers whose codes are
+    the source's, do not count: they have no error.
 
-    A Stat is over layers. sqnr_db leaves the lossless_layers (infinite SQNR) out. overall: of all these
-    values taken as one vector. unmeasured_layers: quantized, but empty or too large for float64 sums; in no
-    figure here.
+    A Stat is over layers. sqnr_db leaves out the lossless_layers, whose SQNR is infinite. overall_…: all values of
+    these layers taken as one vector. unmeasured_layers: quantized layers that are empty, or too large for sums in
+    float64; they are in no figure here.
     """
 
     layers: int
@@ -126,7 +126,7 @@ class Accuracy:
 
     @classmethod
     def over(cls, errors: Sequence[ErrorSums | None]) -> Accuracy | None:
-        """`errors`: of each quantized layer. None where there is no such layer, or none that is measured."""
+        """`errors`: those of each quantized layer. None where there are no such layers, or none is measured."""
         measured = [sums for sums in errors if sums is not None and is_measured(sums)]
         if not measured:
             return None
@@ -171,7 +171,7 @@ class LayerTypeFigures:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """How many quantized layers have a cosine in [low, high), 1 included in the first. share: of them all."""
+    """Number of quantized layers with a cosine in [low, high), in the first bucket 1 included. share: part of all."""
 
     label: str
     low: float
@@ -182,7 +182,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class QuantTypeCount:
-    """Layers stored as one quant_type (`fp16` and `none`: kept)."""
+    """Number of layers stored as a quant_type (`fp16` and `none` are kept layers)."""
 
     quant_type: str
     layers: int
@@ -217,11 +217,11 @@ class KeptLayer:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """phases: seconds in read, quantize, write, summed over workers and over all runs that made the dataset.
+    """Duration and memory. phases: seconds in read, quantize, write, summed over workers and over all runs that made
+    the dataset.
 
-    wall_seconds, params_per_second, source_nbytes_per_second: of the last run alone, without the shards that
-    it found finished (None where it found all). peak_memory_nbytes: resident set of the largest worker
-    process.
+    wall_seconds, params_per_second, source_nbytes_per_second: those of the last run alone, without the shards that it
+    found finished (None where it found all). peak_memory_nbytes: resident set of the largest worker process.
     """
 
     phases: dict[str, float]
@@ -233,11 +233,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class ReportFigures:
-    """Everything a run has to say; `report/report.json` is its `to_dict()`.
+    """All figures of a run; `report/report.json` is its `to_dict()`.
 
-    source: {uri, format}. config: as the plan resolved it. part_compression: `zstd` or `none`. work: None in reports
-    of version 1, which did not have it. timeline: None in reports of releases that did not have that. notes: the
-    plan's, and what its values told (reduce.notes).
+    source: {uri, format}. config: as the plan resolved it. part_compression: `zstd` or `none`. work: None in reports of
+    version 1, which lack it. timeline: None in reports of releases that did not write it. notes: those of the plan, and
+    those about values (reduce.notes).
     """
 
     source: dict[str, Any]
@@ -258,7 +258,7 @@ class ReportFigures:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, derived ratios included, that `json.dumps(allow_nan=False)` takes."""
+        """Plain values, with derived ratios, which `json.dumps(allow_nan=False)` accepts."""
         return {
             "report_version": REPORT_VERSION,
             "source": self.source,
@@ -281,9 +281,9 @@ class ReportFigures:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ReportFigures:
-        """The inverse of `to_dict`, of this release and of older ones.
+        """The inverse of `to_dict`, for reports of this release and of older ones.
 
-        Raises InvalidCheckpoint where it is no report, or a newer one.
+        Raises InvalidCheckpoint where it is not a report, or a newer one.
         """
         try:
             report = cls._from_checked(upgraded(values))

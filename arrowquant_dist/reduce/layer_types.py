@@ -1,4 +1,4 @@
-"""What part of a model a layer belongs to, told by its name."""
+"""The part of a model that a layer belongs to, told by its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NORM = "norm"
 OTHER = "other"
 LAYER_TYPES = (EMBEDDINGS, ATTENTION, FEED_FORWARD, NORM, OTHER)
 
-# Segments that are a normalisation wherever they stand: LayerNorm, input_layernorm, q_norm, ln_1, bn2.
+# Segments that are a normalisation wherever they are: LayerNorm, input_layernorm, q_norm, ln_1, bn2.
 _NORM = re.compile(r"(?:^|[./])(?:\w*norm(?!al)\w*|ln(?:\d+|_\w+)?|bn\d*)(?:[./]|$)", re.IGNORECASE)
 # The module that encloses a layer; the innermost (last) one says what the layer is.
 _ENCLOSING = re.compile(
@@ -19,7 +19,7 @@ _ENCLOSING = re.compile(
     r"|(?P<feed_forward>mlp|feed_?forward|ffn|densereludense|experts?(?![a-z])|moe|router|(?<![a-z0-9])ff(?![a-z]))",
     re.IGNORECASE,
 )
-# Models that name no enclosing module.
+# Names in models that do not name an enclosing module.
 _BARE_ATTENTION = re.compile(
     r"(?:^|\.)(?:w?(?:q|k|v|o|kv|qkv)(?:_proj|_lin)?|query_key_value)(?:\.|$)", re.IGNORECASE
 )
@@ -36,11 +36,10 @@ _EMBEDDINGS = re.compile(
 
 
 def layer_type(name: str) -> str:
-    """One of LAYER_TYPES, from a name as BERT, GPT-2, Llama, Mistral, Qwen, T5, Gemma and MoEs write it.
+    """One of LAYER_TYPES, from a name as in BERT, GPT-2, Llama, Mistral, Qwen, T5, Gemma and MoEs.
 
-    The output head (`lm_head`) counts as embeddings: it is as large, and often the same tensor. A router or
-    gate of experts counts as feed-forward. Poolers, classifiers, convolutions and what no pattern knows are
-    `other`.
+    The output head (`lm_head`) counts as embeddings: it is as large, and often the same tensor. A router or gate of
+    experts counts as feed-forward. Poolers, classifiers, convolutions and names that no pattern matches are `other`.
     """
     if _NORM.search(name):
         return NORM

@@ -1,4 +1,4 @@
-"""Receipts → one row of figures a layer, and the proof that nothing of the plan is missing."""
+"""Reduces receipts to one row of figures a layer, and proves that nothing of the plan is missing."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _RERUN = "run the same `quantize` command again to complete the dataset"
 
 @dataclass(frozen=True, slots=True)
 class LayerMetrics:
-    """One layer, its row blocks added up.
+    """Figures of one layer, its row blocks added up.
 
-    quant_type, method: of the blocks; `a+b` where they differ (a kept layer is `fp16` where a block's values
-    fit and `none` elsewhere). data, scales, zero_points: bytes uncompressed; stored_nbytes: all of a row's
-    values as they lie in the part, compressed, without Parquet's framing. errors: None for integer and bool
-    layers, and for those that keep the source's codes. source_nbytes: of these as the source stores them.
+    quant_type, method: those of the blocks; `a+b` where they differ (a kept layer is `fp16` where a block's values fit
+    and `none` elsewhere). data_nbytes, scales_nbytes, zero_points_nbytes: uncompressed sizes. stored_nbytes: size of
+    all values as they are in the part, compressed, without Parquet's framing. errors: None for integer and bool layers,
+    and for layers that keep the source's codes, whose source_nbytes is their size as the source stores them.
     """
 
     layer_name: str
@@ -47,7 +47,7 @@ class LayerMetrics:
 
     @property
     def keeps_codes(self) -> bool:
-        """Whether its codes are the source's, so that it has no error."""
+        """Whether its codes are the source's own, so that it has no error."""
         return self.method == SOURCE
 
     @property
@@ -56,15 +56,15 @@ class LayerMetrics:
 
 
 def stores_codes(quant_type: str) -> bool:
-    """Whether a layer has codes, in any of its row blocks. quant_type: of the blocks, as LayerMetrics has it."""
+    """Whether a layer has codes in any of its row blocks. quant_type: as in LayerMetrics."""
     return not BITS.keys().isdisjoint(quant_type.split("+"))
 
 
 def combine_layers(receipts: Sequence[Receipt], plan: Plan) -> tuple[LayerMetrics, ...]:
     """The layers of a finished run, in the plan's order.
 
-    Raises IncompleteDataset, naming them, where shards or layers are missing or told twice, or where the
-    rows of a layer do not cover it exactly once.
+    Raises IncompleteDataset, which names them, where shards or layers are missing or reported twice, or where the rows
+    of a layer do not cover it exactly once.
     """
     _check_shards(receipts, plan)
     rows = _rows_by_layer(receipts)

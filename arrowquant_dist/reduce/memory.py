@@ -1,4 +1,4 @@
-"""What memory processes took while shards were made, as it was measured at the end of each."""
+"""Memory of processes while shards were made, as measured at the end of each shard."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import Any, Self
 from arrowquant_dist.target.receipt import Receipt
 
 MOST_SERIES = 6
-MOST_POINTS = 120  # of a series
+MOST_POINTS = 120  # maximum number of points of a series
 
 _COLUMNS = ("seconds", "resident_nbytes", "peak_nbytes")
 
-_Measured = tuple[float, Receipt]  # when, in seconds since the run began
+_Measured = tuple[float, Receipt]  # (seconds since the run began, receipt)
 
 
 @dataclass(frozen=True, slots=True)
 class MemorySeries:
-    """One process, or the largest of several, each as it was last measured: of a node's where there are more than
-    MOST_SERIES processes, of all where there are more nodes than that.
+    """Memory of one process over time, or of the largest of several, each as it was last measured: of a node's
+    processes where there are more than MOST_SERIES of them, of all where there are more nodes than that.
 
-    name: the process, `host/pid`, or the node; empty for all. processes: how many. workers: threads of a process, at
-    most. The others are columns, by rising time: a figure a shard, or the largest of each step of time, of several
-    processes and of more than MOST_POINTS shards. resident_nbytes: what was resident when a shard's part was complete;
-    None where the system does not say. peak_nbytes: the most that had been until then, since the process began.
+    name: the process, `host/pid`, or the node; empty for all. processes: number of processes. workers: largest number
+    of threads of a process. The others are columns, by rising time, with a value for each shard; with several processes
+    or more than MOST_POINTS shards, the largest value of each step of time. resident_nbytes: resident memory when a
+    shard's part was complete; None where the system does not report it. peak_nbytes: the highest until then, since the
+    process began.
     """
 
     name: str
@@ -39,7 +40,7 @@ class MemorySeries:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """ValueError where the columns have different lengths, or none."""
+        """The inverse of `to_dict`. Raises ValueError where the columns have different lengths, or none."""
         columns = {name: tuple(values[name]) for name in _COLUMNS}
         lengths = {*map(len, columns.values())}
         if len(lengths) != 1 or 0 in lengths:
@@ -48,7 +49,7 @@ class MemorySeries:
 
 
 def memory_series(measured: Sequence[_Measured], seconds: float) -> tuple[MemorySeries, ...]:
-    """seconds: how long the run took."""
+    """The series of a run. seconds: duration of the run."""
     named: tuple[Callable[[Receipt], str], ...] = (
         lambda receipt: receipt.worker,
         lambda receipt: receipt.node,
@@ -86,7 +87,7 @@ def _series(name: str, measured: Sequence[_Measured], step: float) -> MemorySeri
 
 
 def _in_steps(measured: Sequence[_Measured], step: float) -> list[list[_Measured]]:
-    """At most MOST_POINTS."""
+    """The measurements in steps of time, at most MOST_POINTS of them."""
     found: dict[int, list[_Measured]] = {}
     for one in measured:
         found.setdefault(min(int(one[0] / step), MOST_POINTS - 1), []).append(one)

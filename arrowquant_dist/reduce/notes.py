@@ -1,4 +1,4 @@
-"""What people should know of a finished run that only its values could tell."""
+"""What people should know of a finished run, as far as only its values could tell."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _NAMED = 20
 
 
 def value_notes(layers: Sequence[LayerMetrics], plan: Plan) -> tuple[str, ...]:
-    """How many layers keep the source's codes; which hold NaN or inf, a note each; and which were asked for in 16 bits
-    that could not be had."""
+    """Notes about the number of layers that keep the source's codes, about each layer that holds NaN or inf, and about
+    layers that were asked for in 16 bits and could not be stored so."""
     return (*_kept_codes(layers), *_non_finite(layers), *_wider_than_asked(layers, plan))
 
 
@@ -29,7 +29,7 @@ def _kept_codes(layers: Sequence[LayerMetrics]) -> list[str]:
 
 
 def _non_finite(layers: Sequence[LayerMetrics]) -> list[str]:
-    """Only kept layers can hold them."""
+    """Notes about NaN and inf, which only kept layers can hold."""
     counts = ((layer, layer.errors.non_finite) for layer in layers if layer.errors is not None)
     found = [(layer, count) for layer, count in counts if count]
     notes = [

@@ -1,4 +1,4 @@
-"""Numbers as a report holds them: JSON has no word for infinity, and a ratio to nothing is none."""
+"""Numbers for a report: JSON has no infinity, and a ratio to nothing is None."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def finite(value: float) -> float | None:
-    """`value`, or None where JSON has no word for it."""
+    """`value`, or None where JSON cannot hold it."""
     return float(value) if math.isfinite(value) else None
 
 

@@ -1,8 +1,9 @@
-"""When the last run's shards were made, by whom, and what memory that took: bounded, however many there are.
+"""When and by whom the last run's shards were made, and how much memory that took; bounded in size for any number of
+shards.
 
-Times are seconds since the run began. When an attempt started is known by its own machine's clock alone, and clocks
-differ: where commits of a node seem to lie outside of the run, all of the node is moved into it. What still begins
-before the run (a shard that another driver at the same target had begun) is cut at its beginning.
+Times are seconds since the run began. The start of an attempt is known only by the clock of its machine, and clocks
+differ: where commits of a node seem to be outside of the run, all times of the node are moved into it. What still
+begins before the run (a shard that another driver at the same target had begun) is cut off there.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from arrowquant_dist.reduce.memory import MemorySeries, memory_series
 from arrowquant_dist.target.receipt import Receipt
 
 MOST_LANES = 16
-MOST_BARS = 640  # of all lanes
-AT_WORK_STEPS = 120  # that the run is cut into, to count who is at work
+MOST_BARS = 640  # in all lanes together
+AT_WORK_STEPS = 120  # number of steps into which the run is divided, to count workers at work
 _COLUMNS = ("first_shard", "bar_shards", "start_seconds", "stop_seconds", "bar_seconds")
-_TELLING_SECONDS = 1.0  # that a clock is off
-_LEAST_SECONDS = 0.001  # that a run takes: times are rounded to this
+_TELLING_SECONDS = 1.0  # deviation of a clock that is reported
+_LEAST_SECONDS = 0.001  # shortest run: times are rounded to this
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLane:
-    """What one worker did. thread: its number in its process `worker`, `host/pid`. shards, busy_seconds: of all.
+    """What one worker did. worker: its process, `host/pid`. thread: its number there. shards, busy_seconds: totals.
 
-    The others are columns, a figure a bar, by rising start. A bar is a shard, or where there are more than one could
-    tell apart (MOST_BARS) all that the worker began within one step of time: bar_shards of them, the first of which is
-    first_shard. phase_seconds: what of bar_seconds, the time at work, went into which phase; the rest is neither
-    reading, quantizing nor writing (asking whether the source has changed).
+    The others are columns with a value for each bar, by rising start. A bar is a shard; where there are more than one
+    could tell apart (MOST_BARS), it is all shards that the worker began within one step of time. first_shard,
+    bar_shards: first shard and number of shards of a bar. bar_seconds: time at work. phase_seconds: time in each phase
+    of that; the rest is neither reading, quantizing nor writing (asking whether the source has changed).
     """
 
     worker: str
@@ -55,7 +56,7 @@ class WorkerLane:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """ValueError where the columns have different lengths."""
+        """The inverse of `to_dict`. Raises ValueError where the columns have different lengths."""
         columns = {name: tuple(values[name]) for name in _COLUMNS}
         phases = {name: tuple(seconds) for name, seconds in values["phase_seconds"].items()}
         if len({*map(len, columns.values()), *map(len, phases.values())}) != 1:
@@ -65,14 +66,15 @@ class WorkerLane:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Of the last run, without shards that it found committed.
+    """The last run over time, without shards that it found committed.
 
-    seconds: from its beginning to its report. workers, nodes: that made a shard. at_work: how many of the workers were,
-    on average of each of AT_WORK_STEPS equal steps of time. lanes: of all workers, or of more than MOST_LANES one half
-    those that were at work longest, the other those that were it least; those of a node stand together. memory: see
-    MemorySeries. worker_memory_nbytes: the plan's bound of a worker's memory; None where nobody said.
-    cut_shards: that seem to have begun before the run. moved_nodes: whose clocks were corrected by a second or more;
-    moved_seconds: by how much, at most.
+    seconds: from its beginning to its report. workers, nodes: number of workers and nodes that made a shard. shards:
+    number of shards. cut_shards: number of shards that seem to have begun before the run. moved_nodes: number of nodes
+    whose clocks were corrected by a second or more. moved_seconds: the largest correction. worker_memory_nbytes: the
+    plan's bound of a worker's memory; None where it is not known. at_work: mean number of workers at work in each of
+    AT_WORK_STEPS equal steps of time. lanes: one for each worker; of more than MOST_LANES workers only for the half of
+    this number that were at work longest and the half that were at work least; those of a node are together. memory:
+    see MemorySeries.
     """
 
     seconds: float
@@ -89,7 +91,7 @@ class Timeline:
 
     @classmethod
     def of(cls, receipts: Iterable[Receipt], run: RunFacts, worker_memory_nbytes: int | None) -> Self:
-        """receipts: of all shards. A shard of this run always says when it was begun."""
+        """The timeline from the receipts of all shards. Those of this run always have the time of their beginning."""
         earlier = set(run.resumed_shards)
         own = [receipt for receipt in receipts if receipt.shard not in earlier]
         seconds = max(round(run.wall_seconds, 3), _LEAST_SECONDS)
@@ -124,7 +126,7 @@ class Timeline:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """ValueError where there is no time to draw along."""
+        """The inverse of `to_dict`. Raises ValueError where the run has no duration."""
         if not _LEAST_SECONDS <= values["seconds"] < math.inf:
             raise ValueError("a timeline of no length")
         lists = {
@@ -137,21 +139,21 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """start, stop: in seconds since the run began."""
+    """start, stop: seconds since the run began."""
 
     receipt: Receipt
     start: float
     stop: float
 
     def within(self, seconds: float) -> _Attempt:
-        """Without what lies outside of the run."""
+        """The attempt without what is outside of the run."""
         start, stop = (round(min(max(at, 0.0), seconds), 3) for at in (self.start, self.stop))
         return replace(self, start=start, stop=stop)
 
 
 @dataclass(frozen=True, slots=True)
 class _Moved:
-    """nodes: how many were moved; seconds: the farthest of them."""
+    """Attempts after clocks were corrected. nodes: number of nodes that were moved. seconds: the largest move."""
 
     attempts: list[_Attempt]
     nodes: int
@@ -159,7 +161,7 @@ class _Moved:
 
 
 def _begun(receipts: Iterable[Receipt], began: float) -> list[_Attempt]:
-    """By the clocks of their nodes. began: when the run did, by the driver's."""
+    """Attempts by the clocks of their nodes. began: beginning of the run by the driver's clock."""
     return [
         _Attempt(receipt, receipt.started_at - began, receipt.started_at - began + receipt.wall_seconds)
         for receipt in receipts
@@ -184,7 +186,7 @@ def _moved_by(attempts: Iterable[_Attempt], seconds: float) -> _Moved:
 
 
 def _correction(attempts: Sequence[_Attempt], seconds: float) -> float:
-    """What to add to the times of a node, all of whose commits were in truth within the run."""
+    """What to add to the times of a node, whose commits were all within the run in truth."""
     first, last = min(attempt.stop for attempt in attempts), max(attempt.stop for attempt in attempts)
     if last > seconds:
         return seconds - last
@@ -192,7 +194,7 @@ def _correction(attempts: Sequence[_Attempt], seconds: float) -> float:
 
 
 def _by_worker(attempts: Sequence[_Attempt]) -> dict[tuple[str, str, int], list[_Attempt]]:
-    """Each worker's, by start; nodes by their first, and so workers of a node."""
+    """The attempts of each worker by start; nodes, and the workers of a node, in the order of their first attempts."""
     found: dict[tuple[str, str, int], list[_Attempt]] = {}
     for attempt in sorted(attempts, key=attrgetter("start", "stop", "receipt.shard")):
         receipt = attempt.receipt
@@ -203,7 +205,7 @@ def _by_worker(attempts: Sequence[_Attempt]) -> dict[tuple[str, str, int], list[
 
 
 def _most_telling(workers: Sequence[list[_Attempt]]) -> list[list[_Attempt]]:
-    """At most MOST_LANES of them, in their order."""
+    """At most MOST_LANES of the workers, in their order: half of them those longest at work, half those least."""
     if len(workers) <= MOST_LANES:
         return list(workers)
     rising = sorted(range(len(workers)), key=lambda place: _busy_seconds(workers[place]))
@@ -216,7 +218,7 @@ def _busy_seconds(attempts: Iterable[_Attempt]) -> float:
 
 
 def _lane(attempts: Sequence[_Attempt], step: float) -> WorkerLane:
-    """step: seconds; what begins within one of them is one bar. 0: each shard is."""
+    """The lane of a worker. step: seconds; attempts that begin in one step are one bar. 0: each attempt is a bar."""
     bars: list[list[_Attempt]] = []
     for attempt in attempts:
         if step and bars and attempt.start // step == bars[-1][0].start // step:

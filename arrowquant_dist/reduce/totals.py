@@ -1,4 +1,4 @@
-"""The reducer: receipts → ReportFigures."""
+"""The reducer: from receipts to ReportFigures."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def reduce_layers(
     run: RunFacts,
     worker_memory_nbytes: int | None = None,
 ) -> ReportFigures:
-    """All figures of a finished run. layers: what combine_layers made of the receipts, and thereby checked.
-    worker_memory_nbytes: the plan's bound."""
+    """All figures of a finished run. layers: the result of combine_layers, which checks the receipts.
+    worker_memory_nbytes: the plan's bound of a worker's memory."""
     quantized = [layer for layer in layers if layer.is_quantized]
     return ReportFigures(
         source={key: plan.source.get(key) for key in ("uri", "format")},
-        config=json.loads(json.dumps(plan.config, allow_nan=False)),  # plain lists, as they come back
+        config=json.loads(json.dumps(plan.config, allow_nan=False)),  # plain lists, as a report has them
         fingerprint=plan.fingerprint,
         part_compression=plan.compression,
         run=run,
@@ -127,7 +127,7 @@ def _distribution(quantized: Sequence[LayerMetrics]) -> tuple[Bucket, ...]:
     cosines = [errors.cosine for _, errors in _measured(quantized)]
     counts = [0] * len(_BUCKETS)
     for cosine in cosines:
-        # Bounds fall down to the least cosine there is, so the first that is reached is the bucket.
+        # Bounds fall to the lowest cosine there is, so the first that is reached is that of the bucket.
         counts[next(i for i, (_, low, _) in enumerate(_BUCKETS) if cosine >= low)] += 1
     return tuple(
         Bucket(label, low, high, count, ratio(count, len(cosines)) or 0.0)

@@ -1,6 +1,6 @@
-"""Reports that older releases wrote, as this one reads them.
+"""Reads reports that older releases wrote.
 
-Each step takes the values of one version to those of the next. What an older release did not measure stays unknown:
+Each step turns the values of one version into those of the next. What an older release did not measure stays unknown:
 nothing is made up for it.
 """
 
@@ -18,8 +18,8 @@ REPORT_VERSION = 2
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a report of any version so far, as those of REPORT_VERSION.
 
-    Raises InvalidCheckpoint for a newer one and for what is no version, KeyError, TypeError or AttributeError for what
-    no release wrote.
+    Raises InvalidCheckpoint for a newer version and for what is not a version, and KeyError, TypeError or
+    AttributeError for values that no release wrote.
     """
     version = values.get("report_version")
     if type(version) is not int or version < 1:
@@ -38,7 +38,7 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _to_2(values: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 had the names of the nodes and no figures of who did what; its phases were not timed."""
+    """Version 1 had the names of the nodes, and no figures of who did what; its phases were not timed."""
     run = dict(values["run"])
     del run["nodes"]
     return {**values, "run": run, "work": None}

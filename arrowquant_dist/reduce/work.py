@@ -1,4 +1,4 @@
-"""Who did the work, how fast, and what of it was lost: what receipts and the engine's facts add up to."""
+"""Who did the work, how fast, and how much of it was lost: sums of receipts and of the engine's facts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from arrowquant_dist.target.receipt import Receipt
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Attempts that counted, added up.
+    """Sums over attempts that counted.
 
-    source_nbytes: of the weights, in the source's dtypes. read_nbytes, written_nbytes: from and to storage, repeated
-    requests included. part_nbytes: of the parts. busy_seconds: of workers, from the start of an attempt to its commit.
+    source_nbytes: size of the weights in the source's dtypes. read_nbytes, written_nbytes: bytes from and to storage,
+    with repeated requests. part_nbytes: size of the parts. busy_seconds: time of workers from the start of an attempt
+    to its commit.
     """
 
     shards: int
@@ -43,9 +44,9 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one node, or one worker's process, did of the dataset. name: the node's, or `host/pid`.
+    """The part of a dataset that one node, or one worker's process, made. name: the node's, or `host/pid`.
 
-    source_nbytes_per_second: a busy second; None where its attempts took no time.
+    source_nbytes_per_second: per busy second; None where its attempts took no time.
     """
 
     name: str
@@ -61,14 +62,13 @@ class Share:
 class WorkFigures:
     """How the work went.
 
-    this_run: what was committed while the last run was at it, by another driver at the same target too.
-    earlier_runs: what it found committed. nodes, workers: of both, the fastest first.
+    this_run: what was committed during the last run, also by another driver at the same target. earlier_runs: what it
+    found committed. nodes, workers: those of both, the fastest first.
 
-    Of the last run alone, None where its engine had nothing to do or did not say:
-    efficiency: this_run.busy_seconds over the seconds that workers were there (idle ones are what Ray takes to start,
-    the tail, waits for work). wasted_share: the part of those that went into attempts that did not count.
-    read_per_source: bytes read from storage for each byte of weights; 1 is the least, repeats and what is read twice
-    make it more.
+    Figures of the last run alone, None where its engine had nothing to do or did not report:
+    efficiency: this_run.busy_seconds over the seconds that workers were there (idle ones are Ray's start, the tail, and
+    waiting for work). wasted_share: part of these seconds in attempts that did not count. read_per_source: bytes read
+    from storage for each byte of weights; it is at least 1, and more with repeated requests and repeated reads.
     """
 
     this_run: Work

@@ -103,7 +103,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _version() -> str:
-    """Of the package as it is installed; `0+unknown` of a checkout that is not."""
+    """The version of the installed package; `0+unknown` for a checkout that is not installed."""
     from importlib import metadata
 
     try:

@@ -59,12 +59,12 @@ def have(count: int) -> str:
 class ArrowQuantError(Exception):
     """The root of all errors that this package raises on purpose.
 
-    message: shortened to MESSAGE_CHARS.
-    layer: the full name, as in the dataset or source; it is shortened when shown.
+    message: what is wrong and what to do, shortened to MESSAGE_CHARS.
+    layer: the layer's full name, as in the dataset or source; it is shortened when shown.
     uri: the object or place that the error is about.
-    byte_range: in that object, the first byte and the one after the last.
+    byte_range: the bytes in that object, the first and the one after the last.
     kind: a stable word for the kind of error.
-    exit_code: of a command that ends with this error.
+    exit_code: exit code of a command that ends with this error.
 
     layer, uri and byte_range are None where they do not apply.
     """
@@ -215,7 +215,7 @@ class AccessDenied(StorageError):
 
 
 class NoRegularFile(StorageError):
-    """A folder, a FIFO or a link to nothing lies where a file belongs. Put the file there, or remove it."""
+    """A folder, a FIFO or a dangling link is where a file belongs. Put the file there, or remove what is there."""
 
     kind = "no-regular-file"
     exit_code = 2

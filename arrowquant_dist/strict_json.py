@@ -49,7 +49,7 @@ def _is_deep(data: bytes) -> bool:
         return False
     rest = data.translate(None, _NO_STRUCTURE).replace(
         b'""', b""
-    )  # strings without brackets and escapes are gone
+    )  # removes strings without brackets and escapes
     if b'"' in rest:
         rest = _STRINGS.sub(b"", data).translate(None, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):

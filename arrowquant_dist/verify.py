@@ -85,9 +85,10 @@ def verify(
     for a folder of them it is noted that nothing says whether it is complete. Memory: a few times the largest block for
     each of 4 threads.
 
-    uri: path or URL of the dataset. storage: how it is reached. progress: True: show progress in a terminal or a
-    notebook, and nowhere else; False: show none; a function: called with the bytes done and the bytes in all, from
-    several threads.
+    uri: path or URL of the dataset.
+    storage: how it is reached.
+    progress: True shows progress in a terminal or a notebook, and only there; False shows none; a function is called
+        with the bytes done and the bytes in all, from several threads.
 
     Raises NotFound where there is no dataset.
     """

@@ -32,18 +32,18 @@ class CalibratedLayer:
 class Calibration:
     """The result of `calibrate`.
 
-    out: where the statistics are, safe to show.
+    out: folder or URL of the statistics, safe to show.
     model: the model's URI, safe to show.
     architecture: the model's class, as its config names it.
     texts: {name, count, tokens, digest, cut, longest}.
     sequential: whether each layer saw what the layers before it produce once quantized by `config`.
     config: the one given as `quantize`, or None.
     fingerprint, digests: see Identity.
-    layers: those with statistics.
+    layers: layers with statistics.
     unseen: layers that would be quantized but never saw an input; like unfit and strange, they fall back to `mse`.
     unfit: layers whose inputs run along no axis that the source stores them with.
     strange: layers that the model uses otherwise than in products that are recognized.
-    notes: for people.
+    notes: sentences for people.
     weights: sampled values, by which a copy of the model is recognized wherever it is.
     """
 
@@ -73,8 +73,8 @@ class Calibration:
 
     @classmethod
     def from_bytes(cls, data: bytes, out: str, uri: str) -> Calibration:
-        """The record in the bytes of calibration.json. Raises InvalidCheckpoint, with `uri`, for other bytes and for a
-        newer version."""
+        """The record of a calibration. data: the bytes of calibration.json. out: where the statistics are, safe to
+        show. Raises InvalidCheckpoint, with `uri`, where it is not such a file, or of another version."""
         try:
             values: dict[str, Any] = parse_json(data)
             version = values.pop("format_version")

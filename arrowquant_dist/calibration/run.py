@@ -81,14 +81,14 @@ def calibrate(
     """Runs texts through a model and writes statistics of what its layers see to the folder `out`, for `method: gptq`
     with `hessians: out`. The same call again resumes, or returns the finished result.
 
-    model: as a source of `quantize`: a folder, a file in the model's folder, a URL, or `minilm`.
+    model: the model, as a source of `quantize`: a folder, a file in the model's folder, a URL, or `minilm`.
     out: a folder or a URL.
     texts: a .txt, .jsonl or .parquet file or URL, `builtin`, `builtin:more`, or a list of texts (texts/read.py).
     quantize: the config that the dataset will be made with; each layer then sees what the quantized layers before it
         produce, and the statistics correct for that. None: all layers see what the original's produce.
-    column: with the texts in .jsonl and .parquet files; None: `text`.
-    memory_budget: of a process, for weights, texts and sums, in addition to the libraries (about 500 MB); less means
-        more passes over the texts, and the same statistics.
+    column: column or key of the texts in .jsonl and .parquet files; None: `text`.
+    memory_budget: memory of a process for weights, texts and sums, in addition to the libraries (about 500 MB); less
+        means more passes over the texts, and the same statistics.
     run: engine, workers, overwrite, storage options.
     progress: True shows progress in a terminal or a notebook, and only there; False shows none; a function is called
         with each TextsStep.

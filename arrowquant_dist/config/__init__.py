@@ -1,4 +1,4 @@
-"""What to do (QuantizationConfig → a QuantSpec a layer) and how to run it (RunConfig).
+"""How to quantize (QuantizationConfig, resolved to a QuantSpec for each layer) and how to run it (RunConfig).
 
 YAML in, validated values out.
 """

@@ -33,8 +33,8 @@ def load_config(
     path_or_uri: the name of a preset (`presets()` lists them), a local file, or a file at any fsspec URL. A single word
         of letters, digits, `-` and `_` is always a preset's name, whatever is in the working directory; `./int4` and
         path objects are files.
-    storage_options: fsspec's, to reach the file; default: none.
-    instead: keys that override the file's before defaults are derived from them, such as `{"hessians":
+    storage_options: fsspec's options to reach the file; default: none.
+    instead: keys and values that override the file's before defaults are derived from them, such as `{"hessians":
         "out/statistics"}`; default: none.
 
     Raises InvalidConfig, which names the file, the key, the reason and the line, also if the file cannot be read.

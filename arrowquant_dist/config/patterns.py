@@ -84,7 +84,7 @@ def nearest_names(pattern: str, names: Iterable[str], count: int = 3) -> list[st
     """Up to `count` names that look most like `pattern`, best first.
 
     Layers that differ in their numbers alone count once, so a model of 100,000 layers takes no longer than
-    its block. Compared are the dotted parts, since a pattern is mostly a part of a name.
+    its block. The dotted parts are compared, since a pattern is mostly a part of a name.
     """
     kinds: dict[str, str] = {}
     for name in names:

@@ -33,14 +33,13 @@ MAX_ROW_DIMS = 8
 _NOT_SAID: Any = "int8, or none with keep_codes"  # a default for people to read, known by its identity
 
 
-# Fields that earlier releases did not have. `to_dict` leaves them out where they are not used, so that configs without
-# them stay equal to those of earlier releases.
+# Fields that earlier releases did not have; `to_dict` leaves them out where unused, so that old configs stay equal.
 _LATER = (
     *("unscaled_float8", "scale_dtype", "keep_codes", "size", "step", "row_exponent", "rate"),
     *("min_quality", "texts", "chosen_for"),
 )
 # Settings of the methods that quantize in steps, with the lowest and the highest value of each.
-_STEPPED = ("size", "counted", "gptq")  # methods that may have them
+_STEPPED = ("size", "counted", "gptq")  # methods that may have these settings
 _STEPS = {"step": (1e-6, 1e6), "row_exponent": (0.0, 1.0), "rate": (0.0, 1.0)}
 
 
@@ -49,13 +48,10 @@ _STEPS = {"step": (1e-6, 1e6), "row_exponent": (0.0, 1.0), "rate": (0.0, 1.0)}
 class LayerOverride:
     """Settings for the layers that match a pattern; None leaves a setting as the config has it.
 
-    layers: pattern of the layers that the override is for.
-    quant_type: int8 int4 int3 int2, which also quantizes layers that are kept by default, or fp16, which keeps the
-    layers.
-    per_channel, group_size: as in QuantizationConfig; a group_size without per_channel asks for groups
-    (`per_channel: false`).
+    layers: the pattern.
+    quant_type: int8 int4 int3 int2, also for layers that are kept by default, or fp16, which keeps the layers.
     row_dims: number of leading dimensions that make up the rows of these layers.
-    symmetric, method, integer_zero_points, scale_dtype, step, row_exponent, rate: as in QuantizationConfig.
+    Other fields: as in QuantizationConfig; a group_size without per_channel asks for groups (`per_channel: false`).
     """
 
     layers: str
@@ -107,30 +103,30 @@ class QuantizationConfig(Displayed):
 
     quant_type: int8 int4 int3 int2, or fp16: keep every layer that no override quantizes, with matrices in 16 bits.
         Default: int8, or with keep_codes none, which stores layers without codes byte for byte.
-    per_channel: one scale per row, and group_size has no effect.
-    group_size: without per_channel, the values of a group that share a scale; 0: one scale per tensor.
-    symmetric: without zero points.
+    per_channel: whether each row has one scale, so that group_size has no effect.
+    group_size: without per_channel, the number of values that share a scale; 0: one scale per tensor.
+    symmetric: whether codes have no zero points.
     mixed_precision_layers: patterns of layers that stay unquantized, in 16 bits, unless an override has a quant_type
         for them. Layers that are kept anyway (vectors, see also config.families) are stored byte for byte all the same.
     method: one of METHODS; None: rtn for int8 and mse for fewer bits, for each layer by its own type.
-    integer_zero_points: zero points are whole numbers; only if symmetric is False.
+    integer_zero_points: whether zero points are whole numbers; only if symmetric is False.
     non_finite: `error`: NaN or inf in a layer that is to be quantized is an error; `keep`: that layer is kept as it is.
-    row_dims: {pattern: leading dimensions that make up the rows}, 2 for fused experts. The last match wins, and layers
-        with no more dimensions than that are left alone.
-    keep_codes: codes, scales and zero points of a quantized source stay as they are, unless an override has a
+    row_dims: {pattern: number of leading dimensions that make up the rows}; by default 2 for fused experts, else 1. The
+        last match wins, and layers with no more dimensions than that are left alone.
+    keep_codes: whether codes, scales and zero points of a quantized source stay as they are, unless an override has a
         quant_type for the layer; `replace` leaves the quant_type of other layers as it was.
     unscaled_float8: patterns of float8 layers that have no scales, since their numbers are the weights. Others without
         a known scale are an error.
-    hessians: where `calibrate` wrote its statistics; read for layers whose method needs them.
-    overrides: the last match wins as a whole: what it does not say is as it is here, not as in an earlier override.
+    hessians: folder or URL where `calibrate` wrote its statistics; read for layers whose method needs them.
+    overrides: settings for some layers; the last match wins as a whole: what it leaves out is as in this config.
     scale_dtype: float32, or bfloat16: scales are bfloat16 numbers and codes are chosen for these, so that a reader that
         keeps scales in the model's dtype decodes the same values.
-    size: of all of the dataset's parts, "5.5MB" or "2.0bits" a weight: types, methods and steps of the layers are then
-        chosen, except for layers whose quant_type an override says.
+    size: limit for all of the dataset's parts together, "5.5MB", or "2.0bits" a weight: types, methods and steps of the
+        layers are then chosen, except for layers that have a quant_type in an override.
     min_quality: 0.98 or "5%" (config/quality.py): layers are stored so that the dataset is the smallest with this
         quality, without hessians.
-    texts: to measure min_quality with, as `evaluate` takes them; None: by the weights.
-    step, row_exponent, rate: of methods `size` and `gptq`, as in a QuantSpec; set in configs that were chosen.
+    texts: texts to measure min_quality with, as `evaluate` takes them; None: it is measured on the weights.
+    step, row_exponent, rate: numbers of methods `size`, `counted` and `gptq` (see QuantSpec), in chosen configs.
     chosen_for: in a chosen config, the config that asked for it; it has no effect.
 
     Raises InvalidConfig, which names the field.
@@ -184,7 +180,7 @@ class QuantizationConfig(Displayed):
         self._check_pairs()
 
     def spec(self, override: LayerOverride | None = None, row_dims: int = 1) -> QuantSpec:
-        """How a layer is quantized that no rule keeps, under the override that wins for it.
+        """The spec of a layer that no rule keeps, with the override that wins for it and the row_dims that it has.
 
         Its quant_type may be `fp16`, which says to keep the layer (see `kept_spec`). Settings without effect are
         normalized: group_size is 0 with per_channel, integer_zero_points False where symmetric.
@@ -209,7 +205,7 @@ class QuantizationConfig(Displayed):
         )
 
     def replace(self, **changes: Any) -> QuantizationConfig:
-        """A copy with the changes that are given; None leaves a field as it is, like a flag not typed."""
+        """A copy with some fields changed. changes: new values by field; None leaves a field as it is."""
         given = {name: value for name, value in changes.items() if value is not None}
         check_keys(given, _names(QuantizationConfig), {})
         asked = [name for name in ASKING if given.get(name, getattr(self, name)) is not None]
@@ -253,8 +249,7 @@ class QuantizationConfig(Displayed):
 
     @property
     def _asks(self) -> str | None:
-        """The field (`size` or `min_quality`) for which the layers' settings are to be chosen; None where they are
-        given."""
+        """The field (`size` or `min_quality`) that settings are to be chosen for; None where they are given."""
         return next((name for name in ASKING if getattr(self, name) is not None), None)
 
     @classmethod
@@ -285,8 +280,7 @@ class QuantizationConfig(Displayed):
                 raise invalid(f"overrides[{index}].integer_zero_points", reason)
 
     def _check_asked(self) -> None:
-        """Checks `size`, `min_quality` and the fields that belong to them, and that no setting is given that they
-        choose."""
+        """Checks `size`, `min_quality` and what belongs to them, and that no setting that they choose is given."""
         if self.size is not None:
             size_limit(self.size)
         if self.size is not None and self.min_quality is not None:
@@ -317,8 +311,7 @@ class QuantizationConfig(Displayed):
         refuse_chosen(self._asks, {n: getattr(self, n) for n in CHOSEN if getattr(self, n) != defaults[n]})
 
     def _check_steps(self, prefix: str, override: LayerOverride | None) -> None:
-        """Checks that methods which need a step have one, and that `step`, `row_exponent` and `rate` are given for the
-        methods that use them alone."""
+        """Checks that methods in steps have the numbers that they need, and that other methods have none of them."""
         spec = self.spec(override)
         own = self if override is None else override
         if spec.method not in _STEPPED:

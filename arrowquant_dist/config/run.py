@@ -35,29 +35,30 @@ class RunConfig:
     bytes.
 
     block_bytes: size above which a layer (in the source's dtype) is cut into row blocks; a worker's memory is a small
-    multiple of it. 64 KiB to 1 GiB, since no stored value may reach 2 GiB.
+        multiple of it. 64 KiB to 1 GiB, since no stored value may reach 2 GiB.
     shard_bytes: maximum number of source bytes that one worker takes at a time and writes as one part; only a single
-    block, or a layer with one scale for the tensor, may be larger.
+        block, or a layer with one scale for the tensor, may be larger.
     tensor_parallel: number of ranks for which layers are also cut: where the parts of so many ranks begin along the
-    first dimension, and those of each number that divides it, so that each rank reads its own rows alone; 1: nowhere.
+        first dimension, and those of each number that divides it, so that each rank reads its own rows alone; 1:
+        nowhere.
     compression: compression of the parts, `zstd` or `none` (plain ranges for serving).
     engine: `inline` (threads), `ray`, or `auto`: ray where there is an address.
-    address: address of the Ray cluster.
+    address: address of a Ray cluster; None: that of the environment variable RAY_ADDRESS, if it is set.
     workers: number of workers; None: as many as there are CPUs.
     overwrite: replace what is at the target.
     repair: quantize the damaged shards of a finished dataset again.
     shard_attempts: maximum number of attempts at a shard whose worker dies, hangs or cannot reach its storage.
     shard_deadline: seconds without a finished row block after which a worker counts as hung; None: derived from the
-    time that other shards took.
+        time that other shards took.
     direct_writes: how parts on local disk are written. `auto`: past the page cache (O_DIRECT) where that is no slower;
-    `never`: always through it, for disks and file systems that do not take direct writes well.
+        `never`: always through it, for disks and file systems that do not take direct writes well.
     max_expansion: how many times the bytes of its files a source's layers may take in their own dtypes. Codes of 1 bit
-    that are decoded to float32 take 32 times as much; a source that takes far more is likely made to fill a disk.
+        that are decoded to float32 take 32 times as much; a source that takes far more is likely made to fill a disk.
     transfer: how requests to object stores are split, timed and repeated.
     storage_options: fsspec's options for source and target; they may hold secrets, so they are in no repr, fingerprint
-    or report.
+        or report.
     source_storage_options, target_storage_options: options for one of them, which are added to storage_options and win
-    over them.
+        over them.
 
     Raises InvalidConfig, which names the field.
     """
@@ -118,7 +119,7 @@ class RunConfig:
         return Storage(options, self.transfer, self.direct_writes)
 
     def replace(self, **changes: Any) -> RunConfig:
-        """A copy with the changes that are given; None leaves a field as it is, like a flag not typed."""
+        """A copy with some fields changed. changes: new values by field; None leaves a field as it is."""
         given = {name: value for name, value in changes.items() if value is not None}
         check_keys(given, _NAMES, {})
         return replace(self, **given)

@@ -37,7 +37,7 @@ def is_size(text: str) -> bool:
 
 
 def _match(text: str) -> re.Match[str] | None:
-    """The number and the unit."""
+    """A match of number and unit; None where `text` is not a size."""
     match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-z]*)", text.strip().lower())
     return match if match is not None and match[2] in _UNITS else None
 

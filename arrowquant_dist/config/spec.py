@@ -23,18 +23,18 @@ class QuantSpec:
     """How one layer is stored: resolved from the config, all fields final.
 
     quant_type: `int8` `int4` `int3` `int2`; for a kept layer `none` (its bytes as they are) or `fp16`.
-    per_channel: one scale for each row.
+    per_channel: whether each row has one scale.
     group_size: number of values in a group; 0 with per_channel False: one scale for the tensor; ignored with
-    per_channel True.
+        per_channel True.
     method: a name of METHODS, `none` for a kept layer, SOURCE where the source's codes are kept as they are, TRAINED
-    where what is stored was found before and is only measured here.
+        where what is stored was found before and is only measured here.
     row_dims: number of leading dimensions that make up the rows.
     keep_non_finite: store a layer that holds NaN or inf as `none` instead of failing.
     scale_dtype: one of STORED_SCALES, or float16 in exports: the dtype that the scales were rounded to. They are stored
-    as float32 all the same.
+        as float32 all the same.
     step, row_exponent, rate: numbers of methods `size` and `counted`; `gptq` has step and rate too (methods/coded.py).
-    0 elsewhere. The codes of row i count steps of step · rms(row) · (i + 1)^row_exponent; rate is the price of a bit,
-    in squares of a step (methods/size.py).
+        0 elsewhere. The codes of row i count steps of step · rms(row) · (i + 1)^row_exponent; rate is the price of a
+        bit, in squares of a step (methods/size.py).
     """
 
     quant_type: str

@@ -30,20 +30,21 @@ class Transfer:
     range_bytes: size of the ranges that a longer read is split into, which are read side by side.
     upload_bytes: size of a part of a multipart upload; 5 MiB is the lowest that S3 takes.
     parts_in_flight: maximum number of parts of one upload to S3 that are sent at a time; a writer keeps these in
-    memory, and the part that is being filled.
+        memory, and the part that is being filled.
     requests: maximum number of requests in flight at a time for one open store.
     connect_timeout: seconds within which a connection must be established.
     request_timeout: seconds without a byte after which a request is given up; a request that sends a body may take 4 s
-    more for each MiB of it.
+        more for each MiB of it.
     retries: how often a request is repeated that failed in a way that may pass (time-out, reset, truncated response,
-    429, 5xx).
+        429, 5xx).
     backoff: seconds before the first repetition. Waits double up to 30 s, and each takes between half and all of its
-    time at random: by default 31 to 62 s altogether, in which a server may restart.
+        time at random: by default 31 to 62 s altogether, in which a server may restart.
     read_twice: read every range twice, and accept it when both answers are equal. Over https the connection notices a
-    wrong byte; over plain http nothing else would.
-    hedges: maximum number of second requests at a time, for ranges that take three times as long as 95 of 100 like
-    them (before eight of them are known, a quarter of request_timeout): the first answer counts. Each takes
-    `range_bytes` of memory while it runs. 0: none.
+        wrong byte; over plain http nothing else would.
+    hedges: maximum number of second requests at a time, on S3 alone, for ranges that take three times as long as 95 of
+        100 like them (before eight of them are known, a quarter of request_timeout): the first answer counts. Each
+        takes `range_bytes` of memory while it runs. 0: none.
+
     Raises InvalidConfig, which names the field.
     """
 

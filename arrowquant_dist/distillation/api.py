@@ -34,16 +34,17 @@ def distill(
     """Trains scales, zero points, codes, norms and biases of the dataset at `target` against the original's outputs,
     and writes another dataset to `out`.
 
-    model: that the dataset was made from: a folder, a file in the model's folder, a URL, or `minilm`.
+    model: the model that the dataset was made from: a folder, a file in the model's folder, a URL, or `minilm`.
     target: a finished dataset.
     out: an empty place, a folder or a URL.
-    texts: a .txt, .jsonl or .parquet file or URL, `builtin`, `builtin:more`, or a list. One of ten is held back to
-        judge by; each of the others is used once as it is, and then in new texts made from them (recombining.py).
-    settings: default: DistillSettings().
-    column: with the texts in .jsonl and .parquet files; None: `text`.
-    memory_budget: for reading, and as much again for the original's outputs for the held-back texts, in addition to
-        both models and what distillation/memory.py counts for each trained value.
-    storage_options: of all three places. If run is given, it has its own.
+    texts: a .txt, .jsonl or .parquet file or URL, `builtin`, `builtin:more`, or a list. One of ten, at most 200, is
+        held back to judge by; each of the others is used once as it is, and then in new texts made from them
+        (recombining.py).
+    settings: how to train; default: DistillSettings().
+    column: column or key of the texts in .jsonl and .parquet files; None: `text`.
+    memory_budget: memory for reading, and as much again for the original's outputs for the held-back texts, in addition
+        to both models and what distillation/memory.py counts for each trained value.
+    storage_options: fsspec's options for all three places. If run is given, it has its own.
     run: how the dataset is written. With more than one worker, or an address, the workers train with Ray Train, each on
         its slice of every step's texts; except for rounding, that equals the training of one.
     progress: True shows progress in a terminal or a notebook, and only there; False shows none; a function is called

@@ -12,15 +12,15 @@ class Distilled:
     """The result of `distill`.
 
     target: the dataset that was written.
-    steps: how many were made.
+    steps: number of training steps that were made.
     losses: {step: loss of the held-back texts}; step 0 is the dataset before training.
     best: the step whose result was written.
-    seconds: of training.
-    matrices, vectors: how many layers of each kind were trained.
-    already_finished: everything was there before.
+    seconds: duration of the training in seconds.
+    matrices, vectors: number of layers of each kind that were trained.
+    already_finished: whether everything was there before.
     failed_at: the step at which the loss became NaN or infinite and training ended, with the best result before it;
         None if that did not happen.
-    notes: for people.
+    notes: sentences for people.
     """
 
     target: str

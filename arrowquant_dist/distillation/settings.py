@@ -33,11 +33,12 @@ class Rates:
     steps; twice that of offsets and three times that of scales lower it to .846. With codes by gptq from 1,600 texts
     (.38), about these rates raise the loss to .41 in 200 steps, and .3 of them lower it to .37 in 80.
 
-    It matters little how near these rates are to the best, except for codes: 60 steps of the latter raise the cosine of
-    other texts than those of the training from .9046 to .9065. With .4 of all rates but that of code offsets it becomes
-    .9060, with three times those of scales, zero points and vectors .9062, and with four times those of offsets and
-    rows, by which one code in 300 changes, .9025. More steps alone are not better: from .9051, 300 steps end at .9103,
-    but of 1,000 the 50th is the best, .9057, since the rates stay high for longer and patience ends before they fall.
+    It matters little how near these rates are to the best, except for codes: 60 steps with these rates raise the cosine
+    on other texts than those of the training from .9046 to .9065. With .4 of all rates but that of code offsets it
+    becomes .9060, with three times those of scales, zero points and vectors .9062, and with four times those of offsets
+    and rows, by which one code in 300 changes, .9025. More steps alone are not better: from .9051, 300 steps end at
+    .9103, but of 1,000 the 50th is the best, .9057, since the rates stay high for longer and patience ends before they
+    fall.
 
     Codes by --size that a calibration has made close to the original gain hardly anything, since few of them change:
     MiniLM in 7.28 MB goes from .9799 to .9801 in 150 steps, in 8.47 MB from .9890 to .9891 in 300. Where codes begin at
@@ -60,14 +61,14 @@ class Rates:
 class DistillSettings:
     """How `distill` trains.
 
-    steps: at most this many.
-    minutes: of training, at most; None: no limit.
-    seed: of the order of the texts.
-    longest: tokens at which a text is cut.
-    batch_tokens: tokens of one step, including padding.
+    steps: maximum number of training steps.
+    minutes: maximum duration of the training in minutes; None: no limit.
+    seed: seed of the order of the texts, and of the new texts made from them.
+    longest: maximum number of tokens of a text, which is cut there.
+    batch_tokens: maximum number of tokens of one step, including padding.
     most_offset: how far a latent code may move from its start, in steps between codes.
     every: number of steps between two checks of the held-back texts.
-    patience: number of checks without a gain after which training stops.
+    patience: number of checks without a gain, after the first half of the steps, after which training stops.
     save_every: number of steps between two checkpoints; does not change the result.
     rates: learning rates.
     """

@@ -29,12 +29,12 @@ def evaluate(
     """Compares the outputs of the model and of the dataset at `target` for the same texts, and adds the result to the
     dataset's report.
 
-    model: as a source of `quantize`: a folder, a file in the model's folder, a URL, or `minilm`.
+    model: the model, as a source of `quantize`: a folder, a file in the model's folder, a URL, or `minilm`.
     target: a finished dataset of that model.
     texts: a .txt, .jsonl or .parquet file or URL, `builtin`, `builtin:held-back`, or a list of texts (texts/read.py).
-    column: with the texts in .jsonl and .parquet files; None: `text`.
-    memory_budget: for reading, in addition to the models.
-    storage_options: fsspec's, for model, target and texts.
+    column: column or key of the texts in .jsonl and .parquet files; None: `text`.
+    memory_budget: memory for reading, in addition to the models.
+    storage_options: fsspec's options for model, target and texts.
     progress: True shows progress in a terminal or a notebook, and only there; False shows none; a function is called
         with each TextsStep.
 

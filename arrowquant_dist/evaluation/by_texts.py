@@ -43,8 +43,8 @@ def choose_by_texts(
     """Finds the smallest size that keeps a quality, measured with texts, and returns the config to quantize with: it
     has an override for each layer, instead of min_quality and texts.
 
-    source: as for `quantize`.
-    config: has min_quality and texts.
+    source: the source, as for `quantize`.
+    config: a config that has min_quality and texts.
     run: workers, sizes and storage options; default: RunConfig().
     target: where the dataset will go; an earlier choice there for the same config and texts is returned again.
     progress: as for `evaluate`, for each step that is tried.

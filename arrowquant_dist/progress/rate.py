@@ -57,7 +57,7 @@ class RecentRate:
     all of it, are done.
     """
 
-    _samples: deque[tuple[float, int]] = field(default_factory=deque)  # clock, bytes done
+    _samples: deque[tuple[float, int]] = field(default_factory=deque)  # (clock, bytes done)
     _begin: tuple[float, int] | None = None  # of the work
 
     def add(self, now: float, done_nbytes: int) -> None:

@@ -30,7 +30,7 @@ def speed_words(pace: RecentRate, now: float, event: HowFar) -> list[str]:
 
 
 def left_words(pace: RecentRate, now: float, event: HowFar) -> list[str]:
-    """Whole seconds, rounded up: it is an estimate."""
+    """The time left in whole seconds, rounded up, since it is an estimate."""
     left = pace.seconds_left(now, event)
     return [f"{text.whole_seconds(math.ceil(left))} left"] if left is not None else []
 

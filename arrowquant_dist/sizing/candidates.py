@@ -18,7 +18,7 @@ RATE = 0.1155  # price of a bit in squares of a step: 2 ln 2 / 12, the slope of 
 _MIDDLE_ROW = 8000.0  # row in the middle of a vocabulary, on a logarithmic scale
 _DIGITS = 5
 _GROUPS = (128, 64, 32)
-_FINE_GROUPS = (0, *_GROUPS, 16, 8)  # of int8; 0: one scale a row
+_FINE_GROUPS = (0, *_GROUPS, 16, 8)  # for int8; 0: one scale a row
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ MOST_CUT = 5e-5  # maximum part of a layer's codes at the ends of int4's range
 class Measured:
     """A layer under a spec.
 
-    error: Σ(w-ŵ)² / Σw² of the sampled rows; for an embedding the mean over runs of rows, weighted by what these count
+    error: Σ(w-ŵ)² / Σw² of the sampled rows; for an embedding the mean over runs of rows, by their weight
     (candidates.py). sums: of the sampled rows. outermost: part of the codes at the ends of their type's range, beyond
     which values are cut off. data_nbytes, scales_nbytes, zero_points_nbytes: compressed sizes for each row block.
     """

@@ -81,7 +81,7 @@ def _started(place: str, beginning: Beginning) -> TrackedRun:
 
 
 def _end(run: TrackedRun, error: BaseException) -> None:
-    """Ends a run whose work failed. The error itself goes to the caller; where the server refuses it, that is logged."""
+    """Ends a run whose work failed. The caller gets the error itself; where the server refuses it, that is logged."""
     kind = error.kind if isinstance(error, ArrowQuantError) else type(error).__name__
     tags = {"arrowquant.error": kind}
     if isinstance(error, ArrowQuantError):  # its message has no secrets

@@ -1,4 +1,4 @@
-"""The checkout that these scripts lie in: its package is the one they use and send, installed or not."""
+"""The checkout that these scripts are in. They use and send its package, whether it is installed or not."""
 
 from __future__ import annotations
 

@@ -5,9 +5,10 @@
     python cluster/local.py run --nodes 2 -- python cluster/submit.py -- quantize minilm /tmp/minilm-int8
                                                starts it, runs a command that finds it, stops it
 
-Each node is a raylet of its own with an address of its own, 127.0.0.2 and up, as on machines of their own: kill one and
-see. Ports are free ones, and a token that only this user can read is asked for (Ray 2.52 and later), since whoever
-reaches a job server may run anything. Linux: elsewhere Ray has no clusters of several nodes.
+Each node is a raylet of its own with an address of its own, 127.0.0.2 and up, as if it were a machine of its own: kill
+one and see what happens. Free ports are used. The cluster requires a token that only this user can read (Ray 2.52 and
+later), since anyone who can reach a job server can run anything. Linux only: elsewhere Ray has no clusters of several
+nodes.
 """
 
 from __future__ import annotations
@@ -37,16 +38,19 @@ STOP_SECONDS = 20
 _ACCESS = "access"  # the file of the cluster's token
 _TELLING = re.compile(r"error|exception|fail|refus|denied|can't|cannot|unable|in use", re.IGNORECASE)
 _LINE_CHARS = 300
-_STORE_NBYTES = 80 << 20  # the least that Ray takes; a run puts no weights there
+_STORE_NBYTES = 80 << 20  # the least that Ray accepts; a run puts no weights there
 
 
 class NotStarted(Exception):
-    """A node did not come up; says why, and where its whole log is."""
+    """A node did not come up. The message says why, and where its whole log is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A `ray start --block`, whose children are the node. created: tells it from a later process of the same pid."""
+    """A process `ray start --block`, whose children are the node.
+
+    created: its start time, which tells it from a later process with the same pid.
+    """
 
     name: str
     pid: int
@@ -55,7 +59,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class LocalCluster:
-    """address: of the cluster, for `--address` and ray.init. dashboard: of the job server. folder: logs and token."""
+    """A cluster that is up.
+
+    address: address of the cluster, for `--address` and ray.init. dashboard: URL of the job server. folder: the folder
+    of its logs and its token.
+    """
 
     address: str
     dashboard: str
@@ -72,19 +80,19 @@ class LocalCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where a command finds the cluster, and that it may: Ray's own variables."""
+        """Ray's own variables by which a command finds the cluster and is let in."""
         addresses = {"RAY_ADDRESS": self.address, "RAY_API_SERVER_ADDRESS": self.dashboard}
         return {**addresses, **_auth(Path(self.folder))}
 
 
 def start(nodes: int, dashboard_port: int) -> LocalCluster:
-    """A head and `nodes` worker nodes, up and answering. dashboard_port: 0 takes a free one.
+    """Starts a head and `nodes` worker nodes, and returns when they answer. dashboard_port: 0 takes a free one.
 
-    Raises NotStarted for a node that does not come up, whose log stays; nothing else does then.
+    Raises NotStarted if a node does not come up. Then all that was started is stopped, and only that node's log stays.
     """
     folder = Path(
         tempfile.mkdtemp(prefix="aq-")
-    )  # short: Ray makes sockets below, and their paths have a limit
+    )  # short: Ray creates sockets in it, whose paths have a limit
     gcs, dashboard = _free_port(), dashboard_port or _free_port()
     cluster = LocalCluster(f"{_host(0)}:{gcs}", f"http://127.0.0.1:{dashboard}", str(folder), ())
     head = ["--head", f"--port={gcs}", "--num-cpus=0", "--disable-usage-stats"]
@@ -97,7 +105,7 @@ def start(nodes: int, dashboard_port: int) -> LocalCluster:
         (folder / _ACCESS).write_text(secrets.token_hex(32))
         started = [_start_node(0, head, cluster, undo)]
         _wait(lambda: _answers(cluster), started[0], folder)
-        for index in range(1, nodes + 1):  # one by one: they would take the same names in Ray's folder
+        for index in range(1, nodes + 1):  # one by one: otherwise they take the same names in Ray's folder
             started.append(_start_node(index, worker, cluster, undo))
             log = _log(folder, started[-1].name)
             _wait(partial(_is_in, log, "runtime started"), started[-1], folder)
@@ -114,7 +122,7 @@ def stop(cluster: LocalCluster) -> None:
 
 @contextmanager
 def running(nodes: int, dashboard_port: int) -> Iterator[LocalCluster]:
-    """A cluster that is gone when the block ends, however it ends."""
+    """A cluster that is stopped when the block ends, however it ends."""
     cluster = start(nodes, dashboard_port)
     try:
         yield cluster
@@ -127,7 +135,7 @@ def _start_node(index: int, arguments: Sequence[str], cluster: LocalCluster, und
     ports = ["node-manager-port", "object-manager-port", "dashboard-agent-listen-port"]
     ports += ["dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port"]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments]
-    # A folder each, as on machines of their own: in one, a node unpacks a job's package while another reads it.
+    # A folder each, as on separate machines: in a shared one, a node unpacks a job's package while another reads it.
     command += [f"--temp-dir={folder}/{name}", f"--node-ip-address={_host(index)}"]
     command += [f"--object-store-memory={_STORE_NBYTES}"]
     command += ["--min-worker-port=0", "--max-worker-port=0", *(f"--{port}={_free_port()}" for port in ports)]
@@ -149,7 +157,7 @@ def _start_node(index: int, arguments: Sequence[str], cluster: LocalCluster, und
 
 
 def _stop_node(node: Node) -> None:
-    """SIGTERM lets `ray start --block` end its processes; what is left after STOP_SECONDS is killed, one by one."""
+    """Sends SIGTERM, at which `ray start --block` ends its processes; kills those that are left after STOP_SECONDS."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(node.pid)
         if process.create_time() != node.created:
@@ -174,7 +182,8 @@ def _wait(is_ready: Callable[[], bool], node: Node, folder: Path) -> None:
 
 
 def _not_started(what: str, log: Path) -> NotStarted:
-    """With the last line of the log that tells of an error, or else its last; the log is kept outside its folder."""
+    """An error with the last line of the log that mentions a failure, or else the last line; keeps a copy of the log
+    outside the cluster's folder."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     telling = [line for line in lines if _TELLING.search(line)] or lines
     said = telling[-1][:_LINE_CHARS] if telling else "it said nothing"
@@ -217,7 +226,7 @@ def _log(folder: Path, name: str) -> Path:
 
 
 def _host(index: int) -> str:
-    """127.0.0.1 itself would be replaced by Ray with an address that other machines reach."""
+    """A node's address, not 127.0.0.1 itself: Ray would replace that with one that other machines can reach."""
     return f"127.0.0.{index + 2}"
 
 
@@ -242,7 +251,7 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _noted(state: Path) -> LocalCluster:
-    """What `up` noted. ValueError for a file that is something else."""
+    """The cluster that `up` noted. Raises ValueError for a file that is something else."""
     try:
         return LocalCluster.from_json(state.read_text())
     except (ValueError, TypeError, KeyError) as error:

@@ -1,9 +1,10 @@
 """Measures the program's own rates for simulation/rates.py, and checks the simulation against real runs.
 
-    python cluster/measure.py rates     what simulation/rates.py has as MEASURED (needs the extra `test`: its S3 server)
-    python cluster/measure.py check     real runs with one and two workers, of another model than rates were taken from
+    python cluster/measure.py rates     the values of MEASURED in simulation/rates.py (needs the extra `test`, for S3)
+    python cluster/measure.py check     real runs with one and two workers, of a model that the rates are not from
 
-Some minutes, some GB of temporary files. On a machine that others use, run it several times and take the medians.
+Takes some minutes and some GB of temporary files. On a machine that others use, run it several times and take the
+medians.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ _SMALL = 256 << 10  # bytes of a shard that is one small matrix
 
 
 def measure_rates() -> dict[str, float]:
-    """By name of simulation.rates.Rates. CPU seconds where they say enough: others' load does not change them."""
+    """The rates, by their names in simulation.rates.Rates. They are CPU seconds wherever these say enough, since the
+    load of other processes does not change them."""
     with _checkpoint(CALIBRATED) as source:
         params = _run(source, RUN.replace(workers=1, engine="inline"))["params"]
         rate = params / min(_engine_cpu(source, RUN.replace(workers=1, engine="inline")) for _ in range(RUNS))
@@ -74,10 +76,11 @@ def measure_rates() -> dict[str, float]:
 
 
 def check() -> str:
-    """Real and simulated seconds of one int4 run, of which more is work than of an int8 run.
+    """A table of the real and simulated seconds of an int4 run, in which work takes a larger share than in int8's.
 
-    The rates of worker and start are taken in the same minutes, of another model; of each the best of RUNS, since on a
-    shared machine the others change by the minute, and what is checked is what follows from them.
+    The rates of workers and of the start are measured in the same minutes, with another model. Of everything the best
+    of RUNS counts, because other measurements on a shared machine change by the minute, and because this checks what
+    the simulation makes of the rates, not the rates themselves.
     """
     import ray
 
@@ -112,7 +115,7 @@ def check() -> str:
 
 @contextmanager
 def _tiny(layers: int, size: int) -> Iterator[str]:
-    """A checkpoint of many small matrices."""
+    """A checkpoint of `layers` small matrices."""
     weight = np.random.default_rng(1).standard_normal((size, size), np.float32)
     with tempfile.TemporaryDirectory() as folder:
         save_file(
@@ -123,7 +126,7 @@ def _tiny(layers: int, size: int) -> Iterator[str]:
 
 
 def _run(source: str, run: RunConfig, config: QuantizationConfig = INT8) -> dict[str, float]:
-    """One run, started from this process: seconds of its wall and of its engine, and its weights."""
+    """One run in this process: its wall time and its engine's, in seconds, and its number of weights."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         report = quantize(source, f"{folder}/target", config, run).report
@@ -132,7 +135,7 @@ def _run(source: str, run: RunConfig, config: QuantizationConfig = INT8) -> dict
 
 
 def _engine_cpu(source: str, run: RunConfig, config: QuantizationConfig = INT8) -> float:
-    """CPU seconds that this process spends in the engine: of `inline` the work, of `ray` handing it out."""
+    """CPU seconds that this process spends in the engine: with `inline` on the work, with `ray` on handing it out."""
     from arrowquant_dist.engine.inline import InlineEngine
     from arrowquant_dist.engine.ray import RayEngine
 
@@ -155,7 +158,7 @@ def _engine_cpu(source: str, run: RunConfig, config: QuantizationConfig = INT8) 
 
 
 def _driver_phases(layers: int) -> tuple[float, float]:
-    """Seconds a layer of planning, and a row block of all that comes after the engine."""
+    """Seconds of planning per layer, and of everything after the engine per row block."""
     with _tiny(layers, 64) as source, tempfile.TemporaryDirectory() as folder:
         run = RunConfig(engine="inline")
         start = time.perf_counter()
@@ -166,7 +169,7 @@ def _driver_phases(layers: int) -> tuple[float, float]:
 
 
 def _client_seconds() -> tuple[float, float]:
-    """CPU seconds a byte that reading from and writing to S3 cost this process."""
+    """CPU seconds per byte that this process spends on reading from S3 and on writing to it."""
     from tests.servers.seaweedfs import SeaweedFS
 
     nbytes = 512 * _MIB

@@ -1,9 +1,9 @@
-"""How long a run takes on how many workers, and what bounds it: a simulation, by the program's own plan of the model.
+"""Simulates how long a run takes with so many workers, and what limits it, from the program's own plan of a model.
 
     python cluster/simulate.py --model 671B --workers 8,16,32,64,128,256
 
-The rates are in simulation/rates.py, measured by measure.py; what is assumed of machines and storage can be changed
-here: --latency 0.05 --preemptions 1 …; cluster/sizing.md says what follows from it.
+The rates are in simulation/rates.py, measured by measure.py. Assumptions about machines and storage can be changed
+here: --latency 0.05 --preemptions 1 …. cluster/sizing.md has the results and what follows from them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def simulate(work: Work, cluster: Cluster, workers: Sequence[int], mparams: floa
 
 
 def table(work: Work, results: Sequence[Result], cluster: Cluster) -> str:
-    """Markdown, a row for each number of workers. The rate and all to its right are of the time without the start."""
+    """A Markdown table with a row for each number of workers. The rate, and all columns to its right, leave out the
+    time of start and end."""
     lines = [
         "| workers | nodes | time | of it start and end | read, GB/s | workers busy | most of the rest | driver busy |",
         "|---|---|---|---|---|---|---|---|",

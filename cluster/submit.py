@@ -1,17 +1,18 @@
-"""Runs an `arrowquant` command as a job of a Ray cluster: sends the package, follows the log, ends as the job ended.
+"""Runs an `arrowquant` command as a job of a Ray cluster: sends the package, follows the log, ends as the job ends.
 
     python cluster/submit.py --address http://127.0.0.1:8265 -- \\
         quantize s3://models/llama s3://models/llama-int8 --config int8 --workers 64
 
-The exit code is the command's: 0 done, 1 failed, 130 interrupted, 2 bad input or usage (then nothing was submitted, or
-nothing written).
+The exit code is the command's: 0 done, 1 failed, 130 interrupted, 2 bad input or usage (nothing was submitted, or
+nothing was written).
 
-The same command again is always right. While its job runs it follows that job, so that no two run on one target; after
-the job ended, however it ended, it submits a new one, which resumes from what is at the target. A job's name is made of
-its command and target (or is --submission-id), and later attempts have a number behind it. What runs under that name
-with other arguments, another content of the config's file or another version of the package is refused, not followed.
+It is always right to give the same command again. While its job runs, the command follows that job, so that no two jobs
+run on one target. Once the job has ended, for whatever reason, the command submits a new one, which resumes from what
+is at the target. A job's name is made from its command and target (or is --submission-id); later attempts have a number
+after it. If a job of that name runs with other arguments, another content of the config file or another version of the
+package, that is an error, and the job is not followed.
 
-Ctrl-C detaches: the job goes on (with --stop-on-interrupt it is stopped). --no-wait submits and returns.
+Ctrl-C detaches, and the job goes on (with --stop-on-interrupt it is stopped). --no-wait submits and returns.
 """
 
 from __future__ import annotations
@@ -47,20 +48,22 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-CONFIG = "config.yaml"  # what --config is called in the job's folder
-_OWN_METADATA = "arrowquant."  # of a job: what its command line does not tell
+CONFIG = "config.yaml"  # name of the file of --config in the job's folder
+_OWN_METADATA = "arrowquant."  # prefix of the metadata that says of a job what its command line does not
 _CONFIG_SHA256, _CODE = f"{_OWN_METADATA}config", f"{_OWN_METADATA}code"
-_CLUSTERS = "installed"  # the code of a job that uses the cluster's package
-RECONNECTS = 6  # waits of 1, 2, 4 … seconds for a job server that does not answer
+_CLUSTERS = "installed"  # recorded as the code of a job that uses the cluster's package
+RECONNECTS = 6  # attempts to reach a job server that does not answer, after waits of 1, 2, 4 … seconds
 STOP_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """arguments: of `arrowquant`, as the job gets them. name: what attempts at it are called. config: the content of a
-    file to send, which may hold secrets. installed: the package of the cluster's image is used.
+    """What to submit.
 
-    variables: for the job's processes; they may be secrets, so they are in no repr.
+    arguments: arguments of `arrowquant`, as the job gets them. name: name of its attempts. config: content of the
+    config file to send, which may hold secrets. metadata: shown with the job. variables: environment variables of the
+    job's processes. installed: use the package of the cluster's image. config and variables may be secret, so they are
+    in no repr.
     """
 
     arguments: tuple[str, ...]
@@ -77,13 +80,13 @@ class Job:
 
     @property
     def content(self) -> dict[str, str]:
-        """What decides the outcome beside the arguments, as metadata of the job."""
+        """What decides the outcome apart from the arguments, as metadata of the job."""
         config = {} if self.config is None else {_CONFIG_SHA256: hashlib.sha256(self.config).hexdigest()}
         code = _DIGESTS.get(self.arguments[0], code_digest)()
         return {**config, _CODE: _CLUSTERS if self.installed else code}
 
 
-# Of commands whose outcome other code decides than `quantize`'s.
+# For commands whose outcome depends on other code than that of `quantize`.
 _DIGESTS = {"export": export_digest, "calibrate": calibration_digest, "distill": training_digest}
 
 
@@ -95,9 +98,10 @@ def job_of(
     *,
     installed: bool = False,
 ) -> Job:
-    """What to submit for a command line. Raises InvalidConfig for one that can't be right on a cluster.
+    """The job for a command line. Raises InvalidConfig for one that cannot work on a cluster.
 
-    metadata: texts "key=value". names: of variables of this environment that the job shall have. installed: see Job.
+    metadata: texts of the form "key=value". names: names of environment variables that the job gets from here.
+    installed: see Job.
     """
     parameters = parsed(arguments)
     places = [str(parameters[key]) for key in ("source", "target", "uri", "out") if parameters.get(key)]
@@ -121,9 +125,9 @@ def job_of(
 
 
 def submit(client: JobSubmissionClient, job: Job) -> tuple[str, bool]:
-    """(submission id, whether it is new): a new attempt's, or that of the one that runs already.
+    """Submits a new attempt, unless one is running already. Returns the submission id and whether it is new.
 
-    Raises InvalidConfig where what runs under that name is another command, StorageError where Ray refuses.
+    Raises InvalidConfig if another command runs under that name, StorageError if Ray refuses the job.
     """
     while True:
         attempts = _attempts(client, job.name)
@@ -143,11 +147,11 @@ def submit(client: JobSubmissionClient, job: Job) -> tuple[str, bool]:
             except RuntimeError as error:
                 if len(_attempts(client, job.name)) == len(attempts):
                     raise StorageError(f"the job was refused: {error}") from error
-                # Somebody else took that id just now: look again.
+                # Somebody else has just taken that id: look again.
 
 
 def follow(client: JobSubmissionClient, submission_id: str) -> int:
-    """Shows the job's log until it has ended; its exit code. Raises StorageError where the cluster is gone."""
+    """Shows the job's log until it has ended, and returns its exit code. Raises StorageError if the cluster is gone."""
     shown = 0
     for attempt in range(RECONNECTS):
         try:
@@ -158,7 +162,7 @@ def follow(client: JobSubmissionClient, submission_id: str) -> int:
                 details = client.get_job_info(submission_id)
             sys.stdout.write(client.get_job_logs(submission_id)[shown:])
             sys.stdout.flush()
-        except (OSError, RuntimeError):  # requests' and aiohttp's errors of a lost connection among them
+        except (OSError, RuntimeError):  # including the errors of requests and aiohttp for a lost connection
             time.sleep(2**attempt)
             continue
         return _exit_code(details)
@@ -169,7 +173,7 @@ def follow(client: JobSubmissionClient, submission_id: str) -> int:
 
 
 def stop(client: JobSubmissionClient, submission_id: str) -> None:
-    """Stops the job, and returns when it has ended. StorageError where that takes longer than STOP_SECONDS."""
+    """Stops the job, and returns when it has ended. Raises StorageError if that takes longer than STOP_SECONDS."""
     why: Exception | None = None
     deadline = time.monotonic() + STOP_SECONDS
     while time.monotonic() < deadline:
@@ -184,7 +188,7 @@ def stop(client: JobSubmissionClient, submission_id: str) -> None:
 
 
 def parsed(arguments: Sequence[str]) -> dict[str, Any]:
-    """The command's parameters by name, checked by the command line itself. Raises InvalidConfig."""
+    """The command's parameters by name, checked by the program's own command line. Raises InvalidConfig."""
     from typer.main import get_command
 
     from arrowquant_dist.cli import app
@@ -202,7 +206,7 @@ def parsed(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _also_read(parameters: Mapping[str, Any]) -> Iterator[str]:
-    """Places that a command reads beside its source, which the job has to find as well."""
+    """Places that a command reads in addition to its source, and that the job has to find as well."""
     for key in ("model", "hessians", "texts", "quantize"):
         place = parameters.get(key)
         if place and not (key == "texts" and str(place).partition(":")[0] == "builtin"):
@@ -223,7 +227,7 @@ def _check_place(place: str) -> None:
 
 
 def _with_config(arguments: Sequence[str], config: str) -> Iterator[str]:
-    """The arguments with the config's name as it is in the job's folder."""
+    """The arguments, with the config named as it is in the job's folder."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if before == "--config" and argument == config:
             yield CONFIG
@@ -234,14 +238,14 @@ def _with_config(arguments: Sequence[str], config: str) -> Iterator[str]:
 
 
 def _name(command: str, place: str) -> str:
-    """The same for the same command and target, whoever submits: so two at once are noticed."""
+    """A name that is the same for the same command and target, whoever submits, so that two at once are noticed."""
     place = place.rstrip("/")
     readable = re.sub(r"[^A-Za-z0-9]+", "-", place.rpartition("/")[2]).strip("-")[:40]
     return f"{command}-{readable}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
 
 def _read_config(config: str) -> bytes:
-    """Of a file or, by its name, of a preset of the package that submits."""
+    """The content of a config file or, given its name, of a preset of the package that submits."""
     path = Path(config_place(config))
     try:
         return path.read_bytes()
@@ -253,8 +257,8 @@ def _read_config(config: str) -> bytes:
 
 
 def _refuse_other(running: Any, job: Job) -> None:
-    """InvalidConfig where the job that runs under this name does something else, as far as can be told: what was
-    submitted by other means has not said what is in its config."""
+    """Raises InvalidConfig if the job that runs under this name does something else, as far as can be told: a job that
+    was submitted by other means does not say what is in its config."""
     theirs = running.metadata or {}
     if running.entrypoint != job.entrypoint:
         what = "other settings"
@@ -277,16 +281,16 @@ def _attempts(client: JobSubmissionClient, name: str) -> list[Any]:
 
 @contextmanager
 def _packed(job: Job) -> Iterator[dict[str, Any]]:
-    """A runtime env with what the job needs: the package and its config, and apart from them its variables.
+    """A runtime env with what the job needs: the package, its config, and its variables, each in a Ray package.
 
-    Packages of their own, so that the code's is the same each time, and so its folder on a node: the kernels that were
-    compiled there are found again, whatever the config of the job before.
+    They are separate so that the code's package is the same each time, and therefore its folder on a node: kernels that
+    an earlier job compiled there are found again, whatever its config was.
     """
     with tempfile.TemporaryDirectory() as folder:
         working_dir, environment = Path(folder) / "job", Path(folder) / job_environment.__name__
         ignored = shutil.ignore_patterns("__pycache__")
         working_dir.mkdir()
-        # A folder of the job's own even where it is empty: Python looks for modules there first.
+        # The job gets a folder of its own even if that is empty, because Python looks for modules there first.
         (working_dir / CONFIG).write_bytes(job.config or b"")
         modules: list[str] = []
         runtime_env: dict[str, Any] = {"working_dir": str(working_dir), "py_modules": modules}
@@ -294,7 +298,7 @@ def _packed(job: Job) -> Iterator[dict[str, Any]]:
             modules.append(str(shutil.copytree(PACKAGE, Path(folder) / PACKAGE.name, ignore=ignored)))
         if job.variables:
             shutil.copytree(Path(job_environment.__file__).parent, environment, ignore=ignored)
-            # The package is named by a hash of its content, which must not tell whether a guessed value is right.
+            # Ray names a package by a hash of its content, which must not reveal whether a guessed value is right.
             values = {"variables": dict(job.variables), "salt": secrets.token_hex(32)}
             (environment / job_environment.VALUES).write_text(json.dumps(values))
             modules.append(str(environment))
@@ -303,7 +307,7 @@ def _packed(job: Job) -> Iterator[dict[str, Any]]:
 
 
 async def _show_log(client: JobSubmissionClient, submission_id: str, shown: int) -> int:
-    """Writes the job's log from character `shown` on; returns how much of it is written."""
+    """Writes the job's log from character `shown` on. Returns how many characters have been written in all."""
     position = 0
     async for text in client.tail_job_logs(submission_id):
         position += len(text)
@@ -314,7 +318,7 @@ async def _show_log(client: JobSubmissionClient, submission_id: str, shown: int)
 
 
 def _exit_code(details: Any) -> int:
-    """The program's own 0, 1, 2 or 130; whatever else ended it is a failure."""
+    """The program's own 0, 1, 2 or 130; 1 if something else ended it."""
     if details.status == "SUCCEEDED":
         return 0
     if details.driver_exit_code not in (1, 2, 130):
@@ -326,13 +330,13 @@ def _exit_code(details: Any) -> int:
 
 def _client(address: str | None) -> JobSubmissionClient:
     if address is not None:
-        os.environ["RAY_API_SERVER_ADDRESS"] = address  # it would win over what was typed
+        os.environ["RAY_API_SERVER_ADDRESS"] = address  # otherwise the variable would win over the option
     address = os.environ.get("RAY_API_SERVER_ADDRESS", DEFAULT_ADDRESS)
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(
         logging.WARNING
-    )  # says how each log's socket closed
+    )  # it reports how the socket of each log was closed
     try:
         return JobSubmissionClient(address)
     except (OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""`arrowquant` with the variables that were sent along: the job's driver. Its workers have them from Ray's hook."""
+"""The job's driver: `arrowquant` with the variables that were sent along. Workers get them through Ray's hook."""
 
 from job_environment import load
 

@@ -1,2 +1,2 @@
-"""A run of a large model, simulated: shapes.py the models, rates.py what was measured, work.py what the plan asks of
-workers and storage, events.py the run itself."""
+"""Simulates a run of a large model: shapes.py has the models, rates.py the rates, work.py what the plan demands
+of workers and storage, events.py the run itself."""

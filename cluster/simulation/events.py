@@ -1,8 +1,8 @@
-"""The run as events: actors start, shards are handed out as the engine does it, end, and are lost with their node.
+"""The run as events: actors start; shards are handed out as the engine does it, end, and are lost with their node.
 
-Left out: second attempts at a slow shard, and retried requests. Network and request limits are shared evenly by the
-workers that there are, and a shard's time is the longest of what its CPU, its network and its requests need, since
-reading, quantizing and writing overlap.
+Second attempts at slow shards and repeated requests are left out. Workers share network and request limits evenly, and
+a shard takes as long as the slowest of its CPU, its network and its requests, since reading, quantizing and writing
+overlap.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ from simulation.work import Work
 
 from arrowquant_dist.target.commit import READERS
 
-_PUBLISHING = 10  # requests one after the other: listing, index, report, manifest
+_PUBLISHING = 10  # requests, one after the other: listing, index, report, manifest
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Seconds of the whole run, of its start (planning, nodes, actors) and its end (reducing). shares: where the
-    workers' time between went, parts of it that add up to 1. driver_busy: the same of the driver's time."""
+    """What a simulated run comes to.
+
+    seconds, start_seconds, end_seconds: seconds of the whole run, of its start (planning, nodes, actors) and of its end
+    (reducing). workers: number of workers. shares: what the workers' time between start and end was spent on, as
+    fractions that add up to 1. driver_busy: fraction of that time in which the driver was busy. lost_shards: number of
+    shards that were lost with their node.
+    """
 
     seconds: float
     start_seconds: float
@@ -39,26 +44,26 @@ class Result:
 
     @property
     def efficiency(self) -> float:
-        """The share of the workers' time in which a CPU quantized, read or wrote what counted."""
+        """Share of the workers' time in which their CPUs did work that counted: reading, quantizing, writing."""
         return self.shares["working"]
 
     @property
     def bound(self) -> str:
-        """What takes most of the rest."""
+        """The largest share of the rest, by name."""
         losses = {name: share for name, share in self.shares.items() if name != "working"}
         return max(losses, key=lambda name: losses[name])
 
 
 @dataclass(slots=True)
 class _Worker:
-    """queue: shards in hand, the first one at work since `began`."""
+    """queue: the worker's shards; it works on the first one since `began`."""
 
     node: int
     ready: bool = False
     queue: list[int] = field(default_factory=list)
     began: float = 0.0
     idle_since: float = 0.0
-    life: int = 0  # an event of an earlier life is void
+    life: int = 0  # grows with each loss; events of an earlier life are ignored
 
 
 class Simulation:
@@ -106,7 +111,7 @@ class Simulation:
         shares = {name: spent / (running * self._count) for name, spent in self._spent.items()}
         shares["lost nodes"] += max(
             0.0, 1 - sum(shares.values())
-        )  # where a node was gone and its successor not there
+        )  # while a node was gone and its successor not yet there
         busy = self._driver_busy / running
         return Result(end + after, begin, after, self._count, shares, busy, self._lost)
 
@@ -129,8 +134,8 @@ class Simulation:
         self._give(number, now)
 
     def _give(self, number: int, now: float) -> None:
-        """As Dispatch._deal: one shard each, a second one while more wait than there are workers; then what others
-        have queued."""
+        """Hands out as Dispatch._deal does: one shard each, a second one while more shards wait than there are workers,
+        and in the end those that other workers have queued."""
         worker = self._workers[number]
         told = self._told(now)
         if not worker.queue and not self._waiting:
@@ -158,14 +163,14 @@ class Simulation:
         self._at(now + factor * float(self._seconds[worker.queue[0]]), "done", number)
 
     def _told(self, now: float) -> float:
-        """When the driver has come to it: it handles one thing at a time."""
+        """The time at which the driver gets to it, since it handles one thing at a time."""
         cost = self._rates.dispatch_seconds + self._rates.dispatch_seconds_per_worker * self._count
         self._driver_free = max(self._driver_free, now) + cost
         self._driver_busy += cost
         return self._driver_free
 
     def _preempt(self, node: int, now: float) -> None:
-        """The node's workers are gone with what they had in hand; another node takes its place."""
+        """The node's workers are gone, and their shards wait again; another node takes its place."""
         back = now + self._cluster.node_seconds + self._rates.actor_seconds
         for number, worker in enumerate(self._workers):
             if worker.node != node or not worker.ready:
@@ -192,19 +197,19 @@ class Simulation:
 def _shard_seconds(
     work: Work, rates: Rates, cluster: Cluster, workers: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Of each shard: seconds of CPU, seconds in all, and what is waited for beyond the CPU."""
+    """For each shard: CPU seconds, seconds in all, and what it waits for when that is not the CPU."""
     cpu = work.params / rates.params_per_second + rates.shard_seconds
-    if not cluster.network:  # local files: all of it is in the workers' rate, and no S3 client is at work
+    if not cluster.network:  # local files: the workers' rate includes everything, and no S3 client is at work
         return cpu, cpu, ["storage"] * work.shards
     cpu = cpu + work.read * rates.read_cpu + work.written * rates.write_cpu
     share = cluster.network / min(workers, cluster.workers_per_node)
     rate = min(share, cluster.requests * cluster.stream)
-    # Two batches are read ahead, so requests follow each other: the network bounds them, or how many are in flight.
+    # Two batches are read ahead, so requests follow each other: the limit is the network, or the number in flight.
     in_flight = (work.gets * cluster.latency + work.read / cluster.stream) / cluster.requests
     reading = np.maximum(work.read / rate, in_flight)
     writing = work.written / rate + cluster.latency
     asking = np.maximum(work.gets * workers / cluster.gets, work.puts * workers / cluster.puts)
-    # Before the first block is there, and after the last: the upload's end and the commit.
+    # Time before the first block has arrived, and after the last one: the end of the upload and the commit.
     edges = work.first / rate + cluster.latency + 3 * cluster.latency
     network = np.maximum(reading, writing)
     seconds = np.maximum(np.maximum(cpu, network), asking) + edges

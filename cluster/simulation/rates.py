@@ -1,4 +1,4 @@
-"""Every measured or assumed number of the simulation, and where it is from. `measure.py rates` measures anew."""
+"""Every measured or assumed number of the simulation, and where it is from. `measure.py rates` measures them again."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of the program. The defaults: 2 shared vCPUs, int8 per channel from bfloat16, zstd, by measure.py while
-    nothing else ran there.
+    """Rates of the program. Those in MEASURED were measured by measure.py on 2 shared vCPUs while nothing else ran
+    there, for int8 per channel from bfloat16 with zstd.
 
-    params_per_second: of one worker on one CPU, file to Parquet part, reading from the page cache.
-    shard_seconds: what a shard costs a worker besides its weights. read_cpu, write_cpu: seconds of the worker's CPU a
-    byte, for the S3 client alone. dispatch_seconds, dispatch_seconds_per_worker: of the driver's CPU a shard.
-    actor_seconds: from the engine's start until its actors are at work.
-    planning_seconds: a layer, make_plan and the plan at the target. reducing_seconds: a row block, receipts to report.
+    params_per_second: weights that one worker on one CPU quantizes per second, from a file in the page cache to a
+    Parquet part. shard_seconds: seconds of a worker per shard, in addition to those for its weights. read_cpu,
+    write_cpu: CPU seconds of a worker per byte, for the S3 client alone. dispatch_seconds, dispatch_seconds_per_worker:
+    CPU seconds of the driver per shard, and how much they grow with each worker. actor_seconds: seconds from the
+    engine's start until its actors work. planning_seconds: seconds per layer for make_plan and for writing the plan to
+    the target. reducing_seconds: seconds per row block, from receipts to report.
     """
 
     params_per_second: float
@@ -43,15 +44,16 @@ MEASURED = Rates(
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Assumptions, not measured here; each can be given on the command line. Defaults: c6in.4xlarge and Amazon S3.
+    """Assumptions that are not measured here. Each can be given on the command line; the defaults are a c6in.4xlarge
+    and Amazon S3.
 
-    latency: seconds to the first byte of a request (S3's guide says 0.1 to 0.2). stream: bytes a second of one request
-    (its guide: 85 to 90 MB/s). network: bytes a second of a node, each way: c6in.4xlarge has 25 Gbit/s for good and 50
-    in bursts (c7i.4xlarge: 6.25 and 12.5); 0: files on a disk that costs no time. workers_per_node: its vCPUs.
-    requests: in flight a worker (transfer.requests).
-    gets, puts: requests a second that S3 takes for one prefix at least (its guide: 5,500 and 3,500).
-    node_seconds: until a node asked for has Ray running: starting the machine, pulling the image, installing.
-    preemptions: of a node, an hour. jitter: spread (sigma) of a shard's time around what is expected.
+    latency: seconds until the first byte of a request (S3's guide says 0.1 to 0.2). stream: bytes per second of one
+    request (its guide: 85 to 90 MB/s). network: bytes per second of a node in each direction; a c6in.4xlarge has 25
+    Gbit/s permanently and 50 in bursts (c7i.4xlarge: 6.25 and 12.5). 0 stands for files on a disk that costs no time.
+    workers_per_node: vCPUs of a node. requests: requests in flight per worker (transfer.requests).
+    gets, puts: requests per second that S3 accepts at least for one prefix (its guide: 5,500 and 3,500).
+    node_seconds: seconds until a requested node has Ray running: starting the machine, pulling the image, installing.
+    preemptions: preemptions per node and hour. jitter: spread (sigma) of a shard's time around the expected one.
     """
 
     latency: float = 0.15

@@ -1,8 +1,8 @@
-"""Large models as they are published: every tensor's name, shape and dtype, in files of about 5 GB. No weights.
+"""Large models as they are published: every tensor's name, shape and dtype, in files of about 5 GB, without weights.
 
-Shapes: the config.json files of Meta-Llama-3-8B, Llama-3-70B, Llama-3.1-405B and DeepSeek-V3, and the tensors that
-transformers' LlamaForCausalLM and DeepSeek's own model have for them. DeepSeek-V3 is in float8 with a scale for each
-block of 128 × 128, the MTP layer included: 671 B parameters and 14 B of that layer.
+The shapes follow from the config.json files of Meta-Llama-3-8B, Llama-3-70B, Llama-3.1-405B and DeepSeek-V3, and from
+the tensors that transformers' LlamaForCausalLM and DeepSeek's own model have with them. DeepSeek-V3 is in float8 with a
+scale for each block of 128 × 128, and includes the MTP layer: 671 B parameters, and 14 B of that layer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tensors = Iterator[tuple[str, tuple[int, ...], str]]  # name, shape, stored dtyp
 
 
 def llama(hidden: int, inner: int, layers: int, vocabulary: int, kv: int) -> Tensors:
-    """kv: columns of keys and values: heads of them · 128."""
+    """The tensors of a Llama. kv: rows of its key and value projections: number of key and value heads · 128."""
     yield "model.embed_tokens.weight", (vocabulary, hidden), "bfloat16"
     for number in range(layers):
         block = f"model.layers.{number}"
@@ -41,7 +41,7 @@ def llama(hidden: int, inner: int, layers: int, vocabulary: int, kv: int) -> Ten
 def deepseek_v3() -> Tensors:
     hidden, vocabulary, layers, dense = 7168, 129_280, 61, 3
     yield "model.embed_tokens.weight", (vocabulary, hidden), "bfloat16"
-    for number in range(layers + 1):  # the last is the MTP layer, with tensors of its own
+    for number in range(layers + 1):  # the last is the MTP layer, which has additional tensors
         block = f"model.layers.{number}"
         yield from _attention(f"{block}.self_attn", hidden)
         if number < dense:
@@ -65,7 +65,7 @@ def deepseek_v3() -> Tensors:
 
 
 def _attention(block: str, hidden: int) -> Tensors:
-    """Latent attention: 128 heads of 128 + 64, ranks 1536 and 512."""
+    """Tensors of latent attention: 128 heads of 128 + 64, ranks 1536 and 512."""
     for name, shape in (
         ("q_a_proj", (1536, hidden)),
         ("q_b_proj", (128 * 192, 1536)),
@@ -92,7 +92,7 @@ MODELS: dict[str, Callable[[], Tensors]] = {
 
 
 def checkpoint_of(tensors: Tensors) -> Checkpoint:
-    """What open_checkpoint would make of such files. Float8 matrices become layers of bfloat16, as the reader does."""
+    """The checkpoint that open_checkpoint would find in such files. Float8 matrices are bfloat16 layers, as there."""
     layers: list[Layer] = []
     sizes: list[int] = [0]
     for name, shape, dtype in tensors:

@@ -1,4 +1,4 @@
-"""What a plan asks of workers and storage, shard by shard: the program's own plan and its own batches."""
+"""What a plan demands of workers and storage, shard by shard, from the program's own plan and batches."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from arrowquant_dist.config import QuantizationConfig, RunConfig
 from arrowquant_dist.plan import Plan, RowBlock, expected_nbytes, make_plan
 from arrowquant_dist.plan.batches import batches_of
 
-STORED = {"zstd": 0.89, "none": 1.0}  # of int8 codes; fewer bits compress to 0.85 and 0.96
-_OWN_REQUESTS = 5  # of a shard: begin and end of its upload, commit, and what the client asks besides
+STORED = {"zstd": 0.89, "none": 1.0}  # compressed size of int8 codes; fewer bits compress to 0.85 and 0.96
+_OWN_REQUESTS = 5  # per shard: beginning and end of its upload, the commit, and requests of the client's own
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One number a shard, largest first, as they are handed out.
+    """Arrays with one number per shard, largest shard first, which is the order in which they are handed out.
 
-    params: weights. rows: row blocks. read: bytes of the source. written: bytes of the part. gets, puts: requests.
-    first: bytes that are read before the first row block can be quantized.
+    params: number of weights. rows: number of row blocks. read: bytes read from the source. written: bytes of the part.
+    gets, puts: number of requests. first: bytes that are read before the first row block can be quantized.
+    layers: number of layers in all.
     """
 
     params: np.ndarray
@@ -65,5 +66,5 @@ def work_of_plan(plan: Plan, run: RunConfig) -> Work:
 
 
 def _read_nbytes(block: RowBlock) -> int:
-    """Of what is stored: half of the values' bytes where the source is float8."""
+    """Bytes of the block as stored: for a float8 source, half of those of its bfloat16 values."""
     return block.layer.nbytes * block.num_params // max(1, block.layer.num_params)

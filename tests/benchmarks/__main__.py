@@ -1,5 +1,5 @@
-"""`python -m tests.benchmarks`: this program beside others in one run, with a table and a picture; or, by name,
-sections that measure one thing in depth, both sides in the same run."""
+"""`python -m tests.benchmarks`: measures this program next to others in one run, with a table and a picture. Sections,
+given by name, measure one thing in depth, both sides in the same run."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _PARAMS = 750_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """arguments: None for those of the program."""
+    """Runs the overview or the sections. arguments: command line arguments; None: those of the program."""
     parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
     parser.add_argument(
         "sections",

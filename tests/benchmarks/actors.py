@@ -1,4 +1,4 @@
-"""What the actors of a run take, seen from outside: resident memory of each, idle and at its peak."""
+"""Memory of the actors of a run, seen from outside: resident memory of each, idle and at its peak."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Self
 
 from tests.processes import actor_processes
 
-_SECONDS_BEFORE = 0.02  # until the first actor is seen: idle is what it has before its first shard
-_SECONDS_BETWEEN = 0.1  # to look at all processes takes milliseconds, which the workers would miss
+_SECONDS_BEFORE = 0.02  # until the first actor is seen, whose idle memory is that before its first shard
+_SECONDS_BETWEEN = 0.1  # between looks after that: one takes milliseconds, which workers would lose
 
 
 @dataclass
 class ActorMemory:
-    """Watches the processes below `root` while it is entered. idle: {pid: bytes when it was first seen as an actor}."""
+    """Watches the processes below `root` while it is entered.
+
+    idle: {pid: resident bytes when it was first seen as an actor}. peak: {pid: largest resident bytes}.
+    """
 
     root: int
     idle: dict[int, int] = field(default_factory=dict)
@@ -36,7 +39,7 @@ class ActorMemory:
 
     @property
     def above_idle_nbytes(self) -> int:
-        """Of the actor that grew most."""
+        """Peak above idle memory of the actor that grew most, in bytes."""
         return max((self.peak[pid] - idle for pid, idle in self.idle.items()), default=0)
 
     def _watch(self) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of the size that the project is for: Llama-shaped, bfloat16, in sharded safetensors with an index."""
+"""Checkpoints of the sizes that the project is for: Llama's shapes, bfloat16, in sharded safetensors with an index."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-SHARD_NBYTES = 5 << 30  # what the hub's writers take
+SHARD_NBYTES = 5 << 30  # as the writers of the Hugging Face hub do
 _POOL_NBYTES = 256 << 20
 _CHUNK_NBYTES = 64 << 20
 
@@ -18,7 +18,7 @@ Tensors = list[tuple[str, tuple[int, ...]]]
 
 
 def llama(hidden: int, inner: int, layers: int, vocabulary: int) -> Tensors:
-    """Names and shapes as transformers' LlamaForCausalLM has them, untied, without grouped queries."""
+    """Names and shapes of transformers' LlamaForCausalLM with untied embeddings and without grouped queries."""
     tensors: Tensors = [("model.embed_tokens.weight", (vocabulary, hidden))]
     for number in range(layers):
         block = f"model.layers.{number}"
@@ -39,7 +39,7 @@ MODELS = {"3B": LLAMA_3B, "7B": LLAMA_7B, "1B": LLAMA_1B, "8GB-layer": ONE_LAYER
 
 
 def write_checkpoint(folder: Path, tensors: Tensors, shard_nbytes: int = SHARD_NBYTES) -> int:
-    """Gaussian weights of the tensors, in as many files as needed and an index. Returns their bytes."""
+    """Writes Gaussian weights for the tensors, into as many files as needed and an index. Returns their bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     files = list(_grouped(tensors, shard_nbytes))
     weight_map: dict[str, str] = {}
@@ -82,7 +82,7 @@ def _write_file(path: Path, tensors: Tensors) -> None:
 
 
 def _write_values(file: BinaryIO, pool: memoryview, start: int, nbytes: int) -> None:
-    """Values from the pool, from another place for each tensor, so that no two are alike."""
+    """Writes values from the pool, from a different place for each tensor, so that no two are equal."""
     while nbytes:
         start %= len(pool)
         piece = pool[start : start + min(nbytes, _CHUNK_NBYTES)]
@@ -92,6 +92,6 @@ def _write_values(file: BinaryIO, pool: memoryview, start: int, nbytes: int) -> 
 
 
 def _gaussian_bits() -> bytes:
-    """bfloat16 of a normal distribution with standard deviation 0.02."""
+    """bfloat16 values from a normal distribution with standard deviation 0.02."""
     values = np.random.default_rng(7).standard_normal(_POOL_NBYTES // 2, np.float32) * np.float32(0.02)
     return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()

@@ -1,6 +1,6 @@
-"""calibrate: its time beside that of the forward passes alone, and its memory for few blocks and for many.
+"""calibrate: its time next to that of the forward passes alone, and its memory for few blocks and for many.
 
-Peaks are of processes of their own, `python -m tests.benchmarks.calibrating SOURCE OUT TEXTS`.
+Peaks are those of separate processes, `python -m tests.benchmarks.calibrating SOURCE OUT TEXTS`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_GROWTH = 1.15
 
 
 def tables(texts: int, folder: str | None) -> Iterator[Table]:
-    """texts: of the package's, that MiniLM is calibrated with."""
+    """texts: number of the package's texts that MiniLM is calibrated with."""
     found = read_texts("builtin").items[:texts]
     with tempfile.TemporaryDirectory(dir=folder) as place:
         yield Table(
@@ -50,7 +50,7 @@ def _speed(texts: Sequence[str], folder: Path) -> Row:
 
 
 def _forward_seconds(texts: Sequence[str]) -> float:
-    """Of the original in plain transformers, text by text."""
+    """Seconds of the original's forward passes in plain transformers, text by text."""
     folder = source_uri("minilm")
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     given = [tokenizer(text, truncation=True, return_tensors="pt") for text in texts]
@@ -63,7 +63,7 @@ def _forward_seconds(texts: Sequence[str]) -> float:
 
 
 def _growth(folder: Path, texts: int) -> Row:
-    """Blocks of 3 MB a path, in a folder for each number of them."""
+    """Memory of models with few and many blocks of 3 MB per path, each in a folder of its own."""
     peaks = []
     for blocks in _BLOCKS:
         source = folder / f"{blocks}"

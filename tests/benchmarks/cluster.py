@@ -1,5 +1,5 @@
-"""Runs of the sizes that the project is for: Ray actors against threads, two actors against one, memory by model; and
-what llama.cpp and a plain copy do on the same machine in the same minutes."""
+"""Runs of the sizes that the project is for: Ray actors against threads, two actors against one, memory by model, and
+llama.cpp and a plain copy on the same machine in the same minutes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MIB = 1 << 20
 _REST_SECONDS = 6.0
 _THREADS = 2
 _LLAMA_PARAMS = (
-    1_000_000_000  # of the file that llama.cpp quantizes: it stays in the page cache, as others' need not
+    1_000_000_000  # of the file that llama.cpp quantizes, which has to fit the page cache, unlike the others
 )
 _LLAMA = "llama.cpp Q8_0, file to file"
 _PLAIN = "ray 2, uncompressed"
@@ -38,7 +38,11 @@ _APART = "two processes of one worker, side by side"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """wall: seconds of the process, engine: of the workers alone. above_idle: bytes, of the largest actor."""
+    """One run.
+
+    wall: seconds of the process. engine: seconds of the workers alone. params: number of weights. above_idle: memory of
+    the largest actor above its idle memory, in bytes.
+    """
 
     wall: float
     engine: float
@@ -50,7 +54,7 @@ Jobs = Mapping[str, Callable[[], Measured]]
 
 
 def tables(models: list[str], runs: int, folder: str | None) -> Iterator[Table]:
-    """folder: on the disk to measure; the largest model needs 26 GB there."""
+    """folder: a folder on the disk to measure; the largest model needs 26 GB there."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         place = Path(temporary)
         above_idle: dict[str, int] = {}
@@ -73,18 +77,19 @@ def _our_jobs(source: Path, place: Path) -> dict[str, Callable[[], Measured]]:
         "inline 2": ("inline", 2, "zstd"),
         "ray 2": ("ray", 2, "zstd"),
         "ray 1": ("ray", 1, "zstd"),
-        _PLAIN: ("ray", 2, "none"),  # as llama.cpp writes
+        _PLAIN: ("ray", 2, "none"),  # as llama.cpp writes it
     }
     return {name: partial(_run, source, place / "target", *how) for name, how in engines.items()}
 
 
 def _apart_jobs(source: Path, place: Path) -> dict[str, Callable[[], Measured]]:
-    """What two CPUs, one memory and one disk have to give to two workers that share nothing: each does the whole."""
+    """Two processes that share nothing, each doing the whole job: the most that two CPUs, one memory and one disk
+    give."""
     return {_APART: partial(_side_by_side, source, [place / "left", place / "right"])}
 
 
 def _copy_jobs(source: Path, place: Path, params: int) -> dict[str, Callable[[], Measured]]:
-    """The least that a run could do."""
+    """Jobs that do the least that any run has to do."""
 
     def copy() -> None:
         for file in source.glob("*.safetensors"):
@@ -94,7 +99,7 @@ def _copy_jobs(source: Path, place: Path, params: int) -> dict[str, Callable[[],
 
 
 def _llama_jobs(place: Path) -> dict[str, Callable[[], Measured]]:
-    """Empty where it is not installed."""
+    """Jobs of llama.cpp; none if it is not installed."""
     gguf, out = place / "llama.gguf", place / "llama"
     job = llama_job(gguf, out, "Q8_0", _THREADS)
     if job is None:
@@ -116,9 +121,10 @@ def _in_turns(jobs: Jobs, runs: int) -> dict[str, list[Measured]]:
 
 
 def _rest() -> None:
-    """So that each run finds the machine in the same state: what the run before wrote is on the disk, and its memory
-    free. On virtual machines free memory goes back to the host within seconds, and to touch it again costs more than
-    to compress into it: a run right after another, which uses what that one has just let go of, looks much faster."""
+    """Waits until the machine is in the same state for each run: what the run before wrote is on disk, and its memory
+    is free. On virtual machines, free memory goes back to the host within seconds, and touching it again costs more
+    than compressing into it. A run right after another uses the memory that the other has just freed, and so looks much
+    faster."""
     os.sync()
     time.sleep(_REST_SECONDS)
 
@@ -155,7 +161,7 @@ def _side_by_side(source: Path, targets: list[Path]) -> Measured:
 def _started(
     source: Path, target: Path, engine: str, workers: int, compression: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """run_one at work; it ends with the block, however that ends."""
+    """A process of run_one, which ends with the block, however that ends."""
     settings = json.dumps({"engine": engine, "workers": workers, "compression": compression})
     command = [sys.executable, "-m", "tests.benchmarks.run_one", str(source), str(target), settings]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -166,7 +172,7 @@ def _started(
 
 
 def _said(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What run_one printed."""
+    """The JSON that run_one printed."""
     out, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"{process.args!r} failed")

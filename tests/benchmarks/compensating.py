@@ -1,6 +1,6 @@
-"""gptq a layer against GPTQ in plain torch, as its paper's code has it: act-order, static groups, blocks of 128.
+"""gptq of one layer against GPTQ in plain torch, like the paper's code: act-order, static groups, blocks of 128.
 
-Ours runs on one thread, as in a worker; torch on as many as the machine has CPUs.
+Ours runs on one thread, as in a worker; torch uses as many threads as the machine has CPUs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from arrowquant_dist.tensor import quantize_layer
 from tests.benchmarks.table import Row, Table, ratio_of
 
 _BLOCK = _GROUP = 128
-_MOST = 15  # codes of 4 bits
+_MOST = 15  # the largest code of 4 bits
 _DAMP = 0.01
 
 
 def tables(sides: tuple[int, ...], runs: int) -> Iterator[Table]:
-    """sides: of square layers. runs: rounds, of which the best counts."""
+    """sides: sides of the square layers. runs: number of rounds, of which the best counts."""
     title = f"gptq, int4 g{_GROUP}, a layer's seconds, torch with {torch.get_num_threads()} threads"
     yield Table(title, tuple(_row(side, runs) for side in sides))
 
@@ -52,7 +52,7 @@ def _row(side: int, runs: int) -> Row:
 
 
 def plain_gptq(weight: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
-    """Decoded weights."""
+    """The decoded weights that GPTQ gives."""
     rest, hessian, columns = weight.clone(), hessian.clone(), weight.shape[1]
     groups = [_scale(rest[:, first : first + _GROUP]) for first in range(0, columns, _GROUP)]
     order = torch.argsort(torch.diag(hessian), descending=True)

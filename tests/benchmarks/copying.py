@@ -1,4 +1,4 @@
-"""The least that a file-to-file job can do: read every byte and write half as many, without looking at them."""
+"""The least that a file-to-file job can do: reading every byte and writing half as many, without looking at them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ COPY = "plain copy, reads all, writes half"
 
 
 def copy_half(source: Path, folder: Path, threads: int) -> None:
-    """Threads take turns in chunks of 8 MiB, each with a buffer and an output file of its own. Nothing is fsynced."""
+    """Copies half of the bytes: threads take chunks of 8 MiB in turn, each with a buffer and an output file of its own.
+    Nothing is fsynced."""
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda k: _copy_every(source, folder / f"copy-{k}", k, threads), range(threads)))
 

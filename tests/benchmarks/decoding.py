@@ -1,7 +1,7 @@
-"""The control of a loader: the same bytes read, hashed, decompressed and decoded by as many threads, and no more.
+"""The control for a loader: the same bytes are read, hashed, decompressed and decoded by as many threads, and no more.
 
-What a loader has to find out (which layers there are, and where) is known here before, files are open, nothing is
-compared, no memory is counted, and the largest come first, so that no thread is left over with one.
+What a loader has to find out (which layers there are, and where) is known beforehand here. Files are open, nothing is
+compared, no memory is counted, and the largest layers come first, so that no thread is left with one at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ _ITEMSIZE = 4  # float32
 
 @dataclass(frozen=True)
 class _Job:
-    """A block: where its data, scales and zero points are, and what else it needs to be decoded."""
+    """A block to decode.
+
+    places: where its data, scales and zero points are. rest: a tensor with everything else that decoding needs.
+    """
 
     descriptor: int
     places: Sequence[StoredRange]
@@ -41,7 +44,7 @@ class _Job:
 
 @contextmanager
 def decoding(path: Path) -> Iterator[Callable[[], list[np.ndarray]]]:
-    """All layers, those of floats to float32, and the others as they are."""
+    """A function that decodes all layers: float layers to float32, others as they are."""
     dataset = Dataset.open(str(path))
     files: dict[str, int] = {}
     jobs = []
@@ -60,7 +63,7 @@ def decoding(path: Path) -> Iterator[Callable[[], list[np.ndarray]]]:
     memories = threading.local()
 
     def read(job: _Job, place: StoredRange) -> np.ndarray:
-        """Good until this thread reads the next one, but for what was compressed."""
+        """The stored value. Unless it was compressed, it is only valid until this thread reads the next one."""
         if not place.nbytes:
             return np.empty(0, np.uint8)
         if getattr(memories, "stored", np.empty(0)).size < place.stored_nbytes:

@@ -1,10 +1,10 @@
 """One export, a copy of its bytes, or the least that any export has to do, in a process of its own:
 `python -m tests.benchmarks.export_one JOB` → JSON.
 
-JOB: {"job": "export", "source", "out", "format", "budget", "workers", "options"}, or "copy", "decompress" or "pack",
-which take no format and no budget; options: fsspec's of both places. "kernels": what of Numba is in the process before
-seconds and memory are measured, "none" of it, the library "imported", or the kernels that decode "loaded" (or
-compiled).
+JOB: {"job": "export", "source", "out", "format", "budget", "workers", "options"}, or "copy", "decompress" or "pack"
+as the job, which take no format and no budget. options: fsspec's options for both places. "kernels": what of Numba the
+process has before seconds and memory are measured: "none" of it, the library "imported", or the decoding kernels
+"loaded" (or compiled).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from arrowquant_dist.storage.base import ObjectWriter, Store
 from arrowquant_dist.storage.open import open_store
 
 _PIECE_NBYTES = 8 << 20
-_AHEAD = 4  # pieces of a file that are read while one is written
-_TRANSFER = Transfer(parts_in_flight=6)  # as an export has it at a budget of 1 GiB
+_AHEAD = 4  # pieces of a file that are read while another is written
+_TRANSFER = Transfer(parts_in_flight=6)  # as for an export with a budget of 1 GiB
 
 
 class _Hashed:
-    """What is written, and the hash of it, which an export's record has of each file."""
+    """A writer that also computes the hash of the file, which an export records for each file."""
 
     def __init__(self, writer: ObjectWriter) -> None:
         self._writer, self._hash = writer, xxhash.xxh3_128()
@@ -63,7 +63,7 @@ def main() -> None:
     elif job.get("kernels") == "loaded":
         quantize_tensor(np.ones((4, 64), np.float32), QuantizationConfig("int8")).values()
     before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the most is taken from now on
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak of resident memory
     started = time.perf_counter()
     cpu = time.process_time()
     {"export": _export, "copy": _copy, "decompress": _decompress, "pack": _pack}[job["job"]](job)
@@ -78,7 +78,8 @@ def _export(job: Mapping[str, Any]) -> None:
 
 
 def _copy(job: Mapping[str, Any]) -> None:
-    """Each object in ranges, some read ahead, by the client that exports use; a thread an object."""
+    """Copies each object by ranges, some of them read ahead, with the client that exports use and a thread per
+    object."""
     storage = Storage(job["options"], _TRANSFER)
     source, out = open_store(job["source"], storage), open_store(job["out"], storage)
     with ThreadPoolExecutor(job["workers"]) as pool:
@@ -99,15 +100,15 @@ def _copy_object(source: Store, out: Store, path: str, nbytes: int) -> None:
 
 
 def _decompress(job: Mapping[str, Any]) -> None:
-    """What no export of codes as they are can do without, and nothing else: values are read, decompressed by pyarrow,
-    held to their checksum and written, of scales as many bytes as they have in 16 bits, and what is written is hashed.
-    A thread a file."""
+    """Does what every export of unchanged codes has to do, and nothing else: values are read, decompressed by pyarrow,
+    verified and written, with scales cut to the bytes that they have in 16 bits, and what is written is hashed. One
+    thread per file."""
     _each_file(job, _write_plain)
 
 
 def _pack(job: Mapping[str, Any]) -> None:
-    """The same for GGUF, whose blocks have more bytes and other places: int4 by groups is made Q4_0, in one piece of
-    memory. Nothing is planned; no scale is looked at."""
+    """The same for GGUF, where blocks have more bytes and codes are in other places: int4 in groups becomes Q4_0, in
+    one piece of memory. Nothing is planned, and no scale is looked at."""
     _each_file(job, _write_blocks)
 
 
@@ -141,7 +142,7 @@ def _write_file(
                 stored = memories[i][: value.stored_nbytes]
                 source.read_into(block.path, value.offset, stored)
                 plain = stored
-                if ranges.compression != "none" and value.nbytes:  # four bytes say how many there are
+                if ranges.compression != "none" and value.nbytes:  # the first four bytes give the length
                     decoded = codec.decompress(pa.py_buffer(stored), value.nbytes + 4)
                     plain = np.frombuffer(decoded, np.uint8)[4:]
                 values.append(plain)
@@ -163,7 +164,7 @@ def _write_plain(writer: _Hashed, _: StoredBlock, values: Sequence[np.ndarray]) 
 
 def _write_blocks(writer: _Hashed, block: StoredBlock, values: Sequence[np.ndarray]) -> None:
     from arrowquant_dist.export.gguf.blocks import BLOCKS
-    from arrowquant_dist.kernels.halves import to_halves  # LLVM, which no other job is to have for nothing
+    from arrowquant_dist.kernels.halves import to_halves  # imports LLVM, which no other job needs
 
     data, scales, _ = values
     row = block.header

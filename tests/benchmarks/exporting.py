@@ -1,10 +1,10 @@
-"""What an export takes, beside a copy of the bytes that it writes: on local disk, and bucket to bucket on a real S3
-server. Each is a process of its own; they take turns, and the median counts.
+"""Time and memory of exports, next to a copy of the bytes that they write: on local disk, and from bucket to bucket on
+a real S3 server. Each is a process of its own; they take turns, and the median counts.
 
-Stored codes are compressed and have checksums, which a copy neither undoes nor looks at. What that costs on this
-machine is measured as well, by a program that reads, decompresses, verifies, writes and hashes what it writes, and does
-nothing else (export_one.py): an export that reaches 0.9 of its rate is at the machine's limit, whatever the copy takes.
-GGUF has codes in other places: a program that moves them there as well says what that takes."""
+Stored codes are compressed and have checksums; a copy neither decompresses nor verifies them. What that costs on this
+machine is measured as well, by a program that reads, decompresses, verifies, writes and hashes, and does nothing else
+(export_one.py): an export that reaches 0.9 of its rate is at the machine's limit, however fast the copy is. In GGUF,
+codes are in other places, so another such program also moves them there."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ DECODED = "safetensors"
 FORMATS = (*CODES_AS_THEY_ARE, DECODED)
 PLACES = ("disk", "bucket")
 BUDGETS = (64, 256, 1024)  # MiB
-_OF_BUCKETS = (128, 256, 1024)  # three parts of an upload are at least 15 MiB besides
+_OF_BUCKETS = (128, 256, 1024)  # larger, since three parts of an upload take another 15 MiB at least
 _BEYOND = 64  # MiB
-_LEAST_RATE = 0.7  # of the copy's
+_LEAST_RATE = 0.7  # of the rate of the copy
 _LEAST_OF_LIMIT = 0.9
 _LEAST_WORK = {
     "decompress": "read, decompress, verify, write, hash",
@@ -52,17 +52,20 @@ _ROW_BLOCK_NBYTES = 16 << 20
 _HIDDEN, _INNER, _WORDS = 2048, 5632, 32000
 _BLOCK_NBYTES = (4 * _HIDDEN * _HIDDEN + 3 * _HIDDEN * _INNER) * (
     4 / 8 + 4 / 128
-)  # int4, a scale for 128 values
+)  # int4 with a scale per 128 values
 _KEPT_NBYTES = 2 * 2 * _WORDS * _HIDDEN
 
-Job = Mapping[str, Any]  # of export_one
-Emptied = Callable[[str], AbstractContextManager[str]]  # a new place of this name, gone afterwards
+Job = Mapping[str, Any]  # a job of export_one
+Emptied = Callable[[str], AbstractContextManager[str]]  # gives a new place of this name, removed afterwards
 
 
 @dataclass(slots=True)
 class _Found:
-    """Of each round: seconds of the job, of its CPUs, and of its process. peak_nbytes: the most above what the process
-    had."""
+    """Measurements of a job.
+
+    seconds, cpu_seconds, process_seconds: seconds of the job, CPU seconds of the job, and seconds of its process, one
+    of each per round. peak_nbytes: largest memory above that of the process before the job.
+    """
 
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
@@ -77,9 +80,9 @@ def tables(
     formats: Sequence[str] = FORMATS,
     places: Sequence[str] = PLACES,
 ) -> Iterator[Table]:
-    """nbytes: stored, of the dataset, which stays in the folder for the next time where one is given. Takes three times
-    as many of the disk to make it, and ten times as many for `safetensors`, whose values are decoded. What each job
-    took is told on stderr as it ends."""
+    """nbytes: stored bytes of the dataset. If a folder is given, the dataset stays there for the next time. Making it
+    takes three times as many bytes of disk, and ten times as many for `safetensors`, whose values are decoded. Each
+    job's figures are printed to stderr when it ends."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
         dataset = made_dataset(Path(folder) if folder is not None else place, nbytes)
@@ -114,8 +117,8 @@ def _from_bucket_to_bucket(dataset: Path, folder: Path, runs: int, formats: Sequ
 
 
 def made_dataset(folder: Path, nbytes: int) -> Path:
-    """A Llama of so many stored bytes (a block at least), quantized with configs/vllm-w4a16.yaml; as it was left by an
-    earlier run where it is there."""
+    """A Llama with about `nbytes` stored bytes (at least one block), quantized with configs/vllm-w4a16.yaml; the one
+    that an earlier run left, if there is one."""
     blocks = max(1, round((nbytes - _KEPT_NBYTES) / _BLOCK_NBYTES))
     dataset, source = folder / f"llama-{blocks}-w4a16", folder / f"llama-{blocks}-source"
     if not (dataset / "manifest.json").exists():
@@ -134,7 +137,7 @@ def made_dataset(folder: Path, nbytes: int) -> Path:
         )
         config.save_pretrained(source)
         settings, run = load_config(str(CONFIGS / "vllm-w4a16.yaml"))
-        # a compressed block is decompressed as a whole, and the least budget has 35 MiB for that
+        # a compressed block is decompressed as a whole, and the smallest budget has 35 MiB for that
         run = run.replace(engine="inline", workers=WORKERS, block_bytes=_ROW_BLOCK_NBYTES)
         quantize(str(source), str(dataset), settings, run)
         shutil.rmtree(source)
@@ -158,7 +161,7 @@ def _rates(
 def measured_on_disk(
     dataset: Path, name: str, runs: int, folder: Path
 ) -> tuple[list[float], list[float], int]:
-    """Seconds of each round of an export, those of a copy of what it wrote, and how many bytes that is."""
+    """The seconds of each round of an export, those of a copy of what it wrote, and how many bytes it wrote."""
     nbytes, ours, theirs, _ = _measured(str(dataset), name, partial(_emptied, folder), {}, runs, ())
     return ours.seconds, theirs.seconds, nbytes
 
@@ -166,7 +169,7 @@ def measured_on_disk(
 def _measured(
     dataset: str, name: str, new: Emptied, options: Mapping[str, Any], runs: int, limits: Sequence[str]
 ) -> tuple[int, _Found, _Found, dict[str, _Found]]:
-    """The bytes that are written, and the rounds of the export, of a copy of them, and of what does the least."""
+    """The number of bytes written, and the measurements of the export, of a copy, and of the jobs in `limits`."""
     with new("written") as written:
         job = _export_job(dataset, name, options)
         _run({**job, "out": written})  # does not count
@@ -182,7 +185,7 @@ def _measured(
 
 
 def _limits_of(name: str) -> Sequence[str]:
-    """Jobs that do the least. What is decoded has more bytes to write than were stored, and none."""
+    """The jobs that do the least. Formats with decoded values have none: they write more bytes than were stored."""
     if name not in CODES_AS_THEY_ARE:
         return ()
     return ("decompress", "pack") if name == "gguf" else ("decompress",)
@@ -191,7 +194,7 @@ def _limits_of(name: str) -> Sequence[str]:
 def _compared(
     title: str, nbytes: int, ours: _Found, theirs: _Found, limits: Mapping[str, _Found]
 ) -> Iterator[Row]:
-    """Rates of as many bytes."""
+    """Rows that compare the rates for `nbytes` bytes."""
     rates = [nbytes / 1e6 / median(found.seconds) for found in (ours, theirs)]
     whole = [nbytes / 1e6 / median(found.process_seconds) for found in (ours, theirs)]
     yield Row(title, rates[0], "MB/s", "copy", rates[1], ratio_of(_LEAST_RATE))
@@ -204,9 +207,9 @@ def _compared(
 
 
 def _peaks(dataset: str, place: Path) -> Table:
-    """Memory above what the process had. What is decoded needs kernels, and Numba, whose import alone takes more than
-    the least budget; GGUF's blocks need LLVM, whose library is nearly as large. So it is said what of that the process
-    had before, and what of it is counted."""
+    """A table of memory above what the process had before. Decoding needs kernels, and therefore Numba, whose import
+    alone takes more than the smallest budget; GGUF's blocks need LLVM, whose library is nearly as large. So each row
+    says which of these the process had before, and which are counted."""
     new: Emptied = partial(_emptied, place)
     rows = []
     for name, budget in (
@@ -253,7 +256,7 @@ def _add(found: _Found, job: Job) -> None:
 
 
 def _run(job: Job, environment: Mapping[str, str] | None = None) -> tuple[dict[str, Any], float]:
-    """What the job said of itself, and the seconds of its process."""
+    """The JSON that the job printed, and the seconds of its process."""
     command = [sys.executable, "-m", "tests.benchmarks.export_one", json.dumps(job)]
     run = run_process(command, environment)
     said: dict[str, Any] = json.loads(run.output)

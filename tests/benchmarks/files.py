@@ -1,4 +1,4 @@
-"""File to dataset: a checkpoint on disk, the program as a process with two workers, and what else reads such files."""
+"""File to dataset: a checkpoint on disk, read by this program as a process with two workers, and by other programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ _WRITTEN_AS_GGUF = ("Q8_0", "Q4_0")
 
 @dataclass(frozen=True, slots=True)
 class _Ours:
-    """Best of the rounds: seconds of the process and of the run inside of it; the largest memory."""
+    """The best of the rounds.
+
+    process_seconds: seconds of the process. run_seconds: seconds of the run inside it. peak_nbytes: largest memory.
+    """
 
     process_seconds: float = float("inf")
     run_seconds: float = float("inf")
@@ -45,7 +48,7 @@ class _Ours:
 
 
 def tables(params: int, runs: int, folder: str | None, idle: float = 0.0) -> Iterator[Table]:
-    """folder: on the disk to measure; by default where temporary files go. Needs about 4 bytes a parameter there.
+    """folder: a folder on the disk to measure, by default that of temporary files; needs about 4 bytes per parameter.
     idle: seconds to wait before each job; 0: its memory is touched just before (see `settle`)."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
@@ -64,7 +67,7 @@ def tables(params: int, runs: int, folder: str | None, idle: float = 0.0) -> Ite
 def _measure(
     place: Path, source: Path, params: int, count: int, runs: int, idle: float
 ) -> tuple[dict[str, _Ours], dict[str, float]]:
-    """Ours by config; the others' Mparam/s. All take turns; outputs are deleted at once."""
+    """Our measurements by config, and the rates of others in Mparam/s. All take turns; outputs are deleted at once."""
     jobs, counts = _peer_jobs(place, source, params, count)
     ours = dict.fromkeys(_CONFIGS, _Ours())
     best = dict.fromkeys(jobs, float("inf"))
@@ -82,7 +85,7 @@ def _measure(
 
 
 def _prepare(source: Path, count: int, idle: float) -> None:
-    """The same for every contender: the source in the page cache; memory at hand for what it writes, or none."""
+    """Brings the source into the page cache, and waits, or touches memory for what is written, alike for all."""
     warm(source)
     if idle:
         time.sleep(idle)
@@ -93,7 +96,7 @@ def _prepare(source: Path, count: int, idle: float) -> None:
 def _peer_jobs(
     place: Path, source: Path, params: int, count: int
 ) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
-    """Jobs of those that are installed, and how many values each converts."""
+    """The jobs of the peers that are installed, and how many values each converts."""
     out = place / "out"
     part = min(_GGUF_SLICE, count) // 2048 * 2048
     as_gguf = place / "model.gguf"

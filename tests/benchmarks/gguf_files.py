@@ -1,4 +1,4 @@
-"""The same checkpoint through the GGUF tools: gguf-py's numpy quantizers, and llama.cpp where it is installed."""
+"""The same checkpoint through the GGUF tools: gguf-py's numpy quantizers, and llama.cpp if it is installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from tests.benchmarks.peers import gguf_encoder, installed
 from tests.benchmarks.source import data_start, shapes
 
-_CHUNK = 4 << 20  # values a thread takes at a time
+_CHUNK = 4 << 20  # values that a thread takes at a time
 _COLUMNS = 2048
 
 _NAMES = {
@@ -34,7 +34,8 @@ _NAMES = {
 
 
 def gguf_job(source: Path, folder: Path, what: str, count: int, threads: int) -> Callable[[], object] | None:
-    """Reads, quantizes and writes the first `count` values (a multiple of 2048) of `source`; None without gguf."""
+    """A job that reads, quantizes and writes the first `count` values (a multiple of 2048) of `source`; None if gguf is
+    not installed."""
     encode = gguf_encoder(what)
     if encode is None:
         return None
@@ -56,7 +57,7 @@ def gguf_job(source: Path, folder: Path, what: str, count: int, threads: int) ->
 
 
 def llama_job(gguf: Path, folder: Path, what: str, threads: int) -> Callable[[], object] | None:
-    """llama.cpp's own file-to-file quantizer; None where llama-cpp-python or gguf is not installed."""
+    """A job of llama.cpp's own file-to-file quantizer; None if llama-cpp-python or gguf is not installed."""
     if not (installed("llama_cpp") and installed("gguf")):
         return None
     import llama_cpp
@@ -75,14 +76,15 @@ def llama_job(gguf: Path, folder: Path, what: str, threads: int) -> Callable[[],
 
 @cache
 def _silent() -> Any:
-    """A log of llama.cpp's that says nothing; it writes a line a tensor, and has to stay while llama.cpp is used."""
+    """A log callback for llama.cpp that drops its line per tensor. It has to be kept while llama.cpp is used."""
     import llama_cpp
 
     return llama_cpp.llama_log_callback(lambda *_: None)
 
 
 def write_gguf(source: Path, target: Path, params: int) -> None:
-    """The checkpoint that `write_checkpoint(source, params)` made as a bfloat16 GGUF file; values stay on disk."""
+    """Writes the checkpoint that `write_checkpoint(source, params)` made as a bfloat16 GGUF file; values stay on
+    disk."""
     import gguf
 
     found = shapes(params)

@@ -2,8 +2,8 @@
 
 HQQ keeps the scale of the group's range and looks for the zero point that makes Σ|x - x̂|^0.7 small, by half-quadratic
 splitting (Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023). The package `hqq` is
-measured where it is installed; its solver, written out below after the paper with the package's defaults, always: the
-two come to the same zero points.
+measured if it is installed. Its solver, written out below after the paper with the package's defaults, is always
+measured; the two find the same zero points.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _NORM = 0.7
 _BETA, _KAPPA = 10.0, 1.01
 _ITERATIONS = 20
 
-Decoded = Callable[[], torch.Tensor]  # quantizes, and gives the values back only when called
+Decoded = Callable[[], torch.Tensor]  # decodes the quantized values, when it is called
 
 
 def tables(side: int, runs: int) -> Iterator[Table]:
-    """side: of the square matrix. runs: rounds, of which the best counts."""
+    """side: side of the square matrix. runs: number of rounds, of which the best counts."""
     with threads(1):
         bits = bfloat16_bits(np.random.default_rng(0), side * side)
         weight = torch.from_numpy(bits).view(torch.bfloat16).reshape(side, side)
@@ -41,7 +41,7 @@ def tables(side: int, runs: int) -> Iterator[Table]:
 
 
 def half_quadratic(weight: torch.Tensor, bits: int) -> Decoded:
-    """weight: [rows, columns], columns a multiple of GROUP."""
+    """Quantizes by HQQ's solver. weight: [rows, columns], columns a multiple of GROUP."""
     values = weight.float().reshape(-1, GROUP)
     low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
     most = 2**bits - 1
@@ -61,7 +61,7 @@ def half_quadratic(weight: torch.Tensor, bits: int) -> Decoded:
 
 
 def solvers(weight: torch.Tensor, bits: int) -> dict[str, Callable[[], Decoded] | None]:
-    """The package, None where it is not installed, and its solver."""
+    """HQQ's package (None if it is not installed) and its solver, by name."""
     package = f"hqq {version('hqq')}" if installed("hqq") else "hqq"
     return {
         package: partial(_package, weight, bits) if installed("hqq") else None,

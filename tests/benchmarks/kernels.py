@@ -1,8 +1,8 @@
-"""In memory, one thread against one thread, on the same bfloat16 matrix; CPU time of that thread.
+"""Kernels in memory, one thread against one thread, on the same bfloat16 matrix, by the CPU time of that thread.
 
 Median and best of the rounds are both shown, with the target on each, because they can disagree: torchao's int2 takes
-27 ms in a round whose temporaries reuse memory, some 90 ms in one that gets fresh pages (16,000 to 33,000 faults). Ours
-has hardly any temporaries.
+27 ms in a round whose temporaries reuse memory, and some 90 ms in one that gets fresh pages (16,000 to 33,000 page
+faults). Ours has hardly any temporaries.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SHIFTS = torch.tensor([0, 2, 4, 6], dtype=torch.uint8)
 
 
 def tables(side: int, runs: int) -> Iterator[Table]:
-    """side: of the square matrix. runs: rounds."""
+    """side: side of the square matrix. runs: number of rounds."""
     with threads(1):
         bits = bfloat16_bits(np.random.default_rng(0), side * side)
         weight = torch.from_numpy(bits).view(torch.bfloat16).reshape(side, side)
@@ -59,7 +59,8 @@ def _quantize_rows(weight: torch.Tensor, runs: int) -> Iterator[Row]:
 def _against_peers(
     weight: torch.Tensor, runs: int, bits: int, ours: Mapping[str, QuantizationConfig], target: Target | None
 ) -> Iterator[Row]:
-    """target: against the first peer; where there is none, our figures alone are against that one."""
+    """target: target against the first peer. If no peer is installed, the rows have only our figures and that
+    target."""
     peers = quantizers(bits) if target else quantizers(bits)[:1]
     contenders: dict[str, Callable[[], object]] = {
         name: partial(quantize_tensor, weight, config) for name, config in ours.items()
@@ -83,7 +84,7 @@ def _rows(
     peer: str,
     target: Target | None = None,
 ) -> Iterator[Row]:
-    """The same comparison by the median and by the best round."""
+    """Two rows for one comparison, by the median and by the best round."""
     for statistic, pick in (("median", median), ("best", min)):
         rate = {name: count / 1e6 / pick(taken) for name, taken in seconds.items()}
         yield Row(f"{title}, {statistic}", rate[ours], _UNIT, peer, rate.get(peer), target)
@@ -104,7 +105,7 @@ def _decoded(
     best: Callable[[QuantizedTensor, torch.Tensor], dict[str, Callable[[], object]]],
     runs: int,
 ) -> Iterator[Row]:
-    """Against torch as one writes it, and against the fastest spelling into memory that exists already."""
+    """Decoding against torch as one would write it, and against the fastest way to decode into existing memory."""
     expected = q.dequantize(torch.float32)
     assert torch.allclose(plain(q), expected, atol=1e-6)
     out = torch.empty(q.shape, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What the machine gives one thread: figures that bound every other one."""
+"""What the machine gives one thread: figures that limit all others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.benchmarks.timing import best_seconds
 
 
 def tables(nbytes: int, runs: int, folder: str | None) -> Iterator[Table]:
-    """nbytes: of the memory that is worked on."""
+    """nbytes: size of the memory that is worked on."""
     side = max(64, int(nbytes**0.5))
     bits = bfloat16_bits(np.random.default_rng(0), side * side).reshape(side, side)
     weight = torch.from_numpy(bits).view(torch.bfloat16)

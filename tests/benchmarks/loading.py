@@ -1,4 +1,4 @@
-"""What a dataset takes to come back: all of MiniLM in float32, and raw values from the page cache."""
+"""How long loading takes: all of MiniLM in float32, and raw values from the page cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.benchmarks.decoding import decoding
 from tests.benchmarks.table import Row, Table, Target
 from tests.benchmarks.timing import all_seconds
 
-# name → config, compression, most of safetensors' time
+# name → config, compression, upper limit in multiples of safetensors' time
 _KINDS: dict[str, tuple[QuantizationConfig, CompressionName, float]] = {
     "int8 zstd": (QuantizationConfig("int8"), "zstd", 1.3),
     "int8 raw": (QuantizationConfig("int8"), "none", 1.0),
@@ -33,15 +33,15 @@ _KINDS: dict[str, tuple[QuantizationConfig, CompressionName, float]] = {
 _CONTROL = "decoding alone"
 _PEER = "load_file of fp16, .float()"
 _CHUNK_NBYTES = 1 << 20
-_PLAIN = "pread and xxh3_128 of each MiB"  # by Python, straight into the tensors
+_PLAIN = "pread and xxh3_128 of each MiB"  # in Python, straight into the tensors
 
 Stretch = tuple[
     int, int, np.ndarray
-]  # a descriptor, where in its file the bytes begin, and where they belong
+]  # a file descriptor, the offset of the bytes in the file, and their destination
 
 
 def tables(runs: int, nbytes: int, folder: str | None) -> Iterator[Table]:
-    """nbytes: of the raw values. The first table takes 100 MB of the disk, the second as much as there are values."""
+    """nbytes: size of the raw values. The first table takes 100 MB of disk, the second as much as these values."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         yield _minilm(runs, Path(place))
         yield _raw(runs, nbytes, Path(place))
@@ -75,7 +75,7 @@ def _raw(runs: int, nbytes: int, folder: Path) -> Table:
     rows = max(1, nbytes // (8 * side * 4))
     tensors = {
         f"l{i}": torch.full((rows, side), i, dtype=torch.int32) for i in range(8)
-    }  # whole numbers are kept
+    }  # integers are kept as they are
     save_file(tensors, folder / "raw.safetensors")
     run = RunConfig(engine="inline", compression="none")
     ArrowQuantizer(QuantizationConfig("int8"), run).quantize(
@@ -124,7 +124,7 @@ def _module(places: Mapping[str, torch.Tensor]) -> torch.nn.Module:
 def _stretches(
     loader: WeightLoader, target: Path, name: str, open_files: ExitStack, tensor: torch.Tensor
 ) -> list[Stretch]:
-    """Where the layer's values lie and belong, a stretch a block."""
+    """Where the layer's values are stored and where they belong, one stretch per block."""
     out, done, found = tensor.reshape(-1).view(torch.uint8).numpy(), 0, []
     for block in loader.layer(name).blocks:
         assert block.ranges is not None

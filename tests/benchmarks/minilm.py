@@ -1,4 +1,4 @@
-"""The real all-MiniLM-L6-v2: accuracy, sizes, and how long the program takes from the shell."""
+"""The real all-MiniLM-L6-v2: accuracy, sizes, and how long the program takes when started from a shell."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TARGETS: dict[str, tuple[float, float | None, float | None, float | None]] = {
 
 
 def tables(names: Sequence[str] = tuple(_TARGETS)) -> Iterator[Table]:
-    """names: of files in configs/."""
+    """names: names of files in configs/."""
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for name in names for row in _rows(name, Path(folder, name))]
     yield Table("MiniLM, all layers with 2 or more dimensions quantized", tuple(rows))
@@ -52,12 +52,12 @@ def _least(value: float | None) -> Target | None:
 
 
 def dataset_nbytes(target: Path) -> int:
-    """The target without its manifest, its report and the files copied from the source."""
+    """Bytes of the target without its manifest, its report and the files copied from the source."""
     return sum(path.stat().st_size for path in _files(target) if _counts(path.relative_to(target)))
 
 
 def sidecar_nbytes(target: Path) -> int:
-    """Files copied from the source."""
+    """Bytes of the files copied from the source."""
     return sum(
         path.stat().st_size
         for path in _files(target)
@@ -78,7 +78,8 @@ def _is_report(path: Path) -> bool:
 
 
 def process_tables(runs: int) -> Iterator[Table]:
-    """The whole process, interpreter and imports included: the first run ever, then with compiled kernels."""
+    """Times of the whole process, including interpreter and imports: of the first run ever, then with compiled
+    kernels."""
     with tempfile.TemporaryDirectory() as folder:
         cache = {"NUMBA_CACHE_DIR": str(Path(folder, "kernels"))}
         first = _process_seconds(Path(folder, "first"), cache)

@@ -1,6 +1,7 @@
-"""A real S3 server on this machine: bytes read and written a second, and a whole run against a copy of the same bytes.
+"""A real S3 server on this machine: bytes read and written per second, and a whole run against a copy of the same
+bytes.
 
-The server shares the CPUs with whoever is measured, so the client's CPU seconds say as much as the rates.
+The server shares the CPUs with what is measured, so the client's CPU seconds matter as much as the rates.
 """
 
 from __future__ import annotations
@@ -38,14 +39,15 @@ _UNIT = "MiB/s"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Of the fastest round. cpu_seconds: of this process, the client."""
+    """The fastest round. seconds: its wall time. cpu_seconds: CPU seconds of this process, the client."""
 
     seconds: float
     cpu_seconds: float
 
 
 def tables(params: int, runs: int, folder: str | None) -> Iterator[Table]:
-    """folder: on the disk that the server writes to. The last table needs about 6 bytes a parameter there."""
+    """folder: a folder on the disk that the server writes to. The last table needs about 6 bytes per parameter
+    there."""
     with _server(folder) as server:
         yield from _read_tables(server, runs)
         yield from _write_tables(server, runs)
@@ -108,7 +110,7 @@ def _write_tables(server: SeaweedFS, runs: int) -> Iterator[Table]:
 
 
 def _writers(server: SeaweedFS, uri: str, data: bytes) -> Iterator[tuple[str, Callable[[], object]]]:
-    """One object each, replaced every round, its bytes handed over in pieces as a worker's are."""
+    """The ways to write an object. Each has one that is replaced in every round, from pieces like those of a worker."""
     store, fs, path = (
         open_store(uri, Storage(server.storage_options)),
         _s3fs(server),
@@ -138,7 +140,8 @@ def _writers(server: SeaweedFS, uri: str, data: bytes) -> Iterator[tuple[str, Ca
 
 
 def _copy_table(server: SeaweedFS, params: int, runs: int, folder: str | None) -> Table:
-    """Bucket to bucket: int8 by the inline engine with two workers, and two threads that copy with the same client."""
+    """From bucket to bucket: int8 by the inline engine with two workers, and two threads that copy with the same
+    client."""
     source, nbytes = _upload_checkpoint(server, params, folder)
     jobs: dict[str, Callable[[str], object]] = {
         "quantize int8, uncompressed": partial(_quantize, server, source, "none"),
@@ -162,7 +165,7 @@ def _copy_table(server: SeaweedFS, params: int, runs: int, folder: str | None) -
 
 
 def _upload_checkpoint(server: SeaweedFS, params: int, folder: str | None) -> tuple[str, int]:
-    """Its URI and bytes."""
+    """Uploads a checkpoint. Returns its URI and size in bytes."""
     source = server.make_bucket("source")
     store = open_store(source, Storage(server.storage_options))
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".safetensors") as file:
@@ -185,7 +188,7 @@ def _quantize(server: SeaweedFS, source: str, compression: CompressionName, targ
 
 
 def _copy(server: SeaweedFS, source: str, nbytes: int, written: int, target: str) -> None:
-    """Threads take turns in blocks: all bytes are read, `written` of them go to an object a thread."""
+    """Threads take blocks in turn: all bytes are read, and `written` of them are written, to one object per thread."""
     root, _, name = source.rpartition("/")
 
     def lane(k: int) -> None:
@@ -203,7 +206,7 @@ def _copy(server: SeaweedFS, source: str, nbytes: int, written: int, target: str
 
 
 def _rounds(contenders: Mapping[str, Callable[[], object]], runs: int) -> dict[str, Measured]:
-    """They take turns, after a round that does not count, so that a busy machine slows them all."""
+    """Measures contenders in turns, after a round that does not count, so that a busy machine slows all of them."""
     found: dict[str, Measured] = {}
     for call in contenders.values():
         call()
@@ -226,7 +229,7 @@ def _cpu_seconds() -> float:
 
 
 def _both(what: str, found: Mapping[str, Measured], runs: int) -> Iterator[Table]:
-    """Rates, and CPU seconds a GiB, of ours beside each of the others."""
+    """Two tables: rates, and CPU seconds per GiB, of ours next to each of the others."""
     size = _OBJECT_NBYTES / MIB
     rates = {name: size / one.seconds for name, one in found.items()}
     cpu = {name: one.cpu_seconds / size * 1024 for name, one in found.items()}

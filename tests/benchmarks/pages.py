@@ -1,5 +1,5 @@
-"""The HTML report of very many layers: its size, what it takes to write, and how long a keystroke and a sort take in
-Debian's chromium, the new rows laid out included."""
+"""The HTML report of a great many layers: its size, the time to write it, and how long a keystroke and a sort take in
+Debian's chromium, including the layout of the new rows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.report.layer_samples import layer
 from tests.report.report_samples import golden_report
 
 LAYERS = 10_000
-_EXPERTS = 160  # of a block
-# The slowest of what is typed, and of the columns, in milliseconds.
+_EXPERTS = 160  # per block
+# The slowest keystroke, and the slowest column to sort by, in milliseconds.
 _TIMED = """(() => {
   const timed = (act) => {
     const from = performance.now();
@@ -50,7 +50,7 @@ def tables(layers: int, runs: int) -> Iterator[Table]:
         for i in range(layers)
     ]
     report = golden_report()
-    report_page(report)  # templates are compiled once a process
+    report_page(report)  # templates are compiled once per process
     started = time.process_time()
     page = report_page(report, layers=rows)
     written = time.process_time() - started

@@ -1,8 +1,8 @@
-"""What a loader's process takes at its peak, beside what it has when it is open, over budgets: verified streams that
-nobody keeps tensors of, from local disk and from an S3 server on this machine.
+"""Peak memory of a loader's process above its memory when the loader is open, for several budgets: verified streams
+whose tensors are not kept, from local disk and from an S3 server on this machine.
 
-Each is a process of its own, `python -m tests.benchmarks.peaks URI BUDGET OPTIONS_AS_JSON`, with glibc's malloc as it
-is by itself; the kernel says what was resident at most.
+Each is a process of its own, `python -m tests.benchmarks.peaks URI BUDGET OPTIONS_AS_JSON`, with glibc's malloc in its
+default state; the kernel reports the largest resident memory.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from tests.servers.seaweedfs import SeaweedFS
 MIB = 1 << 20
 ALLOWED_NBYTES = 32 * MIB  # above the budget
 _COLUMNS = 1024
-_TIMES = 4  # the budget: all values, decoded
-_SHARES = (1 / 3, 1 / 8, 1 / 8, 1 / 64, 1 / 256)  # of the budget, decoded: a layer each, over and over
+_TIMES = 4  # times the budget: size of all values, decoded
+_SHARES = (1 / 3, 1 / 8, 1 / 8, 1 / 64, 1 / 256)  # of the budget: decoded sizes of layers, over and over
 _COMPRESSIONS: tuple[CompressionName, ...] = ("none", "zstd")
 
 
 def tables(budgets: list[int], folder: str | None) -> Iterator[Table]:
-    """budgets: MiB, a table each. Takes some seven times the largest one of the disk."""
+    """budgets: budgets in MiB, with a table each. Takes about seven times the largest one of disk."""
     for budget in budgets:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             yield _table(budget * MIB, Path(place))
@@ -72,7 +72,7 @@ def _row(name: str, uri: str, budget: int, options: dict[str, Any]) -> Row:
 
 
 def _write_source(path: Path, budget: int) -> None:
-    """bfloat16 layers that take `_TIMES` times `budget` in float32, of which each fits the budget."""
+    """Writes bfloat16 layers that take `_TIMES` times `budget` in float32, each of which fits the budget."""
     header: dict[str, Any] = {}
     offset = done = 0
     while done < _TIMES * budget:
@@ -95,9 +95,9 @@ def _write_source(path: Path, budget: int) -> None:
 def main() -> None:
     uri, budget, options = sys.argv[1:]
     with WeightLoader(uri, int(budget), json.loads(options), dtype="float32") as loader:
-        loader.read(loader.keys()[-1])  # what is loaded and compiled once is not the budget's
+        loader.read(loader.keys()[-1])  # what is loaded and compiled once does not count as the budget's
         before = status_nbytes("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the most is taken from now on
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak of resident memory
         for _, tensor in loader:
             float(tensor[0, 0])
     print(status_nbytes("VmHWM") - before)

@@ -1,4 +1,4 @@
-"""Other quantizers, each as a function of a bfloat16 weight; None where it is not installed.
+"""Other quantizers, each as a function of a bfloat16 weight, or None if it is not installed.
 
 Peers do what their users call: they take the same matrix in memory and return their own quantized form of it.
 """
@@ -26,14 +26,14 @@ GROUP = 128
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """run: quantizes a weight; None: not installed."""
+    """A quantizer. run: quantizes a weight; None: it is not installed."""
 
     name: str
     run: Callable[[torch.Tensor], object] | None
 
 
 def quantizers(bits: int) -> list[Peer]:
-    """Those that know this many bits; torchao first, which the targets are about."""
+    """The quantizers that support this many bits, torchao first: the targets are about it."""
     found = [_torchao(bits), _quanto(bits)]
     if bits == 8:
         found.append(Peer("torch abs().amax → round → clamp", plain_int8))
@@ -43,7 +43,7 @@ def quantizers(bits: int) -> list[Peer]:
 
 
 def plain_int8(weight: torch.Tensor) -> object:
-    """What one writes in torch without a library; a scale a row."""
+    """What one would write in torch without a library, with a scale per row."""
     import torch
 
     values = weight.to(torch.float32)
@@ -59,7 +59,7 @@ def _torchao(bits: int) -> Peer:
 
 
 def by_torchao(weight: torch.Tensor, bits: int) -> torch.nn.Linear:
-    """A layer with torchao's form of the weight: int8 a row, fewer bits in groups."""
+    """A layer with torchao's form of the weight: int8 by row, fewer bits in groups."""
     with _quiet():
         import torch
         from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
@@ -82,7 +82,7 @@ def _quanto(bits: int) -> Peer:
 
 
 def by_quanto(weight: torch.Tensor, bits: int) -> torch.nn.Module:
-    """A layer with quanto's form of the weight, as `0` of a model."""
+    """A model whose layer `0` has quanto's form of the weight."""
     with _quiet():
         import torch
         from optimum import quanto
@@ -111,7 +111,8 @@ def _gguf(bits: int) -> Peer:
 
 
 def gguf_encoder(what: str) -> Callable[[np.ndarray], np.ndarray] | None:
-    """bfloat16 bits [..., columns] → bytes of a GGUF type, as gguf's own converter does: widened, then in numpy."""
+    """A function from bfloat16 bits [..., columns] to bytes of a GGUF type. Like gguf's own converter, it widens the
+    values and quantizes them in numpy."""
     if not installed("gguf"):
         return None
     from gguf import GGMLQuantizationType, quants
@@ -129,7 +130,7 @@ def gguf_encoder(what: str) -> Callable[[np.ndarray], np.ndarray] | None:
 def installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # the package around it
+    except ModuleNotFoundError:  # the package around them
         return False
 
 
@@ -145,7 +146,7 @@ def _linear(weight: torch.Tensor) -> torch.nn.Linear:
 
 @contextmanager
 def _quiet() -> Iterator[Any]:
-    """Without the deprecation notes of other people's imports."""
+    """Suppresses deprecation warnings of other packages' imports."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,6 +1,7 @@
-"""What it takes to open and plan checkpoints of very many layers: seconds and memory, each in a process of its own.
+"""Time and memory for opening and planning checkpoints with a great many layers, each in a process of its own.
 
-The files are all holes but for their headers, which lie in the page cache: weights are never read, and so cost no disk.
+Apart from their headers, which are in the page cache, the files are holes: weights are never read, so they take no
+disk.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Layers of `side` × 128 bfloat16 values in so many files. scaled: each is float8 codes and scales besides."""
+    """A model.
+
+    layers: number of layers, of `side` × 128 bfloat16 values each. files: number of files. scaled: each layer is float8
+    codes with scales instead.
+    """
 
     layers: int
     files: int
@@ -100,7 +105,7 @@ def _write_holes(path: Path, header: dict[str, object], nbytes: int) -> None:
 
 
 def measure(folder: str) -> dict[str, float]:
-    """Seconds of each phase and of the CPU in all of them; `idle`: MiB that the process had before the first."""
+    """Seconds of each phase, and CPU seconds of all of them; `idle`: MiB that the process had before the first one."""
     from arrowquant_dist.checkpoint.open import open_checkpoint
     from arrowquant_dist.config import QuantizationConfig, RunConfig
     from arrowquant_dist.machine import peak_memory_nbytes

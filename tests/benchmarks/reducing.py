@@ -1,7 +1,7 @@
-"""The driver alone: all shards of a big plan are committed, and it has to read, reduce and publish them.
+"""The driver alone: all shards of a large plan are committed, and it has to read, reduce and publish them.
 
-`python -m tests.benchmarks.reducing prepare|run FOLDER LAYERS` are the processes that this starts: one leaves a target
-whose workers are done (parts are sparse files), the other is the driver that finds it so.
+`python -m tests.benchmarks.reducing prepare|run FOLDER LAYERS` are the processes that this starts. `prepare` leaves a
+target whose workers are done (parts are sparse files); `run` is the driver that finds it in that state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.benchmarks.table import Row, Table, at_most
 from tests.benchmarks.timing import run_process
 
 LAYERS = 200_000
-_SHAPE = (2048, 3200)  # bfloat16: 13 MB; ten of them are a shard
+_SHAPE = (2048, 3200)  # in bfloat16 13 MB; ten of them make a shard
 _NBYTES = 2 * _SHAPE[0] * _SHAPE[1]
 _RUN = RunConfig(engine="inline", shard_bytes=10 * (_NBYTES + 4096))
 _PER_FILE = 1000
@@ -54,7 +54,7 @@ def _command(what: str, folder: str, layers: int) -> list[str]:
 
 
 def checkpoint(layers: int) -> Checkpoint:
-    """A layer table without a checkpoint: the driver reads headers alone, and they are here."""
+    """A layer table without a checkpoint, which is enough because the driver only reads headers."""
     uris = [f"/models/m/model-{i:05d}.safetensors" for i in range(-(-layers // _PER_FILE))]
     table = tuple(
         Layer(
@@ -87,7 +87,7 @@ def prepare(folder: Path, layers: int) -> dict[str, object]:
 
 
 def run(folder: Path, layers: int) -> dict[str, object]:
-    """The driver from the layer table on."""
+    """Runs the driver, beginning with the layer table."""
     from arrowquant_dist.driver import quantize
 
     table = checkpoint(layers)

@@ -1,6 +1,6 @@
 """One run in a process of its own: `python -m tests.benchmarks.run_one SOURCE TARGET RUN_CONFIG_AS_JSON [PRESET]` →
-JSON: seconds of the run alone, without what it imports, `wall` with that, `engine`: of the workers, and the most memory
-of the process. Of a run by Ray that is the driver's.
+JSON with the seconds of the run without imports, `wall` (with imports) and `engine` (of the workers), and the peak
+memory of the process, which with Ray is the driver.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models whose weights stay codes in memory, against the same in float32 or bfloat16: time and memory."""
+"""Time and memory of models whose weights stay codes in memory, against the same models in float32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from arrowquant_dist import ArrowQuantizer, QuantizationConfig, quantize_tensor
 from tests.benchmarks.table import Row, Table, Target, at_most
 from tests.benchmarks.timing import all_seconds, run_process
 
-# Of float32's time: one input times a square matrix, and 32 sentences through MiniLM. MB: MiniLM's codes in memory.
+# Shares of float32's time: one input times a square matrix; 32 sentences through MiniLM. MB of MiniLM's codes in
+# memory.
 _ONE_INPUT = {"int8": 0.6, "int4": 0.5, "int3": None, "int2": 0.5}
 _SENTENCES = {"int8": 1.2, "int4": 1.2, "int2": 1.5}
 RESIDENT_MB = {"int8": 60.0, "int2": 30.0}
-_MANY = 256  # inputs, as a prompt has
+_MANY = 256  # number of inputs, as in a prompt
 _WORDS = [
     "the",
     "of",
@@ -41,7 +42,7 @@ _WORDS = [
     "away",
 ]
 
-# Before: libraries are imported, a small model has run (so BLAS is there), and a dataset has been opened.
+# Before that, libraries are imported, a small model has run (so BLAS is loaded), and a dataset has been opened.
 MEASURED = """
 import sys
 from pathlib import Path
@@ -71,7 +72,7 @@ print(resident() - before)
 
 
 def tables(side: int, runs: int) -> Iterator[Table]:
-    """side: of the square matrix. runs: rounds, in turns; medians are compared."""
+    """side: side of the square matrix. runs: number of rounds, in turns; medians are compared."""
     yield Table(f"one input times a {side}² matrix, median of {runs}", tuple(_one_input(side, runs)))
     for width in (side // 2, side):
         name = f"{_MANY} bfloat16 inputs times a {width}² matrix, median of {runs}"
@@ -107,7 +108,7 @@ def _one_input(side: int, runs: int) -> Iterator[Row]:
 
 
 def _many_inputs(side: int, runs: int) -> Iterator[Row]:
-    """Against the layer that is loaded decoded, in bfloat16."""
+    """Many inputs, against the layer that is loaded decoded, in bfloat16."""
     import torch
 
     from arrowquant_dist import QuantLinear, QuantWeight
@@ -155,7 +156,7 @@ def _rows(
     runs: int,
     other: str = "float32",
 ) -> Iterator[Row]:
-    """other: what `plain` is called."""
+    """One row per contender but `plain`, against that one. other: its name in the table."""
     seconds = {name: 1e3 * median(found) for name, found in all_seconds(contenders, runs).items()}
     plain = seconds.pop("plain")
     for name, ours in seconds.items():

@@ -1,6 +1,6 @@
-"""`--size` without data against `mse` int4 of the same file, in as many bytes: whole processes with two workers.
+"""`--size` without data against `mse` int4 of the same file in as many bytes: whole processes with two workers.
 
-How each layer is stored is chosen by some rows of it, 16 million values of all layers together, so what that takes does
+Some rows of each layer, 16 million values of all layers together, decide how it is stored, so the time for that does
 not grow with the file.
 """
 
@@ -21,7 +21,7 @@ _INT4 = ("--quant", "int4", "--method", "mse")
 
 
 def tables(params: int, runs: int, folder: str | None) -> Iterator[Table]:
-    """folder: on the disk to measure. Needs about 3 bytes a parameter there."""
+    """folder: a folder on the disk to measure; about 3 bytes per parameter are needed there."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         source = Path(name, "model.safetensors")
         count = write_checkpoint(source, params)
@@ -36,7 +36,7 @@ def tables(params: int, runs: int, folder: str | None) -> Iterator[Table]:
 
 
 def _quantize(source: Path, count: int, *options: str) -> tuple[float, int]:
-    """Seconds of the process, and bytes of the parts."""
+    """The seconds of the process, and the bytes of the parts."""
     out = source.parent / "out"
     command = [sys.executable, "-m", "arrowquant_dist", "quantize", str(source), str(out), *options]
     warm(source)

@@ -1,4 +1,5 @@
-"""A checkpoint to measure with: Llama-like shapes, random bfloat16, bounded memory; the same bytes every time."""
+"""Writes a checkpoint to measure with: Llama-like shapes, random bfloat16, the same bytes every time, in bounded
+memory."""
 
 from __future__ import annotations
 
@@ -7,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-_CHUNK = 4 << 20  # values made at a time
+_CHUNK = 4 << 20  # values that are made at a time
 _SEED = 0
 _SPREAD = np.float32(0.02)
 
 
 def shapes(params: int) -> dict[str, tuple[int, ...]]:
-    """About `params` values (at least one layer's): TinyLlama's widths, or an eighth of them for small checkpoints."""
+    """Names and shapes with about `params` values (at least one layer): TinyLlama's widths, or an eighth of them for
+    small checkpoints."""
     width, vocabulary = (2048, 32000) if params >= 200_000_000 else (256, 1000)
-    inner, narrow = width * 11 // 512 * 128, width // 8  # whole groups of 128, which some peers need
+    inner, narrow = width * 11 // 512 * 128, width // 8  # multiples of 128: some peers need whole groups
     block = {
         "self_attn.q_proj": (width, width),
         "self_attn.k_proj": (narrow, width),
@@ -59,6 +61,6 @@ def bfloat16_bits(random: np.random.Generator, count: int) -> np.ndarray:
 
 
 def data_start(path: Path) -> int:
-    """Where the values begin in a safetensors file."""
+    """Offset of the values in a safetensors file."""
     with path.open("rb") as file:
         return 8 + int.from_bytes(file.read(8), "little")

@@ -1,9 +1,9 @@
-"""Codes from an S3 server on this machine, verified, against Run:ai's Model Streamer on as many bytes of safetensors,
-and against a client that receives the same bytes into new memory and does no more with them.
+"""Verified codes from an S3 server on this machine, against Run:ai's Model Streamer on as many bytes of safetensors,
+and against a client that receives the same bytes into new memory and does nothing else with them.
 
-Each side is a process of its own, which has talked to the server once and says how long it took from opening to the
-last tensor. Run:ai's needs the packages runai-model-streamer and runai-model-streamer-s3, and torch, in the environment
-that `--runai` names the python of.
+Each side is a process of its own, which has talked to the server once and reports how long it took from opening to the
+last tensor. Run:ai's needs torch and the packages runai-model-streamer and runai-model-streamer-s3 in the environment
+whose Python `--runai` names.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ print(time.perf_counter() - started)
 
 
 def tables(params: int, runs: int, folder: str | None, runai: str) -> Iterator[Table]:
-    """As `measured`. runai: the python that has the peer."""
+    """A table of what `measured` gives. runai: path of the Python that has the peer."""
     seconds, nbytes = measured(params, runs, folder, [runai])
     rates = {name: nbytes / 1e9 / median(found) for name, found in seconds.items()}
     rows = tuple(
@@ -101,8 +101,11 @@ def tables(params: int, runs: int, folder: str | None, runai: str) -> Iterator[T
 def measured(
     params: int, runs: int, folder: str | None, pythons: Sequence[str]
 ) -> tuple[dict[str, list[float]], int]:
-    """Seconds of each round by compression, by PEER where one of `pythons` has it, and by what received the same bytes;
-    and the codes' bytes. params: about as many bytes are streamed; takes 7 bytes of the disk each."""
+    """The seconds of each round, by compression, by PEER (if one of `pythons` has it) and by the client that only
+    receives the bytes; and the size of the codes in bytes.
+
+    params: about as many bytes are streamed; takes 7 bytes of disk for each of them.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as place:
         server = SeaweedFS(Path(place) / "server")
         try:
@@ -145,7 +148,7 @@ def _measured(
     for name in [
         *commands,
         *(name for _ in range(runs) for name in commands),
-    ]:  # the first of each does not count
+    ]:  # the first round of each does not count
         seconds[name].append(_seconds(commands[name], server))
     nbytes = sum(array.numel() for array in _codes(folder / "none").values())
     return {name: found[1:] for name, found in seconds.items()}, nbytes
@@ -161,14 +164,14 @@ def _limit(compression: str) -> str:
 
 
 def _signed(uri: str, options: Mapping[str, object]) -> list[tuple[str, int]]:
-    """A URL that anyone may read, and the size, of each part."""
+    """For each part, a URL that anyone may read and its size."""
     fs = S3FileSystem(**options)
     parts = sorted(path for path in fs.find(uri) if path.endswith(".parquet"))
     return [(fs.sign(path, expiration=24 * 3600), fs.info(path)["size"]) for path in parts]
 
 
 def _codes(target: Path) -> dict[str, torch.Tensor]:
-    """As many bytes as the codes have, in tensors of their sizes."""
+    """Tensors of as many bytes as the codes, with their sizes."""
     with WeightLoader(target, dequantize=False) as loader:
         return {name: torch.from_numpy(np.array(tensor.codes)) for name, tensor in loader}
 
@@ -181,7 +184,7 @@ def _seconds(command: list[str], server: SeaweedFS) -> float:
 
 
 def _environment(server: SeaweedFS) -> Mapping[str, str]:
-    """What Run:ai's streamer takes its settings from."""
+    """The environment variables from which Run:ai's streamer takes its settings."""
     return {
         "RUNAI_STREAMER_CONCURRENCY": str(_WAYS),
         "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
@@ -196,7 +199,7 @@ def _environment(server: SeaweedFS) -> Mapping[str, str]:
 def main() -> None:
     uri, options = sys.argv[1:]
     opened = partial(WeightLoader, uri, storage_options=json.loads(options), dequantize=False, workers=_WAYS)
-    opened().close()  # which imports what it takes to talk to S3
+    opened().close()  # imports everything that is needed to talk to S3
     start = time.perf_counter()
     nbytes = 0
     with opened() as loader:

@@ -1,4 +1,4 @@
-"""Rows of a benchmark, each with both sides measured, and how they are printed."""
+"""Rows of a benchmark, each with measurements of both sides, and how they are printed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 NOT_INSTALLED = "not installed"
 _NOTHING = "–"
 _HEAD = ("", "ours", "", "peer or limit", "theirs", "ratio", "target", "met")
-_LEFT = {0, 2, 3}  # columns of words
+_LEFT = {0, 2, 3}  # columns that hold words
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """At least, or at most, so much: of `ours`, or of the ratio ours / theirs where `of_ratio`."""
+    """A limit for `ours` or, with `of_ratio`, for the ratio ours / theirs: at least `value` or, with `at_most`, at
+    most."""
 
     value: float
     at_most: bool = False
@@ -22,7 +23,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure. peer: what `theirs` is measured on, in the same unit; theirs None: that peer is not installed."""
+    """One figure.
+
+    peer: what `theirs` was measured on, in the same unit. theirs: None if that peer is not installed.
+    """
 
     name: str
     ours: float
@@ -37,7 +41,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """None where there is no target, or nobody to compare with."""
+        """Whether the target is met; None if there is no target, or no peer to compare with."""
         if self.target is None:
             return None
         measured = self.ratio if self.target.of_ratio else self.ours
@@ -61,12 +65,12 @@ def at_most(value: float) -> Target:
 
 
 def ratio_of(value: float) -> Target:
-    """At least so many times the peer's figure."""
+    """A target of at least `value` times the peer's figure."""
     return Target(value, of_ratio=True)
 
 
 def render(table: Table) -> str:
-    """Aligned columns under the title, for a terminal or a Markdown file."""
+    """The table with aligned columns under its title, for a terminal or a Markdown file."""
     lines = [_HEAD, *(_cells(row) for row in table.rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(_HEAD))]
 
@@ -107,7 +111,7 @@ def _target(target: Target | None) -> str:
 
 
 def number(value: float) -> str:
-    """Two to four digits; more for what is just below 1, such as a cosine."""
+    """The value with two to four digits, or more if it is just below 1, such as a cosine."""
     if value >= 1000:
         return f"{value:,.0f}"
     if value >= 100:

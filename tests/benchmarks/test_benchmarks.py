@@ -1,4 +1,4 @@
-"""The benchmarks can be run: every table is built, on sizes that say nothing about speed."""
+"""The benchmarks can be run: every table is built, with sizes that say nothing about speed."""
 
 from __future__ import annotations
 

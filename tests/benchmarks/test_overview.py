@@ -1,4 +1,4 @@
-"""The overview can be measured, kept, and shown; what it says of a peer that is not there is that."""
+"""The overview can be measured, stored and shown, and says which peers are not installed."""
 
 from __future__ import annotations
 

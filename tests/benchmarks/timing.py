@@ -1,4 +1,4 @@
-"""Seconds of functions and of whole processes; contenders take turns, so that a busy machine slows them all."""
+"""Times functions and whole processes. Contenders take turns, so that a busy machine slows all of them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def all_seconds(
     runs: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each of `runs` rounds, after one that does not count. What a call returns is let go of outside of the
-    measured time.
+    """The seconds of each contender in each of `runs` rounds, after a round that does not count. What a call returns is
+    freed outside the measured time.
 
-    clock: time.thread_time for what runs on the calling thread alone; it stands still while others have the CPU.
+    clock: use time.thread_time for work on the calling thread alone; it stands still while others have the CPU.
     """
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for call in contenders.values():
@@ -49,8 +49,8 @@ def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
     return seconds
 
 
-# Started between this process and the measured one: Linux counts what a process was forked from (here: torch, and
-# what `settle` touched) into its ru_maxrss, so it has to be forked from something small.
+# A small process between this one and the measured one. Linux counts the memory of the process that another was forked
+# from (here torch, and what `settle` touched) into its ru_maxrss, so the measured one is forked from something small.
 _LAUNCHER = """
 import json, os, sys, time
 start = time.perf_counter()
@@ -64,7 +64,10 @@ with open(sys.argv[1], "w") as file:
 
 @dataclass(frozen=True, slots=True)
 class ProcessRun:
-    """One process, from its start to its end. peak_nbytes: its largest resident set."""
+    """A process that has ended.
+
+    seconds: time from its start to its end. peak_nbytes: largest resident set. output: its stdout.
+    """
 
     seconds: float
     peak_nbytes: int
@@ -72,7 +75,7 @@ class ProcessRun:
 
 
 def run_process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> ProcessRun:
-    """Runs `command`, whose first word is a path, to its end. Raises RuntimeError, with its stderr, where it fails."""
+    """Runs `command`, whose first word is a path, to its end. Raises RuntimeError with its stderr if it fails."""
     with tempfile.NamedTemporaryFile("r") as found:
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, found.name]
         done = subprocess.run(
@@ -89,10 +92,10 @@ def run_process(command: Sequence[str], environment: Mapping[str, str] | None = 
 
 
 def settle(nbytes: int) -> None:
-    """Touches so much memory and frees it, just before something is measured.
+    """Touches `nbytes` of memory and frees it, just before something is measured.
 
-    A virtual machine may give free memory back to its host, and needs 3 s of kernel time a GiB to get it again:
-    measured, a plain copy took 2.1 s in a machine that had been idle, and 0.3 s directly afterwards.
+    A virtual machine may give free memory back to its host, and needs 3 s of kernel time per GiB to get it again: a
+    plain copy took 2.1 s on a machine that had been idle, and 0.3 s directly afterwards.
     """
     touched = np.empty(nbytes, np.uint8)
     touched[:: mmap.PAGESIZE] = 1
@@ -100,7 +103,7 @@ def settle(nbytes: int) -> None:
 
 @contextmanager
 def emptied(folder: Path) -> Iterator[None]:
-    """A new empty folder for what a measured job writes, gone afterwards with all that is in it."""
+    """A new empty folder for what a measured job writes, removed afterwards with everything in it."""
     folder.mkdir()
     try:
         yield

@@ -1,4 +1,4 @@
-"""A folder's files as objects, for a benchmark to read."""
+"""Uploads a folder's files as objects, for a benchmark to read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`verify` of a dataset in many parts: the time a row has to be the same, however many parts there are.
+"""`verify` of a dataset with many parts: the time per row has to be the same however many parts there are.
 
 `python -m tests.benchmarks.verifying FOLDER PARTS` is the process that this starts: it makes such a dataset, verifies
-it, and says how long that took.
+it, and reports how long that took.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def measure(parts: int, folder: str | None) -> dict[str, float]:
 
 
 def write_source(folder: Path, layers: int) -> None:
-    """Small matrices of noise, 10,000 to a file."""
+    """Writes small matrices of noise, 10,000 per file."""
     folder.mkdir()
     for number, first in enumerate(range(0, layers, _PER_FILE)):
         names = range(first, min(first + _PER_FILE, layers))
@@ -72,7 +72,7 @@ def write_source(folder: Path, layers: int) -> None:
 
 
 def run(folder: Path) -> dict[str, float]:
-    """Makes the dataset and verifies it, each part of about _ROWS_A_PART rows."""
+    """Makes the dataset, with about _ROWS_A_PART rows per part, and verifies it."""
     from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
     from arrowquant_dist.plan.cut import BLOCK_OVERHEAD_NBYTES
     from arrowquant_dist.verify import verify

@@ -1,8 +1,8 @@
-"""all-MiniLM-L6-v2 by what is stored and by what is left of its sentence embeddings, for ways of ours and of peers.
+"""all-MiniLM-L6-v2 stored by this program and by peers: bytes, and how close its sentence embeddings stay.
 
-Every matrix is quantized, embeddings too; vectors stay float32. All models are the same sentence-transformers model,
-filled with each way's values, and judged by the same texts, which nothing was calibrated with. Bytes are those of the
-weights: of ours the part files, of peers what `decoded_peers` counts.
+Every matrix is quantized, embeddings too; vectors stay float32. All are the same sentence-transformers model, filled
+with the values of each way to store it, and judged with the same texts, which were not used for calibration. Bytes are
+those of the weights: for ours those of the part files, for peers those that `decoded_peers` counts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.benchmarks.overview.decoded_peers import Decoder, decoders
 from tests.benchmarks.overview.figures import Spot
 
 OURS = "ours"
-CALIBRATED = f"{OURS}, "  # and with how many texts
+CALIBRATED = f"{OURS}, "  # followed by the number of texts
 JUDGED_BY = "builtin:held-back"
 _RUN = RunConfig(engine="inline")
 DATA_FREE = {
@@ -45,7 +45,7 @@ Values = Mapping[str, torch.Tensor]
 
 
 class Judge:
-    """The model with its own values, and what it makes of the texts."""
+    """The model with its own values, and the embeddings that it gives the texts."""
 
     def __init__(self) -> None:
         from sentence_transformers import SentenceTransformer
@@ -57,8 +57,8 @@ class Judge:
         self._wanted = self._embedded()
 
     def cosine(self, values: Values) -> float:
-        """Mean over the texts. values: by the source's names, of which a buffer may be none of the model's; what they
-        leave out keeps the original's."""
+        """Mean cosine over the texts. values: values by the source's names; the model may lack a buffer of the source,
+        and what `values` lacks keeps the original's value."""
         known = {name: value for name, value in values.items() if name in self.original}
         assert known
         self._inner.load_state_dict({**self.original, **known})
@@ -73,7 +73,7 @@ class Judge:
 
 
 def spots(texts: int) -> Iterator[Spot]:
-    """texts: how many of `builtin` ours is calibrated with, as fast as that goes; 0: not at all."""
+    """texts: number of texts of `builtin` that ours is calibrated with; 0: ours is not calibrated."""
     judge = Judge()
     with tempfile.TemporaryDirectory() as place:
         for name, config in DATA_FREE.items():

@@ -1,4 +1,4 @@
-"""What a dataset takes to come back, and to become other programs' files."""
+"""Time to load a dataset, and to export it to other programs' files."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _CODES = "safetensors load_file of the same codes, copied"
 
 
 def loading(source: Source, runs: int, folder: Path) -> Iterator[Comparison]:
-    """Each job ends with tensors of its own: load_file's are mapped, so what they hold is read by what is done to them.
-    safetensors verifies nothing."""
+    """Loading. Each job ends with tensors in memory of their own: those of load_file are mapped, so they are only read
+    by what is done with them afterwards. safetensors verifies nothing."""
     uncompressed = RunConfig(engine="inline", compression="none")
     for name, config in (("int8", QuantizationConfig("int8")), ("int4", grouped(4, symmetric=False))):
         ArrowQuantizer(config, uncompressed).quantize(source.file, folder / name)
@@ -55,7 +55,7 @@ def loading(source: Source, runs: int, folder: Path) -> Iterator[Comparison]:
 
 
 def streams(params: int, runs: int, pythons: Sequence[str], folder: Path) -> Iterator[Comparison]:
-    """pythons: interpreters in which Run:ai's streamer may be."""
+    """pythons: Python interpreters that may have Run:ai's streamer."""
     found, nbytes = streaming.measured(params, runs, str(folder), pythons)
     rates = {name: Measured.of(nbytes / 1e6, taken) for name, taken in found.items()}
     for compression in streaming.COMPRESSIONS:
@@ -66,7 +66,7 @@ def streams(params: int, runs: int, pythons: Sequence[str], folder: Path) -> Ite
 
 
 def exports(nbytes: int, runs: int, folder: Path) -> Iterator[Comparison]:
-    """nbytes: stored, of the dataset."""
+    """nbytes: stored bytes of the dataset."""
     dataset = exporting.made_dataset(folder, nbytes)
     for name in _FORMATS:
         seconds, copied, written = exporting.measured_on_disk(dataset, name, runs, folder)

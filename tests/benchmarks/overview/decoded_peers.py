@@ -1,7 +1,7 @@
-"""What other quantizers leave of a matrix: its values afterwards, and the bytes that they would be stored in.
+"""Matrices quantized by other libraries: the decoded values, and the bytes that the codes would be stored in.
 
-Bytes are of codes, packed as tightly as their bits allow, and of scales and zero points in the dtype that the library
-keeps; nothing of a file's framing. That is no more than any file of theirs takes.
+Bytes are those of the codes, packed as tightly as their bits allow, and of scales and zero points in the dtype that the
+library keeps, without the framing of a file: no file of theirs takes less.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 from tests.benchmarks.half_quadratic import half_quadratic
 from tests.benchmarks.peers import GROUP, by_quanto, by_torchao, installed
 
-Stored = tuple[torch.Tensor, int]  # values in float32, and bytes
+Stored = tuple[torch.Tensor, int]  # decoded values in float32, and bytes
 _HALF_NBYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """stored: of a float32 matrix [rows, columns], columns a multiple of GROUP."""
+    """A peer's way. stored: quantizes a float32 matrix [rows, columns], with columns a multiple of GROUP."""
 
     maker: str
     name: str
@@ -31,7 +31,7 @@ class Decoder:
 
 
 def decoders() -> Iterator[Decoder]:
-    """Of the peers that are installed, and of HQQ's solver."""
+    """The decoders of the peers that are installed, and of HQQ's solver."""
     if installed("torchao"):
         maker = f"torchao {version('torchao')}"
         yield Decoder(maker, "int8 a row", lambda weight: _torchao(weight, 8))
@@ -96,5 +96,5 @@ def _llama(weight: torch.Tensor, what: str) -> Stored:
 
 def _hqq(weight: torch.Tensor, bits: int) -> Stored:
     values = half_quadratic(weight, bits)()
-    beside = weight.numel() // GROUP * 2 * _HALF_NBYTES  # a scale and a zero point
+    beside = weight.numel() // GROUP * 2 * _HALF_NBYTES  # a scale and a zero point per group
     return values, weight.numel() * bits // 8 + beside

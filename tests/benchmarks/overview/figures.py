@@ -1,4 +1,4 @@
-"""What an overview consists of, as values that go through JSON and back."""
+"""The parts of an overview, as values that survive a round trip through JSON."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class Measured:
         return max(self.values)
 
     def over(self, other: Measured) -> Measured:
-        """Round by round: what both did in the same minute."""
+        """Ratios round by round, so that each is of the same minute."""
         return Measured(tuple(mine / its for mine, its in zip(self.values, other.values, strict=True)))
 
     @classmethod
     def of(cls, amount: float, seconds: list[float]) -> Measured:
-        """Rates."""
+        """Rates: `amount` divided by the seconds of each round."""
         return cls(tuple(amount / taken for taken in seconds))
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The same work by this program and by a peer, as rates: more is better. missing: why `theirs` is None."""
+    """The same work done by this program and by a peer, as rates: more is better. missing: why `theirs` is None."""
 
     part: str
     name: str
@@ -58,7 +58,9 @@ class Comparison:
 @dataclass(frozen=True, slots=True)
 class Spot:
     """One way to store MiniLM: its bytes, and the mean cosine of its sentence embeddings to the original's.
-    maker: `ours`, `ours, N texts` that it was calibrated with, or the peer."""
+
+    maker: `ours`, `ours, N texts` if it was calibrated with that many, or the peer.
+    """
 
     maker: str
     name: str
@@ -68,7 +70,7 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One figure over another. points: (what was set, what was measured)."""
+    """One figure over another. points: pairs of the value that was set and of what was measured."""
 
     title: str
     across: str
@@ -78,7 +80,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """machine: what it was measured on, in words; versions: of the peers."""
+    """Everything that was measured. machine: description of the machine. versions: versions of the peers."""
 
     date: str
     machine: str
@@ -94,7 +96,7 @@ class Overview:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Overview:
-        """Raises ValueError for another version's."""
+        """Reads what `to_dict` gave. Raises ValueError for another version."""
         if values.get("overview_version") != VERSION:
             raise ValueError(f"overview_version {values.get('overview_version')!r}, not {VERSION}")
         return cls(

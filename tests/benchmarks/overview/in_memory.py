@@ -1,4 +1,4 @@
-"""Quantizers on one bfloat16 matrix in memory, one thread each, by the CPU time of that thread."""
+"""Quantizers on one bfloat16 matrix in memory, with one thread each, by the CPU time of that thread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CONFIGS = {
 
 
 def comparisons(side: int, runs: int) -> Iterator[Comparison]:
-    """side: of the square matrix."""
+    """side: side of the square matrix. runs: number of rounds."""
     with threads(1):
         bits = bfloat16_bits(np.random.default_rng(0), side * side)
         weight = torch.from_numpy(bits).view(torch.bfloat16).reshape(side, side)

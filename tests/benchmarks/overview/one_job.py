@@ -1,8 +1,8 @@
 """One file-to-file job of a peer in a process of its own: `python one_job.py PEER SOURCE OUT WORKERS SCHEME` → its
-seconds, without what it imports.
+seconds without imports.
 
-A script that needs nothing beside it, so that any interpreter runs it in which the peer is installed. What ours is
-measured by is tests/benchmarks/run_one.py.
+The script needs no other module of this repository, so that any interpreter that has the peer can run it. Ours is
+measured by tests/benchmarks/run_one.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def llm_compressor(source: str, out: str, workers: int, scheme: str) -> float:
 
 
 def auto_round(source: str, out: str, workers: int, scheme: str) -> float:
-    """Round to nearest, without a search, in its model-free way."""
+    """Rounds to nearest, without a search, in auto-round's model-free mode. Returns the seconds."""
     import torch
     from auto_round import AutoRound
 
@@ -34,7 +34,7 @@ def auto_round(source: str, out: str, workers: int, scheme: str) -> float:
             iters=0,
             disable_opt_rtn=True,
             model_free=True,
-            enable_torch_compile=False,  # which takes longer than it saves
+            enable_torch_compile=False,  # compiling takes longer than it saves
             device_map="cpu",
         )
         rounder.quantize_and_save(output_dir=out, format="auto_round")

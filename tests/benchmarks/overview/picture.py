@@ -1,4 +1,4 @@
-"""An overview as one SVG that needs nothing beside it, light or dark as its reader's system is."""
+"""Draws an overview as one self-contained SVG, light or dark like the reader's system."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STYLE = """
 
 
 def picture(overview: Overview) -> str:
-    """Ratios with their spread, accuracy over bytes, and curves, below each other."""
+    """The picture: ratios with their spread, accuracy over bytes, and curves, one below the other."""
     parts, at = [], _MARGIN
     for panel in (_ratios(overview.comparisons, at),):
         svg, at = panel
@@ -96,7 +96,7 @@ def _ratios(comparisons: Sequence[Comparison], top: float) -> tuple[str, float]:
 
 
 def _accuracy(spots: Sequence[Spot], top: float) -> tuple[str, float]:
-    """How far the mean cosine is from 1, halved again and again upwards."""
+    """Stored bytes against 1 − mean cosine, on an axis where each step upwards halves that difference."""
     title = "all-MiniLM-L6-v2: weights in MB, and how far sentence embeddings are from the original's (1 − cosine)"
     left, right, bottom = _MARGIN + 46, WIDTH * 0.58, top + _TALL
     along = doubling([spot.nbytes / 1e6 for spot in spots], left + 12, right - 12)
@@ -120,7 +120,7 @@ def _accuracy(spots: Sequence[Spot], top: float) -> tuple[str, float]:
 
 
 def _line(maker: str, tone: str, spots: Sequence[Spot], places: dict[Spot, tuple[float, float]]) -> str:
-    """The sizes that were asked for, joined."""
+    """A line that joins the spots whose size was asked for."""
     joined = [places[spot] for spot in spots if _family(spot) == maker and "--size" in spot.name]
     return polyline(joined, tone) if len(joined) > 1 else ""
 
@@ -138,7 +138,7 @@ def _lost(power: float) -> str:
 
 
 def _curves(curves: Sequence[Curve], top: float) -> tuple[str, float]:
-    """Three in a line."""
+    """The curves, three in a row."""
     drawn, columns = [words(_MARGIN, top + 10, "This program, int8", "head")], 3
     width = (WIDTH - 2 * _MARGIN) / columns
     lines = math.ceil(len(curves) / columns)

@@ -1,4 +1,4 @@
-"""The overview, from its first measurement to the files that show it."""
+"""Makes the overview, from the first measurement to the files that show it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ NAMES = ("overview.json", "overview.md", "overview.svg")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """side: of the matrix in memory. params: of the checkpoint. texts: that ours is calibrated with, 0: not at all.
-    pythons: interpreters in which peers may be, beside this one. folder: on the disk to measure."""
+    """How large the measurements are.
+
+    runs: number of rounds. side: side of the matrix in memory. params: parameters of the checkpoint. stored_nbytes:
+    stored bytes of the exported dataset. texts: number of texts that ours is calibrated with; 0: ours is not
+    calibrated. pythons: Python interpreters that may have peers, in addition to this one. folder: a folder on the disk
+    to measure.
+    """
 
     runs: int = 5
     side: int = 4096
@@ -38,7 +43,8 @@ class Settings:
 
 
 def measure(settings: Settings) -> Overview:
-    """Tells on stderr which part is measured; takes some 20 minutes by itself, and 8 bytes a parameter of the disk."""
+    """Measures everything, and prints to stderr which part it is at. Takes some 20 minutes if nothing else runs, and 8
+    bytes of disk per parameter."""
     pythons = [sys.executable, *settings.pythons]
     comparisons: list[Comparison] = []
     curves: list[Curve] = []
@@ -80,7 +86,7 @@ def measure(settings: Settings) -> Overview:
 
 
 def machine() -> str:
-    """The processor, how many of its cores this process may use, memory, system."""
+    """A description of the machine: processor, number of cores that this process may use, memory, system."""
     memory = f"{memory_nbytes() / 2**30:.0f} GiB"
     cores = usable_cpus()
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
@@ -88,8 +94,8 @@ def machine() -> str:
 
 
 def _vectors() -> str:
-    """The widest that the processor has, since the name of a virtual one may say nothing; empty where Linux does not
-    say."""
+    """The widest vector instructions of the processor, since the name of a virtual one may say nothing about them;
+    empty if Linux does not say."""
     try:
         flags = (
             Path("/proc/cpuinfo")
@@ -107,7 +113,7 @@ _VECTORS = (("amx_int8", " (AVX-512, AMX)"), ("avx512f", " (AVX-512)"), ("avx2",
 
 
 def write(overview: Overview, folder: Path) -> list[Path]:
-    """The figures as JSON, the table as Markdown and the picture as SVG; what was there is replaced."""
+    """Writes the figures as JSON, the table as Markdown and the picture as SVG, replacing earlier ones."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = (json.dumps(overview.to_dict(), indent=1) + "\n", markdown(overview), picture(overview))
     paths = [folder / name for name in NAMES]
@@ -117,5 +123,5 @@ def write(overview: Overview, folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> Overview:
-    """What `write` left in the folder."""
+    """Reads the overview that `write` left in the folder."""
     return Overview.from_dict(json.loads((folder / NAMES[0]).read_text(encoding="utf-8")))

@@ -1,7 +1,7 @@
-"""File to file: a Llama's checkpoint on disk, quantized by processes with as many workers each, that take turns.
+"""File to file: a Llama checkpoint on disk, quantized by processes that take turns and have the same number of workers.
 
-Seconds are those of the job alone, without its process's start and imports; ours has reading the headers, the report
-and the manifest in them.
+Seconds are those of the job alone, without the start and the imports of its process. Ours include reading the headers,
+the report and the manifest.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _IMPORTS = {"llm-compressor": "llmcompressor", "auto-round": "auto_round"}
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A folder with a checkpoint and its config. count: values of it; params: what it was asked for."""
+    """A folder with a checkpoint and its config. count: number of its values. params: number that was asked for."""
 
     folder: Path
     params: int
@@ -72,7 +72,7 @@ def made_source(folder: Path, params: int) -> Source:
 
 
 def python_of(peer: str, pythons: Sequence[str]) -> str | None:
-    """The first interpreter that has it."""
+    """The first interpreter that has the peer, or None."""
     look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({_IMPORTS[peer]!r}) is None)"
     return next((p for p in pythons if subprocess.run([p, "-c", look], check=False).returncode == 0), None)
 
@@ -83,8 +83,8 @@ def version_of(peer: str, python: str) -> str:
 
 
 def comparisons(source: Source, runs: int, pythons: Sequence[str], folder: Path) -> Iterator[Comparison]:
-    """source: of 200,000,000 parameters or more; llm-compressor's groups do not divide a smaller one's columns.
-    pythons: interpreters in which peers may be."""
+    """source: a checkpoint of 200,000,000 parameters or more, since llm-compressor's groups do not divide the columns
+    of smaller ones. pythons: Python interpreters that may have peers."""
     for bits, config in _OURS.items():
         jobs, amounts, missing = _jobs(source, folder, bits, pythons)
         seconds = in_turns(jobs, runs)
@@ -100,7 +100,7 @@ def comparisons(source: Source, runs: int, pythons: Sequence[str], folder: Path)
 def _jobs(
     source: Source, folder: Path, bits: int, pythons: Sequence[str]
 ) -> tuple[dict[str, Job], dict[str, int], dict[str, str]]:
-    """What takes turns, how many values each converts, and peers that are not there."""
+    """The jobs that take turns, how many values each converts, and why peers are missing."""
     part = min(_GGUF_SLICE, source.count) // 2048 * 2048
     out, as_gguf = folder / "out", folder / "model.gguf"
     jobs = {"ours": partial(_seconds, partial(_ours, _OURS[bits], {}), source, folder)}
@@ -130,7 +130,7 @@ def _jobs(
 
 
 def curves(params: int, runs: int, folder: Path) -> Iterator[Curve]:
-    """Ours alone: rate and peak memory over the model's size, over workers, and over the size of a row block."""
+    """Curves of ours alone: rate and peak memory over the size of the model, of workers, and of a row block."""
     models = [made_source(folder / f"of-{part}", params // part) for part in (64, 16, 4, 1)]
     yield from _curves("the model's size", "parameters", {m.count: (m, {}) for m in models}, runs, folder)
     largest = models[-1]
@@ -149,7 +149,7 @@ def _curves(
     runs: int,
     folder: Path,
 ) -> Iterator[Curve]:
-    """settings: at each place of the axis a source, and what else of the run is set."""
+    """settings: for each position on the axis, a source and other settings of the run."""
     rate: dict[int, list[float]] = {at: [] for at in settings}
     peak: dict[int, list[float]] = {at: [] for at in settings}
     for counts in (False, *[True] * runs):
@@ -163,11 +163,11 @@ def _curves(
         yield Curve(f"{title} by {what}", across, unit, points)
 
 
-Command = Callable[[Path, Path], list[str]]  # of a source's folder, and where to write
+Command = Callable[[Path, Path], list[str]]  # given a source's folder and the output's
 
 
 def _ours(config: str, run: Mapping[str, Any], source: Path, out: Path) -> list[str]:
-    """config: a preset."""
+    """The command of our job. config: name of a preset."""
     settings = json.dumps({"engine": "inline", "workers": WORKERS, **run})
     return [sys.executable, "-m", "tests.benchmarks.run_one", str(source), str(out), settings, config]
 
@@ -182,7 +182,7 @@ def _seconds(command: Command, source: Source, folder: Path) -> float:
 
 
 def _said(command: Command, source: Source, folder: Path) -> Mapping[str, Any]:
-    """What the job says of itself. Its source is in the page cache, and memory for what it writes is at hand."""
+    """The JSON that the job prints. Its source is in the page cache, and memory for what it writes is available."""
     warm(source.file)
     settle(2 * source.count)
     with emptied(folder / "out"):
@@ -192,7 +192,7 @@ def _said(command: Command, source: Source, folder: Path) -> Mapping[str, Any]:
 
 
 def _called(job: Callable[[], object], source: Source, folder: Path) -> float:
-    """The same for what is a function of this process."""
+    """The seconds of a job that is a function in this process, under the same conditions."""
     warm(source.file)
     settle(2 * source.count)
     with emptied(folder / "out"):

@@ -1,4 +1,4 @@
-"""Jobs that take turns: all of them in each round, so that a busy minute is everybody's."""
+"""Jobs that take turns: each round has all of them, so that a busy minute slows all of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Job = Callable[[], float]  # its own seconds
 
 
 def in_turns(jobs: Mapping[str, Job], runs: int) -> dict[str, list[float]]:
-    """The seconds of each round, after one that does not count. A job that fails in that one is told on stderr and left
-    out: a peer that cannot do this on this machine ends nobody else's measurement."""
+    """The seconds of each round, after one that does not count. A job that fails in that one is reported on stderr and
+    left out, so that a peer that does not work on this machine does not end the others' measurements."""
     found: dict[str, list[float]] = {}
     for name, job in jobs.items():
         try:

@@ -1,4 +1,4 @@
-"""An overview as a Markdown table, which is what README shows."""
+"""An overview as a Markdown table, which README links to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MIB = 1 << 20
 
 
 def markdown(overview: Overview) -> str:
-    """All that was measured, but for the curves, which the picture shows."""
+    """Everything that was measured, except the curves, which the picture shows."""
     return "\n".join([*_rates(overview), "", *_accuracy(overview.spots), "", measured_on(overview), ""])
 
 

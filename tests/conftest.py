@@ -1,6 +1,6 @@
-"""The suite tests the code of this checkout, in this process and in those that it starts, without a network.
+"""Makes the suite test the code of this checkout, in this process and in those that it starts, without a network.
 
-But for the first time that llama.cpp or vLLM is needed, which are fetched from PyPI.
+The network is only used when llama.cpp or vLLM is needed for the first time: they are fetched from PyPI.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ CHECKOUT = Path(__file__).parents[1]
 
 pytest_plugins = ["tests.logged", "tests.servers.fixtures", "tests.sharing", "tests.storage.fixtures"]
 
-# Before any test imports these libraries. A program or a Ray worker that a test starts takes the package from here too,
-# not from site-packages, where `pip install .` put a copy that may be older.
+# Set before any test imports these libraries. PYTHONPATH: programs and Ray workers that a test starts take the package
+# from here too, not from site-packages, where `pip install .` may have put an older copy.
 os.environ.update(
     PYTHONPATH=os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     HF_HUB_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",
     RAY_USAGE_STATS_ENABLED="0",
-    # Threads of torch and of numpy's BLAS that wait sleep at once. By themselves they spin before, which takes longer
-    # than such small products do, and from what runs beside them: 28 s of CPU for 192 tests that take 9.
+    # Waiting threads of torch and of numpy's BLAS sleep at once. By default they spin first, which takes longer than
+    # products this small, and takes CPU time from everything else: 28 s of CPU for 192 tests that need 9.
     OMP_WAIT_POLICY="PASSIVE",
-    OPENBLAS_THREAD_TIMEOUT="4",  # the least, for about 2⁴ cycles
+    OPENBLAS_THREAD_TIMEOUT="4",  # the smallest value: they spin for about 2⁴ cycles
 )
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Another process has the other CPU: threads of torch and of numpy's BLAS would wait for each other there.
+    # Another test process uses the other CPU, where threads of torch and of numpy's BLAS would wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.pop("RAY_ADDRESS", None)  # would turn engine `auto` to somebody's cluster
-# Would have each of hundreds of programs compile the package anew, for a quarter of a second.
+os.environ.pop("RAY_ADDRESS", None)  # with it, engine `auto` would use somebody's cluster
+# With it, each of hundreds of programs would compile the package's bytecode anew, which takes a quarter of a second.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# An example takes as long as the machine lets it: other processes run beside.
+# No deadline per example: how long one takes depends on what else the machine does.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
@@ -57,8 +57,8 @@ def minilm() -> Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """What modules and tests are made of stays to the end: looking through it for what is unused, at each of the many
-    times that something else is, would take a tenth of the suite's time."""
+    """Exempts the objects of modules and tests from garbage collection, since they live until the end: looking through
+    them in each of the many collections would take a tenth of the suite's time."""
     gc.disable()
     try:
         return (yield)
@@ -69,16 +69,16 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _what_is_there_stays() -> None:
-    """The same of libraries that tests of earlier modules imported: tests that ask the collector whether something is
-    left took ten times as long at the end of the suite as alone."""
+    """Does the same for the libraries that tests of earlier modules imported: tests that ask the collector whether
+    something is left took ten times as long at the end of the suite as alone."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_command_line() -> Generator[None]:
-    """The program's commands and options are made of its functions' signatures once and not at each of the thousand
-    times that tests call it in this process: 40 ms of CPU each."""
+    """Builds the program's commands and options from the signatures of its functions once, instead of in each of the
+    thousand calls that tests make in this process, which take 40 ms of CPU each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("typer.main.get_group", cache(typer.main.get_group))
         yield
@@ -94,10 +94,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Ends the process at once, with pytest's own exit code, where Ray was used in it.
+    """Ends the process at once, with pytest's own exit code, if Ray was used in it.
 
-    gRPC threads of a Ray 2.60 that was started and stopped several times in one process run on while the interpreter
-    is taken down, and crash it (SIGSEGV, after the summary). Fixtures have ended by now, servers included.
+    When Ray 2.60 was started and stopped several times in a process, its gRPC threads keep running while the
+    interpreter shuts down, and crash it (SIGSEGV, after the summary). All fixtures, including servers, have ended by
+    now.
     """
     if _STATUS in config.stash and "ray._raylet" in sys.modules:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What a target holds, read by pyarrow alone; copies of targets."""
+"""Reads targets with pyarrow alone, and copies them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Row = dict[str, Any]
 
 
 def manifest_of(target: Path) -> dict[str, Any]:
-    """manifest.json as it is."""
+    """The content of manifest.json."""
     content: dict[str, Any] = json.loads((target / "manifest.json").read_text())
     return content
 
 
 def rows_of(target: Path) -> dict[tuple[str, int], Row]:
-    """{(layer_name, row_start): row} of the parts that the manifest names."""
+    """{(layer_name, row_start): row} from the parts that the manifest names."""
     rows = [
         row
         for part in manifest_of(target)["parts"]
@@ -36,12 +36,13 @@ def rows_of(target: Path) -> dict[tuple[str, int], Row]:
 
 
 def weights_of(target: Path) -> dict[tuple[str, int], tuple[bytes, bytes, bytes]]:
-    """What has to be byte-equal between runs: {(layer_name, row_start): (data, scales, zero_points)}."""
+    """{(layer_name, row_start): (data, scales, zero_points)}: the bytes that have to be equal between runs."""
     return {key: (row["data"], row["scales"], row["zero_points"]) for key, row in rows_of(target).items()}
 
 
 def copy_target(before: str, target: str, storage: Storage = DEFAULT_STORAGE) -> None:
-    """All objects of one place in another of the same storage: as the same command made them there, and sooner."""
+    """Copies all objects of one place to another in the same storage, which is faster than running the command
+    again."""
     if is_local(target):
         shutil.copytree(before, target)
         return
@@ -51,7 +52,7 @@ def copy_target(before: str, target: str, storage: Storage = DEFAULT_STORAGE) ->
 
 
 def decoded(row: Row) -> np.ndarray:
-    """Float64 [rows, columns] of one quantized row by the published formula, in plain numpy."""
+    """The values of one quantized row, float64 [rows, columns], by the published formula in plain numpy."""
     bits = int(row["quant_type"].removeprefix("int"))
     rows = int(np.prod(row["shape"][: row["row_dims"]]))
     columns = int(np.prod(row["shape"][row["row_dims"] :]))
@@ -72,5 +73,5 @@ def decoded(row: Row) -> np.ndarray:
 
 
 def _spread(values: np.ndarray, rows: int, columns: int, group: int) -> np.ndarray:
-    """[rows · groups] → [rows, columns]; [0] stays empty."""
+    """Spreads [rows · groups] over the columns: [rows, columns]; an empty array stays empty."""
     return np.repeat(values.reshape(rows, -1), group, axis=1)[:, :columns] if values.size else values

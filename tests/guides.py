@@ -1,4 +1,4 @@
-"""What people read first: README and the guides, and the fenced blocks in them."""
+"""The documents that people read first, README and the guides, and the fenced blocks in them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS = {guide: (CHECKOUT / guide).read_text() for guide in GUIDES}
 
 
 class Block(NamedTuple):
-    """language: "" of commands and of what is neither code nor output."""
+    """A fenced block. language: "" for commands, and for blocks that are neither code nor output."""
 
     guide: str
     language: str

@@ -1,4 +1,5 @@
-"""Workers that wait and fail where files beside their target say so, for what is done to a run in its midst."""
+"""Workers that wait and fail when files next to their target tell them to, so that tests can act in the middle of a
+run."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ _LOOK_SECONDS = 0.01
 
 
 def faults(target: str) -> Path:
-    """The folder beside the target with a file `<shard>-<n>` for each failure to come."""
+    """The folder next to the target with a file `<shard>-<n>` for each failure to come."""
     return Path(f"{target}.faults")
 
 
 def begun(target: str) -> list[int]:
-    """The shard of each attempt so far, as they were begun."""
+    """The shard of each attempt so far, in the order in which they were begun."""
     try:
         return [int(line) for line in _begun(target).read_text().split()]
     except FileNotFoundError:
@@ -31,14 +32,15 @@ def begun(target: str) -> list[int]:
 
 
 def hold_at(target: str, commits: int) -> None:
-    """No row block, or step of an export, is finished any more once there are so many commits, or files."""
+    """Makes workers wait, before they finish a row block or a step of an export, once there are `commits` commits or
+    files."""
     new = _hold(target).with_suffix(".new")
     new.write_text(str(commits))
     new.replace(_hold(target))
 
 
 def held(target: str) -> list[int]:
-    """The processes of exports that have waited in the midst of a file."""
+    """The pids of export workers that have waited in the middle of a file."""
     try:
         return [int(line) for line in _held(target).read_text().split()]
     except FileNotFoundError:
@@ -88,7 +90,7 @@ class HeldWorker(ShardWorker):
 
 
 class HeldExportWorker(ExportWorker):
-    """Of local safetensors. It waits once the first bytes of a step are written."""
+    """A worker of exports to local safetensors. It waits after the first bytes of a step are written."""
 
     def __init__(self, context: ExportContext, node: str | None, on_compile: OnCompile) -> None:
         super().__init__(context, node, on_compile)

@@ -1,7 +1,7 @@
-"""`logged`: what is logged while a test runs.
+"""The fixture `logged`: what is logged while a test runs.
 
-pytest's own way of it is off (pyproject.toml): three times a test it looks through every logger for those of their own,
-of which torch has dozens, which is 3 ms of CPU for each of many thousand tests.
+pytest's own fixture is turned off (pyproject.toml). Three times per test it searches all loggers for those with levels
+of their own, of which torch has dozens. That takes 3 ms of CPU for each of many thousand tests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 
 class Logged(logging.Handler):
-    """records: with the finished line as `message`, the oldest first."""
+    """The log. records: log records with the formatted line as `message`, oldest first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,12 +28,12 @@ class Logged(logging.Handler):
 
     @property
     def text(self) -> str:
-        """Every line, tracebacks included."""
+        """All lines, including tracebacks."""
         return "\n".join(self.format(record) for record in self.records)
 
     @contextmanager
     def at_level(self, level: int, logger: str = "") -> Iterator[None]:
-        """The logger of that name lets such records through meanwhile; the root's without one."""
+        """Sets the level of the logger of that name, by default the root logger, within the block."""
         changed = logging.getLogger(logger)
         before = changed.level
         changed.setLevel(level)
@@ -43,7 +43,7 @@ class Logged(logging.Handler):
             changed.setLevel(before)
 
     def shard_lines(self) -> list[dict[str, Any]]:
-        """The lines of JSON that an engine logs, one a shard."""
+        """The JSON lines that an engine logs, one per shard."""
         return [
             json.loads(record.message) for record in self.records if record.name == "arrowquant_dist.shards"
         ]

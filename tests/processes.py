@@ -1,15 +1,15 @@
-"""Processes that tests look at: whether they are alive, and which of them are Ray actors that run shards."""
+"""Looks at processes: whether they are alive, and which of them are Ray actors that run shards."""
 
 from __future__ import annotations
 
 import psutil
 
-# Ray's own agents are not among them: they take their node along.
+# Excludes Ray's own agents, which end their node when they end.
 _ACTORS = ("ray::ShardActor", "ray::HeldActor")
 
 
 def is_alive(pid: int) -> bool:
-    """A zombie is not."""
+    """Whether the process is alive; a zombie is not."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -17,7 +17,7 @@ def is_alive(pid: int) -> bool:
 
 
 def actor_processes(root: int | None = None) -> list[psutil.Process]:
-    """Those alive below the process `root`, by default this one."""
+    """The actors that are alive below the process `root`, by default this one."""
     try:
         below = psutil.Process(root).children(recursive=True)
     except psutil.NoSuchProcess:

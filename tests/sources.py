@@ -1,4 +1,4 @@
-"""Small checkpoints that tests quantize: written by the safetensors package, not by us."""
+"""Small checkpoints that tests quantize, written by the safetensors package and not by ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor]) -> str:
-    """`folder`/model.safetensors with these tensors; returns the folder as a URI."""
+    """Writes these tensors to `folder`/model.safetensors, and returns the folder as a URI."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(tensors), folder / "model.safetensors")
     return str(folder)

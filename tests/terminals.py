@@ -1,4 +1,4 @@
-"""A real terminal (a pty) of a given size for the program, in this process: what it shows, line by line."""
+"""A real terminal (a pty) of a given size for the program, in this process, and what it shows line by line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 @dataclass(frozen=True)
 class Shown:
-    """What a command showed, stdout and stderr together. drawn: with what was drawn over again, as progress is."""
+    """What a command showed on stdout and stderr together. drawn: everything, including what was drawn over later, such
+    as progress."""
 
     exit_code: int
     drawn: str
@@ -34,7 +35,7 @@ class Shown:
 
     @property
     def lines(self) -> list[str]:
-        """As they stand on the screen at the end."""
+        """The lines on the screen at the end."""
         return [line.rpartition("\r")[2] for line in self.drawn.replace("\r\n", "\n").split("\n")]
 
     @property
@@ -51,7 +52,7 @@ def on_terminal(columns: int, *arguments: object, patch: pytest.MonkeyPatch) -> 
 
 @contextmanager
 def terminal(columns: int, patch: pytest.MonkeyPatch) -> Iterator[Screen]:
-    """stdout and stderr are a terminal of `columns` × 24 inside; what it has shown is there afterwards."""
+    """Makes a terminal of `columns` × 24 of stdout and stderr within the block; its screen can be read afterwards."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     screen = Screen()
@@ -82,7 +83,7 @@ def _read_all(descriptor: int, pieces: list[bytes]) -> None:
     while True:
         try:
             piece = os.read(descriptor, 1 << 16)
-        except OSError:  # Linux's end of a terminal
+        except OSError:  # how Linux reports the end of a terminal
             return
         if not piece:
             return

@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process does. The only deadline is pytest's own, which every test has."""
+"""Waits for other threads and processes. The only deadline is pytest's own, which every test has."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from types import FrameType
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between two looks: more the longer it takes
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between two looks, growing with time
 
 
 def until(happened: Callable[[], object]) -> None:
-    """Returns once `happened` says something true. It may raise where that can no longer come about."""
+    """Returns once `happened` returns something true. `happened` may raise if that is no longer possible."""
     pause = _FIRST_PAUSE
     while not happened():
         time.sleep(pause)
@@ -24,7 +24,7 @@ def until(happened: Callable[[], object]) -> None:
 
 @contextmanager
 def interrupted(when: Callable[[], object]) -> Iterator[None]:
-    """Ctrl-C for this thread, raised once in the block: when `when` says something true and the thread waits for a
+    """Raises Ctrl-C once in this thread within the block, when `when` returns something true and the thread waits for a
     result of concurrent.futures."""
     here, heard = threading.get_ident(), [False]
 
@@ -35,7 +35,7 @@ def interrupted(when: Callable[[], object]) -> Iterator[None]:
 
     def send() -> None:
         until(lambda: when() and _waits_for_a_result(here))
-        while not heard[0]:  # a signal that comes just before the thread falls asleep does not wake it
+        while not heard[0]:  # a signal just before the thread falls asleep does not wake it
             signal.pthread_kill(here, signal.SIGINT)
             time.sleep(_FIRST_PAUSE)
 

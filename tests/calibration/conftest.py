@@ -1,4 +1,4 @@
-"""torch on one thread: threads that wait for each other cost more than such small models do."""
+"""Runs torch on one thread: for models this small, threads waiting for each other cost more than the work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics as plain transformers has them: hooks around every linear layer, one text at a time."""
+"""Statistics computed with plain transformers: hooks on every linear layer, one text at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of a folder of statistics, by safetensors' own reader."""
+    """All tensors of a folder of statistics, read by the safetensors package."""
     found: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors = load_file(path)
@@ -27,7 +27,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
 
 @contextmanager
 def hooked(model: torch.nn.Module) -> Iterator[dict[str, list[torch.Tensor]]]:
-    """{name of a Linear's or Embedding's weight: inputs, as they come}."""
+    """{name of a Linear's or Embedding's weight: its inputs, in the order of the calls}."""
     seen: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
     handles = []
     for name, module in model.named_modules():
@@ -43,7 +43,7 @@ def hooked(model: torch.nn.Module) -> Iterator[dict[str, list[torch.Tensor]]]:
 
 
 def inputs_of(model: torch.nn.Module, folder: Path, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """{weight: float64 [tokens, in]} of all texts, each by itself, so without any padding."""
+    """{weight: float64 [tokens, in]} over all texts, which run one by one and so without padding."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     found: defaultdict[str, list[np.ndarray]] = defaultdict(list)
     with torch.no_grad(), hooked(model) as seen:

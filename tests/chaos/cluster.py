@@ -1,4 +1,4 @@
-"""A Ray of several nodes on this machine, whose actors and nodes get killed."""
+"""A Ray cluster of several nodes on this machine, whose actors and nodes get killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STORE_NBYTES = 80 << 20
 
 
 class Nodes:
-    """A head without CPUs, where drivers connect, and worker nodes of one CPU each; ended by `stop`."""
+    """A head without CPUs, to which drivers connect, and worker nodes of one CPU each. `stop` ends them."""
 
     def __init__(self, workers: int = 2) -> None:
         from ray.cluster_utils import Cluster
@@ -32,7 +32,7 @@ class Nodes:
         return str(self._cluster.address)
 
     def fill(self, workers: int = 2) -> None:
-        """Adds nodes until there are so many that live."""
+        """Adds nodes until `workers` of them are alive."""
         for node in [node for node in self._workers if not node.remaining_processes_alive()]:
             self._workers.remove(node)
             self._cluster.remove_node(node, allow_graceful=False)
@@ -42,11 +42,12 @@ class Nodes:
         self._cluster.wait_for_nodes()
 
     def remove_hard(self) -> None:
-        """The oldest worker node with all its processes, at once."""
+        """Kills the oldest worker node with all its processes at once."""
         self._cluster.remove_node(self._workers.pop(0), allow_graceful=False)
 
     def preempt(self, seconds: float) -> None:
-        """Tells the oldest worker node that it has so many seconds, then takes it away: like a cloud's notice."""
+        """Tells the oldest worker node that it has `seconds` left, then removes it, as a cloud does with a spot
+        node."""
         import ray
 
         node_id = self._workers[0].node_id
@@ -74,10 +75,11 @@ class NobodyThere(Exception):
 
 
 class Blow(threading.Thread):
-    """Does `strike` whenever the target has one of the numbers `after` of commits, rising, while the run goes on.
+    """Calls `strike` each time that the target reaches one of the numbers of commits in `after`, while the run goes on.
 
-    delay: seconds from then on. struck_after: the commits that were there when each strike was done. The run's driver
-    calls `hold_back` with its progress, and so does not reach the last fifth before all is struck.
+    after: numbers of commits, rising. delay: seconds to wait once a number is reached. struck_after: number of commits
+    at the time of each strike. The run's driver calls `hold_back` with its progress, and so does not get to the last
+    fifth before all strikes are done.
     """
 
     def __init__(
@@ -105,14 +107,14 @@ class Blow(threading.Thread):
             self._through.wait()
 
     def _is_time(self, after: int) -> bool:
-        """Waits for it; False if the run is over first."""
+        """Waits until it is time to strike. False if the run is over before."""
         while self._done() < after:
             if self._over.wait(0.002):
                 return False
         return not self._over.wait(self._delay)
 
     def _has_struck(self) -> bool:
-        """Strikes as soon as somebody is there; False if the run is over first."""
+        """Strikes as soon as there is something to strike. False if the run is over before."""
         while True:
             try:
                 self._strike()
@@ -123,7 +125,8 @@ class Blow(threading.Thread):
                 return True
 
     def assert_landed(self, commits: int) -> None:
-        """Every strike was done while the run had commits to make. commits: of the whole run."""
+        """Asserts that every strike was done while the run still had commits to make. commits: those of the whole
+        run."""
         assert len(self.struck_after) == len(self._after), f"over after {self.struck_after} of {self._after}"
         assert self.struck_after[-1] < commits, "the blow came after the last commit"
 
@@ -141,7 +144,7 @@ class Blow(threading.Thread):
 
 
 def kill_one(number: int) -> None:
-    """SIGKILL for one of the actors that are there. NobodyThere if there is none."""
+    """Sends SIGKILL to one of the actors. Raises NobodyThere if there is none."""
     alive = actor_processes()
     if not alive:
         raise NobodyThere

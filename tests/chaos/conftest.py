@@ -1,4 +1,4 @@
-"""One checkpoint, what a quiet run makes of it, and a line on the terminal for every case."""
+"""One checkpoint, the dataset that an undisturbed run makes from it, and a line on the terminal for every case."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 @pytest.fixture(scope="session")
 def quiet(checkpoint: Source, tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    """Codes, scales and zero points of a run that nothing disturbed."""
+    """Codes, scales and zero points of an undisturbed run."""
     return quiet_weights(checkpoint, tmp_path_factory.mktemp("quiet") / "target")
 
 
 @pytest.fixture(scope="session")
 def quiet_large(checkpoint: Source, tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    """The same with one scale a layer."""
+    """The same with one scale per layer."""
     return quiet_weights(checkpoint, tmp_path_factory.mktemp("quiet") / "target", LARGE_PARTS)
 
 
 @pytest.fixture(scope="session")
 def long_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
-    """Enough work for a run on a cluster to be struck in its midst: 0.8 s of it on two actors."""
+    """A checkpoint with enough work to strike a cluster's run in the middle: 0.8 s on two actors."""
     source = write_source(tmp_path_factory.mktemp("chaos-long") / "source", TIMES_LONG)
     yield source
     shutil.rmtree(source.folder)
@@ -40,7 +40,7 @@ def long_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source
 
 @pytest.fixture(scope="session")
 def long_quiet(long_checkpoint: Source, tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    """What a quiet run makes of that."""
+    """Codes, scales and zero points of an undisturbed run on the long checkpoint."""
     target = tmp_path_factory.mktemp("quiet") / "target"
     weights = quiet_weights(long_checkpoint, target)
     shutil.rmtree(target)
@@ -49,7 +49,7 @@ def long_quiet(long_checkpoint: Source, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def stored(seaweedfs: SeaweedFS, checkpoint: Source) -> str:
-    """The checkpoint's URI on the server. Nobody changes it."""
+    """URI of the checkpoint on the server. No test changes it."""
     uri = f"{seaweedfs.make_bucket('chaos-source')}/source"
     seaweedfs.objects.upload_folder(checkpoint.folder, uri)
     return uri
@@ -57,7 +57,7 @@ def stored(seaweedfs: SeaweedFS, checkpoint: Source) -> str:
 
 @pytest.fixture(autouse=True)
 def note(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Iterator[Note]:
-    """Says what befell the run; printed with the case's name when it ends."""
+    """Takes notes of what happened to the run, and prints them with the case's name at the end."""
     notes: list[str] = []
     yield notes.append
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")

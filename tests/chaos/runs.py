@@ -1,4 +1,4 @@
-"""The run that gets disturbed, and what has to hold after it, read by other means than the code under test."""
+"""The run that gets disturbed, and what has to hold afterwards, checked by other means than the code under test."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.servers.objects import Objects
 LAYERS, ROWS, LARGE_ROWS, COLUMNS = 2, 2048, 8192, 1024
 TIMES_LONG = 8
 CONFIG = QuantizationConfig("int8")
-# One scale for a whole layer: a layer is a shard, and the largest makes a part that is uploaded in two pieces.
+# One scale per layer: each layer is a shard, and the part of the largest one is uploaded in two pieces.
 LARGE_PARTS = QuantizationConfig("int8", per_channel=False, group_size=0)
-# Hundreds of requests: ranges of a quarter of a row block, 13 shards.
+# Makes hundreds of requests: ranges of a quarter of a row block, and 13 shards.
 TRANSFER: dict[str, Any] = {
     "range_bytes": 256 << 10,
     "upload_bytes": 5 << 20,
@@ -38,7 +38,7 @@ Weights = dict[tuple[str, int], tuple[bytes, bytes, bytes]]
 
 @dataclass(frozen=True)
 class Source:
-    """A folder with the checkpoint. shards: how many a run has whose shards are 1 MiB."""
+    """The checkpoint. folder: its folder. shards: number of shards of a run whose shards are 1 MiB."""
 
     folder: Path
     shards: int
@@ -49,7 +49,7 @@ class Source:
 
 
 def write_source(folder: Path, times: int = 1) -> Source:
-    """By the safetensors package: `times` 50 MB of float32."""
+    """Writes `times` 50 MB of float32 with the safetensors package."""
     rng = np.random.default_rng(8)
     folder.mkdir(parents=True)
     rows = {**{f"layers.{i}": ROWS * times for i in range(LAYERS)}, "large": LARGE_ROWS * times}
@@ -66,7 +66,8 @@ def quiet_weights(source: Source, target: Path, config: QuantizationConfig = CON
 
 
 def assert_whole(target: Path, quiet: Weights) -> None:
-    """The local dataset verifies, has the quiet run's bytes, and there is nothing that it doesn't name."""
+    """Asserts that the local dataset verifies, has the bytes of the undisturbed run, and names every file that is
+    there."""
     report = verify(str(target))
     assert report.is_sound, report.problems
     _assert_same_rows(weights_of(target), quiet)
@@ -80,7 +81,7 @@ def assert_whole(target: Path, quiet: Weights) -> None:
 def assert_whole_in(
     objects: Objects, uri: str, storage: dict[str, Any], quiet: Weights, scratch: Path
 ) -> None:
-    """The same of a dataset on the server; and no upload was left open."""
+    """Asserts the same of a dataset on the server, and that no upload was left open."""
     report = verify(uri, Storage(storage))
     assert report.is_sound, report.problems
     assert_whole(objects.download_folder(uri, scratch), quiet)
@@ -88,7 +89,7 @@ def assert_whole_in(
 
 
 def assert_unpublished(objects: Objects, uri: str) -> None:
-    """No manifest makes a dataset of what is there, and no upload was left open."""
+    """Asserts that there is no manifest, so no dataset, and that no upload was left open."""
     assert "manifest.json" not in objects.sizes(uri)
     assert objects.uploads(uri) == []
 

@@ -1,4 +1,4 @@
-"""Writes checkpoints byte by byte, for what no library would write."""
+"""Writes checkpoints byte by byte, for content that no library would write."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from arrowquant_dist.checkpoint.reader import SourceReader
 from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import Storage
 
-NOT_CAST = "float4_e2m1fn_x2"  # torch only views bytes as this dtype
+NOT_CAST = "float4_e2m1fn_x2"  # torch can only view bytes as this dtype, not convert to it
 
 
 def safetensors_bytes(header: Any, data: bytes = b"", *, length: int | None = None) -> bytes:
-    """A file with this header (JSON value, or its bytes), `data`, and a claimed header `length`."""
+    """A file with this header (a JSON value, or bytes), `data`, and `length` as the claimed length of the header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -27,7 +27,7 @@ def entry(dtype: str, shape: list[Any], start: int, stop: int) -> dict[str, Any]
 
 
 def read_all(checkpoint: Checkpoint, options: Mapping[str, Any] | None = None) -> dict[str, bytes]:
-    """{name: raw bytes} of all layers, read at once."""
+    """{name: raw bytes} of all layers, read together."""
     with SourceReader(Storage(options or {}), checkpoint.files) as reader:
         values = reader.read([(layer, 0, layer.num_params) for layer in checkpoint.layers])
     return {layer.name: value.tobytes() for layer, value in zip(checkpoint.layers, values, strict=True)}

@@ -12,7 +12,7 @@ from tests.checkpoint.word_models import Words
 from tests.encodings.test_packed import INTEGERS, PACKED, compressed
 
 SHAPE = (160, 256)
-Made = tuple[Tensors, dict[str, Any]]  # the stored tensors of a module of this name, quantization_config
+Made = tuple[Tensors, dict[str, Any]]  # the stored tensors of a module, and its quantization_config
 
 
 def _gptq(name: str, **settings: Any) -> Made:
@@ -39,7 +39,7 @@ def _awq_rows(name: str) -> Made:
 def _compressed(form: str, **weights: Any) -> Callable[[str], Made]:
     def made(name: str) -> Made:
         stored, _, config = compressed(form, SHAPE, weights, torch.float16)
-        turned = {"up": 1, "gate": 3}[name]  # layers that are equal were stored once
+        turned = {"up": 1, "gate": 3}[name]  # different, because equal layers would be stored once
         return {
             key.replace("a.", f"{name}."): tensor.roll(turned, 0) if tensor.ndim == 2 else tensor
             for key, tensor in stored.items()

@@ -25,7 +25,8 @@ def save_model(
     quantization: dict[str, Any] | None = None,
     **config: Any,
 ) -> Checkpoint:
-    """One file, and a config.json where anything is to be said in it; opened."""
+    """Saves the tensors in one file, with a config.json if there is anything to put into it, and opens the
+    checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
     if quantization is not None:
@@ -36,7 +37,7 @@ def save_model(
 
 
 def values_of(checkpoint: Checkpoint) -> Tensors:
-    """{name: tensor} of all layers, read at once."""
+    """{name: tensor} of all layers, read together."""
     with SourceReader(files=checkpoint.files) as reader:
         found = reader.read([(layer, 0, layer.num_params) for layer in checkpoint.layers])
     return {
@@ -46,7 +47,7 @@ def values_of(checkpoint: Checkpoint) -> Tensors:
 
 
 def assert_slices(checkpoint: Checkpoint, name: str, slices: list[tuple[int, int]]) -> None:
-    """Slices of a layer, read together, are those of its values."""
+    """Asserts that slices of a layer, read together, are those of its values."""
     (layer,) = (layer for layer in checkpoint.layers if layer.name == name)
     whole = _bits(values_of(checkpoint)[name]).numpy().tobytes()
     itemsize = DTYPES[layer.dtype].itemsize
@@ -57,13 +58,13 @@ def assert_slices(checkpoint: Checkpoint, name: str, slices: list[tuple[int, int
 
 
 def assert_equal(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Same shape, dtype and bits."""
+    """Asserts the same shape, dtype and bits."""
     assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
     assert torch.equal(_bits(found), _bits(expected.contiguous()))
 
 
 def float8(*shape: int, dtype: torch.dtype = torch.float8_e4m3fn) -> torch.Tensor:
-    """Every finite code, where there is room."""
+    """A tensor with every finite code, as far as there is room."""
     codes = torch.arange(int(np.prod(shape))) * 7919 % 256
     values = codes.to(torch.uint8).view(dtype).float()
     return torch.nan_to_num(values, nan=1.5, posinf=2.5, neginf=-2.5).to(dtype).reshape(shape)
@@ -74,7 +75,7 @@ def scales(*shape: int) -> torch.Tensor:
 
 
 def by_blocks(weight: torch.Tensor, scale: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """The reference of block scales: the float32 product, rounded to bfloat16."""
+    """The reference for block scales: the float32 product, rounded to bfloat16."""
     spread = scale.float().repeat_interleave(rows, -2).repeat_interleave(columns, -1)
     return (weight.float() * spread[..., : weight.shape[-2], : weight.shape[-1]]).to(torch.bfloat16)
 

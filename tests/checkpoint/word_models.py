@@ -1,4 +1,4 @@
-"""GPTQ's and AWQ's tensors as their formats define them, and what they stand for, by numpy alone."""
+"""Tensors of GPTQ and AWQ as their formats define them, and the values that they stand for, with numpy alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 @dataclass(frozen=True)
 class Words:
-    """codes: [inputs, outputs]. zeros, scales: [groups, outputs]. groups: [inputs], which of them each input has."""
+    """A quantized layer.
+
+    codes: [inputs, outputs]. zeros, scales: [groups, outputs]. groups: [inputs], the group of each input.
+    """
 
     bits: int
     codes: np.ndarray
@@ -26,7 +29,7 @@ class Words:
     def random(
         cls, shape: tuple[int, int], bits: int, group: int, *, by_activation: bool = False, seed: int = 0
     ) -> Words:
-        """shape: of the weight, [outputs, inputs]."""
+        """Random codes, zeros and scales. shape: shape of the weight, [outputs, inputs]. group: inputs per group."""
         generator = np.random.default_rng(seed)
         outputs, inputs = shape
         groups = np.arange(inputs) // group
@@ -39,12 +42,12 @@ class Words:
         return cls(bits, codes, zeros, scales, groups)
 
     def weight(self, dtype: torch.dtype = torch.float16) -> torch.Tensor:
-        """[outputs, inputs]: (code - zero) · scale, rounded once."""
+        """The decoded weight [outputs, inputs]: (code - zero) · scale, rounded once."""
         products = self.scales.astype(np.float64)[self.groups] * (self.codes - self.zeros[self.groups])
         return torch.from_numpy(np.ascontiguousarray(products.T)).to(dtype)
 
     def gptq(self, name: str = "a", *, stored_zeros: np.ndarray | None = None) -> Tensors:
-        """stored_zeros: uint32 words; those of checkpoint format `gptq` where None."""
+        """GPTQ's tensors. stored_zeros: uint32 words; None: those of the checkpoint format `gptq`."""
         mask = (1 << self.bits) - 1
         zeros = pack((self.zeros - 1) & mask, self.bits) if stored_zeros is None else stored_zeros
         return {
@@ -62,7 +65,8 @@ class Words:
         }
 
     def gemv(self, name: str = "a") -> Tensors:
-        """As many zeros and scales an output as fill words, and more where groups are small."""
+        """AWQ's tensors in the GEMV layout: each output has as many zeros and scales as fill whole words, and more if
+        groups are small."""
         count = len(self.zeros)
         group = self.codes.shape[0] // count
         times = {32: 4, 64: 2}.get(group, 1)
@@ -76,7 +80,7 @@ class Words:
 
 
 def pack(values: np.ndarray, bits: int) -> np.ndarray:
-    """[rows, columns] → uint32 [rows, ⌈columns · bits / 32⌉], dense from the low bits up."""
+    """Packs [rows, columns] into uint32 [rows, ⌈columns · bits / 32⌉], densely from the low bits up."""
     stream = (values[:, :, None] >> np.arange(bits)) & 1
     stream = stream.reshape(len(values), -1).astype(np.uint8)
     padded = np.pad(stream, ((0, 0), (0, -stream.shape[1] % 32)))
@@ -84,7 +88,7 @@ def pack(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def interleaved(values: np.ndarray) -> np.ndarray:
-    """Each eight of a row in AWQ's order."""
+    """The values with every eight of a row in AWQ's order."""
     return values.reshape(len(values), -1, 8)[:, :, AWQ_ORDER].reshape(values.shape)
 
 

@@ -1,4 +1,4 @@
-"""cluster/grafana.json, as tests ask for what is in it."""
+"""Reads cluster/grafana.json for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.conftest import CHECKOUT
 
-# Of Grafana, which puts in what fits the time that is shown.
+# A variable that Grafana replaces by an interval that fits the time shown.
 _INTERVALS = {"$__rate_interval": "1m", "$__range": "5m"}
 
 
@@ -18,7 +18,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def expressions() -> list[str]:
-    """PromQL, as Grafana would send it."""
+    """The PromQL expressions, as Grafana would send them."""
     found = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
     for variable, interval in _INTERVALS.items():
         found = [expression.replace(variable, interval) for expression in found]
@@ -26,5 +26,5 @@ def expressions() -> list[str]:
 
 
 def series() -> set[str]:
-    """Names of the metrics that it asks for."""
+    """Names of the metrics that the dashboard queries."""
     return {name for expression in expressions() for name in re.findall(r"ray_\w+", expression)}

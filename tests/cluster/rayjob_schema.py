@@ -1,6 +1,6 @@
-"""The fields of ray.io/v1 RayJob and of pods that kuberay.yaml uses, closed: any other name is an error.
+"""A JSON Schema of the fields of ray.io/v1 RayJob and of pods that kuberay.yaml uses; any other name is an error.
 
-By KubeRay 1.7's custom resource definition and Kubernetes' core v1 API.
+The fields are those of KubeRay 1.7's custom resource definition and of Kubernetes' core v1 API.
 """
 
 from __future__ import annotations

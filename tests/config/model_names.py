@@ -1,6 +1,6 @@
-"""Names and shapes of one layer of published checkpoints, and which of them are no matrices of a product.
+"""Names and shapes of one layer of published checkpoints, and which of these are not multiplied with activations.
 
-KEPT: of each family {name: (shape, reason)}; QUANTIZED: {name: shape}. Vectors are in neither.
+For each family, KEPT has {name: (shape, reason)} and QUANTIZED has {name: shape}. Vectors are in neither.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tiny models gain nothing by a second thread of torch, and wait for it wherever other tests run beside them."""
+"""Runs torch on one thread: tiny models gain nothing from a second one, and wait for it if other tests are running."""
 
 from __future__ import annotations
 

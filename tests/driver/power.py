@@ -1,4 +1,4 @@
-"""What a power cut leaves of a folder: what fsync was waited for, and of the rest nothing that can be relied upon."""
+"""What a power cut leaves of a folder: what fsync was called for, and nothing reliable of the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Names = dict[str, int]  # {name in a folder: inode}
 
 
 class Disk:
-    """What of the files and folders below `root` is on the disk. Descriptors keep inodes from being used again."""
+    """Tracks which files and folders below `root` are on disk. It holds descriptors so that inodes are not reused."""
 
     def __init__(self, root: Path, before_sync: Callable[[], None] = lambda: None) -> None:
         self.root = root
@@ -33,8 +33,11 @@ class Disk:
             os.close(descriptor)
 
     def leave(self, folder: Path, *, with_all_names: bool) -> None:
-        """Makes in `folder` what a cut at this moment leaves of `root`. with_all_names: new names got to the disk, old
-        ones left it, as it may happen without an fsync; their bytes did not, and are zeros."""
+        """Creates in `folder` what a power cut at this moment would leave of `root`.
+
+        with_all_names: changes of names reached the disk, as may happen without an fsync, but bytes that were not
+        synced did not, and are zeros.
+        """
         parent = self.root.parent.stat().st_ino
         if with_all_names or self.root.name in self.names.get(parent, {}):
             self._leave(self.root, self.root.stat().st_ino, folder, with_all_names=with_all_names)

@@ -24,7 +24,7 @@ from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
 from arrowquant_dist.texts import read_texts
 
 KEPT = QuantizationConfig("int8", mixed_precision_layers=["*"])
-TEXTS = read_texts("builtin:held-back").items[::16]  # 25, of 20 domains
+TEXTS = read_texts("builtin:held-back").items[::16]  # 25 texts, from 20 domains
 VOCABULARY = 1000
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -36,7 +36,7 @@ SIZES: dict[str, Any] = {
 
 @cache
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """Pieces of words, as BERT's, between [CLS] and [SEP]."""
+    """A tokenizer of word pieces like BERT's, which puts texts between [CLS] and [SEP]."""
     normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     words = [word for text in TEXTS for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
     found = Tokenizer(models.WordPiece(_vocabulary(words), unk_token="[UNK]"))  # noqa: S106
@@ -47,8 +47,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _vocabulary(words: Sequence[str]) -> dict[str, int]:
-    """{piece: id}: single characters, then whole words, beginnings and ends, the most frequent first. A trainer of
-    tokenizers numbers equally frequent ones in another order each time."""
+    """{piece: id}: single characters, then whole words, beginnings and ends, the most frequent first. (A trainer of
+    tokenizers would number equally frequent pieces in a different order each time.)"""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = sorted({mark + letter for word in words for letter in word for mark in ("", "##")})
     pieces = Counter(
@@ -60,7 +60,7 @@ def _vocabulary(words: Sequence[str]) -> dict[str, int]:
 
 
 def save(model: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """With weights that 16 bits hold, so that a dataset that keeps them has the same."""
+    """Saves the model with weights that 16 bits hold exactly, so that a dataset that keeps them has the same ones."""
     round_to_half(model)
     model.to(dtype).save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
@@ -74,14 +74,14 @@ def round_to_half(model: torch.nn.Module) -> None:
 
 
 def save_llama(folder: Path) -> Path:
-    """Untrained, with weights large enough that one token is likelier than another."""
+    """An untrained Llama with weights large enough that some tokens are likelier than others."""
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=2, initializer_range=0.3, **SIZES)
     return save(LlamaForCausalLM(config), folder, torch.bfloat16)
 
 
 def save_tied_llama(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """One matrix is looked up in and multiplied with."""
+    """A Llama whose embedding is the output head too."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -100,7 +100,7 @@ def save_bert(folder: Path, kind: Any = BertModel, **sizes: Any) -> Path:
 
 
 def save_masked_bert(folder: Path) -> Path:
-    """With a head that no embedding needs."""
+    """A BERT with a masked-LM head, which embeddings do not need."""
     return save_bert(folder, BertForMaskedLM)
 
 

@@ -1,4 +1,4 @@
-"""A format as small as one can be that has all kinds of tensors: codes, scales alone, and what only a shape decides."""
+"""A minimal export format with all kinds of tensors: codes, scales alone, and values that only depend on a shape."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arrowquant_dist.tensor import QuantizedTensor, row_nbytes
 
 @dataclass(frozen=True, slots=True)
 class CodesAndScales:
-    """Of int8, int4 and int2 rows with a scale a row, symmetric."""
+    """Packs symmetric int8, int4 and int2 rows with a scale per row."""
 
     quant_type: str
     shape: tuple[int, int]
@@ -40,7 +40,7 @@ class CodesAndScales:
 
 @dataclass(frozen=True, slots=True)
 class CodesFormat:
-    """spec: what every matrix is quantized anew to; None: codes as they are. Other layers are left out."""
+    """The format. spec: how every matrix is quantized anew; None: codes as they are. Other layers are left out."""
 
     quant_type: str
     spec: QuantSpec | None = None

@@ -1,4 +1,4 @@
-"""Datasets that tests export, and what an output holds, read by the safetensors package alone."""
+"""Makes datasets that tests export, and reads outputs with the safetensors package alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def made_dataset(
     run: RunConfig = SMALL_BLOCKS,
     side_files: Mapping[str, bytes] | None = None,
 ) -> str:
-    """`folder`/dataset, quantized from these tensors; its layers are cut into row blocks of 64 KiB."""
+    """Makes `folder`/dataset from these tensors, by default with row blocks of 64 KiB, and returns it."""
     source = save_checkpoint(folder / "source", tensors)
     for path, data in ({"config.json": b'{"a": 1}'} if side_files is None else side_files).items():
         (folder / "source" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def made_dataset(
 
 
 def flip(dataset: str, layer: str) -> str:
-    """One bit in the values of a row block of the layer; returns the part's path."""
+    """Flips one bit in the values of a row block of the layer; returns the path of the part."""
     block = Dataset.open(dataset).layers[layer].blocks[-1]
     assert block.ranges is not None
     part = Path(dataset) / block.path
@@ -45,13 +45,13 @@ def flip(dataset: str, layer: str) -> str:
 
 
 def loaded(dataset: str) -> dict[str, torch.Tensor]:
-    """Every name of the dataset, by our loader."""
+    """The tensors of every name of the dataset, read by our loader."""
     with WeightLoader(dataset) as loader:
         return dict(loader)
 
 
 def tensors_of(out: Path) -> dict[str, torch.Tensor]:
-    """Of all safetensors files at the top."""
+    """The tensors of all safetensors files in the top folder."""
     found: dict[str, torch.Tensor] = {}
     for file in sorted(out.glob("*.safetensors")):
         tensors = load_file(file)

@@ -1,4 +1,4 @@
-"""Small models of transformers with seeded weights, quantized, exported, and opened again by transformers."""
+"""Small transformers models with seeded weights, quantized, exported, and opened again by transformers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def scaled(model: PreTrainedModel) -> Any:
-    """Matrices of a size that logits tell apart."""
+    """The model with matrices scaled up so that logits differ clearly."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
@@ -62,7 +62,7 @@ def small_bert(dtype: str = "float32") -> Any:
 
 
 def quantized(folder: Path, model: Any, config: QuantizationConfig) -> str:
-    """`folder`/dataset, of the model as it saves itself to `folder`/source."""
+    """Saves the model to `folder`/source, quantizes that to `folder`/dataset, and returns the dataset."""
     model.save_pretrained(folder / "source")
     quantize(str(folder / "source"), str(folder / "dataset"), config, RUN)
     return str(folder / "dataset")
@@ -73,19 +73,19 @@ def exported(dataset: str, out: Path, **options: Any) -> Exported:
 
 
 def opened(out: Path, *, dequantize: bool = False) -> Any:
-    """By transformers' class for what config.json describes; nothing may be missing or be left over."""
+    """Opens the export with the transformers class for its config.json. No weight may be missing or left over."""
     is_causal = "CausalLM" in json.loads((out / "config.json").read_bytes())["architectures"][0]
     auto = AutoModelForCausalLM if is_causal else AutoModel
     how = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if dequantize else {}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "You passed `quantization_config`")  # it is what they document
+        warnings.filterwarnings("ignore", "You passed `quantization_config`")  # as documented
         model, info = auto.from_pretrained(out, output_loading_info=True, **how)
     assert not any(info.values()), info
     return model.eval()
 
 
 def as_decoded(model: Any, dataset: str) -> Any:
-    """A model like this one with the values that our loader decodes."""
+    """A copy of the model with the values that our loader decodes."""
     auto = AutoModelForCausalLM if "CausalLM" in type(model).__name__ else AutoModel
     filled = auto.from_config(model.config, dtype=model.dtype).eval()
     with WeightLoader(dataset) as loader:
@@ -94,7 +94,7 @@ def as_decoded(model: Any, dataset: str) -> Any:
 
 
 def outputs(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
-    """Logits, or an encoder's last hidden state, as float32."""
+    """The model's logits, or an encoder's last hidden state, as float32."""
     with torch.no_grad():
         values: torch.Tensor = model(ids)[0].float()
     return values

@@ -37,7 +37,7 @@ def put_in_memory(files: Files) -> str:
 
 
 def safetensors_of(*names: str, value: float = 1.0) -> bytes:
-    """[2, 2] float32 tensors full of `value`."""
+    """A safetensors file with float32 tensors [2, 2] full of `value`."""
     data: bytes = save({name: torch.full((2, 2), float(value)) for name in names})
     return data
 
@@ -61,7 +61,7 @@ def json_of(value: Any) -> bytes:
 
 
 def values_of(uri: str) -> dict[str, float]:
-    """{name: the one value that the tensor is full of}, tied names included."""
+    """{name: the one value that its tensor is full of}, including tied names."""
     checkpoint = open_checkpoint(uri)
     stored = {
         name: torch.frombuffer(bytearray(data), dtype=torch.float32)

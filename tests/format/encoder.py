@@ -1,6 +1,6 @@
-"""Writes V1 and V2 Parquet files by pyarrow and plain loops alone, from the format's description.
+"""Writes V1 and V2 Parquet files with pyarrow and plain loops alone, following the format's description.
 
-What the package reads is compared with what these rows say, so both would have to be wrong in the same way.
+What the package reads is compared with these rows, so an error would have to be in both, in the same way.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Row:
-    """One row as its columns' plain values, and `decoded`: what a reader has to give (float64, or raw)."""
+    """One row.
+
+    columns: plain values of its columns. decoded: the values that a reader has to give (float64, or raw).
+    """
 
     columns: dict[str, Any]
     decoded: np.ndarray = field(repr=False)
@@ -57,7 +60,7 @@ class Row:
 
 
 def bf16_bits(values: np.ndarray) -> np.ndarray:
-    """uint16 of float32 values rounded to nearest even."""
+    """The bfloat16 bits (uint16) of float32 values, rounded to nearest even."""
     bits = np.asarray(values, "<f4").view("<u4").astype(np.uint64)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
 
@@ -67,7 +70,7 @@ def bf16_values(bits: np.ndarray) -> np.ndarray:
 
 
 def kept_row(name: str, values: np.ndarray, dtype: str, *, as_fp16: bool = False, **place: Any) -> Row:
-    """A row that nothing is quantized in. values: as numpy holds the dtype's bits."""
+    """A row that is not quantized. values: an array whose bytes are the bits of the dtype."""
     data = values.astype("<f2").tobytes() if as_fp16 else values.tobytes()
     decoded = values.astype("<f2").astype(values.dtype) if as_fp16 else values
     return _row(name, values.shape, dtype, data, "fp16" if as_fp16 else "none", decoded=decoded, **place)
@@ -86,7 +89,8 @@ def quantized_row(
     dtype: str = "float32",
     **place: Any,
 ) -> Row:
-    """codes: signed, [rows, columns]. scales, zero_points: float32 [rows, groups], or [1] per tensor."""
+    """A quantized row. codes: signed, [rows, columns]. scales, zero_points: float32 [rows, groups], or [1] per
+    tensor."""
     rows, columns = codes.shape
     bits = BITS[quant_type]
     data = b"".join(_pack([int(q) for q in row], bits) for row in codes)
@@ -142,7 +146,7 @@ def random_row(
 
 
 def _pack(codes: list[int], bits: int) -> bytes:
-    """Low bits up, a row from a byte of its own."""
+    """Packs codes from the low bits up, each row from a new byte."""
     if bits == 8:
         return struct.pack(f"<{len(codes)}b", *codes)
     number = 0
@@ -173,7 +177,7 @@ def _row(name: str, shape: Sequence[int], dtype: str, data: bytes, quant_type: s
 
 
 def signed(columns: dict[str, Any]) -> dict[str, Any]:
-    """`columns` with the digests and the checksum that go with its values."""
+    """`columns` with the digests and the checksum of its values."""
     data = columns["data"]
     digests = b"".join(xxhash.xxh3_128_digest(data[i : i + 2**20]) for i in range(0, len(data), 2**20))
     checksum = xxhash.xxh3_128_hexdigest(digests + columns["scales"] + columns["zero_points"])

@@ -1,1 +1,2 @@
-"""Hostile inputs in numbers: each is refused in one sentence, or read right, within bounds of time and memory."""
+"""Hostile inputs in large numbers: each is refused in one sentence or read correctly, within limits of time and
+memory."""

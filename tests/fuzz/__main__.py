@@ -1,4 +1,5 @@
-"""`python -m tests.fuzz`: hostile and odd inputs in numbers, and how each ended; 1 where one broke a claim."""
+"""`python -m tests.fuzz`: runs hostile and odd inputs in large numbers and counts how they ended. Exit code 1 if one
+broke a claim."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ def _say(text: str) -> None:
 
 
 def summary(results: list[Result]) -> str:
-    """Counts, and the most that one case took."""
+    """The counts of each ending, and the largest time and memory of a case."""
     lines = []
     for kind in COUNTS:
         of_kind = [result for result in results if result.kind == kind]

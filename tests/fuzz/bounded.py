@@ -1,4 +1,4 @@
-"""Runs one hostile input in a process of its own, with a limit of memory, and says how it ended."""
+"""Runs one hostile input in a process of its own, with a memory limit, and reports how it ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.conftest import CHECKOUT
 
 MAX_RESIDENT_NBYTES = 1_500_000_000
-_SECONDS = 120  # of a machine that many tests share; what hangs is what never ends
+_SECONDS = 120  # only a process that never ends takes that long, even on a busy machine
 _CODE = """
 import json, resource, sys
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -26,7 +26,11 @@ finally:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """returncode: negative where a signal ended it. error: what it wrote to stderr. peak_nbytes: resident."""
+    """How the process ended.
+
+    returncode: negative if a signal ended it. output, error: its stdout and stderr. peak_nbytes: its largest resident
+    memory.
+    """
 
     returncode: int
     output: str
@@ -35,7 +39,7 @@ class Ended:
 
     @property
     def is_one_sentence(self) -> bool:
-        """Bad input, said in one line, within bounds."""
+        """Whether the input was refused as bad, in one line and within the limits."""
         lines = self.error.splitlines()
         return (
             self.returncode == 2
@@ -47,7 +51,7 @@ class Ended:
 
 
 def arrowquant(*arguments: str, cwd: Path) -> Ended:
-    """The program as a user runs it."""
+    """Runs the program as a user would."""
     done = subprocess.run(
         [sys.executable, "-c", _CODE, *arguments],
         check=False,

@@ -1,4 +1,4 @@
-"""Many cases in a few processes: each within a limit of time and memory, and whatever ends one names its seed."""
+"""Runs many cases in a few processes, each within limits of time and memory. The result of each case names its seed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from tests.conftest import CHECKOUT
 from tests.fuzz.bounded import MAX_RESIDENT_NBYTES
 
 SECONDS = 30
-_FIRST_SECONDS = 240  # of a process: kernels may have to be compiled
+_FIRST_SECONDS = 240  # for the first case of a process: kernels may have to be compiled
 FAILED = "FAILED"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """ended: `accepted …`, `refused …`, or FAILED and why. cpu_seconds: of its process."""
+    """The result of a case.
+
+    ended: `accepted …`, `refused …`, or FAILED with the reason. peak_nbytes: peak memory. cpu_seconds: CPU seconds of
+    its process.
+    """
 
     kind: str
     seed: int
@@ -37,7 +41,7 @@ class Result:
 
 
 def run_cases(cases: Iterable[tuple[str, int]], folder: Path, processes: int = 2) -> Iterator[Result]:
-    """The cases' results, in the order in which they end. Each case is {kind of cases.py, seed}."""
+    """The results of the cases, in the order in which they end. A case is (kind of cases.py, seed)."""
     todo: SimpleQueue[tuple[str, int]] = SimpleQueue()
     done: SimpleQueue[Result | None] = SimpleQueue()
     for case in cases:
@@ -79,7 +83,7 @@ def _work(todo: SimpleQueue[tuple[str, int]], done: SimpleQueue[Result | None], 
 
 
 class _Worker:
-    """A process of worker.py."""
+    """A process that runs worker.py."""
 
     def __init__(self, folder: Path) -> None:
         self._log = (folder / "stderr.txt").open("w+b")
@@ -108,7 +112,7 @@ class _Worker:
                 ended = f"{FAILED} it took {peak} bytes of memory; {ended}"
             return Result(kind, seed, ended, peak, found["cpu_seconds"])
         if not ready:
-            self._process.send_signal(signal.SIGABRT)  # faulthandler says where it hangs
+            self._process.send_signal(signal.SIGABRT)  # faulthandler reports where it hangs
         self._process.stdin.close()
         code = self._process.wait(SECONDS)
         self._log.seek(0)

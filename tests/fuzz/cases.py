@@ -1,4 +1,4 @@
-"""One case of each campaign, a function of its seed. AssertionError where the claim is broken."""
+"""One case of each campaign, as a function of its seed. Raises AssertionError if the claim is broken."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.fuzz.settings import random_settings
 from tests.fuzz.sources import CODES, Source, Tensor, write_source
 
 ACCEPTED, REFUSED = "accepted", "refused"
-# What sources without anything odd may be refused for: what a config asks that the layers do not bear.
+# Reasons for which sources with nothing odd may be refused: settings of a config that do not suit the layers.
 _REASONS = (
     "overrides[",
     "row_dims[",
@@ -37,7 +37,7 @@ _REASONS = (
 
 
 def safetensors(seed: int, folder: Path) -> str:
-    """A source is refused in one line, or its dataset is sound and has each value as the formulas say."""
+    """A source is refused in one line, or its dataset is sound and has every value that the formulas give."""
     random_ = random.Random(seed)  # noqa: S311
     source = write_source(folder / "source", random_)
     expected = (
@@ -104,7 +104,7 @@ def _check_decoded(layer: DecodedLayer, values: np.ndarray, settings: dict[str, 
 
 
 def tensors_of(path: Path) -> dict[str, Tensor] | None:
-    """A file as its format says; None where it has no sense."""
+    """The tensors of a file according to its format; None if they make no sense."""
     data = path.read_bytes()
     names = {code: dtype for dtype, code in CODES.items()}
     try:
@@ -123,7 +123,7 @@ def tensors_of(path: Path) -> dict[str, Tensor] | None:
 
 
 def pickle(seed: int, folder: Path) -> str:
-    """A hostile pickle is refused in one line, or quantized into a sound dataset of what is in its storage."""
+    """A hostile pickle is refused in one line, or quantized into a sound dataset of the values in its storage."""
     random_ = random.Random(seed)  # noqa: S311
     kind = list(KINDS)[seed % len(KINDS)]
     (folder / "model.bin").write_bytes(torch_file(KINDS[kind](random_)))
@@ -141,7 +141,7 @@ def pickle(seed: int, folder: Path) -> str:
 
 
 def crash(_seed: int, _folder: Path) -> str:
-    """For the tests of the campaign itself."""
+    """Crashes, for tests of the campaign itself."""
     os.kill(os.getpid(), signal.SIGSEGV)
     return ACCEPTED
 

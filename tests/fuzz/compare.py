@@ -1,4 +1,4 @@
-"""What is stored of a layer against what the source has of it: byte for byte, or within what the formulas allow."""
+"""Compares a stored layer with the source's: byte for byte, or within the error that the formulas allow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def check_layer(layer: DecodedLayer, tensor: Tensor, settings: dict[str, Any]) -> None:
-    """AssertionError says what is wrong."""
+    """Checks one layer. An AssertionError says what is wrong."""
     assert (layer.shape, layer.dtype) == (tensor.shape, tensor.dtype)
     types = {block.quant_type for block in layer.blocks}
     if tensor.dtype not in _FLOATS or len(tensor.shape) < 2 or not tensor.bits.size:
@@ -41,12 +41,12 @@ def check_layer(layer: DecodedLayer, tensor: Tensor, settings: dict[str, Any]) -
 
 
 def _is_plain_matrix(tensor: Tensor) -> bool:
-    """Which of the families' parameters have no shape like: those are kept, see config/families.py."""
+    """Whether the tensor has a shape that no parameter kept by config/families.py has."""
     return tensor.dtype == "float64" and len(tensor.shape) == 2 and min(tensor.shape) > 130
 
 
 def check_values(layer: DecodedLayer, x: np.ndarray, settings: dict[str, Any], coded: float = 0.0) -> None:
-    """coded: the relative error with which x itself is known."""
+    """Checks the decoded values against x. coded: relative error of x itself."""
     x = np.asarray(x, np.float64).reshape(-1, layer.columns)
     at = 0
     quantized: list[tuple[Block, np.ndarray]] = []
@@ -60,7 +60,7 @@ def check_values(layer: DecodedLayer, x: np.ndarray, settings: dict[str, Any], c
 
 
 def _check_bound(block: Block, x: np.ndarray, dtype: str, settings: dict[str, Any], coded: float) -> None:
-    """|x - x̂| ≤ scale / 2 and rounding, or scale with whole zero points, inside the range that the codes span."""
+    """Checks that |x - x̂| is at most scale / 2 and rounding, for values inside the range that the codes span."""
     assert block.codes is not None
     assert block.scales is not None
     assert block.zero_points is not None
@@ -86,14 +86,14 @@ def _check_bound(block: Block, x: np.ndarray, dtype: str, settings: dict[str, An
 
 
 def _check_error(quantized: list[tuple[Block, np.ndarray]], dtype: str, settings: dict[str, Any]) -> None:
-    """Whatever the method: no group's squared error is above that of rtn, as the formulas have it."""
+    """Checks that no group's squared error exceeds the one that the formulas of rtn give, whatever the method."""
     if settings.get("integer_zero_points"):
         return
     for block, x in quantized:
         assert block.groups is not None
         assert block.zero_points is not None
         if block.groups.max(initial=0) == 0 and len(quantized) > 1:
-            continue  # one scale for several blocks
+            continue  # several blocks share one scale
         found = as_float(block.bits, dtype).reshape(x.shape)
         count = int(block.groups.max()) + 1
         error = np.bincount(block.groups.ravel(), ((x - found) ** 2).ravel(), count)
@@ -114,7 +114,7 @@ def _check_error(quantized: list[tuple[Block, np.ndarray]], dtype: str, settings
 
 
 def _rtn_error(x: np.ndarray, block: Block, *, count: int) -> np.ndarray:
-    """float64 sums for each group."""
+    """Squared errors of rtn, summed up in float64 for each group."""
     assert block.groups is not None
     bits = BITS[block.quant_type]
     qmin, qmax = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
@@ -126,7 +126,7 @@ def _rtn_error(x: np.ndarray, block: Block, *, count: int) -> np.ndarray:
         zero = qmin - low / np.where(scale > 0, scale, 1)
     else:
         scale, zero = np.maximum(np.abs(low), np.abs(high)) / qmax, np.zeros(count)
-    # Scales and zero points are stored as float32, and values decoded in it.
+    # Scales and zero points are stored as float32, and values are decoded in float32.
     rounding = scale * (np.abs(zero) + qmax + 1) * 2.0**-22
     scale = np.where(scale > 0, scale, 1)
     each_scale, each_zero = scale[block.groups], zero[block.groups]

@@ -1,6 +1,6 @@
-"""Datasets decoded from format/README.md's words by pyarrow and numpy alone, to compare the package with.
+"""Decodes datasets as format/README.md describes them, with pyarrow and numpy alone, to compare the package with.
 
-Twice: as Parquet has the rows (`read_dataset`), and by the ranges of an index, whoever wrote it (`checked_by_ranges`).
+It reads rows in two ways: through Parquet (`read_dataset`), and by the ranges of any index (`checked_by_ranges`).
 """
 
 from __future__ import annotations
@@ -33,14 +33,18 @@ _LARGEST = {"float16": 65504.0, "bfloat16": float(np.uint32(0x7F7F0000).view(np.
 
 
 def bits_dtype(dtype: str) -> np.dtype[Any]:
-    """What holds a value's bits."""
+    """The numpy dtype that holds the bits of a value."""
     return np.dtype(_NUMPY[dtype])
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A row of the dataset. bits: its values in the layer's dtype, as bits, in C order. codes, scales, zero_points:
-    [rows, columns] each, float64; groups: the number of the scale of each value; None where nothing is quantized."""
+    """A row of the dataset.
+
+    row_start: its first row. rows: number of rows. bits: its values in the layer's dtype, as bits, in C order. codes,
+    scales, zero_points: those of each value, float64 [rows, columns]. groups: index of the scale of each value. These
+    four are None if nothing is quantized.
+    """
 
     row_start: int
     rows: int
@@ -55,7 +59,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class DecodedLayer:
-    """shape: the whole layer's. columns: of its matrix. blocks: by their first row."""
+    """A layer.
+
+    shape: shape of the whole layer. columns: columns of its matrix. blocks: its row blocks, by their first row.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -67,7 +74,8 @@ class DecodedLayer:
 
 
 def read_dataset(root: Path) -> dict[str, DecodedLayer]:
-    """Each name, aliases included. AssertionError where rows are missing, overlap, or are not what was written."""
+    """{name: layer} of the dataset, including aliases. Raises AssertionError if rows are missing, overlap, or are not
+    what was written."""
     manifest = json.loads((root / "manifest.json").read_bytes())
     rows: list[dict[str, Any]] = []
     for part in manifest["parts"]:
@@ -84,7 +92,7 @@ def read_dataset(root: Path) -> dict[str, DecodedLayer]:
 
 
 def assembled(rows: list[dict[str, Any]]) -> dict[str, DecodedLayer]:
-    """Layers whose blocks follow each other without gaps."""
+    """The layers of these rows. Raises AssertionError if their blocks have gaps or overlap."""
     layers: dict[str, DecodedLayer] = {}
     for row in sorted(rows, key=lambda row: (row["layer_name"], row["row_start"])):
         check_row(row)
@@ -102,7 +110,7 @@ def assembled(rows: list[dict[str, Any]]) -> dict[str, DecodedLayer]:
 
 
 def check_row(row: Mapping[str, Any]) -> None:
-    """Digests and checksum are those of the row's bytes."""
+    """Asserts that digests and checksum are those of the row's bytes."""
     data = row["data"]
     digests = b"".join(
         xxhash.xxh3_128_digest(data[i : i + _CHUNK_NBYTES]) for i in range(0, len(data), _CHUNK_NBYTES)
@@ -160,7 +168,8 @@ def _unpacked(data: bytes, rows: int, columns: int, bits: int) -> np.ndarray:
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
-    """The bits of float32 values in `dtype`: nearest, ties to even, and what would overflow is its largest value."""
+    """The bits of float32 values in `dtype`, rounded to nearest, ties to even; values that would overflow become the
+    largest one."""
     if dtype == "float64":
         return np.asarray(values.astype("<f8"))
     if dtype == "float32":
@@ -171,12 +180,12 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def as_float(bits: np.ndarray, dtype: str) -> np.ndarray:
-    """float64."""
+    """The values of bits of this dtype, as float64."""
     return (bf16_values(bits) if dtype == "bfloat16" else bits).astype(np.float64)
 
 
 def checked_by_ranges(root: Path, index_path: str) -> dict[str, DecodedLayer]:
-    """The layers as the index's ranges have them, those left out whose rows do not match its checksums."""
+    """The layers at the ranges of the index, without those that have a row whose bytes do not match its checksum."""
     rows: dict[str, list[dict[str, Any]]] = {}
     bad: set[str] = set()
     for row in pq.read_table(root / index_path).to_pylist():
@@ -196,7 +205,7 @@ def checked_by_ranges(root: Path, index_path: str) -> dict[str, DecodedLayer]:
         try:
             layers |= assembled(rows[name])
         except (AssertionError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError):
-            continue  # which the package has to refuse
+            continue  # a layer that the package has to refuse
     return layers
 
 

@@ -1,4 +1,4 @@
-"""One forged dataset through everything that reads datasets."""
+"""Runs everything that reads datasets on one forged dataset."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from tests.fuzz.program import run
 from tests.fuzz.settings import random_settings
 from tests.fuzz.sources import Tensor, plain, shards, tied
 
-_BASES = 12  # datasets that are forged; each is another one
+_BASES = 12  # number of different datasets that are forged
 _SECRET = b"of somebody else"
 
 
 def dataset(seed: int, folder: Path) -> str:
-    """Every value that the loader gives has its checksum, and every command ends in one line, whatever was forged."""
+    """Whatever was forged, every value that the loader gives matches its checksum, and every command ends in one
+    line."""
     random_ = random.Random(seed)  # noqa: S311
     base = _base(folder.parent, seed % _BASES)
     root = folder / "target"
@@ -53,7 +54,7 @@ def dataset(seed: int, folder: Path) -> str:
 
 
 def _base(folder: Path, number: int) -> Path:
-    """A source and a dataset of it, made once."""
+    """A source and its dataset, made once."""
     base = folder / f"base-{number}"
     random_ = random.Random(number)  # noqa: S311
     while not (base / "target" / "manifest.json").exists():
@@ -68,7 +69,7 @@ def _base(folder: Path, number: int) -> Path:
 
 
 def _truth(root: Path) -> dict[str, DecodedLayer]:
-    """What may be read: rows whose bytes have their checksums, by the manifest's index, or of bare files."""
+    """The layers that may be read: those whose rows match their checksums, by the manifest's index or in bare files."""
     path = root / "manifest.json"
     try:
         if path.is_file():
@@ -87,7 +88,7 @@ def _truth(root: Path) -> dict[str, DecodedLayer]:
 
 
 def _layers_alone(rows: list[dict[str, object]]) -> dict[str, DecodedLayer]:
-    """Each layer that is right by itself."""
+    """The layers that are correct, each judged by itself."""
     layers: dict[str, DecodedLayer] = {}
     for name in {str(row["layer_name"]) for row in rows}:
         try:
@@ -98,7 +99,7 @@ def _layers_alone(rows: list[dict[str, object]]) -> dict[str, DecodedLayer]:
 
 
 def _loaded(root: Path, truth: dict[str, DecodedLayer]) -> set[str]:
-    """The names that the loader gives values of, all of which are right."""
+    """The names of the layers that the loader gives. Asserts that all of their values are right."""
     found: set[str] = set()
     with suppress(ArrowQuantError), WeightLoader(str(root), memory_budget=BUDGET_NBYTES) as loader:
         for name in loader.keys():  # noqa: SIM118 - what iterates reads

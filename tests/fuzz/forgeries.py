@@ -1,4 +1,4 @@
-"""Finished datasets of which anyone may have changed anything, hashes and seals included."""
+"""Changes finished datasets in ways open to anyone, including their hashes and seals."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def forged_aliases(root: Path, random_: random.Random) -> None:
 
 
 def forged_paths(root: Path, random_: random.Random) -> None:
-    """Other objects in the places of parts and index, with hashes that are right."""
+    """Puts another path in place of one that the manifest names, sometimes with a correct hash."""
     path = root / "manifest.json"
     manifest = json.loads(path.read_bytes())
     entry = random_.choice(
@@ -87,7 +87,7 @@ def forged_paths(root: Path, random_: random.Random) -> None:
 
 
 def forged_index(root: Path, random_: random.Random) -> None:
-    """Values of the index, with the manifest's hash of it."""
+    """Changes values of the index, and its hash in the manifest."""
     path = root / "index.parquet"
     table = pq.read_table(path)
     rows = table.to_pylist()
@@ -105,7 +105,7 @@ def forged_index(root: Path, random_: random.Random) -> None:
 
 
 def forged_ranges(root: Path, random_: random.Random) -> None:
-    """Rows of the index that point to each other's bytes."""
+    """Makes rows of the index point to each other's bytes."""
     path = root / "index.parquet"
     table = pq.read_table(path)
     rows = table.to_pylist()
@@ -118,7 +118,7 @@ def forged_ranges(root: Path, random_: random.Random) -> None:
 
 
 def forged_part(root: Path, random_: random.Random) -> None:
-    """Values of a part, its checksums, and the manifest's hash of it; its bytes lie elsewhere then."""
+    """Changes values of a part, their checksums, and its hash in the manifest. Its bytes are at other offsets then."""
     path = random_.choice(sorted((root / "weights").rglob("*.parquet")))
     table = pq.read_table(pa.BufferReader(path.read_bytes()))
     rows = table.to_pylist()
@@ -133,14 +133,14 @@ def forged_part(root: Path, random_: random.Random) -> None:
     _write(path, rows, table.schema, compression=random_.choice(["none", "zstd", "snappy"]))
     if random_.random() < 0.7:
         rehash(root)
-    if random_.random() < 0.6:  # bare files: what anyone publishes
+    if random_.random() < 0.6:  # makes bare files of it, which anyone can publish
         for name in ("manifest.json", "index.parquet"):
             (root / name).unlink()
         shutil.rmtree(root / "run")
 
 
 def expanding_values(root: Path, random_: random.Random) -> None:
-    """A frame that becomes gigabytes at the end of a part, where the index says the values are."""
+    """Appends a frame that decompresses to gigabytes to a part, and makes the index point to it."""
     index = root / "index.parquet"
     table = pq.read_table(index)
     rows = table.to_pylist()
@@ -158,7 +158,7 @@ def expanding_values(root: Path, random_: random.Random) -> None:
 
 
 def forged_plan(root: Path, random_: random.Random) -> None:
-    """Values of run/plan.arrow, sealed again."""
+    """Changes values of run/plan.arrow, and seals it again."""
     path = root / "run" / "plan.arrow"
     table = read_plan_file(path.read_bytes(), "plan.arrow")
     if random_.random() < 0.3:
@@ -186,7 +186,7 @@ def forged_commit(root: Path, random_: random.Random) -> None:
     new = json.loads(head + b"}") | {"checksum": hash_of(text)}
     path.write_bytes(json.dumps(new).encode()[:-1] + b',"receipt":' + text + b"}")
     if random_.random() < 0.7:
-        (root / "manifest.json").unlink()  # commits count then
+        (root / "manifest.json").unlink()  # without it, the commits count
 
 
 def forged_report(root: Path, random_: random.Random) -> None:
@@ -228,7 +228,7 @@ FORGERIES: dict[Forgery, float] = {
 
 
 def forge(root: Path, random_: random.Random) -> str:
-    """Changes the dataset; the names of what was done."""
+    """Changes the dataset. Returns the names of the forgeries."""
     done: list[str] = []
     for forgery in random_.choices(list(FORGERIES), list(FORGERIES.values()), k=random_.choice([1, 1, 1, 2])):
         if done and not all(
@@ -240,13 +240,13 @@ def forge(root: Path, random_: random.Random) -> str:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, pa.ArrowException):
             if not done:
                 raise
-            break  # the first one left nothing for it
+            break  # the first forgery left nothing that this one could change
         done.append(forgery.__name__)
     return " ".join(done)
 
 
 def rehash(root: Path) -> None:
-    """The manifest's sizes and hashes of what it names."""
+    """Corrects the sizes and hashes that the manifest has of its files."""
     path = root / "manifest.json"
     try:
         manifest = json.loads(path.read_bytes())
@@ -312,7 +312,7 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table | None:
 
 
 def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema, **options: Any) -> None:
-    """Nothing where the values are none of the schema's types."""
+    """Writes the rows, or nothing if their values do not have the types of the schema."""
     table = _table(rows, schema)
     if table is not None:
         pq.write_table(table, path, **options)

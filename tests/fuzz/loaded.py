@@ -1,4 +1,4 @@
-"""What a WeightLoader gives, against what the tests' own decoder says."""
+"""Compares the values of a WeightLoader with those of the tests' own decoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BUDGET_NBYTES = 1 << 28
 
 
 def check_loader(target: Path, layers: dict[str, DecodedLayer]) -> None:
-    """Gives what the decoder says, of every name."""
+    """Asserts that a loader gives the decoder's values for every name."""
     with WeightLoader(str(target), memory_budget=BUDGET_NBYTES) as loader:
         assert set(loader.keys()) == layers.keys()
         seen: dict[str, None] = {}
@@ -29,7 +29,7 @@ def check_loader(target: Path, layers: dict[str, DecodedLayer]) -> None:
 
 
 def same_bits(found: bytes, layer: DecodedLayer) -> bool:
-    """Zeros may differ in their sign where they were decoded: 0 · -scale."""
+    """Whether the bits are the same. Decoded zeros may differ in their sign, because of 0 · -scale."""
     expected = layer.bits()
     if found == expected:
         return True

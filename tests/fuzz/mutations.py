@@ -1,4 +1,4 @@
-"""Every JSON document that is one value away from a given one."""
+"""All JSON documents that differ from a given one in a single value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OTHERS: tuple[Any, ...] = (
 
 
 def mutated(document: Any) -> Iterator[tuple[str, Any]]:
-    """(what was changed, the document): each value replaced by each of OTHERS, or left out."""
+    """Pairs (what was changed, changed document): each value is replaced by each of OTHERS, or left out."""
     for path in _paths(document):
         for other in OTHERS:
             yield f"{path} := {other!r:.20}", _replaced(document, path, other)
@@ -21,7 +21,7 @@ def mutated(document: Any) -> Iterator[tuple[str, Any]]:
 
 
 def changed_at_random(document: Any, random_: random.Random) -> Any:
-    """One of `mutated`, or one whose number is another number."""
+    """One of the documents of `mutated`, or one in which a number is replaced by another one."""
     path = random_.choice([*_paths(document)])
     value = document
     for key in path:
@@ -39,7 +39,7 @@ def _paths(value: Any) -> Iterator[tuple[str | int, ...]]:
     if isinstance(value, dict):
         items = list(value.items())
     elif isinstance(value, list):
-        items = list(enumerate(value[:2]))  # lists are of equal things
+        items = list(enumerate(value[:2]))  # items of a list are alike
     for key, inner in items:
         for path in _paths(inner):
             yield (key, *path)

@@ -1,4 +1,4 @@
-"""Small Parquet files that stand for gigabytes, each written byte by byte where Arrow would not write it."""
+"""Small Parquet files that stand for gigabytes, written byte by byte where Arrow would not write them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from arrowquant_dist.format.parquet import thrift
 
 GIB = 1 << 30
-_ZEROS = 100_000_000  # in pages whose rows need four bytes; as refused as 2 GB are, and sooner made
+_ZEROS = 100_000_000  # bytes in a page whose row needs four; refused like 2 GB, and made faster
 V1 = pa.schema(
     [
         ("layer_name", pa.string()),
@@ -39,12 +39,12 @@ def written(columns: dict[str, Any], **options: object) -> bytes:
 
 
 def equal_values(rows: int, value: bytes, name: Callable[[int], str] = "layer{}".format) -> bytes:
-    """V1 rows of one value, which a dictionary has once."""
+    """V1 rows that share one value, which is stored once, in a dictionary."""
     return _of_dictionaries([name(i) for i in range(rows)], pa.array([value]), len(value))
 
 
 def _of_dictionaries(names: list[str] | str, data: pa.Array, size: int) -> bytes:
-    """One value, and perhaps one name, that stand in the file once."""
+    """Rows with one value, and perhaps one name, that are stored once in the file."""
     rows = 2000 if isinstance(names, str) else len(names)
     zeros = pa.array([0] * rows, pa.int32())
     name = pa.DictionaryArray.from_arrays(zeros, [names]) if isinstance(names, str) else pa.array(names)
@@ -63,12 +63,12 @@ def _of_dictionaries(names: list[str] | str, data: pa.Array, size: int) -> bytes
 
 
 def long_names(nbytes: int) -> bytes:
-    """One name of many bytes in 2,000 rows."""
+    """2,000 rows with one name of `nbytes` bytes."""
     return _of_dictionaries("n" * nbytes, pa.array([b"x"]), 1)
 
 
 def zeros_in_one_value(nbytes: int, compression: str, claimed: int = 4) -> bytes:
-    """A page that decompresses to far more than the row's shape needs."""
+    """A page that decompresses to far more than the shape of its row needs."""
     columns: dict[str, Any] = {
         "layer_name": ["w"],
         "shape": [[claimed]],
@@ -91,7 +91,7 @@ def zeros_in_a_name(nbytes: int, compression: str) -> bytes:
 
 
 def long_shapes(dims: int) -> bytes:
-    """A shape of as many equal dimensions as a run can have."""
+    """A shape with many equal dimensions, as long as a run of the encoding can be."""
     columns: dict[str, Any] = {
         "layer_name": ["w"],
         "shape": [[1] * dims],
@@ -154,7 +154,7 @@ def many_row_groups(count: int) -> bytes:
 
 
 def many_chunks(count: int) -> bytes:
-    """One row group of as many columns as there is room for, 3 bytes each."""
+    """One row group with very many columns, of 3 bytes each."""
     group = thrift.struct(
         thrift.structs(1, [thrift.struct(thrift.i64(2, 0))] * count), thrift.i64(2, 0), thrift.i64(3, 0)
     )
@@ -171,12 +171,12 @@ def wide_schema(count: int) -> bytes:
 
 
 def deep_thrift(depth: int) -> bytes:
-    """Structs in structs, in a field that no reader knows."""
+    """Nested structs, in a field that no reader knows."""
     return file_of(thrift.struct(thrift.i32(1, 1))[:-1] + b"\xbc" * depth)
 
 
 def long_list(count: int) -> bytes:
-    """A list that says it has more elements than there are bytes."""
+    """A list that claims to have more elements than there are bytes."""
     return file_of(b"\x15\x02\x19\xfc" + thrift.varint(count) + bytes(100))
 
 
@@ -193,7 +193,7 @@ def _page(header_nbytes: int, values: int, content: bytes) -> bytes:
 
 
 def claimed_page(nbytes: int, values: int) -> bytes:
-    """Pages whose headers say that they become so large, or have so many values, which the footer does not."""
+    """Pages whose headers claim a size of `nbytes` or a number of `values` that the footer does not."""
     pages, chunks = bytearray(), []
     for name, kind in _LEAVES:
         page = _page(nbytes, values, bytes(40))

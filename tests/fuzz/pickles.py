@@ -1,7 +1,7 @@
-"""Pickles that a stranger may have made: written operation by operation, none by Python's pickler.
+"""Pickles that a stranger may have made, written operation by operation instead of by Python's pickler.
 
-Each kind is a function of a random generator, and gives a pickle that weights_only would load, at the cost of time or
-memory that is no function of its size, or that no torch.save writes.
+Each kind is a function of a random generator. It gives a pickle that weights_only would load at a cost in time or
+memory far out of proportion to its size, or one that torch.save never writes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def tensor(shape: bytes, strides: bytes, offset: int = 0, numel: int = 4) -> byt
 
 
 def state(*values: bytes) -> bytes:
-    """A dict of one good tensor and `values` under names."""
+    """A dict with one good tensor, and `values` under other names."""
     good = text("w") + tensor(sizes(2, 2), sizes(2, 1))
     return pickled(b"}(", good, *(text(f"x{i}") + value for i, value in enumerate(values)), b"u")
 
@@ -82,7 +82,7 @@ def chained_encode(random_: random.Random) -> bytes:
 
 
 def repeated_encode(random_: random.Random) -> bytes:
-    """One long text, encoded again and again."""
+    """One long text that is encoded again and again."""
     length, times = random_.randrange(10_000, 100_000), random_.randrange(2_000, 10_000)
     head = text("a" * length) + put(1) + b"0" if random_.random() < 0.2 else text("a" * length) + put(1)
     call = name("_codecs", "encode") + b"(" + get(1) + text("latin1") + b"tR"
@@ -101,7 +101,7 @@ def doubled_keys(random_: random.Random) -> bytes:
 
 
 def colliding_tuples(random_: random.Random) -> bytes:
-    """Keys of many small tuples, whose hashes anyone can choose."""
+    """A dict with many small tuples as keys, whose hashes anyone can choose so that they collide."""
     keys = b"".join(
         number(i) + number(random_.getrandbits(60)) + b"\x86N" for i in range(random_.randrange(2000, 5000))
     )
@@ -109,7 +109,7 @@ def colliding_tuples(random_: random.Random) -> bytes:
 
 
 def repeated_copies(random_: random.Random) -> bytes:
-    """A long list, copied into a set, a size or a dict again and again."""
+    """A long list that is copied into a set, a size or a dict again and again."""
     module, word = random_.choice([("__builtin__", "set"), ("torch", "Size"), ("collections", "Counter")])
     count = random_.randrange(2_000, 9_000)
     if word == "Counter":
@@ -122,7 +122,7 @@ def repeated_copies(random_: random.Random) -> bytes:
 
 
 def repeated_tensors(random_: random.Random) -> bytes:
-    """A few bytes for each of many tensors: function and arguments stand in the memo."""
+    """Many tensors of a few bytes each: function and arguments are in the memo."""
     function = name("torch._utils", "_rebuild_tensor_v2") + put(1)
     arguments = (
         b"("
@@ -245,7 +245,7 @@ def giant_text(random_: random.Random) -> bytes:
 
 
 def cycle(random_: random.Random) -> bytes:
-    """A dict that is its own state, a list in itself, a tensor's attributes that hold it."""
+    """A dict that is its own state, a list that contains itself, or a tensor whose attributes hold the tensor."""
     return random_.choice(
         [
             pickled(
@@ -260,7 +260,7 @@ def cycle(random_: random.Random) -> bytes:
 
 
 def repeated_state(random_: random.Random) -> bytes:
-    """A large dict, made the state of a small one again and again."""
+    """A large dict that becomes the state of a small one again and again."""
     items = b"".join(text(f"k{i}") + b"N" for i in range(random_.randrange(1000, 4000)))
     build = get(1) + b"b"
     return pickled(
@@ -284,7 +284,7 @@ def deep(random_: random.Random) -> bytes:
 
 
 def wrong_arguments(random_: random.Random) -> bytes:
-    """A function of torch.save's with arguments that it never gives."""
+    """A function that torch.save uses, with arguments that it never gives."""
     word = random_.choice(
         ["_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter"]
     )
@@ -333,7 +333,7 @@ def code(random_: random.Random) -> bytes:
 
 
 def shuffled(random_: random.Random) -> bytes:
-    """Operations in any order."""
+    """Operations in random order."""
     good = bytearray(state())
     for _ in range(random_.randrange(1, 20)):
         good[random_.randrange(2, len(good) - 1)] = random_.choice(b"()]}lt\x85\x86\x87abeRQu0.Nh\x81")
@@ -361,7 +361,7 @@ KINDS: dict[str, Kind] = {
 
 
 def hostile_pickles(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
-    """`count` of them, the kinds in turns. The same seed gives the same ones."""
+    """`count` pickles with the names of their kinds, which take turns. The same seed gives the same pickles."""
     random_ = random.Random(seed)  # noqa: S311
     names = list(KINDS)
     for i in range(count):
@@ -370,7 +370,7 @@ def hostile_pickles(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def pickle_of(value: Any) -> bytes:
-    """The pickle that torch.save makes of it."""
+    """The pickle that torch.save makes of the value."""
     import torch
 
     out = io.BytesIO()
@@ -380,7 +380,7 @@ def pickle_of(value: Any) -> bytes:
 
 
 def torch_file(data: bytes) -> bytes:
-    """A file of torch.save's form with this pickle and a storage of 16 bytes."""
+    """A file in the form of torch.save with this pickle and a storage of 16 bytes."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", data)

@@ -1,4 +1,4 @@
-"""The program within this process: thousands of cases can't start it anew each time."""
+"""Runs the program within this process, since thousands of cases cannot start it anew each time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST_LINE = 6000
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a command ended, in one line of stderr unless it did what it was asked to."""
+    """How a command ended: with one line on stderr, unless it succeeded."""
 
     code: int
     output: str
@@ -22,7 +22,8 @@ class Ending:
 
 
 def run(*arguments: str) -> Ending:
-    """AssertionError for what no user should see: tracebacks, codes that mean nothing, more than one line."""
+    """Runs a command. Raises AssertionError for anything that no user should see: tracebacks, exit codes without a
+    meaning, more than one line."""
     ended: Any = CliRunner().invoke(app, [*arguments])
     if ended.exception is not None and not isinstance(ended.exception, SystemExit):
         raise AssertionError(f"{arguments[0]} raised {type(ended.exception).__name__}") from ended.exception

@@ -1,4 +1,4 @@
-"""Random settings of a run, and what they have to do to a layer."""
+"""Random settings of a run, and their expected effect on a layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WORDS = ["embed", "lm_head", "*.weight", "/q_proj|up_proj/", "layers.0", "exper
 
 
 def random_settings(random_: random.Random, names: Sequence[str]) -> dict[str, Any]:
-    """A config file's content. names: of the source's layers, so that some patterns match."""
+    """The content of a config file. names: names of the source's layers, so that some patterns match."""
     settings: dict[str, Any] = {
         "quant_type": random_.choice(["int8", "int4", "int3", "int2", "int8", "int4", "fp16"]),
         "per_channel": random_.random() < 0.4,

@@ -1,4 +1,4 @@
-"""Small safetensors sources that anyone may have made, and what is in them, all of it a function of a seed."""
+"""Small safetensors sources as anyone may have made them, and their expected content, as a function of a seed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _COMPANIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """bits: flat, what the file has."""
+    """A tensor. bits: its values as they are in the file, flat."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -70,8 +70,11 @@ class Tensor:
 
 @dataclass(slots=True)
 class Source:
-    """kind: what is odd about it. expected: every name of it; None where that is for the case to find out.
-    decoded: {name: float64 values} of what is stored as codes; the names of the codes are not in `expected`."""
+    """A source.
+
+    kind: what is odd about it. expected: {name: tensor} of everything in it; None if the case has to find that out.
+    decoded: {name: float64 values} of layers stored as codes; the names of the codes are not in `expected`.
+    """
 
     kind: str
     expected: dict[str, Tensor] | None
@@ -79,7 +82,7 @@ class Source:
 
 
 def write_source(folder: Path, random_: random.Random) -> Source:
-    """A source in `folder`, of a kind by chance."""
+    """Writes a source of a random kind into `folder`."""
     weights = {
         plain: 8,
         shards: 2,
@@ -104,7 +107,7 @@ def plain(folder: Path, random_: random.Random) -> Source:
 
 
 def shards(folder: Path, random_: random.Random) -> Source:
-    """Several files, with an index; some of them without tensors."""
+    """Several files with an index; some have no tensors."""
     tensors = some_tensors(random_)
     count = random_.randrange(2, 5)
     names = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
@@ -118,7 +121,7 @@ def shards(folder: Path, random_: random.Random) -> Source:
 
 
 def mutated(folder: Path, random_: random.Random) -> Source:
-    """A file of which bytes were changed, most of them in its header."""
+    """A file with changed bytes, most of them in its header."""
     path = folder / "model.safetensors"
     write_file(path, some_tensors(random_), random_)
     data = bytearray(path.read_bytes())
@@ -143,7 +146,7 @@ def mutated(folder: Path, random_: random.Random) -> Source:
 
 
 def companions(folder: Path, random_: random.Random) -> Source:
-    """Names of codes, scales and zeros of other quantizers, with any dtype and shape."""
+    """Tensors named like codes, scales and zeros of other quantizers, with any dtype and shape."""
     tensors = some_tensors(random_, most=3)
     for _ in range(random_.randrange(1, 7)):
         name = random_.choice(_COMPANIONS).format(random_.choice(["a", "b", "layers.0.q_proj", "experts.1"]))
@@ -153,7 +156,7 @@ def companions(folder: Path, random_: random.Random) -> Source:
 
 
 def float8(folder: Path, random_: random.Random) -> Source:
-    """Codes of e4m3 with a scale a tensor, a row, or a block of 128."""
+    """Codes of e4m3 with a scale per tensor, row, or block of 128."""
     tensors = some_tensors(random_, most=3)
     decoded = {}
     for i in range(random_.randrange(1, 4)):
@@ -191,7 +194,8 @@ def float8(folder: Path, random_: random.Random) -> Source:
 
 
 def e4m3_values(codes: np.ndarray) -> np.ndarray:
-    """float32, by the definition: sign, 4 bits of exponent with bias 7, 3 of mantissa, without infinities."""
+    """The float32 values of e4m3 codes by definition: sign, 4 bits of exponent with bias 7, 3 of mantissa, no
+    infinities."""
     exponent, mantissa = (codes >> 3) & 15, codes & 7
     size = np.where(
         exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent.astype(int) - 7)
@@ -200,7 +204,7 @@ def e4m3_values(codes: np.ndarray) -> np.ndarray:
 
 
 def tied(folder: Path, random_: random.Random) -> Source:
-    """Names that share one range, as some writers store ties."""
+    """Names that share one range of bytes, which is how some writers store tied tensors."""
     tensors = some_tensors(random_)
     names = [name for name, tensor in tensors.items() if tensor.data]
     ties = {f"tie.{i}": random_.choice(names) for i in range(random_.randrange(1, 4))} if names else {}
@@ -222,7 +226,7 @@ def not_finite(folder: Path, random_: random.Random) -> Source:
 
 
 def nothing(folder: Path, random_: random.Random) -> Source:
-    """No tensor at all, or nothing in them."""
+    """No tensors at all, or only tensors without values."""
     tensors = {} if random_.random() < 0.5 else {"e": Tensor("float32", (0, 3), np.empty(0, "<f4"))}
     write_file(folder / "model.safetensors", tensors, random_)
     return Source("nothing", tensors)
@@ -309,7 +313,7 @@ _VALUES: Sequence[Callable[[np.random.Generator, int], np.ndarray]] = (
 def write_file(
     path: Path, tensors: dict[str, Tensor], random_: random.Random, ties: dict[str, str] | None = None
 ) -> None:
-    """The header's order is not that of the bytes."""
+    """Writes a file in whose header the tensors have another order than their bytes."""
     entries: list[tuple[str, object]] = []
     body = b""
     order = list(tensors)

@@ -1,7 +1,7 @@
-"""`python -m tests.fuzz.worker FOLDER`: runs the cases that stdin names, one a line, and says how each ended.
+"""`python -m tests.fuzz.worker FOLDER`: runs the cases that stdin names, one per line, and reports how each ended.
 
-Many cases share a process; peak memory is counted for each. What ends the process, or takes too long, is its parent's
-to see (campaign.py).
+Many cases share a process; peak memory is measured for each. Its parent notices if a case ends the process or takes too
+long (campaign.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-ADDRESS_SPACE_NBYTES = 24 << 30  # far above what a case takes; what asks for more than it has, fails in here
+ADDRESS_SPACE_NBYTES = 24 << 30  # far above what a case needs; larger requests fail in this process
 
 
 def main(folder: Path) -> None:
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
         place = folder / "case"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
         before = _cpu_seconds()
         try:
             ended = CASES[kind](int(seed), place)

@@ -14,7 +14,7 @@ from tests.conftest import CHECKOUT
 
 
 class Targets:
-    """MiniLM's datasets by the names of configs/: `targets["int8"]` is quantized when it is first asked for."""
+    """MiniLM's datasets by the names of configs/: `targets["int8"]` is quantized at its first use."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -44,7 +44,7 @@ def int2(targets: Targets) -> Path:
 
 @pytest.fixture(scope="session")
 def weights(minilm: Path) -> dict[str, np.ndarray]:
-    """The original weights, as the safetensors package reads them."""
+    """The original weights, read by the safetensors package."""
     return dict(load_file(minilm / "model.safetensors"))
 
 

@@ -1,4 +1,5 @@
-"""A whole dataset decoded by the published formula, with pyarrow and numpy alone: nothing of the package under test."""
+"""Decodes a whole dataset by the published formula, with pyarrow and numpy alone and nothing of the package under
+test."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ QUANTIZED = ("int8", "int4", "int3", "int2")
 
 @dataclass(frozen=True)
 class Layer:
-    """values [*shape]: float64, or of a kept layer what is stored: float16, or the source's dtype."""
+    """values: [*shape], float64; for a kept layer the stored values, in float16 or the source's dtype."""
 
     quant_type: str
     values: np.ndarray
@@ -29,7 +30,7 @@ def read_table(target: Path) -> pa.Table:
 
 
 def read_layers(target: Path) -> dict[str, Layer]:
-    """Every layer, its row blocks put together."""
+    """Every layer, with its row blocks put together."""
     blocks: dict[str, list[Row]] = {}
     for row in read_table(target).to_pylist():
         blocks.setdefault(row["layer_name"], []).append(row)
@@ -43,7 +44,7 @@ def read_layers(target: Path) -> dict[str, Layer]:
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """In float64."""
+    """The cosine of two arrays, computed in float64."""
     x, y = a.astype(np.float64).reshape(-1), b.astype(np.float64).reshape(-1)
     return float(x @ y / np.sqrt((x @ x) * (y @ y)))
 

@@ -1,4 +1,4 @@
-"""`arrowquant` as a process of its own, or called in this one, checkpoints to give it, and what it left behind."""
+"""Runs `arrowquant` as a process of its own or in this one, makes checkpoints for it, and looks at what it left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from arrowquant_dist.cli import app
 from tests.waiting import until
 
-# Whoever started pytest in the background had SIGINT ignored for all that it starts.
+# If pytest was started in the background, the shell made it and all that it starts ignore SIGINT.
 _MAIN = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,7 +25,7 @@ main()
 
 
 def start(*arguments: object, before: str = "") -> subprocess.Popen[str]:
-    """The program at work. before: Python that its process runs first."""
+    """Starts the program. before: Python code that its process runs first."""
     code = _MAIN.format(before=before)
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -37,7 +37,7 @@ def start(*arguments: object, before: str = "") -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """How it ended. It ends with the test at the latest."""
+    """Waits until the process has ended; kills it if waiting fails."""
     try:
         out, err = process.communicate()
     finally:
@@ -50,7 +50,7 @@ def run(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str
 
 
 def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The program in this process: the same but for what a process's start and end add."""
+    """Runs the program in this process: the same, except for what the start and the end of a process add."""
     words = [*map(str, arguments)]
     result = CliRunner().invoke(app, words)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -59,7 +59,7 @@ def call(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Returns as soon as it happened; fails if the process ends first."""
+    """Returns as soon as `happened` is true; fails if the process ends first."""
 
     def has_happened() -> bool:
         if happened():
@@ -83,7 +83,7 @@ def parts(target: Path) -> set[str]:
 
 
 def write_checkpoint(path: Path, layers: int, rows: int, columns: int) -> Path:
-    """`layers` float32 matrices and a bias each."""
+    """Writes `layers` float32 matrices with a bias each."""
     rng = np.random.default_rng(5)
     tensors = {
         f"layers.{i}.weight": rng.standard_normal((rows, columns), np.float32) * 0.02 for i in range(layers)

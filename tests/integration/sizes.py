@@ -1,4 +1,4 @@
-"""Sizes so small that MiniLM's layers are cut, its reads are split and its parts go up in several pieces."""
+"""Sizes so small that MiniLM's layers are cut, reads are split, and parts are uploaded in several pieces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""V1 as the tools wrote it that it comes from: plain pyarrow, a row a tensor."""
+"""Writes V1 as the tools that it comes from wrote it: with plain pyarrow, a row per tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCHEMA = pa.schema(
 
 
 def write_v1(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """metadata: of the schema; files before V2 often have none."""
+    """metadata: metadata of the Parquet schema; files from before V2 often have none."""
     columns = {
         "layer_name": list(tensors),
         "shape": [list(t.shape) for t in tensors.values()],

@@ -1,5 +1,5 @@
-"""Checkpoints of a few wide layers in each way of storing weights, written block by block: quickly, and in little
-memory. Values are finite, and none that zstd could make small."""
+"""Checkpoints with a few wide layers in each way of storing weights, written block by block: quickly, and with little
+memory. Values are finite, and zstd cannot compress them much."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
 
 _PIECE_NBYTES = 1 << 20
 _ITEMSIZES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "I32": 4, "I64": 8, "U8": 1}
-_CAREFUL = {"U8": (118, 122), "F8_E4M3": (0, 0x7E)}  # e8m0 powers near 1, codes that are numbers
+_CAREFUL = {"U8": (118, 122), "F8_E4M3": (0, 0x7E)}  # e8m0 powers near 1, and codes other than NaN
 _MIB = 1 << 20
 
-Header = Mapping[str, tuple[str, tuple[int, ...]]]  # {name: (dtype of safetensors, shape)}
+Header = Mapping[str, tuple[str, tuple[int, ...]]]  # {name: (safetensors dtype, shape)}
 
 
 def plain(folder: Path, nbytes: int, dtype: str = "BF16", layers: int = 1, columns: int = 4096) -> str:
-    """`layers` layers of `nbytes` together."""
+    """`layers` layers with `nbytes` bytes together."""
     rows = nbytes // layers // columns // _ITEMSIZES[dtype]
     return _save(folder, {f"layers.{i}.weight": (dtype, (rows, columns)) for i in range(layers)})
 
 
 def float8(folder: Path, nbytes: int) -> str:
-    """Blocks of 128 × 128; nbytes: of the codes, a bfloat16 value each."""
+    """float8 with scales for blocks of 128 × 128. nbytes: bytes of the codes, each of which is a bfloat16 value."""
     rows = nbytes // 4096
     blocks = (-(-rows // 128), 32)
     tensors = {"w.weight": ("F8_E4M3", (rows, 4096)), "w.weight_scale_inv": ("F32", blocks)}
@@ -38,7 +38,8 @@ def float8(folder: Path, nbytes: int) -> str:
 
 
 def packed(folder: Path, nbytes: int) -> str:
-    """compressed-tensors' 4 bits in groups of 32, with zero points; nbytes: of the words, 8 bfloat16 values each."""
+    """compressed-tensors' 4 bits in groups of 32, with zero points. nbytes: bytes of the words, with 8 bfloat16 values
+    each."""
     rows = nbytes // 2048
     tensors = {
         "w.weight_packed": ("I32", (rows, 512)),
@@ -57,8 +58,8 @@ def packed(folder: Path, nbytes: int) -> str:
 
 
 def gptq(folder: Path, nbytes: int) -> str:
-    """GPTQ's 4 bits in groups of 128, whose words have the layer's rows as columns; nbytes: of the words, 8 float16
-    values each."""
+    """GPTQ's 4 bits in groups of 128, whose words have the layer's rows as columns. nbytes: bytes of the words, with 8
+    float16 values each."""
     outputs = nbytes // 2048
     tensors = {
         "w.qweight": ("I32", (512, outputs)),
@@ -69,14 +70,15 @@ def gptq(folder: Path, nbytes: int) -> str:
 
 
 def experts(folder: Path, nbytes: int) -> str:
-    """gpt-oss' MXFP4, whose layers are transposed; nbytes: of the blocks, 2 bfloat16 values each."""
-    matrices = max(nbytes // (4 * _MIB), 1)  # of 2048 × 4096 values
+    """gpt-oss' MXFP4, whose layers are transposed. nbytes: bytes of the blocks, each of which has 2 bfloat16 values."""
+    matrices = max(nbytes // (4 * _MIB), 1)  # with 2048 × 4096 values each
     blocks = {"e.w_blocks": ("U8", (matrices, 2048, 128, 16)), "e.w_scales": ("U8", (matrices, 2048, 128))}
     return _save(folder, blocks)
 
 
 def nvfp4(folder: Path, nbytes: int) -> str:
-    """ModelOpt's, once with two values of a row in a byte and once with two of a column; nbytes: of all codes."""
+    """ModelOpt's NVFP4, once with two values of a row in a byte and once with two of a column. nbytes: bytes of all
+    codes."""
     rows = nbytes // 2 // 2048
     tensors = {
         "w.weight": ("U8", (rows, 2048)),
@@ -100,7 +102,7 @@ def strided(folder: Path, nbytes: int) -> str:
 
 
 def dataset(folder: Path, nbytes: int, run: RunConfig, config: QuantizationConfig) -> str:
-    """The codes of a bfloat16 layer of `nbytes`, in rows as `run` has its blocks."""
+    """A dataset with the codes of a bfloat16 layer of `nbytes`, in rows that are the blocks of `run`."""
     source = plain(folder / "source", nbytes)
     ArrowQuantizer(config, run.replace(engine="inline", workers=1)).quantize(source, str(folder / "dataset"))
     return str(folder / "dataset")
@@ -112,7 +114,7 @@ def _save(
     quantization: Mapping[str, object] | None = None,
     contents: Mapping[str, bytes] | None = None,
 ) -> str:
-    """contents: of tensors that are not just any values."""
+    """contents: bytes of the tensors whose values matter."""
     folder.mkdir(parents=True)
     header, at = {}, 0
     for name, (dtype, shape) in tensors.items():
@@ -127,7 +129,7 @@ def _save(
             if contents and name in contents:
                 file.write(contents[name])
                 continue
-            turn = 64 * number % _PIECE_NBYTES  # or layers would be the same, and stored once
+            turn = 64 * number % _PIECE_NBYTES  # otherwise layers would be equal, and stored once
             piece = pieces[dtype][turn:] + pieces[dtype][:turn]
             nbytes = math.prod(shape) * _ITEMSIZES[dtype]
             for start in range(0, nbytes, _PIECE_NBYTES):

@@ -1,4 +1,4 @@
-"""A worker's memory as it is in production: a process of its own, with the environment of a cluster's workers."""
+"""Measures a worker's memory as in production: in a process of its own, with the environment of a cluster's workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from arrowquant_dist.worker.shard import WorkerContext
 from arrowquant_dist.worker.sinks.v2 import V2Parts
 
 MIB = 1 << 20
-# ray: what an actor's process has loaded. pickle: as Ray brings a context and shards to it.
+# ray: because the process of an actor has it loaded. pickle: how Ray sends a context and shards to it.
 _WORKER = """
 import json, pickle, sys
 import ray
@@ -37,8 +37,11 @@ print(json.dumps([idle, peak_memory_nbytes()]))
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """idle_nbytes: the largest resident set of a worker's process before its first shard; nbytes: after its last.
-    bound_nbytes: of its plan."""
+    """Memory of a worker.
+
+    idle_nbytes: largest resident set of its process before the first shard. nbytes: the same after the last shard.
+    bound_nbytes: the plan's bound for it.
+    """
 
     idle_nbytes: int
     nbytes: int
@@ -54,9 +57,9 @@ class Taken:
 
 
 def taken(source: str, target: str, config: QuantizationConfig, run: RunConfig, folder: Path) -> Taken:
-    """What one worker takes that does all of `source` as one shard: small models would be cut into shards of a block.
+    """Memory of one worker that does all of `source` as one shard; small models would be cut into shards of one block.
 
-    folder: for what the worker's process is told.
+    folder: a folder for the input of the worker's process.
     """
     checkpoint = open_checkpoint(source, run.source_storage)
     codes = find_codes(checkpoint, run.source_storage) if config.keep_codes else {}

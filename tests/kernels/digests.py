@@ -1,4 +1,4 @@
-"""What the kernels make of fixed weights, as digests: `python -m tests.kernels.digests` prints them as JSON."""
+"""Digests of what the kernels make of fixed weights: `python -m tests.kernels.digests` prints them as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
 
 def _weights(dtype: str) -> np.ndarray:
-    """uint8: rows of different magnitude and shape, by integer arithmetic alone."""
+    """Rows of values of different magnitude and shape, as uint8 bytes, made by integer arithmetic alone."""
     numbers = np.arange(_SHAPE[0] * _SHAPE[1], dtype=np.uint64)
     mixed = (numbers * 2654435761 + 12345) % 1000003 % 2001
     values = ((mixed.astype(np.float32) - 1000) / 1024).reshape(_SHAPE) ** 3
@@ -46,7 +46,7 @@ def _digest(q: QuantizedTensor) -> str:
 
 
 def halves_to_floats() -> tuple[np.ndarray, np.ndarray]:
-    """Every finite float16, and what the kernels read it as (float32): a group of one value decodes to it exactly."""
+    """Every finite float16, and the float32 that the kernels read it as: a group of one value decodes to it exactly."""
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)]
     spec = QuantSpec("int8", per_channel=True, group_size=0, symmetric=False)
@@ -56,7 +56,8 @@ def halves_to_floats() -> tuple[np.ndarray, np.ndarray]:
 
 
 def floats_to_halves() -> tuple[np.ndarray, np.ndarray]:
-    """float32 numbers on and beside each tie between two float16, and what the kernels round them to."""
+    """float32 numbers on and next to each tie between two float16 numbers, and the float16 that the kernels round them
+    to."""
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
     ties = (halves[:-1] + halves[1:]) / 2
     tiny = np.array([1e-45, 2.9e-8, 3e-8, 65519.0, 65520.0, 1e30], np.float32)
@@ -68,14 +69,14 @@ def floats_to_halves() -> tuple[np.ndarray, np.ndarray]:
 
 
 def decoded_sources() -> np.ndarray:
-    """uint8: every code of each kind by scales from tiny to too large, in each dtype that sources are decoded to."""
+    """Every code of each kind decoded with scales from tiny to too large, to each dtype of sources, as uint8 bytes."""
     scales = np.array([[1.0], [0.37], [2**-130], [1e-30], [3e4], [1e38], [np.inf], [np.nan]], np.float32)
     codes = np.broadcast_to(np.arange(256, dtype=np.uint8), (len(scales), 256)).copy()
     found = []
     for kind, bits, columns in sources_kinds():
         for dtype in ("<i4", "<u2", "<i2"):
             out = np.empty((len(scales), columns), dtype)
-            zeros = scales[:, :1] if kind == code_kinds.AFFINE else scales[:, :0]  # one for each, or none
+            zeros = scales[:, :1] if kind == code_kinds.AFFINE else scales[:, :0]  # one per scale, or none
             scratch = np.empty(columns, np.uint8)
             rows, groups = np.arange(len(scales)), np.empty(0, np.int32)
             sources.decode_rows(kind, bits, codes, rows, columns, groups, scales, zeros.copy(), scratch, out)
@@ -84,7 +85,7 @@ def decoded_sources() -> np.ndarray:
 
 
 def sources_kinds() -> list[tuple[int, int, int]]:
-    """(kind, bits, values in 256 bytes) of each."""
+    """(kind, bits, values in 256 bytes) for each kind of codes."""
     packed = [(code_kinds.PACKED, bits, 256 * 8 // bits) for bits in (2, 4, 8)]
     plain = [(kind, 8, 256) for kind in (code_kinds.E4M3, code_kinds.E5M2, code_kinds.INT8)]
     packed += [(code_kinds.AFFINE, bits, 256 * 8 // bits) for bits in (3, 4)]
@@ -92,7 +93,7 @@ def sources_kinds() -> list[tuple[int, int, int]]:
 
 
 def digests(dtypes: list[str]) -> dict[str, str]:
-    """Of codes, scales, zero points and decoded values, by spec, for weights of each dtype."""
+    """{spec: digest} of codes, scales, zero points and decoded values, for weights of each dtype."""
     found = {
         f"{dtype} {spec}": _digest(quantize_values(_weights(dtype), _SHAPE, dtype, spec))
         for dtype, spec in product(dtypes, _specs())

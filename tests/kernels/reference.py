@@ -1,6 +1,6 @@
 """The V2 formulas as plain loops over Python numbers: slow, obvious, and sharing nothing with the package.
 
-Scales are computed in float64. Codes and decoded values are float32 arithmetic, one rounding an operation, as the
+Scales are computed in float64. Codes and decoded values are computed in float32 with one rounding per operation, as the
 format defines them: q = round(x / scale + zero_point), x̂ = (q - zero_point) · scale.
 """
 
@@ -13,12 +13,12 @@ import numpy as np
 
 
 def limits(bits: int) -> tuple[int, int]:
-    """(qmin, qmax)"""
+    """(qmin, qmax): the smallest and the largest code."""
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
 def group_slices(columns: int, group_size: int) -> list[slice]:
-    """Groups along a row, the last one short; group_size 0: the whole row."""
+    """Slices of the groups along a row, of which the last may be short; group_size 0: the whole row."""
     size = group_size or columns
     return [slice(start, min(start + size, columns)) for start in range(0, columns, size)]
 
@@ -33,12 +33,13 @@ def asymmetric_scale(values: Sequence[float], bits: int) -> float:
 
 
 def whole_asymmetric_scale(values: Sequence[float], bits: int) -> float:
-    """The range is widened to hold 0, or no whole zero point in [qmin, qmax] would do."""
+    """The scale with a whole zero point. The range is widened to hold 0, since otherwise no whole zero point in
+    [qmin, qmax] would do."""
     return asymmetric_scale([*values, 0.0], bits)
 
 
 def code(x: np.float32, scale: np.float32, zero_point: np.float32, bits: int) -> int:
-    """np.rint rounds ties to even."""
+    """The code of x. np.rint rounds ties to even."""
     qmin, qmax = limits(bits)
     with np.errstate(over="ignore"):
         return int(min(max(float(np.rint(x / scale + zero_point)), qmin), qmax))
@@ -49,7 +50,7 @@ def decoded(q: int, scale: np.float32, zero_point: np.float32) -> np.float32:
 
 
 def packed_row(codes: Sequence[int], bits: int) -> bytes:
-    """One row: unsigned codes as the digits of one little-endian number. int8 is a signed byte a value."""
+    """One row, packed: unsigned codes as the digits of one little-endian number; for int8 a signed byte per value."""
     if bits == 8:
         return b"".join(q.to_bytes(1, "little", signed=True) for q in codes)
     number = sum((q - limits(bits)[0]) << (bits * i) for i, q in enumerate(codes))
@@ -64,13 +65,13 @@ def unpacked_row(row: bytes, columns: int, bits: int) -> list[int]:
 
 
 def unpacked_rows(data: bytes, rows: int, columns: int, bits: int) -> np.ndarray:
-    """int64 [rows, columns], signed codes."""
+    """The signed codes, int64 [rows, columns]."""
     width = math.ceil(columns * bits / 8)
     return np.array([unpacked_row(data[i * width : (i + 1) * width], columns, bits) for i in range(rows)])
 
 
 def int32_words(codes: Sequence[int], bits: int) -> list[int]:
-    """compressed-tensors' pack-quantized: each int32 is filled from its low bits, one code after the other.
+    """compressed-tensors' pack-quantized format: each int32 is filled from its low bits, one code after the other.
 
     Only for rows that fill whole words with whole codes (2, 4 and 8 bits).
     """
@@ -93,7 +94,7 @@ def best_symmetric_error(values: np.ndarray, bits: int) -> float:
 
 
 def best_asymmetric_error(values: np.ndarray, bits: int) -> float:
-    """The least Σ(x - scale · (q - zero_point))²: a regression with an intercept, over every assignment."""
+    """The least Σ(x - scale · (q - zero_point))²: a regression with an intercept for every assignment of codes."""
     q = _assignments(values.size, bits)
     q = q - q.mean(1, keepdims=True)
     x = values - values.mean()

@@ -1,6 +1,6 @@
-"""Numba as a later version might be."""
+"""Numba without the private names that the package uses, as a later version might be."""
 
-# Python that a process runs before it imports a kernel.
+# Python code that a process runs before it imports a kernel.
 WITHOUT_NUMBAS_NAMES = """
 from arrowquant_dist.kernels import numba_private
 numba_private._named = lambda _module, _name: None

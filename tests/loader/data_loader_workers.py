@@ -1,7 +1,7 @@
-"""Reads a dataset in the workers of torch's DataLoader and writes what came.
+"""Reads a dataset in the workers of torch's DataLoader and writes what they return.
 
-A process of its own: a child that is forked from one with threads of Ray, servers and hundreds of tests may crash
-whatever it runs.
+It is a process of its own, because a child forked from a process with threads of Ray, servers and hundreds of tests may
+crash whatever it runs.
 
 python -m tests.loader.data_loader_workers PATH METHOD WORKERS
 """
@@ -18,7 +18,8 @@ from arrowquant_dist.loader import WeightLoader
 
 
 class Layers(torch.utils.data.Dataset[float]):
-    """Asks a loader that it was made with, in whatever process it is, for layer0, layer1 and so on."""
+    """A torch dataset whose items are layer0, layer1 and so on, read by the loader that it was made with in whatever
+    process it is."""
 
     def __init__(self, loader: WeightLoader) -> None:
         self._loader = loader

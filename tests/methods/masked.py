@@ -1,4 +1,4 @@
-"""A method that needs a side input: columns whose weight is 0 are stored as zeros. As small as such a method can be."""
+"""A minimal method that needs a side input: columns whose weight is 0 are stored as zeros."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ColumnWeights:
     def prepare(
         self, layer: str, layer_shape: tuple[int, ...], row_dims: int, read: PartReader, /
     ) -> np.ndarray:
-        self.prepared += layer != ""  # without a name it is a sample, for kernels to be compiled
+        self.prepared += layer != ""  # without a name it is a sample for which kernels are compiled
         self.parts |= {*read.parts}
         found = read("columns", 0, math.prod(layer_shape[row_dims:]))
         assert found.dtype == np.float32

@@ -1,4 +1,4 @@
-"""GPTQ as its paper writes it, with the inverse's Cholesky factor, in plain numpy and float64: an independent twin."""
+"""GPTQ as in its paper, with the Cholesky factor of the inverse, in plain numpy and float64: an independent twin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 def target(
     weight: np.ndarray, hessian: np.ndarray, cross: np.ndarray, residual: np.ndarray, damp: float
 ) -> np.ndarray:
-    """W + ¾ [W (C - H) + D] (H + λI)⁻¹"""
+    """The corrected target: W + ¾ [W (C - H) + D] (H + λI)⁻¹."""
     damped = hessian + damp * hessian.diagonal().mean() * np.eye(len(hessian))
     moved = 0.75 * (weight @ (cross - hessian) + residual)
     return np.asarray(weight + np.linalg.solve(damped, moved.T).T)
@@ -23,7 +23,8 @@ def codes_of(
     limits: tuple[int, int],
     damp: float,
 ) -> np.ndarray:
-    """int [rows, columns]. scales, zero_points: [rows, groups], of the columns as they stand (static groups)."""
+    """The codes, int [rows, columns]. scales, zero_points: [rows, groups], for the columns in their order (static
+    groups)."""
     rest = weight.astype(np.float64).copy()
     n = rest.shape[1]
     damped = hessian.astype(np.float64) + damp * hessian.diagonal().mean() * np.eye(n)
@@ -39,5 +40,5 @@ def codes_of(
 
 
 def output_error(errors: np.ndarray, hessian: np.ndarray) -> float:
-    """tr(E H Eᵀ)"""
+    """The error of the outputs, tr(E H Eᵀ)."""
     return float(((errors @ hessian) * errors).sum())

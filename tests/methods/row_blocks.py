@@ -1,4 +1,4 @@
-"""Rows of a layer quantized in one row block and in two, by a method that knows something of each row."""
+"""Compares a layer quantized in one row block and in two, by a method that knows something about each row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from arrowquant_dist.tensor import QuantizedTensor, quantize_values
 def check_row_blocks(
     whole: QuantizedTensor, values: np.ndarray, spec: QuantSpec, side: CountedRows, cut: int
 ) -> None:
-    """whole: of float32 values [rows, columns] in one row block. The rows before and from `cut` on are the same."""
+    """Asserts that the rows before `cut`, and those from there on, get the codes that they have in `whole`.
+
+    whole: the float32 values [rows, columns], quantized in one row block.
+    """
     parts = [
         quantize_values(
             part.reshape(-1).view(np.uint8),

@@ -1,4 +1,4 @@
-"""Statistics of a layer's inputs, as a calibration would have them, and folders of them."""
+"""Makes statistics of a layer's inputs like those of a calibration, and folders of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Parts = dict[str, np.ndarray]
 
 
 def statistics(rows: int, columns: int, seed: int = 0, *, corrected: bool = False) -> Parts:
-    """float32 {part: array}; corrected: with cross and residual, of inputs that are off by a tenth."""
+    """{part: float32 array}. corrected: with cross and residual, for inputs that are off by a tenth."""
     rng = np.random.default_rng(seed)
     spread = rng.standard_normal((columns, columns)) * np.geomspace(1.0, 0.05, columns)
     inputs = rng.standard_normal((2 * columns + 8, columns)) @ spread
@@ -28,7 +28,7 @@ def statistics(rows: int, columns: int, seed: int = 0, *, corrected: bool = Fals
 
 
 def save_statistics(folder: Path, layers: Mapping[str, Parts]) -> str:
-    """A finished statistics folder of {layer: parts}."""
+    """Writes a finished folder of statistics with {layer: parts}, and returns it."""
     tensors = {f"{layer}.{part}": found for layer, parts in layers.items() for part, found in parts.items()}
     save_checkpoint(folder, {name: torch.from_numpy(found.copy()) for name, found in tensors.items()})
     (folder / "calibration.json").write_text(json.dumps({"format_version": 2, "weights": {}}))

@@ -1,6 +1,6 @@
-"""A tiny model of every family that transformers knows: its default config with the numbers made small.
+"""A tiny model of every family that transformers knows: its default config with smaller numbers.
 
-Widths are divided by one number, so that what has to divide them still does; depths, experts and vocabularies are cut.
+Widths are all divided by the same number, so that divisors still divide them; depths, experts and vocabularies are cut.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 MOST_PARAMS = 25_000_000
-WIDTHS, HEADS = 16, 4  # what widths are divided by, and heads, whose own width is then divided by 4 as well
+WIDTHS, HEADS = 16, 4  # divisors of widths and of numbers of heads; the width of a head is divided by 4 too
 
 _DEPTHS = re.compile(
     r"(^|_)(n_)?(num_)?(layers?|blocks?|stages|depth)($|_)|num_(hidden|encoder|decoder)_|n_layer"
@@ -37,9 +37,9 @@ _NO_WIDTHS = re.compile(
     r"hidden_act|expand|tile|batch|mel|state_size|n_groups|sinusoid|feature_size|_layers"
 )
 _GROUPS = re.compile(r"num_groups|norm_groups|_group_norm|n_groups$|groupnorm")
-# What follows from the depth, and is made anew where it is left out.
+# Settings that depend on the depth, and are computed if they are left out.
 _DERIVED = ("out_features", "out_indices", "stage_names", "per_layer_config")
-# What a family has no default of, or one that fits no other size.
+# Settings for which a family has no default, or one that fits no other size.
 _SETTINGS: dict[str, dict[str, Any]] = {
     family: {"prediction_length": 8} for family in ("autoformer", "informer", "time_series_transformer")
 }
@@ -50,7 +50,7 @@ def families() -> list[str]:
 
 
 def classes_of(family: str) -> list[str]:
-    """The names of the model classes that Auto classes make of a family's config, the base model first."""
+    """Names of the model classes that the Auto classes choose for a family's config, base model first."""
     found: dict[str, None] = {}
     for name in (
         "MODEL_MAPPING_NAMES",
@@ -66,13 +66,13 @@ def classes_of(family: str) -> list[str]:
 
 
 def tiny_config(family: str) -> PreTrainedConfig:
-    """The family's default config made small. Raises whatever the config does where it has no defaults."""
+    """The family's default config, made small. Raises whatever the config raises if it has no defaults."""
     config_class = CONFIG_MAPPING[family]
     return config_class.from_dict(_small(config_class().to_dict()) | _SETTINGS.get(family, {}))
 
 
 def tiny_model(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> PreTrainedModel:
-    """A model with random values in every parameter, also where transformers begins with zeros or ones."""
+    """A model with random values in every parameter, even if transformers initializes it with zeros or ones."""
     torch.manual_seed(0)
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in model_class(config).parameters())

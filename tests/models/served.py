@@ -1,4 +1,4 @@
-"""A model as a source, its dataset, and the decoded weights as a folder that from_pretrained opens."""
+"""A model as a source, its dataset, and its decoded weights as a folder that from_pretrained opens."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from arrowquant_dist.modules import QuantEmbedding, QuantLinear
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """source: what save_pretrained wrote. target: its dataset. decoded: the source's folder with the decoded weights,
-    under the source's names, in one safetensors file."""
+    """Folders of one model.
+
+    source: folder that save_pretrained wrote. target: its dataset. decoded: a copy of the source's folder with the
+    decoded weights, under the source's names, in one safetensors file.
+    """
 
     source: Path
     target: Path
@@ -25,13 +28,13 @@ class Served:
 
 
 def serve(model: Any, folder: Path, config: QuantizationConfig | None = None) -> Served:
-    """Saves a model, quantizes it (to int8 unless `config` says otherwise), and writes what comes back by name."""
+    """Saves a model, quantizes it (to int8 unless `config` says otherwise), and writes the decoded weights."""
     model.save_pretrained(folder / "source")
     return serve_saved(folder, config)
 
 
 def serve_saved(folder: Path, config: QuantizationConfig | None = None) -> Served:
-    """As `serve`, of a model that was saved to `folder`/source."""
+    """Like `serve`, for a model that was saved to `folder`/source."""
     served = Served(folder / "source", folder / "target", folder / "decoded")
     quantize(served.source, served.target, config)
     write_decoded(served)
@@ -51,8 +54,7 @@ def write_decoded(served: Served) -> None:
 
 
 def differences(ours: torch.nn.Module, theirs: torch.nn.Module) -> list[str]:
-    """What is not the same in two models: classes, modes, and every bit of every parameter and buffer, and which of
-    them are tied."""
+    """The differences of two models in classes, modes, ties, and any bit of any parameter or buffer."""
     found = [] if type(ours) is type(theirs) else [f"classes {type(ours)} and {type(theirs)}"]
     if ours.training != theirs.training:
         found.append("modes")
@@ -71,13 +73,13 @@ def differences(ours: torch.nn.Module, theirs: torch.nn.Module) -> list[str]:
 
 
 def coded_modules(model: torch.nn.Module) -> dict[str, QuantLinear | QuantEmbedding]:
-    """Those whose weights are codes, by every name that they have."""
+    """The modules whose weights are codes, by each of their names."""
     modules = model.named_modules(remove_duplicate=False)
     return {name: module for name, module in modules if isinstance(module, QuantLinear | QuantEmbedding)}
 
 
 def coded_differences(coded: torch.nn.Module, plain: torch.nn.Module) -> list[str]:
-    """What is not the same in a model of codes and the decoded one: every bit of every tensor, codes decoded."""
+    """The differences of a model with codes and the decoded one, in any bit of any tensor once codes are decoded."""
     packed = coded_modules(coded)
     mine = {
         name: tensor
@@ -96,12 +98,12 @@ def coded_differences(coded: torch.nn.Module, plain: torch.nn.Module) -> list[st
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """The same bits, whether they are a parameter's or not."""
+    """Whether the bits are the same; one may be a parameter and the other not."""
     return _same(one.detach(), other.detach())
 
 
 def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters, and buffers whether persistent or not."""
+    """All parameters and buffers, including buffers that are not persistent."""
     found: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     return found | dict(model.named_buffers(remove_duplicate=False))
 

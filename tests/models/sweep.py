@@ -1,7 +1,7 @@
 """Each family of transformers as a tiny model: saved, quantized to int8, loaded, and compared with from_pretrained.
 
-python -m tests.models.sweep [FAMILY …]              one JSON line a family: what came of it
-python -m tests.models.sweep --codes [FAMILY …]      the same with codes in memory, against the decoded model
+python -m tests.models.sweep [FAMILY …]              prints one JSON line per family, with the outcome
+python -m tests.models.sweep --codes [FAMILY …]      the same with codes in memory, compared with the decoded model
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ NO_CLASS, NOT_BUILT, OWN_TRIP = "no Auto class", "not built", "own round trip"
 
 
 class Outcome(NamedTuple):
-    """kind: SAME is what it should be; NO_CLASS, NOT_BUILT and OWN_TRIP are transformers' own. why: in its words."""
+    """The outcome for a family. kind: SAME is right; NO_CLASS, NOT_BUILT and OWN_TRIP are failures of transformers
+    itself. why: its message."""
 
     family: str
     kind: str
@@ -33,13 +34,13 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(family: str, number: int = 0) -> Outcome:
-    """What becomes of the family's model class `number`, 0 for the base model."""
+    """The outcome for the family's model class `number`; 0 is the base model."""
     return _outcome(family, number, _against_from_pretrained)
 
 
 def coded_outcome_of(family: str, number: int = 0) -> Outcome:
-    """The same of a model with codes in memory, whose tensors have to be the decoded model's once they are decoded.
-    why: where all is right, how many modules have codes."""
+    """The same for a model with codes in memory, whose tensors, once decoded, have to be those of the decoded model.
+    If all is right, `why` says how many modules have codes."""
     return _outcome(family, number, _codes_against_decoded)
 
 

@@ -11,7 +11,7 @@ import torch
 def called_at_once(
     layer: torch.nn.Module, batches: Sequence[torch.Tensor], calls: int = 1
 ) -> list[torch.Tensor]:
-    """What the layer makes of each batch, in a thread of its own, the last of so many times."""
+    """The layer's result for each batch, from the last of `calls` calls. Each batch has a thread of its own."""
     found: dict[int, torch.Tensor] = {}
     start = threading.Barrier(len(batches))
 

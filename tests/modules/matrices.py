@@ -1,4 +1,4 @@
-"""Matrices of random codes, and the values that they stand for by plain arithmetic."""
+"""Matrices of random codes, and the values that these stand for by plain arithmetic."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from tests.kernels.reference import group_slices, limits, packed_row
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Shared by tests, so left as it is. packed: as a loader gives it. values: float32 [rows, columns],
-    (code - zero point) · scale, rounded each time."""
+    """A matrix. Tests share it and must not change it.
+
+    packed: the matrix as a loader gives it. values: float32 [rows, columns], (code - zero point) · scale with a
+    rounding per operation.
+    """
 
     packed: QuantizedTensor
     values: np.ndarray
@@ -34,7 +37,7 @@ class Matrix:
 def random_matrix(
     rows: int, columns: int, bits: int, group_size: int = 0, zeros: str = "none", seed: int = 0, axis: int = 0
 ) -> Matrix:
-    """zeros: none, whole, real, far (larger than any code). axis: -1 for one scale in all."""
+    """A random matrix. zeros: none, whole, real, or far (larger than any code). axis: -1: one scale for the matrix."""
     random = np.random.default_rng(seed)
     low, high = limits(bits)
     codes = random.integers(low, high + 1, (rows, columns))
@@ -71,7 +74,7 @@ def random_matrix(
 def error(
     product: torch.Tensor, values: torch.Tensor, decoded: torch.Tensor, bias: torch.Tensor | None = None
 ) -> float:
-    """The largest error against the product in float64, as a part of the sum of magnitudes that were added up."""
+    """The largest error against the product in float64, relative to the sum of the magnitudes that were added."""
     rows, wide = values.double().reshape(-1, values.shape[-1]), decoded.double()
     exact, size = rows @ wide.T, rows.abs() @ wide.abs().T
     if bias is not None:

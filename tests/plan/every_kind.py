@@ -1,5 +1,5 @@
-"""A source with a layer of each kind of encoding. SOURCE and LAYERS are those that `version1.arrow` was made of, NOW
-has the kinds that came after it too."""
+"""A source with a layer of each kind of encoding. SOURCE and LAYERS are those that `version1.arrow` was made from; NOW
+also has the kinds that were added later."""
 
 from __future__ import annotations
 

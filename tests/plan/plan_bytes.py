@@ -1,4 +1,4 @@
-"""A plan as its target has it, and back."""
+"""Converts a plan to the bytes that its target has, and back."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from arrowquant_dist.target.plan_file import plan_file, read_plan_file, with_run
 
 
 def written(plan: Plan) -> bytes:
-    """The plan as `run/plan.arrow` of a run."""
+    """The bytes of the plan as `run/plan.arrow` of a run."""
     return plan_file(with_run_id(plan_table(plan), b'"run"'))
 
 
 def read_again(data: bytes) -> Plan:
-    """What `written` gave, as a later run reads it."""
+    """The plan that a later run reads from the bytes of `written`."""
     return plan_from_table(read_plan_file(data, PLAN_PATH))

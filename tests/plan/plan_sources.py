@@ -1,4 +1,4 @@
-"""Made-up checkpoints for plans: layer tables alone, since a plan never looks at weights."""
+"""Made-up checkpoints for plans: only layer tables, since a plan never looks at weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ URI = "s3://bucket/model"
 def checkpoint(
     layers: Mapping[str, tuple[int, ...]], dtype: str = "float32", *, aliases: Mapping[str, str] | None = None
 ) -> Checkpoint:
-    """One file with layers of these shapes, end to end."""
+    """A checkpoint of one file with layers of these shapes, one after the other."""
     return of_layers(raw_layers((name, shape, dtype) for name, shape in layers.items()), aliases)
 
 
@@ -94,16 +94,16 @@ ENCODINGS = st.one_of(
     st.builds(LlmInt8, PLACES),
     st.builds(Nvfp4, st.sampled_from([16, 32]), PLACES, st.none() | PLACES, st.none() | PLACES),
     st.builds(Nvfp4RowPairs, st.sampled_from([16, 32]), PLACES, st.none() | PLACES, st.none() | PLACES),
-)  # of any kind, with any numbers
+)  # an encoding of any kind, with any numbers
 _SMALL = Place(f"{URI}/a.safetensors", 0, "float32", (1,))
 ENCODED = st.sampled_from(
     [RAW, RAW, RAW, DATASET_ROWS, Strided((1, 2)), Int8((1, 2), _SMALL, None, None), Microscaled(_SMALL)]
-)  # with parts that are in the file
+)  # an encoding whose parts are in the file
 
 
 @st.composite
 def checkpoints(draw: st.DrawFn) -> Checkpoint:
-    """A few layers of any shape and dtype in two files, some of them not raw."""
+    """Checkpoints with a few layers of any shape and dtype in two files, some of them encoded."""
     names = draw(st.lists(_NAMES, min_size=1, max_size=8, unique=True))
     described = [(name, draw(_SHAPES), draw(st.sampled_from(sorted(DTYPES)))) for name in names]
     middle = draw(st.integers(0, len(described)))

@@ -1,4 +1,4 @@
-"""Receipts of shards that were made when a test says, by whom it says."""
+"""Receipts of shards that were made at the times and by the workers that a test gives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _RECEIPT = replace(receipts_of()[0], rows=(), resident_nbytes=90 << 20)
 
 
 def attempt(shard: int, start: float, seconds: float, worker: str = "n/1", **other: Any) -> Receipt:
-    """start: seconds after the run began. A fifth of the time goes into reading, three into quantizing."""
+    """A receipt. start: seconds after the run began. A fifth of `seconds` goes into reading, three fifths into
+    quantizing."""
     phases = {"read": 0.2 * seconds, "quantize": 0.6 * seconds, "write": 0.1 * seconds, "compile": 0.0}
     node = other.pop("node", worker.partition("/")[0])
     return replace(
@@ -40,7 +41,7 @@ def timeline_of(
 
 
 def cluster(workers: int, shards: int) -> list[Receipt]:
-    """Shards that so many workers, four a node, made in 10 seconds, each in its turn."""
+    """Receipts of shards that `workers` workers, four per node, made in turn within 10 seconds."""
     each = 9.0 * workers / shards
     return [
         attempt(

@@ -1,4 +1,4 @@
-"""A run that was made up: layers with known values, their plan, and receipts of any shards and blocks."""
+"""A made-up run: layers with known values, their plan, and receipts for any shards and blocks."""
 
 from __future__ import annotations
 
@@ -160,5 +160,5 @@ def receipts_of(pieces: tuple[tuple[tuple[Made, int, int], ...], ...] = PIECES) 
 
 
 def reduce_receipts(receipts: Sequence[Receipt], plan: Plan, run: RunFacts) -> ReportFigures:
-    """As the driver does."""
+    """Reduces receipts as the driver does."""
     return reduce_layers(combine_layers(receipts, plan), receipts, plan, run)

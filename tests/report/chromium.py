@@ -1,4 +1,4 @@
-"""Debian's chromium, driven through its pipe: what a page does in a browser, without any package for it."""
+"""Drives Debian's chromium through its pipe, to test what a page does in a browser without a package for that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "
 
 
 class Tab:
-    """One page. events: all that chromium said of it."""
+    """One page. events: all events that chromium reported for it."""
 
     def __init__(self, write: int, read: int) -> None:
         self._write, self._read, self._rest, self._calls = write, read, b"", 0
@@ -29,7 +29,7 @@ class Tab:
             self.call(f"{domain}.enable")
 
     def open(self, page: Path) -> None:
-        """Until it has loaded."""
+        """Opens the page, and returns when it has loaded."""
         self.events.clear()
         self.call("Page.navigate", url=page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
@@ -41,7 +41,7 @@ class Tab:
         )
 
     def scheme(self, scheme: Literal["light", "dark"], medium: Literal["", "print"] = "") -> None:
-        """What the reader's system prefers; medium: `print` for what the page is on paper."""
+        """Sets the color scheme that the reader's system prefers. medium: `print`: show the page as on paper."""
         preferred = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", media=medium, features=preferred)
 
@@ -51,14 +51,14 @@ class Tab:
         return b64decode(pdf["data"])
 
     def value(self, expression: str) -> Any:
-        """Of JavaScript, as JSON has it."""
+        """The value of a JavaScript expression, as JSON represents it."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     @property
     def complaints(self) -> list[dict[str, Any]]:
-        """All that got onto the console."""
+        """Everything that was written to the console."""
         said = {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
         return [event for event in self.events if event["method"] in said]
 
@@ -94,7 +94,7 @@ class Tab:
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Tab]:
-    """A browser of its own with one page, which ends with the block. profile: a folder for what it writes."""
+    """A browser with one page, which ends with the block. profile: a folder for the files that it writes."""
     assert PROGRAM is not None
     commands, ours = os.pipe()
     answers, theirs = os.pipe()

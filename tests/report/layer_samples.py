@@ -1,4 +1,4 @@
-"""Layers as pages and pictures take them, made up."""
+"""Made-up layers for pages and pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUERY = LayerRow(
     sqnr_db=20.0,
     max_error=0.05,
 )
-ENERGY = 2.5e-3  # of a value's square
+ENERGY = 2.5e-3  # mean square of the original values
 NORM = replace(
     QUERY,
     layer_name="model.norm.weight",
@@ -45,6 +45,6 @@ NORM = replace(
 
 
 def layer(name: str, sqnr_db: float | None = 20.0, **other: object) -> LayerRow:
-    """A quantized layer of this name, whose original weights have the energy of QUERY's."""
+    """A quantized layer of this name, whose original weights have the same energy as QUERY's."""
     mse = ENERGY * 10 ** (-sqnr_db / 10) if sqnr_db is not None else QUERY.mse
     return replace(QUERY, **{"layer_name": name, "sqnr_db": sqnr_db, "mse": mse, **other})  # type: ignore[arg-type]

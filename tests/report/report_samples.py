@@ -26,7 +26,7 @@ def golden_report() -> ReportFigures:
 
 
 def timed_report(receipts: Sequence[Receipt]) -> ReportFigures:
-    """The same of a release that knows when shards were made."""
+    """The same report from a release that records when shards were made."""
     return replace(golden_report(), timeline=timeline_of(receipts))
 
 

@@ -1,4 +1,4 @@
-"""Microsoft's own emulator of Azure's blobs on 127.0.0.1, of the npm package azurite."""
+"""Microsoft's own emulator of Azure's blob storage on 127.0.0.1, from the npm package azurite."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOt
 
 
 class Azurite:
-    """Answers when the constructor returns. uri: its only container. storage_options: adlfs's."""
+    """The emulator, which answers when the constructor returns.
+
+    uri: URI of its only container. storage_options: options for adlfs.
+    """
 
     uri = f"az://{_CONTAINER}"
 
@@ -46,7 +49,7 @@ class Azurite:
         self._server.kill()
 
     def put(self, name: str, data: bytes) -> None:
-        """By Microsoft's own client, as the next two."""
+        """Writes a blob. This and the next two use Microsoft's own client."""
         self._container.upload_blob(name, data, overwrite=True)
 
     def get(self, name: str) -> bytes:

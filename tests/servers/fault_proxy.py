@@ -1,4 +1,4 @@
-"""An HTTP/1.1 proxy on 127.0.0.1 that fails by a script. It knows nothing of S3, and of the code under test."""
+"""An HTTP/1.1 proxy on 127.0.0.1 that fails according to a script. It knows nothing of S3 or of the code under test."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _NOT_APPLIED = {*_REFUSALS, Kind.RESET_REQUEST, Kind.STALLED_HEADERS}
 
 
 class FaultProxy:
-    """In front of 127.0.0.1:port, in a thread of its own; Host goes through, so signatures stay valid.
+    """A proxy in front of 127.0.0.1:port, in a thread of its own. It passes Host on, so signatures stay valid.
 
-    Use it as a context manager. endpoint_url: where clients turn to. injected: the faults that happened.
-    requests: how many were seen; at_once: those that are not answered yet; most_at_once: the most of these at a time.
-    on_request: called with each one's (method, path), from the proxy's thread.
+    Use it as a context manager. endpoint_url: URL for clients. injected: the faults that happened. requests: number of
+    requests seen. at_once: number of requests that are not answered yet. most_at_once: largest value of at_once.
+    on_request: called with (method, path) of each request, from the proxy's thread.
     """
 
     def __init__(self, port: int, *faults: Fault, seed: int = 0) -> None:
@@ -47,7 +47,7 @@ class FaultProxy:
         return self._script.injected
 
     def rewrite(self, *faults: Fault, seed: int = 0) -> None:
-        """Another script from now on; `injected`, `requests` and `most_at_once` begin anew."""
+        """Follows another script from now on; `injected`, `requests` and `most_at_once` start again."""
         self._script, self.requests, self.most_at_once = Script(faults, seed), 0, 0
 
     def __enter__(self) -> Self:
@@ -79,7 +79,7 @@ class FaultProxy:
         self._connections.add(task)
         upstream = _Upstream(self._upstream)
         try:
-            # The end of the client, of the server, or of a reset that this proxy made.
+            # Ended by the client, by the server, or by a reset that this proxy made.
             with suppress(ConnectionError, IncompleteReadError, asyncio.CancelledError):
                 while await self._serve(reader, writer, upstream):
                     pass
@@ -89,7 +89,7 @@ class FaultProxy:
             writer.close()
 
     async def _serve(self, reader: StreamReader, writer: StreamWriter, upstream: _Upstream) -> bool:
-        """One request and its answer; whether the connection goes on."""
+        """Handles one request and its answer. Returns whether the connection goes on."""
         request = await read_request(reader, writer)
         self.requests += 1
         self.at_once += 1
@@ -131,14 +131,14 @@ class FaultProxy:
 
 
 class _Upstream:
-    """A connection to the server, opened when it is needed and after the server closed it."""
+    """A connection to the server, opened when it is needed, and again after the server closed it."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[StreamReader, StreamWriter] | None = None
 
     async def ask(self, request: Message, method: str) -> Message:
-        """Raises ConnectionError or IncompleteReadError where the server is gone."""
+        """The server's answer to the request. Raises ConnectionError or IncompleteReadError if the server is gone."""
         if self._streams is None or self._streams[0].at_eof() or self._streams[1].is_closing():
             self.close()
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=_LIMIT)
@@ -157,7 +157,7 @@ class _Upstream:
 
 
 def _can_spoil(kind: Kind | None, answer: Message) -> bool:
-    """Whether the request was applied, and has a body where that is what is to be spoilt."""
+    """Whether the request succeeded and, unless the whole answer is to be lost, the answer has a body to spoil."""
     applied = answer.start[1].startswith("2")
     return applied and (kind is Kind.LOST_RESPONSE or bool(answer.body))
 
@@ -165,7 +165,7 @@ def _can_spoil(kind: Kind | None, answer: Message) -> bool:
 async def _spoil(
     script: Script, number: int, answer: Message, reader: StreamReader, writer: StreamWriter
 ) -> bool:
-    """Sends what is to be sent of the answer; whether the connection goes on."""
+    """Sends the spoilt answer, or as much of it as the fault lets through. Returns whether the connection goes on."""
     kind = script.kind(number)
     if kind is Kind.LOST_RESPONSE:
         return await _reset(writer)
@@ -202,14 +202,14 @@ async def _trickle(answer: Message, writer: StreamWriter) -> bool:
 
 
 async def _stall(reader: StreamReader) -> bool:
-    """Nothing, until the client has enough of it."""
+    """Sends nothing until the client gives up."""
     while await reader.read(_LIMIT):
         pass
     return False
 
 
 async def _reset(writer: StreamWriter) -> bool:
-    """RST instead of FIN, once the client had time to read what was sent."""
+    """Closes by RST instead of FIN, after the client had time to read what was sent."""
     await asyncio.sleep(0.01)
     connection = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -218,7 +218,7 @@ async def _reset(writer: StreamWriter) -> bool:
 
 
 def _refusal(kind: Kind, method: str) -> Message:
-    """As S3 says it; the answer to HEAD has no body."""
+    """A refusal in the form of S3; the answer to HEAD has no body."""
     status, reason, code = _REFUSALS[kind]
     text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{kind.value}</Message></Error>"
     body = b"" if method == "HEAD" else text.encode()

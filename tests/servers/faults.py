@@ -1,4 +1,4 @@
-"""What may go wrong between a client and an HTTP server, and which requests it hits."""
+"""Faults between a client and an HTTP server, and the requests that they hit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from random import Random
 
 
 class Kind(Enum):
-    """One way of failing."""
+    """A way to fail."""
 
     SLOW_DOWN = "503 SlowDown"
     INTERNAL_ERROR = "500 InternalError"
@@ -26,11 +26,11 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Fault:
-    """kind, and the requests that it hits.
+    """A fault and the requests that it hits.
 
-    method: a regex for the whole of it. path: a regex, searched for in path?query. header: a regex, searched for
-    in the lines of the head. probability: of each request that matches. nth: the n-th of these alone, from 1.
-    limit: how many are hit at most.
+    kind: the way to fail. method: regex that has to match the whole method. path: regex, searched for in path?query.
+    header: regex, searched for in the lines of the head. probability: probability for each request that matches.
+    nth: hit only the n-th of these, counted from 1. limit: maximum number of requests hit.
     """
 
     kind: Kind
@@ -51,7 +51,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Injected:
-    """A request that was hit."""
+    """A request that was hit by a fault."""
 
     kind: Kind
     method: str
@@ -59,7 +59,7 @@ class Injected:
 
 
 class Script:
-    """Chooses faults, the same ones for the same seed and order of requests; the first rule that fires counts."""
+    """Chooses faults. The same seed and order of requests gives the same faults; the first rule that fires counts."""
 
     def __init__(self, faults: tuple[Fault, ...], seed: int) -> None:
         self._faults = faults
@@ -69,7 +69,7 @@ class Script:
         self.injected: list[Injected] = []
 
     def choose(self, method: str, path: str, head: str) -> int | None:
-        """The number of the fault for this request; to be followed by `happened` or `spare`."""
+        """The number of the fault for this request, or None. Call `happened` or `spare` afterwards."""
         for number, fault in enumerate(self._faults):
             if fault.matches(method, path, head):
                 self._matched[number] += 1
@@ -82,15 +82,15 @@ class Script:
         return None if number is None else self._faults[number].kind
 
     def happened(self, number: int, method: str, path: str) -> None:
-        """It was carried out."""
+        """Records that the fault was carried out."""
         self.injected.append(Injected(self._faults[number].kind, method, path))
 
     def spare(self, number: int) -> None:
-        """It was not: no body was there to spoil, or the request whose answer was to be lost was refused."""
+        """Takes the fault back: there was no body to spoil, or the request whose answer was to be lost was refused."""
         self._hit[number] -= 1
 
     def byte_to_flip(self, nbytes: int) -> tuple[int, int]:
-        """(index, mask)."""
+        """The (index, mask) of a byte to change in a body of `nbytes`."""
         return self._random.randrange(nbytes), 1 << self._random.randrange(8)
 
     def _fires(self, number: int, fault: Fault) -> bool:

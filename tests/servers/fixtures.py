@@ -1,4 +1,5 @@
-"""`seaweedfs`, `gcs`, `azurite`: the session's servers, started at first use. `bucket`: a bucket of the test's own."""
+"""Fixtures: `seaweedfs`, `gcs` and `azurite`, the session's servers, started at first use; `bucket`, a bucket of the
+test's own."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ _LISTS = {"endpoints", "partitions", "sdk-default-configuration"}
 
 @dataclass(frozen=True)
 class Bucket:
-    """uri: s3://name. storage_options: fsspec's. objects: its content by other means."""
+    """A bucket. uri: s3://name. storage_options: options for fsspec. objects: access to its content by other means."""
 
     uri: str
     storage_options: dict[str, Any]
@@ -43,8 +44,8 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 
 
 def _with_lists_once(load: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
-    """What botocore reads of its package, with the lists of Amazon's endpoints and settings read once: for each new
-    session, of which tests have hundreds, that would be 37 ms of CPU. Nobody changes them."""
+    """botocore's reader of its data files, with the lists of Amazon's endpoints and settings read only once. Each new
+    session, of which tests make hundreds, would take 37 ms of CPU for that. Nobody changes these lists."""
 
     @cache
     def once(path: str) -> Any:
@@ -54,15 +55,15 @@ def _with_lists_once(load: Callable[[Any, str], Any]) -> Callable[[Any, str], An
 
 
 def _once(load: Callable[..., Any]) -> Callable[..., Any]:
-    """The same of what S3's requests and answers look like: 80 ms of CPU for each client. Those of one session share it
-    without a test's help."""
+    """The same for the description of S3's requests and answers, which takes 80 ms of CPU for each client. Clients of
+    one session share it anyway."""
     once = cache(load)
     return lambda _loader, *names, **options: once(*names, **options)
 
 
 @pytest.fixture(scope="session")
 def empty_buckets(seaweedfs: SeaweedFS) -> Iterator[str]:
-    """URIs without an end, each of a bucket of its own."""
+    """An endless supply of URIs, each of a new bucket."""
 
     def several() -> Iterator[str]:
         while True:
@@ -82,7 +83,7 @@ def bucket(seaweedfs: SeaweedFS, empty_buckets: Iterator[str]) -> Iterator[Bucke
 @pytest.fixture(scope="session")
 def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gcs]:
     with pytest.MonkeyPatch.context() as environment:
-        # Google's newer protocol, that gcsfs tries first, is not among what the emulator speaks.
+        # The emulator does not support Google's newer protocol, which gcsfs would try first.
         environment.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         server = Gcs(tmp_path_factory.mktemp("gcs"))
         yield server
@@ -100,7 +101,7 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
 
 @pytest.fixture
 def llama_cpp(tmp_path: Path) -> Iterator[Callable[..., LlamaCpp]]:
-    """Starts llama.cpp on a GGUF file, with LlamaCpp's other arguments; one at a time, and none after the test."""
+    """Starts llama.cpp on a GGUF file, with the other arguments of LlamaCpp: one at a time, and ended with the test."""
     running: list[LlamaCpp] = []
 
     def serve(model: Path, *, embeddings: bool = False) -> LlamaCpp:

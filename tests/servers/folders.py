@@ -1,4 +1,4 @@
-"""Folders copied to and from a server's objects, one by one, by what puts and gets them."""
+"""Copies folders to and from a server, object by object, with the given functions to put and to get."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def upload(folder: Path, put: Callable[[str, bytes], None], root: str) -> None:
-    """Every file below `folder` to the same path below `root`."""
+    """Copies every file below `folder` to the same path below `root`."""
     for file in sorted(f for f in folder.rglob("*") if f.is_file()):
         put(f"{root}/{file.relative_to(folder).as_posix()}", file.read_bytes())
 
 
 def download(paths: Iterable[str], get: Callable[[str], bytes], root: str, folder: Path) -> Path:
-    """Each of `paths` below `root` to the same path below `folder`, which is returned."""
+    """Copies each of `paths` below `root` to the same path below `folder`, and returns `folder`."""
     for path in paths:
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Google's JSON API on 127.0.0.1 (gcs_emulator.py)."""
+"""An emulator of Google's JSON API on 127.0.0.1 (gcs_emulator.py)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _BUCKET = "bucket"
 
 
 class Gcs:
-    """Answers when the constructor returns. uri: its only bucket. storage_options: gcsfs's."""
+    """The emulator, which answers when the constructor returns.
+
+    uri: URI of its only bucket. storage_options: options for gcsfs.
+    """
 
     uri = f"gs://{_BUCKET}"
 
@@ -29,7 +32,7 @@ class Gcs:
         self._server.kill()
 
     def put(self, name: str, data: bytes) -> None:
-        """By Google's own client, as the next two."""
+        """Writes an object. This and the next two use Google's own client."""
         self._bucket.blob(name).upload_from_string(data)
 
     def get(self, name: str) -> bytes:

@@ -1,7 +1,7 @@
-"""`python -m tests.servers.gcs_emulator PORT BUCKET`: gcp-storage-emulator with what it leaves out and a run relies on.
+"""`python -m tests.servers.gcs_emulator PORT BUCKET`: gcp-storage-emulator, with what it lacks and a run relies on.
 
-As Google documents it: `ifGenerationMatch=0` is answered with 412 where an object is, and the deletion of an upload
-with 499. One request at a time, so a create is atomic.
+As Google documents it, `ifGenerationMatch=0` is answered with 412 if there is an object, and the deletion of an upload
+with 499. It handles one request at a time, so creating an object is atomic.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _TakenError(Exception):
 
 
 class _Objects(Storage):  # type: ignore[misc] # it has no types
-    """only_if_new: whether the request at hand may not replace an object."""
+    """The emulator's objects. only_if_new: whether the current request must not replace an object."""
 
     only_if_new = False
 

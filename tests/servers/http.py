@@ -1,4 +1,4 @@
-"""As much of HTTP/1.1 as S3 clients and servers speak: messages read whole, and written as they came."""
+"""As much of HTTP/1.1 as S3 clients and servers use: messages are read whole, and written as they came."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Message:
-    """A request or an answer. head: start line and headers, each line with its end, and the empty one.
+    """A request or an answer.
 
-    body: as on the wire, with chunk sizes where it came in chunks.
+    head: start line and headers, each with its line end, and the empty line. body: the body as on the wire, including
+    chunk sizes if it came in chunks.
     """
 
     head: bytes
@@ -19,7 +20,7 @@ class Message:
 
     @property
     def start(self) -> list[str]:
-        """[method, path, version] or [version, status, reason]."""
+        """The words of the start line: [method, path, version] or [version, status, reason]."""
         return self.head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
 
     @property
@@ -28,13 +29,14 @@ class Message:
 
 
 def header(head: bytes, name: str) -> str | None:
-    """The first value of that name, in any case."""
+    """The first value of the header of that name, in any case."""
     found = re.search(rb"\r\n%s:[ \t]*([^\r]*)" % name.encode(), head, re.IGNORECASE)
     return found[1].decode("latin-1").strip() if found else None
 
 
 async def read_request(reader: StreamReader, writer: StreamWriter) -> Message:
-    """Whole; a client that waits for `100 Continue` gets it from here. Raises IncompleteReadError at the end."""
+    """Reads a whole request, and sends `100 Continue` to clients that wait for it. Raises IncompleteReadError at the
+    end of the connection."""
     head = await reader.readuntil(b"\r\n\r\n")
     if (header(head, "expect") or "").lower() == "100-continue":
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

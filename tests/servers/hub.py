@@ -1,4 +1,4 @@
-"""As much of a model hub's HTTP API on 127.0.0.1 as huggingface_hub's file system reads one model with."""
+"""As much of a model hub's HTTP API, on 127.0.0.1, as the file system of huggingface_hub needs to read one model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ MODEL = "someone/model"
 
 
 class Hub:
-    """Serves the files of `folder` as MODEL's `main`. ranges: {path: [(start, stop) of each answer's body]}."""
+    """Serves the files of `folder` as the branch `main` of MODEL. ranges: {path: [(start, stop) of each answer's
+    body]}."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -26,7 +27,7 @@ class Hub:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def files(self) -> list[dict[str, Any]]:
-        """What the hub says of each."""
+        """The hub's description of each file."""
         return [
             {
                 "type": "file",

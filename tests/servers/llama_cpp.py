@@ -1,7 +1,8 @@
-"""The real llama.cpp, of the package xllamacpp, which an environment of its own has: it is 33 MB, and nothing of ours.
+"""The real llama.cpp, from the package xllamacpp, which is in an environment of its own: it has 33 MB, and the package
+does not depend on it.
 
 `python -m tests.servers.llama_cpp MODEL FILE [--embeddings]`, with that package in its path, serves a model and writes
-to FILE where. What it prints would not do: the server's own lines come from another thread, in the midst of ours.
+its address to FILE. stdout would not do for that, because another thread writes the server's own lines in between.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from tests.servers.processes import ServerProcess
 
 _VERSION = "2026.10.11549"
 _CONTEXT = 512
-_SEEN = 20  # most likely tokens that it gives
+_SEEN = 20  # number of most likely tokens that it returns
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What comes after a prompt: log-probabilities by token ids, of the most likely ones."""
+    """The next token after a prompt. logprobs: log-probabilities of the most likely tokens, by their ids."""
 
     logprobs: dict[int, float]
 
@@ -37,12 +38,12 @@ class Answer:
 
 
 class LlamaCpp:
-    """Serves a model when the constructor returns, and dies with the process that started it."""
+    """A server that answers when the constructor returns, and ends with the process that started it."""
 
     def __init__(self, packages: Path, model: Path, folder: Path, *, embeddings: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._address = folder / "address.txt"
-        self._address.unlink(missing_ok=True)  # of an earlier server
+        self._address.unlink(missing_ok=True)  # from an earlier server
         command = [sys.executable, "-m", __name__, str(model), str(self._address)]
         command += ["--embeddings"] if embeddings else []
         path = os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", "")])
@@ -52,13 +53,13 @@ class LlamaCpp:
         self._server.kill()
 
     def tokens(self, text: str) -> list[int]:
-        """As the model would read it, with what it puts around a text."""
+        """The tokens of a text, including those that the model puts around it."""
         body = {"content": text, "add_special": True, "parse_special": True}
         return [int(token) for token in self._post("/tokenize", body)["tokens"]]
 
     def after(self, prompt: list[int]) -> Answer:
-        # What it takes is a letter, whatever is likely: it says nothing where that is half a character, or the end.
-        # That changes none of the probabilities that it gives.
+        # Restricts what it samples to a letter, because it returns nothing for half a character or the end of a text.
+        # The probabilities that it returns stay the same.
         taken = {"logit_bias": [[self.tokens("a")[-1], 1000]], "temperature": 0, "n_predict": 1}
         body = {"prompt": prompt, "n_probs": _SEEN, "cache_prompt": False, **taken}
         (first,) = self._post("/completion", body)["completion_probabilities"]
@@ -84,7 +85,7 @@ class LlamaCpp:
 
 
 def llama_cpp_packages() -> Path:
-    """A folder that has xllamacpp alone, for this Python; made once a machine and version."""
+    """A folder that has only xllamacpp, for this Python; made once per machine and version."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arrowquant-dist-tests"
     folder = cache / f"xllamacpp-{_VERSION}-{sys.implementation.cache_tag}"
     if folder.is_dir():
@@ -94,7 +95,7 @@ def llama_cpp_packages() -> Path:
         made = Path(room) / "packages"
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(made)]
         subprocess.run([*pip, f"xllamacpp=={_VERSION}"], check=True)
-        if not folder.is_dir():  # another session may be first
+        if not folder.is_dir():  # another session may have been faster
             made.rename(folder)
     return folder
 

@@ -1,4 +1,5 @@
-"""Objects of an S3 server by botocore alone: set-up and checks that bypass the code under test and s3fs."""
+"""Accesses objects of an S3 server with botocore alone, so that set-up and checks bypass the code under test and
+s3fs."""
 
 from __future__ import annotations
 
@@ -11,11 +12,14 @@ import botocore.session
 
 from tests.servers import folders
 
-_DELETE_AT_ONCE = 1000  # what DeleteObjects takes
+_DELETE_AT_ONCE = 1000  # as many as DeleteObjects accepts
 
 
 class Objects:
-    """A signed client; URIs are s3://bucket/key. attempts: at each request, with backoff; seconds: for each."""
+    """A signed client; URIs are s3://bucket/key.
+
+    attempts: number of attempts at each request, with backoff. seconds: time limit of each.
+    """
 
     def __init__(
         self, endpoint_url: str, key: str, secret: str, *, attempts: int = 8, seconds: float = 60.0
@@ -53,7 +57,7 @@ class Objects:
         self.client.delete_object(Bucket=bucket, Key=key)
 
     def sizes(self, root: str) -> dict[str, int]:
-        """{path below root: bytes} of every object there."""
+        """{path below root: size in bytes} of every object there."""
         bucket, prefix = _folder(root)
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         found = (entry for page in pages for entry in page.get("Contents", ()))
@@ -67,11 +71,11 @@ class Objects:
         return [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
 
     def upload_folder(self, folder: Path, root: str) -> None:
-        """Every file below `folder` to the same path below `root`."""
+        """Copies every file below `folder` to the same path below `root`."""
         folders.upload(folder, self.put, root)
 
     def download_folder(self, root: str, folder: Path) -> Path:
-        """Every object below `root` to the same path below `folder`, which is returned."""
+        """Copies every object below `root` to the same path below `folder`, and returns `folder`."""
         return folders.download(self.sizes(root), self.get, root, folder)
 
     def clear(self, bucket: str) -> None:

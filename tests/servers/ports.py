@@ -7,15 +7,17 @@ import os
 import secrets
 import socket
 
-GRPC_OFFSET = 10_000  # SeaweedFS listens there too
-# Below Linux' ephemeral ports (32,768 and up) with the twin, and above those of Ray's workers (10,002 to 19,999).
+GRPC_OFFSET = 10_000  # SeaweedFS also listens on each port plus this
+# Together with their twins, they are below Linux' ephemeral ports (32,768 and up) and above those of Ray's workers
+# (10,002 to 19,999).
 _LOWEST, _HIGHEST = 20_000, 22_700
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` ports on which nobody listens, nor on their twins GRPC_OFFSET above.
+    """`count` ports that are free, and whose twins GRPC_OFFSET above are free too.
 
-    Each of the processes that share the suite has ports of its own: one that another has found may not listen yet.
+    Each of the processes that share the suite has ports of its own, because nobody may be listening yet on a port that
+    another process has found.
     """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % processes

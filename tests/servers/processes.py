@@ -14,8 +14,8 @@ from tests.waiting import until
 class ServerProcess:
     """A server that is ready when the constructor returns.
 
-    command: what starts it, in `folder`, where log.txt has its output. is_ready: asked again and again.
-    environment: on top of this process's.
+    command: command that starts it, in `folder`, where log.txt gets its output. is_ready: called until it is true.
+    environment: variables in addition to those of this process.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class ServerProcess:
     ) -> None:
         self._log = folder / "log.txt"
         with self._log.open("ab") as log:
-            # A session of its own: Ctrl-C on the tests must not take it from under their clean-up.
+            # It has a session of its own, so that Ctrl-C does not end it while the tests still need it to clean up.
             self._process = subprocess.Popen(
                 command,
                 cwd=folder,
@@ -45,7 +45,7 @@ class ServerProcess:
         return self._process.pid
 
     def kill(self) -> None:
-        """SIGKILL: like a power cut, without what a shutdown would flush."""
+        """Sends SIGKILL: like a power cut, without what a shutdown would flush."""
         for process in (self._watchdog, self._process):
             process.kill()
             process.wait()
@@ -53,7 +53,7 @@ class ServerProcess:
                 process.stdin.close()
 
     def end(self) -> None:
-        """SIGTERM, upon which it ends by itself and takes what it started along."""
+        """Sends SIGTERM, at which it ends itself and the processes that it started."""
         self._process.terminate()
         self._process.wait()
         self.kill()
@@ -68,7 +68,7 @@ class ServerProcess:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody does on that port of 127.0.0.1."""
+    """Whether a process listens on that port of 127.0.0.1."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -77,7 +77,7 @@ def listens(port: int) -> bool:
 
 
 def _watch(pid: int) -> subprocess.Popen[bytes]:
-    """A process that outlives this one by a moment, to kill `pid`: its stdin ends when this process does, however."""
+    """Starts a process that kills `pid` when this process ends, in whatever way: its stdin ends then."""
     return subprocess.Popen(
         ["/bin/sh", "-c", f"cat; kill -9 {pid}"],
         stdin=subprocess.PIPE,

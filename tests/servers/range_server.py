@@ -1,5 +1,5 @@
-"""As much of S3 as reads objects by ranges, in this process, whose answers about ranges are what a test wants them to
-be. Nothing is signed or checked, and nothing is ever waited for but the test."""
+"""As much of S3 as reading objects by ranges needs, in this process, with answers to range requests that a test
+chooses. Nothing is signed or checked, and it never waits for anything but the test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _DRIP_NBYTES = 512
 
 @dataclass(frozen=True)
 class Asked:
-    """A request for a range [start, stop) of an object, and its content. number: from 0, among those for ranges."""
+    """A request for a range [start, stop) of an object, and the content. number: its number among range requests, from
+    0."""
 
     number: int
     path: str
@@ -40,9 +41,12 @@ Answer = Callable[["_Handler", Asked], None]
 
 
 class RangeServer:
-    """Use it as a context manager. answer: says which way a request for a range is answered, `right` unless a test says
-    otherwise. asked: those requests, in their order; others: the paths of all others. let_go: ends what `stalled` and
-    `silent` hold, as leaving the block does."""
+    """The server. Use it as a context manager.
+
+    answer: chooses the way in which a range request is answered, by default `right`. asked: the range requests, in
+    their order. others: paths of all other requests. let_go: ends the answers that `stalled` and `silent` hold, as
+    leaving the block does.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -50,7 +54,7 @@ class RangeServer:
         self.others: list[str] = []
         self.answer: Callable[[Asked], Answer] = lambda _: right
         self.let_go = threading.Event()
-        self.stalls = threading.Semaphore(0)  # released for each answer that has stalled
+        self.stalls = threading.Semaphore(0)  # released once for each answer that has stalled
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
@@ -63,7 +67,7 @@ class RangeServer:
         }
 
     def put(self, folder: Path) -> str:
-        """All files below; the URI that they are at."""
+        """Serves all files below `folder`, and returns their URI."""
         for path in folder.rglob("*"):
             if path.is_file():
                 self.objects[f"{folder.name}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
@@ -107,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         if start >= len(content):
             refuse(self, 416, "InvalidRange")
             return
-        with suppress(ConnectionError):  # the client had enough
+        with suppress(ConnectionError):  # the client gave up
             self.ours.answer(asked)(self, asked)
 
     @property
@@ -136,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def partial(self, asked: Asked, nbytes: int | None = None, content: bytes | None = None) -> None:
-        """The head of a right answer, of an object with `content`."""
+        """Sends the head of a correct answer, for an object with `content`."""
         nbytes = len(asked.part) if nbytes is None else nbytes
         said = f"{asked.start}-{asked.stop - 1}"
         self.head(206, nbytes, asked.content if content is None else content, said)
@@ -160,7 +164,7 @@ def right(handler: _Handler, asked: Asked) -> None:
 
 
 def dripping(handler: _Handler, asked: Asked) -> None:
-    """Right, a little at a time."""
+    """Answers correctly, a little at a time."""
     handler.partial(asked)
     for start in range(0, len(asked.part), _DRIP_NBYTES):
         handler.wfile.write(asked.part[start : start + _DRIP_NBYTES])
@@ -168,7 +172,7 @@ def dripping(handler: _Handler, asked: Asked) -> None:
 
 
 def stalled(handler: _Handler, asked: Asked) -> None:
-    """Half of it, and then nothing."""
+    """Sends half of the range, and then nothing."""
     handler.partial(asked)
     handler.wfile.write(asked.part[: len(asked.part) // 2])
     handler.wfile.flush()
@@ -178,14 +182,14 @@ def stalled(handler: _Handler, asked: Asked) -> None:
 
 
 def silent(handler: _Handler, asked: Asked) -> None:
-    """Not even a head."""
+    """Sends nothing, not even a head."""
     handler.ours.stalls.release()
     handler.ours.let_go.wait()
     handler.close_connection = True
 
 
 def reset(handler: _Handler, asked: Asked) -> None:
-    """Half of it, and then RST."""
+    """Sends half of the range, and then RST."""
     handler.partial(asked)
     handler.wfile.write(asked.part[: len(asked.part) // 2])
     handler.wfile.flush()
@@ -195,41 +199,41 @@ def reset(handler: _Handler, asked: Asked) -> None:
 
 
 def cut(handler: _Handler, asked: Asked) -> None:
-    """Half of it under the full Content-Length, and then the end."""
+    """Sends half of the range with the full Content-Length, and then closes the connection."""
     handler.partial(asked)
     handler.wfile.write(asked.part[: len(asked.part) // 2])
     handler.close_connection = True
 
 
 def short(handler: _Handler, asked: Asked) -> None:
-    """Half of it, and Content-Length says so; Content-Range does not."""
+    """Sends half of the range, with a Content-Length of that but a Content-Range of the whole."""
     half = asked.part[: len(asked.part) // 2]
     handler.partial(asked, len(half))
     handler.wfile.write(half)
 
 
 def less(handler: _Handler, asked: Asked) -> None:
-    """The first half of the range, as the answer says throughout."""
+    """Sends the first half of the range, and the whole head says so."""
     half = asked.part[: len(asked.part) // 2]
     handler.head(206, len(half), asked.content, f"{asked.start}-{asked.start + len(half) - 1}")
     handler.wfile.write(half)
 
 
 def shifted(handler: _Handler, asked: Asked) -> None:
-    """Other bytes, one further on, as the answer says."""
+    """Sends the bytes one position further on, and the head says so."""
     part = asked.content[asked.start + 1 : asked.stop + 1]
     handler.head(206, len(part), asked.content, f"{asked.start + 1}-{asked.start + len(part)}")
     handler.wfile.write(part)
 
 
 def entire(handler: _Handler, asked: Asked) -> None:
-    """200 and the whole object, whatever the range."""
+    """Answers 200 with the whole object, whatever the range."""
     handler.head(200, len(asked.content), asked.content)
     handler.wfile.write(asked.content)
 
 
 def flipped(handler: _Handler, asked: Asked) -> None:
-    """One bit of the middle byte is another."""
+    """Flips one bit of the byte in the middle."""
     part = bytearray(asked.part)
     part[len(part) // 2] ^= 8
     handler.partial(asked)
@@ -237,7 +241,7 @@ def flipped(handler: _Handler, asked: Asked) -> None:
 
 
 def replaced(handler: _Handler, asked: Asked) -> None:
-    """Of another object of the same size."""
+    """Answers with the bytes of another object of the same size."""
     handler.partial(asked, content=bytes(len(asked.content)))
     handler.wfile.write(bytes(len(asked.part)))
 

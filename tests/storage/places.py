@@ -1,4 +1,4 @@
-"""The places that every storage test runs at. Their set-up and their checks go past the code under test."""
+"""The places at which every storage test runs. Their set-up and their checks bypass the code under test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tests.servers.objects import Objects
 
 
 class Place(Protocol):
-    """A fresh, empty root. storage: what reaches it. put, get, paths: by other means than the store's."""
+    """A fresh, empty root. storage: the settings that reach it. put, get, paths: access by other means than the
+    store's."""
 
     uri: str
 
@@ -63,7 +64,7 @@ class MemoryPlace:
 
 @dataclass
 class S3Place:
-    """A folder of a bucket of a real server."""
+    """A folder in a bucket of a real server."""
 
     uri: str
     storage: Storage
@@ -82,7 +83,7 @@ class S3Place:
 
 @dataclass
 class EmulatedPlace:
-    """A folder of an emulator's bucket. storage: what reaches it through fsspec."""
+    """A folder in an emulator's bucket. storage: the settings that reach it through fsspec."""
 
     uri: str
     server: Gcs | Azurite

@@ -1,4 +1,4 @@
-"""A bucket behind a proxy that fails by a script, and stores that reach it."""
+"""A bucket behind a proxy that fails according to a script, and stores that reach it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.servers.faults import Fault
 from tests.servers.fixtures import Bucket
 from tests.servers.seaweedfs import SeaweedFS
 
-# As small as the settings go; patient, so that a pause of the machine is no fault that nobody injected.
+# The smallest sizes that are allowed, with patience, so that a pause of the machine is not taken for a fault.
 PIECES = Transfer(range_bytes=64 << 10, upload_bytes=5 << 20, request_timeout=60.0, retries=6, backoff=0.01)
-IMPATIENT = replace(PIECES, request_timeout=1.0, retries=20)  # where something stalls
+IMPATIENT = replace(PIECES, request_timeout=1.0, retries=20)  # for tests in which something stalls
 
 
 @dataclass(frozen=True)
 class Flaky:
-    """store: through the proxy. bucket: behind it."""
+    """A bucket behind a proxy. store: a store that goes through the proxy. bucket: the bucket behind it."""
 
     bucket: Bucket
     proxy: FaultProxy

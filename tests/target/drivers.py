@@ -1,4 +1,4 @@
-"""Drivers and workers as they are at a target: what they found there, and what they do about it."""
+"""Drivers and workers at a target: what they found there, and what they do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REPORT = {"report/report.json": b"[]", "report/layers.parquet": b"x"}
 
 @dataclass
 class Driver:
-    """What a driver has of a target. run: the one that it found there or began."""
+    """A driver's view of a target. run: the run that it found there or began."""
 
     target: Target
     run: RunIdentity
@@ -47,7 +47,7 @@ class Driver:
         return self.shards.commit(receipt)
 
     def work(self, shard: int, attempt: str) -> Receipt:
-        """A shard as a worker leaves it: its part written, nothing committed."""
+        """Does a shard as far as a worker does without committing: its part is written. Returns the receipt."""
         writer = PartWriter(self.store, part_path(shard, attempt), "none")
         row = make_row(f"layer-{shard}", 100)
         writer.add(row, source_nbytes=400, method="rtn", kept_reason=None, errors=None)
@@ -60,7 +60,7 @@ class Driver:
         return write_index((r.part, r.shard, row) for r in self.receipts().values() for row in r.rows)
 
     def prepare(self, config: str = "") -> Draft:
-        """All that is committed. config: to tell manifests apart."""
+        """A draft of everything that is committed. config: a text by which manifests can be told apart."""
         index = self.index()
         manifest = make_manifest([*self.receipts().values()], index, self.run.fingerprint, config)
         return prepare(self.target, self.run, manifest, index, SIDECARS, self.target.look())
@@ -97,7 +97,7 @@ def state(place: Place) -> State:
 
 
 def begin(place: Place, fingerprint: str = "xxh3_128:f") -> Driver:
-    """A driver with its plan, which finds the target empty or of an equal plan."""
+    """A driver that begins at an empty target, or at one with an equal plan."""
     return start(at(place), plan(fingerprint))
 
 
@@ -106,18 +106,18 @@ def start(target: Target, plan_table: pa.Table) -> Driver:
 
 
 def overwrite(place: Place, fingerprint: str) -> Driver:
-    """A driver with --overwrite."""
+    """A driver that begins with --overwrite."""
     target = at(place)
     return Driver(target, target.start(plan(fingerprint), cleared(target)).identity)
 
 
 def cleared(target: Target) -> Listing:
-    """What is left of the target by --overwrite."""
+    """Clears the target as --overwrite does, and returns what is left."""
     return clear(target, target.look())
 
 
 def committed(place: Place, fingerprint: str = "xxh3_128:f") -> Driver:
-    """Two shards are."""
+    """A driver with two committed shards."""
     driver = begin(place, fingerprint)
     for shard in range(2):
         assert driver.commit(driver.work(shard, "a"))

@@ -8,8 +8,8 @@ import xxhash
 
 
 def as_version_3(commit: bytes) -> bytes:
-    """`commit`, of version 4, as it was when receipts did not say when a shard was begun, with what memory and by which
-    thread."""
+    """`commit`, which has version 4, as version 3, whose receipts did not say when a shard was begun, with what memory
+    and by which thread."""
     head = json.loads(commit)
     receipt = head.pop("receipt")
     for name in ("started_at", "resident_nbytes", "thread"):

@@ -1,4 +1,4 @@
-"""Targets of rows that the tests' own encoder made, published by the package as a run publishes them."""
+"""Makes targets from rows of the tests' own encoder, published by the package as a run publishes them."""
 
 from __future__ import annotations
 

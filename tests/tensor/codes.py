@@ -1,4 +1,4 @@
-"""Codes packed as V2 has them, by other means than the package's kernels."""
+"""Packs codes as V2 has them, by other means than the package's kernels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import numpy as np
 
 
 def v2_codes(codes: np.ndarray, bits: int) -> np.ndarray:
-    """codes: int8 [rows, columns]. Returns uint8 [rows · ceil(columns · bits / 8)]: a signed byte each, or below 8 bits
-    u = q + 2^(b-1) in a stream of bits from the lowest up, each row from a byte of its own."""
+    """Packs codes, int8 [rows, columns], into uint8 [rows · ceil(columns · bits / 8)].
+
+    With 8 bits, each code is a signed byte. Below, it is u = q + 2^(bits-1) in a stream of bits from the lowest up, and
+    each row begins at a new byte.
+    """
     if bits == 8:
         return codes.reshape(-1).view(np.uint8).copy()
     unsigned = (codes.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A real MLflow, whose store is a folder."""
+"""A real MLflow whose store is a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The store that the environment names."""
+    """The MLflow store, a folder, to which the environment points."""
     folder = tmp_path / "mlruns"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", folder.as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")

@@ -1,4 +1,4 @@
-"""One validation of a tiny model, which the tests of this folder look at."""
+"""One validation of a tiny model, which the tests of this folder examine."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system that does not say what is resident, so that no process has to be started."""
+    """Imitates a system that does not report resident memory, so that no process has to be started."""
     monkeypatch.setattr(resident, "can_measure", lambda: False)
 
 
 @pytest.fixture(scope="session")
 def found(bert: Path) -> Validation:
-    """Of int8 and int2, with 25 texts, at `out` beside the source."""
+    """A validation with int8 and int2 and 25 texts, at `out` next to the source."""
     return validate(bert, bert.parent / "out", CONFIGS, texts=TEXTS, run=RUN)
 
 

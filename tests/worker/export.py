@@ -1,7 +1,7 @@
-"""A run whose workers write to another sink than `quantize`'s: plan, target and engine are the same.
+"""A run whose workers write to a different sink than those of `quantize`; plan, target and engine are the same.
 
-`python -m tests.worker.export SOURCE TARGET block|part N` is such a run in a process of its own, which dies, without a
-chance to clean up, when its N-th row block is added or its N-th part is closed and not committed yet.
+`python -m tests.worker.export SOURCE TARGET block|part N` is such a run in a process of its own, which dies without a
+chance to clean up when its N-th row block is added, or when its N-th part is closed but not committed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.target.drivers import Driver, start
 from tests.worker.safetensors_sink import SafetensorsParts
 
 CONFIG = QuantizationConfig("int4", per_channel=False, group_size=64)
-RUN = RunConfig(block_bytes=64 << 10, shard_bytes=300 << 10)  # a shard a layer of 256 KiB, in four row blocks
+RUN = RunConfig(block_bytes=64 << 10, shard_bytes=300 << 10)  # a shard per 256 KiB layer, of four row blocks
 
 
 def plan_of(source: str) -> Plan:
@@ -32,7 +32,7 @@ def plan_of(source: str) -> Plan:
 
 
 def export(source: str, target: str, sink: SinkSpec, workers: int = 2) -> Driver:
-    """Does the shards that are missing; publishes nothing."""
+    """Does the missing shards, and publishes nothing."""
     plan = plan_of(source)
     driver = start(Target.open(target), plan_table(plan))
     done = driver.receipts()
@@ -47,7 +47,7 @@ def context_of(source: str, target: str, sink: SinkSpec) -> WorkerContext:
 
 @dataclass
 class Death:
-    """Of the process, at the n-th time that `what` happens."""
+    """Ends the process when `what` happens for the n-th time."""
 
     what: str
     left: int

@@ -1,4 +1,4 @@
-"""A second sink, as small as one can be: decoded values, a safetensors file a shard."""
+"""A minimal second sink: decoded values, with a safetensors file per shard."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOTHING = StoredRange(0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsParts:
-    """Layers in the source's dtype. A plan that cuts a layer between two shards is none for it."""
+    """Layers in the source's dtype. It does not support plans that cut a layer between two shards."""
 
     def open(self, store: Store) -> SafetensorsSink:
         return SafetensorsSink(store)
@@ -76,7 +76,7 @@ class SafetensorsPart:
 
 
 def _header(shard: Shard) -> bytes:
-    """All of it is known before the first value: names, dtypes, shapes and sizes are the plan's."""
+    """The header, which is known before the first value: names, dtypes, shapes and sizes follow from the plan."""
     layers = {block.layer.name: block.layer for block in shard.blocks}
     held = dict.fromkeys(layers, 0)
     for block in shard.blocks:
@@ -94,7 +94,7 @@ def _header(shard: Shard) -> bytes:
 
 
 def _decoded(quantized: QuantizedTensor) -> QuantizedTensor:
-    """The same values with nothing to decode."""
+    """The decoded values as a tensor that is not quantized."""
     none = np.empty(0, np.float32)
     values = quantized.values().reshape(-1).view(np.uint8)
     return replace(

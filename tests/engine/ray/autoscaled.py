@@ -1,4 +1,4 @@
-"""A head without CPUs whose autoscaler, Ray's own, starts and ends nodes on this machine."""
+"""A head without CPUs, on which Ray's own autoscaler starts and ends nodes on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STORE_NBYTES = 80 << 20
 _NODE_NBYTES = 1 << 30
 _HEAD, _NODE = "ray.head.default", "cpu"
 _PROVIDER = "tests.engine.ray.node_provider.LocalNodes"
-# What `ray up` would fill in.
+# Settings that `ray up` would fill in.
 _EMPTY_LISTS = (
     *("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"),
     *("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files"),
@@ -25,7 +25,8 @@ _EMPTY_LISTS = (
 
 
 class AutoscaledCluster:
-    """nodes: of 1 CPU, the autoscaler may start at most, from none."""
+    """A cluster that starts without worker nodes. nodes: number of nodes of 1 CPU that the autoscaler may start at
+    most."""
 
     def __init__(self, folder: Path, nodes: int) -> None:
         (port,) = free_ports(1)
@@ -43,20 +44,20 @@ class AutoscaledCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of whoever connects to it: it asks for no token."""
+        """Environment of processes that connect to it; it requires no token."""
         return {"RAY_AUTH_MODE": "disabled"}
 
     def end_idle_nodes(self) -> None:
-        """From now on. Before, a node that waits for its worker to come up, however long, would be one of them."""
+        """Ends idle nodes from now on. Before, a node that waits for its worker to start would count as idle."""
         self._keep_idle_nodes(minutes=0.02)
 
     @property
     def nodes(self) -> int:
-        """How many raylets there are besides the head's."""
+        """Number of raylets apart from the head's."""
         return sum(map(_is_raylet, self._family())) - 1
 
     def stop(self) -> None:
-        """The nodes are children of the autoscaler's, which is one of the head's."""
+        """Ends the head and with it the nodes: they are children of the autoscaler, which is a child of the head."""
         family = self._family()
         self._head.kill()
         for process in family:
@@ -67,7 +68,7 @@ class AutoscaledCluster:
         psutil.wait_procs(family, 10)
 
     def _keep_idle_nodes(self, minutes: float) -> None:
-        """The autoscaler reads its configuration anew each time that it looks around."""
+        """Sets the idle timeout. The autoscaler reads its configuration again in each of its rounds."""
         new = self._config.with_suffix(".new")
         new.write_text(json.dumps(_config(self.address, self._nodes, minutes)))
         new.replace(self._config)
@@ -84,7 +85,7 @@ def _is_raylet(process: psutil.Process) -> bool:
 
 
 def _config(address: str, nodes: int, idle_minutes: float) -> dict[str, Any]:
-    """Of the cluster launcher; file_mounts and the like are empty."""
+    """A configuration for the cluster launcher; file_mounts and the like are empty."""
     node = {
         "resources": {"CPU": 1, "memory": _NODE_NBYTES, "object_store_memory": _STORE_NBYTES},
         "node_config": {},
@@ -102,7 +103,7 @@ def _config(address: str, nodes: int, idle_minutes: float) -> dict[str, Any]:
             "module": _PROVIDER,
             "gcs_address": address,
             "launch_multiple": True,
-            "use_node_id_as_ip": True,  # all nodes have one
+            "use_node_id_as_ip": True,  # all nodes have the same address
             "disable_node_updaters": True,
         },
         "available_node_types": {_HEAD: head, _NODE: node},

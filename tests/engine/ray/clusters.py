@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, whose nodes are lost, drained and added."""
+"""A Ray cluster of several nodes on this machine, from which tests remove, drain and to which they add nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ METRICS_MILLISECONDS = 500
 
 
 class SmallCluster:
-    """A head without CPUs, and `nodes` of 1 CPU. settings: Ray's own, of all nodes."""
+    """A head without CPUs, and `nodes` nodes of 1 CPU. settings: Ray's own settings, for all nodes."""
 
     def __init__(self, nodes: int, **settings: float) -> None:
         head = {
@@ -23,7 +23,7 @@ class SmallCluster:
             "include_dashboard": False,
             "_system_config": {
                 "metrics_report_interval_ms": METRICS_MILLISECONDS,
-                "health_check_period_ms": 1000,  # a lost node is noticed in seconds, not in a quarter of a minute
+                "health_check_period_ms": 1000,  # notices a lost node within seconds, not after 15
                 "health_check_failure_threshold": 3,
                 **settings,
             },
@@ -38,7 +38,7 @@ class SmallCluster:
         return str(self._cluster.address)
 
     def add(self, **options: Any) -> Any:
-        """A new node of 1 CPU."""
+        """Adds a node of 1 CPU."""
         node = self._cluster.add_node(
             num_cpus=1, object_store_memory=_STORE_NBYTES, memory=2 << 30, **options
         )
@@ -46,19 +46,19 @@ class SmallCluster:
         return node
 
     def fill(self, nodes: int) -> None:
-        """To so many that take work."""
+        """Adds nodes until `nodes` of them take work."""
         for node in [node for node in self.nodes if node in self._draining]:
             self.lose(node)
         while len(self.nodes) < nodes:
             self.add()
 
     def lose(self, node: Any) -> None:
-        """The node is gone, with all its processes, at once."""
+        """Kills the node with all its processes at once."""
         self.nodes.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
 
     def drain(self, node: Any) -> None:
-        """The node is told that it will be preempted."""
+        """Tells Ray that the node will be preempted."""
         ray = str(Path(sys.executable).with_name("ray"))
         why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
         which = ["--address", self.address, "--node-id", node.node_id, "--deadline-remaining-seconds", "600"]
@@ -70,5 +70,5 @@ class SmallCluster:
 
 
 def name_of(node: Any, names: tuple[str, ...]) -> bool:
-    """Whether this node is among the names of EngineFacts.nodes."""
+    """Whether this node is among `names`, which are those of EngineFacts.nodes."""
     return any(name.endswith(f"/{node.node_id[:8]}") for name in names)

@@ -1,4 +1,4 @@
-"""A ShardActor of a calibration that is killed twice: before a job, and when it has written what it was to write."""
+"""A ShardActor for calibrations that is killed twice: before a job, and once it has written its results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arrowquant_dist.engine.ray.actor import Result, ShardActor
 
 class DyingActor(ShardActor):
     def run(self, ticket: int, shard: Any, *, look_first: bool) -> Result:
-        """See ShardActor.run. What was written stands beside OUT."""
+        """See ShardActor.run. Marks next to OUT record which kills have happened."""
         marks = Path(self._worker._context.out).parent  # type: ignore[attr-defined]
         if (shard.part, shard.number) == (1, 0):
             _die_once(marks / "died before")

@@ -1,4 +1,4 @@
-"""A ShardActor that takes more and more memory, where a file says so, until it is killed for it."""
+"""A ShardActor that takes more and more memory, if a file says so, until it is killed for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STEP_NBYTES = 64 << 20
 
 
 def greed(target: str) -> Path:
-    """The file beside the target that the next shard takes away, and is greedy."""
+    """The file next to the target that makes the next shard greedy; that shard removes it."""
     return Path(f"{target}.greed")
 
 

@@ -1,4 +1,4 @@
-"""ShardActors with workers that wait and fail where files say so, and one of another version."""
+"""ShardActors whose workers wait and fail where files tell them to, and one of another version of the package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class HeldActorOfExports(ShardActor):
 
 
 class OtherVersion(ShardActor):
-    """Of a node whose package is not the driver's, and can make nothing of its context."""
+    """An actor on a node whose package differs from the driver's, and which cannot read the context."""
 
     def __init__(self, code: str, context: bytes) -> None:
         super().__init__(code, b"of another version: " + context)

